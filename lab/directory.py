@@ -1,0 +1,101 @@
+"""Where a lab keeps everything: one folder, with nothing of it anywhere else."""
+
+import os
+import string
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+MARKER = "drover-lab"
+"""A file that proves that a folder is a lab: `lab down` deletes no other."""
+LONGEST_PATH = 48
+"""Unix sockets may have paths of 107 bytes; the longest of ours lies 59 below the lab's folder."""
+
+
+def default_directory() -> Path:
+    """The same for every command of one user."""
+    chosen = os.environ.get("DROVER_LAB_DIR")
+    return Path(chosen) if chosen else Path(tempfile.gettempdir()) / f"drover-lab-{os.getuid()}"
+
+
+@dataclass(frozen=True)
+class LabHost:
+    """One pretended hypervisor: an address of the loopback network and a folder."""
+
+    name: str
+    address: str
+    folder: Path
+
+    @property
+    def guests(self) -> Path:
+        """The host's guest root: its guests' images, sockets and consoles lie here."""
+        return self.folder / "guests"
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Names of all that a lab consists of."""
+
+    path: Path
+
+    @property
+    def exists(self) -> bool:
+        """There is a lab here."""
+        return (self.path / MARKER).exists()
+
+    @property
+    def postgres(self) -> Path:
+        """Its Postgres: the cluster and its socket."""
+        return self.path / "pg"
+
+    @property
+    def redis(self) -> Path:
+        """Its Redis: socket and append-only file."""
+        return self.path / "redis"
+
+    @property
+    def logs(self) -> Path:
+        """What its processes print."""
+        return self.path / "logs"
+
+    @property
+    def hosts(self) -> list[LabHost]:
+        """Its hosts, in order of their names."""
+        return [self.host(folder.name) for folder in sorted((self.path / "hosts").iterdir())]
+
+    def host(self, name: str) -> LabHost:
+        """One of its hosts: `host-a` is 127.0.0.11, and so on."""
+        number = string.ascii_lowercase.index(name.removeprefix("host-"))
+        return LabHost(name, f"127.0.0.{11 + number}", self.path / "hosts" / name)
+
+    def mark(self, role: str) -> str:
+        """The name under which a process of the lab is started."""
+        return f"{self.path}/{role}"
+
+    @property
+    def flower_port_file(self) -> Path:
+        """Where Flower was told to listen."""
+        return self.path / "flower.port"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What points `drover` at this lab."""
+        return {
+            "DROVER_LAB_DIR": str(self.path),
+            "DROVER_DATABASE_URL": f"postgresql+psycopg://drover@/drover?host={self.postgres}",
+            "DROVER_BROKER_URL": f"redis+socket://{self.redis}/redis.sock",
+        }
+
+    def host_environment(self, host: LabHost) -> dict[str, str]:
+        """What makes a worker that host's."""
+        return self.environment | {
+            "DROVER_HOST": host.name,
+            "DROVER_ADDRESS": host.address,
+            "DROVER_DIRECTORY": str(host.folder / "drover"),
+            "DROVER_GUEST_ROOT": str(host.guests),
+        }
+
+
+def host_names(count: int) -> list[str]:
+    """host-a, host-b, ..."""
+    return [f"host-{letter}" for letter in string.ascii_lowercase[:count]]

@@ -1,0 +1,151 @@
+"""Bringing a lab up and down: services, one worker per host, the controller, Flower."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab import services
+from lab.directory import LONGEST_PATH, MARKER, Lab, LabHost, host_names
+from models.database import engine, transaction
+from models.errors import PreconditionFailed
+from models.host import Host
+from models.settings import settings
+from workers import processes
+from workers.processes import Process
+
+START_TIMEOUT_S = 60.0
+
+
+def up(lab: Lab, hosts: int, *, flower: bool = True) -> None:
+    """Start everything, with nothing configured beforehand.
+
+    Raises:
+        PreconditionFailed: there is a lab already, or something is missing on this machine.
+    """
+    _check(lab, hosts)
+    for name in host_names(hosts):
+        lab.host(name).guests.mkdir(parents=True)
+    (lab.path / MARKER).touch()
+    services.start_postgres(lab)
+    services.start_redis(lab)
+    _drover(lab, "db", "upgrade")
+    for host in lab.hosts:
+        start_worker(lab, host)
+    start_controller(lab)
+    if flower:
+        start_flower(lab)
+    wait_for_workers(lab)
+
+
+def _check(lab: Lab, hosts: int) -> None:
+    if lab.exists:
+        raise PreconditionFailed(f"there is a lab in {lab.path} already: use it, or `drover lab down` first")
+    if lab.path.exists() and any(lab.path.iterdir()):
+        raise PreconditionFailed(f"{lab.path} is not empty and not a lab: name another folder with --dir")
+    if len(str(lab.path)) > LONGEST_PATH:
+        raise PreconditionFailed(f"{lab.path} is too long for Unix sockets: name a shorter folder with --dir")
+    if not 1 <= hosts <= 26:
+        raise PreconditionFailed("a lab has 1 to 26 hosts")
+    lab.path.mkdir(parents=True, exist_ok=True)
+    lab.path.chmod(0o711)  # Postgres, as its own user, must reach its folder
+
+
+def _program(name: str) -> str:
+    """A command of the environment that this runs in."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def _drover(lab: Lab, *words: str) -> None:
+    done = subprocess.run(
+        [_program("drover"), *words], env=os.environ | lab.environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise PreconditionFailed(f"drover {' '.join(words)} failed: {done.stderr.strip()}")
+
+
+def start_worker(lab: Lab, host: LabHost) -> Process:
+    """The worker of one host, as an operator would start it."""
+    return processes.spawn(
+        lab.mark(f"worker-{host.name}"),
+        [_program("drover"), "worker", "--host", host.name],
+        lab.logs / f"{host.name}.log",
+        environment=lab.host_environment(host),
+    )
+
+
+def start_controller(lab: Lab) -> Process:
+    """The controller."""
+    return processes.spawn(
+        lab.mark("controller"),
+        [_program("drover"), "controller"],
+        lab.logs / "controller.log",
+        environment=lab.environment,
+    )
+
+
+def start_flower(lab: Lab) -> Process:
+    """Flower, on a free port of 127.0.0.1."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    lab.flower_port_file.write_text(str(port))
+    argv = [_program("celery"), "-A", "workers.app", "flower", "--address=127.0.0.1", f"--port={port}"]
+    return processes.spawn(
+        lab.mark("flower"),
+        [*argv, "--read_only=True", "--persistent=True", f"--db={lab.path}/flower"],
+        lab.logs / "flower.log",
+        environment=lab.environment,
+    )
+
+
+def wait_for_workers(lab: Lab) -> None:
+    """Until every host has said that it is there."""
+    wanted = {host.name for host in lab.hosts}
+    deadline = time.monotonic() + START_TIMEOUT_S
+    with pointed_at(lab):
+        while not wanted <= _registered():
+            if time.monotonic() > deadline:
+                raise PreconditionFailed(f"not all workers started, see {lab.logs}")
+            time.sleep(0.1)
+
+
+def _registered() -> set[str]:
+    with transaction() as session:
+        return {row.name for row in session.query(Host).all()}
+
+
+@contextmanager
+def pointed_at(lab: Lab) -> Iterator[None]:
+    """Let this very process talk to the lab's database and broker."""
+    from workers.app import app, configuration
+
+    before = {key: os.environ.get(key) for key in lab.environment}
+    os.environ.update(lab.environment)
+    settings.cache_clear()
+    engine.cache_clear()
+    app.conf.update(configuration())
+    try:
+        yield
+    finally:
+        engine().dispose()
+        for key, value in before.items():
+            os.environ.pop(key, None) if value is None else os.environ.update({key: value})
+        settings.cache_clear()
+        engine.cache_clear()
+
+
+def down(lab: Lab) -> None:
+    """End all that the lab or its jobs started, and delete its folder."""
+    if not lab.exists:
+        return
+    postgres = processes.find(lab.mark("postgres"))
+    while others := [process for process in processes.find_below(lab.path) if process not in postgres]:
+        for process in others:  # again and again: one of them may just have started another
+            process.kill()
+    services.stop_postgres(lab)
+    shutil.rmtree(lab.path)

@@ -1,0 +1,1 @@
+"""A small Linux guest whose images prove whether a migration kept every acknowledged write."""

@@ -1,0 +1,76 @@
+"""The test guest's kernel, out of the distribution's packages, not installed and without root."""
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+META_PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")  # Debian, Ubuntu
+
+
+class PackageError(RuntimeError):
+    """apt cannot provide what the test guest is built from; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Package:
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.version}"
+
+
+def kernel_packages() -> tuple[Package, ...]:
+    """The newest kernel and its modules, which Ubuntu keeps in a package of their own."""
+    for meta in META_PACKAGES:
+        for image in _dependencies(meta, r"linux-image-\d\S*"):
+            modules = _dependencies(image, r"linux-modules-\d\S*")
+            return tuple(Package(name, _version(name)) for name in (image, *modules))
+    raise PackageError(f"apt knows none of {', '.join(META_PACKAGES)}: run 'apt-get update' as root")
+
+
+def busybox_package() -> Package:
+    return Package("busybox-static", _version("busybox-static"))
+
+
+def unpack(package: Package, debs: Path, into: Path) -> None:
+    """Download the package to `debs`, unless it is there, and unpack its files below `into`."""
+    debs.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["dpkg-deb", "-x", _download(package, debs), into], check=True)
+
+
+def _dependencies(package: str, pattern: str) -> list[str]:
+    result = subprocess.run(["apt-cache", "depends", package], capture_output=True, text=True, check=False)
+    return re.findall(rf"^\s*\|?Depends: ({pattern})$", result.stdout, re.MULTILINE)
+
+
+def _version(package: str) -> str:
+    command = ["apt-cache", "show", "--no-all-versions", package]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = re.search(r"^Version: (\S+)$", result.stdout, re.MULTILINE)
+    if found is None:
+        raise PackageError(f"apt knows no version of {package}: run 'apt-get update' as root")
+    return found[1]
+
+
+def _download(package: Package, debs: Path) -> Path:
+    if deb := _downloaded(package, debs):
+        return deb
+    # As root apt would hand the download to a user who may not write to the cache, and warn about it.
+    sandbox = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
+    command = ["apt-get", *sandbox, "download", str(package)]
+    result = subprocess.run(command, cwd=debs, capture_output=True, text=True, check=False)
+    if deb := _downloaded(package, debs):
+        return deb
+    raise PackageError(
+        f"apt-get cannot download {package}; run 'apt-get update' as root and see that the machine reaches "
+        f"its package mirror. apt-get said: {result.stderr.strip()}"
+    )
+
+
+def _downloaded(package: Package, debs: Path) -> Path | None:
+    """The file apt-get leaves; it writes the epoch's colon as %3a."""
+    version = package.version.replace(":", "%3a")
+    return next(iter(debs.glob(f"{package.name}_{version}_*.deb")), None)

@@ -1,0 +1,22 @@
+"""How Alembic reaches the database: the settings' URL, one revision at a time under an advisory lock."""
+
+from alembic import context
+from sqlalchemy import text
+
+import models.guest
+import models.host
+import models.job  # noqa: F401 - the tables register themselves
+from models.base import Base
+from models.database import engine
+
+UPGRADE_LOCK = 0x64726F766572  # "drover": two upgrades at once wait for each other
+
+with engine().connect() as connection:
+    connection.execute(text("SET lock_timeout = '10s'"))
+    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": UPGRADE_LOCK})
+    connection.commit()
+    context.configure(
+        connection=connection, target_metadata=Base.metadata, transaction_per_migration=True, compare_type=True
+    )
+    with context.begin_transaction():
+        context.run_migrations()

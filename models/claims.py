@@ -1,0 +1,308 @@
+"""Claims: who may work on a step. One row, one token, one lease.
+
+Redis may lose a message or deliver it twice, late, or to a worker that was thought dead. So a message is
+only a hint: a worker acts after it won a claim here, and only while its lease lasts. Every change of a step's
+state locks the job's row first, which serialises all claims of one job; a renewal does not, so that it never
+waits.
+
+The token of a claim is higher than that of any earlier claim of the same job: it fences off whoever held one.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import Session
+
+from models.database import transaction
+from models.errors import LeaseLost
+from models.job import Attempt, Job, JobState, Side, Step, StepState, tell
+from models.settings import Settings
+
+
+class Direction(StrEnum):
+    """Which way a claim takes its step."""
+
+    DO = "do"
+    UNDO = "undo"
+
+
+RUNNABLE = {  # direction: (state of the job, state of the step before, while claimed, and after)
+    Direction.DO: (JobState.RUNNING, StepState.PENDING, StepState.RUNNING, StepState.DONE),
+    Direction.UNDO: (JobState.UNDOING, StepState.TO_UNDO, StepState.UNDOING, StepState.UNDONE),
+}
+CLAIMED = (StepState.RUNNING, StepState.UNDOING)
+
+
+@dataclass(kw_only=True)
+class Claim:
+    """The right to work on one step until `deadline`."""
+
+    job_id: int
+    seq: int
+    name: str
+    side: Side
+    direction: Direction
+    token: int
+    attempt: int
+    owner: str
+    cancel_requested: bool = False
+    deadline: float = field(default=0.0)
+    """By `time.monotonic()`: needs no database and no clock shared with anybody."""
+
+    def check(self) -> None:
+        """Stop a worker whose lease has run out, even when it cannot reach the database.
+
+        Raises:
+            LeaseLost: it has.
+        """
+        if time.monotonic() >= self.deadline:
+            raise LeaseLost(f"the lease on {self.name} of job {self.job_id} has run out")
+
+
+def runnable(job: Job) -> Step | None:
+    """The step that the job needs next, or none while one is claimed. No I/O."""
+    if any(step.state in CLAIMED for step in job.steps):
+        return None
+    if job.state is JobState.RUNNING:
+        return next((step for step in job.steps if step.state is not StepState.DONE), None)
+    if job.state is JobState.UNDOING:
+        return next((step for step in reversed(job.steps) if step.state is StepState.TO_UNDO), None)
+    return None
+
+
+def lock(session: Session, job_id: int) -> Job | None:
+    """The job with its row locked until the transaction ends."""
+    return session.scalar(select(Job).where(Job.id == job_id).with_for_update())
+
+
+def claim(
+    *, job_id: int, seq: int, epoch: int, direction: Direction, host: str, owner: str, settings: Settings
+) -> Claim | None:
+    """Win the right to work on a step, or None: the message was late, double, forged or meant for others."""
+    asked = time.monotonic()
+    with transaction() as session:
+        job = lock(session, job_id)
+        if job is None or job.epoch != epoch:
+            return None
+        step = runnable(job)
+        job_state, before, claimed, _ = RUNNABLE[direction]
+        if step is None or (step.seq, step.host, step.state, job.state) != (seq, host, before, job_state):
+            return None
+        if session.scalar(select(Step.next_at > func.clock_timestamp()).where(_key(step))):
+            return None
+        return _take(session, job, step, claimed, direction, owner, asked, settings)
+
+
+def _take(
+    session: Session,
+    job: Job,
+    step: Step,
+    claimed: StepState,
+    direction: Direction,
+    owner: str,
+    asked: float,
+    settings: Settings,
+) -> Claim:
+    job.token += 1
+    step.state, step.token, step.owner = claimed, job.token, owner
+    step.attempts += 1
+    step.lease_until = func.clock_timestamp() + settings.lease_ttl
+    step.started_at = func.clock_timestamp()
+    step.finished_at = None
+    session.add(Attempt(job_id=job.id, token=job.token, seq=step.seq, direction=direction.value, owner=owner))
+    return Claim(
+        job_id=job.id,
+        seq=step.seq,
+        name=step.name,
+        side=step.side,
+        direction=direction,
+        token=job.token,
+        attempt=step.attempts,
+        owner=owner,
+        cancel_requested=job.cancel_requested,
+        deadline=_deadline(asked, settings),
+    )
+
+
+def _deadline(asked: float, settings: Settings) -> float:
+    return asked + (settings.lease_ttl - settings.lease_margin).total_seconds()
+
+
+def _key(step: Step) -> ColumnElement[bool]:
+    return (Step.job_id == step.job_id) & (Step.seq == step.seq)
+
+
+def renew(claim: Claim, settings: Settings) -> None:
+    """Prolong the lease and learn whether the job's cancellation was asked for.
+
+    Raises:
+        LeaseLost: somebody else holds the claim by now.
+    """
+    asked = time.monotonic()
+    with transaction() as session:
+        cancel = session.scalar(
+            update(Step)
+            .where(
+                Step.job_id == claim.job_id,
+                Step.seq == claim.seq,
+                Step.token == claim.token,
+                Step.state.in_(CLAIMED),
+                Step.lease_until > func.clock_timestamp(),
+                Job.id == Step.job_id,
+            )
+            .values(lease_until=func.clock_timestamp() + settings.lease_ttl)
+            .returning(Job.cancel_requested)
+            .execution_options(synchronize_session=False)
+        )
+    if cancel is None:
+        raise LeaseLost(f"{claim.name} of job {claim.job_id} was taken over")
+    claim.deadline = _deadline(asked, settings)
+    claim.cancel_requested = cancel
+
+
+@contextmanager
+def fenced(claim: Claim) -> Iterator[tuple[Session, Job, Step]]:
+    """A transaction in which the claim is known to hold: all that a step writes goes through here.
+
+    Raises:
+        LeaseLost: the claim was lost; nothing is written.
+    """
+    with transaction() as session:
+        job = lock(session, claim.job_id)
+        step = session.get(Step, (claim.job_id, claim.seq))
+        if job is None or step is None or step.token != claim.token or step.state not in CLAIMED:
+            raise LeaseLost(f"{claim.name} of job {claim.job_id} was taken over")
+        yield session, job, step
+
+
+def finish(claim: Claim) -> None:
+    """The step's effect is in place. The last step's end is the job's."""
+    with fenced(claim) as (session, job, step):
+        _release(session, claim, step, RUNNABLE[claim.direction][3], "done", None)
+        if claim.direction is Direction.DO and all(s.state is StepState.DONE for s in job.steps):
+            job.move(session, JobState.DONE, f"{job.guest} lives on {job.destination}", by=claim.owner)
+        if claim.direction is Direction.UNDO and runnable(job) is None:
+            job.move(session, JobState.UNDONE, f"{job.guest} stays on {job.source}: {job.error}", by=claim.owner)
+        following = runnable(job)
+        if following is not None:  # Celery publishes it as the next link of the chain, right after this commit
+            following.enqueued_at = func.clock_timestamp()
+
+
+def retry(claim: Claim, error: str, wait: timedelta, restart_from: str | None = None) -> None:
+    """Try again after `wait`, from this step or from the earlier one named `restart_from`."""
+    with fenced(claim) as (session, job, step):
+        before = RUNNABLE[claim.direction][1]
+        _release(session, claim, step, before, "retry", error)
+        step.next_at = func.clock_timestamp() + wait
+        for earlier in _from(job, restart_from, step.seq):
+            earlier.state, earlier.finished_at, earlier.enqueued_at = before, None, None
+        job.epoch += 1
+        tell(session, job.id, by=claim.owner, action="retry", sentence=f"{step.name} is tried again: {error}")
+
+
+def _from(job: Job, name: str | None, until: int) -> list[Step]:
+    first = next((step.seq for step in job.steps if step.name == name), until)
+    return [step for step in job.steps if first <= step.seq < until]
+
+
+def fail(claim: Claim, error: str) -> None:
+    """The step failed for good: the job is undone, or a person is asked when even that cannot be."""
+    with fenced(claim) as (session, job, step):
+        _release(session, claim, step, StepState.FAILED, "failed", error)
+        if claim.direction is Direction.UNDO or job.crossed_at is not None:
+            ask_operator(session, job, f"{step.name} failed: {error}", by=claim.owner)
+        else:
+            begin_undo(session, job, f"{step.name} failed: {error}", by=claim.owner)
+
+
+def stop_for_operator(claim: Claim, error: str) -> None:
+    """Nobody can tell who owns the guest: leave everything as it is."""
+    with fenced(claim) as (session, job, step):
+        _release(session, claim, step, StepState.FAILED, "failed", error)
+        ask_operator(session, job, error, by=claim.owner)
+
+
+def hand_back(claim: Claim) -> None:
+    """The worker is told to stop: let another one take the step over at once."""
+    with fenced(claim) as (session, _, step):
+        _release(session, claim, step, RUNNABLE[claim.direction][1], "handed_back", None)
+        step.attempts -= 1
+
+
+def ask_operator(session: Session, job: Job, error: str, by: str) -> None:
+    """Stop the job until a person has decided."""
+    job.error = error
+    job.epoch += 1
+    job.move(session, JobState.NEEDS_OPERATOR, error, by=by)
+
+
+def begin_undo(session: Session, job: Job, why: str, by: str) -> None:
+    """Turn the job round. The caller holds its row's lock and no step of it is claimed."""
+    job.error = why
+    job.epoch += 1
+    if job.state is JobState.QUEUED:
+        job.move(session, JobState.UNDONE, why, by=by)
+        return
+    job.move(session, JobState.UNDOING, why, by=by)
+    begun = [step for step in job.steps if step.attempts]
+    for step in begun:
+        step.state, step.attempts = StepState.TO_UNDO, 0
+        step.next_at = func.clock_timestamp()
+        step.enqueued_at = None
+    if not begun:
+        job.move(session, JobState.UNDONE, why, by=by)
+
+
+def _release(session: Session, claim: Claim, step: Step, state: StepState, outcome: str, error: str | None) -> None:
+    step.state, step.owner, step.lease_until, step.enqueued_at = state, None, None, None
+    step.error = error
+    if state not in {StepState.PENDING, StepState.TO_UNDO}:
+        step.finished_at = func.clock_timestamp()
+    attempt = session.get_one(Attempt, (claim.job_id, claim.token))
+    attempt.ended_at = func.clock_timestamp()
+    attempt.outcome, attempt.error = outcome, error
+
+
+def expire(session: Session, where: ColumnElement[bool], why: str, by: str) -> list[int]:
+    """Take claims away and let their steps be done again; answers the ids of the jobs.
+
+    The epoch is raised, so that every message already sent for these jobs is dead.
+    """
+    found = session.execute(select(Step.job_id, Step.seq).where(Step.state.in_(CLAIMED), where)).all()
+    expired = []
+    for job_id, seq in sorted(found):
+        job = lock(session, job_id)
+        step = session.scalar(
+            select(Step)
+            .where(Step.job_id == job_id, Step.seq == seq, Step.state.in_(CLAIMED), where)
+            .execution_options(populate_existing=True)
+        )
+        if job is None or step is None:
+            continue
+        _take_away(session, job, step, why, by)
+        expired.append(job_id)
+    return expired
+
+
+def _take_away(session: Session, job: Job, step: Step, why: str, by: str) -> None:
+    attempt = session.get_one(Attempt, (job.id, step.token))
+    attempt.ended_at, attempt.outcome = func.clock_timestamp(), "expired"
+    step.state = StepState.PENDING if step.state is StepState.RUNNING else StepState.TO_UNDO
+    step.owner, step.lease_until, step.enqueued_at = None, None, None
+    job.epoch += 1
+    tell(session, job.id, by=by, action="expired", sentence=f"{step.name} is taken over: {why}")
+
+
+def overdue() -> ColumnElement[bool]:
+    """Claims whose lease has run out."""
+    return Step.lease_until <= func.clock_timestamp()
+
+
+def of_earlier_incarnation(host: str, incarnation: str) -> ColumnElement[bool]:
+    """Claims that a former worker of this host still holds; `flock` proves that it is gone."""
+    return (Step.host == host) & (Step.owner != incarnation)

@@ -1,0 +1,51 @@
+"""The errors of Drover. Each answers one question: what may be done next?
+
+DroverError
+├── PreconditionFailed   nothing was touched: say it to whoever asked (exit code 2)
+├── StepError            a step did not bring its effect about
+│   ├── Transient        try again later, from this step or an earlier one
+│   ├── Fatal            trying again cannot help: undo the job
+│   └── Unknown          nobody can tell who owns the guest: a person must decide
+└── LeaseLost            somebody else may be at work here: stop touching anything
+"""
+
+from datetime import timedelta
+
+
+class DroverError(Exception):
+    """Base class of all errors that Drover raises on purpose."""
+
+
+class PreconditionFailed(DroverError):
+    """A request was refused before anything was changed; the text names what to do."""
+
+
+class StepError(DroverError):
+    """A step could not bring its effect about."""
+
+
+class Transient(StepError):
+    """Trying again may help.
+
+    Args:
+        message: one sentence for the job's record.
+        retry_in: how long to wait at least; None takes the usual back-off.
+        restart_from: name of the earlier step from which the work must be done anew.
+    """
+
+    def __init__(self, message: str, *, retry_in: timedelta | None = None, restart_from: str | None = None) -> None:
+        super().__init__(message)
+        self.retry_in = retry_in
+        self.restart_from = restart_from
+
+
+class Fatal(StepError):
+    """Trying again cannot help; the job is undone."""
+
+
+class Unknown(StepError):
+    """It cannot be told which side owns the guest; nothing more is done before a person has looked."""
+
+
+class LeaseLost(DroverError):
+    """The worker no longer holds the claim on its step."""

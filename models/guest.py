@@ -1,0 +1,21 @@
+"""Guests: running QEMUs that Drover was told of."""
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, String, Text, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base
+
+
+class Guest(Base):
+    """A running QEMU. `host` says where it lives; only a cutover that was carried through changes that."""
+
+    __tablename__ = "guest"
+
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    host: Mapped[str] = mapped_column(ForeignKey("host.name"))
+    qmp: Mapped[str] = mapped_column(Text)
+    """Path of the QMP socket on that host."""
+    adopted_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    moved_at: Mapped[datetime | None]

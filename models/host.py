@@ -1,0 +1,52 @@
+"""Hosts, and questions put to them."""
+
+import enum
+from datetime import datetime
+
+from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, Document, by_value
+
+
+class Host(Base):
+    """A hypervisor. Its worker registers it and renews `heartbeat_at`."""
+
+    __tablename__ = "host"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    address: Mapped[str] = mapped_column(String(255))
+    guest_root: Mapped[str] = mapped_column(Text)
+    incarnation: Mapped[str] = mapped_column(String(64))
+    """Changes with each start of the worker; claims of an older incarnation are void."""
+    heartbeat_at: Mapped[datetime]
+    facts: Mapped[Document]
+    """{"cpus": int, "memory_bytes": int, "qemu": version text or null}"""
+
+
+class RequestState(enum.StrEnum):
+    """How far a question to a host has come."""
+
+    ASKED = "asked"
+    ANSWERED = "answered"
+    REFUSED = "refused"  # PreconditionFailed on the host; `reply["error"]` says why
+    FAILED = "failed"  # anything else went wrong
+
+
+class HostRequest(Base):
+    """A question that only a host itself can answer: what is this guest, could that one run here?
+
+    It changes nothing on the host. The row carries question and answer, the broker only the row's id.
+    """
+
+    __tablename__ = "host_request"
+    __table_args__ = (Index("ix_host_request_state", "state", "created_at"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    host: Mapped[str] = mapped_column(ForeignKey("host.name"))
+    kind: Mapped[str] = mapped_column(String(32))
+    question: Mapped[Document]
+    state: Mapped[RequestState] = mapped_column(by_value(RequestState), default=RequestState.ASKED)
+    reply: Mapped[Document | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    answered_at: Mapped[datetime | None]

@@ -1,0 +1,224 @@
+"""A job moves one guest to another host: its steps, its disks, and the story of what was done.
+
+A job's state changes only through `Job.move`, along `TRANSITIONS`; a step's through `models.claims`.
+State and step names are stored by value: never rename or reuse one.
+"""
+
+import enum
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, func, text
+from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+
+from models.base import Base, Document, by_value
+from models.errors import DroverError
+
+
+class JobState(enum.StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"  # accepted; nothing was touched yet
+    RUNNING = "running"  # its steps are being done
+    UNDOING = "undoing"  # its steps are being undone, last first; the guest runs at the source
+    DONE = "done"  # the guest lives at the destination
+    UNDONE = "undone"  # the guest lives at the source as if nothing had been tried
+    NEEDS_OPERATOR = "needs_operator"  # a person must say what is true
+
+    @property
+    def ended(self) -> bool:
+        """No step of the job will run any more by itself."""
+        return self in {JobState.DONE, JobState.UNDONE, JobState.NEEDS_OPERATOR}
+
+
+TRANSITIONS: frozenset[tuple[JobState, JobState]] = frozenset(
+    {
+        (JobState.QUEUED, JobState.RUNNING),  # admitted by the controller
+        (JobState.QUEUED, JobState.UNDONE),  # cancelled or refused before it began
+        (JobState.RUNNING, JobState.DONE),  # the last step is done
+        (JobState.RUNNING, JobState.UNDOING),  # a step failed for good, or the job was cancelled
+        (JobState.RUNNING, JobState.NEEDS_OPERATOR),  # past the point of no return and stuck
+        (JobState.UNDOING, JobState.UNDONE),  # the first step is undone
+        (JobState.UNDOING, JobState.RUNNING),  # undo found that the destination owns the guest already
+        (JobState.UNDOING, JobState.NEEDS_OPERATOR),  # even undoing failed for good
+        (JobState.NEEDS_OPERATOR, JobState.RUNNING),  # the operator lets it go forward
+        (JobState.NEEDS_OPERATOR, JobState.UNDOING),  # the operator lets it go back
+    }
+)
+
+
+class IllegalTransition(DroverError):
+    """A state change that `TRANSITIONS` does not list: a bug of ours."""
+
+
+class StepState(enum.StrEnum):
+    """Where a step stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"  # for good; the job is being undone or waits for a person
+    TO_UNDO = "to_undo"
+    UNDOING = "undoing"
+    UNDONE = "undone"
+
+
+class Side(enum.StrEnum):
+    """On which of a job's two hosts a step works."""
+
+    SOURCE = "source"
+    DESTINATION = "destination"
+
+
+class Job(Base):
+    """One migration somebody asked for."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        Index(
+            "uq_job_guest_unfinished",
+            "guest",
+            unique=True,
+            postgresql_where=text("state NOT IN ('done', 'undone')"),
+        ),
+        Index("ix_job_state", "state"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    guest: Mapped[str] = mapped_column(ForeignKey("guest.name"))
+    source: Mapped[str] = mapped_column(ForeignKey("host.name"))
+    destination: Mapped[str] = mapped_column(ForeignKey("host.name"))
+    state: Mapped[JobState] = mapped_column(by_value(JobState), default=JobState.QUEUED)
+    epoch: Mapped[int] = mapped_column(default=0)
+    """Raised whenever the messages already sent for this job must have no effect any more."""
+    token: Mapped[int] = mapped_column(BigInteger, default=0)
+    """The newest fencing token given to a claim on one of the job's steps."""
+    idempotency_key: Mapped[str | None] = mapped_column(String(128), unique=True)
+    options: Mapped[Document] = mapped_column(default=dict)
+    """{"max_blackout_ms": int, "bandwidth_bytes_per_s": int}: as asked for."""
+    plan: Mapped[Document] = mapped_column(default=dict)
+    """What the preflight found out, see `workflows.preflight`: never changed after submission."""
+    exporter: Mapped[Document] = mapped_column(default=dict)
+    """Written by `start_nbd`: {"nonce", "address", "port"} of the present exporter."""
+    switch: Mapped[Document] = mapped_column(default=dict)
+    """Written by `migrate_ram`: {"attempt", "address", "port", "key"} of the present attempt."""
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    cutover_begun_at: Mapped[datetime | None]
+    """Set before the source may pause, cleared when it is certain that the source kept the guest."""
+    crossed_at: Mapped[datetime | None]
+    """The destination may have been told to run: the point of no return."""
+    blackout: Mapped[Document | None]
+    """{"ms": float, "phases": {name: ms}} of the switch that succeeded."""
+    ram: Mapped[Document | None]
+    """Progress of the RAM: {"transferred", "remaining", "total", "bytes_per_s", "passes"}."""
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    steps: Mapped[list["Step"]] = relationship(order_by="Step.seq", back_populates="job")
+    disks: Mapped[list["Disk"]] = relationship(order_by="Disk.index", back_populates="job")
+
+    def move(self, session: Session, to: JobState, why: str, by: str) -> None:
+        """Change the state along `TRANSITIONS` and tell the job's story why. Hold the row's lock.
+
+        Raises:
+            IllegalTransition: there is no such way.
+        """
+        if (self.state, to) not in TRANSITIONS:
+            raise IllegalTransition(f"job {self.id} cannot go from {self.state} to {to}")
+        self.state = to
+        if to is JobState.RUNNING and self.started_at is None:
+            self.started_at = func.clock_timestamp()
+        self.finished_at = func.clock_timestamp() if to.ended else None
+        tell(session, self.id, by=by, action=to, sentence=why)
+
+
+class Step(Base):
+    """One link of a job's chain. Columns beside `state` belong to whoever holds the claim."""
+
+    __tablename__ = "step"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(64))
+    side: Mapped[Side] = mapped_column(by_value(Side))
+    host: Mapped[str] = mapped_column(ForeignKey("host.name"))
+    state: Mapped[StepState] = mapped_column(by_value(StepState), default=StepState.PENDING)
+    attempts: Mapped[int] = mapped_column(default=0)
+    """Times it was begun in the present direction; retries end at the step's limit."""
+    token: Mapped[int | None] = mapped_column(BigInteger)
+    owner: Mapped[str | None] = mapped_column(String(64))
+    """The incarnation of the worker that holds the claim."""
+    lease_until: Mapped[datetime | None]
+    next_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    enqueued_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    error: Mapped[str | None] = mapped_column(Text)
+
+    job: Mapped[Job] = relationship(back_populates="steps")
+
+
+class Attempt(Base):
+    """One try at doing or undoing a step: the audit trail of claims, never changed after its end."""
+
+    __tablename__ = "attempt"
+    __table_args__ = (Index("ix_attempt_job_id", "job_id"),)
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
+    token: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    seq: Mapped[int]
+    direction: Mapped[str] = mapped_column(String(8))
+    """`do` or `undo`."""
+    owner: Mapped[str] = mapped_column(String(64))
+    started_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str | None] = mapped_column(String(32))
+    """done, retry, failed, handed_back, expired; empty while it runs."""
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+class Disk(Base):
+    """One disk of the guest that a job moves."""
+
+    __tablename__ = "disk"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
+    index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    device: Mapped[str] = mapped_column(Text)
+    """What QEMU on the source calls it: node name of its root."""
+    format: Mapped[str] = mapped_column(String(16))
+    source_path: Mapped[str] = mapped_column(Text)
+    destination_path: Mapped[str] = mapped_column(Text)
+    bytes_total: Mapped[int] = mapped_column(BigInteger)
+    """Of the mirror: its length, which grows as the guest writes; at first the virtual size."""
+    bytes_copied: Mapped[int] = mapped_column(BigInteger, default=0)
+    ready_at: Mapped[datetime | None]
+    retired_path: Mapped[str | None] = mapped_column(Text)
+    """Where the source's image was set aside after the move."""
+    retired_until: Mapped[datetime | None]
+
+    job: Mapped[Job] = relationship(back_populates="disks")
+
+
+class Event(Base):
+    """One sentence of a job's story: what was decided, by whom and why."""
+
+    __tablename__ = "event"
+    __table_args__ = (Index("ix_event_job_id", "job_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"))
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    by: Mapped[str] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(64))
+    sentence: Mapped[str] = mapped_column(Text)
+    data: Mapped[Document | None]
+
+
+def tell(
+    session: Session, job_id: int, *, by: str, action: str, sentence: str, data: dict[str, Any] | None = None
+) -> None:
+    """Add a sentence to the job's story."""
+    session.add(Event(job_id=job_id, by=by, action=action, sentence=sentence, data=data))

@@ -1,0 +1,97 @@
+"""Settings, read once from `DROVER_*` in the environment at the edge of the program."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+
+from models.errors import PreconditionFailed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How this process reaches the others, and where its host keeps guests."""
+
+    database_url: str
+    """Postgres, in SQLAlchemy's form: `postgresql+psycopg://user@host/name`."""
+
+    broker_url: str
+    """Redis, in Celery's form: `redis://...` or `rediss://...`."""
+
+    host: str = ""
+    """Name of the hypervisor this worker serves; empty on control nodes."""
+
+    address: str = "127.0.0.1"
+    """Address on which this host listens for disk and RAM streams: the migration network's."""
+
+    directory: Path = Path("/var/lib/drover")
+    """Where this host keeps sockets, journals and logs of the jobs under way."""
+
+    guest_root: Path = Path("/")
+    """Everything of a guest (images, sockets, logs) lies below; mapped onto the other host's guest root."""
+
+    bandwidth_bytes_per_s: int = 0
+    """Budget of this host for all outgoing disk mirrors together; 0 is unlimited."""
+
+    retention: timedelta = timedelta(hours=24)
+    """How long the images a guest left behind are kept, set aside, on its former host."""
+
+    lease_ttl: timedelta = timedelta(seconds=15)
+    """A claim that was not renewed for so long may be taken over by another worker."""
+
+    lease_margin: timedelta = timedelta(seconds=3)
+    """A worker stops acting so long before its lease ends, by its own monotonic clock."""
+
+    heartbeat: timedelta = timedelta(seconds=5)
+    """How often a worker says that its host is there; dead after four times that."""
+
+    republish_after: timedelta = timedelta(seconds=10)
+    """A step that was published and not picked up for so long is published again."""
+
+    concurrency: int = 16
+    """Steps that one host's worker runs at the same time; they mostly wait."""
+
+    @property
+    def host_timeout(self) -> timedelta:
+        """A host that was silent for so long is taken for unreachable."""
+        return 4 * self.heartbeat
+
+
+def _seconds(name: str, default: timedelta) -> timedelta:
+    return timedelta(seconds=float(os.environ.get(name, default.total_seconds())))
+
+
+def _required(name: str) -> str:
+    value = os.environ.get(name, "")
+    if not value:
+        raise PreconditionFailed(
+            f"{name} is not set; in a lab run `eval $(drover lab env)`, "
+            "elsewhere see the README's section on a first set-up"
+        )
+    return value
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        PreconditionFailed: a variable without a default is missing.
+    """
+    environ = os.environ
+    return Settings(
+        database_url=_required("DROVER_DATABASE_URL"),
+        broker_url=_required("DROVER_BROKER_URL"),
+        host=environ.get("DROVER_HOST", ""),
+        address=environ.get("DROVER_ADDRESS", Settings.address),
+        directory=Path(environ.get("DROVER_DIRECTORY", Settings.directory)),
+        guest_root=Path(environ.get("DROVER_GUEST_ROOT", Settings.guest_root)),
+        bandwidth_bytes_per_s=int(environ.get("DROVER_BANDWIDTH_BYTES_PER_S", "0")),
+        retention=_seconds("DROVER_RETENTION_S", Settings.retention),
+        lease_ttl=_seconds("DROVER_LEASE_TTL_S", Settings.lease_ttl),
+        lease_margin=_seconds("DROVER_LEASE_MARGIN_S", Settings.lease_margin),
+        heartbeat=_seconds("DROVER_HEARTBEAT_S", Settings.heartbeat),
+        republish_after=_seconds("DROVER_REPUBLISH_AFTER_S", Settings.republish_after),
+        concurrency=int(environ.get("DROVER_CONCURRENCY", Settings.concurrency)),
+    )

@@ -1,0 +1,280 @@
+"""The destination's command line as data; that real QEMU accepts it is shown in test_topology."""
+
+import json
+import re
+import subprocess
+
+import pytest
+
+from workers.qemu.command_line import (
+    FLAGS,
+    anonymous_devices,
+    destination_command_line,
+    device_ids,
+    parse_options,
+    refusals,
+    write_options,
+)
+
+
+def derive(*words, source="/hosts/a", destination="/hosts/b", **more):
+    return destination_command_line(
+        ["qemu", *words],
+        machine_type="pc-q35-10.0",
+        source_root=source,
+        destination_root=destination,
+        qemu="/usr/bin/qemu-system-x86_64",
+        **more,
+    )
+
+
+def value(argv, option):
+    return argv[argv.index(option) + 1]
+
+
+def refused(*words, root="/hosts/a"):
+    return refusals(["qemu", *words], source_root=root)
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ("q35,accel=tcg", ((None, "q35"), ("accel", "tcg"))),
+        ("file=/a,,b,if=virtio", (("file", "/a,b"), ("if", "virtio"))),
+        ("unix:/s,server,nowait", ((None, "unix:/s"), (None, "server"), (None, "nowait"))),
+        ("a==b", (("a", "=b"),)),
+        ("a,", ((None, "a"), (None, ""))),
+        ("a,,,b", ((None, "a,"), (None, "b"))),
+        ("/a,,b=c", ((None, "/a,b=c"),)),
+        ("", ((None, ""),)),
+    ],
+)
+def test_option_strings_survive_a_round_trip(text, pairs):
+    assert parse_options(text) == pairs
+    assert write_options(pairs) == text
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [["-machine", "q35,accel=tcg"], ["-M", "type=q35,accel=tcg"], ["--machine", "accel=tcg,type=q35"]],
+)
+def test_the_machine_type_is_pinned_where_it_is_named(machine):
+    argv = derive(*machine)
+    assert "pc-q35-10.0" in argv[2]
+    assert "accel=tcg" in argv[2]
+    assert argv.count("-machine") + argv.count("-M") + argv.count("--machine") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["-machine", "accel=tcg"]])
+def test_the_machine_type_is_inserted_where_it_is_not_named(words):
+    assert derive(*words)[1:3] == ["-machine", "pc-q35-10.0"]
+
+
+def test_what_belongs_to_the_last_start_is_left_behind():
+    argv = derive("-S", "-incoming", "tcp:0:4444", "-daemonize", "-m", "64")
+    assert argv[-3:] == ["-S", "-incoming", "defer"]
+    assert argv.count("-S") == argv.count("-incoming") == 1
+    assert "-daemonize" not in argv
+    assert value(argv, "-msg") == "timestamp=on"
+
+
+@pytest.mark.parametrize(
+    ("option", "before", "after"),
+    [
+        ("-pidfile", "/hosts/a/run,x/pid", "/hosts/b/run,x/pid"),
+        ("-qmp", "unix:/hosts/a/q.sock,server=on,wait=off", "unix:/hosts/b/q.sock,server=on,wait=off"),
+        (
+            "-chardev",
+            "socket,id=c,path=/hosts/a/c,logfile=/hosts/a/l",
+            "socket,id=c,path=/hosts/b/c,logfile=/hosts/b/l",
+        ),
+        ("-device", '{"driver": "x", "romfile": "/hosts/a/rom"}', '{"driver": "x", "romfile": "/hosts/b/rom"}'),
+        ("-kernel", "/hosts/a/vmlinuz", "/hosts/b/vmlinuz"),
+        ("-kernel", "/hosts/ab/vmlinuz", "/hosts/ab/vmlinuz"),
+        ("-kernel", "/x/hosts/a/vmlinuz", "/x/hosts/a/vmlinuz"),
+        ("-append", "root=/hosts/a/x", "root=/hosts/a/x"),
+        ("-device", "scsi-hd,serial=/hosts/a/1", "scsi-hd,serial=/hosts/a/1"),
+        ("-smbios", "type=11,value=/hosts/a/1", "type=11,value=/hosts/a/1"),
+        ("-device", '{"driver":"scsi-hd","lun":1}', '{"driver":"scsi-hd","lun":1}'),
+    ],
+)
+def test_host_paths_move_below_the_other_root_and_guest_visible_text_stays(option, before, after):
+    assert value(derive(option, before), option) == after
+
+
+def test_root_slash_leaves_paths_alone_but_named_images_move():
+    argv = derive(
+        "-drive",
+        "file=/srv/a.raw,format=raw",
+        "-pidfile",
+        "/run/p",
+        source="/",
+        destination="/",
+        image_paths={"/srv/a.raw": "/new/a.raw"},
+    )
+    assert value(argv, "-drive") == "file=/new/a.raw,format=raw,file.drop-cache=off"
+    assert value(argv, "-pidfile") == "/run/p"
+
+
+DROP_CACHE = [
+    ("-drive", "file={},if=none", "file={},if=none,file.drop-cache=off"),
+    ("-drive", "file=file:{},if=none", "file=file:{},if=none,file.drop-cache=off"),
+    ("-drive", "file={},if=none,file.drop-cache=on", "file={},if=none,file.drop-cache=off"),
+    ("-drive", "file.filename={},if=none", "file.filename={},if=none,file.drop-cache=off"),
+    (
+        "-drive",
+        "driver=raw,file.driver=file,file.filename={},if=none",
+        "driver=raw,file.driver=file,file.filename={},if=none,file.drop-cache=off",
+    ),
+    ("-drive", "driver=file,filename={},if=none", "driver=file,filename={},if=none,drop-cache=off"),
+    ("-drive", "if=ide,media=cdrom", "if=ide,media=cdrom"),
+    (
+        "-drive",
+        'file=json:{{"driver":"raw",,"file":{{"driver":"file",,"filename":"{}"}}}},if=none',
+        'file=json:{{"driver": "raw",, "file": {{"driver": "file",, "filename": "{}",, "drop-cache": false}}}},if=none',
+    ),
+    ("-blockdev", "file,node-name=f,filename={}", "file,node-name=f,filename={},drop-cache=off"),
+    ("-blockdev", "driver=file,node-name=f,filename={}", "driver=file,node-name=f,filename={},drop-cache=off"),
+    (
+        "-blockdev",
+        "raw,node-name=f,file.driver=file,file.filename={}",
+        "raw,node-name=f,file.driver=file,file.filename={},file.drop-cache=off",
+    ),
+    (
+        "-blockdev",
+        '{{"driver": "raw", "node-name": "n", "file": {{"driver": "file", "filename": "{}"}}}}',
+        '{{"driver": "raw", "node-name": "n", "file": {{"driver": "file", "filename": "{}", "drop-cache": false}}}}',
+    ),
+    ("-hda", "{}", "file={},index=0,media=disk,file.drop-cache=off"),
+    ("-cdrom", "{}", "file={},index=2,media=cdrom,file.drop-cache=off"),
+]
+
+
+@pytest.mark.parametrize(("option", "before", "after"), DROP_CACHE)
+def test_no_host_file_drops_its_cache(option, before, after):
+    argv = derive(option, before.format("/hosts/a/i"))
+    spelled = "-drive" if option in {"-hda", "-cdrom"} else option
+    assert value(argv, spelled) == after.format("/hosts/b/i")
+
+
+@pytest.mark.guests
+@pytest.mark.parametrize(("option", "before", "after"), DROP_CACHE)
+def test_real_qemu_accepts_every_form(option, before, after, tmp_path):
+    image = tmp_path / "i"
+    image.write_bytes(bytes(1 << 20))
+    argv = derive(option, before.format(image), source="/", destination="/")
+    argv += ["-display", "none", "-nodefaults", "-monitor", "stdio"]
+    done = subprocess.run(argv, input="quit\n", capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_bare_image_name_is_a_hard_disk():
+    argv = derive("-m", "64", "/hosts/a/x,y.img")
+    assert value(argv, "-drive") == "file=/hosts/b/x,,y.img,index=0,media=disk,file.drop-cache=off"
+
+
+def test_moving_back_gives_the_same_line_but_for_paths():
+    words = [w for option, before, _ in DROP_CACHE for w in (option, before.format("/hosts/a/i"))]
+    there = derive("-M", "q35", "-pidfile", "/hosts/a/p", *words)
+    again = derive(*there[1:], source="/hosts/b", destination="/hosts/c")
+    assert again == [word.replace("/hosts/b", "/hosts/c") for word in there]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["-netdev", "tap,id=n,fd=3"], "open file"),
+        (["-netdev", "tap,id=n,vhostfds=3:4"], "open file"),
+        (["-netdev", '{"type":"stream","id":"n","addr":{"type":"fd","str":"3"}}'], "open file"),
+        (["-add-fd", "fd=3,set=1"], "open file"),
+        (["-drive", "file=/dev/fdset/1"], "open file"),
+        (["-netdev", "vhost-user,chardev=c"], "outside QEMU"),
+        (["-netdev", '{"type":"vhost-vdpa","id":"n"}'], "outside QEMU"),
+        (["-device", "vhost-user-fs-pci,chardev=c"], "outside QEMU"),
+        (["-fsdev", "local,id=f,path=/hosts/a/f"], "shared host directory"),
+        (["-device", "vfio-pci,host=01:00.0"], "hardware"),
+        (["-device", '{"driver":"usb-host"}'], "hardware"),
+        (["-device", "ivshmem-plain,memdev=m"], "memory shared"),
+        (["-tpmdev", "emulator,id=t"], "TPM"),
+        (["-snapshot"], "temporary"),
+        (["-drive", "file=/hosts/a/i,snapshot=on"], "temporary"),
+        (["-loadvm", "x"], "internal snapshot"),
+        (["-readconfig", "/hosts/a/c"], "not seen"),
+        (["-drive", "file=/dev/vg/lv,format=raw"], "block devices"),
+        (["-blockdev", "driver=host_device,node-name=n,filename=/dev/sdb"], "block devices"),
+        (["-hda", "/dev/sdb"], "block devices"),
+        (["-drive", "file=rbd:pool/image"], "not a file of this host"),
+        (["-drive", "file=http://x/y.iso,media=cdrom"], "not a file of this host"),
+        (["-blockdev", '{"driver":"raw","node-name":"n","file":{"driver":"nfs","path":"/x"}}'], "not a file"),
+        (["-drive", "file=i.raw,format=raw"], "relative"),
+        (["-qmp", "unix:q.sock,server=on"], "relative"),
+        (["-pidfile", "pid"], "relative"),
+        (["disk.img"], "relative"),
+        (["-drive", "file=/elsewhere/i.raw"], "outside /hosts/a"),
+        (["-serial", "file:/tmp/log"], "outside /hosts/a"),
+        (["-chardev", "socket,id=c,path=/run/c,server=on"], "outside /hosts/a"),
+        (["-pidfile", "/hosts/ab/p"], "outside /hosts/a"),
+        (["-qmp", "stdio"], "pipes"),
+        (["-serial", "/dev/ttyS0"], "port of this host"),
+    ],
+)
+def test_what_cannot_be_rebuilt_is_named_with_its_option(words, says):
+    sentences = refused(*words)
+    assert any(says in sentence and words[-1] in sentence for sentence in sentences), sentences
+
+
+def test_an_ordinary_guest_is_not_refused():
+    words = [
+        "-S",
+        "-m",
+        "64",
+        "-nodefaults",
+        "-cpu",
+        "qemu64,+aes",
+        "-name",
+        "fd=1",
+        "-daemonize",
+        "-incoming",
+        "defer",
+        "-runas",
+        "x",
+        "-chroot",
+        "/y",
+    ]
+    words += ["-drive", "file=/hosts/a/i.qcow2,if=virtio", "-drive", "if=ide,media=cdrom", "-vnc", ":1"]
+    words += ["-cdrom", "/srv/iso/x.iso", "-bios", "bios.bin", "-kernel", "/boot/vmlinuz", "-serial", "null"]
+    words += ["-qmp", "tcp:127.0.0.1:4444,server=on,wait=off", "-serial", "pty", "-chardev", "stdio,id=c"]
+    words += ["-netdev", "tap,id=n,ifname=tap0", "-object", "rng-random,id=r,filename=/dev/urandom"]
+    words += ["-blockdev", json.dumps({"driver": "file", "node-name": "f", "filename": "/hosts/a/f"})]
+    words += ["-device", "vhost-vsock-pci,guest-cid=3", "-object", "memory-backend-file,id=m,mem-path=/dev/hugepages"]
+    words += ["-drive", "if=pflash,file=/usr/share/OVMF/OVMF_CODE.fd,readonly=on"]
+    assert refused(*words) == []
+
+
+def test_outside_the_root_is_no_matter_when_the_root_is_everything():
+    assert refused("-drive", "file=/anywhere/i.raw", "-pidfile", "/run/p", root="/") == []
+
+
+def test_devices_are_counted_with_and_without_id():
+    argv = [
+        "q",
+        "-device",
+        "a,id=one",
+        "-device",
+        '{"driver":"b","id":"two"}',
+        "-device",
+        "c",
+        "-device",
+        '{"driver":"d"}',
+    ]
+    assert device_ids(argv) == {"one", "two"}
+    assert anonymous_devices([*argv, "-drive", "if=virtio,file=/x", "-drive", "if=none,id=n,file=/y"]) == 3
+
+
+@pytest.mark.guests
+def test_every_option_of_this_qemu_without_an_argument_is_known():
+    """In `-help` two blanks, or nothing, follow such an option (and `-dtb`, which does take a file)."""
+    text = subprocess.run(["qemu-system-x86_64", "-help"], capture_output=True, text=True).stdout
+    flags = set(re.findall(r"^--?([a-zA-Z][\w-]*)(?:  .*)?$", text, re.MULTILINE))
+    assert len(flags) > 10
+    assert flags - {"dtb"} <= FLAGS

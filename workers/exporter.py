@@ -1,0 +1,91 @@
+"""The exporter: one `qemu-storage-daemon` per job on the destination, serving all its images over NBD.
+
+It lives apart from the incoming QEMU, so that RAM can be tried again without a new copy, and `cont` fails
+closed while an image is still exported. Export names hold a nonce that changes with each start: a mirror can
+never attach itself to a restarted exporter, which may have lost writes that it had acknowledged.
+"""
+
+import socket
+
+from workers import processes
+from workers.processes import Process
+from workers.qemu import block
+from workers.qemu.block import ExportedImage
+from workers.qemu.known_bugs import exporter_detect_zeroes
+from workers.qemu.monitor import MonitorLost
+from workers.startup import monitor_ready
+from workers.step import Context
+
+PROGRAM = "qemu-storage-daemon"
+
+
+def images(ctx: Context, nonce: str) -> list[ExportedImage]:
+    """The job's images under the names of this incarnation."""
+    version = tuple(ctx.destination["version"])
+    return [
+        ExportedImage(
+            path=disk.destination_path,
+            format=disk.format,
+            export=f"{nonce}-{disk.index}",
+            detect_zeroes=exporter_detect_zeroes(version, disk.format),
+        )
+        for disk in ctx.job.disks
+    ]
+
+
+def running(ctx: Context) -> Process | None:
+    """The job's exporter, if it lives."""
+    return next(iter(processes.find(ctx.directory.mark("exporter"))), None)
+
+
+async def serves(ctx: Context) -> bool:
+    """The exporter that the job's record names lives and offers every image."""
+    if running(ctx) is None or not ctx.job.exporter:
+        return False
+    try:
+        async with ctx.exporter() as monitor:
+            offered = await block.exports(monitor)
+    except MonitorLost:
+        return False
+    return offered == {image.export for image in images(ctx, ctx.job.exporter["nonce"])}
+
+
+def bind(ctx: Context) -> socket.socket:
+    """A listening socket on a free port of the migration network, for the exporter to inherit."""
+    family = socket.AF_INET6 if ":" in ctx.settings.address else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.bind((ctx.settings.address, 0))
+    listening.listen()
+    return listening
+
+
+async def start(ctx: Context, listening: socket.socket, nonce: str) -> None:
+    """Start the exporter on that socket and offer all images.
+
+    Raises:
+        Fatal: it cannot be started; the text holds its last words.
+    """
+    path = ctx.directory.exporter_qmp
+    path.unlink(missing_ok=True)
+    descriptor = listening.fileno()
+    argv = [
+        PROGRAM,
+        *("--chardev", f"socket,id=monitor,path={path},server=on,wait=off"),
+        *("--monitor", "chardev=monitor"),
+        *("--nbd-server", f"addr.type=fd,addr.str={descriptor},max-connections={len(ctx.job.disks) + 1}"),
+    ]
+    started = processes.spawn(
+        ctx.directory.mark("exporter"), argv, ctx.directory.log("exporter"), pass_fds=[descriptor]
+    )
+    await monitor_ready(started, path, ctx.directory.log("exporter"))
+    async with ctx.exporter() as monitor:
+        for image in images(ctx, nonce):
+            await block.export(monitor, image)
+
+
+def stop(ctx: Context) -> None:
+    """End it; its images stay. Not there: fine."""
+    ctx.guard()
+    for process in processes.find(ctx.directory.mark("exporter")):
+        process.stop()
+    ctx.directory.exporter_qmp.unlink(missing_ok=True)

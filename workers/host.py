@@ -1,0 +1,135 @@
+"""A host's worker as a member of the fleet: one per host, registered, with a heartbeat.
+
+These are hooks of Celery's own signals, so that `drover worker` and a plain
+`celery -A workers.app worker -Q drover.HOST` are the same thing.
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import subprocess
+import threading
+import uuid
+from functools import cache
+from pathlib import Path
+from typing import Any, TextIO
+
+from celery.signals import celeryd_init, worker_ready, worker_shutting_down
+from sqlalchemy import func
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
+
+from models import claims
+from models.base import Document
+from models.database import transaction
+from models.host import Host
+from models.settings import Settings, settings
+from workers.app import CONTROL_QUEUE, configuration
+from workers.runner import STOPPING
+
+log = logging.getLogger(__name__)
+
+_lock: list[TextIO] = []
+
+
+@cache
+def incarnation() -> str:
+    """Names this very process as the owner of claims."""
+    return f"{settings().host or 'control'}-{uuid.uuid4().hex[:12]}"
+
+
+@celeryd_init.connect
+def take_host_from_queue(conf: Any = None, options: dict[str, Any] | None = None, **_: Any) -> None:
+    """`-Q drover.HOST` says which host this is, when the environment does not."""
+    queues = (options or {}).get("queues") or ""
+    names = queues.split(",") if isinstance(queues, str) else list(queues)
+    hosts = [name.removeprefix("drover.") for name in names if name != CONTROL_QUEUE]
+    if len(hosts) == 1 and hosts[0] and not settings().host:
+        os.environ["DROVER_HOST"] = hosts[0]
+        settings.cache_clear()
+        conf.update(configuration())
+    if hosts != [settings().host] and CONTROL_QUEUE not in names:
+        raise SystemExit(
+            f"this worker is for host {settings().host!r} but was told to serve {names}: "
+            "start it with `drover worker --host HOST`"
+        )
+    if settings().host:
+        join(settings())
+
+
+def join(ours: Settings) -> None:
+    """Be the only worker of this host, and take over what a former one left claimed.
+
+    The lock proves that the former worker is dead, so its claims need not run out first.
+    """
+    ours.directory.mkdir(parents=True, exist_ok=True)
+    file = (ours.directory / "worker.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SystemExit(f"another worker serves {ours.host} already ({ours.directory}/worker.lock)") from None
+    _lock.append(file)
+    register(ours)
+    with transaction() as session:
+        claims.expire(
+            session,
+            claims.of_earlier_incarnation(ours.host, incarnation()),
+            "the worker was started anew",
+            by=incarnation(),
+        )
+
+
+def register(ours: Settings) -> None:
+    """Say that this host is there, and what it is like."""
+    row = {
+        "name": ours.host,
+        "address": ours.address,
+        "guest_root": str(ours.guest_root),
+        "incarnation": incarnation(),
+        "facts": facts(),
+        "heartbeat_at": func.clock_timestamp(),
+    }
+    statement = insert(Host).values(row)
+    with transaction() as session:
+        session.execute(statement.on_conflict_do_update(index_elements=["name"], set_=row))
+
+
+@cache
+def facts() -> Document:
+    """{"cpus", "memory_bytes", "qemu": first line of --version or None}."""
+    binary = shutil.which("qemu-system-x86_64")
+    version = None
+    if binary:
+        said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+        version = said.splitlines()[0] if said else None
+    return {"cpus": os.cpu_count(), "memory_bytes": memory_bytes("MemTotal"), "qemu": version}
+
+
+def memory_bytes(what: str) -> int:
+    """A line of /proc/meminfo: `MemTotal`, `MemAvailable`."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith(f"{what}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(what)
+
+
+@worker_ready.connect
+def begin_heartbeat(**_: Any) -> None:
+    """From now on this host counts as alive."""
+    if settings().host:
+        threading.Thread(target=_beat, name="heartbeat", daemon=True).start()
+
+
+def _beat() -> None:
+    while not STOPPING.wait(settings().heartbeat.total_seconds()):
+        try:
+            register(settings())
+        except SQLAlchemyError as error:
+            log.warning("no heartbeat could be written: %s", error)
+
+
+@worker_shutting_down.connect
+def stop_steps(**_: Any) -> None:
+    """SIGTERM: running steps hand their claims back at once instead of going on for hours."""
+    STOPPING.set()

@@ -1,0 +1,73 @@
+"""The incoming QEMU: the guest's future process on the destination, stopped and waiting for its RAM."""
+
+from pathlib import Path
+from typing import Any
+
+from models.errors import Fatal
+from workers import inspection, processes
+from workers.processes import Process
+from workers.qemu import topology
+from workers.qemu.monitor import MonitorLost, connect
+from workers.startup import monitor_ready
+from workers.step import Context
+
+
+def running(ctx: Context) -> Process | None:
+    """The process that this job started, whatever became of it."""
+    return next(iter(processes.find(ctx.directory.mark("incoming"))), None)
+
+
+async def waits(ctx: Context) -> bool:
+    """It lives and has not been sent anything yet: a QEMU takes only one incoming migration in its life."""
+    if running(ctx) is None:
+        return False
+    try:
+        async with connect(ctx.destination["qmp"]) as monitor:
+            migrate = (await monitor.query("query-migrate")).get("status", "none")
+            return bool((await monitor.query("query-status"))["status"] == "inmigrate" and migrate == "none")
+    except MonitorLost:
+        return False
+
+
+async def start(ctx: Context) -> None:
+    """Start it afresh: the early proof that this guest can run here, compared with the source.
+
+    Raises:
+        Fatal: it does not start, or the machine it makes differs from the source's.
+    """
+    await stop(ctx)
+    Path(ctx.destination["qmp"]).unlink(missing_ok=True)
+    log = ctx.directory.incoming_log(ctx.job.guest)
+    started = processes.spawn(ctx.directory.mark("incoming"), ctx.destination["argv"], log)
+    try:
+        await monitor_ready(started, ctx.destination["qmp"], log)
+    except Fatal as error:
+        raise Fatal(f"the destination's QEMU does not start: {error}") from error
+    async with ctx.guest() as monitor:
+        found = differences(ctx, await inspection.machine(monitor))
+    if found:
+        raise Fatal("the destination's machine differs from the source's: " + "; ".join(found))
+
+
+def differences(ctx: Context, there: dict[str, Any]) -> list[str]:
+    """What the two machines do not have in common; QEMU itself would find part of it, and only in the pause."""
+    here = ctx.source["topology"]
+    return [sentence for part in ("qtree", "ramblocks") for sentence in topology.differences(here[part], there[part])]
+
+
+async def stop(ctx: Context) -> None:
+    """End it, unless it may be the guest itself by now. Not there: fine.
+
+    Raises:
+        Fatal: the guest may run in it.
+    """
+    process = running(ctx)
+    if process is None:
+        return
+    if ctx.directory.may_run_here:
+        raise Fatal("the guest may be running on the destination already")
+    ctx.guard()
+    process.kill()  # it holds nothing that is worth an orderly end
+    for path in (ctx.destination["qmp"], ctx.destination.get("pidfile")):
+        if path:
+            Path(path).unlink(missing_ok=True)

@@ -1,0 +1,119 @@
+"""What a running guest is: everything its future host must know, read from QMP and /proc. Changes nothing."""
+
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from models.base import Document
+from models.errors import PreconditionFailed
+from models.settings import Settings
+from workers.processes import process
+from workers.qemu import block, command_line, known_bugs, topology
+from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
+
+CAPABILITIES = ("pause-before-switchover", "return-path", "events")
+"""Without these the switch cannot be made safe."""
+
+
+async def inspect(question: Document, settings: Settings) -> Document:
+    """Describe the guest behind a QMP socket; `question` is {"qmp": path}.
+
+    Answers {"pid", "started", "qmp", "argv", "exe", "pidfile", "version", "accel", "machine_type", "runstate",
+    "memory_bytes", "cpus", "devices", "topology", "disks", "refusals", "warnings"}; `refusals` are sentences
+    why it cannot be moved now.
+
+    Raises:
+        PreconditionFailed: nobody answers there, or it is not a QEMU.
+    """
+    qmp = question["qmp"]
+    try:
+        async with connect(qmp) as monitor:
+            return await _describe(monitor, qmp, settings)
+    except MonitorLost as error:
+        raise PreconditionFailed(f"{settings.host}: {error}") from error
+
+
+async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Document:
+    identity = _process(monitor.pid)
+    version = known_bugs.version(await monitor.query("query-version"))
+    accel: known_bugs.Accel = "kvm" if (await monitor.query("query-kvm"))["enabled"] else "tcg"
+    machine_type = await monitor.query("qom-get", path="/machine", property="type")
+    disks, refusals = await _disks(monitor, identity["argv"], settings)
+    return {
+        **identity,
+        "qmp": qmp,
+        "version": list(version),
+        "accel": accel,
+        "machine_type": str(machine_type).removesuffix("-machine"),
+        "runstate": (await monitor.query("query-status"))["status"],
+        "memory_bytes": _memory(await monitor.query("query-memory-size-summary")),
+        "cpus": len(await monitor.query("query-cpus-fast")),
+        "devices": await block.device_names(monitor),
+        "topology": await machine(monitor),
+        "disks": disks,
+        "refusals": refusals + await _blockers(monitor, identity["argv"]),
+        "warnings": known_bugs.warnings(version, accel),
+    }
+
+
+def _process(pid: int) -> dict[str, Any]:
+    """The process that listens on the socket, from /proc."""
+    alive = process(pid)
+    if alive is None:
+        raise PreconditionFailed(f"the process behind the socket (pid {pid}) has ended")
+    argv = [word.decode() for word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]]
+    exe = str(Path(f"/proc/{pid}/exe").readlink()).removesuffix(" (deleted)")
+    if "qemu-system" not in exe and "qemu-kvm" not in exe:
+        raise PreconditionFailed(f"the process behind the socket is {exe}, not a QEMU")
+    pidfile = next((after for word, after in pairwise(argv) if word == "-pidfile"), None)
+    return {"pid": pid, "started": alive.started, "argv": argv, "exe": exe, "pidfile": pidfile}
+
+
+def _memory(summary: dict[str, int]) -> int:
+    return summary["base-memory"] + summary.get("plugged-memory", 0)
+
+
+async def machine(monitor: Monitor) -> dict[str, list[str]]:
+    """The machine's devices and RAM in a form that can be compared across hosts."""
+    return {
+        "qtree": list(topology.normalise_qtree(await monitor.hmp("info qtree"))),
+        "ramblocks": list(
+            topology.normalise_ramblocks((await monitor.query("x-query-ramblock"))["human-readable-text"])
+        ),
+    }
+
+
+async def _disks(monitor: Monitor, argv: list[str], settings: Settings) -> tuple[list[Document], list[str]]:
+    replies = {
+        "query_block": await monitor.query("query-block"),
+        "named_block_nodes": await monitor.query("query-named-block-nodes"),
+        "blockstats": await monitor.query("query-blockstats"),
+    }
+    found = topology.disks(**replies)
+    refusals = topology.disk_refusals(**replies, block_jobs=await monitor.query("query-block-jobs"))
+    refusals += topology.unnamed_images(found, argv)
+    refusals += command_line.refusals(argv, source_root=str(settings.guest_root))
+    return [asdict(disk) for disk in found], refusals
+
+
+async def _blockers(monitor: Monitor, argv: list[str]) -> list[str]:
+    """What QEMU itself, or its present state, has against a migration."""
+    migrate = await monitor.query("query-migrate")
+    found = [f"QEMU says: {reason}" for reason in migrate.get("blocked-reasons", [])]
+    status = (await monitor.query("query-status"))["status"]
+    if status != "running":
+        found.append(f"the guest is {status}: only a running guest can be moved, let it go on first")
+    if migrate.get("status") in {"setup", "active", "pre-switchover", "device"}:
+        found.append("another migration of this guest is under way")
+    offered = {entry["capability"] for entry in await monitor.query("query-migrate-capabilities")}
+    found += [f"this QEMU is too old: it has no {name}" for name in CAPABILITIES if name not in offered]
+    children = [await _children(monitor, where) for where in ("/machine/peripheral", "/machine/peripheral-anon")]
+    return found + topology.hot_plugged(children[0], children[1], argv)
+
+
+async def _children(monitor: Monitor, path: str) -> list[dict[str, Any]]:
+    try:
+        return list(await monitor.query("qom-list", path=path))
+    except CommandRefused:
+        return []  # no such container: no such devices

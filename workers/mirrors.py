@@ -1,0 +1,78 @@
+"""The mirrors of one job on the source: their names, their share of the bandwidth, their progress."""
+
+from sqlalchemy import func, select
+
+from models.database import transaction
+from models.job import Disk, Job, JobState
+from workers.qemu import block
+from workers.qemu.block import Mirror
+from workers.qemu.monitor import Monitor
+from workers.step import Context
+
+
+def name(job_id: int, index: int) -> str:
+    """Of the block job and of its NBD client node alike."""
+    return f"drover-{job_id}-{index}"
+
+
+def names(ctx: Context) -> list[str]:
+    """Of all disks of the job."""
+    return [name(ctx.job.id, disk.index) for disk in ctx.job.disks]
+
+
+def server(ctx: Context, index: int) -> dict[str, str]:
+    """Where the exporter offers this disk's image."""
+    exporter = ctx.job.exporter
+    return {
+        "host": exporter["address"],
+        "port": str(exporter["port"]),
+        "export": f"{exporter['nonce']}-{index}",
+    }
+
+
+async def is_ours(ctx: Context, monitor: Monitor, index: int) -> bool:
+    """A disk is being mirrored to the present exporter, and the mirror has not ended."""
+    mine = name(ctx.job.id, index)
+    mirror = (await block.mirrors(monitor, [mine])).get(mine)
+    if mirror is None or mirror.concluded:
+        return False
+    nodes = await monitor.query("query-named-block-nodes", flat=True)
+    return any(
+        node["node-name"] == mine and server(ctx, index)["export"] in node["image"]["filename"] for node in nodes
+    )
+
+
+async def share_bandwidth(ctx: Context, monitor: Monitor) -> None:
+    """Give this job's mirrors their part of the host's budget: all mirrors still copying share alike."""
+    budget = ctx.job.options.get("bandwidth_bytes_per_s") or ctx.settings.bandwidth_bytes_per_s
+    if not budget:
+        return
+    share = max(budget // max(_copying(ctx), 1), 1 << 16)
+    for mine, mirror in (await block.mirrors(monitor, names(ctx))).items():
+        if not mirror.concluded:
+            await block.set_speed(monitor, mine, share)
+
+
+def _copying(ctx: Context) -> int:
+    """How many disks are being copied away from this host right now."""
+    with transaction() as session:
+        count = session.scalar(
+            select(func.count())
+            .select_from(Disk)
+            .join(Job)
+            .where(Job.source == ctx.job.source, Job.state == JobState.RUNNING, Disk.ready_at.is_(None))
+        )
+    return count or 0
+
+
+def record(ctx: Context, states: dict[str, Mirror]) -> None:
+    """Write the progress of each disk down, and when it first was equal on both sides."""
+    with ctx.record() as (_, job, _step):
+        for disk in job.disks:
+            mirror = states.get(name(job.id, disk.index))
+            if mirror is None:
+                continue
+            disk.bytes_copied = mirror.copied_bytes
+            disk.bytes_total = max(mirror.total_bytes, mirror.copied_bytes) or disk.bytes_total
+            if mirror.ready and disk.ready_at is None:
+                disk.ready_at = func.clock_timestamp()

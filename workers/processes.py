@@ -1,0 +1,133 @@
+"""Processes that must outlive the worker which started them: exporters, incoming QEMUs, switches.
+
+Each carries its name in its environment, so that any later worker finds it again with no file or row to trust.
+"Dead" is decided by pid, start time and state: in a container without a proper init an orphan that was killed
+stays a zombie for a while.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MARK = "DROVER_PROCESS"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process, told from a later one with the same pid by its start time (kernel ticks since boot)."""
+
+    pid: int
+    started: int
+
+    @property
+    def alive(self) -> bool:
+        """Runs still; a zombie does not."""
+        return _start_time(self.pid) == self.started
+
+    def signal(self, number: int) -> None:
+        """Send a signal if it is still the same process."""
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def stop(self, grace_s: float = 3.0) -> None:
+        """Ask it to end, then insist. Returns when it is dead."""
+        self.signal(signal.SIGTERM)
+        if not self.wait(grace_s):
+            self.kill()
+
+    def kill(self) -> None:
+        """End it now. Returns when it is dead."""
+        self.signal(signal.SIGKILL)
+        if not self.wait(10):
+            raise TimeoutError(f"process {self.pid} cannot be killed (stuck in the kernel?)")
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it died in time."""
+        deadline = time.monotonic() + timeout_s
+        while self.alive:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        return True
+
+
+def process(pid: int) -> Process | None:
+    """The living process with this pid."""
+    started = _start_time(pid)
+    return None if started is None else Process(pid, started)
+
+
+def _start_time(pid: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat[stat.rindex(")") + 2 :].split()  # the name may hold blanks and parentheses
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def spawn(
+    mark: str,
+    argv: Sequence[str],
+    log: Path,
+    *,
+    pass_fds: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Process:
+    """Start a program in a session of its own, under a name by which `find` knows it again."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            pass_fds=pass_fds,
+            env={**os.environ, **(environment or {}), MARK: mark},
+        )
+    started = _start_time(child.pid)
+    threading.Thread(target=child.wait, name=f"reap {child.pid}", daemon=True).start()
+    return Process(child.pid, started if started is not None else -1)
+
+
+def find(mark: str) -> list[Process]:
+    """The living processes that were started under this name."""
+    wanted = f"{MARK}={mark}".encode()
+    return [found for found, environment in _ours() if wanted in environment.split(b"\0")]
+
+
+def find_below(folder: Path) -> list[Process]:
+    """All living processes started under a name that lies below this folder."""
+    wanted = f"{MARK}={folder}/".encode()
+    return [found for found, environment in _ours() if wanted in environment]
+
+
+def _ours() -> list[tuple[Process, bytes]]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue  # it ended meanwhile, or is another user's
+        alive = process(int(entry.name))
+        if alive is not None and MARK.encode() in environment:
+            found.append((alive, environment))
+    return found
+
+
+def last_words(log: Path, lines: int = 3) -> str:
+    """The end of a log, for an error message."""
+    try:
+        return " / ".join(log.read_text(errors="replace").strip().splitlines()[-lines:])
+    except OSError:
+        return ""

@@ -1,0 +1,190 @@
+"""Disks by QMP: mirrors on the source, exported nodes on the destination.
+
+Names are made from the job's id, so that a later worker finds what an earlier one began.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from models.errors import Transient
+from workers.qemu.monitor import CommandRefused, Monitor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mirror:
+    """One `blockdev-mirror` block job as QEMU shows it."""
+
+    status: str
+    copied_bytes: int
+    total_bytes: int
+    """Grows as the guest writes; 0 until QEMU has looked the disk through."""
+    ready: bool
+    healthy: bool
+    """False: it stands with an I/O error and waits to be resumed."""
+    error: str | None
+
+    @property
+    def concluded(self) -> bool:
+        """It will do nothing more; `error` tells how it went."""
+        return self.status == "concluded"
+
+    @property
+    def in_sync(self) -> bool:
+        """Both sides are equal but for what is being sent just now."""
+        return self.ready and self.healthy and not self.concluded
+
+
+async def mirrors(monitor: Monitor, names: Sequence[str]) -> dict[str, Mirror]:
+    """Those of the named mirrors that exist."""
+    jobs = {job["id"]: job for job in await monitor.query("query-jobs") if job["id"] in names}
+    details = {job["device"]: job for job in await monitor.query("query-block-jobs")}
+    return {name: _mirror(job, details.get(name, {})) for name, job in jobs.items()}
+
+
+def _mirror(job: dict[str, Any], detail: dict[str, Any]) -> Mirror:
+    return Mirror(
+        status=job["status"],
+        copied_bytes=job["current-progress"],
+        total_bytes=job["total-progress"],
+        ready=bool(detail.get("ready", False)),
+        healthy=detail.get("io-status", "ok") == "ok",
+        error=job.get("error"),
+    )
+
+
+async def start_mirror(monitor: Monitor, name: str, device: str, server: dict[str, str], discard: str) -> None:
+    """Begin to copy a disk to an NBD export and keep both sides equal from then on.
+
+    `server` is {"host", "port", "export"}. `reconnect-delay` 0 makes every break visible; `auto-dismiss`
+    false keeps the verdict for whoever comes after us; `on-target-error` stop lets a break be healed without
+    a new copy as long as it is the same exporter, which its export name proves.
+    """
+    await monitor.execute(
+        "blockdev-add",
+        driver="nbd",
+        node_name=name,
+        server={"type": "inet", "host": server["host"], "port": server["port"]},
+        export=server["export"],
+        reconnect_delay=0,
+        discard=discard,
+    )
+    await monitor.execute(
+        "blockdev-mirror",
+        job_id=name,
+        device=device,
+        target=name,
+        sync="full",
+        copy_mode="background",
+        on_source_error="report",
+        on_target_error="stop",
+        auto_dismiss=False,
+    )
+
+
+async def drop_mirror(monitor: Monitor, name: str) -> None:
+    """End a mirror without making its sides equal, and forget it. Not there: fine."""
+    await _tolerant(monitor, "block-job-cancel", device=name, force=True)
+    deadline = time.monotonic() + 30
+    while (state := (await mirrors(monitor, [name])).get(name)) is not None:
+        if state.concluded:
+            await _tolerant(monitor, "job-dismiss", id=name)
+        if time.monotonic() > deadline:
+            raise Transient(f"mirror {name} does not end")
+        await asyncio.sleep(0.02)
+    await _tolerant(monitor, "blockdev-del", node_name=name)
+
+
+async def _tolerant(monitor: Monitor, command: str, **arguments: Any) -> None:
+    with contextlib.suppress(CommandRefused):  # what it would take away is not there
+        await monitor.execute(command, **arguments)
+
+
+async def set_speed(monitor: Monitor, name: str, bytes_per_s: int) -> None:
+    """Limit a mirror's bulk copy; once ready QEMU applies no limit (mirror_run)."""
+    await monitor.execute("block-job-set-speed", device=name, speed=bytes_per_s)
+
+
+async def resume_mirror(monitor: Monitor, name: str) -> None:
+    """Let a mirror that stands with an error try again; only what is missing is sent."""
+    await _tolerant(monitor, "job-resume", id=name)
+
+
+async def end_mirrors(monitor: Monitor, names: Sequence[str], timeout_s: float, check: Callable[[], None]) -> None:
+    """Make both sides of ready mirrors equal for good; the guest must be paused.
+
+    `block-job-cancel force=false` does that for a mirror which is ready; `job-cancel` would always force.
+
+    Raises:
+        Transient: a mirror did not end well; the destination's images are not to be used.
+    """
+    deadline = time.monotonic() + timeout_s
+    for name in names:
+        await monitor.execute("block-job-cancel", device=name, force=False)
+    while True:
+        check()
+        states = await mirrors(monitor, names)
+        if len(states) != len(names):
+            raise Transient("a mirror vanished during the switch")
+        if all(state.concluded for state in states.values()):
+            break
+        if time.monotonic() > deadline or not all(state.healthy for state in states.values()):
+            raise Transient("a mirror could not be ended")
+        await asyncio.sleep(0.0005)
+    failed = {name: state.error for name, state in states.items() if state.error}
+    if failed:
+        raise Transient(f"mirrors ended with errors: {failed}")
+
+
+async def device_names(monitor: Monitor) -> list[str]:
+    """The guest's devices as QOM names them; hot-plug changes this list."""
+    names = []
+    for container in ("/machine/peripheral", "/machine/peripheral-anon"):
+        children = await monitor.query("qom-list", path=container)
+        names += [child["name"] for child in children if child["type"].startswith("child<")]
+    return sorted(names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedImage:
+    """An image on the destination and the names under which the exporter serves it."""
+
+    path: str
+    format: str
+    export: str
+    detect_zeroes: str
+
+    @property
+    def nodes(self) -> list[str]:
+        """Its block nodes, in the order in which they can be removed."""
+        return [self.export, f"{self.export}-file"]
+
+
+async def export(monitor: Monitor, image: ExportedImage) -> None:
+    """Open an image in the exporter and offer it for writing. `discard` keeps holes holes."""
+    format_node, file_node = image.nodes
+    await monitor.execute("blockdev-add", driver="file", node_name=file_node, filename=image.path, discard="unmap")
+    await monitor.execute(
+        "blockdev-add",
+        driver=image.format,
+        node_name=format_node,
+        file=file_node,
+        discard="unmap",
+        detect_zeroes=image.detect_zeroes,
+    )
+    await monitor.execute(
+        "block-export-add",
+        type="nbd",
+        id=image.export,
+        node_name=format_node,
+        name=image.export,
+        writable=True,
+    )
+
+
+async def exports(monitor: Monitor) -> set[str]:
+    """The names under which images are offered."""
+    return {entry["id"] for entry in await monitor.query("query-block-exports")}

@@ -1,0 +1,203 @@
+"""QEMU bugs that decide how, or whether, a guest may be moved: data, with the versions they touch.
+
+Everything else is decided by what `query-qmp-schema` offers; a version number matters only where
+a command exists and does the wrong thing. Evidence for each entry: reference/qemu.md section 6
+(ids B...) and design.md "Measured for this project" (id `tcg-precopy`). Distributions backport
+fixes without changing the number, so an entry may say "affected" of a build that is repaired:
+the error is on the safe side.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+Version = tuple[int, int, int]
+Accel = Literal["tcg", "kvm"]
+
+NEVER_FIXED: Version = (9999, 0, 0)
+
+
+class Severity(StrEnum):
+    REFUSE = "refuse"
+    """The move would lose data or the guest: not done in the affected way."""
+    AVOID = "avoid"
+    """The code goes round it by itself; nobody needs to be told."""
+    WARN = "warn"
+    """Rare or harmless enough to go on; the operator is told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bug:
+    """One bug and the half-open version ranges [first affected, first fixed) it lives in."""
+
+    id: str
+    what: str
+    severity: Severity
+    ranges: tuple[tuple[Version, Version], ...]
+    accel: Accel | None = None
+    """Only under this accelerator; None: under any."""
+
+    def affects(self, version: Version, accel: Accel) -> bool:
+        if self.accel is not None and self.accel != accel:
+            return False
+        return any(first <= version < fixed for first, fixed in self.ranges)
+
+
+ANCIENT: Version = (0, 0, 0)
+
+BUGS: tuple[Bug, ...] = (
+    Bug(
+        id="tcg-precopy",
+        what="QEMU before 8.2.2/9.0 under TCG corrupts guest memory in live precopy; the guest is paused"
+        " while its memory is copied",
+        severity=Severity.AVOID,
+        # 7.2.22 crashed 18 of 31 guests, 10.0.2 none of 41; a guest paused before `migrate` is safe.
+        ranges=((ANCIENT, (8, 2, 2)),),
+        accel="tcg",
+    ),
+    Bug(
+        id="B0",
+        what="a write-blocking mirror can crash when the guest writes while the job is being created",
+        severity=Severity.AVOID,
+        ranges=((ANCIENT, (8, 0, 0)),),
+    ),
+    Bug(
+        id="B1",
+        what="a mirror misses guest writes during its start-up (sync=top, or discard=unmap on the target"
+        " with a qcow2 source), and the copy is corrupt without any error",
+        severity=Severity.AVOID,
+        ranges=(((8, 0, 0), (10, 0, 10)), ((10, 1, 0), (10, 2, 2))),
+    ),
+    Bug(
+        id="B2",
+        what="a write-blocking mirror crashes on small zero writes",
+        severity=Severity.AVOID,
+        ranges=(((10, 1, 0), (10, 2, 1)),),
+    ),
+    Bug(
+        id="B4",
+        what="a guest that arrived paused with late-block-activate aborts QEMU when it is moved again",
+        severity=Severity.AVOID,
+        ranges=((ANCIENT, (10, 0, 0)),),
+    ),
+    Bug(
+        id="B5",
+        what="when a switch fails and the source's images are locked by somebody else (a backup tool),"
+        " QEMU starts the guest on inactive disks and aborts",
+        severity=Severity.WARN,
+        ranges=((ANCIENT, (10, 2, 0)),),
+    ),
+    Bug(
+        id="B8",
+        what="a mirror that is paused may deadlock QEMU",
+        severity=Severity.WARN,
+        ranges=(((8, 2, 0), (8, 2, 3)),),
+    ),
+    Bug(
+        id="B9",
+        what="IO throttling together with iothreads, or discards on IDE and SATA disks, may deadlock QEMU",
+        severity=Severity.WARN,
+        ranges=(((8, 0, 0), (10, 0, 10)),),
+    ),
+    Bug(
+        id="B10",
+        what="a virtio-scsi task management request may deadlock QEMU",
+        severity=Severity.WARN,
+        ranges=(((10, 0, 0), (10, 0, 7)),),
+    ),
+    Bug(
+        id="B11",
+        what="virtio disks with iothreads may hang after a drained section",
+        severity=Severity.WARN,
+        ranges=(((8, 0, 0), (8, 2, 2)),),
+    ),
+    Bug(
+        id="B12",
+        what="a discard or zero write racing an allocating write corrupts a qcow2 image",
+        severity=Severity.AVOID,
+        # The fix is absent from the sources of 7.2.22, 10.0.2 and 10.2.2.
+        ranges=((ANCIENT, (10, 0, 11)), ((10, 1, 0), (11, 0, 2))),
+    ),
+    Bug(
+        id="B14",
+        what="10.2.1 cannot migrate back to older versions (CPU error-code section)",
+        severity=Severity.WARN,
+        ranges=(((10, 2, 1), (10, 2, 2)),),
+    ),
+    Bug(
+        id="B17",
+        what="UEFI flash may lose its ROM mode in a migration",
+        severity=Severity.WARN,
+        ranges=((ANCIENT, (10, 0, 13)), ((10, 1, 0), (11, 1, 1))),
+    ),
+)
+_BY_ID = {bug.id: bug for bug in BUGS}
+
+
+def version(query_version_reply: Mapping[str, Any]) -> Version:
+    """The version in `query-version`, also where the greeting wraps it in `QMP: {version: ...}`."""
+    number = query_version_reply["qemu"]
+    return int(number["major"]), int(number["minor"]), int(number["micro"])
+
+
+def affects(bug_id: str, qemu: Version, accel: Accel = "kvm") -> bool:
+    return _BY_ID[bug_id].affects(qemu, accel)
+
+
+def live_ram_safe(source_version: Version, destination_version: Version, accel: Accel) -> bool:
+    """Whether memory may be copied while the guest runs. If not, pause the guest before `migrate`.
+
+    Dirty pages are missed at the source, so its version decides; the destination's is asked as
+    well, because the way back would then be closed.
+    """
+    return not any(affects("tcg-precopy", qemu, accel) for qemu in (source_version, destination_version))
+
+
+def mirror_discard(source_version: Version, source_format: str) -> Literal["ignore", "unmap"]:
+    """`discard` for the NBD node that a mirror with sync=full writes to.
+
+    "ignore" makes `mirror_dirty_init` set the whole bitmap first, which is what saves a qcow2
+    source from B1. A raw source reports everything allocated and may keep its holes.
+    """
+    return "ignore" if source_format != "raw" and affects("B1", source_version) else "unmap"
+
+
+def exporter_detect_zeroes(
+    exporter_version: Version, image_format: str, *, wanted: bool = False
+) -> Literal["off", "unmap"]:
+    """`detect-zeroes` for the exporter's format node: saves space, costs CPU, so only if asked for.
+
+    Never on qcow2 where B12 lives: there a zero write may destroy its neighbour.
+    """
+    if not wanted or (image_format == "qcow2" and affects("B12", exporter_version)):
+        return "off"
+    return "unmap"
+
+
+def write_blocking_safe(source_version: Version) -> bool:
+    """Whether a mirror may be turned write-blocking (`block-job-change`) on this version."""
+    return not (affects("B0", source_version) or affects("B2", source_version))
+
+
+def sync_top_safe(source_version: Version) -> bool:
+    """Whether sync=top may be used: it reads allocation, so discard=ignore does not save it from B1."""
+    return not affects("B1", source_version)
+
+
+def known_bugs(qemu: Version, accel: Accel, *, severity: Severity | None = None) -> tuple[Bug, ...]:
+    """The bugs that this version has, of one severity or of all."""
+    return tuple(bug for bug in BUGS if bug.affects(qemu, accel) and severity in {None, bug.severity})
+
+
+def warnings(source_version: Version, accel: Accel, *, destination_version: Version | None = None) -> list[str]:
+    """What to tell the operator before the move: one sentence per bug and host."""
+    hosts = [("source", source_version)]
+    if destination_version is not None and destination_version != source_version:
+        hosts.append(("destination", destination_version))
+    return [
+        f"{place} QEMU {'.'.join(map(str, qemu))}: {bug.what} ({bug.id})"
+        for place, qemu in hosts
+        for bug in known_bugs(qemu, accel)
+        if bug.severity is not Severity.AVOID or bug.id == "tcg-precopy"
+    ]

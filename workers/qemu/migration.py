@@ -1,0 +1,131 @@
+"""RAM migration by QMP: capabilities, listening, watching, cancelling, resuming.
+
+Capabilities and parameters are taken from what the peer offers, never from its version.
+"""
+
+import asyncio
+import contextlib
+import time
+from typing import Any
+
+from models.errors import DroverError, Transient
+from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost
+
+GONE = {"none", "cancelled", "failed"}
+PAUSED_BY_MIGRATION = {"paused", "postmigrate", "finish-migrate"}
+
+
+class NotLoaded(DroverError):
+    """The incoming QEMU does not hold the complete guest."""
+
+
+async def set_capabilities(monitor: Monitor, *wanted: str) -> None:
+    """Switch these on where the QEMU knows them; the caller lists only those it can do without... or checks."""
+    offered = {entry["capability"] for entry in await monitor.query("query-migrate-capabilities")}
+    await monitor.execute(
+        "migrate-set-capabilities",
+        capabilities=[{"capability": name, "state": True} for name in wanted if name in offered],
+    )
+
+
+async def listen(monitor: Monitor, address: str) -> int:
+    """Open a free port for the RAM stream on the incoming side; answers the port.
+
+    `return-path` makes the source's `completed` mean that this side holds everything (reference: QEMU's
+    docs/devel/migration/main.rst). `late-block-activate` keeps the images untouched until `cont` before 10.0.
+    """
+    await set_capabilities(monitor, "events", "return-path", "late-block-activate")
+    host = f"[{address}]" if ":" in address else address
+    await monitor.execute("migrate-incoming", uri=f"tcp:{host}:0")
+    [listening] = (await monitor.query("query-migrate"))["socket-address"]
+    return int(listening["port"])
+
+
+async def loaded(monitor: Monitor, timeout_s: float = 5.0) -> None:
+    """Wait until this side holds the guest and stands still.
+
+    The source says `completed` only when that is so; this makes sure, because `cont` sent to a QEMU that is
+    still `inmigrate` would silently turn autostart on.
+
+    Raises:
+        NotLoaded: it does not.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        status = (await monitor.query("query-migrate")).get("status")
+        runstate = (await monitor.query("query-status"))["status"]
+        if status == "completed" and runstate == "paused":
+            return
+        if time.monotonic() > deadline:
+            raise NotLoaded(f"the incoming QEMU is {status}/{runstate}")
+        await asyncio.sleep(0.001)
+
+
+async def resume(monitor: Monitor) -> float:
+    """Let the guest run here; answers when it did, by QEMU's own clock (seconds since 1970)."""
+    events = monitor.listen("RESUME")
+    await monitor.execute("cont")
+    async with asyncio.timeout(10):
+        return event_time(await events.get())
+
+
+async def cancel(monitor: Monitor, nodes: list[str]) -> None:
+    """End the RAM migration and make sure that the guest runs on here, whatever blocks the main loop.
+
+    Only for the side that owns the guest. A frozen peer blocks QEMU's main loop, so the streams are cut out of
+    band when QEMU does not answer at once.
+
+    Raises:
+        Transient: the guest does not run.
+    """
+    try:
+        await monitor.execute("migrate_cancel", timeout_s=0.5)
+    except CommandRefused:
+        pass  # there is nothing to cancel: it completed, failed or never began
+    except MonitorLost:
+        await _yank(monitor, nodes)
+    await _running_again(monitor)
+
+
+async def _yank(monitor: Monitor, nodes: list[str]) -> None:
+    for instance in [{"type": "migration"}, *({"type": "block-node", "node-name": node} for node in nodes)]:
+        with contextlib.suppress(CommandRefused):  # that connection is not there
+            await monitor.yank(**instance)
+
+
+async def _running_again(monitor: Monitor, timeout_s: float = 15.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        status = (await monitor.query("query-migrate")).get("status", "none")
+        runstate = (await monitor.query("query-status"))["status"]
+        if runstate == "running" and status in GONE | {"completed"}:
+            return
+        if runstate in PAUSED_BY_MIGRATION and status in GONE | {"completed"}:
+            await _continue(monitor)
+        await asyncio.sleep(0.005)
+    raise Transient(f"the guest does not go on at the source: {status}/{runstate}")
+
+
+async def _continue(monitor: Monitor) -> None:
+    # "Migration is not finalized yet": the runstate follows the status a moment later
+    with contextlib.suppress(CommandRefused):
+        await monitor.execute("cont")
+
+
+def event_time(event: Any) -> float:
+    """When QEMU raised an event, in seconds since 1970."""
+    stamp = event["timestamp"]
+    return float(stamp["seconds"] + stamp["microseconds"] / 1e6)
+
+
+def ram_progress(reply: dict[str, Any]) -> dict[str, Any]:
+    """The part of `query-migrate` that people watch: bytes, rate and passes."""
+    ram = reply.get("ram", {})
+    return {
+        "status": reply.get("status", "none"),
+        "transferred": ram.get("transferred", 0),
+        "remaining": ram.get("remaining", 0),
+        "total": ram.get("total", 0),
+        "bytes_per_s": int(ram.get("mbps", 0) * 1e6 / 8),
+        "passes": ram.get("dirty-sync-count", 0),
+    }

@@ -1,0 +1,155 @@
+"""The one door to QMP, for QEMU and the storage daemon alike.
+
+A monitor serves one client at a time; a second one connects and gets no greeting. Every wait here has an end.
+`query` only looks; `execute` changes something and asks the guard first, so that a worker which lost its
+claim stops before the hypervisor and not only before the database.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import (
+    ConnectError,
+    EventListener,
+    ExecInterruptedError,
+    ExecuteError,
+    QMPClient,
+    QMPError,
+    Runstate,
+    StateError,
+)
+
+from models.errors import DroverError, Transient
+
+CONNECT_TIMEOUT_S = 5.0
+COMMAND_TIMEOUT_S = 60.0
+"""QEMU may take tens of seconds to activate images on slow storage."""
+
+Guard = Callable[[], None]
+
+
+class CommandRefused(DroverError):
+    """QEMU said no; nothing was changed."""
+
+
+class MonitorLost(Transient):
+    """The connection broke or QEMU fell silent: whether the command took effect must be asked anew."""
+
+
+class Monitor:
+    """A connection to one monitor, made by `connect`."""
+
+    def __init__(self, client: QMPClient, pid: int, guard: Guard) -> None:
+        self._client = client
+        self._guard = guard
+        self.pid = pid
+        """The process that listens on the socket, by the kernel's word."""
+
+    async def query(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S, **arguments: Any) -> Any:
+        """Run a command that changes nothing.
+
+        Raises:
+            CommandRefused: QEMU answered with an error.
+            MonitorLost: no answer.
+        """
+        return await self._run(command, arguments, timeout_s)
+
+    async def execute(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S, **arguments: Any) -> Any:
+        """Run a command that changes something, if the guard lets us. Errors as for `query`."""
+        self._guard()
+        return await self._run(command, arguments, timeout_s)
+
+    async def yank(self, **instance: str) -> None:
+        """Cut a connection that blocks QEMU's main loop; out of band, so it works when nothing else does."""
+        await self._run("yank", {"instances": [instance]}, timeout_s=2.0, oob=True)
+
+    async def hmp(self, line: str) -> str:
+        """What the human monitor prints for a line that changes nothing."""
+        return str(await self.query("human-monitor-command", command_line=line))
+
+    def listen(self, *names: str) -> EventListener:
+        """A listener for these events; it falls silent when the connection breaks, so poll beside it."""
+        listener = EventListener(names or None)
+        self._client.register_listener(listener)
+        return listener
+
+    async def _run(self, command: str, arguments: dict[str, Any], timeout_s: float, oob: bool = False) -> Any:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._client.execute(command, _wire(arguments), oob=oob)
+        except ExecuteError as error:
+            raise CommandRefused(f"{command}: {error}") from error
+        except (ExecInterruptedError, StateError, TimeoutError) as error:
+            raise MonitorLost(f"QEMU (pid {self.pid}) gave no answer to {command}") from error
+
+
+def _wire(arguments: dict[str, Any]) -> dict[str, Any] | None:
+    """Python's `job_id` is QMP's `job-id`, at the top level; deeper keys are written as QMP has them."""
+    return {key.replace("_", "-"): value for key, value in arguments.items()} or None
+
+
+def _always() -> None:
+    """The guard of those who need none: read-only callers and the switch, which fences itself."""
+
+
+@asynccontextmanager
+async def connect(
+    path: str | Path, guard: Guard = _always, timeout_s: float = CONNECT_TIMEOUT_S
+) -> AsyncIterator[Monitor]:
+    """A monitor for the time of a `with` block.
+
+    Raises:
+        MonitorLost: nobody listens, another client holds the monitor, or QEMU does not answer.
+    """
+    client = QMPClient("drover")
+    try:
+        async with asyncio.timeout(timeout_s):
+            sock = await _open(str(path))
+            await client.connect(sock)
+    except (OSError, ConnectError, TimeoutError) as error:
+        raise MonitorLost(
+            f"no monitor answers at {path} ({_reason(error)}): is QEMU running, and is no other client connected?"
+        ) from error
+    try:
+        yield Monitor(client, _peer(sock), guard)
+    finally:
+        await _hang_up(client)
+
+
+async def _open(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _peer(sock: socket.socket) -> int:
+    """The pid of the process that listens at the other end."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, _, _ = struct.unpack("3i", credentials)
+    return int(pid)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    return str(error.__cause__ or error) or type(error).__name__
+
+
+async def _hang_up(client: QMPClient) -> None:
+    if client.runstate is Runstate.IDLE:
+        return
+    try:
+        async with asyncio.timeout(2):
+            await client.disconnect()
+    except (QMPError, OSError, EOFError, TimeoutError):
+        pass  # the connection was lost earlier; whoever used it was told

@@ -1,0 +1,45 @@
+"""Questions that only this host can answer. Answering changes nothing here."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from sqlalchemy import func
+
+from models.base import Document
+from models.database import transaction
+from models.errors import DroverError, PreconditionFailed
+from models.host import HostRequest, RequestState
+from models.settings import Settings
+from workers import inspection, preflight
+
+log = logging.getLogger(__name__)
+
+ANSWERS: dict[str, Callable[[Document, Settings], Coroutine[Any, Any, Document]]] = {
+    "inspect": inspection.inspect,
+    "plan_destination": preflight.plan_destination,
+}
+
+
+def answer(request_id: int, settings: Settings) -> None:
+    """Look, and write the answer into the request's row. Doing so twice does no harm."""
+    with transaction() as session:
+        request = session.get(HostRequest, request_id)
+    if request is None or request.host != settings.host or request.state is not RequestState.ASKED:
+        return
+    state, reply = _ask(request, settings)
+    with transaction() as session:
+        row = session.get_one(HostRequest, request_id)
+        row.state, row.reply = state, reply
+        row.answered_at = func.clock_timestamp()
+
+
+def _ask(request: HostRequest, settings: Settings) -> tuple[RequestState, Document]:
+    try:
+        return RequestState.ANSWERED, asyncio.run(ANSWERS[request.kind](request.question, settings))
+    except (PreconditionFailed, DroverError) as error:
+        return RequestState.REFUSED, {"error": str(error)}
+    except Exception as error:
+        log.exception("question %d (%s) could not be answered", request.id, request.kind)
+        return RequestState.FAILED, {"error": f"{settings.host}: {type(error).__name__}: {error}"}

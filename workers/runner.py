@@ -1,0 +1,140 @@
+"""Brings one claimed step about: the only place that knows of leases, retries and outcomes.
+
+The step and the renewal of its lease run side by side; whichever ends first ends the other. Every outcome is
+written to the database before the Celery task returns, and only a step that is done lets the chain go on.
+"""
+
+import asyncio
+import logging
+import threading
+from datetime import timedelta
+
+from celery.exceptions import Ignore
+from sqlalchemy.exc import SQLAlchemyError
+
+from models import claims
+from models.claims import Claim, Direction
+from models.database import transaction
+from models.errors import DroverError, LeaseLost, StepError, Transient, Unknown
+from models.job import Job
+from models.settings import Settings
+from workers.step import Context, Step
+
+log = logging.getLogger(__name__)
+
+STOPPING = threading.Event()
+"""Set when the worker was asked to end: running steps hand their claims back."""
+
+BACK_OFF = (timedelta(seconds=1), timedelta(seconds=5), timedelta(seconds=20))
+POLL_S = 0.25
+UNDO_ATTEMPTS = 8
+"""Undoing is tried longer than doing: the alternative is a person's work."""
+
+
+class HandedBack(DroverError):
+    """The worker ends; another one goes on with the step."""
+
+
+class Cancelled(StepError):
+    """Somebody asked for the job's end."""
+
+
+def run(step: Step, claim: Claim, settings: Settings, announce: object = None) -> None:
+    """Do or undo a claimed step and record the outcome.
+
+    Raises:
+        Ignore: the chain must not go on, and somebody else is in charge of that.
+        StepError: the step failed for good; Flower shows it.
+    """
+    try:
+        with transaction() as session:
+            job = session.get_one(Job, claim.job_id)
+            _ = job.disks, job.steps
+        ctx = Context(job=job, claim=claim, settings=settings)
+        if callable(announce):
+            ctx.announce = announce
+        asyncio.run(_under_lease(step, ctx))
+        claims.finish(claim)
+    except (LeaseLost, HandedBack, SQLAlchemyError) as error:
+        _let_go(claim, error)
+        raise Ignore from error
+    except Exception as error:
+        _failed(step, claim, error)
+
+
+def _let_go(claim: Claim, error: Exception) -> None:
+    """Stop without a verdict: the lease ends by itself where it cannot be handed back."""
+    log.warning("step %s of job %d stops: %s", claim.name, claim.job_id, error)
+    if isinstance(error, HandedBack):
+        claims.hand_back(claim)
+
+
+def _failed(step: Step, claim: Claim, error: Exception) -> None:
+    log.warning("step %s of job %d failed", claim.name, claim.job_id, exc_info=error)
+    try:
+        _settle(step, claim, error)
+    except LeaseLost as lost:
+        raise Ignore from lost
+
+
+def _settle(step: Step, claim: Claim, error: Exception) -> None:
+    text = str(error) if isinstance(error, DroverError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, Unknown):
+        claims.stop_for_operator(claim, text)
+        raise error
+    again = isinstance(error, Transient) or claim.direction is Direction.UNDO
+    limit = UNDO_ATTEMPTS if claim.direction is Direction.UNDO else step.attempts
+    if not again or claim.attempt >= limit:
+        claims.fail(claim, text)
+        raise error
+    wait = getattr(error, "retry_in", None) or BACK_OFF[min(claim.attempt, len(BACK_OFF)) - 1]
+    claims.retry(claim, text, wait, getattr(error, "restart_from", None))
+    raise Ignore from error
+
+
+async def _under_lease(step: Step, ctx: Context) -> None:
+    work = asyncio.create_task(_bring_about(step, ctx))
+    watch = asyncio.create_task(_watch(step, ctx))
+    done, running = await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    for task in sorted(done, key=lambda task: task is watch):
+        task.result()
+
+
+async def _bring_about(step: Step, ctx: Context) -> None:
+    if ctx.claim.direction is Direction.UNDO:
+        await step.undo(ctx)
+        return
+    if not await step.verify(ctx):
+        await step.do(ctx)
+        if not await step.verify(ctx):
+            raise Transient(f"{step.name} took no effect")
+
+
+async def _watch(step: Step, ctx: Context) -> None:
+    """Renew the lease; end when it is lost, when the worker stops, or when the job is cancelled."""
+    renew_every = ctx.settings.lease_ttl.total_seconds() / 3
+    loop = asyncio.get_running_loop()
+    renew_at = loop.time() + renew_every
+    refused = ctx.claim.direction is Direction.UNDO
+    while True:
+        ctx.claim.check()
+        if STOPPING.is_set():
+            raise HandedBack("the worker is stopping")
+        if ctx.claim.cancel_requested and not refused:
+            if await step.abandon(ctx):
+                raise Cancelled("cancelled on request")
+            refused = True
+        await asyncio.sleep(POLL_S)
+        if loop.time() >= renew_at:
+            await asyncio.to_thread(_renew, ctx)
+            renew_at = loop.time() + renew_every
+
+
+def _renew(ctx: Context) -> None:
+    try:
+        claims.renew(ctx.claim, ctx.settings)
+    except SQLAlchemyError as error:  # the lease lasts a while longer; `check` ends it
+        log.warning("the lease of job %d could not be renewed: %s", ctx.claim.job_id, error)

@@ -1,0 +1,185 @@
+"""The contract of a step. Read this first.
+
+A step looks (`verify`), acts (`do`) and can take its effect away (`undo`). It may die anywhere and be begun
+again by another process, so `do` and `undo` look at QEMU and the disk and do only what is missing. All that a
+step knows is in its `Context`; all that it writes to the database goes through `Context.record`.
+"""
+
+import fcntl
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sqlalchemy.orm import Session
+
+from models.claims import Claim, fenced
+from models.errors import Fatal, LeaseLost
+from models.job import Job, Side
+from models.job import Step as StepRow
+from models.settings import Settings
+from workers.images import Manifest
+from workers.processes import Process
+from workers.qemu import monitor
+
+MARK = b"may run\n"
+"""What the marker holds once it counts; before that the file is there with other bytes of this length."""
+
+
+@dataclass(frozen=True)
+class JobDirectory:
+    """Where a host keeps what belongs to one job while it is under way."""
+
+    path: Path
+
+    @property
+    def exporter_qmp(self) -> Path:
+        """Monitor of the storage daemon that serves the destination's images."""
+        return self.path / "exporter.qmp"
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the job created on this host."""
+        return Manifest(self.path / "created.json")
+
+    def switch_journal(self, side: Side, attempt: int) -> Path:
+        """What the switch process of one attempt did."""
+        return self.path / f"switch-{side}-{attempt}.jsonl"
+
+    def switch_order(self, side: Side, attempt: int) -> Path:
+        """What the switch process of one attempt is to do."""
+        return self.path / f"switch-{side}-{attempt}.json"
+
+    @property
+    def marker(self) -> Path:
+        """Says so once this host may have let the guest run: written before `cont` is sent."""
+        return self.path / "may-run-here"
+
+    def remove(self) -> None:
+        """The job is over on this host."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @property
+    def may_run_here(self) -> bool:
+        """The marker was written."""
+        return self.marker.exists() and self.marker.read_bytes() == MARK
+
+    def mark(self, role: str) -> str:
+        """The name in a process's environment by which it is found again."""
+        return f"{self.path}/{role}"
+
+    def incoming_log(self, guest: str) -> Path:
+        """Output of the guest's QEMU, which outlives the job."""
+        return self.path.parents[1] / "guests" / f"{guest}.log"
+
+    def log(self, role: str) -> Path:
+        """Where such a process's output goes."""
+        return self.path / f"{role}.log"
+
+
+@dataclass(kw_only=True)
+class Context:
+    """What a step knows: its job as it was when the step was claimed, its claim, this host."""
+
+    job: Job
+    claim: Claim
+    settings: Settings
+    announce: Callable[[int], None] = field(default=lambda percent: None)
+    """Tells Flower how far the step has come, in percent."""
+
+    @property
+    def directory(self) -> JobDirectory:
+        """The job's directory on this host."""
+        return JobDirectory(self.settings.directory / "jobs" / str(self.job.id))
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """What the preflight learned of the guest, see `workers.inspection.inspect`."""
+        return dict(self.job.plan["source"])
+
+    @property
+    def destination(self) -> dict[str, Any]:
+        """How the guest is to run there, see `workers.preflight.plan_destination`."""
+        return dict(self.job.plan["destination"])
+
+    def record(self) -> AbstractContextManager[tuple[Session, Job, StepRow]]:
+        """A transaction on the job that commits only while the claim holds."""
+        return fenced(self.claim)
+
+    def guard(self) -> None:
+        """Asked before every command that changes something on this host.
+
+        Raises:
+            LeaseLost: the lease ran out, or a later claim on this job was seen on this host.
+        """
+        self.claim.check()
+        fence(self.directory.path / "fence", self.claim.token)
+
+    @property
+    def source_alive(self) -> bool:
+        """The guest's QEMU on the source is the very process of the preflight. Ask on the source."""
+        return Process(self.source["pid"], self.source["started"]).alive
+
+    def guest(self) -> AbstractAsyncContextManager[monitor.Monitor]:
+        """The monitor of the guest's QEMU on this host: the running one or the incoming one.
+
+        Raises:
+            Fatal: the guest's QEMU on the source ended: the guest was powered off, or QEMU crashed.
+        """
+        if self.claim.side is Side.SOURCE and not self.source_alive:
+            raise Fatal(f"{self.job.guest}'s QEMU (pid {self.source['pid']}) is gone: powered off or crashed")
+        side = self.source if self.claim.side is Side.SOURCE else self.destination
+        return monitor.connect(side["qmp"], self.guard)
+
+    def exporter(self) -> AbstractAsyncContextManager[monitor.Monitor]:
+        """The monitor of the storage daemon on the destination."""
+        return monitor.connect(self.directory.exporter_qmp, self.guard)
+
+
+def fence(path: Path, token: int) -> None:
+    """Refuse whoever holds an older token than the newest seen here; works without the database.
+
+    Raises:
+        LeaseLost: a later claim has acted on this host.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        newest = int(os.read(descriptor, 32) or b"0")
+        if token < newest:
+            raise LeaseLost(f"token {token} is stale: {newest} was seen on this host")
+        if token > newest:
+            os.pwrite(descriptor, b"%d" % token, 0)
+    finally:
+        os.close(descriptor)
+
+
+class Step(ABC):
+    """One move towards the destination. Holds no state."""
+
+    name: ClassVar[str]
+    """Stored in the journal and in task names: never rename."""
+    side: ClassVar[Side]
+    """The host whose queue runs it."""
+    attempts: ClassVar[int] = 3
+    """How often it is begun, in one direction, before the job turns round."""
+
+    @abstractmethod
+    async def verify(self, ctx: Context) -> bool:
+        """Is the effect in place? Looks, changes nothing."""
+
+    @abstractmethod
+    async def do(self, ctx: Context) -> None:
+        """Bring the effect about. May be called again after dying half-way."""
+
+    async def abandon(self, ctx: Context) -> bool:
+        """Cancellation was asked for: may the step be stopped? False once the job can only go forward."""
+        return True
+
+    async def undo(self, ctx: Context) -> None:  # noqa: B027 - some steps leave nothing to undo
+        """Take the effect away, however little of it there is."""

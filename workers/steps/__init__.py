@@ -1,0 +1,27 @@
+"""The steps, one file each. Their order is `workflows.live_migration`'s business."""
+
+from models.job import Side
+from workers.step import Step
+from workers.steps.await_sync import AwaitSync
+from workers.steps.cleanup import CleanupDestination, CleanupSource
+from workers.steps.cutover import CutoverDestination, CutoverSource
+from workers.steps.migrate_ram import MigrateRamDestination, MigrateRamSource
+from workers.steps.mirror_disks import MirrorDisks
+from workers.steps.prepare_dest_image import PrepareDestImage
+from workers.steps.start_nbd import StartNbd
+
+STEPS: dict[tuple[str, Side], Step] = {
+    (step.name, step.side): step
+    for step in (
+        PrepareDestImage(),
+        StartNbd(),
+        MirrorDisks(),
+        AwaitSync(),
+        MigrateRamDestination(),
+        MigrateRamSource(),
+        CutoverSource(),
+        CutoverDestination(),
+        CleanupSource(),
+        CleanupDestination(),
+    )
+}

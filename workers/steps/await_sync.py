@@ -1,0 +1,92 @@
+"""Step 4: wait until both sides of every mirror are equal; heal what can be healed."""
+
+import asyncio
+import time
+
+from models.errors import Transient
+from models.job import Side
+from workers import mirrors
+from workers.qemu import block
+from workers.qemu.block import Mirror
+from workers.qemu.monitor import Monitor
+from workers.step import Context, Step
+
+POLL_S = 0.1
+RECORD_S = 1.0
+"""The database hears of the progress at most so often."""
+HEAL_S = 60.0
+"""How long a mirror that stands with an error is resumed again and again before the copy is begun anew.
+
+A cut link to the same exporter heals without a new copy; QEMU retries after up to 16 s of its own."""
+
+
+class AwaitSync(Step):
+    """All mirrors are ready. Lasts as long as the copy does."""
+
+    name, side, attempts = "await_sync", Side.SOURCE, 5
+
+    async def verify(self, ctx: Context) -> bool:
+        async with ctx.guest() as monitor:
+            return _all_in_sync(ctx, await block.mirrors(monitor, mirrors.names(ctx)))
+
+    async def do(self, ctx: Context) -> None:
+        async with ctx.guest() as monitor:
+            await _Watch(ctx, monitor).until_in_sync()
+
+
+def _all_in_sync(ctx: Context, states: dict[str, Mirror]) -> bool:
+    return len(states) == len(ctx.job.disks) and all(mirror.in_sync for mirror in states.values())
+
+
+class _Watch:
+    """One wait: what was recorded when, and since when a mirror stands."""
+
+    def __init__(self, ctx: Context, monitor: Monitor) -> None:
+        self.ctx, self.monitor = ctx, monitor
+        self.record_at = 0.0
+        self.heal_until: float | None = None
+
+    async def until_in_sync(self) -> None:
+        events = self.monitor.listen("BLOCK_JOB_READY", "BLOCK_JOB_ERROR")
+        while True:
+            states = await block.mirrors(self.monitor, mirrors.names(self.ctx))
+            _raise_if_ended(self.ctx, states)
+            in_sync = _all_in_sync(self.ctx, states)
+            await self.tell(states, now=in_sync)
+            if in_sync:
+                return
+            await self.heal(states)
+            try:
+                async with asyncio.timeout(POLL_S):
+                    await events.get()
+            except TimeoutError:
+                pass
+
+    async def tell(self, states: dict[str, Mirror], now: bool) -> None:
+        if not now and time.monotonic() < self.record_at:
+            return
+        self.record_at = time.monotonic() + RECORD_S
+        total = sum(mirror.total_bytes for mirror in states.values())
+        self.ctx.announce(100 * sum(mirror.copied_bytes for mirror in states.values()) // max(total, 1))
+        await asyncio.to_thread(mirrors.record, self.ctx, states)
+        await mirrors.share_bandwidth(self.ctx, self.monitor)
+
+    async def heal(self, states: dict[str, Mirror]) -> None:
+        broken = [name for name, mirror in states.items() if not mirror.healthy]
+        if not broken:
+            self.heal_until = None
+            return
+        self.heal_until = self.heal_until or time.monotonic() + HEAL_S
+        if time.monotonic() > self.heal_until:
+            raise Transient(f"the destination's images could not be written for {HEAL_S:g} s", restart_from="start_nbd")
+        for name in broken:
+            await block.resume_mirror(self.monitor, name)
+        await asyncio.sleep(1.0)
+
+
+def _raise_if_ended(ctx: Context, states: dict[str, Mirror]) -> None:
+    ended = [f"{name}: {mirror.error}" for name, mirror in states.items() if mirror.concluded]
+    if ended or len(states) < len(ctx.job.disks):
+        raise Transient(
+            "a mirror ended before its time, the copy begins anew: " + "; ".join(ended), restart_from="mirror_disks"
+        )

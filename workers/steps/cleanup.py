@@ -1,0 +1,68 @@
+"""Step 7: nothing of the job is left but the guest, and its old images for as long as they are kept."""
+
+from pathlib import Path
+
+from models.errors import Fatal
+from models.guest import Guest
+from models.job import Side
+from workers import exporter, retirement, switches
+from workers.processes import Process
+from workers.qemu.monitor import MonitorLost
+from workers.step import Context, Step
+
+
+class CleanupSource(Step):
+    """The former QEMU is gone and its images are set aside."""
+
+    name, side, attempts = "cleanup", Side.SOURCE, 10
+
+    async def abandon(self, ctx: Context) -> bool:
+        return False
+
+    async def verify(self, ctx: Context) -> bool:
+        return not ctx.source_alive and retirement.complete(ctx) and not ctx.directory.path.exists()
+
+    async def do(self, ctx: Context) -> None:
+        self._owned_elsewhere(ctx)
+        await self._end_qemu(ctx)
+        retirement.set_aside(ctx)
+        for path in (ctx.source["qmp"], ctx.source.get("pidfile")):
+            if path:
+                Path(path).unlink(missing_ok=True)
+        switches.kill_all(ctx)
+        ctx.directory.remove()
+
+    def _owned_elsewhere(self, ctx: Context) -> None:
+        """Never end a QEMU that might still be the guest."""
+        with ctx.record() as (session, _, _step):
+            if session.get_one(Guest, ctx.job.guest).host != ctx.job.destination:
+                raise Fatal(f"{ctx.job.guest} is not known to live on {ctx.job.destination}")
+
+    async def _end_qemu(self, ctx: Context) -> None:
+        if not ctx.source_alive:
+            return
+        try:
+            async with ctx.guest() as monitor:
+                await monitor.execute("quit", timeout_s=10)
+        except MonitorLost:
+            pass  # it may hang up before it answers
+        process = Process(ctx.source["pid"], ctx.source["started"])
+        if not process.wait(10):
+            process.stop()
+
+
+class CleanupDestination(Step):
+    """Exporter, switch process and the job's directory are gone; the images belong to the guest now."""
+
+    name, side, attempts = "cleanup", Side.DESTINATION, 10
+
+    async def abandon(self, ctx: Context) -> bool:
+        return False
+
+    async def verify(self, ctx: Context) -> bool:
+        return exporter.running(ctx) is None and not ctx.directory.path.exists()
+
+    async def do(self, ctx: Context) -> None:
+        exporter.stop(ctx)
+        switches.kill_all(ctx)
+        ctx.directory.remove()

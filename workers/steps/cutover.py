@@ -1,0 +1,115 @@
+"""Step 6: both hosts agree on who has the guest now, and the record says so.
+
+By now the source was seen to let go (`migrate_ram` ends with `run` in its journal), so this only goes forward.
+Usually the switch processes have done everything and there is only the outcome to write down; if one of them
+died, the destination's link lets the guest run.
+"""
+
+import asyncio
+import time
+
+from sqlalchemy import func
+
+from models.errors import Unknown
+from models.guest import Guest
+from models.job import Side
+from workers import exporter, images, incoming, switches
+from workers.qemu import migration
+from workers.qemu.monitor import Monitor, MonitorLost
+from workers.step import MARK, Context, Step
+
+STARTED = {"running", "shutdown", "guest-panicked", "io-error", "suspended", "internal-error", "watchdog"}
+"""Run states of a guest that has gone its own way since it was let run."""
+
+
+class CutoverSource(Step):
+    """The source stands still for good."""
+
+    name, side = "cutover", Side.SOURCE
+
+    async def abandon(self, ctx: Context) -> bool:
+        return False
+
+    async def verify(self, ctx: Context) -> bool:
+        return ctx.job.blackout is not None and await self._stands_still(ctx)
+
+    async def do(self, ctx: Context) -> None:
+        if not await self._stands_still(ctx):
+            raise Unknown(
+                f"{ctx.job.guest} runs on {ctx.job.source} although it was handed over to {ctx.job.destination}: "
+                "find out on which host it really runs, stop the other QEMU, then resolve the job"
+            )
+        told = switches.crossed(ctx)
+        resumed = (told and told.last("resumed")) or {}
+        with ctx.record() as (_, job, _step):
+            job.blackout = {"ms": resumed.get("blackout_ms"), "phases": resumed.get("phases", {})}
+            job.ram = resumed.get("ram", job.ram)
+        ctx.job.blackout = job.blackout
+
+    async def _stands_still(self, ctx: Context) -> bool:
+        if not ctx.source_alive:
+            return True
+        async with ctx.guest() as monitor:
+            return bool((await monitor.query("query-status"))["status"] != "running")
+
+
+class CutoverDestination(Step):
+    """The guest runs on the destination and the guest's record says so."""
+
+    name, side = "cutover", Side.DESTINATION
+
+    async def abandon(self, ctx: Context) -> bool:
+        return False
+
+    async def verify(self, ctx: Context) -> bool:
+        with ctx.record() as (session, _, _step):
+            recorded = session.get_one(Guest, ctx.job.guest).host == ctx.job.destination
+        return recorded and ctx.directory.may_run_here
+
+    async def do(self, ctx: Context) -> None:
+        await self._let_switch_finish(ctx)
+        try:
+            async with ctx.guest() as monitor:
+                await self._let_run(ctx, monitor)
+        except MonitorLost as error:
+            if incoming.running(ctx) is not None:
+                raise
+            raise Unknown(self._died(ctx)) from error
+        self._record(ctx)
+
+    async def _let_switch_finish(self, ctx: Context) -> None:
+        """It holds the monitor until the guest is announced; one that died or froze is out of the way."""
+        deadline = time.monotonic() + 5
+        process = switches.running(ctx, ctx.job.switch["attempt"])
+        while process is not None and process.alive and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        switches.kill_all(ctx)
+
+    async def _let_run(self, ctx: Context, monitor: Monitor) -> None:
+        status = (await monitor.query("query-status"))["status"]
+        if status in STARTED:
+            return
+        if status != "paused":
+            raise Unknown(f"the QEMU on {ctx.job.destination} does not hold the guest: it is {status}")
+        await self._release_images(ctx)
+        await migration.loaded(monitor)
+        ctx.guard()
+        images.write_durably(ctx.directory.marker, MARK.decode())
+        await migration.resume(monitor)
+
+    async def _release_images(self, ctx: Context) -> None:
+        """An exporter that still has the images open would make `cont` fail."""
+        if exporter.running(ctx) is not None:
+            exporter.stop(ctx)
+
+    def _died(self, ctx: Context) -> str:
+        return (
+            f"{ctx.job.guest} was handed over to {ctx.job.destination} and its QEMU died there: "
+            f"start it cold from the images on {ctx.job.destination}, those on {ctx.job.source} are stale"
+        )
+
+    def _record(self, ctx: Context) -> None:
+        with ctx.record() as (session, job, _step):
+            guest = session.get_one(Guest, job.guest)
+            guest.host, guest.qmp = job.destination, ctx.destination["qmp"]
+            guest.moved_at = func.clock_timestamp()

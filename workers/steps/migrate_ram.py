@@ -1,0 +1,186 @@
+"""Step 5: the RAM follows, and with it the guest.
+
+Two links. The destination makes sure that a fresh QEMU waits and starts its switch process; the source starts
+its own, which sends the RAM and, when what is left fits the allowed blackout, carries the switch through by
+itself (see `workers.switch`): an idle guest gets there right after the first pass, and between STOP and RESUME
+nothing but the two hosts may matter. So this step ends when the switch process has said its last word.
+"""
+
+import asyncio
+import secrets
+import time
+
+from sqlalchemy import func
+
+from models.errors import Fatal, Transient
+from models.job import Side
+from workers import exporter, incoming, mirrors, switches
+from workers.qemu import migration
+from workers.qemu.monitor import MonitorLost
+from workers.step import Context, Step
+from workers.switch.journal import Story
+from workers.switch.orders import DestinationOrder, SourceOrder
+
+RECORD_S = 1.0
+DEADLINE_S = 1800.0
+"""RAM that has not converged by then never will; auto-converge slows the guest down long before."""
+
+
+class MigrateRamDestination(Step):
+    """A fresh incoming QEMU waits, and this side's switch process listens."""
+
+    name, side = "migrate_ram", Side.DESTINATION
+
+    async def verify(self, ctx: Context) -> bool:
+        attempt = ctx.job.switch.get("attempt")
+        if attempt is None or switches.running(ctx, attempt) is None:
+            return False
+        told = switches.story(ctx, attempt)
+        return told.last("listening") is not None and told.last("connected") is None
+
+    async def do(self, ctx: Context) -> None:
+        if not await exporter.serves(ctx):
+            raise Transient(
+                "the exporter is gone or let go of the images: the copy begins anew", restart_from="start_nbd"
+            )
+        switches.kill_all(ctx)
+        if not await incoming.waits(ctx):
+            await incoming.start(ctx)
+        await self._start_switch(ctx)
+
+    async def _start_switch(self, ctx: Context) -> None:
+        attempt, key = ctx.claim.token, secrets.token_hex(32)
+        exported = exporter.images(ctx, ctx.job.exporter["nonce"])
+        order = DestinationOrder(
+            qmp=ctx.destination["qmp"],
+            key=key,
+            images=[disk.destination_path for disk in ctx.job.disks],
+            journal=str(ctx.directory.switch_journal(self.side, attempt)),
+            address=ctx.settings.address,
+            exporter_qmp=str(ctx.directory.exporter_qmp),
+            exports=[image.export for image in exported],
+            nodes=[node for image in exported for node in image.nodes],
+            marker=str(ctx.directory.marker),
+        )
+        switches.start(ctx, attempt, order)
+        await switches.wait_for(ctx, attempt, "listening", timeout_s=15)
+        listening = switches.story(ctx, attempt).last("listening") or {}
+        with ctx.record() as (_, job, _step):
+            job.switch = {
+                "attempt": attempt,
+                "address": ctx.settings.address,
+                "port": listening["port"],
+                "key": key,
+            }
+        ctx.job.switch = job.switch
+
+    async def undo(self, ctx: Context) -> None:
+        switches.kill_all(ctx)
+
+
+class MigrateRamSource(Step):
+    """The RAM has been sent and the destination was told to run; or the guest goes on here as before."""
+
+    name, side = "migrate_ram", Side.SOURCE
+
+    async def verify(self, ctx: Context) -> bool:
+        return switches.crossed(ctx) is not None and ctx.job.crossed_at is not None
+
+    async def do(self, ctx: Context) -> None:
+        if switches.crossed(ctx) is None:
+            await self._attempt(ctx)
+        self._record_crossing(ctx)
+
+    async def _attempt(self, ctx: Context) -> None:
+        attempt = ctx.job.switch["attempt"]
+        if attempt not in switches.attempts(ctx):
+            self._start(ctx, attempt)
+        told = await switches.watch(ctx, attempt, _Progress(ctx).tell)
+        if not told.crossed:
+            await self._keep(ctx, told)
+
+    def _start(self, ctx: Context, attempt: int) -> None:
+        with ctx.record() as (_, job, _step):
+            # From here on recovery asks both QEMUs and never guesses: the source may pause at any moment.
+            job.cutover_begun_at = func.clock_timestamp()
+        ctx.guard()
+        switches.start(ctx, attempt, self._order(ctx, attempt))
+
+    def _order(self, ctx: Context, attempt: int) -> SourceOrder:
+        return SourceOrder(
+            qmp=ctx.source["qmp"],
+            key=ctx.job.switch["key"],
+            images=[disk.source_path for disk in ctx.job.disks],
+            journal=str(ctx.directory.switch_journal(self.side, attempt)),
+            address=ctx.job.switch["address"],
+            port=ctx.job.switch["port"],
+            mirrors=mirrors.names(ctx),
+            nodes=mirrors.names(ctx),
+            live=ctx.destination["ram"] == "live",
+            max_blackout_ms=ctx.job.options["max_blackout_ms"],
+            bandwidth_bytes_per_s=ctx.job.options.get("bandwidth_bytes_per_s") or ctx.settings.bandwidth_bytes_per_s,
+            deadline_s=DEADLINE_S,
+            devices=ctx.source["devices"],
+        )
+
+    async def _keep(self, ctx: Context, told: Story) -> None:
+        """The source owns the guest: make sure that it runs, and have RAM, or all, tried again."""
+        kept = told.last("kept")
+        if kept is None:
+            await self._take_back(ctx)
+        with ctx.record() as (_, job, _step):
+            job.cutover_begun_at = None
+        said = kept or told.last("lost") or {"reason": "the source's switch process died"}
+        ends = kept is not None and not kept["mirrors"]
+        raise Transient(str(said["reason"]), restart_from="start_nbd" if ends else "migrate_ram")
+
+    async def _take_back(self, ctx: Context) -> None:
+        """The switch process is dead and never said run: nobody else will let this guest go on."""
+        try:
+            async with ctx.guest() as monitor:
+                await migration.cancel(monitor, mirrors.names(ctx))
+        except MonitorLost as error:
+            if not ctx.source_alive:
+                raise Fatal("the guest's QEMU on the source is gone") from error
+            raise
+
+    def _record_crossing(self, ctx: Context) -> None:
+        with ctx.record() as (_, job, _step):
+            job.crossed_at = job.crossed_at or func.clock_timestamp()
+        ctx.job.crossed_at = job.crossed_at
+
+    async def abandon(self, ctx: Context) -> bool:
+        """The switch process's word is final once it is dead; if it said run, the job goes forward."""
+        switches.kill_all(ctx)
+        if switches.crossed(ctx) is not None:
+            return False
+        if switches.attempts(ctx):
+            await self._take_back(ctx)  # at once: the guest may be paused
+        return True
+
+    async def undo(self, ctx: Context) -> None:
+        switches.kill_all(ctx)
+        if switches.crossed(ctx) is not None:
+            raise Fatal("the destination may run the guest already: this cannot be undone")
+        if ctx.source_alive and switches.attempts(ctx):
+            await self._take_back(ctx)
+
+
+class _Progress:
+    """Passes the RAM's progress on to database and Flower, at most once a second, and never in the pause."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx, self.next_at = ctx, 0.0
+
+    def tell(self, told: Story) -> None:
+        progress = told.last("progress")
+        if progress is None or told.last("pre-switchover") or time.monotonic() < self.next_at:
+            return
+        self.next_at = time.monotonic() + RECORD_S
+        ram = progress["ram"]
+        self.ctx.announce(100 * (ram["total"] - ram["remaining"]) // max(ram["total"], 1))
+        asyncio.get_running_loop().run_in_executor(None, self._record, ram)
+
+    def _record(self, ram: dict[str, int]) -> None:
+        with self.ctx.record() as (_, job, _step):
+            job.ram = ram

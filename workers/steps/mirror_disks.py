@@ -1,0 +1,39 @@
+"""Step 3: every disk of the guest is mirrored to the destination, while the guest runs."""
+
+from models.job import Side
+from workers import mirrors
+from workers.qemu import block
+from workers.qemu.monitor import Monitor
+from workers.step import Context, Step
+
+
+class MirrorDisks(Step):
+    """One mirror per disk, under the host's bandwidth budget, to the exporter that the job's record names."""
+
+    name, side = "mirror_disks", Side.SOURCE
+
+    async def verify(self, ctx: Context) -> bool:
+        async with ctx.guest() as monitor:
+            return all([await mirrors.is_ours(ctx, monitor, disk.index) for disk in ctx.job.disks])
+
+    async def do(self, ctx: Context) -> None:
+        async with ctx.guest() as monitor:
+            for disk in ctx.job.disks:
+                if not await mirrors.is_ours(ctx, monitor, disk.index):
+                    await self._begin(ctx, monitor, disk.index)
+            await mirrors.share_bandwidth(ctx, monitor)
+
+    async def _begin(self, ctx: Context, monitor: Monitor, index: int) -> None:
+        name, planned = mirrors.name(ctx.job.id, index), ctx.job.plan["disks"][index]
+        await block.drop_mirror(monitor, name)  # one to an earlier exporter, or half begun
+        await block.start_mirror(monitor, name, planned["device"], mirrors.server(ctx, index), planned["discard"])
+
+    async def undo(self, ctx: Context) -> None:
+        if ctx.source_alive:
+            await self._drop_all(ctx)
+        ctx.directory.remove()
+
+    async def _drop_all(self, ctx: Context) -> None:
+        async with ctx.guest() as monitor:
+            for disk in ctx.job.disks:
+                await block.drop_mirror(monitor, mirrors.name(ctx.job.id, disk.index))

@@ -1,0 +1,36 @@
+"""Step 2: the destination offers its images over NBD, and proves that the guest can start there."""
+
+import secrets
+
+from models.job import Side
+from workers import exporter, incoming
+from workers.step import Context, Step
+
+
+class StartNbd(Step):
+    """An exporter serves all images under unguessable names; the incoming QEMU waits beside it."""
+
+    name, side = "start_nbd", Side.DESTINATION
+
+    async def verify(self, ctx: Context) -> bool:
+        return await exporter.serves(ctx) and await incoming.waits(ctx)
+
+    async def do(self, ctx: Context) -> None:
+        if not await exporter.serves(ctx):
+            await self._start_exporter(ctx)
+        if not await incoming.waits(ctx):
+            await incoming.start(ctx)
+
+    async def _start_exporter(self, ctx: Context) -> None:
+        exporter.stop(ctx)
+        nonce = secrets.token_hex(12)
+        with exporter.bind(ctx) as listening:
+            address, port = listening.getsockname()[:2]
+            with ctx.record() as (_, job, _step):
+                job.exporter = {"nonce": nonce, "address": address, "port": port}
+            ctx.job.exporter = job.exporter
+            await exporter.start(ctx, listening, nonce)
+
+    async def undo(self, ctx: Context) -> None:
+        await incoming.stop(ctx)
+        exporter.stop(ctx)

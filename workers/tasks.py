@@ -1,0 +1,54 @@
+"""The Celery tasks of a host: `drover.step.NAME`, `drover.undo.NAME`, `drover.host.answer`. All thin."""
+
+from typing import Any
+
+from celery import Task
+from celery.exceptions import Ignore
+
+from models import claims
+from models.claims import Direction
+from models.errors import StepError
+from models.settings import settings
+from workers import requests, runner
+from workers.app import app
+from workers.host import incarnation
+from workers.steps import STEPS
+
+PREFIX = {Direction.DO: "drover.step.", Direction.UNDO: "drover.undo."}
+
+
+def task_name(direction: Direction, step: str) -> str:
+    """What Flower shows for a step."""
+    return PREFIX[direction] + step
+
+
+def _register(name: str, direction: Direction) -> None:
+    @app.task(name=task_name(direction, name), bind=True, throws=(StepError,), ignore_result=True)
+    def run_step(self: Task[Any, Any], *, job_id: int, seq: int, epoch: int) -> None:
+        claim = claims.claim(
+            job_id=job_id,
+            seq=seq,
+            epoch=epoch,
+            direction=direction,
+            host=settings().host,
+            owner=incarnation(),
+            settings=settings(),
+        )
+        if claim is None or claim.name != name:
+            raise Ignore
+
+        def announce(percent: int) -> None:
+            self.send_event("task-progress", percent=percent)
+
+        runner.run(STEPS[claim.name, claim.side], claim, settings(), announce)
+
+
+for _name in sorted({name for name, _ in STEPS}):
+    for _direction in Direction:
+        _register(_name, _direction)
+
+
+@app.task(name="drover.host.answer", ignore_result=True)
+def answer(*, request_id: int) -> None:
+    """Answer a question that was put to this host."""
+    requests.answer(request_id, settings())

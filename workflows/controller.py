@@ -1,0 +1,140 @@
+"""The controller: makes sure that every job goes on, whatever was lost on the way.
+
+Several may run; the one that holds an advisory lock acts. It looks at the rows, never at messages: a step that
+is due and was not published, or was published and not picked up, is published again together with all that
+remains; claims that ran out are taken away. All of that may happen twice without harm.
+"""
+
+import logging
+import threading
+import time
+from typing import Any, cast
+
+import psycopg
+from celery.signals import worker_ready
+from kombu.exceptions import OperationalError
+from sqlalchemy import exists, func, select, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, aliased
+
+from models import claims
+from models.database import engine, transaction
+from models.host import Host
+from models.job import Job, JobState, Step
+from models.settings import Settings, settings
+from workers.app import CONTROL_QUEUE
+from workers.runner import STOPPING
+from workflows.jobs import WAKE_CHANNEL
+from workflows.live_migration import remaining_chain
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+ACTING_LOCK = 0x636F6E74726F6C  # "control"
+ME = "controller"
+
+
+@worker_ready.connect
+def begin(sender: Any = None, **_: Any) -> None:
+    """Act beside the worker that serves the control queue."""
+    queues = sender.app.amqp.queues.consume_from if sender is not None else {}
+    if CONTROL_QUEUE in queues:
+        threading.Thread(target=run, args=(settings(),), name="controller", daemon=True).start()
+
+
+def run(ours: Settings) -> None:
+    """Act until the process is told to stop; after any error wait a moment and go on."""
+    while not STOPPING.is_set():
+        try:
+            _act_while_leading(ours)
+        except (SQLAlchemyError, psycopg.Error, OperationalError, OSError) as error:
+            log.warning("the controller waits for its services: %s", error)
+            STOPPING.wait(TICK_S)
+
+
+def _act_while_leading(ours: Settings) -> None:
+    """One connection of its own holds the lock and hears the notifications; losing it ends the lead."""
+    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": ACTING_LOCK}):
+            STOPPING.wait(TICK_S)
+            return
+        connection.execute(text(f"LISTEN {WAKE_CHANNEL}"))
+        raw = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+        while not STOPPING.is_set():
+            tick(ours)
+            for _ in raw.notifies(timeout=TICK_S, stop_after=1):
+                pass
+
+
+def tick(ours: Settings) -> None:
+    """Look at every job that has not ended, once."""
+    with transaction() as session:
+        claims.expire(session, claims.overdue(), "its worker was not heard of in time", by=ME)
+    for job_id in _due(ours):
+        with transaction() as session:
+            advance(session, job_id)
+
+
+def _due(ours: Settings) -> list[int]:
+    """Jobs with something to publish, to admit or to turn round."""
+    with transaction() as session:
+        claimed = aliased(Step)
+        waiting = select(Job.id).where(Job.state == JobState.QUEUED)
+        stale = Step.enqueued_at < func.clock_timestamp() - ours.republish_after
+        due = (
+            select(Job.id)
+            .join(Step)
+            .where(
+                Job.state.in_([JobState.RUNNING, JobState.UNDOING]),
+                Step.next_at <= func.clock_timestamp(),
+                Step.enqueued_at.is_(None) | stale,
+                ~exists().where(claimed.job_id == Job.id, claimed.state.in_(claims.CLAIMED)),
+            )
+        )
+        return sorted(set(session.scalars(waiting)) | set(session.scalars(due)))
+
+
+def advance(session: Session, job_id: int) -> None:
+    """Admit, turn round or publish one job."""
+    job = claims.lock(session, job_id)
+    if job is None:
+        return
+    if job.state is JobState.QUEUED:
+        job.move(session, JobState.RUNNING, "the job begins", by=ME)
+    idle = not any(step.state in claims.CLAIMED for step in job.steps)
+    if job.state is JobState.RUNNING and job.cancel_requested and job.crossed_at is None and idle:
+        claims.begin_undo(session, job, "cancelled on request", by=ME)
+    _publish(session, job)
+
+
+def _publish(session: Session, job: Job) -> None:
+    """Send the chain of what remains, then note that it was sent: at least once, never silently not."""
+    step = claims.runnable(job)
+    if step is None or not _ready(session, step):
+        return
+    chain = remaining_chain(job)
+    if chain is None:
+        return
+    begun = time.monotonic()
+    chain.apply_async()
+    step.enqueued_at = func.clock_timestamp()
+    log.info("job %d goes on with %s on %s (%.3f s)", job.id, step.name, step.host, time.monotonic() - begun)
+
+
+def _ready(session: Session, step: Step) -> bool:
+    """It is due, was not published lately, and its host is there to take it."""
+    ours = settings()
+    fresh = Step.enqueued_at >= func.clock_timestamp() - ours.republish_after
+    return bool(
+        session.scalar(
+            select(Step.seq)
+            .join(Host, Host.name == Step.host)
+            .where(
+                Step.job_id == step.job_id,
+                Step.seq == step.seq,
+                Step.next_at <= func.clock_timestamp(),
+                Step.enqueued_at.is_(None) | ~fresh,
+                Host.heartbeat_at > func.clock_timestamp() - ours.host_timeout,
+            )
+        )
+    )

@@ -1,0 +1,230 @@
+"""Submitting, cancelling and retrying jobs: write the row, commit, then wake the controller.
+
+Everything that can be known beforehand is checked before the job exists (`plan`); a job that exists will be
+carried through or undone.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from models import claims
+from models.base import Document
+from models.database import transaction
+from models.errors import PreconditionFailed
+from models.guest import Guest
+from models.job import Disk, Job, JobState, StepState, tell
+from workflows import live_migration
+from workflows.guests import inspect, known_guest
+from workflows.questions import ask, known_host
+
+WAKE_CHANNEL = "drover_wake"
+"""Postgres notifies the controller on it, so that it need not poll often."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MigrationOptions:
+    """How a guest is to be moved."""
+
+    max_blackout_ms: int = 300
+    """The pause that is aimed at; RAM is copied until what is left fits."""
+    bandwidth_bytes_per_s: int = 0
+    """Of this job's streams; 0 leaves it to the host's budget."""
+
+    def document(self) -> Document:
+        """As stored with the job."""
+        return {"max_blackout_ms": self.max_blackout_ms, "bandwidth_bytes_per_s": self.bandwidth_bytes_per_s}
+
+
+def submit(
+    guest: str,
+    destination: str,
+    *,
+    options: MigrationOptions | None = None,
+    idempotency_key: str | None = None,
+    by: str = "command line",
+) -> Job:
+    """Check that the guest can be moved, and queue the job.
+
+    With an idempotency key that was used before, answers the job of then.
+
+    Raises:
+        PreconditionFailed: why not, and what to do; nothing was changed.
+    """
+    if idempotency_key and (earlier := find(idempotency_key)):
+        return earlier
+    options = options or MigrationOptions()
+    if options.max_blackout_ms < 1:
+        raise PreconditionFailed("the allowed blackout must be at least 1 ms")
+    row = known_guest(guest)
+    planned = plan(row, destination)
+    job = Job(
+        guest=row.name,
+        source=row.host,
+        destination=destination,
+        options=options.document(),
+        plan=planned,
+        idempotency_key=idempotency_key,
+        steps=live_migration.steps(row.host, destination),
+        disks=[_disk(disk) for disk in planned["disks"]],
+    )
+    return _insert(job, by)
+
+
+def plan(guest: Guest, destination: str) -> Document:
+    """Ask both hosts; answers {"source", "destination", "disks"} as a job's `plan`.
+
+    Raises:
+        PreconditionFailed: the guest cannot be moved there.
+    """
+    if guest.host == destination:
+        raise PreconditionFailed(f"{guest.name} is on {destination} already: name another host")
+    _no_other_job(guest.name)
+    source_host = known_host(guest.host)
+    known_host(destination)
+    inspection = inspect(guest)
+    refusals = inspection.pop("refusals")
+    if refusals:
+        raise PreconditionFailed(f"{guest.name} cannot be moved now: " + "; ".join(refusals))
+    planned = ask(
+        destination,
+        "plan_destination",
+        guest=guest.name,
+        source_root=source_host.guest_root,
+        source=inspection,
+    )
+    return {"source": inspection, "disks": planned.pop("disks"), "destination": planned}
+
+
+def _no_other_job(guest: str) -> None:
+    with transaction() as session:
+        job = session.scalar(select(Job).where(Job.guest == guest, Job.state.not_in([JobState.DONE, JobState.UNDONE])))
+    if job is not None:
+        raise PreconditionFailed(f"{guest} is being moved already by job {job.id}, which is {job.state}")
+
+
+def _disk(planned: Document) -> Disk:
+    return Disk(
+        index=planned["index"],
+        device=planned["device"],
+        format=planned["format"],
+        source_path=planned["source_path"],
+        destination_path=planned["destination_path"],
+        bytes_total=planned["virtual_size_bytes"],
+    )
+
+
+def _insert(job: Job, by: str) -> Job:
+    key = job.idempotency_key
+    try:
+        with transaction() as session:
+            session.add(job)
+            session.flush()
+            tell(
+                session,
+                job.id,
+                by=by,
+                action="submitted",
+                sentence=f"{job.guest} is to move from {job.source} to {job.destination}",
+            )
+            for warning in job.plan["destination"]["warnings"]:
+                tell(session, job.id, by=by, action="warning", sentence=warning)
+            wake(session)
+    except IntegrityError as error:  # somebody was faster, with the same key or for the same guest
+        if key and (earlier := find(key)):
+            return earlier
+        raise PreconditionFailed(f"{job.guest} is being moved already by another job") from error
+    return job
+
+
+def record_refusal(guest: str, destination: str, idempotency_key: str | None, why: str, by: str) -> Job | None:
+    """Keep what became of a submission whose sender cannot be answered; None when even that is impossible."""
+    try:
+        with transaction() as session:
+            row = session.get_one(Guest, guest)
+            job = Job(
+                guest=guest,
+                source=row.host,
+                destination=destination,
+                state=JobState.UNDONE,
+                idempotency_key=idempotency_key,
+                error=why,
+                finished_at=func.clock_timestamp(),
+            )
+            session.add(job)
+            session.flush()
+            tell(session, job.id, by=by, action="refused", sentence=why)
+            return job
+    except Exception:  # an unknown guest or host cannot be referred to
+        return None
+
+
+def find(idempotency_key: str) -> Job | None:
+    """The job that was submitted with this key."""
+    with transaction() as session:
+        return session.scalar(select(Job).where(Job.idempotency_key == idempotency_key))
+
+
+def cancel(job_id: int, by: str = "command line") -> Job:
+    """Ask for a job's end. A step that runs hears of it within a renewal of its lease.
+
+    Raises:
+        PreconditionFailed: there is no such job, it has ended, or it is past the point of no return.
+    """
+    with transaction() as session:
+        job = existing(session, job_id)
+        if job.state is JobState.UNDOING:
+            return job
+        if job.state.ended:
+            raise PreconditionFailed(f"job {job_id} has ended: it is {job.state}")
+        if job.crossed_at is not None:
+            raise PreconditionFailed(
+                f"job {job_id} is past the point of no return: {job.guest} already belongs to {job.destination}"
+            )
+        job.cancel_requested = True
+        tell(session, job_id, by=by, action="cancel", sentence="somebody asked for the job's end")
+        if not any(step.state in claims.CLAIMED for step in job.steps):
+            claims.begin_undo(session, job, "cancelled on request", by=by)
+        wake(session)
+    return job
+
+
+def retry(job_id: int, by: str = "command line") -> Job:
+    """Let a job that waits for a person go on from the step that failed.
+
+    Raises:
+        PreconditionFailed: there is no such job or it does not wait.
+    """
+    with transaction() as session:
+        job = existing(session, job_id)
+        if job.state is not JobState.NEEDS_OPERATOR:
+            raise PreconditionFailed(f"job {job_id} is {job.state}: only a job that needs an operator can be retried")
+        undoing = any(step.state in {StepState.UNDONE, StepState.TO_UNDO} for step in job.steps)
+        for step in job.steps:
+            if step.state is StepState.FAILED:
+                step.state = StepState.TO_UNDO if undoing else StepState.PENDING
+                step.attempts, step.enqueued_at = 0, None
+                step.next_at = func.clock_timestamp()
+        job.epoch += 1
+        job.move(session, JobState.UNDOING if undoing else JobState.RUNNING, "somebody had it tried again", by=by)
+        wake(session)
+    return job
+
+
+def existing(session: Session, job_id: int) -> Job:
+    """The job with its row locked.
+
+    Raises:
+        PreconditionFailed: there is none.
+    """
+    job = claims.lock(session, job_id)
+    if job is None:
+        raise PreconditionFailed(f"there is no job {job_id}: see `drover job list`")
+    return job
+
+
+def wake(session: Session) -> None:
+    """Have the controller look at once when this transaction is committed."""
+    session.execute(text(f"NOTIFY {WAKE_CHANNEL}"))

@@ -1,7 +1,7 @@
 """The declarative base: constraint names, timestamps and enums stored by value."""
 
 import enum
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import JSON, DateTime, Enum, MetaData
@@ -28,6 +28,11 @@ class Base(DeclarativeBase):
         datetime: DateTime(timezone=True),
         Document: JSON().with_variant(JSONB(), "postgresql"),
     }
+
+
+def now() -> datetime:
+    """The clock of this host, for what people read. What decides (leases, due times) goes by the database's clock."""
+    return datetime.now(UTC)
 
 
 def by_value(states: type[enum.StrEnum]) -> Enum:

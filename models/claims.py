@@ -18,6 +18,7 @@ from enum import StrEnum
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
+from models.base import now
 from models.database import transaction
 from models.errors import LeaseLost
 from models.job import Attempt, Job, JobState, Side, Step, StepState, tell
@@ -112,7 +113,7 @@ def _take(
     step.state, step.token, step.owner = claimed, job.token, owner
     step.attempts += 1
     step.lease_until = func.clock_timestamp() + settings.lease_ttl
-    step.started_at = func.clock_timestamp()
+    step.started_at = now()
     step.finished_at = None
     session.add(Attempt(job_id=job.id, token=job.token, seq=step.seq, direction=direction.value, owner=owner))
     return Claim(
@@ -262,9 +263,9 @@ def _release(session: Session, claim: Claim, step: Step, state: StepState, outco
     step.state, step.owner, step.lease_until, step.enqueued_at = state, None, None, None
     step.error = error
     if state not in {StepState.PENDING, StepState.TO_UNDO}:
-        step.finished_at = func.clock_timestamp()
+        step.finished_at = now()
     attempt = session.get_one(Attempt, (claim.job_id, claim.token))
-    attempt.ended_at = func.clock_timestamp()
+    attempt.ended_at = now()
     attempt.outcome, attempt.error = outcome, error
 
 
@@ -291,7 +292,7 @@ def expire(session: Session, where: ColumnElement[bool], why: str, by: str) -> l
 
 def _take_away(session: Session, job: Job, step: Step, why: str, by: str) -> None:
     attempt = session.get_one(Attempt, (job.id, step.token))
-    attempt.ended_at, attempt.outcome = func.clock_timestamp(), "expired"
+    attempt.ended_at, attempt.outcome = now(), "expired"
     step.state = StepState.PENDING if step.state is StepState.RUNNING else StepState.TO_UNDO
     step.owner, step.lease_until, step.enqueued_at = None, None, None
     job.epoch += 1

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, func, text
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
-from models.base import Base, Document, by_value
+from models.base import Base, Document, by_value, now
 from models.errors import DroverError
 
 
@@ -129,8 +129,8 @@ class Job(Base):
             raise IllegalTransition(f"job {self.id} cannot go from {self.state} to {to}")
         self.state = to
         if to is JobState.RUNNING and self.started_at is None:
-            self.started_at = func.clock_timestamp()
-        self.finished_at = func.clock_timestamp() if to.ended else None
+            self.started_at = now()
+        self.finished_at = now() if to.ended else None
         tell(session, self.id, by=by, action=to, sentence=why)
 
 

@@ -353,6 +353,52 @@ def test_what_changed_while_the_guest_ran_is_named(tmp_path, start):
     assert f"{tmp_path}/o" in sentence
 
 
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        (
+            "addr 0.1, port 1, speed 480, name QEMU USB Tablet, attached",
+            "addr 0.0, port 1, speed 480, name QEMU USB Tablet",
+        ),
+        ("port 1, guest on, host on, throttle off", "port 1, guest off, host off, throttle off"),
+        ("rombar = 1 (0x1)", "rombar = -1 (0xffffffffffffffff)"),
+        ("smb_io_base = 1792 (0x700)", "smb_io_base = 45312 (0xb100)"),
+        ("MCFG = 2952790016 (0xb0000000)", "MCFG = -1 (0xffffffffffffffff)"),
+        ("bar 0: mem at 0xfea10000 [0xfea13fff]", "bar 0: mem at 0xffffffffffffffff [0x3ffe]"),
+        ("class VGA, addr 01:02.0, pci id 1:2 (sub 3:4)", "class VGA, addr 00:02.0, pci id 1:2 (sub 3:4)"),
+        ('drive = "#block123"', 'drive = "#block456"'),
+        ('chardev = "/hosts/a/x"', 'chardev = "/hosts/b/x"'),
+        ("mmio 00000000fed00000/0000000000000400", "mmio ffffffffffffffff/0000000000000400"),
+        ("below-4g-mem-size = 67108864 (64 MiB)", "below-4g-mem-size = 67108864 (0x4000000)"),
+        ('gpio-out "isa-irq" 2', 'gpio-out "isa-irq" 3'),
+    ],
+)
+def test_what_firmware_guest_or_host_decide_is_no_difference(source, destination):
+    """Each pair was seen between a booted guest and a waiting one, or between 7.2 and 10.0."""
+    trees = [normalise_qtree(f'bus: b\n  dev: d, id ""\n    {line}\n') for line in (source, destination)]
+    assert trees[0] == trees[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        ("rombar = 0 (0x0)", "rombar = -1 (0xffffffffffffffff)"),
+        ("port 1, guest on, host on, throttle off", "port 2, guest on, host on, throttle off"),
+        ("bar 0: mem at 0xfea10000 [0xfea13fff]", "bar 0: mem at 0xffffffffffffffff [0x1ffe]"),
+        ("class VGA, addr 00:02.0, pci id 1:2 (sub 3:4)", "class VGA, addr 00:03.0, pci id 1:2 (sub 3:4)"),
+        ('chardev = "charserial0"', 'chardev = "charserial1"'),
+    ],
+)
+def test_what_the_machine_is_made_of_is_a_difference(source, destination):
+    trees = [normalise_qtree(f'bus: b\n  dev: d, id ""\n    {line}\n') for line in (source, destination)]
+    assert len(differences(*trees)) >= 1
+
+
+def test_equal_anonymous_siblings_are_told_apart():
+    tree = 'bus: b\n  dev: d, id ""\n    x = 1 (0x1)\n  dev: d, id ""\n    x = 2 (0x2)\n'
+    assert normalise_qtree(tree) == ("b", "b/d", "b/d: x = 1", "b/d#2", "b/d#2: x = 2")
+
+
 def test_differences_are_short_and_count_the_rest():
     source = [f"bus/dev: p{number} = 1" for number in range(9)]
     destination = [f"bus/dev: p{number} = 2" for number in range(9)]

@@ -24,13 +24,19 @@ def images(ctx: Context, nonce: str) -> list[ExportedImage]:
     version = tuple(ctx.destination["version"])
     return [
         ExportedImage(
+            index=disk.index,
             path=disk.destination_path,
             format=disk.format,
-            export=f"{nonce}-{disk.index}",
+            export=export_name(nonce, disk.index),
             detect_zeroes=exporter_detect_zeroes(version, disk.format),
         )
         for disk in ctx.job.disks
     ]
+
+
+def export_name(nonce: str, index: int) -> str:
+    """Unguessable, and another one after each start. QEMU wants a letter first."""
+    return f"drover-{nonce}-{index}"
 
 
 def running(ctx: Context) -> Process | None:

@@ -2,8 +2,10 @@
 
 from sqlalchemy import func, select
 
+from models.base import now
 from models.database import transaction
 from models.job import Disk, Job, JobState
+from workers.exporter import export_name
 from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
@@ -26,7 +28,7 @@ def server(ctx: Context, index: int) -> dict[str, str]:
     return {
         "host": exporter["address"],
         "port": str(exporter["port"]),
-        "export": f"{exporter['nonce']}-{index}",
+        "export": export_name(exporter["nonce"], index),
     }
 
 
@@ -75,4 +77,4 @@ def record(ctx: Context, states: dict[str, Mirror]) -> None:
             disk.bytes_copied = mirror.copied_bytes
             disk.bytes_total = max(mirror.total_bytes, mirror.copied_bytes) or disk.bytes_total
             if mirror.ready and disk.ready_at is None:
-                disk.ready_at = func.clock_timestamp()
+                disk.ready_at = now()

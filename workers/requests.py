@@ -5,9 +5,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from sqlalchemy import func
-
-from models.base import Document
+from models.base import Document, now
 from models.database import transaction
 from models.errors import DroverError, PreconditionFailed
 from models.host import HostRequest, RequestState
@@ -32,7 +30,7 @@ def answer(request_id: int, settings: Settings) -> None:
     with transaction() as session:
         row = session.get_one(HostRequest, request_id)
         row.state, row.reply = state, reply
-        row.answered_at = func.clock_timestamp()
+        row.answered_at = now()
 
 
 def _ask(request: HostRequest, settings: Settings) -> tuple[RequestState, Document]:

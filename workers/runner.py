@@ -10,7 +10,7 @@ import threading
 from datetime import timedelta
 
 from celery.exceptions import Ignore
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from models import claims
 from models.claims import Claim, Direction
@@ -55,7 +55,7 @@ def run(step: Step, claim: Claim, settings: Settings, announce: object = None) -
             ctx.announce = announce
         asyncio.run(_under_lease(step, ctx))
         claims.finish(claim)
-    except (LeaseLost, HandedBack, SQLAlchemyError) as error:
+    except (LeaseLost, HandedBack, OperationalError, InterfaceError) as error:
         _let_go(claim, error)
         raise Ignore from error
     except Exception as error:
@@ -136,5 +136,5 @@ async def _watch(step: Step, ctx: Context) -> None:
 def _renew(ctx: Context) -> None:
     try:
         claims.renew(ctx.claim, ctx.settings)
-    except SQLAlchemyError as error:  # the lease lasts a while longer; `check` ends it
+    except (OperationalError, InterfaceError) as error:  # the lease lasts a while longer; `check` ends it
         log.warning("the lease of job %d could not be renewed: %s", ctx.claim.job_id, error)

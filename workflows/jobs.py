@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from models import claims
-from models.base import Document
+from models.base import Document, now
 from models.database import transaction
 from models.errors import PreconditionFailed
 from models.guest import Guest
@@ -151,7 +151,7 @@ def record_refusal(guest: str, destination: str, idempotency_key: str | None, wh
                 state=JobState.UNDONE,
                 idempotency_key=idempotency_key,
                 error=why,
-                finished_at=func.clock_timestamp(),
+                finished_at=now(),
             )
             session.add(job)
             session.flush()

@@ -152,6 +152,7 @@ async def device_names(monitor: Monitor) -> list[str]:
 class ExportedImage:
     """An image on the destination and the names under which the exporter serves it."""
 
+    index: int
     path: str
     format: str
     export: str
@@ -160,7 +161,7 @@ class ExportedImage:
     @property
     def nodes(self) -> list[str]:
         """Its block nodes, in the order in which they can be removed."""
-        return [self.export, f"{self.export}-file"]
+        return [f"disk{self.index}", f"disk{self.index}-file"]
 
 
 async def export(monitor: Monitor, image: ExportedImage) -> None:

@@ -16,20 +16,14 @@ from workers.qemu.command_line import anonymous_devices, device_ids
 
 Reply = Mapping[str, Any]
 
-_VOLATILE = {
-    # Set by the firmware: a machine that waits for its state has not run any.
-    "MCFG",
-    "busnr",
-    "smb_io_base",
-    # Guessed from the partition table in the image's first sector, which may not be copied yet.
-    # Geometry given on the command line is carried over by the command line.
-    "cyls",
-    "heads",
-    "secs",
-    "lcyls",
-    "lheads",
-    "lsecs",
-}
+_FIRMWARE = {"MCFG", "busnr", "smb_io_base"}
+"""Set by the firmware: a machine that waits for its state has not run any."""
+
+_GEOMETRY = {"cyls", "heads", "secs", "lcyls", "lheads", "lsecs"}
+"""Guessed from the partition table in the image's first sector, which may not be copied yet.
+Geometry given on the command line is carried over by the command line."""
+
+_VOLATILE = _FIRMWARE | _GEOMETRY
 _HOST_PATHS = ("chardev", "filename", "path", "logfile", "mem-path")
 
 
@@ -92,10 +86,23 @@ def _property(content: str) -> str | None:
         return re.sub(r"addr [0-9a-f]+:", "addr *:", content)  # the bus number is the firmware's
     name, equals, value = content.partition(" = ")
     if not equals:
-        return content
+        return _status(content)
+    if (name, value.partition(" ")[0]) == ("rombar", "-1"):
+        return "rombar = 1"  # from 10.0 the default is "auto", which is what 1 was before
     if name in _VOLATILE or (name in _HOST_PATHS and "/" in value):
         return None
     return f"{name} = {_value(value)}"
+
+
+def _status(content: str) -> str | None:
+    """A line of a bus's own: without what the guest's drivers decide, and without inner wiring.
+
+    The guest numbers USB devices and opens serial ports; `gpio-` lines differ between QEMUs.
+    """
+    if content.startswith("gpio-"):
+        return None
+    content = re.sub(r"^addr \d+\.\d+, ", "", content)
+    return re.sub(r", (attached|guest (on|off), host (on|off), throttle (on|off))$", "", content)
 
 
 def _value(value: str) -> str:
@@ -104,23 +111,22 @@ def _value(value: str) -> str:
 
 
 def normalise_ramblocks(text: str) -> tuple[str, ...]:
-    """`x-query-ramblock` without host addresses: name, page size, used and total length, access.
+    """`x-query-ramblock` without host addresses: name, page size, used and total length.
 
     Sorted: the order depends on the order of registration, which migration does not care about.
     `Used` of the ACPI tables grows when the guest's firmware asks for them, so only the total
-    counts for blocks QEMU may resize (`/rom@...`). Offsets are QEMU's own bookkeeping.
+    counts for blocks QEMU may resize (`/rom@...`). Offsets are QEMU's own bookkeeping, and 7.2 has no
+    column for read-only.
     """
     rows = [line.split() for line in text.replace("\r", "").splitlines()[1:] if line.strip()]
     return tuple(sorted(_ramblock(row) for row in rows))
 
 
 def _ramblock(row: Sequence[str]) -> str:
-    """Columns from the right, because only the name's end of the line is fixed: PSize is two words."""
     name, page = row[0], " ".join(row[1:3])
     used, total = int(row[4], 16), int(row[5], 16)
-    access = f" {row[7]}" if len(row) > 7 else ""  # the RO column is absent before 8.0
     length = f"{total} bytes" if name.startswith("/rom@") else f"{used} of {total} bytes"
-    return f"{name}: pages of {page}, {length}{access}"
+    return f"{name}: pages of {page}, {length}"
 
 
 def differences(

@@ -8,8 +8,7 @@ died, the destination's link lets the guest run.
 import asyncio
 import time
 
-from sqlalchemy import func
-
+from models.base import now
 from models.errors import Unknown
 from models.guest import Guest
 from models.job import Side
@@ -112,4 +111,4 @@ class CutoverDestination(Step):
         with ctx.record() as (session, job, _step):
             guest = session.get_one(Guest, job.guest)
             guest.host, guest.qmp = job.destination, ctx.destination["qmp"]
-            guest.moved_at = func.clock_timestamp()
+            guest.moved_at = now()

@@ -10,8 +10,7 @@ import asyncio
 import secrets
 import time
 
-from sqlalchemy import func
-
+from models.base import now
 from models.errors import Fatal, Transient
 from models.job import Side
 from workers import exporter, incoming, mirrors, switches
@@ -102,7 +101,7 @@ class MigrateRamSource(Step):
     def _start(self, ctx: Context, attempt: int) -> None:
         with ctx.record() as (_, job, _step):
             # From here on recovery asks both QEMUs and never guesses: the source may pause at any moment.
-            job.cutover_begun_at = func.clock_timestamp()
+            job.cutover_begun_at = now()
         ctx.guard()
         switches.start(ctx, attempt, self._order(ctx, attempt))
 
@@ -146,7 +145,7 @@ class MigrateRamSource(Step):
 
     def _record_crossing(self, ctx: Context) -> None:
         with ctx.record() as (_, job, _step):
-            job.crossed_at = job.crossed_at or func.clock_timestamp()
+            job.crossed_at = job.crossed_at or now()
         ctx.job.crossed_at = job.crossed_at
 
     async def abandon(self, ctx: Context) -> bool:

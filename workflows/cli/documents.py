@@ -1,0 +1,171 @@
+"""The JSON documents. Their fields are documented in docs/cli.md: only add, never rename or drop one."""
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from models.base import Document
+from models.guest import Guest
+from models.host import Host
+from models.job import Disk, Event, Job, Step
+from workflows.cli.reading import Snapshot, elapsed_s
+
+SECRET = re.compile(r"\b[0-9a-f]{24,}\b")
+"""What nonces and keys look like: QEMU's error messages name exports, and so their nonce."""
+
+INSPECTED = ("pid", "exe", "accel", "machine_type", "runstate", "memory_bytes", "cpus", "refusals", "warnings")
+"""Parts of an inspection that are shown; the command line may hold passwords."""
+
+
+def public(text: str | None) -> str | None:
+    """A sentence without secrets."""
+    return None if text is None else SECRET.sub("<secret>", text)
+
+
+def iso(at: datetime | None) -> str | None:
+    """ISO 8601 in UTC with milliseconds."""
+    return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+def job_document(shot: Snapshot, warnings: Iterable[Event]) -> Document:
+    """Everything about one job."""
+    job = shot.job
+    blackout = job.blackout or {}
+    return {
+        "id": job.id,
+        "guest": job.guest,
+        "source": job.source,
+        "destination": job.destination,
+        "state": job.state.value,
+        "steps": [_step(step) for step in job.steps],
+        "disks": [_disk(disk) for disk in job.disks],
+        "ram": _ram(job),
+        "blackout_ms": blackout.get("ms"),
+        "blackout_phases": blackout.get("phases") or {},
+        "total_s": _rounded(shot.total_s),
+        "error": public(job.error),
+        "warnings": [public(event.sentence) for event in warnings],
+        "options": job.options,
+        "cancel_requested": job.cancel_requested,
+        "created_at": iso(job.created_at),
+        "started_at": iso(job.started_at),
+        "crossed_at": iso(job.crossed_at),
+        "finished_at": iso(job.finished_at),
+        "idempotency_key": job.idempotency_key,
+    }
+
+
+def _step(step: Step) -> Document:
+    return {
+        "seq": step.seq,
+        "name": step.name,
+        "host": step.host,
+        "side": step.side.value,
+        "state": step.state.value,
+        "attempts": step.attempts,
+        "started_at": iso(step.started_at),
+        "finished_at": iso(step.finished_at),
+        "duration_s": _rounded(elapsed_s(step.started_at, step.finished_at)),
+        "error": public(step.error),
+    }
+
+
+def _disk(disk: Disk) -> Document:
+    return {
+        "index": disk.index,
+        "format": disk.format,
+        "source_path": disk.source_path,
+        "destination_path": disk.destination_path,
+        "bytes_total": disk.bytes_total,
+        "bytes_copied": disk.bytes_copied,
+        "ready_at": iso(disk.ready_at),
+        "retired_path": disk.retired_path,
+        "retired_until": iso(disk.retired_until),
+    }
+
+
+def _ram(job: Job) -> Document | None:
+    if job.ram is None:
+        return None
+    return {
+        "bytes_total": job.ram.get("total"),
+        "bytes_transferred": job.ram.get("transferred"),
+        "bytes_remaining": job.ram.get("remaining"),
+        "bytes_per_s": job.ram.get("bytes_per_s"),
+        "passes": job.ram.get("passes"),
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def job_summary(shot: Snapshot) -> Document:
+    """One job among others."""
+    job = shot.job
+    return {
+        "id": job.id,
+        "guest": job.guest,
+        "source": job.source,
+        "destination": job.destination,
+        "state": job.state.value,
+        "step": current_step(job),
+        "bytes_total": sum(disk.bytes_total for disk in job.disks),
+        "bytes_copied": sum(disk.bytes_copied for disk in job.disks),
+        "blackout_ms": (job.blackout or {}).get("ms"),
+        "total_s": _rounded(shot.total_s),
+        "error": public(job.error),
+        "created_at": iso(job.created_at),
+        "started_at": iso(job.started_at),
+        "finished_at": iso(job.finished_at),
+        "idempotency_key": job.idempotency_key,
+    }
+
+
+def current_step(job: Job) -> str | None:
+    """The step that is at work or failed."""
+    return next((step.name for step in job.steps if step.state.value in {"running", "undoing", "failed"}), None)
+
+
+def event_document(event: Event) -> Document:
+    """One sentence of a job's story."""
+    return {"at": iso(event.at), "by": event.by, "action": event.action, "sentence": public(event.sentence)}
+
+
+def host_document(host: Host, *, is_alive: bool, guests: int) -> Document:
+    """One host."""
+    return {
+        "name": host.name,
+        "address": host.address,
+        "alive": is_alive,
+        "heartbeat_at": iso(host.heartbeat_at),
+        "guests": guests,
+        "guest_root": host.guest_root,
+        "cpus": host.facts.get("cpus"),
+        "memory_bytes": host.facts.get("memory_bytes"),
+        "qemu": host.facts.get("qemu"),
+    }
+
+
+def guest_document(guest: Guest, job_id: int | None) -> Document:
+    """One guest, and the job that holds it."""
+    return {
+        "name": guest.name,
+        "host": guest.host,
+        "qmp": guest.qmp,
+        "adopted_at": iso(guest.adopted_at),
+        "moved_at": iso(guest.moved_at),
+        "job_id": job_id,
+    }
+
+
+def inspection_document(inspection: Document) -> Document:
+    """What a host said about a guest of its."""
+    return {
+        **{name: inspection.get(name) for name in INSPECTED},
+        "qemu_version": ".".join(str(part) for part in inspection.get("version", [])),
+        "disks": [
+            {name: disk.get(name) for name in ("index", "device", "format", "path", "virtual_size_bytes")}
+            for disk in inspection.get("disks", [])
+        ],
+    }

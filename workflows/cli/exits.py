@@ -1,0 +1,34 @@
+"""What the exit codes of `drover` mean. Scripts rely on them: never reuse one."""
+
+from enum import IntEnum
+
+from models.job import JobState
+
+
+class ExitCode(IntEnum):
+    """How a command ended."""
+
+    DONE = 0
+    FAILED = 1  # unexpectedly: a service cannot be reached, or a bug of ours
+    REFUSED = 2  # bad input or usage; nothing was changed
+    UNDONE = 3  # the job was undone: the guest stays at the source
+    NEEDS_OPERATOR = 4
+    STOPPED_WATCHING = 5  # the job goes on
+
+
+TABLE = (
+    "0 done",
+    "1 failed unexpectedly (a service cannot be reached)",
+    "2 refused or bad input, nothing was changed",
+    "3 the job was undone, the guest stays at the source",
+    "4 the job needs an operator",
+    "5 stopped watching, the job goes on",
+)
+
+
+def of_job(state: JobState) -> ExitCode:
+    """What a command that ends with a job in this state answers; a job that goes on was submitted well."""
+    return {
+        JobState.UNDONE: ExitCode.UNDONE,
+        JobState.NEEDS_OPERATOR: ExitCode.NEEDS_OPERATOR,
+    }.get(state, ExitCode.DONE)

@@ -108,7 +108,9 @@ class Job(Base):
     crossed_at: Mapped[datetime | None]
     """The destination may have been told to run: the point of no return."""
     blackout: Mapped[Document | None]
-    """{"ms": float, "phases": {name: ms}} of the switch that succeeded."""
+    """{"ms", "phases": {name: ms}, "stopped_at", "resumed_at": seconds since 1970 by the source's clock}.
+
+    Of the switch that succeeded; null values where a switch process died and only the outcome is known."""
     ram: Mapped[Document | None]
     """Progress of the RAM: {"transferred", "remaining", "total", "bytes_per_s", "passes"}."""
     error: Mapped[str | None] = mapped_column(Text)

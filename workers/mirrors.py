@@ -70,11 +70,11 @@ def _copying(ctx: Context) -> int:
 def record(ctx: Context, states: dict[str, Mirror]) -> None:
     """Write the progress of each disk down, and when it first was equal on both sides."""
     with ctx.record() as (_, job, _step):
-        for disk in job.disks:
+        for disk, ours in zip(job.disks, ctx.job.disks, strict=True):
             mirror = states.get(name(job.id, disk.index))
             if mirror is None:
                 continue
             disk.bytes_copied = mirror.copied_bytes
             disk.bytes_total = max(mirror.total_bytes, mirror.copied_bytes) or disk.bytes_total
             if mirror.ready and disk.ready_at is None:
-                disk.ready_at = now()
+                disk.ready_at = ours.ready_at = now()

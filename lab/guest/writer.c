@@ -87,7 +87,7 @@ static void complain(const char *what, const char *name, uint64_t number)
 {
     static _Atomic int complaints;
     if (atomic_fetch_add(&complaints, 1) < MAX_COMPLAINTS)
-        say("%s %s %llu %s\n", what, name, (unsigned long long)number, strerror(errno));
+        say("%s %s %llu %s\n", what, name, (unsigned long long)number, errno ? strerror(errno) : "");
 }
 
 /* This is process 1: were it to end, the kernel would panic and reboot over the evidence. */

@@ -27,7 +27,8 @@ class AwaitSync(Step):
 
     async def verify(self, ctx: Context) -> bool:
         async with ctx.guest() as monitor:
-            return _all_in_sync(ctx, await block.mirrors(monitor, mirrors.names(ctx)))
+            in_sync = _all_in_sync(ctx, await block.mirrors(monitor, mirrors.names(ctx)))
+        return in_sync and all(disk.ready_at for disk in ctx.job.disks)
 
     async def do(self, ctx: Context) -> None:
         async with ctx.guest() as monitor:

@@ -1,0 +1,21 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check
+.NOTPARALLEL:
+
+help: ## Say what can be made
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## Get this machine ready: system packages (root or sudo), virtual environment
+	@sh lab/setup.sh
+
+demo: setup ## Move a live guest between two hosts of a lab on this machine (KEEP=1 leaves the lab running)
+	@.venv/bin/drover lab demo $(if $(KEEP),--keep)
+
+test: check ## Check, then run the whole suite, real guests included
+	.venv/bin/pytest
+
+check: setup ## Lint, formatting, types, layers
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports

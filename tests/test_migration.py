@@ -1,0 +1,84 @@
+"""Real guests are moved between two hosts, and every acknowledged write is looked up afterwards."""
+
+from pathlib import Path
+
+import pytest
+
+from lab.guest.spec import DiskSpec
+from models.database import transaction
+from models.guest import Guest
+from tests.support import MIB, Moves
+
+pytestmark = pytest.mark.guests
+
+IDLE = {"write_rate": 0, "dirty_mib": 0, "dirty_rate": 0}
+BUSY = {"write_rate": 400, "dirty_mib": 32, "dirty_rate": 16}
+
+
+@pytest.mark.parametrize("load", [IDLE, BUSY], ids=["idle", "busy"])
+@pytest.mark.parametrize(
+    "disks",
+    [
+        [DiskSpec(size_bytes=64 * MIB)],
+        [DiskSpec(size_bytes=64 * MIB, format="raw", attach="drive")],
+        [
+            DiskSpec(size_bytes=96 * MIB),
+            DiskSpec(size_bytes=48 * MIB, format="raw", bus="virtio-scsi"),
+            DiskSpec(size_bytes=32 * MIB, attach="drive", bus="virtio-scsi"),
+        ],
+    ],
+    ids=["qcow2", "raw legacy drive", "three disks"],
+)
+def test_a_guest_moves_there_and_back_and_loses_nothing(
+    moves: Moves, disks: list[DiskSpec], load: dict[str, int]
+) -> None:
+    guest = moves.boot(*disks, fill_mib=8, **load)
+    for source, destination in (("host-a", "host-b"), ("host-b", "host-a")):
+        job = moves.move(guest, destination)
+        moves.done(job)
+        moves.intact(guest, destination)
+        moves.nothing_left(job)
+        assert all(step.state == "done" for step in job.steps)
+        assert all(disk.ready_at and disk.bytes_copied > 0 for disk in job.disks)
+        assert (job.source, job.destination) == (source, destination)
+        _delete_retired(moves, job.id)
+
+
+def _delete_retired(moves: Moves, job_id: int) -> None:
+    for disk in moves.job(job_id).disks:
+        Path(str(disk.retired_path)).unlink()
+
+
+def test_after_the_move_the_record_names_the_new_host_and_the_old_images_are_set_aside(moves: Moves) -> None:
+    guest = moves.boot()
+    job = moves.move(guest, "host-b")
+    moves.done(job)
+    with transaction() as session:
+        record = session.get_one(Guest, guest)
+    assert record.host == "host-b"
+    assert Path(record.qmp).is_socket()
+    [disk] = job.disks
+    assert not Path(disk.source_path).exists()
+    assert Path(str(disk.retired_path)).exists()
+    assert disk.retired_until is not None
+
+
+def test_the_images_at_the_destination_are_created_like_those_at_the_source(moves: Moves) -> None:
+    from tests.images import info
+
+    guest = moves.boot(DiskSpec(size_bytes=64 * MIB + 512), DiskSpec(size_bytes=32 * MIB, format="raw"))
+    job = moves.move(guest, "host-b")
+    moves.done(job)
+    for disk in job.disks:
+        source, destination = info(str(disk.retired_path)), info(disk.destination_path)
+        for key in ("format", "virtual-size", "cluster-size"):
+            assert source.get(key) == destination.get(key)
+
+
+def test_the_blackout_is_told_with_a_name_for_each_part(moves: Moves) -> None:
+    guest = moves.boot()
+    job = moves.move(guest, "host-b")
+    moves.done(job)
+    assert job.blackout is not None
+    assert job.blackout["ms"] > 0
+    assert {"stop", "mirror_end", "nbd_close", "device_state", "resume"} <= set(job.blackout["phases"])

@@ -1,0 +1,145 @@
+"""`drover job`: what became of the moves."""
+
+from typing import Annotated
+
+import typer
+
+from models.base import Document
+from workflows import jobs
+from workflows.cli import completion, documents, output, reading
+from workflows.cli.options import AsJson, JobId, Timeout, examples
+from workflows.cli.screen import headline, remark
+from workflows.cli.watching import blackout, emit_job, watch
+
+app = typer.Typer(no_args_is_help=True, help="The moves: what goes on, and what became of them.")
+
+
+@app.callback()
+def group() -> None:
+    """The moves: what goes on, and what became of them."""
+
+
+@app.command("list", epilog=examples("drover job list", "drover job list --all --guest web --json"))
+def list_jobs(
+    everything: Annotated[bool, typer.Option("--all", help="Those that are done or undone as well.")] = False,
+    guest: Annotated[
+        str | None,
+        typer.Option(help="Of this guest only.", autocompletion=completion.guests, show_default=False),
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="The newest N.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List the jobs that have not ended or wait for an operator, newest first."""
+    rows = [documents.job_summary(shot) for shot in reading.newest(everything=everything, guest=guest, limit=limit)]
+    if as_json:
+        output.emit({"jobs": rows})
+        return
+    if not rows:
+        output.note("no job" if everything else "no job is under way (`--all` lists those that ended)")
+    output.table(("JOB", "GUEST", "FROM", "TO", "STATE", "STEP", "COPIED", "BLACKOUT", "TIME"), map(_cells, rows))
+
+
+def _cells(row: Document) -> tuple[object, ...]:
+    pause = row["blackout_ms"]
+    return (
+        *(row[name] for name in ("id", "guest", "source", "destination", "state", "step")),
+        f"{output.size(row['bytes_copied'])} of {output.size(row['bytes_total'])}",
+        None if pause is None else f"{pause:.0f} ms",
+        output.span(row["total_s"]),
+    )
+
+
+@app.command(
+    epilog=examples("drover job show 7", "drover job show --key nightly-42 --json", "drover job show 7 --json | jq .blackout_ms")
+)
+def show(
+    job_id: Annotated[
+        int | None,
+        typer.Argument(metavar="[ID]", help="The job's number.", autocompletion=completion.jobs, show_default=False),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="K", help="The idempotency key instead of the number.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show everything about one job."""
+    if (job_id is None) == (key is None):
+        raise typer.BadParameter("name the job either by its number or by --key")
+    number = reading.id_of(key) if key is not None else job_id
+    assert number is not None
+    if as_json:
+        emit_job(number)
+    else:
+        _print(reading.snapshot(number))
+
+
+def _print(shot: reading.Snapshot) -> None:
+    job = shot.job
+    output.say(f"{headline(job)}: {job.state}")
+    if job.error:
+        output.say(f"  {documents.public(job.error)}")
+    for event in reading.events(job.id, "warning"):
+        output.note(f"warning: {documents.public(event.sentence)}")
+    output.say(f"  asked for {documents.iso(job.created_at)}, time {output.span(shot.total_s) or '-'}, "
+               f"guest paused for {blackout(job) or '-'}")
+    output.table(
+        ("STEP", "HOST", "STATE", "TIME", "REMARK"),
+        [
+            (step.name, step.host, step.state, output.span(_took(shot, step)), remark(step))
+            for step in job.steps
+        ],
+    )
+    output.table(
+        ("DISK", "FORMAT", "COPIED", "DESTINATION"),
+        [
+            (disk.index, disk.format, f"{output.size(disk.bytes_copied)} of {output.size(disk.bytes_total)}",
+             disk.destination_path)
+            for disk in job.disks
+        ],
+    )
+
+
+def _took(shot: reading.Snapshot, step: reading.Step) -> float | None:
+    return reading.elapsed_s(step.started_at, step.finished_at or shot.at)
+
+
+@app.command("watch", epilog=examples("drover job watch 7", "drover job watch 7 --timeout 60 --json"))
+def watch_job(job_id: JobId, timeout: Timeout = None, as_json: AsJson = False) -> None:
+    """Show a job's progress until it ends; the exit code says how. Ctrl-C leaves the job running."""
+    watch(job_id, timeout_s=timeout, as_json=as_json)
+
+
+@app.command(epilog=examples("drover job cancel 7"))
+def cancel(job_id: JobId, as_json: AsJson = False) -> None:
+    """Have a job undone: the guest goes on at the source. Refused past the point of no return."""
+    job = jobs.cancel(job_id)
+    _told(job_id, f"job {job_id} ends: {job.guest} stays on {job.source} (`drover job watch {job_id}`)", as_json=as_json)
+
+
+@app.command(epilog=examples("drover job retry 7"))
+def retry(job_id: JobId, as_json: AsJson = False) -> None:
+    """Let a job that waits for an operator go on from the step that failed."""
+    jobs.retry(job_id)
+    _told(job_id, f"job {job_id} goes on (`drover job watch {job_id}`)", as_json=as_json)
+
+
+def _told(job_id: int, sentence: str, *, as_json: bool) -> None:
+    if as_json:
+        emit_job(job_id)
+    else:
+        output.say(sentence)
+
+
+@app.command(epilog=examples("drover job explain 7"))
+def explain(job_id: JobId, as_json: AsJson = False) -> None:
+    """Tell a job's story: what was decided, when, by whom and why."""
+    job = reading.snapshot(job_id).job
+    story = [documents.event_document(event) for event in reading.events(job_id)]
+    if as_json:
+        names = ("id", "guest", "source", "destination", "state")
+        output.emit({**{name: getattr(job, name) for name in names}, "events": story})
+        return
+    output.say(f"{headline(job)}: {job.state}")
+    for event in story:
+        output.say(f"{event['at']}  {event['sentence']}  ({event['by']})")

@@ -1,0 +1,75 @@
+"""`drover worker` and `drover controller`: the standard Celery worker, with the right options."""
+
+import os
+import socket
+import sys
+from typing import Annotated
+
+import typer
+from sqlalchemy import func, select
+
+from models.database import transaction
+from models.errors import PreconditionFailed
+from models.host import Host
+from models.settings import settings
+from workers.app import CONTROL_QUEUE, host_queue
+from workflows.cli import completion, output
+from workflows.cli.options import AsJson
+
+CONTROLLER_THREADS = 4
+
+LogLevel = Annotated[
+    str, typer.Option("--loglevel", metavar="LEVEL", help="debug, info, warning, error or critical.")
+]
+
+
+def worker(
+    host: Annotated[
+        str,
+        typer.Option(
+            help="The hypervisor that this worker serves.",
+            envvar="DROVER_HOST",
+            autocompletion=completion.hosts,
+            show_default=False,
+        ),
+    ],
+    loglevel: LogLevel = "info",
+    as_json: AsJson = False,
+) -> None:
+    """Serve one hypervisor: run on every host that guests live on, once.
+
+    It becomes `celery -A workers.app worker -Q drover.HOST`. Settings come from the environment (DROVER_*).
+    """
+    if host_queue(host) == CONTROL_QUEUE or "," in host:
+        raise PreconditionFailed(f"{host!r} cannot be a host's name: choose another one")
+    os.environ["DROVER_HOST"] = host
+    _become("-Q", host_queue(host), "-n", f"{host}@%h", loglevel=loglevel, as_json=as_json)
+
+
+def controller(loglevel: LogLevel = "info", as_json: AsJson = False) -> None:
+    """See to it that jobs go on, whatever dies: run at least one, several are fine.
+
+    It becomes `celery -A workers.app worker -Q drover.control`; the one that holds a lock acts.
+    """
+    os.environ.pop("DROVER_HOST", None)  # a control node is no hypervisor
+    name = f"controller-{os.getpid()}@%h"
+    _become("-Q", CONTROL_QUEUE, "-n", name, "-c", str(CONTROLLER_THREADS), loglevel=loglevel, as_json=as_json)
+
+
+def _become(*options: str, loglevel: str, as_json: bool) -> None:
+    """Replace this process by Celery's, so that signals and supervisors reach it."""
+    settings.cache_clear()
+    _check_database()
+    argv = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", *options]
+    argv += ["--without-gossip", "--without-mingle", f"--loglevel={loglevel}"]
+    if as_json:
+        output.emit({"pid": os.getpid(), "node": socket.gethostname(), "argv": argv})
+        sys.stdout.flush()
+        os.dup2(sys.stderr.fileno(), 1)  # Celery greets on stdout
+    os.execv(argv[0], argv)
+
+
+def _check_database() -> None:
+    """One sentence now instead of Celery's traceback later."""
+    with transaction() as session:
+        session.scalar(select(func.count()).select_from(Host))

@@ -74,7 +74,10 @@ class Moves:
         """What the job's record says, for a failing assertion."""
         with transaction() as session:
             events = session.query(Event).where(Event.job_id == job_id).order_by(Event.id).all()
-        return "\n".join(f"{event.by}: {event.action}: {event.sentence}" for event in events)
+            steps = session.get_one(Job, job_id).steps
+        lines = [f"{event.at:%T.%f} {event.by}: {event.action}: {event.sentence}" for event in events]
+        lines += [f"{step.started_at} {step.finished_at} {step.name}@{step.host} {step.state}" for step in steps]
+        return "\n".join(lines)
 
     def done(self, job: Job) -> None:
         """Assert that a job succeeded."""

@@ -73,8 +73,8 @@ def test_an_exporter_that_is_killed_means_a_new_copy_and_the_job_says_so(moves: 
 
 @pytest.mark.parametrize("side", ["source", "destination"])
 def test_a_switch_process_that_is_killed_before_the_switch_costs_only_another_try(moves: Moves, side: str) -> None:
-    guest = moves.boot(dirty_mib=64, dirty_rate=64, memory_mib=256)
-    job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=40 * MIB)
+    guest = moves.boot()
+    job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=24 * MIB)
     host = "host-a" if side == "source" else "host-b"
     until("RAM is being sent", lambda: any(line["event"] == "migrating" for line in moves.journal(job, "host-a", "source")))
     for process in moves.processes_of(job, host):

@@ -56,6 +56,18 @@ async def serves(ctx: Context) -> bool:
     return offered == {image.export for image in images(ctx, ctx.job.exporter["nonce"])}
 
 
+def refuses(ctx: Context) -> bool:
+    """Its host answers that nobody listens at its port: it is dead. Silence proves nothing. Ask on the source."""
+    address, port = ctx.job.exporter["address"], ctx.job.exporter["port"]
+    try:
+        socket.create_connection((address, port), timeout=1.0).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def bind(ctx: Context) -> socket.socket:
     """A listening socket on a free port of the migration network, for the exporter to inherit."""
     family = socket.AF_INET6 if ":" in ctx.settings.address else socket.AF_INET

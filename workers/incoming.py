@@ -8,7 +8,7 @@ from workers import inspection, processes
 from workers.processes import Process
 from workers.qemu import topology
 from workers.qemu.monitor import MonitorLost, connect
-from workers.startup import monitor_ready
+from workers.startup import listens, monitor_ready
 from workers.step import Context
 
 
@@ -36,7 +36,6 @@ async def start(ctx: Context) -> None:
         Fatal: it does not start, or the machine it makes differs from the source's.
     """
     await stop(ctx)
-    Path(ctx.destination["qmp"]).unlink(missing_ok=True)
     log = ctx.directory.incoming_log(ctx.job.guest)
     started = processes.spawn(ctx.directory.mark("incoming"), ctx.destination["argv"], log)
     try:
@@ -52,7 +51,12 @@ async def start(ctx: Context) -> None:
 def differences(ctx: Context, there: dict[str, Any]) -> list[str]:
     """What the two machines do not have in common; QEMU itself would find part of it, and only in the pause."""
     here = ctx.source["topology"]
-    return [sentence for part in ("qtree", "ramblocks") for sentence in topology.differences(here[part], there[part])]
+    same = ctx.source["version"] == ctx.destination["version"]
+    return [
+        sentence
+        for part in ("qtree", "ramblocks")
+        for sentence in topology.differences(here[part], there[part], same_version=same)
+    ]
 
 
 async def stop(ctx: Context) -> None:
@@ -61,13 +65,14 @@ async def stop(ctx: Context) -> None:
     Raises:
         Fatal: the guest may run in it.
     """
-    process = running(ctx)
-    if process is None:
-        return
     if ctx.directory.may_run_here:
         raise Fatal("the guest may be running on the destination already")
     ctx.guard()
-    process.kill()  # it holds nothing that is worth an orderly end
-    for path in (ctx.destination["qmp"], ctx.destination.get("pidfile")):
-        if path:
-            Path(path).unlink(missing_ok=True)
+    process = running(ctx)
+    if process is not None:
+        process.kill()  # it holds nothing that is worth an orderly end
+    socket_path = Path(ctx.destination["qmp"])
+    if socket_path.is_socket() and not listens(socket_path):
+        socket_path.unlink()
+        if ctx.destination["pidfile"]:
+            Path(ctx.destination["pidfile"]).unlink(missing_ok=True)

@@ -70,7 +70,9 @@ def _start_time(pid: int) -> int | None:
     except OSError:
         return None
     fields = stat[stat.rindex(")") + 2 :].split()  # the name may hold blanks and parentheses
-    return None if fields[0] in "ZX" else int(fields[19])
+    # The first thread is a zombie before the others have ended, and until then files and locks are still held.
+    dead = fields[0] in "ZX" and int(fields[17]) <= 1
+    return None if dead else int(fields[19])
 
 
 def spawn(

@@ -5,7 +5,7 @@ import time
 
 from models.errors import Transient
 from models.job import Side
-from workers import mirrors
+from workers import exporter, mirrors
 from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
@@ -80,6 +80,8 @@ class _Watch:
         self.heal_until = self.heal_until or time.monotonic() + HEAL_S
         if time.monotonic() > self.heal_until:
             raise Transient(f"the destination's images could not be written for {HEAL_S:g} s", restart_from="start_nbd")
+        if exporter.refuses(self.ctx):
+            raise Transient("the exporter is gone: the copy begins anew", restart_from="start_nbd")
         for name in broken:
             await block.resume_mirror(self.monitor, name)
         await asyncio.sleep(1.0)

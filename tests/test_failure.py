@@ -76,7 +76,10 @@ def test_a_switch_process_that_is_killed_before_the_switch_costs_only_another_tr
     guest = moves.boot()
     job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=24 * MIB)
     host = "host-a" if side == "source" else "host-b"
-    until("RAM is being sent", lambda: any(line["event"] == "migrating" for line in moves.journal(job, "host-a", "source")))
+    until(
+        "RAM is being sent",
+        lambda: any(line["event"] == "migrating" for line in moves.journal(job, "host-a", "source")),
+    )
     for process in moves.processes_of(job, host):
         if b"workers.switch" in Path(f"/proc/{process.pid}/cmdline").read_bytes():
             process.kill()

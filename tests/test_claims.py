@@ -1,0 +1,219 @@
+"""Claims on real Postgres: one row, one token, one lease; whatever the broker does with the messages."""
+
+import threading
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select, update
+
+from models import claims
+from models.claims import Claim, Direction
+from models.database import transaction
+from models.errors import LeaseLost
+from models.guest import Guest
+from models.host import Host
+from models.job import Attempt, Event, Job, JobState, Step, StepState
+from models.settings import settings
+from workers.step import fence
+from workflows import jobs, live_migration
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+@pytest.fixture
+def job() -> int:
+    """A running job with all its steps."""
+    with transaction() as session:
+        for name in ("one", "two"):
+            session.add(
+                Host(
+                    name=name,
+                    address="127.0.0.1",
+                    guest_root="/",
+                    incarnation="x",
+                    heartbeat_at=func.clock_timestamp(),
+                    facts={},
+                )
+            )
+        session.flush()
+        session.add(Guest(name="web", host="one", qmp="/qmp"))
+        session.flush()
+        made = Job(guest="web", source="one", destination="two", steps=live_migration.steps("one", "two"))
+        session.add(made)
+        session.flush()
+        made.move(session, JobState.RUNNING, "it begins", by="test")
+        return made.id
+
+
+def take(job_id: int, seq: int = 1, *, host: str = "two", epoch: int | None = None, **how: object) -> Claim | None:
+    """Claim a step as a worker of that host would, on a message of the present epoch."""
+    with transaction() as session:
+        epoch = session.get_one(Job, job_id).epoch if epoch is None else epoch
+    arguments = {"direction": Direction.DO, "owner": f"{host}-1", "settings": settings()} | how
+    return claims.claim(job_id=job_id, seq=seq, epoch=epoch, host=host, **arguments)  # type: ignore[arg-type]
+
+
+def taken(job_id: int, seq: int = 1, **how: object) -> Claim:
+    claim = take(job_id, seq, **how)  # type: ignore[arg-type]
+    assert claim is not None
+    return claim
+
+
+def states(job_id: int) -> list[str]:
+    with transaction() as session:
+        return list(session.scalars(select(Step.state).where(Step.job_id == job_id).order_by(Step.seq)))
+
+
+def finish_up_to(job_id: int, last: int) -> None:
+    hosts = {step.seq: step.host for step in live_migration.steps("one", "two")}
+    for seq in range(1, last + 1):
+        claims.finish(taken(job_id, seq, host=hosts[seq]))
+
+
+def test_a_second_delivery_of_a_message_is_dropped(job: int) -> None:
+    taken(job)
+    assert take(job) is None
+
+
+def test_of_twenty_workers_at_once_one_wins(job: int) -> None:
+    won: list[Claim] = []
+    barrier = threading.Barrier(20)
+
+    def race() -> None:
+        barrier.wait()
+        if claim := take(job, epoch=0):
+            won.append(claim)
+
+    threads = [threading.Thread(target=race) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [{"seq": 2}, {"host": "one"}, {"epoch": 7}, {"direction": Direction.UNDO}],
+    ids=lambda how: next(iter(how)),
+)
+def test_a_message_for_another_step_host_epoch_or_direction_is_dropped(job: int, forged: dict[str, object]) -> None:
+    assert take(job, **forged) is None  # type: ignore[arg-type]
+    assert states(job)[0] == StepState.PENDING
+
+
+def test_a_replayed_message_of_a_finished_step_is_dropped(job: int) -> None:
+    claims.finish(taken(job))
+    assert take(job, 1) is None
+
+
+def test_tokens_only_grow(job: int) -> None:
+    first = taken(job)
+    claims.hand_back(first)
+    assert taken(job).token > first.token
+
+
+def test_a_renewed_lease_lasts_longer(job: int) -> None:
+    claim = taken(job)
+    before = claim.deadline
+    time.sleep(0.01)
+    claims.renew(claim, settings())
+    assert claim.deadline > before
+
+
+def test_a_worker_whose_lease_ran_out_is_fenced_by_its_own_clock_without_the_database(job: int) -> None:
+    claim = taken(job, settings=replace(settings(), lease_ttl=timedelta(seconds=3), lease_margin=timedelta(seconds=3)))
+    with pytest.raises(LeaseLost):
+        claim.check()
+
+
+def _expire_all() -> None:
+    with transaction() as session:
+        session.execute(update(Step).values(lease_until=func.clock_timestamp()).where(Step.lease_until.is_not(None)))
+    with transaction() as session:
+        claims.expire(session, claims.overdue(), "it ran out", by="test")
+
+
+def test_after_its_lease_ran_out_a_worker_can_neither_renew_nor_write_nor_finish(job: int) -> None:
+    stale = taken(job)
+    _expire_all()
+    taken(job, owner="two-2")
+    with pytest.raises(LeaseLost):
+        claims.renew(stale, settings())
+    with pytest.raises(LeaseLost), claims.fenced(stale) as (_, row, _step):
+        row.error = "written by a zombie"
+    with pytest.raises(LeaseLost):
+        claims.finish(stale)
+    with transaction() as session:
+        assert session.get_one(Job, job).error is None
+
+
+def test_messages_sent_before_a_claim_ran_out_have_no_effect_any_more(job: int) -> None:
+    taken(job)
+    _expire_all()
+    assert take(job, epoch=0) is None
+    assert take(job) is not None
+
+
+def test_a_worker_that_was_started_anew_takes_its_former_claims_over_at_once(job: int) -> None:
+    taken(job, owner="two-1")
+    with transaction() as session:
+        claims.expire(session, claims.of_earlier_incarnation("two", "two-2"), "started anew", by="two-2")
+    assert take(job, owner="two-2") is not None
+
+
+def test_a_step_that_is_tried_again_waits_and_can_go_back_to_an_earlier_step(job: int) -> None:
+    finish_up_to(job, 3)
+    claims.retry(taken(job, 4, host="one"), "the exporter is gone", timedelta(0), restart_from="start_nbd")
+    assert states(job)[:5] == ["done", "pending", "pending", "pending", "pending"]
+    claims.retry(taken(job, 2), "once more", timedelta(hours=1))
+    assert take(job, 2) is None
+
+
+def test_a_job_is_undone_last_step_first_and_only_what_was_begun(job: int) -> None:
+    finish_up_to(job, 2)
+    claims.fail(taken(job, 3, host="one"), "no")
+    assert states(job)[:4] == ["to_undo", "to_undo", "to_undo", "pending"]
+    assert take(job, 1, direction=Direction.UNDO) is None
+    for seq, host in ((3, "one"), (2, "two"), (1, "two")):
+        claims.finish(taken(job, seq, host=host, direction=Direction.UNDO))
+    with transaction() as session:
+        ended = session.get_one(Job, job)
+        assert ended.state is JobState.UNDONE
+        assert ended.error == "mirror_disks failed: no"
+
+
+def test_past_the_point_of_no_return_a_failure_asks_a_person_and_undoes_nothing(job: int) -> None:
+    finish_up_to(job, 6)
+    with transaction() as session:
+        session.get_one(Job, job).crossed_at = func.now()
+    claims.fail(taken(job, 7, host="one"), "no")
+    with transaction() as session:
+        assert session.get_one(Job, job).state is JobState.NEEDS_OPERATOR
+    assert "to_undo" not in states(job)
+
+
+def test_the_last_step_ends_the_job_and_every_attempt_is_on_record(job: int) -> None:
+    finish_up_to(job, len(live_migration.LINKS))
+    with transaction() as session:
+        assert session.get_one(Job, job).state is JobState.DONE
+        attempts = session.scalars(select(Attempt).where(Attempt.job_id == job)).all()
+        assert [attempt.outcome for attempt in attempts] == ["done"] * len(live_migration.LINKS)
+        assert session.scalar(select(func.count()).select_from(Event).where(Event.job_id == job))
+
+
+def test_a_job_that_was_not_begun_is_cancelled_without_any_step(job: int) -> None:
+    jobs.cancel(job)
+    with transaction() as session:
+        assert session.get_one(Job, job).state is JobState.UNDONE
+
+
+def test_a_stale_token_is_refused_on_the_host_without_the_database(tmp_path: Path) -> None:
+    fence(tmp_path / "fence", 7)
+    fence(tmp_path / "fence", 7)
+    fence(tmp_path / "fence", 12)
+    with pytest.raises(LeaseLost):
+        fence(tmp_path / "fence", 7)

@@ -1,0 +1,83 @@
+"""A database with two hosts and a guest, and stand-ins for what hosts answer."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import migrations
+from models.base import Base
+from models.database import transaction
+from models.errors import PreconditionFailed
+from models.guest import Guest
+from models.host import Host
+from tests.postgres import postgres
+from tests.test_cli.support import NO_BROKER, forget_caches, point_at
+from workflows import guests, jobs
+
+
+@pytest.fixture(scope="session")
+def database_url() -> Iterator[str]:
+    """An empty Postgres."""
+    directory = Path(tempfile.mkdtemp(prefix="dc", dir="/tmp"))
+    try:
+        with postgres(directory) as url:
+            yield url
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    """Set up first, so torn down last: the next test finds its own environment, not what ours left cached."""
+    yield
+    forget_caches()
+
+
+@pytest.fixture
+def bare(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is pointed at the database, whatever is in it."""
+    point_at(monkeypatch, DROVER_DATABASE_URL=database_url, DROVER_BROKER_URL=NO_BROKER)
+
+
+@pytest.fixture
+def database(bare: None) -> None:
+    """The newest schema, and nothing in it but two hosts and a guest on the first."""
+    migrations.upgrade()
+    with transaction() as session:
+        for table in reversed(Base.metadata.sorted_tables):
+            session.execute(table.delete())
+        now = datetime.now(tz=UTC)
+        for name, beat in (("hv1", now), ("hv2", now), ("gone", now - timedelta(hours=1))):
+            facts = {"cpus": 8, "memory_bytes": 16 << 30, "qemu": "QEMU emulator version 10.0.2"}
+            host = Host(name=name, address="10.0.0.1", guest_root="/", incarnation=name, heartbeat_at=beat, facts=facts)
+            session.add(host)
+        session.flush()
+        session.add(Guest(name="web", host="hv1", qmp="/run/web.sock"))
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Stands in for the hosts' answers; a string is a refusal."""
+    disk = {"index": 0, "device": "d0", "format": "qcow2", "virtual_size_bytes": 1 << 30}
+    inspection = {
+        "pid": 42, "exe": "/usr/bin/qemu-system-x86_64", "argv": ["qemu", "-object", "secret,data=hunter2"],
+        "accel": "kvm", "machine_type": "pc-q35-10.0", "runstate": "running", "memory_bytes": 1 << 30, "cpus": 2,
+        "version": [10, 0, 2], "disks": [{**disk, "path": "/g/web.qcow2"}], "refusals": [], "warnings": [],
+    }  # fmt: skip
+    planned = {"ram": "live", "qmp": "/run/web.sock", "warnings": ["the link is slow"],
+               "disks": [{**disk, "source_path": "/g/web.qcow2", "destination_path": "/h/web.qcow2"}]}  # fmt: skip
+    said: dict[str, Any] = {"inspect": inspection, "plan_destination": planned}
+
+    def ask(_host: str, kind: str, **_: Any) -> dict[str, Any]:
+        if isinstance(said[kind], str):
+            raise PreconditionFailed(said[kind])
+        return dict(said[kind])
+
+    monkeypatch.setattr(guests, "ask", ask)
+    monkeypatch.setattr(jobs, "ask", ask)
+    return said

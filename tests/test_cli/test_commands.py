@@ -1,0 +1,147 @@
+"""Hosts, guests, moving, worker and controller."""
+
+import json
+import os
+import subprocess
+from datetime import datetime
+from typing import Any
+
+import pytest
+import typer
+
+from models.job import JobState
+from tests.test_cli.support import DROVER, document, drover, end_job, insert_job
+from workflows.cli import options
+
+
+def test_host_list(database: None) -> None:
+    rows = {row["name"]: row for row in document("host", "list")["hosts"]}
+    assert [rows[name]["alive"] for name in ("hv1", "hv2", "gone")] == [True, True, False]
+    assert (rows["hv1"]["guests"], rows["hv2"]["guests"]) == (1, 0)
+    assert rows["hv1"]["memory_bytes"] == 16 << 30
+    told = drover("host", "list").stdout
+    assert "alive" in told
+    assert "silent since" in told
+
+
+def test_guest_list_names_the_job(database: None) -> None:
+    assert document("guest", "list")["guests"][0]["job_id"] is None
+    number = insert_job(JobState.RUNNING)
+    row = document("guest", "list")["guests"][0]
+    assert (row["name"], row["host"], row["job_id"], row["moved_at"]) == ("web", "hv1", number, None)
+    assert "web" in drover("guest", "list").stdout
+
+
+def test_adopting(database: None, answers: dict[str, Any]) -> None:
+    answers["inspect"]["refusals"] = ["it has a floppy"]
+    result = drover("guest", "adopt", "db", "--host", "hv1", "--qmp", "/run/db.sock", "--json")
+    assert result.exit_code == 0
+    assert result.stderr == "adopted, but cannot be moved yet: it has a floppy\n"
+    found = json.loads(result.stdout)
+    assert (found["name"], found["movable"], found["inspection"]["refusals"]) == ("db", False, ["it has a floppy"])
+    assert datetime.fromisoformat(found["adopted_at"]).tzinfo is not None
+
+
+def test_showing_a_guest_keeps_its_command_line_secret(database: None, answers: dict[str, Any]) -> None:
+    found = document("guest", "show", "web")
+    assert found["movable"] is True
+    assert found["inspection"]["qemu_version"] == "10.0.2"
+    assert found["inspection"]["disks"][0]["path"] == "/g/web.qcow2"
+    plain = drover("guest", "show", "web")
+    assert "can be moved" in plain.stdout
+    assert "hunter2" not in json.dumps(found) + plain.output
+
+
+def test_a_refusal_of_the_host_is_passed_on(database: None, answers: dict[str, Any]) -> None:
+    answers["plan_destination"] = "hv2 cannot take web: no room"
+    result = drover("migrate", "web", "--to", "hv2")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "error: hv2 cannot take web: no room\n"
+    assert document("job", "list", "--all") == {"jobs": []}
+
+
+def test_dry_run_changes_nothing(database: None, answers: dict[str, Any]) -> None:
+    found = document("migrate", "web", "--to", "hv2", "--dry-run")
+    assert (found["dry_run"], found["source"], found["destination"], found["ram"]) == (True, "hv1", "hv2", "live")
+    assert found["disks"][0]["destination_path"] == "/h/web.qcow2"
+    assert "nothing was changed" in drover("migrate", "web", "--to", "hv2", "--dry-run").stdout
+    assert document("job", "list", "--all") == {"jobs": []}
+
+
+def test_migrate_submits(database: None, answers: dict[str, Any]) -> None:
+    words = ("migrate", "web", "--to", "hv2", "--bandwidth", "100M/s", "--max-blackout-ms", "50")
+    found = document(*words, "--idempotency-key", "k1")
+    assert (found["state"], found["idempotency_key"], found["warnings"]) == ("queued", "k1", ["the link is slow"])
+    assert found["options"] == {"max_blackout_ms": 50, "bandwidth_bytes_per_s": 100_000_000}
+    assert document(*words, "--idempotency-key", "k1")["id"] == found["id"]
+    assert document("job", "show", "--key", "k1")["id"] == found["id"]
+    again = drover("migrate", "web", "--to", "hv2")
+    assert again.exit_code == 2
+    assert "is being moved already" in again.stderr
+
+
+def test_a_key_is_good_for_one_move_only(database: None, answers: dict[str, Any]) -> None:
+    document("migrate", "web", "--to", "hv2", "--idempotency-key", "k1")
+    result = drover("migrate", "web", "--to", "gone", "--idempotency-key", "k1")
+    assert result.exit_code == 2
+    assert "use another key" in result.stderr
+
+
+def test_migrate_wait_ends_with_the_verdict(database: None, answers: dict[str, Any]) -> None:
+    first = document("migrate", "web", "--to", "hv2", "--idempotency-key", "k2")
+    ending = end_job(first["id"], JobState.DONE, 0.5)
+    result = drover("migrate", "web", "--to", "hv2", "--idempotency-key", "k2", "--wait", "--json")
+    ending.join()
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["state"] == "done"
+    assert result.stderr.splitlines()[-1].startswith("done: web lives on hv2")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("100M/s", 10**8),
+        ("1.5G", 1_500_000_000),
+        ("64Mi/s", 64 << 20),
+        ("512", 512),
+        ("10 kB/s", 10_000),
+        ("2t", 2 * 10**12),
+    ],
+)
+def test_rates(text: str, expected: int) -> None:
+    assert options.rate(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-1M", "1M/h", "1Q"])
+def test_wrong_rates(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        options.rate(text)
+
+
+def test_worker_becomes_celery(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[list[str]] = []
+    monkeypatch.setattr("workflows.cli.services.os.execv", lambda _program, argv: done.append(argv))
+    monkeypatch.setenv("DROVER_HOST", "other")
+    assert drover("worker", "--host", "hv1", "--loglevel", "debug").exit_code == 0
+    assert os.environ["DROVER_HOST"] == "hv1"
+    assert " ".join(done[0][1:]) == (
+        "-m celery -A workers.app worker -Q drover.hv1 -n hv1@%h --without-gossip --without-mingle --loglevel=debug"
+    )
+    assert drover("controller").exit_code == 0
+    assert "DROVER_HOST" not in os.environ
+    assert "worker -Q drover.control -n controller@%h -c 4" in " ".join(done[1])
+
+
+@pytest.mark.parametrize("name", ["control", "a,b"])
+def test_a_host_cannot_be_called_so(database: None, name: str) -> None:
+    result = drover("worker", "--host", name)
+    assert result.exit_code == 2
+    assert "choose another" in result.stderr
+
+
+def test_worker_prints_its_document_before_it_begins(database: None) -> None:
+    environment = {**os.environ, "PATH": "/nowhere"}
+    words = [DROVER, "worker", "--host", "hv1", "--loglevel", "nonsense", "--json"]  # Celery refuses that level
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout)["argv"][-1] == "--loglevel=nonsense"
+    assert "NONSENSE" in done.stderr

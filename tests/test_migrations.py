@@ -1,0 +1,58 @@
+"""The schema on real Postgres: from empty, from each earlier revision, and in step with the models."""
+
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+import migrations
+from models.database import engine, transaction
+from models.guest import Guest
+from models.host import Host
+from models.job import Job, JobState, Step, StepState
+from workflows import live_migration
+
+pytestmark = pytest.mark.usefixtures("database")
+
+REVISIONS = [revision.revision for revision in ScriptDirectory.from_config(migrations.config()).walk_revisions()]
+
+
+def _empty() -> None:
+    with engine().begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+
+
+@pytest.mark.parametrize("revision", [None, *reversed(REVISIONS)])
+def test_the_schema_can_be_brought_up_to_date_from_any_revision(revision: str | None) -> None:
+    _empty()
+    if revision:
+        migrations.upgrade(revision)
+    migrations.upgrade()
+    command.check(migrations.config())  # the models ask for nothing more
+
+
+def test_the_schema_can_be_taken_back_to_nothing() -> None:
+    command.downgrade(migrations.config(), "base")
+    migrations.upgrade()
+
+
+def test_every_state_can_be_stored() -> None:
+    with transaction() as session:
+        for name in ("one", "two"):
+            session.add(
+                Host(name=name, address="::1", guest_root="/", incarnation="x", heartbeat_at=text("now()"), facts={})
+            )
+        session.flush()
+        for state in JobState:
+            session.add(Guest(name=state, host="one", qmp="/q"))
+            session.flush()
+            session.add(Job(guest=state, source="one", destination="two", state=state))
+        job = Job(guest="done", source="one", destination="two", state=JobState.DONE)
+        job.steps = live_migration.steps("one", "two")[: len(StepState)]
+        for step, step_state in zip(job.steps, StepState, strict=True):
+            step.state = step_state
+        session.add(job)
+    with transaction() as session:
+        assert {job.state for job in session.query(Job)} == set(JobState)
+        assert {step.state for step in session.query(Step)} == set(StepState)

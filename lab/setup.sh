@@ -4,7 +4,7 @@
 #   lab/setup.sh                                  system packages (as root or through sudo), then .venv
 #   lab/setup.sh --packages                       system packages only, as root
 #   lab/setup.sh --print-backports DIR CODENAME   the backports source that follows from the apt sources in DIR
-# shellcheck disable=SC2046,SC2086 # lists of words are meant to be split
+# shellcheck disable=SC2046,SC2048,SC2086 # lists of words are meant to be split
 set -eu
 
 PACKAGES="qemu-system-x86 qemu-utils redis-server postgresql busybox-static cpio zstd kmod gcc libc6-dev
@@ -175,7 +175,7 @@ install_packages() {
     set -- $(release)
     [ "$*" != "debian bookworm" ] || add_backports "$2"
     if lists_stale && ! update_lists; then
-        say "apt-get update failed, going on with what is there: $(grep -m 1 '^[EW]:' "$log" || true)"
+        say "apt-get update failed, going on with what is there: $(last_error)"
     fi
     [ "$*" != "debian bookworm" ] || install_newer_qemu "$2"
     missing=$(missing_packages)
@@ -194,13 +194,15 @@ update_lists() {
 apt_get() { apt-get -q -o DPkg::Lock::Timeout=300 "$@" >"$log" 2>&1 </dev/null; }
 
 install() { # PACKAGES [OPTION...]
-    say "apt-get install" "$@"
+    say "apt-get install" $*
     words=$1
     shift
     apt_get install -y --no-install-recommends "$@" $words && return
     tail -n 20 "$log" >&2
     fail "apt-get could not install: $words"
 }
+
+last_error() { grep '^[EW]:' "$log" | LC_ALL=C sort | head -n 1; }
 
 add_backports() { # CODENAME
     ! has_backports $APT "$1" || return 0
@@ -212,7 +214,7 @@ add_backports() { # CODENAME
     mkdir -p $APT/sources.list.d
     echo "$entry" >$BACKPORTS_FILE
     update_lists && return
-    say "$1-backports cannot be had: $(grep -m 1 '^[EW]:' "$log" || true)"
+    say "$1-backports cannot be had: $(last_error)"
     rm $BACKPORTS_FILE
 }
 
@@ -220,8 +222,8 @@ install_newer_qemu() { # CODENAME
     qemu_is_old || return 0
     apt-cache madison qemu-system-x86 | grep -q " $1-backports/" || return 0
     keep_services_off
-    extra=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 'qemu-*' 2>/dev/null | sed -n 's/^installed //p')
-    install "$(printf '%s ' $QEMU_PACKAGES $extra)" -t "$1-backports"
+    present=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 'qemu-*' 2>/dev/null | sed -n 's/^installed //p')
+    install "$(printf '%s\n' $QEMU_PACKAGES $present | sort -u | tr '\n' ' ')" -t "$1-backports"
 }
 
 report_qemu() {

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Executable, select
 
 from models.database import transaction
 from models.guest import Guest
@@ -15,7 +15,7 @@ NEWEST = 50
 Candidates = list[tuple[str, str]]
 
 
-def _matching(query: Callable[[], Select[Any]], incomplete: str) -> Candidates:
+def _matching(query: Callable[[], Executable], incomplete: str) -> Candidates:
     try:
         with transaction() as session:
             rows: Sequence[Any] = session.execute(query()).all()

@@ -23,6 +23,7 @@ TABLE = (
     "3 the job was undone, the guest stays at the source",
     "4 the job needs an operator",
     "5 stopped watching, the job goes on",
+    "130 interrupted before there was anything to watch",
 )
 
 

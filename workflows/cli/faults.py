@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import redis.exceptions
 import typer
 from kombu.exceptions import OperationalError as BrokerUnreachable
 from kombu.utils.url import maybe_sanitize_url
@@ -31,7 +30,7 @@ def fault(error: Exception) -> Fault:
     """The fault behind an exception."""
     if isinstance(error, typer.TyperException):
         return Fault("usage", error.format_message(), ExitCode.REFUSED)
-    if isinstance(error, (BrokerUnreachable, redis.exceptions.ConnectionError)):
+    if isinstance(error, BrokerUnreachable) or type(error).__module__ == "redis.exceptions":
         return _broker(error)
     if isinstance(error, PreconditionFailed):
         # Nothing was changed either way, but asking again later may help: that is no refusal.

@@ -92,7 +92,9 @@ def _print(document: Document) -> None:
     output.say(f"  QEMU {found['qemu_version']} ({found['accel']}), pid {found['pid']}, {found['machine_type']}")
     output.say(f"  {found['cpus']} CPUs, {output.size(found['memory_bytes'])} of memory")
     for disk in found["disks"]:
-        output.say(f"  disk {disk['index']}: {disk['format']}, {output.size(disk['virtual_size_bytes'])}, {disk['path']}")
+        output.say(
+            f"  disk {disk['index']}: {disk['format']}, {output.size(disk['virtual_size_bytes'])}, {disk['path']}"
+        )
     output.say("  can be moved" if document["movable"] else "  cannot be moved now:")
     for refusal in found["refusals"]:
         output.say(f"    - {refusal}")

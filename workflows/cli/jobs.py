@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from models.base import Document
+from models.job import Step
 from workflows import jobs
 from workflows.cli import completion, documents, output, reading
 from workflows.cli.options import AsJson, JobId, Timeout, examples
@@ -50,12 +51,14 @@ def _cells(row: Document) -> tuple[object, ...]:
 
 
 @app.command(
-    epilog=examples("drover job show 7", "drover job show --key nightly-42 --json", "drover job show 7 --json | jq .blackout_ms")
+    epilog=examples(
+        "drover job show 7", "drover job show --key nightly-42 --json", "drover job show 7 --json | jq .blackout_ms"
+    )
 )
 def show(
     job_id: Annotated[
         int | None,
-        typer.Argument(metavar="[ID]", help="The job's number.", autocompletion=completion.jobs, show_default=False),
+        typer.Argument(metavar="ID", help="The job's number.", autocompletion=completion.jobs, show_default=False),
     ] = None,
     key: Annotated[
         str | None,
@@ -81,26 +84,29 @@ def _print(shot: reading.Snapshot) -> None:
         output.say(f"  {documents.public(job.error)}")
     for event in reading.events(job.id, "warning"):
         output.note(f"warning: {documents.public(event.sentence)}")
-    output.say(f"  asked for {documents.iso(job.created_at)}, time {output.span(shot.total_s) or '-'}, "
-               f"guest paused for {blackout(job) or '-'}")
+    output.say(
+        f"  asked for {documents.iso(job.created_at)}, time {output.span(shot.total_s) or '-'}, "
+        f"guest paused for {blackout(job) or '-'}"
+    )
     output.table(
         ("STEP", "HOST", "STATE", "TIME", "REMARK"),
-        [
-            (step.name, step.host, step.state, output.span(_took(shot, step)), remark(step))
-            for step in job.steps
-        ],
+        [(step.name, step.host, step.state, output.span(_took(shot, step)), remark(step)) for step in job.steps],
     )
     output.table(
         ("DISK", "FORMAT", "COPIED", "DESTINATION"),
         [
-            (disk.index, disk.format, f"{output.size(disk.bytes_copied)} of {output.size(disk.bytes_total)}",
-             disk.destination_path)
+            (
+                disk.index,
+                disk.format,
+                f"{output.size(disk.bytes_copied)} of {output.size(disk.bytes_total)}",
+                disk.destination_path,
+            )
             for disk in job.disks
         ],
     )
 
 
-def _took(shot: reading.Snapshot, step: reading.Step) -> float | None:
+def _took(shot: reading.Snapshot, step: Step) -> float | None:
     return reading.elapsed_s(step.started_at, step.finished_at or shot.at)
 
 
@@ -114,7 +120,9 @@ def watch_job(job_id: JobId, timeout: Timeout = None, as_json: AsJson = False) -
 def cancel(job_id: JobId, as_json: AsJson = False) -> None:
     """Have a job undone: the guest goes on at the source. Refused past the point of no return."""
     job = jobs.cancel(job_id)
-    _told(job_id, f"job {job_id} ends: {job.guest} stays on {job.source} (`drover job watch {job_id}`)", as_json=as_json)
+    _told(
+        job_id, f"job {job_id} ends: {job.guest} stays on {job.source} (`drover job watch {job_id}`)", as_json=as_json
+    )
 
 
 @app.command(epilog=examples("drover job retry 7"))

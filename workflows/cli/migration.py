@@ -115,7 +115,9 @@ def _plan(guest: str, to: str, *, as_json: bool) -> None:
     output.say(f"{row.name} can be moved from {row.host} to {to}; nothing was changed. It would take:")
     for disk in disks:
         amount = output.size(disk["virtual_size_bytes"])
-        output.say(f"  disk {disk['index']}: {disk['format']}, {amount}: {disk['source_path']} -> {disk['destination_path']}")
+        output.say(
+            f"  disk {disk['index']}: {disk['format']}, {amount}: {disk['source_path']} -> {disk['destination_path']}"
+        )
     how = "while it runs" if destination["ram"] == "live" else "while it is paused"
     output.say(f"  memory: {output.size(planned['source']['memory_bytes'])}, copied {how}")
     for warning in destination["warnings"]:

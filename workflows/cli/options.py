@@ -4,6 +4,7 @@ import re
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from workflows.cli import completion
 
@@ -40,5 +41,10 @@ def rate(text: str) -> int:
 
 
 def examples(*commands: str) -> str:
-    """An epilog: typer joins lines and keeps paragraphs."""
-    return "\n\n".join(["[bold]Examples[/bold]", *(f"$ {command}" for command in commands)])
+    """An epilog with one example per line."""
+    return block("Examples", *(f"$ {escape(command)}" for command in commands))
+
+
+def block(title: str, *lines: str) -> str:
+    """An epilog: a title and its lines."""
+    return "\n".join([f"[bold]{title}[/bold]", *lines])

@@ -7,7 +7,9 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 import typer
-from typer.main import get_command, get_group
+from rich.markup import escape
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_group
 
 from models.errors import DroverError
 
@@ -25,8 +27,9 @@ def found() -> dict[str, EntryPoint]:
     return {point.name: point for point in sorted(entry_points(group=GROUP))}
 
 
-def load(point: EntryPoint) -> typer.core.TyperGroup | typer.core.TyperCommand:
+def load(point: EntryPoint) -> TyperCommand | TyperGroup:
     """The subcommand; for a broken one, a command that says what is wrong with it."""
+    made: TyperCommand | TyperGroup
     try:
         offered = point.load()
         if not isinstance(offered, typer.Typer):
@@ -37,3 +40,15 @@ def load(point: EntryPoint) -> typer.core.TyperGroup | typer.core.TyperCommand:
     made.name = point.name
     made.rich_help_panel = PANEL
     return made
+
+
+def _broken(point: EntryPoint, error: Exception) -> TyperCommand:
+    reason = f"{type(error).__name__}: {error}"
+
+    def complain() -> None:
+        raise PluginBroken(f"`drover {point.name}` ({point.value}) cannot be loaded: {reason}") from error
+
+    # Whatever it is called with, the answer is the same.
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    summary = f"(cannot be loaded: {escape(reason)})"
+    return TyperCommand(point.name, callback=complain, help=summary, context_settings=anything)

@@ -39,10 +39,8 @@ def snapshot(job_id: int) -> Snapshot:
     Raises:
         PreconditionFailed: there is none.
     """
-    query = (
-        select(Job, func.clock_timestamp())
-        .options(*PUBLIC, joinedload(Job.steps), joinedload(Job.disks))
-        .where(Job.id == job_id)
+    query = (  # now(), not clock_timestamp(), which would differ from row to row of the join
+        select(Job, func.now()).options(*PUBLIC, joinedload(Job.steps), joinedload(Job.disks)).where(Job.id == job_id)
     )
     with transaction() as session:
         row = session.execute(query).unique().one_or_none()
@@ -67,7 +65,7 @@ def id_of(idempotency_key: str) -> int:
 def newest(*, everything: bool, guest: str | None, limit: int) -> list[Snapshot]:
     """Jobs, newest first; without `everything` only those that are not done or undone."""
     query = (
-        select(Job, func.clock_timestamp())
+        select(Job, func.now())
         .options(*PUBLIC, selectinload(Job.steps), selectinload(Job.disks))
         .order_by(Job.id.desc())
         .limit(limit)

@@ -1,7 +1,6 @@
 """`drover worker` and `drover controller`: the standard Celery worker, with the right options."""
 
 import os
-import socket
 import sys
 from typing import Annotated
 
@@ -18,9 +17,7 @@ from workflows.cli.options import AsJson
 
 CONTROLLER_THREADS = 4
 
-LogLevel = Annotated[
-    str, typer.Option("--loglevel", metavar="LEVEL", help="debug, info, warning, error or critical.")
-]
+LogLevel = Annotated[str, typer.Option("--loglevel", metavar="LEVEL", help="debug, info, warning, error or critical.")]
 
 
 def worker(
@@ -52,8 +49,9 @@ def controller(loglevel: LogLevel = "info", as_json: AsJson = False) -> None:
     It becomes `celery -A workers.app worker -Q drover.control`; the one that holds a lock acts.
     """
     os.environ.pop("DROVER_HOST", None)  # a control node is no hypervisor
-    name = f"controller-{os.getpid()}@%h"
-    _become("-Q", CONTROL_QUEUE, "-n", name, "-c", str(CONTROLLER_THREADS), loglevel=loglevel, as_json=as_json)
+    _become(
+        "-Q", CONTROL_QUEUE, "-n", "controller@%h", "-c", str(CONTROLLER_THREADS), loglevel=loglevel, as_json=as_json
+    )
 
 
 def _become(*options: str, loglevel: str, as_json: bool) -> None:
@@ -63,10 +61,10 @@ def _become(*options: str, loglevel: str, as_json: bool) -> None:
     argv = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", *options]
     argv += ["--without-gossip", "--without-mingle", f"--loglevel={loglevel}"]
     if as_json:
-        output.emit({"pid": os.getpid(), "node": socket.gethostname(), "argv": argv})
+        output.emit({"pid": os.getpid(), "argv": argv})
         sys.stdout.flush()
         os.dup2(sys.stderr.fileno(), 1)  # Celery greets on stdout
-    os.execv(argv[0], argv)
+    os.execv(argv[0], argv)  # noqa: S606 - no shell is wanted
 
 
 def _check_database() -> None:

@@ -48,8 +48,10 @@ def watch(job_id: int, *, timeout_s: float | None, as_json: bool) -> None:
         code = exits.of_job(shot.job.state)
     except (KeyboardInterrupt, StoppedWatching) as stopped:
         why = "interrupted" if isinstance(stopped, KeyboardInterrupt) else str(stopped)
-        output.note(f"{why}: job {job_id} goes on; `drover job watch {job_id}` shows it again, "
-                    f"`drover job cancel {job_id}` ends it")
+        output.note(
+            f"{why}: job {job_id} goes on; `drover job watch {job_id}` shows it again, "
+            f"`drover job cancel {job_id}` ends it"
+        )
         code = ExitCode.STOPPED_WATCHING
     if as_json:
         emit_job(job_id)

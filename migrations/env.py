@@ -12,6 +12,7 @@ from models.database import engine
 UPGRADE_LOCK = 0x64726F766572  # "drover": two upgrades at once wait for each other
 
 with engine().connect() as connection:
+    connection.detach()  # closed at the end, and the lock with it, instead of going back to the pool
     connection.execute(text("SET lock_timeout = '10s'"))
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": UPGRADE_LOCK})
     connection.commit()

@@ -186,6 +186,7 @@ def finish(claim: Claim) -> None:
     with fenced(claim) as (session, job, step):
         _release(session, claim, step, RUNNABLE[claim.direction][3], "done", None)
         if claim.direction is Direction.DO and all(s.state is StepState.DONE for s in job.steps):
+            job.error = None
             job.move(session, JobState.DONE, f"{job.guest} lives on {job.destination}", by=claim.owner)
         if claim.direction is Direction.UNDO and runnable(job) is None:
             job.move(session, JobState.UNDONE, f"{job.guest} stays on {job.source}: {job.error}", by=claim.owner)
@@ -221,6 +222,13 @@ def fail(claim: Claim, error: str) -> None:
             begin_undo(session, job, f"{step.name} failed: {error}", by=claim.owner)
 
 
+def give_up(claim: Claim, why: str) -> None:
+    """The step was stopped on request: the job is undone."""
+    with fenced(claim) as (session, job, step):
+        _release(session, claim, step, StepState.FAILED, "cancelled", why)
+        begin_undo(session, job, why, by=claim.owner)
+
+
 def stop_for_operator(claim: Claim, error: str) -> None:
     """Nobody can tell who owns the guest: leave everything as it is."""
     with fenced(claim) as (session, job, step):
@@ -250,7 +258,7 @@ def begin_undo(session: Session, job: Job, why: str, by: str) -> None:
         job.move(session, JobState.UNDONE, why, by=by)
         return
     job.move(session, JobState.UNDOING, why, by=by)
-    begun = [step for step in job.steps if step.attempts]
+    begun = [step for step in job.steps if step.started_at]  # attempts fall back to 0 when a step is handed back
     for step in begun:
         step.state, step.attempts = StepState.TO_UNDO, 0
         step.next_at = func.clock_timestamp()

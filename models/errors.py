@@ -2,6 +2,7 @@
 
 DroverError
 ├── PreconditionFailed   nothing was touched: say it to whoever asked (exit code 2)
+│   └── Unavailable      nobody answered: the same request may succeed later
 ├── StepError            a step did not bring its effect about
 │   ├── Transient        try again later, from this step or an earlier one
 │   ├── Fatal            trying again cannot help: undo the job
@@ -18,6 +19,10 @@ class DroverError(Exception):
 
 class PreconditionFailed(DroverError):
     """A request was refused before anything was changed; the text names what to do."""
+
+
+class Unavailable(PreconditionFailed):
+    """Nobody could be asked: broker, host or worker gave no answer. The same request may succeed later."""
 
 
 class StepError(DroverError):

@@ -121,6 +121,11 @@ class Job(Base):
     steps: Mapped[list["Step"]] = relationship(order_by="Step.seq", back_populates="job")
     disks: Mapped[list["Disk"]] = relationship(order_by="Disk.index", back_populates="job")
 
+    @property
+    def refused(self) -> bool:
+        """It never began: kept only so that whoever submitted it can learn why."""
+        return self.state is JobState.UNDONE and self.started_at is None and self.plan == {}
+
     def move(self, session: Session, to: JobState, why: str, by: str) -> None:
         """Change the state along `TRANSITIONS` and tell the job's story why. Hold the row's lock.
 
@@ -177,7 +182,7 @@ class Attempt(Base):
     started_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None] = mapped_column(String(32))
-    """done, retry, failed, handed_back, expired; empty while it runs."""
+    """done, retry, failed, cancelled, handed_back, expired; empty while it runs."""
     error: Mapped[str | None] = mapped_column(Text)
 
 

@@ -137,7 +137,11 @@ def test_shell_scripts_are_clean() -> None:
 
 def test_no_registry_is_named_anywhere() -> None:
     """Where packages come from is the machine's business: its apt sources, its pip configuration."""
-    hosts = [("deb", "debian", "org"), ("archive", "ubuntu", "com"), ("security", "debian", "org")]
+    hosts: list[tuple[str, ...]] = [
+        ("deb", "debian", "org"),
+        ("archive", "ubuntu", "com"),
+        ("security", "debian", "org"),
+    ]
     hosts += [("pypi", "org"), ("files", "pythonhosted", "org"), ("registry", "npmjs", "org"), ("docker", "io")]
     pattern = re.compile(rb"(?<![\w-])(" + "|".join(r"\.".join(host) for host in hosts).encode() + rb")(?![\w-])")
     files = subprocess.run(

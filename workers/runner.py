@@ -79,6 +79,9 @@ def _failed(step: Step, claim: Claim, error: Exception) -> None:
 
 def _settle(step: Step, claim: Claim, error: Exception) -> None:
     text = str(error) if isinstance(error, DroverError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, Cancelled):
+        claims.give_up(claim, text)
+        raise Ignore from error
     if isinstance(error, Unknown):
         claims.stop_for_operator(claim, text)
         raise error

@@ -8,18 +8,19 @@ remains; claims that ran out are taken away. All of that may happen twice withou
 import logging
 import threading
 import time
+from datetime import timedelta
 from typing import Any, cast
 
 import psycopg
 from celery.signals import worker_ready
 from kombu.exceptions import OperationalError
-from sqlalchemy import exists, func, select, text
+from sqlalchemy import delete, exists, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, aliased
 
 from models import claims
 from models.database import engine, transaction
-from models.host import Host
+from models.host import Host, HostRequest
 from models.job import Job, JobState, Step
 from models.settings import Settings, settings
 from workers.app import CONTROL_QUEUE
@@ -30,6 +31,7 @@ from workflows.live_migration import remaining_chain
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+QUESTIONS_KEPT = timedelta(hours=1)
 ACTING_LOCK = 0x636F6E74726F6C  # "control"
 ME = "controller"
 
@@ -70,6 +72,7 @@ def tick(ours: Settings) -> None:
     """Look at every job that has not ended, once."""
     with transaction() as session:
         claims.expire(session, claims.overdue(), "its worker was not heard of in time", by=ME)
+        session.execute(delete(HostRequest).where(HostRequest.created_at < func.clock_timestamp() - QUESTIONS_KEPT))
     for job_id in _due(ours):
         with transaction() as session:
             advance(session, job_id)

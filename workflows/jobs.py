@@ -15,7 +15,7 @@ from models.base import Document, now
 from models.database import transaction
 from models.errors import PreconditionFailed
 from models.guest import Guest
-from models.job import Disk, Job, JobState, StepState, tell
+from models.job import Attempt, Disk, Job, JobState, StepState, tell
 from workflows import live_migration
 from workflows.guests import inspect, known_guest
 from workflows.questions import ask, known_host
@@ -53,7 +53,7 @@ def submit(
     Raises:
         PreconditionFailed: why not, and what to do; nothing was changed.
     """
-    if idempotency_key and (earlier := find(idempotency_key)):
+    if idempotency_key and (earlier := _same(idempotency_key, guest, destination)):
         return earlier
     options = options or MigrationOptions()
     if options.max_blackout_ms < 1:
@@ -71,6 +71,22 @@ def submit(
         disks=[_disk(disk) for disk in planned["disks"]],
     )
     return _insert(job, by)
+
+
+def _same(key: str, guest: str, destination: str) -> Job | None:
+    """The job submitted with this key before; one that was refused before it began does not use its key up."""
+    with transaction() as session:
+        job = session.scalar(select(Job).where(Job.idempotency_key == key).with_for_update())
+        if job is None:
+            return None
+        if job.refused:
+            job.idempotency_key = None
+            return None
+    if (job.guest, job.destination) != (guest, destination):
+        raise PreconditionFailed(
+            f"the key {key!r} was used for job {job.id}, which moves {job.guest} to {job.destination}: use another"
+        )
+    return job
 
 
 def plan(guest: Guest, destination: str) -> Document:
@@ -133,7 +149,7 @@ def _insert(job: Job, by: str) -> Job:
                 tell(session, job.id, by=by, action="warning", sentence=warning)
             wake(session)
     except IntegrityError as error:  # somebody was faster, with the same key or for the same guest
-        if key and (earlier := find(key)):
+        if key and (earlier := _same(key, job.guest, job.destination)):
             return earlier
         raise PreconditionFailed(f"{job.guest} is being moved already by another job") from error
     return job
@@ -159,12 +175,6 @@ def record_refusal(guest: str, destination: str, idempotency_key: str | None, wh
             return job
     except Exception:  # an unknown guest or host cannot be referred to
         return None
-
-
-def find(idempotency_key: str) -> Job | None:
-    """The job that was submitted with this key."""
-    with transaction() as session:
-        return session.scalar(select(Job).where(Job.idempotency_key == idempotency_key))
 
 
 def cancel(job_id: int, by: str = "command line") -> Job:
@@ -201,13 +211,14 @@ def retry(job_id: int, by: str = "command line") -> Job:
         job = existing(session, job_id)
         if job.state is not JobState.NEEDS_OPERATOR:
             raise PreconditionFailed(f"job {job_id} is {job.state}: only a job that needs an operator can be retried")
-        undoing = any(step.state in {StepState.UNDONE, StepState.TO_UNDO} for step in job.steps)
-        for step in job.steps:
-            if step.state is StepState.FAILED:
-                step.state = StepState.TO_UNDO if undoing else StepState.PENDING
-                step.attempts, step.enqueued_at = 0, None
-                step.next_at = func.clock_timestamp()
+        [failed] = [step for step in job.steps if step.state is StepState.FAILED]
+        undoing = session.get_one(Attempt, (job_id, failed.token)).direction == claims.Direction.UNDO
+        failed.state = StepState.TO_UNDO if undoing else StepState.PENDING
+        failed.attempts, failed.enqueued_at = 0, None
+        failed.next_at = func.clock_timestamp()
         job.epoch += 1
+        if not undoing:
+            job.error, job.cancel_requested = None, False
         job.move(session, JobState.UNDOING if undoing else JobState.RUNNING, "somebody had it tried again", by=by)
         wake(session)
     return job

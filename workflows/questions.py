@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, func, select
 
 from models.base import Document
 from models.database import transaction
-from models.errors import PreconditionFailed
+from models.errors import PreconditionFailed, Unavailable
 from models.host import Host, HostRequest, RequestState
 from models.settings import Settings, settings
 from workers.app import app, host_queue
@@ -31,7 +31,7 @@ def known_host(name: str) -> Host:
     if host is None:
         raise PreconditionFailed(f"there is no host {name!r}; known hosts: {names or 'none, start a worker first'}")
     if not is_alive:
-        raise PreconditionFailed(
+        raise Unavailable(
             f"host {name} has not been heard of since {host.heartbeat_at:%Y-%m-%d %H:%M:%S %Z}: "
             f"start its worker with `drover worker --host {name}`"
         )
@@ -55,7 +55,7 @@ def ask(host: str, kind: str, **question: Any) -> Document:
     try:
         app.send_task("drover.host.answer", kwargs={"request_id": request.id}, queue=host_queue(host))
     except OperationalError as error:
-        raise PreconditionFailed(f"the broker cannot be reached: {error}") from error
+        raise Unavailable(f"the broker cannot be reached: {error}") from error
     return _wait(request.id, host, timedelta(seconds=ANSWER_TIMEOUT_S))
 
 
@@ -69,4 +69,4 @@ def _wait(request_id: int, host: str, patience: timedelta) -> Document:
         if request.state in {RequestState.REFUSED, RequestState.FAILED}:
             raise PreconditionFailed((request.reply or {}).get("error", "no reason given"))
         time.sleep(POLL_S)
-    raise PreconditionFailed(f"host {host} did not answer within {patience.total_seconds():g} s: is its worker busy?")
+    raise Unavailable(f"host {host} did not answer within {patience.total_seconds():g} s: is its worker busy?")

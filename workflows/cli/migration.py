@@ -4,8 +4,6 @@ from typing import Annotated, Any
 
 import typer
 
-from models.errors import PreconditionFailed
-from models.job import Job
 from workflows import guests, jobs
 from workflows.cli import completion, exits, output, reading
 from workflows.cli.options import AsJson, GuestName, Timeout, rate
@@ -65,21 +63,12 @@ def migrate(
         return
     options = MigrationOptions(max_blackout_ms=max_blackout_ms, bandwidth_bytes_per_s=bandwidth)
     job = jobs.submit(guest, to, options=options, idempotency_key=idempotency_key)
-    _must_be_the_same(job, guest, to)
     for warning in reading.events(job.id, "warning"):
         output.note(f"warning: {warning.sentence}")
     if wait:
         watch(job.id, timeout_s=timeout, as_json=as_json)
     else:
         _submitted(job.id, as_json=as_json)
-
-
-def _must_be_the_same(job: Job, guest: str, to: str) -> None:
-    if (job.guest, job.destination) != (guest, to):
-        raise PreconditionFailed(
-            f"the key {job.idempotency_key!r} was used for job {job.id}, which moves {job.guest} to "
-            f"{job.destination}: use another key"
-        )
 
 
 def _submitted(job_id: int, *, as_json: bool) -> None:

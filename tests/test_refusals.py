@@ -1,0 +1,148 @@
+"""Bad requests get one clear sentence that names what to do, before anything is changed."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import fleet, guests
+from lab.guest.spec import DiskSpec, GuestSpec
+from models.database import transaction
+from models.errors import PreconditionFailed
+from models.job import Job
+from tests.support import MIB, Moves
+from workers import processes
+from workflows import jobs
+
+pytestmark = pytest.mark.guests
+
+
+@pytest.fixture
+def nothing_changes(moves: Moves) -> Iterator[None]:
+    """No job is made, and host-b has the same files and processes as before."""
+    before = _traces(moves)
+    yield
+    assert _traces(moves) == before
+
+
+def _traces(moves: Moves) -> tuple[int, list[Path]]:
+    with transaction() as session:
+        count = session.query(Job).count()
+    return count, sorted(moves.lab.host("host-b").guests.rglob("*"))
+
+
+def refused(moves: Moves, guest: str, to: str) -> str:
+    """The sentence; also seen by a user of the command line, with exit code 2."""
+    with pytest.raises(PreconditionFailed) as refusal:
+        jobs.submit(guest, to)
+    command = [fleet._program("drover"), "migrate", guest, "--to", to, "--wait"]
+    done = subprocess.run(command, env=os.environ | moves.lab.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    return str(refusal.value)
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_an_unknown_guest(moves: Moves) -> None:
+    assert "drover guest adopt nobody" in refused(moves, "nobody", "host-b")
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_an_unknown_host_and_the_host_it_is_on(moves: Moves) -> None:
+    guest = moves.boot()
+    assert "known hosts: host-a, host-b" in refused(moves, guest, "host-x")
+    assert "is on host-a already" in refused(moves, guest, "host-a")
+
+
+def test_an_image_that_exists_already_is_named_and_left_alone(moves: Moves) -> None:
+    guest = moves.boot()
+    image = moves.lab.host("host-b").guests / guest / "disk0.qcow2"
+    image.parent.mkdir()
+    image.write_text("precious")
+    assert f"{image} exists already" in refused(moves, guest, "host-b")
+    assert image.read_text() == "precious"
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_no_room_for_the_disks(moves: Moves) -> None:
+    guest = moves.boot(DiskSpec(size_bytes=64 * MIB), DiskSpec(size_bytes=16_000_000 * MIB))
+    assert "make room for" in refused(moves, guest, "host-b")
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_guest_whose_qemu_is_gone(moves: Moves) -> None:
+    guest = moves.boot()
+    moves.end()
+    assert "no monitor answers at" in refused(moves, guest, "host-b")
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_guest_that_is_paused(moves: Moves) -> None:
+    import asyncio
+
+    from workers.qemu.monitor import connect
+    from workflows.guests import known_guest
+
+    guest = moves.boot()
+
+    async def pause() -> None:
+        async with connect(known_guest(guest).qmp) as monitor:
+            await monitor.execute("stop")
+
+    asyncio.run(pause())
+    assert "the guest is paused" in refused(moves, guest, "host-b")
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_monitor_that_another_client_holds(moves: Moves) -> None:
+    import socket
+
+    from workflows.guests import known_guest
+
+    guest = moves.boot()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(known_guest(guest).qmp)
+        other.recv(4096)
+        assert "is no other client connected" in refused(moves, guest, "host-b")
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_qemu_that_the_destination_does_not_have(moves: Moves) -> None:
+    name = "qemu-system-x86_64-special"
+    program = moves.lab.path / name
+    shutil.copy(str(shutil.which("qemu-system-x86_64")), program)
+    guest = "special"
+    moves.names.append(guest)
+    directory = moves.lab.host("host-a").guests / guest
+    spec = GuestSpec(name=guest, directory=directory, disks=(DiskSpec(size_bytes=16 * MIB),), qemu=str(program))
+    guests.boot(moves.lab, spec, "host-a")
+    program.unlink()
+    assert f"there is no {name} here: install it" in refused(moves, guest, "host-b")
+
+
+def test_a_host_that_is_not_heard_of(moves: Moves) -> None:
+    guest = moves.boot()
+    [worker, *_] = processes.find(moves.lab.mark("worker-host-b"))
+    worker.signal(signal.SIGSTOP)
+    try:
+        with transaction() as session:
+            from models.host import Host
+
+            session.get_one(Host, "host-b").heartbeat_at = session.get_one(Host, "host-b").heartbeat_at.replace(
+                year=2020
+            )
+        assert "drover worker --host host-b" in refused(moves, guest, "host-b")
+    finally:
+        worker.signal(signal.SIGCONT)
+
+
+def test_a_guest_that_is_being_moved_already(moves: Moves) -> None:
+    guest = moves.boot(fill_mib=32)
+    job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=8 * MIB)
+    assert f"is being moved already by job {job.id}" in refused(moves, guest, "host-b")
+    jobs.cancel(job.id)
+    moves.ended(job.id)

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import typer
 
-from lab import fleet, guests
+from lab import fleet, guests, network
 from lab.demo import run_demo
 from lab.directory import Lab, default_directory
 from lab.guest.spec import GuestSpec
@@ -41,12 +41,13 @@ def up(
     hosts: Annotated[int, typer.Option(help="How many hosts.")] = 2,
     directory: Directory = None,
     flower: Annotated[bool, typer.Option(help="Start Flower as well.")] = True,
+    namespaces: Annotated[bool, typer.Option(help="A network namespace per host (root), for cutting links.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start Postgres, Redis, a worker per host, the controller and Flower, all of the lab's own."""
     lab = Lab((directory or default_directory()).absolute())
     try:
-        fleet.up(lab, hosts, flower=flower)
+        fleet.up(lab, hosts, flower=flower, namespaces=namespaces)
     except BaseException:
         if lab.exists and lab.postgres.exists():
             print(f"the lab did not come up; its logs are in {lab.logs}, `drover lab down` removes it", file=sys.stderr)
@@ -122,6 +123,21 @@ def verify(
     _show({"guest": name, "host": verdict.host} | asdict(report), "\n".join(lines), as_json=as_json)
     if not report.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def cut(
+    host: Annotated[str, typer.Argument(help="The host whose plug is pulled.")],
+    mend: Annotated[bool, typer.Option("--mend", help="Plug it in again.")] = False,
+    directory: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cut a host off from the others, or join it again; for labs with --namespaces."""
+    lab = _existing(directory)
+    if not lab.network_file.exists():
+        raise PreconditionFailed("this lab's hosts share the loopback: make one with `drover lab up --namespaces`")
+    (network.mend if mend else network.cut)(lab, lab.host(host))
+    _show({"host": host, "connected": mend}, f"{host} is {'joined again' if mend else 'cut off'}", as_json=as_json)
 
 
 @app.command()

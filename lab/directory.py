@@ -64,9 +64,15 @@ class Lab:
         return [self.host(folder.name) for folder in sorted((self.path / "hosts").iterdir())]
 
     def host(self, name: str) -> LabHost:
-        """One of its hosts: `host-a` is 127.0.0.11, and so on."""
+        """One of its hosts: `host-a` is 127.0.0.11, or 10.213.0.11 in a network namespace, and so on."""
         number = string.ascii_lowercase.index(name.removeprefix("host-"))
-        return LabHost(name, f"127.0.0.{11 + number}", self.path / "hosts" / name)
+        network = "10.213.0" if self.network_file.exists() else "127.0.0"
+        return LabHost(name, f"{network}.{11 + number}", self.path / "hosts" / name)
+
+    @property
+    def network_file(self) -> Path:
+        """Exists if every host is a network namespace of its own."""
+        return self.path / "namespaces"
 
     def mark(self, role: str) -> str:
         """The name under which a process of the lab is started."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab import services
+from lab import network, services
 from lab.directory import LONGEST_PATH, MARKER, Lab, LabHost, host_names
 from models.database import engine, transaction
 from models.errors import PreconditionFailed
@@ -22,16 +22,18 @@ from workers.processes import Process
 START_TIMEOUT_S = 60.0
 
 
-def up(lab: Lab, hosts: int, *, flower: bool = True) -> None:
+def up(lab: Lab, hosts: int, *, flower: bool = True, namespaces: bool = False) -> None:
     """Start everything, with nothing configured beforehand.
 
     Raises:
         PreconditionFailed: there is a lab already, or something is missing on this machine.
     """
-    _check(lab, hosts)
+    _check(lab, hosts, namespaces=namespaces)
     for name in host_names(hosts):
         lab.host(name).guests.mkdir(parents=True)
     (lab.path / MARKER).touch()
+    if namespaces:
+        network.create(lab)
     services.start_postgres(lab)
     services.start_redis(lab)
     _drover(lab, "db", "upgrade")
@@ -43,13 +45,15 @@ def up(lab: Lab, hosts: int, *, flower: bool = True) -> None:
     wait_for_workers(lab)
 
 
-def _check(lab: Lab, hosts: int) -> None:
+def _check(lab: Lab, hosts: int, *, namespaces: bool) -> None:
     if lab.exists:
         raise PreconditionFailed(f"there is a lab in {lab.path} already: use it, or `drover lab down` first")
     if lab.path.exists() and any(lab.path.iterdir()):
         raise PreconditionFailed(f"{lab.path} is not empty and not a lab: name another folder with --dir")
     if len(str(lab.path)) > LONGEST_PATH:
         raise PreconditionFailed(f"{lab.path} is too long for Unix sockets: name a shorter folder with --dir")
+    if namespaces and os.geteuid() != 0:
+        raise PreconditionFailed("only root may make network namespaces: leave --namespaces out")
     if not 1 <= hosts <= 26:
         raise PreconditionFailed("a lab has 1 to 26 hosts")
     lab.path.mkdir(parents=True, exist_ok=True)
@@ -73,7 +77,7 @@ def start_worker(lab: Lab, host: LabHost) -> Process:
     """The worker of one host, as an operator would start it."""
     return processes.spawn(
         lab.mark(f"worker-{host.name}"),
-        [_program("drover"), "worker", "--host", host.name],
+        [*network.inside(lab, host), _program("drover"), "worker", "--host", host.name],
         lab.logs / f"{host.name}.log",
         environment=lab.host_environment(host),
     )
@@ -148,4 +152,5 @@ def down(lab: Lab) -> None:
         for process in others:  # again and again: one of them may just have started another
             process.kill()
     services.stop_postgres(lab)
+    network.delete(lab)
     shutil.rmtree(lab.path)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from lab import network
 from lab.directory import Lab
 from lab.guest.boot_files import boot_files, default_cache
 from lab.guest.command_line import command_line
@@ -54,7 +55,8 @@ def boot(lab: Lab, spec: GuestSpec, host: str) -> Process:
     spec.directory.mkdir(parents=True)
     create_images(spec)
     log = lab.logs / f"{spec.name}.log"
-    started = processes.spawn(lab.mark(f"guest-{spec.name}"), command_line(spec, files), log)
+    argv = [*network.inside(lab, lab.host(host)), *command_line(spec, files)]
+    started = processes.spawn(lab.mark(f"guest-{spec.name}"), argv, log)
     _record(lab, spec)
     _wait_until_it_writes(spec, started, log)
     guests.adopt(spec.name, host, str(spec.qmp_socket))

@@ -12,7 +12,6 @@ from models.database import engine
 UPGRADE_LOCK = 0x64726F766572  # "drover": two upgrades at once wait for each other
 
 with engine().connect() as connection:
-    connection.detach()  # closed at the end, and the lock with it, instead of going back to the pool
     connection.execute(text("SET lock_timeout = '10s'"))
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": UPGRADE_LOCK})
     connection.commit()
@@ -21,3 +20,4 @@ with engine().connect() as connection:
     )
     with context.begin_transaction():
         context.run_migrations()
+    connection.invalidate()  # really closed, and the lock with it, instead of going back to the pool

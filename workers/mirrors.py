@@ -11,6 +11,9 @@ from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
 from workers.step import Context
 
+LAST_STRETCH_S = 2
+"""What a mirror could copy in so many seconds is its last stretch."""
+
 
 def name(job_id: int, index: int) -> str:
     """Of the block job and of its NBD client node alike."""
@@ -45,14 +48,19 @@ async def is_ours(ctx: Context, monitor: Monitor, index: int) -> bool:
 
 
 async def share_bandwidth(ctx: Context, monitor: Monitor) -> None:
-    """Give this job's mirrors their part of the host's budget: all mirrors still copying share alike."""
+    """Give this job's mirrors their part of the host's budget: all mirrors still copying share alike.
+
+    The last stretch is not limited. QEMU lifts the limit of a mirror that is ready anyway, and below the limit a
+    guest that writes a little everywhere (every write dirties a whole cluster) might never let it get there.
+    """
     budget = ctx.job.options.get("bandwidth_bytes_per_s") or ctx.settings.bandwidth_bytes_per_s
     if not budget:
         return
     share = max(budget // max(_copying(ctx), 1), 1 << 16)
     for mine, mirror in (await block.mirrors(monitor, names(ctx))).items():
         if not mirror.concluded:
-            await block.set_speed(monitor, mine, share)
+            last_stretch = 0 < mirror.total_bytes <= mirror.copied_bytes + LAST_STRETCH_S * share
+            await block.set_speed(monitor, mine, 0 if last_stretch else share)
 
 
 def _copying(ctx: Context) -> int:

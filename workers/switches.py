@@ -68,19 +68,20 @@ async def wait_for(ctx: Context, attempt: int, event: str, timeout_s: float) -> 
         await asyncio.sleep(POLL_S)
 
 
-async def watch(ctx: Context, attempt: int, tell: Callable[[Story], None]) -> Story:
+async def watch(ctx: Context, attempt: int, tell: Callable[[dict[str, int]], None]) -> Story:
     """Until the process ended, died or froze; a frozen one is killed, so that its word stands."""
     process = running(ctx, attempt)
     path = ctx.directory.switch_journal(ctx.claim.side, attempt)
-    size, changed_at = 0, time.monotonic()
+    stamp, heard_at = 0, time.monotonic()
     while process is not None and process.alive:
         told = story(ctx, attempt)
         if told.ended:
             break
-        if path.exists() and path.stat().st_size != size:
-            size, changed_at = path.stat().st_size, time.monotonic()
-            tell(told)
-        if time.monotonic() - changed_at > SILENCE_S:
+        if journal.changed_at(path) != stamp:
+            stamp, heard_at = journal.changed_at(path), time.monotonic()
+        if told.last("migrating") and not told.last("pre-switchover"):
+            tell(journal.read_beat(path))
+        if time.monotonic() - heard_at > SILENCE_S:
             process.kill()
         await asyncio.sleep(POLL_S)
     return story(ctx, attempt)

@@ -15,7 +15,7 @@ from models.base import Document, now
 from models.database import transaction
 from models.errors import PreconditionFailed
 from models.guest import Guest
-from models.job import Attempt, Disk, Job, JobState, StepState, tell
+from models.job import Attempt, Disk, Job, JobState, Step, StepState, tell
 from workflows import live_migration
 from workflows.guests import inspect, known_guest
 from workflows.questions import ask, known_host
@@ -84,7 +84,7 @@ def _same(key: str, guest: str, destination: str) -> Job | None:
             return None
     if (job.guest, job.destination) != (guest, destination):
         raise PreconditionFailed(
-            f"the key {key!r} was used for job {job.id}, which moves {job.guest} to {job.destination}: use another"
+            f"the key {key!r} was used for job {job.id}, which moves {job.guest} to {job.destination}: use another key"
         )
     return job
 
@@ -211,17 +211,23 @@ def retry(job_id: int, by: str = "command line") -> Job:
         job = existing(session, job_id)
         if job.state is not JobState.NEEDS_OPERATOR:
             raise PreconditionFailed(f"job {job_id} is {job.state}: only a job that needs an operator can be retried")
-        [failed] = [step for step in job.steps if step.state is StepState.FAILED]
-        undoing = session.get_one(Attempt, (job_id, failed.token)).direction == claims.Direction.UNDO
-        failed.state = StepState.TO_UNDO if undoing else StepState.PENDING
-        failed.attempts, failed.enqueued_at = 0, None
-        failed.next_at = func.clock_timestamp()
+        failed = [step for step in job.steps if step.state is StepState.FAILED]
+        undoing = any(_was_undoing(session, step) for step in failed)
+        for step in failed:
+            step.state = StepState.TO_UNDO if undoing else StepState.PENDING
+            step.attempts, step.enqueued_at = 0, None
+            step.next_at = func.clock_timestamp()
         job.epoch += 1
         if not undoing:
             job.error, job.cancel_requested = None, False
         job.move(session, JobState.UNDOING if undoing else JobState.RUNNING, "somebody had it tried again", by=by)
         wake(session)
     return job
+
+
+def _was_undoing(session: Session, step: Step) -> bool:
+    attempt = session.get(Attempt, (step.job_id, step.token))
+    return attempt is not None and attempt.direction == claims.Direction.UNDO
 
 
 def existing(session: Session, job_id: int) -> Job:

@@ -166,17 +166,15 @@ class MigrateRamSource(Step):
 
 
 class _Progress:
-    """Passes the RAM's progress on to database and Flower, at most once a second, and never in the pause."""
+    """Passes the RAM's progress on to database and Flower, at most once a second."""
 
     def __init__(self, ctx: Context) -> None:
         self.ctx, self.next_at = ctx, 0.0
 
-    def tell(self, told: Story) -> None:
-        progress = told.last("progress")
-        if progress is None or told.last("pre-switchover") or time.monotonic() < self.next_at:
+    def tell(self, ram: dict[str, int]) -> None:
+        if not ram or time.monotonic() < self.next_at:
             return
         self.next_at = time.monotonic() + RECORD_S
-        ram = progress["ram"]
         self.ctx.announce(100 * (ram["total"] - ram["remaining"]) // max(ram["total"], 1))
         asyncio.get_running_loop().run_in_executor(None, self._record, ram)
 

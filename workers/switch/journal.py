@@ -13,12 +13,19 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._beat = beat_path(path)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def write(self, event: str, **data: Any) -> None:
         """Survives the death of this process; not that of the host, whose QEMU would die as well."""
         line = json.dumps({"event": event, "at": time.time(), **data})
         os.write(self._descriptor, line.encode() + b"\n")
+
+    def beat(self, **progress: Any) -> None:
+        """Say that this process is alive, and how far it is. Only the newest such word is kept."""
+        draft = self._beat.with_suffix(".draft")
+        draft.write_text(json.dumps(progress))
+        draft.replace(self._beat)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,26 @@ class Story:
     def ended(self) -> bool:
         """The process said its last word."""
         return bool(self.lines) and self.lines[-1]["event"] in {"resumed", "kept", "lost", "closed"}
+
+
+def beat_path(journal: Path) -> Path:
+    """Where the process of a journal says that it is alive."""
+    return journal.with_suffix(".beat")
+
+
+def read_beat(journal: Path) -> dict[str, Any]:
+    """What the process said last of its progress; empty when nothing."""
+    try:
+        progress: dict[str, Any] = json.loads(beat_path(journal).read_text())
+    except FileNotFoundError:
+        return {}
+    return progress
+
+
+def changed_at(journal: Path) -> int:
+    """When the process last wrote anything, in nanoseconds since 1970; 0 when it never did."""
+    files = [path for path in (journal, beat_path(journal)) if path.exists()]
+    return max((path.stat().st_mtime_ns for path in files), default=0)
 
 
 def read(path: Path) -> Story:

@@ -21,6 +21,7 @@ from workers.switch.journal import Journal, read
 from workers.switch.orders import SourceOrder
 
 PING_S = 0.3
+REPORT_S = 0.2
 PEER_SILENCE_S = 1.0
 """A peer that does not answer for so long is taken for frozen and the switch is called off."""
 SLOW_S = 10.0
@@ -48,6 +49,8 @@ class Source:
         self.clock_offset = 0.0
         self.events = guest.listen("MIGRATION", "MIGRATION_PASS", "STOP", "BLOCK_JOB_ERROR")
         self.passes = 0
+        self.progress: dict[str, Any] = {}
+        self.report_at = 0.0
         self.stopped_at = 0.0
         self.pre_switchover_at = 0.0
 
@@ -80,10 +83,11 @@ class Source:
             raise self.peer_lost
 
     async def keep_pinging(self) -> None:
-        """Notice a frozen peer or frozen QEMUs over there; runs beside all the rest."""
+        """Notice a frozen peer or frozen QEMUs over there, and show that we are not; runs beside all the rest."""
         try:
             while True:
                 await self.line.ask("ping", PEER_SILENCE_S)
+                self.journal.beat(**self.progress)
                 await asyncio.sleep(PING_S)
         except PeerLost as error:
             self.peer_lost = error
@@ -155,6 +159,7 @@ class Source:
                 event = await self.events.get()
         except TimeoutError:
             event = None
+        if time.monotonic() > self.report_at:
             await self.report()
         self.check_peer()
         return not await self.heard(event)
@@ -191,8 +196,9 @@ class Source:
         return f"{reply.get('status')}: {reply.get('error-desc', 'no reason given')}"
 
     async def report(self) -> None:
-        """Write the progress down; the worker reads it from there."""
-        self.journal.write("progress", ram=migration.ram_progress(await self.guest.query("query-migrate")))
+        """Keep the progress for the next beat; the worker reads it from there."""
+        self.progress = migration.ram_progress(await self.guest.query("query-migrate"))
+        self.report_at = time.monotonic() + REPORT_S
 
     async def end_mirrors(self) -> None:
         """The guest is paused: both sides of every mirror become equal and stay so."""

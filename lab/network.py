@@ -1,0 +1,65 @@
+"""A network between the lab's hosts that can be cut: one network namespace per host, joined by a bridge.
+
+Needs root. Postgres and Redis are reached through Unix sockets, so a cut separates the hosts from each other
+and nothing else; nothing leaves the namespaces.
+"""
+
+import hashlib
+import subprocess
+
+from lab.directory import Lab, LabHost
+
+BRIDGE = "bridge"
+INTERFACE = "eth0"
+
+
+def create(lab: Lab) -> None:
+    """Join all hosts of the lab by a bridge that lives in a namespace of its own."""
+    lab.network_file.touch()
+    _ip("netns", "add", _namespace(lab, BRIDGE))
+    _ip("-n", _namespace(lab, BRIDGE), "link", "add", BRIDGE, "type", "bridge")
+    _ip("-n", _namespace(lab, BRIDGE), "link", "set", BRIDGE, "up")
+    for host in lab.hosts:
+        _join(lab, host)
+
+
+def _join(lab: Lab, host: LabHost) -> None:
+    inside, bridge = _namespace(lab, host.name), _namespace(lab, BRIDGE)
+    _ip("netns", "add", inside)
+    _ip("-n", inside, "link", "add", INTERFACE, "type", "veth", "peer", "name", host.name, "netns", bridge)
+    _ip("-n", bridge, "link", "set", host.name, "master", BRIDGE, "up")
+    _ip("-n", inside, "addr", "add", f"{host.address}/24", "dev", INTERFACE)
+    _ip("-n", inside, "link", "set", "lo", "up")
+    _ip("-n", inside, "link", "set", INTERFACE, "up")
+
+
+def cut(lab: Lab, host: LabHost) -> None:
+    """Pull the host's plug at the bridge: packets vanish in silence, as with a real cable."""
+    _ip("-n", _namespace(lab, BRIDGE), "link", "set", host.name, "down")
+
+
+def mend(lab: Lab, host: LabHost) -> None:
+    """Plug it in again."""
+    _ip("-n", _namespace(lab, BRIDGE), "link", "set", host.name, "up")
+
+
+def delete(lab: Lab) -> None:
+    """Remove the namespaces, and with them all that is in them."""
+    if not lab.network_file.exists():
+        return
+    for name in [BRIDGE, *(host.name for host in lab.hosts)]:
+        subprocess.run(["ip", "netns", "delete", _namespace(lab, name)], capture_output=True, check=False)
+
+
+def inside(lab: Lab, host: LabHost) -> list[str]:
+    """What to put before a command so that it runs on this host; nothing where all hosts share the loopback."""
+    return ["ip", "netns", "exec", _namespace(lab, host.name)] if lab.network_file.exists() else []
+
+
+def _namespace(lab: Lab, name: str) -> str:
+    """Two labs on one machine do not meet."""
+    return f"drover-{hashlib.sha256(str(lab.path).encode()).hexdigest()[:8]}-{name}"
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)

@@ -229,6 +229,18 @@ def give_up(claim: Claim, why: str) -> None:
         begin_undo(session, job, why, by=claim.owner)
 
 
+def go_forward(claim: Claim, why: str) -> None:
+    """Undoing came too late: the destination owns the guest, so the job is carried through after all."""
+    with fenced(claim) as (session, job, step):
+        _release(session, claim, step, StepState.DONE, "crossed", why)
+        for other in job.steps:
+            if other.state is StepState.TO_UNDO:
+                other.state, other.enqueued_at = StepState.DONE, None
+        job.crossed_at = job.crossed_at or now()
+        job.cancel_requested, job.epoch = False, job.epoch + 1
+        job.move(session, JobState.RUNNING, why, by=claim.owner)
+
+
 def stop_for_operator(claim: Claim, error: str) -> None:
     """Nobody can tell who owns the guest: leave everything as it is."""
     with fenced(claim) as (session, job, step):

@@ -6,6 +6,7 @@ DroverError
 ├── StepError            a step did not bring its effect about
 │   ├── Transient        try again later, from this step or an earlier one
 │   ├── Fatal            trying again cannot help: undo the job
+│   ├── Crossed          the destination owns the guest already: only forward
 │   └── Unknown          nobody can tell who owns the guest: a person must decide
 └── LeaseLost            somebody else may be at work here: stop touching anything
 """
@@ -46,6 +47,10 @@ class Transient(StepError):
 
 class Fatal(StepError):
     """Trying again cannot help; the job is undone."""
+
+
+class Crossed(StepError):
+    """Undoing found that the source has let the guest go: the job goes forward instead."""
 
 
 class Unknown(StepError):

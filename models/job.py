@@ -113,6 +113,8 @@ class Job(Base):
     Of the switch that succeeded; null values where a switch process died and only the outcome is known."""
     ram: Mapped[Document | None]
     """Progress of the RAM: {"transferred", "remaining", "total", "bytes_per_s", "passes"}."""
+    fenced: Mapped[str | None] = mapped_column(String(64))
+    """The host of which an operator said that it is off for good: it runs nothing and will not come back by itself."""
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
@@ -182,7 +184,7 @@ class Attempt(Base):
     started_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None] = mapped_column(String(32))
-    """done, retry, failed, cancelled, handed_back, expired; empty while it runs."""
+    """done, retry, failed, cancelled, crossed, handed_back, expired; empty while it runs."""
     error: Mapped[str | None] = mapped_column(Text)
 
 

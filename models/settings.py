@@ -46,6 +46,9 @@ class Settings:
     heartbeat: timedelta = timedelta(seconds=5)
     """How often a worker says that its host is there; dead after four times that."""
 
+    host_patience: timedelta = timedelta(minutes=5)
+    """A job waits so long for a host that is silent; then it is undone, or an operator is asked."""
+
     republish_after: timedelta = timedelta(seconds=10)
     """A step that was published and not picked up for so long is published again."""
 
@@ -92,6 +95,7 @@ def settings() -> Settings:
         lease_ttl=_seconds("DROVER_LEASE_TTL_S", Settings.lease_ttl),
         lease_margin=_seconds("DROVER_LEASE_MARGIN_S", Settings.lease_margin),
         heartbeat=_seconds("DROVER_HEARTBEAT_S", Settings.heartbeat),
+        host_patience=_seconds("DROVER_HOST_PATIENCE_S", Settings.host_patience),
         republish_after=_seconds("DROVER_REPUBLISH_AFTER_S", Settings.republish_after),
         concurrency=int(environ.get("DROVER_CONCURRENCY", Settings.concurrency)),
     )

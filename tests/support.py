@@ -60,7 +60,10 @@ class Moves:
 
     def ended(self, job_id: int, timeout_s: float = 120.0) -> Job:
         """The job once it has ended."""
-        until(f"job {job_id} ends", lambda: self.job(job_id).state.ended, timeout_s, every_s=0.05)
+        try:
+            until(f"job {job_id} ends", lambda: self.job(job_id).state.ended, timeout_s, every_s=0.05)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.story(job_id)}") from error
         return self.job(job_id)
 
     def job(self, job_id: int) -> Job:

@@ -196,6 +196,21 @@ def test_past_the_point_of_no_return_a_failure_asks_a_person_and_undoes_nothing(
     assert "to_undo" not in states(job)
 
 
+def test_undoing_that_comes_too_late_turns_the_job_forward_again(job: int) -> None:
+    finish_up_to(job, 5)
+    claims.fail(taken(job, 6, host="one"), "it died")
+    claims.go_forward(taken(job, 6, host="one", direction=Direction.UNDO), "the source has let go")
+    assert states(job)[:7] == ["done"] * 6 + ["pending"]
+    with transaction() as session:
+        assert session.get_one(Job, job).crossed_at is not None
+
+
+def test_a_step_that_was_handed_back_is_undone_too(job: int) -> None:
+    claims.hand_back(taken(job))
+    jobs.cancel(job)
+    assert states(job)[0] == "to_undo"
+
+
 def test_the_last_step_ends_the_job_and_every_attempt_is_on_record(job: int) -> None:
     finish_up_to(job, len(live_migration.LINKS))
     with transaction() as session:

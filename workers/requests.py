@@ -10,12 +10,13 @@ from models.database import transaction
 from models.errors import DroverError, PreconditionFailed
 from models.host import HostRequest, RequestState
 from models.settings import Settings
-from workers import inspection, preflight
+from workers import inspection, observation, preflight
 
 log = logging.getLogger(__name__)
 
 ANSWERS: dict[str, Callable[[Document, Settings], Coroutine[Any, Any, Document]]] = {
     "inspect": inspection.inspect,
+    "observe": observation.observe,
     "plan_destination": preflight.plan_destination,
 }
 

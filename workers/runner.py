@@ -15,7 +15,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from models import claims
 from models.claims import Claim, Direction
 from models.database import transaction
-from models.errors import DroverError, LeaseLost, StepError, Transient, Unknown
+from models.errors import Crossed, DroverError, LeaseLost, StepError, Transient, Unknown
 from models.job import Job
 from models.settings import Settings
 from workers.step import Context, Step
@@ -81,6 +81,9 @@ def _settle(step: Step, claim: Claim, error: Exception) -> None:
     text = str(error) if isinstance(error, DroverError) else f"{type(error).__name__}: {error}"
     if isinstance(error, Cancelled):
         claims.give_up(claim, text)
+        raise Ignore from error
+    if isinstance(error, Crossed):
+        claims.go_forward(claim, text)
         raise Ignore from error
     if isinstance(error, Unknown):
         claims.stop_for_operator(claim, text)

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, aliased
 from models import claims
 from models.database import engine, transaction
 from models.host import Host, HostRequest
-from models.job import Job, JobState, Step
+from models.job import Job, JobState, Side, Step
 from models.settings import Settings, settings
 from workers.app import CONTROL_QUEUE
 from workers.runner import STOPPING
@@ -76,6 +76,7 @@ def tick(ours: Settings) -> None:
     for job_id in _due(ours):
         with transaction() as session:
             advance(session, job_id)
+            give_up_waiting(session, job_id, ours)
 
 
 def _due(ours: Settings) -> list[int]:
@@ -108,6 +109,38 @@ def advance(session: Session, job_id: int) -> None:
     if job.state is JobState.RUNNING and job.cancel_requested and job.crossed_at is None and idle:
         claims.begin_undo(session, job, "cancelled on request", by=ME)
     _publish(session, job)
+
+
+def give_up_waiting(session: Session, job_id: int, ours: Settings) -> None:
+    """A job whose next step is on a host that has been silent for too long.
+
+    Before a cutover was begun it is undone: the guest stays on the source. Later the destination may run it for all
+    we know, and undoing needs the silent host as well: an operator must say what has become of it, because
+    unreachable is not dead.
+    """
+    job = claims.lock(session, job_id)
+    step = claims.runnable(job) if job is not None else None
+    if job is None or step is None or not _silent_for_long(session, step.host, ours):
+        return
+    silent = f"{step.host} has not been heard of for {ours.host_patience.total_seconds():g} s"
+    if job.state is JobState.RUNNING and job.cutover_begun_at is None:
+        claims.begin_undo(session, job, silent, by=ME)
+    else:
+        owner = Side.DESTINATION if step.side is Side.SOURCE else Side.SOURCE
+        claims.ask_operator(session, job, f"{silent}: {_choices(job, step.host, owner)}", by=ME)
+
+
+def _choices(job: Job, silent: str, owner: Side) -> str:
+    """The two commands to choose from."""
+    return (
+        f"once it is back, `drover job retry {job.id}`; if it is off for good and {job.guest} is not running there, "
+        f"`drover job resolve {job.id} --owner {owner} --fenced {silent}`"
+    )
+
+
+def _silent_for_long(session: Session, host: str, ours: Settings) -> bool:
+    longest = func.clock_timestamp() - ours.host_patience
+    return bool(session.scalar(select(Host.heartbeat_at < longest).where(Host.name == host)))
 
 
 def _publish(session: Session, job: Job) -> None:

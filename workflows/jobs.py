@@ -15,8 +15,8 @@ from models.base import Document, now
 from models.database import transaction
 from models.errors import PreconditionFailed
 from models.guest import Guest
-from models.job import Attempt, Disk, Job, JobState, Step, StepState, tell
-from workflows import live_migration
+from models.job import Attempt, Disk, Job, JobState, Side, Step, StepState, tell
+from workflows import live_migration, reconcile
 from workflows.guests import inspect, known_guest
 from workflows.questions import ask, known_host
 
@@ -212,7 +212,8 @@ def retry(job_id: int, by: str = "command line") -> Job:
         if job.state is not JobState.NEEDS_OPERATOR:
             raise PreconditionFailed(f"job {job_id} is {job.state}: only a job that needs an operator can be retried")
         failed = [step for step in job.steps if step.state is StepState.FAILED]
-        undoing = any(_was_undoing(session, step) for step in failed)
+        turned = any(step.state in {StepState.TO_UNDO, StepState.UNDONE} for step in job.steps)
+        undoing = turned or any(_was_undoing(session, step) for step in failed)
         for step in failed:
             step.state = StepState.TO_UNDO if undoing else StepState.PENDING
             step.attempts, step.enqueued_at = 0, None
@@ -223,6 +224,72 @@ def retry(job_id: int, by: str = "command line") -> Job:
         job.move(session, JobState.UNDOING if undoing else JobState.RUNNING, "somebody had it tried again", by=by)
         wake(session)
     return job
+
+
+def resolve(job_id: int, owner: Side, fenced: str | None, by: str = "command line") -> Job:
+    """Go on with a job by an operator's word: who owns the guest, and which host is off for good.
+
+    Raises:
+        PreconditionFailed: the job does not wait, or the other host may still run the guest.
+    """
+    with transaction() as session:
+        job = session.get(Job, job_id)
+    if job is None:
+        raise PreconditionFailed(f"there is no job {job_id}: see `drover job list`")
+    if job.state is not JobState.NEEDS_OPERATOR:
+        raise PreconditionFailed(f"job {job_id} is {job.state}: only a job that needs an operator can be resolved")
+    other = job.destination if owner is Side.SOURCE else job.source
+    if fenced not in {None, other}:
+        raise PreconditionFailed(f"if the {owner} owns the guest, the host to be fenced is {other}, not {fenced}")
+    if fenced is None:
+        _cannot_run_there(job, owner, other)
+    with transaction() as session:
+        return _resolved(session, existing(session, job_id), owner, fenced, by)
+
+
+def _cannot_run_there(job: Job, owner: Side, other: str) -> None:
+    """Without a fence the other host itself must say that the guest does not run on it."""
+    looked = reconcile.look(job)
+    seen = looked.seen[Side.DESTINATION if owner is Side.SOURCE else Side.SOURCE]
+    if seen is None:
+        raise PreconditionFailed(f"{other} cannot be asked: switch it off for good, then add `--fenced {other}`")
+    if seen["runstate"] in reconcile.WENT_ON or (owner is Side.SOURCE and seen["may_run"] and seen["alive"]):
+        raise PreconditionFailed(f"{job.guest} runs, or may run, on {other}: stop that QEMU first")
+
+
+def _resolved(session: Session, job: Job, owner: Side, fenced: str | None, by: str) -> Job:
+    job.fenced, job.cancel_requested = fenced, False
+    off = f"; {fenced} is fenced" if fenced else ""
+    why = f"an operator says that the {owner} owns {job.guest}{off}"
+    if owner is Side.SOURCE:
+        _back_to_source(session, job, why, by)
+    else:
+        _on_to_destination(session, job, why, by)
+    wake(session)
+    return job
+
+
+def _back_to_source(session: Session, job: Job, why: str, by: str) -> None:
+    """Undo all that is not on the fenced host; what is left there is garbage once it comes back."""
+    job.crossed_at = None
+    claims.begin_undo(session, job, f"{job.error} ({why})", by=by)
+    for step in job.steps:
+        if step.state is StepState.TO_UNDO and step.host == job.fenced:
+            step.state, step.error = StepState.UNDONE, f"skipped: {why}"
+
+
+def _on_to_destination(session: Session, job: Job, why: str, by: str) -> None:
+    """Only the end of the chain is left to do, on the host that is not fenced."""
+    job.crossed_at = job.crossed_at or now()
+    job.epoch += 1
+    job.move(session, JobState.RUNNING, why, by=by)
+    for step in job.steps:
+        if step.state is StepState.DONE:
+            continue
+        skipped = step.name not in {"cutover", "cleanup"} or step.host == job.fenced
+        step.state, step.error = (StepState.DONE, f"skipped: {why}") if skipped else (StepState.PENDING, None)
+        step.attempts, step.enqueued_at = 0, None
+        step.next_at = func.clock_timestamp()
 
 
 def _was_undoing(session: Session, step: Step) -> bool:

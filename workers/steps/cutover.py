@@ -94,7 +94,7 @@ class CutoverDestination(Step):
         if status in STARTED:
             return
         if status != "paused":
-            raise Unknown(f"the QEMU on {ctx.job.destination} does not hold the guest: it is {status}")
+            raise Unknown(f"the QEMU on {ctx.job.destination} is {status}: {self._died(ctx)}")
         await self._release_images(ctx)
         await migration.loaded(monitor)
         ctx.guard()
@@ -107,9 +107,16 @@ class CutoverDestination(Step):
             exporter.stop(ctx)
 
     def _died(self, ctx: Context) -> str:
+        job = ctx.job
+        if ctx.directory.may_run_here:
+            return (
+                f"{job.guest} was handed over to {job.destination} and its QEMU died there: start it cold from the "
+                f"images on {job.destination}, those on {job.source} are stale"
+            )
         return (
-            f"{ctx.job.guest} was handed over to {ctx.job.destination} and its QEMU died there: "
-            f"start it cold from the images on {ctx.job.destination}, those on {ctx.job.source} are stale"
+            f"{job.guest}'s QEMU on {job.source} died during the switch and {job.destination} does not hold its "
+            f"memory: start it cold from the images on {job.source}, then "
+            f"`drover job resolve {job.id} --owner source`"
         )
 
     def _record(self, ctx: Context) -> None:

@@ -11,7 +11,7 @@ import secrets
 import time
 
 from models.base import now
-from models.errors import Fatal, Transient
+from models.errors import Crossed, Fatal, Transient
 from models.job import Side
 from workers import exporter, incoming, mirrors, switches
 from workers.qemu import migration
@@ -83,7 +83,7 @@ class MigrateRamSource(Step):
     name, side = "migrate_ram", Side.SOURCE
 
     async def verify(self, ctx: Context) -> bool:
-        return switches.crossed(ctx) is not None and ctx.job.crossed_at is not None
+        return ctx.job.crossed_at is not None
 
     async def do(self, ctx: Context) -> None:
         if switches.crossed(ctx) is None:
@@ -95,7 +95,7 @@ class MigrateRamSource(Step):
         if attempt not in switches.attempts(ctx):
             self._start(ctx, attempt)
         told = await switches.watch(ctx, attempt, _Progress(ctx).tell)
-        if not told.crossed:
+        if not told.crossed and not _died_after_letting_go(ctx, told):
             await self._keep(ctx, told)
 
     def _start(self, ctx: Context, attempt: int) -> None:
@@ -159,10 +159,19 @@ class MigrateRamSource(Step):
 
     async def undo(self, ctx: Context) -> None:
         switches.kill_all(ctx)
-        if switches.crossed(ctx) is not None:
-            raise Fatal("the destination may run the guest already: this cannot be undone")
+        if switches.crossed(ctx) is not None and ctx.job.fenced != ctx.job.destination:
+            raise Crossed("the source has let the guest go already: the job can only go forward")
         if ctx.source_alive and switches.attempts(ctx):
             await self._take_back(ctx)
+
+
+def _died_after_letting_go(ctx: Context, told: Story) -> bool:
+    """The source's QEMU is dead and its mirrors were ended: if the guest lives on, then at the destination.
+
+    A dead QEMU never runs again, so letting the destination decide is safe; `cutover` looks there whether it
+    holds the complete guest.
+    """
+    return told.last("continuing") is not None and not ctx.source_alive
 
 
 class _Progress:

@@ -218,6 +218,7 @@ class Source:
 
     async def complete_ram(self) -> None:
         """Send the device state; `completed` means that the destination holds everything."""
+        self.journal.write("continuing")
         with self.timed("device_state"):
             await self.guest.execute("migrate-continue", state="pre-switchover")
             async with asyncio.timeout(SLOW_S):

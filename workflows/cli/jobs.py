@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from models.base import Document
-from models.job import Step
+from models.job import Side, Step
 from workflows import jobs
 from workflows.cli import completion, documents, output, reading
 from workflows.cli.options import AsJson, JobId, Timeout, examples
@@ -129,6 +129,23 @@ def cancel(job_id: JobId, as_json: AsJson = False) -> None:
 def retry(job_id: JobId, as_json: AsJson = False) -> None:
     """Let a job that waits for an operator go on from the step that failed."""
     jobs.retry(job_id)
+    _told(job_id, f"job {job_id} goes on (`drover job watch {job_id}`)", as_json=as_json)
+
+
+@app.command(
+    epilog=examples("drover job resolve 7 --owner destination", "drover job resolve 7 --owner source --fenced hv2")
+)
+def resolve(
+    job_id: JobId,
+    owner: Annotated[Side, typer.Option(help="Who has the guest, by your word.")],
+    fenced: Annotated[
+        str | None,
+        typer.Option(metavar="HOST", help="The other host, which you have made sure is off.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell a job that needs an operator who owns the guest, so that it can go forward or back."""
+    jobs.resolve(job_id, owner, fenced)
     _told(job_id, f"job {job_id} goes on (`drover job watch {job_id}`)", as_json=as_json)
 
 

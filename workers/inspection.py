@@ -9,8 +9,10 @@ from models.base import Document
 from models.errors import PreconditionFailed
 from models.settings import Settings
 from workers.processes import process
-from workers.qemu import block, command_line, known_bugs, topology
+from workers.qemu import block, known_bugs, topology
+from workers.qemu.disks import disk_refusals, source_disks, unnamed_images
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
+from workers.qemu.refusals import command_line_refusals
 
 CAPABILITIES = ("pause-before-switchover", "return-path", "events")
 """Without these the switch cannot be made safe."""
@@ -53,7 +55,7 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Document:
         "topology": await machine(monitor),
         "disks": disks,
         "refusals": refusals + await _blockers(monitor, identity["argv"]),
-        "warnings": known_bugs.warnings(version, accel),
+        "warnings": known_bugs.warnings(version, accel, identity["argv"]),
     }
 
 
@@ -90,10 +92,10 @@ async def _disks(monitor: Monitor, argv: list[str], settings: Settings) -> tuple
         "named_block_nodes": await monitor.query("query-named-block-nodes"),
         "blockstats": await monitor.query("query-blockstats"),
     }
-    found = topology.disks(**replies)
-    refusals = topology.disk_refusals(**replies, block_jobs=await monitor.query("query-block-jobs"))
-    refusals += topology.unnamed_images(found, argv)
-    refusals += command_line.refusals(argv, source_root=str(settings.guest_root))
+    found = source_disks(**replies)
+    refusals = disk_refusals(**replies, block_jobs=await monitor.query("query-block-jobs"))
+    refusals += unnamed_images(found, argv)
+    refusals += command_line_refusals(argv, source_root=str(settings.guest_root))
     return [asdict(disk) for disk in found], refusals
 
 

@@ -56,7 +56,7 @@ async def plan_destination(question: Document, settings: Settings) -> Document:
         "version": list(version),
         "ram": "live" if live else "paused",
         "disks": disks,
-        "warnings": _warnings(source, version, live=live),
+        "warnings": _warnings(source, version),
     }
 
 
@@ -164,14 +164,8 @@ def _socket(qmp: str) -> list[str]:
     return []
 
 
-def _warnings(source: Document, version: known_bugs.Version, *, live: bool) -> list[str]:
-    found = known_bugs.warnings(tuple(source["version"]), source["accel"], destination_version=version)
-    if not live:
-        found.append(
-            "this QEMU corrupts the memory of a guest without KVM when its RAM is moved live (fixed in 8.2.2 and "
-            "9.0): the guest is paused while its RAM is copied"
-        )
-    return found
+def _warnings(source: Document, version: known_bugs.Version) -> list[str]:
+    return known_bugs.warnings(tuple(source["version"]), source["accel"], source["argv"], destination_version=version)
 
 
 def _mib(size: int) -> int:

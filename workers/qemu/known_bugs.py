@@ -7,10 +7,12 @@ fixes without changing the number, so an entry may say "affected" of a build tha
 the error is on the safe side.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
+
+from workers.qemu.command_line import GUEST_TEXT, Option, parse_command_line, spelled_out
 
 Version = tuple[int, int, int]
 Accel = Literal["tcg", "kvm"]
@@ -24,7 +26,9 @@ class Severity(StrEnum):
     AVOID = "avoid"
     """The code goes round it by itself; nobody needs to be told."""
     WARN = "warn"
-    """Rare or harmless enough to go on; the operator is told."""
+    """Rare or harmless enough to go on; the operator of a guest that it concerns is told."""
+    NOTE = "note"
+    """General advice for running a host; says nothing about any single move."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +41,16 @@ class Bug:
     ranges: tuple[tuple[Version, Version], ...]
     accel: Accel | None = None
     """Only under this accelerator; None: under any."""
+    concerns: tuple[frozenset[str], ...] = ()
+    """Only guests whose command line (`_described`) holds all words of one of these sets; empty: every guest."""
 
     def affects(self, version: Version, accel: Accel) -> bool:
         if self.accel is not None and self.accel != accel:
             return False
         return any(first <= version < fixed for first, fixed in self.ranges)
+
+    def concerns_guest(self, described: str) -> bool:
+        return not self.concerns or any(all(word in described for word in words) for words in self.concerns)
 
 
 ANCIENT: Version = (0, 0, 0)
@@ -49,9 +58,9 @@ ANCIENT: Version = (0, 0, 0)
 BUGS: tuple[Bug, ...] = (
     Bug(
         id="tcg-precopy",
-        what="QEMU before 8.2.2/9.0 under TCG corrupts guest memory in live precopy; the guest is paused"
-        " while its memory is copied",
-        severity=Severity.AVOID,
+        what="without KVM it corrupts the memory of a guest that runs while its memory is copied (fixed in 8.2.2"
+        " and 9.0), so the guest is paused for that time",
+        severity=Severity.WARN,
         # 7.2.22 crashed 18 of 31 guests, 10.0.2 none of 41; a guest paused before `migrate` is safe.
         ranges=((ANCIENT, (8, 2, 2)),),
         accel="tcg",
@@ -85,7 +94,7 @@ BUGS: tuple[Bug, ...] = (
         id="B5",
         what="when a switch fails and the source's images are locked by somebody else (a backup tool),"
         " QEMU starts the guest on inactive disks and aborts",
-        severity=Severity.WARN,
+        severity=Severity.NOTE,
         ranges=((ANCIENT, (10, 2, 0)),),
     ),
     Bug(
@@ -99,18 +108,21 @@ BUGS: tuple[Bug, ...] = (
         what="IO throttling together with iothreads, or discards on IDE and SATA disks, may deadlock QEMU",
         severity=Severity.WARN,
         ranges=(((8, 0, 0), (10, 0, 10)),),
+        concerns=(frozenset({"throttl", "iothread"}), frozenset({"ide-hd"})),  # SATA disks are ide-hd, too
     ),
     Bug(
         id="B10",
         what="a virtio-scsi task management request may deadlock QEMU",
         severity=Severity.WARN,
         ranges=(((10, 0, 0), (10, 0, 7)),),
+        concerns=(frozenset({"virtio-scsi"}),),
     ),
     Bug(
         id="B11",
         what="virtio disks with iothreads may hang after a drained section",
         severity=Severity.WARN,
         ranges=(((8, 0, 0), (8, 2, 2)),),
+        concerns=(frozenset({"iothread"}),),
     ),
     Bug(
         id="B12",
@@ -130,6 +142,7 @@ BUGS: tuple[Bug, ...] = (
         what="UEFI flash may lose its ROM mode in a migration",
         severity=Severity.WARN,
         ranges=((ANCIENT, (10, 0, 13)), ((10, 1, 0), (11, 1, 1))),
+        concerns=(frozenset({"pflash"}),),  # the word is in every way to give a guest flash
     ),
 )
 _BY_ID = {bug.id: bug for bug in BUGS}
@@ -190,14 +203,36 @@ def known_bugs(qemu: Version, accel: Accel, *, severity: Severity | None = None)
     return tuple(bug for bug in BUGS if bug.affects(qemu, accel) and severity in {None, bug.severity})
 
 
-def warnings(source_version: Version, accel: Accel, *, destination_version: Version | None = None) -> list[str]:
-    """What to tell the operator before the move: one sentence per bug and host."""
-    hosts = [("source", source_version)]
-    if destination_version is not None and destination_version != source_version:
-        hosts.append(("destination", destination_version))
+def warnings(
+    source_version: Version, accel: Accel, argv: Sequence[str], *, destination_version: Version | None = None
+) -> list[str]:
+    """What to tell the operator of the guest with this command line before it moves: one sentence per bug.
+
+    `tcg-precopy` is among them exactly when `live_ram_safe` says no.
+    """
+    hosts = {"source": source_version}
+    if destination_version not in {None, source_version}:
+        hosts["destination"] = destination_version
+    described = _described(argv)
     return [
-        f"{place} QEMU {'.'.join(map(str, qemu))}: {bug.what} ({bug.id})"
-        for place, qemu in hosts
-        for bug in known_bugs(qemu, accel)
-        if bug.severity is not Severity.AVOID or bug.id == "tcg-precopy"
+        f"{_named(affected)}: {bug.what} ({bug.id})"
+        for bug in BUGS
+        if bug.severity is Severity.WARN and bug.concerns_guest(described)
+        if (affected := {place: qemu for place, qemu in hosts.items() if bug.affects(qemu, accel)})
     ]
+
+
+def _named(hosts: Mapping[str, Version]) -> str:
+    return " and ".join(f"{place} QEMU {'.'.join(map(str, qemu))}" for place, qemu in hosts.items())
+
+
+def _described(argv: Sequence[str]) -> str:
+    """The options in one string, without texts for the guest and with the disks that bare `-drive` and `-hda` make."""
+    options = [spelled_out(option) for option in parse_command_line(argv) if option.name not in GUEST_TEXT]
+    implied = ["ide-hd" for option in options if _makes_ide_disk(option)]
+    return " ".join([*(word for option in options for word in option.words()), *implied])
+
+
+def _makes_ide_disk(option: Option) -> bool:
+    is_drive = option.name == "drive" and option.value is not None
+    return is_drive and option.get("if") in {None, "ide"} and option.get("media") != "cdrom"

@@ -73,7 +73,7 @@ async def cancel(monitor: Monitor, nodes: list[str]) -> None:
     """End the RAM migration and make sure that the guest runs on here, whatever blocks the main loop.
 
     Only for the side that owns the guest. A frozen peer blocks QEMU's main loop, so the streams are cut out of
-    band when QEMU does not answer at once.
+    band when QEMU does not answer at once; a mirror whose stream was cut like that never recovers (7.2.22, 10.0.2).
 
     Raises:
         Transient: the guest does not run.

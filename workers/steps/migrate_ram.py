@@ -11,11 +11,10 @@ import secrets
 import time
 
 from models.base import now
-from models.errors import Crossed, Fatal, Transient
+from models.errors import Crossed, Transient
 from models.job import Side
 from workers import exporter, incoming, mirrors, switches
-from workers.qemu import migration
-from workers.qemu.monitor import MonitorLost
+from workers.qemu import block, migration
 from workers.step import Context, Step
 from workers.switch.journal import Story
 from workers.switch.orders import DestinationOrder, SourceOrder
@@ -125,23 +124,22 @@ class MigrateRamSource(Step):
     async def _keep(self, ctx: Context, told: Story) -> None:
         """The source owns the guest: make sure that it runs, and have RAM, or all, tried again."""
         kept = told.last("kept")
-        if kept is None:
-            await self._take_back(ctx)
+        mirrored = await self._take_back(ctx)
         with ctx.record() as (_, job, _step):
             job.cutover_begun_at = None
         said = kept or told.last("lost") or {"reason": "the source's switch process died"}
-        ends = kept is not None and not kept["mirrors"]
-        raise Transient(str(said["reason"]), restart_from="start_nbd" if ends else "migrate_ram")
+        raise Transient(str(said["reason"]), restart_from="migrate_ram" if mirrored else "start_nbd")
 
-    async def _take_back(self, ctx: Context) -> None:
-        """The switch process is dead and never said run: nobody else will let this guest go on."""
-        try:
-            async with ctx.guest() as monitor:
-                await migration.cancel(monitor, mirrors.names(ctx))
-        except MonitorLost as error:
-            if not ctx.source_alive:
-                raise Fatal("the guest's QEMU on the source is gone") from error
-            raise
+    async def _take_back(self, ctx: Context) -> bool:
+        """The switch process is dead and never said run: nobody else will let this guest go on.
+
+        Answers whether the mirrors are still in sync: they end with the pause, and one that had to be cut off with
+        `yank` never recovers.
+        """
+        async with ctx.guest() as monitor:
+            await migration.cancel(monitor, mirrors.names(ctx))
+            states = await block.mirrors(monitor, mirrors.names(ctx))
+        return len(states) == len(ctx.job.disks) and all(mirror.in_sync for mirror in states.values())
 
     def _record_crossing(self, ctx: Context) -> None:
         with ctx.record() as (_, job, _step):

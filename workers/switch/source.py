@@ -44,7 +44,6 @@ class Source:
         self.guest = guest
         self.line = line
         self.phases: dict[str, float] = {}
-        self.mirrors_ended = False
         self.peer_lost: Exception | None = None
         self.clock_offset = 0.0
         self.events = guest.listen("MIGRATION", "MIGRATION_PASS", "STOP", "BLOCK_JOB_ERROR")
@@ -203,7 +202,6 @@ class Source:
     async def end_mirrors(self) -> None:
         """The guest is paused: both sides of every mirror become equal and stay so."""
         self.drain_events()
-        self.mirrors_ended = True
         with self.timed("mirror_end"):
             await block.end_mirrors(self.guest, self.order.mirrors, SLOW_S, self.check_peer)
         with self.timed("nbd_close"):
@@ -287,7 +285,6 @@ async def hand_over(order: SourceOrder) -> None:
 
 
 async def _attempt(order: SourceOrder, journal: Journal, guest: Monitor) -> None:
-    source: Source | None = None
     try:
         line = Channel(await channel.call(order.address, order.port, bytes.fromhex(order.key)))
         source = Source(order, journal, guest, line)
@@ -298,13 +295,13 @@ async def _attempt(order: SourceOrder, journal: Journal, guest: Monitor) -> None
             pinging.cancel()
             line.close()
     except (DroverError, OSError, TimeoutError) as error:
-        await _keep(order, journal, guest, source, error)
+        await _keep(order, journal, guest, error)
 
 
-async def _keep(order: SourceOrder, journal: Journal, guest: Monitor, source: Source | None, error: Exception) -> None:
+async def _keep(order: SourceOrder, journal: Journal, guest: Monitor, error: Exception) -> None:
     """Called off: the guest goes on here, unless the destination may have been told to run it."""
     if read(Path(order.journal)).crossed:
         journal.write("lost", reason=f"no word from the destination after run: {error}")
         return
     await migration.cancel(guest, order.nodes)
-    journal.write("kept", reason=str(error), mirrors=source is None or not source.mirrors_ended)
+    journal.write("kept", reason=str(error))

@@ -1,0 +1,102 @@
+"""The lab from the command line: up, guest, migrate, verify, Flower, and nothing left after down."""
+
+import json
+import os
+import subprocess
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import fleet
+from lab.directory import Lab
+from tests.support import until
+from workers import processes
+
+pytestmark = pytest.mark.guests
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="dl", dir="/tmp"))
+    yield made
+    fleet.down(Lab(made))
+
+
+def drover(folder: Path, *words: str, code: int = 0) -> dict[str, Any]:
+    """The JSON document that a command prints, and nothing else."""
+    environment = os.environ | {"DROVER_LAB_DIR": str(folder)}
+    if (folder / "drover-lab").exists():
+        environment |= Lab(folder).environment
+    command = [fleet._program("drover"), *words, "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def _shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("PostgreSQL.*")}
+
+
+def test_a_guest_moves_in_a_lab_and_nothing_is_left_of_it(folder: Path) -> None:
+    memory = _shared_memory()
+    up = drover(folder, "lab", "up", "--hosts", "2")
+    drover(folder, "lab", "guest", "web", "--host", "host-a", "--disk", "64M", "--disk", "32M:raw:drive:virtio-scsi")
+    moved = drover(folder, "migrate", "web", "--to", "host-b", "--wait")
+    assert moved["state"] == "done"
+    assert moved["blackout_ms"] > 0
+    verdict = drover(folder, "lab", "verify", "web")
+    assert (verdict["ok"], verdict["host"]) == (True, "host-b")
+    _flower_shows_the_steps(up["flower"])
+    drover(folder, "lab", "down")
+    assert not folder.exists()
+    assert processes.find_below(folder) == []
+    assert _shared_memory() <= memory
+
+
+def _flower_shows_the_steps(url: str) -> None:
+    def metrics() -> str:
+        with urllib.request.urlopen(f"{url}/metrics") as answer:
+            return str(answer.read().decode())
+
+    until("Flower has seen the last step", lambda: 'task="drover.step.cleanup"' in metrics(), 20)
+    assert 'task="drover.step.migrate_ram"' in metrics()
+
+
+def test_a_second_lab_in_the_same_folder_is_refused(folder: Path) -> None:
+    (folder / "drover-lab").touch()
+    refusal = drover(folder, "lab", "up", code=2)
+    assert "there is a lab in" in refusal["error"]["message"]
+
+
+def test_a_folder_that_is_not_a_lab_is_never_deleted(folder: Path) -> None:
+    (folder / "precious").touch()
+    drover(folder, "lab", "down")
+    assert (folder / "precious").exists()
+    (folder / "precious").unlink()
+    folder.rmdir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
+def test_a_cut_link_heals_without_a_new_copy(folder: Path) -> None:
+    drover(folder, "lab", "up", "--namespaces", "--no-flower")
+    drover(folder, "lab", "guest", "web", "--host", "host-a", "--disk", "64M", "--fill-mib", "32")
+    job = drover(folder, "migrate", "web", "--to", "host-b", "--bandwidth", "8M/s")["id"]
+    until("some of it is copied", lambda: _disk(folder, job)["bytes_copied"] > 4 << 20)
+    drover(folder, "lab", "cut", "host-b")
+    before = _disk(folder, job)["bytes_copied"]
+    drover(folder, "lab", "cut", "host-b", "--mend")
+    ended = drover(folder, "job", "watch", str(job))
+    assert ended["state"] == "done"
+    assert all(step["attempts"] == 1 for step in ended["steps"] if step["name"] in {"start_nbd", "mirror_disks"})
+    assert before > 0
+    assert drover(folder, "lab", "verify", "web")["ok"]
+
+
+def _disk(folder: Path, job: int) -> dict[str, Any]:
+    disk: dict[str, Any] = drover(folder, "job", "show", str(job))["disks"][0]
+    return disk

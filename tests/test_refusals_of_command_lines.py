@@ -1,0 +1,86 @@
+"""What keeps a guest on its host, told from its command line alone."""
+
+import json
+
+import pytest
+
+from workers.qemu.refusals import command_line_refusals
+
+
+def refused(*words, root="/hosts/a"):
+    return command_line_refusals(["qemu", *words], source_root=root)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["-netdev", "tap,id=n,fd=3"], "open file"),
+        (["-netdev", "tap,id=n,vhostfds=3:4"], "open file"),
+        (["-netdev", '{"type":"stream","id":"n","addr":{"type":"fd","str":"3"}}'], "open file"),
+        (["-add-fd", "fd=3,set=1"], "open file"),
+        (["-drive", "file=/dev/fdset/1"], "open file"),
+        (["-netdev", "vhost-user,chardev=c"], "outside QEMU"),
+        (["-netdev", '{"type":"vhost-vdpa","id":"n"}'], "outside QEMU"),
+        (["-device", "vhost-user-fs-pci,chardev=c"], "outside QEMU"),
+        (["-fsdev", "local,id=f,path=/hosts/a/f"], "shared host directory"),
+        (["-device", "vfio-pci,host=01:00.0"], "hardware"),
+        (["-device", '{"driver":"usb-host"}'], "hardware"),
+        (["-device", "ivshmem-plain,memdev=m"], "memory shared"),
+        (["-tpmdev", "emulator,id=t"], "TPM"),
+        (["-snapshot"], "temporary"),
+        (["-drive", "file=/hosts/a/i,snapshot=on"], "temporary"),
+        (["-loadvm", "x"], "internal snapshot"),
+        (["-readconfig", "/hosts/a/c"], "not seen"),
+        (["-drive", "file=/dev/vg/lv,format=raw"], "block devices"),
+        (["-blockdev", "driver=host_device,node-name=n,filename=/dev/sdb"], "block devices"),
+        (["-hda", "/dev/sdb"], "block devices"),
+        (["-drive", "file=rbd:pool/image"], "not a file of this host"),
+        (["-drive", "file=http://x/y.iso,media=cdrom"], "not a file of this host"),
+        (["-blockdev", '{"driver":"raw","node-name":"n","file":{"driver":"nfs","path":"/x"}}'], "not a file"),
+        (["-drive", "file=i.raw,format=raw"], "relative"),
+        (["-qmp", "unix:q.sock,server=on"], "relative"),
+        (["-pidfile", "pid"], "relative"),
+        (["disk.img"], "relative"),
+        (["-drive", "file=/elsewhere/i.raw"], "outside /hosts/a"),
+        (["-serial", "file:/tmp/log"], "outside /hosts/a"),
+        (["-chardev", "socket,id=c,path=/run/c,server=on"], "outside /hosts/a"),
+        (["-pidfile", "/hosts/ab/p"], "outside /hosts/a"),
+        (["-qmp", "stdio"], "pipes"),
+        (["-serial", "/dev/ttyS0"], "port of this host"),
+    ],
+)
+def test_what_cannot_be_rebuilt_is_named_with_its_option(words, says):
+    sentences = refused(*words)
+    assert any(says in sentence and words[-1] in sentence for sentence in sentences), sentences
+
+
+def test_an_ordinary_guest_is_not_refused():
+    words = [
+        "-S",
+        "-m",
+        "64",
+        "-nodefaults",
+        "-cpu",
+        "qemu64,+aes",
+        "-name",
+        "fd=1",
+        "-daemonize",
+        "-incoming",
+        "defer",
+        "-runas",
+        "x",
+        "-chroot",
+        "/y",
+    ]
+    words += ["-drive", "file=/hosts/a/i.qcow2,if=virtio", "-drive", "if=ide,media=cdrom", "-vnc", ":1"]
+    words += ["-cdrom", "/srv/iso/x.iso", "-bios", "bios.bin", "-kernel", "/boot/vmlinuz", "-serial", "null"]
+    words += ["-qmp", "tcp:127.0.0.1:4444,server=on,wait=off", "-serial", "pty", "-chardev", "stdio,id=c"]
+    words += ["-netdev", "tap,id=n,ifname=tap0", "-object", "rng-random,id=r,filename=/dev/urandom"]
+    words += ["-blockdev", json.dumps({"driver": "file", "node-name": "f", "filename": "/hosts/a/f"})]
+    words += ["-device", "vhost-vsock-pci,guest-cid=3", "-object", "memory-backend-file,id=m,mem-path=/dev/hugepages"]
+    words += ["-drive", "if=pflash,file=/usr/share/OVMF/OVMF_CODE.fd,readonly=on"]
+    assert refused(*words) == []
+
+
+def test_outside_the_root_is_no_matter_when_the_root_is_everything():
+    assert refused("-drive", "file=/anywhere/i.raw", "-pidfile", "/run/p", root="/") == []

@@ -1,0 +1,219 @@
+"""A guest's disks, read from QMP replies: what is needed to copy each, and why one cannot be copied."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workers.qemu.topology import Reply
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceDisk:
+    """One writable disk of a running guest: all that is needed to create its copy and mirror it."""
+
+    index: int
+    """Position among the writable disks in `query-block`, which keeps the command line's order."""
+    device: str
+    """What `blockdev-mirror` takes as `device`: the node below any mirror filter. QEMU accepts its
+    made-up names (`#block123`) here, but makes up others in every process."""
+    qdev: str
+    """The guest device's id or QOM path."""
+    node: str
+    """The node with the image format; the same as `device` for now, since filters are refused."""
+    file_node: str | None
+    """The protocol node below it."""
+    format: str
+    path: str
+    virtual_size_bytes: int
+    cluster_size_bytes: int | None
+    create_options: dict[str, str]
+    """For `qemu-img create -o`, such as `cluster_size=65536`; empty for raw."""
+
+    @property
+    def create_option_string(self) -> str:
+        return ",".join(f"{key}={value}" for key, value in self.create_options.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Medium:
+    """One entry of `query-block` with an image in it, seen through our own mirror filter."""
+
+    device: str
+    qdev: str
+    inserted: Reply
+    file_node: str | None
+    path: str
+
+    @property
+    def image(self) -> Reply:
+        image: Reply = self.inserted["image"]
+        return image
+
+    @property
+    def specific(self) -> Reply:
+        data: Reply = self.image.get("format-specific", {}).get("data", {})
+        return data
+
+    @property
+    def shown(self) -> str:
+        return f"disk {self.device or self.qdev} ({self.path})"
+
+
+def _media(
+    query_block: Sequence[Reply], named_block_nodes: Sequence[Reply], blockstats: Sequence[Reply]
+) -> list[_Medium]:
+    """`query-block` shows the topmost node; while a mirror runs that is its filter (`mirror_top`).
+
+    Only `query-blockstats` says what lies below a node (10.0 has no `children` elsewhere).
+    """
+    nodes = {node["node-name"]: node for node in named_block_nodes}
+    below = {entry.get("qdev") or entry.get("device"): entry for entry in blockstats}
+    found = []
+    for entry in query_block:
+        if "inserted" in entry:
+            stats = below.get(entry.get("qdev") or entry.get("device"), {})
+            found.append(_medium(entry, nodes, stats))
+    return found
+
+
+def _medium(entry: Reply, nodes: Mapping[str, Reply], stats: Reply) -> _Medium:
+    inserted: Reply = entry["inserted"]
+    while inserted["drv"] == "mirror_top" and stats.get("parent", {}).get("node-name") in nodes:
+        stats = stats["parent"]
+        inserted = nodes[stats["node-name"]]
+    file_node = stats.get("parent", {}).get("node-name")
+    if inserted["drv"] == "file":
+        file_node = inserted["node-name"]
+    return _Medium(
+        device=entry.get("device", ""),
+        qdev=entry.get("qdev", ""),
+        inserted=inserted,
+        file_node=file_node,
+        path=_path(inserted, nodes.get(file_node or "")),
+    )
+
+
+def _path(inserted: Reply, file_node: Reply | None) -> str:
+    """The image's file. A node opened with unusual options shows `json:{...}` instead of a name."""
+    name = str(inserted["image"]["filename"])
+    if name.startswith("json:") and file_node is not None:
+        return str(file_node["image"]["filename"])
+    return name
+
+
+def source_disks(
+    *,
+    query_block: Sequence[Reply],
+    named_block_nodes: Sequence[Reply] = (),
+    blockstats: Sequence[Reply] = (),
+) -> tuple[SourceDisk, ...]:
+    """Every writable disk of the guest, from the replies of the commands of these names.
+
+    Call `disk_refusals` on the same replies: here nothing is judged.
+    """
+    writable = [medium for medium in _media(query_block, named_block_nodes, blockstats) if not _read_only(medium)]
+    return tuple(_disk(index, medium) for index, medium in enumerate(writable))
+
+
+def _read_only(medium: _Medium) -> bool:
+    return bool(medium.inserted["ro"])
+
+
+def _disk(index: int, medium: _Medium) -> SourceDisk:
+    image = medium.image
+    driver = str(medium.inserted["drv"])
+    return SourceDisk(
+        index=index,
+        device=medium.inserted["node-name"],
+        qdev=medium.qdev,
+        node=medium.inserted["node-name"],
+        file_node=medium.file_node,
+        format="raw" if driver == "file" else driver,  # a device on the bare file sees raw data
+        path=medium.path,
+        virtual_size_bytes=image["virtual-size"],
+        cluster_size_bytes=image.get("cluster-size"),
+        create_options=_create_options(medium) if driver == "qcow2" else {},
+    )
+
+
+def _create_options(medium: _Medium) -> dict[str, str]:
+    """The qcow2 header as `qemu-img create -o` spells it; only what this QEMU reports."""
+    options: dict[str, Any] = {"cluster_size": medium.image.get("cluster-size")}
+    for key in ("compat", "lazy-refcounts", "refcount-bits", "extended-l2", "compression-type"):
+        options[key.replace("-", "_")] = medium.specific.get(key)
+    return {key: _spelled(value) for key, value in options.items() if value is not None}
+
+
+def _spelled(value: Any) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
+def disk_refusals(
+    *,
+    query_block: Sequence[Reply],
+    named_block_nodes: Sequence[Reply] = (),
+    blockstats: Sequence[Reply] = (),
+    block_jobs: Sequence[Reply] = (),
+) -> list[str]:
+    """Why these disks cannot be moved, a sentence each. An empty drive (an ejected CD) is fine.
+
+    Give `block_jobs` (`query-block-jobs`) without the mirrors this move started itself.
+    """
+    media = _media(query_block, named_block_nodes, blockstats)
+    found = [sentence for medium in media for sentence in _refused(medium)]
+    found += [f"block job {job['device']} ({job['type']}) is running; let it end or cancel it" for job in block_jobs]
+    paths = Counter(medium.path for medium in media if not _read_only(medium))
+    found += [f"{path} is used by {count} disks; give each its own" for path, count in paths.items() if count > 1]
+    return found
+
+
+def _refused(medium: _Medium) -> Iterator[str]:
+    if _read_only(medium):
+        # Firmware is part of QEMU's installation; every host has its own copy.
+        if not medium.device.startswith("pflash"):
+            yield f"{medium.shown}: its medium is read-only and must exist on the destination; eject it"
+        return
+    driver = medium.inserted["drv"]
+    if driver not in {"raw", "qcow2", "file"}:
+        yield f"{medium.shown}: a {driver} node is on top; only plain raw and qcow2 images are moved"
+        return
+    for reason, applies in _reasons(medium).items():
+        if applies:
+            yield f"{medium.shown}: {reason}"
+
+
+def _reasons(medium: _Medium) -> dict[str, bool]:
+    inserted, image, specific = medium.inserted, medium.image, medium.specific
+    has_backing = "backing_file" in inserted or "backing-filename" in image
+    bitmaps = [bitmap for bitmap in inserted.get("dirty-bitmaps", ()) if bitmap.get("name")]
+    return {
+        "it has a backing file; flatten it first (block-stream)": has_backing,
+        "it has internal snapshots, which a mirror does not copy; delete them": bool(image.get("snapshots")),
+        "it is encrypted, and the copy would not be": bool(inserted.get("encrypted")) or "encrypt" in specific,
+        "its data lies in a separate file (data-file)": "data-file" in specific,
+        "it has dirty bitmaps, which a mirror does not copy; remove them": bool(bitmaps or specific.get("bitmaps")),
+        "its I/O is throttled by a group, which is not rebuilt; remove the limits": "group" in inserted,
+        "it shows only a part of its file (offset, size)": _is_partial(image),
+        "the image is marked corrupt; check it": bool(specific.get("corrupt")),
+    }
+
+
+def _is_partial(image: Reply) -> bool:
+    name = str(image["filename"])
+    if image["format"] != "raw" or not name.startswith("json:"):
+        return False
+    options = json.loads(name.removeprefix("json:"))
+    return bool(options.get("offset")) or "size" in options
+
+
+def unnamed_images(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[str]:
+    """Disks whose image is not on the command line: a snapshot or a pivot changed it since the start."""
+    words = [word.replace(",,", ",") for word in argv]
+    return [
+        f"{disk.path}, the image of disk {disk.qdev}, is not on the guest's command line; "
+        "it was changed while the guest ran, so restart the guest on it first"
+        for disk in disks
+        if not any(disk.path in word for word in words)
+    ]

@@ -1,0 +1,164 @@
+"""What on a guest's command line ties it to its host, so that it cannot be rebuilt on another."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from workers.qemu.command_line import DROPPED, GUEST_TEXT, Option, leaf, parse_command_line, spelled_out, words_of
+
+_REFUSED_OPTIONS = {
+    "add-fd": "an open file of this host cannot be handed over; give QEMU a path instead",
+    "fsdev": "a shared host directory cannot be moved; unmount it in the guest and remove the option",
+    "virtfs": "a shared host directory cannot be moved; unmount it in the guest and remove the option",
+    "tpmdev": "the TPM's state is not moved; restart the guest without it",
+    "snapshot": "the guest writes to temporary files; restart it without",
+    "loadvm": "the machine was loaded from an internal snapshot; restart the guest without",
+    "readconfig": "what the file says is not seen here; write its options on the command line",
+}
+_TIED_DEVICES = {
+    "vfio-": "hardware of this host",
+    "usb-host": "hardware of this host",
+    "u2f-passthru": "hardware of this host",
+    "ivshmem": "memory shared with another process",
+    "vhost-": "a back end outside QEMU",
+    "virtio-9p": "a shared host directory",
+    "tpm-": "a TPM, whose state is not moved",
+}
+_MOVABLE_VHOST = ("vhost-vsock",)
+_DESCRIPTORS = words_of("fd fds vhostfd vhostfds sock_fd")
+_REMOTE = words_of("nbd nfs rbd http https ftp ftps ssh iscsi gluster sheepdog nvme vvfat fat")
+_PATH_KEYS = {
+    "drive": ("file", "filename"),
+    "blockdev": ("filename",),
+    "chardev": ("path", "logfile"),
+    "netdev": ("path",),
+    "object": ("mem-path",),
+    "trace": ("file",),
+}
+_WRITTEN = words_of("pidfile D mem-path")
+_READ = words_of("kernel initrd dtb L")
+_TRUE = words_of("on true yes y")
+_PROTOCOL = re.compile(r"(?!file:|json:)([a-z][a-z0-9+.-]*):")
+_CHANNELS = words_of("qmp qmp-pretty monitor serial parallel debugcon gdb vnc display")
+_CHANNEL = re.compile(r"(?:vnc=)?(?:mon:)?(?:unix|file|pipe):([^,]+)")
+_NO_ROOT_NEEDED = ("/dev/hugepages", "/dev/null", "/dev/stdout", "/dev/stderr", "/dev/fdset/")
+
+
+def command_line_refusals(argv: Sequence[str], *, source_root: str) -> list[str]:
+    """Why this command line cannot be rebuilt on another host: a sentence each; empty when it can."""
+    found: dict[str, None] = {}
+    for option in map(spelled_out, parse_command_line(argv)):
+        for check in (_refused_option, _refused_device, _refused_descriptor, _refused_disk, _refused_monitor):
+            found.update(dict.fromkeys(check(option)))
+        found.update(dict.fromkeys(_refused_path(option, source_root)))
+    return list(found)
+
+
+def _shown(option: Option) -> str:
+    return " ".join(option.words())
+
+
+def _driver(option: Option) -> str:
+    pairs = option.pairs()
+    first = pairs[0][1] if pairs and pairs[0][0] is None else ""
+    return option.get("driver") or option.get("type") or first
+
+
+def _refused_option(option: Option) -> Iterator[str]:
+    if option.name in _REFUSED_OPTIONS:
+        yield f"{_shown(option)}: {_REFUSED_OPTIONS[option.name]}"
+
+
+def _refused_device(option: Option) -> Iterator[str]:
+    driver = _driver(option)
+    if option.name in {"netdev", "nic", "net"} and driver in {"vhost-user", "vhost-vdpa"}:
+        yield f"{_shown(option)}: the network's back end is outside QEMU; use a tap or bridge instead"
+    if option.name != "device" or driver.startswith(_MOVABLE_VHOST):
+        return
+    for prefix, what in _TIED_DEVICES.items():
+        if driver.startswith(prefix):
+            yield f"{_shown(option)}: it is tied to {what}; unplug it before moving the guest"
+
+
+def _refused_descriptor(option: Option) -> Iterator[str]:
+    if option.name in {"add-fd", *GUEST_TEXT, *DROPPED}:
+        return
+    for key, value in _leaves(option):
+        if key in _DESCRIPTORS or "/dev/fdset/" in value or (key == "type" and value == "fd"):
+            yield f"{_shown(option)}: {_REFUSED_OPTIONS['add-fd']}"
+
+
+def _refused_disk(option: Option) -> Iterator[str]:
+    if option.name not in {"drive", "blockdev"}:
+        return
+    if option.get("snapshot") in _TRUE:
+        yield f"{_shown(option)}: the guest writes to a temporary file; restart it without snapshot=on"
+    for key, value in _leaves(option):
+        has_protocol = option.name == "drive" and key == "file" and _PROTOCOL.match(value)
+        if has_protocol or (key == "driver" and value in _REMOTE):
+            yield f"{_shown(option)}: the image is not a file of this host; only local images are moved"
+        elif key in {"file", "filename"} and value.startswith("/dev/") and not value.startswith("/dev/fdset/"):
+            yield f"{_shown(option)}: raw block devices cannot be created on the destination yet"
+
+
+def _refused_monitor(option: Option) -> Iterator[str]:
+    value = (option.value or "").removeprefix("mon:")
+    if option.name in {"qmp", "qmp-pretty", "monitor"} and value == "stdio":
+        yield f"{_shown(option)}: whoever holds this monitor's pipes stays behind; use a unix socket"
+    path = option.get("path") if option.name == "chardev" else value if option.name in _CHANNELS else ""
+    if (path or "").startswith(("/dev/tty", "/dev/parport")):
+        yield f"{_shown(option)}: a port of this host cannot be moved"
+
+
+def _host_files(option: Option) -> Iterator[tuple[str, bool]]:
+    """(path, whether it is written) for every host file the option names."""
+    if option.name in _WRITTEN | _READ and option.value:
+        yield option.value, option.name in _WRITTEN
+    channel = _CHANNEL.match(option.value or "")
+    if channel and option.name in _CHANNELS:
+        yield channel[1], True
+    keys = _PATH_KEYS.get(option.name, ())
+    for key, value in _leaves(option) if keys else ():
+        if key in keys and value and not _PROTOCOL.match(value):
+            yield value.removeprefix("file:"), not _is_read_only(option)
+
+
+def _is_read_only(option: Option) -> bool:
+    given = (option.get(key) or "" for key in ("readonly", "read-only"))
+    return option.get("media") == "cdrom" or any(value.lower() in _TRUE for value in given)
+
+
+def _refused_path(option: Option, source_root: str) -> Iterator[str]:
+    root = source_root.rstrip("/")
+    for path, written in _host_files(option):
+        if path.startswith(("@", *_NO_ROOT_NEEDED)):
+            continue
+        if not path.startswith("/"):
+            yield f"{_shown(option)}: {path} is relative to an unknown directory; give the full path"
+        elif written and not path.startswith(root + "/"):
+            yield f"{_shown(option)}: {path} is written but lies outside {source_root}; move it below"
+
+
+def _leaves(option: Option) -> Iterator[tuple[str, str]]:
+    """Every (last part of the key, text value) of an option, however deeply nested."""
+    if option.is_json():
+        yield from _tree_leaves(json.loads(option.value or "null"), "")
+        return
+    for key, value in option.pairs():
+        name = leaf(key) if key is not None else ("driver" if option.name == "blockdev" else "")
+        if value.startswith("json:"):
+            yield from _tree_leaves(json.loads(value.removeprefix("json:")), "")
+        else:
+            yield name, value
+
+
+def _tree_leaves(tree: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            yield from _tree_leaves(value, leaf(name))
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _tree_leaves(value, key)
+    elif isinstance(tree, str):
+        yield key, tree

@@ -103,6 +103,7 @@ def start_redis(lab: Lab) -> Process:
         "appendonly": "yes",
         "save": "",
         "maxmemory-policy": "noeviction",
+        "set-proc-title": "no",  # it would overwrite the environment, by which `lab down` finds it again
     }
     argv = [program, *(word for key, value in options.items() for word in (f"--{key}", value))]
     started = processes.spawn(lab.mark("redis"), argv, lab.logs / "redis.log")

@@ -38,6 +38,19 @@ def drover(folder: Path, *words: str, code: int = 0) -> dict[str, Any]:
     return document
 
 
+def _mentioned_by(folder: Path) -> list[str]:
+    """Command lines of living processes that have to do with the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in words:
+            found.append(words)
+    return found
+
+
 def _shared_memory() -> set[str]:
     return {path.name for path in Path("/dev/shm").glob("PostgreSQL.*")}
 
@@ -55,6 +68,7 @@ def test_a_guest_moves_in_a_lab_and_nothing_is_left_of_it(folder: Path) -> None:
     drover(folder, "lab", "down")
     assert not folder.exists()
     assert processes.find_below(folder) == []
+    assert _mentioned_by(folder) == []
     assert _shared_memory() <= memory
 
 

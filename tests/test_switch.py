@@ -22,8 +22,19 @@ pytestmark = pytest.mark.guests
 
 def _everybody_else(lab: Lab) -> list[Process]:
     """Postgres with all its processes, Redis, the workers and the controller."""
-    roles = ["postgres", "redis", "controller", *(f"worker-{host.name}" for host in lab.hosts)]
-    return [process for role in roles for process in processes.find(lab.mark(role))]
+    everybody = []
+    for role in ("postgres", "redis", "controller", *(f"worker-{host.name}" for host in lab.hosts)):
+        found = processes.find(lab.mark(role))
+        assert found, f"{role} is not to be found"
+        everybody += found
+    [postmaster] = processes.find(lab.mark("postgres"))
+    return everybody + _children(postmaster.pid)
+
+
+def _children(pid: int) -> list[Process]:
+    """Postgres' own processes: they overwrite their environment and so lose their mark."""
+    pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for child in map(processes.process, map(int, pids)) if child is not None]
 
 
 @contextmanager

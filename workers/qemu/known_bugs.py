@@ -1,10 +1,9 @@
 """QEMU bugs that decide how, or whether, a guest may be moved: data, with the versions they touch.
 
 Everything else is decided by what `query-qmp-schema` offers; a version number matters only where
-a command exists and does the wrong thing. Evidence for each entry: reference/qemu.md section 6
-(ids B...) and design.md "Measured for this project" (id `tcg-precopy`). Distributions backport
-fixes without changing the number, so an entry may say "affected" of a build that is repaired:
-the error is on the safe side.
+a command exists and does the wrong thing. The versions come from QEMU's sources and Debian's
+changelogs, and `tcg-precopy` from trials. Distributions backport fixes without changing the
+number, so an entry may say "affected" of a build that is repaired: the error is on the safe side.
 """
 
 from collections.abc import Mapping, Sequence

@@ -8,6 +8,7 @@ import hashlib
 import subprocess
 
 from lab.directory import Lab, LabHost
+from models.errors import PreconditionFailed
 
 BRIDGE = "bridge"
 INTERFACE = "eth0"
@@ -62,4 +63,6 @@ def _namespace(lab: Lab, name: str) -> str:
 
 
 def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+    done = subprocess.run(["ip", *words], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise PreconditionFailed(f"the lab's network: ip {' '.join(words)}: {done.stderr.strip()}")

@@ -241,6 +241,14 @@ def go_forward(claim: Claim, why: str) -> None:
         job.move(session, JobState.RUNNING, why, by=claim.owner)
 
 
+def go_back(claim: Claim, why: str) -> None:
+    """Going forward is impossible and the destination never ran the guest: the source goes on with it."""
+    with fenced(claim) as (session, job, step):
+        _release(session, claim, step, StepState.FAILED, "failed", why)
+        job.crossed_at, job.kept_by_source = None, True
+        begin_undo(session, job, why, by=claim.owner)
+
+
 def stop_for_operator(claim: Claim, error: str) -> None:
     """Nobody can tell who owns the guest: leave everything as it is."""
     with fenced(claim) as (session, job, step):

@@ -7,6 +7,7 @@ DroverError
 │   ├── Transient        try again later, from this step or an earlier one
 │   ├── Fatal            trying again cannot help: undo the job
 │   ├── Crossed          the destination owns the guest already: only forward
+│   ├── NeverRan         the destination's QEMU is dead and never ran: back to the source
 │   └── Unknown          nobody can tell who owns the guest: a person must decide
 └── LeaseLost            somebody else may be at work here: stop touching anything
 """
@@ -51,6 +52,10 @@ class Fatal(StepError):
 
 class Crossed(StepError):
     """Undoing found that the source has let the guest go: the job goes forward instead."""
+
+
+class NeverRan(StepError):
+    """The source let the guest go, but the destination's QEMU is dead and was never let run: undo after all."""
 
 
 class Unknown(StepError):

@@ -113,6 +113,8 @@ class Job(Base):
     Of the switch that succeeded; null values where a switch process died and only the outcome is known."""
     ram: Mapped[Document | None]
     """Progress of the RAM: {"transferred", "remaining", "total", "bytes_per_s", "passes"}."""
+    kept_by_source: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
+    """The source owns the guest although it was told to let go: the destination is proven, or said, to be dead."""
     fenced: Mapped[str | None] = mapped_column(String(64))
     """The host of which an operator said that it is off for good: it runs nothing and will not come back by itself."""
     error: Mapped[str | None] = mapped_column(Text)

@@ -95,7 +95,15 @@ def test_a_folder_that_is_not_a_lab_is_never_deleted(folder: Path) -> None:
     folder.rmdir()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces")
+def _may_make_namespaces() -> bool:
+    """Root may, but in a container it mostly may not."""
+    return (
+        os.geteuid() == 0
+        and not subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True).returncode
+    )
+
+
+@pytest.mark.skipif(not _may_make_namespaces(), reason="this user may not make network namespaces here")
 def test_a_cut_link_heals_without_a_new_copy(folder: Path) -> None:
     drover(folder, "lab", "up", "--namespaces", "--no-flower")
     drover(folder, "lab", "guest", "web", "--host", "host-a", "--disk", "64M", "--fill-mib", "32")

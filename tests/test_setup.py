@@ -136,7 +136,7 @@ def test_shell_scripts_are_clean() -> None:
 
 
 @pytest.mark.skipif(
-    shutil.which("git") is None or not (ROOT / ".git").exists(), reason="git knows which files are ours, and is not here"
+    shutil.which("git") is None or not (ROOT / ".git").exists(), reason="only git knows which files are ours"
 )
 def test_no_registry_is_named_anywhere() -> None:
     """Where packages come from is the machine's business: its apt sources, its pip configuration."""

@@ -15,7 +15,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from models import claims
 from models.claims import Claim, Direction
 from models.database import transaction
-from models.errors import Crossed, DroverError, LeaseLost, StepError, Transient, Unknown
+from models.errors import Crossed, DroverError, LeaseLost, NeverRan, StepError, Transient, Unknown
 from models.job import Job
 from models.settings import Settings
 from workers.step import Context, Step
@@ -85,6 +85,9 @@ def _settle(step: Step, claim: Claim, error: Exception) -> None:
     if isinstance(error, Crossed):
         claims.go_forward(claim, text)
         raise Ignore from error
+    if isinstance(error, NeverRan):
+        claims.go_back(claim, text)
+        raise error
     if isinstance(error, Unknown):
         claims.stop_for_operator(claim, text)
         raise error

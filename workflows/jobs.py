@@ -271,7 +271,7 @@ def _resolved(session: Session, job: Job, owner: Side, fenced: str | None, by: s
 
 def _back_to_source(session: Session, job: Job, why: str, by: str) -> None:
     """Undo all that is not on the fenced host; what is left there is garbage once it comes back."""
-    job.crossed_at = None
+    job.crossed_at, job.kept_by_source = None, True
     claims.begin_undo(session, job, f"{job.error} ({why})", by=by)
     for step in job.steps:
         if step.state is StepState.TO_UNDO and step.host == job.fenced:

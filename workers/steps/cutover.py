@@ -9,7 +9,7 @@ import asyncio
 import time
 
 from models.base import now
-from models.errors import Unknown
+from models.errors import NeverRan, StepError, Transient, Unknown
 from models.guest import Guest
 from models.job import Side
 from workers import exporter, images, incoming, switches
@@ -78,7 +78,7 @@ class CutoverDestination(Step):
         except MonitorLost as error:
             if incoming.running(ctx) is not None:
                 raise
-            raise Unknown(self._died(ctx)) from error
+            raise self._died(ctx) from error
         self._record(ctx)
 
     async def _let_switch_finish(self, ctx: Context) -> None:
@@ -94,7 +94,7 @@ class CutoverDestination(Step):
         if status in STARTED:
             return
         if status != "paused":
-            raise Unknown(f"the QEMU on {ctx.job.destination} is {status}: {self._died(ctx)}")
+            raise Transient(f"the QEMU on {ctx.job.destination} is {status}")  # it ends when its stream broke
         await self._release_images(ctx)
         await migration.loaded(monitor)
         ctx.guard()
@@ -106,18 +106,15 @@ class CutoverDestination(Step):
         if exporter.running(ctx) is not None:
             exporter.stop(ctx)
 
-    def _died(self, ctx: Context) -> str:
+    def _died(self, ctx: Context) -> StepError:
+        """Its QEMU is dead here; whether it ever ran decides who is left with the guest."""
         job = ctx.job
         if ctx.directory.may_run_here:
-            return (
+            return Unknown(
                 f"{job.guest} was handed over to {job.destination} and its QEMU died there: start it cold from the "
                 f"images on {job.destination}, those on {job.source} are stale"
             )
-        return (
-            f"{job.guest}'s QEMU on {job.source} died during the switch and {job.destination} does not hold its "
-            f"memory: start it cold from the images on {job.source}, then "
-            f"`drover job resolve {job.id} --owner source`"
-        )
+        return NeverRan(f"{job.guest}'s QEMU on {job.destination} died before it was let run")
 
     def _record(self, ctx: Context) -> None:
         with ctx.record() as (session, job, _step):

@@ -157,7 +157,7 @@ class MigrateRamSource(Step):
 
     async def undo(self, ctx: Context) -> None:
         switches.kill_all(ctx)
-        if switches.crossed(ctx) is not None and ctx.job.fenced != ctx.job.destination:
+        if switches.crossed(ctx) is not None and not ctx.job.kept_by_source:
             raise Crossed("the source has let the guest go already: the job can only go forward")
         if ctx.source_alive and switches.attempts(ctx):
             await self._take_back(ctx)

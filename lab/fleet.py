@@ -12,10 +12,9 @@ from pathlib import Path
 
 from lab import network, services
 from lab.directory import LONGEST_PATH, MARKER, Lab, LabHost, host_names
-from models.database import engine, transaction
+from models.database import forget, transaction
 from models.errors import PreconditionFailed
 from models.host import Host
-from models.settings import settings
 from workers import processes
 from workers.processes import Process
 
@@ -130,17 +129,14 @@ def pointed_at(lab: Lab) -> Iterator[None]:
 
     before = {key: os.environ.get(key) for key in lab.environment}
     os.environ.update(lab.environment)
-    settings.cache_clear()
-    engine.cache_clear()
+    forget()
     app.conf.update(configuration())
     try:
         yield
     finally:
-        engine().dispose()
         for key, value in before.items():
             os.environ.pop(key, None) if value is None else os.environ.update({key: value})
-        settings.cache_clear()
-        engine.cache_clear()
+        forget()
 
 
 def down(lab: Lab) -> None:

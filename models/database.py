@@ -32,6 +32,14 @@ def engine() -> Engine:
     )
 
 
+def forget() -> None:
+    """Close the pool and read the settings anew at next use: the environment has changed."""
+    if engine.cache_info().currsize:
+        engine().dispose()
+    engine.cache_clear()
+    settings.cache_clear()
+
+
 @contextmanager
 def transaction() -> Iterator[Session]:
     """A session whose changes are committed at the end, or not at all. Objects stay readable after."""

@@ -12,9 +12,8 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
-from models.database import engine, transaction
+from models.database import forget, transaction
 from models.job import Disk, Job, JobState, StepState, tell
-from models.settings import settings
 from workflows import live_migration
 from workflows.cli import app
 
@@ -36,10 +35,7 @@ def point_at(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
 
 def forget_caches() -> None:
     """Settings and connections are made anew from the environment."""
-    if engine.cache_info().currsize:
-        engine().dispose()
-    settings.cache_clear()
-    engine.cache_clear()
+    forget()
 
 
 def drover(*words: str) -> Result:

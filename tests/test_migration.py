@@ -7,7 +7,8 @@ import pytest
 from lab.guest.spec import DiskSpec
 from models.database import transaction
 from models.guest import Guest
-from tests.support import MIB, Moves
+from models.job import Disk
+from tests.support import MIB, Moves, until
 
 pytestmark = pytest.mark.guests
 
@@ -61,6 +62,18 @@ def test_after_the_move_the_record_names_the_new_host_and_the_old_images_are_set
     assert not Path(disk.source_path).exists()
     assert Path(str(disk.retired_path)).exists()
     assert disk.retired_until is not None
+
+
+def test_images_that_were_set_aside_are_deleted_when_their_time_is_over(moves: Moves) -> None:
+    guest = moves.boot()
+    job = moves.move(guest, "host-b")
+    moves.done(job)
+    kept = Path(str(job.disks[0].retired_path))
+    assert kept.exists()
+    with transaction() as session:
+        session.get_one(Disk, (job.id, 0)).retired_until = job.created_at
+    until("the worker has deleted it", lambda: not kept.exists(), 30)
+    assert Path(job.disks[0].destination_path).exists()
 
 
 def test_the_images_at_the_destination_are_created_like_those_at_the_source(moves: Moves) -> None:

@@ -25,6 +25,7 @@ from models.base import Document
 from models.database import transaction
 from models.host import Host
 from models.settings import Settings, settings
+from workers import retirement
 from workers.app import CONTROL_QUEUE, configuration
 from workers.runner import STOPPING
 
@@ -125,6 +126,7 @@ def _beat() -> None:
     while not STOPPING.wait(settings().heartbeat.total_seconds()):
         try:
             register(settings())
+            retirement.delete_expired(settings())
         except SQLAlchemyError as error:
             log.warning("no heartbeat could be written: %s", error)
 

@@ -69,13 +69,18 @@ def _media(
     Only `query-blockstats` says what lies below a node (10.0 has no `children` elsewhere).
     """
     nodes = {node["node-name"]: node for node in named_block_nodes}
-    below = {entry.get("qdev") or entry.get("device"): entry for entry in blockstats}
+    below = {_drive(entry): entry for entry in blockstats}
     found = []
     for entry in query_block:
         if "inserted" in entry:
-            stats = below.get(entry.get("qdev") or entry.get("device"), {})
+            stats = below.get(_drive(entry), {})
             found.append(_medium(entry, nodes, stats))
     return found
+
+
+def _drive(entry: Reply) -> tuple[str, str]:
+    """Both names: a drive may be called like another's device (before 9.0 there is an empty drive `sd0`)."""
+    return entry.get("device", ""), entry.get("qdev", "")
 
 
 def _medium(entry: Reply, nodes: Mapping[str, Reply], stats: Reply) -> _Medium:

@@ -127,11 +127,12 @@ class Moves:
     def end(self) -> None:
         """Power all guests of the test off, by killing their QEMUs."""
         for name in self.names:
-            for process in _processes_mentioning(f"/guests/{name}/"):
-                process.kill()
+            for host in self.lab.hosts:
+                for process in _qemus_mentioning(f"{host.guests}/{name}/"):
+                    process.kill()
 
 
-def _processes_mentioning(text: str) -> list[Process]:
+def _qemus_mentioning(text: str) -> list[Process]:
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

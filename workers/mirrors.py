@@ -54,9 +54,7 @@ async def share_bandwidth(ctx: Context, monitor: Monitor) -> None:
     guest that writes a little everywhere (every write dirties a whole cluster) might never let it get there.
     """
     budget = ctx.job.options.get("bandwidth_bytes_per_s") or ctx.settings.bandwidth_bytes_per_s
-    if not budget:
-        return
-    share = max(budget // max(_copying(ctx), 1), 1 << 16)
+    share = max(budget // max(_copying(ctx), 1), 1 << 16) if budget else 0
     for mine, mirror in (await block.mirrors(monitor, names(ctx))).items():
         if not mirror.concluded:
             last_stretch = 0 < mirror.total_bytes <= mirror.copied_bytes + LAST_STRETCH_S * share

@@ -61,7 +61,9 @@ async def start_mirror(monitor: Monitor, name: str, device: str, server: dict[st
 
     `server` is {"host", "port", "export"}. `reconnect-delay` 0 makes every break visible; `auto-dismiss`
     false keeps the verdict for whoever comes after us; `on-target-error` stop lets a break be healed without
-    a new copy as long as it is the same exporter, which its export name proves.
+    a new copy as long as it is the same exporter, which its export name proves. It hardly copies before
+    `set_speed`: QEMU 8.2.0 to 8.2.2 may hang for good when a mirror that is copying is paused, as the start of
+    another one does, and one that waits for its rate limit may be paused.
     """
     await monitor.execute(
         "blockdev-add",
@@ -82,6 +84,7 @@ async def start_mirror(monitor: Monitor, name: str, device: str, server: dict[st
         on_source_error="report",
         on_target_error="stop",
         auto_dismiss=False,
+        speed=1,
     )
 
 
@@ -104,7 +107,7 @@ async def _tolerant(monitor: Monitor, command: str, **arguments: Any) -> None:
 
 
 async def set_speed(monitor: Monitor, name: str, bytes_per_s: int) -> None:
-    """Limit a mirror's bulk copy; once ready QEMU applies no limit (mirror_run)."""
+    """Limit a mirror's bulk copy, 0 for no limit; once ready QEMU applies none (mirror_run)."""
     await monitor.execute("block-job-set-speed", device=name, speed=bytes_per_s)
 
 

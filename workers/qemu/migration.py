@@ -20,7 +20,7 @@ class NotLoaded(DroverError):
 
 
 async def set_capabilities(monitor: Monitor, *wanted: str) -> None:
-    """Switch these on where the QEMU knows them; the caller lists only those it can do without... or checks."""
+    """Switch these on where the QEMU knows them; the preflight has refused one that lacks what the switch needs."""
     offered = {entry["capability"] for entry in await monitor.query("query-migrate-capabilities")}
     await monitor.execute(
         "migrate-set-capabilities",

@@ -1,4 +1,4 @@
-"""Questions that only this host can answer. Answering changes nothing here."""
+"""Questions that only this host can answer. Answering changes nothing here, but for `collect_garbage`."""
 
 import asyncio
 import logging
@@ -10,11 +10,13 @@ from models.database import transaction
 from models.errors import DroverError, PreconditionFailed
 from models.host import HostRequest, RequestState
 from models.settings import Settings
-from workers import inspection, observation, preflight
+from workers import garbage, inspection, observation, preflight
 
 log = logging.getLogger(__name__)
 
 ANSWERS: dict[str, Callable[[Document, Settings], Coroutine[Any, Any, Document]]] = {
+    "collect_garbage": garbage.collect,
+    "garbage": garbage.look,
     "inspect": inspection.inspect,
     "observe": observation.observe,
     "plan_destination": preflight.plan_destination,

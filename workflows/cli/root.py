@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 from typer.rich_utils import rich_format_error
 
-from workflows.cli import database, exits, guests, hosts, jobs, migration, output, plugins, reconcile, services
+from workflows.cli import database, exits, gc, guests, hosts, jobs, migration, output, plugins, reconcile, services
 from workflows.cli.exits import ExitCode
 from workflows.cli.faults import fault
 from workflows.cli.options import block, examples
@@ -101,6 +101,9 @@ app.command(
 app.command("reconcile", rich_help_panel=MOVING, epilog=examples("drover reconcile", "drover reconcile web --json"))(
     reconcile.reconcile_guests
 )
+app.command(
+    "gc", rich_help_panel=MOVING, epilog=examples("drover gc --dry-run", "drover gc", "drover gc --host hv2 --json")
+)(gc.collect_garbage)
 app.add_typer(jobs.app, name="job", rich_help_panel=MOVING)
 app.add_typer(guests.app, name="guest", rich_help_panel=MOVING)
 app.add_typer(hosts.app, name="host", rich_help_panel=MOVING)

@@ -127,8 +127,8 @@ def _beat() -> None:
         try:
             register(settings())
             retirement.delete_expired(settings())
-        except SQLAlchemyError as error:
-            log.warning("no heartbeat could be written: %s", error)
+        except (SQLAlchemyError, OSError) as error:  # an image that cannot be deleted must not silence the host
+            log.warning("the heartbeat goes on after: %s", error)
 
 
 @worker_shutting_down.connect

@@ -76,9 +76,12 @@ def runnable(job: Job) -> Step | None:
     return None
 
 
-def lock(session: Session, job_id: int) -> Job | None:
-    """The job with its row locked until the transaction ends."""
-    return session.scalar(select(Job).where(Job.id == job_id).with_for_update())
+def lock(session: Session, job_id: int, *, wait: bool = True) -> Job | None:
+    """The job with its row locked until the transaction ends.
+
+    Without `wait` also None while somebody else has it locked: a frozen worker must not hold up other jobs.
+    """
+    return session.scalar(select(Job).where(Job.id == job_id).with_for_update(skip_locked=not wait))
 
 
 def claim(
@@ -297,15 +300,16 @@ def _release(session: Session, claim: Claim, step: Step, state: StepState, outco
     attempt.outcome, attempt.error = outcome, error
 
 
-def expire(session: Session, where: ColumnElement[bool], why: str, by: str) -> list[int]:
+def expire(session: Session, where: ColumnElement[bool], why: str, by: str, *, wait: bool = True) -> list[int]:
     """Take claims away and let their steps be done again; answers the ids of the jobs.
 
-    The epoch is raised, so that every message already sent for these jobs is dead.
+    The epoch is raised, so that every message already sent for these jobs is dead. Without `wait` jobs that
+    somebody has locked just now are left out.
     """
     found = session.execute(select(Step.job_id, Step.seq).where(Step.state.in_(CLAIMED), where)).all()
     expired = []
     for job_id, seq in sorted(found):
-        job = lock(session, job_id)
+        job = lock(session, job_id, wait=wait)
         step = session.scalar(
             select(Step)
             .where(Step.job_id == job_id, Step.seq == seq, Step.state.in_(CLAIMED), where)

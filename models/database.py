@@ -9,12 +9,16 @@ from sqlalchemy.orm import Session
 
 from models.settings import settings
 
+LONGEST_SILENCE_MS = 5000
+"""Between two statements of one transaction; ours hold no more than a few rows for a few milliseconds."""
+
 
 @cache
 def engine() -> Engine:
     """The process's pool of connections, opened at first use.
 
-    TCP keep-alives are short so that a vanished server is noticed within seconds.
+    TCP keep-alives are short so that a vanished server is noticed within seconds. The server likewise ends a
+    transaction whose client is frozen or vanished: it would hold its job's lock, and with it all that job's recovery.
     """
     return create_engine(
         settings().database_url,
@@ -27,6 +31,7 @@ def engine() -> Engine:
             "keepalives_interval": 2,
             "keepalives_count": 3,
             "tcp_user_timeout": 10_000,
+            "options": f"-c idle_in_transaction_session_timeout={LONGEST_SILENCE_MS}",
             "application_name": f"drover {settings().host or 'control'}",
         },
     )

@@ -71,7 +71,7 @@ def _act_while_leading(ours: Settings) -> None:
 def tick(ours: Settings) -> None:
     """Look at every job that has not ended, once."""
     with transaction() as session:
-        claims.expire(session, claims.overdue(), "its worker was not heard of in time", by=ME)
+        claims.expire(session, claims.overdue(), "its worker was not heard of in time", by=ME, wait=False)
         session.execute(delete(HostRequest).where(HostRequest.created_at < func.clock_timestamp() - QUESTIONS_KEPT))
     for job_id in _due(ours):
         with transaction() as session:
@@ -100,7 +100,7 @@ def _due(ours: Settings) -> list[int]:
 
 def advance(session: Session, job_id: int) -> None:
     """Admit, turn round or publish one job."""
-    job = claims.lock(session, job_id)
+    job = claims.lock(session, job_id, wait=False)
     if job is None:
         return
     if job.state is JobState.QUEUED:
@@ -118,7 +118,7 @@ def give_up_waiting(session: Session, job_id: int, ours: Settings) -> None:
     we know, and undoing needs the silent host as well: an operator must say what has become of it, because
     unreachable is not dead.
     """
-    job = claims.lock(session, job_id)
+    job = claims.lock(session, job_id, wait=False)
     step = claims.runnable(job) if job is not None else None
     if job is None or step is None or not _silent_for_long(session, step.host, ours):
         return

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check
+.PHONY: help setup demo test check chaos soak
 .NOTPARALLEL:
 
 help: ## Say what can be made
@@ -13,6 +13,12 @@ demo: setup ## Move a live guest between two hosts of a lab on this machine (KEE
 
 test: check ## Check, then run the whole suite, real guests included
 	.venv/bin/pytest
+
+chaos: setup ## Run the whole crash matrix and write docs/crash-matrix.md (LANES=2 labs at a time; about two hours)
+	PYTHONPATH=. .venv/bin/python -m tests.chaos.matrix --lanes $(or $(LANES),2)
+
+soak: setup ## Move N=100 guests with random faults and write docs/soak.md
+	PYTHONPATH=. .venv/bin/python -m tests.chaos.soak --moves $(or $(N),100) --lanes $(or $(LANES),2) $(if $(SEED),--seed $(SEED))
 
 check: setup ## Lint, formatting, types, layers
 	.venv/bin/ruff check .

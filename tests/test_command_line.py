@@ -10,6 +10,7 @@ from workers.qemu.command_line import (
     anonymous_devices,
     destination_command_line,
     device_ids,
+    listening_sockets,
     parse_options,
     write_options,
 )
@@ -197,3 +198,13 @@ def test_every_option_of_this_qemu_without_an_argument_is_known():
     flags = set(re.findall(r"^--?([a-zA-Z][\w-]*)(?:  .*)?$", text, re.MULTILINE))
     assert len(flags) > 10
     assert flags - {"dtb"} <= FLAGS
+
+
+def test_the_sockets_that_a_qemu_listens_on_are_found_and_those_it_calls_are_not():
+    argv = [
+        *("qemu", "-qmp", "unix:/run/a,,b.sock,server=on,wait=off", "-monitor", "unix:/run/hmp,server"),
+        *("-chardev", "socket,id=c,path=/run/c.sock,server=on,wait=off"),
+        *("-chardev", "socket,id=d,path=/run/others.sock", "-chardev", "file,id=e,path=/run/log"),
+        *("-qmp", "tcp:127.0.0.1:4444,server=on", "-vnc", "none"),
+    ]
+    assert listening_sockets(argv) == ["/run/a,b.sock", "/run/hmp", "/run/c.sock"]

@@ -129,6 +129,8 @@ def test_no_message_and_no_statement_about_the_job_falls_into_the_pause(moves: M
     assert any(entry.startswith("postgres") for _, entry in about), "the trace of Postgres shows no step"
     blackout = job.blackout or {}
     paused = [entry for at, entry in about if blackout["stopped_at"] <= at <= blackout["resumed_at"]]
+    if job.plan["destination"]["ram"] == "paused":  # then the pause is long, and an onlooker records how far RAM is
+        paused = [entry for entry in paused if "UPDATE job SET ram=" not in entry]
     assert not paused
 
 

@@ -58,14 +58,24 @@ async def serves(ctx: Context) -> bool:
 
 def refuses(ctx: Context) -> bool:
     """Its host answers that nobody listens at its port: it is dead. Silence proves nothing. Ask on the source."""
+    return _knock(ctx) is False
+
+
+def reachable(ctx: Context) -> bool:
+    """It listens, and there is a way to it. Ask on the source."""
+    return _knock(ctx) is True
+
+
+def _knock(ctx: Context) -> bool | None:
+    """Whether somebody listens at its port; None: no answer."""
     address, port = ctx.job.exporter["address"], ctx.job.exporter["port"]
     try:
         socket.create_connection((address, port), timeout=1.0).close()
     except ConnectionRefusedError:
-        return True
-    except OSError:
         return False
-    return False
+    except OSError:
+        return None
+    return True
 
 
 def bind(ctx: Context) -> socket.socket:

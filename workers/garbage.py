@@ -26,11 +26,10 @@ from models.errors import DroverError
 from models.guest import Guest
 from models.job import Disk, Job, JobState
 from models.settings import Settings
-from workers import processes, retirement
+from workers import incoming, processes, retirement
 from workers.processes import Process
 from workers.qemu import block
 from workers.qemu.monitor import Monitor, MonitorLost, connect
-from workers.startup import listens
 from workers.step import JobDirectory
 
 ENDED = (JobState.DONE, JobState.UNDONE)
@@ -123,7 +122,7 @@ class Incoming(Find):
 
         if self.process.alive:
             await self._while_it_waits(job, end)
-        _unlink_stale_socket(job, self.settings)
+        _unlink_dead_sockets(job, self.settings)
 
     async def _while_it_waits(self, job: Job | None, act: Callable[[], None]) -> None:
         """Act while we hold its only monitor and it says that no guest is in it: nobody can let one run meanwhile."""
@@ -218,7 +217,7 @@ class Directory(Find):
     async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
         self._needed(job)
         recheck()
-        _unlink_stale_socket(job, self.settings)
+        _unlink_dead_sockets(job, self.settings)
         if job is not None and job.state is JobState.UNDONE:
             self.directory.manifest.delete_all()  # only folders are left to it, and only empty ones go
         self.directory.remove()
@@ -459,17 +458,16 @@ def _qmp(job: Job) -> str | None:
     return None if planned is None else str(planned["qmp"])
 
 
-def _unlink_stale_socket(job: Job | None, settings: Settings) -> None:
-    """The monitor socket of an incoming QEMU that is dead; nobody else's."""
+def _unlink_dead_sockets(job: Job | None, settings: Settings) -> None:
+    """The sockets of an incoming QEMU that is dead; nobody else's."""
     if job is None or job.state is not JobState.UNDONE or job.destination != settings.host or _qmp(job) is None:
         return
     with transaction() as session:
         elsewhere = session.scalar(
             select(Guest.name).where(Guest.name == job.guest, Guest.host != settings.host, ~_being_moved())
         )
-    path = Path(str(_qmp(job)))
-    if elsewhere and path.is_socket() and not listens(path):
-        path.unlink(missing_ok=True)
+    if elsewhere:
+        incoming.unlink_dead(job.plan["destination"])
 
 
 def _user(path: Path) -> int | None:

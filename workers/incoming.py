@@ -1,5 +1,6 @@
 """The incoming QEMU: the guest's future process on the destination, stopped and waiting for its RAM."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from models.errors import Fatal
 from workers import inspection, processes
 from workers.processes import Process
 from workers.qemu import topology
+from workers.qemu.command_line import listening_sockets
 from workers.qemu.monitor import MonitorLost, connect
 from workers.startup import listens, monitor_ready
 from workers.step import Context
@@ -48,6 +50,16 @@ async def start(ctx: Context) -> None:
         raise Fatal("the destination's machine differs from the source's: " + "; ".join(found))
 
 
+def unlink_dead(destination: Mapping[str, Any]) -> None:
+    """Remove the sockets and the pidfile that a killed QEMU left behind; what a living one serves stays."""
+    for path in map(Path, listening_sockets(destination["argv"])):
+        if path.is_socket() and not listens(path):
+            path.unlink(missing_ok=True)
+    pidfile = Path(destination["pidfile"]) if destination["pidfile"] else None
+    if pidfile and pidfile.exists() and processes.process(int(pidfile.read_text() or 0)) is None:
+        pidfile.unlink(missing_ok=True)
+
+
 def differences(ctx: Context, there: dict[str, Any]) -> list[str]:
     """What the two machines do not have in common; QEMU itself would find part of it, and only in the pause."""
     here = ctx.source["topology"]
@@ -71,8 +83,4 @@ async def stop(ctx: Context) -> None:
     process = running(ctx)
     if process is not None:
         process.kill()  # it holds nothing that is worth an orderly end
-    socket_path = Path(ctx.destination["qmp"])
-    if socket_path.is_socket() and not listens(socket_path):
-        socket_path.unlink()
-        if ctx.destination["pidfile"]:
-            Path(ctx.destination["pidfile"]).unlink(missing_ok=True)
+    unlink_dead(ctx.destination)

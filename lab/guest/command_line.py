@@ -20,6 +20,7 @@ def command_line(spec: GuestSpec, files: BootFiles) -> list[str]:
         *("-smp", str(spec.cpus), "-m", f"{spec.memory_mib}M"),
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-qmp", f"unix:{_escaped(spec.qmp_socket)},server=on,wait=off"),
+        *("-qmp", f"unix:{_escaped(spec.watch_socket)},server=on,wait=off"),
         *("-chardev", f"file,id=console,path={_escaped(spec.console)},append=on"),
         *("-serial", "chardev:console", "-pidfile", str(spec.pidfile)),
         *("-kernel", str(files.kernel), "-initrd", str(files.initramfs), "-append", _kernel_words(spec)),

@@ -37,6 +37,11 @@ class GuestSpec:
         return self.directory / "qmp.sock"
 
     @property
+    def watch_socket(self) -> Path:
+        """A second monitor, for whoever watches the guest beside Drover: QEMU serves one client at a time."""
+        return self.directory / "watch.sock"
+
+    @property
     def console(self) -> Path:
         return self.directory / "console.log"
 

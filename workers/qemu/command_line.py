@@ -299,6 +299,23 @@ def _pinned_option(option: Option, machine_type: str) -> Option:
     return replace(option, value=write_options(pairs))
 
 
+def listening_sockets(argv: Sequence[str]) -> list[str]:
+    """Unix sockets that a QEMU with this command line makes and listens on."""
+    return [path for option in parse_command_line(argv) if (path := _socket(option)) and _is_server(option)]
+
+
+def _socket(option: Option) -> str | None:
+    """`-qmp unix:PATH,...` and the like, or `-chardev socket,path=PATH,...`."""
+    first = next(iter(option.pairs()), (None, ""))[1]
+    if first.startswith("unix:"):
+        return first.removeprefix("unix:")
+    return option.get("path") if (option.name, first) == ("chardev", "socket") else None
+
+
+def _is_server(option: Option) -> bool:
+    return option.get("server") in {"on", "yes"} or (None, "server") in option.pairs()
+
+
 def device_ids(argv: Sequence[str]) -> set[str]:
     """The ids given to `-device`."""
     found = (option.get("id") for option in parse_command_line(argv) if option.name == "device")

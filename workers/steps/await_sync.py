@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from models.errors import Transient
+from models.errors import Fatal, Transient
 from models.job import Side
 from workers import exporter, mirrors
 from workers.qemu import block
@@ -18,6 +18,9 @@ HEAL_S = 60.0
 """How long a mirror that stands with an error is resumed again and again before the copy is begun anew.
 
 A cut link to the same exporter heals without a new copy; QEMU retries after up to 16 s of its own."""
+
+SILENCE_S = 5.0
+"""A copy that has not moved for so long makes us look whether its exporter can be reached."""
 
 
 class AwaitSync(Step):
@@ -46,6 +49,7 @@ class _Watch:
         self.ctx, self.monitor = ctx, monitor
         self.record_at = 0.0
         self.heal_until: float | None = None
+        self.moved_at, self.moved_bytes = time.monotonic(), -1
 
     async def until_in_sync(self) -> None:
         events = self.monitor.listen("BLOCK_JOB_READY", "BLOCK_JOB_ERROR")
@@ -57,6 +61,7 @@ class _Watch:
             if in_sync:
                 return
             await self.heal(states)
+            await self.give_up_on_silence(states)
             try:
                 async with asyncio.timeout(POLL_S):
                     await events.get()
@@ -71,6 +76,20 @@ class _Watch:
         self.ctx.announce(100 * sum(mirror.copied_bytes for mirror in states.values()) // max(total, 1))
         await asyncio.to_thread(mirrors.record, self.ctx, states)
         await mirrors.share_bandwidth(self.ctx, self.monitor)
+
+    async def give_up_on_silence(self, states: dict[str, Mirror]) -> None:
+        """A link that swallows packets shows in no error for a quarter of an hour, by TCP's own patience.
+
+        A copy that does not move is looked into; as long as the exporter can be reached it is only slow.
+        """
+        moved = sum(mirror.copied_bytes for mirror in states.values())
+        still_s = time.monotonic() - self.moved_at
+        if moved != self.moved_bytes:
+            self.moved_at, self.moved_bytes = time.monotonic(), moved
+        elif still_s > SILENCE_S and await asyncio.to_thread(exporter.reachable, self.ctx):
+            self.moved_at = time.monotonic()
+        elif still_s > self.ctx.settings.host_patience.total_seconds():
+            raise Fatal(f"{self.ctx.job.destination} could not be reached by {self.ctx.job.source} for {still_s:.0f} s")
 
     async def heal(self, states: dict[str, Mirror]) -> None:
         broken = [name for name, mirror in states.items() if not mirror.healthy]

@@ -7,7 +7,8 @@ ends with the guest running here.
 import asyncio
 import os
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -286,7 +287,8 @@ async def hand_over(order: SourceOrder) -> None:
 
 async def _attempt(order: SourceOrder, journal: Journal, guest: Monitor) -> None:
     try:
-        line = Channel(await channel.call(order.address, order.port, bytes.fromhex(order.key)))
+        async with _beating(journal):
+            line = Channel(await channel.call(order.address, order.port, bytes.fromhex(order.key)))
         source = Source(order, journal, guest, line)
         pinging = asyncio.create_task(source.keep_pinging())
         try:
@@ -296,6 +298,22 @@ async def _attempt(order: SourceOrder, journal: Journal, guest: Monitor) -> None
             line.close()
     except (DroverError, OSError, TimeoutError) as error:
         await _keep(order, journal, guest, error)
+
+
+@asynccontextmanager
+async def _beating(journal: Journal) -> AsyncIterator[None]:
+    """Alive, though there is nothing to tell yet."""
+
+    async def beat() -> None:
+        while True:
+            journal.beat()
+            await asyncio.sleep(PING_S)
+
+    beats = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beats.cancel()
 
 
 async def _keep(order: SourceOrder, journal: Journal, guest: Monitor, error: Exception) -> None:

@@ -1,0 +1,212 @@
+"""What can go wrong: who is killed, frozen or cut off, and how the world is put right again."""
+
+import shutil
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab import network
+from models.job import Side
+from tests.chaos.stage import DESTINATION, SOURCE, Stage
+from workers import processes
+from workers.processes import Process
+from workflows.live_migration import LINKS
+
+
+@dataclass
+class Scene:
+    """One move that is under way, as faults and points see it."""
+
+    stage: Stage
+    guest: str
+    job_id: int
+    side: Side = Side.SOURCE
+    """The side of the step at which the fault strikes."""
+    frozen: list[Process] = field(default_factory=list)
+
+    def directory(self, host: str) -> Path:
+        """The job's directory on a host."""
+        return self.stage.lab.host(host).folder / "drover" / "jobs" / str(self.job_id)
+
+
+Role = Callable[[Scene], list[Process]]
+
+
+def worker(host: str) -> Role:
+    return lambda scene: scene.stage.worker(host)
+
+
+def both_workers(scene: Scene) -> list[Process]:
+    return [*scene.stage.worker(SOURCE), *scene.stage.worker(DESTINATION)]
+
+
+def worker_of_the_step(scene: Scene) -> list[Process]:
+    return scene.stage.worker(SOURCE if scene.side is Side.SOURCE else DESTINATION)
+
+
+def controller(scene: Scene) -> list[Process]:
+    return scene.stage.controller()
+
+
+def switch(host: str) -> Role:
+    def find(scene: Scene) -> list[Process]:
+        return [found for found in processes.find_below(scene.directory(host)) if _is_switch(found)]
+
+    return find
+
+
+def _is_switch(found: Process) -> bool:
+    try:
+        return b"workers.switch" in Path(f"/proc/{found.pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def exporter(scene: Scene) -> list[Process]:
+    return processes.find(f"{scene.directory(DESTINATION)}/exporter")
+
+
+def incoming_qemu(scene: Scene) -> list[Process]:
+    return processes.find(f"{scene.directory(DESTINATION)}/incoming")
+
+
+def source_qemu(scene: Scene) -> list[Process]:
+    return processes.find(scene.stage.lab.mark(f"guest-{scene.guest}"))
+
+
+Life = tuple[float, float]
+ALWAYS: Life = (0.0, 100.0)
+
+
+def _link(name: str, side: Side) -> float:
+    return 1.0 + LINKS.index((name, side))
+
+
+OF_EXPORTER: Life = (_link("start_nbd", Side.DESTINATION), _link("cleanup", Side.DESTINATION))
+OF_INCOMING_QEMU = OF_EXPORTER
+OF_SOURCE_QEMU: Life = (0.0, _link("cleanup", Side.SOURCE))
+OF_SOURCE_SWITCH: Life = (_link("migrate_ram", Side.SOURCE),) * 2
+OF_DESTINATION_SWITCH: Life = (_link("migrate_ram", Side.DESTINATION), _link("migrate_ram", Side.SOURCE))
+
+
+class Fault(ABC):
+    """Something that goes wrong, and is put right after a while."""
+
+    name: str
+    lasts_s: float = 0.0
+    """After so long `heal` is called; infinite: only when the job has ended."""
+    may_lose_guest = False
+    """It kills the guest's own QEMU."""
+    may_pause_guest = False
+    """Nobody could keep the guest going: its QEMU is frozen or killed, or the hosts cannot talk."""
+    first, last = 0.0, 100.0
+    """Between these positions (see `points.Point.position`) there may be somebody to do it to."""
+
+    @abstractmethod
+    def strike(self, scene: Scene) -> bool:
+        """Do it; false when there is nobody to do it to."""
+
+    def heal(self, scene: Scene) -> None:
+        """Put it right, as an operator or a supervisor would."""
+        scene.stage.supervise()
+
+
+class Kill(Fault):
+    """`kill -9`; what has a supervisor in real life is started again after a second."""
+
+    lasts_s = 1.0
+
+    def __init__(self, name: str, role: Role, life: Life = ALWAYS, *, guest: bool = False) -> None:
+        self.name, self.role, (self.first, self.last) = name, role, life
+        self.may_lose_guest = self.may_pause_guest = guest
+
+    def strike(self, scene: Scene) -> bool:
+        victims = self.role(scene)
+        for victim in victims:
+            victim.kill()
+        return bool(victims)
+
+
+class Freeze(Fault):
+    """SIGSTOP, and SIGCONT after a while."""
+
+    def __init__(self, name: str, role: Role, lasts_s: float, life: Life = ALWAYS, *, guest: bool = False) -> None:
+        self.name, self.role, self.lasts_s, (self.first, self.last) = name, role, lasts_s, life
+        self.may_pause_guest = guest
+
+    def strike(self, scene: Scene) -> bool:
+        scene.frozen += self.role(scene)
+        for victim in scene.frozen:
+            victim.signal(signal.SIGSTOP)
+        return bool(scene.frozen)
+
+    def heal(self, scene: Scene) -> None:
+        for victim in scene.frozen:
+            victim.signal(signal.SIGCONT)
+        scene.frozen.clear()
+
+
+class EmptyRedis(Fault):
+    """Redis is killed and starts again with nothing in it."""
+
+    name, lasts_s = "Redis killed and emptied", 1.0
+
+    def strike(self, scene: Scene) -> bool:
+        for victim in processes.find(scene.stage.lab.mark("redis")):
+            victim.kill()
+        shutil.rmtree(scene.stage.lab.redis / "appendonlydir", ignore_errors=True)
+        return True
+
+
+class RestartPostgres(Fault):
+    """Postgres ends at once, all connections break, and it recovers from its log."""
+
+    name, lasts_s = "Postgres restarted", 1.0
+
+    def strike(self, scene: Scene) -> bool:
+        for postmaster in processes.find(scene.stage.lab.mark("postgres")):
+            postmaster.signal(signal.SIGQUIT)
+            postmaster.wait(20)
+        return True
+
+
+class CutLink(Fault):
+    """Packets between the hosts vanish in silence; both still reach the control node."""
+
+    def __init__(self, name: str, lasts_s: float) -> None:
+        self.name, self.lasts_s = name, lasts_s
+        self.may_pause_guest = True
+
+    def strike(self, scene: Scene) -> bool:
+        network.cut(scene.stage.lab, scene.stage.lab.host(SOURCE))
+        return True
+
+    def heal(self, scene: Scene) -> None:
+        scene.stage.mend_link()
+
+
+FOR_GOOD = float("inf")
+FAULTS: tuple[Fault, ...] = (
+    Kill("source worker killed", worker(SOURCE)),
+    Kill("destination worker killed", worker(DESTINATION)),
+    Kill("both workers killed", both_workers),
+    Kill("controller killed", controller),
+    Kill("source switch killed", switch(SOURCE), OF_SOURCE_SWITCH),
+    Kill("destination switch killed", switch(DESTINATION), OF_DESTINATION_SWITCH),
+    Kill("exporter killed", exporter, OF_EXPORTER),
+    Kill("incoming QEMU killed", incoming_qemu, OF_INCOMING_QEMU, guest=True),
+    Kill("source QEMU killed", source_qemu, OF_SOURCE_QEMU, guest=True),
+    EmptyRedis(),
+    RestartPostgres(),
+    CutLink("link cut for 5 s", 5.0),
+    CutLink("link cut for good", FOR_GOOD),
+    Freeze("worker frozen for 20 s", worker_of_the_step, 20.0),
+    Freeze("source switch frozen for 5 s", switch(SOURCE), 5.0, OF_SOURCE_SWITCH),
+    Freeze("destination switch frozen for 5 s", switch(DESTINATION), 5.0, OF_DESTINATION_SWITCH),
+    Freeze("exporter frozen for 5 s", exporter, 5.0, OF_EXPORTER),
+    Freeze("incoming QEMU frozen for 5 s", incoming_qemu, 5.0, OF_INCOMING_QEMU, guest=True),
+    Freeze("source QEMU frozen for 5 s", source_qemu, 5.0, OF_SOURCE_QEMU, guest=True),
+)
+"""The columns of the matrix."""

@@ -1,0 +1,189 @@
+"""When a fault strikes: between two links of the chain, in the middle of one, or at a line of the switch's journal.
+
+Generated from `LINKS`, so a new step is covered the day it is added.
+"""
+
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+
+import psycopg
+
+from models.job import Side
+from tests.chaos.faults import Scene, worker_of_the_step
+from tests.chaos.stage import CLAIMS, SOURCE, Stage
+from tests.support import until
+from workflows.live_migration import LINKS
+
+REACHED_WITHIN_S = 90.0
+SWITCH = ("migrate_ram", Side.SOURCE)
+"""The link in which the guest changes hands."""
+JOURNAL_LINES = ("migrating", "pre-switchover", "continuing", "run")
+"""The guest is paused from `pre-switchover` on; `run` is the point of no return."""
+
+Durations = dict[int, float]
+"""Of each link, by its number: seconds that it took in a move without faults."""
+
+
+Meet = Callable[[Scene, Callable[[], bool]], bool]
+"""Waits for the moment, has the fault strike, lets the move go on; answers whether there was anybody to strike."""
+
+
+class Missed(Exception):
+    """The move was past the point when the fault would have struck."""
+
+
+class Point(ABC):
+    """A moment in a move. `armed` is entered before the move is submitted."""
+
+    name: str
+    side: Side = Side.SOURCE
+    """Of the link that is due or under way."""
+    position: float
+    """In the middle of the third link: 3.0; right before it: 2.5."""
+
+    @abstractmethod
+    def armed(self, stage: Stage, durations: Durations) -> AbstractContextManager[Meet]:
+        """Be there before the moment is."""
+
+
+@dataclass(frozen=True)
+class Boundary(Point):
+    """All before this link is done, and its worker is about to claim it."""
+
+    seq: int
+
+    @property
+    def side(self) -> Side:
+        return LINKS[self.seq - 1][1]
+
+    @property
+    def name(self) -> str:
+        return f"before {_title(self.seq)}"
+
+    @property
+    def position(self) -> float:
+        return self.seq - 0.5
+
+    @contextmanager
+    def armed(self, stage: Stage, durations: Durations) -> Iterator[Meet]:
+        with stage.connect() as holder:
+            holder.execute("SELECT pg_advisory_lock(%s, %s)", (CLAIMS, self.seq))
+
+            def meet(scene: Scene, strike: Callable[[], bool]) -> bool:
+                until(f"the claim of {self.name} waits", lambda: _somebody_waits(holder), REACHED_WITHIN_S)
+                struck = strike()
+                with suppress(psycopg.Error):  # a restart of Postgres has let go of it already
+                    holder.execute("SELECT pg_advisory_unlock_all()")
+                return struck
+
+            yield meet
+
+
+def _somebody_waits(connection: "psycopg.Connection[tuple[object, ...]]") -> bool:
+    waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND NOT granted"
+    return connection.execute(waiting, (CLAIMS,)).fetchone() is not None
+
+
+@dataclass(frozen=True)
+class Middle(Point):
+    """Half of the time after which this link ended in a move without faults."""
+
+    seq: int
+    share: float = 0.5
+
+    @property
+    def side(self) -> Side:
+        return LINKS[self.seq - 1][1]
+
+    @property
+    def name(self) -> str:
+        return f"during {_title(self.seq)}"
+
+    @property
+    def position(self) -> float:
+        return float(self.seq)
+
+    @contextmanager
+    def armed(self, stage: Stage, durations: Durations) -> Iterator[Meet]:
+        with stage.connect() as listener:
+            listener.execute("LISTEN claimed")
+
+            def meet(scene: Scene, strike: Callable[[], bool]) -> bool:
+                self._wait_for_claim(listener, scene)
+                time.sleep(self.share * durations[self.seq])  # the moment is one of time: there is no event to await
+                return self._strike_while_held(listener, scene, strike)
+
+            yield meet
+
+    def _wait_for_claim(self, listener: "psycopg.Connection[tuple[object, ...]]", scene: Scene) -> None:
+        wanted = f"{scene.job_id} {self.seq}"
+        for told in listener.notifies(timeout=REACHED_WITHIN_S):
+            if told.payload == wanted:
+                return
+        raise AssertionError(f"{self.name} never came")
+
+    def _strike_while_held(
+        self, listener: "psycopg.Connection[tuple[object, ...]]", scene: Scene, strike: Callable[[], bool]
+    ) -> bool:
+        """The step's worker stands still for a moment, so that the step is known to be under way."""
+        held = worker_of_the_step(scene)
+        for worker in held:
+            worker.signal(signal.SIGSTOP)
+        try:
+            states = "SELECT state FROM step WHERE job_id = %s AND seq = %s"
+            if listener.execute(states, (scene.job_id, self.seq)).fetchone() != ("running",):
+                raise Missed(self.name)
+            return strike()
+        finally:
+            for worker in held:
+                if worker not in scene.frozen:
+                    worker.signal(signal.SIGCONT)
+
+
+@dataclass(frozen=True)
+class Line(Point):
+    """The source's switch process has written this line."""
+
+    event: str
+    side = Side.SOURCE
+    position = 1.0 + LINKS.index(SWITCH)
+
+    @property
+    def name(self) -> str:
+        return f"switch: {self.event}"
+
+    @contextmanager
+    def armed(self, stage: Stage, durations: Durations) -> Iterator[Meet]:
+        def meet(scene: Scene, strike: Callable[[], bool]) -> bool:
+            sign = f'"{self.event}"'.encode()
+            until(f"the switch says {self.event}", lambda: _said(scene, sign), REACHED_WITHIN_S, every_s=0.0005)
+            return strike()
+
+        yield meet
+
+
+def _said(scene: Scene, sign: bytes) -> bool:
+    journals = scene.directory(SOURCE).glob("switch-source-*.jsonl")
+    return any(sign in journal.read_bytes() for journal in journals)
+
+
+def _title(seq: int) -> str:
+    name, side = LINKS[seq - 1]
+    both = sum(other == name for other, _ in LINKS) > 1
+    return f"`{name}`" + (f" ({side})" if both else "")
+
+
+def _points() -> Iterator[Point]:
+    for seq in range(1, len(LINKS) + 1):
+        yield Boundary(seq)
+        yield Middle(seq)
+        if LINKS[seq - 1] == SWITCH:
+            yield from map(Line, JOURNAL_LINES)
+
+
+POINTS: tuple[Point, ...] = tuple(_points())
+"""The rows of the matrix."""

@@ -1,0 +1,308 @@
+"""One move with one fault, and everything that must hold afterwards."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from lab import fleet, guests
+from lab.guest.spec import DiskSpec, GuestSpec
+from lab.guest.verify import ImageRef, verify
+from models.database import transaction
+from models.guest import Guest
+from models.job import Event, Job, JobState, StepState
+from tests.chaos.faults import FOR_GOOD, Fault, Scene
+from tests.chaos.points import Durations, Middle, Missed, Point
+from tests.chaos.stage import DESTINATION, SOURCE, Stage
+from tests.chaos.witness import Witness
+from tests.support import MIB, until
+from workers import processes
+from workflows import gc, jobs
+
+ENDS_WITHIN_S = 420.0
+LONGEST_PAUSE_S = 2.0
+HEARD_WITHIN_S = 20.0
+ADVICE = re.compile(r"`drover (job (?:retry|resolve) [^`]*)`")
+COLD_START = "start it cold"
+FILES_OF_A_FORMER_HOST = {"console.log"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The guest that is moved, and how fast."""
+
+    disks: tuple[DiskSpec, ...] = (DiskSpec(size_bytes=64 * MIB),)
+    fill_mib: int = 24
+    dirty_rate: int = 2
+    bandwidth_bytes_per_s: int = 48 * MIB
+
+
+@dataclass
+class Outcome:
+    """What became of the job and the guest."""
+
+    point: str
+    fault: str
+    state: str = ""
+    """The job's state when it first ended; `absent` if there was nobody to strike, `missed` if it came too late."""
+    lost: bool = False
+    """The guest's own QEMU was killed, and it runs nowhere."""
+    took_s: float = 0.0
+    pause_ms: float = 0.0
+    """The longest time that the guest ran nowhere, by the events of its QEMUs."""
+    said: str = ""
+    """The job's error when it first ended."""
+    problems: list[str] = field(default_factory=list)
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run(stage: Stage, point: Point, fault: Fault, durations: Durations, recipe: Recipe | None = None) -> Outcome:
+    """Move a new guest, strike at the point, put things right, and check. Never raises: problems are noted."""
+    outcome = Outcome(point.name, fault.name)
+    begun = time.monotonic()
+    trial = _Trial(stage, outcome, fault, recipe or Recipe())
+    try:
+        trial.play(point, durations)
+    except Missed:
+        outcome.state = "missed"
+    except Exception as error:
+        outcome.problems.append(f"{type(error).__name__}: {error}\n{trial.story()}")
+    finally:
+        trial.clear_away()
+    outcome.took_s = round(time.monotonic() - begun, 1)
+    return outcome
+
+
+def run_in_time(stage: Stage, point: Point, fault: Fault, durations: Durations) -> Outcome:
+    """`run`, earlier in the step when it had ended before its middle."""
+    outcome = run(stage, point, fault, durations)
+    for share in (0.25, 0.0):
+        if outcome.state != "missed" or not isinstance(point, Middle):
+            break
+        outcome = run(stage, Middle(point.seq, share), fault, durations)
+    return outcome
+
+
+def measure(stage: Stage) -> Durations:
+    """What each link takes when nothing goes wrong."""
+    trial = _Trial(stage, Outcome("", ""), None, Recipe())
+    try:
+        trial.boot()
+        job = trial.submit()
+        trial.wait_for_end()
+    finally:
+        trial.clear_away()
+    with transaction() as session:
+        job = session.get_one(Job, job.id)
+        assert job.state is JobState.DONE, trial.story()
+        return {step.seq: (step.finished_at - step.started_at).total_seconds() for step in job.steps}
+
+
+class _Trial:
+    """One guest and its job on a stage."""
+
+    def __init__(self, stage: Stage, outcome: Outcome, fault: Fault | None, recipe: Recipe) -> None:
+        self.stage, self.outcome, self.fault, self.recipe = stage, outcome, fault, recipe
+        self.guest = f"t{time.time_ns():x}"
+        self.scene: Scene | None = None
+        self.job_id = 0
+
+    def folder(self, host: str) -> Path:
+        return self.stage.lab.host(host).guests / self.guest
+
+    def boot(self) -> None:
+        spec = GuestSpec(
+            name=self.guest,
+            directory=self.folder(SOURCE),
+            disks=self.recipe.disks,
+            window_mib=4,
+            write_rate=100,
+            dirty_mib=8,
+            dirty_rate=self.recipe.dirty_rate,
+            fill_mib=self.recipe.fill_mib,
+        )
+        guests.boot(self.stage.lab, spec, SOURCE)
+
+    def submit(self) -> Job:
+        options = jobs.MigrationOptions(bandwidth_bytes_per_s=self.recipe.bandwidth_bytes_per_s)
+        job = jobs.submit(self.guest, DESTINATION, options=options)
+        self.job_id = job.id
+        return job
+
+    def play(self, point: Point, durations: Durations) -> None:
+        self.boot()
+        sockets = {host: self.folder(host) / "watch.sock" for host in (SOURCE, DESTINATION)}
+        with Witness(sockets) as witness:
+            struck = self.move(point, durations)
+            job = self.wait_for_end()
+            self.make_whole()
+            self.outcome.state = job.state.value if struck else "absent"
+            self.outcome.said = job.error or ""
+            if job.state is JobState.NEEDS_OPERATOR:
+                job = self.ask_operator(job)
+            self.check(job, witness)
+
+    def move(self, point: Point, durations: Durations) -> bool:
+        with point.armed(self.stage, durations) as meet:
+            self.scene = Scene(self.stage, self.guest, self.submit().id, point.side)
+            struck = meet(self.scene, lambda: self.fault.strike(self.scene))
+        if self.fault.lasts_s != FOR_GOOD:
+            time.sleep(self.fault.lasts_s)  # so long the fault is to last: there is no event to await
+            self.fault.heal(self.scene)
+        return struck
+
+    def wait_for_end(self) -> Job:
+        until(f"job {self.job_id} ends", self._ended, ENDS_WITHIN_S, every_s=0.25)
+        return self._job()
+
+    def _job(self) -> Job:
+        with transaction() as session:
+            job = session.get_one(Job, self.job_id)
+            _ = job.steps, job.disks
+        return job
+
+    def _ended(self) -> bool:
+        self.stage.supervise()
+        try:
+            return self._job().state.ended
+        except SQLAlchemyError:  # Postgres is being restarted
+            return False
+
+    def ask_operator(self, job: Job) -> Job:
+        """A person is needed: the text must say what to do, and doing it must help."""
+        commands = ADVICE.findall(job.error or "")
+        if not commands and COLD_START not in (job.error or ""):
+            self.problem(f"the text does not say what to do: {job.error}")
+        if not commands:
+            return job
+        self._drover(*commands[0].split())
+        return self.wait_for_end()
+
+    def _drover(self, *words: str) -> None:
+        command = [fleet._program("drover"), *words]
+        done = subprocess.run(command, env=os.environ | self.stage.lab.environment, capture_output=True, text=True)
+        if done.returncode:
+            self.problem(f"`drover {' '.join(words)}` was advised and failed: {done.stderr.strip()}")
+
+    def problem(self, text: str) -> None:
+        self.outcome.problems.append(text)
+
+    def check(self, job: Job, witness: Witness) -> None:
+        home = self._home(job)
+        alive = self._qemu_alive(home)
+        self.outcome.lost = not alive
+        if alive:
+            self._goes_on(home, witness)
+        elif not self.fault.may_lose_guest:
+            self.problem(f"the guest runs nowhere: {job.error}")
+        self.outcome.problems += witness.overlaps()
+        self.outcome.pause_ms = round(1000 * witness.longest_pause_s(), 1)
+        if witness.longest_pause_s() > LONGEST_PAUSE_S and not self.fault.may_pause_guest:
+            self.problem(f"the guest stood still for {self.outcome.pause_ms:g} ms")
+        self._nothing_lost(home, alive)
+        self._record_is_true(job, home)
+        if job.state is not JobState.NEEDS_OPERATOR:
+            self._nothing_left(job, home)
+
+    def _home(self, job: Job) -> str:
+        """Where the job's record says that the guest, or what is left of it, is."""
+        cold = job.state is JobState.NEEDS_OPERATOR and COLD_START in (job.error or "")
+        return DESTINATION if job.state is JobState.DONE or cold else SOURCE
+
+    def _qemu_alive(self, home: str) -> bool:
+        find = f"{self.scene.directory(DESTINATION)}/incoming" if home == DESTINATION else None
+        return bool(processes.find(find or self.stage.lab.mark(f"guest-{self.guest}")))
+
+    def _goes_on(self, home: str, witness: Witness) -> None:
+        until(f"the guest runs on {home}", lambda: witness.running_on() == home, HEARD_WITHIN_S)
+        console = self.folder(home) / "console.log"
+        heard = console.stat().st_size
+        until("the guest is heard of", lambda: console.read_bytes()[heard:].count(b"tick") > 2, HEARD_WITHIN_S)
+
+    def _nothing_lost(self, home: str, alive: bool) -> None:
+        if alive:
+            report = guests.check(self.stage.lab, self.guest).report
+        else:
+            disks = enumerate(self.recipe.disks)
+            names = GuestSpec(name="", directory=self.folder(home), disks=self.recipe.disks).disk_names
+            images = [
+                ImageRef(self.folder(home) / f"disk{index}.{disk.format}", disk.format, names[index])
+                for index, disk in disks
+            ]
+            consoles = [self.folder(host) / "console.log" for host in (SOURCE, DESTINATION)]
+            report = verify(images, [console for console in consoles if console.exists() and console.stat().st_size])
+        self.outcome.problems += report.problems
+
+    def _record_is_true(self, job: Job, home: str) -> None:
+        with transaction() as session:
+            recorded = session.get_one(Guest, self.guest).host
+            last = session.query(Event).where(Event.job_id == job.id).order_by(Event.id.desc()).first()
+        if recorded != home and job.state is not JobState.NEEDS_OPERATOR:
+            self.problem(f"the record says that the guest is on {recorded}, it is on {home}")
+        states = {step.state for step in job.steps}
+        legal = {
+            JobState.DONE: {StepState.DONE},
+            JobState.UNDONE: {StepState.UNDONE, StepState.PENDING},
+        }.get(job.state, states)
+        if not states <= legal:
+            self.problem(f"the job is {job.state}, its steps are {sorted(states - legal)}")
+        if last is None or last.action != job.state:
+            self.problem(f"the story ends with {last and last.action}, the job is {job.state}")
+
+    def _nothing_left(self, job: Job, home: str) -> None:
+        for host in (SOURCE, DESTINATION):
+            swept = gc.sweep(host, dry_run=True, unknown_jobs=True)
+            if swept.finds or not swept.answered:
+                self.problem(f"gc on {host}: {[find['what'] for find in swept.finds]} {swept.notes}")
+            if self.scene.directory(host).exists():
+                self.problem(f"left on {host}: {self.scene.directory(host)}")
+            guest_itself = job.state is JobState.DONE and host == DESTINATION
+            if not guest_itself and (left := processes.find_below(self.scene.directory(host))):
+                self.problem(f"left running on {host}: {left}")
+        former = SOURCE if home == DESTINATION else DESTINATION
+        retired = {Path(disk.retired_path).name for disk in job.disks if disk.retired_path}
+        files = {path.name for path in self.folder(former).glob("*")} - FILES_OF_A_FORMER_HOST - retired
+        if files - ({"watch.sock"} if former == SOURCE else set()):
+            self.problem(f"files left on {former}: {sorted(files)}")
+
+    def story(self) -> str:
+        with suppress(SQLAlchemyError), transaction() as session:
+            events = session.query(Event).where(Event.job_id == self.job_id).order_by(Event.id).all()
+            return "\n".join(f"{event.at:%T.%f} {event.by}: {event.action}: {event.sentence}" for event in events)
+        return "its story cannot be read"
+
+    def make_whole(self) -> None:
+        """Nothing is frozen, cut or missing any more."""
+        for frozen in self.scene.frozen if self.scene else ():
+            frozen.signal(signal.SIGCONT)
+        self.stage.mend_link()
+        self.stage.supervise()
+
+    def clear_away(self) -> None:
+        """The guest is powered off, the stage is whole again, and a job that never ended is ended."""
+        self.make_whole()
+        for process in _qemus_of(f"/{self.guest}/"):
+            process.kill()
+        with suppress(Exception):
+            if self.job_id and not self._job().state.ended:
+                jobs.cancel(self.job_id)
+
+
+def _qemus_of(text: str) -> list[processes.Process]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (alive := processes.process(int(entry.name))) is not None:
+            with suppress(OSError):
+                argv = (entry / "cmdline").read_bytes()
+                if text.encode() in argv and b"qemu-system" in argv:
+                    found.append(alive)
+    return found

@@ -128,6 +128,11 @@ class Kill(Fault):
             victim.kill()
         return bool(victims)
 
+    @property
+    def in_the_switch(self) -> bool:
+        """It has a part in the switch; workers and controller have none."""
+        return (self.first, self.last) != ALWAYS
+
 
 class Freeze(Fault):
     """SIGSTOP, and SIGCONT after a while."""

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import queue
+import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -32,7 +34,9 @@ def outcomes(work: Work, items: Sequence[Any], lanes: int) -> Iterator[Outcome]:
             yield _next(done, workers)
     finally:
         for worker in workers:
-            worker.terminate() if not todo.empty() else worker.join()
+            if not todo.empty():
+                worker.terminate()
+            worker.join()
 
 
 def _next(done: Any, workers: list[Any]) -> Outcome:
@@ -49,6 +53,8 @@ def _next(done: Any, workers: list[Any]) -> Outcome:
 
 
 def _lane(work: Work, todo: Any, done: Any) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the stage is taken down
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         while not todo.empty():
             with stage.raised() as here:

@@ -3,14 +3,15 @@
 import argparse
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.chaos import lanes, report, trial
-from tests.chaos.faults import FAULTS
-from tests.chaos.points import POINTS, Durations
+from tests.chaos.faults import FAULTS, Kill
+from tests.chaos.points import POINTS, Durations, Line
 from tests.chaos.stage import Stage
 from tests.chaos.trial import Outcome
 
@@ -31,15 +32,19 @@ def applies(row: int, column: int) -> bool:
 
 
 def chosen() -> list[Cell]:
-    """A few cells that cover every row and every column: what `make test` runs."""
+    """What `make test` runs: some that cover every row and every column, and every death during the switch."""
     taken: list[Cell] = []
     for row in range(len(POINTS)):
         possible = [column for column in range(len(FAULTS)) if applies(row, column)]
-        uses = {column: sum(used == column for _, used in taken) for column in possible}
-        taken.append(
-            (row, min(possible, key=lambda column: (uses[column], FAULTS[column].last - POINTS[row].position)))
-        )
-    return taken
+        uses = Counter(column for _, column in taken)
+        taken.append((row, min(possible, key=lambda column: (uses[column], FAULTS[column].last))))
+    return sorted({*taken, *_under_fire()})
+
+
+def _under_fire() -> list[Cell]:
+    lines = [row for row, point in enumerate(POINTS) if isinstance(point, Line)]
+    deaths = [column for column, fault in enumerate(FAULTS) if isinstance(fault, Kill) and fault.in_the_switch]
+    return [(row, column) for row in lines for column in deaths]
 
 
 def try_cell(stage: Stage, durations: Durations, cell: Cell) -> Outcome:

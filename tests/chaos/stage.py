@@ -19,8 +19,8 @@ SOURCE, DESTINATION = "host-a", "host-b"
 CLAIMS = 0x636C61
 """First half of the advisory locks at which a claim waits; the second is the step's number."""
 
-PATIENCE_S = 20
-"""How long jobs wait for a host, or a way to it, that is silent; five minutes elsewhere."""
+PATIENCE_S = 40
+"""How long jobs wait for a host, or a way to it, that is silent: longer than any fault that passes."""
 
 TELL = f"""
 CREATE FUNCTION chaos_tell() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -12,13 +12,15 @@ from models.errors import PreconditionFailed
 
 BRIDGE = "bridge"
 INTERFACE = "eth0"
+AT_ONCE = ("forward_delay", "0")
+"""Else a bridge says nothing for 15 s at a port that was plugged in (again), spanning tree or not."""
 
 
 def create(lab: Lab) -> None:
     """Join all hosts of the lab by a bridge that lives in a namespace of its own."""
     lab.network_file.touch()
     _ip("netns", "add", _namespace(lab, BRIDGE))
-    _ip("-n", _namespace(lab, BRIDGE), "link", "add", BRIDGE, "type", "bridge")
+    _ip("-n", _namespace(lab, BRIDGE), "link", "add", BRIDGE, "type", "bridge", *AT_ONCE)
     _ip("-n", _namespace(lab, BRIDGE), "link", "set", BRIDGE, "up")
     for host in lab.hosts:
         _join(lab, host)

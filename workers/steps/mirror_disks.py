@@ -1,16 +1,17 @@
 """Step 3: every disk of the guest is mirrored to the destination, while the guest runs."""
 
+from models.errors import Transient
 from models.job import Side
 from workers import mirrors
 from workers.qemu import block
-from workers.qemu.monitor import Monitor
+from workers.qemu.monitor import CommandRefused, Monitor
 from workers.step import Context, Step
 
 
 class MirrorDisks(Step):
     """One mirror per disk, under the host's bandwidth budget, to the exporter that the job's record names."""
 
-    name, side = "mirror_disks", Side.SOURCE
+    name, side, attempts = "mirror_disks", Side.SOURCE, 5
 
     async def verify(self, ctx: Context) -> bool:
         async with ctx.guest() as monitor:
@@ -26,7 +27,10 @@ class MirrorDisks(Step):
     async def _begin(self, ctx: Context, monitor: Monitor, index: int) -> None:
         name, planned = mirrors.name(ctx.job.id, index), ctx.job.plan["disks"][index]
         await block.drop_mirror(monitor, name)  # one to an earlier exporter, or half begun
-        await block.start_mirror(monitor, name, planned["device"], mirrors.server(ctx, index), planned["discard"])
+        try:
+            await block.start_mirror(monitor, name, planned["device"], mirrors.server(ctx, index), planned["discard"])
+        except CommandRefused as error:  # no way to the exporter, or it died: the destination must look
+            raise Transient(str(error), restart_from="start_nbd") from error
 
     async def undo(self, ctx: Context) -> None:
         if ctx.source_alive:

@@ -131,6 +131,7 @@ def pointed_at(lab: Lab) -> Iterator[None]:
     os.environ.update(lab.environment)
     forget()
     app.conf.update(configuration())
+    del app.amqp  # it holds connections to the former broker
     try:
         yield
     finally:

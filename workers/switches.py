@@ -16,7 +16,9 @@ from workers.switch.orders import Order
 
 POLL_S = 0.05
 SILENCE_S = 2.0
-"""A switch process writes several lines a second; so long without one means that it is frozen."""
+"""A switch process shows a beat several times a second; so long without one means that it is frozen."""
+START_S = 20.0
+"""Until its first line it has touched nothing yet, and on a busy host Python takes its time."""
 
 
 def role(attempt: int) -> str:
@@ -81,7 +83,7 @@ async def watch(ctx: Context, attempt: int, tell: Callable[[dict[str, int]], Non
             stamp, heard_at = journal.changed_at(path), time.monotonic()
         if told.last("migrating") and not told.last("pre-switchover"):
             tell(journal.read_beat(path))
-        if time.monotonic() - heard_at > SILENCE_S:
+        if time.monotonic() - heard_at > (SILENCE_S if told.lines else START_S):
             process.kill()
         await asyncio.sleep(POLL_S)
     return story(ctx, attempt)

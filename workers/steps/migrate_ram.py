@@ -23,11 +23,14 @@ RECORD_S = 1.0
 DEADLINE_S = 1800.0
 """RAM that has not converged by then never will; auto-converge slows the guest down long before."""
 
+ATTEMPTS = 5
+"""To send the RAM again costs little beside the disk copy that would be lost."""
+
 
 class MigrateRamDestination(Step):
     """A fresh incoming QEMU waits, and this side's switch process listens."""
 
-    name, side = "migrate_ram", Side.DESTINATION
+    name, side, attempts = "migrate_ram", Side.DESTINATION, ATTEMPTS
 
     async def verify(self, ctx: Context) -> bool:
         attempt = ctx.job.switch.get("attempt")
@@ -79,7 +82,7 @@ class MigrateRamDestination(Step):
 class MigrateRamSource(Step):
     """The RAM has been sent and the destination was told to run; or the guest goes on here as before."""
 
-    name, side = "migrate_ram", Side.SOURCE
+    name, side, attempts = "migrate_ram", Side.SOURCE, ATTEMPTS
 
     async def verify(self, ctx: Context) -> bool:
         return ctx.job.crossed_at is not None

@@ -1,11 +1,16 @@
 """What a switch process did, line by line: read by the worker that watches it, and by whoever comes after."""
 
+import asyncio
 import json
 import os
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+BEAT_S = 0.3
 
 
 class Journal:
@@ -14,6 +19,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._beat = beat_path(path)
+        self.progress: dict[str, Any] = {}
+        """How far the work is; told with the next beat."""
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def write(self, event: str, **data: Any) -> None:
@@ -21,10 +28,24 @@ class Journal:
         line = json.dumps({"event": event, "at": time.time(), **data})
         os.write(self._descriptor, line.encode() + b"\n")
 
-    def beat(self, **progress: Any) -> None:
-        """Say that this process is alive, and how far it is. Only the newest such word is kept."""
+    @asynccontextmanager
+    async def beating(self) -> AsyncIterator[None]:
+        """Show for the time of a `with` block that this process is not frozen, whatever it waits for."""
+        beats = asyncio.create_task(self._beat_on())
+        try:
+            yield
+        finally:
+            beats.cancel()
+
+    async def _beat_on(self) -> None:
+        while True:
+            self._tell_progress()
+            await asyncio.sleep(BEAT_S)
+
+    def _tell_progress(self) -> None:
+        """Only the newest such word is kept."""
         draft = self._beat.with_suffix(".draft")
-        draft.write_text(json.dumps(progress))
+        draft.write_text(json.dumps(self.progress))
         draft.replace(self._beat)
 
 

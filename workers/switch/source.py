@@ -7,8 +7,7 @@ ends with the guest running here.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,7 +48,6 @@ class Source:
         self.clock_offset = 0.0
         self.events = guest.listen("MIGRATION", "MIGRATION_PASS", "STOP", "BLOCK_JOB_ERROR")
         self.passes = 0
-        self.progress: dict[str, Any] = {}
         self.report_at = 0.0
         self.stopped_at = 0.0
         self.pre_switchover_at = 0.0
@@ -83,11 +81,10 @@ class Source:
             raise self.peer_lost
 
     async def keep_pinging(self) -> None:
-        """Notice a frozen peer or frozen QEMUs over there, and show that we are not; runs beside all the rest."""
+        """Notice a frozen peer or frozen QEMUs over there; runs beside all the rest."""
         try:
             while True:
                 await self.line.ask("ping", PEER_SILENCE_S)
-                self.journal.beat(**self.progress)
                 await asyncio.sleep(PING_S)
         except PeerLost as error:
             self.peer_lost = error
@@ -197,7 +194,7 @@ class Source:
 
     async def report(self) -> None:
         """Keep the progress for the next beat; the worker reads it from there."""
-        self.progress = migration.ram_progress(await self.guest.query("query-migrate"))
+        self.journal.progress = migration.ram_progress(await self.guest.query("query-migrate"))
         self.report_at = time.monotonic() + REPORT_S
 
     async def end_mirrors(self) -> None:
@@ -279,6 +276,7 @@ async def hand_over(order: SourceOrder) -> None:
     journal.write("started", pid=os.getpid())
     try:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(journal.beating())
             guest = await stack.enter_async_context(connect(order.qmp))
             await _attempt(order, journal, guest)
     except (DroverError, OSError) as error:  # the monitor is gone: the worker looks what became of QEMU
@@ -287,8 +285,7 @@ async def hand_over(order: SourceOrder) -> None:
 
 async def _attempt(order: SourceOrder, journal: Journal, guest: Monitor) -> None:
     try:
-        async with _beating(journal):
-            line = Channel(await channel.call(order.address, order.port, bytes.fromhex(order.key)))
+        line = Channel(await channel.call(order.address, order.port, bytes.fromhex(order.key)))
         source = Source(order, journal, guest, line)
         pinging = asyncio.create_task(source.keep_pinging())
         try:
@@ -298,22 +295,6 @@ async def _attempt(order: SourceOrder, journal: Journal, guest: Monitor) -> None
             line.close()
     except (DroverError, OSError, TimeoutError) as error:
         await _keep(order, journal, guest, error)
-
-
-@asynccontextmanager
-async def _beating(journal: Journal) -> AsyncIterator[None]:
-    """Alive, though there is nothing to tell yet."""
-
-    async def beat() -> None:
-        while True:
-            journal.beat()
-            await asyncio.sleep(PING_S)
-
-    beats = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        beats.cancel()
 
 
 async def _keep(order: SourceOrder, journal: Journal, guest: Monitor, error: Exception) -> None:

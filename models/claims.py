@@ -220,7 +220,8 @@ def fail(claim: Claim, error: str) -> None:
     with fenced(claim) as (session, job, step):
         _release(session, claim, step, StepState.FAILED, "failed", error)
         if claim.direction is Direction.UNDO or job.crossed_at is not None:
-            ask_operator(session, job, f"{step.name} failed: {error}", by=claim.owner)
+            again = f"once that is mended, `drover job retry {job.id}`"
+            ask_operator(session, job, f"{step.name} on {step.host} failed: {error}; {again}", by=claim.owner)
         else:
             begin_undo(session, job, f"{step.name} failed: {error}", by=claim.owner)
 

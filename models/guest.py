@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, String, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base
+from models.base import Base, now
 
 
 class Guest(Base):
@@ -19,3 +19,7 @@ class Guest(Base):
     """Path of the QMP socket on that host."""
     adopted_at: Mapped[datetime] = mapped_column(server_default=func.now())
     moved_at: Mapped[datetime | None]
+
+    def lives_on(self, host: str, qmp: str) -> None:
+        """It was handed over."""
+        self.host, self.qmp, self.moved_at = host, qmp, now()

@@ -1,6 +1,9 @@
 """Where a human is needed the job says so, in one sentence with the commands to choose from; and they work."""
 
+import asyncio
 import os
+import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,13 +11,16 @@ from pathlib import Path
 import pytest
 
 from lab import fleet
+from lab.guest.spec import DiskSpec
 from models.database import transaction
 from models.errors import PreconditionFailed
 from models.host import Host
 from models.job import Job, JobState, Side
 from tests.support import MIB, Moves, until
 from workers import processes
-from workflows import jobs, reconcile
+from workers.qemu.monitor import connect
+from workers.runner import UNDO_ATTEMPTS
+from workflows import guests, jobs, reconcile
 
 pytestmark = pytest.mark.guests
 
@@ -58,6 +64,11 @@ def _cli(moves: Moves, *words: str) -> str:
     ).stdout
 
 
+def _said(moves: Moves, job: Job, host: str, event: str) -> bool:
+    side = "source" if host == job.source else "destination"
+    return any(line["event"] == event for line in moves.journal(job, host, side))
+
+
 def _copying(moves: Moves, guest: str) -> Job:
     job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=2 * MIB)
     until("the copy runs", lambda: moves.step_is(job.id, "await_sync", "running"))
@@ -86,7 +97,7 @@ def test_a_destination_that_is_gone_for_good_is_fenced_and_the_guest_stays_at_th
 
 
 @pytest.mark.usefixtures("workers_come_back")
-def test_a_job_that_waits_for_a_silent_host_goes_on_by_retry_once_it_is_back(moves: Moves) -> None:
+def test_a_job_that_waits_for_a_silent_host_goes_on_by_itself_once_it_is_back(moves: Moves) -> None:
     guest = moves.boot(fill_mib=32)
     job = _copying(moves, guest)
     _end_worker(moves, "host-b")
@@ -95,10 +106,8 @@ def test_a_job_that_waits_for_a_silent_host_goes_on_by_retry_once_it_is_back(mov
     _silent_since_long("host-b")
     assert moves.ended(job.id).state is JobState.NEEDS_OPERATOR
     fleet.start_worker(moves.lab, moves.lab.host("host-b"))
-    until("the host is back", lambda: _is_alive("host-b"))
-    _cli(moves, "job", "retry", str(job.id))
-    ended = moves.ended(job.id)
-    assert ended.state is JobState.UNDONE
+    until("the job is undone", lambda: moves.job(job.id).state is JobState.UNDONE)
+    ended = moves.job(job.id)
     moves.nothing_left(ended)
     moves.intact(guest, "host-a")
 
@@ -107,10 +116,10 @@ def test_a_job_that_waits_for_a_silent_host_goes_on_by_retry_once_it_is_back(mov
 def test_a_source_that_died_after_the_switch_is_fenced_and_the_guest_lives_at_the_destination(moves: Moves) -> None:
     guest = moves.boot()
     job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=24 * MIB)
-    until("RAM is sent", lambda: any(line["event"] == "migrating" for line in moves.journal(job, "host-a", "source")))
+    until("RAM is sent", lambda: _said(moves, job, "host-a", "migrating"))
     until(
         "it runs there",
-        lambda: any(line["event"] == "resumed" for line in moves.journal(job, "host-b", "destination")),
+        lambda: _said(moves, job, "host-b", "resumed"),
         every_s=0.001,
     )
     _end_worker(moves, "host-a")
@@ -155,3 +164,101 @@ def test_a_guest_that_powers_off_during_the_copy_ends_the_job_and_nothing_is_lef
     moves.nothing_left(ended)
     assert not Path(ended.disks[0].destination_path).exists()
     assert Path(ended.disks[0].source_path).exists()
+
+
+def test_a_guest_that_somebody_let_run_at_the_source_after_its_move_is_reported_and_reconciled(moves: Moves) -> None:
+    guest = moves.boot()
+    job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=24 * MIB)
+    until("RAM is sent", lambda: _said(moves, job, "host-a", "migrating"))
+    [worker] = processes.find(moves.lab.mark("worker-host-a"))
+    worker.signal(signal.SIGSTOP)
+    try:
+        until("it was let go", lambda: _said(moves, job, "host-a", "resumed"))
+        _order(moves, guest, "cont")
+    finally:
+        worker.signal(signal.SIGCONT)
+    asked = moves.ended(job.id)
+    assert asked.state is JobState.NEEDS_OPERATOR
+    assert "runs on host-a although it was handed over to host-b" in (asked.error or "")
+    assert "both" in _cli(moves, "reconcile", guest)
+    with pytest.raises(PreconditionFailed, match="stop that QEMU first"):
+        jobs.resolve(job.id, Side.DESTINATION, None)
+    _order(moves, guest, "stop")
+    assert "it goes on: the destination owns the guest" in _cli(moves, "reconcile", guest)
+    moves.done(moves.ended(job.id))
+    assert guests.known_guest(guest).host == "host-b"
+
+
+def _order(moves: Moves, guest: str, command: str) -> None:
+    """What an operator does by hand, on the guest's second monitor at the source."""
+
+    async def execute() -> None:
+        async with connect(moves.lab.host("host-a").guests / guest / "watch.sock") as monitor:
+            await monitor.execute(command)
+
+    asyncio.run(execute())
+
+
+def test_a_guest_whose_qemu_died_right_after_the_switch_is_started_cold_by_hand_and_its_job_ended(moves: Moves) -> None:
+    guest = moves.boot(DiskSpec(size_bytes=64 * MIB, format="raw"))
+    job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=24 * MIB)
+    until("RAM is sent", lambda: _said(moves, job, "host-a", "migrating"))
+    [worker] = processes.find(moves.lab.mark("worker-host-b"))
+    worker.signal(signal.SIGSTOP)
+    try:
+        until("it runs", lambda: _said(moves, job, "host-b", "resumed"))
+        for process in processes.find(f"{moves.directory(job, 'host-b')}/incoming"):
+            process.kill()
+    finally:
+        worker.signal(signal.SIGCONT)
+    asked = moves.ended(job.id)
+    assert asked.state is JobState.NEEDS_OPERATOR
+    assert "start it cold from the images on host-b" in (asked.error or "")
+    command = f"drover job resolve {job.id} --owner destination"
+    assert f"`{command}`" in (asked.error or "")
+    _cli(moves, *command.split()[1:])
+    ended = moves.ended(job.id)
+    moves.done(ended)
+    moves.nothing_left(ended)
+    assert guests.known_guest(guest).host == "host-b"
+
+
+def test_a_source_that_cannot_be_cleaned_up_asks_for_an_operator_and_goes_on_by_retry(moves: Moves) -> None:
+    guest = moves.boot()
+    job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=24 * MIB)
+    in_the_way = Path(f"{moves.job(job.id).disks[0].source_path}.drover-{job.id}/full")
+    in_the_way.mkdir(parents=True)  # the image is to be set aside under that name
+    asked = moves.ended(job.id)
+    assert asked.state is JobState.NEEDS_OPERATOR
+    assert "cleanup on host-a failed" in (asked.error or "")
+    shutil.rmtree(in_the_way.parent)
+    _follow_advice(moves, asked, "retry")
+    moves.done(moves.ended(job.id))
+    moves.intact(guest, "host-b")
+
+
+def test_an_undo_that_fails_for_good_asks_for_an_operator_and_goes_on_by_retry(moves: Moves) -> None:
+    guest = moves.boot(fill_mib=32)
+    job = _copying(moves, guest)
+    manifest = moves.directory(job, "host-b") / "created.json"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole[:10])  # as a disk that was full leaves it
+    jobs.cancel(job.id)
+    until("undoing failed once", lambda: moves.job(job.id).steps[0].error)
+    with transaction() as session:
+        session.get_one(Job, job.id).steps[0].attempts = UNDO_ATTEMPTS - 1  # spares two minutes of further tries
+    asked = moves.ended(job.id)
+    assert asked.state is JobState.NEEDS_OPERATOR
+    assert "prepare_dest_image on host-b failed" in (asked.error or "")
+    manifest.write_bytes(whole)
+    _follow_advice(moves, asked, "retry")
+    ended = moves.ended(job.id)
+    assert ended.state is JobState.UNDONE
+    moves.nothing_left(ended)
+    moves.intact(guest, "host-a")
+
+
+def _follow_advice(moves: Moves, asked: Job, word: str) -> None:
+    command = f"drover job {word} {asked.id}"
+    assert (asked.error or "").count(f"`{command}`") == 1, asked.error
+    _cli(moves, *command.split()[1:])

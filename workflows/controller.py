@@ -21,12 +21,13 @@ from sqlalchemy.orm import Session, aliased
 from models import claims
 from models.database import engine, transaction
 from models.host import Host, HostRequest
-from models.job import Job, JobState, Side, Step
+from models.job import Job, JobState, Side, Step, StepState
 from models.settings import Settings, settings
 from workers.app import CONTROL_QUEUE
 from workers.runner import STOPPING
-from workflows.jobs import WAKE_CHANNEL
+from workflows.jobs import WAKE_CHANNEL, go_on
 from workflows.live_migration import remaining_chain
+from workflows.questions import alive
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,9 @@ def tick(ours: Settings) -> None:
     with transaction() as session:
         claims.expire(session, claims.overdue(), "its worker was not heard of in time", by=ME, wait=False)
         session.execute(delete(HostRequest).where(HostRequest.created_at < func.clock_timestamp() - QUESTIONS_KEPT))
+    for job_id in _waiting_for_a_host(ours):
+        with transaction() as session:
+            go_on_with_returned(session, job_id)
     for job_id in _due(ours):
         with transaction() as session:
             advance(session, job_id)
@@ -130,10 +134,26 @@ def give_up_waiting(session: Session, job_id: int, ours: Settings) -> None:
         claims.ask_operator(session, job, f"{silent}: {_choices(job, step.host, owner)}", by=ME)
 
 
+def _waiting_for_a_host(ours: Settings) -> list[int]:
+    """Jobs that ask for an operator although no step failed, and whose hosts are all there again."""
+    failed = exists().where(Step.job_id == Job.id, Step.state == StepState.FAILED)
+    silent = exists().where(Host.name.in_([Job.source, Job.destination]), ~alive(ours))
+    with transaction() as session:
+        waiting = select(Job.id).where(Job.state == JobState.NEEDS_OPERATOR, ~failed, ~silent)
+        return list(session.scalars(waiting))
+
+
+def go_on_with_returned(session: Session, job_id: int) -> None:
+    """What only the silence of a host stopped goes on once it is back: each step looks before it acts."""
+    job = claims.lock(session, job_id, wait=False)
+    if job is not None and job.state is JobState.NEEDS_OPERATOR:
+        go_on(session, job, f"{job.source} and {job.destination} are both heard of again", by=ME)
+
+
 def _choices(job: Job, silent: str, owner: Side) -> str:
-    """The two commands to choose from."""
+    """To wait, or a command."""
     return (
-        f"once it is back, `drover job retry {job.id}`; if it is off for good and {job.guest} is not running there, "
+        f"the job goes on by itself once it is back; if it is off for good and {job.guest} is not running there, "
         f"`drover job resolve {job.id} --owner {owner} --fenced {silent}`"
     )
 

@@ -211,19 +211,24 @@ def retry(job_id: int, by: str = "command line") -> Job:
         job = existing(session, job_id)
         if job.state is not JobState.NEEDS_OPERATOR:
             raise PreconditionFailed(f"job {job_id} is {job.state}: only a job that needs an operator can be retried")
-        failed = [step for step in job.steps if step.state is StepState.FAILED]
-        turned = any(step.state in {StepState.TO_UNDO, StepState.UNDONE} for step in job.steps)
-        undoing = turned or any(_was_undoing(session, step) for step in failed)
-        for step in failed:
-            step.state = StepState.TO_UNDO if undoing else StepState.PENDING
-            step.attempts, step.enqueued_at = 0, None
-            step.next_at = func.clock_timestamp()
-        job.epoch += 1
-        if not undoing:
-            job.error, job.cancel_requested = None, False
-        job.move(session, JobState.UNDOING if undoing else JobState.RUNNING, "somebody had it tried again", by=by)
+        go_on(session, job, "somebody had it tried again", by)
         wake(session)
     return job
+
+
+def go_on(session: Session, job: Job, why: str, by: str) -> None:
+    """Take a job up again where it stopped to ask an operator. The caller holds its row's lock."""
+    failed = [step for step in job.steps if step.state is StepState.FAILED]
+    turned = any(step.state in {StepState.TO_UNDO, StepState.UNDONE} for step in job.steps)
+    undoing = turned or any(_was_undoing(session, step) for step in failed)
+    for step in failed:
+        step.state = StepState.TO_UNDO if undoing else StepState.PENDING
+        step.attempts, step.enqueued_at = 0, None
+        step.next_at = func.clock_timestamp()
+    job.epoch += 1
+    if not undoing:
+        job.error, job.cancel_requested = None, False
+    job.move(session, JobState.UNDOING if undoing else JobState.RUNNING, why, by=by)
 
 
 def resolve(job_id: int, owner: Side, fenced: str | None, by: str = "command line") -> Job:
@@ -241,15 +246,28 @@ def resolve(job_id: int, owner: Side, fenced: str | None, by: str = "command lin
     other = job.destination if owner is Side.SOURCE else job.source
     if fenced not in {None, other}:
         raise PreconditionFailed(f"if the {owner} owns the guest, the host to be fenced is {other}, not {fenced}")
-    if fenced is None:
-        _cannot_run_there(job, owner, other)
-    with transaction() as session:
-        return _resolved(session, existing(session, job_id), owner, fenced, by)
-
-
-def _cannot_run_there(job: Job, owner: Side, other: str) -> None:
-    """Without a fence the other host itself must say that the guest does not run on it."""
     looked = reconcile.look(job)
+    if fenced is None:
+        _cannot_run_there(job, owner, other, looked)
+    with transaction() as session:
+        job = existing(session, job_id)
+        _resolved(session, job, owner, fenced, by)
+        if owner is Side.DESTINATION and looked.died_there:
+            _started_cold(session, job)
+        return job
+
+
+def resolve_by_what_was_seen(job: Job, looked: reconcile.Look, by: str = "reconciliation") -> bool:
+    """Go on with a job that needs an operator if both hosts' answers leave no doubt who owns the guest."""
+    sides = {reconcile.Owner.SOURCE: Side.SOURCE, reconcile.Owner.DESTINATION: Side.DESTINATION}
+    if job.state is not JobState.NEEDS_OPERATOR or looked.verdict.owner not in sides:
+        return False
+    resolve(job.id, sides[looked.verdict.owner], None, by=by)
+    return True
+
+
+def _cannot_run_there(job: Job, owner: Side, other: str, looked: reconcile.Look) -> None:
+    """Without a fence the other host itself must say that the guest does not run on it."""
     seen = looked.seen[Side.DESTINATION if owner is Side.SOURCE else Side.SOURCE]
     if seen is None:
         raise PreconditionFailed(f"{other} cannot be asked: switch it off for good, then add `--fenced {other}`")
@@ -257,16 +275,15 @@ def _cannot_run_there(job: Job, owner: Side, other: str) -> None:
         raise PreconditionFailed(f"{job.guest} runs, or may run, on {other}: stop that QEMU first")
 
 
-def _resolved(session: Session, job: Job, owner: Side, fenced: str | None, by: str) -> Job:
+def _resolved(session: Session, job: Job, owner: Side, fenced: str | None, by: str) -> None:
     job.fenced, job.cancel_requested = fenced, False
     off = f"; {fenced} is fenced" if fenced else ""
-    why = f"an operator says that the {owner} owns {job.guest}{off}"
+    why = f"the {owner} owns {job.guest}, says the {by}{off}"
     if owner is Side.SOURCE:
         _back_to_source(session, job, why, by)
     else:
         _on_to_destination(session, job, why, by)
     wake(session)
-    return job
 
 
 def _back_to_source(session: Session, job: Job, why: str, by: str) -> None:
@@ -290,6 +307,14 @@ def _on_to_destination(session: Session, job: Job, why: str, by: str) -> None:
         step.state, step.error = (StepState.DONE, f"skipped: {why}") if skipped else (StepState.PENDING, None)
         step.attempts, step.enqueued_at = 0, None
         step.next_at = func.clock_timestamp()
+
+
+def _started_cold(session: Session, job: Job) -> None:
+    """The QEMU of the move is dead at the destination: nothing is left to let run, an operator sees to the guest."""
+    for step in job.steps:
+        if step.name == "cutover" and step.state is StepState.PENDING:
+            step.state, step.error = StepState.DONE, "skipped: the guest's QEMU died after it was let run"
+    session.get_one(Guest, job.guest).lives_on(job.destination, job.plan["destination"]["qmp"])
 
 
 def _was_undoing(session: Session, step: Step) -> bool:

@@ -80,6 +80,12 @@ class Look:
     seen: dict[Side, Seen | None]
     verdict: Verdict
 
+    @property
+    def died_there(self) -> bool:
+        """It was let run on the destination, and its QEMU there is dead."""
+        there = self.seen[Side.DESTINATION]
+        return there is not None and there["may_run"] and not there["alive"]
+
 
 def look(job: Job) -> Look:
     """Ask both hosts."""

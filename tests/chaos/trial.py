@@ -30,7 +30,6 @@ ENDS_WITHIN_S = 420.0
 LONGEST_PAUSE_S = 2.0
 HEARD_WITHIN_S = 20.0
 ADVICE = re.compile(r"`drover (job (?:retry|resolve) [^`]*)`")
-COLD_START = "start it cold"
 FILES_OF_A_FORMER_HOST = {"console.log"}
 
 
@@ -186,9 +185,8 @@ class _Trial:
     def ask_operator(self, job: Job) -> Job:
         """A person is needed: the text must say what to do, and doing it must help."""
         commands = ADVICE.findall(job.error or "")
-        if not commands and COLD_START not in (job.error or ""):
-            self.problem(f"the text does not say what to do: {job.error}")
         if not commands:
+            self.problem(f"the text does not say what to do: {job.error}")
             return job
         self._drover(*commands[0].split())
         return self.wait_for_end()
@@ -221,8 +219,7 @@ class _Trial:
 
     def _home(self, job: Job) -> str:
         """Where the job's record says that the guest, or what is left of it, is."""
-        cold = job.state is JobState.NEEDS_OPERATOR and COLD_START in (job.error or "")
-        return DESTINATION if job.state is JobState.DONE or cold else SOURCE
+        return DESTINATION if job.state is JobState.DONE else SOURCE
 
     def _qemu_alive(self, home: str) -> bool:
         find = f"{self.scene.directory(DESTINATION)}/incoming" if home == DESTINATION else None

@@ -8,7 +8,6 @@ died, the destination's link lets the guest run.
 import asyncio
 import time
 
-from models.base import now
 from models.errors import NeverRan, StepError, Transient, Unknown
 from models.guest import Guest
 from models.job import Side
@@ -35,8 +34,9 @@ class CutoverSource(Step):
     async def do(self, ctx: Context) -> None:
         if not await self._stands_still(ctx):
             raise Unknown(
-                f"{ctx.job.guest} runs on {ctx.job.source} although it was handed over to {ctx.job.destination}: "
-                "find out on which host it really runs, stop the other QEMU, then resolve the job"
+                f"{ctx.job.guest} runs on {ctx.job.source} although it was handed over to {ctx.job.destination}: end "
+                f"its QEMU where it is not to live, then `drover job resolve {ctx.job.id} --owner source` or "
+                f"`drover job resolve {ctx.job.id} --owner destination`"
             )
         told = switches.crossed(ctx)
         resumed = (told and told.last("resumed")) or {}
@@ -112,12 +112,11 @@ class CutoverDestination(Step):
         if ctx.directory.may_run_here:
             return Unknown(
                 f"{job.guest} was handed over to {job.destination} and its QEMU died there: start it cold from the "
-                f"images on {job.destination}, those on {job.source} are stale"
+                f"images on {job.destination} (those on {job.source} are stale), then "
+                f"`drover job resolve {job.id} --owner destination`"
             )
         return NeverRan(f"{job.guest}'s QEMU on {job.destination} died before it was let run")
 
     def _record(self, ctx: Context) -> None:
         with ctx.record() as (session, job, _step):
-            guest = session.get_one(Guest, job.guest)
-            guest.host, guest.qmp = job.destination, ctx.destination["qmp"]
-            guest.moved_at = now()
+            session.get_one(Guest, job.guest).lives_on(job.destination, ctx.destination["qmp"])

@@ -6,7 +6,7 @@ import typer
 
 from models.base import Document
 from models.job import JobState, Side
-from workflows import reconcile
+from workflows import jobs, reconcile
 from workflows.cli import completion, output
 from workflows.cli.options import AsJson
 from workflows.reconcile import Look
@@ -17,24 +17,28 @@ def reconcile_guests(
         str | None,
         typer.Argument(help="This guest only.", autocompletion=completion.guests, show_default=False),
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Ask both hosts of every unfinished job where its guest really runs. Looks, changes nothing."""
-    jobs = reconcile.unfinished(guest)
-    looks = [reconcile.look(job) for job in jobs]
+    """Ask both hosts of every unfinished job where its guest really runs.
+
+    A job that needs an operator goes on if the hosts' answers leave no doubt; else the choices are named.
+    """
+    found = [(job, reconcile.look(job)) for job in reconcile.unfinished(guest)]
+    resolved = {job.id: not dry_run and jobs.resolve_by_what_was_seen(job, look) for job, look in found}
     if as_json:
-        output.emit({"jobs": [_document(look) for look in looks]})
+        output.emit({"jobs": [_document(look) | {"resolved": resolved[job.id]} for job, look in found]})
         return
-    if not looks:
+    if not found:
         output.note("no job is unfinished")
-    for job, look in zip(jobs, looks, strict=True):
+    for job, look in found:
         output.say(f"job {look.job_id}, {look.guest}: {look.verdict.owner} ({look.verdict.why})")
         for side, seen in look.seen.items():
             output.say(f"  {side}: {_sentence(seen)}")
-        if job.state is JobState.NEEDS_OPERATOR:
-            output.say(
-                f"  go on: `drover job retry {job.id}`, or `drover job resolve {job.id} --owner source|destination`"
-            )
+        if resolved[job.id]:
+            output.say(f"  it goes on: the {look.verdict.owner} owns the guest")
+        elif job.state is JobState.NEEDS_OPERATOR:
+            output.say(f"  {job.error}")
 
 
 def _document(look: Look) -> Document:
@@ -53,4 +57,4 @@ def _sentence(seen: reconcile.Seen | None) -> str:
         return "cannot be asked"
     if not seen["alive"]:
         return "its QEMU is not running"
-    return f"QEMU lives, runstate {seen['runstate'] or 'not told'}, migration {seen['migration'] or 'not told'}"
+    return f"its QEMU lives and is {seen['runstate'] or 'silent'}"

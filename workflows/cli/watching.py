@@ -96,10 +96,7 @@ def verdict(shot: Snapshot) -> str:
     why = documents.public(job.error) or "no reason was recorded"
     if job.state is JobState.UNDONE:
         return f"undone: {job.guest} stays on {job.source}; {why}"
-    return (
-        f"needs an operator: {why}. `drover job explain {job.id}` tells how it came to that, "
-        f"`drover job retry {job.id}` has the failed step tried again"
-    )
+    return f"needs an operator: {why} (`drover job explain {job.id}` tells how it came to that)"
 
 
 def _figures(shot: Snapshot) -> str:

@@ -40,11 +40,11 @@ class MigrateRamDestination(Step):
         return told.last("listening") is not None and told.last("connected") is None
 
     async def do(self, ctx: Context) -> None:
+        switches.kill_all(ctx)  # one that still waits holds the exporter's monitor
         if not await exporter.serves(ctx):
             raise Transient(
                 "the exporter is gone or let go of the images: the copy begins anew", restart_from="start_nbd"
             )
-        switches.kill_all(ctx)
         if not await incoming.waits(ctx):
             await incoming.start(ctx)
         await self._start_switch(ctx)
@@ -93,6 +93,8 @@ class MigrateRamSource(Step):
         self._record_crossing(ctx)
 
     async def _attempt(self, ctx: Context) -> None:
+        if not ctx.job.switch:  # the former worker died when it had just called the attempt off
+            raise Transient("the RAM has to be sent anew", restart_from="migrate_ram")
         attempt = ctx.job.switch["attempt"]
         if attempt not in switches.attempts(ctx):
             self._start(ctx, attempt)
@@ -130,6 +132,7 @@ class MigrateRamSource(Step):
         mirrored = await self._take_back(ctx)
         with ctx.record() as (_, job, _step):
             job.cutover_begun_at = None
+            job.switch = {}  # so that the destination starts a new process even if nobody ever called this one
         said = kept or told.last("lost") or {"reason": "the source's switch process died"}
         raise Transient(str(said["reason"]), restart_from="migrate_ram" if mirrored else "start_nbd")
 

@@ -11,7 +11,7 @@ import secrets
 import time
 
 from models.base import now
-from models.errors import Crossed, Transient
+from models.errors import Crossed, Fatal, Transient
 from models.job import Side
 from workers import exporter, incoming, mirrors, switches
 from workers.qemu import block, migration
@@ -97,10 +97,21 @@ class MigrateRamSource(Step):
             raise Transient("the RAM has to be sent anew", restart_from="migrate_ram")
         attempt = ctx.job.switch["attempt"]
         if attempt not in switches.attempts(ctx):
+            await self._check_guest(ctx)
             self._start(ctx, attempt)
         told = await switches.watch(ctx, attempt, _Progress(ctx).tell)
         if not told.crossed and not _died_after_letting_go(ctx, told):
             await self._keep(ctx, told)
+
+    async def _check_guest(self, ctx: Context) -> None:
+        """Nobody paused it or plugged anything in or out since the preflight: then it would not arrive as it is."""
+        async with ctx.guest() as monitor:
+            status = (await monitor.query("query-status"))["status"]
+            devices = await block.device_names(monitor)
+        if status != "running":
+            raise Fatal(f"{ctx.job.guest} is {status} since the move began: let it run, then move it again")
+        if changed := set(devices) ^ set(ctx.source["devices"]):
+            raise Fatal(f"{', '.join(sorted(changed))} was plugged in or out of {ctx.job.guest} since the move began")
 
     def _start(self, ctx: Context, attempt: int) -> None:
         with ctx.record() as (_, job, _step):

@@ -1,10 +1,6 @@
-"""What the guest, its owner or a full disk do while a move is under way: the job goes on or is undone, and says why."""
+"""What the guest or its owner do while a move is under way: the job goes on or is undone, and says why."""
 
 import asyncio
-import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +10,7 @@ from lab.guest.spec import DiskSpec
 from models.job import Job, JobState
 from tests.support import MIB, Moves, until
 from workers.qemu.monitor import CommandRefused, connect
-from workflows import guests, jobs
+from workflows import guests
 
 pytestmark = pytest.mark.guests
 
@@ -99,59 +95,3 @@ def test_a_disk_cannot_be_resized_while_it_is_copied_and_the_move_goes_on(moves:
         by_hand(moves, guest, "block_resize", **{"node-name": "disk0", "size": 128 * MIB})
     moves.done(moves.ended(job.id))
     moves.intact(guest, "host-b")
-
-
-@contextmanager
-def small_filesystem(folder: Path, size: int) -> Iterator[None]:
-    folder.mkdir(parents=True)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]).returncode:
-        pytest.skip("only root may mount a small file system")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill_up(folder: Path) -> Path:
-    """Take all the room that is left, with a file of that size."""
-    ballast, left = folder / "ballast", os.statvfs(folder)
-    with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, left.f_bavail * left.f_frsize)
-    return ballast
-
-
-def waits_for_room(moves: Moves, job: Job) -> bool:
-    return any("no room on host-b" in (step.error or "") for step in moves.job(job.id).steps)
-
-
-def test_a_destination_that_is_full_stops_the_copy_until_there_is_room_and_never_the_guest(moves: Moves) -> None:
-    guest = moves.boot(fill_mib=48)
-    folder = moves.lab.host("host-b").guests / guest
-    with small_filesystem(folder, 512 * MIB):
-        job = copying(moves, guest)
-        ballast = fill_up(folder)
-        until("the job says so", lambda: waits_for_room(moves, job))
-        assert by_hand(moves, guest, "query-status")["status"] == "running"
-        copied = moves.job(job.id).disks[0].bytes_copied
-        ballast.unlink()
-        ended = moves.ended(job.id)
-        moves.done(ended)
-        assert "a new copy" not in moves.story(job.id)
-        assert "begins anew" not in moves.story(job.id)
-        assert ended.disks[0].bytes_copied >= copied
-        moves.intact(guest, "host-b")
-        moves.end()
-
-
-def test_a_job_that_waits_for_room_can_be_cancelled(moves: Moves) -> None:
-    guest = moves.boot(fill_mib=48)
-    folder = moves.lab.host("host-b").guests / guest
-    with small_filesystem(folder, 512 * MIB):
-        job = copying(moves, guest)
-        fill_up(folder)
-        until("the job says so", lambda: waits_for_room(moves, job))
-        jobs.cancel(job.id)
-        ended = moves.ended(job.id)
-        assert ended.state is JobState.UNDONE
-        moves.nothing_left(ended)
-        moves.intact(guest, "host-a")

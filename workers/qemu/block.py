@@ -25,8 +25,6 @@ class Mirror:
     ready: bool
     healthy: bool
     """False: it stands with an I/O error and waits to be resumed."""
-    full: bool
-    """It stands because the destination has no room for what it writes."""
     error: str | None
 
     @property
@@ -54,7 +52,6 @@ def _mirror(job: dict[str, Any], detail: dict[str, Any]) -> Mirror:
         total_bytes=job["total-progress"],
         ready=bool(detail.get("ready", False)),
         healthy=detail.get("io-status", "ok") == "ok",
-        full=detail.get("io-status") == "nospace",
         error=job.get("error"),
     )
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from models.errors import Fatal, Transient
-from models.job import Side, tell
+from models.job import Side
 from workers import exporter, mirrors
 from workers.qemu import block
 from workers.qemu.block import Mirror
@@ -50,7 +50,6 @@ class _Watch:
         self.record_at = 0.0
         self.heal_until: float | None = None
         self.moved_at, self.moved_bytes = time.monotonic(), -1
-        self.asked_for_room = False
 
     async def until_in_sync(self) -> None:
         events = self.monitor.listen("BLOCK_JOB_READY", "BLOCK_JOB_ERROR")
@@ -92,18 +91,8 @@ class _Watch:
         elif still_s > self.ctx.settings.host_patience.total_seconds():
             raise Fatal(f"{self.ctx.job.destination} could not be reached by {self.ctx.job.source} for {still_s:.0f} s")
 
-    async def ask_for_room(self) -> None:
-        """Say so once. It goes on by itself when there is room; until then it costs the guest nothing."""
-        if not self.asked_for_room:
-            self.asked_for_room = True
-            full = f"no room on {self.ctx.job.destination}: the copy goes on once there is, or `drover job cancel` it"
-            await asyncio.to_thread(_say, self.ctx, full)
-
     async def heal(self, states: dict[str, Mirror]) -> None:
         broken = [name for name, mirror in states.items() if not mirror.healthy]
-        if any(mirror.full for mirror in states.values()):
-            await self.ask_for_room()
-            self.heal_until = None
         if not broken:
             self.heal_until = None
             return
@@ -115,12 +104,6 @@ class _Watch:
         for name in broken:
             await block.resume_mirror(self.monitor, name)
         await asyncio.sleep(1.0)
-
-
-def _say(ctx: Context, sentence: str) -> None:
-    with ctx.record() as (session, job, step):
-        step.error = sentence
-        tell(session, job.id, by=ctx.claim.owner, action="waits", sentence=sentence)
 
 
 def _raise_if_ended(ctx: Context, states: dict[str, Mirror]) -> None:

@@ -327,7 +327,7 @@ def _take_away(session: Session, job: Job, step: Step, why: str, by: str) -> Non
     attempt = session.get_one(Attempt, (job.id, step.token))
     attempt.ended_at, attempt.outcome = now(), "expired"
     step.state = StepState.PENDING if step.state is StepState.RUNNING else StepState.TO_UNDO
-    step.owner, step.lease_until, step.enqueued_at = None, None, None
+    step.owner, step.lease_until, step.enqueued_at, step.error = None, None, None, None
     job.epoch += 1
     tell(session, job.id, by=by, action="expired", sentence=f"{step.name} is taken over: {why}")
 

@@ -25,6 +25,8 @@ class Mirror:
     ready: bool
     healthy: bool
     """False: it stands with an I/O error and waits to be resumed."""
+    no_room: bool
+    """That error is ENOSPC, which crosses NBD: the destination's file system is full."""
     error: str | None
 
     @property
@@ -52,6 +54,7 @@ def _mirror(job: dict[str, Any], detail: dict[str, Any]) -> Mirror:
         total_bytes=job["total-progress"],
         ready=bool(detail.get("ready", False)),
         healthy=detail.get("io-status", "ok") == "ok",
+        no_room=detail.get("io-status") == "nospace",
         error=job.get("error"),
     )
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from models.errors import Fatal, Transient
-from models.job import Side
+from models.job import Side, tell
 from workers import exporter, mirrors
 from workers.qemu import block
 from workers.qemu.block import Mirror
@@ -50,13 +50,17 @@ class _Watch:
         self.record_at = 0.0
         self.heal_until: float | None = None
         self.moved_at, self.moved_bytes = time.monotonic(), -1
+        self.room = _Room()
+        self.said: str | None = None
 
     async def until_in_sync(self) -> None:
         events = self.monitor.listen("BLOCK_JOB_READY", "BLOCK_JOB_ERROR")
         while True:
             states = await block.mirrors(self.monitor, mirrors.names(self.ctx))
             _raise_if_ended(self.ctx, states)
-            in_sync = _all_in_sync(self.ctx, states)
+            held_up = self.held_up(states)
+            await asyncio.to_thread(self.say, held_up)
+            in_sync = _all_in_sync(self.ctx, states) and held_up is None
             await self.tell(states, now=in_sync)
             if in_sync:
                 return
@@ -67,6 +71,29 @@ class _Watch:
                     await events.get()
             except TimeoutError:
                 pass
+
+    def held_up(self, states: dict[str, Mirror]) -> str | None:
+        """What only a person can change, and how; the copy waits for that as long as it takes."""
+        lacking, job = self.room.lacking(states), self.ctx.job
+        if not lacking:
+            return None
+        full = ", ".join(disk.destination_path for disk in job.disks if mirrors.name(job.id, disk.index) in lacking)
+        return (
+            f"{job.destination} has no room left for {full}: make room there and the copy goes on, "
+            f"or end it with `drover job cancel {job.id}`"
+        )
+
+    def say(self, held_up: str | None) -> None:
+        """Once when it begins, and once when it is over; meanwhile it is the step's remark."""
+        if held_up == self.said:
+            return
+        with self.ctx.record() as (session, job, step):
+            step.error = held_up
+            sentence = held_up or "the copy goes on"
+            tell(
+                session, job.id, by=self.ctx.claim.owner, action="held_up" if held_up else "goes_on", sentence=sentence
+            )
+        self.said = held_up
 
     async def tell(self, states: dict[str, Mirror], now: bool) -> None:
         if not now and time.monotonic() < self.record_at:
@@ -93,8 +120,9 @@ class _Watch:
 
     async def heal(self, states: dict[str, Mirror]) -> None:
         broken = [name for name, mirror in states.items() if not mirror.healthy]
-        if not broken:
+        if not broken or self.said:
             self.heal_until = None
+        if not broken:
             return
         self.heal_until = self.heal_until or time.monotonic() + HEAL_S
         if time.monotonic() > self.heal_until:
@@ -104,6 +132,24 @@ class _Watch:
         for name in broken:
             await block.resume_mirror(self.monitor, name)
         await asyncio.sleep(1.0)
+
+
+class _Room:
+    """Which mirrors stand because the destination's file system is full, until they were seen to go on.
+
+    One that is resumed looks healthy until its next write fails, so only what was copied since tells.
+    """
+
+    def __init__(self) -> None:
+        self.stood_at: dict[str, int] = {}
+
+    def lacking(self, states: dict[str, Mirror]) -> set[str]:
+        for name, mirror in states.items():
+            if mirror.no_room:
+                self.stood_at[name] = mirror.copied_bytes
+            elif mirror.copied_bytes > self.stood_at.get(name, mirror.copied_bytes):
+                del self.stood_at[name]
+        return set(self.stood_at)
 
 
 def _raise_if_ended(ctx: Context, states: dict[str, Mirror]) -> None:

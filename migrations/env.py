@@ -3,9 +3,6 @@
 from alembic import context
 from sqlalchemy import text
 
-import models.guest
-import models.host
-import models.job  # noqa: F401 - the tables register themselves
 from models.base import Base
 from models.database import engine
 

@@ -116,7 +116,7 @@ def _take(
     step.state, step.token, step.owner = claimed, job.token, owner
     step.attempts += 1
     step.lease_until = func.clock_timestamp() + settings.lease_ttl
-    step.started_at = now()
+    step.started_at = job.progress_at = now()
     step.finished_at = None
     session.add(Attempt(job_id=job.id, token=job.token, seq=step.seq, direction=direction.value, owner=owner))
     return Claim(

@@ -7,6 +7,9 @@ from functools import cache
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session
 
+import models.drain
+import models.guest
+import models.host  # noqa: F401 - tables refer to each other: with these all are known
 from models.settings import settings
 
 LONGEST_SILENCE_MS = 5000

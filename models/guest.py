@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, String, Text, func
+from sqlalchemy import BigInteger, ForeignKey, String, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, now
@@ -19,6 +19,17 @@ class Guest(Base):
     """Path of the QMP socket on that host."""
     adopted_at: Mapped[datetime] = mapped_column(server_default=func.now())
     moved_at: Mapped[datetime | None]
+    cpus: Mapped[int] = mapped_column(default=0, server_default="0")
+    """What it takes of its host, as last looked at; 0 before that."""
+    memory_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    disk_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """Virtual sizes of all disks together."""
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
+    """A drain moves guests of higher priority first."""
+    together: Mapped[str | None] = mapped_column(String(64))
+    """Guests of one such group go to one host."""
+    apart: Mapped[str | None] = mapped_column(String(64))
+    """Guests of one such group never share a host."""
 
     def lives_on(self, host: str, qmp: str) -> None:
         """It was handed over."""

@@ -9,6 +9,14 @@ from sqlalchemy.orm import Mapped, mapped_column
 from models.base import Base, Document, by_value
 
 
+class HostState(enum.StrEnum):
+    """What an operator wants of a host."""
+
+    ACTIVE = "active"
+    CORDONED = "cordoned"  # takes no guest; those that it has stay
+    MAINTENANCE = "maintenance"  # a drain has emptied it; takes no guest
+
+
 class Host(Base):
     """A hypervisor. Its worker registers it and renews `heartbeat_at`."""
 
@@ -22,6 +30,13 @@ class Host(Base):
     heartbeat_at: Mapped[datetime]
     facts: Mapped[Document]
     """{"cpus": int, "memory_bytes": int, "qemu": version text or null}"""
+    state: Mapped[HostState] = mapped_column(
+        by_value(HostState), default=HostState.ACTIVE, server_default=HostState.ACTIVE.value
+    )
+    guest_cpus: Mapped[int | None]
+    """What all guests on it may have together, as its worker says; null, before it has said so, is no limit."""
+    guest_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    guest_disk_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class RequestState(enum.StrEnum):

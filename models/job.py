@@ -85,7 +85,8 @@ class Job(Base):
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    guest: Mapped[str] = mapped_column(ForeignKey("guest.name"))
+    guest: Mapped[str] = mapped_column(String(128))
+    """Its name; the job's story outlives a guest that is forgotten."""
     source: Mapped[str] = mapped_column(ForeignKey("host.name"))
     destination: Mapped[str] = mapped_column(ForeignKey("host.name"))
     state: Mapped[JobState] = mapped_column(by_value(JobState), default=JobState.QUEUED)
@@ -117,6 +118,21 @@ class Job(Base):
     """The source owns the guest although it was told to let go: the destination is proven, or said, to be dead."""
     fenced: Mapped[str | None] = mapped_column(String(64))
     """The host of which an operator said that it is off for good: it runs nothing and will not come back by itself."""
+    drain_id: Mapped[int | None] = mapped_column(ForeignKey("drain.id"))
+    """The drain on whose behalf the guest is moved."""
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Of the jobs that wait, those of higher priority begin first."""
+    not_before: Mapped[datetime | None]
+    window: Mapped[Document | None]
+    """{"start": "22:00", "end": "04:00", "timezone": "Europe/Berlin"}: it begins only if it can end inside."""
+    hold: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
+    """The disks are kept in sync until an operator releases the job; only then the RAM follows."""
+    seed: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
+    """Likewise until its window opens; the controller clears it."""
+    waiting: Mapped[str | None] = mapped_column(Text)
+    """Why it does not go on although nothing is wrong: one sentence."""
+    progress_at: Mapped[datetime | None]
+    """When last a step was begun or ended, or bytes were seen to move."""
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
@@ -138,7 +154,7 @@ class Job(Base):
         """
         if (self.state, to) not in TRANSITIONS:
             raise IllegalTransition(f"job {self.id} cannot go from {self.state} to {to}")
-        self.state = to
+        self.state, self.waiting = to, None
         if to is JobState.RUNNING and self.started_at is None:
             self.started_at = now()
         self.finished_at = now() if to.ended else None

@@ -55,6 +55,27 @@ class Settings:
     concurrency: int = 16
     """Steps that one host's worker runs at the same time; they mostly wait."""
 
+    guest_cpus: int = 0
+    """Virtual CPUs that guests may have on this host together; 0: sixteen for each CPU of the machine."""
+
+    guest_memory_bytes: int = 0
+    """Memory that guests may have on this host together; 0: all of the machine's."""
+
+    guest_disk_bytes: int = 0
+    """What the disks of guests may hold on this host together; 0: all of the guest root's file system."""
+
+    max_outgoing: int = 2
+    """Moves that leave one host at the same time. This and the next two are the controller's to read."""
+
+    max_incoming: int = 2
+    """Moves that arrive at one host at the same time."""
+
+    max_moves: int = 10
+    """Moves under way at the same time, over all hosts."""
+
+    stalled_after: timedelta = timedelta(minutes=10)
+    """A move without any progress for so long goes on, but no longer counts against the three limits above."""
+
     @property
     def host_timeout(self) -> timedelta:
         """A host that was silent for so long is taken for unreachable."""
@@ -63,6 +84,10 @@ class Settings:
 
 def _seconds(name: str, default: timedelta) -> timedelta:
     return timedelta(seconds=float(os.environ.get(name, default.total_seconds())))
+
+
+def _count(name: str, default: int) -> int:
+    return int(os.environ.get(name, default))
 
 
 def _required(name: str) -> str:
@@ -90,12 +115,19 @@ def settings() -> Settings:
         address=environ.get("DROVER_ADDRESS", Settings.address),
         directory=Path(environ.get("DROVER_DIRECTORY", Settings.directory)),
         guest_root=Path(environ.get("DROVER_GUEST_ROOT", Settings.guest_root)),
-        bandwidth_bytes_per_s=int(environ.get("DROVER_BANDWIDTH_BYTES_PER_S", "0")),
+        bandwidth_bytes_per_s=_count("DROVER_BANDWIDTH_BYTES_PER_S", Settings.bandwidth_bytes_per_s),
         retention=_seconds("DROVER_RETENTION_S", Settings.retention),
         lease_ttl=_seconds("DROVER_LEASE_TTL_S", Settings.lease_ttl),
         lease_margin=_seconds("DROVER_LEASE_MARGIN_S", Settings.lease_margin),
         heartbeat=_seconds("DROVER_HEARTBEAT_S", Settings.heartbeat),
         host_patience=_seconds("DROVER_HOST_PATIENCE_S", Settings.host_patience),
         republish_after=_seconds("DROVER_REPUBLISH_AFTER_S", Settings.republish_after),
-        concurrency=int(environ.get("DROVER_CONCURRENCY", Settings.concurrency)),
+        concurrency=_count("DROVER_CONCURRENCY", Settings.concurrency),
+        guest_cpus=_count("DROVER_GUEST_CPUS", Settings.guest_cpus),
+        guest_memory_bytes=_count("DROVER_GUEST_MEMORY_BYTES", Settings.guest_memory_bytes),
+        guest_disk_bytes=_count("DROVER_GUEST_DISK_BYTES", Settings.guest_disk_bytes),
+        max_outgoing=_count("DROVER_MAX_OUTGOING", Settings.max_outgoing),
+        max_incoming=_count("DROVER_MAX_INCOMING", Settings.max_incoming),
+        max_moves=_count("DROVER_MAX_MOVES", Settings.max_moves),
+        stalled_after=_seconds("DROVER_STALLED_AFTER_S", Settings.stalled_after),
     )

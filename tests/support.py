@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -12,9 +13,11 @@ from lab import guests
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec, GuestSpec
 from models.database import transaction
+from models.errors import PreconditionFailed
 from models.job import Event, Job, JobState
 from workers import processes
 from workers.processes import Process
+from workflows import guests as guest_records
 from workflows import jobs
 
 MIB = 1 << 20
@@ -130,6 +133,8 @@ class Moves:
             for host in self.lab.hosts:
                 for process in _qemus_mentioning(f"{host.guests}/{name}/"):
                     process.kill()
+            with suppress(PreconditionFailed):  # its job waits for an operator
+                guest_records.forget(name)
 
 
 def _qemus_mentioning(text: str) -> list[Process]:

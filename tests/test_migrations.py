@@ -7,8 +7,9 @@ from sqlalchemy import text
 
 import migrations
 from models.database import engine, transaction
+from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
-from models.host import Host
+from models.host import Host, HostState
 from models.job import Job, JobState, Step, StepState
 from workflows import live_migration
 
@@ -56,3 +57,21 @@ def test_every_state_can_be_stored() -> None:
     with transaction() as session:
         assert {job.state for job in session.query(Job)} == set(JobState)
         assert {step.state for step in session.query(Step)} == set(StepState)
+
+
+def test_every_state_of_hosts_and_drains_can_be_stored() -> None:
+    common = {"address": "::1", "guest_root": "/", "incarnation": "x", "heartbeat_at": text("now()"), "facts": {}}
+    with transaction() as session:
+        for host_state in HostState:
+            session.add(Host(name=host_state, state=host_state, **common))
+        for state in DrainState:
+            session.add(Host(name=state, **common))
+            session.flush()
+            guests = [
+                DrainGuest(guest=guest_state, position=0, source=state, state=guest_state) for guest_state in GuestState
+            ]
+            session.add(Drain(kind=DrainKind.DRAIN, host=state, state=state, guests=guests))
+    with transaction() as session:
+        assert {host.state for host in session.query(Host)} == set(HostState)
+        assert {drain.state for drain in session.query(Drain)} == set(DrainState)
+        assert {guest.state for guest in session.query(DrainGuest)} == set(GuestState)

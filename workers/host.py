@@ -27,9 +27,13 @@ from models.host import Host
 from models.settings import Settings, settings
 from workers import retirement
 from workers.app import CONTROL_QUEUE, configuration
+from workers.images import existing_parent
 from workers.runner import STOPPING
 
 log = logging.getLogger(__name__)
+
+CPUS_PER_CPU = 16
+"""Virtual CPUs for each CPU of the machine, unless the settings say otherwise: guests mostly wait."""
 
 _lock: list[TextIO] = []
 
@@ -89,6 +93,9 @@ def register(ours: Settings) -> None:
         "guest_root": str(ours.guest_root),
         "incarnation": incarnation(),
         "facts": facts(),
+        "guest_cpus": ours.guest_cpus or CPUS_PER_CPU * (os.cpu_count() or 1),
+        "guest_memory_bytes": ours.guest_memory_bytes or memory_bytes("MemTotal"),
+        "guest_disk_bytes": ours.guest_disk_bytes or disk_bytes(ours.guest_root),
         "heartbeat_at": func.clock_timestamp(),
     }
     statement = insert(Host).values(row)
@@ -113,6 +120,11 @@ def memory_bytes(what: str) -> int:
         if line.startswith(f"{what}:"):
             return int(line.split()[1]) * 1024
     raise LookupError(what)
+
+
+def disk_bytes(path: Path) -> int:
+    """Size of the file system below which the path lies."""
+    return shutil.disk_usage(existing_parent(path / "guest")).total
 
 
 @worker_ready.connect

@@ -80,7 +80,8 @@ def record(ctx: Context, states: dict[str, Mirror]) -> None:
             mirror = states.get(name(job.id, disk.index))
             if mirror is None:
                 continue
-            disk.bytes_copied = mirror.copied_bytes
+            if disk.bytes_copied != mirror.copied_bytes:
+                disk.bytes_copied, job.progress_at = mirror.copied_bytes, now()
             disk.bytes_total = max(mirror.total_bytes, mirror.copied_bytes) or disk.bytes_total
             if mirror.ready and disk.ready_at is None:
                 disk.ready_at = ours.ready_at = now()

@@ -25,6 +25,7 @@ from models.job import Job, JobState, Side, Step, StepState
 from models.settings import Settings, settings
 from workers.app import CONTROL_QUEUE
 from workers.runner import STOPPING
+from workflows.admission import admit
 from workflows.jobs import WAKE_CHANNEL, go_on
 from workflows.live_migration import remaining_chain
 from workflows.questions import alive
@@ -77,6 +78,8 @@ def tick(ours: Settings) -> None:
     for job_id in _waiting_for_a_host(ours):
         with transaction() as session:
             go_on_with_returned(session, job_id)
+    with transaction() as session:
+        admit(session, ours)
     for job_id in _due(ours):
         with transaction() as session:
             advance(session, job_id)
@@ -84,10 +87,9 @@ def tick(ours: Settings) -> None:
 
 
 def _due(ours: Settings) -> list[int]:
-    """Jobs with something to publish, to admit or to turn round."""
+    """Jobs with something to publish or to turn round."""
     with transaction() as session:
         claimed = aliased(Step)
-        waiting = select(Job.id).where(Job.state == JobState.QUEUED)
         stale = Step.enqueued_at < func.clock_timestamp() - ours.republish_after
         due = (
             select(Job.id)
@@ -99,16 +101,14 @@ def _due(ours: Settings) -> list[int]:
                 ~exists().where(claimed.job_id == Job.id, claimed.state.in_(claims.CLAIMED)),
             )
         )
-        return sorted(set(session.scalars(waiting)) | set(session.scalars(due)))
+        return sorted(set(session.scalars(due)))
 
 
 def advance(session: Session, job_id: int) -> None:
-    """Admit, turn round or publish one job."""
+    """Turn round or publish one job."""
     job = claims.lock(session, job_id, wait=False)
     if job is None:
         return
-    if job.state is JobState.QUEUED:
-        job.move(session, JobState.RUNNING, "the job begins", by=ME)
     idle = not any(step.state in claims.CLAIMED for step in job.steps)
     if job.state is JobState.RUNNING and job.cancel_requested and job.crossed_at is None and idle:
         claims.begin_undo(session, job, "cancelled on request", by=ME)

@@ -1,9 +1,12 @@
 """The guests that Drover was told of."""
 
+from sqlalchemy import Select, select
+
 from models.base import Document
 from models.database import transaction
 from models.errors import PreconditionFailed
 from models.guest import Guest
+from models.job import Job, JobState
 from workflows.questions import ask, known_host
 
 
@@ -20,8 +23,34 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Document]:
     with transaction() as session:
         guest = session.get(Guest, name) or Guest(name=name)
         guest.host, guest.qmp = host, qmp
+        _learn_sizes(guest, inspection)
         session.add(guest)
     return guest, inspection
+
+
+def _learn_sizes(guest: Guest, inspection: Document) -> None:
+    guest.cpus, guest.memory_bytes = inspection["cpus"], inspection["memory_bytes"]
+    guest.disk_bytes = sum(disk["virtual_size_bytes"] for disk in inspection["disks"])
+
+
+def forget(name: str) -> Guest:
+    """No longer know a guest, for instance one that was powered off; the guest itself is not touched.
+
+    Raises:
+        PreconditionFailed: there is none, or a job that has not ended is about it.
+    """
+    guest = known_guest(name)
+    with transaction() as session:
+        job = session.scalar(unfinished_jobs().where(Job.guest == name))
+        if job is not None:
+            raise PreconditionFailed(f"job {job.id} of {name} is {job.state}: wait for its end, or cancel it first")
+        session.delete(guest)
+    return guest
+
+
+def unfinished_jobs() -> Select[Job]:
+    """Those that may still move their guest, or wait for an operator."""
+    return select(Job).where(Job.state.not_in([JobState.DONE, JobState.UNDONE]))
 
 
 def known_guest(name: str) -> Guest:
@@ -43,4 +72,9 @@ def known_guest(name: str) -> Guest:
 def inspect(guest: Guest) -> Document:
     """What its host says of it now."""
     known_host(guest.host)
-    return ask(guest.host, "inspect", qmp=guest.qmp)
+    inspection = ask(guest.host, "inspect", qmp=guest.qmp)
+    with transaction() as session:
+        row = session.get(Guest, guest.name)
+        if row is not None:
+            _learn_sizes(row, inspection)
+    return inspection

@@ -17,7 +17,8 @@ from models.errors import PreconditionFailed
 from models.guest import Guest
 from models.job import Attempt, Disk, Job, JobState, Side, Step, StepState, tell
 from workflows import live_migration, reconcile
-from workflows.guests import inspect, known_guest
+from workflows.guests import inspect, known_guest, unfinished_jobs
+from workflows.hosts import takes_guests
 from workflows.questions import ask, known_host
 
 WAKE_CHANNEL = "drover_wake"
@@ -99,7 +100,7 @@ def plan(guest: Guest, destination: str) -> Document:
         raise PreconditionFailed(f"{guest.name} is on {destination} already: name another host")
     _no_other_job(guest.name)
     source_host = known_host(guest.host)
-    known_host(destination)
+    takes_guests(known_host(destination))
     inspection = inspect(guest)
     refusals = inspection.pop("refusals")
     if refusals:
@@ -116,7 +117,7 @@ def plan(guest: Guest, destination: str) -> Document:
 
 def _no_other_job(guest: str) -> None:
     with transaction() as session:
-        job = session.scalar(select(Job).where(Job.guest == guest, Job.state.not_in([JobState.DONE, JobState.UNDONE])))
+        job = session.scalar(unfinished_jobs().where(Job.guest == guest))
     if job is not None:
         raise PreconditionFailed(f"{guest} is being moved already by job {job.id}, which is {job.state}")
 

@@ -25,6 +25,7 @@ from tests.chaos.witness import Witness
 from tests.support import MIB, until
 from workers import processes
 from workflows import gc, jobs
+from workflows import guests as guest_records
 
 ENDS_WITHIN_S = 420.0
 LONGEST_PAUSE_S = 2.0
@@ -298,6 +299,8 @@ class _Trial:
         with suppress(Exception):
             if self.job_id and not self._job().state.ended:
                 jobs.cancel(self.job_id)
+        with suppress(Exception):
+            guest_records.forget(self.guest)
 
 
 def _qemus_of(text: str) -> list[processes.Process]:

@@ -46,7 +46,8 @@ def test_groups_have_help(group: str) -> None:
 
 
 def test_the_list_of_commands_is_the_documented_one() -> None:
-    expected = "migrate worker controller db/upgrade host/list guest/adopt guest/list guest/show"
+    expected = "migrate worker controller db/upgrade host/list host/cordon host/uncordon"
+    expected += " guest/adopt guest/forget guest/list guest/show"
     expected += " job/list job/show job/watch job/cancel job/retry job/resolve job/explain reconcile gc"
     assert {"/".join(words) for words in every_command()} == set(expected.split())
     told = (Path(__file__).parents[2] / "docs/cli.md").read_text()

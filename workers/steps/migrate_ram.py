@@ -204,4 +204,4 @@ class _Progress:
 
     def _record(self, ram: dict[str, int]) -> None:
         with self.ctx.record() as (_, job, _step):
-            job.ram = ram
+            job.ram, job.progress_at = ram, now()

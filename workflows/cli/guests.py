@@ -45,6 +45,16 @@ def adopt(
         output.say(f"{name} on {host} is adopted")
 
 
+@app.command(epilog=examples("drover guest forget web"))
+def forget(name: GuestName, as_json: AsJson = False) -> None:
+    """No longer know a guest, for instance one that was powered off. The guest itself is not touched."""
+    guest = guests.forget(name)
+    if as_json:
+        output.emit({"forgotten": guest.name, "host": guest.host})
+    else:
+        output.say(f"{guest.name} on {guest.host} is forgotten")
+
+
 @app.command("list", epilog=examples("drover guest list", "drover guest list --json"))
 def list_guests(as_json: AsJson = False) -> None:
     """List the guests and where they live."""

@@ -3,12 +3,14 @@
 import typer
 from sqlalchemy import func, select
 
+from models.base import Document
 from models.database import transaction
 from models.guest import Guest
-from models.host import Host
+from models.host import Host, HostState
 from models.settings import settings
+from workflows import hosts
 from workflows.cli import documents, output
-from workflows.cli.options import AsJson, examples
+from workflows.cli.options import AsJson, HostName, examples
 from workflows.questions import alive
 
 app = typer.Typer(no_args_is_help=True, help="The hypervisors: each registers itself when its worker starts.")
@@ -39,7 +41,7 @@ def list_hosts(as_json: AsJson = False) -> None:
         [
             (
                 row["name"],
-                "alive" if row["alive"] else f"silent since {row['heartbeat_at']}",
+                ", ".join(_states(row)),
                 row["address"],
                 row["guests"],
                 row["cpus"],
@@ -49,3 +51,27 @@ def list_hosts(as_json: AsJson = False) -> None:
             for row in rows
         ],
     )
+
+
+def _states(row: Document) -> list[str]:
+    wanted = [] if row["state"] == HostState.ACTIVE else [row["state"]]
+    return ["alive" if row["alive"] else f"silent since {row['heartbeat_at']}", *wanted]
+
+
+@app.command(epilog=examples("drover host cordon hv2"))
+def cordon(host: HostName, as_json: AsJson = False) -> None:
+    """Let a host take no guest. Those that it has stay, and moves that have begun go on."""
+    _told(hosts.cordon(host), as_json=as_json)
+
+
+@app.command(epilog=examples("drover host uncordon hv2"))
+def uncordon(host: HostName, as_json: AsJson = False) -> None:
+    """Let a host take guests again, whether it was cordoned or in maintenance."""
+    _told(hosts.uncordon(host), as_json=as_json)
+
+
+def _told(host: Host, *, as_json: bool) -> None:
+    if as_json:
+        output.emit({"name": host.name, "state": host.state.value})
+    else:
+        output.say(f"{host.name} is {host.state}")

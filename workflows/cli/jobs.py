@@ -82,6 +82,8 @@ def _print(shot: reading.Snapshot) -> None:
     output.say(f"{headline(job)}: {job.state}")
     if job.error:
         output.say(f"  {documents.public(job.error)}")
+    if job.waiting:
+        output.say(f"  it waits: {job.waiting}")
     for event in reading.events(job.id, "warning"):
         output.note(f"warning: {documents.public(event.sentence)}")
     output.say(

@@ -16,6 +16,10 @@ GuestName = Annotated[
     str,
     typer.Argument(metavar="GUEST", help="The guest's name.", autocompletion=completion.guests, show_default=False),
 ]
+HostName = Annotated[
+    str,
+    typer.Argument(metavar="HOST", help="The host's name.", autocompletion=completion.hosts, show_default=False),
+]
 Timeout = Annotated[
     float | None,
     typer.Option(

@@ -8,7 +8,7 @@ from models.job import Step, StepState
 from workflows.cli.output import size, span
 from workflows.cli.progress import Bar, Progress
 from workflows.cli.reading import Snapshot, elapsed_s
-from workflows.cli.screen import headline, pace, remark
+from workflows.cli.screen import headline, pace, remark, standing
 
 INTERVAL_S = 1.0
 IN_MOTION = {StepState.RUNNING, StepState.UNDOING}
@@ -45,7 +45,7 @@ class PlainLines:
 
 def _facts(shot: Snapshot, bars: list[Bar]) -> dict[str, tuple[str, str]]:
     """What can be told, in order: {what about: (what is news when it changes, what else to say)}."""
-    facts = {"job": (f"{headline(shot.job)}: {shot.job.state}", "")}
+    facts = {"job": (f"{headline(shot.job)}: {standing(shot.job)}", "")}
     for step in shot.job.steps:
         if step.state not in {StepState.PENDING, StepState.TO_UNDO} or step.error:
             facts[f"step {step.seq}"] = (_step(step), "")

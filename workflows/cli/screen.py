@@ -51,8 +51,13 @@ def headline(job: Job) -> str:
     return f"job {job.id}: {job.guest} from {job.source} to {job.destination}"
 
 
+def standing(job: Job) -> str:
+    """Its state, and why it waits."""
+    return f"{job.state}, {job.waiting}" if job.waiting else str(job.state)
+
+
 def _title(shot: Snapshot) -> Text:
-    return Text(f"{headline(shot.job)}   {shot.job.state}   {span(shot.total_s)}", style="bold")
+    return Text(f"{headline(shot.job)}   {standing(shot.job)}   {span(shot.total_s)}", style="bold")
 
 
 def _steps(shot: Snapshot) -> Table:

@@ -1,0 +1,158 @@
+"""Which jobs may begin is decided from rows: by limits, by room at the destination, by priority."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import func
+
+from models.database import transaction
+from models.guest import Guest
+from models.host import Host, HostState
+from models.job import Disk, Job, JobState
+from models.settings import settings
+from tests.fleet_rows import GB, guest, host, job, load
+from workflows import admission
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+@pytest.fixture(autouse=True)
+def hosts(database: None) -> None:
+    for name in ("one", "two", "three", "four"):
+        host(name)
+
+
+def admit(**limits: int) -> None:
+    generous = {"max_outgoing": 100, "max_incoming": 100, "max_moves": 100}
+    with transaction() as session:
+        admission.admit(session, replace(settings(), **generous | limits))  # type: ignore[arg-type]
+
+
+def queued(count: int, on: str = "one", to: str = "two", **columns: object) -> list[int]:
+    made = []
+    for number in range(count):
+        guest(f"{on}-{to}-{number}", on, memory_bytes=GB // 10, disk_bytes=GB)
+        made.append(job(f"{on}-{to}-{number}", to, **columns))
+    return made
+
+
+def running(jobs: list[int]) -> int:
+    return sum(load(number).state is JobState.RUNNING for number in jobs)
+
+
+def test_no_more_moves_leave_a_host_than_may() -> None:
+    jobs = queued(2, to="two") + queued(2, to="three")
+    admit(max_outgoing=3)
+    assert running(jobs) == 3
+    assert load(jobs[3]).waiting == "3 moves leave one already, 3 may at a time"
+
+
+def test_no_more_moves_arrive_at_a_host_than_may() -> None:
+    jobs = queued(2, on="one") + queued(2, on="three")
+    admit(max_incoming=1)
+    assert running(jobs) == 1
+    assert "1 moves go to two already" in (load(jobs[3]).waiting or "")
+
+
+def test_no_more_moves_are_under_way_than_may() -> None:
+    jobs = queued(2, on="one", to="two") + queued(2, on="three", to="four")
+    admit(max_moves=3)
+    assert running(jobs) == 3
+    assert "3 moves are under way already" in (load(jobs[3]).waiting or "")
+
+
+def test_a_job_that_waited_begins_once_another_has_ended() -> None:
+    first, second = queued(2)
+    admit(max_outgoing=1)
+    with transaction() as session:
+        session.get_one(Job, first).move(session, JobState.DONE, "done", by="test")
+    admit(max_outgoing=1)
+    assert load(second).state is JobState.RUNNING
+    assert load(second).waiting is None
+
+
+def test_higher_priority_begins_first_then_the_older_one() -> None:
+    low, older, newer = queued(1, to="two") + queued(2, to="three", priority=5)
+    admit(max_outgoing=1)
+    assert [load(number).state for number in (low, older, newer)] == ["queued", "running", "queued"]
+
+
+@pytest.mark.parametrize(
+    ("size", "why"),
+    [
+        ({"memory_bytes": 5 * GB}, "two has 3000 MB of memory left for guests, 5000 needed"),
+        ({"disk_bytes": 60 * GB}, "two has 40000 MB of disk left for guests, 60000 needed"),
+        ({"cpus": 5}, "two has 3 CPUs left for guests, 5 needed"),
+    ],
+)
+def test_what_a_move_needs_is_reserved_at_its_destination(size: dict[str, int], why: str) -> None:
+    for name in ("first", "second"):
+        guest(name, "one", **size)
+    first, second = job("first", "two"), job("second", "two")
+    admit()
+    assert (load(first).state, load(second).state) == (JobState.RUNNING, JobState.QUEUED)
+    assert load(second).waiting == why
+
+
+def test_guests_that_live_there_and_images_kept_there_count() -> None:
+    guest("resident", "two", memory_bytes=7 * GB, disk_bytes=85 * GB)
+    guest("left", "two", memory_bytes=0, disk_bytes=0)
+    former = job("left", "three", state=JobState.DONE)
+    with transaction() as session:
+        session.get_one(Guest, "left").host = "three"
+        session.get_one(Disk, (former, 0)).retired_until = func.now()
+    guest("web", "one")
+    waits = job("web", "two")
+    admit()
+    assert load(waits).waiting == "two has 5000 MB of disk left for guests, 10000 needed"
+
+
+def test_an_arrived_guest_counts_once() -> None:
+    guest("first", "one", memory_bytes=4 * GB)
+    arrived = job("first", "two", state=JobState.RUNNING)
+    with transaction() as session:
+        session.get_one(Guest, "first").host = "two"
+    guest("second", "one", memory_bytes=4 * GB)
+    second = job("second", "two")
+    admit()
+    assert load(arrived).state is JobState.RUNNING
+    assert load(second).state is JobState.RUNNING
+
+
+def test_a_stalled_move_gives_its_slot_to_another_but_not_its_room() -> None:
+    stalled, waits = queued(2)
+    admit(max_outgoing=1)
+    with transaction() as session:
+        session.get_one(Job, stalled).progress_at = func.now() - timedelta(hours=1)
+        session.get_one(Host, "two").guest_disk_bytes = 2 * GB
+    admit(max_outgoing=1)
+    assert load(waits).state is JobState.RUNNING
+    [third] = queued(1, on="three")
+    admit(max_outgoing=1)
+    assert "MB of disk left" in (load(third).waiting or "")
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        (HostState.CORDONED, "two takes no guest: it is cordoned"),
+        (HostState.MAINTENANCE, "two takes no guest: it is in maintenance"),
+    ],
+)
+def test_a_closed_host_takes_no_guest(state: HostState, why: str) -> None:
+    [waits] = queued(1)
+    with transaction() as session:
+        session.get_one(Host, "two").state = state
+    admit()
+    assert load(waits).waiting == why
+
+
+def test_a_host_of_an_older_worker_that_says_nothing_of_its_room_is_not_limited() -> None:
+    with transaction() as session:
+        two = session.get_one(Host, "two")
+        two.guest_cpus = two.guest_memory_bytes = two.guest_disk_bytes = None
+    guest("huge", "one", memory_bytes=100 * GB, disk_bytes=1000 * GB, cpus=99)
+    huge = job("huge", "two")
+    admit()
+    assert load(huge).state is JobState.RUNNING

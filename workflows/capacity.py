@@ -1,0 +1,164 @@
+"""What hosts have left for guests and which moves are under way: read in SQL, once for a round of decisions.
+
+Admission and the planner decide by the same numbers. They count what was promised (sizes of guests that live on a
+host or are on their way to it, against what its guests may have together), not what is free at the moment: two moves
+that begin together would both find the same free memory. The destination itself is asked about that beforehand.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, exists, func, literal, not_, or_, select, union_all
+from sqlalchemy.orm import Session
+
+from models.guest import Guest
+from models.host import Host, HostState
+from models.job import Disk, Job, JobState
+from models.settings import Settings
+from workflows.questions import alive
+
+UNLIMITED = float("inf")
+CLOSED = {HostState.ACTIVE: None, HostState.CORDONED: "it is cordoned", HostState.MAINTENANCE: "it is in maintenance"}
+BEGUN = (JobState.RUNNING, JobState.UNDOING, JobState.NEEDS_OPERATOR)
+"""States in which a job may have something at its destination."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What a guest takes of its host."""
+
+    cpus: int
+    memory_bytes: int
+    disk_bytes: int
+
+    @classmethod
+    def of(cls, guest: Guest) -> "Size":
+        """As last looked at."""
+        return cls(cpus=guest.cpus, memory_bytes=guest.memory_bytes, disk_bytes=guest.disk_bytes)
+
+
+@dataclass(kw_only=True)
+class Room:
+    """What one host has left. Negative where more was promised than there is."""
+
+    host: str
+    closed: str | None = None
+    """Why an operator wants it to take no guest."""
+    silent: bool = False
+    """Its worker was not heard of lately."""
+    cpus: float = UNLIMITED
+    memory_bytes: float = UNLIMITED
+    disk_bytes: float = UNLIMITED
+
+    def lacks(self, size: Size) -> str | None:
+        """What there is too little of, in words; None if the guest fits."""
+        for name, unit, scale in (("memory_bytes", "MB of memory", 1e6), ("disk_bytes", "MB of disk", 1e6)):
+            needed, left = getattr(size, name), getattr(self, name)
+            if needed > left:
+                return f"{self.host} has {max(left, 0) / scale:.0f} {unit} left for guests, {needed / scale:.0f} needed"
+        if size.cpus > self.cpus:
+            return f"{self.host} has {max(self.cpus, 0):.0f} CPUs left for guests, {size.cpus} needed"
+        return None
+
+    def take(self, size: Size) -> None:
+        """Count a guest in."""
+        self.cpus -= size.cpus
+        self.memory_bytes -= size.memory_bytes
+        self.disk_bytes -= size.disk_bytes
+
+
+@dataclass(kw_only=True)
+class Slots:
+    """The moves under way, against the limits."""
+
+    limits: Settings
+    outgoing: dict[str, int] = field(default_factory=dict)
+    incoming: dict[str, int] = field(default_factory=dict)
+    overall: int = 0
+
+    def lacking(self, source: str, destination: str) -> str | None:
+        """Which limit is reached, in words; None if another move may begin."""
+        if self.outgoing.get(source, 0) >= self.limits.max_outgoing:
+            return f"{self.outgoing[source]} moves leave {source} already, {self.limits.max_outgoing} may at a time"
+        if self.incoming.get(destination, 0) >= self.limits.max_incoming:
+            return (
+                f"{self.incoming[destination]} moves go to {destination} already, "
+                f"{self.limits.max_incoming} may at a time"
+            )
+        if self.overall >= self.limits.max_moves:
+            return f"{self.overall} moves are under way already, {self.limits.max_moves} may be at a time"
+        return None
+
+    def take(self, source: str, destination: str) -> None:
+        """Count a move in."""
+        self.outgoing[source] = self.outgoing.get(source, 0) + 1
+        self.incoming[destination] = self.incoming.get(destination, 0) + 1
+        self.overall += 1
+
+
+def rooms(session: Session, ours: Settings) -> dict[str, Room]:
+    """What every host has left, by name."""
+    taken = union_all(_living(), _arriving(), _set_aside()).subquery()
+    cpus, memory, disk = (
+        select(func.coalesce(func.sum(column), 0)).where(taken.c.host == Host.name).scalar_subquery()
+        for column in (taken.c.cpus, taken.c.memory_bytes, taken.c.disk_bytes)
+    )
+    query = select(
+        Host.name,
+        Host.state,
+        alive(ours).label("alive"),
+        (Host.guest_cpus - cpus).label("cpus"),
+        (Host.guest_memory_bytes - memory).label("memory_bytes"),
+        (Host.guest_disk_bytes - disk).label("disk_bytes"),
+    )
+    return {row.name: _room(row) for row in session.execute(query)}
+
+
+def _room(row: Any) -> Room:
+    left = {name: getattr(row, name) for name in ("cpus", "memory_bytes", "disk_bytes")}
+    return Room(
+        host=row.name,
+        closed=CLOSED[row.state],
+        silent=not row.alive,
+        **{name: UNLIMITED if n is None else float(n) for name, n in left.items()},
+    )
+
+
+def _living() -> Select[str, int, int, int]:
+    return select(Guest.host.label("host"), Guest.cpus, Guest.memory_bytes, Guest.disk_bytes)
+
+
+def _arriving() -> Select[str, int, int, int]:
+    return (
+        select(Job.destination, Guest.cpus, Guest.memory_bytes, Guest.disk_bytes)
+        .join(Guest, Guest.name == Job.guest)
+        .where(Job.state.in_(BEGUN), Guest.host != Job.destination)
+    )
+
+
+def _set_aside() -> Select[str, int, int, int]:
+    """Images that were left behind and are still kept."""
+    return (
+        select(Job.source, literal(0), literal(0), Disk.bytes_total).join(Disk).where(Disk.retired_until.is_not(None))
+    )
+
+
+def slots(session: Session, ours: Settings) -> Slots:
+    """The moves that count against the limits."""
+    found = Slots(limits=ours)
+    query = select(Job.source, Job.destination).where(
+        Job.state.in_([JobState.RUNNING, JobState.UNDOING]), not_(or_(parked(), _stalled(ours)))
+    )
+    for source, destination in session.execute(query):
+        found.take(source, destination)
+    return found
+
+
+def parked() -> ColumnElement[bool]:
+    """Both sides are equal and kept so until the job is released, or its window opens."""
+    return or_(Job.hold, Job.seed) & ~exists().where(Disk.job_id == Job.id, Disk.ready_at.is_(None))
+
+
+def _stalled(ours: Settings) -> ColumnElement[bool]:
+    last = func.coalesce(Job.progress_at, Job.started_at)
+    return last < func.clock_timestamp() - ours.stalled_after

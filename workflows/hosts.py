@@ -1,0 +1,59 @@
+"""What operators want of hosts: whether they take guests."""
+
+from sqlalchemy.orm import Session
+
+from models.database import transaction
+from models.drain import UNDER_WAY, Drain
+from models.errors import PreconditionFailed
+from models.host import Host, HostState
+from workflows.capacity import CLOSED
+
+
+def cordon(name: str) -> Host:
+    """Let a host take no guest; those that it has stay.
+
+    Raises:
+        PreconditionFailed: there is no such host.
+    """
+    with transaction() as session:
+        host = existing(session, name)
+        if host.state is HostState.ACTIVE:
+            host.state = HostState.CORDONED
+    return host
+
+
+def uncordon(name: str) -> Host:
+    """Let a host take guests again.
+
+    Raises:
+        PreconditionFailed: there is no such host, or a drain is emptying it.
+    """
+    with transaction() as session:
+        host = existing(session, name)
+        drain = session.query(Drain).where(Drain.host == name, Drain.state.in_(UNDER_WAY)).one_or_none()
+        if drain is not None:
+            raise PreconditionFailed(f"drain {drain.id} is emptying {name}: `drover drain cancel {drain.id}` first")
+        host.state = HostState.ACTIVE
+    return host
+
+
+def existing(session: Session, name: str) -> Host:
+    """The host with its row locked.
+
+    Raises:
+        PreconditionFailed: there is none.
+    """
+    host = session.get(Host, name, with_for_update=True)
+    if host is None:
+        raise PreconditionFailed(f"there is no host {name!r}: see `drover host list`")
+    return host
+
+
+def takes_guests(host: Host) -> None:
+    """Refuse a destination that is closed.
+
+    Raises:
+        PreconditionFailed: an operator wants it to take no guest.
+    """
+    if closed := CLOSED[host.state]:
+        raise PreconditionFailed(f"{host.name} takes no guest: {closed} (`drover host uncordon {host.name}`)")

@@ -72,13 +72,13 @@ def _drover(lab: Lab, *words: str) -> None:
         raise PreconditionFailed(f"drover {' '.join(words)} failed: {done.stderr.strip()}")
 
 
-def start_worker(lab: Lab, host: LabHost) -> Process:
-    """The worker of one host, as an operator would start it."""
+def start_worker(lab: Lab, host: LabHost, **settings: str) -> Process:
+    """The worker of one host, as an operator would start it; `settings` are further variables of its environment."""
     return processes.spawn(
         lab.mark(f"worker-{host.name}"),
         [*network.inside(lab, host), _program("drover"), "worker", "--host", host.name],
         lab.logs / f"{host.name}.log",
-        environment=lab.host_environment(host),
+        environment=lab.host_environment(host) | settings,
     )
 
 

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 import models.drain
 import models.guest
-import models.host  # noqa: F401 - tables refer to each other: with these all are known
+import models.host
+import models.webhook  # noqa: F401 - tables refer to each other: with these all are known
 from models.settings import settings
 
 LONGEST_SILENCE_MS = 5000

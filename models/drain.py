@@ -8,10 +8,11 @@ import enum
 from datetime import datetime
 
 from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, func, text
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from models.base import Base, Document, by_value, now
 from models.job import IllegalTransition
+from models.webhook import Delivery
 
 
 class DrainKind(enum.StrEnum):
@@ -113,6 +114,8 @@ class Drain(Base):
     """See `Job.hold`."""
     seed: Mapped[bool] = mapped_column(default=False)
     """See `Job.seed`."""
+    webhook: Mapped[str | None] = mapped_column(Text)
+    """The address that is told when the drain ends."""
     waiting: Mapped[str | None] = mapped_column(Text)
     """Why it does not go on although nothing is wrong: one sentence."""
     error: Mapped[str | None] = mapped_column(Text)
@@ -123,8 +126,13 @@ class Drain(Base):
 
     guests: Mapped[list["DrainGuest"]] = relationship(order_by="DrainGuest.position", back_populates="drain")
 
-    def move(self, to: DrainState) -> None:
-        """Change the state along `DRAIN_TRANSITIONS`. Hold the row's lock.
+    @property
+    def refused(self) -> bool:
+        """It never began: kept only so that whoever submitted it can learn why."""
+        return self.state is DrainState.CANCELLED and self.started_at is None and self.error is not None
+
+    def move(self, session: Session, to: DrainState) -> None:
+        """Change the state along `DRAIN_TRANSITIONS`, and tell whoever asked if it has ended. Hold the row's lock.
 
         Raises:
             IllegalTransition: there is no such way.
@@ -134,6 +142,24 @@ class Drain(Base):
         self.state, self.waiting = to, None
         self.started_at = self.started_at or (now() if to is DrainState.RUNNING else None)
         self.finished_at = now() if to.ended else None
+        if to.ended:
+            self.announce(session)
+
+    def announce(self, session: Session) -> None:
+        """Have whoever asked told what became of the drain."""
+        if self.webhook is None:
+            return
+        about = {
+            "id": self.id,
+            "kind": self.kind.value,
+            "host": self.host,
+            "state": self.state.value,
+            "error": self.error,
+            "idempotency_key": self.idempotency_key,
+            "guests": [{"guest": row.guest, "state": row.state.value, "reason": row.reason} for row in self.guests],
+        }
+        body = {"event": f"drain.{self.state}", "at": now().isoformat(), "drain": about}
+        session.add(Delivery(url=self.webhook, drain_id=self.id, body=body))
 
 
 class DrainGuest(Base):

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from models.base import Base, Document, by_value, now
 from models.errors import DroverError
+from models.webhook import Delivery
 
 
 class JobState(enum.StrEnum):
@@ -131,6 +132,8 @@ class Job(Base):
     """Likewise until its window opens; the controller clears it."""
     waiting: Mapped[str | None] = mapped_column(Text)
     """Why it does not go on although nothing is wrong: one sentence."""
+    webhook: Mapped[str | None] = mapped_column(Text)
+    """The address that is told when the job ends."""
     progress_at: Mapped[datetime | None]
     """When last a step was begun or ended, or bytes were seen to move."""
     error: Mapped[str | None] = mapped_column(Text)
@@ -140,6 +143,11 @@ class Job(Base):
 
     steps: Mapped[list["Step"]] = relationship(order_by="Step.seq", back_populates="job")
     disks: Mapped[list["Disk"]] = relationship(order_by="Disk.index", back_populates="job")
+
+    @property
+    def held(self) -> bool:
+        """Its RAM must not follow yet; the disks are kept in sync meanwhile."""
+        return self.hold or self.seed
 
     @property
     def refused(self) -> bool:
@@ -158,7 +166,18 @@ class Job(Base):
         if to is JobState.RUNNING and self.started_at is None:
             self.started_at = now()
         self.finished_at = now() if to.ended else None
+        if to.ended:
+            self.announce(session)
         tell(session, self.id, by=by, action=to, sentence=why)
+
+    def announce(self, session: Session) -> None:
+        """Have whoever asked told what became of the job."""
+        if self.webhook is None:
+            return
+        names = ("id", "guest", "source", "destination", "error", "drain_id", "idempotency_key")
+        about = {"state": self.state.value, **{name: getattr(self, name) for name in names}}
+        body = {"event": f"job.{self.state}", "at": now().isoformat(), "job": about}
+        session.add(Delivery(url=self.webhook, job_id=self.id, body=body))
 
 
 class Step(Base):

@@ -73,8 +73,15 @@ class Settings:
     max_moves: int = 10
     """Moves under way at the same time, over all hosts."""
 
+    max_held: int = 8
+    """Moves whose disks are kept in sync ahead on one host at the same time; each keeps a thread of its worker busy,
+    so `concurrency` must be well above."""
+
     stalled_after: timedelta = timedelta(minutes=10)
     """A move without any progress for so long goes on, but no longer counts against the three limits above."""
+
+    webhook_secret: str = ""
+    """With it the controller signs what it tells others of the ends of jobs and drains."""
 
     @property
     def host_timeout(self) -> timedelta:
@@ -129,5 +136,7 @@ def settings() -> Settings:
         max_outgoing=_count("DROVER_MAX_OUTGOING", Settings.max_outgoing),
         max_incoming=_count("DROVER_MAX_INCOMING", Settings.max_incoming),
         max_moves=_count("DROVER_MAX_MOVES", Settings.max_moves),
+        max_held=_count("DROVER_MAX_HELD", Settings.max_held),
+        webhook_secret=environ.get("DROVER_WEBHOOK_SECRET", ""),
         stalled_after=_seconds("DROVER_STALLED_AFTER_S", Settings.stalled_after),
     )

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -127,9 +127,9 @@ class Moves:
     def _is_guest(self, job: Job, host: str) -> bool:
         return job.state is JobState.DONE and host == job.destination
 
-    def end(self) -> None:
-        """Power all guests of the test off, by killing their QEMUs."""
-        for name in self.names:
+    def end(self, names: Sequence[str] | None = None) -> None:
+        """Power guests of the test off, by killing their QEMUs: all of them, unless some are named."""
+        for name in self.names if names is None else names:
             for host in self.lab.hosts:
                 for process in _qemus_mentioning(f"{host.guests}/{name}/"):
                     process.kill()

@@ -1,18 +1,19 @@
 """Which jobs may begin is decided from rows: by limits, by room at the destination, by priority."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import func
 
 from models.database import transaction
+from models.errors import PreconditionFailed
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Disk, Job, JobState
 from models.settings import settings
 from tests.fleet_rows import GB, guest, host, job, load
-from workflows import admission
+from workflows import admission, jobs
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -156,3 +157,86 @@ def test_a_host_of_an_older_worker_that_says_nothing_of_its_room_is_not_limited(
     huge = job("huge", "two")
     admit()
     assert load(huge).state is JobState.RUNNING
+
+
+def window_around(now: datetime, before: timedelta, after: timedelta) -> dict[str, str]:
+    start, end = now - before, now + after
+    return {"start": f"{start:%H:%M}", "end": f"{end:%H:%M}", "timezone": "UTC"}
+
+
+def test_a_job_begins_at_its_time_and_not_before() -> None:
+    [waits] = queued(1, not_before=datetime.now(UTC) + timedelta(hours=1))
+    admit()
+    assert "it begins at" in (load(waits).waiting or "")
+    with transaction() as session:
+        session.get_one(Job, waits).not_before = datetime.now(UTC)
+    admit()
+    assert load(waits).state is JobState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "state", "why"),
+    [
+        (timedelta(hours=1), timedelta(hours=1), JobState.RUNNING, ""),
+        (timedelta(hours=-1), timedelta(hours=2), JobState.QUEUED, "opens at"),
+        (timedelta(hours=1), timedelta(minutes=1), JobState.QUEUED, "would not end before its window"),
+        (timedelta(minutes=1), timedelta(minutes=1), JobState.QUEUED, "use a longer window"),
+    ],
+)
+def test_a_job_begins_only_if_it_can_end_within_its_window(
+    before: timedelta, after: timedelta, state: JobState, why: str
+) -> None:
+    guest("web", "one", disk_bytes=40 * GB)  # 400 s at the assumed 100 MB/s
+    waits = job("web", "two", window=window_around(datetime.now(UTC), before, after))
+    admit()
+    assert load(waits).state is state
+    assert why in (load(waits).waiting or "")
+
+
+def test_disks_are_copied_ahead_and_only_the_rest_waits_for_the_window() -> None:
+    guest("web", "one", disk_bytes=40 * GB)
+    closed = window_around(datetime.now(UTC), timedelta(hours=-1), timedelta(hours=1, minutes=3))
+    seeded = job("web", "two", window=closed, seed=True)
+    admit()
+    assert load(seeded).state is JobState.RUNNING
+    assert load(seeded).held
+    with transaction() as session:
+        session.get_one(Disk, (seeded, 0)).ready_at = func.now()
+    admit()
+    assert load(seeded).held
+    assert "opens at" in (load(seeded).waiting or "")
+    with transaction() as session:
+        session.get_one(Job, seeded).window = window_around(
+            datetime.now(UTC), timedelta(minutes=1), timedelta(minutes=3)
+        )
+    admit()
+    assert not load(seeded).held
+    assert load(seeded).waiting is None
+
+
+def test_a_job_that_is_held_in_sync_gives_its_slot_to_another() -> None:
+    held, waits = queued(2, hold=True)
+    admit(max_outgoing=1)
+    assert load(waits).state is JobState.QUEUED
+    with transaction() as session:
+        session.get_one(Disk, (held, 0)).ready_at = func.now()
+    admit(max_outgoing=1)
+    assert load(waits).state is JobState.RUNNING
+
+
+def test_no_more_moves_of_a_host_are_held_than_its_worker_can_bear() -> None:
+    held = queued(3, hold=True)
+    free = queued(1, to="three")
+    admit(max_held=2)
+    assert running(held) == 2
+    assert load(held[2]).waiting == "2 moves of one are held in sync already, 2 may be at a time"
+    assert running(free) == 1
+
+
+def test_only_a_held_job_can_be_released() -> None:
+    held, free = *queued(1, hold=True), *queued(1, on="three")
+    jobs.release(held)
+    assert not load(held).held
+    for number in (held, free):
+        with pytest.raises(PreconditionFailed, match="there is nothing to release"):
+            jobs.release(number)

@@ -34,6 +34,8 @@ def configuration() -> dict[str, Any]:
         "task_default_queue": "drover.unrouted",  # nobody serves it: a message without a queue stays visible
         "task_routes": {
             "drover.job.*": {"queue": CONTROL_QUEUE},
+            "drover.drain.*": {"queue": CONTROL_QUEUE},
+            "drover.webhook.*": {"queue": CONTROL_QUEUE},
         },
         "task_publish_retry_policy": {
             "max_retries": 5,

@@ -74,8 +74,9 @@ def _copying(ctx: Context) -> int:
 
 
 def record(ctx: Context, states: dict[str, Mirror]) -> None:
-    """Write the progress of each disk down, and when it first was equal on both sides."""
+    """Write the progress of each disk down, and when it first was equal on both sides; learn of a release."""
     with ctx.record() as (_, job, _step):
+        ctx.job.hold, ctx.job.seed = job.hold, job.seed
         for disk, ours in zip(job.disks, ctx.job.disks, strict=True):
             mirror = states.get(name(job.id, disk.index))
             if mirror is None:

@@ -1,47 +1,81 @@
 """Admission: which of the jobs that wait may go on now. The others are told why not.
 
 One round looks at all of them in order of priority and age, under a lock, so that what one job takes the next one
-does not find.
+does not find. A job waits twice if its disks are copied ahead: before it begins, and before its RAM follows.
 """
 
-from sqlalchemy import func, select
+from datetime import datetime
+
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from models.guest import Guest
-from models.job import Job, JobState
+from models.job import Job, JobState, tell
 from models.settings import Settings
-from workflows import capacity
+from workflows import capacity, estimate, schedule
 from workflows.capacity import Room, Size, Slots
+from workflows.estimate import Speed
 
 ADMISSION_LOCK = 0x61646D6974  # "admit"
 ME = "controller"
 
 
 def admit(session: Session, ours: Settings) -> None:
-    """Let every job begin that may."""
+    """Let every job begin, and let the RAM of every job follow, that may."""
     session.execute(select(func.pg_advisory_xact_lock(ADMISSION_LOCK)))
     jobs = _waiting(session)
     if not jobs:
         return
     rooms, slots = capacity.rooms(session, ours), capacity.slots(session, ours)
+    held = capacity.held(session)
+    now, speed = session.scalars(select(func.now())).one(), estimate.speed(session)
     for job in jobs:
-        guest = session.get(Guest, job.guest)
-        size = Size.of(guest) if guest is not None else Size(cpus=0, memory_bytes=0, disk_bytes=0)
-        why = _obstacle(job, size, rooms[job.destination], slots)
+        size = _size(session, job)
+        why = _too_early(job, size, now, speed) or _obstacle(job, size, rooms[job.destination], slots)
+        why = why or _too_many_held(job, held, ours)
         if why is not None:
             job.waiting = why
             continue
-        rooms[job.destination].take(size)
         slots.take(job.source, job.destination)
-        job.move(session, JobState.RUNNING, "the job begins", by=ME)
+        if job.state is JobState.QUEUED:
+            held[job.source] = held.get(job.source, 0) + job.held
+            rooms[job.destination].take(size)
+            job.move(session, JobState.RUNNING, "the job begins", by=ME)
+        else:
+            job.seed, job.waiting = False, None
+            tell(session, job.id, by=ME, action="released", sentence="its time has come: the RAM follows the disks")
 
 
 def _waiting(session: Session) -> list[Job]:
-    query = select(Job).where(Job.state == JobState.QUEUED).order_by(Job.priority.desc(), Job.id)
+    seeded = and_(Job.state == JobState.RUNNING, Job.seed, capacity.parked())
+    query = select(Job).where(or_(Job.state == JobState.QUEUED, seeded)).order_by(Job.priority.desc(), Job.id)
     return list(session.scalars(query.with_for_update(skip_locked=True)))
+
+
+def _size(session: Session, job: Job) -> Size:
+    guest = session.get(Guest, job.guest)
+    return Size.of(guest) if guest is not None else Size(cpus=0, memory_bytes=0, disk_bytes=0)
+
+
+def _too_early(job: Job, size: Size, now: datetime, speed: Speed) -> str | None:
+    """Disks may be copied ahead at any time; all else only at its time, and if it can end within its window."""
+    if job.seed and job.state is JobState.QUEUED:
+        return None
+    wait = schedule.obstacle(now, speed.needs_s(size, job.seed), not_before=job.not_before, window=job.window)
+    return None if wait is None else wait.why
 
 
 def _obstacle(job: Job, size: Size, room: Room, slots: Slots) -> str | None:
     """Why a job may not begin now. A silent host is none: whoever waits for one is told so later."""
-    closed = room.closed and f"{room.host} takes no guest: {room.closed}"
-    return closed or room.lacks(size) or slots.lacking(job.source, job.destination)
+    if job.state is JobState.QUEUED:  # later it has its room already, and a cordon stops nothing that has begun
+        closed = room.closed and f"{room.host} takes no guest: {room.closed}"
+        if why := closed or room.lacks(size):
+            return why
+    return slots.lacking(job.source, job.destination)
+
+
+def _too_many_held(job: Job, held: dict[str, int], ours: Settings) -> str | None:
+    """A move that is held keeps a thread of its source's worker busy for as long as that lasts."""
+    if job.state is not JobState.QUEUED or not job.held or held.get(job.source, 0) < ours.max_held:
+        return None
+    return f"{held[job.source]} moves of {job.source} are held in sync already, {ours.max_held} may be at a time"

@@ -46,9 +46,17 @@ class Room:
     """Why an operator wants it to take no guest."""
     silent: bool = False
     """Its worker was not heard of lately."""
+    lost: bool = False
+    """It has been silent for longer than anybody waits."""
     cpus: float = UNLIMITED
     memory_bytes: float = UNLIMITED
     disk_bytes: float = UNLIMITED
+
+    @property
+    def closed_because(self) -> str | None:
+        """Why it takes no guest at all; None if it does, or may again in a moment."""
+        why = self.closed or ("it is silent" if self.lost else None)
+        return why and f"{self.host} takes no guest: {why}"
 
     def lacks(self, size: Size) -> str | None:
         """What there is too little of, in words; None if the guest fits."""
@@ -107,6 +115,7 @@ def rooms(session: Session, ours: Settings) -> dict[str, Room]:
         Host.name,
         Host.state,
         alive(ours).label("alive"),
+        (Host.heartbeat_at < func.clock_timestamp() - ours.host_patience).label("lost"),
         (Host.guest_cpus - cpus).label("cpus"),
         (Host.guest_memory_bytes - memory).label("memory_bytes"),
         (Host.guest_disk_bytes - disk).label("disk_bytes"),
@@ -120,6 +129,7 @@ def _room(row: Any) -> Room:
         host=row.name,
         closed=CLOSED[row.state],
         silent=not row.alive,
+        lost=row.lost,
         **{name: UNLIMITED if n is None else float(n) for name, n in left.items()},
     )
 
@@ -152,6 +162,16 @@ def slots(session: Session, ours: Settings) -> Slots:
     for source, destination in session.execute(query):
         found.take(source, destination)
     return found
+
+
+def held(session: Session) -> dict[str, int]:
+    """{host: moves that leave it and have begun, but whose RAM must not follow yet}."""
+    query = (
+        select(Job.source, func.count().label("moves"))
+        .where(Job.state == JobState.RUNNING, or_(Job.hold, Job.seed))
+        .group_by(Job.source)
+    )
+    return {row.source: row.moves for row in session.execute(query)}
 
 
 def parked() -> ColumnElement[bool]:

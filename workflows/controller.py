@@ -25,7 +25,9 @@ from models.job import Job, JobState, Side, Step, StepState
 from models.settings import Settings, settings
 from workers.app import CONTROL_QUEUE
 from workers.runner import STOPPING
+from workflows import webhooks
 from workflows.admission import admit
+from workflows.drains import progress as drains
 from workflows.jobs import WAKE_CHANNEL, go_on
 from workflows.live_migration import remaining_chain
 from workflows.questions import alive
@@ -78,6 +80,8 @@ def tick(ours: Settings) -> None:
     for job_id in _waiting_for_a_host(ours):
         with transaction() as session:
             go_on_with_returned(session, job_id)
+    drains.tick(ours)
+    webhooks.tick()
     with transaction() as session:
         admit(session, ours)
     for job_id in _due(ours):

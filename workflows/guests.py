@@ -48,6 +48,21 @@ def forget(name: str) -> Guest:
     return guest
 
 
+def describe(name: str, *, priority: int | None, together: str | None, apart: str | None) -> Guest:
+    """Say what drains must know of a guest; None leaves a word as it is, an empty group takes the guest out of it.
+
+    Raises:
+        PreconditionFailed: there is no such guest.
+    """
+    known_guest(name)
+    with transaction() as session:
+        guest = session.get_one(Guest, name)
+        guest.priority = guest.priority if priority is None else priority
+        guest.together = guest.together if together is None else together or None
+        guest.apart = guest.apart if apart is None else apart or None
+    return guest
+
+
 def unfinished_jobs() -> Select[Job]:
     """Those that may still move their guest, or wait for an operator."""
     return select(Job).where(Job.state.not_in([JobState.DONE, JobState.UNDONE]))

@@ -3,7 +3,7 @@
 from sqlalchemy.orm import Session
 
 from models.database import transaction
-from models.drain import UNDER_WAY, Drain
+from models.drain import UNDER_WAY, Drain, DrainKind
 from models.errors import PreconditionFailed
 from models.host import Host, HostState
 from workflows.capacity import CLOSED
@@ -30,7 +30,8 @@ def uncordon(name: str) -> Host:
     """
     with transaction() as session:
         host = existing(session, name)
-        drain = session.query(Drain).where(Drain.host == name, Drain.state.in_(UNDER_WAY)).one_or_none()
+        emptied = Drain.kind == DrainKind.DRAIN
+        drain = session.query(Drain).where(Drain.host == name, emptied, Drain.state.in_(UNDER_WAY)).one_or_none()
         if drain is not None:
             raise PreconditionFailed(f"drain {drain.id} is emptying {name}: `drover drain cancel {drain.id}` first")
         host.state = HostState.ACTIVE

@@ -1,6 +1,6 @@
 """Submitting, cancelling and retrying jobs: write the row, commit, then wake the controller.
 
-Everything that can be known beforehand is checked before the job exists (`plan`); a job that exists will be
+Everything that can be known beforehand is checked before the job exists (`preflight`); a job that exists will be
 carried through or undone.
 """
 
@@ -16,10 +16,9 @@ from models.database import transaction
 from models.errors import PreconditionFailed
 from models.guest import Guest
 from models.job import Attempt, Disk, Job, JobState, Side, Step, StepState, tell
-from workflows import live_migration, reconcile
-from workflows.guests import inspect, known_guest, unfinished_jobs
-from workflows.hosts import takes_guests
-from workflows.questions import ask, known_host
+from workflows import live_migration, preflight, reconcile
+from workflows.guests import known_guest
+from workflows.terms import Terms
 
 WAKE_CHANNEL = "drover_wake"
 """Postgres notifies the controller on it, so that it need not poll often."""
@@ -44,6 +43,8 @@ def submit(
     destination: str,
     *,
     options: MigrationOptions | None = None,
+    terms: Terms | None = None,
+    drain_id: int | None = None,
     idempotency_key: str | None = None,
     by: str = "command line",
 ) -> Job:
@@ -59,8 +60,10 @@ def submit(
     options = options or MigrationOptions()
     if options.max_blackout_ms < 1:
         raise PreconditionFailed("the allowed blackout must be at least 1 ms")
+    terms = terms or Terms()
     row = known_guest(guest)
-    planned = plan(row, destination)
+    planned = preflight.plan(row, destination)
+    preflight.fits_its_window(row.name, terms)
     job = Job(
         guest=row.name,
         source=row.host,
@@ -70,6 +73,8 @@ def submit(
         idempotency_key=idempotency_key,
         steps=live_migration.steps(row.host, destination),
         disks=[_disk(disk) for disk in planned["disks"]],
+        drain_id=drain_id,
+        **vars(terms),
     )
     return _insert(job, by)
 
@@ -88,38 +93,6 @@ def _same(key: str, guest: str, destination: str) -> Job | None:
             f"the key {key!r} was used for job {job.id}, which moves {job.guest} to {job.destination}: use another key"
         )
     return job
-
-
-def plan(guest: Guest, destination: str) -> Document:
-    """Ask both hosts; answers {"source", "destination", "disks"} as a job's `plan`.
-
-    Raises:
-        PreconditionFailed: the guest cannot be moved there.
-    """
-    if guest.host == destination:
-        raise PreconditionFailed(f"{guest.name} is on {destination} already: name another host")
-    _no_other_job(guest.name)
-    source_host = known_host(guest.host)
-    takes_guests(known_host(destination))
-    inspection = inspect(guest)
-    refusals = inspection.pop("refusals")
-    if refusals:
-        raise PreconditionFailed(f"{guest.name} cannot be moved now: " + "; ".join(refusals))
-    planned = ask(
-        destination,
-        "plan_destination",
-        guest=guest.name,
-        source_root=source_host.guest_root,
-        source=inspection,
-    )
-    return {"source": inspection, "disks": planned.pop("disks"), "destination": planned}
-
-
-def _no_other_job(guest: str) -> None:
-    with transaction() as session:
-        job = session.scalar(unfinished_jobs().where(Job.guest == guest))
-    if job is not None:
-        raise PreconditionFailed(f"{guest} is being moved already by job {job.id}, which is {job.state}")
 
 
 def _disk(planned: Document) -> Disk:
@@ -156,7 +129,9 @@ def _insert(job: Job, by: str) -> Job:
     return job
 
 
-def record_refusal(guest: str, destination: str, idempotency_key: str | None, why: str, by: str) -> Job | None:
+def record_refusal(
+    guest: str, destination: str, idempotency_key: str | None, why: str, by: str, webhook: str | None = None
+) -> Job | None:
     """Keep what became of a submission whose sender cannot be answered; None when even that is impossible."""
     try:
         with transaction() as session:
@@ -168,10 +143,12 @@ def record_refusal(guest: str, destination: str, idempotency_key: str | None, wh
                 state=JobState.UNDONE,
                 idempotency_key=idempotency_key,
                 error=why,
+                webhook=webhook,
                 finished_at=now(),
             )
             session.add(job)
             session.flush()
+            job.announce(session)
             tell(session, job.id, by=by, action="refused", sentence=why)
             return job
     except Exception:  # an unknown guest or host cannot be referred to
@@ -194,10 +171,31 @@ def cancel(job_id: int, by: str = "command line") -> Job:
             raise PreconditionFailed(
                 f"job {job_id} is past the point of no return: {job.guest} already belongs to {job.destination}"
             )
-        job.cancel_requested = True
-        tell(session, job_id, by=by, action="cancel", sentence="somebody asked for the job's end")
-        if not any(step.state in claims.CLAIMED for step in job.steps):
-            claims.begin_undo(session, job, "cancelled on request", by=by)
+        request_end(session, job, by=by)
+    return job
+
+
+def request_end(session: Session, job: Job, by: str) -> None:
+    """Have a job undone that has neither ended nor crossed. Hold its row's lock."""
+    job.cancel_requested = True
+    tell(session, job.id, by=by, action="cancel", sentence="somebody asked for the job's end")
+    if not any(step.state in claims.CLAIMED for step in job.steps):
+        claims.begin_undo(session, job, "cancelled on request", by=by)
+    wake(session)
+
+
+def release(job_id: int, by: str = "command line") -> Job:
+    """Let the RAM of a job follow that was submitted with a hold.
+
+    Raises:
+        PreconditionFailed: there is no such job, it is not held, or it has ended.
+    """
+    with transaction() as session:
+        job = existing(session, job_id)
+        if job.state.ended or not job.hold:
+            raise PreconditionFailed(f"job {job_id} is {job.state} and not held: there is nothing to release")
+        job.hold, job.progress_at = False, now()
+        tell(session, job_id, by=by, action="released", sentence="somebody released it: the RAM may follow the disks")
         wake(session)
     return job
 

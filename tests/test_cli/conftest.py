@@ -17,7 +17,7 @@ from models.guest import Guest
 from models.host import Host
 from tests.postgres import postgres
 from tests.test_cli.support import NO_BROKER, forget_caches, point_at
-from workflows import guests, jobs
+from workflows import guests, preflight
 
 
 @pytest.fixture(scope="session")
@@ -79,5 +79,5 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return dict(said[kind])
 
     monkeypatch.setattr(guests, "ask", ask)
-    monkeypatch.setattr(jobs, "ask", ask)
+    monkeypatch.setattr(preflight, "ask", ask)
     return said

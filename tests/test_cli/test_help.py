@@ -38,7 +38,7 @@ def test_every_command_has_help_with_an_example_and_json(words: tuple[str, ...])
     assert f"$ drover {' '.join(words)}" in result.stdout
 
 
-@pytest.mark.parametrize("group", ["", "db", "host", "guest", "job"])
+@pytest.mark.parametrize("group", ["", "db", "host", "guest", "job", "drain"])
 def test_groups_have_help(group: str) -> None:
     result = drover(*group.split(), "-h")
     assert result.exit_code == 0
@@ -47,8 +47,9 @@ def test_groups_have_help(group: str) -> None:
 
 def test_the_list_of_commands_is_the_documented_one() -> None:
     expected = "migrate worker controller db/upgrade host/list host/cordon host/uncordon"
-    expected += " guest/adopt guest/forget guest/list guest/show"
-    expected += " job/list job/show job/watch job/cancel job/retry job/resolve job/explain reconcile gc"
+    expected += " guest/adopt guest/set guest/forget guest/list guest/show"
+    expected += " job/list job/show job/watch job/cancel job/release job/retry job/resolve job/explain reconcile gc"
+    expected += " drain/submit drain/list drain/show drain/watch drain/pause drain/resume drain/cancel return"
     assert {"/".join(words) for words in every_command()} == set(expected.split())
     told = (Path(__file__).parents[2] / "docs/cli.md").read_text()
     for words in every_command():

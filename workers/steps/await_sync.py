@@ -1,4 +1,7 @@
-"""Step 4: wait until both sides of every mirror are equal; heal what can be healed."""
+"""Step 4: wait until both sides of every mirror are equal, and keep them so while the job is held.
+
+What can be healed is healed all that time.
+"""
 
 import asyncio
 import time
@@ -31,7 +34,7 @@ class AwaitSync(Step):
     async def verify(self, ctx: Context) -> bool:
         async with ctx.guest() as monitor:
             in_sync = _all_in_sync(ctx, await block.mirrors(monitor, mirrors.names(ctx)))
-        return in_sync and all(disk.ready_at for disk in ctx.job.disks)
+        return in_sync and not ctx.job.held and all(disk.ready_at for disk in ctx.job.disks)
 
     async def do(self, ctx: Context) -> None:
         async with ctx.guest() as monitor:
@@ -60,9 +63,9 @@ class _Watch:
             _raise_if_ended(self.ctx, states)
             held_up = self.held_up(states)
             await asyncio.to_thread(self.say, held_up)
-            in_sync = _all_in_sync(self.ctx, states) and held_up is None
+            in_sync = _all_in_sync(self.ctx, states) and held_up is None and not self.ctx.job.held
             await self.tell(states, now=in_sync)
-            if in_sync:
+            if in_sync and all(disk.ready_at for disk in self.ctx.job.disks):
                 return
             await self.heal(states)
             await self.give_up_on_silence(states)

@@ -5,9 +5,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from models.base import Document
+from models.drain import Drain
 from models.guest import Guest
 from models.host import Host
 from models.job import Disk, Event, Job, Step
+from models.webhook import Delivery
 from workflows.cli.reading import Snapshot, elapsed_s
 
 SECRET = re.compile(r"\b[0-9a-f]{24,}\b")
@@ -27,7 +29,7 @@ def iso(at: datetime | None) -> str | None:
     return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
-def job_document(shot: Snapshot, warnings: Iterable[Event]) -> Document:
+def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery | None) -> Document:
     """Everything about one job."""
     job = shot.job
     blackout = job.blackout or {}
@@ -48,13 +50,33 @@ def job_document(shot: Snapshot, warnings: Iterable[Event]) -> Document:
         "warnings": [public(event.sentence) for event in warnings],
         "options": job.options,
         "cancel_requested": job.cancel_requested,
-        "priority": job.priority,
+        **timing_document(job),
+        "drain": job.drain_id,
+        "webhook": delivery_document(delivery),
         "created_at": iso(job.created_at),
         "started_at": iso(job.started_at),
         "crossed_at": iso(job.crossed_at),
         "finished_at": iso(job.finished_at),
         "idempotency_key": job.idempotency_key,
     }
+
+
+def timing_document(asked: Job | Drain) -> Document:
+    """When it may happen, as asked for; what was released is no longer held."""
+    return {
+        "priority": asked.priority,
+        "not_before": iso(asked.not_before),
+        "window": asked.window,
+        "hold": asked.hold,
+        "seed": asked.seed,
+    }
+
+
+def delivery_document(delivery: Delivery | None) -> Document | None:
+    """How far a webhook has come; its address may hold a password and is left out."""
+    if delivery is None:
+        return None
+    return {"state": delivery.state.value, "tries": delivery.tries, "error": public(delivery.error)}
 
 
 def _step(step: Step) -> Document:
@@ -162,6 +184,12 @@ def guest_document(guest: Guest, job_id: int | None) -> Document:
         "qmp": guest.qmp,
         "adopted_at": iso(guest.adopted_at),
         "moved_at": iso(guest.moved_at),
+        "cpus": guest.cpus,
+        "memory_bytes": guest.memory_bytes,
+        "disk_bytes": guest.disk_bytes,
+        "priority": guest.priority,
+        "together": guest.together,
+        "apart": guest.apart,
         "job_id": job_id,
     }
 

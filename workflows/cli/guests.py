@@ -45,6 +45,35 @@ def adopt(
         output.say(f"{name} on {host} is adopted")
 
 
+@app.command(
+    "set", epilog=examples("drover guest set web --priority 5", "drover guest set db1 --apart db --together ''")
+)
+def describe(
+    name: GuestName,
+    priority: Annotated[
+        int | None, typer.Option(metavar="N", help="Drains move guests of higher priority first.", show_default=False)
+    ] = None,
+    together: Annotated[
+        str | None,
+        typer.Option(metavar="GROUP", help="Guests of one such group go to one host; '' ends it.", show_default=False),
+    ] = None,
+    apart: Annotated[
+        str | None,
+        typer.Option(metavar="GROUP", help="Guests of one such group share no host; '' ends it.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what drains must know of a guest: its priority, whom it must be with, and whom it must not."""
+    guest = guests.describe(name, priority=priority, together=together, apart=apart)
+    if as_json:
+        output.emit(documents.guest_document(guest, None))
+    else:
+        output.say(
+            f"{name}: priority {guest.priority}, together with {guest.together or 'nobody'}, "
+            f"apart from {guest.apart or 'nobody'}"
+        )
+
+
 @app.command(epilog=examples("drover guest forget web"))
 def forget(name: GuestName, as_json: AsJson = False) -> None:
     """No longer know a guest, for instance one that was powered off. The guest itself is not touched."""

@@ -127,6 +127,13 @@ def cancel(job_id: JobId, as_json: AsJson = False) -> None:
     )
 
 
+@app.command(epilog=examples("drover job release 7"))
+def release(job_id: JobId, as_json: AsJson = False) -> None:
+    """Let the RAM of a job follow that was submitted with --hold."""
+    jobs.release(job_id)
+    _told(job_id, f"job {job_id} goes on (`drover job watch {job_id}`)", as_json=as_json)
+
+
 @app.command(epilog=examples("drover job retry 7"))
 def retry(job_id: JobId, as_json: AsJson = False) -> None:
     """Let a job that waits for an operator go on from the step that failed."""

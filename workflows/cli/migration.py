@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from workflows import guests, jobs
-from workflows.cli import completion, exits, output, reading
+from workflows import guests, jobs, preflight, terms
+from workflows.cli import completion, exits, output, reading, timing
 from workflows.cli.options import AsJson, GuestName, Timeout, rate
 from workflows.cli.watching import emit_job, verdict, watch
 from workflows.jobs import MigrationOptions
@@ -50,6 +50,13 @@ def migrate(
     timeout: Timeout = None,
     max_blackout_ms: MaxBlackout = MigrationOptions.max_blackout_ms,
     bandwidth: Bandwidth = "0",
+    at: timing.At = None,
+    window: timing.Hours = None,
+    timezone: timing.Timezone = "UTC",
+    hold: timing.Hold = False,
+    seed_now: timing.SeedNow = False,
+    priority: timing.Priority = 0,
+    webhook: timing.Webhook = None,
     idempotency_key: IdempotencyKey = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -62,7 +69,10 @@ def migrate(
         _plan(guest, to, as_json=as_json)
         return
     options = MigrationOptions(max_blackout_ms=max_blackout_ms, bandwidth_bytes_per_s=bandwidth)
-    job = jobs.submit(guest, to, options=options, idempotency_key=idempotency_key)
+    asked = terms.read(
+        at=at, window=window, timezone=timezone, hold=hold, seed_now=seed_now, priority=priority, webhook=webhook
+    )
+    job = jobs.submit(guest, to, options=options, terms=asked, idempotency_key=idempotency_key)
     for warning in reading.events(job.id, "warning"):
         output.note(f"warning: {warning.sentence}")
     if wait:
@@ -84,7 +94,7 @@ def _submitted(job_id: int, *, as_json: bool) -> None:
 
 def _plan(guest: str, to: str, *, as_json: bool) -> None:
     row = guests.known_guest(guest)
-    planned = jobs.plan(row, to)
+    planned = preflight.plan(row, to)
     destination, disks = planned["destination"], planned["disks"]
     if as_json:
         names = ("index", "format", "source_path", "destination_path", "virtual_size_bytes")

@@ -9,6 +9,7 @@ from sqlalchemy.orm import defer, joinedload, selectinload
 from models.database import transaction
 from models.errors import PreconditionFailed
 from models.job import Event, Job, JobState
+from models.webhook import Delivery
 
 # What is never loaded cannot be printed: the exporter's nonce and the switch's key let anybody write into a
 # guest's disks or take part in its switch. The plan is left out because it is large.
@@ -21,6 +22,11 @@ class Snapshot:
 
     job: Job
     at: datetime
+
+    @property
+    def ended(self) -> bool:
+        """No step of the job will run any more by itself."""
+        return self.job.state.ended
 
     @property
     def total_s(self) -> float | None:
@@ -85,3 +91,10 @@ def events(job_id: int, action: str | None = None) -> list[Event]:
         query = query.where(Event.action == action)
     with transaction() as session:
         return list(session.scalars(query))
+
+
+def delivery(*, job_id: int | None = None, drain_id: int | None = None) -> Delivery | None:
+    """The newest message to whoever wants to know the end of a job or a drain."""
+    about = Delivery.job_id == job_id if job_id is not None else Delivery.drain_id == drain_id
+    with transaction() as session:
+        return session.scalar(select(Delivery).where(about).order_by(Delivery.id.desc()).limit(1))

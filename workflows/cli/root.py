@@ -11,7 +11,20 @@ import typer
 from typer.core import TyperGroup
 from typer.rich_utils import rich_format_error
 
-from workflows.cli import database, exits, gc, guests, hosts, jobs, migration, output, plugins, reconcile, services
+from workflows.cli import (
+    database,
+    drains,
+    exits,
+    gc,
+    guests,
+    hosts,
+    jobs,
+    migration,
+    output,
+    plugins,
+    reconcile,
+    services,
+)
 from workflows.cli.exits import ExitCode
 from workflows.cli.faults import fault
 from workflows.cli.options import block, examples
@@ -98,6 +111,10 @@ app.command(
         "drover migrate web --to hv2 --idempotency-key nightly-42 --json",
     ),
 )(migration.migrate)
+app.add_typer(drains.app, name="drain", rich_help_panel=MOVING)
+app.command(
+    "return", rich_help_panel=MOVING, epilog=examples("drover return hv1 --dry-run", "drover return hv1 --wait")
+)(drains.bring_home)
 app.command("reconcile", rich_help_panel=MOVING, epilog=examples("drover reconcile", "drover reconcile web --json"))(
     reconcile.reconcile_guests
 )

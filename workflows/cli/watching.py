@@ -1,16 +1,19 @@
-"""Watching a job until it ends. The job does not know of it: who stops watching stops nothing else."""
+"""Watching a job or a drain until it ends. It does not know of that: who stops watching stops nothing else."""
 
 import sys
 import time
-from typing import Protocol, Self
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
 
 import typer
 from rich.console import Console
 from sqlalchemy.exc import InterfaceError, OperationalError
 
+from models.base import Document
 from models.errors import DroverError
 from models.job import Job, JobState
-from workflows.cli import documents, exits, output, reading
+from workflows.cli import documents, drain_reading, drain_view, exits, output, reading
 from workflows.cli.exits import ExitCode
 from workflows.cli.plain import PlainLines
 from workflows.cli.reading import Snapshot
@@ -25,63 +28,128 @@ class StoppedWatching(DroverError):
     """The watching ended before the job did; the text says why."""
 
 
-class View(Protocol):
+class Endable(Protocol):
+    """What can be watched until it ends."""
+
+    @property
+    def ended(self) -> bool: ...
+
+
+Shot = TypeVar("Shot", bound=Endable)
+Shown = TypeVar("Shown", contravariant=True)
+
+
+class View(Protocol[Shown]):
     """Shows one snapshot after another."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
-    def show(self, shot: Snapshot) -> None:
-        """Show the job as it is now."""
+    def show(self, shot: Shown, /) -> None:
+        """Show it as it is now."""
 
 
-def view() -> View:
-    """Bars that move on a terminal, lines elsewhere; on stderr, for stdout is for the result."""
-    console = Console(file=sys.stderr)
-    return Screen(console) if console.is_terminal else PlainLines()
+@dataclass(frozen=True, kw_only=True)
+class Watched(Generic[Shot]):
+    """A job or a drain to be watched."""
+
+    name: str
+    """`job 7`."""
+    read: Callable[[], Shot]
+    on_terminal: Callable[[Console], View[Shot]]
+    elsewhere: Callable[[], View[Shot]]
+    verdict: Callable[[Shot], str]
+    exit_code: Callable[[Shot], ExitCode]
+    document: Callable[[], Document]
+
+    def view(self) -> View[Shot]:
+        """Something that moves on a terminal, lines elsewhere; on stderr, for stdout is for the result."""
+        console = Console(file=sys.stderr)
+        return self.on_terminal(console) if console.is_terminal else self.elsewhere()
 
 
 def watch(job_id: int, *, timeout_s: float | None, as_json: bool) -> None:
     """Show a job until it ends, then say how it ended; leaves with the exit code for that."""
+    _watch(
+        Watched(
+            name=f"job {job_id}",
+            read=lambda: reading.snapshot(job_id),
+            on_terminal=Screen,
+            elsewhere=PlainLines,
+            verdict=verdict,
+            exit_code=lambda shot: exits.of_job(shot.job.state),
+            document=lambda: job_document(job_id),
+        ),
+        timeout_s=timeout_s,
+        as_json=as_json,
+    )
+
+
+def watch_drain(drain_id: int, *, timeout_s: float | None, as_json: bool) -> None:
+    """Likewise for a drain."""
+    _watch(
+        Watched(
+            name=f"drain {drain_id}",
+            read=lambda: drain_reading.snapshot(drain_id),
+            on_terminal=drain_view.DrainScreen,
+            elsewhere=drain_view.DrainLines,
+            verdict=drain_view.verdict,
+            exit_code=drain_view.exit_code,
+            document=lambda: drain_view.drain_document(drain_reading.snapshot(drain_id)),
+        ),
+        timeout_s=timeout_s,
+        as_json=as_json,
+    )
+
+
+def _watch(watched: Watched[Shot], *, timeout_s: float | None, as_json: bool) -> None:
     try:
-        shot = _until_ended(job_id, timeout_s)
-        output.note(verdict(shot)) if as_json else output.say(verdict(shot))
-        code = exits.of_job(shot.job.state)
+        shot = _until_ended(watched, timeout_s)
+        said = watched.verdict(shot)
+        output.note(said) if as_json else output.say(said)
+        code = watched.exit_code(shot)
     except (KeyboardInterrupt, StoppedWatching) as stopped:
         why = "interrupted" if isinstance(stopped, KeyboardInterrupt) else str(stopped)
+        kind, number = watched.name.split()
         output.note(
-            f"{why}: job {job_id} goes on; `drover job watch {job_id}` shows it again, "
-            f"`drover job cancel {job_id}` ends it"
+            f"{why}: {watched.name} goes on; `drover {kind} watch {number}` shows it again, "
+            f"`drover {kind} cancel {number}` ends it"
         )
         code = ExitCode.STOPPED_WATCHING
     if as_json:
-        emit_job(job_id)
+        output.emit(watched.document())
     raise typer.Exit(code)
 
 
 def emit_job(job_id: int) -> None:
     """Print the job's JSON document."""
-    output.emit(documents.job_document(reading.snapshot(job_id), reading.events(job_id, "warning")))
+    output.emit(job_document(job_id))
 
 
-def _until_ended(job_id: int, timeout_s: float | None) -> Snapshot:
+def job_document(job_id: int) -> Document:
+    """The job's JSON document."""
+    shot, warnings = reading.snapshot(job_id), reading.events(job_id, "warning")
+    return documents.job_document(shot, warnings, reading.delivery(job_id=job_id))
+
+
+def _until_ended(watched: Watched[Shot], timeout_s: float | None) -> Shot:
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    shot = reading.snapshot(job_id)  # an unknown job, or no database at all, is said at once
-    with view() as shown:
+    shot = watched.read()  # one that is unknown, or no database at all, is said at once
+    with watched.view() as shown:
         while True:
             shown.show(shot)
-            if shot.job.state.ended:
+            if shot.ended:
                 return shot
             if deadline is not None and time.monotonic() >= deadline:
                 raise StoppedWatching(f"not ended after {timeout_s:g} s")
             time.sleep(POLL_S)
-            shot = _patiently(job_id)
+            shot = _patiently(watched.read)
 
 
-def _patiently(job_id: int) -> Snapshot:
+def _patiently(read: Callable[[], Shot]) -> Shot:
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            return reading.snapshot(job_id)
+            return read()
         except (OperationalError, InterfaceError):
             if time.monotonic() >= deadline:
                 raise

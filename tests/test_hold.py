@@ -1,0 +1,53 @@
+"""Disks that are copied ahead stay in sync while the guest writes, until somebody or the clock lets the rest follow."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from models.job import Job, JobState
+from tests.support import Moves, until
+from workflows import jobs
+from workflows.terms import Terms
+
+pytestmark = pytest.mark.guests
+
+
+def in_sync(moves: Moves, job_id: int) -> Job | None:
+    job = moves.job(job_id)
+    return job if all(disk.ready_at for disk in job.disks) else None
+
+
+def test_a_held_move_waits_in_sync_until_it_is_released_and_a_seeded_one_until_its_time(moves: Moves) -> None:
+    guest = moves.boot()
+    held = jobs.submit(guest, "host-b", terms=Terms(hold=True))
+    before = until("both sides are equal", lambda: in_sync(moves, held.id))
+    until("what the guest writes is copied too", lambda: _copied(moves, held.id) > before.disks[0].bytes_copied)
+    assert moves.step_is(held.id, "await_sync", "running")
+    jobs.release(held.id)
+    moves.done(moves.ended(held.id))
+    moves.intact(guest, "host-b")
+
+    at = datetime.now(UTC) + timedelta(seconds=20)
+    seeded = jobs.submit(guest, "host-a", terms=Terms(seed=True, not_before=at))
+    until("it says what it waits for", lambda: "it begins at" in (moves.job(seeded.id).waiting or ""))
+    assert in_sync(moves, seeded.id)
+    done = moves.ended(seeded.id)
+    moves.done(done)
+    assert done.cutover_begun_at is not None
+    assert done.cutover_begun_at >= at
+    moves.intact(guest, "host-a")
+
+
+def test_a_held_move_that_is_cancelled_leaves_the_guest_where_it_is(moves: Moves) -> None:
+    guest = moves.boot()
+    held = jobs.submit(guest, "host-b", terms=Terms(hold=True))
+    until("both sides are equal", lambda: in_sync(moves, held.id))
+    jobs.cancel(held.id)
+    ended = moves.ended(held.id)
+    assert ended.state is JobState.UNDONE
+    moves.nothing_left(ended)
+    moves.intact(guest, "host-a")
+
+
+def _copied(moves: Moves, job_id: int) -> int:
+    return moves.job(job_id).disks[0].bytes_copied

@@ -1,0 +1,110 @@
+"""First moments, windows and repetitions, in time zones whose clocks change."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from models.errors import PreconditionFailed
+from workflows import schedule
+from workflows.schedule import Window
+
+BERLIN = "Europe/Berlin"
+NIGHT = {"start": "22:00", "end": "04:00", "timezone": BERLIN}
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("now", "opens", "closes"),
+    [
+        ("2026-11-23T12:00", "2026-11-23T21:00", "2026-11-24T03:00"),
+        ("2026-11-23T21:00", "2026-11-23T21:00", "2026-11-24T03:00"),
+        ("2026-11-24T02:59", "2026-11-23T21:00", "2026-11-24T03:00"),
+        ("2026-11-24T03:00", "2026-11-24T21:00", "2026-11-25T03:00"),
+        ("2026-03-28T20:00", "2026-03-28T21:00", "2026-03-29T02:00"),  # an hour is missing in this night
+        ("2026-10-24T19:00", "2026-10-24T20:00", "2026-10-25T03:00"),  # and this one has one more
+    ],
+)
+def test_a_window_over_midnight_keeps_to_the_clock_on_the_wall(now: str, opens: str, closes: str) -> None:
+    assert Window.of(NIGHT).at_or_after(utc(now)) == (utc(opens), utc(closes))
+
+
+@pytest.mark.parametrize(
+    ("now", "takes_s", "why", "for_good"),
+    [
+        ("2026-11-23T22:00", 3600, None, False),
+        ("2026-11-23T12:00", 3600, "opens at 2026-11-23 21:00 UTC", False),
+        ("2026-11-24T02:30", 3600, "would not end before its window 22:00-04:00 Europe/Berlin closes at 03:00", False),
+        (
+            "2026-11-23T22:00",
+            7 * 3600,
+            "it takes about 7.0 h and its window 22:00-04:00 Europe/Berlin lasts 6.0 h",
+            True,
+        ),
+    ],
+)
+def test_nothing_begins_that_cannot_end_in_its_window(
+    now: str, takes_s: float, why: str | None, for_good: bool
+) -> None:
+    found = schedule.obstacle(utc(now), takes_s, window=NIGHT)
+    if why is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert why in found.why
+        assert found.for_good is for_good
+
+
+def test_nothing_begins_before_its_time() -> None:
+    at = utc("2026-11-24T21:00")
+    found = schedule.obstacle(utc("2026-11-24T20:59"), 1, not_before=at)
+    assert found is not None
+    assert found.why == "it begins at 2026-11-24 21:00 UTC"
+    assert schedule.obstacle(at, 1, not_before=at) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("22:00", "2026-11-23T21:00"),
+        ("9:30", "2026-11-24T08:30"),
+        ("2026-11-25T22:00", "2026-11-25T21:00"),
+        ("2026-11-25T22:00+00:00", "2026-11-25T22:00"),
+    ],
+)
+def test_moments(text: str, expected: str) -> None:
+    assert schedule.moment(text, BERLIN, utc("2026-11-23T12:00")) == utc(expected)
+
+
+def test_repetitions_keep_to_the_clock_on_the_wall() -> None:
+    saturdays = schedule.recurrence("0 22 * * 6", BERLIN)
+    first = schedule.following(saturdays, utc("2026-03-20T12:00"))
+    second = schedule.following(saturdays, first)
+    third = schedule.following(saturdays, second)
+    assert [one.astimezone(UTC) for one in (first, second, third)] == [
+        utc("2026-03-21T21:00"),
+        utc("2026-03-28T21:00"),
+        utc("2026-04-04T20:00"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("read", "words", "said"),
+    [
+        (Window.parse, ("22:00", BERLIN), "a window like 22:00-04:00"),
+        (Window.parse, ("22:00-25:00", BERLIN), "a window like 22:00-04:00"),
+        (Window.parse, ("22:00-22:00", BERLIN), "has no length"),
+        (Window.parse, ("22:00-04:00", "Mars/Olympus"), "there is no time zone 'Mars/Olympus'"),
+        (schedule.moment, ("soon", BERLIN, utc("2026-11-23T12:00")), "write 22:00 or"),
+        (schedule.moment, ("2020-01-01T00:00", BERLIN, utc("2026-11-23T12:00")), "has passed"),
+        (schedule.recurrence, ("every day", BERLIN), "five fields"),
+        (schedule.recurrence, ("0 0 31 2 *", BERLIN), "five fields"),
+    ],
+)
+def test_what_is_not_understood_is_refused_with_what_to_write(
+    read: object, words: tuple[object, ...], said: str
+) -> None:
+    with pytest.raises(PreconditionFailed, match=said):
+        read(*words)  # type: ignore[operator]

@@ -1,0 +1,171 @@
+"""Whoever asked is told how it ended: signed, in the same transaction as the end, again and again until it is taken."""
+
+import runpy
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from models.database import transaction
+from models.drain import Drain, DrainKind, DrainState
+from models.errors import PreconditionFailed
+from models.job import Job, JobState
+from models.settings import Settings, settings
+from models.webhook import Delivery, DeliveryState
+from tests.fleet_rows import guest, host, job
+from workflows import jobs, webhooks
+from workflows.terms import Terms
+
+pytestmark = pytest.mark.usefixtures("database")
+
+SECRET = "between you and me"
+RECEIVER = runpy.run_path(str(Path(__file__).parents[1] / "examples/webhook/receiver.py"))
+
+
+@dataclass
+class Inbox:
+    """What a receiver has taken."""
+
+    url: str
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    """The receiver of the examples."""
+    made = Inbox("")
+    server = RECEIVER["serve"](0, SECRET, made.messages.append)
+    made.url = f"http://127.0.0.1:{server.server_port}/"
+    with _running(server):
+        yield made
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """A receiver that is out of order."""
+
+    class Broken(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(500)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Broken)
+    with _running(server):
+        yield f"http://127.0.0.1:{server.server_port}/"
+
+
+class _running:  # noqa: N801 - reads as a verb
+    def __init__(self, server: ThreadingHTTPServer) -> None:
+        self.server, self.thread = server, threading.Thread(target=server.serve_forever, args=(0.02,))
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+def ended_job(url: str, state: JobState = JobState.DONE) -> int:
+    for name in ("one", "two"):
+        host(name)
+    guest("web", "one")
+    number = job("web", "two", state=JobState.RUNNING, webhook=url)
+    with transaction() as session:
+        session.get_one(Job, number).move(session, state, "it ends", by="test")
+    return number
+
+
+def delivery() -> Delivery:
+    with transaction() as session:
+        return session.scalars(select(Delivery)).one()
+
+
+def ours(secret: str = SECRET) -> Settings:
+    return replace(settings(), webhook_secret=secret)
+
+
+def test_the_end_of_a_job_is_told_and_the_signature_proves_by_whom(inbox: Inbox) -> None:
+    number = ended_job(inbox.url)
+    webhooks.deliver(delivery().id, ours())
+    [message] = inbox.messages
+    assert message["event"] == "job.done"
+    assert (message["job"]["id"], message["job"]["guest"], message["job"]["destination"]) == (number, "web", "two")
+    assert delivery().state is DeliveryState.DELIVERED
+
+
+def test_the_end_of_a_drain_is_told(inbox: Inbox) -> None:
+    host("one")
+    with transaction() as session:
+        drain = Drain(kind=DrainKind.DRAIN, host="one", state=DrainState.RUNNING, webhook=inbox.url)
+        session.add(drain)
+        session.flush()
+        drain.move(session, DrainState.DONE)
+    webhooks.deliver(delivery().id, ours())
+    assert [(message["event"], message["drain"]["host"]) for message in inbox.messages] == [("drain.done", "one")]
+
+
+def test_what_was_delivered_is_not_sent_again(inbox: Inbox) -> None:
+    ended_job(inbox.url)
+    for _ in range(2):
+        webhooks.deliver(delivery().id, ours())
+    assert len(inbox.messages) == 1
+
+
+def test_a_message_that_is_not_taken_is_tried_again_later_and_in_the_end_given_up(refusing: str) -> None:
+    ended_job(refusing)
+    webhooks.deliver(delivery().id, ours())
+    first = delivery()
+    assert (first.state, first.tries, first.error) == (DeliveryState.PENDING, 1, "it answered 500")
+    for _ in range(webhooks.TRIES - 1):
+        webhooks.deliver(first.id, ours())
+    assert delivery().state is DeliveryState.FAILED
+    assert delivery().next_at - first.next_at > webhooks.FIRST_PAUSE
+
+
+def test_an_address_where_nobody_listens_is_no_disaster() -> None:
+    ended_job("http://127.0.0.1:1/")
+    webhooks.deliver(delivery().id, ours())
+    assert "ConnectError" in str(delivery().error)
+
+
+def test_without_a_secret_nothing_is_sent_and_the_row_says_so(inbox: Inbox) -> None:
+    ended_job(inbox.url)
+    webhooks.deliver(delivery().id, ours(""))
+    assert inbox.messages == []
+    assert "DROVER_WEBHOOK_SECRET" in str(delivery().error)
+
+
+def test_a_wrong_signature_and_an_old_one_are_refused_by_the_receiver(inbox: Inbox) -> None:
+    ended_job(inbox.url)
+    webhooks.deliver(delivery().id, ours("another secret"))
+    assert inbox.messages == []
+    assert delivery().error == "it answered 403"
+    old = webhooks.headers(b"{}", SECRET, at=1_000_000.0)
+    assert RECEIVER["genuine"](old, b"{}", SECRET, 1_000_000.0)
+    assert not RECEIVER["genuine"](old, b"{}", SECRET, 1_000_000.0 + 3600)
+
+
+def test_a_refused_submission_is_told_too(inbox: Inbox) -> None:
+    for name in ("one", "two"):
+        host(name)
+    guest("web", "one")
+    jobs.record_refusal("web", "two", "k", "no room", by="test", webhook=inbox.url)
+    webhooks.deliver(delivery().id, ours())
+    assert [message["job"]["error"] for message in inbox.messages] == ["no room"]
+
+
+@pytest.mark.parametrize("url", ["ftp://somewhere/", "somewhere", "https://"])
+def test_what_is_no_address_is_refused_at_once(url: str) -> None:
+    with pytest.raises(PreconditionFailed, match="write https://HOST/PATH"):
+        Terms(webhook=url)

@@ -1,0 +1,41 @@
+"""Options that say when a move or a drain may happen."""
+
+from typing import Annotated
+
+import typer
+
+At = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Not before: 22:00, or 2026-11-24T22:00.", show_default="at once"),
+]
+Hours = Annotated[
+    str | None,
+    typer.Option(
+        "--window",
+        metavar="FROM-TO",
+        help="Every day's hours, like 22:00-04:00: nothing begins that would not end within them by estimate.",
+        show_default="always",
+    ),
+]
+Timezone = Annotated[str, typer.Option(metavar="ZONE", help="In which --at, --window and --every are meant.")]
+Hold = Annotated[
+    bool,
+    typer.Option("--hold", help="Copy the disks and keep them in sync; the RAM follows after `drover job release`."),
+]
+SeedNow = Annotated[
+    bool,
+    typer.Option("--seed-now", help="Copy the disks at once; only RAM and switch wait for --at and --window."),
+]
+Priority = Annotated[int, typer.Option(metavar="N", help="Moves of higher priority begin first.")]
+Every = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CRON",
+        help="Again and again, like '0 22 * * 6' for Saturdays at 22:00; `drover drain cancel` ends it.",
+        show_default=False,
+    ),
+]
+Webhook = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Tell this address how it ended: a signed POST.", show_default=False),
+]

@@ -1,0 +1,165 @@
+"""Who goes where: pure, so that a dry run, a drain and a test get the same answer from the same numbers.
+
+Guests are taken in order of priority, then of size, largest first; guests of one `together` group as one. Each goes
+to the host that was planned for it before, if that still takes it, else to where its group is, else to the one with
+the most memory left: so the load is spread. Where that leaves guests over, filling hosts up one after the other is
+tried as well.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+from workflows.capacity import Room, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A guest to be moved."""
+
+    name: str
+    source: str
+    size: Size
+    priority: int = 0
+    together: str | None = None
+    apart: str | None = None
+    preferred: str | None = None
+    """Where it was planned to go before, or where it is at home."""
+    refused_by: Mapping[str, str] = field(default_factory=dict)
+    """{host: why}: destinations that did not work out."""
+    promised: bool = False
+    """It has its place at `preferred` already, and is counted before all others."""
+
+    @property
+    def bytes(self) -> int:
+        """What has to be copied."""
+        return self.size.disk_bytes + self.size.memory_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resident:
+    """A guest that is, or will be, on a host and stays there."""
+
+    host: str
+    together: str | None = None
+    apart: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """A guest and its destination; the order of a plan's placements is that of the moves."""
+
+    candidate: Candidate
+    destination: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Who goes where, and who stays and why: {guest: sentence}."""
+
+    placements: tuple[Placement, ...]
+    left: dict[str, str]
+
+
+Unit = Sequence[Candidate]
+"""Guests that go to one host together; mostly one."""
+Rule = Callable[[Room], float]
+
+
+def spread(room: Room) -> float:
+    """The host with the most memory left comes first."""
+    return -room.memory_bytes
+
+
+def fill(room: Room) -> float:
+    """The host with the least memory left comes first."""
+    return room.memory_bytes
+
+
+def plan(
+    candidates: Iterable[Candidate],
+    rooms: Mapping[str, Room],
+    residents: Iterable[Resident],
+    *,
+    to: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+) -> Plan:
+    """Find a destination for every guest that has one. No I/O.
+
+    `to` names the only hosts that may be used, none is all of them; `exclude` those that may not.
+    """
+    units = _units(candidates)
+    allowed = [host for host in sorted(rooms) if host in (set(to) or rooms) and host not in set(exclude)]
+    tried = [_place(units, {host: rooms[host] for host in allowed}, list(residents), rule) for rule in (spread, fill)]
+    return min(tried, key=lambda made: len(made.left))
+
+
+def _units(candidates: Iterable[Candidate]) -> list[Unit]:
+    groups: dict[tuple[str, str], list[Candidate]] = {}
+    for candidate in sorted(candidates, key=_turn):
+        key = ("group", candidate.together) if candidate.together else ("guest", candidate.name)
+        groups.setdefault(key, []).append(candidate)
+    return sorted(
+        groups.values(), key=lambda unit: (*_turn(unit[0])[:2], -sum(one.bytes for one in unit), unit[0].name)
+    )
+
+
+def _turn(one: Candidate) -> tuple[bool, int, int, str]:
+    return not one.promised, -one.priority, -one.bytes, one.name
+
+
+def _place(units: Iterable[Unit], rooms: Mapping[str, Room], residents: list[Resident], rule: Rule) -> Plan:
+    rooms, residents = deepcopy(dict(rooms)), list(residents)
+    placements: list[Placement] = []
+    left: dict[str, str] = {}
+    for unit in units:
+        obstacles = {host: why for host, room in rooms.items() if (why := _obstacle(unit, room, residents))}
+        suitable = [room for host, room in rooms.items() if host not in obstacles]
+        if not suitable:
+            left |= {candidate.name: _sentence(candidate, obstacles) for candidate in unit}
+            continue
+        chosen = min(suitable, key=lambda room: (*_preference(unit, room, residents), rule(room), room.host))
+        for candidate in unit:
+            chosen.take(candidate.size)
+            residents.append(Resident(host=chosen.host, together=candidate.together, apart=candidate.apart))
+            placements.append(Placement(candidate=candidate, destination=chosen.host))
+    return Plan(placements=tuple(placements), left=left)
+
+
+def _preference(unit: Unit, room: Room, residents: Iterable[Resident]) -> tuple[bool, bool]:
+    """What comes before the rule, false first: planned before, and where the group is."""
+    planned = any(candidate.preferred == room.host for candidate in unit)
+    mates = any(one.together and one.together == unit[0].together and one.host == room.host for one in residents)
+    return not planned, not mates
+
+
+def _obstacle(unit: Unit, room: Room, residents: Iterable[Resident]) -> str | None:
+    """Why a host cannot take these guests, in words."""
+    if room.closed_because:
+        return room.closed_because
+    if room.silent and not any(candidate.preferred == room.host for candidate in unit):
+        return f"{room.host} takes no guest: it is silent"  # what was planned for it waits for it
+    for candidate in unit:
+        if candidate.source == room.host:
+            return f"it is on {room.host} already"
+        if room.host in candidate.refused_by:
+            return candidate.refused_by[room.host]
+    groups = [candidate.apart for candidate in unit if candidate.apart]
+    groups += [one.apart for one in residents if one.host == room.host and one.apart in groups and one.apart]
+    if len(groups) > len(set(groups)):
+        return f"{room.host} has a guest of the group {groups[-1]!r}, which are to be kept apart"
+    return room.lacks(_sum(unit))
+
+
+def _sum(unit: Unit) -> Size:
+    sizes = [candidate.size for candidate in unit]
+    return Size(
+        cpus=sum(size.cpus for size in sizes),
+        memory_bytes=sum(size.memory_bytes for size in sizes),
+        disk_bytes=sum(size.disk_bytes for size in sizes),
+    )
+
+
+def _sentence(candidate: Candidate, obstacles: Mapping[str, str]) -> str:
+    why = "; ".join(dict.fromkeys(why for host, why in obstacles.items() if host != candidate.source))
+    return f"no host takes it: {why or 'there is no other host'}"

@@ -1,0 +1,166 @@
+"""When things may happen: a first moment, a nightly window, a repetition. Pure; the clock is an argument.
+
+Words are read in a time zone by name, so that 22:00 stays 22:00 when the clocks change.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from models.base import Document
+from models.errors import PreconditionFailed
+
+CLOCK = re.compile(r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)")
+
+
+@dataclass(frozen=True)
+class Window:
+    """The same hours of every day; it may go over midnight."""
+
+    start: time
+    end: time
+    zone: ZoneInfo
+
+    @classmethod
+    def parse(cls, text: str, timezone: str) -> "Window":
+        """`22:00-04:00` in a time zone.
+
+        Raises:
+            PreconditionFailed: it is none, or the zone is unknown.
+        """
+        start, _, end = text.partition("-")
+        window = cls(_clock(start, text), _clock(end, text), zone(timezone))
+        if window.start == window.end:
+            raise PreconditionFailed(f"the window {text} has no length: leave it out for the whole day")
+        return window
+
+    @classmethod
+    def of(cls, document: Document) -> "Window":
+        """As stored, see `Job.window`."""
+        return cls.parse(f"{document['start']}-{document['end']}", document["timezone"])
+
+    def document(self) -> Document:
+        """As stored."""
+        return {"start": f"{self.start:%H:%M}", "end": f"{self.end:%H:%M}", "timezone": self.zone.key}
+
+    def __str__(self) -> str:
+        return f"{self.start:%H:%M}-{self.end:%H:%M} {self.zone.key}"
+
+    def at_or_after(self, moment: datetime) -> tuple[datetime, datetime]:
+        """When the window that is open at a moment, or else the next one, opens and closes; both in UTC."""
+        today = moment.astimezone(self.zone).date()
+        days = (today + timedelta(days=number) for number in (-1, 0, 1, 2))
+        found = ((self._utc(day, self.start), self._utc(self._last_day(day), self.end)) for day in days)
+        return next((opens, closes) for opens, closes in found if closes > moment)
+
+    def _last_day(self, day: date) -> date:
+        return day + timedelta(days=1) if self.end < self.start else day
+
+    def _utc(self, day: date, clock: time) -> datetime:
+        return datetime.combine(day, clock, tzinfo=self.zone).astimezone(UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    """Why something may not begin now."""
+
+    why: str
+    for_good: bool = False
+    """No window will ever be long enough."""
+
+
+def obstacle(
+    now: datetime, takes_s: float, *, not_before: datetime | None = None, window: Document | None = None
+) -> Wait | None:
+    """Why what takes so many seconds may not begin now; None if it may."""
+    if not_before is not None and now < not_before:
+        return Wait(why=f"it begins at {not_before.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
+    if not window:
+        return None
+    allowed = Window.of(window)
+    opens, closes = allowed.at_or_after(now)
+    length = (closes - opens).total_seconds()
+    if takes_s > length:
+        return Wait(
+            why=f"it takes about {minutes(takes_s)} and its window {allowed} lasts {minutes(length)}: "
+            "use a longer window, or have the disks copied ahead with --seed-now",
+            for_good=True,
+        )
+    if now < opens:
+        return Wait(why=f"its window {allowed} opens at {opens:%Y-%m-%d %H:%M} UTC")
+    if now + timedelta(seconds=takes_s) > closes:
+        return Wait(
+            why=f"it takes about {minutes(takes_s)} and would not end before its window {allowed} closes at "
+            f"{closes:%H:%M} UTC: it waits for the next one"
+        )
+    return None
+
+
+def minutes(seconds: float) -> str:
+    """A duration for people: `40 s`, `12 min`, `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def moment(text: str, timezone: str, now: datetime) -> datetime:
+    """`2026-11-24T22:00`, or `22:00` for the next time that the clock says so.
+
+    Raises:
+        PreconditionFailed: it is neither, or it has passed.
+    """
+    here = zone(timezone)
+    if CLOCK.fullmatch(text):
+        today = datetime.combine(now.astimezone(here).date(), _clock(text, text), tzinfo=here)
+        return today if today > now else today + timedelta(days=1)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise PreconditionFailed(f"{text!r} is no time: write 22:00 or 2026-11-24T22:00") from None
+    at = at if at.tzinfo else at.replace(tzinfo=here)
+    if at < now:
+        raise PreconditionFailed(f"{text} ({timezone}) has passed: name a time to come")
+    return at
+
+
+def recurrence(cron: str, timezone: str) -> Document:
+    """A repetition as stored, see `Drain.recurrence`; `cron` has five fields: `0 22 * * 6`.
+
+    Raises:
+        PreconditionFailed: it is none, or the zone is unknown.
+    """
+    document = {"cron": cron, "timezone": zone(timezone).key}
+    try:
+        following(document, datetime.now(UTC))
+    except (CronSimError, StopIteration) as error:
+        raise PreconditionFailed(
+            f"{cron!r} is no repetition: write five fields like '0 22 * * 6' for Saturdays at 22:00 ({error})"
+        ) from error
+    return document
+
+
+def following(repeated: Document, after: datetime) -> datetime:
+    """When it is to happen next."""
+    return next(CronSim(repeated["cron"], after.astimezone(ZoneInfo(repeated["timezone"]))))
+
+
+def zone(name: str) -> ZoneInfo:
+    """A time zone.
+
+    Raises:
+        PreconditionFailed: there is none of this name.
+    """
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise PreconditionFailed(f"there is no time zone {name!r}: write for example Europe/Berlin or UTC") from None
+
+
+def _clock(text: str, whole: str) -> time:
+    found = CLOCK.fullmatch(text.strip())
+    if found is None:
+        raise PreconditionFailed(f"{whole!r} is not understood: write times like 22:00, a window like 22:00-04:00")
+    return time(int(found["hour"]), int(found["minute"]))

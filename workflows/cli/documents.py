@@ -29,7 +29,7 @@ def iso(at: datetime | None) -> str | None:
     return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
-def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery | None) -> Document:
+def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery | None = None) -> Document:
     """Everything about one job."""
     job = shot.job
     blackout = job.blackout or {}

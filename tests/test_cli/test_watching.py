@@ -67,6 +67,7 @@ def test_the_job_goes_on_after_a_timeout(database: None) -> None:
 def test_ctrl_c_leaves_the_job_running(database: None, as_json: bool) -> None:
     number = insert_job(JobState.RUNNING)
     words = [DROVER, "job", "watch", str(number), *(["--json"] if as_json else [])]
+    words = ["env", "--default-signal=INT", *words]  # a suite that runs in the background has it ignored
     watching = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert watching.stderr is not None
     assert "running" in watching.stderr.readline()

@@ -45,4 +45,4 @@ def guests_in_a_small_folder(moves: Moves, host: str) -> Iterator[SmallFolder]:
         yield SmallFolder(folder)
     finally:
         moves.end()
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -127,12 +127,16 @@ class Moves:
     def _is_guest(self, job: Job, host: str) -> bool:
         return job.state is JobState.DONE and host == job.destination
 
+    def power_off(self, name: str) -> None:
+        """End a guest, by killing its QEMU."""
+        for host in self.lab.hosts:
+            for process in _qemus_mentioning(f"{host.guests}/{name}/"):
+                process.kill()
+
     def end(self, names: Sequence[str] | None = None) -> None:
-        """Power guests of the test off, by killing their QEMUs: all of them, unless some are named."""
+        """Power guests of the test off and forget them: all, unless some are named."""
         for name in self.names if names is None else names:
-            for host in self.lab.hosts:
-                for process in _qemus_mentioning(f"{host.guests}/{name}/"):
-                    process.kill()
+            self.power_off(name)
             with suppress(PreconditionFailed):  # its job waits for an operator
                 guest_records.forget(name)
 

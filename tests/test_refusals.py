@@ -76,7 +76,7 @@ def test_no_room_for_the_disks(moves: Moves) -> None:
 @pytest.mark.usefixtures("nothing_changes")
 def test_a_guest_whose_qemu_is_gone(moves: Moves) -> None:
     guest = moves.boot()
-    moves.end()
+    moves.power_off(guest)
     assert "no monitor answers at" in refused(moves, guest, "host-b")
 
 

@@ -9,6 +9,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from celery import Celery
 
 from lab import network, services
 from lab.directory import LONGEST_PATH, MARKER, Lab, LabHost, host_names
@@ -130,14 +133,20 @@ def pointed_at(lab: Lab) -> Iterator[None]:
     before = {key: os.environ.get(key) for key in lab.environment}
     os.environ.update(lab.environment)
     forget()
-    app.conf.update(configuration())
-    del app.amqp  # it holds connections to the former broker
+    former = {key: app.conf.get(key) for key in configuration()}
+    _reconfigure(app, configuration())
     try:
         yield
     finally:
+        _reconfigure(app, former)
         for key, value in before.items():
             os.environ.pop(key, None) if value is None else os.environ.update({key: value})
         forget()
+
+
+def _reconfigure(app: Celery, configuration: dict[str, Any]) -> None:
+    app.conf.update(configuration)
+    del app.amqp  # it holds connections to the former broker
 
 
 def down(lab: Lab) -> None:

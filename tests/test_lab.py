@@ -15,6 +15,7 @@ from lab import fleet
 from lab.directory import Lab
 from tests.support import until
 from workers import processes
+from workers.app import app
 
 pytestmark = pytest.mark.guests
 
@@ -122,3 +123,12 @@ def test_a_cut_link_heals_without_a_new_copy(folder: Path) -> None:
 def _disk(folder: Path, job: int) -> dict[str, Any]:
     disk: dict[str, Any] = drover(folder, "job", "show", str(job))["disks"][0]
     return disk
+
+
+def test_a_process_that_was_pointed_at_a_lab_for_a_while_is_back_at_the_former_one(lab: Lab, database_lab: Lab) -> None:
+    assert app.conf.broker_url == lab.environment["DROVER_BROKER_URL"]
+    with fleet.pointed_at(database_lab):
+        assert app.conf.broker_url == database_lab.environment["DROVER_BROKER_URL"]
+    assert app.conf.broker_url == lab.environment["DROVER_BROKER_URL"]
+    with app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ def _consoles(lab: Lab, guest: Guest) -> list[Path]:
     if len(stays) != len(set(stays)):
         raise PreconditionFailed(f"{guest.name} was twice on one host since it was last verified: verify each move")
     for number, host in enumerate(stays[:-1], start=len(put_away)):
-        (lab.host(host).guests / guest.name / "console.log").rename(shelf / f"{number:03}-{host}.log")
+        shutil.move(lab.host(host).guests / guest.name / "console.log", shelf / f"{number:03}-{host}.log")
     return [*sorted(shelf.iterdir()), lab.host(guest.host).guests / guest.name / "console.log"]
 
 

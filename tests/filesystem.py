@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import MIB, Moves
+from tests.support import MIB, Moves, until
 
 LARGE = 1024 * MIB
+PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,22 @@ class SmallFolder:
     path: Path
 
     def leave(self, size_bytes: int) -> None:
-        """No more room than this."""
-        self._resize(shutil.disk_usage(self.path).used + size_bytes)
+        """No more room than this, whatever is being written just now."""
+        until("the rest is gone", lambda: self._resized(shutil.disk_usage(self.path).used + size_bytes))
 
     def enlarge(self) -> None:
         """Plenty of room."""
-        self._resize(LARGE)
+        assert self._resized(LARGE)
 
-    def _resize(self, size_bytes: int) -> None:
-        pages = -(-size_bytes // 4096)
-        subprocess.run(["mount", "-o", f"remount,size={pages * 4096}", str(self.path)], check=True)
+    def reserve(self, file: Path, size_bytes: int) -> None:
+        """Have the file system keep so much room for what is appended to a file."""
+        length = file.stat().st_size + size_bytes
+        subprocess.run(["fallocate", "--keep-size", "--length", str(length), str(file)], check=True)
+
+    def _resized(self, size_bytes: int) -> bool:
+        size = -(-size_bytes // PAGE) * PAGE
+        done = subprocess.run(["mount", "-o", f"remount,size={size}", str(self.path)], capture_output=True, check=False)
+        return done.returncode == 0
 
 
 @contextmanager

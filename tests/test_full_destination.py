@@ -53,7 +53,7 @@ def test_a_full_destination_holds_the_copy_up_which_goes_on_without_a_new_one_on
         ended = moves.ended(job.id)
         moves.done(ended)
         assert ended.exporter == job.exporter, "the copy began anew"
-        assert "the copy goes on" in moves.story(job.id)
+        assert "the move goes on" in moves.story(job.id)
         assert "tried again" not in moves.story(job.id)
         assert not _step_error(moves, job)
         moves.intact(guest, "host-b")

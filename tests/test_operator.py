@@ -137,6 +137,28 @@ def test_a_source_that_died_after_the_switch_is_fenced_and_the_guest_lives_at_th
     moves.intact(guest, "host-b")
 
 
+@pytest.mark.usefixtures("workers_come_back")
+def test_a_destination_that_died_right_after_the_switch_is_fenced_and_the_source_goes_on_from_there(
+    moves: Moves,
+) -> None:
+    guest = moves.boot()
+    job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=24 * MIB)
+    until("RAM is sent", lambda: _said(moves, job, "host-a", "migrating"))
+    _end_worker(moves, "host-b")
+    until("the source let go", lambda: moves.step_is(job.id, "cutover", "done"))
+    for process in moves.processes_of(job, "host-b"):
+        process.kill()  # the host is off
+    _silent_since_long("host-b")
+    asked = moves.ended(job.id)
+    assert asked.state is JobState.NEEDS_OPERATOR
+    assert "what it did on host-b since is lost then" in (asked.error or "")
+    command = f"drover job resolve {job.id} --owner source --fenced host-b"
+    assert (asked.error or "").count(f"`{command}`") == 1
+    _cli(moves, *command.split()[1:])
+    assert moves.ended(job.id).state is JobState.UNDONE
+    moves.intact(guest, "host-a")
+
+
 def _source_qemus(moves: Moves, guest: str) -> list[processes.Process]:
     return processes.find(moves.lab.mark(f"guest-{guest}"))
 

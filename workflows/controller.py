@@ -156,9 +156,12 @@ def go_on_with_returned(session: Session, job_id: int) -> None:
 
 def _choices(job: Job, silent: str, owner: Side) -> str:
     """To wait, or a command."""
+    lost = ""
+    if owner is Side.SOURCE and job.crossed_at is not None:
+        lost = f" ({job.guest} went there at {job.crossed_at:%H:%M:%S %Z}: what it did on {silent} since is lost then)"
     return (
         f"the job goes on by itself once it is back; if it is off for good and {job.guest} is not running there, "
-        f"`drover job resolve {job.id} --owner {owner} --fenced {silent}`"
+        f"`drover job resolve {job.id} --owner {owner} --fenced {silent}`{lost}"
     )
 
 

@@ -25,6 +25,7 @@ def command_line(spec: GuestSpec, files: BootFiles) -> list[str]:
         *("-serial", "chardev:console", "-pidfile", str(spec.pidfile)),
         *("-kernel", str(files.kernel), "-initrd", str(files.initramfs), "-append", _kernel_words(spec)),
         *_disk_arguments(spec),
+        *spec.more,
     ]
 
 

@@ -30,6 +30,7 @@ class GuestSpec:
     dirty_mib: int = 0
     dirty_rate: int | Literal["max"] = 0  # MiB per second; 0: the memory is only checked
     fill_mib: int = 0
+    more: tuple[str, ...] = ()  # words of QEMU's command line
     uuid: UUID = field(default_factory=uuid4)
 
     @property

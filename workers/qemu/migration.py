@@ -12,7 +12,7 @@ from models.errors import DroverError, Transient
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost
 
 GONE = {"none", "cancelled", "failed"}
-PAUSED_BY_MIGRATION = {"paused", "postmigrate", "finish-migrate"}
+STOPPED_BY_MIGRATION = {"postmigrate", "finish-migrate"}
 
 
 class NotLoaded(DroverError):
@@ -69,14 +69,15 @@ async def resume(monitor: Monitor) -> float:
         return event_time(await events.get())
 
 
-async def cancel(monitor: Monitor, nodes: list[str]) -> None:
-    """End the RAM migration and make sure that the guest runs on here, whatever blocks the main loop.
+async def cancel(monitor: Monitor, nodes: list[str], *, paused_by_us: bool) -> None:
+    """End the RAM migration and make sure that the guest goes on here as before, whatever blocks the main loop.
 
-    Only for the side that owns the guest. A frozen peer blocks QEMU's main loop, so the streams are cut out of
-    band when QEMU does not answer at once; a mirror whose stream was cut like that never recovers (7.2.22, 10.0.2).
+    Only for the side that owns the guest. One that its owner paused, or that stopped by itself, stays so. A frozen
+    peer blocks QEMU's main loop, so the streams are cut out of band when QEMU does not answer at once; a mirror whose
+    stream was cut like that never recovers (7.2.22, 10.0.2).
 
     Raises:
-        Transient: the guest does not run.
+        Transient: the guest still stands because of the migration.
     """
     try:
         await monitor.execute("migrate_cancel", timeout_s=0.5)
@@ -84,7 +85,7 @@ async def cancel(monitor: Monitor, nodes: list[str]) -> None:
         pass  # there is nothing to cancel: it completed, failed or never began
     except MonitorLost:
         await _yank(monitor, nodes)
-    await _running_again(monitor)
+    await _as_before(monitor, STOPPED_BY_MIGRATION | ({"paused"} if paused_by_us else set()))
 
 
 async def _yank(monitor: Monitor, nodes: list[str]) -> None:
@@ -93,14 +94,16 @@ async def _yank(monitor: Monitor, nodes: list[str]) -> None:
             await monitor.yank(**instance)
 
 
-async def _running_again(monitor: Monitor, timeout_s: float = 15.0) -> None:
+async def _as_before(monitor: Monitor, ours: set[str], timeout_s: float = 15.0) -> None:
+    """Until the guest is in no run state that we are to blame for; QEMU itself restores the one of before."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         status = (await monitor.query("query-migrate")).get("status", "none")
         runstate = (await monitor.query("query-status"))["status"]
-        if runstate == "running" and status in GONE | {"completed"}:
+        over = status in GONE | {"completed"}
+        if over and runstate not in ours:
             return
-        if runstate in PAUSED_BY_MIGRATION and status in GONE | {"completed"}:
+        if over:
             await _continue(monitor)
         await asyncio.sleep(0.005)
     raise Transient(f"the guest does not go on at the source: {status}/{runstate}")

@@ -1,4 +1,4 @@
-"""Step 4: wait until both sides of every mirror are equal, and keep them so while the job is held.
+"""Step 4: wait until both sides of every mirror are equal and the guest runs, and keep them so while the job is held.
 
 What can be healed is healed all that time.
 """
@@ -8,7 +8,7 @@ import time
 
 from models.errors import Fatal, Transient
 from models.job import Side, tell
-from workers import exporter, mirrors
+from workers import doings, exporter, mirrors
 from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
@@ -27,14 +27,15 @@ SILENCE_S = 5.0
 
 
 class AwaitSync(Step):
-    """All mirrors are ready. Lasts as long as the copy does."""
+    """All mirrors are ready, and the guest runs. Lasts as long as the copy does."""
 
     name, side, attempts = "await_sync", Side.SOURCE, 5
 
     async def verify(self, ctx: Context) -> bool:
         async with ctx.guest() as monitor:
             in_sync = _all_in_sync(ctx, await block.mirrors(monitor, mirrors.names(ctx)))
-        return in_sync and not ctx.job.held and all(disk.ready_at for disk in ctx.job.disks)
+            held_up = await doings.held_up(ctx, monitor) is not None
+        return in_sync and not held_up and not ctx.job.held and all(disk.ready_at for disk in ctx.job.disks)
 
     async def do(self, ctx: Context) -> None:
         async with ctx.guest() as monitor:
@@ -61,7 +62,7 @@ class _Watch:
         while True:
             states = await block.mirrors(self.monitor, mirrors.names(self.ctx))
             _raise_if_ended(self.ctx, states)
-            held_up = self.held_up(states)
+            held_up = self.lacks_room(states) or await doings.held_up(self.ctx, self.monitor)
             await asyncio.to_thread(self.say, held_up)
             in_sync = _all_in_sync(self.ctx, states) and held_up is None and not self.ctx.job.held
             await self.tell(states, now=in_sync)
@@ -75,14 +76,14 @@ class _Watch:
             except TimeoutError:
                 pass
 
-    def held_up(self, states: dict[str, Mirror]) -> str | None:
-        """What only a person can change, and how; the copy waits for that as long as it takes."""
+    def lacks_room(self, states: dict[str, Mirror]) -> str | None:
+        """What only a person can change is waited for as long as it takes."""
         lacking, job = self.room.lacking(states), self.ctx.job
         if not lacking:
             return None
         full = ", ".join(disk.destination_path for disk in job.disks if mirrors.name(job.id, disk.index) in lacking)
         return (
-            f"{job.destination} has no room left for {full}: make room there and the copy goes on, "
+            f"{job.destination} has no room left for {full}: make room there and the move goes on, "
             f"or end it with `drover job cancel {job.id}`"
         )
 
@@ -92,7 +93,7 @@ class _Watch:
             return
         with self.ctx.record() as (session, job, step):
             step.error = held_up
-            sentence = held_up or "the copy goes on"
+            sentence = held_up or "the move goes on"
             tell(
                 session, job.id, by=self.ctx.claim.owner, action="held_up" if held_up else "goes_on", sentence=sentence
             )
@@ -123,7 +124,7 @@ class _Watch:
 
     async def heal(self, states: dict[str, Mirror]) -> None:
         broken = [name for name, mirror in states.items() if not mirror.healthy]
-        if not broken or self.said:
+        if not broken or self.room.stood_at:
             self.heal_until = None
         if not broken:
             return

@@ -138,14 +138,14 @@ class MigrateRamSource(Step):
         )
 
     async def _keep(self, ctx: Context, told: Story) -> None:
-        """The source owns the guest: make sure that it runs, and have RAM, or all, tried again."""
+        """The source owns the guest: make sure that it goes on there, and have RAM, or all, tried again."""
         kept = told.last("kept")
         mirrored = await self._take_back(ctx)
         with ctx.record() as (_, job, _step):
             job.cutover_begun_at = None
             job.switch = {}  # so that the destination starts a new process even if nobody ever called this one
         said = kept or told.last("lost") or {"reason": "the source's switch process died"}
-        raise Transient(str(said["reason"]), restart_from="migrate_ram" if mirrored else "start_nbd")
+        raise Transient(str(said["reason"]), restart_from="await_sync" if mirrored else "start_nbd")
 
     async def _take_back(self, ctx: Context) -> bool:
         """The switch process is dead and never said run: nobody else will let this guest go on.
@@ -154,7 +154,8 @@ class MigrateRamSource(Step):
         `yank` never recovers.
         """
         async with ctx.guest() as monitor:
-            await migration.cancel(monitor, mirrors.names(ctx))
+            paused = switches.story(ctx, switches.attempts(ctx)[-1]).paused_guest
+            await migration.cancel(monitor, mirrors.names(ctx), paused_by_us=paused)
             states = await block.mirrors(monitor, mirrors.names(ctx))
         return len(states) == len(ctx.job.disks) and all(mirror.in_sync for mirror in states.values())
 

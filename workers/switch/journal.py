@@ -65,6 +65,11 @@ class Story:
         return self.last("run") is not None
 
     @property
+    def paused_guest(self) -> bool:
+        """The process may have paused the guest by `stop`, before its RAM was sent."""
+        return self.last("pausing") is not None
+
+    @property
     def ended(self) -> bool:
         """The process said its last word."""
         return bool(self.lines) and self.lines[-1]["event"] in {"resumed", "kept", "lost", "closed"}

@@ -46,7 +46,7 @@ class Source:
         self.phases: dict[str, float] = {}
         self.peer_lost: Exception | None = None
         self.clock_offset = 0.0
-        self.events = guest.listen("MIGRATION", "MIGRATION_PASS", "STOP", "BLOCK_JOB_ERROR")
+        self.events = guest.listen("MIGRATION", "MIGRATION_PASS", "STOP", "SHUTDOWN", "BLOCK_JOB_ERROR")
         self.passes = 0
         self.report_at = 0.0
         self.stopped_at = 0.0
@@ -92,6 +92,7 @@ class Source:
     async def prepare(self) -> None:
         """Everything that can be done while the guest runs."""
         await self.check_mirrors()
+        await self.check_guest({"running"})
         await migration.set_capabilities(
             self.guest, "events", "return-path", "pause-before-switchover", "auto-converge"
         )
@@ -124,6 +125,7 @@ class Source:
     async def send_ram(self, port: int) -> None:
         """Precopy until what is left fits the allowed blackout; ends with the guest paused."""
         if not self.order.live:
+            self.journal.write("pausing")
             await self.guest.execute("stop")
         self.journal.write("migrating", offset=self.clock_offset)
         await self.guest.execute("migrate", uri=f"tcp:{_bracketed(self.order.address)}:{port}")
@@ -169,6 +171,8 @@ class Source:
             status = event["data"]["status"]
         else:
             self.note(event)
+            if event["event"] == "STOP" and self.order.live:
+                await self.check_guest({"running", *migration.STOPPED_BY_MIGRATION})
             return False
         if status in migration.GONE | {"failing", "cancelling"}:
             raise CalledOff(f"QEMU gave the RAM migration up: {await self.why_failed()}")
@@ -178,14 +182,25 @@ class Source:
             return True
         return False
 
+    async def check_guest(self, allowed: set[str]) -> None:
+        """A guest that its owner paused, or that stopped by itself, must not be let run at the destination.
+
+        A `stop` that QEMU carries out in the last milliseconds before it stops the guest itself goes unnoticed.
+        """
+        runstate = (await self.guest.query("query-status"))["status"]
+        if runstate not in allowed:
+            raise CalledOff(f"the guest stands still: it is {runstate}")
+
     def note(self, event: Any) -> None:
-        """STOP gives the moment from which the guest is paused; a mirror's error ends the attempt."""
+        """STOP gives the moment from which the guest is paused; what it or a mirror cannot survive ends the attempt."""
         if event["event"] == "STOP":
             self.stopped_at = migration.event_time(event)
         if event["event"] == "MIGRATION_PASS":
             self.passes = int(event["data"]["pass"])
         if event["event"] == "BLOCK_JOB_ERROR":
             raise CalledOff(f"a mirror failed while the RAM was being sent: {event['data']}")
+        if event["event"] == "SHUTDOWN":
+            raise CalledOff("the guest was powered off")
 
     async def why_failed(self) -> str:
         """QEMU's own words."""
@@ -209,8 +224,7 @@ class Source:
     def drain_events(self) -> None:
         """STOP may stand behind the event that ended the wait."""
         for event in self.events.clear():
-            if event["event"] == "STOP":
-                self.stopped_at = migration.event_time(event)
+            self.note(event)
 
     async def complete_ram(self) -> None:
         """Send the device state; `completed` means that the destination holds everything."""
@@ -239,7 +253,6 @@ class Source:
         with self.timed("resume"):
             reply = await self.line.ask("run", SLOW_S)
         resumed_at = reply["resumed_at"] - self.clock_offset
-        self.drain_events()
         self.phases["stop"] = 1000 * (self.pre_switchover_at - self.stopped_at)
         self.journal.write(
             "resumed",
@@ -302,5 +315,5 @@ async def _keep(order: SourceOrder, journal: Journal, guest: Monitor, error: Exc
     if read(Path(order.journal)).crossed:
         journal.write("lost", reason=f"no word from the destination after run: {error}")
         return
-    await migration.cancel(guest, order.nodes)
+    await migration.cancel(guest, order.nodes, paused_by_us=read(Path(order.journal)).paused_guest)
     journal.write("kept", reason=str(error))

@@ -4,10 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from lab.guest.spec import DiskSpec
 from tests.chaos import matrix, stage, trial
 from tests.chaos.faults import FAULTS
 from tests.chaos.points import POINTS, Durations
 from tests.chaos.stage import Stage
+from tests.chaos.trial import Recipe
+from tests.support import MIB
 
 pytestmark = pytest.mark.guests
 
@@ -29,6 +32,18 @@ def test_whatever_strikes_at_whatever_point_the_guest_is_safe_and_nothing_is_lef
     assert not outcome.problems, "\n".join(outcome.problems)
     if not FAULTS[cell[1]].may_lose_guest:
         assert outcome.state in ENDED_WELL | {"absent", "missed"}, outcome.said
+
+
+def test_a_link_cut_for_good_while_several_disks_are_copied_is_no_match_for_undo(
+    measured: tuple[Stage, Durations],
+) -> None:
+    """QEMU changes nothing about one mirror while requests of another are on their way over the dead link."""
+    [copying] = [point for point in POINTS if point.name == "during `await_sync`"]
+    [cut] = [fault for fault in FAULTS if fault.name == "link cut for good"]
+    disks = tuple(DiskSpec(size_bytes=128 * MIB, bus="virtio-scsi") for _ in range(3))
+    outcome = trial.run(measured[0], copying, cut, measured[1], Recipe(disks=disks, fill_mib=32))
+    assert not outcome.problems, "\n".join(outcome.problems)
+    assert outcome.state == "undone", outcome.said
 
 
 def test_the_chosen_part_covers_every_row_and_every_column() -> None:

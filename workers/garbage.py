@@ -168,7 +168,7 @@ class Mirror(Find):
 
         async with connect(self.qmp, guard, MONITOR_TIMEOUT_S) as monitor:
             async with asyncio.timeout(MIRROR_TIMEOUT_S):
-                await block.drop_mirror(monitor, self.name)
+                await block.drop_mirrors(monitor, sorted(await _mirror_names(monitor)))
             if self.name in await _mirror_names(monitor):
                 raise Kept("QEMU does not let go of it")
 

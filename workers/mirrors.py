@@ -1,18 +1,25 @@
 """The mirrors of one job on the source: their names, their share of the bandwidth, their progress."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
 from sqlalchemy import func, select
 
 from models.base import now
 from models.database import transaction
 from models.job import Disk, Job, JobState
-from workers.exporter import export_name
+from workers import exporter
 from workers.qemu import block
 from workers.qemu.block import Mirror
-from workers.qemu.monitor import Monitor
+from workers.qemu.monitor import Monitor, MonitorLost
 from workers.step import Context
 
 LAST_STRETCH_S = 2
 """What a mirror could copy in so many seconds is its last stretch."""
+
+PATIENCE_S = 5.0
+"""A QEMU that gives no answer for so long may be waiting for its link to the exporter."""
 
 
 def name(job_id: int, index: int) -> str:
@@ -27,11 +34,11 @@ def names(ctx: Context) -> list[str]:
 
 def server(ctx: Context, index: int) -> dict[str, str]:
     """Where the exporter offers this disk's image."""
-    exporter = ctx.job.exporter
+    told = ctx.job.exporter
     return {
-        "host": exporter["address"],
-        "port": str(exporter["port"]),
-        "export": export_name(exporter["nonce"], index),
+        "host": told["address"],
+        "port": str(told["port"]),
+        "export": exporter.export_name(told["nonce"], index),
     }
 
 
@@ -45,6 +52,25 @@ async def is_ours(ctx: Context, monitor: Monitor, index: int) -> bool:
     return any(
         node["node-name"] == mine and server(ctx, index)["export"] in node["image"]["filename"] for node in nodes
     )
+
+
+@asynccontextmanager
+async def unblocked(ctx: Context, monitor: Monitor) -> AsyncIterator[None]:
+    """While something is asked of QEMU that may wait for a dead link: rather than the guest's disks, the copy ends."""
+    watch = asyncio.create_task(_cut_once_dead(ctx, monitor))
+    try:
+        yield
+    finally:
+        watch.cancel()
+
+
+async def _cut_once_dead(ctx: Context, monitor: Monitor) -> None:
+    while True:
+        await asyncio.sleep(PATIENCE_S)
+        if not await asyncio.to_thread(exporter.reachable, ctx):
+            with suppress(MonitorLost):  # whoever waits for the answer hears of that
+                await block.cut(monitor, names(ctx))
+            return
 
 
 async def share_bandwidth(ctx: Context, monitor: Monitor) -> None:

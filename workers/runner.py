@@ -107,7 +107,7 @@ async def _under_lease(step: Step, ctx: Context) -> None:
     done, running = await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
     for task in running:
         task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+    await asyncio.gather(*done, *running, return_exceptions=True)
     for task in sorted(done, key=lambda task: task is watch):
         task.result()
 

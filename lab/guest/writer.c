@@ -222,7 +222,7 @@ static void add_disk(const char *name)
     char path[32];
     uint64_t bytes;
     strcpy(disk->name, name);
-    snprintf(path, sizeof path, "/dev/%s", name);
+    snprintf(path, sizeof path, "/disks/%s", name);
     disk->fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
     if (disk->fd < 0 || ioctl(disk->fd, BLKGETSIZE64, &bytes))
         give_up(path);
@@ -241,9 +241,9 @@ static void find_disks(void)
 {
     for (const char *bus = "vs"; *bus; bus++)
         for (char letter = 'a'; letter <= 'z' && disk_count < MAX_DISKS; letter++) {
-            char path[] = {'/', 'd', 'e', 'v', '/', *bus, 'd', letter, 0};
+            char path[] = {'/', 'd', 'i', 's', 'k', 's', '/', *bus, 'd', letter, 0};
             if (access(path, F_OK) == 0)
-                add_disk(path + 5);
+                add_disk(path + 7);
         }
 }
 

@@ -91,24 +91,30 @@ async def start_mirror(monitor: Monitor, name: str, device: str, server: dict[st
     )
 
 
-async def drop_mirror(monitor: Monitor, name: str) -> None:
-    """End a mirror without making its sides equal, and forget it. Not there: fine.
+async def cut(monitor: Monitor, names: Sequence[str]) -> None:
+    """Cut the connections of these mirrors, even while QEMU answers nothing else; they never recover from that.
 
-    Even a forced end waits for what is on its way to the exporter; over a dead link that is as long as TCP hopes.
+    Whatever changes QEMU's block nodes waits for the requests that are on their way through any of them, over a dead
+    link for as long as TCP hopes, and the guest's disks wait with it (bdrv_graph_wrlock, 10.0.2).
     """
-    await _tolerant(monitor, "block-job-cancel", device=name, force=True)
-    begun, cut_off = time.monotonic(), False
-    while (state := (await mirrors(monitor, [name])).get(name)) is not None:
-        if state.concluded:
-            await _tolerant(monitor, "job-dismiss", id=name)
-        elif time.monotonic() > begun + 2 and not cut_off:
-            with contextlib.suppress(CommandRefused):  # its connection is gone
-                await monitor.yank(**{"type": "block-node", "node-name": name})
-            cut_off = True
-        if time.monotonic() > begun + 30:
-            raise Transient(f"mirror {name} does not end")
-        await asyncio.sleep(0.02)
-    await _tolerant(monitor, "blockdev-del", node_name=name)
+    for name in names:
+        with contextlib.suppress(CommandRefused):  # it has none
+            await monitor.yank(**{"type": "block-node", "node-name": name})
+
+
+async def drop_mirrors(monitor: Monitor, names: Sequence[str]) -> None:
+    """End mirrors without making their sides equal, and forget them. Not there: fine."""
+    await cut(monitor, names)
+    for name in names:
+        await _tolerant(monitor, "block-job-cancel", device=name, force=True)
+        deadline = time.monotonic() + 30
+        while (state := (await mirrors(monitor, [name])).get(name)) is not None:
+            if state.concluded:
+                await _tolerant(monitor, "job-dismiss", id=name)
+            if time.monotonic() > deadline:
+                raise Transient(f"mirror {name} does not end")
+            await asyncio.sleep(0.02)
+        await _tolerant(monitor, "blockdev-del", node_name=name)
 
 
 async def _tolerant(monitor: Monitor, command: str, **arguments: Any) -> None:

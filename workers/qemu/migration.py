@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from models.errors import DroverError, Transient
+from workers.qemu import block
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost
 
 GONE = {"none", "cancelled", "failed"}
@@ -84,14 +85,10 @@ async def cancel(monitor: Monitor, nodes: list[str], *, paused_by_us: bool) -> N
     except CommandRefused:
         pass  # there is nothing to cancel: it completed, failed or never began
     except MonitorLost:
-        await _yank(monitor, nodes)
+        with contextlib.suppress(CommandRefused):  # RAM is not being sent
+            await monitor.yank(type="migration")
+        await block.cut(monitor, nodes)
     await _as_before(monitor, STOPPED_BY_MIGRATION | ({"paused"} if paused_by_us else set()))
-
-
-async def _yank(monitor: Monitor, nodes: list[str]) -> None:
-    for instance in [{"type": "migration"}, *({"type": "block-node", "node-name": node} for node in nodes)]:
-        with contextlib.suppress(CommandRefused):  # that connection is not there
-            await monitor.yank(**instance)
 
 
 async def _as_before(monitor: Monitor, ours: set[str], timeout_s: float = 15.0) -> None:

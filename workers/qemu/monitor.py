@@ -66,6 +66,7 @@ class Monitor:
 
     async def yank(self, **instance: str) -> None:
         """Cut a connection that blocks QEMU's main loop; out of band, so it works when nothing else does."""
+        self._guard()
         await self._run("yank", {"instances": [instance]}, timeout_s=2.0, oob=True)
 
     async def hmp(self, line: str) -> str:

@@ -60,7 +60,8 @@ class _Watch:
     async def until_in_sync(self) -> None:
         events = self.monitor.listen("BLOCK_JOB_READY", "BLOCK_JOB_ERROR")
         while True:
-            states = await block.mirrors(self.monitor, mirrors.names(self.ctx))
+            async with mirrors.unblocked(self.ctx, self.monitor):
+                states = await block.mirrors(self.monitor, mirrors.names(self.ctx))
             _raise_if_ended(self.ctx, states)
             held_up = self.lacks_room(states) or await doings.held_up(self.ctx, self.monitor)
             await asyncio.to_thread(self.say, held_up)

@@ -21,12 +21,13 @@ class MirrorDisks(Step):
         async with ctx.guest() as monitor:
             for disk in ctx.job.disks:
                 if not await mirrors.is_ours(ctx, monitor, disk.index):
-                    await self._begin(ctx, monitor, disk.index)
+                    async with mirrors.unblocked(ctx, monitor):
+                        await self._begin(ctx, monitor, disk.index)
             await mirrors.share_bandwidth(ctx, monitor)
 
     async def _begin(self, ctx: Context, monitor: Monitor, index: int) -> None:
         name, planned = mirrors.name(ctx.job.id, index), ctx.job.plan["disks"][index]
-        await block.drop_mirror(monitor, name)  # one to an earlier exporter, or half begun
+        await block.drop_mirrors(monitor, [name])  # one to an earlier exporter, or half begun
         try:
             await block.start_mirror(monitor, name, planned["device"], mirrors.server(ctx, index), planned["discard"])
         except CommandRefused as error:  # no way to the exporter, or it died: the destination must look
@@ -34,10 +35,6 @@ class MirrorDisks(Step):
 
     async def undo(self, ctx: Context) -> None:
         if ctx.source_alive:
-            await self._drop_all(ctx)
+            async with ctx.guest() as monitor:
+                await block.drop_mirrors(monitor, mirrors.names(ctx))
         ctx.directory.remove()
-
-    async def _drop_all(self, ctx: Context) -> None:
-        async with ctx.guest() as monitor:
-            for disk in ctx.job.disks:
-                await block.drop_mirror(monitor, mirrors.name(ctx.job.id, disk.index))

@@ -53,15 +53,20 @@ def up(
             print(f"the lab did not come up; its logs are in {lab.logs}, `drover lab down` removes it", file=sys.stderr)
         raise
     sentence = f"The lab is up in {lab.path}. Point drover at it: eval $(drover lab env)"
-    if flower:
-        sentence += f"\nFlower: {flower_url(lab)}"
+    watched = {"metrics": metrics_url(lab)} | ({"flower": flower_url(lab)} if flower else {})
+    sentence += "".join(f"\n{name.capitalize()}: {url}" for name, url in watched.items())
     document = {"directory": str(lab.path), "hosts": [host.name for host in lab.hosts], "environment": lab.environment}
-    _show(document | ({"flower": flower_url(lab)} if flower else {}), sentence, as_json=as_json)
+    _show(document | watched, sentence, as_json=as_json)
 
 
 def flower_url(lab: Lab) -> str:
     """Where Flower shows the lab."""
     return f"http://127.0.0.1:{lab.flower_port_file.read_text()}"
+
+
+def metrics_url(lab: Lab) -> str:
+    """Where the lab's controller answers Prometheus."""
+    return f"http://127.0.0.1:{lab.metrics_port_file.read_text()}/metrics"
 
 
 @app.command()

@@ -84,6 +84,11 @@ class Lab:
         return self.path / "flower.port"
 
     @property
+    def metrics_port_file(self) -> Path:
+        """Where the controller was told to answer Prometheus."""
+        return self.path / "metrics.port"
+
+    @property
     def environment(self) -> dict[str, str]:
         """What points `drover` at this lab."""
         return {

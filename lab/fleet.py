@@ -22,6 +22,8 @@ from workers import processes
 from workers.processes import Process
 
 START_TIMEOUT_S = 60.0
+FLOWER_COLUMNS = "name,args,kwargs,state,started,runtime,worker"
+"""`args` is the guest and its hosts, `kwargs` job, link, host and progress."""
 
 
 def up(lab: Lab, hosts: int, *, flower: bool = True, namespaces: bool = False) -> None:
@@ -86,24 +88,36 @@ def start_worker(lab: Lab, host: LabHost, **settings: str) -> Process:
 
 
 def start_controller(lab: Lab) -> Process:
-    """The controller."""
+    """The controller, which answers Prometheus on a free port of 127.0.0.1."""
+    port = _free_port(lab.metrics_port_file)
     return processes.spawn(
         lab.mark("controller"),
-        [_program("drover"), "controller"],
+        [_program("drover"), "controller", "--metrics", f"127.0.0.1:{port}"],
         lab.logs / "controller.log",
         environment=lab.environment,
     )
 
 
+def _free_port(written_to: Path) -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    written_to.write_text(str(port))
+    return port
+
+
 def start_flower(lab: Lab) -> Process:
     """Flower, on a free port of 127.0.0.1."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    lab.flower_port_file.write_text(str(port))
+    port = _free_port(lab.flower_port_file)
     argv = [_program("celery"), "-A", "workers.app", "flower", "--address=127.0.0.1", f"--port={port}"]
     return processes.spawn(
         lab.mark("flower"),
-        [*argv, "--read_only=True", "--persistent=True", f"--db={lab.path}/flower"],
+        [
+            *argv,
+            f"--tasks_columns={FLOWER_COLUMNS}",
+            "--read_only=True",
+            "--persistent=True",
+            f"--db={lab.path}/flower",
+        ],
         lab.logs / "flower.log",
         environment=lab.environment,
     )

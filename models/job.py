@@ -83,6 +83,7 @@ class Job(Base):
             postgresql_where=text("state NOT IN ('done', 'undone')"),
         ),
         Index("ix_job_state", "state"),
+        Index("ix_job_finished_at", "finished_at"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -210,7 +211,7 @@ class Attempt(Base):
     """One try at doing or undoing a step: the audit trail of claims, never changed after its end."""
 
     __tablename__ = "attempt"
-    __table_args__ = (Index("ix_attempt_job_id", "job_id"),)
+    __table_args__ = (Index("ix_attempt_job_id", "job_id"), Index("ix_attempt_ended_at", "ended_at"))
 
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
     token: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)

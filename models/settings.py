@@ -83,6 +83,9 @@ class Settings:
     webhook_secret: str = ""
     """With it the controller signs what it tells others of the ends of jobs and drains."""
 
+    metrics_address: str = ""
+    """ADDRESS:PORT at which a controller answers Prometheus; empty: nowhere."""
+
     @property
     def host_timeout(self) -> timedelta:
         """A host that was silent for so long is taken for unreachable."""
@@ -138,5 +141,6 @@ def settings() -> Settings:
         max_moves=_count("DROVER_MAX_MOVES", Settings.max_moves),
         max_held=_count("DROVER_MAX_HELD", Settings.max_held),
         webhook_secret=environ.get("DROVER_WEBHOOK_SECRET", ""),
+        metrics_address=environ.get("DROVER_METRICS_ADDRESS", ""),
         stalled_after=_seconds("DROVER_STALLED_AFTER_S", Settings.stalled_after),
     )

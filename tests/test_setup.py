@@ -169,16 +169,17 @@ def test_compose_has_no_default_password() -> None:
     assert not re.search(r"(?im)^ *\w*(password|auth): *[^$\s]", text)
 
 
-def test_compose_publishes_flower_alone_and_on_loopback() -> None:
+def test_compose_publishes_only_flower_and_prometheus_and_on_loopback() -> None:
     text = COMPOSE.read_text()
-    assert re.findall(r"ports: *(.*)", text) == ['["127.0.0.1:${FLOWER_PORT:-5555}:5555"]']
+    published = ['["127.0.0.1:${FLOWER_PORT:-5555}:5555"]', '["127.0.0.1:${PROMETHEUS_PORT:-9090}:9090"]']
+    assert re.findall(r"ports: *(.*)", text) == published
     assert "--read_only=True" in text
 
 
 def test_compose_describes_the_whole_fleet() -> None:
     yaml: Any = pytest.importorskip("yaml")
     services = yaml.safe_load(COMPOSE.read_text())["services"]
-    assert set(services) == {"postgres", "redis", "migrate", "controller", "flower", "host-a", "host-b"}
+    assert set(services) == {"postgres", "redis", "migrate", "controller", "flower", "prometheus", "host-a", "host-b"}
     assert all("healthcheck" in service for name, service in services.items() if name != "migrate")
     assert services["host-a"]["volumes"] != services["host-b"]["volumes"]
 

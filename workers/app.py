@@ -12,6 +12,8 @@ from celery import Celery
 from models.settings import settings
 
 CONTROL_QUEUE = "drover.control"
+UNROUTED_QUEUE = "drover.unrouted"
+"""Nobody serves it: a message that was sent without a queue stays visible."""
 
 
 def host_queue(host: str) -> str:
@@ -31,7 +33,7 @@ def configuration() -> dict[str, Any]:
         "task_ignore_result": True,
         "task_acks_late": False,
         "task_reject_on_worker_lost": False,
-        "task_default_queue": "drover.unrouted",  # nobody serves it: a message without a queue stays visible
+        "task_default_queue": UNROUTED_QUEUE,
         "task_routes": {
             "drover.job.*": {"queue": CONTROL_QUEUE},
             "drover.drain.*": {"queue": CONTROL_QUEUE},

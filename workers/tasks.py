@@ -38,7 +38,8 @@ def _register(name: str, direction: Direction) -> None:
             raise Ignore
 
         def announce(percent: int) -> None:
-            self.send_event("task-progress", percent=percent)
+            # Flower shows no field that it does not know of, and takes what an event says of those that it knows
+            self.send_event("task-progress", percent=percent, kwargs=f"{self.request.get('kwargsrepr')}: {percent} %")
 
         runner.run(STEPS[claim.name, claim.side], claim, settings(), announce)
 

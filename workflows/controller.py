@@ -25,7 +25,7 @@ from models.job import Job, JobState, Side, Step, StepState
 from models.settings import Settings, settings
 from workers.app import CONTROL_QUEUE
 from workers.runner import STOPPING
-from workflows import webhooks
+from workflows import metrics, webhooks
 from workflows.admission import admit
 from workflows.drains import progress as drains
 from workflows.jobs import WAKE_CHANNEL, go_on
@@ -38,6 +38,8 @@ TICK_S = 1.0
 QUESTIONS_KEPT = timedelta(hours=1)
 ACTING_LOCK = 0x636F6E74726F6C  # "control"
 ME = "controller"
+LEADING = threading.Event()
+"""Set while this process is the one that acts."""
 
 
 @worker_ready.connect
@@ -46,6 +48,8 @@ def begin(sender: Any = None, **_: Any) -> None:
     queues = sender.app.amqp.queues.consume_from if sender is not None else {}
     if CONTROL_QUEUE in queues:
         threading.Thread(target=run, args=(settings(),), name="controller", daemon=True).start()
+        if settings().metrics_address:
+            metrics.serve(settings(), LEADING.is_set)
 
 
 def run(ours: Settings) -> None:
@@ -66,10 +70,14 @@ def _act_while_leading(ours: Settings) -> None:
             return
         connection.execute(text(f"LISTEN {WAKE_CHANNEL}"))
         raw = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
-        while not STOPPING.is_set():
-            tick(ours)
-            for _ in raw.notifies(timeout=TICK_S, stop_after=1):
-                pass
+        LEADING.set()
+        try:
+            while not STOPPING.is_set():
+                tick(ours)
+                for _ in raw.notifies(timeout=TICK_S, stop_after=1):
+                    pass
+        finally:
+            LEADING.clear()
 
 
 def tick(ours: Settings) -> None:

@@ -40,13 +40,17 @@ def remaining(job: Job) -> list[tuple[Direction, Step]]:
 
 def remaining_chain(job: Job) -> "Signature[None] | None":
     """The canvas chain of what remains, each link bound to its host's queue; arguments are ids only."""
-    links = [
-        app.signature(
-            task_name(direction, step.name),
-            kwargs={"job_id": job.id, "seq": step.seq, "epoch": job.epoch},
-            queue=host_queue(step.host),
-            immutable=True,
-        )
-        for direction, step in remaining(job)
-    ]
+    links = [_link(job, direction, step) for direction, step in remaining(job)]
     return chain(*links) if links else None
+
+
+def _link(job: Job, direction: Direction, step: Step) -> "Signature[None]":
+    """One message. `argsrepr` and `kwargsrepr` are what Flower and logs show of it instead of the ids."""
+    return app.signature(
+        task_name(direction, step.name),
+        kwargs={"job_id": job.id, "seq": step.seq, "epoch": job.epoch},
+        queue=host_queue(step.host),
+        immutable=True,
+        argsrepr=f"{job.guest}: {job.source} to {job.destination}",
+        kwargsrepr=f"job {job.id}, link {step.seq} of {len(job.steps)} on {step.host}",
+    )

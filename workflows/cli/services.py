@@ -1,6 +1,7 @@
 """`drover worker` and `drover controller`: the standard Celery worker, with the right options."""
 
 import os
+import re
 import sys
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from workflows.cli import completion, output
 from workflows.cli.options import AsJson
 
 CONTROLLER_THREADS = 4
+METRICS_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\s]+):\d{1,5}")
 
 LogLevel = Annotated[str, typer.Option("--loglevel", metavar="LEVEL", help="debug, info, warning, error or critical.")]
 
@@ -43,11 +45,26 @@ def worker(
     _become("-Q", host_queue(host), "-n", f"{host}@%h", loglevel=loglevel, as_json=as_json)
 
 
-def controller(loglevel: LogLevel = "info", as_json: AsJson = False) -> None:
+def controller(
+    metrics: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS:PORT",
+            help="Answer Prometheus there, e.g. 10.0.0.5:9464; without it nowhere.",
+            envvar="DROVER_METRICS_ADDRESS",
+            show_default=False,
+        ),
+    ] = "",
+    loglevel: LogLevel = "info",
+    as_json: AsJson = False,
+) -> None:
     """See to it that jobs go on, whatever dies: run at least one, several are fine.
 
     It becomes `celery -A workers.app worker -Q drover.control`; the one that holds a lock acts.
     """
+    if metrics and not METRICS_ADDRESS.fullmatch(metrics):
+        raise PreconditionFailed(f"--metrics {metrics}: write ADDRESS:PORT, e.g. 127.0.0.1:9464 or [::]:9464")
+    os.environ["DROVER_METRICS_ADDRESS"] = metrics
     os.environ.pop("DROVER_HOST", None)  # a control node is no hypervisor
     _become(
         "-Q", CONTROL_QUEUE, "-n", "controller@%h", "-c", str(CONTROLLER_THREADS), loglevel=loglevel, as_json=as_json

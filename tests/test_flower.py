@@ -1,0 +1,49 @@
+"""Flower in a real browser: a move is seen there by guest, hosts, step and progress."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import fleet
+from lab.cli import flower_url
+from lab.directory import Lab
+from tests.support import MIB, Moves, until
+from workflows import live_migration
+
+pytestmark = [
+    pytest.mark.guests,
+    pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium (Debian's package) on this machine"),
+]
+
+
+@pytest.fixture
+def flower(lab: Lab) -> Iterator[str]:
+    """The address of a Flower that watches the lab."""
+    process = fleet.start_flower(lab)
+    yield flower_url(lab)
+    process.kill()
+
+
+def page(url: str, profile: Path) -> str:
+    """What a browser has made of a page once its scripts have run."""
+    browser = ["chromium", "--headless", "--no-sandbox", "--window-size=1800,1000", f"--user-data-dir={profile}"]
+    command = [*browser, "--virtual-time-budget=3000", "--dump-dom", url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+
+
+def test_a_browser_shows_guest_hosts_step_and_progress_of_a_move(flower: str, moves: Moves, tmp_path: Path) -> None:
+    def shown(*words: str) -> bool:
+        seen = page(f"{flower}/tasks", tmp_path)
+        return all(word in seen for word in words)
+
+    until("Flower answers", lambda: "Flower" in page(f"{flower}/tasks", tmp_path))
+    guest = moves.boot(fill_mib=32)
+    job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=MIB)
+    place = f"job {job.id}, link 4 of {len(live_migration.LINKS)} on host-a: "
+    until(
+        "the copy is seen to go on",
+        lambda: shown("drover.step.await_sync", f"{guest}: host-a to host-b", place, " %"),
+    )

@@ -36,6 +36,7 @@ def engine() -> Engine:
             "keepalives_count": 3,
             "tcp_user_timeout": 10_000,
             "options": f"-c idle_in_transaction_session_timeout={LONGEST_SILENCE_MS}",
+            "client_encoding": "utf8",  # a database made in the C locale would hand text out as bytes
             "application_name": f"drover {settings().host or 'control'}",
         },
     )

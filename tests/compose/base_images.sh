@@ -29,7 +29,7 @@ data=/var/lib/postgresql/data
 if [ ! -s "$data/PG_VERSION" ]; then
     install --directory --owner=postgres --mode=0700 "$data"
     (umask 077 && printf %s "$POSTGRES_PASSWORD" >/tmp/password && chown postgres /tmp/password)
-    su postgres -c "initdb --username=$POSTGRES_USER --pwfile=/tmp/password --auth=scram-sha-256 $data" >/dev/null
+    su postgres -c "initdb --username=$POSTGRES_USER --pwfile=/tmp/password --auth=scram-sha-256 --locale=C.UTF-8 $data" >/dev/null
     echo 'host all all all scram-sha-256' >>"$data/pg_hba.conf"
     su postgres -c "pg_ctl --pgdata=$data --wait --options='-c listen_addresses=' start" >/dev/null
     PGPASSWORD=$POSTGRES_PASSWORD createdb --username="$POSTGRES_USER" --host=/var/run/postgresql "$POSTGRES_DB"

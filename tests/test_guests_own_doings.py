@@ -53,9 +53,11 @@ def _said(moves: Moves, job: Job, event: str) -> bool:
     return any(line["event"] == event for line in moves.journal(job, "host-a", "source"))
 
 
-def _under_way(moves: Moves, guest: str, phase: str) -> Job:
+def _under_way(moves: Moves, guest: str, phase: str, *, guest_must_run: bool = True) -> Job:
     """A move that is in this phase for some seconds more."""
     job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=(4 if phase == "copy" else 12) * MIB)
+    if phase == "ram" and guest_must_run and job.plan["destination"]["ram"] == "paused":
+        pytest.skip("with this QEMU the guest does nothing while its RAM is sent: it is paused")
     if phase == "copy":
         until("the copy runs", lambda: moves.job(job.id).disks[0].bytes_copied > MIB)
         return job
@@ -104,7 +106,7 @@ def test_a_guest_that_powers_off_stays_off_at_the_source_with_all_its_data(moves
 @pytest.mark.parametrize("phase", [*PHASES, "switch"])
 def test_a_guest_that_its_owner_ends_is_not_started_again(moves: Moves, phase: str) -> None:
     guest = moves.boot(fill_mib=32)
-    job = _under_way(moves, guest, phase)
+    job = _under_way(moves, guest, phase, guest_must_run=False)
     _ask(moves, guest, "quit")
     ended = _undone(moves, job, "")
     assert "powered off or crashed" in (ended.error or "") or "died before it was let run" in (ended.error or "")
@@ -142,7 +144,7 @@ def test_a_guest_that_panics_and_is_stopped_for_that_stays_at_the_source_to_be_l
 @pytest.mark.parametrize(("phase", "by_owner"), [("copy", False), ("ram", True), ("switch", True)])
 def test_a_guest_that_is_reset_is_moved_all_the_same(moves: Moves, phase: str, by_owner: bool) -> None:
     guest = moves.boot(fill_mib=32)
-    job = _under_way(moves, guest, phase)
+    job = _under_way(moves, guest, phase, guest_must_run=False)
     if by_owner:
         _ask(moves, guest, "system_reset")
     else:

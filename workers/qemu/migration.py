@@ -14,6 +14,8 @@ from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost
 
 GONE = {"none", "cancelled", "failed"}
 STOPPED_BY_MIGRATION = {"postmigrate", "finish-migrate"}
+STANDS_STILL = {"paused", "prelaunch"}
+"""Run states of a guest that waits for `cont`; the second one if it was reset meanwhile (8.2.2, 10.0.2)."""
 
 
 class NotLoaded(DroverError):
@@ -55,7 +57,7 @@ async def loaded(monitor: Monitor, timeout_s: float = 5.0) -> None:
     while True:
         status = (await monitor.query("query-migrate")).get("status")
         runstate = (await monitor.query("query-status"))["status"]
-        if status == "completed" and runstate == "paused":
+        if status == "completed" and runstate in STANDS_STILL:
             return
         if time.monotonic() > deadline:
             raise NotLoaded(f"the incoming QEMU is {status}/{runstate}")
@@ -88,7 +90,7 @@ async def cancel(monitor: Monitor, nodes: list[str], *, paused_by_us: bool) -> N
         with contextlib.suppress(CommandRefused):  # RAM is not being sent
             await monitor.yank(type="migration")
         await block.cut(monitor, nodes)
-    await _as_before(monitor, STOPPED_BY_MIGRATION | ({"paused"} if paused_by_us else set()))
+    await _as_before(monitor, STOPPED_BY_MIGRATION | (STANDS_STILL if paused_by_us else set()))
 
 
 async def _as_before(monitor: Monitor, ours: set[str], timeout_s: float = 15.0) -> None:

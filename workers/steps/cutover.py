@@ -93,7 +93,7 @@ class CutoverDestination(Step):
         status = (await monitor.query("query-status"))["status"]
         if status in STARTED:
             return
-        if status != "paused":
+        if status not in migration.STANDS_STILL:
             raise Transient(f"the QEMU on {ctx.job.destination} is {status}")  # it ends when its stream broke
         await self._release_images(ctx)
         await migration.loaded(monitor)

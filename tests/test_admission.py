@@ -214,6 +214,19 @@ def test_disks_are_copied_ahead_and_only_the_rest_waits_for_the_window() -> None
     assert load(seeded).waiting is None
 
 
+def test_a_move_that_was_kept_in_sync_all_day_has_its_slot_to_itself_once_its_time_has_come() -> None:
+    guest("web", "one")
+    seeded = job("web", "two", state=JobState.RUNNING, seed=True)
+    with transaction() as session:
+        session.get_one(Job, seeded).progress_at = func.now() - timedelta(hours=8)
+        session.get_one(Disk, (seeded, 0)).ready_at = func.now() - timedelta(hours=8)
+    admit(max_outgoing=1)
+    assert not load(seeded).held
+    waits = queued(1)
+    admit(max_outgoing=1)
+    assert running(waits) == 0
+
+
 def test_a_job_that_is_held_in_sync_gives_its_slot_to_another() -> None:
     held, waits = queued(2, hold=True)
     admit(max_outgoing=1)

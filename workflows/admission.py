@@ -42,7 +42,7 @@ def admit(session: Session, ours: Settings) -> None:
             rooms[job.destination].take(size)
             job.move(session, JobState.RUNNING, "the job begins", by=ME)
         else:
-            job.seed, job.waiting = False, None
+            job.seed, job.waiting, job.progress_at = False, None, now
             tell(session, job.id, by=ME, action="released", sentence="its time has come: the RAM follows the disks")
 
 

@@ -99,10 +99,15 @@ def start_controller(lab: Lab) -> Process:
 
 
 def _free_port(written_to: Path) -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
+    port = free_port()
     written_to.write_text(str(port))
     return port
+
+
+def free_port() -> int:
+    """One of 127.0.0.1 that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def start_flower(lab: Lab) -> Process:

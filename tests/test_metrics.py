@@ -3,31 +3,41 @@
 import json
 import re
 import shutil
+import signal
+import socket
 import subprocess
+import threading
+import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import func
+from sqlalchemy import func, text
 
+from lab import services
 from lab.cli import metrics_url
 from lab.directory import Lab
+from lab.fleet import free_port
 from models.base import now
 from models.database import forget, transaction
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
+from models.errors import PreconditionFailed
 from models.job import Attempt, Job, JobState, StepState
 from models.settings import settings
 from tests import fleet_rows
 from tests.support import until
+from tests.test_cli.test_help import every_command
 from workers.app import UNROUTED_QUEUE, app
 from workflows import metrics
 from workflows.metrics import Fleet
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 RULES = DEPLOY / "prometheus" / "rules" / "moves.yml"
+WATCHING = DEPLOY.parent / "docs" / "watching.md"
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
@@ -49,6 +59,19 @@ class Scrape:
 
     def __call__(self, name: str, **labels: str) -> float | None:
         return samples(generate_latest(self.registry).decode()).get((name, frozenset(labels.items())))
+
+
+def counters() -> dict[Sample, float]:
+    """What a controller that was just started counts."""
+    registry = CollectorRegistry()
+    registry.register(Fleet(settings(), leading=lambda: False))
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        if family.type in {"counter", "histogram"}
+        for sample in family.samples
+    }
 
 
 @pytest.fixture
@@ -127,33 +150,81 @@ def test_what_has_ended_is_counted_once_and_by_every_controller_alike(fleet: Scr
     assert fleet("drover_step_duration_seconds_bucket", le="2.5", **labels) == 1
 
 
-def test_what_ended_after_the_last_look_is_added(fleet: Scrape, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "SETTLED", timedelta(seconds=2))
+def test_what_ended_after_the_last_look_is_added_at_once_and_is_not_lost_to_a_clock_that_is_late(fleet: Scrape) -> None:
     assert fleet("drover_blackout_seconds_count") == 0
-    just_now = fleet_rows.job("old", "hv2", state=JobState.RUNNING)
-    end(just_now, blackout_ms=42, ago_s=0)
-    assert fleet("drover_blackout_seconds_count") == 0, "it may not be committed everywhere yet"
-    until("it has settled", lambda: fleet("drover_blackout_seconds_count") == 1, 30, every_s=0.2)
+    for name, ago_s in (("old", 0), ("late", 600), ("early", -600)):
+        if name != "old":
+            fleet_rows.guest(name, "hv1")
+        end(fleet_rows.job(name, "hv2", state=JobState.RUNNING), blackout_ms=42, ago_s=ago_s)
+    for asked in (fleet, fleet, Scrape()):
+        assert asked("drover_blackout_seconds_count") == 3
+
+
+def test_what_has_settled_is_counted_once(fleet: Scrape, monkeypatch: pytest.MonkeyPatch) -> None:
+    end(fleet_rows.job("old", "hv2", state=JobState.RUNNING), blackout_ms=42, ago_s=30)
     assert fleet("drover_blackout_seconds_count") == 1
+    monkeypatch.setattr(metrics, "SETTLED", timedelta(seconds=10))
+    for _ in range(3):
+        assert fleet("drover_blackout_seconds_count") == 1
 
 
-def test_a_drain_is_told_with_its_guests_and_for_how_long_it_has_stood_still(fleet: Scrape) -> None:
+def test_a_counter_does_not_go_back_when_an_operator_lets_a_job_go_on(fleet: Scrape) -> None:
     with transaction() as session:
-        drain = Drain(kind=DrainKind.DRAIN, host="hv1", state=DrainState.RUNNING)
-        drain.started_at = func.now() - timedelta(hours=1)
-        drain.guests = [
+        session.query(Job).filter_by(guest="db").one().finished_at = now() - timedelta(minutes=1)
+    before = counters()
+    with transaction() as session:
+        session.query(Job).filter_by(guest="db").one().move(session, JobState.RUNNING, "it may go on", by="test")
+    after = counters()
+    assert {name: after.get(name, 0.0) for name in before} == before
+
+
+@pytest.fixture
+def drain(fleet: Scrape) -> Drain:
+    """It has run for an hour, and has one guest left to move."""
+    with transaction() as session:
+        made = Drain(kind=DrainKind.DRAIN, host="hv1", state=DrainState.RUNNING)
+        made.started_at = func.now() - timedelta(hours=1)
+        made.guests = [
             DrainGuest(guest="web", position=1, state=GuestState.WAITING, source="hv1"),
             DrainGuest(guest="db", position=2, state=GuestState.MOVED, source="hv1"),
         ]
-        session.add(drain)
-        session.flush()
-        labels = {"drain": str(drain.id), "kind": "drain", "host": "hv1"}
-    assert fleet("drover_drain_guests", state="waiting", **labels) == 1
-    assert fleet("drover_drain_guests", state="moved", **labels) == 1
-    assert fleet("drover_drain_still_seconds", **labels) == pytest.approx(3600, abs=60)
+        session.add(made)
+    return made
+
+
+def of(drain: Drain) -> dict[str, str]:
+    return {"drain": str(drain.id), "kind": "drain", "host": "hv1"}
+
+
+def test_a_drain_is_told_with_its_guests_and_for_how_long_it_has_stood_still(fleet: Scrape, drain: Drain) -> None:
+    assert fleet("drover_drain_guests", state="waiting", **of(drain)) == 1
+    assert fleet("drover_drain_guests", state="moved", **of(drain)) == 1
+    assert fleet("drover_drain_still_seconds", **of(drain)) == pytest.approx(3600, abs=60)
     with transaction() as session:
-        session.query(Drain).one().waiting = "its window opens at 22:00"
-    assert fleet("drover_drain_still_seconds", **labels) is None, "it waits as it should"
+        session.query(Job).filter_by(guest="web").one().drain_id = drain.id
+    assert fleet("drover_drain_still_seconds", **of(drain)) == pytest.approx(0, abs=60), "its job was just begun"
+
+
+def test_a_drain_that_waits_for_its_window_does_not_stand_still(fleet: Scrape, drain: Drain) -> None:
+    with transaction() as session:
+        session.get_one(Drain, drain.id).window = {"start": "22:00", "end": "04:00", "timezone": "UTC"}
+    assert fleet("drover_drain_still_seconds", **of(drain)) is None
+    with transaction() as session:
+        session.query(Job).filter_by(guest="web").one().drain_id = drain.id
+    assert fleet("drover_drain_still_seconds", **of(drain)) is not None, "a move of it is under way"
+
+
+def test_a_move_that_is_held_in_sync_and_its_drain_do_not_stand_still(fleet: Scrape, drain: Drain) -> None:
+    with transaction() as session:
+        job = session.query(Job).filter_by(guest="web").one()
+        job.hold, job.drain_id, job.progress_at = True, drain.id, func.now() - timedelta(hours=2)
+        at = {"job_id": str(job.id), "guest": "web", "state": "running", "step": "prepare_dest_image", "host": "hv2"}
+    assert fleet("drover_job_step_age_seconds", **at) == pytest.approx(7200, abs=60), "its disks are not copied yet"
+    assert fleet("drover_drain_still_seconds", **of(drain)) is not None
+    with transaction() as session:
+        session.query(Job).filter_by(guest="web").one().disks[0].ready_at = now()
+    assert fleet("drover_job_step_age_seconds", **at) == 0
+    assert fleet("drover_drain_still_seconds", **of(drain)) is None
 
 
 def test_a_dead_database_and_a_dead_broker_are_told_and_not_waited_for(
@@ -167,21 +238,139 @@ def test_a_dead_database_and_a_dead_broker_are_told_and_not_waited_for(
     assert fleet("drover_jobs", state="queued") is None
 
 
-def test_dashboards_and_rules_ask_only_for_what_is_told(fleet: Scrape) -> None:
-    ended = fleet_rows.job("old", "hv2", state=JobState.RUNNING)
-    end(ended, blackout_ms=42, ago_s=60)
-    families = text_string_to_metric_families(generate_latest(fleet.registry).decode())
-    told = {family.name for family in families} | {
-        family.name + suffix
-        for family in text_string_to_metric_families(generate_latest(fleet.registry).decode())
-        for suffix in ("_total", "_bucket", "_sum", "_count")
-    }
+def test_a_database_that_gives_no_answer_is_told_and_the_next_answer_is_heard(
+    fleet: Scrape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "PATIENCE_S", 0.2)
+    with transaction() as session:
+        session.execute(text("LOCK TABLE job IN ACCESS EXCLUSIVE MODE"))
+        for _ in range(3):
+            assert fleet("drover_database_up") == 0
+        assert sum(thread.name == "metrics" for thread in threading.enumerate()) == 1, "scrapes pile up"
+    monkeypatch.setattr(metrics, "PATIENCE_S", 10.0)
+    until("the database answers again", lambda: fleet("drover_database_up") == 1, 20)
+
+
+def test_a_frozen_broker_is_told_and_does_not_hide_what_the_database_says(
+    fleet: Scrape, database_lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "PATIENCE_S", 1.0)
+    redis = services.start_redis(database_lab)
+    try:
+        assert fleet("drover_broker_up") == 1
+        redis.signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        assert fleet("drover_broker_up") == 0
+        assert fleet("drover_jobs", state="queued") == 1
+        assert time.monotonic() - begun < 8
+    finally:
+        redis.kill()
+
+
+@pytest.mark.parametrize("address", ["9464", "127.0.0.1:metrics", "127.0.0.1:99999", "203.0.113.7:9464", "{taken}"])
+def test_a_controller_does_not_start_where_it_could_not_be_asked(address: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = address.format(taken=f"127.0.0.1:{other.getsockname()[1]}")
+        with pytest.raises(PreconditionFailed, match="set --metrics or DROVER_METRICS_ADDRESS to ADDRESS:PORT") as told:
+            metrics.check_address(address)
+    assert repr(address) in str(told.value)
+
+
+def expressions() -> list[str]:
+    """What the panels of the dashboards ask Prometheus for."""
     dashboards = [json.loads(file.read_text()) for file in sorted((DEPLOY / "grafana").glob("*.json"))]
-    assert dashboards
-    expressions = [target["expr"] for board in dashboards for panel in board["panels"] for target in panel["targets"]]
-    asked = set(re.findall(r"\bdrover_\w+", RULES.read_text() + " ".join(expressions)))
+    return [target["expr"] for board in dashboards for panel in board["panels"] for target in panel["targets"]]
+
+
+def described(scrape: Scrape) -> dict[str, tuple[str, frozenset[str]]]:
+    """{name: (type, labels)} of all that is told, with the names under which Prometheus knows it."""
+    families = text_string_to_metric_families(generate_latest(scrape.registry).decode())
+    return {
+        family.name + ("_total" if family.type == "counter" else ""): (
+            family.type,
+            frozenset(label for sample in family.samples for label in sample.labels) - {"le"},
+        )
+        for family in families
+    }
+
+
+@pytest.fixture
+def telling(fleet: Scrape, drain: Drain, database_lab: Lab) -> Iterator[Scrape]:
+    """A fleet of which there is something to tell under each name."""
+    end(fleet_rows.job("old", "hv2", state=JobState.RUNNING), blackout_ms=42, ago_s=60)
+    redis = services.start_redis(database_lab)
+    yield fleet
+    redis.kill()
+
+
+def test_the_documentation_lists_all_that_is_told_and_nothing_else(telling: Scrape) -> None:
+    rows = re.findall(r"^\| (`drover_.*?) \| (\w+)(?:, `([\w ]+)`)? \|", WATCHING.read_text(), re.MULTILINE)
+    listed = {
+        name: (kind, frozenset(labels.split()))
+        for names, kind, labels in rows
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert listed == described(telling)
+
+
+def test_dashboards_and_rules_ask_only_for_what_is_told(telling: Scrape) -> None:
+    told = {name + end for name in described(telling) for end in ("", "_bucket", "_sum", "_count")}
+    asked = set(re.findall(r"\bdrover_\w+", RULES.read_text() + " ".join(expressions())))
     assert asked
     assert asked <= told
+
+
+def test_every_command_that_an_alert_names_exists() -> None:
+    alerts = WATCHING.read_text().partition("## Alerts")[2] + RULES.read_text()
+    named = re.findall(r"`drover ([a-z]+(?: [a-z]+)?)", alerts)
+    known = {" ".join(words) for words in every_command()}
+    assert len(named) > 5
+    assert {words for words in named if words not in known and words.split()[0] not in known} == set()
+
+
+@pytest.fixture
+def prometheus(telling: Scrape, tmp_path: Path) -> Iterator[httpx.Client]:
+    """A real Prometheus with the configuration of deploy/, that asks the endpoint every second."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("no prometheus (Debian's package) on this machine")
+    server, thread = start_http_server(0, "127.0.0.1", telling.registry)
+    shutil.copytree(DEPLOY / "prometheus", tmp_path, dirs_exist_ok=True)
+    configuration = tmp_path / "prometheus.yml"
+    endpoint = f"127.0.0.1:{server.server_port}"
+    configuration.write_text(configuration.read_text().replace("controller:9464", endpoint).replace(": 15s", ": 1s"))
+    port = free_port()
+    command = [program, f"--config.file={configuration}", f"--storage.tsdb.path={tmp_path}/data"]
+    process = subprocess.Popen(
+        [*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=30) as client:
+        yield client
+    process.kill()
+    process.wait()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_real_prometheus_has_an_answer_to_every_panel_and_pages_for_what_needs_an_operator(
+    prometheus: httpx.Client,
+) -> None:
+    def answered(expression: str) -> bool:
+        asked = {"query": expression.replace("$__range", "1m")}
+        try:
+            answer = prometheus.get("/query", params=asked)
+        except httpx.TransportError:  # it starts
+            return False
+        assert answer.status_code in {200, 503}, answer.text
+        return answer.status_code == 200 and bool(answer.json()["data"]["result"])
+
+    for expression in expressions():
+        until(f"{expression} is answered", lambda expression=expression: answered(expression), 30, every_s=0.2)
+    page = 'ALERTS{alertname="DroverNeedsOperator", alertstate="firing", guest="db"}'
+    until("a person is called", lambda: answered(page), 30, every_s=0.2)
+    groups = prometheus.get("/rules").json()["data"]["groups"]
+    assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
 
 
 def test_the_rules_page_for_what_a_person_must_act_on() -> None:

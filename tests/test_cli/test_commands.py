@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 from datetime import datetime
 from typing import Any
@@ -130,6 +131,13 @@ def test_worker_becomes_celery(database: None, monkeypatch: pytest.MonkeyPatch) 
     assert drover("controller").exit_code == 0
     assert "DROVER_HOST" not in os.environ
     assert "worker -Q drover.control -n controller@%h -c 4" in " ".join(done[1])
+
+
+def test_a_controller_says_at_once_that_its_metrics_address_is_taken(database: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        result = drover("controller", "--metrics", f"127.0.0.1:{other.getsockname()[1]}")
+    assert result.exit_code == 2
+    assert "set --metrics or DROVER_METRICS_ADDRESS" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["control", "a,b"])

@@ -22,8 +22,8 @@ from workers import processes
 from workers.processes import Process
 
 START_TIMEOUT_S = 60.0
-FLOWER_COLUMNS = "name,args,kwargs,state,started,runtime,worker"
-"""`args` is the guest and its hosts, `kwargs` job, link, host and progress."""
+FLOWER_COLUMNS = "name,args,kwargs,state,received,runtime,worker"
+"""`args` is the guest and its hosts, `kwargs` job, link, host and progress; with `received` the newest come first."""
 
 
 def up(lab: Lab, hosts: int, *, flower: bool = True, namespaces: bool = False) -> None:

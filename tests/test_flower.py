@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from lab import fleet
@@ -34,16 +35,26 @@ def page(url: str, profile: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
 
 
-def test_a_browser_shows_guest_hosts_step_and_progress_of_a_move(flower: str, moves: Moves, tmp_path: Path) -> None:
-    def shown(*words: str) -> bool:
-        seen = page(f"{flower}/tasks", tmp_path)
-        return all(word in seen for word in words)
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/tasks").is_success
+    except httpx.TransportError:
+        return False
 
-    until("Flower answers", lambda: "Flower" in page(f"{flower}/tasks", tmp_path))
+
+def test_a_browser_shows_guest_hosts_step_and_progress_of_a_move_and_the_newest_first(
+    flower: str, moves: Moves, tmp_path: Path
+) -> None:
+    until("Flower answers", lambda: answers(flower))
     guest = moves.boot(fill_mib=32)
     job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=MIB)
+    until("the disk is copied", lambda: moves.job(job.id).disks[0].bytes_copied > 0)
     place = f"job {job.id}, link 4 of {len(live_migration.LINKS)} on host-a: "
-    until(
-        "the copy is seen to go on",
-        lambda: shown("drover.step.await_sync", f"{guest}: host-a to host-b", place, " %"),
-    )
+    wanted = ("drover.step.await_sync", "drover.step.prepare_dest_image", f"{guest}: host-a to host-b", place, " %")
+
+    def shown() -> str:
+        seen = page(f"{flower}/tasks", tmp_path)
+        return seen if all(word in seen for word in wanted) else ""
+
+    seen = until("the copy is seen to go on", shown)
+    assert seen.index("drover.step.await_sync") < seen.index("drover.step.prepare_dest_image")

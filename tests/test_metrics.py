@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import func, text
@@ -318,6 +319,12 @@ def test_dashboards_and_rules_ask_only_for_what_is_told(telling: Scrape) -> None
     asked = set(re.findall(r"\bdrover_\w+", RULES.read_text() + " ".join(expressions())))
     assert asked
     assert asked <= told
+
+
+def test_what_every_controller_tells_is_not_added_up() -> None:
+    rules = [rule["expr"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    for expression in [*expressions(), *rules]:
+        assert not re.search(r"\bsum\b(?!\(drover_leading\))", expression), expression
 
 
 def test_every_command_that_an_alert_names_exists() -> None:

@@ -53,7 +53,12 @@ def ask(host: str, kind: str, **question: Any) -> Document:
     with transaction() as session:
         session.add(request)
     try:
-        app.send_task("drover.host.answer", kwargs={"request_id": request.id}, queue=host_queue(host))
+        app.send_task(
+            "drover.host.answer",
+            kwargs={"request_id": request.id},
+            queue=host_queue(host),
+            argsrepr=f"{kind} on {host}",  # what Flower shows
+        )
     except OperationalError as error:
         raise Unavailable(f"the broker cannot be reached: {error}") from error
     return _wait(request.id, host, timedelta(seconds=ANSWER_TIMEOUT_S))

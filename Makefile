@@ -20,7 +20,7 @@ chaos: setup ## Run the whole crash matrix and write docs/crash-matrix.md (LANES
 soak: setup ## Move N=100 guests with random faults and write docs/soak.md
 	PYTHONPATH=. .venv/bin/python -m tests.chaos.soak --moves $(or $(N),100) --lanes $(or $(LANES),2) $(if $(SEED),--seed $(SEED))
 
-compose: setup ## Bring up the compose stack for real and restart each service during a move (docker.io, docker-compose, debootstrap; root)
+compose: setup ## Bring up the compose stack for real and restart each service during a move (docker, docker-compose, debootstrap; root)
 	.venv/bin/pytest -m compose tests/compose
 
 check: setup ## Lint, formatting, types, layers

@@ -296,9 +296,11 @@ def _release(session: Session, claim: Claim, step: Step, state: StepState, outco
     step.error = error
     if state not in {StepState.PENDING, StepState.TO_UNDO}:
         step.finished_at = now()
-    attempt = session.get_one(Attempt, (claim.job_id, claim.token))
-    attempt.ended_at = now()
-    attempt.outcome, attempt.error = outcome, error
+    session.execute(
+        update(Attempt)
+        .where(Attempt.job_id == claim.job_id, Attempt.token == claim.token)
+        .values(ended_at=now(), outcome=outcome, error=error)
+    )
 
 
 def expire(session: Session, where: ColumnElement[bool], why: str, by: str, *, wait: bool = True) -> list[int]:

@@ -71,6 +71,20 @@ class Side(enum.StrEnum):
     DESTINATION = "destination"
 
 
+BLACKOUT_PHASES = (
+    "stop",  # QEMU stops the guest and gets to pre-switchover: what is left of its disks' cache and of its RAM
+    "mirror_end",  # both sides of all mirrors become equal
+    "nbd_close",  # the source lets go of the exports
+    "device_state",  # the last RAM and the devices are sent, until the source says `completed`
+    "release",  # waiting for the exporter to let go of the images, as far as it takes longer than that
+    "check",  # the destination's QEMU says itself that it is complete
+    "marker",  # "may run here" is written and flushed
+    "resume",  # `cont` until the guest runs: QEMU takes the images over
+    "messages",  # the rest: what was said between the two processes
+)
+"""The parts of a blackout in their order; they add up to it."""
+
+
 class Job(Base):
     """One migration somebody asked for."""
 
@@ -111,9 +125,10 @@ class Job(Base):
     crossed_at: Mapped[datetime | None]
     """The destination may have been told to run: the point of no return."""
     blackout: Mapped[Document | None]
-    """{"ms", "phases": {name: ms}, "stopped_at", "resumed_at": seconds since 1970 by the source's clock}.
+    """{"ms", "phases": {name: ms, see `BLACKOUT_PHASES`}, "stopped_at", "resumed_at": seconds since 1970}.
 
-    Of the switch that succeeded; null values where a switch process died and only the outcome is known."""
+    Of the switch that succeeded, by the source's clock; null values where a switch process died and only the outcome is
+    known."""
     ram: Mapped[Document | None]
     """Progress of the RAM: {"transferred", "remaining", "total", "bytes_per_s", "passes"}."""
     kept_by_source: Mapped[bool] = mapped_column(default=False, server_default=text("false"))

@@ -7,7 +7,7 @@ import pytest
 from lab.guest.spec import DiskSpec
 from models.database import transaction
 from models.guest import Guest
-from models.job import Disk
+from models.job import BLACKOUT_PHASES, Disk
 from tests.support import MIB, Moves, until
 
 pytestmark = pytest.mark.guests
@@ -94,4 +94,7 @@ def test_the_blackout_is_told_with_a_name_for_each_part(moves: Moves) -> None:
     moves.done(job)
     assert job.blackout is not None
     assert job.blackout["ms"] > 0
-    assert {"stop", "mirror_end", "nbd_close", "device_state", "resume"} <= set(job.blackout["phases"])
+    phases = job.blackout["phases"]
+    assert set(phases) == set(BLACKOUT_PHASES)
+    assert sum(phases.values()) == pytest.approx(job.blackout["ms"], abs=0.1)
+    assert all(ms >= 0 for name, ms in phases.items() if name != "messages")

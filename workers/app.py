@@ -12,6 +12,9 @@ from celery import Celery
 from models.settings import settings
 
 CONTROL_QUEUE = "drover.control"
+CONTROL_MODULES = ("workflows.tasks", "workflows.controller")
+"""Imported where the control queue is served, see `workers.host`: a host's worker is a quarter smaller without."""
+
 UNROUTED_QUEUE = "drover.unrouted"
 """Nobody serves it: a message that was sent without a queue stays visible."""
 
@@ -70,5 +73,5 @@ def configuration() -> dict[str, Any]:
     }
 
 
-app = Celery("drover", include=["workers.tasks", "workers.host", "workflows.tasks", "workflows.controller"])
+app = Celery("drover", include=["workers.tasks", "workers.host"])
 app.add_defaults(configuration)  # evaluated at first use, so that importing needs no environment

@@ -26,7 +26,7 @@ from models.database import transaction
 from models.host import Host
 from models.settings import Settings, settings
 from workers import retirement
-from workers.app import CONTROL_QUEUE, configuration
+from workers.app import CONTROL_MODULES, CONTROL_QUEUE, app, configuration
 from workers.images import existing_parent
 from workers.runner import STOPPING
 
@@ -59,6 +59,9 @@ def take_host_from_queue(conf: Any = None, options: dict[str, Any] | None = None
             f"this worker is for host {settings().host!r} but was told to serve {names}: "
             "start it with `drover worker --host HOST`"
         )
+    if CONTROL_QUEUE in names:
+        for module in CONTROL_MODULES:
+            app.loader.import_task_module(module)
     if settings().host:
         join(settings())
 

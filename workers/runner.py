@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from celery.exceptions import Ignore
 from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.orm import joinedload
 
 from models import claims
 from models.claims import Claim, Direction
@@ -48,8 +49,7 @@ def run(step: Step, claim: Claim, settings: Settings, announce: object = None) -
     """
     try:
         with transaction() as session:
-            job = session.get_one(Job, claim.job_id)
-            _ = job.disks, job.steps
+            job = session.get_one(Job, claim.job_id, options=[joinedload(Job.disks)])
         ctx = Context(job=job, claim=claim, settings=settings)
         if callable(announce):
             ctx.announce = announce

@@ -22,12 +22,10 @@ from models.errors import Fatal, LeaseLost
 from models.job import Job, Side
 from models.job import Step as StepRow
 from models.settings import Settings
+from workers import marker
 from workers.images import Manifest
 from workers.processes import Process
 from workers.qemu import monitor
-
-MARK = b"may run\n"
-"""What the marker holds once it counts; before that the file is there with other bytes of this length."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class JobDirectory:
     @property
     def may_run_here(self) -> bool:
         """The marker was written."""
-        return self.marker.exists() and self.marker.read_bytes() == MARK
+        return marker.is_set(self.marker)
 
     def mark(self, role: str) -> str:
         """The name in a process's environment by which it is found again."""

@@ -12,9 +12,10 @@ from models.errors import NeverRan, StepError, Transient, Unknown
 from models.guest import Guest
 from models.job import Side
 from workers import exporter, images, incoming, switches
+from workers.marker import MARK
 from workers.qemu import migration
 from workers.qemu.monitor import Monitor, MonitorLost
-from workers.step import MARK, Context, Step
+from workers.step import Context, Step
 
 STARTED = {"running", "shutdown", "guest-panicked", "io-error", "suspended", "internal-error", "watchdog"}
 """Run states of a guest that has gone its own way since it was let run."""

@@ -9,13 +9,14 @@ from typing import Any
 
 from models.errors import DroverError
 from workers import images
+from workers.marker import MARK
 from workers.qemu import migration
 from workers.qemu.monitor import Monitor, connect
-from workers.step import MARK
 from workers.switch import channel
 from workers.switch.channel import Channel, PeerLost
 from workers.switch.journal import Journal
 from workers.switch.orders import DestinationOrder
+from workers.switch.timing import Timer
 
 ACCEPT_TIMEOUT_S = 60.0
 SILENCE_S = 10.0
@@ -81,14 +82,19 @@ class Destination:
     async def run(self) -> dict[str, Any]:
         """The source has let go for good: the guest runs here from now on."""
         self.told_to_run = True
-        await migration.loaded(self.guest)
-        os.pwrite(self.marker, MARK, 0)
-        os.fdatasync(self.marker)
-        self.journal.write("marked")
+        phases: dict[str, float] = {}
+        with Timer(phases, "check"):
+            await migration.loaded(self.guest)
+        with Timer(phases, "marker"):
+            os.pwrite(self.marker, MARK, 0)
+            os.fdatasync(self.marker)
+            self.journal.write("marked")
+        begun = time.time()
         resumed_at = await migration.resume(self.guest)
+        phases["resume"] = 1000 * (resumed_at - begun)  # not until we hear of it: the guest runs already
         self.journal.write("resumed", resumed_at=resumed_at)
         self.finished.set()
-        return {"resumed_at": resumed_at}
+        return {"resumed_at": resumed_at, "phases": phases}
 
 
 async def serve(order: DestinationOrder) -> None:

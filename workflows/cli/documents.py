@@ -8,7 +8,7 @@ from models.base import Document
 from models.drain import Drain
 from models.guest import Guest
 from models.host import Host
-from models.job import Disk, Event, Job, Step
+from models.job import BLACKOUT_PHASES, Disk, Event, Job, Step
 from models.webhook import Delivery
 from workflows.cli.reading import Snapshot, elapsed_s
 
@@ -43,7 +43,7 @@ def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery |
         "disks": [_disk(disk) for disk in job.disks],
         "ram": _ram(job),
         "blackout_ms": blackout.get("ms"),
-        "blackout_phases": blackout.get("phases") or {},
+        "blackout_phases": blackout_phases(job),
         "total_s": _rounded(shot.total_s),
         "error": public(job.error),
         "waiting": job.waiting,
@@ -59,6 +59,12 @@ def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery |
         "finished_at": iso(job.finished_at),
         "idempotency_key": job.idempotency_key,
     }
+
+
+def blackout_phases(job: Job) -> dict[str, float]:
+    """The parts of its blackout in their order, in ms; empty while unknown."""
+    phases = (job.blackout or {}).get("phases") or {}
+    return {name: phases[name] for name in BLACKOUT_PHASES if name in phases}
 
 
 def timing_document(asked: Job | Drain) -> Document:

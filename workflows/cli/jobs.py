@@ -90,6 +90,8 @@ def _print(shot: reading.Snapshot) -> None:
         f"  asked for {documents.iso(job.created_at)}, time {output.span(shot.total_s) or '-'}, "
         f"guest paused for {blackout(job) or '-'}"
     )
+    if phases := documents.blackout_phases(job):
+        output.say("  of which " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in phases.items()))
     output.table(
         ("STEP", "HOST", "STATE", "TIME", "REMARK"),
         [(step.name, step.host, step.state, output.span(_took(shot, step)), remark(step)) for step in job.steps],

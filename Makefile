@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check chaos soak compose
+.PHONY: help setup demo test check chaos soak compose bench
 .NOTPARALLEL:
 
 help: ## Say what can be made
@@ -19,6 +19,10 @@ chaos: setup ## Run the whole crash matrix and write docs/crash-matrix.md (LANES
 
 soak: setup ## Move N=100 guests with random faults and write docs/soak.md
 	PYTHONPATH=. .venv/bin/python -m tests.chaos.soak --moves $(or $(N),100) --lanes $(or $(LANES),2) $(if $(SEED),--seed $(SEED))
+
+bench: setup ## Measure Drover against a plain script and write bench/results (QUICK=1: a few minutes, writes nothing; RUNS=10)
+	.venv/bin/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	.venv/bin/python -m bench $(if $(QUICK),--quick) $(if $(RUNS),--runs $(RUNS))
 
 compose: setup ## Bring up the compose stack for real and restart each service during a move (docker, docker-compose, debootstrap; root)
 	.venv/bin/pytest -m compose tests/compose

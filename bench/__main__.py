@@ -1,0 +1,85 @@
+"""`python -m bench`: measure, and write `bench/results`."""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import drains, hosts, moves, report, sparse
+from bench.figures import Figure
+from bench.fleet import simulation
+from lab import fleet
+from lab.directory import Lab
+
+QUICK_RUNS, FULL_RUNS = 3, 10
+PARTS = ("moves", "hosts", "sparse", "drains", "fleet")
+FLEET_SIZES = [10, 50, 200]
+
+
+def main() -> None:
+    """Measure what was asked for; ends with 1 if the quick form finds a ratio far outside."""
+    asked = _arguments()
+    runs = asked.runs or (QUICK_RUNS if asked.quick else FULL_RUNS)
+    parts: dict[str, Callable[[Lab], list[Figure]]] = {
+        "moves": lambda lab: _moves(lab, runs, quick=asked.quick, only=asked.scenario),
+        "hosts": hosts.measure,
+        "sparse": lambda lab: sparse.measure(lab, quick=asked.quick),
+        "drains": drains.measure,
+    }
+    figures: list[Figure] = []
+    for name in asked.part or (PARTS[:-1] if asked.quick else PARTS):
+        print(f"{name}:", flush=True)
+        if name == "fleet":
+            figures += simulation.measure(FLEET_SIZES)
+            continue
+        with _laboratory(drains.SETTINGS if name == "drains" else {}) as lab:
+            figures += parts[name](lab)
+    folder = Path(tempfile.mkdtemp(prefix="bench-")) if asked.quick else asked.results
+    print(report.write(figures, runs=runs, folder=folder))
+    print(f"more in {folder}")
+    if outside := [figure.what for figure in figures if asked.quick and figure.far_outside]:
+        sys.exit("far outside: " + "; ".join(outside))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few runs; results go to a temporary folder")
+    parser.add_argument("--runs", type=int, help=f"moves of each kind per scenario ({FULL_RUNS}; quick {QUICK_RUNS})")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this")
+    parser.add_argument("--scenario", action="append", help="of the moves, only those of this name")
+    parser.add_argument("--results", type=Path, default=report.FOLDER, help="where the results go")
+    return parser.parse_args()
+
+
+def _moves(lab: Lab, runs: int, *, quick: bool, only: list[str] | None) -> list[Figure]:
+    found: list[Figure] = []
+    for scenario in moves.scenarios(quick=quick):
+        if not only or scenario.name in only:
+            scenario.run(lab, runs)
+            found += moves.figures(scenario)
+    return found
+
+
+@contextmanager
+def _laboratory(settings: dict[str, str]) -> Iterator[Lab]:
+    """A lab of two hosts, whose workers and controller have these settings."""
+    lab = Lab(Path(tempfile.mkdtemp(prefix="db", dir="/tmp")))  # short: Unix sockets lie in it
+    before = dict(os.environ)
+    os.environ.update(settings)
+    try:
+        fleet.up(lab, 2, flower=False)
+        with fleet.pointed_at(lab):
+            yield lab
+    finally:
+        fleet.down(lab)
+        shutil.rmtree(lab.path, ignore_errors=True)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Emptying a host under a bandwidth budget: how near it comes to what the budget allows."""
+
+import time
+from contextlib import ExitStack
+
+from bench.figures import Figure
+from bench.guests import booted, ended_job
+from bench.moves import MIB
+from lab.directory import Lab
+from lab.guest.spec import DiskSpec
+from models.database import transaction
+from models.drain import DrainKind
+from models.job import Job
+from workflows.drains import orders
+from workflows.drains.orders import Order
+
+GUESTS, FILL_MIB, BUDGET = 4, 384, 64 * MIB
+SETTINGS = {"DROVER_BANDWIDTH_BYTES_PER_S": str(BUDGET), "DROVER_MAX_OUTGOING": "4", "DROVER_MAX_INCOMING": "4"}
+
+
+def measure(lab: Lab) -> list[Figure]:
+    """Four guests at once."""
+    with ExitStack() as stack:
+        names = [f"drained-{number}" for number in range(GUESTS)]
+        disks = (DiskSpec(size_bytes=1024 * MIB),)
+        guests = [stack.enter_context(booted(lab, name, disks=disks, fill_mib=FILL_MIB)) for name in names]
+        begun = time.time()
+        drain = orders.submit(Order(kind=DrainKind.DRAIN, host="host-a"))
+        jobs = [ended_job(_job(drain.id, name)) for name in names]
+        for guest in guests:
+            guest.moved_to("host-b")
+    took = max(job.finished_at.timestamp() for job in jobs if job.finished_at) - begun
+    copied = sum(disk.bytes_copied for job in jobs for disk in job.disks)
+    held = GUESTS * FILL_MIB * MIB
+    return [
+        Figure(
+            name="drain",
+            what=f"{GUESTS} guests drained under {BUDGET // MIB} MiB/s: {took:.1f} s over bytes by budget "
+            f"({held // MIB} MiB of data; QEMU counted {copied // MIB} MiB)",
+            value=took / (held / BUDGET),
+            at_most=1.15,
+            far=4,
+        )
+    ]
+
+
+def _job(drain_id: int, guest: str) -> int:
+    """Its number, once its turn has come."""
+    while True:
+        with transaction() as session:
+            job = session.query(Job).where(Job.drain_id == drain_id, Job.guest == guest).one_or_none()
+        if job is not None:
+            return job.id
+        time.sleep(0.1)

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check chaos soak compose bench
+.PHONY: help setup demo test check chaos soak bench compose
 .NOTPARALLEL:
 
 help: ## Say what can be made

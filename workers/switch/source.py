@@ -265,7 +265,8 @@ class Source:
         reply = await self.line.ask("run", SLOW_S)
         resumed_at = reply["resumed_at"] - self.clock_offset
         blackout_ms = 1000 * (resumed_at - self.stopped_at)
-        self.phases |= {"stop": 1000 * (self.pre_switchover_at - self.stopped_at), **reply["phases"]}
+        self.phases |= {"stop": 1000 * (self.pre_switchover_at - self.stopped_at)}
+        self.phases |= reply.get("phases", {})  # the version before this one tells none
         self.phases["messages"] = blackout_ms - sum(self.phases.values())
         self.journal.write(
             "resumed",

@@ -1,0 +1,155 @@
+"""From the previous version to this one with a move under way: database, controller, then one worker after the other.
+
+The previous version is the tree before the newest schema change, from git; both run with the same dependencies.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from lab import fleet
+from lab.directory import Lab
+from migrations import config
+from models.database import engine
+from models.job import Job, JobState
+from tests.support import Moves, until
+from workers import processes
+from workers.processes import Process
+
+pytestmark = pytest.mark.guests
+
+ROOT = Path(__file__).parents[1]
+DROVER = Path(sys.executable).with_name("drover")
+
+
+def _git(*words: str) -> bytes:
+    command = ["git", "-c", f"safe.directory={ROOT}", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The previous version's tree."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("only git knows the previous version")
+    newest = _git("log", "--diff-filter=A", "--format=%H", "-1", "--", "migrations/versions/*.py").decode().strip()
+    try:
+        packed = _git("archive", f"{newest}~1")
+    except subprocess.CalledProcessError:
+        pytest.skip("this clone has no history")
+    tree = tmp_path_factory.mktemp("previous")
+    with tarfile.open(fileobj=BytesIO(packed)) as archive:
+        archive.extractall(tree, filter="data")
+    return tree
+
+
+@dataclass
+class Fleet:
+    """A lab that was brought up by the previous version, which `run` goes on using."""
+
+    lab: Lab
+    previous: Path
+
+    def run(self, *words: str) -> None:
+        """A command of the previous version."""
+        environment = os.environ | {"PYTHONPATH": str(self.previous)} | self.lab.environment
+        done = subprocess.run(  # there, for `python -m` looks into the present folder first
+            [DROVER, *words], cwd=self.previous, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def runs(self, role: str) -> Process:
+        """The only process of this role."""
+        [process] = processes.find(self.lab.mark(role))
+        return process
+
+    def is_new(self, role: str) -> bool:
+        """Whether it is this version that runs."""
+        environment = Path(f"/proc/{self.runs(role).pid}/environ").read_bytes()
+        return f"PYTHONPATH={self.previous}".encode() not in environment.split(b"\0")
+
+    def replace(self, role: str, start: Callable[[], Process]) -> None:
+        """End a process of the previous version as a supervisor would, and start this version's."""
+        assert not self.is_new(role)
+        self.runs(role).stop(grace_s=30)
+        start()
+        until(f"{role} is of this version", lambda: processes.find(self.lab.mark(role)) and self.is_new(role))
+
+    def replace_worker(self, host: str) -> None:
+        """The worker of one host."""
+        self.replace(f"worker-{host}", lambda: fleet.start_worker(self.lab, self.lab.host(host)))
+
+
+@pytest.fixture
+def old_fleet(previous: Path) -> Iterator[Fleet]:
+    """Two hosts, a controller and a guest, all by the previous version; this process is pointed at them."""
+    lab = Lab(Path(tempfile.mkdtemp(prefix="du", dir="/tmp")))
+    made = Fleet(lab, previous)
+    try:
+        made.run("lab", "up", "--hosts", "2", "--no-flower", "--dir", str(lab.path))
+        with fleet.pointed_at(lab):
+            yield made
+    finally:
+        fleet.down(lab)
+        shutil.rmtree(lab.path, ignore_errors=True)
+
+
+def _schema() -> str | None:
+    with engine().connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def test_a_fleet_is_upgraded_piece_by_piece_while_a_guest_moves(old_fleet: Fleet) -> None:
+    lab, moves = old_fleet.lab, Moves(old_fleet.lab)
+    newest = ScriptDirectory.from_config(config()).get_current_head()
+    assert _schema() != newest
+    old_fleet.run(
+        "lab", "guest", "web", "--host", "host-a", "--disk", "160M", "--fill-mib", "128", "--write-rate", "20"
+    )
+    old_fleet.run("migrate", "web", "--to", "host-b", "--bandwidth", "16M/s")
+    copied = until("the copy runs", lambda: _copied(1), 60)
+
+    subprocess.run([DROVER, "db", "upgrade"], env=os.environ | lab.environment, check=True)
+    assert _schema() == newest
+    copied = until("an old worker goes on with the new tables", lambda: _copied(copied + 1))
+    old_fleet.replace("controller", lambda: fleet.start_controller(lab))
+    old_fleet.replace_worker("host-b")
+    assert moves.job(1).state is JobState.RUNNING, "the upgrade came too late"
+    assert not old_fleet.is_new("worker-host-a")
+    _switched(moves, moves.ended(1))
+    moves.intact("web", "host-b")
+
+    _switched(moves, moves.move("web", "host-a"))
+    assert not old_fleet.is_new("worker-host-a")
+    moves.intact("web", "host-a")
+
+    again = moves.submit("web", "host-b", bandwidth_bytes_per_s=16 << 20)
+    until("the third copy runs", lambda: any(disk.bytes_copied for disk in moves.job(again.id).disks))
+    old_fleet.replace_worker("host-a")
+    _switched(moves, moves.ended(again.id))
+    moves.intact("web", "host-b")
+
+
+def _switched(moves: Moves, job: Job) -> None:
+    """The job is done, and both versions' switch processes understood each other to the end."""
+    moves.done(job)
+    assert job.blackout is not None
+    assert job.blackout["ms"] is not None
+
+
+def _copied(at_least: int) -> int:
+    """Bytes of the first job's disk, by columns that every version has; 0 as long as there are fewer."""
+    with engine().connect() as connection:
+        copied = connection.exec_driver_sql("SELECT sum(bytes_copied) FROM disk WHERE job_id = 1").scalar()
+    return int(copied or 0) if int(copied or 0) >= at_least else 0

@@ -19,10 +19,10 @@ SETTINGS = {"DROVER_BANDWIDTH_BYTES_PER_S": str(BUDGET), "DROVER_MAX_OUTGOING": 
 
 
 def measure(lab: Lab) -> list[Figure]:
-    """Four guests at once."""
+    """Four guests at once. Raw disks: of qcow2 ones QEMU 8.0 to 10.0.9 counts holes as well, see `mirror_discard`."""
     with ExitStack() as stack:
         names = [f"drained-{number}" for number in range(GUESTS)]
-        disks = (DiskSpec(size_bytes=1024 * MIB),)
+        disks = (DiskSpec(size_bytes=1024 * MIB, format="raw"),)
         guests = [stack.enter_context(booted(lab, name, disks=disks, fill_mib=FILL_MIB)) for name in names]
         begun = time.time()
         drain = orders.submit(Order(kind=DrainKind.DRAIN, host="host-a"))
@@ -30,14 +30,14 @@ def measure(lab: Lab) -> list[Figure]:
         for guest in guests:
             guest.moved_to("host-b")
     took = max(job.finished_at.timestamp() for job in jobs if job.finished_at) - begun
-    copied = sum(disk.bytes_copied for job in jobs for disk in job.disks)
-    held = GUESTS * FILL_MIB * MIB
+    ram = sum((job.ram or {}).get("transferred", 0) for job in jobs)
+    sent = GUESTS * FILL_MIB * MIB + ram
     return [
         Figure(
             name="drain",
             what=f"{GUESTS} guests drained under {BUDGET // MIB} MiB/s: {took:.1f} s over bytes by budget "
-            f"({held // MIB} MiB of data; QEMU counted {copied // MIB} MiB)",
-            value=took / (held / BUDGET),
+            f"({GUESTS * FILL_MIB} MiB of data and {ram // MIB} MiB of RAM)",
+            value=took / (sent / BUDGET),
             at_most=1.15,
             far=4,
         )

@@ -55,13 +55,18 @@ def _configure(*commands: str) -> None:
     time.sleep(0.5)  # servers take it up when they next wait for a command
 
 
+def _whole(log: str) -> list[str]:
+    """The log's entries, one line each: a further line of one begins with a tab."""
+    return log.replace("\n\t", " ").splitlines()
+
+
 def _transactions(log: str) -> list[Transaction]:
     going_on: dict[str, Transaction] = {}
     ended: list[Transaction] = []
-    for line in log.splitlines():
+    for line in _whole(log):
         found = PREFIX.match(line)
         if found is None:
-            continue  # a further line of the same statement
+            continue  # not a statement
         word, process = found["sql"].split(maxsplit=1)[0].upper() if found["sql"].strip() else "", found["pid"]
         current = going_on.setdefault(process, Transaction(float(found["at"]), found["who"]))
         if word in BOUNDS:

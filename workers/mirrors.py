@@ -73,18 +73,23 @@ async def _cut_once_dead(ctx: Context, monitor: Monitor) -> None:
             return
 
 
+def share(ctx: Context) -> int:
+    """The part of the host's budget that each disk copied away from it gets now, in bytes per second; 0: no limit."""
+    budget = ctx.job.options.get("bandwidth_bytes_per_s") or ctx.settings.bandwidth_bytes_per_s
+    return max(budget // max(_copying(ctx), 1), 1 << 16) if budget else 0
+
+
 async def share_bandwidth(ctx: Context, monitor: Monitor) -> None:
     """Give this job's mirrors their part of the host's budget: all mirrors still copying share alike.
 
     The last stretch is not limited. QEMU lifts the limit of a mirror that is ready anyway, and below the limit a
     guest that writes a little everywhere (every write dirties a whole cluster) might never let it get there.
     """
-    budget = ctx.job.options.get("bandwidth_bytes_per_s") or ctx.settings.bandwidth_bytes_per_s
-    share = max(budget // max(_copying(ctx), 1), 1 << 16) if budget else 0
+    each = share(ctx)
     for mine, mirror in (await block.mirrors(monitor, names(ctx))).items():
         if not mirror.concluded:
-            last_stretch = 0 < mirror.total_bytes <= mirror.copied_bytes + LAST_STRETCH_S * share
-            await block.set_speed(monitor, mine, 0 if last_stretch else share)
+            last_stretch = 0 < mirror.total_bytes <= mirror.copied_bytes + LAST_STRETCH_S * each
+            await block.set_speed(monitor, mine, 0 if last_stretch else each)
 
 
 def _copying(ctx: Context) -> int:

@@ -34,5 +34,5 @@ async def monitor_ready(started: Process, socket_path: str | Path, log: Path) ->
             async with connect(socket_path, timeout_s=2.0):
                 return
         except MonitorLost:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.005)
     raise Transient(f"no monitor answers at {socket_path} after {START_TIMEOUT_S:g} s")

@@ -14,7 +14,7 @@ from workers.switch import journal
 from workers.switch.journal import Story
 from workers.switch.orders import Order
 
-POLL_S = 0.05
+POLL_S = 0.01
 SILENCE_S = 2.0
 """A switch process shows a beat several times a second; so long without one means that it is frozen."""
 START_S = 20.0
@@ -74,15 +74,14 @@ async def watch(ctx: Context, attempt: int, tell: Callable[[dict[str, int]], Non
     """Until the process ended, died or froze; a frozen one is killed, so that its word stands."""
     process = running(ctx, attempt)
     path = ctx.directory.switch_journal(ctx.claim.side, attempt)
-    stamp, heard_at = 0, time.monotonic()
+    told, stamp, heard_at = Story(()), 0, time.monotonic()
     while process is not None and process.alive:
-        told = story(ctx, attempt)
-        if told.ended:
-            break
-        if journal.changed_at(path) != stamp:
-            stamp, heard_at = journal.changed_at(path), time.monotonic()
-        if told.last("migrating") and not told.last("pre-switchover"):
-            tell(journal.read_beat(path))
+        if (changed := journal.changed_at(path)) != stamp:
+            told, stamp, heard_at = story(ctx, attempt), changed, time.monotonic()
+            if told.ended:
+                break
+            if told.last("migrating") and not told.last("pre-switchover"):
+                tell(journal.read_beat(path))
         if time.monotonic() - heard_at > (SILENCE_S if told.lines else START_S):
             process.kill()
         await asyncio.sleep(POLL_S)

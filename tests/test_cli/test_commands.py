@@ -126,11 +126,11 @@ def test_worker_becomes_celery(database: None, monkeypatch: pytest.MonkeyPatch) 
     assert drover("worker", "--host", "hv1", "--loglevel", "debug").exit_code == 0
     assert os.environ["DROVER_HOST"] == "hv1"
     assert " ".join(done[0][1:]) == (
-        "-m celery -A workers.app worker -Q drover.hv1 -n hv1@%h --without-gossip --without-mingle --loglevel=debug"
+        "-m workers -Q drover.hv1 -n hv1@%h --without-gossip --without-mingle --loglevel=debug"
     )
     assert drover("controller").exit_code == 0
     assert "DROVER_HOST" not in os.environ
-    assert "worker -Q drover.control -n controller@%h -c 4" in " ".join(done[1])
+    assert "-m workers -Q drover.control -n controller@%h -c 4" in " ".join(done[1])
 
 
 def test_a_controller_says_at_once_that_its_metrics_address_is_taken(database: None) -> None:

@@ -59,14 +59,20 @@ def _mirror(job: dict[str, Any], detail: dict[str, Any]) -> Mirror:
     )
 
 
-async def start_mirror(monitor: Monitor, name: str, device: str, server: dict[str, str], discard: str) -> None:
+CRAWL = 1
+"""Bytes per second of a mirror that hardly copies: QEMU 8.2.0 to 8.2.2 may hang for good when one that is copying is
+paused, as the start of another one does, and one that waits for its rate limit may be paused."""
+
+
+async def start_mirror(
+    monitor: Monitor, name: str, device: str, server: dict[str, str], discard: str, *, bytes_per_s: int
+) -> None:
     """Begin to copy a disk to an NBD export and keep both sides equal from then on.
 
     `server` is {"host", "port", "export"}. `reconnect-delay` 0 makes every break visible; `auto-dismiss`
     false keeps the verdict for whoever comes after us; `on-target-error` stop lets a break be healed without
-    a new copy as long as it is the same exporter, which its export name proves. It hardly copies before
-    `set_speed`: QEMU 8.2.0 to 8.2.2 may hang for good when a mirror that is copying is paused, as the start of
-    another one does, and one that waits for its rate limit may be paused.
+    a new copy as long as it is the same exporter, which its export name proves. `bytes_per_s` 0 is no limit; a disk
+    that others are still to follow begins at `CRAWL` and is let go by `set_speed`.
     """
     await monitor.execute(
         "blockdev-add",
@@ -87,7 +93,7 @@ async def start_mirror(monitor: Monitor, name: str, device: str, server: dict[st
         on_source_error="report",
         on_target_error="stop",
         auto_dismiss=False,
-        speed=1,
+        speed=bytes_per_s,
     )
 
 

@@ -1,5 +1,7 @@
 """Step 3: every disk of the guest is mirrored to the destination, while the guest runs."""
 
+import asyncio
+
 from models.errors import Transient
 from models.job import Side
 from workers import mirrors
@@ -27,9 +29,17 @@ class MirrorDisks(Step):
 
     async def _begin(self, ctx: Context, monitor: Monitor, index: int) -> None:
         name, planned = mirrors.name(ctx.job.id, index), ctx.job.plan["disks"][index]
+        others_follow = index != ctx.job.disks[-1].index
         await block.drop_mirrors(monitor, [name])  # one to an earlier exporter, or half begun
         try:
-            await block.start_mirror(monitor, name, planned["device"], mirrors.server(ctx, index), planned["discard"])
+            await block.start_mirror(
+                monitor,
+                name,
+                planned["device"],
+                mirrors.server(ctx, index),
+                planned["discard"],
+                bytes_per_s=block.CRAWL if others_follow else await asyncio.to_thread(mirrors.share, ctx),
+            )
         except CommandRefused as error:  # no way to the exporter, or it died: the destination must look
             raise Transient(str(error), restart_from="start_nbd") from error
 

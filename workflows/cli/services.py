@@ -35,7 +35,7 @@ def worker(
 ) -> None:
     """Serve one hypervisor: run on every host that guests live on, once.
 
-    It becomes `celery -A workers.app worker -Q drover.HOST`. Settings come from the environment (DROVER_*).
+    It does what `celery -A workers.app worker -Q drover.HOST` does. Settings come from the environment (DROVER_*).
     """
     if host_queue(host) == CONTROL_QUEUE or "," in host:
         raise PreconditionFailed(f"{host!r} cannot be a host's name: choose another one")
@@ -58,7 +58,7 @@ def controller(
 ) -> None:
     """See to it that jobs go on, whatever dies: run at least one, several are fine.
 
-    It becomes `celery -A workers.app worker -Q drover.control`; the one that holds a lock acts.
+    It does what `celery -A workers.app worker -Q drover.control` does; the one that holds a lock acts.
     """
     from workflows.metrics import check_address  # costs every other command a fifth of a second
 
@@ -75,7 +75,7 @@ def _become(*options: str, loglevel: str, as_json: bool) -> None:
     """Replace this process by Celery's, so that signals and supervisors reach it."""
     settings.cache_clear()
     _check_database()
-    argv = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", *options]
+    argv = [sys.executable, "-m", "workers", *options]
     argv += ["--without-gossip", "--without-mingle", f"--loglevel={loglevel}"]
     if as_json:
         output.emit({"pid": os.getpid(), "argv": argv})

@@ -64,6 +64,12 @@ class Monitor:
         self._guard()
         return await self._run(command, arguments, timeout_s)
 
+    async def give(self, name: str, descriptor: int) -> None:
+        """Hand an open file over to QEMU under a name, `fd:NAME` to its commands. Errors as for `execute`."""
+        self._guard()
+        self._client.send_fd_scm(descriptor)
+        await self._run("getfd", {"fdname": name}, COMMAND_TIMEOUT_S)
+
     async def yank(self, **instance: str) -> None:
         """Cut a connection that blocks QEMU's main loop; out of band, so it works when nothing else does."""
         self._guard()

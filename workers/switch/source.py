@@ -140,7 +140,7 @@ class Source:
             self.journal.write("pausing")
             await self.guest.execute("stop")
         self.journal.write("migrating", offset=self.clock_offset)
-        await self.guest.execute("migrate", uri=f"tcp:{_bracketed(self.order.address)}:{port}")
+        await migration.send(self.guest, self.order.address, port)
         await self.check_devices()
         deadline = time.monotonic() + self.order.deadline_s
         writing: asyncio.Task[None] | None = None
@@ -280,10 +280,6 @@ class Source:
     def timed(self, phase: str) -> Timer:
         """Give every millisecond of the pause a name, see `models.job.BLACKOUT_PHASES`."""
         return Timer(self.phases, phase)
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 async def hand_over(order: SourceOrder) -> None:

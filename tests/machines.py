@@ -33,7 +33,7 @@ class Machine:
 
     def argv(self, *words: str) -> list[str]:
         """What runs a command on this machine."""
-        return ["nsenter", f"--target={self.pid}", "--mount", "--net", "--uts", "--pid", "--wd=/", *words]
+        return ["nsenter", f"--target={self.pid}", "--mount", "--net", "--uts", "--pid", "--root", "--wd", *words]
 
     def run(self, script: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
         """Run a shell script there, as a person would paste it."""

@@ -71,7 +71,7 @@ class Fleet:
 
     def stop_services(self) -> None:
         for machine in self.machines.values():
-            machine.run("pkill --full workers.app")  # nothing else is seen from within a machine
+            machine.run("pkill --full '[w]orkers'")  # nothing else is seen from within a machine
         for service in self.services:
             service.wait(60)
         self.services.clear()

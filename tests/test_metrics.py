@@ -394,8 +394,15 @@ def test_a_labs_controller_answers_prometheus_and_shows_a_message_without_a_queu
     def told() -> dict[Sample, float]:
         return samples(httpx.get(metrics_url(lab), timeout=15).raise_for_status().text)
 
-    here = told()
-    for name in ("drover_leading", "drover_database_up", "drover_broker_up"):
+    def leading() -> dict[Sample, float] | None:
+        try:
+            here = told()
+        except httpx.ConnectError:  # the lab was brought up just now
+            return None
+        return here if here["drover_leading", frozenset()] else None
+
+    here = until("the controller leads and says so", leading)
+    for name in ("drover_database_up", "drover_broker_up"):
         assert here[name, frozenset()] == 1, name
     assert here["drover_host_up", frozenset({("host", "host-a")})] == 1
     unrouted = ("drover_queue_messages", frozenset({("queue", UNROUTED_QUEUE)}))

@@ -1,5 +1,6 @@
 """The guide for two hypervisors, followed literally on three machines of namespaces, TLS and all."""
 
+import json
 import re
 import shlex
 import shutil
@@ -162,6 +163,11 @@ def test_the_guide_moves_a_guest_by_tls_and_its_backup_can_be_restored(fleet: Fl
     fleet.start_services()
     assert re.search(r"web .*hv2", fleet.drover("guest", "list"))
 
+    job = json.loads(fleet.drover("migrate", "web", "--to", "hv1", "--bandwidth", "1M", "--json"))["id"]
+    fleet.drover("job", "cancel", str(job))
+    shown = ("job", "show", str(job), "--json")
+    until("the move is undone", lambda: json.loads(fleet.drover(*shown))["state"] == "undone", every_s=0.5)
+
 
 def _redis(fleet: Fleet, name: str, *words: str) -> str:
     password = fleet.machines["control"].path("/etc/drover") / f"{name}.redis"
@@ -173,12 +179,49 @@ def _redis(fleet: Fleet, name: str, *words: str) -> str:
 def test_a_hypervisor_gets_at_nobody_elses_messages_and_at_no_schema(fleet: Fleet) -> None:
     assert "NOPERM" in _redis(fleet, "hv1", "LRANGE", "drover.hv2", "0", "-1")
     assert "NOPERM" in _redis(fleet, "hv1", "FLUSHALL")
+    assert "NOPERM" in _redis(fleet, "hv1", "LPUSH", "drover.control", "a move of its own")
+    assert "NOPERM" in _redis(fleet, "hv1", "PUBLISH", "/0.celery.pidbox", "shutdown")
     assert "NOPERM" not in _redis(fleet, "hv1", "LLEN", "drover.hv1")
     tried = fleet.machines["hv1"].run(
         SETTINGS + 'psql "$(echo "$DROVER_DATABASE_URL" | sed s/+psycopg//)" --command "DROP TABLE job" 2>&1'
     )
     assert tried.returncode != 0
     assert "must be owner" in tried.stdout
+
+
+def _postgres(fleet: Fleet, name: str, statement: str) -> str:
+    login = SETTINGS + 'psql "$(echo "$DROVER_DATABASE_URL" | sed s/+psycopg//)" --tuples-only --no-align --command '
+    return fleet.machines[name].run(login + shlex.quote(statement) + " 2>&1").stdout
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE job SET plan = '{}'",  # would start a program on another host
+        "UPDATE disk SET destination_path = '/etc/passwd'",
+        "UPDATE host SET state = 'maintenance'",
+        "INSERT INTO job (guest, source, destination, state) VALUES ('web', 'hv2', 'hv1', 'queued')",
+        "INSERT INTO host SELECT 'hv3', address, guest_root, incarnation, heartbeat_at, facts, state FROM host",
+        "DELETE FROM job",
+        "SELECT * FROM drain",
+    ],
+)
+def test_a_hypervisor_may_do_nothing_to_the_database_but_tell_how_its_moves_go(
+    fleet: Fleet, guest: Path, statement: str
+) -> None:
+    said = _postgres(fleet, "hv1", statement)
+    assert "permission denied" in said or "violates row-level security" in said
+
+
+def test_a_hypervisor_sees_no_other(fleet: Fleet, guest: Path) -> None:
+    assert _postgres(fleet, "hv1", "SELECT name FROM host") == "hv1\n"
+
+
+def test_a_worker_was_denied_nothing_it_needed(fleet: Fleet, guest: Path) -> None:
+    for name in ("hv1", "hv2"):
+        log = (fleet.machines[name].folder / "drover-worker.log").read_text()
+        assert "permission denied" not in log
+        assert "NOPERM" not in log
 
 
 def test_nobody_gets_in_without_a_certificate_or_with_anothers_name(fleet: Fleet) -> None:

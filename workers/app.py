@@ -69,6 +69,7 @@ def configuration() -> dict[str, Any]:
             "unacked_key": f"unacked.{me}",
             "unacked_index_key": f"unacked_index.{me}",
             "unacked_mutex_key": f"unacked_mutex.{me}",
+            "priority_steps": [0],  # a queue is one key, whose name can be granted
         },
     }
 

@@ -1,13 +1,17 @@
 """What is said when something is not as it should be."""
 
 import json
+import os
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from models.database import transaction
+from tests.support import until
 from tests.test_cli.support import DROVER, NO_BROKER, document, drover, point_at
 from workflows.cli import reading
 
@@ -50,6 +54,40 @@ def test_missing_tables(bare: None, words: list[str]) -> None:
     assert result.exit_code == 1
     assert "run `drover db upgrade`" in result.stderr
     assert json.loads(result.stdout)["error"]["code"] == "schema"
+
+
+@pytest.fixture
+def broker_with_a_password(tmp_path: Path) -> Iterator[str]:
+    path = tmp_path / "redis.sock"
+    argv = ["redis-server", "--port", "0", "--unixsocket", str(path), "--requirepass", "secret", "--save", ""]
+    running = subprocess.Popen(argv, stdout=subprocess.DEVNULL, cwd=tmp_path)
+    until("Redis listens", path.exists)
+    yield f"redis+socket://{path}"
+    running.kill()
+    running.wait()
+
+
+@pytest.mark.parametrize("words", [["worker", "--host", "hv1"], ["controller"]])
+def test_a_service_that_redis_does_not_let_in_says_so_and_ends(
+    database: None, broker_with_a_password: str, words: list[str]
+) -> None:
+    environment = os.environ | {"DROVER_BROKER_URL": broker_with_a_password}
+    ended = subprocess.run([DROVER, *words], env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert "do not accept each other: look at user, password and certificates in DROVER_BROKER_URL" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_role_without_rights_hears_which_script_gives_them(database: None) -> None:
+    with transaction() as session:
+        session.execute(text("DROP ROLE IF EXISTS nobody_much"))
+        session.execute(text("CREATE ROLE nobody_much LOGIN"))
+        session.execute(text("GRANT USAGE ON SCHEMA public TO PUBLIC"))  # as in every new database
+    url = os.environ["DROVER_DATABASE_URL"].replace("drover@", "nobody_much@")
+    environment = os.environ | {"DROVER_DATABASE_URL": url}
+    ended = subprocess.run([DROVER, "job", "list"], env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "run deploy/postgres/hosts.sql" in ended.stderr
 
 
 def test_db_upgrade_from_empty_and_again(bare: None) -> None:

@@ -1,11 +1,13 @@
 """From an exception to what the operator reads: one sentence, what to do, and an exit code."""
 
+import ssl
 from dataclasses import dataclass
 
 import typer
 from kombu.exceptions import OperationalError as BrokerUnreachable
 from kombu.utils.url import maybe_sanitize_url
 from psycopg import errors as postgres
+from redis.exceptions import AuthenticationError, NoPermissionError
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
@@ -48,8 +50,23 @@ def _refused(message: str) -> Fault:
     return Fault("refused", message, ExitCode.REFUSED)
 
 
+def broker_refuses(error: BaseException | None) -> bool:
+    """It answered, and the answer was no: to the password, to a right, or to a certificate."""
+    while error is not None:
+        if isinstance(error, (AuthenticationError, NoPermissionError, ssl.SSLError)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _broker(error: BaseException | None) -> Fault:
     url = maybe_sanitize_url(settings().broker_url)
+    if broker_refuses(error):
+        return Fault(
+            "unreachable",
+            f"the broker at {url} and this process do not accept each other: look at user, password and certificates "
+            f"in DROVER_BROKER_URL ({_first_line(error)})",
+        )
     return Fault(
         "unreachable",
         f"the broker at {url} cannot be reached: is Redis running, and is DROVER_BROKER_URL right? "
@@ -63,6 +80,11 @@ def _database(error: SQLAlchemyError) -> Fault:
         return _refused(f"DROVER_DATABASE_URL is not understood: write it as {DATABASE_FORM}")
     if isinstance(said, (postgres.UndefinedTable, postgres.UndefinedColumn)):
         return Fault("schema", "the database lacks Drover's tables, or has old ones: run `drover db upgrade`")
+    if isinstance(said, postgres.InsufficientPrivilege):
+        return _refused(
+            f"the database lets this role not do that ({_first_line(said)}): after each `drover db upgrade` run "
+            "deploy/postgres/hosts.sql; the roles of hypervisors are for their workers alone"
+        )
     if isinstance(said, postgres.LockNotAvailable):
         return Fault("failed", "somebody else is changing the database's schema right now: try again in a moment")
     if isinstance(error, (OperationalError, InterfaceError)):

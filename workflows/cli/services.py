@@ -2,17 +2,20 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from kombu.exceptions import OperationalError as BrokerUnreachable
+from redis.exceptions import RedisError
 from sqlalchemy import func, select
 
 from models.database import transaction
 from models.errors import PreconditionFailed
 from models.host import Host
 from models.settings import settings
-from workers.app import CONTROL_QUEUE, host_queue
+from workers.app import CONTROL_QUEUE, app, host_queue
 from workflows.cli import completion, output
+from workflows.cli.faults import broker_refuses
 from workflows.cli.options import AsJson
 
 CONTROLLER_THREADS = 4
@@ -75,6 +78,7 @@ def _become(*options: str, loglevel: str, as_json: bool) -> None:
     """Replace this process by Celery's, so that signals and supervisors reach it."""
     settings.cache_clear()
     _check_database()
+    _check_broker()
     argv = [sys.executable, "-m", "workers", *options]
     argv += ["--without-gossip", "--without-mingle", f"--loglevel={loglevel}"]
     if as_json:
@@ -88,3 +92,19 @@ def _check_database() -> None:
     """One sentence now instead of Celery's traceback later."""
     with transaction() as session:
         session.scalar(select(func.count()).select_from(Host))
+
+
+def _check_broker() -> None:
+    """Celery would try for ever, also where only an operator can help: a wrong password or certificate.
+
+    A Redis that is away is waited for, as later on: a hypervisor may start before its control node.
+    """
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+            channel: Any = connection.channel()
+            channel.client.ping()
+    except (RedisError, BrokerUnreachable) as error:
+        if broker_refuses(error):
+            raise
+        output.note(f"Redis does not answer yet ({error}): waiting for it")

@@ -14,7 +14,7 @@ from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Job, JobState
 from models.settings import settings
-from tests.fleet_rows import GB, guest, host, job
+from tests.fleet_rows import GB, guest, host, job, load
 from workflows import hosts
 from workflows.drains import orders, outcomes, progress
 from workflows.drains.orders import Order
@@ -362,3 +362,19 @@ def test_a_move_that_ends_between_two_looks_is_not_taken_for_left() -> None:
         outcomes.follow(session, ended, settings())
         session.flush()
         assert not outcomes.moves_under_way(session, ended)
+
+
+def test_drains_that_are_under_way_together_do_not_choose_the_same_hosts() -> None:
+    for name in ("four", "five", "six", "seven", "last"):
+        host(name)
+    guest("other", "two", memory_bytes=GB)
+    first = drain()
+    assert sorted(advance(first)) == ["g1", "g2", "g3"]
+    second = drain(name="two")
+    assert advance(second) == ["other"]
+    assert destinations(second)["other"] not in destinations(first).values()
+    queued = submitted(first, "g1", "g2", "g3")
+    guest("late", "last")
+    third = drain(name="last")
+    assert advance(third) == ["late"]
+    assert destinations(third)["late"] not in {load(job_id).destination for job_id in queued.values()}

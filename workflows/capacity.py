@@ -5,12 +5,14 @@ host or are on their way to it, against what its guests may have together), not 
 that begin together would both find the same free memory. The destination itself is asked about that beforehand.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, exists, func, literal, not_, or_, select, union_all
 from sqlalchemy.orm import Session
 
+from models.drain import UNDER_WAY, Drain, DrainGuest, GuestState
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Disk, Job, JobState
@@ -18,6 +20,7 @@ from models.settings import Settings
 from workflows.questions import alive
 
 UNLIMITED = float("inf")
+AMOUNTS = ("cpus", "memory_bytes", "disk_bytes")
 CLOSED = {HostState.ACTIVE: None, HostState.CORDONED: "it is cordoned", HostState.MAINTENANCE: "it is in maintenance"}
 BEGUN = (JobState.RUNNING, JobState.UNDOING, JobState.NEEDS_OPERATOR)
 """States in which a job may have something at its destination."""
@@ -104,13 +107,17 @@ class Slots:
         self.overall += 1
 
 
-def rooms(session: Session, ours: Settings) -> dict[str, Room]:
-    """What every host has left, by name."""
-    taken = union_all(_living(), _arriving(), _set_aside()).subquery()
-    cpus, memory, disk = (
-        select(func.coalesce(func.sum(column), 0)).where(taken.c.host == Host.name).scalar_subquery()
-        for column in (taken.c.cpus, taken.c.memory_bytes, taken.c.disk_bytes)
-    )
+def rooms(session: Session, ours: Settings, *, planning: Collection[str] | None = None) -> dict[str, Room]:
+    """What every host has left, by name.
+
+    Who plans names the guests that it plans: then what other guests are to get counts as well, so that drains which
+    are under way together do not all choose the same hosts.
+    """
+    promised = [] if planning is None else [_queued(planning), _planned(planning)]
+    each = union_all(_living(), _arriving(), _set_aside(), *promised).subquery()
+    amounts = [func.sum(each.c[name]).label(name) for name in AMOUNTS]
+    taken = select(each.c.host, *amounts).group_by(each.c.host).subquery()
+    cpus, memory, disk = (func.coalesce(taken.c[name], 0) for name in AMOUNTS)
     query = select(
         Host.name,
         Host.state,
@@ -119,12 +126,12 @@ def rooms(session: Session, ours: Settings) -> dict[str, Room]:
         (Host.guest_cpus - cpus).label("cpus"),
         (Host.guest_memory_bytes - memory).label("memory_bytes"),
         (Host.guest_disk_bytes - disk).label("disk_bytes"),
-    )
+    ).outerjoin(taken, taken.c.host == Host.name)
     return {row.name: _room(row) for row in session.execute(query)}
 
 
 def _room(row: Any) -> Room:
-    left = {name: getattr(row, name) for name in ("cpus", "memory_bytes", "disk_bytes")}
+    left = {name: getattr(row, name) for name in AMOUNTS}
     return Room(
         host=row.name,
         closed=CLOSED[row.state],
@@ -143,6 +150,29 @@ def _arriving() -> Select[str, int, int, int]:
         select(Job.destination, Guest.cpus, Guest.memory_bytes, Guest.disk_bytes)
         .join(Guest, Guest.name == Job.guest)
         .where(Job.state.in_(BEGUN), Guest.host != Job.destination)
+    )
+
+
+def _queued(but_for: Collection[str]) -> Select[str, int, int, int]:
+    return (
+        select(Job.destination, Guest.cpus, Guest.memory_bytes, Guest.disk_bytes)
+        .join(Guest, Guest.name == Job.guest)
+        .where(Job.state == JobState.QUEUED, Guest.name.not_in(but_for))
+    )
+
+
+def _planned(but_for: Collection[str]) -> Select[Any, int, int, int]:
+    """Guests that wait for their turn in a drain."""
+    return (
+        select(DrainGuest.destination, Guest.cpus, Guest.memory_bytes, Guest.disk_bytes)
+        .join(Guest, Guest.name == DrainGuest.guest)
+        .join(Drain)
+        .where(
+            DrainGuest.state == GuestState.WAITING,
+            DrainGuest.destination.is_not(None),
+            Drain.state.in_(UNDER_WAY),
+            Guest.name.not_in(but_for),
+        )
     )
 
 

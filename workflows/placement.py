@@ -7,8 +7,7 @@ tried as well.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from workflows.capacity import Room, Size
 
@@ -90,8 +89,9 @@ def plan(
     """
     units = _units(candidates)
     allowed = [host for host in sorted(rooms) if host in (set(to) or rooms) and host not in set(exclude)]
-    tried = [_place(units, {host: rooms[host] for host in allowed}, list(residents), rule) for rule in (spread, fill)]
-    return min(tried, key=lambda made: len(made.left))
+    present, free = list(residents), {host: rooms[host] for host in allowed}
+    made = _place(units, free, present, spread)
+    return min(made, _place(units, free, present, fill), key=lambda made: len(made.left)) if made.left else made
 
 
 def _units(candidates: Iterable[Candidate]) -> list[Unit]:
@@ -109,7 +109,7 @@ def _turn(one: Candidate) -> tuple[bool, int, int, str]:
 
 
 def _place(units: Iterable[Unit], rooms: Mapping[str, Room], residents: list[Resident], rule: Rule) -> Plan:
-    rooms, residents = deepcopy(dict(rooms)), list(residents)
+    rooms, residents = {host: replace(room) for host, room in rooms.items()}, list(residents)
     placements: list[Placement] = []
     left: dict[str, str] = {}
     for unit in units:

@@ -151,7 +151,7 @@ def _placed(kind: DrainKind, host: str, where: Where, survey: _Survey) -> Plan:
 
 def placed(session: Session, kind: DrainKind, host: str, where: Where, candidates: Sequence[Candidate]) -> Plan:
     """Place guests by what the rows say now."""
-    rooms = capacity.rooms(session, settings())
+    rooms = capacity.rooms(session, settings(), planning=[candidate.name for candidate in candidates])
     if kind is DrainKind.RETURN:
         rooms = {host: replace(rooms[host], closed=None)}  # a return opens its host
     return plan(candidates, rooms, _residents(session, candidates), to=where.to, exclude=where.exclude)
@@ -175,8 +175,9 @@ def candidate(
 
 
 def _residents(session: Session, candidates: Iterable[Candidate]) -> list[Resident]:
-    """All other guests, where they are and where they are being moved to."""
-    others = Guest.name.not_in([candidate.name for candidate in candidates])
+    """All other guests that belong to a group, where they are and where they are being moved to."""
+    grouped = Guest.together.is_not(None) | Guest.apart.is_not(None)
+    others = Guest.name.not_in([candidate.name for candidate in candidates]) & grouped
     living = select(Guest.host, Guest.together, Guest.apart).where(others)
     arriving = (
         select(Job.destination, Guest.together, Guest.apart)

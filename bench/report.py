@@ -27,7 +27,6 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "qemu": qemu.splitlines()[0].removeprefix("QEMU emulator version "),
         "python": platform.python_version(),
-        "kvm": Path("/dev/kvm").exists(),
         "load_average": [round(load, 1) for load in os.getloadavg()],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -74,7 +73,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
 def _page(rows: list[dict[str, Any]]) -> str:
     on = max((row["machine"] for row in rows), key=lambda machine: machine["date"])
     about = (
-        f"{on['date'][:10]}: {on['cpus']} x {on['cpu']}, {on['memory_gib']} GiB, {'' if on['kvm'] else 'no '}KVM, "
+        f"{on['date'][:10]}: {on['cpus']} x {on['cpu']}, {on['memory_gib']} GiB, guests under TCG, "
         f"Linux {on['kernel']}, QEMU {on['qemu']}, Python {on['python']}. `runs` is the moves of each kind, in turns; "
         "`load` the load average at the end: what else the machine did meanwhile."
     )

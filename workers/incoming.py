@@ -7,7 +7,7 @@ from typing import Any
 from models.errors import Fatal
 from workers import inspection, processes
 from workers.processes import Process
-from workers.qemu import topology
+from workers.qemu import cpu, topology
 from workers.qemu.command_line import listening_sockets
 from workers.qemu.monitor import MonitorLost, connect
 from workers.startup import listens, monitor_ready
@@ -64,11 +64,12 @@ def differences(ctx: Context, there: dict[str, Any]) -> list[str]:
     """What the two machines do not have in common; QEMU itself would find part of it, and only in the pause."""
     here = ctx.source["topology"]
     same = ctx.source["version"] == ctx.destination["version"]
-    return [
+    devices = [
         sentence
         for part in ("qtree", "ramblocks")
         for sentence in topology.differences(here[part], there[part], same_version=same)
     ]
+    return devices + cpu.missing(here.get("cpu"), there["cpu"])
 
 
 async def stop(ctx: Context) -> None:

@@ -9,7 +9,7 @@ from models.base import Document
 from models.errors import PreconditionFailed
 from models.settings import Settings
 from workers.processes import process
-from workers.qemu import block, known_bugs, topology
+from workers.qemu import block, cpu, known_bugs, topology
 from workers.qemu.disks import disk_refusals, source_disks, unnamed_images
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
 from workers.qemu.refusals import command_line_refusals
@@ -76,9 +76,10 @@ def _memory(summary: dict[str, int]) -> int:
     return summary["base-memory"] + summary.get("plugged-memory", 0)
 
 
-async def machine(monitor: Monitor) -> dict[str, list[str]]:
-    """The machine's devices and RAM in a form that can be compared across hosts."""
+async def machine(monitor: Monitor) -> Document:
+    """The machine's CPU, devices and RAM in a form that can be compared across hosts."""
     return {
+        "cpu": await cpu.offered(monitor),
         "qtree": list(topology.normalise_qtree(await monitor.hmp("info qtree"))),
         "ramblocks": list(
             topology.normalise_ramblocks((await monitor.query("x-query-ramblock"))["human-readable-text"])

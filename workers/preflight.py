@@ -13,7 +13,7 @@ from models.errors import PreconditionFailed
 from models.settings import Settings
 from workers import images
 from workers.host import memory_bytes
-from workers.qemu import known_bugs
+from workers.qemu import cpu, known_bugs
 from workers.qemu.command_line import destination_command_line
 
 RESERVE_BYTES = 256 << 20
@@ -39,17 +39,19 @@ async def plan_destination(question: Document, settings: Settings) -> Document:
     qmp = relocate(source["qmp"])
     problems += _programs() + _machine(qemu, source["machine_type"]) + _memory(source["memory_bytes"])
     problems += _images(disks) + _socket(qmp)
+    argv = destination_command_line(
+        source["argv"],
+        machine_type=source["machine_type"],
+        source_root=root,
+        destination_root=str(settings.guest_root),
+        qemu=qemu,
+    )
+    problems += cpu.missing(source["topology"].get("cpu"), cpu.offered_here(qemu, argv))
     if problems:
         raise PreconditionFailed(f"{settings.host} cannot take {question['guest']}: " + "; ".join(problems))
     live = known_bugs.live_ram_safe(tuple(source["version"]), version, source["accel"])
     return {
-        "argv": destination_command_line(
-            source["argv"],
-            machine_type=source["machine_type"],
-            source_root=root,
-            destination_root=str(settings.guest_root),
-            qemu=qemu,
-        ),
+        "argv": argv,
         "qmp": qmp,
         "pidfile": relocate(source["pidfile"]) if source["pidfile"] else None,
         "qemu": qemu,

@@ -25,7 +25,7 @@ from models.job import Job, JobState, Side, Step, StepState
 from models.settings import Settings, settings
 from workers.app import CONTROL_QUEUE
 from workers.runner import STOPPING
-from workflows import metrics, webhooks
+from workflows import leadership, metrics, webhooks
 from workflows.admission import admit
 from workflows.drains import progress as drains
 from workflows.jobs import WAKE_CHANNEL, go_on
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 QUESTIONS_KEPT = timedelta(hours=1)
-ACTING_LOCK = 0x636F6E74726F6C  # "control"
 ME = "controller"
 LEADING = threading.Event()
 """Set while this process is the one that acts."""
@@ -65,7 +64,7 @@ def run(ours: Settings) -> None:
 def _act_while_leading(ours: Settings) -> None:
     """One connection of its own holds the lock and hears the notifications; losing it ends the lead."""
     with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": ACTING_LOCK}):
+        if not leadership.take(connection):
             STOPPING.wait(TICK_S)
             return
         connection.execute(text(f"LISTEN {WAKE_CHANNEL}"))

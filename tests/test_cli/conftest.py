@@ -11,13 +11,13 @@ import pytest
 
 import migrations
 from models.base import Base
-from models.database import transaction
+from models.database import engine, transaction
 from models.errors import PreconditionFailed
 from models.guest import Guest
 from models.host import Host
 from tests.postgres import postgres
 from tests.test_cli.support import NO_BROKER, forget_caches, point_at
-from workflows import guests, preflight
+from workflows import guests, leadership, preflight
 
 
 @pytest.fixture(scope="session")
@@ -45,8 +45,16 @@ def bare(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def database(bare: None) -> None:
-    """The newest schema, and nothing in it but two hosts and a guest on the first."""
+def database(without_controller: None) -> Iterator[None]:
+    """The newest schema, and nothing in it but two hosts and a guest on the first; somebody acts as the controller."""
+    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        assert leadership.take(connection)
+        yield
+
+
+@pytest.fixture
+def without_controller(bare: None) -> None:
+    """The same, but nobody acts."""
     migrations.upgrade()
     with transaction() as session:
         for table in reversed(Base.metadata.sorted_tables):

@@ -43,6 +43,12 @@ def test_watching_an_ended_job(database: None, state: JobState, code: int, verdi
     assert verdict in as_json.stderr
 
 
+def test_watching_says_if_no_controller_acts(without_controller: None) -> None:
+    number = insert_job(JobState.RUNNING)
+    result = drover("job", "watch", str(number), "--timeout", "0")
+    assert result.stderr.startswith("no controller acts: nothing begins until `drover controller` runs somewhere\n")
+
+
 def test_watching_until_the_end(database: None) -> None:
     number = insert_job(JobState.RUNNING)
     ending = end_job(number, JobState.DONE, 0.6)

@@ -20,7 +20,7 @@ from workflows.cli.drain_view import (
 )
 from workflows.cli.migration import Bandwidth, DryRun, IdempotencyKey, MaxBlackout, Wait
 from workflows.cli.options import AsJson, HostName, Timeout, examples
-from workflows.cli.watching import watch_drain
+from workflows.cli.watching import note_without_controller, watch_drain
 from workflows.drains import orders, planning
 from workflows.drains.orders import Order
 from workflows.drains.planning import Forecast, Where
@@ -169,6 +169,7 @@ def _plan_and_submit(
     drain = earlier or orders.submit(order, forecast=forecast, idempotency_key=key)
     if wait:
         watch_drain(drain.id, timeout_s=timeout, as_json=as_json)
+    note_without_controller()
     shot = drain_reading.snapshot(drain.id)
     if as_json:
         output.emit(drain_document(shot))

@@ -7,7 +7,7 @@ import typer
 from workflows import guests, jobs, preflight, terms
 from workflows.cli import completion, exits, output, reading, timing
 from workflows.cli.options import AsJson, GuestName, Timeout, rate
-from workflows.cli.watching import emit_job, verdict, watch
+from workflows.cli.watching import emit_job, note_without_controller, verdict, watch
 from workflows.jobs import MigrationOptions
 
 Destination = Annotated[
@@ -83,6 +83,8 @@ def migrate(
 
 def _submitted(job_id: int, *, as_json: bool) -> None:
     shot = reading.snapshot(job_id)
+    if not shot.ended:
+        note_without_controller()
     if as_json:
         emit_job(job_id)
     elif shot.job.state.ended:

@@ -11,8 +11,10 @@ from rich.console import Console
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from models.base import Document
+from models.database import transaction
 from models.errors import DroverError
 from models.job import Job, JobState
+from workflows import leadership
 from workflows.cli import documents, drain_reading, drain_view, exits, output, reading
 from workflows.cli.exits import ExitCode
 from workflows.cli.plain import PlainLines
@@ -120,6 +122,13 @@ def _watch(watched: Watched[Shot], *, timeout_s: float | None, as_json: bool) ->
     raise typer.Exit(code)
 
 
+def note_without_controller() -> None:
+    """Say so if nobody is there to publish the steps: all would look well, and nothing happen."""
+    with transaction() as session:
+        if not leadership.anybody_acts(session):
+            output.note("no controller acts: nothing begins until `drover controller` runs somewhere")
+
+
 def emit_job(job_id: int) -> None:
     """Print the job's JSON document."""
     output.emit(job_document(job_id))
@@ -134,6 +143,8 @@ def job_document(job_id: int) -> Document:
 def _until_ended(watched: Watched[Shot], timeout_s: float | None) -> Shot:
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     shot = watched.read()  # one that is unknown, or no database at all, is said at once
+    if not shot.ended:
+        note_without_controller()
     with watched.view() as shown:
         while True:
             shown.show(shot)

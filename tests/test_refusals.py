@@ -1,8 +1,10 @@
 """Bad requests get one clear sentence that names what to do, before anything is changed."""
 
+import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +15,15 @@ from lab import fleet, guests
 from lab.guest.spec import DiskSpec, GuestSpec
 from models.database import transaction
 from models.errors import PreconditionFailed
+from models.host import Host
 from models.job import Job
 from tests.support import MIB, Moves
 from workers import processes
+from workers.qemu.monitor import connect
 from workflows import jobs
+from workflows.guests import known_guest
+from workflows.preflight import movable
+from workflows.questions import ask
 
 pytestmark = pytest.mark.guests
 
@@ -82,11 +89,6 @@ def test_a_guest_whose_qemu_is_gone(moves: Moves) -> None:
 
 @pytest.mark.usefixtures("nothing_changes")
 def test_a_guest_that_is_paused(moves: Moves) -> None:
-    import asyncio
-
-    from workers.qemu.monitor import connect
-    from workflows.guests import known_guest
-
     guest = moves.boot()
 
     async def pause() -> None:
@@ -99,10 +101,6 @@ def test_a_guest_that_is_paused(moves: Moves) -> None:
 
 @pytest.mark.usefixtures("nothing_changes")
 def test_a_monitor_that_another_client_holds(moves: Moves) -> None:
-    import socket
-
-    from workflows.guests import known_guest
-
     guest = moves.boot()
     with socket.socket(socket.AF_UNIX) as other:
         other.connect(known_guest(guest).qmp)
@@ -124,14 +122,20 @@ def test_a_qemu_that_the_destination_does_not_have(moves: Moves) -> None:
     assert f"there is no {name} here: install it" in refused(moves, guest, "host-b")
 
 
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_loopback_address_is_no_way_from_one_machine_to_another(moves: Moves) -> None:
+    guest = known_guest(moves.boot())
+    asked = {"guest": guest.name, "source_root": str(moves.lab.host("host-a").guests), "source": movable(guest)}
+    with pytest.raises(PreconditionFailed, match=r"where no other host reaches it: .* the right DROVER_ADDRESS"):
+        ask("host-b", "plan_destination", **asked, source_machine="another")
+
+
 def test_a_host_that_is_not_heard_of(moves: Moves) -> None:
     guest = moves.boot()
     [worker, *_] = processes.find(moves.lab.mark("worker-host-b"))
     worker.signal(signal.SIGSTOP)
     try:
         with transaction() as session:
-            from models.host import Host
-
             session.get_one(Host, "host-b").heartbeat_at = session.get_one(Host, "host-b").heartbeat_at.replace(
                 year=2020
             )

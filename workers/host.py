@@ -108,13 +108,19 @@ def register(ours: Settings) -> None:
 
 @cache
 def facts() -> Document:
-    """{"cpus", "memory_bytes", "qemu": first line of --version or None}."""
+    """{"cpus", "memory_bytes", "qemu": first line of --version or None, "machine"}."""
     binary = shutil.which("qemu-system-x86_64")
     version = None
     if binary:
         said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
         version = said.splitlines()[0] if said else None
-    return {"cpus": os.cpu_count(), "memory_bytes": memory_bytes("MemTotal"), "qemu": version}
+    return {"cpus": os.cpu_count(), "memory_bytes": memory_bytes("MemTotal"), "qemu": version, "machine": machine()}
+
+
+def machine() -> str:
+    """Equal for workers that reach each other by loopback addresses: this boot of the kernel, and its network."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}/{Path('/proc/self/ns/net').stat().st_ino}"
 
 
 def memory_bytes(what: str) -> int:

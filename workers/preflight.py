@@ -1,8 +1,10 @@
 """Could this guest run here? What must be true of the destination, and how the guest would be started there."""
 
+import ipaddress
 import os
 import re
 import shutil
+import socket
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -11,8 +13,7 @@ from typing import Any
 from models.base import Document
 from models.errors import PreconditionFailed
 from models.settings import Settings
-from workers import images
-from workers.host import memory_bytes
+from workers import host, images
 from workers.qemu import cpu, known_bugs
 from workers.qemu.command_line import destination_command_line
 
@@ -25,7 +26,8 @@ SOCKET_PATH_LIMIT = 107
 async def plan_destination(question: Document, settings: Settings) -> Document:
     """Check this host and say how the guest would run here.
 
-    `question` is {"guest", "source_root", "source": what `inspection.inspect` answered}. Answers {"argv", "qmp",
+    `question` is {"guest", "source_root", "source_machine": the source's `host.machine`, "source": what
+    `inspection.inspect` answered}. Answers {"argv", "qmp",
     "pidfile", "qemu", "version", "ram": "live" or "paused", "warnings", "disks": [{"index", "device", "format",
     "source_path", "destination_path", "virtual_size_bytes", "create_options", "discard"}]}.
 
@@ -38,7 +40,7 @@ async def plan_destination(question: Document, settings: Settings) -> Document:
     disks = [_disk(disk, relocate, tuple(source["version"])) for disk in source["disks"]]
     qmp = relocate(source["qmp"])
     problems += _programs() + _machine(qemu, source["machine_type"]) + _memory(source["memory_bytes"])
-    problems += _images(disks) + _socket(qmp)
+    problems += _images(disks) + _socket(qmp) + _address(settings.address, question.get("source_machine"))
     argv = destination_command_line(
         source["argv"],
         machine_type=source["machine_type"],
@@ -113,7 +115,7 @@ def _machine(qemu: str, machine_type: str) -> list[str]:
 
 
 def _memory(needed: int) -> list[str]:
-    free = memory_bytes("MemAvailable") - RESERVE_BYTES
+    free = host.memory_bytes("MemAvailable") - RESERVE_BYTES
     if needed <= free:
         return []
     return [f"{_mib(needed)} MiB of memory are needed and {_mib(free)} are free: move another guest away first"]
@@ -164,6 +166,19 @@ def _socket(qmp: str) -> list[str]:
     if Path(qmp).exists():
         return [f"{qmp} exists already: is another guest using it?"]
     return []
+
+
+def _address(address: str, source_machine: str | None) -> list[str]:
+    """Where this host listens must mean this host at the source as well."""
+    if source_machine in {None, host.machine()}:  # None: a worker of an earlier version
+        return []
+    try:
+        found = {ipaddress.ip_address(entry[4][0]) for entry in socket.getaddrinfo(address, None)}
+    except OSError as error:
+        return [f"its DROVER_ADDRESS {address!r} is no address ({error.strerror}): give its worker the right one"]
+    if not any(ip.is_loopback or ip.is_unspecified for ip in found):
+        return []
+    return [f"it listens at {address}, where no other host reaches it: give its worker the right DROVER_ADDRESS"]
 
 
 def _warnings(source: Document, version: known_bugs.Version) -> list[str]:

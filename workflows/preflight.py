@@ -58,11 +58,13 @@ def planned_at(destination: str, guest: Guest, inspection: Document) -> Document
     Raises:
         PreconditionFailed: it could not run there.
     """
+    host = known_host(guest.host)
     planned = ask(
         destination,
         "plan_destination",
         guest=guest.name,
-        source_root=known_host(guest.host).guest_root,
+        source_root=host.guest_root,
+        source_machine=host.facts.get("machine"),
         source=inspection,
     )
     return {"source": inspection, "disks": planned.pop("disks"), "destination": planned}

@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import drains, hosts, moves, report, sparse
+from bench import crowd, drains, hosts, moves, report, sparse
 from bench.figures import Figure
 from bench.fleet import simulation
 from lab import fleet
 from lab.directory import Lab
 
 QUICK_RUNS, FULL_RUNS = 3, 10
-PARTS = ("moves", "hosts", "sparse", "drains", "fleet")
+PARTS = ("moves", "hosts", "sparse", "drains", "crowd", "fleet")
+NOT_QUICK = {"crowd", "fleet"}
+SETTINGS = {"drains": drains.SETTINGS, "crowd": crowd.SETTINGS}
 FLEET_SIZES = [10, 50, 200]
 
 
@@ -29,14 +31,15 @@ def main() -> None:
         "hosts": hosts.measure,
         "sparse": lambda lab: sparse.measure(lab, quick=asked.quick),
         "drains": drains.measure,
+        "crowd": crowd.measure,
     }
     figures: list[Figure] = []
-    for name in asked.part or (PARTS[:-1] if asked.quick else PARTS):
+    for name in asked.part or [part for part in PARTS if not (asked.quick and part in NOT_QUICK)]:
         print(f"{name}:", flush=True)
         if name == "fleet":
             figures += simulation.measure(FLEET_SIZES)
             continue
-        with _laboratory(drains.SETTINGS if name == "drains" else {}) as lab:
+        with _laboratory(SETTINGS.get(name, {})) as lab:
             figures += parts[name](lab)
     folder = Path(tempfile.mkdtemp(prefix="bench-")) if asked.quick else asked.results
     print(report.write(figures, runs=runs, folder=folder))

@@ -26,7 +26,7 @@ def measure(lab: Lab) -> list[Figure]:
         guests = [stack.enter_context(booted(lab, name, disks=disks, fill_mib=FILL_MIB)) for name in names]
         begun = time.time()
         drain = orders.submit(Order(kind=DrainKind.DRAIN, host="host-a"))
-        jobs = [ended_job(_job(drain.id, name)) for name in names]
+        jobs = [ended_job(job_of(drain.id, name)) for name in names]
         for guest in guests:
             guest.moved_to("host-b")
     took = max(job.finished_at.timestamp() for job in jobs if job.finished_at) - begun
@@ -44,8 +44,8 @@ def measure(lab: Lab) -> list[Figure]:
     ]
 
 
-def _job(drain_id: int, guest: str) -> int:
-    """Its number, once its turn has come."""
+def job_of(drain_id: int, guest: str) -> int:
+    """The number of its job in a drain, once its turn has come."""
     while True:
         with transaction() as session:
             job = session.query(Job).where(Job.drain_id == drain_id, Job.guest == guest).one_or_none()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from lab.guest.verify import ImageRef, VerifyReport, verify
 from models.database import transaction
 from models.job import Job, JobState
 from workers import processes
-from workers.qemu.monitor import connect
+from workers.qemu.monitor import MonitorLost, connect
 from workflows import guests as records
 from workflows import jobs, preflight
 
@@ -174,6 +174,7 @@ def booted(lab: Lab, name: str, **load: Any) -> Iterator[Guest]:
 async def _power_off(guest: Guest) -> None:
     folder = guest.lab.host(guest.host).guests / guest.spec.name
     async with connect(folder / "qmp.sock") as monitor:
-        await monitor.execute("quit")
+        with suppress(MonitorLost):  # QEMU may be gone before it answers
+            await monitor.execute("quit")
     records.forget(guest.spec.name)
     shutil.rmtree(folder)

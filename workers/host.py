@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import threading
 import uuid
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,6 +29,7 @@ from models.settings import Settings, settings
 from workers import retirement
 from workers.app import CONTROL_MODULES, CONTROL_QUEUE, app, configuration
 from workers.images import existing_parent
+from workers.qemu import program
 from workers.runner import STOPPING
 
 log = logging.getLogger(__name__)
@@ -106,14 +108,12 @@ def register(ours: Settings) -> None:
         session.execute(statement.on_conflict_do_update(index_elements=["name"], set_=row))
 
 
-@cache
 def facts() -> Document:
     """{"cpus", "memory_bytes", "qemu": first line of --version or None, "machine"}."""
     binary = shutil.which("qemu-system-x86_64")
     version = None
-    if binary:
-        said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
-        version = said.splitlines()[0] if said else None
+    with suppress(OSError, subprocess.SubprocessError):
+        version = next(iter(program.said(binary, "--version").splitlines()), None) if binary else None
     return {"cpus": os.cpu_count(), "memory_bytes": memory_bytes("MemTotal"), "qemu": version, "machine": machine()}
 
 

@@ -2,7 +2,6 @@
 
 import ipaddress
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -14,7 +13,7 @@ from models.base import Document
 from models.errors import PreconditionFailed
 from models.settings import Settings
 from workers import host, images
-from workers.qemu import cpu, known_bugs
+from workers.qemu import cpu, known_bugs, program
 from workers.qemu.command_line import destination_command_line
 
 RESERVE_BYTES = 256 << 20
@@ -39,7 +38,7 @@ async def plan_destination(question: Document, settings: Settings) -> Document:
     qemu, version, problems = _qemu(source)
     disks = [_disk(disk, relocate, tuple(source["version"])) for disk in source["disks"]]
     qmp = relocate(source["qmp"])
-    problems += _programs() + _machine(qemu, source["machine_type"]) + _memory(source["memory_bytes"])
+    problems += _programs() + _memory(source["memory_bytes"])
     problems += _images(disks) + _socket(qmp) + _address(settings.address, question.get("source_machine"))
     argv = destination_command_line(
         source["argv"],
@@ -87,15 +86,20 @@ def _disk(disk: Document, relocate: Any, version: known_bugs.Version) -> Documen
 
 
 def _qemu(source: Document) -> tuple[str, known_bugs.Version, list[str]]:
-    """The same program here, and its version."""
+    """The same program here, its version, and what is wrong with it."""
     qemu = source["exe"] if os.access(source["exe"], os.X_OK) else shutil.which(Path(source["exe"]).name)
     if qemu is None:
         return "", (0, 0, 0), [f"there is no {Path(source['exe']).name} here: install it"]
-    said = subprocess.run([qemu, "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"version (\d+)\.(\d+)\.(\d+)", said)
-    if found is None:
+    machine_type = source["machine_type"]
+    try:
+        version, machine_types = program.version(qemu), program.machine_types(qemu)
+    except (OSError, subprocess.SubprocessError) as error:
+        return qemu, (0, 0, 0), [f"{qemu} does not work here: {error}"]
+    if version is None:
         return qemu, (0, 0, 0), [f"{qemu} --version does not name a version"]
-    return qemu, (int(found[1]), int(found[2]), int(found[3])), []
+    if machine_type not in machine_types:
+        return qemu, version, [f"its QEMU has no machine type {machine_type}: install a newer one"]
+    return qemu, version, []
 
 
 def _programs() -> list[str]:
@@ -104,14 +108,6 @@ def _programs() -> list[str]:
         for name in ("qemu-img", "qemu-storage-daemon")
         if shutil.which(name) is None
     ]
-
-
-def _machine(qemu: str, machine_type: str) -> list[str]:
-    if not qemu:
-        return []
-    said = subprocess.run([qemu, "-machine", "help"], capture_output=True, text=True, check=False).stdout
-    known = {line.split()[0] for line in said.splitlines() if line.strip()}
-    return [] if machine_type in known else [f"its QEMU has no machine type {machine_type}: install a newer one"]
 
 
 def _memory(needed: int) -> list[str]:

@@ -10,11 +10,10 @@ again.
 import json
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from models.base import Document
+from workers.qemu import program
 from workers.qemu.command_line import Option, parse_command_line, words_of, write_options
 from workers.qemu.monitor import CommandRefused, Monitor
 
@@ -32,7 +31,6 @@ _QUESTIONS: list[dict[str, Any]] = [
     ),
     {"execute": "quit"},
 ]
-_LONGEST_START_S = 10.0
 
 
 async def offered(monitor: Monitor) -> Document | None:
@@ -50,25 +48,13 @@ def offered_here(qemu: str, argv: Sequence[str]) -> Document | None:
 
     None where that does not start or cannot tell: then the guest's own incoming QEMU is the first to be asked.
     """
+    words = ("-S", "-nodefaults", "-no-user-config", "-display", "none", *_of_the_cpu(argv), "-qmp", "stdio")
     try:
-        return _asked(qemu, Path(qemu).stat().st_mtime_ns, tuple(_of_the_cpu(argv)))
+        said = program.said(qemu, *words, told="".join(map(json.dumps, _QUESTIONS)))
+        replies = {reply["id"]: reply["return"] for reply in map(json.loads, said.splitlines()) if "id" in reply}
+        return _described(replies["feature-words"], replies["vendor"])
     except (OSError, subprocess.SubprocessError, ValueError, KeyError):
         return None
-
-
-@cache
-def _asked(qemu: str, _mtime_ns: int, words: tuple[str, ...]) -> Document:
-    """Asked once per program and CPU: guests of one kind differ in neither."""
-    said = subprocess.run(
-        [qemu, "-S", "-nodefaults", "-no-user-config", "-display", "none", *words, "-qmp", "stdio"],
-        input="".join(map(json.dumps, _QUESTIONS)),
-        capture_output=True,
-        text=True,
-        timeout=_LONGEST_START_S,
-        check=True,
-    ).stdout
-    replies = {reply["id"]: reply["return"] for reply in map(json.loads, said.splitlines()) if "id" in reply}
-    return _described(replies["feature-words"], replies["vendor"])
 
 
 def _of_the_cpu(argv: Sequence[str]) -> Iterator[str]:

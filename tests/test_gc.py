@@ -25,6 +25,7 @@ from models.job import Disk, Job, JobState, Step, StepState
 from models.settings import Settings, settings
 from tests.support import MIB, Moves, until
 from workers import garbage, images, processes
+from workers.garbage.traces import mirror_names
 from workers.processes import Process
 from workers.qemu.monitor import connect
 from workflows import jobs
@@ -129,7 +130,7 @@ def block_names(moves: Moves, guest: str) -> set[str]:
 
     async def ask() -> set[str]:
         async with connect(_row(guest).qmp) as monitor:
-            return await garbage._mirror_names(monitor)
+            return await mirror_names(monitor)
 
     return asyncio.run(ask())
 
@@ -350,7 +351,7 @@ def test_a_job_that_is_alive_right_before_the_removal_keeps_what_it_has(
     job_id = ended_job(here, JobState.UNDONE)
     directory = here.directory / "jobs" / str(job_id)
     process = processes.spawn(f"{directory}/exporter", ["sleep", "600"], directory / "exporter.log")
-    finds = garbage._finds
+    finds = garbage.finds
 
     async def then_change(ours: Any) -> Any:
         found = await finds(ours)
@@ -359,7 +360,7 @@ def test_a_job_that_is_alive_right_before_the_removal_keeps_what_it_has(
                 session.execute(update(Job).where(Job.id == job_id).values(state=JobState.NEEDS_OPERATOR))
         return found
 
-    monkeypatch.setattr(garbage, "_finds", then_change)
+    monkeypatch.setattr(garbage, "finds", then_change)
     try:
         reply = asyncio.run(garbage.collect({"unknown_jobs": False}, here))
         assert [find["removed"] for find in reply["finds"]] == [not changed] * 2

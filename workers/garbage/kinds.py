@@ -1,46 +1,29 @@
-"""Garbage on this host: what jobs left behind that have ended, found and removed again.
-
-Everything of ours carries the number of its job: directories, marks of processes, names of block jobs and nodes.
-So each find is judged by its job alone, as the database has it right before something is removed; `done` and
-`undone` are states that no job leaves. When in doubt a thing is kept, and the answer says why: a QEMU is ended
-only while its own monitor, held by us, says that it still waits for a guest.
-"""
+"""The kinds of garbage: what each is, when it must stay all the same, and how it is removed."""
 
 import asyncio
-import json
-import re
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from sqlalchemy import ColumnElement, exists, func, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from models.base import Document
 from models.database import transaction
 from models.errors import DroverError
 from models.guest import Guest
 from models.job import Disk, Job, JobState
 from models.settings import Settings
-from workers import incoming, processes, retirement
+from workers import incoming, retirement
+from workers.garbage.traces import MONITOR_TIMEOUT_S, being_moved, made, marked, mirror_names
 from workers.processes import Process
 from workers.qemu import block
 from workers.qemu.monitor import Monitor, MonitorLost, connect
 from workers.step import JobDirectory
 
-ENDED = (JobState.DONE, JobState.UNDONE)
-NUMBER = r"[1-9][0-9]{0,17}"
-ROLES = re.compile(r"exporter|incoming|switch-[0-9]+")
-MIRROR = re.compile(rf"drover-({NUMBER})-[0-9]+")
-
-BUDGET_S = 20.0
-"""Nothing is begun later than that: whoever asked waits 30 s for the answer."""
 MIRROR_TIMEOUT_S = 8.0
-MONITOR_TIMEOUT_S = 2.0
 
 
 class Kept(DroverError):
@@ -168,8 +151,8 @@ class Mirror(Find):
 
         async with connect(self.qmp, guard, MONITOR_TIMEOUT_S) as monitor:
             async with asyncio.timeout(MIRROR_TIMEOUT_S):
-                await block.drop_mirrors(monitor, sorted(await _mirror_names(monitor)))
-            if self.name in await _mirror_names(monitor):
+                await block.drop_mirrors(monitor, sorted(await mirror_names(monitor)))
+            if self.name in await mirror_names(monitor):
                 raise Kept("QEMU does not let go of it")
 
 
@@ -225,13 +208,13 @@ class Directory(Find):
             raise Kept("it could not be deleted")
 
     def _needed(self, job: Job | None) -> None:
-        roles = {role for role, _ in _marked(self.directory.path)}
+        roles = {role for role, _ in marked(self.directory.path)}
         if job is not None and job.state is JobState.DONE:
             roles.discard("incoming")  # the guest
         if roles:
             raise Kept(f"still in use by: {', '.join(sorted(roles))}")
-        if (job is None or job.state is JobState.UNDONE) and (made := _made(self.directory)):
-            raise Kept(f"it tells who made {', '.join(map(str, made))}, and that is still there")
+        if (job is None or job.state is JobState.UNDONE) and (still := made(self.directory)):
+            raise Kept(f"it tells who made {', '.join(map(str, still))}, and that is still there")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,191 +235,9 @@ class Retired(Find):
             raise Kept("somebody else is deleting it just now")
 
 
-async def look(question: Document, settings: Settings) -> Document:
-    """What no living job owns here; `question` is {"unknown_jobs": those are garbage as well}.
-
-    Answers {"finds": [{"kind", "what", "job", "why", "removed": false, "kept": why it would stay, or null}],
-    "notes": sentences on what could not be looked at}.
-    """
-    finds, notes = await _finds(settings)
-    return {"finds": [await _shown(find, job, question["unknown_jobs"]) for find, job in finds], "notes": notes}
-
-
-async def collect(question: Document, settings: Settings) -> Document:
-    """Remove it; question and answer are those of `look`. What is gone already is not found: twice does no harm."""
-    deadline = time.monotonic() + BUDGET_S
-    finds, notes = await _finds(settings)
-    return {
-        "finds": [await _removed(find, job, question["unknown_jobs"], deadline) for find, job in finds],
-        "notes": notes,
-    }
-
-
-async def _shown(find: Find, job: Job | None, unknown_jobs: bool) -> Document:
-    try:
-        _ended(find.job_id, unknown_jobs)
-        await find.check(job)
-    except Kept as kept:
-        return _document(find, job, kept=str(kept))
-    return _document(find, job)
-
-
-async def _removed(find: Find, job: Job | None, unknown_jobs: bool, deadline: float) -> Document:
-    def recheck() -> None:
-        _ended(find.job_id, unknown_jobs)
-
-    try:
-        if time.monotonic() > deadline:
-            raise Kept("there was no time left: run it again")
-        recheck()
-        await find.check(job)
-        await find.remove(job, recheck)
-    except (DroverError, OSError) as error:  # TimeoutError is an OSError
-        return _document(find, job, kept=str(error) or "it took too long")
-    return _document(find, job, removed=True)
-
-
-def _document(find: Find, job: Job | None, *, removed: bool = False, kept: str | None = None) -> Document:
-    why = "the database knows no such job" if job is None else f"the job is {job.state}"
-    if isinstance(find, Retired):
-        why += ", and it was kept long enough"
-    return {"kind": find.kind, "what": find.what, "job": find.job_id, "why": why, "removed": removed, "kept": kept}
-
-
-def _ended(job_id: int, unknown_jobs: bool) -> None:
-    """Asked right before anything is removed.
-
-    Raises:
-        Kept: the job has not ended, or is unknown and that is not enough.
-    """
-    with transaction() as session:
-        state = session.scalar(select(Job.state).where(Job.id == job_id))
-    if state is None and not unknown_jobs:
-        raise Kept("that is no proof that it has ended: `drover gc --unknown-jobs` removes it")
-    if state is not None and state not in ENDED:
-        raise Kept(f"job {job_id} is {state}")
-
-
-async def _finds(settings: Settings) -> tuple[list[tuple[Find, Job | None]], list[str]]:
-    """In the order in which they can be removed, each with its job; what living jobs own is left out."""
-    mirrors, notes = await _mirrors(settings)
-    left = [*_processes(settings), *mirrors, *_files(settings), *_retired(settings)]
-    jobs = _jobs({find.job_id for find in left})  # looked up last: a job is written down before it leaves anything
-    ended = ((find, jobs[find.job_id]) for find in left if _is_over(jobs[find.job_id]))
-    return [(find, job) for find, job in ended if find.applies(job)], notes
-
-
-def _is_over(job: Job | None) -> bool:
-    return job is None or job.state in ENDED
-
-
-def _jobs(ids: set[int]) -> dict[int, Job | None]:
-    with transaction() as session:
-        known = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(ids)))}
-        for job in known.values():
-            _ = job.disks
-    return {job_id: known.get(job_id) for job_id in ids}
-
-
-def _processes(settings: Settings) -> list[Find]:
-    """Switch processes first: one of them might let a guest run. Incoming QEMUs last: others may hold their monitor."""
-    helpers: list[Find] = []
-    waiting: list[Find] = []
-    for folder, role, process in _marked_by_job(settings):
-        job_id = int(folder)
-        if role == "incoming":
-            waiting.append(Incoming(job_id=job_id, settings=settings, process=process))
-        elif ROLES.fullmatch(role):
-            helpers.append(Helper(job_id=job_id, settings=settings, role=role, process=process))
-    return sorted(helpers, key=lambda find: find.what, reverse=True) + waiting
-
-
-def _marked_by_job(settings: Settings) -> Iterator[tuple[str, str, Process]]:
-    for mark, process in _marked(settings.directory / "jobs"):
-        folder, _, role = mark.partition("/")
-        if re.fullmatch(NUMBER, folder):
-            yield folder, role, process
-
-
-def _marked(folder: Path) -> Iterator[tuple[str, Process]]:
-    """The living processes whose mark lies below the folder, with the rest of their mark."""
-    start = f"{processes.MARK}={folder}/"
-    for process in processes.find_below(folder):
-        with suppress(OSError):  # it ended meanwhile
-            environment = Path(f"/proc/{process.pid}/environ").read_bytes().decode(errors="replace")
-            marks = (entry for entry in environment.split("\0") if entry.startswith(start))
-            yield from ((mark.removeprefix(start), process) for mark in marks)
-
-
-def _files(settings: Settings) -> list[Find]:
-    """Images before the directories that tell whose they are."""
-    found: list[Find] = []
-    folders = settings.directory / "jobs"
-    for entry in sorted(folders.iterdir()) if folders.is_dir() else ():
-        if re.fullmatch(NUMBER, entry.name) and entry.is_dir() and not entry.is_symlink():
-            job_id = int(entry.name)
-            found += [Image(job_id=job_id, settings=settings, path=path) for path in _made(JobDirectory(entry))]
-            found.append(Directory(job_id=job_id, settings=settings))
-    return found
-
-
-def _made(directory: JobDirectory) -> list[Path]:
-    """The files made by the job, as far as they are still there."""
-    with suppress(FileNotFoundError):
-        recorded = json.loads(directory.manifest.path.read_text())["files"]
-        return [Path(name) for name in recorded if directory.manifest.owns(Path(name))]
-    return []
-
-
-def _retired(settings: Settings) -> list[Find]:
-    query = (
-        select(Disk.job_id, Disk.retired_path)
-        .join(Job)
-        .where(Job.source == settings.host, Disk.retired_until <= func.clock_timestamp())
-    )
-    with transaction() as session:
-        rows = session.execute(query).all()
-    paths = ((job_id, Path(str(name))) for job_id, name in rows)
-    return [Retired(job_id=job_id, settings=settings, path=path) for job_id, path in paths if path.exists()]
-
-
-async def _mirrors(settings: Settings) -> tuple[list[Find], list[str]]:
-    """Ask the QEMUs of all guests that live here and are not being moved: whoever moves one needs its monitor."""
-    found: list[Find] = []
-    notes = []
-    for guest in _idle_guests(settings.host):
-        try:
-            async with connect(guest.qmp, timeout_s=MONITOR_TIMEOUT_S) as monitor:
-                names = await _mirror_names(monitor)
-        except DroverError as error:
-            notes.append(f"{guest.name} was not asked for mirrors: {error}")
-            continue
-        for name in sorted(names):
-            job_id = int(MIRROR.fullmatch(name)[1])  # type: ignore[index] # only such names are answered
-            found.append(Mirror(job_id=job_id, settings=settings, name=name, guest=guest.name, qmp=guest.qmp))
-    return found, notes
-
-
-async def _mirror_names(monitor: Monitor) -> set[str]:
-    """The block jobs and nodes with names of ours."""
-    names = {job["id"] for job in await monitor.query("query-jobs", MONITOR_TIMEOUT_S)}
-    nodes = await monitor.query("query-named-block-nodes", MONITOR_TIMEOUT_S, flat=True)
-    names |= {node["node-name"] for node in nodes}
-    return {name for name in names if MIRROR.fullmatch(name)}
-
-
-def _idle_guests(host: str) -> Iterable[Guest]:
-    with transaction() as session:
-        return session.scalars(select(Guest).where(Guest.host == host, ~_being_moved()).order_by(Guest.name)).all()
-
-
-def _being_moved() -> ColumnElement[bool]:
-    return exists().where(Job.guest == Guest.name, Job.state.not_in(ENDED))
-
-
 def _no_living_job(guest: str) -> None:
     with transaction() as session:
-        if session.scalar(select(Guest.name).where(Guest.name == guest, _being_moved())):
+        if session.scalar(select(Guest.name).where(Guest.name == guest, being_moved())):
             raise Kept(f"{guest} is being moved by another job just now")
 
 
@@ -464,7 +265,7 @@ def _unlink_dead_sockets(job: Job | None, settings: Settings) -> None:
         return
     with transaction() as session:
         elsewhere = session.scalar(
-            select(Guest.name).where(Guest.name == job.guest, Guest.host != settings.host, ~_being_moved())
+            select(Guest.name).where(Guest.name == job.guest, Guest.host != settings.host, ~being_moved())
         )
     if elsewhere:
         incoming.unlink_dead(job.plan["destination"])

@@ -1,0 +1,54 @@
+"""How what jobs leave on a host is recognised: everything of ours carries the number of its job."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from sqlalchemy import ColumnElement, exists
+
+from models.guest import Guest
+from models.job import Job, JobState
+from workers import processes
+from workers.processes import Process
+from workers.qemu.monitor import Monitor
+from workers.step import JobDirectory
+
+ENDED = (JobState.DONE, JobState.UNDONE)
+"""States that no job leaves."""
+NUMBER = r"[1-9][0-9]{0,17}"
+ROLES = re.compile(r"exporter|incoming|switch-[0-9]+")
+MIRROR = re.compile(rf"drover-({NUMBER})-[0-9]+")
+
+MONITOR_TIMEOUT_S = 2.0
+
+
+def marked(folder: Path) -> Iterator[tuple[str, Process]]:
+    """The living processes whose mark lies below the folder, with the rest of their mark."""
+    start = f"{processes.MARK}={folder}/"
+    for process in processes.find_below(folder):
+        with suppress(OSError):  # it ended meanwhile
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes().decode(errors="replace")
+            marks = (entry for entry in environment.split("\0") if entry.startswith(start))
+            yield from ((mark.removeprefix(start), process) for mark in marks)
+
+
+def made(directory: JobDirectory) -> list[Path]:
+    """The files made by the job, as far as they are still there."""
+    with suppress(FileNotFoundError):
+        recorded = json.loads(directory.manifest.path.read_text())["files"]
+        return [Path(name) for name in recorded if directory.manifest.owns(Path(name))]
+    return []
+
+
+async def mirror_names(monitor: Monitor) -> set[str]:
+    """The block jobs and nodes with names of ours."""
+    names = {job["id"] for job in await monitor.query("query-jobs", MONITOR_TIMEOUT_S)}
+    nodes = await monitor.query("query-named-block-nodes", MONITOR_TIMEOUT_S, flat=True)
+    names |= {node["node-name"] for node in nodes}
+    return {name for name in names if MIRROR.fullmatch(name)}
+
+
+def being_moved() -> ColumnElement[bool]:
+    return exists().where(Job.guest == Guest.name, Job.state.not_in(ENDED))

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from workers import processes
@@ -28,6 +29,17 @@ def test_a_process_is_found_again_by_its_mark_and_not_after_its_death(tmp_path: 
     assert processes.find_below(tmp_path) == [started]
     started.kill()
     assert processes.find(f"{tmp_path}/mark") == []
+
+
+def test_a_process_can_be_found_as_soon_as_it_was_started(tmp_path: Path) -> None:
+    def is_found(number: int) -> bool:
+        started = processes.spawn(f"{tmp_path}/{number}", [sys.executable, "-c", "input()"], tmp_path / "log")
+        environment = Path(f"/proc/{started.pid}/environ").read_bytes()
+        started.kill()
+        return f"{processes.MARK}={tmp_path}/{number}".encode() in environment
+
+    with ThreadPoolExecutor(8) as several:  # some of 400 were not found when `spawn` returned as early as `Popen`
+        assert all(several.map(is_found, range(400)))
 
 
 def test_a_zombie_is_dead() -> None:

@@ -83,7 +83,7 @@ def spawn(
     pass_fds: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Process:
-    """Start a program in a session of its own, under a name by which `find` knows it again."""
+    """Start a program in a session of its own, under a name by which `find` knows it from now on."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         child = subprocess.Popen(
@@ -97,7 +97,16 @@ def spawn(
         )
     started = _start_time(child.pid)
     threading.Thread(target=child.wait, name=f"reap {child.pid}", daemon=True).start()
-    return Process(child.pid, started if started is not None else -1)
+    process = Process(child.pid, started if started is not None else -1)
+    _until_it_can_be_found(process)
+    return process
+
+
+def _until_it_can_be_found(process: Process) -> None:
+    """`Popen` returns when `exec` closes its pipe; the environment can be read only a moment later (seen on 6.18)."""
+    with contextlib.suppress(OSError):  # it ended
+        while process.alive and not Path(f"/proc/{process.pid}/environ").read_bytes():
+            time.sleep(0.0005)
 
 
 def find(mark: str) -> list[Process]:

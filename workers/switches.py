@@ -48,9 +48,14 @@ def crossed(ctx: Context) -> Story | None:
 
 
 def start(ctx: Context, attempt: int, order: Order) -> Process:
-    """Start the switch process of this side."""
+    """Start the switch process of this side.
+
+    Its journal is there before it is: whoever takes over from a worker that dies meanwhile knows of the attempt, and
+    neither starts a second process for it nor overlooks this one.
+    """
     path = ctx.directory.switch_order(ctx.claim.side, attempt)
     order.save(path)
+    ctx.directory.switch_journal(ctx.claim.side, attempt).touch()
     argv = [sys.executable, "-m", "workers.switch", str(ctx.claim.side), str(path)]
     return processes.spawn(ctx.directory.mark(role(attempt)), argv, ctx.directory.log(role(attempt)))
 

@@ -3,6 +3,7 @@
 #
 #   lab/setup.sh                                  system packages (as root or through sudo), then .venv
 #   lab/setup.sh --packages                       system packages only, as root
+#   lab/setup.sh --libvirt                        what `make bench LIBVIRT=1` needs besides (as root or through sudo)
 #   lab/setup.sh --print-backports DIR CODENAME   the backports source that follows from the apt sources in DIR
 # shellcheck disable=SC2046,SC2048,SC2086 # lists of words are meant to be split
 set -eu
@@ -10,6 +11,8 @@ set -eu
 PACKAGES="qemu-system-x86 qemu-utils redis-server postgresql busybox-static cpio zstd kmod gcc libc6-dev
     iproute2 python3 python3-venv util-linux ca-certificates"
 QEMU_PACKAGES="qemu-system-x86 qemu-system-common qemu-system-data qemu-utils seabios ipxe-qemu"
+LIBVIRT_PACKAGES="libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients"
+LIBVIRT_LIBRARIES="libvirt0 libvirt-common libvirt-daemon-common libvirt-daemon-log" # of the same version
 PYTHON_CHECK='import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))'
 LIVE_RAM_QEMU=1:9.0~ # older ones corrupt the guest's memory in live migration without KVM
 
@@ -30,6 +33,10 @@ main() {
     case ${1:-} in
     --print-backports) print_backports "$2" "$3" ;;
     --packages) install_packages ;;
+    --libvirt)
+        cd -P "$(dirname "$0")/.."
+        ensure_libvirt
+        ;;
     '')
         cd -P "$(dirname "$0")/.."
         ensure_packages
@@ -171,10 +178,7 @@ ensure_packages() {
 
 install_packages() {
     [ "$(id -u)" = 0 ] || fail "--packages needs root"
-    export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C.UTF-8
-    log=$(mktemp)
-    trap clean_up EXIT
-    trap 'exit 1' HUP INT TERM
+    begin_installing
     set -- $(release)
     [ "$*" != "debian bookworm" ] || add_backports "$2"
     if lists_stale && ! update_lists; then
@@ -187,6 +191,38 @@ install_packages() {
         install "$missing"
     fi
     command -v qemu-storage-daemon >/dev/null || fail "this release's QEMU packages hold no qemu-storage-daemon"
+}
+
+begin_installing() {
+    export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C.UTF-8
+    log=$(mktemp)
+    trap clean_up EXIT
+    trap 'exit 1' HUP INT TERM
+}
+
+# No daemon of the machine's is started; the benchmark has its own.
+ensure_libvirt() {
+    PACKAGES=$LIBVIRT_PACKAGES
+    [ -n "$(missing_packages)" ] || return 0
+    if [ "$(id -u)" = 0 ]; then
+        begin_installing
+        keep_services_off
+        install "$(libvirt_words)"
+    elif sudo -n true 2>/dev/null; then
+        sudo -n sh lab/setup.sh --libvirt
+    else
+        fail "run this as root, then the same again:  sh $PWD/lab/setup.sh --libvirt"
+    fi
+}
+
+# Debian 12's backports have the libvirt of Debian 13. Named one by one: -t would upgrade systemd with it.
+libvirt_words() {
+    set -- $(release)
+    if [ "$*" = "debian bookworm" ] && apt-cache madison libvirt-daemon | grep -q " $2-backports/"; then
+        printf "%s/$2-backports " $LIBVIRT_PACKAGES $LIBVIRT_LIBRARIES
+    else
+        echo "$LIBVIRT_PACKAGES"
+    fi
 }
 
 update_lists() {

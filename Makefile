@@ -20,9 +20,10 @@ chaos: setup ## Run the whole crash matrix and write docs/crash-matrix.md (LANES
 soak: setup ## Move N=100 guests with random faults and write docs/soak.md
 	PYTHONPATH=. .venv/bin/python -m tests.chaos.soak --moves $(or $(N),100) --lanes $(or $(LANES),2) $(if $(SEED),--seed $(SEED))
 
-bench: setup ## Measure Drover against a plain script and write bench/results (QUICK=1: a few minutes, writes nothing; RUNS=10)
+bench: setup ## Measure Drover against a plain script and write bench/results (QUICK=1: a few minutes, writes nothing; RUNS=10; LIBVIRT=1: against libvirt)
+	$(if $(LIBVIRT),@sh lab/setup.sh --libvirt)
 	.venv/bin/pip install --quiet --disable-pip-version-check -e '.[bench]'
-	.venv/bin/python -m bench $(if $(QUICK),--quick) $(if $(RUNS),--runs $(RUNS))
+	.venv/bin/python -m bench $(if $(QUICK),--quick) $(if $(RUNS),--runs $(RUNS)) $(if $(LIBVIRT),--part libvirt)
 
 compose: setup ## Bring up the compose stack for real and restart each service during a move (docker, docker-compose, debootstrap; root)
 	.venv/bin/pytest -m compose tests/compose

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import crowd, drains, hosts, moves, report, sparse
+from bench import crowd, drains, hosts, libvirt, moves, report, sparse
 from bench.figures import Figure
 from bench.fleet import simulation
 from lab import fleet
@@ -18,6 +18,8 @@ from lab.directory import Lab
 QUICK_RUNS, FULL_RUNS = 3, 10
 PARTS = ("moves", "hosts", "sparse", "drains", "crowd", "fleet")
 NOT_QUICK = {"crowd", "fleet"}
+ASKED_FOR = ("libvirt",)
+"""Only by name: they need what `make setup` does not install."""
 SETTINGS = {"drains": drains.SETTINGS, "crowd": crowd.SETTINGS}
 FLEET_SIZES = [10, 50, 200]
 
@@ -32,6 +34,7 @@ def main() -> None:
         "sparse": lambda lab: sparse.measure(lab, quick=asked.quick),
         "drains": drains.measure,
         "crowd": crowd.measure,
+        "libvirt": lambda lab: libvirt.measure(lab, runs, asked.scenario),
     }
     figures: list[Figure] = []
     for name in asked.part or [part for part in PARTS if not (asked.quick and part in NOT_QUICK)]:
@@ -39,7 +42,7 @@ def main() -> None:
         if name == "fleet":
             figures += simulation.measure(FLEET_SIZES)
             continue
-        with _laboratory(SETTINGS.get(name, {})) as lab:
+        with _laboratory(SETTINGS.get(name, {}), namespaces=name in ASKED_FOR) as lab:
             figures += parts[name](lab)
     folder = Path(tempfile.mkdtemp(prefix="bench-")) if asked.quick else asked.results
     print(report.write(figures, runs=runs, folder=folder))
@@ -52,7 +55,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few runs; results go to a temporary folder")
     parser.add_argument("--runs", type=int, help=f"moves of each kind per scenario ({FULL_RUNS}; quick {QUICK_RUNS})")
-    parser.add_argument("--part", action="append", choices=PARTS, help="only this")
+    parser.add_argument("--part", action="append", choices=PARTS + ASKED_FOR, help="only this")
     parser.add_argument("--scenario", action="append", help="of the moves, only those of this name")
     parser.add_argument("--results", type=Path, default=report.FOLDER, help="where the results go")
     return parser.parse_args()
@@ -68,13 +71,13 @@ def _moves(lab: Lab, runs: int, *, quick: bool, only: list[str] | None) -> list[
 
 
 @contextmanager
-def _laboratory(settings: dict[str, str]) -> Iterator[Lab]:
+def _laboratory(settings: dict[str, str], *, namespaces: bool) -> Iterator[Lab]:
     """A lab of two hosts, whose workers and controller have these settings."""
     lab = Lab(Path(tempfile.mkdtemp(prefix="db", dir="/tmp")))  # short: Unix sockets lie in it
     before = dict(os.environ)
     os.environ.update(settings)
     try:
-        fleet.up(lab, 2, flower=False)
+        fleet.up(lab, 2, flower=False, namespaces=namespaces)
         with fleet.pointed_at(lab):
             yield lab
     finally:

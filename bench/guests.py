@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.floor import Qmp
 from bench.onlooker import Onlooker, Seen
 from lab import guests
 from lab.directory import Lab
@@ -29,18 +30,31 @@ FLOOR = Path(__file__).with_name("floor.py")
 LONGEST_MOVE_S = 1800.0
 
 
+@dataclass(frozen=True)
+class Times:
+    """When a move was ordered and when it was over, in seconds since 1970."""
+
+    begun_at: float
+    """Of the floor without asking the hosts what the guest is."""
+    ended_at: float
+    phases_ms: dict[str, float] = field(default_factory=dict)
+    """What the pause went on by the mover's own word; QEMU's part of it and ours."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """One move of a guest, by Drover or by the floor."""
+    """One move of a guest."""
 
     by: str
     seen: Seen
-    total_s: float
-    """From the order to the end; of the floor without asking the hosts what the guest is."""
+    times: Times
     allocated_bytes: int
     """What the images take at the destination."""
-    phases_ms: dict[str, float]
-    """What the pause went on; QEMU's part of it and ours."""
+
+    @property
+    def total_s(self) -> float:
+        """From the order to the end."""
+        return self.times.ended_at - self.times.begun_at
 
     @property
     def overhead_s(self) -> float:
@@ -60,26 +74,34 @@ class Guest:
     def move(self, by: str, **options: int) -> Move:
         """Move it to the other host; `options` are those of `jobs.MigrationOptions`."""
         to = "host-b" if self.host == "host-a" else "host-a"
-        devices = [f"/machine/peripheral/device{index}/virtio-backend" for index in range(len(self.spec.disks))]
-        onlooker = Onlooker(str(self._at(self.host) / "watch.sock"), str(self._at(to) / "watch.sock"), devices)
-        asked = jobs.MigrationOptions(**options)
-        total_s, phases_ms = self._by_drover(to, asked) if by == "drover" else self._by_floor(to, asked)
+        onlooker = Onlooker(str(self._watch_at(self.host)), str(self._watch_at(to)), self.devices)
+        times = self._moved(by, to, jobs.MigrationOptions(**options))
         seen = onlooker.join()
         self.moved_to(to)
-        if by != "drover":
-            records.forget(self.spec.name)
-            records.adopt(self.spec.name, to, str(self._at(to) / self.spec.qmp_socket.name))
         allocated = sum(image.path.stat().st_blocks * 512 for image in self._images())
-        return Move(by=by, seen=seen, total_s=total_s, allocated_bytes=allocated, phases_ms=phases_ms)
+        return Move(by=by, seen=seen, times=times, allocated_bytes=allocated)
 
-    def _by_drover(self, to: str, asked: jobs.MigrationOptions) -> tuple[float, dict[str, float]]:
+    @property
+    def devices(self) -> list[str]:
+        """Its disks' paths in QEMU's tree of objects."""
+        return [f"/machine/peripheral/device{index}/virtio-backend" for index in range(len(self.spec.disks))]
+
+    def _moved(self, by: str, to: str, asked: jobs.MigrationOptions) -> Times:
+        if by == "drover":
+            return self._by_drover(to, asked)
+        times = self._by_floor(to, asked)
+        records.forget(self.spec.name)
+        records.adopt(self.spec.name, to, str(self._at(to) / self.spec.qmp_socket.name))
+        return times
+
+    def _by_drover(self, to: str, asked: jobs.MigrationOptions) -> Times:
         begun = time.time()
         job = jobs.submit(self.spec.name, to, options=asked)
         ended = ended_job(job.id)
         assert ended.finished_at is not None
-        return ended.finished_at.timestamp() - begun, (ended.blackout or {}).get("phases", {})
+        return Times(begun, ended.finished_at.timestamp(), (ended.blackout or {}).get("phases", {}))
 
-    def _by_floor(self, to: str, asked: jobs.MigrationOptions) -> tuple[float, dict[str, float]]:
+    def _by_floor(self, to: str, asked: jobs.MigrationOptions) -> Times:
         plan = preflight.plan(records.known_guest(self.spec.name), to)
         what = asked.document() | {
             "qmp": plan["source"]["qmp"],
@@ -92,18 +114,21 @@ class Guest:
         order = self.lab.path / "floor.json"
         order.write_text(json.dumps(what))
         environment = os.environ | {processes.MARK: self.lab.mark("floor")}  # so that the lab ends its guest
-        begun = time.monotonic()
+        begun = time.time()
         with (self.lab.logs / "floor.log").open("ab") as log:
             argv = [sys.executable, str(FLOOR), str(order)]
             said = subprocess.run(
                 argv, env=environment, stdout=subprocess.PIPE, stderr=log, check=True, timeout=LONGEST_MOVE_S
             )
-        laps = json.loads(said.stdout)
+        ended, laps = time.time(), json.loads(said.stdout)
         switch = ("mirror_end", "nbd_close", "device_state", "resume")
-        return time.monotonic() - begun, {name: 1000 * laps[name] for name in switch}
+        return Times(begun, ended, {name: 1000 * laps[name] for name in switch})
 
     def _at(self, host: str) -> Path:
         return self.lab.host(host).guests / self.spec.name
+
+    def _watch_at(self, host: str) -> Path:
+        return self._at(host) / self.spec.watch_socket.name
 
     def moved_to(self, host: str) -> None:
         """Put the console away and delete what else the guest left behind at the source."""
@@ -129,11 +154,18 @@ class Guest:
         Raises:
             AssertionError: something was lost.
         """
-        folder = self._at(self.host)
-        consoles = [*self.left_consoles, folder / "console.log"]
-        report = asyncio.run(_while_stopped(folder / "qmp.sock", self._images(), consoles))
+        consoles = [*self.left_consoles, self._at(self.host) / "console.log"]
+        report = asyncio.run(_while_stopped(self._watch_at(self.host), self._images(), consoles))
         assert report.ok, f"{self.spec.name} is damaged: {report.problems}"
         return report
+
+    def rest(self) -> None:
+        """Stop it while another guest is measured, which it would take CPU from."""
+        Qmp(str(self._watch_at(self.host))).run("stop")
+
+    def go_on(self) -> None:
+        """After `rest`."""
+        Qmp(str(self._watch_at(self.host))).run("cont")
 
 
 async def _while_stopped(qmp: Path, images: list[ImageRef], consoles: list[Path]) -> VerifyReport:

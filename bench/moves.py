@@ -28,31 +28,30 @@ class Scenario:
     moves: list[Move] = field(default_factory=list)
 
     def run(self, lab: Lab, runs: int) -> None:
-        """So many moves of each kind, in turns.
-
-        Every second pair the other way round, so that neither kind always goes to the same host.
-        """
+        """So many moves of each kind, in turns."""
         disks = (DiskSpec(size_bytes=self.disk_mib * MIB),) * self.disks
         with booted(lab, f"bench-{self.name}", disks=disks, fill_mib=self.fill_mib, **self.load) as guest:
-            for by in _turns(runs):
+            for by in turns(runs, "floor"):
                 move = guest.move(by, bandwidth_bytes_per_s=self.bandwidth_bytes_per_s)
                 self.moves.append(move)
-                print(f"  {self.name}: {_line(move)}", flush=True)
+                print(f"  {self.name}: {line(move)}", flush=True)
 
     def of(self, by: str) -> list[Move]:
         """The moves of one kind."""
         return [move for move in self.moves if move.by == by]
 
 
-def _turns(runs: int) -> Iterator[str]:
+def turns(runs: int, other: str) -> Iterator[str]:
+    """Drover and the other; every second pair the other way round, so that neither always goes to the same host."""
     for number in range(runs):
-        yield from ("drover", "floor") if number % 2 == 0 else ("floor", "drover")
+        yield from ("drover", other) if number % 2 == 0 else (other, "drover")
 
 
-def _line(move: Move) -> str:
-    seen, phases = move.seen, ", ".join(f"{name} {ms:.1f}" for name, ms in move.phases_ms.items())
+def line(move: Move) -> str:
+    """What to say about it while the benchmark goes on."""
+    seen, phases = move.seen, ", ".join(f"{name} {ms:.1f}" for name, ms in move.times.phases_ms.items())
     return (
-        f"{move.by:6} paused {seen.blackout_ms:6.1f} ms ({phases}), copy {seen.copy_s:.2f} s, ram {seen.ram_s:.2f} s, "
+        f"{move.by:7} paused {seen.blackout_ms:6.1f} ms ({phases}), copy {seen.copy_s:.2f} s, ram {seen.ram_s:.2f} s, "
         f"all {move.total_s:.2f} s"
     )
 

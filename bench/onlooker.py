@@ -10,6 +10,8 @@ from bench.floor import Qmp, at
 
 FINEST_NS, COARSEST_NS, STEP = 20_000, 2_000_000_000, 1.03
 LONGEST_COPY_S = 1800.0
+MOMENTS = {"STOP": "stopped_at", "BLOCK_JOB_COMPLETED": "mirrors_ended_at"}
+RAM_MOMENTS = {"setup": "ram_at", "device": "continued_at", "completed": "completed_at"}
 
 
 def _boundaries() -> list[int]:
@@ -30,6 +32,10 @@ class Seen:
     copied_bytes: int = 0
     ram_at: float = 0.0
     stopped_at: float = 0.0
+    mirrors_ended_at: float = 0.0
+    continued_at: float = 0.0
+    """When the source's QEMU began to send what it had kept for the pause."""
+    completed_at: float = 0.0
     resumed_at: float = 0.0
     write_bins: list[int] = field(default_factory=list)
     """The guest's writes while its disks were copied, by how long QEMU took for them."""
@@ -96,10 +102,10 @@ class Onlooker:
                 elif name == "BLOCK_JOB_READY":
                     ready += 1
                     self._ready(event, last=ready == len(self._devices))
-                elif name == "MIGRATION" and data["status"] == "setup":
-                    self.seen.ram_at = at(event)
-                elif name == "STOP":
-                    self.seen.stopped_at = at(event)
+                elif name in MOMENTS:
+                    setattr(self.seen, MOMENTS[name], at(event))
+                elif name == "MIGRATION" and data["status"] in RAM_MOMENTS:
+                    setattr(self.seen, RAM_MOMENTS[data["status"]], at(event))
         except ConnectionError:
             pass  # it quit: the move is over
 

@@ -108,7 +108,12 @@ def test_no_entry_for_the_release_no_backports(tmp_path: Path, text: str) -> Non
     assert (result.stdout, result.returncode) == ("", 1)
 
 
-def test_without_root_it_names_the_command_and_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "missing", "command"), [([], "qemu-system-x86 ", "--packages"), (["--libvirt"], "", "--libvirt")]
+)
+def test_without_root_it_names_the_command_and_changes_nothing(
+    tmp_path: Path, words: list[str], missing: str, command: str
+) -> None:
     (tmp_path / "lab").mkdir()
     shutil.copy(SETUP, tmp_path / "lab")
     stubs = {"id": "echo 1000", "sudo": "exit 1", "dpkg-query": "exit 1", "apt-get": "touch called"}
@@ -117,22 +122,24 @@ def test_without_root_it_names_the_command_and_changes_nothing(tmp_path: Path) -
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / "bin" / name).chmod(0o755)
     result = subprocess.run(
-        ["sh", tmp_path / "lab" / "setup.sh"],
+        ["sh", tmp_path / "lab" / "setup.sh", *words],
         env=os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 1
-    assert "qemu-system-x86 " in result.stdout
-    assert result.stderr.endswith(f"sh {tmp_path}/lab/setup.sh --packages\n")
+    assert missing in result.stdout
+    assert result.stderr.endswith(f"sh {tmp_path}/lab/setup.sh {command}\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "lab"]
 
 
 def test_shell_scripts_are_clean() -> None:
-    subprocess.run(["sh", "-n", SETUP], check=True)
+    libvirtd = ROOT / "bench" / "libvirtd.sh"
+    for script in (SETUP, libvirtd):
+        subprocess.run(["sh", "-n", script], check=True)
     if shutil.which("shellcheck"):
-        subprocess.run(["shellcheck", SETUP, ROOT / ".ci" / "run"], check=True)
+        subprocess.run(["shellcheck", SETUP, libvirtd, ROOT / ".ci" / "run"], check=True)
 
 
 @pytest.mark.skipif(

@@ -23,14 +23,14 @@ def command_line(spec: GuestSpec, files: BootFiles) -> list[str]:
         *("-qmp", f"unix:{_escaped(spec.watch_socket)},server=on,wait=off"),
         *("-chardev", f"file,id=console,path={_escaped(spec.console)},append=on"),
         *("-serial", "chardev:console", "-pidfile", str(spec.pidfile)),
-        *("-kernel", str(files.kernel), "-initrd", str(files.initramfs), "-append", _kernel_words(spec)),
+        *("-kernel", str(files.kernel), "-initrd", str(files.initramfs), "-append", kernel_words(spec)),
         *_disk_arguments(spec),
         *spec.more,
     ]
 
 
-def _kernel_words(spec: GuestSpec) -> str:
-    """The kernel puts name=value words that it does not know into the environment of /init."""
+def kernel_words(spec: GuestSpec) -> str:
+    """What the guest's kernel is told. It puts name=value words that it does not know into the environment of /init."""
     words = {
         "rate": spec.write_rate,
         "window_mib": spec.window_mib,

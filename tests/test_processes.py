@@ -33,7 +33,7 @@ def test_a_process_is_found_again_by_its_mark_and_not_after_its_death(tmp_path: 
 
 def test_a_process_can_be_found_as_soon_as_it_was_started(tmp_path: Path) -> None:
     def is_found(number: int) -> bool:
-        started = processes.spawn(f"{tmp_path}/{number}", [sys.executable, "-c", "input()"], tmp_path / "log")
+        started = processes.spawn(f"{tmp_path}/{number}", ["sleep", "1000"], tmp_path / "log")
         environment = Path(f"/proc/{started.pid}/environ").read_bytes()
         started.kill()
         return f"{processes.MARK}={tmp_path}/{number}".encode() in environment

@@ -1,0 +1,44 @@
+"""The door to QMP, where a real QEMU does not give the reply that matters on demand."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from workers.qemu.monitor import MonitorLost, connect
+
+GREETING = {"QMP": {"version": {"qemu": {"major": 8, "minor": 2, "micro": 2}, "package": ""}, "capabilities": ["oob"]}}
+STOPPED = {"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 0}}
+
+
+async def _ask_one_whose_event_comes_before_its_answer(path: Path, times: int) -> str:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        slips_in = connections <= times
+
+        def send(message: object) -> None:
+            writer.write(json.dumps(message).encode() + b"\r\n")
+
+        send(GREETING)
+        while said := await reader.read(65536):  # one command at a time, and qemu.qmp ends it with no newline
+            command = json.loads(said)
+            if slips_in:
+                send(STOPPED)
+            send({"return": {"status": "paused"}, "id": command.get("id")})
+        writer.close()
+
+    async with await asyncio.start_unix_server(serve, path), connect(path) as monitor:
+        return str((await monitor.query("query-status"))["status"])
+
+
+def test_an_event_that_arrives_before_the_answer_to_the_negotiation_costs_nothing(tmp_path: Path) -> None:
+    assert asyncio.run(_ask_one_whose_event_comes_before_its_answer(tmp_path / "qmp", times=1)) == "paused"
+
+
+def test_a_monitor_that_never_ends_its_negotiation_is_lost(tmp_path: Path) -> None:
+    with pytest.raises(MonitorLost, match="is QEMU running"):
+        asyncio.run(_ask_one_whose_event_comes_before_its_answer(tmp_path / "qmp", times=1000))

@@ -2,8 +2,8 @@
 
 Redis may lose a message or deliver it twice, late, or to a worker that was thought dead. So a message is
 only a hint: a worker acts after it won a claim here, and only while its lease lasts. Every change of a step's
-state locks the job's row first, which serialises all claims of one job; a renewal does not, so that it never
-waits.
+state locks the job's row first, which serialises all claims of one job; a renewal locks only its step's, so that it
+waits for nobody but whoever writes for the same claim.
 
 The token of a claim is higher than that of any earlier claim of the same job: it fences off whoever held one.
 """
@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, DateTime, func, select, update
+from sqlalchemy.orm import Session, contains_eager, defer
 
 from models.base import now
 from models.database import transaction
@@ -84,20 +84,39 @@ def lock(session: Session, job_id: int, *, wait: bool = True) -> Job | None:
     return session.scalar(select(Job).where(Job.id == job_id).with_for_update(skip_locked=not wait))
 
 
+def _lock_with_steps(session: Session, job_id: int) -> tuple[Job, datetime] | None:
+    """The job with its steps, all locked, and the database's time, in one statement: each link asks several times.
+
+    Only because the steps are locked as well does Postgres read them anew after it had to wait for the job's row.
+    """
+    found = session.execute(
+        select(Job, func.statement_timestamp(type_=DateTime(timezone=True)))
+        .join(Job.steps)
+        .where(Job.id == job_id)
+        .order_by(Step.seq)
+        .options(contains_eager(Job.steps), defer(Job.plan))  # a few KiB that no claim needs, once per step
+        .with_for_update(of=[Job, Step])
+        .execution_options(populate_existing=True)
+    )
+    row = found.unique().one_or_none()
+    return None if row is None else (row[0], row[1])
+
+
 def claim(
     *, job_id: int, seq: int, epoch: int, direction: Direction, host: str, owner: str, settings: Settings
 ) -> Claim | None:
     """Win the right to work on a step, or None: the message was late, double, forged or meant for others."""
     asked = time.monotonic()
     with transaction() as session:
-        job = lock(session, job_id)
-        if job is None or job.epoch != epoch:
+        locked = _lock_with_steps(session, job_id)
+        if locked is None or locked[0].epoch != epoch:
             return None
+        job, at = locked
         step = runnable(job)
         job_state, before, claimed, _ = RUNNABLE[direction]
         if step is None or (step.seq, step.host, step.state, job.state) != (seq, host, before, job_state):
             return None
-        if session.scalar(select(Step.next_at > func.clock_timestamp()).where(_key(step))):
+        if step.next_at > at:
             return None
         return _take(session, job, step, claimed, direction, owner, asked, settings)
 
@@ -137,10 +156,6 @@ def _deadline(asked: float, settings: Settings) -> float:
     return asked + (settings.lease_ttl - settings.lease_margin).total_seconds()
 
 
-def _key(step: Step) -> ColumnElement[bool]:
-    return (Step.job_id == step.job_id) & (Step.seq == step.seq)
-
-
 def renew(claim: Claim, settings: Settings) -> None:
     """Prolong the lease and learn whether the job's cancellation was asked for.
 
@@ -177,8 +192,9 @@ def fenced(claim: Claim) -> Iterator[tuple[Session, Job, Step]]:
         LeaseLost: the claim was lost; nothing is written.
     """
     with transaction() as session:
-        job = lock(session, claim.job_id)
-        step = session.get(Step, (claim.job_id, claim.seq))
+        locked = _lock_with_steps(session, claim.job_id)
+        job = locked[0] if locked else None
+        step = next((step for step in job.steps if step.seq == claim.seq), None) if job else None
         if job is None or step is None or step.token != claim.token or step.state not in CLAIMED:
             raise LeaseLost(f"{claim.name} of job {claim.job_id} was taken over")
         yield session, job, step

@@ -2,12 +2,13 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from models import claims
 from models.claims import Claim, Direction
@@ -17,6 +18,7 @@ from models.guest import Guest
 from models.host import Host
 from models.job import Attempt, Event, Job, JobState, Step, StepState
 from models.settings import settings
+from tests.support import until
 from workers.step import fence
 from workflows import jobs, live_migration
 
@@ -93,6 +95,16 @@ def test_of_twenty_workers_at_once_one_wins(job: int) -> None:
     for thread in threads:
         thread.join()
     assert len(won) == 1
+
+
+def test_a_claim_that_had_to_wait_for_another_transaction_sees_the_steps_as_that_left_them(job: int) -> None:
+    first = taken(job)
+    with ThreadPoolExecutor() as other, claims.fenced(first) as (session, _, step):
+        second = other.submit(take, job, 2, epoch=0)
+        until("it waits", lambda: session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+        step.state = StepState.DONE  # of the job's row itself nothing changes
+        session.commit()
+    assert second.result() is not None
 
 
 @pytest.mark.parametrize(

@@ -93,8 +93,10 @@ def tick(ours: Settings) -> None:
         admit(session, ours)
     for job_id in _due(ours):
         with transaction() as session:
-            advance(session, job_id)
-            give_up_waiting(session, job_id, ours)
+            job = claims.lock(session, job_id, wait=False)
+            if job is not None:
+                advance(session, job)
+                give_up_waiting(session, job, ours)
 
 
 def _due(ours: Settings) -> list[int]:
@@ -115,27 +117,23 @@ def _due(ours: Settings) -> list[int]:
         return sorted(set(session.scalars(due)))
 
 
-def advance(session: Session, job_id: int) -> None:
-    """Turn round or publish one job."""
-    job = claims.lock(session, job_id, wait=False)
-    if job is None:
-        return
+def advance(session: Session, job: Job) -> None:
+    """Turn round or publish one job. Hold its row's lock."""
     idle = not any(step.state in claims.CLAIMED for step in job.steps)
     if job.state is JobState.RUNNING and job.cancel_requested and job.crossed_at is None and idle:
         claims.begin_undo(session, job, "cancelled on request", by=ME)
     _publish(session, job)
 
 
-def give_up_waiting(session: Session, job_id: int, ours: Settings) -> None:
-    """A job whose next step is on a host that has been silent for too long.
+def give_up_waiting(session: Session, job: Job, ours: Settings) -> None:
+    """A job whose next step is on a host that has been silent for too long. Hold its row's lock.
 
     Before a cutover was begun it is undone: the guest stays on the source. Later the destination may run it for all
     we know, and undoing needs the silent host as well: an operator must say what has become of it, because
     unreachable is not dead.
     """
-    job = claims.lock(session, job_id, wait=False)
-    step = claims.runnable(job) if job is not None else None
-    if job is None or step is None or not _silent_for_long(session, step.host, ours):
+    step = claims.runnable(job)
+    if step is None or not _silent_for_long(session, step.host, ours):
         return
     silent = f"{step.host} has not been heard of for {ours.host_patience.total_seconds():g} s"
     if job.state is JobState.RUNNING and job.cutover_begun_at is None:

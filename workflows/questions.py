@@ -25,11 +25,11 @@ def known_host(name: str) -> Host:
         PreconditionFailed: there is none, or it is silent.
     """
     with transaction() as session:
-        host = session.get(Host, name)
-        is_alive = session.scalar(select(alive(settings())).where(Host.name == name))
-        names = ", ".join(session.scalars(select(Host.name).order_by(Host.name)))
-    if host is None:
+        found = session.execute(select(Host, alive(settings())).where(Host.name == name)).one_or_none()
+        names = None if found else ", ".join(session.scalars(select(Host.name).order_by(Host.name)))
+    if found is None:
         raise PreconditionFailed(f"there is no host {name!r}; known hosts: {names or 'none, start a worker first'}")
+    host, is_alive = found
     if not is_alive:
         raise Unavailable(
             f"host {name} has not been heard of since {host.heartbeat_at:%Y-%m-%d %H:%M:%S %Z}: "
@@ -67,11 +67,11 @@ def ask(host: str, kind: str, **question: Any) -> Document:
 def _wait(request_id: int, host: str, patience: timedelta) -> Document:
     deadline = time.monotonic() + patience.total_seconds()
     while time.monotonic() < deadline:
+        time.sleep(POLL_S)
         with transaction() as session:
             request = session.get_one(HostRequest, request_id)
         if request.state is RequestState.ANSWERED and request.reply is not None:
             return request.reply
         if request.state in {RequestState.REFUSED, RequestState.FAILED}:
             raise PreconditionFailed((request.reply or {}).get("error", "no reason given"))
-        time.sleep(POLL_S)
     raise Unavailable(f"host {host} did not answer within {patience.total_seconds():g} s: is its worker busy?")

@@ -8,6 +8,7 @@ died, the destination's link lets the guest run.
 import asyncio
 import time
 
+from models.database import transaction
 from models.errors import NeverRan, StepError, Transient, Unknown
 from models.guest import Guest
 from models.job import Side
@@ -67,7 +68,7 @@ class CutoverDestination(Step):
         return False
 
     async def verify(self, ctx: Context) -> bool:
-        with ctx.record() as (session, _, _step):
+        with transaction() as session:
             recorded = session.get_one(Guest, ctx.job.guest).host == ctx.job.destination
         return recorded and ctx.directory.may_run_here
 

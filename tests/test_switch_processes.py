@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from models.claims import Claim, Direction
 from models.job import Job, Side
 from models.settings import Settings
-from workers import switches
+from tests.support import until
+from workers import processes, switches
 from workers.step import Context
+from workers.switch import __main__ as switch
 from workers.switch.orders import SourceOrder
 
 
@@ -47,21 +50,76 @@ def _order(folder: Path) -> SourceOrder:
     )
 
 
-def test_one_that_has_not_said_a_word_yet_is_known_to_the_next_worker_and_can_be_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def slow_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = tmp_path / "python"
     slow.write_text("#!/bin/sh\nexec sleep 1000\n")
     slow.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(slow))
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Iterator[Context]:
     context = _context(tmp_path)
     context.directory.path.mkdir(parents=True)
-    started = switches.start(context, 7, _order(tmp_path))
-    try:
-        after = _context(tmp_path)
-        assert switches.attempts(after) == [7]
-        assert switches.running(after, 7) == started
-        switches.kill_all(after)
-        assert not started.alive
-    finally:
-        started.kill()
+    yield context
+    for process in processes.find_below(context.directory.path):
+        process.kill()
+
+
+@pytest.mark.usefixtures("slow_python")
+def test_one_that_has_not_said_a_word_yet_is_known_to_the_next_worker_and_can_be_ended(
+    context: Context, tmp_path: Path
+) -> None:
+    switches.start(context, 7, _order(tmp_path))
+    after = _context(tmp_path)
+    assert switches.attempts(after) == [7]
+    started = switches.running(after, 7)
+    assert started is not None
+    assert started.alive
+    switches.kill_all(after)
+    assert not started.alive
+
+
+@pytest.mark.usefixtures("slow_python")
+def test_a_prepared_one_is_no_attempt_and_is_ended_with_the_others(context: Context) -> None:
+    switches.prepare(context)
+    [prepared] = processes.find_below(context.directory.path)
+    assert switches.attempts(context) == []
+    switches.prepare(context)
+    assert processes.find_below(context.directory.path) == [prepared], "one is enough"
+    switches.kill_all(context)
+    assert not prepared.alive
+
+
+def test_a_prepared_one_begins_when_it_is_ordered_to(context: Context, tmp_path: Path) -> None:
+    context.claim.token = 3
+    switches.prepare(context)
+    [prepared] = processes.find_below(context.directory.path)
+    context.claim.token = 9
+    switches.start(context, 7, _order(tmp_path))
+    assert switches.running(context, 7) == prepared
+    until("it said its last word", lambda: switches.story(context, 7).ended)
+    started = switches.story(context, 7).last("started")
+    assert started is not None
+    assert started["pid"] == prepared.pid
+
+
+def test_where_the_prepared_one_died_another_is_started(context: Context, tmp_path: Path) -> None:
+    context.claim.token = 3
+    switches.prepare(context)
+    [prepared] = processes.find_below(context.directory.path)
+    prepared.kill()
+    context.claim.token = 9
+    switches.start(context, 7, _order(tmp_path))
+    assert switches.running(context, 7) is not None
+    until("it said its last word", lambda: switches.story(context, 7).ended)
+
+
+def test_a_prepared_one_that_no_order_comes_for_ends_without_a_word(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(sys, "argv", ["switch", "source", str(tmp_path / "never")])
+    switch.main()
+    assert switches.story(context, 7).lines == ()

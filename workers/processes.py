@@ -117,8 +117,18 @@ def find(mark: str) -> list[Process]:
 
 def find_below(folder: Path) -> list[Process]:
     """All living processes started under a name that lies below this folder."""
-    wanted = f"{MARK}={folder}/".encode()
-    return [found for found, environment in _ours() if wanted in environment]
+    return [found for _, found in marked(folder)]
+
+
+def marked(folder: Path) -> list[tuple[str, Process]]:
+    """Likewise, each with the rest of its name."""
+    start = f"{MARK}={folder}/".encode()
+    return [
+        (entry.removeprefix(start).decode(errors="replace"), found)
+        for found, environment in _ours()
+        for entry in environment.split(b"\0")
+        if entry.startswith(start)
+    ]
 
 
 def _ours() -> list[tuple[Process, bytes]]:

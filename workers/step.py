@@ -48,9 +48,9 @@ class JobDirectory:
         """What the switch process of one attempt did."""
         return self.path / f"switch-{side}-{attempt}.jsonl"
 
-    def switch_order(self, side: Side, attempt: int) -> Path:
-        """What the switch process of one attempt is to do."""
-        return self.path / f"switch-{side}-{attempt}.json"
+    def switch_order(self, side: Side, number: int) -> Path:
+        """What the switch process of this number is to do: it begins when that is there."""
+        return self.path / f"switch-{side}-{number}.json"
 
     @property
     def marker(self) -> Path:

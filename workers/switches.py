@@ -1,10 +1,12 @@
 """The worker's view of the switch processes of its host: starting one, watching it, and knowing the outcome."""
 
 import asyncio
+import json
 import re
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from models.errors import Transient
 from workers import processes
@@ -21,14 +23,28 @@ START_S = 20.0
 """Until its first line it has touched nothing yet, and on a busy host Python takes its time."""
 
 
-def role(attempt: int) -> str:
-    """In the name under which the process of one attempt is found again."""
-    return f"switch-{attempt}"
+ROLE = "switch-"
+"""Begins the name under which such a process is found again; the number of the claim that started it follows."""
 
 
 def running(ctx: Context, attempt: int) -> Process | None:
     """The switch process of one attempt on this host, if it lives."""
-    return next(iter(processes.find(ctx.directory.mark(role(attempt)))), None)
+    number = _number(ctx, attempt)
+    return None if number is None else next(iter(processes.find(ctx.directory.mark(f"{ROLE}{number}"))), None)
+
+
+def _number(ctx: Context, attempt: int) -> int | None:
+    """Of the process that was ordered to carry an attempt through."""
+    journal = str(ctx.directory.switch_journal(ctx.claim.side, attempt))
+    for number, path in _numbered(ctx, "json"):
+        if json.loads(path.read_text())["journal"] == journal:
+            return number
+    return None
+
+
+def _numbered(ctx: Context, kind: str) -> list[tuple[int, Path]]:
+    found = ctx.directory.path.glob(f"{ROLE}{ctx.claim.side}-*.{kind}")
+    return sorted((int(match[1]), path) for path in found if (match := re.search(r"-(\d+)\.\w+$", path.name)))
 
 
 def story(ctx: Context, attempt: int) -> Story:
@@ -38,8 +54,7 @@ def story(ctx: Context, attempt: int) -> Story:
 
 def attempts(ctx: Context) -> list[int]:
     """The attempts begun on this host, oldest first."""
-    found = ctx.directory.path.glob(f"switch-{ctx.claim.side}-*.jsonl")
-    return sorted(int(match[1]) for path in found if (match := re.search(r"-(\d+)\.jsonl$", path.name)))
+    return [attempt for attempt, _ in _numbered(ctx, "jsonl")]
 
 
 def crossed(ctx: Context) -> Story | None:
@@ -47,17 +62,42 @@ def crossed(ctx: Context) -> Story | None:
     return next((told for attempt in attempts(ctx) if (told := story(ctx, attempt)).crossed), None)
 
 
-def start(ctx: Context, attempt: int, order: Order) -> Process:
-    """Start the switch process of this side.
+def prepare(ctx: Context) -> None:
+    """Start this side's process ahead of its order: Python takes a tenth of a second for it.
 
-    Its journal is there before it is: whoever takes over from a worker that dies meanwhile knows of the attempt, and
-    neither starts a second process for it nor overlooks this one.
+    Without an order it touches nothing and is part of no attempt. It does not wait long, so that little of it is kept
+    while a large disk is copied; then one is started when it is needed, and so it is when this one dies.
     """
-    path = ctx.directory.switch_order(ctx.claim.side, attempt)
-    order.save(path)
+    if _prepared(ctx) is None:
+        ctx.guard()
+        _spawn(ctx)
+
+
+def _prepared(ctx: Context) -> int | None:
+    """The number of a living process that has no order yet."""
+    numbers = (number for number, _ in _living(ctx))
+    return next((n for n in numbers if not ctx.directory.switch_order(ctx.claim.side, n).exists()), None)
+
+
+def _spawn(ctx: Context) -> int:
+    number, role = ctx.claim.token, f"{ROLE}{ctx.claim.token}"
+    order = ctx.directory.switch_order(ctx.claim.side, number)
+    argv = [sys.executable, "-m", "workers.switch", str(ctx.claim.side), str(order)]
+    processes.spawn(ctx.directory.mark(role), argv, ctx.directory.log(role))
+    return number
+
+
+def start(ctx: Context, attempt: int, order: Order) -> None:
+    """Have the switch process of this side begin: the prepared one, or one that is started now.
+
+    The journal is there before the order is: whoever takes over from a worker that dies meanwhile knows of the
+    attempt, and neither starts a second process for it nor overlooks this one.
+    """
+    number = _prepared(ctx)
+    if number is None:
+        number = _spawn(ctx)
     ctx.directory.switch_journal(ctx.claim.side, attempt).touch()
-    argv = [sys.executable, "-m", "workers.switch", str(ctx.claim.side), str(path)]
-    return processes.spawn(ctx.directory.mark(role(attempt)), argv, ctx.directory.log(role(attempt)))
+    order.save(ctx.directory.switch_order(ctx.claim.side, number))
 
 
 async def wait_for(ctx: Context, attempt: int, event: str, timeout_s: float) -> None:
@@ -67,10 +107,10 @@ async def wait_for(ctx: Context, attempt: int, event: str, timeout_s: float) -> 
         Transient: it ended first, or took too long.
     """
     deadline = time.monotonic() + timeout_s
+    process = running(ctx, attempt)
     while story(ctx, attempt).last(event) is None:
-        process = running(ctx, attempt)
-        if process is None or time.monotonic() > deadline:
-            words = processes.last_words(ctx.directory.log(role(attempt)))
+        if process is None or not process.alive or time.monotonic() > deadline:
+            words = processes.last_words(ctx.directory.log(f"{ROLE}{_number(ctx, attempt)}"))
             raise Transient(f"the switch process on the {ctx.claim.side} is not {event}: {words or 'no reason given'}")
         await asyncio.sleep(POLL_S)
 
@@ -93,10 +133,14 @@ async def watch(ctx: Context, attempt: int, tell: Callable[[dict[str, int]], Non
     return story(ctx, attempt)
 
 
-def kill_all(ctx: Context) -> None:
+def kill_all(ctx: Context, *, but_prepared: bool = False) -> None:
     """End every switch process of this job on this host; what their journals say now is final."""
     ctx.guard()
-    for attempt in attempts(ctx):
-        process = running(ctx, attempt)
-        if process is not None:
+    for number, process in _living(ctx):
+        if not but_prepared or ctx.directory.switch_order(ctx.claim.side, number).exists():
             process.kill()
+
+
+def _living(ctx: Context) -> list[tuple[int, Process]]:
+    marked = processes.marked(ctx.directory.path)
+    return [(int(role.removeprefix(ROLE)), process) for role, process in marked if role.startswith(ROLE)]

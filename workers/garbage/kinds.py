@@ -17,8 +17,8 @@ from models.guest import Guest
 from models.job import Disk, Job, JobState
 from models.settings import Settings
 from workers import incoming, retirement
-from workers.garbage.traces import MONITOR_TIMEOUT_S, being_moved, made, marked, mirror_names
-from workers.processes import Process
+from workers.garbage.traces import MONITOR_TIMEOUT_S, being_moved, made, mirror_names
+from workers.processes import Process, marked
 from workers.qemu import block
 from workers.qemu.monitor import Monitor, MonitorLost, connect
 from workers.step import JobDirectory

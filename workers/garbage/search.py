@@ -20,10 +20,9 @@ from workers.garbage.traces import (
     ROLES,
     being_moved,
     made,
-    marked,
     mirror_names,
 )
-from workers.processes import Process
+from workers.processes import Process, marked
 from workers.qemu.monitor import connect
 from workers.step import JobDirectory
 

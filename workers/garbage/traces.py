@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,8 +9,6 @@ from sqlalchemy import ColumnElement, exists
 
 from models.guest import Guest
 from models.job import Job, JobState
-from workers import processes
-from workers.processes import Process
 from workers.qemu.monitor import Monitor
 from workers.step import JobDirectory
 
@@ -22,16 +19,6 @@ ROLES = re.compile(r"exporter|incoming|switch-[0-9]+")
 MIRROR = re.compile(rf"drover-({NUMBER})-[0-9]+")
 
 MONITOR_TIMEOUT_S = 2.0
-
-
-def marked(folder: Path) -> Iterator[tuple[str, Process]]:
-    """The living processes whose mark lies below the folder, with the rest of their mark."""
-    start = f"{processes.MARK}={folder}/"
-    for process in processes.find_below(folder):
-        with suppress(OSError):  # it ended meanwhile
-            environment = Path(f"/proc/{process.pid}/environ").read_bytes().decode(errors="replace")
-            marks = (entry for entry in environment.split("\0") if entry.startswith(start))
-            yield from ((mark.removeprefix(start), process) for mark in marks)
 
 
 def made(directory: JobDirectory) -> list[Path]:

@@ -8,7 +8,7 @@ import time
 
 from models.errors import Fatal, Transient
 from models.job import Side, tell
-from workers import doings, exporter, mirrors
+from workers import doings, exporter, mirrors, switches
 from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
@@ -40,6 +40,10 @@ class AwaitSync(Step):
     async def do(self, ctx: Context) -> None:
         async with ctx.guest() as monitor:
             await _Watch(ctx, monitor).until_in_sync()
+        switches.prepare(ctx)  # while the destination's begins
+
+    async def undo(self, ctx: Context) -> None:
+        switches.kill_all(ctx)
 
 
 def _all_in_sync(ctx: Context, states: dict[str, Mirror]) -> bool:

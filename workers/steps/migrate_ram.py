@@ -40,7 +40,7 @@ class MigrateRamDestination(Step):
         return told.last("listening") is not None and told.last("connected") is None
 
     async def do(self, ctx: Context) -> None:
-        switches.kill_all(ctx)  # one that still waits holds the exporter's monitor
+        switches.kill_all(ctx, but_prepared=True)  # one that still waits for its peer holds the exporter's monitor
         if not await exporter.serves(ctx):
             raise Transient(
                 "the exporter is gone or let go of the images: the copy begins anew", restart_from="start_nbd"

@@ -3,7 +3,7 @@
 import secrets
 
 from models.job import Side
-from workers import exporter, incoming
+from workers import exporter, incoming, switches
 from workers.step import Context, Step
 
 
@@ -16,6 +16,7 @@ class StartNbd(Step):
         return await exporter.serves(ctx) and await incoming.waits(ctx)
 
     async def do(self, ctx: Context) -> None:
+        switches.prepare(ctx)  # here it costs nobody time; a quick copy is over before another would have started
         if not await exporter.serves(ctx):
             await self._start_exporter(ctx)
         if not await incoming.waits(ctx):
@@ -32,5 +33,6 @@ class StartNbd(Step):
             await exporter.start(ctx, listening, nonce)
 
     async def undo(self, ctx: Context) -> None:
+        switches.kill_all(ctx)
         await incoming.stop(ctx)
         exporter.stop(ctx)

@@ -22,7 +22,6 @@ SILENCE_S = 2.0
 START_S = 20.0
 """Until its first line it has touched nothing yet, and on a busy host Python takes its time."""
 
-
 ROLE = "switch-"
 """Begins the name under which such a process is found again; the number of the claim that started it follows."""
 
@@ -35,11 +34,9 @@ def running(ctx: Context, attempt: int) -> Process | None:
 
 def _number(ctx: Context, attempt: int) -> int | None:
     """Of the process that was ordered to carry an attempt through."""
-    journal = str(ctx.directory.switch_journal(ctx.claim.side, attempt))
-    for number, path in _numbered(ctx, "json"):
-        if json.loads(path.read_text())["journal"] == journal:
-            return number
-    return None
+    its_journal = str(ctx.directory.switch_journal(ctx.claim.side, attempt))
+    orders = ((number, json.loads(path.read_text())) for number, path in _numbered(ctx, "json"))
+    return next((number for number, order in orders if order["journal"] == its_journal), None)
 
 
 def _numbered(ctx: Context, kind: str) -> list[tuple[int, Path]]:

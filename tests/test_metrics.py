@@ -34,7 +34,8 @@ from tests.support import until
 from tests.test_cli.test_help import every_command
 from workers.app import UNROUTED_QUEUE, app
 from workflows import metrics
-from workflows.metrics import Fleet
+from workflows.metrics import collector, ended
+from workflows.metrics.collector import Fleet
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 RULES = DEPLOY / "prometheus" / "rules" / "moves.yml"
@@ -164,7 +165,7 @@ def test_what_ended_after_the_last_look_is_added_at_once_and_is_not_lost_to_a_cl
 def test_what_has_settled_is_counted_once(fleet: Scrape, monkeypatch: pytest.MonkeyPatch) -> None:
     end(fleet_rows.job("old", "hv2", state=JobState.RUNNING), blackout_ms=42, ago_s=30)
     assert fleet("drover_blackout_seconds_count") == 1
-    monkeypatch.setattr(metrics, "SETTLED", timedelta(seconds=10))
+    monkeypatch.setattr(ended, "SETTLED", timedelta(seconds=10))
     for _ in range(3):
         assert fleet("drover_blackout_seconds_count") == 1
 
@@ -242,20 +243,20 @@ def test_a_dead_database_and_a_dead_broker_are_told_and_not_waited_for(
 def test_a_database_that_gives_no_answer_is_told_and_the_next_answer_is_heard(
     fleet: Scrape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(collector, "PATIENCE_S", 0.2)
     with transaction() as session:
         session.execute(text("LOCK TABLE job IN ACCESS EXCLUSIVE MODE"))
         for _ in range(3):
             assert fleet("drover_database_up") == 0
         assert sum(thread.name == "metrics" for thread in threading.enumerate()) == 1, "scrapes pile up"
-    monkeypatch.setattr(metrics, "PATIENCE_S", 10.0)
+    monkeypatch.setattr(collector, "PATIENCE_S", 10.0)
     until("the database answers again", lambda: fleet("drover_database_up") == 1, 20)
 
 
 def test_a_frozen_broker_is_told_and_does_not_hide_what_the_database_says(
     fleet: Scrape, database_lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(collector, "PATIENCE_S", 1.0)
     redis = services.start_redis(database_lab)
     try:
         assert fleet("drover_broker_up") == 1

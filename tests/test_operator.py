@@ -20,7 +20,7 @@ from tests.support import MIB, Moves, until
 from workers import processes
 from workers.qemu.monitor import connect
 from workers.runner import UNDO_ATTEMPTS
-from workflows import guests, jobs, reconcile
+from workflows import guests, jobs, reconcile, resolution
 
 pytestmark = pytest.mark.guests
 
@@ -88,7 +88,7 @@ def test_a_destination_that_is_gone_for_good_is_fenced_and_the_guest_stays_at_th
     command = f"drover job resolve {job.id} --owner source --fenced host-b"
     assert command in (asked.error or "")
     with pytest.raises(PreconditionFailed, match="cannot be asked"):
-        jobs.resolve(job.id, Side.SOURCE, None)
+        resolution.resolve(job.id, Side.SOURCE, None)
     for process in moves.processes_of(job, "host-b"):
         process.kill()  # the host is off
     _cli(moves, *command.split()[1:])
@@ -132,7 +132,7 @@ def test_a_source_that_died_after_the_switch_is_fenced_and_the_guest_lives_at_th
     assert f"drover job resolve {job.id} --owner destination --fenced host-a" in (asked.error or "")
     for process in _source_qemus(moves, guest):
         process.kill()  # the host is off
-    jobs.resolve(job.id, Side.DESTINATION, "host-a")
+    resolution.resolve(job.id, Side.DESTINATION, "host-a")
     moves.done(moves.ended(job.id, 20))
     moves.intact(guest, "host-b")
 
@@ -204,7 +204,7 @@ def test_a_guest_that_somebody_let_run_at_the_source_after_its_move_is_reported_
     assert "runs on host-a although it was handed over to host-b" in (asked.error or "")
     assert "both" in _cli(moves, "reconcile", guest)
     with pytest.raises(PreconditionFailed, match="stop that QEMU first"):
-        jobs.resolve(job.id, Side.DESTINATION, None)
+        resolution.resolve(job.id, Side.DESTINATION, None)
     _order(moves, guest, "stop")
     assert "it goes on: the destination owns the guest" in _cli(moves, "reconcile", guest)
     moves.done(moves.ended(job.id))

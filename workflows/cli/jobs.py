@@ -6,7 +6,7 @@ import typer
 
 from models.base import Document
 from models.job import Side, Step
-from workflows import jobs
+from workflows import jobs, resolution
 from workflows.cli import completion, documents, output, reading
 from workflows.cli.options import AsJson, JobId, Timeout, examples
 from workflows.cli.screen import headline, remark
@@ -156,7 +156,7 @@ def resolve(
     as_json: AsJson = False,
 ) -> None:
     """Tell a job that needs an operator who owns the guest, so that it can go forward or back."""
-    jobs.resolve(job_id, owner, fenced)
+    resolution.resolve(job_id, owner, fenced)
     _told(job_id, f"job {job_id} goes on (`drover job watch {job_id}`)", as_json=as_json)
 
 

@@ -6,7 +6,7 @@ import typer
 
 from models.base import Document
 from models.job import JobState, Side
-from workflows import jobs, reconcile
+from workflows import reconcile, resolution
 from workflows.cli import completion, output
 from workflows.cli.options import AsJson
 from workflows.reconcile import Look
@@ -25,7 +25,7 @@ def reconcile_guests(
     A job that needs an operator goes on if the hosts' answers leave no doubt; else the choices are named.
     """
     found = [(job, reconcile.look(job)) for job in reconcile.unfinished(guest)]
-    resolved = {job.id: not dry_run and jobs.resolve_by_what_was_seen(job, look) for job, look in found}
+    resolved = {job.id: not dry_run and resolution.by_what_was_seen(job, look) for job, look in found}
     if as_json:
         output.emit({"jobs": [_document(look) | {"resolved": resolved[job.id]} for job, look in found]})
         return

@@ -87,8 +87,6 @@ def tick(ours: Settings) -> None:
     for job_id in _waiting_for_a_host(ours):
         with transaction() as session:
             go_on_with_returned(session, job_id)
-    drains.tick(ours)
-    webhooks.tick()
     with transaction() as session:
         admit(session, ours)
     for job_id in _due(ours):
@@ -97,6 +95,8 @@ def tick(ours: Settings) -> None:
             if job is not None:
                 advance(session, job)
                 give_up_waiting(session, job, ours)
+    drains.tick(ours)  # after what a job may wait for
+    webhooks.tick()
 
 
 def _due(ours: Settings) -> list[int]:

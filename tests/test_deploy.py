@@ -19,6 +19,7 @@ from lab.guest.verify import ImageRef, verify
 from tests import machines
 from tests.machines import Machine
 from tests.support import MIB, until
+from workers import processes
 
 pytestmark = [
     pytest.mark.guests,
@@ -67,7 +68,12 @@ class Fleet:
                 argv = self.machines[name].argv("sh", "-c", command)
                 with (self.machines[name].folder / f"{service}.log").open("ab") as log:
                     self.services.append(subprocess.Popen(argv, stdout=log, stderr=log))
-        until("both hypervisors are known", lambda: self.drover("host", "list").count("alive") == 2, 90, every_s=1)
+        try:
+            until("both hypervisors are known", lambda: self.drover("host", "list").count("alive") == 2, 90, every_s=1)
+        except AssertionError as error:
+            logs = [log for machine in self.machines.values() for log in machine.folder.glob("*.log")]
+            said = [f"{log.parent.name} {log.stem}: {processes.last_words(log)}" for log in logs]
+            raise AssertionError("\n".join([str(error), *said])) from error
         assert all(service.poll() is None for service in self.services)
 
     def stop_services(self) -> None:

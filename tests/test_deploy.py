@@ -107,9 +107,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             for name in where.split(", "):
                 _hand_over(fleet, name)
                 fleet.run(name, script)
-        fleet.start_services()
-        yield fleet
-        fleet.stop_services()
+        try:
+            fleet.start_services()
+            yield fleet
+        finally:
+            fleet.stop_services()
 
 
 def _position(blocks: list[tuple[str, str, str]], words: str) -> int:
@@ -228,6 +230,11 @@ def test_a_worker_was_denied_nothing_it_needed(fleet: Fleet, guest: Path) -> Non
         log = (fleet.machines[name].folder / "drover-worker.log").read_text()
         assert "permission denied" not in log
         assert "NOPERM" not in log
+
+
+def test_the_certificates_stand_the_strict_check_that_python_makes_from_3_13_on(fleet: Fleet) -> None:
+    strictly = "openssl verify -x509_strict -CAfile /etc/drover/ca.crt"
+    fleet.run("control", f"{strictly} /etc/drover/control.crt /etc/drover/hv1.crt /etc/drover/hv2.crt")
 
 
 def test_nobody_gets_in_without_a_certificate_or_with_anothers_name(fleet: Fleet) -> None:

@@ -116,7 +116,7 @@ def _overhead(scenario: Scenario) -> Figure:
         value=median(values["drover"]),
         unit="s",
         at_most=0.5,
-        far=15.0,
+        far=5.0,
         **_series(scenario, values, "total time less copy and RAM, s"),
     )
 

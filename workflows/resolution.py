@@ -17,7 +17,8 @@ def resolve(job_id: int, owner: Side, fenced: str | None, by: str = "command lin
     """Go on with a job by an operator's word: who owns the guest, and which host is off for good.
 
     Raises:
-        PreconditionFailed: the job does not wait, or the other host may still run the guest.
+        PreconditionFailed: the job does not wait, somebody else decided meanwhile, or the other host may still run
+            the guest.
     """
     with transaction() as session:
         job = session.get(Job, job_id)
@@ -32,11 +33,21 @@ def resolve(job_id: int, owner: Side, fenced: str | None, by: str = "command lin
     if fenced is None:
         _cannot_run_there(job, owner, other, looked)
     with transaction() as session:
-        job = existing(session, job_id)
+        job = _unchanged_since(session, job)
         _resolved(session, job, owner, fenced, by)
         if owner is Side.DESTINATION and looked.died_there:
             _started_cold(session, job)
         return job
+
+
+def _unchanged_since(session: Session, looked_at: Job) -> Job:
+    """The job locked: asking the hosts takes seconds, in which another's word may have sent it the other way."""
+    job = existing(session, looked_at.id)
+    if job.epoch != looked_at.epoch:
+        raise PreconditionFailed(
+            f"job {job.id} went on while its hosts were asked, it is {job.state} now: see `drover job explain {job.id}`"
+        )
+    return job
 
 
 def by_what_was_seen(job: Job, looked: reconcile.Look, by: str = "reconciliation") -> bool:

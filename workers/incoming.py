@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models.errors import Fatal
+from models.errors import Fatal, Transient
 from workers import inspection, processes
 from workers.processes import Process
 from workers.qemu import cpu, topology
@@ -20,34 +20,62 @@ def running(ctx: Context) -> Process | None:
 
 
 async def waits(ctx: Context) -> bool:
-    """It lives and has not been sent anything yet: a QEMU takes only one incoming migration in its life."""
+    """It lives and has not been sent anything yet: a QEMU takes only one incoming migration in its life.
+
+    Raises:
+        Fatal: the machine it makes differs from the source's. QEMU itself would find part of it, and only in the pause.
+    """
     if running(ctx) is None:
         return False
     try:
         async with connect(ctx.destination["qmp"]) as monitor:
             migrate = (await monitor.query("query-migrate")).get("status", "none")
-            return bool((await monitor.query("query-status"))["status"] == "inmigrate" and migrate == "none")
+            if (await monitor.query("query-status"))["status"] != "inmigrate" or migrate != "none":
+                return False
+            found = differences(ctx, await inspection.machine(monitor))
     except MonitorLost:
         return False
+    if found:
+        raise Fatal("the destination's machine differs from the source's: " + "; ".join(found))
+    return True
 
 
 async def start(ctx: Context) -> None:
-    """Start it afresh: the early proof that this guest can run here, compared with the source.
+    """Start it afresh, and see it wait.
 
     Raises:
         Fatal: it does not start, or the machine it makes differs from the source's.
+        Transient: it was gone at once.
+    """
+    await ready(ctx, await spawn(ctx))
+    if not await waits(ctx):
+        raise Transient("the destination's QEMU ended as soon as it had started")
+
+
+async def spawn(ctx: Context) -> Process:
+    """Begin to start it afresh: the early proof that this guest can run here.
+
+    Raises:
+        Fatal: the guest may run in the one that is there.
     """
     await stop(ctx)
-    log = ctx.directory.incoming_log(ctx.job.guest)
-    started = processes.spawn(ctx.directory.mark("incoming"), ctx.destination["argv"], log)
+    return processes.spawn(ctx.directory.mark("incoming"), ctx.destination["argv"], _log(ctx))
+
+
+async def ready(ctx: Context, started: Process) -> None:
+    """Until it answers.
+
+    Raises:
+        Fatal: it does not start.
+    """
     try:
-        await monitor_ready(started, ctx.destination["qmp"], log)
+        await monitor_ready(started, ctx.destination["qmp"], _log(ctx))
     except Fatal as error:
         raise Fatal(f"the destination's QEMU does not start: {error}") from error
-    async with ctx.guest() as monitor:
-        found = differences(ctx, await inspection.machine(monitor))
-    if found:
-        raise Fatal("the destination's machine differs from the source's: " + "; ".join(found))
+
+
+def _log(ctx: Context) -> Path:
+    return ctx.directory.incoming_log(ctx.job.guest)
 
 
 def unlink_dead(destination: Mapping[str, Any]) -> None:
@@ -61,7 +89,7 @@ def unlink_dead(destination: Mapping[str, Any]) -> None:
 
 
 def differences(ctx: Context, there: dict[str, Any]) -> list[str]:
-    """What the two machines do not have in common; QEMU itself would find part of it, and only in the pause."""
+    """What the two machines do not have in common."""
     here = ctx.source["topology"]
     same = ctx.source["version"] == ctx.destination["version"]
     devices = [

@@ -87,8 +87,9 @@ def _link(name: str, side: Side) -> float:
 OF_EXPORTER: Life = (_link("start_nbd", Side.DESTINATION), _link("cleanup", Side.DESTINATION))
 OF_INCOMING_QEMU = OF_EXPORTER
 OF_SOURCE_QEMU: Life = (0.0, _link("cleanup", Side.SOURCE))
-OF_SOURCE_SWITCH: Life = (_link("migrate_ram", Side.SOURCE),) * 2
-OF_DESTINATION_SWITCH: Life = (_link("migrate_ram", Side.DESTINATION), _link("migrate_ram", Side.SOURCE))
+OF_SOURCE_SWITCH: Life = (_link("migrate_ram", Side.DESTINATION) - 0.5, _link("migrate_ram", Side.SOURCE))
+OF_DESTINATION_SWITCH: Life = (_link("start_nbd", Side.DESTINATION), _link("migrate_ram", Side.SOURCE))
+"""Both are started ahead of their orders."""
 
 
 class Fault(ABC):

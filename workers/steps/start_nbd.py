@@ -8,7 +8,7 @@ from workers.step import Context, Step
 
 
 class StartNbd(Step):
-    """An exporter serves all images under unguessable names; the incoming QEMU waits beside it."""
+    """An exporter serves all images under unguessable names; the same machine as the source's waits beside it."""
 
     name, side = "start_nbd", Side.DESTINATION
 
@@ -17,10 +17,11 @@ class StartNbd(Step):
 
     async def do(self, ctx: Context) -> None:
         switches.prepare(ctx)  # here it costs nobody time; a quick copy is over before another would have started
+        qemu = None if await incoming.waits(ctx) else await incoming.spawn(ctx)  # it starts while the exporter does
         if not await exporter.serves(ctx):
             await self._start_exporter(ctx)
-        if not await incoming.waits(ctx):
-            await incoming.start(ctx)
+        if qemu is not None:
+            await incoming.ready(ctx, qemu)
 
     async def _start_exporter(self, ctx: Context) -> None:
         exporter.stop(ctx)

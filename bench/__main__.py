@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import crowd, drains, hosts, libvirt, moves, report, sparse
+from bench import crowd, drains, hosts, libvirt, moves, report, spared, sparse
 from bench.figures import Figure
 from bench.fleet import simulation
 from lab import fleet
@@ -18,8 +18,8 @@ from lab.directory import Lab
 QUICK_RUNS, FULL_RUNS = 3, 10
 PARTS = ("moves", "hosts", "sparse", "drains", "crowd", "fleet")
 NOT_QUICK = {"crowd", "fleet"}
-ASKED_FOR = ("libvirt",)
-"""Only by name: they need what `make setup` does not install."""
+ASKED_FOR = ("libvirt", "spared")
+"""Only by name: the one needs what `make setup` does not install, the other tells nothing of Drover."""
 SETTINGS = {"drains": drains.SETTINGS, "crowd": crowd.SETTINGS}
 FLEET_SIZES = [10, 50, 200]
 
@@ -34,6 +34,7 @@ def main() -> None:
         "sparse": lambda lab: sparse.measure(lab, quick=asked.quick),
         "drains": drains.measure,
         "crowd": crowd.measure,
+        "spared": lambda lab: spared.measure(lab, runs),
         "libvirt": lambda lab: libvirt.measure(lab, runs, asked.scenario),
     }
     figures: list[Figure] = []
@@ -42,7 +43,7 @@ def main() -> None:
         if name == "fleet":
             figures += simulation.measure(FLEET_SIZES)
             continue
-        with _laboratory(SETTINGS.get(name, {}), namespaces=name in ASKED_FOR) as lab:
+        with _laboratory(SETTINGS.get(name, {}), namespaces=name == "libvirt") as lab:
             figures += parts[name](lab)
     folder = Path(tempfile.mkdtemp(prefix="bench-")) if asked.quick else asked.results
     print(report.write(figures, runs=runs, folder=folder))

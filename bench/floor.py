@@ -33,6 +33,15 @@ class Qmp:
         """A command's answer. Python's `job_id` is QMP's `job-id`."""
         named = {key.replace("_", "-"): value for key, value in arguments.items()}
         self._socket.sendall(json.dumps({"execute": command, "arguments": named}).encode())
+        return self._answer(command)
+
+    def give(self, name: str, descriptor: int) -> None:
+        """Hand an open file over, under a name."""
+        order = json.dumps({"execute": "getfd", "arguments": {"fdname": name}}).encode()
+        socket.send_fds(self._socket, [order], [descriptor])
+        self._answer("getfd")
+
+    def _answer(self, command: str) -> Any:
         while "return" not in (answer := self._line()):
             if "error" in answer:
                 raise RuntimeError(f"{command}: {answer['error']['desc']}")
@@ -79,6 +88,8 @@ def move(what: dict[str, Any]) -> dict[str, float]:
 
     `what` is {"qmp": the guest's monitor, "argv" and "destination_qmp" of the QEMU that waits, "address", "folder",
     "max_blackout_ms", "bandwidth_bytes_per_s" of the mirrors together (0: no limit), "disks": those of a job's plan}.
+    What else QEMU offers for a shorter pause is tried only if it is named (see `bench/spared.py`): "write_blocking",
+    "nodelay" (true), "multifd" (the number of connections).
     """
     disks, clock = what["disks"], _Clock()
     create_images(disks)
@@ -89,7 +100,9 @@ def move(what: dict[str, Any]) -> dict[str, float]:
     clock.lap("start")
     start_mirrors(source, what, port)
     clock.lap("copy")
-    ram_port = listen(destination, what["address"])
+    if what.get("write_blocking"):
+        block_writes(source, disks)
+    ram_port = listen(destination, what)
     send_ram(source, what, ram_port)
     clock.lap("ram")
     switch(source, destination, exporter, disks, clock)
@@ -159,15 +172,31 @@ def start_mirrors(source: Qmp, what: dict[str, Any], port: int) -> None:
         source.wait(lambda event: event["event"] == "BLOCK_JOB_READY")
 
 
-def listen(destination: Qmp, address: str) -> int:
+def block_writes(source: Qmp, disks: list[dict[str, Any]]) -> None:
+    """From now on a write of the guest is done when both sides have it; returns when nothing older is left to copy."""
+    for disk in disks:
+        name = f"floor{disk['index']}"
+        source.run("block-job-change", id=name, type="mirror", copy_mode="write-blocking")
+    while not all(job["actively-synced"] for job in source.run("query-block-jobs")):
+        time.sleep(POLL_S)
+
+
+def listen(destination: Qmp, what: dict[str, Any]) -> int:
     """A port for the RAM."""
     _capabilities(destination, "events", "return-path", "late-block-activate")
-    destination.run("migrate-incoming", uri=f"tcp:{address}:0")
+    _connections(destination, what)
+    destination.run("migrate-incoming", uri=f"tcp:{what['address']}:0")
     return int(destination.run("query-migrate")["socket-address"][0]["port"])
 
 
 def _capabilities(monitor: Qmp, *names: str) -> None:
     monitor.run("migrate-set-capabilities", capabilities=[{"capability": name, "state": True} for name in names])
+
+
+def _connections(monitor: Qmp, what: dict[str, Any]) -> None:
+    if what.get("multifd"):
+        _capabilities(monitor, "multifd")
+        monitor.run("migrate-set-parameters", multifd_channels=what["multifd"])
 
 
 def send_ram(source: Qmp, what: dict[str, Any], port: int) -> None:
@@ -178,8 +207,9 @@ def send_ram(source: Qmp, what: dict[str, Any], port: int) -> None:
     """
     _capabilities(source, "events", "return-path", "pause-before-switchover", "auto-converge")
     source.run("migrate-set-parameters", max_bandwidth=1 << 40, downtime_limit=1)
+    _connections(source, what)
     write_out(what["disks"])
-    source.run("migrate", uri=f"tcp:{what['address']}:{port}")
+    source.run("migrate", uri=_connected_at_once(source, what, port))
 
     def second_pass_or_pause(event: dict[str, Any]) -> bool:
         return _status(event) == "pre-switchover" or (event["event"] == "MIGRATION_PASS" and event["data"]["pass"] >= 2)
@@ -188,6 +218,16 @@ def send_ram(source: Qmp, what: dict[str, Any], port: int) -> None:
         write_out(what["disks"])
         source.run("migrate-set-parameters", downtime_limit=what["max_blackout_ms"])
         source.wait(lambda event: _status(event) == "pre-switchover")
+
+
+def _connected_at_once(source: Qmp, what: dict[str, Any], port: int) -> str:
+    """Where QEMU is to send the RAM: to an address, or into a connection with `TCP_NODELAY` that it is given."""
+    if not what.get("nodelay"):
+        return f"tcp:{what['address']}:{port}"
+    with socket.create_connection((what["address"], port)) as stream:
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        source.give("floor-ram", stream.fileno())
+    return "fd:floor-ram"
 
 
 def _status(event: dict[str, Any]) -> str | None:

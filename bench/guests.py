@@ -71,11 +71,11 @@ class Guest:
     host: str = "host-a"
     left_consoles: list[Path] = field(default_factory=list)
 
-    def move(self, by: str, **options: int) -> Move:
-        """Move it to the other host; `options` are those of `jobs.MigrationOptions`."""
+    def move(self, by: str, *, floor: dict[str, Any] | None = None, **options: int) -> Move:
+        """Move it to the other host; `options` are those of `jobs.MigrationOptions`, `floor` what that is to try."""
         to = "host-b" if self.host == "host-a" else "host-a"
         onlooker = Onlooker(str(self._watch_at(self.host)), str(self._watch_at(to)), self.devices)
-        times = self._moved(by, to, jobs.MigrationOptions(**options))
+        times = self._moved(by, to, jobs.MigrationOptions(**options), floor or {})
         seen = onlooker.join()
         self.moved_to(to)
         allocated = sum(image.path.stat().st_blocks * 512 for image in self._images())
@@ -86,10 +86,10 @@ class Guest:
         """Its disks' paths in QEMU's tree of objects."""
         return [f"/machine/peripheral/device{index}/virtio-backend" for index in range(len(self.spec.disks))]
 
-    def _moved(self, by: str, to: str, asked: jobs.MigrationOptions) -> Times:
+    def _moved(self, by: str, to: str, asked: jobs.MigrationOptions, floor: dict[str, Any]) -> Times:
         if by == "drover":
             return self._by_drover(to, asked)
-        times = self._by_floor(to, asked)
+        times = self._by_floor(to, asked, floor)
         records.forget(self.spec.name)
         records.adopt(self.spec.name, to, str(self._at(to) / self.spec.qmp_socket.name))
         return times
@@ -101,16 +101,20 @@ class Guest:
         assert ended.finished_at is not None
         return Times(begun, ended.finished_at.timestamp(), (ended.blackout or {}).get("phases", {}))
 
-    def _by_floor(self, to: str, asked: jobs.MigrationOptions) -> Times:
+    def _by_floor(self, to: str, asked: jobs.MigrationOptions, floor: dict[str, Any]) -> Times:
         plan = preflight.plan(records.known_guest(self.spec.name), to)
-        what = asked.document() | {
-            "qmp": plan["source"]["qmp"],
-            "argv": plan["destination"]["argv"],
-            "destination_qmp": plan["destination"]["qmp"],
-            "address": self.lab.host(to).address,
-            "folder": str(self.lab.path),
-            "disks": plan["disks"],
-        }
+        what = (
+            floor
+            | asked.document()
+            | {
+                "qmp": plan["source"]["qmp"],
+                "argv": plan["destination"]["argv"],
+                "destination_qmp": plan["destination"]["qmp"],
+                "address": self.lab.host(to).address,
+                "folder": str(self.lab.path),
+                "disks": plan["disks"],
+            }
+        )
         order = self.lab.path / "floor.json"
         order.write_text(json.dumps(what))
         environment = os.environ | {processes.MARK: self.lab.mark("floor")}  # so that the lab ends its guest

@@ -120,7 +120,7 @@ class Domain(Guest):
         """By libvirt's name for the disk."""
         return ["/machine/peripheral/virtio-disk0/virtio-backend"]
 
-    def _moved(self, by: str, to: str, asked: jobs.MigrationOptions) -> Times:
+    def _moved(self, by: str, to: str, asked: jobs.MigrationOptions, floor: dict[str, Any]) -> Times:
         self.create_images(to)
         there = self.lab.host(to)
         self._virsh("migrate-setmaxdowntime", self.spec.name, str(DOWNTIME_MS))

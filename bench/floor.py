@@ -194,9 +194,10 @@ def _capabilities(monitor: Qmp, *names: str) -> None:
 
 
 def _connections(monitor: Qmp, what: dict[str, Any]) -> None:
-    if what.get("multifd"):
-        _capabilities(monitor, "multifd")
-        monitor.run("migrate-set-parameters", multifd_channels=what["multifd"])
+    channels = what.get("multifd", 0)  # a guest that arrived by several still has them switched on
+    monitor.run("migrate-set-capabilities", capabilities=[{"capability": "multifd", "state": channels > 0}])
+    if channels:
+        monitor.run("migrate-set-parameters", multifd_channels=channels)
 
 
 def send_ram(source: Qmp, what: dict[str, Any], port: int) -> None:

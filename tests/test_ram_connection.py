@@ -13,7 +13,14 @@ import pytest
 from tests.monitored import QEMU
 from tests.support import until
 from workers.qemu import migration
-from workers.qemu.monitor import connect
+from workers.qemu.monitor import Monitor, connect
+
+
+async def _ended(source: Monitor) -> str:
+    async with asyncio.timeout(60):
+        while (status := (await source.query("query-migrate"))["status"]) not in {"completed", "failed"}:
+            await asyncio.sleep(0.02)
+    return str(status)
 
 
 class Overheard:
@@ -40,15 +47,27 @@ def test_the_ram_arrives_by_a_connection_that_delays_no_small_piece(tmp_path: Pa
             port = await migration.listen(destination, address)
             overheard = Overheard(source)
             await migration.send(overheard, address, port)  # type: ignore[arg-type]
-            async with asyncio.timeout(60):
-                while (status := (await source.query("query-migrate"))["status"]) not in {"completed", "failed"}:
-                    await asyncio.sleep(0.02)
-            return status, overheard.no_delay
+            return await _ended(source), overheard.no_delay
 
     if address == "::1" and not _has_ipv6():
         pytest.skip("no IPv6 on this machine")
     with _qemu(tmp_path / "a"), _qemu(tmp_path / "b", "-incoming", "defer"):
         assert asyncio.run(arrived()) == ("completed", 1)
+
+
+@pytest.mark.guests
+def test_what_another_tool_left_switched_on_does_not_forbid_our_connection(tmp_path: Path) -> None:
+    async def arrived() -> str:
+        async with connect(tmp_path / "a") as source, connect(tmp_path / "b") as destination:
+            left_on = [{"capability": "multifd", "state": True}]
+            await source.execute("migrate-set-capabilities", capabilities=left_on)
+            port = await migration.listen(destination, "127.0.0.1")
+            await migration.set_capabilities(source, "events", "return-path")
+            await migration.send(source, "127.0.0.1", port)
+            return await _ended(source)
+
+    with _qemu(tmp_path / "a"), _qemu(tmp_path / "b", "-incoming", "defer"):
+        assert asyncio.run(arrived()) == "completed"
 
 
 @pytest.mark.guests

@@ -105,6 +105,17 @@ def test_a_prepared_one_begins_when_it_is_ordered_to(context: Context, tmp_path:
     assert started["pid"] == prepared.pid
 
 
+def test_a_prepared_one_sees_its_order_even_if_whoever_wrote_it_died_before_it_said_so(
+    context: Context, tmp_path: Path
+) -> None:
+    switches.prepare(context)
+    order = context.directory.switch_order(Side.SOURCE, context.claim.token)
+    until("it waits", lambda: order.with_suffix(".bell").exists())
+    order.with_suffix(".bell").unlink()
+    switches.start(context, 7, _order(tmp_path))
+    until("it said its last word", lambda: switches.story(context, 7).ended)
+
+
 def test_where_the_prepared_one_died_another_is_started(context: Context, tmp_path: Path) -> None:
     context.claim.token = 3
     switches.prepare(context)

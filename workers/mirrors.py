@@ -1,7 +1,9 @@
 """The mirrors of one job on the source: their names, their share of the bandwidth, their progress."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+import time
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 
 from sqlalchemy import func, select
@@ -17,6 +19,7 @@ from workers.step import Context
 
 LAST_STRETCH_S = 2
 """What a mirror could copy in so many seconds is its last stretch."""
+PATIENCE_WITH_LAST_STRETCH_S = 6.0
 
 PATIENCE_S = 5.0
 """A QEMU that gives no answer for so long may be waiting for its link to the exporter."""
@@ -42,16 +45,16 @@ def server(ctx: Context, index: int) -> dict[str, str]:
     }
 
 
-async def is_ours(ctx: Context, monitor: Monitor, index: int) -> bool:
-    """A disk is being mirrored to the present exporter, and the mirror has not ended."""
-    mine = name(ctx.job.id, index)
-    mirror = (await block.mirrors(monitor, [mine])).get(mine)
-    if mirror is None or mirror.concluded:
-        return False
-    nodes = await monitor.query("query-named-block-nodes", flat=True)
-    return any(
-        node["node-name"] == mine and server(ctx, index)["export"] in node["image"]["filename"] for node in nodes
-    )
+async def missing(ctx: Context, monitor: Monitor) -> list[int]:
+    """The disks that are not being mirrored to the present exporter, or whose mirror has ended."""
+    states = await block.mirrors(monitor, names(ctx))
+    targets = {
+        node["node-name"]: node["image"]["filename"]
+        for node in await monitor.query("query-named-block-nodes", flat=True)
+        if node["node-name"] in states and not states[node["node-name"]].concluded
+    }
+    mine = {disk.index: targets.get(name(ctx.job.id, disk.index), "") for disk in ctx.job.disks}
+    return [index for index, target in mine.items() if server(ctx, index)["export"] not in target]
 
 
 @asynccontextmanager
@@ -79,17 +82,33 @@ def share(ctx: Context) -> int:
     return max(budget // max(_copying(ctx), 1), 1 << 16) if budget else 0
 
 
-async def share_bandwidth(ctx: Context, monitor: Monitor) -> None:
-    """Give this job's mirrors their part of the host's budget: all mirrors still copying share alike.
+class Bandwidth:
+    """Gives this job's mirrors their part of the host's budget: all disks that are copied away from it share alike.
 
-    The last stretch is not limited. QEMU lifts the limit of a mirror that is ready anyway, and below the limit a
-    guest that writes a little everywhere (every write dirties a whole cluster) might never let it get there.
+    A guest that writes a little everywhere (every write dirties a whole cluster) might never let a limited mirror get
+    ready, after which QEMU lifts the limit itself. So one that does not end its last stretch in time has it lifted.
     """
-    each = share(ctx)
-    for mine, mirror in (await block.mirrors(monitor, names(ctx))).items():
-        if not mirror.concluded:
-            last_stretch = 0 < mirror.total_bytes <= mirror.copied_bytes + LAST_STRETCH_S * each
-            await block.set_speed(monitor, mine, 0 if last_stretch else each)
+
+    def __init__(self, ctx: Context, monitor: Monitor) -> None:
+        self.ctx, self.monitor = ctx, monitor
+        self.given: dict[str, int] = {}
+        self.near_since: dict[str, float] = {}
+
+    async def share(self, states: Mapping[str, Mirror]) -> None:
+        """By what the mirrors are now. A rate is only told when it changes: each time QEMU lets a tenth of a second's
+        worth pass at once (10.0.2).
+        """
+        each = await asyncio.to_thread(share, self.ctx)
+        for mine, mirror in states.items():
+            rate = 0 if self._overdue(mine, mirror, each) else each
+            if not mirror.concluded and self.given.get(mine) != rate:
+                await block.set_speed(self.monitor, mine, rate)
+                self.given[mine] = rate
+
+    def _overdue(self, mine: str, mirror: Mirror, each: int) -> bool:
+        near = 0 < mirror.total_bytes <= mirror.copied_bytes + LAST_STRETCH_S * each
+        since = self.near_since.setdefault(mine, time.monotonic()) if near else math.inf
+        return time.monotonic() - since > PATIENCE_WITH_LAST_STRETCH_S
 
 
 def _copying(ctx: Context) -> int:

@@ -60,19 +60,14 @@ def _mirror(job: dict[str, Any], detail: dict[str, Any]) -> Mirror:
 
 
 CRAWL = 1
-"""Bytes per second of a mirror that hardly copies: QEMU 8.2.0 to 8.2.2 may hang for good when one that is copying is
-paused, as the start of another one does, and one that waits for its rate limit may be paused."""
+"""Bytes per second of a mirror that hardly copies. Where one that copies must not be paused, as the start of another
+one does (B8 of `known_bugs`), one that waits for its rate limit may be."""
 
 
-async def start_mirror(
-    monitor: Monitor, name: str, device: str, server: dict[str, str], discard: str, *, bytes_per_s: int
-) -> None:
-    """Begin to copy a disk to an NBD export and keep both sides equal from then on.
+async def connect_target(monitor: Monitor, name: str, server: dict[str, str], discard: str) -> None:
+    """Open an NBD export as the target of a mirror. `server` is {"host", "port", "export"}.
 
-    `server` is {"host", "port", "export"}. `reconnect-delay` 0 makes every break visible; `auto-dismiss`
-    false keeps the verdict for whoever comes after us; `on-target-error` stop lets a break be healed without
-    a new copy as long as it is the same exporter, which its export name proves. `bytes_per_s` 0 is no limit; a disk
-    that others are still to follow begins at `CRAWL` and is let go by `set_speed`.
+    `reconnect-delay` 0 makes every break visible.
     """
     await monitor.execute(
         "blockdev-add",
@@ -83,6 +78,15 @@ async def start_mirror(
         reconnect_delay=0,
         discard=discard,
     )
+
+
+async def start_mirror(monitor: Monitor, name: str, device: str, *, bytes_per_s: int) -> None:
+    """Begin to copy a disk to the target of this name and keep both sides equal from then on.
+
+    `auto-dismiss` false keeps the verdict for whoever comes after us; `on-target-error` stop lets a break be healed
+    without a new copy as long as it is the same exporter, which its export name proves. `bytes_per_s` 0 is no limit;
+    `set_speed` changes it.
+    """
     await monitor.execute(
         "blockdev-mirror",
         job_id=name,

@@ -188,6 +188,11 @@ def exporter_detect_zeroes(
     return "unmap"
 
 
+def may_copy_while_others_start(source_version: Version) -> bool:
+    """Whether a mirror may be copying when another one is started, which pauses it."""
+    return not affects("B8", source_version)
+
+
 def write_blocking_safe(source_version: Version) -> bool:
     """Whether a mirror may be turned write-blocking (`block-job-change`) on this version."""
     return not (affects("B0", source_version) or affects("B2", source_version))

@@ -26,11 +26,15 @@ class NotLoaded(DroverError):
 
 
 async def set_capabilities(monitor: Monitor, *wanted: str) -> None:
-    """Switch these on where the QEMU knows them; the preflight has refused one that lacks what the switch needs."""
-    offered = {entry["capability"] for entry in await monitor.query("query-migrate-capabilities")}
+    """Switch these on where the QEMU knows them, and all others off.
+
+    The preflight has refused a QEMU that lacks what the switch needs. What another tool left switched on would change
+    the stream, or forbid it: with `multifd` QEMU takes no connection of ours (10.0.2).
+    """
+    offered = [entry["capability"] for entry in await monitor.query("query-migrate-capabilities")]
     await monitor.execute(
         "migrate-set-capabilities",
-        capabilities=[{"capability": name, "state": True} for name in wanted if name in offered],
+        capabilities=[{"capability": name, "state": name in wanted} for name in offered],
     )
 
 

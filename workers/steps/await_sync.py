@@ -14,7 +14,9 @@ from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
 from workers.step import Context, Step
 
-POLL_S = 0.1
+POLL_S = 1.0
+"""What QEMU tells by events needs no poll, and each takes the main loop from the guest's own requests."""
+EVENTS = ("BLOCK_JOB_READY", "BLOCK_JOB_ERROR", "BLOCK_JOB_COMPLETED", "STOP", "RESUME")
 RECORD_S = 1.0
 """The database hears of the progress at most so often."""
 HEAL_S = 60.0
@@ -59,10 +61,11 @@ class _Watch:
         self.heal_until: float | None = None
         self.moved_at, self.moved_bytes = time.monotonic(), -1
         self.room = _Room()
+        self.bandwidth = mirrors.Bandwidth(ctx, monitor)
         self.said: str | None = None
 
     async def until_in_sync(self) -> None:
-        events = self.monitor.listen("BLOCK_JOB_READY", "BLOCK_JOB_ERROR")
+        events = self.monitor.listen(*EVENTS)
         while True:
             async with mirrors.unblocked(self.ctx, self.monitor):
                 states = await block.mirrors(self.monitor, mirrors.names(self.ctx))
@@ -111,7 +114,7 @@ class _Watch:
         total = sum(mirror.total_bytes for mirror in states.values())
         self.ctx.announce(100 * sum(mirror.copied_bytes for mirror in states.values()) // max(total, 1))
         await asyncio.to_thread(mirrors.record, self.ctx, states)
-        await mirrors.share_bandwidth(self.ctx, self.monitor)
+        await self.bandwidth.share(states)
 
     async def give_up_on_silence(self, states: dict[str, Mirror]) -> None:
         """A link that swallows packets shows in no error for a quarter of an hour, by TCP's own patience.

@@ -6,6 +6,7 @@ from models.errors import Transient
 from models.job import Side
 from workers import mirrors
 from workers.qemu import block
+from workers.qemu.known_bugs import may_copy_while_others_start
 from workers.qemu.monitor import CommandRefused, Monitor
 from workers.step import Context, Step
 
@@ -17,30 +18,34 @@ class MirrorDisks(Step):
 
     async def verify(self, ctx: Context) -> bool:
         async with ctx.guest() as monitor:
-            return all([await mirrors.is_ours(ctx, monitor, disk.index) for disk in ctx.job.disks])
+            return not await mirrors.missing(ctx, monitor)
 
     async def do(self, ctx: Context) -> None:
         async with ctx.guest() as monitor:
-            for disk in ctx.job.disks:
-                if not await mirrors.is_ours(ctx, monitor, disk.index):
-                    async with mirrors.unblocked(ctx, monitor):
-                        await self._begin(ctx, monitor, disk.index)
-            await mirrors.share_bandwidth(ctx, monitor)
+            missing = await mirrors.missing(ctx, monitor)
+            async with mirrors.unblocked(ctx, monitor):
+                for index in missing:
+                    await self._connect(ctx, monitor, index)
+                for index in missing:
+                    await self._begin(ctx, monitor, index, others_follow=index != missing[-1])
+            states = await block.mirrors(monitor, mirrors.names(ctx))
+            await mirrors.Bandwidth(ctx, monitor).share(states)
 
-    async def _begin(self, ctx: Context, monitor: Monitor, index: int) -> None:
-        name, planned = mirrors.name(ctx.job.id, index), ctx.job.plan["disks"][index]
-        others_follow = index != ctx.job.disks[-1].index
+    async def _connect(self, ctx: Context, monitor: Monitor, index: int) -> None:
+        name, discard = mirrors.name(ctx.job.id, index), ctx.job.plan["disks"][index]["discard"]
         await block.drop_mirrors(monitor, [name])  # one to an earlier exporter, or half begun
         try:
-            await block.start_mirror(
-                monitor,
-                name,
-                planned["device"],
-                mirrors.server(ctx, index),
-                planned["discard"],
-                bytes_per_s=block.CRAWL if others_follow else await asyncio.to_thread(mirrors.share, ctx),
-            )
+            await block.connect_target(monitor, name, mirrors.server(ctx, index), discard)
         except CommandRefused as error:  # no way to the exporter, or it died: the destination must look
+            raise Transient(str(error), restart_from="start_nbd") from error
+
+    async def _begin(self, ctx: Context, monitor: Monitor, index: int, *, others_follow: bool) -> None:
+        name, device = mirrors.name(ctx.job.id, index), ctx.job.plan["disks"][index]["device"]
+        slowly = others_follow and not may_copy_while_others_start(tuple(ctx.source["version"]))
+        rate = block.CRAWL if slowly else await asyncio.to_thread(mirrors.share, ctx)
+        try:
+            await block.start_mirror(monitor, name, device, bytes_per_s=rate)
+        except CommandRefused as error:
             raise Transient(str(error), restart_from="start_nbd") from error
 
     async def undo(self, ctx: Context) -> None:

@@ -2,35 +2,24 @@
 
 import asyncio
 import sys
-import time
 from pathlib import Path
 
-from workers.switch import destination, source
+from workers.switch import destination, orders, source
 from workers.switch.orders import DestinationOrder, SourceOrder
 
 PATIENCE_S = 60.0
 """A process may be started ahead of its order; one that none comes for ends by itself."""
-POLL_S = 0.005
 
 
 def main() -> None:
     """Carry out the order and end."""
     side, order = sys.argv[1], Path(sys.argv[2])
-    if not _comes(order):
+    if not orders.comes(order, PATIENCE_S):
         return
     if side == "source":
         asyncio.run(source.hand_over(SourceOrder.load(order)))
     else:
         asyncio.run(destination.serve(DestinationOrder.load(order)))
-
-
-def _comes(order: Path) -> bool:
-    deadline = time.monotonic() + PATIENCE_S
-    while not order.exists():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_S)
-    return True
 
 
 if __name__ == "__main__":

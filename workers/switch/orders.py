@@ -1,11 +1,22 @@
-"""What a switch process is told: one JSON file that only its own user can read, as it holds the key."""
+"""What a switch process is told: one JSON file that only its own user can read, as it holds the key.
+
+The process may be started ahead of its order. It waits for a bell, a named pipe beside the order.
+"""
 
 import json
+import os
+import select
+import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Self
 
 from workers.images import write_durably
+
+LOOK_S = 1.0
+"""Whoever wrote the order may have died before it rang."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +31,38 @@ class Order:
     journal: str
 
     def save(self, path: Path) -> None:
-        """Write it for the process that is about to be started."""
+        """Write it, and tell the process that may be waiting for it."""
         write_durably(path, json.dumps(asdict(self)))
+        with suppress(OSError), _open(_bell(path), os.O_WRONLY) as bell:  # else nobody waits yet, or any more
+            bell.write(b"!")
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read it in that process."""
         return cls(**json.loads(path.read_text()))
+
+
+def comes(order: Path, patience_s: float) -> bool:
+    """Wait until the order is there; False: it did not come in time."""
+    deadline = time.monotonic() + patience_s
+    with suppress(FileExistsError):
+        os.mkfifo(_bell(order), 0o600)
+    with _open(_bell(order), os.O_RDWR) as bell:  # to write as well: it never hangs up
+        poll = select.poll()
+        poll.register(bell, select.POLLIN)
+        while not order.exists():
+            if time.monotonic() > deadline:
+                return False
+            poll.poll(1000 * min(LOOK_S, patience_s))
+    return True
+
+
+def _open(bell: Path, how: int) -> FileIO:
+    return FileIO(os.open(bell, how | os.O_NONBLOCK), "w")
+
+
+def _bell(order: Path) -> Path:
+    return order.with_suffix(".bell")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -193,16 +193,6 @@ def may_copy_while_others_start(source_version: Version) -> bool:
     return not affects("B8", source_version)
 
 
-def write_blocking_safe(source_version: Version) -> bool:
-    """Whether a mirror may be turned write-blocking (`block-job-change`) on this version."""
-    return not (affects("B0", source_version) or affects("B2", source_version))
-
-
-def sync_top_safe(source_version: Version) -> bool:
-    """Whether sync=top may be used: it reads allocation, so discard=ignore does not save it from B1."""
-    return not affects("B1", source_version)
-
-
 def known_bugs(qemu: Version, accel: Accel, *, severity: Severity | None = None) -> tuple[Bug, ...]:
     """The bugs that this version has, of one severity or of all."""
     return tuple(bug for bug in BUGS if bug.affects(qemu, accel) and severity in {None, bug.severity})

@@ -1,5 +1,6 @@
 """Real guests are moved between two hosts, and every acknowledged write is looked up afterwards."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.job import BLACKOUT_PHASES, Disk
 from tests.support import MIB, Moves, until
+from workers.qemu.monitor import connect
 
 pytestmark = pytest.mark.guests
 
@@ -86,6 +88,27 @@ def test_the_images_at_the_destination_are_created_like_those_at_the_source(move
         source, destination = info(str(disk.retired_path)), info(disk.destination_path)
         for key in ("format", "virtual-size", "cluster-size"):
             assert source.get(key) == destination.get(key)
+
+
+def test_zeroes_that_were_once_written_take_no_room_at_the_destination(moves: Moves) -> None:
+    guest = moves.boot(DiskSpec(size_bytes=256 * MIB, format="raw"))
+    source = moves.lab.host("host-a").guests / guest / "disk0.raw"
+    _write_zeroes(moves, guest, "/machine/peripheral/device0/virtio-backend", at_mib=128, mib=96)
+    assert source.stat().st_blocks * 512 > 96 * MIB
+    job = moves.move(guest, "host-b")
+    moves.done(job)
+    assert Path(job.disks[0].destination_path).stat().st_blocks * 512 < 64 * MIB
+    moves.intact(guest, "host-b")
+
+
+def _write_zeroes(moves: Moves, guest: str, device: str, *, at_mib: int, mib: int) -> None:
+    """As a guest that deletes without TRIM and overwrites: beyond what ours writes itself."""
+
+    async def write() -> None:
+        async with connect(moves.lab.host("host-a").guests / guest / "watch.sock") as monitor:
+            assert await monitor.hmp(f'qemu-io -d {device} "write -q -P 0 {at_mib}M {mib}M"') == ""
+
+    asyncio.run(write())
 
 
 def test_the_blackout_is_told_with_a_name_for_each_part(moves: Moves) -> None:

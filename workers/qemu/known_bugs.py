@@ -176,16 +176,12 @@ def mirror_discard(source_version: Version, source_format: str) -> Literal["igno
     return "ignore" if source_format != "raw" and affects("B1", source_version) else "unmap"
 
 
-def exporter_detect_zeroes(
-    exporter_version: Version, image_format: str, *, wanted: bool = False
-) -> Literal["off", "unmap"]:
-    """`detect-zeroes` for the exporter's format node: saves space, costs CPU, so only if asked for.
+def exporter_detect_zeroes(exporter_version: Version, image_format: str) -> Literal["off", "unmap"]:
+    """`detect-zeroes` for the exporter's format node: zeroes that were once written take no room at the destination.
 
     Never on qcow2 where B12 lives: there a zero write may destroy its neighbour.
     """
-    if not wanted or (image_format == "qcow2" and affects("B12", exporter_version)):
-        return "off"
-    return "unmap"
+    return "off" if image_format == "qcow2" and affects("B12", exporter_version) else "unmap"
 
 
 def may_copy_while_others_start(source_version: Version) -> bool:

@@ -1,0 +1,70 @@
+"""What each mirror may take: told to QEMU when it changes, and lifted only from one that would never end."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.support import MIB
+from workers import mirrors
+from workers.mirrors import Bandwidth
+from workers.qemu.block import Mirror
+
+RATE = 10 * MIB
+
+
+class Told:
+    """Stands for a monitor; keeps what QEMU was told."""
+
+    def __init__(self) -> None:
+        self.rates: list[int] = []
+
+    async def execute(self, command: str, *, device: str, speed: int) -> None:
+        assert (command, device) == ("block-job-set-speed", "drover-1-0")
+        self.rates.append(speed)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    monkeypatch.setattr(mirrors, "share", lambda _: RATE)
+    return Told()
+
+
+def mirror(copied_mib: int) -> dict[str, Mirror]:
+    """Of 1000 MiB."""
+    sizes = {"copied_bytes": copied_mib * MIB, "total_bytes": 1000 * MIB}
+    return {"drover-1-0": Mirror(status="running", ready=False, healthy=True, no_room=False, error=None, **sizes)}
+
+
+def after(told: Told, *copied_mib: int) -> list[int]:
+    """What QEMU has been told once the mirror was seen at each of these."""
+
+    async def look() -> None:
+        ours: Any = None
+        bandwidth = Bandwidth(ours, told)  # type: ignore[arg-type]
+        for copied in copied_mib:
+            await bandwidth.share(mirror(copied))
+
+    asyncio.run(look())
+    return told.rates
+
+
+def test_a_rate_is_told_once_because_qemu_lets_a_burst_pass_each_time(told: Told) -> None:
+    assert after(told, 0, 100, 200) == [RATE]
+
+
+def test_another_rate_is_told_when_other_disks_begin_or_end(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = iter([RATE, RATE, RATE // 2, RATE])
+    monkeypatch.setattr(mirrors, "share", lambda _: next(rates))
+    assert after(told, 0, 100, 200, 300) == [RATE, RATE // 2, RATE]
+
+
+def test_the_last_stretch_is_limited_like_the_rest(told: Told) -> None:
+    assert after(told, 0, 985, 995) == [RATE]
+
+
+def test_a_mirror_that_does_not_end_its_last_stretch_in_time_is_not_limited_any_more(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrors, "PATIENCE_WITH_LAST_STRETCH_S", 0.0)
+    assert after(told, 0, 985, 985) == [RATE, 0]

@@ -132,18 +132,23 @@ def marked(folder: Path) -> list[tuple[str, Process]]:
 
 
 def _ours() -> list[tuple[Process, bytes]]:
+    """A host has thousands of processes, and each link asks several times: what is not ours costs one small read."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            environment = (entry / "environ").read_bytes()
-        except OSError:
-            continue  # it ended meanwhile, or is another user's
-        alive = process(int(entry.name))
-        if alive is not None and MARK.encode() in environment:
+    for pid in filter(str.isdigit, (entry.name for entry in os.scandir("/proc"))):
+        environment = _environment(pid)
+        if MARK.encode() in environment and (alive := process(int(pid))) is not None:
             found.append((alive, environment))
     return found
+
+
+def _environment(pid: str) -> bytes:
+    try:
+        descriptor = os.open(f"/proc/{pid}/environ", os.O_RDONLY)
+    except OSError:
+        return b""  # it ended meanwhile, or is another user's
+    with contextlib.suppress(OSError), os.fdopen(descriptor, "rb", buffering=0) as file:
+        return file.read()
+    return b""
 
 
 def last_words(log: Path, lines: int = 3) -> str:

@@ -111,8 +111,7 @@ def _until_it_can_be_found(process: Process) -> None:
 
 def find(mark: str) -> list[Process]:
     """The living processes that were started under this name."""
-    wanted = f"{MARK}={mark}".encode()
-    return [found for found, environment in _ours() if wanted in environment.split(b"\0")]
+    return [found for name, found in _named(mark) if name == mark]
 
 
 def find_below(folder: Path) -> list[Process]:
@@ -122,22 +121,19 @@ def find_below(folder: Path) -> list[Process]:
 
 def marked(folder: Path) -> list[tuple[str, Process]]:
     """Likewise, each with the rest of its name."""
-    start = f"{MARK}={folder}/".encode()
-    return [
-        (entry.removeprefix(start).decode(errors="replace"), found)
-        for found, environment in _ours()
-        for entry in environment.split(b"\0")
-        if entry.startswith(start)
-    ]
+    return [(name.removeprefix(f"{folder}/"), found) for name, found in _named(f"{folder}/")]
 
 
-def _ours() -> list[tuple[Process, bytes]]:
-    """A host has thousands of processes, and each link asks several times: what is not ours costs one small read."""
-    found = []
+def _named(start: str) -> list[tuple[str, Process]]:
+    """The living processes whose name begins like this, each with its name.
+
+    A host has thousands of processes, and each link asks several times: of what is not wanted only this is read.
+    """
+    wanted, found = f"{MARK}={start}".encode(), []
     for pid in filter(str.isdigit, (entry.name for entry in os.scandir("/proc"))):
-        environment = _environment(pid)
-        if MARK.encode() in environment and (alive := process(int(pid))) is not None:
-            found.append((alive, environment))
+        _, is_there, rest = (b"\0" + _environment(pid)).partition(b"\0" + wanted)
+        if is_there and (alive := process(int(pid))) is not None:
+            found.append((start + rest.partition(b"\0")[0].decode(errors="replace"), alive))
     return found
 
 

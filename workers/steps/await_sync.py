@@ -14,7 +14,7 @@ from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
 from workers.step import Context, Step
 
-POLL_S = 1.0
+POLL_S = 1.2
 """What QEMU tells by events needs no poll, and each takes the main loop from the guest's own requests."""
 EVENTS = ("BLOCK_JOB_READY", "BLOCK_JOB_ERROR", "BLOCK_JOB_COMPLETED", "STOP", "RESUME")
 RECORD_S = 1.0

@@ -103,18 +103,15 @@ class Guest:
 
     def _by_floor(self, to: str, asked: jobs.MigrationOptions, floor: dict[str, Any]) -> Times:
         plan = preflight.plan(records.known_guest(self.spec.name), to)
-        what = (
-            floor
-            | asked.document()
-            | {
-                "qmp": plan["source"]["qmp"],
-                "argv": plan["destination"]["argv"],
-                "destination_qmp": plan["destination"]["qmp"],
-                "address": self.lab.host(to).address,
-                "folder": str(self.lab.path),
-                "disks": plan["disks"],
-            }
-        )
+        what = asked.document() | {
+            **floor,
+            "qmp": plan["source"]["qmp"],
+            "argv": plan["destination"]["argv"],
+            "destination_qmp": plan["destination"]["qmp"],
+            "address": self.lab.host(to).address,
+            "folder": str(self.lab.path),
+            "disks": plan["disks"],
+        }
         order = self.lab.path / "floor.json"
         order.write_text(json.dumps(what))
         environment = os.environ | {processes.MARK: self.lab.mark("floor")}  # so that the lab ends its guest

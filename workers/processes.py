@@ -138,12 +138,8 @@ def _named(start: str) -> list[tuple[str, Process]]:
 
 
 def _environment(pid: str) -> bytes:
-    try:
-        descriptor = os.open(f"/proc/{pid}/environ", os.O_RDONLY)
-    except OSError:
-        return b""  # it ended meanwhile, or is another user's
-    with contextlib.suppress(OSError), os.fdopen(descriptor, "rb", buffering=0) as file:
-        return file.read()
+    with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+        return Path(f"/proc/{pid}/environ").read_bytes()
     return b""
 
 

@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, DateTime, func, select, update
-from sqlalchemy.orm import Session, contains_eager, defer
+from sqlalchemy import ColumnElement, Select, and_, exists, func, insert, literal, or_, select, update
+from sqlalchemy.orm import Session, aliased, defer
 
 from models.base import now
 from models.database import transaction
@@ -84,72 +84,80 @@ def lock(session: Session, job_id: int, *, wait: bool = True) -> Job | None:
     return session.scalar(select(Job).where(Job.id == job_id).with_for_update(skip_locked=not wait))
 
 
-def _lock_with_steps(session: Session, job_id: int) -> tuple[Job, datetime] | None:
-    """The job with its steps, all locked, and the database's time, in one statement: each link asks several times.
-
-    Only because the steps are locked as well does Postgres read them anew after it had to wait for the job's row.
-    """
-    found = session.execute(
-        select(Job, func.statement_timestamp(type_=DateTime(timezone=True)))
-        .join(Job.steps)
-        .where(Job.id == job_id)
-        .order_by(Step.seq)
-        .options(contains_eager(Job.steps), defer(Job.plan))  # a few KiB that no claim needs, once per step
-        .with_for_update(of=[Job, Step])
-        .execution_options(populate_existing=True)
-    )
-    row = found.unique().one_or_none()
-    return None if row is None else (row[0], row[1])
-
-
 def claim(
     *, job_id: int, seq: int, epoch: int, direction: Direction, host: str, owner: str, settings: Settings
 ) -> Claim | None:
     """Win the right to work on a step, or None: the message was late, double, forged or meant for others."""
     asked = time.monotonic()
+    job_state = RUNNABLE[direction][0]
     with transaction() as session:
-        locked = _lock_with_steps(session, job_id)
-        if locked is None or locked[0].epoch != epoch:
+        job = session.execute(
+            select(Job.epoch, Job.state, Job.token, Job.cancel_requested).where(Job.id == job_id).with_for_update()
+        ).one_or_none()
+        if job is None or (job.epoch, job.state) != (epoch, job_state):
             return None
-        job, at = locked
-        step = runnable(job)
-        job_state, before, claimed, _ = RUNNABLE[direction]
-        if step is None or (step.seq, step.host, step.state, job.state) != (seq, host, before, job_state):
-            return None
-        if step.next_at > at:
-            return None
-        return _take(session, job, step, claimed, direction, owner, asked, settings)
-
-
-def _take(
-    session: Session,
-    job: Job,
-    step: Step,
-    claimed: StepState,
-    direction: Direction,
-    owner: str,
-    asked: float,
-    settings: Settings,
-) -> Claim:
-    job.token += 1
-    step.state, step.token, step.owner = claimed, job.token, owner
-    step.attempts += 1
-    step.lease_until = func.clock_timestamp() + settings.lease_ttl
-    step.started_at = job.progress_at = now()
-    step.finished_at = None
-    session.add(Attempt(job_id=job.id, token=job.token, seq=step.seq, direction=direction.value, owner=owner))
+        won = session.execute(_take(job_id, seq, direction, host, owner, job.token + 1, settings)).one_or_none()
+    if won is None:
+        return None
     return Claim(
-        job_id=job.id,
-        seq=step.seq,
-        name=step.name,
-        side=step.side,
+        job_id=job_id,
+        seq=seq,
+        name=won.name,
+        side=won.side,
         direction=direction,
-        token=job.token,
-        attempt=step.attempts,
+        token=job.token + 1,
+        attempt=won.attempts,
         owner=owner,
         cancel_requested=job.cancel_requested,
         deadline=_deadline(asked, settings),
     )
+
+
+def _take(
+    job_id: int, seq: int, direction: Direction, host: str, owner: str, token: int, settings: Settings
+) -> Select[str, Side, int]:
+    """Take the step if it is what the job needs next, and number the claim: in one statement, all or nothing.
+
+    Only after the job's row was locked by a statement before it does it see the other steps as they are now.
+    """
+    _, before, claimed, _ = RUNNABLE[direction]
+    won = (
+        update(Step)
+        .where(
+            Step.job_id == job_id,
+            Step.seq == seq,
+            Step.host == host,
+            Step.state == before,
+            Step.next_at <= func.statement_timestamp(),
+            ~_others_first(job_id, seq, direction),
+        )
+        .values(
+            state=claimed,
+            token=token,
+            owner=owner,
+            attempts=Step.attempts + 1,
+            lease_until=func.clock_timestamp() + settings.lease_ttl,
+            started_at=now(),
+            finished_at=None,
+        )
+        .returning(Step.job_id, Step.seq, Step.name, Step.side, Step.attempts)
+        .cte("won")
+    )
+    numbered = update(Job).where(Job.id == won.c.job_id).values(token=token, progress_at=now()).cte("numbered")
+    audited = insert(Attempt).from_select(
+        ["job_id", "seq", "token", "direction", "owner"],
+        select(won.c.job_id, won.c.seq, literal(token), literal(direction.value), literal(owner)),
+    )
+    return select(won.c.name, won.c.side, won.c.attempts).add_cte(numbered, audited.cte("audited"))
+
+
+def _others_first(job_id: int, seq: int, direction: Direction) -> ColumnElement[bool]:
+    """Another step of the job is claimed, or its turn is before this one's; the same as `runnable` says."""
+    other = aliased(Step)
+    earlier = and_(other.seq < seq, other.state != StepState.DONE)
+    later = and_(other.seq > seq, other.state == StepState.TO_UNDO)
+    due = earlier if direction is Direction.DO else later
+    return exists().where(other.job_id == job_id, other.seq != seq, or_(other.state.in_(CLAIMED), due))
 
 
 def _deadline(asked: float, settings: Settings) -> float:
@@ -168,9 +176,7 @@ def renew(claim: Claim, settings: Settings) -> None:
             update(Step)
             .where(
                 Step.job_id == claim.job_id,
-                Step.seq == claim.seq,
-                Step.token == claim.token,
-                Step.state.in_(CLAIMED),
+                *_held(claim),
                 Step.lease_until > func.clock_timestamp(),
                 Job.id == Step.job_id,
             )
@@ -192,33 +198,56 @@ def fenced(claim: Claim) -> Iterator[tuple[Session, Job, Step]]:
         LeaseLost: the claim was lost; nothing is written.
     """
     with transaction() as session:
-        locked = _lock_with_steps(session, claim.job_id)
-        job = locked[0] if locked else None
-        step = next((step for step in job.steps if step.seq == claim.seq), None) if job else None
-        if job is None or step is None or step.token != claim.token or step.state not in CLAIMED:
+        held = session.execute(
+            select(Job, Step)
+            .join(Job.steps)
+            .where(Job.id == claim.job_id, *_held(claim))
+            .options(defer(Job.plan))  # a few KiB that nobody changes
+            .with_for_update(of=[Job, Step])
+        ).one_or_none()
+        if held is None:
             raise LeaseLost(f"{claim.name} of job {claim.job_id} was taken over")
-        yield session, job, step
+        yield session, held[0], held[1]
+
+
+def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    """The claim's step, as long as nobody took the claim away."""
+    return Step.seq == claim.seq, Step.token == claim.token, Step.state.in_(CLAIMED)
 
 
 def finish(claim: Claim) -> None:
     """The step's effect is in place. The last step's end is the job's."""
-    with fenced(claim) as (session, job, step):
-        _release(session, claim, step, RUNNABLE[claim.direction][3], "done", None)
-        if claim.direction is Direction.DO and all(s.state is StepState.DONE for s in job.steps):
+    with transaction() as session:
+        _release(session, claim, RUNNABLE[claim.direction][3], "done")
+        if _note_next_message(session, claim):
+            return
+        job = session.get_one(Job, claim.job_id)
+        if claim.direction is Direction.DO:
             job.error = None
             job.move(session, JobState.DONE, f"{job.guest} lives on {job.destination}", by=claim.owner)
-        if claim.direction is Direction.UNDO and runnable(job) is None:
+        else:
             job.move(session, JobState.UNDONE, f"{job.guest} stays on {job.source}: {job.error}", by=claim.owner)
-        following = runnable(job)
-        if following is not None:  # Celery publishes it as the next link of the chain, right after this commit
-            following.enqueued_at = func.clock_timestamp()
+
+
+def _note_next_message(session: Session, claim: Claim) -> bool:
+    """Celery publishes the next link of the chain right after this commit; answers whether there is one."""
+    waits = Step.state == RUNNABLE[claim.direction][1]
+    edge = func.min(Step.seq) if claim.direction is Direction.DO else func.max(Step.seq)
+    following = select(edge).where(Step.job_id == claim.job_id, waits).scalar_subquery()
+    noted = session.execute(
+        update(Step)
+        .where(Step.job_id == claim.job_id, Step.seq == following)
+        .values(enqueued_at=func.clock_timestamp())
+        .returning(Step.seq)
+        .execution_options(synchronize_session=False)
+    )
+    return noted.first() is not None
 
 
 def retry(claim: Claim, error: str, wait: timedelta, restart_from: str | None = None) -> None:
     """Try again after `wait`, from this step or from the earlier one named `restart_from`."""
-    with fenced(claim) as (session, job, step):
-        before = RUNNABLE[claim.direction][1]
-        _release(session, claim, step, before, "retry", error)
+    before = RUNNABLE[claim.direction][1]
+    with _released(claim, before, "retry", error) as (session, job, step):
         step.next_at = func.clock_timestamp() + wait
         for earlier in _from(job, restart_from, step.seq):
             earlier.state, earlier.finished_at, earlier.enqueued_at = before, None, None
@@ -233,8 +262,7 @@ def _from(job: Job, name: str | None, until: int) -> list[Step]:
 
 def fail(claim: Claim, error: str) -> None:
     """The step failed for good: the job is undone, or a person is asked when even that cannot be."""
-    with fenced(claim) as (session, job, step):
-        _release(session, claim, step, StepState.FAILED, "failed", error)
+    with _released(claim, StepState.FAILED, "failed", error) as (session, job, step):
         if claim.direction is Direction.UNDO or job.crossed_at is not None:
             again = f"once that is mended, `drover job retry {job.id}`"
             ask_operator(session, job, f"{step.name} on {step.host} failed: {error}; {again}", by=claim.owner)
@@ -244,15 +272,13 @@ def fail(claim: Claim, error: str) -> None:
 
 def give_up(claim: Claim, why: str) -> None:
     """The step was stopped on request: the job is undone."""
-    with fenced(claim) as (session, job, step):
-        _release(session, claim, step, StepState.FAILED, "cancelled", why)
+    with _released(claim, StepState.FAILED, "cancelled", why) as (session, job, _):
         begin_undo(session, job, why, by=claim.owner)
 
 
 def go_forward(claim: Claim, why: str) -> None:
     """Undoing came too late: the destination owns the guest, so the job is carried through after all."""
-    with fenced(claim) as (session, job, step):
-        _release(session, claim, step, StepState.DONE, "crossed", why)
+    with _released(claim, StepState.DONE, "crossed", why) as (session, job, _):
         for other in job.steps:
             if other.state is StepState.TO_UNDO:
                 other.state, other.enqueued_at = StepState.DONE, None
@@ -263,23 +289,20 @@ def go_forward(claim: Claim, why: str) -> None:
 
 def go_back(claim: Claim, why: str) -> None:
     """Going forward is impossible and the destination never ran the guest: the source goes on with it."""
-    with fenced(claim) as (session, job, step):
-        _release(session, claim, step, StepState.FAILED, "failed", why)
+    with _released(claim, StepState.FAILED, "failed", why) as (session, job, _):
         job.crossed_at, job.kept_by_source = None, True
         begin_undo(session, job, why, by=claim.owner)
 
 
 def stop_for_operator(claim: Claim, error: str) -> None:
     """Nobody can tell who owns the guest: leave everything as it is."""
-    with fenced(claim) as (session, job, step):
-        _release(session, claim, step, StepState.FAILED, "failed", error)
+    with _released(claim, StepState.FAILED, "failed", error) as (session, job, _):
         ask_operator(session, job, error, by=claim.owner)
 
 
 def hand_back(claim: Claim) -> None:
     """The worker is told to stop: let another one take the step over at once."""
-    with fenced(claim) as (session, _, step):
-        _release(session, claim, step, RUNNABLE[claim.direction][1], "handed_back", None)
+    with _released(claim, RUNNABLE[claim.direction][1], "handed_back") as (_, _job, step):
         step.attempts -= 1
 
 
@@ -307,16 +330,45 @@ def begin_undo(session: Session, job: Job, why: str, by: str) -> None:
         job.move(session, JobState.UNDONE, why, by=by)
 
 
-def _release(session: Session, claim: Claim, step: Step, state: StepState, outcome: str, error: str | None) -> None:
-    step.state, step.owner, step.lease_until, step.enqueued_at = state, None, None, None
-    step.error = error
-    if state not in {StepState.PENDING, StepState.TO_UNDO}:
-        step.finished_at = now()
-    session.execute(
-        update(Attempt)
-        .where(Attempt.job_id == claim.job_id, Attempt.token == claim.token)
-        .values(ended_at=now(), outcome=outcome, error=error)
+@contextmanager
+def _released(
+    claim: Claim, state: StepState, outcome: str, error: str | None = None
+) -> Iterator[tuple[Session, Job, Step]]:
+    """A transaction that ends the claim and decides what becomes of the job. Errors as for `fenced`."""
+    with transaction() as session:
+        _release(session, claim, state, outcome, error)
+        job = session.get_one(Job, claim.job_id)
+        yield session, job, next(step for step in job.steps if step.seq == claim.seq)
+
+
+def _release(session: Session, claim: Claim, state: StepState, outcome: str, error: str | None = None) -> None:
+    """End the claim, if it still holds.
+
+    One statement: what it asks of the step is asked again of its newest version when it had to wait for the job's row.
+
+    Raises:
+        LeaseLost: the claim was lost; nothing is written.
+    """
+    ended_at = now()
+    job = select(Job.id).where(Job.id == claim.job_id).with_for_update().cte("locked")
+    released = (
+        update(Step)
+        .where(Step.job_id == job.c.id, *_held(claim))
+        .values(state=state, owner=None, lease_until=None, enqueued_at=None, error=error)
+        .returning(Step.job_id, Step.token)
     )
+    if state not in {StepState.PENDING, StepState.TO_UNDO}:
+        released = released.values(finished_at=ended_at)
+    step = released.cte("released")
+    audited = session.execute(
+        update(Attempt)
+        .where(Attempt.job_id == step.c.job_id, Attempt.token == step.c.token)
+        .values(ended_at=ended_at, outcome=outcome, error=error)
+        .returning(Attempt.token)
+        .execution_options(synchronize_session=False)
+    )
+    if audited.first() is None:
+        raise LeaseLost(f"{claim.name} of job {claim.job_id} was taken over")
 
 
 def expire(session: Session, where: ColumnElement[bool], why: str, by: str, *, wait: bool = True) -> list[int]:

@@ -107,6 +107,19 @@ def test_a_claim_that_had_to_wait_for_another_transaction_sees_the_steps_as_that
     assert second.result() is not None
 
 
+def test_an_end_that_had_to_wait_until_the_claim_was_taken_away_is_refused(job: int) -> None:
+    stale = taken(job)
+    with ThreadPoolExecutor() as other, transaction() as session:
+        assert claims.expire(session, Step.owner == "two-1", "somebody takes it", by="test") == [job]
+        session.flush()
+        late = other.submit(claims.finish, stale)
+        until("it waits", lambda: session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+        session.commit()
+    with pytest.raises(LeaseLost):
+        late.result()
+    assert states(job)[0] == StepState.PENDING
+
+
 @pytest.mark.parametrize(
     "forged",
     [{"seq": 2}, {"host": "one"}, {"epoch": 7}, {"direction": Direction.UNDO}],

@@ -13,30 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from enum import StrEnum
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, insert, literal, or_, select, update
-from sqlalchemy.orm import Session, aliased, defer
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import Session, defer
 
+from models import claim_statements as statements
 from models.base import now
+from models.claim_statements import RUNNABLE
 from models.database import transaction
 from models.errors import LeaseLost
-from models.job import Attempt, Job, JobState, Side, Step, StepState, tell
+from models.job import CLAIMED, Attempt, Direction, Job, JobState, Side, Step, StepState, tell
 from models.settings import Settings
-
-
-class Direction(StrEnum):
-    """Which way a claim takes its step."""
-
-    DO = "do"
-    UNDO = "undo"
-
-
-RUNNABLE = {  # direction: (state of the job, state of the step before, while claimed, and after)
-    Direction.DO: (JobState.RUNNING, StepState.PENDING, StepState.RUNNING, StepState.DONE),
-    Direction.UNDO: (JobState.UNDOING, StepState.TO_UNDO, StepState.UNDOING, StepState.UNDONE),
-}
-CLAIMED = (StepState.RUNNING, StepState.UNDOING)
 
 
 @dataclass(kw_only=True)
@@ -96,7 +83,18 @@ def claim(
         ).one_or_none()
         if job is None or (job.epoch, job.state) != (epoch, job_state):
             return None
-        won = session.execute(_take(job_id, seq, direction, host, owner, job.token + 1, settings)).one_or_none()
+        won = session.execute(
+            statements.TAKE[direction],
+            {
+                "of_job": job_id,
+                "of_seq": seq,
+                "on_host": host,
+                "by": owner,
+                "number": job.token + 1,
+                "ttl": settings.lease_ttl,
+                "at": now(),
+            },
+        ).one_or_none()
     if won is None:
         return None
     return Claim(
@@ -111,53 +109,6 @@ def claim(
         cancel_requested=job.cancel_requested,
         deadline=_deadline(asked, settings),
     )
-
-
-def _take(
-    job_id: int, seq: int, direction: Direction, host: str, owner: str, token: int, settings: Settings
-) -> Select[str, Side, int]:
-    """Take the step if it is what the job needs next, and number the claim: in one statement, all or nothing.
-
-    Only after the job's row was locked by a statement before it does it see the other steps as they are now.
-    """
-    _, before, claimed, _ = RUNNABLE[direction]
-    won = (
-        update(Step)
-        .where(
-            Step.job_id == job_id,
-            Step.seq == seq,
-            Step.host == host,
-            Step.state == before,
-            Step.next_at <= func.statement_timestamp(),
-            ~_others_first(job_id, seq, direction),
-        )
-        .values(
-            state=claimed,
-            token=token,
-            owner=owner,
-            attempts=Step.attempts + 1,
-            lease_until=func.clock_timestamp() + settings.lease_ttl,
-            started_at=now(),
-            finished_at=None,
-        )
-        .returning(Step.job_id, Step.seq, Step.name, Step.side, Step.attempts)
-        .cte("won")
-    )
-    numbered = update(Job).where(Job.id == won.c.job_id).values(token=token, progress_at=now()).cte("numbered")
-    audited = insert(Attempt).from_select(
-        ["job_id", "seq", "token", "direction", "owner"],
-        select(won.c.job_id, won.c.seq, literal(token), literal(direction.value), literal(owner)),
-    )
-    return select(won.c.name, won.c.side, won.c.attempts).add_cte(numbered, audited.cte("audited"))
-
-
-def _others_first(job_id: int, seq: int, direction: Direction) -> ColumnElement[bool]:
-    """Another step of the job is claimed, or its turn is before this one's; the same as `runnable` says."""
-    other = aliased(Step)
-    earlier = and_(other.seq < seq, other.state != StepState.DONE)
-    later = and_(other.seq > seq, other.state == StepState.TO_UNDO)
-    due = earlier if direction is Direction.DO else later
-    return exists().where(other.job_id == job_id, other.seq != seq, or_(other.state.in_(CLAIMED), due))
 
 
 def _deadline(asked: float, settings: Settings) -> float:
@@ -231,17 +182,7 @@ def finish(claim: Claim) -> None:
 
 def _note_next_message(session: Session, claim: Claim) -> bool:
     """Celery publishes the next link of the chain right after this commit; answers whether there is one."""
-    waits = Step.state == RUNNABLE[claim.direction][1]
-    edge = func.min(Step.seq) if claim.direction is Direction.DO else func.max(Step.seq)
-    following = select(edge).where(Step.job_id == claim.job_id, waits).scalar_subquery()
-    noted = session.execute(
-        update(Step)
-        .where(Step.job_id == claim.job_id, Step.seq == following)
-        .values(enqueued_at=func.clock_timestamp())
-        .returning(Step.seq)
-        .execution_options(synchronize_session=False)
-    )
-    return noted.first() is not None
+    return session.execute(statements.NEXT[claim.direction], {"of_job": claim.job_id}).first() is not None
 
 
 def retry(claim: Claim, error: str, wait: timedelta, restart_from: str | None = None) -> None:
@@ -342,32 +283,16 @@ def _released(
 
 
 def _release(session: Session, claim: Claim, state: StepState, outcome: str, error: str | None = None) -> None:
-    """End the claim, if it still holds.
-
-    One statement: what it asks of the step is asked again of its newest version when it had to wait for the job's row.
+    """End the claim.
 
     Raises:
-        LeaseLost: the claim was lost; nothing is written.
+        LeaseLost: it was lost; nothing is written.
     """
-    ended_at = now()
-    job = select(Job.id).where(Job.id == claim.job_id).with_for_update().cte("locked")
-    released = (
-        update(Step)
-        .where(Step.job_id == job.c.id, *_held(claim))
-        .values(state=state, owner=None, lease_until=None, enqueued_at=None, error=error)
-        .returning(Step.job_id, Step.token)
-    )
-    if state not in {StepState.PENDING, StepState.TO_UNDO}:
-        released = released.values(finished_at=ended_at)
-    step = released.cte("released")
-    audited = session.execute(
-        update(Attempt)
-        .where(Attempt.job_id == step.c.job_id, Attempt.token == step.c.token)
-        .values(ended_at=ended_at, outcome=outcome, error=error)
-        .returning(Attempt.token)
-        .execution_options(synchronize_session=False)
-    )
-    if audited.first() is None:
+    held = {"of_job": claim.job_id, "of_seq": claim.seq, "number": claim.token}
+    at = now()
+    ended = None if state in {StepState.PENDING, StepState.TO_UNDO} else at
+    what = {"state_after": state, "at": at, "finished": ended, "how": outcome, "why": error}
+    if session.execute(statements.RELEASE, held | what).first() is None:
         raise LeaseLost(f"{claim.name} of job {claim.job_id} was taken over")
 
 

@@ -64,6 +64,17 @@ class StepState(enum.StrEnum):
     UNDONE = "undone"
 
 
+CLAIMED = (StepState.RUNNING, StepState.UNDOING)
+"""While a worker holds a claim on the step, see `models.claims`."""
+
+
+class Direction(enum.StrEnum):
+    """Which way a claim takes its step."""
+
+    DO = "do"
+    UNDO = "undo"
+
+
 class Side(enum.StrEnum):
     """On which of a job's two hosts a step works."""
 

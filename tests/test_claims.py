@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from models import claims
-from models.claims import Claim, Direction
+from models.claims import Claim
 from models.database import transaction
 from models.errors import LeaseLost
 from models.guest import Guest
 from models.host import Host
-from models.job import Attempt, Event, Job, JobState, Step, StepState
+from models.job import Attempt, Direction, Event, Job, JobState, Step, StepState
 from models.settings import settings
 from tests.support import until
 from workers.step import fence

@@ -25,9 +25,9 @@ pytestmark = pytest.mark.guests
 WORKER = """
 import asyncio, sys, time
 from pathlib import Path
-from models.claims import Claim, Direction
+from models.claims import Claim
 from models.errors import LeaseLost
-from models.job import Side
+from models.job import Direction, Side
 from models.settings import Settings
 from workers.qemu.monitor import connect
 from workers.step import Context

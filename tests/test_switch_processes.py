@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from models.claims import Claim, Direction
-from models.job import Job, Side
+from models.claims import Claim
+from models.job import Direction, Job, Side
 from models.settings import Settings
 from tests.support import until
 from workers import processes, switches

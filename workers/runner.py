@@ -14,10 +14,10 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import joinedload
 
 from models import claims
-from models.claims import Claim, Direction
+from models.claims import Claim
 from models.database import transaction
 from models.errors import Crossed, DroverError, LeaseLost, NeverRan, StepError, Transient, Unknown
-from models.job import Job
+from models.job import Direction, Job
 from models.settings import Settings
 from workers.step import Context, Step
 

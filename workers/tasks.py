@@ -6,8 +6,8 @@ from celery import Task
 from celery.exceptions import Ignore
 
 from models import claims
-from models.claims import Direction
 from models.errors import StepError
+from models.job import Direction
 from models.settings import settings
 from workers import requests, runner
 from workers.app import app

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, aliased
 from models import claims
 from models.database import engine, transaction
 from models.host import Host, HostRequest
-from models.job import Job, JobState, Side, Step, StepState
+from models.job import CLAIMED, Job, JobState, Side, Step, StepState
 from models.settings import Settings, settings
 from workers.app import CONTROL_QUEUE
 from workers.runner import STOPPING
@@ -111,7 +111,7 @@ def _due(ours: Settings) -> list[int]:
                 Job.state.in_([JobState.RUNNING, JobState.UNDOING]),
                 Step.next_at <= func.clock_timestamp(),
                 Step.enqueued_at.is_(None) | stale,
-                ~exists().where(claimed.job_id == Job.id, claimed.state.in_(claims.CLAIMED)),
+                ~exists().where(claimed.job_id == Job.id, claimed.state.in_(CLAIMED)),
             )
         )
         return sorted(set(session.scalars(due)))
@@ -119,7 +119,7 @@ def _due(ours: Settings) -> list[int]:
 
 def advance(session: Session, job: Job) -> None:
     """Turn round or publish one job. Hold its row's lock."""
-    idle = not any(step.state in claims.CLAIMED for step in job.steps)
+    idle = not any(step.state in CLAIMED for step in job.steps)
     if job.state is JobState.RUNNING and job.cancel_requested and job.crossed_at is None and idle:
         claims.begin_undo(session, job, "cancelled on request", by=ME)
     _publish(session, job)

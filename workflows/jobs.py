@@ -15,7 +15,7 @@ from models.base import Document, now
 from models.database import transaction
 from models.errors import PreconditionFailed
 from models.guest import Guest
-from models.job import Attempt, Disk, Job, JobState, Step, StepState, tell
+from models.job import CLAIMED, Attempt, Direction, Disk, Job, JobState, Step, StepState, tell
 from workflows import live_migration, preflight
 from workflows.guests import known_guest
 from workflows.terms import Terms
@@ -179,7 +179,7 @@ def request_end(session: Session, job: Job, by: str) -> None:
     """Have a job undone that has neither ended nor crossed. Hold its row's lock."""
     job.cancel_requested = True
     tell(session, job.id, by=by, action="cancel", sentence="somebody asked for the job's end")
-    if not any(step.state in claims.CLAIMED for step in job.steps):
+    if not any(step.state in CLAIMED for step in job.steps):
         claims.begin_undo(session, job, "cancelled on request", by=by)
     wake(session)
 
@@ -232,7 +232,7 @@ def go_on(session: Session, job: Job, why: str, by: str) -> None:
 
 def _was_undoing(session: Session, step: Step) -> bool:
     attempt = session.get(Attempt, (step.job_id, step.token))
-    return attempt is not None and attempt.direction == claims.Direction.UNDO
+    return attempt is not None and attempt.direction == Direction.UNDO
 
 
 def existing(session: Session, job_id: int) -> Job:

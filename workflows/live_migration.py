@@ -3,8 +3,7 @@
 from celery import chain
 from celery.canvas import Signature
 
-from models.claims import Direction
-from models.job import Job, JobState, Side, Step, StepState
+from models.job import Direction, Job, JobState, Side, Step, StepState
 from workers.app import app, host_queue
 from workers.tasks import task_name
 

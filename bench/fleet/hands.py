@@ -17,11 +17,10 @@ from sqlalchemy import func, update
 
 from models import claims
 from models.base import now
-from models.claims import Direction
 from models.database import transaction
 from models.guest import Guest
 from models.host import Host, HostRequest, RequestState
-from models.job import Side
+from models.job import Direction, Side
 from models.settings import settings
 from workers import runner
 from workers.app import configuration, host_queue

@@ -7,11 +7,11 @@ from prometheus_client.core import Metric
 from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session, selectinload
 
-from models import claims
+from models.claims import runnable
 from models.drain import Drain, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host, HostState
-from models.job import Job, JobState, StepState
+from models.job import CLAIMED, Job, JobState, StepState
 from models.settings import Settings
 from workflows import capacity
 from workflows.metrics.families import Labels, gauge, labelled
@@ -59,7 +59,7 @@ def of_jobs(session: Session, now: datetime) -> Iterator[Metric]:
     yield labelled("drover_job_moved_bytes", "Of its disks and its RAM so far", ["job_id", "guest"], moved)
     due = dict.fromkeys(session.scalars(select(Host.name)), 0.0)
     for job in started:
-        step = claims.runnable(job)
+        step = runnable(job)
         if step is not None and step.next_at <= now:
             since = max(step.next_at, job.progress_at or step.next_at)
             due[step.host] = max(due[step.host], (now - since).total_seconds())
@@ -68,8 +68,8 @@ def of_jobs(session: Session, now: datetime) -> Iterator[Metric]:
 
 def _place(job: Job) -> tuple[str, str]:
     """Step and host at which the job is now."""
-    telling = [*claims.CLAIMED, StepState.FAILED]
-    step = next((step for step in job.steps if step.state in telling), None) or claims.runnable(job)
+    telling = [*CLAIMED, StepState.FAILED]
+    step = next((step for step in job.steps if step.state in telling), None) or runnable(job)
     return (step.name, step.host) if step is not None else ("", "")
 
 

@@ -42,9 +42,9 @@ class Mirror:
 
 async def mirrors(monitor: Monitor, names: Sequence[str]) -> dict[str, Mirror]:
     """Those of the named mirrors that exist."""
-    jobs = {job["id"]: job for job in await monitor.query("query-jobs") if job["id"] in names}
-    details = {job["device"]: job for job in await monitor.query("query-block-jobs")}
-    return {name: _mirror(job, details.get(name, {})) for name, job in jobs.items()}
+    jobs, details = await asyncio.gather(monitor.query("query-jobs"), monitor.query("query-block-jobs"))
+    detail = {job["device"]: job for job in details}
+    return {job["id"]: _mirror(job, detail.get(job["id"], {})) for job in jobs if job["id"] in names}
 
 
 def _mirror(job: dict[str, Any], detail: dict[str, Any]) -> Mirror:
@@ -151,8 +151,7 @@ async def end_mirrors(monitor: Monitor, names: Sequence[str], timeout_s: float, 
         Transient: a mirror did not end well; the destination's images are not to be used.
     """
     deadline = time.monotonic() + timeout_s
-    for name in names:
-        await monitor.execute("block-job-cancel", device=name, force=False)
+    await monitor.execute_each("block-job-cancel", ({"device": name, "force": False} for name in names))
     while True:
         check()
         states = await mirrors(monitor, names)

@@ -82,8 +82,8 @@ async def loaded(monitor: Monitor, timeout_s: float = 5.0) -> None:
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        status = (await monitor.query("query-migrate")).get("status")
-        runstate = (await monitor.query("query-status"))["status"]
+        migrate, run = await asyncio.gather(monitor.query("query-migrate"), monitor.query("query-status"))
+        status, runstate = migrate.get("status"), run["status"]
         if status == "completed" and runstate in STANDS_STILL:
             return
         if time.monotonic() > deadline:

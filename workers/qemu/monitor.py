@@ -8,7 +8,7 @@ claim stops before the hypervisor and not only before the database.
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,17 @@ class Monitor:
         self._guard()
         return await self._run(command, arguments, timeout_s)
 
+    async def execute_each(self, command: str, arguments: Iterable[Mapping[str, Any]]) -> None:
+        """Run a command once with each of these, in this order, but send all of them before the first is answered.
+
+        Those after one that is refused are carried out all the same. Errors as for `execute`: the first.
+        """
+        self._guard()
+        running = [self._run(command, each, COMMAND_TIMEOUT_S) for each in arguments]
+        for answer in await asyncio.gather(*running, return_exceptions=True):
+            if isinstance(answer, BaseException):
+                raise answer
+
     async def give(self, name: str, descriptor: int) -> None:
         """Hand an open file over to QEMU under a name, `fd:NAME` to its commands. Errors as for `execute`."""
         self._guard()
@@ -88,7 +99,7 @@ class Monitor:
         self._client.register_listener(listener)
         return listener
 
-    async def _run(self, command: str, arguments: dict[str, Any], timeout_s: float, oob: bool = False) -> Any:
+    async def _run(self, command: str, arguments: Mapping[str, Any], timeout_s: float, oob: bool = False) -> Any:
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._client.execute(command, _wire(arguments), oob=oob)
@@ -98,7 +109,7 @@ class Monitor:
             raise MonitorLost(f"QEMU (pid {self.pid}) gave no answer to {command}") from error
 
 
-def _wire(arguments: dict[str, Any]) -> dict[str, Any] | None:
+def _wire(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
     """Python's `job_id` is QMP's `job-id`, at the top level; deeper keys are written as QMP has them."""
     return {key.replace("_", "-"): value for key, value in arguments.items()} or None
 

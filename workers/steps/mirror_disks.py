@@ -23,27 +23,25 @@ class MirrorDisks(Step):
     async def do(self, ctx: Context) -> None:
         async with ctx.guest() as monitor:
             missing = await mirrors.missing(ctx, monitor)
+            rate = await asyncio.to_thread(mirrors.share, ctx)  # at first; `await_sync` shares it out anew
             try:
                 async with mirrors.unblocked(ctx, monitor):
                     for index in missing:
                         await self._connect(ctx, monitor, index)
                     for index in missing:
-                        await self._begin(ctx, monitor, index, others_follow=index != missing[-1])
+                        await self._begin(ctx, monitor, index, rate, others_follow=index != missing[-1])
             except CommandRefused as error:  # no way to the exporter, or it died: the destination must look
                 raise Transient(str(error), restart_from="start_nbd") from error
-            states = await block.mirrors(monitor, mirrors.names(ctx))
-            await mirrors.Bandwidth(ctx, monitor).share(states)
 
     async def _connect(self, ctx: Context, monitor: Monitor, index: int) -> None:
         name, discard = mirrors.name(ctx.job.id, index), ctx.job.plan["disks"][index]["discard"]
         await block.drop_mirrors(monitor, [name])  # one to an earlier exporter, or half begun
         await block.connect_target(monitor, name, mirrors.server(ctx, index), discard)
 
-    async def _begin(self, ctx: Context, monitor: Monitor, index: int, *, others_follow: bool) -> None:
+    async def _begin(self, ctx: Context, monitor: Monitor, index: int, rate: int, *, others_follow: bool) -> None:
         name, device = mirrors.name(ctx.job.id, index), ctx.job.plan["disks"][index]["device"]
         slowly = others_follow and not may_copy_while_others_start(tuple(ctx.source["version"]))
-        rate = block.CRAWL if slowly else await asyncio.to_thread(mirrors.share, ctx)
-        await block.start_mirror(monitor, name, device, bytes_per_s=rate)
+        await block.start_mirror(monitor, name, device, bytes_per_s=block.CRAWL if slowly else rate)
 
     async def undo(self, ctx: Context) -> None:
         if ctx.source_alive:

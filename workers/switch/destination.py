@@ -70,12 +70,12 @@ class Destination:
 
     async def release(self) -> dict[str, Any]:
         """Take the exports and their nodes away: QEMU can then lock the images itself."""
-        for export in self.order.exports:
-            await self.exporter.execute("block-export-del", id=export, mode="hard")
+        await self.exporter.execute_each(
+            "block-export-del", ({"id": export, "mode": "hard"} for export in self.order.exports)
+        )
         while await self.exporter.query("query-block-exports"):
             await asyncio.sleep(0.0005)  # gone as soon as the last request is done
-        for node in self.order.nodes:
-            await self.exporter.execute("blockdev-del", node_name=node)
+        await self.exporter.execute_each("blockdev-del", ({"node_name": node} for node in self.order.nodes))
         self.journal.write("released")
         return {}
 

@@ -230,8 +230,7 @@ class Source:
         with self.timed("mirror_end"):
             await block.end_mirrors(self.guest, self.order.mirrors, SLOW_S, self.check_peer)
         with self.timed("nbd_close"):
-            for node in self.order.nodes:
-                await self.guest.execute("blockdev-del", node_name=node)
+            await self.guest.execute_each("blockdev-del", ({"node_name": node} for node in self.order.nodes))
 
     def drain_events(self) -> None:
         """STOP may stand behind the event that ended the wait."""

@@ -1,18 +1,20 @@
 """The statements by which a claim is won and ended, put together once.
 
 Each changes all that belongs together, or nothing. To put one together takes SQLAlchemy longer than it takes Postgres
-to carry it out, and each link of each job needs three.
+to carry it out, and each link of each job needs them.
 """
 
 from datetime import datetime
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     BindParameter,
     ColumnElement,
     DateTime,
     Integer,
     Interval,
+    ScalarSelect,
     Select,
     String,
     Text,
@@ -22,11 +24,12 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    null,
     or_,
     select,
     update,
 )
-from sqlalchemy.orm import aliased
+from sqlalchemy.orm import aliased, defer, joinedload
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from models.job import CLAIMED, Attempt, Direction, Job, JobState, Side, Step, StepState
@@ -42,6 +45,8 @@ TOKEN: BindParameter[int] = bindparam("number", type_=BigInteger)
 OWNER: BindParameter[str] = bindparam("by", type_=String)
 WHY: BindParameter[str] = bindparam("why", type_=Text)
 AT: BindParameter[datetime] = bindparam("at", type_=DateTime(timezone=True))
+LEASE_END = func.clock_timestamp() + bindparam("ttl", type_=Interval)
+STILL_HELD = (Step.seq == SEQ, Step.token == TOKEN, Step.state.in_(CLAIMED))
 
 
 def _take(direction: Direction) -> Select[str, Side, int]:
@@ -65,7 +70,7 @@ def _take(direction: Direction) -> Select[str, Side, int]:
             token=TOKEN,
             owner=OWNER,
             attempts=Step.attempts + 1,
-            lease_until=func.clock_timestamp() + bindparam("ttl", type_=Interval),
+            lease_until=LEASE_END,
             started_at=AT,
             finished_at=None,
         )
@@ -89,15 +94,16 @@ def _others_first(direction: Direction) -> ColumnElement[bool]:
     return exists().where(other.job_id == Step.job_id, other.seq != Step.seq, or_(other.state.in_(CLAIMED), due))
 
 
-def _release() -> ReturningUpdate[int]:
-    """End a claim that still holds, and its attempt.
+def _release(going_on: Direction | None = None) -> ReturningUpdate[int, int | None]:
+    """End a claim that still holds, and its attempt; `going_on` notes as well that the next step's message is sent.
 
-    What is asked of the step is asked again of its newest version when this had to wait for the job's row.
+    What is asked of the step is asked again of its newest version when this had to wait for the job's row. The others
+    are as they were, because nobody changes them while one is claimed.
     """
     job = select(Job.id).where(Job.id == JOB).with_for_update().cte("locked")
     step = (
         update(Step)
-        .where(Step.job_id == job.c.id, Step.seq == SEQ, Step.token == TOKEN, Step.state.in_(CLAIMED))
+        .where(Step.job_id == job.c.id, *STILL_HELD)
         .values(
             state=bindparam("state_after", type_=Step.state.type),
             finished_at=bindparam("finished", type_=DateTime(timezone=True)),
@@ -113,24 +119,42 @@ def _release() -> ReturningUpdate[int]:
         update(Attempt)
         .where(Attempt.job_id == step.c.job_id, Attempt.token == step.c.token)
         .values(ended_at=AT, outcome=bindparam("how", type_=String), error=WHY)
-        .returning(Attempt.token)
+        .returning(Attempt.token, _next(step, going_on) if going_on else null())
         .execution_options(synchronize_session=False)
     )
 
 
-def _next(direction: Direction) -> ReturningUpdate[int]:
-    """Note that the message of the next step is sent."""
+def _next(released: CTE, direction: Direction) -> ScalarSelect[int]:
+    """Its number; null after the last one."""
     edge = func.min(Step.seq) if direction is Direction.DO else func.max(Step.seq)
     following = select(edge).where(Step.job_id == JOB, Step.state == RUNNABLE[direction][1]).scalar_subquery()
-    return (
+    noted = (
         update(Step)
-        .where(Step.job_id == JOB, Step.seq == following)
+        .where(Step.job_id == released.c.job_id, Step.seq == following)
         .values(enqueued_at=func.clock_timestamp())
         .returning(Step.seq)
-        .execution_options(synchronize_session=False)
+        .cte("noted")
     )
+    return select(noted.c.seq).scalar_subquery()
 
 
+LOCKED_JOB = select(Job).where(Job.id == JOB).options(joinedload(Job.disks)).with_for_update(of=Job)
+"""A job with its disks, its row locked until the transaction ends."""
+HELD = (
+    select(Job, Step)
+    .join(Job.steps)
+    .where(Job.id == JOB, *STILL_HELD)
+    .options(defer(Job.plan))  # a few KiB that nobody changes
+    .with_for_update(of=[Job, Step])
+)
+"""Job and step of a claim that still holds, both locked."""
+RENEW = (
+    update(Step)
+    .where(Step.job_id == JOB, *STILL_HELD, Step.lease_until > func.clock_timestamp(), Job.id == Step.job_id)
+    .values(lease_until=LEASE_END)
+    .returning(Job.cancel_requested)
+    .execution_options(synchronize_session=False)
+)
 TAKE = {direction: _take(direction) for direction in Direction}
 RELEASE = _release()
-NEXT = {direction: _next(direction) for direction in Direction}
+FINISH = {direction: _release(direction) for direction in Direction}

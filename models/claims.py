@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, func, select, update
-from sqlalchemy.orm import Session, defer
+from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from models import claim_statements as statements
 from models.base import now
@@ -30,7 +31,8 @@ from models.settings import Settings
 class Claim:
     """The right to work on one step until `deadline`."""
 
-    job_id: int
+    job: Job
+    """As it was when the step was claimed, with its disks."""
     seq: int
     name: str
     side: Side
@@ -41,6 +43,11 @@ class Claim:
     cancel_requested: bool = False
     deadline: float = field(default=0.0)
     """By `time.monotonic()`: needs no database and no clock shared with anybody."""
+
+    @property
+    def job_id(self) -> int:
+        """Whose step it is."""
+        return self.job.id
 
     def check(self) -> None:
         """Stop a worker whose lease has run out, even when it cannot reach the database.
@@ -76,34 +83,22 @@ def claim(
 ) -> Claim | None:
     """Win the right to work on a step, or None: the message was late, double, forged or meant for others."""
     asked = time.monotonic()
-    job_state = RUNNABLE[direction][0]
     with transaction() as session:
-        job = session.execute(
-            select(Job.epoch, Job.state, Job.token, Job.cancel_requested).where(Job.id == job_id).with_for_update()
-        ).one_or_none()
-        if job is None or (job.epoch, job.state) != (epoch, job_state):
+        job = session.scalars(statements.LOCKED_JOB, {"of_job": job_id}).unique().one_or_none()
+        if job is None or (job.epoch, job.state) != (epoch, RUNNABLE[direction][0]):
             return None
-        won = session.execute(
-            statements.TAKE[direction],
-            {
-                "of_job": job_id,
-                "of_seq": seq,
-                "on_host": host,
-                "by": owner,
-                "number": job.token + 1,
-                "ttl": settings.lease_ttl,
-                "at": now(),
-            },
-        ).one_or_none()
+        token, step = job.token + 1, {"of_job": job_id, "of_seq": seq, "on_host": host}
+        claimed = {"number": token, "by": owner, "ttl": settings.lease_ttl, "at": now()}
+        won = session.execute(statements.TAKE[direction], step | claimed).one_or_none()
     if won is None:
         return None
     return Claim(
-        job_id=job_id,
+        job=job,
         seq=seq,
         name=won.name,
         side=won.side,
         direction=direction,
-        token=job.token + 1,
+        token=token,
         attempt=won.attempts,
         owner=owner,
         cancel_requested=job.cancel_requested,
@@ -123,18 +118,7 @@ def renew(claim: Claim, settings: Settings) -> None:
     """
     asked = time.monotonic()
     with transaction() as session:
-        cancel = session.scalar(
-            update(Step)
-            .where(
-                Step.job_id == claim.job_id,
-                *_held(claim),
-                Step.lease_until > func.clock_timestamp(),
-                Job.id == Step.job_id,
-            )
-            .values(lease_until=func.clock_timestamp() + settings.lease_ttl)
-            .returning(Job.cancel_requested)
-            .execution_options(synchronize_session=False)
-        )
+        cancel = session.scalar(statements.RENEW, _held(claim) | {"ttl": settings.lease_ttl})
     if cancel is None:
         raise LeaseLost(f"{claim.name} of job {claim.job_id} was taken over")
     claim.deadline = _deadline(asked, settings)
@@ -149,28 +133,23 @@ def fenced(claim: Claim) -> Iterator[tuple[Session, Job, Step]]:
         LeaseLost: the claim was lost; nothing is written.
     """
     with transaction() as session:
-        held = session.execute(
-            select(Job, Step)
-            .join(Job.steps)
-            .where(Job.id == claim.job_id, *_held(claim))
-            .options(defer(Job.plan))  # a few KiB that nobody changes
-            .with_for_update(of=[Job, Step])
-        ).one_or_none()
+        held = session.execute(statements.HELD, _held(claim)).one_or_none()
         if held is None:
             raise LeaseLost(f"{claim.name} of job {claim.job_id} was taken over")
         yield session, held[0], held[1]
 
 
-def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
-    """The claim's step, as long as nobody took the claim away."""
-    return Step.seq == claim.seq, Step.token == claim.token, Step.state.in_(CLAIMED)
+def _held(claim: Claim) -> dict[str, int]:
+    """What the statements ask of a claim's step: that nobody took the claim away."""
+    return {"of_job": claim.job_id, "of_seq": claim.seq, "number": claim.token}
 
 
 def finish(claim: Claim) -> None:
     """The step's effect is in place. The last step's end is the job's."""
     with transaction() as session:
-        _release(session, claim, RUNNABLE[claim.direction][3], "done")
-        if _note_next_message(session, claim):
+        done = statements.FINISH[claim.direction]
+        _, following = _release(session, claim, RUNNABLE[claim.direction][3], "done", statement=done)
+        if following is not None:  # Celery publishes it as the next link of the chain, right after this commit
             return
         job = session.get_one(Job, claim.job_id)
         if claim.direction is Direction.DO:
@@ -178,11 +157,6 @@ def finish(claim: Claim) -> None:
             job.move(session, JobState.DONE, f"{job.guest} lives on {job.destination}", by=claim.owner)
         else:
             job.move(session, JobState.UNDONE, f"{job.guest} stays on {job.source}: {job.error}", by=claim.owner)
-
-
-def _note_next_message(session: Session, claim: Claim) -> bool:
-    """Celery publishes the next link of the chain right after this commit; answers whether there is one."""
-    return session.execute(statements.NEXT[claim.direction], {"of_job": claim.job_id}).first() is not None
 
 
 def retry(claim: Claim, error: str, wait: timedelta, restart_from: str | None = None) -> None:
@@ -282,18 +256,26 @@ def _released(
         yield session, job, next(step for step in job.steps if step.seq == claim.seq)
 
 
-def _release(session: Session, claim: Claim, state: StepState, outcome: str, error: str | None = None) -> None:
-    """End the claim.
+def _release(
+    session: Session,
+    claim: Claim,
+    state: StepState,
+    outcome: str,
+    error: str | None = None,
+    statement: ReturningUpdate[int, int | None] = statements.RELEASE,
+) -> Row[int, int | None]:
+    """End the claim; answers its token and the number of the next step, if the statement notes that.
 
     Raises:
         LeaseLost: it was lost; nothing is written.
     """
-    held = {"of_job": claim.job_id, "of_seq": claim.seq, "number": claim.token}
     at = now()
     ended = None if state in {StepState.PENDING, StepState.TO_UNDO} else at
     what = {"state_after": state, "at": at, "finished": ended, "how": outcome, "why": error}
-    if session.execute(statements.RELEASE, held | what).first() is None:
+    released = session.execute(statement, _held(claim) | what).one_or_none()
+    if released is None:
         raise LeaseLost(f"{claim.name} of job {claim.job_id} was taken over")
+    return released
 
 
 def expire(session: Session, where: ColumnElement[bool], why: str, by: str, *, wait: bool = True) -> list[int]:

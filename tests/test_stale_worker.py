@@ -27,16 +27,16 @@ import asyncio, sys, time
 from pathlib import Path
 from models.claims import Claim
 from models.errors import LeaseLost
-from models.job import Direction, Side
+from models.job import Direction, Job, Side
 from models.settings import Settings
 from workers.qemu.monitor import connect
 from workers.step import Context
 
 async def main(folder, lease_s):
-    claim = Claim(job_id=1, seq=1, name="await_sync", side=Side.SOURCE, direction=Direction.DO, token=7, attempt=1,
+    claim = Claim(job=Job(id=1), seq=1, name="await_sync", side=Side.SOURCE, direction=Direction.DO, token=7, attempt=1,
                   owner="frozen", deadline=time.monotonic() + lease_s)
     settings = Settings(database_url="", broker_url="", directory=folder)
-    context = Context(job=type("Job", (), {"id": 1}), claim=claim, settings=settings)
+    context = Context(claim=claim, settings=settings)
     async with connect(folder / "qmp", context.guard) as monitor:
         context.guard()
         print("may act", flush=True)

@@ -19,7 +19,7 @@ from workers.switch.orders import SourceOrder
 
 def _context(folder: Path) -> Context:
     claim = Claim(
-        job_id=1,
+        job=Job(id=1),
         seq=6,
         name="migrate_ram",
         side=Side.SOURCE,
@@ -29,7 +29,7 @@ def _context(folder: Path) -> Context:
         owner="here",
         deadline=time.monotonic() + 60,
     )
-    return Context(job=Job(id=1), claim=claim, settings=Settings(database_url="", broker_url="", directory=folder))
+    return Context(claim=claim, settings=Settings(database_url="", broker_url="", directory=folder))
 
 
 def _order(folder: Path) -> SourceOrder:

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from sqlalchemy import update
+
 from models.base import Document, now
 from models.database import transaction
 from models.errors import DroverError, PreconditionFailed
@@ -31,9 +33,8 @@ def answer(request_id: int, settings: Settings) -> None:
         return
     state, reply = _ask(request, settings)
     with transaction() as session:
-        row = session.get_one(HostRequest, request_id)
-        row.state, row.reply = state, reply
-        row.answered_at = now()
+        answered = {"state": state, "reply": reply, "answered_at": now()}
+        session.execute(update(HostRequest).where(HostRequest.id == request_id).values(answered))
 
 
 def _ask(request: HostRequest, settings: Settings) -> tuple[RequestState, Document]:

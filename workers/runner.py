@@ -11,13 +11,11 @@ from datetime import timedelta
 
 from celery.exceptions import Ignore
 from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.orm import joinedload
 
 from models import claims
 from models.claims import Claim
-from models.database import transaction
 from models.errors import Crossed, DroverError, LeaseLost, NeverRan, StepError, Transient, Unknown
-from models.job import Direction, Job
+from models.job import Direction
 from models.settings import Settings
 from workers.step import Context, Step
 
@@ -48,9 +46,7 @@ def run(step: Step, claim: Claim, settings: Settings, announce: object = None) -
         StepError: the step failed for good; Flower shows it.
     """
     try:
-        with transaction() as session:
-            job = session.get_one(Job, claim.job_id, options=[joinedload(Job.disks)])
-        ctx = Context(job=job, claim=claim, settings=settings)
+        ctx = Context(claim=claim, settings=settings)
         if callable(announce):
             ctx.announce = announce
         asyncio.run(_under_lease(step, ctx))

@@ -81,13 +81,17 @@ class JobDirectory:
 
 @dataclass(kw_only=True)
 class Context:
-    """What a step knows: its job as it was when the step was claimed, its claim, this host."""
+    """What a step knows: its claim, its job as it was when the step was claimed, this host."""
 
-    job: Job
     claim: Claim
     settings: Settings
     announce: Callable[[int], None] = field(default=lambda percent: None)
     """Tells Flower how far the step has come, in percent."""
+
+    @property
+    def job(self) -> Job:
+        """Steps write what they learn into it, and by `record` into the database."""
+        return self.claim.job
 
     @property
     def directory(self) -> JobDirectory:

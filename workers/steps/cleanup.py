@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from models.database import transaction
 from models.errors import Fatal
 from models.guest import Guest
 from models.job import Side
@@ -34,7 +35,7 @@ class CleanupSource(Step):
 
     def _owned_elsewhere(self, ctx: Context) -> None:
         """Never end a QEMU that might still be the guest."""
-        with ctx.record() as (session, _, _step):
+        with transaction() as session:
             if session.get_one(Guest, ctx.job.guest).host != ctx.job.destination:
                 raise Fatal(f"{ctx.job.guest} is not known to live on {ctx.job.destination}")
 

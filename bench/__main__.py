@@ -37,16 +37,17 @@ def main() -> None:
         "spared": lambda lab: spared.measure(lab, runs),
         "libvirt": lambda lab: libvirt.measure(lab, runs, asked.scenario),
     }
+    folder = Path(tempfile.mkdtemp(prefix="bench-")) if asked.quick else asked.results
     figures: list[Figure] = []
     for name in asked.part or [part for part in PARTS if not (asked.quick and part in NOT_QUICK)]:
         print(f"{name}:", flush=True)
         if name == "fleet":
-            figures += simulation.measure(FLEET_SIZES)
-            continue
-        with _laboratory(SETTINGS.get(name, {}), namespaces=name == "libvirt") as lab:
-            figures += parts[name](lab)
-    folder = Path(tempfile.mkdtemp(prefix="bench-")) if asked.quick else asked.results
-    print(report.write(figures, runs=runs, folder=folder))
+            found = simulation.measure(FLEET_SIZES)
+        else:
+            with _laboratory(SETTINGS.get(name, {}), namespaces=name == "libvirt") as lab:
+                found = parts[name](lab)
+        figures += found
+        print(report.write(found, runs=runs, folder=folder))  # at once: all parts together take an hour
     print(f"more in {folder}")
     if outside := [figure.what for figure in figures if asked.quick and figure.far_outside]:
         sys.exit("far outside: " + "; ".join(outside))

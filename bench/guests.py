@@ -28,6 +28,9 @@ from workflows import jobs, preflight
 
 FLOOR = Path(__file__).with_name("floor.py")
 LONGEST_MOVE_S = 1800.0
+LOOK_S = 2.0
+"""A job is judged by the times in its record. Four looks a second, at all its rows, took 2 % of a core from the guest,
+which the moves of the floor had for themselves."""
 
 
 @dataclass(frozen=True)
@@ -183,14 +186,15 @@ def ended_job(job_id: int) -> Job:
     """
     deadline = time.monotonic() + LONGEST_MOVE_S
     while True:
+        time.sleep(LOOK_S)
         with transaction() as session:
             job = session.get_one(Job, job_id)
-            _ = job.steps, job.disks
+            if job.state.ended:
+                _ = job.steps, job.disks
         if job.state.ended:
             assert job.state is JobState.DONE, f"job {job.id} is {job.state}: {job.error}"
             return job
         assert time.monotonic() < deadline, f"job {job.id} is {job.state} after {LONGEST_MOVE_S:g} s"
-        time.sleep(0.25)  # by the record's times it is judged; looking often would disturb what is measured
 
 
 @contextmanager

@@ -308,6 +308,8 @@ ensure_environment() {
     say "pip install -e '.[dev]'"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' ||
         fail "pip could not install drover's requirements, see above"
+    # An installed Drover is compiled; what lies in a checkout would be compiled anew by each process that may not write.
+    .venv/bin/python -m compileall -q bench lab migrations models workers workflows
     echo "$wanted" >$stamp
 }
 

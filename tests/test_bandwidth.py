@@ -1,6 +1,7 @@
 """What each mirror may take: told to QEMU when it changes, and lifted only from one that would never end."""
 
 import asyncio
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -19,9 +20,10 @@ class Told:
     def __init__(self) -> None:
         self.rates: list[int] = []
 
-    async def execute(self, command: str, *, device: str, speed: int) -> None:
-        assert (command, device) == ("block-job-set-speed", "drover-1-0")
-        self.rates.append(speed)
+    async def execute_each(self, command: str, arguments: Iterable[Mapping[str, Any]]) -> None:
+        for each in arguments:
+            assert (command, each["device"]) == ("block-job-set-speed", "drover-1-0")
+            self.rates.append(each["speed"])
 
 
 @pytest.fixture

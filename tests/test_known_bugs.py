@@ -7,7 +7,6 @@ from workers.qemu.known_bugs import (
     Severity,
     exporter_detect_zeroes,
     live_ram_safe,
-    may_copy_while_others_start,
     mirror_discard,
     version,
     warnings,
@@ -55,15 +54,6 @@ def test_zeroes_are_detected_where_that_is_safe():
     assert exporter_detect_zeroes((11, 1, 3), "qcow2") == "unmap"
     assert exporter_detect_zeroes((10, 0, 2), "qcow2") == "off"
     assert exporter_detect_zeroes((10, 0, 2), "raw") == "unmap"
-
-
-def test_a_mirror_begins_slowly_only_where_starting_another_one_may_hang():
-    assert [may_copy_while_others_start(v) for v in ((7, 2, 22), (8, 2, 2), (8, 2, 3), (10, 0, 2))] == [
-        True,
-        False,
-        True,
-        True,
-    ]
 
 
 DISK = ["-blockdev", "driver=qcow2,node-name=d,file.driver=file,file.filename=/g/d"]

@@ -99,11 +99,13 @@ class Bandwidth:
         worth pass at once (10.0.2).
         """
         each = await asyncio.to_thread(share, self.ctx)
-        for mine, mirror in states.items():
-            rate = 0 if self._overdue(mine, mirror, each) else each
-            if not mirror.concluded and self.given.get(mine) != rate:
-                await block.set_speed(self.monitor, mine, rate)
-                self.given[mine] = rate
+        due = {mine: self._rate(mine, mirror, each) for mine, mirror in states.items() if not mirror.concluded}
+        changed = {mine: rate for mine, rate in due.items() if self.given.get(mine) != rate}
+        await block.set_speeds(self.monitor, changed)
+        self.given |= changed
+
+    def _rate(self, mine: str, mirror: Mirror, each: int) -> int:
+        return 0 if self._overdue(mine, mirror, each) else each
 
     def _overdue(self, mine: str, mirror: Mirror, each: int) -> bool:
         near = 0 < mirror.total_bytes <= mirror.copied_bytes + LAST_STRETCH_S * each

@@ -184,11 +184,6 @@ def exporter_detect_zeroes(exporter_version: Version, image_format: str) -> Lite
     return "off" if image_format == "qcow2" and affects("B12", exporter_version) else "unmap"
 
 
-def may_copy_while_others_start(source_version: Version) -> bool:
-    """Whether a mirror may be copying when another one is started, which pauses it."""
-    return not affects("B8", source_version)
-
-
 def known_bugs(qemu: Version, accel: Accel, *, severity: Severity | None = None) -> tuple[Bug, ...]:
     """The bugs that this version has, of one severity or of all."""
     return tuple(bug for bug in BUGS if bug.affects(qemu, accel) and severity in {None, bug.severity})

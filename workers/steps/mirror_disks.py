@@ -6,7 +6,6 @@ from models.errors import Transient
 from models.job import Side
 from workers import mirrors
 from workers.qemu import block
-from workers.qemu.known_bugs import may_copy_while_others_start
 from workers.qemu.monitor import CommandRefused, Monitor
 from workers.step import Context, Step
 
@@ -28,8 +27,8 @@ class MirrorDisks(Step):
                 async with mirrors.unblocked(ctx, monitor):
                     for index in missing:
                         await self._connect(ctx, monitor, index)
-                    for index in missing:
-                        await self._begin(ctx, monitor, index, rate, others_follow=index != missing[-1])
+                    devices = {mirrors.name(ctx.job.id, i): ctx.job.plan["disks"][i]["device"] for i in missing}
+                    await block.start_mirrors(monitor, devices, bytes_per_s=rate)
             except CommandRefused as error:  # no way to the exporter, or it died: the destination must look
                 raise Transient(str(error), restart_from="start_nbd") from error
 
@@ -37,11 +36,6 @@ class MirrorDisks(Step):
         name, discard = mirrors.name(ctx.job.id, index), ctx.job.plan["disks"][index]["discard"]
         await block.drop_mirrors(monitor, [name])  # one to an earlier exporter, or half begun
         await block.connect_target(monitor, name, mirrors.server(ctx, index), discard)
-
-    async def _begin(self, ctx: Context, monitor: Monitor, index: int, rate: int, *, others_follow: bool) -> None:
-        name, device = mirrors.name(ctx.job.id, index), ctx.job.plan["disks"][index]["device"]
-        slowly = others_follow and not may_copy_while_others_start(tuple(ctx.source["version"]))
-        await block.start_mirror(monitor, name, device, bytes_per_s=block.CRAWL if slowly else rate)
 
     async def undo(self, ctx: Context) -> None:
         if ctx.source_alive:

@@ -1,9 +1,12 @@
 """Step 1: empty images on the destination, exactly like the source's."""
 
+import asyncio
 from pathlib import Path
 
+from models.base import Document
 from models.job import Side
 from workers import images, preflight
+from workers.images import Manifest
 from workers.step import Context, Step
 
 
@@ -13,21 +16,29 @@ class PrepareDestImage(Step):
     name, side = "prepare_dest_image", Side.DESTINATION
 
     async def verify(self, ctx: Context) -> bool:
-        return all(
-            ctx.directory.manifest.owns(Path(disk["destination_path"]))
-            and images.virtual_size(Path(disk["destination_path"]), disk["format"]) == disk["virtual_size_bytes"]
-            for disk in ctx.job.plan["disks"]
-        )
+        manifest = ctx.directory.manifest
+        looks = (asyncio.to_thread(_is_made, manifest, disk) for disk in ctx.job.plan["disks"])
+        return all(await asyncio.gather(*looks))
 
     async def do(self, ctx: Context) -> None:
-        preflight.check_room(ctx.job.plan["disks"])
-        for disk in ctx.job.plan["disks"]:
-            path = Path(disk["destination_path"])
+        disks = ctx.job.plan["disks"]
+        preflight.check_room(disks)
+        for disk in disks:
             ctx.guard()
-            ctx.directory.manifest.claim(path)
-            images.create(path, disk["format"], disk["virtual_size_bytes"], disk["create_options"])
+            ctx.directory.manifest.claim(Path(disk["destination_path"]))
+        await asyncio.gather(*(asyncio.to_thread(_make, disk) for disk in disks))
 
     async def undo(self, ctx: Context) -> None:
         ctx.guard()
         ctx.directory.manifest.delete_all()
         ctx.directory.remove()
+
+
+def _is_made(manifest: Manifest, disk: Document) -> bool:
+    path = Path(disk["destination_path"])
+    return manifest.owns(path) and images.virtual_size(path, disk["format"]) == disk["virtual_size_bytes"]
+
+
+def _make(disk: Document) -> None:
+    path = Path(disk["destination_path"])
+    images.create(path, disk["format"], disk["virtual_size_bytes"], disk["create_options"])

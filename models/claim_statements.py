@@ -4,9 +4,12 @@ Each changes all that belongs together, or nothing. To put one together takes SQ
 to carry it out, and each link of each job needs them.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     CTE,
     BigInteger,
     BindParameter,
@@ -20,6 +23,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    column,
     exists,
     func,
     insert,
@@ -31,8 +35,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import aliased, defer, joinedload
 from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy.types import TypeEngine
 
-from models.job import CLAIMED, Attempt, Direction, Job, JobState, Side, Step, StepState
+from models.job import CLAIMED, Attempt, Direction, Disk, Job, JobState, Side, Step, StepState
 
 RUNNABLE = {  # direction: (state of the job, state of the step before, while claimed, and after)
     Direction.DO: (JobState.RUNNING, StepState.PENDING, StepState.RUNNING, StepState.DONE),
@@ -47,6 +52,9 @@ WHY: BindParameter[str] = bindparam("why", type_=Text)
 AT: BindParameter[datetime] = bindparam("at", type_=DateTime(timezone=True))
 LEASE_END = func.clock_timestamp() + bindparam("ttl", type_=Interval)
 STILL_HELD = (Step.seq == SEQ, Step.token == TOKEN, Step.state.in_(CLAIMED))
+UNCHANGED = (Job.id == JOB, Job.token == TOKEN, Job.epoch == bindparam("of_epoch", type_=Integer))
+"""Of a job whose newest claim still holds: one that is taken away raises the epoch, the next one the token. Who had to
+wait for the job's row sees so in its newest version, though not what became of the step meanwhile."""
 
 
 def _take(direction: Direction) -> Select[str, Side, int]:
@@ -138,6 +146,42 @@ def _next(released: CTE, direction: Direction) -> ScalarSelect[int]:
     return select(noted.c.seq).scalar_subquery()
 
 
+def note(columns: Mapping[str, Any]) -> ReturningUpdate[int]:
+    """Write columns of the job's row while the claim holds."""
+    held = exists().where(Step.job_id == Job.id, *STILL_HELD)
+    written = update(Job).where(*UNCHANGED, held).values(columns).returning(Job.id)
+    return written.execution_options(synchronize_session=False)
+
+
+def _progress() -> Select[bool, bool, bool]:
+    """Prolong a lease that has not run out, and write down how far each disk is."""
+    leased = exists().where(Step.job_id == Job.id, *STILL_HELD, Step.lease_until > func.clock_timestamp())
+    job = (
+        update(Job)
+        .where(*UNCHANGED, leased)
+        .values(progress_at=func.coalesce(AT, Job.progress_at))
+        .returning(Job.id, Job.hold, Job.seed, Job.cancel_requested)
+        .cte("noted")
+    )
+    lease = update(Step).where(Step.job_id == job.c.id, Step.seq == SEQ).values(lease_until=LEASE_END)
+    kinds: dict[str, TypeEngine[Any]] = {
+        "index": Integer(),
+        "copied": BigInteger(),
+        "total": BigInteger(),
+        "ready": DateTime(timezone=True),
+    }
+    arrays = [bindparam(f"each_{name}", type_=ARRAY[Any](kind)) for name, kind in kinds.items()]
+    columns = [column(name, kind) for name, kind in kinds.items()]
+    seen = func.unnest(*arrays).table_valued(*columns).render_derived("seen")
+    disks = (
+        update(Disk)
+        .where(Disk.job_id == job.c.id, Disk.index == seen.c.index)
+        .values(bytes_copied=seen.c.copied, bytes_total=seen.c.total, ready_at=seen.c.ready)
+    )
+    told = select(job.c.hold, job.c.seed, job.c.cancel_requested)
+    return told.add_cte(lease.cte("renewed"), disks.cte("told"))
+
+
 LOCKED_JOB = select(Job).where(Job.id == JOB).options(joinedload(Job.disks)).with_for_update(of=Job)
 """A job with its disks, its row locked until the transaction ends."""
 HELD = (
@@ -156,5 +200,6 @@ RENEW = (
     .execution_options(synchronize_session=False)
 )
 TAKE = {direction: _take(direction) for direction in Direction}
+PROGRESS = _progress()
 RELEASE = _release()
 FINISH = {direction: _release(direction) for direction in Direction}

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Row, func, select
 from sqlalchemy.orm import Session
@@ -25,6 +26,8 @@ from models.database import transaction
 from models.errors import LeaseLost
 from models.job import CLAIMED, Attempt, Direction, Job, JobState, Side, Step, StepState, tell
 from models.settings import Settings
+
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
@@ -43,6 +46,8 @@ class Claim:
     cancel_requested: bool = False
     deadline: float = field(default=0.0)
     """By `time.monotonic()`: needs no database and no clock shared with anybody."""
+    renewed_at: float = field(default_factory=time.monotonic)
+    """When the lease was last asked for, by the same clock."""
 
     @property
     def job_id(self) -> int:
@@ -103,11 +108,19 @@ def claim(
         owner=owner,
         cancel_requested=job.cancel_requested,
         deadline=_deadline(asked, settings),
+        renewed_at=asked,
     )
 
 
 def _deadline(asked: float, settings: Settings) -> float:
     return asked + (settings.lease_ttl - settings.lease_margin).total_seconds()
+
+
+def _prolonged(claim: Claim, asked: float, settings: Settings, *, cancel_requested: bool) -> None:
+    """Of two answers the later question counts."""
+    claim.cancel_requested = cancel_requested
+    if asked > claim.renewed_at:
+        claim.renewed_at, claim.deadline = asked, _deadline(asked, settings)
 
 
 def renew(claim: Claim, settings: Settings) -> None:
@@ -119,10 +132,40 @@ def renew(claim: Claim, settings: Settings) -> None:
     asked = time.monotonic()
     with transaction() as session:
         cancel = session.scalar(statements.RENEW, _held(claim) | {"ttl": settings.lease_ttl})
-    if cancel is None:
+    _prolonged(claim, asked, settings, cancel_requested=_still_held(claim, cancel))
+
+
+def note(claim: Claim, **columns: Any) -> None:
+    """Write columns of the job's row, in one statement. Errors as for `fenced`."""
+    with transaction() as session:
+        written = session.scalar(statements.note(columns), _held(claim))
+    _still_held(claim, written)
+
+
+def progress(claim: Claim, settings: Settings) -> None:
+    """Write down how far the disks of `claim.job` are, and prolong the lease: one statement, once a second.
+
+    Learns whether the job's RAM must not follow yet, and whether its cancellation was asked for. Errors as for `renew`.
+    """
+    asked, job = time.monotonic(), claim.job
+    each = {
+        "each_index": [disk.index for disk in job.disks],
+        "each_copied": [disk.bytes_copied for disk in job.disks],
+        "each_total": [disk.bytes_total for disk in job.disks],
+        "each_ready": [disk.ready_at for disk in job.disks],
+    }
+    with transaction() as session:
+        values = _held(claim) | each | {"at": job.progress_at, "ttl": settings.lease_ttl}
+        told = _still_held(claim, session.execute(statements.PROGRESS, values).one_or_none())
+    job.hold, job.seed = told.hold, told.seed
+    _prolonged(claim, asked, settings, cancel_requested=told.cancel_requested)
+
+
+def _still_held(claim: Claim, answer: T | None) -> T:
+    """What a statement answered that asks for the claim as well."""
+    if answer is None:
         raise LeaseLost(f"{claim.name} of job {claim.job_id} was taken over")
-    claim.deadline = _deadline(asked, settings)
-    claim.cancel_requested = cancel
+    return answer
 
 
 @contextmanager
@@ -133,15 +176,13 @@ def fenced(claim: Claim) -> Iterator[tuple[Session, Job, Step]]:
         LeaseLost: the claim was lost; nothing is written.
     """
     with transaction() as session:
-        held = session.execute(statements.HELD, _held(claim)).one_or_none()
-        if held is None:
-            raise LeaseLost(f"{claim.name} of job {claim.job_id} was taken over")
+        held = _still_held(claim, session.execute(statements.HELD, _held(claim)).one_or_none())
         yield session, held[0], held[1]
 
 
 def _held(claim: Claim) -> dict[str, int]:
     """What the statements ask of a claim's step: that nobody took the claim away."""
-    return {"of_job": claim.job_id, "of_seq": claim.seq, "number": claim.token}
+    return {"of_job": claim.job_id, "of_seq": claim.seq, "number": claim.token, "of_epoch": claim.job.epoch}
 
 
 def finish(claim: Claim) -> None:
@@ -272,10 +313,7 @@ def _release(
     at = now()
     ended = None if state in {StepState.PENDING, StepState.TO_UNDO} else at
     what = {"state_after": state, "at": at, "finished": ended, "how": outcome, "why": error}
-    released = session.execute(statement, _held(claim) | what).one_or_none()
-    if released is None:
-        raise LeaseLost(f"{claim.name} of job {claim.job_id} was taken over")
-    return released
+    return _still_held(claim, session.execute(statement, _held(claim) | what).one_or_none())
 
 
 def expire(session: Session, where: ColumnElement[bool], why: str, by: str, *, wait: bool = True) -> list[int]:

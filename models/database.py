@@ -1,10 +1,13 @@
 """The one door to Postgres."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
+from typing import Any, cast
 
-from sqlalchemy import Engine, create_engine
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 import models.drain
@@ -55,3 +58,36 @@ def transaction() -> Iterator[Session]:
     """A session whose changes are committed at the end, or not at all. Objects stay readable after."""
     with Session(engine(), expire_on_commit=False) as session, session.begin():
         yield session
+
+
+@contextmanager
+def autocommitting() -> Iterator[Connection]:
+    """A connection whose statements each are a transaction of their own."""
+    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        yield connection
+
+
+@contextmanager
+def hearing(connection: Connection, channel: str) -> Iterator[Callable[[float], str | None]]:
+    """Have an autocommitting connection hear what is notified on a channel, for the time of a `with` block.
+
+    What it yields waits, so many seconds at most, and answers what was said, or None if nothing was. Words may be lost:
+    whoever waits for one looks as well, now and then.
+
+    Raises:
+        OperationalError: the connection is gone.
+    """
+    connection.execute(text(f"LISTEN {channel}"))
+    raw = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+
+    def wait(timeout_s: float) -> str | None:
+        try:
+            return next((said.payload for said in raw.notifies(timeout=timeout_s, stop_after=1)), None)
+        except psycopg.OperationalError as error:
+            raise OperationalError(f"LISTEN {channel}", None, error) from error
+
+    try:
+        yield wait
+    finally:
+        with suppress(SQLAlchemyError):  # the connection is gone
+            connection.execute(text(f"UNLISTEN {channel}"))

@@ -39,6 +39,10 @@ class Host(Base):
     guest_disk_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
 
+ANSWERED_CHANNEL = "drover_answered"
+"""Postgres notifies whoever asked on it, with the number of the request."""
+
+
 class RequestState(enum.StrEnum):
     """How far a question to a host has come."""
 

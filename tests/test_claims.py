@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -11,12 +12,13 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from models import claims
+from models.base import now
 from models.claims import Claim
 from models.database import transaction
 from models.errors import LeaseLost
 from models.guest import Guest
 from models.host import Host
-from models.job import Attempt, Direction, Event, Job, JobState, Step, StepState
+from models.job import Attempt, Direction, Disk, Event, Job, JobState, Step, StepState
 from models.settings import settings
 from tests.support import until
 from workers.step import fence
@@ -107,17 +109,37 @@ def test_a_claim_that_had_to_wait_for_another_transaction_sees_the_steps_as_that
     assert second.result() is not None
 
 
-def test_an_end_that_had_to_wait_until_the_claim_was_taken_away_is_refused(job: int) -> None:
+WRITES = {
+    "end": claims.finish,
+    "note": lambda claim: claims.note(claim, exporter={"nonce": "of a zombie"}),
+    "progress": lambda claim: claims.progress(claim, settings()),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_what_had_to_wait_until_the_claim_was_taken_away_is_refused(job: int, write: Callable[[Claim], None]) -> None:
     stale = taken(job)
     with ThreadPoolExecutor() as other, transaction() as session:
         assert claims.expire(session, Step.owner == "two-1", "somebody takes it", by="test") == [job]
         session.flush()
-        late = other.submit(claims.finish, stale)
+        late = other.submit(write, stale)
         until("it waits", lambda: session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
         session.commit()
     with pytest.raises(LeaseLost):
         late.result()
     assert states(job)[0] == StepState.PENDING
+    with transaction() as session:
+        assert not session.get_one(Job, job).exporter
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_nothing_is_written_for_a_step_that_its_own_worker_has_ended(job: int, write: Callable[[Claim], None]) -> None:
+    ended = taken(job)
+    claims.finish(ended)
+    with pytest.raises(LeaseLost):
+        write(ended)
+    with transaction() as session:
+        assert not session.get_one(Job, job).exporter
 
 
 @pytest.mark.parametrize(
@@ -147,6 +169,40 @@ def test_a_renewed_lease_lasts_longer(job: int) -> None:
     time.sleep(0.01)
     claims.renew(claim, settings())
     assert claim.deadline > before
+
+
+def test_progress_is_written_for_each_disk_prolongs_the_lease_and_hears_what_was_asked_for_meanwhile(job: int) -> None:
+    with transaction() as session:
+        for index in range(2):
+            paths = {"source_path": f"/s{index}", "destination_path": f"/d{index}"}
+            session.add(Disk(job_id=job, index=index, device="d", format="raw", bytes_total=10, **paths))
+    claim = taken(job)
+    with transaction() as session:
+        row = session.get_one(Job, job)
+        row.hold, row.cancel_requested = True, True
+        session.execute(
+            update(Step).values(lease_until=func.clock_timestamp() + timedelta(seconds=1)).where(Step.seq == 1)
+        )
+    first, second = claim.job.disks
+    first.bytes_copied, first.ready_at, second.bytes_copied, second.bytes_total = 10, now(), 7, 12
+    before = claim.deadline
+    claims.progress(claim, settings())
+    assert (claim.job.hold, claim.cancel_requested, claim.deadline > before) == (True, True, True)
+    with transaction() as session:
+        disks = session.scalars(select(Disk).order_by(Disk.index)).all()
+        assert [(disk.bytes_copied, disk.bytes_total) for disk in disks] == [(10, 10), (7, 12)]
+        assert [disk.ready_at is not None for disk in disks] == [True, False]
+        left = session.scalar(select(Step.lease_until - func.clock_timestamp()).where(Step.seq == 1))
+        assert left is not None
+        assert left > timedelta(seconds=5)
+
+
+def test_progress_of_a_lease_that_has_run_out_is_refused(job: int) -> None:
+    claim = taken(job)
+    with transaction() as session:
+        session.execute(update(Step).values(lease_until=func.clock_timestamp()).where(Step.lease_until.is_not(None)))
+    with pytest.raises(LeaseLost):
+        claims.progress(claim, settings())
 
 
 def test_a_worker_whose_lease_ran_out_is_fenced_by_its_own_clock_without_the_database(job: int) -> None:

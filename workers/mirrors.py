@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 from sqlalchemy import func, select
 
+from models import claims
 from models.base import now
 from models.database import transaction
 from models.job import Disk, Job, JobState
@@ -125,16 +126,15 @@ def _copying(ctx: Context) -> int:
     return count or 0
 
 
-def record(ctx: Context, states: dict[str, Mirror]) -> None:
+def record(ctx: Context, states: Mapping[str, Mirror]) -> None:
     """Write the progress of each disk down, and when it first was equal on both sides; learn of a release."""
-    with ctx.record() as (_, job, _step):
-        ctx.job.hold, ctx.job.seed = job.hold, job.seed
-        for disk, ours in zip(job.disks, ctx.job.disks, strict=True):
-            mirror = states.get(name(job.id, disk.index))
-            if mirror is None:
-                continue
-            if disk.bytes_copied != mirror.copied_bytes:
-                disk.bytes_copied, job.progress_at = mirror.copied_bytes, now()
-            disk.bytes_total = max(mirror.total_bytes, mirror.copied_bytes) or disk.bytes_total
-            if mirror.ready and disk.ready_at is None:
-                disk.ready_at = ours.ready_at = now()
+    for disk in ctx.job.disks:
+        mirror = states.get(name(ctx.job.id, disk.index))
+        if mirror is None:
+            continue
+        if disk.bytes_copied != mirror.copied_bytes:
+            disk.bytes_copied, ctx.job.progress_at = mirror.copied_bytes, now()
+        disk.bytes_total = max(mirror.total_bytes, mirror.copied_bytes) or disk.bytes_total
+        if mirror.ready and disk.ready_at is None:
+            disk.ready_at = now()
+    claims.progress(ctx.claim, ctx.settings)

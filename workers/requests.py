@@ -5,12 +5,12 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import func, update
 
 from models.base import Document, now
 from models.database import transaction
 from models.errors import DroverError, PreconditionFailed
-from models.host import HostRequest, RequestState
+from models.host import ANSWERED_CHANNEL, HostRequest, RequestState
 from models.settings import Settings
 from workers import garbage, inspection, observation, preflight
 
@@ -34,7 +34,8 @@ def answer(request_id: int, settings: Settings) -> None:
     state, reply = _ask(request, settings)
     with transaction() as session:
         answered = {"state": state, "reply": reply, "answered_at": now()}
-        session.execute(update(HostRequest).where(HostRequest.id == request_id).values(answered))
+        told = func.pg_notify(ANSWERED_CHANNEL, str(request_id))
+        session.execute(update(HostRequest).where(HostRequest.id == request_id).values(answered).returning(told))
 
 
 def _ask(request: HostRequest, settings: Settings) -> tuple[RequestState, Document]:

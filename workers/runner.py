@@ -7,6 +7,7 @@ written to the database before the Celery task returns, and only a step that is 
 import asyncio
 import logging
 import threading
+import time
 from datetime import timedelta
 
 from celery.exceptions import Ignore
@@ -120,9 +121,7 @@ async def _bring_about(step: Step, ctx: Context) -> None:
 
 async def _watch(step: Step, ctx: Context) -> None:
     """Renew the lease; end when it is lost, when the worker stops, or when the job is cancelled."""
-    renew_every = ctx.settings.lease_ttl.total_seconds() / 3
-    loop = asyncio.get_running_loop()
-    renew_at = loop.time() + renew_every
+    renew_every, tried_at = ctx.settings.lease_ttl.total_seconds() / 3, 0.0
     refused = ctx.claim.direction is Direction.UNDO
     while True:
         ctx.claim.check()
@@ -133,9 +132,9 @@ async def _watch(step: Step, ctx: Context) -> None:
                 raise Cancelled("cancelled on request")
             refused = True
         await asyncio.sleep(POLL_S)
-        if loop.time() >= renew_at:
+        if time.monotonic() >= renew_every + max(ctx.claim.renewed_at, tried_at):
+            tried_at = time.monotonic()
             await asyncio.to_thread(_renew, ctx)
-            renew_at = loop.time() + renew_every
 
 
 def _renew(ctx: Context) -> None:

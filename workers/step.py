@@ -2,7 +2,7 @@
 
 A step looks (`verify`), acts (`do`) and can take its effect away (`undo`). It may die anywhere and be begun
 again by another process, so `do` and `undo` look at QEMU and the disk and do only what is missing. All that a
-step knows is in its `Context`; all that it writes to the database goes through `Context.record`.
+step knows is in its `Context`; all that it writes to the database goes through `Context.note` and `Context.record`.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy.orm import Session
 
-from models.claims import Claim, fenced
+from models.claims import Claim, fenced, note
 from models.errors import Fatal, LeaseLost
 from models.job import Job, Side
 from models.job import Step as StepRow
@@ -107,6 +107,12 @@ class Context:
     def destination(self) -> dict[str, Any]:
         """How the guest is to run there, see `workers.preflight.plan_destination`."""
         return dict(self.job.plan["destination"])
+
+    def note(self, **columns: Any) -> None:
+        """Write columns of the job's row, in the database while the claim holds, and in `job`."""
+        note(self.claim, **columns)
+        for name, value in columns.items():
+            setattr(self.job, name, value)
 
     def record(self) -> AbstractContextManager[tuple[Session, Job, StepRow]]:
         """A transaction on the job that commits only while the claim holds."""

@@ -6,7 +6,7 @@ does not find. A job waits twice if its disks are copied ahead: before it begins
 
 from datetime import datetime
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from models.guest import Guest
@@ -20,17 +20,22 @@ ADMISSION_LOCK = 0x61646D6974  # "admit"
 ME = "controller"
 
 
+def waits() -> ColumnElement[bool]:
+    """Jobs that admission decides about."""
+    return or_(Job.state == JobState.QUEUED, and_(Job.state == JobState.RUNNING, Job.seed, capacity.parked()))
+
+
 def admit(session: Session, ours: Settings) -> None:
     """Let every job begin, and let the RAM of every job follow, that may."""
     session.execute(select(func.pg_advisory_xact_lock(ADMISSION_LOCK)))
-    jobs = _waiting(session)
-    if not jobs:
+    found = session.execute(_waiting()).all()
+    if not found:
         return
     rooms, slots = capacity.rooms(session, ours), capacity.slots(session, ours)
-    held = capacity.held(session)
-    now, speed = session.scalars(select(func.now())).one(), estimate.speed(session)
-    for job in jobs:
-        size = _size(session, job)
+    held = capacity.held(session) if any(row.Job.held for row in found) else {}
+    speed = estimate.speed(session) if any(row.Job.window for row in found) else Speed()
+    for job, guest, now in found:
+        size = Size.of(guest) if guest is not None else Size(cpus=0, memory_bytes=0, disk_bytes=0)
         why = _too_early(job, size, now, speed) or _obstacle(job, size, rooms[job.destination], slots)
         why = why or _too_many_held(job, held, ours)
         if why is not None:
@@ -46,15 +51,15 @@ def admit(session: Session, ours: Settings) -> None:
             tell(session, job.id, by=ME, action="released", sentence="its time has come: the RAM follows the disks")
 
 
-def _waiting(session: Session) -> list[Job]:
-    seeded = and_(Job.state == JobState.RUNNING, Job.seed, capacity.parked())
-    query = select(Job).where(or_(Job.state == JobState.QUEUED, seeded)).order_by(Job.priority.desc(), Job.id)
-    return list(session.scalars(query.with_for_update(skip_locked=True)))
-
-
-def _size(session: Session, job: Job) -> Size:
-    guest = session.get(Guest, job.guest)
-    return Size.of(guest) if guest is not None else Size(cpus=0, memory_bytes=0, disk_bytes=0)
+def _waiting() -> Select[Job, Guest | None, datetime]:
+    """Those jobs, each with its guest and the database's time."""
+    return (
+        select(Job, Guest, func.now())
+        .outerjoin(Guest, Guest.name == Job.guest)
+        .where(waits())
+        .order_by(Job.priority.desc(), Job.id)
+        .with_for_update(of=Job, skip_locked=True)
+    )
 
 
 def _too_early(job: Job, size: Size, now: datetime, speed: Speed) -> str | None:

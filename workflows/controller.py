@@ -9,23 +9,22 @@ import logging
 import threading
 import time
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
-import psycopg
 from celery.signals import worker_ready
 from kombu.exceptions import OperationalError
-from sqlalchemy import delete, exists, func, select, text
+from sqlalchemy import ColumnElement, Select, delete, exists, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, aliased
 
 from models import claims
-from models.database import engine, transaction
+from models.database import autocommitting, hearing, transaction
 from models.host import Host, HostRequest
 from models.job import CLAIMED, Job, JobState, Side, Step, StepState
 from models.settings import Settings, settings
 from workers.app import CONTROL_QUEUE
 from workers.runner import STOPPING
-from workflows import leadership, metrics, webhooks
+from workflows import admission, leadership, metrics, webhooks
 from workflows.admission import admit
 from workflows.drains import progress as drains
 from workflows.jobs import WAKE_CHANNEL, go_on
@@ -56,85 +55,129 @@ def run(ours: Settings) -> None:
     while not STOPPING.is_set():
         try:
             _act_while_leading(ours)
-        except (SQLAlchemyError, psycopg.Error, OperationalError, OSError) as error:
+        except (SQLAlchemyError, OperationalError, OSError) as error:
             log.warning("the controller waits for its services: %s", error)
             STOPPING.wait(TICK_S)
 
 
 def _act_while_leading(ours: Settings) -> None:
     """One connection of its own holds the lock and hears the notifications; losing it ends the lead."""
-    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with autocommitting() as connection:
         if not leadership.take(connection):
             STOPPING.wait(TICK_S)
             return
-        connection.execute(text(f"LISTEN {WAKE_CHANNEL}"))
-        raw = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
-        LEADING.set()
-        try:
-            while not STOPPING.is_set():
-                tick(ours)
-                for _ in raw.notifies(timeout=TICK_S, stop_after=1):
-                    pass
-        finally:
-            LEADING.clear()
+        with hearing(connection, WAKE_CHANNEL) as wait:
+            LEADING.set()
+            try:
+                while not STOPPING.is_set():
+                    tick(ours)
+                    wait(TICK_S)
+            finally:
+                LEADING.clear()
 
 
 def tick(ours: Settings) -> None:
-    """Look at every job that has not ended, once."""
-    with transaction() as session:
-        claims.expire(session, claims.overdue(), "its worker was not heard of in time", by=ME, wait=False)
-        session.execute(delete(HostRequest).where(HostRequest.created_at < func.clock_timestamp() - QUESTIONS_KEPT))
-    for job_id in _waiting_for_a_host(ours):
+    """Look at every job that has not ended, once. At rest this is one statement."""
+    at_hand = _look(ours)
+    if at_hand.overdue:
+        with transaction() as session:
+            claims.expire(session, claims.overdue(), "its worker was not heard of in time", by=ME, wait=False)
+    if at_hand.old_questions:
+        with transaction() as session:
+            session.execute(delete(HostRequest).where(_old()))
+    for job_id in _waiting_for_a_host(ours) if at_hand.stopped else ():
         with transaction() as session:
             go_on_with_returned(session, job_id)
+    if at_hand.waiting:
+        with transaction() as session:
+            admit(session, ours)
+    if at_hand.due or at_hand.overdue or at_hand.stopped or at_hand.waiting:
+        _advance_all(ours)
+    if at_hand.drains:
+        drains.tick(ours)  # after what a job may wait for
+    if at_hand.deliveries:
+        webhooks.tick()
+
+
+def _look(ours: Settings) -> Any:
+    """What there is to do, each as a truth."""
+    what: dict[str, ColumnElement[bool]] = {
+        "overdue": exists().where(Step.state.in_(CLAIMED), claims.overdue()),
+        "old_questions": exists().where(_old()),
+        "stopped": exists().where(Job.state == JobState.NEEDS_OPERATOR),
+        "waiting": exists().where(admission.waits()),
+        "due": _due(ours).exists(),
+        "drains": exists().where(drains.unfinished()),
+        "deliveries": exists().where(webhooks.due()),
+    }
     with transaction() as session:
-        admit(session, ours)
-    for job_id in _due(ours):
+        return session.execute(select(*(truth.label(name) for name, truth in what.items()))).one()
+
+
+def _old() -> ColumnElement[bool]:
+    return HostRequest.created_at < func.clock_timestamp() - QUESTIONS_KEPT
+
+
+def _due(ours: Settings) -> Select[int]:
+    """Jobs with something to publish or to turn round."""
+    claimed = aliased(Step)
+    stale = Step.enqueued_at < func.clock_timestamp() - ours.republish_after
+    return (
+        select(Job.id)
+        .join(Step)
+        .where(
+            Job.state.in_([JobState.RUNNING, JobState.UNDOING]),
+            Step.next_at <= func.clock_timestamp(),
+            Step.enqueued_at.is_(None) | stale,
+            ~exists().where(claimed.job_id == Job.id, claimed.state.in_(CLAIMED)),
+        )
+    )
+
+
+def _advance_all(ours: Settings) -> None:
+    with transaction() as session:
+        due = sorted(set(session.scalars(_due(ours))))
+    for job_id in due:
         with transaction() as session:
             job = claims.lock(session, job_id, wait=False)
             if job is not None:
-                advance(session, job)
-                give_up_waiting(session, job, ours)
-    drains.tick(ours)  # after what a job may wait for
-    webhooks.tick()
+                advance(session, job, ours)
 
 
-def _due(ours: Settings) -> list[int]:
-    """Jobs with something to publish or to turn round."""
-    with transaction() as session:
-        claimed = aliased(Step)
-        stale = Step.enqueued_at < func.clock_timestamp() - ours.republish_after
-        due = (
-            select(Job.id)
-            .join(Step)
-            .where(
-                Job.state.in_([JobState.RUNNING, JobState.UNDOING]),
-                Step.next_at <= func.clock_timestamp(),
-                Step.enqueued_at.is_(None) | stale,
-                ~exists().where(claimed.job_id == Job.id, claimed.state.in_(CLAIMED)),
-            )
-        )
-        return sorted(set(session.scalars(due)))
-
-
-def advance(session: Session, job: Job) -> None:
-    """Turn round or publish one job. Hold its row's lock."""
+def advance(session: Session, job: Job, ours: Settings) -> None:
+    """Turn one job round, publish it, or give up on a host that it waits for. Hold its row's lock."""
     idle = not any(step.state in CLAIMED for step in job.steps)
     if job.state is JobState.RUNNING and job.cancel_requested and job.crossed_at is None and idle:
         claims.begin_undo(session, job, "cancelled on request", by=ME)
-    _publish(session, job)
+    step = claims.runnable(job)
+    if step is None:
+        return
+    found = _seen(session, step, ours)
+    if found.silent:
+        give_up_waiting(session, job, step, ours)
+    elif found.ready:
+        _publish(job, step)
 
 
-def give_up_waiting(session: Session, job: Job, ours: Settings) -> None:
-    """A job whose next step is on a host that has been silent for too long. Hold its row's lock.
+def _seen(session: Session, step: Step, ours: Settings) -> Any:
+    """Whether a step is `ready` (due, not published lately, its host there), and its host `silent` for too long."""
+    fresh = Step.enqueued_at >= func.clock_timestamp() - ours.republish_after
+    ready = (Step.next_at <= func.clock_timestamp()) & (Step.enqueued_at.is_(None) | ~fresh) & alive(ours)
+    silent = Host.heartbeat_at < func.clock_timestamp() - ours.host_patience
+    return session.execute(
+        select(ready.label("ready"), silent.label("silent"))
+        .join_from(Step, Host, Host.name == Step.host)
+        .where(Step.job_id == step.job_id, Step.seq == step.seq)
+    ).one()
+
+
+def give_up_waiting(session: Session, job: Job, step: Step, ours: Settings) -> None:
+    """The host of a job's next step has been silent for too long. Hold the job's lock.
 
     Before a cutover was begun it is undone: the guest stays on the source. Later the destination may run it for all
     we know, and undoing needs the silent host as well: an operator must say what has become of it, because
     unreachable is not dead.
     """
-    step = claims.runnable(job)
-    if step is None or not _silent_for_long(session, step.host, ours):
-        return
     silent = f"{step.host} has not been heard of for {ours.host_patience.total_seconds():g} s"
     if job.state is JobState.RUNNING and job.cutover_begun_at is None:
         claims.begin_undo(session, job, silent, by=ME)
@@ -170,16 +213,8 @@ def _choices(job: Job, silent: str, owner: Side) -> str:
     )
 
 
-def _silent_for_long(session: Session, host: str, ours: Settings) -> bool:
-    longest = func.clock_timestamp() - ours.host_patience
-    return bool(session.scalar(select(Host.heartbeat_at < longest).where(Host.name == host)))
-
-
-def _publish(session: Session, job: Job) -> None:
+def _publish(job: Job, step: Step) -> None:
     """Send the chain of what remains, then note that it was sent: at least once, never silently not."""
-    step = claims.runnable(job)
-    if step is None or not _ready(session, step):
-        return
     chain = remaining_chain(job)
     if chain is None:
         return
@@ -187,22 +222,3 @@ def _publish(session: Session, job: Job) -> None:
     chain.apply_async()
     step.enqueued_at = func.clock_timestamp()
     log.info("job %d goes on with %s on %s (%.3f s)", job.id, step.name, step.host, time.monotonic() - begun)
-
-
-def _ready(session: Session, step: Step) -> bool:
-    """It is due, was not published lately, and its host is there to take it."""
-    ours = settings()
-    fresh = Step.enqueued_at >= func.clock_timestamp() - ours.republish_after
-    return bool(
-        session.scalar(
-            select(Step.seq)
-            .join(Host, Host.name == Step.host)
-            .where(
-                Step.job_id == step.job_id,
-                Step.seq == step.seq,
-                Step.next_at <= func.clock_timestamp(),
-                Step.enqueued_at.is_(None) | ~fresh,
-                Host.heartbeat_at > func.clock_timestamp() - ours.host_timeout,
-            )
-        )
-    )

@@ -1,6 +1,6 @@
 """The guests that Drover was told of."""
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, select, update
 
 from models.base import Document
 from models.database import transaction
@@ -23,14 +23,16 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Document]:
     with transaction() as session:
         guest = session.get(Guest, name) or Guest(name=name)
         guest.host, guest.qmp = host, qmp
-        _learn_sizes(guest, inspection)
+        for column, value in _sizes(inspection).items():
+            setattr(guest, column, value)
         session.add(guest)
     return guest, inspection
 
 
-def _learn_sizes(guest: Guest, inspection: Document) -> None:
-    guest.cpus, guest.memory_bytes = inspection["cpus"], inspection["memory_bytes"]
-    guest.disk_bytes = sum(disk["virtual_size_bytes"] for disk in inspection["disks"])
+def _sizes(inspection: Document) -> dict[str, int]:
+    """What a guest takes of its host, by the columns of its record."""
+    disk_bytes = sum(disk["virtual_size_bytes"] for disk in inspection["disks"])
+    return {"cpus": inspection["cpus"], "memory_bytes": inspection["memory_bytes"], "disk_bytes": disk_bytes}
 
 
 def forget(name: str) -> Guest:
@@ -88,8 +90,8 @@ def inspect(guest: Guest) -> Document:
     """What its host says of it now."""
     known_host(guest.host)
     inspection = ask(guest.host, "inspect", qmp=guest.qmp)
-    with transaction() as session:
-        row = session.get(Guest, guest.name)
-        if row is not None:
-            _learn_sizes(row, inspection)
+    found = _sizes(inspection)
+    if found != {column: getattr(guest, column) for column in found}:
+        with transaction() as session:
+            session.execute(update(Guest).where(Guest.name == guest.name).values(found))
     return inspection

@@ -1,21 +1,21 @@
 """Putting a question to a host and waiting for its answer. The row holds both; the broker only carries its id."""
 
 import time
-from datetime import timedelta
+from collections.abc import Callable
 from typing import Any
 
 from kombu.exceptions import OperationalError
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Select, func, insert, select
 
 from models.base import Document
-from models.database import transaction
+from models.database import autocommitting, hearing, transaction
 from models.errors import PreconditionFailed, Unavailable
-from models.host import Host, HostRequest, RequestState
+from models.host import ANSWERED_CHANNEL, Host, HostRequest, RequestState
 from models.settings import Settings, settings
 from workers.app import app, host_queue
 
 ANSWER_TIMEOUT_S = 30.0
-POLL_S = 0.02
+LOOK_S = 0.5
 
 
 def known_host(name: str) -> Host:
@@ -49,29 +49,39 @@ def ask(host: str, kind: str, **question: Any) -> Document:
     Raises:
         PreconditionFailed: the host refuses, cannot be reached, or does not answer in time.
     """
-    request = HostRequest(host=host, kind=kind, question=question)
-    with transaction() as session:
-        session.add(request)
+    with autocommitting() as connection, hearing(connection, ANSWERED_CHANNEL) as wait:
+        asked = insert(HostRequest).values(host=host, kind=kind, question=question).returning(HostRequest.id)
+        request_id = connection.execute(asked).scalar_one()
+        _send(request_id, host, kind)
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        while time.monotonic() < deadline:
+            _until_answered(request_id, wait)
+            request = connection.execute(_request(request_id)).one()
+            if request.state is RequestState.ANSWERED and request.reply is not None:
+                return dict(request.reply)
+            if request.state in {RequestState.REFUSED, RequestState.FAILED}:
+                raise PreconditionFailed((request.reply or {}).get("error", "no reason given"))
+    raise Unavailable(f"host {host} did not answer within {ANSWER_TIMEOUT_S:g} s: is its worker busy?")
+
+
+def _send(request_id: int, host: str, kind: str) -> None:
     try:
         app.send_task(
             "drover.host.answer",
-            kwargs={"request_id": request.id},
+            kwargs={"request_id": request_id},
             queue=host_queue(host),
             argsrepr=f"{kind} on {host}",  # what Flower shows
         )
     except OperationalError as error:
         raise Unavailable(f"the broker cannot be reached: {error}") from error
-    return _wait(request.id, host, timedelta(seconds=ANSWER_TIMEOUT_S))
 
 
-def _wait(request_id: int, host: str, patience: timedelta) -> Document:
-    deadline = time.monotonic() + patience.total_seconds()
-    while time.monotonic() < deadline:
-        time.sleep(POLL_S)
-        with transaction() as session:
-            request = session.get_one(HostRequest, request_id)
-        if request.state is RequestState.ANSWERED and request.reply is not None:
-            return request.reply
-        if request.state in {RequestState.REFUSED, RequestState.FAILED}:
-            raise PreconditionFailed((request.reply or {}).get("error", "no reason given"))
-    raise Unavailable(f"host {host} did not answer within {patience.total_seconds():g} s: is its worker busy?")
+def _until_answered(request_id: int, wait: Callable[[float], str | None]) -> None:
+    """Or until it is time to look all the same: a worker of an earlier version tells nobody."""
+    look_at = time.monotonic() + LOOK_S
+    while (left := look_at - time.monotonic()) > 0 and wait(left) != str(request_id):
+        pass
+
+
+def _request(request_id: int) -> Select[RequestState, Document | None]:
+    return select(HostRequest.state, HostRequest.reply).where(HostRequest.id == request_id)

@@ -11,7 +11,7 @@ import time
 from datetime import timedelta
 
 import httpx
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, and_, func, select
 
 from models.base import now
 from models.database import transaction
@@ -32,15 +32,16 @@ UNDER_WAY = timedelta(seconds=60)
 def tick() -> None:
     """Send for every delivery that is due."""
     with transaction() as session:
-        due = session.scalars(
-            select(Delivery)
-            .where(Delivery.state == DeliveryState.PENDING, Delivery.next_at <= func.clock_timestamp())
-            .with_for_update(skip_locked=True)
-        ).all()
-        for delivery in due:
+        waiting = session.scalars(select(Delivery).where(due()).with_for_update(skip_locked=True)).all()
+        for delivery in waiting:
             delivery.next_at = func.clock_timestamp() + UNDER_WAY
-    for delivery in due:
+    for delivery in waiting:
         app.send_task("drover.webhook.deliver", kwargs={"delivery_id": delivery.id}, queue=CONTROL_QUEUE)
+
+
+def due() -> ColumnElement[bool]:
+    """Deliveries that it is time to try."""
+    return and_(Delivery.state == DeliveryState.PENDING, Delivery.next_at <= func.clock_timestamp())
 
 
 def deliver(delivery_id: int, ours: Settings) -> None:

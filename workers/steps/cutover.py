@@ -42,15 +42,16 @@ class CutoverSource(Step):
             )
         told = switches.crossed(ctx)
         resumed = (told and told.last("resumed")) or {}
-        with ctx.record() as (_, job, _step):
-            job.blackout = {
+        learnt = {"ram": resumed["ram"]} if "ram" in resumed else {}
+        ctx.note(
+            blackout={
                 "ms": resumed.get("blackout_ms"),
                 "phases": resumed.get("phases", {}),
                 "stopped_at": resumed.get("stopped_at"),
                 "resumed_at": resumed.get("resumed_at"),
-            }
-            job.ram = resumed.get("ram", job.ram)
-        ctx.job.blackout = job.blackout
+            },
+            **learnt,
+        )
 
     async def _stands_still(self, ctx: Context) -> bool:
         if not ctx.source_alive:

@@ -66,14 +66,7 @@ class MigrateRamDestination(Step):
         switches.start(ctx, attempt, order)
         await switches.wait_for(ctx, attempt, "listening", timeout_s=15)
         listening = switches.story(ctx, attempt).last("listening") or {}
-        with ctx.record() as (_, job, _step):
-            job.switch = {
-                "attempt": attempt,
-                "address": ctx.settings.address,
-                "port": listening["port"],
-                "key": key,
-            }
-        ctx.job.switch = job.switch
+        ctx.note(switch={"attempt": attempt, "address": ctx.settings.address, "port": listening["port"], "key": key})
 
     async def undo(self, ctx: Context) -> None:
         switches.kill_all(ctx)
@@ -114,9 +107,8 @@ class MigrateRamSource(Step):
             raise Fatal(f"{', '.join(sorted(changed))} was plugged in or out of {ctx.job.guest} since the move began")
 
     def _start(self, ctx: Context, attempt: int) -> None:
-        with ctx.record() as (_, job, _step):
-            # From here on recovery asks both QEMUs and never guesses: the source may pause at any moment.
-            job.cutover_begun_at = now()
+        # From here on recovery asks both QEMUs and never guesses: the source may pause at any moment.
+        ctx.note(cutover_begun_at=now())
         ctx.guard()
         switches.start(ctx, attempt, self._order(ctx, attempt))
 
@@ -141,9 +133,8 @@ class MigrateRamSource(Step):
         """The source owns the guest: make sure that it goes on there, and have RAM, or all, tried again."""
         kept = told.last("kept")
         mirrored = await self._take_back(ctx)
-        with ctx.record() as (_, job, _step):
-            job.cutover_begun_at = None
-            job.switch = {}  # so that the destination starts a new process even if nobody ever called this one
+        # Without `switch` the destination starts a new process even if nobody ever called this one.
+        ctx.note(cutover_begun_at=None, switch={})
         said = kept or told.last("lost") or {"reason": "the source's switch process died"}
         raise Transient(str(said["reason"]), restart_from="await_sync" if mirrored else "start_nbd")
 
@@ -160,9 +151,7 @@ class MigrateRamSource(Step):
         return len(states) == len(ctx.job.disks) and all(mirror.in_sync for mirror in states.values())
 
     def _record_crossing(self, ctx: Context) -> None:
-        with ctx.record() as (_, job, _step):
-            job.crossed_at = job.crossed_at or now()
-        ctx.job.crossed_at = job.crossed_at
+        ctx.note(crossed_at=ctx.job.crossed_at or now())
 
     async def abandon(self, ctx: Context) -> bool:
         """The switch process's word is final once it is dead; if it said run, the job goes forward."""
@@ -204,5 +193,4 @@ class _Progress:
         asyncio.get_running_loop().run_in_executor(None, self._record, ram)
 
     def _record(self, ram: dict[str, int]) -> None:
-        with self.ctx.record() as (_, job, _step):
-            job.ram, job.progress_at = ram, now()
+        self.ctx.note(ram=ram, progress_at=now())

@@ -28,9 +28,7 @@ class StartNbd(Step):
         nonce = secrets.token_hex(12)
         with exporter.bind(ctx) as listening:
             address, port = listening.getsockname()[:2]
-            with ctx.record() as (_, job, _step):
-                job.exporter = {"nonce": nonce, "address": address, "port": port}
-            ctx.job.exporter = job.exporter
+            ctx.note(exporter={"nonce": nonce, "address": address, "port": port})
             await exporter.start(ctx, listening, nonce)
 
     async def undo(self, ctx: Context) -> None:

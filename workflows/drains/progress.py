@@ -4,7 +4,7 @@
 its own, because hosts are asked then; whatever is lost on the way is sent again.
 """
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
 from models.base import Document, now
@@ -24,14 +24,18 @@ from workflows.drains.planning import guests_of
 def tick(ours: Settings) -> None:
     """Look at every drain that has not ended, once."""
     with transaction() as session:
-        unfinished = Drain.state.in_([DrainState.QUEUED, *UNDER_WAY])
-        ids = session.scalars(select(Drain.id).where(unfinished).order_by(Drain.priority.desc(), Drain.id)).all()
+        ids = session.scalars(select(Drain.id).where(unfinished()).order_by(Drain.priority.desc(), Drain.id)).all()
     for drain_id in ids:
         with transaction() as session:
             drain = session.get(Drain, drain_id, with_for_update={"skip_locked": True})
             chosen = advance(session, drain, ours) if drain is not None else []
         for guest in chosen:  # after the commit: who takes the message must find the row
             app.send_task("drover.drain.move", kwargs={"drain_id": drain_id, "guest": guest}, queue=CONTROL_QUEUE)
+
+
+def unfinished() -> ColumnElement[bool]:
+    """Drains that have not ended."""
+    return Drain.state.in_([DrainState.QUEUED, *UNDER_WAY])
 
 
 def advance(session: Session, drain: Drain, ours: Settings) -> list[str]:

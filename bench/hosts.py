@@ -49,7 +49,7 @@ def _statements(lab: Lab) -> list[Figure]:
     ours = [t for t in seen if OURSELVES not in t.who and begun <= t.at <= begun + took]
     idle = _count([t for t in quiet if OURSELVES not in t.who]) / REST_S
     progress = [t for t in ours if t.is_progress]
-    writes = [t for t in progress if any(sql.startswith("UPDATE") for sql in t.statements)]
+    writes = [t for t in progress if any("UPDATE job SET" in sql for sql in t.statements)]
     ready = max(disk.ready_at.timestamp() for disk in job.disks if disk.ready_at)
     copying = ready - next(s.started_at for s in job.steps if s.name == "await_sync" and s.started_at).timestamp()
     value = _count(ours) - _count(progress) - idle * took

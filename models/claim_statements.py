@@ -46,27 +46,32 @@ RUNNABLE = {  # direction: (state of the job, state of the step before, while cl
 
 JOB: BindParameter[int] = bindparam("of_job", type_=BigInteger)
 SEQ: BindParameter[int] = bindparam("of_seq", type_=Integer)
+EPOCH: BindParameter[int] = bindparam("of_epoch", type_=Integer)
 TOKEN: BindParameter[int] = bindparam("number", type_=BigInteger)
 OWNER: BindParameter[str] = bindparam("by", type_=String)
 WHY: BindParameter[str] = bindparam("why", type_=Text)
 AT: BindParameter[datetime] = bindparam("at", type_=DateTime(timezone=True))
 LEASE_END = func.clock_timestamp() + bindparam("ttl", type_=Interval)
 STILL_HELD = (Step.seq == SEQ, Step.token == TOKEN, Step.state.in_(CLAIMED))
-UNCHANGED = (Job.id == JOB, Job.token == TOKEN, Job.epoch == bindparam("of_epoch", type_=Integer))
+UNCHANGED = (Job.id == JOB, Job.token == TOKEN, Job.epoch == EPOCH)
 """Of a job whose newest claim still holds: one that is taken away raises the epoch, the next one the token. Who had to
 wait for the job's row sees so in its newest version, though not what became of the step meanwhile."""
 
 
-def _take(direction: Direction) -> Select[str, Side, int]:
-    """Take the step if it is what the job needs next, and number the claim: in one statement, all or nothing.
+def _take(direction: Direction) -> Select[Job, str, Side, int, int]:
+    """Lock the job, take the step if it is what the job needs next, and number the claim: all of it or nothing.
 
-    Only after the job's row was locked by a statement before it does it see the other steps as they are now.
+    Answers the job with its disks, and of the step its name, side, attempts and the claim's token. If this had to wait
+    for the job's row it has seen the other steps as they were before that, and may refuse what was due.
     """
-    _, before, claimed, _ = RUNNABLE[direction]
+    state_of_job, before, claimed, _ = RUNNABLE[direction]
+    job = (
+        select(Job).where(Job.id == JOB, Job.epoch == EPOCH, Job.state == state_of_job).with_for_update().cte("locked")
+    )
     won = (
         update(Step)
         .where(
-            Step.job_id == JOB,
+            Step.job_id == job.c.id,
             Step.seq == SEQ,
             Step.host == bindparam("on_host"),
             Step.state == before,
@@ -75,22 +80,28 @@ def _take(direction: Direction) -> Select[str, Side, int]:
         )
         .values(
             state=claimed,
-            token=TOKEN,
+            token=job.c.token + 1,
             owner=OWNER,
             attempts=Step.attempts + 1,
             lease_until=LEASE_END,
             started_at=AT,
             finished_at=None,
         )
-        .returning(Step.job_id, Step.seq, Step.name, Step.side, Step.attempts)
+        .returning(Step.job_id, Step.seq, Step.name, Step.side, Step.attempts, Step.token)
         .cte("won")
     )
-    numbered = update(Job).where(Job.id == won.c.job_id).values(token=TOKEN, progress_at=AT).cte("numbered")
+    numbered = update(Job).where(Job.id == won.c.job_id).values(token=won.c.token, progress_at=AT).cte("numbered")
     audited = insert(Attempt).from_select(
         ["job_id", "seq", "token", "direction", "owner"],
-        select(won.c.job_id, won.c.seq, TOKEN, literal(direction.value), OWNER),
+        select(won.c.job_id, won.c.seq, won.c.token, literal(direction.value), OWNER),
     )
-    return select(won.c.name, won.c.side, won.c.attempts).add_cte(numbered, audited.cte("audited"))
+    locked = aliased(Job, job)
+    return (
+        select(locked, won.c.name, won.c.side, won.c.attempts, won.c.token)
+        .join(won, won.c.job_id == locked.id)
+        .options(joinedload(locked.disks))
+        .add_cte(numbered, audited.cte("audited"))
+    )
 
 
 def _others_first(direction: Direction) -> ColumnElement[bool]:
@@ -182,8 +193,6 @@ def _progress() -> Select[bool, bool, bool]:
     return told.add_cte(lease.cte("renewed"), disks.cte("told"))
 
 
-LOCKED_JOB = select(Job).where(Job.id == JOB).options(joinedload(Job.disks)).with_for_update(of=Job)
-"""A job with its disks, its row locked until the transaction ends."""
 HELD = (
     select(Job, Step)
     .join(Job.steps)

@@ -9,7 +9,7 @@ The token of a claim is higher than that of any earlier claim of the same job: i
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -88,28 +88,35 @@ def claim(
 ) -> Claim | None:
     """Win the right to work on a step, or None: the message was late, double, forged or meant for others."""
     asked = time.monotonic()
+    step = {"of_job": job_id, "of_epoch": epoch, "of_seq": seq, "on_host": host}
+    wanted = step | {"by": owner, "ttl": settings.lease_ttl, "at": now()}
     with transaction() as session:
-        job = session.scalars(statements.LOCKED_JOB, {"of_job": job_id}).unique().one_or_none()
-        if job is None or (job.epoch, job.state) != (epoch, RUNNABLE[direction][0]):
-            return None
-        token, step = job.token + 1, {"of_job": job_id, "of_seq": seq, "on_host": host}
-        claimed = {"number": token, "by": owner, "ttl": settings.lease_ttl, "at": now()}
-        won = session.execute(statements.TAKE[direction], step | claimed).one_or_none()
+        won = _take(session, direction, wanted) or _take(session, direction, wanted)
     if won is None:
         return None
+    job, name, side, attempts, token = won
     return Claim(
         job=job,
         seq=seq,
-        name=won.name,
-        side=won.side,
+        name=name,
+        side=side,
         direction=direction,
         token=token,
-        attempt=won.attempts,
+        attempt=attempts,
         owner=owner,
         cancel_requested=job.cancel_requested,
         deadline=_deadline(asked, settings),
         renewed_at=asked,
     )
+
+
+def _take(session: Session, direction: Direction, wanted: Mapping[str, Any]) -> Any:
+    """The claim that was won, as `statements.TAKE` answers it, or None.
+
+    Asked again by who holds the job's lock by now, None is final: the first one may be from before somebody whom it
+    had to wait for.
+    """
+    return session.execute(statements.TAKE[direction], wanted).unique().one_or_none()
 
 
 def _deadline(asked: float, settings: Settings) -> float:

@@ -41,12 +41,12 @@ def export_name(nonce: str, index: int) -> str:
 
 def running(ctx: Context) -> Process | None:
     """The job's exporter, if it lives."""
-    return next(iter(processes.find(ctx.directory.mark("exporter"))), None)
+    return processes.one(ctx.directory.mark("exporter"))
 
 
 async def serves(ctx: Context) -> bool:
     """The exporter that the job's record names lives and offers every image."""
-    if running(ctx) is None or not ctx.job.exporter:
+    if not ctx.job.exporter or running(ctx) is None:
         return False
     try:
         async with ctx.exporter() as monitor:

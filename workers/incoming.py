@@ -16,7 +16,7 @@ from workers.step import Context
 
 def running(ctx: Context) -> Process | None:
     """The process that this job started, whatever became of it."""
-    return next(iter(processes.find(ctx.directory.mark("incoming"))), None)
+    return processes.one(ctx.directory.mark("incoming"))
 
 
 async def waits(ctx: Context) -> bool:

@@ -1,5 +1,6 @@
 """What a running guest is: everything its future host must know, read from QMP and /proc. Changes nothing."""
 
+import asyncio
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -38,23 +39,35 @@ async def inspect(question: Document, settings: Settings) -> Document:
 
 async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Document:
     identity = _process(monitor.pid)
-    version = known_bugs.version(await monitor.query("query-version"))
-    accel: known_bugs.Accel = "kvm" if (await monitor.query("query-kvm"))["enabled"] else "tcg"
-    machine_type = await monitor.query("qom-get", path="/machine", property="type")
-    disks, refusals = await _disks(monitor, identity["argv"], settings)
+    told, kvm, machine_type, status, memory, cpus = await asyncio.gather(
+        monitor.query("query-version"),
+        monitor.query("query-kvm"),
+        monitor.query("qom-get", path="/machine", property="type"),
+        monitor.query("query-status"),
+        monitor.query("query-memory-size-summary"),
+        monitor.query("query-cpus-fast"),
+    )
+    devices, layout, (disks, refusals), blockers = await asyncio.gather(
+        block.device_names(monitor),
+        machine(monitor),
+        _disks(monitor, identity["argv"], settings),
+        _blockers(monitor, identity["argv"]),
+    )
+    version = known_bugs.version(told)
+    accel: known_bugs.Accel = "kvm" if kvm["enabled"] else "tcg"
     return {
         **identity,
         "qmp": qmp,
         "version": list(version),
         "accel": accel,
         "machine_type": str(machine_type).removesuffix("-machine"),
-        "runstate": (await monitor.query("query-status"))["status"],
-        "memory_bytes": _memory(await monitor.query("query-memory-size-summary")),
-        "cpus": len(await monitor.query("query-cpus-fast")),
-        "devices": await block.device_names(monitor),
-        "topology": await machine(monitor),
+        "runstate": status["status"],
+        "memory_bytes": _memory(memory),
+        "cpus": len(cpus),
+        "devices": devices,
+        "topology": layout,
         "disks": disks,
-        "refusals": refusals + await _blockers(monitor, identity["argv"]),
+        "refusals": refusals + blockers,
         "warnings": known_bugs.warnings(version, accel, identity["argv"]),
     }
 

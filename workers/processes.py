@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "DROVER_PROCESS"
+_ours: "dict[str, Process]" = {}
+"""The living processes that this one has started, by name."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,17 @@ def spawn(
             env={**os.environ, **(environment or {}), MARK: mark},
         )
     started = _start_time(child.pid)
-    threading.Thread(target=child.wait, name=f"reap {child.pid}", daemon=True).start()
     process = Process(child.pid, started if started is not None else -1)
     _until_it_can_be_found(process)
+    _ours[mark] = process
+    threading.Thread(target=_reap, args=(child, mark), name=f"reap {child.pid}", daemon=True).start()
     return process
+
+
+def _reap(child: "subprocess.Popen[bytes]", mark: str) -> None:
+    child.wait()
+    if (known := _ours.get(mark)) is not None and known.pid == child.pid:
+        _ours.pop(mark, None)
 
 
 def _until_it_can_be_found(process: Process) -> None:
@@ -107,6 +116,14 @@ def _until_it_can_be_found(process: Process) -> None:
     with contextlib.suppress(OSError):  # it ended
         while process.alive and not Path(f"/proc/{process.pid}/environ").read_bytes():
             time.sleep(0.0005)
+
+
+def one(mark: str) -> Process | None:
+    """A living process that was started under this name. One that we started ourselves needs no search for it."""
+    known = _ours.get(mark)
+    if known is not None and known.alive:
+        return known
+    return next(iter(find(mark)), None)
 
 
 def find(mark: str) -> list[Process]:

@@ -17,6 +17,8 @@ from workers.switch.journal import Story
 from workers.switch.orders import Order
 
 POLL_S = 0.01
+SHORT_POLL_S = 0.002
+"""For what is over within a few hundredths of a second: a process that begins, or a guest that is paused."""
 SILENCE_S = 2.0
 """A switch process shows a beat several times a second; so long without one means that it is frozen."""
 START_S = 20.0
@@ -29,7 +31,7 @@ ROLE = "switch-"
 def running(ctx: Context, attempt: int) -> Process | None:
     """The switch process of one attempt on this host, if it lives."""
     number = _number(ctx, attempt)
-    return None if number is None else next(iter(processes.find(ctx.directory.mark(f"{ROLE}{number}"))), None)
+    return None if number is None else processes.one(ctx.directory.mark(f"{ROLE}{number}"))
 
 
 def _number(ctx: Context, attempt: int) -> int | None:
@@ -109,7 +111,7 @@ async def wait_for(ctx: Context, attempt: int, event: str, timeout_s: float) -> 
         if process is None or not process.alive or time.monotonic() > deadline:
             words = processes.last_words(ctx.directory.log(f"{ROLE}{_number(ctx, attempt)}"))
             raise Transient(f"the switch process on the {ctx.claim.side} is not {event}: {words or 'no reason given'}")
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(SHORT_POLL_S)
 
 
 async def watch(ctx: Context, attempt: int, tell: Callable[[dict[str, int]], None]) -> Story:
@@ -126,7 +128,7 @@ async def watch(ctx: Context, attempt: int, tell: Callable[[dict[str, int]], Non
                 tell(journal.read_beat(path))
         if time.monotonic() - heard_at > (SILENCE_S if told.lines else START_S):
             process.kill()
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(SHORT_POLL_S if told.last("pre-switchover") else POLL_S)
     return story(ctx, attempt)
 
 

@@ -41,11 +41,12 @@ class MigrateRamDestination(Step):
 
     async def do(self, ctx: Context) -> None:
         switches.kill_all(ctx, but_prepared=True)  # one that still waits for its peer holds the exporter's monitor
-        if not await exporter.serves(ctx):
+        serves, waits = await asyncio.gather(exporter.serves(ctx), incoming.waits(ctx))
+        if not serves:
             raise Transient(
                 "the exporter is gone or let go of the images: the copy begins anew", restart_from="start_nbd"
             )
-        if not await incoming.waits(ctx):
+        if not waits:
             await incoming.start(ctx)
         await self._start_switch(ctx)
 

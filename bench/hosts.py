@@ -59,7 +59,7 @@ def _statements(lab: Lab) -> list[Figure]:
             what=f"statements of a move apart from progress (nor BEGIN, COMMIT, pings; at rest {idle:.1f} a second)",
             value=value,
             at_most=60,
-            far=250,
+            far=120,
         ),
         Figure(
             name="progress",

@@ -10,6 +10,7 @@ from bench.floor import Qmp, at
 
 FINEST_NS, COARSEST_NS, STEP = 20_000, 2_000_000_000, 1.03
 LONGEST_COPY_S = 1800.0
+FEWEST_WRITES = 200
 MOMENTS = {"STOP": "stopped_at", "BLOCK_JOB_COMPLETED": "mirrors_ended_at"}
 RAM_MOMENTS = {"setup": "ram_at", "device": "continued_at", "completed": "completed_at"}
 
@@ -55,13 +56,14 @@ class Seen:
         """STOP at the source to RESUME at the destination."""
         return 1000 * (self.resumed_at - self.stopped_at)
 
-    def write_ms(self, part: float) -> float | None:
-        """The latency that this part of the writes stayed below, in ms; None without enough writes."""
-        total = sum(self.write_bins)
-        if total < 200:
-            return None
-        place = next(i for i, count in enumerate(accumulate(self.write_bins)) if count >= part * total)
-        return [FINEST_NS, *_boundaries(), COARSEST_NS][place] / 1e6
+
+def latency_ms(bins: Sequence[int], part: float) -> float | None:
+    """The latency that this part of the writes in a histogram stayed below, in ms; None without enough writes."""
+    total = sum(bins)
+    if total < FEWEST_WRITES:
+        return None
+    place = next(i for i, count in enumerate(accumulate(bins)) if count >= part * total)
+    return [FINEST_NS, *_boundaries(), COARSEST_NS][place] / 1e6
 
 
 class Onlooker:

@@ -7,11 +7,12 @@ stays a zombie for a while.
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,11 +54,26 @@ class Process:
     def wait(self, timeout_s: float) -> bool:
         """Whether it died in time."""
         deadline = time.monotonic() + timeout_s
-        while self.alive:
+        with contextlib.suppress(OSError), _descriptor(self.pid) as descriptor:
+            if self.alive:  # else that may be another process
+                poll = select.poll()
+                poll.register(descriptor, select.POLLIN)
+                poll.poll(1000 * timeout_s)
+        while self.alive:  # a moment longer: its parent, or a thread that is stuck in the kernel
             if time.monotonic() > deadline:
                 return False
-            time.sleep(0.005)
+            time.sleep(0.001)
         return True
+
+
+@contextlib.contextmanager
+def _descriptor(pid: int) -> Iterator[int]:
+    """Readable once the process has ended."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def process(pid: int) -> Process | None:

@@ -6,6 +6,7 @@ import os
 import runpy
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -124,8 +125,8 @@ def test_a_drain_does_what_its_dry_run_said_and_the_return_brings_everybody_home
 
 
 def test_a_killed_worker_a_full_host_and_a_dead_one_do_not_keep_a_host_from_being_emptied(moves: Moves) -> None:
-    drain = drover(moves, "drain", "host-a")
-    doomed = until("a copy to host-c runs", lambda: _copying_to(moves, "host-c"), 120)
+    drain = drover(moves, "drain", "host-a", "--bandwidth", "64M")  # so that a copy takes a while
+    doomed = until("a copy to host-c runs", lambda: _frozen_while_copying_to(moves, "host-c"), 120)
     _power_off(moves, "host-c")
     _restart_worker(moves.lab, "host-a")
     until("the drain has ended", lambda: _with_operators_help(moves, drain["id"]), 400, every_s=0.5)
@@ -140,11 +141,24 @@ def test_a_killed_worker_a_full_host_and_a_dead_one_do_not_keep_a_host_from_bein
     intact(moves)
 
 
+def _frozen_while_copying_to(moves: Moves, host: str) -> int | None:
+    """Freeze host-a's worker while jobs on their way to this host copy and nothing has arrived there; one of them."""
+    if not _copying_to(moves, host):
+        return None
+    [worker] = processes.find(moves.lab.mark("worker-host-a"))
+    worker.signal(signal.SIGSTOP)
+    if (copying := _copying_to(moves, host)) is None:  # one was faster
+        worker.signal(signal.SIGCONT)
+    return copying
+
+
 def _copying_to(moves: Moves, host: str) -> int | None:
-    """A job on its way to this host, before any guest has arrived there."""
+    """A job on its way to this host, if no guest has arrived there or may be about to."""
     with transaction() as session:
         jobs = session.scalars(select(Job).where(Job.destination == host, Job.state == JobState.RUNNING)).all()
-        return next((job.id for job in jobs if job.steps[1].state == "done" and job.cutover_begun_at is None), None)
+        copying = [job.id for job in jobs if job.steps[1].state == "done"]
+    crossing = any(job.cutover_begun_at for job in jobs) or host in where(moves).values()
+    return None if crossing else next(iter(copying), None)
 
 
 def _power_off(moves: Moves, host: str) -> None:

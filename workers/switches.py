@@ -18,7 +18,7 @@ from workers.switch.orders import Order
 
 POLL_S = 0.01
 SHORT_POLL_S = 0.002
-"""For what is over within a few hundredths of a second: a process that begins, or a guest that is paused."""
+"""For a process that begins, which is over within a few hundredths of a second."""
 SILENCE_S = 2.0
 """A switch process shows a beat several times a second; so long without one means that it is frozen."""
 START_S = 20.0
@@ -128,7 +128,7 @@ async def watch(ctx: Context, attempt: int, tell: Callable[[dict[str, int]], Non
                 tell(journal.read_beat(path))
         if time.monotonic() - heard_at > (SILENCE_S if told.lines else START_S):
             process.kill()
-        await asyncio.sleep(SHORT_POLL_S if told.last("pre-switchover") else POLL_S)
+        await asyncio.sleep(POLL_S)
     return story(ctx, attempt)
 
 

@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "DROVER_PROCESS"
+NO_PROGRAM = 0x00200000 | 0x4
+"""PF_KTHREAD and PF_EXITING in the flags of proc_pid_stat(5)."""
+EXEC_S, SETTING_UP_S = 1.0, 0.003
+"""So long `exec` is waited for (its file may lie on a slow disk), and a moment in it that looks like no environment."""
 _ours: "dict[str, Process]" = {}
 """The living processes that this one has started, by name."""
 
@@ -87,10 +91,15 @@ def _start_time(pid: int) -> int | None:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    fields = stat[stat.rindex(")") + 2 :].split()  # the name may hold blanks and parentheses
+    fields = _fields(stat)
     # The first thread is a zombie before the others have ended, and until then files and locks are still held.
     dead = fields[0] in "ZX" and int(fields[17]) <= 1
     return None if dead else int(fields[19])
+
+
+def _fields(stat: str) -> list[str]:
+    """From the state on, proc_pid_stat(5); the name before it may hold blanks and parentheses."""
+    return stat[stat.rindex(")") + 2 :].split()
 
 
 def spawn(
@@ -115,7 +124,6 @@ def spawn(
         )
     started = _start_time(child.pid)
     process = Process(child.pid, started if started is not None else -1)
-    _until_it_can_be_found(process)
     _ours[mark] = process
     threading.Thread(target=_reap, args=(child, mark), name=f"reap {child.pid}", daemon=True).start()
     return process
@@ -125,13 +133,6 @@ def _reap(child: "subprocess.Popen[bytes]", mark: str) -> None:
     child.wait()
     if (known := _ours.get(mark)) is not None and known.pid == child.pid:
         _ours.pop(mark, None)
-
-
-def _until_it_can_be_found(process: Process) -> None:
-    """`Popen` returns when `exec` closes its pipe; the environment can be read only a moment later (seen on 6.18)."""
-    with contextlib.suppress(OSError):  # it ended
-        while process.alive and not Path(f"/proc/{process.pid}/environ").read_bytes():
-            time.sleep(0.0005)
 
 
 def one(mark: str) -> Process | None:
@@ -171,9 +172,28 @@ def _named(start: str) -> list[tuple[str, Process]]:
 
 
 def _environment(pid: str) -> bytes:
+    """Empty if there is none that we may see.
+
+    While a process becomes another program (`exec`; a wrapper script does it twice), its environment reads empty for
+    some hundredths of a millisecond, longer where all cores are busy (seen on 6.18).
+    """
+    folder, begun = Path("/proc", pid), time.monotonic()
     with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
-        return Path(f"/proc/{pid}/environ").read_bytes()
+        while not (environment := (folder / "environ").read_bytes()):
+            if time.monotonic() >= begun + _patience_s(folder):
+                break
+            time.sleep(0.0005)
+        return environment
     return b""
+
+
+def _patience_s(folder: Path) -> float:
+    """How long a process without an environment is worth waiting for."""
+    fields = _fields((folder / "stat").read_text())
+    if fields[0] in "ZX" or int(fields[6]) & NO_PROGRAM:
+        return 0.0
+    begin, end = int(fields[47]), int(fields[48])  # of its environment in memory; some programs are started with none
+    return SETTING_UP_S if begin == end != 0 else EXEC_S
 
 
 def last_words(log: Path, lines: int = 3) -> str:

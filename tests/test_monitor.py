@@ -12,7 +12,7 @@ GREETING = {"QMP": {"version": {"qemu": {"major": 8, "minor": 2, "micro": 2}, "p
 STOPPED = {"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 0}}
 
 
-async def _ask_one_whose_event_comes_before_its_answer(path: Path, times: int) -> str:
+async def _ask_one_whose_event_comes_before(what: str, path: Path, times: int) -> str:
     connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -23,6 +23,8 @@ async def _ask_one_whose_event_comes_before_its_answer(path: Path, times: int) -
         def send(message: object) -> None:
             writer.write(json.dumps(message).encode() + b"\r\n")
 
+        if slips_in and what == "the greeting":
+            send(STOPPED)
         send(GREETING)
         while said := await reader.read(65536):  # one command at a time, and qemu.qmp ends it with no newline
             command = json.loads(said)
@@ -35,10 +37,12 @@ async def _ask_one_whose_event_comes_before_its_answer(path: Path, times: int) -
         return str((await monitor.query("query-status"))["status"])
 
 
-def test_an_event_that_arrives_before_the_answer_to_the_negotiation_costs_nothing(tmp_path: Path) -> None:
-    assert asyncio.run(_ask_one_whose_event_comes_before_its_answer(tmp_path / "qmp", times=1)) == "paused"
+@pytest.mark.parametrize("what", ["the greeting", "the answer to the negotiation"])
+def test_an_event_that_slips_in_before_what_begins_a_connection_costs_nothing(what: str, tmp_path: Path) -> None:
+    assert asyncio.run(_ask_one_whose_event_comes_before(what, tmp_path / "qmp", times=1)) == "paused"
 
 
-def test_a_monitor_that_never_ends_its_negotiation_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["the greeting", "the answer to the negotiation"])
+def test_a_monitor_whose_connections_never_begin_is_lost(what: str, tmp_path: Path) -> None:
     with pytest.raises(MonitorLost, match="is QEMU running"):
-        asyncio.run(_ask_one_whose_event_comes_before_its_answer(tmp_path / "qmp", times=1000))
+        asyncio.run(_ask_one_whose_event_comes_before(what, tmp_path / "qmp", times=1000))

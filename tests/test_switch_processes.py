@@ -1,9 +1,14 @@
 """What the worker knows of its switch processes, whatever became of the worker that started them."""
 
+import os
+import select
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +19,7 @@ from tests.support import until
 from workers import processes, switches
 from workers.step import Context
 from workers.switch import __main__ as switch
+from workers.switch import orders
 from workers.switch.orders import SourceOrder
 
 
@@ -114,6 +120,27 @@ def test_a_prepared_one_sees_its_order_even_if_whoever_wrote_it_died_before_it_s
     order.with_suffix(".bell").unlink()
     switches.start(context, 7, _order(tmp_path))
     until("it said its last word", lambda: switches.story(context, 7).ended)
+
+
+def test_a_prepared_one_waits_as_long_again_when_another_is_asked_for(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, clock = context.directory.switch_order(Side.SOURCE, context.claim.token), SimpleNamespace(s=0.0)
+    monkeypatch.setattr(switches, "_prepared", lambda _: context.claim.token)
+    monkeypatch.setattr(orders, "time", SimpleNamespace(monotonic=lambda: clock.s))
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(orders.comes, order, patience_s=60.0)
+        until("it waits", lambda: order.with_suffix(".bell").exists())
+        for clock.s in (50.0, 100.0):
+            switches.prepare(context)
+            until("it looked", lambda: waiting.done() or _silent(order.with_suffix(".bell")))
+        order.touch()
+        assert waiting.result()
+
+
+def _silent(bell: Path) -> bool:
+    with FileIO(os.open(bell, os.O_RDWR | os.O_NONBLOCK)) as pipe:
+        return not select.select([pipe], [], [], 0)[0]
 
 
 def test_where_the_prepared_one_died_another_is_started(context: Context, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from models.errors import Transient
 from workers import processes
 from workers.processes import Process
 from workers.step import Context
-from workers.switch import journal
+from workers.switch import journal, orders
 from workers.switch.journal import Story
 from workers.switch.orders import Order
 
@@ -65,11 +65,14 @@ def prepare(ctx: Context) -> None:
     """Start this side's process ahead of its order: Python takes a tenth of a second for it.
 
     Without an order it touches nothing and is part of no attempt. It does not wait long, so that little of it is kept
-    while a large disk is copied; then one is started when it is needed, and so it is when this one dies.
+    while a large disk is copied; where one waits already it does so as long again, and where it dies one is started
+    when it is needed.
     """
-    if _prepared(ctx) is None:
-        ctx.guard()
+    ctx.guard()
+    if (number := _prepared(ctx)) is None:
         _spawn(ctx)
+    else:
+        orders.ring(ctx.directory.switch_order(ctx.claim.side, number))
 
 
 def _prepared(ctx: Context) -> int | None:

@@ -24,7 +24,7 @@ from qemu.qmp import (
     Runstate,
     StateError,
 )
-from qemu.qmp.qmp_client import NegotiationError
+from qemu.qmp.qmp_client import GreetingError, NegotiationError
 
 from models.errors import DroverError, Transient
 
@@ -157,9 +157,10 @@ class _Client(QMPClient):
 async def _negotiated(path: str) -> tuple[QMPClient, socket.socket]:
     """A client past the greeting.
 
-    QEMU sends events from the moment it has accepted `qmp_capabilities`, which is before it answers: when one of
-    another thread (the migration's, a virtual CPU's) slips in between, qemu.qmp 0.0.5 takes it for the answer and
-    gives up. Seen once in some thousand connections, with 8.2 at the instant a guest stopped. Such a one is made anew.
+    An event of another of QEMU's threads (the migration's, a virtual CPU's) may come before the greeting, as QEMU still
+    takes the monitor for the last client's, or between `qmp_capabilities` and its answer. qemu.qmp 0.0.5 takes it for
+    what it waits for and gives up. The one was seen with 10.0, the other with 8.2 at the instant a guest stopped, each
+    once in some thousand connections. Such a one is made anew.
     """
     for attempt in range(1, NEGOTIATIONS + 1):
         client, sock = _Client("drover"), await _open(path)
@@ -167,7 +168,7 @@ async def _negotiated(path: str) -> tuple[QMPClient, socket.socket]:
             await client.connect(sock)
             break
         except ConnectError as error:
-            if attempt == NEGOTIATIONS or not isinstance(error.exc, NegotiationError):
+            if attempt == NEGOTIATIONS or not isinstance(error.exc, GreetingError | NegotiationError):
                 raise
     return client, sock
 

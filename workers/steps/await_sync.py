@@ -40,9 +40,10 @@ class AwaitSync(Step):
         return in_sync and not held_up and not ctx.job.held and all(disk.ready_at for disk in ctx.job.disks)
 
     async def do(self, ctx: Context) -> None:
+        switches.prepare(ctx)  # a quick copy is over before one that is started afterwards could begin
         async with ctx.guest() as monitor:
             await _Watch(ctx, monitor).until_in_sync()
-        switches.prepare(ctx)  # while the destination's begins
+        switches.prepare(ctx)  # after a long copy no other waits any more
 
     async def undo(self, ctx: Context) -> None:
         switches.kill_all(ctx)

@@ -33,8 +33,7 @@ class Order:
     def save(self, path: Path) -> None:
         """Write it, and tell the process that may be waiting for it."""
         write_durably(path, json.dumps(asdict(self)))
-        with suppress(OSError), _open(_bell(path), os.O_WRONLY) as bell:  # else nobody waits yet, or any more
-            bell.write(b"!")
+        ring(path)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -43,7 +42,7 @@ class Order:
 
 
 def comes(order: Path, patience_s: float) -> bool:
-    """Wait until the order is there; False: it did not come in time."""
+    """Wait until the order is there; False: it did not come in time. Each ring lets us wait as long again."""
     deadline = time.monotonic() + patience_s
     with suppress(FileExistsError):
         os.mkfifo(_bell(order), 0o600)
@@ -53,12 +52,20 @@ def comes(order: Path, patience_s: float) -> bool:
         while not order.exists():
             if time.monotonic() > deadline:
                 return False
-            poll.poll(1000 * min(LOOK_S, patience_s))
+            if poll.poll(1000 * min(LOOK_S, patience_s)):
+                bell.read(select.PIPE_BUF)
+                deadline = time.monotonic() + patience_s
     return True
 
 
+def ring(order: Path) -> None:
+    """Have the process that waits for this order look, if there is one."""
+    with suppress(OSError), _open(_bell(order), os.O_WRONLY) as bell:  # else nobody waits yet, or any more
+        bell.write(b"!")
+
+
 def _open(bell: Path, how: int) -> FileIO:
-    return FileIO(os.open(bell, how | os.O_NONBLOCK), "w")
+    return FileIO(os.open(bell, how | os.O_NONBLOCK), "r+")
 
 
 def _bell(order: Path) -> Path:

@@ -139,10 +139,7 @@ def _throughput(scenario: Scenario) -> Figure:
 def _writes(scenario: Scenario) -> Figure:
     """Of all writes of all moves together: those one way are slower than those the other way, whoever moves."""
     series = _by_kind(scenario, lambda move: latency_ms(move.seen.write_bins, P99) or 0.0)
-    pooled = {
-        by: [sum(bins) for bins in zip(*(m.seen.write_bins for m in scenario.of(by)), strict=True)] for by in series
-    }
-    floor, drover = (latency_ms(pooled[by], P99) or math.nan for by in ("floor", "drover"))
+    floor, drover = (latency_ms(_pooled(scenario.of(by)), P99) or math.nan for by in ("floor", "drover"))
     return Figure(
         name="write-latency",
         what=f"p99 of the guest's own writes during the copy over the floor's ({drover:.2f} ms and {floor:.2f} ms)",

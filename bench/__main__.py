@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import crowd, drains, hosts, libvirt, moves, report, spared, sparse
+from bench import copies, crowd, drains, hosts, libvirt, moves, report, spared, sparse
 from bench.figures import Figure
 from bench.fleet import simulation
 from lab import fleet
 from lab.directory import Lab
 
 QUICK_RUNS, FULL_RUNS = 3, 10
-PARTS = ("moves", "hosts", "sparse", "drains", "crowd", "fleet")
+PARTS = ("moves", "hosts", "copies", "sparse", "drains", "crowd", "fleet")
 NOT_QUICK = {"crowd", "fleet"}
 ASKED_FOR = ("libvirt", "spared")
 """Only by name: the one needs what `make setup` does not install, the other tells nothing of Drover."""
@@ -31,6 +31,7 @@ def main() -> None:
     parts: dict[str, Callable[[Lab], list[Figure]]] = {
         "moves": lambda lab: _moves(lab, runs, quick=asked.quick, only=asked.scenario),
         "hosts": hosts.measure,
+        "copies": lambda lab: copies.measure(lab, runs, quick=asked.quick),
         "sparse": lambda lab: sparse.measure(lab, quick=asked.quick),
         "drains": drains.measure,
         "crowd": crowd.measure,

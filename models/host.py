@@ -3,10 +3,10 @@
 import enum
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, func
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, func, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from models.base import Base, Document, by_value
+from models.base import Base, Document, by_value, now
 
 
 class HostState(enum.StrEnum):
@@ -70,3 +70,10 @@ class HostRequest(Base):
     reply: Mapped[Document | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     answered_at: Mapped[datetime | None]
+
+
+def reply(session: Session, request_id: int, state: RequestState, told: Document) -> None:
+    """Write the answer to a question down, and tell who waits for it."""
+    answered = {"state": state, "reply": told, "answered_at": now()}
+    heard = func.pg_notify(ANSWERED_CHANNEL, str(request_id))
+    session.execute(update(HostRequest).where(HostRequest.id == request_id).values(answered).returning(heard))

@@ -5,12 +5,11 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from sqlalchemy import func, update
-
-from models.base import Document, now
+from models import host
+from models.base import Document
 from models.database import transaction
 from models.errors import DroverError, PreconditionFailed
-from models.host import ANSWERED_CHANNEL, HostRequest, RequestState
+from models.host import HostRequest, RequestState
 from models.settings import Settings
 from workers import garbage, inspection, observation, preflight
 
@@ -33,9 +32,7 @@ def answer(request_id: int, settings: Settings) -> None:
         return
     state, reply = _ask(request, settings)
     with transaction() as session:
-        answered = {"state": state, "reply": reply, "answered_at": now()}
-        told = func.pg_notify(ANSWERED_CHANNEL, str(request_id))
-        session.execute(update(HostRequest).where(HostRequest.id == request_id).values(answered).returning(told))
+        host.reply(session, request_id, state, reply)
 
 
 def _ask(request: HostRequest, settings: Settings) -> tuple[RequestState, Document]:

@@ -19,7 +19,7 @@ from models import claims
 from models.base import now
 from models.database import transaction
 from models.guest import Guest
-from models.host import Host, HostRequest, RequestState
+from models.host import Host, HostRequest, RequestState, reply
 from models.job import Direction, Side
 from models.settings import settings
 from workers import runner
@@ -112,8 +112,7 @@ def answer(*, request_id: int) -> None:
     """Every guest can be moved, and every host takes it."""
     with transaction() as session:
         request = session.get_one(HostRequest, request_id)
-        request.reply = ANSWERS[request.kind](request.question)
-        request.state, request.answered_at = RequestState.ANSWERED, now()
+        reply(session, request_id, RequestState.ANSWERED, ANSWERS[request.kind](request.question))
 
 
 def _inspection(question: dict[str, Any]) -> dict[str, Any]:

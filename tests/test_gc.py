@@ -144,6 +144,8 @@ ALL = {
     ("host-a", "mirror"), ("host-a", "directory"),
     ("host-b", "process"), ("host-b", "qemu"), ("host-b", "image"), ("host-b", "directory"),
 }  # fmt: skip
+WAITS = {("host-a", "process")}
+"""The source's switch process, which has no order yet and ends by itself after a minute."""
 
 
 def test_all_that_an_undone_job_left_on_both_hosts_is_found_and_removed(moves: Moves, workers_end: Any) -> None:
@@ -155,7 +157,7 @@ def test_all_that_an_undone_job_left_on_both_hosts_is_found_and_removed(moves: M
     for _ in range(2):  # the first changed nothing
         seen = gc(moves, "--dry-run")
         assert seen.document["dry_run"]
-        assert set(seen.of(job.id)) == ALL
+        assert set(seen.of(job.id)) - WAITS == ALL
         assert all(find["kept"] is None and not find["removed"] for find in seen.of(job.id).values())
         assert exporter.alive
         assert qemu.alive
@@ -163,7 +165,7 @@ def test_all_that_an_undone_job_left_on_both_hosts_is_found_and_removed(moves: M
         assert mirrors == block_names(moves, guest) == {f"drover-{job.id}-0"}
     assert {host for host, _ in gc(moves, "--host", "host-a", "--dry-run").of(job.id)} == {"host-a"}
     done = gc(moves).of(job.id)
-    assert set(done) == ALL
+    assert set(done) - WAITS == ALL
     assert all(find["removed"] for find in done.values())
     moves.nothing_left(job)
     assert not image.exists()

@@ -11,7 +11,7 @@ from typing import Any
 from bench import floor
 from bench.figures import Figure, median
 from bench.measuring import cpu_s
-from bench.moves import MIB
+from bench.moves import MIB, turns
 from lab.directory import Lab
 from workers import processes, writeback
 from workers.exporter import ALLOCATION
@@ -30,12 +30,11 @@ def measure(lab: Lab, runs: int, *, quick: bool) -> list[Figure]:
         _fill(source, size_mib)
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}
         cpu: dict[str, list[float]] = {way: [] for way in WAYS}
-        for number in range(runs):
-            for way in WAYS[number % len(WAYS) :] + WAYS[: number % len(WAYS)]:
-                took_s, used_s = _copy(lab.path, source, way)
-                seconds[way].append(took_s)
-                cpu[way].append(used_s)
-                print(f"  {size_mib} MiB, {way}: {took_s:.2f} s, the exporter {used_s:.2f} s of CPU", flush=True)
+        for way in turns(runs, *WAYS):
+            took_s, used_s = _copy(lab.path, source, way)
+            seconds[way].append(took_s)
+            cpu[way].append(used_s)
+            print(f"  {size_mib} MiB, {way}: {took_s:.2f} s, the exporter {used_s:.2f} s of CPU", flush=True)
         source.unlink()
         found += [
             _figure(f"time-{size_mib}", f"time of a copy of {size_mib} MiB", seconds, way) for way in (MEMORY, ALL)
@@ -64,9 +63,10 @@ def _copy(folder: Path, source: Path, way: str) -> tuple[float, float]:
         "discard": "unmap",
     }
     floor.create_images([disk])
-    copy = {"address": "127.0.0.1", "bandwidth_bytes_per_s": 0, "disks": [disk]}
-    whole = {**copy, "disks": [{**disk, "destination_path": str(source)}]}
-    with _daemon(folder / "from", whole) as (reader, _, _), _daemon(folder / "to", copy, way) as (_, exporter, port):
+    common = {"address": "127.0.0.1", "bandwidth_bytes_per_s": 0}
+    whole = {**common, "disks": [{**disk, "destination_path": str(source)}]}
+    copy = {**common, "disks": [disk], "environment": {} if way == PLAIN else ALLOCATION}
+    with _daemon(folder / "from", whole) as (reader, _, _), _daemon(folder / "to", copy) as (_, exporter, port):
         if way == ALL:
             writeback.keep_up(exporter, [str(target)])
         begun, cpu = time.monotonic(), cpu_s(exporter.pid)
@@ -77,14 +77,10 @@ def _copy(folder: Path, source: Path, way: str) -> tuple[float, float]:
 
 
 @contextmanager
-def _daemon(folder: Path, what: dict[str, Any], way: str = PLAIN) -> Iterator[tuple[floor.Qmp, Process, int]]:
+def _daemon(folder: Path, what: dict[str, Any]) -> Iterator[tuple[floor.Qmp, Process, int]]:
     """One storage daemon with its images: its monitor, its process and its port."""
     folder.mkdir()
-    before = dict(os.environ)
-    os.environ.update({} if way == PLAIN else ALLOCATION)
     monitor, daemon, port = floor.start_exporter({**what, "folder": str(folder)})
-    os.environ.clear()
-    os.environ.update(before)
     try:
         started = processes.process(daemon.pid)
         assert started is not None, "it ended at once"

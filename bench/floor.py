@@ -132,7 +132,7 @@ def create_images(disks: list[dict[str, Any]]) -> None:
 
 
 def start_exporter(what: dict[str, Any]) -> "tuple[Qmp, subprocess.Popen[bytes], int]":
-    """A storage daemon that offers every image."""
+    """A storage daemon that offers every image; `what` may have an "environment" for it (see `bench/copies.py`)."""
     listening = socket.create_server((what["address"], 0))
     monitor = str(Path(what["folder"], "floor.sock"))
     descriptor = listening.fileno()
@@ -140,7 +140,8 @@ def start_exporter(what: dict[str, Any]) -> "tuple[Qmp, subprocess.Popen[bytes],
         *("qemu-storage-daemon", "--chardev", f"socket,id=monitor,path={monitor},server=on,wait=off"),
         *("--monitor", "chardev=monitor", "--nbd-server", f"addr.type=fd,addr.str={descriptor}"),
     ]
-    process = subprocess.Popen(argv, pass_fds=[descriptor], stdout=sys.stderr)
+    environment = {**os.environ, **what.get("environment", {})}
+    process = subprocess.Popen(argv, pass_fds=[descriptor], stdout=sys.stderr, env=environment)
     exporter = Qmp(monitor)
     for disk in what["disks"]:
         name, path = f"disk{disk['index']}", disk["destination_path"]

@@ -186,7 +186,7 @@ def _run(scenario: Scenario, lab: Lab, runs: int) -> None:
         domain.rest()
         with booted(lab, f"drover-{scenario.name}", **load) as guest:
             guest.rest()
-            for by in turns(runs, "libvirt"):
+            for by in turns(runs, "drover", "libvirt"):
                 scenario.moves.append(_move(guest if by == "drover" else domain, by))
                 print(f"  {scenario.name}: {line(scenario.moves[-1])}", flush=True)
 

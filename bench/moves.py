@@ -34,7 +34,7 @@ class Scenario:
         """So many moves of each kind, in turns."""
         disks = (DiskSpec(size_bytes=self.disk_mib * MIB),) * self.disks
         with booted(lab, f"bench-{self.name}", disks=disks, fill_mib=self.fill_mib, **self.load) as guest:
-            for by in turns(runs, "floor"):
+            for by in turns(runs, "drover", "floor"):
                 move = guest.move(by, bandwidth_bytes_per_s=self.bandwidth_bytes_per_s)
                 self.moves.append(move)
                 print(f"  {self.name}: {line(move)}", flush=True)
@@ -44,10 +44,11 @@ class Scenario:
         return [move for move in self.moves if move.by == by]
 
 
-def turns(runs: int, other: str) -> Iterator[str]:
-    """Drover and the other; every second pair the other way round, so that neither always goes to the same host."""
+def turns(runs: int, *ways: str) -> Iterator[str]:
+    """Each way once a round, and each round begins with the next: of two, neither always goes to the same host."""
     for number in range(runs):
-        yield from ("drover", other) if number % 2 == 0 else (other, "drover")
+        first = number % len(ways)
+        yield from ways[first:] + ways[:first]
 
 
 def line(move: Move) -> str:

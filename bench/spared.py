@@ -4,7 +4,7 @@ from typing import Any
 
 from bench.figures import Figure, median
 from bench.guests import Move, booted
-from bench.moves import HEAVY, LIGHT, MIB, line
+from bench.moves import HEAVY, LIGHT, MIB, line, turns
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec
 
@@ -25,10 +25,9 @@ def measure(lab: Lab, runs: int) -> list[Figure]:
         disk = DiskSpec(size_bytes=1024 * MIB)
         moves: dict[str, list[Move]] = {way: [] for way in TRIED}
         with booted(lab, f"spared-{load_name}", disks=(disk,), fill_mib=256, **load) as guest:
-            for number in range(runs):
-                for way in list(TRIED)[number % len(TRIED) :] + list(TRIED)[: number % len(TRIED)]:
-                    moves[way].append(guest.move("floor", floor=TRIED[way]))
-                    print(f"  {load_name}, {way}: {line(moves[way][-1])}", flush=True)
+            for way in turns(runs, *TRIED):
+                moves[way].append(guest.move("floor", floor=TRIED[way]))
+                print(f"  {load_name}, {way}: {line(moves[way][-1])}", flush=True)
         found += [_figure(load_name, way, moves) for way in BESIDE]
     return found
 

@@ -19,7 +19,7 @@ from workers.step import Context
 PROGRAM = "qemu-storage-daemon"
 ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 """Keeps the memory of one request for the next. glibc would give it back to the kernel, which makes it anew and zeroes
-it for each: two fifths of the exporter's CPU with QEMU 10.0.2 (`docs/performance.md`). 32 MiB is the most it takes."""
+it for each: a third of the exporter's CPU with QEMU 10.0.2 (`docs/performance.md`). 32 MiB is the most it takes."""
 
 
 def images(ctx: Context, nonce: str) -> list[ExportedImage]:

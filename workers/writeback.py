@@ -6,10 +6,10 @@ This is a hint only: where it ends early, nothing is lost. `docs/performance.md`
 """
 
 import ctypes
-import os
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 from workers.processes import Process
 
@@ -28,10 +28,7 @@ def keep_up(writer: Process, images: Sequence[str]) -> None:
 
 def _keep_up(writer: Process, images: Sequence[str]) -> None:
     with ExitStack() as stack, suppress(OSError):
-        descriptors = []
-        for image in images:
-            descriptors.append(os.open(image, os.O_RDONLY))
-            stack.callback(os.close, descriptors[-1])
+        files = [stack.enter_context(Path(image).open("rb")) for image in images]
         while not writer.wait(EVERY_S):
-            for descriptor in descriptors:
-                _begin_to_write(descriptor, 0, 0, WRITE)
+            for file in files:
+                _begin_to_write(file.fileno(), 0, 0, WRITE)

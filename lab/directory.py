@@ -3,7 +3,8 @@
 import os
 import string
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MARKER = "drover-lab"
@@ -37,6 +38,8 @@ class Lab:
     """Names of all that a lab consists of."""
 
     path: Path
+    settings: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Further `DROVER_*` variables of all its processes."""
 
     @property
     def exists(self) -> bool:
@@ -95,6 +98,7 @@ class Lab:
             "DROVER_LAB_DIR": str(self.path),
             "DROVER_DATABASE_URL": f"postgresql+psycopg://drover@/drover?host={self.postgres}",
             "DROVER_BROKER_URL": f"redis+socket://{self.redis}/redis.sock",
+            **self.settings,
         }
 
     def host_environment(self, host: LabHost) -> dict[str, str]:

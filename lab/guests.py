@@ -47,21 +47,37 @@ def parse_disk(text: str) -> DiskSpec:
 
 
 def boot(lab: Lab, spec: GuestSpec, host: str) -> Process:
-    """Start a guest on a host of the lab, wait until it writes, and have Drover adopt it."""
+    """Start a guest with empty disks on a host of the lab, wait until it writes, and have Drover adopt it."""
+    make_directory(lab, spec, host)
+    create_images(spec)
+    started = start(lab, spec, host)
+    adopt_when_it_writes(lab, spec, host, started)
+    return started
+
+
+def make_directory(lab: Lab, spec: GuestSpec, host: str) -> None:
+    """Where all files of the guest will lie.
+
+    Raises:
+        PreconditionFailed: the lab has no such host, or the folder is somebody's already.
+    """
     if host not in {known.name for known in lab.hosts}:
         raise PreconditionFailed(f"the lab has no host {host!r}: see `drover host list`")
     if spec.directory.exists():
         raise PreconditionFailed(f"{spec.directory} exists already: name the guest otherwise")
-    files = boot_files(default_cache())
     spec.directory.mkdir(parents=True)
-    create_images(spec)
-    log = lab.logs / f"{spec.name}.log"
-    argv = [*network.inside(lab, lab.host(host)), *command_line(spec, files)]
-    started = processes.spawn(lab.mark(f"guest-{spec.name}"), argv, log)
+
+
+def start(lab: Lab, spec: GuestSpec, host: str, *more: str) -> Process:
+    """Run the guest's QEMU, with these words more on its command line."""
     _record(lab, spec)
-    _wait_until_it_writes(spec, started, log)
-    guests.adopt(spec.name, host, str(spec.qmp_socket))
-    return started
+    argv = [*network.inside(lab, lab.host(host)), *command_line(spec, boot_files(default_cache())), *more]
+    return processes.spawn(lab.mark(f"guest-{spec.name}"), argv, log_of(lab, spec))
+
+
+def log_of(lab: Lab, spec: GuestSpec) -> Path:
+    """What the guest's first QEMU prints."""
+    return lab.logs / f"{spec.name}.log"
 
 
 def _record(lab: Lab, spec: GuestSpec) -> None:
@@ -75,10 +91,21 @@ def _record(lab: Lab, spec: GuestSpec) -> None:
     (folder / f"{spec.name}.json").write_text(json.dumps(disks))
 
 
-def _wait_until_it_writes(spec: GuestSpec, started: Process, log: Path) -> None:
+def adopt_when_it_writes(lab: Lab, spec: GuestSpec, host: str, started: Process, heard: int = 0) -> None:
+    """Wait until the guest says, after the first `heard` bytes of its console, that it writes; then adopt it.
+
+    Raises:
+        PreconditionFailed: it ended, or took too long.
+    """
+    wait_until_it_writes(spec, started, log_of(lab, spec), heard)
+    guests.adopt(spec.name, host, str(spec.qmp_socket))
+
+
+def wait_until_it_writes(spec: GuestSpec, started: Process, log: Path, heard: int = 0) -> None:
+    """The first half of `adopt_when_it_writes`; `log` is what its QEMU prints."""
     deadline = time.monotonic() + BOOT_TIMEOUT_S
     sign = b"ack " if spec.write_rate else b"tick "
-    while not (spec.console.exists() and sign in spec.console.read_bytes()):
+    while not (spec.console.exists() and sign in spec.console.read_bytes()[heard:]):
         if not started.alive or time.monotonic() > deadline:
             words = processes.last_words(log) or processes.last_words(spec.console)
             raise PreconditionFailed(f"guest {spec.name} did not boot: {words}")

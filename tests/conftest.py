@@ -1,5 +1,6 @@
 """Real servers for the tests, started by the tests: Postgres, Redis, workers, guests. Never the machine's."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,25 +13,62 @@ from lab.directory import Lab
 from migrations import upgrade
 from models.base import Base
 from models.database import engine, transaction
+from tests import labs, saved_guests
 from tests.support import Moves
 
 
-def _temporary_lab() -> Lab:
-    """Below /tmp and short: Unix sockets lie in it."""
-    return Lab(Path(tempfile.mkdtemp(prefix="dl", dir="/tmp")))
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any worker of pytest-xdist starts: all share the guests that were booted once."""
+    saved_guests.share_folder()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """More than there are CPUs: most tests wait most of the time, for guests, copies and leases."""
+    return min(8, 2 * (os.cpu_count() or 1))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what must run in one process of pytest-xdist, and what begins first.
+
+    A test that needs a whole lab may run anywhere: each process has one. What shares a fixture of its module stays
+    together. Long groups begin first, so that none is left to run alone at the end.
+    """
+    for item in items:
+        if (group := _group(item)) is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=_turn)
+
+
+def _group(item: pytest.Item) -> str | None:
+    if item.get_closest_marker("xdist_group") is not None:
+        return None  # it has one
+    fixtures = getattr(item, "fixturenames", ())
+    module = Path(item.path).stem
+    if "lab" in fixtures and module not in FILES_WITH_FIXTURES:
+        return None
+    if "database" in fixtures:
+        return "database"
+    return module
+
+
+FILES_WITH_FIXTURES = {"test_drain"}
+"""Whose module's fixtures take long."""
+FIRST = ("test_crash_matrix", "test_drain", "test_deploy", "test_upgrade", "test_gc", "test_guests_own_doings")
+"""Files that take longest, the longest first."""
+
+
+def _turn(item: pytest.Item) -> int:
+    module = Path(item.path).stem
+    return FIRST.index(module) if module in FIRST else len(FIRST)
 
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """Two hosts with their workers and a controller; `drover` in this process is pointed at them."""
-    made = _temporary_lab()
-    try:
-        fleet.up(made, 2, flower=False)
-        with fleet.pointed_at(made):
-            yield made
-    finally:
-        fleet.down(made)
-        shutil.rmtree(made.path, ignore_errors=True)
+    with labs.temporary() as made:
+        yield made
 
 
 @pytest.fixture
@@ -44,7 +82,7 @@ def moves(lab: Lab) -> Iterator[Moves]:
 @pytest.fixture(scope="session")
 def database_lab() -> Iterator[Lab]:
     """A Postgres with the newest schema, and nothing else."""
-    made = _temporary_lab()
+    made = Lab(Path(tempfile.mkdtemp(prefix="dl", dir="/tmp")))
     made.path.chmod(0o711)
     try:
         services.start_postgres(made)

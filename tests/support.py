@@ -15,6 +15,7 @@ from lab.guest.spec import DiskSpec, GuestSpec
 from models.database import transaction
 from models.errors import PreconditionFailed
 from models.job import Event, Job, JobState
+from tests import saved_guests
 from workers import processes
 from workers.processes import Process
 from workflows import guests as guest_records
@@ -50,7 +51,7 @@ class Moves:
             **{"window_mib": 4, "write_rate": 100, "dirty_mib": 8, "dirty_rate": 2} | load,
         )
         self.names.append(name)
-        guests.boot(self.lab, spec, host)
+        saved_guests.boot(self.lab, spec, host)
         return name
 
     def submit(self, guest: str, to: str, **options: Any) -> Job:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from lab.guest.spec import DiskSpec
 from tests.chaos import matrix, stage, trial
@@ -14,6 +15,8 @@ from tests.support import MIB
 
 pytestmark = pytest.mark.guests
 
+LANES = 3
+"""So many processes of pytest-xdist, each with a stage of its own, share the cells."""
 ENDED_WELL = {"done", "undone"}
 
 
@@ -24,7 +27,14 @@ def measured() -> Iterator[tuple[Stage, Durations]]:
         yield here, trial.measure(here)
 
 
-@pytest.mark.parametrize("cell", matrix.chosen(), ids=lambda cell: f"{POINTS[cell[0]].name}: {FAULTS[cell[1]].name}")
+def _parameters() -> Iterator[ParameterSet]:
+    """The cells, dealt out to the lanes by turns, the slow ones first."""
+    for number, (row, column) in enumerate(sorted(matrix.chosen(), key=lambda cell: -FAULTS[cell[1]].lasts_s)):
+        lane = pytest.mark.xdist_group(f"crash-{number % LANES}")
+        yield pytest.param((row, column), marks=lane, id=f"{POINTS[row].name}: {FAULTS[column].name}")
+
+
+@pytest.mark.parametrize("cell", list(_parameters()))
 def test_whatever_strikes_at_whatever_point_the_guest_is_safe_and_nothing_is_left(
     measured: tuple[Stage, Durations], cell: matrix.Cell
 ) -> None:
@@ -34,6 +44,7 @@ def test_whatever_strikes_at_whatever_point_the_guest_is_safe_and_nothing_is_lef
         assert outcome.state in ENDED_WELL | {"absent", "missed"}, outcome.said
 
 
+@pytest.mark.xdist_group("crash-0")
 def test_a_link_cut_for_good_while_several_disks_are_copied_is_no_match_for_undo(
     measured: tuple[Stage, Durations],
 ) -> None:
@@ -46,6 +57,7 @@ def test_a_link_cut_for_good_while_several_disks_are_copied_is_no_match_for_undo
     assert outcome.state == "undone", outcome.said
 
 
+@pytest.mark.xdist_group("crash-0")
 def test_the_chosen_part_covers_every_row_and_every_column() -> None:
     rows, columns = zip(*matrix.chosen(), strict=True)
     assert set(rows) == set(range(len(POINTS)))

@@ -5,11 +5,9 @@ import json
 import os
 import runpy
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +25,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, JobState
+from tests import labs
 from tests.support import MIB, Moves, until
 from workers import processes
 
@@ -37,29 +36,24 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SECRET = "between you and me"
 MEMORY = {"host-b": 1200, "host-c": 1200, "host-d": 250}
 """MiB that guests may have there together: host-d takes one of 160 MiB, the others seven."""
-BRISK = {"DROVER_HOST_PATIENCE_S": "25", "DROVER_RETENTION_S": "0", "DROVER_WEBHOOK_SECRET": SECRET}
-"""A dead host is given up after 25 s instead of five minutes."""
+SETTINGS = labs.BRISK | {
+    "DROVER_HOST_PATIENCE_S": "10",
+    "DROVER_RETENTION_S": "0",
+    "DROVER_WEBHOOK_SECRET": SECRET,
+}
+"""A dead host is given up after 10 s instead of five minutes."""
 
 
 @pytest.fixture(scope="module")
 def moves() -> Iterator[Moves]:
     """Eight guests on host-a."""
-    lab = Lab(Path(tempfile.mkdtemp(prefix="dl", dir="/tmp")))
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in BRISK.items():
-            environment.setenv(name, value)
-        try:
-            fleet.up(lab, 4, flower=False)
-            with fleet.pointed_at(lab):
-                for host in MEMORY:
-                    _restart_worker(lab, host)
-                made = Moves(lab)
-                with ThreadPoolExecutor(3) as pool:
-                    list(pool.map(lambda number: _boot(made, number), range(GUESTS)))
-                yield made
-        finally:
-            fleet.down(lab)
-            shutil.rmtree(lab.path, ignore_errors=True)
+    with labs.temporary(4, settings=SETTINGS) as lab:
+        for host in MEMORY:
+            _restart_worker(lab, host)
+        made = Moves(lab)
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda number: _boot(made, number), range(GUESTS)))
+        yield made
 
 
 def _boot(moves: Moves, number: int) -> None:

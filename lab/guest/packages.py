@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 META_PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")  # Debian, Ubuntu
@@ -22,8 +23,12 @@ class Package:
         return f"{self.name}={self.version}"
 
 
+@cache
 def kernel_packages() -> tuple[Package, ...]:
-    """The newest kernel and its modules, which Ubuntu keeps in a package of their own."""
+    """The newest kernel and its modules, which Ubuntu keeps in a package of their own.
+
+    Asked of apt once in a process: each answer costs it seconds.
+    """
     for meta in META_PACKAGES:
         for image in _dependencies(meta, r"linux-image-\d\S*"):
             modules = _dependencies(image, r"linux-modules-\d\S*")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lab import network
 from models.job import Side
-from tests.chaos.stage import DESTINATION, SOURCE, Stage
+from tests.chaos.stage import DESTINATION, FROZEN_S, SOURCE, Stage
 from workers import processes
 from workers.processes import Process
 from workflows.live_migration import LINKS
@@ -208,7 +208,7 @@ FAULTS: tuple[Fault, ...] = (
     RestartPostgres(),
     CutLink("link cut for 5 s", 5.0),
     CutLink("link cut for good", FOR_GOOD),
-    Freeze("worker frozen for 20 s", worker_of_the_step, 20.0),
+    Freeze("worker frozen until its lease ran out", worker_of_the_step, FROZEN_S),
     Freeze("source switch frozen for 5 s", switch(SOURCE), 5.0, OF_SOURCE_SWITCH),
     Freeze("destination switch frozen for 5 s", switch(DESTINATION), 5.0, OF_DESTINATION_SWITCH),
     Freeze("exporter frozen for 5 s", exporter, 5.0, OF_EXPORTER),

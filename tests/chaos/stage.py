@@ -1,17 +1,14 @@
 """The lab in which trials are run: two hosts in network namespaces, and a database that tells when a step begins."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import psycopg
 
 from lab import fleet, network, services
 from lab.directory import Lab
+from tests import labs
 from workers import processes
 from workers.processes import Process
 
@@ -19,7 +16,9 @@ SOURCE, DESTINATION = "host-a", "host-b"
 CLAIMS = 0x636C61
 """First half of the advisory locks at which a claim waits; the second is the step's number."""
 
-PATIENCE_S = 40
+FROZEN_S = labs.LEASE_S + 3
+"""How long a frozen worker stays frozen: its lease runs out, and its host counts as silent."""
+PATIENCE_S = 2 * FROZEN_S
 """How long jobs wait for a host, or a way to it, that is silent: longer than any fault that passes."""
 
 TELL = f"""
@@ -77,15 +76,9 @@ class Stage:
 @contextmanager
 def raised() -> Iterator[Stage]:
     """A new lab for the time of a `with` block; this process is pointed at it."""
-    lab = Lab(Path(tempfile.mkdtemp(prefix="dc", dir="/tmp")))
-    os.environ["DROVER_HOST_PATIENCE_S"] = str(PATIENCE_S)
-    try:
-        fleet.up(lab, 2, flower=False, namespaces=True)
-        with fleet.pointed_at(lab):
-            stage = Stage(lab)
-            with stage.connect() as connection:
-                connection.execute(TELL)
-            yield stage
-    finally:
-        fleet.down(lab)
-        shutil.rmtree(lab.path, ignore_errors=True)
+    patience = {"DROVER_HOST_PATIENCE_S": f"{PATIENCE_S:g}"}
+    with labs.temporary(settings=labs.BRISK | patience, namespaces=True, prefix="dc") as lab:
+        stage = Stage(lab)
+        with stage.connect() as connection:
+            connection.execute(TELL)
+        yield stage

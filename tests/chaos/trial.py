@@ -18,6 +18,7 @@ from lab.guest.verify import ImageRef, verify
 from models.database import transaction
 from models.guest import Guest
 from models.job import Event, Job, JobState, StepState
+from tests import saved_guests
 from tests.chaos.faults import FOR_GOOD, Fault, Scene
 from tests.chaos.points import Durations, Middle, Missed, Point
 from tests.chaos.stage import DESTINATION, SOURCE, Stage
@@ -137,7 +138,7 @@ class _Trial:
             dirty_rate=self.recipe.dirty_rate,
             fill_mib=self.recipe.fill_mib,
         )
-        guests.boot(self.stage.lab, spec, SOURCE)
+        saved_guests.boot(self.stage.lab, spec, SOURCE)
 
     def submit(self) -> Job:
         options = jobs.MigrationOptions(bandwidth_bytes_per_s=self.recipe.bandwidth_bytes_per_s)

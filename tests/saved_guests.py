@@ -1,0 +1,126 @@
+"""Guests that need not boot: each kind boots once in a run of the tests, and all others go on from its saved state.
+
+A boot under emulation takes seconds of a whole core, going on from a saved state a tenth of that. What is restored is a
+real guest with real images; only `tests/test_lab_guest.py` and what boots through `lab.guests` begin at its kernel.
+"""
+
+import asyncio
+import atexit
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+from lab import guests
+from lab.directory import Lab
+from lab.guest.boot_files import boot_files, default_cache
+from lab.guest.command_line import command_line
+from lab.guest.spec import GuestSpec, create_images
+from workers import processes
+from workers.processes import Process
+from workers.qemu.monitor import Monitor, connect
+from workers.startup import monitor_ready
+
+FOLDER_VARIABLE = "DROVER_TEST_SAVED_GUESTS"
+STATE = "ram.state"
+SAVED_WITHIN_S = 60.0
+
+
+def share_folder() -> None:
+    """Name the folder of the saved guests to all processes that this one starts, and delete it when this one ends."""
+    if FOLDER_VARIABLE not in os.environ:
+        folder = tempfile.mkdtemp(prefix="drover-saved-guests-")
+        os.environ[FOLDER_VARIABLE] = folder
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def boot(lab: Lab, spec: GuestSpec, host: str) -> Process:
+    """As `lab.guests.boot`, from the saved state of a guest of the same kind."""
+    saved = _saved(spec)
+    guests.make_directory(lab, spec, host)
+    _copy([saved / spec.console.name, *_images(replace(spec, directory=saved))], spec.directory)
+    heard = spec.console.stat().st_size
+    started = guests.start(lab, spec, host, "-incoming", f"exec:cat {saved / STATE}")
+    asyncio.run(_go_on(spec, started, guests.log_of(lab, spec)))
+    guests.adopt_when_it_writes(lab, spec, host, started, heard)
+    return started
+
+
+def _images(spec: GuestSpec) -> list[Path]:
+    return [spec.image(index) for index in range(len(spec.disks))]
+
+
+def _copy(files: list[Path], folder: Path) -> None:
+    subprocess.run(["cp", "--sparse=always", "--reflink=auto", *map(str, files), str(folder)], check=True)
+
+
+async def _go_on(spec: GuestSpec, started: Process, log: Path) -> None:
+    await monitor_ready(started, spec.qmp_socket, log)
+    async with connect(spec.qmp_socket) as monitor:
+        async with asyncio.timeout(SAVED_WITHIN_S):
+            while (await monitor.query("query-status"))["status"] == "inmigrate":
+                await asyncio.sleep(0.02)
+        await monitor.execute("cont")
+
+
+def _saved(spec: GuestSpec) -> Path:
+    """The folder with image files, console and state of a guest of this kind; made by whoever needs it first."""
+    share_folder()
+    saved = Path(os.environ[FOLDER_VARIABLE]) / _kind(spec)
+    with _alone(saved):
+        if not saved.exists():
+            _save(replace(spec, directory=saved.with_suffix(".new")))
+            saved.with_suffix(".new").rename(saved)
+    return saved
+
+
+def _kind(spec: GuestSpec) -> str:
+    """Equal for guests that differ by their names and places alone."""
+    nobody = replace(spec, name="guest", directory=Path("/guest"), uuid=UUID(int=0))
+    words = command_line(nobody, boot_files(default_cache()))
+    sizes = [str(disk.size_bytes) for disk in spec.disks]
+    return hashlib.sha256("\0".join([*words, *sizes]).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _alone(saved: Path) -> Iterator[None]:
+    with saved.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _save(spec: GuestSpec) -> None:
+    shutil.rmtree(spec.directory, ignore_errors=True)
+    spec.directory.mkdir()
+    create_images(spec)
+    log = spec.directory / "qemu.log"
+    argv = command_line(spec, boot_files(default_cache()))
+    started = processes.spawn(f"{spec.directory}/guest", argv, log)
+    try:
+        guests.wait_until_it_writes(spec, started, log)
+        asyncio.run(_save_state(spec))
+        assert started.wait(SAVED_WITHIN_S), "the guest whose state was saved does not end"
+    finally:
+        started.kill()
+
+
+async def _save_state(spec: GuestSpec) -> None:
+    async with connect(spec.qmp_socket) as monitor:
+        await monitor.execute("stop")
+        await monitor.execute("migrate", uri=f"exec:cat > {spec.directory / STATE}")
+        async with asyncio.timeout(SAVED_WITHIN_S):
+            while (status := await _migration_status(monitor)) != "completed":
+                assert status not in {"failed", "cancelled"}, await monitor.query("query-migrate")
+                await asyncio.sleep(0.02)
+        await monitor.execute("quit")
+
+
+async def _migration_status(monitor: Monitor) -> str:
+    return str((await monitor.query("query-migrate")).get("status"))

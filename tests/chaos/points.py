@@ -160,6 +160,7 @@ class Line(Point):
     def armed(self, stage: Stage, durations: Durations) -> Iterator[Meet]:
         def meet(scene: Scene, strike: Callable[[], bool]) -> bool:
             sign = f'"{self.event}"'.encode()
+            until("the switch begins", lambda: _said(scene, b'"started"'), REACHED_WITHIN_S)
             until(f"the switch says {self.event}", lambda: _said(scene, sign), REACHED_WITHIN_S, every_s=0.0005)
             return strike()
 

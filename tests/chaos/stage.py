@@ -62,14 +62,15 @@ class Stage:
 
     def supervise(self) -> None:
         """Start again what a supervisor would: services, workers, controller."""
-        if not processes.find(self.lab.mark("postgres")):
+        there = {name for name, _ in processes.marked(self.lab.path)}
+        if "postgres" not in there:
             services.start_postgres(self.lab)
-        if not processes.find(self.lab.mark("redis")):
+        if "redis" not in there:
             services.start_redis(self.lab)
         for host in self.lab.hosts:
-            if not self.worker(host.name):
+            if f"worker-{host.name}" not in there:
                 fleet.start_worker(self.lab, host)
-        if not self.controller():
+        if "controller" not in there:
             fleet.start_controller(self.lab)
 
 

@@ -4,8 +4,10 @@ import json
 import socket
 import subprocess
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from workers.qemu.topology import hot_plugged, normalise_qtree, normalise_ramblocks
 
@@ -16,8 +18,10 @@ MAC = "52:54:00:00:00:01"
 class Guest:
     """A QEMU with a QMP socket, synchronous and without events: enough to ask questions."""
 
-    def __init__(self, argv, socket_path):
+    def __init__(self, argv: Sequence[str], socket_path: Path) -> None:
         self.process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        self.errors = self.process.stderr
         self.socket = socket.socket(socket.AF_UNIX)
         deadline = time.monotonic() + 60
         while True:
@@ -25,14 +29,14 @@ class Guest:
                 self.socket.connect(str(socket_path))
                 break
             except OSError:
-                assert self.process.poll() is None, self.process.stderr.read()
+                assert self.process.poll() is None, self.errors.read()
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
         self.file = self.socket.makefile("rw")
         self.file.readline()
         self("qmp_capabilities")
 
-    def __call__(self, command, **arguments):
+    def __call__(self, command: str, **arguments: Any) -> Any:
         arguments = {key.replace("_", "-"): value for key, value in arguments.items()}
         self.file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
         self.file.flush()
@@ -41,40 +45,45 @@ class Guest:
         assert "error" not in reply, reply
         return reply["return"]
 
-    def qtree(self):
+    def qtree(self) -> tuple[str, ...]:
         return normalise_qtree(self("human-monitor-command", command_line="info qtree"))
 
-    def ramblocks(self):
+    def ramblocks(self) -> tuple[str, ...]:
         return normalise_ramblocks(self("x-query-ramblock")["human-readable-text"])
 
-    def block(self):
+    def block(self) -> dict[str, Any]:
         return {
             "query_block": self("query-block"),
             "named_block_nodes": self("query-named-block-nodes", flat=True),
             "blockstats": self("query-blockstats"),
         }
 
-    def argv(self):
+    def argv(self) -> list[str]:
         return Path(f"/proc/{self.process.pid}/cmdline").read_text().split("\0")
 
-    def hot_plugged(self):
-        children = [self("qom-list", path=f"/machine/{name}") for name in ("peripheral", "peripheral-anon")]
-        return hot_plugged(*children, self.argv())
+    def hot_plugged(self) -> list[str]:
+        named = self("qom-list", path="/machine/peripheral")
+        anonymous = self("qom-list", path="/machine/peripheral-anon")
+        return hot_plugged(named, anonymous, self.argv())
 
-    def close(self):
+    def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        self.process.stderr.close()
+        self.errors.close()
         self.file.close()
         self.socket.close()
 
 
-@contextmanager
-def guests():
-    """A function that starts a QEMU; what it started ends with the block."""
-    started = []
+Start = Callable[[Sequence[str], Path], Guest]
+"""Starts a QEMU by its command line, which has it listen on this socket."""
 
-    def start(argv, socket_path):
+
+@contextmanager
+def guests() -> Iterator[Start]:
+    """A function that starts a QEMU; what it started ends with the block."""
+    started: list[Guest] = []
+
+    def start(argv: Sequence[str], socket_path: Path) -> Guest:
         started.append(Guest(argv, socket_path))
         return started[-1]
 
@@ -85,7 +94,7 @@ def guests():
             guest.close()
 
 
-def image(path, fmt="raw", size="1M", *options):
+def image(path: Path, fmt: str = "raw", size: str = "1M", *options: str) -> Path:
     path.parent.mkdir(exist_ok=True, parents=True)
     subprocess.run(["qemu-img", "create", "-q", "-f", fmt, *options, str(path), size], check=True)
     return path
@@ -94,12 +103,12 @@ def image(path, fmt="raw", size="1M", *options):
 IMAGES = {"a": "qcow2", "b": "raw", "c": "qcow2", "d": "raw", "e": "raw", "f": "qcow2", "g": "raw", "v": "raw"}
 
 
-def make_images(root):
+def make_images(root: Path) -> None:
     for name, fmt in IMAGES.items():
         image(root / name, fmt, "256K" if name == "v" else "1M")
 
 
-def guest_line(root, machine="q35", *, flash=True):
+def guest_line(root: Path, machine: str = "q35", *, flash: bool = True) -> list[str]:
     """Every way of naming a disk at once, with and without ids."""
     nested = {"driver": "raw", "node-name": "n3", "file": {"driver": "file", "filename": f"{root}/e"}}
     line = [QEMU, "-display", "none", "-m", "64", "-accel", "tcg", "-machine", machine]

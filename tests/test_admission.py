@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import func
@@ -24,10 +25,10 @@ def hosts(database: None) -> None:
         host(name)
 
 
-def admit(**limits: int) -> None:
+def admit(**limits: Any) -> None:
     generous = {"max_outgoing": 100, "max_incoming": 100, "max_moves": 100}
     with transaction() as session:
-        admission.admit(session, replace(settings(), **generous | limits))  # type: ignore[arg-type]
+        admission.admit(session, replace(settings(), **generous | limits))
 
 
 def queued(count: int, on: str = "one", to: str = "two", **columns: object) -> list[int]:

@@ -10,11 +10,12 @@ from tests.support import MIB
 from workers import mirrors
 from workers.mirrors import Bandwidth
 from workers.qemu.block import Mirror
+from workers.qemu.monitor import Monitor
 
 RATE = 10 * MIB
 
 
-class Told:
+class Told(Monitor):
     """Stands for a monitor; keeps what QEMU was told."""
 
     def __init__(self) -> None:
@@ -43,7 +44,7 @@ def after(told: Told, *copied_mib: int) -> list[int]:
 
     async def look() -> None:
         ours: Any = None
-        bandwidth = Bandwidth(ours, told)  # type: ignore[arg-type]
+        bandwidth = Bandwidth(ours, told)
         for copied in copied_mib:
             await bandwidth.share(mirror(copied))
 

@@ -2,11 +2,14 @@
 
 import re
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from workers.qemu.command_line import (
     FLAGS,
+    Pairs,
     anonymous_devices,
     destination_command_line,
     device_ids,
@@ -16,7 +19,7 @@ from workers.qemu.command_line import (
 )
 
 
-def derive(*words, source="/hosts/a", destination="/hosts/b", **more):
+def derive(*words: str, source: str = "/hosts/a", destination: str = "/hosts/b", **more: Any) -> list[str]:
     return destination_command_line(
         ["qemu", *words],
         machine_type="pc-q35-7.2",
@@ -27,7 +30,7 @@ def derive(*words, source="/hosts/a", destination="/hosts/b", **more):
     )
 
 
-def value(argv, option):
+def value(argv: list[str], option: str) -> str:
     return argv[argv.index(option) + 1]
 
 
@@ -44,7 +47,7 @@ def value(argv, option):
         ("", ((None, ""),)),
     ],
 )
-def test_option_strings_survive_a_round_trip(text, pairs):
+def test_option_strings_survive_a_round_trip(text: str, pairs: Pairs) -> None:
     assert parse_options(text) == pairs
     assert write_options(pairs) == text
 
@@ -53,7 +56,7 @@ def test_option_strings_survive_a_round_trip(text, pairs):
     "machine",
     [["-machine", "q35,accel=tcg"], ["-M", "type=q35,accel=tcg"], ["--machine", "accel=tcg,type=q35"]],
 )
-def test_the_machine_type_is_pinned_where_it_is_named(machine):
+def test_the_machine_type_is_pinned_where_it_is_named(machine: list[str]) -> None:
     argv = derive(*machine)
     assert "pc-q35-7.2" in argv[2]
     assert "accel=tcg" in argv[2]
@@ -61,11 +64,11 @@ def test_the_machine_type_is_pinned_where_it_is_named(machine):
 
 
 @pytest.mark.parametrize("words", [[], ["-machine", "accel=tcg"]])
-def test_the_machine_type_is_inserted_where_it_is_not_named(words):
+def test_the_machine_type_is_inserted_where_it_is_not_named(words: list[str]) -> None:
     assert derive(*words)[1:3] == ["-machine", "pc-q35-7.2"]
 
 
-def test_what_belongs_to_the_last_start_is_left_behind():
+def test_what_belongs_to_the_last_start_is_left_behind() -> None:
     argv = derive("-S", "-incoming", "tcp:0:4444", "-daemonize", "-m", "64")
     assert argv[-3:] == ["-S", "-incoming", "defer"]
     assert argv.count("-S") == argv.count("-incoming") == 1
@@ -93,11 +96,13 @@ def test_what_belongs_to_the_last_start_is_left_behind():
         ("-device", '{"driver":"scsi-hd","lun":1}', '{"driver":"scsi-hd","lun":1}'),
     ],
 )
-def test_host_paths_move_below_the_other_root_and_guest_visible_text_stays(option, before, after):
+def test_host_paths_move_below_the_other_root_and_guest_visible_text_stays(
+    option: str, before: str, after: str
+) -> None:
     assert value(derive(option, before), option) == after
 
 
-def test_root_slash_leaves_paths_alone_but_named_images_move():
+def test_root_slash_leaves_paths_alone_but_named_images_move() -> None:
     argv = derive(
         "-drive",
         "file=/srv/a.raw,format=raw",
@@ -146,7 +151,7 @@ DROP_CACHE = [
 
 
 @pytest.mark.parametrize(("option", "before", "after"), DROP_CACHE)
-def test_no_host_file_drops_its_cache(option, before, after):
+def test_no_host_file_drops_its_cache(option: str, before: str, after: str) -> None:
     argv = derive(option, before.format("/hosts/a/i"))
     spelled = "-drive" if option in {"-hda", "-cdrom"} else option
     assert value(argv, spelled) == after.format("/hosts/b/i")
@@ -154,7 +159,7 @@ def test_no_host_file_drops_its_cache(option, before, after):
 
 @pytest.mark.guests
 @pytest.mark.parametrize(("option", "before", "after"), DROP_CACHE)
-def test_real_qemu_accepts_every_form(option, before, after, tmp_path):
+def test_real_qemu_accepts_every_form(option: str, before: str, after: str, tmp_path: Path) -> None:
     image = tmp_path / "i"
     image.write_bytes(bytes(1 << 20))
     argv = derive(option, before.format(image), source="/", destination="/")
@@ -163,19 +168,19 @@ def test_real_qemu_accepts_every_form(option, before, after, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_bare_image_name_is_a_hard_disk():
+def test_a_bare_image_name_is_a_hard_disk() -> None:
     argv = derive("-m", "64", "/hosts/a/x,y.img")
     assert value(argv, "-drive") == "file=/hosts/b/x,,y.img,index=0,media=disk,file.drop-cache=off"
 
 
-def test_moving_back_gives_the_same_line_but_for_paths():
+def test_moving_back_gives_the_same_line_but_for_paths() -> None:
     words = [w for option, before, _ in DROP_CACHE for w in (option, before.format("/hosts/a/i"))]
     there = derive("-M", "q35", "-pidfile", "/hosts/a/p", *words)
     again = derive(*there[1:], source="/hosts/b", destination="/hosts/c")
     assert again == [word.replace("/hosts/b", "/hosts/c") for word in there]
 
 
-def test_devices_are_counted_with_and_without_id():
+def test_devices_are_counted_with_and_without_id() -> None:
     argv = [
         "q",
         "-device",
@@ -192,7 +197,7 @@ def test_devices_are_counted_with_and_without_id():
 
 
 @pytest.mark.guests
-def test_every_option_of_this_qemu_without_an_argument_is_known():
+def test_every_option_of_this_qemu_without_an_argument_is_known() -> None:
     """In `-help` two blanks, or nothing, follow such an option (and `-dtb`, which does take a file)."""
     text = subprocess.run(["qemu-system-x86_64", "-help"], capture_output=True, text=True).stdout
     flags = set(re.findall(r"^--?([a-zA-Z][\w-]*)(?:  .*)?$", text, re.MULTILINE))
@@ -200,7 +205,7 @@ def test_every_option_of_this_qemu_without_an_argument_is_known():
     assert flags - {"dtb"} <= FLAGS
 
 
-def test_the_sockets_that_a_qemu_listens_on_are_found_and_those_it_calls_are_not():
+def test_the_sockets_that_a_qemu_listens_on_are_found_and_those_it_calls_are_not() -> None:
     argv = [
         *("qemu", "-qmp", "unix:/run/a,,b.sock,server=on,wait=off", "-monitor", "unix:/run/hmp,server"),
         *("-chardev", "socket,id=c,path=/run/c.sock,server=on,wait=off"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lab.guest.spec import DiskSpec
+from models.base import Document
 from models.errors import PreconditionFailed
 from models.job import JobState
 from tests.support import MIB, Moves
@@ -15,7 +16,7 @@ QEMU = str(shutil.which("qemu-system-x86_64"))
 SMALLER_CPU = 'exec qemu-system-x86_64 "${@/#max/qemu64}"'
 
 
-def offered(*words: str) -> cpu.Document | None:
+def offered(*words: str) -> Document | None:
     return cpu.offered_here(QEMU, [QEMU, "-machine", "q35,memory-backend=ram", "-accel", "tcg", *words])
 
 

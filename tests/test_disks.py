@@ -3,21 +3,24 @@
 import json
 import subprocess
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.monitored import IMAGES, QEMU, guest_line, guests, image, make_images
+from tests.monitored import IMAGES, QEMU, Start, guest_line, guests, image, make_images
 from workers.qemu.disks import disk_refusals, source_disks, unnamed_images
 
 
 @pytest.fixture
-def start():
+def start() -> Iterator[Start]:
     with guests() as start:
         yield start
 
 
 @pytest.mark.guests
-def test_every_writable_disk_is_found_and_can_be_mirrored_by_its_name(tmp_path, start):
+def test_every_writable_disk_is_found_and_can_be_mirrored_by_its_name(tmp_path: Path, start: Start) -> None:
     a = tmp_path / "a"
     make_images(a)
     guest = start([*guest_line(a), "-S"], a / "qmp")
@@ -47,7 +50,7 @@ def test_every_writable_disk_is_found_and_can_be_mirrored_by_its_name(tmp_path, 
 
 
 @pytest.mark.guests
-def test_a_qcow2_header_is_read_back_as_create_options(tmp_path, start):
+def test_a_qcow2_header_is_read_back_as_create_options(tmp_path: Path, start: Start) -> None:
     options = "cluster_size=128k,compat=1.1,lazy_refcounts=on,refcount_bits=32,extended_l2=on,compression_type=zstd"
     path = image(tmp_path / "i", "qcow2", "8M", "-o", options)
     line = [QEMU, "-display", "none", "-M", "q35", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"]
@@ -78,7 +81,7 @@ REFUSED = {
 }
 
 
-def awkward_image(kind, path):
+def awkward_image(kind: str, path: Path) -> str:
     """An image with something in it that a mirror leaves behind; further `-drive` words."""
     match kind:
         case "backing":
@@ -99,9 +102,9 @@ def awkward_image(kind, path):
     return ""
 
 
-def awkward_disk(kind, path):
+def awkward_disk(kind: str, path: Path) -> list[str]:
     file = {"driver": "file", "filename": str(path)}
-    graphs = {
+    graphs: dict[str, dict[str, Any]] = {
         "filter": {"driver": "throttle", "throttle-group": "g", "file": {"driver": "qcow2", "file": file}},
         "part": {"driver": "raw", "offset": 0, "size": 4096, "file": file},
     }
@@ -115,7 +118,7 @@ def awkward_disk(kind, path):
 
 @pytest.mark.guests
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_disk_a_mirror_would_not_copy_faithfully_is_refused(kind, tmp_path, start):
+def test_a_disk_a_mirror_would_not_copy_faithfully_is_refused(kind: str, tmp_path: Path, start: Start) -> None:
     line = [QEMU, "-display", "none", "-M", "q35", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"]
     line += ["-object", "secret,id=s,data=x", "-object", "throttle-group,id=g"]
     guest = start([*line, *awkward_disk(kind, image(tmp_path / "i", "qcow2"))], tmp_path / "q")

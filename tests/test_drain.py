@@ -163,6 +163,13 @@ def _power_off(moves: Moves, host: str) -> None:
         process.kill()
 
 
+class _Unit(configparser.ConfigParser):
+    """A unit of systemd: the case of its keys matters."""
+
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
 def _with_operators_help(moves: Moves, drain_id: int) -> bool:
     """The operator knows that the dead host is off, and says so wherever that is asked; answers whether it is over."""
     with transaction() as session:
@@ -172,7 +179,7 @@ def _with_operators_help(moves: Moves, drain_id: int) -> bool:
     shown = drover(moves, "drain", "show", str(drain_id))
     if shown["state"] == "incomplete":
         drover(moves, "drain", "resume", str(drain_id))
-    return shown["state"] == "done"
+    return bool(shown["state"] == "done")
 
 
 @pytest.fixture
@@ -209,8 +216,7 @@ def test_the_cron_line_and_the_systemd_unit_of_the_examples_do_what_they_say(mov
     home = where(moves)[alone]
     assert home != "host-a"
 
-    unit = configparser.ConfigParser(strict=False, interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit = _Unit(strict=False, interpolation=None)
     unit.read(EXAMPLES / "systemd/drover-drain@.service")
     environment = f". {unit['Service']['EnvironmentFile']} && "
     _shell(_in_environment(moves, environment + unit["Service"]["ExecStart"].replace("%i", home), home))

@@ -1,7 +1,9 @@
 """A drain is carried on from rows alone: each call here could be another process that knows nothing of the last."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -33,16 +35,16 @@ def fleet(database: None) -> None:
         guest(f"g{number}", "one", memory_bytes=number * GB)
 
 
-def drain(kind: DrainKind = DrainKind.DRAIN, name: str = "one", **how: object) -> int:
-    return orders.submit(Order(kind=kind, host=name, **how)).id  # type: ignore[arg-type]
+def drain(kind: DrainKind = DrainKind.DRAIN, name: str = "one", **how: Any) -> int:
+    return orders.submit(Order(kind=kind, host=name, **how)).id
 
 
-def advance(drain_id: int, **limits: object) -> list[str]:
+def advance(drain_id: int, **limits: Any) -> list[str]:
     """One look of a controller; answers the guests whose job it has sent for."""
     with transaction() as session:
         found = session.get_one(Drain, drain_id, with_for_update=True)
         generous = {"max_outgoing": 100, "max_incoming": 100, "max_moves": 100}
-        return progress.advance(session, found, replace(settings(), **generous | limits))  # type: ignore[arg-type]
+        return progress.advance(session, found, replace(settings(), **generous | limits))
 
 
 def shown(drain_id: int) -> Drain:
@@ -268,13 +270,13 @@ def test_a_key_names_one_drain(database: None) -> None:
 
 
 @pytest.mark.parametrize("verb", [orders.pause, orders.resume, orders.cancel])
-def test_what_cannot_be_asked_of_a_drain_is_refused(verb: object) -> None:
+def test_what_cannot_be_asked_of_a_drain_is_refused(verb: Callable[[int], object]) -> None:
     number = drain()
     carry_through(number)
     with pytest.raises(PreconditionFailed, match="done"):
-        verb(number)  # type: ignore[operator]
+        verb(number)
     with pytest.raises(PreconditionFailed, match="there is no drain 4711"):
-        verb(4711)  # type: ignore[operator]
+        verb(4711)
 
 
 def test_an_unknown_host_is_refused() -> None:

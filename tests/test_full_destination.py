@@ -1,5 +1,6 @@
 """A destination whose file system gets full holds the copy up until there is room, and costs the guest nothing."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,15 @@ def _step_error(moves: Moves, job: Job) -> str:
     return next(step.error or "" for step in moves.job(job.id).steps if step.name == "await_sync")
 
 
+def _is_said(console: Path, after: int, sign: bytes) -> bool:
+    return console.read_bytes()[after:].count(sign) > 5
+
+
 def _goes_on_at_the_source(moves: Moves, guest: str) -> None:
     console = moves.lab.host("host-a").guests / guest / "console.log"
     heard = console.stat().st_size
     for sign in (b"tick", b"ack"):
-        until(f"the guest says {sign!r}", lambda sign=sign: console.read_bytes()[heard:].count(sign) > 5)
+        until(f"the guest says {sign!r}", partial(_is_said, console, heard, sign))
     assert b"error" not in console.read_bytes()
 
 

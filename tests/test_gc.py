@@ -25,6 +25,7 @@ from models.job import Disk, Job, JobState, Step, StepState
 from models.settings import Settings, settings
 from tests.support import MIB, Moves, until
 from workers import garbage, images, processes
+from workers.garbage import search
 from workers.garbage.traces import mirror_names
 from workers.processes import Process
 from workers.qemu.monitor import connect
@@ -193,7 +194,7 @@ def test_a_waiting_qemu_that_cannot_be_asked_stays_and_with_it_its_image(moves: 
     qemu.signal(signal.SIGCONT)
     gc(moves)
     moves.nothing_left(job)
-    assert not qemu.alive
+    assert qemu.wait(0)
     moves.intact(guest, "host-a")
 
 
@@ -300,7 +301,7 @@ def test_what_belongs_to_a_job_that_the_database_does_not_know_is_told_and_stays
         assert exporter.alive
         assert directory.exists()
         assert "lets go by itself" in str(gc(moves, "--unknown-jobs").document["finds"])
-        assert not exporter.alive
+        assert exporter.wait(0)
         assert switch.alive
         switch.kill()
         assert gc(moves, "--unknown-jobs").of(UNKNOWN)["host-a", "directory"]["removed"]
@@ -353,7 +354,7 @@ def test_a_job_that_is_alive_right_before_the_removal_keeps_what_it_has(
     job_id = ended_job(here, JobState.UNDONE)
     directory = here.directory / "jobs" / str(job_id)
     process = processes.spawn(f"{directory}/exporter", ["sleep", "600"], directory / "exporter.log")
-    finds = garbage.finds
+    finds = search.finds
 
     async def then_change(ours: Any) -> Any:
         found = await finds(ours)

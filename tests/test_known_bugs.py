@@ -4,7 +4,9 @@ import pytest
 
 from workers.qemu.known_bugs import (
     BUGS,
+    Accel,
     Severity,
+    Version,
     exporter_detect_zeroes,
     live_ram_safe,
     mirror_discard,
@@ -13,7 +15,7 @@ from workers.qemu.known_bugs import (
 )
 
 
-def test_versions_are_read_from_the_reply():
+def test_versions_are_read_from_the_reply() -> None:
     reply = {"qemu": {"major": 10, "minor": 0, "micro": 2}, "package": "Debian"}
     assert version(reply) == (10, 0, 2)
 
@@ -28,7 +30,9 @@ def test_versions_are_read_from_the_reply():
         ((7, 2, 22), (7, 2, 22), "kvm", True),
     ],
 )
-def test_live_memory_copies_are_for_versions_that_do_not_corrupt_them(source, destination, accel, safe):
+def test_live_memory_copies_are_for_versions_that_do_not_corrupt_them(
+    source: Version, destination: Version, accel: Accel, safe: bool
+) -> None:
     assert live_ram_safe(source, destination, accel) is safe
 
 
@@ -46,11 +50,11 @@ def test_live_memory_copies_are_for_versions_that_do_not_corrupt_them(source, de
         ((11, 1, 3), "qcow2", "unmap"),
     ],
 )
-def test_a_mirror_that_misses_early_writes_marks_everything_dirty_first(qemu, fmt, discard):
+def test_a_mirror_that_misses_early_writes_marks_everything_dirty_first(qemu: Version, fmt: str, discard: str) -> None:
     assert mirror_discard(qemu, fmt) == discard
 
 
-def test_zeroes_are_detected_where_that_is_safe():
+def test_zeroes_are_detected_where_that_is_safe() -> None:
     assert exporter_detect_zeroes((11, 1, 3), "qcow2") == "unmap"
     assert exporter_detect_zeroes((10, 0, 2), "qcow2") == "off"
     assert exporter_detect_zeroes((10, 0, 2), "raw") == "unmap"
@@ -62,7 +66,7 @@ IOTHREAD = ["-object", "iothread,id=io0", "-device", '{"driver": "virtio-blk-pci
 DEBIAN = (10, 0, 2)
 
 
-def told(qemu, *words, accel="kvm", destination=None):
+def told(qemu: Version, *words: str, accel: Accel = "kvm", destination: Version | None = None) -> list[str]:
     """The ids of the bugs that an ordinary guest with some more options is warned of."""
     return [
         text.rpartition("(")[2][:-1]
@@ -70,12 +74,12 @@ def told(qemu, *words, accel="kvm", destination=None):
     ]
 
 
-def test_every_bug_has_its_own_id():
+def test_every_bug_has_its_own_id() -> None:
     assert len({bug.id for bug in BUGS}) == len(BUGS)
 
 
 @pytest.mark.parametrize("accel", ["tcg", "kvm"])
-def test_a_plain_guest_is_not_warned_of_what_others_suffer_from(accel):
+def test_a_plain_guest_is_not_warned_of_what_others_suffer_from(accel: Accel) -> None:
     assert told(DEBIAN, accel=accel) == []
 
 
@@ -98,16 +102,16 @@ def test_a_plain_guest_is_not_warned_of_what_others_suffer_from(accel):
         (["-machine", "pflash0=code"], ["B17"]),
     ],
 )
-def test_a_guest_is_warned_of_what_concerns_it(words, bugs):
+def test_a_guest_is_warned_of_what_concerns_it(words: list[str], bugs: list[str]) -> None:
     assert told(DEBIAN, *words) == bugs
 
 
-def test_iothreads_alone_matter_to_versions_that_hang():
+def test_iothreads_alone_matter_to_versions_that_hang() -> None:
     assert told((8, 0, 0), *IOTHREAD) == ["B11"]
     assert told((8, 0, 0)) == []
 
 
-def test_advice_for_running_a_host_is_no_warning():
+def test_advice_for_running_a_host_is_no_warning() -> None:
     notes = {bug.id for bug in BUGS if bug.severity is Severity.NOTE}
     assert notes == {"B5"}
     assert not notes & set(told(DEBIAN))
@@ -123,7 +127,9 @@ def test_advice_for_running_a_host_is_no_warning():
         ((7, 2, 22), (8, 0, 0), "source QEMU 7.2.22 and destination QEMU 8.0.0: "),
     ],
 )
-def test_a_pause_for_the_memory_is_told_in_one_sentence(source, destination, named):
+def test_a_pause_for_the_memory_is_told_in_one_sentence(
+    source: Version, destination: Version | None, named: str
+) -> None:
     (sentence,) = warnings(source, "tcg", PLAIN, destination_version=destination)
     assert sentence.startswith(named)
     assert "paused" in sentence
@@ -133,6 +139,8 @@ def test_a_pause_for_the_memory_is_told_in_one_sentence(source, destination, nam
 @pytest.mark.parametrize("destination", [(7, 2, 22), (8, 2, 2), (9, 0, 0), DEBIAN, (11, 0, 0)])
 @pytest.mark.parametrize("source", [(7, 2, 22), (8, 2, 2), (9, 0, 0), DEBIAN, (11, 0, 0)])
 @pytest.mark.parametrize("accel", ["tcg", "kvm"])
-def test_the_operator_knows_whenever_the_guest_will_be_paused(source, destination, accel):
+def test_the_operator_knows_whenever_the_guest_will_be_paused(
+    source: Version, destination: Version, accel: Accel
+) -> None:
     paused = not live_ram_safe(source, destination, accel)
     assert ("tcg-precopy" in told(source, accel=accel, destination=destination)) is paused

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -47,7 +48,7 @@ def qmp(spec: GuestSpec, *commands: tuple[str, dict[str, object]]) -> list[objec
             return [ask(stream, *command) for command in (("qmp_capabilities", {}), *commands)][1:]
 
 
-def ask(stream, command: str, arguments: dict[str, object]) -> object:
+def ask(stream: TextIO, command: str, arguments: dict[str, object]) -> object:
     stream.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
     stream.flush()
     while "event" in (answer := json.loads(stream.readline())):

@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
+from kombu import Queue
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import func, text
@@ -374,7 +376,7 @@ def test_a_real_prometheus_has_an_answer_to_every_panel_and_pages_for_what_needs
         return answer.status_code == 200 and bool(answer.json()["data"]["result"])
 
     for expression in expressions():
-        until(f"{expression} is answered", lambda expression=expression: answered(expression), 30, every_s=0.2)
+        until(f"{expression} is answered", partial(answered, expression), 30, every_s=0.2)
     page = 'ALERTS{alertname="DroverNeedsOperator", alertstate="firing", guest="db"}'
     until("a person is called", lambda: answered(page), 30, every_s=0.2)
     groups = prometheus.get("/rules").json()["data"]["groups"]
@@ -413,4 +415,4 @@ def test_a_labs_controller_answers_prometheus_and_shows_a_message_without_a_queu
         assert told()[unrouted] == 1
     finally:
         with app.connection_for_write() as connection:
-            connection.default_channel.queue_purge(UNROUTED_QUEUE)
+            Queue(UNROUTED_QUEUE, channel=connection.default_channel).purge()

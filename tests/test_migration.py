@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ BUSY = {"write_rate": 400, "dirty_mib": 32, "dirty_rate": 16}
     ids=["qcow2", "raw legacy drive", "three disks"],
 )
 def test_a_guest_moves_there_and_back_and_loses_nothing(
-    moves: Moves, disks: list[DiskSpec], load: dict[str, int]
+    moves: Moves, disks: list[DiskSpec], load: dict[str, Any]
 ) -> None:
     guest = moves.boot(*disks, fill_mib=8, **load)
     for source, destination in (("host-a", "host-b"), ("host-b", "host-a")):

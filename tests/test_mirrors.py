@@ -3,6 +3,7 @@
 import asyncio
 import os
 import subprocess
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.support import MIB, until
 from workers.qemu import block
+from workers.qemu.block import Mirror
 from workers.qemu.monitor import connect
 from workers.startup import listens
 
@@ -19,7 +21,7 @@ ON_ITS_WAY_MIB = 16
 
 
 @contextmanager
-def daemon(folder: Path, name: str, *argv: str):
+def daemon(folder: Path, name: str, *argv: str) -> Iterator[Path]:
     monitor = folder / f"{name}.qmp"
     line = ["qemu-storage-daemon", "--chardev", f"socket,id=m,path={monitor},server=on,wait=off"]
     process = subprocess.Popen([*line, "--monitor", "chardev=m", *argv])
@@ -32,12 +34,12 @@ def daemon(folder: Path, name: str, *argv: str):
 
 
 @pytest.fixture
-def two_sides(tmp_path):
+def two_sides(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     """The monitor of a source with disks full of data, whose targets are connected through a slow link."""
     nbd = tmp_path / "nbd"
     limit = f"throttle-group,id=link,x-bps-total={LINK_MIB_PER_S * MIB}"
     there = ["--object", limit, "--nbd-server", f"addr.type=unix,addr.path={nbd},max-connections=100"]
-    here = []
+    here: list[str] = []
     for number in range(DISKS):
         (tmp_path / f"source{number}").write_bytes(os.urandom(DISK_MIB * MIB))
         with (tmp_path / f"target{number}").open("wb") as target:
@@ -52,11 +54,13 @@ def two_sides(tmp_path):
 
 
 @pytest.mark.guests
-def test_mirrors_that_are_begun_together_hardly_copy_until_all_are_there_and_then_all_do(two_sides):
+def test_mirrors_that_are_begun_together_hardly_copy_until_all_are_there_and_then_all_do(
+    two_sides: tuple[Path, Path],
+) -> None:
     monitor_path, nbd = two_sides
     disks = {f"m{number}": f"disk{number}" for number in range(DISKS)}
 
-    async def begin():
+    async def begin() -> tuple[dict[str, Mirror], dict[str, int], dict[str, Mirror]]:
         async with connect(monitor_path) as monitor:
             for number, name in enumerate(disks):
                 server = {"type": "unix", "path": str(nbd)}

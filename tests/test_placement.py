@@ -1,5 +1,7 @@
 """The planner, from numbers to who goes where."""
 
+from typing import Any
+
 import pytest
 
 from models.settings import Settings
@@ -9,17 +11,17 @@ from workflows.estimate import Speed, total_s
 from workflows.placement import Candidate, Plan, Resident, plan
 
 
-def room(host: str, memory: float = 8, **columns: object) -> Room:
-    return Room(host=host, memory_bytes=memory * GB, **columns)  # type: ignore[arg-type]
+def room(host: str, memory: float = 8, **columns: Any) -> Room:
+    return Room(host=host, memory_bytes=memory * GB, **columns)
 
 
 def rooms(*made: Room) -> dict[str, Room]:
     return {one.host: one for one in made}
 
 
-def guest(name: str, memory: float = 1, disk: float = 10, **how: object) -> Candidate:
+def guest(name: str, memory: float = 1, disk: float = 10, **how: Any) -> Candidate:
     size = Size(cpus=1, memory_bytes=int(memory * GB), disk_bytes=int(disk * GB))
-    return Candidate(name=name, source="one", size=size, **how)  # type: ignore[arg-type]
+    return Candidate(name=name, source="one", size=size, **how)
 
 
 def where(made: Plan) -> dict[str, str]:
@@ -109,8 +111,8 @@ def test_planning_again_after_some_have_moved_changes_nothing() -> None:
     assert where(rest) == {name: host for name, host in where(whole).items() if name in where(rest)}
 
 
-def limits(**how: int) -> Settings:
-    return Settings(database_url="", broker_url="", **how)  # type: ignore[arg-type]
+def limits(**how: Any) -> Settings:
+    return Settings(database_url="", broker_url="", **how)
 
 
 @pytest.mark.parametrize(

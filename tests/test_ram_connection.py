@@ -23,20 +23,17 @@ async def _ended(source: Monitor) -> str:
     return str(status)
 
 
-class Overheard:
+class Overheard(Monitor):
     """A monitor of a real QEMU; `no_delay` is what was set on the socket that it was given."""
 
-    def __init__(self, monitor: object) -> None:
-        self.monitor = monitor
+    def __init__(self, monitor: Monitor) -> None:
+        super().__init__(monitor._client, monitor.pid, monitor._guard)
         self.no_delay: int | None = None
 
     async def give(self, name: str, descriptor: int) -> None:
         with socket.socket(fileno=os.dup(descriptor)) as given:
             self.no_delay = given.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        await self.monitor.give(name, descriptor)  # type: ignore[attr-defined]
-
-    async def execute(self, command: str, **arguments: object) -> object:
-        return await self.monitor.execute(command, **arguments)  # type: ignore[attr-defined]
+        await super().give(name, descriptor)
 
 
 @pytest.mark.guests
@@ -46,7 +43,7 @@ def test_the_ram_arrives_by_a_connection_that_delays_no_small_piece(tmp_path: Pa
         async with connect(tmp_path / "a") as source, connect(tmp_path / "b") as destination:
             port = await migration.listen(destination, address)
             overheard = Overheard(source)
-            await migration.send(overheard, address, port)  # type: ignore[arg-type]
+            await migration.send(overheard, address, port)
             return await _ended(source), overheard.no_delay
 
     if address == "::1" and not _has_ipv6():

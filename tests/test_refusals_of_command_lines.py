@@ -7,7 +7,7 @@ import pytest
 from workers.qemu.refusals import command_line_refusals
 
 
-def refused(*words, root="/hosts/a"):
+def refused(*words: str, root: str = "/hosts/a") -> list[str]:
     return command_line_refusals(["qemu", *words], source_root=root)
 
 
@@ -49,12 +49,12 @@ def refused(*words, root="/hosts/a"):
         (["-serial", "/dev/ttyS0"], "port of this host"),
     ],
 )
-def test_what_cannot_be_rebuilt_is_named_with_its_option(words, says):
+def test_what_cannot_be_rebuilt_is_named_with_its_option(words: list[str], says: str) -> None:
     sentences = refused(*words)
     assert any(says in sentence and words[-1] in sentence for sentence in sentences), sentences
 
 
-def test_an_ordinary_guest_is_not_refused():
+def test_an_ordinary_guest_is_not_refused() -> None:
     words = [
         "-S",
         "-m",
@@ -82,5 +82,5 @@ def test_an_ordinary_guest_is_not_refused():
     assert refused(*words) == []
 
 
-def test_outside_the_root_is_no_matter_when_the_root_is_everything():
+def test_outside_the_root_is_no_matter_when_the_root_is_everything() -> None:
     assert refused("-drive", "file=/anywhere/i.raw", "-pidfile", "/run/p", root="/") == []

@@ -1,5 +1,6 @@
 """First moments, windows and repetitions, in time zones whose clocks change."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -104,7 +105,7 @@ def test_repetitions_keep_to_the_clock_on_the_wall() -> None:
     ],
 )
 def test_what_is_not_understood_is_refused_with_what_to_write(
-    read: object, words: tuple[object, ...], said: str
+    read: Callable[..., object], words: tuple[object, ...], said: str
 ) -> None:
     with pytest.raises(PreconditionFailed, match=said):
-        read(*words)  # type: ignore[operator]
+        read(*words)

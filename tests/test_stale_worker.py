@@ -139,6 +139,7 @@ def test_a_real_worker_that_thaws_after_its_step_was_taken_away_leaves_it_to_the
     job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=8 * MIB)
     until("the copy runs", lambda: moves.step_is(job.id, "await_sync", "running"))
     stale = next(step.token for step in moves.job(job.id).steps if step.name == "await_sync")
+    assert stale is not None
     [worker] = processes.find(moves.lab.mark("worker-host-a"))
     worker.signal(signal.SIGSTOP)
     try:

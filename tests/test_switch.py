@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -52,9 +53,11 @@ def test_the_switch_is_carried_through_while_broker_database_and_workers_are_fro
     guest = moves.boot()
     everybody = _everybody_else(moves.lab)
     job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=24 * MIB)
-    said = lambda side, event: any(  # noqa: E731
-        line["event"] == event for line in moves.journal(job, "host-a" if side == "source" else "host-b", side)
-    )
+
+    def said(side: str, event: str) -> bool:
+        host = "host-a" if side == "source" else "host-b"
+        return any(line["event"] == event for line in moves.journal(job, host, side))
+
     until("RAM is being sent", lambda: said("source", "migrating"), every_s=0.005)
     with frozen(everybody):
         assert not said("source", "pre-switchover"), "frozen too late to prove anything"
@@ -85,7 +88,8 @@ def traced(lab: Lab) -> Iterator[list[tuple[float, str]]]:
         seen += _statements(log, begin)
 
 
-def _trace_redis(client: "redis.Redis[bytes]", seen: list[tuple[float, str]], stop: threading.Event) -> None:
+def _trace_redis(client: Any, seen: list[tuple[float, str]], stop: threading.Event) -> None:
+    """`client` is a `redis.Redis`, which has no types for `monitor`."""
     with client.monitor() as monitor:
         while not stop.is_set():
             client.ping()  # so that there is always something to read

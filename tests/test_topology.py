@@ -3,10 +3,12 @@
 import re
 import struct
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.monitored import MAC, QEMU, guest_line, guests, image, make_images
+from tests.monitored import MAC, QEMU, Guest, Start, guest_line, guests, image, make_images
 from workers.qemu.command_line import destination_command_line
 from workers.qemu.disks import source_disks, unnamed_images
 from workers.qemu.refusals import command_line_refusals
@@ -14,22 +16,22 @@ from workers.qemu.topology import differences, hot_plugged, normalise_qtree
 
 
 @pytest.fixture
-def start():
+def start() -> Iterator[Start]:
     with guests() as start:
         yield start
 
 
-def derived(source, root_a, root_b, qemu=QEMU):
+def derived(source: Guest, root_a: Path, root_b: Path, qemu: str = QEMU) -> list[str]:
     machine = source("qom-get", path="/machine", property="type").removesuffix("-machine")
     return destination_command_line(
         source.argv(), machine_type=machine, source_root=str(root_a), destination_root=str(root_b), qemu=qemu
     )
 
 
-def booted(guest):
+def booted(guest: Guest) -> None:
     """Wait until the firmware has given addresses and is done with it, as in every guest worth moving."""
     deadline = time.monotonic() + 60
-    tree, last = "", None
+    tree, last = "", ""
     while tree != last or not re.search(r"mem at 0x[0-9a-f]{1,8} ", tree):
         assert time.monotonic() < deadline
         time.sleep(1)
@@ -38,7 +40,7 @@ def booted(guest):
 
 @pytest.mark.guests
 @pytest.mark.parametrize("machine", ["q35", "pc"])
-def test_a_derived_command_line_builds_the_same_machine(machine, tmp_path, start):
+def test_a_derived_command_line_builds_the_same_machine(machine: str, tmp_path: Path, start: Start) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     make_images(a)
     make_images(b)
@@ -66,7 +68,9 @@ def test_a_derived_command_line_builds_the_same_machine(machine, tmp_path, start
         (lambda line: [word.replace("id=vb1", "id=vb1,serial=other") for word in line], "serial .*other"),
     ],
 )
-def test_another_machine_is_found_out(change, says, tmp_path, start):
+def test_another_machine_is_found_out(
+    change: Callable[[list[str]], list[str]], says: str, tmp_path: Path, start: Start
+) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     make_images(a)
     make_images(b)
@@ -77,7 +81,7 @@ def test_another_machine_is_found_out(change, says, tmp_path, start):
 
 
 @pytest.mark.guests
-def test_another_memory_size_is_found_out(tmp_path, start):
+def test_another_memory_size_is_found_out(tmp_path: Path, start: Start) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     for root in (a, b):
         root.mkdir()
@@ -89,7 +93,7 @@ def test_another_memory_size_is_found_out(tmp_path, start):
 
 
 @pytest.mark.guests
-def test_geometry_guessed_from_a_partition_table_is_no_difference(tmp_path, start):
+def test_geometry_guessed_from_a_partition_table_is_no_difference(tmp_path: Path, start: Start) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     for root in (a, b):
         image(root / "i", "raw", "64M")
@@ -108,7 +112,7 @@ def test_geometry_guessed_from_a_partition_table_is_no_difference(tmp_path, star
 
 
 @pytest.mark.guests
-def test_what_changed_while_the_guest_ran_is_named(tmp_path, start):
+def test_what_changed_while_the_guest_ran_is_named(tmp_path: Path, start: Start) -> None:
     path = image(tmp_path / "i", "qcow2")
     line = [QEMU, "-display", "none", "-M", "pc", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"]
     guest = start([*line, "-drive", f"file={path},if=virtio", "-device", "virtio-rng-pci,id=gone"], tmp_path / "q")
@@ -123,6 +127,11 @@ def test_what_changed_while_the_guest_ran_is_named(tmp_path, start):
     assert any("gone was unplugged" in sentence for sentence in hot_plugged(gone, [], guest.argv()))
     (sentence,) = unnamed_images(source_disks(**guest.block()), guest.argv())
     assert f"{tmp_path}/o" in sentence
+
+
+def tree_with(line: str) -> tuple[str, ...]:
+    """The tree of one device with this line about it."""
+    return normalise_qtree(f'bus: b\n  dev: d, id ""\n    {line}\n')
 
 
 @pytest.mark.parametrize(
@@ -145,10 +154,9 @@ def test_what_changed_while_the_guest_ran_is_named(tmp_path, start):
         ('gpio-out "isa-irq" 2', 'gpio-out "isa-irq" 3'),
     ],
 )
-def test_what_firmware_guest_or_host_decide_is_no_difference(source, destination):
+def test_what_firmware_guest_or_host_decide_is_no_difference(source: str, destination: str) -> None:
     """Each pair was seen between a booted guest and a waiting one, or between 7.2 and 10.0."""
-    trees = [normalise_qtree(f'bus: b\n  dev: d, id ""\n    {line}\n') for line in (source, destination)]
-    assert trees[0] == trees[1]
+    assert tree_with(source) == tree_with(destination)
 
 
 @pytest.mark.parametrize(
@@ -161,17 +169,16 @@ def test_what_firmware_guest_or_host_decide_is_no_difference(source, destination
         ('chardev = "charserial0"', 'chardev = "charserial1"'),
     ],
 )
-def test_what_the_machine_is_made_of_is_a_difference(source, destination):
-    trees = [normalise_qtree(f'bus: b\n  dev: d, id ""\n    {line}\n') for line in (source, destination)]
-    assert len(differences(*trees)) >= 1
+def test_what_the_machine_is_made_of_is_a_difference(source: str, destination: str) -> None:
+    assert len(differences(tree_with(source), tree_with(destination))) >= 1
 
 
-def test_equal_anonymous_siblings_are_told_apart():
+def test_equal_anonymous_siblings_are_told_apart() -> None:
     tree = 'bus: b\n  dev: d, id ""\n    x = 1 (0x1)\n  dev: d, id ""\n    x = 2 (0x2)\n'
     assert normalise_qtree(tree) == ("b", "b/d", "b/d: x = 1", "b/d#2", "b/d#2: x = 2")
 
 
-def test_differences_are_short_and_count_the_rest():
+def test_differences_are_short_and_count_the_rest() -> None:
     source = [f"bus/dev: p{number} = 1" for number in range(9)]
     destination = [f"bus/dev: p{number} = 2" for number in range(9)]
     found = differences(source, destination, 5)
@@ -180,7 +187,7 @@ def test_differences_are_short_and_count_the_rest():
     assert len(found) == 6
 
 
-def test_between_versions_only_properties_known_to_both_count():
+def test_between_versions_only_properties_known_to_both_count() -> None:
     source = ["bus/dev", "bus/dev: old = 1", "bus/dev: both = 1", "bus/extra"]
     destination = ["bus/dev", "bus/dev: new = 1", "bus/dev: both = 2"]
     assert differences(source, destination, same_version=False) == [

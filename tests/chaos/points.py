@@ -39,11 +39,20 @@ class Missed(Exception):
 class Point(ABC):
     """A moment in a move. `armed` is entered before the move is submitted."""
 
-    name: str
-    side: Side = Side.SOURCE
-    """Of the link that is due or under way."""
-    position: float
-    """In the middle of the third link: 3.0; right before it: 2.5."""
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As the matrix has it."""
+
+    @property
+    @abstractmethod
+    def side(self) -> Side:
+        """Of the link that is due or under way."""
+
+    @property
+    @abstractmethod
+    def position(self) -> float:
+        """In the middle of the third link: 3.0; right before it: 2.5."""
 
     @abstractmethod
     def armed(self, stage: Stage, durations: Durations) -> AbstractContextManager[Meet]:

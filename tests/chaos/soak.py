@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lab.guest.spec import DiskSpec
+from models.job import Side
 from tests.chaos import lanes, report, trial
 from tests.chaos.faults import FAULTS, FOR_GOOD, Fault, Scene
 from tests.chaos.points import Durations, Meet, Point
@@ -32,8 +33,15 @@ PAST_THE_END = 1.2
 class AtOnce(Point):
     """Right after the move was submitted: the faults have their own times."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    side = Side.SOURCE
+    position = 0.0
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    @property
+    def name(self) -> str:
+        return f"seed {self.seed}"
 
     @contextmanager
     def armed(self, stage: Stage, durations: Durations) -> Iterator[Meet]:
@@ -66,7 +74,7 @@ def try_seed(stage: Stage, durations: Durations, seed: int) -> Outcome:
     end = PAST_THE_END * sum(durations.values())
     faults = dice.choices(FAULTS, k=dice.randint(0, MOST_FAULTS))
     timed = sorted(((dice.uniform(0, end), fault) for fault in faults), key=lambda pair: pair[0])
-    return trial.run(stage, AtOnce(f"seed {seed}"), Several(timed), durations, _recipe(dice))
+    return trial.run(stage, AtOnce(seed), Several(timed), durations, _recipe(dice))
 
 
 def _recipe(dice: random.Random) -> Recipe:

@@ -17,7 +17,7 @@ from lab.guest.spec import DiskSpec, GuestSpec
 from lab.guest.verify import ImageRef, verify
 from models.database import transaction
 from models.guest import Guest
-from models.job import Event, Job, JobState, StepState
+from models.job import Event, Job, JobState, Step, StepState
 from tests import saved_guests
 from tests.chaos.faults import FOR_GOOD, Fault, Scene
 from tests.chaos.points import Durations, Middle, Missed, Point
@@ -76,9 +76,10 @@ def run(stage: Stage, point: Point, fault: Fault, durations: Durations, recipe: 
     """Move a new guest, strike at the point, put things right, and check. Never raises: problems are noted."""
     outcome = Outcome(point.name, fault.name)
     begun = time.monotonic()
-    trial = _Trial(stage, outcome, fault, recipe or Recipe())
+    recipe = recipe or Recipe()
+    trial = _Trial(stage, outcome, recipe.all_raw() if fault.may_lose_guest else recipe)
     try:
-        trial.play(point, durations)
+        trial.play(point, fault, durations)
     except Missed:
         outcome.state = "missed"
     except Exception as error:
@@ -101,7 +102,7 @@ def run_in_time(stage: Stage, point: Point, fault: Fault, durations: Durations) 
 
 def measure(stage: Stage) -> Durations:
     """What each link takes when nothing goes wrong."""
-    trial = _Trial(stage, Outcome("", ""), None, Recipe())
+    trial = _Trial(stage, Outcome("", ""), Recipe())
     try:
         trial.boot()
         job = trial.submit()
@@ -111,18 +112,23 @@ def measure(stage: Stage) -> Durations:
     with transaction() as session:
         job = session.get_one(Job, job.id)
         assert job.state is JobState.DONE, trial.story()
-        return {step.seq: (step.finished_at - step.started_at).total_seconds() for step in job.steps}
+        return {step.seq: _took_s(step) for step in job.steps}
+
+
+def _took_s(step: Step) -> float:
+    assert step.started_at is not None
+    assert step.finished_at is not None
+    return (step.finished_at - step.started_at).total_seconds()
 
 
 class _Trial:
     """One guest and its job on a stage."""
 
-    def __init__(self, stage: Stage, outcome: Outcome, fault: Fault | None, recipe: Recipe) -> None:
-        self.stage, self.outcome, self.fault = stage, outcome, fault
-        self.recipe = recipe.all_raw() if fault and fault.may_lose_guest else recipe
+    def __init__(self, stage: Stage, outcome: Outcome, recipe: Recipe) -> None:
+        self.stage, self.outcome, self.recipe = stage, outcome, recipe
         self.guest = f"t{time.time_ns():x}"
-        self.scene: Scene | None = None
         self.job_id = 0
+        self.scene = Scene(stage, self.guest, job_id=0)
 
     def folder(self, host: str) -> Path:
         return self.stage.lab.host(host).guests / self.guest
@@ -146,26 +152,26 @@ class _Trial:
         self.job_id = job.id
         return job
 
-    def play(self, point: Point, durations: Durations) -> None:
+    def play(self, point: Point, fault: Fault, durations: Durations) -> None:
         self.boot()
         sockets = {host: self.folder(host) / "watch.sock" for host in (SOURCE, DESTINATION)}
         with Witness(sockets) as witness:
-            struck = self.move(point, durations)
+            struck = self.move(point, fault, durations)
             job = self.wait_for_end()
             self.make_whole()
             self.outcome.state = job.state.value if struck else "absent"
             self.outcome.said = job.error or ""
             if job.state is JobState.NEEDS_OPERATOR:
                 job = self.ask_operator(job)
-            self.check(job, witness)
+            self.check(job, fault, witness)
 
-    def move(self, point: Point, durations: Durations) -> bool:
+    def move(self, point: Point, fault: Fault, durations: Durations) -> bool:
         with point.armed(self.stage, durations) as meet:
             self.scene = Scene(self.stage, self.guest, self.submit().id, point.side)
-            struck = meet(self.scene, lambda: self.fault.strike(self.scene))
-        if self.fault.lasts_s != FOR_GOOD:
-            time.sleep(self.fault.lasts_s)  # so long the fault is to last: there is no event to await
-            self.fault.heal(self.scene)
+            struck = meet(self.scene, lambda: fault.strike(self.scene))
+        if fault.lasts_s != FOR_GOOD:
+            time.sleep(fault.lasts_s)  # so long the fault is to last: there is no event to await
+            fault.heal(self.scene)
         return struck
 
     def wait_for_end(self) -> Job:
@@ -203,18 +209,18 @@ class _Trial:
     def problem(self, text: str) -> None:
         self.outcome.problems.append(text)
 
-    def check(self, job: Job, witness: Witness) -> None:
+    def check(self, job: Job, fault: Fault, witness: Witness) -> None:
         home = self._home(job)
         alive = self._qemu_alive(home)
         self.outcome.lost = not alive
         if alive:
             self._goes_on(home, witness)
-        elif not self.fault.may_lose_guest:
+        elif not fault.may_lose_guest:
             self.problem(f"the guest runs nowhere: {job.error}")
         self.outcome.problems += witness.overlaps()
         self.outcome.pause_ms = round(1000 * witness.longest_pause_s(), 1)
         longest = LONGEST_PAUSE_S[job.plan["destination"]["ram"]]
-        if witness.longest_pause_s() > longest and not self.fault.may_pause_guest:
+        if witness.longest_pause_s() > longest and not fault.may_pause_guest:
             self.problem(f"the guest stood still for {self.outcome.pause_ms:g} ms")
         self._nothing_lost(home, alive)
         self._record_is_true(job, home)
@@ -289,7 +295,7 @@ class _Trial:
 
     def make_whole(self) -> None:
         """Nothing is frozen, cut or missing any more."""
-        for frozen in self.scene.frozen if self.scene else ():
+        for frozen in self.scene.frozen:
             frozen.signal(signal.SIGCONT)
         self.stage.mend_link()
         self.stage.supervise()

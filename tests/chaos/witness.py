@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 from pathlib import Path
+from typing import Any
 
 from qemu.qmp import EventListener, QMPClient, QMPError
 
@@ -87,10 +88,12 @@ class Witness:
             await asyncio.gather(heard, gone, return_exceptions=True)
 
     async def _hear(self, client: QMPClient, events: EventListener, host: str) -> None:
-        if (await client.execute("query-status"))["status"] == "running":
+        status: Any = await client.execute("query-status")
+        if status["status"] == "running":
             self._begin(host, time.time())
         async for event in events:
-            at = event["timestamp"]["seconds"] + event["timestamp"]["microseconds"] / 1e6
+            stamp: Any = event["timestamp"]
+            at = stamp["seconds"] + stamp["microseconds"] / 1e6
             if event["event"] in RUNS and self._open(host) is None:
                 self._begin(host, at)
             elif event["event"] in STANDS and (run := self._open(host)) is not None:

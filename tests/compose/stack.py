@@ -162,7 +162,14 @@ def _secrets() -> dict[str, str]:
 def _docker(folder: Path) -> Iterator[str]:
     """A daemon of our own; it changes none of this machine's packet filters."""
     address = f"unix://{folder}/docker.sock"
-    options = ["--data-root", folder / "data", "--exec-root", folder / "exec", "--pidfile", folder / "docker.pid"]
+    options: list[str | Path] = [
+        "--data-root",
+        folder / "data",
+        "--exec-root",
+        folder / "exec",
+        "--pidfile",
+        folder / "docker.pid",
+    ]
     with (folder / "dockerd.log").open("w") as log:
         daemon = subprocess.Popen(
             ["dockerd", "--host", address, *options, "--iptables=false", "--ip6tables=false"], stdout=log, stderr=log

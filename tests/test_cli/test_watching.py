@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from rich.console import Console
 from sqlalchemy import event
 
 from models.database import engine
@@ -100,7 +101,7 @@ def test_watching_takes_one_query_a_look(database: None) -> None:
 
 def test_a_terminal_shows_bars_and_steps(database: None) -> None:
     number = insert_job(JobState.RUNNING)
-    console = screen.Console(file=io.StringIO(), record=True, force_terminal=True, width=120)
+    console = Console(file=io.StringIO(), record=True, force_terminal=True, width=120)
     with screen.Screen(console) as shown:
         shown.show(reading.snapshot(number))
     told = console.export_text()

@@ -12,7 +12,7 @@ demo: setup ## Move a live guest between two hosts of a lab on this machine (KEE
 	@.venv/bin/drover lab demo $(if $(KEEP),--keep)
 
 test: check ## Check, then run the whole suite, real guests included
-	.venv/bin/pytest -n auto --dist loadgroup --no-loadscope-reorder
+	.venv/bin/pytest -n auto
 
 chaos: setup ## Run the whole crash matrix and write docs/crash-matrix.md (LANES=2 labs at a time; about two hours)
 	PYTHONPATH=. .venv/bin/python -m tests.chaos.matrix --lanes $(or $(LANES),2)

@@ -68,6 +68,14 @@ def autocommitting() -> Iterator[Connection]:
 
 
 @contextmanager
+def unpooled() -> Iterator[Connection]:
+    """Likewise, on a connection that is closed at the end: the server frees the locks that its session holds."""
+    with engine().connect() as connection:
+        connection.detach()
+        yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+@contextmanager
 def hearing(connection: Connection, channel: str) -> Iterator[Callable[[float], str | None]]:
     """Have an autocommitting connection hear what is notified on a channel, for the time of a `with` block.
 

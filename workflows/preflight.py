@@ -2,7 +2,7 @@
 
 from models.base import Document, now
 from models.database import transaction
-from models.errors import PreconditionFailed
+from models.errors import HostRefused, PreconditionFailed
 from models.guest import Guest
 from models.job import Job
 from workflows import estimate, schedule
@@ -50,7 +50,7 @@ def movable(guest: Guest) -> Document:
     inspection = inspect(guest)
     refusals = inspection.pop("refusals")
     if refusals:
-        raise PreconditionFailed(f"{guest.name} cannot be moved now: " + "; ".join(refusals))
+        raise HostRefused(f"{guest.name} cannot be moved now: " + "; ".join(refusals), host=guest.host)
     return inspection
 
 

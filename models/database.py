@@ -70,9 +70,9 @@ def autocommitting() -> Iterator[Connection]:
 @contextmanager
 def unpooled() -> Iterator[Connection]:
     """Likewise, on a connection that is closed at the end: the server frees the locks that its session holds."""
-    with engine().connect() as connection:
+    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.detach()
-        yield connection.execution_options(isolation_level="AUTOCOMMIT")
+        yield connection
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def hearing(connection: Connection, channel: str) -> Iterator[Callable[[float], 
         OperationalError: the connection is gone.
     """
     connection.execute(text(f"LISTEN {channel}"))
-    raw = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+    raw = cast("psycopg.Connection[Any]", connection.connection.dbapi_connection)
 
     def wait(timeout_s: float) -> str | None:
         try:

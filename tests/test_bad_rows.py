@@ -11,8 +11,9 @@ from models.drain import Drain, DrainKind, DrainState
 from models.job import CLAIMED, Job, JobState, StepState
 from models.settings import settings
 from tests.fleet_rows import guest, host, job, load
+from workers.app import app
 from workflows import admission, controller, isolation
-from workflows.drains import orders, progress
+from workflows.drains import orders
 from workflows.drains.orders import Order
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -25,7 +26,7 @@ NOWHERE = {"start": "22:00", "end": "04:00", "timezone": "Mars/Olympus"}
 def fleet(database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Hosts and guests; nothing is published."""
     monkeypatch.setattr(controller, "_publish", lambda job, step: None)
-    monkeypatch.setattr(progress.app, "send_task", lambda *_, **__: None)
+    monkeypatch.setattr(app, "send_task", lambda *_, **__: None)
     isolation.PAUSES.clear()
     for name in ("one", "two", "three"):
         host(name)

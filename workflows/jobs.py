@@ -149,11 +149,11 @@ def record_refusal(
     try:
         with transaction() as session:
             row = session.get_one(Guest, guest)
-            known = isinstance(destination, str) and session.get(Host, destination.replace("\0", "")) is not None
+            known = session.get(Host, destination) if isinstance(destination, str) and "\0" not in destination else None
             job = Job(
                 guest=row.name,
                 source=row.host,
-                destination=str(destination) if known else row.host,
+                destination=known.name if known is not None else row.host,
                 state=JobState.UNDONE,
                 idempotency_key=idempotency_key,
                 error=why.replace("\0", ""),
@@ -209,7 +209,7 @@ def release(job_id: int, by: str = "command line") -> Job:
         job = existing(session, job_id)
         if job.state.ended or not job.hold:
             raise PreconditionFailed(f"job {job_id} is {job.state} and not held: there is nothing to release")
-        job.hold, job.progress_at = False, now()
+        job.hold, job.progress_at = False, now(session)
         tell(session, job_id, by=by, action="released", sentence="somebody released it: the RAM may follow the disks")
         wake(session)
     return job

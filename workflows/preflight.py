@@ -22,8 +22,8 @@ def fits_its_window(guest: str, terms: Terms) -> None:
     if terms.window is None:
         return
     with transaction() as session:
-        size, speed = Size.of(session.get_one(Guest, guest)), estimate.speed(session)
-    wait = schedule.obstacle(now(), speed.needs_s(size, terms.seed), window=terms.window)
+        size, speed, at = Size.of(session.get_one(Guest, guest)), estimate.speed(session), now(session)
+    wait = schedule.obstacle(at, speed.needs_s(size, terms.seed), window=terms.window)
     if wait is not None and wait.for_good:
         raise PreconditionFailed(f"{guest} cannot be moved: {wait.why}")
 

@@ -120,7 +120,7 @@ def _queue_next(session: Session, drain: Drain, repeated: Document) -> None:
         return
     wishes = ("kind", "host", "only", "options", "priority", "window", "recurrence", "hold", "seed", "webhook")
     again = {name: getattr(drain, name) for name in wishes}
-    session.add(Drain(not_before=schedule.following(repeated, now()), **again))
+    session.add(Drain(not_before=schedule.following(repeated, now(session)), **again))
 
 
 def _is_busy(session: Session, drain: Drain) -> bool:

@@ -137,6 +137,7 @@ def _obstacle(job: Job, size: Size, room: Room, slots: Slots) -> str | None:
 
 def _too_many_held(job: Job, held: dict[str, int], ours: Settings) -> str | None:
     """A move that is held keeps a thread of its source's worker busy for as long as that lasts."""
-    if job.state is not JobState.QUEUED or not job.held or held.get(job.source, 0) < ours.max_held:
+    now = held.get(job.source, 0)
+    if job.state is not JobState.QUEUED or not job.held or now < ours.max_held:
         return None
-    return f"{held[job.source]} moves of {job.source} are held in sync already, {ours.max_held} may be at a time"
+    return f"{now} moves of {job.source} are held in sync already, {ours.max_held} may be at a time"

@@ -1,12 +1,12 @@
 """The declarative base: constraint names, timestamps and enums stored by value."""
 
 import enum
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
+from typing import Any, cast
 
-from sqlalchemy import JSON, DateTime, Enum, MetaData
+from sqlalchemy import JSON, DateTime, Enum, MetaData, func, select
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, Session
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -30,9 +30,10 @@ class Base(DeclarativeBase):
     }
 
 
-def now() -> datetime:
-    """The clock of this host, for what people read. What decides (leases, due times) goes by the database's clock."""
-    return datetime.now(UTC)
+def now(session: Session) -> datetime:
+    """The database's clock. Hosts' clocks differ: no moment that is written down comes from one of them."""
+    told = session.connection().scalar(select(func.clock_timestamp()))  # past the session: nothing is flushed by it
+    return cast("datetime", told)
 
 
 def by_value(states: type[enum.StrEnum]) -> Enum:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     CTE,
     BigInteger,
     BindParameter,
+    Boolean,
     ColumnElement,
     DateTime,
     Integer,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     column,
     exists,
     func,
@@ -51,6 +53,7 @@ TOKEN: BindParameter[int] = bindparam("number", type_=BigInteger)
 OWNER: BindParameter[str] = bindparam("by", type_=String)
 WHY: BindParameter[str] = bindparam("why", type_=Text)
 AT: BindParameter[datetime] = bindparam("at", type_=DateTime(timezone=True))
+NOW = func.clock_timestamp()
 LEASE_END = func.clock_timestamp() + bindparam("ttl", type_=Interval)
 STILL_HELD = (Step.seq == SEQ, Step.token == TOKEN, Step.state.in_(CLAIMED))
 UNCHANGED = (Job.id == JOB, Job.token == TOKEN, Job.epoch == EPOCH)
@@ -58,11 +61,11 @@ UNCHANGED = (Job.id == JOB, Job.token == TOKEN, Job.epoch == EPOCH)
 wait for the job's row sees so in its newest version, though not what became of the step meanwhile."""
 
 
-def _take(direction: Direction) -> Select[Job, str, Side, int, int]:
+def _take(direction: Direction) -> Select[Job, str, Side, int, int, datetime]:
     """Lock the job, take the step if it is what the job needs next, and number the claim: all of it or nothing.
 
-    Answers the job with its disks, and of the step its name, side, attempts and the claim's token. If this had to wait
-    for the job's row it has seen the other steps as they were before that, and may refuse what was due.
+    Answers the job with its disks, of the step its name, side, attempts and the claim's token, and the time. If this
+    had to wait for the job's row it has seen the other steps as they were before that, and may refuse what was due.
     """
     state_of_job, before, claimed, _ = RUNNABLE[direction]
     job = (
@@ -84,24 +87,31 @@ def _take(direction: Direction) -> Select[Job, str, Side, int, int]:
             owner=OWNER,
             attempts=Step.attempts + 1,
             lease_until=LEASE_END,
-            started_at=AT,
+            started_at=_begun(direction),
             finished_at=None,
         )
-        .returning(Step.job_id, Step.seq, Step.name, Step.side, Step.attempts, Step.token)
+        .returning(Step.job_id, Step.seq, Step.name, Step.side, Step.attempts, Step.token, NOW.label("at"))
         .cte("won")
     )
-    numbered = update(Job).where(Job.id == won.c.job_id).values(token=won.c.token, progress_at=AT).cte("numbered")
+    numbered = update(Job).where(Job.id == won.c.job_id).values(token=won.c.token, progress_at=NOW).cte("numbered")
     audited = insert(Attempt).from_select(
         ["job_id", "seq", "token", "direction", "owner"],
         select(won.c.job_id, won.c.seq, won.c.token, literal(direction.value), OWNER),
     )
     locked = aliased(Job, job)
     return (
-        select(locked, won.c.name, won.c.side, won.c.attempts, won.c.token)
+        select(locked, won.c.name, won.c.side, won.c.attempts, won.c.token, won.c.at)
         .join(won, won.c.job_id == locked.id)
         .options(joinedload(locked.disks))
         .add_cte(numbered, audited.cte("audited"))
     )
+
+
+def _begun(direction: Direction) -> ColumnElement[datetime]:
+    """When a step was begun. One that is done again after its worker ended goes on with what is there, so its first
+    beginning counts; undoing is another matter.
+    """
+    return func.coalesce(Step.started_at, NOW) if direction is Direction.DO else NOW
 
 
 def _others_first(direction: Direction) -> ColumnElement[bool]:
@@ -125,7 +135,7 @@ def _release(going_on: Direction | None = None) -> ReturningUpdate[int, int | No
         .where(Step.job_id == job.c.id, *STILL_HELD)
         .values(
             state=bindparam("state_after", type_=Step.state.type),
-            finished_at=bindparam("finished", type_=DateTime(timezone=True)),
+            finished_at=case((bindparam("over", type_=Boolean), NOW)),
             error=WHY,
             owner=None,
             lease_until=None,
@@ -137,7 +147,7 @@ def _release(going_on: Direction | None = None) -> ReturningUpdate[int, int | No
     return (
         update(Attempt)
         .where(Attempt.job_id == step.c.job_id, Attempt.token == step.c.token)
-        .values(ended_at=AT, outcome=bindparam("how", type_=String), error=WHY)
+        .values(ended_at=NOW, outcome=bindparam("how", type_=String), error=WHY)
         .returning(Attempt.token, _next(step, going_on) if going_on else null())
         .execution_options(synchronize_session=False)
     )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Row, func, select
@@ -28,6 +28,7 @@ from models.job import CLAIMED, Attempt, Direction, Job, JobState, Side, Step, S
 from models.settings import Settings
 
 T = TypeVar("T")
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(kw_only=True)
@@ -48,11 +49,18 @@ class Claim:
     """By `time.monotonic()`: needs no database and no clock shared with anybody."""
     renewed_at: float = field(default_factory=time.monotonic)
     """When the lease was last asked for, by the same clock."""
+    taken_at: datetime = EPOCH
+    """By the database's clock."""
+    _since: float = field(default_factory=time.monotonic)
 
     @property
     def job_id(self) -> int:
         """Whose step it is."""
         return self.job.id
+
+    def now(self) -> datetime:
+        """The database's clock, carried on since the claim was won: this host's own clock may be wrong."""
+        return self.taken_at + timedelta(seconds=time.monotonic() - self._since)
 
     def check(self) -> None:
         """Stop a worker whose lease has run out, even when it cannot reach the database.
@@ -89,12 +97,12 @@ def claim(
     """Win the right to work on a step, or None: the message was late, double, forged or meant for others."""
     asked = time.monotonic()
     step = {"of_job": job_id, "of_epoch": epoch, "of_seq": seq, "on_host": host}
-    wanted = step | {"by": owner, "ttl": settings.lease_ttl, "at": now()}
+    wanted = step | {"by": owner, "ttl": settings.lease_ttl}
     with transaction() as session:
         won = _take(session, direction, wanted) or _take(session, direction, wanted)
     if won is None:
         return None
-    job, name, side, attempts, token = won
+    job, name, side, attempts, token, taken_at = won
     return Claim(
         job=job,
         seq=seq,
@@ -107,6 +115,7 @@ def claim(
         cancel_requested=job.cancel_requested,
         deadline=_deadline(asked, settings),
         renewed_at=asked,
+        taken_at=taken_at,
     )
 
 
@@ -245,7 +254,7 @@ def go_forward(claim: Claim, why: str) -> None:
         for other in job.steps:
             if other.state is StepState.TO_UNDO:
                 other.state, other.enqueued_at = StepState.DONE, None
-        job.crossed_at = job.crossed_at or now()
+        job.crossed_at = job.crossed_at or now(session)
         job.cancel_requested, job.epoch = False, job.epoch + 1
         job.move(session, JobState.RUNNING, why, by=claim.owner)
 
@@ -317,9 +326,8 @@ def _release(
     Raises:
         LeaseLost: it was lost; nothing is written.
     """
-    at = now()
-    ended = None if state in {StepState.PENDING, StepState.TO_UNDO} else at
-    what = {"state_after": state, "at": at, "finished": ended, "how": outcome, "why": error}
+    over = state not in {StepState.PENDING, StepState.TO_UNDO}
+    what = {"state_after": state, "over": over, "how": outcome, "why": error}
     return _still_held(claim, session.execute(statement, _held(claim) | what).one_or_none())
 
 
@@ -347,7 +355,7 @@ def expire(session: Session, where: ColumnElement[bool], why: str, by: str, *, w
 
 def _take_away(session: Session, job: Job, step: Step, why: str, by: str) -> None:
     attempt = session.get_one(Attempt, (job.id, step.token))
-    attempt.ended_at, attempt.outcome = now(), "expired"
+    attempt.ended_at, attempt.outcome = func.clock_timestamp(), "expired"
     step.state = StepState.PENDING if step.state is StepState.RUNNING else StepState.TO_UNDO
     step.owner, step.lease_until, step.enqueued_at, step.error = None, None, None, None
     job.epoch += 1

@@ -68,6 +68,14 @@ def autocommitting() -> Iterator[Connection]:
 
 
 @contextmanager
+def unpooled() -> Iterator[Connection]:
+    """Likewise, on a connection that is closed at the end: the server frees the locks that its session holds."""
+    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.detach()
+        yield connection
+
+
+@contextmanager
 def hearing(connection: Connection, channel: str) -> Iterator[Callable[[float], str | None]]:
     """Have an autocommitting connection hear what is notified on a channel, for the time of a `with` block.
 
@@ -78,7 +86,7 @@ def hearing(connection: Connection, channel: str) -> Iterator[Callable[[float], 
         OperationalError: the connection is gone.
     """
     connection.execute(text(f"LISTEN {channel}"))
-    raw = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+    raw = cast("psycopg.Connection[Any]", connection.connection.dbapi_connection)
 
     def wait(timeout_s: float) -> str | None:
         try:

@@ -140,8 +140,8 @@ class Drain(Base):
         if (self.state, to) not in DRAIN_TRANSITIONS:
             raise IllegalTransition(f"drain {self.id} cannot go from {self.state} to {to}")
         self.state, self.waiting = to, None
-        self.started_at = self.started_at or (now() if to is DrainState.RUNNING else None)
-        self.finished_at = now() if to.ended else None
+        self.started_at = self.started_at or (now(session) if to is DrainState.RUNNING else None)
+        self.finished_at = now(session) if to.ended else None
         if to.ended:
             self.announce(session)
 
@@ -158,7 +158,7 @@ class Drain(Base):
             "idempotency_key": self.idempotency_key,
             "guests": [{"guest": row.guest, "state": row.state.value, "reason": row.reason} for row in self.guests],
         }
-        body = {"event": f"drain.{self.state}", "at": now().isoformat(), "drain": about}
+        body = {"event": f"drain.{self.state}", "at": now(session).isoformat(), "drain": about}
         session.add(Delivery(url=self.webhook, drain_id=self.id, body=body))
 
 

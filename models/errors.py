@@ -2,7 +2,8 @@
 
 DroverError
 ├── PreconditionFailed   nothing was touched: say it to whoever asked (exit code 2)
-│   └── Unavailable      nobody answered: the same request may succeed later
+│   ├── Unavailable      nobody answered: the same request may succeed later
+│   └── HostRefused      a host that was asked says no, or failed to look
 ├── StepError            a step did not bring its effect about
 │   ├── Transient        try again later, from this step or an earlier one
 │   ├── Fatal            trying again cannot help: undo the job
@@ -25,6 +26,21 @@ class PreconditionFailed(DroverError):
 
 class Unavailable(PreconditionFailed):
     """Nobody could be asked: broker, host or worker gave no answer. The same request may succeed later."""
+
+
+class HostRefused(PreconditionFailed):
+    """A host's answer to a question is no.
+
+    Args:
+        message: the host's reason.
+        host: who said so.
+        failed: it could not look at all: something went wrong there, which says nothing of what it was asked about.
+    """
+
+    def __init__(self, message: str, *, host: str, failed: bool = False) -> None:
+        super().__init__(message)
+        self.host = host
+        self.failed = failed
 
 
 class StepError(DroverError):

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, ForeignKey, String, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, now
+from models.base import Base
 
 
 class Guest(Base):
@@ -33,4 +33,4 @@ class Guest(Base):
 
     def lives_on(self, host: str, qmp: str) -> None:
         """It was handed over."""
-        self.host, self.qmp, self.moved_at = host, qmp, now()
+        self.host, self.qmp, self.moved_at = host, qmp, func.clock_timestamp()

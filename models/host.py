@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, func, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from models.base import Base, Document, by_value, now
+from models.base import Base, Document, by_value
 
 
 class HostState(enum.StrEnum):
@@ -74,6 +74,6 @@ class HostRequest(Base):
 
 def reply(session: Session, request_id: int, state: RequestState, told: Document) -> None:
     """Write the answer to a question down, and tell who waits for it."""
-    answered = {"state": state, "reply": told, "answered_at": now()}
+    answered = {"state": state, "reply": told, "answered_at": func.clock_timestamp()}
     heard = func.pg_notify(ANSWERED_CHANNEL, str(request_id))
     session.execute(update(HostRequest).where(HostRequest.id == request_id).values(answered).returning(heard))

@@ -191,8 +191,8 @@ class Job(Base):
             raise IllegalTransition(f"job {self.id} cannot go from {self.state} to {to}")
         self.state, self.waiting = to, None
         if to is JobState.RUNNING and self.started_at is None:
-            self.started_at = now()
-        self.finished_at = now() if to.ended else None
+            self.started_at = now(session)
+        self.finished_at = now(session) if to.ended else None
         if to.ended:
             self.announce(session)
         tell(session, self.id, by=by, action=to, sentence=why)
@@ -203,7 +203,7 @@ class Job(Base):
             return
         names = ("id", "guest", "source", "destination", "error", "drain_id", "idempotency_key")
         about = {"state": self.state.value, **{name: getattr(self, name) for name in names}}
-        body = {"event": f"job.{self.state}", "at": now().isoformat(), "job": about}
+        body = {"event": f"job.{self.state}", "at": now(session).isoformat(), "job": about}
         session.add(Delivery(url=self.webhook, job_id=self.id, body=body))
 
 

@@ -254,3 +254,18 @@ def test_only_a_held_job_can_be_released() -> None:
     for number in (held, free):
         with pytest.raises(PreconditionFailed, match="there is nothing to release"):
             jobs.release(number)
+
+
+@pytest.mark.parametrize(
+    ("limit", "why"),
+    [
+        ("max_outgoing", "0 moves leave one already, 0 may at a time"),
+        ("max_incoming", "0 moves go to two already, 0 may at a time"),
+        ("max_moves", "0 moves are under way already, 0 may be at a time"),
+        ("max_held", "0 moves of one are held in sync already, 0 may be at a time"),
+    ],
+)
+def test_a_limit_of_nothing_lets_nothing_begin_and_says_so(limit: str, why: str) -> None:
+    [number] = queued(1, hold=True)
+    admit(**{limit: 0})
+    assert (load(number).state, load(number).waiting) == (JobState.QUEUED, why)

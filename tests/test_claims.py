@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from models import claims
-from models.base import now
 from models.claims import Claim
 from models.database import transaction
 from models.errors import LeaseLost
@@ -185,7 +184,7 @@ def test_progress_is_written_for_each_disk_prolongs_the_lease_and_hears_what_was
             update(Step).values(lease_until=func.clock_timestamp() + timedelta(seconds=1)).where(Step.seq == 1)
         )
     first, second = claim.job.disks
-    first.bytes_copied, first.ready_at, second.bytes_copied, second.bytes_total = 10, now(), 7, 12
+    first.bytes_copied, first.ready_at, second.bytes_copied, second.bytes_total = 10, datetime.now(UTC), 7, 12
     before = claim.deadline
     claims.progress(claim, settings())
     assert (claim.job.hold, claim.cancel_requested, claim.deadline > before) == (True, True, True)

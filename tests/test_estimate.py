@@ -3,12 +3,15 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import update
 
 from models.database import transaction
 from models.job import Job, JobState, Side, StepState
+from models.settings import Settings
 from tests.fleet_rows import GB, guest, host, job
 from workflows import estimate
 from workflows.capacity import Size
+from workflows.placement import Candidate, Placement
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -55,3 +58,21 @@ def test_the_figures_are_those_of_the_last_moves_and_waiting_for_a_release_does_
     size = Size(cpus=1, memory_bytes=GB, disk_bytes=10 * GB)
     assert found.move_s(size) == pytest.approx(125)
     assert found.switch_s(size) == pytest.approx(25)
+
+
+@pytest.mark.parametrize("ram", [[], "much", {"total": "much"}])
+def test_one_odd_record_spoils_no_estimate(database: None, ram: object) -> None:
+    for name in ("one", "two"):
+        host(name)
+    for number in range(2):
+        moved(number)
+    with transaction() as session:
+        session.execute(update(Job).where(Job.guest == "g0").values(ram=ram))
+        assert estimate.speed(session).disk_bytes_per_s == pytest.approx(GB / 10)
+
+
+def test_a_limit_of_nothing_is_no_disaster_for_a_forecast() -> None:
+    size = Size(cpus=1, memory_bytes=GB, disk_bytes=GB)
+    never = Placement(candidate=Candidate(name="web", source="one", size=size), destination="two")
+    limits = Settings(database_url="", broker_url="", max_outgoing=0)
+    assert estimate.total_s([never], estimate.Speed(), limits) == 0

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from lab import services
 from lab.cli import metrics_url
 from lab.directory import Lab
 from lab.fleet import free_port
-from models.base import now
 from models.database import forget, transaction
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.errors import PreconditionFailed
@@ -83,7 +82,7 @@ def fleet(database: None) -> Scrape:
     """Three hosts, one of them silent; four guests, two of them under way."""
     fleet_rows.host("hv1")
     fleet_rows.host("hv2")
-    fleet_rows.host("dead", heartbeat_at=now() - timedelta(minutes=5))
+    fleet_rows.host("dead", heartbeat_at=datetime.now(UTC) - timedelta(minutes=5))
     for name in ("web", "db", "mail", "old"):
         fleet_rows.guest(name, "hv1")
     fleet_rows.job("web", "hv2", state=JobState.RUNNING)
@@ -94,7 +93,7 @@ def fleet(database: None) -> Scrape:
 
 def end(job_id: int, blackout_ms: float, ago_s: float) -> None:
     """A job that moved its guest so long ago."""
-    ended = now() - timedelta(seconds=ago_s)
+    ended = datetime.now(UTC) - timedelta(seconds=ago_s)
     with transaction() as session:
         job = session.get_one(Job, job_id)
         job.state, job.finished_at, job.ram = JobState.DONE, ended, {"transferred": 3_000_000_000}
@@ -174,7 +173,7 @@ def test_what_has_settled_is_counted_once(fleet: Scrape, monkeypatch: pytest.Mon
 
 def test_a_counter_does_not_go_back_when_an_operator_lets_a_job_go_on(fleet: Scrape) -> None:
     with transaction() as session:
-        session.query(Job).filter_by(guest="db").one().finished_at = now() - timedelta(minutes=1)
+        session.query(Job).filter_by(guest="db").one().finished_at = datetime.now(UTC) - timedelta(minutes=1)
     before = counters()
     with transaction() as session:
         session.query(Job).filter_by(guest="db").one().move(session, JobState.RUNNING, "it may go on", by="test")
@@ -226,7 +225,7 @@ def test_a_move_that_is_held_in_sync_and_its_drain_do_not_stand_still(fleet: Scr
     assert fleet("drover_job_step_age_seconds", **at) == pytest.approx(7200, abs=60), "its disks are not copied yet"
     assert fleet("drover_drain_still_seconds", **of(drain)) is not None
     with transaction() as session:
-        session.query(Job).filter_by(guest="web").one().disks[0].ready_at = now()
+        session.query(Job).filter_by(guest="web").one().disks[0].ready_at = datetime.now(UTC)
     assert fleet("drover_job_step_age_seconds", **at) == 0
     assert fleet("drover_drain_still_seconds", **of(drain)) is None
 

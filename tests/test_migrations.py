@@ -11,6 +11,8 @@ from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Job, JobState, Step, StepState
+from models.webhook import Delivery
+from tests import fleet_rows
 from workflows import live_migration
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -36,6 +38,30 @@ def test_the_schema_can_be_brought_up_to_date_from_any_revision(revision: str | 
 def test_the_schema_can_be_taken_back_to_nothing() -> None:
     command.downgrade(migrations.config(), "base")
     migrations.upgrade()
+
+
+def test_going_back_before_drains_keeps_the_jobs_of_guests_that_are_known() -> None:
+    for name in ("one", "two"):
+        fleet_rows.host(name)
+    for name in ("web", "forgotten"):
+        fleet_rows.guest(name, "one")
+    with transaction() as session:
+        drain = Drain(kind=DrainKind.DRAIN, host="one", state=DrainState.DONE)
+        drain.guests = [DrainGuest(guest="web", position=1, source="one", state=GuestState.MOVED)]
+        session.add(drain)
+        session.flush()
+        drain_id = drain.id
+    kept = fleet_rows.job("web", "two", state=JobState.DONE, drain_id=drain_id)
+    fleet_rows.job("forgotten", "two", state=JobState.DONE)
+    with transaction() as session:
+        session.get_one(DrainGuest, (drain_id, "web")).job_id = kept
+        session.delete(session.get_one(Guest, "forgotten"))
+        session.add(Delivery(url="http://127.0.0.1:1/", drain_id=drain_id, body={}))
+    command.downgrade(migrations.config(), "0002")
+    migrations.upgrade()
+    with transaction() as session:
+        assert [job.id for job in session.query(Job)] == [kept]
+        assert len(session.get_one(Job, kept).disks) == 1
 
 
 def test_every_state_can_be_stored() -> None:

@@ -1,15 +1,18 @@
 """Whoever asked is told how it ended: signed, in the same transaction as the end, again and again until it is taken."""
 
 import runpy
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from models.database import transaction
 from models.drain import Drain, DrainKind, DrainState
@@ -18,6 +21,7 @@ from models.job import Job, JobState
 from models.settings import Settings, settings
 from models.webhook import Delivery, DeliveryState
 from tests.fleet_rows import guest, host, job
+from tests.support import until
 from workflows import jobs, webhooks
 from workflows.terms import Terms
 
@@ -169,3 +173,94 @@ def test_a_refused_submission_is_told_too(inbox: Inbox) -> None:
 def test_what_is_no_address_is_refused_at_once(url: str) -> None:
     with pytest.raises(PreconditionFailed, match="write https://HOST/PATH"):
         Terms(webhook=url)
+
+
+class _Dripping:
+    """Takes a message and answers one byte at a time, for ever: no single read lasts long."""
+
+    def __init__(self, first: bytes = b"") -> None:
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.server.getsockname()[1]}/"
+        self.first, self.seen, self.over = first, 0, threading.Event()
+        self.thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> "_Dripping":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.server.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
+        self.server.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self.server.accept()
+                self.seen += 1
+                threading.Thread(target=self._drip, args=(connection,), daemon=True).start()
+
+    def _drip(self, connection: socket.socket) -> None:
+        with suppress(OSError), connection:
+            connection.sendall(self.first or b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while not self.over.wait(0.05):
+                connection.sendall(b"x")
+
+
+def test_a_receiver_that_answers_byte_by_byte_is_given_up_after_a_time_for_all_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(webhooks, "TIMEOUT_S", 1.0)
+    with _Dripping() as receiver:
+        ended_job(receiver.url)
+        webhooks.deliver(delivery().id, ours())
+    assert delivery().error == "it did not answer within 1 s"
+
+
+def test_a_body_that_never_ends_is_not_read() -> None:
+    with _Dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n") as receiver:
+        ended_job(receiver.url)
+        webhooks.deliver(delivery().id, ours())
+    assert delivery().state is DeliveryState.DELIVERED
+
+
+@pytest.mark.parametrize("url", ["http://[", "file:///", "http://h/\r\nX: y", ""])
+def test_an_address_that_an_earlier_version_took_fails_like_any_other(url: str) -> None:
+    ended_job(url)
+    webhooks.deliver(delivery().id, ours())
+    assert (delivery().state, delivery().tries) == (DeliveryState.PENDING, 1)
+    assert delivery().error
+
+
+def test_a_message_that_cannot_be_put_together_is_counted_too(inbox: Inbox) -> None:
+    ended_job(inbox.url)
+    with transaction() as session:
+        session.execute(update(Delivery).values(body=["no", "document"]))
+    webhooks.deliver(delivery().id, ours())
+    assert "TypeError" in str(delivery().error)
+
+
+def test_slow_receivers_get_few_threads_and_no_delivery_is_sent_again_before_it_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(webhooks, "UNDER_WAY", timedelta(seconds=-1))  # as if it were long over
+    monkeypatch.setattr(webhooks, "TIMEOUT_S", 60.0)
+    over = threading.Event()
+
+    def slow(delivery_id: int, _: Settings) -> None:
+        begun.append(delivery_id)
+        over.wait(60)
+
+    begun: list[int] = []
+    monkeypatch.setattr(webhooks, "deliver", slow)
+    with transaction() as session:
+        session.add_all(Delivery(url="http://slow/", body={}) for _ in range(3 * webhooks.PARALLEL))
+    try:
+        for _ in range(3):
+            webhooks.tick(ours())
+        until("as many as may are under way", lambda: len(begun) == webhooks.PARALLEL)
+        assert len(set(begun)) == webhooks.PARALLEL
+    finally:
+        over.set()
+        until("they are over", lambda: not webhooks._under_way)

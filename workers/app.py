@@ -40,7 +40,6 @@ def configuration() -> dict[str, Any]:
         "task_routes": {
             "drover.job.*": {"queue": CONTROL_QUEUE},
             "drover.drain.*": {"queue": CONTROL_QUEUE},
-            "drover.webhook.*": {"queue": CONTROL_QUEUE},
         },
         "task_publish_retry_policy": {
             "max_retries": 5,

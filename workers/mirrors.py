@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, suppress
 from sqlalchemy import func, select
 
 from models import claims
-from models.base import now
 from models.database import transaction
 from models.job import Disk, Job, JobState
 from workers import exporter
@@ -133,8 +132,8 @@ def record(ctx: Context, states: Mapping[str, Mirror]) -> None:
         if mirror is None:
             continue
         if disk.bytes_copied != mirror.copied_bytes:
-            disk.bytes_copied, ctx.job.progress_at = mirror.copied_bytes, now()
+            disk.bytes_copied, ctx.job.progress_at = mirror.copied_bytes, ctx.claim.now()
         disk.bytes_total = max(mirror.total_bytes, mirror.copied_bytes) or disk.bytes_total
         if mirror.ready and disk.ready_at is None:
-            disk.ready_at = now()
+            disk.ready_at = ctx.claim.now()
     claims.progress(ctx.claim, ctx.settings)

@@ -38,8 +38,10 @@ def answer(request_id: int, settings: Settings) -> None:
 def _ask(request: HostRequest, settings: Settings) -> tuple[RequestState, Document]:
     try:
         return RequestState.ANSWERED, asyncio.run(ANSWERS[request.kind](request.question, settings))
-    except (PreconditionFailed, DroverError) as error:
+    except PreconditionFailed as error:
         return RequestState.REFUSED, {"error": str(error)}
+    except DroverError as error:
+        return RequestState.FAILED, {"error": f"{settings.host}: {error}"}
     except Exception as error:
         log.exception("question %d (%s) could not be answered", request.id, request.kind)
         return RequestState.FAILED, {"error": f"{settings.host}: {type(error).__name__}: {error}"}

@@ -1,7 +1,6 @@
 """The images that a guest left behind: set aside under another name, deleted when their time is over."""
 
 import logging
-from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -21,7 +20,7 @@ def complete(ctx: Context) -> bool:
 
 def set_aside(ctx: Context) -> None:
     """Rename the images; the record is written first, so that no file is ever forgotten."""
-    until = datetime.now(UTC) + ctx.settings.retention
+    until = ctx.claim.now() + ctx.settings.retention
     with ctx.record() as (_, job, _step):
         for disk in job.disks:
             disk.retired_path = f"{disk.source_path}.drover-{job.id}"

@@ -1,10 +1,12 @@
 """Admission: which of the jobs that wait may go on now. The others are told why not.
 
 One round looks at all of them in order of priority and age, under a lock, so that what one job takes the next one
-does not find. A job waits twice if its disks are copied ahead: before it begins, and before its RAM follows.
+does not find. What is written of a job is written in a savepoint of its own: one that raises stops no other. A job
+waits twice if its disks are copied ahead: before it begins, and before its RAM follows.
 """
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
@@ -15,9 +17,12 @@ from models.settings import Settings
 from workflows import capacity, estimate, schedule
 from workflows.capacity import Room, Size, Slots
 from workflows.estimate import Speed
+from workflows.isolation import PAUSES, database_is_away
 
 ADMISSION_LOCK = 0x61646D6974  # "admit"
 ME = "controller"
+DECIDING = "admit"
+"""What is tried with a job here, see `workflows.isolation`."""
 
 
 def waits() -> ColumnElement[bool]:
@@ -25,30 +30,81 @@ def waits() -> ColumnElement[bool]:
     return or_(Job.state == JobState.QUEUED, and_(Job.state == JobState.RUNNING, Job.seed, capacity.parked()))
 
 
-def admit(session: Session, ours: Settings) -> None:
-    """Let every job begin, and let the RAM of every job follow, that may."""
+def admit(session: Session, ours: Settings) -> dict[int, Exception]:
+    """Let every job begin, and let the RAM of every job follow, that may.
+
+    Answers what was raised by jobs that could not be decided about: nothing of them was changed, nothing counted in.
+    """
     session.execute(select(func.pg_advisory_xact_lock(ADMISSION_LOCK)))
-    found = session.execute(_waiting()).all()
+    found, troubled = _found(session)
     if not found:
-        return
+        return troubled
     rooms, slots = capacity.rooms(session, ours), capacity.slots(session, ours)
     held = capacity.held(session) if any(row.Job.held for row in found) else {}
     speed = estimate.speed(session) if any(row.Job.window for row in found) else Speed()
     for job, guest, now in found:
-        size = Size.of(guest) if guest is not None else Size(cpus=0, memory_bytes=0, disk_bytes=0)
-        why = _too_early(job, size, now, speed) or _obstacle(job, size, rooms[job.destination], slots)
-        why = why or _too_many_held(job, held, ours)
+        job_id = job.id
+        try:
+            size = Size.of(guest) if guest is not None else Size(cpus=0, memory_bytes=0, disk_bytes=0)
+            why = _too_early(job, size, now, speed) or _obstacle(job, size, rooms[job.destination], slots)
+            why = why or _too_many_held(job, held, ours)
+            if why is not None and why == job.waiting:
+                continue
+            begins = job.state is JobState.QUEUED
+            with session.begin_nested():
+                _decide(session, job, why, now)
+        except Exception as error:
+            if database_is_away(error):
+                raise
+            troubled[job_id] = error
+            continue
         if why is not None:
-            job.waiting = why
             continue
         slots.take(job.source, job.destination)
-        if job.state is JobState.QUEUED:
+        if begins:
             held[job.source] = held.get(job.source, 0) + job.held
             rooms[job.destination].take(size)
-            job.move(session, JobState.RUNNING, "the job begins", by=ME)
-        else:
-            job.seed, job.waiting, job.progress_at = False, None, now
-            tell(session, job.id, by=ME, action="released", sentence="its time has come: the RAM follows the disks")
+    return troubled
+
+
+def _decide(session: Session, job: Job, why: str | None, now: datetime) -> None:
+    """Write down why a job waits, or let it go on."""
+    if why is not None:
+        job.waiting = why
+    elif job.state is JobState.QUEUED:
+        job.move(session, JobState.RUNNING, "the job begins", by=ME)
+    else:
+        job.seed, job.waiting, job.progress_at = False, None, now
+        tell(session, job.id, by=ME, action="released", sentence="its time has come: the RAM follows the disks")
+
+
+def _found(session: Session) -> tuple[list[Any], dict[int, Exception]]:
+    """Jobs that wait and are not left alone, as `_waiting` reads them; and what was raised by those it cannot read."""
+    troubled: dict[int, Exception] = {}
+    try:
+        with session.begin_nested():
+            found = list(session.execute(_waiting()).all())
+    except Exception as error:
+        if database_is_away(error):
+            raise
+        found = _found_one_by_one(session, troubled)
+    due = set(PAUSES.due(DECIDING, [row.Job.id for row in found]))
+    return [row for row in found if row.Job.id in due], {
+        job_id: troubled[job_id] for job_id in PAUSES.due(DECIDING, troubled)
+    }
+
+
+def _found_one_by_one(session: Session, troubled: dict[int, Exception]) -> list[Any]:
+    found: list[Any] = []
+    for job_id in session.scalars(select(Job.id).where(waits()).order_by(Job.priority.desc(), Job.id)).all():
+        try:
+            with session.begin_nested():
+                found += session.execute(_waiting().where(Job.id == job_id)).all()
+        except Exception as error:
+            if database_is_away(error):
+                raise
+            troubled[job_id] = error
+    return found
 
 
 def _waiting() -> Select[Job, Guest | None, datetime]:
@@ -81,6 +137,7 @@ def _obstacle(job: Job, size: Size, room: Room, slots: Slots) -> str | None:
 
 def _too_many_held(job: Job, held: dict[str, int], ours: Settings) -> str | None:
     """A move that is held keeps a thread of its source's worker busy for as long as that lasts."""
-    if job.state is not JobState.QUEUED or not job.held or held.get(job.source, 0) < ours.max_held:
+    now = held.get(job.source, 0)
+    if job.state is not JobState.QUEUED or not job.held or now < ours.max_held:
         return None
-    return f"{held[job.source]} moves of {job.source} are held in sync already, {ours.max_held} may be at a time"
+    return f"{now} moves of {job.source} are held in sync already, {ours.max_held} may be at a time"

@@ -89,13 +89,11 @@ class Slots:
 
     def lacking(self, source: str, destination: str) -> str | None:
         """Which limit is reached, in words; None if another move may begin."""
-        if self.outgoing.get(source, 0) >= self.limits.max_outgoing:
-            return f"{self.outgoing[source]} moves leave {source} already, {self.limits.max_outgoing} may at a time"
-        if self.incoming.get(destination, 0) >= self.limits.max_incoming:
-            return (
-                f"{self.incoming[destination]} moves go to {destination} already, "
-                f"{self.limits.max_incoming} may at a time"
-            )
+        leaving, arriving = self.outgoing.get(source, 0), self.incoming.get(destination, 0)
+        if leaving >= self.limits.max_outgoing:
+            return f"{leaving} moves leave {source} already, {self.limits.max_outgoing} may at a time"
+        if arriving >= self.limits.max_incoming:
+            return f"{arriving} moves go to {destination} already, {self.limits.max_incoming} may at a time"
         if self.overall >= self.limits.max_moves:
             return f"{self.overall} moves are under way already, {self.limits.max_moves} may be at a time"
         return None

@@ -8,25 +8,27 @@ remains; claims that ran out are taken away. All of that may happen twice withou
 import logging
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from celery.signals import worker_ready
-from kombu.exceptions import OperationalError
+from kombu.exceptions import OperationalError as BrokerUnreachable
+from redis.exceptions import RedisError
 from sqlalchemy import ColumnElement, Select, delete, exists, func, select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, aliased
 
 from models import claims
-from models.database import autocommitting, hearing, transaction
+from models.database import hearing, transaction, unpooled
 from models.host import Host, HostRequest
 from models.job import CLAIMED, Job, JobState, Side, Step, StepState
 from models.settings import Settings, settings
 from workers.app import CONTROL_QUEUE
 from workers.runner import STOPPING
-from workflows import admission, leadership, metrics, webhooks
+from workflows import admission, isolation, leadership, metrics, webhooks
 from workflows.admission import admit
 from workflows.drains import progress as drains
+from workflows.isolation import PAUSES, alone
 from workflows.jobs import WAKE_CHANNEL, go_on
 from workflows.live_migration import remaining_chain
 from workflows.questions import alive
@@ -34,6 +36,12 @@ from workflows.questions import alive
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+CHECK_S = 5.0
+"""How often the one that leads makes sure that it can publish."""
+FAILING_S = 3.0
+"""Looks that fail as a whole for so long end the lead."""
+PAUSE_S = 5.0
+"""After that it leaves the lead to others for so long."""
 QUESTIONS_KEPT = timedelta(hours=1)
 ME = "controller"
 LEADING = threading.Event()
@@ -51,52 +59,130 @@ def begin(sender: Any = None, **_: Any) -> None:
 
 
 def run(ours: Settings) -> None:
-    """Act until the process is told to stop; after any error wait a moment and go on."""
+    """Act until the process is told to stop. Nothing ends this but that: what is raised is logged, and after a pause,
+    in which another controller may take the lead, it is tried again.
+    """
     while not STOPPING.is_set():
         try:
-            _act_while_leading(ours)
-        except (SQLAlchemyError, OperationalError, OSError) as error:
-            log.warning("the controller waits for its services: %s", error)
+            lead(ours)
+        except Exception as error:
+            _log(error, "the controller does not lead")
+            STOPPING.wait(PAUSE_S)
+
+
+def lead(ours: Settings) -> None:
+    """Act while holding the lock; when another controller holds it, wait a moment.
+
+    A connection of its own holds the lock and hears the notifications. Whatever ends the lead closes it.
+
+    Raises:
+        Exception: the lead was lost or given up.
+    """
+    with unpooled() as connection:
+        if leadership.anybody_acts(connection):
             STOPPING.wait(TICK_S)
-
-
-def _act_while_leading(ours: Settings) -> None:
-    """One connection of its own holds the lock and hears the notifications; losing it ends the lead."""
-    with autocommitting() as connection:
+            return
+        leadership.check_broker()  # who cannot publish must leave the lead to others
         if not leadership.take(connection):
-            STOPPING.wait(TICK_S)
             return
         with hearing(connection, WAKE_CHANNEL) as wait:
             LEADING.set()
+            log.info("this controller leads")
             try:
-                while not STOPPING.is_set():
-                    tick(ours)
-                    wait(TICK_S)
+                _act(ours, wait)
             finally:
                 LEADING.clear()
 
 
+def _act(ours: Settings, wait: Callable[[float], str | None]) -> None:
+    """Look again and again. Looks that fail as a whole for some seconds end the lead: another controller may do better.
+
+    Raises:
+        Exception: what the last look failed with, or the connection was lost.
+    """
+    failing_since, check_at = None, time.monotonic() + CHECK_S
+    while not STOPPING.is_set():
+        try:
+            if time.monotonic() >= check_at:
+                check_at = time.monotonic() + CHECK_S
+                leadership.check_broker()
+            tick(ours)
+            failing_since = None
+        except Exception as error:
+            failing_since = failing_since or time.monotonic()
+            if time.monotonic() - failing_since >= FAILING_S:
+                raise
+            _log(error, "a look of the controller failed")
+            check_at = 0.0
+        wait(TICK_S)
+
+
+def _log(error: Exception, what: str) -> None:
+    """One line when database or broker are away; anything else is a fault of ours, with its traceback."""
+    if isolation.database_is_away(error) or isinstance(error, (BrokerUnreachable, RedisError, ConnectionError)):
+        log.warning("%s: %s: %s", what, type(error).__name__, next(iter(str(error).splitlines()), ""))
+    else:
+        log.error("%s", what, exc_info=error)
+
+
 def tick(ours: Settings) -> None:
-    """Look at every job that has not ended, once. At rest this is one statement."""
+    """Look at every job that has not ended, once. At rest this is one statement.
+
+    One part that fails does not keep the others from being done.
+
+    Raises:
+        Exception: what the first of the parts failed with; what concerned one row alone is set aside, see `isolation`.
+    """
     at_hand = _look(ours)
-    if at_hand.overdue:
-        with transaction() as session:
-            claims.expire(session, claims.overdue(), "its worker was not heard of in time", by=ME, wait=False)
-    if at_hand.old_questions:
-        with transaction() as session:
-            session.execute(delete(HostRequest).where(_old()))
-    for job_id in _waiting_for_a_host(ours) if at_hand.stopped else ():
-        with transaction() as session:
+    due = at_hand.due or at_hand.overdue or at_hand.stopped or at_hand.waiting
+    parts: list[tuple[bool, Callable[[Settings], None]]] = [
+        (at_hand.overdue, _expire_overdue),
+        (at_hand.old_questions, _delete_old_questions),
+        (at_hand.stopped, _go_on_with_all_returned),
+        (at_hand.waiting, _admit),
+        (due, _advance_all),
+        (at_hand.drains, drains.tick),  # after what a job may wait for
+        (at_hand.deliveries, webhooks.tick),
+    ]
+    errors = [error for wanted, part in parts if wanted and (error := _tried(part, ours))]
+    if errors:
+        raise errors[0]
+
+
+def _tried(part: Callable[[Settings], None], ours: Settings) -> Exception | None:
+    try:
+        part(ours)
+    except Exception as error:
+        _log(error, f"the controller's {part.__name__.strip('_')} failed")
+        return error
+    return None
+
+
+def _expire_overdue(ours: Settings) -> None:
+    with transaction() as session:
+        ids = session.scalars(select(Step.job_id).where(Step.state.in_(CLAIMED), claims.overdue()).distinct()).all()
+    for job_id in PAUSES.due("take its claim away", sorted(ids)):
+        with alone("take its claim away", Job, job_id), transaction() as session:
+            mine = claims.overdue() & (Step.job_id == job_id)
+            claims.expire(session, mine, "its worker was not heard of in time", by=ME, wait=False)
+
+
+def _delete_old_questions(ours: Settings) -> None:
+    with transaction() as session:
+        session.execute(delete(HostRequest).where(_old()))
+
+
+def _go_on_with_all_returned(ours: Settings) -> None:
+    for job_id in PAUSES.due("go on", _waiting_for_a_host(ours)):
+        with alone("go on", Job, job_id), transaction() as session:
             go_on_with_returned(session, job_id)
-    if at_hand.waiting:
-        with transaction() as session:
-            admit(session, ours)
-    if at_hand.due or at_hand.overdue or at_hand.stopped or at_hand.waiting:
-        _advance_all(ours)
-    if at_hand.drains:
-        drains.tick(ours)  # after what a job may wait for
-    if at_hand.deliveries:
-        webhooks.tick()
+
+
+def _admit(ours: Settings) -> None:
+    with transaction() as session:
+        troubled = admit(session, ours)
+    for job_id, error in troubled.items():
+        isolation.set_aside(admission.DECIDING, Job, job_id, error)
 
 
 def _look(ours: Settings) -> Any:
@@ -137,11 +223,12 @@ def _due(ours: Settings) -> Select[int]:
 def _advance_all(ours: Settings) -> None:
     with transaction() as session:
         due = sorted(set(session.scalars(_due(ours))))
-    for job_id in due:
-        with transaction() as session:
+    for job_id in PAUSES.due("advance", due):
+        with alone("advance", Job, job_id), transaction() as session:
             job = claims.lock(session, job_id, wait=False)
             if job is not None:
                 advance(session, job, ours)
+                isolation.forget_trouble(job)
 
 
 def advance(session: Session, job: Job, ours: Settings) -> None:

@@ -56,7 +56,7 @@ def speed(session: Session) -> Speed:
     rest = [_seconds(row.finished_at, row.started_at) - _seconds(row.sent_at, row.copy_at) for row in rows]
     return Speed(
         disk_bytes_per_s=sum(int(row.disk_bytes) for row in rows) / sum(disk_s),
-        ram_bytes_per_s=sum((row.ram or {}).get("total", 0) for row in rows) / sum(ram_s) or Speed.ram_bytes_per_s,
+        ram_bytes_per_s=sum(_sent(row.ram) for row in rows) / sum(ram_s) or Speed.ram_bytes_per_s,
         fixed_s=max(median(rest), 0.0),
         moves=len(rows),
     )
@@ -93,6 +93,12 @@ def _newest() -> Any:
     )
 
 
+def _sent(ram: object) -> int:
+    """Bytes of RAM, by what a move has noted; one odd record must not spoil every estimate."""
+    total = ram.get("total") if isinstance(ram, dict) else None
+    return total if isinstance(total, int) else 0
+
+
 def _seconds(end: Any, begin: Any) -> float:
     return max((end - begin).total_seconds(), 0.001) if end and begin else 0.001
 
@@ -111,5 +117,7 @@ def total_s(placements: Iterable[Placement], speed: Speed, limits: Settings) -> 
                 slots.take(placement.candidate.source, placement.destination)
                 made[len(made)] = placement
                 heapq.heappush(under_way, (at + speed.move_s(placement.candidate.size), len(made) - 1))
+        if not under_way:  # the limits let nothing begin: what waits has no time
+            break
         at, _ = heapq.heappop(under_way)
     return at

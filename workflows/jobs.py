@@ -4,6 +4,8 @@ Everything that can be known beforehand is checked before the job exists (`prefl
 carried through or undone.
 """
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import func, select, text
@@ -15,10 +17,13 @@ from models.base import Document, now
 from models.database import transaction
 from models.errors import PreconditionFailed
 from models.guest import Guest
+from models.host import Host
 from models.job import CLAIMED, Attempt, Direction, Disk, Job, JobState, Step, StepState, tell
 from workflows import live_migration, preflight
 from workflows.guests import known_guest
-from workflows.terms import Terms
+from workflows.terms import LARGEST, Terms, is_address, whole_number
+
+log = logging.getLogger(__name__)
 
 WAKE_CHANNEL = "drover_wake"
 """Postgres notifies the controller on it, so that it need not poll often."""
@@ -33,6 +38,10 @@ class MigrationOptions:
     bandwidth_bytes_per_s: int = 0
     """Of this job's streams; 0 leaves it to the host's budget."""
 
+    def __post_init__(self) -> None:
+        whole_number("max_blackout_ms", self.max_blackout_ms, least=1, most=LARGEST)
+        whole_number("bandwidth_bytes_per_s", self.bandwidth_bytes_per_s, least=0, most=2**63 - 1)
+
     def document(self) -> Document:
         """As stored with the job."""
         return {"max_blackout_ms": self.max_blackout_ms, "bandwidth_bytes_per_s": self.bandwidth_bytes_per_s}
@@ -45,22 +54,21 @@ def submit(
     options: MigrationOptions | None = None,
     terms: Terms | None = None,
     drain_id: int | None = None,
+    still_wanted: Callable[[Session], None] = lambda session: None,
     idempotency_key: str | None = None,
     by: str = "command line",
 ) -> Job:
     """Check that the guest can be moved, and queue the job.
 
-    With an idempotency key that was used before, answers the job of then.
+    With an idempotency key that was used before, answers the job of then. Asking the hosts takes a while: in the
+    transaction that inserts the job `still_wanted` may refuse it after all.
 
     Raises:
         PreconditionFailed: why not, and what to do; nothing was changed.
     """
     if idempotency_key and (earlier := _same(idempotency_key, guest, destination)):
         return earlier
-    options = options or MigrationOptions()
-    if options.max_blackout_ms < 1:
-        raise PreconditionFailed("the allowed blackout must be at least 1 ms")
-    terms = terms or Terms()
+    options, terms = options or MigrationOptions(), terms or Terms()
     row = known_guest(guest)
     planned = preflight.plan(row, destination)
     preflight.fits_its_window(row.name, terms)
@@ -76,7 +84,7 @@ def submit(
         drain_id=drain_id,
         **vars(terms),
     )
-    return _insert(job, by)
+    return _insert(job, by, still_wanted)
 
 
 def _same(key: str, guest: str, destination: str) -> Job | None:
@@ -106,10 +114,11 @@ def _disk(planned: Document) -> Disk:
     )
 
 
-def _insert(job: Job, by: str) -> Job:
+def _insert(job: Job, by: str, still_wanted: Callable[[Session], None]) -> Job:
     key = job.idempotency_key
     try:
         with transaction() as session:
+            still_wanted(session)
             session.add(job)
             session.flush()
             tell(
@@ -130,28 +139,34 @@ def _insert(job: Job, by: str) -> Job:
 
 
 def record_refusal(
-    guest: str, destination: str, idempotency_key: str | None, why: str, by: str, webhook: str | None = None
+    guest: object, destination: object, idempotency_key: object, why: str, by: str, webhook: object = None
 ) -> Job | None:
-    """Keep what became of a submission whose sender cannot be answered; None when even that is impossible."""
+    """Keep what became of a submission whose sender cannot be answered; None when even that is impossible.
+
+    Anything may have been sent. The record names the guest's own host where no known destination was named, and nobody
+    is told at what is no address.
+    """
     try:
         with transaction() as session:
             row = session.get_one(Guest, guest)
+            known = session.get(Host, destination) if isinstance(destination, str) and "\0" not in destination else None
             job = Job(
-                guest=guest,
+                guest=row.name,
                 source=row.host,
-                destination=destination,
+                destination=known.name if known is not None else row.host,
                 state=JobState.UNDONE,
                 idempotency_key=idempotency_key,
-                error=why,
-                webhook=webhook,
-                finished_at=now(),
+                error=why.replace("\0", ""),
+                webhook=webhook if is_address(webhook) else None,
+                finished_at=func.clock_timestamp(),
             )
             session.add(job)
             session.flush()
             job.announce(session)
-            tell(session, job.id, by=by, action="refused", sentence=why)
+            tell(session, job.id, by=by, action="refused", sentence=why.replace("\0", ""))
             return job
-    except Exception:  # an unknown guest or host cannot be referred to
+    except Exception as error:  # nobody knows the guest, or the key is none or in use
+        log.warning("the refusal of %r cannot be kept: %s", idempotency_key, error)
         return None
 
 
@@ -194,7 +209,7 @@ def release(job_id: int, by: str = "command line") -> Job:
         job = existing(session, job_id)
         if job.state.ended or not job.hold:
             raise PreconditionFailed(f"job {job_id} is {job.state} and not held: there is nothing to release")
-        job.hold, job.progress_at = False, now()
+        job.hold, job.progress_at = False, now(session)
         tell(session, job_id, by=by, action="released", sentence="somebody released it: the RAM may follow the disks")
         wake(session)
     return job

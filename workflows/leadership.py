@@ -1,9 +1,19 @@
-"""Which controller acts: the one whose connection holds an advisory lock. Losing the connection ends the lead."""
+"""Which controller acts: the one whose connection holds an advisory lock. Losing the connection ends the lead.
+
+The connection is outside of the pool (`models.database.unpooled`): the lock belongs to the session of the server, and
+a connection that went back to the pool would keep it.
+"""
+
+from typing import Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
+from workers.app import app
+
 ACTING_LOCK = 0x636F6E74726F6C  # "control"
+PROBE = "drover.probe"
+"""A list of Redis that never exists."""
 
 
 def take(connection: Connection) -> bool:
@@ -11,7 +21,21 @@ def take(connection: Connection) -> bool:
     return bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": ACTING_LOCK}))
 
 
-def anybody_acts(session: Session) -> bool:
+def check_broker() -> None:
+    """Prove that messages can be published. Pushing to a list that does not exist changes nothing, but a replica, a
+    Redis that is loading and one that is full refuse it as they would refuse a message.
+
+    Raises:
+        OperationalError: of kombu; it cannot be reached.
+        RedisError: it takes no messages now.
+    """
+    with app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+        channel: Any = connection.channel()
+        channel.client.lpushx(PROBE, "")
+
+
+def anybody_acts(session: Session | Connection) -> bool:
     """Some controller acts now. Takes no lock itself, so that it never keeps a controller from acting."""
     held = text(
         "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"

@@ -2,7 +2,7 @@
 
 from models.base import Document, now
 from models.database import transaction
-from models.errors import PreconditionFailed
+from models.errors import HostRefused, PreconditionFailed
 from models.guest import Guest
 from models.job import Job
 from workflows import estimate, schedule
@@ -22,8 +22,8 @@ def fits_its_window(guest: str, terms: Terms) -> None:
     if terms.window is None:
         return
     with transaction() as session:
-        size, speed = Size.of(session.get_one(Guest, guest)), estimate.speed(session)
-    wait = schedule.obstacle(now(), speed.needs_s(size, terms.seed), window=terms.window)
+        size, speed, at = Size.of(session.get_one(Guest, guest)), estimate.speed(session), now(session)
+    wait = schedule.obstacle(at, speed.needs_s(size, terms.seed), window=terms.window)
     if wait is not None and wait.for_good:
         raise PreconditionFailed(f"{guest} cannot be moved: {wait.why}")
 
@@ -50,7 +50,7 @@ def movable(guest: Guest) -> Document:
     inspection = inspect(guest)
     refusals = inspection.pop("refusals")
     if refusals:
-        raise PreconditionFailed(f"{guest.name} cannot be moved now: " + "; ".join(refusals))
+        raise HostRefused(f"{guest.name} cannot be moved now: " + "; ".join(refusals), host=guest.host)
     return inspection
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, func, insert, select
 
 from models.base import Document
 from models.database import autocommitting, hearing, transaction
-from models.errors import PreconditionFailed, Unavailable
+from models.errors import HostRefused, PreconditionFailed, Unavailable
 from models.host import ANSWERED_CHANNEL, Host, HostRequest, RequestState
 from models.settings import Settings, settings
 from workers.app import app, host_queue
@@ -47,7 +47,8 @@ def ask(host: str, kind: str, **question: Any) -> Document:
     """A host's answer.
 
     Raises:
-        PreconditionFailed: the host refuses, cannot be reached, or does not answer in time.
+        HostRefused: the host says no, or could not look.
+        Unavailable: it cannot be reached, or does not answer in time.
     """
     with autocommitting() as connection, hearing(connection, ANSWERED_CHANNEL) as wait:
         asked = insert(HostRequest).values(host=host, kind=kind, question=question).returning(HostRequest.id)
@@ -60,7 +61,8 @@ def ask(host: str, kind: str, **question: Any) -> Document:
             if request.state is RequestState.ANSWERED and request.reply is not None:
                 return dict(request.reply)
             if request.state in {RequestState.REFUSED, RequestState.FAILED}:
-                raise PreconditionFailed((request.reply or {}).get("error", "no reason given"))
+                why = (request.reply or {}).get("error", "no reason given")
+                raise HostRefused(why, host=host, failed=request.state is RequestState.FAILED)
     raise Unavailable(f"host {host} did not answer within {ANSWER_TIMEOUT_S:g} s: is its worker busy?")
 
 

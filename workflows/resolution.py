@@ -90,7 +90,7 @@ def _back_to_source(session: Session, job: Job, why: str, by: str) -> None:
 
 def _on_to_destination(session: Session, job: Job, why: str, by: str) -> None:
     """Only the end of the chain is left to do, on the host that is not fenced."""
-    job.crossed_at = job.crossed_at or now()
+    job.crossed_at = job.crossed_at or now(session)
     job.epoch += 1
     job.move(session, JobState.RUNNING, why, by=by)
     for step in job.steps:

@@ -9,14 +9,13 @@ from typing import Any
 
 from models.drain import DrainKind
 from models.errors import PreconditionFailed
-from models.settings import settings
 from workers.app import app
-from workflows import jobs, schedule, terms, webhooks
+from workflows import jobs, schedule, terms
 from workflows.drains import orders, planning, turns
 from workflows.drains.orders import Order
 from workflows.drains.planning import Where
 from workflows.jobs import MigrationOptions
-from workflows.terms import Terms
+from workflows.terms import Terms, words
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +36,17 @@ def submit(
     `when` are `priority`, `at`, `window`, `timezone`, `hold` and `seed_now`, see `workflows.terms.read`. A refusal is
     kept as a job in state `undone` under the same key: `drover job show --key KEY` tells, and so does the webhook.
     """
-    options = MigrationOptions(max_blackout_ms=max_blackout_ms, bandwidth_bytes_per_s=bandwidth_bytes_per_s)
     try:
+        options = MigrationOptions(max_blackout_ms=max_blackout_ms, bandwidth_bytes_per_s=bandwidth_bytes_per_s)
+        names = {"guest": guest, "to": to, "idempotency_key": idempotency_key}
+        for name, value in names.items():
+            words(name, value)
+        if when.get("every"):
+            raise PreconditionFailed("a job moves its guest once: `every` is for drains and returns")
         asked = _terms(webhook=webhook, **when)
         jobs.submit(guest, to, options=options, terms=asked, idempotency_key=idempotency_key, by="drover.job.submit")
     except PreconditionFailed as error:
-        log.warning("the submission %s was refused: %s", idempotency_key, error)
+        log.warning("the submission %r was refused: %s", idempotency_key, error)
         jobs.record_refusal(guest, to, idempotency_key, str(error), by="drover.job.submit", webhook=webhook)
 
 
@@ -78,12 +82,14 @@ def _submit(kind: DrainKind, host: str, key: str, **how: Any) -> None:
     """A refusal is kept as a cancelled drain under the same key: `drover drain show --key KEY` tells."""
     order = Order(kind=kind, host=host)
     try:
+        words("host", host)
+        words("idempotency_key", key)
         order = _order(kind, host, **how)
         if orders.submitted(order, key) is None:
             forecast = planning.forecast(kind, host, order.where, order.terms)
             orders.submit(order, forecast=forecast, idempotency_key=key)
     except PreconditionFailed as error:
-        log.warning("the submission %s was refused: %s", key, error)
+        log.warning("the submission %r was refused: %s", key, error)
         orders.record_refusal(order, key, str(error))
 
 
@@ -101,20 +107,20 @@ def _order(
     return Order(
         kind=kind,
         host=host,
-        where=Where(to=to, exclude=exclude),
+        where=Where(to=_hosts("to", to), exclude=_hosts("exclude", exclude)),
         options=MigrationOptions(max_blackout_ms=max_blackout_ms, bandwidth_bytes_per_s=bandwidth_bytes_per_s),
         terms=_terms(**when),
         recurrence=schedule.recurrence(when["every"], when.get("timezone", "UTC")) if when.get("every") else None,
     )
 
 
+def _hosts(name: str, said: object) -> list[str]:
+    if not isinstance(said, (list, tuple)):
+        raise PreconditionFailed(f"{name} is a list of hosts, not {said!r}")
+    return [words(name, host) for host in said]
+
+
 @app.task(name="drover.drain.move", ignore_result=True)
 def move(*, drain_id: int, guest: str) -> None:
     """Submit the job of a guest whose turn it is in a drain."""
     turns.submit(drain_id, guest)
-
-
-@app.task(name="drover.webhook.deliver", ignore_result=True)
-def deliver(*, delivery_id: int) -> None:
-    """Try once to tell somebody how a job or a drain ended."""
-    webhooks.deliver(delivery_id, settings())

@@ -1,42 +1,83 @@
 """Delivering webhooks: signed, and tried again until somebody has taken them or it was tried often enough.
 
-The message waits in its row, so whoever dies loses none; one may arrive twice, and its number tells.
+The message waits in its row, so whoever dies loses none; one may arrive twice, and its number tells. The controller
+that leads delivers, in a few threads beside everything else; each delivery is bounded in time and size as a whole.
 """
 
+import asyncio
 import hashlib
 import hmac
 import json
 import logging
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import cache
 
 import httpx
-from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy import ColumnElement, and_, func, select, update
 
-from models.base import now
 from models.database import transaction
 from models.settings import Settings
 from models.webhook import Delivery, DeliveryState
-from workers.app import CONTROL_QUEUE, app
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
+"""For all of a delivery: name, connection, sending, answer."""
+PARALLEL = 8
+"""Deliveries under way at the same time: slow receivers keep nothing waiting but other deliveries."""
+LONGEST_ERROR = 500
 TRIES = 12
 FIRST_PAUSE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(hours=1)
 UNDER_WAY = timedelta(seconds=60)
-"""A delivery that was sent for is over by then, or the message was lost."""
+"""A delivery that was begun is over by then, or the controller that began it has died."""
+
+_under_way: set[int] = set()
+"""Deliveries that threads of this process have in hand."""
+_lock = threading.Lock()
 
 
-def tick() -> None:
-    """Send for every delivery that is due."""
+def tick(ours: Settings) -> None:
+    """Hand deliveries that are due to threads of their own, as many as are free. The others wait in their rows."""
+    with _lock:
+        ids = _claimed(PARALLEL - len(_under_way))
+        for delivery_id in ids:
+            _under_way.add(delivery_id)
+            _pool().submit(_deliver, delivery_id, ours)
+
+
+def _claimed(free: int) -> list[int]:
+    """The deliveries that have waited longest, from now on ours until they are over."""
+    if free <= 0:
+        return []
+    free_ones = select(Delivery.id).where(due(), Delivery.id.not_in(_under_way)).order_by(Delivery.next_at)
+    query = (
+        update(Delivery)
+        .where(Delivery.id.in_(free_ones.limit(free).with_for_update(skip_locked=True)))
+        .values(next_at=func.clock_timestamp() + UNDER_WAY)
+        .returning(Delivery.id)
+    )
     with transaction() as session:
-        waiting = session.scalars(select(Delivery).where(due()).with_for_update(skip_locked=True)).all()
-        for delivery in waiting:
-            delivery.next_at = func.clock_timestamp() + UNDER_WAY
-    for delivery in waiting:
-        app.send_task("drover.webhook.deliver", kwargs={"delivery_id": delivery.id}, queue=CONTROL_QUEUE)
+        return list(session.scalars(query))
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(PARALLEL, thread_name_prefix="webhook")
+
+
+def _deliver(delivery_id: int, ours: Settings) -> None:
+    """In a thread of the pool: what is raised here nobody else hears of."""
+    try:
+        deliver(delivery_id, ours)
+    except Exception:  # it is tried again once `UNDER_WAY` is over
+        log.exception("what became of delivery %d could not be written down", delivery_id)
+    finally:
+        with _lock:
+            _under_way.discard(delivery_id)
 
 
 def due() -> ColumnElement[bool]:
@@ -56,7 +97,7 @@ def deliver(delivery_id: int, ours: Settings) -> None:
         delivery.tries += 1
         delivery.error = error
         if error is None:
-            delivery.state, delivery.delivered_at = DeliveryState.DELIVERED, now()
+            delivery.state, delivery.delivered_at = DeliveryState.DELIVERED, func.clock_timestamp()
         elif delivery.tries >= TRIES:
             delivery.state = DeliveryState.FAILED
         else:
@@ -64,15 +105,24 @@ def deliver(delivery_id: int, ours: Settings) -> None:
 
 
 def _post(delivery: Delivery, secret: str) -> str | None:
-    """What went wrong, if something did. Redirects are not followed: the answer must come from who was named."""
+    """What went wrong, if something did: with the address, the message, or whoever is told."""
     if not secret:
         return "the controller has no DROVER_WEBHOOK_SECRET to sign with: set it"
-    body = json.dumps({"delivery": delivery.id, **delivery.body}).encode()
     try:
-        answer = httpx.post(delivery.url, content=body, headers=headers(body, secret, time.time()), timeout=TIMEOUT_S)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return f"{type(error).__name__}: {error}"
-    return None if answer.is_success else f"it answered {answer.status_code}"
+        body = json.dumps({"delivery": delivery.id, **delivery.body}).encode()
+        status = asyncio.run(asyncio.wait_for(_answer(delivery.url, body, secret), TIMEOUT_S))
+    except TimeoutError:
+        return f"it did not answer within {TIMEOUT_S:g} s"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".replace("\0", "")[:LONGEST_ERROR]
+    return None if 200 <= status < 300 else f"it answered {status}"
+
+
+async def _answer(url: str, body: bytes, secret: str) -> int:
+    """The status; what else the receiver says is not read. Redirects are not followed: who was named must answer."""
+    client = httpx.AsyncClient(timeout=TIMEOUT_S)
+    async with client, client.stream("POST", url, content=body, headers=headers(body, secret, time.time())) as answer:
+        return answer.status_code
 
 
 def headers(body: bytes, secret: str, at: float) -> dict[str, str]:

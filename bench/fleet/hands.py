@@ -16,7 +16,6 @@ from celery.signals import worker_ready
 from sqlalchemy import func, update
 
 from models import claims
-from models.base import now
 from models.database import transaction
 from models.guest import Guest
 from models.host import Host, HostRequest, RequestState, reply
@@ -61,7 +60,7 @@ class Simulated(Step):
         await asyncio.sleep(STEP_S)
         if (self.name, self.side) == ("migrate_ram", Side.SOURCE):
             with ctx.record() as (_, job, _step):
-                job.cutover_begun_at = job.crossed_at = now()
+                job.cutover_begun_at = job.crossed_at = ctx.claim.now()
         if (self.name, self.side) == ("cutover", Side.DESTINATION):
             with ctx.record() as (session, job, _step):
                 session.get_one(Guest, job.guest).lives_on(job.destination, f"/{job.guest}")
@@ -77,8 +76,8 @@ class Simulated(Step):
     def _record(self, ctx: Context, done: float) -> None:
         with ctx.record() as (_, job, _step):
             for disk in job.disks:
-                disk.bytes_copied, job.progress_at = int(done * disk.bytes_total), now()
-                disk.ready_at = now() if done >= 1 else None
+                disk.bytes_copied, job.progress_at = int(done * disk.bytes_total), ctx.claim.now()
+                disk.ready_at = ctx.claim.now() if done >= 1 else None
 
 
 def _register(name: str, direction: Direction) -> None:

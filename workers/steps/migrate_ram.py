@@ -10,7 +10,6 @@ import asyncio
 import secrets
 import time
 
-from models.base import now
 from models.errors import Crossed, Fatal, Transient
 from models.job import Side
 from workers import exporter, incoming, mirrors, switches
@@ -109,7 +108,7 @@ class MigrateRamSource(Step):
 
     def _start(self, ctx: Context, attempt: int) -> None:
         # From here on recovery asks both QEMUs and never guesses: the source may pause at any moment.
-        ctx.note(cutover_begun_at=now())
+        ctx.note(cutover_begun_at=ctx.claim.now())
         ctx.guard()
         switches.start(ctx, attempt, self._order(ctx, attempt))
 
@@ -152,7 +151,7 @@ class MigrateRamSource(Step):
         return len(states) == len(ctx.job.disks) and all(mirror.in_sync for mirror in states.values())
 
     def _record_crossing(self, ctx: Context) -> None:
-        ctx.note(crossed_at=ctx.job.crossed_at or now())
+        ctx.note(crossed_at=ctx.job.crossed_at or ctx.claim.now())
 
     async def abandon(self, ctx: Context) -> bool:
         """The switch process's word is final once it is dead; if it said run, the job goes forward."""
@@ -194,4 +193,4 @@ class _Progress:
         asyncio.get_running_loop().run_in_executor(None, self._record, ram)
 
     def _record(self, ram: dict[str, int]) -> None:
-        self.ctx.note(ram=ram, progress_at=now())
+        self.ctx.note(ram=ram, progress_at=self.ctx.claim.now())

@@ -5,9 +5,11 @@ from typing import Annotated
 import typer
 
 from models.base import Document
-from models.job import JobState, Side
+from models.errors import PreconditionFailed
+from models.job import Job, JobState, Side
 from workflows import reconcile, resolution
 from workflows.cli import completion, output
+from workflows.cli.exits import ExitCode
 from workflows.cli.options import AsJson
 from workflows.reconcile import Look
 
@@ -25,9 +27,24 @@ def reconcile_guests(
     A job that needs an operator goes on if the hosts' answers leave no doubt; else the choices are named.
     """
     found = [(job, reconcile.look(job)) for job in reconcile.unfinished(guest)]
-    resolved = {job.id: not dry_run and resolution.by_what_was_seen(job, look) for job, look in found}
+    resolved, refused = dict[int, bool](), dict[int, str]()
+    for job, look in found:
+        resolved[job.id] = False
+        try:
+            resolved[job.id] = not dry_run and resolution.by_what_was_seen(job, look)
+        except PreconditionFailed as error:  # somebody else decided meanwhile: that stops no other job
+            refused[job.id] = str(error)
+    _tell(found, resolved, refused, as_json)
+    if refused:
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+def _tell(found: list[tuple[Job, Look]], resolved: dict[int, bool], refused: dict[int, str], as_json: bool) -> None:
     if as_json:
-        output.emit({"jobs": [_document(look) | {"resolved": resolved[job.id]} for job, look in found]})
+        about = [
+            _document(look) | {"resolved": resolved[job.id], "refused": refused.get(job.id)} for job, look in found
+        ]
+        output.emit({"jobs": about})
         return
     if not found:
         output.note("no job is unfinished")
@@ -37,6 +54,8 @@ def reconcile_guests(
             output.say(f"  {side}: {_sentence(seen)}")
         if resolved[job.id]:
             output.say(f"  it goes on: the {look.verdict.owner} owns the guest")
+        elif job.id in refused:
+            output.say(f"  it was left as it is: {refused[job.id]}")
         elif job.state is JobState.NEEDS_OPERATOR:
             output.say(f"  {job.error}")
 

@@ -6,12 +6,12 @@ Each writes rows and wakes the controller.
 import logging
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from models import claims
-from models.base import Document, now
+from models.base import Document
 from models.database import transaction
 from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.errors import PreconditionFailed
@@ -115,15 +115,15 @@ def record_refusal(order: Order, idempotency_key: str, why: str) -> None:
                 host=order.host,
                 state=DrainState.CANCELLED,
                 idempotency_key=idempotency_key,
-                error=why,
-                finished_at=now(),
+                error=why.replace("\0", ""),
+                finished_at=func.clock_timestamp(),
                 **vars(order.terms),
             )
             session.add(drain)
             session.flush()
             drain.announce(session)
-    except IntegrityError:
-        log.warning("the refusal of %s cannot be kept: %s", idempotency_key, why)
+    except SQLAlchemyError:
+        log.warning("the refusal of %r cannot be kept: %s", idempotency_key, why)
 
 
 def _planned(forecast: Forecast, *, at_once: bool) -> list[DrainGuest]:

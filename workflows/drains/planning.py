@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TypeVar
 
 from sqlalchemy import func, select
@@ -70,8 +71,8 @@ def forecast(kind: DrainKind, host: str, where: Where, terms: Terms | None = Non
     while survey.ask_destinations(made := _placed(kind, host, where, survey)):
         pass
     with transaction() as session:
-        speed = estimate.speed(session)
-    never = _too_long(made, speed, terms or Terms())
+        speed, at = estimate.speed(session), now(session)
+    never = _too_long(made, speed, terms or Terms(), at)
     made = Plan(
         placements=tuple(one for one in made.placements if one.candidate.name not in never),
         left=survey.immovable | made.left | never,
@@ -86,10 +87,10 @@ def forecast(kind: DrainKind, host: str, where: Where, terms: Terms | None = Non
     )
 
 
-def _too_long(made: Plan, speed: Speed, terms: Terms) -> dict[str, str]:
+def _too_long(made: Plan, speed: Speed, terms: Terms, at: datetime) -> dict[str, str]:
     """Guests whose move fits into no window."""
     waits = {
-        one.candidate.name: schedule.obstacle(now(), speed.needs_s(one.candidate.size, terms.seed), window=terms.window)
+        one.candidate.name: schedule.obstacle(at, speed.needs_s(one.candidate.size, terms.seed), window=terms.window)
         for one in made.placements
     }
     return {name: wait.why for name, wait in waits.items() if wait is not None and wait.for_good}

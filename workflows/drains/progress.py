@@ -19,18 +19,26 @@ from workflows import schedule
 from workflows.drains import orders, outcomes, turns
 from workflows.drains.orders import cancel_moves
 from workflows.drains.planning import guests_of
+from workflows.isolation import PAUSES, alone, forget_trouble
 
 
 def tick(ours: Settings) -> None:
     """Look at every drain that has not ended, once."""
     with transaction() as session:
         ids = session.scalars(select(Drain.id).where(unfinished()).order_by(Drain.priority.desc(), Drain.id)).all()
-    for drain_id in ids:
-        with transaction() as session:
-            drain = session.get(Drain, drain_id, with_for_update={"skip_locked": True})
-            chosen = advance(session, drain, ours) if drain is not None else []
-        for guest in chosen:  # after the commit: who takes the message must find the row
-            app.send_task("drover.drain.move", kwargs={"drain_id": drain_id, "guest": guest}, queue=CONTROL_QUEUE)
+    for drain_id in PAUSES.due("carry on", ids):
+        with alone("carry on", Drain, drain_id):
+            _carry_on(drain_id, ours)
+
+
+def _carry_on(drain_id: int, ours: Settings) -> None:
+    with transaction() as session:
+        drain = session.get(Drain, drain_id, with_for_update={"skip_locked": True})
+        chosen = advance(session, drain, ours) if drain is not None else []
+        if drain is not None:
+            forget_trouble(drain)
+    for guest in chosen:  # after the commit: who takes the message must find the row
+        app.send_task("drover.drain.move", kwargs={"drain_id": drain_id, "guest": guest}, queue=CONTROL_QUEUE)
 
 
 def unfinished() -> ColumnElement[bool]:
@@ -112,7 +120,7 @@ def _queue_next(session: Session, drain: Drain, repeated: Document) -> None:
         return
     wishes = ("kind", "host", "only", "options", "priority", "window", "recurrence", "hold", "seed", "webhook")
     again = {name: getattr(drain, name) for name in wishes}
-    session.add(Drain(not_before=schedule.following(repeated, now()), **again))
+    session.add(Drain(not_before=schedule.following(repeated, now(session)), **again))
 
 
 def _is_busy(session: Session, drain: Drain) -> bool:

@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session
 
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState
-from models.errors import PreconditionFailed, Unavailable
+from models.errors import HostRefused, PreconditionFailed, Unavailable
 from models.guest import Guest
 from models.job import Job, JobState
 from models.settings import Settings
-from workflows import capacity, estimate, jobs, schedule
+from workflows import capacity, estimate, isolation, jobs, schedule
 from workflows.drains import outcomes
 from workflows.drains.planning import Where, candidate, placed
 from workflows.guests import unfinished_jobs
@@ -142,22 +142,55 @@ def submit(drain_id: int, guest: str) -> None:
         hold=drain.hold,
         seed=drain.seed,
     )
+
+    def still_wanted(session: Session) -> None:
+        now = session.get_one(Drain, drain_id, with_for_update=True)
+        if now.state is not DrainState.RUNNING:
+            raise Unavailable(f"drain {drain_id} is {now.state}: it begins no other move")
+        if session.get_one(DrainGuest, (drain_id, guest)).state is not GuestState.WAITING:
+            raise Unavailable(f"{guest} does not wait for its turn in drain {drain_id} any more")
+
     try:
-        options = MigrationOptions(**drain.options)
-        jobs.submit(guest, row.destination, options=options, terms=terms, drain_id=drain_id, by=f"drain {drain_id}")
+        jobs.submit(
+            guest,
+            row.destination,
+            options=MigrationOptions(**drain.options),
+            terms=terms,
+            drain_id=drain_id,
+            still_wanted=still_wanted,
+            by=f"drain {drain_id}",
+        )
     except PreconditionFailed as error:
         log.info("drain %d: %s does not go to %s: %s", drain_id, guest, row.destination, error)
         _refused(drain_id, guest, row.destination, error)
+    except Exception as error:
+        log.exception("drain %d: %s could not be submitted", drain_id, guest)
+        _refused(drain_id, guest, row.destination, Unavailable(isolation.reason(error)))
 
 
 def _refused(drain_id: int, guest: str, destination: str, error: PreconditionFailed) -> None:
-    """Another destination is looked for. Nobody's answer is no refusal: it is asked again after a while."""
+    """What follows from a refusal depends on who refused, see `_without_job`."""
     with transaction() as session:
         session.get_one(Drain, drain_id, with_for_update=True)
         row = session.get_one(DrainGuest, (drain_id, guest))
-        has_job = session.scalar(unfinished_jobs().where(Job.guest == guest).limit(1)) is not None
+        if row.state is not GuestState.WAITING:
+            return
         row.reason = str(error)
-        if not has_job and not isinstance(error, Unavailable):
-            row.refused_by = {**row.refused_by, destination: str(error)}
-            row.asked_at = None
+        if session.scalar(unfinished_jobs().where(Job.guest == guest).limit(1)) is None:
+            _without_job(row, destination, error)
         jobs.wake(session)
+
+
+def _without_job(row: DrainGuest, destination: str, error: PreconditionFailed) -> None:
+    """Nobody's answer is no refusal: it is asked again after a while. What the guest's own host says holds for every
+    destination: a no leaves the guest, and a failure to look does so the second time. Anything else is said of this
+    destination, and another one is looked for.
+    """
+    if isinstance(error, Unavailable):
+        return
+    if not isinstance(error, HostRefused) or error.host != row.source:
+        row.refused_by, row.asked_at = {**row.refused_by, destination: str(error)}, None
+    elif error.failed and row.source not in row.refused_by:
+        row.refused_by = {**row.refused_by, row.source: str(error)}
+    else:
+        row.move(GuestState.LEFT, str(error))

@@ -1,0 +1,85 @@
+"""`python -m tests.all_that_is_written DIRECTORY JOB JOB JOB`: lives of jobs, so that every moment is written once."""
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from models import claims
+from models.claims import Claim
+from models.database import transaction
+from models.drain import Drain, DrainKind, DrainState
+from models.guest import Guest
+from models.host import HostRequest, RequestState, reply
+from models.job import Direction, Job, Side, Step
+from models.settings import Settings
+from workers import mirrors, retirement
+from workers.qemu.block import Mirror
+from workers.step import Context
+from workers.steps.migrate_ram import MigrateRamSource, _Progress
+from workflows import jobs
+
+IN_SYNC = Mirror(status="ready", copied_bytes=5, total_bytes=5, ready=True, healthy=True, no_room=False, error=None)
+TOLD = "http://127.0.0.1:1/"
+
+
+def claimed(ours: Settings, job_id: int, position: int, direction: Direction = Direction.DO) -> Claim:
+    """A step of the job, by its position in the chain."""
+    with transaction() as session:
+        job = session.get_one(Job, job_id)
+        step, epoch = job.steps[position], job.epoch
+    claim = claims.claim(
+        job_id=job_id, seq=step.seq, epoch=epoch, direction=direction, host=step.host, owner="x", settings=ours
+    )
+    assert claim is not None
+    return claim
+
+
+def carry_through(ours: Settings, job_id: int) -> None:
+    """Every step is done, with what it writes by itself."""
+    with transaction() as session:
+        count = len(session.get_one(Job, job_id).steps)
+    for position in range(count):
+        claim = claimed(ours, job_id, position)
+        ctx = Context(claim=claim, settings=ours)
+        if (claim.name, claim.side) == ("await_sync", Side.SOURCE):
+            mirrors.record(ctx, {mirrors.name(job_id, 0): IN_SYNC})
+        if (claim.name, claim.side) == ("migrate_ram", Side.SOURCE):
+            MigrateRamSource()._record_crossing(ctx)
+            _Progress(ctx)._record({"total": 1, "remaining": 0})
+        if (claim.name, claim.side) == ("cleanup", Side.SOURCE):
+            retirement.set_aside(ctx)
+            with ctx.record() as (session, job, _):
+                session.get_one(Guest, job.guest).lives_on("two", "/q")
+        claims.finish(claim)
+
+
+def go_wrong(ours: Settings, job_id: int) -> None:
+    """It is released, tried again, taken over, failed, and goes forward in the end."""
+    jobs.release(job_id)
+    claims.retry(claimed(ours, job_id, 0), "again", timedelta(0))
+    claimed(ours, job_id, 0)
+    with transaction() as session:
+        claims.expire(session, Step.owner == "x", "gone", by="test")
+    claims.fail(claimed(ours, job_id, 0), "it failed")
+    claims.go_forward(claimed(ours, job_id, 0, Direction.UNDO), "too late")
+
+
+def main(directory: str, first: str, second: str, third: str) -> None:
+    """Three jobs, a refusal, a drain and a question."""
+    ours = Settings(database_url="", broker_url="", host="one", directory=Path(directory))
+    carry_through(ours, int(first))
+    go_wrong(ours, int(second))
+    jobs.cancel(int(third))
+    jobs.record_refusal("web-0", "two", "k", "no", by="test", webhook=TOLD)
+    with transaction() as session:
+        drain = Drain(kind=DrainKind.DRAIN, host="one", state=DrainState.QUEUED, webhook=TOLD)
+        request = HostRequest(host="one", kind="inspect", question={})
+        session.add_all([drain, request])
+        session.flush()
+        drain.move(session, DrainState.RUNNING)
+        drain.move(session, DrainState.DONE)
+        reply(session, request.id, RequestState.ANSWERED, {})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,138 @@
+"""One row's trouble stays that row's: each is looked at in a transaction of its own, and what raises is set aside.
+
+The row says why, the log has the traceback, and it is tried again after a pause that doubles each time. The pauses are
+in the memory of the controller that leads: another one tries at once.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from kombu.exceptions import OperationalError as BrokerUnreachable
+from redis.exceptions import RedisError
+from sqlalchemy import exc, select, update
+
+from models.database import transaction
+from models.drain import Drain
+from models.errors import DroverError
+from models.job import Job
+from workflows import leadership
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
+REMEMBERED_S = 3600.0
+LONGEST_REASON = 500
+TROUBLE = "the controller could not go on with it and tries again: "
+"""How the reason of a row that was set aside begins."""
+
+OUTAGES = ("08", "53", "57")
+"""Classes of SQLSTATE that say something of the server: no connection, no resources, an operator ends it."""
+READ_ONLY = "25006"
+"""The server was made a replica."""
+
+
+@dataclass
+class Pauses:
+    """Until when rows are left alone, by what was tried with them."""
+
+    _rows: dict[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def due(self, what: str, ids: Iterable[int]) -> list[int]:
+        """Those that are not left alone now."""
+        with self._lock:
+            return [one for one in ids if self._rows.get((what, one), (0, 0.0))[1] <= time.monotonic()]
+
+    def failed(self, what: str, row_id: int) -> float:
+        """Leave a row alone; answers for how many seconds."""
+        now = time.monotonic()
+        with self._lock:
+            self._rows = {row: entry for row, entry in self._rows.items() if entry[1] > now - REMEMBERED_S}
+            times, _ = self._rows.get((what, row_id), (0, 0.0))
+            pause_s = float(min(FIRST_PAUSE_S * 2 ** min(times, 10), LONGEST_PAUSE_S))
+            self._rows[what, row_id] = (times + 1, now + pause_s)
+        return pause_s
+
+    def succeeded(self, what: str, row_id: int) -> None:
+        """Forget its failures."""
+        with self._lock:
+            self._rows.pop((what, row_id), None)
+
+    def clear(self) -> None:
+        """Forget all failures."""
+        with self._lock:
+            self._rows.clear()
+
+
+PAUSES = Pauses()
+
+
+@contextmanager
+def alone(what: str, table: type[Job] | type[Drain], row_id: int) -> Iterator[None]:
+    """Let nothing out of this block that concerns only its row. Transactions are opened within it.
+
+    Raises:
+        Exception: whatever concerns every row, because database or broker are away.
+    """
+    try:
+        yield
+    except Exception as error:
+        set_aside(what, table, row_id, error)
+    else:
+        PAUSES.succeeded(what, row_id)
+
+
+def set_aside(what: str, table: type[Job] | type[Drain], row_id: int, error: Exception) -> None:
+    """Log what a row has raised, have the row say it, and leave the row alone for a while.
+
+    Raises:
+        Exception: the error itself, when it does not concern this row alone.
+    """
+    if database_is_away(error):
+        raise error
+    show(table, row_id, error)
+    if isinstance(error, (BrokerUnreachable, RedisError, ConnectionError)):
+        leadership.check_broker()
+    pause_s = PAUSES.failed(what, row_id)
+    log.error(
+        "%s %d is left alone for %.0f s: to %s raised", table.__tablename__, row_id, pause_s, what, exc_info=error
+    )
+
+
+def database_is_away(error: BaseException) -> bool:
+    """It cannot be reached or takes no changes: that concerns every row alike."""
+    if isinstance(error, exc.TimeoutError):  # of the pool
+        return True
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:
+        return error.connection_invalidated or isinstance(error, (exc.OperationalError, exc.InterfaceError))
+    return state == READ_ONLY or state[:2] in OUTAGES
+
+
+def show(table: type[Job] | type[Drain], row_id: int, error: Exception) -> None:
+    """Have the row say what is wrong, unless somebody has it locked just now."""
+    free = select(table.id).where(table.id == row_id).with_for_update(skip_locked=True).scalar_subquery()
+    try:
+        with transaction() as session:
+            session.execute(update(table).where(table.id == free).values(waiting=reason(error)))
+    except exc.SQLAlchemyError as other:
+        log.warning("%s %d cannot say why it waits: %s", table.__tablename__, row_id, other)
+
+
+def reason(error: Exception) -> str:
+    """What an operator reads on the row."""
+    said = str(error).replace("\0", "") or type(error).__name__
+    said = next((line.strip() for line in said.splitlines() if line.strip()), said)[:LONGEST_REASON]
+    return TROUBLE + (said if isinstance(error, DroverError) else f"{type(error).__name__}: {said}")
+
+
+def forget_trouble(row: Job | Drain) -> None:
+    """It went on: what the row says of an earlier trouble is over."""
+    if row.waiting is not None and row.waiting.startswith(TROUBLE):
+        row.waiting = None

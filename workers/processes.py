@@ -203,6 +203,13 @@ def _patience_s(folder: Path) -> float:
     return SETTING_UP_S if begin == end != 0 else EXEC_S
 
 
+def children(parent: Process) -> list[Process]:
+    """The living processes that it has started itself."""
+    tasks = Path(f"/proc/{parent.pid}/task")
+    pids = [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+    return [alive for pid in pids if (alive := process(int(pid))) is not None]
+
+
 def having_open(file: Path) -> list[Process]:
     """The processes that have this file open, as far as we may see them."""
     wanted, found = file.stat(), []

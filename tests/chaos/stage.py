@@ -78,6 +78,7 @@ class Stage:
 def raised() -> Iterator[Stage]:
     """A new lab for the time of a `with` block; this process is pointed at it."""
     lab = Lab(Path(tempfile.mkdtemp(prefix="dc", dir="/tmp")))
+    before = os.environ.get("DROVER_HOST_PATIENCE_S")
     os.environ["DROVER_HOST_PATIENCE_S"] = str(PATIENCE_S)
     try:
         fleet.up(lab, 2, flower=False, namespaces=True)
@@ -87,5 +88,8 @@ def raised() -> Iterator[Stage]:
                 connection.execute(TELL)
             yield stage
     finally:
+        os.environ.pop("DROVER_HOST_PATIENCE_S")
+        if before is not None:
+            os.environ["DROVER_HOST_PATIENCE_S"] = before
         fleet.down(lab)
         shutil.rmtree(lab.path, ignore_errors=True)

@@ -17,6 +17,10 @@ class Guest(Base):
     host: Mapped[str] = mapped_column(ForeignKey("host.name"))
     qmp: Mapped[str] = mapped_column(Text)
     """Path of the QMP socket on that host."""
+    process: Mapped[str | None] = mapped_column(Text)
+    """Its QEMU as last seen, see `workers.processes.identity`: equal for two names of one process."""
+    uuid: Mapped[str | None] = mapped_column(String(36))
+    """Its machine's, where one is set; it goes with the guest to its next host."""
     adopted_at: Mapped[datetime] = mapped_column(server_default=func.now())
     moved_at: Mapped[datetime | None]
     cpus: Mapped[int] = mapped_column(default=0, server_default="0")
@@ -31,6 +35,6 @@ class Guest(Base):
     apart: Mapped[str | None] = mapped_column(String(64))
     """Guests of one such group never share a host."""
 
-    def lives_on(self, host: str, qmp: str) -> None:
-        """It was handed over."""
-        self.host, self.qmp, self.moved_at = host, qmp, func.clock_timestamp()
+    def lives_on(self, host: str, qmp: str, process: str | None = None) -> None:
+        """It was handed over, to this process where it is known."""
+        self.host, self.qmp, self.process, self.moved_at = host, qmp, process, func.clock_timestamp()

@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -61,6 +61,12 @@ class Moves:
     def move(self, guest: str, to: str, **options: Any) -> Job:
         """Move a guest and wait until the job has ended."""
         return self.ended(self.submit(guest, to, **options).id)
+
+    def hurry(self, job_id: int) -> None:
+        """Only what has begun was to take a while: steps that begin from now on have no limit of bandwidth."""
+        with transaction() as session:
+            job = session.get_one(Job, job_id)
+            job.options = job.options | {"bandwidth_bytes_per_s": 0}
 
     def ended(self, job_id: int, timeout_s: float = 120.0) -> Job:
         """The job once it has ended."""
@@ -140,6 +146,16 @@ class Moves:
             self.power_off(name)
             with suppress(PreconditionFailed):  # its job waits for an operator
                 guest_records.forget(name)
+
+
+@contextmanager
+def resident(lab: Lab, **load: Any) -> Iterator[str]:
+    """A guest on host-a for several tests: those that leave it there. A boot takes longer than many a test."""
+    made = Moves(lab)
+    try:
+        yield made.boot(**load)
+    finally:
+        made.end()
 
 
 def _qemus_mentioning(text: str) -> list[Process]:

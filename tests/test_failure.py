@@ -2,11 +2,15 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lab import fleet
+from lab.directory import Lab
 from models.job import JobState
+from tests import support
 from tests.support import MIB, Moves, until
 from workers import processes
 from workflows import jobs
@@ -16,13 +20,20 @@ pytestmark = pytest.mark.guests
 SLOW = {"bandwidth_bytes_per_s": 4 * MIB}
 
 
+@pytest.fixture(scope="module")
+def resident(lab: Lab) -> Iterator[str]:
+    """A guest for the tests that leave it at host-a."""
+    with support.resident(lab, fill_mib=32) as name:
+        yield name
+
+
 def _nothing_at_the_destination(moves: Moves, guest: str) -> None:
     folder = moves.lab.host("host-b").guests / guest
     assert not [path for path in folder.glob("*") if path.name != "console.log"]
 
 
-def test_a_qemu_that_cannot_start_at_the_destination_leaves_the_guest_where_it_is(moves: Moves) -> None:
-    guest = moves.boot()
+def test_a_qemu_that_cannot_start_at_the_destination_leaves_the_guest_where_it_is(moves: Moves, resident: str) -> None:
+    guest = resident
     console = moves.lab.host("host-b").guests / guest / "console.log"
     console.mkdir(parents=True)  # QEMU cannot write its console there
     job = moves.move(guest, "host-b")
@@ -34,8 +45,8 @@ def test_a_qemu_that_cannot_start_at_the_destination_leaves_the_guest_where_it_i
     moves.intact(guest, "host-a")
 
 
-def test_a_job_that_is_cancelled_during_the_copy_leaves_the_guest_where_it_is(moves: Moves) -> None:
-    guest = moves.boot(fill_mib=32)
+def test_a_job_that_is_cancelled_during_the_copy_leaves_the_guest_where_it_is(moves: Moves, resident: str) -> None:
+    guest = resident
     job = moves.submit(guest, "host-b", **SLOW)
     until("the copy runs", lambda: moves.step_is(job.id, "await_sync", "running"))
     jobs.cancel(job.id)
@@ -91,8 +102,6 @@ def test_a_switch_process_that_is_killed_before_the_switch_costs_only_another_tr
 
 @pytest.mark.parametrize("host", ["host-a", "host-b"])
 def test_a_worker_that_is_killed_during_the_copy_takes_its_step_up_again(moves: Moves, host: str) -> None:
-    from lab import fleet
-
     guest = moves.boot(fill_mib=32)
     job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=16 * MIB)
     until("the copy runs", lambda: moves.step_is(job.id, "await_sync", "running"))

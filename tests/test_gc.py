@@ -17,12 +17,14 @@ import pytest
 from sqlalchemy import delete, func, update
 
 from lab import fleet
+from lab.directory import Lab
 from models.database import transaction
 from models.errors import PreconditionFailed
 from models.guest import Guest
 from models.host import Host
 from models.job import Disk, Job, JobState, Step, StepState
 from models.settings import Settings, settings
+from tests import support
 from tests.support import MIB, Moves, until
 from workers import garbage, images, processes
 from workers.garbage import search
@@ -48,6 +50,13 @@ class Answer:
     def of(self, job_id: int) -> dict[tuple[str, str], dict[str, Any]]:
         """The finds of one job by host and kind."""
         return {(find["host"], find["kind"]): find for find in self.document["finds"] if find["job"] == job_id}
+
+
+@pytest.fixture(scope="module")
+def resident(lab: Lab) -> Iterator[str]:
+    """A guest for the tests that leave it at host-a."""
+    with support.resident(lab, fill_mib=32) as name:
+        yield name
 
 
 def drover(moves: Moves, *words: str) -> subprocess.CompletedProcess[str]:
@@ -178,8 +187,10 @@ def test_all_that_an_undone_job_left_on_both_hosts_is_found_and_removed(moves: M
     moves.intact(guest, "host-b")
 
 
-def test_a_waiting_qemu_that_cannot_be_asked_stays_and_with_it_its_image(moves: Moves, workers_end: Any) -> None:
-    guest = moves.boot(fill_mib=32)
+def test_a_waiting_qemu_that_cannot_be_asked_stays_and_with_it_its_image(
+    moves: Moves, resident: str, workers_end: Any
+) -> None:
+    guest = resident
     job = abandoned(moves, guest, workers_end)
     qemu = process_of(moves, job, "incoming")
     qemu.signal(signal.SIGSTOP)
@@ -198,8 +209,8 @@ def test_a_waiting_qemu_that_cannot_be_asked_stays_and_with_it_its_image(moves: 
     moves.intact(guest, "host-a")
 
 
-def test_a_waiting_qemu_that_was_let_run_or_is_marked_so_stays(moves: Moves, workers_end: Any) -> None:
-    guest = moves.boot(fill_mib=32)
+def test_a_waiting_qemu_that_was_let_run_or_is_marked_so_stays(moves: Moves, resident: str, workers_end: Any) -> None:
+    guest = resident
     job = abandoned(moves, guest, workers_end)
     qemu = process_of(moves, job, "incoming")
     marker = moves.directory(job, "host-b") / "may-run-here"
@@ -327,16 +338,16 @@ def test_the_images_of_an_unknown_job_stay_for_they_may_be_a_guests(moves: Moves
     assert not directory.exists()
 
 
-def test_a_guest_whose_monitor_is_taken_is_told_and_nothing_else_happens(moves: Moves) -> None:
-    guest = moves.boot()
+def test_a_guest_whose_monitor_is_taken_is_told_and_nothing_else_happens(moves: Moves, resident: str) -> None:
+    guest = resident
     with closing(socket.socket(socket.AF_UNIX)) as other:
         other.connect(_row(guest).qmp)
         answer = gc(moves, "--host", "host-a")
     assert any(guest in note["note"] for note in answer.document["notes"])
 
 
-def test_only_jobs_that_are_done_or_undone_have_ended_for_gc(moves: Moves) -> None:
-    guest = moves.boot(fill_mib=32)
+def test_only_jobs_that_are_done_or_undone_have_ended_for_gc(moves: Moves, resident: str) -> None:
+    guest = resident
     job = copying(moves, guest)
     jobs.cancel(job.id)
     while not moves.job(job.id).state.ended:

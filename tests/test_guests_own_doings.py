@@ -4,16 +4,19 @@ What the guest does is done to its real devices by I/O ports, as its kernel woul
 """
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lab.directory import Lab
 from lab.guest.console import read_consoles
 from lab.guest.spec import DiskSpec
 from lab.guest.verify import ImageRef, verify
 from models.job import Job, JobState
+from tests import support
 from tests.filesystem import guests_in_a_small_folder
 from tests.support import MIB, Moves, until
 from workers import processes
@@ -27,6 +30,13 @@ RESET = "o /b 0xcf9 0x06"
 PANIC = "o /b 0x505 1"  # pvpanic
 SCSI = DiskSpec(size_bytes=64 * MIB, bus="virtio-scsi")
 PHASES = ["copy", "ram"]
+
+
+@pytest.fixture(scope="module")
+def resident(lab: Lab) -> Iterator[str]:
+    """A guest for the tests that leave it at host-a."""
+    with support.resident(lab, fill_mib=32) as name:
+        yield name
 
 
 def _ask(moves: Moves, guest: str, command: str, *, host: str = "host-a", **arguments: Any) -> Any:
@@ -153,6 +163,7 @@ def test_a_guest_that_is_reset_is_moved_all_the_same(moves: Moves, phase: str, b
         _ask(moves, guest, "system_reset")
     else:
         _write_port(moves, guest, RESET)
+    moves.hurry(job.id)
     moves.done(moves.ended(job.id))
     console = moves.lab.host("host-b").guests / guest / "console.log"
     until("the guest writes again at the destination", lambda: console.read_bytes().count(b"ack") > 5, 120)
@@ -166,14 +177,17 @@ def test_a_guest_that_its_owner_pauses_is_moved_once_they_let_it_run_again(moves
     _waits(moves, job, f"{guest} is paused on host-a: let it run and the move goes on")
     until("the copy is complete", lambda: moves.job(job.id).disks[0].ready_at)
     assert _runstate(moves, guest) == "paused"
+    moves.hurry(job.id)
     _ask(moves, guest, "cont")
     moves.done(moves.ended(job.id))
     moves.intact(guest, "host-b")
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_guest_that_its_owner_paused_stays_paused_when_its_move_is_cancelled(moves: Moves, phase: str) -> None:
-    guest = moves.boot(fill_mib=32)
+def test_a_guest_that_its_owner_paused_stays_paused_when_its_move_is_cancelled(
+    moves: Moves, resident: str, phase: str
+) -> None:
+    guest = resident
     job = _under_way(moves, guest, phase)
     _ask(moves, guest, "stop")
     jobs.cancel(job.id)
@@ -195,6 +209,7 @@ def test_a_guest_that_an_io_error_at_the_source_stopped_is_moved_once_its_owner_
         until("a write of the guest fails", lambda: _runstate(moves, guest) == "io-error")
         _waits(moves, job, f"{guest} is stopped by an I/O error on host-a")
         small.enlarge()
+        moves.hurry(job.id)
         _ask(moves, guest, "cont")
         moves.done(moves.ended(job.id, 240))
         moves.intact(guest, "host-b")

@@ -5,10 +5,12 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import Fatal, PreconditionFailed
+from workers import processes
 
 
 def free_bytes(path: Path) -> int:
@@ -77,7 +79,7 @@ class Manifest:
             descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         except FileExistsError:
             self._forget(file)
-            raise PreconditionFailed(f"{file} exists already: remove it or move it away") from None
+            raise PreconditionFailed(in_the_way(file, self.path.parents[1])) from None
         self._record(files={str(file): os.fstat(descriptor).st_ino}, folders=[])
         os.close(descriptor)
 
@@ -118,6 +120,23 @@ class Manifest:
         record = self._read()
         del record["files"][str(file)]
         write_durably(self.path, json.dumps(record))
+
+
+def in_the_way(file: Path, jobs: Path) -> str:
+    """Why a file cannot be made, and what to do with the one that is there; `jobs` holds the directories of jobs."""
+    for path in jobs.glob("*/created.json"):
+        with suppress(OSError, ValueError):  # its job was cleaned up meanwhile, or a full disk cut it short
+            if Manifest(path).owns(file):
+                job = path.parent.name
+                return (
+                    f"{file} exists already and belongs to job {job}, leave it: `drover job show {job}` says how far "
+                    "that is, and once it has ended `drover gc` removes what it left"
+                )
+    users = processes.having_open(file)
+    if users:
+        pids = ", ".join(str(user.pid) for user in users)
+        return f"{file} exists already and is in use (pid {pids}), leave it: name another host"
+    return f"{file} exists already: if no guest needs it, move it away"
 
 
 def write_durably(path: Path, text: str) -> None:

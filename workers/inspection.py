@@ -9,7 +9,7 @@ from typing import Any
 from models.base import Document
 from models.errors import PreconditionFailed
 from models.settings import Settings
-from workers.processes import process
+from workers import processes
 from workers.qemu import block, cpu, known_bugs, topology
 from workers.qemu.disks import disk_refusals, source_disks, unnamed_images
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
@@ -17,14 +17,16 @@ from workers.qemu.refusals import command_line_refusals
 
 CAPABILITIES = ("pause-before-switchover", "return-path", "events")
 """Without these the switch cannot be made safe."""
+NO_UUID = "00000000-0000-0000-0000-000000000000"
+"""What `query-uuid` answers for a machine that was started without one."""
 
 
 async def inspect(question: Document, settings: Settings) -> Document:
     """Describe the guest behind a QMP socket; `question` is {"qmp": path}.
 
-    Answers {"pid", "started", "qmp", "argv", "exe", "pidfile", "version", "accel", "machine_type", "runstate",
-    "memory_bytes", "cpus", "devices", "topology", "disks", "refusals", "warnings"}; `refusals` are sentences
-    why it cannot be moved now.
+    Answers {"pid", "started", "process": see `processes.identity`, "uuid": null if none is set, "qmp", "argv", "exe",
+    "pidfile", "version", "accel", "machine_type", "runstate", "memory_bytes", "cpus", "devices", "topology", "disks",
+    "refusals", "warnings"}; `refusals` are sentences why it cannot be moved now.
 
     Raises:
         PreconditionFailed: nobody answers there, or it is not a QEMU.
@@ -39,13 +41,14 @@ async def inspect(question: Document, settings: Settings) -> Document:
 
 async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Document:
     identity = _process(monitor.pid)
-    told, kvm, machine_type, status, memory, cpus = await asyncio.gather(
+    told, kvm, machine_type, status, memory, cpus, uuid = await asyncio.gather(
         monitor.query("query-version"),
         monitor.query("query-kvm"),
         monitor.query("qom-get", path="/machine", property="type"),
         monitor.query("query-status"),
         monitor.query("query-memory-size-summary"),
         monitor.query("query-cpus-fast"),
+        monitor.query("query-uuid"),
     )
     devices, layout, (disks, refusals), blockers = await asyncio.gather(
         block.device_names(monitor),
@@ -57,6 +60,7 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Document:
     accel: known_bugs.Accel = "kvm" if kvm["enabled"] else "tcg"
     return {
         **identity,
+        "uuid": uuid["UUID"] if uuid["UUID"] != NO_UUID else None,
         "qmp": qmp,
         "version": list(version),
         "accel": accel,
@@ -74,7 +78,7 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Document:
 
 def _process(pid: int) -> dict[str, Any]:
     """The process that listens on the socket, from /proc."""
-    alive = process(pid)
+    alive = processes.process(pid)
     if alive is None:
         raise PreconditionFailed(f"the process behind the socket (pid {pid}) has ended")
     argv = [word.decode() for word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]]
@@ -82,7 +86,8 @@ def _process(pid: int) -> dict[str, Any]:
     if "qemu-system" not in exe and "qemu-kvm" not in exe:
         raise PreconditionFailed(f"the process behind the socket is {exe}, not a QEMU")
     pidfile = next((after for word, after in pairwise(argv) if word == "-pidfile"), None)
-    return {"pid": pid, "started": alive.started, "argv": argv, "exe": exe, "pidfile": pidfile}
+    known = {"pid": pid, "started": alive.started, "process": processes.identity(alive)}
+    return {**known, "argv": argv, "exe": exe, "pidfile": pidfile}
 
 
 def _memory(summary: dict[str, int]) -> int:

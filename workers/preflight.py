@@ -39,7 +39,7 @@ async def plan_destination(question: Document, settings: Settings) -> Document:
     disks = [_disk(disk, relocate, tuple(source["version"])) for disk in source["disks"]]
     qmp = relocate(source["qmp"])
     problems += _programs() + _memory(source["memory_bytes"])
-    problems += _images(disks) + _socket(qmp) + _address(settings.address, question.get("source_machine"))
+    problems += _images(disks, settings) + _socket(qmp) + _address(settings.address, question.get("source_machine"))
     argv = destination_command_line(
         source["argv"],
         machine_type=source["machine_type"],
@@ -117,9 +117,9 @@ def _memory(needed: int) -> list[str]:
     return [f"{_mib(needed)} MiB of memory are needed and {_mib(free)} are free: move another guest away first"]
 
 
-def _images(disks: list[Document]) -> list[str]:
+def _images(disks: list[Document], settings: Settings) -> list[str]:
     problems = [
-        f"{path} exists already: remove it or move it away"
+        images.in_the_way(path, settings.directory / "jobs")
         for disk in disks
         if (path := Path(disk["destination_path"])).exists()
     ]

@@ -86,6 +86,13 @@ def process(pid: int) -> Process | None:
     return None if started is None else Process(pid, started)
 
 
+def identity(process: Process) -> str:
+    """Equal for one process only, whoever asks: this boot of the kernel, its namespace of pids, and the process."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    namespace = Path("/proc/self/ns/pid").stat().st_ino
+    return f"{boot}/{namespace}/{process.pid}/{process.started}"
+
+
 def _start_time(pid: int) -> int | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -194,6 +201,31 @@ def _patience_s(folder: Path) -> float:
         return 0.0
     begin, end = int(fields[47]), int(fields[48])  # of its environment in memory; some programs are started with none
     return SETTING_UP_S if begin == end != 0 else EXEC_S
+
+
+def children(parent: Process) -> list[Process]:
+    """The living processes that it has started itself."""
+    tasks = Path(f"/proc/{parent.pid}/task")
+    pids = [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+    return [alive for pid in pids if (alive := process(int(pid))) is not None]
+
+
+def having_open(file: Path) -> list[Process]:
+    """The processes that have this file open, as far as we may see them."""
+    wanted, found = file.stat(), []
+    for pid in filter(str.isdigit, (entry.name for entry in os.scandir("/proc"))):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+            if any(_is_open(descriptor, wanted) for descriptor in list(Path(f"/proc/{pid}/fd").iterdir())):
+                alive = process(int(pid))
+                found += [alive] if alive else []
+    return found
+
+
+def _is_open(descriptor: Path, wanted: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(descriptor.stat(), wanted)
+    except OSError:  # closed meanwhile
+        return False
 
 
 def last_words(log: Path, lines: int = 3) -> str:

@@ -1,6 +1,7 @@
 """The guests that Drover was told of."""
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, false, or_, select, text, update
+from sqlalchemy.orm import Session
 
 from models.base import Document
 from models.database import transaction
@@ -16,23 +17,63 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Document]:
     Adopting a guest whose QEMU was started anew elsewhere just updates where it is.
 
     Raises:
-        PreconditionFailed: the host is unknown, or nobody answers at that socket.
+        PreconditionFailed: the host is unknown, nobody answers at that socket, a job that has not ended is about the
+            guest, or its QEMU is known under another name.
     """
     known_host(host)
-    inspection = ask(host, "inspect", qmp=qmp)
     with transaction() as session:
-        guest = session.get(Guest, name) or Guest(name=name)
+        _refuse_in_mid_job(session, name)  # before a host is asked in vain
+    inspection = ask(host, "inspect", qmp=qmp)
+    if inspection["runstate"] == "inmigrate":
+        raise PreconditionFailed(f"the QEMU at {qmp} on {host} waits for a migration: adopt the guest where it runs")
+    with transaction() as session:
+        session.execute(text("SELECT pg_advisory_xact_lock(hashtext('drover guest adopt'))"))  # one after the other
+        guest = session.get(Guest, name, with_for_update=True) or Guest(name=name)
+        _refuse_in_mid_job(session, name)
+        _refuse_second_name(session, name, host, qmp, inspection)
         guest.host, guest.qmp = host, qmp
-        for column, value in _sizes(inspection).items():
+        for column, value in _found(inspection).items():
             setattr(guest, column, value)
         session.add(guest)
     return guest, inspection
 
 
-def _sizes(inspection: Document) -> dict[str, int]:
-    """What a guest takes of its host, by the columns of its record."""
+def _found(inspection: Document) -> dict[str, int | str | None]:
+    """What a guest is and takes of its host, by the columns of its record."""
     disk_bytes = sum(disk["virtual_size_bytes"] for disk in inspection["disks"])
-    return {"cpus": inspection["cpus"], "memory_bytes": inspection["memory_bytes"], "disk_bytes": disk_bytes}
+    sizes = {"cpus": inspection["cpus"], "memory_bytes": inspection["memory_bytes"], "disk_bytes": disk_bytes}
+    return {**sizes, "process": inspection.get("process"), "uuid": inspection.get("uuid")}
+
+
+def _refuse_in_mid_job(session: Session, name: str) -> None:
+    job = session.scalar(unfinished_jobs().where(Job.guest == name))
+    if job is None:
+        return
+    if job.state is JobState.NEEDS_OPERATOR:
+        remedy = f"`drover job explain {job.id}` says what it needs, end it first"
+    else:
+        remedy = f"wait for its end, or `drover job cancel {job.id}` first"
+    raise PreconditionFailed(
+        f"job {job.id}, which moves {name} from {job.source} to {job.destination}, is {job.state}: {remedy}"
+    )
+
+
+def _refuse_second_name(session: Session, name: str, host: str, qmp: str, inspection: Document) -> None:
+    """A QEMU that is moved under one name would leave a record without a guest under each of its others."""
+    process, uuid = inspection.get("process"), inspection.get("uuid")
+    same = or_(
+        Guest.process == process if process else false(),
+        Guest.uuid == uuid if uuid else false(),
+        (Guest.host == host) & (Guest.qmp == qmp),
+    )
+    for other in session.scalars(select(Guest).where(Guest.name != name, same).order_by(Guest.name)):
+        if process and other.process == process:
+            what = f"this QEMU (pid {inspection['pid']}) is known as {other.name} already"
+        elif (other.host, other.qmp) == (host, qmp):
+            what = f"{qmp} on {host} is the QMP socket of {other.name} already"
+        else:
+            what = f"the UUID {uuid} is that of {other.name} on {other.host} already"
+        raise PreconditionFailed(f"{what}: if {name} is its new name, `drover guest forget {other.name}` first")
 
 
 def forget(name: str) -> Guest:
@@ -43,11 +84,26 @@ def forget(name: str) -> Guest:
     """
     guest = known_guest(name)
     with transaction() as session:
-        job = session.scalar(unfinished_jobs().where(Job.guest == name))
-        if job is not None:
-            raise PreconditionFailed(f"job {job.id} of {name} is {job.state}: wait for its end, or cancel it first")
-        session.delete(guest)
+        locked = session.get(Guest, name, with_for_update=True)
+        _refuse_in_mid_job(session, name)
+        if locked is not None:  # else somebody was faster
+            session.delete(locked)
     return guest
+
+
+def lock_as_planned(session: Session, planned_for: Guest, inspection: Document) -> None:
+    """Keep a guest from being adopted or forgotten until this transaction ends.
+
+    Raises:
+        PreconditionFailed: either has happened since its hosts were asked; what they said is of no use.
+    """
+    name, process = planned_for.name, inspection.get("process")
+    guest = session.get(Guest, name, with_for_update=True, populate_existing=True)
+    if guest is None:
+        raise PreconditionFailed(f"{name} was forgotten while its hosts were asked")
+    same_process = process is None or guest.process == process  # a worker of an earlier version does not know it
+    if (guest.host, guest.qmp) != (planned_for.host, planned_for.qmp) or not same_process:
+        raise PreconditionFailed(f"{name} was adopted anew while its hosts were asked: try again")
 
 
 def describe(name: str, *, priority: int | None, together: str | None, apart: str | None) -> Guest:
@@ -90,8 +146,19 @@ def inspect(guest: Guest) -> Document:
     """What its host says of it now."""
     known_host(guest.host)
     inspection = ask(guest.host, "inspect", qmp=guest.qmp)
-    found = _sizes(inspection)
+    found = _found(inspection)
     if found != {column: getattr(guest, column) for column in found}:
+        still_there = (Guest.name == guest.name) & (Guest.host == guest.host) & (Guest.qmp == guest.qmp)
         with transaction() as session:
-            session.execute(update(Guest).where(Guest.name == guest.name).values(found))
+            session.execute(update(Guest).where(still_there).values(found))
     return inspection
+
+
+def refuse_second_name(guest: Guest, inspection: Document) -> None:
+    """Those adopted by an earlier version may have several names.
+
+    Raises:
+        PreconditionFailed: this one has.
+    """
+    with transaction() as session:
+        _refuse_second_name(session, guest.name, guest.host, guest.qmp, inspection)

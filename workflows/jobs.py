@@ -20,7 +20,7 @@ from models.guest import Guest
 from models.host import Host
 from models.job import CLAIMED, Attempt, Direction, Disk, Job, JobState, Step, StepState, tell
 from workflows import live_migration, preflight
-from workflows.guests import known_guest
+from workflows.guests import known_guest, lock_as_planned
 from workflows.terms import LARGEST, Terms, is_address, whole_number
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,18 @@ def submit(
     """
     if idempotency_key and (earlier := _same(idempotency_key, guest, destination)):
         return earlier
-    options, terms = options or MigrationOptions(), terms or Terms()
+    try:
+        job, row = _checked(guest, destination, options or MigrationOptions(), terms or Terms())
+        job.drain_id, job.idempotency_key = drain_id, idempotency_key
+        return _insert(job, row, by, still_wanted)
+    except PreconditionFailed:  # what is in the way may be the very job, submitted at the same moment
+        if idempotency_key and (earlier := _same(idempotency_key, guest, destination)):
+            return earlier
+        raise
+
+
+def _checked(guest: str, destination: str, options: MigrationOptions, terms: Terms) -> tuple[Job, Guest]:
+    """A job that could be done, and the guest as it was when that was found out."""
     row = known_guest(guest)
     planned = preflight.plan(row, destination)
     preflight.fits_its_window(row.name, terms)
@@ -78,13 +89,11 @@ def submit(
         destination=destination,
         options=options.document(),
         plan=planned,
-        idempotency_key=idempotency_key,
         steps=live_migration.steps(row.host, destination),
         disks=[_disk(disk) for disk in planned["disks"]],
-        drain_id=drain_id,
         **vars(terms),
     )
-    return _insert(job, by, still_wanted)
+    return job, row
 
 
 def _same(key: str, guest: str, destination: str) -> Job | None:
@@ -114,11 +123,11 @@ def _disk(planned: Document) -> Disk:
     )
 
 
-def _insert(job: Job, by: str, still_wanted: Callable[[Session], None]) -> Job:
-    key = job.idempotency_key
+def _insert(job: Job, guest: Guest, by: str, still_wanted: Callable[[Session], None]) -> Job:
     try:
         with transaction() as session:
             still_wanted(session)
+            lock_as_planned(session, guest, job.plan["source"])
             session.add(job)
             session.flush()
             tell(
@@ -132,8 +141,6 @@ def _insert(job: Job, by: str, still_wanted: Callable[[Session], None]) -> Job:
                 tell(session, job.id, by=by, action="warning", sentence=warning)
             wake(session)
     except IntegrityError as error:  # somebody was faster, with the same key or for the same guest
-        if key and (earlier := _same(key, job.guest, job.destination)):
-            return earlier
         raise PreconditionFailed(f"{job.guest} is being moved already by another job") from error
     return job
 
@@ -180,8 +187,15 @@ def cancel(job_id: int, by: str = "command line") -> Job:
         job = existing(session, job_id)
         if job.state is JobState.UNDOING:
             return job
+        if job.state is JobState.NEEDS_OPERATOR:
+            raise PreconditionFailed(
+                f"job {job_id} has stopped and waits for an operator, it cannot be cancelled: "
+                f"`drover job explain {job_id}` says why and what to do"
+            )
         if job.state.ended:
-            raise PreconditionFailed(f"job {job_id} has ended: it is {job.state}")
+            moved = job.state is JobState.DONE
+            became = f"was moved to {job.destination}" if moved else f"stayed on {job.source}"
+            raise PreconditionFailed(f"job {job_id} has ended: it is {job.state}, {job.guest} {became}")
         if job.crossed_at is not None:
             raise PreconditionFailed(
                 f"job {job_id} is past the point of no return: {job.guest} already belongs to {job.destination}"
@@ -193,7 +207,7 @@ def cancel(job_id: int, by: str = "command line") -> Job:
 def request_end(session: Session, job: Job, by: str) -> None:
     """Have a job undone that has neither ended nor crossed. Hold its row's lock."""
     job.cancel_requested = True
-    tell(session, job.id, by=by, action="cancel", sentence="somebody asked for the job's end")
+    tell(session, job.id, by=by, action="cancel", sentence=f"cancellation requested by {by}")
     if not any(step.state in CLAIMED for step in job.steps):
         claims.begin_undo(session, job, "cancelled on request", by=by)
     wake(session)

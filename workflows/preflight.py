@@ -7,7 +7,7 @@ from models.guest import Guest
 from models.job import Job
 from workflows import estimate, schedule
 from workflows.capacity import Size
-from workflows.guests import inspect, unfinished_jobs
+from workflows.guests import inspect, refuse_second_name, unfinished_jobs
 from workflows.hosts import takes_guests
 from workflows.questions import ask, known_host
 from workflows.terms import Terms
@@ -48,6 +48,7 @@ def movable(guest: Guest) -> Document:
     """
     _no_other_job(guest.name)
     inspection = inspect(guest)
+    refuse_second_name(guest, inspection)
     refusals = inspection.pop("refusals")
     if refusals:
         raise HostRefused(f"{guest.name} cannot be moved now: " + "; ".join(refusals), host=guest.host)

@@ -11,7 +11,7 @@ from models.drain import DrainKind
 from models.errors import PreconditionFailed
 from workers.app import app
 from workflows import jobs, schedule, terms
-from workflows.drains import orders, planning, turns
+from workflows.drains import orders, turns
 from workflows.drains.orders import Order
 from workflows.drains.planning import Where
 from workflows.jobs import MigrationOptions
@@ -85,8 +85,8 @@ def _submit(kind: DrainKind, host: str, key: str, **how: Any) -> None:
         words("host", host)
         words("idempotency_key", key)
         order = _order(kind, host, **how)
-        if orders.submitted(order, key) is None:
-            forecast = planning.forecast(kind, host, order.where, order.terms)
+        earlier, forecast = orders.submitted_or_forecast(order, key)
+        if earlier is None:
             orders.submit(order, forecast=forecast, idempotency_key=key)
     except PreconditionFailed as error:
         log.warning("the submission %r was refused: %s", key, error)

@@ -76,6 +76,12 @@ def source_qemu(scene: Scene) -> list[Process]:
     return processes.find(scene.stage.lab.mark(f"guest-{scene.guest}"))
 
 
+def postgres(scene: Scene) -> list[Process]:
+    """All its processes: one of them that went on would answer."""
+    postmasters = processes.find(scene.stage.lab.mark("postgres"))
+    return postmasters + [child for postmaster in postmasters for child in processes.children(postmaster)]
+
+
 Life = tuple[float, float]
 ALWAYS: Life = (0.0, 100.0)
 
@@ -206,6 +212,7 @@ FAULTS: tuple[Fault, ...] = (
     Kill("source QEMU killed", source_qemu, OF_SOURCE_QEMU, guest=True),
     EmptyRedis(),
     RestartPostgres(),
+    Freeze("Postgres frozen for 10 s", postgres, 10.0),
     CutLink("link cut for 5 s", 5.0),
     CutLink("link cut for good", FOR_GOOD),
     Freeze("worker frozen until its lease ran out", worker_of_the_step, FROZEN_S),

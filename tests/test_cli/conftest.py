@@ -1,34 +1,26 @@
 """A database with two hosts and a guest, and stand-ins for what hosts answer."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import migrations
+from lab.directory import Lab
 from models.base import Base
 from models.database import engine, transaction
 from models.errors import PreconditionFailed
 from models.guest import Guest
 from models.host import Host
-from tests.postgres import postgres
 from tests.test_cli.support import NO_BROKER, forget_caches, point_at
 from workflows import guests, leadership, preflight
 
 
 @pytest.fixture(scope="session")
-def database_url() -> Iterator[str]:
-    """An empty Postgres."""
-    directory = Path(tempfile.mkdtemp(prefix="dc", dir="/tmp"))
-    try:
-        with postgres(directory) as url:
-            yield url
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+def database_url(database_lab: Lab) -> str:
+    """The tests' Postgres, whatever is in it."""
+    return database_lab.environment["DROVER_DATABASE_URL"]
 
 
 @pytest.fixture(autouse=True)

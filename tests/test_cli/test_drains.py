@@ -178,7 +178,7 @@ def test_a_guest_that_is_being_moved_is_not_forgotten() -> None:
     insert_job(JobState.RUNNING)
     result = drover("guest", "forget", "web")
     assert result.exit_code == 2
-    assert "cancel it first" in result.stderr
+    assert "job cancel" in result.stderr
 
 
 def test_only_a_held_job_is_released() -> None:

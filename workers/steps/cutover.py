@@ -12,8 +12,9 @@ from models.database import transaction
 from models.errors import NeverRan, StepError, Transient, Unknown
 from models.guest import Guest
 from models.job import Side
-from workers import exporter, images, incoming, switches
+from workers import exporter, images, incoming, processes, switches
 from workers.marker import MARK
+from workers.processes import Process
 from workers.qemu import migration
 from workers.qemu.monitor import Monitor, MonitorLost
 from workers.step import Context, Step
@@ -78,11 +79,12 @@ class CutoverDestination(Step):
         try:
             async with ctx.guest() as monitor:
                 await self._let_run(ctx, monitor)
+                qemu = processes.process(monitor.pid)
         except MonitorLost as error:
             if incoming.running(ctx) is not None:
                 raise
             raise self._died(ctx) from error
-        self._record(ctx)
+        self._record(ctx, qemu)
 
     async def _let_switch_finish(self, ctx: Context) -> None:
         """It holds the monitor until the guest is announced; one that died or froze is out of the way."""
@@ -120,6 +122,7 @@ class CutoverDestination(Step):
             )
         return NeverRan(f"{job.guest}'s QEMU on {job.destination} died before it was let run")
 
-    def _record(self, ctx: Context) -> None:
+    def _record(self, ctx: Context, qemu: Process | None) -> None:
+        identity = processes.identity(qemu) if qemu else None
         with ctx.record() as (session, job, _step):
-            session.get_one(Guest, job.guest).lives_on(job.destination, ctx.destination["qmp"])
+            session.get_one(Guest, job.guest).lives_on(job.destination, ctx.destination["qmp"], identity)

@@ -18,10 +18,10 @@ from workflows.cli.drain_view import (
     headline,
     verdict,
 )
-from workflows.cli.migration import Bandwidth, DryRun, IdempotencyKey, MaxBlackout, Wait
-from workflows.cli.options import AsJson, HostName, Timeout, examples
+from workflows.cli.migration import Bandwidth, DryRun, IdempotencyKey, MaxBlackout
+from workflows.cli.options import AsJson, HostName, Timeout, Wait, examples
 from workflows.cli.watching import note_without_controller, watch_drain
-from workflows.drains import orders, planning
+from workflows.drains import orders
 from workflows.drains.orders import Order
 from workflows.drains.planning import Forecast, Where
 from workflows.jobs import MigrationOptions
@@ -159,8 +159,7 @@ def bring_home(
 def _plan_and_submit(
     order: Order, key: str | None, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool
 ) -> None:
-    earlier = orders.submitted(order, key)
-    forecast = None if earlier else planning.forecast(order.kind, order.host, order.where, order.terms)
+    earlier, forecast = orders.submitted_or_forecast(order, key)
     if dry_run and forecast is not None:
         output.emit(forecast_document(forecast)) if as_json else _print_forecast(forecast)
         return
@@ -254,10 +253,16 @@ def resume(drain_id: DrainId, as_json: AsJson = False) -> None:
     _told(orders.resume(drain_id).id, as_json=as_json)
 
 
-@app.command(epilog=examples("drover drain cancel 3"))
-def cancel(drain_id: DrainId, as_json: AsJson = False) -> None:
-    """End a drain: moves under way are undone, guests that have moved stay, the host stays cordoned."""
-    _told(orders.cancel(drain_id).id, as_json=as_json)
+@app.command(epilog=examples("drover drain cancel 3", "drover drain cancel 3 --wait"))
+def cancel(drain_id: DrainId, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False) -> None:
+    """End a drain: moves under way are undone, guests that have moved stay, the host stays cordoned.
+
+    A move whose switchover was faster is carried through: --wait shows where each guest is in the end.
+    """
+    orders.cancel(drain_id)
+    if wait:
+        watch_drain(drain_id, timeout_s=timeout, as_json=as_json)
+    _told(drain_id, as_json=as_json)
 
 
 def _told(drain_id: int, *, as_json: bool) -> None:

@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 from models.base import Document
-from models.job import Side, Step
+from models.job import Job, JobState, Side, Step
 from workflows import jobs, resolution
 from workflows.cli import completion, documents, output, reading
-from workflows.cli.options import AsJson, JobId, Timeout, examples
+from workflows.cli.options import AsJson, JobId, Timeout, Wait, examples
 from workflows.cli.screen import headline, remark
 from workflows.cli.watching import blackout, emit_job, watch
 
@@ -37,7 +37,8 @@ def list_jobs(
         return
     if not rows:
         output.note("no job" if everything else "no job is under way (`--all` lists those that ended)")
-    output.table(("JOB", "GUEST", "FROM", "TO", "STATE", "STEP", "COPIED", "BLACKOUT", "TIME"), map(_cells, rows))
+    titles = ("JOB", "GUEST", "FROM", "TO", "STATE", "STEP", "COPIED", "BLACKOUT", "TIME", "WAITS FOR")
+    output.table(titles, map(_cells, rows))
 
 
 def _cells(row: Document) -> tuple[object, ...]:
@@ -47,6 +48,7 @@ def _cells(row: Document) -> tuple[object, ...]:
         f"{output.size(row['bytes_copied'])} of {output.size(row['bytes_total'])}",
         None if pause is None else f"{pause:.0f} ms",
         output.span(row["total_s"]),
+        row["waiting"],
     )
 
 
@@ -120,12 +122,28 @@ def watch_job(job_id: JobId, timeout: Timeout = None, as_json: AsJson = False) -
     watch(job_id, timeout_s=timeout, as_json=as_json)
 
 
-@app.command(epilog=examples("drover job cancel 7"))
-def cancel(job_id: JobId, as_json: AsJson = False) -> None:
-    """Have a job undone: the guest goes on at the source. Refused past the point of no return."""
+@app.command(epilog=examples("drover job cancel 7", "drover job cancel 7 --wait"))
+def cancel(job_id: JobId, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False) -> None:
+    """Request that a job is undone and the guest goes on at the source. Refused past the point of no return.
+
+    A step at work hears of it within seconds, and the switchover may be faster: --wait says how it ended, by exit code
+    3 if the guest stays at the source, 0 if it was moved all the same.
+    """
     job = jobs.cancel(job_id)
-    _told(
-        job_id, f"job {job_id} ends: {job.guest} stays on {job.source} (`drover job watch {job_id}`)", as_json=as_json
+    if wait:
+        watch(job_id, timeout_s=timeout, as_json=as_json)
+    _told(job_id, _requested(job), as_json=as_json)
+
+
+def _requested(job: Job) -> str:
+    if job.state is JobState.UNDONE:
+        return f"job {job.id} is undone: {job.guest} stays on {job.source}"
+    look = f"`drover job watch {job.id}` shows how it ends"
+    if job.state is JobState.UNDOING:
+        return f"job {job.id} is being undone, {job.guest} is to stay on {job.source}: {look}"
+    return (
+        f"cancellation of job {job.id} is requested: {job.guest} stays on {job.source} unless its switchover was "
+        f"faster; {look}"
     )
 
 
@@ -173,9 +191,11 @@ def explain(job_id: JobId, as_json: AsJson = False) -> None:
     job = reading.snapshot(job_id).job
     story = [documents.event_document(event) for event in reading.events(job_id)]
     if as_json:
-        names = ("id", "guest", "source", "destination", "state")
+        names = ("id", "guest", "source", "destination", "state", "waiting")
         output.emit({**{name: getattr(job, name) for name in names}, "events": story})
         return
     output.say(f"{headline(job)}: {job.state}")
     for event in story:
         output.say(f"{event['at']}  {event['sentence']}  ({event['by']})")
+    if job.waiting:
+        output.say(f"it waits: {job.waiting}")

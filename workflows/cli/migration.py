@@ -6,7 +6,7 @@ import typer
 
 from workflows import guests, jobs, preflight, terms
 from workflows.cli import completion, exits, output, reading, timing
-from workflows.cli.options import AsJson, GuestName, Timeout, rate
+from workflows.cli.options import AsJson, GuestName, Timeout, Wait, rate
 from workflows.cli.watching import emit_job, note_without_controller, verdict, watch
 from workflows.jobs import MigrationOptions
 
@@ -14,7 +14,6 @@ Destination = Annotated[
     str,
     typer.Option("--to", metavar="HOST", help="Where to.", autocompletion=completion.hosts, show_default=False),
 ]
-Wait = Annotated[bool, typer.Option("--wait", help="Show progress until the job ends; the exit code says how.")]
 MaxBlackout = Annotated[
     int,
     typer.Option(

@@ -29,6 +29,7 @@ Timeout = Annotated[
         show_default="never",
     ),
 ]
+Wait = Annotated[bool, typer.Option("--wait", help="Show progress until the end; the exit code says how it ended.")]
 
 RATE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[kmgt]i?)?b?(/s)?", re.IGNORECASE)
 

@@ -17,6 +17,7 @@ from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, Gu
 from models.errors import PreconditionFailed
 from models.host import Host, HostState
 from workflows import jobs
+from workflows.drains import planning
 from workflows.drains.planning import Forecast, Where, guests_of, known
 from workflows.jobs import MigrationOptions, wake
 from workflows.terms import Terms
@@ -51,20 +52,31 @@ def submit(order: Order, *, forecast: Forecast | None = None, idempotency_key: s
                 earlier = _insert(session, order, forecast, idempotency_key)
                 wake(session)
             return earlier
-    except IntegrityError as error:  # somebody was faster with the same key
-        with transaction() as session:
-            earlier = _same(session, idempotency_key, order)
-        if earlier is None:
-            raise PreconditionFailed(f"a drain of {order.host} cannot be submitted now: try again") from error
-        return earlier
+    except (IntegrityError, PreconditionFailed) as error:  # somebody was faster, perhaps with the same key
+        if earlier := _submitted(order, idempotency_key):
+            return earlier
+        if isinstance(error, PreconditionFailed):
+            raise
+        raise PreconditionFailed(f"a drain of {order.host} cannot be submitted now: try again") from error
 
 
-def submitted(order: Order, idempotency_key: str | None) -> Drain | None:
-    """The drain that was submitted with this key before.
+def submitted_or_forecast(order: Order, idempotency_key: str | None) -> tuple[Drain | None, Forecast | None]:
+    """The drain that was submitted with this key before, or else what it would do.
 
     Raises:
-        PreconditionFailed: it was another one.
+        PreconditionFailed: that was another one, or it cannot be done.
     """
+    if earlier := _submitted(order, idempotency_key):
+        return earlier, None
+    try:
+        return None, planning.forecast(order.kind, order.host, order.where, order.terms)
+    except PreconditionFailed:  # what is in the way may be the very drain, submitted at the same moment
+        if earlier := _submitted(order, idempotency_key):
+            return earlier, None
+        raise
+
+
+def _submitted(order: Order, idempotency_key: str | None) -> Drain | None:
     with transaction() as session:
         return _same(session, idempotency_key, order)
 

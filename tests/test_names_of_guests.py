@@ -1,0 +1,69 @@
+"""One QEMU has one name, also by its other monitor and after it has moved; submissions with one key are one job."""
+
+import os
+import subprocess
+
+import pytest
+
+from lab import fleet
+from models.errors import PreconditionFailed
+from models.job import JobState
+from tests.support import MIB, Moves, until
+from workflows import guests, jobs, preflight
+
+pytestmark = pytest.mark.guests
+
+
+def _adopt_by_its_other_monitor(moves: Moves, guest: str, host: str, name: str) -> None:
+    guests.adopt(name, host, str(moves.lab.host(host).guests / guest / "watch.sock"))
+
+
+def test_a_guest_keeps_one_name_before_during_and_after_its_move(moves: Moves) -> None:
+    guest = moves.boot(fill_mib=16)
+    with pytest.raises(PreconditionFailed, match=rf"this QEMU \(pid \d+\) is known as {guest} already"):
+        _adopt_by_its_other_monitor(moves, guest, "host-a", f"{guest}-again")
+    submitted = _three_at_once(moves, guest, f"key-{guest}")
+    [number] = set(submitted)
+    with pytest.raises(PreconditionFailed, match=rf"job {number}, which moves {guest}"):
+        _adopt_by_its_other_monitor(moves, guest, "host-a", guest)
+    moves.done(moves.ended(number))
+    with pytest.raises(PreconditionFailed, match=rf"this QEMU \(pid \d+\) is known as {guest} already"):
+        _adopt_by_its_other_monitor(moves, guest, "host-b", f"{guest}-again")
+    moves.intact(guest, "host-b")
+
+
+def _three_at_once(moves: Moves, guest: str, key: str) -> list[int]:
+    """The jobs that three commands answer, each begun before another has ended."""
+    words = ("migrate", guest, "--to", "host-b", "--bandwidth", "8M/s", "--idempotency-key", key)
+    started = [
+        subprocess.Popen(
+            [fleet._program("drover"), *words],
+            env=os.environ | moves.lab.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    said = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], said
+    return [int(out.split()[1]) for out, _ in said]
+
+
+def test_a_second_submission_is_told_to_leave_the_image_of_the_first_alone(moves: Moves) -> None:
+    guest = moves.boot(fill_mib=32)
+    job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=4 * MIB)
+    until("the image is made", lambda: moves.step_is(job.id, "prepare_dest_image", "done"))
+    image = moves.job(job.id).disks[0].destination_path
+    planned = moves.job(job.id).plan["source"]
+    said = _refusal_at_the_destination(guest, planned)
+    assert f"{image} exists already and belongs to job {job.id}, leave it" in said
+    jobs.cancel(job.id)
+    assert moves.ended(job.id).state is JobState.UNDONE
+
+
+def _refusal_at_the_destination(guest: str, inspection: dict[str, object]) -> str:
+    """What the destination says to a plan for a guest whose job got there already."""
+    with pytest.raises(PreconditionFailed) as refused:
+        preflight.planned_at("host-b", guests.known_guest(guest), inspection)
+    return str(refused.value)

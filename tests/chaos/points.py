@@ -7,7 +7,7 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import psycopg
@@ -85,8 +85,7 @@ class Boundary(Point):
             def meet(scene: Scene, strike: Callable[[], bool]) -> bool:
                 until(f"the claim of {self.name} waits", lambda: _somebody_waits(holder), REACHED_WITHIN_S)
                 struck = strike()
-                with suppress(psycopg.Error):  # a restart of Postgres has let go of it already
-                    holder.execute("SELECT pg_advisory_unlock_all()")
+                holder.close()  # lets go of the lock; a Postgres that is frozen now would not answer a statement
                 return struck
 
             yield meet

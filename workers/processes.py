@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import Transient
+from workers.environment import handed_on
 
 MARK = "DROVER_PROCESS"
 NO_PROGRAM = 0x00200000 | 0x4
@@ -151,7 +152,10 @@ def spawn(
     pass_fds: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Process:
-    """Start a program in a session of its own, under a name by which `find` knows it from now on."""
+    """Start a program in a session of its own, under a name by which `find` knows it from now on.
+
+    It gets `workers.environment.handed_on` and what `environment` adds to it.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         child = subprocess.Popen(
@@ -161,7 +165,7 @@ def spawn(
             stderr=output,
             start_new_session=True,
             pass_fds=pass_fds,
-            env={**os.environ, **(environment or {}), MARK: mark},
+            env={**handed_on(), **(environment or {}), MARK: mark},
         )
     started = _start_time(child.pid)
     process = Process(child.pid, started if started is not None else -1)

@@ -83,7 +83,7 @@ def start_worker(lab: Lab, host: LabHost, **settings: str) -> Process:
         lab.mark(f"worker-{host.name}"),
         [*network.inside(lab, host), _program("drover"), "worker", "--host", host.name],
         lab.logs / f"{host.name}.log",
-        environment=lab.host_environment(host) | settings,
+        environment=os.environ | lab.host_environment(host) | settings,
     )
 
 
@@ -94,7 +94,7 @@ def start_controller(lab: Lab) -> Process:
         lab.mark("controller"),
         [_program("drover"), "controller", "--metrics", f"127.0.0.1:{port}"],
         lab.logs / "controller.log",
-        environment=lab.environment,
+        environment=os.environ | lab.environment,
     )
 
 
@@ -124,7 +124,7 @@ def start_flower(lab: Lab) -> Process:
             f"--db={lab.path}/flower",
         ],
         lab.logs / "flower.log",
-        environment=lab.environment,
+        environment=os.environ | lab.environment,
     )
 
 

@@ -1,5 +1,6 @@
 """What the worker knows of its switch processes, whatever became of the worker that started them."""
 
+import asyncio
 import os
 import select
 import sys
@@ -83,7 +84,7 @@ def test_one_that_has_not_said_a_word_yet_is_known_to_the_next_worker_and_can_be
     started = switches.running(after, 7)
     assert started is not None
     assert started.alive
-    switches.kill_all(after)
+    asyncio.run(switches.kill_all(after))
     assert not started.alive
 
 
@@ -94,7 +95,7 @@ def test_a_prepared_one_is_no_attempt_and_is_ended_with_the_others(context: Cont
     assert switches.attempts(context) == []
     switches.prepare(context)
     assert processes.find_below(context.directory.path) == [prepared], "one is enough"
-    switches.kill_all(context)
+    asyncio.run(switches.kill_all(context))
     assert not prepared.alive
 
 

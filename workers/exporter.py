@@ -119,9 +119,9 @@ async def start(ctx: Context, listening: socket.socket, nonce: str) -> None:
             await block.export(monitor, image)
 
 
-def stop(ctx: Context) -> None:
+async def stop(ctx: Context) -> None:
     """End it; its images stay. Not there: fine."""
     ctx.guard()
     for process in processes.find(ctx.directory.mark("exporter")):
-        process.stop()
+        await process.end()
     ctx.directory.exporter_qmp.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from models.errors import Fatal, PreconditionFailed
 from workers import processes
+from workers.environment import handed_on
 
 
 def free_bytes(path: Path) -> int:
@@ -32,7 +33,9 @@ def create(path: Path, image_format: str, size_bytes: int, options: Mapping[str,
     argv = ["qemu-img", "create", "-q", "-f", image_format]
     for key, value in options.items():
         argv += ["-o", f"{key}={value}"]
-    made = subprocess.run([*argv, str(path), str(size_bytes)], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        [*argv, str(path), str(size_bytes)], env=handed_on(), capture_output=True, text=True, check=False
+    )
     if made.returncode:
         raise Fatal(f"qemu-img could not create {path}: {made.stderr.strip()}")
 
@@ -40,7 +43,7 @@ def create(path: Path, image_format: str, size_bytes: int, options: Mapping[str,
 def virtual_size(path: Path, image_format: str) -> int | None:
     """Bytes that a guest would see; None when there is no such image."""
     argv = ["qemu-img", "info", "-U", "--output=json", "-f", image_format, str(path)]
-    told = subprocess.run(argv, capture_output=True, text=True, check=False)
+    told = subprocess.run(argv, env=handed_on(), capture_output=True, text=True, check=False)
     return int(json.loads(told.stdout)["virtual-size"]) if told.returncode == 0 else None
 
 

@@ -111,5 +111,5 @@ async def stop(ctx: Context) -> None:
     ctx.guard()
     process = running(ctx)
     if process is not None:
-        process.kill()  # it holds nothing that is worth an orderly end
+        await process.end_now()  # it holds nothing that is worth an orderly end
     unlink_dead(ctx.destination)

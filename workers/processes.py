@@ -5,6 +5,7 @@ Each carries its name in its environment, so that any later worker finds it agai
 stays a zombie for a while.
 """
 
+import asyncio
 import contextlib
 import os
 import select
@@ -16,11 +17,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.errors import Transient
+from workers.environment import handed_on
+
 MARK = "DROVER_PROCESS"
 NO_PROGRAM = 0x00200000 | 0x4
 """PF_KTHREAD and PF_EXITING in the flags of proc_pid_stat(5)."""
 EXEC_S, SETTING_UP_S = 1.0, 0.003
 """So long `exec` is waited for (its file may lie on a slow disk), and a moment in it that looks like no environment."""
+KILLED_S = 10.0
+"""A killed process that is not dead by then waits in the kernel, for instance for slow storage."""
 _ours: "dict[str, Process]" = {}
 """The living processes that this one has started, by name."""
 
@@ -43,20 +49,45 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    def stop(self, grace_s: float = 3.0) -> None:
-        """Ask it to end, then insist. Returns when it is dead."""
+    async def end(self, grace_s: float = 3.0) -> None:
+        """Ask it to end, then insist. Returns when it is dead; errors as for `end_now`."""
         self.signal(signal.SIGTERM)
-        if not self.wait(grace_s):
-            self.kill()
+        if not await self.ended(grace_s):
+            await self.end_now()
+
+    async def end_now(self) -> None:
+        """Kill it. Returns when it is dead.
+
+        Raises:
+            Transient: the kernel holds it, for instance until slow storage answers.
+        """
+        self.signal(signal.SIGKILL)
+        if not await self.ended(KILLED_S):
+            raise self._stuck()
+
+    async def ended(self, timeout_s: float) -> bool:
+        """Whether it died in time."""
+        deadline = time.monotonic() + timeout_s
+        with contextlib.suppress(OSError), _descriptor(self.pid) as descriptor:
+            if self.alive:  # else that may be another process
+                await _readable(descriptor, timeout_s)
+        while self.alive:  # as in `wait`
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.001)
+        return True
 
     def kill(self) -> None:
-        """End it now. Returns when it is dead."""
+        """`end_now`, for a thread that has no event loop."""
         self.signal(signal.SIGKILL)
-        if not self.wait(10):
-            raise TimeoutError(f"process {self.pid} cannot be killed (stuck in the kernel?)")
+        if not self.wait(KILLED_S):
+            raise self._stuck()
+
+    def _stuck(self) -> Transient:
+        return Transient(f"process {self.pid} does not end although it was killed: the kernel holds it (slow storage?)")
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether it died in time."""
+        """`ended`, for a thread that has no event loop."""
         deadline = time.monotonic() + timeout_s
         with contextlib.suppress(OSError), _descriptor(self.pid) as descriptor:
             if self.alive:  # else that may be another process
@@ -68,6 +99,17 @@ class Process:
                 return False
             time.sleep(0.001)
         return True
+
+
+async def _readable(descriptor: int, timeout_s: float) -> None:
+    """Until something can be read from this descriptor, but no longer than that."""
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(readable.wait(), timeout_s)
+    finally:
+        loop.remove_reader(descriptor)
 
 
 @contextlib.contextmanager
@@ -117,7 +159,10 @@ def spawn(
     pass_fds: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Process:
-    """Start a program in a session of its own, under a name by which `find` knows it from now on."""
+    """Start a program in a session of its own, under a name by which `find` knows it from now on.
+
+    It gets `workers.environment.handed_on` and what `environment` adds to it.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         child = subprocess.Popen(
@@ -127,7 +172,7 @@ def spawn(
             stderr=output,
             start_new_session=True,
             pass_fds=pass_fds,
-            env={**os.environ, **(environment or {}), MARK: mark},
+            env={**handed_on(), **(environment or {}), MARK: mark},
         )
     started = _start_time(child.pid)
     process = Process(child.pid, started if started is not None else -1)

@@ -8,10 +8,12 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from celery.exceptions import Ignore
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from models import claims
 from models.claims import Claim
@@ -99,6 +101,11 @@ def _settle(step: Step, claim: Claim, error: Exception) -> None:
 
 
 async def _under_lease(step: Step, ctx: Context) -> None:
+    with _renewing(ctx):
+        await _watched(step, ctx)
+
+
+async def _watched(step: Step, ctx: Context) -> None:
     work = asyncio.create_task(_bring_about(step, ctx))
     watch = asyncio.create_task(_watch(step, ctx))
     done, running = await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
@@ -120,8 +127,7 @@ async def _bring_about(step: Step, ctx: Context) -> None:
 
 
 async def _watch(step: Step, ctx: Context) -> None:
-    """Renew the lease; end when it is lost, when the worker stops, or when the job is cancelled."""
-    renew_every, tried_at = ctx.settings.lease_ttl.total_seconds() / 3, 0.0
+    """End when the lease is lost, when the worker stops, or when the job is cancelled."""
     refused = ctx.claim.direction is Direction.UNDO
     while True:
         ctx.claim.check()
@@ -132,13 +138,39 @@ async def _watch(step: Step, ctx: Context) -> None:
                 raise Cancelled("cancelled on request")
             refused = True
         await asyncio.sleep(POLL_S)
+
+
+@contextmanager
+def _renewing(ctx: Context) -> Iterator[None]:
+    """Renew the lease for the time of a `with` block, in a thread: what holds up the step's event loop, such as slow
+    storage or a slow database, does not cost it its lease.
+    """
+    over = threading.Event()
+    renewing = threading.Thread(target=_renew_until, args=(over, ctx), name=f"lease of job {ctx.job.id}", daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        over.set()
+        renewing.join()
+
+
+def _renew_until(over: threading.Event, ctx: Context) -> None:
+    renew_every, tried_at = ctx.settings.lease_ttl.total_seconds() / 3, 0.0
+    while not over.wait(POLL_S):
         if time.monotonic() >= renew_every + max(ctx.claim.renewed_at, tried_at):
             tried_at = time.monotonic()
-            await asyncio.to_thread(_renew, ctx)
+            if not _renew(ctx):
+                break
 
 
-def _renew(ctx: Context) -> None:
+def _renew(ctx: Context) -> bool:
+    """False once it is lost for good."""
     try:
         claims.renew(ctx.claim, ctx.settings)
-    except (OperationalError, InterfaceError) as error:  # the lease lasts a while longer; `check` ends it
+    except LeaseLost:
+        ctx.claim.deadline = 0.0  # the next `check` stops the step
+        return False
+    except SQLAlchemyError as error:  # the lease lasts a while longer; `check` ends it
         log.warning("the lease of job %d could not be renewed: %s", ctx.claim.job_id, error)
+    return True

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ ROLE = "switch-"
 
 
 def running(ctx: Context, attempt: int) -> Process | None:
-    """The switch process of one attempt on this host, if it lives."""
+    """The switch process of one attempt on this host, or the guardian that outlived it."""
     number = _number(ctx, attempt)
     return None if number is None else processes.one(ctx.directory.mark(f"{ROLE}{number}"))
 
@@ -118,11 +119,14 @@ async def wait_for(ctx: Context, attempt: int, event: str, timeout_s: float) -> 
 
 
 async def watch(ctx: Context, attempt: int, tell: Callable[[dict[str, int]], None]) -> Story:
-    """Until the process ended, died or froze; a frozen one is killed, so that its word stands."""
+    """Until the attempt is over: its process said its last word, or is dead, and its guardian has done its part.
+
+    Whichever of them is frozen is killed. Unless the guest was let go, both are dead when this returns.
+    """
     process = running(ctx, attempt)
     path = ctx.directory.switch_journal(ctx.claim.side, attempt)
     told, stamp, heard_at = Story(()), 0, time.monotonic()
-    while process is not None and process.alive:
+    while process is not None:
         if (changed := journal.changed_at(path)) != stamp:
             told, stamp, heard_at = story(ctx, attempt), changed, time.monotonic()
             if told.ended:
@@ -130,17 +134,27 @@ async def watch(ctx: Context, attempt: int, tell: Callable[[dict[str, int]], Non
             if told.last("migrating") and not told.last("pre-switchover"):
                 tell(journal.read_beat(path))
         if time.monotonic() - heard_at > (SILENCE_S if told.lines else START_S):
-            process.kill()
+            await kill_all(ctx, but_prepared=True)
+        if not process.alive:
+            process, heard_at = running(ctx, attempt), time.monotonic()  # its guardian, which acts now
         await asyncio.sleep(POLL_S)
+    if not story(ctx, attempt).crossed:
+        await kill_all(ctx, but_prepared=True)
     return story(ctx, attempt)
 
 
-def kill_all(ctx: Context, *, but_prepared: bool = False) -> None:
-    """End every switch process of this job on this host; what their journals say now is final."""
+async def kill_all(ctx: Context, *, but_prepared: bool = False) -> None:
+    """End every switch process of this job on this host, and its guardian; what their journals say now is final."""
     ctx.guard()
-    for number, process in _living(ctx):
-        if not but_prepared or ctx.directory.switch_order(ctx.claim.side, number).exists():
-            process.kill()
+    doomed = [
+        process
+        for number, process in _living(ctx)
+        if not but_prepared or ctx.directory.switch_order(ctx.claim.side, number).exists()
+    ]
+    for process in doomed:  # all at once: a guardian would begin to act for the one that it saw die
+        process.signal(signal.SIGKILL)
+    for process in doomed:
+        await process.end_now()
 
 
 def _living(ctx: Context) -> list[tuple[int, Process]]:

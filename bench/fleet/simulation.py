@@ -111,7 +111,10 @@ def _start_hands(lab: Lab, first: int, last: int) -> None:
     argv = [sys.executable, "-m", "bench.fleet.hands", str(first), str(last)]
     here = {"PYTHONPATH": str(Path(__file__).parents[2])}
     processes.spawn(
-        lab.mark(f"hands-{first}"), argv, lab.logs / f"hands-{first}.log", environment=lab.environment | here
+        lab.mark(f"hands-{first}"),
+        argv,
+        lab.logs / f"hands-{first}.log",
+        environment=os.environ | lab.environment | here,
     )
 
 

@@ -12,6 +12,7 @@ from models.job import Side
 from tests.chaos.stage import DESTINATION, FROZEN_S, SOURCE, Stage
 from workers import processes
 from workers.processes import Process
+from workers.switch import guardian
 from workflows.live_migration import LINKS
 
 
@@ -52,16 +53,37 @@ def controller(scene: Scene) -> list[Process]:
 
 def switch(host: str) -> Role:
     def find(scene: Scene) -> list[Process]:
-        return [found for found in processes.find_below(scene.directory(host)) if _is_switch(found)]
+        return [found for found in processes.find_below(scene.directory(host)) if is_switch(found)]
 
     return find
 
 
-def _is_switch(found: Process) -> bool:
+def is_switch(found: Process) -> bool:
+    """A switch process; not its guardian."""
+    return _is_of_switch(found) and _name(found) != guardian.NAME
+
+
+def is_guardian(found: Process) -> bool:
+    """The guardian of an attempt."""
+    return _is_of_switch(found) and _name(found) == guardian.NAME
+
+
+def _is_of_switch(found: Process) -> bool:
     try:
         return b"workers.switch" in Path(f"/proc/{found.pid}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+def _name(found: Process) -> str:
+    try:
+        return Path(f"/proc/{found.pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def worker_and_switch(host: str) -> Role:
+    return lambda scene: [*worker(host)(scene), *switch(host)(scene)]
 
 
 def exporter(scene: Scene) -> list[Process]:
@@ -131,6 +153,8 @@ class Kill(Fault):
 
     def strike(self, scene: Scene) -> bool:
         victims = self.role(scene)
+        for victim in victims:  # all at once
+            victim.signal(signal.SIGKILL)
         for victim in victims:
             victim.kill()
         return bool(victims)
@@ -206,6 +230,7 @@ FAULTS: tuple[Fault, ...] = (
     Kill("both workers killed", both_workers),
     Kill("controller killed", controller),
     Kill("source switch killed", switch(SOURCE), OF_SOURCE_SWITCH),
+    Kill("source worker and switch process killed", worker_and_switch(SOURCE), OF_SOURCE_SWITCH),
     Kill("destination switch killed", switch(DESTINATION), OF_DESTINATION_SWITCH),
     Kill("exporter killed", exporter, OF_EXPORTER),
     Kill("incoming QEMU killed", incoming_qemu, OF_INCOMING_QEMU, guest=True),

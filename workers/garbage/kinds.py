@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +62,7 @@ class Find(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Helper(Find):
-    """An exporter or a switch process."""
+    """An exporter, a switch process or its guardian."""
 
     kind = "process"
     role: str
@@ -78,7 +78,7 @@ class Helper(Find):
 
     async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
         recheck()
-        self.process.stop() if self.role == "exporter" else self.process.kill()
+        await (self.process.end() if self.role == "exporter" else self.process.end_now())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,18 +96,18 @@ class Incoming(Find):
         return job is None or job.state is JobState.UNDONE
 
     async def check(self, job: Job | None) -> None:
-        await self._while_it_waits(job, lambda: None)
+        await self._while_it_waits(job)
 
     async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
-        def end() -> None:
+        async def end() -> None:
             recheck()
-            self.process.kill()
+            await self.process.end_now()
 
         if self.process.alive:
             await self._while_it_waits(job, end)
         _unlink_dead_sockets(job, self.settings)
 
-    async def _while_it_waits(self, job: Job | None, act: Callable[[], None]) -> None:
+    async def _while_it_waits(self, job: Job | None, act: Callable[[], Awaitable[None]] | None = None) -> None:
         """Act while we hold its only monitor and it says that no guest is in it: nobody can let one run meanwhile."""
         if job is None or _qmp(job) is None:
             raise Kept("for which guest it is cannot be told: look at it before you end it by hand")
@@ -117,7 +117,8 @@ class Incoming(Find):
         try:
             async with connect(str(_qmp(job)), timeout_s=MONITOR_TIMEOUT_S) as monitor:
                 await self._waits(monitor)
-                act()
+                if act is not None:
+                    await act()
         except MonitorLost as error:
             raise Kept(f"whether a guest runs in it cannot be told: {error}") from error
 

@@ -5,6 +5,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+from workers.environment import handed_on
 from workers.qemu.known_bugs import Version
 
 _LONGEST_S = 10.0
@@ -23,7 +24,13 @@ def said(qemu: str, *words: str, told: str = "") -> str:
 @cache
 def _said(qemu: str, _mtime_ns: int, words: tuple[str, ...], told: str) -> str:
     return subprocess.run(
-        [qemu, *words], input=told, capture_output=True, text=True, timeout=_LONGEST_S, check=True
+        [qemu, *words],
+        env=handed_on(),
+        input=told,
+        capture_output=True,
+        text=True,
+        timeout=_LONGEST_S,
+        check=True,
     ).stdout
 
 

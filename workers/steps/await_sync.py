@@ -46,7 +46,7 @@ class AwaitSync(Step):
         switches.prepare(ctx)  # after a long copy no other waits any more
 
     async def undo(self, ctx: Context) -> None:
-        switches.kill_all(ctx)
+        await switches.kill_all(ctx)
 
 
 def _all_in_sync(ctx: Context, states: dict[str, Mirror]) -> bool:

@@ -30,7 +30,7 @@ class CleanupSource(Step):
         for path in (ctx.source["qmp"], ctx.source.get("pidfile")):
             if path:
                 Path(path).unlink(missing_ok=True)
-        switches.kill_all(ctx)
+        await switches.kill_all(ctx)
         ctx.directory.remove()
 
     def _owned_elsewhere(self, ctx: Context) -> None:
@@ -48,8 +48,8 @@ class CleanupSource(Step):
         except MonitorLost:
             pass  # it may hang up before it answers
         process = Process(ctx.source["pid"], ctx.source["started"])
-        if not process.wait(10):
-            process.stop()
+        if not await process.ended(10):
+            await process.end()
 
 
 class CleanupDestination(Step):
@@ -64,6 +64,6 @@ class CleanupDestination(Step):
         return exporter.running(ctx) is None and not ctx.directory.path.exists()
 
     async def do(self, ctx: Context) -> None:
-        exporter.stop(ctx)
-        switches.kill_all(ctx)
+        await exporter.stop(ctx)
+        await switches.kill_all(ctx)
         ctx.directory.remove()

@@ -92,7 +92,7 @@ class CutoverDestination(Step):
         process = switches.running(ctx, ctx.job.switch["attempt"])
         while process is not None and process.alive and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
-        switches.kill_all(ctx)
+        await switches.kill_all(ctx)
 
     async def _let_run(self, ctx: Context, monitor: Monitor) -> None:
         status = (await monitor.query("query-status"))["status"]
@@ -109,7 +109,7 @@ class CutoverDestination(Step):
     async def _release_images(self, ctx: Context) -> None:
         """An exporter that still has the images open would make `cont` fail."""
         if exporter.running(ctx) is not None:
-            exporter.stop(ctx)
+            await exporter.stop(ctx)
 
     def _died(self, ctx: Context) -> StepError:
         """Its QEMU is dead here; whether it ever ran decides who is left with the guest."""

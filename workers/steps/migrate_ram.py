@@ -39,7 +39,7 @@ class MigrateRamDestination(Step):
         return told.last("listening") is not None and told.last("connected") is None
 
     async def do(self, ctx: Context) -> None:
-        switches.kill_all(ctx, but_prepared=True)  # one that still waits for its peer holds the exporter's monitor
+        await switches.kill_all(ctx, but_prepared=True)  # one that waits for its peer holds the exporter's monitor
         serves, waits = await asyncio.gather(exporter.serves(ctx), incoming.waits(ctx))
         if not serves:
             raise Transient(
@@ -69,7 +69,7 @@ class MigrateRamDestination(Step):
         ctx.note(switch={"attempt": attempt, "address": ctx.settings.address, "port": listening["port"], "key": key})
 
     async def undo(self, ctx: Context) -> None:
-        switches.kill_all(ctx)
+        await switches.kill_all(ctx)
 
 
 class MigrateRamSource(Step):
@@ -155,7 +155,7 @@ class MigrateRamSource(Step):
 
     async def abandon(self, ctx: Context) -> bool:
         """The switch process's word is final once it is dead; if it said run, the job goes forward."""
-        switches.kill_all(ctx)
+        await switches.kill_all(ctx)
         if switches.crossed(ctx) is not None:
             return False
         if switches.attempts(ctx):
@@ -163,7 +163,7 @@ class MigrateRamSource(Step):
         return True
 
     async def undo(self, ctx: Context) -> None:
-        switches.kill_all(ctx)
+        await switches.kill_all(ctx)
         if switches.crossed(ctx) is not None and not ctx.job.kept_by_source:
             raise Crossed("the source has let the guest go already: the job can only go forward")
         if ctx.source_alive and switches.attempts(ctx):

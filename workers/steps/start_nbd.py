@@ -24,7 +24,7 @@ class StartNbd(Step):
             await incoming.ready(ctx, qemu)
 
     async def _start_exporter(self, ctx: Context) -> None:
-        exporter.stop(ctx)
+        await exporter.stop(ctx)
         nonce = secrets.token_hex(12)
         with exporter.bind(ctx) as listening:
             address, port = listening.getsockname()[:2]
@@ -32,6 +32,6 @@ class StartNbd(Step):
             await exporter.start(ctx, listening, nonce)
 
     async def undo(self, ctx: Context) -> None:
-        switches.kill_all(ctx)
+        await switches.kill_all(ctx)
         await incoming.stop(ctx)
-        exporter.stop(ctx)
+        await exporter.stop(ctx)

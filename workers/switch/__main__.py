@@ -4,7 +4,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from workers.switch import destination, orders, source
+from workers.switch import destination, guardian, orders, source
 from workers.switch.orders import DestinationOrder, SourceOrder
 
 PATIENCE_S = 60.0
@@ -17,7 +17,9 @@ def main() -> None:
     if not orders.comes(order, PATIENCE_S):
         return
     if side == "source":
-        asyncio.run(source.hand_over(SourceOrder.load(order)))
+        told = SourceOrder.load(order)
+        guardian.begin(told)
+        asyncio.run(source.hand_over(told))
     else:
         asyncio.run(destination.serve(DestinationOrder.load(order)))
 

@@ -114,10 +114,9 @@ async def _serve(order: DestinationOrder, journal: Journal) -> None:
         exporter = await stack.enter_async_context(connect(order.exporter_qmp))
         ram_port = await migration.listen(guest, order.address)
         destination = Destination(order, journal, guest, exporter, ram_port)
-        with channel.listen(order.address, key) as listener:
-            port = int(listener.address[1])
-            journal.write("listening", port=port)
-            connection = await channel.accept(listener, ACCEPT_TIMEOUT_S)
+        with channel.listen(order.address) as listener:
+            journal.write("listening", port=listener.getsockname()[1])
+            connection = await channel.accept(listener, key, ACCEPT_TIMEOUT_S)
             journal.write("connected")
         await _until_finished(destination, Channel(connection, destination.answer))
         await guest.execute("announce-self", initial=50, max=550, rounds=5, step=100)

@@ -1,6 +1,7 @@
 """What the tests with real guests have in common: boot one, move it, watch it, check it."""
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -32,6 +33,13 @@ def until(what: str, condition: Callable[[], Any], timeout_s: float = 60.0, ever
         assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain until {what}"
         time.sleep(every_s)
     return answer
+
+
+def stop(process: Process, grace_s: float = 30.0) -> None:
+    """End a process as a supervisor would: asked first, killed when it takes too long."""
+    process.signal(signal.SIGTERM)
+    if not process.wait(grace_s):
+        process.kill()
 
 
 @dataclass

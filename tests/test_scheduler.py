@@ -10,7 +10,7 @@ from sqlalchemy import select
 from lab import fleet
 from models.database import transaction
 from models.job import Job, JobState
-from tests.support import Moves, until
+from tests.support import Moves, stop, until
 
 pytestmark = pytest.mark.guests
 
@@ -63,7 +63,7 @@ def test_the_standard_celery_command_serves_a_host(moves: Moves) -> None:
     from workers import processes
 
     [worker, *_] = processes.find(moves.lab.mark("worker-host-b"))
-    worker.stop(10)
+    stop(worker)
     environment = os.environ | moves.lab.host_environment(moves.lab.host("host-b"))
     del environment["DROVER_HOST"]  # the queue's name says which host it is
     argv = [fleet._program("celery"), "-A", "workers.app", "worker", "-Q", "drover.host-b", "-n", "host-b@%h"]

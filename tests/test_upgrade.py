@@ -23,7 +23,7 @@ from lab.directory import Lab
 from migrations import config
 from models.database import engine
 from models.job import Job, JobState
-from tests.support import Moves, until
+from tests.support import Moves, stop, until
 from workers import processes
 from workers.processes import Process
 
@@ -82,7 +82,7 @@ class Fleet:
     def replace(self, role: str, start: Callable[[], Process]) -> None:
         """End a process of the previous version as a supervisor would, and start this version's."""
         assert not self.is_new(role)
-        self.runs(role).stop(grace_s=30)
+        stop(self.runs(role))
         start()
         until(f"{role} is of this version", lambda: processes.find(self.lab.mark(role)) and self.is_new(role))
 

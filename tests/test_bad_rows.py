@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from kombu.exceptions import OperationalError as BrokerUnreachable
 from sqlalchemy import func, text
 
 from models.database import transaction
@@ -168,3 +169,17 @@ def test_a_part_of_a_look_that_fails_keeps_no_other_part_from_being_done(monkeyp
         look()
     with transaction() as session:
         assert session.get_one(Drain, number).state is DrainState.RUNNING
+
+
+def test_a_broker_that_is_away_concerns_every_row_and_is_shown_on_the_one_that_met_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object) -> None:
+        raise BrokerUnreachable("nobody listens")
+
+    monkeypatch.setattr(controller, "_publish", fails)
+    number = job("good", "two", state=JobState.RUNNING)
+    with pytest.raises(BrokerUnreachable):  # there is no Redis in this test
+        look()
+    assert waiting("job", number) == f"{isolation.TROUBLE}OperationalError: nobody listens"
+    assert isolation.PAUSES.due("advance", [number]) == [number], "it goes on as soon as the broker is back"

@@ -11,6 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError as BrokerUnreachable
 from sqlalchemy import text
 
 from lab import services
@@ -103,6 +106,30 @@ def test_a_leader_that_only_loses_redis_leaves_the_lead_to_another(broker: str, 
                 guest("web", "one")
                 number = job("web", "two")
                 until("it acts", lambda: load(number).state is JobState.RUNNING)
+    finally:
+        server.kill()
+        shutil.rmtree(own.path, ignore_errors=True)
+
+
+def test_a_broker_that_takes_no_messages_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Lab(Path(tempfile.mkdtemp(prefix="dc", dir="/tmp")))
+    server = services.start_redis(own)
+    try:
+        monkeypatch.setattr(
+            leadership, "app", Celery(broker=f"redis+socket://{own.redis}/redis.sock", set_as_current=False)
+        )
+        with redis.Redis(unix_socket_path=str(own.redis / "redis.sock")) as client:
+            leadership.check_broker()
+            client.config_set("maxmemory", 1)
+            with pytest.raises(redis.RedisError, match="maxmemory"):
+                leadership.check_broker()
+            client.config_set("maxmemory", 0)
+            client.execute_command("REPLICAOF", "127.0.0.1", "1")
+            with pytest.raises(redis.RedisError, match="read only"):
+                leadership.check_broker()
+        server.kill()
+        with pytest.raises(BrokerUnreachable):
+            leadership.check_broker()
     finally:
         server.kill()
         shutil.rmtree(own.path, ignore_errors=True)

@@ -58,10 +58,10 @@ UNCHANGED = (Job.id == JOB, Job.token == TOKEN, Job.epoch == EPOCH)
 wait for the job's row sees so in its newest version, though not what became of the step meanwhile."""
 
 
-def _take(direction: Direction) -> Select[Job, str, Side, int, int]:
+def _take(direction: Direction) -> Select[Job, Side, int, int]:
     """Lock the job, take the step if it is what the job needs next, and number the claim: all of it or nothing.
 
-    Answers the job with its disks, and of the step its name, side, attempts and the claim's token. If this had to wait
+    Answers the job with its disks, and of the step its side, attempts and the claim's token. If this had to wait
     for the job's row it has seen the other steps as they were before that, and may refuse what was due.
     """
     state_of_job, before, claimed, _ = RUNNABLE[direction]
@@ -73,6 +73,7 @@ def _take(direction: Direction) -> Select[Job, str, Side, int, int]:
         .where(
             Step.job_id == job.c.id,
             Step.seq == SEQ,
+            Step.name == bindparam("named"),
             Step.host == bindparam("on_host"),
             Step.state == before,
             Step.next_at <= func.statement_timestamp(),
@@ -87,7 +88,7 @@ def _take(direction: Direction) -> Select[Job, str, Side, int, int]:
             started_at=AT,
             finished_at=None,
         )
-        .returning(Step.job_id, Step.seq, Step.name, Step.side, Step.attempts, Step.token)
+        .returning(Step.job_id, Step.seq, Step.side, Step.attempts, Step.token)
         .cte("won")
     )
     numbered = update(Job).where(Job.id == won.c.job_id).values(token=won.c.token, progress_at=AT).cte("numbered")
@@ -97,7 +98,7 @@ def _take(direction: Direction) -> Select[Job, str, Side, int, int]:
     )
     locked = aliased(Job, job)
     return (
-        select(locked, won.c.name, won.c.side, won.c.attempts, won.c.token)
+        select(locked, won.c.side, won.c.attempts, won.c.token)
         .join(won, won.c.job_id == locked.id)
         .options(joinedload(locked.disks))
         .add_cte(numbered, audited.cte("audited"))

@@ -84,17 +84,17 @@ def lock(session: Session, job_id: int, *, wait: bool = True) -> Job | None:
 
 
 def claim(
-    *, job_id: int, seq: int, epoch: int, direction: Direction, host: str, owner: str, settings: Settings
+    *, job_id: int, seq: int, name: str, epoch: int, direction: Direction, host: str, owner: str, settings: Settings
 ) -> Claim | None:
     """Win the right to work on a step, or None: the message was late, double, forged or meant for others."""
     asked = time.monotonic()
-    step = {"of_job": job_id, "of_epoch": epoch, "of_seq": seq, "on_host": host}
+    step = {"of_job": job_id, "of_epoch": epoch, "of_seq": seq, "named": name, "on_host": host}
     wanted = step | {"by": owner, "ttl": settings.lease_ttl, "at": now()}
     with transaction() as session:
         won = _take(session, direction, wanted) or _take(session, direction, wanted)
     if won is None:
         return None
-    job, name, side, attempts, token = won
+    job, side, attempts, token = won
     return Claim(
         job=job,
         seq=seq,

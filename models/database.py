@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 import models.drain
@@ -15,6 +16,18 @@ import models.guest
 import models.host
 import models.webhook  # noqa: F401 - tables refer to each other: with these all are known
 from models.settings import settings
+
+AWAY_STATES = ("08", "25006", "25P03", "40001", "53", "57P")
+"""Beginnings of SQLSTATE: no connection; a standby, which takes no writes; idle too long in a transaction; cancelled by a standby's recovery; no connection, memory or disk left; shut down, crashed or starting."""
+
+
+def away(error: BaseException) -> bool:
+    """The database is not there just now, or is no longer the one to write to: the same may succeed in a moment."""
+    if isinstance(error, PoolTimeout | InterfaceError | OperationalError):
+        return True
+    state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+    return isinstance(error, DBAPIError) and (error.connection_invalidated or str(state or "").startswith(AWAY_STATES))
+
 
 LONGEST_SILENCE_MS = 5000
 """Between two statements of one transaction; ours hold no more than a few rows for a few milliseconds."""

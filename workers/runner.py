@@ -8,13 +8,16 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from celery.exceptions import Ignore
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from models import claims
 from models.claims import Claim
+from models.database import away
 from models.errors import Crossed, DroverError, LeaseLost, NeverRan, StepError, Transient, Unknown
 from models.job import Direction
 from models.settings import Settings
@@ -52,10 +55,13 @@ def run(step: Step, claim: Claim, settings: Settings, announce: object = None) -
             ctx.announce = announce
         asyncio.run(_under_lease(step, ctx))
         claims.finish(claim)
-    except (LeaseLost, HandedBack, OperationalError, InterfaceError) as error:
+    except (LeaseLost, HandedBack) as error:
         _let_go(claim, error)
         raise Ignore from error
     except Exception as error:
+        if away(error):
+            _let_go(claim, error)
+            raise Ignore from error
         _failed(step, claim, error)
 
 
@@ -63,15 +69,29 @@ def _let_go(claim: Claim, error: Exception) -> None:
     """Stop without a verdict: the lease ends by itself where it cannot be handed back."""
     log.warning("step %s of job %d stops: %s", claim.name, claim.job_id, error)
     if isinstance(error, HandedBack):
-        claims.hand_back(claim)
+        with _unless_away(claim):
+            claims.hand_back(claim)
 
 
 def _failed(step: Step, claim: Claim, error: Exception) -> None:
     log.warning("step %s of job %d failed", claim.name, claim.job_id, exc_info=error)
     try:
-        _settle(step, claim, error)
+        with _unless_away(claim):
+            _settle(step, claim, error)
     except LeaseLost as lost:
         raise Ignore from lost
+
+
+@contextmanager
+def _unless_away(claim: Claim) -> Iterator[None]:
+    """Where the verdict cannot be written down the lease ends by itself, and the step is looked at again."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        if not away(error):
+            raise
+        log.warning("how %s of job %d ended could not be written down: %s", claim.name, claim.job_id, error)
+        raise Ignore from error
 
 
 def _settle(step: Step, claim: Claim, error: Exception) -> None:
@@ -140,5 +160,7 @@ async def _watch(step: Step, ctx: Context) -> None:
 def _renew(ctx: Context) -> None:
     try:
         claims.renew(ctx.claim, ctx.settings)
-    except (OperationalError, InterfaceError) as error:  # the lease lasts a while longer; `check` ends it
+    except SQLAlchemyError as error:  # the lease lasts a while longer; `check` ends it
+        if not away(error):
+            raise
         log.warning("the lease of job %d could not be renewed: %s", ctx.claim.job_id, error)

@@ -28,13 +28,14 @@ def _register(name: str, direction: Direction) -> None:
         claim = claims.claim(
             job_id=job_id,
             seq=seq,
+            name=name,
             epoch=epoch,
             direction=direction,
             host=settings().host,
             owner=incarnation(),
             settings=settings(),
         )
-        if claim is None or claim.name != name:
+        if claim is None:
             raise Ignore
 
         def announce(percent: int) -> None:

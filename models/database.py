@@ -18,7 +18,8 @@ import models.webhook  # noqa: F401 - tables refer to each other: with these all
 from models.settings import settings
 
 AWAY_STATES = ("08", "25006", "25P03", "40001", "53", "57P")
-"""Beginnings of SQLSTATE: no connection; a standby, which takes no writes; idle too long in a transaction; cancelled by a standby's recovery; no connection, memory or disk left; shut down, crashed or starting."""
+"""Beginnings of SQLSTATE: no connection; a standby, which takes no writes; idle for too long in a transaction;
+cancelled by a standby's recovery; no connection, memory or disk left; shut down, crashed or starting."""
 
 
 def away(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.worker.consumer import consumer as celery
+from celery.worker.state import maybe_shutdown
 
 from workers import envelope
 
@@ -13,46 +14,48 @@ log = logging.getLogger(__name__)
 
 PAUSE_S = 1.0
 """Between two attempts to reach Redis."""
-SAME_OUTAGE_S = 30.0
-"""Failures closer together than that are one outage: one line in the log."""
+SETTLED_S = 5.0
+"""A Redis that is lost again sooner than that was never there: the same outage."""
 
 
-class OneLine(logging.Filter):
-    """Of what Celery says about a broker that is away, the first line of each outage."""
+class Unsaid(logging.Filter):
+    """Leaves out what Celery says of each attempt at reaching the broker: one line of ours for an outage is enough."""
 
     SAID = ("consumer: Cannot connect to", "%s (%r)", "Frequent restarts detected")
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.last = float("-inf")
-
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say it in our words, or not at all."""
-        if not str(record.msg).startswith(self.SAID):
-            return True
-        begins = time.monotonic() > self.last + SAME_OUTAGE_S
-        self.last = time.monotonic()
-        error = next((part for part in _parts(record) if isinstance(part, BaseException)), "it does not answer")
-        record.msg, record.args, record.exc_info = (
-            "Redis is away (%s): waiting for it; what runs goes on",
-            (error,),
-            None,
-        )
-        record.levelno, record.levelname = logging.WARNING, "WARNING"
-        return begins
+        """Whether it is to be said."""
+        return not str(record.msg).startswith(self.SAID)
 
 
-def _parts(record: logging.LogRecord) -> tuple[Any, ...]:
-    return record.args if isinstance(record.args, tuple) else (record.args,)
-
-
-logging.getLogger(celery.__name__).addFilter(OneLine())
+logging.getLogger(celery.__name__).addFilter(Unsaid())
 
 
 class Consumer(celery.Consumer):
     """Set as `worker_consumer`."""
 
     connection_errors: tuple[type[Exception], ...]
+    ready_at: float | None = None
+    """When Redis was last found again; None during an outage."""
+    away_said = False
+
+    def on_ready(self) -> None:
+        """Redis is there, and takes what is written."""
+        self.ready_at = time.monotonic()
+        super().on_ready()
+
+    def _away(self, error: BaseException) -> None:
+        settled = self.ready_at is not None and time.monotonic() > self.ready_at + SETTLED_S
+        if settled or not self.away_said:
+            log.warning("Redis is away (%s): waiting for it; what runs goes on", error)
+        self.ready_at, self.away_said = None, True
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """A connection, however long that takes. Celery would ask again after up to half a minute."""
+        pause = {"interval_start": PAUSE_S, "interval_step": 0, "interval_max": PAUSE_S}
+        connected = conn.ensure_connection(lambda error, _: self._away(error), callback=maybe_shutdown, **pause)
+        self.first_connection_attempt = False
+        return connected
 
     def connection_for_read(self, heartbeat: Any = None) -> Any:
         """A connection to a Redis that takes what a worker writes; a replica, or one that is full, does not.
@@ -72,11 +75,13 @@ class Consumer(celery.Consumer):
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """Wait a moment: each attempt at connecting may succeed at once and the next command fail."""
+        self._away(exc)
         super().on_connection_error_before_connected(exc)
         time.sleep(PAUSE_S)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Likewise."""
+        self._away(exc)
         super().on_connection_error_after_connected(exc)
         time.sleep(PAUSE_S)
 

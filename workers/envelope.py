@@ -38,11 +38,12 @@ def excerpt(raw: bytes) -> str:
 
 def _read(raw: bytes) -> Any:
     text = raw.decode()
-    _check_depth(json.loads(text))
+    _check(json.loads(text))
     return loads(text)  # kombu's own reading, which makes more of some values
 
 
-def _check_depth(value: Any) -> None:
+def _check(value: Any) -> None:
+    """Neither too deep nor with halves of characters, which Redis cannot be given back."""
     level, depth = [value], 0
     while level:
         depth += 1
@@ -50,6 +51,7 @@ def _check_depth(value: Any) -> None:
             raise ValueError(f"it is more than {DEEPEST} levels deep")
         below = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, (dict, list))]
         level = [part for parts in below for part in parts]
+    json.dumps(value, ensure_ascii=False).encode()
 
 
 def _of_task(message: Mapping[str, Any]) -> str | None:

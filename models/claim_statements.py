@@ -5,7 +5,7 @@ to carry it out, and each link of each job needs them.
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     column,
     exists,
     func,
@@ -52,6 +53,8 @@ OWNER: BindParameter[str] = bindparam("by", type_=String)
 WHY: BindParameter[str] = bindparam("why", type_=Text)
 AT: BindParameter[datetime] = bindparam("at", type_=DateTime(timezone=True))
 LEASE_END = func.clock_timestamp() + bindparam("ttl", type_=Interval)
+LASTED = timedelta(minutes=5)
+"""An attempt of that length got somewhere: those before it no longer count."""
 STILL_HELD = (Step.seq == SEQ, Step.token == TOKEN, Step.state.in_(CLAIMED))
 UNCHANGED = (Job.id == JOB, Job.token == TOKEN, Job.epoch == EPOCH)
 """Of a job whose newest claim still holds: one that is taken away raises the epoch, the next one the token. Who had to
@@ -83,7 +86,7 @@ def _take(direction: Direction) -> Select[Job, Side, int, int]:
             state=claimed,
             token=job.c.token + 1,
             owner=OWNER,
-            attempts=Step.attempts + 1,
+            attempts=case((_made_progress(), 1), else_=Step.attempts + 1),
             lease_until=LEASE_END,
             started_at=AT,
             finished_at=None,
@@ -103,6 +106,16 @@ def _take(direction: Direction) -> Select[Job, Side, int, int]:
         .options(joinedload(locked.disks))
         .add_cte(numbered, audited.cte("audited"))
     )
+
+
+def _made_progress() -> ColumnElement[bool]:
+    """The last attempt lasted for minutes: whatever ended it is no reason to give the step up.
+
+    Its claim may have been held for days, as that of a move that is held in sync. What fails for good fails soon.
+    """
+    last = aliased(Attempt)
+    lasted = last.ended_at - last.started_at >= LASTED
+    return exists().where(last.job_id == Step.job_id, last.token == Step.token, lasted)
 
 
 def _others_first(direction: Direction) -> ColumnElement[bool]:

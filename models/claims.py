@@ -21,7 +21,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from models import claim_statements as statements
 from models.base import now
-from models.claim_statements import RUNNABLE
+from models.claim_statements import LASTED, RUNNABLE
 from models.database import transaction
 from models.errors import LeaseLost
 from models.job import CLAIMED, Attempt, Direction, Job, JobState, Side, Step, StepState, tell
@@ -48,11 +48,18 @@ class Claim:
     """By `time.monotonic()`: needs no database and no clock shared with anybody."""
     renewed_at: float = field(default_factory=time.monotonic)
     """When the lease was last asked for, by the same clock."""
+    taken_at: float = field(default_factory=time.monotonic)
+    """When it was won, likewise."""
 
     @property
     def job_id(self) -> int:
         """Whose step it is."""
         return self.job.id
+
+    @property
+    def tries(self) -> int:
+        """Attempts so far that got nowhere, this one among them unless it lasted."""
+        return 1 if time.monotonic() >= self.taken_at + LASTED.total_seconds() else self.attempt
 
     def check(self) -> None:
         """Stop a worker whose lease has run out, even when it cannot reach the database.

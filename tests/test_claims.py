@@ -311,6 +311,24 @@ def test_a_step_of_another_name_wins_neither_a_claim_nor_costs_an_attempt(job: i
     assert taken(job).attempt == 1
 
 
+def test_attempts_begin_anew_after_one_that_lasted(job: int) -> None:
+    for number in (1, 2):
+        claim = taken(job)
+        assert claim.attempt == number
+        claims.retry(claim, "the link was cut", timedelta())
+    claim = taken(job)
+    assert claim.attempt == 3
+    with transaction() as session:
+        session.execute(
+            update(Attempt).where(Attempt.token == claim.token).values(started_at=now() - timedelta(minutes=6))
+        )
+    claims.retry(claim, "the link was cut after six minutes", timedelta())
+    claim = taken(job)
+    assert claim.attempt == 1
+    claims.retry(claim, "the link was cut", timedelta())
+    assert taken(job).attempt == 2
+
+
 def test_a_job_that_was_not_begun_is_cancelled_without_any_step(job: int) -> None:
     jobs.cancel(job)
     with transaction() as session:

@@ -12,9 +12,12 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+from sqlalchemy import select
 
 from lab import fleet, services
 from lab.directory import MARKER, Lab, host_names
+from models.database import transaction
+from models.job import Step, StepState
 from tests.support import Moves, until
 from workers import processes
 
@@ -77,7 +80,17 @@ def _start_postgres(lab: TwoOfEach) -> None:
     data = lab.standby / "data"
     copy = ["pg_basebackup", "-h", str(lab.postgres), "-U", "drover", "-D", str(data), "-R", "-c", "fast"]
     subprocess.run(_as_database_user(*copy), check=True, cwd="/")
-    serve = ["postgres", "-D", str(data), "-k", str(lab.standby), "-c", "listen_addresses="]
+    serve = [
+        "postgres",
+        "-D",
+        str(data),
+        "-k",
+        str(lab.standby),
+        "-c",
+        "listen_addresses=",
+        "-c",
+        "max_connections=300",
+    ]
     processes.spawn(lab.mark("standby"), _as_database_user(*serve), lab.logs / "standby.log")
     with _session(lab.postgres) as primary:
         until("it streams", lambda: primary.execute("SELECT 1 FROM pg_stat_replication").fetchone())
@@ -148,7 +161,7 @@ def test_the_masters_of_redis_and_postgres_die_during_a_drain(moves: Moves) -> N
     ours = ("worker-host-a", "worker-host-b", "controller")
     before = [one for role in ours for one in processes.find(lab.mark(role))]
     drain = drover(lab, "drain", "host-a", "--bandwidth", "4M")
-    until("a copy is under way", lambda: "running" in {row["state"] for row in _guests(lab, drain)}, every_s=0.3)
+    until("a copy is under way", _copying)
     _kill(lab, "redis-1")
     with redis.Redis(port=lab.ports[1], decode_responses=True) as second:
         until("the Sentinels have chosen the other", lambda: second.info("replication")["role"] == "master")
@@ -164,6 +177,7 @@ def test_the_masters_of_redis_and_postgres_die_during_a_drain(moves: Moves) -> N
     moves.end()
 
 
-def _guests(lab: Lab, drain: dict[str, Any]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = drover(lab, "drain", "show", str(drain["id"]))["guests"]
-    return rows
+def _copying() -> bool:
+    with transaction() as session:
+        wanted = select(Step).where(Step.name == "await_sync", Step.state == StepState.RUNNING)
+        return session.scalar(wanted) is not None

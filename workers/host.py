@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from celery.signals import celeryd_init, worker_ready, worker_shutting_down
-from sqlalchemy import func
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -80,6 +80,7 @@ def join(ours: Settings) -> None:
     except BlockingIOError:
         raise SystemExit(f"another worker serves {ours.host} already ({ours.directory}/worker.lock)") from None
     _lock.append(file)
+    _refuse_a_taken_name(ours)
     register(ours)
     with transaction() as session:
         claims.expire(
@@ -87,6 +88,19 @@ def join(ours: Settings) -> None:
             claims.of_earlier_incarnation(ours.host, incarnation()),
             "the worker was started anew",
             by=incarnation(),
+        )
+
+
+def _refuse_a_taken_name(ours: Settings) -> None:
+    """The lock holds on one machine only: two with one name would overwrite each other and share a queue."""
+    fresh = Host.heartbeat_at > func.clock_timestamp() - ours.host_timeout
+    with transaction() as session:
+        there = session.scalar(select(Host).where(Host.name == ours.host, fresh))
+    if there is not None and there.facts.get("machine_id") not in {None, machine_id()}:
+        heard = f"{there.heartbeat_at:%H:%M:%S %Z}"
+        raise SystemExit(
+            f"another machine serves {ours.host} already ({there.address}, heard of at {heard}): "
+            f"give this one another DROVER_HOST, or end that worker and wait {ours.host_timeout.total_seconds():g} s"
         )
 
 
@@ -109,18 +123,34 @@ def register(ours: Settings) -> None:
 
 
 def facts() -> Document:
-    """{"cpus", "memory_bytes", "qemu": first line of --version or None, "machine"}."""
+    """{"cpus", "memory_bytes", "qemu": first line of --version or None, "machine", "machine_id"}."""
     binary = shutil.which("qemu-system-x86_64")
     version = None
     with suppress(OSError, subprocess.SubprocessError):
         version = next(iter(program.said(binary, "--version").splitlines()), None) if binary else None
-    return {"cpus": os.cpu_count(), "memory_bytes": memory_bytes("MemTotal"), "qemu": version, "machine": machine()}
+    return {
+        "cpus": os.cpu_count(),
+        "memory_bytes": memory_bytes("MemTotal"),
+        "qemu": version,
+        "machine": machine(),
+        "machine_id": machine_id(),
+    }
 
 
 def machine() -> str:
     """Equal for workers that reach each other by loopback addresses: this boot of the kernel, and its network."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot}/{Path('/proc/self/ns/net').stat().st_ino}"
+    return f"{_boot()}/{Path('/proc/self/ns/net').stat().st_ino}"
+
+
+def machine_id() -> str:
+    """Names this boot of this installation: clones of one disk share the latter, containers of one machine the former."""
+    installed = Path("/etc/machine-id")
+    number = installed.read_text().strip() if installed.exists() else ""
+    return f"{number}/{_boot()}"
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def memory_bytes(what: str) -> int:

@@ -110,10 +110,10 @@ def _settle(step: Step, claim: Claim, error: Exception) -> None:
         raise error
     again = isinstance(error, Transient) or claim.direction is Direction.UNDO
     limit = UNDO_ATTEMPTS if claim.direction is Direction.UNDO else step.attempts
-    if not again or claim.attempt >= limit:
+    if not again or claim.tries >= limit:
         claims.fail(claim, text)
         raise error
-    wait = getattr(error, "retry_in", None) or BACK_OFF[min(claim.attempt, len(BACK_OFF)) - 1]
+    wait = getattr(error, "retry_in", None) or BACK_OFF[min(claim.tries, len(BACK_OFF)) - 1]
     claims.retry(claim, text, wait, getattr(error, "restart_from", None))
     raise Ignore from error
 

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 TICK_S = 1.0
 QUESTIONS_KEPT = timedelta(hours=1)
 ME = "controller"
+UNPUBLISHED = "Redis takes no messages"
+"""How the reason of a job begins whose next step cannot be published; it goes when it can."""
 LEADING = threading.Event()
 """Set while this process is the one that acts."""
 
@@ -219,6 +221,13 @@ def _publish(job: Job, step: Step) -> None:
     if chain is None:
         return
     begun = time.monotonic()
-    chain.apply_async()
+    try:
+        chain.apply_async()
+    except OperationalError as error:
+        job.waiting = f"{UNPUBLISHED}: {error}"
+        log.warning("job %d waits: %s", job.id, job.waiting)
+        return
+    if job.waiting is not None and job.waiting.startswith(UNPUBLISHED):
+        job.waiting = None
     step.enqueued_at = func.clock_timestamp()
     log.info("job %d goes on with %s on %s (%.3f s)", job.id, step.name, step.host, time.monotonic() - begun)

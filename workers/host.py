@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import threading
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,6 @@ from typing import Any, TextIO
 from celery.signals import celeryd_init, worker_ready, worker_shutting_down
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import SQLAlchemyError
 
 from models import claims
 from models.base import Document
@@ -143,7 +143,7 @@ def machine() -> str:
 
 
 def machine_id() -> str:
-    """Names this boot of this installation: clones of one disk share the latter, containers of one machine the former."""
+    """Names a boot of an installation: clones of one disk share the latter, containers of one machine the former."""
     installed = Path("/etc/machine-id")
     number = installed.read_text().strip() if installed.exists() else ""
     return f"{number}/{_boot()}"
@@ -170,16 +170,21 @@ def disk_bytes(path: Path) -> int:
 def begin_heartbeat(**_: Any) -> None:
     """From now on this host counts as alive."""
     if settings().host:
-        threading.Thread(target=_beat, name="heartbeat", daemon=True).start()
+        _repeat("heartbeat", register)
+        _repeat("retirement", retirement.delete_expired)  # beside it: a large image takes minutes
 
 
-def _beat() -> None:
-    while not STOPPING.wait(settings().heartbeat.total_seconds()):
-        try:
-            register(settings())
-            retirement.delete_expired(settings())
-        except (SQLAlchemyError, OSError) as error:  # an image that cannot be deleted must not silence the host
-            log.warning("the heartbeat goes on after: %s", error)
+def _repeat(name: str, what: Callable[[Settings], None]) -> None:
+    """In a thread of its own, until the worker ends."""
+
+    def run() -> None:
+        while not STOPPING.wait(settings().heartbeat.total_seconds()):
+            try:
+                what(settings())
+            except Exception as error:
+                log.warning("the %s goes on after: %s", name, error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
 
 
 @worker_shutting_down.connect

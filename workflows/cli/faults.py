@@ -67,7 +67,7 @@ def broker_answers(error: BaseException | None) -> BaseException | None:
 
 
 def _broker(error: BaseException | None) -> Fault:
-    url = maybe_sanitize_url(settings().broker_url)
+    url = ";".join(map(maybe_sanitize_url, settings().broker_url.split(";")))  # Sentinels
     if broker_refuses(error):
         return Fault(
             "unreachable",

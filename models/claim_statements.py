@@ -5,7 +5,7 @@ to carry it out, and each link of each job needs them.
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -55,17 +55,19 @@ WHY: BindParameter[str] = bindparam("why", type_=Text)
 AT: BindParameter[datetime] = bindparam("at", type_=DateTime(timezone=True))
 NOW = func.clock_timestamp()
 LEASE_END = func.clock_timestamp() + bindparam("ttl", type_=Interval)
+LASTED = timedelta(minutes=5)
+"""An attempt of that length got somewhere: those before it no longer count."""
 STILL_HELD = (Step.seq == SEQ, Step.token == TOKEN, Step.state.in_(CLAIMED))
 UNCHANGED = (Job.id == JOB, Job.token == TOKEN, Job.epoch == EPOCH)
 """Of a job whose newest claim still holds: one that is taken away raises the epoch, the next one the token. Who had to
 wait for the job's row sees so in its newest version, though not what became of the step meanwhile."""
 
 
-def _take(direction: Direction) -> Select[Job, str, Side, int, int, datetime]:
+def _take(direction: Direction) -> Select[Job, Side, int, int, datetime]:
     """Lock the job, take the step if it is what the job needs next, and number the claim: all of it or nothing.
 
-    Answers the job with its disks, of the step its name, side, attempts and the claim's token, and the time. If this
-    had to wait for the job's row it has seen the other steps as they were before that, and may refuse what was due.
+    Answers the job with its disks, of the step its side, attempts and the claim's token, and the time. If this had to
+    wait for the job's row it has seen the other steps as they were before that, and may refuse what was due.
     """
     state_of_job, before, claimed, _ = RUNNABLE[direction]
     job = (
@@ -76,6 +78,7 @@ def _take(direction: Direction) -> Select[Job, str, Side, int, int, datetime]:
         .where(
             Step.job_id == job.c.id,
             Step.seq == SEQ,
+            Step.name == bindparam("named"),
             Step.host == bindparam("on_host"),
             Step.state == before,
             Step.next_at <= func.statement_timestamp(),
@@ -85,12 +88,12 @@ def _take(direction: Direction) -> Select[Job, str, Side, int, int, datetime]:
             state=claimed,
             token=job.c.token + 1,
             owner=OWNER,
-            attempts=Step.attempts + 1,
+            attempts=case((_made_progress(), 1), else_=Step.attempts + 1),
             lease_until=LEASE_END,
             started_at=_begun(direction),
             finished_at=None,
         )
-        .returning(Step.job_id, Step.seq, Step.name, Step.side, Step.attempts, Step.token, NOW.label("at"))
+        .returning(Step.job_id, Step.seq, Step.side, Step.attempts, Step.token, NOW.label("at"))
         .cte("won")
     )
     numbered = update(Job).where(Job.id == won.c.job_id).values(token=won.c.token, progress_at=NOW).cte("numbered")
@@ -100,7 +103,7 @@ def _take(direction: Direction) -> Select[Job, str, Side, int, int, datetime]:
     )
     locked = aliased(Job, job)
     return (
-        select(locked, won.c.name, won.c.side, won.c.attempts, won.c.token, won.c.at)
+        select(locked, won.c.side, won.c.attempts, won.c.token, won.c.at)
         .join(won, won.c.job_id == locked.id)
         .options(joinedload(locked.disks))
         .add_cte(numbered, audited.cte("audited"))
@@ -112,6 +115,16 @@ def _begun(direction: Direction) -> ColumnElement[datetime]:
     beginning counts; undoing is another matter.
     """
     return func.coalesce(Step.started_at, NOW) if direction is Direction.DO else NOW
+
+
+def _made_progress() -> ColumnElement[bool]:
+    """The last attempt lasted for minutes: whatever ended it is no reason to give the step up.
+
+    Its claim may have been held for days, as that of a move that is held in sync. What fails for good fails soon.
+    """
+    last = aliased(Attempt)
+    lasted = last.ended_at - last.started_at >= LASTED
+    return exists().where(last.job_id == Step.job_id, last.token == Step.token, lasted)
 
 
 def _others_first(direction: Direction) -> ColumnElement[bool]:

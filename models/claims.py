@@ -21,7 +21,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from models import claim_statements as statements
 from models.base import now
-from models.claim_statements import RUNNABLE
+from models.claim_statements import LASTED, RUNNABLE
 from models.database import transaction
 from models.errors import LeaseLost
 from models.job import CLAIMED, Attempt, Direction, Job, JobState, Side, Step, StepState, tell
@@ -62,6 +62,11 @@ class Claim:
         """The database's clock, carried on since the claim was won: this host's own clock may be wrong."""
         return self.taken_at + timedelta(seconds=time.monotonic() - self._since)
 
+    @property
+    def tries(self) -> int:
+        """Attempts so far that got nowhere, this one among them unless it lasted."""
+        return 1 if time.monotonic() >= self._since + LASTED.total_seconds() else self.attempt
+
     def check(self) -> None:
         """Stop a worker whose lease has run out, even when it cannot reach the database.
 
@@ -92,17 +97,17 @@ def lock(session: Session, job_id: int, *, wait: bool = True) -> Job | None:
 
 
 def claim(
-    *, job_id: int, seq: int, epoch: int, direction: Direction, host: str, owner: str, settings: Settings
+    *, job_id: int, seq: int, name: str, epoch: int, direction: Direction, host: str, owner: str, settings: Settings
 ) -> Claim | None:
     """Win the right to work on a step, or None: the message was late, double, forged or meant for others."""
     asked = time.monotonic()
-    step = {"of_job": job_id, "of_epoch": epoch, "of_seq": seq, "on_host": host}
+    step = {"of_job": job_id, "of_epoch": epoch, "of_seq": seq, "named": name, "on_host": host}
     wanted = step | {"by": owner, "ttl": settings.lease_ttl}
     with transaction() as session:
         won = _take(session, direction, wanted) or _take(session, direction, wanted)
     if won is None:
         return None
-    job, name, side, attempts, token, taken_at = won
+    job, side, attempts, token, taken_at = won
     return Claim(
         job=job,
         seq=seq,

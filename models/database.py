@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 import models.drain
@@ -15,6 +16,28 @@ import models.guest
 import models.host
 import models.webhook  # noqa: F401 - tables refer to each other: with these all are known
 from models.settings import settings
+
+AWAY_STATES = ("08", "25006", "25P03", "40001", "53", "57")
+"""Beginnings of SQLSTATE: no connection; a standby, which takes no writes; idle for too long in a transaction;
+cancelled by a standby's recovery; no connection, memory or disk left; cancelled, shut down, crashed or starting."""
+
+
+def away(error: BaseException) -> bool:
+    """The database is not there just now, or is no longer the one to write to: that concerns every row alike."""
+    if isinstance(error, PoolTimeout):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:
+        return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+    return str(state).startswith(AWAY_STATES)
+
+
+def passing(error: BaseException) -> bool:
+    """The same may succeed in a moment: the database is away, or others were in the way."""
+    return away(error) or isinstance(error, OperationalError)
+
 
 LONGEST_SILENCE_MS = 5000
 """Between two statements of one transaction; ours hold no more than a few rows for a few milliseconds."""

@@ -17,7 +17,10 @@ class Settings:
     """Postgres, in SQLAlchemy's form: `postgresql+psycopg://user@host/name`."""
 
     broker_url: str
-    """Redis, in Celery's form: `redis://...` or `rediss://...`."""
+    """Redis, in Celery's form: `redis://...`, `rediss://...`, or all Sentinels: `sentinel://a:26379;sentinel://b:26379`."""
+
+    broker_master: str = "mymaster"
+    """What the Sentinels call the Redis that is meant; read only where `broker_url` names Sentinels."""
 
     host: str = ""
     """Name of the hypervisor this worker serves; empty on control nodes."""
@@ -121,6 +124,7 @@ def settings() -> Settings:
     return Settings(
         database_url=_required("DROVER_DATABASE_URL"),
         broker_url=_required("DROVER_BROKER_URL"),
+        broker_master=environ.get("DROVER_BROKER_MASTER", Settings.broker_master),
         host=environ.get("DROVER_HOST", ""),
         address=environ.get("DROVER_ADDRESS", Settings.address),
         directory=Path(environ.get("DROVER_DIRECTORY", Settings.directory)),

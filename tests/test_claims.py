@@ -56,8 +56,9 @@ def take(job_id: int, seq: int = 1, *, host: str = "two", epoch: int | None = No
     """Claim a step as a worker of that host would, on a message of the present epoch."""
     with transaction() as session:
         epoch = session.get_one(Job, job_id).epoch if epoch is None else epoch
+        name = session.get_one(Step, (job_id, seq)).name
     arguments: dict[str, Any] = {"direction": Direction.DO, "owner": f"{host}-1", "settings": settings()} | how
-    return claims.claim(job_id=job_id, seq=seq, epoch=epoch, host=host, **arguments)
+    return claims.claim(job_id=job_id, seq=seq, epoch=epoch, host=host, **({"name": name} | arguments))
 
 
 def taken(job_id: int, seq: int = 1, **how: Any) -> Claim:
@@ -298,6 +299,35 @@ def test_the_last_step_ends_the_job_and_every_attempt_is_on_record(job: int) -> 
         attempts = session.scalars(select(Attempt).where(Attempt.job_id == job)).all()
         assert [attempt.outcome for attempt in attempts] == ["done"] * len(live_migration.LINKS)
         assert session.scalar(select(func.count()).select_from(Event).where(Event.job_id == job))
+
+
+def test_a_step_of_another_name_wins_neither_a_claim_nor_costs_an_attempt(job: int) -> None:
+    assert take(job, name="cleanup") is None
+    with transaction() as session:
+        step = session.get_one(Step, (job, 1))
+        assert (step.state, step.attempts, step.token) == (StepState.PENDING, 0, None)
+        assert session.scalar(select(func.count()).select_from(Attempt)) == 0
+    assert taken(job).attempt == 1
+
+
+def test_attempts_begin_anew_after_one_that_lasted(job: int) -> None:
+    for number in (1, 2):
+        claim = taken(job)
+        assert claim.attempt == number
+        claims.retry(claim, "the link was cut", timedelta())
+    claim = taken(job)
+    assert claim.attempt == 3
+    with transaction() as session:
+        session.execute(
+            update(Attempt)
+            .where(Attempt.token == claim.token)
+            .values(started_at=func.clock_timestamp() - timedelta(minutes=6))
+        )
+    claims.retry(claim, "the link was cut after six minutes", timedelta())
+    claim = taken(job)
+    assert claim.attempt == 1
+    claims.retry(claim, "the link was cut", timedelta())
+    assert taken(job).attempt == 2
 
 
 def test_a_job_that_was_not_begun_is_cancelled_without_any_step(job: int) -> None:

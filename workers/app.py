@@ -8,8 +8,15 @@ repeated by the visibility timeout; no result backend, because Postgres holds al
 from typing import Any
 
 from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES
 
 from models.settings import settings
+
+TRANSPORT_ALIASES |= {
+    "redis": "workers.transport:Transport",
+    "rediss": "workers.transport:Transport",
+    "sentinel": "workers.transport:SentinelTransport",
+}
 
 CONTROL_QUEUE = "drover.control"
 CONTROL_MODULES = ("workflows.tasks", "workflows.controller")
@@ -55,6 +62,8 @@ def configuration() -> dict[str, Any]:
         "worker_send_task_events": True,
         "task_send_sent_event": True,
         "worker_hijack_root_logger": False,
+        "worker_consumer": "workers.consumer:Consumer",
+        "worker_enable_prefetch_count_reduction": False,  # after an outage as before it: steps count by claims
         "worker_soft_shutdown_timeout": 0,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_connection_retry_on_startup": True,
@@ -68,6 +77,7 @@ def configuration() -> dict[str, Any]:
             "unacked_key": f"unacked.{me}",
             "unacked_index_key": f"unacked_index.{me}",
             "unacked_mutex_key": f"unacked_mutex.{me}",
+            "master_name": ours.broker_master,  # for Sentinels; others take no notice
             "priority_steps": [0],  # a queue is one key, whose name can be granted
         },
     }

@@ -11,15 +11,15 @@ import shutil
 import subprocess
 import threading
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
 from celery.signals import celeryd_init, worker_ready, worker_shutting_down
-from sqlalchemy import func
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import SQLAlchemyError
 
 from models import claims
 from models.base import Document
@@ -80,6 +80,7 @@ def join(ours: Settings) -> None:
     except BlockingIOError:
         raise SystemExit(f"another worker serves {ours.host} already ({ours.directory}/worker.lock)") from None
     _lock.append(file)
+    _refuse_a_taken_name(ours)
     register(ours)
     with transaction() as session:
         claims.expire(
@@ -87,6 +88,19 @@ def join(ours: Settings) -> None:
             claims.of_earlier_incarnation(ours.host, incarnation()),
             "the worker was started anew",
             by=incarnation(),
+        )
+
+
+def _refuse_a_taken_name(ours: Settings) -> None:
+    """The lock holds on one machine only: two with one name would overwrite each other and share a queue."""
+    fresh = Host.heartbeat_at > func.clock_timestamp() - ours.host_timeout
+    with transaction() as session:
+        there = session.scalar(select(Host).where(Host.name == ours.host, fresh))
+    if there is not None and there.facts.get("machine_id") not in {None, machine_id()}:
+        heard = f"{there.heartbeat_at:%H:%M:%S %Z}"
+        raise SystemExit(
+            f"another machine serves {ours.host} already ({there.address}, heard of at {heard}): "
+            f"give this one another DROVER_HOST, or end that worker and wait {ours.host_timeout.total_seconds():g} s"
         )
 
 
@@ -109,18 +123,34 @@ def register(ours: Settings) -> None:
 
 
 def facts() -> Document:
-    """{"cpus", "memory_bytes", "qemu": first line of --version or None, "machine"}."""
+    """{"cpus", "memory_bytes", "qemu": first line of --version or None, "machine", "machine_id"}."""
     binary = shutil.which("qemu-system-x86_64")
     version = None
     with suppress(OSError, subprocess.SubprocessError):
         version = next(iter(program.said(binary, "--version").splitlines()), None) if binary else None
-    return {"cpus": os.cpu_count(), "memory_bytes": memory_bytes("MemTotal"), "qemu": version, "machine": machine()}
+    return {
+        "cpus": os.cpu_count(),
+        "memory_bytes": memory_bytes("MemTotal"),
+        "qemu": version,
+        "machine": machine(),
+        "machine_id": machine_id(),
+    }
 
 
 def machine() -> str:
     """Equal for workers that reach each other by loopback addresses: this boot of the kernel, and its network."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot}/{Path('/proc/self/ns/net').stat().st_ino}"
+    return f"{_boot()}/{Path('/proc/self/ns/net').stat().st_ino}"
+
+
+def machine_id() -> str:
+    """Names a boot of an installation: clones of one disk share the latter, containers of one machine the former."""
+    installed = Path("/etc/machine-id")
+    number = installed.read_text().strip() if installed.exists() else ""
+    return f"{number}/{_boot()}"
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def memory_bytes(what: str) -> int:
@@ -140,16 +170,21 @@ def disk_bytes(path: Path) -> int:
 def begin_heartbeat(**_: Any) -> None:
     """From now on this host counts as alive."""
     if settings().host:
-        threading.Thread(target=_beat, name="heartbeat", daemon=True).start()
+        _repeat("heartbeat", register)
+        _repeat("retirement", retirement.delete_expired)  # beside it: a large image takes minutes
 
 
-def _beat() -> None:
-    while not STOPPING.wait(settings().heartbeat.total_seconds()):
-        try:
-            register(settings())
-            retirement.delete_expired(settings())
-        except (SQLAlchemyError, OSError) as error:  # an image that cannot be deleted must not silence the host
-            log.warning("the heartbeat goes on after: %s", error)
+def _repeat(name: str, what: Callable[[Settings], None]) -> None:
+    """In a thread of its own, until the worker ends."""
+
+    def run() -> None:
+        while not STOPPING.wait(settings().heartbeat.total_seconds()):
+            try:
+                what(settings())
+            except Exception as error:
+                log.warning("the %s goes on after: %s", name, error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
 
 
 @worker_shutting_down.connect

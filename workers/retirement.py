@@ -35,15 +35,20 @@ def set_aside(ctx: Context) -> None:
 
 
 def delete_expired(settings: Settings) -> None:
-    """Delete what has been kept long enough on this host."""
+    """Delete what has been kept long enough on this host.
+
+    A file system may take minutes for a large image: no transaction is open meanwhile. Doing it twice does no harm.
+    """
     with transaction() as session:
         expired = session.scalars(
-            select(Disk)
-            .join(Job)
-            .where(Job.source == settings.host, Disk.retired_until <= func.clock_timestamp())
-            .with_for_update(skip_locked=True)
+            select(Disk).join(Job).where(Job.source == settings.host, Disk.retired_until <= func.clock_timestamp())
         ).all()
-        for disk in expired:
+    for disk in expired:
+        try:
             Path(str(disk.retired_path)).unlink(missing_ok=True)
-            disk.retired_until = None
-            log.info("deleted %s, left behind by job %d", disk.retired_path, disk.job_id)
+        except OSError as error:  # the others need not wait for this one
+            log.warning("%s, left behind by job %d, could not be deleted: %s", disk.retired_path, disk.job_id, error)
+            continue
+        with transaction() as session:
+            session.get_one(Disk, (disk.job_id, disk.index)).retired_until = None
+        log.info("deleted %s, left behind by job %d", disk.retired_path, disk.job_id)

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from celery.exceptions import Ignore
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from models import claims
 from models.claims import Claim
+from models.database import passing
 from models.errors import Crossed, DroverError, LeaseLost, NeverRan, StepError, Transient, Unknown
 from models.job import Direction
 from models.settings import Settings
@@ -54,10 +55,13 @@ def run(step: Step, claim: Claim, settings: Settings, announce: object = None) -
             ctx.announce = announce
         asyncio.run(_under_lease(step, ctx))
         claims.finish(claim)
-    except (LeaseLost, HandedBack, OperationalError, InterfaceError) as error:
+    except (LeaseLost, HandedBack) as error:
         _let_go(claim, error)
         raise Ignore from error
     except Exception as error:
+        if passing(error):
+            _let_go(claim, error)
+            raise Ignore from error
         _failed(step, claim, error)
 
 
@@ -65,15 +69,29 @@ def _let_go(claim: Claim, error: Exception) -> None:
     """Stop without a verdict: the lease ends by itself where it cannot be handed back."""
     log.warning("step %s of job %d stops: %s", claim.name, claim.job_id, error)
     if isinstance(error, HandedBack):
-        claims.hand_back(claim)
+        with _unless_away(claim):
+            claims.hand_back(claim)
 
 
 def _failed(step: Step, claim: Claim, error: Exception) -> None:
     log.warning("step %s of job %d failed", claim.name, claim.job_id, exc_info=error)
     try:
-        _settle(step, claim, error)
+        with _unless_away(claim):
+            _settle(step, claim, error)
     except LeaseLost as lost:
         raise Ignore from lost
+
+
+@contextmanager
+def _unless_away(claim: Claim) -> Iterator[None]:
+    """Where the verdict cannot be written down the lease ends by itself, and the step is looked at again."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        if not passing(error):
+            raise
+        log.warning("how %s of job %d ended could not be written down: %s", claim.name, claim.job_id, error)
+        raise Ignore from error
 
 
 def _settle(step: Step, claim: Claim, error: Exception) -> None:
@@ -92,10 +110,10 @@ def _settle(step: Step, claim: Claim, error: Exception) -> None:
         raise error
     again = isinstance(error, Transient) or claim.direction is Direction.UNDO
     limit = UNDO_ATTEMPTS if claim.direction is Direction.UNDO else step.attempts
-    if not again or claim.attempt >= limit:
+    if not again or claim.tries >= limit:
         claims.fail(claim, text)
         raise error
-    wait = getattr(error, "retry_in", None) or BACK_OFF[min(claim.attempt, len(BACK_OFF)) - 1]
+    wait = getattr(error, "retry_in", None) or BACK_OFF[min(claim.tries, len(BACK_OFF)) - 1]
     claims.retry(claim, text, wait, getattr(error, "restart_from", None))
     raise Ignore from error
 

@@ -1,9 +1,12 @@
 """The Celery tasks of a host: `drover.step.NAME`, `drover.undo.NAME`, `drover.host.answer`. All thin."""
 
+from contextlib import suppress
 from typing import Any
 
 from celery import Task
 from celery.exceptions import Ignore
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from models import claims
 from models.errors import StepError
@@ -28,18 +31,21 @@ def _register(name: str, direction: Direction) -> None:
         claim = claims.claim(
             job_id=job_id,
             seq=seq,
+            name=name,
             epoch=epoch,
             direction=direction,
             host=settings().host,
             owner=incarnation(),
             settings=settings(),
         )
-        if claim is None or claim.name != name:
+        if claim is None:
             raise Ignore
 
         def announce(percent: int) -> None:
             # Flower shows no field that it does not know of, and takes what an event says of those that it knows
-            self.send_event("task-progress", percent=percent, kwargs=f"{self.request.get('kwargsrepr')}: {percent} %")
+            shown = f"{self.request.get('kwargsrepr')}: {percent} %"
+            with suppress(OperationalError, RedisError, OSError):  # the step goes on while Redis is away
+                self.send_event("task-progress", percent=percent, kwargs=shown, retry=False)
 
         runner.run(STEPS[claim.name, claim.side], claim, settings(), announce)
 

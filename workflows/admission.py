@@ -11,13 +11,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
+from models.database import away
 from models.guest import Guest
 from models.job import Job, JobState, tell
 from models.settings import Settings
 from workflows import capacity, estimate, schedule
 from workflows.capacity import Room, Size, Slots
 from workflows.estimate import Speed
-from workflows.isolation import PAUSES, database_is_away
+from workflows.isolation import PAUSES
 
 ADMISSION_LOCK = 0x61646D6974  # "admit"
 ME = "controller"
@@ -54,7 +55,7 @@ def admit(session: Session, ours: Settings) -> dict[int, Exception]:
             with session.begin_nested():
                 _decide(session, job, why, now)
         except Exception as error:
-            if database_is_away(error):
+            if away(error):
                 raise
             troubled[job_id] = error
             continue
@@ -85,7 +86,7 @@ def _found(session: Session) -> tuple[list[Any], dict[int, Exception]]:
         with session.begin_nested():
             found = list(session.execute(_waiting()).all())
     except Exception as error:
-        if database_is_away(error):
+        if away(error):
             raise
         found = _found_one_by_one(session, troubled)
     due = set(PAUSES.due(DECIDING, [row.Job.id for row in found]))
@@ -101,7 +102,7 @@ def _found_one_by_one(session: Session, troubled: dict[int, Exception]) -> list[
             with session.begin_nested():
                 found += session.execute(_waiting().where(Job.id == job_id)).all()
         except Exception as error:
-            if database_is_away(error):
+            if away(error):
                 raise
             troubled[job_id] = error
     return found

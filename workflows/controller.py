@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Select, delete, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from models import claims
-from models.database import hearing, transaction, unpooled
+from models.database import away, hearing, transaction, unpooled
 from models.host import Host, HostRequest
 from models.job import CLAIMED, Job, JobState, Side, Step, StepState
 from models.settings import Settings, settings
@@ -44,8 +44,12 @@ PAUSE_S = 5.0
 """After that it leaves the lead to others for so long."""
 QUESTIONS_KEPT = timedelta(hours=1)
 ME = "controller"
+UNPUBLISHED = "Redis takes no messages"
+"""How the reason of a job begins whose next step cannot be published; it goes when it can."""
 LEADING = threading.Event()
 """Set while this process is the one that acts."""
+_said: set[str] = set()
+"""What was logged of the present outage."""
 
 
 @worker_ready.connect
@@ -82,7 +86,8 @@ def lead(ours: Settings) -> None:
         if leadership.anybody_acts(connection):
             STOPPING.wait(TICK_S)
             return
-        leadership.check_broker()  # who cannot publish must leave the lead to others
+        if not _can_publish():
+            STOPPING.wait(PAUSE_S)  # another controller may be able to
         if not leadership.take(connection):
             return
         with hearing(connection, WAKE_CHANNEL) as wait:
@@ -94,6 +99,16 @@ def lead(ours: Settings) -> None:
                 LEADING.clear()
 
 
+def _can_publish() -> bool:
+    """Where nobody can, somebody leads all the same: jobs must say what they wait for, and claims run out."""
+    try:
+        leadership.check_broker()
+    except Exception as error:
+        _log(error, "the controller leaves the lead to others")
+        return False
+    return True
+
+
 def _act(ours: Settings, wait: Callable[[float], str | None]) -> None:
     """Look again and again. Looks that fail as a whole for some seconds end the lead: another controller may do better.
 
@@ -103,24 +118,28 @@ def _act(ours: Settings, wait: Callable[[float], str | None]) -> None:
     failing_since, check_at = None, time.monotonic() + CHECK_S
     while not STOPPING.is_set():
         try:
-            if time.monotonic() >= check_at:
-                check_at = time.monotonic() + CHECK_S
-                leadership.check_broker()
             tick(ours)
+            if time.monotonic() >= check_at:
+                leadership.check_broker()
+                check_at = time.monotonic() + CHECK_S
             failing_since = None
+            _said.clear()
         except Exception as error:
             failing_since = failing_since or time.monotonic()
             if time.monotonic() - failing_since >= FAILING_S:
                 raise
             _log(error, "a look of the controller failed")
-            check_at = 0.0
+            check_at = 0.0  # with the next look
         wait(TICK_S)
 
 
 def _log(error: Exception, what: str) -> None:
-    """One line when database or broker are away; anything else is a fault of ours, with its traceback."""
-    if isolation.database_is_away(error) or isinstance(error, (BrokerUnreachable, RedisError, ConnectionError)):
-        log.warning("%s: %s: %s", what, type(error).__name__, next(iter(str(error).splitlines()), ""))
+    """One line for an outage of database or broker; anything else is a fault of ours, with its traceback."""
+    if away(error) or isinstance(error, (BrokerUnreachable, RedisError, ConnectionError)):
+        line = f"{what}: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        if line not in _said:
+            log.warning("%s", line)
+        _said.add(line)
     else:
         log.error("%s", what, exc_info=error)
 
@@ -306,6 +325,13 @@ def _publish(job: Job, step: Step) -> None:
     if chain is None:
         return
     begun = time.monotonic()
-    chain.apply_async()
+    try:
+        chain.apply_async()
+    except BrokerUnreachable as error:
+        job.waiting = f"{UNPUBLISHED}: {error}"
+        log.warning("job %d waits: %s", job.id, job.waiting)
+        return
+    if job.waiting is not None and job.waiting.startswith(UNPUBLISHED):
+        job.waiting = None
     step.enqueued_at = func.clock_timestamp()
     log.info("job %d goes on with %s on %s (%.3f s)", job.id, step.name, step.host, time.monotonic() - begun)

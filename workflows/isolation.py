@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError as BrokerUnreachable
 from redis.exceptions import RedisError
 from sqlalchemy import exc, select, update
 
-from models.database import transaction
+from models.database import away, transaction
 from models.drain import Drain
 from models.errors import DroverError
 from models.job import Job
@@ -28,11 +28,6 @@ REMEMBERED_S = 3600.0
 LONGEST_REASON = 500
 TROUBLE = "the controller could not go on with it and tries again: "
 """How the reason of a row that was set aside begins."""
-
-OUTAGES = ("08", "53", "57")
-"""Classes of SQLSTATE that say something of the server: no connection, no resources, an operator ends it."""
-READ_ONLY = "25006"
-"""The server was made a replica."""
 
 
 @dataclass
@@ -92,7 +87,7 @@ def set_aside(what: str, table: type[Job] | type[Drain], row_id: int, error: Exc
     Raises:
         Exception: the error itself, when it does not concern this row alone.
     """
-    if database_is_away(error):
+    if away(error):
         raise error
     show(table, row_id, error)
     if isinstance(error, (BrokerUnreachable, RedisError, ConnectionError)):
@@ -101,18 +96,6 @@ def set_aside(what: str, table: type[Job] | type[Drain], row_id: int, error: Exc
     log.error(
         "%s %d is left alone for %.0f s: to %s raised", table.__tablename__, row_id, pause_s, what, exc_info=error
     )
-
-
-def database_is_away(error: BaseException) -> bool:
-    """It cannot be reached or takes no changes: that concerns every row alike."""
-    if isinstance(error, exc.TimeoutError):  # of the pool
-        return True
-    if not isinstance(error, exc.DBAPIError):
-        return False
-    state = getattr(error.orig, "sqlstate", None)
-    if state is None:
-        return error.connection_invalidated or isinstance(error, (exc.OperationalError, exc.InterfaceError))
-    return state == READ_ONLY or state[:2] in OUTAGES
 
 
 def show(table: type[Job] | type[Drain], row_id: int, error: Exception) -> None:

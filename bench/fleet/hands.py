@@ -90,6 +90,7 @@ def _register(name: str, direction: Direction) -> None:
         claim = claims.claim(
             job_id=job_id,
             seq=seq,
+            name=name,
             epoch=epoch,
             direction=direction,
             host=host,

@@ -7,7 +7,7 @@ import typer
 from kombu.exceptions import OperationalError as BrokerUnreachable
 from kombu.utils.url import maybe_sanitize_url
 from psycopg import errors as postgres
-from redis.exceptions import AuthenticationError, NoPermissionError
+from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, ResponseError
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
@@ -59,13 +59,26 @@ def broker_refuses(error: BaseException | None) -> bool:
     return False
 
 
+def broker_answers(error: BaseException | None) -> BaseException | None:
+    """What it says instead of doing what it was told: that it is full, loads, or is a replica by now."""
+    while error is not None and not isinstance(error, (ResponseError, BusyLoadingError)):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _broker(error: BaseException | None) -> Fault:
-    url = maybe_sanitize_url(settings().broker_url)
+    url = ";".join(map(maybe_sanitize_url, settings().broker_url.split(";")))  # Sentinels
     if broker_refuses(error):
         return Fault(
             "unreachable",
             f"the broker at {url} and this process do not accept each other: look at user, password and certificates "
             f"in DROVER_BROKER_URL ({_first_line(error)})",
+        )
+    if answer := broker_answers(error):
+        return Fault(
+            "unreachable",
+            f"Redis at {url} takes no messages now ({_first_line(answer)}): it is full, loads or fails over; see its "
+            "`INFO memory` and `INFO replication`. Jobs under way wait and go on by themselves",
         )
     return Fault(
         "unreachable",

@@ -1,0 +1,155 @@
+"""What a message must look like before Celery sees it: anybody who may write to Redis can put anything into a queue.
+
+Kombu and Celery read headers and properties without a look at their types, in the worker's main thread: one wrong value
+ends the worker, and the message, handed out already, comes back at every start.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from celery.utils.time import maybe_iso8601
+from kombu.utils.json import loads
+
+LONGEST = 1 << 20
+"""Bytes of a message; ours have a few thousand."""
+DEEPEST = 50
+"""Levels of a message; a chain nests each link in a few."""
+EXCERPT = 200
+
+
+def fault(raw: bytes) -> str | None:
+    """Why this is no message for a worker, or None if it is one."""
+    if len(raw) > LONGEST:
+        return f"it has {len(raw)} bytes, more than {LONGEST}"
+    try:
+        message = _read(raw)
+        return _wrong(message, ENVELOPE) or _wrong(message["properties"], PROPERTIES) or _of_task(message)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        return f"it cannot be read: {type(error).__name__}: {error}"
+
+
+def excerpt(raw: bytes) -> str:
+    """Its beginning, in one line of printable characters."""
+    text = ascii(raw[:EXCERPT])
+    return text if len(raw) <= EXCERPT else f"{text} and {len(raw) - EXCERPT} bytes more"
+
+
+def _read(raw: bytes) -> Any:
+    text = raw.decode()
+    _check(json.loads(text))
+    return loads(text)  # kombu's own reading, which makes more of some values
+
+
+def _check(value: Any) -> None:
+    """Neither too deep nor with halves of characters, which Redis cannot be given back."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(f"it is more than {DEEPEST} levels deep")
+        below = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, (dict, list))]
+        level = [part for parts in below for part in parts]
+    json.dumps(value, ensure_ascii=False).encode()
+
+
+def _of_task(message: Mapping[str, Any]) -> str | None:
+    return _wrong(message["headers"], HEADERS) or _of_body(message)
+
+
+def _of_body(message: Mapping[str, Any]) -> str | None:
+    body = message["body"]
+    if message["properties"].get("body_encoding") == "base64":
+        body = base64.b64decode(body, validate=True).decode()
+    match _read(body.encode()):
+        case [list(), dict(), dict() as embedded]:
+            return _wrong(embedded, EMBEDDED)
+        case _:
+            return "its body is not [arguments, named arguments, embedded]"
+
+
+Fits = Callable[[Any], bool]
+
+
+def _wrong(values: Any, wanted: Mapping[str, Fits]) -> str | None:
+    if not isinstance(values, dict):
+        return f"{type(values).__name__} where a mapping is wanted"
+    wrong = (name for name, fits in wanted.items() if not fits(values.get(name)))
+    return next((f"its {name} is {_short(values.get(name))}" for name in wrong), None)
+
+
+def _short(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _is(*kinds: type) -> Fits:
+    return lambda value: isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)
+
+
+def _or_none(fits: Fits) -> Fits:
+    return lambda value: value is None or fits(value)
+
+
+def _moment(value: Any) -> bool:
+    """A point in time as Celery writes it; a few processes of the past sent seconds to live."""
+    return maybe_iso8601(value) is not None if isinstance(value, str) else _is(int, float)(value)
+
+
+def _limits(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_or_none(_is(int, float)), value))
+
+
+def _signatures(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) and isinstance(one.get("task"), str) for one in value)
+
+
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 255
+
+
+def _address(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("exchange", "routing_key"))
+
+
+ENVELOPE: Mapping[str, Fits] = {
+    "body": _is(str),
+    "headers": _is(dict),
+    "properties": _is(dict),
+    "content-type": lambda value: value == "application/json",
+    "content-encoding": lambda value: value == "utf-8",
+}
+PROPERTIES: Mapping[str, Fits] = {
+    "delivery_tag": _name,
+    "delivery_info": _address,
+    "delivery_mode": _or_none(_is(int)),
+    "priority": _or_none(_is(int)),
+    "body_encoding": lambda value: value is None or value == "base64",
+    "correlation_id": _or_none(_is(str)),
+    "reply_to": _or_none(_is(str)),
+}
+TEXTS = ("root_id", "parent_id", "group", "shadow", "argsrepr", "kwargsrepr", "origin", "lang", "meth", "compression")
+HEADERS: Mapping[str, Fits] = {
+    "task": _name,
+    "id": _name,
+    **dict.fromkeys(TEXTS, _or_none(_is(str))),
+    "eta": _or_none(lambda value: isinstance(value, str) and _moment(value)),
+    "expires": _or_none(_moment),
+    "retries": _or_none(_is(int)),
+    "timelimit": _or_none(_limits),
+    "group_index": _or_none(_is(int)),
+    "ignore_result": _or_none(_is(bool)),
+    "replaced_task_nesting": _or_none(_is(int)),
+    "stamped_headers": _or_none(_is(list)),
+    "stamps": _or_none(_is(dict)),
+    "headers": _or_none(_is(dict)),
+    "delivery_info": _or_none(_is(dict)),
+    "redelivered": _or_none(_is(bool)),
+}
+EMBEDDED: Mapping[str, Fits] = {
+    "callbacks": _or_none(_signatures),
+    "errbacks": _or_none(_signatures),
+    "chain": _or_none(_signatures),
+    "chord": _or_none(_is(dict)),
+}

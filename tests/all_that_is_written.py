@@ -28,7 +28,14 @@ def claimed(ours: Settings, job_id: int, position: int, direction: Direction = D
         job = session.get_one(Job, job_id)
         step, epoch = job.steps[position], job.epoch
     claim = claims.claim(
-        job_id=job_id, seq=step.seq, epoch=epoch, direction=direction, host=step.host, owner="x", settings=ours
+        job_id=job_id,
+        seq=step.seq,
+        name=step.name,
+        epoch=epoch,
+        direction=direction,
+        host=step.host,
+        owner="x",
+        settings=ours,
     )
     assert claim is not None
     return claim

@@ -70,7 +70,7 @@ def test_a_held_move_goes_on_over_every_kind_of_outage_and_is_released_afterward
         with outage(lab):
             if outage is full:
                 with brokers.connected(lab) as redis:
-                    redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                    redis.client_kill_filter(_type="normal", skipme=True)
             until("all have noticed", lambda: all(said_since(lab, sizes).values()), 60)  # noqa: B023
             time.sleep(3)  # a flood would take its time
         for name, lines in said_since(lab, sizes).items():

@@ -102,6 +102,7 @@ def test_a_step_that_is_taken_over_keeps_the_time_of_its_first_beginning() -> No
         taken = claims.claim(
             job_id=number,
             seq=step.seq,
+            name=step.name,
             epoch=load(number).epoch,
             direction=Direction.DO,
             host=step.host,

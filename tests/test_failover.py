@@ -114,13 +114,14 @@ def _start_redis(lab: TwoOfEach) -> None:
         watched = f"sentinel monitor drover 127.0.0.1 {first} 2\nsentinel down-after-milliseconds drover 1000\n"
         _redis(lab, f"sentinel-{port}", port, f"{watched}sentinel failover-timeout drover 5000\n", "--sentinel")
     asked = [redis.Redis(port=port, decode_responses=True) for port in sentinels]
-    until("all know each other", lambda: all(_ready(one.sentinel_master("drover")) for one in asked))
+    until("all know each other", lambda: all(_ready(one) for one in asked))
     for one in asked:
         one.close()
 
 
-def _ready(told: dict[str, Any]) -> bool:
-    return told["num-other-sentinels"] == SENTINELS - 1 and told["num-slaves"] == 1
+def _ready(sentinel: redis.Redis) -> bool:
+    told: Any = sentinel.sentinel_master("drover")
+    return bool(told["num-other-sentinels"] == SENTINELS - 1 and told["num-slaves"] == 1)
 
 
 def _redis(lab: Lab, name: str, port: int, lines: str, *options: str) -> None:

@@ -54,7 +54,7 @@ def _part(message: brokers.Json, where: tuple[str, ...]) -> brokers.Json:
 
 
 def with_wrong_bodies(message: brokers.Json) -> Iterator[str]:
-    embedded = [{name: "x"} for name in ("callbacks", "errbacks", "chain", "chord")]
+    embedded: list[dict[str, Any]] = [{name: "x"} for name in ("callbacks", "errbacks", "chain", "chord")]
     embedded += [{"chain": [{}]}, {"chain": [1]}, {"callbacks": [{"task": 1}]}]
     bodies = [*WRONG, [1], [[], {}], [[], {}, []], [{}, {}, {}], [[], [], {}], *([[], {}, one] for one in embedded)]
     for body in bodies:

@@ -36,7 +36,7 @@ SAVED_WITHIN_S = 60.0
 def share_folder() -> None:
     """Name the folder of the saved guests to all processes that this one starts, and delete it when this one ends."""
     if FOLDER_VARIABLE not in os.environ:
-        folder = tempfile.mkdtemp(prefix="drover-saved-guests-")
+        folder = tempfile.mkdtemp(prefix="drover-saved-guests-", dir="/var/tmp")  # some GB: /tmp may be memory
         os.environ[FOLDER_VARIABLE] = folder
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
 

@@ -26,7 +26,7 @@ MIB = 1 << 20
 _numbers = count(1)
 
 
-def until(what: str, condition: Callable[[], Any], timeout_s: float = 60.0, every_s: float = 0.02) -> Any:
+def until(what: str, condition: Callable[[], Any], timeout_s: float = 60.0, every_s: float = 0.05) -> Any:
     """The first true answer of a condition."""
     deadline = time.monotonic() + timeout_s
     while not (answer := condition()):

@@ -119,7 +119,7 @@ def test_a_drain_does_what_its_dry_run_said_and_the_return_brings_everybody_home
 
 
 def test_a_killed_worker_a_full_host_and_a_dead_one_do_not_keep_a_host_from_being_emptied(moves: Moves) -> None:
-    drain = drover(moves, "drain", "host-a", "--bandwidth", "64M")  # so that a copy takes a while
+    drain = drover(moves, "drain", "host-a", "--bandwidth", "16M")  # so that a move takes some seconds
     doomed = until("a copy to host-c runs", lambda: _frozen_while_copying_to(moves, "host-c"), 120)
     _power_off(moves, "host-c")
     _restart_worker(moves.lab, "host-a")

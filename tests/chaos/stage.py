@@ -18,8 +18,9 @@ CLAIMS = 0x636C61
 
 FROZEN_S = labs.LEASE_S + 3
 """How long a frozen worker stays frozen: its lease runs out, and its host counts as silent."""
-PATIENCE_S = 2 * FROZEN_S
-"""How long jobs wait for a host, or a way to it, that is silent: longer than any fault that passes."""
+PATIENCE_S = 30.0
+"""How long jobs wait for a host, or a way to it, that is silent: longer than any fault that passes, and than a busy
+machine takes to start a worker."""
 
 TELL = f"""
 CREATE FUNCTION chaos_tell() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -59,8 +59,9 @@ class Witness:
 
     async def _follow(self, host: str, path: Path) -> None:
         while True:
-            with suppress(QMPError, OSError, EOFError, TimeoutError):
-                await self._hear_out(host, path)
+            if path.exists():
+                with suppress(QMPError, OSError, EOFError, TimeoutError):
+                    await self._hear_out(host, path)
             await asyncio.sleep(RETRY_S)
 
     async def _hear_out(self, host: str, path: Path) -> None:

@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import redis
 from sqlalchemy import select
 
-from lab import fleet, services
+from lab import fleet
 from lab.directory import MARKER, Lab, host_names
 from models.database import transaction
 from models.job import Step, StepState
+from tests import labs, standby
+from tests.standby import LabWithStandby
 from tests.support import Moves, until
 from workers import processes
 
@@ -26,12 +27,8 @@ pytestmark = pytest.mark.guests
 SENTINELS = 3
 
 
-class TwoOfEach(Lab):
+class TwoOfEach(LabWithStandby):
     """A lab whose processes know of two Postgres servers and three Sentinels."""
-
-    @property
-    def standby(self) -> Path:
-        return self.path / "pg2"
 
     @property
     def ports(self) -> list[int]:
@@ -40,25 +37,20 @@ class TwoOfEach(Lab):
 
     @property
     def environment(self) -> dict[str, str]:
-        hosts = f"host={self.postgres},{self.standby}&target_session_attrs=read-write"
         sentinels = ";".join(f"sentinel://127.0.0.1:{port}" for port in self.ports[2:])
-        return super().environment | {
-            "DROVER_DATABASE_URL": f"postgresql+psycopg://drover@/drover?{hosts}",
-            "DROVER_BROKER_URL": sentinels,
-            "DROVER_BROKER_MASTER": "drover",
-        }
+        return super().environment | {"DROVER_BROKER_URL": sentinels, "DROVER_BROKER_MASTER": "drover"}
 
 
 @pytest.fixture
 def moves() -> Iterator[Moves]:
-    lab = TwoOfEach(Path(tempfile.mkdtemp(prefix="dl", dir="/tmp")))
+    lab = TwoOfEach(Path(tempfile.mkdtemp(prefix="dl", dir="/tmp")), labs.BRISK)
     try:
         lab.path.chmod(0o711)
         for name in host_names(2):
             lab.host(name).guests.mkdir(parents=True)
         (lab.path / MARKER).touch()
         (lab.path / "ports").write_text(" ".join(str(fleet.free_port()) for _ in range(2 + SENTINELS)))
-        _start_postgres(lab)
+        standby.start(lab)
         _start_redis(lab)
         fleet._drover(lab, "db", "upgrade")
         for host in lab.hosts:
@@ -70,40 +62,6 @@ def moves() -> Iterator[Moves]:
     finally:
         fleet.down(lab)
         shutil.rmtree(lab.path, ignore_errors=True)
-
-
-def _start_postgres(lab: TwoOfEach) -> None:
-    """A primary that waits for its standby with each commit, so that no commit is lost with it."""
-    services.start_postgres(lab)
-    lab.standby.mkdir()
-    shutil.chown(lab.standby, "postgres" if os.geteuid() == 0 else os.geteuid())
-    data = lab.standby / "data"
-    copy = ["pg_basebackup", "-h", str(lab.postgres), "-U", "drover", "-D", str(data), "-R", "-c", "fast"]
-    subprocess.run(_as_database_user(*copy), check=True, cwd="/")
-    serve = [
-        "postgres",
-        "-D",
-        str(data),
-        "-k",
-        str(lab.standby),
-        "-c",
-        "listen_addresses=",
-        "-c",
-        "max_connections=300",
-    ]
-    processes.spawn(lab.mark("standby"), _as_database_user(*serve), lab.logs / "standby.log")
-    with _session(lab.postgres) as primary:
-        until("it streams", lambda: primary.execute("SELECT 1 FROM pg_stat_replication").fetchone())
-        primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-        primary.execute("SELECT pg_reload_conf()")
-
-
-def _as_database_user(program: str, *arguments: str) -> list[str]:
-    return [*services._as_database_user(), str(services._postgres_program(program)), *arguments]
-
-
-def _session(folder: Path) -> "psycopg.Connection[Any]":
-    return psycopg.connect(f"host={folder} user=drover dbname=postgres", autocommit=True)
 
 
 def _start_redis(lab: TwoOfEach) -> None:
@@ -166,11 +124,7 @@ def test_the_masters_of_redis_and_postgres_die_during_a_drain(moves: Moves) -> N
     _kill(lab, "redis-1")
     with redis.Redis(port=lab.ports[1], decode_responses=True) as second:
         until("the Sentinels have chosen the other", lambda: second.info("replication")["role"] == "master")
-    _kill(lab, "postgres")
-    with _session(lab.standby) as standby:
-        standby.execute("SELECT pg_promote()")
-        standby.execute("ALTER SYSTEM RESET synchronous_standby_names")
-        standby.execute("SELECT pg_reload_conf()")
+    standby.fail_over(lab)
     until("the drain is done", lambda: drover(lab, "drain", "show", str(drain["id"]))["state"] == "done", 150, 0.5)
     assert [one for role in ours for one in processes.find(lab.mark(role))] == before, "nobody ended"
     for name in names:

@@ -4,6 +4,7 @@ What the guest does is done to its real devices by I/O ports, as its kernel woul
 """
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests import support
 from tests.filesystem import guests_in_a_small_folder
 from tests.support import MIB, Moves, until
 from workers import processes
+from workers.processes import Process
 from workers.qemu.monitor import CommandRefused, MonitorLost, connect
 from workflows import jobs
 
@@ -30,6 +32,8 @@ RESET = "o /b 0xcf9 0x06"
 PANIC = "o /b 0x505 1"  # pvpanic
 SCSI = DiskSpec(size_bytes=64 * MIB, bus="virtio-scsi")
 PHASES = ["copy", "ram"]
+SHOTS = 5
+"""How often a pause of some hundredths of a second is aimed at."""
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +121,43 @@ def test_a_guest_that_powers_off_stays_off_at_the_source_with_all_its_data(moves
     _lost_nothing(moves, guest)
 
 
-@pytest.mark.parametrize("phase", [*PHASES, "switch"])
+@pytest.mark.parametrize("phase", PHASES)
 def test_a_guest_that_its_owner_ends_is_not_started_again(moves: Moves, phase: str) -> None:
     guest = moves.boot(fill_mib=32)
     job = _under_way(moves, guest, phase, guest_must_run=False)
     _quit(moves, guest)
+    _ended_by_its_owner(moves, guest, job)
+
+
+def test_a_guest_that_its_owner_ends_in_the_pause_is_not_started_again(moves: Moves) -> None:
+    """The pause is over before anybody can act in it, so the process that carries the guest over is frozen there."""
+    for _ in range(SHOTS):
+        guest = moves.boot()
+        job = _under_way(moves, guest, "ram", guest_must_run=False)
+        carrying = [found for found in moves.processes_of(job, "host-a") if b"workers.switch" in _words(found)]
+        until("the guest is paused", lambda: _said(moves, job, "pre-switchover"), every_s=0.001)  # noqa: B023
+        for process in carrying:
+            process.signal(signal.SIGSTOP)
+        if not _said(moves, job, "continuing"):
+            break
+        for process in carrying:
+            process.signal(signal.SIGCONT)
+        moves.ended(job.id)
+    else:
+        pytest.fail(f"the pause was missed {SHOTS} times")
+    _quit(moves, guest)
+    for process in carrying:
+        process.signal(signal.SIGCONT)
+    _ended_by_its_owner(moves, guest, job)
+
+
+def _words(found: Process) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{found.pid}/cmdline").read_bytes()
+    return b""
+
+
+def _ended_by_its_owner(moves: Moves, guest: str, job: Job) -> None:
     ended = _undone(moves, job, "")
     assert "powered off or crashed" in (ended.error or "") or "died before it was let run" in (ended.error or "")
     _lost_nothing(moves, guest)

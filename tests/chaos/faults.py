@@ -1,16 +1,24 @@
 """What can go wrong: who is killed, frozen or cut off, and how the world is put right again."""
 
+import json
 import shutil
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
+
+import redis
 
 from lab import network
 from models.job import Side
+from tests import brokers, standby
 from tests.chaos.stage import DESTINATION, FROZEN_S, SOURCE, Stage
+from tests.standby import LabWithStandby
 from workers import processes
+from workers.app import CONTROL_QUEUE, host_queue
 from workers.processes import Process
 from workers.switch import guardian
 from workflows.live_migration import LINKS
@@ -156,6 +164,7 @@ class Kill(Fault):
         for victim in victims:  # all at once
             victim.signal(signal.SIGKILL)
         for victim in victims:
+            scene.stage.killed.append(victim)
             victim.kill()
         return bool(victims)
 
@@ -194,6 +203,62 @@ class EmptyRedis(Fault):
             victim.kill()
         shutil.rmtree(scene.stage.lab.redis / "appendonlydir", ignore_errors=True)
         return True
+
+
+class RedisReplica(Fault):
+    """Redis becomes a replica of a master that is not there, as in a failover, and a master again later."""
+
+    name, lasts_s = "Redis a replica for 10 s", 10.0
+
+    def strike(self, scene: Scene) -> bool:
+        with suppress(redis.ConnectionError), brokers.connected(scene.stage.lab) as client:  # killed by another fault
+            client.replicaof("127.0.0.1", 1)
+        return True
+
+    def heal(self, scene: Scene) -> None:
+        super().heal(scene)
+        with brokers.connected(scene.stage.lab) as client:
+            client.replicaof("NO", "ONE")
+
+
+class Garbage(Fault):
+    """What is no message, and messages that once ended a worker, in every queue."""
+
+    name = "garbage in every queue"
+
+    def strike(self, scene: Scene) -> bool:
+        with suppress(redis.ConnectionError, redis.ResponseError), brokers.connected(scene.stage.lab) as client:
+            for queue, task in QUEUES.items():
+                poisoned = brokers.envelope(queue, task, {"job_id": scene.job_id, "seq": "x", "epoch": None})
+                poisoned["headers"]["timelimit"] = "x"
+                client.lpush(queue, "garbage", "[1,2,3]", "[" * 100_000, json.dumps(poisoned))
+        return True
+
+
+QUEUES = {
+    host_queue(SOURCE): "drover.step.migrate_ram",
+    host_queue(DESTINATION): "drover.step.cleanup",
+    CONTROL_QUEUE: "drover.job.cancel",
+}
+
+
+class FailOverPostgres(Fault):
+    """The primary is killed and its standby takes its place, on a stage with one; later they change places again."""
+
+    name, lasts_s = "Postgres fails over", 10.0
+
+    def strike(self, scene: Scene) -> bool:
+        if scene.stage.fails_over or not processes.find(scene.stage.lab.mark(standby.FIRST)):
+            return False
+        scene.stage.fails_over = True
+        standby.fail_over(cast("LabWithStandby", scene.stage.lab))
+        return True
+
+    def heal(self, scene: Scene) -> None:
+        if scene.stage.fails_over:
+            standby.fail_back(cast("LabWithStandby", scene.stage.lab))
+            scene.stage.fails_over = False
+        super().heal(scene)
 
 
 class RestartPostgres(Fault):
@@ -236,6 +301,8 @@ FAULTS: tuple[Fault, ...] = (
     Kill("incoming QEMU killed", incoming_qemu, OF_INCOMING_QEMU, guest=True),
     Kill("source QEMU killed", source_qemu, OF_SOURCE_QEMU, guest=True),
     EmptyRedis(),
+    RedisReplica(),
+    Garbage(),
     RestartPostgres(),
     Freeze("Postgres frozen for 10 s", postgres, 10.0),
     CutLink("link cut for 5 s", 5.0),
@@ -248,3 +315,4 @@ FAULTS: tuple[Fault, ...] = (
     Freeze("source QEMU frozen for 5 s", source_qemu, 5.0, OF_SOURCE_QEMU, guest=True),
 )
 """The columns of the matrix."""
+OF_THE_SOAK: tuple[Fault, ...] = (*FAULTS, FailOverPostgres())

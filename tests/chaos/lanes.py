@@ -20,13 +20,13 @@ FRESH_AFTER = 40
 """A stage is thrown away after so many trials, or after one that found a problem: the next begins on clean ground."""
 
 
-def outcomes(work: Work, items: Sequence[Any], lanes: int) -> Iterator[Outcome]:
+def outcomes(work: Work, items: Sequence[Any], lanes: int, *, with_standby: bool = False) -> Iterator[Outcome]:
     """The outcome of each item, as they come."""
     context = multiprocessing.get_context("spawn")
     todo, done = context.Queue(), context.Queue()
     for item in items:
         todo.put(item)
-    workers = [context.Process(target=_lane, args=(work, todo, done)) for _ in range(lanes)]
+    workers = [context.Process(target=_lane, args=(work, todo, done, with_standby)) for _ in range(lanes)]
     for worker in workers:
         worker.start()
     try:
@@ -52,12 +52,12 @@ def _next(done: Any, workers: list[Any]) -> Outcome:
         raise RuntimeError(found)
 
 
-def _lane(work: Work, todo: Any, done: Any) -> None:
+def _lane(work: Work, todo: Any, done: Any, with_standby: bool) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the stage is taken down
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         while not todo.empty():
-            with stage.raised() as here:
+            with stage.raised(with_standby=with_standby) as here:
                 _on_one_stage(work, here, todo, done)
     except Exception:
         done.put(traceback.format_exc())

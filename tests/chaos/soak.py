@@ -18,7 +18,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from lab.guest.spec import DiskSpec
 from models.job import Side
 from tests.chaos import lanes, report, trial
-from tests.chaos.faults import FAULTS, FOR_GOOD, Fault, Scene
+from tests.chaos.faults import FOR_GOOD, OF_THE_SOAK, Fault, Scene
 from tests.chaos.points import Durations, Meet, Point
 from tests.chaos.stage import Stage
 from tests.chaos.trial import Outcome, Recipe
@@ -72,7 +72,7 @@ def try_seed(stage: Stage, durations: Durations, seed: int) -> Outcome:
     """One move, all of it chosen by the seed."""
     dice = random.Random(seed)
     end = PAST_THE_END * sum(durations.values())
-    faults = dice.choices(FAULTS, k=dice.randint(0, MOST_FAULTS))
+    faults = dice.choices(OF_THE_SOAK, k=dice.randint(0, MOST_FAULTS))
     timed = sorted(((dice.uniform(0, end), fault) for fault in faults), key=lambda pair: pair[0])
     return trial.run(stage, AtOnce(seed), Several(timed), durations, _recipe(dice))
 
@@ -103,7 +103,7 @@ def main() -> None:
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress, RESULTS.open("w") as file:
         bar = progress.add_task("moves", total=len(seeds))
-        for outcome in lanes.outcomes(try_seed, seeds, options.lanes):
+        for outcome in lanes.outcomes(try_seed, seeds, options.lanes, with_standby=True):
             outcomes.append(outcome)
             file.write(json.dumps(outcome.document()) + "\n")
             progress.console.print(report.line(outcome), soft_wrap=True)

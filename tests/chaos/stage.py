@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 
 from lab import fleet, network, services
 from lab.directory import Lab
-from tests import labs
+from tests import labs, standby
+from tests.slow_receiver import slow_receiver
+from tests.standby import LabWithStandby
 from workers import processes
 from workers.processes import Process
 
@@ -43,6 +45,14 @@ class Stage:
     """One lab; its processes by role."""
 
     lab: Lab
+    webhook: str
+    """Of a receiver that takes minutes to answer."""
+    services: list[Process] = field(default_factory=list)
+    """Every worker and controller that was started here."""
+    fails_over: bool = False
+    """The standby has the place of the first Postgres, which nobody may start again as it is."""
+    killed: list[Process] = field(default_factory=list)
+    """Those that a fault killed: no other may end."""
 
     def connect(self) -> "psycopg.Connection[tuple[object, ...]]":
         """A connection to the lab's database, outside of any transaction."""
@@ -64,23 +74,36 @@ class Stage:
     def supervise(self) -> None:
         """Start again what a supervisor would: services, workers, controller."""
         there = {name for name, _ in processes.marked(self.lab.path)}
-        if "postgres" not in there:
+        if "postgres" not in there and not self.fails_over:
             services.start_postgres(self.lab)
         if "redis" not in there:
             services.start_redis(self.lab)
         for host in self.lab.hosts:
             if f"worker-{host.name}" not in there:
-                fleet.start_worker(self.lab, host)
+                self.services.append(fleet.start_worker(self.lab, host))
         if "controller" not in there:
-            fleet.start_controller(self.lab)
+            self.services.append(fleet.start_controller(self.lab))
+
+    def ended_by_themselves(self) -> list[Process]:
+        """Workers and controllers that ended though nobody killed them; each is told of once."""
+        gone = [process for process in self.services if not process.alive]
+        self.services = [process for process in self.services if process not in gone]
+        return [process for process in gone if process not in self.killed]
 
 
 @contextmanager
-def raised() -> Iterator[Stage]:
+def raised(*, with_standby: bool = False) -> Iterator[Stage]:
     """A new lab for the time of a `with` block; this process is pointed at it."""
-    patience = {"DROVER_HOST_PATIENCE_S": f"{PATIENCE_S:g}"}
-    with labs.temporary(settings=labs.BRISK | patience, namespaces=True, prefix="dc") as lab:
-        stage = Stage(lab)
+    kind = LabWithStandby if with_standby else Lab
+    more = {"DROVER_HOST_PATIENCE_S": f"{PATIENCE_S:g}", "DROVER_WEBHOOK_SECRET": "so that somebody is told"}
+    with (
+        labs.temporary(settings=labs.BRISK | more, namespaces=True, prefix="dc", kind=kind) as lab,
+        slow_receiver() as webhook,
+    ):
+        if isinstance(lab, LabWithStandby):
+            standby.start(lab)
+        stage = Stage(lab, webhook)
+        stage.services += [*stage.worker(SOURCE), *stage.worker(DESTINATION), *stage.controller()]
         with stage.connect() as connection:
             connection.execute(TELL)
         yield stage

@@ -27,6 +27,7 @@ from tests.support import MIB, until
 from workers import processes
 from workflows import gc, jobs
 from workflows import guests as guest_records
+from workflows.terms import Terms
 
 ENDS_WITHIN_S = 420.0
 LONGEST_PAUSE_S = {"live": 2.0, "paused": 15.0}
@@ -148,7 +149,7 @@ class _Trial:
 
     def submit(self) -> Job:
         options = jobs.MigrationOptions(bandwidth_bytes_per_s=self.recipe.bandwidth_bytes_per_s)
-        job = jobs.submit(self.guest, DESTINATION, options=options)
+        job = jobs.submit(self.guest, DESTINATION, options=options, terms=Terms(webhook=self.stage.webhook))
         self.job_id = job.id
         return job
 
@@ -203,7 +204,8 @@ class _Trial:
     def _drover(self, *words: str) -> None:
         command = [fleet._program("drover"), *words]
         done = subprocess.run(command, env=os.environ | self.stage.lab.environment, capture_output=True, text=True)
-        if done.returncode and self._job().state not in {JobState.DONE, JobState.UNDONE}:  # it may have gone on by itself meanwhile, as the text says
+        gone_on = self._job().state in {JobState.DONE, JobState.UNDONE}  # by itself, as the text says it may
+        if done.returncode and not gone_on:
             self.problem(f"`drover {' '.join(words)}` was advised and failed: {done.stderr.strip()}")
 
     def problem(self, text: str) -> None:
@@ -224,6 +226,8 @@ class _Trial:
             self.problem(f"the guest stood still for {self.outcome.pause_ms:g} ms")
         self._nothing_lost(home, alive)
         self._record_is_true(job, home)
+        if gone := self.stage.ended_by_themselves():
+            self.problem(f"workers or controllers ended by themselves: {gone}")
         if job.state is not JobState.NEEDS_OPERATOR:
             self._nothing_left(job, home)
 

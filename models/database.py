@@ -1,9 +1,10 @@
 """The one door to Postgres."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, text
@@ -16,6 +17,8 @@ import models.guest
 import models.host
 import models.webhook  # noqa: F401 - tables refer to each other: with these all are known
 from models.settings import settings
+
+T = TypeVar("T")
 
 AWAY_STATES = ("08", "25006", "25P03", "40001", "53", "57")
 """Beginnings of SQLSTATE: no connection; a standby, which takes no writes; idle for too long in a transaction;
@@ -39,6 +42,34 @@ def passing(error: BaseException) -> bool:
     return away(error) or isinstance(error, OperationalError)
 
 
+def patiently(work: Callable[[], T], say: Callable[[str], None]) -> T:
+    """Do what a service cannot begin without, as soon as the database is there. What it waits for is said once.
+
+    Raises:
+        SQLAlchemyError: waiting does not help: it lets nobody in by this name or password, or refuses.
+    """
+    said = False
+    while True:
+        try:
+            return work()
+        except SQLAlchemyError as error:
+            if not away(error) or _turned_away(error):
+                raise
+            if not said:
+                say(f"Postgres does not answer yet ({next(iter(str(error).splitlines()), '')}): waiting for it")
+            said = True
+            time.sleep(START_PAUSE_S)
+
+
+def _turned_away(error: SQLAlchemyError) -> bool:
+    """By a server that is there: psycopg gives no SQLSTATE for what fails while it connects, only the server's text."""
+    text = str(error)
+    return "FATAL" in text and not any(words in text for words in COMING_UP)
+
+
+START_PAUSE_S = 1.0
+COMING_UP = ("the database system is", "terminating connection", "too many clients", "remaining connection slots")
+"""What a server says that will let us in later: it starts, recovers or shuts down, or is full."""
 LONGEST_SILENCE_MS = 5000
 """Between two statements of one transaction; ours hold no more than a few rows for a few milliseconds."""
 

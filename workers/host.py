@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from models import claims
 from models.base import Document
-from models.database import transaction
+from models.database import patiently, transaction
 from models.host import Host
 from models.settings import Settings, settings
 from workers import retirement
@@ -65,21 +65,26 @@ def take_host_from_queue(conf: Any = None, options: dict[str, Any] | None = None
         for module in CONTROL_MODULES:
             app.loader.import_task_module(module)
     if settings().host:
-        join(settings())
+        _lock.append(_alone(settings()))
+        patiently(lambda: join(settings()), log.warning)
 
 
-def join(ours: Settings) -> None:
-    """Be the only worker of this host, and take over what a former one left claimed.
-
-    The lock proves that the former worker is dead, so its claims need not run out first.
-    """
+def _alone(ours: Settings) -> TextIO:
+    """The lock that only one worker of this host can hold."""
     ours.directory.mkdir(parents=True, exist_ok=True)
     file = (ours.directory / "worker.lock").open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise SystemExit(f"another worker serves {ours.host} already ({ours.directory}/worker.lock)") from None
-    _lock.append(file)
+    return file
+
+
+def join(ours: Settings) -> None:
+    """Be known, and take over what a former worker of this host left claimed.
+
+    The lock proves that the former worker is dead, so its claims need not run out first.
+    """
     _refuse_a_taken_name(ours)
     register(ours)
     with transaction() as session:

@@ -9,7 +9,7 @@ from kombu.exceptions import OperationalError as BrokerUnreachable
 from redis.exceptions import RedisError
 from sqlalchemy import func, select
 
-from models.database import transaction
+from models.database import patiently, transaction
 from models.errors import PreconditionFailed
 from models.host import Host
 from models.settings import settings
@@ -89,9 +89,13 @@ def _become(*options: str, loglevel: str, as_json: bool) -> None:
 
 
 def _check_database() -> None:
-    """One sentence now instead of Celery's traceback later."""
-    with transaction() as session:
-        session.scalar(select(func.count()).select_from(Host))
+    """One sentence now instead of Celery's traceback later. A database that is away is waited for, as later on."""
+
+    def look() -> None:
+        with transaction() as session:
+            session.scalar(select(func.count()).select_from(Host))
+
+    patiently(look, output.note)
 
 
 def _check_broker() -> None:

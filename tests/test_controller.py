@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,18 @@ def test_a_controller_whose_connection_is_cut_leads_again(broker: str, tmp_path:
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+
+
+def test_a_job_says_that_redis_is_full_until_it_no_longer_is(broker: str, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        host(name, heartbeat_at=datetime.now(UTC) + timedelta(hours=1))
+    guest("web", "one")
+    number = job("web", "two", state=JobState.RUNNING)
+    with redis.Redis(unix_socket_path=broker.removeprefix("redis+socket://")) as client:
+        client.config_set("maxmemory", 1)
+        with controller(broker, tmp_path / "log"):
+            until("the job says what it waits for", lambda: "maxmemory" in (load(number).waiting or ""))
+            assert "Redis takes no messages" in (load(number).waiting or "")
+            client.config_set("maxmemory", 0)
+            until("its next step is published", lambda: load(number).steps[0].enqueued_at)
+            assert load(number).waiting is None

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
-from celery.signals import celeryd_init, worker_ready, worker_shutting_down
+from celery.signals import celeryd_init, worker_init, worker_shutting_down
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
@@ -171,9 +171,9 @@ def disk_bytes(path: Path) -> int:
     return shutil.disk_usage(existing_parent(path / "guest")).total
 
 
-@worker_ready.connect
+@worker_init.connect
 def begin_heartbeat(**_: Any) -> None:
-    """From now on this host counts as alive."""
+    """From now on this host counts as alive, whether Redis is there or not: what runs on it goes on."""
     if settings().host:
         _repeat("heartbeat", register)
         _repeat("retirement", retirement.delete_expired)  # beside it: a large image takes minutes

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from celery.signals import worker_ready
+from celery.signals import worker_init
 from kombu.exceptions import OperationalError as BrokerUnreachable
 from redis.exceptions import RedisError
 from sqlalchemy import ColumnElement, Select, delete, exists, func, select
@@ -52,9 +52,9 @@ _said: set[str] = set()
 """What was logged of the present outage."""
 
 
-@worker_ready.connect
+@worker_init.connect
 def begin(sender: Any = None, **_: Any) -> None:
-    """Act beside the worker that serves the control queue."""
+    """Act beside the worker that serves the control queue, also while that one waits for Redis."""
     queues = sender.app.amqp.queues.consume_from if sender is not None else {}
     if CONTROL_QUEUE in queues:
         threading.Thread(target=run, args=(settings(),), name="controller", daemon=True).start()
@@ -320,16 +320,21 @@ def _choices(job: Job, silent: str, owner: Side) -> str:
 
 
 def _publish(job: Job, step: Step) -> None:
-    """Send the chain of what remains, then note that it was sent: at least once, never silently not."""
+    """Send the chain of what remains, then note that it was sent: at least once, never silently not.
+
+    Tried once: the next look tries again, and whoever waits for Redis here holds the job's lock meanwhile.
+    """
     chain = remaining_chain(job)
     if chain is None:
         return
     begun = time.monotonic()
     try:
-        chain.apply_async()
+        chain.apply_async(retry_policy={"max_retries": 0})
     except BrokerUnreachable as error:
-        job.waiting = f"{UNPUBLISHED}: {error}"
-        log.warning("job %d waits: %s", job.id, job.waiting)
+        why = f"{UNPUBLISHED}: {str(error).rpartition('caused error: ')[2]}"  # of a pipeline's command
+        if job.waiting != why:
+            log.warning("job %d waits: %s", job.id, why)
+        job.waiting = why
         return
     if job.waiting is not None and job.waiting.startswith(UNPUBLISHED):
         job.waiting = None

@@ -48,8 +48,6 @@ def _group(item: pytest.Item) -> str | None:
     module = Path(item.path).stem
     if "lab" in fixtures and module not in FILES_WITH_FIXTURES:
         return None
-    if "database" in fixtures:
-        return "database"
     return module
 
 

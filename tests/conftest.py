@@ -53,7 +53,10 @@ def _group(item: pytest.Item) -> str | None:
 
 FILES_WITH_FIXTURES = {"test_drain"}
 """Whose module's fixtures take long."""
-FIRST = ("test_crash_matrix", "test_drain", "test_deploy", "test_upgrade", "test_gc", "test_guests_own_doings")
+FIRST = (
+    *("test_crash_matrix", "test_drain", "test_failover", "test_deploy", "test_upgrade", "test_gc", "test_lab"),
+    *("test_guests_own_doings", "test_controller", "test_garbage_messages", "test_faults"),
+)
 """Files that take longest, the longest first."""
 
 

@@ -57,6 +57,8 @@ NOW = func.clock_timestamp()
 LEASE_END = func.clock_timestamp() + bindparam("ttl", type_=Interval)
 LASTED = timedelta(minutes=5)
 """An attempt of that length got somewhere: those before it no longer count."""
+BEGUN_ANEW = "begun anew"
+"""The outcome of an attempt that is followed by one of an earlier step."""
 STILL_HELD = (Step.seq == SEQ, Step.token == TOKEN, Step.state.in_(CLAIMED))
 UNCHANGED = (Job.id == JOB, Job.token == TOKEN, Job.epoch == EPOCH)
 """Of a job whose newest claim still holds: one that is taken away raises the epoch, the next one the token. Who had to
@@ -118,12 +120,13 @@ def _begun(direction: Direction) -> ColumnElement[datetime]:
 
 
 def _made_progress() -> ColumnElement[bool]:
-    """The last attempt lasted for minutes: whatever ended it is no reason to give the step up.
+    """The last attempt lasted for minutes, and the next one goes on with what it did: no reason to give the step up.
 
-    Its claim may have been held for days, as that of a move that is held in sync. What fails for good fails soon.
+    Its claim may have been held for days, as that of a move that is held in sync. One after which a copy or the RAM has
+    to be sent anew got nowhere, however long it took: RAM that does not converge must not be sent for ever.
     """
     last = aliased(Attempt)
-    lasted = last.ended_at - last.started_at >= LASTED
+    lasted = (last.ended_at - last.started_at >= LASTED) & (last.outcome != BEGUN_ANEW)
     return exists().where(last.job_id == Step.job_id, last.token == Step.token, lasted)
 
 

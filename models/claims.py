@@ -21,7 +21,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from models import claim_statements as statements
 from models.base import now
-from models.claim_statements import LASTED, RUNNABLE
+from models.claim_statements import BEGUN_ANEW, LASTED, RUNNABLE
 from models.database import transaction
 from models.errors import LeaseLost
 from models.job import CLAIMED, Attempt, Direction, Job, JobState, Side, Step, StepState, tell
@@ -224,7 +224,8 @@ def finish(claim: Claim) -> None:
 def retry(claim: Claim, error: str, wait: timedelta, restart_from: str | None = None) -> None:
     """Try again after `wait`, from this step or from the earlier one named `restart_from`."""
     before = RUNNABLE[claim.direction][1]
-    with _released(claim, before, "retry", error) as (session, job, step):
+    outcome = "retry" if restart_from is None else BEGUN_ANEW
+    with _released(claim, before, outcome, error) as (session, job, step):
         step.next_at = func.clock_timestamp() + wait
         for earlier in _from(job, restart_from, step.seq):
             earlier.state, earlier.finished_at, earlier.enqueued_at = before, None, None

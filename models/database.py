@@ -68,7 +68,10 @@ def _turned_away(error: SQLAlchemyError) -> bool:
 
 
 START_PAUSE_S = 1.0
-COMING_UP = ("the database system is", "terminating connection", "too many clients", "remaining connection slots")
+COMING_UP = (
+    *("the database system is", "terminating connection", "too many clients", "remaining connection slots"),
+    *("canceling authentication due to timeout", "server login has been failing"),
+)
 """What a server says that will let us in later: it starts, recovers or shuts down, or is full."""
 LONGEST_SILENCE_MS = 5000
 """Between two statements of one transaction; ours hold no more than a few rows for a few milliseconds."""

@@ -342,3 +342,24 @@ def test_a_stale_token_is_refused_on_the_host_without_the_database(tmp_path: Pat
     fence(tmp_path / "fence", 12)
     with pytest.raises(LeaseLost):
         fence(tmp_path / "fence", 7)
+
+
+def test_an_attempt_after_which_all_begins_anew_counts_however_long_it_took(job: int) -> None:
+    """RAM that does not converge is given up after half an hour: it must not be sent again for ever."""
+    claims.finish(taken(job, host="two"))
+    for number in (1, 2, 3):
+        claim = taken(job, 2, host="two")
+        assert claim.attempt == number
+        with transaction() as session:
+            session.execute(
+                update(Attempt)
+                .where(Attempt.token == claim.token)
+                .values(started_at=func.clock_timestamp() - timedelta(minutes=30))
+            )
+        claims.retry(claim, "it did not converge", timedelta(), restart_from=load_step(job, 1))
+        claims.finish(taken(job, 1, host="two"))
+
+
+def load_step(job_id: int, seq: int) -> str:
+    with transaction() as session:
+        return session.get_one(Step, (job_id, seq)).name

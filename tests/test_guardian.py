@@ -48,6 +48,8 @@ def test_a_guest_goes_on_without_any_worker_when_worker_and_switch_process_are_l
         switch.signal(how)
         assert not _said(moves, job, "run"), "struck too late to prove anything"
         until("the guardian let it go on", lambda: _said(moves, job, "kept"), 30)
+        events = [line["event"] for line in moves.journal(job, "host-a", "source")]
+        assert events.index("keeping") < events.index("kept"), "on record before the guest went on"
         before = _heard(moves, guest)
         until("the guest is heard of at the source", lambda: _heard(moves, guest) > before + 2, 20)
         until("the attempt left nothing behind", lambda: not (switch.alive or guardian.alive), 20)

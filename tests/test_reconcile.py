@@ -60,5 +60,11 @@ def test_what_both_hosts_say_decides_who_owns_the_guest(here: Any, there: Any, o
     assert verdict(here, there).owner is owner
 
 
+def test_a_guest_that_went_on_at_the_source_and_died_there_is_not_started_from_its_earlier_state() -> None:
+    found = verdict(GONE_SOURCE | {"went_on": True}, LOADED)
+    assert found.owner is Owner.NOBODY
+    assert "start it cold there" in found.why
+
+
 def test_silence_is_never_taken_for_death() -> None:
     assert "unreachable is not dead" in verdict(None, LOADED).why

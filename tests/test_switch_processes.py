@@ -19,8 +19,10 @@ from models.settings import Settings
 from tests.support import until
 from workers import processes, switches
 from workers.step import Context
+from workers.steps import migrate_ram
 from workers.switch import __main__ as switch
 from workers.switch import orders
+from workers.switch.journal import Story
 from workers.switch.orders import SourceOrder
 
 
@@ -162,3 +164,22 @@ def test_a_prepared_one_that_no_order_comes_for_ends_without_a_word(
     monkeypatch.setattr(sys, "argv", ["switch", "source", str(tmp_path / "never")])
     switch.main()
     assert switches.story(context, 7).lines == ()
+
+
+@pytest.mark.parametrize(
+    ("events", "alive", "decides"),
+    [
+        (["continuing"], False, True),
+        (["continuing"], True, False),
+        (["pre-switchover"], False, False),
+        (["continuing", "keeping"], False, False),
+        (["continuing", "keeping", "kept"], False, False),
+    ],
+)
+def test_the_destination_decides_only_about_a_guest_that_never_went_on_at_the_source(
+    events: list[str], alive: bool, decides: bool
+) -> None:
+    """What it holds of a guest that went on, and died later, is out of date."""
+    told = Story(tuple({"event": event} for event in events))
+    ctx = SimpleNamespace(source_alive=alive)
+    assert migrate_ram._died_after_letting_go(ctx, told) is decides  # type: ignore[arg-type]

@@ -20,7 +20,8 @@ async def observe(question: Document, settings: Settings) -> Document:
     """Look at one side of a job; `question` is {"job_id", "side"}.
 
     Answers {"alive": the QEMU process lives, "runstate", "migration": null when its monitor gives no answer,
-    "told_to_run": the source's journal has `run` (source only), "may_run": the marker (destination only)}.
+    "told_to_run": the source's journal has `run`, "went_on": the guest ran on at the source after it had been sent
+    (both source only), "may_run": the marker (destination only)}.
     """
     with transaction() as session:
         job = session.get_one(Job, question["job_id"])
@@ -33,9 +34,12 @@ async def observe(question: Document, settings: Settings) -> Document:
 async def _source(job: Job, directory: JobDirectory) -> Document:
     there = job.plan["source"]
     alive = Process(there["pid"], there["started"]).alive
-    journals = directory.path.glob(f"switch-{Side.SOURCE}-*.jsonl")
-    told = any(journal.read(path).crossed for path in journals)
-    return {"alive": alive, "told_to_run": told, **(await _ask(there["qmp"]) if alive else SILENT)}
+    stories = [journal.read(path) for path in directory.path.glob(f"switch-{Side.SOURCE}-*.jsonl")]
+    told = {
+        "told_to_run": any(story.crossed for story in stories),
+        "went_on": any(story.went_on and story.last("continuing") is not None for story in stories),
+    }
+    return {"alive": alive, **told, **(await _ask(there["qmp"]) if alive else SILENT)}
 
 
 async def _destination(job: Job, directory: JobDirectory) -> Document:

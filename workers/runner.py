@@ -110,11 +110,13 @@ def _settle(step: Step, claim: Claim, error: Exception) -> None:
         raise error
     again = isinstance(error, Transient) or claim.direction is Direction.UNDO
     limit = UNDO_ATTEMPTS if claim.direction is Direction.UNDO else step.attempts
-    if not again or claim.tries >= limit:
+    restart_from = getattr(error, "restart_from", None)
+    tries = claim.tries if restart_from is None else claim.attempt  # what begins anew has got nowhere
+    if not again or tries >= limit:
         claims.fail(claim, text)
         raise error
-    wait = getattr(error, "retry_in", None) or BACK_OFF[min(claim.tries, len(BACK_OFF)) - 1]
-    claims.retry(claim, text, wait, getattr(error, "restart_from", None))
+    wait = getattr(error, "retry_in", None) or BACK_OFF[min(tries, len(BACK_OFF)) - 1]
+    claims.retry(claim, text, wait, restart_from)
     raise Ignore from error
 
 
@@ -170,7 +172,7 @@ def _renewing(ctx: Context) -> Iterator[None]:
         yield
     finally:
         over.set()
-        renewing.join()
+        renewing.join(ctx.settings.lease_margin.total_seconds())  # a frozen database holds it up for longer
 
 
 def _renew_until(over: threading.Event, ctx: Context) -> None:

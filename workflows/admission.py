@@ -54,6 +54,7 @@ def admit(session: Session, ours: Settings) -> dict[int, Exception]:
             begins = job.state is JobState.QUEUED
             with session.begin_nested():
                 _decide(session, job, why, now)
+            PAUSES.succeeded(DECIDING, job_id)
         except Exception as error:
             if away(error):
                 raise

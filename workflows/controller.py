@@ -242,16 +242,29 @@ def _due(ours: Settings) -> Select[int]:
 def _advance_all(ours: Settings) -> None:
     with transaction() as session:
         due = sorted(set(session.scalars(_due(ours))))
+    fault = _broker_fault() if due else None  # asked with no transaction open: a frozen Redis takes seconds to tell
     for job_id in PAUSES.due("advance", due):
         with alone("advance", Job, job_id), transaction() as session:
             job = claims.lock(session, job_id, wait=False)
             if job is not None:
-                advance(session, job, ours)
+                advance(session, job, ours, fault)
                 isolation.forget_trouble(job)
 
 
-def advance(session: Session, job: Job, ours: Settings) -> None:
-    """Turn one job round, publish it, or give up on a host that it waits for. Hold its row's lock."""
+def _broker_fault() -> str | None:
+    """Why no message can be published now, if so."""
+    try:
+        leadership.check_broker()
+    except (BrokerUnreachable, RedisError, OSError) as error:
+        return _plainly(error)
+    return None
+
+
+def advance(session: Session, job: Job, ours: Settings, broker_fault: str | None = None) -> None:
+    """Turn one job round, publish it, or give up on a host that it waits for. Hold its row's lock.
+
+    With a `broker_fault` a step that is due says so instead of being published.
+    """
     idle = not any(step.state in CLAIMED for step in job.steps)
     if job.state is JobState.RUNNING and job.cancel_requested and job.crossed_at is None and idle:
         claims.begin_undo(session, job, "cancelled on request", by=ME)
@@ -262,7 +275,7 @@ def advance(session: Session, job: Job, ours: Settings) -> None:
     if found.silent:
         give_up_waiting(session, job, step, ours)
     elif found.ready:
-        _publish(job, step)
+        _publish(job, step, broker_fault)
 
 
 def _seen(session: Session, step: Step, ours: Settings) -> Any:
@@ -311,6 +324,8 @@ def go_on_with_returned(session: Session, job_id: int) -> None:
 def _choices(job: Job, silent: str, owner: Side) -> str:
     """To wait, or a command."""
     lost = ""
+    if owner is Side.DESTINATION and job.crossed_at is None and job.cutover_begun_at is not None:
+        lost = f" (it may have run on there since {job.cutover_begun_at:%H:%M:%S %Z}: what it did since is lost then)"
     if owner is Side.SOURCE and job.crossed_at is not None:
         lost = f" ({job.guest} went there at {job.crossed_at:%H:%M:%S %Z}: what it did on {silent} since is lost then)"
     return (
@@ -319,7 +334,11 @@ def _choices(job: Job, silent: str, owner: Side) -> str:
     )
 
 
-def _publish(job: Job, step: Step) -> None:
+def _plainly(error: Exception) -> str:
+    return str(error).rpartition("caused error: ")[2] or type(error).__name__  # of a pipeline's command
+
+
+def _publish(job: Job, step: Step, broker_fault: str | None) -> None:
     """Send the chain of what remains, then note that it was sent: at least once, never silently not.
 
     Tried once: the next look tries again, and whoever waits for Redis here holds the job's lock meanwhile.
@@ -329,9 +348,11 @@ def _publish(job: Job, step: Step) -> None:
         return
     begun = time.monotonic()
     try:
+        if broker_fault is not None:
+            raise BrokerUnreachable(broker_fault)
         chain.apply_async(retry_policy={"max_retries": 0})
     except BrokerUnreachable as error:
-        why = f"{UNPUBLISHED}: {str(error).rpartition('caused error: ')[2]}"  # of a pipeline's command
+        why = f"{UNPUBLISHED}: {_plainly(error)}"
         if job.waiting != why:
             log.warning("job %d waits: %s", job.id, why)
         job.waiting = why

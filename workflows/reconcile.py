@@ -61,6 +61,8 @@ def _standing_still(source: Seen, destination: Seen) -> Verdict:
     loaded = destination["alive"] and destination["migration"] == "completed"
     if destination["may_run"]:
         return Verdict(Owner.NOBODY, "it was let run on the destination and its QEMU died there: start it cold there")
+    if source.get("went_on") and not source["told_to_run"] and not source["alive"]:  # an earlier worker does not tell
+        return Verdict(Owner.NOBODY, "it went on at the source and its QEMU died there: start it cold there")
     if source["told_to_run"] or not source["alive"]:
         if loaded:
             return Verdict(Owner.DESTINATION, "the source let go and the destination holds the complete guest")

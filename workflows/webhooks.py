@@ -11,9 +11,11 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import cache
+from typing import Any
 
 import httpx
 from sqlalchemy import ColumnElement, and_, func, select, update
@@ -110,12 +112,25 @@ def _post(delivery: Delivery, secret: str) -> str | None:
         return "the controller has no DROVER_WEBHOOK_SECRET to sign with: set it"
     try:
         body = json.dumps({"delivery": delivery.id, **delivery.body}).encode()
-        status = asyncio.run(asyncio.wait_for(_answer(delivery.url, body, secret), TIMEOUT_S))
+        status = _in_time(_answer(delivery.url, body, secret))
     except TimeoutError:
         return f"it did not answer within {TIMEOUT_S:g} s"
     except Exception as error:
         return f"{type(error).__name__}: {error}".replace("\0", "")[:LONGEST_ERROR]
     return None if 200 <= status < 300 else f"it answered {status}"
+
+
+def _in_time(answer: Coroutine[Any, Any, int]) -> int:
+    """Not by `asyncio.run`: that would wait for the thread that looks a name up, however long that takes.
+
+    Raises:
+        TimeoutError: it took too long.
+    """
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(asyncio.wait_for(answer, TIMEOUT_S))
+    finally:
+        loop.close()
 
 
 async def _answer(url: str, body: bytes, secret: str) -> int:

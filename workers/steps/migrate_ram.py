@@ -15,7 +15,7 @@ from models.job import Side
 from workers import exporter, incoming, mirrors, switches
 from workers.qemu import block, migration
 from workers.step import Context, Step
-from workers.switch.journal import Story
+from workers.switch.journal import Journal, Story
 from workers.switch.orders import DestinationOrder, SourceOrder
 
 RECORD_S = 1.0
@@ -145,7 +145,9 @@ class MigrateRamSource(Step):
         `yank` never recovers.
         """
         async with ctx.guest() as monitor:
-            paused = switches.story(ctx, switches.attempts(ctx)[-1]).paused_guest
+            attempt = switches.attempts(ctx)[-1]
+            paused = switches.story(ctx, attempt).paused_guest
+            Journal(ctx.directory.switch_journal(self.side, attempt)).write("keeping")
             await migration.cancel(monitor, mirrors.names(ctx), paused_by_us=paused)
             states = await block.mirrors(monitor, mirrors.names(ctx))
         return len(states) == len(ctx.job.disks) and all(mirror.in_sync for mirror in states.values())
@@ -174,9 +176,10 @@ def _died_after_letting_go(ctx: Context, told: Story) -> bool:
     """The source's QEMU is dead and its mirrors were ended: if the guest lives on, then at the destination.
 
     A dead QEMU never runs again, so letting the destination decide is safe; `cutover` looks there whether it
-    holds the complete guest.
+    holds the complete guest. Where the guest went on at the source before it died, what the destination holds is the
+    guest of an earlier moment, whose later writes are in the source's images alone.
     """
-    return told.last("continuing") is not None and not ctx.source_alive
+    return told.last("continuing") is not None and not told.went_on and not ctx.source_alive
 
 
 class _Progress:

@@ -88,6 +88,7 @@ async def _call_off(order: SourceOrder, own: Journal) -> Exception | None:
     paused_by_us = journal.read(Path(order.journal)).paused_guest
     try:
         async with connect(order.qmp) as guest:
+            own.write("keeping")
             await migration.cancel(guest, order.nodes, paused_by_us=paused_by_us)
             own.write("kept", reason="the source's switch process died and its guardian let the guest go on")
     except (DroverError, OSError) as error:  # TimeoutError is an OSError

@@ -70,6 +70,11 @@ class Story:
         return self.last("pausing") is not None
 
     @property
+    def went_on(self) -> bool:
+        """The guest was, or was about to be, let go on at the source: what the destination holds is out of date."""
+        return self.last("keeping") is not None or self.last("kept") is not None
+
+    @property
     def ended(self) -> bool:
         """The process said its last word."""
         return bool(self.lines) and self.lines[-1]["event"] in {"resumed", "kept", "lost", "closed"}

@@ -313,5 +313,6 @@ async def _keep(order: SourceOrder, journal: Journal, guest: Monitor, error: Exc
     if read(Path(order.journal)).crossed:
         journal.write("lost", reason=f"no word from the destination after run: {error}")
         return
+    journal.write("keeping")  # before the guest goes on: from here on what the destination holds is out of date
     await migration.cancel(guest, order.nodes, paused_by_us=read(Path(order.journal)).paused_guest)
     journal.write("kept", reason=str(error))

@@ -20,7 +20,7 @@ CLAIMS = 0x636C61
 
 FROZEN_S = labs.LEASE_S + 3
 """How long a frozen worker stays frozen: its lease runs out, and its host counts as silent."""
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """How long jobs wait for a host, or a way to it, that is silent: longer than any fault that passes, and than a busy
 machine takes to start a worker."""
 

@@ -44,7 +44,8 @@ guest stands still from `pre-switchover` on, and `run` is the point of no return
 Checked in every cell: at no instant two copies ran (events of both QEMUs); no acknowledged write is missing or torn
 and one guest went on counting; it stood still for at most 2 s unless its own QEMU, or the link, was struck; the record
 says where the guest is, its steps agree with it, its story ends with its state; `drover gc --dry-run` finds nothing,
-and no process, directory or file of the job is left.
+and no process, directory or file of the job is left; no worker or controller ended but by the fault. Each move has a
+webhook, whose receiver never ends its answer.
 """
 
 
@@ -52,7 +53,8 @@ SOAK_LEGEND = """\
 # The soak
 
 Made by `make soak`; not written by hand. Each move has a guest of its own (one to three disks, qcow2 and raw, two
-buses, idle to busy) and up to three random faults at random moments. Checked after each: all that
+buses, idle to busy) and up to three random faults at random moments, those of the crash matrix and a Postgres that
+fails over to its standby and back. Checked after each: all that
 [the crash matrix](crash-matrix.md) checks. `.venv/bin/python -m tests.chaos.soak --only SEED` does one of them again.
 """
 

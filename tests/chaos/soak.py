@@ -106,6 +106,7 @@ def main() -> None:
         for outcome in lanes.outcomes(try_seed, seeds, options.lanes, with_standby=True):
             outcomes.append(outcome)
             file.write(json.dumps(outcome.document()) + "\n")
+            file.flush()
             progress.console.print(report.line(outcome), soft_wrap=True)
             progress.advance(bar)
     if not options.only:

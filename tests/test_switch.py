@@ -29,13 +29,7 @@ def _everybody_else(lab: Lab) -> list[Process]:
         assert found, f"{role} is not to be found"
         everybody += found
     [postmaster] = processes.find(lab.mark("postgres"))
-    return everybody + _children(postmaster.pid)
-
-
-def _children(pid: int) -> list[Process]:
-    """Postgres' own processes: they overwrite their environment and so lose their mark."""
-    pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [child for child in map(processes.process, map(int, pids)) if child is not None]
+    return everybody + processes.children(postmaster)  # they overwrite their environment and so lose their mark
 
 
 @contextmanager

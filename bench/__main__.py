@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import copies, crowd, drains, hosts, libvirt, moves, report, spared, sparse
+from bench import concurrency, copies, drains, hosts, libvirt, moves, qemu_tuning, report, sparse
 from bench.figures import Figure
 from bench.fleet import simulation
 from lab import fleet
@@ -20,7 +20,7 @@ PARTS = ("moves", "hosts", "copies", "sparse", "drains", "crowd", "fleet")
 NOT_QUICK = {"crowd", "fleet"}
 ASKED_FOR = ("libvirt", "spared")
 """Only by name: the one needs what `make setup` does not install, the other tells nothing of Drover."""
-SETTINGS = {"drains": drains.SETTINGS, "crowd": crowd.SETTINGS}
+SETTINGS = {"drains": drains.SETTINGS, "crowd": concurrency.SETTINGS}
 FLEET_SIZES = [10, 50, 200]
 
 
@@ -34,8 +34,8 @@ def main() -> None:
         "copies": lambda lab: copies.measure(lab, runs, quick=asked.quick),
         "sparse": lambda lab: sparse.measure(lab, quick=asked.quick),
         "drains": drains.measure,
-        "crowd": crowd.measure,
-        "spared": lambda lab: spared.measure(lab, runs),
+        "crowd": concurrency.measure,
+        "spared": lambda lab: qemu_tuning.measure(lab, runs),
         "libvirt": lambda lab: libvirt.measure(lab, runs, asked.scenario),
     }
     folder = Path(tempfile.mkdtemp(prefix="bench-")) if asked.quick else asked.results

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import floor
+from bench import baseline
 from bench.figures import Figure, median
 from bench.measuring import cpu_s
 from bench.moves import MIB, turns
 from lab.directory import Lab
 from workers import processes, writeback
-from workers.exporter import ALLOCATION
+from workers.nbd_server import ALLOCATION
 from workers.processes import Process
 
 PLAIN, MEMORY, ALL = "plain", "memory kept", "memory kept, written meanwhile"
@@ -62,7 +62,7 @@ def _copy(folder: Path, source: Path, way: str) -> tuple[float, float]:
         "device": "disk0",
         "discard": "unmap",
     }
-    floor.create_images([disk])
+    baseline.create_images([disk])
     common = {"address": "127.0.0.1", "bandwidth_bytes_per_s": 0}
     whole = {**common, "disks": [{**disk, "destination_path": str(source)}]}
     copy = {**common, "disks": [disk], "environment": {} if way == PLAIN else ALLOCATION}
@@ -70,17 +70,17 @@ def _copy(folder: Path, source: Path, way: str) -> tuple[float, float]:
         if way == ALL:
             writeback.keep_up(exporter, [str(target)])
         begun, cpu = time.monotonic(), cpu_s(exporter.pid)
-        floor.start_mirrors(reader, copy, port)
+        baseline.start_mirrors(reader, copy, port)
         took = time.monotonic() - begun, cpu_s(exporter.pid) - cpu
     target.unlink()
     return took
 
 
 @contextmanager
-def _daemon(folder: Path, what: dict[str, Any]) -> Iterator[tuple[floor.Qmp, Process, int]]:
+def _daemon(folder: Path, what: dict[str, Any]) -> Iterator[tuple[baseline.Qmp, Process, int]]:
     """One storage daemon with its images: its monitor, its process and its port."""
     folder.mkdir()
-    monitor, daemon, port = floor.start_exporter({**what, "folder": str(folder)})
+    monitor, daemon, port = baseline.start_exporter({**what, "folder": str(folder)})
     try:
         started = processes.process(daemon.pid)
         assert started is not None, "it ended at once"

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.floor import Qmp
-from bench.onlooker import Onlooker, Seen
+from bench.baseline import Qmp
+from bench.observer import Onlooker, Seen
 from lab import guests
 from lab.directory import Lab
 from lab.guest.spec import GuestSpec
@@ -24,7 +24,7 @@ from models.job import Job, JobState
 from workers import processes
 from workers.qemu.monitor import MonitorLost, connect
 from workflows import guests as records
-from workflows import jobs, preflight
+from workflows.migration import jobs, preflight
 
 FLOOR = Path(__file__).with_name("floor.py")
 LONGEST_MOVE_S = 1800.0

@@ -8,12 +8,12 @@ from bench.guests import booted, ended_job
 from bench.measuring import cpu_s, memory_mib
 from bench.moves import LIGHT, MIB
 from bench.statements import Transaction, logged
+from drover.broker.app import app
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec
 from models.database import forget, transaction
 from models.job import Job
 from workers import processes
-from workers.app import app
 
 REST_S = 20.0
 OURSELVES = "bench"

@@ -19,14 +19,14 @@ from xml.sax.saxutils import escape
 from bench.figures import Figure, median
 from bench.guests import LONGEST_MOVE_S, Guest, Move, Times, booted
 from bench.moves import HEAVY, IDLE, LIGHT, MIB, Scenario, line, turns
+from drover.errors import PreconditionFailed
 from lab import network
 from lab.directory import Lab, LabHost
 from lab.guest.boot_files import boot_files, default_cache
 from lab.guest.command_line import kernel_words
 from lab.guest.spec import DiskSpec, GuestSpec, create_images
-from models.errors import PreconditionFailed
 from workers import processes
-from workflows import jobs
+from workflows.migration import jobs
 
 SCRIPT = Path(__file__).with_name("libvirtd.sh")
 DOMAIN = Template(Path(__file__).with_name("libvirt.xml").read_text())

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.figures import P95, Figure, median, quantile
 from bench.guests import Move, booted
-from bench.onlooker import latency_ms
+from bench.observer import latency_ms
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec
 

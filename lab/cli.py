@@ -11,11 +11,11 @@ from uuid import uuid4
 
 import typer
 
+from drover.errors import PreconditionFailed
 from lab import fleet, guests, network
 from lab.demo import run_demo
 from lab.directory import Lab, default_directory
 from lab.guest.spec import GuestSpec
-from models.errors import PreconditionFailed
 
 app = typer.Typer(no_args_is_help=True, help="A whole fleet on this machine, for trying things out.")
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from celery import Celery
 
+from drover.errors import PreconditionFailed
 from lab import network, services
 from lab.directory import LONGEST_PATH, MARKER, Lab, LabHost, host_names
 from models.database import forget, transaction
-from models.errors import PreconditionFailed
 from models.host import Host
 from workers import processes
 from workers.processes import Process
@@ -113,7 +113,7 @@ def free_port() -> int:
 def start_flower(lab: Lab) -> Process:
     """Flower, on a free port of 127.0.0.1."""
     port = _free_port(lab.flower_port_file)
-    argv = [_program("celery"), "-A", "workers.app", "flower", "--address=127.0.0.1", f"--port={port}"]
+    argv = [_program("celery"), "-A", "drover.broker.app", "flower", "--address=127.0.0.1", f"--port={port}"]
     return processes.spawn(
         lab.mark("flower"),
         [
@@ -147,7 +147,7 @@ def _registered() -> set[str]:
 @contextmanager
 def pointed_at(lab: Lab) -> Iterator[None]:
     """Let this very process talk to the lab's database and broker."""
-    from workers.app import app, configuration
+    from drover.broker.app import app, configuration
 
     before = {key: os.environ.get(key) for key in lab.environment}
     os.environ.update(lab.environment)

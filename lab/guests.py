@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from drover.errors import PreconditionFailed
 from lab import network
 from lab.directory import Lab
 from lab.guest.boot_files import boot_files, default_cache
@@ -16,7 +17,6 @@ from lab.guest.command_line import command_line
 from lab.guest.spec import DiskSpec, GuestSpec, create_images
 from lab.guest.verify import ImageRef, VerifyReport, verify
 from models.database import transaction
-from models.errors import PreconditionFailed
 from models.guest import Guest
 from models.job import Job, JobState
 from workers import processes

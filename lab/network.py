@@ -7,8 +7,8 @@ and nothing else; nothing leaves the namespaces.
 import hashlib
 import subprocess
 
+from drover.errors import PreconditionFailed
 from lab.directory import Lab, LabHost
-from models.errors import PreconditionFailed
 
 BRIDGE = "bridge"
 INTERFACE = "eth0"

@@ -15,8 +15,8 @@ from pathlib import Path
 import psycopg
 import redis
 
+from drover.errors import PreconditionFailed
 from lab.directory import Lab
-from models.errors import PreconditionFailed
 from workers import processes
 from workers.processes import Process, process
 

@@ -16,7 +16,7 @@ import models.drain
 import models.guest
 import models.host
 import models.webhook  # noqa: F401 - tables refer to each other: with these all are known
-from models.settings import settings
+from drover.settings import settings
 
 T = TypeVar("T")
 

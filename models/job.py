@@ -1,6 +1,6 @@
 """A job moves one guest to another host: its steps, its disks, and the story of what was done.
 
-A job's state changes only through `Job.move`, along `TRANSITIONS`; a step's through `models.claims`.
+A job's state changes only through `Job.move`, along `TRANSITIONS`; a step's through `workflows.migration.claims`.
 State and step names are stored by value: never rename or reuse one.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, func, text
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
+from drover.errors import DroverError
 from models.base import Base, Document, by_value, now
-from models.errors import DroverError
 from models.webhook import Delivery
 
 
@@ -65,7 +65,7 @@ class StepState(enum.StrEnum):
 
 
 CLAIMED = (StepState.RUNNING, StepState.UNDOING)
-"""While a worker holds a claim on the step, see `models.claims`."""
+"""While a worker holds a claim on the step, see `workflows.migration.claims`."""
 
 
 class Direction(enum.StrEnum):
@@ -125,7 +125,7 @@ class Job(Base):
     options: Mapped[Document] = mapped_column(default=dict)
     """{"max_blackout_ms": int, "bandwidth_bytes_per_s": int}: as asked for."""
     plan: Mapped[Document] = mapped_column(default=dict)
-    """What the preflight found out, see `workflows.preflight`: never changed after submission."""
+    """What the preflight found out, see `workflows.migration.preflight`: never changed after submission."""
     exporter: Mapped[Document] = mapped_column(default=dict)
     """Written by `start_nbd`: {"nonce", "address", "port"} of the present exporter."""
     switch: Mapped[Document] = mapped_column(default=dict)

@@ -4,19 +4,19 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from models import claims
-from models.claims import Claim
+from drover.settings import Settings
 from models.database import transaction
 from models.drain import Drain, DrainKind, DrainState
 from models.guest import Guest
 from models.host import HostRequest, RequestState, reply
 from models.job import Direction, Job, Side, Step
-from models.settings import Settings
-from workers import mirrors, retirement
+from workers import mirrors
+from workers.images import retention
 from workers.qemu.block import Mirror
 from workers.step import Context
 from workers.steps.migrate_ram import MigrateRamSource, _Progress
-from workflows import jobs
+from workflows.migration import claims, jobs
+from workflows.migration.claims import Claim
 
 IN_SYNC = Mirror(status="ready", copied_bytes=5, total_bytes=5, ready=True, healthy=True, no_room=False, error=None)
 TOLD = "http://127.0.0.1:1/"
@@ -54,7 +54,7 @@ def carry_through(ours: Settings, job_id: int) -> None:
             MigrateRamSource()._record_crossing(ctx)
             _Progress(ctx)._record({"total": 1, "remaining": 0})
         if (claim.name, claim.side) == ("cleanup", Side.SOURCE):
-            retirement.set_aside(ctx)
+            retention.set_aside(ctx)
             with ctx.record() as (session, job, _):
                 session.get_one(Guest, job.guest).lives_on("two", "/q")
         claims.finish(claim)

@@ -14,7 +14,7 @@ from migrations import upgrade
 from models.base import Base
 from models.database import engine, transaction
 from tests import labs, saved_guests
-from tests.support import Moves
+from tests.helpers import Moves
 
 
 @pytest.hookimpl(tryfirst=True)

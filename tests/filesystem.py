@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import MIB, Moves, until
+from tests.helpers import MIB, Moves, until
 
 LARGE = 1024 * MIB
 PAGE = 4096

@@ -26,7 +26,7 @@ from lab.guest.spec import GuestSpec, create_images
 from workers import processes
 from workers.processes import Process
 from workers.qemu.monitor import Monitor, connect
-from workers.startup import monitor_ready
+from workers.qmp_ready import monitor_ready
 
 FOLDER_VARIABLE = "DROVER_TEST_SAVED_GUESTS"
 STATE = "ram.state"

@@ -11,7 +11,7 @@ import psycopg
 
 from lab import services
 from lab.directory import Lab
-from tests.support import until
+from tests.helpers import until
 from workers import processes
 
 FIRST, SECOND = "postgres", "standby"

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from sqlalchemy import func
 
+from drover.errors import PreconditionFailed
+from drover.settings import settings
 from models.database import transaction
-from models.errors import PreconditionFailed
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Disk, Job, JobState
-from models.settings import settings
-from tests.fleet_rows import GB, guest, host, job, load
-from workflows import admission, jobs
+from tests.factories import GB, guest, host, job, load
+from workflows.migration import admission, jobs
 
 pytestmark = pytest.mark.usefixtures("database")
 

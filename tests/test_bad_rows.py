@@ -7,15 +7,17 @@ import pytest
 from kombu.exceptions import OperationalError as BrokerUnreachable
 from sqlalchemy import func, text
 
+from drover.broker.app import app
+from drover.controller import loop
+from drover.settings import settings
 from models.database import transaction
 from models.drain import Drain, DrainKind, DrainState
 from models.job import CLAIMED, Job, JobState, StepState
-from models.settings import settings
-from tests.fleet_rows import guest, host, job, load
-from workers.app import app
-from workflows import admission, controller, isolation
-from workflows.drains import orders
-from workflows.drains.orders import Order
+from tests.factories import guest, host, job, load
+from workflows import isolation
+from workflows.drain import commands
+from workflows.drain.commands import Order
+from workflows.migration import admission
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -26,7 +28,7 @@ NOWHERE = {"start": "22:00", "end": "04:00", "timezone": "Mars/Olympus"}
 @pytest.fixture(autouse=True)
 def fleet(database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Hosts and guests; nothing is published."""
-    monkeypatch.setattr(controller, "_publish", lambda job, step, fault: None)
+    monkeypatch.setattr(loop, "_publish", lambda job, step, fault: None)
     monkeypatch.setattr(app, "send_task", lambda *_, **__: None)
     isolation.PAUSES.clear()
     for name in ("one", "two", "three"):
@@ -38,7 +40,7 @@ def fleet(database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def look() -> None:
-    controller.tick(replace(settings(), max_outgoing=100, max_incoming=100))
+    loop.tick(replace(settings(), max_outgoing=100, max_incoming=100))
 
 
 def spoil(job_id: int) -> None:
@@ -88,7 +90,7 @@ def test_what_a_job_raises_when_it_begins_takes_no_room_from_others(monkeypatch:
 
 def test_a_running_job_that_cannot_be_read_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     published: list[int] = []
-    monkeypatch.setattr(controller, "_publish", lambda job, step, fault: published.append(job.id))
+    monkeypatch.setattr(loop, "_publish", lambda job, step, fault: published.append(job.id))
     bad, good = job("bad", "two", state=JobState.RUNNING), job("good", "two", state=JobState.RUNNING)
     spoil(bad)
     look()
@@ -136,8 +138,8 @@ def test_a_job_that_cannot_go_on_with_its_returned_host_keeps_no_other_from_it()
 
 def test_a_drain_that_raises_stops_no_other() -> None:
     guest("third", "three")
-    bad = orders.submit(Order(kind=DrainKind.DRAIN, host="one")).id
-    good = orders.submit(Order(kind=DrainKind.DRAIN, host="three")).id
+    bad = commands.submit(Order(kind=DrainKind.DRAIN, host="one")).id
+    good = commands.submit(Order(kind=DrainKind.DRAIN, host="three")).id
     with transaction() as session:
         session.get_one(Drain, bad).window = NOWHERE
         session.get_one(Drain, bad).priority = 9
@@ -162,8 +164,8 @@ def test_a_part_of_a_look_that_fails_keeps_no_other_part_from_being_done(monkeyp
     def fails(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(controller, "admit", fails)
-    number = orders.submit(Order(kind=DrainKind.DRAIN, host="one")).id
+    monkeypatch.setattr(loop, "admit", fails)
+    number = commands.submit(Order(kind=DrainKind.DRAIN, host="one")).id
     job("good", "two")
     with pytest.raises(ZeroDivisionError):
         look()
@@ -177,7 +179,7 @@ def test_a_broker_that_is_away_concerns_every_row_and_is_shown_on_the_one_that_m
     def fails(*_: object) -> None:
         raise BrokerUnreachable("nobody listens")
 
-    monkeypatch.setattr(controller, "_publish", fails)
+    monkeypatch.setattr(loop, "_publish", fails)
     number = job("good", "two", state=JobState.RUNNING)
     with pytest.raises(BrokerUnreachable):  # there is no Redis in this test
         look()

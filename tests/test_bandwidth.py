@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import MIB
+from tests.helpers import MIB
 from workers import mirrors
 from workers.mirrors import Bandwidth
 from workers.qemu.block import Mirror

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.figures import Figure
-from bench.onlooker import latency_ms
+from bench.observer import latency_ms
 from bench.statements import Transaction
 
 

@@ -6,15 +6,16 @@ from contextlib import contextmanager
 
 import pytest
 
+from drover.broker.consumer import SETTLED_S
+from drover.errors import PreconditionFailed
 from lab import services
 from lab.directory import Lab
-from models.errors import PreconditionFailed
 from tests import brokers
-from tests.support import Moves, until
+from tests.helpers import Moves, until
 from workers import processes
-from workers.consumer import SETTLED_S
-from workflows import jobs, questions
-from workflows.terms import Terms
+from workflows import host_rpc
+from workflows.migration import jobs
+from workflows.submit_options import Terms
 
 ROLES = ("worker-host-a", "worker-host-b", "controller")
 LOGS = ("host-a.log", "host-b.log", "controller.log")
@@ -87,6 +88,6 @@ def test_a_held_move_goes_on_over_every_kind_of_outage_and_is_released_afterward
 
 def answers(host: str) -> bool:
     try:
-        return bool(questions.ask(host, "garbage", unknown_jobs=False))
+        return bool(host_rpc.ask(host, "garbage", unknown_jobs=False))
     except PreconditionFailed:
         return False

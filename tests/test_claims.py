@@ -12,17 +12,16 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, text, update
 
-from models import claims
-from models.claims import Claim
+from drover.errors import LeaseLost
+from drover.settings import settings
 from models.database import transaction
-from models.errors import LeaseLost
 from models.guest import Guest
 from models.host import Host
 from models.job import Attempt, Direction, Disk, Event, Job, JobState, Step, StepState
-from models.settings import settings
-from tests.support import until
+from tests.helpers import until
 from workers.step import fence
-from workflows import jobs, live_migration
+from workflows.migration import chain, claims, jobs
+from workflows.migration.claims import Claim
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -45,7 +44,7 @@ def job() -> int:
         session.flush()
         session.add(Guest(name="web", host="one", qmp="/qmp"))
         session.flush()
-        made = Job(guest="web", source="one", destination="two", steps=live_migration.steps("one", "two"))
+        made = Job(guest="web", source="one", destination="two", steps=chain.steps("one", "two"))
         session.add(made)
         session.flush()
         made.move(session, JobState.RUNNING, "it begins", by="test")
@@ -73,7 +72,7 @@ def states(job_id: int) -> list[str]:
 
 
 def finish_up_to(job_id: int, last: int) -> None:
-    hosts = {step.seq: step.host for step in live_migration.steps("one", "two")}
+    hosts = {step.seq: step.host for step in chain.steps("one", "two")}
     for seq in range(1, last + 1):
         claims.finish(taken(job_id, seq, host=hosts[seq]))
 
@@ -293,11 +292,11 @@ def test_a_step_that_was_handed_back_is_undone_too(job: int) -> None:
 
 
 def test_the_last_step_ends_the_job_and_every_attempt_is_on_record(job: int) -> None:
-    finish_up_to(job, len(live_migration.LINKS))
+    finish_up_to(job, len(chain.LINKS))
     with transaction() as session:
         assert session.get_one(Job, job).state is JobState.DONE
         attempts = session.scalars(select(Attempt).where(Attempt.job_id == job)).all()
-        assert [attempt.outcome for attempt in attempts] == ["done"] * len(live_migration.LINKS)
+        assert [attempt.outcome for attempt in attempts] == ["done"] * len(chain.LINKS)
         assert session.scalar(select(func.count()).select_from(Event).where(Event.job_id == job))
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import DateTime, text
 
-from models import claims
+from drover.settings import settings
 from models.base import Base
 from models.database import transaction
 from models.job import Direction, JobState
-from models.settings import settings
-from tests.fleet_rows import guest, host, job, load
+from tests.factories import guest, host, job, load
+from workflows.migration import claims
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -17,13 +17,15 @@ from celery import Celery
 from kombu.exceptions import OperationalError as BrokerUnreachable
 from sqlalchemy import text
 
+from drover.broker import health
+from drover.controller import leader_election
 from lab import services
 from lab.directory import Lab
 from models.database import engine, transaction, unpooled
 from models.job import JobState
-from tests.fleet_rows import guest, host, job, load
-from tests.support import until
-from workflows import isolation, leadership
+from tests.factories import guest, host, job, load
+from tests.helpers import until
+from workflows import isolation
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -68,7 +70,7 @@ def leader() -> int | None:
         holder = text(
             "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND objid = :low"
         )
-        found: int | None = session.scalar(holder, {"low": leadership.ACTING_LOCK & 0xFFFFFFFF})
+        found: int | None = session.scalar(holder, {"low": leader_election.ACTING_LOCK & 0xFFFFFFFF})
         return found
 
 
@@ -117,20 +119,20 @@ def test_a_broker_that_takes_no_messages_is_noticed(tmp_path: Path, monkeypatch:
     server = services.start_redis(own)
     try:
         monkeypatch.setattr(
-            leadership, "app", Celery(broker=f"redis+socket://{own.redis}/redis.sock", set_as_current=False)
+            health, "app", Celery(broker=f"redis+socket://{own.redis}/redis.sock", set_as_current=False)
         )
         with redis.Redis(unix_socket_path=str(own.redis / "redis.sock")) as client:
-            leadership.check_broker()
+            health.check_broker()
             client.config_set("maxmemory", 1)
             with pytest.raises(redis.RedisError, match="maxmemory"):
-                leadership.check_broker()
+                health.check_broker()
             client.config_set("maxmemory", 0)
             client.execute_command("REPLICAOF", "127.0.0.1", "1")
             with pytest.raises(redis.RedisError, match="read only"):
-                leadership.check_broker()
+                health.check_broker()
         server.kill()
         with pytest.raises(BrokerUnreachable):
-            leadership.check_broker()
+            health.check_broker()
     finally:
         server.kill()
         shutil.rmtree(own.path, ignore_errors=True)
@@ -138,7 +140,7 @@ def test_a_broker_that_takes_no_messages_is_noticed(tmp_path: Path, monkeypatch:
 
 def test_whatever_ends_the_lead_frees_the_lock_and_returns_no_connection_with_it() -> None:
     with suppress(ZeroDivisionError), unpooled() as connection:
-        assert leadership.take(connection)
+        assert leader_election.take(connection)
         raise ZeroDivisionError
     until("the lock is free", lambda: leader() is None)
     assert engine().pool.checkedout() == 0  # type: ignore[attr-defined]

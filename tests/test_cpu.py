@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from drover.errors import PreconditionFailed
 from lab.guest.spec import DiskSpec
 from models.base import Document
-from models.errors import PreconditionFailed
 from models.job import JobState
-from tests.support import MIB, Moves
+from tests.helpers import MIB, Moves
 from workers.qemu import cpu
 
 QEMU = str(shutil.which("qemu-system-x86_64"))

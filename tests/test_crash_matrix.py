@@ -11,7 +11,7 @@ from tests.chaos.faults import FAULTS
 from tests.chaos.points import POINTS, Durations
 from tests.chaos.stage import Stage
 from tests.chaos.trial import Recipe
-from tests.support import MIB
+from tests.helpers import MIB
 
 pytestmark = pytest.mark.guests
 

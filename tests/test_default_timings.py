@@ -8,7 +8,7 @@ from lab import fleet
 from models.database import transaction
 from models.job import Attempt
 from tests import labs
-from tests.support import MIB, Moves, until
+from tests.helpers import MIB, Moves, until
 from workers import processes
 
 pytestmark = pytest.mark.guests

@@ -16,14 +16,14 @@ from lab.guest.boot_files import boot_files, default_cache
 from lab.guest.command_line import command_line
 from lab.guest.spec import DiskSpec, GuestSpec
 from lab.guest.verify import ImageRef, verify
-from tests import machines
-from tests.machines import Machine
-from tests.support import MIB, until
+from tests import namespaces
+from tests.helpers import MIB, until
+from tests.namespaces import Machine
 from workers import processes
 
 pytestmark = [
     pytest.mark.guests,
-    pytest.mark.skipif(not machines.may_be_made(), reason="this user may not make namespaces and mounts here"),
+    pytest.mark.skipif(not namespaces.may_be_made(), reason="this user may not make namespaces and mounts here"),
     pytest.mark.skipif(shutil.which("pg_createcluster") is None, reason="no postgresql-common on this machine"),
 ]
 
@@ -96,7 +96,7 @@ def _start(service: str) -> str:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """The guide followed up to the running services."""
-    with machines.machines(["control", "hv1", "hv2"], tmp_path_factory.mktemp("machines")) as made:
+    with namespaces.machines(["control", "hv1", "hv2"], tmp_path_factory.mktemp("machines")) as made:
         fleet = Fleet({machine.name: machine for machine in made})
         for name in fleet.machines:
             fleet.run(name, f"ln -s {PYTHON} /opt/drover && install --directory --mode=0750 /etc/drover")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.monitored import IMAGES, QEMU, Start, guest_line, guests, image, make_images
+from tests.qmp_guest import IMAGES, QEMU, Start, guest_line, guests, image, make_images
 from workers.qemu.disks import disk_refusals, source_disks, unnamed_images
 
 

@@ -26,7 +26,7 @@ from models.guest import Guest
 from models.host import Host
 from models.job import Job, JobState
 from tests import labs
-from tests.support import MIB, Moves, until
+from tests.helpers import MIB, Moves, until
 from workers import processes
 
 pytestmark = pytest.mark.guests

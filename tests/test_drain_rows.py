@@ -9,19 +9,19 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import select
 
+from drover.errors import PreconditionFailed
+from drover.settings import settings
 from models.database import transaction
 from models.drain import Drain, DrainKind, DrainState, GuestState
-from models.errors import PreconditionFailed
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Job, JobState
-from models.settings import settings
-from tests.fleet_rows import GB, guest, host, job, load
+from tests.factories import GB, guest, host, job, load
 from workflows import hosts
-from workflows.drains import orders, outcomes, progress
-from workflows.drains.orders import Order
-from workflows.drains.planning import Where
-from workflows.terms import Terms
+from workflows.drain import commands, job_sync, reconciler
+from workflows.drain.commands import Order
+from workflows.drain.planner import Where
+from workflows.submit_options import Terms
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -36,7 +36,7 @@ def fleet(database: None) -> None:
 
 
 def drain(kind: DrainKind = DrainKind.DRAIN, name: str = "one", **how: Any) -> int:
-    return orders.submit(Order(kind=kind, host=name, **how)).id
+    return commands.submit(Order(kind=kind, host=name, **how)).id
 
 
 def advance(drain_id: int, **limits: Any) -> list[str]:
@@ -44,7 +44,7 @@ def advance(drain_id: int, **limits: Any) -> list[str]:
     with transaction() as session:
         found = session.get_one(Drain, drain_id, with_for_update=True)
         generous = {"max_outgoing": 100, "max_incoming": 100, "max_moves": 100}
-        return progress.advance(session, found, replace(settings(), **generous | limits))
+        return reconciler.advance(session, found, replace(settings(), **generous | limits))
 
 
 def shown(drain_id: int) -> Drain:
@@ -158,7 +158,7 @@ def test_an_incomplete_drain_that_is_resumed_tries_what_it_has_left() -> None:
     with transaction() as session:
         session.get_one(Host, "three").guest_memory_bytes = 200 * GB
     hosts.uncordon("one")
-    orders.resume(number)
+    commands.resume(number)
     assert state_of("one") is HostState.CORDONED
     carry_through(number)
     assert shown(number).state is DrainState.DONE
@@ -195,12 +195,12 @@ def test_a_guest_that_arrives_late_is_taken_up_too() -> None:
 def test_a_paused_drain_begins_no_other_move_and_goes_on_when_resumed() -> None:
     number = drain()
     jobs = submitted(number, *advance(number, max_outgoing=1))
-    orders.pause(number)
+    commands.pause(number)
     for job_id in jobs.values():
         end(job_id, JobState.DONE)
     assert advance(number) == []
     assert states(number) == {"g1": "waiting", "g2": "waiting", "g3": "moved"}
-    orders.resume(number)
+    commands.resume(number)
     assert sorted(advance(number)) == ["g1", "g2"]
 
 
@@ -209,7 +209,7 @@ def test_a_cancelled_drain_has_its_moves_undone_and_keeps_what_has_moved() -> No
     jobs = submitted(number, *advance(number))
     advance(number)
     end(jobs["g3"], JobState.DONE)
-    orders.cancel(number)
+    commands.cancel(number)
     advance(number)
     advance(number)
     assert shown(number).state is DrainState.CANCELLED
@@ -263,13 +263,13 @@ def test_a_lost_message_is_sent_again() -> None:
 
 def test_a_key_names_one_drain(database: None) -> None:
     order = Order(kind=DrainKind.DRAIN, host="one")
-    first = orders.submit(order, idempotency_key="k")
-    assert orders.submit(order, idempotency_key="k").id == first.id
+    first = commands.submit(order, idempotency_key="k")
+    assert commands.submit(order, idempotency_key="k").id == first.id
     with pytest.raises(PreconditionFailed, match="use another key"):
-        orders.submit(replace(order, host="two"), idempotency_key="k")
+        commands.submit(replace(order, host="two"), idempotency_key="k")
 
 
-@pytest.mark.parametrize("verb", [orders.pause, orders.resume, orders.cancel])
+@pytest.mark.parametrize("verb", [commands.pause, commands.resume, commands.cancel])
 def test_what_cannot_be_asked_of_a_drain_is_refused(verb: Callable[[int], object]) -> None:
     number = drain()
     carry_through(number)
@@ -343,7 +343,7 @@ def test_a_drain_that_repeats_queues_the_next_one_when_it_ends() -> None:
     advance(number)
     with transaction() as session:
         assert len(session.scalars(select(Drain).where(Drain.state == DrainState.QUEUED)).all()) == 1
-    orders.cancel(following.id)
+    commands.cancel(following.id)
     assert shown(following.id).state is DrainState.CANCELLED
 
 
@@ -360,10 +360,10 @@ def test_a_move_that_ends_between_two_looks_is_not_taken_for_left() -> None:
         end(job_id, JobState.DONE)
     with transaction() as session:
         ended = session.get_one(Drain, number, with_for_update=True)
-        assert outcomes.moves_under_way(session, ended), "nobody has looked at how they ended"
-        outcomes.follow(session, ended, settings())
+        assert job_sync.moves_under_way(session, ended), "nobody has looked at how they ended"
+        job_sync.follow(session, ended, settings())
         session.flush()
-        assert not outcomes.moves_under_way(session, ended)
+        assert not job_sync.moves_under_way(session, ended)
 
 
 def test_drains_that_are_under_way_together_do_not_choose_the_same_hosts() -> None:

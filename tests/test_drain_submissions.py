@@ -6,19 +6,20 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from drover.broker.app import app
+from drover.errors import DroverError, HostRefused, Unavailable
+from drover.settings import settings
 from models.base import Document
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainKind, GuestState
-from models.errors import DroverError, HostRefused, Unavailable
 from models.host import HostRequest, RequestState, reply
 from models.job import Job
-from models.settings import settings
-from tests.fleet_rows import guest, host
-from workers import requests
-from workers.app import app
-from workflows import preflight, questions
-from workflows.drains import orders, progress, turns
-from workflows.drains.orders import Order
+from tests.factories import guest, host
+from workers import host_rpc as answers
+from workflows import host_rpc as questions
+from workflows.drain import commands, dispatcher, reconciler
+from workflows.drain.commands import Order
+from workflows.migration import preflight
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -31,9 +32,9 @@ def drain(database: None) -> int:
     for name in ("one", "two"):
         host(name)
     guest("web", "one")
-    number = orders.submit(Order(kind=DrainKind.DRAIN, host="one")).id
+    number = commands.submit(Order(kind=DrainKind.DRAIN, host="one")).id
     with transaction() as session:
-        assert progress.advance(session, session.get_one(Drain, number, with_for_update=True), settings()) == ["web"]
+        assert reconciler.advance(session, session.get_one(Drain, number, with_for_update=True), settings()) == ["web"]
     return number
 
 
@@ -64,16 +65,16 @@ def raising(error: Exception) -> Callable[[], object]:
 
 def test_a_guest_whose_turn_it_is_gets_its_job(drain: int, monkeypatch: pytest.MonkeyPatch) -> None:
     while_asked(monkeypatch, lambda: None)
-    turns.submit(drain, "web")
+    dispatcher.submit(drain, "web")
     assert [job.drain_id for job in submitted()] == [drain]
 
 
-@pytest.mark.parametrize("what", [orders.cancel, orders.pause])
+@pytest.mark.parametrize("what", [commands.cancel, commands.pause])
 def test_a_drain_that_is_stopped_while_hosts_are_asked_moves_nothing(
     drain: int, monkeypatch: pytest.MonkeyPatch, what: Callable[[int], Drain]
 ) -> None:
     while_asked(monkeypatch, lambda: what(drain))
-    turns.submit(drain, "web")
+    dispatcher.submit(drain, "web")
     assert submitted() == []
     assert row(drain).refused_by == {}
 
@@ -84,7 +85,7 @@ def test_a_guest_that_was_left_while_hosts_were_asked_is_not_moved(drain: int, m
             session.get_one(DrainGuest, (drain, "web")).move(GuestState.LEFT, "no")
 
     while_asked(monkeypatch, leave)
-    turns.submit(drain, "web")
+    dispatcher.submit(drain, "web")
     assert submitted() == []
     assert row(drain).state is GuestState.LEFT
 
@@ -93,7 +94,7 @@ def test_what_the_destination_refuses_makes_the_drain_look_for_another(
     drain: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     while_asked(monkeypatch, raising(HostRefused("no room", host="two")))
-    turns.submit(drain, "web")
+    dispatcher.submit(drain, "web")
     assert row(drain).refused_by == {"two": "no room"}
     assert row(drain).asked_at is None
 
@@ -102,17 +103,17 @@ def test_what_the_source_refuses_leaves_the_guest_and_blames_no_destination(
     drain: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     while_asked(monkeypatch, raising(HostRefused("web has a device that cannot move", host="one")))
-    turns.submit(drain, "web")
+    dispatcher.submit(drain, "web")
     assert (row(drain).state, row(drain).reason) == (GuestState.LEFT, "web has a device that cannot move")
     assert row(drain).refused_by == {}
 
 
 def test_a_source_that_fails_to_look_is_asked_once_more(drain: int, monkeypatch: pytest.MonkeyPatch) -> None:
     while_asked(monkeypatch, raising(HostRefused("one: OSError: I/O error", host="one", failed=True)))
-    turns.submit(drain, "web")
+    dispatcher.submit(drain, "web")
     assert row(drain).state is GuestState.WAITING
     assert "two" not in row(drain).refused_by
-    turns.submit(drain, "web")
+    dispatcher.submit(drain, "web")
     assert row(drain).state is GuestState.LEFT
 
 
@@ -121,7 +122,7 @@ def test_what_nobody_refused_is_shown_and_asked_again(
     drain: int, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     while_asked(monkeypatch, raising(error))
-    turns.submit(drain, "web")
+    dispatcher.submit(drain, "web")
     found = row(drain)
     assert (found.state, found.refused_by) == (GuestState.WAITING, {})
     assert str(error) in str(found.reason)
@@ -147,7 +148,7 @@ def test_what_goes_wrong_on_a_host_is_no_refusal_of_what_was_asked(monkeypatch: 
     async def fails(*_: Any) -> Document:
         raise DroverError("QEMU does not answer")
 
-    monkeypatch.setitem(requests.ANSWERS, "inspect", fails)
-    state, told = requests._ask(HostRequest(id=1, kind="inspect", question={}), settings())
+    monkeypatch.setitem(answers.ANSWERS, "inspect", fails)
+    state, told = answers._ask(HostRequest(id=1, kind="inspect", question={}), settings())
     assert state is RequestState.FAILED
     assert "QEMU does not answer" in told["error"]

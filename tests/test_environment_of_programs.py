@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import MIB, Moves, until
+from tests.helpers import MIB, Moves, until
 from workers import processes
 
 CREDENTIALS = ("DROVER_DATABASE_URL", "DROVER_BROKER_URL")

@@ -5,13 +5,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import update
 
+from drover.settings import Settings
 from models.database import transaction
 from models.job import Job, JobState, Side, StepState
-from models.settings import Settings
-from tests.fleet_rows import GB, guest, host, job
+from tests.factories import GB, guest, host, job
 from workflows import estimate
 from workflows.capacity import Size
-from workflows.placement import Candidate, Placement
+from workflows.drain.placement import Candidate, Placement
 
 pytestmark = pytest.mark.usefixtures("database")
 

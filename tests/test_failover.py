@@ -18,8 +18,8 @@ from lab.directory import MARKER, Lab, host_names
 from models.database import transaction
 from models.job import Step, StepState
 from tests import labs, standby
+from tests.helpers import Moves, until
 from tests.standby import LabWithStandby
-from tests.support import Moves, until
 from workers import processes
 
 pytestmark = pytest.mark.guests

@@ -10,10 +10,10 @@ import pytest
 from lab import fleet
 from lab.directory import Lab
 from models.job import JobState
-from tests import support
-from tests.support import MIB, Moves, until
+from tests import helpers
+from tests.helpers import MIB, Moves, until
 from workers import processes
-from workflows import jobs
+from workflows.migration import jobs
 
 pytestmark = pytest.mark.guests
 
@@ -23,7 +23,7 @@ SLOW = {"bandwidth_bytes_per_s": 4 * MIB}
 @pytest.fixture(scope="module")
 def resident(lab: Lab) -> Iterator[str]:
     """A guest for the tests that leave it at host-a."""
-    with support.resident(lab, fill_mib=32) as name:
+    with helpers.resident(lab, fill_mib=32) as name:
         yield name
 
 
@@ -92,7 +92,7 @@ def test_a_switch_process_that_is_killed_before_the_switch_costs_only_another_tr
         lambda: any(line["event"] == "migrating" for line in moves.journal(job, "host-a", "source")),
     )
     for process in moves.processes_of(job, host):
-        if b"workers.switch" in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+        if b"workers.switchover" in Path(f"/proc/{process.pid}/cmdline").read_bytes():
             process.kill()
     ended = moves.ended(job.id)
     moves.done(ended)

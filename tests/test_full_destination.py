@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from drover.cli import queries, serializers
 from models.job import Job, JobState
 from tests.filesystem import SmallFolder, guests_in_a_small_folder
-from tests.support import MIB, Moves, until
-from workflows import jobs
-from workflows.cli import documents, reading
+from tests.helpers import MIB, Moves, until
+from workflows.migration import jobs
 
 pytestmark = pytest.mark.guests
 
@@ -41,7 +41,7 @@ def _goes_on_at_the_source(moves: Moves, guest: str) -> None:
 
 
 def _document(job: Job) -> dict[str, Any]:
-    return documents.job_document(reading.snapshot(job.id), [])
+    return serializers.job_document(queries.snapshot(job.id), [])
 
 
 def test_a_full_destination_holds_the_copy_up_which_goes_on_without_a_new_one_once_there_is_room(moves: Moves) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from drover.broker import envelope
 from lab.directory import Lab
 from models.job import Direction
 from tests import brokers
-from tests.support import until
-from workers import envelope, processes
-from workers.tasks import task_name
-from workflows import questions
+from tests.helpers import until
+from workers import processes
+from workflows import host_rpc
+from workflows.migration.chain import task_name
 
 QUEUE = "drover.host-a"
 WRONG: tuple[Any, ...] = (
@@ -109,4 +110,4 @@ def test_no_message_ends_a_process_or_comes_back(lab: Lab, queue: str, task: str
     until("the last one is logged", lambda: "the last of all" in log)
     assert f"dropped a message from {queue}: its timelimit is 'x'" in log
     if role != "controller":
-        assert questions.ask("host-a", "garbage", unknown_jobs=False)
+        assert host_rpc.ask("host-a", "garbage", unknown_jobs=False)

@@ -16,23 +16,24 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, func, update
 
+from drover.errors import PreconditionFailed
+from drover.settings import Settings, settings
 from lab import fleet
 from lab.directory import Lab
 from models.database import transaction
-from models.errors import PreconditionFailed
 from models.guest import Guest
 from models.host import Host
 from models.job import Disk, Job, JobState, Step, StepState
-from models.settings import Settings, settings
-from tests import support
-from tests.support import MIB, Moves, until
-from workers import garbage, images, processes
-from workers.garbage import search
-from workers.garbage.traces import mirror_names
+from tests import helpers
+from tests.helpers import MIB, Moves, until
+from workers import orphans, processes
+from workers.images import manifest
+from workers.orphans import discovery
+from workers.orphans.naming import mirror_names
 from workers.processes import Process
 from workers.qemu.monitor import connect
-from workflows import jobs
-from workflows.questions import known_host
+from workflows.host_rpc import known_host
+from workflows.migration import jobs
 
 pytestmark = pytest.mark.guests
 
@@ -55,7 +56,7 @@ class Answer:
 @pytest.fixture(scope="module")
 def resident(lab: Lab) -> Iterator[str]:
     """A guest for the tests that leave it at host-a."""
-    with support.resident(lab, fill_mib=32) as name:
+    with helpers.resident(lab, fill_mib=32) as name:
         yield name
 
 
@@ -292,7 +293,7 @@ def leftovers(moves: Moves, job: Job, host: str) -> Iterator[Process]:
     directory = moves.directory(job, host)
     image = Path(job.disks[0].destination_path)
     record = {"files": {str(image): image.stat().st_ino}, "folders": {str(image.parent): None}}
-    images.write_durably(directory / "created.json", json.dumps(record))
+    manifest.write_durably(directory / "created.json", json.dumps(record))
     exporter = processes.spawn(f"{directory}/exporter", ["sleep", "600"], directory / "exporter.log")
     try:
         yield exporter
@@ -325,7 +326,7 @@ def test_what_belongs_to_a_job_that_the_database_does_not_know_is_told_and_stays
 def test_the_images_of_an_unknown_job_stay_for_they_may_be_a_guests(moves: Moves) -> None:
     directory = moves.lab.host("host-a").folder / "drover" / "jobs" / str(UNKNOWN)
     image = moves.lab.host("host-a").guests / "whose" / "disk0.qcow2"
-    images.Manifest(directory / "created.json").claim(image)
+    manifest.Manifest(directory / "created.json").claim(image)
     try:
         [find] = gc(moves, "--unknown-jobs").of(UNKNOWN).values()
         assert str(image) in find["kept"]
@@ -365,7 +366,7 @@ def test_a_job_that_is_alive_right_before_the_removal_keeps_what_it_has(
     job_id = ended_job(here, JobState.UNDONE)
     directory = here.directory / "jobs" / str(job_id)
     process = processes.spawn(f"{directory}/exporter", ["sleep", "600"], directory / "exporter.log")
-    finds = search.finds
+    finds = discovery.finds
 
     async def then_change(ours: Any) -> Any:
         found = await finds(ours)
@@ -374,9 +375,9 @@ def test_a_job_that_is_alive_right_before_the_removal_keeps_what_it_has(
                 session.execute(update(Job).where(Job.id == job_id).values(state=JobState.NEEDS_OPERATOR))
         return found
 
-    monkeypatch.setattr(garbage, "finds", then_change)
+    monkeypatch.setattr(orphans, "finds", then_change)
     try:
-        reply = asyncio.run(garbage.collect({"unknown_jobs": False}, here))
+        reply = asyncio.run(orphans.collect({"unknown_jobs": False}, here))
         assert [find["removed"] for find in reply["finds"]] == [not changed] * 2
         assert process.alive is changed
         assert directory.exists() is changed
@@ -394,13 +395,13 @@ def test_images_left_behind_by_moves_go_when_their_time_is_over(moves: Moves) ->
     job_id = ended_job(here, JobState.DONE, (left, now - timedelta(hours=1)), (kept, now + timedelta(hours=1)))
     try:
         question = {"unknown_jobs": False}
-        for answer, removed in ((garbage.look, False), (garbage.collect, True)):
+        for answer, removed in ((orphans.look, False), (orphans.collect, True)):
             [find] = asyncio.run(answer(question, here))["finds"]
             assert (find["kind"], find["what"], find["job"]) == ("retired", f"retired image {left}", job_id)
             assert find["removed"] is removed
             assert left.exists() is not removed
         assert kept.exists()
-        assert not asyncio.run(garbage.collect(question, here))["finds"]
+        assert not asyncio.run(orphans.collect(question, here))["finds"]
     finally:
         forget_host(here, job_id)
 

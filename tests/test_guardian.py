@@ -7,7 +7,7 @@ import pytest
 
 from models.job import Job
 from tests.chaos.faults import is_guardian, is_switch
-from tests.support import MIB, Moves, until
+from tests.helpers import MIB, Moves, until
 from workers import processes
 from workers.processes import Process
 

@@ -17,13 +17,13 @@ from lab.guest.console import read_consoles
 from lab.guest.spec import DiskSpec
 from lab.guest.verify import ImageRef, verify
 from models.job import Job, JobState
-from tests import support
+from tests import helpers
 from tests.filesystem import guests_in_a_small_folder
-from tests.support import MIB, Moves, until
+from tests.helpers import MIB, Moves, until
 from workers import processes
 from workers.processes import Process
 from workers.qemu.monitor import CommandRefused, MonitorLost, connect
-from workflows import jobs
+from workflows.migration import jobs
 
 pytestmark = pytest.mark.guests
 
@@ -39,7 +39,7 @@ SHOTS = 5
 @pytest.fixture(scope="module")
 def resident(lab: Lab) -> Iterator[str]:
     """A guest for the tests that leave it at host-a."""
-    with support.resident(lab, fill_mib=32) as name:
+    with helpers.resident(lab, fill_mib=32) as name:
         yield name
 
 
@@ -134,7 +134,7 @@ def test_a_guest_that_its_owner_ends_in_the_pause_is_not_started_again(moves: Mo
     for _ in range(SHOTS):
         guest = moves.boot()
         job = _under_way(moves, guest, "ram", guest_must_run=False)
-        carrying = [found for found in moves.processes_of(job, "host-a") if b"workers.switch" in _words(found)]
+        carrying = [found for found in moves.processes_of(job, "host-a") if b"workers.switchover" in _words(found)]
         until("the guest is paused", lambda: _said(moves, job, "pre-switchover"), every_s=0.001)  # noqa: B023
         for process in carrying:
             process.signal(signal.SIGSTOP)

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from models.job import Job, JobState
-from tests.support import Moves, until
-from workflows import jobs
-from workflows.terms import Terms
+from tests.helpers import Moves, until
+from workflows.migration import jobs
+from workflows.submit_options import Terms
 
 pytestmark = pytest.mark.guests
 

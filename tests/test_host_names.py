@@ -7,36 +7,36 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func
 
+from drover.settings import settings
 from models.database import transaction
 from models.host import Host
-from models.settings import settings
-from tests import fleet_rows
-from workers import host
+from tests import factories
+from workers import registration
 
 pytestmark = pytest.mark.usefixtures("database")
 
 
 def _end() -> None:
     """As the end of the process would."""
-    while host._lock:
-        host._lock.pop().close()
+    while registration._lock:
+        registration._lock.pop().close()
 
 
 def test_a_second_machine_is_refused_until_the_first_falls_silent(
     tmp_path: Path,
 ) -> None:
-    fleet_rows.host("hv1", address="10.0.0.7", facts={"machine_id": "another/boot"})
+    factories.host("hv1", address="10.0.0.7", facts={"machine_id": "another/boot"})
     ours = replace(settings(), host="hv1", directory=tmp_path)
     with pytest.raises(SystemExit, match=r"another machine serves hv1 already \(10\.0\.0\.7, "):
-        host.join(ours)
+        registration.join(ours)
     with transaction() as session:
         row = session.get_one(Host, "hv1")
         assert row.address == "10.0.0.7"
         row.heartbeat_at = func.clock_timestamp() - ours.host_timeout - timedelta(seconds=1)
     _end()
-    host.join(ours)
+    registration.join(ours)
     _end()
     with transaction() as session:
-        assert session.get_one(Host, "hv1").facts["machine_id"] == host.machine_id()
-    host.join(ours)  # at once: the machine is the same
+        assert session.get_one(Host, "hv1").facts["machine_id"] == registration.machine_id()
+    registration.join(ours)  # at once: the machine is the same
     _end()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import PreconditionFailed
-from workers.images import Manifest, in_the_way
+from drover.errors import PreconditionFailed
+from workers.images.manifest import Manifest, in_the_way
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from drover.broker.app import app
 from lab import fleet
 from lab.directory import Lab
-from tests.support import until
+from tests.helpers import until
 from workers import processes
-from workers.app import app
 
 pytestmark = pytest.mark.guests
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from models import claims
-from models.claims import Claim
-from models.errors import Transient
+from drover.errors import Transient
+from drover.settings import Settings
 from models.job import Direction, Job, Side
-from models.settings import Settings
-from tests.support import until
-from workers import processes, runner
+from tests.helpers import until
+from workers import executor, processes
 from workers.processes import Process
 from workers.step import Context, Step
+from workflows.migration import claims
+from workflows.migration.claims import Claim
 
 STUBBORN = (
     "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"
@@ -64,7 +64,7 @@ def test_a_step_that_holds_up_its_event_loop_keeps_its_lease(
     settings = Settings(database_url="", broker_url="", directory=tmp_path, lease_ttl=timedelta(seconds=1.5))
     context = Context(claim=claim, settings=settings)
     with pytest.raises(Transient, match="it kept its lease"):
-        asyncio.run(runner._under_lease(Blocking(), context))
+        asyncio.run(executor._under_lease(Blocking(), context))
 
 
 def test_nothing_waits_in_the_event_loop_for_a_process_that_ends_slowly(tmp_path: Path) -> None:

@@ -21,22 +21,22 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import func, text
 
+from drover import metrics
+from drover.broker.app import UNROUTED_QUEUE, app
+from drover.errors import PreconditionFailed
+from drover.metrics import collector, counters
+from drover.metrics.collector import Fleet
+from drover.settings import settings
 from lab import services
 from lab.cli import metrics_url
 from lab.directory import Lab
 from lab.fleet import free_port
 from models.database import forget, transaction
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
-from models.errors import PreconditionFailed
 from models.job import Attempt, Job, JobState, StepState
-from models.settings import settings
-from tests import fleet_rows
-from tests.support import until
+from tests import factories
+from tests.helpers import until
 from tests.test_cli.test_help import every_command
-from workers.app import UNROUTED_QUEUE, app
-from workflows import metrics
-from workflows.metrics import collector, ended
-from workflows.metrics.collector import Fleet
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 RULES = DEPLOY / "prometheus" / "rules" / "moves.yml"
@@ -64,7 +64,7 @@ class Scrape:
         return samples(generate_latest(self.registry).decode()).get((name, frozenset(labels.items())))
 
 
-def counters() -> dict[Sample, float]:
+def counted() -> dict[Sample, float]:
     """What a controller that was just started counts."""
     registry = CollectorRegistry()
     registry.register(Fleet(settings(), leading=lambda: False))
@@ -80,23 +80,23 @@ def counters() -> dict[Sample, float]:
 @pytest.fixture
 def fleet(database: None) -> Scrape:
     """Three hosts, one of them silent; four guests, two of them under way."""
-    fleet_rows.host("hv1")
-    fleet_rows.host("hv2")
-    fleet_rows.host("dead", heartbeat_at=datetime.now(UTC) - timedelta(minutes=5))
+    factories.host("hv1")
+    factories.host("hv2")
+    factories.host("dead", heartbeat_at=datetime.now(UTC) - timedelta(minutes=5))
     for name in ("web", "db", "mail", "old"):
-        fleet_rows.guest(name, "hv1")
-    fleet_rows.job("web", "hv2", state=JobState.RUNNING)
-    fleet_rows.job("db", "dead", state=JobState.NEEDS_OPERATOR)
-    fleet_rows.job("mail", "hv2")
+        factories.guest(name, "hv1")
+    factories.job("web", "hv2", state=JobState.RUNNING)
+    factories.job("db", "dead", state=JobState.NEEDS_OPERATOR)
+    factories.job("mail", "hv2")
     return Scrape()
 
 
 def end(job_id: int, blackout_ms: float, ago_s: float) -> None:
     """A job that moved its guest so long ago."""
-    ended = datetime.now(UTC) - timedelta(seconds=ago_s)
+    counters = datetime.now(UTC) - timedelta(seconds=ago_s)
     with transaction() as session:
         job = session.get_one(Job, job_id)
-        job.state, job.finished_at, job.ram = JobState.DONE, ended, {"transferred": 3_000_000_000}
+        job.state, job.finished_at, job.ram = JobState.DONE, counters, {"transferred": 3_000_000_000}
         job.blackout = {"ms": blackout_ms, "phases": {}}
         job.disks[0].bytes_copied = 7_000_000_000
         for step in job.steps:
@@ -108,8 +108,8 @@ def end(job_id: int, blackout_ms: float, ago_s: float) -> None:
                     seq=step.seq,
                     direction="do",
                     owner="x",
-                    started_at=ended - timedelta(seconds=2),
-                    ended_at=ended,
+                    started_at=counters - timedelta(seconds=2),
+                    ended_at=counters,
                     outcome="done",
                 )
             )
@@ -140,7 +140,7 @@ def test_a_job_that_stands_still_is_told_with_its_guest_step_and_host(fleet: Scr
 
 
 def test_what_has_ended_is_counted_once_and_by_every_controller_alike(fleet: Scrape) -> None:
-    end(fleet_rows.job("old", "hv2", state=JobState.RUNNING), blackout_ms=42, ago_s=60)
+    end(factories.job("old", "hv2", state=JobState.RUNNING), blackout_ms=42, ago_s=60)
     for asked in (fleet, fleet, Scrape()):
         assert asked("drover_jobs_ended_total", state="done") == 1
         assert asked("drover_moved_bytes_total", what="disks") == 7_000_000_000
@@ -157,16 +157,16 @@ def test_what_ended_after_the_last_look_is_added_at_once_and_is_not_lost_to_a_cl
     assert fleet("drover_blackout_seconds_count") == 0
     for name, ago_s in (("old", 0), ("late", 600), ("early", -600)):
         if name != "old":
-            fleet_rows.guest(name, "hv1")
-        end(fleet_rows.job(name, "hv2", state=JobState.RUNNING), blackout_ms=42, ago_s=ago_s)
+            factories.guest(name, "hv1")
+        end(factories.job(name, "hv2", state=JobState.RUNNING), blackout_ms=42, ago_s=ago_s)
     for asked in (fleet, fleet, Scrape()):
         assert asked("drover_blackout_seconds_count") == 3
 
 
 def test_what_has_settled_is_counted_once(fleet: Scrape, monkeypatch: pytest.MonkeyPatch) -> None:
-    end(fleet_rows.job("old", "hv2", state=JobState.RUNNING), blackout_ms=42, ago_s=30)
+    end(factories.job("old", "hv2", state=JobState.RUNNING), blackout_ms=42, ago_s=30)
     assert fleet("drover_blackout_seconds_count") == 1
-    monkeypatch.setattr(ended, "SETTLED", timedelta(seconds=10))
+    monkeypatch.setattr(counters, "SETTLED", timedelta(seconds=10))
     for _ in range(3):
         assert fleet("drover_blackout_seconds_count") == 1
 
@@ -174,10 +174,10 @@ def test_what_has_settled_is_counted_once(fleet: Scrape, monkeypatch: pytest.Mon
 def test_a_counter_does_not_go_back_when_an_operator_lets_a_job_go_on(fleet: Scrape) -> None:
     with transaction() as session:
         session.query(Job).filter_by(guest="db").one().finished_at = datetime.now(UTC) - timedelta(minutes=1)
-    before = counters()
+    before = counted()
     with transaction() as session:
         session.query(Job).filter_by(guest="db").one().move(session, JobState.RUNNING, "it may go on", by="test")
-    after = counters()
+    after = counted()
     assert {name: after.get(name, 0.0) for name in before} == before
 
 
@@ -300,7 +300,7 @@ def described(scrape: Scrape) -> dict[str, tuple[str, frozenset[str]]]:
 @pytest.fixture
 def telling(fleet: Scrape, drain: Drain, database_lab: Lab) -> Iterator[Scrape]:
     """A fleet of which there is something to tell under each name."""
-    end(fleet_rows.job("old", "hv2", state=JobState.RUNNING), blackout_ms=42, ago_s=60)
+    end(factories.job("old", "hv2", state=JobState.RUNNING), blackout_ms=42, ago_s=60)
     redis = services.start_redis(database_lab)
     yield fleet
     redis.kill()

@@ -10,7 +10,7 @@ from lab.guest.spec import DiskSpec
 from models.database import transaction
 from models.guest import Guest
 from models.job import BLACKOUT_PHASES, Disk
-from tests.support import MIB, Moves, until
+from tests.helpers import MIB, Moves, until
 from workers.qemu.monitor import connect
 
 pytestmark = pytest.mark.guests

@@ -15,7 +15,7 @@ from models.guest import Guest
 from models.host import Host, HostRequest, HostState
 from models.job import Attempt, Disk, Job, JobState, Step, StepState, tell
 from models.webhook import Delivery
-from workflows import live_migration
+from workflows.migration import chain
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -74,7 +74,7 @@ def _rows_in_every_table() -> None:
         session.flush()
         for guest in ("web", "forgotten"):
             job = Job(guest=guest, source="one", destination="two", drain_id=drain.id, state=JobState.DONE)
-            job.steps = live_migration.steps("one", "two")
+            job.steps = chain.steps("one", "two")
             job.disks = [
                 Disk(index=0, device="d", format="raw", source_path="/s", destination_path="/d", bytes_total=1)
             ]
@@ -100,7 +100,7 @@ def test_every_state_can_be_stored() -> None:
             session.flush()
             session.add(Job(guest=state, source="one", destination="two", state=state))
         job = Job(guest="done", source="one", destination="two", state=JobState.DONE)
-        job.steps = live_migration.steps("one", "two")[: len(StepState)]
+        job.steps = chain.steps("one", "two")[: len(StepState)]
         for step, step_state in zip(job.steps, StepState, strict=True):
             step.state = step_state
         session.add(job)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import MIB, until
+from tests.helpers import MIB, until
 from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import connect
-from workers.startup import listens
+from workers.qmp_ready import listens
 
 DISKS, DISK_MIB, LINK_MIB_PER_S = 3, 96, 32
 ON_ITS_WAY_MIB = 16

@@ -5,11 +5,12 @@ import subprocess
 
 import pytest
 
+from drover.errors import PreconditionFailed
 from lab import fleet
-from models.errors import PreconditionFailed
 from models.job import JobState
-from tests.support import MIB, Moves, until
-from workflows import guests, jobs, preflight
+from tests.helpers import MIB, Moves, until
+from workflows import guests
+from workflows.migration import jobs, preflight
 
 pytestmark = pytest.mark.guests
 

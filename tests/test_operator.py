@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from drover.errors import PreconditionFailed
 from lab import fleet
 from lab.guest.spec import DiskSpec
 from models.database import transaction
-from models.errors import PreconditionFailed
 from models.host import Host
 from models.job import Job, JobState, Side
-from tests.support import MIB, Moves, until
+from tests.helpers import MIB, Moves, until
 from workers import processes
+from workers.executor import UNDO_ATTEMPTS
 from workers.qemu.monitor import connect
-from workers.runner import UNDO_ATTEMPTS
-from workflows import guests, jobs, reconcile, resolution
+from workflows import guests
+from workflows.migration import jobs, operator_actions, reconcile
 
 pytestmark = pytest.mark.guests
 
@@ -36,7 +37,7 @@ def workers_come_back(moves: Moves) -> Iterator[None]:
 
 
 def _is_alive(name: str) -> bool:
-    from workflows.questions import known_host
+    from workflows.host_rpc import known_host
 
     try:
         known_host(name)
@@ -88,7 +89,7 @@ def test_a_destination_that_is_gone_for_good_is_fenced_and_the_guest_stays_at_th
     command = f"drover job resolve {job.id} --owner source --fenced host-b"
     assert command in (asked.error or "")
     with pytest.raises(PreconditionFailed, match="cannot be asked"):
-        resolution.resolve(job.id, Side.SOURCE, None)
+        operator_actions.resolve(job.id, Side.SOURCE, None)
     for process in moves.processes_of(job, "host-b"):
         process.kill()  # the host is off
     _cli(moves, *command.split()[1:])
@@ -132,7 +133,7 @@ def test_a_source_that_died_after_the_switch_is_fenced_and_the_guest_lives_at_th
     assert f"drover job resolve {job.id} --owner destination --fenced host-a" in (asked.error or "")
     for process in _source_qemus(moves, guest):
         process.kill()  # the host is off
-    resolution.resolve(job.id, Side.DESTINATION, "host-a")
+    operator_actions.resolve(job.id, Side.DESTINATION, "host-a")
     moves.done(moves.ended(job.id, 20))
     moves.intact(guest, "host-b")
 
@@ -206,7 +207,7 @@ def test_a_guest_that_somebody_let_run_at_the_source_after_its_move_is_reported_
     assert "runs on host-a although it was handed over to host-b" in (asked.error or "")
     assert "both" in _cli(moves, "reconcile", guest)
     with pytest.raises(PreconditionFailed, match="stop that QEMU first"):
-        resolution.resolve(job.id, Side.DESTINATION, None)
+        operator_actions.resolve(job.id, Side.DESTINATION, None)
     _order(moves, guest, "stop")
     assert "it goes on: the destination owns the guest" in _cli(moves, "reconcile", guest)
     moves.done(moves.ended(job.id))

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from models.settings import Settings
-from tests.fleet_rows import GB
+from drover.settings import Settings
+from tests.factories import GB
 from workflows.capacity import Room, Size
+from workflows.drain.placement import Candidate, Plan, Resident, plan
 from workflows.estimate import Speed, total_s
-from workflows.placement import Candidate, Plan, Resident, plan
 
 
 def room(host: str, memory: float = 8, **columns: Any) -> Room:

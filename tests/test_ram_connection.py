@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.monitored import QEMU
-from tests.support import until
+from tests.helpers import until
+from tests.qmp_guest import QEMU
 from workers.qemu import migration
 from workers.qemu.monitor import Monitor, connect
 

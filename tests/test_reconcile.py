@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from workflows.reconcile import Owner, verdict
+from workflows.migration.reconcile import Owner, verdict
 
 
 def source(runstate: str | None, migration: str | None = "none", *, alive: bool = True, told: bool = False) -> Any:

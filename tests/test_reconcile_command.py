@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from models.errors import PreconditionFailed
+from drover.errors import PreconditionFailed
 from models.job import Job, Side
-from tests.fleet_rows import guest, host, job
+from tests.factories import guest, host, job
 from tests.test_cli.support import document, drover
-from workflows import reconcile, resolution
-from workflows.reconcile import Look, Owner
+from workflows.migration import operator_actions, reconcile
+from workflows.migration.reconcile import Look, Owner
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -37,7 +37,7 @@ def two(database: None, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
         return True
 
     monkeypatch.setattr(reconcile, "look", seen)
-    monkeypatch.setattr(resolution, "by_what_was_seen", resolved)
+    monkeypatch.setattr(operator_actions, "by_what_was_seen", resolved)
     return first, second
 
 

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from drover.errors import PreconditionFailed
 from lab import fleet, guests
 from lab.guest.spec import DiskSpec, GuestSpec
 from models.database import transaction
-from models.errors import PreconditionFailed
 from models.host import Host
 from models.job import Job
-from tests.support import MIB, Moves
+from tests.helpers import MIB, Moves
 from workers import processes
 from workers.qemu.monitor import connect
-from workflows import jobs
 from workflows.guests import known_guest
-from workflows.preflight import movable
-from workflows.questions import ask
+from workflows.host_rpc import ask
+from workflows.migration import jobs
+from workflows.migration.preflight import movable
 
 pytestmark = pytest.mark.guests
 

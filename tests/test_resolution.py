@@ -2,11 +2,11 @@
 
 import pytest
 
-from models.errors import PreconditionFailed
+from drover.errors import PreconditionFailed
 from models.job import Job, JobState, Side
-from tests.fleet_rows import guest, host, job, load
-from workflows import reconcile, resolution
-from workflows.reconcile import Look
+from tests.factories import guest, host, job, load
+from workflows.migration import operator_actions, reconcile
+from workflows.migration.reconcile import Look
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -25,11 +25,11 @@ def test_of_two_operators_who_decide_at_once_only_the_first_is_heeded(
 ) -> None:
     def look(job: Job) -> Look:
         monkeypatch.undo()  # while these hosts are asked, another operator gives the guest to the destination
-        resolution.resolve(waiting, Side.DESTINATION, fenced="one")
+        operator_actions.resolve(waiting, Side.DESTINATION, fenced="one")
         return Look(job.id, job.guest, {}, reconcile.verdict(None, None))
 
     monkeypatch.setattr(reconcile, "look", look)
     with pytest.raises(PreconditionFailed, match="went on while its hosts were asked, it is running now"):
-        resolution.resolve(waiting, Side.SOURCE, fenced="two")
+        operator_actions.resolve(waiting, Side.SOURCE, fenced="two")
     assert load(waiting).state is JobState.RUNNING
     assert load(waiting).fenced == "one"

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, text, update
 
+from drover.settings import settings
 from models.database import transaction
 from models.job import Disk, JobState
-from models.settings import settings
-from tests import fleet_rows
-from tests.support import until
-from workers import retirement
+from tests import factories
+from tests.helpers import until
+from workers.images import retention
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -22,10 +22,10 @@ def test_an_image_that_takes_long_to_delete_holds_no_transaction_open(
 ) -> None:
     image, begun, go_on = tmp_path / "image", threading.Event(), threading.Event()
     image.touch()
-    fleet_rows.host("one")
-    fleet_rows.host("two")
-    fleet_rows.guest("web", "one")
-    job = fleet_rows.job("web", "two", state=JobState.DONE)
+    factories.host("one")
+    factories.host("two")
+    factories.guest("web", "one")
+    job = factories.job("web", "two", state=JobState.DONE)
     with transaction() as session:
         session.execute(update(Disk).values(retired_path=str(image), retired_until=func.clock_timestamp()))
     unlink = Path.unlink
@@ -36,7 +36,7 @@ def test_an_image_that_takes_long_to_delete_holds_no_transaction_open(
         unlink(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", slowly)
-    deleting = threading.Thread(target=retirement.delete_expired, args=(replace(settings(), host="one"),))
+    deleting = threading.Thread(target=retention.delete_expired, args=(replace(settings(), host="one"),))
     deleting.start()
     assert begun.wait(30)
     idle = text("SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'")
@@ -45,4 +45,4 @@ def test_an_image_that_takes_long_to_delete_holds_no_transaction_open(
     go_on.set()
     deleting.join()
     until("it is gone", lambda: not image.exists())
-    assert fleet_rows.load(job).disks[0].retired_until is None
+    assert factories.load(job).disks[0].retired_until is None

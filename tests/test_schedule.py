@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from models.errors import PreconditionFailed
+from drover.errors import PreconditionFailed
 from workflows import schedule
 from workflows.schedule import Window
 

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from lab import fleet
 from models.database import transaction
 from models.job import Job, JobState
-from tests.support import Moves, stop, until
+from tests.helpers import Moves, stop, until
 
 pytestmark = pytest.mark.guests
 
@@ -66,7 +66,7 @@ def test_the_standard_celery_command_serves_a_host(moves: Moves) -> None:
     stop(worker)
     environment = os.environ | moves.lab.host_environment(moves.lab.host("host-b"))
     del environment["DROVER_HOST"]  # the queue's name says which host it is
-    argv = [fleet._program("celery"), "-A", "workers.app", "worker", "-Q", "drover.host-b", "-n", "host-b@%h"]
+    argv = [fleet._program("celery"), "-A", "drover.broker.app", "worker", "-Q", "drover.host-b", "-n", "host-b@%h"]
     plain = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         guest = moves.boot()

@@ -4,8 +4,8 @@ import pytest
 from kombu.exceptions import OperationalError
 from redis.exceptions import OutOfMemoryError
 
-from models.settings import settings
-from workflows.cli.faults import fault
+from drover.cli.errors import fault
+from drover.settings import settings
 
 
 def test_each_sentinel_is_named_and_no_password(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from lab import services
 from lab.directory import Lab
-from tests.support import until
+from tests.helpers import until
 
 DROVER = Path(sys.executable).with_name("drover")
 NO_BROKER = "redis://127.0.0.1:1/0"

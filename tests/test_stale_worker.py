@@ -14,8 +14,8 @@ import pytest
 
 from models.database import transaction
 from models.job import Attempt
-from tests.monitored import QEMU
-from tests.support import MIB, Moves, until
+from tests.helpers import MIB, Moves, until
+from tests.qmp_guest import QEMU
 from workers import processes
 from workers.qemu.monitor import MonitorLost, connect
 from workers.step import fence
@@ -25,10 +25,10 @@ pytestmark = pytest.mark.guests
 WORKER = """
 import asyncio, sys, time
 from pathlib import Path
-from models.claims import Claim
-from models.errors import LeaseLost
+from workflows.migration.claims import Claim
+from drover.errors import LeaseLost
 from models.job import Direction, Job, Side
-from models.settings import Settings
+from drover.settings import Settings
 from workers.qemu.monitor import connect
 from workers.step import Context
 

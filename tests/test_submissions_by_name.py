@@ -5,15 +5,16 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from drover.errors import PreconditionFailed
 from models.database import transaction
 from models.drain import Drain, DrainState
-from models.errors import PreconditionFailed
 from models.job import Job
 from models.webhook import Delivery
-from tests.fleet_rows import guest, host
-from workflows import jobs, tasks
-from workflows.jobs import MigrationOptions
-from workflows.terms import Terms
+from tests.factories import guest, host
+from workflows import tasks
+from workflows.migration import jobs
+from workflows.migration.jobs import MigrationOptions
+from workflows.submit_options import Terms
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from lab.directory import Lab
-from tests.support import MIB, Moves, until
+from tests.helpers import MIB, Moves, until
 from workers import processes
 from workers.processes import Process
 
@@ -154,7 +154,7 @@ def test_a_frozen_destination_switch_process_costs_the_guest_at_most_two_seconds
     switch = next(
         process
         for process in moves.processes_of(job, "host-b")
-        if b"workers.switch" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        if b"workers.switchover" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
     )
     os.kill(switch.pid, signal.SIGSTOP)
     console = moves.lab.host("host-a").guests / guest / "console.log"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from workers.switch import channel
-from workers.switch.channel import Channel, PeerLost
+from workers.switchover import channel
+from workers.switchover.channel import Channel, PeerLost
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 LOCAL = "127.0.0.1"

@@ -13,17 +13,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from models.claims import Claim
+from drover.settings import Settings
 from models.job import Direction, Job, Side
-from models.settings import Settings
-from tests.support import until
-from workers import processes, switches
+from tests.helpers import until
+from workers import processes
 from workers.step import Context
 from workers.steps import migrate_ram
-from workers.switch import __main__ as switch
-from workers.switch import orders
-from workers.switch.journal import Story
-from workers.switch.orders import SourceOrder
+from workers.switchover import __main__ as switch
+from workers.switchover import parameters, supervisor
+from workers.switchover.journal import Story
+from workers.switchover.parameters import SourceOrder
+from workflows.migration.claims import Claim
 
 
 def _context(folder: Path) -> Context:
@@ -80,36 +80,36 @@ def context(tmp_path: Path) -> Iterator[Context]:
 def test_one_that_has_not_said_a_word_yet_is_known_to_the_next_worker_and_can_be_ended(
     context: Context, tmp_path: Path
 ) -> None:
-    switches.start(context, 7, _order(tmp_path))
+    supervisor.start(context, 7, _order(tmp_path))
     after = _context(tmp_path)
-    assert switches.attempts(after) == [7]
-    started = switches.running(after, 7)
+    assert supervisor.attempts(after) == [7]
+    started = supervisor.running(after, 7)
     assert started is not None
     assert started.alive
-    asyncio.run(switches.kill_all(after))
+    asyncio.run(supervisor.kill_all(after))
     assert not started.alive
 
 
 @pytest.mark.usefixtures("slow_python")
 def test_a_prepared_one_is_no_attempt_and_is_ended_with_the_others(context: Context) -> None:
-    switches.prepare(context)
+    supervisor.prepare(context)
     [prepared] = processes.find_below(context.directory.path)
-    assert switches.attempts(context) == []
-    switches.prepare(context)
+    assert supervisor.attempts(context) == []
+    supervisor.prepare(context)
     assert processes.find_below(context.directory.path) == [prepared], "one is enough"
-    asyncio.run(switches.kill_all(context))
+    asyncio.run(supervisor.kill_all(context))
     assert not prepared.alive
 
 
 def test_a_prepared_one_begins_when_it_is_ordered_to(context: Context, tmp_path: Path) -> None:
     context.claim.token = 3
-    switches.prepare(context)
+    supervisor.prepare(context)
     [prepared] = processes.find_below(context.directory.path)
     context.claim.token = 9
-    switches.start(context, 7, _order(tmp_path))
-    assert switches.running(context, 7) == prepared
-    until("it said its last word", lambda: switches.story(context, 7).ended)
-    started = switches.story(context, 7).last("started")
+    supervisor.start(context, 7, _order(tmp_path))
+    assert supervisor.running(context, 7) == prepared
+    until("it said its last word", lambda: supervisor.story(context, 7).ended)
+    started = supervisor.story(context, 7).last("started")
     assert started is not None
     assert started["pid"] == prepared.pid
 
@@ -117,25 +117,25 @@ def test_a_prepared_one_begins_when_it_is_ordered_to(context: Context, tmp_path:
 def test_a_prepared_one_sees_its_order_even_if_whoever_wrote_it_died_before_it_said_so(
     context: Context, tmp_path: Path
 ) -> None:
-    switches.prepare(context)
+    supervisor.prepare(context)
     order = context.directory.switch_order(Side.SOURCE, context.claim.token)
     until("it waits", lambda: order.with_suffix(".bell").exists())
     order.with_suffix(".bell").unlink()
-    switches.start(context, 7, _order(tmp_path))
-    until("it said its last word", lambda: switches.story(context, 7).ended)
+    supervisor.start(context, 7, _order(tmp_path))
+    until("it said its last word", lambda: supervisor.story(context, 7).ended)
 
 
 def test_a_prepared_one_waits_as_long_again_when_another_is_asked_for(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order, clock = context.directory.switch_order(Side.SOURCE, context.claim.token), SimpleNamespace(s=0.0)
-    monkeypatch.setattr(switches, "_prepared", lambda _: context.claim.token)
-    monkeypatch.setattr(orders, "time", SimpleNamespace(monotonic=lambda: clock.s))
+    monkeypatch.setattr(supervisor, "_prepared", lambda _: context.claim.token)
+    monkeypatch.setattr(parameters, "time", SimpleNamespace(monotonic=lambda: clock.s))
     with ThreadPoolExecutor() as threads:
-        waiting = threads.submit(orders.comes, order, patience_s=60.0)
+        waiting = threads.submit(parameters.comes, order, patience_s=60.0)
         until("it waits", lambda: order.with_suffix(".bell").exists())
         for clock.s in (50.0, 100.0):
-            switches.prepare(context)
+            supervisor.prepare(context)
             until("it looked", lambda: waiting.done() or _silent(order.with_suffix(".bell")))
         order.touch()
         assert waiting.result()
@@ -148,13 +148,13 @@ def _silent(bell: Path) -> bool:
 
 def test_where_the_prepared_one_died_another_is_started(context: Context, tmp_path: Path) -> None:
     context.claim.token = 3
-    switches.prepare(context)
+    supervisor.prepare(context)
     [prepared] = processes.find_below(context.directory.path)
     prepared.kill()
     context.claim.token = 9
-    switches.start(context, 7, _order(tmp_path))
-    assert switches.running(context, 7) is not None
-    until("it said its last word", lambda: switches.story(context, 7).ended)
+    supervisor.start(context, 7, _order(tmp_path))
+    assert supervisor.running(context, 7) is not None
+    until("it said its last word", lambda: supervisor.story(context, 7).ended)
 
 
 def test_a_prepared_one_that_no_order_comes_for_ends_without_a_word(
@@ -163,7 +163,7 @@ def test_a_prepared_one_that_no_order_comes_for_ends_without_a_word(
     monkeypatch.setattr(switch, "PATIENCE_S", 0.01)
     monkeypatch.setattr(sys, "argv", ["switch", "source", str(tmp_path / "never")])
     switch.main()
-    assert switches.story(context, 7).lines == ()
+    assert supervisor.story(context, 7).lines == ()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.monitored import MAC, QEMU, Guest, Start, guest_line, guests, image, make_images
+from tests.qmp_guest import MAC, QEMU, Guest, Start, guest_line, guests, image, make_images
 from workers.qemu.command_line import destination_command_line
 from workers.qemu.disks import source_disks, unnamed_images
 from workers.qemu.refusals import command_line_refusals

@@ -23,7 +23,7 @@ from lab.directory import Lab
 from migrations import config
 from models.database import engine
 from models.job import Job, JobState
-from tests.support import Moves, stop, until
+from tests.helpers import Moves, stop, until
 from workers import processes
 from workers.processes import Process
 

@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from drover import webhooks
+from drover.errors import PreconditionFailed
+from drover.settings import Settings, settings
 from models.database import transaction
 from models.drain import Drain, DrainKind, DrainState
-from models.errors import PreconditionFailed
 from models.job import Job, JobState
-from models.settings import Settings, settings
 from models.webhook import Delivery, DeliveryState
-from tests.fleet_rows import guest, host, job
-from tests.support import until
-from workflows import jobs, webhooks
-from workflows.terms import Terms
+from tests.factories import guest, host, job
+from tests.helpers import until
+from workflows.migration import jobs
+from workflows.submit_options import Terms
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import MIB, until
+from tests.helpers import MIB, until
 from workers import processes, writeback
 from workers.processes import Process
 

@@ -1,4 +1,4 @@
-"""`python -m workers -Q drover.HOST`: what `celery -A workers.app worker` does, with half the memory.
+"""`python -m workers -Q drover.HOST`: what `celery -A drover.broker.app worker` does, with half the memory.
 
 The `celery` command loads all others first, Flower's web server and an interactive shell among them, and keeps them.
 """
@@ -6,7 +6,7 @@ The `celery` command loads all others first, Flower's web server and an interact
 from celery.bin.base import CLIContext
 from celery.bin.worker import worker
 
-from workers.app import app
+from drover.broker.app import app
 
 
 def main() -> None:

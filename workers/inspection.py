@@ -6,9 +6,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from drover.errors import PreconditionFailed
+from drover.settings import Settings
 from models.base import Document
-from models.errors import PreconditionFailed
-from models.settings import Settings
 from workers import processes
 from workers.qemu import block, cpu, known_bugs, topology
 from workers.qemu.disks import disk_refusals, source_disks, unnamed_images

@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager, suppress
 
 from sqlalchemy import func, select
 
-from models import claims
 from models.database import transaction
 from models.job import Disk, Job, JobState
-from workers import exporter
+from workers import nbd_server
 from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor, MonitorLost
 from workers.step import Context
+from workflows.migration import claims
 
 LAST_STRETCH_S = 2
 """What a mirror could copy in so many seconds is its last stretch."""
@@ -41,7 +41,7 @@ def server(ctx: Context, index: int) -> dict[str, str]:
     return {
         "host": told["address"],
         "port": str(told["port"]),
-        "export": exporter.export_name(told["nonce"], index),
+        "export": nbd_server.export_name(told["nonce"], index),
     }
 
 
@@ -70,7 +70,7 @@ async def unblocked(ctx: Context, monitor: Monitor) -> AsyncIterator[None]:
 async def _cut_once_dead(ctx: Context, monitor: Monitor) -> None:
     while True:
         await asyncio.sleep(PATIENCE_S)
-        if not await asyncio.to_thread(exporter.reachable, ctx):
+        if not await asyncio.to_thread(nbd_server.reachable, ctx):
             with suppress(MonitorLost):  # whoever waits for the answer hears of that
                 await block.cut(monitor, names(ctx))
             return

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.errors import Transient
+from drover.errors import Transient
 from workers.environment import handed_on
 
 MARK = "DROVER_PROCESS"

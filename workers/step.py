@@ -17,15 +17,15 @@ from typing import Any, ClassVar
 
 from sqlalchemy.orm import Session
 
-from models.claims import Claim, fenced, note
-from models.errors import Fatal, LeaseLost
+from drover.errors import Fatal, LeaseLost
+from drover.settings import Settings
 from models.job import Job, Side
 from models.job import Step as StepRow
-from models.settings import Settings
-from workers import marker
-from workers.images import Manifest
+from workers import run_marker
+from workers.images.manifest import Manifest
 from workers.processes import Process
 from workers.qemu import monitor
+from workflows.migration.claims import Claim, fenced, note
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class JobDirectory:
     @property
     def may_run_here(self) -> bool:
         """The marker was written."""
-        return marker.is_set(self.marker)
+        return run_marker.is_set(self.marker)
 
     def mark(self, role: str) -> str:
         """The name in a process's environment by which it is found again."""
@@ -105,7 +105,7 @@ class Context:
 
     @property
     def destination(self) -> dict[str, Any]:
-        """How the guest is to run there, see `workers.preflight.plan_destination`."""
+        """How the guest is to run there, see `workers.destination_check.plan_destination`."""
         return dict(self.job.plan["destination"])
 
     def note(self, **columns: Any) -> None:

@@ -8,21 +8,15 @@ from celery.exceptions import Ignore
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from models import claims
-from models.errors import StepError
+from drover.broker.app import app
+from drover.errors import StepError
+from drover.settings import settings
 from models.job import Direction
-from models.settings import settings
-from workers import requests, runner
-from workers.app import app
-from workers.host import incarnation
+from workers import executor, host_rpc
+from workers.registration import incarnation
 from workers.steps import STEPS
-
-PREFIX = {Direction.DO: "drover.step.", Direction.UNDO: "drover.undo."}
-
-
-def task_name(direction: Direction, step: str) -> str:
-    """What Flower shows for a step."""
-    return PREFIX[direction] + step
+from workflows.migration import claims
+from workflows.migration.chain import task_name
 
 
 def _register(name: str, direction: Direction) -> None:
@@ -47,7 +41,7 @@ def _register(name: str, direction: Direction) -> None:
             with suppress(OperationalError, RedisError, OSError):  # the step goes on while Redis is away
                 self.send_event("task-progress", percent=percent, kwargs=shown, retry=False)
 
-        runner.run(STEPS[claim.name, claim.side], claim, settings(), announce)
+        executor.run(STEPS[claim.name, claim.side], claim, settings(), announce)
 
 
 for _name in sorted({name for name, _ in STEPS}):
@@ -58,4 +52,4 @@ for _name in sorted({name for name, _ in STEPS}):
 @app.task(name="drover.host.answer", ignore_result=True)
 def answer(*, request_id: int) -> None:
     """Answer a question that was put to this host."""
-    requests.answer(request_id, settings())
+    host_rpc.answer(request_id, settings())

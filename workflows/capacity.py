@@ -12,12 +12,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, exists, func, literal, not_, or_, select, union_all
 from sqlalchemy.orm import Session
 
+from drover.settings import Settings
 from models.drain import UNDER_WAY, Drain, DrainGuest, GuestState
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Disk, Job, JobState
-from models.settings import Settings
-from workflows.questions import alive
+from workflows.host_rpc import alive
 
 UNLIMITED = float("inf")
 AMOUNTS = ("cpus", "memory_bytes", "disk_bytes")

@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from drover.settings import Settings
 from models.job import Disk, Job, JobState, Side, Step
-from models.settings import Settings
 from workflows.capacity import Size, Slots
-from workflows.placement import Placement
+from workflows.drain.placement import Placement
 
 NEWEST = 50
 """So many moves are looked back on."""

@@ -3,12 +3,12 @@
 from sqlalchemy import Select, false, or_, select, text, update
 from sqlalchemy.orm import Session
 
+from drover.errors import PreconditionFailed
 from models.base import Document
 from models.database import transaction
-from models.errors import PreconditionFailed
 from models.guest import Guest
 from models.job import Job, JobState
-from workflows.questions import ask, known_host
+from workflows.host_rpc import ask, known_host
 
 
 def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Document]:

@@ -2,9 +2,9 @@
 
 from sqlalchemy.orm import Session
 
+from drover.errors import PreconditionFailed
 from models.database import transaction
 from models.drain import UNDER_WAY, Drain, DrainKind
-from models.errors import PreconditionFailed
 from models.host import Host, HostState
 from workflows.capacity import CLOSED
 

@@ -15,11 +15,11 @@ from kombu.exceptions import OperationalError as BrokerUnreachable
 from redis.exceptions import RedisError
 from sqlalchemy import exc, select, update
 
+from drover.broker import health
+from drover.errors import DroverError
 from models.database import away, transaction
 from models.drain import Drain
-from models.errors import DroverError
 from models.job import Job
-from workflows import leadership
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def set_aside(what: str, table: type[Job] | type[Drain], row_id: int, error: Exc
         raise error
     show(table, row_id, error)
     if isinstance(error, (BrokerUnreachable, RedisError, ConnectionError)):
-        leadership.check_broker()
+        health.check_broker()
     pause_s = PAUSES.failed(what, row_id)
     log.error(
         "%s %d is left alone for %.0f s: to %s raised", table.__tablename__, row_id, pause_s, what, exc_info=error

@@ -7,15 +7,16 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from drover.broker.app import app
+from drover.errors import PreconditionFailed
 from models.drain import DrainKind
-from models.errors import PreconditionFailed
-from workers.app import app
-from workflows import jobs, schedule, terms
-from workflows.drains import orders, turns
-from workflows.drains.orders import Order
-from workflows.drains.planning import Where
-from workflows.jobs import MigrationOptions
-from workflows.terms import Terms, words
+from workflows import schedule, submit_options
+from workflows.drain import commands, dispatcher
+from workflows.drain.commands import Order
+from workflows.drain.planner import Where
+from workflows.migration import jobs
+from workflows.migration.jobs import MigrationOptions
+from workflows.submit_options import Terms, words
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def submit(
 ) -> None:
     """Queue a migration, once per key however often the message arrives.
 
-    `when` are `priority`, `at`, `window`, `timezone`, `hold` and `seed_now`, see `workflows.terms.read`. A refusal is
+    `when` are `priority`, `at`, `window`, `timezone`, `hold` and `seed_now`, see `workflows.submit_options.read`. A refusal is
     kept as a job in state `undone` under the same key: `drover job show --key KEY` tells, and so does the webhook.
     """
     try:
@@ -52,7 +53,7 @@ def submit(
 
 def _terms(**when: Any) -> Terms:
     try:
-        return terms.read(**when)
+        return submit_options.read(**when)
     except TypeError as error:
         raise PreconditionFailed(f"the submission says something that nobody understands: {error}") from error
 
@@ -85,12 +86,12 @@ def _submit(kind: DrainKind, host: str, key: str, **how: Any) -> None:
         words("host", host)
         words("idempotency_key", key)
         order = _order(kind, host, **how)
-        earlier, forecast = orders.submitted_or_forecast(order, key)
+        earlier, forecast = commands.submitted_or_forecast(order, key)
         if earlier is None:
-            orders.submit(order, forecast=forecast, idempotency_key=key)
+            commands.submit(order, forecast=forecast, idempotency_key=key)
     except PreconditionFailed as error:
         log.warning("the submission %r was refused: %s", key, error)
-        orders.record_refusal(order, key, str(error))
+        commands.record_refusal(order, key, str(error))
 
 
 def _order(
@@ -123,4 +124,4 @@ def _hosts(name: str, said: object) -> list[str]:
 @app.task(name="drover.drain.move", ignore_result=True)
 def move(*, drain_id: int, guest: str) -> None:
     """Submit the job of a guest whose turn it is in a drain."""
-    turns.submit(drain_id, guest)
+    dispatcher.submit(drain_id, guest)

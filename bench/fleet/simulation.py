@@ -15,7 +15,7 @@ import redis
 from sqlalchemy import func, select, text
 
 from bench.figures import Figure
-from bench.fleet.hands import CPUS, DISK_BYTES, MEMORY_BYTES, host_name
+from bench.fleet.fake_worker import CPUS, DISK_BYTES, MEMORY_BYTES, host_name
 from bench.measuring import cpu_s, memory_mib
 from lab import fleet, services
 from lab.directory import Lab
@@ -26,9 +26,9 @@ from models.guest import Guest
 from models.host import Host
 from models.job import Job, JobState
 from workers import processes
-from workflows.drains import orders, planning
-from workflows.drains.orders import Order
-from workflows.drains.planning import Where
+from workflows.drain import commands, planner
+from workflows.drain.commands import Order
+from workflows.drain.planner import Where
 
 GUESTS_PER_HOST, HOSTS_PER_PROCESS = 10, 50
 WINDOW_S = 60.0
@@ -108,7 +108,7 @@ def _populate(hosts: int) -> None:
 
 
 def _start_hands(lab: Lab, first: int, last: int) -> None:
-    argv = [sys.executable, "-m", "bench.fleet.hands", str(first), str(last)]
+    argv = [sys.executable, "-m", "bench.fleet.fake_worker", str(first), str(last)]
     here = {"PYTHONPATH": str(Path(__file__).parents[2])}
     processes.spawn(
         lab.mark(f"hands-{first}"),
@@ -132,10 +132,10 @@ def _await_beats(hosts: int, timeout_s: float = 120.0) -> None:
 
 def _drained(lab: Lab, hosts: int) -> Load:
     begun = time.monotonic()
-    planning.forecast(DrainKind.DRAIN, host_name(0), Where())
+    planner.forecast(DrainKind.DRAIN, host_name(0), Where())
     planning_s = time.monotonic() - begun
     for number in range(max(hosts // 10, 1)):
-        orders.submit(Order(kind=DrainKind.DRAIN, host=host_name(number)))
+        commands.submit(Order(kind=DrainKind.DRAIN, host=host_name(number)))
     time.sleep(10)  # until as many are under way as may
     before = _counters(lab)
     time.sleep(WINDOW_S)

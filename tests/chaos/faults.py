@@ -12,16 +12,16 @@ from typing import cast
 
 import redis
 
+from drover.broker.app import CONTROL_QUEUE, host_queue
 from lab import network
 from models.job import Side
 from tests import brokers, standby
 from tests.chaos.stage import DESTINATION, FROZEN_S, SOURCE, Stage
 from tests.standby import LabWithStandby
 from workers import processes
-from workers.app import CONTROL_QUEUE, host_queue
 from workers.processes import Process
-from workers.switch import guardian
-from workflows.live_migration import LINKS
+from workers.switchover import guardian
+from workflows.migration.chain import LINKS
 
 
 @dataclass
@@ -78,7 +78,7 @@ def is_guardian(found: Process) -> bool:
 
 def _is_of_switch(found: Process) -> bool:
     try:
-        return b"workers.switch" in Path(f"/proc/{found.pid}/cmdline").read_bytes()
+        return b"workers.switchover" in Path(f"/proc/{found.pid}/cmdline").read_bytes()
     except OSError:
         return False
 

@@ -15,8 +15,8 @@ import psycopg
 from models.job import Side
 from tests.chaos.faults import Scene, worker_of_the_step
 from tests.chaos.stage import CLAIMS, SOURCE, Stage
-from tests.support import until
-from workflows.live_migration import LINKS
+from tests.helpers import until
+from workflows.migration.chain import LINKS
 
 REACHED_WITHIN_S = 90.0
 SWITCH = ("migrate_ram", Side.SOURCE)

@@ -22,7 +22,7 @@ from tests.chaos.faults import FOR_GOOD, OF_THE_SOAK, Fault, Scene
 from tests.chaos.points import Durations, Meet, Point
 from tests.chaos.stage import Stage
 from tests.chaos.trial import Outcome, Recipe
-from tests.support import MIB
+from tests.helpers import MIB
 
 RESULTS = Path("build/soak.jsonl")
 MOST_FAULTS = 3

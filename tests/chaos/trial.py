@@ -23,11 +23,12 @@ from tests.chaos.faults import FOR_GOOD, Fault, Scene
 from tests.chaos.points import Durations, Middle, Missed, Point
 from tests.chaos.stage import DESTINATION, SOURCE, Stage
 from tests.chaos.witness import Witness
-from tests.support import MIB, until
+from tests.helpers import MIB, until
 from workers import processes
-from workflows import gc, jobs
 from workflows import guests as guest_records
-from workflows.terms import Terms
+from workflows import orphans
+from workflows.migration import jobs
+from workflows.submit_options import Terms
 
 ENDS_WITHIN_S = 420.0
 LONGEST_PAUSE_S = {"live": 2.0, "paused": 15.0}
@@ -277,7 +278,7 @@ class _Trial:
 
     def _nothing_left(self, job: Job, home: str) -> None:
         for host in (SOURCE, DESTINATION):
-            swept = gc.sweep(host, dry_run=True, unknown_jobs=True)
+            swept = orphans.sweep(host, dry_run=True, unknown_jobs=True)
             if swept.finds or not swept.answered:
                 self.problem(f"gc on {host}: {[find['what'] for find in swept.finds]} {swept.notes}")
             if self.scene.directory(host).exists():

@@ -19,7 +19,7 @@ from lab.guest.boot_files import BootFiles, boot_files, default_cache
 from lab.guest.command_line import command_line
 from lab.guest.spec import DiskSpec, GuestSpec
 from lab.guest.verify import ImageRef, verify
-from tests.support import MIB, until
+from tests.helpers import MIB, until
 
 ROOT = Path(__file__).parents[2]
 HOME = Path("/var/lib/drover")

@@ -8,7 +8,7 @@ import pytest
 from lab.guest.boot_files import BootFiles
 from tests.compose import stack as stacks
 from tests.compose.stack import Stack
-from tests.support import until
+from tests.helpers import until
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 

@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 
 import migrations
+from drover.controller import leader_election
+from drover.errors import PreconditionFailed
 from lab.directory import Lab
 from models.base import Base
 from models.database import engine, transaction
-from models.errors import PreconditionFailed
 from models.guest import Guest
 from models.host import Host
 from tests.test_cli.support import NO_BROKER, forget_caches, point_at
-from workflows import guests, leadership, preflight
+from workflows import guests
+from workflows.migration import preflight
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +42,7 @@ def bare(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def database(without_controller: None) -> Iterator[None]:
     """The newest schema, and nothing in it but two hosts and a guest on the first; somebody acts as the controller."""
     with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        assert leadership.take(connection)
+        assert leader_election.take(connection)
         yield
 
 

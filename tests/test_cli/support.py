@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
+from drover.cli import app
 from models.database import forget, transaction
 from models.job import Disk, Job, JobState, StepState, tell
-from workflows import live_migration
-from workflows.cli import app
+from workflows.migration import chain
 
 NONCE = "0123456789abcdef01234567"
 KEY = "fedcba9876543210" * 4
@@ -57,7 +57,7 @@ def insert_job(state: JobState, **columns: Any) -> int:
     job = Job(
         guest="web", source="hv1", destination="hv2", state=state, plan={"large": True},
         exporter={"nonce": NONCE, "address": "10.0.0.2", "port": 4711}, switch={"attempt": 3, "key": KEY},
-        options={"max_blackout_ms": 300, "bandwidth_bytes_per_s": 0}, steps=live_migration.steps("hv1", "hv2"),
+        options={"max_blackout_ms": 300, "bandwidth_bytes_per_s": 0}, steps=chain.steps("hv1", "hv2"),
         disks=[Disk(index=i, device=f"d{i}", format="raw", source_path=f"/s/{i}", destination_path=f"/d/{i}",
                     bytes_total=2 << 30, bytes_copied=1 << 30) for i in range(2)],
     )  # fmt: skip

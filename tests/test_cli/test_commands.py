@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import typer
 
+from drover.cli import options
 from models.job import JobState
 from tests.test_cli.support import DROVER, document, drover, end_job, insert_job
-from workflows.cli import options
 
 
 def test_host_list(database: None) -> None:
@@ -121,7 +121,7 @@ def test_wrong_rates(text: str) -> None:
 
 def test_worker_becomes_celery(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[list[str]] = []
-    monkeypatch.setattr("workflows.cli.services.os.execv", lambda _program, argv: done.append(argv))
+    monkeypatch.setattr("drover.cli.services.os.execv", lambda _program, argv: done.append(argv))
     monkeypatch.setenv("DROVER_HOST", "other")
     assert drover("worker", "--host", "hv1", "--loglevel", "debug").exit_code == 0
     assert os.environ["DROVER_HOST"] == "hv1"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from drover.cli import queries
 from models.database import transaction
-from tests.support import until
+from tests.helpers import until
 from tests.test_cli.support import DROVER, NO_BROKER, document, drover, point_at
-from workflows.cli import reading
 
 
 @pytest.mark.parametrize("missing", ["DROVER_DATABASE_URL", "DROVER_BROKER_URL"])
@@ -121,7 +121,7 @@ def test_a_bug_is_one_sentence(database: None, monkeypatch: pytest.MonkeyPatch) 
     def broken(**_: Any) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(reading, "newest", broken)
+    monkeypatch.setattr(queries, "newest", broken)
     result = drover("job", "list", "--json")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: ZeroDivisionError: oh")

@@ -13,10 +13,10 @@ import pytest
 import typer
 from typer.main import get_command
 
-from models.errors import PreconditionFailed
+from drover.cli import app, completion, plugins, serializers
+from drover.errors import PreconditionFailed
 from models.job import JobState
 from tests.test_cli.support import DROVER, NONCE, drover, insert_job, point_at
-from workflows.cli import app, completion, documents, plugins
 
 
 def every_command() -> list[tuple[str, ...]]:
@@ -125,7 +125,7 @@ def test_a_plugin_cannot_replace_a_command(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_plugins_are_not_loaded_for_other_commands() -> None:
-    code = "import sys, workflows.cli; print('lab.cli' in sys.modules)"
+    code = "import sys, drover.cli; print('lab.cli' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "False\n"
 
@@ -155,5 +155,7 @@ def test_the_shell_completes_names(database: None) -> None:
 
 
 def test_a_secret_is_what_looks_like_one() -> None:
-    assert documents.public(f"export {NONCE}-0") == "export <secret>-0"
-    assert documents.public("uuid 123e4567-e89b-12d3-a456-426614174000") == "uuid 123e4567-e89b-12d3-a456-426614174000"
+    assert serializers.public(f"export {NONCE}-0") == "export <secret>-0"
+    assert (
+        serializers.public("uuid 123e4567-e89b-12d3-a456-426614174000") == "uuid 123e4567-e89b-12d3-a456-426614174000"
+    )

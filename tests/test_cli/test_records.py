@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
+from drover.errors import PreconditionFailed
 from models.database import transaction
 from models.drain import Drain, DrainKind
-from models.errors import PreconditionFailed
 from models.guest import Guest
 from models.job import Job, JobState
 from tests.test_cli.support import document, drover, end_job, insert_job
-from workflows import guests, jobs, preflight
-from workflows.drains import orders, planning
-from workflows.drains.orders import Order
+from workflows import guests
+from workflows.drain import commands, planner
+from workflows.drain.commands import Order
+from workflows.migration import jobs, preflight
 
 UNFINISHED = [state for state in JobState if state not in {JobState.DONE, JobState.UNDONE}]
 
@@ -252,15 +253,15 @@ def test_a_drain_that_is_refused_because_of_the_one_with_its_own_key_answers_tha
             session.add(Drain(kind=DrainKind.RETURN, host="hv1", idempotency_key="k"))
         raise PreconditionFailed("no guest that was drained from hv1 is away")
 
-    monkeypatch.setattr(planning, "forecast", refuse)
-    earlier, forecast = orders.submitted_or_forecast(Order(kind=DrainKind.RETURN, host="hv1"), "k")
+    monkeypatch.setattr(planner, "forecast", refuse)
+    earlier, forecast = commands.submitted_or_forecast(Order(kind=DrainKind.RETURN, host="hv1"), "k")
     assert forecast is None
     assert earlier is not None
     assert earlier.idempotency_key == "k"
 
 
 def test_drain_cancel_can_wait_for_the_end(database: None) -> None:
-    drain = orders.submit(Order(kind=DrainKind.DRAIN, host="hv1"))
+    drain = commands.submit(Order(kind=DrainKind.DRAIN, host="hv1"))
     result = drover("drain", "cancel", str(drain.id), "--wait", "--timeout", "60")
     assert result.exit_code == 3
     assert "cancelled" in result.stdout

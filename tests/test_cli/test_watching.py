@@ -12,6 +12,8 @@ import pytest
 from rich.console import Console
 from sqlalchemy import event
 
+from drover.cli import live_view, progress, queries
+from drover.cli.line_view import PlainLines
 from models.database import engine
 from models.job import Disk, Job, JobState
 from tests.test_cli.support import (
@@ -21,8 +23,6 @@ from tests.test_cli.support import (
     end_job,
     insert_job,
 )
-from workflows.cli import progress, reading, screen
-from workflows.cli.plain import PlainLines
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_watching_takes_one_query_a_look(database: None) -> None:
         seen.append(statement)
 
     event.listen(engine(), "before_cursor_execute", note)
-    reading.snapshot(number)
+    queries.snapshot(number)
     assert len(seen) == 1
     for secret in ("exporter", "switch", "plan"):
         assert f"job.{secret}" not in seen[0]
@@ -102,20 +102,20 @@ def test_watching_takes_one_query_a_look(database: None) -> None:
 def test_a_terminal_shows_bars_and_steps(database: None) -> None:
     number = insert_job(JobState.RUNNING)
     console = Console(file=io.StringIO(), record=True, force_terminal=True, width=120)
-    with screen.Screen(console) as shown:
-        shown.show(reading.snapshot(number))
+    with live_view.Screen(console) as shown:
+        shown.show(queries.snapshot(number))
     told = console.export_text()
     assert "prepare_dest_image" in told
     assert re.search(r"disk 0 .* 50 % +1\.1 GB of 2\.1 GB", told)
     assert told.count("migrate_ram  ") >= 2  # both links
 
 
-def shot(bytes_copied: int, at: datetime, state: JobState = JobState.RUNNING, **columns: Any) -> reading.Snapshot:
+def shot(bytes_copied: int, at: datetime, state: JobState = JobState.RUNNING, **columns: Any) -> queries.Snapshot:
     """A job as if it had been read."""
     disk = Disk(index=0, device="d", format="raw", source_path="/s", destination_path="/d", bytes_total=1000)
     disk.bytes_copied, disk.ready_at = bytes_copied, None
     job = Job(id=7, guest="web", source="hv1", destination="hv2", state=state, disks=[disk], **columns)
-    return reading.Snapshot(job=job, at=at)
+    return queries.Snapshot(job=job, at=at)
 
 
 def test_rate_and_remaining_time() -> None:
@@ -145,7 +145,7 @@ def test_ram_is_complete_only_when_the_guest_has_crossed() -> None:
 
 def test_plain_lines_are_few(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("workflows.cli.plain.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("drover.cli.line_view.time.monotonic", lambda: now[0])
     lines = PlainLines()
     for tick in range(50):  # ten seconds of five looks each
         now[0] = 100 + tick / 5

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.errors import Transient
+from drover.errors import Transient
 from workers.qemu.monitor import CommandRefused, Monitor
 
 

@@ -9,7 +9,7 @@ import socket
 import time
 from typing import Any
 
-from models.errors import DroverError, Transient
+from drover.errors import DroverError, Transient
 from workers.qemu import block
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost
 

@@ -26,7 +26,7 @@ from qemu.qmp import (
 )
 from qemu.qmp.qmp_client import GreetingError, NegotiationError
 
-from models.errors import DroverError, Transient
+from drover.errors import DroverError, Transient
 
 CONNECT_TIMEOUT_S = 5.0
 NEGOTIATIONS = 3

@@ -1,4 +1,4 @@
-"""The steps, one file each. Their order is `workflows.live_migration`'s business."""
+"""The steps, one file each. Their order is `workflows.migration.chain`'s business."""
 
 from models.job import Side
 from workers.step import Step

@@ -6,13 +6,14 @@ What can be healed is healed all that time.
 import asyncio
 import time
 
-from models.errors import Fatal, Transient
+from drover.errors import Fatal, Transient
 from models.job import Side, tell
-from workers import doings, exporter, mirrors, switches
+from workers import guest_events, mirrors, nbd_server
 from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
 from workers.step import Context, Step
+from workers.switchover import supervisor
 
 POLL_S = 1.2
 """What QEMU tells by events needs no poll, and each takes the main loop from the guest's own requests."""
@@ -36,17 +37,17 @@ class AwaitSync(Step):
     async def verify(self, ctx: Context) -> bool:
         async with ctx.guest() as monitor:
             in_sync = _all_in_sync(ctx, await block.mirrors(monitor, mirrors.names(ctx)))
-            held_up = await doings.held_up(ctx, monitor) is not None
+            held_up = await guest_events.held_up(ctx, monitor) is not None
         return in_sync and not held_up and not ctx.job.held and all(disk.ready_at for disk in ctx.job.disks)
 
     async def do(self, ctx: Context) -> None:
-        switches.prepare(ctx)  # a quick copy is over before one that is started afterwards could begin
+        supervisor.prepare(ctx)  # a quick copy is over before one that is started afterwards could begin
         async with ctx.guest() as monitor:
             await _Watch(ctx, monitor).until_in_sync()
-        switches.prepare(ctx)  # after a long copy no other waits any more
+        supervisor.prepare(ctx)  # after a long copy no other waits any more
 
     async def undo(self, ctx: Context) -> None:
-        await switches.kill_all(ctx)
+        await supervisor.kill_all(ctx)
 
 
 def _all_in_sync(ctx: Context, states: dict[str, Mirror]) -> bool:
@@ -71,7 +72,7 @@ class _Watch:
             async with mirrors.unblocked(self.ctx, self.monitor):
                 states = await block.mirrors(self.monitor, mirrors.names(self.ctx))
             _raise_if_ended(self.ctx, states)
-            held_up = self.lacks_room(states) or await doings.held_up(self.ctx, self.monitor)
+            held_up = self.lacks_room(states) or await guest_events.held_up(self.ctx, self.monitor)
             await asyncio.to_thread(self.say, held_up)
             in_sync = _all_in_sync(self.ctx, states) and held_up is None and not self.ctx.job.held
             await self.tell(states, now=in_sync)
@@ -126,7 +127,7 @@ class _Watch:
         still_s = time.monotonic() - self.moved_at
         if moved != self.moved_bytes:
             self.moved_at, self.moved_bytes = time.monotonic(), moved
-        elif still_s > SILENCE_S and await asyncio.to_thread(exporter.reachable, self.ctx):
+        elif still_s > SILENCE_S and await asyncio.to_thread(nbd_server.reachable, self.ctx):
             self.moved_at = time.monotonic()
         elif still_s > self.ctx.settings.host_patience.total_seconds():
             raise Fatal(f"{self.ctx.job.destination} could not be reached by {self.ctx.job.source} for {still_s:.0f} s")
@@ -140,7 +141,7 @@ class _Watch:
         self.heal_until = self.heal_until or time.monotonic() + HEAL_S
         if time.monotonic() > self.heal_until:
             raise Transient(f"the destination's images could not be written for {HEAL_S:g} s", restart_from="start_nbd")
-        if exporter.refuses(self.ctx):
+        if nbd_server.refuses(self.ctx):
             raise Transient("the exporter is gone: the copy begins anew", restart_from="start_nbd")
         for name in broken:
             await block.resume_mirror(self.monitor, name)

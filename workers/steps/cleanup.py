@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+from drover.errors import Fatal
 from models.database import transaction
-from models.errors import Fatal
 from models.guest import Guest
 from models.job import Side
-from workers import exporter, retirement, switches
+from workers import nbd_server
+from workers.images import retention
 from workers.processes import Process
 from workers.qemu.monitor import MonitorLost
 from workers.step import Context, Step
+from workers.switchover import supervisor
 
 
 class CleanupSource(Step):
@@ -21,16 +23,16 @@ class CleanupSource(Step):
         return False
 
     async def verify(self, ctx: Context) -> bool:
-        return not ctx.source_alive and retirement.complete(ctx) and not ctx.directory.path.exists()
+        return not ctx.source_alive and retention.complete(ctx) and not ctx.directory.path.exists()
 
     async def do(self, ctx: Context) -> None:
         self._owned_elsewhere(ctx)
         await self._end_qemu(ctx)
-        retirement.set_aside(ctx)
+        retention.set_aside(ctx)
         for path in (ctx.source["qmp"], ctx.source.get("pidfile")):
             if path:
                 Path(path).unlink(missing_ok=True)
-        await switches.kill_all(ctx)
+        await supervisor.kill_all(ctx)
         ctx.directory.remove()
 
     def _owned_elsewhere(self, ctx: Context) -> None:
@@ -61,9 +63,9 @@ class CleanupDestination(Step):
         return False
 
     async def verify(self, ctx: Context) -> bool:
-        return exporter.running(ctx) is None and not ctx.directory.path.exists()
+        return nbd_server.running(ctx) is None and not ctx.directory.path.exists()
 
     async def do(self, ctx: Context) -> None:
-        await exporter.stop(ctx)
-        await switches.kill_all(ctx)
+        await nbd_server.stop(ctx)
+        await supervisor.kill_all(ctx)
         ctx.directory.remove()

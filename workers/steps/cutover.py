@@ -8,16 +8,18 @@ died, the destination's link lets the guest run.
 import asyncio
 import time
 
+from drover.errors import NeverRan, StepError, Transient, Unknown
 from models.database import transaction
-from models.errors import NeverRan, StepError, Transient, Unknown
 from models.guest import Guest
 from models.job import Side
-from workers import exporter, images, incoming, processes, switches
-from workers.marker import MARK
+from workers import incoming_qemu, nbd_server, processes
+from workers.images import manifest
 from workers.processes import Process
 from workers.qemu import migration
 from workers.qemu.monitor import Monitor, MonitorLost
+from workers.run_marker import MARK
 from workers.step import Context, Step
+from workers.switchover import supervisor
 
 STARTED = {"running", "shutdown", "guest-panicked", "io-error", "suspended", "internal-error", "watchdog"}
 """Run states of a guest that has gone its own way since it was let run."""
@@ -41,7 +43,7 @@ class CutoverSource(Step):
                 f"its QEMU where it is not to live, then `drover job resolve {ctx.job.id} --owner source` or "
                 f"`drover job resolve {ctx.job.id} --owner destination`"
             )
-        told = switches.crossed(ctx)
+        told = supervisor.crossed(ctx)
         resumed = (told and told.last("resumed")) or {}
         learnt = {"ram": resumed["ram"]} if "ram" in resumed else {}
         ctx.note(
@@ -81,7 +83,7 @@ class CutoverDestination(Step):
                 await self._let_run(ctx, monitor)
                 qemu = processes.process(monitor.pid)
         except MonitorLost as error:
-            if incoming.running(ctx) is not None:
+            if incoming_qemu.running(ctx) is not None:
                 raise
             raise self._died(ctx) from error
         self._record(ctx, qemu)
@@ -89,10 +91,10 @@ class CutoverDestination(Step):
     async def _let_switch_finish(self, ctx: Context) -> None:
         """It holds the monitor until the guest is announced; one that died or froze is out of the way."""
         deadline = time.monotonic() + 5
-        process = switches.running(ctx, ctx.job.switch["attempt"])
+        process = supervisor.running(ctx, ctx.job.switch["attempt"])
         while process is not None and process.alive and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
-        await switches.kill_all(ctx)
+        await supervisor.kill_all(ctx)
 
     async def _let_run(self, ctx: Context, monitor: Monitor) -> None:
         status = (await monitor.query("query-status"))["status"]
@@ -103,13 +105,13 @@ class CutoverDestination(Step):
         await self._release_images(ctx)
         await migration.loaded(monitor)
         ctx.guard()
-        images.write_durably(ctx.directory.marker, MARK.decode())
+        manifest.write_durably(ctx.directory.marker, MARK.decode())
         await migration.resume(monitor)
 
     async def _release_images(self, ctx: Context) -> None:
         """An exporter that still has the images open would make `cont` fail."""
-        if exporter.running(ctx) is not None:
-            await exporter.stop(ctx)
+        if nbd_server.running(ctx) is not None:
+            await nbd_server.stop(ctx)
 
     def _died(self, ctx: Context) -> StepError:
         """Its QEMU is dead here; whether it ever ran decides who is left with the guest."""

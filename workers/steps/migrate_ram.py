@@ -2,7 +2,7 @@
 
 Two links. The destination makes sure that a fresh QEMU waits and starts its switch process; the source starts
 its own, which sends the RAM and, when what is left fits the allowed blackout, carries the switch through by
-itself (see `workers.switch`): an idle guest gets there right after the first pass, and between STOP and RESUME
+itself (see `workers.switchover`): an idle guest gets there right after the first pass, and between STOP and RESUME
 nothing but the two hosts may matter. So this step ends when the switch process has said its last word.
 """
 
@@ -10,13 +10,14 @@ import asyncio
 import secrets
 import time
 
-from models.errors import Crossed, Fatal, Transient
+from drover.errors import Crossed, Fatal, Transient
 from models.job import Side
-from workers import exporter, incoming, mirrors, switches
+from workers import incoming_qemu, mirrors, nbd_server
 from workers.qemu import block, migration
 from workers.step import Context, Step
-from workers.switch.journal import Journal, Story
-from workers.switch.orders import DestinationOrder, SourceOrder
+from workers.switchover import supervisor
+from workers.switchover.journal import Journal, Story
+from workers.switchover.parameters import DestinationOrder, SourceOrder
 
 RECORD_S = 1.0
 DEADLINE_S = 1800.0
@@ -33,25 +34,25 @@ class MigrateRamDestination(Step):
 
     async def verify(self, ctx: Context) -> bool:
         attempt = ctx.job.switch.get("attempt")
-        if attempt is None or switches.running(ctx, attempt) is None:
+        if attempt is None or supervisor.running(ctx, attempt) is None:
             return False
-        told = switches.story(ctx, attempt)
+        told = supervisor.story(ctx, attempt)
         return told.last("listening") is not None and told.last("connected") is None
 
     async def do(self, ctx: Context) -> None:
-        await switches.kill_all(ctx, but_prepared=True)  # one that waits for its peer holds the exporter's monitor
-        serves, waits = await asyncio.gather(exporter.serves(ctx), incoming.waits(ctx))
+        await supervisor.kill_all(ctx, but_prepared=True)  # one that waits for its peer holds the exporter's monitor
+        serves, waits = await asyncio.gather(nbd_server.serves(ctx), incoming_qemu.waits(ctx))
         if not serves:
             raise Transient(
                 "the exporter is gone or let go of the images: the copy begins anew", restart_from="start_nbd"
             )
         if not waits:
-            await incoming.start(ctx)
+            await incoming_qemu.start(ctx)
         await self._start_switch(ctx)
 
     async def _start_switch(self, ctx: Context) -> None:
         attempt, key = ctx.claim.token, secrets.token_hex(32)
-        exported = exporter.images(ctx, ctx.job.exporter["nonce"])
+        exported = nbd_server.images(ctx, ctx.job.exporter["nonce"])
         order = DestinationOrder(
             qmp=ctx.destination["qmp"],
             key=key,
@@ -63,13 +64,13 @@ class MigrateRamDestination(Step):
             nodes=[node for image in exported for node in image.nodes],
             marker=str(ctx.directory.marker),
         )
-        switches.start(ctx, attempt, order)
-        await switches.wait_for(ctx, attempt, "listening", timeout_s=15)
-        listening = switches.story(ctx, attempt).last("listening") or {}
+        supervisor.start(ctx, attempt, order)
+        await supervisor.wait_for(ctx, attempt, "listening", timeout_s=15)
+        listening = supervisor.story(ctx, attempt).last("listening") or {}
         ctx.note(switch={"attempt": attempt, "address": ctx.settings.address, "port": listening["port"], "key": key})
 
     async def undo(self, ctx: Context) -> None:
-        await switches.kill_all(ctx)
+        await supervisor.kill_all(ctx)
 
 
 class MigrateRamSource(Step):
@@ -81,7 +82,7 @@ class MigrateRamSource(Step):
         return ctx.job.crossed_at is not None
 
     async def do(self, ctx: Context) -> None:
-        if switches.crossed(ctx) is None:
+        if supervisor.crossed(ctx) is None:
             await self._attempt(ctx)
         self._record_crossing(ctx)
 
@@ -89,10 +90,10 @@ class MigrateRamSource(Step):
         if not ctx.job.switch:  # the former worker died when it had just called the attempt off
             raise Transient("the RAM has to be sent anew", restart_from="migrate_ram")
         attempt = ctx.job.switch["attempt"]
-        if attempt not in switches.attempts(ctx):
+        if attempt not in supervisor.attempts(ctx):
             await self._check_guest(ctx)
             self._start(ctx, attempt)
-        told = await switches.watch(ctx, attempt, _Progress(ctx).tell)
+        told = await supervisor.watch(ctx, attempt, _Progress(ctx).tell)
         if not told.crossed and not _died_after_letting_go(ctx, told):
             await self._keep(ctx, told)
 
@@ -110,7 +111,7 @@ class MigrateRamSource(Step):
         # From here on recovery asks both QEMUs and never guesses: the source may pause at any moment.
         ctx.note(cutover_begun_at=ctx.claim.now())
         ctx.guard()
-        switches.start(ctx, attempt, self._order(ctx, attempt))
+        supervisor.start(ctx, attempt, self._order(ctx, attempt))
 
     def _order(self, ctx: Context, attempt: int) -> SourceOrder:
         return SourceOrder(
@@ -145,8 +146,8 @@ class MigrateRamSource(Step):
         `yank` never recovers.
         """
         async with ctx.guest() as monitor:
-            attempt = switches.attempts(ctx)[-1]
-            paused = switches.story(ctx, attempt).paused_guest
+            attempt = supervisor.attempts(ctx)[-1]
+            paused = supervisor.story(ctx, attempt).paused_guest
             Journal(ctx.directory.switch_journal(self.side, attempt)).write("keeping")
             await migration.cancel(monitor, mirrors.names(ctx), paused_by_us=paused)
             states = await block.mirrors(monitor, mirrors.names(ctx))
@@ -157,18 +158,18 @@ class MigrateRamSource(Step):
 
     async def abandon(self, ctx: Context) -> bool:
         """The switch process's word is final once it is dead; if it said run, the job goes forward."""
-        await switches.kill_all(ctx)
-        if switches.crossed(ctx) is not None:
+        await supervisor.kill_all(ctx)
+        if supervisor.crossed(ctx) is not None:
             return False
-        if switches.attempts(ctx):
+        if supervisor.attempts(ctx):
             await self._take_back(ctx)  # at once: the guest may be paused
         return True
 
     async def undo(self, ctx: Context) -> None:
-        await switches.kill_all(ctx)
-        if switches.crossed(ctx) is not None and not ctx.job.kept_by_source:
+        await supervisor.kill_all(ctx)
+        if supervisor.crossed(ctx) is not None and not ctx.job.kept_by_source:
             raise Crossed("the source has let the guest go already: the job can only go forward")
-        if ctx.source_alive and switches.attempts(ctx):
+        if ctx.source_alive and supervisor.attempts(ctx):
             await self._take_back(ctx)
 
 

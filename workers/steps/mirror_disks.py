@@ -2,7 +2,7 @@
 
 import asyncio
 
-from models.errors import Transient
+from drover.errors import Transient
 from models.job import Side
 from workers import mirrors
 from workers.qemu import block

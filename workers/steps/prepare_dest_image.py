@@ -5,8 +5,9 @@ from pathlib import Path
 
 from models.base import Document
 from models.job import Side
-from workers import images, preflight
-from workers.images import Manifest
+from workers import destination_check
+from workers.images import manifest as images
+from workers.images.manifest import Manifest
 from workers.step import Context, Step
 
 
@@ -22,7 +23,7 @@ class PrepareDestImage(Step):
 
     async def do(self, ctx: Context) -> None:
         disks = ctx.job.plan["disks"]
-        preflight.check_room(disks)
+        destination_check.check_room(disks)
         for disk in disks:
             ctx.guard()
             ctx.directory.manifest.claim(Path(disk["destination_path"]))

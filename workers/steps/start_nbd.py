@@ -3,8 +3,9 @@
 import secrets
 
 from models.job import Side
-from workers import exporter, incoming, switches
+from workers import incoming_qemu, nbd_server
 from workers.step import Context, Step
+from workers.switchover import supervisor
 
 
 class StartNbd(Step):
@@ -13,25 +14,27 @@ class StartNbd(Step):
     name, side = "start_nbd", Side.DESTINATION
 
     async def verify(self, ctx: Context) -> bool:
-        return await exporter.serves(ctx) and await incoming.waits(ctx)
+        return await nbd_server.serves(ctx) and await incoming_qemu.waits(ctx)
 
     async def do(self, ctx: Context) -> None:
-        switches.prepare(ctx)  # here it costs nobody time; a quick copy is over before another would have started
-        qemu = None if await incoming.waits(ctx) else await incoming.spawn(ctx)  # it starts while the exporter does
-        if not await exporter.serves(ctx):
+        supervisor.prepare(ctx)  # here it costs nobody time; a quick copy is over before another would have started
+        qemu = (
+            None if await incoming_qemu.waits(ctx) else await incoming_qemu.spawn(ctx)
+        )  # it starts while the exporter does
+        if not await nbd_server.serves(ctx):
             await self._start_exporter(ctx)
         if qemu is not None:
-            await incoming.ready(ctx, qemu)
+            await incoming_qemu.ready(ctx, qemu)
 
     async def _start_exporter(self, ctx: Context) -> None:
-        await exporter.stop(ctx)
+        await nbd_server.stop(ctx)
         nonce = secrets.token_hex(12)
-        with exporter.bind(ctx) as listening:
+        with nbd_server.bind(ctx) as listening:
             address, port = listening.getsockname()[:2]
             ctx.note(exporter={"nonce": nonce, "address": address, "port": port})
-            await exporter.start(ctx, listening, nonce)
+            await nbd_server.start(ctx, listening, nonce)
 
     async def undo(self, ctx: Context) -> None:
-        await switches.kill_all(ctx)
-        await incoming.stop(ctx)
-        await exporter.stop(ctx)
+        await supervisor.kill_all(ctx)
+        await incoming_qemu.stop(ctx)
+        await nbd_server.stop(ctx)

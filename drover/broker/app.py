@@ -1,0 +1,87 @@
+"""The Celery application: one queue per host, and why each delivery setting is what it is.
+
+Redis as a broker loses and repeats messages by design, so a message is only a hint (see `workflows.migration.claims`).
+Early acknowledgement, because late ones repeat steps that still run; no countdown messages, because they are
+repeated by the visibility timeout; no result backend, because Postgres holds all that is true.
+"""
+
+from typing import Any
+
+from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES
+
+from drover.settings import settings
+
+TRANSPORT_ALIASES |= {
+    "redis": "drover.broker.transport:Transport",
+    "rediss": "drover.broker.transport:Transport",
+    "sentinel": "drover.broker.transport:SentinelTransport",
+}
+
+CONTROL_QUEUE = "drover.control"
+CONTROL_MODULES = ("workflows.tasks", "drover.controller.loop")
+"""Imported where the control queue is served, see `workers.registration`: a host's worker is a quarter smaller without."""
+
+UNROUTED_QUEUE = "drover.unrouted"
+"""Nobody serves it: a message that was sent without a queue stays visible."""
+
+
+def host_queue(host: str) -> str:
+    """The queue that only this host's worker serves."""
+    return f"drover.{host}"
+
+
+def configuration() -> dict[str, Any]:
+    """Celery's settings, from ours."""
+    ours = settings()
+    me = ours.host or "control"
+    return {
+        "broker_url": ours.broker_url,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "event_serializer": "json",
+        "task_ignore_result": True,
+        "task_acks_late": False,
+        "task_reject_on_worker_lost": False,
+        "task_default_queue": UNROUTED_QUEUE,
+        "task_routes": {
+            "drover.job.*": {"queue": CONTROL_QUEUE},
+            "drover.drain.*": {"queue": CONTROL_QUEUE},
+        },
+        "task_publish_retry_policy": {
+            "max_retries": 5,
+            "interval_start": 0,
+            "interval_step": 0.5,
+            "interval_max": 2,
+        },
+        "worker_pool": "threads",  # 49 MiB however many steps wait; SIGTERM reaches them through an Event
+        "worker_concurrency": ours.concurrency,
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
+        "worker_enable_remote_control": False,  # whoever may publish could shut every host's worker down
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        "worker_hijack_root_logger": False,
+        "worker_consumer": "drover.broker.consumer:Consumer",
+        "worker_enable_prefetch_count_reduction": False,  # after an outage as before it: steps count by claims
+        "worker_soft_shutdown_timeout": 0,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            "visibility_timeout": 3600,
+            "socket_timeout": 10,  # without it a publisher blocks for ever on a frozen Redis
+            "socket_connect_timeout": 3,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "unacked_key": f"unacked.{me}",
+            "unacked_index_key": f"unacked_index.{me}",
+            "unacked_mutex_key": f"unacked_mutex.{me}",
+            "master_name": ours.broker_master,  # for Sentinels; others take no notice
+            "priority_steps": [0],  # a queue is one key, whose name can be granted
+        },
+    }
+
+
+app = Celery("drover", include=["workers.tasks", "workers.registration"])
+app.add_defaults(configuration)  # evaluated at first use, so that importing needs no environment

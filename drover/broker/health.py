@@ -1,0 +1,22 @@
+"""Whether messages can be published now."""
+
+from typing import Any
+
+from drover.broker.app import app
+
+PROBE = "drover.probe"
+"""A list of Redis that never exists."""
+
+
+def check_broker() -> None:
+    """Prove that messages can be published. Pushing to a list that does not exist changes nothing, but a replica, a
+    Redis that is loading and one that is full refuse it as they would refuse a message.
+
+    Raises:
+        OperationalError: of kombu; it cannot be reached.
+        RedisError: it takes no messages now.
+    """
+    with app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+        channel: Any = connection.channel()
+        channel.client.lpushx(PROBE, "")

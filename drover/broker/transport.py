@@ -1,0 +1,65 @@
+"""Kombu's Redis transport, hardened: a Redis that fails over is waited for, and what is no message is dropped.
+
+Registered in kombu's table of URL schemes by `drover.broker.app`, so that whatever of ours speaks to Redis uses it: workers,
+controller, command line, Flower.
+"""
+
+import logging
+from typing import Any
+
+from kombu.transport import redis as transport
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from drover.broker import envelope
+
+log = logging.getLogger(__name__)
+
+AWAY = (*transport.Transport.connection_errors, ResponseError)
+"""Kombu counts Redis' own answers as errors of one channel, which end a worker: `READONLY`, `UNBLOCKED`, `MASTERDOWN`,
+`OOM`. A Redis that fails over, loads or is full gives them to everybody, and all that helps is to wait and connect
+again: to the one that is the master by then."""
+
+
+class Client(Redis):
+    """Hands out only what Celery can read."""
+
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        """What was popped is in nobody's hands any more: not handed on, it never comes back."""
+        answer = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        if command_name != "BRPOP" or not answer:
+            return answer
+        queue, raw = (part if isinstance(part, bytes) else str(part).encode() for part in answer)
+        why = envelope.fault(raw)
+        if why is None:
+            return answer
+        log.error("dropped a message from %s: %s: %s", queue.decode(errors="replace"), why, envelope.excerpt(raw))
+        return None  # as if nothing had come
+
+
+class Channel(transport.Channel):
+    """With our client."""
+
+    def _get_client(self) -> Any:
+        return Client
+
+
+class SentinelChannel(transport.SentinelChannel):
+    """With our client, on the master that the Sentinels name."""
+
+    def _get_client(self) -> Any:
+        return Client
+
+
+class Transport(transport.Transport):
+    """`redis://`, `rediss://`, `redis+socket://`."""
+
+    Channel = Channel
+    connection_errors = AWAY
+
+
+class SentinelTransport(transport.SentinelTransport):
+    """`sentinel://a:26379;sentinel://b:26379`."""
+
+    Channel = SentinelChannel
+    connection_errors = AWAY

@@ -1,0 +1,121 @@
+"""Reading drains for show."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import selectinload
+
+from drover.cli.queries import PUBLIC, elapsed_s
+from drover.errors import PreconditionFailed
+from drover.settings import settings
+from models.database import transaction
+from models.drain import Drain, DrainGuest, DrainState, GuestState
+from models.job import Job, JobState
+
+
+@dataclass(frozen=True)
+class Row:
+    """One guest of a drain, and its newest job."""
+
+    guest: DrainGuest
+    job: Job | None
+
+    @property
+    def bytes_total(self) -> int:
+        """Of all disks; 0 before there is a job."""
+        return sum(disk.bytes_total for disk in self.job.disks) if self.job else 0
+
+    @property
+    def bytes_copied(self) -> int:
+        """Of those."""
+        return sum(disk.bytes_copied for disk in self.job.disks) if self.job else 0
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds that its move still takes once it goes on; None when nobody knows, or it has ended."""
+        if self.guest.estimate_s is None or self.guest.state not in {GuestState.WAITING, GuestState.MOVING}:
+            return None
+        moving = self.guest.state is GuestState.MOVING and self.bytes_total
+        return self.guest.estimate_s * (1 - min(self.bytes_copied / self.bytes_total, 1) if moving else 1)
+
+    @property
+    def needs_operator(self) -> bool:
+        """A person must say what has become of it."""
+        return self.job is not None and self.job.state is JobState.NEEDS_OPERATOR
+
+
+@dataclass(frozen=True)
+class DrainShot:
+    """A drain with its guests, and the database's time when it was read."""
+
+    drain: Drain
+    rows: list[Row]
+    at: datetime
+
+    @property
+    def ended(self) -> bool:
+        """It does nothing more by itself."""
+        return self.drain.state.ended
+
+    @property
+    def total_s(self) -> float | None:
+        """From its start until its end, or until now."""
+        return elapsed_s(self.drain.started_at, self.drain.finished_at or self.at)
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until the last guest has moved, by the estimates and as many moves at a time as may leave a host."""
+        left = [row.eta_s for row in self.rows if row.eta_s is not None]
+        if self.ended or not left:
+            return None
+        return max(*left, sum(left) / settings().max_outgoing)
+
+    def count(self, *states: GuestState) -> int:
+        """Guests in these states."""
+        return sum(row.guest.state in states for row in self.rows)
+
+
+def snapshot(drain_id: int) -> DrainShot:
+    """The drain as it is now.
+
+    Raises:
+        PreconditionFailed: there is none.
+    """
+    found = _read(select(Drain, func.now()).where(Drain.id == drain_id))
+    if not found:
+        raise PreconditionFailed(f"there is no drain {drain_id}: see `drover drain list --all`")
+    return found[0]
+
+
+def newest(*, everything: bool, limit: int) -> list[DrainShot]:
+    """Drains, newest first; without `everything` only those that go on, or have left something."""
+    query = select(Drain, func.now()).order_by(Drain.id.desc()).limit(limit)
+    if not everything:
+        query = query.where(Drain.state.not_in([DrainState.DONE, DrainState.CANCELLED]))
+    return _read(query)
+
+
+def id_of(idempotency_key: str) -> int:
+    """The number of the drain that was submitted with this key.
+
+    Raises:
+        PreconditionFailed: there is none.
+    """
+    with transaction() as session:
+        found = session.scalar(select(Drain.id).where(Drain.idempotency_key == idempotency_key))
+    if found is None:
+        raise PreconditionFailed(f"no drain was submitted with the key {idempotency_key!r}")
+    return found
+
+
+def _read(query: Select[Drain, datetime]) -> list[DrainShot]:
+    with transaction() as session:
+        drains = session.execute(query.options(selectinload(Drain.guests))).all()
+        numbers = [guest.job_id for drain, _ in drains for guest in drain.guests if guest.job_id]
+        wanted = select(Job).where(Job.id.in_(numbers)).options(*PUBLIC, selectinload(Job.disks))
+        jobs = {job.id: job for job in session.scalars(wanted)}
+    return [
+        DrainShot(drain, [Row(guest, jobs.get(guest.job_id or 0)) for guest in drain.guests], at)
+        for drain, at in drains
+    ]

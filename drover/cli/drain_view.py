@@ -1,0 +1,199 @@
+"""How drains are shown: their JSON, the table of their guests, and the live view."""
+
+import sys
+import time
+from collections.abc import Iterable
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from drover.cli.drain_queries import DrainShot, Row
+from drover.cli.exit_codes import ExitCode
+from drover.cli.output import size, span
+from drover.cli.queries import delivery
+from drover.cli.serializers import delivery_document, iso, public, timing_document
+from models.base import Document
+from models.drain import DrainKind, DrainState, GuestState
+from workflows.drain.planner import Forecast
+
+TITLES = ("GUEST", "STATE", "FROM", "TO", "JOB", "COPIED", "LEFT", "REMARK")
+STYLES = {GuestState.MOVING: "bold cyan", GuestState.MOVED: "green", GuestState.LEFT: "bold red"}
+INTERVAL_S = 1.0
+
+
+def forecast_document(forecast: Forecast) -> Document:
+    """What a drain would do."""
+    return {
+        "dry_run": True,
+        "kind": forecast.kind.value,
+        "host": forecast.host,
+        "moves": [
+            {
+                "guest": move.candidate.name,
+                "source": move.candidate.source,
+                "destination": move.destination,
+                "disk_bytes": move.candidate.size.disk_bytes,
+                "memory_bytes": move.candidate.size.memory_bytes,
+                "cpus": move.candidate.size.cpus,
+                "estimate_s": round(forecast.speed.move_s(move.candidate.size), 1),
+            }
+            for move in forecast.plan.placements
+        ],
+        "left": [{"guest": guest, "reason": public(why)} for guest, why in sorted(forecast.plan.left.items())],
+        "total_s": round(forecast.total_s, 1),
+        "estimated_from_moves": forecast.speed.moves,
+    }
+
+
+def drain_document(shot: DrainShot) -> Document:
+    """Everything about one drain."""
+    drain = shot.drain
+    return {
+        **drain_summary(shot),
+        "guests": [_guest_document(row) for row in shot.rows],
+        "to": drain.only.get("to", []),
+        "exclude": drain.only.get("exclude", []),
+        "options": drain.options,
+        **timing_document(drain),
+        "recurrence": drain.recurrence,
+        "webhook": delivery_document(delivery(drain_id=drain.id)),
+    }
+
+
+def drain_summary(shot: DrainShot) -> Document:
+    """One drain among others."""
+    drain = shot.drain
+    return {
+        "id": drain.id,
+        "kind": drain.kind.value,
+        "host": drain.host,
+        "state": drain.state.value,
+        "total": len(shot.rows),
+        "moved": shot.count(GuestState.MOVED),
+        "left": shot.count(GuestState.LEFT),
+        "eta_s": None if shot.eta_s is None else round(shot.eta_s, 1),
+        "total_s": None if shot.total_s is None else round(shot.total_s, 3),
+        "waiting": drain.waiting,
+        "error": public(drain.error),
+        "created_at": iso(drain.created_at),
+        "started_at": iso(drain.started_at),
+        "finished_at": iso(drain.finished_at),
+        "idempotency_key": drain.idempotency_key,
+    }
+
+
+def _guest_document(row: Row) -> Document:
+    return {
+        "guest": row.guest.guest,
+        "state": row.guest.state.value,
+        "source": row.guest.source,
+        "destination": row.guest.destination,
+        "job": row.guest.job_id,
+        "job_state": row.job.state.value if row.job else None,
+        "bytes_total": row.bytes_total,
+        "bytes_copied": row.bytes_copied,
+        "eta_s": None if row.eta_s is None else round(row.eta_s, 1),
+        "reason": public(row.guest.reason),
+        "refused_by": {host: public(why) for host, why in row.guest.refused_by.items()},
+    }
+
+
+def cells(row: Row) -> tuple[object, ...]:
+    """One guest as a line of the table."""
+    guest = row.guest
+    copied = f"{size(row.bytes_copied)} of {size(row.bytes_total)}" if row.job else None
+    left = span(row.eta_s) if row.eta_s is not None else None
+    return guest.guest, guest.state, guest.source, guest.destination, guest.job_id, copied, left, public(guest.reason)
+
+
+def headline(shot: DrainShot) -> str:
+    """What the drain is about and where it stands."""
+    drain = shot.drain
+    what = "empties" if drain.kind is DrainKind.DRAIN else "brings guests home to"
+    told = (
+        f"drain {drain.id} {what} {drain.host}: {drain.state}, {shot.count(GuestState.MOVED)} of {len(shot.rows)} moved"
+    )
+    return told + (f"; {drain.waiting}" if drain.waiting else "")
+
+
+def verdict(shot: DrainShot) -> str:
+    """One line on how the drain ended."""
+    drain = shot.drain
+    if drain.state is DrainState.DONE and drain.kind is DrainKind.DRAIN:
+        return (
+            f"done: {drain.host} is empty and in maintenance; {len(shot.rows)} guests in {span(shot.total_s) or '0 s'}"
+        )
+    if drain.state is DrainState.DONE:
+        return f"done: {len(shot.rows)} guests are home on {drain.host}, in {span(shot.total_s) or '0 s'}"
+    if drain.state is DrainState.CANCELLED:
+        return f"cancelled: {shot.count(GuestState.MOVED)} of {len(shot.rows)} guests had moved"
+    return f"incomplete: {public(drain.error)}. `drover drain resume {drain.id}` tries those again"
+
+
+def exit_code(shot: DrainShot) -> ExitCode:
+    """What a command that ends with a drain in this state answers; a drain that goes on was submitted well."""
+    if shot.drain.state is DrainState.INCOMPLETE and any(row.needs_operator for row in shot.rows):
+        return ExitCode.NEEDS_OPERATOR
+    undone = {DrainState.INCOMPLETE, DrainState.CANCELLED}
+    return ExitCode.UNDONE if shot.drain.state in undone else ExitCode.DONE
+
+
+class DrainScreen:
+    """Draws the table of all guests in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, auto_refresh=False, vertical_overflow="visible")
+
+    def __enter__(self) -> "DrainScreen":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, shot: DrainShot) -> None:
+        """Draw the drain as it is now."""
+        left = f", {span(shot.eta_s)} left" if shot.eta_s is not None else ""
+        self._live.update(Group(Text(headline(shot) + left, style="bold"), _table(shot.rows)), refresh=True)
+
+
+def _table(rows: Iterable[Row]) -> Table:
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for title in TITLES:
+        made.add_column(title, overflow="fold")
+    for row in rows:
+        style = STYLES.get(row.guest.state, "")
+        made.add_row(*[Text("-" if cell in {None, ""} else str(cell), style=style) for cell in cells(row)])
+    return made
+
+
+class DrainLines:
+    """Writes a line whenever the drain or one of its guests came further, at most one a second."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+        self._next_at = 0.0
+
+    def __enter__(self) -> "DrainLines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def show(self, shot: DrainShot) -> None:
+        """Write what changed; the end is always told."""
+        if time.monotonic() < self._next_at and not shot.ended:
+            return
+        facts = {"": headline(shot)} | {row.guest.guest: _sentence(row) for row in shot.rows}
+        news = [text for key, text in facts.items() if self._said.get(key) != text]
+        if news:
+            print("; ".join(news), file=sys.stderr, flush=True)
+            self._said, self._next_at = facts, time.monotonic() + INTERVAL_S
+
+
+def _sentence(row: Row) -> str:
+    guest = row.guest
+    told = f"{guest.guest} {guest.state}" + (f" to {guest.destination}" if guest.destination else "")
+    return told + (f" ({public(guest.reason)})" if guest.reason else "")

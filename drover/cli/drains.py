@@ -1,0 +1,276 @@
+"""`drover drain` and `drover return`: emptying a host for maintenance, and bringing its guests home."""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from drover.cli import completion, drain_queries, output, schedule_options
+from drover.cli.drain_view import (
+    TITLES,
+    cells,
+    drain_document,
+    drain_summary,
+    exit_code,
+    forecast_document,
+    headline,
+    verdict,
+)
+from drover.cli.migration import Bandwidth, DryRun, IdempotencyKey, MaxBlackout
+from drover.cli.options import AsJson, HostName, Timeout, Wait, examples
+from drover.cli.watching import note_without_controller, watch_drain
+from models.drain import DrainKind
+from workflows import schedule, submit_options
+from workflows.drain import commands
+from workflows.drain.commands import Order
+from workflows.drain.planner import Forecast, Where
+from workflows.migration.jobs import MigrationOptions
+
+
+class HostFirst(TyperGroup):
+    """`drover drain HOST` is short for `drover drain submit HOST`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in {*ctx.help_option_names, "--help"}:
+            args = ["submit", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=HostFirst, no_args_is_help=True, help="Emptying hosts: all guests of one moved elsewhere.")
+
+DrainId = Annotated[int, typer.Argument(metavar="ID", help="The drain's number.", show_default=False)]
+To = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--to",
+        metavar="HOST",
+        help="Move guests to this host only; may be repeated.",
+        autocompletion=completion.hosts,
+        show_default="all",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="HOST",
+        help="Move no guest to this host; may be repeated.",
+        autocompletion=completion.hosts,
+        show_default=False,
+    ),
+]
+
+
+@app.callback()
+def group() -> None:
+    """Emptying hosts: all guests of one moved elsewhere. `drover drain HOST` begins."""
+
+
+@app.command(
+    epilog=examples(
+        "drover drain hv1 --dry-run",
+        "drover drain hv1 --wait",
+        "drover drain hv1 --window 22:00-04:00 --timezone Europe/Berlin --seed-now",
+        "drover drain submit hv1 --to hv2 --to hv3 --idempotency-key kernel-42 --json",
+    )
+)
+def submit(
+    host: HostName,
+    to: To = None,
+    exclude: Exclude = None,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    max_blackout_ms: MaxBlackout = MigrationOptions.max_blackout_ms,
+    bandwidth: Bandwidth = "0",
+    at: schedule_options.At = None,
+    window: schedule_options.Hours = None,
+    timezone: schedule_options.Timezone = "UTC",
+    every: schedule_options.Every = None,
+    hold: schedule_options.Hold = False,
+    seed_now: schedule_options.SeedNow = False,
+    priority: schedule_options.Priority = 0,
+    webhook: schedule_options.Webhook = None,
+    idempotency_key: IdempotencyKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Empty a host: cordon it and move all its guests elsewhere, largest first.
+
+    Guests that cannot be moved are listed and left running. It ends with the host empty and in maintenance, or with
+    what is left and why (exit code 3, or 4 if an operator is needed).
+    """
+    order = Order(
+        kind=DrainKind.DRAIN,
+        host=host,
+        where=Where(to=to or (), exclude=exclude or ()),
+        options=MigrationOptions(max_blackout_ms=max_blackout_ms, bandwidth_bytes_per_s=bandwidth),
+        terms=submit_options.read(
+            at=at,
+            window=window,
+            timezone=timezone,
+            every=every,
+            hold=hold,
+            seed_now=seed_now,
+            priority=priority,
+            webhook=webhook,
+        ),
+        recurrence=schedule.recurrence(every, timezone) if every else None,
+    )
+    _plan_and_submit(order, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json)
+
+
+def bring_home(
+    host: HostName,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    max_blackout_ms: MaxBlackout = MigrationOptions.max_blackout_ms,
+    bandwidth: Bandwidth = "0",
+    at: schedule_options.At = None,
+    window: schedule_options.Hours = None,
+    timezone: schedule_options.Timezone = "UTC",
+    every: schedule_options.Every = None,
+    hold: schedule_options.Hold = False,
+    seed_now: schedule_options.SeedNow = False,
+    priority: schedule_options.Priority = 0,
+    webhook: schedule_options.Webhook = None,
+    idempotency_key: IdempotencyKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the guests home that were drained from a host, and let it take guests again."""
+    order = Order(
+        kind=DrainKind.RETURN,
+        host=host,
+        options=MigrationOptions(max_blackout_ms=max_blackout_ms, bandwidth_bytes_per_s=bandwidth),
+        terms=submit_options.read(
+            at=at,
+            window=window,
+            timezone=timezone,
+            every=every,
+            hold=hold,
+            seed_now=seed_now,
+            priority=priority,
+            webhook=webhook,
+        ),
+        recurrence=schedule.recurrence(every, timezone) if every else None,
+    )
+    _plan_and_submit(order, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json)
+
+
+def _plan_and_submit(
+    order: Order, key: str | None, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool
+) -> None:
+    earlier, forecast = commands.submitted_or_forecast(order, key)
+    if dry_run and forecast is not None:
+        output.emit(forecast_document(forecast)) if as_json else _print_forecast(forecast)
+        return
+    if forecast is not None and not as_json:
+        _print_forecast(forecast)
+    drain = earlier or commands.submit(order, forecast=forecast, idempotency_key=key)
+    if wait:
+        watch_drain(drain.id, timeout_s=timeout, as_json=as_json)
+    note_without_controller()
+    shot = drain_queries.snapshot(drain.id)
+    if as_json:
+        output.emit(drain_document(shot))
+    else:
+        output.say(f"{headline(shot)}: `drover drain watch {drain.id}`")
+    raise typer.Exit(exit_code(shot))
+
+
+def _print_forecast(forecast: Forecast) -> None:
+    speed = forecast.speed
+    output.table(
+        ("GUEST", "FROM", "TO", "DISKS", "MEMORY", "TIME"),
+        [
+            (
+                move.candidate.name,
+                move.candidate.source,
+                move.destination,
+                output.size(move.candidate.size.disk_bytes),
+                output.size(move.candidate.size.memory_bytes),
+                output.span(speed.move_s(move.candidate.size)),
+            )
+            for move in forecast.plan.placements
+        ],
+    )
+    basis = f"by the last {speed.moves} moves" if speed.moves else "assuming 100 MB/s, for nothing was moved yet"
+    output.say(f"{len(forecast.plan.placements)} guests move in about {output.span(forecast.total_s)}, {basis}")
+    for guest, why in sorted(forecast.plan.left.items()):
+        output.say(f"{guest} is left running where it is: {why}")
+
+
+@app.command("list", epilog=examples("drover drain list", "drover drain list --all --json"))
+def list_drains(
+    everything: Annotated[bool, typer.Option("--all", help="Those that are done or cancelled as well.")] = False,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="The newest N.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List the drains and returns that go on or have left something, newest first."""
+    rows = [drain_summary(shot) for shot in drain_queries.newest(everything=everything, limit=limit)]
+    if as_json:
+        output.emit({"drains": rows})
+        return
+    if not rows:
+        output.note("no drain" if everything else "no drain is under way (`--all` lists those that ended)")
+    names = ("id", "kind", "host", "state", "moved", "left", "total")
+    output.table(
+        ("DRAIN", "KIND", "HOST", "STATE", "MOVED", "LEFT", "GUESTS", "REMARK"),
+        [(*(row[name] for name in names), row["error"] or row["waiting"]) for row in rows],
+    )
+
+
+@app.command(epilog=examples("drover drain show 3", "drover drain show --key kernel-42 --json"))
+def show(
+    drain_id: Annotated[
+        int | None, typer.Argument(metavar="ID", help="The drain's number.", show_default=False)
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="K", help="The idempotency key instead of the number.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a drain and all its guests."""
+    if (drain_id is None) == (key is None):
+        raise typer.BadParameter("name the drain either by its number or by --key")
+    _told(drain_queries.id_of(key) if key is not None else int(drain_id or 0), as_json=as_json)
+
+
+@app.command(epilog=examples("drover drain watch 3", "drover drain watch 3 --timeout 600 --json"))
+def watch(drain_id: DrainId, timeout: Timeout = None, as_json: AsJson = False) -> None:
+    """Show all guests of a drain until it ends; the exit code says how. Ctrl-C leaves it running."""
+    watch_drain(drain_id, timeout_s=timeout, as_json=as_json)
+
+
+@app.command(epilog=examples("drover drain pause 3"))
+def pause(drain_id: DrainId, as_json: AsJson = False) -> None:
+    """Begin no other move; those under way go on."""
+    _told(commands.pause(drain_id).id, as_json=as_json)
+
+
+@app.command(epilog=examples("drover drain resume 3"))
+def resume(drain_id: DrainId, as_json: AsJson = False) -> None:
+    """Go on after a pause, or try the guests again that an ended drain has left."""
+    _told(commands.resume(drain_id).id, as_json=as_json)
+
+
+@app.command(epilog=examples("drover drain cancel 3", "drover drain cancel 3 --wait"))
+def cancel(drain_id: DrainId, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False) -> None:
+    """End a drain: moves under way are undone, guests that have moved stay, the host stays cordoned.
+
+    A move whose switchover was faster is carried through: --wait shows where each guest is in the end.
+    """
+    commands.cancel(drain_id)
+    if wait:
+        watch_drain(drain_id, timeout_s=timeout, as_json=as_json)
+    _told(drain_id, as_json=as_json)
+
+
+def _told(drain_id: int, *, as_json: bool) -> None:
+    shot = drain_queries.snapshot(drain_id)
+    if as_json:
+        output.emit(drain_document(shot))
+        return
+    output.say(headline(shot))
+    output.table(TITLES, map(cells, shot.rows))
+    if shot.ended:
+        output.say(verdict(shot))

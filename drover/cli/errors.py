@@ -1,0 +1,114 @@
+"""From an exception to what the operator reads: one sentence, what to do, and an exit code."""
+
+import ssl
+from dataclasses import dataclass
+
+import typer
+from kombu.exceptions import OperationalError as BrokerUnreachable
+from kombu.utils.url import maybe_sanitize_url
+from psycopg import errors as postgres
+from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, ResponseError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+
+from drover.cli.exit_codes import ExitCode
+from drover.errors import DroverError, PreconditionFailed
+from drover.settings import settings
+
+DATABASE_FORM = "postgresql+psycopg://USER@HOST/NAME"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a command ended without doing what it was asked for."""
+
+    code: str
+    """Stable, for programs: refused, usage, unreachable, schema, failed."""
+    message: str
+    exit_code: ExitCode = ExitCode.FAILED
+
+
+def fault(error: Exception) -> Fault:
+    """The fault behind an exception."""
+    if isinstance(error, typer.TyperException):
+        return Fault("usage", error.format_message(), ExitCode.REFUSED)
+    if isinstance(error, BrokerUnreachable) or type(error).__module__ == "redis.exceptions":
+        return _broker(error)
+    if isinstance(error, PreconditionFailed):
+        # Nothing was changed either way, but asking again later may help: that is no refusal.
+        return _broker(error.__cause__) if isinstance(error.__cause__, BrokerUnreachable) else _refused(str(error))
+    if isinstance(error, SQLAlchemyError):
+        return _database(error)
+    if isinstance(error, ModuleNotFoundError) and error.name == "psycopg2":
+        return _refused(f"DROVER_DATABASE_URL names no driver: write it as {DATABASE_FORM}")
+    if isinstance(error, DroverError):
+        return Fault("failed", str(error))
+    return Fault("failed", f"{type(error).__name__}: {_first_line(error)} (`drover --debug ...` shows where)")
+
+
+def _refused(message: str) -> Fault:
+    return Fault("refused", message, ExitCode.REFUSED)
+
+
+def broker_refuses(error: BaseException | None) -> bool:
+    """It answered, and the answer was no: to the password, to a right, or to a certificate."""
+    while error is not None:
+        if isinstance(error, (AuthenticationError, NoPermissionError, ssl.SSLError)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def broker_answers(error: BaseException | None) -> BaseException | None:
+    """What it says instead of doing what it was told: that it is full, loads, or is a replica by now."""
+    while error is not None and not isinstance(error, (ResponseError, BusyLoadingError)):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _broker(error: BaseException | None) -> Fault:
+    url = ";".join(map(maybe_sanitize_url, settings().broker_url.split(";")))  # Sentinels
+    if broker_refuses(error):
+        return Fault(
+            "unreachable",
+            f"the broker at {url} and this process do not accept each other: look at user, password and certificates "
+            f"in DROVER_BROKER_URL ({_first_line(error)})",
+        )
+    if answer := broker_answers(error):
+        return Fault(
+            "unreachable",
+            f"Redis at {url} takes no messages now ({_first_line(answer)}): it is full, loads or fails over; see its "
+            "`INFO memory` and `INFO replication`. Jobs under way wait and go on by themselves",
+        )
+    return Fault(
+        "unreachable",
+        f"the broker at {url} cannot be reached: is Redis running, and is DROVER_BROKER_URL right? "
+        f"({_first_line(error)})",
+    )
+
+
+def _database(error: SQLAlchemyError) -> Fault:
+    said = error.orig if isinstance(error, DBAPIError) else None
+    if isinstance(error, ArgumentError):
+        return _refused(f"DROVER_DATABASE_URL is not understood: write it as {DATABASE_FORM}")
+    if isinstance(said, (postgres.UndefinedTable, postgres.UndefinedColumn)):
+        return Fault("schema", "the database lacks Drover's tables, or has old ones: run `drover db upgrade`")
+    if isinstance(said, postgres.InsufficientPrivilege):
+        return _refused(
+            f"the database lets this role not do that ({_first_line(said)}): after each `drover db upgrade` run "
+            "deploy/postgres/hosts.sql; the roles of hypervisors are for their workers alone"
+        )
+    if isinstance(said, postgres.LockNotAvailable):
+        return Fault("failed", "somebody else is changing the database's schema right now: try again in a moment")
+    if isinstance(error, (OperationalError, InterfaceError)):
+        url = make_url(settings().database_url).render_as_string(hide_password=True)
+        return Fault(
+            "unreachable",
+            f"the database at {url} cannot be reached: is Postgres running, and is DROVER_DATABASE_URL right? "
+            f"({_first_line(said)})",
+        )
+    return Fault("failed", f"the database refused: {_first_line(said or error)} (`drover --debug ...` shows where)")
+
+
+def _first_line(error: BaseException | None) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,64 @@
+"""The view of a job where there is no terminal: a line whenever something changed, at most one a second."""
+
+import sys
+import time
+from typing import TextIO
+
+from drover.cli.live_view import headline, pace, remark, standing
+from drover.cli.output import size, span
+from drover.cli.progress import Bar, Progress
+from drover.cli.queries import Snapshot, elapsed_s
+from models.job import Step, StepState
+
+INTERVAL_S = 1.0
+IN_MOTION = {StepState.RUNNING, StepState.UNDOING}
+
+
+class PlainLines:
+    """Writes what changed since the line before."""
+
+    def __init__(self, file: TextIO | None = None) -> None:
+        self._file = file or sys.stderr
+        self._progress = Progress()
+        self._said: dict[str, str] = {}
+        self._next_at = 0.0
+
+    def __enter__(self) -> "PlainLines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def show(self, shot: Snapshot) -> None:
+        """Write a line if it is time to and there is something new; the end of a job is always told."""
+        bars = self._progress.bars(shot)
+        if time.monotonic() < self._next_at and not shot.job.state.ended:
+            return
+        facts = _facts(shot, bars)
+        news = [text + details for key, (text, details) in facts.items() if self._said.get(key) != text]
+        if not news:
+            return
+        print("; ".join(news), file=self._file, flush=True)
+        self._said = {key: text for key, (text, _) in facts.items()}
+        self._next_at = time.monotonic() + INTERVAL_S
+
+
+def _facts(shot: Snapshot, bars: list[Bar]) -> dict[str, tuple[str, str]]:
+    """What can be told, in order: {what about: (what is news when it changes, what else to say)}."""
+    facts = {"job": (f"{headline(shot.job)}: {standing(shot.job)}", "")}
+    for step in shot.job.steps:
+        if step.state not in {StepState.PENDING, StepState.TO_UNDO} or step.error:
+            facts[f"step {step.seq}"] = (_step(step), "")
+    for bar in bars:
+        if bar.complete:
+            facts[bar.label] = (f"{bar.label}: {size(bar.total_bytes)} copied", "")
+        elif bar.done_bytes:
+            facts[bar.label] = (f"{bar.label}: {bar.percent} % of {size(bar.total_bytes)}", f" ({pace(bar)})")
+    return facts
+
+
+def _step(step: Step) -> str:
+    took = None if step.state in IN_MOTION else elapsed_s(step.started_at, step.finished_at)
+    duration = f" ({span(took)})" if took is not None else ""
+    unusual = f" [{remark(step)}]" if remark(step) else ""
+    return f"{step.name} on {step.host} {step.state}{duration}{unusual}"

@@ -1,0 +1,96 @@
+"""The live view of a job on a terminal: one line per step, one bar per disk and one for the RAM."""
+
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from drover.cli.output import size, span
+from drover.cli.progress import Bar, Progress
+from drover.cli.queries import Snapshot, elapsed_s
+from drover.cli.serializers import public
+from models.job import Job, Step, StepState
+
+LOOKS = {  # state: (mark, style)
+    StepState.PENDING: ("·", "dim"),
+    StepState.RUNNING: ("▶", "bold cyan"),
+    StepState.DONE: ("✓", "green"),
+    StepState.FAILED: ("✗", "bold red"),
+    StepState.TO_UNDO: ("·", "yellow"),
+    StepState.UNDOING: ("◀", "bold yellow"),
+    StepState.UNDONE: ("↺", "yellow"),
+}
+BAR_WIDTH = 30
+
+
+class Screen:
+    """Draws snapshots in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress()
+        self._live = Live(console=console, auto_refresh=False, vertical_overflow="visible")
+
+    def __enter__(self) -> "Screen":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, shot: Snapshot) -> None:
+        """Draw the job as it is now."""
+        bars = self._progress.bars(shot)
+        self._live.update(Group(_title(shot), _steps(shot), _bars(bars)), refresh=True)
+
+
+def headline(job: Job) -> str:
+    """What the job is about."""
+    return f"job {job.id}: {job.guest} from {job.source} to {job.destination}"
+
+
+def standing(job: Job) -> str:
+    """Its state, and why it waits."""
+    return f"{job.state}, {job.waiting}" if job.waiting else str(job.state)
+
+
+def _title(shot: Snapshot) -> Text:
+    return Text(f"{headline(shot.job)}   {standing(shot.job)}   {span(shot.total_s)}", style="bold")
+
+
+def _steps(shot: Snapshot) -> Table:
+    lines = Table.grid(padding=(0, 2))
+    for step in shot.job.steps:
+        mark, style = LOOKS[step.state]
+        duration = span(elapsed_s(step.started_at, step.finished_at or shot.at))
+        cells = (f"  {mark}", step.name, step.host, step.state.value, duration, remark(step))
+        lines.add_row(*[Text(cell, style=style) for cell in cells])
+    return lines
+
+
+def remark(step: Step) -> str:
+    """What is unusual about a step."""
+    tries = f"attempt {step.attempts}" if step.attempts > 1 else ""
+    return ": ".join(part for part in (tries, public(step.error) or "") if part)
+
+
+def _bars(bars: Sequence[Bar]) -> Table:
+    lines = Table.grid(padding=(0, 2))
+    for bar in bars:
+        lines.add_row(
+            Text(f"  {bar.label}"),
+            ProgressBar(total=1.0, completed=bar.fraction, width=BAR_WIDTH),
+            Text(f"{bar.percent} %", justify="right"),
+            Text(f"{size(bar.done_bytes)} of {size(bar.total_bytes)}"),
+            Text("" if bar.complete else pace(bar)),
+            Text(bar.note, style="dim"),
+        )
+    return lines
+
+
+def pace(bar: Bar) -> str:
+    """Rate and remaining time."""
+    rate = f"{size(bar.bytes_per_s)}/s"
+    return rate if bar.eta_s is None else f"{rate}, {span(bar.eta_s)} left"

@@ -1,0 +1,55 @@
+"""Options and arguments that several commands share."""
+
+import re
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from drover.cli import completion
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+JobId = Annotated[
+    int, typer.Argument(metavar="ID", help="The job's number.", autocompletion=completion.jobs, show_default=False)
+]
+GuestName = Annotated[
+    str,
+    typer.Argument(metavar="GUEST", help="The guest's name.", autocompletion=completion.guests, show_default=False),
+]
+HostName = Annotated[
+    str,
+    typer.Argument(metavar="HOST", help="The host's name.", autocompletion=completion.hosts, show_default=False),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0,
+        help="Stop watching after so long; the job goes on (exit code 5).",
+        show_default="never",
+    ),
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Show progress until the end; the exit code says how it ended.")]
+
+RATE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[kmgt]i?)?b?(/s)?", re.IGNORECASE)
+
+
+def rate(text: str) -> int:
+    """Bytes per second from `100M/s`: K, M, G and T are powers of 1000, Ki, Mi, Gi and Ti of 1024."""
+    found = RATE.fullmatch(text.strip())
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is not a rate: write for example 100M/s, 1G/s or 64Mi/s")
+    unit = (found["unit"] or "").lower()
+    base = 1024 if unit.endswith("i") else 1000
+    exponent = " kmgt".index(unit[0]) if unit else 0
+    return int(float(found["number"]) * base**exponent)
+
+
+def examples(*commands: str) -> str:
+    """An epilog with one example per line."""
+    return block("Examples", *(f"$ {escape(command)}" for command in commands))
+
+
+def block(title: str, *lines: str) -> str:
+    """An epilog: a title and its lines."""
+    return "\n".join([f"[bold]{title}[/bold]", *lines])

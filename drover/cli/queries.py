@@ -1,0 +1,100 @@
+"""Reading jobs for show: in one query, and without the columns that hold secrets."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import defer, joinedload, selectinload
+
+from drover.errors import PreconditionFailed
+from models.database import transaction
+from models.job import Event, Job, JobState
+from models.webhook import Delivery
+
+# What is never loaded cannot be printed: the exporter's nonce and the switch's key let anybody write into a
+# guest's disks or take part in its switch. The plan is left out because it is large.
+PUBLIC = tuple(defer(column, raiseload=True) for column in (Job.plan, Job.exporter, Job.switch))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A job with its steps and disks, and the database's time when it was read."""
+
+    job: Job
+    at: datetime
+
+    @property
+    def ended(self) -> bool:
+        """No step of the job will run any more by itself."""
+        return self.job.state.ended
+
+    @property
+    def total_s(self) -> float | None:
+        """From its start until its end, or until now."""
+        return elapsed_s(self.job.started_at, self.job.finished_at or self.at)
+
+
+def elapsed_s(begun: datetime | None, ended: datetime | None) -> float | None:
+    """Seconds between two times, if both are known."""
+    return None if begun is None or ended is None else max((ended - begun).total_seconds(), 0.0)
+
+
+def snapshot(job_id: int) -> Snapshot:
+    """The job as it is now.
+
+    Raises:
+        PreconditionFailed: there is none.
+    """
+    query = (  # now(), not clock_timestamp(), which would differ from row to row of the join
+        select(Job, func.now()).options(*PUBLIC, joinedload(Job.steps), joinedload(Job.disks)).where(Job.id == job_id)
+    )
+    with transaction() as session:
+        row = session.execute(query).unique().one_or_none()
+    if row is None:
+        raise PreconditionFailed(f"there is no job {job_id}: see `drover job list --all`")
+    return Snapshot(job=row[0], at=row[1])
+
+
+def id_of(idempotency_key: str) -> int:
+    """The number of the job that was submitted with this key.
+
+    Raises:
+        PreconditionFailed: there is none.
+    """
+    with transaction() as session:
+        found = session.scalar(select(Job.id).where(Job.idempotency_key == idempotency_key))
+    if found is None:
+        raise PreconditionFailed(f"no job was submitted with the key {idempotency_key!r}")
+    return found
+
+
+def newest(*, everything: bool, guest: str | None, limit: int) -> list[Snapshot]:
+    """Jobs, newest first; without `everything` only those that are not done or undone."""
+    query = (
+        select(Job, func.now())
+        .options(*PUBLIC, selectinload(Job.steps), selectinload(Job.disks))
+        .order_by(Job.id.desc())
+        .limit(limit)
+    )
+    if not everything:
+        query = query.where(Job.state.not_in([JobState.DONE, JobState.UNDONE]))
+    if guest is not None:
+        query = query.where(Job.guest == guest)
+    with transaction() as session:
+        return [Snapshot(job=job, at=at) for job, at in session.execute(query)]
+
+
+def events(job_id: int, action: str | None = None) -> list[Event]:
+    """The job's story, or the sentences of one kind."""
+    query = select(Event).where(Event.job_id == job_id).order_by(Event.id)
+    if action is not None:
+        query = query.where(Event.action == action)
+    with transaction() as session:
+        return list(session.scalars(query))
+
+
+def delivery(*, job_id: int | None = None, drain_id: int | None = None) -> Delivery | None:
+    """The newest message to whoever wants to know the end of a job or a drain."""
+    about = Delivery.job_id == job_id if job_id is not None else Delivery.drain_id == drain_id
+    with transaction() as session:
+        return session.scalar(select(Delivery).where(about).order_by(Delivery.id.desc()).limit(1))

@@ -1,0 +1,212 @@
+"""The JSON documents. Their fields are documented in docs/cli.md: only add, never rename or drop one."""
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from drover.cli.queries import Snapshot, elapsed_s
+from models.base import Document
+from models.drain import Drain
+from models.guest import Guest
+from models.host import Host
+from models.job import BLACKOUT_PHASES, Disk, Event, Job, Step
+from models.webhook import Delivery
+
+SECRET = re.compile(r"\b[0-9a-f]{24,}\b")
+"""What nonces and keys look like: QEMU's error messages name exports, and so their nonce."""
+
+INSPECTED = ("pid", "exe", "accel", "machine_type", "runstate", "memory_bytes", "cpus", "refusals", "warnings")
+"""Parts of an inspection that are shown; the command line may hold passwords."""
+
+
+def public(text: str | None) -> str | None:
+    """A sentence without secrets."""
+    return None if text is None else SECRET.sub("<secret>", text)
+
+
+def iso(at: datetime | None) -> str | None:
+    """ISO 8601 in UTC with milliseconds."""
+    return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery | None = None) -> Document:
+    """Everything about one job."""
+    job = shot.job
+    blackout = job.blackout or {}
+    return {
+        "id": job.id,
+        "guest": job.guest,
+        "source": job.source,
+        "destination": job.destination,
+        "state": job.state.value,
+        "steps": [_step(step) for step in job.steps],
+        "disks": [_disk(disk) for disk in job.disks],
+        "ram": _ram(job),
+        "blackout_ms": blackout.get("ms"),
+        "blackout_phases": blackout_phases(job),
+        "total_s": _rounded(shot.total_s),
+        "error": public(job.error),
+        "waiting": job.waiting,
+        "warnings": [public(event.sentence) for event in warnings],
+        "options": job.options,
+        "cancel_requested": job.cancel_requested,
+        **timing_document(job),
+        "drain": job.drain_id,
+        "webhook": delivery_document(delivery),
+        "created_at": iso(job.created_at),
+        "started_at": iso(job.started_at),
+        "crossed_at": iso(job.crossed_at),
+        "finished_at": iso(job.finished_at),
+        "idempotency_key": job.idempotency_key,
+    }
+
+
+def blackout_phases(job: Job) -> dict[str, float]:
+    """The parts of its blackout in their order, in ms; empty while unknown."""
+    phases = (job.blackout or {}).get("phases") or {}
+    return {name: phases[name] for name in BLACKOUT_PHASES if name in phases}
+
+
+def timing_document(asked: Job | Drain) -> Document:
+    """When it may happen, as asked for; what was released is no longer held."""
+    return {
+        "priority": asked.priority,
+        "not_before": iso(asked.not_before),
+        "window": asked.window,
+        "hold": asked.hold,
+        "seed": asked.seed,
+    }
+
+
+def delivery_document(delivery: Delivery | None) -> Document | None:
+    """How far a webhook has come; its address may hold a password and is left out."""
+    if delivery is None:
+        return None
+    return {"state": delivery.state.value, "tries": delivery.tries, "error": public(delivery.error)}
+
+
+def _step(step: Step) -> Document:
+    return {
+        "seq": step.seq,
+        "name": step.name,
+        "host": step.host,
+        "side": step.side.value,
+        "state": step.state.value,
+        "attempts": step.attempts,
+        "started_at": iso(step.started_at),
+        "finished_at": iso(step.finished_at),
+        "duration_s": _rounded(elapsed_s(step.started_at, step.finished_at)),
+        "error": public(step.error),
+    }
+
+
+def _disk(disk: Disk) -> Document:
+    return {
+        "index": disk.index,
+        "format": disk.format,
+        "source_path": disk.source_path,
+        "destination_path": disk.destination_path,
+        "bytes_total": disk.bytes_total,
+        "bytes_copied": disk.bytes_copied,
+        "ready_at": iso(disk.ready_at),
+        "retired_path": disk.retired_path,
+        "retired_until": iso(disk.retired_until),
+    }
+
+
+def _ram(job: Job) -> Document | None:
+    if job.ram is None:
+        return None
+    return {
+        "bytes_total": job.ram.get("total"),
+        "bytes_transferred": job.ram.get("transferred"),
+        "bytes_remaining": job.ram.get("remaining"),
+        "bytes_per_s": job.ram.get("bytes_per_s"),
+        "passes": job.ram.get("passes"),
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def job_summary(shot: Snapshot) -> Document:
+    """One job among others."""
+    job = shot.job
+    return {
+        "id": job.id,
+        "guest": job.guest,
+        "source": job.source,
+        "destination": job.destination,
+        "state": job.state.value,
+        "step": current_step(job),
+        "bytes_total": sum(disk.bytes_total for disk in job.disks),
+        "bytes_copied": sum(disk.bytes_copied for disk in job.disks),
+        "blackout_ms": (job.blackout or {}).get("ms"),
+        "total_s": _rounded(shot.total_s),
+        "waiting": job.waiting,
+        "error": public(job.error),
+        "created_at": iso(job.created_at),
+        "started_at": iso(job.started_at),
+        "finished_at": iso(job.finished_at),
+        "idempotency_key": job.idempotency_key,
+    }
+
+
+def current_step(job: Job) -> str | None:
+    """The step that is at work or failed."""
+    return next((step.name for step in job.steps if step.state.value in {"running", "undoing", "failed"}), None)
+
+
+def event_document(event: Event) -> Document:
+    """One sentence of a job's story."""
+    return {"at": iso(event.at), "by": event.by, "action": event.action, "sentence": public(event.sentence)}
+
+
+def host_document(host: Host, *, is_alive: bool, guests: int) -> Document:
+    """One host."""
+    return {
+        "name": host.name,
+        "address": host.address,
+        "state": host.state.value,
+        "alive": is_alive,
+        "heartbeat_at": iso(host.heartbeat_at),
+        "guests": guests,
+        "guest_root": host.guest_root,
+        "cpus": host.facts.get("cpus"),
+        "memory_bytes": host.facts.get("memory_bytes"),
+        "guest_cpus": host.guest_cpus,
+        "guest_memory_bytes": host.guest_memory_bytes,
+        "guest_disk_bytes": host.guest_disk_bytes,
+        "qemu": host.facts.get("qemu"),
+    }
+
+
+def guest_document(guest: Guest, job_id: int | None) -> Document:
+    """One guest, and the job that holds it."""
+    return {
+        "name": guest.name,
+        "host": guest.host,
+        "qmp": guest.qmp,
+        "adopted_at": iso(guest.adopted_at),
+        "moved_at": iso(guest.moved_at),
+        "cpus": guest.cpus,
+        "memory_bytes": guest.memory_bytes,
+        "disk_bytes": guest.disk_bytes,
+        "priority": guest.priority,
+        "together": guest.together,
+        "apart": guest.apart,
+        "job_id": job_id,
+    }
+
+
+def inspection_document(inspection: Document) -> Document:
+    """What a host said about a guest of its."""
+    return {
+        **{name: inspection.get(name) for name in INSPECTED},
+        "qemu_version": ".".join(str(part) for part in inspection.get("version", [])),
+        "disks": [
+            {name: disk.get(name) for name in ("index", "device", "format", "path", "virtual_size_bytes")}
+            for disk in inspection.get("disks", [])
+        ],
+    }

@@ -1,0 +1,190 @@
+"""Watching a job or a drain until it ends. It does not know of that: who stops watching stops nothing else."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
+
+import typer
+from rich.console import Console
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from drover.cli import drain_queries, drain_view, exit_codes, output, queries, serializers
+from drover.cli.exit_codes import ExitCode
+from drover.cli.line_view import PlainLines
+from drover.cli.live_view import Screen
+from drover.cli.queries import Snapshot
+from drover.controller import leader_election
+from drover.errors import DroverError
+from models.base import Document
+from models.database import transaction
+from models.job import Job, JobState
+
+POLL_S = 0.2
+PATIENCE_S = 30.0
+"""A database that is away for a moment does not end the watching."""
+
+
+class StoppedWatching(DroverError):
+    """The watching ended before the job did; the text says why."""
+
+
+class Endable(Protocol):
+    """What can be watched until it ends."""
+
+    @property
+    def ended(self) -> bool: ...
+
+
+Shot = TypeVar("Shot", bound=Endable)
+Shown = TypeVar("Shown", contravariant=True)
+
+
+class View(Protocol[Shown]):
+    """Shows one snapshot after another."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    def show(self, shot: Shown, /) -> None:
+        """Show it as it is now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched(Generic[Shot]):
+    """A job or a drain to be watched."""
+
+    name: str
+    """`job 7`."""
+    read: Callable[[], Shot]
+    on_terminal: Callable[[Console], View[Shot]]
+    elsewhere: Callable[[], View[Shot]]
+    verdict: Callable[[Shot], str]
+    exit_code: Callable[[Shot], ExitCode]
+    document: Callable[[], Document]
+
+    def view(self) -> View[Shot]:
+        """Something that moves on a terminal, lines elsewhere; on stderr, for stdout is for the result."""
+        console = Console(file=sys.stderr)
+        return self.on_terminal(console) if console.is_terminal else self.elsewhere()
+
+
+def watch(job_id: int, *, timeout_s: float | None, as_json: bool) -> None:
+    """Show a job until it ends, then say how it ended; leaves with the exit code for that."""
+    _watch(
+        Watched(
+            name=f"job {job_id}",
+            read=lambda: queries.snapshot(job_id),
+            on_terminal=Screen,
+            elsewhere=PlainLines,
+            verdict=verdict,
+            exit_code=lambda shot: exit_codes.of_job(shot.job.state),
+            document=lambda: job_document(job_id),
+        ),
+        timeout_s=timeout_s,
+        as_json=as_json,
+    )
+
+
+def watch_drain(drain_id: int, *, timeout_s: float | None, as_json: bool) -> None:
+    """Likewise for a drain."""
+    _watch(
+        Watched(
+            name=f"drain {drain_id}",
+            read=lambda: drain_queries.snapshot(drain_id),
+            on_terminal=drain_view.DrainScreen,
+            elsewhere=drain_view.DrainLines,
+            verdict=drain_view.verdict,
+            exit_code=drain_view.exit_code,
+            document=lambda: drain_view.drain_document(drain_queries.snapshot(drain_id)),
+        ),
+        timeout_s=timeout_s,
+        as_json=as_json,
+    )
+
+
+def _watch(watched: Watched[Shot], *, timeout_s: float | None, as_json: bool) -> None:
+    try:
+        shot = _until_ended(watched, timeout_s)
+        said = watched.verdict(shot)
+        output.note(said) if as_json else output.say(said)
+        code = watched.exit_code(shot)
+    except (KeyboardInterrupt, StoppedWatching) as stopped:
+        why = "interrupted" if isinstance(stopped, KeyboardInterrupt) else str(stopped)
+        kind, number = watched.name.split()
+        output.note(
+            f"{why}: {watched.name} goes on; `drover {kind} watch {number}` shows it again, "
+            f"`drover {kind} cancel {number}` ends it"
+        )
+        code = ExitCode.STOPPED_WATCHING
+    if as_json:
+        output.emit(watched.document())
+    raise typer.Exit(code)
+
+
+def note_without_controller() -> None:
+    """Say so if nobody is there to publish the steps: all would look well, and nothing happen."""
+    with transaction() as session:
+        if not leader_election.anybody_acts(session):
+            output.note("no controller acts: nothing begins until `drover controller` runs somewhere")
+
+
+def emit_job(job_id: int) -> None:
+    """Print the job's JSON document."""
+    output.emit(job_document(job_id))
+
+
+def job_document(job_id: int) -> Document:
+    """The job's JSON document."""
+    shot, warnings = queries.snapshot(job_id), queries.events(job_id, "warning")
+    return serializers.job_document(shot, warnings, queries.delivery(job_id=job_id))
+
+
+def _until_ended(watched: Watched[Shot], timeout_s: float | None) -> Shot:
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    shot = watched.read()  # one that is unknown, or no database at all, is said at once
+    if not shot.ended:
+        note_without_controller()
+    with watched.view() as shown:
+        while True:
+            shown.show(shot)
+            if shot.ended:
+                return shot
+            if deadline is not None and time.monotonic() >= deadline:
+                raise StoppedWatching(f"not ended after {timeout_s:g} s")
+            time.sleep(POLL_S)
+            shot = _patiently(watched.read)
+
+
+def _patiently(read: Callable[[], Shot]) -> Shot:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return read()
+        except (OperationalError, InterfaceError):
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(1)
+
+
+def verdict(shot: Snapshot) -> str:
+    """One line on how the job ended."""
+    job = shot.job
+    if job.state is JobState.DONE:
+        return f"done: {job.guest} lives on {job.destination}; {_figures(shot)}"
+    why = serializers.public(job.error) or "no reason was recorded"
+    if job.state is JobState.UNDONE:
+        return f"undone: {job.guest} stays on {job.source}; {why}"
+    return f"needs an operator: {why} (`drover job explain {job.id}` tells how it came to that)"
+
+
+def _figures(shot: Snapshot) -> str:
+    copied = sum(disk.bytes_copied for disk in shot.job.disks)
+    figures = f"{output.size(copied)} of disks in {output.span(shot.total_s)}"
+    return figures + (f", guest paused for {pause}" if (pause := blackout(shot.job)) else "")
+
+
+def blackout(job: Job) -> str:
+    """How long the guest stood still, for people."""
+    ms = (job.blackout or {}).get("ms")
+    return "" if ms is None else f"{ms:.0f} ms"

@@ -1,0 +1,366 @@
+"""The controller: makes sure that every job goes on, whatever was lost on the way.
+
+Several may run; the one that holds an advisory lock acts. It looks at the rows, never at messages: a step that
+is due and was not published, or was published and not picked up, is published again together with all that
+remains; claims that ran out are taken away. All of that may happen twice without harm.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from celery.signals import worker_init
+from kombu.exceptions import OperationalError as BrokerUnreachable
+from redis.exceptions import RedisError
+from sqlalchemy import ColumnElement, Select, delete, exists, func, select
+from sqlalchemy.orm import Session, aliased
+
+from drover import metrics, webhooks
+from drover.broker import health
+from drover.broker.app import CONTROL_QUEUE
+from drover.controller import leader_election
+from drover.settings import Settings, settings
+from models.database import away, hearing, transaction, unpooled
+from models.host import Host, HostRequest
+from models.job import CLAIMED, Job, JobState, Side, Step, StepState
+from workers.executor import STOPPING
+from workflows import isolation
+from workflows.drain import reconciler as drains
+from workflows.host_rpc import alive
+from workflows.isolation import PAUSES, alone
+from workflows.migration import admission, claims
+from workflows.migration.admission import admit
+from workflows.migration.chain import remaining_chain
+from workflows.migration.jobs import WAKE_CHANNEL, go_on
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+CHECK_S = 5.0
+"""How often the one that leads makes sure that it can publish."""
+FAILING_S = 3.0
+"""Looks that fail as a whole for so long end the lead."""
+PAUSE_S = 5.0
+"""After that it leaves the lead to others for so long."""
+QUESTIONS_KEPT = timedelta(hours=1)
+ME = "controller"
+UNPUBLISHED = "Redis takes no messages"
+"""How the reason of a job begins whose next step cannot be published; it goes when it can."""
+LEADING = threading.Event()
+"""Set while this process is the one that acts."""
+_said: set[str] = set()
+"""What was logged of the present outage."""
+
+
+@worker_init.connect
+def begin(sender: Any = None, **_: Any) -> None:
+    """Act beside the worker that serves the control queue, also while that one waits for Redis."""
+    queues = sender.app.amqp.queues.consume_from if sender is not None else {}
+    if CONTROL_QUEUE in queues:
+        threading.Thread(target=run, args=(settings(),), name="controller", daemon=True).start()
+        if settings().metrics_address:
+            metrics.serve(settings(), LEADING.is_set)
+
+
+def run(ours: Settings) -> None:
+    """Act until the process is told to stop. Nothing ends this but that: what is raised is logged, and after a pause,
+    in which another controller may take the lead, it is tried again.
+    """
+    while not STOPPING.is_set():
+        try:
+            lead(ours)
+        except Exception as error:
+            _log(error, "the controller does not lead")
+            STOPPING.wait(PAUSE_S)
+
+
+def lead(ours: Settings) -> None:
+    """Act while holding the lock; when another controller holds it, wait a moment.
+
+    A connection of its own holds the lock and hears the notifications. Whatever ends the lead closes it.
+
+    Raises:
+        Exception: the lead was lost or given up.
+    """
+    with unpooled() as connection:
+        if leader_election.anybody_acts(connection):
+            STOPPING.wait(TICK_S)
+            return
+        if not _can_publish():
+            STOPPING.wait(PAUSE_S)  # another controller may be able to
+        if not leader_election.take(connection):
+            return
+        with hearing(connection, WAKE_CHANNEL) as wait:
+            LEADING.set()
+            log.info("this controller leads")
+            try:
+                _act(ours, wait)
+            finally:
+                LEADING.clear()
+
+
+def _can_publish() -> bool:
+    """Where nobody can, somebody leads all the same: jobs must say what they wait for, and claims run out."""
+    try:
+        health.check_broker()
+    except Exception as error:
+        _log(error, "the controller leaves the lead to others")
+        return False
+    return True
+
+
+def _act(ours: Settings, wait: Callable[[float], str | None]) -> None:
+    """Look again and again. Looks that fail as a whole for some seconds end the lead: another controller may do better.
+
+    Raises:
+        Exception: what the last look failed with, or the connection was lost.
+    """
+    failing_since, check_at = None, time.monotonic() + CHECK_S
+    while not STOPPING.is_set():
+        try:
+            tick(ours)
+            if time.monotonic() >= check_at:
+                health.check_broker()
+                check_at = time.monotonic() + CHECK_S
+            failing_since = None
+            _said.clear()
+        except Exception as error:
+            failing_since = failing_since or time.monotonic()
+            if time.monotonic() - failing_since >= FAILING_S:
+                raise
+            _log(error, "a look of the controller failed")
+            check_at = 0.0  # with the next look
+        wait(TICK_S)
+
+
+def _log(error: Exception, what: str) -> None:
+    """One line for an outage of database or broker; anything else is a fault of ours, with its traceback."""
+    if away(error) or isinstance(error, (BrokerUnreachable, RedisError, ConnectionError)):
+        line = f"{what}: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        if line not in _said:
+            log.warning("%s", line)
+        _said.add(line)
+    else:
+        log.error("%s", what, exc_info=error)
+
+
+def tick(ours: Settings) -> None:
+    """Look at every job that has not ended, once. At rest this is one statement.
+
+    One part that fails does not keep the others from being done.
+
+    Raises:
+        Exception: what the first of the parts failed with; what concerned one row alone is set aside, see `isolation`.
+    """
+    at_hand = _look(ours)
+    due = at_hand.due or at_hand.overdue or at_hand.stopped or at_hand.waiting
+    parts: list[tuple[bool, Callable[[Settings], None]]] = [
+        (at_hand.overdue, _expire_overdue),
+        (at_hand.old_questions, _delete_old_questions),
+        (at_hand.stopped, _go_on_with_all_returned),
+        (at_hand.waiting, _admit),
+        (due, _advance_all),
+        (at_hand.drains, drains.tick),  # after what a job may wait for
+        (at_hand.deliveries, webhooks.tick),
+    ]
+    errors = [error for wanted, part in parts if wanted and (error := _tried(part, ours))]
+    if errors:
+        raise errors[0]
+
+
+def _tried(part: Callable[[Settings], None], ours: Settings) -> Exception | None:
+    try:
+        part(ours)
+    except Exception as error:
+        _log(error, f"the controller's {part.__name__.strip('_')} failed")
+        return error
+    return None
+
+
+def _expire_overdue(ours: Settings) -> None:
+    with transaction() as session:
+        ids = session.scalars(select(Step.job_id).where(Step.state.in_(CLAIMED), claims.overdue()).distinct()).all()
+    for job_id in PAUSES.due("take its claim away", sorted(ids)):
+        with alone("take its claim away", Job, job_id), transaction() as session:
+            mine = claims.overdue() & (Step.job_id == job_id)
+            claims.expire(session, mine, "its worker was not heard of in time", by=ME, wait=False)
+
+
+def _delete_old_questions(ours: Settings) -> None:
+    with transaction() as session:
+        session.execute(delete(HostRequest).where(_old()))
+
+
+def _go_on_with_all_returned(ours: Settings) -> None:
+    for job_id in PAUSES.due("go on", _waiting_for_a_host(ours)):
+        with alone("go on", Job, job_id), transaction() as session:
+            go_on_with_returned(session, job_id)
+
+
+def _admit(ours: Settings) -> None:
+    with transaction() as session:
+        troubled = admit(session, ours)
+    for job_id, error in troubled.items():
+        isolation.set_aside(admission.DECIDING, Job, job_id, error)
+
+
+def _look(ours: Settings) -> Any:
+    """What there is to do, each as a truth."""
+    what: dict[str, ColumnElement[bool]] = {
+        "overdue": exists().where(Step.state.in_(CLAIMED), claims.overdue()),
+        "old_questions": exists().where(_old()),
+        "stopped": exists().where(Job.state == JobState.NEEDS_OPERATOR),
+        "waiting": exists().where(admission.waits()),
+        "due": _due(ours).exists(),
+        "drains": exists().where(drains.unfinished()),
+        "deliveries": exists().where(webhooks.due()),
+    }
+    with transaction() as session:
+        return session.execute(select(*(truth.label(name) for name, truth in what.items()))).one()
+
+
+def _old() -> ColumnElement[bool]:
+    return HostRequest.created_at < func.clock_timestamp() - QUESTIONS_KEPT
+
+
+def _due(ours: Settings) -> Select[int]:
+    """Jobs with something to publish or to turn round."""
+    claimed = aliased(Step)
+    stale = Step.enqueued_at < func.clock_timestamp() - ours.republish_after
+    return (
+        select(Job.id)
+        .join(Step)
+        .where(
+            Job.state.in_([JobState.RUNNING, JobState.UNDOING]),
+            Step.next_at <= func.clock_timestamp(),
+            Step.enqueued_at.is_(None) | stale,
+            ~exists().where(claimed.job_id == Job.id, claimed.state.in_(CLAIMED)),
+        )
+    )
+
+
+def _advance_all(ours: Settings) -> None:
+    with transaction() as session:
+        due = sorted(set(session.scalars(_due(ours))))
+    fault = _broker_fault() if due else None  # asked with no transaction open: a frozen Redis takes seconds to tell
+    for job_id in PAUSES.due("advance", due):
+        with alone("advance", Job, job_id), transaction() as session:
+            job = claims.lock(session, job_id, wait=False)
+            if job is not None:
+                advance(session, job, ours, fault)
+                isolation.forget_trouble(job)
+
+
+def _broker_fault() -> str | None:
+    """Why no message can be published now, if so."""
+    try:
+        health.check_broker()
+    except (BrokerUnreachable, RedisError, OSError) as error:
+        return _plainly(error)
+    return None
+
+
+def advance(session: Session, job: Job, ours: Settings, broker_fault: str | None = None) -> None:
+    """Turn one job round, publish it, or give up on a host that it waits for. Hold its row's lock.
+
+    With a `broker_fault` a step that is due says so instead of being published.
+    """
+    idle = not any(step.state in CLAIMED for step in job.steps)
+    if job.state is JobState.RUNNING and job.cancel_requested and job.crossed_at is None and idle:
+        claims.begin_undo(session, job, "cancelled on request", by=ME)
+    step = claims.runnable(job)
+    if step is None:
+        return
+    found = _seen(session, step, ours)
+    if found.silent:
+        give_up_waiting(session, job, step, ours)
+    elif found.ready:
+        _publish(job, step, broker_fault)
+
+
+def _seen(session: Session, step: Step, ours: Settings) -> Any:
+    """Whether a step is `ready` (due, not published lately, its host there), and its host `silent` for too long."""
+    fresh = Step.enqueued_at >= func.clock_timestamp() - ours.republish_after
+    ready = (Step.next_at <= func.clock_timestamp()) & (Step.enqueued_at.is_(None) | ~fresh) & alive(ours)
+    silent = Host.heartbeat_at < func.clock_timestamp() - ours.host_patience
+    return session.execute(
+        select(ready.label("ready"), silent.label("silent"))
+        .join_from(Step, Host, Host.name == Step.host)
+        .where(Step.job_id == step.job_id, Step.seq == step.seq)
+    ).one()
+
+
+def give_up_waiting(session: Session, job: Job, step: Step, ours: Settings) -> None:
+    """The host of a job's next step has been silent for too long. Hold the job's lock.
+
+    Before a cutover was begun it is undone: the guest stays on the source. Later the destination may run it for all
+    we know, and undoing needs the silent host as well: an operator must say what has become of it, because
+    unreachable is not dead.
+    """
+    silent = f"{step.host} has not been heard of for {ours.host_patience.total_seconds():g} s"
+    if job.state is JobState.RUNNING and job.cutover_begun_at is None:
+        claims.begin_undo(session, job, silent, by=ME)
+    else:
+        owner = Side.DESTINATION if step.side is Side.SOURCE else Side.SOURCE
+        claims.ask_operator(session, job, f"{silent}: {_choices(job, step.host, owner)}", by=ME)
+
+
+def _waiting_for_a_host(ours: Settings) -> list[int]:
+    """Jobs that ask for an operator although no step failed, and whose hosts are all there again."""
+    failed = exists().where(Step.job_id == Job.id, Step.state == StepState.FAILED)
+    silent = exists().where(Host.name.in_([Job.source, Job.destination]), ~alive(ours))
+    with transaction() as session:
+        waiting = select(Job.id).where(Job.state == JobState.NEEDS_OPERATOR, ~failed, ~silent)
+        return list(session.scalars(waiting))
+
+
+def go_on_with_returned(session: Session, job_id: int) -> None:
+    """What only the silence of a host stopped goes on once it is back: each step looks before it acts."""
+    job = claims.lock(session, job_id, wait=False)
+    if job is not None and job.state is JobState.NEEDS_OPERATOR:
+        go_on(session, job, f"{job.source} and {job.destination} are both heard of again", by=ME)
+
+
+def _choices(job: Job, silent: str, owner: Side) -> str:
+    """To wait, or a command."""
+    lost = ""
+    if owner is Side.DESTINATION and job.crossed_at is None and job.cutover_begun_at is not None:
+        lost = f" (it may have run on there since {job.cutover_begun_at:%H:%M:%S %Z}: what it did since is lost then)"
+    if owner is Side.SOURCE and job.crossed_at is not None:
+        lost = f" ({job.guest} went there at {job.crossed_at:%H:%M:%S %Z}: what it did on {silent} since is lost then)"
+    return (
+        f"the job goes on by itself once it is back; if it is off for good and {job.guest} is not running there, "
+        f"`drover job resolve {job.id} --owner {owner} --fenced {silent}`{lost}"
+    )
+
+
+def _plainly(error: Exception) -> str:
+    return str(error).rpartition("caused error: ")[2] or type(error).__name__  # of a pipeline's command
+
+
+def _publish(job: Job, step: Step, broker_fault: str | None) -> None:
+    """Send the chain of what remains, then note that it was sent: at least once, never silently not.
+
+    Tried once: the next look tries again, and whoever waits for Redis here holds the job's lock meanwhile.
+    """
+    chain = remaining_chain(job)
+    if chain is None:
+        return
+    begun = time.monotonic()
+    try:
+        if broker_fault is not None:
+            raise BrokerUnreachable(broker_fault)
+        chain.apply_async(retry_policy={"max_retries": 0})
+    except BrokerUnreachable as error:
+        why = f"{UNPUBLISHED}: {_plainly(error)}"
+        if job.waiting != why:
+            log.warning("job %d waits: %s", job.id, why)
+        job.waiting = why
+        return
+    if job.waiting is not None and job.waiting.startswith(UNPUBLISHED):
+        job.waiting = None
+    step.enqueued_at = func.clock_timestamp()
+    log.info("job %d goes on with %s on %s (%.3f s)", job.id, step.name, step.host, time.monotonic() - begun)

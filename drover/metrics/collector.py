@@ -1,0 +1,105 @@
+"""All figures at one moment: what a scrape gets."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from kombu.exceptions import OperationalError
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from drover.broker.app import CONTROL_QUEUE, UNROUTED_QUEUE, app, host_queue
+from drover.metrics import gauges
+from drover.metrics.builders import gauge, labelled
+from drover.metrics.counters import Ended
+from drover.settings import Settings
+from models.database import transaction
+from models.host import Host
+
+PATIENCE_S = 4.0
+"""For Postgres, and then for Redis: Prometheus gives up after 10 s, and should hear before which of them is silent."""
+UNREACHABLE = (SQLAlchemyError, OperationalError, RedisError, OSError)
+
+Answer = TypeVar("Answer")
+
+
+class Question(Generic[Answer]):
+    """Put from a thread of its own, so that a server which does not answer holds no scrape up.
+
+    While one has no answer no other is put: scrapes do not pile up before a server that is frozen.
+    """
+
+    def __init__(self, ask: Callable[[], Answer]) -> None:
+        self.ask = ask
+        self.turn = threading.Lock()
+        self.answer: Future[Answer | None] | None = None
+
+    def __call__(self) -> Answer | None:
+        """The answer; None: there was none in time."""
+        with self.turn:
+            if self.answer is None or self.answer.done():
+                self.answer = Future()
+                threading.Thread(target=self._put, args=(self.answer,), name="metrics", daemon=True).start()
+            answer = self.answer
+        try:
+            return answer.result(PATIENCE_S)
+        except TimeoutError:
+            return None
+
+    def _put(self, answer: "Future[Answer | None]") -> None:
+        try:
+            answer.set_result(self.ask())
+        except UNREACHABLE:
+            answer.set_result(None)
+        except BaseException as error:  # a bug: whoever scrapes is told
+            answer.set_exception(error)
+
+
+class Fleet(Collector):
+    """All figures. Their number grows with hosts and with moves under way, not with jobs that have ended."""
+
+    def __init__(self, ours: Settings, leading: Callable[[], bool]) -> None:
+        self.ours, self.leading = ours, leading
+        self.ended = Ended()
+        self.hosts: Sequence[str] = []
+        self.database, self.broker = Question(self._ask_database), Question(self._ask_broker)
+
+    def describe(self) -> list[Metric]:
+        """Nothing: the registry would ask the database for the names."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures as they are now."""
+        yield gauge("drover_leading", "1: this controller acts, 0: it stands by", int(self.leading()))
+        families = self.database()
+        yield gauge("drover_database_up", "Whether this controller reaches Postgres", int(families is not None))
+        yield from families or []
+        lengths = self.broker()
+        yield gauge("drover_broker_up", "Whether this controller reaches Redis", int(lengths is not None))
+        yield labelled("drover_queue_messages", "Messages nobody has taken yet", ["queue"], lengths or {})
+
+    def _ask_database(self) -> list[Metric]:
+        with transaction() as session:
+            now = session.scalars(select(func.clock_timestamp())).one()
+            self.hosts = session.scalars(select(Host.name)).all()
+            return [
+                *gauges.of_hosts(session, now, self.ours),
+                *gauges.of_jobs(session, now),
+                *gauges.of_drains(session, now),
+                *self.ended.tell(session, now),
+            ]
+
+    def _ask_broker(self) -> dict[str, float]:
+        """How many messages wait in each queue, those of the hosts among them that the database last told of."""
+        queues = [CONTROL_QUEUE, UNROUTED_QUEUE, *map(host_queue, self.hosts)]
+        with app.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)  # else it tries for minutes
+            channel: Any = connection.channel()
+            pipe = channel.client.pipeline(transaction=False)
+            for queue in queues:
+                pipe.llen(queue)
+            return dict(zip(queues, pipe.execute(), strict=True))

@@ -1,0 +1,118 @@
+"""What is under way: hosts, jobs and drains that have not ended."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from prometheus_client.core import Metric
+from sqlalchemy import and_, func, select
+from sqlalchemy.orm import Session, selectinload
+
+from drover.metrics.builders import Labels, gauge, labelled
+from drover.settings import Settings
+from models.drain import Drain, DrainState, GuestState
+from models.guest import Guest
+from models.host import Host, HostState
+from models.job import CLAIMED, Job, JobState, StepState
+from workflows import capacity
+from workflows.migration.claims import runnable
+
+UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.UNDOING, JobState.NEEDS_OPERATOR)
+STARTED = (JobState.RUNNING, JobState.UNDOING, JobState.NEEDS_OPERATOR)
+
+
+def of_hosts(session: Session, now: datetime, ours: Settings) -> Iterator[Metric]:
+    """Whether they are there, and what is on them."""
+    hosts = session.scalars(select(Host)).all()
+    ages = {host.name: (now - host.heartbeat_at).total_seconds() for host in hosts}
+    yield labelled("drover_host_heartbeat_age_seconds", "Since its worker was last heard of", ["host"], ages)
+    up = {name: int(age < ours.host_timeout.total_seconds()) for name, age in ages.items()}
+    yield labelled("drover_host_up", "Whether its worker was heard of lately", ["host"], up)
+    states = {(host.name, state.value): int(host.state is state) for host in hosts for state in HostState}
+    yield labelled("drover_host_state", "1 for what its operator wants of it", ["host", "state"], states)
+    guests = dict.fromkeys(ages, 0)
+    for name, count in session.execute(select(Guest.host, func.count()).group_by(Guest.host)):
+        guests[name] = count
+    yield labelled("drover_host_guests", "Guests known to live on it", ["host"], guests)
+
+
+def of_jobs(session: Session, now: datetime) -> Iterator[Metric]:
+    """Those that have not ended. Only a few of them have begun, so these have series of their own."""
+    jobs = dict.fromkeys((state.value for state in UNFINISHED), 0)
+    counts = select(Job.state, func.count()).where(Job.state.in_(UNFINISHED)).group_by(Job.state)
+    for state, count in session.execute(counts):
+        jobs[state.value] = count
+    yield labelled("drover_jobs", "Jobs that have not ended", ["state"], jobs)
+    at_once = (Job.state == JobState.QUEUED, Job.not_before.is_(None))
+    oldest = session.scalar(select(func.min(Job.created_at)).where(*at_once))
+    waiting = (now - oldest).total_seconds() if oldest else 0.0
+    yield gauge("drover_oldest_queued_job_age_seconds", "Of the jobs that wait to begin and have no set time", waiting)
+    everything = (selectinload(Job.steps), selectinload(Job.disks))
+    started = session.scalars(select(Job).where(Job.state.in_(STARTED)).options(*everything)).all()
+    ages = {(job.id, job.guest, job.state.value, *_place(job)): _still_s(job, now) for job in started}
+    yield labelled(
+        "drover_job_step_age_seconds",
+        "Since the job was last seen to move on",
+        ["job_id", "guest", "state", "step", "host"],
+        ages,
+    )
+    moved = {(job.id, job.guest): _moved_bytes(job) for job in started}
+    yield labelled("drover_job_moved_bytes", "Of its disks and its RAM so far", ["job_id", "guest"], moved)
+    due = dict.fromkeys(session.scalars(select(Host.name)), 0.0)
+    for job in started:
+        step = runnable(job)
+        if step is not None and step.next_at <= now:
+            since = max(step.next_at, job.progress_at or step.next_at)
+            due[step.host] = max(due[step.host], (now - since).total_seconds())
+    yield labelled("drover_queue_age_seconds", "Of the oldest step that is due on it and not begun", ["host"], due)
+
+
+def _place(job: Job) -> tuple[str, str]:
+    """Step and host at which the job is now."""
+    telling = [*CLAIMED, StepState.FAILED]
+    step = next((step for step in job.steps if step.state in telling), None) or runnable(job)
+    return (step.name, step.host) if step is not None else ("", "")
+
+
+def _still_s(job: Job, now: datetime) -> float:
+    if job.held and all(disk.ready_at for disk in job.disks):
+        return 0.0  # it waits as it should, for its release or its window
+    return (now - (job.progress_at or job.created_at)).total_seconds()
+
+
+def _moved_bytes(job: Job) -> int:
+    return sum(disk.bytes_copied for disk in job.disks) + int((job.ram or {}).get("transferred") or 0)
+
+
+def of_drains(session: Session, now: datetime) -> Iterator[Metric]:
+    """How far they are, and whether they go on."""
+    living = select(Drain).where(Drain.finished_at.is_(None)).options(selectinload(Drain.guests))
+    drains = session.scalars(living).all()
+    guests = {
+        (drain.id, drain.kind.value, drain.host, state.value): sum(row.state is state for row in drain.guests)
+        for drain in drains
+        for state in GuestState
+    }
+    labels = ["drain", "kind", "host"]
+    yield labelled("drover_drain_guests", "Guests of drains that have not ended", [*labels, "state"], guests)
+    still = _still_drains(session, now)
+    yield labelled("drover_drain_still_seconds", "Since any of its moves was last seen to move on", labels, still)
+
+
+def _still_drains(session: Session, now: datetime) -> dict[Labels, float]:
+    """Those that should go on: not one that is paused, or waits for its window or for the release of a move."""
+    begun = and_(Job.state.in_(STARTED), Job.state != JobState.NEEDS_OPERATOR)
+    newest = func.max(func.greatest(Job.progress_at, Job.finished_at, Job.created_at))
+    waits = func.coalesce(func.bool_or(begun & capacity.parked()), False) | (
+        Drain.window.is_not(None) & (func.count().filter(begun) == 0)
+    )
+    query = (
+        select(Drain, newest)
+        .outerjoin(Job, Job.drain_id == Drain.id)
+        .where(Drain.state.in_((DrainState.RUNNING, DrainState.CANCELLING)))
+        .group_by(Drain.id)
+        .having(~waits)
+    )
+    return {
+        (str(drain.id), drain.kind.value, drain.host): (now - (moved_at or drain.started_at)).total_seconds()
+        for drain, moved_at in session.execute(query)
+    }

@@ -1,0 +1,53 @@
+"""Hosts, guests and jobs as rows: enough for whatever decides by rows alone."""
+
+from typing import Any
+
+from sqlalchemy import func
+
+from models.database import transaction
+from models.guest import Guest
+from models.host import Host
+from models.job import Disk, Job, JobState
+from workflows.migration import chain
+
+MB, GB = 10**6, 10**9
+
+
+def host(name: str, **columns: Any) -> None:
+    """A host that is alive, with room for 8 CPUs, 8 GB of memory and 100 GB of disk."""
+    room = {"guest_cpus": 8, "guest_memory_bytes": 8 * GB, "guest_disk_bytes": 100 * GB}
+    common = {"address": "127.0.0.1", "guest_root": "/", "incarnation": "x", "facts": {}}
+    alive = {"heartbeat_at": func.clock_timestamp()}
+    with transaction() as session:
+        session.add(Host(name=name, **common | room | alive | columns))
+
+
+def guest(name: str, on: str, **columns: Any) -> None:
+    """A guest of 1 CPU, 1 GB of memory and 10 GB of disk."""
+    size = {"cpus": 1, "memory_bytes": GB, "disk_bytes": 10 * GB}
+    with transaction() as session:
+        session.add(Guest(name=name, host=on, qmp=f"/{name}", **size | columns))
+
+
+def job(name: str, to: str, **columns: Any) -> int:
+    """A job that moves a guest, queued unless told otherwise."""
+    with transaction() as session:
+        source = session.get_one(Guest, name).host
+        made = Job(guest=name, source=source, destination=to, **columns)
+        made.steps = chain.steps(source, to)
+        made.disks = [
+            Disk(index=0, device="d", format="raw", source_path="/s", destination_path="/d", bytes_total=10 * GB)
+        ]
+        session.add(made)
+        session.flush()
+        if made.state is not JobState.QUEUED:
+            made.started_at = made.progress_at = func.now()
+        return made.id
+
+
+def load(job_id: int) -> Job:
+    """The job as it is now."""
+    with transaction() as session:
+        found = session.get_one(Job, job_id)
+        _ = found.steps, found.disks
+    return found

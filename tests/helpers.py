@@ -1,0 +1,180 @@
+"""What the tests with real guests have in common: boot one, move it, watch it, check it."""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from drover.errors import PreconditionFailed
+from lab import guests
+from lab.directory import Lab
+from lab.guest.spec import DiskSpec, GuestSpec
+from models.database import transaction
+from models.job import Event, Job, JobState
+from tests import saved_guests
+from workers import processes
+from workers.processes import Process
+from workflows import guests as guest_records
+from workflows.migration import jobs
+
+MIB = 1 << 20
+_numbers = count(1)
+
+
+def until(what: str, condition: Callable[[], Any], timeout_s: float = 60.0, every_s: float = 0.05) -> Any:
+    """The first true answer of a condition."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain until {what}"
+        time.sleep(every_s)
+    return answer
+
+
+def stop(process: Process, grace_s: float = 30.0) -> None:
+    """End a process as a supervisor would: asked first, killed when it takes too long."""
+    process.signal(signal.SIGTERM)
+    if not process.wait(grace_s):
+        process.kill()
+
+
+@dataclass
+class Moves:
+    """The guests of one test and the jobs that move them."""
+
+    lab: Lab
+    names: list[str] = field(default_factory=list)
+
+    def boot(self, *disks: DiskSpec, host: str = "host-a", **load: Any) -> str:
+        """A guest with these disks (one small qcow2 if none are named); answers its name."""
+        name = f"g{next(_numbers)}"
+        spec = GuestSpec(
+            name=name,
+            directory=self.lab.host(host).guests / name,
+            disks=disks or (DiskSpec(size_bytes=64 * MIB),),
+            **{"window_mib": 4, "write_rate": 100, "dirty_mib": 8, "dirty_rate": 2} | load,
+        )
+        self.names.append(name)
+        saved_guests.boot(self.lab, spec, host)
+        return name
+
+    def submit(self, guest: str, to: str, **options: Any) -> Job:
+        """Have a guest moved; does not wait."""
+        return jobs.submit(guest, to, options=jobs.MigrationOptions(**options))
+
+    def move(self, guest: str, to: str, **options: Any) -> Job:
+        """Move a guest and wait until the job has ended."""
+        return self.ended(self.submit(guest, to, **options).id)
+
+    def hurry(self, job_id: int) -> None:
+        """Only what has begun was to take a while: steps that begin from now on have no limit of bandwidth."""
+        with transaction() as session:
+            job = session.get_one(Job, job_id)
+            job.options = job.options | {"bandwidth_bytes_per_s": 0}
+
+    def ended(self, job_id: int, timeout_s: float = 120.0) -> Job:
+        """The job once it has ended."""
+        try:
+            until(f"job {job_id} ends", lambda: self.job(job_id).state.ended, timeout_s, every_s=0.05)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.story(job_id)}") from error
+        return self.job(job_id)
+
+    def job(self, job_id: int) -> Job:
+        """The job as it is now, with steps and disks."""
+        with transaction() as session:
+            job = session.get_one(Job, job_id)
+            _ = job.steps, job.disks
+        return job
+
+    def story(self, job_id: int) -> str:
+        """What the job's record says, for a failing assertion."""
+        with transaction() as session:
+            events = session.query(Event).where(Event.job_id == job_id).order_by(Event.id).all()
+            steps = session.get_one(Job, job_id).steps
+        lines = [f"{event.at:%T.%f} {event.by}: {event.action}: {event.sentence}" for event in events]
+        lines += [f"{step.started_at} {step.finished_at} {step.name}@{step.host} {step.state}" for step in steps]
+        return "\n".join(lines)
+
+    def done(self, job: Job) -> None:
+        """Assert that a job succeeded."""
+        assert job.state is JobState.DONE, f"{job.state}: {job.error}\n{self.story(job.id)}"
+
+    def intact(self, guest: str, host: str) -> None:
+        """Assert that the guest lives on this host, goes on there, and has lost nothing."""
+        console = self.lab.host(host).guests / guest / "console.log"
+        heard = console.stat().st_size
+        until("the guest is heard of", lambda: console.read_bytes()[heard:].count(b"tick") > 2, 20)
+        verdict = guests.check(self.lab, guest)
+        assert verdict.report.ok, verdict.report.problems
+        assert verdict.host == host
+
+    def step_is(self, job_id: int, name: str, state: str) -> bool:
+        """Whether a step of this name is in this state now."""
+        return any(step.name == name and step.state == state for step in self.job(job_id).steps)
+
+    def processes_of(self, job: Job, host: str) -> list[Process]:
+        """What the job has running on a host."""
+        return processes.find_below(self.directory(job, host))
+
+    def directory(self, job: Job, host: str) -> Path:
+        """The job's directory on a host."""
+        return self.lab.host(host).folder / "drover" / "jobs" / str(job.id)
+
+    def journal(self, job: Job, host: str, side: str) -> list[dict[str, Any]]:
+        """All lines of the job's switch journals on a host."""
+        lines: list[dict[str, Any]] = []
+        for path in sorted(self.directory(job, host).glob(f"switch-{side}-*.jsonl")):
+            lines += [json.loads(line) for line in path.read_bytes().rpartition(b"\n")[0].splitlines()]
+        return lines
+
+    def nothing_left(self, job: Job) -> None:
+        """Assert that a job which has ended left no process and no directory behind."""
+        for host in (job.source, job.destination):
+            left = [process for process in self.processes_of(job, host) if not self._is_guest(job, host)]
+            assert not left, f"processes left on {host}: {left}"
+            assert not self.directory(job, host).exists(), f"left on {host}: {self.directory(job, host)}"
+
+    def _is_guest(self, job: Job, host: str) -> bool:
+        return job.state is JobState.DONE and host == job.destination
+
+    def power_off(self, name: str) -> None:
+        """End a guest, by killing its QEMU."""
+        for host in self.lab.hosts:
+            for process in _qemus_mentioning(f"{host.guests}/{name}/"):
+                process.kill()
+
+    def end(self, names: Sequence[str] | None = None) -> None:
+        """Power guests of the test off and forget them: all, unless some are named."""
+        for name in self.names if names is None else names:
+            self.power_off(name)
+            with suppress(PreconditionFailed):  # its job waits for an operator
+                guest_records.forget(name)
+
+
+@contextmanager
+def resident(lab: Lab, **load: Any) -> Iterator[str]:
+    """A guest on host-a for several tests: those that leave it there. A boot takes longer than many a test."""
+    made = Moves(lab)
+    try:
+        yield made.boot(**load)
+    finally:
+        made.end()
+
+
+def _qemus_mentioning(text: str) -> list[Process]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                argv = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            alive = processes.process(int(entry.name))
+            if alive is not None and text.encode() in argv and b"qemu-system" in argv:
+                found.append(alive)
+    return found

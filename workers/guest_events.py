@@ -1,0 +1,55 @@
+"""What the guest, or its owner, does to it while it is being moved: does the move go on, wait for them, or end?
+
+Only a running guest is moved, with the devices that it had at the preflight. So a reset changes nothing, a guest that
+stands still is waited for, and one that is powered off, or has other devices now, stays where it is.
+
+What QEMU does (10.0.2): until the switch everything is allowed but `block_resize` of a disk that is mirrored; from
+`migrate` on devices can no longer be plugged or unplugged. A guest that stops while its RAM is sent is sent as it is,
+and arrives as `paused` when its owner paused it, which looks like any guest that has just arrived; so the move is
+called off (`workers.switchover.source`). Cancelling a migration restores the run state of before, whatever it was.
+"""
+
+from drover.errors import Fatal
+from workers.qemu import block
+from workers.qemu.monitor import Monitor
+from workers.step import Context
+
+OVER = {
+    "shutdown": "powered off",
+    "guest-panicked": "panicked",
+    "internal-error": "was stopped by an internal error of QEMU",
+}
+"""What happened to a guest in these run states, which only a reset leads out of."""
+STANDING = {
+    "io-error": "is stopped by an I/O error",
+    "watchdog": "is stopped by its watchdog",
+    "suspended": "sleeps",
+}
+"""What keeps others from running; all else is its owner's `stop`."""
+
+
+async def held_up(ctx: Context, monitor: Monitor) -> str | None:
+    """None if the guest can be moved as it is now, else what must be done first. Ask on the source.
+
+    Raises:
+        Fatal: it is no longer the guest that was to be moved.
+    """
+    job = ctx.job
+    changed = _plugged(ctx.source["devices"], await block.device_names(monitor))
+    if changed:
+        raise Fatal(f"{changed} while {job.guest} was being moved")
+    runstate = (await monitor.query("query-status"))["status"]
+    if runstate in OVER:
+        raise Fatal(f"{job.guest} {OVER[runstate]} while it was being moved")
+    if runstate == "running":
+        return None
+    return (
+        f"{job.guest} {STANDING.get(runstate, 'is paused')} on {job.source}: let it run and the move goes on, "
+        f"or end it with `drover job cancel {job.id}`"
+    )
+
+
+def _plugged(before: list[str], after: list[str]) -> str:
+    """What came and what went, as half a sentence."""
+    news = [(sorted(set(after) - set(before)), "plugged in"), (sorted(set(before) - set(after)), "unplugged")]
+    return " and ".join(f"{', '.join(names)} was {what}" for names, what in news if names)

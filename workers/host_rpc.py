@@ -1,0 +1,47 @@
+"""Questions that only this host can answer. Answering changes nothing here, but for `collect_garbage`."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from drover.errors import DroverError, PreconditionFailed
+from drover.settings import Settings
+from models import host
+from models.base import Document
+from models.database import transaction
+from models.host import HostRequest, RequestState
+from workers import destination_check, guest_probe, inspection, orphans
+
+log = logging.getLogger(__name__)
+
+ANSWERS: dict[str, Callable[[Document, Settings], Coroutine[Any, Any, Document]]] = {
+    "collect_garbage": orphans.collect,
+    "garbage": orphans.look,
+    "inspect": inspection.inspect,
+    "observe": guest_probe.observe,
+    "plan_destination": destination_check.plan_destination,
+}
+
+
+def answer(request_id: int, settings: Settings) -> None:
+    """Look, and write the answer into the request's row. Doing so twice does no harm."""
+    with transaction() as session:
+        request = session.get(HostRequest, request_id)
+    if request is None or request.host != settings.host or request.state is not RequestState.ASKED:
+        return
+    state, reply = _ask(request, settings)
+    with transaction() as session:
+        host.reply(session, request_id, state, reply)
+
+
+def _ask(request: HostRequest, settings: Settings) -> tuple[RequestState, Document]:
+    try:
+        return RequestState.ANSWERED, asyncio.run(ANSWERS[request.kind](request.question, settings))
+    except PreconditionFailed as error:
+        return RequestState.REFUSED, {"error": str(error)}
+    except DroverError as error:
+        return RequestState.FAILED, {"error": f"{settings.host}: {error}"}
+    except Exception as error:
+        log.exception("question %d (%s) could not be answered", request.id, request.kind)
+        return RequestState.FAILED, {"error": f"{settings.host}: {type(error).__name__}: {error}"}

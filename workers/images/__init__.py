@@ -1,0 +1,1 @@
+"""Image files of guests: made and written down for a job, and kept or deleted after it."""

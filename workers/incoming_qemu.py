@@ -1,0 +1,115 @@
+"""The incoming QEMU: the guest's future process on the destination, stopped and waiting for its RAM."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from drover.errors import Fatal, Transient
+from workers import inspection, processes
+from workers.processes import Process
+from workers.qemu import cpu, topology
+from workers.qemu.command_line import listening_sockets
+from workers.qemu.monitor import MonitorLost, connect
+from workers.qmp_ready import listens, monitor_ready
+from workers.step import Context
+
+
+def running(ctx: Context) -> Process | None:
+    """The process that this job started, whatever became of it."""
+    return processes.one(ctx.directory.mark("incoming"))
+
+
+async def waits(ctx: Context) -> bool:
+    """It lives and has not been sent anything yet: a QEMU takes only one incoming migration in its life.
+
+    Raises:
+        Fatal: the machine it makes differs from the source's. QEMU itself would find part of it, and only in the pause.
+    """
+    if running(ctx) is None:
+        return False
+    try:
+        async with connect(ctx.destination["qmp"]) as monitor:
+            migrate = (await monitor.query("query-migrate")).get("status", "none")
+            if (await monitor.query("query-status"))["status"] != "inmigrate" or migrate != "none":
+                return False
+            found = differences(ctx, await inspection.machine(monitor))
+    except MonitorLost:
+        return False
+    if found:
+        raise Fatal("the destination's machine differs from the source's: " + "; ".join(found))
+    return True
+
+
+async def start(ctx: Context) -> None:
+    """Start it afresh, and see it wait.
+
+    Raises:
+        Fatal: it does not start, or the machine it makes differs from the source's.
+        Transient: it was gone at once.
+    """
+    await ready(ctx, await spawn(ctx))
+    if not await waits(ctx):
+        raise Transient("the destination's QEMU ended as soon as it had started")
+
+
+async def spawn(ctx: Context) -> Process:
+    """Begin to start it afresh: the early proof that this guest can run here.
+
+    Raises:
+        Fatal: the guest may run in the one that is there.
+    """
+    await stop(ctx)
+    return processes.spawn(ctx.directory.mark("incoming"), ctx.destination["argv"], _log(ctx))
+
+
+async def ready(ctx: Context, started: Process) -> None:
+    """Until it answers.
+
+    Raises:
+        Fatal: it does not start.
+    """
+    try:
+        await monitor_ready(started, ctx.destination["qmp"], _log(ctx))
+    except Fatal as error:
+        raise Fatal(f"the destination's QEMU does not start: {error}") from error
+
+
+def _log(ctx: Context) -> Path:
+    return ctx.directory.incoming_log(ctx.job.guest)
+
+
+def unlink_dead(destination: Mapping[str, Any]) -> None:
+    """Remove the sockets and the pidfile that a killed QEMU left behind; what a living one serves stays."""
+    for path in map(Path, listening_sockets(destination["argv"])):
+        if path.is_socket() and not listens(path):
+            path.unlink(missing_ok=True)
+    pidfile = Path(destination["pidfile"]) if destination["pidfile"] else None
+    if pidfile and pidfile.exists() and processes.process(int(pidfile.read_text() or 0)) is None:
+        pidfile.unlink(missing_ok=True)
+
+
+def differences(ctx: Context, there: dict[str, Any]) -> list[str]:
+    """What the two machines do not have in common."""
+    here = ctx.source["topology"]
+    same = ctx.source["version"] == ctx.destination["version"]
+    devices = [
+        sentence
+        for part in ("qtree", "ramblocks")
+        for sentence in topology.differences(here[part], there[part], same_version=same)
+    ]
+    return devices + cpu.missing(here.get("cpu"), there["cpu"])
+
+
+async def stop(ctx: Context) -> None:
+    """End it, unless it may be the guest itself by now. Not there: fine.
+
+    Raises:
+        Fatal: the guest may run in it.
+    """
+    if ctx.directory.may_run_here:
+        raise Fatal("the guest may be running on the destination already")
+    ctx.guard()
+    process = running(ctx)
+    if process is not None:
+        await process.end_now()  # it holds nothing that is worth an orderly end
+    unlink_dead(ctx.destination)

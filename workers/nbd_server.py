@@ -1,0 +1,127 @@
+"""The exporter: one `qemu-storage-daemon` per job on the destination, serving all its images over NBD.
+
+It lives apart from the incoming QEMU, so that RAM can be tried again without a new copy, and `cont` fails
+closed while an image is still exported. Export names hold a nonce that changes with each start: a mirror can
+never attach itself to a restarted exporter, which may have lost writes that it had acknowledged.
+"""
+
+import socket
+
+from workers import processes, writeback
+from workers.processes import Process
+from workers.qemu import block
+from workers.qemu.block import ExportedImage
+from workers.qemu.known_bugs import exporter_detect_zeroes
+from workers.qemu.monitor import MonitorLost
+from workers.qmp_ready import monitor_ready
+from workers.step import Context
+
+PROGRAM = "qemu-storage-daemon"
+ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+"""Keeps the memory of one request for the next. glibc would give it back to the kernel, which makes it anew and zeroes
+it for each: a third of the exporter's CPU with QEMU 10.0.2 (`docs/performance.md`). 32 MiB is the most it takes."""
+
+
+def images(ctx: Context, nonce: str) -> list[ExportedImage]:
+    """The job's images under the names of this incarnation."""
+    version = tuple(ctx.destination["version"])
+    return [
+        ExportedImage(
+            index=disk.index,
+            path=disk.destination_path,
+            format=disk.format,
+            export=export_name(nonce, disk.index),
+            detect_zeroes=exporter_detect_zeroes(version, disk.format),
+        )
+        for disk in ctx.job.disks
+    ]
+
+
+def export_name(nonce: str, index: int) -> str:
+    """Unguessable, and another one after each start. QEMU wants a letter first."""
+    return f"drover-{nonce}-{index}"
+
+
+def running(ctx: Context) -> Process | None:
+    """The job's exporter, if it lives."""
+    return processes.one(ctx.directory.mark("exporter"))
+
+
+async def serves(ctx: Context) -> bool:
+    """The exporter that the job's record names lives and offers every image."""
+    if not ctx.job.exporter or running(ctx) is None:
+        return False
+    try:
+        async with ctx.exporter() as monitor:
+            offered = await block.exports(monitor)
+    except MonitorLost:
+        return False
+    return offered == {image.export for image in images(ctx, ctx.job.exporter["nonce"])}
+
+
+def refuses(ctx: Context) -> bool:
+    """Its host answers that nobody listens at its port: it is dead. Silence proves nothing. Ask on the source."""
+    return _knock(ctx) is False
+
+
+def reachable(ctx: Context) -> bool:
+    """It listens, and there is a way to it. Ask on the source."""
+    return _knock(ctx) is True
+
+
+def _knock(ctx: Context) -> bool | None:
+    """Whether somebody listens at its port; None: no answer."""
+    address, port = ctx.job.exporter["address"], ctx.job.exporter["port"]
+    try:
+        socket.create_connection((address, port), timeout=1.0).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def bind(ctx: Context) -> socket.socket:
+    """A listening socket on a free port of the migration network, for the exporter to inherit."""
+    family = socket.AF_INET6 if ":" in ctx.settings.address else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.bind((ctx.settings.address, 0))
+    listening.listen()
+    return listening
+
+
+async def start(ctx: Context, listening: socket.socket, nonce: str) -> None:
+    """Start the exporter on that socket and offer all images.
+
+    Raises:
+        Fatal: it cannot be started; the text holds its last words.
+    """
+    path = ctx.directory.exporter_qmp
+    path.unlink(missing_ok=True)
+    descriptor = listening.fileno()
+    argv = [
+        PROGRAM,
+        *("--chardev", f"socket,id=monitor,path={path},server=on,wait=off"),
+        *("--monitor", "chardev=monitor"),
+        *("--nbd-server", f"addr.type=fd,addr.str={descriptor},max-connections={len(ctx.job.disks) + 1}"),
+    ]
+    started = processes.spawn(
+        ctx.directory.mark("exporter"),
+        argv,
+        ctx.directory.log("exporter"),
+        pass_fds=[descriptor],
+        environment=ALLOCATION,
+    )
+    writeback.keep_up(started, [disk.destination_path for disk in ctx.job.disks])
+    await monitor_ready(started, path, ctx.directory.log("exporter"))
+    async with ctx.exporter() as monitor:
+        for image in images(ctx, nonce):
+            await block.export(monitor, image)
+
+
+async def stop(ctx: Context) -> None:
+    """End it; its images stay. Not there: fine."""
+    ctx.guard()
+    for process in processes.find(ctx.directory.mark("exporter")):
+        await process.end()
+    ctx.directory.exporter_qmp.unlink(missing_ok=True)

@@ -1,0 +1,88 @@
+"""Garbage on this host: what jobs left behind that have ended, found and removed again.
+
+Everything of ours carries the number of its job: directories, marks of processes, names of block jobs and nodes.
+So each find is judged by its job alone, as the database has it right before something is removed; `done` and
+`undone` are states that no job leaves. When in doubt a thing is kept, and the answer says why: a QEMU is ended
+only while its own monitor, held by us, says that it still waits for a guest.
+"""
+
+import time
+
+from sqlalchemy import select
+
+from drover.errors import DroverError
+from drover.settings import Settings
+from models.base import Document
+from models.database import transaction
+from models.job import Job
+from workers.orphans.discovery import finds
+from workers.orphans.naming import ENDED
+from workers.orphans.resources import Find, Kept, Retired
+
+BUDGET_S = 20.0
+"""Nothing is begun later than that: whoever asked waits 30 s for the answer."""
+
+
+async def look(question: Document, settings: Settings) -> Document:
+    """What no living job owns here; `question` is {"unknown_jobs": those are garbage as well}.
+
+    Answers {"finds": [{"kind", "what", "job", "why", "removed": false, "kept": why it would stay, or null}],
+    "notes": sentences on what could not be looked at}.
+    """
+    found, notes = await finds(settings)
+    return {"finds": [await _shown(find, job, question["unknown_jobs"]) for find, job in found], "notes": notes}
+
+
+async def collect(question: Document, settings: Settings) -> Document:
+    """Remove it; question and answer are those of `look`. What is gone already is not found: twice does no harm."""
+    deadline = time.monotonic() + BUDGET_S
+    found, notes = await finds(settings)
+    return {
+        "finds": [await _removed(find, job, question["unknown_jobs"], deadline) for find, job in found],
+        "notes": notes,
+    }
+
+
+async def _shown(find: Find, job: Job | None, unknown_jobs: bool) -> Document:
+    try:
+        _ended(find.job_id, unknown_jobs)
+        await find.check(job)
+    except Kept as kept:
+        return _document(find, job, kept=str(kept))
+    return _document(find, job)
+
+
+async def _removed(find: Find, job: Job | None, unknown_jobs: bool, deadline: float) -> Document:
+    def recheck() -> None:
+        _ended(find.job_id, unknown_jobs)
+
+    try:
+        if time.monotonic() > deadline:
+            raise Kept("there was no time left: run it again")
+        recheck()
+        await find.check(job)
+        await find.remove(job, recheck)
+    except (DroverError, OSError) as error:  # TimeoutError is an OSError
+        return _document(find, job, kept=str(error) or "it took too long")
+    return _document(find, job, removed=True)
+
+
+def _document(find: Find, job: Job | None, *, removed: bool = False, kept: str | None = None) -> Document:
+    why = "the database knows no such job" if job is None else f"the job is {job.state}"
+    if isinstance(find, Retired):
+        why += ", and it was kept long enough"
+    return {"kind": find.kind, "what": find.what, "job": find.job_id, "why": why, "removed": removed, "kept": kept}
+
+
+def _ended(job_id: int, unknown_jobs: bool) -> None:
+    """Asked right before anything is removed.
+
+    Raises:
+        Kept: the job has not ended, or is unknown and that is not enough.
+    """
+    with transaction() as session:
+        state = session.scalar(select(Job.state).where(Job.id == job_id))
+    if state is None and not unknown_jobs:
+        raise Kept("that is no proof that it has ended: `drover gc --unknown-jobs` removes it")
+    if state is not None and state not in ENDED:
+        raise Kept(f"job {job_id} is {state}")

@@ -1,0 +1,287 @@
+"""The kinds of garbage: what each is, when it must stay all the same, and how it is removed."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from drover.errors import DroverError
+from drover.settings import Settings
+from models.database import transaction
+from models.guest import Guest
+from models.job import Disk, Job, JobState
+from workers import incoming_qemu
+from workers.images import retention
+from workers.orphans.naming import MONITOR_TIMEOUT_S, being_moved, made, mirror_names
+from workers.processes import Process, marked
+from workers.qemu import block
+from workers.qemu.monitor import Monitor, MonitorLost, connect
+from workers.step import JobDirectory
+
+MIRROR_TIMEOUT_S = 8.0
+
+
+class Kept(DroverError):
+    """It stays where it is; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Find(ABC):
+    """One thing that a job left on this host."""
+
+    kind: ClassVar[str]
+    job_id: int
+    settings: Settings
+
+    @property
+    def directory(self) -> JobDirectory:
+        """The job's directory, there or not."""
+        return JobDirectory(self.settings.directory / "jobs" / str(self.job_id))
+
+    @property
+    @abstractmethod
+    def what(self) -> str:
+        """For people: which thing."""
+
+    def applies(self, job: Job | None) -> bool:
+        """Whether it is garbage at all once such a job has ended; None: the database knows no such job."""
+        return True
+
+    async def check(self, job: Job | None) -> None:  # noqa: B027 - most have nothing against it
+        """Raise `Kept` if it must stay whatever else is removed. Looks, changes nothing."""
+
+    @abstractmethod
+    async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
+        """Take it away, asking `recheck` right before. Not there any more: fine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Helper(Find):
+    """An exporter, a switch process or its guardian."""
+
+    kind = "process"
+    role: str
+    process: Process
+
+    @property
+    def what(self) -> str:
+        return f"{self.role} (pid {self.process.pid})"
+
+    async def check(self, job: Job | None) -> None:
+        if job is None and self.role != "exporter":
+            raise Kept("it may hold a guest paused and lets go by itself: look at it before you end it by hand")
+
+    async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
+        recheck()
+        await (self.process.end() if self.role == "exporter" else self.process.end_now())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Incoming(Find):
+    """A QEMU that was started to take a guest over. Of a job that is done it is the guest, and no find."""
+
+    kind = "qemu"
+    process: Process
+
+    @property
+    def what(self) -> str:
+        return f"incoming QEMU (pid {self.process.pid})"
+
+    def applies(self, job: Job | None) -> bool:
+        return job is None or job.state is JobState.UNDONE
+
+    async def check(self, job: Job | None) -> None:
+        await self._while_it_waits(job)
+
+    async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
+        async def end() -> None:
+            recheck()
+            await self.process.end_now()
+
+        if self.process.alive:
+            await self._while_it_waits(job, end)
+        _unlink_dead_sockets(job, self.settings)
+
+    async def _while_it_waits(self, job: Job | None, act: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Act while we hold its only monitor and it says that no guest is in it: nobody can let one run meanwhile."""
+        if job is None or _qmp(job) is None:
+            raise Kept("for which guest it is cannot be told: look at it before you end it by hand")
+        if self.directory.may_run_here:
+            raise Kept(f"{job.guest} may have been let run in it: look at it before you end it by hand")
+        _no_living_job(job.guest)  # the monitor's place may be that job's by now, and it must not find it taken
+        try:
+            async with connect(str(_qmp(job)), timeout_s=MONITOR_TIMEOUT_S) as monitor:
+                await self._waits(monitor)
+                if act is not None:
+                    await act()
+        except MonitorLost as error:
+            raise Kept(f"whether a guest runs in it cannot be told: {error}") from error
+
+    async def _waits(self, monitor: Monitor) -> None:
+        if monitor.pid != self.process.pid:
+            raise Kept(
+                f"its monitor's place is taken by pid {monitor.pid}, so it cannot say whether a guest runs in it"
+            )
+        runstate = (await monitor.query("query-status", timeout_s=MONITOR_TIMEOUT_S))["status"]
+        if runstate != "inmigrate":
+            raise Kept(f"it is {runstate}, so it may be a guest: look at it before you end it by hand")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mirror(Find):
+    """A block job, its NBD client node, or both, in the QEMU of a guest that lives here."""
+
+    kind = "mirror"
+    name: str
+    guest: str
+    qmp: str
+
+    @property
+    def what(self) -> str:
+        return f"{self.name} in the QEMU of {self.guest}"
+
+    async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
+        def guard() -> None:
+            recheck()
+            _no_living_job(self.guest)
+
+        async with connect(self.qmp, guard, MONITOR_TIMEOUT_S) as monitor:
+            async with asyncio.timeout(MIRROR_TIMEOUT_S):
+                await block.drop_mirrors(monitor, sorted(await mirror_names(monitor)))
+            if self.name in await mirror_names(monitor):
+                raise Kept("QEMU does not let go of it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image(Find):
+    """An image that the job made. Of a job that is done it belongs to the guest, and is no find."""
+
+    kind = "image"
+    path: Path
+
+    @property
+    def what(self) -> str:
+        return f"image {self.path}"
+
+    def applies(self, job: Job | None) -> bool:
+        return job is not None and job.state is JobState.UNDONE
+
+    async def check(self, job: Job | None) -> None:
+        if job is None or str(self.path) not in _images(job, self.settings.host):
+            raise Kept(f"job {self.job_id} was to make no such image here")
+        with transaction() as session:
+            if session.get_one(Guest, job.guest).host == self.settings.host:
+                raise Kept(f"{job.guest} lives on this host now: it may be its image")
+            if other := _other_owner(session, job, str(self.path)):
+                raise Kept(f"job {other} has an image of that name here")
+
+    async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
+        if user := _user(self.path):
+            raise Kept(f"process {user} has it open")
+        recheck()
+        if self.directory.manifest.owns(self.path):
+            self.path.unlink()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Directory(Find):
+    """The job's directory. It goes last, since it tells what the job made."""
+
+    kind = "directory"
+
+    @property
+    def what(self) -> str:
+        return f"directory {self.directory.path}"
+
+    async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
+        self._needed(job)
+        recheck()
+        _unlink_dead_sockets(job, self.settings)
+        if job is not None and job.state is JobState.UNDONE:
+            self.directory.manifest.delete_all()  # only folders are left to it, and only empty ones go
+        self.directory.remove()
+        if self.directory.path.exists():
+            raise Kept("it could not be deleted")
+
+    def _needed(self, job: Job | None) -> None:
+        roles = {role for role, _ in marked(self.directory.path)}
+        if job is not None and job.state is JobState.DONE:
+            roles.discard("incoming")  # the guest
+        if roles:
+            raise Kept(f"still in use by: {', '.join(sorted(roles))}")
+        if (job is None or job.state is JobState.UNDONE) and (still := made(self.directory)):
+            raise Kept(f"it tells who made {', '.join(map(str, still))}, and that is still there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retired(Find):
+    """An image that a guest left behind here, kept for long enough."""
+
+    kind = "retired"
+    path: Path
+
+    @property
+    def what(self) -> str:
+        return f"retired image {self.path}"
+
+    async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
+        recheck()
+        retention.delete_expired(self.settings)
+        if self.path.exists():
+            raise Kept("somebody else is deleting it just now")
+
+
+def _no_living_job(guest: str) -> None:
+    with transaction() as session:
+        if session.scalar(select(Guest.name).where(Guest.name == guest, being_moved())):
+            raise Kept(f"{guest} is being moved by another job just now")
+
+
+def _other_owner(session: Session, job: Job, path: str) -> int | None:
+    """Another job that brought, or is to bring, an image to this path, or took it away from there."""
+    there = (Disk.destination_path == path) & (Job.destination == job.destination)
+    from_there = (Disk.source_path == path) & (Job.source == job.destination)
+    query = select(Job.id).join(Disk).where(Job.id != job.id, Job.state != JobState.UNDONE, or_(there, from_there))
+    return session.scalar(query.limit(1))
+
+
+def _images(job: Job, host: str) -> set[str]:
+    return {disk.destination_path for disk in job.disks} if job.destination == host else set()
+
+
+def _qmp(job: Job) -> str | None:
+    """Where the incoming QEMU's monitor listens; None for a job that was refused before it had a plan."""
+    planned = job.plan.get("destination")
+    return None if planned is None else str(planned["qmp"])
+
+
+def _unlink_dead_sockets(job: Job | None, settings: Settings) -> None:
+    """The sockets of an incoming QEMU that is dead; nobody else's."""
+    if job is None or job.state is not JobState.UNDONE or job.destination != settings.host or _qmp(job) is None:
+        return
+    with transaction() as session:
+        elsewhere = session.scalar(
+            select(Guest.name).where(Guest.name == job.guest, Guest.host != settings.host, ~being_moved())
+        )
+    if elsewhere:
+        incoming_qemu.unlink_dead(job.plan["destination"])
+
+
+def _user(path: Path) -> int | None:
+    """A process that has this file open."""
+    try:
+        wanted = path.stat()
+    except FileNotFoundError:
+        return None
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            status = descriptor.stat()
+            if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
+                return int(descriptor.parts[2])
+    return None

@@ -1,0 +1,198 @@
+"""A host's worker as a member of the fleet: one per host, registered, with a heartbeat.
+
+These are hooks of Celery's own signals, so that `drover worker` and a plain
+`celery -A drover.broker.app worker -Q drover.HOST` are the same thing.
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import subprocess
+import threading
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, TextIO
+
+from celery.signals import celeryd_init, worker_init, worker_shutting_down
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from drover.broker.app import CONTROL_MODULES, CONTROL_QUEUE, app, configuration
+from drover.settings import Settings, settings
+from models.base import Document
+from models.database import patiently, transaction
+from models.host import Host
+from workers.executor import STOPPING
+from workers.images import retention
+from workers.images.manifest import existing_parent
+from workers.qemu import program
+from workflows.migration import claims
+
+log = logging.getLogger(__name__)
+
+CPUS_PER_CPU = 16
+"""Virtual CPUs for each CPU of the machine, unless the settings say otherwise: guests mostly wait."""
+
+_lock: list[TextIO] = []
+
+
+@cache
+def incarnation() -> str:
+    """Names this very process as the owner of claims."""
+    return f"{settings().host or 'control'}-{uuid.uuid4().hex[:12]}"
+
+
+@celeryd_init.connect
+def take_host_from_queue(conf: Any = None, options: dict[str, Any] | None = None, **_: Any) -> None:
+    """`-Q drover.HOST` says which host this is, when the environment does not."""
+    queues = (options or {}).get("queues") or ""
+    names = queues.split(",") if isinstance(queues, str) else list(queues)
+    hosts = [name.removeprefix("drover.") for name in names if name != CONTROL_QUEUE]
+    if len(hosts) == 1 and hosts[0] and not settings().host:
+        os.environ["DROVER_HOST"] = hosts[0]
+        settings.cache_clear()
+        conf.update(configuration())
+    if hosts != [settings().host] and CONTROL_QUEUE not in names:
+        raise SystemExit(
+            f"this worker is for host {settings().host!r} but was told to serve {names}: "
+            "start it with `drover worker --host HOST`"
+        )
+    if CONTROL_QUEUE in names:
+        for module in CONTROL_MODULES:
+            app.loader.import_task_module(module)
+    if settings().host:
+        _lock.append(_alone(settings()))
+        patiently(lambda: join(settings()), log.warning)
+
+
+def _alone(ours: Settings) -> TextIO:
+    """The lock that only one worker of this host can hold."""
+    ours.directory.mkdir(parents=True, exist_ok=True)
+    file = (ours.directory / "worker.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SystemExit(f"another worker serves {ours.host} already ({ours.directory}/worker.lock)") from None
+    return file
+
+
+def join(ours: Settings) -> None:
+    """Be known, and take over what a former worker of this host left claimed.
+
+    The lock proves that the former worker is dead, so its claims need not run out first.
+    """
+    _refuse_a_taken_name(ours)
+    register(ours)
+    with transaction() as session:
+        claims.expire(
+            session,
+            claims.of_earlier_incarnation(ours.host, incarnation()),
+            "the worker was started anew",
+            by=incarnation(),
+        )
+
+
+def _refuse_a_taken_name(ours: Settings) -> None:
+    """The lock holds on one machine only: two with one name would overwrite each other and share a queue."""
+    fresh = Host.heartbeat_at > func.clock_timestamp() - ours.host_timeout
+    with transaction() as session:
+        there = session.scalar(select(Host).where(Host.name == ours.host, fresh))
+    if there is not None and there.facts.get("machine_id") not in {None, machine_id()}:
+        heard = f"{there.heartbeat_at:%H:%M:%S %Z}"
+        raise SystemExit(
+            f"another machine serves {ours.host} already ({there.address}, heard of at {heard}): "
+            f"give this one another DROVER_HOST, or end that worker and wait {ours.host_timeout.total_seconds():g} s"
+        )
+
+
+def register(ours: Settings) -> None:
+    """Say that this host is there, and what it is like."""
+    row = {
+        "name": ours.host,
+        "address": ours.address,
+        "guest_root": str(ours.guest_root),
+        "incarnation": incarnation(),
+        "facts": facts(),
+        "guest_cpus": ours.guest_cpus or CPUS_PER_CPU * (os.cpu_count() or 1),
+        "guest_memory_bytes": ours.guest_memory_bytes or memory_bytes("MemTotal"),
+        "guest_disk_bytes": ours.guest_disk_bytes or disk_bytes(ours.guest_root),
+        "heartbeat_at": func.clock_timestamp(),
+    }
+    statement = insert(Host).values(row)
+    with transaction() as session:
+        session.execute(statement.on_conflict_do_update(index_elements=["name"], set_=row))
+
+
+def facts() -> Document:
+    """{"cpus", "memory_bytes", "qemu": first line of --version or None, "machine", "machine_id"}."""
+    binary = shutil.which("qemu-system-x86_64")
+    version = None
+    with suppress(OSError, subprocess.SubprocessError):
+        version = next(iter(program.said(binary, "--version").splitlines()), None) if binary else None
+    return {
+        "cpus": os.cpu_count(),
+        "memory_bytes": memory_bytes("MemTotal"),
+        "qemu": version,
+        "machine": machine(),
+        "machine_id": machine_id(),
+    }
+
+
+def machine() -> str:
+    """Equal for workers that reach each other by loopback addresses: this boot of the kernel, and its network."""
+    return f"{_boot()}/{Path('/proc/self/ns/net').stat().st_ino}"
+
+
+def machine_id() -> str:
+    """Names a boot of an installation: clones of one disk share the latter, containers of one machine the former."""
+    installed = Path("/etc/machine-id")
+    number = installed.read_text().strip() if installed.exists() else ""
+    return f"{number}/{_boot()}"
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def memory_bytes(what: str) -> int:
+    """A line of /proc/meminfo: `MemTotal`, `MemAvailable`."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith(f"{what}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(what)
+
+
+def disk_bytes(path: Path) -> int:
+    """Size of the file system below which the path lies."""
+    return shutil.disk_usage(existing_parent(path / "guest")).total
+
+
+@worker_init.connect
+def begin_heartbeat(**_: Any) -> None:
+    """From now on this host counts as alive, whether Redis is there or not: what runs on it goes on."""
+    if settings().host:
+        _repeat("heartbeat", register)
+        _repeat("retirement", retention.delete_expired)  # beside it: a large image takes minutes
+
+
+def _repeat(name: str, what: Callable[[Settings], None]) -> None:
+    """In a thread of its own, until the worker ends."""
+
+    def run() -> None:
+        while not STOPPING.wait(settings().heartbeat.total_seconds()):
+            try:
+                what(settings())
+            except Exception as error:
+                log.warning("the %s goes on after: %s", name, error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+
+
+@worker_shutting_down.connect
+def stop_steps(**_: Any) -> None:
+    """SIGTERM: running steps hand their claims back at once instead of going on for hours."""
+    STOPPING.set()

@@ -1,0 +1,144 @@
+"""The destination's half of the switch: load the guest, and let it run only when told `run`."""
+
+import asyncio
+import os
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from drover.errors import DroverError
+from workers.images import manifest
+from workers.qemu import migration
+from workers.qemu.monitor import Monitor, connect
+from workers.run_marker import MARK
+from workers.switchover import channel
+from workers.switchover.channel import Channel, PeerLost
+from workers.switchover.journal import Journal
+from workers.switchover.parameters import DestinationOrder
+from workers.switchover.timing import Timer
+
+ACCEPT_TIMEOUT_S = 60.0
+SILENCE_S = 10.0
+"""The source pings several times a second; so long without a word means that it is frozen."""
+
+
+class Destination:
+    """Answers the source's questions, one method each."""
+
+    def __init__(
+        self, order: DestinationOrder, journal: Journal, guest: Monitor, exporter: Monitor, ram_port: int
+    ) -> None:
+        self.order = order
+        self.ram_port = ram_port
+        self.journal = journal
+        self.guest = guest
+        self.exporter = exporter
+        self.heard_at = time.monotonic()
+        self.finished = asyncio.Event()
+        self.told_to_run = False
+        self.marker = os.open(order.marker, os.O_RDWR | os.O_CREAT, 0o600)
+        os.pwrite(self.marker, b"-" * len(MARK), 0)  # the block exists: marking it later is one short write
+        os.fsync(self.marker)
+
+    async def answer(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Dispatch a question of the source."""
+        self.heard_at = time.monotonic()
+        handlers = {
+            "hello": self.hello,
+            "ping": self.ping,
+            "fsync": self.fsync,
+            "release": self.release,
+            "run": self.run,
+        }
+        return await handlers[message["ask"]]()
+
+    async def hello(self) -> dict[str, Any]:
+        """Where the RAM goes, and this host's clock, so that the blackout can be told across two clocks."""
+        return {"now": time.time(), "ram_port": self.ram_port}
+
+    async def ping(self) -> dict[str, Any]:
+        """Both processes here answer, or this raises."""
+        await self.exporter.query("query-version", timeout_s=1.0)
+        await self.guest.query("query-version", timeout_s=1.0)
+        return {}
+
+    async def fsync(self) -> dict[str, Any]:
+        """Write the images out while the guest still runs, so that less is left for the pause."""
+        await asyncio.to_thread(manifest.fsync, self.order.images)
+        return {}
+
+    async def release(self) -> dict[str, Any]:
+        """Take the exports and their nodes away: QEMU can then lock the images itself."""
+        await self.exporter.execute_each(
+            "block-export-del", ({"id": export, "mode": "hard"} for export in self.order.exports)
+        )
+        while await self.exporter.query("query-block-exports"):
+            await asyncio.sleep(0.0005)  # gone as soon as the last request is done
+        await self.exporter.execute_each("blockdev-del", ({"node_name": node} for node in self.order.nodes))
+        self.journal.write("released")
+        return {}
+
+    async def run(self) -> dict[str, Any]:
+        """The source has let go for good: the guest runs here from now on."""
+        self.told_to_run = True
+        phases: dict[str, float] = {}
+        with Timer(phases, "check"):
+            await migration.loaded(self.guest)
+        with Timer(phases, "marker"):
+            os.pwrite(self.marker, MARK, 0)
+            os.fdatasync(self.marker)
+            self.journal.write("marked")
+        begun = time.time()
+        resumed_at = await migration.resume(self.guest)
+        phases["resume"] = 1000 * (resumed_at - begun)  # not until we hear of it: the guest runs already
+        self.journal.write("resumed", resumed_at=resumed_at)
+        self.finished.set()
+        return {"resumed_at": resumed_at, "phases": phases}
+
+
+async def serve(order: DestinationOrder) -> None:
+    """Take the guest in, or end without having touched it when the source goes away first."""
+    journal = Journal(Path(order.journal))
+    journal.write("started", pid=os.getpid())
+    try:
+        await _serve(order, journal)
+    except DroverError as error:
+        journal.write("closed", reason=str(error))
+
+
+async def _serve(order: DestinationOrder, journal: Journal) -> None:
+    key = bytes.fromhex(order.key)
+    async with AsyncExitStack() as stack:
+        guest = await stack.enter_async_context(connect(order.qmp))
+        exporter = await stack.enter_async_context(connect(order.exporter_qmp))
+        ram_port = await migration.listen(guest, order.address)
+        destination = Destination(order, journal, guest, exporter, ram_port)
+        with channel.listen(order.address) as listener:
+            journal.write("listening", port=listener.getsockname()[1])
+            connection = await channel.accept(listener, key, ACCEPT_TIMEOUT_S)
+            journal.write("connected")
+        await _until_finished(destination, Channel(connection, destination.answer))
+        await guest.execute("announce-self", initial=50, max=550, rounds=5, step=100)
+
+
+async def _until_finished(destination: Destination, line: Channel) -> None:
+    """Once told to run, finish whatever becomes of the source; before that, its silence ends the attempt."""
+    finished = asyncio.create_task(destination.finished.wait())
+    closed = asyncio.create_task(line.closed.wait())
+    try:
+        while not finished.done():
+            await asyncio.wait({finished, closed}, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
+            silent = time.monotonic() - destination.heard_at > SILENCE_S
+            if (closed.done() or silent) and not destination.told_to_run:
+                raise PeerLost("the source went away before it said run")
+            if closed.done() and not finished.done():
+                await asyncio.wait({finished}, timeout=SILENCE_S)
+                break
+        if not finished.done():
+            raise PeerLost("the guest did not start here")
+    finally:
+        finished.cancel()
+        closed.cancel()
+        if not destination.finished.is_set():
+            line.close()

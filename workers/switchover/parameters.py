@@ -1,0 +1,105 @@
+"""What a switch process is told: one JSON file that only its own user can read, as it holds the key.
+
+The process may be started ahead of its order. It waits for a bell, a named pipe beside the order.
+"""
+
+import json
+import os
+import select
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Self
+
+from workers.images.manifest import write_durably
+
+LOOK_S = 1.0
+"""Whoever wrote the order may have died before it rang."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What both sides need."""
+
+    qmp: str
+    key: str
+    """Shared secret of this attempt, hexadecimal."""
+    images: list[str]
+    """Image files on this host, to be written out just before the switch."""
+    journal: str
+
+    def save(self, path: Path) -> None:
+        """Write it, and tell the process that may be waiting for it."""
+        write_durably(path, json.dumps(asdict(self)))
+        ring(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read it in that process."""
+        return cls(**json.loads(path.read_text()))
+
+
+def comes(order: Path, patience_s: float) -> bool:
+    """Wait until the order is there; False: it did not come in time. Each ring lets us wait as long again."""
+    deadline = time.monotonic() + patience_s
+    with suppress(FileExistsError):
+        os.mkfifo(_bell(order), 0o600)
+    with _open(_bell(order), os.O_RDWR) as bell:  # to write as well: it never hangs up
+        poll = select.poll()
+        poll.register(bell, select.POLLIN)
+        while not order.exists():
+            if time.monotonic() > deadline:
+                return False
+            if poll.poll(1000 * min(LOOK_S, patience_s)):
+                bell.read(select.PIPE_BUF)
+                deadline = time.monotonic() + patience_s
+    return True
+
+
+def ring(order: Path) -> None:
+    """Have the process that waits for this order look, if there is one."""
+    with suppress(OSError), _open(_bell(order), os.O_WRONLY) as bell:  # else nobody waits yet, or any more
+        bell.write(b"!")
+
+
+def _open(bell: Path, how: int) -> FileIO:
+    return FileIO(os.open(bell, how | os.O_NONBLOCK), "r+")
+
+
+def _bell(order: Path) -> Path:
+    return order.with_suffix(".bell")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOrder(Order):
+    """For the side that lets the guest go."""
+
+    address: str
+    port: int
+    mirrors: list[str]
+    """Ids of the mirrors' block jobs."""
+    nodes: list[str]
+    """Node names of their NBD clients."""
+    live: bool
+    """False: pause the guest before its RAM is sent, because this QEMU corrupts it otherwise."""
+    max_blackout_ms: int
+    bandwidth_bytes_per_s: int
+    """Of the RAM stream; 0 is unlimited."""
+    deadline_s: float
+    """Give up when RAM has not converged by then."""
+    devices: list[str]
+    """QOM names of the guest's devices at preflight: nothing may have been plugged since."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DestinationOrder(Order):
+    """For the side that takes the guest in."""
+
+    address: str
+    exporter_qmp: str
+    exports: list[str]
+    nodes: list[str]
+    """The exporter's block nodes, in the order in which they can be removed."""
+    marker: str

@@ -1,0 +1,318 @@
+"""The source's half of the switch: send the RAM, and let the guest go only when all of it has arrived.
+
+Reads like the protocol in this package's docstring. Anything that goes wrong before `run` is in the journal
+ends with the guest running here.
+"""
+
+import asyncio
+import math
+import os
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, cast
+
+from drover.errors import DroverError
+from workers.images import manifest
+from workers.qemu import block, migration
+from workers.qemu.monitor import Monitor, connect
+from workers.switchover import channel
+from workers.switchover.channel import Channel, PeerLost
+from workers.switchover.journal import Journal, read
+from workers.switchover.parameters import SourceOrder
+from workers.switchover.timing import Timer
+
+PING_S = 0.3
+REPORT_S = 0.2
+PEER_SILENCE_S = 1.0
+"""A peer that does not answer for so long is taken for frozen and the switch is called off."""
+SLOW_S = 10.0
+"""Work that takes so long although the peer answers pings (a flush to slow storage) is called off."""
+EARLY_LIMIT_MS = 1
+"""Downtime limit until the second pass: QEMU would else stop the guest with more left than need be."""
+UNLIMITED = 1 << 40
+GREETINGS = 5
+
+
+class CalledOff(DroverError):
+    """The switch cannot be carried through; the guest stays here."""
+
+
+class Source:
+    """One attempt at handing the guest over."""
+
+    def __init__(self, order: SourceOrder, journal: Journal, guest: Monitor, line: Channel) -> None:
+        self.order = order
+        self.journal = journal
+        self.guest = guest
+        self.line = line
+        self.phases: dict[str, float] = {}
+        self.peer_lost: Exception | None = None
+        self.clock_offset = 0.0
+        self.events = guest.listen("MIGRATION", "MIGRATION_PASS", "STOP", "SHUTDOWN", "BLOCK_JOB_ERROR")
+        self.passes = 0
+        self.report_at = 0.0
+        self.stopped_at = 0.0
+        self.pre_switchover_at = 0.0
+
+    async def hand_over(self) -> None:
+        """The whole protocol.
+
+        Raises:
+            DroverError, OSError: called off; the caller keeps the guest running here.
+        """
+        ram_port = await self.greet()
+        await self.prepare()
+        await self.send_ram(ram_port)
+        await self.end_mirrors()
+        released = asyncio.create_task(self.ask("release", SLOW_S))
+        await self.complete_ram()
+        with self.timed("release"):
+            await released
+        await self.let_run()
+
+    async def ask(self, what: str, timeout_s: float = 5.0) -> dict[str, Any]:
+        """Ask the destination, but no longer than it answers pings."""
+        answer = asyncio.create_task(self.line.ask(what, timeout_s))
+        while not answer.done():
+            await asyncio.wait({answer}, timeout=0.05)
+            self.check_peer()
+        return answer.result()
+
+    def check_peer(self) -> None:
+        """Raise what the pinging found out."""
+        if self.peer_lost is not None:
+            raise self.peer_lost
+
+    async def keep_pinging(self) -> None:
+        """Notice a frozen peer or frozen QEMUs over there; runs beside all the rest."""
+        try:
+            while True:
+                await self.line.ask("ping", PEER_SILENCE_S)
+                await asyncio.sleep(PING_S)
+        except PeerLost as error:
+            self.peer_lost = error
+
+    async def prepare(self) -> None:
+        """Everything that can be done while the guest runs."""
+        await self.check_mirrors()
+        await self.check_guest({"running"})
+        await migration.set_capabilities(
+            self.guest, "events", "return-path", "pause-before-switchover", "auto-converge"
+        )
+        await self.guest.execute(
+            "migrate-set-parameters",
+            max_bandwidth=self.order.bandwidth_bytes_per_s or UNLIMITED,
+            downtime_limit=EARLY_LIMIT_MS,
+        )
+        await self.write_out()
+
+    async def greet(self) -> int:
+        """Learn the port for the RAM, and how far the clock over there is ahead.
+
+        By the middle of the quickest of several round trips: one that had to wait on a busy host may be wrong by half
+        of its time, and with it the blackout.
+        """
+        quickest = math.inf
+        for _ in range(GREETINGS):
+            asked = time.time()
+            reply = await self.ask("hello")
+            took = time.time() - asked
+            if took < quickest:
+                quickest, self.clock_offset = took, reply["now"] - (asked + took / 2)
+        return int(reply["ram_port"])
+
+    async def check_mirrors(self) -> None:
+        """All mirrors are ready and none of them stands with an error."""
+        states = await block.mirrors(self.guest, self.order.mirrors)
+        for name in self.order.mirrors:
+            if name not in states or not states[name].in_sync:
+                raise CalledOff(f"mirror {name} is not in sync")
+
+    async def write_out(self) -> None:
+        """fsync on both sides: what is left for the pause is only what the guest writes meanwhile."""
+        here = asyncio.to_thread(manifest.fsync, self.order.images)
+        await asyncio.gather(here, self.ask("fsync", 60))
+
+    async def send_ram(self, port: int) -> None:
+        """Precopy until what is left fits the allowed blackout; ends with the guest paused."""
+        if not self.order.live:
+            self.journal.write("pausing")
+            await self.guest.execute("stop")
+        self.journal.write("migrating", offset=self.clock_offset)
+        await migration.send(self.guest, self.order.address, port)
+        await self.check_devices()
+        deadline = time.monotonic() + self.order.deadline_s
+        writing: asyncio.Task[None] | None = None
+        while await self.precopy_goes_on():
+            if self.passes >= 2 and writing is None:
+                writing = asyncio.create_task(self.write_out_and_allow_switch())
+            if writing is not None and writing.done():
+                writing.result()
+            if time.monotonic() > deadline:
+                raise CalledOff(f"the RAM did not converge within {self.order.deadline_s:g} s")
+
+    async def write_out_and_allow_switch(self) -> None:
+        """From then on QEMU may stop the guest as soon as what is left fits the allowed blackout."""
+        await self.write_out()
+        await self.guest.execute("migrate-set-parameters", downtime_limit=self.order.max_blackout_ms)
+
+    async def check_devices(self) -> None:
+        """QEMU refuses hot-plug from `migrate` on, so what is there now is what will be sent."""
+        present = await block.device_names(self.guest)
+        if present != self.order.devices:
+            raise CalledOff("a device was plugged or unplugged since the preflight")
+
+    async def precopy_goes_on(self) -> bool:
+        """Wait for the next event or a moment; False once the guest is paused at pre-switchover."""
+        try:
+            async with asyncio.timeout(0.2):
+                event = await self.events.get()
+        except TimeoutError:
+            event = None
+        if time.monotonic() > self.report_at:
+            await self.report()
+        self.check_peer()
+        return not await self.heard(event)
+
+    async def heard(self, event: Any) -> bool:
+        """Take an event in; True at pre-switchover. Without one, ask: events are lost in silence."""
+        if event is None:
+            status = (await self.guest.query("query-migrate"))["status"]
+        elif event["event"] == "MIGRATION":
+            status = event["data"]["status"]
+        else:
+            self.note(event)
+            if event["event"] == "STOP" and self.order.live:
+                await self.check_guest({"running", *migration.STOPPED_BY_MIGRATION})
+            return False
+        if status in migration.GONE | {"failing", "cancelling"}:
+            raise CalledOff(f"QEMU gave the RAM migration up: {await self.why_failed()}")
+        if status in {"pre-switchover", "device"}:
+            self.pre_switchover_at = time.time()
+            self.journal.write("pre-switchover")
+            return True
+        return False
+
+    async def check_guest(self, allowed: set[str]) -> None:
+        """A guest that its owner paused, or that stopped by itself, must not be let run at the destination.
+
+        A `stop` that QEMU carries out in the last milliseconds before it stops the guest itself goes unnoticed.
+        """
+        runstate = (await self.guest.query("query-status"))["status"]
+        if runstate not in allowed:
+            raise CalledOff(f"the guest stands still: it is {runstate}")
+
+    def note(self, event: Any) -> None:
+        """STOP gives the moment from which the guest is paused; what it or a mirror cannot survive ends the attempt."""
+        if event["event"] == "STOP":
+            self.stopped_at = migration.event_time(event)
+        if event["event"] == "MIGRATION_PASS":
+            self.passes = int(event["data"]["pass"])
+        if event["event"] == "BLOCK_JOB_ERROR":
+            raise CalledOff(f"a mirror failed while the RAM was being sent: {event['data']}")
+        if event["event"] == "SHUTDOWN":
+            raise CalledOff("the guest was powered off")
+
+    async def why_failed(self) -> str:
+        """QEMU's own words."""
+        reply = await self.guest.query("query-migrate")
+        return f"{reply.get('status')}: {reply.get('error-desc', 'no reason given')}"
+
+    async def report(self) -> None:
+        """Keep the progress for the next beat; the worker reads it from there."""
+        self.journal.progress = migration.ram_progress(await self.guest.query("query-migrate"))
+        self.report_at = time.monotonic() + REPORT_S
+
+    async def end_mirrors(self) -> None:
+        """The guest is paused: both sides of every mirror become equal and stay so."""
+        self.drain_events()
+        with self.timed("mirror_end"):
+            await block.end_mirrors(self.guest, self.order.mirrors, SLOW_S, self.check_peer)
+        with self.timed("nbd_close"):
+            await self.guest.execute_each("blockdev-del", ({"node_name": node} for node in self.order.nodes))
+
+    def drain_events(self) -> None:
+        """STOP may stand behind the event that ended the wait."""
+        for event in self.events.clear():
+            self.note(event)
+
+    async def complete_ram(self) -> None:
+        """Send the device state; `completed` means that the destination holds everything."""
+        self.journal.write("continuing")
+        with self.timed("device_state"):
+            await self.guest.execute("migrate-continue", state="pre-switchover")
+            async with asyncio.timeout(SLOW_S):
+                while (await self.migration_status()) != "completed":
+                    self.check_peer()
+
+    async def migration_status(self) -> str:
+        """The next status QEMU reports, asked for when no event comes."""
+        try:
+            async with asyncio.timeout(0.05):
+                event = await self.events.get()
+            status = str(cast("dict[str, str]", event["data"])["status"]) if event["event"] == "MIGRATION" else ""
+        except TimeoutError:
+            status = str((await self.guest.query("query-migrate", timeout_s=1.0))["status"])
+        if status in migration.GONE | {"failing", "cancelling"}:
+            raise CalledOff(f"QEMU gave the switch up: {await self.why_failed()}")
+        return status
+
+    async def let_run(self) -> None:
+        """The point of no return."""
+        self.journal.write("run")
+        reply = await self.line.ask("run", SLOW_S)
+        resumed_at = reply["resumed_at"] - self.clock_offset
+        blackout_ms = 1000 * (resumed_at - self.stopped_at)
+        self.phases |= {"stop": 1000 * (self.pre_switchover_at - self.stopped_at)}
+        self.phases |= reply.get("phases", {})  # the version before this one tells none
+        self.phases["messages"] = blackout_ms - sum(self.phases.values())
+        self.journal.write(
+            "resumed",
+            stopped_at=self.stopped_at,
+            resumed_at=resumed_at,
+            blackout_ms=round(blackout_ms, 3),
+            phases={name: round(ms, 3) for name, ms in self.phases.items()},
+            ram=migration.ram_progress(await self.guest.query("query-migrate")),
+        )
+
+    def timed(self, phase: str) -> Timer:
+        """Give every millisecond of the pause a name, see `models.job.BLACKOUT_PHASES`."""
+        return Timer(self.phases, phase)
+
+
+async def hand_over(order: SourceOrder) -> None:
+    """Run one attempt to its end and say in the journal who has the guest: `resumed`, `kept` or `lost`."""
+    journal = Journal(Path(order.journal))
+    journal.write("started", pid=os.getpid())
+    try:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(journal.beating())
+            guest = await stack.enter_async_context(connect(order.qmp))
+            await _attempt(order, journal, guest)
+    except (DroverError, OSError) as error:  # the monitor is gone: the worker looks what became of QEMU
+        journal.write("lost", reason=str(error))
+
+
+async def _attempt(order: SourceOrder, journal: Journal, guest: Monitor) -> None:
+    try:
+        line = Channel(await channel.call(order.address, order.port, bytes.fromhex(order.key)))
+        source = Source(order, journal, guest, line)
+        pinging = asyncio.create_task(source.keep_pinging())
+        try:
+            await source.hand_over()
+        finally:
+            pinging.cancel()
+            line.close()
+    except (DroverError, OSError, TimeoutError) as error:
+        await _keep(order, journal, guest, error)
+
+
+async def _keep(order: SourceOrder, journal: Journal, guest: Monitor, error: Exception) -> None:
+    """Called off: the guest goes on here, unless the destination may have been told to run it."""
+    if read(Path(order.journal)).crossed:
+        journal.write("lost", reason=f"no word from the destination after run: {error}")
+        return
+    journal.write("keeping")  # before the guest goes on: from here on what the destination holds is out of date
+    await migration.cancel(guest, order.nodes, paused_by_us=read(Path(order.journal)).paused_guest)
+    journal.write("kept", reason=str(error))

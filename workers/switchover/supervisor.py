@@ -1,0 +1,162 @@
+"""The worker's view of the switch processes of its host: starting one, watching it, and knowing the outcome."""
+
+import asyncio
+import json
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from drover.errors import Transient
+from workers import processes
+from workers.processes import Process
+from workers.step import Context
+from workers.switchover import journal, parameters
+from workers.switchover.journal import Story
+from workers.switchover.parameters import Order
+
+POLL_S = 0.01
+SHORT_POLL_S = 0.002
+"""For a process that begins, which is over within a few hundredths of a second."""
+SILENCE_S = 2.0
+"""A switch process shows a beat several times a second; so long without one means that it is frozen."""
+START_S = 20.0
+"""Until its first line it has touched nothing yet, and on a busy host Python takes its time."""
+
+ROLE = "switch-"
+"""Begins the name under which such a process is found again; the number of the claim that started it follows."""
+
+
+def running(ctx: Context, attempt: int) -> Process | None:
+    """The switch process of one attempt on this host, or the guardian that outlived it."""
+    number = _number(ctx, attempt)
+    return None if number is None else processes.one(ctx.directory.mark(f"{ROLE}{number}"))
+
+
+def _number(ctx: Context, attempt: int) -> int | None:
+    """Of the process that was ordered to carry an attempt through."""
+    its_journal = str(ctx.directory.switch_journal(ctx.claim.side, attempt))
+    parameters = ((number, json.loads(path.read_text())) for number, path in _numbered(ctx, "json"))
+    return next((number for number, order in parameters if order["journal"] == its_journal), None)
+
+
+def _numbered(ctx: Context, kind: str) -> list[tuple[int, Path]]:
+    found = ctx.directory.path.glob(f"{ROLE}{ctx.claim.side}-*.{kind}")
+    return sorted((int(match[1]), path) for path in found if (match := re.search(r"-(\d+)\.\w+$", path.name)))
+
+
+def story(ctx: Context, attempt: int) -> Story:
+    """What that process wrote down so far."""
+    return journal.read(ctx.directory.switch_journal(ctx.claim.side, attempt))
+
+
+def attempts(ctx: Context) -> list[int]:
+    """The attempts begun on this host, oldest first."""
+    return [attempt for attempt, _ in _numbered(ctx, "jsonl")]
+
+
+def crossed(ctx: Context) -> Story | None:
+    """The attempt in which the source told the destination to run, if there is one. Ask on the source."""
+    return next((told for attempt in attempts(ctx) if (told := story(ctx, attempt)).crossed), None)
+
+
+def prepare(ctx: Context) -> None:
+    """Start this side's process ahead of its order: Python takes a tenth of a second for it.
+
+    Without an order it touches nothing and is part of no attempt. It does not wait long, so that little of it is kept
+    while a large disk is copied; where one waits already it does so as long again, and where it dies one is started
+    when it is needed.
+    """
+    ctx.guard()
+    if (number := _prepared(ctx)) is None:
+        _spawn(ctx)
+    else:
+        parameters.ring(ctx.directory.switch_order(ctx.claim.side, number))
+
+
+def _prepared(ctx: Context) -> int | None:
+    """The number of a living process that has no order yet."""
+    numbers = (number for number, _ in _living(ctx))
+    return next((n for n in numbers if not ctx.directory.switch_order(ctx.claim.side, n).exists()), None)
+
+
+def _spawn(ctx: Context) -> int:
+    number, role = ctx.claim.token, f"{ROLE}{ctx.claim.token}"
+    order = ctx.directory.switch_order(ctx.claim.side, number)
+    argv = [sys.executable, "-m", "workers.switchover", str(ctx.claim.side), str(order)]
+    processes.spawn(ctx.directory.mark(role), argv, ctx.directory.log(role))
+    return number
+
+
+def start(ctx: Context, attempt: int, order: Order) -> None:
+    """Have the switch process of this side begin: the prepared one, or one that is started now.
+
+    The journal is there before the order is: whoever takes over from a worker that dies meanwhile knows of the
+    attempt, and neither starts a second process for it nor overlooks this one.
+    """
+    number = _prepared(ctx)
+    if number is None:
+        number = _spawn(ctx)
+    ctx.directory.switch_journal(ctx.claim.side, attempt).touch()
+    order.save(ctx.directory.switch_order(ctx.claim.side, number))
+
+
+async def wait_for(ctx: Context, attempt: int, event: str, timeout_s: float) -> None:
+    """Until the process wrote this line.
+
+    Raises:
+        Transient: it ended first, or took too long.
+    """
+    deadline = time.monotonic() + timeout_s
+    process = running(ctx, attempt)
+    while story(ctx, attempt).last(event) is None:
+        if process is None or not process.alive or time.monotonic() > deadline:
+            words = processes.last_words(ctx.directory.log(f"{ROLE}{_number(ctx, attempt)}"))
+            raise Transient(f"the switch process on the {ctx.claim.side} is not {event}: {words or 'no reason given'}")
+        await asyncio.sleep(SHORT_POLL_S)
+
+
+async def watch(ctx: Context, attempt: int, tell: Callable[[dict[str, int]], None]) -> Story:
+    """Until the attempt is over: its process said its last word, or is dead, and its guardian has done its part.
+
+    Whichever of them is frozen is killed. Unless the guest was let go, both are dead when this returns.
+    """
+    process = running(ctx, attempt)
+    path = ctx.directory.switch_journal(ctx.claim.side, attempt)
+    told, stamp, heard_at = Story(()), 0, time.monotonic()
+    while process is not None:
+        if (changed := journal.changed_at(path)) != stamp:
+            told, stamp, heard_at = story(ctx, attempt), changed, time.monotonic()
+            if told.ended:
+                break
+            if told.last("migrating") and not told.last("pre-switchover"):
+                tell(journal.read_beat(path))
+        if time.monotonic() - heard_at > (SILENCE_S if told.lines else START_S):
+            await kill_all(ctx, but_prepared=True)
+        if not process.alive:
+            process, heard_at = running(ctx, attempt), time.monotonic()  # its guardian, which acts now
+        await asyncio.sleep(POLL_S)
+    if not story(ctx, attempt).crossed:
+        await kill_all(ctx, but_prepared=True)
+    return story(ctx, attempt)
+
+
+async def kill_all(ctx: Context, *, but_prepared: bool = False) -> None:
+    """End every switch process of this job on this host, and its guardian; what their journals say now is final."""
+    ctx.guard()
+    doomed = [
+        process
+        for number, process in _living(ctx)
+        if not but_prepared or ctx.directory.switch_order(ctx.claim.side, number).exists()
+    ]
+    for process in doomed:  # all at once: a guardian would begin to act for the one that it saw die
+        process.signal(signal.SIGKILL)
+    for process in doomed:
+        await process.end_now()
+
+
+def _living(ctx: Context) -> list[tuple[int, Process]]:
+    marked = processes.marked(ctx.directory.path)
+    return [(int(role.removeprefix(ROLE)), process) for role, process in marked if role.startswith(ROLE)]

@@ -1,0 +1,256 @@
+"""What may be asked for: a drain or a return, its pause, its going on, its end.
+
+Each writes rows and wakes the controller.
+"""
+
+import logging
+from dataclasses import dataclass, field
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from drover.errors import PreconditionFailed
+from models.base import Document
+from models.database import transaction
+from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, GuestState
+from models.host import Host, HostState
+from workflows.drain import planner
+from workflows.drain.planner import Forecast, Where, guests_of, known
+from workflows.migration import claims, jobs
+from workflows.migration.jobs import MigrationOptions, wake
+from workflows.submit_options import Terms
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is asked of a drain."""
+
+    kind: DrainKind
+    host: str
+    where: Where = field(default_factory=Where)
+    options: MigrationOptions = field(default_factory=MigrationOptions)
+    terms: Terms = field(default_factory=Terms)
+    recurrence: Document | None = None
+
+
+def submit(order: Order, *, forecast: Forecast | None = None, idempotency_key: str | None = None) -> Drain:
+    """Queue a drain; the controller begins it when its time has come.
+
+    With an idempotency key that was used before, answers the drain of then. A forecast is kept to as far as it holds.
+
+    Raises:
+        PreconditionFailed: a host is unknown, or there is nothing to bring home; nothing was changed.
+    """
+    try:
+        with transaction() as session:
+            earlier = _same(session, idempotency_key, order)
+            if earlier is None:
+                earlier = _insert(session, order, forecast, idempotency_key)
+                wake(session)
+            return earlier
+    except (IntegrityError, PreconditionFailed) as error:  # somebody was faster, perhaps with the same key
+        if earlier := _submitted(order, idempotency_key):
+            return earlier
+        if isinstance(error, PreconditionFailed):
+            raise
+        raise PreconditionFailed(f"a drain of {order.host} cannot be submitted now: try again") from error
+
+
+def submitted_or_forecast(order: Order, idempotency_key: str | None) -> tuple[Drain | None, Forecast | None]:
+    """The drain that was submitted with this key before, or else what it would do.
+
+    Raises:
+        PreconditionFailed: that was another one, or it cannot be done.
+    """
+    if earlier := _submitted(order, idempotency_key):
+        return earlier, None
+    try:
+        return None, planner.forecast(order.kind, order.host, order.where, order.terms)
+    except PreconditionFailed:  # what is in the way may be the very drain, submitted at the same moment
+        if earlier := _submitted(order, idempotency_key):
+            return earlier, None
+        raise
+
+
+def _submitted(order: Order, idempotency_key: str | None) -> Drain | None:
+    with transaction() as session:
+        return _same(session, idempotency_key, order)
+
+
+def _same(session: Session, key: str | None, order: Order) -> Drain | None:
+    drain = session.scalar(select(Drain).where(Drain.idempotency_key == key)) if key else None
+    if drain is not None and drain.refused:
+        drain.idempotency_key = None
+        return None
+    if drain is not None and (drain.kind, drain.host) != (order.kind, order.host):
+        raise PreconditionFailed(
+            f"the key {key!r} was used for drain {drain.id}, a {drain.kind} of {drain.host}: use another key"
+        )
+    return drain
+
+
+def _insert(session: Session, order: Order, forecast: Forecast | None, key: str | None) -> Drain:
+    known(session, [order.host, *order.where.to, *order.where.exclude])
+    if order.kind is DrainKind.RETURN and not order.terms.not_before and not guests_of(session, order.kind, order.host):
+        raise PreconditionFailed(
+            f"no guest that was drained from {order.host} is away: `drover host uncordon` opens it"
+        )
+    terms = order.terms
+    if forecast is not None and terms.window and forecast.plan.left and not forecast.plan.placements:
+        reasons = "; ".join(f"{guest}: {why}" for guest, why in forecast.plan.left.items())
+        raise PreconditionFailed(f"nothing of {order.host} could be moved: {reasons}")
+    drain = Drain(
+        kind=order.kind,
+        host=order.host,
+        idempotency_key=key,
+        only=order.where.document(),
+        options=order.options.document(),
+        **vars(terms),
+        recurrence=order.recurrence,
+        guests=_planned(forecast, at_once=not (terms.not_before or terms.window)) if forecast is not None else [],
+    )
+    session.add(drain)
+    session.flush()
+    return drain
+
+
+def record_refusal(order: Order, idempotency_key: str, why: str) -> None:
+    """Keep what became of a submission whose sender cannot be answered; a host that nobody knows cannot be named."""
+    try:
+        with transaction() as session:
+            drain = Drain(
+                kind=order.kind,
+                host=order.host,
+                state=DrainState.CANCELLED,
+                idempotency_key=idempotency_key,
+                error=why.replace("\0", ""),
+                finished_at=func.clock_timestamp(),
+                **vars(order.terms),
+            )
+            session.add(drain)
+            session.flush()
+            drain.announce(session)
+    except SQLAlchemyError:
+        log.warning("the refusal of %r cannot be kept: %s", idempotency_key, why)
+
+
+def _planned(forecast: Forecast, *, at_once: bool) -> list[DrainGuest]:
+    """The plan as rows. What cannot be moved now may be movable by the time of a drain that is planned ahead."""
+    rows = [
+        DrainGuest(
+            guest=placement.candidate.name,
+            source=placement.candidate.source,
+            destination=placement.destination,
+            estimate_s=forecast.speed.move_s(placement.candidate.size),
+        )
+        for placement in forecast.plan.placements
+    ]
+    if at_once:
+        sources = forecast.sources
+        rows += [
+            DrainGuest(guest=name, source=sources[name], state=GuestState.LEFT, reason=why)
+            for name, why in forecast.plan.left.items()
+        ]
+    for position, row in enumerate(rows, start=1):
+        row.position = position
+    return rows
+
+
+def pause(drain_id: int) -> Drain:
+    """Begin no other move; those under way go on.
+
+    Raises:
+        PreconditionFailed: there is no such drain or it does not run.
+    """
+    with transaction() as session:
+        drain = existing(session, drain_id)
+        if drain.state is not DrainState.RUNNING:
+            raise PreconditionFailed(f"drain {drain_id} is {drain.state}: only one that runs can be paused")
+        drain.move(session, DrainState.PAUSED)
+        return drain
+
+
+def resume(drain_id: int) -> Drain:
+    """Go on after a pause, or try the guests again that an ended drain has left.
+
+    Raises:
+        PreconditionFailed: there is no such drain, or it neither pauses nor has left anything.
+    """
+    with transaction() as session:
+        drain = existing(session, drain_id)
+        if drain.state not in {DrainState.PAUSED, DrainState.INCOMPLETE}:
+            raise PreconditionFailed(
+                f"drain {drain_id} is {drain.state}: only one that is paused or incomplete can be resumed"
+            )
+        other = under_way(session, drain.host)
+        if other is not None and other.id != drain_id:
+            raise PreconditionFailed(f"drain {other.id} has {drain.host} to itself: wait for its end")
+        try_again(drain)
+        begin(session, drain)
+        drain.error = None
+        wake(session)
+        return drain
+
+
+def begin(session: Session, drain: Drain) -> None:
+    """Let it run: a host that is emptied takes no guest, one that is filled again does."""
+    host = session.get_one(Host, drain.host, with_for_update=True)
+    if drain.kind is DrainKind.RETURN:
+        host.state = HostState.ACTIVE
+    elif host.state is HostState.ACTIVE:
+        host.state = HostState.CORDONED
+    drain.move(session, DrainState.RUNNING)
+
+
+def try_again(drain: Drain) -> None:
+    """What was left gets another chance, everywhere."""
+    for row in drain.guests:
+        if row.state is GuestState.LEFT:
+            row.move(GuestState.WAITING)
+            row.refused_by = {}
+
+
+def cancel(drain_id: int) -> Drain:
+    """End a drain: its moves under way are undone, guests that have moved stay where they are.
+
+    Raises:
+        PreconditionFailed: there is no such drain or it has ended.
+    """
+    with transaction() as session:
+        drain = existing(session, drain_id)
+        if drain.state.ended:
+            raise PreconditionFailed(f"drain {drain_id} has ended: it is {drain.state}")
+        if drain.state is DrainState.QUEUED:
+            drain.move(session, DrainState.CANCELLED)
+        elif drain.state is not DrainState.CANCELLING:
+            drain.move(session, DrainState.CANCELLING)
+        wake(session)
+        return drain
+
+
+def cancel_moves(session: Session, drain: Drain) -> None:
+    """Have every move under way undone that has not crossed; asked again and again until none is left."""
+    for row in drain.guests:
+        job = claims.lock(session, row.job_id, wait=False) if row.job_id and row.state is GuestState.MOVING else None
+        if job is not None and not job.state.ended and not job.cancel_requested and job.crossed_at is None:
+            jobs.request_end(session, job, by=f"drain {drain.id}")
+
+
+def existing(session: Session, drain_id: int) -> Drain:
+    """The drain with its row locked.
+
+    Raises:
+        PreconditionFailed: there is none.
+    """
+    drain = session.get(Drain, drain_id, with_for_update=True)
+    if drain is None:
+        raise PreconditionFailed(f"there is no drain {drain_id}: see `drover drain list --all`")
+    return drain
+
+
+def under_way(session: Session, host: str) -> Drain | None:
+    """The drain that has this host to itself."""
+    return session.scalar(select(Drain).where(Drain.host == host, Drain.state.in_(UNDER_WAY)))

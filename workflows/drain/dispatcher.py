@@ -1,0 +1,197 @@
+"""Whose turn it is: the guests that wait are planned anew, and as many are moved as there are free slots."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+
+from sqlalchemy import and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from drover.errors import HostRefused, PreconditionFailed, Unavailable
+from drover.settings import Settings
+from models.database import transaction
+from models.drain import Drain, DrainGuest, DrainState, GuestState
+from models.guest import Guest
+from models.job import Job, JobState
+from workflows import capacity, estimate, isolation, schedule
+from workflows.drain import job_sync
+from workflows.drain.placement import Candidate, Placement
+from workflows.drain.planner import Where, candidate, placed
+from workflows.guests import unfinished_jobs
+from workflows.host_rpc import ANSWER_TIMEOUT_S
+from workflows.migration import jobs
+from workflows.migration.jobs import MigrationOptions
+from workflows.schedule import Wait
+from workflows.submit_options import Terms
+
+log = logging.getLogger(__name__)
+
+ASKED_FOR = timedelta(seconds=3 * ANSWER_TIMEOUT_S)
+"""A submission that was sent for has put its three questions by then; or the message was lost, and is sent again."""
+
+
+def choose(session: Session, drain: Drain, ours: Settings) -> list[str]:
+    """The guests whose jobs are to be submitted now; the others are told why they wait or are left."""
+    promised = _promised(session, drain)
+    waiting = {row.guest: row for row in drain.guests if row.state is GuestState.WAITING and row.guest not in promised}
+    if not waiting:
+        return []
+    waits = _obstacles(session, waiting, ours)
+    candidates = _candidates(session, drain, promised, waiting.keys() - waits.keys())
+    made = placed(session, drain.kind, drain.host, Where(**drain.only), candidates)
+    waits |= _early(session, drain, [one for one in made.placements if one.candidate.name in waiting])
+    chosen = _with_slots(session, [one for one in made.placements if one.candidate.name not in waits], waiting, ours)
+    busy = bool(promised or chosen) or job_sync.moves_under_way(session, drain)
+    waits |= {name: Wait(why=why, for_good=not busy) for name, why in made.left.items() if name in waiting}
+    for name, wait in waits.items():
+        _wait_or_leave(waiting[name], wait)
+    return chosen
+
+
+def _early(session: Session, drain: Drain, placements: Iterable[Placement]) -> dict[str, Wait]:
+    """Guests whose move could not end within the window if it began now; disks that are copied ahead may always be."""
+    speed, now = estimate.speed(session), session.scalars(select(func.now())).one()
+    waits = {
+        one.candidate.name: schedule.obstacle(now, speed.needs_s(one.candidate.size, drain.seed), window=drain.window)
+        for one in placements
+    }
+    return {name: wait for name, wait in waits.items() if wait is not None and (wait.for_good or not drain.seed)}
+
+
+def _with_slots(
+    session: Session, placements: Iterable[Placement], waiting: Mapping[str, DrainGuest], ours: Settings
+) -> list[str]:
+    """Give the free slots away in the order of the plan; who was promised a place holds one already."""
+    slots, speed, rooms = capacity.slots(session, ours), estimate.speed(session), capacity.rooms(session, ours)
+    chosen = []
+    for placement in sorted(placements, key=lambda one: not one.candidate.promised):
+        guest, row = placement.candidate, waiting.get(placement.candidate.name)
+        if row is None:
+            slots.take(guest.source, placement.destination)
+            continue
+        silent = f"{placement.destination} is silent" if rooms[placement.destination].silent else None
+        row.estimate_s = speed.move_s(guest.size)
+        row.reason = silent or slots.lacking(guest.source, placement.destination)
+        if row.reason is None:
+            slots.take(guest.source, placement.destination)
+            row.destination, row.asked_at = placement.destination, func.clock_timestamp()
+            chosen.append(guest.name)
+    return chosen
+
+
+def _wait_or_leave(row: DrainGuest, wait: Wait) -> None:
+    """A guest without a destination is left only when nothing is under way that might make room for it."""
+    row.reason = wait.why
+    if wait.for_good:
+        row.move(GuestState.LEFT, wait.why)
+
+
+def _promised(session: Session, drain: Drain) -> set[str]:
+    """Guests that have their place already: their job is being submitted, or waits to be admitted."""
+    fresh = DrainGuest.asked_at > func.clock_timestamp() - ASKED_FOR
+    query = (
+        select(DrainGuest.guest)
+        .outerjoin(Job, Job.id == DrainGuest.job_id)
+        .where(
+            DrainGuest.drain_id == drain.id,
+            or_(
+                and_(DrainGuest.state == GuestState.WAITING, fresh),
+                and_(DrainGuest.state == GuestState.MOVING, Job.state == JobState.QUEUED),
+            ),
+        )
+    )
+    return set(session.scalars(query))
+
+
+def _obstacles(session: Session, waiting: Mapping[str, DrainGuest], ours: Settings) -> dict[str, Wait]:
+    """What keeps guests from being moved, wherever to: their host is silent, or somebody else moves them."""
+    rooms = {name: room for name, room in capacity.rooms(session, ours).items() if room.silent}
+    silent = {
+        name: Wait(why=f"{row.source} is silent", for_good=rooms[row.source].lost)
+        for name, row in waiting.items()
+        if row.source in rooms
+    }
+    others = session.scalars(unfinished_jobs().where(Job.guest.in_(list(waiting)))).all()
+    return silent | {job.guest: Wait(why=f"job {job.id} is moving it to {job.destination}") for job in others}
+
+
+def _candidates(session: Session, drain: Drain, promised: set[str], waiting: set[str]) -> list[Candidate]:
+    guests = {guest.name: guest for guest in session.scalars(select(Guest).where(Guest.name.in_(promised | waiting)))}
+    return [
+        candidate(
+            guests[row.guest],
+            preferred=row.destination,
+            refused_by=row.refused_by if row.guest in waiting else {},
+            promised=row.guest in promised,
+        )
+        for row in drain.guests
+        if row.guest in guests
+    ]
+
+
+def submit(drain_id: int, guest: str) -> None:
+    """Submit the job of a guest whose turn it is. Doing so twice does no harm: a guest has one job at a time."""
+    with transaction() as session:
+        drain = session.get_one(Drain, drain_id)
+        row = session.get_one(DrainGuest, (drain_id, guest))
+    if drain.state is not DrainState.RUNNING or row.state is not GuestState.WAITING or row.destination is None:
+        return
+    terms = Terms(
+        priority=drain.priority,
+        not_before=drain.not_before,
+        window=drain.window,
+        hold=drain.hold,
+        seed=drain.seed,
+    )
+
+    def still_wanted(session: Session) -> None:
+        now = session.get_one(Drain, drain_id, with_for_update=True)
+        if now.state is not DrainState.RUNNING:
+            raise Unavailable(f"drain {drain_id} is {now.state}: it begins no other move")
+        if session.get_one(DrainGuest, (drain_id, guest)).state is not GuestState.WAITING:
+            raise Unavailable(f"{guest} does not wait for its turn in drain {drain_id} any more")
+
+    try:
+        jobs.submit(
+            guest,
+            row.destination,
+            options=MigrationOptions(**drain.options),
+            terms=terms,
+            drain_id=drain_id,
+            still_wanted=still_wanted,
+            by=f"drain {drain_id}",
+        )
+    except PreconditionFailed as error:
+        log.info("drain %d: %s does not go to %s: %s", drain_id, guest, row.destination, error)
+        _refused(drain_id, guest, row.destination, error)
+    except Exception as error:
+        log.exception("drain %d: %s could not be submitted", drain_id, guest)
+        _refused(drain_id, guest, row.destination, Unavailable(isolation.reason(error)))
+
+
+def _refused(drain_id: int, guest: str, destination: str, error: PreconditionFailed) -> None:
+    """What follows from a refusal depends on who refused, see `_without_job`."""
+    with transaction() as session:
+        session.get_one(Drain, drain_id, with_for_update=True)
+        row = session.get_one(DrainGuest, (drain_id, guest))
+        if row.state is not GuestState.WAITING:
+            return
+        row.reason = str(error)
+        if session.scalar(unfinished_jobs().where(Job.guest == guest).limit(1)) is None:
+            _without_job(row, destination, error)
+        jobs.wake(session)
+
+
+def _without_job(row: DrainGuest, destination: str, error: PreconditionFailed) -> None:
+    """Nobody's answer is no refusal: it is asked again after a while. What the guest's own host says holds for every
+    destination: a no leaves the guest, and a failure to look does so the second time. Anything else is said of this
+    destination, and another one is looked for.
+    """
+    if isinstance(error, Unavailable):
+        return
+    if not isinstance(error, HostRefused) or error.host != row.source:
+        row.refused_by, row.asked_at = {**row.refused_by, destination: str(error)}, None
+    elif error.failed and row.source not in row.refused_by:
+        row.refused_by = {**row.refused_by, row.source: str(error)}
+    else:
+        row.move(GuestState.LEFT, str(error))

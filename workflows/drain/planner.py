@@ -1,0 +1,223 @@
+"""Who would go where, and how long it would take: the placement, with every host asked beforehand."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TypeVar
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from drover.errors import PreconditionFailed
+from drover.settings import settings
+from models.base import Document, now
+from models.database import transaction
+from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
+from models.guest import Guest
+from models.host import Host
+from models.job import Job
+from workflows import capacity, estimate, schedule
+from workflows.capacity import BEGUN, Size
+from workflows.drain.placement import Candidate, Plan, Resident, plan
+from workflows.estimate import Speed
+from workflows.migration import preflight
+from workflows.submit_options import Terms
+
+Asked = TypeVar("Asked")
+
+ASKED_AT_ONCE = 8
+"""Guests and hosts that are asked at the same time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Which destinations may be used."""
+
+    to: Sequence[str] = ()
+    """Only these; none is all of them."""
+    exclude: Sequence[str] = ()
+
+    def document(self) -> Document:
+        """As stored with a drain."""
+        return {"to": list(self.to), "exclude": list(self.exclude)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a drain would do."""
+
+    kind: DrainKind
+    host: str
+    sources: Mapping[str, str]
+    """{guest: the host that it is on}: all guests that the drain is about."""
+    plan: Plan
+    speed: Speed
+    total_s: float
+
+
+def forecast(kind: DrainKind, host: str, where: Where, terms: Terms | None = None) -> Forecast:
+    """Plan all guests of a drain at once, after having asked every guest's host and every destination.
+
+    Changes nothing but the recorded sizes of the guests.
+
+    Raises:
+        PreconditionFailed: a host is unknown.
+    """
+    with transaction() as session:
+        known(session, [host, *where.to, *where.exclude])
+        guests = {guest.name: guest for guest in guests_of(session, kind, host)}
+    survey = _Survey(guests)
+    survey.ask_guests()
+    while survey.ask_destinations(made := _placed(kind, host, where, survey)):
+        pass
+    with transaction() as session:
+        speed, at = estimate.speed(session), now(session)
+    never = _too_long(made, speed, terms or Terms(), at)
+    made = Plan(
+        placements=tuple(one for one in made.placements if one.candidate.name not in never),
+        left=survey.immovable | made.left | never,
+    )
+    return Forecast(
+        kind=kind,
+        host=host,
+        sources={guest.name: guest.host for guest in guests.values()},
+        plan=made,
+        speed=speed,
+        total_s=estimate.total_s(made.placements, speed, settings()),
+    )
+
+
+def _too_long(made: Plan, speed: Speed, terms: Terms, at: datetime) -> dict[str, str]:
+    """Guests whose move fits into no window."""
+    waits = {
+        one.candidate.name: schedule.obstacle(at, speed.needs_s(one.candidate.size, terms.seed), window=terms.window)
+        for one in made.placements
+    }
+    return {name: wait.why for name, wait in waits.items() if wait is not None and wait.for_good}
+
+
+@dataclass
+class _Survey:
+    """What guests and destinations have answered."""
+
+    guests: Mapping[str, Guest]
+    inspections: dict[str, Document] = field(default_factory=dict)
+    immovable: dict[str, str] = field(default_factory=dict)
+    refusals: dict[tuple[str, str], str | None] = field(default_factory=dict)
+    """{(guest, destination): why not, None if it may}."""
+
+    def ask_guests(self) -> None:
+        def ask(name: str) -> None:
+            self.inspections[name] = preflight.movable(self.guests[name])
+
+        for name, why in _refused(ask, self.guests).items():
+            self.immovable[name] = why
+
+    def ask_destinations(self, made: Plan) -> bool:
+        """Ask about placements that are new; true if one of them was refused, so that the plan must be made anew."""
+
+        def ask(pair: tuple[str, str]) -> None:
+            preflight.planned_at(pair[1], self.guests[pair[0]], dict(self.inspections[pair[0]]))
+
+        pairs = {(one.candidate.name, one.destination) for one in made.placements} - set(self.refusals)
+        refused = _refused(ask, pairs)
+        self.refusals |= {pair: refused.get(pair) for pair in pairs}
+        return bool(refused)
+
+    def refused_by(self, guest: str) -> dict[str, str]:
+        return {host: why for (name, host), why in self.refusals.items() if name == guest and why}
+
+
+def _refused(ask: Callable[[Asked], None], about: Iterable[Asked]) -> dict[Asked, str]:
+    """Ask about several at once; answers what was refused, and why."""
+
+    def why(one: Asked) -> str | None:
+        try:
+            ask(one)
+        except PreconditionFailed as error:
+            return str(error)
+        return None
+
+    asked = list(about)
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        return {one: said for one, said in zip(asked, pool.map(why, asked), strict=True) if said}
+
+
+def _placed(kind: DrainKind, host: str, where: Where, survey: _Survey) -> Plan:
+    with transaction() as session:
+        rows = session.scalars(select(Guest).where(Guest.name.in_(list(survey.inspections)))).all()
+        candidates = [candidate(guest, preferred=None, refused_by=survey.refused_by(guest.name)) for guest in rows]
+        return placed(session, kind, host, where, candidates)
+
+
+def placed(session: Session, kind: DrainKind, host: str, where: Where, candidates: Sequence[Candidate]) -> Plan:
+    """Place guests by what the rows say now."""
+    rooms = capacity.rooms(session, settings(), planning=[candidate.name for candidate in candidates])
+    if kind is DrainKind.RETURN:
+        rooms = {host: replace(rooms[host], closed=None)}  # a return opens its host
+    return plan(candidates, rooms, _residents(session, candidates), to=where.to, exclude=where.exclude)
+
+
+def candidate(
+    guest: Guest, *, preferred: str | None, refused_by: Mapping[str, str], promised: bool = False
+) -> Candidate:
+    """A guest as the planner sees it."""
+    return Candidate(
+        name=guest.name,
+        source=guest.host,
+        size=Size.of(guest),
+        priority=guest.priority,
+        together=guest.together,
+        apart=guest.apart,
+        preferred=preferred,
+        refused_by=refused_by,
+        promised=promised,
+    )
+
+
+def _residents(session: Session, candidates: Iterable[Candidate]) -> list[Resident]:
+    """All other guests that belong to a group, where they are and where they are being moved to."""
+    grouped = Guest.together.is_not(None) | Guest.apart.is_not(None)
+    others = Guest.name.not_in([candidate.name for candidate in candidates]) & grouped
+    living = select(Guest.host, Guest.together, Guest.apart).where(others)
+    arriving = (
+        select(Job.destination, Guest.together, Guest.apart)
+        .join(Guest, Guest.name == Job.guest)
+        .where(others, Job.state.in_(BEGUN), Job.destination != Guest.host)
+    )
+    rows = [*session.execute(living), *session.execute(arriving)]
+    return [Resident(host=host, together=together, apart=apart) for host, together, apart in rows]
+
+
+def guests_of(session: Session, kind: DrainKind, host: str) -> list[Guest]:
+    """Those to be moved: all that live on the host, or those that were drained from it and are not home again."""
+    if kind is DrainKind.DRAIN:
+        return list(session.scalars(select(Guest).where(Guest.host == host).order_by(Guest.name)))
+    returned = select(func.coalesce(func.max(Drain.id), 0)).where(
+        Drain.host == host, Drain.kind == DrainKind.RETURN, Drain.state == DrainState.DONE
+    )
+    drained = (
+        select(DrainGuest.guest)
+        .join(Drain)
+        .where(
+            Drain.host == host,
+            Drain.kind == DrainKind.DRAIN,
+            Drain.id > returned.scalar_subquery(),
+            DrainGuest.state == GuestState.MOVED,
+        )
+    )
+    query = select(Guest).where(Guest.name.in_(drained), Guest.host != host).order_by(Guest.name)
+    return list(session.scalars(query))
+
+
+def known(session: Session, hosts: Iterable[str]) -> None:
+    """Refuse names of hosts that nobody has heard of.
+
+    Raises:
+        PreconditionFailed: one is unknown.
+    """
+    names = set(session.scalars(select(Host.name)))
+    for host in hosts:
+        if host not in names:
+            raise PreconditionFailed(f"there is no host {host!r}; known hosts: {', '.join(sorted(names)) or 'none'}")

@@ -1,0 +1,141 @@
+"""How the controller carries drains on: it looks at rows only, and may be another process at every tick.
+
+`outcomes` learns what became of the moves, `turns` chooses whose turn it is. A guest's job is submitted by a task of
+its own, because hosts are asked then; whatever is lost on the way is sent again.
+"""
+
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.orm import Session
+
+from drover.broker.app import CONTROL_QUEUE, app
+from drover.settings import Settings
+from models.base import Document, now
+from models.database import transaction
+from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, GuestState
+from models.guest import Guest
+from models.host import Host, HostState
+from models.job import Job, JobState
+from workflows import schedule
+from workflows.drain import commands, dispatcher, job_sync
+from workflows.drain.commands import cancel_moves
+from workflows.drain.planner import guests_of
+from workflows.isolation import PAUSES, alone, forget_trouble
+
+
+def tick(ours: Settings) -> None:
+    """Look at every drain that has not ended, once."""
+    with transaction() as session:
+        ids = session.scalars(select(Drain.id).where(unfinished()).order_by(Drain.priority.desc(), Drain.id)).all()
+    for drain_id in PAUSES.due("carry on", ids):
+        with alone("carry on", Drain, drain_id):
+            _carry_on(drain_id, ours)
+
+
+def _carry_on(drain_id: int, ours: Settings) -> None:
+    with transaction() as session:
+        drain = session.get(Drain, drain_id, with_for_update={"skip_locked": True})
+        chosen = advance(session, drain, ours) if drain is not None else []
+        if drain is not None:
+            forget_trouble(drain)
+    for guest in chosen:  # after the commit: who takes the message must find the row
+        app.send_task("drover.drain.move", kwargs={"drain_id": drain_id, "guest": guest}, queue=CONTROL_QUEUE)
+
+
+def unfinished() -> ColumnElement[bool]:
+    """Drains that have not ended."""
+    return Drain.state.in_([DrainState.QUEUED, *UNDER_WAY])
+
+
+def advance(session: Session, drain: Drain, ours: Settings) -> list[str]:
+    """Bring one drain a little further; answers the guests whose jobs are to be submitted now."""
+    if drain.state.ended or (drain.state is DrainState.QUEUED and not _begin(session, drain)):
+        return []
+    job_sync.follow(session, drain, ours)
+    if drain.state is DrainState.CANCELLING:
+        cancel_moves(session, drain)
+        _end_if_over(session, drain)
+        return []
+    _take_up(session, drain)
+    if drain.state is DrainState.PAUSED:
+        return []
+    chosen = dispatcher.choose(session, drain, ours)
+    _end_if_over(session, drain)
+    return chosen
+
+
+def _begin(session: Session, drain: Drain) -> bool:
+    """Begin a drain whose time has come and whose host no other drain has to itself."""
+    other = session.scalar(select(Drain.id).where(Drain.host == drain.host, Drain.state.in_(UNDER_WAY)))
+    early = schedule.obstacle(
+        session.scalars(select(func.now())).one(), 0, not_before=drain.not_before, window=drain.window
+    )
+    if early is not None and not drain.seed:
+        drain.waiting = early.why
+    elif other is not None:
+        drain.waiting = f"drain {other} has {drain.host} to itself"
+    else:
+        commands.begin(session, drain)
+    return drain.state is DrainState.RUNNING
+
+
+def _take_up(session: Session, drain: Drain) -> None:
+    """Guests that the drain does not know of yet: all of one that was planned ahead, else those that arrived late."""
+    known = {row.guest for row in drain.guests}
+    for guest in guests_of(session, drain.kind, drain.host):
+        if guest.name not in known:
+            row = DrainGuest(guest=guest.name, position=len(drain.guests) + 1, source=guest.host)
+            drain.guests.append(row)
+    session.flush()
+
+
+def _end_if_over(session: Session, drain: Drain) -> None:
+    """Nothing waits, and nothing moves but what an operator must decide."""
+    if _is_busy(session, drain):
+        return
+    for row in drain.guests:
+        if row.state in {GuestState.MOVING, GuestState.WAITING}:
+            row.move(GuestState.LEFT, "the drain was cancelled" if drain.state is DrainState.CANCELLING else row.reason)
+    left = [row for row in drain.guests if row.state is GuestState.LEFT]
+    if left:
+        drain.error = f"{len(left)} of {len(drain.guests)} guests are left: " + "; ".join(
+            f"{row.guest}: {row.reason}" for row in left
+        )
+    elif drain.kind is DrainKind.DRAIN and drain.state is DrainState.RUNNING:
+        session.get_one(Host, drain.host, with_for_update=True).state = HostState.MAINTENANCE
+    if drain.state is DrainState.CANCELLING:
+        drain.move(session, DrainState.CANCELLED)
+        return
+    drain.move(session, DrainState.INCOMPLETE if left else DrainState.DONE)
+    if drain.recurrence is not None:
+        _queue_next(session, drain, drain.recurrence)
+
+
+def _queue_next(session: Session, drain: Drain, repeated: Document) -> None:
+    """The same again at the next time that the repetition names; its guests are taken up when it begins.
+
+    One that is resumed ends twice: then the next one waits already.
+    """
+    queued = select(Drain).where(Drain.host == drain.host, Drain.kind == drain.kind, Drain.state == DrainState.QUEUED)
+    if any(other.recurrence == repeated for other in session.scalars(queued)):
+        return
+    wishes = ("kind", "host", "only", "options", "priority", "window", "recurrence", "hold", "seed", "webhook")
+    again = {name: getattr(drain, name) for name in wishes}
+    session.add(Drain(not_before=schedule.following(repeated, now(session)), **again))
+
+
+def _is_busy(session: Session, drain: Drain) -> bool:
+    if job_sync.moves_under_way(session, drain):
+        return True
+    if drain.state is DrainState.CANCELLING:
+        return False
+    waits = any(row.state is GuestState.WAITING for row in drain.guests)
+    return waits or (drain.kind is DrainKind.DRAIN and _others_come_or_go(session, drain))
+
+
+def _others_come_or_go(session: Session, drain: Drain) -> bool:
+    """Guests that this drain does not know of are on the host, or on their way from or to it."""
+    here = or_(Job.source == drain.host, Job.destination == drain.host)
+    moving = select(Job.id).where(here, Job.state.in_([JobState.RUNNING, JobState.UNDOING])).limit(1)
+    known = [row.guest for row in drain.guests]
+    arrived = select(Guest.name).where(Guest.host == drain.host, Guest.name.not_in(known)).limit(1)
+    return any(session.scalar(query) is not None for query in (moving, arrived))

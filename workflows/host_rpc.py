@@ -1,0 +1,89 @@
+"""Putting a question to a host and waiting for its answer. The row holds both; the broker only carries its id."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from kombu.exceptions import OperationalError
+from sqlalchemy import ColumnElement, Select, func, insert, select
+
+from drover.broker.app import app, host_queue
+from drover.errors import HostRefused, PreconditionFailed, Unavailable
+from drover.settings import Settings, settings
+from models.base import Document
+from models.database import autocommitting, hearing, transaction
+from models.host import ANSWERED_CHANNEL, Host, HostRequest, RequestState
+
+ANSWER_TIMEOUT_S = 30.0
+LOOK_S = 0.5
+
+
+def known_host(name: str) -> Host:
+    """The host with this name, whose worker was heard of lately.
+
+    Raises:
+        PreconditionFailed: there is none, or it is silent.
+    """
+    with transaction() as session:
+        found = session.execute(select(Host, alive(settings())).where(Host.name == name)).one_or_none()
+        names = None if found else ", ".join(session.scalars(select(Host.name).order_by(Host.name)))
+    if found is None:
+        raise PreconditionFailed(f"there is no host {name!r}; known hosts: {names or 'none, start a worker first'}")
+    host, is_alive = found
+    if not is_alive:
+        raise Unavailable(
+            f"host {name} has not been heard of since {host.heartbeat_at:%Y-%m-%d %H:%M:%S %Z}: "
+            f"start its worker with `drover worker --host {name}`"
+        )
+    return host
+
+
+def alive(ours: Settings) -> ColumnElement[bool]:
+    """Hosts whose worker was heard of lately."""
+    return Host.heartbeat_at > func.clock_timestamp() - ours.host_timeout
+
+
+def ask(host: str, kind: str, **question: Any) -> Document:
+    """A host's answer.
+
+    Raises:
+        HostRefused: the host says no, or could not look.
+        Unavailable: it cannot be reached, or does not answer in time.
+    """
+    with autocommitting() as connection, hearing(connection, ANSWERED_CHANNEL) as wait:
+        asked = insert(HostRequest).values(host=host, kind=kind, question=question).returning(HostRequest.id)
+        request_id = connection.execute(asked).scalar_one()
+        _send(request_id, host, kind)
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        while time.monotonic() < deadline:
+            _until_answered(request_id, wait)
+            request = connection.execute(_request(request_id)).one()
+            if request.state is RequestState.ANSWERED and request.reply is not None:
+                return dict(request.reply)
+            if request.state in {RequestState.REFUSED, RequestState.FAILED}:
+                why = (request.reply or {}).get("error", "no reason given")
+                raise HostRefused(why, host=host, failed=request.state is RequestState.FAILED)
+    raise Unavailable(f"host {host} did not answer within {ANSWER_TIMEOUT_S:g} s: is its worker busy?")
+
+
+def _send(request_id: int, host: str, kind: str) -> None:
+    try:
+        app.send_task(
+            "drover.host.answer",
+            kwargs={"request_id": request_id},
+            queue=host_queue(host),
+            argsrepr=f"{kind} on {host}",  # what Flower shows
+        )
+    except OperationalError as error:
+        raise Unavailable(f"the broker cannot be reached: {error}") from error
+
+
+def _until_answered(request_id: int, wait: Callable[[float], str | None]) -> None:
+    """Or until it is time to look all the same: a worker of an earlier version tells nobody."""
+    look_at = time.monotonic() + LOOK_S
+    while (left := look_at - time.monotonic()) > 0 and wait(left) != str(request_id):
+        pass
+
+
+def _request(request_id: int) -> Select[RequestState, Document | None]:
+    return select(HostRequest.state, HostRequest.reply).where(HostRequest.id == request_id)

@@ -1,0 +1,145 @@
+"""Admission: which of the jobs that wait may go on now. The others are told why not.
+
+One round looks at all of them in order of priority and age, under a lock, so that what one job takes the next one
+does not find. What is written of a job is written in a savepoint of its own: one that raises stops no other. A job
+waits twice if its disks are copied ahead: before it begins, and before its RAM follows.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from drover.settings import Settings
+from models.database import away
+from models.guest import Guest
+from models.job import Job, JobState, tell
+from workflows import capacity, estimate, schedule
+from workflows.capacity import Room, Size, Slots
+from workflows.estimate import Speed
+from workflows.isolation import PAUSES
+
+ADMISSION_LOCK = 0x61646D6974  # "admit"
+ME = "controller"
+DECIDING = "admit"
+"""What is tried with a job here, see `workflows.isolation`."""
+
+
+def waits() -> ColumnElement[bool]:
+    """Jobs that admission decides about."""
+    return or_(Job.state == JobState.QUEUED, and_(Job.state == JobState.RUNNING, Job.seed, capacity.parked()))
+
+
+def admit(session: Session, ours: Settings) -> dict[int, Exception]:
+    """Let every job begin, and let the RAM of every job follow, that may.
+
+    Answers what was raised by jobs that could not be decided about: nothing of them was changed, nothing counted in.
+    """
+    session.execute(select(func.pg_advisory_xact_lock(ADMISSION_LOCK)))
+    found, troubled = _found(session)
+    if not found:
+        return troubled
+    rooms, slots = capacity.rooms(session, ours), capacity.slots(session, ours)
+    held = capacity.held(session) if any(row.Job.held for row in found) else {}
+    speed = estimate.speed(session) if any(row.Job.window for row in found) else Speed()
+    for job, guest, now in found:
+        job_id = job.id
+        try:
+            size = Size.of(guest) if guest is not None else Size(cpus=0, memory_bytes=0, disk_bytes=0)
+            why = _too_early(job, size, now, speed) or _obstacle(job, size, rooms[job.destination], slots)
+            why = why or _too_many_held(job, held, ours)
+            if why is not None and why == job.waiting:
+                continue
+            begins = job.state is JobState.QUEUED
+            with session.begin_nested():
+                _decide(session, job, why, now)
+            PAUSES.succeeded(DECIDING, job_id)
+        except Exception as error:
+            if away(error):
+                raise
+            troubled[job_id] = error
+            continue
+        if why is not None:
+            continue
+        slots.take(job.source, job.destination)
+        if begins:
+            held[job.source] = held.get(job.source, 0) + job.held
+            rooms[job.destination].take(size)
+    return troubled
+
+
+def _decide(session: Session, job: Job, why: str | None, now: datetime) -> None:
+    """Write down why a job waits, or let it go on."""
+    if why is not None:
+        job.waiting = why
+    elif job.state is JobState.QUEUED:
+        job.move(session, JobState.RUNNING, "the job begins", by=ME)
+    else:
+        job.seed, job.waiting, job.progress_at = False, None, now
+        tell(session, job.id, by=ME, action="released", sentence="its time has come: the RAM follows the disks")
+
+
+def _found(session: Session) -> tuple[list[Any], dict[int, Exception]]:
+    """Jobs that wait and are not left alone, as `_waiting` reads them; and what was raised by those it cannot read."""
+    troubled: dict[int, Exception] = {}
+    try:
+        with session.begin_nested():
+            found = list(session.execute(_waiting()).all())
+    except Exception as error:
+        if away(error):
+            raise
+        found = _found_one_by_one(session, troubled)
+    due = set(PAUSES.due(DECIDING, [row.Job.id for row in found]))
+    return [row for row in found if row.Job.id in due], {
+        job_id: troubled[job_id] for job_id in PAUSES.due(DECIDING, troubled)
+    }
+
+
+def _found_one_by_one(session: Session, troubled: dict[int, Exception]) -> list[Any]:
+    found: list[Any] = []
+    for job_id in session.scalars(select(Job.id).where(waits()).order_by(Job.priority.desc(), Job.id)).all():
+        try:
+            with session.begin_nested():
+                found += session.execute(_waiting().where(Job.id == job_id)).all()
+        except Exception as error:
+            if away(error):
+                raise
+            troubled[job_id] = error
+    return found
+
+
+def _waiting() -> Select[Job, Guest | None, datetime]:
+    """Those jobs, each with its guest and the database's time."""
+    return (
+        select(Job, Guest, func.now())
+        .outerjoin(Guest, Guest.name == Job.guest)
+        .where(waits())
+        .order_by(Job.priority.desc(), Job.id)
+        .with_for_update(of=Job, skip_locked=True)
+    )
+
+
+def _too_early(job: Job, size: Size, now: datetime, speed: Speed) -> str | None:
+    """Disks may be copied ahead at any time; all else only at its time, and if it can end within its window."""
+    if job.seed and job.state is JobState.QUEUED:
+        return None
+    wait = schedule.obstacle(now, speed.needs_s(size, job.seed), not_before=job.not_before, window=job.window)
+    return None if wait is None else wait.why
+
+
+def _obstacle(job: Job, size: Size, room: Room, slots: Slots) -> str | None:
+    """Why a job may not begin now. A silent host is none: whoever waits for one is told so later."""
+    if job.state is JobState.QUEUED:  # later it has its room already, and a cordon stops nothing that has begun
+        closed = room.closed and f"{room.host} takes no guest: {room.closed}"
+        if why := closed or room.lacks(size):
+            return why
+    return slots.lacking(job.source, job.destination)
+
+
+def _too_many_held(job: Job, held: dict[str, int], ours: Settings) -> str | None:
+    """A move that is held keeps a thread of its source's worker busy for as long as that lasts."""
+    now = held.get(job.source, 0)
+    if job.state is not JobState.QUEUED or not job.held or now < ours.max_held:
+        return None
+    return f"{now} moves of {job.source} are held in sync already, {ours.max_held} may be at a time"

@@ -1,0 +1,378 @@
+"""Claims: who may work on a step. One row, one token, one lease.
+
+Redis may lose a message or deliver it twice, late, or to a worker that was thought dead. So a message is
+only a hint: a worker acts after it won a claim here, and only while its lease lasts. Every change of a step's
+state locks the job's row first, which serialises all claims of one job; a renewal locks only its step's, so that it
+waits for nobody but whoever writes for the same claim.
+
+The token of a claim is higher than that of any earlier claim of the same job: it fences off whoever held one.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from drover.errors import LeaseLost
+from drover.settings import Settings
+from models.base import now
+from models.database import transaction
+from models.job import CLAIMED, Attempt, Direction, Job, JobState, Side, Step, StepState, tell
+from workflows.migration import claim_statements as statements
+from workflows.migration.claim_statements import BEGUN_ANEW, LASTED, RUNNABLE
+
+T = TypeVar("T")
+EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+@dataclass(kw_only=True)
+class Claim:
+    """The right to work on one step until `deadline`."""
+
+    job: Job
+    """As it was when the step was claimed, with its disks."""
+    seq: int
+    name: str
+    side: Side
+    direction: Direction
+    token: int
+    attempt: int
+    owner: str
+    cancel_requested: bool = False
+    deadline: float = field(default=0.0)
+    """By `time.monotonic()`: needs no database and no clock shared with anybody."""
+    renewed_at: float = field(default_factory=time.monotonic)
+    """When the lease was last asked for, by the same clock."""
+    taken_at: datetime = EPOCH
+    """By the database's clock."""
+    _since: float = field(default_factory=time.monotonic)
+
+    @property
+    def job_id(self) -> int:
+        """Whose step it is."""
+        return self.job.id
+
+    def now(self) -> datetime:
+        """The database's clock, carried on since the claim was won: this host's own clock may be wrong."""
+        return self.taken_at + timedelta(seconds=time.monotonic() - self._since)
+
+    @property
+    def tries(self) -> int:
+        """Attempts so far that got nowhere, this one among them unless it lasted."""
+        return 1 if time.monotonic() >= self._since + LASTED.total_seconds() else self.attempt
+
+    def check(self) -> None:
+        """Stop a worker whose lease has run out, even when it cannot reach the database.
+
+        Raises:
+            LeaseLost: it has.
+        """
+        if time.monotonic() >= self.deadline:
+            raise LeaseLost(f"the lease on {self.name} of job {self.job_id} has run out")
+
+
+def runnable(job: Job) -> Step | None:
+    """The step that the job needs next, or none while one is claimed. No I/O."""
+    if any(step.state in CLAIMED for step in job.steps):
+        return None
+    if job.state is JobState.RUNNING:
+        return next((step for step in job.steps if step.state is not StepState.DONE), None)
+    if job.state is JobState.UNDOING:
+        return next((step for step in reversed(job.steps) if step.state is StepState.TO_UNDO), None)
+    return None
+
+
+def lock(session: Session, job_id: int, *, wait: bool = True) -> Job | None:
+    """The job with its row locked until the transaction ends.
+
+    Without `wait` also None while somebody else has it locked: a frozen worker must not hold up other jobs.
+    """
+    return session.scalar(select(Job).where(Job.id == job_id).with_for_update(skip_locked=not wait))
+
+
+def claim(
+    *, job_id: int, seq: int, name: str, epoch: int, direction: Direction, host: str, owner: str, settings: Settings
+) -> Claim | None:
+    """Win the right to work on a step, or None: the message was late, double, forged or meant for others."""
+    asked = time.monotonic()
+    step = {"of_job": job_id, "of_epoch": epoch, "of_seq": seq, "named": name, "on_host": host}
+    wanted = step | {"by": owner, "ttl": settings.lease_ttl}
+    with transaction() as session:
+        won = _take(session, direction, wanted) or _take(session, direction, wanted)
+    if won is None:
+        return None
+    job, side, attempts, token, taken_at = won
+    return Claim(
+        job=job,
+        seq=seq,
+        name=name,
+        side=side,
+        direction=direction,
+        token=token,
+        attempt=attempts,
+        owner=owner,
+        cancel_requested=job.cancel_requested,
+        deadline=_deadline(asked, settings),
+        renewed_at=asked,
+        taken_at=taken_at,
+    )
+
+
+def _take(session: Session, direction: Direction, wanted: Mapping[str, Any]) -> Any:
+    """The claim that was won, as `statements.TAKE` answers it, or None.
+
+    Asked again by who holds the job's lock by now, None is final: the first one may be from before somebody whom it
+    had to wait for.
+    """
+    return session.execute(statements.TAKE[direction], wanted).unique().one_or_none()
+
+
+def _deadline(asked: float, settings: Settings) -> float:
+    return asked + (settings.lease_ttl - settings.lease_margin).total_seconds()
+
+
+def _prolonged(claim: Claim, asked: float, settings: Settings, *, cancel_requested: bool) -> None:
+    """Of two answers the later question counts."""
+    claim.cancel_requested = cancel_requested
+    if asked > claim.renewed_at:
+        claim.renewed_at, claim.deadline = asked, _deadline(asked, settings)
+
+
+def renew(claim: Claim, settings: Settings) -> None:
+    """Prolong the lease and learn whether the job's cancellation was asked for.
+
+    Raises:
+        LeaseLost: somebody else holds the claim by now.
+    """
+    asked = time.monotonic()
+    with transaction() as session:
+        cancel = session.scalar(statements.RENEW, _held(claim) | {"ttl": settings.lease_ttl})
+    _prolonged(claim, asked, settings, cancel_requested=_still_held(claim, cancel))
+
+
+def note(claim: Claim, **columns: Any) -> None:
+    """Write columns of the job's row, in one statement. Errors as for `fenced`."""
+    with transaction() as session:
+        written = session.scalar(statements.note(columns), _held(claim))
+    _still_held(claim, written)
+
+
+def progress(claim: Claim, settings: Settings) -> None:
+    """Write down how far the disks of `claim.job` are, and prolong the lease: one statement, once a second.
+
+    Learns whether the job's RAM must not follow yet, and whether its cancellation was asked for. Errors as for `renew`.
+    """
+    asked, job = time.monotonic(), claim.job
+    each = {
+        "each_index": [disk.index for disk in job.disks],
+        "each_copied": [disk.bytes_copied for disk in job.disks],
+        "each_total": [disk.bytes_total for disk in job.disks],
+        "each_ready": [disk.ready_at for disk in job.disks],
+    }
+    with transaction() as session:
+        values = _held(claim) | each | {"at": job.progress_at, "ttl": settings.lease_ttl}
+        told = _still_held(claim, session.execute(statements.PROGRESS, values).one_or_none())
+    job.hold, job.seed = told.hold, told.seed
+    _prolonged(claim, asked, settings, cancel_requested=told.cancel_requested)
+
+
+def _still_held(claim: Claim, answer: T | None) -> T:
+    """What a statement answered that asks for the claim as well."""
+    if answer is None:
+        raise LeaseLost(f"{claim.name} of job {claim.job_id} was taken over")
+    return answer
+
+
+@contextmanager
+def fenced(claim: Claim) -> Iterator[tuple[Session, Job, Step]]:
+    """A transaction in which the claim is known to hold: all that a step writes goes through here.
+
+    Raises:
+        LeaseLost: the claim was lost; nothing is written.
+    """
+    with transaction() as session:
+        held = _still_held(claim, session.execute(statements.HELD, _held(claim)).one_or_none())
+        yield session, held[0], held[1]
+
+
+def _held(claim: Claim) -> dict[str, int]:
+    """What the statements ask of a claim's step: that nobody took the claim away."""
+    return {"of_job": claim.job_id, "of_seq": claim.seq, "number": claim.token, "of_epoch": claim.job.epoch}
+
+
+def finish(claim: Claim) -> None:
+    """The step's effect is in place. The last step's end is the job's."""
+    with transaction() as session:
+        done = statements.FINISH[claim.direction]
+        _, following = _release(session, claim, RUNNABLE[claim.direction][3], "done", statement=done)
+        if following is not None:  # Celery publishes it as the next link of the chain, right after this commit
+            return
+        job = session.get_one(Job, claim.job_id)
+        if claim.direction is Direction.DO:
+            job.error = None
+            job.move(session, JobState.DONE, f"{job.guest} lives on {job.destination}", by=claim.owner)
+        else:
+            job.move(session, JobState.UNDONE, f"{job.guest} stays on {job.source}: {job.error}", by=claim.owner)
+
+
+def retry(claim: Claim, error: str, wait: timedelta, restart_from: str | None = None) -> None:
+    """Try again after `wait`, from this step or from the earlier one named `restart_from`."""
+    before = RUNNABLE[claim.direction][1]
+    outcome = "retry" if restart_from is None else BEGUN_ANEW
+    with _released(claim, before, outcome, error) as (session, job, step):
+        step.next_at = func.clock_timestamp() + wait
+        for earlier in _from(job, restart_from, step.seq):
+            earlier.state, earlier.finished_at, earlier.enqueued_at = before, None, None
+        job.epoch += 1
+        tell(session, job.id, by=claim.owner, action="retry", sentence=f"{step.name} is tried again: {error}")
+
+
+def _from(job: Job, name: str | None, until: int) -> list[Step]:
+    first = next((step.seq for step in job.steps if step.name == name), until)
+    return [step for step in job.steps if first <= step.seq < until]
+
+
+def fail(claim: Claim, error: str) -> None:
+    """The step failed for good: the job is undone, or a person is asked when even that cannot be."""
+    with _released(claim, StepState.FAILED, "failed", error) as (session, job, step):
+        if claim.direction is Direction.UNDO or job.crossed_at is not None:
+            again = f"once that is mended, `drover job retry {job.id}`"
+            ask_operator(session, job, f"{step.name} on {step.host} failed: {error}; {again}", by=claim.owner)
+        else:
+            begin_undo(session, job, f"{step.name} failed: {error}", by=claim.owner)
+
+
+def give_up(claim: Claim, why: str) -> None:
+    """The step was stopped on request: the job is undone."""
+    with _released(claim, StepState.FAILED, "cancelled", why) as (session, job, _):
+        begin_undo(session, job, why, by=claim.owner)
+
+
+def go_forward(claim: Claim, why: str) -> None:
+    """Undoing came too late: the destination owns the guest, so the job is carried through after all."""
+    with _released(claim, StepState.DONE, "crossed", why) as (session, job, _):
+        for other in job.steps:
+            if other.state is StepState.TO_UNDO:
+                other.state, other.enqueued_at = StepState.DONE, None
+        job.crossed_at = job.crossed_at or now(session)
+        job.cancel_requested, job.epoch = False, job.epoch + 1
+        job.move(session, JobState.RUNNING, why, by=claim.owner)
+
+
+def go_back(claim: Claim, why: str) -> None:
+    """Going forward is impossible and the destination never ran the guest: the source goes on with it."""
+    with _released(claim, StepState.FAILED, "failed", why) as (session, job, _):
+        job.crossed_at, job.kept_by_source = None, True
+        begin_undo(session, job, why, by=claim.owner)
+
+
+def stop_for_operator(claim: Claim, error: str) -> None:
+    """Nobody can tell who owns the guest: leave everything as it is."""
+    with _released(claim, StepState.FAILED, "failed", error) as (session, job, _):
+        ask_operator(session, job, error, by=claim.owner)
+
+
+def hand_back(claim: Claim) -> None:
+    """The worker is told to stop: let another one take the step over at once."""
+    with _released(claim, RUNNABLE[claim.direction][1], "handed_back") as (_, _job, step):
+        step.attempts -= 1
+
+
+def ask_operator(session: Session, job: Job, error: str, by: str) -> None:
+    """Stop the job until a person has decided."""
+    job.error = error
+    job.epoch += 1
+    job.move(session, JobState.NEEDS_OPERATOR, error, by=by)
+
+
+def begin_undo(session: Session, job: Job, why: str, by: str) -> None:
+    """Turn the job round. The caller holds its row's lock and no step of it is claimed."""
+    job.error = why
+    job.epoch += 1
+    if job.state is JobState.QUEUED:
+        job.move(session, JobState.UNDONE, why, by=by)
+        return
+    job.move(session, JobState.UNDOING, why, by=by)
+    begun = [step for step in job.steps if step.started_at]  # attempts fall back to 0 when a step is handed back
+    for step in begun:
+        step.state, step.attempts = StepState.TO_UNDO, 0
+        step.next_at = func.clock_timestamp()
+        step.enqueued_at = None
+    if not begun:
+        job.move(session, JobState.UNDONE, why, by=by)
+
+
+@contextmanager
+def _released(
+    claim: Claim, state: StepState, outcome: str, error: str | None = None
+) -> Iterator[tuple[Session, Job, Step]]:
+    """A transaction that ends the claim and decides what becomes of the job. Errors as for `fenced`."""
+    with transaction() as session:
+        _release(session, claim, state, outcome, error)
+        job = session.get_one(Job, claim.job_id)
+        yield session, job, next(step for step in job.steps if step.seq == claim.seq)
+
+
+def _release(
+    session: Session,
+    claim: Claim,
+    state: StepState,
+    outcome: str,
+    error: str | None = None,
+    statement: ReturningUpdate[int, int | None] = statements.RELEASE,
+) -> Row[int, int | None]:
+    """End the claim; answers its token and the number of the next step, if the statement notes that.
+
+    Raises:
+        LeaseLost: it was lost; nothing is written.
+    """
+    over = state not in {StepState.PENDING, StepState.TO_UNDO}
+    what = {"state_after": state, "over": over, "how": outcome, "why": error}
+    return _still_held(claim, session.execute(statement, _held(claim) | what).one_or_none())
+
+
+def expire(session: Session, where: ColumnElement[bool], why: str, by: str, *, wait: bool = True) -> list[int]:
+    """Take claims away and let their steps be done again; answers the ids of the jobs.
+
+    The epoch is raised, so that every message already sent for these jobs is dead. Without `wait` jobs that
+    somebody has locked just now are left out.
+    """
+    found = session.execute(select(Step.job_id, Step.seq).where(Step.state.in_(CLAIMED), where)).all()
+    expired = []
+    for job_id, seq in sorted(found):
+        job = lock(session, job_id, wait=wait)
+        step = session.scalar(
+            select(Step)
+            .where(Step.job_id == job_id, Step.seq == seq, Step.state.in_(CLAIMED), where)
+            .execution_options(populate_existing=True)
+        )
+        if job is None or step is None:
+            continue
+        _take_away(session, job, step, why, by)
+        expired.append(job_id)
+    return expired
+
+
+def _take_away(session: Session, job: Job, step: Step, why: str, by: str) -> None:
+    attempt = session.get_one(Attempt, (job.id, step.token))
+    attempt.ended_at, attempt.outcome = func.clock_timestamp(), "expired"
+    step.state = StepState.PENDING if step.state is StepState.RUNNING else StepState.TO_UNDO
+    step.owner, step.lease_until, step.enqueued_at, step.error = None, None, None, None
+    job.epoch += 1
+    tell(session, job.id, by=by, action="expired", sentence=f"{step.name} is taken over: {why}")
+
+
+def overdue() -> ColumnElement[bool]:
+    """Claims whose lease has run out."""
+    return Step.lease_until <= func.clock_timestamp()
+
+
+def of_earlier_incarnation(host: str, incarnation: str) -> ColumnElement[bool]:
+    """Claims that a former worker of this host still holds; `flock` proves that it is gone."""
+    return (Step.host == host) & (Step.owner != incarnation)

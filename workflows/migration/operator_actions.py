@@ -1,0 +1,109 @@
+"""Going on with a job that stopped to ask who owns its guest: by an operator's word, or by what both hosts answer."""
+
+from sqlalchemy import func
+from sqlalchemy.orm import Session
+
+from drover.errors import PreconditionFailed
+from models.base import now
+from models.database import transaction
+from models.guest import Guest
+from models.job import Job, JobState, Side, StepState
+from workflows.migration import claims, reconcile
+from workflows.migration.jobs import existing, wake
+
+
+def resolve(job_id: int, owner: Side, fenced: str | None, by: str = "command line") -> Job:
+    """Go on with a job by an operator's word: who owns the guest, and which host is off for good.
+
+    Raises:
+        PreconditionFailed: the job does not wait, somebody else decided meanwhile, or the other host may still run
+            the guest.
+    """
+    with transaction() as session:
+        job = session.get(Job, job_id)
+    if job is None:
+        raise PreconditionFailed(f"there is no job {job_id}: see `drover job list`")
+    if job.state is not JobState.NEEDS_OPERATOR:
+        raise PreconditionFailed(f"job {job_id} is {job.state}: only a job that needs an operator can be resolved")
+    other = job.destination if owner is Side.SOURCE else job.source
+    if fenced not in {None, other}:
+        raise PreconditionFailed(f"if the {owner} owns the guest, the host to be fenced is {other}, not {fenced}")
+    looked = reconcile.look(job)
+    if fenced is None:
+        _cannot_run_there(job, owner, other, looked)
+    with transaction() as session:
+        job = _unchanged_since(session, job)
+        _resolved(session, job, owner, fenced, by)
+        if owner is Side.DESTINATION and looked.died_there:
+            _started_cold(session, job)
+        return job
+
+
+def _unchanged_since(session: Session, looked_at: Job) -> Job:
+    """The job locked: asking the hosts takes seconds, in which another's word may have sent it the other way."""
+    job = existing(session, looked_at.id)
+    if job.epoch != looked_at.epoch:
+        raise PreconditionFailed(
+            f"job {job.id} went on while its hosts were asked, it is {job.state} now: see `drover job explain {job.id}`"
+        )
+    return job
+
+
+def by_what_was_seen(job: Job, looked: reconcile.Look, by: str = "reconciliation") -> bool:
+    """Go on with a job that needs an operator if both hosts' answers leave no doubt who owns the guest."""
+    sides = {reconcile.Owner.SOURCE: Side.SOURCE, reconcile.Owner.DESTINATION: Side.DESTINATION}
+    if job.state is not JobState.NEEDS_OPERATOR or looked.verdict.owner not in sides:
+        return False
+    resolve(job.id, sides[looked.verdict.owner], None, by=by)
+    return True
+
+
+def _cannot_run_there(job: Job, owner: Side, other: str, looked: reconcile.Look) -> None:
+    """Without a fence the other host itself must say that the guest does not run on it."""
+    seen = looked.seen[Side.DESTINATION if owner is Side.SOURCE else Side.SOURCE]
+    if seen is None:
+        raise PreconditionFailed(f"{other} cannot be asked: switch it off for good, then add `--fenced {other}`")
+    if seen["runstate"] in reconcile.WENT_ON or (owner is Side.SOURCE and seen["may_run"] and seen["alive"]):
+        raise PreconditionFailed(f"{job.guest} runs, or may run, on {other}: stop that QEMU first")
+
+
+def _resolved(session: Session, job: Job, owner: Side, fenced: str | None, by: str) -> None:
+    job.fenced, job.cancel_requested = fenced, False
+    off = f"; {fenced} is fenced" if fenced else ""
+    why = f"the {owner} owns {job.guest}, says the {by}{off}"
+    if owner is Side.SOURCE:
+        _back_to_source(session, job, why, by)
+    else:
+        _on_to_destination(session, job, why, by)
+    wake(session)
+
+
+def _back_to_source(session: Session, job: Job, why: str, by: str) -> None:
+    """Undo all that is not on the fenced host; what is left there is garbage once it comes back."""
+    job.crossed_at, job.kept_by_source = None, True
+    claims.begin_undo(session, job, f"{job.error} ({why})", by=by)
+    for step in job.steps:
+        if step.state is StepState.TO_UNDO and step.host == job.fenced:
+            step.state, step.error = StepState.UNDONE, f"skipped: {why}"
+
+
+def _on_to_destination(session: Session, job: Job, why: str, by: str) -> None:
+    """Only the end of the chain is left to do, on the host that is not fenced."""
+    job.crossed_at = job.crossed_at or now(session)
+    job.epoch += 1
+    job.move(session, JobState.RUNNING, why, by=by)
+    for step in job.steps:
+        if step.state is StepState.DONE:
+            continue
+        skipped = step.name not in {"cutover", "cleanup"} or step.host == job.fenced
+        step.state, step.error = (StepState.DONE, f"skipped: {why}") if skipped else (StepState.PENDING, None)
+        step.attempts, step.enqueued_at = 0, None
+        step.next_at = func.clock_timestamp()
+
+
+def _started_cold(session: Session, job: Job) -> None:
+    """The QEMU of the move is dead at the destination: nothing is left to let run, an operator sees to the guest."""
+    for step in job.steps:
+        if step.name == "cutover" and step.state is StepState.PENDING:
+            step.state, step.error = StepState.DONE, "skipped: the guest's QEMU died after it was let run"
+    session.get_one(Guest, job.guest).lives_on(job.destination, job.plan["destination"]["qmp"])

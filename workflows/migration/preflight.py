@@ -1,0 +1,80 @@
+"""What must be true before a job exists: both hosts are asked, and the answers are the job's plan. Changes nothing."""
+
+from drover.errors import HostRefused, PreconditionFailed
+from models.base import Document, now
+from models.database import transaction
+from models.guest import Guest
+from models.job import Job
+from workflows import estimate, schedule
+from workflows.capacity import Size
+from workflows.guests import inspect, refuse_second_name, unfinished_jobs
+from workflows.host_rpc import ask, known_host
+from workflows.hosts import takes_guests
+from workflows.submit_options import Terms
+
+
+def fits_its_window(guest: str, terms: Terms) -> None:
+    """Refuse what could never begin.
+
+    Raises:
+        PreconditionFailed: no window is long enough.
+    """
+    if terms.window is None:
+        return
+    with transaction() as session:
+        size, speed, at = Size.of(session.get_one(Guest, guest)), estimate.speed(session), now(session)
+    wait = schedule.obstacle(at, speed.needs_s(size, terms.seed), window=terms.window)
+    if wait is not None and wait.for_good:
+        raise PreconditionFailed(f"{guest} cannot be moved: {wait.why}")
+
+
+def plan(guest: Guest, destination: str) -> Document:
+    """Ask both hosts; answers {"source", "destination", "disks"} as a job's `plan`.
+
+    Raises:
+        PreconditionFailed: the guest cannot be moved there.
+    """
+    if guest.host == destination:
+        raise PreconditionFailed(f"{guest.name} is on {destination} already: name another host")
+    takes_guests(known_host(destination))
+    return planned_at(destination, guest, movable(guest))
+
+
+def movable(guest: Guest) -> Document:
+    """What the guest's host says of it, if it can be moved now.
+
+    Raises:
+        PreconditionFailed: it cannot, wherever to.
+    """
+    _no_other_job(guest.name)
+    inspection = inspect(guest)
+    refuse_second_name(guest, inspection)
+    refusals = inspection.pop("refusals")
+    if refusals:
+        raise HostRefused(f"{guest.name} cannot be moved now: " + "; ".join(refusals), host=guest.host)
+    return inspection
+
+
+def planned_at(destination: str, guest: Guest, inspection: Document) -> Document:
+    """The job's plan for one destination, by what was found out about the guest.
+
+    Raises:
+        PreconditionFailed: it could not run there.
+    """
+    host = known_host(guest.host)
+    planned = ask(
+        destination,
+        "plan_destination",
+        guest=guest.name,
+        source_root=host.guest_root,
+        source_machine=host.facts.get("machine"),
+        source=inspection,
+    )
+    return {"source": inspection, "disks": planned.pop("disks"), "destination": planned}
+
+
+def _no_other_job(guest: str) -> None:
+    with transaction() as session:
+        job = session.scalar(unfinished_jobs().where(Job.guest == guest))
+    if job is not None:
+        raise PreconditionFailed(f"{guest} is being moved already by job {job.id}, which is {job.state}")

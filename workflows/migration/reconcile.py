@@ -1,0 +1,117 @@
+"""Where does the guest really run? Both hosts are asked, and a table says what follows.
+
+Pure but for `look`: `verdict` takes what was seen and answers who owns the guest. Unreachable is not dead: when
+a host gives no answer nothing is decided without an operator's word that it is fenced.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from drover.errors import PreconditionFailed
+from models.database import transaction
+from models.job import Job, JobState, Side
+from workflows.host_rpc import ask, known_host
+
+Seen = dict[str, Any]
+"""What `workers.guest_probe.observe` answers; None where the host could not be asked."""
+
+WENT_ON = {"running", "shutdown", "guest-panicked", "io-error", "internal-error", "suspended", "watchdog"}
+"""Run states of a guest that goes, or went, its own way on a host."""
+
+
+class Owner(StrEnum):
+    """Who has the guest."""
+
+    SOURCE = "source"
+    DESTINATION = "destination"
+    NOBODY = "nobody"  # its QEMU is dead on both hosts, or dead where it lived
+    BOTH = "both"  # it runs twice: the worst that can be
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Who has the guest, and a sentence that says why."""
+
+    owner: Owner
+    why: str
+
+
+def verdict(source: Seen | None, destination: Seen | None) -> Verdict:
+    """Apply the table. No I/O."""
+    if source is None or destination is None:
+        silent = " and ".join(
+            side for side, seen in (("the source", source), ("the destination", destination)) if seen is None
+        )
+        return Verdict(Owner.UNKNOWN, f"{silent} cannot be asked, and unreachable is not dead")
+    at_source = source["runstate"] in WENT_ON
+    at_destination = destination["runstate"] in WENT_ON or (destination["may_run"] and destination["alive"])
+    if at_source and at_destination:
+        return Verdict(Owner.BOTH, "it runs on both hosts: stop the wrong one by hand at once")
+    if at_destination:
+        return Verdict(Owner.DESTINATION, "the destination was let run and its QEMU lives")
+    if at_source:
+        return Verdict(Owner.SOURCE, "it runs on the source, and the destination was never let run")
+    return _standing_still(source, destination)
+
+
+def _standing_still(source: Seen, destination: Seen) -> Verdict:
+    """The guest runs nowhere."""
+    loaded = destination["alive"] and destination["migration"] == "completed"
+    if destination["may_run"]:
+        return Verdict(Owner.NOBODY, "it was let run on the destination and its QEMU died there: start it cold there")
+    if source.get("went_on") and not source["told_to_run"] and not source["alive"]:  # an earlier worker does not tell
+        return Verdict(Owner.NOBODY, "it went on at the source and its QEMU died there: start it cold there")
+    if source["told_to_run"] or not source["alive"]:
+        if loaded:
+            return Verdict(Owner.DESTINATION, "the source let go and the destination holds the complete guest")
+        why = "the source let go" if source["told_to_run"] else "its QEMU on the source is dead"
+        return Verdict(Owner.NOBODY, f"{why} and the destination does not hold the complete guest")
+    if source["runstate"] is None:
+        return Verdict(Owner.UNKNOWN, "the source's QEMU lives but its monitor gives no answer")
+    return Verdict(Owner.SOURCE, "it is paused on the source, which never let it go")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen of one job's guest."""
+
+    job_id: int
+    guest: str
+    seen: dict[Side, Seen | None]
+    verdict: Verdict
+
+    @property
+    def died_there(self) -> bool:
+        """It was let run on the destination, and its QEMU there is dead."""
+        there = self.seen[Side.DESTINATION]
+        return there is not None and there["may_run"] and not there["alive"]
+
+
+def look(job: Job) -> Look:
+    """Ask both hosts."""
+    seen = {Side.SOURCE: _seen(job, job.source, Side.SOURCE)}
+    seen[Side.DESTINATION] = _seen(job, job.destination, Side.DESTINATION)
+    if job.fenced == job.source:
+        seen[Side.SOURCE] = {"alive": False, "told_to_run": False, "runstate": None, "migration": None}
+    if job.fenced == job.destination:
+        seen[Side.DESTINATION] = {"alive": False, "may_run": False, "runstate": None, "migration": None}
+    return Look(job.id, job.guest, seen, verdict(seen[Side.SOURCE], seen[Side.DESTINATION]))
+
+
+def _seen(job: Job, host: str, side: Side) -> Seen | None:
+    if job.fenced == host:
+        return None
+    try:
+        known_host(host)
+        return ask(host, "observe", job_id=job.id, side=side)
+    except PreconditionFailed:
+        return None
+
+
+def unfinished(guest: str | None = None) -> list[Job]:
+    """The jobs that have not ended well, of one guest or of all."""
+    with transaction() as session:
+        jobs = session.query(Job).where(Job.state.not_in([JobState.DONE, JobState.UNDONE])).order_by(Job.id)
+        return list(jobs.where(Job.guest == guest) if guest else jobs)

@@ -1,0 +1,50 @@
+"""Garbage: asking every host what no living job owns, and having it removed."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from drover.errors import PreconditionFailed
+from drover.settings import settings
+from models.base import Document
+from models.database import transaction
+from models.host import Host
+from workflows.host_rpc import alive, ask, known_host
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """What one host found, see `workers.orphans.look`."""
+
+    host: str
+    finds: list[Document]
+    notes: list[str]
+    answered: bool = True
+    """False: it did not answer although it is alive; the note says why, and nothing is known of it."""
+
+    @property
+    def clean(self) -> bool:
+        """Nothing is left on it."""
+        return self.answered and all(find["removed"] for find in self.finds)
+
+
+def hosts(name: str | None = None) -> tuple[list[str], list[str]]:
+    """The hosts to ask, and those that are silent.
+
+    Raises:
+        PreconditionFailed: the named host is unknown or silent.
+    """
+    if name is not None:
+        return [known_host(name).name], []
+    with transaction() as session:
+        rows = session.execute(select(Host.name, alive(settings())).order_by(Host.name)).all()
+    return [host for host, is_alive in rows if is_alive], [host for host, is_alive in rows if not is_alive]
+
+
+def sweep(host: str, *, dry_run: bool, unknown_jobs: bool) -> Swept:
+    """Have one host look, and unless `dry_run` remove what it finds."""
+    try:
+        reply = ask(host, "garbage" if dry_run else "collect_garbage", unknown_jobs=unknown_jobs)
+    except PreconditionFailed as error:
+        return Swept(host=host, finds=[], notes=[str(error)], answered=False)
+    return Swept(host=host, finds=reply["finds"], notes=reply["notes"])

@@ -1,4 +1,4 @@
-"""The floor: one plain script that moves a guest by QMP, with no database, broker, worker, retry or undo.
+"""The floor: one plain script that moves a guest by QMP, with no database, broker, worker, retry or roll back.
 
 `python bench/baseline.py MOVE.json` reads what to move (see `move`) and prints the seconds that each part took. It does
 to QEMU what Drover does, in the same order and with the same options, and is still safe for as long as nothing dies.
@@ -87,13 +87,14 @@ def move(what: dict[str, Any]) -> dict[str, float]:
     """Move one guest; answers the seconds that each part took.
 
     `what` is {"qmp": the guest's monitor, "argv" and "destination_qmp" of the QEMU that waits, "address", "folder",
-    "max_blackout_ms", "bandwidth_bytes_per_s" of the mirrors together (0: no limit), "disks": those of a job's plan}.
-    What else QEMU offers for a shorter pause is tried only if it is named (see `bench/qemu_tuning.py`): "write_blocking",
+    "max_downtime_ms", "bandwidth_bytes_per_s" of the mirrors together (0: no limit), "disks": those of a job's plan}.
+    What else QEMU offers for a shorter pause is tried only if it is named (see `bench/qemu_tuning.py`):
+    "write_blocking",
     "nodelay" (true), "multifd" (the number of connections).
     """
     disks, clock = what["disks"], _Clock()
     create_images(disks)
-    exporter, exporter_process, port = start_exporter(what)
+    nbd_server, nbd_server_process, port = start_nbd_server(what)
     subprocess.Popen(what["argv"], start_new_session=True, stdin=subprocess.DEVNULL, stdout=sys.stderr)
     destination = Qmp(what["destination_qmp"])
     source = Qmp(what["qmp"])
@@ -105,8 +106,8 @@ def move(what: dict[str, Any]) -> dict[str, float]:
     ram_port = listen(destination, what)
     send_ram(source, what, ram_port)
     clock.lap("ram")
-    switch(source, destination, exporter, disks, clock)
-    end(source, exporter_process)
+    switch(source, destination, nbd_server, disks, clock)
+    end(source, nbd_server_process)
     clock.lap("end")
     return clock.laps
 
@@ -131,7 +132,7 @@ def create_images(disks: list[dict[str, Any]]) -> None:
         subprocess.run(["qemu-img", "create", "-q", "-f", disk["format"], *options, path, size], check=True)
 
 
-def start_exporter(what: dict[str, Any]) -> "tuple[Qmp, subprocess.Popen[bytes], int]":
+def start_nbd_server(what: dict[str, Any]) -> "tuple[Qmp, subprocess.Popen[bytes], int]":
     """A storage daemon that offers every image; `what` may have an "environment" for it (see `bench/copies.py`)."""
     listening = socket.create_server((what["address"], 0))
     monitor = str(Path(what["folder"], "floor.sock"))
@@ -142,13 +143,13 @@ def start_exporter(what: dict[str, Any]) -> "tuple[Qmp, subprocess.Popen[bytes],
     ]
     environment = {**os.environ, **what.get("environment", {})}
     process = subprocess.Popen(argv, pass_fds=[descriptor], stdout=sys.stderr, env=environment)
-    exporter = Qmp(monitor)
+    nbd_server = Qmp(monitor)
     for disk in what["disks"]:
         name, path = f"disk{disk['index']}", disk["destination_path"]
-        exporter.run("blockdev-add", driver="file", node_name=f"{name}-file", filename=path, discard="unmap")
-        exporter.run("blockdev-add", driver=disk["format"], node_name=name, file=f"{name}-file", discard="unmap")
-        exporter.run("block-export-add", type="nbd", id=name, node_name=name, name=name, writable=True)
-    return exporter, process, int(listening.getsockname()[1])
+        nbd_server.run("blockdev-add", driver="file", node_name=f"{name}-file", filename=path, discard="unmap")
+        nbd_server.run("blockdev-add", driver=disk["format"], node_name=name, file=f"{name}-file", discard="unmap")
+        nbd_server.run("block-export-add", type="nbd", id=name, node_name=name, name=name, writable=True)
+    return nbd_server, process, int(listening.getsockname()[1])
 
 
 def start_mirrors(source: Qmp, what: dict[str, Any], port: int) -> None:
@@ -218,7 +219,7 @@ def send_ram(source: Qmp, what: dict[str, Any], port: int) -> None:
 
     if source.wait(second_pass_or_pause)["event"] == "MIGRATION_PASS":
         write_out(what["disks"])
-        source.run("migrate-set-parameters", downtime_limit=what["max_blackout_ms"])
+        source.run("migrate-set-parameters", downtime_limit=what["max_downtime_ms"])
         source.wait(lambda event: _status(event) == "pre-switchover")
 
 
@@ -249,7 +250,7 @@ def _fsync(disks: list[dict[str, Any]], side: str) -> None:
         os.close(descriptor)
 
 
-def switch(source: Qmp, destination: Qmp, exporter: Qmp, disks: list[dict[str, Any]], clock: _Clock) -> None:
+def switch(source: Qmp, destination: Qmp, nbd_server: Qmp, disks: list[dict[str, Any]], clock: _Clock) -> None:
     """The guest is paused at the source; it runs at the destination at the end of this."""
     mirrors = [f"floor{disk['index']}" for disk in disks]
     for mirror in mirrors:
@@ -263,7 +264,7 @@ def switch(source: Qmp, destination: Qmp, exporter: Qmp, disks: list[dict[str, A
         source.run("blockdev-del", node_name=mirror)
     clock.lap("nbd_close")
     source.run("migrate-continue", state="pre-switchover")
-    release(exporter, disks)
+    release(nbd_server, disks)
     source.wait(lambda event: _status(event) == "completed")
     clock.lap("device_state")
     while destination.run("query-status")["status"] != "paused":
@@ -272,22 +273,22 @@ def switch(source: Qmp, destination: Qmp, exporter: Qmp, disks: list[dict[str, A
     clock.lap("resume")
 
 
-def release(exporter: Qmp, disks: list[dict[str, Any]]) -> None:
+def release(nbd_server: Qmp, disks: list[dict[str, Any]]) -> None:
     """Take exports and nodes away, so that QEMU can lock the images."""
     for disk in disks:
-        exporter.run("block-export-del", id=f"disk{disk['index']}", mode="hard")
-    while exporter.run("query-block-exports"):
+        nbd_server.run("block-export-del", id=f"disk{disk['index']}", mode="hard")
+    while nbd_server.run("query-block-exports"):
         time.sleep(POLL_S)
     for disk in disks:
-        exporter.run("blockdev-del", node_name=f"disk{disk['index']}")
-        exporter.run("blockdev-del", node_name=f"disk{disk['index']}-file")
+        nbd_server.run("blockdev-del", node_name=f"disk{disk['index']}")
+        nbd_server.run("blockdev-del", node_name=f"disk{disk['index']}-file")
 
 
-def end(source: Qmp, exporter: "subprocess.Popen[bytes]") -> None:
+def end(source: Qmp, nbd_server: "subprocess.Popen[bytes]") -> None:
     """The former QEMU and the storage daemon are not needed any more."""
     source.run("quit")
-    exporter.terminate()
-    exporter.wait()
+    nbd_server.terminate()
+    nbd_server.wait()
 
 
 if __name__ == "__main__":

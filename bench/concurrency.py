@@ -15,7 +15,7 @@ from models.drain import DrainKind
 from models.job import Step, StepState
 from workers import processes
 from workflows.drain import commands
-from workflows.drain.commands import Order
+from workflows.drain.commands import DrainRequest
 
 JOBS, FILL_MIB, BUDGET = 32, 32, 16 * MIB  # so slow that all copies overlap
 SAMPLE_S = 0.5
@@ -34,7 +34,7 @@ def measure(lab: Lab) -> list[Figure]:
         load = {**IDLE, "disks": disks, "fill_mib": FILL_MIB, "memory_mib": 128}
         guests = [stack.enter_context(booted(lab, name, **load)) for name in names]
         watched = _Watched(lab)
-        drain = commands.submit(Order(kind=DrainKind.DRAIN, host="host-a"))
+        drain = commands.submit(DrainRequest(kind=DrainKind.DRAIN, host="host-a"))
         jobs = [job_of(drain.id, name) for name in names]
         for job in jobs:
             ended_job(job)

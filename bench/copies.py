@@ -1,4 +1,4 @@
-"""What the exporter gains by keeping its memory, and by writing to the disk meanwhile; without a guest."""
+"""What the NBD server gains by keeping its memory, and by writing to the disk meanwhile; without a guest."""
 
 import os
 import shutil
@@ -34,12 +34,12 @@ def measure(lab: Lab, runs: int, *, quick: bool) -> list[Figure]:
             took_s, used_s = _copy(lab.path, source, way)
             seconds[way].append(took_s)
             cpu[way].append(used_s)
-            print(f"  {size_mib} MiB, {way}: {took_s:.2f} s, the exporter {used_s:.2f} s of CPU", flush=True)
+            print(f"  {size_mib} MiB, {way}: {took_s:.2f} s, the NBD server {used_s:.2f} s of CPU", flush=True)
         source.unlink()
         found += [
             _figure(f"time-{size_mib}", f"time of a copy of {size_mib} MiB", seconds, way) for way in (MEMORY, ALL)
         ]
-        found.append(_figure(f"cpu-{size_mib}", f"the exporter's CPU for {size_mib} MiB", cpu, MEMORY))
+        found.append(_figure(f"cpu-{size_mib}", f"the NBD server's CPU for {size_mib} MiB", cpu, MEMORY))
     return found
 
 
@@ -51,7 +51,7 @@ def _fill(image: Path, size_mib: int) -> None:
 
 
 def _copy(folder: Path, source: Path, way: str) -> tuple[float, float]:
-    """Seconds until both sides are equal, and of the exporter's CPU."""
+    """Seconds until both sides are equal, and of the NBD server's CPU."""
     target = folder / "target.raw"
     disk = {
         "index": 0,
@@ -66,12 +66,12 @@ def _copy(folder: Path, source: Path, way: str) -> tuple[float, float]:
     common = {"address": "127.0.0.1", "bandwidth_bytes_per_s": 0}
     whole = {**common, "disks": [{**disk, "destination_path": str(source)}]}
     copy = {**common, "disks": [disk], "environment": {} if way == PLAIN else ALLOCATION}
-    with _daemon(folder / "from", whole) as (reader, _, _), _daemon(folder / "to", copy) as (_, exporter, port):
+    with _daemon(folder / "from", whole) as (reader, _, _), _daemon(folder / "to", copy) as (_, nbd_server, port):
         if way == ALL:
-            writeback.keep_up(exporter, [str(target)])
-        begun, cpu = time.monotonic(), cpu_s(exporter.pid)
+            writeback.keep_up(nbd_server, [str(target)])
+        begun, cpu = time.monotonic(), cpu_s(nbd_server.pid)
         baseline.start_mirrors(reader, copy, port)
-        took = time.monotonic() - begun, cpu_s(exporter.pid) - cpu
+        took = time.monotonic() - begun, cpu_s(nbd_server.pid) - cpu
     target.unlink()
     return took
 
@@ -80,7 +80,7 @@ def _copy(folder: Path, source: Path, way: str) -> tuple[float, float]:
 def _daemon(folder: Path, what: dict[str, Any]) -> Iterator[tuple[baseline.Qmp, Process, int]]:
     """One storage daemon with its images: its monitor, its process and its port."""
     folder.mkdir()
-    monitor, daemon, port = baseline.start_exporter({**what, "folder": str(folder)})
+    monitor, daemon, port = baseline.start_nbd_server({**what, "folder": str(folder)})
     try:
         started = processes.process(daemon.pid)
         assert started is not None, "it ended at once"
@@ -95,7 +95,7 @@ def _figure(name: str, what: str, values: dict[str, list[float]], way: str) -> F
     plain, better = median(values[PLAIN]), median(values[way])
     return Figure(
         name=f"copies-{name}-{way.replace(', ', '-').replace(' ', '-')}",
-        what=f"{what}, {way}, over a plain exporter's ({better:.3g} and {plain:.3g} s)",
+        what=f"{what}, {way}, over a plain NBD server's ({better:.3g} and {plain:.3g} s)",
         value=better / plain,
         at_most=1.0,
         far=1.5,

@@ -12,7 +12,7 @@ from models.database import transaction
 from models.drain import DrainKind
 from models.job import Job
 from workflows.drain import commands
-from workflows.drain.commands import Order
+from workflows.drain.commands import DrainRequest
 
 GUESTS, DISK_MIB, FILL_MIB, BUDGET = 4, 1024, 384, 64 * MIB
 SETTINGS = {"DROVER_BANDWIDTH_BYTES_PER_S": str(BUDGET), "DROVER_MAX_OUTGOING": "4", "DROVER_MAX_INCOMING": "4"}
@@ -25,7 +25,7 @@ def measure(lab: Lab) -> list[Figure]:
         disks = (DiskSpec(size_bytes=DISK_MIB * MIB, format="raw"),)
         guests = [stack.enter_context(booted(lab, name, disks=disks, fill_mib=FILL_MIB)) for name in names]
         begun = time.time()
-        drain = commands.submit(Order(kind=DrainKind.DRAIN, host="host-a"))
+        drain = commands.submit(DrainRequest(kind=DrainKind.DRAIN, host="host-a"))
         jobs = [ended_job(job_of(drain.id, name)) for name in names]
         for guest in guests:
             guest.moved_to("host-b")

@@ -102,7 +102,7 @@ class Guest:
         job = jobs.submit(self.spec.name, to, options=asked)
         ended = ended_job(job.id)
         assert ended.finished_at is not None
-        return Times(begun, ended.finished_at.timestamp(), (ended.blackout or {}).get("phases", {}))
+        return Times(begun, ended.finished_at.timestamp(), (ended.downtime or {}).get("phases", {}))
 
     def _by_floor(self, to: str, asked: jobs.MigrationOptions, floor: dict[str, Any]) -> Times:
         plan = preflight.plan(records.known_guest(self.spec.name), to)

@@ -57,7 +57,7 @@ stdio_handler = "file"
 
 
 def measure(lab: Lab, runs: int, only: list[str] | None) -> list[Figure]:
-    """Total time, storage time and blackout over libvirt's.
+    """Total time, storage time and downtime over libvirt's.
 
     Raises:
         PreconditionFailed: there is no libvirt, or it does not start.
@@ -204,7 +204,7 @@ def _figures(scenario: Scenario) -> list[Figure]:
     return [
         _figure(scenario, "total", "total time", "s", lambda move: move.total_s),
         _figure(scenario, "storage", "time of the disk's copy", "s", lambda move: move.seen.copy_s),
-        _figure(scenario, "blackout", "blackout", "ms", lambda move: move.seen.blackout_ms),
+        _figure(scenario, "downtime", "downtime", "ms", lambda move: move.seen.downtime_ms),
     ]
 
 

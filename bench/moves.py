@@ -1,4 +1,4 @@
-"""Moves by Drover and by the floor in turns, with the same guest: blackout, overhead, throughput, guest's writes."""
+"""Moves by Drover and by the floor in turns, with the same guest: downtime, overhead, throughput, guest's writes."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ def line(move: Move) -> str:
     """What to say about it while the benchmark goes on."""
     seen, phases = move.seen, ", ".join(f"{name} {ms:.1f}" for name, ms in move.times.phases_ms.items())
     return (
-        f"{move.by:7} paused {seen.blackout_ms:6.1f} ms ({phases}), copy {seen.copy_s:.2f} s, ram {seen.ram_s:.2f} s, "
+        f"{move.by:7} paused {seen.downtime_ms:6.1f} ms ({phases}), copy {seen.copy_s:.2f} s, ram {seen.ram_s:.2f} s, "
         f"all {move.total_s:.2f} s"
     )
 
@@ -74,7 +74,7 @@ def scenarios(*, quick: bool) -> list[Scenario]:
 
 def figures(scenario: Scenario) -> list[Figure]:
     """What the moves of one scenario say."""
-    found = [_blackout(scenario), _worst_blackout(scenario), _overhead(scenario)]
+    found = [_downtime(scenario), _worst_downtime(scenario), _overhead(scenario)]
     if scenario.bandwidth_bytes_per_s == 0:
         found.append(_throughput(scenario))
     if scenario.name == "writes":
@@ -90,23 +90,23 @@ def _by_kind(scenario: Scenario, value: Callable[[Move], float]) -> dict[str, li
     return {by: [value(move) for move in scenario.of(by)] for by in ("floor", "drover")}
 
 
-def _blackout(scenario: Scenario) -> Figure:
-    values = _by_kind(scenario, lambda move: move.seen.blackout_ms)
+def _downtime(scenario: Scenario) -> Figure:
+    values = _by_kind(scenario, lambda move: move.seen.downtime_ms)
     return Figure(
-        name=f"blackout-{scenario.name}",
-        what=f"blackout over the floor's, median, {scenario.name}",
+        name=f"downtime-{scenario.name}",
+        what=f"downtime over the floor's, median, {scenario.name}",
         value=median(values["drover"]) / median(values["floor"]),
         at_most=1.10,
         far=3.0,
-        **_series(scenario, values, "blackout, ms"),
+        **_series(scenario, values, "downtime, ms"),
     )
 
 
-def _worst_blackout(scenario: Scenario) -> Figure:
-    values = _by_kind(scenario, lambda move: move.seen.blackout_ms)
+def _worst_downtime(scenario: Scenario) -> Figure:
+    values = _by_kind(scenario, lambda move: move.seen.downtime_ms)
     return Figure(
-        name=f"blackout-p95-{scenario.name}",
-        what=f"blackout over the floor's, p95, {scenario.name}",
+        name=f"downtime-p95-{scenario.name}",
+        what=f"downtime over the floor's, p95, {scenario.name}",
         value=quantile(values["drover"], P95) / quantile(values["floor"], P95),
         at_most=1.3,
     )

@@ -52,7 +52,7 @@ class Seen:
         return self.resumed_at - self.ram_at
 
     @property
-    def blackout_ms(self) -> float:
+    def downtime_ms(self) -> float:
         """STOP at the source to RESUME at the destination."""
         return 1000 * (self.resumed_at - self.stopped_at)
 

@@ -33,15 +33,15 @@ def measure(lab: Lab, runs: int) -> list[Figure]:
 
 
 def _figure(load_name: str, way: str, moves: dict[str, list[Move]]) -> Figure:
-    pauses = {name: [move.seen.blackout_ms for move in moves[name]] for name in (BESIDE[way], way)}
+    pauses = {name: [move.seen.downtime_ms for move in moves[name]] for name in (BESIDE[way], way)}
     ends = {name: median([move.times.phases_ms["mirror_end"] for move in moves[name]]) for name in pauses}
     told = ", ".join(
         f"{name} {median(values):.1f} ms, {ends[name]:.1f} of it mirrors" for name, values in pauses.items()
     )
     return Figure(
         name=f"spared-{way.replace(', ', '-')}-{load_name}",
-        what=f"the floor's blackout with {way} over {BESIDE[way]}, {load_name} ({told})",
+        what=f"the floor's downtime with {way} over {BESIDE[way]}, {load_name} ({told})",
         value=median(pauses[way]) / median(pauses[BESIDE[way]]),
         series=pauses,
-        axis=f"blackout of the floor, ms, {load_name}",
+        axis=f"downtime of the floor, ms, {load_name}",
     )

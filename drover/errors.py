@@ -6,8 +6,8 @@ DroverError
 │   └── HostRefused      a host that was asked says no, or failed to look
 ├── StepError            a step did not bring its effect about
 │   ├── Transient        try again later, from this step or an earlier one
-│   ├── Fatal            trying again cannot help: undo the job
-│   ├── Crossed          the destination owns the guest already: only forward
+│   ├── Fatal            trying again cannot help: roll back the job
+│   ├── Committed          the destination owns the guest already: only forward
 │   ├── NeverRan         the destination's QEMU is dead and never ran: back to the source
 │   └── Unknown          nobody can tell who owns the guest: a person must decide
 └── LeaseLost            somebody else may be at work here: stop touching anything
@@ -63,15 +63,15 @@ class Transient(StepError):
 
 
 class Fatal(StepError):
-    """Trying again cannot help; the job is undone."""
+    """Trying again cannot help; the job is rolled back."""
 
 
-class Crossed(StepError):
-    """Undoing found that the source has let the guest go: the job goes forward instead."""
+class Committed(StepError):
+    """Rolling back found that the source has let the guest go: the job goes forward instead."""
 
 
 class NeverRan(StepError):
-    """The source let the guest go, but the destination's QEMU is dead and was never let run: undo after all."""
+    """The source let the guest go, but the destination's QEMU is dead and was never let run: roll back after all."""
 
 
 class Unknown(StepError):

@@ -50,7 +50,7 @@ class Settings:
     """How often a worker says that its host is there; dead after four times that."""
 
     host_patience: timedelta = timedelta(minutes=5)
-    """A job waits so long for a host that is silent; then it is undone, or an operator is asked."""
+    """A job waits so long for a host that is silent; then it is rolled back, or an operator is asked."""
 
     republish_after: timedelta = timedelta(seconds=10)
     """A step that was published and not picked up for so long is published again."""

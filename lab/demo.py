@@ -71,7 +71,7 @@ def _table(verdict: guests.Verdict) -> Table:
     table.add_row("disks copied", f"{copied / MIB:.0f} of {total / MIB:.0f} MiB, at {copied / MIB / seconds:.0f} MiB/s")
     table.add_row("RAM sent", f"{(job.ram or {}).get('transferred', 0) / MIB:.0f} MiB")
     table.add_row("total time", f"{_seconds(job.created_at, job.finished_at):.1f} s")
-    table.add_row("blackout", f"{(job.blackout or {}).get('ms') or 0:.0f} ms ({_ram_mode(job)})")
+    table.add_row("downtime", f"{(job.downtime or {}).get('ms') or 0:.0f} ms ({_ram_mode(job)})")
     table.add_row("acknowledged writes", f"{sum(disk.acknowledged for disk in report.disks)}")
     table.add_row("verdict", f"{'intact' if report.ok else 'DAMAGED'}, the guest goes on on {verdict.host}")
     for problem in report.problems:

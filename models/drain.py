@@ -28,7 +28,7 @@ class DrainState(enum.StrEnum):
     QUEUED = "queued"  # its time has not come
     RUNNING = "running"
     PAUSED = "paused"  # moves under way go on, no other begins
-    CANCELLING = "cancelling"  # moves under way are being undone
+    CANCELLING = "cancelling"  # moves under way are being rolled back
     DONE = "done"  # the host is empty; or all guests are home
     INCOMPLETE = "incomplete"  # what is left says why
     CANCELLED = "cancelled"
@@ -64,19 +64,19 @@ class GuestState(enum.StrEnum):
     WAITING = "waiting"  # its turn will come
     MOVING = "moving"  # its job is under way
     MOVED = "moved"
-    LEFT = "left"  # it runs where it was; the reason says why
+    SKIPPED = "skipped"  # it runs where it was; the reason says why
 
 
 GUEST_TRANSITIONS: frozenset[tuple[GuestState, GuestState]] = frozenset(
     {
         (GuestState.WAITING, GuestState.MOVING),  # its job was submitted
         (GuestState.WAITING, GuestState.MOVED),  # somebody else moved it
-        (GuestState.WAITING, GuestState.LEFT),  # no host takes it, or the drain was cancelled
+        (GuestState.WAITING, GuestState.SKIPPED),  # no host takes it, or the drain was cancelled
         (GuestState.MOVING, GuestState.MOVED),  # its job is done
-        (GuestState.MOVING, GuestState.WAITING),  # its job was undone: another destination is looked for
-        (GuestState.MOVING, GuestState.LEFT),  # its job was cancelled or needs an operator
-        (GuestState.LEFT, GuestState.WAITING),  # the drain is resumed
-        (GuestState.LEFT, GuestState.MOVED),  # somebody else moved it
+        (GuestState.MOVING, GuestState.WAITING),  # its job was rolled_back: another destination is looked for
+        (GuestState.MOVING, GuestState.SKIPPED),  # its job was cancelled or needs an operator
+        (GuestState.SKIPPED, GuestState.WAITING),  # the drain is resumed
+        (GuestState.SKIPPED, GuestState.MOVED),  # somebody else moved it
     }
 )
 
@@ -99,7 +99,7 @@ class Drain(Base):
     host: Mapped[str] = mapped_column(ForeignKey("host.name"))
     state: Mapped[DrainState] = mapped_column(by_value(DrainState), default=DrainState.QUEUED)
     idempotency_key: Mapped[str | None] = mapped_column(String(128), unique=True)
-    only: Mapped[Document] = mapped_column(default=dict)
+    allowed_hosts: Mapped[Document] = mapped_column(default=dict)
     """{"to": [hosts], "exclude": [hosts]}: where guests may go; no "to" is everywhere."""
     options: Mapped[Document] = mapped_column(default=dict)
     """Of its jobs, see `Job.options`."""
@@ -116,7 +116,7 @@ class Drain(Base):
     """See `Job.seed`."""
     webhook: Mapped[str | None] = mapped_column(Text)
     """The address that is told when the drain ends."""
-    waiting: Mapped[str | None] = mapped_column(Text)
+    wait_reason: Mapped[str | None] = mapped_column(Text)
     """Why it does not go on although nothing is wrong: one sentence."""
     error: Mapped[str | None] = mapped_column(Text)
     """What is left and why, in one sentence."""
@@ -139,7 +139,7 @@ class Drain(Base):
         """
         if (self.state, to) not in DRAIN_TRANSITIONS:
             raise IllegalTransition(f"drain {self.id} cannot go from {self.state} to {to}")
-        self.state, self.waiting = to, None
+        self.state, self.wait_reason = to, None
         self.started_at = self.started_at or (now(session) if to is DrainState.RUNNING else None)
         self.finished_at = now(session) if to.ended else None
         if to.ended:

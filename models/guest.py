@@ -30,9 +30,9 @@ class Guest(Base):
     """Virtual sizes of all disks together."""
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     """A drain moves guests of higher priority first."""
-    together: Mapped[str | None] = mapped_column(String(64))
+    affinity: Mapped[str | None] = mapped_column(String(64))
     """Guests of one such group go to one host."""
-    apart: Mapped[str | None] = mapped_column(String(64))
+    anti_affinity: Mapped[str | None] = mapped_column(String(64))
     """Guests of one such group never share a host."""
 
     def lives_on(self, host: str, qmp: str, process: str | None = None) -> None:

@@ -21,29 +21,29 @@ class JobState(enum.StrEnum):
 
     QUEUED = "queued"  # accepted; nothing was touched yet
     RUNNING = "running"  # its steps are being done
-    UNDOING = "undoing"  # its steps are being undone, last first; the guest runs at the source
+    ROLLING_BACK = "rolling_back"  # its steps are being rolled back, last first; the guest runs at the source
     DONE = "done"  # the guest lives at the destination
-    UNDONE = "undone"  # the guest lives at the source as if nothing had been tried
+    ROLLED_BACK = "rolled_back"  # the guest lives at the source as if nothing had been tried
     NEEDS_OPERATOR = "needs_operator"  # a person must say what is true
 
     @property
     def ended(self) -> bool:
         """No step of the job will run any more by itself."""
-        return self in {JobState.DONE, JobState.UNDONE, JobState.NEEDS_OPERATOR}
+        return self in {JobState.DONE, JobState.ROLLED_BACK, JobState.NEEDS_OPERATOR}
 
 
 TRANSITIONS: frozenset[tuple[JobState, JobState]] = frozenset(
     {
         (JobState.QUEUED, JobState.RUNNING),  # admitted by the controller
-        (JobState.QUEUED, JobState.UNDONE),  # cancelled or refused before it began
+        (JobState.QUEUED, JobState.ROLLED_BACK),  # cancelled or refused before it began
         (JobState.RUNNING, JobState.DONE),  # the last step is done
-        (JobState.RUNNING, JobState.UNDOING),  # a step failed for good, or the job was cancelled
+        (JobState.RUNNING, JobState.ROLLING_BACK),  # a step failed for good, or the job was cancelled
         (JobState.RUNNING, JobState.NEEDS_OPERATOR),  # past the point of no return and stuck
-        (JobState.UNDOING, JobState.UNDONE),  # the first step is undone
-        (JobState.UNDOING, JobState.RUNNING),  # undo found that the destination owns the guest already
-        (JobState.UNDOING, JobState.NEEDS_OPERATOR),  # even undoing failed for good
+        (JobState.ROLLING_BACK, JobState.ROLLED_BACK),  # the first step is rolled back
+        (JobState.ROLLING_BACK, JobState.RUNNING),  # roll back found that the destination owns the guest already
+        (JobState.ROLLING_BACK, JobState.NEEDS_OPERATOR),  # even rolling back failed for good
         (JobState.NEEDS_OPERATOR, JobState.RUNNING),  # the operator lets it go forward
-        (JobState.NEEDS_OPERATOR, JobState.UNDOING),  # the operator lets it go back
+        (JobState.NEEDS_OPERATOR, JobState.ROLLING_BACK),  # the operator lets it go back
     }
 )
 
@@ -58,13 +58,13 @@ class StepState(enum.StrEnum):
     PENDING = "pending"
     RUNNING = "running"
     DONE = "done"
-    FAILED = "failed"  # for good; the job is being undone or waits for a person
-    TO_UNDO = "to_undo"
-    UNDOING = "undoing"
-    UNDONE = "undone"
+    FAILED = "failed"  # for good; the job is being rolled back or waits for a person
+    TO_ROLL_BACK = "to_roll_back"
+    ROLLING_BACK = "rolling_back"
+    ROLLED_BACK = "rolled_back"
 
 
-CLAIMED = (StepState.RUNNING, StepState.UNDOING)
+CLAIMED = (StepState.RUNNING, StepState.ROLLING_BACK)
 """While a worker holds a claim on the step, see `workflows.migration.claims`."""
 
 
@@ -72,7 +72,7 @@ class Direction(enum.StrEnum):
     """Which way a claim takes its step."""
 
     DO = "do"
-    UNDO = "undo"
+    ROLLBACK = "rollback"
 
 
 class Side(enum.StrEnum):
@@ -82,18 +82,18 @@ class Side(enum.StrEnum):
     DESTINATION = "destination"
 
 
-BLACKOUT_PHASES = (
+DOWNTIME_PHASES = (
     "stop",  # QEMU stops the guest and gets to pre-switchover: what is left of its disks' cache and of its RAM
     "mirror_end",  # both sides of all mirrors become equal
     "nbd_close",  # the source lets go of the exports
     "device_state",  # the last RAM and the devices are sent, until the source says `completed`
-    "release",  # waiting for the exporter to let go of the images, as far as it takes longer than that
+    "release",  # waiting for the NBD server to let go of the images, as far as it takes longer than that
     "check",  # the destination's QEMU says itself that it is complete
     "marker",  # "may run here" is written and flushed
     "resume",  # `cont` until the guest runs: QEMU takes the images over
     "messages",  # the rest: what was said between the two processes
 )
-"""The parts of a blackout in their order; they add up to it."""
+"""The parts of a downtime in their order; they add up to it."""
 
 
 class Job(Base):
@@ -105,7 +105,7 @@ class Job(Base):
             "uq_job_guest_unfinished",
             "guest",
             unique=True,
-            postgresql_where=text("state NOT IN ('done', 'undone')"),
+            postgresql_where=text("state NOT IN ('done', 'rolled_back')"),
         ),
         Index("ix_job_state", "state"),
         Index("ix_job_finished_at", "finished_at"),
@@ -123,22 +123,22 @@ class Job(Base):
     """The newest fencing token given to a claim on one of the job's steps."""
     idempotency_key: Mapped[str | None] = mapped_column(String(128), unique=True)
     options: Mapped[Document] = mapped_column(default=dict)
-    """{"max_blackout_ms": int, "bandwidth_bytes_per_s": int}: as asked for."""
+    """{"max_downtime_ms": int, "bandwidth_bytes_per_s": int}: as asked for."""
     plan: Mapped[Document] = mapped_column(default=dict)
     """What the preflight found out, see `workflows.migration.preflight`: never changed after submission."""
-    exporter: Mapped[Document] = mapped_column(default=dict)
-    """Written by `start_nbd`: {"nonce", "address", "port"} of the present exporter."""
-    switch: Mapped[Document] = mapped_column(default=dict)
+    nbd_server: Mapped[Document] = mapped_column(default=dict)
+    """Written by `start_nbd`: {"nonce", "address", "port"} of the present NBD server."""
+    switchover: Mapped[Document] = mapped_column(default=dict)
     """Written by `migrate_ram`: {"attempt", "address", "port", "key"} of the present attempt."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     cutover_begun_at: Mapped[datetime | None]
     """Set before the source may pause, cleared when it is certain that the source kept the guest."""
-    crossed_at: Mapped[datetime | None]
+    committed_at: Mapped[datetime | None]
     """The destination may have been told to run: the point of no return."""
-    blackout: Mapped[Document | None]
-    """{"ms", "phases": {name: ms, see `BLACKOUT_PHASES`}, "stopped_at", "resumed_at": seconds since 1970}.
+    downtime: Mapped[Document | None]
+    """{"ms", "phases": {name: ms, see `DOWNTIME_PHASES`}, "stopped_at", "resumed_at": seconds since 1970}.
 
-    Of the switch that succeeded, by the source's clock; null values where a switch process died and only the outcome is
+    Of the switchover that succeeded, by the source's clock; null values where a switchover process died and only the outcome is
     known."""
     ram: Mapped[Document | None]
     """Progress of the RAM: {"transferred", "remaining", "total", "bytes_per_s", "passes"}."""
@@ -157,7 +157,7 @@ class Job(Base):
     """The disks are kept in sync until an operator releases the job; only then the RAM follows."""
     seed: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     """Likewise until its window opens; the controller clears it."""
-    waiting: Mapped[str | None] = mapped_column(Text)
+    wait_reason: Mapped[str | None] = mapped_column(Text)
     """Why it does not go on although nothing is wrong: one sentence."""
     webhook: Mapped[str | None] = mapped_column(Text)
     """The address that is told when the job ends."""
@@ -179,7 +179,7 @@ class Job(Base):
     @property
     def refused(self) -> bool:
         """It never began: kept only so that whoever submitted it can learn why."""
-        return self.state is JobState.UNDONE and self.started_at is None and self.plan == {}
+        return self.state is JobState.ROLLED_BACK and self.started_at is None and self.plan == {}
 
     def move(self, session: Session, to: JobState, why: str, by: str) -> None:
         """Change the state along `TRANSITIONS` and tell the job's story why. Hold the row's lock.
@@ -189,13 +189,13 @@ class Job(Base):
         """
         if (self.state, to) not in TRANSITIONS:
             raise IllegalTransition(f"job {self.id} cannot go from {self.state} to {to}")
-        self.state, self.waiting = to, None
+        self.state, self.wait_reason = to, None
         if to is JobState.RUNNING and self.started_at is None:
             self.started_at = now(session)
         self.finished_at = now(session) if to.ended else None
         if to.ended:
             self.announce(session)
-        tell(session, self.id, by=by, action=to, sentence=why)
+        record_event(session, self.id, by=by, action=to, sentence=why)
 
     def announce(self, session: Session) -> None:
         """Have whoever asked told what became of the job."""
@@ -234,7 +234,7 @@ class Step(Base):
 
 
 class Attempt(Base):
-    """One try at doing or undoing a step: the audit trail of claims, never changed after its end."""
+    """One try at doing or rolling back a step: the audit trail of claims, never changed after its end."""
 
     __tablename__ = "attempt"
     __table_args__ = (Index("ix_attempt_job_id", "job_id"), Index("ix_attempt_ended_at", "ended_at"))
@@ -243,7 +243,7 @@ class Attempt(Base):
     token: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     seq: Mapped[int]
     direction: Mapped[str] = mapped_column(String(8))
-    """`do` or `undo`."""
+    """`do` or `rollback`."""
     owner: Mapped[str] = mapped_column(String(64))
     started_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     ended_at: Mapped[datetime | None]
@@ -290,7 +290,7 @@ class Event(Base):
     data: Mapped[Document | None]
 
 
-def tell(
+def record_event(
     session: Session, job_id: int, *, by: str, action: str, sentence: str, data: dict[str, Any] | None = None
 ) -> None:
     """Add a sentence to the job's story."""

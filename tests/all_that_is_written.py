@@ -51,7 +51,7 @@ def carry_through(ours: Settings, job_id: int) -> None:
         if (claim.name, claim.side) == ("await_sync", Side.SOURCE):
             mirrors.record(ctx, {mirrors.name(job_id, 0): IN_SYNC})
         if (claim.name, claim.side) == ("migrate_ram", Side.SOURCE):
-            MigrateRamSource()._record_crossing(ctx)
+            MigrateRamSource()._record_commit(ctx)
             _Progress(ctx)._record({"total": 1, "remaining": 0})
         if (claim.name, claim.side) == ("cleanup", Side.SOURCE):
             retention.set_aside(ctx)
@@ -68,7 +68,7 @@ def go_wrong(ours: Settings, job_id: int) -> None:
     with transaction() as session:
         claims.expire(session, Step.owner == "x", "gone", by="test")
     claims.fail(claimed(ours, job_id, 0), "it failed")
-    claims.go_forward(claimed(ours, job_id, 0, Direction.UNDO), "too late")
+    claims.go_forward(claimed(ours, job_id, 0, Direction.ROLLBACK), "too late")
 
 
 def main(directory: str, first: str, second: str, third: str) -> None:

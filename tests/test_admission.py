@@ -47,21 +47,21 @@ def test_no_more_moves_leave_a_host_than_may() -> None:
     jobs = queued(2, to="two") + queued(2, to="three")
     admit(max_outgoing=3)
     assert running(jobs) == 3
-    assert load(jobs[3]).waiting == "3 moves leave one already, 3 may at a time"
+    assert load(jobs[3]).wait_reason == "3 moves leave one already, 3 may at a time"
 
 
 def test_no_more_moves_arrive_at_a_host_than_may() -> None:
     jobs = queued(2, on="one") + queued(2, on="three")
     admit(max_incoming=1)
     assert running(jobs) == 1
-    assert "1 moves go to two already" in (load(jobs[3]).waiting or "")
+    assert "1 moves go to two already" in (load(jobs[3]).wait_reason or "")
 
 
 def test_no_more_moves_are_under_way_than_may() -> None:
     jobs = queued(2, on="one", to="two") + queued(2, on="three", to="four")
     admit(max_moves=3)
     assert running(jobs) == 3
-    assert "3 moves are under way already" in (load(jobs[3]).waiting or "")
+    assert "3 moves are under way already" in (load(jobs[3]).wait_reason or "")
 
 
 def test_a_job_that_waited_begins_once_another_has_ended() -> None:
@@ -71,7 +71,7 @@ def test_a_job_that_waited_begins_once_another_has_ended() -> None:
         session.get_one(Job, first).move(session, JobState.DONE, "done", by="test")
     admit(max_outgoing=1)
     assert load(second).state is JobState.RUNNING
-    assert load(second).waiting is None
+    assert load(second).wait_reason is None
 
 
 def test_higher_priority_begins_first_then_the_older_one() -> None:
@@ -94,7 +94,7 @@ def test_what_a_move_needs_is_reserved_at_its_destination(size: dict[str, int], 
     first, second = job("first", "two"), job("second", "two")
     admit()
     assert (load(first).state, load(second).state) == (JobState.RUNNING, JobState.QUEUED)
-    assert load(second).waiting == why
+    assert load(second).wait_reason == why
 
 
 def test_guests_that_live_there_and_images_kept_there_count() -> None:
@@ -107,7 +107,7 @@ def test_guests_that_live_there_and_images_kept_there_count() -> None:
     guest("web", "one")
     waits = job("web", "two")
     admit()
-    assert load(waits).waiting == "two has 5000 MB of disk left for guests, 10000 needed"
+    assert load(waits).wait_reason == "two has 5000 MB of disk left for guests, 10000 needed"
 
 
 def test_an_arrived_guest_counts_once() -> None:
@@ -132,7 +132,7 @@ def test_a_stalled_move_gives_its_slot_to_another_but_not_its_room() -> None:
     assert load(waits).state is JobState.RUNNING
     [third] = queued(1, on="three")
     admit(max_outgoing=1)
-    assert "MB of disk left" in (load(third).waiting or "")
+    assert "MB of disk left" in (load(third).wait_reason or "")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_closed_host_takes_no_guest(state: HostState, why: str) -> None:
     with transaction() as session:
         session.get_one(Host, "two").state = state
     admit()
-    assert load(waits).waiting == why
+    assert load(waits).wait_reason == why
 
 
 def test_a_host_of_an_older_worker_that_says_nothing_of_its_room_is_not_limited() -> None:
@@ -168,7 +168,7 @@ def window_around(now: datetime, before: timedelta, after: timedelta) -> dict[st
 def test_a_job_begins_at_its_time_and_not_before() -> None:
     [waits] = queued(1, not_before=datetime.now(UTC) + timedelta(hours=1))
     admit()
-    assert "it begins at" in (load(waits).waiting or "")
+    assert "it begins at" in (load(waits).wait_reason or "")
     with transaction() as session:
         session.get_one(Job, waits).not_before = datetime.now(UTC)
     admit()
@@ -191,7 +191,7 @@ def test_a_job_begins_only_if_it_can_end_within_its_window(
     waits = job("web", "two", window=window_around(datetime.now(UTC), before, after))
     admit()
     assert load(waits).state is state
-    assert why in (load(waits).waiting or "")
+    assert why in (load(waits).wait_reason or "")
 
 
 def test_disks_are_copied_ahead_and_only_the_rest_waits_for_the_window() -> None:
@@ -205,14 +205,14 @@ def test_disks_are_copied_ahead_and_only_the_rest_waits_for_the_window() -> None
         session.get_one(Disk, (seeded, 0)).ready_at = func.now()
     admit()
     assert load(seeded).held
-    assert "opens at" in (load(seeded).waiting or "")
+    assert "opens at" in (load(seeded).wait_reason or "")
     with transaction() as session:
         session.get_one(Job, seeded).window = window_around(
             datetime.now(UTC), timedelta(minutes=1), timedelta(minutes=3)
         )
     admit()
     assert not load(seeded).held
-    assert load(seeded).waiting is None
+    assert load(seeded).wait_reason is None
 
 
 def test_a_move_that_was_kept_in_sync_all_day_has_its_slot_to_itself_once_its_time_has_come() -> None:
@@ -243,7 +243,7 @@ def test_no_more_moves_of_a_host_are_held_than_its_worker_can_bear() -> None:
     free = queued(1, to="three")
     admit(max_held=2)
     assert running(held) == 2
-    assert load(held[2]).waiting == "2 moves of one are held in sync already, 2 may be at a time"
+    assert load(held[2]).wait_reason == "2 moves of one are held in sync already, 2 may be at a time"
     assert running(free) == 1
 
 
@@ -268,4 +268,4 @@ def test_only_a_held_job_can_be_released() -> None:
 def test_a_limit_of_nothing_lets_nothing_begin_and_says_so(limit: str, why: str) -> None:
     [number] = queued(1, hold=True)
     admit(**{limit: 0})
-    assert (load(number).state, load(number).waiting) == (JobState.QUEUED, why)
+    assert (load(number).state, load(number).wait_reason) == (JobState.QUEUED, why)

@@ -16,7 +16,7 @@ from models.job import CLAIMED, Job, JobState, StepState
 from tests.factories import guest, host, job, load
 from workflows import isolation
 from workflows.drain import commands
-from workflows.drain.commands import Order
+from workflows.drain.commands import DrainRequest
 from workflows.migration import admission
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -49,9 +49,9 @@ def spoil(job_id: int) -> None:
         session.execute(text("UPDATE job SET not_before = 'infinity' WHERE id = :id"), {"id": job_id})
 
 
-def waiting(table: str, row_id: int) -> str:
+def wait_reason(table: str, row_id: int) -> str:
     with transaction() as session:
-        return str(session.scalar(text(f"SELECT waiting FROM {table} WHERE id = :id"), {"id": row_id}))
+        return str(session.scalar(text(f"SELECT wait_reason FROM {table} WHERE id = :id"), {"id": row_id}))
 
 
 def test_a_window_in_an_unknown_time_zone_stops_no_other_job(caplog: pytest.LogCaptureFixture) -> None:
@@ -59,7 +59,7 @@ def test_a_window_in_an_unknown_time_zone_stops_no_other_job(caplog: pytest.LogC
     look()
     assert load(good).state is JobState.RUNNING
     assert load(bad).state is JobState.QUEUED
-    assert "there is no time zone 'Mars/Olympus'" in waiting("job", bad)
+    assert "there is no time zone 'Mars/Olympus'" in wait_reason("job", bad)
     assert any(f"job {bad} " in record.message and record.exc_info for record in caplog.records)
 
 
@@ -68,7 +68,7 @@ def test_a_waiting_job_that_cannot_be_read_stops_no_other() -> None:
     spoil(bad)
     look()
     assert load(good).state is JobState.RUNNING
-    assert waiting("job", bad).startswith(isolation.TROUBLE)
+    assert wait_reason("job", bad).startswith(isolation.TROUBLE)
 
 
 def test_what_a_job_raises_when_it_begins_takes_no_room_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_a_running_job_that_cannot_be_read_stops_no_other(monkeypatch: pytest.Mo
     spoil(bad)
     look()
     assert published == [good]
-    assert waiting("job", bad).startswith(isolation.TROUBLE)
+    assert wait_reason("job", bad).startswith(isolation.TROUBLE)
 
 
 def test_a_running_job_that_goes_on_again_no_longer_says_what_was_wrong() -> None:
@@ -106,7 +106,7 @@ def test_a_running_job_that_goes_on_again_no_longer_says_what_was_wrong() -> Non
         session.execute(text("UPDATE job SET not_before = NULL"))
     isolation.PAUSES.clear()
     look()
-    assert load(number).waiting is None
+    assert load(number).wait_reason is None
 
 
 def test_a_claim_that_cannot_be_taken_away_keeps_no_other_from_it() -> None:
@@ -125,7 +125,7 @@ def test_a_claim_that_cannot_be_taken_away_keeps_no_other_from_it() -> None:
     look()
     assert load(numbers[0]).steps[0].state in CLAIMED
     assert load(numbers[1]).steps[0].state is StepState.PENDING
-    assert waiting("job", numbers[0]).startswith(isolation.TROUBLE)
+    assert wait_reason("job", numbers[0]).startswith(isolation.TROUBLE)
 
 
 def test_a_job_that_cannot_go_on_with_its_returned_host_keeps_no_other_from_it() -> None:
@@ -133,13 +133,13 @@ def test_a_job_that_cannot_go_on_with_its_returned_host_keeps_no_other_from_it()
     spoil(bad)
     look()
     assert load(good).state is JobState.RUNNING
-    assert waiting("job", bad).startswith(isolation.TROUBLE)
+    assert wait_reason("job", bad).startswith(isolation.TROUBLE)
 
 
 def test_a_drain_that_raises_stops_no_other() -> None:
     guest("third", "three")
-    bad = commands.submit(Order(kind=DrainKind.DRAIN, host="one")).id
-    good = commands.submit(Order(kind=DrainKind.DRAIN, host="three")).id
+    bad = commands.submit(DrainRequest(kind=DrainKind.DRAIN, host="one")).id
+    good = commands.submit(DrainRequest(kind=DrainKind.DRAIN, host="three")).id
     with transaction() as session:
         session.get_one(Drain, bad).window = NOWHERE
         session.get_one(Drain, bad).priority = 9
@@ -147,7 +147,7 @@ def test_a_drain_that_raises_stops_no_other() -> None:
     with transaction() as session:
         assert session.get_one(Drain, good).state is DrainState.RUNNING
         assert session.get_one(Drain, bad).state is DrainState.QUEUED
-    assert "there is no time zone 'Mars/Olympus'" in waiting("drain", bad)
+    assert "there is no time zone 'Mars/Olympus'" in wait_reason("drain", bad)
 
 
 def test_a_row_that_raises_again_and_again_is_looked_at_less_and_less() -> None:
@@ -165,7 +165,7 @@ def test_a_part_of_a_look_that_fails_keeps_no_other_part_from_being_done(monkeyp
         raise ZeroDivisionError
 
     monkeypatch.setattr(loop, "admit", fails)
-    number = commands.submit(Order(kind=DrainKind.DRAIN, host="one")).id
+    number = commands.submit(DrainRequest(kind=DrainKind.DRAIN, host="one")).id
     job("good", "two")
     with pytest.raises(ZeroDivisionError):
         look()
@@ -183,5 +183,5 @@ def test_a_broker_that_is_away_concerns_every_row_and_is_shown_on_the_one_that_m
     number = job("good", "two", state=JobState.RUNNING)
     with pytest.raises(BrokerUnreachable):  # there is no Redis in this test
         look()
-    assert waiting("job", number) == f"{isolation.TROUBLE}OperationalError: nobody listens"
+    assert wait_reason("job", number) == f"{isolation.TROUBLE}OperationalError: nobody listens"
     assert isolation.PAUSES.due("advance", [number]) == [number], "it goes on as soon as the broker is back"

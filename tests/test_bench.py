@@ -11,7 +11,7 @@ from bench.statements import Transaction
 def test_a_missed_target_is_told_and_only_what_no_noise_explains_fails_the_quick_form(
     value: float, met: bool, far_outside: bool
 ) -> None:
-    figure = Figure(name="blackout", what="blackout", value=value, at_most=1.1, far=3.0)
+    figure = Figure(name="downtime", what="downtime", value=value, at_most=1.1, far=3.0)
     assert (figure.met, figure.far_outside) == (met, far_outside)
 
 
@@ -38,4 +38,4 @@ def test_too_few_writes_tell_nothing() -> None:
 def test_the_record_of_a_copy_is_told_from_other_statements() -> None:
     progress = "WITH noted AS (UPDATE job SET progress_at=$1), told AS (UPDATE disk SET bytes_copied=$2) SELECT hold"
     assert Transaction(0.0, "worker", [progress]).is_progress
-    assert not Transaction(0.0, "worker", ["UPDATE job SET exporter=$1"]).is_progress
+    assert not Transaction(0.0, "worker", ["UPDATE job SET NBD server=$1"]).is_progress

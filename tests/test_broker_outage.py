@@ -15,7 +15,7 @@ from tests.helpers import Moves, until
 from workers import processes
 from workflows import host_rpc
 from workflows.migration import jobs
-from workflows.submit_options import Terms
+from workflows.submit_options import SubmitOptions
 
 ROLES = ("worker-host-a", "worker-host-b", "controller")
 LOGS = ("host-a.log", "host-b.log", "controller.log")
@@ -62,7 +62,7 @@ def _since(lab: Lab, name: str, offset: int) -> list[str]:
 def test_a_held_move_goes_on_over_every_kind_of_outage_and_is_released_afterwards(moves: Moves) -> None:
     lab = moves.lab
     guest = moves.boot()
-    held = jobs.submit(guest, "host-b", terms=Terms(hold=True))
+    held = jobs.submit(guest, "host-b", terms=SubmitOptions(hold=True))
     until("it is held in sync", lambda: all(disk.ready_at for disk in moves.job(held.id).disks))
     before, token = living(lab), moves.job(held.id).token
     assert len(before) == len(ROLES)

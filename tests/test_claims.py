@@ -111,7 +111,7 @@ def test_a_claim_that_had_to_wait_for_another_transaction_sees_the_steps_as_that
 
 WRITES = {
     "end": claims.finish,
-    "note": lambda claim: claims.note(claim, exporter={"nonce": "of a zombie"}),
+    "note": lambda claim: claims.note(claim, nbd_server={"nonce": "of a zombie"}),
     "progress": lambda claim: claims.progress(claim, settings()),
 }
 
@@ -129,7 +129,7 @@ def test_what_had_to_wait_until_the_claim_was_taken_away_is_refused(job: int, wr
         late.result()
     assert states(job)[0] == StepState.PENDING
     with transaction() as session:
-        assert not session.get_one(Job, job).exporter
+        assert not session.get_one(Job, job).nbd_server
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
@@ -139,12 +139,12 @@ def test_nothing_is_written_for_a_step_that_its_own_worker_has_ended(job: int, w
     with pytest.raises(LeaseLost):
         write(ended)
     with transaction() as session:
-        assert not session.get_one(Job, job).exporter
+        assert not session.get_one(Job, job).nbd_server
 
 
 @pytest.mark.parametrize(
     "forged",
-    [{"seq": 2}, {"host": "one"}, {"epoch": 7}, {"direction": Direction.UNDO}],
+    [{"seq": 2}, {"host": "one"}, {"epoch": 7}, {"direction": Direction.ROLLBACK}],
     ids=lambda how: next(iter(how)),
 )
 def test_a_message_for_another_step_host_epoch_or_direction_is_dropped(job: int, forged: dict[str, Any]) -> None:
@@ -247,48 +247,48 @@ def test_a_worker_that_was_started_anew_takes_its_former_claims_over_at_once(job
 
 def test_a_step_that_is_tried_again_waits_and_can_go_back_to_an_earlier_step(job: int) -> None:
     finish_up_to(job, 3)
-    claims.retry(taken(job, 4, host="one"), "the exporter is gone", timedelta(0), restart_from="start_nbd")
+    claims.retry(taken(job, 4, host="one"), "the NBD server is gone", timedelta(0), restart_from="start_nbd")
     assert states(job)[:5] == ["done", "pending", "pending", "pending", "pending"]
     claims.retry(taken(job, 2), "once more", timedelta(hours=1))
     assert take(job, 2) is None
 
 
-def test_a_job_is_undone_last_step_first_and_only_what_was_begun(job: int) -> None:
+def test_a_job_is_rolled_back_last_step_first_and_only_what_was_begun(job: int) -> None:
     finish_up_to(job, 2)
     claims.fail(taken(job, 3, host="one"), "no")
-    assert states(job)[:4] == ["to_undo", "to_undo", "to_undo", "pending"]
-    assert take(job, 1, direction=Direction.UNDO) is None
+    assert states(job)[:4] == ["to_roll_back", "to_roll_back", "to_roll_back", "pending"]
+    assert take(job, 1, direction=Direction.ROLLBACK) is None
     for seq, host in ((3, "one"), (2, "two"), (1, "two")):
-        claims.finish(taken(job, seq, host=host, direction=Direction.UNDO))
+        claims.finish(taken(job, seq, host=host, direction=Direction.ROLLBACK))
     with transaction() as session:
         ended = session.get_one(Job, job)
-        assert ended.state is JobState.UNDONE
+        assert ended.state is JobState.ROLLED_BACK
         assert ended.error == "mirror_disks failed: no"
 
 
 def test_past_the_point_of_no_return_a_failure_asks_a_person_and_undoes_nothing(job: int) -> None:
     finish_up_to(job, 6)
     with transaction() as session:
-        session.get_one(Job, job).crossed_at = func.now()
+        session.get_one(Job, job).committed_at = func.now()
     claims.fail(taken(job, 7, host="one"), "no")
     with transaction() as session:
         assert session.get_one(Job, job).state is JobState.NEEDS_OPERATOR
-    assert "to_undo" not in states(job)
+    assert "to_roll_back" not in states(job)
 
 
-def test_undoing_that_comes_too_late_turns_the_job_forward_again(job: int) -> None:
+def test_rolling_back_that_comes_too_late_turns_the_job_forward_again(job: int) -> None:
     finish_up_to(job, 5)
     claims.fail(taken(job, 6, host="one"), "it died")
-    claims.go_forward(taken(job, 6, host="one", direction=Direction.UNDO), "the source has let go")
+    claims.go_forward(taken(job, 6, host="one", direction=Direction.ROLLBACK), "the source has let go")
     assert states(job)[:7] == ["done"] * 6 + ["pending"]
     with transaction() as session:
-        assert session.get_one(Job, job).crossed_at is not None
+        assert session.get_one(Job, job).committed_at is not None
 
 
-def test_a_step_that_was_handed_back_is_undone_too(job: int) -> None:
+def test_a_step_that_was_handed_back_is_rolled_back_too(job: int) -> None:
     claims.hand_back(taken(job))
     jobs.cancel(job)
-    assert states(job)[0] == "to_undo"
+    assert states(job)[0] == "to_roll_back"
 
 
 def test_the_last_step_ends_the_job_and_every_attempt_is_on_record(job: int) -> None:
@@ -332,7 +332,7 @@ def test_attempts_begin_anew_after_one_that_lasted(job: int) -> None:
 def test_a_job_that_was_not_begun_is_cancelled_without_any_step(job: int) -> None:
     jobs.cancel(job)
     with transaction() as session:
-        assert session.get_one(Job, job).state is JobState.UNDONE
+        assert session.get_one(Job, job).state is JobState.ROLLED_BACK
 
 
 def test_a_stale_token_is_refused_on_the_host_without_the_database(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_process_whose_clock_is_wrong_writes_no_wrong_moment(tmp_path: Path) -
 AFTER = {"disk.retired_until": timedelta(hours=24)}
 WRITTEN = {
     "job.progress_at",
-    "job.crossed_at",
+    "job.committed_at",
     "job.finished_at",
     "step.started_at",
     "step.finished_at",

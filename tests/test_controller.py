@@ -84,7 +84,7 @@ def test_a_row_that_raises_ends_neither_the_controller_nor_anything_else(broker:
     log = tmp_path / "controller.log"
     with controller(broker, log) as process:
         until("the good job begins", lambda: load(good).state is JobState.RUNNING)
-        until("the bad one says why it waits", lambda: (load(bad).waiting or "").startswith(isolation.TROUBLE))
+        until("the bad one says why it waits", lambda: (load(bad).wait_reason or "").startswith(isolation.TROUBLE))
         later = job("later", "two")
         until("a later one begins", lambda: load(later).state is JobState.RUNNING)
         assert process.poll() is None
@@ -165,8 +165,8 @@ def test_a_job_says_that_redis_is_full_until_it_no_longer_is(broker: str, tmp_pa
     with redis.Redis(unix_socket_path=broker.removeprefix("redis+socket://")) as client:
         client.config_set("maxmemory", 1)
         with controller(broker, tmp_path / "log"):
-            until("the job says what it waits for", lambda: "maxmemory" in (load(number).waiting or ""))
-            assert "Redis takes no messages" in (load(number).waiting or "")
+            until("the job says what it waits for", lambda: "maxmemory" in (load(number).wait_reason or ""))
+            assert "Redis takes no messages" in (load(number).wait_reason or "")
             client.config_set("maxmemory", 0)
             until("its next step is published", lambda: load(number).steps[0].enqueued_at)
-            assert load(number).waiting is None
+            assert load(number).wait_reason is None

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.guests
 
 LANES = 3
 """So many processes of pytest-xdist, each with a stage of its own, share the cells."""
-ENDED_WELL = {"done", "undone"}
+ENDED_WELL = {"done", "rolled_back"}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_whatever_strikes_at_whatever_point_the_guest_is_safe_and_nothing_is_lef
 
 
 @pytest.mark.xdist_group("crash-0")
-def test_a_link_cut_for_good_while_several_disks_are_copied_is_no_match_for_undo(
+def test_a_link_cut_for_good_while_several_disks_are_copied_is_no_match_for_rollback(
     measured: tuple[Stage, Durations],
 ) -> None:
     """QEMU changes nothing about one mirror while requests of another are on their way over the dead link."""
@@ -54,7 +54,7 @@ def test_a_link_cut_for_good_while_several_disks_are_copied_is_no_match_for_undo
     disks = tuple(DiskSpec(size_bytes=128 * MIB, bus="virtio-scsi") for _ in range(3))
     outcome = trial.run(measured[0], copying, cut, measured[1], Recipe(disks=disks, fill_mib=32))
     assert not outcome.problems, "\n".join(outcome.problems)
-    assert outcome.state == "undone", outcome.said
+    assert outcome.state == "rolled_back", outcome.said
 
 
 @pytest.mark.xdist_group("crash-0")

@@ -174,7 +174,7 @@ def test_the_guide_moves_a_guest_by_tls_and_its_backup_can_be_restored(fleet: Fl
     job = json.loads(fleet.drover("migrate", "web", "--to", "hv1", "--bandwidth", "1M", "--json"))["id"]
     fleet.drover("job", "cancel", str(job))
     shown = ("job", "show", str(job), "--json")
-    until("the move is undone", lambda: json.loads(fleet.drover(*shown))["state"] == "undone", every_s=0.5)
+    until("the move is rolled back", lambda: json.loads(fleet.drover(*shown))["state"] == "rolled_back", every_s=0.5)
 
 
 def _redis(fleet: Fleet, name: str, *words: str) -> str:

@@ -103,12 +103,12 @@ def host_state(moves: Moves, host: str) -> str:
 def test_a_drain_does_what_its_dry_run_said_and_the_return_brings_everybody_home(moves: Moves) -> None:
     planned = drover(moves, "drain", "host-a", "--dry-run")
     assert where(moves) == dict.fromkeys(moves.names, "host-a")
-    assert planned["left"] == []
+    assert planned["skipped"] == []
     foreseen = {move["guest"]: move["destination"] for move in planned["moves"]}
     drained = drover(moves, "drain", "host-a", "--wait")
     assert where(moves) == foreseen, (planned, drained)
     assert sorted(foreseen.values()) == ["host-b"] * 4 + ["host-c"] * 4
-    assert (drained["state"], drained["moved"], drained["left"]) == ("done", GUESTS, 0)
+    assert (drained["state"], drained["moved"], drained["skipped"]) == ("done", GUESTS, 0)
     assert host_state(moves, "host-a") == "maintenance"
     intact(moves)
     returned = drover(moves, "return", "host-a", "--wait")
@@ -156,7 +156,7 @@ def _copying_to(moves: Moves, host: str) -> int | None:
 
 
 def _power_off(moves: Moves, host: str) -> None:
-    """Everything that runs on a host dies: worker, exporters, QEMUs."""
+    """Everything that runs on a host dies: worker, NBD servers, QEMUs."""
     for process in processes.find(moves.lab.mark(f"worker-{host}")):
         process.kill()
     for process in processes.find_below(moves.lab.host(host).folder):

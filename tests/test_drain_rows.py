@@ -19,9 +19,9 @@ from models.job import Job, JobState
 from tests.factories import GB, guest, host, job, load
 from workflows import hosts
 from workflows.drain import commands, job_sync, reconciler
-from workflows.drain.commands import Order
+from workflows.drain.commands import DrainRequest
 from workflows.drain.planner import Where
-from workflows.submit_options import Terms
+from workflows.submit_options import SubmitOptions
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -36,7 +36,7 @@ def fleet(database: None) -> None:
 
 
 def drain(kind: DrainKind = DrainKind.DRAIN, name: str = "one", **how: Any) -> int:
-    return commands.submit(Order(kind=kind, host=name, **how)).id
+    return commands.submit(DrainRequest(kind=kind, host=name, **how)).id
 
 
 def advance(drain_id: int, **limits: Any) -> list[str]:
@@ -78,8 +78,8 @@ def end(job_id: int, state: JobState, error: str | None = None) -> None:
         ended = session.get_one(Job, job_id)
         if ended.state is JobState.QUEUED:
             ended.move(session, JobState.RUNNING, "it begins", by="test")
-        if state is JobState.UNDONE:
-            ended.move(session, JobState.UNDOING, "it failed", by="test")
+        if state is JobState.ROLLED_BACK:
+            ended.move(session, JobState.ROLLING_BACK, "it failed", by="test")
         ended.error = error
         ended.move(session, state, "it ends", by="test")
         if state is JobState.DONE:
@@ -114,12 +114,12 @@ def test_a_drain_ends_with_the_host_empty_and_in_maintenance() -> None:
     assert state_of("one") is HostState.MAINTENANCE
 
 
-def test_a_guest_whose_job_was_undone_goes_to_another_host() -> None:
+def test_a_guest_whose_job_was_rolled_back_goes_to_another_host() -> None:
     number = drain()
     jobs = submitted(number, *advance(number))
     before = destinations(number)["g3"]
     advance(number)
-    end(jobs["g3"], JobState.UNDONE, "the link is bad")
+    end(jobs["g3"], JobState.ROLLED_BACK, "the link is bad")
     assert advance(number) == ["g3"]
     assert destinations(number)["g3"] not in {before, "one"}
 
@@ -133,7 +133,7 @@ def test_a_guest_that_no_host_takes_is_left_running_and_the_others_go_on() -> No
     for job_id in jobs.values():
         end(job_id, JobState.DONE)
     advance(number)
-    assert states(number)["huge"] == "left"
+    assert states(number)["huge"] == "skipped"
     assert shown(number).state is DrainState.INCOMPLETE
     assert "1 of 4 guests are left: huge: no host takes it" in str(shown(number).error)
     assert state_of("one") is HostState.CORDONED
@@ -169,9 +169,9 @@ def test_a_guest_whose_job_was_cancelled_by_hand_is_left() -> None:
     jobs = submitted(number, *advance(number))
     with transaction() as session:
         session.get_one(Job, jobs["g3"]).cancel_requested = True
-    end(jobs["g3"], JobState.UNDONE)
+    end(jobs["g3"], JobState.ROLLED_BACK)
     advance(number)
-    assert (states(number)["g3"], reasons(number)["g3"]) == ("left", f"its job {jobs['g3']} was cancelled")
+    assert (states(number)["g3"], reasons(number)["g3"]) == ("skipped", f"its job {jobs['g3']} was cancelled")
 
 
 def test_a_job_that_waits_for_a_host_which_was_closed_meanwhile_is_withdrawn() -> None:
@@ -204,7 +204,7 @@ def test_a_paused_drain_begins_no_other_move_and_goes_on_when_resumed() -> None:
     assert sorted(advance(number)) == ["g1", "g2"]
 
 
-def test_a_cancelled_drain_has_its_moves_undone_and_keeps_what_has_moved() -> None:
+def test_a_cancelled_drain_has_its_moves_rolled_back_and_keeps_what_has_moved() -> None:
     number = drain()
     jobs = submitted(number, *advance(number))
     advance(number)
@@ -213,7 +213,7 @@ def test_a_cancelled_drain_has_its_moves_undone_and_keeps_what_has_moved() -> No
     advance(number)
     advance(number)
     assert shown(number).state is DrainState.CANCELLED
-    assert states(number) == {"g1": "left", "g2": "left", "g3": "moved"}
+    assert states(number) == {"g1": "skipped", "g2": "skipped", "g3": "moved"}
     assert state_of("one") is HostState.CORDONED
 
 
@@ -233,7 +233,7 @@ def test_one_drain_at_a_time_has_a_host_to_itself() -> None:
     first, second = drain(), drain()
     jobs = submitted(first, *advance(first))
     assert advance(second) == []
-    assert shown(second).waiting == f"drain {first} has one to itself"
+    assert shown(second).wait_reason == f"drain {first} has one to itself"
     for job_id in jobs.values():
         end(job_id, JobState.DONE)
     carry_through(first)
@@ -243,9 +243,9 @@ def test_one_drain_at_a_time_has_a_host_to_itself() -> None:
 
 def test_a_drain_begins_at_its_time_and_not_before() -> None:
     at = datetime.now(UTC) + timedelta(hours=1)
-    number = drain(terms=Terms(not_before=at))
+    number = drain(terms=SubmitOptions(not_before=at))
     assert advance(number) == []
-    assert "it begins at" in str(shown(number).waiting)
+    assert "it begins at" in str(shown(number).wait_reason)
     assert state_of("one") is HostState.ACTIVE
     with transaction() as session:
         session.get_one(Drain, number).not_before = datetime.now(UTC)
@@ -262,7 +262,7 @@ def test_a_lost_message_is_sent_again() -> None:
 
 
 def test_a_key_names_one_drain(database: None) -> None:
-    order = Order(kind=DrainKind.DRAIN, host="one")
+    order = DrainRequest(kind=DrainKind.DRAIN, host="one")
     first = commands.submit(order, idempotency_key="k")
     assert commands.submit(order, idempotency_key="k").id == first.id
     with pytest.raises(PreconditionFailed, match="use another key"):
@@ -298,32 +298,32 @@ def night(begins_in: timedelta, length: timedelta) -> dict[str, str]:
 
 
 def test_a_scheduled_drain_cordons_its_host_when_its_window_opens() -> None:
-    number = drain(terms=Terms(window=night(timedelta(hours=1), timedelta(hours=2))))
+    number = drain(terms=SubmitOptions(window=night(timedelta(hours=1), timedelta(hours=2))))
     assert advance(number) == []
-    assert "opens at" in str(shown(number).waiting)
+    assert "opens at" in str(shown(number).wait_reason)
     assert state_of("one") is HostState.ACTIVE
 
 
 def test_nothing_is_begun_that_would_not_end_within_the_window_and_the_guest_says_so() -> None:
     with transaction() as session:
         session.get_one(Guest, "g3").disk_bytes = 60 * GB  # 10 min at the assumed 100 MB/s
-    number = drain(terms=Terms(window=night(timedelta(hours=-1), timedelta(hours=1, minutes=6))))
+    number = drain(terms=SubmitOptions(window=night(timedelta(hours=-1), timedelta(hours=1, minutes=6))))
     assert sorted(advance(number)) == ["g1", "g2"]
     assert "would not end before its window" in str(reasons(number)["g3"])
     assert states(number)["g3"] == "waiting"
 
 
 def test_what_fits_into_no_window_is_left_and_says_so() -> None:
-    number = drain(terms=Terms(window=night(timedelta(minutes=-1), timedelta(minutes=2))))
+    number = drain(terms=SubmitOptions(window=night(timedelta(minutes=-1), timedelta(minutes=2))))
     with transaction() as session:
         session.get_one(Guest, "g3").disk_bytes = 60 * GB
     assert sorted(advance(number)) == []
-    assert states(number)["g3"] == "left"
+    assert states(number)["g3"] == "skipped"
     assert "use a longer window" in str(reasons(number)["g3"])
 
 
 def test_disks_are_copied_ahead_of_the_window_at_once() -> None:
-    number = drain(terms=Terms(window=night(timedelta(hours=1), timedelta(hours=2)), seed=True))
+    number = drain(terms=SubmitOptions(window=night(timedelta(hours=1), timedelta(hours=2)), seed=True))
     assert sorted(advance(number)) == ["g1", "g2", "g3"]
 
 
@@ -349,7 +349,7 @@ def test_a_drain_that_repeats_queues_the_next_one_when_it_ends() -> None:
 
 def test_copying_ahead_of_nothing_is_refused() -> None:
     with pytest.raises(PreconditionFailed, match="add --window or --at"):
-        Terms(seed=True)
+        SubmitOptions(seed=True)
 
 
 def test_a_move_that_ends_between_two_looks_is_not_taken_for_left() -> None:

@@ -18,7 +18,7 @@ from tests.factories import guest, host
 from workers import host_rpc as answers
 from workflows import host_rpc as questions
 from workflows.drain import commands, dispatcher, reconciler
-from workflows.drain.commands import Order
+from workflows.drain.commands import DrainRequest
 from workflows.migration import preflight
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -32,7 +32,7 @@ def drain(database: None) -> int:
     for name in ("one", "two"):
         host(name)
     guest("web", "one")
-    number = commands.submit(Order(kind=DrainKind.DRAIN, host="one")).id
+    number = commands.submit(DrainRequest(kind=DrainKind.DRAIN, host="one")).id
     with transaction() as session:
         assert reconciler.advance(session, session.get_one(Drain, number, with_for_update=True), settings()) == ["web"]
     return number
@@ -82,12 +82,12 @@ def test_a_drain_that_is_stopped_while_hosts_are_asked_moves_nothing(
 def test_a_guest_that_was_left_while_hosts_were_asked_is_not_moved(drain: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def leave() -> None:
         with transaction() as session:
-            session.get_one(DrainGuest, (drain, "web")).move(GuestState.LEFT, "no")
+            session.get_one(DrainGuest, (drain, "web")).move(GuestState.SKIPPED, "no")
 
     while_asked(monkeypatch, leave)
     dispatcher.submit(drain, "web")
     assert submitted() == []
-    assert row(drain).state is GuestState.LEFT
+    assert row(drain).state is GuestState.SKIPPED
 
 
 def test_what_the_destination_refuses_makes_the_drain_look_for_another(
@@ -104,7 +104,7 @@ def test_what_the_source_refuses_leaves_the_guest_and_blames_no_destination(
 ) -> None:
     while_asked(monkeypatch, raising(HostRefused("web has a device that cannot move", host="one")))
     dispatcher.submit(drain, "web")
-    assert (row(drain).state, row(drain).reason) == (GuestState.LEFT, "web has a device that cannot move")
+    assert (row(drain).state, row(drain).reason) == (GuestState.SKIPPED, "web has a device that cannot move")
     assert row(drain).refused_by == {}
 
 
@@ -114,7 +114,7 @@ def test_a_source_that_fails_to_look_is_asked_once_more(drain: int, monkeypatch:
     assert row(drain).state is GuestState.WAITING
     assert "two" not in row(drain).refused_by
     dispatcher.submit(drain, "web")
-    assert row(drain).state is GuestState.LEFT
+    assert row(drain).state is GuestState.SKIPPED
 
 
 @pytest.mark.parametrize("error", [Unavailable("nobody answers"), ZeroDivisionError("a bug")])

@@ -37,7 +37,7 @@ def test_a_qemu_that_cannot_start_at_the_destination_leaves_the_guest_where_it_i
     console = moves.lab.host("host-b").guests / guest / "console.log"
     console.mkdir(parents=True)  # QEMU cannot write its console there
     job = moves.move(guest, "host-b")
-    assert job.state is JobState.UNDONE
+    assert job.state is JobState.ROLLED_BACK
     assert "QEMU does not start" in (job.error or "")
     console.rmdir()
     moves.nothing_left(job)
@@ -51,13 +51,13 @@ def test_a_job_that_is_cancelled_during_the_copy_leaves_the_guest_where_it_is(mo
     until("the copy runs", lambda: moves.step_is(job.id, "await_sync", "running"))
     jobs.cancel(job.id)
     ended = moves.ended(job.id)
-    assert ended.state is JobState.UNDONE
+    assert ended.state is JobState.ROLLED_BACK
     moves.nothing_left(ended)
     _nothing_at_the_destination(moves, guest)
     moves.intact(guest, "host-a")
 
 
-def test_a_guest_whose_move_was_undone_can_be_moved_again(moves: Moves) -> None:
+def test_a_guest_whose_move_was_rolled_back_can_be_moved_again(moves: Moves) -> None:
     guest = moves.boot(fill_mib=32)
     job = moves.submit(guest, "host-b", **SLOW)
     until("the copy runs", lambda: moves.step_is(job.id, "await_sync", "running"))
@@ -72,12 +72,12 @@ def test_an_exporter_that_is_killed_means_a_new_copy_and_the_job_says_so(moves: 
     guest = moves.boot(fill_mib=32)
     job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=16 * MIB)
     until("the copy runs", lambda: moves.step_is(job.id, "await_sync", "running"))
-    nonce = moves.job(job.id).exporter["nonce"]
-    [exporter] = processes.find(f"{moves.directory(job, 'host-b')}/exporter")
-    exporter.kill()
+    nonce = moves.job(job.id).nbd_server["nonce"]
+    [nbd_server] = processes.find(f"{moves.directory(job, 'host-b')}/exporter")
+    nbd_server.kill()
     ended = moves.ended(job.id)
     moves.done(ended)
-    assert ended.exporter["nonce"] != nonce
+    assert ended.nbd_server["nonce"] != nonce
     assert "tried again" in moves.story(job.id)
     moves.intact(guest, "host-b")
 

@@ -57,7 +57,7 @@ def test_a_full_destination_holds_the_copy_up_which_goes_on_without_a_new_one_on
         small.enlarge()
         ended = moves.ended(job.id)
         moves.done(ended)
-        assert ended.exporter == job.exporter, "the copy began anew"
+        assert ended.nbd_server == job.nbd_server, "the copy began anew"
         assert "the move goes on" in moves.story(job.id)
         assert "tried again" not in moves.story(job.id)
         assert not _step_error(moves, job)
@@ -70,7 +70,7 @@ def test_a_job_that_is_held_up_by_a_full_destination_can_be_cancelled(moves: Mov
         job = _held_up(moves, guest, small)
         jobs.cancel(job.id)
         ended = moves.ended(job.id)
-        assert ended.state is JobState.UNDONE
+        assert ended.state is JobState.ROLLED_BACK
         moves.nothing_left(ended)
         assert not Path(ended.disks[0].destination_path).exists()
         moves.intact(guest, "host-a")

@@ -76,7 +76,7 @@ def gc(moves: Moves, *words: str) -> Answer:
 
 def force(job_id: int, state: JobState) -> None:
     """What the database says of a job from now on, whatever is true; no step of it is claimed."""
-    step = StepState.DONE if state is JobState.DONE else StepState.UNDONE
+    step = StepState.DONE if state is JobState.DONE else StepState.ROLLED_BACK
     with transaction() as session:
         session.execute(update(Step).where(Step.job_id == job_id).values(state=step, lease_until=None, owner=None))
         session.execute(update(Job).where(Job.id == job_id).values(state=state, finished_at=func.now()))
@@ -119,7 +119,7 @@ def copying(moves: Moves, guest: str, **options: Any) -> Job:
 
 
 def abandoned(moves: Moves, guest: str, workers_end: Any) -> Job:
-    """A copy under way whose job the database takes for undone; nothing of it was cleaned up."""
+    """A copy under way whose job the database takes for rolled back; nothing of it was cleaned up."""
     job = copying(moves, guest)
     with transaction() as session:
         _killed.update(host.incarnation for host in session.query(Host).all())
@@ -127,7 +127,7 @@ def abandoned(moves: Moves, guest: str, workers_end: Any) -> Job:
     force(job.id, JobState.NEEDS_OPERATOR)
     start_workers(moves)
     assert not gc(moves).of(job.id), "it waits for an operator: nothing of it is garbage"
-    force(job.id, JobState.UNDONE)
+    force(job.id, JobState.ROLLED_BACK)
     return moves.job(job.id)
 
 
@@ -156,13 +156,13 @@ ALL = {
     ("host-b", "process"), ("host-b", "qemu"), ("host-b", "image"), ("host-b", "directory"),
 }  # fmt: skip
 WAITS = {("host-a", "process")}
-"""The source's switch process, which has no order yet and ends by itself after a minute."""
+"""The source's switchover process, which has no order yet and ends by itself after a minute."""
 
 
-def test_all_that_an_undone_job_left_on_both_hosts_is_found_and_removed(moves: Moves, workers_end: Any) -> None:
+def test_all_that_an_rolled_back_job_left_on_both_hosts_is_found_and_removed(moves: Moves, workers_end: Any) -> None:
     guest = moves.boot(fill_mib=32)
     job = abandoned(moves, guest, workers_end)
-    exporter, qemu = process_of(moves, job, "exporter"), process_of(moves, job, "incoming")
+    nbd_server, qemu = process_of(moves, job, "exporter"), process_of(moves, job, "incoming")
     image, socket_path = Path(job.disks[0].destination_path), Path(job.plan["destination"]["qmp"])
     mirrors = block_names(moves, guest)
     for _ in range(2):  # the first changed nothing
@@ -170,7 +170,7 @@ def test_all_that_an_undone_job_left_on_both_hosts_is_found_and_removed(moves: M
         assert seen.document["dry_run"]
         assert set(seen.of(job.id)) - WAITS == ALL
         assert all(find["kept"] is None and not find["removed"] for find in seen.of(job.id).values())
-        assert exporter.alive
+        assert nbd_server.alive
         assert qemu.alive
         assert image.exists()
         assert mirrors == block_names(moves, guest) == {f"drover-{job.id}-0"}
@@ -225,7 +225,7 @@ def test_a_waiting_qemu_that_was_let_run_or_is_marked_so_stays(moves: Moves, res
     kept = gc(moves, "--host", "host-b").of(job.id)
     assert "being moved by another job" in kept["host-b", "qemu"]["kept"]
     assert qemu.alive
-    force(again, JobState.UNDONE)
+    force(again, JobState.ROLLED_BACK)
     gc(moves)
     moves.nothing_left(job)
 
@@ -258,24 +258,24 @@ def test_the_qemu_of_a_moved_guest_is_never_touched(moves: Moves) -> None:
     moves.done(job)
     qemu = process_of(moves, job, "incoming")
     assert not gc(moves).of(job.id)
-    with leftovers(moves, job, "host-b") as exporter:
+    with leftovers(moves, job, "host-b") as nbd_server:
         done = gc(moves).of(job.id)
         assert {key: find["removed"] for key, find in done.items()} == {
             ("host-b", "process"): True, ("host-b", "directory"): True
         }  # fmt: skip
-        assert not exporter.alive
+        assert not nbd_server.alive
     assert not moves.directory(job, "host-b").exists()
     assert qemu.alive
     moves.intact(guest, "host-b")
 
 
-def test_the_qemu_of_a_moved_guest_is_not_touched_even_if_the_database_says_undone(moves: Moves) -> None:
+def test_the_qemu_of_a_moved_guest_is_not_touched_even_if_the_database_says_rolled_back(moves: Moves) -> None:
     guest = moves.boot()
     job = moves.move(guest, "host-b")
     moves.done(job)
     qemu = process_of(moves, job, "incoming")
     with leftovers(moves, job, "host-b"):
-        force(job.id, JobState.UNDONE)
+        force(job.id, JobState.ROLLED_BACK)
         kept = gc(moves).of(job.id)
         assert "it is running" in kept["host-b", "qemu"]["kept"]
         assert "lives on this host now" in kept["host-b", "image"]["kept"]
@@ -289,37 +289,37 @@ def test_the_qemu_of_a_moved_guest_is_not_touched_even_if_the_database_says_undo
 
 @contextmanager
 def leftovers(moves: Moves, job: Job, host: str) -> Iterator[Process]:
-    """A process that is marked as the job's exporter, and a directory that names the guest's image as the job's."""
+    """A process that is marked as the job's NBD server, and a directory that names the guest's image as the job's."""
     directory = moves.directory(job, host)
     image = Path(job.disks[0].destination_path)
     record = {"files": {str(image): image.stat().st_ino}, "folders": {str(image.parent): None}}
     manifest.write_durably(directory / "created.json", json.dumps(record))
-    exporter = processes.spawn(f"{directory}/exporter", ["sleep", "600"], directory / "exporter.log")
+    nbd_server = processes.spawn(f"{directory}/exporter", ["sleep", "600"], directory / "exporter.log")
     try:
-        yield exporter
+        yield nbd_server
     finally:
-        exporter.kill()
+        nbd_server.kill()
 
 
 def test_what_belongs_to_a_job_that_the_database_does_not_know_is_told_and_stays(moves: Moves) -> None:
     directory = moves.lab.host("host-a").folder / "drover" / "jobs" / str(UNKNOWN)
-    exporter = processes.spawn(f"{directory}/exporter", ["sleep", "600"], directory / "exporter.log")
+    nbd_server = processes.spawn(f"{directory}/exporter", ["sleep", "600"], directory / "exporter.log")
     switch = processes.spawn(f"{directory}/switch-3", ["sleep", "600"], directory / "switch-3.log")
     try:
         for words in ((), ("--dry-run",)):
             kept = gc(moves, *words)
             assert {find["what"] for find in kept.of(UNKNOWN).values()} >= {f"directory {directory}"}
             assert all("--unknown-jobs" in find["kept"] for find in kept.of(UNKNOWN).values())
-        assert exporter.alive
+        assert nbd_server.alive
         assert directory.exists()
         assert "lets go by itself" in str(gc(moves, "--unknown-jobs").document["finds"])
-        assert exporter.wait(0)
+        assert nbd_server.wait(0)
         assert switch.alive
         switch.kill()
         assert gc(moves, "--unknown-jobs").of(UNKNOWN)["host-a", "directory"]["removed"]
         assert not directory.exists()
     finally:
-        exporter.kill()
+        nbd_server.kill()
         switch.kill()
 
 
@@ -347,14 +347,14 @@ def test_a_guest_whose_monitor_is_taken_is_told_and_nothing_else_happens(moves: 
     assert any(guest in note["note"] for note in answer.document["notes"])
 
 
-def test_only_jobs_that_are_done_or_undone_have_ended_for_gc(moves: Moves, resident: str) -> None:
+def test_only_jobs_that_are_done_or_rolled_back_have_ended_for_gc(moves: Moves, resident: str) -> None:
     guest = resident
     job = copying(moves, guest)
     jobs.cancel(job.id)
     while not moves.job(job.id).state.ended:
         gc(moves)
     moves.nothing_left(moves.ended(job.id))
-    assert moves.job(job.id).state is JobState.UNDONE
+    assert moves.job(job.id).state is JobState.ROLLED_BACK
 
 
 @pytest.mark.parametrize("changed", [False, True])
@@ -363,7 +363,7 @@ def test_a_job_that_is_alive_right_before_the_removal_keeps_what_it_has(
 ) -> None:
     """`changed`: as if the job were another one between finding and removing."""
     here = with_host(moves, "host-y")
-    job_id = ended_job(here, JobState.UNDONE)
+    job_id = ended_job(here, JobState.ROLLED_BACK)
     directory = here.directory / "jobs" / str(job_id)
     process = processes.spawn(f"{directory}/exporter", ["sleep", "600"], directory / "exporter.log")
     finds = discovery.finds

@@ -80,7 +80,7 @@ def _under_way(moves: Moves, guest: str, phase: str, *, guest_must_run: bool = T
         until("the copy runs", lambda: moves.job(job.id).disks[0].bytes_copied > MIB)
         return job
     sign = "migrating" if phase == "ram" else "pre-switchover"
-    until(f"the switch is {sign}", lambda: _said(moves, job, sign), every_s=0.001)
+    until(f"the switchover is {sign}", lambda: _said(moves, job, sign), every_s=0.001)
     return job
 
 
@@ -93,9 +93,9 @@ def _waits(moves: Moves, job: Job, sentence: str) -> None:
     assert f"`drover job cancel {job.id}`" in _step_error(moves, job)
 
 
-def _undone(moves: Moves, job: Job, why: str) -> Job:
+def _rolled_back(moves: Moves, job: Job, why: str) -> Job:
     ended = moves.ended(job.id)
-    assert ended.state is JobState.UNDONE, moves.story(job.id)
+    assert ended.state is JobState.ROLLED_BACK, moves.story(job.id)
     assert why in (ended.error or "")
     moves.nothing_left(ended)
     assert not Path(ended.disks[0].destination_path).exists()
@@ -117,7 +117,7 @@ def test_a_guest_that_powers_off_stays_off_at_the_source_with_all_its_data(moves
     guest = moves.boot(fill_mib=32)
     job = _under_way(moves, guest, phase)
     _write_port(moves, guest, POWER_OFF)
-    _undone(moves, job, "powered off or crashed")
+    _rolled_back(moves, job, "powered off or crashed")
     _lost_nothing(moves, guest)
 
 
@@ -158,7 +158,7 @@ def _words(found: Process) -> bytes:
 
 
 def _ended_by_its_owner(moves: Moves, guest: str, job: Job) -> None:
-    ended = _undone(moves, job, "")
+    ended = _rolled_back(moves, job, "")
     assert "powered off or crashed" in (ended.error or "") or "died before it was let run" in (ended.error or "")
     _lost_nothing(moves, guest)
 
@@ -168,7 +168,7 @@ def test_a_guest_that_powers_off_and_keeps_its_qemu_stays_off_at_the_source(move
     guest = moves.boot(fill_mib=32, more=("-no-shutdown",))
     job = _under_way(moves, guest, phase)
     _write_port(moves, guest, POWER_OFF)
-    _undone(moves, job, f"{guest} powered off while it was being moved")
+    _rolled_back(moves, job, f"{guest} powered off while it was being moved")
     assert _runstate(moves, guest) == "shutdown"
 
 
@@ -176,7 +176,7 @@ def test_a_guest_that_panics_and_is_ended_for_that_stays_off_at_the_source(moves
     guest = moves.boot(fill_mib=32, more=("-device", "pvpanic,id=panic0"))
     job = _under_way(moves, guest, "copy")
     _write_port(moves, guest, PANIC)
-    _undone(moves, job, "powered off or crashed")
+    _rolled_back(moves, job, "powered off or crashed")
     _lost_nothing(moves, guest)
 
 
@@ -187,7 +187,7 @@ def test_a_guest_that_panics_and_is_stopped_for_that_stays_at_the_source_to_be_l
     guest = moves.boot(fill_mib=32, more=("-device", "pvpanic,id=panic0", "-action", "panic=pause"))
     job = _under_way(moves, guest, phase)
     _write_port(moves, guest, PANIC)
-    _undone(moves, job, f"{guest} panicked while it was being moved")
+    _rolled_back(moves, job, f"{guest} panicked while it was being moved")
     assert _runstate(moves, guest) == "guest-panicked"
 
 
@@ -227,7 +227,7 @@ def test_a_guest_that_its_owner_paused_stays_paused_when_its_move_is_cancelled(
     job = _under_way(moves, guest, phase)
     _ask(moves, guest, "stop")
     jobs.cancel(job.id)
-    _undone(moves, job, "cancelled")
+    _rolled_back(moves, job, "cancelled")
     assert _runstate(moves, guest) == "paused"
     _ask(moves, guest, "cont")
     moves.intact(guest, "host-a")
@@ -272,7 +272,7 @@ def test_a_device_that_is_plugged_in_during_the_copy_ends_the_move_and_stays(mov
     guest = moves.boot(SCSI, fill_mib=32)
     job = _under_way(moves, guest, "copy")
     _ask(moves, guest, "device_add", driver="scsi-cd", id="late", bus="scsi0.0")
-    _undone(moves, job, f"late was plugged in while {guest} was being moved")
+    _rolled_back(moves, job, f"late was plugged in while {guest} was being moved")
     names = {child["name"] for child in _ask(moves, guest, "qom-list", path="/machine/peripheral")}
     assert "late" in names
     moves.intact(guest, "host-a")
@@ -282,7 +282,7 @@ def test_a_device_that_is_unplugged_during_the_copy_ends_the_move(moves: Moves) 
     guest = moves.boot(SCSI, SCSI, fill_mib=32)
     job = _under_way(moves, guest, "copy")
     _ask(moves, guest, "device_del", id="device1")
-    _undone(moves, job, f"device1 was unplugged while {guest} was being moved")
+    _rolled_back(moves, job, f"device1 was unplugged while {guest} was being moved")
     names = {child["name"] for child in _ask(moves, guest, "qom-list", path="/machine/peripheral")}
     assert "device1" not in names
     assert _runstate(moves, guest) == "running"

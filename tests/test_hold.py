@@ -7,7 +7,7 @@ import pytest
 from models.job import Job, JobState
 from tests.helpers import Moves, until
 from workflows.migration import jobs
-from workflows.submit_options import Terms
+from workflows.submit_options import SubmitOptions
 
 pytestmark = pytest.mark.guests
 
@@ -19,7 +19,7 @@ def in_sync(moves: Moves, job_id: int) -> Job | None:
 
 def test_a_held_move_waits_in_sync_until_it_is_released_and_a_seeded_one_until_its_time(moves: Moves) -> None:
     guest = moves.boot()
-    held = jobs.submit(guest, "host-b", terms=Terms(hold=True))
+    held = jobs.submit(guest, "host-b", terms=SubmitOptions(hold=True))
     before = until("both sides are equal", lambda: in_sync(moves, held.id))
     until("what the guest writes is copied too", lambda: _copied(moves, held.id) > before.disks[0].bytes_copied)
     assert moves.step_is(held.id, "await_sync", "running")
@@ -28,8 +28,8 @@ def test_a_held_move_waits_in_sync_until_it_is_released_and_a_seeded_one_until_i
     moves.intact(guest, "host-b")
 
     at = datetime.now(UTC) + timedelta(seconds=20)
-    seeded = jobs.submit(guest, "host-a", terms=Terms(seed=True, not_before=at))
-    until("it says what it waits for", lambda: "it begins at" in (moves.job(seeded.id).waiting or ""))
+    seeded = jobs.submit(guest, "host-a", terms=SubmitOptions(seed=True, not_before=at))
+    until("it says what it waits for", lambda: "it begins at" in (moves.job(seeded.id).wait_reason or ""))
     assert in_sync(moves, seeded.id)
     done = moves.ended(seeded.id)
     moves.done(done)
@@ -40,11 +40,11 @@ def test_a_held_move_waits_in_sync_until_it_is_released_and_a_seeded_one_until_i
 
 def test_a_held_move_that_is_cancelled_leaves_the_guest_where_it_is(moves: Moves) -> None:
     guest = moves.boot()
-    held = jobs.submit(guest, "host-b", terms=Terms(hold=True))
+    held = jobs.submit(guest, "host-b", terms=SubmitOptions(hold=True))
     until("both sides are equal", lambda: in_sync(moves, held.id))
     jobs.cancel(held.id)
     ended = moves.ended(held.id)
-    assert ended.state is JobState.UNDONE
+    assert ended.state is JobState.ROLLED_BACK
     moves.nothing_left(ended)
     moves.intact(guest, "host-a")
 

@@ -67,7 +67,7 @@ def test_a_guest_moves_in_a_lab_and_nothing_is_left_of_it(folder: Path) -> None:
     drover(folder, "lab", "guest", "web", "--host", "host-a", "--disk", "64M", "--disk", "32M:raw:drive:virtio-scsi")
     moved = drover(folder, "migrate", "web", "--to", "host-b", "--wait")
     assert moved["state"] == "done"
-    assert moved["blackout_ms"] > 0
+    assert moved["downtime_ms"] > 0
     verdict = drover(folder, "lab", "verify", "web")
     assert (verdict["ok"], verdict["host"]) == (True, "host-b")
     _flower_shows_the_steps(up["flower"])

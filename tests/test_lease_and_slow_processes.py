@@ -15,7 +15,7 @@ from models.job import Direction, Job, Side
 from tests.helpers import until
 from workers import executor, processes
 from workers.processes import Process
-from workers.step import Context, Step
+from workers.step import Context, StepHandler
 from workflows.migration import claims
 from workflows.migration.claims import Claim
 
@@ -24,7 +24,7 @@ STUBBORN = (
 )
 
 
-class Blocking(Step):
+class Blocking(StepHandler):
     """Holds its event loop up for longer than the lease lasts."""
 
     name, side = "cleanup", Side.SOURCE

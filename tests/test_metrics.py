@@ -91,13 +91,13 @@ def fleet(database: None) -> Scrape:
     return Scrape()
 
 
-def end(job_id: int, blackout_ms: float, ago_s: float) -> None:
+def end(job_id: int, downtime_ms: float, ago_s: float) -> None:
     """A job that moved its guest so long ago."""
     counters = datetime.now(UTC) - timedelta(seconds=ago_s)
     with transaction() as session:
         job = session.get_one(Job, job_id)
         job.state, job.finished_at, job.ram = JobState.DONE, counters, {"transferred": 3_000_000_000}
-        job.blackout = {"ms": blackout_ms, "phases": {}}
+        job.downtime = {"ms": downtime_ms, "phases": {}}
         job.disks[0].bytes_copied = 7_000_000_000
         for step in job.steps:
             step.state = StepState.DONE
@@ -119,7 +119,7 @@ def test_jobs_and_hosts_are_told_as_they_are(fleet: Scrape) -> None:
     assert fleet("drover_jobs", state="queued") == 1
     assert fleet("drover_jobs", state="running") == 1
     assert fleet("drover_jobs", state="needs_operator") == 1
-    assert fleet("drover_jobs", state="undoing") == 0
+    assert fleet("drover_jobs", state="rolling_back") == 0
     assert fleet("drover_host_up", host="hv1") == 1
     assert fleet("drover_host_up", host="dead") == 0
     assert fleet("drover_host_guests", host="hv1") == 4
@@ -140,35 +140,35 @@ def test_a_job_that_stands_still_is_told_with_its_guest_step_and_host(fleet: Scr
 
 
 def test_what_has_ended_is_counted_once_and_by_every_controller_alike(fleet: Scrape) -> None:
-    end(factories.job("old", "hv2", state=JobState.RUNNING), blackout_ms=42, ago_s=60)
+    end(factories.job("old", "hv2", state=JobState.RUNNING), downtime_ms=42, ago_s=60)
     for asked in (fleet, fleet, Scrape()):
         assert asked("drover_jobs_ended_total", state="done") == 1
         assert asked("drover_moved_bytes_total", what="disks") == 7_000_000_000
         assert asked("drover_moved_bytes_total", what="ram") == 3_000_000_000
-        assert asked("drover_blackout_seconds_bucket", le="0.03") == 0
-        assert asked("drover_blackout_seconds_bucket", le="0.05") == 1
-        assert asked("drover_blackout_seconds_sum") == pytest.approx(0.042)
+        assert asked("drover_downtime_seconds_bucket", le="0.03") == 0
+        assert asked("drover_downtime_seconds_bucket", le="0.05") == 1
+        assert asked("drover_downtime_seconds_sum") == pytest.approx(0.042)
     labels = {"step": "mirror_disks", "side": "source", "direction": "do", "outcome": "done"}
     assert fleet("drover_step_duration_seconds_bucket", le="1", **labels) == 0
     assert fleet("drover_step_duration_seconds_bucket", le="2.5", **labels) == 1
 
 
 def test_what_ended_after_the_last_look_is_added_at_once_and_is_not_lost_to_a_clock_that_is_late(fleet: Scrape) -> None:
-    assert fleet("drover_blackout_seconds_count") == 0
+    assert fleet("drover_downtime_seconds_count") == 0
     for name, ago_s in (("old", 0), ("late", 600), ("early", -600)):
         if name != "old":
             factories.guest(name, "hv1")
-        end(factories.job(name, "hv2", state=JobState.RUNNING), blackout_ms=42, ago_s=ago_s)
+        end(factories.job(name, "hv2", state=JobState.RUNNING), downtime_ms=42, ago_s=ago_s)
     for asked in (fleet, fleet, Scrape()):
-        assert asked("drover_blackout_seconds_count") == 3
+        assert asked("drover_downtime_seconds_count") == 3
 
 
 def test_what_has_settled_is_counted_once(fleet: Scrape, monkeypatch: pytest.MonkeyPatch) -> None:
-    end(factories.job("old", "hv2", state=JobState.RUNNING), blackout_ms=42, ago_s=30)
-    assert fleet("drover_blackout_seconds_count") == 1
+    end(factories.job("old", "hv2", state=JobState.RUNNING), downtime_ms=42, ago_s=30)
+    assert fleet("drover_downtime_seconds_count") == 1
     monkeypatch.setattr(counters, "SETTLED", timedelta(seconds=10))
     for _ in range(3):
-        assert fleet("drover_blackout_seconds_count") == 1
+        assert fleet("drover_downtime_seconds_count") == 1
 
 
 def test_a_counter_does_not_go_back_when_an_operator_lets_a_job_go_on(fleet: Scrape) -> None:
@@ -300,7 +300,7 @@ def described(scrape: Scrape) -> dict[str, tuple[str, frozenset[str]]]:
 @pytest.fixture
 def telling(fleet: Scrape, drain: Drain, database_lab: Lab) -> Iterator[Scrape]:
     """A fleet of which there is something to tell under each name."""
-    end(factories.job("old", "hv2", state=JobState.RUNNING), blackout_ms=42, ago_s=60)
+    end(factories.job("old", "hv2", state=JobState.RUNNING), downtime_ms=42, ago_s=60)
     redis = services.start_redis(database_lab)
     yield fleet
     redis.kill()

@@ -9,7 +9,7 @@ import pytest
 from lab.guest.spec import DiskSpec
 from models.database import transaction
 from models.guest import Guest
-from models.job import BLACKOUT_PHASES, Disk
+from models.job import DOWNTIME_PHASES, Disk
 from tests.helpers import MIB, Moves, until
 from workers.qemu.monitor import connect
 
@@ -112,13 +112,13 @@ def _write_zeroes(moves: Moves, guest: str, device: str, *, at_mib: int, mib: in
     asyncio.run(write())
 
 
-def test_the_blackout_is_told_with_a_name_for_each_part(moves: Moves) -> None:
+def test_the_downtime_is_told_with_a_name_for_each_part(moves: Moves) -> None:
     guest = moves.boot()
     job = moves.move(guest, "host-b")
     moves.done(job)
-    assert job.blackout is not None
-    assert job.blackout["ms"] > 0
-    phases = job.blackout["phases"]
-    assert set(phases) == set(BLACKOUT_PHASES)
-    assert sum(phases.values()) == pytest.approx(job.blackout["ms"], abs=0.1)
+    assert job.downtime is not None
+    assert job.downtime["ms"] > 0
+    phases = job.downtime["phases"]
+    assert set(phases) == set(DOWNTIME_PHASES)
+    assert sum(phases.values()) == pytest.approx(job.downtime["ms"], abs=0.1)
     assert all(ms >= 0 for name, ms in phases.items() if name != "messages")

@@ -13,7 +13,7 @@ from models.database import engine, transaction
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host, HostRequest, HostState
-from models.job import Attempt, Disk, Job, JobState, Step, StepState, tell
+from models.job import Attempt, Disk, Job, JobState, Step, StepState, record_event
 from models.webhook import Delivery
 from workflows.migration import chain
 
@@ -81,7 +81,7 @@ def _rows_in_every_table() -> None:
             session.add(job)
             session.flush()
             session.add(Attempt(job_id=job.id, token=1, seq=0, direction="do", owner="x"))
-            tell(session, job.id, by="test", action="submitted", sentence="it is to move")
+            record_event(session, job.id, by="test", action="submitted", sentence="it is to move")
             session.add(DrainGuest(drain_id=drain.id, guest=guest, position=0, source="one", job_id=job.id))
             session.add(Delivery(job_id=job.id, url="http://x", body={}))
     for table in Base.metadata.sorted_tables:

@@ -60,7 +60,7 @@ def test_a_second_submission_is_told_to_leave_the_image_of_the_first_alone(moves
     said = _refusal_at_the_destination(guest, planned)
     assert f"{image} exists already and belongs to job {job.id}, leave it" in said
     jobs.cancel(job.id)
-    assert moves.ended(job.id).state is JobState.UNDONE
+    assert moves.ended(job.id).state is JobState.ROLLED_BACK
 
 
 def _refusal_at_the_destination(guest: str, inspection: dict[str, object]) -> str:

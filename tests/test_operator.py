@@ -18,7 +18,7 @@ from models.host import Host
 from models.job import Job, JobState, Side
 from tests.helpers import MIB, Moves, until
 from workers import processes
-from workers.executor import UNDO_ATTEMPTS
+from workers.executor import ROLLBACK_ATTEMPTS
 from workers.qemu.monitor import connect
 from workflows import guests
 from workflows.migration import jobs, operator_actions, reconcile
@@ -82,7 +82,7 @@ def test_a_destination_that_is_gone_for_good_is_fenced_and_the_guest_stays_at_th
     job = _copying(moves, guest)
     _end_worker(moves, "host-b")
     jobs.cancel(job.id)
-    until("the source's side is undone", lambda: moves.step_is(job.id, "mirror_disks", "undone"))
+    until("the source's side is rolled back", lambda: moves.step_is(job.id, "mirror_disks", "rolled_back"))
     _silent_since_long("host-b")
     asked = moves.ended(job.id)
     assert asked.state is JobState.NEEDS_OPERATOR
@@ -93,7 +93,7 @@ def test_a_destination_that_is_gone_for_good_is_fenced_and_the_guest_stays_at_th
     for process in moves.processes_of(job, "host-b"):
         process.kill()  # the host is off
     _cli(moves, *command.split()[1:])
-    assert moves.ended(job.id).state is JobState.UNDONE
+    assert moves.ended(job.id).state is JobState.ROLLED_BACK
     moves.intact(guest, "host-a")
 
 
@@ -103,11 +103,11 @@ def test_a_job_that_waits_for_a_silent_host_goes_on_by_itself_once_it_is_back(mo
     job = _copying(moves, guest)
     _end_worker(moves, "host-b")
     jobs.cancel(job.id)
-    until("the source's side is undone", lambda: moves.step_is(job.id, "mirror_disks", "undone"))
+    until("the source's side is rolled back", lambda: moves.step_is(job.id, "mirror_disks", "rolled_back"))
     _silent_since_long("host-b")
     assert moves.ended(job.id).state is JobState.NEEDS_OPERATOR
     fleet.start_worker(moves.lab, moves.lab.host("host-b"))
-    until("the job is undone", lambda: moves.job(job.id).state is JobState.UNDONE)
+    until("the job is rolled back", lambda: moves.job(job.id).state is JobState.ROLLED_BACK)
     ended = moves.job(job.id)
     moves.nothing_left(ended)
     moves.intact(guest, "host-a")
@@ -156,7 +156,7 @@ def test_a_destination_that_died_right_after_the_switch_is_fenced_and_the_source
     command = f"drover job resolve {job.id} --owner source --fenced host-b"
     assert (asked.error or "").count(f"`{command}`") == 1
     _cli(moves, *command.split()[1:])
-    assert moves.ended(job.id).state is JobState.UNDONE
+    assert moves.ended(job.id).state is JobState.ROLLED_BACK
     moves.intact(guest, "host-a")
 
 
@@ -184,7 +184,7 @@ def test_a_guest_that_powers_off_during_the_copy_ends_the_job_and_nothing_is_lef
     for process in _source_qemus(moves, guest):
         process.kill()
     ended = moves.ended(job.id)
-    assert ended.state is JobState.UNDONE
+    assert ended.state is JobState.ROLLED_BACK
     assert "powered off or crashed" in (ended.error or "")
     moves.nothing_left(ended)
     assert not Path(ended.disks[0].destination_path).exists()
@@ -262,23 +262,23 @@ def test_a_source_that_cannot_be_cleaned_up_asks_for_an_operator_and_goes_on_by_
     moves.intact(guest, "host-b")
 
 
-def test_an_undo_that_fails_for_good_asks_for_an_operator_and_goes_on_by_retry(moves: Moves) -> None:
+def test_an_rollback_that_fails_for_good_asks_for_an_operator_and_goes_on_by_retry(moves: Moves) -> None:
     guest = moves.boot(fill_mib=32)
     job = _copying(moves, guest)
     manifest = moves.directory(job, "host-b") / "created.json"
     whole = manifest.read_bytes()
     manifest.write_bytes(whole[:10])  # as a disk that was full leaves it
     jobs.cancel(job.id)
-    until("undoing failed once", lambda: moves.job(job.id).steps[0].error)
+    until("rolling back failed once", lambda: moves.job(job.id).steps[0].error)
     with transaction() as session:
-        session.get_one(Job, job.id).steps[0].attempts = UNDO_ATTEMPTS - 1  # spares two minutes of further tries
+        session.get_one(Job, job.id).steps[0].attempts = ROLLBACK_ATTEMPTS - 1  # spares two minutes of further tries
     asked = moves.ended(job.id)
     assert asked.state is JobState.NEEDS_OPERATOR
     assert "prepare_dest_image on host-b failed" in (asked.error or "")
     manifest.write_bytes(whole)
     _follow_advice(moves, asked, "retry")
     ended = moves.ended(job.id)
-    assert ended.state is JobState.UNDONE
+    assert ended.state is JobState.ROLLED_BACK
     moves.nothing_left(ended)
     moves.intact(guest, "host-a")
 

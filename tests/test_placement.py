@@ -68,21 +68,21 @@ def test_only_the_named_hosts_are_used_and_never_the_excluded_ones() -> None:
 
 
 def test_guests_of_one_group_go_to_one_host_or_stay_together() -> None:
-    pair = [guest("a", 3, together="shop"), guest("b", 3, together="shop")]
+    pair = [guest("a", 3, affinity="shop"), guest("b", 3, affinity="shop")]
     assert set(where(plan(pair, rooms(room("two", 8), room("three", 5)), [])).values()) == {"two"}
     assert set(plan(pair, rooms(room("two", 5), room("three", 5)), []).left) == {"a", "b"}
 
 
 def test_a_group_goes_where_its_other_guests_are() -> None:
     made = plan(
-        [guest("a", together="shop")], rooms(room("two", 4), room("three", 8)), [Resident(host="two", together="shop")]
+        [guest("a", affinity="shop")], rooms(room("two", 4), room("three", 8)), [Resident(host="two", affinity="shop")]
     )
     assert where(made) == {"a": "two"}
 
 
 def test_guests_that_are_to_be_kept_apart_never_share_a_host() -> None:
-    replicas = [guest(name, apart="db") for name in "abc"]
-    made = plan(replicas, rooms(room("two"), room("three"), room("four")), [Resident(host="four", apart="db")])
+    replicas = [guest(name, anti_affinity="db") for name in "abc"]
+    made = plan(replicas, rooms(room("two"), room("three"), room("four")), [Resident(host="four", anti_affinity="db")])
     assert sorted(where(made).values()) == ["three", "two"]
     assert "four has a guest of the group 'db'" in next(iter(made.left.values()))
 

@@ -52,7 +52,7 @@ def test_a_refused_submission_is_on_record_and_its_key_can_be_used_again(moves: 
     guest = moves.boot()
     _send(moves, guest, "host-a", "to where it is")
     refused = until("the refusal is recorded", lambda: _job("to where it is"))
-    assert refused.state is JobState.UNDONE
+    assert refused.state is JobState.ROLLED_BACK
     assert "is on host-a already" in refused.error
     _send(moves, guest, "host-b", "to where it is")
     job = until("the job exists", lambda: (job := _job("to where it is")) and not job.refused and job)

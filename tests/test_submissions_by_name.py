@@ -14,7 +14,7 @@ from tests.factories import guest, host
 from workflows import tasks
 from workflows.migration import jobs
 from workflows.migration.jobs import MigrationOptions
-from workflows.submit_options import Terms
+from workflows.submit_options import SubmitOptions
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -37,8 +37,8 @@ def recorded(key: str) -> Job | None:
         ({"to": 5}, "to is a text"),
         ({"to": "tw\0o"}, "to is a text"),
         ({"to": None}, "to is a text"),
-        ({"max_blackout_ms": "x"}, "max_blackout_ms is a whole number"),
-        ({"max_blackout_ms": True}, "max_blackout_ms is a whole number"),
+        ({"max_downtime_ms": "x"}, "max_downtime_ms is a whole number"),
+        ({"max_downtime_ms": True}, "max_downtime_ms is a whole number"),
         ({"bandwidth_bytes_per_s": -1}, "bandwidth_bytes_per_s is a whole number"),
         ({"priority": "high"}, "priority is a whole number"),
         ({"priority": 2**40}, "priority is a whole number"),
@@ -79,7 +79,7 @@ def test_a_guest_that_is_none_raises_nothing(wrong: dict[str, Any]) -> None:
         ({"to": 5}, "to is a list of hosts"),
         ({"to": "two"}, "to is a list of hosts"),
         ({"exclude": [5]}, "exclude is a text"),
-        ({"max_blackout_ms": "x"}, "max_blackout_ms is a whole number"),
+        ({"max_downtime_ms": "x"}, "max_downtime_ms is a whole number"),
         ({"every": 5}, "every is a text"),
         ({"every": "x\0"}, "every is a text"),
         ({"webhook": "file:///"}, "is no address to tell"),
@@ -110,7 +110,7 @@ ADDRESSES = [
 @pytest.mark.parametrize("url", ADDRESSES)
 def test_what_is_no_address_is_refused_in_one_sentence_and_nothing_is_queued_to_it(url: str) -> None:
     with pytest.raises(PreconditionFailed, match="write https://HOST/PATH"):
-        Terms(webhook=url)
+        SubmitOptions(webhook=url)
     tasks.submit(guest="web", to="two", idempotency_key="k", webhook=url)
     job = recorded("k")
     assert job is not None
@@ -121,7 +121,7 @@ def test_what_is_no_address_is_refused_in_one_sentence_and_nothing_is_queued_to_
 
 @pytest.mark.parametrize("url", ["http://localhost:8080/x?y=z", "https://[::1]/", "http://10.0.0.1"])
 def test_what_is_an_address_is_taken(url: str) -> None:
-    assert Terms(webhook=url).webhook == url
+    assert SubmitOptions(webhook=url).webhook == url
 
 
 def test_a_refusal_is_told_where_the_address_is_one() -> None:
@@ -134,8 +134,8 @@ def test_a_refusal_is_told_where_the_address_is_one() -> None:
 
 
 def test_options_and_terms_of_wrong_types_are_refused_wherever_they_come_from() -> None:
-    with pytest.raises(PreconditionFailed, match="max_blackout_ms"):
-        MigrationOptions(max_blackout_ms=0)
+    with pytest.raises(PreconditionFailed, match="max_downtime_ms"):
+        MigrationOptions(max_downtime_ms=0)
     with pytest.raises(PreconditionFailed, match="hold"):
-        Terms(hold=1)  # type: ignore[arg-type]
+        SubmitOptions(hold=1)  # type: ignore[arg-type]
     assert jobs.record_refusal(object(), "two", "k", "why", by="test") is None

@@ -1,4 +1,4 @@
-"""What the worker knows of its switch processes, whatever became of the worker that started them."""
+"""What the worker knows of its switchover processes, whatever became of the worker that started them."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from workers.steps import migrate_ram
 from workers.switchover import __main__ as switch
 from workers.switchover import parameters, supervisor
 from workers.switchover.journal import Story
-from workers.switchover.parameters import SourceOrder
+from workers.switchover.parameters import SourceParameters
 from workflows.migration.claims import Claim
 
 
@@ -41,8 +41,8 @@ def _context(folder: Path) -> Context:
     return Context(claim=claim, settings=Settings(database_url="", broker_url="", directory=folder))
 
 
-def _order(folder: Path) -> SourceOrder:
-    return SourceOrder(
+def _order(folder: Path) -> SourceParameters:
+    return SourceParameters(
         qmp=str(folder / "qmp"),
         key="00",
         images=[],
@@ -52,7 +52,7 @@ def _order(folder: Path) -> SourceOrder:
         mirrors=[],
         nodes=[],
         live=True,
-        max_blackout_ms=1,
+        max_downtime_ms=1,
         bandwidth_bytes_per_s=0,
         deadline_s=1,
         devices=[],

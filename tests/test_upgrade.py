@@ -142,10 +142,10 @@ def test_a_fleet_is_upgraded_piece_by_piece_while_a_guest_moves(old_fleet: Fleet
 
 
 def _switched(moves: Moves, job: Job) -> None:
-    """The job is done, and both versions' switch processes understood each other to the end."""
+    """The job is done, and both versions' switchover processes understood each other to the end."""
     moves.done(job)
-    assert job.blackout is not None
-    assert job.blackout["ms"] is not None
+    assert job.downtime is not None
+    assert job.downtime["ms"] is not None
 
 
 def _copied(at_least: int) -> int:

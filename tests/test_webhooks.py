@@ -24,7 +24,7 @@ from models.webhook import Delivery, DeliveryState
 from tests.factories import guest, host, job
 from tests.helpers import until
 from workflows.migration import jobs
-from workflows.submit_options import Terms
+from workflows.submit_options import SubmitOptions
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -173,7 +173,7 @@ def test_a_refused_submission_is_told_too(inbox: Inbox) -> None:
 @pytest.mark.parametrize("url", ["ftp://somewhere/", "somewhere", "https://"])
 def test_what_is_no_address_is_refused_at_once(url: str) -> None:
     with pytest.raises(PreconditionFailed, match="write https://HOST/PATH"):
-        Terms(webhook=url)
+        SubmitOptions(webhook=url)
 
 
 class _Dripping:

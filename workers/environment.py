@@ -12,7 +12,7 @@ ALLOWED = re.compile(
     r"|HOME|USER|LOGNAME|XDG_[A-Z_]+|TMPDIR"  # where programs look for, and leave, their files
     r"|LANG|LANGUAGE|LC_[A-Z]+|TZ"
     r"|MALLOC_[A-Z_]+|GLIBC_TUNABLES"
-    r"|PYTHON[A-Z0-9_]*|VIRTUAL_ENV"  # for switch processes
+    r"|PYTHON[A-Z0-9_]*|VIRTUAL_ENV"  # for switchover processes
 )
 """Names of the variables that are handed on, and nothing else is."""
 

@@ -15,11 +15,11 @@ from datetime import timedelta
 from celery.exceptions import Ignore
 from sqlalchemy.exc import SQLAlchemyError
 
-from drover.errors import Crossed, DroverError, LeaseLost, NeverRan, StepError, Transient, Unknown
+from drover.errors import Committed, DroverError, LeaseLost, NeverRan, StepError, Transient, Unknown
 from drover.settings import Settings
 from models.database import passing
 from models.job import Direction
-from workers.step import Context, Step
+from workers.step import Context, StepHandler
 from workflows.migration import claims
 from workflows.migration.claims import Claim
 
@@ -30,8 +30,8 @@ STOPPING = threading.Event()
 
 BACK_OFF = (timedelta(seconds=1), timedelta(seconds=5), timedelta(seconds=20))
 POLL_S = 0.25
-UNDO_ATTEMPTS = 8
-"""Undoing is tried longer than doing: the alternative is a person's work."""
+ROLLBACK_ATTEMPTS = 8
+"""Rolling back is tried longer than doing: the alternative is a person's work."""
 
 
 class HandedBack(DroverError):
@@ -42,8 +42,8 @@ class Cancelled(StepError):
     """Somebody asked for the job's end."""
 
 
-def run(step: Step, claim: Claim, settings: Settings, announce: object = None) -> None:
-    """Do or undo a claimed step and record the outcome.
+def run(step: StepHandler, claim: Claim, settings: Settings, announce: object = None) -> None:
+    """Do or roll back a claimed step and record the outcome.
 
     Raises:
         Ignore: the chain must not go on, and somebody else is in charge of that.
@@ -73,7 +73,7 @@ def _let_go(claim: Claim, error: Exception) -> None:
             claims.hand_back(claim)
 
 
-def _failed(step: Step, claim: Claim, error: Exception) -> None:
+def _failed(step: StepHandler, claim: Claim, error: Exception) -> None:
     log.warning("step %s of job %d failed", claim.name, claim.job_id, exc_info=error)
     try:
         with _unless_away(claim):
@@ -94,12 +94,12 @@ def _unless_away(claim: Claim) -> Iterator[None]:
         raise Ignore from error
 
 
-def _settle(step: Step, claim: Claim, error: Exception) -> None:
+def _settle(step: StepHandler, claim: Claim, error: Exception) -> None:
     text = str(error) if isinstance(error, DroverError) else f"{type(error).__name__}: {error}"
     if isinstance(error, Cancelled):
         claims.give_up(claim, text)
         raise Ignore from error
-    if isinstance(error, Crossed):
+    if isinstance(error, Committed):
         claims.go_forward(claim, text)
         raise Ignore from error
     if isinstance(error, NeverRan):
@@ -108,8 +108,8 @@ def _settle(step: Step, claim: Claim, error: Exception) -> None:
     if isinstance(error, Unknown):
         claims.stop_for_operator(claim, text)
         raise error
-    again = isinstance(error, Transient) or claim.direction is Direction.UNDO
-    limit = UNDO_ATTEMPTS if claim.direction is Direction.UNDO else step.attempts
+    again = isinstance(error, Transient) or claim.direction is Direction.ROLLBACK
+    limit = ROLLBACK_ATTEMPTS if claim.direction is Direction.ROLLBACK else step.attempts
     restart_from = getattr(error, "restart_from", None)
     tries = claim.tries if restart_from is None else claim.attempt  # what begins anew has got nowhere
     if not again or tries >= limit:
@@ -120,12 +120,12 @@ def _settle(step: Step, claim: Claim, error: Exception) -> None:
     raise Ignore from error
 
 
-async def _under_lease(step: Step, ctx: Context) -> None:
+async def _under_lease(step: StepHandler, ctx: Context) -> None:
     with _renewing(ctx):
         await _watched(step, ctx)
 
 
-async def _watched(step: Step, ctx: Context) -> None:
+async def _watched(step: StepHandler, ctx: Context) -> None:
     work = asyncio.create_task(_bring_about(step, ctx))
     watch = asyncio.create_task(_watch(step, ctx))
     done, running = await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
@@ -136,9 +136,9 @@ async def _watched(step: Step, ctx: Context) -> None:
         task.result()
 
 
-async def _bring_about(step: Step, ctx: Context) -> None:
-    if ctx.claim.direction is Direction.UNDO:
-        await step.undo(ctx)
+async def _bring_about(step: StepHandler, ctx: Context) -> None:
+    if ctx.claim.direction is Direction.ROLLBACK:
+        await step.rollback(ctx)
         return
     if not await step.verify(ctx):
         await step.do(ctx)
@@ -146,9 +146,9 @@ async def _bring_about(step: Step, ctx: Context) -> None:
             raise Transient(f"{step.name} took no effect")
 
 
-async def _watch(step: Step, ctx: Context) -> None:
+async def _watch(step: StepHandler, ctx: Context) -> None:
     """End when the lease is lost, when the worker stops, or when the job is cancelled."""
-    refused = ctx.claim.direction is Direction.UNDO
+    refused = ctx.claim.direction is Direction.ROLLBACK
     while True:
         ctx.claim.check()
         if STOPPING.is_set():

@@ -3,7 +3,7 @@
 Only a running guest is moved, with the devices that it had at the preflight. So a reset changes nothing, a guest that
 stands still is waited for, and one that is powered off, or has other devices now, stays where it is.
 
-What QEMU does (10.0.2): until the switch everything is allowed but `block_resize` of a disk that is mirrored; from
+What QEMU does (10.0.2): until the switchover everything is allowed but `block_resize` of a disk that is mirrored; from
 `migrate` on devices can no longer be plugged or unplugged. A guest that stops while its RAM is sent is sent as it is,
 and arrives as `paused` when its owner paused it, which looks like any guest that has just arrived; so the move is
 called off (`workers.switchover.source`). Cancelling a migration restores the run state of before, whatever it was.

@@ -36,7 +36,7 @@ async def _source(job: Job, directory: JobDirectory) -> Document:
     alive = Process(there["pid"], there["started"]).alive
     stories = [journal.read(path) for path in directory.path.glob(f"switch-{Side.SOURCE}-*.jsonl")]
     told = {
-        "told_to_run": any(story.crossed for story in stories),
+        "told_to_run": any(story.committed for story in stories),
         "went_on": any(story.went_on and story.last("continuing") is not None for story in stories),
     }
     return {"alive": alive, **told, **(await _ask(there["qmp"]) if alive else SILENT)}

@@ -16,7 +16,7 @@ from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
 from workers.qemu.refusals import command_line_refusals
 
 CAPABILITIES = ("pause-before-switchover", "return-path", "events")
-"""Without these the switch cannot be made safe."""
+"""Without these the switchover cannot be made safe."""
 NO_UUID = "00000000-0000-0000-0000-000000000000"
 """What `query-uuid` answers for a machine that was started without one."""
 

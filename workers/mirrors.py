@@ -22,7 +22,7 @@ LAST_STRETCH_S = 2
 PATIENCE_WITH_LAST_STRETCH_S = 6.0
 
 PATIENCE_S = 5.0
-"""A QEMU that gives no answer for so long may be waiting for its link to the exporter."""
+"""A QEMU that gives no answer for so long may be waiting for its link to the NBD server."""
 
 
 def name(job_id: int, index: int) -> str:
@@ -36,8 +36,8 @@ def names(ctx: Context) -> list[str]:
 
 
 def server(ctx: Context, index: int) -> dict[str, str]:
-    """Where the exporter offers this disk's image."""
-    told = ctx.job.exporter
+    """Where the NBD server offers this disk's image."""
+    told = ctx.job.nbd_server
     return {
         "host": told["address"],
         "port": str(told["port"]),
@@ -46,7 +46,7 @@ def server(ctx: Context, index: int) -> dict[str, str]:
 
 
 async def missing(ctx: Context, monitor: Monitor) -> list[int]:
-    """The disks that are not being mirrored to the present exporter, or whose mirror has ended."""
+    """The disks that are not being mirrored to the present NBD server, or whose mirror has ended."""
     states = await block.mirrors(monitor, names(ctx))
     targets = {
         node["node-name"]: node["image"]["filename"]

@@ -1,8 +1,8 @@
-"""The exporter: one `qemu-storage-daemon` per job on the destination, serving all its images over NBD.
+"""The NBD server: one `qemu-storage-daemon` per job on the destination, serving all its images over NBD.
 
 It lives apart from the incoming QEMU, so that RAM can be tried again without a new copy, and `cont` fails
 closed while an image is still exported. Export names hold a nonce that changes with each start: a mirror can
-never attach itself to a restarted exporter, which may have lost writes that it had acknowledged.
+never attach itself to a restarted NBD server, which may have lost writes that it had acknowledged.
 """
 
 import socket
@@ -19,7 +19,7 @@ from workers.step import Context
 PROGRAM = "qemu-storage-daemon"
 ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 """Keeps the memory of one request for the next. glibc would give it back to the kernel, which makes it anew and zeroes
-it for each: a third of the exporter's CPU with QEMU 10.0.2 (`docs/performance.md`). 32 MiB is the most it takes."""
+it for each: a third of the NBD server's CPU with QEMU 10.0.2 (`docs/performance.md`). 32 MiB is the most it takes."""
 
 
 def images(ctx: Context, nonce: str) -> list[ExportedImage]:
@@ -43,20 +43,20 @@ def export_name(nonce: str, index: int) -> str:
 
 
 def running(ctx: Context) -> Process | None:
-    """The job's exporter, if it lives."""
+    """The job's NBD server, if it lives."""
     return processes.one(ctx.directory.mark("exporter"))
 
 
 async def serves(ctx: Context) -> bool:
-    """The exporter that the job's record names lives and offers every image."""
-    if not ctx.job.exporter or running(ctx) is None:
+    """The NBD server that the job's record names lives and offers every image."""
+    if not ctx.job.nbd_server or running(ctx) is None:
         return False
     try:
-        async with ctx.exporter() as monitor:
+        async with ctx.nbd_server() as monitor:
             offered = await block.exports(monitor)
     except MonitorLost:
         return False
-    return offered == {image.export for image in images(ctx, ctx.job.exporter["nonce"])}
+    return offered == {image.export for image in images(ctx, ctx.job.nbd_server["nonce"])}
 
 
 def refuses(ctx: Context) -> bool:
@@ -71,7 +71,7 @@ def reachable(ctx: Context) -> bool:
 
 def _knock(ctx: Context) -> bool | None:
     """Whether somebody listens at its port; None: no answer."""
-    address, port = ctx.job.exporter["address"], ctx.job.exporter["port"]
+    address, port = ctx.job.nbd_server["address"], ctx.job.nbd_server["port"]
     try:
         socket.create_connection((address, port), timeout=1.0).close()
     except ConnectionRefusedError:
@@ -82,7 +82,7 @@ def _knock(ctx: Context) -> bool | None:
 
 
 def bind(ctx: Context) -> socket.socket:
-    """A listening socket on a free port of the migration network, for the exporter to inherit."""
+    """A listening socket on a free port of the migration network, for the NBD server to inherit."""
     family = socket.AF_INET6 if ":" in ctx.settings.address else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.bind((ctx.settings.address, 0))
@@ -91,12 +91,12 @@ def bind(ctx: Context) -> socket.socket:
 
 
 async def start(ctx: Context, listening: socket.socket, nonce: str) -> None:
-    """Start the exporter on that socket and offer all images.
+    """Start the NBD server on that socket and offer all images.
 
     Raises:
         Fatal: it cannot be started; the text holds its last words.
     """
-    path = ctx.directory.exporter_qmp
+    path = ctx.directory.nbd_server_qmp
     path.unlink(missing_ok=True)
     descriptor = listening.fileno()
     argv = [
@@ -114,7 +114,7 @@ async def start(ctx: Context, listening: socket.socket, nonce: str) -> None:
     )
     writeback.keep_up(started, [disk.destination_path for disk in ctx.job.disks])
     await monitor_ready(started, path, ctx.directory.log("exporter"))
-    async with ctx.exporter() as monitor:
+    async with ctx.nbd_server() as monitor:
         for image in images(ctx, nonce):
             await block.export(monitor, image)
 
@@ -124,4 +124,4 @@ async def stop(ctx: Context) -> None:
     ctx.guard()
     for process in processes.find(ctx.directory.mark("exporter")):
         await process.end()
-    ctx.directory.exporter_qmp.unlink(missing_ok=True)
+    ctx.directory.nbd_server_qmp.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Processes that must outlive the worker which started them: exporters, incoming QEMUs, switches.
+"""Processes that must outlive the worker which started them: NBD servers, incoming QEMUs, switches.
 
 Each carries its name in its environment, so that any later worker finds it again with no file or row to trust.
 "Dead" is decided by pid, start time and state: in a container without a proper init an orphan that was killed

@@ -1,6 +1,6 @@
 """The marker: a file on the destination which says that this host may have let the guest run.
 
-Written before `cont` is sent. Apart from `workers.step`, for the switch process must start quickly: with the
+Written before `cont` is sent. Apart from `workers.step`, for the switchover process must start quickly: with the
 database's classes it would import for longer than all the rest of it takes.
 """
 

@@ -1,7 +1,7 @@
 """The contract of a step. Read this first.
 
-A step looks (`verify`), acts (`do`) and can take its effect away (`undo`). It may die anywhere and be begun
-again by another process, so `do` and `undo` look at QEMU and the disk and do only what is missing. All that a
+A step looks (`verify`), acts (`do`) and can take its effect away (`rollback`). It may die anywhere and be begun
+again by another process, so `do` and `rollback` look at QEMU and the disk and do only what is missing. All that a
 step knows is in its `Context`; all that it writes to the database goes through `Context.note` and `Context.record`.
 """
 
@@ -35,7 +35,7 @@ class JobDirectory:
     path: Path
 
     @property
-    def exporter_qmp(self) -> Path:
+    def nbd_server_qmp(self) -> Path:
         """Monitor of the storage daemon that serves the destination's images."""
         return self.path / "exporter.qmp"
 
@@ -45,11 +45,11 @@ class JobDirectory:
         return Manifest(self.path / "created.json")
 
     def switch_journal(self, side: Side, attempt: int) -> Path:
-        """What the switch process of one attempt did."""
+        """What the switchover process of one attempt did."""
         return self.path / f"switch-{side}-{attempt}.jsonl"
 
     def switch_order(self, side: Side, number: int) -> Path:
-        """What the switch process of this number is to do: it begins when that is there."""
+        """What the switchover process of this number is to do: it begins when that is there."""
         return self.path / f"switch-{side}-{number}.json"
 
     @property
@@ -143,9 +143,9 @@ class Context:
         side = self.source if self.claim.side is Side.SOURCE else self.destination
         return monitor.connect(side["qmp"], self.guard)
 
-    def exporter(self) -> AbstractAsyncContextManager[monitor.Monitor]:
+    def nbd_server(self) -> AbstractAsyncContextManager[monitor.Monitor]:
         """The monitor of the storage daemon on the destination."""
-        return monitor.connect(self.directory.exporter_qmp, self.guard)
+        return monitor.connect(self.directory.nbd_server_qmp, self.guard)
 
 
 def fence(path: Path, token: int) -> None:
@@ -167,7 +167,7 @@ def fence(path: Path, token: int) -> None:
         os.close(descriptor)
 
 
-class Step(ABC):
+class StepHandler(ABC):
     """One move towards the destination. Holds no state."""
 
     name: ClassVar[str]
@@ -189,5 +189,5 @@ class Step(ABC):
         """Cancellation was asked for: may the step be stopped? False once the job can only go forward."""
         return True
 
-    async def undo(self, ctx: Context) -> None:  # noqa: B027 - some steps leave nothing to undo
+    async def rollback(self, ctx: Context) -> None:  # noqa: B027 - some steps leave nothing to roll back
         """Take the effect away, however little of it there is."""

@@ -1,4 +1,4 @@
-"""The Celery tasks of a host: `drover.step.NAME`, `drover.undo.NAME`, `drover.host.answer`. All thin."""
+"""The Celery tasks of a host: `drover.step.NAME`, `drover.rollback.NAME`, `drover.host.answer`. All thin."""
 
 from contextlib import suppress
 from typing import Any

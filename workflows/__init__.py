@@ -1,1 +1,1 @@
-"""What is done, in which order and when: chains, undo, the controller, the command line. Opens no QMP socket."""
+"""What is done, in which order and when: chains, roll back, the controller, the command line. Opens no QMP socket."""

@@ -22,7 +22,7 @@ from workflows.host_rpc import alive
 UNLIMITED = float("inf")
 AMOUNTS = ("cpus", "memory_bytes", "disk_bytes")
 CLOSED = {HostState.ACTIVE: None, HostState.CORDONED: "it is cordoned", HostState.MAINTENANCE: "it is in maintenance"}
-BEGUN = (JobState.RUNNING, JobState.UNDOING, JobState.NEEDS_OPERATOR)
+BEGUN = (JobState.RUNNING, JobState.ROLLING_BACK, JobState.NEEDS_OPERATOR)
 """States in which a job may have something at its destination."""
 
 
@@ -185,7 +185,7 @@ def slots(session: Session, ours: Settings) -> Slots:
     """The moves that count against the limits."""
     found = Slots(limits=ours)
     query = select(Job.source, Job.destination).where(
-        Job.state.in_([JobState.RUNNING, JobState.UNDOING]), not_(or_(parked(), _stalled(ours)))
+        Job.state.in_([JobState.RUNNING, JobState.ROLLING_BACK]), not_(or_(parked(), _stalled(ours)))
     )
     for source, destination in session.execute(query):
         found.take(source, destination)

@@ -106,7 +106,7 @@ def lock_as_planned(session: Session, planned_for: Guest, inspection: Document) 
         raise PreconditionFailed(f"{name} was adopted anew while its hosts were asked: try again")
 
 
-def describe(name: str, *, priority: int | None, together: str | None, apart: str | None) -> Guest:
+def describe(name: str, *, priority: int | None, affinity: str | None, anti_affinity: str | None) -> Guest:
     """Say what drains must know of a guest; None leaves a word as it is, an empty group takes the guest out of it.
 
     Raises:
@@ -116,14 +116,14 @@ def describe(name: str, *, priority: int | None, together: str | None, apart: st
     with transaction() as session:
         guest = session.get_one(Guest, name)
         guest.priority = guest.priority if priority is None else priority
-        guest.together = guest.together if together is None else together or None
-        guest.apart = guest.apart if apart is None else apart or None
+        guest.affinity = guest.affinity if affinity is None else affinity or None
+        guest.anti_affinity = guest.anti_affinity if anti_affinity is None else anti_affinity or None
     return guest
 
 
 def unfinished_jobs() -> Select[Job]:
     """Those that may still move their guest, or wait for an operator."""
-    return select(Job).where(Job.state.not_in([JobState.DONE, JobState.UNDONE]))
+    return select(Job).where(Job.state.not_in([JobState.DONE, JobState.ROLLED_BACK]))
 
 
 def known_guest(name: str) -> Guest:

@@ -103,7 +103,7 @@ def show(table: type[Job] | type[Drain], row_id: int, error: Exception) -> None:
     free = select(table.id).where(table.id == row_id).with_for_update(skip_locked=True).scalar_subquery()
     try:
         with transaction() as session:
-            session.execute(update(table).where(table.id == free).values(waiting=reason(error)))
+            session.execute(update(table).where(table.id == free).values(wait_reason=reason(error)))
     except exc.SQLAlchemyError as other:
         log.warning("%s %d cannot say why it waits: %s", table.__tablename__, row_id, other)
 
@@ -117,5 +117,5 @@ def reason(error: Exception) -> str:
 
 def forget_trouble(row: Job | Drain) -> None:
     """It went on: what the row says of an earlier trouble is over."""
-    if row.waiting is not None and row.waiting.startswith(TROUBLE):
-        row.waiting = None
+    if row.wait_reason is not None and row.wait_reason.startswith(TROUBLE):
+        row.wait_reason = None

@@ -18,7 +18,7 @@ LONGEST = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class SubmitOptions:
     """When a job or a drain may begin and go on, and who is told; see the columns of `Job` with these names."""
 
     priority: int = 0
@@ -83,7 +83,7 @@ def read(
     seed_now: bool = False,
     priority: int = 0,
     webhook: str | None = None,
-) -> Terms:
+) -> SubmitOptions:
     """What was written, as terms; the first time of a repetition is its next one, unless `at` says otherwise.
 
     Raises:
@@ -96,7 +96,7 @@ def read(
     moment = schedule.moment(at, timezone, now) if at else None
     if every and moment is None:
         moment = schedule.following(schedule.recurrence(every, timezone), now)
-    return Terms(
+    return SubmitOptions(
         priority=priority,
         not_before=moment,
         window=Window.parse(window, timezone).document() if window else None,

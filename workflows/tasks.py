@@ -12,11 +12,11 @@ from drover.errors import PreconditionFailed
 from models.drain import DrainKind
 from workflows import schedule, submit_options
 from workflows.drain import commands, dispatcher
-from workflows.drain.commands import Order
+from workflows.drain.commands import DrainRequest
 from workflows.drain.planner import Where
 from workflows.migration import jobs
 from workflows.migration.jobs import MigrationOptions
-from workflows.submit_options import Terms, words
+from workflows.submit_options import SubmitOptions, words
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def submit(
     guest: str,
     to: str,
     idempotency_key: str,
-    max_blackout_ms: int = MigrationOptions.max_blackout_ms,
+    max_downtime_ms: int = MigrationOptions.max_downtime_ms,
     bandwidth_bytes_per_s: int = 0,
     webhook: str | None = None,
     **when: Any,
@@ -35,10 +35,10 @@ def submit(
     """Queue a migration, once per key however often the message arrives.
 
     `when` are `priority`, `at`, `window`, `timezone`, `hold` and `seed_now`, see `workflows.submit_options.read`. A refusal is
-    kept as a job in state `undone` under the same key: `drover job show --key KEY` tells, and so does the webhook.
+    kept as a job in state `rolled_back` under the same key: `drover job show --key KEY` tells, and so does the webhook.
     """
     try:
-        options = MigrationOptions(max_blackout_ms=max_blackout_ms, bandwidth_bytes_per_s=bandwidth_bytes_per_s)
+        options = MigrationOptions(max_downtime_ms=max_downtime_ms, bandwidth_bytes_per_s=bandwidth_bytes_per_s)
         names = {"guest": guest, "to": to, "idempotency_key": idempotency_key}
         for name, value in names.items():
             words(name, value)
@@ -51,7 +51,7 @@ def submit(
         jobs.record_refusal(guest, to, idempotency_key, str(error), by="drover.job.submit", webhook=webhook)
 
 
-def _terms(**when: Any) -> Terms:
+def _terms(**when: Any) -> SubmitOptions:
     try:
         return submit_options.read(**when)
     except TypeError as error:
@@ -81,7 +81,7 @@ def submit_return(*, host: str, idempotency_key: str, **how: Any) -> None:
 
 def _submit(kind: DrainKind, host: str, key: str, **how: Any) -> None:
     """A refusal is kept as a cancelled drain under the same key: `drover drain show --key KEY` tells."""
-    order = Order(kind=kind, host=host)
+    order = DrainRequest(kind=kind, host=host)
     try:
         words("host", host)
         words("idempotency_key", key)
@@ -100,16 +100,16 @@ def _order(
     *,
     to: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    max_blackout_ms: int = MigrationOptions.max_blackout_ms,
+    max_downtime_ms: int = MigrationOptions.max_downtime_ms,
     bandwidth_bytes_per_s: int = 0,
     **when: Any,
-) -> Order:
+) -> DrainRequest:
     """`when` are `priority`, `at`, `window`, `timezone`, `every`, `hold`, `seed_now` and `webhook`."""
-    return Order(
+    return DrainRequest(
         kind=kind,
         host=host,
         where=Where(to=_hosts("to", to), exclude=_hosts("exclude", exclude)),
-        options=MigrationOptions(max_blackout_ms=max_blackout_ms, bandwidth_bytes_per_s=bandwidth_bytes_per_s),
+        options=MigrationOptions(max_downtime_ms=max_downtime_ms, bandwidth_bytes_per_s=bandwidth_bytes_per_s),
         terms=_terms(**when),
         recurrence=schedule.recurrence(when["every"], when.get("timezone", "UTC")) if when.get("every") else None,
     )

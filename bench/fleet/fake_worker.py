@@ -1,4 +1,4 @@
-"""`python -m bench.fleet.fake_worker FIRST LAST`: a worker that serves the queues of many hosts, with nothing behind it.
+"""`python -m bench.fleet.fake_worker FIRST LAST`: serves the queues of many hosts, with nothing behind them.
 
 Claims, leases, progress and outcomes are written by Drover's own code; only what a step does to a host is a wait.
 """
@@ -22,7 +22,7 @@ from models.guest import Guest
 from models.host import Host, HostRequest, RequestState, reply
 from models.job import Direction, Side
 from workers import executor
-from workers.step import Context, Step
+from workers.step import Context, StepHandler
 from workflows.migration import claims
 
 COPY_S = (10.0, 30.0)
@@ -44,7 +44,7 @@ def host_name(number: int) -> str:
     return f"sim-{number:03}"
 
 
-class Simulated(Step):
+class Simulated(StepHandler):
     """A step without a host: it waits, and writes down what the real one would."""
 
     def __init__(self, name: str, side: Side) -> None:
@@ -60,7 +60,7 @@ class Simulated(Step):
         await asyncio.sleep(STEP_S)
         if (self.name, self.side) == ("migrate_ram", Side.SOURCE):
             with ctx.record() as (_, job, _step):
-                job.cutover_begun_at = job.crossed_at = ctx.claim.now()
+                job.cutover_begun_at = job.committed_at = ctx.claim.now()
         if (self.name, self.side) == ("cutover", Side.DESTINATION):
             with ctx.record() as (session, job, _step):
                 session.get_one(Guest, job.guest).lives_on(job.destination, f"/{job.guest}")
@@ -81,7 +81,7 @@ class Simulated(Step):
 
 
 def _register(name: str, direction: Direction) -> None:
-    prefix = {Direction.DO: "drover.step.", Direction.UNDO: "drover.undo."}[direction]
+    prefix = {Direction.DO: "drover.step.", Direction.ROLLBACK: "drover.rollback."}[direction]
 
     @app.task(name=prefix + name, bind=True, ignore_result=True)
     def run_step(self: Task[Any, Any], *, job_id: int, seq: int, epoch: int) -> None:

@@ -27,7 +27,7 @@ from models.host import Host
 from models.job import Job, JobState
 from workers import processes
 from workflows.drain import commands, planner
-from workflows.drain.commands import Order
+from workflows.drain.commands import DrainRequest
 from workflows.drain.planner import Where
 
 GUESTS_PER_HOST, HOSTS_PER_PROCESS = 10, 50
@@ -135,7 +135,7 @@ def _drained(lab: Lab, hosts: int) -> Load:
     planner.forecast(DrainKind.DRAIN, host_name(0), Where())
     planning_s = time.monotonic() - begun
     for number in range(max(hosts // 10, 1)):
-        commands.submit(Order(kind=DrainKind.DRAIN, host=host_name(number)))
+        commands.submit(DrainRequest(kind=DrainKind.DRAIN, host=host_name(number)))
     time.sleep(10)  # until as many are under way as may
     before = _counters(lab)
     time.sleep(WINDOW_S)

@@ -13,8 +13,8 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM drover_host;
 
 -- Columns that decide what is run where (job.plan, the paths of disks) are only to be read.
 GRANT SELECT ON job, step, attempt, disk, event, guest, host, host_request, delivery TO drover_host;
-GRANT UPDATE (state, epoch, token, exporter, switch, cancel_requested, cutover_begun_at, crossed_at, blackout, ram,
-    kept_by_source, waiting, progress_at, error, started_at, finished_at) ON job TO drover_host;
+GRANT UPDATE (state, epoch, token, nbd_server, switchover, cancel_requested, cutover_begun_at, committed_at, downtime, ram,
+    kept_by_source, wait_reason, progress_at, error, started_at, finished_at) ON job TO drover_host;
 GRANT UPDATE (state, attempts, token, owner, lease_until, next_at, enqueued_at, started_at, finished_at, error)
     ON step TO drover_host;
 GRANT INSERT ON host, attempt, event, delivery TO drover_host;
@@ -42,7 +42,7 @@ BEGIN
     PERFORM pg_temp.bind('guest', 'SELECT', 'host = current_user OR EXISTS (SELECT FROM job WHERE job.guest = guest.name)');
     -- A destination makes the guest its own while the move is under way; nobody gives a guest away.
     PERFORM pg_temp.bind('guest', 'UPDATE', 'host = current_user OR EXISTS (SELECT FROM job WHERE job.guest = guest.name'
-        ' AND job.source = guest.host AND job.state NOT IN (''done'', ''undone''))');
+        ' AND job.source = guest.host AND job.state NOT IN (''done'', ''rolled_back''))');
     -- Only the address that was asked for is told of a job's end.
     PERFORM pg_temp.bind('delivery', 'ALL', 'url = (SELECT webhook FROM job WHERE job.id = job_id)');
 END $$;

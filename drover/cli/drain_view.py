@@ -19,7 +19,7 @@ from models.drain import DrainKind, DrainState, GuestState
 from workflows.drain.planner import Forecast
 
 TITLES = ("GUEST", "STATE", "FROM", "TO", "JOB", "COPIED", "LEFT", "REMARK")
-STYLES = {GuestState.MOVING: "bold cyan", GuestState.MOVED: "green", GuestState.LEFT: "bold red"}
+STYLES = {GuestState.MOVING: "bold cyan", GuestState.MOVED: "green", GuestState.SKIPPED: "bold red"}
 INTERVAL_S = 1.0
 
 
@@ -41,7 +41,7 @@ def forecast_document(forecast: Forecast) -> Document:
             }
             for move in forecast.plan.placements
         ],
-        "left": [{"guest": guest, "reason": public(why)} for guest, why in sorted(forecast.plan.left.items())],
+        "skipped": [{"guest": guest, "reason": public(why)} for guest, why in sorted(forecast.plan.left.items())],
         "total_s": round(forecast.total_s, 1),
         "estimated_from_moves": forecast.speed.moves,
     }
@@ -53,8 +53,8 @@ def drain_document(shot: DrainShot) -> Document:
     return {
         **drain_summary(shot),
         "guests": [_guest_document(row) for row in shot.rows],
-        "to": drain.only.get("to", []),
-        "exclude": drain.only.get("exclude", []),
+        "to": drain.allowed_hosts.get("to", []),
+        "exclude": drain.allowed_hosts.get("exclude", []),
         "options": drain.options,
         **timing_document(drain),
         "recurrence": drain.recurrence,
@@ -72,10 +72,10 @@ def drain_summary(shot: DrainShot) -> Document:
         "state": drain.state.value,
         "total": len(shot.rows),
         "moved": shot.count(GuestState.MOVED),
-        "left": shot.count(GuestState.LEFT),
+        "skipped": shot.count(GuestState.SKIPPED),
         "eta_s": None if shot.eta_s is None else round(shot.eta_s, 1),
         "total_s": None if shot.total_s is None else round(shot.total_s, 3),
-        "waiting": drain.waiting,
+        "wait_reason": drain.wait_reason,
         "error": public(drain.error),
         "created_at": iso(drain.created_at),
         "started_at": iso(drain.started_at),
@@ -115,7 +115,7 @@ def headline(shot: DrainShot) -> str:
     told = (
         f"drain {drain.id} {what} {drain.host}: {drain.state}, {shot.count(GuestState.MOVED)} of {len(shot.rows)} moved"
     )
-    return told + (f"; {drain.waiting}" if drain.waiting else "")
+    return told + (f"; {drain.wait_reason}" if drain.wait_reason else "")
 
 
 def verdict(shot: DrainShot) -> str:
@@ -136,8 +136,8 @@ def exit_code(shot: DrainShot) -> ExitCode:
     """What a command that ends with a drain in this state answers; a drain that goes on was submitted well."""
     if shot.drain.state is DrainState.INCOMPLETE and any(row.needs_operator for row in shot.rows):
         return ExitCode.NEEDS_OPERATOR
-    undone = {DrainState.INCOMPLETE, DrainState.CANCELLED}
-    return ExitCode.UNDONE if shot.drain.state in undone else ExitCode.DONE
+    not_all_moved = {DrainState.INCOMPLETE, DrainState.CANCELLED}
+    return ExitCode.ROLLED_BACK if shot.drain.state in not_all_moved else ExitCode.DONE
 
 
 class DrainScreen:

@@ -16,13 +16,13 @@ from drover.cli.drain_view import (
     headline,
     verdict,
 )
-from drover.cli.migration import Bandwidth, DryRun, IdempotencyKey, MaxBlackout
+from drover.cli.migration import Bandwidth, DryRun, IdempotencyKey, MaxDowntime
 from drover.cli.options import AsJson, HostName, Timeout, Wait, examples
 from drover.cli.watching import note_without_controller, watch_drain
 from models.drain import DrainKind
 from workflows import schedule, submit_options
 from workflows.drain import commands
-from workflows.drain.commands import Order
+from workflows.drain.commands import DrainRequest
 from workflows.drain.planner import Forecast, Where
 from workflows.migration.jobs import MigrationOptions
 
@@ -80,7 +80,7 @@ def submit(
     dry_run: DryRun = False,
     wait: Wait = False,
     timeout: Timeout = None,
-    max_blackout_ms: MaxBlackout = MigrationOptions.max_blackout_ms,
+    max_downtime_ms: MaxDowntime = MigrationOptions.max_downtime_ms,
     bandwidth: Bandwidth = "0",
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
@@ -98,11 +98,11 @@ def submit(
     Guests that cannot be moved are listed and left running. It ends with the host empty and in maintenance, or with
     what is left and why (exit code 3, or 4 if an operator is needed).
     """
-    order = Order(
+    order = DrainRequest(
         kind=DrainKind.DRAIN,
         host=host,
         where=Where(to=to or (), exclude=exclude or ()),
-        options=MigrationOptions(max_blackout_ms=max_blackout_ms, bandwidth_bytes_per_s=bandwidth),
+        options=MigrationOptions(max_downtime_ms=max_downtime_ms, bandwidth_bytes_per_s=bandwidth),
         terms=submit_options.read(
             at=at,
             window=window,
@@ -123,7 +123,7 @@ def bring_home(
     dry_run: DryRun = False,
     wait: Wait = False,
     timeout: Timeout = None,
-    max_blackout_ms: MaxBlackout = MigrationOptions.max_blackout_ms,
+    max_downtime_ms: MaxDowntime = MigrationOptions.max_downtime_ms,
     bandwidth: Bandwidth = "0",
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
@@ -137,10 +137,10 @@ def bring_home(
     as_json: AsJson = False,
 ) -> None:
     """Bring the guests home that were drained from a host, and let it take guests again."""
-    order = Order(
+    order = DrainRequest(
         kind=DrainKind.RETURN,
         host=host,
-        options=MigrationOptions(max_blackout_ms=max_blackout_ms, bandwidth_bytes_per_s=bandwidth),
+        options=MigrationOptions(max_downtime_ms=max_downtime_ms, bandwidth_bytes_per_s=bandwidth),
         terms=submit_options.read(
             at=at,
             window=window,
@@ -157,7 +157,7 @@ def bring_home(
 
 
 def _plan_and_submit(
-    order: Order, key: str | None, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool
+    order: DrainRequest, key: str | None, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool
 ) -> None:
     earlier, forecast = commands.submitted_or_forecast(order, key)
     if dry_run and forecast is not None:
@@ -212,10 +212,10 @@ def list_drains(
         return
     if not rows:
         output.note("no drain" if everything else "no drain is under way (`--all` lists those that ended)")
-    names = ("id", "kind", "host", "state", "moved", "left", "total")
+    names = ("id", "kind", "host", "state", "moved", "skipped", "total")
     output.table(
-        ("DRAIN", "KIND", "HOST", "STATE", "MOVED", "LEFT", "GUESTS", "REMARK"),
-        [(*(row[name] for name in names), row["error"] or row["waiting"]) for row in rows],
+        ("DRAIN", "KIND", "HOST", "STATE", "MOVED", "SKIPPED", "GUESTS", "REMARK"),
+        [(*(row[name] for name in names), row["error"] or row["wait_reason"]) for row in rows],
     )
 
 
@@ -255,7 +255,7 @@ def resume(drain_id: DrainId, as_json: AsJson = False) -> None:
 
 @app.command(epilog=examples("drover drain cancel 3", "drover drain cancel 3 --wait"))
 def cancel(drain_id: DrainId, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False) -> None:
-    """End a drain: moves under way are undone, guests that have moved stay, the host stays cordoned.
+    """End a drain: moves under way are rolled back, guests that have moved stay, the host stays cordoned.
 
     A move whose switchover was faster is carried through: --wait shows where each guest is in the end.
     """

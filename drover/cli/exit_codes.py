@@ -11,7 +11,7 @@ class ExitCode(IntEnum):
     DONE = 0
     FAILED = 1  # unexpectedly: a service cannot be reached, or a bug of ours
     REFUSED = 2  # bad input or usage; nothing was changed
-    UNDONE = 3  # the job was undone: the guest stays at the source; or a drain has left some
+    ROLLED_BACK = 3  # the job was rolled_back: the guest stays at the source; or a drain has left some
     NEEDS_OPERATOR = 4
     STOPPED_WATCHING = 5  # the job goes on
 
@@ -20,7 +20,7 @@ TABLE = (
     "0 done",
     "1 failed unexpectedly (a service cannot be reached)",
     "2 refused or bad input, nothing was changed",
-    "3 the job was undone, the guest stays at the source; a drain has left guests",
+    "3 the job was rolled back, the guest stays at the source; a drain has left guests",
     "4 the job needs an operator",
     "5 stopped watching, the job goes on",
     "130 interrupted before there was anything to watch",
@@ -30,6 +30,6 @@ TABLE = (
 def of_job(state: JobState) -> ExitCode:
     """What a command that ends with a job in this state answers; a job that goes on was submitted well."""
     return {
-        JobState.UNDONE: ExitCode.UNDONE,
+        JobState.ROLLED_BACK: ExitCode.ROLLED_BACK,
         JobState.NEEDS_OPERATOR: ExitCode.NEEDS_OPERATOR,
     }.get(state, ExitCode.DONE)

@@ -46,31 +46,31 @@ def adopt(
 
 
 @app.command(
-    "set", epilog=examples("drover guest set web --priority 5", "drover guest set db1 --apart db --together ''")
+    "set", epilog=examples("drover guest set web --priority 5", "drover guest set db1 --anti-affinity db --affinity ''")
 )
 def describe(
     name: GuestName,
     priority: Annotated[
         int | None, typer.Option(metavar="N", help="Drains move guests of higher priority first.", show_default=False)
     ] = None,
-    together: Annotated[
+    affinity: Annotated[
         str | None,
         typer.Option(metavar="GROUP", help="Guests of one such group go to one host; '' ends it.", show_default=False),
     ] = None,
-    apart: Annotated[
+    anti_affinity: Annotated[
         str | None,
         typer.Option(metavar="GROUP", help="Guests of one such group share no host; '' ends it.", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what drains must know of a guest: its priority, whom it must be with, and whom it must not."""
-    guest = guests.describe(name, priority=priority, together=together, apart=apart)
+    guest = guests.describe(name, priority=priority, affinity=affinity, anti_affinity=anti_affinity)
     if as_json:
         output.emit(serializers.guest_document(guest, None))
     else:
         output.say(
-            f"{name}: priority {guest.priority}, together with {guest.together or 'nobody'}, "
-            f"apart from {guest.apart or 'nobody'}"
+            f"{name}: priority {guest.priority}, together with {guest.affinity or 'nobody'}, "
+            f"apart from {guest.anti_affinity or 'nobody'}"
         )
 
 
@@ -89,7 +89,7 @@ def list_guests(as_json: AsJson = False) -> None:
     """List the guests and where they live."""
     query = (
         select(Guest, Job.id)
-        .outerjoin(Job, (Job.guest == Guest.name) & Job.state.not_in([JobState.DONE, JobState.UNDONE]))
+        .outerjoin(Job, (Job.guest == Guest.name) & Job.state.not_in([JobState.DONE, JobState.ROLLED_BACK]))
         .order_by(Guest.name)
     )
     with transaction() as session:
@@ -118,7 +118,7 @@ def show(name: GuestName, as_json: AsJson = False) -> None:
 
 def _document(guest: Guest, inspection: Document) -> Document:
     with transaction() as session:
-        unfinished = Job.state.not_in([JobState.DONE, JobState.UNDONE])
+        unfinished = Job.state.not_in([JobState.DONE, JobState.ROLLED_BACK])
         job_id = session.scalar(select(Job.id).where(Job.guest == guest.name, unfinished))
         row = serializers.guest_document(session.get(Guest, guest.name) or guest, job_id)
     found = serializers.inspection_document(inspection)

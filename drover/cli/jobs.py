@@ -7,7 +7,7 @@ import typer
 from drover.cli import completion, output, queries, serializers
 from drover.cli.live_view import headline, remark
 from drover.cli.options import AsJson, JobId, Timeout, Wait, examples
-from drover.cli.watching import blackout, emit_job, watch
+from drover.cli.watching import downtime, emit_job, watch
 from models.base import Document
 from models.job import Job, JobState, Side, Step
 from workflows.migration import jobs, operator_actions
@@ -22,7 +22,7 @@ def group() -> None:
 
 @app.command("list", epilog=examples("drover job list", "drover job list --all --guest web --json"))
 def list_jobs(
-    everything: Annotated[bool, typer.Option("--all", help="Those that are done or undone as well.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Those that are done or rolled back as well.")] = False,
     guest: Annotated[
         str | None,
         typer.Option(help="Of this guest only.", autocompletion=completion.guests, show_default=False),
@@ -37,24 +37,24 @@ def list_jobs(
         return
     if not rows:
         output.note("no job" if everything else "no job is under way (`--all` lists those that ended)")
-    titles = ("JOB", "GUEST", "FROM", "TO", "STATE", "STEP", "COPIED", "BLACKOUT", "TIME", "WAITS FOR")
+    titles = ("JOB", "GUEST", "FROM", "TO", "STATE", "STEP", "COPIED", "DOWNTIME", "TIME", "WAITS FOR")
     output.table(titles, map(_cells, rows))
 
 
 def _cells(row: Document) -> tuple[object, ...]:
-    pause = row["blackout_ms"]
+    pause = row["downtime_ms"]
     return (
         *(row[name] for name in ("id", "guest", "source", "destination", "state", "step")),
         f"{output.size(row['bytes_copied'])} of {output.size(row['bytes_total'])}",
         None if pause is None else f"{pause:.0f} ms",
         output.span(row["total_s"]),
-        row["waiting"],
+        row["wait_reason"],
     )
 
 
 @app.command(
     epilog=examples(
-        "drover job show 7", "drover job show --key nightly-42 --json", "drover job show 7 --json | jq .blackout_ms"
+        "drover job show 7", "drover job show --key nightly-42 --json", "drover job show 7 --json | jq .downtime_ms"
     )
 )
 def show(
@@ -84,15 +84,15 @@ def _print(shot: queries.Snapshot) -> None:
     output.say(f"{headline(job)}: {job.state}")
     if job.error:
         output.say(f"  {serializers.public(job.error)}")
-    if job.waiting:
-        output.say(f"  it waits: {job.waiting}")
+    if job.wait_reason:
+        output.say(f"  it waits: {job.wait_reason}")
     for event in queries.events(job.id, "warning"):
         output.note(f"warning: {serializers.public(event.sentence)}")
     output.say(
         f"  asked for {serializers.iso(job.created_at)}, time {output.span(shot.total_s) or '-'}, "
-        f"guest paused for {blackout(job) or '-'}"
+        f"guest paused for {downtime(job) or '-'}"
     )
-    if phases := serializers.blackout_phases(job):
+    if phases := serializers.downtime_phases(job):
         output.say("  of which " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in phases.items()))
     output.table(
         ("STEP", "HOST", "STATE", "TIME", "REMARK"),
@@ -124,7 +124,7 @@ def watch_job(job_id: JobId, timeout: Timeout = None, as_json: AsJson = False) -
 
 @app.command(epilog=examples("drover job cancel 7", "drover job cancel 7 --wait"))
 def cancel(job_id: JobId, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False) -> None:
-    """Request that a job is undone and the guest goes on at the source. Refused past the point of no return.
+    """Request that a job is rolled back and the guest goes on at the source. Refused past the point of no return.
 
     A step at work hears of it within seconds, and the switchover may be faster: --wait says how it ended, by exit code
     3 if the guest stays at the source, 0 if it was moved all the same.
@@ -136,11 +136,11 @@ def cancel(job_id: JobId, wait: Wait = False, timeout: Timeout = None, as_json: 
 
 
 def _requested(job: Job) -> str:
-    if job.state is JobState.UNDONE:
-        return f"job {job.id} is undone: {job.guest} stays on {job.source}"
+    if job.state is JobState.ROLLED_BACK:
+        return f"job {job.id} is rolled_back: {job.guest} stays on {job.source}"
     look = f"`drover job watch {job.id}` shows how it ends"
-    if job.state is JobState.UNDOING:
-        return f"job {job.id} is being undone, {job.guest} is to stay on {job.source}: {look}"
+    if job.state is JobState.ROLLING_BACK:
+        return f"job {job.id} is being rolled back, {job.guest} is to stay on {job.source}: {look}"
     return (
         f"cancellation of job {job.id} is requested: {job.guest} stays on {job.source} unless its switchover was "
         f"faster; {look}"
@@ -191,11 +191,11 @@ def explain(job_id: JobId, as_json: AsJson = False) -> None:
     job = queries.snapshot(job_id).job
     story = [serializers.event_document(event) for event in queries.events(job_id)]
     if as_json:
-        names = ("id", "guest", "source", "destination", "state", "waiting")
+        names = ("id", "guest", "source", "destination", "state", "wait_reason")
         output.emit({**{name: getattr(job, name) for name in names}, "events": story})
         return
     output.say(f"{headline(job)}: {job.state}")
     for event in story:
         output.say(f"{event['at']}  {event['sentence']}  ({event['by']})")
-    if job.waiting:
-        output.say(f"it waits: {job.waiting}")
+    if job.wait_reason:
+        output.say(f"it waits: {job.wait_reason}")

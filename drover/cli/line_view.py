@@ -11,7 +11,7 @@ from drover.cli.queries import Snapshot, elapsed_s
 from models.job import Step, StepState
 
 INTERVAL_S = 1.0
-IN_MOTION = {StepState.RUNNING, StepState.UNDOING}
+IN_MOTION = {StepState.RUNNING, StepState.ROLLING_BACK}
 
 
 class PlainLines:
@@ -47,7 +47,7 @@ def _facts(shot: Snapshot, bars: list[Bar]) -> dict[str, tuple[str, str]]:
     """What can be told, in order: {what about: (what is news when it changes, what else to say)}."""
     facts = {"job": (f"{headline(shot.job)}: {standing(shot.job)}", "")}
     for step in shot.job.steps:
-        if step.state not in {StepState.PENDING, StepState.TO_UNDO} or step.error:
+        if step.state not in {StepState.PENDING, StepState.TO_ROLL_BACK} or step.error:
             facts[f"step {step.seq}"] = (_step(step), "")
     for bar in bars:
         if bar.complete:

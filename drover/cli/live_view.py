@@ -19,9 +19,9 @@ LOOKS = {  # state: (mark, style)
     StepState.RUNNING: ("▶", "bold cyan"),
     StepState.DONE: ("✓", "green"),
     StepState.FAILED: ("✗", "bold red"),
-    StepState.TO_UNDO: ("·", "yellow"),
-    StepState.UNDOING: ("◀", "bold yellow"),
-    StepState.UNDONE: ("↺", "yellow"),
+    StepState.TO_ROLL_BACK: ("·", "yellow"),
+    StepState.ROLLING_BACK: ("◀", "bold yellow"),
+    StepState.ROLLED_BACK: ("↺", "yellow"),
 }
 BAR_WIDTH = 30
 
@@ -53,7 +53,7 @@ def headline(job: Job) -> str:
 
 def standing(job: Job) -> str:
     """Its state, and why it waits."""
-    return f"{job.state}, {job.waiting}" if job.waiting else str(job.state)
+    return f"{job.state}, {job.wait_reason}" if job.wait_reason else str(job.state)
 
 
 def _title(shot: Snapshot) -> Text:

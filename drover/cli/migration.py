@@ -15,7 +15,7 @@ Destination = Annotated[
     str,
     typer.Option("--to", metavar="HOST", help="Where to.", autocompletion=completion.hosts, show_default=False),
 ]
-MaxBlackout = Annotated[
+MaxDowntime = Annotated[
     int,
     typer.Option(
         metavar="N",
@@ -48,7 +48,7 @@ def migrate(
     to: Destination,
     wait: Wait = False,
     timeout: Timeout = None,
-    max_blackout_ms: MaxBlackout = MigrationOptions.max_blackout_ms,
+    max_downtime_ms: MaxDowntime = MigrationOptions.max_downtime_ms,
     bandwidth: Bandwidth = "0",
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
@@ -68,7 +68,7 @@ def migrate(
     if dry_run:
         _plan(guest, to, as_json=as_json)
         return
-    options = MigrationOptions(max_blackout_ms=max_blackout_ms, bandwidth_bytes_per_s=bandwidth)
+    options = MigrationOptions(max_downtime_ms=max_downtime_ms, bandwidth_bytes_per_s=bandwidth)
     asked = submit_options.read(
         at=at, window=window, timezone=timezone, hold=hold, seed_now=seed_now, priority=priority, webhook=webhook
     )

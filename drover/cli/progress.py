@@ -84,7 +84,7 @@ class Progress:
 
 def _carried(job: Job) -> bool:
     """Nothing is left to be sent."""
-    return job.state is JobState.DONE or job.crossed_at is not None
+    return job.state is JobState.DONE or job.committed_at is not None
 
 
 def _ram(job: Job) -> Bar:

@@ -11,9 +11,9 @@ from models.database import transaction
 from models.job import Event, Job, JobState
 from models.webhook import Delivery
 
-# What is never loaded cannot be printed: the exporter's nonce and the switch's key let anybody write into a
+# What is never loaded cannot be printed: the NBD server's nonce and the switchover's key let anybody write into a
 # guest's disks or take part in its switch. The plan is left out because it is large.
-PUBLIC = tuple(defer(column, raiseload=True) for column in (Job.plan, Job.exporter, Job.switch))
+PUBLIC = tuple(defer(column, raiseload=True) for column in (Job.plan, Job.nbd_server, Job.switchover))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def id_of(idempotency_key: str) -> int:
 
 
 def newest(*, everything: bool, guest: str | None, limit: int) -> list[Snapshot]:
-    """Jobs, newest first; without `everything` only those that are not done or undone."""
+    """Jobs, newest first; without `everything` only those that are not done or rolled back."""
     query = (
         select(Job, func.now())
         .options(*PUBLIC, selectinload(Job.steps), selectinload(Job.disks))
@@ -77,7 +77,7 @@ def newest(*, everything: bool, guest: str | None, limit: int) -> list[Snapshot]
         .limit(limit)
     )
     if not everything:
-        query = query.where(Job.state.not_in([JobState.DONE, JobState.UNDONE]))
+        query = query.where(Job.state.not_in([JobState.DONE, JobState.ROLLED_BACK]))
     if guest is not None:
         query = query.where(Job.guest == guest)
     with transaction() as session:

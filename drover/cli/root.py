@@ -107,7 +107,7 @@ app.command(
     epilog=examples(
         "drover migrate web --to hv2 --wait",
         "drover migrate web --to hv2 --dry-run",
-        "drover migrate web --to hv2 --bandwidth 100M/s --max-blackout-ms 50",
+        "drover migrate web --to hv2 --bandwidth 100M/s --max-downtime-ms 50",
         "drover migrate web --to hv2 --idempotency-key nightly-42 --json",
     ),
 )(migration.migrate)

@@ -9,7 +9,7 @@ from models.base import Document
 from models.drain import Drain
 from models.guest import Guest
 from models.host import Host
-from models.job import BLACKOUT_PHASES, Disk, Event, Job, Step
+from models.job import DOWNTIME_PHASES, Disk, Event, Job, Step
 from models.webhook import Delivery
 
 SECRET = re.compile(r"\b[0-9a-f]{24,}\b")
@@ -32,7 +32,7 @@ def iso(at: datetime | None) -> str | None:
 def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery | None = None) -> Document:
     """Everything about one job."""
     job = shot.job
-    blackout = job.blackout or {}
+    downtime = job.downtime or {}
     return {
         "id": job.id,
         "guest": job.guest,
@@ -42,11 +42,11 @@ def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery |
         "steps": [_step(step) for step in job.steps],
         "disks": [_disk(disk) for disk in job.disks],
         "ram": _ram(job),
-        "blackout_ms": blackout.get("ms"),
-        "blackout_phases": blackout_phases(job),
+        "downtime_ms": downtime.get("ms"),
+        "downtime_phases": downtime_phases(job),
         "total_s": _rounded(shot.total_s),
         "error": public(job.error),
-        "waiting": job.waiting,
+        "wait_reason": job.wait_reason,
         "warnings": [public(event.sentence) for event in warnings],
         "options": job.options,
         "cancel_requested": job.cancel_requested,
@@ -55,16 +55,16 @@ def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery |
         "webhook": delivery_document(delivery),
         "created_at": iso(job.created_at),
         "started_at": iso(job.started_at),
-        "crossed_at": iso(job.crossed_at),
+        "committed_at": iso(job.committed_at),
         "finished_at": iso(job.finished_at),
         "idempotency_key": job.idempotency_key,
     }
 
 
-def blackout_phases(job: Job) -> dict[str, float]:
-    """The parts of its blackout in their order, in ms; empty while unknown."""
-    phases = (job.blackout or {}).get("phases") or {}
-    return {name: phases[name] for name in BLACKOUT_PHASES if name in phases}
+def downtime_phases(job: Job) -> dict[str, float]:
+    """The parts of its downtime in their order, in ms; empty while unknown."""
+    phases = (job.downtime or {}).get("phases") or {}
+    return {name: phases[name] for name in DOWNTIME_PHASES if name in phases}
 
 
 def timing_document(asked: Job | Drain) -> Document:
@@ -142,9 +142,9 @@ def job_summary(shot: Snapshot) -> Document:
         "step": current_step(job),
         "bytes_total": sum(disk.bytes_total for disk in job.disks),
         "bytes_copied": sum(disk.bytes_copied for disk in job.disks),
-        "blackout_ms": (job.blackout or {}).get("ms"),
+        "downtime_ms": (job.downtime or {}).get("ms"),
         "total_s": _rounded(shot.total_s),
-        "waiting": job.waiting,
+        "wait_reason": job.wait_reason,
         "error": public(job.error),
         "created_at": iso(job.created_at),
         "started_at": iso(job.started_at),
@@ -155,7 +155,7 @@ def job_summary(shot: Snapshot) -> Document:
 
 def current_step(job: Job) -> str | None:
     """The step that is at work or failed."""
-    return next((step.name for step in job.steps if step.state.value in {"running", "undoing", "failed"}), None)
+    return next((step.name for step in job.steps if step.state.value in {"running", "rolling_back", "failed"}), None)
 
 
 def event_document(event: Event) -> Document:
@@ -194,8 +194,8 @@ def guest_document(guest: Guest, job_id: int | None) -> Document:
         "memory_bytes": guest.memory_bytes,
         "disk_bytes": guest.disk_bytes,
         "priority": guest.priority,
-        "together": guest.together,
-        "apart": guest.apart,
+        "affinity": guest.affinity,
+        "anti_affinity": guest.anti_affinity,
         "job_id": job_id,
     }
 

@@ -173,18 +173,18 @@ def verdict(shot: Snapshot) -> str:
     if job.state is JobState.DONE:
         return f"done: {job.guest} lives on {job.destination}; {_figures(shot)}"
     why = serializers.public(job.error) or "no reason was recorded"
-    if job.state is JobState.UNDONE:
-        return f"undone: {job.guest} stays on {job.source}; {why}"
+    if job.state is JobState.ROLLED_BACK:
+        return f"rolled_back: {job.guest} stays on {job.source}; {why}"
     return f"needs an operator: {why} (`drover job explain {job.id}` tells how it came to that)"
 
 
 def _figures(shot: Snapshot) -> str:
     copied = sum(disk.bytes_copied for disk in shot.job.disks)
     figures = f"{output.size(copied)} of disks in {output.span(shot.total_s)}"
-    return figures + (f", guest paused for {pause}" if (pause := blackout(shot.job)) else "")
+    return figures + (f", guest paused for {pause}" if (pause := downtime(shot.job)) else "")
 
 
-def blackout(job: Job) -> str:
+def downtime(job: Job) -> str:
     """How long the guest stood still, for people."""
-    ms = (job.blackout or {}).get("ms")
+    ms = (job.downtime or {}).get("ms")
     return "" if ms is None else f"{ms:.0f} ms"

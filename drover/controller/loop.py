@@ -234,7 +234,7 @@ def _due(ours: Settings) -> Select[int]:
         select(Job.id)
         .join(Step)
         .where(
-            Job.state.in_([JobState.RUNNING, JobState.UNDOING]),
+            Job.state.in_([JobState.RUNNING, JobState.ROLLING_BACK]),
             Step.next_at <= func.clock_timestamp(),
             Step.enqueued_at.is_(None) | stale,
             ~exists().where(claimed.job_id == Job.id, claimed.state.in_(CLAIMED)),
@@ -269,8 +269,8 @@ def advance(session: Session, job: Job, ours: Settings, broker_fault: str | None
     With a `broker_fault` a step that is due says so instead of being published.
     """
     idle = not any(step.state in CLAIMED for step in job.steps)
-    if job.state is JobState.RUNNING and job.cancel_requested and job.crossed_at is None and idle:
-        claims.begin_undo(session, job, "cancelled on request", by=ME)
+    if job.state is JobState.RUNNING and job.cancel_requested and job.committed_at is None and idle:
+        claims.begin_rollback(session, job, "cancelled on request", by=ME)
     step = claims.runnable(job)
     if step is None:
         return
@@ -296,13 +296,13 @@ def _seen(session: Session, step: Step, ours: Settings) -> Any:
 def give_up_waiting(session: Session, job: Job, step: Step, ours: Settings) -> None:
     """The host of a job's next step has been silent for too long. Hold the job's lock.
 
-    Before a cutover was begun it is undone: the guest stays on the source. Later the destination may run it for all
-    we know, and undoing needs the silent host as well: an operator must say what has become of it, because
+    Before a cutover was begun it is rolled_back: the guest stays on the source. Later the destination may run it for all
+    we know, and rolling back needs the silent host as well: an operator must say what has become of it, because
     unreachable is not dead.
     """
     silent = f"{step.host} has not been heard of for {ours.host_patience.total_seconds():g} s"
     if job.state is JobState.RUNNING and job.cutover_begun_at is None:
-        claims.begin_undo(session, job, silent, by=ME)
+        claims.begin_rollback(session, job, silent, by=ME)
     else:
         owner = Side.DESTINATION if step.side is Side.SOURCE else Side.SOURCE
         claims.ask_operator(session, job, f"{silent}: {_choices(job, step.host, owner)}", by=ME)
@@ -327,10 +327,12 @@ def go_on_with_returned(session: Session, job_id: int) -> None:
 def _choices(job: Job, silent: str, owner: Side) -> str:
     """To wait, or a command."""
     lost = ""
-    if owner is Side.DESTINATION and job.crossed_at is None and job.cutover_begun_at is not None:
+    if owner is Side.DESTINATION and job.committed_at is None and job.cutover_begun_at is not None:
         lost = f" (it may have run on there since {job.cutover_begun_at:%H:%M:%S %Z}: what it did since is lost then)"
-    if owner is Side.SOURCE and job.crossed_at is not None:
-        lost = f" ({job.guest} went there at {job.crossed_at:%H:%M:%S %Z}: what it did on {silent} since is lost then)"
+    if owner is Side.SOURCE and job.committed_at is not None:
+        lost = (
+            f" ({job.guest} went there at {job.committed_at:%H:%M:%S %Z}: what it did on {silent} since is lost then)"
+        )
     return (
         f"the job goes on by itself once it is back; if it is off for good and {job.guest} is not running there, "
         f"`drover job resolve {job.id} --owner {owner} --fenced {silent}`{lost}"
@@ -356,11 +358,11 @@ def _publish(job: Job, step: Step, broker_fault: str | None) -> None:
         chain.apply_async(retry_policy={"max_retries": 0})
     except BrokerUnreachable as error:
         why = f"{UNPUBLISHED}: {_plainly(error)}"
-        if job.waiting != why:
+        if job.wait_reason != why:
             log.warning("job %d waits: %s", job.id, why)
-        job.waiting = why
+        job.wait_reason = why
         return
-    if job.waiting is not None and job.waiting.startswith(UNPUBLISHED):
-        job.waiting = None
+    if job.wait_reason is not None and job.wait_reason.startswith(UNPUBLISHED):
+        job.wait_reason = None
     step.enqueued_at = func.clock_timestamp()
     log.info("job %d goes on with %s on %s (%.3f s)", job.id, step.name, step.host, time.monotonic() - begun)

@@ -15,7 +15,7 @@ from drover.metrics.builders import Histogram, Labels, counter
 from models.job import Attempt, Disk, Job, JobState, Step
 
 STEP_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200, 43200)
-BLACKOUT_BUCKETS_S = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
+DOWNTIME_BUCKETS_S = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
 SETTLED = timedelta(hours=1)
 """What ended so long ago is on record by now: the times are those of the hosts' own clocks, and these may differ."""
 
@@ -44,7 +44,7 @@ class Totals:
         self.steps: dict[Labels, Histogram] = defaultdict(lambda: Histogram(STEP_BUCKETS_S))
         self.jobs: Counter[Labels] = Counter()
         self.bytes: Counter[Labels] = Counter()
-        self.blackout = Histogram(BLACKOUT_BUCKETS_S)
+        self.downtime = Histogram(DOWNTIME_BUCKETS_S)
 
     def add(self, session: Session, after: datetime | None, until: datetime | None) -> None:
         """What ended in that time; None: since ever, or to this day."""
@@ -52,13 +52,13 @@ class Totals:
         for *labels, bucket, count, total in session.execute(_ended_steps(tries)):
             self.steps[tuple(map(str, labels))].add(bucket, count, float(total))
         # a job that needs an operator goes on some day: counted now, it would be taken back then
-        jobs = [Job.state.in_((JobState.DONE, JobState.UNDONE)), *_within(Job.finished_at, after, until)]
+        jobs = [Job.state.in_((JobState.DONE, JobState.ROLLED_BACK)), *_within(Job.finished_at, after, until)]
         for state, count, disks, ram in session.execute(_ended_jobs(jobs)):
             self.jobs[state.value,] += count
             self.bytes["disks",] += int(disks or 0)
             self.bytes["ram",] += int(ram or 0)
-        for bucket, count, total in session.execute(_blackouts(jobs)):
-            self.blackout.add(bucket, count, float(total))
+        for bucket, count, total in session.execute(_downtimes(jobs)):
+            self.downtime.add(bucket, count, float(total))
 
     def tell(self) -> Iterator[Metric]:
         """As Prometheus wants it."""
@@ -69,9 +69,9 @@ class Totals:
         yield family
         yield counter("drover_jobs_ended", "Jobs by how they ended", ["state"], self.jobs)
         yield counter("drover_moved_bytes", "Of jobs that have ended", ["what"], self.bytes)
-        blackout = HistogramMetricFamily("drover_blackout_seconds", "For how long a move paused its guest")
-        blackout.add_metric([], self.blackout.buckets(), self.blackout.total)
-        yield blackout
+        downtime = HistogramMetricFamily("drover_downtime_seconds", "For how long a move paused its guest")
+        downtime.add_metric([], self.downtime.buckets(), self.downtime.total)
+        yield downtime
 
 
 def _bucket(seconds: ColumnElement[float], bounds: Sequence[float]) -> ColumnElement[int]:
@@ -100,8 +100,8 @@ def _ended_jobs(when: Iterable[ColumnElement[bool]]) -> Any:
     return select(Job.state, func.count(), func.sum(disks), func.sum(ram)).where(*when).group_by(Job.state)
 
 
-def _blackouts(when: Iterable[ColumnElement[bool]]) -> Any:
-    seconds = Job.blackout["ms"].as_float() / 1000
-    bucket = _bucket(seconds, BLACKOUT_BUCKETS_S)
+def _downtimes(when: Iterable[ColumnElement[bool]]) -> Any:
+    seconds = Job.downtime["ms"].as_float() / 1000
+    bucket = _bucket(seconds, DOWNTIME_BUCKETS_S)
     done = (Job.state == JobState.DONE, seconds.is_not(None))
     return select(bucket, func.count(), func.sum(seconds)).where(*when, *done).group_by(bucket)

@@ -16,8 +16,8 @@ from models.job import CLAIMED, Job, JobState, StepState
 from workflows import capacity
 from workflows.migration.claims import runnable
 
-UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.UNDOING, JobState.NEEDS_OPERATOR)
-STARTED = (JobState.RUNNING, JobState.UNDOING, JobState.NEEDS_OPERATOR)
+UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.ROLLING_BACK, JobState.NEEDS_OPERATOR)
+STARTED = (JobState.RUNNING, JobState.ROLLING_BACK, JobState.NEEDS_OPERATOR)
 
 
 def of_hosts(session: Session, now: datetime, ours: Settings) -> Iterator[Metric]:

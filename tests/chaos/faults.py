@@ -67,7 +67,7 @@ def switch(host: str) -> Role:
 
 
 def is_switch(found: Process) -> bool:
-    """A switch process; not its guardian."""
+    """A switchover process; not its guardian."""
     return _is_of_switch(found) and _name(found) != guardian.NAME
 
 
@@ -94,7 +94,7 @@ def worker_and_switch(host: str) -> Role:
     return lambda scene: [*worker(host)(scene), *switch(host)(scene)]
 
 
-def exporter(scene: Scene) -> list[Process]:
+def nbd_server(scene: Scene) -> list[Process]:
     return processes.find(f"{scene.directory(DESTINATION)}/exporter")
 
 
@@ -120,8 +120,8 @@ def _link(name: str, side: Side) -> float:
     return 1.0 + LINKS.index((name, side))
 
 
-OF_EXPORTER: Life = (_link("start_nbd", Side.DESTINATION), _link("cleanup", Side.DESTINATION))
-OF_INCOMING_QEMU = OF_EXPORTER
+OF_NBD_SERVER: Life = (_link("start_nbd", Side.DESTINATION), _link("cleanup", Side.DESTINATION))
+OF_INCOMING_QEMU = OF_NBD_SERVER
 OF_SOURCE_QEMU: Life = (0.0, _link("cleanup", Side.SOURCE))
 OF_SOURCE_SWITCH: Life = (_link("migrate_ram", Side.DESTINATION) - 0.5, _link("migrate_ram", Side.SOURCE))
 OF_DESTINATION_SWITCH: Life = (_link("start_nbd", Side.DESTINATION), _link("migrate_ram", Side.SOURCE))
@@ -170,7 +170,7 @@ class Kill(Fault):
 
     @property
     def in_the_switch(self) -> bool:
-        """It has a part in the switch; workers and controller have none."""
+        """It has a part in the switchover; workers and controller have none."""
         return (self.first, self.last) != ALWAYS
 
 
@@ -295,9 +295,9 @@ FAULTS: tuple[Fault, ...] = (
     Kill("both workers killed", both_workers),
     Kill("controller killed", controller),
     Kill("source switch killed", switch(SOURCE), OF_SOURCE_SWITCH),
-    Kill("source worker and switch process killed", worker_and_switch(SOURCE), OF_SOURCE_SWITCH),
+    Kill("source worker and switchover process killed", worker_and_switch(SOURCE), OF_SOURCE_SWITCH),
     Kill("destination switch killed", switch(DESTINATION), OF_DESTINATION_SWITCH),
-    Kill("exporter killed", exporter, OF_EXPORTER),
+    Kill("exporter killed", nbd_server, OF_NBD_SERVER),
     Kill("incoming QEMU killed", incoming_qemu, OF_INCOMING_QEMU, guest=True),
     Kill("source QEMU killed", source_qemu, OF_SOURCE_QEMU, guest=True),
     EmptyRedis(),
@@ -310,7 +310,7 @@ FAULTS: tuple[Fault, ...] = (
     Freeze("worker frozen until its lease ran out", worker_of_the_step, FROZEN_S),
     Freeze("source switch frozen for 5 s", switch(SOURCE), 5.0, OF_SOURCE_SWITCH),
     Freeze("destination switch frozen for 5 s", switch(DESTINATION), 5.0, OF_DESTINATION_SWITCH),
-    Freeze("exporter frozen for 5 s", exporter, 5.0, OF_EXPORTER),
+    Freeze("exporter frozen for 5 s", nbd_server, 5.0, OF_NBD_SERVER),
     Freeze("incoming QEMU frozen for 5 s", incoming_qemu, 5.0, OF_INCOMING_QEMU, guest=True),
     Freeze("source QEMU frozen for 5 s", source_qemu, 5.0, OF_SOURCE_QEMU, guest=True),
 )

@@ -32,7 +32,7 @@ def applies(row: int, column: int) -> bool:
 
 
 def chosen() -> list[Cell]:
-    """What `make test` runs: some that cover every row and every column, and every death during the switch."""
+    """What `make test` runs: some that cover every row and every column, and every death during the switchover."""
     taken: list[Cell] = []
     for row in range(len(POINTS)):
         possible = [column for column in range(len(FAULTS)) if applies(row, column)]
@@ -48,7 +48,7 @@ def _under_fire() -> list[Cell]:
 
 
 def _once_broken() -> list[Cell]:
-    """Where the matrix found a fault: the second try called the first one's switch process, which nobody answered."""
+    """Where the matrix found a fault: the second try called the first one's switchover process, which nobody answered."""
     found = {("before `migrate_ram` (source)", "link cut for 5 s")}
     return [cell for cell in cells() if _key(cell) in found]
 

@@ -1,4 +1,4 @@
-"""When a fault strikes: between two links of the chain, in the middle of one, or at a line of the switch's journal.
+"""When a fault strikes: between two links of the chain, in the middle of one, or at a line of the switchover's journal.
 
 Generated from `LINKS`, so a new step is covered the day it is added.
 """
@@ -154,7 +154,7 @@ class Middle(Point):
 
 @dataclass(frozen=True)
 class Line(Point):
-    """The source's switch process has written this line."""
+    """The source's switchover process has written this line."""
 
     event: str
     side = Side.SOURCE
@@ -168,8 +168,8 @@ class Line(Point):
     def armed(self, stage: Stage, durations: Durations) -> Iterator[Meet]:
         def meet(scene: Scene, strike: Callable[[], bool]) -> bool:
             sign = f'"{self.event}"'.encode()
-            until("the switch begins", lambda: _said(scene, b'"started"'), REACHED_WITHIN_S)
-            until(f"the switch says {self.event}", lambda: _said(scene, sign), REACHED_WITHIN_S, every_s=0.0005)
+            until("the switchover begins", lambda: _said(scene, b'"started"'), REACHED_WITHIN_S)
+            until(f"the switchover says {self.event}", lambda: _said(scene, sign), REACHED_WITHIN_S, every_s=0.0005)
             return strike()
 
         yield meet

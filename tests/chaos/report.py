@@ -16,7 +16,7 @@ SOAK = Path("docs/soak.md")
 
 WORDS = {
     "done": "done",
-    "undone": "undone",
+    "rolled_back": "rolled_back",
     "needs_operator": "**operator**",
     "absent": "-",
     "missed": "too short",
@@ -34,7 +34,7 @@ guest stands still from `pre-switchover` on, and `run` is the point of no return
 | word | meaning |
 | --- | --- |
 | done | the guest goes on at the destination |
-| undone | the guest goes on at the source as if nothing had been tried |
+| rolled back | the guest goes on at the source as if nothing had been tried |
 | lost | its own QEMU was killed and it runs nowhere; its disks hold every acknowledged write; "/": the job says |
 | operator | the job asked for a person; what its text advised was done, and all below held afterwards |
 | - | nobody was there to strike |

@@ -28,7 +28,7 @@ from workers import processes
 from workflows import guests as guest_records
 from workflows import orphans
 from workflows.migration import jobs
-from workflows.submit_options import Terms
+from workflows.submit_options import SubmitOptions
 
 ENDS_WITHIN_S = 420.0
 LONGEST_PAUSE_S = {"live": 2.0, "paused": 15.0}
@@ -150,7 +150,7 @@ class _Trial:
 
     def submit(self) -> Job:
         options = jobs.MigrationOptions(bandwidth_bytes_per_s=self.recipe.bandwidth_bytes_per_s)
-        job = jobs.submit(self.guest, DESTINATION, options=options, terms=Terms(webhook=self.stage.webhook))
+        job = jobs.submit(self.guest, DESTINATION, options=options, terms=SubmitOptions(webhook=self.stage.webhook))
         self.job_id = job.id
         return job
 
@@ -205,7 +205,7 @@ class _Trial:
     def _drover(self, *words: str) -> None:
         command = [fleet._program("drover"), *words]
         done = subprocess.run(command, env=os.environ | self.stage.lab.environment, capture_output=True, text=True)
-        gone_on = self._job().state in {JobState.DONE, JobState.UNDONE}  # by itself, as the text says it may
+        gone_on = self._job().state in {JobState.DONE, JobState.ROLLED_BACK}  # by itself, as the text says it may
         if done.returncode and not gone_on:
             self.problem(f"`drover {' '.join(words)}` was advised and failed: {done.stderr.strip()}")
 
@@ -269,7 +269,7 @@ class _Trial:
         states = {step.state for step in job.steps}
         legal = {
             JobState.DONE: {StepState.DONE},
-            JobState.UNDONE: {StepState.UNDONE, StepState.PENDING},
+            JobState.ROLLED_BACK: {StepState.ROLLED_BACK, StepState.PENDING},
         }.get(job.state, states)
         if not states <= legal:
             self.problem(f"the job is {job.state}, its steps are {sorted(states - legal)}")

@@ -13,7 +13,7 @@ from tests.helpers import until
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
 MOVED = {"postgres", "redis", "controller", "flower", "prometheus"}
-"""A restart of these is no reason to undo a move."""
+"""A restart of these is no reason to roll back a move."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def ended(stack: Stack, job: str) -> str:
         told = stack.drover("job", "show", job)
         if told["state"] == "running" and told["hold"]:
             stack.docker("exec", stack.container(stacks.DRIVER), "drover", "job", "release", job, check=False)
-        return str(told["state"]) if told["state"] in {"done", "undone", "needs_operator"} else None
+        return str(told["state"]) if told["state"] in {"done", "rolled_back", "needs_operator"} else None
 
     return str(until("the job ends", ended, 300, every_s=1))
 
@@ -57,7 +57,7 @@ def test_the_command_line_in_a_container_moves_a_guest_and_prometheus_hears_of_i
     stack.boot("web", files)
     moved = stack.drover("migrate", "web", "--to", "host-b", "--wait")
     assert moved["state"] == "done"
-    assert moved["blackout_ms"] > 0
+    assert moved["downtime_ms"] > 0
     stack.intact("web", "host-b")
     [port] = stack.docker("port", stack.container("prometheus"), "9090").splitlines()[:1]
     asked = f"http://{port}/api/v1/query"
@@ -85,7 +85,7 @@ def test_a_restart_of_any_service_during_a_move_costs_neither_guest_nor_write(
     job = begin(stack, guest, "host-b")
     stack.compose("restart", "--timeout", "5", service)
     state = ended(stack, job)
-    assert state == "done" if service in MOVED else state in {"done", "undone"}
+    assert state == "done" if service in MOVED else state in {"done", "rolled_back"}
     stack.intact(guest, "host-b" if state == "done" else "host-a")
     until("every service is well again", stack.healthy, 180, every_s=1)
 
@@ -96,5 +96,5 @@ def test_a_restart_of_the_source_ends_its_guests_and_their_moves_and_loses_no_wr
     stack.boot("last", files)
     job = begin(stack, "last", "host-b")
     stack.compose("restart", "--timeout", "5", "host-a")
-    assert ended(stack, job) == "undone"
+    assert ended(stack, job) == "rolled_back"
     stack.lost_nothing("last", "host-a")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from drover.cli import app
 from models.database import forget, transaction
-from models.job import Disk, Job, JobState, StepState, tell
+from models.job import Disk, Job, JobState, StepState, record_event
 from workflows.migration import chain
 
 NONCE = "0123456789abcdef01234567"
@@ -56,8 +56,8 @@ def insert_job(state: JobState, **columns: Any) -> int:
     """A job as rows, its steps as they would be in that state."""
     job = Job(
         guest="web", source="hv1", destination="hv2", state=state, plan={"large": True},
-        exporter={"nonce": NONCE, "address": "10.0.0.2", "port": 4711}, switch={"attempt": 3, "key": KEY},
-        options={"max_blackout_ms": 300, "bandwidth_bytes_per_s": 0}, steps=chain.steps("hv1", "hv2"),
+        nbd_server={"nonce": NONCE, "address": "10.0.0.2", "port": 4711}, switchover={"attempt": 3, "key": KEY},
+        options={"max_downtime_ms": 300, "bandwidth_bytes_per_s": 0}, steps=chain.steps("hv1", "hv2"),
         disks=[Disk(index=i, device=f"d{i}", format="raw", source_path=f"/s/{i}", destination_path=f"/d/{i}",
                     bytes_total=2 << 30, bytes_copied=1 << 30) for i in range(2)],
     )  # fmt: skip
@@ -67,8 +67,8 @@ def insert_job(state: JobState, **columns: Any) -> int:
     with transaction() as session:
         session.add(job)
         session.flush()
-        tell(session, job.id, by="test", action="submitted", sentence="web is to move")
-        tell(session, job.id, by="test", action="warning", sentence="the link is slow")
+        record_event(session, job.id, by="test", action="submitted", sentence="web is to move")
+        record_event(session, job.id, by="test", action="warning", sentence="the link is slow")
     return job.id
 
 
@@ -80,15 +80,15 @@ def _act(job: Job) -> None:
     first = job.steps[0]
     first.attempts, first.started_at = 1, BEGUN
     first.state = {
-        JobState.RUNNING: StepState.RUNNING, JobState.UNDOING: StepState.UNDOING, JobState.DONE: StepState.DONE,
-        JobState.UNDONE: StepState.UNDONE, JobState.NEEDS_OPERATOR: StepState.FAILED,
+        JobState.RUNNING: StepState.RUNNING, JobState.ROLLING_BACK: StepState.ROLLING_BACK, JobState.DONE: StepState.DONE,
+        JobState.ROLLED_BACK: StepState.ROLLED_BACK, JobState.NEEDS_OPERATOR: StepState.FAILED,
     }[job.state]  # fmt: skip
     if job.state.ended:
         job.finished_at = first.finished_at = BEGUN + timedelta(seconds=12.5)
     if job.state is JobState.DONE:
         for step in job.steps:
             step.state = StepState.DONE
-        job.blackout = {"ms": 43.21, "phases": {"stop": 1.5}}
+        job.downtime = {"ms": 43.21, "phases": {"stop": 1.5}}
         job.ram = {"transferred": 300, "remaining": 0, "total": 1000, "bytes_per_s": 7, "passes": 3}
     elif job.state is not JobState.RUNNING:
         job.error = first.error = f"no export named '{NONCE}-0', key {KEY}"

@@ -22,14 +22,14 @@ def change(number: int, state: DrainState, guest: GuestState, **columns: object)
         found = session.get_one(Drain, number)
         found.state = state
         for row in found.guests:
-            row.state, row.reason = guest, "hv2 is full" if guest is GuestState.LEFT else None
+            row.state, row.reason = guest, "hv2 is full" if guest is GuestState.SKIPPED else None
             for name, value in columns.items():
                 setattr(row, name, value)
 
 
 def test_a_dry_run_says_who_would_go_where_and_changes_nothing() -> None:
     found = drain("--dry-run")
-    assert (found["dry_run"], found["host"], found["left"]) == (True, "hv1", [])
+    assert (found["dry_run"], found["host"], found["skipped"]) == (True, "hv1", [])
     assert [(move["guest"], move["destination"]) for move in found["moves"]] == [("web", "hv2")]
     assert found["total_s"] > 0
     told = drover("drain", "hv1", "--dry-run").stdout
@@ -41,12 +41,12 @@ def test_a_dry_run_says_who_would_go_where_and_changes_nothing() -> None:
 
 def test_a_guest_that_cannot_be_moved_is_listed_with_the_reason(answers: dict[str, Any]) -> None:
     answers["plan_destination"] = "hv2 cannot take web: no room"
-    [left] = drain("--dry-run")["left"]
+    [left] = drain("--dry-run")["skipped"]
     assert left["guest"] == "web"
     assert "hv2 cannot take web: no room" in left["reason"]
     assert "gone takes no guest: it is silent" in left["reason"]
     answers["inspect"]["refusals"] = ["it has a floppy"]
-    assert drain("--dry-run")["left"] == [
+    assert drain("--dry-run")["skipped"] == [
         {"guest": "web", "reason": "web cannot be moved now: it has a floppy"},
     ]
 
@@ -114,8 +114,8 @@ def test_a_scheduled_drain_tells_when(database: None) -> None:
     ("state", "guest", "code", "said"),
     [
         (DrainState.DONE, GuestState.MOVED, 0, "done: hv1 is empty and in maintenance"),
-        (DrainState.INCOMPLETE, GuestState.LEFT, 3, "incomplete: "),
-        (DrainState.CANCELLED, GuestState.LEFT, 3, "cancelled: 0 of 1 guests had moved"),
+        (DrainState.INCOMPLETE, GuestState.SKIPPED, 3, "incomplete: "),
+        (DrainState.CANCELLED, GuestState.SKIPPED, 3, "cancelled: 0 of 1 guests had moved"),
     ],
 )
 def test_the_end_of_a_drain_has_its_exit_code(state: DrainState, guest: GuestState, code: int, said: str) -> None:
@@ -128,7 +128,7 @@ def test_the_end_of_a_drain_has_its_exit_code(state: DrainState, guest: GuestSta
 
 def test_an_operator_is_asked_for_by_the_exit_code() -> None:
     number = drain()["id"]
-    change(number, DrainState.INCOMPLETE, GuestState.LEFT, job_id=insert_job(JobState.NEEDS_OPERATOR))
+    change(number, DrainState.INCOMPLETE, GuestState.SKIPPED, job_id=insert_job(JobState.NEEDS_OPERATOR))
     assert drover("drain", "watch", str(number)).exit_code == 4
 
 
@@ -160,16 +160,16 @@ def test_progress_and_remaining_time_of_each_guest() -> None:
 
 def test_a_cordoned_host_is_no_destination() -> None:
     assert document("host", "cordon", "hv2") == {"name": "hv2", "state": "cordoned"}
-    assert "it is cordoned" in drain("--dry-run")["left"][0]["reason"]
+    assert "it is cordoned" in drain("--dry-run")["skipped"][0]["reason"]
     refused = drover("migrate", "web", "--to", "hv2")
     assert (refused.exit_code, "`drover host uncordon hv2`" in refused.stderr) == (2, True)
     assert document("host", "uncordon", "hv2")["state"] == "active"
 
 
 def test_guests_are_described_and_forgotten() -> None:
-    found = document("guest", "set", "web", "--priority", "5", "--apart", "db")
-    assert (found["priority"], found["apart"], found["together"]) == (5, "db", None)
-    assert document("guest", "set", "web", "--apart", "")["apart"] is None
+    found = document("guest", "set", "web", "--priority", "5", "--anti-affinity", "db")
+    assert (found["priority"], found["anti_affinity"], found["affinity"]) == (5, "db", None)
+    assert document("guest", "set", "web", "--anti-affinity", "")["anti_affinity"] is None
     assert document("guest", "forget", "web") == {"forgotten": "web", "host": "hv1"}
     assert document("guest", "list") == {"guests": []}
 

@@ -137,7 +137,7 @@ def test_a_bug_is_one_sentence(database: None, monkeypatch: pytest.MonkeyPatch) 
         ["job", "show", "seven"],
         ["migrate", "web"],
         ["migrate", "web", "--to", "hv2", "--bandwidth", "fast"],
-        ["migrate", "web", "--to", "hv2", "--max-blackout-ms", "0"],
+        ["migrate", "web", "--to", "hv2", "--max-downtime-ms", "0"],
         ["job", "list", "--nonsense"],
     ],
     ids=" ".join,

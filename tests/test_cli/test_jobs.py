@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 
 from models.database import transaction
-from models.job import JobState, tell
+from models.job import JobState, record_event
 from tests.test_cli.support import BEGUN, KEY, NONCE, document, drover, insert_job
 from workflows.migration import chain
 
@@ -32,18 +32,18 @@ def test_job_show_in_every_state(database: None, state: JobState) -> None:
 
 def test_job_show_when_done(database: None) -> None:
     found = document("job", "show", str(insert_job(JobState.DONE)))
-    assert (found["blackout_ms"], found["blackout_phases"]) == (43.21, {"stop": 1.5})
+    assert (found["downtime_ms"], found["downtime_phases"]) == (43.21, {"stop": 1.5})
     assert found["ram"] == {
         "bytes_total": 1000, "bytes_transferred": 300, "bytes_remaining": 0, "bytes_per_s": 7, "passes": 3,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("words", ["job show {}", "job watch {}", "job explain {}", "job list --all", "guest list"])
-@pytest.mark.parametrize("state", [JobState.UNDONE, JobState.NEEDS_OPERATOR])
+@pytest.mark.parametrize("state", [JobState.ROLLED_BACK, JobState.NEEDS_OPERATOR])
 def test_secrets_are_not_printed(database: None, words: str, state: JobState) -> None:
     number = insert_job(state)
     with transaction() as session:
-        tell(session, number, by="test", action="retry", sentence=f"no export {NONCE}-1 with {KEY}")
+        record_event(session, number, by="test", action="retry", sentence=f"no export {NONCE}-1 with {KEY}")
     for more in ([], ["--json"]):
         said = drover(*words.format(number).split(), *more).output
         assert said
@@ -73,14 +73,14 @@ def test_job_explain(database: None) -> None:
 
 def test_cancel(database: None) -> None:
     number = insert_job(JobState.QUEUED)
-    assert document("job", "cancel", str(number))["state"] == "undone"
+    assert document("job", "cancel", str(number))["state"] == "rolled_back"
     again = drover("job", "cancel", str(number))
     assert again.exit_code == 2
     assert "has ended" in again.stderr
 
 
 def test_cancel_past_the_point_of_no_return(database: None) -> None:
-    number = insert_job(JobState.RUNNING, crossed_at=BEGUN)
+    number = insert_job(JobState.RUNNING, committed_at=BEGUN)
     result = drover("job", "cancel", str(number))
     assert result.exit_code == 2
     assert "point of no return" in result.stderr

@@ -14,10 +14,10 @@ from models.job import Job, JobState
 from tests.test_cli.support import document, drover, end_job, insert_job
 from workflows import guests
 from workflows.drain import commands, planner
-from workflows.drain.commands import Order
+from workflows.drain.commands import DrainRequest
 from workflows.migration import jobs, preflight
 
-UNFINISHED = [state for state in JobState if state not in {JobState.DONE, JobState.UNDONE}]
+UNFINISHED = [state for state in JobState if state not in {JobState.DONE, JobState.ROLLED_BACK}]
 
 
 def _web() -> Guest:
@@ -49,7 +49,7 @@ def test_a_guest_is_not_adopted_in_mid_job(database: None, answers: dict[str, An
     assert drover("guest", "forget", "web").exit_code == 2
 
 
-@pytest.mark.parametrize("state", [JobState.DONE, JobState.UNDONE])
+@pytest.mark.parametrize("state", [JobState.DONE, JobState.ROLLED_BACK])
 def test_a_guest_is_adopted_anew_after_its_job(database: None, answers: dict[str, Any], state: JobState) -> None:
     insert_job(state)
     assert drover("guest", "adopt", "web", "--host", "hv2", "--qmp", "/run/other.sock").exit_code == 0
@@ -175,15 +175,15 @@ def test_cancel_of_a_job_at_work_says_that_it_is_requested_and_not_how_it_ends(d
     assert f"`drover job watch {number}`" in result.stdout
 
 
-def test_cancel_of_a_queued_job_says_that_it_is_undone(database: None) -> None:
+def test_cancel_of_a_queued_job_says_that_it_is_rolled_back(database: None) -> None:
     number = insert_job(JobState.QUEUED)
-    assert drover("job", "cancel", str(number)).stdout == f"job {number} is undone: web stays on hv1\n"
+    assert drover("job", "cancel", str(number)).stdout == f"job {number} is rolled_back: web stays on hv1\n"
 
 
 @pytest.mark.parametrize(
     ("ends", "code", "said"),
     [
-        (JobState.UNDONE, 3, "undone: web stays on hv1"),
+        (JobState.ROLLED_BACK, 3, "rolled_back: web stays on hv1"),
         (JobState.DONE, 0, "done: web lives on hv2"),
         (JobState.NEEDS_OPERATOR, 4, "needs an operator"),
     ],
@@ -208,7 +208,7 @@ def test_cancel_of_a_job_that_needs_an_operator_says_what_to_do_instead(database
 
 
 @pytest.mark.parametrize(
-    ("state", "where"), [(JobState.DONE, "web was moved to hv2"), (JobState.UNDONE, "web stayed on hv1")]
+    ("state", "where"), [(JobState.DONE, "web was moved to hv2"), (JobState.ROLLED_BACK, "web stayed on hv1")]
 )
 def test_cancel_of_a_job_that_has_ended_says_where_the_guest_went(database: None, state: JobState, where: str) -> None:
     result = drover("job", "cancel", str(insert_job(state)))
@@ -228,8 +228,8 @@ def test_a_submission_that_is_refused_because_of_the_job_with_its_own_key_answer
 def test_submissions_with_one_key_at_the_same_moment_all_answer_the_same_job(
     database: None, answers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = threading.Barrier(3, timeout=30)
-    _before_answer(monkeypatch, "plan_destination", together.wait)
+    affinity = threading.Barrier(3, timeout=30)
+    _before_answer(monkeypatch, "plan_destination", affinity.wait)
     found: list[int] = []
     submitting = [
         threading.Thread(target=lambda: found.append(jobs.submit("web", "hv2", idempotency_key="k").id))
@@ -254,25 +254,25 @@ def test_a_drain_that_is_refused_because_of_the_one_with_its_own_key_answers_tha
         raise PreconditionFailed("no guest that was drained from hv1 is away")
 
     monkeypatch.setattr(planner, "forecast", refuse)
-    earlier, forecast = commands.submitted_or_forecast(Order(kind=DrainKind.RETURN, host="hv1"), "k")
+    earlier, forecast = commands.submitted_or_forecast(DrainRequest(kind=DrainKind.RETURN, host="hv1"), "k")
     assert forecast is None
     assert earlier is not None
     assert earlier.idempotency_key == "k"
 
 
 def test_drain_cancel_can_wait_for_the_end(database: None) -> None:
-    drain = commands.submit(Order(kind=DrainKind.DRAIN, host="hv1"))
+    drain = commands.submit(DrainRequest(kind=DrainKind.DRAIN, host="hv1"))
     result = drover("drain", "cancel", str(drain.id), "--wait", "--timeout", "60")
     assert result.exit_code == 3
     assert "cancelled" in result.stdout
 
 
 def test_why_a_job_does_not_go_on_is_shown_in_every_state(database: None) -> None:
-    number = insert_job(JobState.RUNNING, waiting="Redis refuses writes")
+    number = insert_job(JobState.RUNNING, wait_reason="Redis refuses writes")
     for words in (("job", "list"), ("job", "show", str(number)), ("job", "explain", str(number))):
         assert "Redis refuses writes" in drover(*words).stdout
     ending = end_job(number, JobState.DONE, 0.5)
     watched = drover("job", "watch", str(number))
     ending.join()
     assert "Redis refuses writes" in watched.stderr
-    assert document("job", "explain", str(number))["waiting"] == "Redis refuses writes"
+    assert document("job", "explain", str(number))["wait_reason"] == "Redis refuses writes"

@@ -29,7 +29,7 @@ from tests.test_cli.support import (
     ("state", "code", "verdict"),
     [
         (JobState.DONE, 0, "done: web lives on hv2; 2.1 GB of disks in 12.5 s, guest paused for 43 ms"),
-        (JobState.UNDONE, 3, "undone: web stays on hv1; no export named"),
+        (JobState.ROLLED_BACK, 3, "rolled_back: web stays on hv1; no export named"),
         (JobState.NEEDS_OPERATOR, 4, "needs an operator: no export named"),
     ],
 )
@@ -139,7 +139,7 @@ def test_ram_is_complete_only_when_the_guest_has_crossed() -> None:
     ram = {"total": 1000, "remaining": 0, "transferred": 1000, "bytes_per_s": 50, "passes": 2}
     running = progress.Progress().bars(shot(1000, BEGUN, ram=ram))[-1]
     assert (running.label, running.percent, running.note) == ("RAM", 99, "pass 2")
-    crossed = progress.Progress().bars(shot(1000, BEGUN, ram=ram, crossed_at=BEGUN))[-1]
+    crossed = progress.Progress().bars(shot(1000, BEGUN, ram=ram, committed_at=BEGUN))[-1]
     assert crossed.percent == 100
 
 

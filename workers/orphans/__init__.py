@@ -2,7 +2,7 @@
 
 Everything of ours carries the number of its job: directories, marks of processes, names of block jobs and nodes.
 So each find is judged by its job alone, as the database has it right before something is removed; `done` and
-`undone` are states that no job leaves. When in doubt a thing is kept, and the answer says why: a QEMU is ended
+`rolled_back` are states that no job leaves. When in doubt a thing is kept, and the answer says why: a QEMU is ended
 only while its own monitor, held by us, says that it still waits for a guest.
 """
 

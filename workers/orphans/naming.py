@@ -12,7 +12,7 @@ from models.job import Job, JobState
 from workers.qemu.monitor import Monitor
 from workers.step import JobDirectory
 
-ENDED = (JobState.DONE, JobState.UNDONE)
+ENDED = (JobState.DONE, JobState.ROLLED_BACK)
 """States that no job leaves."""
 NUMBER = r"[1-9][0-9]{0,17}"
 ROLES = re.compile(r"exporter|incoming|switch-[0-9]+")

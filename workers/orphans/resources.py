@@ -63,7 +63,7 @@ class Find(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Helper(Find):
-    """An exporter, a switch process or its guardian."""
+    """An NBD server, a switchover process or its guardian."""
 
     kind = "process"
     role: str
@@ -94,7 +94,7 @@ class Incoming(Find):
         return f"incoming QEMU (pid {self.process.pid})"
 
     def applies(self, job: Job | None) -> bool:
-        return job is None or job.state is JobState.UNDONE
+        return job is None or job.state is JobState.ROLLED_BACK
 
     async def check(self, job: Job | None) -> None:
         await self._while_it_waits(job)
@@ -170,7 +170,7 @@ class Image(Find):
         return f"image {self.path}"
 
     def applies(self, job: Job | None) -> bool:
-        return job is not None and job.state is JobState.UNDONE
+        return job is not None and job.state is JobState.ROLLED_BACK
 
     async def check(self, job: Job | None) -> None:
         if job is None or str(self.path) not in _images(job, self.settings.host):
@@ -203,7 +203,7 @@ class Directory(Find):
         self._needed(job)
         recheck()
         _unlink_dead_sockets(job, self.settings)
-        if job is not None and job.state is JobState.UNDONE:
+        if job is not None and job.state is JobState.ROLLED_BACK:
             self.directory.manifest.delete_all()  # only folders are left to it, and only empty ones go
         self.directory.remove()
         if self.directory.path.exists():
@@ -215,7 +215,7 @@ class Directory(Find):
             roles.discard("incoming")  # the guest
         if roles:
             raise Kept(f"still in use by: {', '.join(sorted(roles))}")
-        if (job is None or job.state is JobState.UNDONE) and (still := made(self.directory)):
+        if (job is None or job.state is JobState.ROLLED_BACK) and (still := made(self.directory)):
             raise Kept(f"it tells who made {', '.join(map(str, still))}, and that is still there")
 
 
@@ -247,7 +247,7 @@ def _other_owner(session: Session, job: Job, path: str) -> int | None:
     """Another job that brought, or is to bring, an image to this path, or took it away from there."""
     there = (Disk.destination_path == path) & (Job.destination == job.destination)
     from_there = (Disk.source_path == path) & (Job.source == job.destination)
-    query = select(Job.id).join(Disk).where(Job.id != job.id, Job.state != JobState.UNDONE, or_(there, from_there))
+    query = select(Job.id).join(Disk).where(Job.id != job.id, Job.state != JobState.ROLLED_BACK, or_(there, from_there))
     return session.scalar(query.limit(1))
 
 
@@ -263,7 +263,7 @@ def _qmp(job: Job) -> str | None:
 
 def _unlink_dead_sockets(job: Job | None, settings: Settings) -> None:
     """The sockets of an incoming QEMU that is dead; nobody else's."""
-    if job is None or job.state is not JobState.UNDONE or job.destination != settings.host or _qmp(job) is None:
+    if job is None or job.state is not JobState.ROLLED_BACK or job.destination != settings.host or _qmp(job) is None:
         return
     with transaction() as session:
         elsewhere = session.scalar(

@@ -98,7 +98,7 @@ async def start_mirrors(monitor: Monitor, disks: Mapping[str, str], *, bytes_per
 
 async def _start_mirror(monitor: Monitor, name: str, device: str, bytes_per_s: int) -> None:
     """`auto-dismiss` false keeps the verdict for whoever comes after us; `on-target-error` stop lets a break be healed
-    without a new copy as long as it is the same exporter, which its export name proves.
+    without a new copy as long as it is the same NBD server, which its export name proves.
     """
     await monitor.execute(
         "blockdev-mirror",
@@ -169,7 +169,7 @@ async def end_mirrors(monitor: Monitor, names: Sequence[str], timeout_s: float, 
         check()
         states = await mirrors(monitor, names)
         if len(states) != len(names):
-            raise Transient("a mirror vanished during the switch")
+            raise Transient("a mirror vanished during the switchover")
         if all(state.concluded for state in states.values()):
             break
         if time.monotonic() > deadline or not all(state.healthy for state in states.values()):
@@ -191,7 +191,7 @@ async def device_names(monitor: Monitor) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedImage:
-    """An image on the destination and the names under which the exporter serves it."""
+    """An image on the destination and the names under which the NBD server serves it."""
 
     index: int
     path: str
@@ -206,7 +206,7 @@ class ExportedImage:
 
 
 async def export(monitor: Monitor, image: ExportedImage) -> None:
-    """Open an image in the exporter and offer it for writing. `discard` keeps holes holes."""
+    """Open an image in the NBD server and offer it for writing. `discard` keeps holes holes."""
     format_node, file_node = image.nodes
     await monitor.execute("blockdev-add", driver="file", node_name=file_node, filename=image.path, discard="unmap")
     await monitor.execute(

@@ -230,8 +230,8 @@ def leaf(key: str) -> str:
 def _without_cache_drop(option: Option) -> Option:
     """Set `drop-cache=off` on every host file of a `-drive` or `-blockdev`.
 
-    The exporter that wrote the image and this QEMU share one host's page cache, so throwing it
-    away at activation protects nothing and costs 26 ms of blackout (measured on 10.0.2).
+    The NBD server that wrote the image and this QEMU share one host's page cache, so throwing it
+    away at activation protects nothing and costs 26 ms of downtime (measured on 10.0.2).
     """
     if option.name not in {"drive", "blockdev"} or option.value is None:
         return option

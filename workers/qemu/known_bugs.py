@@ -92,7 +92,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         id="B5",
-        what="when a switch fails and the source's images are locked by somebody else (a backup tool),"
+        what="when a switchover fails and the source's images are locked by somebody else (a backup tool),"
         " QEMU starts the guest on inactive disks and aborts",
         severity=Severity.NOTE,
         ranges=((ANCIENT, (10, 2, 0)),),
@@ -177,7 +177,7 @@ def mirror_discard(source_version: Version, source_format: str) -> Literal["igno
 
 
 def exporter_detect_zeroes(exporter_version: Version, image_format: str) -> Literal["off", "unmap"]:
-    """`detect-zeroes` for the exporter's format node: zeroes that were once written take no room at the destination.
+    """`detect-zeroes` for the NBD server's format node: zeroes that were once written take no room at the destination.
 
     Never on qcow2 where B12 lives: there a zero write may destroy its neighbour.
     """

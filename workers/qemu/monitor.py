@@ -115,7 +115,7 @@ def _wire(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _always() -> None:
-    """The guard of those who need none: read-only callers and the switch, which fences itself."""
+    """The guard of those who need none: read-only callers and the switchover, which fences itself."""
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """What a machine is made of, read from QMP replies: its devices and its memory blocks.
 
 QEMU itself never notices an extra device, another MAC or a missing CPU flag at the destination,
-and a missing device only inside the blackout (seen on 7.2, 10.0 and 11.1). So both sides' `info qtree`
+and a missing device only inside the downtime (seen on 7.2, 10.0 and 11.1). So both sides' `info qtree`
 and `x-query-ramblock` are reduced to what must be equal and compared before anything starts.
 """
 

@@ -1,7 +1,7 @@
 """The steps, one file each. Their order is `workflows.migration.chain`'s business."""
 
 from models.job import Side
-from workers.step import Step
+from workers.step import StepHandler
 from workers.steps.await_sync import AwaitSync
 from workers.steps.cleanup import CleanupDestination, CleanupSource
 from workers.steps.cutover import CutoverDestination, CutoverSource
@@ -10,7 +10,7 @@ from workers.steps.mirror_disks import MirrorDisks
 from workers.steps.prepare_dest_image import PrepareDestImage
 from workers.steps.start_nbd import StartNbd
 
-STEPS: dict[tuple[str, Side], Step] = {
+STEPS: dict[tuple[str, Side], StepHandler] = {
     (step.name, step.side): step
     for step in (
         PrepareDestImage(),

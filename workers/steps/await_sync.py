@@ -7,12 +7,12 @@ import asyncio
 import time
 
 from drover.errors import Fatal, Transient
-from models.job import Side, tell
+from models.job import Side, record_event
 from workers import guest_events, mirrors, nbd_server
 from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
-from workers.step import Context, Step
+from workers.step import Context, StepHandler
 from workers.switchover import supervisor
 
 POLL_S = 1.2
@@ -23,13 +23,13 @@ RECORD_S = 1.0
 HEAL_S = 60.0
 """How long a mirror that stands with an error is resumed again and again before the copy is begun anew.
 
-A cut link to the same exporter heals without a new copy; QEMU retries after up to 16 s of its own."""
+A cut link to the same NBD server heals without a new copy; QEMU retries after up to 16 s of its own."""
 
 SILENCE_S = 5.0
-"""A copy that has not moved for so long makes us look whether its exporter can be reached."""
+"""A copy that has not moved for so long makes us look whether its NBD server can be reached."""
 
 
-class AwaitSync(Step):
+class AwaitSync(StepHandler):
     """All mirrors are ready, and the guest runs. Lasts as long as the copy does."""
 
     name, side, attempts = "await_sync", Side.SOURCE, 5
@@ -46,7 +46,7 @@ class AwaitSync(Step):
             await _Watch(ctx, monitor).until_in_sync()
         supervisor.prepare(ctx)  # after a long copy no other waits any more
 
-    async def undo(self, ctx: Context) -> None:
+    async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
 
 
@@ -75,7 +75,7 @@ class _Watch:
             held_up = self.lacks_room(states) or await guest_events.held_up(self.ctx, self.monitor)
             await asyncio.to_thread(self.say, held_up)
             in_sync = _all_in_sync(self.ctx, states) and held_up is None and not self.ctx.job.held
-            await self.tell(states, now=in_sync)
+            await self.record_event(states, now=in_sync)
             if in_sync and all(disk.ready_at for disk in self.ctx.job.disks):
                 return
             await self.heal(states)
@@ -104,12 +104,12 @@ class _Watch:
         with self.ctx.record() as (session, job, step):
             step.error = held_up
             sentence = held_up or "the move goes on"
-            tell(
+            record_event(
                 session, job.id, by=self.ctx.claim.owner, action="held_up" if held_up else "goes_on", sentence=sentence
             )
         self.said = held_up
 
-    async def tell(self, states: dict[str, Mirror], now: bool) -> None:
+    async def record_event(self, states: dict[str, Mirror], now: bool) -> None:
         if not now and time.monotonic() < self.record_at:
             return
         self.record_at = time.monotonic() + RECORD_S
@@ -121,7 +121,7 @@ class _Watch:
     async def give_up_on_silence(self, states: dict[str, Mirror]) -> None:
         """A link that swallows packets shows in no error for a quarter of an hour, by TCP's own patience.
 
-        A copy that does not move is looked into; as long as the exporter can be reached it is only slow.
+        A copy that does not move is looked into; as long as the NBD server can be reached it is only slow.
         """
         moved = sum(mirror.copied_bytes for mirror in states.values())
         still_s = time.monotonic() - self.moved_at
@@ -142,7 +142,7 @@ class _Watch:
         if time.monotonic() > self.heal_until:
             raise Transient(f"the destination's images could not be written for {HEAL_S:g} s", restart_from="start_nbd")
         if nbd_server.refuses(self.ctx):
-            raise Transient("the exporter is gone: the copy begins anew", restart_from="start_nbd")
+            raise Transient("the NBD server is gone: the copy begins anew", restart_from="start_nbd")
         for name in broken:
             await block.resume_mirror(self.monitor, name)
         await asyncio.sleep(1.0)

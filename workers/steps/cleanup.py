@@ -10,11 +10,11 @@ from workers import nbd_server
 from workers.images import retention
 from workers.processes import Process
 from workers.qemu.monitor import MonitorLost
-from workers.step import Context, Step
+from workers.step import Context, StepHandler
 from workers.switchover import supervisor
 
 
-class CleanupSource(Step):
+class CleanupSource(StepHandler):
     """The former QEMU is gone and its images are set aside."""
 
     name, side, attempts = "cleanup", Side.SOURCE, 10
@@ -54,8 +54,8 @@ class CleanupSource(Step):
             await process.end()
 
 
-class CleanupDestination(Step):
-    """Exporter, switch process and the job's directory are gone; the images belong to the guest now."""
+class CleanupDestination(StepHandler):
+    """NBD server, switchover process and the job's directory are gone; the images belong to the guest now."""
 
     name, side, attempts = "cleanup", Side.DESTINATION, 10
 

@@ -1,7 +1,7 @@
 """Step 6: both hosts agree on who has the guest now, and the record says so.
 
 By now the source was seen to let go (`migrate_ram` ends with `run` in its journal), so this only goes forward.
-Usually the switch processes have done everything and there is only the outcome to write down; if one of them
+Usually the switchover processes have done everything and there is only the outcome to write down; if one of them
 died, the destination's link lets the guest run.
 """
 
@@ -18,14 +18,14 @@ from workers.processes import Process
 from workers.qemu import migration
 from workers.qemu.monitor import Monitor, MonitorLost
 from workers.run_marker import MARK
-from workers.step import Context, Step
+from workers.step import Context, StepHandler
 from workers.switchover import supervisor
 
 STARTED = {"running", "shutdown", "guest-panicked", "io-error", "suspended", "internal-error", "watchdog"}
 """Run states of a guest that has gone its own way since it was let run."""
 
 
-class CutoverSource(Step):
+class CutoverSource(StepHandler):
     """The source stands still for good."""
 
     name, side = "cutover", Side.SOURCE
@@ -34,7 +34,7 @@ class CutoverSource(Step):
         return False
 
     async def verify(self, ctx: Context) -> bool:
-        return ctx.job.blackout is not None and await self._stands_still(ctx)
+        return ctx.job.downtime is not None and await self._stands_still(ctx)
 
     async def do(self, ctx: Context) -> None:
         if not await self._stands_still(ctx):
@@ -43,12 +43,12 @@ class CutoverSource(Step):
                 f"its QEMU where it is not to live, then `drover job resolve {ctx.job.id} --owner source` or "
                 f"`drover job resolve {ctx.job.id} --owner destination`"
             )
-        told = supervisor.crossed(ctx)
+        told = supervisor.committed(ctx)
         resumed = (told and told.last("resumed")) or {}
         learnt = {"ram": resumed["ram"]} if "ram" in resumed else {}
         ctx.note(
-            blackout={
-                "ms": resumed.get("blackout_ms"),
+            downtime={
+                "ms": resumed.get("downtime_ms"),
                 "phases": resumed.get("phases", {}),
                 "stopped_at": resumed.get("stopped_at"),
                 "resumed_at": resumed.get("resumed_at"),
@@ -63,7 +63,7 @@ class CutoverSource(Step):
             return bool((await monitor.query("query-status"))["status"] != "running")
 
 
-class CutoverDestination(Step):
+class CutoverDestination(StepHandler):
     """The guest runs on the destination and the guest's record says so."""
 
     name, side = "cutover", Side.DESTINATION
@@ -91,7 +91,7 @@ class CutoverDestination(Step):
     async def _let_switch_finish(self, ctx: Context) -> None:
         """It holds the monitor until the guest is announced; one that died or froze is out of the way."""
         deadline = time.monotonic() + 5
-        process = supervisor.running(ctx, ctx.job.switch["attempt"])
+        process = supervisor.running(ctx, ctx.job.switchover["attempt"])
         while process is not None and process.alive and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         await supervisor.kill_all(ctx)
@@ -109,7 +109,7 @@ class CutoverDestination(Step):
         await migration.resume(monitor)
 
     async def _release_images(self, ctx: Context) -> None:
-        """An exporter that still has the images open would make `cont` fail."""
+        """An NBD server that still has the images open would make `cont` fail."""
         if nbd_server.running(ctx) is not None:
             await nbd_server.stop(ctx)
 

@@ -1,23 +1,23 @@
 """Step 5: the RAM follows, and with it the guest.
 
-Two links. The destination makes sure that a fresh QEMU waits and starts its switch process; the source starts
-its own, which sends the RAM and, when what is left fits the allowed blackout, carries the switch through by
+Two links. The destination makes sure that a fresh QEMU waits and starts its switchover process; the source starts
+its own, which sends the RAM and, when what is left fits the allowed downtime, carries the switchover through by
 itself (see `workers.switchover`): an idle guest gets there right after the first pass, and between STOP and RESUME
-nothing but the two hosts may matter. So this step ends when the switch process has said its last word.
+nothing but the two hosts may matter. So this step ends when the switchover process has said its last word.
 """
 
 import asyncio
 import secrets
 import time
 
-from drover.errors import Crossed, Fatal, Transient
+from drover.errors import Committed, Fatal, Transient
 from models.job import Side
 from workers import incoming_qemu, mirrors, nbd_server
 from workers.qemu import block, migration
-from workers.step import Context, Step
+from workers.step import Context, StepHandler
 from workers.switchover import supervisor
 from workers.switchover.journal import Journal, Story
-from workers.switchover.parameters import DestinationOrder, SourceOrder
+from workers.switchover.parameters import DestinationParameters, SourceParameters
 
 RECORD_S = 1.0
 DEADLINE_S = 1800.0
@@ -27,24 +27,24 @@ ATTEMPTS = 5
 """To send the RAM again costs little beside the disk copy that would be lost."""
 
 
-class MigrateRamDestination(Step):
-    """A fresh incoming QEMU waits, and this side's switch process listens."""
+class MigrateRamDestination(StepHandler):
+    """A fresh incoming QEMU waits, and this side's switchover process listens."""
 
     name, side, attempts = "migrate_ram", Side.DESTINATION, ATTEMPTS
 
     async def verify(self, ctx: Context) -> bool:
-        attempt = ctx.job.switch.get("attempt")
+        attempt = ctx.job.switchover.get("attempt")
         if attempt is None or supervisor.running(ctx, attempt) is None:
             return False
         told = supervisor.story(ctx, attempt)
         return told.last("listening") is not None and told.last("connected") is None
 
     async def do(self, ctx: Context) -> None:
-        await supervisor.kill_all(ctx, but_prepared=True)  # one that waits for its peer holds the exporter's monitor
+        await supervisor.kill_all(ctx, but_prepared=True)  # one that waits for its peer holds the NBD server's monitor
         serves, waits = await asyncio.gather(nbd_server.serves(ctx), incoming_qemu.waits(ctx))
         if not serves:
             raise Transient(
-                "the exporter is gone or let go of the images: the copy begins anew", restart_from="start_nbd"
+                "the NBD server is gone or let go of the images: the copy begins anew", restart_from="start_nbd"
             )
         if not waits:
             await incoming_qemu.start(ctx)
@@ -52,14 +52,14 @@ class MigrateRamDestination(Step):
 
     async def _start_switch(self, ctx: Context) -> None:
         attempt, key = ctx.claim.token, secrets.token_hex(32)
-        exported = nbd_server.images(ctx, ctx.job.exporter["nonce"])
-        order = DestinationOrder(
+        exported = nbd_server.images(ctx, ctx.job.nbd_server["nonce"])
+        order = DestinationParameters(
             qmp=ctx.destination["qmp"],
             key=key,
             images=[disk.destination_path for disk in ctx.job.disks],
             journal=str(ctx.directory.switch_journal(self.side, attempt)),
             address=ctx.settings.address,
-            exporter_qmp=str(ctx.directory.exporter_qmp),
+            nbd_server_qmp=str(ctx.directory.nbd_server_qmp),
             exports=[image.export for image in exported],
             nodes=[node for image in exported for node in image.nodes],
             marker=str(ctx.directory.marker),
@@ -67,34 +67,36 @@ class MigrateRamDestination(Step):
         supervisor.start(ctx, attempt, order)
         await supervisor.wait_for(ctx, attempt, "listening", timeout_s=15)
         listening = supervisor.story(ctx, attempt).last("listening") or {}
-        ctx.note(switch={"attempt": attempt, "address": ctx.settings.address, "port": listening["port"], "key": key})
+        ctx.note(
+            switchover={"attempt": attempt, "address": ctx.settings.address, "port": listening["port"], "key": key}
+        )
 
-    async def undo(self, ctx: Context) -> None:
+    async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
 
 
-class MigrateRamSource(Step):
+class MigrateRamSource(StepHandler):
     """The RAM has been sent and the destination was told to run; or the guest goes on here as before."""
 
     name, side, attempts = "migrate_ram", Side.SOURCE, ATTEMPTS
 
     async def verify(self, ctx: Context) -> bool:
-        return ctx.job.crossed_at is not None
+        return ctx.job.committed_at is not None
 
     async def do(self, ctx: Context) -> None:
-        if supervisor.crossed(ctx) is None:
+        if supervisor.committed(ctx) is None:
             await self._attempt(ctx)
-        self._record_crossing(ctx)
+        self._record_commit(ctx)
 
     async def _attempt(self, ctx: Context) -> None:
-        if not ctx.job.switch:  # the former worker died when it had just called the attempt off
+        if not ctx.job.switchover:  # the former worker died when it had just called the attempt off
             raise Transient("the RAM has to be sent anew", restart_from="migrate_ram")
-        attempt = ctx.job.switch["attempt"]
+        attempt = ctx.job.switchover["attempt"]
         if attempt not in supervisor.attempts(ctx):
             await self._check_guest(ctx)
             self._start(ctx, attempt)
         told = await supervisor.watch(ctx, attempt, _Progress(ctx).tell)
-        if not told.crossed and not _died_after_letting_go(ctx, told):
+        if not told.committed and not _died_after_letting_go(ctx, told):
             await self._keep(ctx, told)
 
     async def _check_guest(self, ctx: Context) -> None:
@@ -113,18 +115,18 @@ class MigrateRamSource(Step):
         ctx.guard()
         supervisor.start(ctx, attempt, self._order(ctx, attempt))
 
-    def _order(self, ctx: Context, attempt: int) -> SourceOrder:
-        return SourceOrder(
+    def _order(self, ctx: Context, attempt: int) -> SourceParameters:
+        return SourceParameters(
             qmp=ctx.source["qmp"],
-            key=ctx.job.switch["key"],
+            key=ctx.job.switchover["key"],
             images=[disk.source_path for disk in ctx.job.disks],
             journal=str(ctx.directory.switch_journal(self.side, attempt)),
-            address=ctx.job.switch["address"],
-            port=ctx.job.switch["port"],
+            address=ctx.job.switchover["address"],
+            port=ctx.job.switchover["port"],
             mirrors=mirrors.names(ctx),
             nodes=mirrors.names(ctx),
             live=ctx.destination["ram"] == "live",
-            max_blackout_ms=ctx.job.options["max_blackout_ms"],
+            max_downtime_ms=ctx.job.options["max_downtime_ms"],
             bandwidth_bytes_per_s=ctx.job.options.get("bandwidth_bytes_per_s") or ctx.settings.bandwidth_bytes_per_s,
             deadline_s=DEADLINE_S,
             devices=ctx.source["devices"],
@@ -135,12 +137,12 @@ class MigrateRamSource(Step):
         kept = told.last("kept")
         mirrored = await self._take_back(ctx)
         # Without `switch` the destination starts a new process even if nobody ever called this one.
-        ctx.note(cutover_begun_at=None, switch={})
-        said = kept or told.last("lost") or {"reason": "the source's switch process died"}
+        ctx.note(cutover_begun_at=None, switchover={})
+        said = kept or told.last("lost") or {"reason": "the source's switchover process died"}
         raise Transient(str(said["reason"]), restart_from="await_sync" if mirrored else "start_nbd")
 
     async def _take_back(self, ctx: Context) -> bool:
-        """The switch process is dead and never said run: nobody else will let this guest go on.
+        """The switchover process is dead and never said run: nobody else will let this guest go on.
 
         Answers whether the mirrors are still in sync: they end with the pause, and one that had to be cut off with
         `yank` never recovers.
@@ -153,22 +155,22 @@ class MigrateRamSource(Step):
             states = await block.mirrors(monitor, mirrors.names(ctx))
         return len(states) == len(ctx.job.disks) and all(mirror.in_sync for mirror in states.values())
 
-    def _record_crossing(self, ctx: Context) -> None:
-        ctx.note(crossed_at=ctx.job.crossed_at or ctx.claim.now())
+    def _record_commit(self, ctx: Context) -> None:
+        ctx.note(committed_at=ctx.job.committed_at or ctx.claim.now())
 
     async def abandon(self, ctx: Context) -> bool:
-        """The switch process's word is final once it is dead; if it said run, the job goes forward."""
+        """The switchover process's word is final once it is dead; if it said run, the job goes forward."""
         await supervisor.kill_all(ctx)
-        if supervisor.crossed(ctx) is not None:
+        if supervisor.committed(ctx) is not None:
             return False
         if supervisor.attempts(ctx):
             await self._take_back(ctx)  # at once: the guest may be paused
         return True
 
-    async def undo(self, ctx: Context) -> None:
+    async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
-        if supervisor.crossed(ctx) is not None and not ctx.job.kept_by_source:
-            raise Crossed("the source has let the guest go already: the job can only go forward")
+        if supervisor.committed(ctx) is not None and not ctx.job.kept_by_source:
+            raise Committed("the source has let the guest go already: the job can only go forward")
         if ctx.source_alive and supervisor.attempts(ctx):
             await self._take_back(ctx)
 

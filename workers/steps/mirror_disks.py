@@ -7,11 +7,11 @@ from models.job import Side
 from workers import mirrors
 from workers.qemu import block
 from workers.qemu.monitor import CommandRefused, Monitor
-from workers.step import Context, Step
+from workers.step import Context, StepHandler
 
 
-class MirrorDisks(Step):
-    """One mirror per disk, under the host's bandwidth budget, to the exporter that the job's record names."""
+class MirrorDisks(StepHandler):
+    """One mirror per disk, under the host's bandwidth budget, to the NBD server that the job's record names."""
 
     name, side, attempts = "mirror_disks", Side.SOURCE, 5
 
@@ -29,15 +29,15 @@ class MirrorDisks(Step):
                         await self._connect(ctx, monitor, index)
                     devices = {mirrors.name(ctx.job.id, i): ctx.job.plan["disks"][i]["device"] for i in missing}
                     await block.start_mirrors(monitor, devices, bytes_per_s=rate)
-            except CommandRefused as error:  # no way to the exporter, or it died: the destination must look
+            except CommandRefused as error:  # no way to the NBD server, or it died: the destination must look
                 raise Transient(str(error), restart_from="start_nbd") from error
 
     async def _connect(self, ctx: Context, monitor: Monitor, index: int) -> None:
         name, discard = mirrors.name(ctx.job.id, index), ctx.job.plan["disks"][index]["discard"]
-        await block.drop_mirrors(monitor, [name])  # one to an earlier exporter, or half begun
+        await block.drop_mirrors(monitor, [name])  # one to an earlier NBD server, or half begun
         await block.connect_target(monitor, name, mirrors.server(ctx, index), discard)
 
-    async def undo(self, ctx: Context) -> None:
+    async def rollback(self, ctx: Context) -> None:
         if ctx.source_alive:
             async with ctx.guest() as monitor:
                 await block.drop_mirrors(monitor, mirrors.names(ctx))

@@ -8,10 +8,10 @@ from models.job import Side
 from workers import destination_check
 from workers.images import manifest as images
 from workers.images.manifest import Manifest
-from workers.step import Context, Step
+from workers.step import Context, StepHandler
 
 
-class PrepareDestImage(Step):
+class PrepareDestImage(StepHandler):
     """The destination has an empty image for every disk, with the source's exact size, format and layout."""
 
     name, side = "prepare_dest_image", Side.DESTINATION
@@ -29,7 +29,7 @@ class PrepareDestImage(Step):
             ctx.directory.manifest.claim(Path(disk["destination_path"]))
         await asyncio.gather(*(asyncio.to_thread(_make, disk) for disk in disks))
 
-    async def undo(self, ctx: Context) -> None:
+    async def rollback(self, ctx: Context) -> None:
         ctx.guard()
         ctx.directory.manifest.delete_all()
         ctx.directory.remove()

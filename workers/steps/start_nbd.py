@@ -4,12 +4,12 @@ import secrets
 
 from models.job import Side
 from workers import incoming_qemu, nbd_server
-from workers.step import Context, Step
+from workers.step import Context, StepHandler
 from workers.switchover import supervisor
 
 
-class StartNbd(Step):
-    """An exporter serves all images under unguessable names; the same machine as the source's waits beside it."""
+class StartNbd(StepHandler):
+    """An NBD server serves all images under unguessable names; the same machine as the source's waits beside it."""
 
     name, side = "start_nbd", Side.DESTINATION
 
@@ -20,21 +20,21 @@ class StartNbd(Step):
         supervisor.prepare(ctx)  # here it costs nobody time; a quick copy is over before another would have started
         qemu = (
             None if await incoming_qemu.waits(ctx) else await incoming_qemu.spawn(ctx)
-        )  # it starts while the exporter does
+        )  # it starts while the NBD server does
         if not await nbd_server.serves(ctx):
-            await self._start_exporter(ctx)
+            await self._start_nbd_server(ctx)
         if qemu is not None:
             await incoming_qemu.ready(ctx, qemu)
 
-    async def _start_exporter(self, ctx: Context) -> None:
+    async def _start_nbd_server(self, ctx: Context) -> None:
         await nbd_server.stop(ctx)
         nonce = secrets.token_hex(12)
         with nbd_server.bind(ctx) as listening:
             address, port = listening.getsockname()[:2]
-            ctx.note(exporter={"nonce": nonce, "address": address, "port": port})
+            ctx.note(nbd_server={"nonce": nonce, "address": address, "port": port})
             await nbd_server.start(ctx, listening, nonce)
 
-    async def undo(self, ctx: Context) -> None:
+    async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
         await incoming_qemu.stop(ctx)
         await nbd_server.stop(ctx)

@@ -1,4 +1,4 @@
-"""The switch: two small processes, one on each host, that carry a guest over while it is paused.
+"""The switchover: two small processes, one on each host, that carry a guest over while it is paused.
 
 They are started before `migrate` is issued, talk to each other directly, and need neither broker nor database
 nor worker between STOP and RESUME. Whoever dies, the guest does not stay paused: cancel is the default. If the

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from workers.switchover import destination, guardian, parameters, source
-from workers.switchover.parameters import DestinationOrder, SourceOrder
+from workers.switchover.parameters import DestinationParameters, SourceParameters
 
 PATIENCE_S = 60.0
 """A process may be started ahead of its order; one that none comes for ends by itself."""
@@ -17,11 +17,11 @@ def main() -> None:
     if not parameters.comes(order, PATIENCE_S):
         return
     if side == "source":
-        told = SourceOrder.load(order)
+        told = SourceParameters.load(order)
         guardian.begin(told)
         asyncio.run(source.hand_over(told))
     else:
-        asyncio.run(destination.serve(DestinationOrder.load(order)))
+        asyncio.run(destination.serve(DestinationParameters.load(order)))
 
 
 if __name__ == "__main__":

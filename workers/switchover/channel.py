@@ -1,4 +1,4 @@
-"""The direct line between the two switch processes: authenticated both ways, questions and answers as JSON.
+"""The direct line between the two switchover processes: authenticated both ways, questions and answers as JSON.
 
 `multiprocessing.connection` proves by HMAC that both ends hold the attempt's key; only bytes are exchanged. Anybody who
 reaches the port can connect: strangers are heard beside one another, for a moment each, and cost the attempt nothing.
@@ -30,7 +30,7 @@ BACKLOG = 128
 
 
 class PeerLost(DroverError):
-    """The other switch process is gone, silent, or said that it cannot."""
+    """The other switchover process is gone, silent, or said that it cannot."""
 
 
 class Channel:
@@ -129,7 +129,7 @@ async def accept(listener: socket.socket, key: bytes, timeout_s: float) -> "Conn
 
 
 async def call(address: str, port: int, key: bytes) -> "Connection[Any, Any]":
-    """Reach the destination's switch process.
+    """Reach the destination's switchover process.
 
     Raises:
         PeerLost: nobody there, or it does not hold the key.
@@ -143,7 +143,7 @@ async def call(address: str, port: int, key: bytes) -> "Connection[Any, Any]":
             return await _proven(sock, key, _answer_first)
     except (OSError, EOFError, ProcessError) as error:
         raise PeerLost(
-            f"the destination's switch process at {address}:{port} cannot be reached: {_reason(error)}"
+            f"the destination's switchover process at {address}:{port} cannot be reached: {_reason(error)}"
         ) from error
     finally:
         sock.close()

@@ -1,4 +1,4 @@
-"""The destination's half of the switch: load the guest, and let it run only when told `run`."""
+"""The destination's half of the switchover: load the guest, and let it run only when told `run`."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from workers.run_marker import MARK
 from workers.switchover import channel
 from workers.switchover.channel import Channel, PeerLost
 from workers.switchover.journal import Journal
-from workers.switchover.parameters import DestinationOrder
+from workers.switchover.parameters import DestinationParameters
 from workers.switchover.timing import Timer
 
 ACCEPT_TIMEOUT_S = 60.0
@@ -27,13 +27,13 @@ class Destination:
     """Answers the source's questions, one method each."""
 
     def __init__(
-        self, order: DestinationOrder, journal: Journal, guest: Monitor, exporter: Monitor, ram_port: int
+        self, order: DestinationParameters, journal: Journal, guest: Monitor, nbd_server: Monitor, ram_port: int
     ) -> None:
         self.order = order
         self.ram_port = ram_port
         self.journal = journal
         self.guest = guest
-        self.exporter = exporter
+        self.nbd_server = nbd_server
         self.heard_at = time.monotonic()
         self.finished = asyncio.Event()
         self.told_to_run = False
@@ -54,12 +54,12 @@ class Destination:
         return await handlers[message["ask"]]()
 
     async def hello(self) -> dict[str, Any]:
-        """Where the RAM goes, and this host's clock, so that the blackout can be told across two clocks."""
+        """Where the RAM goes, and this host's clock, so that the downtime can be told across two clocks."""
         return {"now": time.time(), "ram_port": self.ram_port}
 
     async def ping(self) -> dict[str, Any]:
         """Both processes here answer, or this raises."""
-        await self.exporter.query("query-version", timeout_s=1.0)
+        await self.nbd_server.query("query-version", timeout_s=1.0)
         await self.guest.query("query-version", timeout_s=1.0)
         return {}
 
@@ -70,12 +70,12 @@ class Destination:
 
     async def release(self) -> dict[str, Any]:
         """Take the exports and their nodes away: QEMU can then lock the images itself."""
-        await self.exporter.execute_each(
+        await self.nbd_server.execute_each(
             "block-export-del", ({"id": export, "mode": "hard"} for export in self.order.exports)
         )
-        while await self.exporter.query("query-block-exports"):
+        while await self.nbd_server.query("query-block-exports"):
             await asyncio.sleep(0.0005)  # gone as soon as the last request is done
-        await self.exporter.execute_each("blockdev-del", ({"node_name": node} for node in self.order.nodes))
+        await self.nbd_server.execute_each("blockdev-del", ({"node_name": node} for node in self.order.nodes))
         self.journal.write("released")
         return {}
 
@@ -97,7 +97,7 @@ class Destination:
         return {"resumed_at": resumed_at, "phases": phases}
 
 
-async def serve(order: DestinationOrder) -> None:
+async def serve(order: DestinationParameters) -> None:
     """Take the guest in, or end without having touched it when the source goes away first."""
     journal = Journal(Path(order.journal))
     journal.write("started", pid=os.getpid())
@@ -107,13 +107,13 @@ async def serve(order: DestinationOrder) -> None:
         journal.write("closed", reason=str(error))
 
 
-async def _serve(order: DestinationOrder, journal: Journal) -> None:
+async def _serve(order: DestinationParameters, journal: Journal) -> None:
     key = bytes.fromhex(order.key)
     async with AsyncExitStack() as stack:
         guest = await stack.enter_async_context(connect(order.qmp))
-        exporter = await stack.enter_async_context(connect(order.exporter_qmp))
+        nbd_server = await stack.enter_async_context(connect(order.nbd_server_qmp))
         ram_port = await migration.listen(guest, order.address)
-        destination = Destination(order, journal, guest, exporter, ram_port)
+        destination = Destination(order, journal, guest, nbd_server, ram_port)
         with channel.listen(order.address) as listener:
             journal.write("listening", port=listener.getsockname()[1])
             connection = await channel.accept(listener, key, ACCEPT_TIMEOUT_S)

@@ -1,6 +1,6 @@
-"""The guardian of one attempt: lets the guest go on at the source when the switch process can no longer do so.
+"""The guardian of one attempt: lets the guest go on at the source when the switchover process can no longer do so.
 
-Only one process at a time acts on the guest. The switch process does while it lives. Its guardian acts once that
+Only one process at a time acts on the guest. The switchover process does while it lives. Its guardian acts once that
 process is dead, which the kernel tells it. A worker acts when both are dead: it ends them first. For that both carry
 one name (a forked process has its parent's environment), so whoever ends the one, of whatever version, ends the other.
 """
@@ -18,18 +18,18 @@ from workers.qemu import migration
 from workers.qemu.monitor import connect
 from workers.switchover import journal
 from workers.switchover.journal import Journal, Story
-from workers.switchover.parameters import SourceOrder
+from workers.switchover.parameters import SourceParameters
 
 NAME = "drover-guardian"
-"""In /proc/PID/comm; its command line is that of the switch process."""
+"""In /proc/PID/comm; its command line is that of the switchover process."""
 LOOK_S = 1.0
 SILENT_LOOKS = 5
-"""So many looks without a sign of the switch process mean that it is frozen. A worker that lives ends it earlier."""
+"""So many looks without a sign of the switchover process mean that it is frozen. A worker that lives ends it earlier."""
 TRIES_S, AGAIN_S = 60.0, 0.2
 """A monitor that gives no answer is asked again for so long, so often."""
 
 
-def begin(order: SourceOrder) -> None:
+def begin(order: SourceParameters) -> None:
     """Have a guardian watch this very process from now on. To be called before it has threads or an event loop."""
     guarded = os.pidfd_open(os.getpid())
     if os.fork():
@@ -42,10 +42,10 @@ def begin(order: SourceOrder) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        os._exit(0)  # what the switch process has open, and wants done at its end, is its own
+        os._exit(0)  # what the switchover process has open, and wants done at its end, is its own
 
 
-def guard(order: SourceOrder, guarded: int) -> None:
+def guard(order: SourceParameters, guarded: int) -> None:
     """Wait until the process of this descriptor is dead; then, if it left the guest to nobody, have it go on here."""
     path = Path(order.journal)
     _outlive(guarded, path)
@@ -56,7 +56,7 @@ def guard(order: SourceOrder, guarded: int) -> None:
 def left_to_nobody(told: Story) -> bool:
     """The dead process may have left the guest paused, and the destination was not told to run it."""
     settled = told.last("kept") is not None
-    return bool(told.lines) and not told.crossed and not settled
+    return bool(told.lines) and not told.committed and not settled
 
 
 def _outlive(guarded: int, path: Path) -> None:
@@ -71,26 +71,28 @@ def _outlive(guarded: int, path: Path) -> None:
             signal.pidfd_send_signal(guarded, signal.SIGKILL)
 
 
-async def _let_go_on(order: SourceOrder) -> None:
-    """Call the attempt off as the switch process itself would have done."""
+async def _let_go_on(order: SourceParameters) -> None:
+    """Call the attempt off as the switchover process itself would have done."""
     own = Journal(Path(order.journal))
     deadline = time.monotonic() + TRIES_S
     async with own.beating():
         while (failed := await _call_off(order, own)) is not None:
             if _is_gone(failed) or time.monotonic() > deadline:
-                own.write("lost", reason=f"the source's switch process died and its guardian could not help: {failed}")
+                own.write(
+                    "lost", reason=f"the source's switchover process died and its guardian could not help: {failed}"
+                )
                 break
             await asyncio.sleep(AGAIN_S)
 
 
-async def _call_off(order: SourceOrder, own: Journal) -> Exception | None:
+async def _call_off(order: SourceParameters, own: Journal) -> Exception | None:
     """Try it once; answers what failed."""
     paused_by_us = journal.read(Path(order.journal)).paused_guest
     try:
         async with connect(order.qmp) as guest:
             own.write("keeping")
             await migration.cancel(guest, order.nodes, paused_by_us=paused_by_us)
-            own.write("kept", reason="the source's switch process died and its guardian let the guest go on")
+            own.write("kept", reason="the source's switchover process died and its guardian let the guest go on")
     except (DroverError, OSError) as error:  # TimeoutError is an OSError
         return error
     return None

@@ -1,4 +1,4 @@
-"""What a switch process did, line by line: read by the worker that watches it, and by whoever comes after."""
+"""What a switchover process did, line by line: read by the worker that watches it, and by whoever comes after."""
 
 import asyncio
 import json
@@ -60,7 +60,7 @@ class Story:
         return next((line for line in reversed(self.lines) if line["event"] == event), None)
 
     @property
-    def crossed(self) -> bool:
+    def committed(self) -> bool:
         """The destination may have been told to run."""
         return self.last("run") is not None
 

@@ -1,4 +1,4 @@
-"""What a switch process is told: one JSON file that only its own user can read, as it holds the key.
+"""What a switchover process is told: one JSON file that only its own user can read, as it holds the key.
 
 The process may be started ahead of its order. It waits for a bell, a named pipe beside the order.
 """
@@ -20,14 +20,14 @@ LOOK_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class Parameters:
     """What both sides need."""
 
     qmp: str
     key: str
     """Shared secret of this attempt, hexadecimal."""
     images: list[str]
-    """Image files on this host, to be written out just before the switch."""
+    """Image files on this host, to be written out just before the switchover."""
     journal: str
 
     def save(self, path: Path) -> None:
@@ -73,7 +73,7 @@ def _bell(order: Path) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceOrder(Order):
+class SourceParameters(Parameters):
     """For the side that lets the guest go."""
 
     address: str
@@ -84,7 +84,7 @@ class SourceOrder(Order):
     """Node names of their NBD clients."""
     live: bool
     """False: pause the guest before its RAM is sent, because this QEMU corrupts it otherwise."""
-    max_blackout_ms: int
+    max_downtime_ms: int
     bandwidth_bytes_per_s: int
     """Of the RAM stream; 0 is unlimited."""
     deadline_s: float
@@ -94,12 +94,12 @@ class SourceOrder(Order):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DestinationOrder(Order):
+class DestinationParameters(Parameters):
     """For the side that takes the guest in."""
 
     address: str
-    exporter_qmp: str
+    nbd_server_qmp: str
     exports: list[str]
     nodes: list[str]
-    """The exporter's block nodes, in the order in which they can be removed."""
+    """The NBD server's block nodes, in the order in which they can be removed."""
     marker: str

@@ -1,4 +1,4 @@
-"""The source's half of the switch: send the RAM, and let the guest go only when all of it has arrived.
+"""The source's half of the switchover: send the RAM, and let the guest go only when all of it has arrived.
 
 Reads like the protocol in this package's docstring. Anything that goes wrong before `run` is in the journal
 ends with the guest running here.
@@ -19,13 +19,13 @@ from workers.qemu.monitor import Monitor, connect
 from workers.switchover import channel
 from workers.switchover.channel import Channel, PeerLost
 from workers.switchover.journal import Journal, read
-from workers.switchover.parameters import SourceOrder
+from workers.switchover.parameters import SourceParameters
 from workers.switchover.timing import Timer
 
 PING_S = 0.3
 REPORT_S = 0.2
 PEER_SILENCE_S = 1.0
-"""A peer that does not answer for so long is taken for frozen and the switch is called off."""
+"""A peer that does not answer for so long is taken for frozen and the switchover is called off."""
 SLOW_S = 10.0
 """Work that takes so long although the peer answers pings (a flush to slow storage) is called off."""
 EARLY_LIMIT_MS = 1
@@ -35,13 +35,13 @@ GREETINGS = 5
 
 
 class CalledOff(DroverError):
-    """The switch cannot be carried through; the guest stays here."""
+    """The switchover cannot be carried through; the guest stays here."""
 
 
 class Source:
     """One attempt at handing the guest over."""
 
-    def __init__(self, order: SourceOrder, journal: Journal, guest: Monitor, line: Channel) -> None:
+    def __init__(self, order: SourceParameters, journal: Journal, guest: Monitor, line: Channel) -> None:
         self.order = order
         self.journal = journal
         self.guest = guest
@@ -111,7 +111,7 @@ class Source:
         """Learn the port for the RAM, and how far the clock over there is ahead.
 
         By the middle of the quickest of several round trips: one that had to wait on a busy host may be wrong by half
-        of its time, and with it the blackout.
+        of its time, and with it the downtime.
         """
         quickest = math.inf
         for _ in range(GREETINGS):
@@ -135,7 +135,7 @@ class Source:
         await asyncio.gather(here, self.ask("fsync", 60))
 
     async def send_ram(self, port: int) -> None:
-        """Precopy until what is left fits the allowed blackout; ends with the guest paused."""
+        """Precopy until what is left fits the allowed downtime; ends with the guest paused."""
         if not self.order.live:
             self.journal.write("pausing")
             await self.guest.execute("stop")
@@ -153,9 +153,9 @@ class Source:
                 raise CalledOff(f"the RAM did not converge within {self.order.deadline_s:g} s")
 
     async def write_out_and_allow_switch(self) -> None:
-        """From then on QEMU may stop the guest as soon as what is left fits the allowed blackout."""
+        """From then on QEMU may stop the guest as soon as what is left fits the allowed downtime."""
         await self.write_out()
-        await self.guest.execute("migrate-set-parameters", downtime_limit=self.order.max_blackout_ms)
+        await self.guest.execute("migrate-set-parameters", downtime_limit=self.order.max_downtime_ms)
 
     async def check_devices(self) -> None:
         """QEMU refuses hot-plug from `migrate` on, so what is there now is what will be sent."""
@@ -255,7 +255,7 @@ class Source:
         except TimeoutError:
             status = str((await self.guest.query("query-migrate", timeout_s=1.0))["status"])
         if status in migration.GONE | {"failing", "cancelling"}:
-            raise CalledOff(f"QEMU gave the switch up: {await self.why_failed()}")
+            raise CalledOff(f"QEMU gave the switchover up: {await self.why_failed()}")
         return status
 
     async def let_run(self) -> None:
@@ -263,25 +263,25 @@ class Source:
         self.journal.write("run")
         reply = await self.line.ask("run", SLOW_S)
         resumed_at = reply["resumed_at"] - self.clock_offset
-        blackout_ms = 1000 * (resumed_at - self.stopped_at)
+        downtime_ms = 1000 * (resumed_at - self.stopped_at)
         self.phases |= {"stop": 1000 * (self.pre_switchover_at - self.stopped_at)}
         self.phases |= reply.get("phases", {})  # the version before this one tells none
-        self.phases["messages"] = blackout_ms - sum(self.phases.values())
+        self.phases["messages"] = downtime_ms - sum(self.phases.values())
         self.journal.write(
             "resumed",
             stopped_at=self.stopped_at,
             resumed_at=resumed_at,
-            blackout_ms=round(blackout_ms, 3),
+            downtime_ms=round(downtime_ms, 3),
             phases={name: round(ms, 3) for name, ms in self.phases.items()},
             ram=migration.ram_progress(await self.guest.query("query-migrate")),
         )
 
     def timed(self, phase: str) -> Timer:
-        """Give every millisecond of the pause a name, see `models.job.BLACKOUT_PHASES`."""
+        """Give every millisecond of the pause a name, see `models.job.DOWNTIME_PHASES`."""
         return Timer(self.phases, phase)
 
 
-async def hand_over(order: SourceOrder) -> None:
+async def hand_over(order: SourceParameters) -> None:
     """Run one attempt to its end and say in the journal who has the guest: `resumed`, `kept` or `lost`."""
     journal = Journal(Path(order.journal))
     journal.write("started", pid=os.getpid())
@@ -294,7 +294,7 @@ async def hand_over(order: SourceOrder) -> None:
         journal.write("lost", reason=str(error))
 
 
-async def _attempt(order: SourceOrder, journal: Journal, guest: Monitor) -> None:
+async def _attempt(order: SourceParameters, journal: Journal, guest: Monitor) -> None:
     try:
         line = Channel(await channel.call(order.address, order.port, bytes.fromhex(order.key)))
         source = Source(order, journal, guest, line)
@@ -308,9 +308,9 @@ async def _attempt(order: SourceOrder, journal: Journal, guest: Monitor) -> None
         await _keep(order, journal, guest, error)
 
 
-async def _keep(order: SourceOrder, journal: Journal, guest: Monitor, error: Exception) -> None:
+async def _keep(order: SourceParameters, journal: Journal, guest: Monitor, error: Exception) -> None:
     """Called off: the guest goes on here, unless the destination may have been told to run it."""
-    if read(Path(order.journal)).crossed:
+    if read(Path(order.journal)).committed:
         journal.write("lost", reason=f"no word from the destination after run: {error}")
         return
     journal.write("keeping")  # before the guest goes on: from here on what the destination holds is out of date

@@ -1,4 +1,4 @@
-"""The worker's view of the switch processes of its host: starting one, watching it, and knowing the outcome."""
+"""The worker's view of the switchover processes of its host: starting one, watching it, and knowing the outcome."""
 
 import asyncio
 import json
@@ -15,13 +15,13 @@ from workers.processes import Process
 from workers.step import Context
 from workers.switchover import journal, parameters
 from workers.switchover.journal import Story
-from workers.switchover.parameters import Order
+from workers.switchover.parameters import Parameters
 
 POLL_S = 0.01
 SHORT_POLL_S = 0.002
 """For a process that begins, which is over within a few hundredths of a second."""
 SILENCE_S = 2.0
-"""A switch process shows a beat several times a second; so long without one means that it is frozen."""
+"""A switchover process shows a beat several times a second; so long without one means that it is frozen."""
 START_S = 20.0
 """Until its first line it has touched nothing yet, and on a busy host Python takes its time."""
 
@@ -30,7 +30,7 @@ ROLE = "switch-"
 
 
 def running(ctx: Context, attempt: int) -> Process | None:
-    """The switch process of one attempt on this host, or the guardian that outlived it."""
+    """The switchover process of one attempt on this host, or the guardian that outlived it."""
     number = _number(ctx, attempt)
     return None if number is None else processes.one(ctx.directory.mark(f"{ROLE}{number}"))
 
@@ -57,9 +57,9 @@ def attempts(ctx: Context) -> list[int]:
     return [attempt for attempt, _ in _numbered(ctx, "jsonl")]
 
 
-def crossed(ctx: Context) -> Story | None:
+def committed(ctx: Context) -> Story | None:
     """The attempt in which the source told the destination to run, if there is one. Ask on the source."""
-    return next((told for attempt in attempts(ctx) if (told := story(ctx, attempt)).crossed), None)
+    return next((told for attempt in attempts(ctx) if (told := story(ctx, attempt)).committed), None)
 
 
 def prepare(ctx: Context) -> None:
@@ -90,8 +90,8 @@ def _spawn(ctx: Context) -> int:
     return number
 
 
-def start(ctx: Context, attempt: int, order: Order) -> None:
-    """Have the switch process of this side begin: the prepared one, or one that is started now.
+def start(ctx: Context, attempt: int, order: Parameters) -> None:
+    """Have the switchover process of this side begin: the prepared one, or one that is started now.
 
     The journal is there before the order is: whoever takes over from a worker that dies meanwhile knows of the
     attempt, and neither starts a second process for it nor overlooks this one.
@@ -114,7 +114,9 @@ async def wait_for(ctx: Context, attempt: int, event: str, timeout_s: float) -> 
     while story(ctx, attempt).last(event) is None:
         if process is None or not process.alive or time.monotonic() > deadline:
             words = processes.last_words(ctx.directory.log(f"{ROLE}{_number(ctx, attempt)}"))
-            raise Transient(f"the switch process on the {ctx.claim.side} is not {event}: {words or 'no reason given'}")
+            raise Transient(
+                f"the switchover process on the {ctx.claim.side} is not {event}: {words or 'no reason given'}"
+            )
         await asyncio.sleep(SHORT_POLL_S)
 
 
@@ -138,13 +140,13 @@ async def watch(ctx: Context, attempt: int, tell: Callable[[dict[str, int]], Non
         if not process.alive:
             process, heard_at = running(ctx, attempt), time.monotonic()  # its guardian, which acts now
         await asyncio.sleep(POLL_S)
-    if not story(ctx, attempt).crossed:
+    if not story(ctx, attempt).committed:
         await kill_all(ctx, but_prepared=True)
     return story(ctx, attempt)
 
 
 async def kill_all(ctx: Context, *, but_prepared: bool = False) -> None:
-    """End every switch process of this job on this host, and its guardian; what their journals say now is final."""
+    """End every switchover process of this job on this host, and its guardian; what their journals say now is final."""
     ctx.guard()
     doomed = [
         process

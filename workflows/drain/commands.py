@@ -19,24 +19,24 @@ from workflows.drain import planner
 from workflows.drain.planner import Forecast, Where, guests_of, known
 from workflows.migration import claims, jobs
 from workflows.migration.jobs import MigrationOptions, wake
-from workflows.submit_options import Terms
+from workflows.submit_options import SubmitOptions
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class DrainRequest:
     """What is asked of a drain."""
 
     kind: DrainKind
     host: str
     where: Where = field(default_factory=Where)
     options: MigrationOptions = field(default_factory=MigrationOptions)
-    terms: Terms = field(default_factory=Terms)
+    terms: SubmitOptions = field(default_factory=SubmitOptions)
     recurrence: Document | None = None
 
 
-def submit(order: Order, *, forecast: Forecast | None = None, idempotency_key: str | None = None) -> Drain:
+def submit(order: DrainRequest, *, forecast: Forecast | None = None, idempotency_key: str | None = None) -> Drain:
     """Queue a drain; the controller begins it when its time has come.
 
     With an idempotency key that was used before, answers the drain of then. A forecast is kept to as far as it holds.
@@ -59,7 +59,7 @@ def submit(order: Order, *, forecast: Forecast | None = None, idempotency_key: s
         raise PreconditionFailed(f"a drain of {order.host} cannot be submitted now: try again") from error
 
 
-def submitted_or_forecast(order: Order, idempotency_key: str | None) -> tuple[Drain | None, Forecast | None]:
+def submitted_or_forecast(order: DrainRequest, idempotency_key: str | None) -> tuple[Drain | None, Forecast | None]:
     """The drain that was submitted with this key before, or else what it would do.
 
     Raises:
@@ -75,12 +75,12 @@ def submitted_or_forecast(order: Order, idempotency_key: str | None) -> tuple[Dr
         raise
 
 
-def _submitted(order: Order, idempotency_key: str | None) -> Drain | None:
+def _submitted(order: DrainRequest, idempotency_key: str | None) -> Drain | None:
     with transaction() as session:
         return _same(session, idempotency_key, order)
 
 
-def _same(session: Session, key: str | None, order: Order) -> Drain | None:
+def _same(session: Session, key: str | None, order: DrainRequest) -> Drain | None:
     drain = session.scalar(select(Drain).where(Drain.idempotency_key == key)) if key else None
     if drain is not None and drain.refused:
         drain.idempotency_key = None
@@ -92,7 +92,7 @@ def _same(session: Session, key: str | None, order: Order) -> Drain | None:
     return drain
 
 
-def _insert(session: Session, order: Order, forecast: Forecast | None, key: str | None) -> Drain:
+def _insert(session: Session, order: DrainRequest, forecast: Forecast | None, key: str | None) -> Drain:
     known(session, [order.host, *order.where.to, *order.where.exclude])
     if order.kind is DrainKind.RETURN and not order.terms.not_before and not guests_of(session, order.kind, order.host):
         raise PreconditionFailed(
@@ -106,7 +106,7 @@ def _insert(session: Session, order: Order, forecast: Forecast | None, key: str 
         kind=order.kind,
         host=order.host,
         idempotency_key=key,
-        only=order.where.document(),
+        allowed_hosts=order.where.document(),
         options=order.options.document(),
         **vars(terms),
         recurrence=order.recurrence,
@@ -117,7 +117,7 @@ def _insert(session: Session, order: Order, forecast: Forecast | None, key: str 
     return drain
 
 
-def record_refusal(order: Order, idempotency_key: str, why: str) -> None:
+def record_refusal(order: DrainRequest, idempotency_key: str, why: str) -> None:
     """Keep what became of a submission whose sender cannot be answered; a host that nobody knows cannot be named."""
     try:
         with transaction() as session:
@@ -151,7 +151,7 @@ def _planned(forecast: Forecast, *, at_once: bool) -> list[DrainGuest]:
     if at_once:
         sources = forecast.sources
         rows += [
-            DrainGuest(guest=name, source=sources[name], state=GuestState.LEFT, reason=why)
+            DrainGuest(guest=name, source=sources[name], state=GuestState.SKIPPED, reason=why)
             for name, why in forecast.plan.left.items()
         ]
     for position, row in enumerate(rows, start=1):
@@ -208,13 +208,13 @@ def begin(session: Session, drain: Drain) -> None:
 def try_again(drain: Drain) -> None:
     """What was left gets another chance, everywhere."""
     for row in drain.guests:
-        if row.state is GuestState.LEFT:
+        if row.state is GuestState.SKIPPED:
             row.move(GuestState.WAITING)
             row.refused_by = {}
 
 
 def cancel(drain_id: int) -> Drain:
-    """End a drain: its moves under way are undone, guests that have moved stay where they are.
+    """End a drain: its moves under way are rolled back, guests that have moved stay where they are.
 
     Raises:
         PreconditionFailed: there is no such drain or it has ended.
@@ -232,10 +232,10 @@ def cancel(drain_id: int) -> Drain:
 
 
 def cancel_moves(session: Session, drain: Drain) -> None:
-    """Have every move under way undone that has not crossed; asked again and again until none is left."""
+    """Have every move under way rolled back that has not crossed; asked again and again until none is left."""
     for row in drain.guests:
         job = claims.lock(session, row.job_id, wait=False) if row.job_id and row.state is GuestState.MOVING else None
-        if job is not None and not job.state.ended and not job.cancel_requested and job.crossed_at is None:
+        if job is not None and not job.state.ended and not job.cancel_requested and job.committed_at is None:
             jobs.request_end(session, job, by=f"drain {drain.id}")
 
 

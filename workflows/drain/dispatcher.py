@@ -22,7 +22,7 @@ from workflows.host_rpc import ANSWER_TIMEOUT_S
 from workflows.migration import jobs
 from workflows.migration.jobs import MigrationOptions
 from workflows.schedule import Wait
-from workflows.submit_options import Terms
+from workflows.submit_options import SubmitOptions
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def choose(session: Session, drain: Drain, ours: Settings) -> list[str]:
         return []
     waits = _obstacles(session, waiting, ours)
     candidates = _candidates(session, drain, promised, waiting.keys() - waits.keys())
-    made = placed(session, drain.kind, drain.host, Where(**drain.only), candidates)
+    made = placed(session, drain.kind, drain.host, Where(**drain.allowed_hosts), candidates)
     waits |= _early(session, drain, [one for one in made.placements if one.candidate.name in waiting])
     chosen = _with_slots(session, [one for one in made.placements if one.candidate.name not in waits], waiting, ours)
     busy = bool(promised or chosen) or job_sync.moves_under_way(session, drain)
@@ -83,7 +83,7 @@ def _wait_or_leave(row: DrainGuest, wait: Wait) -> None:
     """A guest without a destination is left only when nothing is under way that might make room for it."""
     row.reason = wait.why
     if wait.for_good:
-        row.move(GuestState.LEFT, wait.why)
+        row.move(GuestState.SKIPPED, wait.why)
 
 
 def _promised(session: Session, drain: Drain) -> set[str]:
@@ -136,7 +136,7 @@ def submit(drain_id: int, guest: str) -> None:
         row = session.get_one(DrainGuest, (drain_id, guest))
     if drain.state is not DrainState.RUNNING or row.state is not GuestState.WAITING or row.destination is None:
         return
-    terms = Terms(
+    terms = SubmitOptions(
         priority=drain.priority,
         not_before=drain.not_before,
         window=drain.window,
@@ -194,4 +194,4 @@ def _without_job(row: DrainGuest, destination: str, error: PreconditionFailed) -
     elif error.failed and row.source not in row.refused_by:
         row.refused_by = {**row.refused_by, row.source: str(error)}
     else:
-        row.move(GuestState.LEFT, str(error))
+        row.move(GuestState.SKIPPED, str(error))

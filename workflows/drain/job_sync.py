@@ -40,9 +40,9 @@ def _is_away(session: Session, drain: Drain, row: DrainGuest) -> bool:
 def _follow_job(session: Session, row: DrainGuest, job: Job, closed: str | None) -> None:
     if job.state is JobState.DONE:
         row.move(GuestState.MOVED)
-    elif job.state is JobState.UNDONE and job.cancel_requested:
-        row.move(GuestState.LEFT, f"its job {job.id} was cancelled")
-    elif job.state is JobState.UNDONE:
+    elif job.state is JobState.ROLLED_BACK and job.cancel_requested:
+        row.move(GuestState.SKIPPED, f"its job {job.id} was cancelled")
+    elif job.state is JobState.ROLLED_BACK:
         row.refused_by = {**row.refused_by, job.destination: f"job {job.id} to {job.destination} failed: {job.error}"}
         row.move(GuestState.WAITING, f"another destination is looked for: job {job.id} failed: {job.error}")
     elif job.state is JobState.NEEDS_OPERATOR:
@@ -50,14 +50,14 @@ def _follow_job(session: Session, row: DrainGuest, job: Job, closed: str | None)
     elif job.state is JobState.QUEUED and closed is not None:
         _withdraw(session, job, closed)
     else:
-        row.reason = job.waiting
+        row.reason = job.wait_reason
 
 
 def _withdraw(session: Session, job: Job, closed: str) -> None:
     """A job that has not begun does not wait for a host that was closed, or fell silent, meanwhile."""
     locked = claims.lock(session, job.id, wait=False)
     if locked is not None and locked.state is JobState.QUEUED:
-        claims.begin_undo(session, locked, closed, by="controller")
+        claims.begin_rollback(session, locked, closed, by="controller")
 
 
 def moves_under_way(session: Session, drain: Drain) -> bool:
@@ -65,7 +65,7 @@ def moves_under_way(session: Session, drain: Drain) -> bool:
 
     One that waits for an operator does not count.
     """
-    going = Job.state.in_([JobState.QUEUED, JobState.RUNNING, JobState.UNDOING])
+    going = Job.state.in_([JobState.QUEUED, JobState.RUNNING, JobState.ROLLING_BACK])
     unseen = exists().where(
         DrainGuest.drain_id == drain.id,
         DrainGuest.job_id == Job.id,

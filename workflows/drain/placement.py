@@ -20,8 +20,8 @@ class Candidate:
     source: str
     size: Size
     priority: int = 0
-    together: str | None = None
-    apart: str | None = None
+    affinity: str | None = None
+    anti_affinity: str | None = None
     preferred: str | None = None
     """Where it was planned to go before, or where it is at home."""
     refused_by: Mapping[str, str] = field(default_factory=dict)
@@ -40,8 +40,8 @@ class Resident:
     """A guest that is, or will be, on a host and stays there."""
 
     host: str
-    together: str | None = None
-    apart: str | None = None
+    affinity: str | None = None
+    anti_affinity: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ def plan(
 def _units(candidates: Iterable[Candidate]) -> list[Unit]:
     groups: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in sorted(candidates, key=_turn):
-        key = ("group", candidate.together) if candidate.together else ("guest", candidate.name)
+        key = ("group", candidate.affinity) if candidate.affinity else ("guest", candidate.name)
         groups.setdefault(key, []).append(candidate)
     return sorted(
         groups.values(), key=lambda unit: (*_turn(unit[0])[:2], -sum(one.bytes for one in unit), unit[0].name)
@@ -121,7 +121,9 @@ def _place(units: Iterable[Unit], rooms: Mapping[str, Room], residents: list[Res
         chosen = min(suitable, key=lambda room: (*_preference(unit, room, residents), rule(room), room.host))
         for candidate in unit:
             chosen.take(candidate.size)
-            residents.append(Resident(host=chosen.host, together=candidate.together, apart=candidate.apart))
+            residents.append(
+                Resident(host=chosen.host, affinity=candidate.affinity, anti_affinity=candidate.anti_affinity)
+            )
             placements.append(Placement(candidate=candidate, destination=chosen.host))
     return Plan(placements=tuple(placements), left=left)
 
@@ -129,7 +131,7 @@ def _place(units: Iterable[Unit], rooms: Mapping[str, Room], residents: list[Res
 def _preference(unit: Unit, room: Room, residents: Iterable[Resident]) -> tuple[bool, bool]:
     """What comes before the rule, false first: planned before, and where the group is."""
     planned = any(candidate.preferred == room.host for candidate in unit)
-    mates = any(one.together and one.together == unit[0].together and one.host == room.host for one in residents)
+    mates = any(one.affinity and one.affinity == unit[0].affinity and one.host == room.host for one in residents)
     return not planned, not mates
 
 
@@ -144,8 +146,12 @@ def _obstacle(unit: Unit, room: Room, residents: Iterable[Resident]) -> str | No
             return f"it is on {room.host} already"
         if room.host in candidate.refused_by:
             return candidate.refused_by[room.host]
-    groups = [candidate.apart for candidate in unit if candidate.apart]
-    groups += [one.apart for one in residents if one.host == room.host and one.apart in groups and one.apart]
+    groups = [candidate.anti_affinity for candidate in unit if candidate.anti_affinity]
+    groups += [
+        one.anti_affinity
+        for one in residents
+        if one.host == room.host and one.anti_affinity in groups and one.anti_affinity
+    ]
     if len(groups) > len(set(groups)):
         return f"{room.host} has a guest of the group {groups[-1]!r}, which are to be kept apart"
     return room.lacks(_sum(unit))

@@ -22,7 +22,7 @@ from workflows.capacity import BEGUN, Size
 from workflows.drain.placement import Candidate, Plan, Resident, plan
 from workflows.estimate import Speed
 from workflows.migration import preflight
-from workflows.submit_options import Terms
+from workflows.submit_options import SubmitOptions
 
 Asked = TypeVar("Asked")
 
@@ -56,7 +56,7 @@ class Forecast:
     total_s: float
 
 
-def forecast(kind: DrainKind, host: str, where: Where, terms: Terms | None = None) -> Forecast:
+def forecast(kind: DrainKind, host: str, where: Where, terms: SubmitOptions | None = None) -> Forecast:
     """Plan all guests of a drain at once, after having asked every guest's host and every destination.
 
     Changes nothing but the recorded sizes of the guests.
@@ -73,7 +73,7 @@ def forecast(kind: DrainKind, host: str, where: Where, terms: Terms | None = Non
         pass
     with transaction() as session:
         speed, at = estimate.speed(session), now(session)
-    never = _too_long(made, speed, terms or Terms(), at)
+    never = _too_long(made, speed, terms or SubmitOptions(), at)
     made = Plan(
         placements=tuple(one for one in made.placements if one.candidate.name not in never),
         left=survey.immovable | made.left | never,
@@ -88,7 +88,7 @@ def forecast(kind: DrainKind, host: str, where: Where, terms: Terms | None = Non
     )
 
 
-def _too_long(made: Plan, speed: Speed, terms: Terms, at: datetime) -> dict[str, str]:
+def _too_long(made: Plan, speed: Speed, terms: SubmitOptions, at: datetime) -> dict[str, str]:
     """Guests whose move fits into no window."""
     waits = {
         one.candidate.name: schedule.obstacle(at, speed.needs_s(one.candidate.size, terms.seed), window=terms.window)
@@ -168,8 +168,8 @@ def candidate(
         source=guest.host,
         size=Size.of(guest),
         priority=guest.priority,
-        together=guest.together,
-        apart=guest.apart,
+        affinity=guest.affinity,
+        anti_affinity=guest.anti_affinity,
         preferred=preferred,
         refused_by=refused_by,
         promised=promised,
@@ -178,16 +178,18 @@ def candidate(
 
 def _residents(session: Session, candidates: Iterable[Candidate]) -> list[Resident]:
     """All other guests that belong to a group, where they are and where they are being moved to."""
-    grouped = Guest.together.is_not(None) | Guest.apart.is_not(None)
+    grouped = Guest.affinity.is_not(None) | Guest.anti_affinity.is_not(None)
     others = Guest.name.not_in([candidate.name for candidate in candidates]) & grouped
-    living = select(Guest.host, Guest.together, Guest.apart).where(others)
+    living = select(Guest.host, Guest.affinity, Guest.anti_affinity).where(others)
     arriving = (
-        select(Job.destination, Guest.together, Guest.apart)
+        select(Job.destination, Guest.affinity, Guest.anti_affinity)
         .join(Guest, Guest.name == Job.guest)
         .where(others, Job.state.in_(BEGUN), Job.destination != Guest.host)
     )
     rows = [*session.execute(living), *session.execute(arriving)]
-    return [Resident(host=host, together=together, apart=apart) for host, together, apart in rows]
+    return [
+        Resident(host=host, affinity=affinity, anti_affinity=anti_affinity) for host, affinity, anti_affinity in rows
+    ]
 
 
 def guests_of(session: Session, kind: DrainKind, host: str) -> list[Guest]:

@@ -70,9 +70,9 @@ def _begin(session: Session, drain: Drain) -> bool:
         session.scalars(select(func.now())).one(), 0, not_before=drain.not_before, window=drain.window
     )
     if early is not None and not drain.seed:
-        drain.waiting = early.why
+        drain.wait_reason = early.why
     elif other is not None:
-        drain.waiting = f"drain {other} has {drain.host} to itself"
+        drain.wait_reason = f"drain {other} has {drain.host} to itself"
     else:
         commands.begin(session, drain)
     return drain.state is DrainState.RUNNING
@@ -94,8 +94,10 @@ def _end_if_over(session: Session, drain: Drain) -> None:
         return
     for row in drain.guests:
         if row.state in {GuestState.MOVING, GuestState.WAITING}:
-            row.move(GuestState.LEFT, "the drain was cancelled" if drain.state is DrainState.CANCELLING else row.reason)
-    left = [row for row in drain.guests if row.state is GuestState.LEFT]
+            row.move(
+                GuestState.SKIPPED, "the drain was cancelled" if drain.state is DrainState.CANCELLING else row.reason
+            )
+    left = [row for row in drain.guests if row.state is GuestState.SKIPPED]
     if left:
         drain.error = f"{len(left)} of {len(drain.guests)} guests are left: " + "; ".join(
             f"{row.guest}: {row.reason}" for row in left
@@ -118,7 +120,7 @@ def _queue_next(session: Session, drain: Drain, repeated: Document) -> None:
     queued = select(Drain).where(Drain.host == drain.host, Drain.kind == drain.kind, Drain.state == DrainState.QUEUED)
     if any(other.recurrence == repeated for other in session.scalars(queued)):
         return
-    wishes = ("kind", "host", "only", "options", "priority", "window", "recurrence", "hold", "seed", "webhook")
+    wishes = ("kind", "host", "allowed_hosts", "options", "priority", "window", "recurrence", "hold", "seed", "webhook")
     again = {name: getattr(drain, name) for name in wishes}
     session.add(Drain(not_before=schedule.following(repeated, now(session)), **again))
 
@@ -135,7 +137,7 @@ def _is_busy(session: Session, drain: Drain) -> bool:
 def _others_come_or_go(session: Session, drain: Drain) -> bool:
     """Guests that this drain does not know of are on the host, or on their way from or to it."""
     here = or_(Job.source == drain.host, Job.destination == drain.host)
-    moving = select(Job.id).where(here, Job.state.in_([JobState.RUNNING, JobState.UNDOING])).limit(1)
+    moving = select(Job.id).where(here, Job.state.in_([JobState.RUNNING, JobState.ROLLING_BACK])).limit(1)
     known = [row.guest for row in drain.guests]
     arrived = select(Guest.name).where(Guest.host == drain.host, Guest.name.not_in(known)).limit(1)
     return any(session.scalar(query) is not None for query in (moving, arrived))

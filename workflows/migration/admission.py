@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from drover.settings import Settings
 from models.database import away
 from models.guest import Guest
-from models.job import Job, JobState, tell
+from models.job import Job, JobState, record_event
 from workflows import capacity, estimate, schedule
 from workflows.capacity import Room, Size, Slots
 from workflows.estimate import Speed
@@ -49,7 +49,7 @@ def admit(session: Session, ours: Settings) -> dict[int, Exception]:
             size = Size.of(guest) if guest is not None else Size(cpus=0, memory_bytes=0, disk_bytes=0)
             why = _too_early(job, size, now, speed) or _obstacle(job, size, rooms[job.destination], slots)
             why = why or _too_many_held(job, held, ours)
-            if why is not None and why == job.waiting:
+            if why is not None and why == job.wait_reason:
                 continue
             begins = job.state is JobState.QUEUED
             with session.begin_nested():
@@ -72,12 +72,12 @@ def admit(session: Session, ours: Settings) -> dict[int, Exception]:
 def _decide(session: Session, job: Job, why: str | None, now: datetime) -> None:
     """Write down why a job waits, or let it go on."""
     if why is not None:
-        job.waiting = why
+        job.wait_reason = why
     elif job.state is JobState.QUEUED:
         job.move(session, JobState.RUNNING, "the job begins", by=ME)
     else:
-        job.seed, job.waiting, job.progress_at = False, None, now
-        tell(session, job.id, by=ME, action="released", sentence="its time has come: the RAM follows the disks")
+        job.seed, job.wait_reason, job.progress_at = False, None, now
+        record_event(session, job.id, by=ME, action="released", sentence="its time has come: the RAM follows the disks")
 
 
 def _found(session: Session) -> tuple[list[Any], dict[int, Exception]]:

@@ -11,8 +11,8 @@ LINKS: tuple[tuple[str, Side], ...] = (
     ("start_nbd", Side.DESTINATION),
     ("mirror_disks", Side.SOURCE),
     ("await_sync", Side.SOURCE),
-    ("migrate_ram", Side.DESTINATION),  # a QEMU waits, its switch process listens
-    ("migrate_ram", Side.SOURCE),  # RAM is sent; the switch processes carry the guest over
+    ("migrate_ram", Side.DESTINATION),  # a QEMU waits, its switchover process listens
+    ("migrate_ram", Side.SOURCE),  # RAM is sent; the switchover processes carry the guest over
     ("cutover", Side.SOURCE),  # it stands still for good: no way back from here
     ("cutover", Side.DESTINATION),  # it runs here, and the record says so
     ("cleanup", Side.SOURCE),
@@ -20,7 +20,7 @@ LINKS: tuple[tuple[str, Side], ...] = (
 )
 """Two links of one name are one step in which both hosts act."""
 
-TASK_PREFIX = {Direction.DO: "drover.step.", Direction.UNDO: "drover.undo."}
+TASK_PREFIX = {Direction.DO: "drover.step.", Direction.ROLLBACK: "drover.rollback."}
 
 
 def task_name(direction: Direction, step: str) -> str:
@@ -38,8 +38,8 @@ def remaining(job: Job) -> list[tuple[Direction, Step]]:
     """What the job still needs, in order. No I/O."""
     if job.state is JobState.RUNNING:
         return [(Direction.DO, step) for step in job.steps if step.state is not StepState.DONE]
-    if job.state is JobState.UNDOING:
-        return [(Direction.UNDO, step) for step in reversed(job.steps) if step.state is StepState.TO_UNDO]
+    if job.state is JobState.ROLLING_BACK:
+        return [(Direction.ROLLBACK, step) for step in reversed(job.steps) if step.state is StepState.TO_ROLL_BACK]
     return []
 
 

@@ -43,7 +43,7 @@ from models.job import CLAIMED, Attempt, Direction, Disk, Job, JobState, Side, S
 
 RUNNABLE = {  # direction: (state of the job, state of the step before, while claimed, and after)
     Direction.DO: (JobState.RUNNING, StepState.PENDING, StepState.RUNNING, StepState.DONE),
-    Direction.UNDO: (JobState.UNDOING, StepState.TO_UNDO, StepState.UNDOING, StepState.UNDONE),
+    Direction.ROLLBACK: (JobState.ROLLING_BACK, StepState.TO_ROLL_BACK, StepState.ROLLING_BACK, StepState.ROLLED_BACK),
 }
 
 JOB: BindParameter[int] = bindparam("of_job", type_=BigInteger)
@@ -114,7 +114,7 @@ def _take(direction: Direction) -> Select[Job, Side, int, int, datetime]:
 
 def _begun(direction: Direction) -> ColumnElement[datetime]:
     """When a step was begun. One that is done again after its worker ended goes on with what is there, so its first
-    beginning counts; undoing is another matter.
+    beginning counts; rolling back is another matter.
     """
     return func.coalesce(Step.started_at, NOW) if direction is Direction.DO else NOW
 
@@ -134,7 +134,7 @@ def _others_first(direction: Direction) -> ColumnElement[bool]:
     """Another step of the job is claimed, or its turn is before this one's; the same as `runnable` says."""
     other = aliased(Step)
     earlier = and_(other.seq < Step.seq, other.state != StepState.DONE)
-    later = and_(other.seq > Step.seq, other.state == StepState.TO_UNDO)
+    later = and_(other.seq > Step.seq, other.state == StepState.TO_ROLL_BACK)
     due = earlier if direction is Direction.DO else later
     return exists().where(other.job_id == Step.job_id, other.seq != Step.seq, or_(other.state.in_(CLAIMED), due))
 

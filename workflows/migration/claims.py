@@ -23,7 +23,7 @@ from drover.errors import LeaseLost
 from drover.settings import Settings
 from models.base import now
 from models.database import transaction
-from models.job import CLAIMED, Attempt, Direction, Job, JobState, Side, Step, StepState, tell
+from models.job import CLAIMED, Attempt, Direction, Job, JobState, Side, Step, StepState, record_event
 from workflows.migration import claim_statements as statements
 from workflows.migration.claim_statements import BEGUN_ANEW, LASTED, RUNNABLE
 
@@ -83,8 +83,8 @@ def runnable(job: Job) -> Step | None:
         return None
     if job.state is JobState.RUNNING:
         return next((step for step in job.steps if step.state is not StepState.DONE), None)
-    if job.state is JobState.UNDOING:
-        return next((step for step in reversed(job.steps) if step.state is StepState.TO_UNDO), None)
+    if job.state is JobState.ROLLING_BACK:
+        return next((step for step in reversed(job.steps) if step.state is StepState.TO_ROLL_BACK), None)
     return None
 
 
@@ -218,7 +218,7 @@ def finish(claim: Claim) -> None:
             job.error = None
             job.move(session, JobState.DONE, f"{job.guest} lives on {job.destination}", by=claim.owner)
         else:
-            job.move(session, JobState.UNDONE, f"{job.guest} stays on {job.source}: {job.error}", by=claim.owner)
+            job.move(session, JobState.ROLLED_BACK, f"{job.guest} stays on {job.source}: {job.error}", by=claim.owner)
 
 
 def retry(claim: Claim, error: str, wait: timedelta, restart_from: str | None = None) -> None:
@@ -230,7 +230,7 @@ def retry(claim: Claim, error: str, wait: timedelta, restart_from: str | None = 
         for earlier in _from(job, restart_from, step.seq):
             earlier.state, earlier.finished_at, earlier.enqueued_at = before, None, None
         job.epoch += 1
-        tell(session, job.id, by=claim.owner, action="retry", sentence=f"{step.name} is tried again: {error}")
+        record_event(session, job.id, by=claim.owner, action="retry", sentence=f"{step.name} is tried again: {error}")
 
 
 def _from(job: Job, name: str | None, until: int) -> list[Step]:
@@ -239,28 +239,28 @@ def _from(job: Job, name: str | None, until: int) -> list[Step]:
 
 
 def fail(claim: Claim, error: str) -> None:
-    """The step failed for good: the job is undone, or a person is asked when even that cannot be."""
+    """The step failed for good: the job is rolled back, or a person is asked when even that cannot be."""
     with _released(claim, StepState.FAILED, "failed", error) as (session, job, step):
-        if claim.direction is Direction.UNDO or job.crossed_at is not None:
+        if claim.direction is Direction.ROLLBACK or job.committed_at is not None:
             again = f"once that is mended, `drover job retry {job.id}`"
             ask_operator(session, job, f"{step.name} on {step.host} failed: {error}; {again}", by=claim.owner)
         else:
-            begin_undo(session, job, f"{step.name} failed: {error}", by=claim.owner)
+            begin_rollback(session, job, f"{step.name} failed: {error}", by=claim.owner)
 
 
 def give_up(claim: Claim, why: str) -> None:
-    """The step was stopped on request: the job is undone."""
+    """The step was stopped on request: the job is rolled back."""
     with _released(claim, StepState.FAILED, "cancelled", why) as (session, job, _):
-        begin_undo(session, job, why, by=claim.owner)
+        begin_rollback(session, job, why, by=claim.owner)
 
 
 def go_forward(claim: Claim, why: str) -> None:
-    """Undoing came too late: the destination owns the guest, so the job is carried through after all."""
-    with _released(claim, StepState.DONE, "crossed", why) as (session, job, _):
+    """Rolling back came too late: the destination owns the guest, so the job is carried through after all."""
+    with _released(claim, StepState.DONE, "committed", why) as (session, job, _):
         for other in job.steps:
-            if other.state is StepState.TO_UNDO:
+            if other.state is StepState.TO_ROLL_BACK:
                 other.state, other.enqueued_at = StepState.DONE, None
-        job.crossed_at = job.crossed_at or now(session)
+        job.committed_at = job.committed_at or now(session)
         job.cancel_requested, job.epoch = False, job.epoch + 1
         job.move(session, JobState.RUNNING, why, by=claim.owner)
 
@@ -268,8 +268,8 @@ def go_forward(claim: Claim, why: str) -> None:
 def go_back(claim: Claim, why: str) -> None:
     """Going forward is impossible and the destination never ran the guest: the source goes on with it."""
     with _released(claim, StepState.FAILED, "failed", why) as (session, job, _):
-        job.crossed_at, job.kept_by_source = None, True
-        begin_undo(session, job, why, by=claim.owner)
+        job.committed_at, job.kept_by_source = None, True
+        begin_rollback(session, job, why, by=claim.owner)
 
 
 def stop_for_operator(claim: Claim, error: str) -> None:
@@ -291,21 +291,21 @@ def ask_operator(session: Session, job: Job, error: str, by: str) -> None:
     job.move(session, JobState.NEEDS_OPERATOR, error, by=by)
 
 
-def begin_undo(session: Session, job: Job, why: str, by: str) -> None:
+def begin_rollback(session: Session, job: Job, why: str, by: str) -> None:
     """Turn the job round. The caller holds its row's lock and no step of it is claimed."""
     job.error = why
     job.epoch += 1
     if job.state is JobState.QUEUED:
-        job.move(session, JobState.UNDONE, why, by=by)
+        job.move(session, JobState.ROLLED_BACK, why, by=by)
         return
-    job.move(session, JobState.UNDOING, why, by=by)
+    job.move(session, JobState.ROLLING_BACK, why, by=by)
     begun = [step for step in job.steps if step.started_at]  # attempts fall back to 0 when a step is handed back
     for step in begun:
-        step.state, step.attempts = StepState.TO_UNDO, 0
+        step.state, step.attempts = StepState.TO_ROLL_BACK, 0
         step.next_at = func.clock_timestamp()
         step.enqueued_at = None
     if not begun:
-        job.move(session, JobState.UNDONE, why, by=by)
+        job.move(session, JobState.ROLLED_BACK, why, by=by)
 
 
 @contextmanager
@@ -332,7 +332,7 @@ def _release(
     Raises:
         LeaseLost: it was lost; nothing is written.
     """
-    over = state not in {StepState.PENDING, StepState.TO_UNDO}
+    over = state not in {StepState.PENDING, StepState.TO_ROLL_BACK}
     what = {"state_after": state, "over": over, "how": outcome, "why": error}
     return _still_held(claim, session.execute(statement, _held(claim) | what).one_or_none())
 
@@ -362,10 +362,10 @@ def expire(session: Session, where: ColumnElement[bool], why: str, by: str, *, w
 def _take_away(session: Session, job: Job, step: Step, why: str, by: str) -> None:
     attempt = session.get_one(Attempt, (job.id, step.token))
     attempt.ended_at, attempt.outcome = func.clock_timestamp(), "expired"
-    step.state = StepState.PENDING if step.state is StepState.RUNNING else StepState.TO_UNDO
+    step.state = StepState.PENDING if step.state is StepState.RUNNING else StepState.TO_ROLL_BACK
     step.owner, step.lease_until, step.enqueued_at, step.error = None, None, None, None
     job.epoch += 1
-    tell(session, job.id, by=by, action="expired", sentence=f"{step.name} is taken over: {why}")
+    record_event(session, job.id, by=by, action="expired", sentence=f"{step.name} is taken over: {why}")
 
 
 def overdue() -> ColumnElement[bool]:

@@ -1,7 +1,7 @@
 """Submitting, cancelling and retrying jobs: write the row, commit, then wake the controller.
 
 Everything that can be known beforehand is checked before the job exists (`preflight`); a job that exists will be
-carried through or undone.
+carried through or rolled back.
 """
 
 import logging
@@ -17,10 +17,10 @@ from models.base import Document, now
 from models.database import transaction
 from models.guest import Guest
 from models.host import Host
-from models.job import CLAIMED, Attempt, Direction, Disk, Job, JobState, Step, StepState, tell
+from models.job import CLAIMED, Attempt, Direction, Disk, Job, JobState, Step, StepState, record_event
 from workflows.guests import known_guest, lock_as_planned
 from workflows.migration import chain, claims, preflight
-from workflows.submit_options import LARGEST, Terms, is_address, whole_number
+from workflows.submit_options import LARGEST, SubmitOptions, is_address, whole_number
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +32,18 @@ WAKE_CHANNEL = "drover_wake"
 class MigrationOptions:
     """How a guest is to be moved."""
 
-    max_blackout_ms: int = 300
+    max_downtime_ms: int = 300
     """The pause that is aimed at; RAM is copied until what is left fits."""
     bandwidth_bytes_per_s: int = 0
     """Of this job's streams; 0 leaves it to the host's budget."""
 
     def __post_init__(self) -> None:
-        whole_number("max_blackout_ms", self.max_blackout_ms, least=1, most=LARGEST)
+        whole_number("max_downtime_ms", self.max_downtime_ms, least=1, most=LARGEST)
         whole_number("bandwidth_bytes_per_s", self.bandwidth_bytes_per_s, least=0, most=2**63 - 1)
 
     def document(self) -> Document:
         """As stored with the job."""
-        return {"max_blackout_ms": self.max_blackout_ms, "bandwidth_bytes_per_s": self.bandwidth_bytes_per_s}
+        return {"max_downtime_ms": self.max_downtime_ms, "bandwidth_bytes_per_s": self.bandwidth_bytes_per_s}
 
 
 def submit(
@@ -51,7 +51,7 @@ def submit(
     destination: str,
     *,
     options: MigrationOptions | None = None,
-    terms: Terms | None = None,
+    terms: SubmitOptions | None = None,
     drain_id: int | None = None,
     still_wanted: Callable[[Session], None] = lambda session: None,
     idempotency_key: str | None = None,
@@ -68,7 +68,7 @@ def submit(
     if idempotency_key and (earlier := _same(idempotency_key, guest, destination)):
         return earlier
     try:
-        job, row = _checked(guest, destination, options or MigrationOptions(), terms or Terms())
+        job, row = _checked(guest, destination, options or MigrationOptions(), terms or SubmitOptions())
         job.drain_id, job.idempotency_key = drain_id, idempotency_key
         return _insert(job, row, by, still_wanted)
     except PreconditionFailed:  # what is in the way may be the very job, submitted at the same moment
@@ -77,7 +77,7 @@ def submit(
         raise
 
 
-def _checked(guest: str, destination: str, options: MigrationOptions, terms: Terms) -> tuple[Job, Guest]:
+def _checked(guest: str, destination: str, options: MigrationOptions, terms: SubmitOptions) -> tuple[Job, Guest]:
     """A job that could be done, and the guest as it was when that was found out."""
     row = known_guest(guest)
     planned = preflight.plan(row, destination)
@@ -129,7 +129,7 @@ def _insert(job: Job, guest: Guest, by: str, still_wanted: Callable[[Session], N
             lock_as_planned(session, guest, job.plan["source"])
             session.add(job)
             session.flush()
-            tell(
+            record_event(
                 session,
                 job.id,
                 by=by,
@@ -137,7 +137,7 @@ def _insert(job: Job, guest: Guest, by: str, still_wanted: Callable[[Session], N
                 sentence=f"{job.guest} is to move from {job.source} to {job.destination}",
             )
             for warning in job.plan["destination"]["warnings"]:
-                tell(session, job.id, by=by, action="warning", sentence=warning)
+                record_event(session, job.id, by=by, action="warning", sentence=warning)
             wake(session)
     except IntegrityError as error:  # somebody was faster, with the same key or for the same guest
         raise PreconditionFailed(f"{job.guest} is being moved already by another job") from error
@@ -160,7 +160,7 @@ def record_refusal(
                 guest=row.name,
                 source=row.host,
                 destination=known.name if known is not None else row.host,
-                state=JobState.UNDONE,
+                state=JobState.ROLLED_BACK,
                 idempotency_key=idempotency_key,
                 error=why.replace("\0", ""),
                 webhook=webhook if is_address(webhook) else None,
@@ -169,7 +169,7 @@ def record_refusal(
             session.add(job)
             session.flush()
             job.announce(session)
-            tell(session, job.id, by=by, action="refused", sentence=why.replace("\0", ""))
+            record_event(session, job.id, by=by, action="refused", sentence=why.replace("\0", ""))
             return job
     except Exception as error:  # nobody knows the guest, or the key is none or in use
         log.warning("the refusal of %r cannot be kept: %s", idempotency_key, error)
@@ -184,7 +184,7 @@ def cancel(job_id: int, by: str = "command line") -> Job:
     """
     with transaction() as session:
         job = existing(session, job_id)
-        if job.state is JobState.UNDOING:
+        if job.state is JobState.ROLLING_BACK:
             return job
         if job.state is JobState.NEEDS_OPERATOR:
             raise PreconditionFailed(
@@ -195,7 +195,7 @@ def cancel(job_id: int, by: str = "command line") -> Job:
             moved = job.state is JobState.DONE
             became = f"was moved to {job.destination}" if moved else f"stayed on {job.source}"
             raise PreconditionFailed(f"job {job_id} has ended: it is {job.state}, {job.guest} {became}")
-        if job.crossed_at is not None:
+        if job.committed_at is not None:
             raise PreconditionFailed(
                 f"job {job_id} is past the point of no return: {job.guest} already belongs to {job.destination}"
             )
@@ -204,11 +204,11 @@ def cancel(job_id: int, by: str = "command line") -> Job:
 
 
 def request_end(session: Session, job: Job, by: str) -> None:
-    """Have a job undone that has neither ended nor crossed. Hold its row's lock."""
+    """Have a job rolled back that has neither ended nor crossed. Hold its row's lock."""
     job.cancel_requested = True
-    tell(session, job.id, by=by, action="cancel", sentence=f"cancellation requested by {by}")
+    record_event(session, job.id, by=by, action="cancel", sentence=f"cancellation requested by {by}")
     if not any(step.state in CLAIMED for step in job.steps):
-        claims.begin_undo(session, job, "cancelled on request", by=by)
+        claims.begin_rollback(session, job, "cancelled on request", by=by)
     wake(session)
 
 
@@ -223,7 +223,9 @@ def release(job_id: int, by: str = "command line") -> Job:
         if job.state.ended or not job.hold:
             raise PreconditionFailed(f"job {job_id} is {job.state} and not held: there is nothing to release")
         job.hold, job.progress_at = False, now(session)
-        tell(session, job_id, by=by, action="released", sentence="somebody released it: the RAM may follow the disks")
+        record_event(
+            session, job_id, by=by, action="released", sentence="somebody released it: the RAM may follow the disks"
+        )
         wake(session)
     return job
 
@@ -246,21 +248,21 @@ def retry(job_id: int, by: str = "command line") -> Job:
 def go_on(session: Session, job: Job, why: str, by: str) -> None:
     """Take a job up again where it stopped to ask an operator. The caller holds its row's lock."""
     failed = [step for step in job.steps if step.state is StepState.FAILED]
-    turned = any(step.state in {StepState.TO_UNDO, StepState.UNDONE} for step in job.steps)
-    undoing = turned or any(_was_undoing(session, step) for step in failed)
+    turned = any(step.state in {StepState.TO_ROLL_BACK, StepState.ROLLED_BACK} for step in job.steps)
+    rolling_back = turned or any(_was_rolling_back(session, step) for step in failed)
     for step in failed:
-        step.state = StepState.TO_UNDO if undoing else StepState.PENDING
+        step.state = StepState.TO_ROLL_BACK if rolling_back else StepState.PENDING
         step.attempts, step.enqueued_at = 0, None
         step.next_at = func.clock_timestamp()
     job.epoch += 1
-    if not undoing:
+    if not rolling_back:
         job.error, job.cancel_requested = None, False
-    job.move(session, JobState.UNDOING if undoing else JobState.RUNNING, why, by=by)
+    job.move(session, JobState.ROLLING_BACK if rolling_back else JobState.RUNNING, why, by=by)
 
 
-def _was_undoing(session: Session, step: Step) -> bool:
+def _was_rolling_back(session: Session, step: Step) -> bool:
     attempt = session.get(Attempt, (step.job_id, step.token))
-    return attempt is not None and attempt.direction == Direction.UNDO
+    return attempt is not None and attempt.direction == Direction.ROLLBACK
 
 
 def existing(session: Session, job_id: int) -> Job:

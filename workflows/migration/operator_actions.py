@@ -79,17 +79,17 @@ def _resolved(session: Session, job: Job, owner: Side, fenced: str | None, by: s
 
 
 def _back_to_source(session: Session, job: Job, why: str, by: str) -> None:
-    """Undo all that is not on the fenced host; what is left there is garbage once it comes back."""
-    job.crossed_at, job.kept_by_source = None, True
-    claims.begin_undo(session, job, f"{job.error} ({why})", by=by)
+    """Roll back all that is not on the fenced host; what is left there is garbage once it comes back."""
+    job.committed_at, job.kept_by_source = None, True
+    claims.begin_rollback(session, job, f"{job.error} ({why})", by=by)
     for step in job.steps:
-        if step.state is StepState.TO_UNDO and step.host == job.fenced:
-            step.state, step.error = StepState.UNDONE, f"skipped: {why}"
+        if step.state is StepState.TO_ROLL_BACK and step.host == job.fenced:
+            step.state, step.error = StepState.ROLLED_BACK, f"skipped: {why}"
 
 
 def _on_to_destination(session: Session, job: Job, why: str, by: str) -> None:
     """Only the end of the chain is left to do, on the host that is not fenced."""
-    job.crossed_at = job.crossed_at or now(session)
+    job.committed_at = job.committed_at or now(session)
     job.epoch += 1
     job.move(session, JobState.RUNNING, why, by=by)
     for step in job.steps:

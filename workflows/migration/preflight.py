@@ -10,10 +10,10 @@ from workflows.capacity import Size
 from workflows.guests import inspect, refuse_second_name, unfinished_jobs
 from workflows.host_rpc import ask, known_host
 from workflows.hosts import takes_guests
-from workflows.submit_options import Terms
+from workflows.submit_options import SubmitOptions
 
 
-def fits_its_window(guest: str, terms: Terms) -> None:
+def fits_its_window(guest: str, terms: SubmitOptions) -> None:
     """Refuse what could never begin.
 
     Raises:

@@ -113,5 +113,5 @@ def _seen(job: Job, host: str, side: Side) -> Seen | None:
 def unfinished(guest: str | None = None) -> list[Job]:
     """The jobs that have not ended well, of one guest or of all."""
     with transaction() as session:
-        jobs = session.query(Job).where(Job.state.not_in([JobState.DONE, JobState.UNDONE])).order_by(Job.id)
+        jobs = session.query(Job).where(Job.state.not_in([JobState.DONE, JobState.ROLLED_BACK])).order_by(Job.id)
         return list(jobs.where(Job.guest == guest) if guest else jobs)

@@ -28,8 +28,9 @@ bench: setup ## Measure Drover against a plain script and write bench/results (Q
 compose: setup ## Bring up the compose stack for real and restart each service during a move (docker, docker-compose, debootstrap; root)
 	.venv/bin/pytest -m compose tests/compose
 
-check: setup ## Lint, formatting, types, layers
+check: setup ## Lint, formatting, words, types, layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/codespell --dictionary - --dictionary docs/old-words.txt
 	.venv/bin/mypy
 	.venv/bin/lint-imports

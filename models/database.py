@@ -1,4 +1,4 @@
-"""The one door to Postgres."""
+"""Engine, sessions, LISTEN/NOTIFY."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -134,10 +134,9 @@ def unpooled() -> Iterator[Connection]:
 
 @contextmanager
 def hearing(connection: Connection, channel: str) -> Iterator[Callable[[float], str | None]]:
-    """Have an autocommitting connection hear what is notified on a channel, for the time of a `with` block.
+    """LISTEN to a channel on an autocommitting connection, for the time of a `with` block.
 
-    What it yields waits, so many seconds at most, and answers what was said, or None if nothing was. Words may be lost:
-    whoever waits for one looks as well, now and then.
+    Yields `wait(timeout_s)`, which returns a payload or None. Notifications may be lost: poll as well.
 
     Raises:
         OperationalError: the connection is gone.

@@ -73,7 +73,7 @@ GUEST_TRANSITIONS: frozenset[tuple[GuestState, GuestState]] = frozenset(
         (GuestState.WAITING, GuestState.MOVED),  # somebody else moved it
         (GuestState.WAITING, GuestState.SKIPPED),  # no host takes it, or the drain was cancelled
         (GuestState.MOVING, GuestState.MOVED),  # its job is done
-        (GuestState.MOVING, GuestState.WAITING),  # its job was rolled_back: another destination is looked for
+        (GuestState.MOVING, GuestState.WAITING),  # its job was rolled back: another destination is looked for
         (GuestState.MOVING, GuestState.SKIPPED),  # its job was cancelled or needs an operator
         (GuestState.SKIPPED, GuestState.WAITING),  # the drain is resumed
         (GuestState.SKIPPED, GuestState.MOVED),  # somebody else moved it

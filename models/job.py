@@ -138,8 +138,8 @@ class Job(Base):
     downtime: Mapped[Document | None]
     """{"ms", "phases": {name: ms, see `DOWNTIME_PHASES`}, "stopped_at", "resumed_at": seconds since 1970}.
 
-    Of the switchover that succeeded, by the source's clock; null values where a switchover process died and only the outcome is
-    known."""
+    Of the switchover that succeeded, by the source's clock; null values where a switchover process died and only the
+    outcome is known."""
     ram: Mapped[Document | None]
     """Progress of the RAM: {"transferred", "remaining", "total", "bytes_per_s", "passes"}."""
     kept_by_source: Mapped[bool] = mapped_column(default=False, server_default=text("false"))

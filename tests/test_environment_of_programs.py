@@ -37,7 +37,7 @@ def test_nothing_that_belongs_to_a_move_carries_the_workers_credentials(moves: M
         for host in ("host-a", "host-b")
         for process in moves.processes_of(job, host)
     ]
-    assert len(carried) >= 4, "exporter, incoming QEMU, two switchover processes"
+    assert len(carried) >= 4, "NBD server, incoming QEMU, two switchover processes"
     for environment in carried:
         assert not any(name.encode() in environment for name in CREDENTIALS)
     moves.done(moves.ended(job.id))

@@ -24,7 +24,8 @@ def test_of_two_operators_who_decide_at_once_only_the_first_is_heeded(
     waiting: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def look(job: Job) -> Look:
-        monkeypatch.undo()  # while these hosts are asked, another operator gives the guest to the destination
+        # while these hosts are asked, another operator gives the guest to the destination
+        monkeypatch.undo()  # codespell:ignore undo
         operator_actions.resolve(waiting, Side.DESTINATION, fenced="one")
         return Look(job.id, job.guest, {}, reconcile.verdict(None, None))
 

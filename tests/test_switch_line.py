@@ -1,4 +1,4 @@
-"""The line between the two switchover processes: whoever holds the key gets through, whatever strangers do at its port."""
+"""The line between the two switchover processes: who holds the key gets through, whatever strangers do at its port."""
 
 import asyncio
 import socket

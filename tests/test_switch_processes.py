@@ -108,7 +108,7 @@ def test_a_prepared_one_begins_when_it_is_ordered_to(context: Context, tmp_path:
     context.claim.token = 9
     supervisor.start(context, 7, _order(tmp_path))
     assert supervisor.running(context, 7) == prepared
-    until("it said its last word", lambda: supervisor.story(context, 7).ended)
+    until("its journal has ended", lambda: supervisor.story(context, 7).ended)
     started = supervisor.story(context, 7).last("started")
     assert started is not None
     assert started["pid"] == prepared.pid
@@ -122,7 +122,7 @@ def test_a_prepared_one_sees_its_order_even_if_whoever_wrote_it_died_before_it_s
     until("it waits", lambda: order.with_suffix(".bell").exists())
     order.with_suffix(".bell").unlink()
     supervisor.start(context, 7, _order(tmp_path))
-    until("it said its last word", lambda: supervisor.story(context, 7).ended)
+    until("its journal has ended", lambda: supervisor.story(context, 7).ended)
 
 
 def test_a_prepared_one_waits_as_long_again_when_another_is_asked_for(
@@ -154,7 +154,7 @@ def test_where_the_prepared_one_died_another_is_started(context: Context, tmp_pa
     context.claim.token = 9
     supervisor.start(context, 7, _order(tmp_path))
     assert supervisor.running(context, 7) is not None
-    until("it said its last word", lambda: supervisor.story(context, 7).ended)
+    until("its journal has ended", lambda: supervisor.story(context, 7).ended)
 
 
 def test_a_prepared_one_that_no_order_comes_for_ends_without_a_word(

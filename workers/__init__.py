@@ -1,1 +1,1 @@
-"""The hands of Drover on one host: QMP, images, NBD, RAM. Knows neither the order of steps nor other hosts."""
+"""The worker of one host: QMP, images, NBD, RAM. Knows neither the order of steps nor other hosts."""

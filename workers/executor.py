@@ -39,7 +39,7 @@ class HandedBack(DroverError):
 
 
 class Cancelled(StepError):
-    """Somebody asked for the job's end."""
+    """The job's cancellation was requested."""
 
 
 def run(step: StepHandler, claim: Claim, settings: Settings, announce: object = None) -> None:

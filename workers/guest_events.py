@@ -50,6 +50,6 @@ async def held_up(ctx: Context, monitor: Monitor) -> str | None:
 
 
 def _plugged(before: list[str], after: list[str]) -> str:
-    """What came and what went, as half a sentence."""
+    """Describe added and removed devices."""
     news = [(sorted(set(after) - set(before)), "plugged in"), (sorted(set(before) - set(after)), "unplugged")]
     return " and ".join(f"{', '.join(names)} was {what}" for names, what in news if names)

@@ -94,7 +94,7 @@ async def start(ctx: Context, listening: socket.socket, nonce: str) -> None:
     """Start the NBD server on that socket and offer all images.
 
     Raises:
-        Fatal: it cannot be started; the text holds its last words.
+        Fatal: it cannot be started; the text holds the end of its log.
     """
     path = ctx.directory.nbd_server_qmp
     path.unlink(missing_ok=True)

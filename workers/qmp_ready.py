@@ -23,7 +23,7 @@ async def monitor_ready(started: Process, socket_path: str | Path, log: Path) ->
     """Wait until the program answers on its monitor.
 
     Raises:
-        Fatal: it ended instead; the text holds its last words.
+        Fatal: it ended instead; the text holds the end of its log.
         Transient: it lives but does not answer.
     """
     deadline = time.monotonic() + START_TIMEOUT_S

@@ -104,7 +104,7 @@ def _refuse_a_taken_name(ours: Settings) -> None:
     if there is not None and there.facts.get("machine_id") not in {None, machine_id()}:
         heard = f"{there.heartbeat_at:%H:%M:%S %Z}"
         raise SystemExit(
-            f"another machine serves {ours.host} already ({there.address}, heard of at {heard}): "
+            f"another machine serves {ours.host} already ({there.address}, its last heartbeat at {heard}): "
             f"give this one another DROVER_HOST, or end that worker and wait {ours.host_timeout.total_seconds():g} s"
         )
 

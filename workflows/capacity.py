@@ -48,9 +48,9 @@ class Room:
     closed: str | None = None
     """Why an operator wants it to take no guest."""
     silent: bool = False
-    """Its worker was not heard of lately."""
+    """Its worker sent no heartbeat lately."""
     lost: bool = False
-    """It has been silent for longer than anybody waits."""
+    """Its heartbeat is older than `host_patience`."""
     cpus: float = UNLIMITED
     memory_bytes: float = UNLIMITED
     disk_bytes: float = UNLIMITED

@@ -19,7 +19,7 @@ LOOK_S = 0.5
 
 
 def known_host(name: str) -> Host:
-    """The host with this name, whose worker was heard of lately.
+    """The host with this name, whose worker sent a heartbeat lately.
 
     Raises:
         PreconditionFailed: there is none, or it is silent.
@@ -32,14 +32,14 @@ def known_host(name: str) -> Host:
     host, is_alive = found
     if not is_alive:
         raise Unavailable(
-            f"host {name} has not been heard of since {host.heartbeat_at:%Y-%m-%d %H:%M:%S %Z}: "
+            f"host {name} has sent no heartbeat since {host.heartbeat_at:%Y-%m-%d %H:%M:%S %Z}: "
             f"start its worker with `drover worker --host {name}`"
         )
     return host
 
 
 def alive(ours: Settings) -> ColumnElement[bool]:
-    """Hosts whose worker was heard of lately."""
+    """Hosts whose worker sent a heartbeat lately."""
     return Host.heartbeat_at > func.clock_timestamp() - ours.host_timeout
 
 

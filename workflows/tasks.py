@@ -34,8 +34,9 @@ def submit(
 ) -> None:
     """Queue a migration, once per key however often the message arrives.
 
-    `when` are `priority`, `at`, `window`, `timezone`, `hold` and `seed_now`, see `workflows.submit_options.read`. A refusal is
-    kept as a job in state `rolled_back` under the same key: `drover job show --key KEY` tells, and so does the webhook.
+    `when` are `priority`, `at`, `window`, `timezone`, `hold` and `seed_now`, see `workflows.submit_options.read`. A
+    refusal is kept as a job in state `rolled_back` under the same key: `drover job show --key KEY` tells, and so does
+    the webhook.
     """
     try:
         options = MigrationOptions(max_downtime_ms=max_downtime_ms, bandwidth_bytes_per_s=bandwidth_bytes_per_s)
@@ -60,7 +61,7 @@ def _terms(**when: Any) -> SubmitOptions:
 
 @app.task(name="drover.job.cancel", ignore_result=True)
 def cancel(*, job_id: int) -> None:
-    """Ask for a job's end."""
+    """Request a job's cancellation."""
     try:
         jobs.cancel(job_id, by="drover.job.cancel")
     except PreconditionFailed as error:

@@ -20,7 +20,7 @@ TRANSPORT_ALIASES |= {
 
 CONTROL_QUEUE = "drover.control"
 CONTROL_MODULES = ("workflows.tasks", "drover.controller.loop")
-"""Imported where the control queue is served, see `workers.registration`: a host's worker is a quarter smaller without."""
+"""Imported where the control queue is served, see `workers.registration`: a worker is a quarter smaller without."""
 
 UNROUTED_QUEUE = "drover.unrouted"
 """Nobody serves it: a message that was sent without a queue stays visible."""

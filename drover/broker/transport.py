@@ -1,7 +1,7 @@
 """Kombu's Redis transport, hardened: a Redis that fails over is waited for, and what is no message is dropped.
 
-Registered in kombu's table of URL schemes by `drover.broker.app`, so that whatever of ours speaks to Redis uses it: workers,
-controller, command line, Flower.
+Registered in kombu's table of URL schemes by `drover.broker.app`, so that whatever of ours speaks to Redis uses it:
+workers, controller, command line, Flower.
 """
 
 import logging

@@ -11,7 +11,7 @@ class ExitCode(IntEnum):
     DONE = 0
     FAILED = 1  # unexpectedly: a service cannot be reached, or a bug of ours
     REFUSED = 2  # bad input or usage; nothing was changed
-    ROLLED_BACK = 3  # the job was rolled_back: the guest stays at the source; or a drain has left some
+    ROLLED_BACK = 3  # the job was rolled back: the guest stays at the source; or a drain has left some
     NEEDS_OPERATOR = 4
     STOPPED_WATCHING = 5  # the job goes on
 

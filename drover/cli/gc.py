@@ -46,7 +46,7 @@ def collect_garbage(
 
 def _note(swept: Sequence[Swept], silent: Sequence[str]) -> None:
     for name in silent:
-        output.note(f"{name} has not been heard of lately: it was not asked")
+        output.note(f"{name} has sent no heartbeat lately: it was not asked")
     for one in swept:
         for note in one.notes:
             output.note(f"{one.host}: {serializers.public(note)}")

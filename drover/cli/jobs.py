@@ -166,7 +166,7 @@ def retry(job_id: JobId, as_json: AsJson = False) -> None:
 )
 def resolve(
     job_id: JobId,
-    owner: Annotated[Side, typer.Option(help="Who has the guest, by your word.")],
+    owner: Annotated[Side, typer.Option(help="The host that holds the guest.")],
     fenced: Annotated[
         str | None,
         typer.Option(metavar="HOST", help="The other host, which you have made sure is off.", show_default=False),

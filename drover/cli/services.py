@@ -38,7 +38,8 @@ def worker(
 ) -> None:
     """Serve one hypervisor: run on every host that guests live on, once.
 
-    It does what `celery -A drover.broker.app worker -Q drover.HOST` does. Settings come from the environment (DROVER_*).
+    It does what `celery -A drover.broker.app worker -Q drover.HOST` does. Settings come from the environment
+    (DROVER_*).
     """
     if host_queue(host) == CONTROL_QUEUE or "," in host:
         raise PreconditionFailed(f"{host!r} cannot be a host's name: choose another one")

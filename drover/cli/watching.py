@@ -1,4 +1,4 @@
-"""Watching a job or a drain until it ends. It does not know of that: who stops watching stops nothing else."""
+"""Shows a job or a drain until it ends. Read-only: interrupting it never affects the job."""
 
 import sys
 import time

@@ -186,7 +186,7 @@ def _expire_overdue(ours: Settings) -> None:
     for job_id in PAUSES.due("take its claim away", sorted(ids)):
         with alone("take its claim away", Job, job_id), transaction() as session:
             mine = claims.overdue() & (Step.job_id == job_id)
-            claims.expire(session, mine, "its worker was not heard of in time", by=ME, wait=False)
+            claims.expire(session, mine, "its worker did not renew the lease in time", by=ME, wait=False)
 
 
 def _delete_old_questions(ours: Settings) -> None:
@@ -264,7 +264,7 @@ def _broker_fault() -> str | None:
 
 
 def advance(session: Session, job: Job, ours: Settings, broker_fault: str | None = None) -> None:
-    """Turn one job round, publish it, or give up on a host that it waits for. Hold its row's lock.
+    """Start a job's rollback, publish its next step, or give up on a host that it waits for. Hold its row's lock.
 
     With a `broker_fault` a step that is due says so instead of being published.
     """
@@ -296,11 +296,11 @@ def _seen(session: Session, step: Step, ours: Settings) -> Any:
 def give_up_waiting(session: Session, job: Job, step: Step, ours: Settings) -> None:
     """The host of a job's next step has been silent for too long. Hold the job's lock.
 
-    Before a cutover was begun it is rolled_back: the guest stays on the source. Later the destination may run it for all
-    we know, and rolling back needs the silent host as well: an operator must say what has become of it, because
+    Before a cutover was begun it is rolled back: the guest stays on the source. Later the destination may run it for
+    all we know, and rolling back needs the silent host as well: an operator must say what has become of it, because
     unreachable is not dead.
     """
-    silent = f"{step.host} has not been heard of for {ours.host_patience.total_seconds():g} s"
+    silent = f"{step.host} has sent no heartbeat for {ours.host_patience.total_seconds():g} s"
     if job.state is JobState.RUNNING and job.cutover_begun_at is None:
         claims.begin_rollback(session, job, silent, by=ME)
     else:
@@ -321,7 +321,7 @@ def go_on_with_returned(session: Session, job_id: int) -> None:
     """What only the silence of a host stopped goes on once it is back: each step looks before it acts."""
     job = claims.lock(session, job_id, wait=False)
     if job is not None and job.state is JobState.NEEDS_OPERATOR:
-        go_on(session, job, f"{job.source} and {job.destination} are both heard of again", by=ME)
+        go_on(session, job, f"{job.source} and {job.destination} both send heartbeats again", by=ME)
 
 
 def _choices(job: Job, silent: str, owner: Side) -> str:

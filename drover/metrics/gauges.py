@@ -24,9 +24,9 @@ def of_hosts(session: Session, now: datetime, ours: Settings) -> Iterator[Metric
     """Whether they are there, and what is on them."""
     hosts = session.scalars(select(Host)).all()
     ages = {host.name: (now - host.heartbeat_at).total_seconds() for host in hosts}
-    yield labelled("drover_host_heartbeat_age_seconds", "Since its worker was last heard of", ["host"], ages)
+    yield labelled("drover_host_heartbeat_age_seconds", "Since the last heartbeat of its worker", ["host"], ages)
     up = {name: int(age < ours.host_timeout.total_seconds()) for name, age in ages.items()}
-    yield labelled("drover_host_up", "Whether its worker was heard of lately", ["host"], up)
+    yield labelled("drover_host_up", "Whether its worker sent a heartbeat lately", ["host"], up)
     states = {(host.name, state.value): int(host.state is state) for host in hosts for state in HostState}
     yield labelled("drover_host_state", "1 for what its operator wants of it", ["host", "state"], states)
     guests = dict.fromkeys(ages, 0)

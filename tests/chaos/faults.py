@@ -297,7 +297,7 @@ FAULTS: tuple[Fault, ...] = (
     Kill("source switch killed", switch(SOURCE), OF_SOURCE_SWITCH),
     Kill("source worker and switchover process killed", worker_and_switch(SOURCE), OF_SOURCE_SWITCH),
     Kill("destination switch killed", switch(DESTINATION), OF_DESTINATION_SWITCH),
-    Kill("exporter killed", nbd_server, OF_NBD_SERVER),
+    Kill("NBD server killed", nbd_server, OF_NBD_SERVER),
     Kill("incoming QEMU killed", incoming_qemu, OF_INCOMING_QEMU, guest=True),
     Kill("source QEMU killed", source_qemu, OF_SOURCE_QEMU, guest=True),
     EmptyRedis(),
@@ -310,7 +310,7 @@ FAULTS: tuple[Fault, ...] = (
     Freeze("worker frozen until its lease ran out", worker_of_the_step, FROZEN_S),
     Freeze("source switch frozen for 5 s", switch(SOURCE), 5.0, OF_SOURCE_SWITCH),
     Freeze("destination switch frozen for 5 s", switch(DESTINATION), 5.0, OF_DESTINATION_SWITCH),
-    Freeze("exporter frozen for 5 s", nbd_server, 5.0, OF_NBD_SERVER),
+    Freeze("NBD server frozen for 5 s", nbd_server, 5.0, OF_NBD_SERVER),
     Freeze("incoming QEMU frozen for 5 s", incoming_qemu, 5.0, OF_INCOMING_QEMU, guest=True),
     Freeze("source QEMU frozen for 5 s", source_qemu, 5.0, OF_SOURCE_QEMU, guest=True),
 )

@@ -48,7 +48,7 @@ def _under_fire() -> list[Cell]:
 
 
 def _once_broken() -> list[Cell]:
-    """Where the matrix found a fault: the second try called the first one's switchover process, which nobody answered."""
+    """Where the matrix found a fault: the second try called the first one's switchover process, and nobody answered."""
     found = {("before `migrate_ram` (source)", "link cut for 5 s")}
     return [cell for cell in cells() if _key(cell) in found]
 

@@ -80,7 +80,8 @@ def _act(job: Job) -> None:
     first = job.steps[0]
     first.attempts, first.started_at = 1, BEGUN
     first.state = {
-        JobState.RUNNING: StepState.RUNNING, JobState.ROLLING_BACK: StepState.ROLLING_BACK, JobState.DONE: StepState.DONE,
+        JobState.RUNNING: StepState.RUNNING, JobState.DONE: StepState.DONE,
+        JobState.ROLLING_BACK: StepState.ROLLING_BACK,
         JobState.ROLLED_BACK: StepState.ROLLED_BACK, JobState.NEEDS_OPERATOR: StepState.FAILED,
     }[job.state]  # fmt: skip
     if job.state.ended:

@@ -155,7 +155,7 @@ def test_usage_errors(words: list[str]) -> None:
         ("migrate nobody --to hv2", "there is no guest 'nobody'"),
         ("migrate web --to nowhere", "there is no host 'nowhere'; known hosts: gone, hv1, hv2"),
         ("migrate web --to hv1", "web is on hv1 already"),
-        ("migrate web --to gone", "has not been heard of since"),
+        ("migrate web --to gone", "has sent no heartbeat since"),
         ("migrate web --to hv1 --dry-run", "web is on hv1 already"),
         ("guest show nobody", "there is no guest 'nobody'"),
         ("guest adopt db --host nowhere --qmp /q", "there is no host 'nowhere'"),

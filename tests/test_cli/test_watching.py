@@ -95,7 +95,7 @@ def test_watching_takes_one_query_a_look(database: None) -> None:
     event.listen(engine(), "before_cursor_execute", note)
     queries.snapshot(number)
     assert len(seen) == 1
-    for secret in ("exporter", "switch", "plan"):
+    for secret in ("nbd_server", "switchover", "plan"):
         assert f"job.{secret}" not in seen[0]
 
 

@@ -28,8 +28,8 @@ class NotLoaded(DroverError):
 async def set_capabilities(monitor: Monitor, *wanted: str) -> None:
     """Switch these on where the QEMU knows them, and all others off.
 
-    The preflight has refused a QEMU that lacks what the switchover needs. What another tool left switched on would change
-    the stream, or forbid it: with `multifd` QEMU takes no connection of ours (10.0.2).
+    The preflight has refused a QEMU that lacks what the switchover needs. What another tool left switched on would
+    change the stream, or forbid it: with `multifd` QEMU takes no connection of ours (10.0.2).
     """
     offered = [entry["capability"] for entry in await monitor.query("query-migrate-capabilities")]
     await monitor.execute(

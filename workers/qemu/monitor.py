@@ -1,4 +1,4 @@
-"""The one door to QMP, for QEMU and the storage daemon alike.
+"""QMP client, for QEMU and the storage daemon alike.
 
 A monitor serves one client at a time; a second one connects and gets no greeting. Every wait here has an end.
 `query` only looks; `execute` changes something and asks the guard first, so that a worker which lost its
@@ -51,7 +51,7 @@ class Monitor:
         self._client = client
         self._guard = guard
         self.pid = pid
-        """The process that listens on the socket, by the kernel's word."""
+        """The process that listens on the socket, as the kernel says."""
 
     async def query(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S, **arguments: Any) -> Any:
         """Run a command that changes nothing.

@@ -3,7 +3,7 @@
 Two links. The destination makes sure that a fresh QEMU waits and starts its switchover process; the source starts
 its own, which sends the RAM and, when what is left fits the allowed downtime, carries the switchover through by
 itself (see `workers.switchover`): an idle guest gets there right after the first pass, and between STOP and RESUME
-nothing but the two hosts may matter. So this step ends when the switchover process has said its last word.
+nothing but the two hosts may matter. So this step ends when the switchover process has ended, or is proven dead.
 """
 
 import asyncio
@@ -159,7 +159,7 @@ class MigrateRamSource(StepHandler):
         ctx.note(committed_at=ctx.job.committed_at or ctx.claim.now())
 
     async def abandon(self, ctx: Context) -> bool:
-        """The switchover process's word is final once it is dead; if it said run, the job goes forward."""
+        """After the switchover process is dead its journal is final: if it holds `run`, the job goes forward."""
         await supervisor.kill_all(ctx)
         if supervisor.committed(ctx) is not None:
             return False

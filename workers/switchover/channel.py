@@ -1,7 +1,7 @@
 """The direct line between the two switchover processes: authenticated both ways, questions and answers as JSON.
 
 `multiprocessing.connection` proves by HMAC that both ends hold the attempt's key; only bytes are exchanged. Anybody who
-reaches the port can connect: strangers are heard beside one another, for a moment each, and cost the attempt nothing.
+reaches the port can connect: strangers are answered in parallel, for a moment each, and cost the attempt nothing.
 """
 
 import asyncio

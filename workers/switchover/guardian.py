@@ -24,7 +24,7 @@ NAME = "drover-guardian"
 """In /proc/PID/comm; its command line is that of the switchover process."""
 LOOK_S = 1.0
 SILENT_LOOKS = 5
-"""So many looks without a sign of the switchover process mean that it is frozen. A worker that lives ends it earlier."""
+"""So many looks without a sign of the switchover process mean that it is frozen. A live worker ends it earlier."""
 TRIES_S, AGAIN_S = 60.0, 0.2
 """A monitor that gives no answer is asked again for so long, so often."""
 

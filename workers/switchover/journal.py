@@ -76,7 +76,7 @@ class Story:
 
     @property
     def ended(self) -> bool:
-        """The process said its last word."""
+        """The journal ends with a terminal event."""
         return bool(self.lines) and self.lines[-1]["event"] in {"resumed", "kept", "lost", "closed"}
 
 

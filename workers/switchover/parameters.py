@@ -1,6 +1,6 @@
 """What a switchover process is told: one JSON file that only its own user can read, as it holds the key.
 
-The process may be started ahead of its order. It waits for a bell, a named pipe beside the order.
+The process may be started ahead of its order. It blocks on a FIFO until the parameters exist.
 """
 
 import json

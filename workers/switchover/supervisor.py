@@ -121,7 +121,7 @@ async def wait_for(ctx: Context, attempt: int, event: str, timeout_s: float) -> 
 
 
 async def watch(ctx: Context, attempt: int, tell: Callable[[dict[str, int]], None]) -> Story:
-    """Until the attempt is over: its process said its last word, or is dead, and its guardian has done its part.
+    """Until the attempt is over: its process has ended, or is dead, and its guardian has done its part.
 
     Whichever of them is frozen is killed. Unless the guest was let go, both are dead when this returns.
     """

@@ -27,7 +27,7 @@ from workflows.submit_options import SubmitOptions
 log = logging.getLogger(__name__)
 
 ASKED_FOR = timedelta(seconds=3 * ANSWER_TIMEOUT_S)
-"""A submission that was sent for has put its three questions by then; or the message was lost, and is sent again."""
+"""Resend after this time: a submission asks its hosts three questions of 30 s each at most."""
 
 
 def choose(session: Session, drain: Drain, ours: Settings) -> list[str]:

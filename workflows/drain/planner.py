@@ -214,7 +214,7 @@ def guests_of(session: Session, kind: DrainKind, host: str) -> list[Guest]:
 
 
 def known(session: Session, hosts: Iterable[str]) -> None:
-    """Refuse names of hosts that nobody has heard of.
+    """Refuse unknown names of hosts.
 
     Raises:
         PreconditionFailed: one is unknown.

@@ -115,7 +115,7 @@ def _end_if_over(session: Session, drain: Drain) -> None:
 def _queue_next(session: Session, drain: Drain, repeated: Document) -> None:
     """The same again at the next time that the repetition names; its guests are taken up when it begins.
 
-    One that is resumed ends twice: then the next one waits already.
+    A resumed drain ends twice: its recurrence is not queued again.
     """
     queued = select(Drain).where(Drain.host == drain.host, Drain.kind == drain.kind, Drain.state == DrainState.QUEUED)
     if any(other.recurrence == repeated for other in session.scalars(queued)):

@@ -1,1 +1,1 @@
-"""The migration: its chain of steps, who may work on a step, and how a job is submitted, admitted, rolled back, resolved."""
+"""The migration: its chain of steps, who may work on a step, and how a job is submitted, admitted and resolved."""

@@ -138,7 +138,7 @@ def _deadline(asked: float, settings: Settings) -> float:
 
 
 def _prolonged(claim: Claim, asked: float, settings: Settings, *, cancel_requested: bool) -> None:
-    """Of two answers the later question counts."""
+    """Keep the deadline of the newest renewal."""
     claim.cancel_requested = cancel_requested
     if asked > claim.renewed_at:
         claim.renewed_at, claim.deadline = asked, _deadline(asked, settings)

@@ -177,7 +177,7 @@ def record_refusal(
 
 
 def cancel(job_id: int, by: str = "command line") -> Job:
-    """Ask for a job's end. A step that runs hears of it within a renewal of its lease.
+    """Request a job's cancellation. A running step sees it when it renews its lease.
 
     Raises:
         PreconditionFailed: there is no such job, it has ended, or it is past the point of no return.

@@ -1,4 +1,4 @@
-"""Going on with a job that stopped to ask who owns its guest: by an operator's word, or by what both hosts answer."""
+"""Resume a job that needs an operator: by the operator's decision who owns the guest, or by what both hosts answer."""
 
 from sqlalchemy import func
 from sqlalchemy.orm import Session
@@ -13,7 +13,7 @@ from workflows.migration.jobs import existing, wake
 
 
 def resolve(job_id: int, owner: Side, fenced: str | None, by: str = "command line") -> Job:
-    """Go on with a job by an operator's word: who owns the guest, and which host is off for good.
+    """Resume a job by an operator's decision: who owns the guest, and which host is off for good.
 
     Raises:
         PreconditionFailed: the job does not wait, somebody else decided meanwhile, or the other host may still run
@@ -40,7 +40,7 @@ def resolve(job_id: int, owner: Side, fenced: str | None, by: str = "command lin
 
 
 def _unchanged_since(session: Session, looked_at: Job) -> Job:
-    """The job locked: asking the hosts takes seconds, in which another's word may have sent it the other way."""
+    """The job locked: asking the hosts takes seconds, in which somebody else may have decided otherwise."""
     job = existing(session, looked_at.id)
     if job.epoch != looked_at.epoch:
         raise PreconditionFailed(
@@ -70,7 +70,7 @@ def _cannot_run_there(job: Job, owner: Side, other: str, looked: reconcile.Look)
 def _resolved(session: Session, job: Job, owner: Side, fenced: str | None, by: str) -> None:
     job.fenced, job.cancel_requested = fenced, False
     off = f"; {fenced} is fenced" if fenced else ""
-    why = f"the {owner} owns {job.guest}, says the {by}{off}"
+    why = f"the {owner} owns {job.guest}, decided by {by}{off}"
     if owner is Side.SOURCE:
         _back_to_source(session, job, why, by)
     else:

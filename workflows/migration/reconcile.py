@@ -1,7 +1,7 @@
 """Where does the guest really run? Both hosts are asked, and a table says what follows.
 
 Pure but for `look`: `verdict` takes what was seen and answers who owns the guest. Unreachable is not dead: when
-a host gives no answer nothing is decided without an operator's word that it is fenced.
+a host gives no answer nothing is decided without an operator's statement that it is fenced.
 """
 
 from dataclasses import dataclass

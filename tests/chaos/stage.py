@@ -103,7 +103,8 @@ def raised(*, with_standby: bool = False) -> Iterator[Stage]:
         if isinstance(lab, LabWithStandby):
             standby.start(lab)
         stage = Stage(lab, webhook)
-        stage.services += [*stage.worker(SOURCE), *stage.worker(DESTINATION), *stage.controller()]
+        for found in (stage.worker(SOURCE), stage.worker(DESTINATION), stage.controller()):
+            stage.services.append(min(found, key=lambda process: process.started))  # its children carry the same mark
         with stage.connect() as connection:
             connection.execute(TELL)
         yield stage

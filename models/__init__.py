@@ -1,1 +1,1 @@
-"""What is true: tables, legal state transitions, settings and errors. Knows neither QEMU nor Celery."""
+"""What is true: tables and legal state transitions. Knows neither QEMU nor Celery."""

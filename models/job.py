@@ -40,7 +40,7 @@ TRANSITIONS: frozenset[tuple[JobState, JobState]] = frozenset(
         (JobState.RUNNING, JobState.ROLLING_BACK),  # a step failed for good, or the job was cancelled
         (JobState.RUNNING, JobState.NEEDS_OPERATOR),  # past the point of no return and stuck
         (JobState.ROLLING_BACK, JobState.ROLLED_BACK),  # the first step is rolled back
-        (JobState.ROLLING_BACK, JobState.RUNNING),  # roll back found that the destination owns the guest already
+        (JobState.ROLLING_BACK, JobState.RUNNING),  # rolling back found that the destination owns the guest already
         (JobState.ROLLING_BACK, JobState.NEEDS_OPERATOR),  # even rolling back failed for good
         (JobState.NEEDS_OPERATOR, JobState.RUNNING),  # the operator lets it go forward
         (JobState.NEEDS_OPERATOR, JobState.ROLLING_BACK),  # the operator lets it go back

@@ -1,1 +1,1 @@
-"""What is done, in which order and when: chains, roll back, the controller, the command line. Opens no QMP socket."""
+"""What is done, in which order and when: the migration and drain workflows. Opens no QMP socket."""

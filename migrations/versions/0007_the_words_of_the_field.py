@@ -3,6 +3,8 @@
 Revises: 0006
 """
 
+from collections.abc import Sequence
+
 from alembic import op
 
 revision = "0007"
@@ -41,36 +43,31 @@ UNFINISHED = "CREATE UNIQUE INDEX uq_job_guest_unfinished ON job (guest) WHERE s
 
 
 def upgrade() -> None:
-    _rename([(table, old, new) for table, old, new in COLUMNS])
-    _replace([(table, column, old, new) for table, column, old, new in VALUES])
-    _replace_keys([(table, column, old, new) for table, column, old, new in KEYS])
-    _index("rolled_back")
+    _rename(COLUMNS, VALUES, KEYS, rolled_back="rolled_back")
 
 
 def downgrade() -> None:
-    _rename([(table, new, old) for table, old, new in COLUMNS])
-    _replace([(table, column, new, old) for table, column, old, new in VALUES])
-    _replace_keys([(table, column, new, old) for table, column, old, new in KEYS])
-    _index("undone")
+    _rename(_back(COLUMNS), _back(VALUES), _back(KEYS), rolled_back="undone")
 
 
-def _rename(columns: list[tuple[str, str, str]]) -> None:
+def _back(changes: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    return [(*where, new, old) for *where, old, new in changes]
+
+
+def _rename(
+    columns: Sequence[tuple[str, ...]],
+    values: Sequence[tuple[str, ...]],
+    keys: Sequence[tuple[str, ...]],
+    *,
+    rolled_back: str,
+) -> None:
+    """`keys` are those of JSON documents, however deep they lie."""
     for table, old, new in columns:
         op.alter_column(table, old, new_column_name=new)
-
-
-def _replace(values: list[tuple[str, str, str, str]]) -> None:
     op.drop_index("uq_job_guest_unfinished", table_name="job")
     for table, column, old, new in values:
         op.execute(f"UPDATE {table} SET {column} = '{new}' WHERE {column} = '{old}'")
-
-
-def _replace_keys(keys: list[tuple[str, str, str, str]]) -> None:
-    """Keys of JSON documents, however deep they lie."""
     for table, column, old, new in keys:
         replaced = f"""replace({column}::text, '"{old}":', '"{new}":')::jsonb"""
         op.execute(f"""UPDATE {table} SET {column} = {replaced} WHERE {column}::text LIKE '%"{old}":%'""")
-
-
-def _index(rolled_back: str) -> None:
     op.execute(UNFINISHED.format(rolled_back))

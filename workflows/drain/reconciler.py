@@ -1,7 +1,7 @@
 """How the controller carries drains on: it looks at rows only, and may be another process at every tick.
 
-`outcomes` learns what became of the moves, `turns` chooses whose turn it is. A guest's job is submitted by a task of
-its own, because hosts are asked then; whatever is lost on the way is sent again.
+`job_sync` learns what became of the moves, `dispatcher` chooses whose turn it is. A guest's job is submitted by a task
+of its own, because hosts are asked then; whatever is lost on the way is sent again.
 """
 
 from sqlalchemy import ColumnElement, func, or_, select

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -77,8 +78,10 @@ class Fleet:
         assert all(service.poll() is None for service in self.services)
 
     def stop_services(self) -> None:
-        for machine in self.machines.values():
-            machine.run("pkill --full '[w]orkers'")  # nothing else is seen from within a machine
+        for service in self.services:
+            entered = processes.process(service.pid)
+            for started in processes.children(entered) if entered else []:
+                started.signal(signal.SIGTERM)  # nsenter(1) forks, and passes no signal on
         for service in self.services:
             service.wait(60)
         self.services.clear()

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check chaos soak bench compose
+.PHONY: help setup demo test check settings chaos soak bench compose
 .NOTPARALLEL:
 
 help: ## Say what can be made
@@ -34,3 +34,6 @@ check: setup ## Lint, formatting, words, types, layers
 	.venv/bin/codespell --dictionary - --dictionary docs/old-words.txt
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+settings: setup ## Write docs/settings.md anew from the code
+	.venv/bin/python -m drover.cli.settings_page >docs/settings.md

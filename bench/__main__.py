@@ -1,7 +1,6 @@
 """`python -m bench`: measure, and write `bench/results`."""
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
@@ -9,18 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import concurrency, copies, drains, hosts, libvirt, moves, qemu_tuning, report, sparse
+from bench import command_line, concurrency, copies, drains, hosts, libvirt, moves, qemu_tuning, report, sparse
 from bench.figures import Figure
 from bench.fleet import simulation
 from lab import fleet
 from lab.directory import Lab
 
 QUICK_RUNS, FULL_RUNS = 3, 10
-PARTS = ("moves", "hosts", "copies", "sparse", "drains", "crowd", "fleet")
+PARTS = ("cli", "moves", "hosts", "copies", "sparse", "drains", "crowd", "fleet")
 NOT_QUICK = {"crowd", "fleet"}
 ASKED_FOR = ("libvirt", "spared")
 """Only by name: the one needs what `make setup` does not install, the other tells nothing of Drover."""
-SETTINGS = {"drains": drains.SETTINGS, "crowd": concurrency.SETTINGS}
+SETTINGS = {"crowd": concurrency.SETTINGS}
+LIMITS = {"drains": drains.LIMITS, "crowd": concurrency.LIMITS}
 FLEET_SIZES = [10, 50, 200]
 
 
@@ -44,8 +44,11 @@ def main() -> None:
         print(f"{name}:", flush=True)
         if name == "fleet":
             found = simulation.measure(FLEET_SIZES)
+        elif name == "cli":
+            found = command_line.measure(runs)
         else:
-            with _laboratory(SETTINGS.get(name, {}), namespaces=name == "libvirt") as lab:
+            lab_of = _laboratory(SETTINGS.get(name, {}), LIMITS.get(name, {}), namespaces=name == "libvirt")
+            with lab_of as lab:
                 found = parts[name](lab)
         figures += found
         print(report.write(found, runs=runs, folder=folder))  # at once: all parts together take an hour
@@ -74,11 +77,9 @@ def _moves(lab: Lab, runs: int, *, quick: bool, only: list[str] | None) -> list[
 
 
 @contextmanager
-def _laboratory(settings: dict[str, str], *, namespaces: bool) -> Iterator[Lab]:
-    """A lab of two hosts, whose workers and controller have these settings."""
-    lab = Lab(Path(tempfile.mkdtemp(prefix="db", dir="/tmp")))  # short: Unix sockets lie in it
-    before = dict(os.environ)
-    os.environ.update(settings)
+def _laboratory(settings: dict[str, str], limits: dict[str, str], *, namespaces: bool) -> Iterator[Lab]:
+    """A lab of two hosts, whose workers and controller have these settings, under these limits."""
+    lab = Lab(Path(tempfile.mkdtemp(prefix="db", dir="/tmp")), settings, limits)  # short: Unix sockets lie in it
     try:
         fleet.up(lab, 2, flower=False, namespaces=namespaces)
         with fleet.pointed_at(lab):
@@ -86,8 +87,6 @@ def _laboratory(settings: dict[str, str], *, namespaces: bool) -> Iterator[Lab]:
     finally:
         fleet.down(lab)
         shutil.rmtree(lab.path, ignore_errors=True)
-        os.environ.clear()
-        os.environ.update(before)
 
 
 if __name__ == "__main__":

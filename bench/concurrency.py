@@ -19,11 +19,8 @@ from workflows.drain.commands import DrainRequest
 
 JOBS, FILL_MIB, BUDGET = 32, 32, 16 * MIB  # so slow that all copies overlap
 SAMPLE_S = 0.5
-SETTINGS = {
-    "DROVER_BANDWIDTH_BYTES_PER_S": str(BUDGET),
-    "DROVER_CONCURRENCY": "64",
-    **{f"DROVER_MAX_{name}": str(JOBS) for name in ("OUTGOING", "INCOMING", "MOVES")},
-}
+SETTINGS = {"DROVER_CONCURRENCY": "64"}
+LIMITS = {"bandwidth": str(BUDGET), **{f"max-{name}": str(JOBS) for name in ("outgoing", "incoming", "moves")}}
 
 
 def measure(lab: Lab) -> list[Figure]:

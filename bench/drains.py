@@ -15,7 +15,7 @@ from workflows.drain import commands
 from workflows.drain.commands import DrainRequest
 
 GUESTS, DISK_MIB, FILL_MIB, BUDGET = 4, 1024, 384, 64 * MIB
-SETTINGS = {"DROVER_BANDWIDTH_BYTES_PER_S": str(BUDGET), "DROVER_MAX_OUTGOING": "4", "DROVER_MAX_INCOMING": "4"}
+LIMITS = {"bandwidth": str(BUDGET), "max-outgoing": "4", "max-incoming": "4"}
 
 
 def measure(lab: Lab) -> list[Figure]:

@@ -189,9 +189,9 @@ def ended_job(job_id: int) -> Job:
         time.sleep(LOOK_S)
         with transaction() as session:
             job = session.get_one(Job, job_id)
-            if job.state.ended:
+            if job.state.settled:
                 _ = job.steps, job.disks
-        if job.state.ended:
+        if job.state.settled:
             assert job.state is JobState.DONE, f"job {job.id} is {job.state}: {job.error}"
             return job
         assert time.monotonic() < deadline, f"job {job.id} is {job.state} after {LONGEST_MOVE_S:g} s"

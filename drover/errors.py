@@ -5,9 +5,9 @@ DroverError
 │   ├── Unavailable      nobody answered: the same request may succeed later
 │   └── HostRefused      a host that was asked says no, or failed to look
 ├── StepError            a step did not bring its effect about
-│   ├── Transient        try again later, from this step or an earlier one
+│   ├── Transient        try again later (`chain.BeginAnew`: from an earlier step)
 │   ├── Fatal            trying again cannot help: roll back the job
-│   ├── Committed          the destination owns the guest already: only forward
+│   ├── Committed        the destination owns the guest already: only forward
 │   ├── NeverRan         the destination's QEMU is dead and never ran: back to the source
 │   └── Unknown          nobody can tell who owns the guest: a person must decide
 └── LeaseLost            somebody else may be at work here: stop touching anything
@@ -53,13 +53,11 @@ class Transient(StepError):
     Args:
         message: one sentence for the job's record.
         retry_in: how long to wait at least; None takes the usual back-off.
-        restart_from: name of the earlier step from which the work must be done anew.
     """
 
-    def __init__(self, message: str, *, retry_in: timedelta | None = None, restart_from: str | None = None) -> None:
+    def __init__(self, message: str, *, retry_in: timedelta | None = None) -> None:
         super().__init__(message)
         self.retry_in = retry_in
-        self.restart_from = restart_from
 
 
 class Fatal(StepError):

@@ -1,116 +1,338 @@
-"""Settings, read once from `DROVER_*` in the environment at the edge of the program."""
+"""What a process is told by its environment: every `DROVER_*` variable with its unit, default and range.
+
+The environment says who a process is, where it is and whom it talks to. Limits of the whole fleet are rows of the
+database, which a command changes while everything runs: see `models.fleet`. docs/settings.md is generated from here.
+"""
 
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
+from ipaddress import IPv6Address
 from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from drover.errors import PreconditionFailed
+from drover.logs import Format, Level
+
+PREFIX = "DROVER_"
+DATABASE_FORM = "postgresql+psycopg://USER@HOST/NAME"
+BROKER_FORM = "redis://HOST/0, rediss://HOST/0, redis+socket:///PATH or sentinel://A:26379;sentinel://B:26379"
+
+LEVELS = "`, `".join(Level)
+EVERYBODY, WORKER, CONTROLLER = "everybody", "worker", "controller"
+
+OTHER_VARIABLES = {
+    "DROVER_LAB_DIR": "folder of the lab that `drover lab` works on",
+    "DROVER_LOG_ABOUT": "fields of the log of a process that Drover started; set by Drover alone",
+    "DROVER_MIGRATION_NET": "first three numbers of the migration network of docker-compose.yml",
+    "DROVER_PROCESS": "mark of a process that Drover started; set by Drover alone",
+    "DROVER_TEST_SAVED_GUESTS": "folder that the processes of one test run share",
+}
+"""Variables of this name that are no settings."""
+
+FORMER_VARIABLES = {
+    "DROVER_BANDWIDTH_BYTES_PER_S": "bandwidth",
+    "DROVER_HOST_PATIENCE_S": "host-patience",
+    "DROVER_MAX_HELD": "max-held",
+    "DROVER_MAX_INCOMING": "max-incoming",
+    "DROVER_MAX_MOVES": "max-moves",
+    "DROVER_MAX_OUTGOING": "max-outgoing",
+    "DROVER_RETENTION_S": "retention",
+    "DROVER_STALLED_AFTER_S": "stalled-after",
+}
+"""Settings of earlier versions, each with the name by which `drover fleet set` knows it now."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+def _variable(
+    name: str, default: Any = ..., *, about: str, unit: str = "", read_by: str = EVERYBODY, **limits: Any
+) -> Any:
+    """A field, and what the table of settings says about it."""
+    return Field(
+        default,
+        validation_alias=PREFIX + name,
+        description=about,
+        json_schema_extra={"unit": unit, "read_by": read_by},
+        **limits,
+    )
+
+
+def _seconds(value: object) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    try:
+        return timedelta(seconds=float(str(value)))
+    except (ValueError, OverflowError) as error:
+        raise ValueError("not a number of seconds") from error
+
+
+def _database_url(url: str) -> str:
+    if not _is_database(url):
+        raise ValueError(f"write it as {DATABASE_FORM}, with several servers as ...@/NAME?host=A,B&port=5432,5432")
+    query = parse_qs(urlsplit(url).query)
+    hosts, ports = (",".join(query.get(name, ())).split(",") for name in ("host", "port"))
+    if len(ports) not in {1, len(hosts)}:
+        raise ValueError(f"it names {len(hosts)} servers and {len(ports)} ports: name one port for each server")
+    if not all(_is_port(port) for port in ports if port):
+        raise ValueError("a port in it is no number from 1 to 65535")
+    return url
+
+
+def _is_database(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises where it is no number
+    except ValueError:
+        return False
+    return parts.scheme == "postgresql+psycopg" and "," not in parts.netloc
+
+
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and 0 < int(text) < 1 << 16
+
+
+def _broker_url(url: str) -> str:
+    servers = url.split(";")
+    if len(servers) > 1 and not all(server.startswith("sentinel://") for server in servers):
+        raise ValueError("only Sentinels may be several, each as sentinel://HOST:26379")
+    if not all(map(_is_server, servers)):
+        raise ValueError(f"write it as {BROKER_FORM}")
+    return url
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return False
+    if parts.scheme == "redis+socket":
+        return parts.path.startswith("/")
+    database = parts.path.strip("/")
+    return parts.scheme in {"redis", "rediss", "sentinel"} and bool(host) and (not database or database.isdecimal())
+
+
+def _host_name(name: str) -> str:
+    if name and (name == "control" or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name)):
+        raise ValueError(
+            "a host's name has 1 to 64 letters, digits, dots, dashes and underscores, and is not `control`"
+        )
+    return name
+
+
+def _address(address: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.-]+", address):
+        try:
+            IPv6Address(address)
+        except ValueError:
+            raise ValueError("an IP address or a host name is wanted, without a port") from None
+    return address
+
+
+def _metrics_address(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if address and not (host and _is_port(port)):
+        raise ValueError("ADDRESS:PORT is wanted, e.g. 127.0.0.1:9464 or [::]:9464")
+    return address
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("an absolute path is wanted")
+    return path
+
+
+Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
+Folder = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Settings(BaseSettings):
     """How this process reaches the others, and where its host keeps guests."""
 
-    database_url: str
-    """Postgres, in SQLAlchemy's form: `postgresql+psycopg://user@host/name`."""
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        case_sensitive=True,
+        env_ignore_empty=True,
+        populate_by_name=True,
+        frozen=True,
+        extra="forbid",
+    )
 
-    broker_url: str
-    """Redis, in Celery's form: `redis://...`, `rediss://...`, or all Sentinels: `sentinel://a:26379;sentinel://b:26379`."""
+    database_url: Annotated[str, AfterValidator(_database_url)] = _variable(
+        "DATABASE_URL",
+        about=f"Postgres: `{DATABASE_FORM}`; with a standby `...@/NAME?host=A,B&port=5432,5432"
+        "&target_session_attrs=read-write`.",
+    )
+    broker_url: Annotated[str, AfterValidator(_broker_url)] = _variable(
+        "BROKER_URL",
+        about="Redis: `redis://HOST/0`, `rediss://...`, `redis+socket:///PATH`, or all Sentinels: "
+        "`sentinel://A:26379;sentinel://B:26379`.",
+    )
+    broker_master: str = _variable(
+        "BROKER_MASTER",
+        "mymaster",
+        about="What the Sentinels call the Redis master; read only where the URL names Sentinels.",
+    )
+    host: Annotated[str, AfterValidator(_host_name)] = _variable(
+        "HOST", "", read_by=WORKER, about="Name of the hypervisor that this worker serves; empty on control nodes."
+    )
+    address: Annotated[str, AfterValidator(_address)] = _variable(
+        "ADDRESS",
+        "127.0.0.1",
+        read_by=WORKER,
+        about="Address on which this host listens for disk and RAM streams: its address in the migration network.",
+    )
+    directory: Folder = _variable(
+        "DIRECTORY",
+        Path("/var/lib/drover"),
+        read_by=WORKER,
+        about="Where this host keeps sockets, journals and logs of the jobs under way.",
+    )
+    guest_root: Folder = _variable(
+        "GUEST_ROOT",
+        Path("/"),
+        read_by=WORKER,
+        about="Folder below which images, sockets and logs of guests lie; it is mapped onto the other host's.",
+    )
+    concurrency: int = _variable(
+        "CONCURRENCY",
+        16,
+        read_by=WORKER,
+        ge=2,
+        le=1000,
+        about="Steps that the worker runs at the same time; they mostly wait. The fleet's `max-held` must be below.",
+    )
+    guest_cpus: int = _variable(
+        "GUEST_CPUS",
+        0,
+        read_by=WORKER,
+        ge=0,
+        le=1_000_000,
+        about="Virtual CPUs that guests may have on this host together; 0: sixteen for each CPU of the machine.",
+    )
+    guest_memory_bytes: int = _variable(
+        "GUEST_MEMORY_BYTES",
+        0,
+        unit="bytes",
+        read_by=WORKER,
+        ge=0,
+        le=10**18,
+        about="Memory that guests may have on this host together; 0: all memory of the machine.",
+    )
+    guest_disk_bytes: int = _variable(
+        "GUEST_DISK_BYTES",
+        0,
+        unit="bytes",
+        read_by=WORKER,
+        ge=0,
+        le=10**18,
+        about="What the disks of guests may hold on this host together; 0: all of the guest root's file system.",
+    )
+    lease_ttl: Seconds = _variable(
+        "LEASE_TTL_S",
+        timedelta(seconds=15),
+        unit="s",
+        read_by=WORKER,
+        ge=timedelta(seconds=1),
+        le=timedelta(minutes=10),
+        about="Another worker may take a claim over that was not renewed for this long.",
+    )
+    lease_margin: Seconds = _variable(
+        "LEASE_MARGIN_S",
+        timedelta(seconds=3),
+        unit="s",
+        read_by=WORKER,
+        ge=timedelta(seconds=0.5),
+        le=timedelta(minutes=5),
+        about="A worker stops acting this long before its lease ends; at most half of `DROVER_LEASE_TTL_S`.",
+    )
+    heartbeat: Seconds = _variable(
+        "HEARTBEAT_S",
+        timedelta(seconds=5),
+        unit="s",
+        ge=timedelta(seconds=0.5),
+        le=timedelta(minutes=1),
+        about="How often a worker writes its heartbeat; its host counts as silent after four times that. "
+        "The same value everywhere.",
+    )
+    republish_after: Seconds = _variable(
+        "REPUBLISH_AFTER_S",
+        timedelta(seconds=10),
+        unit="s",
+        read_by=CONTROLLER,
+        ge=timedelta(seconds=1),
+        le=timedelta(minutes=10),
+        about="A step that was published and not picked up for this long is published again.",
+    )
+    webhook_secret: str = _variable(
+        "WEBHOOK_SECRET",
+        "",
+        read_by=CONTROLLER,
+        about="The key that webhooks are signed with; without it none is sent.",
+    )
+    metrics_address: Annotated[str, AfterValidator(_metrics_address)] = _variable(
+        "METRICS_ADDRESS",
+        "",
+        unit="ADDRESS:PORT",
+        read_by=CONTROLLER,
+        about="Where a controller answers Prometheus; empty: nowhere.",
+    )
 
-    broker_master: str = "mymaster"
-    """What the Sentinels call the Redis that is meant; read only where `broker_url` names Sentinels."""
+    log_level: Level = _variable("LOG_LEVEL", Level.INFO, about=f"Lines are written from this level on: `{LEVELS}`.")
+    log_format: Format = _variable("LOG_FORMAT", Format.TEXT, about="`text`, or `json`: one JSON object a line.")
 
-    host: str = ""
-    """Name of the hypervisor this worker serves; empty on control nodes."""
-
-    address: str = "127.0.0.1"
-    """Address on which this host listens for disk and RAM streams: the migration network's."""
-
-    directory: Path = Path("/var/lib/drover")
-    """Where this host keeps sockets, journals and logs of the jobs under way."""
-
-    guest_root: Path = Path("/")
-    """Everything of a guest (images, sockets, logs) lies below; mapped onto the other host's guest root."""
-
-    bandwidth_bytes_per_s: int = 0
-    """Budget of this host for all outgoing disk mirrors together; 0 is unlimited."""
-
-    retention: timedelta = timedelta(hours=24)
-    """How long the images a guest left behind are kept, set aside, on its former host."""
-
-    lease_ttl: timedelta = timedelta(seconds=15)
-    """A claim that was not renewed for so long may be taken over by another worker."""
-
-    lease_margin: timedelta = timedelta(seconds=3)
-    """A worker stops acting so long before its lease ends, by its own monotonic clock."""
-
-    heartbeat: timedelta = timedelta(seconds=5)
-    """How often a worker says that its host is there; dead after four times that."""
-
-    host_patience: timedelta = timedelta(minutes=5)
-    """A job waits so long for a host that is silent; then it is rolled back, or an operator is asked."""
-
-    republish_after: timedelta = timedelta(seconds=10)
-    """A step that was published and not picked up for so long is published again."""
-
-    concurrency: int = 16
-    """Steps that one host's worker runs at the same time; they mostly wait."""
-
-    guest_cpus: int = 0
-    """Virtual CPUs that guests may have on this host together; 0: sixteen for each CPU of the machine."""
-
-    guest_memory_bytes: int = 0
-    """Memory that guests may have on this host together; 0: all of the machine's."""
-
-    guest_disk_bytes: int = 0
-    """What the disks of guests may hold on this host together; 0: all of the guest root's file system."""
-
-    max_outgoing: int = 2
-    """Moves that leave one host at the same time. This and the next two are the controller's to read."""
-
-    max_incoming: int = 2
-    """Moves that arrive at one host at the same time."""
-
-    max_moves: int = 10
-    """Moves under way at the same time, over all hosts."""
-
-    max_held: int = 8
-    """Moves whose disks are kept in sync ahead on one host at the same time; each keeps a thread of its worker busy,
-    so `concurrency` must be well above."""
-
-    stalled_after: timedelta = timedelta(minutes=10)
-    """A move without any progress for so long goes on, but no longer counts against the three limits above."""
-
-    webhook_secret: str = ""
-    """With it the controller signs what it tells others of the ends of jobs and drains."""
-
-    metrics_address: str = ""
-    """ADDRESS:PORT at which a controller answers Prometheus; empty: nowhere."""
+    @model_validator(mode="after")
+    def _lease_outlives_its_margin(self) -> Self:
+        if 2 * self.lease_margin > self.lease_ttl:
+            raise ValueError(
+                f"DROVER_LEASE_MARGIN_S is {amount(self.lease_margin)} and DROVER_LEASE_TTL_S is "
+                f"{amount(self.lease_ttl)}: the margin may be at most half of the lease"
+            )
+        return self
 
     @property
     def host_timeout(self) -> timedelta:
-        """A host that was silent for so long is taken for unreachable."""
+        """A host that was silent for this long counts as unreachable."""
         return 4 * self.heartbeat
 
 
-def _seconds(name: str, default: timedelta) -> timedelta:
-    return timedelta(seconds=float(os.environ.get(name, default.total_seconds())))
+SECRETS = {"DROVER_WEBHOOK_SECRET"}
 
 
-def _count(name: str, default: int) -> int:
-    return int(os.environ.get(name, default))
+def variables() -> dict[str, tuple[str, FieldInfo]]:
+    """{variable: (attribute, field)}, in the order of the table."""
+    return {str(field.validation_alias): (name, field) for name, field in Settings.model_fields.items()}
 
 
-def _required(name: str) -> str:
-    value = os.environ.get(name, "")
-    if not value:
-        raise PreconditionFailed(
-            f"{name} is not set; in a lab run `eval $(drover lab env)`, "
-            "elsewhere see the README's section on a first set-up"
-        )
-    return value
+def amount(value: object) -> str:
+    """A value as it is written in the environment."""
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():.3f}".rstrip("0").rstrip(".")
+    return str(value)
+
+
+def allowed(field: FieldInfo) -> str:
+    """The range of a number, in words; empty for anything else."""
+    ends = [getattr(mark, end, None) for end in ("ge", "le") for mark in field.metadata]
+    low_high = [amount(end) for end in ends if end is not None]
+    return " to ".join(low_high)
+
+
+def masked(variable: str, value: str) -> str:
+    """A value without the passwords in it."""
+    if variable in SECRETS:
+        return "***" if value else ""
+    if "URL" not in variable:
+        return value
+    without = ";".join(re.sub(r"://([^:/?@]*):.*@", r"://\1:***@", part) for part in value.split(";"))
+    return re.sub(r"(password=)[^&;]*", r"\1***", without)
 
 
 @cache
@@ -118,33 +340,52 @@ def settings() -> Settings:
     """The settings of this process.
 
     Raises:
-        PreconditionFailed: a variable without a default is missing.
+        PreconditionFailed: a variable is missing or out of range.
     """
-    environ = os.environ
-    return Settings(
-        database_url=_required("DROVER_DATABASE_URL"),
-        broker_url=_required("DROVER_BROKER_URL"),
-        broker_master=environ.get("DROVER_BROKER_MASTER", Settings.broker_master),
-        host=environ.get("DROVER_HOST", ""),
-        address=environ.get("DROVER_ADDRESS", Settings.address),
-        directory=Path(environ.get("DROVER_DIRECTORY", Settings.directory)),
-        guest_root=Path(environ.get("DROVER_GUEST_ROOT", Settings.guest_root)),
-        bandwidth_bytes_per_s=_count("DROVER_BANDWIDTH_BYTES_PER_S", Settings.bandwidth_bytes_per_s),
-        retention=_seconds("DROVER_RETENTION_S", Settings.retention),
-        lease_ttl=_seconds("DROVER_LEASE_TTL_S", Settings.lease_ttl),
-        lease_margin=_seconds("DROVER_LEASE_MARGIN_S", Settings.lease_margin),
-        heartbeat=_seconds("DROVER_HEARTBEAT_S", Settings.heartbeat),
-        host_patience=_seconds("DROVER_HOST_PATIENCE_S", Settings.host_patience),
-        republish_after=_seconds("DROVER_REPUBLISH_AFTER_S", Settings.republish_after),
-        concurrency=_count("DROVER_CONCURRENCY", Settings.concurrency),
-        guest_cpus=_count("DROVER_GUEST_CPUS", Settings.guest_cpus),
-        guest_memory_bytes=_count("DROVER_GUEST_MEMORY_BYTES", Settings.guest_memory_bytes),
-        guest_disk_bytes=_count("DROVER_GUEST_DISK_BYTES", Settings.guest_disk_bytes),
-        max_outgoing=_count("DROVER_MAX_OUTGOING", Settings.max_outgoing),
-        max_incoming=_count("DROVER_MAX_INCOMING", Settings.max_incoming),
-        max_moves=_count("DROVER_MAX_MOVES", Settings.max_moves),
-        max_held=_count("DROVER_MAX_HELD", Settings.max_held),
-        webhook_secret=environ.get("DROVER_WEBHOOK_SECRET", ""),
-        metrics_address=environ.get("DROVER_METRICS_ADDRESS", ""),
-        stalled_after=_seconds("DROVER_STALLED_AFTER_S", Settings.stalled_after),
-    )
+    try:
+        return Settings()
+    except ValidationError as error:
+        first, *others = sentences(error)
+        more = f" (and {len(others)} more: `drover config check` lists them)" if others else ""
+        raise PreconditionFailed(first + more) from None
+
+
+def problems() -> list[str]:
+    """All that is wrong with the settings of this process, one sentence each."""
+    try:
+        Settings()
+    except ValidationError as error:
+        return sentences(error)
+    return []
+
+
+def sentences(error: ValidationError) -> list[str]:
+    """One sentence for each fault: the variable, its value, and what is allowed."""
+    return [_sentence(fault) for fault in error.errors(include_url=False)]
+
+
+def _sentence(fault: ErrorDetails) -> str:
+    if not fault["loc"]:
+        return str(fault["ctx"]["error"])  # of several variables
+    variable = str(fault["loc"][0])
+    if fault["type"] == "missing":
+        return (
+            f"{variable} is not set; in a lab run `eval $(drover lab env)`, "
+            "elsewhere see the README's section on a first set-up"
+        )
+    _, field = variables()[variable]
+    unit = (field.json_schema_extra or {}).get("unit") if isinstance(field.json_schema_extra, dict) else ""
+    reach = allowed(field)
+    wanted = f"allowed is {reach} {unit}".rstrip() if reach else str(fault.get("ctx", {}).get("error", fault["msg"]))
+    return f"{variable} is {masked(variable, os.environ.get(variable, str(fault['input'])))!r}: {wanted}"
+
+
+def unknown(environ: Mapping[str, str]) -> list[str]:
+    """Variables of our name that mean nothing: mistyped, or of another version."""
+    known = {*variables(), *OTHER_VARIABLES, *FORMER_VARIABLES}
+    return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+
+
+def former(environ: Mapping[str, str]) -> dict[str, str]:
+    """{variable: its value}: limits of the fleet that are set in the environment, where nobody reads them any more."""
+    return {name: environ[name] for name in FORMER_VARIABLES if environ.get(name)}

@@ -22,6 +22,7 @@ from sqlalchemy import ColumnElement, and_, func, select, update
 
 from drover.settings import Settings
 from models.database import transaction
+from models.said import say
 from models.webhook import Delivery, DeliveryState
 
 log = logging.getLogger(__name__)
@@ -75,8 +76,11 @@ def _deliver(delivery_id: int, ours: Settings) -> None:
     """In a thread of the pool: what is raised here nobody else hears of."""
     try:
         deliver(delivery_id, ours)
-    except Exception:  # it is tried again once `UNDER_WAY` is over
-        log.exception("what became of delivery %d could not be written down", delivery_id)
+    except Exception:
+        seconds = UNDER_WAY.total_seconds()
+        log.exception(
+            "delivery %d of a webhook is tried again in %g s: its row could not be written", delivery_id, seconds
+        )
     finally:
         with _lock:
             _under_way.discard(delivery_id)
@@ -104,6 +108,9 @@ def deliver(delivery_id: int, ours: Settings) -> None:
             delivery.state = DeliveryState.FAILED
         else:
             delivery.next_at = func.clock_timestamp() + min(FIRST_PAUSE * 2 ** (delivery.tries - 1), LONGEST_PAUSE)
+        level = logging.WARNING if delivery.state is DeliveryState.FAILED else logging.INFO
+        became = f"{delivery.state} (try {delivery.tries} of {TRIES})" + (f": {error}" if error else "")
+        say(session, f"the webhook is {became}", level=level, job=delivery.job_id, drain=delivery.drain_id)
 
 
 def _post(delivery: Delivery, secret: str) -> str | None:

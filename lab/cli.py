@@ -12,10 +12,7 @@ from uuid import uuid4
 import typer
 
 from drover.errors import PreconditionFailed
-from lab import fleet, guests, network
-from lab.demo import run_demo
 from lab.directory import Lab, default_directory
-from lab.guest.spec import GuestSpec
 
 app = typer.Typer(no_args_is_help=True, help="A whole fleet on this machine, for trying things out.")
 
@@ -45,6 +42,8 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Start Postgres, Redis, a worker per host, the controller and Flower, all of the lab's own."""
+    from lab import fleet
+
     lab = Lab((directory or default_directory()).absolute())
     try:
         fleet.up(lab, hosts, flower=flower, namespaces=namespaces)
@@ -94,6 +93,9 @@ def guest(
     as_json: AsJson = False,
 ) -> None:
     """Boot a real Linux guest that writes numbered, checksummed blocks, and adopt it."""
+    from lab import fleet, guests
+    from lab.guest.spec import GuestSpec
+
     lab = _existing(directory)
     spec = GuestSpec(
         name=name,
@@ -118,6 +120,8 @@ def verify(
     name: Annotated[str, typer.Argument(help="The guest's name.")], directory: Directory = None, as_json: AsJson = False
 ) -> None:
     """Prove that no acknowledged write is missing or torn, and that one guest went on counting all the time."""
+    from lab import fleet, guests
+
     lab = _existing(directory)
     with fleet.pointed_at(lab):
         verdict = guests.check(lab, name)
@@ -138,6 +142,8 @@ def cut(
     as_json: AsJson = False,
 ) -> None:
     """Cut a host off from the others, or join it again; for labs with --namespaces."""
+    from lab import network
+
     lab = _existing(directory)
     if not lab.network_file.exists():
         raise PreconditionFailed("this lab's hosts share the loopback: make one with `drover lab up --namespaces`")
@@ -148,6 +154,8 @@ def cut(
 @app.command()
 def down(directory: Directory = None, as_json: AsJson = False) -> None:
     """End all of it and leave nothing behind, guests included."""
+    from lab import fleet
+
     lab = Lab((directory or default_directory()).absolute())
     fleet.down(lab)
     _show({"directory": str(lab.path)}, f"{lab.path} is gone", as_json=as_json)
@@ -159,4 +167,6 @@ def demo(
     keep: Annotated[bool, typer.Option(help="Leave the lab running at the end, to look at Flower.")] = False,
 ) -> None:
     """Move a live guest between two hosts of a new lab, check it, and show the figures."""
+    from lab.demo import run_demo
+
     raise typer.Exit(run_demo(Lab((directory or default_directory()).absolute()), keep=keep))

@@ -40,6 +40,8 @@ class Lab:
     path: Path
     settings: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Further `DROVER_*` variables of all its processes."""
+    limits: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Limits of its fleet other than the defaults, as `drover fleet set` has them."""
 
     @property
     def exists(self) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 from celery import Celery
 
 from drover.errors import PreconditionFailed
+from drover.extras import require
+from drover.settings import variables
 from lab import network, services
 from lab.directory import LONGEST_PATH, MARKER, Lab, LabHost, host_names
 from models.database import forget, transaction
@@ -32,7 +34,7 @@ def up(lab: Lab, hosts: int, *, flower: bool = True, namespaces: bool = False) -
     Raises:
         PreconditionFailed: there is a lab already, or something is missing on this machine.
     """
-    _check(lab, hosts, namespaces=namespaces)
+    _check(lab, hosts, flower=flower, namespaces=namespaces)
     for name in host_names(hosts):
         lab.host(name).guests.mkdir(parents=True)
     (lab.path / MARKER).touch()
@@ -41,6 +43,8 @@ def up(lab: Lab, hosts: int, *, flower: bool = True, namespaces: bool = False) -
     services.start_postgres(lab)
     services.start_redis(lab)
     _drover(lab, "db", "upgrade")
+    if lab.limits:
+        _drover(lab, "fleet", "set", *(f"{limit}={value}" for limit, value in lab.limits.items()))
     for host in lab.hosts:
         start_worker(lab, host)
     start_controller(lab)
@@ -49,7 +53,10 @@ def up(lab: Lab, hosts: int, *, flower: bool = True, namespaces: bool = False) -
     wait_for_workers(lab)
 
 
-def _check(lab: Lab, hosts: int, *, namespaces: bool) -> None:
+def _check(lab: Lab, hosts: int, *, flower: bool, namespaces: bool) -> None:
+    require("controller", "a lab's controller")
+    if flower:
+        require("flower", "a lab with Flower (leave it out with --no-flower)")
     if lab.exists:
         raise PreconditionFailed(f"there is a lab in {lab.path} already: use it, or `drover lab down` first")
     if lab.path.exists() and any(lab.path.iterdir()):
@@ -146,21 +153,31 @@ def _registered() -> set[str]:
 
 @contextmanager
 def pointed_at(lab: Lab) -> Iterator[None]:
-    """Let this very process talk to the lab's database and broker."""
-    from drover.broker.app import app, configuration
-
-    before = {key: os.environ.get(key) for key in lab.environment}
+    """Let this very process talk to the lab's database and broker, with the lab's settings and no others."""
+    replaced = lab.environment.keys() | variables().keys()
+    before = {key: os.environ.pop(key, None) for key in replaced}
     os.environ.update(lab.environment)
     forget()
+    try:
+        with celery_configured():
+            yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key, None) if value is None else os.environ.update({key: value})
+        forget()
+
+
+@contextmanager
+def celery_configured() -> Iterator[None]:
+    """Let Celery in this process use the broker that the environment names now."""
+    from drover.broker.app import app, configuration
+
     former = {key: app.conf.get(key) for key in configuration()}
     _reconfigure(app, configuration())
     try:
         yield
     finally:
         _reconfigure(app, former)
-        for key, value in before.items():
-            os.environ.pop(key, None) if value is None else os.environ.update({key: value})
-        forget()
 
 
 def _reconfigure(app: Celery, configuration: dict[str, Any]) -> None:

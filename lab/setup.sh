@@ -309,7 +309,7 @@ ensure_environment() {
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' ||
         fail "pip could not install drover's requirements, see above"
     # An installed Drover is compiled; what lies in a checkout would be compiled anew by each process that may not write.
-    .venv/bin/python -m compileall -q bench lab migrations models workers workflows
+    .venv/bin/python -m compileall -q bench drover lab migrations models workers workflows
     echo "$wanted" >$stamp
 }
 

@@ -13,10 +13,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 import models.drain
+import models.fleet
 import models.guest
 import models.host
 import models.webhook  # noqa: F401 - tables refer to each other: with these all are known
 from drover.settings import settings
+from models.said import log_said
 
 T = TypeVar("T")
 
@@ -87,6 +89,7 @@ def engine() -> Engine:
     return create_engine(
         settings().database_url,
         pool_pre_ping=True,
+        hide_parameters=True,  # errors with the values of a statement would carry keys into logs
         pool_size=5,
         max_overflow=settings().concurrency,
         connect_args={
@@ -113,8 +116,10 @@ def forget() -> None:
 @contextmanager
 def transaction() -> Iterator[Session]:
     """A session whose changes are committed at the end, or not at all. Objects stay readable after."""
-    with Session(engine(), expire_on_commit=False) as session, session.begin():
-        yield session
+    with Session(engine(), expire_on_commit=False) as session:
+        with session.begin():
+            yield session
+        log_said(session)
 
 
 @contextmanager
@@ -133,25 +138,26 @@ def unpooled() -> Iterator[Connection]:
 
 
 @contextmanager
-def hearing(connection: Connection, channel: str) -> Iterator[Callable[[float], str | None]]:
-    """LISTEN to a channel on an autocommitting connection, for the time of a `with` block.
+def hearing(connection: Connection, *channels: str) -> Iterator[Callable[[float], list[str]]]:
+    """LISTEN to channels on an autocommitting connection, for the time of a `with` block.
 
-    Yields `wait(timeout_s)`, which returns a payload or None. Notifications may be lost: poll as well.
+    Yields `wait(timeout_s)`, which returns the payloads that came, if any. Notifications may be lost: poll as well.
 
     Raises:
         OperationalError: the connection is gone.
     """
-    connection.execute(text(f"LISTEN {channel}"))
+    for channel in channels:
+        connection.execute(text(f"LISTEN {channel}"))
     raw = cast("psycopg.Connection[Any]", connection.connection.dbapi_connection)
 
-    def wait(timeout_s: float) -> str | None:
+    def wait(timeout_s: float) -> list[str]:
         try:
-            return next((said.payload for said in raw.notifies(timeout=timeout_s, stop_after=1)), None)
+            return [said.payload for said in raw.notifies(timeout=timeout_s, stop_after=1)]
         except psycopg.OperationalError as error:
-            raise OperationalError(f"LISTEN {channel}", None, error) from error
+            raise OperationalError(f"LISTEN {', '.join(channels)}", None, error) from error
 
     try:
         yield wait
     finally:
         with suppress(SQLAlchemyError):  # the connection is gone
-            connection.execute(text(f"UNLISTEN {channel}"))
+            connection.execute(text("UNLISTEN *"))

@@ -8,10 +8,13 @@ import enum
 from datetime import datetime
 
 from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, func, text
-from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm import Mapped, Session, mapped_column, object_session, relationship
 
 from models.base import Base, Document, by_value, now
-from models.job import IllegalTransition
+from models.said import say
+from models.transitions import DRAIN, DRAIN_GUEST
+from models.transitions import DrainState as DrainState
+from models.transitions import GuestState as GuestState
 from models.webhook import Delivery
 
 
@@ -22,63 +25,8 @@ class DrainKind(enum.StrEnum):
     RETURN = "return"  # home to it
 
 
-class DrainState(enum.StrEnum):
-    """Where a drain stands."""
-
-    QUEUED = "queued"  # its time has not come
-    RUNNING = "running"
-    PAUSED = "paused"  # moves under way go on, no other begins
-    CANCELLING = "cancelling"  # moves under way are being rolled back
-    DONE = "done"  # the host is empty; or all guests are home
-    INCOMPLETE = "incomplete"  # what is left says why
-    CANCELLED = "cancelled"
-
-    @property
-    def ended(self) -> bool:
-        """It does nothing more by itself."""
-        return self in {DrainState.DONE, DrainState.INCOMPLETE, DrainState.CANCELLED}
-
-
 UNDER_WAY = (DrainState.RUNNING, DrainState.PAUSED, DrainState.CANCELLING)
 """States in which a drain has its host to itself."""
-
-DRAIN_TRANSITIONS: frozenset[tuple[DrainState, DrainState]] = frozenset(
-    {
-        (DrainState.QUEUED, DrainState.RUNNING),  # its time has come; the host is cordoned, or uncordoned
-        (DrainState.QUEUED, DrainState.CANCELLED),  # before anything was touched
-        (DrainState.RUNNING, DrainState.PAUSED),  # an operator's wish
-        (DrainState.PAUSED, DrainState.RUNNING),  # likewise
-        (DrainState.RUNNING, DrainState.CANCELLING),  # likewise
-        (DrainState.PAUSED, DrainState.CANCELLING),  # likewise
-        (DrainState.CANCELLING, DrainState.CANCELLED),  # the last of its moves has ended
-        (DrainState.RUNNING, DrainState.DONE),  # every guest has moved
-        (DrainState.RUNNING, DrainState.INCOMPLETE),  # nothing is under way, and some guests are left
-        (DrainState.INCOMPLETE, DrainState.RUNNING),  # an operator has it try those again
-    }
-)
-
-
-class GuestState(enum.StrEnum):
-    """What a drain has done about a guest."""
-
-    WAITING = "waiting"  # its turn will come
-    MOVING = "moving"  # its job is under way
-    MOVED = "moved"
-    SKIPPED = "skipped"  # it runs where it was; the reason says why
-
-
-GUEST_TRANSITIONS: frozenset[tuple[GuestState, GuestState]] = frozenset(
-    {
-        (GuestState.WAITING, GuestState.MOVING),  # its job was submitted
-        (GuestState.WAITING, GuestState.MOVED),  # somebody else moved it
-        (GuestState.WAITING, GuestState.SKIPPED),  # no host takes it, or the drain was cancelled
-        (GuestState.MOVING, GuestState.MOVED),  # its job is done
-        (GuestState.MOVING, GuestState.WAITING),  # its job was rolled back: another destination is looked for
-        (GuestState.MOVING, GuestState.SKIPPED),  # its job was cancelled or needs an operator
-        (GuestState.SKIPPED, GuestState.WAITING),  # the drain is resumed
-        (GuestState.SKIPPED, GuestState.MOVED),  # somebody else moved it
-    }
-)
 
 
 class Drain(Base):
@@ -132,16 +80,16 @@ class Drain(Base):
         return self.state is DrainState.CANCELLED and self.started_at is None and self.error is not None
 
     def move(self, session: Session, to: DrainState) -> None:
-        """Change the state along `DRAIN_TRANSITIONS`, and tell whoever asked if it has ended. Hold the row's lock.
+        """Change the state by the table of drains, and tell whoever asked if it has ended. Hold the row's lock.
 
         Raises:
             IllegalTransition: there is no such way.
         """
-        if (self.state, to) not in DRAIN_TRANSITIONS:
-            raise IllegalTransition(f"drain {self.id} cannot go from {self.state} to {to}")
-        self.state, self.wait_reason = to, None
+        self.state, self.wait_reason = DRAIN.apply(self.state, to), None
         self.started_at = self.started_at or (now(session) if to is DrainState.RUNNING else None)
         self.finished_at = now(session) if to.ended else None
+        why = f": {self.error}" if to.ended and self.error else ""
+        say(session, f"the {self.kind} of {self.host} is {to} now{why}", drain=self.id)
         if to.ended:
             self.announce(session)
 
@@ -189,11 +137,13 @@ class DrainGuest(Base):
     drain: Mapped[Drain] = relationship(back_populates="guests")
 
     def move(self, to: GuestState, reason: str | None = None) -> None:
-        """Change the state along `GUEST_TRANSITIONS`. Hold the drain's lock.
+        """Change the state by the table of a drain's guests. Hold the drain's lock.
 
         Raises:
             IllegalTransition: there is no such way.
         """
-        if (self.state, to) not in GUEST_TRANSITIONS:
-            raise IllegalTransition(f"{self.guest} of drain {self.drain_id} cannot go from {self.state} to {to}")
-        self.state, self.reason, self.asked_at = to, reason, None
+        self.state = DRAIN_GUEST.apply(self.state, to)
+        self.reason, self.asked_at = reason, None
+        if (session := object_session(self)) is not None:
+            sentence = f"{self.guest} is {to} now{f': {reason}' if reason else ''}"
+            say(session, sentence, drain=self.drain_id, guest=self.guest, job=self.job_id)

@@ -1,9 +1,9 @@
 """Hosts, and questions put to them."""
 
 import enum
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, func, update
+from sqlalchemy import BigInteger, ForeignKey, Identity, Index, Interval, String, Text, func, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models.base import Base, Document, by_value
@@ -29,7 +29,7 @@ class Host(Base):
     """Changes with each start of the worker; claims of an older incarnation are void."""
     heartbeat_at: Mapped[datetime]
     facts: Mapped[Document]
-    """{"cpus": int, "memory_bytes": int, "qemu": version text or null}"""
+    """{"cpus": int, "memory_bytes": int, "qemu": version text or null, "concurrency": int}"""
     state: Mapped[HostState] = mapped_column(
         by_value(HostState), default=HostState.ACTIVE, server_default=HostState.ACTIVE.value
     )
@@ -37,6 +37,9 @@ class Host(Base):
     """What all guests on it may have together, as its worker says; null, before it has said so, is no limit."""
     guest_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     guest_disk_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    bandwidth_bytes_per_s: Mapped[int | None] = mapped_column(BigInteger)
+    """What an operator set for this host alone; null: as the fleet, see `models.fleet`. Likewise the next."""
+    retention: Mapped[timedelta | None] = mapped_column(Interval)
 
 
 ANSWERED_CHANNEL = "drover_answered"

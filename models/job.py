@@ -1,78 +1,28 @@
 """A job moves one guest to another host: its steps, its disks, and the story of what was done.
 
-A job's state changes only through `Job.move`, along `TRANSITIONS`; a step's through `workflows.migration.claims`.
-State and step names are stored by value: never rename or reuse one.
+The state of a job or step changes only through `apply`, along the tables of `models.transitions`, or by the statements
+of a claim, which take theirs from there. Names of steps are stored by value: never rename or reuse one.
 """
 
 import enum
+import logging
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, func, text
+from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Identity, Index, String, Text, func, text
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm.util import identity_key
 
-from drover.errors import DroverError
+from drover import logs
+from models import transitions
 from models.base import Base, Document, by_value, now
+from models.said import say
+from models.transitions import CLAIMED as CLAIMED
+from models.transitions import FINISHED, WAYS, Actor, JobEvent, StepEvent
+from models.transitions import Direction as Direction
+from models.transitions import JobState as JobState
+from models.transitions import StepState as StepState
 from models.webhook import Delivery
-
-
-class JobState(enum.StrEnum):
-    """Where a job stands."""
-
-    QUEUED = "queued"  # accepted; nothing was touched yet
-    RUNNING = "running"  # its steps are being done
-    ROLLING_BACK = "rolling_back"  # its steps are being rolled back, last first; the guest runs at the source
-    DONE = "done"  # the guest lives at the destination
-    ROLLED_BACK = "rolled_back"  # the guest lives at the source as if nothing had been tried
-    NEEDS_OPERATOR = "needs_operator"  # a person must say what is true
-
-    @property
-    def ended(self) -> bool:
-        """No step of the job will run any more by itself."""
-        return self in {JobState.DONE, JobState.ROLLED_BACK, JobState.NEEDS_OPERATOR}
-
-
-TRANSITIONS: frozenset[tuple[JobState, JobState]] = frozenset(
-    {
-        (JobState.QUEUED, JobState.RUNNING),  # admitted by the controller
-        (JobState.QUEUED, JobState.ROLLED_BACK),  # cancelled or refused before it began
-        (JobState.RUNNING, JobState.DONE),  # the last step is done
-        (JobState.RUNNING, JobState.ROLLING_BACK),  # a step failed for good, or the job was cancelled
-        (JobState.RUNNING, JobState.NEEDS_OPERATOR),  # past the point of no return and stuck
-        (JobState.ROLLING_BACK, JobState.ROLLED_BACK),  # the first step is rolled back
-        (JobState.ROLLING_BACK, JobState.RUNNING),  # rolling back found that the destination owns the guest already
-        (JobState.ROLLING_BACK, JobState.NEEDS_OPERATOR),  # even rolling back failed for good
-        (JobState.NEEDS_OPERATOR, JobState.RUNNING),  # the operator lets it go forward
-        (JobState.NEEDS_OPERATOR, JobState.ROLLING_BACK),  # the operator lets it go back
-    }
-)
-
-
-class IllegalTransition(DroverError):
-    """A state change that `TRANSITIONS` does not list: a bug of ours."""
-
-
-class StepState(enum.StrEnum):
-    """Where a step stands."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"  # for good; the job is being rolled back or waits for a person
-    TO_ROLL_BACK = "to_roll_back"
-    ROLLING_BACK = "rolling_back"
-    ROLLED_BACK = "rolled_back"
-
-
-CLAIMED = (StepState.RUNNING, StepState.ROLLING_BACK)
-"""While a worker holds a claim on the step, see `workflows.migration.claims`."""
-
-
-class Direction(enum.StrEnum):
-    """Which way a claim takes its step."""
-
-    DO = "do"
-    ROLLBACK = "rollback"
 
 
 class Side(enum.StrEnum):
@@ -105,7 +55,7 @@ class Job(Base):
             "uq_job_guest_unfinished",
             "guest",
             unique=True,
-            postgresql_where=text("state NOT IN ('done', 'rolled_back')"),
+            postgresql_where=text(f"state NOT IN ({', '.join(repr(state.value) for state in FINISHED)})"),
         ),
         Index("ix_job_state", "state"),
         Index("ix_job_finished_at", "finished_at"),
@@ -161,6 +111,8 @@ class Job(Base):
     """Why it does not go on although nothing is wrong: one sentence."""
     webhook: Mapped[str | None] = mapped_column(Text)
     """The address that is told when the job ends."""
+    traceparent: Mapped[str | None] = mapped_column(String(64))
+    """Span of its submission, as W3C writes it: parent of its steps' spans. None where traces are not configured."""
     progress_at: Mapped[datetime | None]
     """When last a step was begun or ended, or bytes were seen to move."""
     error: Mapped[str | None] = mapped_column(Text)
@@ -181,21 +133,46 @@ class Job(Base):
         """It never began: kept only so that whoever submitted it can learn why."""
         return self.state is JobState.ROLLED_BACK and self.started_at is None and self.plan == {}
 
-    def move(self, session: Session, to: JobState, why: str, by: str) -> None:
-        """Change the state along `TRANSITIONS` and tell the job's story why. Hold the row's lock.
+    @property
+    def direction(self) -> Direction | None:
+        """Which way its steps are taken now; None for a job that does not go on by itself."""
+        return next((direction for direction, way in WAYS.items() if way.job is self.state), None)
+
+    @property
+    def remaining(self) -> list["Step"]:
+        """The steps that are left to be taken in this direction, in their order. No I/O."""
+        if self.direction is None:
+            return []
+        way = WAYS[self.direction]
+        left = [step for step in self.steps if step.state in way.left]
+        return left[::-1] if way.backwards else left
+
+    @property
+    def idle(self) -> bool:
+        """No worker holds a claim on one of its steps."""
+        return not any(step.state in CLAIMED for step in self.steps)
+
+    @property
+    def next_step(self) -> "Step | None":
+        """The step to be claimed next, or none: one is claimed, or nothing is left. No I/O."""
+        first = next(iter(self.remaining), None)
+        due = first is not None and self.direction is not None and first.state is WAYS[self.direction].due
+        return first if due and self.idle else None
+
+    def apply(self, session: Session, event: JobEvent, why: str, *, actor: Actor, by: str) -> None:
+        """Change the state by the table of jobs and record why. Hold the row's lock.
 
         Raises:
-            IllegalTransition: there is no such way.
+            IllegalTransition: the table has no such row, or not for this actor.
         """
-        if (self.state, to) not in TRANSITIONS:
-            raise IllegalTransition(f"job {self.id} cannot go from {self.state} to {to}")
-        self.state, self.wait_reason = to, None
-        if to is JobState.RUNNING and self.started_at is None:
+        self.state = transitions.JOB.apply(self.state, event, actor)
+        self.wait_reason = None
+        if self.state is JobState.RUNNING and self.started_at is None:
             self.started_at = now(session)
-        self.finished_at = now(session) if to.ended else None
-        if to.ended:
+        self.finished_at = now(session) if self.state.settled else None
+        if self.state.settled:
             self.announce(session)
-        record_event(session, self.id, by=by, action=to, sentence=why)
+        record_event(session, self.id, by=by, action=self.state, sentence=why)
 
     def announce(self, session: Session) -> None:
         """Have whoever asked told what became of the job."""
@@ -231,6 +208,19 @@ class Step(Base):
     error: Mapped[str | None] = mapped_column(Text)
 
     job: Mapped[Job] = relationship(back_populates="steps")
+
+    def apply(self, event: StepEvent, actor: Actor) -> None:
+        """Change the state by the table of steps; what was sent for the former state no longer counts.
+
+        A step that is to be done anew or rolled back has all its attempts again. Hold the job's lock.
+
+        Raises:
+            IllegalTransition: the table has no such row, or not for this actor.
+        """
+        self.state = transitions.STEP.apply(self.state, event, actor)
+        self.enqueued_at = None
+        if event in {StepEvent.ROLL_BACK, StepEvent.REDO}:
+            self.attempts, self.next_at = 0, func.clock_timestamp()
 
 
 class Attempt(Base):
@@ -290,8 +280,18 @@ class Event(Base):
     data: Mapped[Document | None]
 
 
+def unfinished() -> ColumnElement[bool]:
+    """Of jobs that may still move their guest, or wait for an operator."""
+    return Job.state.not_in(FINISHED)
+
+
 def record_event(
     session: Session, job_id: int, *, by: str, action: str, sentence: str, data: dict[str, Any] | None = None
 ) -> None:
-    """Add a sentence to the job's story."""
+    """Add a sentence to the job's story, and to the log."""
     session.add(Event(job_id=job_id, by=by, action=action, sentence=sentence, data=data))
+    job = session.identity_map.get(identity_key(Job, job_id))  # no query: whoever decides has it in hand
+    about = {"guest": job.guest, "drain": job.drain_id, **logs.trace_of(job.traceparent)} if job is not None else {}
+    serious = action in {JobState.NEEDS_OPERATOR, "warning"}
+    level = logging.WARNING if serious else logging.INFO
+    say(session, sentence, level=level, job=job_id, action=str(action), by=by, **about)

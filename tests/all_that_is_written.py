@@ -10,6 +10,8 @@ from models.drain import Drain, DrainKind, DrainState
 from models.guest import Guest
 from models.host import HostRequest, RequestState, reply
 from models.job import Direction, Job, Side, Step
+from models.transitions import Actor
+from tests import factories
 from workers import mirrors
 from workers.images import retention
 from workers.qemu.block import Mirror
@@ -66,14 +68,14 @@ def go_wrong(ours: Settings, job_id: int) -> None:
     claims.retry(claimed(ours, job_id, 0), "again", timedelta(0))
     claimed(ours, job_id, 0)
     with transaction() as session:
-        claims.expire(session, Step.owner == "x", "gone", by="test")
+        claims.expire(session, Step.owner == "x", "gone", actor=Actor.WORKER, by="test")
     claims.fail(claimed(ours, job_id, 0), "it failed")
     claims.go_forward(claimed(ours, job_id, 0, Direction.ROLLBACK), "too late")
 
 
 def main(directory: str, first: str, second: str, third: str) -> None:
     """Three jobs, a refusal, a drain and a question."""
-    ours = Settings(database_url="", broker_url="", host="one", directory=Path(directory))
+    ours = factories.ours(host="one", directory=Path(directory))
     carry_through(ours, int(first))
     go_wrong(ours, int(second))
     jobs.cancel(int(third))

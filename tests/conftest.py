@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from drover import logs
 from lab import fleet, services
 from lab.directory import Lab
 from migrations import upgrade
-from models.base import Base
 from models.database import engine, transaction
-from tests import labs, saved_guests
+from tests import factories, labs, saved_guests
 from tests.helpers import Moves
 
 
@@ -65,6 +65,12 @@ def _turn(item: pytest.Item) -> int:
     return FIRST.index(module) if module in FIRST else len(FIRST)
 
 
+@pytest.fixture(autouse=True)
+def _no_log_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run in this process, and one that becomes a service would take over where pytest looks at log lines."""
+    monkeypatch.setattr(logs, "configure", lambda host, **fields: None)
+
+
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """Two hosts with their workers and a controller; `drover` in this process is pointed at them."""
@@ -99,7 +105,6 @@ def database(database_lab: Lab) -> Iterator[None]:
     with fleet.pointed_at(database_lab):
         upgrade()
         with transaction() as session:
-            for table in reversed(Base.metadata.sorted_tables):
-                session.execute(table.delete())
+            factories.empty(session)
         yield
         engine().dispose()

@@ -1,16 +1,44 @@
-"""Hosts, guests and jobs as rows: enough for whatever decides by rows alone."""
+"""Hosts, guests, jobs and limits as rows: enough for whatever decides by rows alone; and settings for it."""
 
 from typing import Any
 
-from sqlalchemy import func
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session
 
+from drover.settings import Settings, settings
+from models.base import Base
 from models.database import transaction
+from models.fleet import FleetLimits, Limits
 from models.guest import Guest
 from models.host import Host
 from models.job import Disk, Job, JobState
+from models.transitions import JOB, JobEvent
 from workflows.migration import chain
 
 MB, GB = 10**6, 10**9
+
+
+def ours(**changed: Any) -> Settings:
+    """The settings of this process, some of them changed. Nothing is validated."""
+    return settings().model_copy(update=changed)
+
+
+def offline(**changed: Any) -> Settings:
+    """Settings of something that talks to neither database nor broker."""
+    return Settings(database_url="postgresql+psycopg://x@x/x", broker_url="redis://x").model_copy(update=changed)
+
+
+def empty(session: Session) -> None:
+    """Delete all rows; the fleet has its default limits."""
+    for table in reversed(Base.metadata.sorted_tables):
+        session.execute(table.delete())
+    session.add(FleetLimits(**Limits().model_dump()))
+
+
+def limits(**changed: Any) -> None:
+    """Change limits of the fleet."""
+    with transaction() as session:
+        session.execute(update(FleetLimits).values(**changed))
 
 
 def host(name: str, **columns: Any) -> None:
@@ -43,6 +71,13 @@ def job(name: str, to: str, **columns: Any) -> int:
         if made.state is not JobState.QUEUED:
             made.started_at = made.progress_at = func.now()
         return made.id
+
+
+def happens(session: Session, to: Job, *events: JobEvent) -> None:
+    """One event after the other, each by somebody who may."""
+    for event in events:
+        [row] = [row for row in JOB.rows if (row.state, row.event) == (to.state, event)]
+        to.apply(session, event, f"it is to {event}", actor=min(row.actors), by="test")
 
 
 def load(job_id: int) -> Job:

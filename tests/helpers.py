@@ -79,7 +79,7 @@ class Moves:
     def ended(self, job_id: int, timeout_s: float = 120.0) -> Job:
         """The job once it has ended."""
         try:
-            until(f"job {job_id} ends", lambda: self.job(job_id).state.ended, timeout_s, every_s=0.05)
+            until(f"job {job_id} ends", lambda: self.job(job_id).state.settled, timeout_s, every_s=0.05)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.story(job_id)}") from error
         return self.job(job_id)

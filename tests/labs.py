@@ -27,12 +27,15 @@ def temporary(
     hosts: int = 2,
     *,
     settings: Mapping[str, str] = BRISK,
+    limits: Mapping[str, str] | None = None,
     namespaces: bool = False,
     prefix: str = "dl",
     kind: type[Lab] = Lab,
 ) -> Iterator[Lab]:
     """A lab for the time of a `with` block; this process is pointed at it."""
-    lab = kind(Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp")), settings)  # a short path: Unix sockets lie in it
+    lab = kind(
+        Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp")), settings, limits or {}
+    )  # a short path: Unix sockets lie in it
     try:
         fleet.up(lab, hosts, flower=False, namespaces=namespaces)
         with fleet.pointed_at(lab):

@@ -1,19 +1,21 @@
 """Which jobs may begin is decided from rows: by limits, by room at the destination, by priority."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func
+from sqlalchemy import func, update
+from sqlalchemy.exc import IntegrityError
 
 from drover.errors import PreconditionFailed
 from drover.settings import settings
 from models.database import transaction
+from models.fleet import FleetLimits
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Disk, Job, JobState
-from tests.factories import GB, guest, host, job, load
+from models.transitions import JobEvent
+from tests.factories import GB, guest, happens, host, job, load
 from workflows.migration import admission, jobs
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -28,7 +30,8 @@ def hosts(database: None) -> None:
 def admit(**limits: Any) -> None:
     generous = {"max_outgoing": 100, "max_incoming": 100, "max_moves": 100}
     with transaction() as session:
-        admission.admit(session, replace(settings(), **generous | limits))
+        session.execute(update(FleetLimits).values(**generous | limits))
+        admission.admit(session, settings())
 
 
 def queued(count: int, on: str = "one", to: str = "two", **columns: object) -> list[int]:
@@ -68,7 +71,7 @@ def test_a_job_that_waited_begins_once_another_has_ended() -> None:
     first, second = queued(2)
     admit(max_outgoing=1)
     with transaction() as session:
-        session.get_one(Job, first).move(session, JobState.DONE, "done", by="test")
+        happens(session, session.get_one(Job, first), JobEvent.FINISH)
     admit(max_outgoing=1)
     assert load(second).state is JobState.RUNNING
     assert load(second).wait_reason is None
@@ -256,16 +259,26 @@ def test_only_a_held_job_can_be_released() -> None:
             jobs.release(number)
 
 
-@pytest.mark.parametrize(
-    ("limit", "why"),
-    [
-        ("max_outgoing", "0 moves leave one already, 0 may at a time"),
-        ("max_incoming", "0 moves go to two already, 0 may at a time"),
-        ("max_moves", "0 moves are under way already, 0 may be at a time"),
-        ("max_held", "0 moves of one are held in sync already, 0 may be at a time"),
-    ],
-)
-def test_a_limit_of_nothing_lets_nothing_begin_and_says_so(limit: str, why: str) -> None:
-    [number] = queued(1, hold=True)
-    admit(**{limit: 0})
-    assert (load(number).state, load(number).wait_reason) == (JobState.QUEUED, why)
+@pytest.mark.parametrize("limit", ["max_outgoing", "max_incoming", "max_moves", "max_held"])
+def test_a_limit_of_nothing_cannot_even_be_written(limit: str) -> None:
+    with pytest.raises(IntegrityError, match="something_may_move"):
+        admit(**{limit: 0})
+
+
+def test_a_changed_limit_counts_at_the_next_look() -> None:
+    jobs = queued(3)
+    admit(max_outgoing=1)
+    assert running(jobs) == 1
+    admit(max_outgoing=2)
+    assert running(jobs) == 2
+
+
+def test_a_move_that_stands_still_longer_than_the_fleet_says_gives_its_slot_to_another() -> None:
+    standing, waits = queued(2)
+    admit(max_outgoing=1)
+    with transaction() as session:
+        session.get_one(Job, standing).progress_at = func.now() - timedelta(minutes=2)
+    admit(max_outgoing=1)
+    assert load(waits).state is JobState.QUEUED
+    admit(max_outgoing=1, stalled_after=timedelta(minutes=1))
+    assert load(waits).state is JobState.RUNNING

@@ -1,7 +1,6 @@
 """One row that raises stops no other: it says why it waits, is left alone for a while, and everything else goes on."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from kombu.exceptions import OperationalError as BrokerUnreachable
@@ -13,7 +12,7 @@ from drover.settings import settings
 from models.database import transaction
 from models.drain import Drain, DrainKind, DrainState
 from models.job import CLAIMED, Job, JobState, StepState
-from tests.factories import guest, host, job, load
+from tests.factories import guest, host, job, limits, load
 from workflows import isolation
 from workflows.drain import commands
 from workflows.drain.commands import DrainRequest
@@ -40,7 +39,8 @@ def fleet(database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def look() -> None:
-    loop.tick(replace(settings(), max_outgoing=100, max_incoming=100))
+    limits(max_outgoing=100, max_incoming=100)
+    loop.tick(settings())
 
 
 def spoil(job_id: int) -> None:
@@ -72,17 +72,18 @@ def test_a_waiting_job_that_cannot_be_read_stops_no_other() -> None:
 
 
 def test_what_a_job_raises_when_it_begins_takes_no_room_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    move = Job.move
+    apply = Job.apply
 
     def fails(self: Job, *args: object, **kwargs: object) -> None:
-        move(self, *args, **kwargs)  # type: ignore[arg-type]
+        apply(self, *args, **kwargs)  # type: ignore[arg-type]
         if self.guest == "bad":
             raise ValueError("half-way")
 
-    monkeypatch.setattr(Job, "move", fails)
+    monkeypatch.setattr(Job, "apply", fails)
     bad, good = job("bad", "two", priority=9), job("good", "two")
+    limits(max_outgoing=1)
     with transaction() as session:
-        troubled = admission.admit(session, replace(settings(), max_outgoing=1))
+        troubled = admission.admit(session, settings())
     assert list(troubled) == [bad]
     assert load(bad).state is JobState.QUEUED
     assert load(good).state is JobState.RUNNING

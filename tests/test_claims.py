@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,13 @@ from models.database import transaction
 from models.guest import Guest
 from models.host import Host
 from models.job import Attempt, Direction, Disk, Event, Job, JobState, Step, StepState
+from models.transitions import Actor, JobEvent
+from tests import factories
+from tests.factories import happens
 from tests.helpers import until
 from workers.step import fence
 from workflows.migration import chain, claims, jobs
+from workflows.migration.chain import Restart
 from workflows.migration.claims import Claim
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -47,7 +50,7 @@ def job() -> int:
         made = Job(guest="web", source="one", destination="two", steps=chain.steps("one", "two"))
         session.add(made)
         session.flush()
-        made.move(session, JobState.RUNNING, "it begins", by="test")
+        happens(session, made, JobEvent.BEGIN)
         return made.id
 
 
@@ -120,7 +123,8 @@ WRITES = {
 def test_what_had_to_wait_until_the_claim_was_taken_away_is_refused(job: int, write: Callable[[Claim], None]) -> None:
     stale = taken(job)
     with ThreadPoolExecutor() as other, transaction() as session:
-        assert claims.expire(session, Step.owner == "two-1", "somebody takes it", by="test") == [job]
+        its_claim = Step.owner == "two-1"
+        assert claims.expire(session, its_claim, "somebody takes it", actor=Actor.WORKER, by="test") == [job]
         session.flush()
         late = other.submit(write, stale)
         until("it waits", lambda: session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
@@ -205,7 +209,7 @@ def test_progress_of_a_lease_that_has_run_out_is_refused(job: int) -> None:
 
 
 def test_a_worker_whose_lease_ran_out_is_fenced_by_its_own_clock_without_the_database(job: int) -> None:
-    claim = taken(job, settings=replace(settings(), lease_ttl=timedelta(seconds=3), lease_margin=timedelta(seconds=3)))
+    claim = taken(job, settings=factories.ours(lease_ttl=timedelta(seconds=3), lease_margin=timedelta(seconds=3)))
     with pytest.raises(LeaseLost):
         claim.check()
 
@@ -214,7 +218,7 @@ def _expire_all() -> None:
     with transaction() as session:
         session.execute(update(Step).values(lease_until=func.clock_timestamp()).where(Step.lease_until.is_not(None)))
     with transaction() as session:
-        claims.expire(session, claims.overdue(), "it ran out", by="test")
+        claims.expire(session, claims.overdue(), "it ran out", actor=Actor.CONTROLLER, by="test")
 
 
 def test_after_its_lease_ran_out_a_worker_can_neither_renew_nor_write_nor_finish(job: int) -> None:
@@ -241,13 +245,14 @@ def test_messages_sent_before_a_claim_ran_out_have_no_effect_any_more(job: int) 
 def test_a_worker_that_was_started_anew_takes_its_former_claims_over_at_once(job: int) -> None:
     taken(job, owner="two-1")
     with transaction() as session:
-        claims.expire(session, claims.of_earlier_incarnation("two", "two-2"), "started anew", by="two-2")
+        former = claims.of_earlier_incarnation("two", "two-2")
+        claims.expire(session, former, "started anew", actor=Actor.WORKER, by="two-2")
     assert take(job, owner="two-2") is not None
 
 
 def test_a_step_that_is_tried_again_waits_and_can_go_back_to_an_earlier_step(job: int) -> None:
     finish_up_to(job, 3)
-    claims.retry(taken(job, 4, host="one"), "the NBD server is gone", timedelta(0), restart_from="start_nbd")
+    claims.retry(taken(job, 4, host="one"), "the NBD server is gone", timedelta(0), Restart.NBD_SERVER)
     assert states(job)[:5] == ["done", "pending", "pending", "pending", "pending"]
     claims.retry(taken(job, 2), "once more", timedelta(hours=1))
     assert take(job, 2) is None
@@ -345,9 +350,9 @@ def test_a_stale_token_is_refused_on_the_host_without_the_database(tmp_path: Pat
 
 def test_an_attempt_after_which_all_begins_anew_counts_however_long_it_took(job: int) -> None:
     """RAM that does not converge is given up after half an hour: it must not be sent again for ever."""
-    claims.finish(taken(job, host="two"))
+    finish_up_to(job, 2)
     for number in (1, 2, 3):
-        claim = taken(job, 2, host="two")
+        claim = taken(job, 3, host="one")
         assert claim.attempt == number
         with transaction() as session:
             session.execute(
@@ -355,10 +360,5 @@ def test_an_attempt_after_which_all_begins_anew_counts_however_long_it_took(job:
                 .where(Attempt.token == claim.token)
                 .values(started_at=func.clock_timestamp() - timedelta(minutes=30))
             )
-        claims.retry(claim, "it did not converge", timedelta(), restart_from=load_step(job, 1))
-        claims.finish(taken(job, 1, host="two"))
-
-
-def load_step(job_id: int, seq: int) -> str:
-    with transaction() as session:
-        return session.get_one(Step, (job_id, seq)).name
+        claims.retry(claim, "it did not converge", timedelta(), Restart.NBD_SERVER)
+        claims.finish(taken(job, 2, host="two"))

@@ -37,17 +37,16 @@ SECRET = "between you and me"
 MEMORY = {"host-b": 1200, "host-c": 1200, "host-d": 250}
 """MiB that guests may have there together: host-d takes one of 160 MiB, the others seven."""
 SETTINGS = labs.BRISK | {
-    "DROVER_HOST_PATIENCE_S": "10",
-    "DROVER_RETENTION_S": "0",
     "DROVER_WEBHOOK_SECRET": SECRET,
 }
+LIMITS = {"host-patience": "10", "retention": "0"}
 """A dead host is given up after 10 s instead of five minutes."""
 
 
 @pytest.fixture(scope="module")
 def moves() -> Iterator[Moves]:
     """Eight guests on host-a."""
-    with labs.temporary(4, settings=SETTINGS) as lab:
+    with labs.temporary(4, settings=SETTINGS, limits=LIMITS) as lab:
         for host in MEMORY:
             _restart_worker(lab, host)
         made = Moves(lab)

@@ -7,16 +7,18 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from drover.errors import PreconditionFailed
 from drover.settings import settings
 from models.database import transaction
 from models.drain import Drain, DrainKind, DrainState, GuestState
+from models.fleet import FleetLimits
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Job, JobState
-from tests.factories import GB, guest, host, job, load
+from models.transitions import JobEvent
+from tests.factories import GB, guest, happens, host, job, load
 from workflows import hosts
 from workflows.drain import commands, job_sync, reconciler
 from workflows.drain.commands import DrainRequest
@@ -44,7 +46,8 @@ def advance(drain_id: int, **limits: Any) -> list[str]:
     with transaction() as session:
         found = session.get_one(Drain, drain_id, with_for_update=True)
         generous = {"max_outgoing": 100, "max_incoming": 100, "max_moves": 100}
-        return reconciler.advance(session, found, replace(settings(), **generous | limits))
+        session.execute(update(FleetLimits).values(**generous | limits))
+        return reconciler.advance(session, found, settings())
 
 
 def shown(drain_id: int) -> Drain:
@@ -77,11 +80,11 @@ def end(job_id: int, state: JobState, error: str | None = None) -> None:
     with transaction() as session:
         ended = session.get_one(Job, job_id)
         if ended.state is JobState.QUEUED:
-            ended.move(session, JobState.RUNNING, "it begins", by="test")
+            happens(session, ended, JobEvent.BEGIN)
         if state is JobState.ROLLED_BACK:
-            ended.move(session, JobState.ROLLING_BACK, "it failed", by="test")
+            happens(session, ended, JobEvent.ROLL_BACK)
         ended.error = error
-        ended.move(session, state, "it ends", by="test")
+        happens(session, ended, JobEvent.ASK if state is JobState.NEEDS_OPERATOR else JobEvent.FINISH)
         if state is JobState.DONE:
             session.get_one(Guest, ended.guest).host = ended.destination
 
@@ -286,7 +289,7 @@ def test_an_unknown_host_is_refused() -> None:
 
 def test_guests_never_move_to_a_state_that_the_table_does_not_list() -> None:
     from models.drain import DrainGuest
-    from models.job import IllegalTransition
+    from models.transitions import IllegalTransition
 
     with pytest.raises(IllegalTransition):
         DrainGuest(guest="g", state=GuestState.MOVED).move(GuestState.WAITING)

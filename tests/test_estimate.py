@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import update
 
-from drover.settings import Settings
 from models.database import transaction
+from models.fleet import Limits
 from models.job import Job, JobState, Side, StepState
 from tests.factories import GB, guest, host, job
 from workflows import estimate
@@ -74,5 +74,5 @@ def test_one_odd_record_spoils_no_estimate(database: None, ram: object) -> None:
 def test_a_limit_of_nothing_is_no_disaster_for_a_forecast() -> None:
     size = Size(cpus=1, memory_bytes=GB, disk_bytes=GB)
     never = Placement(candidate=Candidate(name="web", source="one", size=size), destination="two")
-    limits = Settings(database_url="", broker_url="", max_outgoing=0)
+    limits = Limits.model_construct(max_outgoing=0)
     assert estimate.total_s([never], estimate.Speed(), limits) == 0

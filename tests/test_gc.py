@@ -8,7 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ import pytest
 from sqlalchemy import delete, func, update
 
 from drover.errors import PreconditionFailed
-from drover.settings import Settings, settings
+from drover.settings import Settings
 from lab import fleet
 from lab.directory import Lab
 from models.database import transaction
 from models.guest import Guest
 from models.host import Host
 from models.job import Disk, Job, JobState, Step, StepState
-from tests import helpers
+from tests import factories, helpers
 from tests.helpers import MIB, Moves, until
 from workers import orphans, processes
 from workers.images import manifest
@@ -243,7 +243,7 @@ def test_a_living_job_is_not_touched_while_it_runs(moves: Moves) -> None:
     guest = moves.boot(fill_mib=32)
     job = copying(moves, guest, bandwidth_bytes_per_s=12 * MIB)
     asked = 0
-    while not moves.job(job.id).state.ended:
+    while not moves.job(job.id).state.settled:
         assert not gc(moves).of(job.id)
         asked += 1
     assert asked > 1
@@ -351,7 +351,7 @@ def test_only_jobs_that_are_done_or_rolled_back_have_ended_for_gc(moves: Moves, 
     guest = resident
     job = copying(moves, guest)
     jobs.cancel(job.id)
-    while not moves.job(job.id).state.ended:
+    while not moves.job(job.id).state.settled:
         gc(moves)
     moves.nothing_left(moves.ended(job.id))
     assert moves.job(job.id).state is JobState.ROLLED_BACK
@@ -414,7 +414,7 @@ def with_host(moves: Moves, name: str) -> Settings:
         beat = datetime(2020, 1, 1, tzinfo=UTC)
         values = {"address": "127.0.0.1", "guest_root": str(folder), "incarnation": name, "facts": {}}
         session.merge(Host(name=name, heartbeat_at=beat, **values))
-    return replace(settings(), host=name, directory=folder, guest_root=folder / "guests")
+    return factories.ours(host=name, directory=folder, guest_root=folder / "guests")
 
 
 def ended_job(here: Settings, state: JobState, *retired: tuple[Path, datetime]) -> int:

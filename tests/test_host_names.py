@@ -1,13 +1,11 @@
 """A host's name belongs to one machine at a time."""
 
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func
 
-from drover.settings import settings
 from models.database import transaction
 from models.host import Host
 from tests import factories
@@ -26,7 +24,7 @@ def test_a_second_machine_is_refused_until_the_first_falls_silent(
     tmp_path: Path,
 ) -> None:
     factories.host("hv1", address="10.0.0.7", facts={"machine_id": "another/boot"})
-    ours = replace(settings(), host="hv1", directory=tmp_path)
+    ours = factories.ours(host="hv1", directory=tmp_path)
     with pytest.raises(SystemExit, match=r"another machine serves hv1 already \(10\.0\.0\.7, "):
         registration.join(ours)
     with transaction() as session:

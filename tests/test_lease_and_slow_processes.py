@@ -12,6 +12,7 @@ import pytest
 from drover.errors import Transient
 from drover.settings import Settings
 from models.job import Direction, Job, Side
+from tests import factories
 from tests.helpers import until
 from workers import executor, processes
 from workers.processes import Process
@@ -61,7 +62,7 @@ def test_a_step_that_holds_up_its_event_loop_keeps_its_lease(
         claim.deadline = claim.renewed_at + 1.5
 
     monkeypatch.setattr(claims, "renew", renew)
-    settings = Settings(database_url="", broker_url="", directory=tmp_path, lease_ttl=timedelta(seconds=1.5))
+    settings = factories.offline(directory=tmp_path, lease_ttl=timedelta(seconds=1.5))
     context = Context(claim=claim, settings=settings)
     with pytest.raises(Transient, match="it kept its lease"):
         asyncio.run(executor._under_lease(Blocking(), context))

@@ -167,7 +167,7 @@ def _source_qemus(moves: Moves, guest: str) -> list[processes.Process]:
 def test_reconcile_says_where_the_guest_of_an_unfinished_job_runs(moves: Moves) -> None:
     guest = moves.boot(fill_mib=32)
     job = _copying(moves, guest)
-    [looked] = [look for look in map(reconcile.look, reconcile.unfinished(guest)) if look.job_id == job.id]
+    [looked] = [look for look in map(reconcile.look, reconcile.unfinished_jobs(guest)) if look.job_id == job.id]
     there = looked.seen[Side.DESTINATION]
     assert there is not None
     assert there["runstate"] == "inmigrate"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from drover.settings import Settings
+from models.fleet import Limits
 from tests.factories import GB
 from workflows.capacity import Room, Size
 from workflows.drain.placement import Candidate, Plan, Resident, plan
@@ -111,8 +111,8 @@ def test_planning_again_after_some_have_moved_changes_nothing() -> None:
     assert where(rest) == {name: host for name, host in where(whole).items() if name in where(rest)}
 
 
-def limits(**how: Any) -> Settings:
-    return Settings(database_url="", broker_url="", **how)
+def limits(**how: Any) -> Limits:
+    return Limits(**how)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,17 @@
 """An operator's word counts for what was seen; here what the hosts answer is given."""
 
 import pytest
+from sqlalchemy import func
 
+from drover.controller import loop
 from drover.errors import PreconditionFailed
+from drover.settings import settings
+from models.database import transaction
+from models.guest import Guest
 from models.job import Job, JobState, Side
+from models.transitions import Actor
 from tests.factories import guest, host, job, load
-from workflows.migration import operator_actions, reconcile
+from workflows.migration import claims, operator_actions, reconcile
 from workflows.migration.reconcile import Look
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -34,3 +40,81 @@ def test_of_two_operators_who_decide_at_once_only_the_first_is_heeded(
         operator_actions.resolve(waiting, Side.SOURCE, fenced="two")
     assert load(waiting).state is JobState.RUNNING
     assert load(waiting).fenced == "one"
+
+
+STANDS_STILL = {"alive": False, "may_run": False, "told_to_run": False, "runstate": None, "migration": None}
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both hosts say that the guest's QEMU is dead there."""
+    verdict = reconcile.verdict(None, None)
+    seen: dict[Side, reconcile.Seen | None] = dict.fromkeys(Side, STANDS_STILL)
+    monkeypatch.setattr(reconcile, "look", lambda job: Look(job.id, job.guest, seen, verdict))
+
+
+def begun(job_id: int, *positions: int, committed: bool = False) -> None:
+    """The steps at these positions of the chain were begun."""
+    with transaction() as session:
+        row = session.get_one(Job, job_id)
+        row.error, row.committed_at = "it is silent", func.now() if committed else None
+        for position in positions:
+            row.steps[position].started_at = func.now()
+
+
+@pytest.mark.usefixtures("seen")
+def test_a_job_that_has_only_begun_on_the_fenced_host_is_rolled_back_at_once(waiting: int) -> None:
+    begun(waiting, 0, 1)
+    operator_actions.resolve(waiting, Side.SOURCE, fenced="two")
+    assert load(waiting).state is JobState.ROLLED_BACK
+    assert load(waiting).steps[0].error == "skipped: the source owns web, decided by command line; two is fenced"
+
+
+@pytest.mark.usefixtures("seen")
+def test_what_was_begun_on_the_other_host_is_rolled_back_first(waiting: int) -> None:
+    begun(waiting, 0, 1, 2)
+    operator_actions.resolve(waiting, Side.SOURCE, fenced="two")
+    resolved = load(waiting)
+    assert (resolved.state, resolved.next_step) == (JobState.ROLLING_BACK, resolved.steps[2])
+
+
+def test_the_controller_ends_a_job_that_an_earlier_version_left_with_nothing_to_roll_back(waiting: int) -> None:
+    with transaction() as session:
+        stuck = session.get_one(Job, waiting)
+        stuck.state = JobState.ROLLING_BACK
+        loop.advance(session, stuck, settings())
+    assert load(waiting).state is JobState.ROLLED_BACK
+
+
+@pytest.mark.usefixtures("seen")
+def test_a_guest_that_had_arrived_lives_at_the_source_again_when_an_operator_says_so(waiting: int) -> None:
+    begun(waiting, 0, 1, committed=True)
+    with transaction() as session:
+        session.get_one(Guest, "web").lives_on("two", "/there")
+        session.get_one(Job, waiting).plan = {"source": {"qmp": "/here"}}
+    operator_actions.resolve(waiting, Side.SOURCE, fenced="two")
+    with transaction() as session:
+        found = session.get_one(Guest, "web")
+        assert (found.host, found.qmp) == ("one", "/here")
+
+
+@pytest.mark.usefixtures("seen")
+def test_of_two_words_of_an_operator_the_later_one_counts(waiting: int) -> None:
+    begun(waiting, 0, 2)
+    operator_actions.resolve(waiting, Side.SOURCE, fenced=None)
+    with transaction() as session:
+        claims.ask_operator(session, session.get_one(Job, waiting), "again", actor=Actor.CONTROLLER, by="test")
+    operator_actions.resolve(waiting, Side.DESTINATION, fenced=None)
+    resolved = load(waiting)
+    assert (resolved.kept_by_source, resolved.committed_at is not None) == (False, True)
+
+
+@pytest.mark.usefixtures("seen")
+def test_a_silent_host_turns_no_job_round_whose_guest_is_at_the_destination_by_an_operators_word(waiting: int) -> None:
+    begun(waiting, 0)
+    operator_actions.resolve(waiting, Side.DESTINATION, fenced=None)
+    with transaction() as session:
+        row = session.get_one(Job, waiting)
+        assert row.next_step is not None
+        loop.give_up_waiting(session, row, row.next_step)
+    assert load(waiting).state is JobState.NEEDS_OPERATOR

@@ -1,13 +1,11 @@
 """Images that a guest left behind are deleted beside the heartbeat, with no transaction open."""
 
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, text, update
 
-from drover.settings import settings
 from models.database import transaction
 from models.job import Disk, JobState
 from tests import factories
@@ -36,7 +34,7 @@ def test_an_image_that_takes_long_to_delete_holds_no_transaction_open(
         unlink(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", slowly)
-    deleting = threading.Thread(target=retention.delete_expired, args=(replace(settings(), host="one"),))
+    deleting = threading.Thread(target=retention.delete_expired, args=(factories.ours(host="one"),))
     deleting.start()
     assert begun.wait(30)
     idle = text("SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'")

@@ -35,7 +35,7 @@ from workers.step import Context
 async def main(folder, lease_s):
     claim = Claim(job=Job(id=1), seq=1, name="await_sync", side=Side.SOURCE, direction=Direction.DO, token=7, attempt=1,
                   owner="frozen", deadline=time.monotonic() + lease_s)
-    settings = Settings(database_url="", broker_url="", directory=folder)
+    settings = Settings(database_url="postgresql+psycopg://x@x/x", broker_url="redis://x", directory=folder)
     context = Context(claim=claim, settings=settings)
     async with connect(folder / "qmp", context.guard) as monitor:
         context.guard()
@@ -148,7 +148,7 @@ def test_a_real_worker_that_thaws_after_its_step_was_taken_away_leaves_it_to_the
         worker.signal(signal.SIGCONT)
     until("its next claim acts", lambda: _fence(moves, job.id) > stale)
     log = moves.lab.logs / "host-a.log"
-    until("its old claim gave up", lambda: f"step await_sync of job {job.id} stops: " in log.read_text())
+    until("its old claim gave up", lambda: f"attempt={stale}] stops, another claim goes on" in log.read_text())
     with transaction() as session:
         assert session.get_one(Attempt, (job.id, stale)).outcome == "expired"
     moves.done(moves.ended(job.id))

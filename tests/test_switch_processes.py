@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from drover.settings import Settings
 from models.job import Direction, Job, Side
+from tests import factories
 from tests.helpers import until
 from workers import processes
 from workers.step import Context
@@ -38,7 +38,7 @@ def _context(folder: Path) -> Context:
         owner="here",
         deadline=time.monotonic() + 60,
     )
-    return Context(claim=claim, settings=Settings(database_url="", broker_url="", directory=folder))
+    return Context(claim=claim, settings=factories.offline(directory=folder))
 
 
 def _order(folder: Path) -> SourceParameters:

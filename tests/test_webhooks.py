@@ -5,7 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,12 +16,14 @@ from sqlalchemy import select, update
 
 from drover import webhooks
 from drover.errors import PreconditionFailed
-from drover.settings import Settings, settings
+from drover.settings import Settings
 from models.database import transaction
 from models.drain import Drain, DrainKind, DrainState
 from models.job import Job, JobState
+from models.transitions import JobEvent
 from models.webhook import Delivery, DeliveryState
-from tests.factories import guest, host, job
+from tests import factories
+from tests.factories import guest, happens, host, job
 from tests.helpers import until
 from workflows.migration import jobs
 from workflows.submit_options import SubmitOptions
@@ -81,13 +83,13 @@ class _running:  # noqa: N801 - reads as a verb
         self.server.server_close()
 
 
-def ended_job(url: str, state: JobState = JobState.DONE) -> int:
+def ended_job(url: str) -> int:
     for name in ("one", "two"):
         host(name)
     guest("web", "one")
     number = job("web", "two", state=JobState.RUNNING, webhook=url)
     with transaction() as session:
-        session.get_one(Job, number).move(session, state, "it ends", by="test")
+        happens(session, session.get_one(Job, number), JobEvent.FINISH)
     return number
 
 
@@ -97,7 +99,7 @@ def delivery() -> Delivery:
 
 
 def ours(secret: str = SECRET) -> Settings:
-    return replace(settings(), webhook_secret=secret)
+    return factories.ours(webhook_secret=secret)
 
 
 def test_the_end_of_a_job_is_told_and_the_signature_proves_by_whom(inbox: Inbox) -> None:

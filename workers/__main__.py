@@ -3,15 +3,26 @@
 The `celery` command loads all others first, Flower's web server and an interactive shell among them, and keeps them.
 """
 
+import logging
+import sys
+
 from celery.bin.base import CLIContext
 from celery.bin.worker import worker
 
 from drover.broker.app import app
 
+log = logging.getLogger("workers")
+
 
 def main() -> None:
-    """Celery's own worker, with its own options."""
-    worker.main(prog_name="workers", obj=CLIContext(app=app, no_color=False, workdir=None))
+    """Celery's own worker, with its own options. It greets nobody: all that it writes are log lines."""
+    try:
+        worker.main(prog_name="workers", obj=CLIContext(app=app, no_color=False, workdir=None, quiet=True))
+    except SystemExit as end:
+        if not isinstance(end.code, str):
+            raise
+        log.critical("%s", end.code)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

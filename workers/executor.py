@@ -15,12 +15,14 @@ from datetime import timedelta
 from celery.exceptions import Ignore
 from sqlalchemy.exc import SQLAlchemyError
 
+from drover import logs, tracing
 from drover.errors import Committed, DroverError, LeaseLost, NeverRan, StepError, Transient, Unknown
 from drover.settings import Settings
 from models.database import passing
 from models.job import Direction
 from workers.step import Context, StepHandler
 from workflows.migration import claims
+from workflows.migration.chain import BeginAnew
 from workflows.migration.claims import Claim
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,54 @@ def run(step: StepHandler, claim: Claim, settings: Settings, announce: object = 
         Ignore: the chain must not go on, and somebody else is in charge of that.
         StepError: the step failed for good; Flower shows it.
     """
+    job = claim.job
+    fields = {"job": job.id, "guest": job.guest, "step": claim.name, "attempt": claim.token}
+    name = claim.name
+    if claim.direction is not Direction.DO:
+        fields["direction"], name = claim.direction, f"{claim.direction} {name}"
+    with (
+        logs.about(**fields, **logs.trace_of(job.traceparent)),
+        tracing.span(name, job.traceparent, **fields, host=settings.host, side=claim.side) as span,
+    ):
+        _run(step, claim, settings, announce, span)
+
+
+def _run(step: StepHandler, claim: Claim, settings: Settings, announce: object, span: tracing.Span) -> None:
+    log.info("begins (try %d)", claim.attempt)
+    begun = time.monotonic()
+    try:
+        _carry_through(step, claim, settings, announce)
+    except BaseException as error:
+        outcome = _outcome(error)
+        span.failed(str(error.__cause__ or error))
+        raise
+    else:
+        outcome = "done"
+    finally:
+        seconds = round(time.monotonic() - begun, 3)
+        span.set(outcome=outcome)
+        log.info("ends: %s after %g s", outcome, seconds, extra={"outcome": outcome, "seconds": seconds})
+
+
+def _outcome(error: BaseException) -> str:
+    """Of a step that is not done: what follows from it."""
+    if not isinstance(error, Ignore):
+        return "failed"
+    match error.__cause__:
+        case LeaseLost():
+            return "lease lost"
+        case HandedBack():
+            return "handed back"
+        case Cancelled():
+            return "cancelled"
+        case Committed():
+            return "committed"
+        case SQLAlchemyError():
+            return "not recorded"
+    return "retry"
+
+
+def _carry_through(step: StepHandler, claim: Claim, settings: Settings, announce: object) -> None:
     try:
         ctx = Context(claim=claim, settings=settings)
         if callable(announce):
@@ -67,14 +117,17 @@ def run(step: StepHandler, claim: Claim, settings: Settings, announce: object = 
 
 def _let_go(claim: Claim, error: Exception) -> None:
     """Stop without a verdict: the lease ends by itself where it cannot be handed back."""
-    log.warning("step %s of job %d stops: %s", claim.name, claim.job_id, error)
+    log.warning("stops, another claim goes on with the step: %s", error)
     if isinstance(error, HandedBack):
         with _unless_away(claim):
             claims.hand_back(claim)
 
 
 def _failed(step: StepHandler, claim: Claim, error: Exception) -> None:
-    log.warning("step %s of job %d failed", claim.name, claim.job_id, exc_info=error)
+    if isinstance(error, DroverError):
+        log.warning("does not succeed: %s", error, exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
+    else:
+        log.error("fails by an error that nobody expected", exc_info=error)
     try:
         with _unless_away(claim):
             _settle(step, claim, error)
@@ -90,7 +143,7 @@ def _unless_away(claim: Claim) -> Iterator[None]:
     except SQLAlchemyError as error:
         if not passing(error):
             raise
-        log.warning("how %s of job %d ended could not be written down: %s", claim.name, claim.job_id, error)
+        log.warning("Postgres did not take how the step ended; the step is looked at again: %s", error)
         raise Ignore from error
 
 
@@ -110,13 +163,13 @@ def _settle(step: StepHandler, claim: Claim, error: Exception) -> None:
         raise error
     again = isinstance(error, Transient) or claim.direction is Direction.ROLLBACK
     limit = ROLLBACK_ATTEMPTS if claim.direction is Direction.ROLLBACK else step.attempts
-    restart_from = getattr(error, "restart_from", None)
-    tries = claim.tries if restart_from is None else claim.attempt  # what begins anew has got nowhere
+    restart = error.restart if isinstance(error, BeginAnew) and claim.direction is Direction.DO else None
+    tries = claim.tries if restart is None else claim.attempt  # what begins anew has got nowhere
     if not again or tries >= limit:
         claims.fail(claim, text)
         raise error
     wait = getattr(error, "retry_in", None) or BACK_OFF[min(tries, len(BACK_OFF)) - 1]
-    claims.retry(claim, text, wait, restart_from)
+    claims.retry(claim, text, wait, restart)
     raise Ignore from error
 
 
@@ -166,7 +219,9 @@ def _renewing(ctx: Context) -> Iterator[None]:
     storage or a slow database, does not cost it its lease.
     """
     over = threading.Event()
-    renewing = threading.Thread(target=_renew_until, args=(over, ctx), name=f"lease of job {ctx.job.id}", daemon=True)
+    renewing = threading.Thread(
+        target=logs.carrying(_renew_until), args=(over, ctx), name=f"lease of job {ctx.job.id}", daemon=True
+    )
     renewing.start()
     try:
         yield
@@ -176,21 +231,21 @@ def _renewing(ctx: Context) -> Iterator[None]:
 
 
 def _renew_until(over: threading.Event, ctx: Context) -> None:
+    claim, level = ctx.claim, logging.WARNING
     renew_every, tried_at = ctx.settings.lease_ttl.total_seconds() / 3, 0.0
     while not over.wait(POLL_S):
-        if time.monotonic() >= renew_every + max(ctx.claim.renewed_at, tried_at):
-            tried_at = time.monotonic()
-            if not _renew(ctx):
-                break
-
-
-def _renew(ctx: Context) -> bool:
-    """False once it is lost for good."""
-    try:
-        claims.renew(ctx.claim, ctx.settings)
-    except LeaseLost:
-        ctx.claim.deadline = 0.0  # the next `check` stops the step
-        return False
-    except SQLAlchemyError as error:  # the lease lasts a while longer; `check` ends it
-        log.warning("the lease of job %d could not be renewed: %s", ctx.claim.job_id, error)
-    return True
+        if time.monotonic() < renew_every + max(claim.renewed_at, tried_at):
+            continue
+        tried_at = time.monotonic()
+        try:
+            claims.renew(claim, ctx.settings)
+            level = logging.WARNING
+        except LeaseLost:
+            claim.deadline = 0.0  # the next `check` stops the step
+            break
+        except SQLAlchemyError as error:  # the lease lasts a while longer; `check` ends it
+            left_s = claim.deadline - time.monotonic()
+            log.log(
+                level, "the lease could not be renewed; the step stops in %.0f s if that goes on: %s", left_s, error
+            )
+            level = logging.DEBUG  # an outage is one line

@@ -13,19 +13,7 @@ from drover.errors import Fatal
 from workers.qemu import block
 from workers.qemu.monitor import Monitor
 from workers.step import Context
-
-OVER = {
-    "shutdown": "powered off",
-    "guest-panicked": "panicked",
-    "internal-error": "was stopped by an internal error of QEMU",
-}
-"""What happened to a guest in these run states, which only a reset leads out of."""
-STANDING = {
-    "io-error": "is stopped by an I/O error",
-    "watchdog": "is stopped by its watchdog",
-    "suspended": "sleeps",
-}
-"""What keeps others from running; all else is its owner's `stop`."""
+from workflows.migration.run_states import OVER, STANDING
 
 
 async def held_up(ctx: Context, monitor: Monitor) -> str | None:

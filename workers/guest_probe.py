@@ -34,7 +34,7 @@ async def observe(question: Document, settings: Settings) -> Document:
 async def _source(job: Job, directory: JobDirectory) -> Document:
     there = job.plan["source"]
     alive = Process(there["pid"], there["started"]).alive
-    stories = [journal.read(path) for path in directory.path.glob(f"switch-{Side.SOURCE}-*.jsonl")]
+    stories = [journal.read(path) for _, path in directory.switch_journals(Side.SOURCE)]
     told = {
         "told_to_run": any(story.committed for story in stories),
         "went_on": any(story.went_on and story.last("continuing") is not None for story in stories),

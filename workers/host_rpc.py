@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from drover import logs, tracing
 from drover.errors import DroverError, PreconditionFailed
 from drover.settings import Settings
 from models import host
@@ -30,7 +31,13 @@ def answer(request_id: int, settings: Settings) -> None:
         request = session.get(HostRequest, request_id)
     if request is None or request.host != settings.host or request.state is not RequestState.ASKED:
         return
-    state, reply = _ask(request, settings)
+    question = request.question
+    with (
+        logs.about(guest=question.get("guest"), job=question.get("job_id")),
+        tracing.child(request.kind, host=settings.host),
+    ):
+        state, reply = _ask(request, settings)
+        log.debug("answers %s: %s", request.kind, state)
     with transaction() as session:
         host.reply(session, request_id, state, reply)
 
@@ -43,5 +50,5 @@ def _ask(request: HostRequest, settings: Settings) -> tuple[RequestState, Docume
     except DroverError as error:
         return RequestState.FAILED, {"error": f"{settings.host}: {error}"}
     except Exception as error:
-        log.exception("question %d (%s) could not be answered", request.id, request.kind)
+        log.exception("cannot answer %s; nothing was changed", request.kind)
         return RequestState.FAILED, {"error": f"{settings.host}: {type(error).__name__}: {error}"}

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from sqlalchemy import func, select
 
 from models.database import transaction
+from models.fleet import SLOWEST_BYTES_PER_S, bandwidth_of
 from models.job import Disk, Job, JobState
 from workers import nbd_server
 from workers.qemu import block
@@ -78,8 +79,18 @@ async def _cut_once_dead(ctx: Context, monitor: Monitor) -> None:
 
 def share(ctx: Context) -> int:
     """The part of the host's budget that each disk copied away from it gets now, in bytes per second; 0: no limit."""
-    budget = ctx.job.options.get("bandwidth_bytes_per_s") or ctx.settings.bandwidth_bytes_per_s
-    return max(budget // max(_copying(ctx), 1), 1 << 16) if budget else 0
+    of_host, copying = _budget_and_copying(ctx)
+    total = _asked_for(ctx) or of_host
+    return max(total // max(copying, 1), SLOWEST_BYTES_PER_S) if total else 0
+
+
+def budget(ctx: Context) -> int:
+    """What the job's streams may take together: what was asked for it, or its source's budget; 0: no limit."""
+    return _asked_for(ctx) or _budget_and_copying(ctx)[0]
+
+
+def _asked_for(ctx: Context) -> int:
+    return int(ctx.job.options.get("bandwidth_bytes_per_s") or 0)
 
 
 class Bandwidth:
@@ -113,16 +124,18 @@ class Bandwidth:
         return time.monotonic() - since > PATIENCE_WITH_LAST_STRETCH_S
 
 
-def _copying(ctx: Context) -> int:
-    """How many disks are being copied away from this host right now."""
+def _budget_and_copying(ctx: Context) -> tuple[int, int]:
+    """The host's budget, and how many disks are being copied away from it right now."""
+    copying = (
+        select(func.count())
+        .select_from(Disk)
+        .join(Job)
+        .where(Job.source == ctx.job.source, Job.state == JobState.RUNNING, Disk.ready_at.is_(None))
+        .scalar_subquery()
+    )
     with transaction() as session:
-        count = session.scalar(
-            select(func.count())
-            .select_from(Disk)
-            .join(Job)
-            .where(Job.source == ctx.job.source, Job.state == JobState.RUNNING, Disk.ready_at.is_(None))
-        )
-    return count or 0
+        budget, count = session.execute(select(bandwidth_of(ctx.job.source), copying)).one()
+    return budget, count
 
 
 def record(ctx: Context, states: Mapping[str, Mirror]) -> None:

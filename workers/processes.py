@@ -7,6 +7,7 @@ stays a zombie for a while.
 
 import asyncio
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -17,8 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from drover import logs
 from drover.errors import Transient
 from workers.environment import handed_on
+
+logger = logging.getLogger(__name__)
 
 MARK = "DROVER_PROCESS"
 NO_PROGRAM = 0x00200000 | 0x4
@@ -46,6 +50,7 @@ class Process:
     def signal(self, number: int) -> None:
         """Send a signal if it is still the same process."""
         if self.alive:
+            logger.debug("sends signal %d", number, extra={"pid": self.pid})
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
@@ -177,12 +182,15 @@ def spawn(
     started = _start_time(child.pid)
     process = Process(child.pid, started if started is not None else -1)
     _ours[mark] = process
-    threading.Thread(target=_reap, args=(child, mark), name=f"reap {child.pid}", daemon=True).start()
+    logger.info("started %s", Path(mark).name, extra={"pid": child.pid})
+    threading.Thread(target=logs.carrying(_reap), args=(child, mark), name=f"reap {child.pid}", daemon=True).start()
     return process
 
 
 def _reap(child: "subprocess.Popen[bytes]", mark: str) -> None:
-    child.wait()
+    status = child.wait()
+    how = f"by signal {-status}" if status < 0 else f"with status {status}"
+    logger.info("%s ended %s", Path(mark).name, how, extra={"pid": child.pid})
     if (known := _ours.get(mark)) is not None and known.pid == child.pid:
         _ours.pop(mark, None)
 

@@ -11,21 +11,27 @@ import shutil
 import subprocess
 import threading
 import uuid
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
+from celery.exceptions import SecurityWarning
 from celery.signals import celeryd_init, worker_init, worker_shutting_down
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
+from drover import logs
 from drover.broker.app import CONTROL_MODULES, CONTROL_QUEUE, app, configuration
+from drover.errors import PreconditionFailed
+from drover.extras import require
 from drover.settings import Settings, settings
 from models.base import Document
 from models.database import patiently, transaction
 from models.host import Host
+from models.transitions import Actor
 from workers.executor import STOPPING
 from workers.images import retention
 from workers.images.manifest import existing_parent
@@ -46,6 +52,9 @@ def incarnation() -> str:
     return f"{settings().host or 'control'}-{uuid.uuid4().hex[:12]}"
 
 
+warnings.filterwarnings("ignore", category=SecurityWarning)  # as root, since QEMU is; messages are JSON, never pickle
+
+
 @celeryd_init.connect
 def take_host_from_queue(conf: Any = None, options: dict[str, Any] | None = None, **_: Any) -> None:
     """`-Q drover.HOST` says which host this is, when the environment does not."""
@@ -56,17 +65,26 @@ def take_host_from_queue(conf: Any = None, options: dict[str, Any] | None = None
         os.environ["DROVER_HOST"] = hosts[0]
         settings.cache_clear()
         conf.update(configuration())
+    logs.configure(settings().host or "control")
     if hosts != [settings().host] and CONTROL_QUEUE not in names:
         raise SystemExit(
             f"this worker is for host {settings().host!r} but was told to serve {names}: "
             "start it with `drover worker --host HOST`"
         )
     if CONTROL_QUEUE in names:
+        _require_controllers_extra()
         for module in CONTROL_MODULES:
             app.loader.import_task_module(module)
     if settings().host:
         _lock.append(_alone(settings()))
         patiently(lambda: join(settings()), log.warning)
+
+
+def _require_controllers_extra() -> None:
+    try:
+        require("controller", "a controller")
+    except PreconditionFailed as error:
+        raise SystemExit(str(error)) from None
 
 
 def _alone(ours: Settings) -> TextIO:
@@ -87,11 +105,16 @@ def join(ours: Settings) -> None:
     """
     _refuse_a_taken_name(ours)
     register(ours)
+    seen = facts()
+    log.info(
+        "serves this host: %s CPUs, %s MiB, %s", seen["cpus"], seen["memory_bytes"] >> 20, seen["qemu"] or "no QEMU"
+    )
     with transaction() as session:
         claims.expire(
             session,
             claims.of_earlier_incarnation(ours.host, incarnation()),
             "the worker was started anew",
+            actor=Actor.WORKER,
             by=incarnation(),
         )
 
@@ -116,7 +139,7 @@ def register(ours: Settings) -> None:
         "address": ours.address,
         "guest_root": str(ours.guest_root),
         "incarnation": incarnation(),
-        "facts": facts(),
+        "facts": facts() | {"concurrency": ours.concurrency},
         "guest_cpus": ours.guest_cpus or CPUS_PER_CPU * (os.cpu_count() or 1),
         "guest_memory_bytes": ours.guest_memory_bytes or memory_bytes("MemTotal"),
         "guest_disk_bytes": ours.guest_disk_bytes or disk_bytes(ours.guest_root),
@@ -183,11 +206,16 @@ def _repeat(name: str, what: Callable[[Settings], None]) -> None:
     """In a thread of its own, until the worker ends."""
 
     def run() -> None:
-        while not STOPPING.wait(settings().heartbeat.total_seconds()):
+        every_s, said = settings().heartbeat.total_seconds(), False
+        while not STOPPING.wait(every_s):
             try:
                 what(settings())
             except Exception as error:
-                log.warning("the %s goes on after: %s", name, error)
+                if not said:
+                    log.warning("the %s is tried again every %g s, guests run on: %s", name, every_s, error)
+                said = True
+            else:
+                said = False
 
     threading.Thread(target=run, name=name, daemon=True).start()
 
@@ -195,4 +223,5 @@ def _repeat(name: str, what: Callable[[Settings], None]) -> None:
 @worker_shutting_down.connect
 def stop_steps(**_: Any) -> None:
     """SIGTERM: running steps hand their claims back at once instead of going on for hours."""
+    log.info("stops: steps that run are handed back, guests run on")
     STOPPING.set()

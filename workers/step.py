@@ -46,11 +46,26 @@ class JobDirectory:
 
     def switch_journal(self, side: Side, attempt: int) -> Path:
         """What the switchover process of one attempt did."""
-        return self.path / f"switch-{side}-{attempt}.jsonl"
+        return self._of_switchover(side, attempt, "jsonl")
+
+    def switch_journals(self, side: Side) -> list[tuple[int, Path]]:
+        """Those of all attempts begun on this side, oldest first, each with its attempt."""
+        return self._numbered(side, "jsonl")
 
     def switch_order(self, side: Side, number: int) -> Path:
         """What the switchover process of this number is to do: it begins when that is there."""
-        return self.path / f"switch-{side}-{number}.json"
+        return self._of_switchover(side, number, "json")
+
+    def switch_orders(self, side: Side) -> list[tuple[int, Path]]:
+        """Those given to processes of this side so far, each with the process's number."""
+        return self._numbered(side, "json")
+
+    def _of_switchover(self, side: Side, number: int | str, kind: str) -> Path:
+        return self.path / f"switch-{side}-{number}.{kind}"
+
+    def _numbered(self, side: Side, kind: str) -> list[tuple[int, Path]]:
+        found = self.path.glob(self._of_switchover(side, "*", kind).name)
+        return sorted((int(number), path) for path in found if (number := path.stem.rpartition("-")[2]).isdigit())
 
     @property
     def marker(self) -> Path:

@@ -1,5 +1,6 @@
 """The Celery tasks of a host: `drover.step.NAME`, `drover.rollback.NAME`, `drover.host.answer`. All thin."""
 
+import logging
 from contextlib import suppress
 from typing import Any
 
@@ -18,6 +19,8 @@ from workers.steps import STEPS
 from workflows.migration import claims
 from workflows.migration.chain import task_name
 
+log = logging.getLogger(__name__)
+
 
 def _register(name: str, direction: Direction) -> None:
     @app.task(name=task_name(direction, name), bind=True, throws=(StepError,), ignore_result=True)
@@ -33,6 +36,11 @@ def _register(name: str, direction: Direction) -> None:
             settings=settings(),
         )
         if claim is None:
+            if log.isEnabledFor(logging.DEBUG):
+                about = {"job": job_id, "step": name, "direction": direction}
+                log.debug(
+                    "leaves a message alone: %s", claims.why_not(job_id, seq, epoch, settings().host), extra=about
+                )
             raise Ignore
 
         def announce(percent: int) -> None:

@@ -13,17 +13,18 @@ from sqlalchemy import ColumnElement, Select, exists, func, literal, not_, or_, 
 from sqlalchemy.orm import Session
 
 from drover.settings import Settings
+from models import fleet
 from models.drain import UNDER_WAY, Drain, DrainGuest, GuestState
+from models.fleet import FleetLimits, Limits
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Disk, Job, JobState
+from models.transitions import BEGUN, GOING_ON
 from workflows.host_rpc import alive
 
 UNLIMITED = float("inf")
 AMOUNTS = ("cpus", "memory_bytes", "disk_bytes")
 CLOSED = {HostState.ACTIVE: None, HostState.CORDONED: "it is cordoned", HostState.MAINTENANCE: "it is in maintenance"}
-BEGUN = (JobState.RUNNING, JobState.ROLLING_BACK, JobState.NEEDS_OPERATOR)
-"""States in which a job may have something at its destination."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ class Room:
 class Slots:
     """The moves under way, against the limits."""
 
-    limits: Settings
+    limits: Limits
     outgoing: dict[str, int] = field(default_factory=dict)
     incoming: dict[str, int] = field(default_factory=dict)
     overall: int = 0
@@ -120,7 +121,7 @@ def rooms(session: Session, ours: Settings, *, planning: Collection[str] | None 
         Host.name,
         Host.state,
         alive(ours).label("alive"),
-        (Host.heartbeat_at < func.clock_timestamp() - ours.host_patience).label("lost"),
+        (Host.heartbeat_at < func.clock_timestamp() - fleet.value(FleetLimits.host_patience)).label("lost"),
         (Host.guest_cpus - cpus).label("cpus"),
         (Host.guest_memory_bytes - memory).label("memory_bytes"),
         (Host.guest_disk_bytes - disk).label("disk_bytes"),
@@ -181,12 +182,10 @@ def _set_aside() -> Select[str, int, int, int]:
     )
 
 
-def slots(session: Session, ours: Settings) -> Slots:
+def slots(session: Session, limits: Limits) -> Slots:
     """The moves that count against the limits."""
-    found = Slots(limits=ours)
-    query = select(Job.source, Job.destination).where(
-        Job.state.in_([JobState.RUNNING, JobState.ROLLING_BACK]), not_(or_(parked(), _stalled(ours)))
-    )
+    found = Slots(limits=limits)
+    query = select(Job.source, Job.destination).where(Job.state.in_(GOING_ON), not_(or_(parked(), _stalled())))
     for source, destination in session.execute(query):
         found.take(source, destination)
     return found
@@ -207,6 +206,6 @@ def parked() -> ColumnElement[bool]:
     return or_(Job.hold, Job.seed) & ~exists().where(Disk.job_id == Job.id, Disk.ready_at.is_(None))
 
 
-def _stalled(ours: Settings) -> ColumnElement[bool]:
+def _stalled() -> ColumnElement[bool]:
     last = func.coalesce(Job.progress_at, Job.started_at)
-    return last < func.clock_timestamp() - ours.stalled_after
+    return last < func.clock_timestamp() - fleet.value(FleetLimits.stalled_after)

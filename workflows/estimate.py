@@ -9,10 +9,11 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from drover.settings import Settings
+from models.fleet import Limits
 from models.job import Disk, Job, JobState, Side, Step
 from workflows.capacity import Size, Slots
 from workflows.drain.placement import Placement
+from workflows.migration.chain import StepName
 
 NEWEST = 50
 """So many moves are looked back on."""
@@ -66,7 +67,7 @@ def _newest() -> Any:
     """Of each move when its copy and its RAM were begun and complete; waiting for a release counts to neither."""
     copying, sending = (
         select(Step).where(Step.name == name, Step.side == Side.SOURCE).subquery()
-        for name in ("await_sync", "migrate_ram")
+        for name in (StepName.AWAIT_SYNC.value, StepName.MIGRATE_RAM.value)
     )
     disks = (
         select(Disk.job_id, func.sum(Disk.bytes_total).label("bytes"), func.max(Disk.ready_at).label("ready_at"))
@@ -103,7 +104,7 @@ def _seconds(end: Any, begin: Any) -> float:
     return max((end - begin).total_seconds(), 0.001) if end and begin else 0.001
 
 
-def total_s(placements: Iterable[Placement], speed: Speed, limits: Settings) -> float:
+def total_s(placements: Iterable[Placement], speed: Speed, limits: Limits) -> float:
     """How long all of it takes if each move begins as soon as the limits let it. No I/O."""
     waiting, under_way = list(placements), list[tuple[float, int]]()
     at, made = 0.0, dict[int, Placement]()

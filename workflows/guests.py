@@ -1,13 +1,14 @@
 """The guests that Drover was told of."""
 
-from sqlalchemy import Select, false, or_, select, text, update
+from sqlalchemy import false, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
 from models.base import Document
 from models.database import transaction
 from models.guest import Guest
-from models.job import Job, JobState
+from models.job import Job, JobState, unfinished
+from models.said import say
 from workflows.host_rpc import ask, known_host
 
 
@@ -35,6 +36,7 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Document]:
         for column, value in _found(inspection).items():
             setattr(guest, column, value)
         session.add(guest)
+        say(session, f"the guest was adopted on {host}, by its monitor {qmp}", guest=name)
     return guest, inspection
 
 
@@ -46,7 +48,7 @@ def _found(inspection: Document) -> dict[str, int | str | None]:
 
 
 def _refuse_in_mid_job(session: Session, name: str) -> None:
-    job = session.scalar(unfinished_jobs().where(Job.guest == name))
+    job = session.scalar(select(Job).where(unfinished(), Job.guest == name))
     if job is None:
         return
     if job.state is JobState.NEEDS_OPERATOR:
@@ -88,6 +90,7 @@ def forget(name: str) -> Guest:
         _refuse_in_mid_job(session, name)
         if locked is not None:  # else somebody was faster
             session.delete(locked)
+            say(session, "an operator had the guest forgotten; the guest itself was not touched", guest=name)
     return guest
 
 
@@ -118,12 +121,8 @@ def describe(name: str, *, priority: int | None, affinity: str | None, anti_affi
         guest.priority = guest.priority if priority is None else priority
         guest.affinity = guest.affinity if affinity is None else affinity or None
         guest.anti_affinity = guest.anti_affinity if anti_affinity is None else anti_affinity or None
+        say(session, "an operator changed what drains must know of the guest", guest=name)
     return guest
-
-
-def unfinished_jobs() -> Select[Job]:
-    """Those that may still move their guest, or wait for an operator."""
-    return select(Job).where(Job.state.not_in([JobState.DONE, JobState.ROLLED_BACK]))
 
 
 def known_guest(name: str) -> Guest:

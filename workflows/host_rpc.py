@@ -7,6 +7,7 @@ from typing import Any
 from kombu.exceptions import OperationalError
 from sqlalchemy import ColumnElement, Select, func, insert, select
 
+from drover import tracing
 from drover.broker.app import app, host_queue
 from drover.errors import HostRefused, PreconditionFailed, Unavailable
 from drover.settings import Settings, settings
@@ -72,16 +73,17 @@ def _send(request_id: int, host: str, kind: str) -> None:
             "drover.host.answer",
             kwargs={"request_id": request_id},
             queue=host_queue(host),
+            headers=tracing.headers(),
             argsrepr=f"{kind} on {host}",  # what Flower shows
         )
     except OperationalError as error:
         raise Unavailable(f"the broker cannot be reached: {error}") from error
 
 
-def _until_answered(request_id: int, wait: Callable[[float], str | None]) -> None:
+def _until_answered(request_id: int, wait: Callable[[float], list[str]]) -> None:
     """Or until it is time to look all the same: a worker of an earlier version tells nobody."""
     look_at = time.monotonic() + LOOK_S
-    while (left := look_at - time.monotonic()) > 0 and wait(left) != str(request_id):
+    while (left := look_at - time.monotonic()) > 0 and str(request_id) not in wait(left):
         pass
 
 

@@ -6,6 +6,7 @@ from drover.errors import PreconditionFailed
 from models.database import transaction
 from models.drain import UNDER_WAY, Drain, DrainKind
 from models.host import Host, HostState
+from models.said import say
 from workflows.capacity import CLOSED
 
 
@@ -19,6 +20,7 @@ def cordon(name: str) -> Host:
         host = existing(session, name)
         if host.state is HostState.ACTIVE:
             host.state = HostState.CORDONED
+            say(session, f"an operator cordoned {name}: it takes no guest")
     return host
 
 
@@ -35,6 +37,7 @@ def uncordon(name: str) -> Host:
         if drain is not None:
             raise PreconditionFailed(f"drain {drain.id} is emptying {name}: `drover drain cancel {drain.id}` first")
         host.state = HostState.ACTIVE
+        say(session, f"an operator uncordoned {name}: it takes guests again")
     return host
 
 

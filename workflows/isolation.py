@@ -8,13 +8,14 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from kombu.exceptions import OperationalError as BrokerUnreachable
 from redis.exceptions import RedisError
 from sqlalchemy import exc, select, update
 
+from drover import logs
 from drover.broker import health
 from drover.errors import DroverError
 from models.database import away, transaction
@@ -73,12 +74,17 @@ def alone(what: str, table: type[Job] | type[Drain], row_id: int) -> Iterator[No
     Raises:
         Exception: whatever concerns every row, because database or broker are away.
     """
-    try:
-        yield
-    except Exception as error:
-        set_aside(what, table, row_id, error)
-    else:
-        PAUSES.succeeded(what, row_id)
+    with _about(table, row_id):
+        try:
+            yield
+        except Exception as error:
+            set_aside(what, table, row_id, error)
+        else:
+            PAUSES.succeeded(what, row_id)
+
+
+def _about(table: type[Job] | type[Drain], row_id: int) -> AbstractContextManager[None]:
+    return logs.about(**{table.__tablename__: row_id})
 
 
 def set_aside(what: str, table: type[Job] | type[Drain], row_id: int, error: Exception) -> None:
@@ -93,9 +99,9 @@ def set_aside(what: str, table: type[Job] | type[Drain], row_id: int, error: Exc
     if isinstance(error, (BrokerUnreachable, RedisError, ConnectionError)):
         health.check_broker()
     pause_s = PAUSES.failed(what, row_id)
-    log.error(
-        "%s %d is left alone for %.0f s: to %s raised", table.__tablename__, row_id, pause_s, what, exc_info=error
-    )
+    with _about(table, row_id):
+        about = f"{table.__tablename__} {row_id}"
+        log.error("%s is left alone for %.0f s, guests run on: to %s raised", about, pause_s, what, exc_info=error)
 
 
 def show(table: type[Job] | type[Drain], row_id: int, error: Exception) -> None:
@@ -105,7 +111,7 @@ def show(table: type[Job] | type[Drain], row_id: int, error: Exception) -> None:
         with transaction() as session:
             session.execute(update(table).where(table.id == free).values(wait_reason=reason(error)))
     except exc.SQLAlchemyError as other:
-        log.warning("%s %d cannot say why it waits: %s", table.__tablename__, row_id, other)
+        log.warning("the reason cannot be written into the row: %s", other)
 
 
 def reason(error: Exception) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-import httpx
+from pydantic import AnyHttpUrl, TypeAdapter
 
 from drover.errors import PreconditionFailed
 from models.base import Document
@@ -15,6 +15,7 @@ LARGEST = 2**31 - 1
 """That an integer column holds."""
 LONGEST = 128
 """Of names and keys, as their columns say."""
+WEB_ADDRESS = TypeAdapter(AnyHttpUrl)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,8 @@ def is_address(url: object) -> bool:
         return False
     try:
         parts = urlsplit(url)
-        _ = parts.port, httpx.URL(url)
-    except (ValueError, httpx.InvalidURL):
+        _ = parts.port, WEB_ADDRESS.validate_python(url)
+    except ValueError:
         return False
     return parts.scheme in {"http", "https"} and bool(parts.hostname)
 

@@ -48,7 +48,7 @@ def submit(
         asked = _terms(webhook=webhook, **when)
         jobs.submit(guest, to, options=options, terms=asked, idempotency_key=idempotency_key, by="drover.job.submit")
     except PreconditionFailed as error:
-        log.warning("the submission %r was refused: %s", idempotency_key, error)
+        log.warning("the submission %r was refused, nothing was changed: %s", idempotency_key, error)
         jobs.record_refusal(guest, to, idempotency_key, str(error), by="drover.job.submit", webhook=webhook)
 
 
@@ -65,7 +65,7 @@ def cancel(*, job_id: int) -> None:
     try:
         jobs.cancel(job_id, by="drover.job.cancel")
     except PreconditionFailed as error:
-        log.warning("job %d is not cancelled: %s", job_id, error)
+        log.warning("the job is not cancelled, it goes on: %s", error)
 
 
 @app.task(name="drover.drain.submit", ignore_result=True)
@@ -91,7 +91,7 @@ def _submit(kind: DrainKind, host: str, key: str, **how: Any) -> None:
         if earlier is None:
             commands.submit(order, forecast=forecast, idempotency_key=key)
     except PreconditionFailed as error:
-        log.warning("the submission %r was refused: %s", key, error)
+        log.warning("the submission %r was refused, nothing was changed: %s", key, error)
         commands.record_refusal(order, key, str(error))
 
 

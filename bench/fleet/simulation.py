@@ -26,13 +26,14 @@ from models.guest import Guest
 from models.host import Host
 from models.job import Job, JobState
 from workers import processes
+from workflows import fleet_limits
 from workflows.drain import commands, planner
 from workflows.drain.commands import DrainRequest
 from workflows.drain.planner import Where
 
 GUESTS_PER_HOST, HOSTS_PER_PROCESS = 10, 50
 WINDOW_S = 60.0
-SETTINGS = {"DROVER_MAX_MOVES": "40"}
+MAX_MOVES = 40
 """Two moves out of each of twenty hosts."""
 
 
@@ -66,8 +67,6 @@ def measure(sizes: list[int]) -> list[Figure]:
 @contextmanager
 def _simulated(hosts: int) -> Iterator[Lab]:
     lab = Lab(Path(tempfile.mkdtemp(prefix="df", dir="/tmp")))
-    before = dict(os.environ)
-    os.environ.update(SETTINGS)
     try:
         lab.path.chmod(0o711)
         lab.logs.mkdir()
@@ -77,6 +76,7 @@ def _simulated(hosts: int) -> Iterator[Lab]:
         services.start_redis(lab)
         with fleet.pointed_at(lab):
             upgrade()
+            fleet_limits.change({"max_moves": MAX_MOVES})
             _populate(hosts)
             for first in range(0, hosts, HOSTS_PER_PROCESS):
                 _start_hands(lab, first, min(first + HOSTS_PER_PROCESS, hosts))
@@ -86,8 +86,6 @@ def _simulated(hosts: int) -> Iterator[Lab]:
     finally:
         fleet.down(lab)
         shutil.rmtree(lab.path, ignore_errors=True)
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _populate(hosts: int) -> None:

@@ -12,7 +12,7 @@ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'drover_host') \gexec
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM drover_host;
 
 -- Columns that decide what is run where (job.plan, the paths of disks) are only to be read.
-GRANT SELECT ON job, step, attempt, disk, event, guest, host, host_request, delivery TO drover_host;
+GRANT SELECT ON job, step, attempt, disk, event, guest, host, host_request, delivery, fleet_limits TO drover_host;
 GRANT UPDATE (state, epoch, token, nbd_server, switchover, cancel_requested, cutover_begun_at, committed_at, downtime, ram,
     kept_by_source, wait_reason, progress_at, error, started_at, finished_at) ON job TO drover_host;
 GRANT UPDATE (state, attempts, token, owner, lease_until, next_at, enqueued_at, started_at, finished_at, error)

@@ -7,9 +7,11 @@ repeated by the visibility timeout; no result backend, because Postgres holds al
 
 from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
+from celery.signals import setup_logging
 from kombu.transport import TRANSPORT_ALIASES
 
+from drover import logs, tracing
 from drover.settings import settings
 
 TRANSPORT_ALIASES |= {
@@ -83,5 +85,27 @@ def configuration() -> dict[str, Any]:
     }
 
 
-app = Celery("drover", include=["workers.tasks", "workers.registration"])
+FIELDS = {"job_id": "job", "drain_id": "drain", "guest": "guest"}
+"""What the log calls an argument of a task."""
+
+
+class TaskWithLog(Task[Any, Any]):
+    """What it does belongs to the job that its message names, in the log, and to the trace that it comes from."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Run it."""
+        about = {
+            FIELDS[name]: value for name, value in named.items() if name in FIELDS and isinstance(value, int | str)
+        }
+        with logs.about(**about), tracing.below(self.request.get(tracing.HEADER)):
+            return super().__call__(*arguments, **named)
+
+
+app = Celery("drover", task_cls="drover.broker.app:TaskWithLog", include=["workers.tasks", "workers.registration"])
 app.add_defaults(configuration)  # evaluated at first use, so that importing needs no environment
+
+
+@setup_logging.connect
+def configure_logs(**_: Any) -> None:
+    """Celery's lines look like ours; that somebody listens to this signal keeps it from making handlers of its own."""
+    logs.configure(settings().host or "control")

@@ -18,6 +18,10 @@ SETTLED_S = 5.0
 """A Redis that is lost again sooner than that was never there: the same outage."""
 
 
+OF_CELERY_6 = "on connection loss cancels all currently executed tasks"
+"""Of a warning that Celery gives at each loss, about a setting that `drover.broker.app` has made."""
+
+
 class Unsaid(logging.Filter):
     """Leaves out what Celery says of each attempt at reaching the broker: one line of ours for an outage is enough."""
 
@@ -29,6 +33,7 @@ class Unsaid(logging.Filter):
 
 
 logging.getLogger(celery.__name__).addFilter(Unsaid())
+logging.getLogger("py.warnings").addFilter(lambda record: OF_CELERY_6 not in record.getMessage())
 
 
 class Consumer(celery.Consumer):

@@ -8,6 +8,19 @@ PROBE = "drover.probe"
 """A list of Redis that never exists."""
 
 
+def ping() -> None:
+    """Prove that it answers and lets this process in; a hypervisor's may do no more than that besides its own work.
+
+    Raises:
+        OperationalError: of kombu; it cannot be reached.
+        RedisError: it does not let us in.
+    """
+    with app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+        channel: Any = connection.channel()
+        channel.client.ping()
+
+
 def check_broker() -> None:
     """Prove that messages can be published. Pushing to a list that does not exist changes nothing, but a replica, a
     Redis that is loading and one that is full refuse it as they would refuse a message.

@@ -1,7 +1,9 @@
 """The `drover` command: parses what is asked for, calls the package that does it, says what came of it.
 
-One module per group of subcommands; `errors` and `exit_codes` hold what happens when something is not as it
-should be, `serializers` the JSON, `watching` with `live_view` and `line_view` what is shown while a move goes on.
+`root` has the table of the subcommands, one module per group has their options. These import at their top only what
+options need; what does the work (`*_view`, `*_submission`, `queries`, `workflows`) is imported in the command that
+runs, so that help and completion are instant. `errors` and `exit_codes` hold what follows when something is wrong,
+`serializers` the JSON, `watching` with `live_view` and `line_view` the live view.
 """
 
 from drover.cli.root import app, main

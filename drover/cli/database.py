@@ -8,7 +8,6 @@ import typer
 from drover.cli import output
 from drover.cli.options import AsJson, examples
 from drover.errors import PreconditionFailed
-from models.database import engine
 
 app = typer.Typer(no_args_is_help=True, help="The database's schema.")
 
@@ -21,7 +20,6 @@ def group() -> None:
 @app.command(epilog=examples("drover db upgrade"))
 def upgrade(as_json: AsJson = False) -> None:
     """Create Drover's tables, or bring them up to date. Doing it twice does no harm."""
-    # Alembic takes a third of a second to import, which every other command would pay for.
     from alembic.util.exc import CommandError
 
     import migrations
@@ -43,6 +41,8 @@ def upgrade(as_json: AsJson = False) -> None:
 
 def _revision() -> str | None:
     from alembic.runtime.migration import MigrationContext
+
+    from models.database import engine
 
     with engine().connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()

@@ -8,7 +8,7 @@ from sqlalchemy.orm import selectinload
 
 from drover.cli.queries import PUBLIC, elapsed_s
 from drover.errors import PreconditionFailed
-from drover.settings import settings
+from models import fleet
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.job import Job, JobState
@@ -52,6 +52,8 @@ class DrainShot:
     drain: Drain
     rows: list[Row]
     at: datetime
+    max_outgoing: int
+    """The fleet's limit at that time."""
 
     @property
     def ended(self) -> bool:
@@ -69,7 +71,7 @@ class DrainShot:
         left = [row.eta_s for row in self.rows if row.eta_s is not None]
         if self.ended or not left:
             return None
-        return max(*left, sum(left) / settings().max_outgoing)
+        return max(*left, sum(left) / self.max_outgoing)
 
     def count(self, *states: GuestState) -> int:
         """Guests in these states."""
@@ -115,7 +117,8 @@ def _read(query: Select[Drain, datetime]) -> list[DrainShot]:
         numbers = [guest.job_id for drain, _ in drains for guest in drain.guests if guest.job_id]
         wanted = select(Job).where(Job.id.in_(numbers)).options(*PUBLIC, selectinload(Job.disks))
         jobs = {job.id: job for job in session.scalars(wanted)}
+        max_outgoing = fleet.limits(session).max_outgoing
     return [
-        DrainShot(drain, [Row(guest, jobs.get(guest.job_id or 0)) for guest in drain.guests], at)
+        DrainShot(drain, [Row(guest, jobs.get(guest.job_id or 0)) for guest in drain.guests], at, max_outgoing)
         for drain, at in drains
     ]

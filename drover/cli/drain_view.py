@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from drover.cli import drain_queries, output
 from drover.cli.drain_queries import DrainShot, Row
 from drover.cli.exit_codes import ExitCode
 from drover.cli.output import size, span
@@ -197,3 +198,30 @@ def _sentence(row: Row) -> str:
     guest = row.guest
     told = f"{guest.guest} {guest.state}" + (f" to {guest.destination}" if guest.destination else "")
     return told + (f" ({public(guest.reason)})" if guest.reason else "")
+
+
+def listed(shots: Iterable[DrainShot], everything: bool, *, as_json: bool) -> None:
+    """Print a line for each drain."""
+    rows = [drain_summary(shot) for shot in shots]
+    if as_json:
+        output.emit({"drains": rows})
+        return
+    if not rows:
+        output.note("no drain" if everything else "no drain is under way (`--all` lists those that ended)")
+    names = ("id", "kind", "host", "state", "moved", "skipped", "total")
+    output.table(
+        ("DRAIN", "KIND", "HOST", "STATE", "MOVED", "SKIPPED", "GUESTS", "REMARK"),
+        [(*(row[name] for name in names), row["error"] or row["wait_reason"]) for row in rows],
+    )
+
+
+def tell(drain_id: int, *, as_json: bool) -> None:
+    """Print a drain and all its guests."""
+    shot = drain_queries.snapshot(drain_id)
+    if as_json:
+        output.emit(drain_document(shot))
+        return
+    output.say(headline(shot))
+    output.table(TITLES, map(cells, shot.rows))
+    if shot.ended:
+        output.say(verdict(shot))

@@ -5,26 +5,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from drover.cli import completion, drain_queries, output, schedule_options
-from drover.cli.drain_view import (
-    TITLES,
-    cells,
-    drain_document,
-    drain_summary,
-    exit_code,
-    forecast_document,
-    headline,
-    verdict,
+from drover.cli import completion, schedule_options
+from drover.cli.options import (
+    AsJson,
+    Bandwidth,
+    DryRun,
+    HostName,
+    IdempotencyKey,
+    MaxDowntime,
+    Timeout,
+    Wait,
+    examples,
 )
-from drover.cli.migration import Bandwidth, DryRun, IdempotencyKey, MaxDowntime
-from drover.cli.options import AsJson, HostName, Timeout, Wait, examples
-from drover.cli.watching import note_without_controller, watch_drain
-from models.drain import DrainKind
-from workflows import schedule, submit_options
-from workflows.drain import commands
-from workflows.drain.commands import DrainRequest
-from workflows.drain.planner import Forecast, Where
-from workflows.migration.jobs import MigrationOptions
 
 
 class HostFirst(TyperGroup):
@@ -80,7 +72,7 @@ def submit(
     dry_run: DryRun = False,
     wait: Wait = False,
     timeout: Timeout = None,
-    max_downtime_ms: MaxDowntime = MigrationOptions.max_downtime_ms,
+    max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = "0",
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
@@ -98,32 +90,39 @@ def submit(
     Guests that cannot be moved are listed and left running. It ends with the host empty and in maintenance, or with
     what is left and why (exit code 3, or 4 if an operator is needed).
     """
-    order = DrainRequest(
-        kind=DrainKind.DRAIN,
-        host=host,
-        where=Where(to=to or (), exclude=exclude or ()),
-        options=MigrationOptions(max_downtime_ms=max_downtime_ms, bandwidth_bytes_per_s=bandwidth),
-        terms=submit_options.read(
-            at=at,
-            window=window,
-            timezone=timezone,
-            every=every,
-            hold=hold,
-            seed_now=seed_now,
-            priority=priority,
-            webhook=webhook,
-        ),
-        recurrence=schedule.recurrence(every, timezone) if every else None,
+    from drover.cli import drain_submission
+
+    order = drain_submission.order(
+        "drain",
+        host,
+        to=to,
+        exclude=exclude,
+        max_downtime_ms=max_downtime_ms,
+        bandwidth=bandwidth,
+        at=at,
+        window=window,
+        timezone=timezone,
+        every=every,
+        hold=hold,
+        seed_now=seed_now,
+        priority=priority,
+        webhook=webhook,
     )
-    _plan_and_submit(order, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json)
+    drain_submission.plan_and_submit(
+        order, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json
+    )
 
 
+return_app = typer.Typer(add_completion=False)
+
+
+@return_app.command("return", epilog=examples("drover return hv1 --dry-run", "drover return hv1 --wait"))
 def bring_home(
     host: HostName,
     dry_run: DryRun = False,
     wait: Wait = False,
     timeout: Timeout = None,
-    max_downtime_ms: MaxDowntime = MigrationOptions.max_downtime_ms,
+    max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = "0",
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
@@ -137,66 +136,25 @@ def bring_home(
     as_json: AsJson = False,
 ) -> None:
     """Bring the guests home that were drained from a host, and let it take guests again."""
-    order = DrainRequest(
-        kind=DrainKind.RETURN,
-        host=host,
-        options=MigrationOptions(max_downtime_ms=max_downtime_ms, bandwidth_bytes_per_s=bandwidth),
-        terms=submit_options.read(
-            at=at,
-            window=window,
-            timezone=timezone,
-            every=every,
-            hold=hold,
-            seed_now=seed_now,
-            priority=priority,
-            webhook=webhook,
-        ),
-        recurrence=schedule.recurrence(every, timezone) if every else None,
+    from drover.cli import drain_submission
+
+    order = drain_submission.order(
+        "return",
+        host,
+        max_downtime_ms=max_downtime_ms,
+        bandwidth=bandwidth,
+        at=at,
+        window=window,
+        timezone=timezone,
+        every=every,
+        hold=hold,
+        seed_now=seed_now,
+        priority=priority,
+        webhook=webhook,
     )
-    _plan_and_submit(order, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json)
-
-
-def _plan_and_submit(
-    order: DrainRequest, key: str | None, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool
-) -> None:
-    earlier, forecast = commands.submitted_or_forecast(order, key)
-    if dry_run and forecast is not None:
-        output.emit(forecast_document(forecast)) if as_json else _print_forecast(forecast)
-        return
-    if forecast is not None and not as_json:
-        _print_forecast(forecast)
-    drain = earlier or commands.submit(order, forecast=forecast, idempotency_key=key)
-    if wait:
-        watch_drain(drain.id, timeout_s=timeout, as_json=as_json)
-    note_without_controller()
-    shot = drain_queries.snapshot(drain.id)
-    if as_json:
-        output.emit(drain_document(shot))
-    else:
-        output.say(f"{headline(shot)}: `drover drain watch {drain.id}`")
-    raise typer.Exit(exit_code(shot))
-
-
-def _print_forecast(forecast: Forecast) -> None:
-    speed = forecast.speed
-    output.table(
-        ("GUEST", "FROM", "TO", "DISKS", "MEMORY", "TIME"),
-        [
-            (
-                move.candidate.name,
-                move.candidate.source,
-                move.destination,
-                output.size(move.candidate.size.disk_bytes),
-                output.size(move.candidate.size.memory_bytes),
-                output.span(speed.move_s(move.candidate.size)),
-            )
-            for move in forecast.plan.placements
-        ],
+    drain_submission.plan_and_submit(
+        order, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json
     )
-    basis = f"by the last {speed.moves} moves" if speed.moves else "assuming 100 MB/s, for nothing was moved yet"
-    output.say(f"{len(forecast.plan.placements)} guests move in about {output.span(forecast.total_s)}, {basis}")
-    for guest, why in sorted(forecast.plan.left.items()):
-        output.say(f"{guest} is left running where it is: {why}")
 
 
 @app.command("list", epilog=examples("drover drain list", "drover drain list --all --json"))
@@ -206,17 +164,9 @@ def list_drains(
     as_json: AsJson = False,
 ) -> None:
     """List the drains and returns that go on or have left something, newest first."""
-    rows = [drain_summary(shot) for shot in drain_queries.newest(everything=everything, limit=limit)]
-    if as_json:
-        output.emit({"drains": rows})
-        return
-    if not rows:
-        output.note("no drain" if everything else "no drain is under way (`--all` lists those that ended)")
-    names = ("id", "kind", "host", "state", "moved", "skipped", "total")
-    output.table(
-        ("DRAIN", "KIND", "HOST", "STATE", "MOVED", "SKIPPED", "GUESTS", "REMARK"),
-        [(*(row[name] for name in names), row["error"] or row["wait_reason"]) for row in rows],
-    )
+    from drover.cli import drain_queries, drain_view
+
+    drain_view.listed(drain_queries.newest(everything=everything, limit=limit), everything, as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain show 3", "drover drain show --key kernel-42 --json"))
@@ -232,25 +182,35 @@ def show(
     """Show a drain and all its guests."""
     if (drain_id is None) == (key is None):
         raise typer.BadParameter("name the drain either by its number or by --key")
-    _told(drain_queries.id_of(key) if key is not None else int(drain_id or 0), as_json=as_json)
+    from drover.cli import drain_queries, drain_view
+
+    drain_view.tell(drain_queries.id_of(key) if key is not None else int(drain_id or 0), as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain watch 3", "drover drain watch 3 --timeout 600 --json"))
 def watch(drain_id: DrainId, timeout: Timeout = None, as_json: AsJson = False) -> None:
     """Show all guests of a drain until it ends; the exit code says how. Ctrl-C leaves it running."""
-    watch_drain(drain_id, timeout_s=timeout, as_json=as_json)
+    from drover.cli import watching
+
+    watching.watch_drain(drain_id, timeout_s=timeout, as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain pause 3"))
 def pause(drain_id: DrainId, as_json: AsJson = False) -> None:
     """Begin no other move; those under way go on."""
-    _told(commands.pause(drain_id).id, as_json=as_json)
+    from drover.cli import drain_view
+    from workflows.drain import commands
+
+    drain_view.tell(commands.pause(drain_id).id, as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain resume 3"))
 def resume(drain_id: DrainId, as_json: AsJson = False) -> None:
     """Go on after a pause, or try the guests again that an ended drain has left."""
-    _told(commands.resume(drain_id).id, as_json=as_json)
+    from drover.cli import drain_view
+    from workflows.drain import commands
+
+    drain_view.tell(commands.resume(drain_id).id, as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain cancel 3", "drover drain cancel 3 --wait"))
@@ -259,18 +219,10 @@ def cancel(drain_id: DrainId, wait: Wait = False, timeout: Timeout = None, as_js
 
     A move whose switchover was faster is carried through: --wait shows where each guest is in the end.
     """
+    from drover.cli import drain_view, watching
+    from workflows.drain import commands
+
     commands.cancel(drain_id)
     if wait:
-        watch_drain(drain_id, timeout_s=timeout, as_json=as_json)
-    _told(drain_id, as_json=as_json)
-
-
-def _told(drain_id: int, *, as_json: bool) -> None:
-    shot = drain_queries.snapshot(drain_id)
-    if as_json:
-        output.emit(drain_document(shot))
-        return
-    output.say(headline(shot))
-    output.table(TITLES, map(cells, shot.rows))
-    if shot.ended:
-        output.say(verdict(shot))
+        watching.watch_drain(drain_id, timeout_s=timeout, as_json=as_json)
+    drain_view.tell(drain_id, as_json=as_json)

@@ -1,8 +1,10 @@
 """What the exit codes of `drover` mean. Scripts rely on them: never reuse one."""
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-from models.job import JobState
+if TYPE_CHECKING:
+    from models.job import JobState
 
 
 class ExitCode(IntEnum):
@@ -27,8 +29,10 @@ TABLE = (
 )
 
 
-def of_job(state: JobState) -> ExitCode:
+def of_job(state: "JobState") -> ExitCode:
     """What a command that ends with a job in this state answers; a job that goes on was submitted well."""
+    from models.job import JobState
+
     return {
         JobState.ROLLED_BACK: ExitCode.ROLLED_BACK,
         JobState.NEEDS_OPERATOR: ExitCode.NEEDS_OPERATOR,

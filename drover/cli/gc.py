@@ -1,18 +1,16 @@
 """`drover gc`: what jobs left behind that have ended."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from drover.cli import completion, output, serializers
-from drover.cli.exit_codes import ExitCode
-from drover.cli.options import AsJson
-from models.base import Document
-from workflows import orphans
-from workflows.orphans import Swept
+from drover.cli import completion
+from drover.cli.options import AsJson, examples
+
+app = typer.Typer(add_completion=False)
 
 
+@app.command("gc", epilog=examples("drover gc --dry-run", "drover gc", "drover gc --host hv2 --json"))
 def collect_garbage(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     host: Annotated[
@@ -33,49 +31,9 @@ def collect_garbage(
 
     Never a guest. Exit code 1 if something is left.
     """
+    from drover.cli import gc_view
+    from workflows import orphans
+
     asked, silent = orphans.hosts(host)
     swept = [orphans.sweep(name, dry_run=dry_run, unknown_jobs=unknown_jobs) for name in asked]
-    _note(swept, silent)
-    if as_json:
-        output.emit(_document(swept, silent, dry_run=dry_run))
-    else:
-        _say(swept, dry_run=dry_run)
-    left = not all(one.answered for one in swept) if dry_run else not all(one.clean for one in swept)
-    raise typer.Exit(ExitCode.FAILED if left else ExitCode.DONE)
-
-
-def _note(swept: Sequence[Swept], silent: Sequence[str]) -> None:
-    for name in silent:
-        output.note(f"{name} has sent no heartbeat lately: it was not asked")
-    for one in swept:
-        for note in one.notes:
-            output.note(f"{one.host}: {serializers.public(note)}")
-
-
-def _say(swept: Sequence[Swept], *, dry_run: bool) -> None:
-    for one in swept:
-        for find in one.finds:
-            output.say(f"{one.host}: {find['what']}, job {find['job']}: {find['why']}; {_outcome(find, dry_run)}")
-    if swept and all(one.answered and not one.finds for one in swept):
-        output.note("nothing is left behind")
-
-
-def _outcome(find: Document, dry_run: bool) -> str:
-    if find["kept"]:
-        return f"kept: {serializers.public(find['kept'])}"
-    return "would be removed" if dry_run else "removed"
-
-
-def _find(one: Swept, find: Document) -> Document:
-    shown = {name: find[name] for name in ("kind", "what", "job", "why", "removed")}
-    return {"host": one.host, **shown, "kept": serializers.public(find["kept"])}
-
-
-def _document(swept: Sequence[Swept], silent: Sequence[str], *, dry_run: bool) -> Document:
-    return {
-        "dry_run": dry_run,
-        "finds": [_find(one, find) for one in swept for find in one.finds],
-        "notes": [{"host": one.host, "note": serializers.public(note)} for one in swept for note in one.notes],
-        "unanswered_hosts": [one.host for one in swept if not one.answered],
-        "silent_hosts": list(silent),
-    }
+    gc_view.tell(swept, silent, dry_run=dry_run, as_json=as_json)

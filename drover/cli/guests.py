@@ -3,15 +3,9 @@
 from typing import Annotated
 
 import typer
-from sqlalchemy import select
 
-from drover.cli import completion, output, serializers
+from drover.cli import completion, output
 from drover.cli.options import AsJson, GuestName, examples
-from models.base import Document
-from models.database import transaction
-from models.guest import Guest
-from models.job import Job, JobState
-from workflows import guests
 
 app = typer.Typer(no_args_is_help=True, help="The guests: running QEMUs that Drover was told of.")
 
@@ -34,15 +28,11 @@ def adopt(
     as_json: AsJson = False,
 ) -> None:
     """Tell Drover of a running QEMU. The guest is looked at, not touched."""
+    from drover.cli import guest_view
+    from workflows import guests
+
     guest, inspection = guests.adopt(name, host, qmp)
-    for refusal in inspection["refusals"]:
-        output.note(f"adopted, but cannot be moved yet: {refusal}")
-    for warning in inspection["warnings"]:
-        output.note(f"warning: {warning}")
-    if as_json:
-        output.emit(_document(guest, inspection))
-    else:
-        output.say(f"{name} on {host} is adopted")
+    guest_view.adopted(guest, inspection, as_json=as_json)
 
 
 @app.command(
@@ -64,6 +54,9 @@ def describe(
     as_json: AsJson = False,
 ) -> None:
     """Say what drains must know of a guest: its priority, whom it must be with, and whom it must not."""
+    from drover.cli import serializers
+    from workflows import guests
+
     guest = guests.describe(name, priority=priority, affinity=affinity, anti_affinity=anti_affinity)
     if as_json:
         output.emit(serializers.guest_document(guest, None))
@@ -77,6 +70,8 @@ def describe(
 @app.command(epilog=examples("drover guest forget web"))
 def forget(name: GuestName, as_json: AsJson = False) -> None:
     """No longer know a guest, for instance one that was powered off. The guest itself is not touched."""
+    from workflows import guests
+
     guest = guests.forget(name)
     if as_json:
         output.emit({"forgotten": guest.name, "host": guest.host})
@@ -87,55 +82,14 @@ def forget(name: GuestName, as_json: AsJson = False) -> None:
 @app.command("list", epilog=examples("drover guest list", "drover guest list --json"))
 def list_guests(as_json: AsJson = False) -> None:
     """List the guests and where they live."""
-    query = (
-        select(Guest, Job.id)
-        .outerjoin(Job, (Job.guest == Guest.name) & Job.state.not_in([JobState.DONE, JobState.ROLLED_BACK]))
-        .order_by(Guest.name)
-    )
-    with transaction() as session:
-        rows = [serializers.guest_document(guest, job_id) for guest, job_id in session.execute(query)]
-    if as_json:
-        output.emit({"guests": rows})
-        return
-    if not rows:
-        output.note("no guest yet: `drover guest adopt NAME --host HOST --qmp SOCKET`")
-    names = ("name", "host", "job_id", "adopted_at", "moved_at", "qmp")
-    output.table(
-        ("GUEST", "HOST", "JOB", "ADOPTED", "MOVED", "QMP SOCKET"), [[row[name] for name in names] for row in rows]
-    )
+    from drover.cli import guest_view
+
+    guest_view.listed(as_json=as_json)
 
 
 @app.command(epilog=examples("drover guest show web", "drover guest show web --json | jq .inspection.refusals"))
 def show(name: GuestName, as_json: AsJson = False) -> None:
     """Ask a guest's host what the guest is now, and whether it could be moved."""
-    guest = guests.known_guest(name)
-    document = _document(guest, guests.inspect(guest))
-    if as_json:
-        output.emit(document)
-    else:
-        _print(document)
+    from drover.cli import guest_view
 
-
-def _document(guest: Guest, inspection: Document) -> Document:
-    with transaction() as session:
-        unfinished = Job.state.not_in([JobState.DONE, JobState.ROLLED_BACK])
-        job_id = session.scalar(select(Job.id).where(Job.guest == guest.name, unfinished))
-        row = serializers.guest_document(session.get(Guest, guest.name) or guest, job_id)
-    found = serializers.inspection_document(inspection)
-    return {**row, "movable": not found["refusals"], "inspection": found}
-
-
-def _print(document: Document) -> None:
-    found = document["inspection"]
-    output.say(f"{document['name']} on {document['host']}: {found['runstate']}")
-    output.say(f"  QEMU {found['qemu_version']} ({found['accel']}), pid {found['pid']}, {found['machine_type']}")
-    output.say(f"  {found['cpus']} CPUs, {output.size(found['memory_bytes'])} of memory")
-    for disk in found["disks"]:
-        output.say(
-            f"  disk {disk['index']}: {disk['format']}, {output.size(disk['virtual_size_bytes'])}, {disk['path']}"
-        )
-    output.say("  can be moved" if document["movable"] else "  cannot be moved now:")
-    for refusal in found["refusals"]:
-        output.say(f"    - {refusal}")
-    for warning in found["warnings"]:
-        output.note(f"warning: {warning}")
+    guest_view.show(name, as_json=as_json)

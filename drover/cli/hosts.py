@@ -1,17 +1,10 @@
 """`drover host`: the hypervisors."""
 
-import typer
-from sqlalchemy import func, select
+from typing import Annotated
 
-from drover.cli import output, serializers
-from drover.cli.options import AsJson, HostName, examples
-from drover.settings import settings
-from models.base import Document
-from models.database import transaction
-from models.guest import Guest
-from models.host import Host, HostState
-from workflows import hosts
-from workflows.host_rpc import alive
+import typer
+
+from drover.cli.options import AsJson, HostName, duration, examples, rate
 
 app = typer.Typer(no_args_is_help=True, help="The hypervisors: each registers itself when its worker starts.")
 
@@ -24,54 +17,60 @@ def group() -> None:
 @app.command("list", epilog=examples("drover host list", "drover host list --json | jq '.hosts[] | select(.alive)'"))
 def list_hosts(as_json: AsJson = False) -> None:
     """List the hosts, and whether their workers are alive."""
-    guests = select(func.count()).where(Guest.host == Host.name).scalar_subquery()
-    query = select(Host, alive(settings()), guests).order_by(Host.name)
-    with transaction() as session:
-        rows = [
-            serializers.host_document(host, is_alive=is_alive, guests=count)
-            for host, is_alive, count in session.execute(query)
-        ]
-    if as_json:
-        output.emit({"hosts": rows})
-        return
-    if not rows:
-        output.note("no host yet: start a worker with `drover worker --host NAME`")
-    output.table(
-        ("HOST", "STATE", "ADDRESS", "GUESTS", "CPUS", "MEMORY", "QEMU"),
-        [
-            (
-                row["name"],
-                ", ".join(_states(row)),
-                row["address"],
-                row["guests"],
-                row["cpus"],
-                output.size(row["memory_bytes"] or 0),
-                row["qemu"],
-            )
-            for row in rows
-        ],
-    )
+    from drover.cli import host_view
+
+    host_view.listed(as_json=as_json)
 
 
-def _states(row: Document) -> list[str]:
-    wanted = [] if row["state"] == HostState.ACTIVE else [row["state"]]
-    return ["alive" if row["alive"] else f"silent since {row['heartbeat_at']}", *wanted]
+@app.command(
+    "set",
+    epilog=examples("drover host set hv2 --bandwidth 100M/s", "drover host set hv2 --bandwidth '' --retention 7d"),
+)
+def describe(
+    host: HostName,
+    bandwidth: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE",
+            help="Budget of its outgoing disk mirrors together, like 100M/s; 0 is no limit, '' the fleet's.",
+            show_default=False,
+        ),
+    ] = None,
+    retention: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="How long it keeps images that guests left behind, like 24h or 7d; '' as the fleet.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a host a bandwidth or a retention of its own. Its worker obeys within seconds, also for moves under way."""
+    from drover.cli import host_view
+    from workflows import fleet_limits
+
+    wanted: dict[str, object] = {}
+    if bandwidth is not None:
+        wanted["bandwidth_bytes_per_s"] = rate(bandwidth) if bandwidth else None
+    if retention is not None:
+        wanted["retention"] = duration(retention) if retention else None
+    host_view.described(fleet_limits.describe_host(host, wanted), as_json=as_json)
 
 
 @app.command(epilog=examples("drover host cordon hv2"))
 def cordon(host: HostName, as_json: AsJson = False) -> None:
     """Let a host take no guest. Those that it has stay, and moves that have begun go on."""
-    _told(hosts.cordon(host), as_json=as_json)
+    from drover.cli import host_view
+    from workflows import hosts
+
+    host_view.tell(hosts.cordon(host), as_json=as_json)
 
 
 @app.command(epilog=examples("drover host uncordon hv2"))
 def uncordon(host: HostName, as_json: AsJson = False) -> None:
     """Let a host take guests again, whether it was cordoned or in maintenance."""
-    _told(hosts.uncordon(host), as_json=as_json)
+    from drover.cli import host_view
+    from workflows import hosts
 
-
-def _told(host: Host, *, as_json: bool) -> None:
-    if as_json:
-        output.emit({"name": host.name, "state": host.state.value})
-    else:
-        output.say(f"{host.name} is {host.state}")
+    host_view.tell(hosts.uncordon(host), as_json=as_json)

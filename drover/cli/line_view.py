@@ -32,7 +32,7 @@ class PlainLines:
     def show(self, shot: Snapshot) -> None:
         """Write a line if it is time to and there is something new; the end of a job is always told."""
         bars = self._progress.bars(shot)
-        if time.monotonic() < self._next_at and not shot.job.state.ended:
+        if time.monotonic() < self._next_at and not shot.job.state.settled:
             return
         facts = _facts(shot, bars)
         news = [text + details for key, (text, details) in facts.items() if self._said.get(key) != text]

@@ -1,10 +1,10 @@
 """Options and arguments that several commands share."""
 
 import re
-from typing import Annotated
+from datetime import timedelta
+from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from drover.cli import completion
 
@@ -45,11 +45,55 @@ def rate(text: str) -> int:
     return int(float(found["number"]) * base**exponent)
 
 
+DURATION = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[smhd]?)", re.IGNORECASE)
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration(text: str) -> timedelta:
+    """From `90s`, `10m`, `24h` or `7d`; a bare number is seconds."""
+    found = DURATION.fullmatch(text.strip())
+    try:
+        if found is not None:
+            return timedelta(seconds=float(found["number"]) * SECONDS[found["unit"].lower()])
+    except OverflowError:
+        pass
+    raise typer.BadParameter(f"{text!r} is not a duration: write for example 90s, 10m, 24h or 7d")
+
+
 def examples(*commands: str) -> str:
     """An epilog with one example per line."""
-    return block("Examples", *(f"$ {escape(command)}" for command in commands))
+    return block("Examples", *("$ " + command.replace("[", r"\[") for command in commands))
 
 
 def block(title: str, *lines: str) -> str:
     """An epilog: a title and its lines."""
     return "\n".join([f"[bold]{title}[/bold]", *lines])
+
+
+MaxDowntime = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="The pause that is aimed at, in ms: RAM is copied while the guest runs until the rest fits.",
+        show_default="300",
+    ),
+]
+Bandwidth = Annotated[
+    Any,
+    typer.Option(
+        metavar="RATE",
+        parser=rate,
+        help="Bytes per second for this move, like 100M/s (or 64Mi/s).",
+        show_default="the host's budget",
+    ),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    typer.Option(
+        metavar="K",
+        help="Submit once only: with a key that was used before, the job of then is answered.",
+        show_default=False,
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")]

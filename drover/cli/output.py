@@ -6,11 +6,6 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from rich.console import Console
-from rich.filesize import decimal
-from rich.table import Table
-from rich.text import Text
-
 PIPE_WIDTH = 500
 """A pipe has no width: tables must not be cut at 80 columns there."""
 
@@ -32,6 +27,10 @@ def note(sentence: str) -> None:
 
 def table(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Print a table without borders."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     made = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
         made.add_column(title, overflow="fold")
@@ -46,6 +45,8 @@ def table(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
 
 def size(count: float) -> str:
     """Bytes for people: `1.2 GB`."""
+    from rich.filesize import decimal
+
     return decimal(int(count))
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import defer, joinedload, selectinload
 
 from drover.errors import PreconditionFailed
 from models.database import transaction
-from models.job import Event, Job, JobState
+from models.job import Event, Job, unfinished
 from models.webhook import Delivery
 
 # What is never loaded cannot be printed: the NBD server's nonce and the switchover's key let anybody write into a
@@ -26,7 +26,7 @@ class Snapshot:
     @property
     def ended(self) -> bool:
         """No step of the job will run any more by itself."""
-        return self.job.state.ended
+        return self.job.state.settled
 
     @property
     def total_s(self) -> float | None:
@@ -77,7 +77,7 @@ def newest(*, everything: bool, guest: str | None, limit: int) -> list[Snapshot]
         .limit(limit)
     )
     if not everything:
-        query = query.where(Job.state.not_in([JobState.DONE, JobState.ROLLED_BACK]))
+        query = query.where(unfinished())
     if guest is not None:
         query = query.where(Job.guest == guest)
     with transaction() as session:

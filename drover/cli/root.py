@@ -1,75 +1,80 @@
-"""The command's root: its subcommands, and the one place where errors become words and exit codes."""
+"""The command's root: the table of its subcommands, and the one place where errors become words and exit codes."""
 
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from importlib.metadata import version
-from typing import Annotated, Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, NoReturn, Protocol, runtime_checkable
 
 import typer
-from typer.core import TyperGroup
-from typer.rich_utils import rich_format_error
 
-from drover.cli import (
-    database,
-    drains,
-    exit_codes,
-    gc,
-    guests,
-    hosts,
-    jobs,
-    migration,
-    output,
-    plugins,
-    reconcile,
-    services,
-)
-from drover.cli.errors import fault
+from drover.cli import exit_codes, output
 from drover.cli.exit_codes import ExitCode
-from drover.cli.options import block, examples
+from drover.cli.lazy import Lazy, LazyGroup
+from drover.cli.options import block
 
 MOVING, RUNNING = "Moving guests", "Running Drover"
-HELP = {"help_option_names": ["-h", "--help"]}
 
 
-class Root(TyperGroup):
+@runtime_checkable
+class Shown(Protocol):
+    """An error of usage that prints itself, with the usage line and a hint at --help."""
+
+    def show(self) -> None: ...
+
+
+class Root(LazyGroup):
     """Our subcommands and those of other packages."""
 
+    table: ClassVar[Mapping[str, Lazy]] = {
+        "migrate": Lazy(
+            "drover.cli.migration:app", "Move a running guest, its disks included, to another host.", MOVING
+        ),
+        "drain": Lazy("drover.cli.drains:app", "Emptying hosts: all guests of one moved elsewhere.", MOVING),
+        "return": Lazy(
+            "drover.cli.drains:return_app",
+            "Bring the guests home that were drained from a host, and let it take guests again.",
+            MOVING,
+        ),
+        "reconcile": Lazy(
+            "drover.cli.reconcile:app", "Ask both hosts of every unfinished job where its guest really runs.", MOVING
+        ),
+        "gc": Lazy(
+            "drover.cli.gc:app",
+            "Remove what no living job owns: processes, images, mirrors and directories of jobs that have ended.",
+            MOVING,
+        ),
+        "job": Lazy("drover.cli.jobs:app", "The moves: what goes on, and what became of them.", MOVING),
+        "guest": Lazy("drover.cli.guests:app", "The guests: running QEMUs that Drover was told of.", MOVING),
+        "host": Lazy("drover.cli.hosts:app", "The hypervisors: each registers itself when its worker starts.", MOVING),
+        "fleet": Lazy("drover.cli.fleet:app", "Limits of the whole fleet, changed while everything runs.", RUNNING),
+        "config": Lazy("drover.cli.config:app", "Settings of this machine: what they are, and what is wrong.", RUNNING),
+        "db": Lazy("drover.cli.database:app", "The database's schema.", RUNNING),
+        "worker": Lazy(
+            "drover.cli.services:worker_app",
+            "Serve one hypervisor: run on every host that guests live on, once.",
+            RUNNING,
+        ),
+        "controller": Lazy(
+            "drover.cli.services:controller_app",
+            "See to it that jobs go on, whatever dies: run at least one, several are fine.",
+            RUNNING,
+        ),
+    }
+
     def list_commands(self, ctx: Any) -> list[str]:
+        from drover.cli import plugins
+
         ours = super().list_commands(ctx)
         return ours + [name for name in plugins.found() if name not in ours]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.commands and cmd_name in plugins.found():
-            self.commands[cmd_name] = plugins.load(plugins.found()[cmd_name])
+        if cmd_name not in self.commands:
+            from drover.cli import plugins
+
+            if cmd_name in plugins.found():
+                self.commands[cmd_name] = plugins.load(plugins.found()[cmd_name])
         return super().get_command(ctx, cmd_name)
-
-    def main(self, args: Sequence[str] | None = None, *others: Any, **more: Any) -> NoReturn:
-        words = list(sys.argv[1:] if args is None else args)
-        more["standalone_mode"] = False
-        try:
-            answer = super().main(words, *others, **more)
-            sys.stdout.flush()
-        except BrokenPipeError:  # `drover ... | head`: who reads has enough; say nothing, not even at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            answer = ExitCode.DONE
-        except Exception as error:
-            answer = _report(error, as_json="--json" in words, debug="--debug" in words)
-        sys.exit(int(answer) if isinstance(answer, int) else ExitCode.DONE)
-
-
-def _report(error: Exception, *, as_json: bool, debug: bool) -> ExitCode:
-    found = fault(error)
-    if debug:
-        traceback.print_exception(error)
-    if isinstance(error, typer.TyperException):
-        rich_format_error(error)  # type: ignore[arg-type] # with the usage line and a hint at --help
-    else:
-        output.note(f"error: {found.message}")
-    if as_json:
-        output.emit({"error": {"code": found.code, "message": found.message}})
-    return found.exit_code
 
 
 app = typer.Typer(
@@ -77,7 +82,7 @@ app = typer.Typer(
     name="drover",
     no_args_is_help=True,
     rich_markup_mode="rich",
-    context_settings=HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     epilog=block("Exit codes", *exit_codes.TABLE),
 )
@@ -85,6 +90,8 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         output.say(f"drover {version('drover')}")
         raise typer.Exit
 
@@ -102,35 +109,32 @@ def root(
     """
 
 
-app.command(
-    rich_help_panel=MOVING,
-    epilog=examples(
-        "drover migrate web --to hv2 --wait",
-        "drover migrate web --to hv2 --dry-run",
-        "drover migrate web --to hv2 --bandwidth 100M/s --max-downtime-ms 50",
-        "drover migrate web --to hv2 --idempotency-key nightly-42 --json",
-    ),
-)(migration.migrate)
-app.add_typer(drains.app, name="drain", rich_help_panel=MOVING)
-app.command(
-    "return", rich_help_panel=MOVING, epilog=examples("drover return hv1 --dry-run", "drover return hv1 --wait")
-)(drains.bring_home)
-app.command("reconcile", rich_help_panel=MOVING, epilog=examples("drover reconcile", "drover reconcile web --json"))(
-    reconcile.reconcile_guests
-)
-app.command(
-    "gc", rich_help_panel=MOVING, epilog=examples("drover gc --dry-run", "drover gc", "drover gc --host hv2 --json")
-)(gc.collect_garbage)
-app.add_typer(jobs.app, name="job", rich_help_panel=MOVING)
-app.add_typer(guests.app, name="guest", rich_help_panel=MOVING)
-app.add_typer(hosts.app, name="host", rich_help_panel=MOVING)
-app.add_typer(database.app, name="db", rich_help_panel=RUNNING)
-app.command(rich_help_panel=RUNNING, epilog=examples("drover worker --host hv1", "DROVER_HOST=hv1 drover worker"))(
-    services.worker
-)
-app.command(rich_help_panel=RUNNING, epilog=examples("drover controller"))(services.controller)
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `drover` script."""
-    app()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        answer = app(words, prog_name="drover", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `drover ... | head`: who reads has enough; say nothing, not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        answer = ExitCode.DONE
+    except Exception as error:
+        answer = _report(error, as_json="--json" in words, debug="--debug" in words)
+    sys.exit(int(answer) if isinstance(answer, int) else ExitCode.DONE)
+
+
+def _report(error: Exception, *, as_json: bool, debug: bool) -> ExitCode:
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, typer.TyperException):
+        code, message, exit_code = "usage", error.format_message(), ExitCode.REFUSED
+        error.show() if isinstance(error, Shown) else output.note(f"error: {message}")
+    else:
+        from drover.cli.errors import fault
+
+        found = fault(error)
+        code, message, exit_code = found.code, found.message, found.exit_code
+        output.note(f"error: {message}")
+    if as_json:
+        output.emit({"error": {"code": code, "message": message}})
+    return exit_code

@@ -1,28 +1,35 @@
 """`drover worker` and `drover controller`: the standard Celery worker, with the right options."""
 
 import os
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from kombu.exceptions import OperationalError as BrokerUnreachable
-from redis.exceptions import RedisError
-from sqlalchemy import func, select
 
-from drover.broker.app import CONTROL_QUEUE, app, host_queue
-from drover.cli import completion, output
-from drover.cli.errors import broker_refuses
-from drover.cli.options import AsJson
+from drover import logs
+from drover.cli import completion
+from drover.cli.options import AsJson, examples
 from drover.errors import PreconditionFailed
-from drover.settings import settings
-from models.database import patiently, transaction
-from models.host import Host
 
 CONTROLLER_THREADS = 4
 
-LogLevel = Annotated[str, typer.Option("--loglevel", metavar="LEVEL", help="debug, info, warning, error or critical.")]
+LogLevel = Annotated[
+    logs.Level,
+    typer.Option(
+        "--log-level", "--loglevel", envvar=logs.LEVEL, case_sensitive=False, help="The least that is logged."
+    ),
+]
+LogFormat = Annotated[
+    logs.Format,
+    typer.Option(
+        "--log-format", envvar=logs.FORMAT, case_sensitive=False, help="For people, or one JSON object a line."
+    ),
+]
+
+worker_app = typer.Typer(add_completion=False)
+controller_app = typer.Typer(add_completion=False)
 
 
+@worker_app.command(epilog=examples("drover worker --host hv1", "DROVER_HOST=hv1 drover worker"))
 def worker(
     host: Annotated[
         str,
@@ -33,7 +40,8 @@ def worker(
             show_default=False,
         ),
     ],
-    loglevel: LogLevel = "info",
+    log_level: LogLevel = logs.Level.INFO,
+    log_format: LogFormat = logs.Format.TEXT,
     as_json: AsJson = False,
 ) -> None:
     """Serve one hypervisor: run on every host that guests live on, once.
@@ -41,12 +49,17 @@ def worker(
     It does what `celery -A drover.broker.app worker -Q drover.HOST` does. Settings come from the environment
     (DROVER_*).
     """
+    from drover.broker.app import CONTROL_QUEUE, host_queue
+    from drover.cli.service_start import become
+
     if host_queue(host) == CONTROL_QUEUE or "," in host:
         raise PreconditionFailed(f"{host!r} cannot be a host's name: choose another one")
     os.environ["DROVER_HOST"] = host
-    _become("-Q", host_queue(host), "-n", f"{host}@%h", loglevel=loglevel, as_json=as_json)
+    _choose_logs(host, log_level, log_format)
+    become("-Q", host_queue(host), "-n", f"{host}@%h", as_json=as_json)
 
 
+@controller_app.command(epilog=examples("drover controller", "drover controller --metrics 10.0.0.5:9464"))
 def controller(
     metrics: Annotated[
         str,
@@ -57,59 +70,28 @@ def controller(
             show_default=False,
         ),
     ] = "",
-    loglevel: LogLevel = "info",
+    log_level: LogLevel = logs.Level.INFO,
+    log_format: LogFormat = logs.Format.TEXT,
     as_json: AsJson = False,
 ) -> None:
     """See to it that jobs go on, whatever dies: run at least one, several are fine.
 
     It does what `celery -A drover.broker.app worker -Q drover.control` does; the one that holds a lock acts.
     """
-    from drover.metrics import check_address  # costs every other command a fifth of a second
+    from drover.broker.app import CONTROL_QUEUE
+    from drover.cli.service_start import become, check_metrics_address
+    from drover.extras import require
 
+    require("controller", "a controller")
     if metrics:
-        check_address(metrics)
+        check_metrics_address(metrics)
     os.environ["DROVER_METRICS_ADDRESS"] = metrics
     os.environ.pop("DROVER_HOST", None)  # a control node is no hypervisor
-    _become(
-        "-Q", CONTROL_QUEUE, "-n", "controller@%h", "-c", str(CONTROLLER_THREADS), loglevel=loglevel, as_json=as_json
-    )
+    _choose_logs("control", log_level, log_format)
+    become("-Q", CONTROL_QUEUE, "-n", "controller@%h", "-c", str(CONTROLLER_THREADS), as_json=as_json)
 
 
-def _become(*options: str, loglevel: str, as_json: bool) -> None:
-    """Replace this process by Celery's, so that signals and supervisors reach it."""
-    settings.cache_clear()
-    _check_database()
-    _check_broker()
-    argv = [sys.executable, "-m", "workers", *options]
-    argv += ["--without-gossip", "--without-mingle", f"--loglevel={loglevel}"]
-    if as_json:
-        output.emit({"pid": os.getpid(), "argv": argv})
-        sys.stdout.flush()
-        os.dup2(sys.stderr.fileno(), 1)  # Celery greets on stdout
-    os.execv(argv[0], argv)  # noqa: S606 - no shell is wanted
-
-
-def _check_database() -> None:
-    """One sentence now instead of Celery's traceback later. A database that is away is waited for, as later on."""
-
-    def look() -> None:
-        with transaction() as session:
-            session.scalar(select(func.count()).select_from(Host))
-
-    patiently(look, output.note)
-
-
-def _check_broker() -> None:
-    """Celery would try for ever, also where only an operator can help: a wrong password or certificate.
-
-    A Redis that is away is waited for, as later on: a hypervisor may start before its control node.
-    """
-    try:
-        with app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-            channel: Any = connection.channel()
-            channel.client.ping()
-    except (RedisError, BrokerUnreachable) as error:
-        if broker_refuses(error):
-            raise
-        output.note(f"Redis does not answer yet ({error}): waiting for it")
+def _choose_logs(host: str, level: logs.Level, form: logs.Format) -> None:
+    """For this process and for what it becomes."""
+    os.environ |= {logs.LEVEL: level, logs.FORMAT: form}
+    logs.configure(host)

@@ -18,14 +18,17 @@ from redis.exceptions import RedisError
 from sqlalchemy import ColumnElement, Select, delete, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
-from drover import metrics, webhooks
+from drover import logs, metrics, webhooks
 from drover.broker import health
 from drover.broker.app import CONTROL_QUEUE
 from drover.controller import leader_election
 from drover.settings import Settings, settings
+from models import fleet, said
 from models.database import away, hearing, transaction, unpooled
+from models.fleet import FleetLimits
 from models.host import Host, HostRequest
-from models.job import CLAIMED, Job, JobState, Side, Step, StepState
+from models.job import Job, JobState, Side, Step
+from models.transitions import CLAIMED, GOING_ON, Actor, StepState
 from workers.executor import STOPPING
 from workflows import isolation
 from workflows.drain import reconciler as drains
@@ -52,7 +55,7 @@ UNPUBLISHED = "Redis takes no messages"
 LEADING = threading.Event()
 """Set while this process is the one that acts."""
 _said: set[str] = set()
-"""What was logged of the present outage."""
+"""What is away in the present outage, and was logged."""
 
 
 @worker_init.connect
@@ -93,9 +96,10 @@ def lead(ours: Settings) -> None:
             STOPPING.wait(PAUSE_S)  # another controller may be able to
         if not leader_election.take(connection):
             return
-        with hearing(connection, WAKE_CHANNEL) as wait:
+        with hearing(connection, WAKE_CHANNEL, said.CHANNEL) as wait:
             LEADING.set()
-            log.info("this controller leads")
+            if not _said:  # else an outage goes on, in which it tries again and again
+                log.info("leads: this controller carries jobs and drains on")
             try:
                 _act(ours, wait)
             finally:
@@ -112,7 +116,7 @@ def _can_publish() -> bool:
     return True
 
 
-def _act(ours: Settings, wait: Callable[[float], str | None]) -> None:
+def _act(ours: Settings, wait: Callable[[float], list[str]]) -> None:
     """Look again and again. Looks that fail as a whole for some seconds end the lead: another controller may do better.
 
     Raises:
@@ -125,24 +129,25 @@ def _act(ours: Settings, wait: Callable[[float], str | None]) -> None:
             if time.monotonic() >= check_at:
                 health.check_broker()
                 check_at = time.monotonic() + CHECK_S
+                _said.clear()  # both are there: an outage is over
             failing_since = None
-            _said.clear()
         except Exception as error:
             failing_since = failing_since or time.monotonic()
             if time.monotonic() - failing_since >= FAILING_S:
                 raise
             _log(error, "a look of the controller failed")
             check_at = 0.0  # with the next look
-        wait(TICK_S)
+        said.log_heard(wait(TICK_S))
 
 
 def _log(error: Exception, what: str) -> None:
     """One line for an outage of database or broker; anything else is a fault of ours, with its traceback."""
     if away(error) or isinstance(error, (BrokerUnreachable, RedisError, ConnectionError)):
-        line = f"{what}: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        if line not in _said:
-            log.warning("%s", line)
-        _said.add(line)
+        missing = "Postgres" if away(error) else "Redis"
+        if missing not in _said:
+            told = next(iter(str(error).splitlines()), "")
+            log.warning("%s, %s is away; guests run on: %s: %s", what, missing, type(error).__name__, told)
+        _said.add(missing)
     else:
         log.error("%s", what, exc_info=error)
 
@@ -186,7 +191,8 @@ def _expire_overdue(ours: Settings) -> None:
     for job_id in PAUSES.due("take its claim away", sorted(ids)):
         with alone("take its claim away", Job, job_id), transaction() as session:
             mine = claims.overdue() & (Step.job_id == job_id)
-            claims.expire(session, mine, "its worker did not renew the lease in time", by=ME, wait=False)
+            why = "its worker did not renew the lease in time"
+            claims.expire(session, mine, why, actor=Actor.CONTROLLER, by=ME, wait=False)
 
 
 def _delete_old_questions(ours: Settings) -> None:
@@ -234,7 +240,7 @@ def _due(ours: Settings) -> Select[int]:
         select(Job.id)
         .join(Step)
         .where(
-            Job.state.in_([JobState.RUNNING, JobState.ROLLING_BACK]),
+            Job.state.in_(GOING_ON),
             Step.next_at <= func.clock_timestamp(),
             Step.enqueued_at.is_(None) | stale,
             ~exists().where(claimed.job_id == Job.id, claimed.state.in_(CLAIMED)),
@@ -250,7 +256,8 @@ def _advance_all(ours: Settings) -> None:
         with alone("advance", Job, job_id), transaction() as session:
             job = claims.lock(session, job_id, wait=False)
             if job is not None:
-                advance(session, job, ours, fault)
+                with logs.about(guest=job.guest, **logs.trace_of(job.traceparent)):
+                    advance(session, job, ours, fault)
                 isolation.forget_trouble(job)
 
 
@@ -268,15 +275,15 @@ def advance(session: Session, job: Job, ours: Settings, broker_fault: str | None
 
     With a `broker_fault` a step that is due says so instead of being published.
     """
-    idle = not any(step.state in CLAIMED for step in job.steps)
-    if job.state is JobState.RUNNING and job.cancel_requested and job.committed_at is None and idle:
-        claims.begin_rollback(session, job, "cancelled on request", by=ME)
-    step = claims.runnable(job)
+    if job.state is JobState.RUNNING and job.cancel_requested and job.committed_at is None and job.idle:
+        claims.begin_rollback(session, job, "cancelled on request", actor=Actor.CONTROLLER, by=ME)
+    step = job.next_step
     if step is None:
+        claims.end_if_nothing_is_left(session, job, actor=Actor.CONTROLLER, by=ME)
         return
     found = _seen(session, step, ours)
     if found.silent:
-        give_up_waiting(session, job, step, ours)
+        give_up_waiting(session, job, step)
     elif found.ready:
         _publish(job, step, broker_fault)
 
@@ -285,7 +292,7 @@ def _seen(session: Session, step: Step, ours: Settings) -> Any:
     """Whether a step is `ready` (due, not published lately, its host there), and its host `silent` for too long."""
     fresh = Step.enqueued_at >= func.clock_timestamp() - ours.republish_after
     ready = (Step.next_at <= func.clock_timestamp()) & (Step.enqueued_at.is_(None) | ~fresh) & alive(ours)
-    silent = Host.heartbeat_at < func.clock_timestamp() - ours.host_patience
+    silent = Host.heartbeat_at < func.clock_timestamp() - fleet.value(FleetLimits.host_patience)
     return session.execute(
         select(ready.label("ready"), silent.label("silent"))
         .join_from(Step, Host, Host.name == Step.host)
@@ -293,19 +300,21 @@ def _seen(session: Session, step: Step, ours: Settings) -> Any:
     ).one()
 
 
-def give_up_waiting(session: Session, job: Job, step: Step, ours: Settings) -> None:
+def give_up_waiting(session: Session, job: Job, step: Step) -> None:
     """The host of a job's next step has been silent for too long. Hold the job's lock.
 
     Before a cutover was begun it is rolled back: the guest stays on the source. Later the destination may run it for
     all we know, and rolling back needs the silent host as well: an operator must say what has become of it, because
     unreachable is not dead.
     """
-    silent = f"{step.host} has sent no heartbeat for {ours.host_patience.total_seconds():g} s"
-    if job.state is JobState.RUNNING and job.cutover_begun_at is None:
-        claims.begin_rollback(session, job, silent, by=ME)
+    patience = fleet.limits(session).host_patience
+    silent = f"{step.host} has sent no heartbeat for {patience.total_seconds():g} s"
+    if job.state is JobState.RUNNING and job.cutover_begun_at is None and job.committed_at is None:
+        claims.begin_rollback(session, job, silent, actor=Actor.CONTROLLER, by=ME)
     else:
         owner = Side.DESTINATION if step.side is Side.SOURCE else Side.SOURCE
-        claims.ask_operator(session, job, f"{silent}: {_choices(job, step.host, owner)}", by=ME)
+        choices = _choices(job, step.host, owner)
+        claims.ask_operator(session, job, f"{silent}: {choices}", actor=Actor.CONTROLLER, by=ME)
 
 
 def _waiting_for_a_host(ours: Settings) -> list[int]:
@@ -320,8 +329,11 @@ def _waiting_for_a_host(ours: Settings) -> list[int]:
 def go_on_with_returned(session: Session, job_id: int) -> None:
     """What only the silence of a host stopped goes on once it is back: each step looks before it acts."""
     job = claims.lock(session, job_id, wait=False)
-    if job is not None and job.state is JobState.NEEDS_OPERATOR:
-        go_on(session, job, f"{job.source} and {job.destination} both send heartbeats again", by=ME)
+    if job is None or job.state is not JobState.NEEDS_OPERATOR:
+        return
+    if not any(step.state is StepState.FAILED for step in job.steps):  # it may have failed since it was found
+        why = f"{job.source} and {job.destination} both send heartbeats again"
+        go_on(session, job, why, actor=Actor.CONTROLLER, by=ME)
 
 
 def _choices(job: Job, silent: str, owner: Side) -> str:
@@ -359,10 +371,11 @@ def _publish(job: Job, step: Step, broker_fault: str | None) -> None:
     except BrokerUnreachable as error:
         why = f"{UNPUBLISHED}: {_plainly(error)}"
         if job.wait_reason != why:
-            log.warning("job %d waits: %s", job.id, why)
+            log.warning("waits, the guest runs on: %s", why)
         job.wait_reason = why
         return
     if job.wait_reason is not None and job.wait_reason.startswith(UNPUBLISHED):
         job.wait_reason = None
     step.enqueued_at = func.clock_timestamp()
-    log.info("job %d goes on with %s on %s (%.3f s)", job.id, step.name, step.host, time.monotonic() - begun)
+    seconds = round(time.monotonic() - begun, 3)
+    log.info("publishes %s for %s, and all that follows", step.name, step.host, extra={"seconds": seconds})

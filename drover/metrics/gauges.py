@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from prometheus_client.core import Metric
-from sqlalchemy import and_, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
 from drover.metrics.builders import Labels, gauge, labelled
@@ -12,12 +12,9 @@ from drover.settings import Settings
 from models.drain import Drain, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host, HostState
-from models.job import CLAIMED, Job, JobState, StepState
+from models.job import CLAIMED, Job, JobState, StepState, unfinished
+from models.transitions import BEGUN, GOING_ON
 from workflows import capacity
-from workflows.migration.claims import runnable
-
-UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.ROLLING_BACK, JobState.NEEDS_OPERATOR)
-STARTED = (JobState.RUNNING, JobState.ROLLING_BACK, JobState.NEEDS_OPERATOR)
 
 
 def of_hosts(session: Session, now: datetime, ours: Settings) -> Iterator[Metric]:
@@ -37,8 +34,8 @@ def of_hosts(session: Session, now: datetime, ours: Settings) -> Iterator[Metric
 
 def of_jobs(session: Session, now: datetime) -> Iterator[Metric]:
     """Those that have not ended. Only a few of them have begun, so these have series of their own."""
-    jobs = dict.fromkeys((state.value for state in UNFINISHED), 0)
-    counts = select(Job.state, func.count()).where(Job.state.in_(UNFINISHED)).group_by(Job.state)
+    jobs = {state.value: 0 for state in JobState if not state.finished}
+    counts = select(Job.state, func.count()).where(unfinished()).group_by(Job.state)
     for state, count in session.execute(counts):
         jobs[state.value] = count
     yield labelled("drover_jobs", "Jobs that have not ended", ["state"], jobs)
@@ -47,7 +44,7 @@ def of_jobs(session: Session, now: datetime) -> Iterator[Metric]:
     waiting = (now - oldest).total_seconds() if oldest else 0.0
     yield gauge("drover_oldest_queued_job_age_seconds", "Of the jobs that wait to begin and have no set time", waiting)
     everything = (selectinload(Job.steps), selectinload(Job.disks))
-    started = session.scalars(select(Job).where(Job.state.in_(STARTED)).options(*everything)).all()
+    started = session.scalars(select(Job).where(Job.state.in_(BEGUN)).options(*everything)).all()
     ages = {(job.id, job.guest, job.state.value, *_place(job)): _still_s(job, now) for job in started}
     yield labelled(
         "drover_job_step_age_seconds",
@@ -59,7 +56,7 @@ def of_jobs(session: Session, now: datetime) -> Iterator[Metric]:
     yield labelled("drover_job_moved_bytes", "Of its disks and its RAM so far", ["job_id", "guest"], moved)
     due = dict.fromkeys(session.scalars(select(Host.name)), 0.0)
     for job in started:
-        step = runnable(job)
+        step = job.next_step
         if step is not None and step.next_at <= now:
             since = max(step.next_at, job.progress_at or step.next_at)
             due[step.host] = max(due[step.host], (now - since).total_seconds())
@@ -69,7 +66,7 @@ def of_jobs(session: Session, now: datetime) -> Iterator[Metric]:
 def _place(job: Job) -> tuple[str, str]:
     """Step and host at which the job is now."""
     telling = [*CLAIMED, StepState.FAILED]
-    step = next((step for step in job.steps if step.state in telling), None) or runnable(job)
+    step = next((step for step in job.steps if step.state in telling), None) or job.next_step
     return (step.name, step.host) if step is not None else ("", "")
 
 
@@ -100,7 +97,7 @@ def of_drains(session: Session, now: datetime) -> Iterator[Metric]:
 
 def _still_drains(session: Session, now: datetime) -> dict[Labels, float]:
     """Those that should go on: not one that is paused, or waits for its window or for the release of a move."""
-    begun = and_(Job.state.in_(STARTED), Job.state != JobState.NEEDS_OPERATOR)
+    begun = Job.state.in_(GOING_ON)
     newest = func.max(func.greatest(Job.progress_at, Job.finished_at, Job.created_at))
     waits = func.coalesce(func.bool_or(begun & capacity.parked()), False) | (
         Drain.window.is_not(None) & (func.count().filter(begun) == 0)

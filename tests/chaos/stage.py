@@ -95,9 +95,10 @@ class Stage:
 def raised(*, with_standby: bool = False) -> Iterator[Stage]:
     """A new lab for the time of a `with` block; this process is pointed at it."""
     kind = LabWithStandby if with_standby else Lab
-    more = {"DROVER_HOST_PATIENCE_S": f"{PATIENCE_S:g}", "DROVER_WEBHOOK_SECRET": "so that somebody is told"}
+    more = {"DROVER_WEBHOOK_SECRET": "so that somebody is told"}
+    limits = {"host-patience": f"{PATIENCE_S:g}"}
     with (
-        labs.temporary(settings=labs.BRISK | more, namespaces=True, prefix="dc", kind=kind) as lab,
+        labs.temporary(settings=labs.BRISK | more, limits=limits, namespaces=True, prefix="dc", kind=kind) as lab,
         slow_receiver() as webhook,
     ):
         if isinstance(lab, LabWithStandby):

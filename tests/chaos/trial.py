@@ -189,7 +189,7 @@ class _Trial:
     def _ended(self) -> bool:
         self.stage.supervise()
         try:
-            return self._job().state.ended
+            return self._job().state.settled
         except SQLAlchemyError:  # Postgres is being restarted
             return False
 
@@ -311,7 +311,7 @@ class _Trial:
         for process in _qemus_of(f"/{self.guest}/"):
             process.kill()
         with suppress(Exception):
-            if self.job_id and not self._job().state.ended:
+            if self.job_id and not self._job().state.settled:
                 jobs.cancel(self.job_id)
         with suppress(Exception):
             guest_records.forget(self.guest)

@@ -9,11 +9,13 @@ import pytest
 import migrations
 from drover.controller import leader_election
 from drover.errors import PreconditionFailed
+from lab import fleet
 from lab.directory import Lab
-from models.base import Base
 from models.database import engine, transaction
 from models.guest import Guest
 from models.host import Host
+from tests import factories
+from tests.helpers import until
 from tests.test_cli.support import NO_BROKER, forget_caches, point_at
 from workflows import guests
 from workflows.migration import preflight
@@ -33,16 +35,18 @@ def forget() -> Iterator[None]:
 
 
 @pytest.fixture
-def bare(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process is pointed at the database, whatever is in it."""
+def bare(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process is pointed at the database, whatever is in it, and at no broker."""
     point_at(monkeypatch, DROVER_DATABASE_URL=database_url, DROVER_BROKER_URL=NO_BROKER)
+    with fleet.celery_configured():
+        yield
 
 
 @pytest.fixture
 def database(without_controller: None) -> Iterator[None]:
     """The newest schema, and nothing in it but two hosts and a guest on the first; somebody acts as the controller."""
     with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        assert leader_election.take(connection)
+        until("the lock of the test before is gone", lambda: leader_election.take(connection))
         yield
 
 
@@ -51,8 +55,7 @@ def without_controller(bare: None) -> None:
     """The same, but nobody acts."""
     migrations.upgrade()
     with transaction() as session:
-        for table in reversed(Base.metadata.sorted_tables):
-            session.execute(table.delete())
+        factories.empty(session)
         now = datetime.now(tz=UTC)
         for name, beat in (("hv1", now), ("hv2", now), ("gone", now - timedelta(hours=1))):
             facts = {"cpus": 8, "memory_bytes": 16 << 30, "qemu": "QEMU emulator version 10.0.2"}

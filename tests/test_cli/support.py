@@ -4,15 +4,18 @@ import json
 import sys
 import threading
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
-from typer.testing import CliRunner, Result
 
-from drover.cli import app
+from drover import settings
+from drover.cli import main
 from models.database import forget, transaction
 from models.job import Disk, Job, JobState, StepState, record_event
 from workflows.migration import chain
@@ -26,7 +29,7 @@ DROVER = str(Path(sys.executable).with_name("drover"))
 
 def point_at(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
     """Have this process use these variables, and nothing that it cached before."""
-    for name in ("DROVER_HOST", "DROVER_DATABASE_URL", "DROVER_BROKER_URL"):
+    for name in settings.variables():
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -38,9 +41,26 @@ def forget_caches() -> None:
     forget()
 
 
+@dataclass(frozen=True)
+class Result:
+    """How a command ended, and what it printed."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        """All of it."""
+        return self.stdout + self.stderr
+
+
 def drover(*words: str) -> Result:
     """The command in this process."""
-    return CliRunner().invoke(app, list(words))
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main(words)
+    return Result(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def document(*words: str, code: int = 0) -> dict[str, Any]:
@@ -84,7 +104,7 @@ def _act(job: Job) -> None:
         JobState.ROLLING_BACK: StepState.ROLLING_BACK,
         JobState.ROLLED_BACK: StepState.ROLLED_BACK, JobState.NEEDS_OPERATOR: StepState.FAILED,
     }[job.state]  # fmt: skip
-    if job.state.ended:
+    if job.state.settled:
         job.finished_at = first.finished_at = BEGUN + timedelta(seconds=12.5)
     if job.state is JobState.DONE:
         for step in job.steps:

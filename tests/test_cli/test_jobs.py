@@ -25,7 +25,7 @@ def test_job_show_in_every_state(database: None, state: JobState) -> None:
     assert found["warnings"] == ["the link is slow"]
     for name in ("created_at", "started_at", "finished_at"):
         assert found[name] is None or datetime.fromisoformat(found[name]).utcoffset() is not None
-    if state.ended:
+    if state.settled:
         assert found["total_s"] == 12.5
     assert drover("job", "show", str(number)).exit_code == 0
 

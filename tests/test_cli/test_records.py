@@ -177,7 +177,7 @@ def test_cancel_of_a_job_at_work_says_that_it_is_requested_and_not_how_it_ends(d
 
 def test_cancel_of_a_queued_job_says_that_it_is_rolled_back(database: None) -> None:
     number = insert_job(JobState.QUEUED)
-    assert drover("job", "cancel", str(number)).stdout == f"job {number} is rolled_back: web stays on hv1\n"
+    assert drover("job", "cancel", str(number)).stdout == f"job {number} is rolled back: web stays on hv1\n"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from sqlalchemy import func, select
 
 from drover.settings import Settings
 from models.database import transaction
+from models.fleet import retention_of
 from models.job import Disk, Job
 from workers.step import Context
 
@@ -20,8 +21,9 @@ def complete(ctx: Context) -> bool:
 
 def set_aside(ctx: Context) -> None:
     """Rename the images; the record is written first, so that no file is ever forgotten."""
-    until = ctx.claim.now() + ctx.settings.retention
-    with ctx.record() as (_, job, _step):
+    with ctx.record() as (session, job, _step):
+        kept_for = retention_of(session, job.source)
+        until = ctx.claim.now() + kept_for
         for disk in job.disks:
             disk.retired_path = f"{disk.source_path}.drover-{job.id}"
             disk.retired_until = until
@@ -30,7 +32,7 @@ def set_aside(ctx: Context) -> None:
         if Path(disk.source_path).exists():
             Path(disk.source_path).rename(str(disk.retired_path))
     ctx.job.disks = job.disks
-    if not ctx.settings.retention:
+    if not kept_for:
         delete_expired(ctx.settings)
 
 
@@ -44,11 +46,12 @@ def delete_expired(settings: Settings) -> None:
             select(Disk).join(Job).where(Job.source == settings.host, Disk.retired_until <= func.clock_timestamp())
         ).all()
     for disk in expired:
+        about = {"job": disk.job_id}
         try:
             Path(str(disk.retired_path)).unlink(missing_ok=True)
         except OSError as error:  # the others need not wait for this one
-            log.warning("%s, left behind by job %d, could not be deleted: %s", disk.retired_path, disk.job_id, error)
+            log.warning("%s could not be deleted, it is tried again: %s", disk.retired_path, error, extra=about)
             continue
         with transaction() as session:
             session.get_one(Disk, (disk.job_id, disk.index)).retired_until = None
-        log.info("deleted %s, left behind by job %d", disk.retired_path, disk.job_id)
+        log.info("deleted %s: the guest left it behind, and it was kept long enough", disk.retired_path, extra=about)

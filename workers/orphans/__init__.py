@@ -6,6 +6,7 @@ So each find is judged by its job alone, as the database has it right before som
 only while its own monitor, held by us, says that it still waits for a guest.
 """
 
+import logging
 import time
 
 from sqlalchemy import select
@@ -16,8 +17,9 @@ from models.base import Document
 from models.database import transaction
 from models.job import Job
 from workers.orphans.discovery import finds
-from workers.orphans.naming import ENDED
 from workers.orphans.resources import Find, Kept, Retired
+
+log = logging.getLogger(__name__)
 
 BUDGET_S = 20.0
 """Nothing is begun later than that: whoever asked waits 30 s for the answer."""
@@ -71,6 +73,8 @@ def _document(find: Find, job: Job | None, *, removed: bool = False, kept: str |
     why = "the database knows no such job" if job is None else f"the job is {job.state}"
     if isinstance(find, Retired):
         why += ", and it was kept long enough"
+    became = "removed" if removed else f"kept: {kept}" if kept else "found"
+    log.info("orphan %s, %s: %s (%s)", find.kind, find.what, became, why, extra={"job": find.job_id})
     return {"kind": find.kind, "what": find.what, "job": find.job_id, "why": why, "removed": removed, "kept": kept}
 
 
@@ -84,5 +88,5 @@ def _ended(job_id: int, unknown_jobs: bool) -> None:
         state = session.scalar(select(Job.state).where(Job.id == job_id))
     if state is None and not unknown_jobs:
         raise Kept("that is no proof that it has ended: `drover gc --unknown-jobs` removes it")
-    if state is not None and state not in ENDED:
+    if state is not None and not state.finished:
         raise Kept(f"job {job_id} is {state}")

@@ -11,7 +11,7 @@ from drover.settings import Settings
 from models.database import transaction
 from models.guest import Guest
 from models.job import Disk, Job
-from workers.orphans.naming import ENDED, MIRROR, MONITOR_TIMEOUT_S, NUMBER, ROLES, being_moved, made, mirror_names
+from workers.orphans.naming import MIRROR, MONITOR_TIMEOUT_S, NUMBER, ROLES, being_moved, made, mirror_names
 from workers.orphans.resources import Directory, Find, Helper, Image, Incoming, Mirror, Retired
 from workers.processes import Process, marked
 from workers.qemu.monitor import connect
@@ -28,7 +28,7 @@ async def finds(settings: Settings) -> tuple[list[tuple[Find, Job | None]], list
 
 
 def _is_over(job: Job | None) -> bool:
-    return job is None or job.state in ENDED
+    return job is None or job.state.finished
 
 
 def _jobs(ids: set[int]) -> dict[int, Job | None]:

@@ -8,12 +8,10 @@ from pathlib import Path
 from sqlalchemy import ColumnElement, exists
 
 from models.guest import Guest
-from models.job import Job, JobState
+from models.job import Job, unfinished
 from workers.qemu.monitor import Monitor
 from workers.step import JobDirectory
 
-ENDED = (JobState.DONE, JobState.ROLLED_BACK)
-"""States that no job leaves."""
 NUMBER = r"[1-9][0-9]{0,17}"
 ROLES = re.compile(r"exporter|incoming|switch-[0-9]+")
 MIRROR = re.compile(rf"drover-({NUMBER})-[0-9]+")
@@ -38,4 +36,4 @@ async def mirror_names(monitor: Monitor) -> set[str]:
 
 
 def being_moved() -> ColumnElement[bool]:
-    return exists().where(Job.guest == Guest.name, Job.state.not_in(ENDED))
+    return exists().where(Job.guest == Guest.name, unfinished())

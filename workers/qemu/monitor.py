@@ -6,6 +6,8 @@ claim stops before the hypervisor and not only before the database.
 """
 
 import asyncio
+import json
+import logging
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -26,8 +28,14 @@ from qemu.qmp import (
 )
 from qemu.qmp.qmp_client import GreetingError, NegotiationError
 
+from drover import logs
 from drover.errors import DroverError, Transient
 
+log = logging.getLogger(__name__)
+
+SECRET_NAMES = frozenset({"data", "key", "passphrase", "passwd", "password", "secret"})
+"""Of arguments that hold one: `object-add` of a secret, `set_password`, `change-vnc-password`, block drivers."""
+LONGEST_SHOWN = 2000
 CONNECT_TIMEOUT_S = 5.0
 NEGOTIATIONS = 3
 COMMAND_TIMEOUT_S = 60.0
@@ -141,17 +149,37 @@ async def connect(
 
 
 class _Client(QMPClient):
-    """One that says nothing of single messages.
+    """One that logs messages in our way, and formats none that is not logged.
 
     The hooks of qemu.qmp 0.0.5 format each message for a debug log even when there is none: an eighth of what a worker
     does in a move, and part of each pause.
     """
 
     def _cb_outbound(self, msg: Message) -> Message:
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("QMP > %s", _shown(msg))
         return msg
 
     def _cb_inbound(self, msg: Message) -> Message:
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("QMP < %s", _shown(msg))
         return msg
+
+
+def _shown(message: Message) -> str:
+    """One line of QMP without secrets; what is longer than anybody reads is cut off."""
+    text = json.dumps(_without_secrets(dict(message)))
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}... ({len(text)} characters)"
+
+
+def _without_secrets(value: Any) -> Any:
+    """What stands under a telling name is left out. `drover.logs` masks our nonces and keys wherever they stand."""
+    if isinstance(value, Mapping):
+        return {
+            name: logs.SECRET if name in SECRET_NAMES and isinstance(part, str) else _without_secrets(part)
+            for name, part in value.items()
+        }
+    return [_without_secrets(part) for part in value] if isinstance(value, list) else value
 
 
 async def _negotiated(path: str) -> tuple[QMPClient, socket.socket]:

@@ -5,8 +5,11 @@ What can be healed is healed all that time.
 
 import asyncio
 import time
+from datetime import timedelta
 
-from drover.errors import Fatal, Transient
+from drover.errors import Fatal
+from models.database import transaction
+from models.fleet import limits
 from models.job import Side, record_event
 from workers import guest_events, mirrors, nbd_server
 from workers.qemu import block
@@ -14,6 +17,7 @@ from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
 from workers.step import Context, StepHandler
 from workers.switchover import supervisor
+from workflows.migration.chain import BeginAnew, Restart
 
 POLL_S = 1.2
 """What QEMU tells by events needs no poll, and each takes the main loop from the guest's own requests."""
@@ -127,9 +131,11 @@ class _Watch:
         still_s = time.monotonic() - self.moved_at
         if moved != self.moved_bytes:
             self.moved_at, self.moved_bytes = time.monotonic(), moved
-        elif still_s > SILENCE_S and await asyncio.to_thread(nbd_server.reachable, self.ctx):
+        elif still_s <= SILENCE_S:
+            return
+        elif await asyncio.to_thread(nbd_server.reachable, self.ctx):
             self.moved_at = time.monotonic()
-        elif still_s > self.ctx.settings.host_patience.total_seconds():
+        elif still_s > (await asyncio.to_thread(_host_patience)).total_seconds():
             raise Fatal(f"{self.ctx.job.destination} could not be reached by {self.ctx.job.source} for {still_s:.0f} s")
 
     async def heal(self, states: dict[str, Mirror]) -> None:
@@ -140,9 +146,9 @@ class _Watch:
             return
         self.heal_until = self.heal_until or time.monotonic() + HEAL_S
         if time.monotonic() > self.heal_until:
-            raise Transient(f"the destination's images could not be written for {HEAL_S:g} s", restart_from="start_nbd")
+            raise BeginAnew(f"the destination's images could not be written for {HEAL_S:g} s", Restart.NBD_SERVER)
         if nbd_server.refuses(self.ctx):
-            raise Transient("the NBD server is gone: the copy begins anew", restart_from="start_nbd")
+            raise BeginAnew("the NBD server is gone: the copy begins anew", Restart.NBD_SERVER)
         for name in broken:
             await block.resume_mirror(self.monitor, name)
         await asyncio.sleep(1.0)
@@ -169,6 +175,9 @@ class _Room:
 def _raise_if_ended(ctx: Context, states: dict[str, Mirror]) -> None:
     ended = [f"{name}: {mirror.error}" for name, mirror in states.items() if mirror.concluded]
     if ended or len(states) < len(ctx.job.disks):
-        raise Transient(
-            "a mirror ended before its time, the copy begins anew: " + "; ".join(ended), restart_from="mirror_disks"
-        )
+        raise BeginAnew("a mirror ended before its time, the copy begins anew: " + "; ".join(ended), Restart.MIRRORS)
+
+
+def _host_patience() -> timedelta:
+    with transaction() as session:
+        return limits(session).host_patience

@@ -6,6 +6,7 @@ died, the destination's link lets the guest run.
 """
 
 import asyncio
+import logging
 import time
 
 from drover.errors import NeverRan, StepError, Transient, Unknown
@@ -19,10 +20,10 @@ from workers.qemu import migration
 from workers.qemu.monitor import Monitor, MonitorLost
 from workers.run_marker import MARK
 from workers.step import Context, StepHandler
-from workers.switchover import supervisor
+from workers.switchover import supervisor, trace
+from workflows.migration.run_states import WENT_ON
 
-STARTED = {"running", "shutdown", "guest-panicked", "io-error", "suspended", "internal-error", "watchdog"}
-"""Run states of a guest that has gone its own way since it was let run."""
+log = logging.getLogger(__name__)
 
 
 class CutoverSource(StepHandler):
@@ -55,6 +56,9 @@ class CutoverSource(StepHandler):
             },
             **learnt,
         )
+        trace.record(ctx.job.traceparent, resumed)
+        stood_still = {"downtime_ms": resumed.get("downtime_ms")}
+        log.info("the guest was handed over, and stood still for %s ms", stood_still["downtime_ms"], extra=stood_still)
 
     async def _stands_still(self, ctx: Context) -> bool:
         if not ctx.source_alive:
@@ -98,7 +102,7 @@ class CutoverDestination(StepHandler):
 
     async def _let_run(self, ctx: Context, monitor: Monitor) -> None:
         status = (await monitor.query("query-status"))["status"]
-        if status in STARTED:
+        if status in WENT_ON:
             return
         if status not in migration.STANDS_STILL:
             raise Transient(f"the QEMU on {ctx.job.destination} is {status}")  # it ends when its stream broke

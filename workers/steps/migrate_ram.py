@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import time
 
-from drover.errors import Committed, Fatal, Transient
+from drover.errors import Committed, Fatal
 from models.job import Side
 from workers import incoming_qemu, mirrors, nbd_server
 from workers.qemu import block, migration
@@ -18,6 +18,7 @@ from workers.step import Context, StepHandler
 from workers.switchover import supervisor
 from workers.switchover.journal import Journal, Story
 from workers.switchover.parameters import DestinationParameters, SourceParameters
+from workflows.migration.chain import BeginAnew, Restart
 
 RECORD_S = 1.0
 DEADLINE_S = 1800.0
@@ -43,9 +44,7 @@ class MigrateRamDestination(StepHandler):
         await supervisor.kill_all(ctx, but_prepared=True)  # one that waits for its peer holds the NBD server's monitor
         serves, waits = await asyncio.gather(nbd_server.serves(ctx), incoming_qemu.waits(ctx))
         if not serves:
-            raise Transient(
-                "the NBD server is gone or let go of the images: the copy begins anew", restart_from="start_nbd"
-            )
+            raise BeginAnew("the NBD server is gone or let go of the images: the copy begins anew", Restart.NBD_SERVER)
         if not waits:
             await incoming_qemu.start(ctx)
         await self._start_switch(ctx)
@@ -90,7 +89,7 @@ class MigrateRamSource(StepHandler):
 
     async def _attempt(self, ctx: Context) -> None:
         if not ctx.job.switchover:  # the former worker died when it had just called the attempt off
-            raise Transient("the RAM has to be sent anew", restart_from="migrate_ram")
+            raise BeginAnew("the RAM has to be sent anew", Restart.RAM)
         attempt = ctx.job.switchover["attempt"]
         if attempt not in supervisor.attempts(ctx):
             await self._check_guest(ctx)
@@ -127,7 +126,7 @@ class MigrateRamSource(StepHandler):
             nodes=mirrors.names(ctx),
             live=ctx.destination["ram"] == "live",
             max_downtime_ms=ctx.job.options["max_downtime_ms"],
-            bandwidth_bytes_per_s=ctx.job.options.get("bandwidth_bytes_per_s") or ctx.settings.bandwidth_bytes_per_s,
+            bandwidth_bytes_per_s=mirrors.budget(ctx),
             deadline_s=DEADLINE_S,
             devices=ctx.source["devices"],
         )
@@ -139,7 +138,7 @@ class MigrateRamSource(StepHandler):
         # Without `switch` the destination starts a new process even if nobody ever called this one.
         ctx.note(cutover_begun_at=None, switchover={})
         said = kept or told.last("lost") or {"reason": "the source's switchover process died"}
-        raise Transient(str(said["reason"]), restart_from="await_sync" if mirrored else "start_nbd")
+        raise BeginAnew(str(said["reason"]), Restart.SYNC if mirrored else Restart.NBD_SERVER)
 
     async def _take_back(self, ctx: Context) -> bool:
         """The switchover process is dead and never said run: nobody else will let this guest go on.

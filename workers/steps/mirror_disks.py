@@ -2,12 +2,12 @@
 
 import asyncio
 
-from drover.errors import Transient
 from models.job import Side
 from workers import mirrors
 from workers.qemu import block
 from workers.qemu.monitor import CommandRefused, Monitor
 from workers.step import Context, StepHandler
+from workflows.migration.chain import BeginAnew, Restart
 
 
 class MirrorDisks(StepHandler):
@@ -30,7 +30,7 @@ class MirrorDisks(StepHandler):
                     devices = {mirrors.name(ctx.job.id, i): ctx.job.plan["disks"][i]["device"] for i in missing}
                     await block.start_mirrors(monitor, devices, bytes_per_s=rate)
             except CommandRefused as error:  # no way to the NBD server, or it died: the destination must look
-                raise Transient(str(error), restart_from="start_nbd") from error
+                raise BeginAnew(str(error), Restart.NBD_SERVER) from error
 
     async def _connect(self, ctx: Context, monitor: Monitor, index: int) -> None:
         name, discard = mirrors.name(ctx.job.id, index), ctx.job.plan["disks"][index]["discard"]

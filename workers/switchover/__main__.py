@@ -1,27 +1,44 @@
 """`python -m workers.switchover source|destination ORDER`: one side of one attempt, in a process of its own."""
 
 import asyncio
+import logging
+import os
 import sys
 from pathlib import Path
 
-from workers.switchover import destination, guardian, parameters, source
-from workers.switchover.parameters import DestinationParameters, SourceParameters
+from drover import logs
+from workers.switchover import destination, guardian, journal, parameters, source
+from workers.switchover.parameters import DestinationParameters, Parameters, SourceParameters
+
+log = logging.getLogger("workers.switchover")
 
 PATIENCE_S = 60.0
 """A process may be started ahead of its order; one that none comes for ends by itself."""
 
 
 def main() -> None:
-    """Carry out the order and end."""
+    """Carry out the order and end. Nothing is logged between STOP and RESUME, unless DEBUG is asked for."""
+    logs.configure_as_told()
     side, order = sys.argv[1], Path(sys.argv[2])
     if not parameters.comes(order, PATIENCE_S):
+        log.info("ends: no parameters came within %g s", PATIENCE_S)
         return
+    log.info("begins as the %s's switchover process", side, extra={"pid": os.getpid()})
+    told: Parameters
     if side == "source":
         told = SourceParameters.load(order)
         guardian.begin(told)
         asyncio.run(source.hand_over(told))
     else:
-        asyncio.run(destination.serve(DestinationParameters.load(order)))
+        told = DestinationParameters.load(order)
+        asyncio.run(destination.serve(told))
+    _say_the_end(Path(told.journal))
+
+
+def _say_the_end(path: Path) -> None:
+    last = journal.read(path).lines[-1]
+    event, reason = last["event"], last.get("reason")
+    log.log(logging.WARNING if reason else logging.INFO, "ends: %s%s", event, f": {reason}" if reason else "")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ one name (a forked process has its parent's environment), so whoever ends the on
 """
 
 import asyncio
+import logging
 import os
 import select
 import signal
 import time
-import traceback
 from pathlib import Path
 
 from drover.errors import DroverError
@@ -19,6 +19,8 @@ from workers.qemu.monitor import connect
 from workers.switchover import journal
 from workers.switchover.journal import Journal, Story
 from workers.switchover.parameters import SourceParameters
+
+log = logging.getLogger(__name__)
 
 NAME = "drover-guardian"
 """In /proc/PID/comm; its command line is that of the switchover process."""
@@ -40,7 +42,7 @@ def begin(order: SourceParameters) -> None:
         Path("/proc/self/comm").write_text(NAME)
         guard(order, guarded)
     except BaseException:
-        traceback.print_exc()
+        log.exception("the guardian failed")
     finally:
         os._exit(0)  # what the switchover process has open, and wants done at its end, is its own
 
@@ -50,6 +52,7 @@ def guard(order: SourceParameters, guarded: int) -> None:
     path = Path(order.journal)
     _outlive(guarded, path)
     if left_to_nobody(journal.read(path)):
+        log.warning("the switchover process is dead and may have left the guest paused: letting it go on at the source")
         asyncio.run(_let_go_on(order))
 
 

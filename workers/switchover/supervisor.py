@@ -2,13 +2,12 @@
 
 import asyncio
 import json
-import re
 import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+from drover import logs
 from drover.errors import Transient
 from workers import processes
 from workers.processes import Process
@@ -38,13 +37,8 @@ def running(ctx: Context, attempt: int) -> Process | None:
 def _number(ctx: Context, attempt: int) -> int | None:
     """Of the process that was ordered to carry an attempt through."""
     its_journal = str(ctx.directory.switch_journal(ctx.claim.side, attempt))
-    parameters = ((number, json.loads(path.read_text())) for number, path in _numbered(ctx, "json"))
-    return next((number for number, order in parameters if order["journal"] == its_journal), None)
-
-
-def _numbered(ctx: Context, kind: str) -> list[tuple[int, Path]]:
-    found = ctx.directory.path.glob(f"{ROLE}{ctx.claim.side}-*.{kind}")
-    return sorted((int(match[1]), path) for path in found if (match := re.search(r"-(\d+)\.\w+$", path.name)))
+    given = ctx.directory.switch_orders(ctx.claim.side)
+    return next((number for number, path in given if json.loads(path.read_text())["journal"] == its_journal), None)
 
 
 def story(ctx: Context, attempt: int) -> Story:
@@ -54,7 +48,7 @@ def story(ctx: Context, attempt: int) -> Story:
 
 def attempts(ctx: Context) -> list[int]:
     """The attempts begun on this host, oldest first."""
-    return [attempt for attempt, _ in _numbered(ctx, "jsonl")]
+    return [attempt for attempt, _ in ctx.directory.switch_journals(ctx.claim.side)]
 
 
 def committed(ctx: Context) -> Story | None:
@@ -86,7 +80,9 @@ def _spawn(ctx: Context) -> int:
     number, role = ctx.claim.token, f"{ROLE}{ctx.claim.token}"
     order = ctx.directory.switch_order(ctx.claim.side, number)
     argv = [sys.executable, "-m", "workers.switchover", str(ctx.claim.side), str(order)]
-    processes.spawn(ctx.directory.mark(role), argv, ctx.directory.log(role))
+    processes.spawn(
+        ctx.directory.mark(role), argv, ctx.directory.log(role), environment=logs.handed_on(step="switchover")
+    )
     return number
 
 

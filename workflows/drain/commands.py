@@ -15,6 +15,7 @@ from models.base import Document
 from models.database import transaction
 from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.host import Host, HostState
+from models.said import say
 from workflows.drain import planner
 from workflows.drain.planner import Forecast, Where, guests_of, known
 from workflows.migration import claims, jobs
@@ -114,6 +115,7 @@ def _insert(session: Session, order: DrainRequest, forecast: Forecast | None, ke
     )
     session.add(drain)
     session.flush()
+    say(session, f"a {drain.kind} of {drain.host} was submitted", drain=drain.id)
     return drain
 
 
@@ -134,7 +136,7 @@ def record_refusal(order: DrainRequest, idempotency_key: str, why: str) -> None:
             session.flush()
             drain.announce(session)
     except SQLAlchemyError:
-        log.warning("the refusal of %r cannot be kept: %s", idempotency_key, why)
+        log.warning("the refusal of the submission %r cannot be kept, nothing was changed: %s", idempotency_key, why)
 
 
 def _planned(forecast: Forecast, *, at_once: bool) -> list[DrainGuest]:
@@ -235,7 +237,7 @@ def cancel_moves(session: Session, drain: Drain) -> None:
     """Have every move under way rolled back that has not crossed; asked again and again until none is left."""
     for row in drain.guests:
         job = claims.lock(session, row.job_id, wait=False) if row.job_id and row.state is GuestState.MOVING else None
-        if job is not None and not job.state.ended and not job.cancel_requested and job.committed_at is None:
+        if job is not None and not job.state.settled and not job.cancel_requested and job.committed_at is None:
             jobs.request_end(session, job, by=f"drain {drain.id}")
 
 

@@ -9,15 +9,15 @@ from sqlalchemy.orm import Session
 
 from drover.errors import HostRefused, PreconditionFailed, Unavailable
 from drover.settings import Settings
+from models import fleet
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.guest import Guest
-from models.job import Job, JobState
+from models.job import Job, JobState, unfinished
 from workflows import capacity, estimate, isolation, schedule
 from workflows.drain import job_sync
 from workflows.drain.placement import Candidate, Placement
 from workflows.drain.planner import Where, candidate, placed
-from workflows.guests import unfinished_jobs
 from workflows.host_rpc import ANSWER_TIMEOUT_S
 from workflows.migration import jobs
 from workflows.migration.jobs import MigrationOptions
@@ -62,7 +62,8 @@ def _with_slots(
     session: Session, placements: Iterable[Placement], waiting: Mapping[str, DrainGuest], ours: Settings
 ) -> list[str]:
     """Give the free slots away in the order of the plan; who was promised a place holds one already."""
-    slots, speed, rooms = capacity.slots(session, ours), estimate.speed(session), capacity.rooms(session, ours)
+    slots, speed = capacity.slots(session, fleet.limits(session)), estimate.speed(session)
+    rooms = capacity.rooms(session, ours)
     chosen = []
     for placement in sorted(placements, key=lambda one: not one.candidate.promised):
         guest, row = placement.candidate, waiting.get(placement.candidate.name)
@@ -111,7 +112,7 @@ def _obstacles(session: Session, waiting: Mapping[str, DrainGuest], ours: Settin
         for name, row in waiting.items()
         if row.source in rooms
     }
-    others = session.scalars(unfinished_jobs().where(Job.guest.in_(list(waiting)))).all()
+    others = session.scalars(select(Job).where(unfinished(), Job.guest.in_(list(waiting)))).all()
     return silent | {job.guest: Wait(why=f"job {job.id} is moving it to {job.destination}") for job in others}
 
 
@@ -144,6 +145,8 @@ def submit(drain_id: int, guest: str) -> None:
         seed=drain.seed,
     )
 
+    about = {"drain": drain_id, "guest": guest}
+
     def still_wanted(session: Session) -> None:
         now = session.get_one(Drain, drain_id, with_for_update=True)
         if now.state is not DrainState.RUNNING:
@@ -162,10 +165,12 @@ def submit(drain_id: int, guest: str) -> None:
             by=f"drain {drain_id}",
         )
     except PreconditionFailed as error:
-        log.info("drain %d: %s does not go to %s: %s", drain_id, guest, row.destination, error)
+        log.info("does not go to %s: %s", row.destination, error, extra=about)
         _refused(drain_id, guest, row.destination, error)
     except Exception as error:
-        log.exception("drain %d: %s could not be submitted", drain_id, guest)
+        log.exception(
+            "the move to %s could not be submitted; the guest stays where it is", row.destination, extra=about
+        )
         _refused(drain_id, guest, row.destination, Unavailable(isolation.reason(error)))
 
 
@@ -177,7 +182,7 @@ def _refused(drain_id: int, guest: str, destination: str, error: PreconditionFai
         if row.state is not GuestState.WAITING:
             return
         row.reason = str(error)
-        if session.scalar(unfinished_jobs().where(Job.guest == guest).limit(1)) is None:
+        if session.scalar(select(Job).where(unfinished(), Job.guest == guest).limit(1)) is None:
             _without_job(row, destination, error)
         jobs.wake(session)
 

@@ -7,6 +7,7 @@ from drover.settings import Settings
 from models.drain import Drain, DrainGuest, DrainKind, GuestState
 from models.guest import Guest
 from models.job import Job, JobState
+from models.transitions import Actor
 from workflows import capacity
 from workflows.migration import claims
 
@@ -57,7 +58,7 @@ def _withdraw(session: Session, job: Job, closed: str) -> None:
     """A job that has not begun does not wait for a host that was closed, or fell silent, meanwhile."""
     locked = claims.lock(session, job.id, wait=False)
     if locked is not None and locked.state is JobState.QUEUED:
-        claims.begin_rollback(session, locked, closed, by="controller")
+        claims.begin_rollback(session, locked, closed, actor=Actor.CONTROLLER, by="controller")
 
 
 def moves_under_way(session: Session, drain: Drain) -> bool:

@@ -11,14 +11,16 @@ from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
 from drover.settings import settings
+from models import fleet
 from models.base import Document, now
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host
 from models.job import Job
+from models.transitions import BEGUN
 from workflows import capacity, estimate, schedule
-from workflows.capacity import BEGUN, Size
+from workflows.capacity import Size
 from workflows.drain.placement import Candidate, Plan, Resident, plan
 from workflows.estimate import Speed
 from workflows.migration import preflight
@@ -72,7 +74,7 @@ def forecast(kind: DrainKind, host: str, where: Where, terms: SubmitOptions | No
     while survey.ask_destinations(made := _placed(kind, host, where, survey)):
         pass
     with transaction() as session:
-        speed, at = estimate.speed(session), now(session)
+        speed, at, limits = estimate.speed(session), now(session), fleet.limits(session)
     never = _too_long(made, speed, terms or SubmitOptions(), at)
     made = Plan(
         placements=tuple(one for one in made.placements if one.candidate.name not in never),
@@ -84,7 +86,7 @@ def forecast(kind: DrainKind, host: str, where: Where, terms: SubmitOptions | No
         sources={guest.name: guest.host for guest in guests.values()},
         plan=made,
         speed=speed,
-        total_s=estimate.total_s(made.placements, speed, settings()),
+        total_s=estimate.total_s(made.placements, speed, limits),
     )
 
 

@@ -4,6 +4,8 @@
 of its own, because hosts are asked then; whatever is lost on the way is sent again.
 """
 
+import logging
+
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
@@ -20,6 +22,8 @@ from workflows.drain import commands, dispatcher, job_sync
 from workflows.drain.commands import cancel_moves
 from workflows.drain.planner import guests_of
 from workflows.isolation import PAUSES, alone, forget_trouble
+
+log = logging.getLogger(__name__)
 
 
 def tick(ours: Settings) -> None:
@@ -38,6 +42,7 @@ def _carry_on(drain_id: int, ours: Settings) -> None:
         if drain is not None:
             forget_trouble(drain)
     for guest in chosen:  # after the commit: who takes the message must find the row
+        log.info("dispatches the submission of a move", extra={"guest": guest})
         app.send_task("drover.drain.move", kwargs={"drain_id": drain_id, "guest": guest}, queue=CONTROL_QUEUE)
 
 

@@ -12,9 +12,13 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from drover.settings import Settings
+from models import fleet
 from models.database import away
+from models.fleet import Limits
 from models.guest import Guest
 from models.job import Job, JobState, record_event
+from models.said import say
+from models.transitions import Actor, JobEvent
 from workflows import capacity, estimate, schedule
 from workflows.capacity import Room, Size, Slots
 from workflows.estimate import Speed
@@ -40,7 +44,8 @@ def admit(session: Session, ours: Settings) -> dict[int, Exception]:
     found, troubled = _found(session)
     if not found:
         return troubled
-    rooms, slots = capacity.rooms(session, ours), capacity.slots(session, ours)
+    limits = fleet.limits(session)
+    rooms, slots = capacity.rooms(session, ours), capacity.slots(session, limits)
     held = capacity.held(session) if any(row.Job.held for row in found) else {}
     speed = estimate.speed(session) if any(row.Job.window for row in found) else Speed()
     for job, guest, now in found:
@@ -48,7 +53,7 @@ def admit(session: Session, ours: Settings) -> dict[int, Exception]:
         try:
             size = Size.of(guest) if guest is not None else Size(cpus=0, memory_bytes=0, disk_bytes=0)
             why = _too_early(job, size, now, speed) or _obstacle(job, size, rooms[job.destination], slots)
-            why = why or _too_many_held(job, held, ours)
+            why = why or _too_many_held(job, held, limits)
             if why is not None and why == job.wait_reason:
                 continue
             begins = job.state is JobState.QUEUED
@@ -73,8 +78,9 @@ def _decide(session: Session, job: Job, why: str | None, now: datetime) -> None:
     """Write down why a job waits, or let it go on."""
     if why is not None:
         job.wait_reason = why
+        say(session, f"waits: {why}", job=job.id, guest=job.guest, drain=job.drain_id)
     elif job.state is JobState.QUEUED:
-        job.move(session, JobState.RUNNING, "the job begins", by=ME)
+        job.apply(session, JobEvent.BEGIN, "the job begins", actor=Actor.CONTROLLER, by=ME)
     else:
         job.seed, job.wait_reason, job.progress_at = False, None, now
         record_event(session, job.id, by=ME, action="released", sentence="its time has come: the RAM follows the disks")
@@ -137,9 +143,9 @@ def _obstacle(job: Job, size: Size, room: Room, slots: Slots) -> str | None:
     return slots.lacking(job.source, job.destination)
 
 
-def _too_many_held(job: Job, held: dict[str, int], ours: Settings) -> str | None:
+def _too_many_held(job: Job, held: dict[str, int], limits: Limits) -> str | None:
     """A move that is held keeps a thread of its source's worker busy for as long as that lasts."""
     now = held.get(job.source, 0)
-    if job.state is not JobState.QUEUED or not job.held or now < ours.max_held:
+    if job.state is not JobState.QUEUED or not job.held or now < limits.max_held:
         return None
-    return f"{now} moves of {job.source} are held in sync already, {ours.max_held} may be at a time"
+    return f"{now} moves of {job.source} are held in sync already, {limits.max_held} may be at a time"

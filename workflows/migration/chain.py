@@ -1,24 +1,103 @@
-"""The live migration: its links in order, and the canvas chains made of them."""
+"""The live migration: its links in order, from where one may begin anew, and the canvas chains made of them."""
+
+import enum
+from collections.abc import Mapping
 
 from celery import chain
 from celery.canvas import Signature
 
 from drover.broker.app import app, host_queue
-from models.job import Direction, Job, JobState, Side, Step, StepState
+from drover.errors import Transient
+from models.job import Direction, Job, Side, Step
+from models.transitions import IllegalTransition
 
-LINKS: tuple[tuple[str, Side], ...] = (
-    ("prepare_dest_image", Side.DESTINATION),
-    ("start_nbd", Side.DESTINATION),
-    ("mirror_disks", Side.SOURCE),
-    ("await_sync", Side.SOURCE),
-    ("migrate_ram", Side.DESTINATION),  # a QEMU waits, its switchover process listens
-    ("migrate_ram", Side.SOURCE),  # RAM is sent; the switchover processes carry the guest over
-    ("cutover", Side.SOURCE),  # it stands still for good: no way back from here
-    ("cutover", Side.DESTINATION),  # it runs here, and the record says so
-    ("cleanup", Side.SOURCE),
-    ("cleanup", Side.DESTINATION),
+
+class StepName(enum.StrEnum):
+    """Stored by value, and part of the names of tasks: never rename one."""
+
+    PREPARE_DEST_IMAGE = "prepare_dest_image"
+    START_NBD = "start_nbd"
+    MIRROR_DISKS = "mirror_disks"
+    AWAIT_SYNC = "await_sync"
+    MIGRATE_RAM = "migrate_ram"
+    CUTOVER = "cutover"
+    CLEANUP = "cleanup"
+
+
+Link = tuple[StepName, Side]
+
+LINKS: tuple[Link, ...] = (
+    (StepName.PREPARE_DEST_IMAGE, Side.DESTINATION),
+    (StepName.START_NBD, Side.DESTINATION),
+    (StepName.MIRROR_DISKS, Side.SOURCE),
+    (StepName.AWAIT_SYNC, Side.SOURCE),
+    (StepName.MIGRATE_RAM, Side.DESTINATION),  # a QEMU waits, its switchover process listens
+    (StepName.MIGRATE_RAM, Side.SOURCE),  # RAM is sent; the switchover processes carry the guest over
+    (StepName.CUTOVER, Side.SOURCE),  # it stands still for good: no way back from here
+    (StepName.CUTOVER, Side.DESTINATION),  # it runs here, and the record says so
+    (StepName.CLEANUP, Side.SOURCE),
+    (StepName.CLEANUP, Side.DESTINATION),
 )
 """Two links of one name are one step in which both hosts act."""
+
+ONCE_COMMITTED = frozenset({StepName.CUTOVER, StepName.CLEANUP})
+"""All that is left to do once the destination owns the guest."""
+
+
+class Restart(enum.StrEnum):
+    """From which earlier step the work is done anew, when a step finds that what it builds on is gone."""
+
+    NBD_SERVER = StepName.START_NBD.value  # the disks are copied anew, to a new NBD server
+    MIRRORS = StepName.MIRROR_DISKS.value  # the disks are copied anew, to the same one
+    SYNC = StepName.AWAIT_SYNC.value  # the mirrors still stand: the RAM is sent anew once they are in sync
+    RAM = StepName.MIGRATE_RAM.value  # the RAM is sent anew, to a new QEMU
+
+
+RESTARTS: Mapping[Link, frozenset[Restart]] = {
+    (StepName.MIRROR_DISKS, Side.SOURCE): frozenset({Restart.NBD_SERVER}),
+    (StepName.AWAIT_SYNC, Side.SOURCE): frozenset({Restart.NBD_SERVER, Restart.MIRRORS}),
+    (StepName.MIGRATE_RAM, Side.DESTINATION): frozenset({Restart.NBD_SERVER}),
+    (StepName.MIGRATE_RAM, Side.SOURCE): frozenset({Restart.NBD_SERVER, Restart.SYNC, Restart.RAM}),
+}
+"""Which link may begin anew from where."""
+
+
+class BeginAnew(Transient):
+    """Trying again may help, but not from this step: what it builds on is gone."""
+
+    def __init__(self, message: str, restart: Restart) -> None:
+        super().__init__(message)
+        self.restart = restart
+
+
+def first_again(step: Step, restart: Restart) -> int:
+    """The number of the first step that is done again when `step` begins anew.
+
+    Raises:
+        IllegalTransition: `RESTARTS` has no such way.
+    """
+    if restart not in RESTARTS.get((StepName(step.name), step.side), frozenset()):
+        raise IllegalTransition(f"{step.name} on the {step.side} cannot begin anew from {restart}")
+    return _first_of(restart)
+
+
+def _first_of(restart: Restart) -> int:
+    return next(seq for seq, (name, _) in enumerate(LINKS, start=1) if name == restart.value)
+
+
+def check(restarts: Mapping[Link, frozenset[Restart]]) -> None:
+    """Every way back begins at a link of the chain and leads to an earlier one.
+
+    Raises:
+        IllegalTransition: one does not.
+    """
+    for link, targets in restarts.items():
+        for restart in targets:
+            if link not in LINKS or _first_of(restart) > LINKS.index(link):
+                raise IllegalTransition(f"{restart} is no step before {link[0]} on the {link[1]}")
+
+
+check(RESTARTS)
 
 TASK_PREFIX = {Direction.DO: "drover.step.", Direction.ROLLBACK: "drover.rollback."}
 
@@ -31,21 +110,16 @@ def task_name(direction: Direction, step: str) -> str:
 def steps(source: str, destination: str) -> list[Step]:
     """The rows of a new job's steps."""
     hosts = {Side.SOURCE: source, Side.DESTINATION: destination}
-    return [Step(seq=seq, name=name, side=side, host=hosts[side]) for seq, (name, side) in enumerate(LINKS, start=1)]
-
-
-def remaining(job: Job) -> list[tuple[Direction, Step]]:
-    """What the job still needs, in order. No I/O."""
-    if job.state is JobState.RUNNING:
-        return [(Direction.DO, step) for step in job.steps if step.state is not StepState.DONE]
-    if job.state is JobState.ROLLING_BACK:
-        return [(Direction.ROLLBACK, step) for step in reversed(job.steps) if step.state is StepState.TO_ROLL_BACK]
-    return []
+    return [
+        Step(seq=seq, name=name.value, side=side, host=hosts[side]) for seq, (name, side) in enumerate(LINKS, start=1)
+    ]
 
 
 def remaining_chain(job: Job) -> "Signature[None] | None":
     """The canvas chain of what remains, each link bound to its host's queue; arguments are ids only."""
-    links = [_link(job, direction, step) for direction, step in remaining(job)]
+    if job.direction is None:
+        return None
+    links = [_link(job, job.direction, step) for step in job.remaining]
     return chain(*links) if links else None
 
 

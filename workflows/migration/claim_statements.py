@@ -39,12 +39,8 @@ from sqlalchemy.orm import aliased, defer, joinedload
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
-from models.job import CLAIMED, Attempt, Direction, Disk, Job, JobState, Side, Step, StepState
-
-RUNNABLE = {  # direction: (state of the job, state of the step before, while claimed, and after)
-    Direction.DO: (JobState.RUNNING, StepState.PENDING, StepState.RUNNING, StepState.DONE),
-    Direction.ROLLBACK: (JobState.ROLLING_BACK, StepState.TO_ROLL_BACK, StepState.ROLLING_BACK, StepState.ROLLED_BACK),
-}
+from models.job import Attempt, Disk, Job, Side, Step
+from models.transitions import CLAIMED, WAYS, Direction
 
 JOB: BindParameter[int] = bindparam("of_job", type_=BigInteger)
 SEQ: BindParameter[int] = bindparam("of_seq", type_=Integer)
@@ -71,10 +67,8 @@ def _take(direction: Direction) -> Select[Job, Side, int, int, datetime]:
     Answers the job with its disks, of the step its side, attempts and the claim's token, and the time. If this had to
     wait for the job's row it has seen the other steps as they were before that, and may refuse what was due.
     """
-    state_of_job, before, claimed, _ = RUNNABLE[direction]
-    job = (
-        select(Job).where(Job.id == JOB, Job.epoch == EPOCH, Job.state == state_of_job).with_for_update().cte("locked")
-    )
+    way = WAYS[direction]
+    job = select(Job).where(Job.id == JOB, Job.epoch == EPOCH, Job.state == way.job).with_for_update().cte("locked")
     won = (
         update(Step)
         .where(
@@ -82,12 +76,12 @@ def _take(direction: Direction) -> Select[Job, Side, int, int, datetime]:
             Step.seq == SEQ,
             Step.name == bindparam("named"),
             Step.host == bindparam("on_host"),
-            Step.state == before,
+            Step.state == way.due,
             Step.next_at <= func.statement_timestamp(),
             ~_others_first(direction),
         )
         .values(
-            state=claimed,
+            state=way.claimed,
             token=job.c.token + 1,
             owner=OWNER,
             attempts=case((_made_progress(), 1), else_=Step.attempts + 1),
@@ -131,12 +125,11 @@ def _made_progress() -> ColumnElement[bool]:
 
 
 def _others_first(direction: Direction) -> ColumnElement[bool]:
-    """Another step of the job is claimed, or its turn is before this one's; the same as `runnable` says."""
-    other = aliased(Step)
-    earlier = and_(other.seq < Step.seq, other.state != StepState.DONE)
-    later = and_(other.seq > Step.seq, other.state == StepState.TO_ROLL_BACK)
-    due = earlier if direction is Direction.DO else later
-    return exists().where(other.job_id == Step.job_id, other.seq != Step.seq, or_(other.state.in_(CLAIMED), due))
+    """Another step of the job is claimed, or its turn is before this one's; the same as `Job.next_step` says."""
+    other, way = aliased(Step), WAYS[direction]
+    before = other.seq > Step.seq if way.backwards else other.seq < Step.seq
+    first = and_(before, other.state.in_(way.left))
+    return exists().where(other.job_id == Step.job_id, other.seq != Step.seq, or_(other.state.in_(CLAIMED), first))
 
 
 def _release(going_on: Direction | None = None) -> ReturningUpdate[int, int | None]:
@@ -171,8 +164,9 @@ def _release(going_on: Direction | None = None) -> ReturningUpdate[int, int | No
 
 def _next(released: CTE, direction: Direction) -> ScalarSelect[int]:
     """Its number; null after the last one."""
-    edge = func.min(Step.seq) if direction is Direction.DO else func.max(Step.seq)
-    following = select(edge).where(Step.job_id == JOB, Step.state == RUNNABLE[direction][1]).scalar_subquery()
+    way = WAYS[direction]
+    edge = func.max(Step.seq) if way.backwards else func.min(Step.seq)
+    following = select(edge).where(Step.job_id == JOB, Step.state == way.due).scalar_subquery()
     noted = (
         update(Step)
         .where(Step.job_id == released.c.job_id, Step.seq == following)

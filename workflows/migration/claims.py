@@ -23,9 +23,12 @@ from drover.errors import LeaseLost
 from drover.settings import Settings
 from models.base import now
 from models.database import transaction
-from models.job import CLAIMED, Attempt, Direction, Job, JobState, Side, Step, StepState, record_event
+from models.job import Attempt, Job, Side, Step, record_event
+from models.transitions import CLAIMED, STEP, WAYS, Actor, Direction, JobEvent, StepEvent
+from workflows.migration import chain
 from workflows.migration import claim_statements as statements
-from workflows.migration.claim_statements import BEGUN_ANEW, LASTED, RUNNABLE
+from workflows.migration.chain import Restart
+from workflows.migration.claim_statements import BEGUN_ANEW, LASTED
 
 T = TypeVar("T")
 EPOCH = datetime.fromtimestamp(0, UTC)
@@ -75,17 +78,6 @@ class Claim:
         """
         if time.monotonic() >= self.deadline:
             raise LeaseLost(f"the lease on {self.name} of job {self.job_id} has run out")
-
-
-def runnable(job: Job) -> Step | None:
-    """The step that the job needs next, or none while one is claimed. No I/O."""
-    if any(step.state in CLAIMED for step in job.steps):
-        return None
-    if job.state is JobState.RUNNING:
-        return next((step for step in job.steps if step.state is not StepState.DONE), None)
-    if job.state is JobState.ROLLING_BACK:
-        return next((step for step in reversed(job.steps) if step.state is StepState.TO_ROLL_BACK), None)
-    return None
 
 
 def lock(session: Session, job_id: int, *, wait: bool = True) -> Job | None:
@@ -209,112 +201,132 @@ def _held(claim: Claim) -> dict[str, int]:
 def finish(claim: Claim) -> None:
     """The step's effect is in place. The last step's end is the job's."""
     with transaction() as session:
-        done = statements.FINISH[claim.direction]
-        _, following = _release(session, claim, RUNNABLE[claim.direction][3], "done", statement=done)
-        if following is not None:  # Celery publishes it as the next link of the chain, right after this commit
-            return
-        job = session.get_one(Job, claim.job_id)
-        if claim.direction is Direction.DO:
-            job.error = None
-            job.move(session, JobState.DONE, f"{job.guest} lives on {job.destination}", by=claim.owner)
-        else:
-            job.move(session, JobState.ROLLED_BACK, f"{job.guest} stays on {job.source}: {job.error}", by=claim.owner)
+        _, following = _release(session, claim, StepEvent.FINISH, "done", statement=statements.FINISH[claim.direction])
+        if following is None:  # else Celery publishes it as the next link of the chain, right after this commit
+            _end(session, session.get_one(Job, claim.job_id), actor=Actor.WORKER, by=claim.owner)
 
 
-def retry(claim: Claim, error: str, wait: timedelta, restart_from: str | None = None) -> None:
-    """Try again after `wait`, from this step or from the earlier one named `restart_from`."""
-    before = RUNNABLE[claim.direction][1]
-    outcome = "retry" if restart_from is None else BEGUN_ANEW
-    with _released(claim, before, outcome, error) as (session, job, step):
+def retry(claim: Claim, error: str, wait: timedelta, restart: Restart | None = None) -> None:
+    """Try again after `wait`, from this step or from the earlier one that `restart` names.
+
+    Raises:
+        IllegalTransition: the workflow knows no such way from this step.
+    """
+    outcome = "retry" if restart is None else BEGUN_ANEW
+    with _released(claim, StepEvent.RETRY, outcome, error) as (session, job, step):
         step.next_at = func.clock_timestamp() + wait
-        for earlier in _from(job, restart_from, step.seq):
-            earlier.state, earlier.finished_at, earlier.enqueued_at = before, None, None
+        if restart is not None:
+            _begin_anew(job, chain.first_again(step, restart), step.seq)
         job.epoch += 1
         record_event(session, job.id, by=claim.owner, action="retry", sentence=f"{step.name} is tried again: {error}")
 
 
-def _from(job: Job, name: str | None, until: int) -> list[Step]:
-    first = next((step.seq for step in job.steps if step.name == name), until)
-    return [step for step in job.steps if first <= step.seq < until]
+def _begin_anew(job: Job, first: int, until: int) -> None:
+    for step in job.steps:
+        if first <= step.seq < until:
+            step.apply(StepEvent.RESTART, Actor.WORKER)
+            step.finished_at = None
 
 
 def fail(claim: Claim, error: str) -> None:
     """The step failed for good: the job is rolled back, or a person is asked when even that cannot be."""
-    with _released(claim, StepState.FAILED, "failed", error) as (session, job, step):
+    with _released(claim, StepEvent.FAIL, "failed", error) as (session, job, step):
         if claim.direction is Direction.ROLLBACK or job.committed_at is not None:
             again = f"once that is mended, `drover job retry {job.id}`"
-            ask_operator(session, job, f"{step.name} on {step.host} failed: {error}; {again}", by=claim.owner)
+            _ask_operator(session, job, f"{step.name} on {step.host} failed: {error}; {again}", claim)
         else:
-            begin_rollback(session, job, f"{step.name} failed: {error}", by=claim.owner)
+            _roll_back(session, job, f"{step.name} failed: {error}", claim)
 
 
 def give_up(claim: Claim, why: str) -> None:
     """The step was stopped on request: the job is rolled back."""
-    with _released(claim, StepState.FAILED, "cancelled", why) as (session, job, _):
-        begin_rollback(session, job, why, by=claim.owner)
+    with _released(claim, StepEvent.FAIL, "cancelled", why) as (session, job, _):
+        _roll_back(session, job, why, claim)
 
 
 def go_forward(claim: Claim, why: str) -> None:
     """Rolling back came too late: the destination owns the guest, so the job is carried through after all."""
-    with _released(claim, StepState.DONE, "committed", why) as (session, job, _):
+    with _released(claim, StepEvent.GO_FORWARD, "committed", why) as (session, job, _):
         for other in job.steps:
-            if other.state is StepState.TO_ROLL_BACK:
-                other.state, other.enqueued_at = StepState.DONE, None
+            if STEP.knows(other.state, StepEvent.GO_FORWARD):
+                other.apply(StepEvent.GO_FORWARD, Actor.WORKER)
         job.committed_at = job.committed_at or now(session)
         job.cancel_requested, job.epoch = False, job.epoch + 1
-        job.move(session, JobState.RUNNING, why, by=claim.owner)
+        job.apply(session, JobEvent.GO_FORWARD, why, actor=Actor.WORKER, by=claim.owner)
 
 
 def go_back(claim: Claim, why: str) -> None:
     """Going forward is impossible and the destination never ran the guest: the source goes on with it."""
-    with _released(claim, StepState.FAILED, "failed", why) as (session, job, _):
+    with _released(claim, StepEvent.FAIL, "failed", why) as (session, job, _):
         job.committed_at, job.kept_by_source = None, True
-        begin_rollback(session, job, why, by=claim.owner)
+        _roll_back(session, job, why, claim)
 
 
 def stop_for_operator(claim: Claim, error: str) -> None:
     """Nobody can tell who owns the guest: leave everything as it is."""
-    with _released(claim, StepState.FAILED, "failed", error) as (session, job, _):
-        ask_operator(session, job, error, by=claim.owner)
+    with _released(claim, StepEvent.FAIL, "failed", error) as (session, job, _):
+        _ask_operator(session, job, error, claim)
 
 
 def hand_back(claim: Claim) -> None:
     """The worker is told to stop: let another one take the step over at once."""
-    with _released(claim, RUNNABLE[claim.direction][1], "handed_back") as (_, _job, step):
+    with _released(claim, StepEvent.HAND_BACK, "handed_back") as (_, _job, step):
         step.attempts -= 1
 
 
-def ask_operator(session: Session, job: Job, error: str, by: str) -> None:
+def _ask_operator(session: Session, job: Job, error: str, claim: Claim) -> None:
+    ask_operator(session, job, error, actor=Actor.WORKER, by=claim.owner)
+
+
+def _roll_back(session: Session, job: Job, why: str, claim: Claim) -> None:
+    begin_rollback(session, job, why, actor=Actor.WORKER, by=claim.owner)
+
+
+def ask_operator(session: Session, job: Job, error: str, *, actor: Actor, by: str) -> None:
     """Stop the job until a person has decided."""
     job.error = error
     job.epoch += 1
-    job.move(session, JobState.NEEDS_OPERATOR, error, by=by)
+    job.apply(session, JobEvent.ASK, error, actor=actor, by=by)
 
 
-def begin_rollback(session: Session, job: Job, why: str, by: str) -> None:
-    """Turn the job round. The caller holds its row's lock and no step of it is claimed."""
+def begin_rollback(session: Session, job: Job, why: str, *, actor: Actor, by: str) -> None:
+    """Turn the job round; one of which nothing was begun is rolled back by that.
+
+    The caller holds its row's lock and no step of it is claimed.
+    """
     job.error = why
     job.epoch += 1
-    if job.state is JobState.QUEUED:
-        job.move(session, JobState.ROLLED_BACK, why, by=by)
+    job.apply(session, JobEvent.ROLL_BACK, why, actor=actor, by=by)
+    if job.state.finished:
         return
-    job.move(session, JobState.ROLLING_BACK, why, by=by)
-    begun = [step for step in job.steps if step.started_at]  # attempts fall back to 0 when a step is handed back
-    for step in begun:
-        step.state, step.attempts = StepState.TO_ROLL_BACK, 0
-        step.next_at = func.clock_timestamp()
-        step.enqueued_at = None
-    if not begun:
-        job.move(session, JobState.ROLLED_BACK, why, by=by)
+    for step in job.steps:
+        if step.started_at:  # attempts fall back to 0 when a step is handed back
+            step.apply(StepEvent.ROLL_BACK, actor)
+    end_if_nothing_is_left(session, job, actor=actor, by=by)
+
+
+def end_if_nothing_is_left(session: Session, job: Job, *, actor: Actor, by: str) -> None:
+    """A job under way without a step left to be taken would never end: no step's end could be its own."""
+    if job.direction is not None and not job.remaining:
+        _end(session, job, actor=actor, by=by)
+
+
+def _end(session: Session, job: Job, *, actor: Actor, by: str) -> None:
+    """The job has come to its end in its present direction."""
+    if job.direction is Direction.DO:
+        job.error, why = None, f"{job.guest} lives on {job.destination}"
+    else:
+        why = f"{job.guest} stays on {job.source}: {job.error}"
+    job.apply(session, JobEvent.FINISH, why, actor=actor, by=by)
 
 
 @contextmanager
 def _released(
-    claim: Claim, state: StepState, outcome: str, error: str | None = None
+    claim: Claim, event: StepEvent, outcome: str, error: str | None = None
 ) -> Iterator[tuple[Session, Job, Step]]:
     """A transaction that ends the claim and decides what becomes of the job. Errors as for `fenced`."""
     with transaction() as session:
-        _release(session, claim, state, outcome, error)
+        _release(session, claim, event, outcome, error)
         job = session.get_one(Job, claim.job_id)
         yield session, job, next(step for step in job.steps if step.seq == claim.seq)
 
@@ -322,7 +334,7 @@ def _released(
 def _release(
     session: Session,
     claim: Claim,
-    state: StepState,
+    event: StepEvent,
     outcome: str,
     error: str | None = None,
     statement: ReturningUpdate[int, int | None] = statements.RELEASE,
@@ -332,12 +344,15 @@ def _release(
     Raises:
         LeaseLost: it was lost; nothing is written.
     """
-    over = state not in {StepState.PENDING, StepState.TO_ROLL_BACK}
-    what = {"state_after": state, "over": over, "how": outcome, "why": error}
+    way = WAYS[claim.direction]
+    after = STEP.apply(way.claimed, event, Actor.WORKER)
+    what = {"state_after": after, "over": after is not way.due, "how": outcome, "why": error}
     return _still_held(claim, session.execute(statement, _held(claim) | what).one_or_none())
 
 
-def expire(session: Session, where: ColumnElement[bool], why: str, by: str, *, wait: bool = True) -> list[int]:
+def expire(
+    session: Session, where: ColumnElement[bool], why: str, *, actor: Actor, by: str, wait: bool = True
+) -> list[int]:
     """Take claims away and let their steps be done again; answers the ids of the jobs.
 
     The epoch is raised, so that every message already sent for these jobs is dead. Without `wait` jobs that
@@ -354,16 +369,16 @@ def expire(session: Session, where: ColumnElement[bool], why: str, by: str, *, w
         )
         if job is None or step is None:
             continue
-        _take_away(session, job, step, why, by)
+        _take_away(session, job, step, why, actor, by)
         expired.append(job_id)
     return expired
 
 
-def _take_away(session: Session, job: Job, step: Step, why: str, by: str) -> None:
+def _take_away(session: Session, job: Job, step: Step, why: str, actor: Actor, by: str) -> None:
     attempt = session.get_one(Attempt, (job.id, step.token))
     attempt.ended_at, attempt.outcome = func.clock_timestamp(), "expired"
-    step.state = StepState.PENDING if step.state is StepState.RUNNING else StepState.TO_ROLL_BACK
-    step.owner, step.lease_until, step.enqueued_at, step.error = None, None, None, None
+    step.apply(StepEvent.EXPIRE, actor)
+    step.owner, step.lease_until, step.error = None, None, None
     job.epoch += 1
     record_event(session, job.id, by=by, action="expired", sentence=f"{step.name} is taken over: {why}")
 
@@ -376,3 +391,19 @@ def overdue() -> ColumnElement[bool]:
 def of_earlier_incarnation(host: str, incarnation: str) -> ColumnElement[bool]:
     """Claims that a former worker of this host still holds; `flock` proves that it is gone."""
     return (Step.host == host) & (Step.owner != incarnation)
+
+
+def why_not(job_id: int, seq: int, epoch: int, host: str) -> str:
+    """Why `claim` was refused, for a log line: as it looks by now."""
+    with transaction() as session:
+        job = session.get(Job, job_id)
+        step = session.get(Step, (job_id, seq))
+        if job is None or step is None:
+            return f"there is no step {seq} of job {job_id}"
+        if step.host != host:
+            return f"step {seq} is for {step.host}"
+        if job.epoch != epoch:
+            return f"it is from epoch {epoch}, the job is in epoch {job.epoch}"
+        if any(other.state in CLAIMED for other in job.steps):
+            return "another claim holds the job"
+        return f"the job is {job.state}, the step is {step.state}"

@@ -12,12 +12,14 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from drover import tracing
 from drover.errors import PreconditionFailed
 from models.base import Document, now
 from models.database import transaction
 from models.guest import Guest
 from models.host import Host
-from models.job import CLAIMED, Attempt, Direction, Disk, Job, JobState, Step, StepState, record_event
+from models.job import Attempt, Disk, Job, Step, record_event
+from models.transitions import Actor, Direction, JobEvent, JobState, StepEvent, StepState
 from workflows.guests import known_guest, lock_as_planned
 from workflows.migration import chain, claims, preflight
 from workflows.submit_options import LARGEST, SubmitOptions, is_address, whole_number
@@ -68,9 +70,12 @@ def submit(
     if idempotency_key and (earlier := _same(idempotency_key, guest, destination)):
         return earlier
     try:
-        job, row = _checked(guest, destination, options or MigrationOptions(), terms or SubmitOptions())
-        job.drain_id, job.idempotency_key = drain_id, idempotency_key
-        return _insert(job, row, by, still_wanted)
+        with tracing.span("submit", guest=guest, destination=destination, drain=drain_id, by=by) as span:
+            job, row = _checked(guest, destination, options or MigrationOptions(), terms or SubmitOptions())
+            job.drain_id, job.idempotency_key, job.traceparent = drain_id, idempotency_key, span.traceparent
+            inserted = _insert(job, row, by, still_wanted)
+            span.set(job=inserted.id, source=inserted.source)
+            return inserted
     except PreconditionFailed:  # what is in the way may be the very job, submitted at the same moment
         if idempotency_key and (earlier := _same(idempotency_key, guest, destination)):
             return earlier
@@ -172,7 +177,7 @@ def record_refusal(
             record_event(session, job.id, by=by, action="refused", sentence=why.replace("\0", ""))
             return job
     except Exception as error:  # nobody knows the guest, or the key is none or in use
-        log.warning("the refusal of %r cannot be kept: %s", idempotency_key, error)
+        log.warning("the refusal of the submission %r cannot be kept, nothing was changed: %s", idempotency_key, error)
         return None
 
 
@@ -180,7 +185,8 @@ def cancel(job_id: int, by: str = "command line") -> Job:
     """Request a job's cancellation. A running step sees it when it renews its lease.
 
     Raises:
-        PreconditionFailed: there is no such job, it has ended, or it is past the point of no return.
+        PreconditionFailed: there is no such job, it has ended, waits for an operator, or is past the point of no
+            return.
     """
     with transaction() as session:
         job = existing(session, job_id)
@@ -191,7 +197,7 @@ def cancel(job_id: int, by: str = "command line") -> Job:
                 f"job {job_id} has stopped and waits for an operator, it cannot be cancelled: "
                 f"`drover job explain {job_id}` says why and what to do"
             )
-        if job.state.ended:
+        if job.state.finished:
             moved = job.state is JobState.DONE
             became = f"was moved to {job.destination}" if moved else f"stayed on {job.source}"
             raise PreconditionFailed(f"job {job_id} has ended: it is {job.state}, {job.guest} {became}")
@@ -207,8 +213,8 @@ def request_end(session: Session, job: Job, by: str) -> None:
     """Have a job rolled back that has neither ended nor crossed. Hold its row's lock."""
     job.cancel_requested = True
     record_event(session, job.id, by=by, action="cancel", sentence=f"cancellation requested by {by}")
-    if not any(step.state in CLAIMED for step in job.steps):
-        claims.begin_rollback(session, job, "cancelled on request", by=by)
+    if job.idle:
+        claims.begin_rollback(session, job, "cancelled on request", actor=Actor.OPERATOR, by=by)
     wake(session)
 
 
@@ -220,7 +226,7 @@ def release(job_id: int, by: str = "command line") -> Job:
     """
     with transaction() as session:
         job = existing(session, job_id)
-        if job.state.ended or not job.hold:
+        if job.state.settled or not job.hold:
             raise PreconditionFailed(f"job {job_id} is {job.state} and not held: there is nothing to release")
         job.hold, job.progress_at = False, now(session)
         record_event(
@@ -240,24 +246,24 @@ def retry(job_id: int, by: str = "command line") -> Job:
         job = existing(session, job_id)
         if job.state is not JobState.NEEDS_OPERATOR:
             raise PreconditionFailed(f"job {job_id} is {job.state}: only a job that needs an operator can be retried")
-        go_on(session, job, "somebody had it tried again", by)
+        go_on(session, job, "somebody had it tried again", actor=Actor.OPERATOR, by=by)
         wake(session)
     return job
 
 
-def go_on(session: Session, job: Job, why: str, by: str) -> None:
+def go_on(session: Session, job: Job, why: str, *, actor: Actor, by: str) -> None:
     """Take a job up again where it stopped to ask an operator. The caller holds its row's lock."""
     failed = [step for step in job.steps if step.state is StepState.FAILED]
     turned = any(step.state in {StepState.TO_ROLL_BACK, StepState.ROLLED_BACK} for step in job.steps)
     rolling_back = turned or any(_was_rolling_back(session, step) for step in failed)
     for step in failed:
-        step.state = StepState.TO_ROLL_BACK if rolling_back else StepState.PENDING
-        step.attempts, step.enqueued_at = 0, None
-        step.next_at = func.clock_timestamp()
+        step.apply(StepEvent.ROLL_BACK if rolling_back else StepEvent.REDO, actor)
     job.epoch += 1
     if not rolling_back:
         job.error, job.cancel_requested = None, False
-    job.move(session, JobState.ROLLING_BACK if rolling_back else JobState.RUNNING, why, by=by)
+    event = JobEvent.ROLL_BACK if rolling_back else JobEvent.GO_FORWARD
+    job.apply(session, event, why, actor=actor, by=by)
+    claims.end_if_nothing_is_left(session, job, actor=actor, by=by)
 
 
 def _was_rolling_back(session: Session, step: Step) -> bool:

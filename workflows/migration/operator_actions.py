@@ -1,15 +1,17 @@
 """Resume a job that needs an operator: by the operator's decision who owns the guest, or by what both hosts answer."""
 
-from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
 from models.base import now
 from models.database import transaction
 from models.guest import Guest
-from models.job import Job, JobState, Side, StepState
-from workflows.migration import claims, reconcile
+from models.job import Job, JobState, Side, Step
+from models.transitions import Actor, JobEvent, StepEvent
+from workflows.migration import chain, claims, reconcile
+from workflows.migration.chain import StepName
 from workflows.migration.jobs import existing, wake
+from workflows.migration.run_states import WENT_ON
 
 
 def resolve(job_id: int, owner: Side, fenced: str | None, by: str = "command line") -> Job:
@@ -63,7 +65,7 @@ def _cannot_run_there(job: Job, owner: Side, other: str, looked: reconcile.Look)
     seen = looked.seen[Side.DESTINATION if owner is Side.SOURCE else Side.SOURCE]
     if seen is None:
         raise PreconditionFailed(f"{other} cannot be asked: switch it off for good, then add `--fenced {other}`")
-    if seen["runstate"] in reconcile.WENT_ON or (owner is Side.SOURCE and seen["may_run"] and seen["alive"]):
+    if seen["runstate"] in WENT_ON or (owner is Side.SOURCE and seen["may_run"] and seen["alive"]):
         raise PreconditionFailed(f"{job.guest} runs, or may run, on {other}: stop that QEMU first")
 
 
@@ -81,29 +83,36 @@ def _resolved(session: Session, job: Job, owner: Side, fenced: str | None, by: s
 def _back_to_source(session: Session, job: Job, why: str, by: str) -> None:
     """Roll back all that is not on the fenced host; what is left there is garbage once it comes back."""
     job.committed_at, job.kept_by_source = None, True
-    claims.begin_rollback(session, job, f"{job.error} ({why})", by=by)
-    for step in job.steps:
-        if step.state is StepState.TO_ROLL_BACK and step.host == job.fenced:
-            step.state, step.error = StepState.ROLLED_BACK, f"skipped: {why}"
+    guest = session.get_one(Guest, job.guest)
+    if guest.host != job.source:  # it had arrived
+        guest.lives_on(job.source, job.plan["source"]["qmp"])
+    claims.begin_rollback(session, job, f"{job.error} ({why})", actor=Actor.OPERATOR, by=by)
+    for step in job.remaining:
+        if step.host == job.fenced:
+            _skip(step, why)
+    claims.end_if_nothing_is_left(session, job, actor=Actor.OPERATOR, by=by)
 
 
 def _on_to_destination(session: Session, job: Job, why: str, by: str) -> None:
     """Only the end of the chain is left to do, on the host that is not fenced."""
-    job.committed_at = job.committed_at or now(session)
+    job.committed_at, job.kept_by_source = job.committed_at or now(session), False
     job.epoch += 1
-    job.move(session, JobState.RUNNING, why, by=by)
-    for step in job.steps:
-        if step.state is StepState.DONE:
-            continue
-        skipped = step.name not in {"cutover", "cleanup"} or step.host == job.fenced
-        step.state, step.error = (StepState.DONE, f"skipped: {why}") if skipped else (StepState.PENDING, None)
-        step.attempts, step.enqueued_at = 0, None
-        step.next_at = func.clock_timestamp()
+    job.apply(session, JobEvent.GO_FORWARD, why, actor=Actor.OPERATOR, by=by)
+    for step in job.remaining:
+        step.apply(StepEvent.REDO, Actor.OPERATOR)
+        step.error = None
+        if step.name not in chain.ONCE_COMMITTED or step.host == job.fenced:
+            _skip(step, why)
 
 
 def _started_cold(session: Session, job: Job) -> None:
     """The QEMU of the move is dead at the destination: nothing is left to let run, an operator sees to the guest."""
-    for step in job.steps:
-        if step.name == "cutover" and step.state is StepState.PENDING:
-            step.state, step.error = StepState.DONE, "skipped: the guest's QEMU died after it was let run"
+    for step in job.remaining:
+        if step.name == StepName.CUTOVER:
+            _skip(step, "the guest's QEMU died after it was let run")
     session.get_one(Guest, job.guest).lives_on(job.destination, job.plan["destination"]["qmp"])
+
+
+def _skip(step: Step, why: str) -> None:
+    step.apply(StepEvent.SKIP, Actor.OPERATOR)
+    step.error = f"skipped: {why}"

@@ -1,13 +1,15 @@
 """What must be true before a job exists: both hosts are asked, and the answers are the job's plan. Changes nothing."""
 
+from sqlalchemy import select
+
 from drover.errors import HostRefused, PreconditionFailed
 from models.base import Document, now
 from models.database import transaction
 from models.guest import Guest
-from models.job import Job
+from models.job import Job, unfinished
 from workflows import estimate, schedule
 from workflows.capacity import Size
-from workflows.guests import inspect, refuse_second_name, unfinished_jobs
+from workflows.guests import inspect, refuse_second_name
 from workflows.host_rpc import ask, known_host
 from workflows.hosts import takes_guests
 from workflows.submit_options import SubmitOptions
@@ -75,6 +77,6 @@ def planned_at(destination: str, guest: Guest, inspection: Document) -> Document
 
 def _no_other_job(guest: str) -> None:
     with transaction() as session:
-        job = session.scalar(unfinished_jobs().where(Job.guest == guest))
+        job = session.scalar(select(Job).where(unfinished(), Job.guest == guest))
     if job is not None:
         raise PreconditionFailed(f"{guest} is being moved already by job {job.id}, which is {job.state}")

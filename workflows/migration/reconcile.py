@@ -10,14 +10,12 @@ from typing import Any
 
 from drover.errors import PreconditionFailed
 from models.database import transaction
-from models.job import Job, JobState, Side
+from models.job import Job, Side, unfinished
 from workflows.host_rpc import ask, known_host
+from workflows.migration.run_states import WENT_ON
 
 Seen = dict[str, Any]
 """What `workers.guest_probe.observe` answers; None where the host could not be asked."""
-
-WENT_ON = {"running", "shutdown", "guest-panicked", "io-error", "internal-error", "suspended", "watchdog"}
-"""Run states of a guest that goes, or went, its own way on a host."""
 
 
 class Owner(StrEnum):
@@ -110,8 +108,8 @@ def _seen(job: Job, host: str, side: Side) -> Seen | None:
         return None
 
 
-def unfinished(guest: str | None = None) -> list[Job]:
+def unfinished_jobs(guest: str | None = None) -> list[Job]:
     """The jobs that have not ended well, of one guest or of all."""
     with transaction() as session:
-        jobs = session.query(Job).where(Job.state.not_in([JobState.DONE, JobState.ROLLED_BACK])).order_by(Job.id)
+        jobs = session.query(Job).where(unfinished()).order_by(Job.id)
         return list(jobs.where(Job.guest == guest) if guest else jobs)

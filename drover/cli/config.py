@@ -1,0 +1,31 @@
+"""`drover config`: the settings of this machine."""
+
+import typer
+
+from drover.cli.options import AsJson, examples
+
+app = typer.Typer(no_args_is_help=True, help="Settings of this machine: what they are, and what is wrong.")
+
+
+@app.callback()
+def group() -> None:
+    """Settings of this machine: what they are, and what is wrong."""
+
+
+@app.command(epilog=examples("drover config check", "drover config check --json | jq '.checks[] | select(.ok | not)'"))
+def check(as_json: AsJson = False) -> None:
+    """Say what is wrong on this machine with the present environment; changes nothing. Exit code 1 if anything is.
+
+    It is run as the service would be: as the same user, with the same environment.
+    """
+    from drover.cli import config_check
+
+    config_check.run(as_json=as_json)
+
+
+@app.command(epilog=examples("drover config show", "drover config show --json"))
+def show(as_json: AsJson = False) -> None:
+    """Show the settings in effect and where they come from; passwords are left out."""
+    from drover.cli import config_view
+
+    config_view.show(as_json=as_json)

@@ -1,0 +1,100 @@
+"""From the options of `drover drain` and `drover return` to a drain."""
+
+from collections.abc import Sequence
+
+import typer
+
+from drover.cli import drain_queries, output
+from drover.cli.drain_view import drain_document, exit_code, forecast_document, headline
+from drover.cli.migration_submission import options_of
+from drover.cli.watching import note_without_controller, watch_drain
+from models.drain import DrainKind
+from workflows import schedule, submit_options
+from workflows.drain import commands
+from workflows.drain.commands import DrainRequest
+from workflows.drain.planner import Forecast, Where
+
+
+def order(
+    kind: str,
+    host: str,
+    *,
+    to: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    max_downtime_ms: int | None,
+    bandwidth: int,
+    at: str | None,
+    window: str | None,
+    timezone: str,
+    every: str | None,
+    hold: bool,
+    seed_now: bool,
+    priority: int,
+    webhook: str | None,
+) -> DrainRequest:
+    """What was asked for, as typed on the command line.
+
+    Raises:
+        PreconditionFailed: a time, a window or an address is none.
+    """
+    return DrainRequest(
+        kind=DrainKind(kind),
+        host=host,
+        where=Where(to=to or (), exclude=exclude or ()),
+        options=options_of(max_downtime_ms, bandwidth),
+        terms=submit_options.read(
+            at=at,
+            window=window,
+            timezone=timezone,
+            every=every,
+            hold=hold,
+            seed_now=seed_now,
+            priority=priority,
+            webhook=webhook,
+        ),
+        recurrence=schedule.recurrence(every, timezone) if every else None,
+    )
+
+
+def plan_and_submit(
+    order: DrainRequest, key: str | None, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool
+) -> None:
+    """Say who would go where; unless that was all, submit it, and watch it if that was asked for."""
+    earlier, forecast = commands.submitted_or_forecast(order, key)
+    if dry_run and forecast is not None:
+        output.emit(forecast_document(forecast)) if as_json else _print_forecast(forecast)
+        return
+    if forecast is not None and not as_json:
+        _print_forecast(forecast)
+    drain = earlier or commands.submit(order, forecast=forecast, idempotency_key=key)
+    if wait:
+        watch_drain(drain.id, timeout_s=timeout, as_json=as_json)
+    note_without_controller()
+    shot = drain_queries.snapshot(drain.id)
+    if as_json:
+        output.emit(drain_document(shot))
+    else:
+        output.say(f"{headline(shot)}: `drover drain watch {drain.id}`")
+    raise typer.Exit(exit_code(shot))
+
+
+def _print_forecast(forecast: Forecast) -> None:
+    speed = forecast.speed
+    output.table(
+        ("GUEST", "FROM", "TO", "DISKS", "MEMORY", "TIME"),
+        [
+            (
+                move.candidate.name,
+                move.candidate.source,
+                move.destination,
+                output.size(move.candidate.size.disk_bytes),
+                output.size(move.candidate.size.memory_bytes),
+                output.span(speed.move_s(move.candidate.size)),
+            )
+            for move in forecast.plan.placements
+        ],
+    )
+    basis = f"by the last {speed.moves} moves" if speed.moves else "assuming 100 MB/s, for nothing was moved yet"
+    output.say(f"{len(forecast.plan.placements)} guests move in about {output.span(forecast.total_s)}, {basis}")
+    for guest, why in sorted(forecast.plan.left.items()):
+        output.say(f"{guest} is left running where it is: {why}")

@@ -1,0 +1,69 @@
+"""How limits are shown, as text or as JSON."""
+
+from datetime import timedelta
+
+from sqlalchemy import select
+
+from drover.cli import output
+from drover.settings import amount
+from models import fleet
+from models.base import Document
+from models.database import transaction
+from models.fleet import Limits
+from models.host import Host
+from workflows.fleet_limits import OF_ONE_HOST, reach, spelled
+
+
+def show(*, as_json: bool) -> None:
+    """Print all limits, with their ranges, and what hosts have of their own."""
+    with transaction() as session:
+        limits = fleet.limits(session)
+        hosts = session.scalars(select(Host).order_by(Host.name)).all()
+    own = [
+        {"host": host.name, "limit": name, "value": getattr(host, name)}
+        for host in hosts
+        for name in OF_ONE_HOST
+        if getattr(host, name) is not None
+    ]
+    if as_json:
+        output.emit({"limits": document(limits), "hosts": [row | {"value": _plain(row["value"])} for row in own]})
+        return
+    output.table(
+        ("LIMIT", "VALUE", "ALLOWED"),
+        [(spelled(name), shown(name, getattr(limits, name)), reach(name)) for name in Limits.model_fields],
+    )
+    for row in own:
+        name = str(row["limit"])
+        output.say(f"{row['host']} has its own {spelled(name)}: {shown(name, row['value'])}")
+
+
+def changed(before: Limits, after: Limits, *, as_json: bool) -> None:
+    """Print what became of a change."""
+    if as_json:
+        output.emit({"limits": document(after), "before": document(before)})
+        return
+    for name in Limits.model_fields:
+        old, new = getattr(before, name), getattr(after, name)
+        if old != new:
+            output.say(f"{spelled(name)} is {shown(name, new)} now (before: {shown(name, old)})")
+    if before == after:
+        output.say("nothing changes: these limits are so already")
+
+
+def document(limits: Limits) -> Document:
+    """Limits as JSON: durations in seconds."""
+    values = {name: _plain(value) for name, value in limits.model_dump().items()}
+    return {f"{name}_s" if isinstance(getattr(limits, name), timedelta) else name: n for name, n in values.items()}
+
+
+def shown(name: str, value: object) -> str:
+    """One limit for people."""
+    if isinstance(value, timedelta):
+        return f"{amount(value)} s"
+    if name == "bandwidth_bytes_per_s" and isinstance(value, int):
+        return f"{output.size(value)}/s" if value else "no limit"
+    return str(value)
+
+
+def _plain(value: object) -> object:
+    return value.total_seconds() if isinstance(value, timedelta) else value

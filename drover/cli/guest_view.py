@@ -1,0 +1,72 @@
+"""How guests are shown, as text or as JSON."""
+
+from sqlalchemy import select
+
+from drover.cli import output, serializers
+from models.base import Document
+from models.database import transaction
+from models.guest import Guest
+from models.job import Job, unfinished
+from workflows import guests
+
+
+def adopted(guest: Guest, inspection: Document, *, as_json: bool) -> None:
+    """Print that a guest is known now, and what is in the way of moving it."""
+    for refusal in inspection["refusals"]:
+        output.note(f"adopted, but cannot be moved yet: {refusal}")
+    for warning in inspection["warnings"]:
+        output.note(f"warning: {warning}")
+    if as_json:
+        output.emit(_document(guest, inspection))
+    else:
+        output.say(f"{guest.name} on {guest.host} is adopted")
+
+
+def listed(*, as_json: bool) -> None:
+    """Print a line for each guest."""
+    query = select(Guest, Job.id).outerjoin(Job, (Job.guest == Guest.name) & unfinished()).order_by(Guest.name)
+    with transaction() as session:
+        rows = [serializers.guest_document(guest, job_id) for guest, job_id in session.execute(query)]
+    if as_json:
+        output.emit({"guests": rows})
+        return
+    if not rows:
+        output.note("no guest yet: `drover guest adopt NAME --host HOST --qmp SOCKET`")
+    names = ("name", "host", "job_id", "adopted_at", "moved_at", "qmp")
+    output.table(
+        ("GUEST", "HOST", "JOB", "ADOPTED", "MOVED", "QMP SOCKET"), [[row[name] for name in names] for row in rows]
+    )
+
+
+def show(name: str, *, as_json: bool) -> None:
+    """Print what a guest's host says of it now."""
+    guest = guests.known_guest(name)
+    document = _document(guest, guests.inspect(guest))
+    if as_json:
+        output.emit(document)
+    else:
+        _print(document)
+
+
+def _document(guest: Guest, inspection: Document) -> Document:
+    with transaction() as session:
+        job_id = session.scalar(select(Job.id).where(Job.guest == guest.name, unfinished()))
+        row = serializers.guest_document(session.get(Guest, guest.name) or guest, job_id)
+    found = serializers.inspection_document(inspection)
+    return {**row, "movable": not found["refusals"], "inspection": found}
+
+
+def _print(document: Document) -> None:
+    found = document["inspection"]
+    output.say(f"{document['name']} on {document['host']}: {found['runstate']}")
+    output.say(f"  QEMU {found['qemu_version']} ({found['accel']}), pid {found['pid']}, {found['machine_type']}")
+    output.say(f"  {found['cpus']} CPUs, {output.size(found['memory_bytes'])} of memory")
+    for disk in found["disks"]:
+        output.say(
+            f"  disk {disk['index']}: {disk['format']}, {output.size(disk['virtual_size_bytes'])}, {disk['path']}"
+        )
+    output.say("  can be moved" if document["movable"] else "  cannot be moved now:")
+    for refusal in found["refusals"]:
+        output.say(f"    - {refusal}")
+    for warning in found["warnings"]:
+        output.note(f"warning: {warning}")

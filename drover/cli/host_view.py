@@ -1,0 +1,71 @@
+"""How hosts are shown, as text or as JSON."""
+
+from sqlalchemy import func, select
+
+from drover.cli import output, serializers
+from drover.cli.fleet_view import shown
+from drover.settings import settings
+from models.base import Document
+from models.database import transaction
+from models.guest import Guest
+from models.host import Host, HostState
+from workflows.fleet_limits import OF_ONE_HOST, spelled
+from workflows.host_rpc import alive
+
+
+def listed(*, as_json: bool) -> None:
+    """Print a line for each host."""
+    guests = select(func.count()).where(Guest.host == Host.name).scalar_subquery()
+    query = select(Host, alive(settings()), guests).order_by(Host.name)
+    with transaction() as session:
+        rows = [
+            serializers.host_document(host, is_alive=is_alive, guests=count)
+            for host, is_alive, count in session.execute(query)
+        ]
+    if as_json:
+        output.emit({"hosts": rows})
+        return
+    if not rows:
+        output.note("no host yet: start a worker with `drover worker --host NAME`")
+    output.table(
+        ("HOST", "STATE", "ADDRESS", "GUESTS", "CPUS", "MEMORY", "QEMU"),
+        [
+            (
+                row["name"],
+                ", ".join(_states(row)),
+                row["address"],
+                row["guests"],
+                row["cpus"],
+                output.size(row["memory_bytes"] or 0),
+                row["qemu"],
+            )
+            for row in rows
+        ],
+    )
+
+
+def _states(row: Document) -> list[str]:
+    wanted = [] if row["state"] == HostState.ACTIVE else [row["state"]]
+    return ["alive" if row["alive"] else f"silent since {row['heartbeat_at']}", *wanted]
+
+
+def tell(host: Host, *, as_json: bool) -> None:
+    """Print what an operator wants of a host."""
+    if as_json:
+        output.emit({"name": host.name, "state": host.state.value})
+    else:
+        output.say(f"{host.name} is {host.state}")
+
+
+def described(host: Host, *, as_json: bool) -> None:
+    """Print what a host has of its own."""
+    if as_json:
+        kept_for = host.retention
+        own = {"bandwidth_bytes_per_s": host.bandwidth_bytes_per_s}
+        output.emit(
+            {"name": host.name, **own, "retention_s": kept_for.total_seconds() if kept_for is not None else None}
+        )
+        return
+    own = {name: getattr(host, name) for name in OF_ONE_HOST}
+    told = (f"{spelled(name)} {'as the fleet' if n is None else shown(name, n)}" for name, n in own.items())
+    output.say(f"{host.name}: {', '.join(told)}")

@@ -1,0 +1,120 @@
+"""How jobs are shown: a list, everything about one, its story; as text or as JSON."""
+
+from collections.abc import Iterable
+
+from drover.cli import output, queries, serializers
+from drover.cli.live_view import headline, remark
+from drover.cli.queries import Snapshot
+from drover.cli.watching import downtime, emit_job
+from models.base import Document
+from models.job import Job, JobState, Step
+
+TITLES = ("JOB", "GUEST", "FROM", "TO", "STATE", "STEP", "COPIED", "DOWNTIME", "TIME", "WAITS FOR")
+
+
+def listed(shots: Iterable[Snapshot], everything: bool, *, as_json: bool) -> None:
+    """Print a line for each job."""
+    rows = [serializers.job_summary(shot) for shot in shots]
+    if as_json:
+        output.emit({"jobs": rows})
+        return
+    if not rows:
+        output.note("no job" if everything else "no job is under way (`--all` lists those that ended)")
+    output.table(TITLES, map(_cells, rows))
+
+
+def _cells(row: Document) -> tuple[object, ...]:
+    pause = row["downtime_ms"]
+    return (
+        *(row[name] for name in ("id", "guest", "source", "destination", "state", "step")),
+        f"{output.size(row['bytes_copied'])} of {output.size(row['bytes_total'])}",
+        None if pause is None else f"{pause:.0f} ms",
+        output.span(row["total_s"]),
+        row["wait_reason"],
+    )
+
+
+def show(job_id: int, *, as_json: bool) -> None:
+    """Print everything about one job."""
+    if as_json:
+        emit_job(job_id)
+    else:
+        _print(queries.snapshot(job_id))
+
+
+def _print(shot: Snapshot) -> None:
+    job = shot.job
+    output.say(f"{headline(job)}: {job.state}")
+    if job.error:
+        output.say(f"  {serializers.public(job.error)}")
+    if job.wait_reason:
+        output.say(f"  it waits: {job.wait_reason}")
+    for event in queries.events(job.id, "warning"):
+        output.note(f"warning: {serializers.public(event.sentence)}")
+    output.say(
+        f"  asked for {serializers.iso(job.created_at)}, time {output.span(shot.total_s) or '-'}, "
+        f"guest paused for {downtime(job) or '-'}"
+    )
+    if phases := serializers.downtime_phases(job):
+        output.say("  of which " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in phases.items()))
+    output.table(
+        ("STEP", "HOST", "STATE", "TIME", "REMARK"),
+        [(step.name, step.host, step.state, output.span(_took(shot, step)), remark(step)) for step in job.steps],
+    )
+    output.table(
+        ("DISK", "FORMAT", "COPIED", "DESTINATION"),
+        [
+            (
+                disk.index,
+                disk.format,
+                f"{output.size(disk.bytes_copied)} of {output.size(disk.bytes_total)}",
+                disk.destination_path,
+            )
+            for disk in job.disks
+        ],
+    )
+
+
+def _took(shot: Snapshot, step: Step) -> float | None:
+    return queries.elapsed_s(step.started_at, step.finished_at or shot.at)
+
+
+def tell(job_id: int, sentence: str, *, as_json: bool) -> None:
+    """Print what was done to a job, or its document."""
+    if as_json:
+        emit_job(job_id)
+    else:
+        output.say(sentence)
+
+
+def goes_on(job_id: int, *, as_json: bool) -> None:
+    """Print that a job goes on."""
+    tell(job_id, f"job {job_id} goes on (`drover job watch {job_id}`)", as_json=as_json)
+
+
+def requested(job: Job) -> str:
+    """What a cancellation came to so far."""
+    if job.state is JobState.ROLLED_BACK:
+        return f"job {job.id} is rolled back: {job.guest} stays on {job.source}"
+    look = f"`drover job watch {job.id}` shows how it ends"
+    if job.state is JobState.ROLLING_BACK:
+        return f"job {job.id} is being rolled back, {job.guest} is to stay on {job.source}: {look}"
+    return (
+        f"cancellation of job {job.id} is requested: {job.guest} stays on {job.source} unless its switchover was "
+        f"faster; {look}"
+    )
+
+
+def explain(job_id: int, *, as_json: bool) -> None:
+    """Print a job's story."""
+    job = queries.snapshot(job_id).job
+    story = [serializers.event_document(event) for event in queries.events(job_id)]
+    if as_json:
+        names = ("id", "guest", "source", "destination", "state", "wait_reason")
+        output.emit({**{name: getattr(job, name) for name in names}, "events": story})
+        return
+    output.say(f"{headline(job)}: {job.state}")
+    for event in story:
+        output.say(f"{event['at']}  {event['sentence']}  ({event['by']})")
+    if job.wait_reason:
+        output.say(f"it waits: {job.wait_reason}")

@@ -1,0 +1,55 @@
+"""Subcommands that are imported when they run: what lists them knows no more than their names and one line of help.
+
+`drover --help` and the shell's completion would else import all of Drover, SQLAlchemy and Celery with it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command, get_group
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """Where a subcommand is, and how it is listed."""
+
+    target: str
+    """`module:attribute`; the attribute is a `typer.Typer` with one command, or with a callback and several."""
+    help: str
+    panel: str
+
+    def load(self) -> TyperCommand | TyperGroup:
+        """Import it."""
+        module, attribute = self.target.split(":")
+        offered = getattr(import_module(module), attribute)
+        assert isinstance(offered, typer.Typer)
+        made = get_group(offered) if offered.registered_callback else get_command(offered)
+        assert isinstance(made, TyperCommand | TyperGroup)
+        return made
+
+
+class Listed(TyperCommand):
+    """Stands for a subcommand until it runs."""
+
+    def __init__(self, name: str, of: Lazy) -> None:
+        super().__init__(name, help=of.help, rich_help_panel=of.panel)
+        self.of = of
+
+
+class LazyGroup(TyperGroup):
+    """A group whose subcommands are in a table."""
+
+    table: ClassVar[Mapping[str, Lazy]] = {}
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, lazy in self.table.items():
+            self.add_command(Listed(name, lazy))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command.of.load() if isinstance(command, Listed) else command, rest

@@ -1,0 +1,93 @@
+"""From the options of `drover migrate` to a job."""
+
+import typer
+
+from drover.cli import exit_codes, output, queries
+from drover.cli.watching import emit_job, note_without_controller, verdict, watch
+from workflows import guests, submit_options
+from workflows.migration import jobs, preflight
+from workflows.migration.jobs import MigrationOptions
+
+
+def options_of(max_downtime_ms: int | None, bandwidth: int) -> MigrationOptions:
+    """How guests are to be moved."""
+    if max_downtime_ms is None:
+        return MigrationOptions(bandwidth_bytes_per_s=bandwidth)
+    return MigrationOptions(max_downtime_ms=max_downtime_ms, bandwidth_bytes_per_s=bandwidth)
+
+
+def submit(
+    guest: str,
+    to: str,
+    *,
+    max_downtime_ms: int | None,
+    bandwidth: int,
+    at: str | None,
+    window: str | None,
+    timezone: str,
+    hold: bool,
+    seed_now: bool,
+    priority: int,
+    webhook: str | None,
+    idempotency_key: str | None,
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Submit the job, and watch it if that was asked for."""
+    asked = submit_options.read(
+        at=at, window=window, timezone=timezone, hold=hold, seed_now=seed_now, priority=priority, webhook=webhook
+    )
+    options = options_of(max_downtime_ms, bandwidth)
+    job = jobs.submit(guest, to, options=options, terms=asked, idempotency_key=idempotency_key)
+    for warning in queries.events(job.id, "warning"):
+        output.note(f"warning: {warning.sentence}")
+    if wait:
+        watch(job.id, timeout_s=timeout, as_json=as_json)
+    else:
+        _submitted(job.id, as_json=as_json)
+
+
+def _submitted(job_id: int, *, as_json: bool) -> None:
+    shot = queries.snapshot(job_id)
+    if not shot.ended:
+        note_without_controller()
+    if as_json:
+        emit_job(job_id)
+    elif shot.job.state.settled:
+        output.say(verdict(shot))
+    else:
+        output.say(f"job {job_id} moves {shot.job.guest} to {shot.job.destination}: `drover job watch {job_id}`")
+    raise typer.Exit(exit_codes.of_job(shot.job.state))
+
+
+def plan(guest: str, to: str, *, as_json: bool) -> None:
+    """Say what the move would take; nothing is changed."""
+    row = guests.known_guest(guest)
+    planned = preflight.plan(row, to)
+    destination, disks = planned["destination"], planned["disks"]
+    if as_json:
+        names = ("index", "format", "source_path", "destination_path", "virtual_size_bytes")
+        output.emit(
+            {
+                "dry_run": True,
+                "guest": row.name,
+                "source": row.host,
+                "destination": to,
+                "ram": destination["ram"],
+                "memory_bytes": planned["source"]["memory_bytes"],
+                "disks": [{name: disk[name] for name in names} for disk in disks],
+                "warnings": destination["warnings"],
+            }
+        )
+        return
+    output.say(f"{row.name} can be moved from {row.host} to {to}; nothing was changed. It would take:")
+    for disk in disks:
+        amount = output.size(disk["virtual_size_bytes"])
+        output.say(
+            f"  disk {disk['index']}: {disk['format']}, {amount}: {disk['source_path']} -> {disk['destination_path']}"
+        )
+    how = "while it runs" if destination["ram"] == "live" else "while it is paused"
+    output.say(f"  memory: {output.size(planned['source']['memory_bytes'])}, copied {how}")
+    for warning in destination["warnings"]:
+        output.note(f"warning: {warning}")

@@ -1,0 +1,76 @@
+"""`python -m drover.cli.settings_page` prints docs/settings.md: every setting and every limit of the fleet."""
+
+from collections.abc import Iterable, Iterator
+
+from drover.cli.fleet_view import shown
+from drover.settings import FORMER_VARIABLES, OTHER_VARIABLES, allowed, amount, variables
+from models.fleet import Limits
+from workflows.fleet_limits import OF_ONE_HOST, reach, spelled
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join(_lines()) + "\n"
+
+
+INTRODUCTION = """\
+# Settings
+
+Made by `make settings` from `drover/settings.py` and `models/fleet.py`: do not edit.
+
+A process reads its settings from its environment when it starts. One that is missing or out of range stops the start
+with a sentence. `drover config check` says what is wrong on a machine, `drover config show` what is in effect.
+"""
+LIMITS = """
+## Limits of the fleet
+
+One row of the database, changed by `drover fleet set max-moves=12 bandwidth=100M/s` while everything runs; the
+controller and the workers obey within seconds. `drover fleet show` shows them. `drover host set HOST --bandwidth 100M/s
+--retention 7d` gives one host its own. An image that was set aside is kept as long as was said when it was set aside.
+"""
+FORMER = """
+## Former variables
+
+These were settings of each process before they became limits of the fleet. `drover db upgrade` takes over what its own
+environment says, once, when it makes the row. From then on they are ignored; a worker or controller that finds one with
+another value says so when it starts, with the command that sets it.
+"""
+OTHERS = """
+## Other variables
+"""
+
+
+def _lines() -> Iterator[str]:
+    yield INTRODUCTION
+    yield from _table(("variable", "unit", "default", "allowed", "read by", "what it is"), _variables())
+    yield LIMITS
+    yield from _table(("limit", "default", "allowed", "of one host", "what it is"), _limits())
+    yield FORMER
+    yield from _table(("variable", "limit"), ((f"`{name}`", f"`{limit}`") for name, limit in FORMER_VARIABLES.items()))
+    yield OTHERS
+    yield from _table(("variable", "what it is"), ((f"`{name}`", about) for name, about in OTHER_VARIABLES.items()))
+
+
+def _limits() -> Iterator[tuple[str, ...]]:
+    for name, field in Limits.model_fields.items():
+        own = "yes" if name in OF_ONE_HOST else ""
+        yield f"`{spelled(name)}`", shown(name, field.default), reach(name), own, field.description or ""
+
+
+def _table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    titles = list(titles)
+    yield "| " + " | ".join(titles) + " |"
+    yield "|" + " --- |" * len(titles)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def _variables() -> Iterator[tuple[str, ...]]:
+    for name, (_, field) in variables().items():
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        default = "required" if field.is_required() else amount(field.default) or "empty"
+        yield f"`{name}`", str(extra["unit"]), default, allowed(field), str(extra["read_by"]), field.description or ""
+
+
+if __name__ == "__main__":
+    print(page(), end="")

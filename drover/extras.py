@@ -1,0 +1,25 @@
+"""Optional parts of Drover, which a hypervisor need not install."""
+
+from importlib.util import find_spec
+
+from drover.errors import PreconditionFailed
+
+MODULES = {
+    "controller": ("httpx", "prometheus_client"),
+    "flower": ("flower",),
+}
+"""What each extra of pyproject.toml brings, by what is imported."""
+
+
+def require(extra: str, why: str) -> None:
+    """Refuse at once, with what to install, instead of failing at an import later.
+
+    Raises:
+        PreconditionFailed: something of that extra is not installed.
+    """
+    missing = [module for module in MODULES[extra] if find_spec(module) is None]
+    if missing:
+        raise PreconditionFailed(
+            f"{why} needs {' and '.join(missing)}, which this environment lacks: install Drover with its extra "
+            f"`{extra}`, for example `pip install '.[{extra}]'` in a checkout"
+        )

@@ -1,0 +1,51 @@
+"""What was decided, in the log: a sentence is written once the transaction that decided it has committed.
+
+A command has no log. It has its sentences written by the controller that leads, which Postgres notifies: so what
+operators do is found in one place, wherever they typed it.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+
+from sqlalchemy import event, func, select
+from sqlalchemy.orm import Session, SessionTransaction
+
+from drover import logs
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "drover_said"
+LONGEST = 2000
+"""Postgres takes 8000 bytes in a notification."""
+_SAID = "said"
+
+
+def say(session: Session, sentence: str, *, level: int = logging.INFO, **fields: object) -> None:
+    """Have a sentence logged if, and once, what this session has done up to here is committed."""
+    told = {name: value for name, value in fields.items() if value is not None}
+    if logs.configured():
+        session.info.setdefault(_SAID, []).append((session.get_nested_transaction(), level, sentence, told))
+        return
+    payload = json.dumps({"level": level, "sentence": sentence[:LONGEST], "fields": told}, default=str)
+    session.connection().execute(select(func.pg_notify(CHANNEL, payload)))  # past the session: nothing is flushed by it
+
+
+@event.listens_for(Session, "after_soft_rollback")
+def _forget(session: Session, savepoint: SessionTransaction) -> None:
+    """What a savepoint was rolled back to was not decided."""
+    session.info[_SAID] = [one for one in session.info.get(_SAID, ()) if one[0] is not savepoint]
+
+
+def log_said(session: Session) -> None:
+    """To be called after the commit."""
+    for _, level, sentence, fields in session.info.pop(_SAID, ()):
+        log.log(level, "%s", sentence, extra=fields)
+
+
+def log_heard(payloads: Sequence[str]) -> None:
+    """What commands have said, in the controller that hears it."""
+    for payload in payloads:
+        if payload:
+            told = json.loads(payload)
+            log.log(told["level"], "%s", told["sentence"], extra=told["fields"])

@@ -1,0 +1,191 @@
+"""The tables of states: whole, kept to by everybody, and shown as they are in docs/architecture.md.
+
+`python -m tests.test_transitions` writes them there.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from models.database import transaction
+from models.job import Job, JobState, Step
+from models.transitions import (
+    DRAIN,
+    DRAIN_GUEST,
+    FINISHED,
+    JOB,
+    STEP,
+    Actor,
+    IllegalTransition,
+    JobEvent,
+    StepEvent,
+    StepState,
+    Table,
+)
+from tests.factories import guest, host, job
+from tests.transition_guard import guarded
+
+ROOT = Path(__file__).parents[1]
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+TABLES: dict[str, Table[Any, Any]] = {"job": JOB, "step": STEP, "drain": DRAIN, "guest": DRAIN_GUEST}
+FIRST = {"job": "queued", "step": "pending", "drain": "queued", "guest": "waiting"}
+ALLOWED = {
+    "models/job.py",
+    "models/drain.py",
+    "workflows/migration/claim_statements.py",
+}
+"""Where a state is written: by `Table.apply`, and by the statements of claims, which take theirs from `WAYS`."""
+OTHER_STATES = {"HostState", "RequestState", "DeliveryState"}
+
+
+def diagram(table: Table[Any, Any], first: str) -> str:
+    """A state diagram for Mermaid; what leads from one state to the same other one is one arrow."""
+    why: dict[tuple[str, str], list[str]] = {}
+    for row in table.rows:
+        why.setdefault((row.state, row.after), []).append(row.why)
+    arrows = [f"{state} --> {after}: {'; '.join(dict.fromkeys(reasons))}" for (state, after), reasons in why.items()]
+    states = dict.fromkeys(state for row in table.rows for state in (row.state, row.after))
+    ends = [f"{state} --> [*]" for state in states if table.leads_nowhere(state)]
+    lines = "\n".join(f"    {line}" for line in [f"[*] --> {first}", *arrows, *ends])
+    return f"```mermaid\nstateDiagram-v2\n{lines}\n```"
+
+
+def rows(table: Table[Any, Any]) -> str:
+    """A table in Markdown: one line for each event and the state that it leads to."""
+    head = ["| event | from | to | by | when |", "| --- | --- | --- | --- | --- |"]
+    lines: dict[tuple[str, str, str, str], list[str]] = {}
+    for row in table.rows:
+        by = ", ".join(sorted(row.actors))
+        lines.setdefault((row.event, row.after, by, row.why), []).append(f"`{row.state}`")
+    body = [
+        f"| {event} | {', '.join(states)} | `{after}` | {by} | {why} |"
+        for (event, after, by, why), states in lines.items()
+    ]
+    return "\n".join([*head, *body])
+
+
+SHOWN = {"job": diagram(JOB, "queued"), "step": rows(STEP), "drain": diagram(DRAIN, "queued")}
+
+
+def _shown_between(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- states of a {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_architecture_shows_the_table_as_it_is(name: str) -> None:
+    found = _shown_between(name).search(ARCHITECTURE.read_text())
+    assert found is not None
+    assert SHOWN[name] in found[0], "write it anew: python -m tests.test_transitions"
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_state_can_be_reached(name: str) -> None:
+    table, reached = TABLES[name], {FIRST[name]}
+    for _ in table.rows:
+        reached |= {row.after for row in table.rows if row.state in reached}
+    assert [state for state in type(table.rows[0].state) if state not in reached] == []
+
+
+def test_a_job_is_finished_where_no_event_leads_on() -> None:
+    assert set(FINISHED) == {JobState.DONE, JobState.ROLLED_BACK}
+    assert [state for state in JobState if state.settled] == [
+        JobState.DONE,
+        JobState.ROLLED_BACK,
+        JobState.NEEDS_OPERATOR,
+    ]
+    assert not JobState.NEEDS_OPERATOR.finished
+
+
+def test_no_event_takes_a_claim_away_from_a_step_but_those_that_end_claims() -> None:
+    ends = {StepEvent.FINISH, StepEvent.RETRY, StepEvent.HAND_BACK, StepEvent.EXPIRE, StepEvent.FAIL}
+    claimed = {StepState.RUNNING, StepState.ROLLING_BACK}
+    assert {row.event for row in STEP.rows if row.state in claimed} == ends | {StepEvent.GO_FORWARD}
+
+
+def test_what_no_row_lists_is_refused() -> None:
+    with pytest.raises(IllegalTransition, match="a step that is done knows no 'claim'"):
+        STEP.apply(StepState.DONE, StepEvent.CLAIM, Actor.WORKER)
+    with pytest.raises(IllegalTransition, match="a job that is done knows no 'roll back'"):
+        JOB.apply(JobState.DONE, JobEvent.ROLL_BACK, Actor.OPERATOR)
+
+
+def test_who_may_not_is_refused() -> None:
+    with pytest.raises(IllegalTransition, match="is not for worker"):
+        JOB.apply(JobState.QUEUED, JobEvent.BEGIN, Actor.WORKER)
+    with pytest.raises(IllegalTransition, match="is not for controller"):
+        Step(state=StepState.PENDING).apply(StepEvent.CLAIM, Actor.CONTROLLER)
+
+
+@pytest.mark.usefixtures("database")
+def test_the_guard_of_the_tests_refuses_what_no_table_lists() -> None:
+    for name in ("one", "two"):
+        host(name)
+    guest("web", "one")
+    number = job("web", "two")
+    for statement in ("UPDATE job SET state = 'done'", "UPDATE step SET state = 'rolling_back'"):
+        with guarded(), pytest.raises(SQLAlchemyError, match="cannot go from"), transaction() as session:
+            session.execute(text(statement))
+    with guarded(), pytest.raises(SQLAlchemyError, match="cannot go from queued to needs_operator"):
+        _assign(number, JobState.NEEDS_OPERATOR, JobState.RUNNING)
+
+
+def _assign(job_id: int, *states: JobState) -> None:
+    """All in one transaction, past the tables."""
+    with transaction() as session:
+        row = session.get_one(Job, job_id)
+        for state in states:
+            row.state = state
+
+
+def _writes(source: str) -> Iterator[ast.AST]:
+    """Where a module sets `state`: by an assignment, or as an argument of `values`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign) and any(_is_state(part) for goal in node.targets for part in ast.walk(goal)):
+            if not _names(node.value) & OTHER_STATES:
+                yield node
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", None) in {"values", "update"}:
+            yield from (word for word in node.keywords if word.arg == "state" and not _names(word.value) & OTHER_STATES)
+
+
+def _is_state(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == "state" and isinstance(node.ctx, ast.Store)
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {found.id for found in ast.walk(node) if isinstance(found, ast.Name)}
+
+
+def _modules() -> Iterator[Path]:
+    for package in ("models", "workers", "workflows", "drover"):
+        yield from (ROOT / package).rglob("*.py")
+
+
+def test_nobody_writes_a_state_but_the_tables() -> None:
+    found = {
+        f"{name}:{getattr(node, 'lineno', 0)}"
+        for path in _modules()
+        if (name := str(path.relative_to(ROOT))) not in ALLOWED
+        for node in _writes(path.read_text())
+    }
+    assert not found
+
+
+def test_where_states_are_written_they_come_from_the_tables() -> None:
+    """None is spelled out there."""
+    for name in ALLOWED:
+        for node in _writes((ROOT / name).read_text()):
+            value = node.value if isinstance(node, (ast.Assign, ast.keyword)) else node
+            assert not _names(value) & {"JobState", "StepState", "DrainState", "GuestState"}, name
+
+
+if __name__ == "__main__":
+    shown = ARCHITECTURE.read_text()
+    for name, content in SHOWN.items():
+        shown = _shown_between(name).sub(rf"\g<1>\n{content}\n\n\g<2>", shown)
+    ARCHITECTURE.write_text(shown)

@@ -66,9 +66,15 @@ def _turn(item: pytest.Item) -> int:
 
 
 @pytest.fixture(autouse=True)
-def _no_log_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands run in this process, and one that becomes a service would take over where pytest looks at log lines."""
-    monkeypatch.setattr(logs, "configure", lambda host, **fields: None)
+def _no_log_of_its_own() -> Iterator[None]:
+    """Commands run in this process, and one that becomes a service would take over where pytest looks at log lines.
+
+    Not by the fixture `monkeypatch`: it would be set up first and torn down last, and then put back the variables of a
+    database that a test was pointed at after it was pointed back.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs, "configure", lambda host, **fields: None)
+        yield
 
 
 @pytest.fixture(scope="session")

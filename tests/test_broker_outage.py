@@ -75,7 +75,8 @@ def test_a_held_move_goes_on_over_every_kind_of_outage_and_is_released_afterward
             until("all have noticed", lambda: all(said_since(lab, sizes).values()), 60)  # noqa: B023
             time.sleep(3)  # a flood would take its time
         for name, lines in said_since(lab, sizes).items():
-            assert len(lines) == 1, (outage.__name__, name, lines)
+            # one for each thread that waits for Redis, and not one for each time it looks
+            assert 1 <= len(lines) <= 3, (outage.__name__, name, lines)
             assert not any("Unrecoverable" in line or "Traceback" in line for line in _since(lab, name, sizes[name]))
         until("the hosts answer again", lambda: all(answers(host) for host in ("host-a", "host-b")), 60)
         time.sleep(SETTLED_S + 1)  # what comes sooner belongs to the same outage

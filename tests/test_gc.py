@@ -23,7 +23,7 @@ from lab.directory import Lab
 from models.database import transaction
 from models.guest import Guest
 from models.host import Host
-from models.job import Disk, Job, JobState, Step, StepState
+from models.job import Disk, Job, JobState, Side, Step, StepState
 from tests import factories, helpers
 from tests.helpers import MIB, Moves, until
 from workers import orphans, processes
@@ -76,7 +76,8 @@ def gc(moves: Moves, *words: str) -> Answer:
 
 def force(job_id: int, state: JobState) -> None:
     """What the database says of a job from now on, whatever is true; no step of it is claimed."""
-    step = StepState.DONE if state is JobState.DONE else StepState.ROLLED_BACK
+    steps = {JobState.DONE: StepState.DONE, JobState.NEEDS_OPERATOR: StepState.FAILED}
+    step = steps.get(state, StepState.ROLLED_BACK)
     with transaction() as session:
         session.execute(update(Step).where(Step.job_id == job_id).values(state=step, lease_until=None, owner=None))
         session.execute(update(Job).where(Job.id == job_id).values(state=state, finished_at=func.now()))
@@ -234,6 +235,7 @@ def another_job(guest: str) -> int:
     """One that waits for an operator, so that it does nothing by itself."""
     with transaction() as session:
         job = Job(guest=guest, source="host-a", destination="host-b", state=JobState.NEEDS_OPERATOR)
+        job.steps = [Step(seq=0, name="cleanup", side=Side.SOURCE, host="host-a", state=StepState.FAILED)]
         session.add(job)
         session.flush()
         return job.id

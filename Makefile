@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check settings chaos soak bench compose
+.PHONY: help setup demo test check docs settings chaos soak bench compose
 .NOTPARALLEL:
 
 help: ## Say what can be made
@@ -10,6 +10,9 @@ setup: ## Get this machine ready: system packages (root or sudo), virtual enviro
 
 demo: setup ## Move a live guest between two hosts of a lab on this machine (KEEP=1 leaves the lab running)
 	@.venv/bin/drover lab demo $(if $(KEEP),--keep)
+
+docs: setup ## Write docs/contracts.md from the models
+	.venv/bin/python -m lab.contracts_page
 
 test: check ## Check, then run the whole suite, real guests included
 	.venv/bin/pytest -n auto

@@ -9,6 +9,7 @@ from bench.moves import MIB
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec
 from models.database import transaction
+from models.documents import RamProgress
 from models.drain import DrainKind
 from models.job import Job
 from workflows.drain import commands
@@ -30,7 +31,7 @@ def measure(lab: Lab) -> list[Figure]:
         for guest in guests:
             guest.moved_to("host-b")
     took = max(job.finished_at.timestamp() for job in jobs if job.finished_at) - begun
-    ram = sum((job.ram or {}).get("transferred", 0) for job in jobs)
+    ram = sum((job.ram or RamProgress()).transferred for job in jobs)
     anew = sum(disk.bytes_total - DISK_MIB * MIB for job in jobs for disk in job.disks)  # a mirror's length grows by it
     sent = GUESTS * FILL_MIB * MIB + anew + ram
     return [

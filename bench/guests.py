@@ -20,6 +20,7 @@ from lab.directory import Lab
 from lab.guest.spec import GuestSpec
 from lab.guest.verify import ImageRef, VerifyReport, verify
 from models.database import transaction
+from models.documents import Downtime, MigrationOptions
 from models.job import Job, JobState
 from workers import processes
 from workers.qemu.monitor import MonitorLost, connect
@@ -75,10 +76,10 @@ class Guest:
     left_consoles: list[Path] = field(default_factory=list)
 
     def move(self, by: str, *, floor: dict[str, Any] | None = None, **options: int) -> Move:
-        """Move it to the other host; `options` are those of `jobs.MigrationOptions`, `floor` what that is to try."""
+        """Move it to the other host; `options` are those of `MigrationOptions`, `floor` what that is to try."""
         to = "host-b" if self.host == "host-a" else "host-a"
         onlooker = Onlooker(str(self._watch_at(self.host)), str(self._watch_at(to)), self.devices)
-        times = self._moved(by, to, jobs.MigrationOptions(**options), floor or {})
+        times = self._moved(by, to, MigrationOptions(**options), floor or {})
         seen = onlooker.join()
         self.moved_to(to)
         allocated = sum(image.path.stat().st_blocks * 512 for image in self._images())
@@ -89,7 +90,7 @@ class Guest:
         """Its disks' paths in QEMU's tree of objects."""
         return [f"/machine/peripheral/device{index}/virtio-backend" for index in range(len(self.spec.disks))]
 
-    def _moved(self, by: str, to: str, asked: jobs.MigrationOptions, floor: dict[str, Any]) -> Times:
+    def _moved(self, by: str, to: str, asked: MigrationOptions, floor: dict[str, Any]) -> Times:
         if by == "drover":
             return self._by_drover(to, asked)
         times = self._by_floor(to, asked, floor)
@@ -97,23 +98,23 @@ class Guest:
         records.adopt(self.spec.name, to, str(self._at(to) / self.spec.qmp_socket.name))
         return times
 
-    def _by_drover(self, to: str, asked: jobs.MigrationOptions) -> Times:
+    def _by_drover(self, to: str, asked: MigrationOptions) -> Times:
         begun = time.time()
         job = jobs.submit(self.spec.name, to, options=asked)
         ended = ended_job(job.id)
         assert ended.finished_at is not None
-        return Times(begun, ended.finished_at.timestamp(), (ended.downtime or {}).get("phases", {}))
+        return Times(begun, ended.finished_at.timestamp(), (ended.downtime or Downtime()).phases)
 
-    def _by_floor(self, to: str, asked: jobs.MigrationOptions, floor: dict[str, Any]) -> Times:
+    def _by_floor(self, to: str, asked: MigrationOptions, floor: dict[str, Any]) -> Times:
         plan = preflight.plan(records.known_guest(self.spec.name), to)
-        what = asked.document() | {
+        what = asked.public() | {
             **floor,
-            "qmp": plan["source"]["qmp"],
-            "argv": plan["destination"]["argv"],
-            "destination_qmp": plan["destination"]["qmp"],
+            "qmp": plan.source.qmp,
+            "argv": list(plan.destination.argv),
+            "destination_qmp": plan.destination.qmp,
             "address": self.lab.host(to).address,
             "folder": str(self.lab.path),
-            "disks": plan["disks"],
+            "disks": [disk.json_object() for disk in plan.disks],
         }
         order = self.lab.path / "floor.json"
         order.write_text(json.dumps(what))

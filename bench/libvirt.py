@@ -25,8 +25,8 @@ from lab.directory import Lab, LabHost
 from lab.guest.boot_files import boot_files, default_cache
 from lab.guest.command_line import kernel_words
 from lab.guest.spec import DiskSpec, GuestSpec, create_images
+from models.documents import MigrationOptions
 from workers import processes
-from workflows.migration import jobs
 
 SCRIPT = Path(__file__).with_name("libvirtd.sh")
 DOMAIN = Template(Path(__file__).with_name("libvirt.xml").read_text())
@@ -120,7 +120,7 @@ class Domain(Guest):
         """By libvirt's name for the disk."""
         return ["/machine/peripheral/virtio-disk0/virtio-backend"]
 
-    def _moved(self, by: str, to: str, asked: jobs.MigrationOptions, floor: dict[str, Any]) -> Times:
+    def _moved(self, by: str, to: str, asked: MigrationOptions, floor: dict[str, Any]) -> Times:
         self.create_images(to)
         there = self.lab.host(to)
         self._virsh("migrate-setmaxdowntime", self.spec.name, str(DOWNTIME_MS))

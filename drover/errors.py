@@ -10,6 +10,7 @@ DroverError
 │   ├── Committed        the destination owns the guest already: only forward
 │   ├── NeverRan         the destination's QEMU is dead and never ran: back to the source
 │   └── Unknown          nobody can tell who owns the guest: a person must decide
+├── UnreadableDocument   another process wrote what this one cannot read: upgrade it
 └── LeaseLost            somebody else may be at work here: stop touching anything
 """
 
@@ -41,6 +42,10 @@ class HostRefused(PreconditionFailed):
         super().__init__(message)
         self.host = host
         self.failed = failed
+
+
+class UnreadableDocument(DroverError):
+    """What another process wrote is of a later version, or is not what its type says."""
 
 
 class StepError(DroverError):

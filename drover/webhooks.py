@@ -118,7 +118,9 @@ def _post(delivery: Delivery, secret: str) -> str | None:
     if not secret:
         return "the controller has no DROVER_WEBHOOK_SECRET to sign with: set it"
     try:
-        body = json.dumps({"delivery": delivery.id, **delivery.body}).encode()
+        with transaction() as session:
+            told = session.scalars(select(Delivery.body).where(Delivery.id == delivery.id)).one()
+        body = json.dumps({"delivery": delivery.id, **told.json_object()}).encode()
         status = _in_time(_answer(delivery.url, body, secret))
     except TimeoutError:
         return f"it did not answer within {TIMEOUT_S:g} s"

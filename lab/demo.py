@@ -14,6 +14,7 @@ from lab import fleet, guests
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec, GuestSpec
 from models.database import transaction
+from models.documents import Downtime, RamProgress
 from models.job import Job
 
 GUEST = "demo"
@@ -69,9 +70,9 @@ def _table(verdict: guests.Verdict) -> Table:
     report = verdict.report
     table = Table(title="A live guest was moved", show_header=False)
     table.add_row("disks copied", f"{copied / MIB:.0f} of {total / MIB:.0f} MiB, at {copied / MIB / seconds:.0f} MiB/s")
-    table.add_row("RAM sent", f"{(job.ram or {}).get('transferred', 0) / MIB:.0f} MiB")
+    table.add_row("RAM sent", f"{(job.ram or RamProgress()).transferred / MIB:.0f} MiB")
     table.add_row("total time", f"{_seconds(job.created_at, job.finished_at):.1f} s")
-    table.add_row("downtime", f"{(job.downtime or {}).get('ms') or 0:.0f} ms ({_ram_mode(job)})")
+    table.add_row("downtime", f"{(job.downtime or Downtime()).ms or 0:.0f} ms ({_ram_mode(job)})")
     table.add_row("acknowledged writes", f"{sum(disk.acknowledged for disk in report.disks)}")
     table.add_row("verdict", f"{'intact' if report.ok else 'DAMAGED'}, the guest goes on on {verdict.host}")
     for problem in report.problems:
@@ -80,7 +81,7 @@ def _table(verdict: guests.Verdict) -> Table:
 
 
 def _ram_mode(job: Job) -> str:
-    live = job.plan["destination"]["ram"] == "live"
+    live = job.plan is not None and job.plan.destination.ram == "live"
     return "RAM moved live" if live else "guest paused while its RAM moved: this QEMU cannot do it live without KVM"
 
 

@@ -27,6 +27,7 @@ class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it as a plain class attribute
         datetime: DateTime(timezone=True),
         Document: JSON().with_variant(JSONB(), "postgresql"),
+        dict[str, str]: JSON().with_variant(JSONB(), "postgresql"),
     }
 
 

@@ -10,12 +10,14 @@ from datetime import datetime
 from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, func, text
 from sqlalchemy.orm import Mapped, Session, mapped_column, object_session, relationship
 
-from models.base import Base, Document, by_value, now
+from models.base import Base, by_value, now
+from models.contracts import Typed
+from models.documents import AllowedHosts, MigrationOptions, Recurrence, Window
 from models.said import say
 from models.transitions import DRAIN, DRAIN_GUEST
 from models.transitions import DrainState as DrainState
 from models.transitions import GuestState as GuestState
-from models.webhook import Delivery
+from models.webhook import Delivery, DrainEnd, GuestEnd, Notification
 
 
 class DrainKind(enum.StrEnum):
@@ -47,17 +49,16 @@ class Drain(Base):
     host: Mapped[str] = mapped_column(ForeignKey("host.name"))
     state: Mapped[DrainState] = mapped_column(by_value(DrainState), default=DrainState.QUEUED)
     idempotency_key: Mapped[str | None] = mapped_column(String(128), unique=True)
-    allowed_hosts: Mapped[Document] = mapped_column(default=dict)
-    """{"to": [hosts], "exclude": [hosts]}: where guests may go; no "to" is everywhere."""
-    options: Mapped[Document] = mapped_column(default=dict)
+    allowed_hosts: Mapped[AllowedHosts] = mapped_column(Typed(AllowedHosts), default=AllowedHosts)
+    options: Mapped[MigrationOptions] = mapped_column(Typed(MigrationOptions), default=MigrationOptions)
     """Of its jobs, see `Job.options`."""
     priority: Mapped[int] = mapped_column(default=0)
     """Of its jobs, see `Job.priority`."""
     not_before: Mapped[datetime | None]
-    window: Mapped[Document | None]
+    window: Mapped[Window | None] = mapped_column(Typed(Window))
     """See `Job.window`; holds for each of its jobs."""
-    recurrence: Mapped[Document | None]
-    """{"cron": "0 22 * * 6", "timezone": "Europe/Berlin"}: when it ends, the next one is queued for then."""
+    recurrence: Mapped[Recurrence | None] = mapped_column(Typed(Recurrence))
+    """When it ends, the next one is queued for then."""
     hold: Mapped[bool] = mapped_column(default=False)
     """See `Job.hold`."""
     seed: Mapped[bool] = mapped_column(default=False)
@@ -97,16 +98,16 @@ class Drain(Base):
         """Have whoever asked told what became of the drain."""
         if self.webhook is None:
             return
-        about = {
-            "id": self.id,
-            "kind": self.kind.value,
-            "host": self.host,
-            "state": self.state.value,
-            "error": self.error,
-            "idempotency_key": self.idempotency_key,
-            "guests": [{"guest": row.guest, "state": row.state.value, "reason": row.reason} for row in self.guests],
-        }
-        body = {"event": f"drain.{self.state}", "at": now(session).isoformat(), "drain": about}
+        about = DrainEnd(
+            id=self.id,
+            kind=self.kind,
+            host=self.host,
+            state=self.state,
+            error=self.error,
+            idempotency_key=self.idempotency_key,
+            guests=tuple(GuestEnd(guest=row.guest, state=row.state, reason=row.reason) for row in self.guests),
+        )
+        body = Notification(event=f"drain.{self.state}", at=now(session), drain=about)
         session.add(Delivery(url=self.webhook, drain_id=self.id, body=body))
 
 
@@ -123,7 +124,7 @@ class DrainGuest(Base):
     """Where it was when the drain took it up."""
     destination: Mapped[str | None] = mapped_column(ForeignKey("host.name"))
     """Where it is planned to go, or went."""
-    refused_by: Mapped[Document] = mapped_column(default=dict)
+    refused_by: Mapped[dict[str, str]] = mapped_column(default=dict)
     """{host: why}: destinations that did not work out."""
     job_id: Mapped[int | None] = mapped_column(ForeignKey("job.id"))
     """Its newest job."""

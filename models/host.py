@@ -7,6 +7,8 @@ from sqlalchemy import BigInteger, ForeignKey, Identity, Index, Interval, String
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models.base import Base, Document, by_value
+from models.contracts import Typed, Versioned
+from models.documents import HostFacts
 
 
 class HostState(enum.StrEnum):
@@ -28,8 +30,7 @@ class Host(Base):
     incarnation: Mapped[str] = mapped_column(String(64))
     """Changes with each start of the worker; claims of an older incarnation are void."""
     heartbeat_at: Mapped[datetime]
-    facts: Mapped[Document]
-    """{"cpus": int, "memory_bytes": int, "qemu": version text or null, "concurrency": int}"""
+    facts: Mapped[HostFacts] = mapped_column(Typed(HostFacts))
     state: Mapped[HostState] = mapped_column(
         by_value(HostState), default=HostState.ACTIVE, server_default=HostState.ACTIVE.value
     )
@@ -51,7 +52,7 @@ class RequestState(enum.StrEnum):
 
     ASKED = "asked"
     ANSWERED = "answered"
-    REFUSED = "refused"  # PreconditionFailed on the host; `reply["error"]` says why
+    REFUSED = "refused"  # PreconditionFailed on the host; the reply is a `Refusal`
     FAILED = "failed"  # anything else went wrong
 
 
@@ -69,14 +70,15 @@ class HostRequest(Base):
     host: Mapped[str] = mapped_column(ForeignKey("host.name"))
     kind: Mapped[str] = mapped_column(String(32))
     question: Mapped[Document]
+    """By its kind, see `models.host_rpc`; the reply likewise."""
     state: Mapped[RequestState] = mapped_column(by_value(RequestState), default=RequestState.ASKED)
     reply: Mapped[Document | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     answered_at: Mapped[datetime | None]
 
 
-def reply(session: Session, request_id: int, state: RequestState, told: Document) -> None:
+def reply(session: Session, request_id: int, state: RequestState, told: Versioned) -> None:
     """Write the answer to a question down, and tell who waits for it."""
-    answered = {"state": state, "reply": told, "answered_at": func.clock_timestamp()}
+    answered = {"state": state, "reply": told.json_object(), "answered_at": func.clock_timestamp()}
     heard = func.pg_notify(ANSWERED_CHANNEL, str(request_id))
     session.execute(update(HostRequest).where(HostRequest.id == request_id).values(answered).returning(heard))

@@ -16,13 +16,16 @@ from sqlalchemy.orm.util import identity_key
 from drover import logs
 from models import transitions
 from models.base import Base, Document, by_value, now
+from models.contracts import Typed, nothing
+from models.documents import Downtime, MigrationOptions, NbdServer, RamProgress, Switchover, Window
+from models.plan import Plan
 from models.said import say
 from models.transitions import CLAIMED as CLAIMED
 from models.transitions import FINISHED, WAYS, Actor, JobEvent, StepEvent
 from models.transitions import Direction as Direction
 from models.transitions import JobState as JobState
 from models.transitions import StepState as StepState
-from models.webhook import Delivery
+from models.webhook import Delivery, JobEnd, Notification
 
 
 class Side(enum.StrEnum):
@@ -72,26 +75,24 @@ class Job(Base):
     token: Mapped[int] = mapped_column(BigInteger, default=0)
     """The newest fencing token given to a claim on one of the job's steps."""
     idempotency_key: Mapped[str | None] = mapped_column(String(128), unique=True)
-    options: Mapped[Document] = mapped_column(default=dict)
-    """{"max_downtime_ms": int, "bandwidth_bytes_per_s": int}: as asked for."""
-    plan: Mapped[Document] = mapped_column(default=dict)
-    """What the preflight found out, see `workflows.migration.preflight`: never changed after submission."""
-    nbd_server: Mapped[Document] = mapped_column(default=dict)
-    """Written by `start_nbd`: {"nonce", "address", "port"} of the present NBD server."""
-    switchover: Mapped[Document] = mapped_column(default=dict)
-    """Written by `migrate_ram`: {"attempt", "address", "port", "key"} of the present attempt."""
+    options: Mapped[MigrationOptions] = mapped_column(Typed(MigrationOptions), default=MigrationOptions)
+    """As asked for."""
+    plan: Mapped[Plan | None] = mapped_column(Typed(Plan, empty=True), nullable=False, default=nothing)
+    """What was found out before; None of a job that was refused. Never changed after the submission."""
+    nbd_server: Mapped[NbdServer | None] = mapped_column(Typed(NbdServer, empty=True), nullable=False, default=nothing)
+    """None before there is one."""
+    switchover: Mapped[Switchover | None] = mapped_column(
+        Typed(Switchover, empty=True), nullable=False, default=nothing
+    )
+    """None while no attempt is under way."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     cutover_begun_at: Mapped[datetime | None]
     """Set before the source may pause, cleared when it is certain that the source kept the guest."""
     committed_at: Mapped[datetime | None]
     """The destination may have been told to run: the point of no return."""
-    downtime: Mapped[Document | None]
-    """{"ms", "phases": {name: ms, see `DOWNTIME_PHASES`}, "stopped_at", "resumed_at": seconds since 1970}.
-
-    Of the switchover that succeeded, by the source's clock; null values where a switchover process died and only the
-    outcome is known."""
-    ram: Mapped[Document | None]
-    """Progress of the RAM: {"transferred", "remaining", "total", "bytes_per_s", "passes"}."""
+    downtime: Mapped[Downtime | None] = mapped_column(Typed(Downtime))
+    """Of the switchover that succeeded."""
+    ram: Mapped[RamProgress | None] = mapped_column(Typed(RamProgress))
     kept_by_source: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     """The source owns the guest although it was told to let go: the destination is proven, or said, to be dead."""
     fenced: Mapped[str | None] = mapped_column(String(64))
@@ -101,8 +102,8 @@ class Job(Base):
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     """Of the jobs that wait, those of higher priority begin first."""
     not_before: Mapped[datetime | None]
-    window: Mapped[Document | None]
-    """{"start": "22:00", "end": "04:00", "timezone": "Europe/Berlin"}: it begins only if it can end inside."""
+    window: Mapped[Window | None] = mapped_column(Typed(Window))
+    """It begins only if it can end inside."""
     hold: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     """The disks are kept in sync until an operator releases the job; only then the RAM follows."""
     seed: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
@@ -131,7 +132,7 @@ class Job(Base):
     @property
     def refused(self) -> bool:
         """It never began: kept only so that whoever submitted it can learn why."""
-        return self.state is JobState.ROLLED_BACK and self.started_at is None and self.plan == {}
+        return self.state is JobState.ROLLED_BACK and self.started_at is None and self.plan is None
 
     @property
     def direction(self) -> Direction | None:
@@ -179,8 +180,8 @@ class Job(Base):
         if self.webhook is None:
             return
         names = ("id", "guest", "source", "destination", "error", "drain_id", "idempotency_key")
-        about = {"state": self.state.value, **{name: getattr(self, name) for name in names}}
-        body = {"event": f"job.{self.state}", "at": now(session).isoformat(), "job": about}
+        about = JobEnd(state=self.state, **{name: getattr(self, name) for name in names})
+        body = Notification(event=f"job.{self.state}", at=now(session), job=about)
         session.add(Delivery(url=self.webhook, job_id=self.id, body=body))
 
 

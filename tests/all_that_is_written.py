@@ -9,6 +9,7 @@ from models.database import transaction
 from models.drain import Drain, DrainKind, DrainState
 from models.guest import Guest
 from models.host import HostRequest, RequestState, reply
+from models.host_rpc import Orphans
 from models.job import Direction, Job, Side, Step
 from models.transitions import Actor
 from tests import factories
@@ -87,7 +88,7 @@ def main(directory: str, first: str, second: str, third: str) -> None:
         session.flush()
         drain.move(session, DrainState.RUNNING)
         drain.move(session, DrainState.DONE)
-        reply(session, request.id, RequestState.ANSWERED, {})
+        reply(session, request.id, RequestState.ANSWERED, Orphans(finds=(), notes=()))
 
 
 if __name__ == "__main__":

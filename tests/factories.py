@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from drover.settings import Settings, settings
 from models.base import Base
 from models.database import transaction
+from models.documents import HostFacts
 from models.fleet import FleetLimits, Limits
 from models.guest import Guest
 from models.host import Host
@@ -44,7 +45,7 @@ def limits(**changed: Any) -> None:
 def host(name: str, **columns: Any) -> None:
     """A host that is alive, with room for 8 CPUs, 8 GB of memory and 100 GB of disk."""
     room = {"guest_cpus": 8, "guest_memory_bytes": 8 * GB, "guest_disk_bytes": 100 * GB}
-    common = {"address": "127.0.0.1", "guest_root": "/", "incarnation": "x", "facts": {}}
+    common = {"address": "127.0.0.1", "guest_root": "/", "incarnation": "x", "facts": HostFacts()}
     alive = {"heartbeat_at": func.clock_timestamp()}
     with transaction() as session:
         session.add(Host(name=name, **common | room | alive | columns))

@@ -15,6 +15,7 @@ from lab import guests
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec, GuestSpec
 from models.database import transaction
+from models.documents import MigrationOptions
 from models.job import Event, Job, JobState
 from tests import saved_guests
 from workers import processes
@@ -64,7 +65,7 @@ class Moves:
 
     def submit(self, guest: str, to: str, **options: Any) -> Job:
         """Have a guest moved; does not wait."""
-        return jobs.submit(guest, to, options=jobs.MigrationOptions(**options))
+        return jobs.submit(guest, to, options=MigrationOptions(**options))
 
     def move(self, guest: str, to: str, **options: Any) -> Job:
         """Move a guest and wait until the job has ended."""
@@ -74,7 +75,7 @@ class Moves:
         """Only what has begun was to take a while: steps that begin from now on have no limit of bandwidth."""
         with transaction() as session:
             job = session.get_one(Job, job_id)
-            job.options = job.options | {"bandwidth_bytes_per_s": 0}
+            job.options = MigrationOptions(max_downtime_ms=job.options.max_downtime_ms)
 
     def ended(self, job_id: int, timeout_s: float = 120.0) -> Job:
         """The job once it has ended."""

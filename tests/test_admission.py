@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from drover.errors import PreconditionFailed
 from drover.settings import settings
 from models.database import transaction
+from models.documents import Window
 from models.fleet import FleetLimits
 from models.guest import Guest
 from models.host import Host, HostState
@@ -163,9 +164,9 @@ def test_a_host_of_an_older_worker_that_says_nothing_of_its_room_is_not_limited(
     assert load(huge).state is JobState.RUNNING
 
 
-def window_around(now: datetime, before: timedelta, after: timedelta) -> dict[str, str]:
+def window_around(now: datetime, before: timedelta, after: timedelta) -> Window:
     start, end = now - before, now + after
-    return {"start": f"{start:%H:%M}", "end": f"{end:%H:%M}", "timezone": "UTC"}
+    return Window(start=f"{start:%H:%M}", end=f"{end:%H:%M}", timezone="UTC")
 
 
 def test_a_job_begins_at_its_time_and_not_before() -> None:

@@ -12,6 +12,7 @@ from drover.settings import settings
 from models.database import transaction
 from models.drain import Drain, DrainKind, DrainState
 from models.job import CLAIMED, Job, JobState, StepState
+from tests.documents import NOWHERE
 from tests.factories import guest, host, job, limits, load
 from workflows import isolation
 from workflows.drain import commands
@@ -19,9 +20,6 @@ from workflows.drain.commands import DrainRequest
 from workflows.migration import admission
 
 pytestmark = pytest.mark.usefixtures("database")
-
-NOWHERE = {"start": "22:00", "end": "04:00", "timezone": "Mars/Olympus"}
-"""As another machine wrote it, whose list of time zones is newer."""
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +98,7 @@ def test_a_running_job_that_cannot_be_read_stops_no_other(monkeypatch: pytest.Mo
 
 
 def test_a_running_job_that_goes_on_again_no_longer_says_what_was_wrong() -> None:
-    number = job("bad", "two", state=JobState.RUNNING, plan={})
+    number = job("bad", "two", state=JobState.RUNNING)
     spoil(number)
     look()
     with transaction() as session:

@@ -10,6 +10,7 @@ from drover.broker.consumer import SETTLED_S
 from drover.errors import PreconditionFailed
 from lab import services
 from lab.directory import Lab
+from models.host_rpc import LookForOrphans
 from tests import brokers
 from tests.helpers import Moves, until
 from workers import processes
@@ -89,6 +90,6 @@ def test_a_held_move_goes_on_over_every_kind_of_outage_and_is_released_afterward
 
 def answers(host: str) -> bool:
     try:
-        return bool(host_rpc.ask(host, "garbage", unknown_jobs=False))
+        return bool(host_rpc.ask(host, LookForOrphans(unknown_jobs=False)))
     except PreconditionFailed:
         return False

@@ -14,6 +14,7 @@ from sqlalchemy import func, select, text, update
 from drover.errors import LeaseLost
 from drover.settings import settings
 from models.database import transaction
+from models.documents import HostFacts, NbdServer
 from models.guest import Guest
 from models.host import Host
 from models.job import Attempt, Direction, Disk, Event, Job, JobState, Step, StepState
@@ -41,7 +42,7 @@ def job() -> int:
                     guest_root="/",
                     incarnation="x",
                     heartbeat_at=func.clock_timestamp(),
-                    facts={},
+                    facts=HostFacts(),
                 )
             )
         session.flush()
@@ -114,7 +115,7 @@ def test_a_claim_that_had_to_wait_for_another_transaction_sees_the_steps_as_that
 
 WRITES = {
     "end": claims.finish,
-    "note": lambda claim: claims.note(claim, nbd_server={"nonce": "of a zombie"}),
+    "note": lambda claim: claims.note(claim, nbd_server=NbdServer(nonce="of a zombie", address="::1", port=1)),
     "progress": lambda claim: claims.progress(claim, settings()),
 }
 

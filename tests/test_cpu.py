@@ -7,8 +7,8 @@ import pytest
 
 from drover.errors import PreconditionFailed
 from lab.guest.spec import DiskSpec
-from models.base import Document
 from models.job import JobState
+from models.plan import Cpu
 from tests.helpers import MIB, Moves
 from workers.qemu import cpu
 
@@ -16,7 +16,7 @@ QEMU = str(shutil.which("qemu-system-x86_64"))
 SMALLER_CPU = 'exec qemu-system-x86_64 "${@/#max/qemu64}"'
 
 
-def offered(*words: str) -> Document | None:
+def offered(*words: str) -> Cpu | None:
     return cpu.offered_here(QEMU, [QEMU, "-machine", "q35,memory-backend=ram", "-accel", "tcg", *words])
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 from drover.errors import PreconditionFailed
 from drover.settings import settings
 from models.database import transaction
+from models.documents import AllowedHosts, Window
 from models.drain import Drain, DrainKind, DrainState, GuestState
 from models.fleet import FleetLimits
 from models.guest import Guest
@@ -22,7 +23,6 @@ from tests.factories import GB, guest, happens, host, job, load
 from workflows import hosts
 from workflows.drain import commands, job_sync, reconciler
 from workflows.drain.commands import DrainRequest
-from workflows.drain.planner import Where
 from workflows.submit_options import SubmitOptions
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -178,7 +178,7 @@ def test_a_guest_whose_job_was_cancelled_by_hand_is_left() -> None:
 
 
 def test_a_job_that_waits_for_a_host_which_was_closed_meanwhile_is_withdrawn() -> None:
-    number = drain(where=Where(to=["two", "three"]))
+    number = drain(where=AllowedHosts(to=("two", "three")))
     submitted(number, *advance(number))
     bound_for_two = {name for name, to in destinations(number).items() if to == "two"}
     hosts.cordon("two")
@@ -284,7 +284,7 @@ def test_what_cannot_be_asked_of_a_drain_is_refused(verb: Callable[[int], object
 
 def test_an_unknown_host_is_refused() -> None:
     with pytest.raises(PreconditionFailed, match="there is no host 'nowhere'"):
-        drain(where=Where(to=["nowhere"]))
+        drain(where=AllowedHosts(to=("nowhere",)))
 
 
 def test_guests_never_move_to_a_state_that_the_table_does_not_list() -> None:
@@ -295,9 +295,9 @@ def test_guests_never_move_to_a_state_that_the_table_does_not_list() -> None:
         DrainGuest(guest="g", state=GuestState.MOVED).move(GuestState.WAITING)
 
 
-def night(begins_in: timedelta, length: timedelta) -> dict[str, str]:
+def night(begins_in: timedelta, length: timedelta) -> Window:
     start = datetime.now(UTC) + begins_in
-    return {"start": f"{start:%H:%M}", "end": f"{start + length:%H:%M}", "timezone": "UTC"}
+    return Window(start=f"{start:%H:%M}", end=f"{start + length:%H:%M}", timezone="UTC")
 
 
 def test_a_scheduled_drain_cordons_its_host_when_its_window_opens() -> None:

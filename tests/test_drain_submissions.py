@@ -9,11 +9,13 @@ from sqlalchemy import select
 from drover.broker.app import app
 from drover.errors import DroverError, HostRefused, Unavailable
 from drover.settings import settings
-from models.base import Document
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainKind, GuestState
 from models.host import HostRequest, RequestState, reply
+from models.host_rpc import Inspect, Refusal
 from models.job import Job
+from models.plan import Inspection, Plan
+from tests import documents
 from tests.factories import guest, host
 from workers import host_rpc as answers
 from workflows import host_rpc as questions
@@ -22,8 +24,6 @@ from workflows.drain.commands import DrainRequest
 from workflows.migration import preflight
 
 pytestmark = pytest.mark.usefixtures("database")
-
-PLAN: Document = {"source": {}, "disks": [], "destination": {"warnings": []}}
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ def submitted() -> list[Job]:
 
 
 def while_asked(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
-    def plan(*_: Any) -> Document:
+    def plan(*_: Any) -> Plan:
         do()
-        return PLAN
+        return documents.plan()
 
     monkeypatch.setattr(preflight, "plan", plan)
 
@@ -136,19 +136,20 @@ def test_a_refusal_names_the_host_that_gave_it(
 
     def send_task(_: str, kwargs: dict[str, int], **__: Any) -> None:
         with transaction() as session:
-            reply(session, kwargs["request_id"], state, {"error": "no"})
+            reply(session, kwargs["request_id"], state, Refusal(error="no"))
 
     monkeypatch.setattr(app, "send_task", send_task)
     with pytest.raises(HostRefused, match="no") as caught:
-        questions.ask("one", "inspect", qmp="/q")
+        questions.ask("one", Inspect(qmp="/q"))
     assert (caught.value.host, caught.value.failed) == ("one", state is RequestState.FAILED)
 
 
 def test_what_goes_wrong_on_a_host_is_no_refusal_of_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fails(*_: Any) -> Document:
+    async def fails(*_: Any) -> Inspection:
         raise DroverError("QEMU does not answer")
 
     monkeypatch.setitem(answers.ANSWERS, "inspect", fails)
-    state, told = answers._ask(HostRequest(id=1, kind="inspect", question={}), settings())
+    state, told = answers._ask(HostRequest(id=1, kind="inspect", question={"qmp": "/q"}), settings())
     assert state is RequestState.FAILED
-    assert "QEMU does not answer" in told["error"]
+    assert isinstance(told, Refusal)
+    assert "QEMU does not answer" in told.error

@@ -3,9 +3,11 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import literal, update
+from sqlalchemy.dialects.postgresql import JSONB
 
 from models.database import transaction
+from models.documents import RamProgress
 from models.fleet import Limits
 from models.job import Job, JobState, Side, StepState
 from tests.factories import GB, guest, host, job
@@ -24,7 +26,7 @@ def moved(number: int, *, held_s: int = 0) -> None:
     job_id = job(f"g{number}", "two", state=JobState.DONE)
     with transaction() as session:
         made = session.get_one(Job, job_id)
-        made.ram = {"total": GB}
+        made.ram = RamProgress(total=GB)
         made.started_at = BEGUN
         copied = BEGUN + timedelta(seconds=103)
         sent = copied + timedelta(seconds=20 + held_s)
@@ -67,7 +69,7 @@ def test_one_odd_record_spoils_no_estimate(database: None, ram: object) -> None:
     for number in range(2):
         moved(number)
     with transaction() as session:
-        session.execute(update(Job).where(Job.guest == "g0").values(ram=ram))
+        session.execute(update(Job).where(Job.guest == "g0").values(ram=literal(ram, JSONB)))
         assert estimate.speed(session).disk_bytes_per_s == pytest.approx(GB / 10)
 
 

@@ -16,6 +16,7 @@ from drover.errors import PreconditionFailed
 from drover.settings import FORMER_VARIABLES, settings
 from models import fleet
 from models.database import engine, transaction
+from models.documents import AllowedHosts, HostFacts
 from models.drain import DrainKind
 from models.fleet import FleetLimits, Limits
 from models.host import Host
@@ -26,7 +27,6 @@ from workers import mirrors
 from workers.qemu.block import Mirror
 from workflows import fleet_limits
 from workflows.drain import commands, planner
-from workflows.drain.planner import Where
 from workflows.migration import preflight
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -78,7 +78,7 @@ def test_a_limit_out_of_range_is_refused_and_nothing_is_changed(wanted: dict[str
 
 
 def test_no_more_moves_may_be_held_than_every_worker_has_threads_for() -> None:
-    host("one", facts={"concurrency": 4})
+    host("one", facts=HostFacts(concurrency=4))
     with pytest.raises(PreconditionFailed, match="max-held is 8 and one runs 4 steps at a time"):
         fleet_limits.change({"max_moves": 12})
     fleet_limits.change({"max_held": 3})
@@ -168,7 +168,7 @@ def test_a_worker_that_registers_anew_keeps_what_an_operator_set_for_its_host(
     with transaction() as session:
         row = session.get_one(Host, "one")
     assert row.bandwidth_bytes_per_s == 10**7
-    assert row.facts["concurrency"] == ours.concurrency
+    assert row.facts.concurrency == ours.concurrency
 
 
 def test_a_forecast_and_a_list_of_drains_read_the_row_and_not_the_commands_environment(
@@ -181,9 +181,9 @@ def test_a_forecast_and_a_list_of_drains_read_the_row_and_not_the_commands_envir
     host("two")
     for number in range(4):
         guest(f"g{number}", "one")
-    slow = planner.forecast(DrainKind.DRAIN, "one", Where()).total_s
+    slow = planner.forecast(DrainKind.DRAIN, "one", AllowedHosts()).total_s
     fleet_limits.change({"max_outgoing": 4, "max_incoming": 4})
-    assert planner.forecast(DrainKind.DRAIN, "one", Where()).total_s == pytest.approx(slow / 2)
+    assert planner.forecast(DrainKind.DRAIN, "one", AllowedHosts()).total_s == pytest.approx(slow / 2)
     number = commands.submit(commands.DrainRequest(kind=DrainKind.DRAIN, host="one")).id
     assert drain_queries.snapshot(number).max_outgoing == 4
 

@@ -10,6 +10,7 @@ import pytest
 
 from drover.broker import envelope
 from lab.directory import Lab
+from models.host_rpc import LookForOrphans
 from models.job import Direction
 from tests import brokers
 from tests.helpers import until
@@ -110,4 +111,4 @@ def test_no_message_ends_a_process_or_comes_back(lab: Lab, queue: str, task: str
     until("the last one is logged", lambda: "the last of all" in log)
     assert f"dropped a message from {queue}: its timelimit is 'x'" in log
     if role != "controller":
-        assert host_rpc.ask("host-a", "garbage", unknown_jobs=False)
+        assert host_rpc.ask("host-a", LookForOrphans(unknown_jobs=False))

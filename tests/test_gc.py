@@ -21,8 +21,10 @@ from drover.settings import Settings
 from lab import fleet
 from lab.directory import Lab
 from models.database import transaction
+from models.documents import HostFacts
 from models.guest import Guest
 from models.host import Host
+from models.host_rpc import CollectOrphans
 from models.job import Disk, Job, JobState, Side, Step, StepState
 from tests import factories, helpers
 from tests.helpers import MIB, Moves, until
@@ -164,7 +166,8 @@ def test_all_that_an_rolled_back_job_left_on_both_hosts_is_found_and_removed(mov
     guest = moves.boot(fill_mib=32)
     job = abandoned(moves, guest, workers_end)
     nbd_server, qemu = process_of(moves, job, "exporter"), process_of(moves, job, "incoming")
-    image, socket_path = Path(job.disks[0].destination_path), Path(job.plan["destination"]["qmp"])
+    assert job.plan is not None
+    image, socket_path = Path(job.disks[0].destination_path), Path(job.plan.destination.qmp)
     mirrors = block_names(moves, guest)
     for _ in range(2):  # the first changed nothing
         seen = gc(moves, "--dry-run")
@@ -379,8 +382,8 @@ def test_a_job_that_is_alive_right_before_the_removal_keeps_what_it_has(
 
     monkeypatch.setattr(orphans, "finds", then_change)
     try:
-        reply = asyncio.run(orphans.collect({"unknown_jobs": False}, here))
-        assert [find["removed"] for find in reply["finds"]] == [not changed] * 2
+        reply = asyncio.run(orphans.collect(CollectOrphans(unknown_jobs=False), here))
+        assert [find.removed for find in reply.finds] == [not changed] * 2
         assert process.alive is changed
         assert directory.exists() is changed
     finally:
@@ -396,14 +399,14 @@ def test_images_left_behind_by_moves_go_when_their_time_is_over(moves: Moves) ->
     now = datetime.now(UTC)
     job_id = ended_job(here, JobState.DONE, (left, now - timedelta(hours=1)), (kept, now + timedelta(hours=1)))
     try:
-        question = {"unknown_jobs": False}
+        question = CollectOrphans(unknown_jobs=False)
         for answer, removed in ((orphans.look, False), (orphans.collect, True)):
-            [find] = asyncio.run(answer(question, here))["finds"]
-            assert (find["kind"], find["what"], find["job"]) == ("retired", f"retired image {left}", job_id)
-            assert find["removed"] is removed
+            [find] = asyncio.run(answer(question, here)).finds
+            assert (find.kind, find.what, find.job) == ("retired", f"retired image {left}", job_id)
+            assert find.removed is removed
             assert left.exists() is not removed
         assert kept.exists()
-        assert not asyncio.run(orphans.collect(question, here))["finds"]
+        assert not asyncio.run(orphans.collect(question, here)).finds
     finally:
         forget_host(here, job_id)
 
@@ -414,7 +417,7 @@ def with_host(moves: Moves, name: str) -> Settings:
     (folder / "guests").mkdir(parents=True, exist_ok=True)
     with transaction() as session:
         beat = datetime(2020, 1, 1, tzinfo=UTC)
-        values = {"address": "127.0.0.1", "guest_root": str(folder), "incarnation": name, "facts": {}}
+        values = {"address": "127.0.0.1", "guest_root": str(folder), "incarnation": name, "facts": HostFacts()}
         session.merge(Host(name=name, heartbeat_at=beat, **values))
     return factories.ours(host=name, directory=folder, guest_root=folder / "guests")
 

@@ -74,7 +74,7 @@ def _said(moves: Moves, job: Job, event: str) -> bool:
 def _under_way(moves: Moves, guest: str, phase: str, *, guest_must_run: bool = True) -> Job:
     """A move that is in this phase for some seconds more."""
     job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=(4 if phase == "copy" else 12) * MIB)
-    if phase == "ram" and guest_must_run and job.plan["destination"]["ram"] == "paused":
+    if phase == "ram" and guest_must_run and job.plan is not None and job.plan.destination.ram == "paused":
         pytest.skip("with this QEMU the guest does nothing while its RAM is sent: it is paused")
     if phase == "copy":
         until("the copy runs", lambda: moves.job(job.id).disks[0].bytes_copied > MIB)

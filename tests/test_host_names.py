@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import func
 
 from models.database import transaction
+from models.documents import HostFacts
 from models.host import Host
 from tests import factories
 from workers import registration
@@ -23,7 +24,7 @@ def _end() -> None:
 def test_a_second_machine_is_refused_until_the_first_falls_silent(
     tmp_path: Path,
 ) -> None:
-    factories.host("hv1", address="10.0.0.7", facts={"machine_id": "another/boot"})
+    factories.host("hv1", address="10.0.0.7", facts=HostFacts(machine_id="another/boot"))
     ours = factories.ours(host="hv1", directory=tmp_path)
     with pytest.raises(SystemExit, match=r"another machine serves hv1 already \(10\.0\.0\.7, "):
         registration.join(ours)
@@ -35,6 +36,6 @@ def test_a_second_machine_is_refused_until_the_first_falls_silent(
     registration.join(ours)
     _end()
     with transaction() as session:
-        assert session.get_one(Host, "hv1").facts["machine_id"] == registration.machine_id()
+        assert session.get_one(Host, "hv1").facts.machine_id == registration.machine_id()
     registration.join(ours)  # at once: the machine is the same
     _end()

@@ -316,7 +316,8 @@ class TestARealMove:
 
     def _look(self, moves: Moves, job_id: int, secrets: set[str]) -> bool:
         job = moves.job(job_id)
-        secrets |= {value for value in (job.nbd_server.get("nonce"), job.switchover.get("key")) if value}
+        secrets |= {job.nbd_server.nonce} if job.nbd_server is not None else set()
+        secrets |= {job.switchover.key} if job.switchover is not None else set()
         return job.state.settled
 
     def _says_it_all(self, lab: Lab, job: Job) -> None:

@@ -32,6 +32,7 @@ from lab.cli import metrics_url
 from lab.directory import Lab
 from lab.fleet import free_port
 from models.database import forget, transaction
+from models.documents import Downtime, RamProgress, Window
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.job import Attempt, Job, JobState, StepState
 from models.transitions import JobEvent
@@ -98,8 +99,8 @@ def end(job_id: int, downtime_ms: float, ago_s: float) -> None:
     counters = datetime.now(UTC) - timedelta(seconds=ago_s)
     with transaction() as session:
         job = session.get_one(Job, job_id)
-        job.state, job.finished_at, job.ram = JobState.DONE, counters, {"transferred": 3_000_000_000}
-        job.downtime = {"ms": downtime_ms, "phases": {}}
+        job.state, job.finished_at, job.ram = JobState.DONE, counters, RamProgress(transferred=3_000_000_000)
+        job.downtime = Downtime(ms=downtime_ms)
         job.disks[0].bytes_copied = 7_000_000_000
         for step in job.steps:
             step.state = StepState.DONE
@@ -212,7 +213,7 @@ def test_a_drain_is_told_with_its_guests_and_for_how_long_it_has_stood_still(fle
 
 def test_a_drain_that_waits_for_its_window_does_not_stand_still(fleet: Scrape, drain: Drain) -> None:
     with transaction() as session:
-        session.get_one(Drain, drain.id).window = {"start": "22:00", "end": "04:00", "timezone": "UTC"}
+        session.get_one(Drain, drain.id).window = Window(start="22:00", end="04:00", timezone="UTC")
     assert fleet("drover_drain_still_seconds", **of(drain)) is None
     with transaction() as session:
         session.query(Job).filter_by(guest="web").one().drain_id = drain.id

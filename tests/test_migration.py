@@ -117,8 +117,9 @@ def test_the_downtime_is_told_with_a_name_for_each_part(moves: Moves) -> None:
     job = moves.move(guest, "host-b")
     moves.done(job)
     assert job.downtime is not None
-    assert job.downtime["ms"] > 0
-    phases = job.downtime["phases"]
+    assert job.downtime.ms is not None
+    assert job.downtime.ms > 0
+    phases = job.downtime.phases
     assert set(phases) == set(DOWNTIME_PHASES)
-    assert sum(phases.values()) == pytest.approx(job.downtime["ms"], abs=0.1)
+    assert sum(phases.values()) == pytest.approx(job.downtime.ms, abs=0.1)
     assert all(ms >= 0 for name, ms in phases.items() if name != "messages")

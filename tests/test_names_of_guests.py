@@ -8,6 +8,7 @@ import pytest
 from drover.errors import PreconditionFailed
 from lab import fleet
 from models.job import JobState
+from models.plan import Inspection
 from tests.helpers import MIB, Moves, until
 from workflows import guests
 from workflows.migration import jobs, preflight
@@ -56,14 +57,15 @@ def test_a_second_submission_is_told_to_leave_the_image_of_the_first_alone(moves
     job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=4 * MIB)
     until("the image is made", lambda: moves.step_is(job.id, "prepare_dest_image", "done"))
     image = moves.job(job.id).disks[0].destination_path
-    planned = moves.job(job.id).plan["source"]
-    said = _refusal_at_the_destination(guest, planned)
+    planned = moves.job(job.id).plan
+    assert planned is not None
+    said = _refusal_at_the_destination(guest, planned.source)
     assert f"{image} exists already and belongs to job {job.id}, leave it" in said
     jobs.cancel(job.id)
     assert moves.ended(job.id).state is JobState.ROLLED_BACK
 
 
-def _refusal_at_the_destination(guest: str, inspection: dict[str, object]) -> str:
+def _refusal_at_the_destination(guest: str, inspection: Inspection) -> str:
     """What the destination says to a plan for a guest whose job got there already."""
     with pytest.raises(PreconditionFailed) as refused:
         preflight.planned_at("host-b", guests.known_guest(guest), inspection)

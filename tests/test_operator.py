@@ -170,7 +170,7 @@ def test_reconcile_says_where_the_guest_of_an_unfinished_job_runs(moves: Moves) 
     [looked] = [look for look in map(reconcile.look, reconcile.unfinished_jobs(guest)) if look.job_id == job.id]
     there = looked.seen[Side.DESTINATION]
     assert there is not None
-    assert there["runstate"] == "inmigrate"
+    assert there.runstate == "inmigrate"
     # while a step holds the monitor of the source's QEMU nobody else can ask it
     assert looked.verdict.owner in {reconcile.Owner.SOURCE, reconcile.Owner.UNKNOWN}
     assert guest in _cli(moves, "reconcile", guest)

@@ -1,20 +1,21 @@
 """Who owns the guest: the table, case by case. No I/O."""
 
-from typing import Any
-
 import pytest
 
+from models.host_rpc import Observation
 from workflows.migration.reconcile import Owner, verdict
 
 
-def source(runstate: str | None, migration: str | None = "none", *, alive: bool = True, told: bool = False) -> Any:
-    return {"alive": alive, "runstate": runstate, "migration": migration, "told_to_run": told}
+def source(
+    runstate: str | None, migration: str | None = "none", *, alive: bool = True, told: bool = False
+) -> Observation:
+    return Observation(alive=alive, runstate=runstate, migration=migration, told_to_run=told)
 
 
 def destination(
     runstate: str | None, migration: str | None = "none", *, alive: bool = True, may_run: bool = False
-) -> Any:
-    return {"alive": alive, "runstate": runstate, "migration": migration, "may_run": may_run}
+) -> Observation:
+    return Observation(alive=alive, runstate=runstate, migration=migration, may_run=may_run)
 
 
 GONE_SOURCE = source(None, None, alive=False)
@@ -56,12 +57,14 @@ WAITING = destination("inmigrate")
         (None, None, Owner.UNKNOWN),
     ],
 )
-def test_what_both_hosts_say_decides_who_owns_the_guest(here: Any, there: Any, owner: Owner) -> None:
+def test_what_both_hosts_say_decides_who_owns_the_guest(
+    here: Observation | None, there: Observation | None, owner: Owner
+) -> None:
     assert verdict(here, there).owner is owner
 
 
 def test_a_guest_that_went_on_at_the_source_and_died_there_is_not_started_from_its_earlier_state() -> None:
-    found = verdict(GONE_SOURCE | {"went_on": True}, LOADED)
+    found = verdict(Observation(alive=False, went_on=True), LOADED)
     assert found.owner is Owner.NOBODY
     assert "start it cold there" in found.why
 

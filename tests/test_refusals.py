@@ -16,6 +16,7 @@ from lab import fleet, guests
 from lab.guest.spec import DiskSpec, GuestSpec
 from models.database import transaction
 from models.host import Host
+from models.host_rpc import PlanDestination
 from models.job import Job
 from tests.helpers import MIB, Moves
 from workers import processes
@@ -125,9 +126,10 @@ def test_a_qemu_that_the_destination_does_not_have(moves: Moves) -> None:
 @pytest.mark.usefixtures("nothing_changes")
 def test_a_loopback_address_is_no_way_from_one_machine_to_another(moves: Moves) -> None:
     guest = known_guest(moves.boot())
-    asked = {"guest": guest.name, "source_root": str(moves.lab.host("host-a").guests), "source": movable(guest)}
+    root = str(moves.lab.host("host-a").guests)
+    question = PlanDestination(guest=guest.name, source_root=root, source_machine="another", source=movable(guest))
     with pytest.raises(PreconditionFailed, match=r"where no other host reaches it: .* the right DROVER_ADDRESS"):
-        ask("host-b", "plan_destination", **asked, source_machine="another")
+        ask("host-b", question)
 
 
 def test_a_host_that_is_not_heard_of(moves: Moves) -> None:

@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 import pytest
 
 from drover.errors import PreconditionFailed
+from models import documents
 from workflows import schedule
 from workflows.schedule import Window
 
 BERLIN = "Europe/Berlin"
-NIGHT = {"start": "22:00", "end": "04:00", "timezone": BERLIN}
+NIGHT = documents.Window(start="22:00", end="04:00", timezone=BERLIN)
 
 
 def utc(text: str) -> datetime:

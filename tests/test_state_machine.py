@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -27,9 +27,11 @@ from drover.settings import settings as ours
 from models.database import engine, transaction
 from models.guest import Guest
 from models.host import Host
+from models.host_rpc import Observation
 from models.job import Job, Side, Step
 from models.transitions import CLAIMED, WAYS, Actor, Direction, JobState, StepState
 from tests import factories
+from tests.documents import plan
 from tests.transition_guard import guarded
 from workflows.migration import admission, chain, claims, jobs, operator_actions, reconcile
 from workflows.migration.chain import StepName
@@ -41,7 +43,7 @@ SENDS_RAM = chain.LINKS.index(("migrate_ram", Side.SOURCE)) + 1
 LETS_RUN = chain.LINKS.index(("cutover", Side.DESTINATION)) + 1
 HERE, LONG_AGO = datetime(2100, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC)
 NO_REDIS = "no message is sent here"
-STANDS_STILL = {"alive": False, "may_run": False, "told_to_run": False, "runstate": None, "migration": None}
+STANDS_STILL = Observation(alive=False)
 _numbers = count(1)
 
 
@@ -62,7 +64,7 @@ def doing(machine: "Life") -> bool:
 class Life(RuleBasedStateMachine):
     """One job, from its submission on."""
 
-    seen: ClassVar[dict[str, Any]] = STANDS_STILL
+    seen: ClassVar[Observation] = STANDS_STILL
     """What both hosts answer when they are asked about the guest."""
 
     @initialize(done=st.integers(0, len(chain.LINKS) - 1))
@@ -73,7 +75,7 @@ class Life(RuleBasedStateMachine):
             session.execute(delete(Guest))
         self.guest = f"g{next(_numbers)}"
         factories.guest(self.guest, "one")
-        self.job_id = factories.job(self.guest, "two", plan={side.value: {"qmp": "/qmp"} for side in Side})
+        self.job_id = factories.job(self.guest, "two", plan=plan())
         self.claim: Claim | None = None
         self.former: list[Claim] = []
         self.effects: set[int] = set()
@@ -273,7 +275,7 @@ class Life(RuleBasedStateMachine):
     def resolve(self, owner: Side, fence: bool, died_there: bool) -> None:
         """The operator makes sure that what he says is true."""
         other = Side.SOURCE if owner is Side.DESTINATION else Side.DESTINATION
-        Life.seen = STANDS_STILL | {"may_run": died_there}
+        Life.seen = Observation(alive=False, may_run=died_there)
         operator_actions.resolve(self.job_id, owner, HOSTS[other] if fence else None)
         self.let_go = owner is Side.DESTINATION
 

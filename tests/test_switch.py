@@ -125,9 +125,13 @@ def test_no_message_and_no_statement_about_the_job_falls_into_the_pause(moves: M
     about = sorted((at, entry) for at, entry in seen if _is_about_a_job(entry))
     assert any(entry.startswith("redis") for _, entry in about), "the trace of Redis shows no link of the chain"
     assert any(entry.startswith("postgres") for _, entry in about), "the trace of Postgres shows no step"
-    downtime = job.downtime or {}
-    paused = [entry for at, entry in about if downtime["stopped_at"] <= at <= downtime["resumed_at"]]
-    if job.plan["destination"]["ram"] == "paused":  # then the pause is long, and an onlooker records how far RAM is
+    downtime, plan = job.downtime, job.plan
+    assert downtime is not None
+    assert downtime.stopped_at is not None
+    assert downtime.resumed_at is not None
+    assert plan is not None
+    paused = [entry for at, entry in about if downtime.stopped_at <= at <= downtime.resumed_at]
+    if plan.destination.ram == "paused":  # then the pause is long, and an onlooker records how far RAM is
         paused = [entry for entry in paused if "UPDATE job SET ram=" not in entry]
     assert not paused
 
@@ -137,11 +141,14 @@ def test_the_events_of_both_qemus_give_the_downtime_that_the_job_records(moves: 
     console_a = moves.lab.host("host-a").guests / guest / "console.log"
     job = moves.move(guest, "host-b")
     moves.done(job)
-    downtime = job.downtime or {}
-    assert downtime["ms"] == pytest.approx(1000 * (downtime["resumed_at"] - downtime["stopped_at"]), abs=0.01)
-    assert console_a.stat().st_mtime <= downtime["stopped_at"] + 0.05, "the guest still spoke at the source"
+    downtime = job.downtime
+    assert downtime is not None
+    assert downtime.stopped_at is not None
+    assert downtime.resumed_at is not None
+    assert downtime.ms == pytest.approx(1000 * (downtime.resumed_at - downtime.stopped_at), abs=0.01)
+    assert console_a.stat().st_mtime <= downtime.stopped_at + 0.05, "the guest still spoke at the source"
     console_b = moves.lab.host("host-b").guests / guest / "console.log"
-    assert console_b.stat().st_mtime >= downtime["resumed_at"] - 0.05
+    assert console_b.stat().st_mtime >= downtime.resumed_at - 0.05
 
 
 def test_a_frozen_destination_switch_process_costs_the_guest_at_most_two_seconds(moves: Moves) -> None:

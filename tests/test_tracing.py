@@ -149,8 +149,8 @@ class TestARealMove:
         assert downtime.parent_span_id == submit.span_id
         assert job.downtime is not None
         ms = (downtime.end_time_unix_nano - downtime.start_time_unix_nano) / 1e6
-        assert ms == pytest.approx(job.downtime["ms"], abs=0.1)
-        assert downtime.start_time_unix_nano == pytest.approx(job.downtime["stopped_at"] * 1e9, abs=1e5)
+        assert ms == pytest.approx(job.downtime.ms, abs=0.1)
+        assert downtime.start_time_unix_nano == pytest.approx((job.downtime.stopped_at or 0) * 1e9, abs=1e5)
         phases = [span for span in spans if span.parent_span_id == downtime.span_id]
         assert {span.name for span in phases} == set(DOWNTIME_PHASES)
         ends = {span.name: span.end_time_unix_nano for span in phases}

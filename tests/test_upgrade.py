@@ -150,7 +150,7 @@ def _switched(moves: Moves, job: Job) -> None:
     """The job is done, and its downtime is known."""
     moves.done(job)
     assert job.downtime is not None
-    assert job.downtime["ms"] is not None
+    assert job.downtime.ms is not None
 
 
 def _copied(at_least: int) -> int:

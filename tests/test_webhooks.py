@@ -6,13 +6,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import literal, select, update
+from sqlalchemy.dialects.postgresql import JSONB
 
 from drover import webhooks
 from drover.errors import PreconditionFailed
@@ -21,12 +22,12 @@ from models.database import transaction
 from models.drain import Drain, DrainKind, DrainState
 from models.job import Job, JobState
 from models.transitions import JobEvent
-from models.webhook import Delivery, DeliveryState
+from models.webhook import Delivery, DeliveryState, Notification
 from tests import factories
 from tests.factories import guest, happens, host, job
 from tests.helpers import until
 from workflows.migration import jobs
-from workflows.submit_options import SubmitOptions
+from workflows.submissions import DrainSubmission
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -174,8 +175,8 @@ def test_a_refused_submission_is_told_too(inbox: Inbox) -> None:
 
 @pytest.mark.parametrize("url", ["ftp://somewhere/", "somewhere", "https://"])
 def test_what_is_no_address_is_refused_at_once(url: str) -> None:
-    with pytest.raises(PreconditionFailed, match="write https://HOST/PATH"):
-        SubmitOptions(webhook=url)
+    with pytest.raises(PreconditionFailed, match="webhook is an address like https://HOST/PATH, not"):
+        DrainSubmission.read({"host": "one", "webhook": url})
 
 
 class _Dripping:
@@ -239,9 +240,9 @@ def test_an_address_that_an_earlier_version_took_fails_like_any_other(url: str) 
 def test_a_message_that_cannot_be_put_together_is_counted_too(inbox: Inbox) -> None:
     ended_job(inbox.url)
     with transaction() as session:
-        session.execute(update(Delivery).values(body=["no", "document"]))
+        session.execute(update(Delivery).values(body=literal(["no", "document"], JSONB)))
     webhooks.deliver(delivery().id, ours())
-    assert "TypeError" in str(delivery().error)
+    assert "Notification is not understood" in str(delivery().error)
 
 
 def test_slow_receivers_get_few_threads_and_no_delivery_is_sent_again_before_it_is_over(
@@ -257,8 +258,9 @@ def test_slow_receivers_get_few_threads_and_no_delivery_is_sent_again_before_it_
 
     begun: list[int] = []
     monkeypatch.setattr(webhooks, "deliver", slow)
+    body = Notification(event="job.done", at=datetime.now(UTC))
     with transaction() as session:
-        session.add_all(Delivery(url="http://slow/", body={}) for _ in range(3 * webhooks.PARALLEL))
+        session.add_all(Delivery(url="http://slow/", body=body) for _ in range(3 * webhooks.PARALLEL))
     try:
         for _ in range(3):
             webhooks.tick(ours())

@@ -6,65 +6,63 @@ import shutil
 import socket
 import subprocess
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from drover.errors import PreconditionFailed
 from drover.settings import Settings
-from models.base import Document
+from models.host_rpc import PlanDestination
+from models.plan import DestinationPlan, Inspection, PlannedDisk, SourceDisk
 from workers import registration
 from workers.images import manifest
 from workers.qemu import cpu, known_bugs, program
 from workers.qemu.command_line import destination_command_line
 
+Relocate = Callable[[str], str]
+"""The same place below this host's guest root."""
 RESERVE_BYTES = 256 << 20
 """Neither disk nor memory of a host is filled to the last byte."""
 SOCKET_PATH_LIMIT = 107
 """Longest path of a Unix socket (unix(7))."""
 
 
-async def plan_destination(question: Document, settings: Settings) -> Document:
+async def plan_destination(question: PlanDestination, settings: Settings) -> DestinationPlan:
     """Check this host and say how the guest would run here.
-
-    `question` is {"guest", "source_root", "source_machine": the source's `host.machine`, "source": what
-    `inspection.inspect` answered}. Answers {"argv", "qmp",
-    "pidfile", "qemu", "version", "ram": "live" or "paused", "warnings", "disks": [{"index", "device", "format",
-    "source_path", "destination_path", "virtual_size_bytes", "create_options", "discard"}]}.
 
     Raises:
         PreconditionFailed: it cannot; all that is in the way, each with what to do.
     """
-    source, root = question["source"], question["source_root"]
+    source, root = question.source, question.source_root
     relocate = _relocation(root, str(settings.guest_root))
     qemu, version, problems = _qemu(source)
-    disks = [_disk(disk, relocate, tuple(source["version"])) for disk in source["disks"]]
-    qmp = relocate(source["qmp"])
-    problems += _programs() + _memory(source["memory_bytes"])
-    problems += _images(disks, settings) + _socket(qmp) + _address(settings.address, question.get("source_machine"))
+    disks = tuple(_disk(disk, relocate, source.qemu_version) for disk in source.disks)
+    qmp = relocate(source.qmp)
+    problems += _programs() + _memory(source.memory_bytes)
+    problems += _images(disks, settings) + _socket(qmp) + _address(settings.address, question.source_machine)
     argv = destination_command_line(
-        source["argv"],
-        machine_type=source["machine_type"],
+        source.argv,
+        machine_type=source.machine_type,
         source_root=root,
         destination_root=str(settings.guest_root),
         qemu=qemu,
     )
-    problems += cpu.missing(source["topology"].get("cpu"), cpu.offered_here(qemu, argv))
+    problems += cpu.missing(source.topology.cpu, cpu.offered_here(qemu, argv))
     if problems:
-        raise PreconditionFailed(f"{settings.host} cannot take {question['guest']}: " + "; ".join(problems))
-    live = known_bugs.live_ram_safe(tuple(source["version"]), version, source["accel"])
-    return {
-        "argv": argv,
-        "qmp": qmp,
-        "pidfile": relocate(source["pidfile"]) if source["pidfile"] else None,
-        "qemu": qemu,
-        "version": list(version),
-        "ram": "live" if live else "paused",
-        "disks": disks,
-        "warnings": _warnings(source, version),
-    }
+        raise PreconditionFailed(f"{settings.host} cannot take {question.guest}: " + "; ".join(problems))
+    live = known_bugs.live_ram_safe(source.qemu_version, version, source.accel)
+    return DestinationPlan(
+        argv=tuple(argv),
+        qmp=qmp,
+        pidfile=relocate(source.pidfile) if source.pidfile else None,
+        qemu=qemu,
+        qemu_version=version,
+        ram="live" if live else "paused",
+        disks=disks,
+        warnings=tuple(_warnings(source, version)),
+    )
 
 
-def _relocation(source_root: str, destination_root: str) -> Any:
+def _relocation(source_root: str, destination_root: str) -> Relocate:
     """The same place below the other host's guest root."""
 
     def relocate(path: str) -> str:
@@ -73,25 +71,25 @@ def _relocation(source_root: str, destination_root: str) -> Any:
     return relocate
 
 
-def _disk(disk: Document, relocate: Any, version: known_bugs.Version) -> Document:
-    return {
-        "index": disk["index"],
-        "device": disk["device"],
-        "format": disk["format"],
-        "source_path": disk["path"],
-        "destination_path": relocate(disk["path"]),
-        "virtual_size_bytes": disk["virtual_size_bytes"],
-        "create_options": disk["create_options"],
-        "discard": known_bugs.mirror_discard(version, disk["format"]),
-    }
+def _disk(disk: SourceDisk, relocate: Relocate, version: known_bugs.Version) -> PlannedDisk:
+    return PlannedDisk(
+        index=disk.index,
+        device=disk.device,
+        format=disk.format,
+        source_path=disk.path,
+        destination_path=relocate(disk.path),
+        virtual_size_bytes=disk.virtual_size_bytes,
+        create_options=disk.create_options,
+        discard=known_bugs.mirror_discard(version, disk.format),
+    )
 
 
-def _qemu(source: Document) -> tuple[str, known_bugs.Version, list[str]]:
+def _qemu(source: Inspection) -> tuple[str, known_bugs.Version, list[str]]:
     """The same program here, its version, and what is wrong with it."""
-    qemu = source["exe"] if os.access(source["exe"], os.X_OK) else shutil.which(Path(source["exe"]).name)
+    qemu = source.exe if os.access(source.exe, os.X_OK) else shutil.which(Path(source.exe).name)
     if qemu is None:
-        return "", (0, 0, 0), [f"there is no {Path(source['exe']).name} here: install it"]
-    machine_type = source["machine_type"]
+        return "", (0, 0, 0), [f"there is no {Path(source.exe).name} here: install it"]
+    machine_type = source.machine_type
     try:
         version, machine_types = program.version(qemu), program.machine_types(qemu)
     except (OSError, subprocess.SubprocessError) as error:
@@ -118,11 +116,11 @@ def _memory(needed: int) -> list[str]:
     return [f"{_mib(needed)} MiB of memory are needed and {_mib(free)} are free: move another guest away first"]
 
 
-def _images(disks: list[Document], settings: Settings) -> list[str]:
+def _images(disks: Sequence[PlannedDisk], settings: Settings) -> list[str]:
     problems = [
         manifest.in_the_way(path, settings.directory / "jobs")
         for disk in disks
-        if (path := Path(disk["destination_path"])).exists()
+        if (path := Path(disk.destination_path)).exists()
     ]
     try:
         check_room(disks)
@@ -130,12 +128,12 @@ def _images(disks: list[Document], settings: Settings) -> list[str]:
         problems.append(str(error))
     return problems + [
         f"{parent} cannot be written by this worker: give it the right to"
-        for parent in {manifest.existing_parent(Path(disk["destination_path"])) for disk in disks}
+        for parent in {manifest.existing_parent(Path(disk.destination_path)) for disk in disks}
         if not os.access(parent, os.W_OK)
     ]
 
 
-def check_room(disks: list[Document]) -> None:
+def check_room(disks: Sequence[PlannedDisk]) -> None:
     """Every file system must have room for the whole virtual size of the images that it will hold.
 
     Raises:
@@ -144,9 +142,9 @@ def check_room(disks: list[Document]) -> None:
     needed: dict[int, int] = defaultdict(int)
     example: dict[int, Path] = {}
     for disk in disks:
-        path = Path(disk["destination_path"])
+        path = Path(disk.destination_path)
         device = manifest.existing_parent(path).stat().st_dev
-        needed[device] += disk["virtual_size_bytes"]
+        needed[device] += disk.virtual_size_bytes
         example[device] = path
     for device, size in needed.items():
         free = manifest.free_bytes(example[device]) - RESERVE_BYTES
@@ -178,8 +176,8 @@ def _address(address: str, source_machine: str | None) -> list[str]:
     return [f"it listens at {address}, where no other host reaches it: give its worker the right DROVER_ADDRESS"]
 
 
-def _warnings(source: Document, version: known_bugs.Version) -> list[str]:
-    return known_bugs.warnings(tuple(source["version"]), source["accel"], source["argv"], destination_version=version)
+def _warnings(source: Inspection, version: known_bugs.Version) -> list[str]:
+    return known_bugs.warnings(source.qemu_version, source.accel, source.argv, destination_version=version)
 
 
 def _mib(size: int) -> int:

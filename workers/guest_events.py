@@ -9,6 +9,8 @@ and arrives as `paused` when its owner paused it, which looks like any guest tha
 called off (`workers.switchover.source`). Cancelling a migration restores the run state of before, whatever it was.
 """
 
+from collections.abc import Sequence
+
 from drover.errors import Fatal
 from workers.qemu import block
 from workers.qemu.monitor import Monitor
@@ -23,7 +25,7 @@ async def held_up(ctx: Context, monitor: Monitor) -> str | None:
         Fatal: it is no longer the guest that was to be moved.
     """
     job = ctx.job
-    changed = _plugged(ctx.source["devices"], await block.device_names(monitor))
+    changed = _plugged(ctx.source.devices, await block.device_names(monitor))
     if changed:
         raise Fatal(f"{changed} while {job.guest} was being moved")
     runstate = (await monitor.query("query-status"))["status"]
@@ -37,7 +39,7 @@ async def held_up(ctx: Context, monitor: Monitor) -> str | None:
     )
 
 
-def _plugged(before: list[str], after: list[str]) -> str:
+def _plugged(before: Sequence[str], after: Sequence[str]) -> str:
     """Describe added and removed devices."""
     news = [(sorted(set(after) - set(before)), "plugged in"), (sorted(set(before) - set(after)), "unplugged")]
     return " and ".join(f"{', '.join(names)} was {what}" for names, what in news if names)

@@ -9,14 +9,15 @@ from drover import logs, tracing
 from drover.errors import DroverError, PreconditionFailed
 from drover.settings import Settings
 from models import host
-from models.base import Document
+from models.contracts import Versioned
 from models.database import transaction
 from models.host import HostRequest, RequestState
+from models.host_rpc import Refusal, read_question
 from workers import destination_check, guest_probe, inspection, orphans
 
 log = logging.getLogger(__name__)
 
-ANSWERS: dict[str, Callable[[Document, Settings], Coroutine[Any, Any, Document]]] = {
+ANSWERS: dict[str, Callable[[Any, Settings], Coroutine[Any, Any, Versioned]]] = {
     "collect_garbage": orphans.collect,
     "garbage": orphans.look,
     "inspect": inspection.inspect,
@@ -42,13 +43,14 @@ def answer(request_id: int, settings: Settings) -> None:
         host.reply(session, request_id, state, reply)
 
 
-def _ask(request: HostRequest, settings: Settings) -> tuple[RequestState, Document]:
+def _ask(request: HostRequest, settings: Settings) -> tuple[RequestState, Versioned]:
     try:
-        return RequestState.ANSWERED, asyncio.run(ANSWERS[request.kind](request.question, settings))
+        question = read_question(request.kind, request.question)
+        return RequestState.ANSWERED, asyncio.run(ANSWERS[request.kind](question, settings))
     except PreconditionFailed as error:
-        return RequestState.REFUSED, {"error": str(error)}
+        return RequestState.REFUSED, Refusal(error=str(error))
     except DroverError as error:
-        return RequestState.FAILED, {"error": f"{settings.host}: {error}"}
+        return RequestState.FAILED, Refusal(error=f"{settings.host}: {error}")
     except Exception as error:
         log.exception("cannot answer %s; nothing was changed", request.kind)
-        return RequestState.FAILED, {"error": f"{settings.host}: {type(error).__name__}: {error}"}
+        return RequestState.FAILED, Refusal(error=f"{settings.host}: {type(error).__name__}: {error}")

@@ -1,10 +1,9 @@
 """The incoming QEMU: the guest's future process on the destination, stopped and waiting for its RAM."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from drover.errors import Fatal, Transient
+from models.plan import DestinationPlan, Topology
 from workers import inspection, processes
 from workers.processes import Process
 from workers.qemu import cpu, topology
@@ -28,7 +27,7 @@ async def waits(ctx: Context) -> bool:
     if running(ctx) is None:
         return False
     try:
-        async with connect(ctx.destination["qmp"]) as monitor:
+        async with connect(ctx.destination.qmp) as monitor:
             migrate = (await monitor.query("query-migrate")).get("status", "none")
             if (await monitor.query("query-status"))["status"] != "inmigrate" or migrate != "none":
                 return False
@@ -59,7 +58,7 @@ async def spawn(ctx: Context) -> Process:
         Fatal: the guest may run in the one that is there.
     """
     await stop(ctx)
-    return processes.spawn(ctx.directory.mark("incoming"), ctx.destination["argv"], _log(ctx))
+    return processes.spawn(ctx.directory.mark("incoming"), ctx.destination.argv, _log(ctx))
 
 
 async def ready(ctx: Context, started: Process) -> None:
@@ -69,7 +68,7 @@ async def ready(ctx: Context, started: Process) -> None:
         Fatal: it does not start.
     """
     try:
-        await monitor_ready(started, ctx.destination["qmp"], _log(ctx))
+        await monitor_ready(started, ctx.destination.qmp, _log(ctx))
     except Fatal as error:
         raise Fatal(f"the destination's QEMU does not start: {error}") from error
 
@@ -78,26 +77,23 @@ def _log(ctx: Context) -> Path:
     return ctx.directory.incoming_log(ctx.job.guest)
 
 
-def unlink_dead(destination: Mapping[str, Any]) -> None:
+def unlink_dead(destination: DestinationPlan) -> None:
     """Remove the sockets and the pidfile that a killed QEMU left behind; what a living one serves stays."""
-    for path in map(Path, listening_sockets(destination["argv"])):
+    for path in map(Path, listening_sockets(destination.argv)):
         if path.is_socket() and not listens(path):
             path.unlink(missing_ok=True)
-    pidfile = Path(destination["pidfile"]) if destination["pidfile"] else None
+    pidfile = Path(destination.pidfile) if destination.pidfile else None
     if pidfile and pidfile.exists() and processes.process(int(pidfile.read_text() or 0)) is None:
         pidfile.unlink(missing_ok=True)
 
 
-def differences(ctx: Context, there: dict[str, Any]) -> list[str]:
+def differences(ctx: Context, there: Topology) -> list[str]:
     """What the two machines do not have in common."""
-    here = ctx.source["topology"]
-    same = ctx.source["version"] == ctx.destination["version"]
-    devices = [
-        sentence
-        for part in ("qtree", "ramblocks")
-        for sentence in topology.differences(here[part], there[part], same_version=same)
-    ]
-    return devices + cpu.missing(here.get("cpu"), there["cpu"])
+    here = ctx.source.topology
+    same = ctx.source.qemu_version == ctx.destination.qemu_version
+    parts = ((here.qtree, there.qtree), (here.ramblocks, there.ramblocks))
+    devices = [sentence for ours, theirs in parts for sentence in topology.differences(ours, theirs, same_version=same)]
+    return devices + cpu.missing(here.cpu, there.cpu)
 
 
 async def stop(ctx: Context) -> None:

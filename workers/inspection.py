@@ -1,15 +1,17 @@
 """What a running guest is: everything its future host must know, read from QMP and /proc. Changes nothing."""
 
 import asyncio
-from dataclasses import asdict
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from drover.errors import PreconditionFailed
 from drover.settings import Settings
-from models.base import Document
+from models.host_rpc import Inspect
+from models.plan import Inspection, SourceDisk, Topology
 from workers import processes
+from workers.processes import Process
 from workers.qemu import block, cpu, known_bugs, topology
 from workers.qemu.disks import disk_refusals, source_disks, unnamed_images
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
@@ -21,17 +23,13 @@ NO_UUID = "00000000-0000-0000-0000-000000000000"
 """What `query-uuid` answers for a machine that was started without one."""
 
 
-async def inspect(question: Document, settings: Settings) -> Document:
-    """Describe the guest behind a QMP socket; `question` is {"qmp": path}.
-
-    Answers {"pid", "started", "process": see `processes.identity`, "uuid": null if none is set, "qmp", "argv", "exe",
-    "pidfile", "version", "accel", "machine_type", "runstate", "memory_bytes", "cpus", "devices", "topology", "disks",
-    "refusals", "warnings"}; `refusals` are sentences why it cannot be moved now.
+async def inspect(question: Inspect, settings: Settings) -> Inspection:
+    """Describe the guest behind a QMP socket.
 
     Raises:
         PreconditionFailed: nobody answers there, or it is not a QEMU.
     """
-    qmp = question["qmp"]
+    qmp = question.qmp
     try:
         async with connect(qmp) as monitor:
             return await _describe(monitor, qmp, settings)
@@ -39,7 +37,7 @@ async def inspect(question: Document, settings: Settings) -> Document:
         raise PreconditionFailed(f"{settings.host}: {error}") from error
 
 
-async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Document:
+async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspection:
     identity = _process(monitor.pid)
     told, kvm, machine_type, status, memory, cpus, uuid = await asyncio.gather(
         monitor.query("query-version"),
@@ -53,30 +51,45 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Document:
     devices, layout, (disks, refusals), blockers = await asyncio.gather(
         block.device_names(monitor),
         machine(monitor),
-        _disks(monitor, identity["argv"], settings),
-        _blockers(monitor, identity["argv"]),
+        _disks(monitor, identity.argv, settings),
+        _blockers(monitor, identity.argv),
     )
     version = known_bugs.version(told)
     accel: known_bugs.Accel = "kvm" if kvm["enabled"] else "tcg"
-    return {
-        **identity,
-        "uuid": uuid["UUID"] if uuid["UUID"] != NO_UUID else None,
-        "qmp": qmp,
-        "version": list(version),
-        "accel": accel,
-        "machine_type": str(machine_type).removesuffix("-machine"),
-        "runstate": status["status"],
-        "memory_bytes": _memory(memory),
-        "cpus": len(cpus),
-        "devices": devices,
-        "topology": layout,
-        "disks": disks,
-        "refusals": refusals + blockers,
-        "warnings": known_bugs.warnings(version, accel, identity["argv"]),
-    }
+    return Inspection(
+        pid=identity.process.pid,
+        started=identity.process.started,
+        process=processes.identity(identity.process),
+        argv=tuple(identity.argv),
+        exe=identity.exe,
+        pidfile=identity.pidfile,
+        uuid=uuid["UUID"] if uuid["UUID"] != NO_UUID else None,
+        qmp=qmp,
+        qemu_version=version,
+        accel=accel,
+        machine_type=str(machine_type).removesuffix("-machine"),
+        runstate=status["status"],
+        memory_bytes=_memory(memory),
+        cpus=len(cpus),
+        devices=tuple(devices),
+        topology=layout,
+        disks=disks,
+        refusals=(*refusals, *blockers),
+        warnings=tuple(known_bugs.warnings(version, accel, identity.argv)),
+    )
 
 
-def _process(pid: int) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Identity:
+    """The process of a QEMU, and how it was started."""
+
+    process: Process
+    argv: list[str]
+    exe: str
+    pidfile: str | None
+
+
+def _process(pid: int) -> _Identity:
     """The process that listens on the socket, from /proc."""
     alive = processes.process(pid)
     if alive is None:
@@ -86,26 +99,24 @@ def _process(pid: int) -> dict[str, Any]:
     if "qemu-system" not in exe and "qemu-kvm" not in exe:
         raise PreconditionFailed(f"the process behind the socket is {exe}, not a QEMU")
     pidfile = next((after for word, after in pairwise(argv) if word == "-pidfile"), None)
-    known = {"pid": pid, "started": alive.started, "process": processes.identity(alive)}
-    return {**known, "argv": argv, "exe": exe, "pidfile": pidfile}
+    return _Identity(process=alive, argv=argv, exe=exe, pidfile=pidfile)
 
 
 def _memory(summary: dict[str, int]) -> int:
     return summary["base-memory"] + summary.get("plugged-memory", 0)
 
 
-async def machine(monitor: Monitor) -> Document:
+async def machine(monitor: Monitor) -> Topology:
     """The machine's CPU, devices and RAM in a form that can be compared across hosts."""
-    return {
-        "cpu": await cpu.offered(monitor),
-        "qtree": list(topology.normalise_qtree(await monitor.hmp("info qtree"))),
-        "ramblocks": list(
-            topology.normalise_ramblocks((await monitor.query("x-query-ramblock"))["human-readable-text"])
-        ),
-    }
+    ramblocks = await monitor.query("x-query-ramblock")
+    return Topology(
+        cpu=await cpu.offered(monitor),
+        qtree=topology.normalise_qtree(await monitor.hmp("info qtree")),
+        ramblocks=topology.normalise_ramblocks(ramblocks["human-readable-text"]),
+    )
 
 
-async def _disks(monitor: Monitor, argv: list[str], settings: Settings) -> tuple[list[Document], list[str]]:
+async def _disks(monitor: Monitor, argv: list[str], settings: Settings) -> tuple[tuple[SourceDisk, ...], list[str]]:
     replies = {
         "query_block": await monitor.query("query-block"),
         "named_block_nodes": await monitor.query("query-named-block-nodes"),
@@ -115,7 +126,7 @@ async def _disks(monitor: Monitor, argv: list[str], settings: Settings) -> tuple
     refusals = disk_refusals(**replies, block_jobs=await monitor.query("query-block-jobs"))
     refusals += unnamed_images(found, argv)
     refusals += command_line_refusals(argv, source_root=str(settings.guest_root))
-    return [asdict(disk) for disk in found], refusals
+    return found, refusals
 
 
 async def _blockers(monitor: Monitor, argv: list[str]) -> list[str]:

@@ -38,11 +38,11 @@ def names(ctx: Context) -> list[str]:
 
 def server(ctx: Context, index: int) -> dict[str, str]:
     """Where the NBD server offers this disk's image."""
-    told = ctx.job.nbd_server
+    told = ctx.served_at
     return {
-        "host": told["address"],
-        "port": str(told["port"]),
-        "export": nbd_server.export_name(told["nonce"], index),
+        "host": told.address,
+        "port": str(told.port),
+        "export": nbd_server.export_name(told.nonce, index),
     }
 
 
@@ -90,7 +90,7 @@ def budget(ctx: Context) -> int:
 
 
 def _asked_for(ctx: Context) -> int:
-    return int(ctx.job.options.get("bandwidth_bytes_per_s") or 0)
+    return ctx.job.options.bandwidth_bytes_per_s
 
 
 class Bandwidth:

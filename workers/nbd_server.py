@@ -24,7 +24,7 @@ it for each: a third of the NBD server's CPU with QEMU 10.0.2 (`docs/performance
 
 def images(ctx: Context, nonce: str) -> list[ExportedImage]:
     """The job's images under the names of this incarnation."""
-    version = tuple(ctx.destination["version"])
+    version = ctx.destination.qemu_version
     return [
         ExportedImage(
             index=disk.index,
@@ -56,7 +56,7 @@ async def serves(ctx: Context) -> bool:
             offered = await block.exports(monitor)
     except MonitorLost:
         return False
-    return offered == {image.export for image in images(ctx, ctx.job.nbd_server["nonce"])}
+    return offered == {image.export for image in images(ctx, ctx.job.nbd_server.nonce)}
 
 
 def refuses(ctx: Context) -> bool:
@@ -71,7 +71,7 @@ def reachable(ctx: Context) -> bool:
 
 def _knock(ctx: Context) -> bool | None:
     """Whether somebody listens at its port; None: no answer."""
-    address, port = ctx.job.nbd_server["address"], ctx.job.nbd_server["port"]
+    address, port = ctx.served_at.address, ctx.served_at.port
     try:
         socket.create_connection((address, port), timeout=1.0).close()
     except ConnectionRefusedError:

@@ -28,8 +28,8 @@ from drover.broker.app import CONTROL_MODULES, CONTROL_QUEUE, app, configuration
 from drover.errors import PreconditionFailed
 from drover.extras import require
 from drover.settings import Settings, settings
-from models.base import Document
 from models.database import patiently, transaction
+from models.documents import HostFacts
 from models.host import Host
 from models.transitions import Actor
 from workers.executor import STOPPING
@@ -105,10 +105,8 @@ def join(ours: Settings) -> None:
     """
     _refuse_a_taken_name(ours)
     register(ours)
-    seen = facts()
-    log.info(
-        "serves this host: %s CPUs, %s MiB, %s", seen["cpus"], seen["memory_bytes"] >> 20, seen["qemu"] or "no QEMU"
-    )
+    seen = facts(ours)
+    log.info("serves this host: %s CPUs, %s MiB, %s", seen.cpus, (seen.memory_bytes or 0) >> 20, seen.qemu or "no QEMU")
     with transaction() as session:
         claims.expire(
             session,
@@ -124,7 +122,7 @@ def _refuse_a_taken_name(ours: Settings) -> None:
     fresh = Host.heartbeat_at > func.clock_timestamp() - ours.host_timeout
     with transaction() as session:
         there = session.scalar(select(Host).where(Host.name == ours.host, fresh))
-    if there is not None and there.facts.get("machine_id") not in {None, machine_id()}:
+    if there is not None and there.facts.machine_id not in {None, machine_id()}:
         heard = f"{there.heartbeat_at:%H:%M:%S %Z}"
         raise SystemExit(
             f"another machine serves {ours.host} already ({there.address}, its last heartbeat at {heard}): "
@@ -139,7 +137,7 @@ def register(ours: Settings) -> None:
         "address": ours.address,
         "guest_root": str(ours.guest_root),
         "incarnation": incarnation(),
-        "facts": facts() | {"concurrency": ours.concurrency},
+        "facts": facts(ours),
         "guest_cpus": ours.guest_cpus or CPUS_PER_CPU * (os.cpu_count() or 1),
         "guest_memory_bytes": ours.guest_memory_bytes or memory_bytes("MemTotal"),
         "guest_disk_bytes": ours.guest_disk_bytes or disk_bytes(ours.guest_root),
@@ -150,19 +148,20 @@ def register(ours: Settings) -> None:
         session.execute(statement.on_conflict_do_update(index_elements=["name"], set_=row))
 
 
-def facts() -> Document:
-    """{"cpus", "memory_bytes", "qemu": first line of --version or None, "machine", "machine_id"}."""
+def facts(ours: Settings) -> HostFacts:
+    """What this machine is like."""
     binary = shutil.which("qemu-system-x86_64")
     version = None
     with suppress(OSError, subprocess.SubprocessError):
         version = next(iter(program.said(binary, "--version").splitlines()), None) if binary else None
-    return {
-        "cpus": os.cpu_count(),
-        "memory_bytes": memory_bytes("MemTotal"),
-        "qemu": version,
-        "machine": machine(),
-        "machine_id": machine_id(),
-    }
+    return HostFacts(
+        cpus=os.cpu_count(),
+        memory_bytes=memory_bytes("MemTotal"),
+        qemu=version,
+        machine=machine(),
+        machine_id=machine_id(),
+        concurrency=ours.concurrency,
+    )
 
 
 def machine() -> str:

@@ -13,19 +13,23 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy.orm import Session
 
 from drover.errors import Fatal, LeaseLost
 from drover.settings import Settings
+from models.documents import NbdServer, Switchover
 from models.job import Job, Side
 from models.job import Step as StepRow
+from models.plan import DestinationPlan, Inspection, Plan
 from workers import run_marker
 from workers.images.manifest import Manifest
 from workers.processes import Process
 from workers.qemu import monitor
 from workflows.migration.claims import Claim, fenced, note
+
+Known = TypeVar("Known")
 
 
 @dataclass(frozen=True)
@@ -114,14 +118,34 @@ class Context:
         return JobDirectory(self.settings.directory / "jobs" / str(self.job.id))
 
     @property
-    def source(self) -> dict[str, Any]:
-        """What the preflight learned of the guest, see `workers.inspection.inspect`."""
-        return dict(self.job.plan["source"])
+    def plan(self) -> Plan:
+        """What both hosts said before the job was queued. This and the next two raise `Fatal` when it is not known."""
+        return self._known(self.job.plan, "plan")
 
     @property
-    def destination(self) -> dict[str, Any]:
-        """How the guest is to run there, see `workers.destination_check.plan_destination`."""
-        return dict(self.job.plan["destination"])
+    def served_at(self) -> NbdServer:
+        """Where the images are served."""
+        return self._known(self.job.nbd_server, "NBD server")
+
+    @property
+    def attempt(self) -> Switchover:
+        """The present attempt at the switchover."""
+        return self._known(self.job.switchover, "switchover")
+
+    def _known(self, document: Known | None, what: str) -> Known:
+        if document is None:
+            raise Fatal(f"job {self.job.id} has no {what} on record")
+        return document
+
+    @property
+    def source(self) -> Inspection:
+        """The guest as it was on its source."""
+        return self.plan.source
+
+    @property
+    def destination(self) -> DestinationPlan:
+        """How the guest is to run there."""
+        return self.plan.destination
 
     def note(self, **columns: Any) -> None:
         """Write columns of the job's row, in the database while the claim holds, and in `job`."""
@@ -145,7 +169,7 @@ class Context:
     @property
     def source_alive(self) -> bool:
         """The guest's QEMU on the source is the very process of the preflight. Ask on the source."""
-        return Process(self.source["pid"], self.source["started"]).alive
+        return Process(self.source.pid, self.source.started).alive
 
     def guest(self) -> AbstractAsyncContextManager[monitor.Monitor]:
         """The monitor of the guest's QEMU on this host: the running one or the incoming one.
@@ -154,9 +178,9 @@ class Context:
             Fatal: the guest's QEMU on the source ended: the guest was powered off, or QEMU crashed.
         """
         if self.claim.side is Side.SOURCE and not self.source_alive:
-            raise Fatal(f"{self.job.guest}'s QEMU (pid {self.source['pid']}) is gone: powered off or crashed")
-        side = self.source if self.claim.side is Side.SOURCE else self.destination
-        return monitor.connect(side["qmp"], self.guard)
+            raise Fatal(f"{self.job.guest}'s QEMU (pid {self.source.pid}) is gone: powered off or crashed")
+        side: Inspection | DestinationPlan = self.source if self.claim.side is Side.SOURCE else self.destination
+        return monitor.connect(side.qmp, self.guard)
 
     def nbd_server(self) -> AbstractAsyncContextManager[monitor.Monitor]:
         """The monitor of the storage daemon on the destination."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, type_coerce
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from models.fleet import Limits
@@ -78,7 +79,7 @@ def _newest() -> Any:
         select(
             Job.started_at,
             Job.finished_at,
-            Job.ram,
+            type_coerce(Job.ram, JSONB).label("ram"),
             disks.c.bytes.label("disk_bytes"),
             copying.c.started_at.label("copy_at"),
             disks.c.ready_at.label("copied_at"),

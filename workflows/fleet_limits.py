@@ -96,7 +96,7 @@ def _fits_the_hosts(session: Session, wanted: Limits) -> None:
             f"{amount(settings().host_timeout)} s (four times DROVER_HEARTBEAT_S) and must be waited for longer"
         )
     for host in session.scalars(select(Host).order_by(Host.name)):
-        steps = host.facts.get("concurrency")
+        steps = host.facts.concurrency
         if steps is not None and wanted.max_held >= steps:
             raise PreconditionFailed(_too_many_held(wanted.max_held, host.name, steps))
 

@@ -4,15 +4,16 @@ from sqlalchemy import false, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
-from models.base import Document
 from models.database import transaction
 from models.guest import Guest
+from models.host_rpc import Inspect
 from models.job import Job, JobState, unfinished
+from models.plan import Inspection
 from models.said import say
 from workflows.host_rpc import ask, known_host
 
 
-def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Document]:
+def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
     """Learn of a running QEMU; answers the guest and what its host found out.
 
     Adopting a guest whose QEMU was started anew elsewhere just updates where it is.
@@ -24,8 +25,8 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Document]:
     known_host(host)
     with transaction() as session:
         _refuse_in_mid_job(session, name)  # before a host is asked in vain
-    inspection = ask(host, "inspect", qmp=qmp)
-    if inspection["runstate"] == "inmigrate":
+    inspection = ask(host, Inspect(qmp=qmp))
+    if inspection.runstate == "inmigrate":
         raise PreconditionFailed(f"the QEMU at {qmp} on {host} waits for a migration: adopt the guest where it runs")
     with transaction() as session:
         session.execute(text("SELECT pg_advisory_xact_lock(hashtext('drover guest adopt'))"))  # one after the other
@@ -40,11 +41,11 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Document]:
     return guest, inspection
 
 
-def _found(inspection: Document) -> dict[str, int | str | None]:
+def _found(inspection: Inspection) -> dict[str, int | str | None]:
     """What a guest is and takes of its host, by the columns of its record."""
-    disk_bytes = sum(disk["virtual_size_bytes"] for disk in inspection["disks"])
-    sizes = {"cpus": inspection["cpus"], "memory_bytes": inspection["memory_bytes"], "disk_bytes": disk_bytes}
-    return {**sizes, "process": inspection.get("process"), "uuid": inspection.get("uuid")}
+    disk_bytes = sum(disk.virtual_size_bytes for disk in inspection.disks)
+    sizes = {"cpus": inspection.cpus, "memory_bytes": inspection.memory_bytes, "disk_bytes": disk_bytes}
+    return {**sizes, "process": inspection.process, "uuid": inspection.uuid}
 
 
 def _refuse_in_mid_job(session: Session, name: str) -> None:
@@ -60,9 +61,9 @@ def _refuse_in_mid_job(session: Session, name: str) -> None:
     )
 
 
-def _refuse_second_name(session: Session, name: str, host: str, qmp: str, inspection: Document) -> None:
+def _refuse_second_name(session: Session, name: str, host: str, qmp: str, inspection: Inspection) -> None:
     """A QEMU that is moved under one name would leave a record without a guest under each of its others."""
-    process, uuid = inspection.get("process"), inspection.get("uuid")
+    process, uuid = inspection.process, inspection.uuid
     same = or_(
         Guest.process == process if process else false(),
         Guest.uuid == uuid if uuid else false(),
@@ -70,7 +71,7 @@ def _refuse_second_name(session: Session, name: str, host: str, qmp: str, inspec
     )
     for other in session.scalars(select(Guest).where(Guest.name != name, same).order_by(Guest.name)):
         if process and other.process == process:
-            what = f"this QEMU (pid {inspection['pid']}) is known as {other.name} already"
+            what = f"this QEMU (pid {inspection.pid}) is known as {other.name} already"
         elif (other.host, other.qmp) == (host, qmp):
             what = f"{qmp} on {host} is the QMP socket of {other.name} already"
         else:
@@ -94,13 +95,13 @@ def forget(name: str) -> Guest:
     return guest
 
 
-def lock_as_planned(session: Session, planned_for: Guest, inspection: Document) -> None:
+def lock_as_planned(session: Session, planned_for: Guest, inspection: Inspection) -> None:
     """Keep a guest from being adopted or forgotten until this transaction ends.
 
     Raises:
         PreconditionFailed: either has happened since its hosts were asked; what they said is of no use.
     """
-    name, process = planned_for.name, inspection.get("process")
+    name, process = planned_for.name, inspection.process
     guest = session.get(Guest, name, with_for_update=True, populate_existing=True)
     if guest is None:
         raise PreconditionFailed(f"{name} was forgotten while its hosts were asked")
@@ -141,10 +142,10 @@ def known_guest(name: str) -> Guest:
     return guest
 
 
-def inspect(guest: Guest) -> Document:
+def inspect(guest: Guest) -> Inspection:
     """What its host says of it now."""
     known_host(guest.host)
-    inspection = ask(guest.host, "inspect", qmp=guest.qmp)
+    inspection = ask(guest.host, Inspect(qmp=guest.qmp))
     found = _found(inspection)
     if found != {column: getattr(guest, column) for column in found}:
         still_there = (Guest.name == guest.name) & (Guest.host == guest.host) & (Guest.qmp == guest.qmp)
@@ -153,7 +154,7 @@ def inspect(guest: Guest) -> Document:
     return inspection
 
 
-def refuse_second_name(guest: Guest, inspection: Document) -> None:
+def refuse_second_name(guest: Guest, inspection: Inspection) -> None:
     """Those adopted by an earlier version may have several names.
 
     Raises:

@@ -2,18 +2,19 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 from kombu.exceptions import OperationalError
 from sqlalchemy import ColumnElement, Select, func, insert, select
 
 from drover import tracing
 from drover.broker.app import app, host_queue
-from drover.errors import HostRefused, PreconditionFailed, Unavailable
+from drover.errors import HostRefused, PreconditionFailed, Unavailable, UnreadableDocument
 from drover.settings import Settings, settings
-from models.base import Document
+from models.contracts import Json
 from models.database import autocommitting, hearing, transaction
 from models.host import ANSWERED_CHANNEL, Host, HostRequest, RequestState
+from models.host_rpc import Answer, Question, Refusal
 
 ANSWER_TIMEOUT_S = 30.0
 LOOK_S = 0.5
@@ -44,7 +45,7 @@ def alive(ours: Settings) -> ColumnElement[bool]:
     return Host.heartbeat_at > func.clock_timestamp() - ours.host_timeout
 
 
-def ask(host: str, kind: str, **question: Any) -> Document:
+def ask(host: str, question: Question[Answer]) -> Answer:
     """A host's answer.
 
     Raises:
@@ -52,19 +53,30 @@ def ask(host: str, kind: str, **question: Any) -> Document:
         Unavailable: it cannot be reached, or does not answer in time.
     """
     with autocommitting() as connection, hearing(connection, ANSWERED_CHANNEL) as wait:
-        asked = insert(HostRequest).values(host=host, kind=kind, question=question).returning(HostRequest.id)
+        asked = (
+            insert(HostRequest)
+            .values(host=host, kind=question.kind, question=question.json_object())
+            .returning(HostRequest.id)
+        )
         request_id = connection.execute(asked).scalar_one()
-        _send(request_id, host, kind)
+        _send(request_id, host, question.kind)
         deadline = time.monotonic() + ANSWER_TIMEOUT_S
         while time.monotonic() < deadline:
             _until_answered(request_id, wait)
             request = connection.execute(_request(request_id)).one()
             if request.state is RequestState.ANSWERED and request.reply is not None:
-                return dict(request.reply)
+                return _read(question, request.reply, host)
             if request.state in {RequestState.REFUSED, RequestState.FAILED}:
-                why = (request.reply or {}).get("error", "no reason given")
+                why = Refusal.read(request.reply or {}).error
                 raise HostRefused(why, host=host, failed=request.state is RequestState.FAILED)
     raise Unavailable(f"host {host} did not answer within {ANSWER_TIMEOUT_S:g} s: is its worker busy?")
+
+
+def _read(question: Question[Answer], reply: Json, host: str) -> Answer:
+    try:
+        return cast("Answer", question.answer.read(reply))
+    except UnreadableDocument as error:
+        raise HostRefused(f"{host}: {error}", host=host, failed=True) from error
 
 
 def _send(request_id: int, host: str, kind: str) -> None:
@@ -87,5 +99,5 @@ def _until_answered(request_id: int, wait: Callable[[float], list[str]]) -> None
         pass
 
 
-def _request(request_id: int) -> Select[RequestState, Document | None]:
+def _request(request_id: int) -> Select[RequestState, Json | None]:
     return select(HostRequest.state, HostRequest.reply).where(HostRequest.id == request_id)

@@ -1,14 +1,15 @@
 """Garbage: asking every host what no living job owns, and having it removed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
 
 from drover.errors import PreconditionFailed
 from drover.settings import settings
-from models.base import Document
 from models.database import transaction
 from models.host import Host
+from models.host_rpc import CollectOrphans, LookForOrphans, Orphan
 from workflows.host_rpc import alive, ask, known_host
 
 
@@ -17,15 +18,15 @@ class Swept:
     """What one host found, see `workers.orphans.look`."""
 
     host: str
-    finds: list[Document]
-    notes: list[str]
+    finds: Sequence[Orphan]
+    notes: Sequence[str]
     answered: bool = True
     """False: it did not answer although it is alive; the note says why, and nothing is known of it."""
 
     @property
     def clean(self) -> bool:
         """Nothing is left on it."""
-        return self.answered and all(find["removed"] for find in self.finds)
+        return self.answered and all(find.removed for find in self.finds)
 
 
 def hosts(name: str | None = None) -> tuple[list[str], list[str]]:
@@ -44,7 +45,8 @@ def hosts(name: str | None = None) -> tuple[list[str], list[str]]:
 def sweep(host: str, *, dry_run: bool, unknown_jobs: bool) -> Swept:
     """Have one host look, and unless `dry_run` remove what it finds."""
     try:
-        reply = ask(host, "garbage" if dry_run else "collect_garbage", unknown_jobs=unknown_jobs)
+        question = LookForOrphans if dry_run else CollectOrphans
+        reply = ask(host, question(unknown_jobs=unknown_jobs))
     except PreconditionFailed as error:
-        return Swept(host=host, finds=[], notes=[str(error)], answered=False)
-    return Swept(host=host, finds=reply["finds"], notes=reply["notes"])
+        return Swept(host=host, finds=(), notes=(str(error),), answered=False)
+    return Swept(host=host, finds=reply.finds, notes=reply.notes)

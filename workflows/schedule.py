@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cronsim import CronSim, CronSimError
 
 from drover.errors import PreconditionFailed
-from models.base import Document
+from models import documents
 
 CLOCK = re.compile(r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)")
 
@@ -38,13 +38,13 @@ class Window:
         return window
 
     @classmethod
-    def of(cls, document: Document) -> "Window":
-        """As stored, see `Job.window`."""
-        return cls.parse(f"{document['start']}-{document['end']}", document["timezone"])
+    def of(cls, document: documents.Window) -> "Window":
+        """The window of a document."""
+        return cls.parse(f"{document.start}-{document.end}", document.timezone)
 
-    def document(self) -> Document:
+    def document(self) -> documents.Window:
         """As stored."""
-        return {"start": f"{self.start:%H:%M}", "end": f"{self.end:%H:%M}", "timezone": self.zone.key}
+        return documents.Window(start=f"{self.start:%H:%M}", end=f"{self.end:%H:%M}", timezone=self.zone.key)
 
     def __str__(self) -> str:
         return f"{self.start:%H:%M}-{self.end:%H:%M} {self.zone.key}"
@@ -63,6 +63,11 @@ class Window:
         return datetime.combine(day, clock, tzinfo=self.zone).astimezone(UTC)
 
 
+def window(text: str, timezone: str) -> documents.Window:
+    """`22:00-04:00` as stored; errors as for `Window.parse`."""
+    return Window.parse(text, timezone).document()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Wait:
     """Why something may not begin now."""
@@ -73,7 +78,7 @@ class Wait:
 
 
 def obstacle(
-    now: datetime, takes_s: float, *, not_before: datetime | None = None, window: Document | None = None
+    now: datetime, takes_s: float, *, not_before: datetime | None = None, window: documents.Window | None = None
 ) -> Wait | None:
     """Why what takes so many seconds may not begin now; None if it may."""
     if not_before is not None and now < not_before:
@@ -126,13 +131,13 @@ def moment(text: str, timezone: str, now: datetime) -> datetime:
     return at
 
 
-def recurrence(cron: str, timezone: str) -> Document:
-    """A repetition as stored, see `Drain.recurrence`; `cron` has five fields: `0 22 * * 6`.
+def recurrence(cron: str, timezone: str) -> documents.Recurrence:
+    """A repetition as stored; `cron` has five fields: `0 22 * * 6`.
 
     Raises:
         PreconditionFailed: it is none, or the zone is unknown.
     """
-    document = {"cron": cron, "timezone": zone(timezone).key}
+    document = documents.Recurrence(cron=cron, timezone=zone(timezone).key)
     try:
         following(document, datetime.now(UTC))
     except (CronSimError, StopIteration) as error:
@@ -142,9 +147,9 @@ def recurrence(cron: str, timezone: str) -> Document:
     return document
 
 
-def following(repeated: Document, after: datetime) -> datetime:
+def following(repeated: documents.Recurrence, after: datetime) -> datetime:
     """When it is to happen next."""
-    return next(CronSim(repeated["cron"], after.astimezone(ZoneInfo(repeated["timezone"]))))
+    return next(CronSim(repeated.cron, after.astimezone(ZoneInfo(repeated.timezone))))
 
 
 def zone(name: str) -> ZoneInfo:

@@ -8,6 +8,7 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, Task
@@ -17,10 +18,13 @@ from sqlalchemy import func, update
 
 from drover.broker.app import configuration, host_queue
 from drover.settings import settings
+from models.contracts import Versioned
 from models.database import transaction
 from models.guest import Guest
 from models.host import Host, HostRequest, RequestState, reply
+from models.host_rpc import Inspect, PlanDestination, read_question
 from models.job import Direction, Side
+from models.plan import DestinationPlan, Inspection, PlannedDisk, SourceDisk, Topology
 from workers import executor
 from workers.step import Context, StepHandler
 from workflows.migration import claims
@@ -112,37 +116,65 @@ def answer(*, request_id: int) -> None:
     """Every guest can be moved, and every host takes it."""
     with transaction() as session:
         request = session.get_one(HostRequest, request_id)
-        reply(session, request_id, RequestState.ANSWERED, ANSWERS[request.kind](request.question))
+        reply(
+            session,
+            request_id,
+            RequestState.ANSWERED,
+            ANSWERS[request.kind](read_question(request.kind, request.question)),
+        )
 
 
-def _inspection(question: dict[str, Any]) -> dict[str, Any]:
-    disk = {"index": 0, "virtual_size_bytes": DISK_BYTES}
-    topology = {"qtree": [f"device {number}" for number in range(60)], "ramblocks": ["pc.ram"]}
-    return {
-        "qmp": question["qmp"],
-        "cpus": CPUS,
-        "memory_bytes": MEMORY_BYTES,
-        "disks": [disk],
-        "refusals": [],
-        "warnings": [],
-        "topology": topology,
-        "argv": ["qemu"] * 40,
-        "devices": [],
-    }
+def _inspection(question: Inspect) -> Inspection:
+    disk = SourceDisk(
+        index=0,
+        device="disk0",
+        qdev="/disk0",
+        node="disk0",
+        format="raw",
+        path="/s",
+        virtual_size_bytes=DISK_BYTES,
+        create_options={},
+    )
+    return Inspection(
+        pid=1,
+        started=1,
+        qmp=question.qmp,
+        argv=("qemu",) * 40,
+        exe="/usr/bin/qemu",
+        qemu_version=(10, 0, 2),
+        accel="kvm",
+        machine_type="q35",
+        runstate="running",
+        memory_bytes=MEMORY_BYTES,
+        cpus=CPUS,
+        devices=(),
+        topology=Topology(qtree=tuple(f"device {number}" for number in range(60)), ramblocks=("pc.ram",)),
+        disks=(disk,),
+    )
 
 
-def _destination(question: dict[str, Any]) -> dict[str, Any]:
-    disk = {"index": 0, "device": "disk0", "format": "raw", "source_path": "/s", "destination_path": "/d"}
-    return {
-        "argv": ["qemu"] * 40,
-        "qmp": question["source"]["qmp"],
-        "ram": "live",
-        "warnings": [],
-        "disks": [disk | {"virtual_size_bytes": DISK_BYTES}],
-    }
+def _destination(question: PlanDestination) -> DestinationPlan:
+    disk = PlannedDisk(
+        index=0,
+        device="disk0",
+        format="raw",
+        source_path="/s",
+        destination_path="/d",
+        virtual_size_bytes=DISK_BYTES,
+        create_options={},
+        discard="unmap",
+    )
+    return DestinationPlan(
+        argv=("qemu",) * 40,
+        qmp=question.source.qmp,
+        qemu="/usr/bin/qemu",
+        qemu_version=(10, 0, 2),
+        ram="live",
+        disks=(disk,),
+    )
 
 
-ANSWERS = {"inspect": _inspection, "plan_destination": _destination}
+ANSWERS: dict[str, Callable[[Any], Versioned]] = {"inspect": _inspection, "plan_destination": _destination}
 
 
 @worker_ready.connect

@@ -21,6 +21,7 @@ from lab import fleet, services
 from lab.directory import Lab
 from migrations import upgrade
 from models.database import transaction
+from models.documents import AllowedHosts, HostFacts
 from models.drain import DrainKind
 from models.guest import Guest
 from models.host import Host
@@ -29,7 +30,6 @@ from workers import processes
 from workflows import fleet_limits
 from workflows.drain import commands, planner
 from workflows.drain.commands import DrainRequest
-from workflows.drain.planner import Where
 
 GUESTS_PER_HOST, HOSTS_PER_PROCESS = 10, 50
 WINDOW_S = 60.0
@@ -95,7 +95,7 @@ def _populate(hosts: int) -> None:
         "guest_disk_bytes": DISK_BYTES * GUESTS_PER_HOST * 2,
     }
     size = {"cpus": CPUS, "memory_bytes": MEMORY_BYTES, "disk_bytes": DISK_BYTES}
-    common = {"address": "127.0.0.1", "guest_root": "/", "incarnation": "simulated", "facts": {}, **room}
+    common = {"address": "127.0.0.1", "guest_root": "/", "incarnation": "simulated", "facts": HostFacts(), **room}
     with transaction() as session:
         long_ago = func.clock_timestamp() - text("interval '1 hour'")
         session.add_all(Host(name=host_name(number), heartbeat_at=long_ago, **common) for number in range(hosts))
@@ -130,7 +130,7 @@ def _await_beats(hosts: int, timeout_s: float = 120.0) -> None:
 
 def _drained(lab: Lab, hosts: int) -> Load:
     begun = time.monotonic()
-    planner.forecast(DrainKind.DRAIN, host_name(0), Where())
+    planner.forecast(DrainKind.DRAIN, host_name(0), AllowedHosts())
     planning_s = time.monotonic() - begun
     for number in range(max(hosts // 10, 1)):
         commands.submit(DrainRequest(kind=DrainKind.DRAIN, host=host_name(number)))

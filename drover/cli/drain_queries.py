@@ -8,7 +8,7 @@ from sqlalchemy.orm import selectinload
 
 from drover.cli.queries import PUBLIC, elapsed_s
 from drover.errors import PreconditionFailed
-from models import fleet
+from models import fleet, refusal
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.job import Job, JobState
@@ -106,6 +106,9 @@ def id_of(idempotency_key: str) -> int:
     """
     with transaction() as session:
         found = session.scalar(select(Drain.id).where(Drain.idempotency_key == idempotency_key))
+        why = refusal.why(session, "drain", idempotency_key)
+    if found is None and why is not None:
+        raise PreconditionFailed(f"the submission with the key {idempotency_key!r} was refused: {why}")
     if found is None:
         raise PreconditionFailed(f"no drain was submitted with the key {idempotency_key!r}")
     return found

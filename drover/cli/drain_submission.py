@@ -6,13 +6,13 @@ import typer
 
 from drover.cli import drain_queries, output
 from drover.cli.drain_view import drain_document, exit_code, forecast_document, headline
-from drover.cli.migration_submission import options_of
+from drover.cli.migration_submission import how_fast
 from drover.cli.watching import note_without_controller, watch_drain
 from models.drain import DrainKind
-from workflows import schedule, submit_options
 from workflows.drain import commands
 from workflows.drain.commands import DrainRequest
-from workflows.drain.planner import Forecast, Where
+from workflows.drain.planner import Forecast
+from workflows.submissions import DrainSubmission
 
 
 def order(
@@ -31,29 +31,31 @@ def order(
     seed_now: bool,
     priority: int,
     webhook: str | None,
+    idempotency_key: str | None,
 ) -> DrainRequest:
     """What was asked for, as typed on the command line.
 
     Raises:
-        PreconditionFailed: a time, a window or an address is none.
+        PreconditionFailed: one of them is wrong; one sentence names it.
     """
-    return DrainRequest(
-        kind=DrainKind(kind),
-        host=host,
-        where=Where(to=to or (), exclude=exclude or ()),
-        options=options_of(max_downtime_ms, bandwidth),
-        terms=submit_options.read(
-            at=at,
-            window=window,
-            timezone=timezone,
-            every=every,
-            hold=hold,
-            seed_now=seed_now,
-            priority=priority,
-            webhook=webhook,
-        ),
-        recurrence=schedule.recurrence(every, timezone) if every else None,
+    asked = DrainSubmission.read(
+        {
+            "host": host,
+            "to": to or (),
+            "exclude": exclude or (),
+            **how_fast(max_downtime_ms, bandwidth),
+            "at": at,
+            "window": window,
+            "timezone": timezone,
+            "every": every,
+            "hold": hold,
+            "seed_now": seed_now,
+            "priority": priority,
+            "webhook": webhook,
+            "idempotency_key": idempotency_key,
+        }
     )
+    return DrainRequest.of(DrainKind(kind), asked)
 
 
 def plan_and_submit(

@@ -54,11 +54,11 @@ def drain_document(shot: DrainShot) -> Document:
     return {
         **drain_summary(shot),
         "guests": [_guest_document(row) for row in shot.rows],
-        "to": drain.allowed_hosts.get("to", []),
-        "exclude": drain.allowed_hosts.get("exclude", []),
-        "options": drain.options,
+        "to": list(drain.allowed_hosts.to),
+        "exclude": list(drain.allowed_hosts.exclude),
+        "options": drain.options.public(),
         **timing_document(drain),
-        "recurrence": drain.recurrence,
+        "recurrence": drain.recurrence and drain.recurrence.public(),
         "webhook": delivery_document(delivery(drain_id=drain.id)),
     }
 

@@ -107,6 +107,7 @@ def submit(
         seed_now=seed_now,
         priority=priority,
         webhook=webhook,
+        idempotency_key=idempotency_key,
     )
     drain_submission.plan_and_submit(
         order, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json
@@ -151,6 +152,7 @@ def bring_home(
         seed_now=seed_now,
         priority=priority,
         webhook=webhook,
+        idempotency_key=idempotency_key,
     )
     drain_submission.plan_and_submit(
         order, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json

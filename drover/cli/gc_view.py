@@ -7,6 +7,7 @@ import typer
 from drover.cli import output, serializers
 from drover.cli.exit_codes import ExitCode
 from models.base import Document
+from models.host_rpc import Orphan
 from workflows.orphans import Swept
 
 
@@ -32,20 +33,20 @@ def _note(swept: Sequence[Swept], silent: Sequence[str]) -> None:
 def _say(swept: Sequence[Swept], *, dry_run: bool) -> None:
     for one in swept:
         for find in one.finds:
-            output.say(f"{one.host}: {find['what']}, job {find['job']}: {find['why']}; {_outcome(find, dry_run)}")
+            output.say(f"{one.host}: {find.what}, job {find.job}: {find.why}; {_outcome(find, dry_run)}")
     if swept and all(one.answered and not one.finds for one in swept):
         output.note("nothing is left behind")
 
 
-def _outcome(find: Document, dry_run: bool) -> str:
-    if find["kept"]:
-        return f"kept: {serializers.public(find['kept'])}"
+def _outcome(find: Orphan, dry_run: bool) -> str:
+    if find.kept:
+        return f"kept: {serializers.public(find.kept)}"
     return "would be removed" if dry_run else "removed"
 
 
-def _find(one: Swept, find: Document) -> Document:
-    shown = {name: find[name] for name in ("kind", "what", "job", "why", "removed")}
-    return {"host": one.host, **shown, "kept": serializers.public(find["kept"])}
+def _find(one: Swept, find: Orphan) -> Document:
+    shown = find.model_dump(include={"kind", "what", "job", "why", "removed"})
+    return {"host": one.host, **shown, "kept": serializers.public(find.kept)}
 
 
 def _document(swept: Sequence[Swept], silent: Sequence[str], *, dry_run: bool) -> Document:

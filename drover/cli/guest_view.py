@@ -7,14 +7,15 @@ from models.base import Document
 from models.database import transaction
 from models.guest import Guest
 from models.job import Job, unfinished
+from models.plan import Inspection
 from workflows import guests
 
 
-def adopted(guest: Guest, inspection: Document, *, as_json: bool) -> None:
+def adopted(guest: Guest, inspection: Inspection, *, as_json: bool) -> None:
     """Print that a guest is known now, and what is in the way of moving it."""
-    for refusal in inspection["refusals"]:
+    for refusal in inspection.refusals:
         output.note(f"adopted, but cannot be moved yet: {refusal}")
-    for warning in inspection["warnings"]:
+    for warning in inspection.warnings:
         output.note(f"warning: {warning}")
     if as_json:
         output.emit(_document(guest, inspection))
@@ -48,7 +49,7 @@ def show(name: str, *, as_json: bool) -> None:
         _print(document)
 
 
-def _document(guest: Guest, inspection: Document) -> Document:
+def _document(guest: Guest, inspection: Inspection) -> Document:
     with transaction() as session:
         job_id = session.scalar(select(Job.id).where(Job.guest == guest.name, unfinished()))
         row = serializers.guest_document(session.get(Guest, guest.name) or guest, job_id)

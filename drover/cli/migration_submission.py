@@ -4,16 +4,15 @@ import typer
 
 from drover.cli import exit_codes, output, queries
 from drover.cli.watching import emit_job, note_without_controller, verdict, watch
-from workflows import guests, submit_options
+from workflows import guests
 from workflows.migration import jobs, preflight
-from workflows.migration.jobs import MigrationOptions
+from workflows.submissions import MigrationSubmission
 
 
-def options_of(max_downtime_ms: int | None, bandwidth: int) -> MigrationOptions:
-    """How guests are to be moved."""
-    if max_downtime_ms is None:
-        return MigrationOptions(bandwidth_bytes_per_s=bandwidth)
-    return MigrationOptions(max_downtime_ms=max_downtime_ms, bandwidth_bytes_per_s=bandwidth)
+def how_fast(max_downtime_ms: int | None, bandwidth: int) -> dict[str, int]:
+    """These fields of a submission; the default of the first stands there."""
+    downtime = {} if max_downtime_ms is None else {"max_downtime_ms": max_downtime_ms}
+    return {"bandwidth_bytes_per_s": bandwidth, **downtime}
 
 
 def submit(
@@ -35,11 +34,23 @@ def submit(
     as_json: bool,
 ) -> None:
     """Submit the job, and watch it if that was asked for."""
-    asked = submit_options.read(
-        at=at, window=window, timezone=timezone, hold=hold, seed_now=seed_now, priority=priority, webhook=webhook
+    asked = MigrationSubmission.read(
+        {
+            "guest": guest,
+            "to": to,
+            **how_fast(max_downtime_ms, bandwidth),
+            "at": at,
+            "window": window,
+            "timezone": timezone,
+            "hold": hold,
+            "seed_now": seed_now,
+            "priority": priority,
+            "webhook": webhook,
+            "idempotency_key": idempotency_key,
+        }
     )
-    options = options_of(max_downtime_ms, bandwidth)
-    job = jobs.submit(guest, to, options=options, terms=asked, idempotency_key=idempotency_key)
+    options, terms = asked.options(), asked.submit_options()
+    job = jobs.submit(guest, to, options=options, terms=terms, idempotency_key=idempotency_key)
     for warning in queries.events(job.id, "warning"):
         output.note(f"warning: {warning.sentence}")
     if wait:
@@ -65,29 +76,26 @@ def plan(guest: str, to: str, *, as_json: bool) -> None:
     """Say what the move would take; nothing is changed."""
     row = guests.known_guest(guest)
     planned = preflight.plan(row, to)
-    destination, disks = planned["destination"], planned["disks"]
     if as_json:
-        names = ("index", "format", "source_path", "destination_path", "virtual_size_bytes")
+        names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}
         output.emit(
             {
                 "dry_run": True,
                 "guest": row.name,
                 "source": row.host,
                 "destination": to,
-                "ram": destination["ram"],
-                "memory_bytes": planned["source"]["memory_bytes"],
-                "disks": [{name: disk[name] for name in names} for disk in disks],
-                "warnings": destination["warnings"],
+                "ram": planned.destination.ram,
+                "memory_bytes": planned.source.memory_bytes,
+                "disks": [disk.model_dump(mode="json", include=names) for disk in planned.disks],
+                "warnings": list(planned.destination.warnings),
             }
         )
         return
     output.say(f"{row.name} can be moved from {row.host} to {to}; nothing was changed. It would take:")
-    for disk in disks:
-        amount = output.size(disk["virtual_size_bytes"])
-        output.say(
-            f"  disk {disk['index']}: {disk['format']}, {amount}: {disk['source_path']} -> {disk['destination_path']}"
-        )
-    how = "while it runs" if destination["ram"] == "live" else "while it is paused"
-    output.say(f"  memory: {output.size(planned['source']['memory_bytes'])}, copied {how}")
-    for warning in destination["warnings"]:
+    for disk in planned.disks:
+        amount = output.size(disk.virtual_size_bytes)
+        output.say(f"  disk {disk.index}: {disk.format}, {amount}: {disk.source_path} -> {disk.destination_path}")
+    how = "while it runs" if planned.destination.ram == "live" else "while it is paused"
+    output.say(f"  memory: {output.size(planned.source.memory_bytes)}, copied {how}")
+    for warning in planned.destination.warnings:
         output.note(f"warning: {warning}")

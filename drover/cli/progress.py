@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from drover.cli.queries import Snapshot
+from models.documents import RamProgress
 from models.job import Disk, Job, JobState
 
 WINDOW_S = 10.0
@@ -88,14 +89,12 @@ def _carried(job: Job) -> bool:
 
 
 def _ram(job: Job) -> Bar:
-    ram = job.ram or {}
-    total, remaining = int(ram.get("total", 0)), int(ram.get("remaining", 0))
-    passes = ram.get("passes")
+    ram = job.ram or RamProgress()
     return Bar(
         label="RAM",
-        done_bytes=total if _carried(job) else max(total - remaining, 0),
-        total_bytes=total,
-        bytes_per_s=float(ram.get("bytes_per_s", 0)),
+        done_bytes=ram.total if _carried(job) else max(ram.total - ram.remaining, 0),
+        total_bytes=ram.total,
+        bytes_per_s=ram.bytes_per_s,
         complete=_carried(job),
-        note=f"pass {passes}" if passes else "",
+        note=f"pass {ram.passes}" if ram.passes else "",
     )

@@ -7,6 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import defer, joinedload, selectinload
 
 from drover.errors import PreconditionFailed
+from models import refusal
 from models.database import transaction
 from models.job import Event, Job, unfinished
 from models.webhook import Delivery
@@ -63,6 +64,9 @@ def id_of(idempotency_key: str) -> int:
     """
     with transaction() as session:
         found = session.scalar(select(Job.id).where(Job.idempotency_key == idempotency_key))
+        why = refusal.why(session, "job", idempotency_key)
+    if found is None and why is not None:
+        raise PreconditionFailed(f"the submission with the key {idempotency_key!r} was refused: {why}")
     if found is None:
         raise PreconditionFailed(f"no job was submitted with the key {idempotency_key!r}")
     return found

@@ -53,14 +53,19 @@ def _document(look: Look) -> Document:
         "guest": look.guest,
         "owner": look.verdict.owner,
         "why": look.verdict.why,
-        "source": look.seen[Side.SOURCE],
-        "destination": look.seen[Side.DESTINATION],
+        "source": _observation(look, Side.SOURCE, {"told_to_run", "went_on"}),
+        "destination": _observation(look, Side.DESTINATION, {"may_run"}),
     }
+
+
+def _observation(look: Look, side: Side, of_this_side: set[str]) -> Document | None:
+    seen = look.seen[side]
+    return None if seen is None else seen.model_dump(include={"alive", "runstate", "migration"} | of_this_side)
 
 
 def _sentence(seen: reconcile.Seen | None) -> str:
     if seen is None:
         return "cannot be asked"
-    if not seen["alive"]:
+    if not seen.alive:
         return "its QEMU is not running"
-    return f"its QEMU lives and is {seen['runstate'] or 'silent'}"
+    return f"its QEMU lives and is {seen.runstate or 'silent'}"

@@ -6,17 +6,20 @@ from datetime import UTC, datetime
 
 from drover.cli.queries import Snapshot, elapsed_s
 from models.base import Document
+from models.documents import Downtime
 from models.drain import Drain
 from models.guest import Guest
 from models.host import Host
 from models.job import DOWNTIME_PHASES, Disk, Event, Job, Step
+from models.plan import Inspection
 from models.webhook import Delivery
 
 SECRET = re.compile(r"\b[0-9a-f]{24,}\b")
 """What nonces and keys look like: QEMU's error messages name exports, and so their nonce."""
 
-INSPECTED = ("pid", "exe", "accel", "machine_type", "runstate", "memory_bytes", "cpus", "refusals", "warnings")
+INSPECTED = {"pid", "exe", "accel", "machine_type", "runstate", "memory_bytes", "cpus", "refusals", "warnings"}
 """Parts of an inspection that are shown; the command line may hold passwords."""
+INSPECTED_OF_A_DISK = {"index", "device", "format", "path", "virtual_size_bytes"}
 
 
 def public(text: str | None) -> str | None:
@@ -32,7 +35,7 @@ def iso(at: datetime | None) -> str | None:
 def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery | None = None) -> Document:
     """Everything about one job."""
     job = shot.job
-    downtime = job.downtime or {}
+    downtime = job.downtime or Downtime()
     return {
         "id": job.id,
         "guest": job.guest,
@@ -42,13 +45,13 @@ def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery |
         "steps": [_step(step) for step in job.steps],
         "disks": [_disk(disk) for disk in job.disks],
         "ram": _ram(job),
-        "downtime_ms": downtime.get("ms"),
+        "downtime_ms": downtime.ms,
         "downtime_phases": downtime_phases(job),
         "total_s": _rounded(shot.total_s),
         "error": public(job.error),
         "wait_reason": job.wait_reason,
         "warnings": [public(event.sentence) for event in warnings],
-        "options": job.options,
+        "options": job.options.public(),
         "cancel_requested": job.cancel_requested,
         **timing_document(job),
         "drain": job.drain_id,
@@ -63,7 +66,7 @@ def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery |
 
 def downtime_phases(job: Job) -> dict[str, float]:
     """The parts of its downtime in their order, in ms; empty while unknown."""
-    phases = (job.downtime or {}).get("phases") or {}
+    phases = job.downtime.phases if job.downtime is not None else {}
     return {name: phases[name] for name in DOWNTIME_PHASES if name in phases}
 
 
@@ -72,7 +75,7 @@ def timing_document(asked: Job | Drain) -> Document:
     return {
         "priority": asked.priority,
         "not_before": iso(asked.not_before),
-        "window": asked.window,
+        "window": asked.window and asked.window.public(),
         "hold": asked.hold,
         "seed": asked.seed,
     }
@@ -118,11 +121,11 @@ def _ram(job: Job) -> Document | None:
     if job.ram is None:
         return None
     return {
-        "bytes_total": job.ram.get("total"),
-        "bytes_transferred": job.ram.get("transferred"),
-        "bytes_remaining": job.ram.get("remaining"),
-        "bytes_per_s": job.ram.get("bytes_per_s"),
-        "passes": job.ram.get("passes"),
+        "bytes_total": job.ram.total,
+        "bytes_transferred": job.ram.transferred,
+        "bytes_remaining": job.ram.remaining,
+        "bytes_per_s": job.ram.bytes_per_s,
+        "passes": job.ram.passes,
     }
 
 
@@ -142,7 +145,7 @@ def job_summary(shot: Snapshot) -> Document:
         "step": current_step(job),
         "bytes_total": sum(disk.bytes_total for disk in job.disks),
         "bytes_copied": sum(disk.bytes_copied for disk in job.disks),
-        "downtime_ms": (job.downtime or {}).get("ms"),
+        "downtime_ms": job.downtime and job.downtime.ms,
         "total_s": _rounded(shot.total_s),
         "wait_reason": job.wait_reason,
         "error": public(job.error),
@@ -173,12 +176,12 @@ def host_document(host: Host, *, is_alive: bool, guests: int) -> Document:
         "heartbeat_at": iso(host.heartbeat_at),
         "guests": guests,
         "guest_root": host.guest_root,
-        "cpus": host.facts.get("cpus"),
-        "memory_bytes": host.facts.get("memory_bytes"),
+        "cpus": host.facts.cpus,
+        "memory_bytes": host.facts.memory_bytes,
         "guest_cpus": host.guest_cpus,
         "guest_memory_bytes": host.guest_memory_bytes,
         "guest_disk_bytes": host.guest_disk_bytes,
-        "qemu": host.facts.get("qemu"),
+        "qemu": host.facts.qemu,
     }
 
 
@@ -200,13 +203,10 @@ def guest_document(guest: Guest, job_id: int | None) -> Document:
     }
 
 
-def inspection_document(inspection: Document) -> Document:
+def inspection_document(inspection: Inspection) -> Document:
     """What a host said about a guest of its."""
     return {
-        **{name: inspection.get(name) for name in INSPECTED},
-        "qemu_version": ".".join(str(part) for part in inspection.get("version", [])),
-        "disks": [
-            {name: disk.get(name) for name in ("index", "device", "format", "path", "virtual_size_bytes")}
-            for disk in inspection.get("disks", [])
-        ],
+        **inspection.model_dump(mode="json", include=INSPECTED),
+        "qemu_version": ".".join(map(str, inspection.qemu_version)),
+        "disks": [disk.model_dump(mode="json", include=INSPECTED_OF_A_DISK) for disk in inspection.disks],
     }

@@ -186,5 +186,5 @@ def _figures(shot: Snapshot) -> str:
 
 def downtime(job: Job) -> str:
     """How long the guest stood still, for people."""
-    ms = (job.downtime or {}).get("ms")
+    ms = job.downtime.ms if job.downtime is not None else None
     return "" if ms is None else f"{ms:.0f} ms"

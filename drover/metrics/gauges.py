@@ -77,7 +77,7 @@ def _still_s(job: Job, now: datetime) -> float:
 
 
 def _moved_bytes(job: Job) -> int:
-    return sum(disk.bytes_copied for disk in job.disks) + int((job.ram or {}).get("transferred") or 0)
+    return sum(disk.bytes_copied for disk in job.disks) + (job.ram.transferred if job.ram is not None else 0)
 
 
 def of_drains(session: Session, now: datetime) -> Iterator[Metric]:

@@ -16,6 +16,7 @@ from lab import fleet, guests
 from lab.guest.spec import DiskSpec, GuestSpec
 from lab.guest.verify import ImageRef, verify
 from models.database import transaction
+from models.documents import MigrationOptions
 from models.guest import Guest
 from models.job import Event, Job, JobState, Step, StepState
 from tests import saved_guests
@@ -149,7 +150,7 @@ class _Trial:
         saved_guests.boot(self.stage.lab, spec, SOURCE)
 
     def submit(self) -> Job:
-        options = jobs.MigrationOptions(bandwidth_bytes_per_s=self.recipe.bandwidth_bytes_per_s)
+        options = MigrationOptions(bandwidth_bytes_per_s=self.recipe.bandwidth_bytes_per_s)
         job = jobs.submit(self.guest, DESTINATION, options=options, terms=SubmitOptions(webhook=self.stage.webhook))
         self.job_id = job.id
         return job
@@ -222,7 +223,8 @@ class _Trial:
             self.problem(f"the guest runs nowhere: {job.error}")
         self.outcome.problems += witness.overlaps()
         self.outcome.pause_ms = round(1000 * witness.longest_pause_s(), 1)
-        longest = LONGEST_PAUSE_S[job.plan["destination"]["ram"]]
+        assert job.plan is not None
+        longest = LONGEST_PAUSE_S[job.plan.destination.ram]
         if witness.longest_pause_s() > longest and not fault.may_pause_guest:
             self.problem(f"the guest stood still for {self.outcome.pause_ms:g} ms")
         self._nothing_lost(home, alive)
@@ -280,7 +282,7 @@ class _Trial:
         for host in (SOURCE, DESTINATION):
             swept = orphans.sweep(host, dry_run=True, unknown_jobs=True)
             if swept.finds or not swept.answered:
-                self.problem(f"gc on {host}: {[find['what'] for find in swept.finds]} {swept.notes}")
+                self.problem(f"gc on {host}: {[find.what for find in swept.finds]} {swept.notes}")
             if self.scene.directory(host).exists():
                 self.problem(f"left on {host}: {self.scene.directory(host)}")
             guest_itself = job.state is JobState.DONE and host == DESTINATION

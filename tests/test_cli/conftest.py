@@ -11,10 +11,13 @@ from drover.controller import leader_election
 from drover.errors import PreconditionFailed
 from lab import fleet
 from lab.directory import Lab
+from models.contracts import Versioned
 from models.database import engine, transaction
+from models.documents import HostFacts
 from models.guest import Guest
 from models.host import Host
-from tests import factories
+from models.host_rpc import Question
+from tests import documents, factories
 from tests.helpers import until
 from tests.test_cli.support import NO_BROKER, forget_caches, point_at
 from workflows import guests
@@ -58,7 +61,7 @@ def without_controller(bare: None) -> None:
         factories.empty(session)
         now = datetime.now(tz=UTC)
         for name, beat in (("hv1", now), ("hv2", now), ("gone", now - timedelta(hours=1))):
-            facts = {"cpus": 8, "memory_bytes": 16 << 30, "qemu": "QEMU emulator version 10.0.2"}
+            facts = HostFacts(cpus=8, memory_bytes=16 << 30, qemu="QEMU emulator version 10.0.2")
             host = Host(name=name, address="10.0.0.1", guest_root="/", incarnation=name, heartbeat_at=beat, facts=facts)
             session.add(host)
         session.flush()
@@ -68,20 +71,20 @@ def without_controller(bare: None) -> None:
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Stands in for the hosts' answers; a string is a refusal."""
-    disk = {"index": 0, "device": "d0", "format": "qcow2", "virtual_size_bytes": 1 << 30}
-    inspection = {
-        "pid": 42, "exe": "/usr/bin/qemu-system-x86_64", "argv": ["qemu", "-object", "secret,data=hunter2"],
-        "accel": "kvm", "machine_type": "pc-q35-10.0", "runstate": "running", "memory_bytes": 1 << 30, "cpus": 2,
-        "version": [10, 0, 2], "disks": [{**disk, "path": "/g/web.qcow2"}], "refusals": [], "warnings": [],
-    }  # fmt: skip
-    planned = {"ram": "live", "qmp": "/run/web.sock", "warnings": ["the link is slow"],
-               "disks": [{**disk, "source_path": "/g/web.qcow2", "destination_path": "/h/web.qcow2"}]}  # fmt: skip
+    inspection = documents.inspection(
+        pid=42, exe="/usr/bin/qemu-system-x86_64", argv=("qemu", "-object", "secret,data=hunter2"), accel="kvm",
+        machine_type="pc-q35-10.0", memory_bytes=1 << 30, cpus=2,
+    ).json_object()  # fmt: skip
+    inspection["disks"][0] |= {"format": "qcow2", "path": "/g/web.qcow2", "virtual_size_bytes": 1 << 30}
+    planned = documents.destination_plan(qmp="/run/web.sock", warnings=("the link is slow",)).json_object()
+    planned["disks"][0] |= {"format": "qcow2", "source_path": "/g/web.qcow2", "virtual_size_bytes": 1 << 30}
+    planned["disks"][0] |= {"destination_path": "/h/web.qcow2"}
     said: dict[str, Any] = {"inspect": inspection, "plan_destination": planned}
 
-    def ask(_host: str, kind: str, **_: Any) -> dict[str, Any]:
-        if isinstance(said[kind], str):
-            raise PreconditionFailed(said[kind])
-        return dict(said[kind])
+    def ask(_host: str, question: Question[Any]) -> Versioned:
+        if isinstance(said[question.kind], str):
+            raise PreconditionFailed(said[question.kind])
+        return question.answer.read(said[question.kind])
 
     monkeypatch.setattr(guests, "ask", ask)
     monkeypatch.setattr(preflight, "ask", ask)

@@ -17,7 +17,9 @@ from sqlalchemy import text
 from drover import settings
 from drover.cli import main
 from models.database import forget, transaction
+from models.documents import Downtime, NbdServer, RamProgress, Switchover
 from models.job import Disk, Job, JobState, StepState, record_event
+from tests.documents import plan
 from workflows.migration import chain
 
 NONCE = "0123456789abcdef01234567"
@@ -75,9 +77,10 @@ def document(*words: str, code: int = 0) -> dict[str, Any]:
 def insert_job(state: JobState, **columns: Any) -> int:
     """A job as rows, its steps as they would be in that state."""
     job = Job(
-        guest="web", source="hv1", destination="hv2", state=state, plan={"large": True},
-        nbd_server={"nonce": NONCE, "address": "10.0.0.2", "port": 4711}, switchover={"attempt": 3, "key": KEY},
-        options={"max_downtime_ms": 300, "bandwidth_bytes_per_s": 0}, steps=chain.steps("hv1", "hv2"),
+        guest="web", source="hv1", destination="hv2", state=state, plan=plan(),
+        nbd_server=NbdServer(nonce=NONCE, address="10.0.0.2", port=4711),
+        switchover=Switchover(attempt=3, address="10.0.0.2", port=4712, key=KEY),
+        steps=chain.steps("hv1", "hv2"),
         disks=[Disk(index=i, device=f"d{i}", format="raw", source_path=f"/s/{i}", destination_path=f"/d/{i}",
                     bytes_total=2 << 30, bytes_copied=1 << 30) for i in range(2)],
     )  # fmt: skip
@@ -109,8 +112,8 @@ def _act(job: Job) -> None:
     if job.state is JobState.DONE:
         for step in job.steps:
             step.state = StepState.DONE
-        job.downtime = {"ms": 43.21, "phases": {"stop": 1.5}}
-        job.ram = {"transferred": 300, "remaining": 0, "total": 1000, "bytes_per_s": 7, "passes": 3}
+        job.downtime = Downtime(ms=43.21, phases={"stop": 1.5})
+        job.ram = RamProgress(transferred=300, remaining=0, total=1000, bytes_per_s=7, passes=3)
     elif job.state is not JobState.RUNNING:
         job.error = first.error = f"no export named '{NONCE}-0', key {KEY}"
 

@@ -10,7 +10,9 @@ from drover.errors import PreconditionFailed
 from models.database import transaction
 from models.drain import Drain, DrainKind
 from models.guest import Guest
+from models.host_rpc import Question
 from models.job import Job, JobState
+from tests.documents import inspection
 from tests.test_cli.support import document, drover, end_job, insert_job
 from workflows import guests
 from workflows.drain import commands, planner
@@ -29,10 +31,10 @@ def _before_answer(monkeypatch: pytest.MonkeyPatch, kind: str, happens: Callable
     """Something happens while a host is asked."""
     real: Callable[..., Any] = vars(preflight)["ask"]  # what stands in for it, see `answers`
 
-    def ask(host: str, asked: str, **question: Any) -> Any:
-        if asked == kind:
+    def ask(host: str, question: Question[Any]) -> Any:
+        if question.kind == kind:
             happens()
-        return real(host, asked, **question)
+        return real(host, question)
 
     monkeypatch.setattr(preflight, "ask", ask)
 
@@ -69,7 +71,7 @@ def test_what_asks_while_a_job_is_being_written_down_waits_and_is_refused(
             refused.append(str(error))
 
     with transaction() as session:
-        guests.lock_as_planned(session, _web(), {})
+        guests.lock_as_planned(session, _web(), inspection())
         asking = threading.Thread(target=ask_for_it)
         asking.start()
         asking.join(0.5)

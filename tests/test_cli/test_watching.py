@@ -15,6 +15,7 @@ from sqlalchemy import event
 from drover.cli import live_view, progress, queries
 from drover.cli.line_view import PlainLines
 from models.database import engine
+from models.documents import RamProgress
 from models.job import Disk, Job, JobState
 from tests.test_cli.support import (
     BEGUN,
@@ -136,7 +137,7 @@ def test_the_rate_forgets_what_is_long_ago() -> None:
 
 
 def test_ram_is_complete_only_when_the_guest_has_crossed() -> None:
-    ram = {"total": 1000, "remaining": 0, "transferred": 1000, "bytes_per_s": 50, "passes": 2}
+    ram = RamProgress(total=1000, remaining=0, transferred=1000, bytes_per_s=50, passes=2)
     running = progress.Progress().bars(shot(1000, BEGUN, ram=ram))[-1]
     assert (running.label, running.percent, running.note) == ("RAM", 99, "pass 2")
     crossed = progress.Progress().bars(shot(1000, BEGUN, ram=ram, committed_at=BEGUN))[-1]

@@ -13,8 +13,8 @@ from sqlalchemy import select
 
 from drover.errors import DroverError
 from drover.settings import Settings
-from models.base import Document
 from models.database import transaction
+from models.host_rpc import CollectOrphans, LookForOrphans, Orphan, Orphans
 from models.job import Job
 from workers.orphans.discovery import finds
 from workers.orphans.resources import Find, Kept, Retired
@@ -25,27 +25,22 @@ BUDGET_S = 20.0
 """Nothing is begun later than that: whoever asked waits 30 s for the answer."""
 
 
-async def look(question: Document, settings: Settings) -> Document:
-    """What no living job owns here; `question` is {"unknown_jobs": those are garbage as well}.
-
-    Answers {"finds": [{"kind", "what", "job", "why", "removed": false, "kept": why it would stay, or null}],
-    "notes": sentences on what could not be looked at}.
-    """
+async def look(question: LookForOrphans, settings: Settings) -> Orphans:
+    """What no living job owns here, and nothing removed."""
     found, notes = await finds(settings)
-    return {"finds": [await _shown(find, job, question["unknown_jobs"]) for find, job in found], "notes": notes}
+    shown = [await _shown(find, job, question.unknown_jobs) for find, job in found]
+    return Orphans(finds=tuple(shown), notes=tuple(notes))
 
 
-async def collect(question: Document, settings: Settings) -> Document:
-    """Remove it; question and answer are those of `look`. What is gone already is not found: twice does no harm."""
+async def collect(question: CollectOrphans, settings: Settings) -> Orphans:
+    """Remove it. What is gone already is not found: twice does no harm."""
     deadline = time.monotonic() + BUDGET_S
     found, notes = await finds(settings)
-    return {
-        "finds": [await _removed(find, job, question["unknown_jobs"], deadline) for find, job in found],
-        "notes": notes,
-    }
+    removed = [await _removed(find, job, question.unknown_jobs, deadline) for find, job in found]
+    return Orphans(finds=tuple(removed), notes=tuple(notes))
 
 
-async def _shown(find: Find, job: Job | None, unknown_jobs: bool) -> Document:
+async def _shown(find: Find, job: Job | None, unknown_jobs: bool) -> Orphan:
     try:
         _ended(find.job_id, unknown_jobs)
         await find.check(job)
@@ -54,7 +49,7 @@ async def _shown(find: Find, job: Job | None, unknown_jobs: bool) -> Document:
     return _document(find, job)
 
 
-async def _removed(find: Find, job: Job | None, unknown_jobs: bool, deadline: float) -> Document:
+async def _removed(find: Find, job: Job | None, unknown_jobs: bool, deadline: float) -> Orphan:
     def recheck() -> None:
         _ended(find.job_id, unknown_jobs)
 
@@ -69,13 +64,13 @@ async def _removed(find: Find, job: Job | None, unknown_jobs: bool, deadline: fl
     return _document(find, job, removed=True)
 
 
-def _document(find: Find, job: Job | None, *, removed: bool = False, kept: str | None = None) -> Document:
+def _document(find: Find, job: Job | None, *, removed: bool = False, kept: str | None = None) -> Orphan:
     why = "the database knows no such job" if job is None else f"the job is {job.state}"
     if isinstance(find, Retired):
         why += ", and it was kept long enough"
     became = "removed" if removed else f"kept: {kept}" if kept else "found"
     log.info("orphan %s, %s: %s (%s)", find.kind, find.what, became, why, extra={"job": find.job_id})
-    return {"kind": find.kind, "what": find.what, "job": find.job_id, "why": why, "removed": removed, "kept": kept}
+    return Orphan(kind=find.kind, what=find.what, job=find.job_id, why=why, removed=removed, kept=kept)
 
 
 def _ended(job_id: int, unknown_jobs: bool) -> None:

@@ -257,20 +257,19 @@ def _images(job: Job, host: str) -> set[str]:
 
 def _qmp(job: Job) -> str | None:
     """Where the incoming QEMU's monitor listens; None for a job that was refused before it had a plan."""
-    planned = job.plan.get("destination")
-    return None if planned is None else str(planned["qmp"])
+    return None if job.plan is None else job.plan.destination.qmp
 
 
 def _unlink_dead_sockets(job: Job | None, settings: Settings) -> None:
     """The sockets of an incoming QEMU that is dead; nobody else's."""
-    if job is None or job.state is not JobState.ROLLED_BACK or job.destination != settings.host or _qmp(job) is None:
+    if job is None or job.state is not JobState.ROLLED_BACK or job.destination != settings.host or job.plan is None:
         return
     with transaction() as session:
         elsewhere = session.scalar(
             select(Guest.name).where(Guest.name == job.guest, Guest.host != settings.host, ~being_moved())
         )
     if elsewhere:
-        incoming_qemu.unlink_dead(job.plan["destination"])
+        incoming_qemu.unlink_dead(job.plan.destination)
 
 
 def _user(path: Path) -> int | None:

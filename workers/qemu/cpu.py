@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from models.base import Document
+from models.plan import Cpu
 from workers.qemu import program
 from workers.qemu.command_line import Option, parse_command_line, words_of, write_options
 from workers.qemu.monitor import CommandRefused, Monitor
@@ -33,8 +33,8 @@ _QUESTIONS: list[dict[str, Any]] = [
 ]
 
 
-async def offered(monitor: Monitor) -> Document | None:
-    """{"vendor", "words": {"CPUID.07H:EBX": 32 bits, ...}}; None where QEMU cannot tell: only x86 has such words."""
+async def offered(monitor: Monitor) -> Cpu | None:
+    """What the guest is told; None where QEMU cannot tell: only x86 has such words."""
     path = (await monitor.query("query-cpus-fast"))[0]["qom-path"]
     try:
         words = await monitor.query("qom-get", path=path, property="feature-words")
@@ -43,7 +43,7 @@ async def offered(monitor: Monitor) -> Document | None:
         return None
 
 
-def offered_here(qemu: str, argv: Sequence[str]) -> Document | None:
+def offered_here(qemu: str, argv: Sequence[str]) -> Cpu | None:
     """The same for a guest with this command line on this host, asked of a QEMU that never runs anything.
 
     None where that does not start or cannot tell: then the guest's own incoming QEMU is the first to be asked.
@@ -67,8 +67,8 @@ def _of_the_cpu(argv: Sequence[str]) -> Iterator[str]:
             yield from option.words()
 
 
-def _described(words: Sequence[Mapping[str, Any]], vendor: str) -> Document:
-    return {"vendor": vendor, "words": {_label(word): word["features"] for word in words}}
+def _described(words: Sequence[Mapping[str, Any]], vendor: str) -> Cpu:
+    return Cpu(vendor=vendor, words={_label(word): word["features"] for word in words})
 
 
 def _label(word: Mapping[str, Any]) -> str:
@@ -77,14 +77,14 @@ def _label(word: Mapping[str, Any]) -> str:
     return f"CPUID.{leaf:02X}H{f'.{sub}' if sub else ''}:{word['cpuid-register']}"
 
 
-def missing(source: Document | None, destination: Document | None) -> list[str]:
+def missing(source: Cpu | None, destination: Cpu | None) -> list[str]:
     """What the guest has and would not find there, as sentences; empty if nothing, or if one side cannot tell."""
     if source is None or destination is None:
         return []
     found = []
-    if source["vendor"] != destination["vendor"]:
-        found.append(f"its CPU is {source['vendor']}'s, there it would be {destination['vendor']}'s")
-    lost = [f"{label} bit{_bits(bits)}" for label, bits in _lost(source["words"], destination["words"])]
+    if source.vendor != destination.vendor:
+        found.append(f"its CPU is {source.vendor}'s, there it would be {destination.vendor}'s")
+    lost = [f"{label} bit{_bits(bits)}" for label, bits in _lost(source.words, destination.words)]
     if lost:
         found.append(f"its CPU would lose {', '.join(lost)}; start it with a CPU model that both hosts have in full")
     return found

@@ -6,34 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from models.plan import SourceDisk
 from workers.qemu.topology import Reply
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceDisk:
-    """One writable disk of a running guest: all that is needed to create its copy and mirror it."""
-
-    index: int
-    """Position among the writable disks in `query-block`, which keeps the command line's order."""
-    device: str
-    """What `blockdev-mirror` takes as `device`: the node below any mirror filter. QEMU accepts its
-    made-up names (`#block123`) here, but makes up others in every process."""
-    qdev: str
-    """The guest device's id or QOM path."""
-    node: str
-    """The node with the image format; the same as `device` for now, since filters are refused."""
-    file_node: str | None
-    """The protocol node below it."""
-    format: str
-    path: str
-    virtual_size_bytes: int
-    cluster_size_bytes: int | None
-    create_options: dict[str, str]
-    """For `qemu-img create -o`, such as `cluster_size=65536`; empty for raw."""
-
-    @property
-    def create_option_string(self) -> str:
-        return ",".join(f"{key}={value}" for key, value in self.create_options.items())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ class CleanupSource(StepHandler):
         self._owned_elsewhere(ctx)
         await self._end_qemu(ctx)
         retention.set_aside(ctx)
-        for path in (ctx.source["qmp"], ctx.source.get("pidfile")):
+        for path in (ctx.source.qmp, ctx.source.pidfile):
             if path:
                 Path(path).unlink(missing_ok=True)
         await supervisor.kill_all(ctx)
@@ -49,7 +49,7 @@ class CleanupSource(StepHandler):
                 await monitor.execute("quit", timeout_s=10)
         except MonitorLost:
             pass  # it may hang up before it answers
-        process = Process(ctx.source["pid"], ctx.source["started"])
+        process = Process(ctx.source.pid, ctx.source.started)
         if not await process.ended(10):
             await process.end()
 

@@ -11,6 +11,7 @@ import time
 
 from drover.errors import NeverRan, StepError, Transient, Unknown
 from models.database import transaction
+from models.documents import Downtime, RamProgress
 from models.guest import Guest
 from models.job import Side
 from workers import incoming_qemu, nbd_server, processes
@@ -46,19 +47,13 @@ class CutoverSource(StepHandler):
             )
         told = supervisor.committed(ctx)
         resumed = (told and told.last("resumed")) or {}
-        learnt = {"ram": resumed["ram"]} if "ram" in resumed else {}
-        ctx.note(
-            downtime={
-                "ms": resumed.get("downtime_ms"),
-                "phases": resumed.get("phases", {}),
-                "stopped_at": resumed.get("stopped_at"),
-                "resumed_at": resumed.get("resumed_at"),
-            },
-            **learnt,
-        )
+        learnt = {"ram": RamProgress.read(resumed["ram"])} if "ram" in resumed else {}
+        downtime = Downtime.read({"ms": resumed.get("downtime_ms"), **resumed})
+        ctx.note(downtime=downtime, **learnt)
         trace.record(ctx.job.traceparent, resumed)
-        stood_still = {"downtime_ms": resumed.get("downtime_ms")}
-        log.info("the guest was handed over, and stood still for %s ms", stood_still["downtime_ms"], extra=stood_still)
+        log.info(
+            "the guest was handed over, and stood still for %s ms", downtime.ms, extra={"downtime_ms": downtime.ms}
+        )
 
     async def _stands_still(self, ctx: Context) -> bool:
         if not ctx.source_alive:
@@ -95,7 +90,7 @@ class CutoverDestination(StepHandler):
     async def _let_switch_finish(self, ctx: Context) -> None:
         """It holds the monitor until the guest is announced; one that died or froze is out of the way."""
         deadline = time.monotonic() + 5
-        process = supervisor.running(ctx, ctx.job.switchover["attempt"])
+        process = supervisor.running(ctx, ctx.attempt.attempt)
         while process is not None and process.alive and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         await supervisor.kill_all(ctx)
@@ -131,4 +126,4 @@ class CutoverDestination(StepHandler):
     def _record(self, ctx: Context, qemu: Process | None) -> None:
         identity = processes.identity(qemu) if qemu else None
         with ctx.record() as (session, job, _step):
-            session.get_one(Guest, job.guest).lives_on(job.destination, ctx.destination["qmp"], identity)
+            session.get_one(Guest, job.guest).lives_on(job.destination, ctx.destination.qmp, identity)

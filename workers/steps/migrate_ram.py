@@ -11,6 +11,7 @@ import secrets
 import time
 
 from drover.errors import Committed, Fatal
+from models.documents import RamProgress, Switchover
 from models.job import Side
 from workers import incoming_qemu, mirrors, nbd_server
 from workers.qemu import block, migration
@@ -34,7 +35,7 @@ class MigrateRamDestination(StepHandler):
     name, side, attempts = "migrate_ram", Side.DESTINATION, ATTEMPTS
 
     async def verify(self, ctx: Context) -> bool:
-        attempt = ctx.job.switchover.get("attempt")
+        attempt = ctx.job.switchover.attempt if ctx.job.switchover is not None else None
         if attempt is None or supervisor.running(ctx, attempt) is None:
             return False
         told = supervisor.story(ctx, attempt)
@@ -51,9 +52,9 @@ class MigrateRamDestination(StepHandler):
 
     async def _start_switch(self, ctx: Context) -> None:
         attempt, key = ctx.claim.token, secrets.token_hex(32)
-        exported = nbd_server.images(ctx, ctx.job.nbd_server["nonce"])
+        exported = nbd_server.images(ctx, ctx.served_at.nonce)
         order = DestinationParameters(
-            qmp=ctx.destination["qmp"],
+            qmp=ctx.destination.qmp,
             key=key,
             images=[disk.destination_path for disk in ctx.job.disks],
             journal=str(ctx.directory.switch_journal(self.side, attempt)),
@@ -66,9 +67,7 @@ class MigrateRamDestination(StepHandler):
         supervisor.start(ctx, attempt, order)
         await supervisor.wait_for(ctx, attempt, "listening", timeout_s=15)
         listening = supervisor.story(ctx, attempt).last("listening") or {}
-        ctx.note(
-            switchover={"attempt": attempt, "address": ctx.settings.address, "port": listening["port"], "key": key}
-        )
+        ctx.note(switchover=Switchover(attempt=attempt, address=ctx.settings.address, port=listening["port"], key=key))
 
     async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
@@ -88,9 +87,9 @@ class MigrateRamSource(StepHandler):
         self._record_commit(ctx)
 
     async def _attempt(self, ctx: Context) -> None:
-        if not ctx.job.switchover:  # the former worker died when it had just called the attempt off
+        if ctx.job.switchover is None:  # the former worker died when it had just called the attempt off
             raise BeginAnew("the RAM has to be sent anew", Restart.RAM)
-        attempt = ctx.job.switchover["attempt"]
+        attempt = ctx.job.switchover.attempt
         if attempt not in supervisor.attempts(ctx):
             await self._check_guest(ctx)
             self._start(ctx, attempt)
@@ -105,7 +104,7 @@ class MigrateRamSource(StepHandler):
             devices = await block.device_names(monitor)
         if status != "running":
             raise Fatal(f"{ctx.job.guest} is {status} since the move began: let it run, then move it again")
-        if changed := set(devices) ^ set(ctx.source["devices"]):
+        if changed := set(devices) ^ set(ctx.source.devices):
             raise Fatal(f"{', '.join(sorted(changed))} was plugged in or out of {ctx.job.guest} since the move began")
 
     def _start(self, ctx: Context, attempt: int) -> None:
@@ -116,19 +115,19 @@ class MigrateRamSource(StepHandler):
 
     def _order(self, ctx: Context, attempt: int) -> SourceParameters:
         return SourceParameters(
-            qmp=ctx.source["qmp"],
-            key=ctx.job.switchover["key"],
+            qmp=ctx.source.qmp,
+            key=ctx.attempt.key,
             images=[disk.source_path for disk in ctx.job.disks],
             journal=str(ctx.directory.switch_journal(self.side, attempt)),
-            address=ctx.job.switchover["address"],
-            port=ctx.job.switchover["port"],
+            address=ctx.attempt.address,
+            port=ctx.attempt.port,
             mirrors=mirrors.names(ctx),
             nodes=mirrors.names(ctx),
-            live=ctx.destination["ram"] == "live",
-            max_downtime_ms=ctx.job.options["max_downtime_ms"],
+            live=ctx.destination.ram == "live",
+            max_downtime_ms=ctx.job.options.max_downtime_ms,
             bandwidth_bytes_per_s=mirrors.budget(ctx),
             deadline_s=DEADLINE_S,
-            devices=ctx.source["devices"],
+            devices=list(ctx.source.devices),
         )
 
     async def _keep(self, ctx: Context, told: Story) -> None:
@@ -136,7 +135,7 @@ class MigrateRamSource(StepHandler):
         kept = told.last("kept")
         mirrored = await self._take_back(ctx)
         # Without `switch` the destination starts a new process even if nobody ever called this one.
-        ctx.note(cutover_begun_at=None, switchover={})
+        ctx.note(cutover_begun_at=None, switchover=None)
         said = kept or told.last("lost") or {"reason": "the source's switchover process died"}
         raise BeginAnew(str(said["reason"]), Restart.SYNC if mirrored else Restart.NBD_SERVER)
 
@@ -198,4 +197,4 @@ class _Progress:
         asyncio.get_running_loop().run_in_executor(None, self._record, ram)
 
     def _record(self, ram: dict[str, int]) -> None:
-        self.ctx.note(ram=ram, progress_at=self.ctx.claim.now())
+        self.ctx.note(ram=RamProgress.read(ram), progress_at=self.ctx.claim.now())

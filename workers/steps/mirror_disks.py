@@ -27,13 +27,13 @@ class MirrorDisks(StepHandler):
                 async with mirrors.unblocked(ctx, monitor):
                     for index in missing:
                         await self._connect(ctx, monitor, index)
-                    devices = {mirrors.name(ctx.job.id, i): ctx.job.plan["disks"][i]["device"] for i in missing}
+                    devices = {mirrors.name(ctx.job.id, i): ctx.plan.disks[i].device for i in missing}
                     await block.start_mirrors(monitor, devices, bytes_per_s=rate)
             except CommandRefused as error:  # no way to the NBD server, or it died: the destination must look
                 raise BeginAnew(str(error), Restart.NBD_SERVER) from error
 
     async def _connect(self, ctx: Context, monitor: Monitor, index: int) -> None:
-        name, discard = mirrors.name(ctx.job.id, index), ctx.job.plan["disks"][index]["discard"]
+        name, discard = mirrors.name(ctx.job.id, index), ctx.plan.disks[index].discard
         await block.drop_mirrors(monitor, [name])  # one to an earlier NBD server, or half begun
         await block.connect_target(monitor, name, mirrors.server(ctx, index), discard)
 

@@ -3,8 +3,8 @@
 import asyncio
 from pathlib import Path
 
-from models.base import Document
 from models.job import Side
+from models.plan import PlannedDisk
 from workers import destination_check
 from workers.images import manifest as images
 from workers.images.manifest import Manifest
@@ -18,15 +18,15 @@ class PrepareDestImage(StepHandler):
 
     async def verify(self, ctx: Context) -> bool:
         manifest = ctx.directory.manifest
-        looks = (asyncio.to_thread(_is_made, manifest, disk) for disk in ctx.job.plan["disks"])
+        looks = (asyncio.to_thread(_is_made, manifest, disk) for disk in ctx.plan.disks)
         return all(await asyncio.gather(*looks))
 
     async def do(self, ctx: Context) -> None:
-        disks = ctx.job.plan["disks"]
+        disks = ctx.plan.disks
         destination_check.check_room(disks)
         for disk in disks:
             ctx.guard()
-            ctx.directory.manifest.claim(Path(disk["destination_path"]))
+            ctx.directory.manifest.claim(Path(disk.destination_path))
         await asyncio.gather(*(asyncio.to_thread(_make, disk) for disk in disks))
 
     async def rollback(self, ctx: Context) -> None:
@@ -35,11 +35,11 @@ class PrepareDestImage(StepHandler):
         ctx.directory.remove()
 
 
-def _is_made(manifest: Manifest, disk: Document) -> bool:
-    path = Path(disk["destination_path"])
-    return manifest.owns(path) and images.virtual_size(path, disk["format"]) == disk["virtual_size_bytes"]
+def _is_made(manifest: Manifest, disk: PlannedDisk) -> bool:
+    path = Path(disk.destination_path)
+    return manifest.owns(path) and images.virtual_size(path, disk.format) == disk.virtual_size_bytes
 
 
-def _make(disk: Document) -> None:
-    path = Path(disk["destination_path"])
-    images.create(path, disk["format"], disk["virtual_size_bytes"], disk["create_options"])
+def _make(disk: PlannedDisk) -> None:
+    path = Path(disk.destination_path)
+    images.create(path, disk.format, disk.virtual_size_bytes, disk.create_options)

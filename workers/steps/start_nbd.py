@@ -2,6 +2,7 @@
 
 import secrets
 
+from models.documents import NbdServer
 from models.job import Side
 from workers import incoming_qemu, nbd_server
 from workers.step import Context, StepHandler
@@ -31,7 +32,7 @@ class StartNbd(StepHandler):
         nonce = secrets.token_hex(12)
         with nbd_server.bind(ctx) as listening:
             address, port = listening.getsockname()[:2]
-            ctx.note(nbd_server={"nonce": nonce, "address": address, "port": port})
+            ctx.note(nbd_server=NbdServer(nonce=nonce, address=address, port=port))
             await nbd_server.start(ctx, listening, nonce)
 
     async def rollback(self, ctx: Context) -> None:

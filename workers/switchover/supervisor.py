@@ -6,6 +6,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+
+from pydantic import TypeAdapter
 
 from drover import logs
 from drover.errors import Transient
@@ -95,6 +98,7 @@ def start(ctx: Context, attempt: int, order: Parameters) -> None:
     number = _prepared(ctx)
     if number is None:
         number = _spawn(ctx)
+    TypeAdapter(type(order)).validate_json(json.dumps(asdict(order)), strict=True)
     ctx.directory.switch_journal(ctx.claim.side, attempt).touch()
     order.save(ctx.directory.switch_order(ctx.claim.side, number))
 

@@ -7,19 +7,21 @@ import logging
 from dataclasses import dataclass, field
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
-from models.base import Document
+from models import refusal
 from models.database import transaction
+from models.documents import AllowedHosts, MigrationOptions, Recurrence
 from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.host import Host, HostState
 from models.said import say
 from workflows.drain import planner
-from workflows.drain.planner import Forecast, Where, guests_of, known
+from workflows.drain.planner import Forecast, guests_of, known
 from workflows.migration import claims, jobs
-from workflows.migration.jobs import MigrationOptions, wake
+from workflows.migration.jobs import wake
+from workflows.submissions import DrainSubmission, is_address, is_text
 from workflows.submit_options import SubmitOptions
 
 log = logging.getLogger(__name__)
@@ -31,10 +33,26 @@ class DrainRequest:
 
     kind: DrainKind
     host: str
-    where: Where = field(default_factory=Where)
+    where: AllowedHosts = field(default_factory=AllowedHosts)
     options: MigrationOptions = field(default_factory=MigrationOptions)
     terms: SubmitOptions = field(default_factory=SubmitOptions)
-    recurrence: Document | None = None
+    recurrence: Recurrence | None = None
+
+    @classmethod
+    def of(cls, kind: DrainKind, submission: DrainSubmission) -> "DrainRequest":
+        """What a submission means.
+
+        Raises:
+            PreconditionFailed: a time, window, zone or repetition is not understood.
+        """
+        return cls(
+            kind=kind,
+            host=submission.host,
+            where=submission.allowed_hosts(),
+            options=submission.options(),
+            terms=submission.submit_options(),
+            recurrence=submission.recurrence(),
+        )
 
 
 def submit(order: DrainRequest, *, forecast: Forecast | None = None, idempotency_key: str | None = None) -> Drain:
@@ -107,36 +125,51 @@ def _insert(session: Session, order: DrainRequest, forecast: Forecast | None, ke
         kind=order.kind,
         host=order.host,
         idempotency_key=key,
-        allowed_hosts=order.where.document(),
-        options=order.options.document(),
+        allowed_hosts=order.where,
+        options=order.options,
         **vars(terms),
         recurrence=order.recurrence,
         guests=_planned(forecast, at_once=not (terms.not_before or terms.window)) if forecast is not None else [],
     )
     session.add(drain)
+    if key is not None:
+        refusal.forget(session, "drain", key)
     session.flush()
     say(session, f"a {drain.kind} of {drain.host} was submitted", drain=drain.id)
     return drain
 
 
-def record_refusal(order: DrainRequest, idempotency_key: str, why: str) -> None:
-    """Keep what became of a submission whose sender cannot be answered; a host that nobody knows cannot be named."""
+def record_refusal(kind: DrainKind, host: object, idempotency_key: str, why: str, webhook: object = None) -> None:
+    """Keep what became of a submission whose sender cannot be answered.
+
+    It is kept as a cancelled drain, or apart from the drains where nobody knows the host. Anything may have been sent.
+    """
     try:
         with transaction() as session:
+            earlier = session.scalar(select(Drain).where(Drain.idempotency_key == idempotency_key).with_for_update())
+            if earlier is not None and not earlier.refused:
+                return  # the drain of then is the record
+            if earlier is not None:
+                earlier.idempotency_key = None
+                session.flush()
+            if not is_text(host) or session.get(Host, host) is None:
+                refusal.keep(session, "drain", idempotency_key, why)
+                return
+            refusal.forget(session, "drain", idempotency_key)
             drain = Drain(
-                kind=order.kind,
-                host=order.host,
+                kind=kind,
+                host=host,
                 state=DrainState.CANCELLED,
                 idempotency_key=idempotency_key,
-                error=why.replace("\0", ""),
+                error=why,
+                webhook=webhook if is_address(webhook) else None,
                 finished_at=func.clock_timestamp(),
-                **vars(order.terms),
             )
             session.add(drain)
             session.flush()
             drain.announce(session)
-    except SQLAlchemyError:
-        log.warning("the refusal of the submission %r cannot be kept, nothing was changed: %s", idempotency_key, why)
+    except IntegrityError as error:  # the same key at the same moment
+        log.warning("the refusal of the submission %r cannot be kept, nothing was changed: %s", idempotency_key, error)
 
 
 def _planned(forecast: Forecast, *, at_once: bool) -> list[DrainGuest]:

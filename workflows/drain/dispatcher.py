@@ -17,10 +17,9 @@ from models.job import Job, JobState, unfinished
 from workflows import capacity, estimate, isolation, schedule
 from workflows.drain import job_sync
 from workflows.drain.placement import Candidate, Placement
-from workflows.drain.planner import Where, candidate, placed
+from workflows.drain.planner import candidate, placed
 from workflows.host_rpc import ANSWER_TIMEOUT_S
 from workflows.migration import jobs
-from workflows.migration.jobs import MigrationOptions
 from workflows.schedule import Wait
 from workflows.submit_options import SubmitOptions
 
@@ -38,7 +37,7 @@ def choose(session: Session, drain: Drain, ours: Settings) -> list[str]:
         return []
     waits = _obstacles(session, waiting, ours)
     candidates = _candidates(session, drain, promised, waiting.keys() - waits.keys())
-    made = placed(session, drain.kind, drain.host, Where(**drain.allowed_hosts), candidates)
+    made = placed(session, drain.kind, drain.host, drain.allowed_hosts, candidates)
     waits |= _early(session, drain, [one for one in made.placements if one.candidate.name in waiting])
     chosen = _with_slots(session, [one for one in made.placements if one.candidate.name not in waits], waiting, ours)
     busy = bool(promised or chosen) or job_sync.moves_under_way(session, drain)
@@ -158,7 +157,7 @@ def submit(drain_id: int, guest: str) -> None:
         jobs.submit(
             guest,
             row.destination,
-            options=MigrationOptions(**drain.options),
+            options=drain.options,
             terms=terms,
             drain_id=drain_id,
             still_wanted=still_wanted,

@@ -12,12 +12,14 @@ from sqlalchemy.orm import Session
 from drover.errors import PreconditionFailed
 from drover.settings import settings
 from models import fleet
-from models.base import Document, now
+from models.base import now
 from models.database import transaction
+from models.documents import AllowedHosts
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host
 from models.job import Job
+from models.plan import Inspection
 from models.transitions import BEGUN
 from workflows import capacity, estimate, schedule
 from workflows.capacity import Size
@@ -33,19 +35,6 @@ ASKED_AT_ONCE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Where:
-    """Which destinations may be used."""
-
-    to: Sequence[str] = ()
-    """Only these; none is all of them."""
-    exclude: Sequence[str] = ()
-
-    def document(self) -> Document:
-        """As stored with a drain."""
-        return {"to": list(self.to), "exclude": list(self.exclude)}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Forecast:
     """What a drain would do."""
 
@@ -58,7 +47,7 @@ class Forecast:
     total_s: float
 
 
-def forecast(kind: DrainKind, host: str, where: Where, terms: SubmitOptions | None = None) -> Forecast:
+def forecast(kind: DrainKind, host: str, where: AllowedHosts, terms: SubmitOptions | None = None) -> Forecast:
     """Plan all guests of a drain at once, after having asked every guest's host and every destination.
 
     Changes nothing but the recorded sizes of the guests.
@@ -104,7 +93,7 @@ class _Survey:
     """What guests and destinations have answered."""
 
     guests: Mapping[str, Guest]
-    inspections: dict[str, Document] = field(default_factory=dict)
+    inspections: dict[str, Inspection] = field(default_factory=dict)
     immovable: dict[str, str] = field(default_factory=dict)
     refusals: dict[tuple[str, str], str | None] = field(default_factory=dict)
     """{(guest, destination): why not, None if it may}."""
@@ -120,7 +109,7 @@ class _Survey:
         """Ask about placements that are new; true if one of them was refused, so that the plan must be made anew."""
 
         def ask(pair: tuple[str, str]) -> None:
-            preflight.planned_at(pair[1], self.guests[pair[0]], dict(self.inspections[pair[0]]))
+            preflight.planned_at(pair[1], self.guests[pair[0]], self.inspections[pair[0]])
 
         pairs = {(one.candidate.name, one.destination) for one in made.placements} - set(self.refusals)
         refused = _refused(ask, pairs)
@@ -146,14 +135,14 @@ def _refused(ask: Callable[[Asked], None], about: Iterable[Asked]) -> dict[Asked
         return {one: said for one, said in zip(asked, pool.map(why, asked), strict=True) if said}
 
 
-def _placed(kind: DrainKind, host: str, where: Where, survey: _Survey) -> Plan:
+def _placed(kind: DrainKind, host: str, where: AllowedHosts, survey: _Survey) -> Plan:
     with transaction() as session:
         rows = session.scalars(select(Guest).where(Guest.name.in_(list(survey.inspections)))).all()
         candidates = [candidate(guest, preferred=None, refused_by=survey.refused_by(guest.name)) for guest in rows]
         return placed(session, kind, host, where, candidates)
 
 
-def placed(session: Session, kind: DrainKind, host: str, where: Where, candidates: Sequence[Candidate]) -> Plan:
+def placed(session: Session, kind: DrainKind, host: str, where: AllowedHosts, candidates: Sequence[Candidate]) -> Plan:
     """Place guests by what the rows say now."""
     rooms = capacity.rooms(session, settings(), planning=[candidate.name for candidate in candidates])
     if kind is DrainKind.RETURN:

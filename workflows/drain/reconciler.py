@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from drover.broker.app import CONTROL_QUEUE, app
 from drover.settings import Settings
-from models.base import Document, now
+from models.base import now
 from models.database import transaction
+from models.documents import Recurrence
 from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host, HostState
@@ -117,7 +118,7 @@ def _end_if_over(session: Session, drain: Drain) -> None:
         _queue_next(session, drain, drain.recurrence)
 
 
-def _queue_next(session: Session, drain: Drain, repeated: Document) -> None:
+def _queue_next(session: Session, drain: Drain, repeated: Recurrence) -> None:
     """The same again at the next time that the repetition names; its guests are taken up when it begins.
 
     A resumed drain ends twice: its recurrence is not queued again.

@@ -6,7 +6,6 @@ carried through or rolled back.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
@@ -14,38 +13,24 @@ from sqlalchemy.orm import Session
 
 from drover import tracing
 from drover.errors import PreconditionFailed
-from models.base import Document, now
+from models import refusal
+from models.base import now
 from models.database import transaction
+from models.documents import MigrationOptions
 from models.guest import Guest
 from models.host import Host
 from models.job import Attempt, Disk, Job, Step, record_event
+from models.plan import Plan, PlannedDisk
 from models.transitions import Actor, Direction, JobEvent, JobState, StepEvent, StepState
 from workflows.guests import known_guest, lock_as_planned
 from workflows.migration import chain, claims, preflight
-from workflows.submit_options import LARGEST, SubmitOptions, is_address, whole_number
+from workflows.submissions import is_address, is_text
+from workflows.submit_options import SubmitOptions
 
 log = logging.getLogger(__name__)
 
 WAKE_CHANNEL = "drover_wake"
 """Postgres notifies the controller on it, so that it need not poll often."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MigrationOptions:
-    """How a guest is to be moved."""
-
-    max_downtime_ms: int = 300
-    """The pause that is aimed at; RAM is copied until what is left fits."""
-    bandwidth_bytes_per_s: int = 0
-    """Of this job's streams; 0 leaves it to the host's budget."""
-
-    def __post_init__(self) -> None:
-        whole_number("max_downtime_ms", self.max_downtime_ms, least=1, most=LARGEST)
-        whole_number("bandwidth_bytes_per_s", self.bandwidth_bytes_per_s, least=0, most=2**63 - 1)
-
-    def document(self) -> Document:
-        """As stored with the job."""
-        return {"max_downtime_ms": self.max_downtime_ms, "bandwidth_bytes_per_s": self.bandwidth_bytes_per_s}
 
 
 def submit(
@@ -71,9 +56,9 @@ def submit(
         return earlier
     try:
         with tracing.span("submit", guest=guest, destination=destination, drain=drain_id, by=by) as span:
-            job, row = _checked(guest, destination, options or MigrationOptions(), terms or SubmitOptions())
+            job, row, planned = _checked(guest, destination, options or MigrationOptions(), terms or SubmitOptions())
             job.drain_id, job.idempotency_key, job.traceparent = drain_id, idempotency_key, span.traceparent
-            inserted = _insert(job, row, by, still_wanted)
+            inserted = _insert(job, row, planned, by, still_wanted)
             span.set(job=inserted.id, source=inserted.source)
             return inserted
     except PreconditionFailed:  # what is in the way may be the very job, submitted at the same moment
@@ -82,8 +67,8 @@ def submit(
         raise
 
 
-def _checked(guest: str, destination: str, options: MigrationOptions, terms: SubmitOptions) -> tuple[Job, Guest]:
-    """A job that could be done, and the guest as it was when that was found out."""
+def _checked(guest: str, destination: str, options: MigrationOptions, terms: SubmitOptions) -> tuple[Job, Guest, Plan]:
+    """A job that could be done, and the guest and its plan as they were when that was found out."""
     row = known_guest(guest)
     planned = preflight.plan(row, destination)
     preflight.fits_its_window(row.name, terms)
@@ -91,24 +76,21 @@ def _checked(guest: str, destination: str, options: MigrationOptions, terms: Sub
         guest=row.name,
         source=row.host,
         destination=destination,
-        options=options.document(),
+        options=options,
         plan=planned,
         steps=chain.steps(row.host, destination),
-        disks=[_disk(disk) for disk in planned["disks"]],
+        disks=[_disk(disk) for disk in planned.disks],
         **vars(terms),
     )
-    return job, row
+    return job, row, planned
 
 
 def _same(key: str, guest: str, destination: str) -> Job | None:
     """The job submitted with this key before; one that was refused before it began does not use its key up."""
     with transaction() as session:
-        job = session.scalar(select(Job).where(Job.idempotency_key == key).with_for_update())
-        if job is None:
+        if _free(session, key):
             return None
-        if job.refused:
-            job.idempotency_key = None
-            return None
+        job = session.scalars(select(Job).where(Job.idempotency_key == key)).one()
     if (job.guest, job.destination) != (guest, destination):
         raise PreconditionFailed(
             f"the key {key!r} was used for job {job.id}, which moves {job.guest} to {job.destination}: use another key"
@@ -116,22 +98,24 @@ def _same(key: str, guest: str, destination: str) -> Job | None:
     return job
 
 
-def _disk(planned: Document) -> Disk:
+def _disk(planned: PlannedDisk) -> Disk:
     return Disk(
-        index=planned["index"],
-        device=planned["device"],
-        format=planned["format"],
-        source_path=planned["source_path"],
-        destination_path=planned["destination_path"],
-        bytes_total=planned["virtual_size_bytes"],
+        index=planned.index,
+        device=planned.device,
+        format=planned.format,
+        source_path=planned.source_path,
+        destination_path=planned.destination_path,
+        bytes_total=planned.virtual_size_bytes,
     )
 
 
-def _insert(job: Job, guest: Guest, by: str, still_wanted: Callable[[Session], None]) -> Job:
+def _insert(job: Job, guest: Guest, planned: Plan, by: str, still_wanted: Callable[[Session], None]) -> Job:
     try:
         with transaction() as session:
             still_wanted(session)
-            lock_as_planned(session, guest, job.plan["source"])
+            lock_as_planned(session, guest, planned.source)
+            if job.idempotency_key is not None:
+                refusal.forget(session, "job", job.idempotency_key)
             session.add(job)
             session.flush()
             record_event(
@@ -141,7 +125,7 @@ def _insert(job: Job, guest: Guest, by: str, still_wanted: Callable[[Session], N
                 action="submitted",
                 sentence=f"{job.guest} is to move from {job.source} to {job.destination}",
             )
-            for warning in job.plan["destination"]["warnings"]:
+            for warning in planned.destination.warnings:
                 record_event(session, job.id, by=by, action="warning", sentence=warning)
             wake(session)
     except IntegrityError as error:  # somebody was faster, with the same key or for the same guest
@@ -150,35 +134,52 @@ def _insert(job: Job, guest: Guest, by: str, still_wanted: Callable[[Session], N
 
 
 def record_refusal(
-    guest: object, destination: object, idempotency_key: object, why: str, by: str, webhook: object = None
+    guest: object, destination: object, idempotency_key: str, why: str, by: str, webhook: object = None
 ) -> Job | None:
-    """Keep what became of a submission whose sender cannot be answered; None when even that is impossible.
+    """Keep what became of a submission whose sender cannot be answered.
 
-    Anything may have been sent. The record names the guest's own host where no known destination was named, and nobody
-    is told at what is no address.
+    It is kept as a job that never began, or apart from the jobs where nobody knows the guest; then answers None.
+    Anything may have been sent. The record names the guest's own host where no known destination was named, and no
+    message goes to what is no address.
     """
     try:
         with transaction() as session:
-            row = session.get_one(Guest, guest)
-            known = session.get(Host, destination) if isinstance(destination, str) and "\0" not in destination else None
+            if not _free(session, idempotency_key):
+                return None  # the job of then is the record
+            row = session.get(Guest, guest) if is_text(guest) else None
+            if row is None:
+                refusal.keep(session, "job", idempotency_key, why)
+                return None
+            refusal.forget(session, "job", idempotency_key)
+            known = session.get(Host, destination) if is_text(destination) else None
             job = Job(
                 guest=row.name,
                 source=row.host,
                 destination=known.name if known is not None else row.host,
                 state=JobState.ROLLED_BACK,
                 idempotency_key=idempotency_key,
-                error=why.replace("\0", ""),
+                error=why,
                 webhook=webhook if is_address(webhook) else None,
                 finished_at=func.clock_timestamp(),
             )
             session.add(job)
             session.flush()
             job.announce(session)
-            record_event(session, job.id, by=by, action="refused", sentence=why.replace("\0", ""))
+            record_event(session, job.id, by=by, action="refused", sentence=why)
             return job
-    except Exception as error:  # nobody knows the guest, or the key is none or in use
+    except IntegrityError as error:  # the same key at the same moment
         log.warning("the refusal of the submission %r cannot be kept, nothing was changed: %s", idempotency_key, error)
         return None
+
+
+def _free(session: Session, key: str) -> bool:
+    """Whether a submission may use this key; a job that was refused before it began gives it back."""
+    job = session.scalar(select(Job).where(Job.idempotency_key == key).with_for_update())
+    if job is not None and job.refused:
+        job.idempotency_key = None
+        session.flush()
+        return True
+    return job is None
 
 
 def cancel(job_id: int, by: str = "command line") -> Job:

@@ -65,7 +65,7 @@ def _cannot_run_there(job: Job, owner: Side, other: str, looked: reconcile.Look)
     seen = looked.seen[Side.DESTINATION if owner is Side.SOURCE else Side.SOURCE]
     if seen is None:
         raise PreconditionFailed(f"{other} cannot be asked: switch it off for good, then add `--fenced {other}`")
-    if seen["runstate"] in WENT_ON or (owner is Side.SOURCE and seen["may_run"] and seen["alive"]):
+    if seen.runstate in WENT_ON or (owner is Side.SOURCE and seen.may_run and seen.alive):
         raise PreconditionFailed(f"{job.guest} runs, or may run, on {other}: stop that QEMU first")
 
 
@@ -85,7 +85,8 @@ def _back_to_source(session: Session, job: Job, why: str, by: str) -> None:
     job.committed_at, job.kept_by_source = None, True
     guest = session.get_one(Guest, job.guest)
     if guest.host != job.source:  # it had arrived
-        guest.lives_on(job.source, job.plan["source"]["qmp"])
+        assert job.plan is not None  # it was begun
+        guest.lives_on(job.source, job.plan.source.qmp)
     claims.begin_rollback(session, job, f"{job.error} ({why})", actor=Actor.OPERATOR, by=by)
     for step in job.remaining:
         if step.host == job.fenced:
@@ -110,7 +111,8 @@ def _started_cold(session: Session, job: Job) -> None:
     for step in job.remaining:
         if step.name == StepName.CUTOVER:
             _skip(step, "the guest's QEMU died after it was let run")
-    session.get_one(Guest, job.guest).lives_on(job.destination, job.plan["destination"]["qmp"])
+    assert job.plan is not None  # it was begun
+    session.get_one(Guest, job.guest).lives_on(job.destination, job.plan.destination.qmp)
 
 
 def _skip(step: Step, why: str) -> None:

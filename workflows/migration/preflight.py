@@ -3,10 +3,12 @@
 from sqlalchemy import select
 
 from drover.errors import HostRefused, PreconditionFailed
-from models.base import Document, now
+from models.base import now
 from models.database import transaction
 from models.guest import Guest
+from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
+from models.plan import Inspection, Plan
 from workflows import estimate, schedule
 from workflows.capacity import Size
 from workflows.guests import inspect, refuse_second_name
@@ -30,8 +32,8 @@ def fits_its_window(guest: str, terms: SubmitOptions) -> None:
         raise PreconditionFailed(f"{guest} cannot be moved: {wait.why}")
 
 
-def plan(guest: Guest, destination: str) -> Document:
-    """Ask both hosts; answers {"source", "destination", "disks"} as a job's `plan`.
+def plan(guest: Guest, destination: str) -> Plan:
+    """Ask both hosts.
 
     Raises:
         PreconditionFailed: the guest cannot be moved there.
@@ -42,7 +44,7 @@ def plan(guest: Guest, destination: str) -> Document:
     return planned_at(destination, guest, movable(guest))
 
 
-def movable(guest: Guest) -> Document:
+def movable(guest: Guest) -> Inspection:
     """What the guest's host says of it, if it can be moved now.
 
     Raises:
@@ -51,28 +53,22 @@ def movable(guest: Guest) -> Document:
     _no_other_job(guest.name)
     inspection = inspect(guest)
     refuse_second_name(guest, inspection)
-    refusals = inspection.pop("refusals")
-    if refusals:
-        raise HostRefused(f"{guest.name} cannot be moved now: " + "; ".join(refusals), host=guest.host)
+    if inspection.refusals:
+        raise HostRefused(f"{guest.name} cannot be moved now: " + "; ".join(inspection.refusals), host=guest.host)
     return inspection
 
 
-def planned_at(destination: str, guest: Guest, inspection: Document) -> Document:
+def planned_at(destination: str, guest: Guest, inspection: Inspection) -> Plan:
     """The job's plan for one destination, by what was found out about the guest.
 
     Raises:
         PreconditionFailed: it could not run there.
     """
     host = known_host(guest.host)
-    planned = ask(
-        destination,
-        "plan_destination",
-        guest=guest.name,
-        source_root=host.guest_root,
-        source_machine=host.facts.get("machine"),
-        source=inspection,
+    question = PlanDestination(
+        guest=guest.name, source_root=host.guest_root, source_machine=host.facts.machine, source=inspection
     )
-    return {"source": inspection, "disks": planned.pop("disks"), "destination": planned}
+    return Plan(source=inspection, destination=ask(destination, question))
 
 
 def _no_other_job(guest: str) -> None:

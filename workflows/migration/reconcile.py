@@ -6,16 +6,16 @@ a host gives no answer nothing is decided without an operator's statement that i
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from drover.errors import PreconditionFailed
 from models.database import transaction
+from models.host_rpc import Observation, Observe
 from models.job import Job, Side, unfinished
 from workflows.host_rpc import ask, known_host
 from workflows.migration.run_states import WENT_ON
 
-Seen = dict[str, Any]
-"""What `workers.guest_probe.observe` answers; None where the host could not be asked."""
+Seen = Observation
+"""None where the host could not be asked."""
 
 
 class Owner(StrEnum):
@@ -43,8 +43,8 @@ def verdict(source: Seen | None, destination: Seen | None) -> Verdict:
             side for side, seen in (("the source", source), ("the destination", destination)) if seen is None
         )
         return Verdict(Owner.UNKNOWN, f"{silent} cannot be asked, and unreachable is not dead")
-    at_source = source["runstate"] in WENT_ON
-    at_destination = destination["runstate"] in WENT_ON or (destination["may_run"] and destination["alive"])
+    at_source = source.runstate in WENT_ON
+    at_destination = destination.runstate in WENT_ON or (destination.may_run and destination.alive)
     if at_source and at_destination:
         return Verdict(Owner.BOTH, "it runs on both hosts: stop the wrong one by hand at once")
     if at_destination:
@@ -56,17 +56,17 @@ def verdict(source: Seen | None, destination: Seen | None) -> Verdict:
 
 def _standing_still(source: Seen, destination: Seen) -> Verdict:
     """The guest runs nowhere."""
-    loaded = destination["alive"] and destination["migration"] == "completed"
-    if destination["may_run"]:
+    loaded = destination.alive and destination.migration == "completed"
+    if destination.may_run:
         return Verdict(Owner.NOBODY, "it was let run on the destination and its QEMU died there: start it cold there")
-    if source.get("went_on") and not source["told_to_run"] and not source["alive"]:  # an earlier worker does not tell
+    if source.went_on and not source.told_to_run and not source.alive:  # an earlier worker does not tell
         return Verdict(Owner.NOBODY, "it went on at the source and its QEMU died there: start it cold there")
-    if source["told_to_run"] or not source["alive"]:
+    if source.told_to_run or not source.alive:
         if loaded:
             return Verdict(Owner.DESTINATION, "the source let go and the destination holds the complete guest")
-        why = "the source let go" if source["told_to_run"] else "its QEMU on the source is dead"
+        why = "the source let go" if source.told_to_run else "its QEMU on the source is dead"
         return Verdict(Owner.NOBODY, f"{why} and the destination does not hold the complete guest")
-    if source["runstate"] is None:
+    if source.runstate is None:
         return Verdict(Owner.UNKNOWN, "the source's QEMU lives but its monitor gives no answer")
     return Verdict(Owner.SOURCE, "it is paused on the source, which never let it go")
 
@@ -84,7 +84,7 @@ class Look:
     def died_there(self) -> bool:
         """It was let run on the destination, and its QEMU there is dead."""
         there = self.seen[Side.DESTINATION]
-        return there is not None and there["may_run"] and not there["alive"]
+        return there is not None and there.may_run and not there.alive
 
 
 def look(job: Job) -> Look:
@@ -92,9 +92,9 @@ def look(job: Job) -> Look:
     seen = {Side.SOURCE: _seen(job, job.source, Side.SOURCE)}
     seen[Side.DESTINATION] = _seen(job, job.destination, Side.DESTINATION)
     if job.fenced == job.source:
-        seen[Side.SOURCE] = {"alive": False, "told_to_run": False, "runstate": None, "migration": None}
+        seen[Side.SOURCE] = Observation(alive=False)
     if job.fenced == job.destination:
-        seen[Side.DESTINATION] = {"alive": False, "may_run": False, "runstate": None, "migration": None}
+        seen[Side.DESTINATION] = Observation(alive=False)
     return Look(job.id, job.guest, seen, verdict(seen[Side.SOURCE], seen[Side.DESTINATION]))
 
 
@@ -103,7 +103,7 @@ def _seen(job: Job, host: str, side: Side) -> Seen | None:
         return None
     try:
         known_host(host)
-        return ask(host, "observe", job_id=job.id, side=side)
+        return ask(host, Observe(job_id=job.id, side=side))
     except PreconditionFailed:
         return None
 

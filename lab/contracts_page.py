@@ -1,0 +1,167 @@
+"""`make docs`: writes docs/contracts.md from the models."""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+import workflows.tasks  # noqa: F401 - with it all tables are known
+from models.base import Base
+from models.contracts import Part, Typed, Versioned
+from models.host_rpc import QUESTIONS, Refusal
+from workflows.submissions import Cancellation, DrainMove, DrainSubmission, MigrationSubmission
+
+PAGE = Path(__file__).parents[1] / "docs" / "contracts.md"
+SUBMISSIONS = (MigrationSubmission, DrainSubmission, Cancellation, DrainMove)
+INTRODUCTION = """\
+# Contracts between processes
+
+`make docs` writes this page from the models; do not edit it.
+
+What travels between processes, or stands in a JSON column, is a document with a type and a version. It is validated
+where it enters. A reader upgrades what an earlier version wrote and refuses what a later one did, in one sentence. A
+document without `version` is of version 0: Drover 0.1 wrote none. A field that older readers may overlook is added
+without a new version; anything else raises the version and comes with a function that upgrades older documents
+(`UPGRADES` of the type).
+
+The parameters of the switchover processes are in `workers/switchover/parameters.py`: a plain dataclass, because
+these processes must start fast. The worker validates them when it writes them, the process checks their version.
+"""
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(written())
+
+
+def written() -> str:
+    """The page."""
+    return "\n".join([INTRODUCTION, *_submissions(), *_columns(), *_questions(), *_types()])
+
+
+def _submissions() -> Iterator[str]:
+    yield "## Submissions\n"
+    yield (
+        "Sent as named arguments of a task to the queue `drover.control`; the command line uses the same types. A "
+        "field that is missing, unknown, or of a wrong type or range is refused in one sentence that names it. The "
+        "refusal is kept under `idempotency_key`. What has no key that can be used is logged and dropped.\n"
+    )
+    for kind in SUBMISSIONS:
+        yield from _section(kind, values=True)
+
+
+def _columns() -> Iterator[str]:
+    yield "## JSON columns\n"
+    yield "| column | document |\n| --- | --- |"
+    for name, kind in _typed_columns():
+        yield f"| `{name}` | {_link(kind)} |"
+    yield ""
+
+
+def _typed_columns() -> Iterator[tuple[str, type[Versioned]]]:
+    for table in Base.metadata.sorted_tables:
+        for column in table.columns:
+            if isinstance(column.type, Typed):
+                yield f"{table.name}.{column.name}", column.type.kind
+
+
+def _questions() -> Iterator[str]:
+    yield "## Questions to a host\n"
+    yield f"The row of `host_request` holds both. A host that cannot answer says why in a {_link(Refusal)}.\n"
+    yield "| kind | question | answer |\n| --- | --- | --- |"
+    for kind, question in QUESTIONS.items():
+        yield f"| `{kind}` | {_link(question)} | {_link(question.answer)} |"
+    yield ""
+
+
+def _types() -> Iterator[str]:
+    yield "## Documents\n"
+    roots: list[type[Versioned]] = [kind for _, kind in _typed_columns()]
+    for question in QUESTIONS.values():
+        roots += [question, question.answer]
+    found: dict[str, type[BaseModel]] = {}
+    roots.append(Refusal)
+    for root in roots:
+        _collect(root, found)
+    for name in sorted(found):
+        yield from _section(found[name], values=False)
+
+
+def _collect(kind: type[BaseModel], found: dict[str, type[BaseModel]]) -> None:
+    if kind.__name__ in found:
+        return
+    found[kind.__name__] = kind
+    for field in kind.model_fields.values():
+        for inner in _parts(field.annotation):
+            _collect(inner, found)
+
+
+def _parts(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _parts(argument)
+
+
+def _section(kind: type[BaseModel], *, values: bool) -> Iterator[str]:
+    version = f" Version {kind.latest()}." if issubclass(kind, Versioned) else ""
+    yield f"### {kind.__name__}\n"
+    yield f"{_one_line(inspect.getdoc(kind) or '')}{version}\n"
+    fields = {name: field for name, field in kind.model_fields.items() if name != "version"}
+    if not fields:
+        return
+    notes = _docstrings(kind)
+    yield "| field | value | default | |\n| --- | --- | --- | --- |"
+    for name, field in fields.items():
+        value = field.description if values else _type(field.annotation)
+        yield f"| `{name}` | {_cell(value or '')} | {_default(field)} | {_cell(notes.get(name, ''))} |"
+    yield ""
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=True)
+    return "" if default in (None, (), {}) else f"`{default}`"
+
+
+def _type(annotation: Any) -> str:
+    names = inspect.formatannotation(annotation)
+    for wordy in ("models.plan.", "models.host_rpc.", "models.webhook.", "models.job.", "typing.", "datetime."):
+        names = names.replace(wordy, "")
+    return f"`{names}`"
+
+
+def _docstrings(kind: type[BaseModel]) -> dict[str, str]:
+    """The string below each field of the class and of those it is derived from."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if not issubclass(base, Part) or "[" in base.__name__:
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, note in zip(body.body, body.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(note, ast.Expr):
+                found[field.target.id] = _one_line(ast.literal_eval(note.value))
+    return found
+
+
+def _link(kind: type[BaseModel]) -> str:
+    return f"[{kind.__name__}](#{kind.__name__.lower()})"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The base of all documents: what travels between processes, or stands in a JSON column, as a type with a version.
+
+A document is validated where it enters: `read` upgrades what an earlier version wrote and refuses what a later one did.
+A field that older readers may overlook is added without a new version, because they ignore what they do not know.
+Anything else raises the version and needs an entry in `UPGRADES`.
+
+pydantic costs about 80 ms of CPU to import. The switchover processes start during a move, so they import none of this,
+see `workers.switchover.parameters`.
+"""
+
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError
+from sqlalchemy import JSON, Dialect
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from drover.errors import UnreadableDocument
+
+Item = TypeVar("Item")
+Json = dict[str, Any]
+"""A JSON object that nobody has validated yet."""
+
+Many = Annotated[tuple[Item, ...], Strict(False)]
+"""A list in JSON. The items are as strict as the rest."""
+
+
+class Part(BaseModel):
+    """A part of a document. It never changes, and a number in quotes is no number."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    def json_object(self) -> Json:
+        """As it is sent and stored."""
+        return self.model_dump(mode="json")
+
+
+class Versioned(Part):
+    """A document as a whole. Without a version it is of version 0: Drover 0.1 wrote none."""
+
+    UPGRADES: ClassVar[Mapping[int, Callable[[Json], Json]]] = {}
+    """{version: makes a document of the next version from one of this}; what is not listed kept its shape."""
+
+    version: int = 1
+
+    @classmethod
+    def latest(cls) -> int:
+        """The version that this Drover writes."""
+        return int(cls.model_fields["version"].default)
+
+    @classmethod
+    def read(cls, document: object) -> Self:
+        """Validate what another process wrote.
+
+        Raises:
+            UnreadableDocument: a later version wrote it, or it is not what its type says.
+        """
+        try:
+            return cls.model_validate(cls.upgraded(document))
+        except ValidationError as error:
+            raise UnreadableDocument(f"the document {cls.__name__} is not understood: {first_fault(error)}") from error
+
+    @classmethod
+    def upgraded(cls, document: object) -> object:
+        """The document in the shape of the latest version, not yet validated.
+
+        Raises:
+            UnreadableDocument: a later version wrote it.
+        """
+        if not isinstance(document, Mapping):
+            return document
+        shape, version = dict(document), _version(document)
+        if version > cls.latest():
+            raise UnreadableDocument(
+                f"the document {cls.__name__} was written in version {version} by a newer Drover, and this one reads "
+                f"up to version {cls.latest()}: upgrade this Drover"
+            )
+        for older in range(version, cls.latest()):
+            shape = cls.UPGRADES.get(older, dict)(shape)
+        return shape | {"version": cls.latest()}
+
+    def public(self) -> Json:
+        """Without the version: for people and their programs, who have a contract of their own."""
+        return self.model_dump(mode="json", exclude={"version"})
+
+
+def _version(document: Mapping[str, Any]) -> int:
+    """Version 0 had no such field; in an inspection of version 0 it is the list that makes up QEMU's version."""
+    version = document.get("version")
+    return version if isinstance(version, int) else 0
+
+
+def first_fault(error: ValidationError) -> str:
+    """Which field is wrong and why: one sentence, without a line break."""
+    fault = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in fault["loc"]) or "the whole"
+    return f"{where}: {fault['msg'][:1].lower()}{fault['msg'][1:]}, not {shown(fault['input'])}"
+
+
+def shown(value: object) -> str:
+    """A value in a message: short and printable, whatever it is."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"a very large {type(value).__name__}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+
+Nested = TypeVar("Nested", bound=Versioned)
+
+
+def nested(kind: type[Nested]) -> BeforeValidator:
+    """Metadata of a field that holds a document with a version of its own: it is upgraded by itself."""
+    return BeforeValidator(kind.upgraded)
+
+
+Kept = TypeVar("Kept", bound=Versioned)
+
+
+class Typed(TypeDecorator[Kept], Generic[Kept]):
+    """A JSON column whose values are documents.
+
+    Args:
+        kind: what the column holds.
+        empty: the column is NOT NULL, and `{}` says that there is no document.
+    """
+
+    impl = JSON
+    cache_ok = True
+
+    def __init__(self, kind: type[Kept], *, empty: bool = False) -> None:
+        super().__init__(none_as_null=True)
+        self.kind = kind
+        self.empty = empty
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """JSONB where there is one."""
+        postgres = dialect.name == "postgresql"
+        return dialect.type_descriptor(JSONB(none_as_null=True) if postgres else JSON(none_as_null=True))
+
+    def process_bind_param(self, value: Kept | None, dialect: Dialect) -> Json | None:
+        """What is stored."""
+        if value is None:
+            return {} if self.empty else None
+        if not isinstance(value, self.kind):
+            raise TypeError(f"{self.kind.__name__} is wanted, not {type(value).__name__}")
+        return value.json_object()
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Kept | None:
+        """What is read.
+
+        Raises:
+            UnreadableDocument: a later version wrote it, or it is not what its type says.
+        """
+        return None if value is None or (self.empty and not value) else self.kind.read(value)
+
+    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+        """What is compared with a part of the document is plain JSON."""
+        return self.impl_instance.coerce_compared_value(op, value)
+
+
+def nothing() -> None:
+    """The default of a column that holds no document yet: `{}` where it is NOT NULL, see `Typed`."""

@@ -1,0 +1,119 @@
+"""The documents in the JSON columns of jobs, drains and hosts; a job's plan is in `models.plan`."""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field, PlainSerializer, Strict
+
+from models.contracts import Json, Many, Versioned
+
+DOWNTIME_MS = 300
+"""The pause that is aimed at unless something else is asked for."""
+CLOCK = r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)"
+
+Moment = Annotated[datetime, Strict(False), PlainSerializer(datetime.isoformat, when_used="json")]
+
+
+def renamed(old: str, new: str, document: Json) -> Json:
+    """The document with a field under its new name."""
+    return {new if name == old else name: value for name, value in document.items()}
+
+
+class MigrationOptions(Versioned):
+    """How a guest is to be moved."""
+
+    UPGRADES = {0: lambda document: renamed("max_blackout_ms", "max_downtime_ms", document)}  # noqa: RUF012
+
+    max_downtime_ms: int = DOWNTIME_MS
+    """The pause that is aimed at; RAM is copied until what is left fits."""
+    bandwidth_bytes_per_s: int = 0
+    """Of this job's streams; 0 leaves it to the host's budget."""
+
+
+class NbdServer(Versioned):
+    """The NBD server that serves the job's images now. `start_nbd` writes it."""
+
+    nonce: str
+    """Part of the names of its exports."""
+    address: str
+    port: int
+
+
+class Switchover(Versioned):
+    """The present attempt at the switchover. `migrate_ram` writes it on the destination."""
+
+    attempt: int
+    """The token of the claim that began it."""
+    address: str
+    port: int
+    key: str
+    """Shared secret of this attempt, hexadecimal."""
+
+
+class Downtime(Versioned):
+    """How long the guest was paused, by the source's clock.
+
+    Null where a switchover process died and only the outcome is known.
+    """
+
+    ms: float | None = None
+    phases: dict[str, float] = Field(default_factory=dict)
+    """{name: ms}, see `models.job.DOWNTIME_PHASES`."""
+    stopped_at: float | None = None
+    """In seconds since 1970, like the next."""
+    resumed_at: float | None = None
+
+
+class RamProgress(Versioned):
+    """How much of the guest's RAM has been sent."""
+
+    status: str = "none"
+    """QEMU's, of the migration."""
+    transferred: int = 0
+    remaining: int = 0
+    total: int = 0
+    bytes_per_s: int = 0
+    passes: int | None = None
+    """Over all of the RAM."""
+
+
+class Window(Versioned):
+    """The hours of every day in which a move may be under way; a window may go over midnight.
+
+    The time zone is looked up when the window is used: another machine's list of them may be newer.
+    """
+
+    start: str = Field(pattern=f"^{CLOCK}$")
+    end: str = Field(pattern=f"^{CLOCK}$")
+    timezone: str
+
+
+class Recurrence(Versioned):
+    """When a drain is repeated."""
+
+    cron: str
+    """Five fields: `0 22 * * 6`."""
+    timezone: str
+
+
+class AllowedHosts(Versioned):
+    """Where the guests of a drain may go."""
+
+    to: Many[str] = ()
+    """Only to these; none is to all of them."""
+    exclude: Many[str] = ()
+
+
+class HostFacts(Versioned):
+    """What a host's worker says of its machine."""
+
+    cpus: int | None = None
+    memory_bytes: int | None = None
+    qemu: str | None = None
+    """First line of `--version`."""
+    machine: str | None = None
+    """Equal for workers that reach each other by loopback addresses, see `workers.registration.machine`."""
+    concurrency: int | None = None
+    """Steps that its worker runs at the same time."""
+    machine_id: str | None = None
+    """See `workers.registration.machine_id`."""

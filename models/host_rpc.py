@@ -1,0 +1,130 @@
+"""What a host can be asked, and what it answers. The row of `host_request` holds both as documents."""
+
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
+
+from pydantic import Strict
+
+from drover.errors import UnreadableDocument
+from models.contracts import Many, Part, Versioned, nested
+from models.job import Side
+from models.plan import DestinationPlan, Inspection
+
+Answer = TypeVar("Answer", bound=Versioned)
+
+
+class Question(Versioned, Generic[Answer]):
+    """A question that only a host itself can answer."""
+
+    kind: ClassVar[str]
+    """As the row names it."""
+    answer: ClassVar[type[Versioned]]
+    """What is answered: the same type as the class's parameter."""
+
+
+class Inspect(Question[Inspection]):
+    """What is the guest behind this QMP socket?"""
+
+    kind = "inspect"
+    answer = Inspection
+
+    qmp: str
+
+
+class PlanDestination(Question[DestinationPlan]):
+    """Could this guest run on you, and how?"""
+
+    kind = "plan_destination"
+    answer = DestinationPlan
+
+    guest: str
+    source_root: str
+    """The source's guest root."""
+    source_machine: str | None = None
+    """See `HostFacts.machine`."""
+    source: Annotated[Inspection, nested(Inspection)]
+
+
+class Observation(Versioned):
+    """What a host sees of a guest that is, or was, being moved: facts only."""
+
+    alive: bool
+    """The QEMU process lives."""
+    runstate: str | None = None
+    """As QEMU says, like `migration`; null: its monitor gives no answer."""
+    migration: str | None = None
+    told_to_run: bool = False
+    """Source only: its journal has `run`."""
+    went_on: bool = False
+    """Source only: the guest ran on there after its RAM had been sent."""
+    may_run: bool = False
+    """Destination only: the marker is written."""
+
+
+class Observe(Question[Observation]):
+    """What do you see of the guest of this job?"""
+
+    kind = "observe"
+    answer = Observation
+
+    job_id: int
+    side: Annotated[Side, Strict(False)]
+
+
+class Orphan(Part):
+    """Something that belongs to no living job."""
+
+    kind: str
+    what: str
+    job: int
+    why: str
+    removed: bool = False
+    kept: str | None = None
+    """Why it stays, or would stay."""
+
+
+class Orphans(Versioned):
+    """All that belongs to no living job on a host."""
+
+    finds: Many[Orphan]
+    notes: Many[str]
+    """What could not be looked at."""
+
+
+class LookForOrphans(Question[Orphans]):
+    """What is on you that belongs to no living job?"""
+
+    kind = "garbage"
+    answer = Orphans
+
+    unknown_jobs: bool
+    """What belongs to jobs that the database does not know counts as well."""
+
+
+class CollectOrphans(LookForOrphans):
+    """The same, and remove it."""
+
+    kind = "collect_garbage"
+
+
+class Refusal(Versioned):
+    """No answer, and why."""
+
+    error: str = "no reason given"
+
+
+QUESTIONS: dict[str, type[Question[Any]]] = {
+    question.kind: question for question in (Inspect, PlanDestination, Observe, LookForOrphans, CollectOrphans)
+}
+"""By the name that stands in the row."""
+
+
+def read_question(kind: str, question: object) -> Question[Any]:
+    """The question of a row.
+
+    Raises:
+        UnreadableDocument: a later version asks it, or it is not what its type says.
+    """
+    known = QUESTIONS.get(kind)
+    if known is None:
+        raise UnreadableDocument(f"a newer Drover asks for {kind!r}, which this one does not know: upgrade this host")
+    return known.read(question)

@@ -1,0 +1,142 @@
+"""A job's plan: what the source said of the guest, and how the destination would run it. Never changed once written."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Strict
+
+from models.contracts import Json, Many, Part, Versioned, nested
+
+QemuVersion = Annotated[tuple[int, int, int], Strict(False)]
+Accel = Literal["kvm", "tcg"]
+
+
+class Cpu(Part):
+    """What a guest's CPU offers, as CPUID tells the guest."""
+
+    vendor: str
+    words: dict[str, int]
+    """{"CPUID.07H:EBX": 32 bits}, by the names of QEMU's own warnings."""
+
+
+class Topology(Part):
+    """A machine's CPU, devices and RAM in a form that can be compared across hosts."""
+
+    cpu: Cpu | None = None
+    """None where QEMU cannot tell: only x86 has such words."""
+    qtree: Many[str]
+    """The lines of `info qtree`, without what differs between two processes of one machine."""
+    ramblocks: Many[str]
+
+
+class SourceDisk(Part):
+    """One writable disk of a running guest: all that is needed to create its copy and mirror it."""
+
+    index: int
+    """Position among the writable disks in `query-block`, which keeps the command line's order."""
+    device: str
+    """What `blockdev-mirror` takes as `device`: the node below any mirror filter. QEMU accepts its
+    made-up names (`#block123`) here, but makes up others in every process."""
+    qdev: str
+    """The guest device's id or QOM path."""
+    node: str
+    """The node with the image format; the same as `device` for now, since filters are refused."""
+    file_node: str | None = None
+    """The protocol node below it."""
+    format: str
+    path: str
+    virtual_size_bytes: int
+    cluster_size_bytes: int | None = None
+    create_options: dict[str, str]
+    """For `qemu-img create -o`, such as `cluster_size=65536`; empty for raw."""
+
+    @property
+    def create_option_string(self) -> str:
+        """As `qemu-img` takes it."""
+        return ",".join(f"{key}={value}" for key, value in self.create_options.items())
+
+
+def _qemu_version(document: Json) -> Json:
+    """Before version 1 `version` was QEMU's, as a list."""
+    return {**document, "qemu_version": document.get("version")}
+
+
+class Inspection(Versioned):
+    """A running guest as its host describes it: everything that its future host must know."""
+
+    UPGRADES = {0: _qemu_version}  # noqa: RUF012 - a ClassVar of the base
+
+    pid: int
+    started: int
+    """When the process was started, in ticks since boot: with `pid` it names the process."""
+    process: str | None = None
+    """See `workers.processes.identity`; None: a worker of Drover 0.1 before revision 0006."""
+    uuid: str | None = None
+    """The machine's, where one is set."""
+    qmp: str
+    argv: Many[str]
+    exe: str
+    pidfile: str | None = None
+    qemu_version: QemuVersion
+    accel: Accel
+    machine_type: str
+    runstate: str
+    memory_bytes: int
+    cpus: int = 0
+    devices: Many[str]
+    """QOM names of the guest's devices."""
+    topology: Topology
+    disks: Many[SourceDisk]
+    refusals: Many[str] = ()
+    """Why it cannot be moved now, as sentences."""
+    warnings: Many[str] = ()
+
+
+class PlannedDisk(Part):
+    """One disk: where it is, and the image that is made for it at the destination."""
+
+    index: int
+    device: str
+    format: str
+    source_path: str
+    destination_path: str
+    virtual_size_bytes: int
+    create_options: dict[str, str]
+    discard: str
+    """How the mirror's target treats discards, see `workers.qemu.known_bugs.mirror_discard`."""
+
+
+class DestinationPlan(Versioned):
+    """How a guest would run on its destination, as that host itself says."""
+
+    UPGRADES = {0: _qemu_version}  # noqa: RUF012 - a ClassVar of the base
+
+    argv: Many[str]
+    qmp: str
+    pidfile: str | None = None
+    qemu: str
+    """Path of the program."""
+    qemu_version: QemuVersion
+    ram: Literal["live", "paused"]
+    """`paused`: the guest is paused while its RAM is sent, because these versions of QEMU corrupt it otherwise."""
+    disks: Many[PlannedDisk]
+    warnings: Many[str] = ()
+
+
+def _disks_of_the_destination(document: Json) -> Json:
+    """Before version 1 the disks stood beside the destination's plan."""
+    destination: dict[str, Any] = document.get("destination") or {}
+    return {"source": document.get("source"), "destination": {**destination, "disks": document.get("disks", [])}}
+
+
+class Plan(Versioned):
+    """What was found out before a job was queued."""
+
+    UPGRADES = {0: _disks_of_the_destination}  # noqa: RUF012 - a ClassVar of the base
+
+    source: Annotated[Inspection, nested(Inspection)]
+    destination: Annotated[DestinationPlan, nested(DestinationPlan)]
+
+    @property
+    def disks(self) -> tuple[PlannedDisk, ...]:
+        """By their index."""
+        return self.destination.disks

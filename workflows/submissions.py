@@ -1,0 +1,243 @@
+"""Submissions: what a person or a program asks for, as it arrives. The command line and the tasks use the same types.
+
+A field's description completes the sentence "FIELD is ...", which is what a wrong value is answered with.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, ParamSpec, Self, TypeGuard, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, AnyHttpUrl, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+
+from drover.errors import PreconditionFailed
+from models.contracts import Many, Part, shown
+from models.documents import DOWNTIME_MS, AllowedHosts, MigrationOptions, Recurrence
+from workflows import schedule
+from workflows.submit_options import SubmitOptions
+
+P = ParamSpec("P")
+Meant = TypeVar("Meant")
+LARGEST = 2**31 - 1
+"""That an integer column holds."""
+LONGEST = 128
+"""Of names and keys, as their columns say."""
+OLD_NAMES = {"max_blackout_ms": "max_downtime_ms"}
+"""Field names of Drover 0.1, still taken in this release."""
+
+
+def _printable(text: str) -> str:
+    """Neither database nor terminal bears anything else."""
+    if not text.isprintable():
+        raise ValueError("it has characters that cannot be printed")
+    return text
+
+
+def is_address(url: object) -> TypeGuard[str]:
+    """A message can be sent there: an http or https URL with a host, in printable characters without spaces."""
+    if not isinstance(url, str) or not url.isascii() or not url.isprintable() or " " in url:
+        return False
+    try:
+        parts = urlsplit(url)
+        _ = parts.port, _URL.validate_python(url)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
+def _address(url: str) -> str:
+    if not is_address(url):
+        raise ValueError("it is no address")
+    return url
+
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST), AfterValidator(_printable)]
+Address = Annotated[str, AfterValidator(_address)]
+_TEXT: TypeAdapter[str] = TypeAdapter(Text)
+_URL = TypeAdapter(AnyHttpUrl)
+TEXT = f"a text of 1 to {LONGEST} printable characters"
+FLAG = "true or false"
+
+
+class Message(Part):
+    """What arrives as the named arguments of a task, or as the options of a command."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @classmethod
+    def read(cls, said: Mapping[str, Any]) -> Self:
+        """Validate it.
+
+        Raises:
+            PreconditionFailed: a field is missing, unknown or wrong; one sentence names it.
+        """
+        fields = {_name_now(name, said): value for name, value in said.items()}
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise PreconditionFailed(cls._sentence(error, fields)) from error
+
+    @classmethod
+    def _sentence(cls, error: ValidationError, fields: Mapping[str, Any]) -> str:
+        """What is wrong with the first field that is."""
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        name = str(fault["loc"][0])
+        known = cls.model_fields.get(name)
+        if known is None:
+            return f"{shown(name)} is unknown here; the fields are {', '.join(cls.model_fields)}"
+        if name not in fields:
+            return f"{name} is missing: it is {known.description}"
+        return f"{name} is {known.description}, not {shown(fields[name])}"
+
+
+class Submission(Message):
+    """What every submission may say."""
+
+    version: int = Field(1, ge=1, le=1, description="the version of the submission's fields, 1")
+    idempotency_key: Text | None = Field(None, description=TEXT)
+    """Names the submission: whatever arrives again with it changes nothing."""
+    max_downtime_ms: int = Field(
+        DOWNTIME_MS,
+        ge=1,
+        le=LARGEST,
+        description=f"a whole number of milliseconds from 1 to {LARGEST}",
+    )
+    """The pause that is aimed at. `max_blackout_ms`, its name in Drover 0.1, is taken as well."""
+    bandwidth_bytes_per_s: int = Field(
+        0, ge=0, le=2**63 - 1, description=f"a whole number of bytes per second from 0 to {2**63 - 1}"
+    )
+    """0: the host's budget."""
+    priority: int = Field(0, ge=-LARGEST, le=LARGEST, description=f"a whole number from {-LARGEST} to {LARGEST}")
+    """Moves of higher priority begin first."""
+    at: Text | None = Field(None, description="a text like 22:00 or 2026-11-24T22:00")
+    """Not before."""
+    window: Text | None = Field(None, description="a text like 22:00-04:00")
+    """The hours of every day: nothing begins that would not end within them by estimate."""
+    timezone: Text = Field("UTC", description="a text like Europe/Berlin")
+    """In which `at`, `window` and `every` are meant."""
+    hold: bool = Field(False, description=FLAG)
+    """Copy the disks and keep them in sync; the RAM follows after `drover job release`."""
+    seed_now: bool = Field(False, description=FLAG)
+    """Copy the disks at once; only RAM and switchover wait for `at` and `window`."""
+    webhook: Address | None = Field(None, description="an address like https://HOST/PATH")
+    """Where the end is told."""
+
+    def options(self) -> MigrationOptions:
+        """How guests are to be moved."""
+        return MigrationOptions(max_downtime_ms=self.max_downtime_ms, bandwidth_bytes_per_s=self.bandwidth_bytes_per_s)
+
+    def submit_options(self, now: datetime | None = None) -> SubmitOptions:
+        """When it may begin and go on, and who is told.
+
+        Raises:
+            PreconditionFailed: a time, window or zone is not understood, or has passed.
+        """
+        window = _named("window", schedule.window, self.window, self.timezone) if self.window else None
+        not_before = self._not_before(now or datetime.now(UTC))
+        if self.seed_now and not (window or not_before):
+            raise PreconditionFailed("seed_now needs a time for the rest: add `window` or `at`")
+        return SubmitOptions(
+            priority=self.priority,
+            not_before=not_before,
+            window=window,
+            hold=self.hold,
+            seed=self.seed_now,
+            webhook=self.webhook,
+        )
+
+    def _not_before(self, now: datetime) -> datetime | None:
+        return _named("at", schedule.moment, self.at, self.timezone, now) if self.at else None
+
+
+class MigrationSubmission(Submission):
+    """`drover migrate`, and the task `drover.job.submit`: move a guest to another host."""
+
+    guest: Text = Field(description=TEXT)
+    to: Text = Field(description=TEXT)
+    """The host that it is to be moved to."""
+
+
+class DrainSubmission(Submission):
+    """`drover drain` and `drover return`, and the tasks `drover.drain.submit` and `drover.drain.return`."""
+
+    host: Text = Field(description=TEXT)
+    """The host that is emptied, or whose guests are brought home."""
+    to: Many[Text] = Field((), description="a list of names of hosts")
+    """Only these take guests; an empty list: all."""
+    exclude: Many[Text] = Field((), description="a list of names of hosts")
+    """These take no guest."""
+    every: Text | None = Field(None, description="a text like '0 22 * * 6'")
+    """Again and again, at these times; the first time is the next one, unless `at` says otherwise."""
+
+    def allowed_hosts(self) -> AllowedHosts:
+        """Where its guests may go."""
+        return AllowedHosts(to=self.to, exclude=self.exclude)
+
+    def recurrence(self) -> Recurrence | None:
+        """When it is repeated.
+
+        Raises:
+            PreconditionFailed: that is not understood.
+        """
+        return _named("every", schedule.recurrence, self.every, self.timezone) if self.every else None
+
+    def _not_before(self, now: datetime) -> datetime | None:
+        repeated = self.recurrence()
+        return super()._not_before(now) or (schedule.following(repeated, now) if repeated else None)
+
+
+class Cancellation(Message):
+    """The task `drover.job.cancel`: have a job rolled back."""
+
+    job_id: int = Field(ge=1, le=2**63 - 1, description="the number of a job")
+
+
+class DrainMove(Message):
+    """The task `drover.drain.move`, which the controller sends: submit the job of a guest whose turn it is."""
+
+    drain_id: int = Field(ge=1, le=2**63 - 1, description="the number of a drain")
+    guest: Text = Field(description=TEXT)
+
+
+def named_only(unnamed: Sequence[object], said: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a message, which all have names.
+
+    Raises:
+        PreconditionFailed: some have none.
+    """
+    if unnamed:
+        raise PreconditionFailed(f"an argument has no name: write NAME={shown(unnamed[0])}")
+    return said
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """It may be a name or a key."""
+    return _is(_TEXT, value)
+
+
+def key_of(said: Mapping[str, Any]) -> str | None:
+    """The idempotency key of whatever was submitted, or None when it has none that can be used."""
+    key = said.get("idempotency_key")
+    return key if is_text(key) else None
+
+
+def _is(kind: TypeAdapter[str], value: object) -> bool:
+    try:
+        kind.validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def _name_now(name: str, said: Mapping[str, Any]) -> str:
+    """The present name of a field; who uses both names is told that the old one is unknown."""
+    now = OLD_NAMES.get(name, name)
+    return name if now in said else now
+
+
+def _named(field: str, understood: Callable[P, Meant], *said: P.args, **more: P.kwargs) -> Meant:
+    """What was said in a field; a refusal names the field."""
+    try:
+        return understood(*said, **more)
+    except PreconditionFailed as error:
+        raise PreconditionFailed(f"{field}: {error}") from error

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs settings chaos soak bench compose
+.PHONY: help setup demo test check docs chaos soak bench compose
 .NOTPARALLEL:
 
 help: ## Say what can be made
@@ -11,8 +11,8 @@ setup: ## Get this machine ready: system packages (root or sudo), virtual enviro
 demo: setup ## Move a live guest between two hosts of a lab on this machine (KEEP=1 leaves the lab running)
 	@.venv/bin/drover lab demo $(if $(KEEP),--keep)
 
-docs: setup ## Write docs/contracts.md from the models
-	.venv/bin/python -m lab.contracts_page
+docs: setup ## Write docs/contracts.md and docs/settings.md anew from the code
+	.venv/bin/python -m lab.pages
 
 test: check ## Check, then run the whole suite, real guests included
 	.venv/bin/pytest -n auto
@@ -37,6 +37,3 @@ check: setup ## Lint, formatting, words, types, layers
 	.venv/bin/codespell --dictionary - --dictionary docs/old-words.txt
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-
-settings: setup ## Write docs/settings.md anew from the code
-	.venv/bin/python -m drover.cli.settings_page >docs/settings.md

@@ -8,8 +8,11 @@ from drover.errors import PreconditionFailed
 from drover.settings import settings
 from models.database import transaction
 from models.guest import Guest
+from models.host_rpc import Observation
 from models.job import Job, JobState, Side
+from models.plan import Plan
 from models.transitions import Actor
+from tests import documents
 from tests.factories import guest, host, job, load
 from workflows.migration import claims, operator_actions, reconcile
 from workflows.migration.reconcile import Look
@@ -42,14 +45,14 @@ def test_of_two_operators_who_decide_at_once_only_the_first_is_heeded(
     assert load(waiting).fenced == "one"
 
 
-STANDS_STILL = {"alive": False, "may_run": False, "told_to_run": False, "runstate": None, "migration": None}
+STANDS_STILL = Observation(alive=False)
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both hosts say that the guest's QEMU is dead there."""
     verdict = reconcile.verdict(None, None)
-    seen: dict[Side, reconcile.Seen | None] = dict.fromkeys(Side, STANDS_STILL)
+    seen: dict[Side, Observation | None] = dict.fromkeys(Side, STANDS_STILL)
     monkeypatch.setattr(reconcile, "look", lambda job: Look(job.id, job.guest, seen, verdict))
 
 
@@ -91,7 +94,8 @@ def test_a_guest_that_had_arrived_lives_at_the_source_again_when_an_operator_say
     begun(waiting, 0, 1, committed=True)
     with transaction() as session:
         session.get_one(Guest, "web").lives_on("two", "/there")
-        session.get_one(Job, waiting).plan = {"source": {"qmp": "/here"}}
+        plan = Plan(source=documents.inspection(qmp="/here"), destination=documents.destination_plan())
+        session.get_one(Job, waiting).plan = plan
     operator_actions.resolve(waiting, Side.SOURCE, fenced="two")
     with transaction() as session:
         found = session.get_one(Guest, "web")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from drover import settings as module
-from drover.cli.settings_page import page
 from drover.errors import PreconditionFailed
 from drover.settings import problems, settings
 from tests.test_cli.support import DROVER
@@ -132,11 +131,6 @@ def test_every_variable_that_the_code_names_is_known() -> None:
             named |= set(re.findall(r"(?<![A-Z_])DROVER_[A-Z][A-Z_]*[A-Z]\b", path.read_text()))
     assert named >= {"DROVER_HEARTBEAT_S", "DROVER_LOG_LEVEL"}
     assert module.unknown(dict.fromkeys(named, "")) == []
-
-
-def test_the_page_of_settings_is_current() -> None:
-    """`make settings` writes it."""
-    assert (ROOT / "docs/settings.md").read_text() == page()
 
 
 def test_every_variable_is_in_the_page_with_its_unit_default_range_and_reader() -> None:

@@ -6,6 +6,7 @@ from drover.cli import output
 from drover.cli.exit_codes import ExitCode
 from drover.errors import PreconditionFailed
 from models.base import Document
+from models.host_rpc import Observation
 from models.job import Job, JobState, Side
 from workflows.migration import operator_actions, reconcile
 from workflows.migration.reconcile import Look
@@ -63,7 +64,7 @@ def _observation(look: Look, side: Side, of_this_side: set[str]) -> Document | N
     return None if seen is None else seen.model_dump(include={"alive", "runstate", "migration"} | of_this_side)
 
 
-def _sentence(seen: reconcile.Seen | None) -> str:
+def _sentence(seen: Observation | None) -> str:
     if seen is None:
         return "cannot be asked"
     if not seen.alive:

@@ -11,7 +11,7 @@ import time
 
 from drover.errors import NeverRan, StepError, Transient, Unknown
 from models.database import transaction
-from models.documents import Downtime, RamProgress
+from models.documents import Downtime, RamProgress, renamed
 from models.guest import Guest
 from models.job import Side
 from workers import incoming_qemu, nbd_server, processes
@@ -47,6 +47,7 @@ class CutoverSource(StepHandler):
             )
         told = supervisor.committed(ctx)
         resumed = (told and told.last("resumed")) or {}
+        resumed = renamed("blackout_ms", "downtime_ms", resumed)  # as a process of Drover 0.1 calls it
         learnt = {"ram": RamProgress.read(resumed["ram"])} if "ram" in resumed else {}
         downtime = Downtime.read({"ms": resumed.get("downtime_ms"), **resumed})
         ctx.note(downtime=downtime, **learnt)

@@ -14,9 +14,6 @@ from models.job import Job, Side, unfinished
 from workflows.host_rpc import ask, known_host
 from workflows.migration.run_states import WENT_ON
 
-Seen = Observation
-"""None where the host could not be asked."""
-
 
 class Owner(StrEnum):
     """Who has the guest."""
@@ -36,7 +33,7 @@ class Verdict:
     why: str
 
 
-def verdict(source: Seen | None, destination: Seen | None) -> Verdict:
+def verdict(source: Observation | None, destination: Observation | None) -> Verdict:
     """Apply the table. No I/O."""
     if source is None or destination is None:
         silent = " and ".join(
@@ -54,7 +51,7 @@ def verdict(source: Seen | None, destination: Seen | None) -> Verdict:
     return _standing_still(source, destination)
 
 
-def _standing_still(source: Seen, destination: Seen) -> Verdict:
+def _standing_still(source: Observation, destination: Observation) -> Verdict:
     """The guest runs nowhere."""
     loaded = destination.alive and destination.migration == "completed"
     if destination.may_run:
@@ -77,7 +74,8 @@ class Look:
 
     job_id: int
     guest: str
-    seen: dict[Side, Seen | None]
+    seen: dict[Side, Observation | None]
+    """None where the host could not be asked."""
     verdict: Verdict
 
     @property
@@ -98,7 +96,7 @@ def look(job: Job) -> Look:
     return Look(job.id, job.guest, seen, verdict(seen[Side.SOURCE], seen[Side.DESTINATION]))
 
 
-def _seen(job: Job, host: str, side: Side) -> Seen | None:
+def _seen(job: Job, host: str, side: Side) -> Observation | None:
     if job.fenced == host:
         return None
     try:

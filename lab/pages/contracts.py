@@ -1,10 +1,9 @@
-"""`make docs`: writes docs/contracts.md from the models."""
+"""The page of what travels between processes, from the models."""
 
 import ast
 import inspect
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -16,7 +15,6 @@ from models.contracts import Part, Typed, Versioned
 from models.host_rpc import QUESTIONS, Refusal
 from workflows.submissions import Cancellation, DrainMove, DrainSubmission, MigrationSubmission
 
-PAGE = Path(__file__).parents[1] / "docs" / "contracts.md"
 SUBMISSIONS = (MigrationSubmission, DrainSubmission, Cancellation, DrainMove)
 INTRODUCTION = """\
 # Contracts between processes
@@ -34,13 +32,8 @@ these processes must start fast. The worker validates them when it writes them, 
 """
 
 
-def main() -> None:
-    """Write the page."""
-    PAGE.write_text(written())
-
-
-def written() -> str:
-    """The page."""
+def page() -> str:
+    """The whole page."""
     return "\n".join([INTRODUCTION, *_submissions(), *_columns(), *_questions(), *_types()])
 
 
@@ -161,7 +154,3 @@ def _one_line(text: str) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", r"\|")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""`python -m drover.cli.settings_page` prints docs/settings.md: every setting and every limit of the fleet."""
+"""The page of every setting and every limit of the fleet."""
 
 from collections.abc import Iterable, Iterator
 
@@ -16,7 +16,7 @@ def page() -> str:
 INTRODUCTION = """\
 # Settings
 
-Made by `make settings` from `drover/settings.py` and `models/fleet.py`: do not edit.
+Made by `make docs` from `drover/settings.py` and `models/fleet.py`: do not edit.
 
 A process reads its settings from its environment when it starts. One that is missing or out of range stops the start
 with a sentence. `drover config check` says what is wrong on a machine, `drover config show` what is in effect.
@@ -70,7 +70,3 @@ def _variables() -> Iterator[tuple[str, ...]]:
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         default = "required" if field.is_required() else amount(field.default) or "empty"
         yield f"`{name}`", str(extra["unit"]), default, allowed(field), str(extra["read_by"]), field.description or ""
-
-
-if __name__ == "__main__":
-    print(page(), end="")

@@ -1,0 +1,9 @@
+"""Pages of `docs/` that are written from the code. `python -m lab.pages` writes them all."""
+
+from pathlib import Path
+
+from lab.pages import contracts, settings
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = {"contracts.md": contracts.page, "settings.md": settings.page}
+"""{file name: what makes its text}."""

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from drover.errors import PreconditionFailed
 from drover.settings import settings
 from models.database import transaction
-from models.documents import AllowedHosts, Window
+from models.documents import AllowedHosts, Recurrence, Window
 from models.drain import Drain, DrainKind, DrainState, GuestState
 from models.fleet import FleetLimits
 from models.guest import Guest
@@ -23,6 +23,7 @@ from tests.factories import GB, guest, happens, host, job, load
 from workflows import hosts
 from workflows.drain import commands, job_sync, reconciler
 from workflows.drain.commands import DrainRequest
+from workflows.submissions import DrainSubmission
 from workflows.submit_options import SubmitOptions
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -331,7 +332,7 @@ def test_disks_are_copied_ahead_of_the_window_at_once() -> None:
 
 
 def test_a_drain_that_repeats_queues_the_next_one_when_it_ends() -> None:
-    number = drain(recurrence={"cron": "0 22 * * 6", "timezone": "Europe/Berlin"})
+    number = drain(recurrence=Recurrence(cron="0 22 * * 6", timezone="Europe/Berlin"))
     carry_through(number)
     with transaction() as session:
         [following] = session.scalars(select(Drain).where(Drain.id != number)).all()
@@ -351,8 +352,8 @@ def test_a_drain_that_repeats_queues_the_next_one_when_it_ends() -> None:
 
 
 def test_copying_ahead_of_nothing_is_refused() -> None:
-    with pytest.raises(PreconditionFailed, match="add --window or --at"):
-        SubmitOptions(seed=True)
+    with pytest.raises(PreconditionFailed, match="add `window` or `at`"):
+        DrainSubmission.read({"host": "one", "seed_now": True}).submit_options()
 
 
 def test_a_move_that_ends_between_two_looks_is_not_taken_for_left() -> None:

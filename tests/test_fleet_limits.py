@@ -16,7 +16,7 @@ from drover.errors import PreconditionFailed
 from drover.settings import FORMER_VARIABLES, settings
 from models import fleet
 from models.database import engine, transaction
-from models.documents import AllowedHosts, HostFacts
+from models.documents import AllowedHosts, HostFacts, MigrationOptions
 from models.drain import DrainKind
 from models.fleet import FleetLimits, Limits
 from models.host import Host
@@ -95,7 +95,7 @@ def test_a_change_wakes_the_controller() -> None:
 
 
 def context(source: str = "one", **options: Any) -> Any:
-    return SimpleNamespace(job=SimpleNamespace(source=source, options=options))
+    return SimpleNamespace(job=SimpleNamespace(source=source, options=MigrationOptions(**options)))
 
 
 def copying(count: int) -> None:

@@ -201,6 +201,12 @@ class Settings(BaseSettings):
         read_by=WORKER,
         about="Folder below which images, sockets and logs of guests lie; it is mapped onto the other host's.",
     )
+    policy: Folder = _variable(
+        "POLICY",
+        Path("/etc/drover/policy.toml"),
+        read_by=WORKER,
+        about="File of this host's administrator that says what may run here, see [security.md](security.md).",
+    )
     concurrency: int = _variable(
         "CONCURRENCY",
         16,

@@ -89,6 +89,11 @@ class Lab:
         return self.path / "flower.port"
 
     @property
+    def policy(self) -> Path:
+        """What guests may be made of on all its hosts."""
+        return self.path / "policy.toml"
+
+    @property
     def metrics_port_file(self) -> Path:
         """Where the controller was told to answer Prometheus."""
         return self.path / "metrics.port"
@@ -110,6 +115,7 @@ class Lab:
             "DROVER_ADDRESS": host.address,
             "DROVER_DIRECTORY": str(host.folder / "drover"),
             "DROVER_GUEST_ROOT": str(host.guests),
+            "DROVER_POLICY": str(self.policy),
         }
 
 

@@ -1,5 +1,6 @@
 """Bringing a lab up and down: services, one worker per host, the controller, Flower."""
 
+import json
 import os
 import shutil
 import socket
@@ -18,9 +19,11 @@ from drover.extras import require
 from drover.settings import variables
 from lab import network, services
 from lab.directory import LONGEST_PATH, MARKER, Lab, LabHost, host_names
+from lab.guest.boot_files import default_cache
 from models.database import forget, transaction
 from models.host import Host
 from workers import processes
+from workers.policy import FIRMWARE
 from workers.processes import Process
 
 START_TIMEOUT_S = 60.0
@@ -38,6 +41,7 @@ def up(lab: Lab, hosts: int, *, flower: bool = True, namespaces: bool = False) -
     for name in host_names(hosts):
         lab.host(name).guests.mkdir(parents=True)
     (lab.path / MARKER).touch()
+    write_policy(lab)
     if namespaces:
         network.create(lab)
     services.start_postgres(lab)
@@ -69,6 +73,14 @@ def _check(lab: Lab, hosts: int, *, flower: bool, namespaces: bool) -> None:
         raise PreconditionFailed("a lab has 1 to 26 hosts")
     lab.path.mkdir(parents=True, exist_ok=True)
     lab.path.chmod(0o711)  # Postgres, as its own user, must reach its folder
+
+
+def write_policy(lab: Lab, **more: str) -> None:
+    """Guests of a lab are booted from its cache; `more` are further lines of the file."""
+    read = [*map(str, FIRMWARE), str(default_cache())]
+    lines = {"read": json.dumps(read)} | more
+    lab.policy.write_text("".join(f"{name} = {value}\n" for name, value in lines.items()))
+    lab.policy.chmod(0o644)
 
 
 def _program(name: str) -> str:

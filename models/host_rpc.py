@@ -38,7 +38,7 @@ class PlanDestination(Question[DestinationPlan]):
 
     guest: str
     source_root: str
-    """The source's guest root."""
+    """The source's guest root. This and the next are for workers that do not know of attestations."""
     source_machine: str | None = None
     """See `HostFacts.machine`."""
     source: Annotated[Inspection, nested(Inspection)]

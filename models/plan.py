@@ -60,6 +60,17 @@ def _qemu_version(document: Json) -> Json:
     return {**document, "qemu_version": document.get("version")}
 
 
+class Attestation(Part):
+    """That a host signed a description of a guest which it saw running."""
+
+    host: str
+    public_key: str
+    """Ed25519, hexadecimal like the signature."""
+    statement: str
+    """A `Statement` as JSON, to the letter as it was signed."""
+    signature: str
+
+
 class Inspection(Versioned):
     """A running guest as its host describes it: everything that its future host must know."""
 
@@ -89,6 +100,19 @@ class Inspection(Versioned):
     refusals: Many[str] = ()
     """Why it cannot be moved now, as sentences."""
     warnings: Many[str] = ()
+    attestation: Attestation | None = None
+    """None: its host's policy does not allow such a guest, or its worker is of a version that signed nothing."""
+
+
+class Statement(Versioned):
+    """What a host signs of a guest."""
+
+    host: str
+    guest_root: str
+    machine: str
+    """See `HostFacts.machine`."""
+    inspection: Annotated[Inspection, nested(Inspection)]
+    """Without an attestation of its own."""
 
 
 class PlannedDisk(Part):

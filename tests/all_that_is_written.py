@@ -12,8 +12,8 @@ from models.host import HostRequest, RequestState, reply
 from models.host_rpc import Orphans
 from models.job import Direction, Job, Side, Step
 from models.transitions import Actor
-from tests import factories
-from workers import mirrors
+from tests import documents, factories
+from workers import held_plan, mirrors
 from workers.images import retention
 from workers.qemu.block import Mirror
 from workers.step import Context
@@ -51,6 +51,7 @@ def carry_through(ours: Settings, job_id: int) -> None:
     for position in range(count):
         claim = claimed(ours, job_id, position)
         ctx = Context(claim=claim, settings=ours)
+        held_plan.hold(ctx.directory.path, documents.plan())
         if (claim.name, claim.side) == ("await_sync", Side.SOURCE):
             mirrors.record(ctx, {mirrors.name(job_id, 0): IN_SYNC})
         if (claim.name, claim.side) == ("migrate_ram", Side.SOURCE):

@@ -1,25 +1,29 @@
 """Bad requests get one clear sentence that names what to do, before anything is changed."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from drover.errors import PreconditionFailed
 from lab import fleet, guests
+from lab.directory import Lab
 from lab.guest.spec import DiskSpec, GuestSpec
 from models.database import transaction
 from models.host import Host
 from models.host_rpc import PlanDestination
 from models.job import Job
+from tests import factories
 from tests.helpers import MIB, Moves
-from workers import processes
+from workers import attestation, processes
 from workers.qemu.monitor import connect
 from workflows.guests import known_guest
 from workflows.host_rpc import ask
@@ -118,16 +122,39 @@ def test_a_qemu_that_the_destination_does_not_have(moves: Moves) -> None:
     moves.names.append(guest)
     directory = moves.lab.host("host-a").guests / guest
     spec = GuestSpec(name=guest, directory=directory, disks=(DiskSpec(size_bytes=16 * MIB),), qemu=str(program))
-    guests.boot(moves.lab, spec, "host-a")
-    program.unlink()
-    assert f"there is no {name} here: install it" in refused(moves, guest, "host-b")
+    with policy(moves.lab, qemu=json.dumps([str(program)])):
+        guests.boot(moves.lab, spec, "host-a")
+        program.unlink()
+        assert f"there is no {name} here: install it" in refused(moves, guest, "host-b")
 
 
 @pytest.mark.usefixtures("nothing_changes")
-def test_a_loopback_address_is_no_way_from_one_machine_to_another(moves: Moves) -> None:
-    guest = known_guest(moves.boot())
-    root = str(moves.lab.host("host-a").guests)
-    question = PlanDestination(guest=guest.name, source_root=root, source_machine="another", source=movable(guest))
+def test_a_guest_that_is_run_by_a_program_which_its_hosts_policy_does_not_list(moves: Moves) -> None:
+    guest = moves.boot()
+    with policy(moves.lab, qemu='["/usr/bin/another"]'):
+        said = refused(moves, guest, "host-b")
+    assert f"which {moves.lab.policy} on host-a does not list under `qemu`" in said
+
+
+@contextmanager
+def policy(lab: Lab, **lines: str) -> Iterator[None]:
+    """Another policy on both hosts for the time of a `with` block."""
+    fleet.write_policy(lab, **lines)
+    try:
+        yield
+    finally:
+        fleet.write_policy(lab)
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_loopback_address_is_no_way_from_one_machine_to_another(
+    moves: Moves, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest, host = known_guest(moves.boot()), moves.lab.host("host-a")
+    monkeypatch.setattr(attestation, "machine", lambda: "another")
+    there = factories.ours(host=host.name, directory=host.folder / "drover", guest_root=host.guests)
+    seen = attestation.attested(movable(guest).model_copy(update={"attestation": None}), there)
+    question = PlanDestination(guest=guest.name, source_root=str(host.guests), source=seen)
     with pytest.raises(PreconditionFailed, match=r"where no other host reaches it: .* the right DROVER_ADDRESS"):
         ask("host-b", question)
 

@@ -26,6 +26,8 @@ def test_an_image_that_takes_long_to_delete_holds_no_transaction_open(
     job = factories.job("web", "two", state=JobState.DONE)
     with transaction() as session:
         session.execute(update(Disk).values(retired_path=str(image), retired_until=func.clock_timestamp()))
+    here = factories.ours(host="one", directory=tmp_path)
+    retention.remember(here, job, image, str(image))
     unlink = Path.unlink
 
     def slowly(path: Path, *, missing_ok: bool = False) -> None:
@@ -34,7 +36,7 @@ def test_an_image_that_takes_long_to_delete_holds_no_transaction_open(
         unlink(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", slowly)
-    deleting = threading.Thread(target=retention.delete_expired, args=(factories.ours(host="one"),))
+    deleting = threading.Thread(target=retention.delete_expired, args=(here,))
     deleting.start()
     assert begun.wait(30)
     idle = text("SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'")

@@ -93,6 +93,7 @@ class Fleet:
 
     def start_all(self) -> None:
         """Start this version's."""
+        fleet.write_policy(self.lab)
         fleet.start_controller(self.lab)
         for host in self.lab.hosts:
             fleet.start_worker(self.lab, host)

@@ -4,22 +4,19 @@ import ipaddress
 import os
 import shutil
 import socket
-import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from models.host_rpc import PlanDestination
-from models.plan import DestinationPlan, Inspection, PlannedDisk, SourceDisk
-from workers import registration
+from models.plan import DestinationPlan, PlannedDisk
+from workers import attestation, derivation, policy, registration
 from workers.images import manifest
-from workers.qemu import cpu, known_bugs, program
-from workers.qemu.command_line import destination_command_line
+from workers.machine import machine
+from workers.qemu import cpu
 
-Relocate = Callable[[str], str]
-"""The same place below this host's guest root."""
 RESERVE_BYTES = 256 << 20
 """Neither disk nor memory of a host is filled to the last byte."""
 SOCKET_PATH_LIMIT = 107
@@ -32,73 +29,21 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     Raises:
         PreconditionFailed: it cannot; all that is in the way, each with what to do.
     """
-    source, root = question.source, question.source_root
-    relocate = _relocation(root, str(settings.guest_root))
-    qemu, version, problems = _qemu(source)
-    disks = tuple(_disk(disk, relocate, source.qemu_version) for disk in source.disks)
-    qmp = relocate(source.qmp)
-    problems += _programs() + _memory(source.memory_bytes)
-    problems += _images(disks, settings) + _socket(qmp) + _address(settings.address, question.source_machine)
-    argv = destination_command_line(
-        source.argv,
-        machine_type=source.machine_type,
-        source_root=root,
-        destination_root=str(settings.guest_root),
-        qemu=qemu,
-    )
-    problems += cpu.missing(source.topology.cpu, cpu.offered_here(qemu, argv))
-    if problems:
-        raise PreconditionFailed(f"{settings.host} cannot take {question.guest}: " + "; ".join(problems))
-    live = known_bugs.live_ram_safe(source.qemu_version, version, source.accel)
-    return DestinationPlan(
-        argv=tuple(argv),
-        qmp=qmp,
-        pidfile=relocate(source.pidfile) if source.pidfile else None,
-        qemu=qemu,
-        qemu_version=version,
-        ram="live" if live else "paused",
-        disks=disks,
-        warnings=tuple(_warnings(source, version)),
-    )
-
-
-def _relocation(source_root: str, destination_root: str) -> Relocate:
-    """The same place below the other host's guest root."""
-
-    def relocate(path: str) -> str:
-        return str(Path(destination_root) / Path(path).relative_to(source_root))
-
-    return relocate
-
-
-def _disk(disk: SourceDisk, relocate: Relocate, version: known_bugs.Version) -> PlannedDisk:
-    return PlannedDisk(
-        index=disk.index,
-        device=disk.device,
-        format=disk.format,
-        source_path=disk.path,
-        destination_path=relocate(disk.path),
-        virtual_size_bytes=disk.virtual_size_bytes,
-        create_options=disk.create_options,
-        discard=known_bugs.mirror_discard(version, disk.format),
-    )
-
-
-def _qemu(source: Inspection) -> tuple[str, known_bugs.Version, list[str]]:
-    """The same program here, its version, and what is wrong with it."""
-    qemu = source.exe if os.access(source.exe, os.X_OK) else shutil.which(Path(source.exe).name)
-    if qemu is None:
-        return "", (0, 0, 0), [f"there is no {Path(source.exe).name} here: install it"]
-    machine_type = source.machine_type
+    cannot = f"{settings.host} cannot take {question.guest}: "
     try:
-        version, machine_types = program.version(qemu), program.machine_types(qemu)
-    except (OSError, subprocess.SubprocessError) as error:
-        return qemu, (0, 0, 0), [f"{qemu} does not work here: {error}"]
-    if version is None:
-        return qemu, (0, 0, 0), [f"{qemu} --version does not name a version"]
-    if machine_type not in machine_types:
-        return qemu, version, [f"its QEMU has no machine type {machine_type}: install a newer one"]
-    return qemu, version, []
+        told, rules = attestation.proven(question.source, settings), policy.of(settings)
+    except PreconditionFailed as error:
+        raise PreconditionFailed(f"{cannot}{error}") from error
+    source = told.inspection
+    plan, problems = derivation.derive(told, settings, rules)
+    if problems:
+        raise PreconditionFailed(cannot + "; ".join(problems))
+    problems += _programs() + _memory(source.memory_bytes) + _images(plan.disks, settings)
+    problems += _socket(plan.qmp) + _address(settings.address, told.machine)
+    problems += cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
+    if problems:
+        raise PreconditionFailed(cannot + "; ".join(problems))
+    return plan
 
 
 def _programs() -> list[str]:
@@ -163,9 +108,9 @@ def _socket(qmp: str) -> list[str]:
     return []
 
 
-def _address(address: str, source_machine: str | None) -> list[str]:
+def _address(address: str, source_machine: str) -> list[str]:
     """Where this host listens must mean this host at the source as well."""
-    if source_machine in {None, registration.machine()}:  # None: a worker of an earlier version
+    if source_machine == machine():
         return []
     try:
         found = {ipaddress.ip_address(entry[4][0]) for entry in socket.getaddrinfo(address, None)}
@@ -174,10 +119,6 @@ def _address(address: str, source_machine: str | None) -> list[str]:
     if not any(ip.is_loopback or ip.is_unspecified for ip in found):
         return []
     return [f"it listens at {address}, where no other host reaches it: give its worker the right DROVER_ADDRESS"]
-
-
-def _warnings(source: Inspection, version: known_bugs.Version) -> list[str]:
-    return known_bugs.warnings(source.qemu_version, source.accel, source.argv, destination_version=version)
 
 
 def _mib(size: int) -> int:

@@ -1,12 +1,12 @@
 """What this host can say about a guest that a job moves: facts only, from processes, monitors and journals."""
 
-from drover.errors import DroverError, PreconditionFailed
+from drover.errors import DroverError, Fatal, PreconditionFailed
 from drover.settings import Settings
 from models.database import transaction
 from models.host_rpc import Observation, Observe
 from models.job import Job, Side
 from models.plan import Plan
-from workers import processes
+from workers import held_plan, processes
 from workers.processes import Process
 from workers.qemu.monitor import connect
 from workers.step import JobDirectory
@@ -23,9 +23,13 @@ async def observe(question: Observe, settings: Settings) -> Observation:
     if job.plan is None:
         raise PreconditionFailed(f"job {job.id} has no plan: it was refused before it began")
     directory = JobDirectory(settings.directory / "jobs" / str(job.id))
+    try:
+        plan = held_plan.held(directory.path) or held_plan.proven(job, question.side, settings)
+    except Fatal as error:
+        raise PreconditionFailed(str(error)) from error
     if question.side is Side.SOURCE:
-        return await _source(job.plan, directory)
-    return await _destination(job.plan, directory)
+        return await _source(plan, directory)
+    return await _destination(plan, directory)
 
 
 async def _source(plan: Plan, directory: JobDirectory) -> Observation:

@@ -108,4 +108,5 @@ async def stop(ctx: Context) -> None:
     process = running(ctx)
     if process is not None:
         await process.end_now()  # it holds nothing that is worth an orderly end
-    unlink_dead(ctx.destination)
+    if ctx.held is not None:  # else none was ever started
+        unlink_dead(ctx.destination)

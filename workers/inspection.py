@@ -1,6 +1,8 @@
 """What a running guest is: everything its future host must know, read from QMP and /proc. Changes nothing."""
 
 import asyncio
+import pwd
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +12,7 @@ from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from models.host_rpc import Inspect
 from models.plan import Inspection, SourceDisk, Topology
-from workers import processes
+from workers import attestation, policy, processes
 from workers.processes import Process
 from workers.qemu import block, cpu, known_bugs, topology
 from workers.qemu.disks import disk_refusals, source_disks, unnamed_images
@@ -54,9 +56,10 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspectio
         _disks(monitor, identity.argv, settings),
         _blockers(monitor, identity.argv),
     )
+    forbidden = _forbidden(identity, settings)
     version = known_bugs.version(told)
     accel: known_bugs.Accel = "kvm" if kvm["enabled"] else "tcg"
-    return Inspection(
+    seen = Inspection(
         pid=identity.process.pid,
         started=identity.process.started,
         process=processes.identity(identity.process),
@@ -74,9 +77,10 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspectio
         devices=tuple(devices),
         topology=layout,
         disks=disks,
-        refusals=(*refusals, *blockers),
+        refusals=(*forbidden, *refusals, *blockers),
         warnings=tuple(known_bugs.warnings(version, accel, identity.argv)),
     )
+    return seen if forbidden else attestation.attested(seen, settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +104,20 @@ def _process(pid: int) -> _Identity:
         raise PreconditionFailed(f"the process behind the socket is {exe}, not a QEMU")
     pidfile = next((after for word, after in pairwise(argv) if word == "-pidfile"), None)
     return _Identity(process=alive, argv=argv, exe=exe, pidfile=pidfile)
+
+
+def _forbidden(identity: _Identity, settings: Settings) -> list[str]:
+    """Why this host does not vouch for the guest: anybody may call a program of theirs a QEMU."""
+    rules, uid = policy.of(settings), Path(f"/proc/{identity.process.pid}").stat().st_uid
+    user = str(uid)
+    with suppress(KeyError):
+        user = pwd.getpwuid(uid).pw_name
+    found = []
+    if not rules.may_run(identity.exe):
+        found.append(f"it is run by {identity.exe}, which {rules.name} on {settings.host} does not list under `qemu`")
+    if not rules.may_be(uid, user):
+        found.append(f"it is run by the user {user}, whom {rules.name} on {settings.host} does not list under `users`")
+    return found
 
 
 def _memory(summary: dict[str, int]) -> int:

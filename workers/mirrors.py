@@ -33,7 +33,7 @@ def name(job_id: int, index: int) -> str:
 
 def names(ctx: Context) -> list[str]:
     """Of all disks of the job."""
-    return [name(ctx.job.id, disk.index) for disk in ctx.job.disks]
+    return [name(ctx.job.id, disk.index) for disk in ctx.disks]
 
 
 def server(ctx: Context, index: int) -> dict[str, str]:
@@ -54,7 +54,7 @@ async def missing(ctx: Context, monitor: Monitor) -> list[int]:
         for node in await monitor.query("query-named-block-nodes", flat=True)
         if node["node-name"] in states and not states[node["node-name"]].concluded
     }
-    mine = {disk.index: targets.get(name(ctx.job.id, disk.index), "") for disk in ctx.job.disks}
+    mine = {disk.index: targets.get(name(ctx.job.id, disk.index), "") for disk in ctx.disks}
     return [index for index, target in mine.items() if server(ctx, index)["export"] not in target]
 
 

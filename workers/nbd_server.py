@@ -33,7 +33,7 @@ def images(ctx: Context, nonce: str) -> list[ExportedImage]:
             export=export_name(nonce, disk.index),
             detect_zeroes=exporter_detect_zeroes(version, disk.format),
         )
-        for disk in ctx.job.disks
+        for disk in ctx.disks
     ]
 
 
@@ -103,7 +103,7 @@ async def start(ctx: Context, listening: socket.socket, nonce: str) -> None:
         PROGRAM,
         *("--chardev", f"socket,id=monitor,path={path},server=on,wait=off"),
         *("--monitor", "chardev=monitor"),
-        *("--nbd-server", f"addr.type=fd,addr.str={descriptor},max-connections={len(ctx.job.disks) + 1}"),
+        *("--nbd-server", f"addr.type=fd,addr.str={descriptor},max-connections={len(ctx.disks) + 1}"),
     ]
     started = processes.spawn(
         ctx.directory.mark("exporter"),
@@ -112,7 +112,7 @@ async def start(ctx: Context, listening: socket.socket, nonce: str) -> None:
         pass_fds=[descriptor],
         environment=ALLOCATION,
     )
-    writeback.keep_up(started, [disk.destination_path for disk in ctx.job.disks])
+    writeback.keep_up(started, [disk.destination_path for disk in ctx.disks])
     await monitor_ready(started, path, ctx.directory.log("exporter"))
     async with ctx.nbd_server() as monitor:
         for image in images(ctx, nonce):

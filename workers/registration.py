@@ -32,9 +32,11 @@ from models.database import patiently, transaction
 from models.documents import HostFacts
 from models.host import Host
 from models.transitions import Actor
+from workers import host_key, upgrade
 from workers.executor import STOPPING
 from workers.images import retention
 from workers.images.manifest import existing_parent
+from workers.machine import boot, machine
 from workers.qemu import program
 from workflows.migration import claims
 
@@ -43,6 +45,7 @@ log = logging.getLogger(__name__)
 CPUS_PER_CPU = 16
 """Virtual CPUs for each CPU of the machine, unless the settings say otherwise: guests mostly wait."""
 
+LOCK = "worker.lock"
 _lock: list[TextIO] = []
 
 
@@ -76,6 +79,8 @@ def take_host_from_queue(conf: Any = None, options: dict[str, Any] | None = None
         for module in CONTROL_MODULES:
             app.loader.import_task_module(module)
     if settings().host:
+        if not (settings().directory / LOCK).exists():  # a new host has nothing of a version that signed nothing
+            host_key.own(settings().directory)
         _lock.append(_alone(settings()))
         patiently(lambda: join(settings()), log.warning)
 
@@ -90,11 +95,11 @@ def _require_controllers_extra() -> None:
 def _alone(ours: Settings) -> TextIO:
     """The lock that only one worker of this host can hold."""
     ours.directory.mkdir(parents=True, exist_ok=True)
-    file = (ours.directory / "worker.lock").open("w")
+    file = (ours.directory / LOCK).open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise SystemExit(f"another worker serves {ours.host} already ({ours.directory}/worker.lock)") from None
+        raise SystemExit(f"another worker serves {ours.host} already ({ours.directory}/{LOCK})") from None
     return file
 
 
@@ -104,6 +109,9 @@ def join(ours: Settings) -> None:
     The lock proves that the former worker is dead, so its claims need not run out first.
     """
     _refuse_a_taken_name(ours)
+    if not host_key.exists(ours.directory):
+        upgrade.take_over(ours)
+        host_key.own(ours.directory)
     register(ours)
     seen = facts(ours)
     log.info("serves this host: %s CPUs, %s MiB, %s", seen.cpus, (seen.memory_bytes or 0) >> 20, seen.qemu or "no QEMU")
@@ -164,20 +172,11 @@ def facts(ours: Settings) -> HostFacts:
     )
 
 
-def machine() -> str:
-    """Equal for workers that reach each other by loopback addresses: this boot of the kernel, and its network."""
-    return f"{_boot()}/{Path('/proc/self/ns/net').stat().st_ino}"
-
-
 def machine_id() -> str:
     """Names a boot of an installation: clones of one disk share the latter, containers of one machine the former."""
     installed = Path("/etc/machine-id")
     number = installed.read_text().strip() if installed.exists() else ""
-    return f"{number}/{_boot()}"
-
-
-def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{number}/{boot()}"
 
 
 def memory_bytes(what: str) -> int:

@@ -22,8 +22,8 @@ from drover.settings import Settings
 from models.documents import NbdServer, Switchover
 from models.job import Job, Side
 from models.job import Step as StepRow
-from models.plan import DestinationPlan, Inspection, Plan
-from workers import run_marker
+from models.plan import DestinationPlan, Inspection, Plan, PlannedDisk
+from workers import held_plan, run_marker
 from workers.images.manifest import Manifest
 from workers.processes import Process
 from workers.qemu import monitor
@@ -106,6 +106,8 @@ class Context:
     settings: Settings
     announce: Callable[[int], None] = field(default=lambda percent: None)
     """Tells Flower how far the step has come, in percent."""
+    _plan: Plan | None = field(default=None, init=False)
+    _held: bool = field(default=False, init=False)
 
     @property
     def job(self) -> Job:
@@ -119,12 +121,33 @@ class Context:
 
     @property
     def plan(self) -> Plan:
-        """What both hosts said before the job was queued. This and the next two raise `Fatal` when it is not known."""
-        return self._known(self.job.plan, "plan")
+        """What this host holds to: proven by a signature, not what the job's row says now.
+
+        Raises:
+            Fatal: it is not proven.
+        """
+        if self._plan is None:
+            self._plan = self.held
+        if self._plan is None:
+            self._plan = held_plan.proven(self.job, self.claim.side, self.settings)
+        return self._plan
+
+    @property
+    def held(self) -> Plan | None:
+        """The plan by which this host has begun to act. Nothing that needs one was done here if there is none."""
+        if self._plan is None or not self._held:
+            found = held_plan.held(self.directory.path)
+            self._plan, self._held = found or self._plan, found is not None
+        return self._plan if self._held else None
+
+    @property
+    def disks(self) -> tuple[PlannedDisk, ...]:
+        """The guest's disks by their index: paths come from here, never from the rows of `job.disks`."""
+        return self.plan.disks
 
     @property
     def served_at(self) -> NbdServer:
-        """Where the images are served."""
+        """Where the images are served. This and the next raise `Fatal` when it is not known."""
         return self._known(self.job.nbd_server, "NBD server")
 
     @property
@@ -158,13 +181,15 @@ class Context:
         return fenced(self.claim)
 
     def guard(self) -> None:
-        """Asked before every command that changes something on this host.
+        """Asked before every command that changes something on this host. From the first on the plan is held here.
 
         Raises:
             LeaseLost: the lease ran out, or a later claim on this job was seen on this host.
         """
         self.claim.check()
         fence(self.directory.path / "fence", self.claim.token)
+        if self._plan is not None and self.held is None:
+            held_plan.hold(self.directory.path, self._plan)
 
     @property
     def source_alive(self) -> bool:

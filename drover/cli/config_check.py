@@ -117,11 +117,25 @@ def _host(ours: Settings) -> Iterator[Check]:
     yield _writable("DROVER_DIRECTORY", ours.directory)
     yield _writable("DROVER_GUEST_ROOT", ours.guest_root)
     yield _address(ours.address)
+    yield _policy(ours)
     missing = [program for program in QEMU_PROGRAMS if shutil.which(program) is None]
     if missing:
         yield Check("qemu", "problem", f"{', '.join(missing)} not found: install qemu-system-x86 and qemu-utils")
     else:
         yield Check("qemu", "ok", f"{', '.join(QEMU_PROGRAMS)} are there")
+
+
+def _policy(ours: Settings) -> Check:
+    from workers import policy
+
+    try:
+        rules = policy.of(ours)
+    except PreconditionFailed as error:
+        return Check("policy", "problem", str(error))
+    if rules.file.hosts is None:
+        advice = "any host's key is believed when it is first seen: list them under `hosts`, see docs/security.md"
+        return Check("policy", "warning", f"{ours.policy}: {advice}")
+    return Check("policy", "ok", f"{ours.policy} lists {len(rules.file.hosts)} hosts whose guests may come here")
 
 
 def _writable(variable: str, folder: Path) -> Check:

@@ -4,11 +4,14 @@ from sqlalchemy import func, select
 
 from drover.cli import output, serializers
 from drover.cli.fleet_view import shown
-from drover.settings import settings
+from drover.errors import PreconditionFailed
+from drover.settings import Settings, settings
 from models.base import Document
 from models.database import transaction
 from models.guest import Guest
 from models.host import Host, HostState
+from workers import host_key, known_hosts
+from workers.policy import PUBLIC_KEY
 from workflows.fleet_limits import OF_ONE_HOST, spelled
 from workflows.host_rpc import alive
 
@@ -55,6 +58,39 @@ def tell(host: Host, *, as_json: bool) -> None:
         output.emit({"name": host.name, "state": host.state.value})
     else:
         output.say(f"{host.name} is {host.state}")
+
+
+def key(*, as_json: bool) -> None:
+    """Print the public key of this host."""
+    ours = _hypervisor()
+    shown = host_key.own(ours.directory).public.hex()
+    if as_json:
+        output.emit({"name": ours.host, "key": shown})
+    else:
+        output.say(shown)
+
+
+def trusted(host: str, key: str, *, as_json: bool) -> None:
+    """Have this host believe another one's key.
+
+    Raises:
+        PreconditionFailed: it is no key, or this is no hypervisor.
+    """
+    ours = _hypervisor()
+    if not PUBLIC_KEY.fullmatch(key):
+        raise PreconditionFailed(f"{key!r} is no key: write the 64 digits that `drover host key` shows on {host}")
+    former = known_hosts.trust(host, key, ours)
+    if as_json:
+        output.emit({"name": host, "key": key, "former": former})
+    else:
+        output.say(f"{ours.host} believes {host} by this key from now on" + (f", not by {former}" if former else ""))
+
+
+def _hypervisor() -> Settings:
+    ours = settings()
+    if not ours.host:
+        raise PreconditionFailed("DROVER_HOST is not set: run this on a hypervisor, with its worker's environment")
+    return ours
 
 
 def described(host: Host, *, as_json: bool) -> None:

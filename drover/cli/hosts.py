@@ -74,3 +74,26 @@ def uncordon(host: HostName, as_json: AsJson = False) -> None:
     from workflows import hosts
 
     host_view.tell(hosts.uncordon(host), as_json=as_json)
+
+
+@app.command("key", epilog=examples("drover host key", "drover host key --json | jq --raw-output .key"))
+def show_key(as_json: AsJson = False) -> None:
+    """Show the public key of this host: run it on the host itself."""
+    from drover.cli import host_view
+
+    host_view.key(as_json=as_json)
+
+
+@app.command(epilog=examples(f"drover host trust hv1 {'4f' * 4}..."))
+def trust(
+    host: HostName,
+    key: Annotated[
+        str,
+        typer.Argument(metavar="KEY", help="What `drover host key` says on that host.", show_default=False),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Believe a host that has a new key: run it on each host that is to take its guests."""
+    from drover.cli import host_view
+
+    host_view.trusted(host, key, as_json=as_json)

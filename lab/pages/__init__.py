@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from lab.pages import contracts, settings
+from lab.pages import contracts, security, settings
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = {"contracts.md": contracts.page, "settings.md": settings.page}
+PAGES = {"contracts.md": contracts.page, "security.md": security.page, "settings.md": settings.page}
 """{file name: what makes its text}."""

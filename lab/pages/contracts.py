@@ -108,11 +108,11 @@ def _section(kind: type[BaseModel], *, values: bool) -> Iterator[str]:
     fields = {name: field for name, field in kind.model_fields.items() if name != "version"}
     if not fields:
         return
-    notes = _docstrings(kind)
+    notes = docstrings(kind)
     yield "| field | value | default | |\n| --- | --- | --- | --- |"
     for name, field in fields.items():
         value = field.description if values else _type(field.annotation)
-        yield f"| `{name}` | {_cell(value or '')} | {_default(field)} | {_cell(notes.get(name, ''))} |"
+        yield f"| `{name}` | {cell(value or '')} | {_default(field)} | {cell(notes.get(name, ''))} |"
     yield ""
 
 
@@ -130,7 +130,7 @@ def _type(annotation: Any) -> str:
     return f"`{names}`"
 
 
-def _docstrings(kind: type[BaseModel]) -> dict[str, str]:
+def docstrings(kind: type[BaseModel]) -> dict[str, str]:
     """The string below each field of the class and of those it is derived from."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
@@ -152,5 +152,6 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """A text in a table."""
     return text.replace("|", r"\|")

@@ -11,12 +11,13 @@ from typing import ClassVar
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from drover.errors import DroverError
+from drover.errors import DroverError, Fatal
 from drover.settings import Settings
 from models.database import transaction
 from models.guest import Guest
-from models.job import Disk, Job, JobState
-from workers import incoming_qemu
+from models.job import Disk, Job, JobState, Side
+from models.plan import Plan
+from workers import held_plan, incoming_qemu
 from workers.images import retention
 from workers.orphans.naming import MONITOR_TIMEOUT_S, being_moved, made, mirror_names
 from workers.processes import Process, marked
@@ -106,17 +107,18 @@ class Incoming(Find):
 
         if self.process.alive:
             await self._while_it_waits(job, end)
-        _unlink_dead_sockets(job, self.settings)
+        _unlink_dead_sockets(job, self.directory, self.settings)
 
     async def _while_it_waits(self, job: Job | None, act: Callable[[], Awaitable[None]] | None = None) -> None:
         """Act while we hold its only monitor and it says that no guest is in it: nobody can let one run meanwhile."""
-        if job is None or _qmp(job) is None:
+        plan = None if job is None else _plan(job, self.directory, self.settings)
+        if job is None or plan is None:
             raise Kept("for which guest it is cannot be told: look at it before you end it by hand")
         if self.directory.may_run_here:
             raise Kept(f"{job.guest} may have been let run in it: look at it before you end it by hand")
         _no_living_job(job.guest)  # the monitor's place may be that job's by now, and it must not find it taken
         try:
-            async with connect(str(_qmp(job)), timeout_s=MONITOR_TIMEOUT_S) as monitor:
+            async with connect(plan.destination.qmp, timeout_s=MONITOR_TIMEOUT_S) as monitor:
                 await self._waits(monitor)
                 if act is not None:
                     await act()
@@ -202,7 +204,7 @@ class Directory(Find):
     async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
         self._needed(job)
         recheck()
-        _unlink_dead_sockets(job, self.settings)
+        _unlink_dead_sockets(job, self.directory, self.settings)
         if job is not None and job.state is JobState.ROLLED_BACK:
             self.directory.manifest.delete_all()  # only folders are left to it, and only empty ones go
         self.directory.remove()
@@ -230,6 +232,10 @@ class Retired(Find):
     def what(self) -> str:
         return f"retired image {self.path}"
 
+    async def check(self, job: Job | None) -> None:
+        if not retention.knows(self.settings, self.job_id, self.path):
+            raise Kept("this host did not set it aside")
+
     async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
         recheck()
         retention.delete_expired(self.settings)
@@ -255,21 +261,26 @@ def _images(job: Job, host: str) -> set[str]:
     return {disk.destination_path for disk in job.disks} if job.destination == host else set()
 
 
-def _qmp(job: Job) -> str | None:
-    """Where the incoming QEMU's monitor listens; None for a job that was refused before it had a plan."""
-    return None if job.plan is None else job.plan.destination.qmp
+def _plan(job: Job, directory: JobDirectory, settings: Settings) -> Plan | None:
+    """By which this host took part in the job; None if nothing proves one."""
+    with suppress(Fatal):
+        return held_plan.held(directory.path) or held_plan.proven(job, Side.DESTINATION, settings)
+    return None
 
 
-def _unlink_dead_sockets(job: Job | None, settings: Settings) -> None:
+def _unlink_dead_sockets(job: Job | None, directory: JobDirectory, settings: Settings) -> None:
     """The sockets of an incoming QEMU that is dead; nobody else's."""
-    if job is None or job.state is not JobState.ROLLED_BACK or job.destination != settings.host or job.plan is None:
+    if job is None or job.state is not JobState.ROLLED_BACK or job.destination != settings.host:
+        return
+    plan = _plan(job, directory, settings)
+    if plan is None:
         return
     with transaction() as session:
         elsewhere = session.scalar(
             select(Guest.name).where(Guest.name == job.guest, Guest.host != settings.host, ~being_moved())
         )
     if elsewhere:
-        incoming_qemu.unlink_dead(job.plan.destination)
+        incoming_qemu.unlink_dead(plan.destination)
 
 
 def _user(path: Path) -> int | None:

@@ -55,11 +55,13 @@ def command_line_refusals(argv: Sequence[str], *, source_root: str) -> list[str]
     return list(found)
 
 
-def _shown(option: Option) -> str:
+def shown(option: Option) -> str:
+    """For people: as it was written."""
     return " ".join(option.words())
 
 
-def _driver(option: Option) -> str:
+def driver_of(option: Option) -> str:
+    """The kind of device, network or object."""
     pairs = option.pairs()
     first = pairs[0][1] if pairs and pairs[0][0] is None else ""
     return option.get("driver") or option.get("type") or first
@@ -67,48 +69,48 @@ def _driver(option: Option) -> str:
 
 def _refused_option(option: Option) -> Iterator[str]:
     if option.name in _REFUSED_OPTIONS:
-        yield f"{_shown(option)}: {_REFUSED_OPTIONS[option.name]}"
+        yield f"{shown(option)}: {_REFUSED_OPTIONS[option.name]}"
 
 
 def _refused_device(option: Option) -> Iterator[str]:
-    driver = _driver(option)
+    driver = driver_of(option)
     if option.name in {"netdev", "nic", "net"} and driver in {"vhost-user", "vhost-vdpa"}:
-        yield f"{_shown(option)}: the network's back end is outside QEMU; use a tap or bridge instead"
+        yield f"{shown(option)}: the network's back end is outside QEMU; use a tap or bridge instead"
     if option.name != "device" or driver.startswith(_MOVABLE_VHOST):
         return
     for prefix, what in _TIED_DEVICES.items():
         if driver.startswith(prefix):
-            yield f"{_shown(option)}: it is tied to {what}; unplug it before moving the guest"
+            yield f"{shown(option)}: it is tied to {what}; unplug it before moving the guest"
 
 
 def _refused_descriptor(option: Option) -> Iterator[str]:
     if option.name in {"add-fd", *GUEST_TEXT, *DROPPED}:
         return
-    for key, value in _leaves(option):
+    for key, value in leaves(option):
         if key in _DESCRIPTORS or "/dev/fdset/" in value or (key == "type" and value == "fd"):
-            yield f"{_shown(option)}: {_REFUSED_OPTIONS['add-fd']}"
+            yield f"{shown(option)}: {_REFUSED_OPTIONS['add-fd']}"
 
 
 def _refused_disk(option: Option) -> Iterator[str]:
     if option.name not in {"drive", "blockdev"}:
         return
     if option.get("snapshot") in _TRUE:
-        yield f"{_shown(option)}: the guest writes to a temporary file; restart it without snapshot=on"
-    for key, value in _leaves(option):
+        yield f"{shown(option)}: the guest writes to a temporary file; restart it without snapshot=on"
+    for key, value in leaves(option):
         has_protocol = option.name == "drive" and key == "file" and _PROTOCOL.match(value)
         if has_protocol or (key == "driver" and value in _REMOTE):
-            yield f"{_shown(option)}: the image is not a file of this host; only local images are moved"
+            yield f"{shown(option)}: the image is not a file of this host; only local images are moved"
         elif key in {"file", "filename"} and value.startswith("/dev/") and not value.startswith("/dev/fdset/"):
-            yield f"{_shown(option)}: raw block devices cannot be created on the destination yet"
+            yield f"{shown(option)}: raw block devices cannot be created on the destination yet"
 
 
 def _refused_monitor(option: Option) -> Iterator[str]:
     value = (option.value or "").removeprefix("mon:")
     if option.name in {"qmp", "qmp-pretty", "monitor"} and value == "stdio":
-        yield f"{_shown(option)}: whoever holds this monitor's pipes stays behind; use a unix socket"
+        yield f"{shown(option)}: whoever holds this monitor's pipes stays behind; use a unix socket"
     path = option.get("path") if option.name == "chardev" else value if option.name in _CHANNELS else ""
     if (path or "").startswith(("/dev/tty", "/dev/parport")):
-        yield f"{_shown(option)}: a port of this host cannot be moved"
+        yield f"{shown(option)}: a port of this host cannot be moved"
 
 
 def _host_files(option: Option) -> Iterator[tuple[str, bool]]:
@@ -119,12 +121,13 @@ def _host_files(option: Option) -> Iterator[tuple[str, bool]]:
     if channel and option.name in _CHANNELS:
         yield channel[1], True
     keys = _PATH_KEYS.get(option.name, ())
-    for key, value in _leaves(option) if keys else ():
+    for key, value in leaves(option) if keys else ():
         if key in keys and value and not _PROTOCOL.match(value):
-            yield value.removeprefix("file:"), not _is_read_only(option)
+            yield value.removeprefix("file:"), not is_read_only(option)
 
 
-def _is_read_only(option: Option) -> bool:
+def is_read_only(option: Option) -> bool:
+    """A medium that the guest cannot write."""
     given = (option.get(key) or "" for key in ("readonly", "read-only"))
     return option.get("media") == "cdrom" or any(value.lower() in _TRUE for value in given)
 
@@ -135,12 +138,12 @@ def _refused_path(option: Option, source_root: str) -> Iterator[str]:
         if path.startswith(("@", *_NO_ROOT_NEEDED)):
             continue
         if not path.startswith("/"):
-            yield f"{_shown(option)}: {path} is relative to an unknown directory; give the full path"
+            yield f"{shown(option)}: {path} is relative to an unknown directory; give the full path"
         elif written and not path.startswith(root + "/"):
-            yield f"{_shown(option)}: {path} is written but lies outside {source_root}; move it below"
+            yield f"{shown(option)}: {path} is written but lies outside {source_root}; move it below"
 
 
-def _leaves(option: Option) -> Iterator[tuple[str, str]]:
+def leaves(option: Option) -> Iterator[tuple[str, str]]:
     """Every (last part of the key, text value) of an option, however deeply nested."""
     if option.is_json():
         yield from _tree_leaves(json.loads(option.value or "null"), "")
@@ -162,3 +165,5 @@ def _tree_leaves(tree: Any, key: str) -> Iterator[tuple[str, str]]:
             yield from _tree_leaves(value, key)
     elif isinstance(tree, str):
         yield key, tree
+    elif isinstance(tree, bool):
+        yield key, "on" if tree else "off"

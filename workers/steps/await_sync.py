@@ -55,7 +55,7 @@ class AwaitSync(StepHandler):
 
 
 def _all_in_sync(ctx: Context, states: dict[str, Mirror]) -> bool:
-    return len(states) == len(ctx.job.disks) and all(mirror.in_sync for mirror in states.values())
+    return len(states) == len(ctx.disks) and all(mirror.in_sync for mirror in states.values())
 
 
 class _Watch:

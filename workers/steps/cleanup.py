@@ -27,6 +27,7 @@ class CleanupSource(StepHandler):
 
     async def do(self, ctx: Context) -> None:
         self._owned_elsewhere(ctx)
+        self._let_go(ctx)
         await self._end_qemu(ctx)
         retention.set_aside(ctx)
         for path in (ctx.source.qmp, ctx.source.pidfile):
@@ -40,6 +41,15 @@ class CleanupSource(StepHandler):
         with transaction() as session:
             if session.get_one(Guest, ctx.job.guest).host != ctx.job.destination:
                 raise Fatal(f"{ctx.job.guest} is not known to live on {ctx.job.destination}")
+
+    def _let_go(self, ctx: Context) -> None:
+        """The rows alone are no reason to end a guest or to take its images away."""
+        if (ctx.source_alive or retention.left(ctx)) and not supervisor.let_go(ctx):
+            raise Fatal(
+                f"nothing on {ctx.job.source} says that it let {ctx.job.guest} go, and nothing was touched there: if "
+                f"the guest runs on {ctx.job.destination}, end its QEMU on {ctx.job.source} (pid {ctx.source.pid}) and "
+                f"move its images away, then `drover job retry {ctx.job.id}`"
+            )
 
     async def _end_qemu(self, ctx: Context) -> None:
         if not ctx.source_alive:

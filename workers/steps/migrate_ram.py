@@ -56,7 +56,7 @@ class MigrateRamDestination(StepHandler):
         order = DestinationParameters(
             qmp=ctx.destination.qmp,
             key=key,
-            images=[disk.destination_path for disk in ctx.job.disks],
+            images=[disk.destination_path for disk in ctx.disks],
             journal=str(ctx.directory.switch_journal(self.side, attempt)),
             address=ctx.settings.address,
             nbd_server_qmp=str(ctx.directory.nbd_server_qmp),
@@ -117,7 +117,7 @@ class MigrateRamSource(StepHandler):
         return SourceParameters(
             qmp=ctx.source.qmp,
             key=ctx.attempt.key,
-            images=[disk.source_path for disk in ctx.job.disks],
+            images=[disk.source_path for disk in ctx.disks],
             journal=str(ctx.directory.switch_journal(self.side, attempt)),
             address=ctx.attempt.address,
             port=ctx.attempt.port,
@@ -151,7 +151,7 @@ class MigrateRamSource(StepHandler):
             Journal(ctx.directory.switch_journal(self.side, attempt)).write("keeping")
             await migration.cancel(monitor, mirrors.names(ctx), paused_by_us=paused)
             states = await block.mirrors(monitor, mirrors.names(ctx))
-        return len(states) == len(ctx.job.disks) and all(mirror.in_sync for mirror in states.values())
+        return len(states) == len(ctx.disks) and all(mirror.in_sync for mirror in states.values())
 
     def _record_commit(self, ctx: Context) -> None:
         ctx.note(committed_at=ctx.job.committed_at or ctx.claim.now())
@@ -169,7 +169,7 @@ class MigrateRamSource(StepHandler):
         await supervisor.kill_all(ctx)
         if supervisor.committed(ctx) is not None and not ctx.job.kept_by_source:
             raise Committed("the source has let the guest go already: the job can only go forward")
-        if ctx.source_alive and supervisor.attempts(ctx):
+        if supervisor.attempts(ctx) and ctx.held is not None and ctx.source_alive:
             await self._take_back(ctx)
 
 

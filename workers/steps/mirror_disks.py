@@ -38,7 +38,7 @@ class MirrorDisks(StepHandler):
         await block.connect_target(monitor, name, mirrors.server(ctx, index), discard)
 
     async def rollback(self, ctx: Context) -> None:
-        if ctx.source_alive:
+        if ctx.held is not None and ctx.source_alive:
             async with ctx.guest() as monitor:
                 await block.drop_mirrors(monitor, mirrors.names(ctx))
         ctx.directory.remove()

@@ -3,9 +3,10 @@
 import asyncio
 from pathlib import Path
 
+from drover.errors import Fatal, Transient
 from models.job import Side
 from models.plan import PlannedDisk
-from workers import destination_check
+from workers import destination_check, processes
 from workers.images import manifest as images
 from workers.images.manifest import Manifest
 from workers.step import Context, StepHandler
@@ -31,8 +32,17 @@ class PrepareDestImage(StepHandler):
 
     async def rollback(self, ctx: Context) -> None:
         ctx.guard()
+        _nobody_uses(ctx)
         ctx.directory.manifest.delete_all()
         ctx.directory.remove()
+
+
+def _nobody_uses(ctx: Context) -> None:
+    """Whatever the rows say of the steps that follow: images of a guest that may run here are not deleted."""
+    if ctx.directory.may_run_here:
+        raise Fatal(f"{ctx.job.guest} may be running on {ctx.job.destination} already: its images there stay")
+    if roles := sorted({role for role, _ in processes.marked(ctx.directory.path)}):
+        raise Transient(f"its images on {ctx.job.destination} are in use still by: {', '.join(roles)}")
 
 
 def _is_made(manifest: Manifest, disk: PlannedDisk) -> bool:

@@ -59,6 +59,12 @@ def committed(ctx: Context) -> Story | None:
     return next((told for attempt in attempts(ctx) if (told := story(ctx, attempt)).committed), None)
 
 
+def let_go(ctx: Context) -> bool:
+    """The source's own journals say that the guest may be the destination's. Ask on the source."""
+    told = (story(ctx, attempt) for attempt in attempts(ctx))
+    return any(one.committed or (one.last("continuing") is not None and not one.went_on) for one in told)
+
+
 def prepare(ctx: Context) -> None:
     """Start this side's process ahead of its order: Python takes a tenth of a second for it.
 

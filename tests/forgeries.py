@@ -1,0 +1,584 @@
+"""What somebody who can write every row and every message tries with a worker, and what comes of it.
+
+`docs/security.md` shows the table; `tests/test_forgeries.py` tries each against the worker's own code and a real
+Postgres.
+"""
+
+import asyncio
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from celery.exceptions import Ignore
+from nacl.signing import SigningKey
+from sqlalchemy import func, update
+
+from drover.errors import DroverError
+from drover.settings import Settings
+from models.database import transaction
+from models.guest import Guest
+from models.host import Host, HostRequest, RequestState
+from models.host_rpc import CollectOrphans, Observe, PlanDestination
+from models.job import Direction, Disk, Job, JobState, Side, Step
+from models.plan import Inspection, Plan
+from models.transitions import StepState
+from tests import documents, factories
+from workers import attestation, derivation, executor, host_key, host_rpc, inspection, policy
+from workers.processes import process, spawn
+from workers.run_marker import MARK
+from workers.step import Context, JobDirectory
+from workers.steps import STEPS
+from workflows.migration import claims
+from workflows.migration.claims import Claim
+
+QEMU = str(Path(shutil.which("qemu-system-x86_64") or "/usr/bin/qemu-system-x86_64").resolve())
+PREPARE, START, MIRROR, CLEANUP = 0, 1, 2, 8
+"""Positions of links in the chain."""
+
+
+@dataclass
+class Stage:
+    """Two hosts with a guest, and what nobody may touch."""
+
+    folder: Path
+    source: Settings = field(init=False)
+    destination: Settings = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.source, self.destination = self._host("one"), self._host("two")
+        for path in (self.precious, self.neighbour):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"precious")
+        self.program.write_text(f"#!/bin/sh\ntouch {self.ran}\n")
+        self.program.chmod(0o755)
+        self.root("one", "web").mkdir(parents=True)
+        self.root("one", "web", "disk.raw").write_bytes(b"web")
+        for ours in (self.source, self.destination):
+            factories.host(ours.host, guest_root=str(ours.guest_root))
+        factories.guest("web", "one", qmp=str(self.root("one", "web", "qmp")))
+
+    def _host(self, name: str) -> Settings:
+        folder = self.folder / name
+        guests = folder / "guests"
+        guests.mkdir(parents=True)
+        return factories.ours(
+            host=name,
+            directory=folder / "drover",
+            guest_root=guests,
+            policy=folder / "policy.toml",
+            address="127.0.0.1",
+        )
+
+    @property
+    def program(self) -> Path:
+        """An executable file of the attacker's. Whoever starts it leaves `ran`."""
+        return self.folder / "outside" / "qemu-system-x86_64"
+
+    @property
+    def ran(self) -> Path:
+        """Exists once that program was started."""
+        return self.folder / "outside" / "ran"
+
+    @property
+    def precious(self) -> Path:
+        """A file outside the guest roots."""
+        return self.folder / "outside" / "shadow"
+
+    @property
+    def neighbour(self) -> Path:
+        """The image of another guest, below the destination's guest root."""
+        return self.root("two", "neighbour", "disk.raw")
+
+    def root(self, host: str, *below: str) -> Path:
+        """A path below a host's guest root."""
+        return Path(self.folder, host, "guests", *below)
+
+    def described(self, *more: str, **fields: Any) -> Inspection:
+        """The guest as its host sees it; `more` stands at the end of its command line."""
+        folder = self.root("one", "web")
+        argv = (
+            *(QEMU, "-name", "guest=web", "-machine", "q35", "-nodefaults"),
+            *("-qmp", f"unix:{folder}/qmp,server=on,wait=off", "-pidfile", f"{folder}/pid"),
+            *("-blockdev", f"driver=raw,node-name=d,file.driver=file,file.filename={folder}/disk.raw"),
+            *("-device", "virtio-blk-pci,drive=d,id=d"),
+            *more,
+        )
+        disk = (
+            documents.inspection()
+            .disks[0]
+            .model_copy(update={"path": f"{folder}/disk.raw", "virtual_size_bytes": 1 << 20})
+        )
+        common = {"argv": argv, "exe": QEMU, "qmp": f"{folder}/qmp", "pidfile": f"{folder}/pid", "disks": (disk,)}
+        return documents.inspection(**common | fields)
+
+    def signed(self, *more: str, **fields: Any) -> Inspection:
+        """Likewise, signed by its host."""
+        return attestation.attested(self.described(*more, **fields), self.source)
+
+    def plan(self, seen: Inspection | None = None) -> Plan:
+        """What both hosts agree on."""
+        seen = seen or self.signed()
+        told = attestation.proven(seen, self.destination)
+        derived, problems = derivation.derive(told, self.destination, policy.of(self.destination))
+        assert not problems, problems
+        return Plan(source=seen, destination=derived)
+
+    def job(self, plan: Plan | None = None, **columns: Any) -> int:
+        """A job that moves the guest, under way."""
+        return factories.job("web", "two", **{"state": JobState.RUNNING, "plan": plan or self.plan()} | columns)
+
+    def claim(self, job_id: int, position: int, direction: Direction = Direction.DO) -> Claim:
+        """A link of the chain, due because its row says so."""
+        with transaction() as session:
+            job = session.get_one(Job, job_id)
+            for step in job.steps:
+                done = StepState.ROLLED_BACK if direction is Direction.ROLLBACK else StepState.DONE
+                step.state = done if step.seq != job.steps[position].seq else StepState.PENDING
+            step, epoch = job.steps[position], job.epoch
+            if direction is Direction.ROLLBACK:
+                step.state, job.state = StepState.TO_ROLL_BACK, JobState.ROLLING_BACK
+        ours = self.source if step.side is Side.SOURCE else self.destination
+        claim = claims.claim(
+            job_id=job_id,
+            seq=step.seq,
+            name=step.name,
+            epoch=epoch,
+            direction=direction,
+            host=step.host,
+            owner="forged",
+            settings=ours,
+        )
+        assert claim is not None
+        return claim
+
+    def step(self, job_id: int, position: int, direction: Direction = Direction.DO) -> str:
+        """Have a worker take that link; answers what it says."""
+        claim = self.claim(job_id, position, direction)
+        ours = self.source if claim.side is Side.SOURCE else self.destination
+        try:
+            executor.run(STEPS[claim.name, claim.side], claim, ours)
+        except Ignore as error:
+            return str(error.__cause__)
+        except DroverError as error:
+            return str(error)
+        return "done"
+
+    def answer(self, host: str, kind: str, question: dict[str, Any], to: Settings | None = None) -> str:
+        """Put a question as a row, have the worker read it; answers its reply."""
+        request = HostRequest(host=host, kind=kind, question=question)
+        with transaction() as session:
+            session.add(request)
+        host_rpc.answer(request.id, to or (self.source if host == "one" else self.destination))
+        with transaction() as session:
+            row = session.get_one(HostRequest, request.id)
+        return "left alone" if row.state is RequestState.ASKED else str(row.reply)
+
+    def asked(self, seen: Inspection) -> str:
+        """The destination is asked whether it could run such a guest."""
+        question = PlanDestination(guest="web", source_root=str(self.source.guest_root), source=seen)
+        return self.answer("two", "plan_destination", question.json_object())
+
+    def invented(self, *more: str, **fields: Any) -> Inspection:
+        """A guest of a host that there is not, signed by a key of the attacker's."""
+        key = SigningKey.generate()
+        folder = self.folder / "invented"
+        folder.mkdir(exist_ok=True)
+        (folder / host_key.NAME).write_bytes(bytes(key))
+        theirs = self.source.model_copy(update={"host": "invented", "directory": folder})
+        return attestation.attested(self.described(*more, **fields), theirs)
+
+    def untouched(self) -> None:
+        """Assert that nothing was executed, changed or removed that is not the guest's."""
+        assert not self.ran.exists(), "the attacker's program was started"
+        for path in (self.precious, self.neighbour):
+            assert path.read_bytes() == b"precious", path
+        assert self.root("one", "web", "disk.raw").read_bytes() == b"web"
+        assert [path.name for path in self.root("two", "neighbour").iterdir()] == ["disk.raw"]
+
+
+@dataclass(frozen=True)
+class Forgery:
+    """One thing that is tried."""
+
+    what: str
+    """Which row or message, and what is written there."""
+    answer: str
+    """What the worker says or does: a part of it, to the letter."""
+    attempt: Callable[[Stage], str]
+
+
+def _argv(*more: str, answer: str, what: str) -> Forgery:
+    return Forgery(
+        f"`host_request`: a guest that a host of the attacker's invention signed, with {what}",
+        answer,
+        lambda stage: stage.asked(stage.invented(*(word.format(stage=stage) for word in more))),
+    )
+
+
+def _another_key(stage: Stage) -> str:
+    stage.plan()  # the destination knows the source's key from here on
+    forged = stage.invented().attestation
+    assert forged is not None
+    told = forged.model_copy(update={"host": "one", "statement": forged.statement.replace('"invented"', '"one"')})
+    folder = stage.folder / "invented"
+    signature = host_key.own(folder).sign(attestation.PURPOSE + told.statement.encode()).hex()
+    attested = told.model_copy(update={"signature": signature})
+    return stage.asked(stage.described().model_copy(update={"attestation": attested}))
+
+
+def _unlisted(stage: Stage) -> str:
+    key = host_key.own(stage.source.directory).public.hex()
+    stage.destination.policy.write_text(f'[hosts]\none = "{key}"\n')
+    return stage.asked(stage.invented())
+
+
+def _changed(stage: Stage) -> str:
+    return stage.asked(stage.signed().model_copy(update={"argv": (str(stage.program),), "exe": str(stage.program)}))
+
+
+def _plan_with(what: str, forge: Callable[[Stage], dict[str, Any]], position: int = PREPARE) -> Forgery:
+    def attempt(stage: Stage) -> str:
+        plan = stage.plan()
+        forged = plan.destination.model_copy(update=forge(stage))
+        return stage.step(stage.job(Plan(source=plan.source, destination=forged)), position)
+
+    return Forgery(
+        f"`job.plan`: {what}", "has another plan than the one that two derives from what one signed", attempt
+    )
+
+
+def _image_elsewhere(stage: Stage) -> dict[str, Any]:
+    [disk] = stage.plan().destination.disks
+    return {"disks": (disk.model_copy(update={"destination_path": str(stage.neighbour)}),)}
+
+
+def _backing(stage: Stage) -> str:
+    disk = stage.described().disks[0]
+    options = {"compat": f"1.1,backing_file={stage.precious}"}
+    return stage.asked(stage.invented(disks=(disk.model_copy(update={"create_options": options}),)))
+
+
+def _unsigned(stage: Stage) -> str:
+    bare = stage.described(exe=str(stage.program), argv=(str(stage.program),))
+    plan = documents.destination_plan(argv=(str(stage.program),), qemu=str(stage.program))
+    return stage.step(stage.job(Plan(source=bare, destination=plan)), START)
+
+
+def _of_another(stage: Stage) -> str:
+    factories.host("three")
+    job = stage.job()
+    with transaction() as session:
+        session.get_one(Job, job).source = "three"
+    return stage.step(job, PREPARE)
+
+
+def _changed_later(stage: Stage) -> str:
+    plan = stage.plan()
+    job = stage.job(plan)
+    assert stage.step(job, PREPARE) == "done"
+    bare = stage.described(exe=str(stage.program), argv=(str(stage.program),))
+    evil = plan.destination.model_copy(update={"argv": (str(stage.program),), "qmp": str(stage.precious)})
+    with transaction() as session:
+        session.get_one(Job, job).plan = Plan(source=bare, destination=evil)
+    claim = stage.claim(job, START)
+    ctx = Context(claim=claim, settings=stage.destination)
+    assert ctx.destination == plan.destination
+    return "the plan that was proven is followed"
+
+
+def _disk_row(stage: Stage) -> str:
+    job = stage.job()
+    with transaction() as session:
+        session.execute(update(Disk).values(source_path=str(stage.precious), destination_path=str(stage.neighbour)))
+    assert stage.step(job, PREPARE) == "done"
+    assert stage.root("two", "web", "disk.raw").exists()
+    return f"the image is made at {stage.root('two', 'web', 'disk.raw').relative_to(stage.root('two'))}"
+
+
+def _rolled_back_beneath_it(stage: Stage) -> str:
+    job = stage.job()
+    assert stage.step(job, PREPARE) == "done"
+    JobDirectory(stage.destination.directory / "jobs" / str(job)).marker.write_bytes(MARK)
+    said = stage.step(job, PREPARE, Direction.ROLLBACK)
+    assert stage.root("two", "web", "disk.raw").exists()
+    return said
+
+
+def _not_handed_over(stage: Stage) -> str:
+    guest = spawn(str(stage.folder / "guest"), ["sleep", "600"], stage.folder / "log")
+    try:
+        job = stage.job(stage.plan(stage.signed(pid=guest.pid, started=guest.started)))
+        with transaction() as session:
+            session.get_one(Guest, "web").host = "two"
+        said = stage.step(job, CLEANUP)
+        assert process(guest.pid) == guest
+        return said
+    finally:
+        guest.kill()
+
+
+def _powered_off(stage: Stage) -> str:
+    job = stage.job(stage.plan(stage.signed(pid=2**22 - 1, started=1)))
+    with transaction() as session:
+        session.get_one(Guest, "web").host = "two"
+    return stage.step(job, CLEANUP)
+
+
+def _source_of_another_pid(stage: Stage) -> str:
+    plan = stage.plan()
+    forged = plan.source.model_copy(update={"pid": 1, "qmp": str(stage.precious)})
+    return stage.step(stage.job(Plan(source=forged, destination=plan.destination)), MIRROR)
+
+
+def _retired(stage: Stage) -> str:
+    job = stage.job(state=JobState.DONE)
+    with transaction() as session:
+        session.execute(update(Disk).values(retired_path=str(stage.precious), retired_until=func.clock_timestamp()))
+    said = stage.answer("one", "collect_garbage", CollectOrphans(unknown_jobs=True).json_object())
+    assert factories.load(job).disks[0].retired_until is not None
+    return said
+
+
+def _garbage(stage: Stage) -> str:
+    job = stage.job(state=JobState.ROLLED_BACK)
+    folder = JobDirectory(stage.destination.directory / "jobs" / str(job)).path
+    folder.mkdir(parents=True)
+    plan = stage.plan()
+    empty = stage.root("two", "empty")
+    empty.touch()
+    forged = plan.destination.model_copy(update={"pidfile": str(empty)})
+    with transaction() as session:
+        session.get_one(Job, job).plan = Plan(source=plan.source, destination=forged)
+    said = stage.answer("two", "collect_garbage", CollectOrphans(unknown_jobs=True).json_object())
+    assert empty.exists()
+    return said
+
+
+def _observed(stage: Stage) -> str:
+    plan = stage.plan()
+    with _listening(stage.folder / "socket") as heard:
+        forged = plan.source.model_copy(update={"qmp": str(stage.folder / "socket"), "attestation": None})
+        job = stage.job(Plan(source=forged, destination=plan.destination))
+        said = stage.answer("one", "observe", Observe(job_id=job, side=Side.SOURCE).json_object())
+        assert not heard(), "a socket that the row names was connected to"
+    return said
+
+
+@contextmanager
+def _listening(path: Path) -> Iterator[Callable[[], bool]]:
+    """A Unix socket; whether anybody has connected to it."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        listening.setblocking(False)
+
+        def heard() -> bool:
+            try:
+                listening.accept()[0].close()
+            except BlockingIOError:
+                return False
+            return True
+
+        yield heard
+
+
+def _program_called_qemu(stage: Stage) -> str:
+    identity = inspection._Identity(
+        process=process(1) or _nobody(), argv=["qemu"], exe=str(stage.program), pidfile=None
+    )
+    return "; ".join(inspection._forbidden(identity, stage.source))
+
+
+def _nobody() -> Any:
+    raise AssertionError("there is no process 1")
+
+
+def _host_row(stage: Stage) -> str:
+    plan = stage.plan()
+    with transaction() as session:
+        session.execute(update(Host).where(Host.name == "one").values(guest_root="/", address="::1"))
+    seen = attestation.proven(stage.signed(), stage.destination)
+    assert derivation.derive(seen, stage.destination, policy.of(stage.destination))[0] == plan.destination
+    return "the guest root that its host signed is used"
+
+
+def _message_of_another(stage: Stage) -> str:
+    return stage.answer("one", "inspect", {"qmp": str(stage.precious)}, to=stage.destination)
+
+
+def _step_of_another(stage: Stage) -> str:
+    job = stage.job()
+    with transaction() as session:
+        step = session.get_one(Job, job).steps[CLEANUP]
+    claim = claims.claim(
+        job_id=job,
+        seq=step.seq,
+        name=step.name,
+        epoch=0,
+        direction=Direction.DO,
+        host="two",
+        owner="forged",
+        settings=stage.destination,
+    )
+    return "left alone" if claim is None else "claimed"
+
+
+def _moved_step(stage: Stage) -> str:
+    job = stage.job()
+    with transaction() as session:
+        session.execute(update(Step).values(host="two"))
+        session.get_one(Guest, "web").host = "two"
+    claim = stage.claim(job, CLEANUP)
+    try:
+        asyncio.run(STEPS["cleanup", Side.SOURCE].do(Context(claim=claim, settings=stage.destination)))
+    except DroverError as error:
+        return str(error)
+    return "done"
+
+
+FORGERIES: tuple[Forgery, ...] = (
+    Forgery(
+        "`host_request`: a guest whose program is the attacker's, unsigned",
+        "is not signed",
+        lambda stage: stage.asked(stage.described(exe=str(stage.program))),
+    ),
+    Forgery(
+        "`host_request`: a signed guest with another command line", "was changed after one had signed it", _changed
+    ),
+    Forgery("`host_request`: signed in the name of a known host by another key", "one has another key", _another_key),
+    Forgery("`host_request`: signed by a host that `policy.toml` does not list", "does not trust invented", _unlisted),
+    Forgery(
+        "`host_request`: a guest that an invented host signed, whose program is the attacker's",
+        "is not among the programs that may run guests here",
+        lambda stage: stage.asked(stage.invented(exe=str(stage.program))),
+    ),
+    _argv(
+        *("-netdev", "user,id=n,guestfwd=tcp:10.0.2.9:7-cmd:{stage.program}"),
+        what="a network that starts a program (`guestfwd=`)",
+        answer="it would start a program",
+    ),
+    _argv(
+        *("-netdev", "tap,id=n,script={stage.program}"),
+        what="a network that starts a program (`script=`)",
+        answer="which its policy does not allow",
+    ),
+    _argv(
+        *("-netdev", "bridge,id=n,helper={stage.program}"),
+        what="a network that starts a program (`helper=`)",
+        answer="which its policy does not allow",
+    ),
+    _argv(
+        *("-set", "netdev.n.script={stage.program}"),
+        what="the same, set from afar (`-set`)",
+        answer="which its policy does not allow",
+    ),
+    _argv(
+        "-plugin", "file={stage.program}", what="a plug-in", answer="is not among the options that its policy allows"
+    ),
+    _argv(
+        *("-monitor", "tcp:0.0.0.0:4444,server=on,wait=off"),
+        what="a monitor that listens to the network",
+        answer="the network may reach this monitor",
+    ),
+    _argv(
+        *("-chardev", "socket,id=m,host=0.0.0.0,port=4444,server=on,wait=off", "-mon", "chardev=m"),
+        what="the same behind a character device",
+        answer="the network may reach this monitor",
+    ),
+    _argv(
+        *("-vnc", "0.0.0.0:1", "-monitor", "vc"),
+        what="a monitor in a display that listens to the network",
+        answer="the network may reach this monitor",
+    ),
+    _argv(
+        *("-chardev", "file,id=c,path={stage.precious}"),
+        what="a log that overwrites a file of the host",
+        answer="is outside the folders that its policy allows",
+    ),
+    _argv(
+        *("-chardev", "file,id=c,path={stage.destination.guest_root}/../../outside/shadow"),
+        what="the same by way of `..`",
+        answer="is outside the folders that its policy allows",
+    ),
+    _argv(
+        *("-fw_cfg", "name=opt/x,file={stage.precious}"),
+        what="a file of the host to read (`-fw_cfg`)",
+        answer="is outside the folders that its policy allows",
+    ),
+    _argv(
+        *("-global", "driver=virtio-net-pci,property=romfile,value={stage.precious}"),
+        what="a file of the host to read (`-global`)",
+        answer="is outside the folders that its policy allows",
+    ),
+    _argv(
+        *("-object", "memory-backend-file,id=m,size=1M,mem-path=shadow"),
+        what="a path relative to wherever the worker is",
+        answer="shadow is no absolute path",
+    ),
+    _argv(
+        *("-drive", "if=none,id=x,format=raw,file={stage.neighbour}"),
+        what="the image of another guest",
+        answer="is none of the images that are moved with the guest",
+    ),
+    _argv(
+        "-blockdev",
+        "driver=raw,node-name=x,read-only=on,file.driver=file,file.read-only=off,file.filename={stage.neighbour}",
+        what="the image of another guest behind a part that is read only",
+        answer="is none of the images that are moved with the guest",
+    ),
+    _argv("-runas", "postgres", what="a user of the host's", answer="its policy does not allow that user"),
+    _argv("-incoming", "exec:{stage.program}", what="a program that brings it in", answer="'argv'"),
+    Forgery(
+        "`host_request`: an image whose format options name a file of the host (`backing_file`)",
+        "no image like",
+        _backing,
+    ),
+    Forgery("`job.plan`: neither signed nor known, with a program of the attacker's", "is not signed", _unsigned),
+    _plan_with("a command line of the attacker's", lambda stage: {"argv": (str(stage.program),)}),
+    _plan_with("another monitor's socket", lambda stage: {"qmp": str(stage.root("two", "neighbour", "qmp"))}),
+    _plan_with("a file to be removed as if it were a pidfile", lambda stage: {"pidfile": str(stage.precious)}),
+    _plan_with("the image of another guest as the copy's place", _image_elsewhere),
+    Forgery("`job.source`: another host than the one that signed", "is signed by one, not by three", _of_another),
+    Forgery("`job.plan`: changed after the destination began", "the plan that was proven is followed", _changed_later),
+    Forgery("`disk`: paths of other files", "the image is made at web/disk.raw", _disk_row),
+    Forgery("`host`: another guest root of the source", "the guest root that its host signed is used", _host_row),
+    Forgery(
+        "`step`, `job`: the destination's images are rolled back while the guest runs on them",
+        "may be running on two already: its images there stay",
+        _rolled_back_beneath_it,
+    ),
+    Forgery(
+        "`step`, `guest`: the source is to clean up after a guest that never left; its QEMU is not ended",
+        "nothing on one says that it let web go",
+        _not_handed_over,
+    ),
+    Forgery(
+        "`step`, `guest`: the same with a guest that is off; its images are not set aside",
+        "nothing on one says that it let web go",
+        _powered_off,
+    ),
+    Forgery(
+        "`job.plan`: another process and another monitor as the guest of the source",
+        "was changed after one had signed it",
+        _source_of_another_pid,
+    ),
+    Forgery("`disk.retired_path`: any file, its time over", "this host did not set it aside", _retired),
+    Forgery("`job`: rolled back, with a pidfile to be removed", "'finds'", _garbage),
+    Forgery("`host_request`: what is seen of a guest, by a socket of another program", "is not signed", _observed),
+    Forgery(
+        "`guest.qmp`: the socket of a program that calls itself a QEMU; it is not vouched for",
+        "does not list under `qemu`",
+        _program_called_qemu,
+    ),
+    Forgery("message `drover.host.answer`: with a question to another host", "left alone", _message_of_another),
+    Forgery("message `drover.step.cleanup`: with a step of another host", "left alone", _step_of_another),
+    Forgery(
+        "`step.host`: the destination is to clean up as if it were the source",
+        "is signed by one, not by two",
+        _moved_step,
+    ),
+)

@@ -1,0 +1,98 @@
+"""The plan of a job as this host holds it: proven once, before anything is changed here, then read from its own folder.
+
+The row of the job says what was agreed on. What is done here follows from what the guest's host signed: the source
+reads its own statement, the destination derives how the guest would run. A row that says something else is refused.
+"""
+
+import json
+from pathlib import Path
+
+from drover.errors import Fatal, PreconditionFailed
+from drover.settings import Settings
+from models.contracts import Json
+from models.job import Job, Side
+from models.plan import DestinationPlan, Plan
+from workers import attestation, derivation, policy
+from workers.images.manifest import write_durably
+
+NAME = "plan.json"
+UNTOUCHED = "nothing was done on this host"
+
+
+def held(folder: Path) -> Plan | None:
+    """What this host holds for the job with this folder."""
+    path = folder / NAME
+    return Plan.read(json.loads(path.read_text())) if path.exists() else None
+
+
+def hold(folder: Path, plan: Plan) -> None:
+    """From now on the row does not matter."""
+    write_durably(folder / NAME, json.dumps(plan.json_object()))
+
+
+def proven(job: Job, side: Side, ours: Settings) -> Plan:
+    """The plan in the job's row, as far as this host may follow it.
+
+    Raises:
+        Fatal: no host that this one trusts has signed it, this host's policy does not allow it, or the row differs from
+            what follows from it.
+    """
+    if job.plan is None:
+        raise Fatal(f"job {job.id} has no plan on record")
+    try:
+        return _of_source(job, job.plan, ours) if side is Side.SOURCE else _of_destination(job, job.plan, ours)
+    except PreconditionFailed as error:
+        raise Fatal(f"{ours.host} does not follow the plan of job {job.id}, {UNTOUCHED}: {error}") from error
+
+
+def _of_source(job: Job, row: Plan, ours: Settings) -> Plan:
+    """The guest as this host itself saw it."""
+    seen = attestation.proven(row.source, ours, of=ours.host).inspection
+    there = {disk.index: disk for disk in row.disks}
+    if there.keys() != {disk.index for disk in seen.disks}:
+        raise Fatal(_differs(job, ours, "the disks"))
+    disks = tuple(
+        there[disk.index].model_copy(
+            update={
+                "device": disk.device,
+                "format": disk.format,
+                "source_path": disk.path,
+                "virtual_size_bytes": disk.virtual_size_bytes,
+            }
+        )
+        for disk in seen.disks
+    )
+    return Plan(source=seen, destination=row.destination.model_copy(update={"disks": disks}))
+
+
+def _of_destination(job: Job, row: Plan, ours: Settings) -> Plan:
+    """How the guest is run here by what its host signed."""
+    told = attestation.proven(row.source, ours, of=job.source)
+    derived, problems = derivation.derive(told, ours, policy.of(ours))
+    if problems:
+        raise PreconditionFailed("; ".join(problems))
+    for what, ours_is, row_is in _compared(derived, row.destination):
+        if ours_is != row_is:
+            raise Fatal(_differs(job, ours, what))
+    return Plan(source=told.inspection, destination=derived)
+
+
+def _compared(derived: DestinationPlan, row: DestinationPlan) -> tuple[tuple[str, object, object], ...]:
+    """All that is acted upon here."""
+    return (
+        ("the command line", derived.argv, row.argv),
+        ("the monitor", derived.qmp, row.qmp),
+        ("the pidfile", derived.pidfile, row.pidfile),
+        ("the disks", _images(derived), _images(row)),
+    )
+
+
+def _images(plan: DestinationPlan) -> list[Json]:
+    return [disk.json_object() for disk in plan.disks]
+
+
+def _differs(job: Job, ours: Settings, what: str) -> str:
+    return (
+        f"the row of job {job.id} has another plan than the one that {ours.host} derives from what {job.source} signed "
+        f"({what}), {UNTOUCHED}: submit the move anew; if no host was upgraded meanwhile, find out who changed the row"
+    )

@@ -1,0 +1,193 @@
+"""What this host lets a guest be made of, as its administrator says in a file that only root can write.
+
+Whatever the database or another host says, a guest is started here only within it. See docs/security.md.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Collection, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, ConfigDict, Strict, ValidationError
+
+from drover.errors import PreconditionFailed
+from drover.settings import Settings
+from models.contracts import Many, Part, first_fault
+
+SYSTEM_FOLDERS = tuple(
+    Path("/", name)
+    for name in [
+        "bin",
+        "boot",
+        "dev",
+        "etc",
+        "lib",
+        "lib32",
+        "lib64",
+        "libx32",
+        "proc",
+        "root",
+        "run",
+        "sbin",
+        "sys",
+        "usr",
+        "var",
+    ]
+)
+"""A folder above these, such as `/`, does not include them: name them, or what is below them, in so many words."""
+USUAL_FOLDERS = tuple(
+    Path("/", name)
+    for name in (
+        *("run/libvirt", "run/qemu", "run/qemu-server", "var/lib/guests", "var/lib/libvirt", "var/lib/qemu"),
+        *("var/lib/vz", "var/log/libvirt", "var/log/qemu"),
+    )
+)
+"""Of the system's folders those in which guests lie on many hosts: included where the guest root is `/`."""
+FIRMWARE = tuple(Path("/", name) for name in ("boot", "usr/lib", "usr/libexec", "usr/local/share", "usr/share"))
+PROGRAMS = tuple(
+    Path("/", name)
+    for name in (
+        *("etc/qemu-ifup", "etc/qemu-ifdown"),
+        *("usr/lib/qemu/qemu-bridge-helper", "usr/libexec/qemu-bridge-helper"),
+    )
+)
+"""What QEMU starts by itself for a tap or a bridge."""
+PUBLIC_KEY = re.compile("[0-9a-f]{64}")
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute() or ".." in path.parts:
+        raise ValueError("an absolute path without `..` is wanted")
+    return path
+
+
+def _key(text: str) -> str:
+    if not PUBLIC_KEY.fullmatch(text):
+        raise ValueError(
+            "a host's public key is wanted, 64 hexadecimal digits: `drover host key` on that host shows it"
+        )
+    return text
+
+
+Place = Annotated[Path, Strict(False), AfterValidator(_absolute)]
+PublicKey = Annotated[str, AfterValidator(_key)]
+
+
+class Policy(Part):
+    """What the file may say. What it leaves out is as if there were no file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    qemu: Many[Place] | None = None
+    """Programs that may run guests; without it every `qemu-system-*` and `qemu-kvm` on `PATH`."""
+    folders: Many[Place] | None = None
+    """Where images, sockets and logs of guests may lie; without it the guest root. Folders of the system, such as
+    `/etc` and `/var`, are included only where they, or what is below them, are named in so many words."""
+    read: Many[Place] = FIRMWARE
+    """Further files and folders that a guest may be given to read: firmware, kernels."""
+    programs: Many[Place] = PROGRAMS
+    """What QEMU may start, for networks: `script=`, `downscript=` and `helper=`."""
+    users: Many[str] = ("libvirt-qemu", "qemu")
+    """As whom QEMU may run, besides root and the worker's own user."""
+    options: Many[str] = ()
+    """Further options of QEMU, without their dash. Nobody looks at their values."""
+    hosts: dict[str, PublicKey] | None = None
+    """{host: public key}. Without it the key of a host is believed when it is first seen, and then no other."""
+
+
+def of(ours: Settings) -> "HostPolicy":
+    """The policy of this host.
+
+    Raises:
+        PreconditionFailed: the file is not understood, or somebody else than root could have written it.
+    """
+    return HostPolicy(_file(ours.policy), ours)
+
+
+def _file(path: Path) -> Policy:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return Policy()
+    if status.st_uid not in {0, os.geteuid()} or status.st_mode & 0o022:
+        raise PreconditionFailed(f"{path} could be written by others than root: `chown root` it and `chmod 644` it")
+    return _read(path, status.st_mtime_ns)
+
+
+@cache
+def _read(path: Path, _mtime_ns: int) -> Policy:
+    try:
+        return Policy.model_validate(tomllib.loads(path.read_text()))
+    except tomllib.TOMLDecodeError as error:
+        raise PreconditionFailed(f"{path} is no TOML: {error}") from error
+    except ValidationError as error:
+        raise PreconditionFailed(f"{path}: {first_fault(error)}") from error
+
+
+class HostPolicy:
+    """The file together with this host's settings: what may be where."""
+
+    def __init__(self, file: Policy, ours: Settings) -> None:
+        self.file = file
+        self.name = str(ours.policy)
+        self._own = (ours.directory.resolve(), ours.policy.resolve())
+        usual = (ours.guest_root, *USUAL_FOLDERS) if ours.guest_root == Path("/") else (ours.guest_root,)
+        self.folders: tuple[Path, ...] = usual if file.folders is None else file.folders
+
+    @property
+    def options(self) -> Collection[str]:
+        """Options of QEMU at whose values nobody looks."""
+        return self.file.options
+
+    def may_name(self, user: str) -> bool:
+        """QEMU may change to this user."""
+        return user in {"root", *self.file.users}
+
+    def may_run(self, program: str) -> bool:
+        """A guest may be run by this program."""
+        wanted = Path(program).resolve()
+        return any(path.resolve() == wanted for path in (_on_path() if self.file.qemu is None else self.file.qemu))
+
+    def may_start(self, program: str) -> bool:
+        """QEMU may start this program."""
+        return Path(program) in self.file.programs
+
+    def may_write(self, path: str) -> bool:
+        """A guest may have this file, folder or socket, to read and to write."""
+        return self._below(path, self.folders)
+
+    def may_read(self, path: str) -> bool:
+        """A guest may be given this to read."""
+        return self._below(path, (*self.folders, *self.file.read))
+
+    def may_be(self, uid: int, name: str) -> bool:
+        """A guest's QEMU may run as this user."""
+        return uid in {0, os.geteuid()} or name in self.file.users
+
+    def _below(self, path: str, folders: Sequence[Path]) -> bool:
+        """As it is written, and where links lead: who made a link that leads out of a folder, nobody knows."""
+        written, meant = Path(path), Path(path).resolve()
+        if not written.is_absolute() or ".." in written.parts or any(meant.is_relative_to(own) for own in self._own):
+            return False
+        return _below(written, folders) and _below(meant, [folder.resolve() for folder in folders])
+
+
+def _below(path: Path, folders: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(folder) and not _of_the_system(path, folder) for folder in folders)
+
+
+def _of_the_system(path: Path, folder: Path) -> bool:
+    """The path lies in a folder of the system that `folder` does not name in so many words."""
+    below = (system for system in SYSTEM_FOLDERS if system != folder and system.is_relative_to(folder))
+    return any(path.is_relative_to(system) for system in below)
+
+
+def _on_path() -> Iterator[Path]:
+    """Every QEMU that a command would find."""
+    folders = [Path(folder) for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder]
+    for folder in (*folders, Path("/usr/libexec")):
+        yield from folder.glob("qemu-system-*")
+        yield from folder.glob("qemu-kvm")

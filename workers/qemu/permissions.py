@@ -1,0 +1,241 @@
+"""What on a guest's command line this host's policy does not allow.
+
+An option that is not known here is refused, and so is a path outside the policy's folders, a program that QEMU would
+start, and a monitor that the network reaches: whoever has QEMU's monitor can have it start any program.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from workers.qemu.command_line import GUEST_KEYS, GUEST_TEXT, PLAIN, Option, parse_command_line, words_of
+from workers.qemu.refusals import driver_of, is_read_only, leaves, shown
+
+
+class Rules(Protocol):
+    """What of a policy is asked here."""
+
+    @property
+    def name(self) -> str:
+        """Where it stands, for people."""
+
+    @property
+    def options(self) -> Collection[str]:
+        """Further options, at whose values nobody looks."""
+
+    def may_write(self, path: str) -> bool:
+        """A guest may have this to read and to write."""
+
+    def may_read(self, path: str) -> bool:
+        """A guest may be given this to read."""
+
+    def may_start(self, program: str) -> bool:
+        """QEMU may start this program."""
+
+    def may_name(self, user: str) -> bool:
+        """QEMU may change to this user."""
+
+
+KNOWN = words_of(
+    "name uuid machine M accel cpu smp m numa nodefaults no-user-config nodefconfig enable-kvm no-kvm no-acpi no-hpet "
+    "display vga nographic full-screen alt-grab ctrl-grab rtc boot no-fd-bootchk global set k msg no-reboot "
+    "no-shutdown no-quit S incoming device overcommit mem-prealloc mem-path icount watchdog watchdog-action action "
+    "sandbox usb append smbios fw_cfg pidfile kernel initrd dtb bios L drive blockdev chardev "
+    "serial parallel debugcon monitor qmp qmp-pretty mon vnc spice netdev nic net object audiodev compat D d trace "
+    "dfilter run-with runas"
+)
+NETWORKS = words_of("user tap bridge hubport socket stream dgram l2tpv3 none nic")
+PROGRAM_KEYS = words_of("script downscript helper")
+FORBIDDEN_KEYS = {
+    "smb": "it would start a file server",
+    "dumpdtb": "it would write a file and end",
+    "rootdir": "it would share a folder of the host with the guest",
+    "tftp": "it would share a folder of the host with the guest",
+}
+PATH_KEYS = words_of(
+    "file filename path logfile mem-path mem_path dir romfile firmware kernel initrd dtb db evdev vhostdev localpath "
+    "sockpath chroot rendernode splash events x509-dir x509-cert-file x509-key-file x509-cacert-file x509-dh-key-file"
+)
+"""Keys whose value is a path however it begins; elsewhere a path begins with a slash."""
+READ_BY_OPTION = words_of("kernel initrd dtb bios L smbios fw_cfg device spice")
+READ_BY_OBJECT = ("secret", "tls-creds", "rng-random", "authz-")
+READ_KEYS = words_of("romfile firmware kernel initrd dtb splash events rendernode")
+LOOKED_UP = words_of("bios romfile firmware")
+"""A name without a slash is looked for in QEMU's own folders."""
+FORBIDDEN_OBJECTS = ("x-", "qtest", "vhost-user-")
+DEVICES = ("/dev/hugepages", "/dev/shm", "/dev/null", "/dev/urandom", "/dev/random", "/dev/hwrng", "/dev/net/tun")  # noqa: S108
+MONITORS = words_of("monitor qmp qmp-pretty")
+CHANNELS = words_of("monitor qmp qmp-pretty serial parallel debugcon")
+QUIET = words_of("none null pty ringbuf stdio file pipe /dev/null")
+"""What a monitor may be behind, besides a Unix socket: nobody reaches it from elsewhere."""
+TRUE = words_of("on true yes y")
+_PREFIX = re.compile(r"(?:[\w.+-]+[:=])+(?=/)")
+_RELATIVE = re.compile(r"(?:mon:)?(?:unix|file|pipe):(?!/)")
+GUEST_WORDS = (GUEST_KEYS | {"append"}) - {"value"}
+"""Keys whose value only the guest sees. Of `-global` and `-set` the `value` may be anything."""
+
+
+def violations(argv: Sequence[str], rules: Rules, images: Collection[str]) -> list[str]:
+    """What the policy does not allow of this command line, a sentence each; empty if it may be started.
+
+    Args:
+        argv: the whole of it, as it would be started here.
+        rules: the policy.
+        images: the disks that are made for the guest here: no other image may be opened for writing.
+    """
+    options = parse_command_line(argv)
+    found: dict[str, None] = {}
+    for option in options:
+        if option.name in rules.options:
+            continue
+        for check in (_option, _network, _programs, _paths, _user):
+            found.update(dict.fromkeys(check(option, rules)))
+        found.update(dict.fromkeys(_images(option, images)))
+    found.update(dict.fromkeys(_monitors(options)))
+    return [f"{sentence}, see {rules.name} there" for sentence in found]
+
+
+def _option(option: Option, rules: Rules) -> Iterator[str]:
+    """Options, kinds of objects and devices that nobody has looked at."""
+    if option.name not in KNOWN:
+        yield f"{shown(option) or option.value} is not among the options that its policy allows"
+    if option.name == "incoming" and option.value != "defer":
+        yield f"{shown(option)}: only a move brings a guest in"
+    if option.name in {"object", "device"} and driver_of(option).startswith(FORBIDDEN_OBJECTS):
+        yield f"{shown(option)} is not allowed by its policy"
+
+
+def _network(option: Option, rules: Rules) -> Iterator[str]:
+    if option.name not in {"netdev", "nic", "net"}:
+        return
+    kind, text = driver_of(option), shown(option)
+    if kind and kind not in NETWORKS:
+        yield f"{text}: this kind of network is not allowed by its policy"
+    named = {key for key, _ in leaves(option)}
+    if kind == "tap" and not named & {"script", "helper"} and not rules.may_start("/etc/qemu-ifup"):
+        yield f"{text}: it would start /etc/qemu-ifup, which its policy does not allow"
+
+
+def _programs(option: Option, rules: Rules) -> Iterator[str]:
+    """What QEMU would start."""
+    for key, value in leaves(option):
+        if key in PROGRAM_KEYS and value not in {"", "no"} and not rules.may_start(value):
+            yield f"{shown(option)}: it would start {value}, which its policy does not allow"
+        if key == "guestfwd" and "cmd:" in value:
+            yield f"{shown(option)}: it would start a program, which its policy does not allow"
+        if key in FORBIDDEN_KEYS and option.name not in GUEST_TEXT:
+            yield f"{shown(option)}: {FORBIDDEN_KEYS[key]}, which its policy does not allow"
+
+
+def _paths(option: Option, rules: Rules) -> Iterator[str]:
+    for key, value in _values(option):
+        path = _path(option, value)
+        if path is not None and key not in PROGRAM_KEYS and not _allowed(path, option, key, rules):
+            yield f"{shown(option)}: {path} is outside the folders that its policy allows"
+        if path is None and (_RELATIVE.match(value) or (key in PATH_KEYS and not _is_no_path(option, key, value))):
+            yield f"{shown(option)}: {value} is no absolute path"
+
+
+def _values(option: Option) -> Iterator[tuple[str, str]]:
+    """Every value that QEMU may take for a path, with its key."""
+    if option.name in GUEST_TEXT or option.value is None:
+        return
+    if option.name in PLAIN:
+        yield option.name if option.name in LOOKED_UP else "file", option.value
+    else:
+        yield from ((key, value) for key, value in leaves(option) if key not in GUEST_WORDS)
+
+
+def _path(option: Option, value: str) -> str | None:
+    """The path in a value: `/x`, `unix:/x`, `mon:file:/x`; None if there is none that begins at the root."""
+    text = _PREFIX.sub("", value, count=1)
+    return text if text.startswith("/") else None
+
+
+def _is_no_path(option: Option, key: str, value: str) -> bool:
+    """Nothing, an abstract socket, the name of a node, or a name that QEMU looks for in its own folders."""
+    if not value or value.startswith("@"):
+        return True
+    return "/" not in value and (key in LOOKED_UP or (option.name == "blockdev" and key == "file"))
+
+
+def _allowed(path: str, option: Option, key: str, rules: Rules) -> bool:
+    if ".." in Path(path).parts:
+        return False
+    if any(path == device or path.startswith(f"{device}/") for device in DEVICES):
+        return True
+    return rules.may_read(path) if _only_read(option, key) else rules.may_write(path)
+
+
+def _only_read(option: Option, key: str) -> bool:
+    if option.name in READ_BY_OPTION or key in READ_KEYS or key.startswith("x509-"):
+        return True
+    if option.name == "object":
+        return driver_of(option).startswith(READ_BY_OBJECT)
+    return option.name in {"drive", "blockdev"} and _wholly_read_only(option)
+
+
+def _wholly_read_only(option: Option) -> bool:
+    """No part of it could be opened for writing under a name of its own."""
+    parts = (value for key, value in leaves(option) if key in {"read-only", "readonly"})
+    return is_read_only(option) and all(value.lower() in TRUE for value in parts)
+
+
+def _images(option: Option, images: Collection[str]) -> Iterator[str]:
+    """An image that is opened for writing is one that is made for this guest."""
+    if option.name not in {"drive", "blockdev"} or _wholly_read_only(option):
+        return
+    for key, value in leaves(option):
+        path = value.removeprefix("file:")
+        if key in {"file", "filename"} and path.startswith("/") and path not in images:
+            yield f"{shown(option)}: {path} is none of the images that are moved with the guest"
+
+
+def _monitors(options: Sequence[Option]) -> Iterator[str]:
+    """A monitor that somebody elsewhere may reach."""
+    behind = {option.get("id"): option for option in options if option.name == "chardev"}
+    seen_from_afar = any(_shows_consoles(option) for option in options)
+    for option in options:
+        for kind in _kinds(option, behind):
+            if kind in QUIET or kind == "unix" or (kind == "vc" and not seen_from_afar):
+                continue
+            yield f"{shown(option)}: the network may reach this monitor; use a unix socket"
+    if seen_from_afar and not any(option.name in {"nodefaults", "mon", *MONITORS} for option in options):
+        yield "its display shows QEMU's own monitor to whoever connects; start the guest with `-monitor none`"
+
+
+def _kinds(option: Option, behind: dict[str | None, Option]) -> Iterator[str]:
+    """What a monitor is behind; nothing for any other option."""
+    value = option.value or ""
+    if option.name in MONITORS or (option.name in CHANNELS and value.startswith("mon:")):
+        yield _kind(value.removeprefix("mon:"), behind)
+    elif option.name == "mon":
+        name = option.get("chardev") or next((text for key, text in option.pairs() if key is None), "")
+        yield _kind(f"chardev:{name}", behind)
+
+
+def _kind(value: str, behind: dict[str | None, Option]) -> str:
+    kind, _, rest = value.partition(":")
+    if kind != "chardev":
+        return re.split("[,:]", value, maxsplit=1)[0]
+    chardev = behind.get(rest.partition(",")[0])
+    if chardev is None:
+        return "unknown"
+    if driver_of(chardev) == "socket":
+        return "unix" if chardev.get("path") else "tcp"
+    return driver_of(chardev)
+
+
+def _shows_consoles(option: Option) -> bool:
+    """A display in which somebody elsewhere may choose QEMU's own consoles, the monitor among them."""
+    value = option.value or ""
+    if option.name == "vnc":
+        return not value.startswith(("unix:", "none"))
+    return option.name == "spice" or (option.name == "display" and value.startswith(("vnc", "spice", "dbus")))
+
+
+def _user(option: Option, rules: Rules) -> Iterator[str]:
+    named = option.value if option.name == "runas" else option.get("user") if option.name == "run-with" else None
+    if named and not rules.may_name(named.partition(":")[0]):
+        yield f"{shown(option)}: its policy does not allow that user"

@@ -28,7 +28,7 @@ def refuse_unknown(host: str, key: str, ours: Settings) -> None:
         if known.setdefault(host, key) != key:
             raise PreconditionFailed(
                 f"{host} has another key than the one that {ours.host} knows: somebody speaks in its name, unless its "
-                f"worker was installed anew; if so run `drover host trust {host}` on {ours.host}"
+                f"worker was installed anew; if so run `drover host trust {host} KEY` on {ours.host}"
             )
 
 

@@ -79,8 +79,7 @@ def take_host_from_queue(conf: Any = None, options: dict[str, Any] | None = None
         for module in CONTROL_MODULES:
             app.loader.import_task_module(module)
     if settings().host:
-        if not (settings().directory / LOCK).exists():  # a new host has nothing of a version that signed nothing
-            host_key.own(settings().directory)
+        first_start(settings())
         _lock.append(_alone(settings()))
         patiently(lambda: join(settings()), log.warning)
 
@@ -90,6 +89,12 @@ def _require_controllers_extra() -> None:
         require("controller", "a controller")
     except PreconditionFailed as error:
         raise SystemExit(str(error)) from None
+
+
+def first_start(ours: Settings) -> None:
+    """A new host has its key from the beginning, so that `join` takes nothing over: no earlier version ran there."""
+    if not (ours.directory / LOCK).exists():
+        host_key.own(ours.directory)
 
 
 def _alone(ours: Settings) -> TextIO:

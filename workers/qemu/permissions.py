@@ -102,8 +102,12 @@ def _option(option: Option, rules: Rules) -> Iterator[str]:
         yield f"{shown(option) or option.value} is not among the options that its policy allows"
     if option.name == "incoming" and option.value != "defer":
         yield f"{shown(option)}: only a move brings a guest in"
-    if option.name in {"object", "device"} and driver_of(option).startswith(FORBIDDEN_OBJECTS):
+    if option.name in {"object", "device"} and _kind_of(option).startswith(FORBIDDEN_OBJECTS):
         yield f"{shown(option)} is not allowed by its policy"
+
+
+def _kind_of(option: Option) -> str:
+    return option.get("qom-type") or driver_of(option)
 
 
 def _network(option: Option, rules: Rules) -> Iterator[str]:
@@ -172,7 +176,7 @@ def _only_read(option: Option, key: str) -> bool:
     if option.name in READ_BY_OPTION or key in READ_KEYS or key.startswith("x509-"):
         return True
     if option.name == "object":
-        return driver_of(option).startswith(READ_BY_OBJECT)
+        return _kind_of(option).startswith(READ_BY_OBJECT)
     return option.name in {"drive", "blockdev"} and _wholly_read_only(option)
 
 

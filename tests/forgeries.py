@@ -38,6 +38,7 @@ from workflows.migration.claims import Claim
 QEMU = str(Path(shutil.which("qemu-system-x86_64") or "/usr/bin/qemu-system-x86_64").resolve())
 PREPARE, START, MIRROR, CLEANUP = 0, 1, 2, 8
 """Positions of links in the chain."""
+PRECIOUS = b"precious\0"
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Stage:
         self.source, self.destination = self._host("one"), self._host("two")
         for path in (self.precious, self.neighbour):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"precious")
+            path.write_bytes(PRECIOUS)
         self.program.write_text(f"#!/bin/sh\ntouch {self.ran}\n")
         self.program.chmod(0o755)
         self.root("one", "web").mkdir(parents=True)
@@ -195,7 +196,7 @@ class Stage:
         """Assert that nothing was executed, changed or removed that is not the guest's."""
         assert not self.ran.exists(), "the attacker's program was started"
         for path in (self.precious, self.neighbour):
-            assert path.read_bytes() == b"precious", path
+            assert path.read_bytes() == PRECIOUS, path
         assert self.root("one", "web", "disk.raw").read_bytes() == b"web"
         assert [path.name for path in self.root("two", "neighbour").iterdir()] == ["disk.raw"]
 
@@ -288,6 +289,16 @@ def _changed_later(stage: Stage) -> str:
     ctx = Context(claim=claim, settings=stage.destination)
     assert ctx.destination == plan.destination
     return "the plan that was proven is followed"
+
+
+def _not_made(stage: Stage) -> str:
+    [disk] = stage.described().disks
+    theirs = stage.root("one", "neighbour", "disk.raw")
+    seen = stage.signed(
+        disks=(disk.model_copy(update={"path": str(theirs)}),),
+        argv=tuple(word.replace("/web/disk.raw", "/neighbour/disk.raw") for word in stage.described().argv),
+    )
+    return stage.step(stage.job(stage.plan(seen)), START)
 
 
 def _disk_row(stage: Stage) -> str:
@@ -530,6 +541,21 @@ FORGERIES: tuple[Forgery, ...] = (
         what="the image of another guest behind a part that is read only",
         answer="is none of the images that are moved with the guest",
     ),
+    _argv(
+        *("-chardev", "socket,id=c,path={stage.neighbour},server=on,wait=off"),
+        what="a socket where the image of another guest is",
+        answer="exists already and is no log",
+    ),
+    _argv(
+        *("-chardev", "file,id=c,path={stage.neighbour}"),
+        what="a log where the image of another guest is",
+        answer="exists already and is no log",
+    ),
+    _argv(
+        *("-chardev", "socket,id=c,path={stage.destination.guest_root}/other/qmp", "-serial", "chardev:c"),
+        what="a port that is connected to the monitor of another guest",
+        answer="which its policy does not list under `sockets`",
+    ),
     _argv("-runas", "postgres", what="a user of the host's", answer="its policy does not allow that user"),
     _argv("-incoming", "exec:{stage.program}", what="a program that brings it in", answer="'argv'"),
     Forgery(
@@ -544,6 +570,11 @@ FORGERIES: tuple[Forgery, ...] = (
     _plan_with("the image of another guest as the copy's place", _image_elsewhere),
     Forgery("`job.source`: another host than the one that signed", "is signed by one, not by three", _of_another),
     Forgery("`job.plan`: changed after the destination began", "the plan that was proven is followed", _changed_later),
+    Forgery(
+        "`step`: the images were made, says the row; where they are to be, another guest's lies",
+        "was not made by job",
+        _not_made,
+    ),
     Forgery("`disk`: paths of other files", "the image is made at web/disk.raw", _disk_row),
     Forgery("`host`: another guest root of the source", "the guest root that its host signed is used", _host_row),
     Forgery(

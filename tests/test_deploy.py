@@ -252,6 +252,14 @@ def test_nobody_gets_in_without_a_certificate_or_with_anothers_name(fleet: Fleet
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine")
 @pytest.mark.parametrize("unit", sorted(UNITS.glob("*.service")), ids=lambda unit: unit.name)
+def test_the_units_have_no_rights_that_they_do_not_need(unit: Path) -> None:
+    words = ["systemd-analyze", "security", "--offline=true", "--threshold=39", "--no-pager", str(unit)]
+    told = subprocess.run(words, capture_output=True, text=True)
+    assert told.returncode == 0, told.stdout
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine")
+@pytest.mark.parametrize("unit", sorted(UNITS.glob("*.service")), ids=lambda unit: unit.name)
 def test_systemd_understands_the_units(fleet: Fleet, unit: Path) -> None:
     told = fleet.machines["control"].run(f"systemd-analyze verify --man=no {unit} 2>&1")
     assert unit.name not in told.stdout, told.stdout

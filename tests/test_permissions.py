@@ -53,7 +53,7 @@ def test_usual_command_lines_are_allowed(words: str) -> None:
         ("-netdev user,id=n,smb=/srv/guests", "a file server"),
         ("-netdev user,id=n,tftp=/srv/guests", "share a folder"),
         ('-netdev {"type":"tap","id":"n","script":"/x"}', "it would start /x"),
-        ("-netdev passt,id=n,path=/srv/guests/web/passt", "this kind of network"),
+        ("-netdev vde,id=n,sock=/srv/guests/web/vde", "this kind of network"),
         ("-nic tap,helper=/x", "it would start /x"),
         ("-readconfig /srv/guests/web/conf", "not among the options"),
         ("-s", "not among the options"),
@@ -140,3 +140,35 @@ def test_a_policy_that_is_not_understood_allows_nothing(tmp_path: Path, text: st
     file.chmod(mode)
     with pytest.raises(PreconditionFailed, match=why):
         policy.of(factories.offline(policy=file))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-chardev socket,id=c,path=/srv/guests/other/qmp",
+        "-chardev socket,id=c,path=/srv/guests/other/qmp,server=on,server=off",
+        "-chardev socket,id=c,path=/srv/guests/other/qmp,server,noserver",
+        "-serial unix:/srv/guests/other/qmp",
+        "-netdev stream,id=n,addr.type=unix,addr.path=/srv/guests/other/qmp",
+    ],
+)
+def test_a_guest_is_not_connected_to_sockets_of_others(words: str) -> None:
+    assert any("does not list under `sockets`" in sentence for sentence in found(*words.split(" ")))
+
+
+def test_the_policy_names_sockets_of_others(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text('sockets = ["/srv/guests/other"]\n')
+    ours = factories.offline(host="two", guest_root=Path("/srv/guests"), policy=file)
+    assert found("-serial", "unix:/srv/guests/other/qmp", ours=ours) == []
+
+
+def test_readonly_that_is_taken_back_is_none() -> None:
+    drive = f"if=none,id=x,format=raw,readonly=on,noreadonly,file={OTHERS}"
+    assert any("none of the images" in sentence for sentence in found("-drive", drive))
+
+
+def test_sockets_right_in_run_are_allowed_where_guests_may_be_everywhere() -> None:
+    rules = policy.of(factories.offline(host="two", policy=Path("/nonexistent")))
+    assert rules.may_write("/run/web.qmp")
+    assert not rules.may_write("/run/nologin")

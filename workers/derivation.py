@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from drover.settings import Settings
@@ -15,8 +15,9 @@ from models.plan import DestinationPlan, Inspection, PlannedDisk, SourceDisk, St
 from workers.policy import HostPolicy
 from workers.qemu import known_bugs, program
 from workers.qemu.command_line import destination_command_line
-from workers.qemu.permissions import violations
+from workers.qemu.permissions import violations, written
 from workers.qemu.refusals import command_line_refusals
+from workers.qmp_ready import listens
 
 Relocate = Callable[[str], str]
 """The same place below this host's guest root."""
@@ -118,6 +119,29 @@ def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[str]
     if [disk.index for disk in disks] != list(range(len(disks))):
         found.append("its disks are not numbered from 0 on")
     return found
+
+
+def in_the_way(argv: Sequence[str]) -> list[str]:
+    """What QEMU would delete or overwrite: only a dead socket and a log may be where it makes its own. Sentences."""
+    return [
+        f"{path} exists already and is no log: if no guest needs it, move it away"
+        for path, text_may_be_there in written(argv)
+        if os.path.lexists(path) and not _worthless(Path(path), text_may_be_there)
+    ]
+
+
+def _worthless(path: Path, text_may_be_there: bool) -> bool:
+    if path.is_fifo():
+        return True
+    if path.is_socket():
+        return not listens(path)
+    return text_may_be_there and path.is_file() and _is_text(path)
+
+
+def _is_text(path: Path) -> bool:
+    """No image begins like that."""
+    with path.open("rb") as file:
+        return b"\0" not in file.read(1 << 16)
 
 
 def _path_faults(rules: HostPolicy, *paths: str | None) -> list[str]:

@@ -25,8 +25,19 @@ def held(folder: Path) -> Plan | None:
     return Plan.read(json.loads(path.read_text())) if path.exists() else None
 
 
+def begin(folder: Path, plan: Plan, side: Side) -> None:
+    """Right before anything is changed on this host: from now on the row does not matter.
+
+    Raises:
+        Fatal: something that belongs to nobody here would be deleted or overwritten.
+    """
+    if side is Side.DESTINATION and (problems := derivation.in_the_way(plan.destination.argv)):
+        raise Fatal(f"{'; '.join(problems)}; {UNTOUCHED}")
+    hold(folder, plan)
+
+
 def hold(folder: Path, plan: Plan) -> None:
-    """From now on the row does not matter."""
+    """Write it down."""
     write_durably(folder / NAME, json.dumps(plan.json_object()))
 
 

@@ -55,9 +55,10 @@ async def spawn(ctx: Context) -> Process:
     """Begin to start it afresh: the early proof that this guest can run here.
 
     Raises:
-        Fatal: the guest may run in the one that is there.
+        Fatal: the guest may run in the one that is there, or its images are not those that the job made.
     """
     await stop(ctx)
+    ctx.only_own_images()
     return processes.spawn(ctx.directory.mark("incoming"), ctx.destination.argv, _log(ctx))
 
 

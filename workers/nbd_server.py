@@ -96,6 +96,7 @@ async def start(ctx: Context, listening: socket.socket, nonce: str) -> None:
     Raises:
         Fatal: it cannot be started; the text holds the end of its log.
     """
+    ctx.only_own_images()
     path = ctx.directory.nbd_server_qmp
     path.unlink(missing_ok=True)
     descriptor = listening.fileno()

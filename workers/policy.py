@@ -41,11 +41,13 @@ SYSTEM_FOLDERS = tuple(
 USUAL_FOLDERS = tuple(
     Path("/", name)
     for name in (
-        *("run/libvirt", "run/qemu", "run/qemu-server", "var/lib/guests", "var/lib/libvirt", "var/lib/qemu"),
+        *("run/qemu", "run/qemu-server", "var/lib/guests", "var/lib/libvirt", "var/lib/qemu"),
         *("var/lib/vz", "var/log/libvirt", "var/log/qemu"),
     )
 )
 """Of the system's folders those in which guests lie on many hosts: included where the guest root is `/`."""
+RUNTIME = re.compile(r"/(?:var/)?run/[A-Za-z0-9_.-]+\.(?:qmp|sock|socket|pid)")
+"""Likewise sockets and pidfiles right in `/run`."""
 FIRMWARE = tuple(Path("/", name) for name in ("boot", "usr/lib", "usr/libexec", "usr/local/share", "usr/share"))
 PROGRAMS = tuple(
     Path("/", name)
@@ -90,6 +92,8 @@ class Policy(Part):
     """Further files and folders that a guest may be given to read: firmware, kernels."""
     programs: Many[Place] = PROGRAMS
     """What QEMU may start, for networks: `script=`, `downscript=` and `helper=`."""
+    sockets: Many[Place] = ()
+    """Unix sockets of other programs, and folders of such, that a guest may be connected to."""
     users: Many[str] = ("libvirt-qemu", "qemu")
     """As whom QEMU may run, besides root and the worker's own user."""
     options: Many[str] = ()
@@ -134,13 +138,19 @@ class HostPolicy:
         self.file = file
         self.name = str(ours.policy)
         self._own = (ours.directory.resolve(), ours.policy.resolve())
-        usual = (ours.guest_root, *USUAL_FOLDERS) if ours.guest_root == Path("/") else (ours.guest_root,)
+        everywhere = file.folders is None and ours.guest_root == Path("/")
+        usual = (ours.guest_root, *USUAL_FOLDERS) if everywhere else (ours.guest_root,)
         self.folders: tuple[Path, ...] = usual if file.folders is None else file.folders
+        self._runtime = RUNTIME if everywhere else None
 
     @property
     def options(self) -> Collection[str]:
         """Options of QEMU at whose values nobody looks."""
         return self.file.options
+
+    def may_connect(self, path: str) -> bool:
+        """A guest may be connected to this socket."""
+        return self._below(path, self.file.sockets)
 
     def may_name(self, user: str) -> bool:
         """QEMU may change to this user."""
@@ -157,7 +167,8 @@ class HostPolicy:
 
     def may_write(self, path: str) -> bool:
         """A guest may have this file, folder or socket, to read and to write."""
-        return self._below(path, self.folders)
+        runtime = self._runtime is not None and self._runtime.fullmatch(path) is not None
+        return self._below(path, (*self.folders, Path(path)) if runtime else self.folders)
 
     def may_read(self, path: str) -> bool:
         """A guest may be given this to read."""

@@ -145,6 +145,16 @@ class Context:
         """The guest's disks by their index: paths come from here, never from the rows of `job.disks`."""
         return self.plan.disks
 
+    def only_own_images(self) -> None:
+        """Asked before an image is opened on the destination.
+
+        Raises:
+            Fatal: one of them was not made by this job.
+        """
+        for disk in self.disks:
+            if not self.directory.manifest.owns(Path(disk.destination_path)):
+                raise Fatal(f"{disk.destination_path} was not made by job {self.job.id}: nothing is started on it")
+
     @property
     def served_at(self) -> NbdServer:
         """Where the images are served. This and the next raise `Fatal` when it is not known."""
@@ -189,7 +199,7 @@ class Context:
         self.claim.check()
         fence(self.directory.path / "fence", self.claim.token)
         if self._plan is not None and self.held is None:
-            held_plan.hold(self.directory.path, self._plan)
+            held_plan.begin(self.directory.path, self._plan, self.claim.side)
 
     @property
     def source_alive(self) -> bool:

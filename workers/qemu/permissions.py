@@ -33,6 +33,9 @@ class Rules(Protocol):
     def may_start(self, program: str) -> bool:
         """QEMU may start this program."""
 
+    def may_connect(self, path: str) -> bool:
+        """A guest may speak with the program that listens there."""
+
     def may_name(self, user: str) -> bool:
         """QEMU may change to this user."""
 
@@ -52,6 +55,7 @@ FORBIDDEN_KEYS = {
     "dumpdtb": "it would write a file and end",
     "rootdir": "it would share a folder of the host with the guest",
     "tftp": "it would share a folder of the host with the guest",
+    "input-path": "it would read a file of the host",
 }
 PATH_KEYS = words_of(
     "file filename path logfile mem-path mem_path dir romfile firmware kernel initrd dtb db evdev vhostdev localpath "
@@ -63,7 +67,7 @@ READ_BY_OBJECT = ("secret", "tls-creds", "rng-random", "authz-")
 READ_KEYS = words_of("romfile firmware kernel initrd dtb splash events rendernode")
 LOOKED_UP = words_of("bios romfile firmware")
 """A name without a slash is looked for in QEMU's own folders."""
-FORBIDDEN_OBJECTS = ("x-", "qtest", "vhost-user-")
+FORBIDDEN_OBJECTS = ("x-", "qtest", "vhost-user-", "pr-manager-")
 DEVICES = ("/dev/hugepages", "/dev/shm", "/dev/null", "/dev/urandom", "/dev/random", "/dev/hwrng", "/dev/net/tun")  # noqa: S108
 MONITORS = words_of("monitor qmp qmp-pretty")
 CHANNELS = words_of("monitor qmp qmp-pretty serial parallel debugcon")
@@ -89,7 +93,7 @@ def violations(argv: Sequence[str], rules: Rules, images: Collection[str]) -> li
     for option in options:
         if option.name in rules.options:
             continue
-        for check in (_option, _network, _programs, _paths, _user):
+        for check in (_option, _network, _programs, _paths, _sockets, _user):
             found.update(dict.fromkeys(check(option, rules)))
         found.update(dict.fromkeys(_images(option, images)))
     found.update(dict.fromkeys(_monitors(options)))
@@ -182,6 +186,8 @@ def _only_read(option: Option, key: str) -> bool:
 
 def _wholly_read_only(option: Option) -> bool:
     """No part of it could be opened for writing under a name of its own."""
+    if any(key is None and value.startswith("no") for key, value in option.pairs()):
+        return False  # QEMU takes `noreadonly` for `readonly=off`
     parts = (value for key, value in leaves(option) if key in {"read-only", "readonly"})
     return is_read_only(option) and all(value.lower() in TRUE for value in parts)
 
@@ -237,6 +243,49 @@ def _shows_consoles(option: Option) -> bool:
     if option.name == "vnc":
         return not value.startswith(("unix:", "none"))
     return option.name == "spice" or (option.name == "display" and value.startswith(("vnc", "spice", "dbus")))
+
+
+def _sockets(option: Option, rules: Rules) -> Iterator[str]:
+    """Programs of the host that the guest would speak with: another guest's monitor may be among them."""
+    for path in _connected(option):
+        if not rules.may_connect(path):
+            yield f"{shown(option)}: it would connect to {path}, which its policy does not list under `sockets`"
+
+
+def _connected(option: Option) -> Iterator[str]:
+    """The Unix sockets at which it does not listen itself."""
+    if _listens(option):
+        return
+    kind = driver_of(option)
+    if (option.name == "chardev" and kind == "socket") or (option.name == "netdev" and kind in {"stream", "dgram"}):
+        yield from (value for key, value in leaves(option) if key == "path")
+    elif option.name in CHANNELS and (option.value or "").removeprefix("mon:").startswith("unix:"):
+        yield str(_path(option, option.pairs()[0][1]))
+
+
+def _listens(option: Option) -> bool:
+    """As QEMU reads it: the last word counts, and `server` is `server=on`, `noserver` the opposite."""
+    if option.is_json():
+        return option.get("server") == "True"
+    said = [value for key, value in option.pairs() if key == "server"]
+    bare = [value for key, value in option.pairs() if key is None]
+    return "noserver" not in bare and all(value in TRUE for value in said) and bool(said or "server" in bare)
+
+
+def written(argv: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Every path that QEMU makes, or writes to, besides images, and whether only a text may be there already.
+
+    QEMU deletes what is where it is to listen, and maps what is where a guest's memory is to be.
+    """
+    for option in parse_command_line(argv):
+        if option.name in {"drive", "blockdev"}:
+            continue
+        for key, value in _values(option):
+            path = _path(option, value)
+            if path is None or path.startswith(DEVICES) or key in PROGRAM_KEYS or _only_read(option, key):
+                continue
+            made_anew = _listens(option) or option.name in {"vnc", "spice", "display", "mem-path", "netdev"}
+            yield path, not (made_anew or key in {"mem-path", "localpath"} or driver_of(option) == "pipe")
 
 
 def _user(option: Option, rules: Rules) -> Iterator[str]:

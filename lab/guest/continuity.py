@@ -7,6 +7,9 @@ from lab.guest.console import Tick, Transcript
 
 MAX_QUOTED = 5
 
+NO_WRITE = "no acknowledged write to"
+"""What a problem says of a guest that stopped writing, or was killed before its first write there."""
+
 
 def continuity_problems(transcript: Transcript) -> list[str]:
     return [
@@ -52,4 +55,4 @@ def _silent_consoles(transcript: Transcript) -> Iterator[str]:
         heard = {ack.disk for ack in transcript.acks if ack.console == console}
         for disk, geometry in transcript.geometry.items():
             if geometry.rate and disk not in heard:
-                yield f"console {console + 1} shows no acknowledged write to {disk} after the guest was moved"
+                yield f"console {console + 1} shows {NO_WRITE} {disk} after the guest was moved"

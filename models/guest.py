@@ -36,5 +36,5 @@ class Guest(Base):
     """Guests of one such group never share a host."""
 
     def lives_on(self, host: str, qmp: str, process: str | None = None) -> None:
-        """It was handed over, to this process where it is known."""
+        """Record where it runs after a move, and in which process if that is known."""
         self.host, self.qmp, self.process, self.moved_at = host, qmp, process, func.clock_timestamp()

@@ -50,7 +50,7 @@ class Observation(Versioned):
     alive: bool
     """The QEMU process lives."""
     runstate: str | None = None
-    """As QEMU says, like `migration`; null: its monitor gives no answer."""
+    """As QEMU reports it, like `migration`; null: its monitor gives no answer."""
     migration: str | None = None
     told_to_run: bool = False
     """Source only: its journal has `run`."""
@@ -126,5 +126,5 @@ def read_question(kind: str, question: object) -> Question[Any]:
     """
     known = QUESTIONS.get(kind)
     if known is None:
-        raise UnreadableDocument(f"a newer Drover asks for {kind!r}, which this one does not know: upgrade this host")
+        raise UnreadableDocument(f"a newer Drover asks for {kind!r}, which this one cannot answer: upgrade this host")
     return known.read(question)

@@ -51,7 +51,7 @@ def diagram(table: Table[Any, Any], first: str) -> str:
         why.setdefault((row.state, row.after), []).append(row.why)
     arrows = [f"{state} --> {after}: {'; '.join(dict.fromkeys(reasons))}" for (state, after), reasons in why.items()]
     states = dict.fromkeys(state for row in table.rows for state in (row.state, row.after))
-    ends = [f"{state} --> [*]" for state in states if table.leads_nowhere(state)]
+    ends = [f"{state} --> [*]" for state in states if table.is_final(state)]
     lines = "\n".join(f"    {line}" for line in [f"[*] --> {first}", *arrows, *ends])
     return f"```mermaid\nstateDiagram-v2\n{lines}\n```"
 

@@ -24,7 +24,7 @@ from drover.broker.app import CONTROL_QUEUE
 from drover.controller import leader_election
 from drover.settings import Settings, settings
 from models import fleet, said
-from models.database import away, hearing, transaction, unpooled
+from models.database import away, listening, transaction, unpooled
 from models.fleet import FleetLimits
 from models.host import Host, HostRequest
 from models.job import Job, JobState, Side, Step
@@ -96,7 +96,7 @@ def lead(ours: Settings) -> None:
             STOPPING.wait(PAUSE_S)  # another controller may be able to
         if not leader_election.take(connection):
             return
-        with hearing(connection, WAKE_CHANNEL, said.CHANNEL) as wait:
+        with listening(connection, WAKE_CHANNEL, said.CHANNEL) as wait:
             LEADING.set()
             if not _said:  # else an outage goes on, in which it tries again and again
                 log.info("leads: this controller carries jobs and drains on")
@@ -137,7 +137,7 @@ def _act(ours: Settings, wait: Callable[[float], list[str]]) -> None:
                 raise
             _log(error, "a look of the controller failed")
             check_at = 0.0  # with the next look
-        said.log_heard(wait(TICK_S))
+        said.log_notified(wait(TICK_S))
 
 
 def _log(error: Exception, what: str) -> None:

@@ -33,7 +33,7 @@ def machine() -> dict[str, Any]:
 
 
 def write(figures: list[Figure], *, runs: int, folder: Path = FOLDER) -> str:
-    """Write `results.json`, `results.md` and a chart per figure; answers the table.
+    """Write `results.json`, `results.md` and a chart per figure; returns the table.
 
     What was not measured this time stays as it was.
     """

@@ -124,7 +124,7 @@ def below(parent: str | None) -> Iterator[None]:
 
 
 def record(name: str, parent: str | None, begun: float, ended: float, **attributes: object) -> str | None:
-    """A span of what is over, between two moments in seconds since 1970; answers what makes others its children."""
+    """A span of what is over, between two moments in seconds since 1970; returns what makes others its children."""
     tracer = _tracer()
     if tracer is None or parent is None:
         return None

@@ -51,7 +51,7 @@ class Moves:
     names: list[str] = field(default_factory=list)
 
     def boot(self, *disks: DiskSpec, host: str = "host-a", **load: Any) -> str:
-        """A guest with these disks (one small qcow2 if none are named); answers its name."""
+        """A guest with these disks (one small qcow2 if none are named); returns its name."""
         name = f"g{next(_numbers)}"
         spec = GuestSpec(
             name=name,

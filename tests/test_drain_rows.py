@@ -43,7 +43,7 @@ def drain(kind: DrainKind = DrainKind.DRAIN, name: str = "one", **how: Any) -> i
 
 
 def advance(drain_id: int, **limits: Any) -> list[str]:
-    """One look of a controller; answers the guests whose job it has sent for."""
+    """One look of a controller; returns the guests whose job it has sent for."""
     with transaction() as session:
         found = session.get_one(Drain, drain_id, with_for_update=True)
         generous = {"max_outgoing": 100, "max_incoming": 100, "max_moves": 100}

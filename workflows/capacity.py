@@ -63,7 +63,7 @@ class Room:
         return why and f"{self.host} takes no guest: {why}"
 
     def lacks(self, size: Size) -> str | None:
-        """What there is too little of, in words; None if the guest fits."""
+        """Which resource is short, as a sentence; None if the guest fits."""
         for name, unit, scale in (("memory_bytes", "MB of memory", 1e6), ("disk_bytes", "MB of disk", 1e6)):
             needed, left = getattr(size, name), getattr(self, name)
             if needed > left:
@@ -89,7 +89,7 @@ class Slots:
     overall: int = 0
 
     def lacking(self, source: str, destination: str) -> str | None:
-        """Which limit is reached, in words; None if another move may begin."""
+        """Which limit is reached, as a sentence; None if another move may begin."""
         leaving, arriving = self.outgoing.get(source, 0), self.incoming.get(destination, 0)
         if leaving >= self.limits.max_outgoing:
             return f"{leaving} moves leave {source} already, {self.limits.max_outgoing} may at a time"
@@ -109,8 +109,8 @@ class Slots:
 def rooms(session: Session, ours: Settings, *, planning: Collection[str] | None = None) -> dict[str, Room]:
     """What every host has left, by name.
 
-    Who plans names the guests that it plans: then what other guests are to get counts as well, so that drains which
-    are under way together do not all choose the same hosts.
+    A planner names the guests that it plans. Then what is planned for other guests counts as well, so that concurrent
+    drains do not all choose the same hosts.
     """
     promised = [] if planning is None else [_queued(planning), _planned(planning)]
     each = union_all(_living(), _arriving(), _set_aside(), *promised).subquery()

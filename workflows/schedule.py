@@ -1,6 +1,6 @@
 """When things may happen: a first moment, a nightly window, a repetition. Pure; the clock is an argument.
 
-Words are read in a time zone by name, so that 22:00 stays 22:00 when the clocks change.
+Times are read in a named time zone, so that 22:00 stays 22:00 when the clocks change.
 """
 
 import re

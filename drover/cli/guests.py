@@ -69,7 +69,7 @@ def describe(
 
 @app.command(epilog=examples("drover guest forget web"))
 def forget(name: GuestName, as_json: AsJson = False) -> None:
-    """No longer know a guest, for instance one that was powered off. The guest itself is not touched."""
+    """Delete a guest's record, for instance after it was powered off. The guest itself is not touched."""
     from workflows import guests
 
     guest = guests.forget(name)

@@ -75,7 +75,7 @@ MaxDowntime = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="The pause that is aimed at, in ms: RAM is copied while the guest runs until the rest fits.",
+        help="Target downtime in ms: RAM is copied while the guest runs until the rest can be sent in this time.",
         show_default="300",
     ),
 ]

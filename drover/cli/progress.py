@@ -49,7 +49,7 @@ class Meter:
     samples: deque[tuple[float, int]] = field(default_factory=deque)
 
     def rate(self, now: float, value: int) -> float:
-        """Take a value in; answers the mean growth per second over the last `WINDOW_S`."""
+        """Take a value in; returns the mean growth per second over the last `WINDOW_S`."""
         if self.samples and value < self.samples[-1][1]:
             self.samples.clear()  # a copy that begins anew
         self.samples.append((now, value))

@@ -42,7 +42,7 @@ class Stack:
     environment: dict[str, str] = field(repr=False)
 
     def docker(self, *words: str, check: bool = True) -> str:
-        """Run docker; answers what it printed."""
+        """Run docker; returns what it printed."""
         return self._run(["docker", *words], check)
 
     def compose(self, *words: str) -> str:

@@ -34,7 +34,7 @@ _QUESTIONS: list[dict[str, Any]] = [
 
 
 async def offered(monitor: Monitor) -> Cpu | None:
-    """What the guest is told; None where QEMU cannot tell: only x86 has such words."""
+    """What the guest's CPUID shows; None where QEMU does not report them: only x86 has feature words."""
     path = (await monitor.query("query-cpus-fast"))[0]["qom-path"]
     try:
         words = await monitor.query("qom-get", path=path, property="feature-words")

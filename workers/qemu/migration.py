@@ -39,7 +39,7 @@ async def set_capabilities(monitor: Monitor, *wanted: str) -> None:
 
 
 async def listen(monitor: Monitor, address: str) -> int:
-    """Open a free port for the RAM stream on the incoming side; answers the port.
+    """Open a free port for the RAM stream on the incoming side; returns the port.
 
     `return-path` makes the source's `completed` mean that this side holds everything (reference: QEMU's
     docs/devel/migration/main.rst). `late-block-activate` keeps the images untouched until `cont` before 10.0.
@@ -92,7 +92,7 @@ async def loaded(monitor: Monitor, timeout_s: float = 5.0) -> None:
 
 
 async def resume(monitor: Monitor) -> float:
-    """Let the guest run here; answers when it did, by QEMU's own clock (seconds since 1970)."""
+    """Let the guest run here; returns when it did, by QEMU's own clock (seconds since 1970)."""
     events = monitor.listen("RESUME")
     await monitor.execute("cont")
     async with asyncio.timeout(10):

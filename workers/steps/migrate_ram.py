@@ -142,7 +142,7 @@ class MigrateRamSource(StepHandler):
     async def _take_back(self, ctx: Context) -> bool:
         """The switchover process is dead and never said run: nobody else will let this guest go on.
 
-        Answers whether the mirrors are still in sync: they end with the pause, and one that had to be cut off with
+        Returns whether the mirrors are still in sync: they end with the pause, and one that had to be cut off with
         `yank` never recovers.
         """
         async with ctx.guest() as monitor:

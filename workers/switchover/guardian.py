@@ -89,7 +89,7 @@ async def _let_go_on(order: SourceParameters) -> None:
 
 
 async def _call_off(order: SourceParameters, own: Journal) -> Exception | None:
-    """Try it once; answers what failed."""
+    """Try it once; returns what failed."""
     paused_by_us = journal.read(Path(order.journal)).paused_guest
     try:
         async with connect(order.qmp) as guest:

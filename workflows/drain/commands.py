@@ -1,4 +1,4 @@
-"""What may be asked for: a drain or a return, its pause, its going on, its end.
+"""Requests of operators and schedulers: submit, pause, resume or cancel a drain or a return.
 
 Each writes rows and wakes the controller.
 """
@@ -58,7 +58,7 @@ class DrainRequest:
 def submit(order: DrainRequest, *, forecast: Forecast | None = None, idempotency_key: str | None = None) -> Drain:
     """Queue a drain; the controller begins it when its time has come.
 
-    With an idempotency key that was used before, answers the drain of then. A forecast is kept to as far as it holds.
+    With an idempotency key that was used before, returns the earlier drain. The forecast is followed while it holds.
 
     Raises:
         PreconditionFailed: a host is unknown, or there is nothing to bring home; nothing was changed.
@@ -70,7 +70,7 @@ def submit(order: DrainRequest, *, forecast: Forecast | None = None, idempotency
                 earlier = _insert(session, order, forecast, idempotency_key)
                 wake(session)
             return earlier
-    except (IntegrityError, PreconditionFailed) as error:  # somebody was faster, perhaps with the same key
+    except (IntegrityError, PreconditionFailed) as error:  # another came first, perhaps with this key
         if earlier := _submitted(order, idempotency_key):
             return earlier
         if isinstance(error, PreconditionFailed):
@@ -88,7 +88,7 @@ def submitted_or_forecast(order: DrainRequest, idempotency_key: str | None) -> t
         return earlier, None
     try:
         return None, planner.forecast(order.kind, order.host, order.where, order.terms)
-    except PreconditionFailed:  # what is in the way may be the very drain, submitted at the same moment
+    except PreconditionFailed:  # the conflict may be with this very drain, submitted at the same moment
         if earlier := _submitted(order, idempotency_key):
             return earlier, None
         raise
@@ -140,7 +140,7 @@ def _insert(session: Session, order: DrainRequest, forecast: Forecast | None, ke
 
 
 def record_refusal(kind: DrainKind, host: object, idempotency_key: str, why: str, webhook: object = None) -> None:
-    """Keep what became of a submission whose sender cannot be answered.
+    """Record the refusal of a submission whose sender waits for no answer.
 
     It is kept as a cancelled drain, or apart from the drains where nobody knows the host. Anything may have been sent.
     """
@@ -148,7 +148,7 @@ def record_refusal(kind: DrainKind, host: object, idempotency_key: str, why: str
         with transaction() as session:
             earlier = session.scalar(select(Drain).where(Drain.idempotency_key == idempotency_key).with_for_update())
             if earlier is not None and not earlier.refused:
-                return  # the drain of then is the record
+                return  # the earlier drain is the record
             if earlier is not None:
                 earlier.idempotency_key = None
                 session.flush()
@@ -222,7 +222,7 @@ def resume(drain_id: int) -> Drain:
             )
         other = under_way(session, drain.host)
         if other is not None and other.id != drain_id:
-            raise PreconditionFailed(f"drain {other.id} has {drain.host} to itself: wait for its end")
+            raise PreconditionFailed(f"drain {other.id} of {drain.host} is under way: wait for its end")
         try_again(drain)
         begin(session, drain)
         drain.error = None
@@ -241,7 +241,7 @@ def begin(session: Session, drain: Drain) -> None:
 
 
 def try_again(drain: Drain) -> None:
-    """What was left gets another chance, everywhere."""
+    """Let skipped guests wait for their turn again; former refusals no longer count."""
     for row in drain.guests:
         if row.state is GuestState.SKIPPED:
             row.move(GuestState.WAITING)
@@ -267,7 +267,7 @@ def cancel(drain_id: int) -> Drain:
 
 
 def cancel_moves(session: Session, drain: Drain) -> None:
-    """Have every move under way rolled back that has not crossed; asked again and again until none is left."""
+    """Have every move rolled back that is not past the point of no return; repeated until none is under way."""
     for row in drain.guests:
         job = claims.lock(session, row.job_id, wait=False) if row.job_id and row.state is GuestState.MOVING else None
         if job is not None and not job.state.settled and not job.cancel_requested and job.committed_at is None:
@@ -287,5 +287,5 @@ def existing(session: Session, drain_id: int) -> Drain:
 
 
 def under_way(session: Session, host: str) -> Drain | None:
-    """The drain that has this host to itself."""
+    """The drain that is under way on this host."""
     return session.scalar(select(Drain).where(Drain.host == host, Drain.state.in_(UNDER_WAY)))

@@ -1,6 +1,6 @@
 """Who goes where: pure, so that a dry run, a drain and a test get the same answer from the same numbers.
 
-Guests are taken in order of priority, then of size, largest first; guests of one `together` group as one. Each goes
+Guests are taken in order of priority, then of size, largest first; guests of one affinity group as one. Each goes
 to the host that was planned for it before, if that still takes it, else to where its group is, else to the one with
 the most memory left: so the load is spread. Where that leaves guests over, filling hosts up one after the other is
 tried as well.
@@ -25,7 +25,7 @@ class Candidate:
     preferred: str | None = None
     """Where it was planned to go before, or where it is at home."""
     refused_by: Mapping[str, str] = field(default_factory=dict)
-    """{host: why}: destinations that did not work out."""
+    """{host: why}: destinations that refused the guest or to which its move failed."""
     promised: bool = False
     """It has its place at `preferred` already, and is counted before all others."""
 

@@ -121,7 +121,7 @@ class _Survey:
 
 
 def _refused(ask: Callable[[Asked], None], about: Iterable[Asked]) -> dict[Asked, str]:
-    """Ask about several at once; answers what was refused, and why."""
+    """Ask about several at once; returns what was refused, and why."""
 
     def why(one: Asked) -> str | None:
         try:

@@ -94,7 +94,7 @@ def _start(lab: Lab, host: LabHost) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while _virsh(host, "domcapabilities").returncode:  # asks QEMU what it can do, which libvirt remembers
         if not started.alive or time.monotonic() > deadline:
-            raise PreconditionFailed(f"libvirtd did not start: {processes.last_words(log)}")
+            raise PreconditionFailed(f"libvirtd did not start: {processes.log_tail(log)}")
         time.sleep(0.1)
 
 

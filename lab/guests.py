@@ -107,7 +107,7 @@ def wait_until_it_writes(spec: GuestSpec, started: Process, log: Path, heard: in
     sign = b"ack " if spec.write_rate else b"tick "
     while not (spec.console.exists() and sign in spec.console.read_bytes()[heard:]):
         if not started.alive or time.monotonic() > deadline:
-            words = processes.last_words(log) or processes.last_words(spec.console)
+            words = processes.log_tail(log) or processes.log_tail(spec.console)
             raise PreconditionFailed(f"guest {spec.name} did not boot: {words}")
         time.sleep(0.05)
 

@@ -123,5 +123,5 @@ def _wait(started: Process, ready: Callable[[], bool], log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not ready():
         if not started.alive or time.monotonic() > deadline:
-            raise PreconditionFailed(f"it did not start, see {log}: {processes.last_words(log)}")
+            raise PreconditionFailed(f"it did not start, see {log}: {processes.log_tail(log)}")
         time.sleep(0.05)

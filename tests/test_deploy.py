@@ -73,7 +73,7 @@ class Fleet:
             until("both hypervisors are known", lambda: self.drover("host", "list").count("alive") == 2, 90, every_s=1)
         except AssertionError as error:
             logs = [log for machine in self.machines.values() for log in machine.folder.glob("*.log")]
-            said = [f"{log.parent.name} {log.stem}: {processes.last_words(log)}" for log in logs]
+            said = [f"{log.parent.name} {log.stem}: {processes.log_tail(log)}" for log in logs]
             raise AssertionError("\n".join([str(error), *said])) from error
         assert all(service.poll() is None for service in self.services)
 

@@ -159,7 +159,7 @@ def _words(found: Process) -> bytes:
 
 def _ended_by_its_owner(moves: Moves, guest: str, job: Job) -> None:
     ended = _rolled_back(moves, job, "")
-    assert "powered off or crashed" in (ended.error or "") or "died before it was let run" in (ended.error or "")
+    assert "powered off or crashed" in (ended.error or "") or "died before it was told to run" in (ended.error or "")
     _lost_nothing(moves, guest)
 
 

@@ -156,7 +156,7 @@ class Life(RuleBasedStateMachine):
         assert claim is not None
         if claim.direction is Direction.ROLLBACK:
             if claim.seq == SENDS_RAM and self.let_go and not claim.job.kept_by_source:
-                claims.go_forward(self._ended(), "the source has let the guest go")
+                claims.go_forward(self._ended(), "the source has handed the guest over")
                 return
             self.effects.discard(claim.seq)
         elif claim.seq == SENDS_RAM:
@@ -204,7 +204,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def find_that_it_never_ran(self) -> None:
         self.let_go = False
-        claims.go_back(self._ended(), "its QEMU died before it was let run")
+        claims.go_back(self._ended(), "its QEMU died before it was told to run")
 
     @precondition(anybody)
     @rule()

@@ -40,7 +40,7 @@ def _jobs(ids: set[int]) -> dict[int, Job | None]:
 
 
 def _processes(settings: Settings) -> list[Find]:
-    """Switchover processes first: one might let a guest run. Incoming QEMUs last: others may hold their monitor."""
+    """Switchover processes first: one might resume a guest. Incoming QEMUs last: others may hold their monitor."""
     helpers: list[Find] = []
     waiting: list[Find] = []
     for folder, role, process in _marked_by_job(settings):

@@ -1,6 +1,6 @@
 """What the guest's CPU offers, as CPUID tells the guest.
 
-QEMU sends no CPUID with the RAM and never notices that a feature is missing at the destination (seen on 7.2, 10.0 and
+QEMU sends no CPUID with the RAM and does not notice that a feature is missing at the destination (seen on 7.2, 10.0 and
 11.1): the guest goes on and dies at the first instruction that is not there. With `-cpu host` any other CPU can do
 that, and a named model silently loses what the host, or under TCG an older QEMU, does not have. So both sides are
 compared: what the source offers the destination must offer too. More of it does no harm: a running guest does not ask
@@ -20,7 +20,7 @@ from workers.qemu.monitor import CommandRefused, Monitor
 _TOPOLOGY = {"CPUID.01H:EDX": 1 << 28, "CPUID.80000001H:ECX": 1 << 1}
 """HTT and CMP_LEGACY follow from `-smp`, which is the same on both sides; only some versions count them as features."""
 _REFERENCES = words_of("memory-backend pflash0 pflash1 memory-encryption confidential-guest-support")
-"""What `-machine` says of objects that other options make."""
+"""Keys of `-machine` that name objects made by other options."""
 _FIRST = "/machine/unattached/device[0]"
 """The first CPU of a machine that has just started."""
 _QUESTIONS: list[dict[str, Any]] = [
@@ -50,7 +50,7 @@ def offered_here(qemu: str, argv: Sequence[str]) -> Cpu | None:
     """
     words = ("-S", "-nodefaults", "-no-user-config", "-display", "none", *_of_the_cpu(argv), "-qmp", "stdio")
     try:
-        said = program.said(qemu, *words, told="".join(map(json.dumps, _QUESTIONS)))
+        said = program.output(qemu, *words, told="".join(map(json.dumps, _QUESTIONS)))
         replies = {reply["id"]: reply["return"] for reply in map(json.loads, said.splitlines()) if "id" in reply}
         return _described(replies["feature-words"], replies["vendor"])
     except (OSError, subprocess.SubprocessError, ValueError, KeyError):

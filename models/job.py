@@ -1,4 +1,4 @@
-"""A job moves one guest to another host: its steps, its disks, and the story of what was done.
+"""A job moves one guest to another host: its steps, its disks, and events about what was done.
 
 The state of a job or step changes only through `apply`, along the tables of `models.transitions`, or by the statements
 of a claim, which take theirs from there. Names of steps are stored by value: never rename or reuse one.
@@ -66,7 +66,7 @@ class Job(Base):
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     guest: Mapped[str] = mapped_column(String(128))
-    """Its name; the job's story outlives a guest that is forgotten."""
+    """Its name; the job's record outlives that of the guest."""
     source: Mapped[str] = mapped_column(ForeignKey("host.name"))
     destination: Mapped[str] = mapped_column(ForeignKey("host.name"))
     state: Mapped[JobState] = mapped_column(by_value(JobState), default=JobState.QUEUED)
@@ -267,7 +267,7 @@ class Disk(Base):
 
 
 class Event(Base):
-    """One sentence of a job's story: what was decided, by whom and why."""
+    """One event of a job: what was decided, by whom and why, in one sentence."""
 
     __tablename__ = "event"
     __table_args__ = (Index("ix_event_job_id", "job_id", "id"),)
@@ -289,7 +289,7 @@ def unfinished() -> ColumnElement[bool]:
 def record_event(
     session: Session, job_id: int, *, by: str, action: str, sentence: str, data: dict[str, Any] | None = None
 ) -> None:
-    """Add a sentence to the job's story, and to the log."""
+    """Add an event to the job, and a line to the log."""
     session.add(Event(job_id=job_id, by=by, action=action, sentence=sentence, data=data))
     job = session.identity_map.get(identity_key(Job, job_id))  # no query: the caller has loaded it
     about = {"guest": job.guest, "drain": job.drain_id, **logs.trace_of(job.traceparent)} if job is not None else {}

@@ -52,7 +52,7 @@ def gone(lab: Lab) -> Iterator[None]:
 
 
 def said_since(lab: Lab, before: dict[str, int]) -> dict[str, list[str]]:
-    return {name: [line for line in _since(lab, name, before[name]) if "Redis is away" in line] for name in LOGS}
+    return {name: [line for line in _since(lab, name, before[name]) if "Redis is unreachable" in line] for name in LOGS}
 
 
 def _since(lab: Lab, name: str, offset: int) -> list[str]:

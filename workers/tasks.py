@@ -44,7 +44,7 @@ def _register(name: str, direction: Direction) -> None:
         def announce(percent: int) -> None:
             # Flower shows only fields that it has itself, and takes their values from events
             shown = f"{self.request.get('kwargsrepr')}: {percent} %"
-            with suppress(OperationalError, RedisError, OSError):  # the step goes on while Redis is away
+            with suppress(OperationalError, RedisError, OSError):  # the step goes on while Redis is unreachable
                 self.send_event("task-progress", percent=percent, kwargs=shown, retry=False)
 
         executor.run(STEPS[claim.name, claim.side], claim, settings(), announce)

@@ -1,4 +1,4 @@
-"""Reading drains for show."""
+"""Queries for the display of drains."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -61,7 +61,7 @@ def order(
 def plan_and_submit(
     order: DrainRequest, key: str | None, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool
 ) -> None:
-    """Say who would go where; unless that was all, submit it, and watch it if that was asked for."""
+    """Print who would go where; unless it is a dry run, submit it, and watch it on request."""
     earlier, forecast = commands.submitted_or_forecast(order, key)
     if dry_run and forecast is not None:
         output.emit(forecast_document(forecast)) if as_json else _print_forecast(forecast)
@@ -96,7 +96,7 @@ def _print_forecast(forecast: Forecast) -> None:
             for move in forecast.plan.placements
         ],
     )
-    basis = f"by the last {speed.moves} moves" if speed.moves else "assuming 100 MB/s, for nothing was moved yet"
+    basis = f"by the last {speed.moves} moves" if speed.moves else "assuming 100 MB/s, because nothing was moved yet"
     output.say(f"{len(forecast.plan.placements)} guests move in about {output.span(forecast.total_s)}, {basis}")
     for guest, why in sorted(forecast.plan.left.items()):
-        output.say(f"{guest} is left running where it is: {why}")
+        output.say(f"{guest} stays where it is and runs on: {why}")

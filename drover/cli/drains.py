@@ -28,7 +28,7 @@ class HostFirst(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=HostFirst, no_args_is_help=True, help="Emptying hosts: all guests of one moved elsewhere.")
+app = typer.Typer(cls=HostFirst, no_args_is_help=True, help="Empty hosts: move all guests of a host elsewhere.")
 
 DrainId = Annotated[int, typer.Argument(metavar="ID", help="The drain's number.", show_default=False)]
 To = Annotated[
@@ -54,7 +54,7 @@ Exclude = Annotated[
 
 @app.callback()
 def group() -> None:
-    """Emptying hosts: all guests of one moved elsewhere. `drover drain HOST` begins."""
+    """Empty hosts: move all guests of a host elsewhere. `drover drain HOST` begins."""
 
 
 @app.command(
@@ -88,7 +88,7 @@ def submit(
     """Empty a host: cordon it and move all its guests elsewhere, largest first.
 
     Guests that cannot be moved are listed and left running. It ends with the host empty and in maintenance, or with
-    what is left and why (exit code 3, or 4 if an operator is needed).
+    a list of the guests left and why (exit code 3, or 4 if an operator is needed).
     """
     from drover.cli import drain_submission
 
@@ -191,7 +191,7 @@ def show(
 
 @app.command(epilog=examples("drover drain watch 3", "drover drain watch 3 --timeout 600 --json"))
 def watch(drain_id: DrainId, timeout: Timeout = None, as_json: AsJson = False) -> None:
-    """Show all guests of a drain until it ends; the exit code says how. Ctrl-C leaves it running."""
+    """Show all guests of a drain until it ends; the exit code is its result. Ctrl-C leaves it running."""
     from drover.cli import watching
 
     watching.watch_drain(drain_id, timeout_s=timeout, as_json=as_json)
@@ -208,7 +208,7 @@ def pause(drain_id: DrainId, as_json: AsJson = False) -> None:
 
 @app.command(epilog=examples("drover drain resume 3"))
 def resume(drain_id: DrainId, as_json: AsJson = False) -> None:
-    """Go on after a pause, or try the guests again that an ended drain has left."""
+    """Go on after a pause, or try the guests again that an ended drain has skipped."""
     from drover.cli import drain_view
     from workflows.drain import commands
 
@@ -219,7 +219,7 @@ def resume(drain_id: DrainId, as_json: AsJson = False) -> None:
 def cancel(drain_id: DrainId, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False) -> None:
     """End a drain: moves under way are rolled back, guests that have moved stay, the host stays cordoned.
 
-    A move whose switchover was faster is carried through: --wait shows where each guest is in the end.
+    A move that passed its point of no return first is completed: --wait shows where each guest is in the end.
     """
     from drover.cli import drain_view, watching
     from workflows.drain import commands

@@ -1,4 +1,4 @@
-"""`drover gc`: what jobs left behind that have ended."""
+"""`drover gc`: remove what ended jobs left behind."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command("gc", epilog=examples("drover gc --dry-run", "drover gc", "drover gc --host hv2 --json"))
 def collect_garbage(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     host: Annotated[
         str | None,
         typer.Option(metavar="HOST", help="This host only.", autocompletion=completion.hosts, show_default="all"),

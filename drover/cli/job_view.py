@@ -1,4 +1,4 @@
-"""How jobs are shown: a list, everything about one, its story; as text or as JSON."""
+"""Display of jobs: a list, everything about one, its events; as text or as JSON."""
 
 from collections.abc import Iterable
 
@@ -93,20 +93,20 @@ def goes_on(job_id: int, *, as_json: bool) -> None:
 
 
 def requested(job: Job) -> str:
-    """What a cancellation came to so far."""
+    """The effect of a cancellation so far."""
     if job.state is JobState.ROLLED_BACK:
         return f"job {job.id} is rolled back: {job.guest} stays on {job.source}"
     look = f"`drover job watch {job.id}` shows how it ends"
     if job.state is JobState.ROLLING_BACK:
-        return f"job {job.id} is being rolled back, {job.guest} is to stay on {job.source}: {look}"
+        return f"job {job.id} is being rolled back, {job.guest} stays on {job.source}: {look}"
     return (
-        f"cancellation of job {job.id} is requested: {job.guest} stays on {job.source} unless its switchover was "
-        f"faster; {look}"
+        f"cancellation of job {job.id} is requested: {job.guest} stays on {job.source} unless its switchover comes "
+        f"first; {look}"
     )
 
 
 def explain(job_id: int, *, as_json: bool) -> None:
-    """Print a job's story."""
+    """Print a job's events."""
     job = queries.snapshot(job_id).job
     story = [serializers.event_document(event) for event in queries.events(job_id)]
     if as_json:

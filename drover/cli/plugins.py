@@ -48,7 +48,7 @@ def _broken(point: EntryPoint, error: Exception) -> TyperCommand:
     def complain() -> None:
         raise PluginBroken(f"`drover {point.name}` ({point.value}) cannot be loaded: {reason}") from error
 
-    # Whatever it is called with, the answer is the same.
+    # With any arguments the result is the same.
     anything = {"ignore_unknown_options": True, "allow_extra_args": True}
     summary = f"(cannot be loaded: {escape(reason)})"
     return TyperCommand(point.name, callback=complain, help=summary, context_settings=anything)

@@ -209,7 +209,7 @@ def pause(drain_id: int) -> Drain:
 
 
 def resume(drain_id: int) -> Drain:
-    """Go on after a pause, or try the guests again that an ended drain has left.
+    """Go on after a pause, or try the guests again that an ended drain has skipped.
 
     Raises:
         PreconditionFailed: there is no such drain, or it neither pauses nor has left anything.

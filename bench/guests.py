@@ -42,7 +42,7 @@ class Times:
     """Of the floor without asking the hosts what the guest is."""
     ended_at: float
     phases_ms: dict[str, float] = field(default_factory=dict)
-    """What the pause went on by the mover's own word; QEMU's part of it and ours."""
+    """The parts of the pause, as the mover itself measured them."""
 
 
 @dataclass(frozen=True, kw_only=True)

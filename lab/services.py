@@ -90,7 +90,7 @@ def _answers_postgres(lab: Lab) -> bool:
 
 
 def start_redis(lab: Lab) -> Process:
-    """Start Redis as operators should run it: append-only, and never throwing a message away."""
+    """Start Redis as operators should run it: append-only, and never dropping a message."""
     program = shutil.which("redis-server")
     if program is None:
         raise PreconditionFailed("there is no redis-server on this machine: run `make setup`")

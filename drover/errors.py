@@ -45,7 +45,7 @@ class HostRefused(PreconditionFailed):
 
 
 class UnreadableDocument(DroverError):
-    """What another process wrote is of a later version, or is not what its type says."""
+    """What another process wrote is of a later version, or does not match its type."""
 
 
 class StepError(DroverError):

@@ -104,7 +104,7 @@ def trace_of(traceparent: str | None) -> dict[str, object]:
 
 
 def configure(host: str, **fields: object) -> None:
-    """Write the lines of this process to stderr as the environment says, and put these fields on all of them.
+    """Write the lines of this process to stderr as the environment selects, and put these fields on all of them.
 
     Ours and Celery's are written from the chosen level on, those of other libraries from WARNING on.
     """

@@ -49,7 +49,7 @@ FORMER_VARIABLES = {
     "DROVER_RETENTION_S": "retention",
     "DROVER_STALLED_AFTER_S": "stalled-after",
 }
-"""Settings of earlier versions, each with the name by which `drover fleet set` knows it now."""
+"""Settings of earlier versions, each with the name that it has in `drover fleet set` now."""
 
 
 def _variable(

@@ -6,7 +6,7 @@ attempt the step runs. A span that a process did not end before it died is not i
 Messages carry the same text in their header `traceparent`, which is where opentelemetry-instrumentation-celery looks
 and puts it: a sender that uses it finds its move in its own trace. Here it is not used. A step's message may come
 twice, late or again, so the row says where its span belongs; and a publication that fails leaves the span of 0.66b2
-open and current in its thread, as does one by name of a task that the sender does not know.
+open and current in its thread, as does one by name of a task that is not registered at the sender.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """The base of all documents: what travels between processes, or stands in a JSON column, as a type with a version.
 
 A document is validated where it enters: `read` upgrades what an earlier version wrote and refuses what a later one did.
-A field that older readers may overlook is added without a new version, because they ignore what they do not know.
+A field that older readers may overlook is added without a new version, because they ignore unknown fields.
 Anything else raises the version and needs an entry in `UPGRADES`.
 
 pydantic costs about 80 ms of CPU to import. The switchover processes start during a move, so they import none of this,
@@ -21,7 +21,7 @@ from drover.errors import UnreadableDocument
 
 Item = TypeVar("Item")
 Json = dict[str, Any]
-"""A JSON object that nobody has validated yet."""
+"""A JSON object that is not validated yet."""
 
 Many = Annotated[tuple[Item, ...], Strict(False)]
 """A list in JSON. The items are as strict as the rest."""

@@ -1,4 +1,4 @@
-"""Guests: running QEMUs that Drover was told of."""
+"""Guests: running QEMUs that were adopted."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from models.base import Base
 
 
 class Guest(Base):
-    """A running QEMU. `host` says where it lives; only a cutover that was carried through changes that."""
+    """A running QEMU. `host` is where it lives; only a completed cutover changes that."""
 
     __tablename__ = "guest"
 

@@ -12,7 +12,7 @@ from models.documents import HostFacts
 
 
 class HostState(enum.StrEnum):
-    """What an operator wants of a host."""
+    """What an operator has set for a host."""
 
     ACTIVE = "active"
     CORDONED = "cordoned"  # takes no guest; those that it has stay

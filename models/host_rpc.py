@@ -97,7 +97,7 @@ class LookForOrphans(Question[Orphans]):
     answer = Orphans
 
     unknown_jobs: bool
-    """What belongs to jobs that the database does not know counts as well."""
+    """What belongs to jobs missing from the database counts as well."""
 
 
 class CollectOrphans(LookForOrphans):
@@ -122,7 +122,7 @@ def read_question(kind: str, question: object) -> Question[Any]:
     """The question of a row.
 
     Raises:
-        UnreadableDocument: a later version asks it, or it is not what its type says.
+        UnreadableDocument: a later version asks it, or it does not match its type.
     """
     known = QUESTIONS.get(kind)
     if known is None:

@@ -39,7 +39,7 @@ DOWNTIME_PHASES = (
     "stop",  # QEMU stops the guest and gets to pre-switchover: the rest of its disks' cache and of its RAM
     "mirror_end",  # both sides of all mirrors become equal
     "nbd_close",  # the source disconnects from the exports
-    "device_state",  # the last RAM and the devices are sent, until the source says `completed`
+    "device_state",  # the last RAM and the devices are sent, until the source reports `completed`
     "release",  # waiting for the NBD server to close the images, as far as it takes longer than that
     "check",  # the destination's QEMU confirms that it has all of the guest
     "marker",  # "may run here" is written and flushed

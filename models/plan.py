@@ -61,7 +61,7 @@ def _qemu_version(document: Json) -> Json:
 
 
 class Inspection(Versioned):
-    """A running guest as its host describes it: everything that its future host must know."""
+    """A running guest as its host describes it: all that its next host needs."""
 
     UPGRADES = {0: _qemu_version}  # noqa: RUF012 - a ClassVar of the base
 

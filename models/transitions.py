@@ -334,7 +334,7 @@ class DrainState(enum.StrEnum):
     PAUSED = "paused"  # moves under way go on, no other begins
     CANCELLING = "cancelling"  # moves under way are being rolled back
     DONE = "done"  # the host is empty; or all guests are home
-    INCOMPLETE = "incomplete"  # what is left says why
+    INCOMPLETE = "incomplete"  # some guests are left; each has a reason
     CANCELLED = "cancelled"
 
     @property
@@ -349,11 +349,11 @@ class GuestState(enum.StrEnum):
     WAITING = "waiting"  # its turn will come
     MOVING = "moving"  # its job is under way
     MOVED = "moved"
-    SKIPPED = "skipped"  # it runs where it was; the reason says why
+    SKIPPED = "skipped"  # it runs where it was; it has a reason
 
 
 def _to(state: S, after: S, why: str) -> Transition[S, S]:
-    """For rows that are told their next state."""
+    """A row whose event is the next state."""
     return Transition(state, after, after, ANYBODY, why)
 
 

@@ -65,7 +65,7 @@ class DeliveryState(enum.StrEnum):
 
     PENDING = "pending"
     DELIVERED = "delivered"
-    FAILED = "failed"  # it was tried often enough; the row says what went wrong last
+    FAILED = "failed"  # the tries are used up; the row has the last error
 
 
 class Delivery(Base):

@@ -93,7 +93,7 @@ class Moves:
         return job
 
     def story(self, job_id: int) -> str:
-        """What the job's record says, for a failing assertion."""
+        """The job's record, for a failing assertion."""
         with transaction() as session:
             events = session.query(Event).where(Event.job_id == job_id).order_by(Event.id).all()
             steps = session.get_one(Job, job_id).steps

@@ -1,4 +1,4 @@
-"""Redis fails over, is full or away: workers and controller say so once, wait, and go on by themselves."""
+"""Redis fails over, is full or unreachable: workers and controller log it once, wait, and go on by themselves."""
 
 import time
 from collections.abc import Iterator

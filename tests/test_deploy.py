@@ -45,7 +45,7 @@ class Fleet:
     services: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     def follow(self, kind: str, only: str = "") -> None:
-        """Run the guide's blocks of a kind, in their order; `only` names a word that those meant have."""
+        """Run the guide's blocks of a kind, in their order; `only` is a word that the chosen ones contain."""
         for found, where, script in BLOCK.findall(GUIDE.read_text()):
             if found == kind and only in script:
                 for name in where.split(", "):

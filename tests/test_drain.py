@@ -60,7 +60,7 @@ def _boot(moves: Moves, number: int) -> None:
 
 
 def _restart_worker(lab: Lab, host: str) -> None:
-    """Kill it and start it again, and wait until it says what its host has room for."""
+    """Kill it and start it again, and wait until it has registered its host's room."""
     for process in processes.find(lab.mark(f"worker-{host}")):
         process.kill()
     limit = MEMORY.get(host, 0) * MIB
@@ -89,7 +89,7 @@ def where(moves: Moves) -> dict[str, str]:
 
 
 def intact(moves: Moves) -> None:
-    """Every guest goes on where the records say it lives, and has lost nothing."""
+    """Every guest runs where its record says, and has lost nothing."""
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda pair: moves.intact(*pair), where(moves).items()))
 

@@ -1,4 +1,4 @@
-"""A drain is carried on from rows alone: each call here could be another process that knows nothing of the last."""
+"""A drain is carried on from rows alone: each call here could be in another process, without anything in memory."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -45,7 +45,7 @@ UNKNOWN = 987654321
 
 @dataclass(frozen=True)
 class Answer:
-    """What one call of `drover gc` said."""
+    """The output of one call of `drover gc`."""
 
     code: int
     document: dict[str, Any]
@@ -77,7 +77,7 @@ def gc(moves: Moves, *words: str) -> Answer:
 
 
 def force(job_id: int, state: JobState) -> None:
-    """What the database says of a job from now on, whatever is true; no step of it is claimed."""
+    """Set a job's state in the database, whatever is true; no step of it is claimed."""
     steps = {JobState.DONE: StepState.DONE, JobState.NEEDS_OPERATOR: StepState.FAILED}
     step = steps.get(state, StepState.ROLLED_BACK)
     with transaction() as session:

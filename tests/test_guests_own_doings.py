@@ -130,7 +130,7 @@ def test_a_guest_that_its_owner_ends_is_not_started_again(moves: Moves, phase: s
 
 
 def test_a_guest_that_its_owner_ends_in_the_pause_is_not_started_again(moves: Moves) -> None:
-    """The pause is over before anybody can act in it, so the process that carries the guest over is frozen there."""
+    """The pause is too short to act in it, so the process that carries the guest over is frozen there."""
     for _ in range(SHOTS):
         guest = moves.boot()
         job = _under_way(moves, guest, "ram", guest_must_run=False)

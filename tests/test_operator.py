@@ -1,4 +1,4 @@
-"""Where a human is needed the job says so, in one sentence with the commands to choose from; and they work."""
+"""A job that needs an operator has one sentence with the commands to choose from; and they work."""
 
 import asyncio
 import os

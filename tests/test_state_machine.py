@@ -273,7 +273,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.job.state is JobState.NEEDS_OPERATOR)
     @rule(owner=st.sampled_from(Side), fence=st.booleans(), died_there=st.booleans())
     def resolve(self, owner: Side, fence: bool, died_there: bool) -> None:
-        """The operator makes sure that what he says is true."""
+        """The operator makes the statement true."""
         other = Side.SOURCE if owner is Side.DESTINATION else Side.DESTINATION
         Life.seen = Observation(alive=False, may_run=died_there)
         operator_actions.resolve(self.job_id, owner, HOSTS[other] if fence else None)

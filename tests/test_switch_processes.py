@@ -1,4 +1,4 @@
-"""What the worker knows of its switchover processes, whatever became of the worker that started them."""
+"""The worker finds its switchover processes, also those of an earlier worker."""
 
 import asyncio
 import os

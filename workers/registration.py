@@ -41,7 +41,7 @@ from workflows.migration import claims
 log = logging.getLogger(__name__)
 
 CPUS_PER_CPU = 16
-"""Virtual CPUs for each CPU of the machine, unless the settings say otherwise: guests mostly wait."""
+"""Virtual CPUs for each CPU of the machine, unless the settings have another number: guests mostly wait."""
 
 _lock: list[TextIO] = []
 
@@ -68,7 +68,7 @@ def take_host_from_queue(conf: Any = None, options: dict[str, Any] | None = None
     logs.configure(settings().host or "control")
     if hosts != [settings().host] and CONTROL_QUEUE not in names:
         raise SystemExit(
-            f"this worker is for host {settings().host!r} but was told to serve {names}: "
+            f"this worker is for host {settings().host!r} but was started to serve {names}: "
             "start it with `drover worker --host HOST`"
         )
     if CONTROL_QUEUE in names:

@@ -47,7 +47,7 @@ class Room:
 
     host: str
     closed: str | None = None
-    """Why an operator wants it to take no guest."""
+    """Why it takes no guest, by an operator's setting."""
     silent: bool = False
     """Its worker sent no heartbeat lately."""
     lost: bool = False

@@ -19,8 +19,8 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
     Adopting a guest whose QEMU was started anew elsewhere updates where it is.
 
     Raises:
-        PreconditionFailed: the host is unknown, nobody answers at that socket, a job that has not ended is about the
-            guest, or its QEMU is known under another name.
+        PreconditionFailed: the host is unknown, no monitor answers at that socket, a job of the guest has not ended, or
+            its QEMU is adopted under another name.
     """
     known_host(host)
     with transaction() as session:

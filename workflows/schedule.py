@@ -112,7 +112,7 @@ def minutes(seconds: float) -> str:
 
 
 def moment(text: str, timezone: str, now: datetime) -> datetime:
-    """`2026-11-24T22:00`, or `22:00` for the next time that the clock says so.
+    """`2026-11-24T22:00`, or `22:00` for the next time of this hour and minute.
 
     Raises:
         PreconditionFailed: it is neither, or it has passed.

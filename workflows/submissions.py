@@ -21,7 +21,7 @@ Meant = TypeVar("Meant")
 LARGEST = 2**31 - 1
 """That an integer column holds."""
 LONGEST = 128
-"""Of names and keys, as their columns say."""
+"""The length of names and keys, as in their columns."""
 OLD_NAMES = {"max_blackout_ms": "max_downtime_ms"}
 """Field names of Drover 0.1, still taken in this release."""
 
@@ -230,7 +230,7 @@ def _is(kind: TypeAdapter[str], value: object) -> bool:
 
 
 def _name_now(name: str, said: Mapping[str, Any]) -> str:
-    """The present name of a field; who uses both names is told that the old one is unknown."""
+    """The present name of a field; with both names the old one is refused as unknown."""
     now = OLD_NAMES.get(name, name)
     return name if now in said else now
 

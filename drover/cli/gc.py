@@ -21,7 +21,7 @@ def collect_garbage(
         bool,
         typer.Option(
             "--unknown-jobs",
-            help="Also remove what belongs to jobs that the database does not know, for instance because it was "
+            help="Also remove what belongs to jobs missing from the database, for instance because it was "
             "restored from a backup. Make sure that none of them is still under way.",
         ),
     ] = False,

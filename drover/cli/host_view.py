@@ -50,7 +50,7 @@ def _states(row: Document) -> list[str]:
 
 
 def tell(host: Host, *, as_json: bool) -> None:
-    """Print what an operator wants of a host."""
+    """Print a host's state."""
     if as_json:
         output.emit({"name": host.name, "state": host.state.value})
     else:

@@ -28,7 +28,7 @@ def found() -> dict[str, EntryPoint]:
 
 
 def load(point: EntryPoint) -> TyperCommand | TyperGroup:
-    """The subcommand; for a broken one, a command that says what is wrong with it."""
+    """The subcommand; for a broken one, a command that prints the error."""
     made: TyperCommand | TyperGroup
     try:
         offered = point.load()

@@ -12,8 +12,8 @@ from models.database import transaction
 from models.job import Event, Job, unfinished
 from models.webhook import Delivery
 
-# What is never loaded cannot be printed: the NBD server's nonce and the switchover's key let whoever has them write into
-# a guest's disks or take part in its switchover. The plan is left out because it is large.
+# What is never loaded cannot be printed: the NBD server's nonce and the switchover's key let their holder write into a
+# guest's disks or take part in its switchover. The plan is left out because it is large.
 PUBLIC = tuple(defer(column, raiseload=True) for column in (Job.plan, Job.nbd_server, Job.switchover))
 
 

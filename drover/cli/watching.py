@@ -27,7 +27,7 @@ PATIENCE_S = 30.0
 
 
 class StoppedWatching(DroverError):
-    """The watching ended before the job did; the text says why."""
+    """The watching ended before the job did; the text has the reason."""
 
 
 class Endable(Protocol):

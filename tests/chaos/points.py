@@ -1,4 +1,4 @@
-"""When a fault strikes: between two links of the chain, in the middle of one, or at a line of the switchover's journal.
+"""When a fault is injected: between two links of the chain, within one, or at a line of the switchover's journal.
 
 Generated from `LINKS`, so a new step is covered the day it is added.
 """
@@ -20,7 +20,7 @@ from workflows.migration.chain import LINKS
 
 REACHED_WITHIN_S = 90.0
 SWITCH = ("migrate_ram", Side.SOURCE)
-"""The link in which the guest changes hands."""
+"""The link in which the guest changes its owner."""
 JOURNAL_LINES = ("migrating", "pre-switchover", "continuing", "run")
 """The guest is paused from `pre-switchover` on; `run` is the point of no return."""
 

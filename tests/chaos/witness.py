@@ -15,7 +15,7 @@ RUNS = {"RESUME"}
 STANDS = {"STOP", "SHUTDOWN"}
 RETRY_S = 0.01
 NOTICED_S = 0.5
-"""So late, on a busy machine, may we notice that a QEMU died; what is dead does not run."""
+"""How late, on a busy machine, the death of a QEMU may be noticed; a dead one does not run."""
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Witness:
         gone = asyncio.create_task(client.runstate_changed())
         try:
             await asyncio.wait({heard, gone}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.sleep(0)  # what it said last is still to be heard
+            await asyncio.sleep(0)  # its last events are still to be read
             self._died(host)
         finally:
             heard.cancel()

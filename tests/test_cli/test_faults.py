@@ -1,4 +1,4 @@
-"""What is said when something is not as it should be."""
+"""Messages of commands that fail."""
 
 import json
 import os

@@ -48,7 +48,7 @@ def virtual_size(path: Path, image_format: str) -> int | None:
 
 
 def fsync(paths: Sequence[str]) -> None:
-    """Write out what the host's page cache holds of these files, whoever wrote it."""
+    """Write out what the host's page cache holds of these files."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:

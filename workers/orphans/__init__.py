@@ -2,7 +2,7 @@
 
 All names contain the number of the job: directories, marks of processes, names of block jobs and nodes.
 So each find is decided by the state of its job alone, read right before something is removed; `done` and
-`rolled_back` are states that no job leaves. When in doubt a thing is kept, and the answer says why: a QEMU is ended
+`rolled_back` are states that no job leaves. When in doubt a thing is kept, with the reason: a QEMU is ended
 only while we hold its only monitor, and that reports that it still waits for a guest.
 """
 

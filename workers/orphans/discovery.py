@@ -60,7 +60,7 @@ def _marked_by_job(settings: Settings) -> Iterator[tuple[str, str, Process]]:
 
 
 def _files(settings: Settings) -> list[Find]:
-    """Images before the directories that tell whose they are."""
+    """Images before the directories that record whose they are."""
     found: list[Find] = []
     folders = settings.directory / "jobs"
     for entry in sorted(folders.iterdir()) if folders.is_dir() else ():
@@ -84,7 +84,7 @@ def _retired(settings: Settings) -> list[Find]:
 
 
 async def _mirrors(settings: Settings) -> tuple[list[Find], list[str]]:
-    """Ask the QEMUs of all guests that live here and are not being moved: whoever moves one needs its monitor."""
+    """Ask the QEMUs of all guests that live here and are not being moved: a running move needs its monitor."""
     found: list[Find] = []
     notes = []
     for guest in _idle_guests(settings.host):

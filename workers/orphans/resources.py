@@ -28,7 +28,7 @@ MIRROR_TIMEOUT_S = 8.0
 
 
 class Kept(DroverError):
-    """It stays where it is; the text says why."""
+    """It is kept; the text has the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,7 +164,7 @@ def destination_command_line(
     destination path) overrides the roots for the images it names.
 
     `-only-migratable` is left out on purpose: it would stay with the guest for good and refuse
-    every later hot-plug of a device that cannot migrate; `blocked-reasons` tells before we start.
+    every later hot-plug of a device that cannot migrate; `blocked-reasons` lists such devices before the move.
     """
     relocate = _relocation(source_root, destination_root, image_paths or {})
     options = [spelled_out(option) for option in parse_command_line(argv) if option.name not in DROPPED]

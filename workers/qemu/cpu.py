@@ -1,4 +1,4 @@
-"""What the guest's CPU offers, as CPUID tells the guest.
+"""The features of a guest's CPU, as its CPUID shows them.
 
 QEMU sends no CPUID with the RAM and does not notice that a feature is missing at the destination (seen on 7.2, 10.0 and
 11.1): the guest goes on and dies at the first instruction that is not there. With `-cpu host` any other CPU can do
@@ -46,7 +46,7 @@ async def offered(monitor: Monitor) -> Cpu | None:
 def offered_here(qemu: str, argv: Sequence[str]) -> Cpu | None:
     """The same for a guest with this command line on this host, asked of a QEMU that never runs anything.
 
-    None where that does not start or cannot tell: then the guest's own incoming QEMU is the first to be asked.
+    None where that does not start or does not report them: then only the guest's own incoming QEMU is asked.
     """
     words = ("-S", "-nodefaults", "-no-user-config", "-display", "none", *_of_the_cpu(argv), "-qmp", "stdio")
     try:
@@ -78,7 +78,7 @@ def _label(word: Mapping[str, Any]) -> str:
 
 
 def missing(source: Cpu | None, destination: Cpu | None) -> list[str]:
-    """What the guest has and would not find there, as sentences; empty if nothing, or if one side cannot tell."""
+    """What the guest has and would not find there, as sentences; empty if nothing, or if one side is unknown."""
     if source is None or destination is None:
         return []
     found = []

@@ -40,7 +40,7 @@ def _media(
 ) -> list[_Medium]:
     """`query-block` shows the topmost node; while a mirror runs that is its filter (`mirror_top`).
 
-    Only `query-blockstats` says what lies below a node (10.0 has no `children` elsewhere).
+    Only `query-blockstats` shows what lies below a node (10.0 has no `children` elsewhere).
     """
     nodes = {node["node-name"]: node for node in named_block_nodes}
     below = {_drive(entry): entry for entry in blockstats}

@@ -142,7 +142,7 @@ BUGS: tuple[Bug, ...] = (
         what="UEFI flash may lose its ROM mode in a migration",
         severity=Severity.WARN,
         ranges=((ANCIENT, (10, 0, 13)), ((10, 1, 0), (11, 1, 1))),
-        concerns=(frozenset({"pflash"}),),  # the word is in every way to give a guest flash
+        concerns=(frozenset({"pflash"}),),  # the word is part of every option that gives a guest flash
     ),
 )
 _BY_ID = {bug.id: bug for bug in BUGS}

@@ -59,7 +59,7 @@ class Monitor:
         self._client = client
         self._guard = guard
         self.pid = pid
-        """The process that listens on the socket, as the kernel says."""
+        """The process that listens on the socket, as the kernel reports."""
 
     async def query(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S, **arguments: Any) -> Any:
         """Run a command that changes nothing.

@@ -265,7 +265,7 @@ class Source:
         resumed_at = reply["resumed_at"] - self.clock_offset
         downtime_ms = 1000 * (resumed_at - self.stopped_at)
         self.phases |= {"stop": 1000 * (self.pre_switchover_at - self.stopped_at)}
-        self.phases |= reply.get("phases", {})  # the version before this one tells none
+        self.phases |= reply.get("phases", {})  # the version before this one sends none
         self.phases["messages"] = downtime_ms - sum(self.phases.values())
         self.journal.write(
             "resumed",

@@ -55,7 +55,7 @@ def attempts(ctx: Context) -> list[int]:
 
 
 def committed(ctx: Context) -> JournalState | None:
-    """The attempt in which the source told the destination to run, if there is one. To be called on the source."""
+    """The attempt whose journal has `run`, if there is one. To be called on the source."""
     return next((told for attempt in attempts(ctx) if (told := journal_state(ctx, attempt)).committed), None)
 
 

@@ -142,7 +142,7 @@ def _insert(session: Session, order: DrainRequest, forecast: Forecast | None, ke
 def record_refusal(kind: DrainKind, host: object, idempotency_key: str, why: str, webhook: object = None) -> None:
     """Record the refusal of a submission whose sender waits for no answer.
 
-    It is kept as a cancelled drain, or apart from the drains where nobody knows the host. Anything may have been sent.
+    It is kept as a cancelled drain, or apart from the drains where the host is unknown. Any content may arrive.
     """
     try:
         with transaction() as session:

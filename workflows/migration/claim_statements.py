@@ -136,7 +136,7 @@ def _release(going_on: Direction | None = None) -> ReturningUpdate[int, int | No
     """End a claim that still holds, and its attempt; `going_on` notes as well that the next step's message is sent.
 
     What is asked of the step is asked again of its newest version when this had to wait for the job's row. The others
-    are as they were, because nobody changes them while one is claimed.
+    are as they were, because they do not change while one is claimed.
     """
     job = select(Job.id).where(Job.id == JOB).with_for_update().cte("locked")
     step = (
@@ -217,7 +217,7 @@ HELD = (
     select(Job, Step)
     .join(Job.steps)
     .where(Job.id == JOB, *STILL_HELD)
-    .options(defer(Job.plan))  # a few KiB that nobody changes
+    .options(defer(Job.plan))  # a few KiB that never change
     .with_for_update(of=[Job, Step])
 )
 """Job and step of a claim that still holds, both locked."""

@@ -49,7 +49,7 @@ class Claim:
     owner: str
     cancel_requested: bool = False
     deadline: float = field(default=0.0)
-    """By `time.monotonic()`: needs no database and no clock shared with anybody."""
+    """By `time.monotonic()`: needs neither the database nor a clock shared with other hosts."""
     renewed_at: float = field(default_factory=time.monotonic)
     """When the lease was last asked for, by the same clock."""
     taken_at: datetime = EPOCH
@@ -137,7 +137,7 @@ def _prolonged(claim: Claim, asked: float, settings: Settings, *, cancel_request
 
 
 def renew(claim: Claim, settings: Settings) -> None:
-    """Prolong the lease and learn whether the job's cancellation was asked for.
+    """Prolong the lease, and read whether the job's cancellation was requested.
 
     Raises:
         LeaseLost: somebody else holds the claim by now.
@@ -158,7 +158,7 @@ def note(claim: Claim, **columns: Any) -> None:
 def progress(claim: Claim, settings: Settings) -> None:
     """Write down how far the disks of `claim.job` are, and prolong the lease: one statement, once a second.
 
-    Learns whether the job's RAM must not follow yet, and whether its cancellation was asked for. Errors as for `renew`.
+    Reads whether the job's RAM must not follow yet, and whether its cancellation was requested. Errors as for `renew`.
     """
     asked, job = time.monotonic(), claim.job
     each = {
@@ -263,7 +263,7 @@ def go_back(claim: Claim, why: str) -> None:
 
 
 def stop_for_operator(claim: Claim, error: str) -> None:
-    """Nobody can tell who owns the guest: leave everything as it is."""
+    """It is unknown who owns the guest: leave everything as it is and ask an operator."""
     with _released(claim, StepEvent.FAIL, "failed", error) as (session, job, _):
         _ask_operator(session, job, error, claim)
 

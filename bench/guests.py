@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.baseline import Qmp
-from bench.observer import Onlooker, Seen
+from bench.observer import Observer, Seen
 from lab import guests
 from lab.directory import Lab
 from lab.guest.spec import GuestSpec
@@ -78,9 +78,9 @@ class Guest:
     def move(self, by: str, *, floor: dict[str, Any] | None = None, **options: int) -> Move:
         """Move it to the other host; `options` are those of `MigrationOptions`, `floor` what that is to try."""
         to = "host-b" if self.host == "host-a" else "host-a"
-        onlooker = Onlooker(str(self._watch_at(self.host)), str(self._watch_at(to)), self.devices)
+        observer = Observer(str(self._watch_at(self.host)), str(self._watch_at(to)), self.devices)
         times = self._moved(by, to, MigrationOptions(**options), floor or {})
-        seen = onlooker.join()
+        seen = observer.join()
         self.moved_to(to)
         allocated = sum(image.path.stat().st_blocks * 512 for image in self._images())
         return Move(by=by, seen=seen, times=times, allocated_bytes=allocated)

@@ -66,7 +66,7 @@ def latency_ms(bins: Sequence[int], part: float) -> float | None:
     return [FINEST_NS, *_boundaries(), COARSEST_NS][place] / 1e6
 
 
-class Onlooker:
+class Observer:
     """Two threads that listen while a move goes on; `seen` is complete after `join`."""
 
     def __init__(self, source: str, destination: str, devices: Sequence[str]) -> None:

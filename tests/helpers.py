@@ -109,7 +109,7 @@ class Moves:
         """Assert that the guest lives on this host, goes on there, and has lost nothing."""
         console = self.lab.host(host).guests / guest / "console.log"
         heard = console.stat().st_size
-        until("the guest is heard of", lambda: console.read_bytes()[heard:].count(b"tick") > 2, 20)
+        until("the guest prints ticks", lambda: console.read_bytes()[heard:].count(b"tick") > 2, 20)
         verdict = guests.check(self.lab, guest)
         assert verdict.report.ok, verdict.report.problems
         assert verdict.host == host

@@ -140,7 +140,7 @@ def test_a_broker_that_takes_no_messages_is_noticed(tmp_path: Path, monkeypatch:
 
 def test_whatever_ends_the_lead_frees_the_lock_and_returns_no_connection_with_it() -> None:
     with suppress(ZeroDivisionError), unpooled() as connection:
-        assert leader_election.take(connection)
+        assert leader_election.acquire(connection)
         raise ZeroDivisionError
     until("the lock is free", lambda: leader() is None)
     assert engine().pool.checkedout() == 0  # type: ignore[attr-defined]

@@ -266,11 +266,11 @@ def test_a_lost_message_is_sent_again() -> None:
 
 
 def test_a_key_names_one_drain(database: None) -> None:
-    order = DrainRequest(kind=DrainKind.DRAIN, host="one")
-    first = commands.submit(order, idempotency_key="k")
-    assert commands.submit(order, idempotency_key="k").id == first.id
+    request = DrainRequest(kind=DrainKind.DRAIN, host="one")
+    first = commands.submit(request, idempotency_key="k")
+    assert commands.submit(request, idempotency_key="k").id == first.id
     with pytest.raises(PreconditionFailed, match="use another key"):
-        commands.submit(replace(order, host="two"), idempotency_key="k")
+        commands.submit(replace(request, host="two"), idempotency_key="k")
 
 
 @pytest.mark.parametrize("verb", [commands.pause, commands.resume, commands.cancel])

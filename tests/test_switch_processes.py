@@ -118,7 +118,7 @@ def test_a_prepared_one_sees_its_order_even_if_whoever_wrote_it_died_before_it_s
     context: Context, tmp_path: Path
 ) -> None:
     supervisor.prepare(context)
-    order = context.directory.switch_order(Side.SOURCE, context.claim.token)
+    order = context.directory.parameters_file(Side.SOURCE, context.claim.token)
     until("it waits", lambda: order.with_suffix(".bell").exists())
     order.with_suffix(".bell").unlink()
     supervisor.start(context, 7, _order(tmp_path))
@@ -128,7 +128,7 @@ def test_a_prepared_one_sees_its_order_even_if_whoever_wrote_it_died_before_it_s
 def test_a_prepared_one_waits_as_long_again_when_another_is_asked_for(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order, clock = context.directory.switch_order(Side.SOURCE, context.claim.token), SimpleNamespace(s=0.0)
+    order, clock = context.directory.parameters_file(Side.SOURCE, context.claim.token), SimpleNamespace(s=0.0)
     monkeypatch.setattr(supervisor, "_prepared", lambda _: context.claim.token)
     monkeypatch.setattr(parameters, "time", SimpleNamespace(monotonic=lambda: clock.s))
     with ThreadPoolExecutor() as threads:

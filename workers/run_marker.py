@@ -6,10 +6,10 @@ quickly: importing the database's classes would take longer than the rest of its
 
 from pathlib import Path
 
-MARK = b"may run\n"
+SET_CONTENT = b"may run\n"
 """Content of a marker that is set; before that the file exists with other bytes of this length."""
 
 
 def is_set(marker: Path) -> bool:
     """Whether it is set."""
-    return marker.exists() and marker.read_bytes() == MARK
+    return marker.exists() and marker.read_bytes() == SET_CONTENT

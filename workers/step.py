@@ -56,11 +56,11 @@ class JobDirectory:
         """Those of all attempts begun on this side, oldest first, each with its attempt."""
         return self._numbered(side, "jsonl")
 
-    def switch_order(self, side: Side, number: int) -> Path:
+    def parameters_file(self, side: Side, number: int) -> Path:
         """What the switchover process of this number is to do: it begins when that is there."""
         return self._of_switchover(side, number, "json")
 
-    def switch_orders(self, side: Side) -> list[tuple[int, Path]]:
+    def parameters_files(self, side: Side) -> list[tuple[int, Path]]:
         """Those given to processes of this side so far, each with the process's number."""
         return self._numbered(side, "json")
 

@@ -72,7 +72,7 @@ class Room:
             return f"{self.host} has {max(self.cpus, 0):.0f} CPUs left for guests, {size.cpus} needed"
         return None
 
-    def take(self, size: Size) -> None:
+    def reserve(self, size: Size) -> None:
         """Count a guest in."""
         self.cpus -= size.cpus
         self.memory_bytes -= size.memory_bytes
@@ -99,7 +99,7 @@ class Slots:
             return f"{self.overall} moves are under way already, {self.limits.max_moves} may be at a time"
         return None
 
-    def take(self, source: str, destination: str) -> None:
+    def reserve(self, source: str, destination: str) -> None:
         """Count a move in."""
         self.outgoing[source] = self.outgoing.get(source, 0) + 1
         self.incoming[destination] = self.incoming.get(destination, 0) + 1
@@ -187,11 +187,11 @@ def slots(session: Session, limits: Limits) -> Slots:
     found = Slots(limits=limits)
     query = select(Job.source, Job.destination).where(Job.state.in_(GOING_ON), not_(or_(parked(), _stalled())))
     for source, destination in session.execute(query):
-        found.take(source, destination)
+        found.reserve(source, destination)
     return found
 
 
-def held(session: Session) -> dict[str, int]:
+def held_per_host(session: Session) -> dict[str, int]:
     """{host: moves that leave it and have begun, but whose RAM must not follow yet}."""
     query = (
         select(Job.source, func.count().label("moves"))

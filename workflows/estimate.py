@@ -112,11 +112,11 @@ def total_s(placements: Iterable[Placement], speed: Speed, limits: Limits) -> fl
     while waiting or under_way:
         slots = Slots(limits=limits)
         for _, number in under_way:
-            slots.take(made[number].candidate.source, made[number].destination)
+            slots.reserve(made[number].candidate.source, made[number].destination)
         for placement in list(waiting):
             if slots.lacking(placement.candidate.source, placement.destination) is None:
                 waiting.remove(placement)
-                slots.take(placement.candidate.source, placement.destination)
+                slots.reserve(placement.candidate.source, placement.destination)
                 made[len(made)] = placement
                 heapq.heappush(under_way, (at + speed.move_s(placement.candidate.size), len(made) - 1))
         if not under_way:  # the limits let nothing begin: what waits has no time

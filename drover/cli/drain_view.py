@@ -215,7 +215,7 @@ def listed(shots: Iterable[DrainShot], everything: bool, *, as_json: bool) -> No
     )
 
 
-def tell(drain_id: int, *, as_json: bool) -> None:
+def report(drain_id: int, *, as_json: bool) -> None:
     """Print a drain and all its guests."""
     shot = drain_queries.snapshot(drain_id)
     if as_json:

@@ -92,7 +92,7 @@ def submit(
     """
     from drover.cli import drain_submission
 
-    order = drain_submission.order(
+    request = drain_submission.request(
         "drain",
         host,
         to=to,
@@ -110,7 +110,7 @@ def submit(
         idempotency_key=idempotency_key,
     )
     drain_submission.plan_and_submit(
-        order, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json
+        request, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json
     )
 
 
@@ -139,7 +139,7 @@ def bring_home(
     """Bring the guests home that were drained from a host, and let it take guests again."""
     from drover.cli import drain_submission
 
-    order = drain_submission.order(
+    request = drain_submission.request(
         "return",
         host,
         max_downtime_ms=max_downtime_ms,
@@ -155,7 +155,7 @@ def bring_home(
         idempotency_key=idempotency_key,
     )
     drain_submission.plan_and_submit(
-        order, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json
+        request, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json
     )
 
 
@@ -186,7 +186,7 @@ def show(
         raise typer.BadParameter("name the drain either by its number or by --key")
     from drover.cli import drain_queries, drain_view
 
-    drain_view.tell(drain_queries.id_of(key) if key is not None else int(drain_id or 0), as_json=as_json)
+    drain_view.report(drain_queries.id_of(key) if key is not None else int(drain_id or 0), as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain watch 3", "drover drain watch 3 --timeout 600 --json"))
@@ -203,7 +203,7 @@ def pause(drain_id: DrainId, as_json: AsJson = False) -> None:
     from drover.cli import drain_view
     from workflows.drain import commands
 
-    drain_view.tell(commands.pause(drain_id).id, as_json=as_json)
+    drain_view.report(commands.pause(drain_id).id, as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain resume 3"))
@@ -212,7 +212,7 @@ def resume(drain_id: DrainId, as_json: AsJson = False) -> None:
     from drover.cli import drain_view
     from workflows.drain import commands
 
-    drain_view.tell(commands.resume(drain_id).id, as_json=as_json)
+    drain_view.report(commands.resume(drain_id).id, as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain cancel 3", "drover drain cancel 3 --wait"))
@@ -227,4 +227,4 @@ def cancel(drain_id: DrainId, wait: Wait = False, timeout: Timeout = None, as_js
     commands.cancel(drain_id)
     if wait:
         watching.watch_drain(drain_id, timeout_s=timeout, as_json=as_json)
-    drain_view.tell(drain_id, as_json=as_json)
+    drain_view.report(drain_id, as_json=as_json)

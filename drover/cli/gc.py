@@ -36,4 +36,4 @@ def collect_garbage(
 
     asked, silent = orphans.hosts(host)
     swept = [orphans.sweep(name, dry_run=dry_run, unknown_jobs=unknown_jobs) for name in asked]
-    gc_view.tell(swept, silent, dry_run=dry_run, as_json=as_json)
+    gc_view.report(swept, silent, dry_run=dry_run, as_json=as_json)

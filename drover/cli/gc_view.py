@@ -11,7 +11,7 @@ from models.host_rpc import Orphan
 from workflows.orphans import Swept
 
 
-def tell(swept: Sequence[Swept], silent: Sequence[str], *, dry_run: bool, as_json: bool) -> None:
+def report(swept: Sequence[Swept], silent: Sequence[str], *, dry_run: bool, as_json: bool) -> None:
     """Print what was found on each host, and exit with the code for that."""
     _note(swept, silent)
     if as_json:

@@ -64,7 +64,7 @@ def cordon(host: HostName, as_json: AsJson = False) -> None:
     from drover.cli import host_view
     from workflows import hosts
 
-    host_view.tell(hosts.cordon(host), as_json=as_json)
+    host_view.report(hosts.cordon(host), as_json=as_json)
 
 
 @app.command(epilog=examples("drover host uncordon hv2"))
@@ -73,4 +73,4 @@ def uncordon(host: HostName, as_json: AsJson = False) -> None:
     from drover.cli import host_view
     from workflows import hosts
 
-    host_view.tell(hosts.uncordon(host), as_json=as_json)
+    host_view.report(hosts.uncordon(host), as_json=as_json)

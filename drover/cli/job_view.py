@@ -79,7 +79,7 @@ def _took(shot: Snapshot, step: Step) -> float | None:
     return queries.elapsed_s(step.started_at, step.finished_at or shot.at)
 
 
-def tell(job_id: int, sentence: str, *, as_json: bool) -> None:
+def report(job_id: int, sentence: str, *, as_json: bool) -> None:
     """Print what was done to a job, or its document."""
     if as_json:
         emit_job(job_id)
@@ -89,7 +89,7 @@ def tell(job_id: int, sentence: str, *, as_json: bool) -> None:
 
 def goes_on(job_id: int, *, as_json: bool) -> None:
     """Print that a job goes on."""
-    tell(job_id, f"job {job_id} goes on (`drover job watch {job_id}`)", as_json=as_json)
+    report(job_id, f"job {job_id} goes on (`drover job watch {job_id}`)", as_json=as_json)
 
 
 def requested(job: Job) -> str:

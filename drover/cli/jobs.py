@@ -78,7 +78,7 @@ def cancel(job_id: JobId, wait: Wait = False, timeout: Timeout = None, as_json: 
     job = jobs.cancel(job_id)
     if wait:
         watching.watch(job_id, timeout_s=timeout, as_json=as_json)
-    job_view.tell(job_id, job_view.requested(job), as_json=as_json)
+    job_view.report(job_id, job_view.requested(job), as_json=as_json)
 
 
 @app.command(epilog=examples("drover job release 7"))

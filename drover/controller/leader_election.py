@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 ACTING_LOCK = 0x636F6E74726F6C  # "control"
 
 
-def take(connection: Connection) -> bool:
+def acquire(connection: Connection) -> bool:
     """Take the lead, unless another controller has it."""
     return bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": ACTING_LOCK}))
 

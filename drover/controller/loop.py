@@ -94,7 +94,7 @@ def lead(ours: Settings) -> None:
             return
         if not _can_publish():
             STOPPING.wait(PAUSE_S)  # another controller may be able to publish
-        if not leader_election.take(connection):
+        if not leader_election.acquire(connection):
             return
         with listening(connection, WAKE_CHANNEL, said.CHANNEL) as wait:
             LEADING.set()

@@ -27,7 +27,7 @@ UNREACHABLE = (SQLAlchemyError, OperationalError, RedisError, OSError)
 Answer = TypeVar("Answer")
 
 
-class Question(Generic[Answer]):
+class Query(Generic[Answer]):
     """A query run in a thread of its own, so that a server which does not answer does not block a scrape.
 
     While one has no answer no other is started: scrapes do not pile up at a frozen server.
@@ -66,7 +66,7 @@ class Fleet(Collector):
         self.ours, self.leading = ours, leading
         self.ended = Ended()
         self.hosts: Sequence[str] = []
-        self.database, self.broker = Question(self._ask_database), Question(self._ask_broker)
+        self.database, self.broker = Query(self._ask_database), Query(self._ask_broker)
 
     def describe(self) -> list[Metric]:
         """Nothing: the registry would ask the database for the names."""
@@ -90,7 +90,7 @@ class Fleet(Collector):
                 *gauges.of_hosts(session, now, self.ours),
                 *gauges.of_jobs(session, now),
                 *gauges.of_drains(session, now),
-                *self.ended.tell(session, now),
+                *self.ended.metrics(session, now),
             ]
 
     def _ask_broker(self) -> dict[str, float]:

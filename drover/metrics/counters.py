@@ -27,14 +27,14 @@ class Ended:
         self.settled = Totals()
         self.until: datetime | None = None
 
-    def tell(self, session: Session, now: datetime) -> list[Metric]:
+    def metrics(self, session: Session, now: datetime) -> list[Metric]:
         """The sums as metrics."""
         settled, until = deepcopy(self.settled), now - SETTLED
         settled.add(session, self.until, until)
         recent = deepcopy(settled)
         recent.add(session, until, None)
         self.settled, self.until = settled, until  # not before all went well
-        return list(recent.tell())
+        return list(recent.metrics())
 
 
 class Totals:
@@ -60,7 +60,7 @@ class Totals:
         for bucket, count, total in session.execute(_downtimes(jobs)):
             self.downtime.add(bucket, count, float(total))
 
-    def tell(self) -> Iterator[Metric]:
+    def metrics(self) -> Iterator[Metric]:
         """The sums as metrics."""
         labels = ["step", "side", "direction", "outcome"]
         family = HistogramMetricFamily("drover_step_duration_seconds", "Of each try at a step", labels=labels)

@@ -246,7 +246,7 @@ class _Trial:
         until(f"the guest runs on {home}", lambda: witness.running_on() == home, HEARD_WITHIN_S)
         console = self.folder(home) / "console.log"
         heard = console.stat().st_size
-        until("the guest is heard of", lambda: console.read_bytes()[heard:].count(b"tick") > 2, HEARD_WITHIN_S)
+        until("the guest prints ticks", lambda: console.read_bytes()[heard:].count(b"tick") > 2, HEARD_WITHIN_S)
 
     def _nothing_lost(self, home: str, alive: bool) -> None:
         if alive:

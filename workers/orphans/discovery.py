@@ -12,7 +12,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.job import Disk, Job
 from workers.orphans.naming import MIRROR, MONITOR_TIMEOUT_S, NUMBER, ROLES, being_moved, made, mirror_names
-from workers.orphans.resources import Directory, Find, Helper, Image, Incoming, Mirror, Retired
+from workers.orphans.resources import Directory, Find, Helper, Image, Incoming, OrphanMirror, Retired
 from workers.processes import Process, marked
 from workers.qemu.monitor import connect
 from workers.step import JobDirectory
@@ -96,7 +96,7 @@ async def _mirrors(settings: Settings) -> tuple[list[Find], list[str]]:
             continue
         for name in sorted(names):
             job_id = int(MIRROR.fullmatch(name)[1])  # type: ignore[index] # only such names are answered
-            found.append(Mirror(job_id=job_id, settings=settings, name=name, guest=guest.name, qmp=guest.qmp))
+            found.append(OrphanMirror(job_id=job_id, settings=settings, name=name, guest=guest.name, qmp=guest.qmp))
     return found, notes
 
 

@@ -134,7 +134,7 @@ class Incoming(Find):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mirror(Find):
+class OrphanMirror(Find):
     """A block job, its NBD client node, or both, in the QEMU of a guest that lives here."""
 
     kind = "mirror"

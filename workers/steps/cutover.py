@@ -19,7 +19,7 @@ from workers.images import manifest
 from workers.processes import Process
 from workers.qemu import migration
 from workers.qemu.monitor import Monitor, MonitorLost
-from workers.run_marker import MARK
+from workers.run_marker import SET_CONTENT
 from workers.step import Context, StepHandler
 from workers.switchover import supervisor, trace
 from workflows.migration.run_states import WENT_ON
@@ -105,7 +105,7 @@ class CutoverDestination(StepHandler):
         await self._release_images(ctx)
         await migration.loaded(monitor)
         ctx.guard()
-        manifest.write_durably(ctx.directory.marker, MARK.decode())
+        manifest.write_durably(ctx.directory.marker, SET_CONTENT.decode())
         await migration.resume(monitor)
 
     async def _release_images(self, ctx: Context) -> None:

@@ -93,7 +93,7 @@ class MigrateRamSource(StepHandler):
         if attempt not in supervisor.attempts(ctx):
             await self._check_guest(ctx)
             self._start(ctx, attempt)
-        told = await supervisor.watch(ctx, attempt, _Progress(ctx).tell)
+        told = await supervisor.watch(ctx, attempt, _Progress(ctx).write)
         if not told.committed and not _died_after_ending_mirrors(ctx, told):
             await self._keep(ctx, told)
 
@@ -111,9 +111,9 @@ class MigrateRamSource(StepHandler):
         # From here on recovery asks both QEMUs: the source may pause at any moment.
         ctx.note(cutover_begun_at=ctx.claim.now())
         ctx.guard()
-        supervisor.start(ctx, attempt, self._order(ctx, attempt))
+        supervisor.start(ctx, attempt, self._parameters(ctx, attempt))
 
-    def _order(self, ctx: Context, attempt: int) -> SourceParameters:
+    def _parameters(self, ctx: Context, attempt: int) -> SourceParameters:
         return SourceParameters(
             qmp=ctx.source.qmp,
             key=ctx.attempt.key,
@@ -189,7 +189,7 @@ class _Progress:
     def __init__(self, ctx: Context) -> None:
         self.ctx, self.next_at = ctx, 0.0
 
-    def tell(self, ram: dict[str, int]) -> None:
+    def write(self, ram: dict[str, int]) -> None:
         if not ram or time.monotonic() < self.next_at:
             return
         self.next_at = time.monotonic() + RECORD_S

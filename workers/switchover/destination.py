@@ -11,7 +11,7 @@ from drover.errors import DroverError
 from workers.images import manifest
 from workers.qemu import migration
 from workers.qemu.monitor import Monitor, connect
-from workers.run_marker import MARK
+from workers.run_marker import SET_CONTENT
 from workers.switchover import channel
 from workers.switchover.channel import Channel, PeerLost
 from workers.switchover.journal import Journal
@@ -38,7 +38,7 @@ class Destination:
         self.finished = asyncio.Event()
         self.told_to_run = False
         self.marker = os.open(order.marker, os.O_RDWR | os.O_CREAT, 0o600)
-        os.pwrite(self.marker, b"-" * len(MARK), 0)  # the block exists: marking it later is one short write
+        os.pwrite(self.marker, b"-" * len(SET_CONTENT), 0)  # the block exists: marking it later is one short write
         os.fsync(self.marker)
 
     async def answer(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Destination:
         with Timer(phases, "check"):
             await migration.loaded(self.guest)
         with Timer(phases, "marker"):
-            os.pwrite(self.marker, MARK, 0)
+            os.pwrite(self.marker, SET_CONTENT, 0)
             os.fdatasync(self.marker)
             self.journal.write("marked")
         begun = time.time()

@@ -173,16 +173,16 @@ class Source:
         if time.monotonic() > self.report_at:
             await self.report()
         self.check_peer()
-        return not await self.heard(event)
+        return not await self.handle(event)
 
-    async def heard(self, event: Any) -> bool:
+    async def handle(self, event: Any) -> bool:
         """Handle an event; True at pre-switchover. Without one, query the state: events may be lost silently."""
         if event is None:
             status = (await self.guest.query("query-migrate"))["status"]
         elif event["event"] == "MIGRATION":
             status = event["data"]["status"]
         else:
-            self.note(event)
+            self.check_event(event)
             if event["event"] == "STOP" and self.order.live:
                 await self.check_guest({"running", *migration.STOPPED_BY_MIGRATION})
             return False
@@ -203,7 +203,7 @@ class Source:
         if runstate not in allowed:
             raise CalledOff(f"the guest stands still: it is {runstate}")
 
-    def note(self, event: Any) -> None:
+    def check_event(self, event: Any) -> None:
         """STOP gives the moment from which the guest is paused; what it or a mirror cannot survive ends the attempt."""
         if event["event"] == "STOP":
             self.stopped_at = migration.event_time(event)
@@ -235,7 +235,7 @@ class Source:
     def drain_events(self) -> None:
         """STOP may be queued behind the event that ended the wait."""
         for event in self.events.clear():
-            self.note(event)
+            self.check_event(event)
 
     async def complete_ram(self) -> None:
         """Send the device state; `completed` means that the destination holds everything."""

@@ -40,7 +40,7 @@ def running(ctx: Context, attempt: int) -> Process | None:
 def _number(ctx: Context, attempt: int) -> int | None:
     """The number of the process that got the parameters of an attempt."""
     its_journal = str(ctx.directory.switch_journal(ctx.claim.side, attempt))
-    given = ctx.directory.switch_orders(ctx.claim.side)
+    given = ctx.directory.parameters_files(ctx.claim.side)
     return next((number for number, path in given if json.loads(path.read_text())["journal"] == its_journal), None)
 
 
@@ -70,18 +70,18 @@ def prepare(ctx: Context) -> None:
     if (number := _prepared(ctx)) is None:
         _spawn(ctx)
     else:
-        parameters.wake(ctx.directory.switch_order(ctx.claim.side, number))
+        parameters.wake(ctx.directory.parameters_file(ctx.claim.side, number))
 
 
 def _prepared(ctx: Context) -> int | None:
     """The number of a living process that has no parameters yet."""
     numbers = (number for number, _ in _living(ctx))
-    return next((n for n in numbers if not ctx.directory.switch_order(ctx.claim.side, n).exists()), None)
+    return next((n for n in numbers if not ctx.directory.parameters_file(ctx.claim.side, n).exists()), None)
 
 
 def _spawn(ctx: Context) -> int:
     number, role = ctx.claim.token, f"{ROLE}{ctx.claim.token}"
-    order = ctx.directory.switch_order(ctx.claim.side, number)
+    order = ctx.directory.parameters_file(ctx.claim.side, number)
     argv = [sys.executable, "-m", "workers.switchover", str(ctx.claim.side), str(order)]
     processes.spawn(
         ctx.directory.mark(role), argv, ctx.directory.log(role), environment=logs.handed_on(step="switchover")
@@ -100,7 +100,7 @@ def start(ctx: Context, attempt: int, order: Parameters) -> None:
         number = _spawn(ctx)
     TypeAdapter(type(order)).validate_json(json.dumps(asdict(order)), strict=True)
     ctx.directory.switch_journal(ctx.claim.side, attempt).touch()
-    order.save(ctx.directory.switch_order(ctx.claim.side, number))
+    order.save(ctx.directory.parameters_file(ctx.claim.side, number))
 
 
 async def wait_for(ctx: Context, attempt: int, event: str, timeout_s: float) -> None:
@@ -151,7 +151,7 @@ async def kill_all(ctx: Context, *, but_prepared: bool = False) -> None:
     doomed = [
         process
         for number, process in _living(ctx)
-        if not but_prepared or ctx.directory.switch_order(ctx.claim.side, number).exists()
+        if not but_prepared or ctx.directory.parameters_file(ctx.claim.side, number).exists()
     ]
     for process in doomed:  # all at once: a guardian would act once its process is dead
         process.signal(signal.SIGKILL)

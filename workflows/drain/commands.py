@@ -55,7 +55,7 @@ class DrainRequest:
         )
 
 
-def submit(order: DrainRequest, *, forecast: Forecast | None = None, idempotency_key: str | None = None) -> Drain:
+def submit(request: DrainRequest, *, forecast: Forecast | None = None, idempotency_key: str | None = None) -> Drain:
     """Queue a drain; the controller begins it when its time has come.
 
     With an idempotency key that was used before, returns the earlier drain. The forecast is followed while it holds.
@@ -65,70 +65,74 @@ def submit(order: DrainRequest, *, forecast: Forecast | None = None, idempotency
     """
     try:
         with transaction() as session:
-            earlier = _same(session, idempotency_key, order)
+            earlier = _same(session, idempotency_key, request)
             if earlier is None:
-                earlier = _insert(session, order, forecast, idempotency_key)
+                earlier = _insert(session, request, forecast, idempotency_key)
                 wake(session)
             return earlier
     except (IntegrityError, PreconditionFailed) as error:  # another came first, perhaps with this key
-        if earlier := _submitted(order, idempotency_key):
+        if earlier := _submitted(request, idempotency_key):
             return earlier
         if isinstance(error, PreconditionFailed):
             raise
-        raise PreconditionFailed(f"a drain of {order.host} cannot be submitted now: try again") from error
+        raise PreconditionFailed(f"a drain of {request.host} cannot be submitted now: try again") from error
 
 
-def submitted_or_forecast(order: DrainRequest, idempotency_key: str | None) -> tuple[Drain | None, Forecast | None]:
+def submitted_or_forecast(request: DrainRequest, idempotency_key: str | None) -> tuple[Drain | None, Forecast | None]:
     """The drain that was submitted with this key before, or else what it would do.
 
     Raises:
         PreconditionFailed: that was another one, or it cannot be done.
     """
-    if earlier := _submitted(order, idempotency_key):
+    if earlier := _submitted(request, idempotency_key):
         return earlier, None
     try:
-        return None, planner.forecast(order.kind, order.host, order.where, order.terms)
+        return None, planner.forecast(request.kind, request.host, request.where, request.terms)
     except PreconditionFailed:  # the conflict may be with this very drain, submitted at the same moment
-        if earlier := _submitted(order, idempotency_key):
+        if earlier := _submitted(request, idempotency_key):
             return earlier, None
         raise
 
 
-def _submitted(order: DrainRequest, idempotency_key: str | None) -> Drain | None:
+def _submitted(request: DrainRequest, idempotency_key: str | None) -> Drain | None:
     with transaction() as session:
-        return _same(session, idempotency_key, order)
+        return _same(session, idempotency_key, request)
 
 
-def _same(session: Session, key: str | None, order: DrainRequest) -> Drain | None:
+def _same(session: Session, key: str | None, request: DrainRequest) -> Drain | None:
     drain = session.scalar(select(Drain).where(Drain.idempotency_key == key)) if key else None
     if drain is not None and drain.refused:
         drain.idempotency_key = None
         return None
-    if drain is not None and (drain.kind, drain.host) != (order.kind, order.host):
+    if drain is not None and (drain.kind, drain.host) != (request.kind, request.host):
         raise PreconditionFailed(
             f"the key {key!r} was used for drain {drain.id}, a {drain.kind} of {drain.host}: use another key"
         )
     return drain
 
 
-def _insert(session: Session, order: DrainRequest, forecast: Forecast | None, key: str | None) -> Drain:
-    known(session, [order.host, *order.where.to, *order.where.exclude])
-    if order.kind is DrainKind.RETURN and not order.terms.not_before and not guests_of(session, order.kind, order.host):
+def _insert(session: Session, request: DrainRequest, forecast: Forecast | None, key: str | None) -> Drain:
+    known(session, [request.host, *request.where.to, *request.where.exclude])
+    if (
+        request.kind is DrainKind.RETURN
+        and not request.terms.not_before
+        and not guests_of(session, request.kind, request.host)
+    ):
         raise PreconditionFailed(
-            f"no guest that was drained from {order.host} is away: `drover host uncordon` opens it"
+            f"no guest that was drained from {request.host} is away: `drover host uncordon` opens it"
         )
-    terms = order.terms
+    terms = request.terms
     if forecast is not None and terms.window and forecast.plan.left and not forecast.plan.placements:
         reasons = "; ".join(f"{guest}: {why}" for guest, why in forecast.plan.left.items())
-        raise PreconditionFailed(f"nothing of {order.host} could be moved: {reasons}")
+        raise PreconditionFailed(f"nothing of {request.host} could be moved: {reasons}")
     drain = Drain(
-        kind=order.kind,
-        host=order.host,
+        kind=request.kind,
+        host=request.host,
         idempotency_key=key,
-        allowed_hosts=order.where,
-        options=order.options,
+        allowed_hosts=request.where,
+        options=request.options,
         **vars(terms),
-        recurrence=order.recurrence,
+        recurrence=request.recurrence,
         guests=_planned(forecast, at_once=not (terms.not_before or terms.window)) if forecast is not None else [],
     )
     session.add(drain)

@@ -67,13 +67,13 @@ def _with_slots(
     for placement in sorted(placements, key=lambda one: not one.candidate.promised):
         guest, row = placement.candidate, waiting.get(placement.candidate.name)
         if row is None:
-            slots.take(guest.source, placement.destination)
+            slots.reserve(guest.source, placement.destination)
             continue
         silent = f"{placement.destination} is silent" if rooms[placement.destination].silent else None
         row.estimate_s = speed.move_s(guest.size)
         row.reason = silent or slots.lacking(guest.source, placement.destination)
         if row.reason is None:
-            slots.take(guest.source, placement.destination)
+            slots.reserve(guest.source, placement.destination)
             row.destination, row.asked_at = placement.destination, func.clock_timestamp()
             chosen.append(guest.name)
     return chosen

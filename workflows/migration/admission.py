@@ -46,7 +46,7 @@ def admit(session: Session, ours: Settings) -> dict[int, Exception]:
         return troubled
     limits = fleet.limits(session)
     rooms, slots = capacity.rooms(session, ours), capacity.slots(session, limits)
-    held = capacity.held(session) if any(row.Job.held for row in found) else {}
+    held = capacity.held_per_host(session) if any(row.Job.held for row in found) else {}
     speed = estimate.speed(session) if any(row.Job.window for row in found) else Speed()
     for job, guest, now in found:
         job_id = job.id
@@ -67,10 +67,10 @@ def admit(session: Session, ours: Settings) -> dict[int, Exception]:
             continue
         if why is not None:
             continue
-        slots.take(job.source, job.destination)
+        slots.reserve(job.source, job.destination)
         if begins:
             held[job.source] = held.get(job.source, 0) + job.held
-            rooms[job.destination].take(size)
+            rooms[job.destination].reserve(size)
     return troubled
 
 

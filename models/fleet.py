@@ -55,7 +55,7 @@ class Limits(BaseModel):
         ge=timedelta(seconds=5),
         le=timedelta(days=1),
         description="A job waits this long for a host that is silent; then it is rolled back, or an operator is asked. "
-        "A copy that stands still because its destination cannot be reached is given up after this, too.",
+        "A copy without progress whose destination cannot be reached is given up after this, too.",
     )
     bandwidth_bytes_per_s: Bandwidth = Field(
         default=0,

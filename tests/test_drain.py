@@ -170,7 +170,7 @@ class _Unit(configparser.ConfigParser):
 
 
 def _with_operators_help(moves: Moves, drain_id: int) -> bool:
-    """The operator knows that the dead host is off, and says so wherever that is asked; answers whether it is over."""
+    """The operator states that the dead host is off for each job that asks; returns whether the drain is over."""
     with transaction() as session:
         asked = session.scalars(select(Job.id).where(Job.state == JobState.NEEDS_OPERATOR)).all()
     for job in asked:

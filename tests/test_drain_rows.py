@@ -237,7 +237,7 @@ def test_one_drain_at_a_time_has_a_host_to_itself() -> None:
     first, second = drain(), drain()
     jobs = submitted(first, *advance(first))
     assert advance(second) == []
-    assert shown(second).wait_reason == f"drain {first} has one to itself"
+    assert shown(second).wait_reason == f"drain {first} of one is under way"
     for job_id in jobs.values():
         end(job_id, JobState.DONE)
     carry_through(first)

@@ -1,4 +1,4 @@
-"""Limits of the fleet are a row: changed by a command, obeyed by whoever decides next, the same for everybody."""
+"""Limits of the fleet are a row: changed by a command, in effect at the next decision, the same for all processes."""
 
 import asyncio
 from datetime import timedelta

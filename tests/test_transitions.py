@@ -109,9 +109,9 @@ def test_no_event_takes_a_claim_away_from_a_step_but_those_that_end_claims() -> 
 
 
 def test_what_no_row_lists_is_refused() -> None:
-    with pytest.raises(IllegalTransition, match="a step that is done knows no 'claim'"):
+    with pytest.raises(IllegalTransition, match="there is no 'claim' for a step that is done"):
         STEP.apply(StepState.DONE, StepEvent.CLAIM, Actor.WORKER)
-    with pytest.raises(IllegalTransition, match="a job that is done knows no 'roll back'"):
+    with pytest.raises(IllegalTransition, match="there is no 'roll back' for a job that is done"):
         JOB.apply(JobState.DONE, JobEvent.ROLL_BACK, Actor.OPERATOR)
 
 

@@ -22,7 +22,7 @@ OF_ONE_HOST = {"bandwidth_bytes_per_s": Bandwidth, "retention": Retention}
 
 
 def change(wanted: Mapping[str, Any]) -> tuple[Limits, Limits]:
-    """Change limits, by the names of `Limits`; returns those before and after. Controller and workers obey at once.
+    """Change limits, by the names of `Limits`; returns those before and after. They take effect at once.
 
     Raises:
         PreconditionFailed: a value is out of range, or does not go with the hosts; nothing was changed.

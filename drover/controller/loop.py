@@ -117,7 +117,7 @@ def _can_publish() -> bool:
 
 
 def _act(ours: Settings, wait: Callable[[float], list[str]]) -> None:
-    """Look again and again. If looks fail as a whole for some seconds the lead ends: another controller may succeed.
+    """Look repeatedly. If looks fail as a whole for some seconds the lead ends: another controller may succeed.
 
     Raises:
         Exception: what the last look failed with, or the connection was lost.

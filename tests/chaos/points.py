@@ -29,7 +29,7 @@ Durations = dict[int, float]
 
 
 Meet = Callable[[Scene, Callable[[], bool]], bool]
-"""Waits for the moment, has the fault strike, lets the move go on; answers whether there was anybody to strike."""
+"""Waits for the moment, injects the fault, lets the move go on; returns whether the fault had a target."""
 
 
 class Missed(Exception):
@@ -137,7 +137,7 @@ class Middle(Point):
     def _strike_while_held(
         self, listener: "psycopg.Connection[tuple[object, ...]]", scene: Scene, strike: Callable[[], bool]
     ) -> bool:
-        """The step's worker stands still for a moment, so that the step is known to be under way."""
+        """The worker of the step is frozen for a moment, so that the step is known to be under way."""
         held = worker_of_the_step(scene)
         for worker in held:
             worker.signal(signal.SIGSTOP)

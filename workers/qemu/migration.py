@@ -72,7 +72,7 @@ async def send(monitor: Monitor, address: str, port: int) -> None:
 
 
 async def loaded(monitor: Monitor, timeout_s: float = 5.0) -> None:
-    """Wait until this side holds the guest and stands still.
+    """Wait until this side holds the guest and does not run it.
 
     The source reports `completed` only when that is so; this makes sure, because `cont` sent to a QEMU that is
     still `inmigrate` would silently turn autostart on.

@@ -28,7 +28,7 @@ LOOK_S = 1.0
 SILENT_LOOKS = 5
 """After this many looks without a beat the switchover process counts as frozen. A live worker ends it earlier."""
 TRIES_S, AGAIN_S = 60.0, 0.2
-"""A monitor that gives no answer is asked again for so long, so often."""
+"""A monitor that gives no answer is asked again for this long, at this interval."""
 
 
 def begin(order: SourceParameters) -> None:

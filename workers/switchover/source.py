@@ -27,7 +27,7 @@ REPORT_S = 0.2
 PEER_SILENCE_S = 1.0
 """A peer that does not answer for this long counts as frozen, and the switchover is called off."""
 SLOW_S = 10.0
-"""Work that takes so long although the peer answers pings (a flush to slow storage) is called off."""
+"""Work that takes this long although the peer answers pings (a flush to slow storage) is called off."""
 EARLY_LIMIT_MS = 1
 """Downtime limit until the second pass: QEMU would else stop the guest with more left than need be."""
 UNLIMITED = 1 << 40
@@ -35,7 +35,7 @@ GREETINGS = 5
 
 
 class CalledOff(DroverError):
-    """The switchover cannot be carried through; the guest stays here."""
+    """The switchover cannot be completed; the guest stays here."""
 
 
 class Source:
@@ -201,7 +201,7 @@ class Source:
         """
         runstate = (await self.guest.query("query-status"))["status"]
         if runstate not in allowed:
-            raise CalledOff(f"the guest stands still: it is {runstate}")
+            raise CalledOff(f"the guest does not run: it is {runstate}")
 
     def check_event(self, event: Any) -> None:
         """STOP gives the moment from which the guest is paused; what it or a mirror cannot survive ends the attempt."""

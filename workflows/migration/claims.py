@@ -245,7 +245,7 @@ def give_up(claim: Claim, why: str) -> None:
 
 
 def go_forward(claim: Claim, why: str) -> None:
-    """Rolling back came too late: the destination owns the guest, so the job is carried through after all."""
+    """Rolling back came too late: the destination owns the guest, so the job goes forward after all."""
     with _released(claim, StepEvent.GO_FORWARD, "committed", why) as (session, job, _):
         for other in job.steps:
             if STEP.allows(other.state, StepEvent.GO_FORWARD):

@@ -1,7 +1,7 @@
 """Submitting, cancelling and retrying jobs: write the row, commit, then wake the controller.
 
 Everything that can be known beforehand is checked before the job exists (`preflight`); a job that exists is
-carried through or rolled back.
+completed or rolled back.
 """
 
 import logging

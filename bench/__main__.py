@@ -18,7 +18,7 @@ QUICK_RUNS, FULL_RUNS = 3, 10
 PARTS = ("cli", "moves", "hosts", "copies", "sparse", "drains", "crowd", "fleet")
 NOT_QUICK = {"crowd", "fleet"}
 ASKED_FOR = ("libvirt", "spared")
-"""Only by name: the one needs what `make setup` does not install, the other tells nothing of Drover."""
+"""Only by name: the one needs what `make setup` does not install, the other does not measure Drover."""
 SETTINGS = {"crowd": concurrency.SETTINGS}
 LIMITS = {"drains": drains.LIMITS, "crowd": concurrency.LIMITS}
 FLEET_SIZES = [10, 50, 200]

@@ -8,7 +8,7 @@ MODULES = {
     "controller": ("httpx", "prometheus_client"),
     "flower": ("flower",),
 }
-"""What each extra of pyproject.toml brings, by what is imported."""
+"""The packages of each extra of pyproject.toml, by their import names."""
 
 
 def require(extra: str, why: str) -> None:

@@ -1,7 +1,8 @@
-"""What a process is told by its environment: every `DROVER_*` variable with its unit, default and range.
+"""What a process reads from its environment: every `DROVER_*` variable with its unit, default and range.
 
-The environment says who a process is, where it is and whom it talks to. Limits of the whole fleet are rows of the
-database, which a command changes while everything runs: see `models.fleet`. docs/settings.md is generated from here.
+The environment names the process, its machine and the services it connects to. Limits of the whole fleet are rows
+of the database, which a command changes while everything runs: see `models.fleet`. docs/settings.md is generated from
+this module.
 """
 
 import os
@@ -48,13 +49,13 @@ FORMER_VARIABLES = {
     "DROVER_RETENTION_S": "retention",
     "DROVER_STALLED_AFTER_S": "stalled-after",
 }
-"""Settings of earlier versions, each with the name by which `drover fleet set` knows it now."""
+"""Settings of earlier versions, each with the name that it has in `drover fleet set` now."""
 
 
 def _variable(
     name: str, default: Any = ..., *, about: str, unit: str = "", read_by: str = EVERYBODY, **limits: Any
 ) -> Any:
-    """A field, and what the table of settings says about it."""
+    """A field, with its text in the table of settings."""
     return Field(
         default,
         validation_alias=PREFIX + name,
@@ -178,7 +179,7 @@ class Settings(BaseSettings):
     broker_master: str = _variable(
         "BROKER_MASTER",
         "mymaster",
-        about="What the Sentinels call the Redis master; read only where the URL names Sentinels.",
+        about="The Sentinels' name of the Redis master; read only where the URL names Sentinels.",
     )
     host: Annotated[str, AfterValidator(_host_name)] = _variable(
         "HOST", "", read_by=WORKER, about="Name of the hypervisor that this worker serves; empty on control nodes."
@@ -381,11 +382,11 @@ def _sentence(fault: ErrorDetails) -> str:
 
 
 def unknown(environ: Mapping[str, str]) -> list[str]:
-    """Variables of our name that mean nothing: mistyped, or of another version."""
+    """Variables with our prefix that are not settings: mistyped, or of another version."""
     known = {*variables(), *OTHER_VARIABLES, *FORMER_VARIABLES}
     return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
 
 
 def former(environ: Mapping[str, str]) -> dict[str, str]:
-    """{variable: its value}: limits of the fleet that are set in the environment, where nobody reads them any more."""
+    """{variable: its value}: limits of the fleet that are set in the environment, where they have no effect."""
     return {name: environ[name] for name in FORMER_VARIABLES if environ.get(name)}

@@ -1,7 +1,8 @@
-"""Delivering webhooks: signed, and tried again until somebody has taken them or it was tried often enough.
+"""Delivering webhooks: signed, and tried again until they are accepted or the tries are used up.
 
-The message waits in its row, so whoever dies loses none; one may arrive twice, and its number tells. The controller
-that leads delivers, in a few threads beside everything else; each delivery is bounded in time and size as a whole.
+The message is kept in its row, so no death of a process loses one. It may arrive twice: receivers compare its number.
+The controller that leads delivers, in a few threads beside everything else; each delivery is bounded in time and size
+as a whole.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 TIMEOUT_S = 10.0
 """For all of a delivery: name, connection, sending, answer."""
 PARALLEL = 8
-"""Deliveries under way at the same time: slow receivers keep nothing waiting but other deliveries."""
+"""Deliveries under way at the same time: slow receivers delay only other deliveries."""
 LONGEST_ERROR = 500
 TRIES = 12
 FIRST_PAUSE = timedelta(seconds=5)
@@ -39,7 +40,7 @@ UNDER_WAY = timedelta(seconds=60)
 """A delivery that was begun is over by then, or the controller that began it has died."""
 
 _under_way: set[int] = set()
-"""Deliveries that threads of this process have in hand."""
+"""Deliveries that threads of this process are working on."""
 _lock = threading.Lock()
 
 
@@ -53,7 +54,7 @@ def tick(ours: Settings) -> None:
 
 
 def _claimed(free: int) -> list[int]:
-    """The deliveries that have waited longest, from now on ours until they are over."""
+    """Claim the deliveries that have waited longest, for this process until they are over."""
     if free <= 0:
         return []
     free_ones = select(Delivery.id).where(due(), Delivery.id.not_in(_under_way)).order_by(Delivery.next_at)
@@ -73,7 +74,7 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _deliver(delivery_id: int, ours: Settings) -> None:
-    """In a thread of the pool: what is raised here nobody else hears of."""
+    """Runs in a thread of the pool: exceptions are logged here, because no caller receives them."""
     try:
         deliver(delivery_id, ours)
     except Exception:
@@ -92,7 +93,7 @@ def due() -> ColumnElement[bool]:
 
 
 def deliver(delivery_id: int, ours: Settings) -> None:
-    """Try once, and write down what came of it."""
+    """Try once, and record the result."""
     with transaction() as session:
         delivery = session.get(Delivery, delivery_id)
     if delivery is None or delivery.state is not DeliveryState.PENDING:
@@ -114,7 +115,7 @@ def deliver(delivery_id: int, ours: Settings) -> None:
 
 
 def _post(delivery: Delivery, secret: str) -> str | None:
-    """What went wrong, if something did: with the address, the message, or whoever is told."""
+    """The error, if any: of the address, the message, or the receiver."""
     if not secret:
         return "the controller has no DROVER_WEBHOOK_SECRET to sign with: set it"
     try:
@@ -143,14 +144,14 @@ def _in_time(answer: Coroutine[Any, Any, int]) -> int:
 
 
 async def _answer(url: str, body: bytes, secret: str) -> int:
-    """The status; what else the receiver says is not read. Redirects are not followed: who was named must answer."""
+    """The status; the receiver's body is not read. Redirects are not followed."""
     client = httpx.AsyncClient(timeout=TIMEOUT_S)
     async with client, client.stream("POST", url, content=body, headers=headers(body, secret, time.time())) as answer:
         return answer.status_code
 
 
 def headers(body: bytes, secret: str, at: float) -> dict[str, str]:
-    """What proves that a message is ours and new: the receiver computes the same from time and body."""
+    """Headers that prove that a message is genuine and new: the receiver computes the same from time and body."""
     moment = str(int(at))
     signature = hmac.new(secret.encode(), moment.encode() + b"." + body, hashlib.sha256).hexdigest()
     return {

@@ -8,7 +8,7 @@ from pydantic import Field, PlainSerializer, Strict
 from models.contracts import Json, Many, Versioned
 
 DOWNTIME_MS = 300
-"""The pause that is aimed at unless something else is asked for."""
+"""The default target downtime."""
 CLOCK = r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)"
 
 Moment = Annotated[datetime, Strict(False), PlainSerializer(datetime.isoformat, when_used="json")]
@@ -25,7 +25,7 @@ class MigrationOptions(Versioned):
     UPGRADES = {0: lambda document: renamed("max_blackout_ms", "max_downtime_ms", document)}  # noqa: RUF012
 
     max_downtime_ms: int = DOWNTIME_MS
-    """The pause that is aimed at; RAM is copied until what is left fits."""
+    """The target downtime: RAM is copied until the rest can be sent in this time."""
     bandwidth_bytes_per_s: int = 0
     """Of this job's streams; 0 leaves it to the host's budget."""
 
@@ -105,7 +105,7 @@ class AllowedHosts(Versioned):
 
 
 class HostFacts(Versioned):
-    """What a host's worker says of its machine."""
+    """What a host's worker reports about its machine."""
 
     cpus: int | None = None
     memory_bytes: int | None = None

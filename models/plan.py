@@ -1,4 +1,4 @@
-"""A job's plan: what the source said of the guest, and how the destination would run it. Never changed once written."""
+"""A job's plan: the source's report on the guest, and how the destination would run it. Never changed once written."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ Accel = Literal["kvm", "tcg"]
 
 
 class Cpu(Part):
-    """What a guest's CPU offers, as CPUID tells the guest."""
+    """The features of a guest's CPU, as its CPUID shows them."""
 
     vendor: str
     words: dict[str, int]
@@ -22,7 +22,7 @@ class Topology(Part):
     """A machine's CPU, devices and RAM in a form that can be compared across hosts."""
 
     cpu: Cpu | None = None
-    """None where QEMU cannot tell: only x86 has such words."""
+    """None where QEMU does not report them: only x86 has feature words."""
     qtree: Many[str]
     """The lines of `info qtree`, without what differs between two processes of one machine."""
     ramblocks: Many[str]
@@ -61,7 +61,7 @@ def _qemu_version(document: Json) -> Json:
 
 
 class Inspection(Versioned):
-    """A running guest as its host describes it: everything that its future host must know."""
+    """A running guest as its host describes it: all that its next host needs."""
 
     UPGRADES = {0: _qemu_version}  # noqa: RUF012 - a ClassVar of the base
 
@@ -106,7 +106,7 @@ class PlannedDisk(Part):
 
 
 class DestinationPlan(Versioned):
-    """How a guest would run on its destination, as that host itself says."""
+    """How a guest would run on its destination, as that host reports."""
 
     UPGRADES = {0: _qemu_version}  # noqa: RUF012 - a ClassVar of the base
 

@@ -1,4 +1,4 @@
-"""Webhooks: telling whoever asked for a job or a drain what became of it. The row is the message and its delivery."""
+"""Webhooks: messages about the end of a job or a drain. The row is the message and its delivery."""
 
 import enum
 from datetime import datetime
@@ -55,21 +55,21 @@ class Notification(Versioned):
     drain: DrainEnd | None = None
 
     def json_object(self) -> Json:
-        """As it is sent and stored."""
+        """The JSON that is sent and stored."""
         ended = {"job"} if self.job is not None else {"drain"}
         return self.model_dump(mode="json", include={"version", "event", "at"} | ended)
 
 
 class DeliveryState(enum.StrEnum):
-    """How far a message has come."""
+    """How far the delivery of a message has come."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
-    FAILED = "failed"  # it was tried often enough; the row says what went wrong last
+    FAILED = "failed"  # the tries are used up; the row has the last error
 
 
 class Delivery(Base):
-    """One message to one address; written in the transaction that it tells of."""
+    """One message to one address; written in the transaction that ends the job or drain."""
 
     __tablename__ = "delivery"
     __table_args__ = (Index("ix_delivery_state", "state", "next_at"),)
@@ -79,7 +79,7 @@ class Delivery(Base):
     drain_id: Mapped[int | None] = mapped_column(ForeignKey("drain.id", ondelete="CASCADE"))
     url: Mapped[str] = mapped_column(Text)
     body: Mapped[Notification] = mapped_column(Typed(Notification), deferred=True)
-    """Only read when it is sent: one that is not understood keeps nobody from writing that into the row."""
+    """Validated only when it is sent, so that the row of an unreadable one can still be updated with the error."""
     state: Mapped[DeliveryState] = mapped_column(by_value(DeliveryState), default=DeliveryState.PENDING)
     tries: Mapped[int] = mapped_column(default=0)
     next_at: Mapped[datetime] = mapped_column(server_default=func.now())

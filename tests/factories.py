@@ -59,7 +59,7 @@ def guest(name: str, on: str, **columns: Any) -> None:
 
 
 def job(name: str, to: str, **columns: Any) -> int:
-    """A job that moves a guest, queued unless told otherwise."""
+    """A job that moves a guest, queued unless `state` is given."""
     with transaction() as session:
         source = session.get_one(Guest, name).host
         made = Job(guest=name, source=source, destination=to, **columns)

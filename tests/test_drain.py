@@ -60,7 +60,7 @@ def _boot(moves: Moves, number: int) -> None:
 
 
 def _restart_worker(lab: Lab, host: str) -> None:
-    """Kill it and start it again, and wait until it says what its host has room for."""
+    """Kill it and start it again, and wait until it has registered its host's room."""
     for process in processes.find(lab.mark(f"worker-{host}")):
         process.kill()
     limit = MEMORY.get(host, 0) * MIB
@@ -89,7 +89,7 @@ def where(moves: Moves) -> dict[str, str]:
 
 
 def intact(moves: Moves) -> None:
-    """Every guest goes on where the records say it lives, and has lost nothing."""
+    """Every guest runs where its record says, and has lost nothing."""
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda pair: moves.intact(*pair), where(moves).items()))
 
@@ -170,7 +170,7 @@ class _Unit(configparser.ConfigParser):
 
 
 def _with_operators_help(moves: Moves, drain_id: int) -> bool:
-    """The operator knows that the dead host is off, and says so wherever that is asked; answers whether it is over."""
+    """The operator states that the dead host is off for each job that asks; returns whether the drain is over."""
     with transaction() as session:
         asked = session.scalars(select(Job.id).where(Job.state == JobState.NEEDS_OPERATOR)).all()
     for job in asked:

@@ -1,4 +1,4 @@
-"""Settings are validated when a process starts: one sentence says what is wrong, and what would be right."""
+"""Settings are validated when a process starts: one sentence has the error, and what is allowed."""
 
 import os
 import re

@@ -93,5 +93,5 @@ def test_a_source_that_never_comes_is_told_from_strangers_that_came() -> None:
             socket.create_connection(listener.getsockname()).close()
             await accepting
 
-    with pytest.raises(PeerLost, match=r"did not connect within 3 s \(1 others were turned away\)"):
+    with pytest.raises(PeerLost, match=r"did not connect within 3 s \(1 others were refused\)"):
         asyncio.run(wait())

@@ -1,4 +1,4 @@
-"""Whoever asked is told how it ended: signed, in the same transaction as the end, again and again until it is taken."""
+"""Webhooks: signed, written in the transaction that ends the job, repeated until they are accepted."""
 
 import runpy
 import socket

@@ -1,6 +1,6 @@
 """The NBD server: one `qemu-storage-daemon` per job on the destination, serving all its images over NBD.
 
-It lives apart from the incoming QEMU, so that RAM can be tried again without a new copy, and `cont` fails
+It is a process apart from the incoming QEMU, so that RAM can be sent again without a new copy, and `cont` fails
 closed while an image is still exported. Export names hold a nonce that changes with each start: a mirror can
 never attach itself to a restarted NBD server, which may have lost writes that it had acknowledged.
 """
@@ -38,7 +38,7 @@ def images(ctx: Context, nonce: str) -> list[ExportedImage]:
 
 
 def export_name(nonce: str, index: int) -> str:
-    """Unguessable, and another one after each start. QEMU wants a letter first."""
+    """A name that cannot be guessed, another one after each start. QEMU requires a letter first."""
     return f"drover-{nonce}-{index}"
 
 
@@ -60,17 +60,17 @@ async def serves(ctx: Context) -> bool:
 
 
 def refuses(ctx: Context) -> bool:
-    """Its host answers that nobody listens at its port: it is dead. Silence proves nothing. Ask on the source."""
-    return _knock(ctx) is False
+    """Its host refuses connections to its port: it is dead. No answer proves nothing. To be called on the source."""
+    return _connects(ctx) is False
 
 
 def reachable(ctx: Context) -> bool:
-    """It listens, and there is a way to it. Ask on the source."""
-    return _knock(ctx) is True
+    """It listens and can be reached. To be called on the source."""
+    return _connects(ctx) is True
 
 
-def _knock(ctx: Context) -> bool | None:
-    """Whether somebody listens at its port; None: no answer."""
+def _connects(ctx: Context) -> bool | None:
+    """Whether a connection to its port is accepted; None: no answer."""
     address, port = ctx.served_at.address, ctx.served_at.port
     try:
         socket.create_connection((address, port), timeout=1.0).close()
@@ -120,7 +120,7 @@ async def start(ctx: Context, listening: socket.socket, nonce: str) -> None:
 
 
 async def stop(ctx: Context) -> None:
-    """End it; its images stay. Not there: fine."""
+    """End it; its images stay. If it does not exist, nothing happens."""
     ctx.guard()
     for process in processes.find(ctx.directory.mark("exporter")):
         await process.end()

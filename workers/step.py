@@ -1,8 +1,8 @@
 """The contract of a step. Read this first.
 
 A step looks (`verify`), acts (`do`) and can take its effect away (`rollback`). It may die anywhere and be begun
-again by another process, so `do` and `rollback` look at QEMU and the disk and do only what is missing. All that a
-step knows is in its `Context`; all that it writes to the database goes through `Context.note` and `Context.record`.
+again by another process, so `do` and `rollback` look at QEMU and the disk and do only what is missing. The input
+of a step is its `Context`; all that it writes to the database goes through `Context.note` and `Context.record`.
 """
 
 import fcntl
@@ -56,11 +56,11 @@ class JobDirectory:
         """Those of all attempts begun on this side, oldest first, each with its attempt."""
         return self._numbered(side, "jsonl")
 
-    def switch_order(self, side: Side, number: int) -> Path:
+    def parameters_file(self, side: Side, number: int) -> Path:
         """What the switchover process of this number is to do: it begins when that is there."""
         return self._of_switchover(side, number, "json")
 
-    def switch_orders(self, side: Side) -> list[tuple[int, Path]]:
+    def parameters_files(self, side: Side) -> list[tuple[int, Path]]:
         """Those given to processes of this side so far, each with the process's number."""
         return self._numbered(side, "json")
 
@@ -73,7 +73,7 @@ class JobDirectory:
 
     @property
     def marker(self) -> Path:
-        """Says so once this host may have let the guest run: written before `cont` is sent."""
+        """Exists, and is set, once this host may have resumed the guest: written before `cont` is sent."""
         return self.path / "may-run-here"
 
     def remove(self) -> None:
@@ -100,16 +100,16 @@ class JobDirectory:
 
 @dataclass(kw_only=True)
 class Context:
-    """What a step knows: its claim, its job as it was when the step was claimed, this host."""
+    """The input of a step: its claim, its job as it was when the step was claimed, this host."""
 
     claim: Claim
     settings: Settings
     announce: Callable[[int], None] = field(default=lambda percent: None)
-    """Tells Flower how far the step has come, in percent."""
+    """Shows in Flower how far the step has come, in percent."""
 
     @property
     def job(self) -> Job:
-        """Steps write what they learn into it, and by `record` into the database."""
+        """Steps write their findings into it, and by `record` into the database."""
         return self.claim.job
 
     @property
@@ -119,7 +119,7 @@ class Context:
 
     @property
     def plan(self) -> Plan:
-        """What both hosts said before the job was queued. This and the next two raise `Fatal` when it is not known."""
+        """What both hosts reported before the job was queued. This and the next two raise `Fatal` if it is missing."""
         return self._known(self.job.plan, "plan")
 
     @property
@@ -158,7 +158,7 @@ class Context:
         return fenced(self.claim)
 
     def guard(self) -> None:
-        """Asked before every command that changes something on this host.
+        """Called before every command that changes something on this host.
 
         Raises:
             LeaseLost: the lease ran out, or a later claim on this job was seen on this host.
@@ -168,7 +168,7 @@ class Context:
 
     @property
     def source_alive(self) -> bool:
-        """The guest's QEMU on the source is the very process of the preflight. Ask on the source."""
+        """The guest's QEMU on the source is the very process of the preflight. To be called on the source."""
         return Process(self.source.pid, self.source.started).alive
 
     def guest(self) -> AbstractAsyncContextManager[monitor.Monitor]:
@@ -188,7 +188,7 @@ class Context:
 
 
 def fence(path: Path, token: int) -> None:
-    """Refuse whoever holds an older token than the newest seen here; works without the database.
+    """Refuse a token older than the newest one seen on this host; works without the database.
 
     Raises:
         LeaseLost: a later claim has acted on this host.
@@ -214,7 +214,7 @@ class StepHandler(ABC):
     side: ClassVar[Side]
     """The host whose queue runs it."""
     attempts: ClassVar[int] = 3
-    """How often it is begun, in one direction, before the job turns round."""
+    """How often it is begun, in one direction, before the job is rolled back."""
 
     @abstractmethod
     async def verify(self, ctx: Context) -> bool:

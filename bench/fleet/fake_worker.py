@@ -32,7 +32,7 @@ from workflows.migration import claims
 COPY_S = (10.0, 30.0)
 """The copy of a guest's disks takes between these."""
 STEP_S = 0.1
-"""Any other step takes so long."""
+"""The duration of any other step."""
 THREADS = 64
 DISK_BYTES, MEMORY_BYTES, CPUS = 10 * 10**9, 2 * 10**9, 2
 

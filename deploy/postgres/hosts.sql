@@ -40,10 +40,10 @@ BEGIN
     PERFORM pg_temp.bind(part, 'ALL', format('EXISTS (SELECT FROM job WHERE job.id = %I.job_id)', part))
     FROM unnest(ARRAY['step', 'attempt', 'disk', 'event']) AS part;
     PERFORM pg_temp.bind('guest', 'SELECT', 'host = current_user OR EXISTS (SELECT FROM job WHERE job.guest = guest.name)');
-    -- A destination makes the guest its own while the move is under way; nobody gives a guest away.
+    -- A destination may take the guest's record over while the move is under way; no host may give a guest away.
     PERFORM pg_temp.bind('guest', 'UPDATE', 'host = current_user OR EXISTS (SELECT FROM job WHERE job.guest = guest.name'
         ' AND job.source = guest.host AND job.state NOT IN (''done'', ''rolled_back''))');
-    -- Only the address that was asked for is told of a job's end.
+    -- A webhook goes only to the address that was submitted.
     PERFORM pg_temp.bind('delivery', 'ALL', 'url = (SELECT webhook FROM job WHERE job.id = job_id)');
 END $$;
 COMMIT;

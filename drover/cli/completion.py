@@ -1,6 +1,6 @@
-"""What the shell completes by asking the database. An error completes nothing and says nothing.
+"""What the shell completes by asking the database. An error yields no completion and no message.
 
-It asks by psycopg alone: a key was pressed, and SQLAlchemy takes a quarter of a second to import.
+It uses psycopg alone: somebody waits at a prompt, and SQLAlchemy takes a quarter of a second to import.
 """
 
 import os
@@ -19,7 +19,7 @@ def _matching(query: str, incomplete: str) -> Candidates:
         url = os.environ["DROVER_DATABASE_URL"].replace("+psycopg", "", 1)
         with psycopg.connect(url, connect_timeout=2) as connection:
             rows = connection.execute(query.encode()).fetchall()
-    except Exception:  # a prompt is no place for the database's troubles
+    except Exception:  # an error must not be printed into a prompt
         return []
     return [(name, more) for name, more in rows if name.startswith(incomplete)]
 

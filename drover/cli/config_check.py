@@ -27,11 +27,11 @@ class Check:
     name: str
     status: Literal["ok", "warning", "problem"]
     message: str
-    """What is so, or what to do about it."""
+    """The finding, or what to do about it."""
 
 
 def run(*, as_json: bool) -> None:
-    """Print what was found, and leave with exit code 1 if something is wrong."""
+    """Print the findings, and exit with code 1 if something is wrong."""
     found = list(checks())
     ok = all(check.status != "problem" for check in found)
     if as_json:
@@ -59,7 +59,7 @@ def checks() -> Iterator[Check]:
     if ours.host:
         yield from _host(ours)
     else:
-        yield Check("host", "ok", "DROVER_HOST is not set: this is no hypervisor, its folders and QEMU do not matter")
+        yield Check("host", "ok", "DROVER_HOST is not set: this is no hypervisor, its folders and QEMU are not checked")
     if ours.metrics_address:
         yield _metrics()
 
@@ -100,7 +100,7 @@ def _limits(ours: Settings) -> Iterator[Check]:
     if acts:
         yield Check("controller", "ok", "one acts")
     else:
-        yield Check("controller", "warning", "none acts: nothing begins until `drover controller` runs somewhere")
+        yield Check("controller", "warning", "none is active: nothing begins until `drover controller` runs somewhere")
 
 
 def _broker() -> Check:

@@ -49,8 +49,8 @@ def _states(row: Document) -> list[str]:
     return ["alive" if row["alive"] else f"silent since {row['heartbeat_at']}", *wanted]
 
 
-def tell(host: Host, *, as_json: bool) -> None:
-    """Print what an operator wants of a host."""
+def report(host: Host, *, as_json: bool) -> None:
+    """Print a host's state."""
     if as_json:
         output.emit({"name": host.name, "state": host.state.value})
     else:

@@ -6,12 +6,12 @@ import typer
 
 from drover.cli.options import AsJson, HostName, duration, examples, rate
 
-app = typer.Typer(no_args_is_help=True, help="The hypervisors: each registers itself when its worker starts.")
+app = typer.Typer(no_args_is_help=True, help="Hypervisors: each registers itself when its worker starts.")
 
 
 @app.callback()
 def group() -> None:
-    """The hypervisors: each registers itself when its worker starts."""
+    """Hypervisors: each registers itself when its worker starts."""
 
 
 @app.command("list", epilog=examples("drover host list", "drover host list --json | jq '.hosts[] | select(.alive)'"))
@@ -46,7 +46,7 @@ def describe(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a host a bandwidth or a retention of its own. Its worker obeys within seconds, also for moves under way."""
+    """Give a host a bandwidth or a retention of its own. It takes effect within seconds, also for moves under way."""
     from drover.cli import host_view
     from workflows import fleet_limits
 
@@ -64,7 +64,7 @@ def cordon(host: HostName, as_json: AsJson = False) -> None:
     from drover.cli import host_view
     from workflows import hosts
 
-    host_view.tell(hosts.cordon(host), as_json=as_json)
+    host_view.report(hosts.cordon(host), as_json=as_json)
 
 
 @app.command(epilog=examples("drover host uncordon hv2"))
@@ -73,4 +73,4 @@ def uncordon(host: HostName, as_json: AsJson = False) -> None:
     from drover.cli import host_view
     from workflows import hosts
 
-    host_view.tell(hosts.uncordon(host), as_json=as_json)
+    host_view.report(hosts.uncordon(host), as_json=as_json)

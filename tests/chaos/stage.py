@@ -1,4 +1,4 @@
-"""The lab in which trials are run: two hosts in network namespaces, and a database that tells when a step begins."""
+"""The lab in which trials are run: two hosts in network namespaces, and a database that notifies when a step begins."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ END $$;
 CREATE TRIGGER chaos BEFORE UPDATE OF state ON step FOR EACH ROW
 WHEN (NEW.state = 'running' AND OLD.state <> 'running') EXECUTE FUNCTION chaos_tell();
 """
-"""The lab's own database holds a claim back while we hold its lock, and tells of it once it is committed.
+"""The lab's own database holds a claim back while we hold its lock, and notifies once it is committed.
 
 So a trial meets a boundary between two steps exactly, and no code of Drover knows of it.
 """
@@ -85,7 +85,7 @@ class Stage:
             self.services.append(fleet.start_controller(self.lab))
 
     def ended_by_themselves(self) -> list[Process]:
-        """Workers and controllers that ended though nobody killed them; each is told of once."""
+        """Workers and controllers that ended without being killed; each is listed once."""
         gone = [process for process in self.services if not process.alive]
         self.services = [process for process in self.services if process not in gone]
         return [process for process in gone if process not in self.killed]

@@ -49,7 +49,7 @@ def bare(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def database(without_controller: None) -> Iterator[None]:
     """The newest schema, and nothing in it but two hosts and a guest on the first; somebody acts as the controller."""
     with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        until("the lock of the test before is gone", lambda: leader_election.take(connection))
+        until("the lock of the test before is gone", lambda: leader_election.acquire(connection))
         yield
 
 

@@ -19,7 +19,7 @@ from tests.test_cli.support import DROVER, NONCE, drover, insert_job, point_at
 
 
 def every_command() -> list[tuple[str, ...]]:
-    """The words of each command of ours; plugins answer for themselves."""
+    """The words of each of our commands, plugins left out."""
     found: list[tuple[str, ...]] = []
     for name, lazy in Root.table.items():
         found += [(name, sub) for sub in getattr(lazy.load(), "commands", {})] or [(name,)]

@@ -49,7 +49,7 @@ def delete_expired(settings: Settings) -> None:
         about = {"job": disk.job_id}
         try:
             Path(str(disk.retired_path)).unlink(missing_ok=True)
-        except OSError as error:  # the others need not wait for this one
+        except OSError as error:  # the others are deleted all the same
             log.warning("%s could not be deleted, it is tried again: %s", disk.retired_path, error, extra=about)
             continue
         with transaction() as session:

@@ -1,4 +1,4 @@
-"""How what jobs leave on a host is recognised: everything of ours carries the number of its job."""
+"""Recognises what jobs leave on a host: all names contain the number of the job."""
 
 import json
 import re

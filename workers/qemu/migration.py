@@ -26,7 +26,7 @@ class NotLoaded(DroverError):
 
 
 async def set_capabilities(monitor: Monitor, *wanted: str) -> None:
-    """Switch these on where the QEMU knows them, and all others off.
+    """Switch these on where the QEMU offers them, and all others off.
 
     The preflight has refused a QEMU that lacks what the switchover needs. What another tool left switched on would
     change the stream, or forbid it: with `multifd` QEMU takes no connection of ours (10.0.2).
@@ -39,7 +39,7 @@ async def set_capabilities(monitor: Monitor, *wanted: str) -> None:
 
 
 async def listen(monitor: Monitor, address: str) -> int:
-    """Open a free port for the RAM stream on the incoming side; answers the port.
+    """Open a free port for the RAM stream on the incoming side; returns the port.
 
     `return-path` makes the source's `completed` mean that this side holds everything (reference: QEMU's
     docs/devel/migration/main.rst). `late-block-activate` keeps the images untouched until `cont` before 10.0.
@@ -58,7 +58,7 @@ async def send(monitor: Monitor, address: str, port: int) -> None:
     Linux does after 40 ms (Nagle's algorithm, delayed acknowledgement; 10.0.2): most of a short pause.
 
     Raises:
-        OSError: nobody listens there, or there is no way.
+        OSError: the port refuses connections, or cannot be reached.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as stream:
@@ -72,9 +72,9 @@ async def send(monitor: Monitor, address: str, port: int) -> None:
 
 
 async def loaded(monitor: Monitor, timeout_s: float = 5.0) -> None:
-    """Wait until this side holds the guest and stands still.
+    """Wait until this side holds the guest and does not run it.
 
-    The source says `completed` only when that is so; this makes sure, because `cont` sent to a QEMU that is
+    The source reports `completed` only when that is so; this makes sure, because `cont` sent to a QEMU that is
     still `inmigrate` would silently turn autostart on.
 
     Raises:
@@ -92,7 +92,7 @@ async def loaded(monitor: Monitor, timeout_s: float = 5.0) -> None:
 
 
 async def resume(monitor: Monitor) -> float:
-    """Let the guest run here; answers when it did, by QEMU's own clock (seconds since 1970)."""
+    """Resume the guest here; returns when it ran, by QEMU's own clock (seconds since 1970)."""
     events = monitor.listen("RESUME")
     await monitor.execute("cont")
     async with asyncio.timeout(10):
@@ -121,7 +121,7 @@ async def cancel(monitor: Monitor, nodes: list[str], *, paused_by_us: bool) -> N
 
 
 async def _as_before(monitor: Monitor, ours: set[str], timeout_s: float = 15.0) -> None:
-    """Until the guest is in no run state that we are to blame for; QEMU itself restores the one of before."""
+    """Until the guest is in none of our own run states; QEMU itself restores the earlier one."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         status = (await monitor.query("query-migrate")).get("status", "none")
@@ -148,7 +148,7 @@ def event_time(event: Any) -> float:
 
 
 def ram_progress(reply: dict[str, Any]) -> dict[str, Any]:
-    """The part of `query-migrate` that people watch: bytes, rate and passes."""
+    """The part of `query-migrate` that is shown to users: bytes, rate and passes."""
     ram = reply.get("ram", {})
     return {
         "status": reply.get("status", "none"),

@@ -29,7 +29,7 @@ class MirrorDisks(StepHandler):
                         await self._connect(ctx, monitor, index)
                     devices = {mirrors.name(ctx.job.id, i): ctx.plan.disks[i].device for i in missing}
                     await block.start_mirrors(monitor, devices, bytes_per_s=rate)
-            except CommandRefused as error:  # no way to the NBD server, or it died: the destination must look
+            except CommandRefused as error:  # the NBD server cannot be reached, or it died: the destination must look
                 raise BeginAnew(str(error), Restart.NBD_SERVER) from error
 
     async def _connect(self, ctx: Context, monitor: Monitor, index: int) -> None:

@@ -18,7 +18,7 @@ class StartNbd(StepHandler):
         return await nbd_server.serves(ctx) and await incoming_qemu.waits(ctx)
 
     async def do(self, ctx: Context) -> None:
-        supervisor.prepare(ctx)  # here it costs nobody time; a quick copy is over before another would have started
+        supervisor.prepare(ctx)  # here it delays nothing; a quick copy ends before one started later would be ready
         qemu = (
             None if await incoming_qemu.waits(ctx) else await incoming_qemu.spawn(ctx)
         )  # it starts while the NBD server does

@@ -1,7 +1,8 @@
 """The direct line between the two switchover processes: authenticated both ways, questions and answers as JSON.
 
-`multiprocessing.connection` proves by HMAC that both ends hold the attempt's key; only bytes are exchanged. Anybody who
-reaches the port can connect: strangers are answered in parallel, for a moment each, and cost the attempt nothing.
+`multiprocessing.connection` proves by HMAC that both ends hold the attempt's key; only bytes are exchanged. Any process
+that reaches the port can connect: unauthenticated peers are handled in parallel, for a limited time each, and do not
+delay the attempt.
 """
 
 import asyncio
@@ -23,14 +24,14 @@ Proof = Callable[["Connection[Any, Any]", bytes], None]
 
 CALL_S = 5.0
 HEARING_S = 2.0
-"""Whoever holds the key proves it in milliseconds."""
+"""A peer that holds the key proves it in milliseconds."""
 HEARD_AT_ONCE = 32
 FULL_S = 0.01
 BACKLOG = 128
 
 
 class PeerLost(DroverError):
-    """The other switchover process is gone, silent, or said that it cannot."""
+    """The other switchover process is gone, silent, or answered with an error."""
 
 
 class Channel:
@@ -67,7 +68,7 @@ class Channel:
         return reply
 
     def close(self) -> None:
-        """Hang up: the peer sees it at once."""
+        """Close the connection: the peer notices at once."""
         if not self.closed.is_set():
             asyncio.get_running_loop().remove_reader(self._connection.fileno())
             self._connection.close()
@@ -106,33 +107,33 @@ class Channel:
 
 
 def listen(address: str) -> socket.socket:
-    """Wait for the source at a free port of this address."""
+    """Listen for the source at a free port of this address."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return socket.create_server((address, 0), family=family, backlog=BACKLOG)
 
 
 async def accept(listener: socket.socket, key: bytes, timeout_s: float) -> "Connection[Any, Any]":
-    """The first connection whose peer proves that it holds the key; whatever else comes meanwhile keeps nobody out.
+    """The first connection whose peer proves that it holds the key; other connections do not delay it.
 
     Raises:
         PeerLost: no such peer came in time.
     """
-    hearings = _Hearings(key)
+    handshakes = _Handshakes(key)
     try:
         async with asyncio.timeout(timeout_s):
-            return await hearings.first(listener)
+            return await handshakes.first(listener)
     except TimeoutError:
-        others = f" ({hearings.refused} others were turned away)" if hearings.refused else ""
+        others = f" ({handshakes.refused} others were refused)" if handshakes.refused else ""
         raise PeerLost(f"the source did not connect within {timeout_s:g} s{others}") from None
     finally:
-        await hearings.close()
+        await handshakes.close()
 
 
 async def call(address: str, port: int, key: bytes) -> "Connection[Any, Any]":
     """Reach the destination's switchover process.
 
     Raises:
-        PeerLost: nobody there, or it does not hold the key.
+        PeerLost: it cannot be reached, or does not hold the key.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -149,8 +150,8 @@ async def call(address: str, port: int, key: bytes) -> "Connection[Any, Any]":
         sock.close()
 
 
-class _Hearings:
-    """Connections whose peers have yet to prove themselves: some at a time, each for a moment."""
+class _Handshakes:
+    """Connections that are not authenticated yet: a limited number at a time, each for a limited time."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -159,28 +160,28 @@ class _Hearings:
         self.refused = 0
 
     async def first(self, listener: socket.socket) -> "Connection[Any, Any]":
-        """Hear all that come until one has proven itself."""
+        """Accept connections until one is authenticated."""
         listener.setblocking(False)
-        coming = asyncio.create_task(self._hear_all(listener))
+        coming = asyncio.create_task(self._accept_all(listener))
         try:
             return await self._proven
         finally:
             coming.cancel()
 
-    async def _hear_all(self, listener: socket.socket) -> None:
+    async def _accept_all(self, listener: socket.socket) -> None:
         while True:
             try:
                 sock, _ = await asyncio.get_running_loop().sock_accept(listener)
-            except OSError:  # it hung up before it was its turn, or no descriptor is free just now
+            except OSError:  # it closed before its turn, or no descriptor is free now
                 await asyncio.sleep(FULL_S)
                 continue
             if len(self._running) >= HEARD_AT_ONCE:
-                next(iter(self._running)).cancel()  # who holds the key needs far less time than the oldest has had
-            task = asyncio.create_task(self._hear(sock))
+                next(iter(self._running)).cancel()  # a peer with the key needs far less time than this one had
+            task = asyncio.create_task(self._handshake(sock))
             self._running[task] = sock
             task.add_done_callback(self._over)
 
-    async def _hear(self, sock: socket.socket) -> None:
+    async def _handshake(self, sock: socket.socket) -> None:
         try:
             async with asyncio.timeout(HEARING_S):
                 connection = await _proven(sock, self._key, _challenge_first)
@@ -196,7 +197,7 @@ class _Hearings:
         self._running.pop(task).close()
 
     async def close(self) -> None:
-        """Hang up on all that have not proven themselves."""
+        """Close all connections that are not authenticated."""
         left = list(self._running)
         for task in left:
             task.cancel()
@@ -222,7 +223,7 @@ async def _proven(sock: socket.socket, key: bytes, prove: "Proof") -> "Connectio
             prove(connection, key)
         except Exception as error:
             failed = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed: nothing waits any more
             loop.call_soon_threadsafe(ended.set_result, failed)
 
     threading.Thread(target=in_thread, name="proof", daemon=True).start()
@@ -250,11 +251,11 @@ def _answer_first(connection: "Connection[Any, Any]", key: bytes) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """In words, also where the error has none."""
+    """The error as a text, also where its own text is empty."""
     if isinstance(error, AuthenticationError):
         return "it does not hold this attempt's key"
     if isinstance(error, EOFError | ConnectionResetError):
-        return "it hung up"
+        return "it closed the connection"
     if isinstance(error, TimeoutError):
         return f"no answer within {CALL_S:g} s"
     if isinstance(error, OSError) and error.errno is not None:

@@ -11,7 +11,7 @@ from drover.errors import DroverError
 from workers.images import manifest
 from workers.qemu import migration
 from workers.qemu.monitor import Monitor, connect
-from workers.run_marker import MARK
+from workers.run_marker import SET_CONTENT
 from workers.switchover import channel
 from workers.switchover.channel import Channel, PeerLost
 from workers.switchover.journal import Journal
@@ -20,7 +20,7 @@ from workers.switchover.timing import Timer
 
 ACCEPT_TIMEOUT_S = 60.0
 SILENCE_S = 10.0
-"""The source pings several times a second; so long without a word means that it is frozen."""
+"""The source pings several times a second; without a message for this long it is frozen."""
 
 
 class Destination:
@@ -38,7 +38,7 @@ class Destination:
         self.finished = asyncio.Event()
         self.told_to_run = False
         self.marker = os.open(order.marker, os.O_RDWR | os.O_CREAT, 0o600)
-        os.pwrite(self.marker, b"-" * len(MARK), 0)  # the block exists: marking it later is one short write
+        os.pwrite(self.marker, b"-" * len(SET_CONTENT), 0)  # the block exists: marking it later is one short write
         os.fsync(self.marker)
 
     async def answer(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Destination:
         return await handlers[message["ask"]]()
 
     async def hello(self) -> dict[str, Any]:
-        """Where the RAM goes, and this host's clock, so that the downtime can be told across two clocks."""
+        """Where the RAM goes, and this host's clock, so that the downtime can be computed from two clocks."""
         return {"now": time.time(), "ram_port": self.ram_port}
 
     async def ping(self) -> dict[str, Any]:
@@ -80,25 +80,25 @@ class Destination:
         return {}
 
     async def run(self) -> dict[str, Any]:
-        """The source has let go for good: the guest runs here from now on."""
+        """The source has handed the guest over for good: it runs here from now on."""
         self.told_to_run = True
         phases: dict[str, float] = {}
         with Timer(phases, "check"):
             await migration.loaded(self.guest)
         with Timer(phases, "marker"):
-            os.pwrite(self.marker, MARK, 0)
+            os.pwrite(self.marker, SET_CONTENT, 0)
             os.fdatasync(self.marker)
             self.journal.write("marked")
         begun = time.time()
         resumed_at = await migration.resume(self.guest)
-        phases["resume"] = 1000 * (resumed_at - begun)  # not until we hear of it: the guest runs already
+        phases["resume"] = 1000 * (resumed_at - begun)  # not until this process sees it: the guest runs already
         self.journal.write("resumed", resumed_at=resumed_at)
         self.finished.set()
         return {"resumed_at": resumed_at, "phases": phases}
 
 
 async def serve(order: DestinationParameters) -> None:
-    """Take the guest in, or end without having touched it when the source goes away first."""
+    """Receive the guest, or end without touching it if the source goes away first."""
     journal = Journal(Path(order.journal))
     journal.write("started", pid=os.getpid())
     try:
@@ -123,7 +123,7 @@ async def _serve(order: DestinationParameters, journal: Journal) -> None:
 
 
 async def _until_finished(destination: Destination, line: Channel) -> None:
-    """Once told to run, finish whatever becomes of the source; before that, its silence ends the attempt."""
+    """After `run`, finish also without the source; before that, its silence ends the attempt."""
     finished = asyncio.create_task(destination.finished.wait())
     closed = asyncio.create_task(line.closed.wait())
     try:
@@ -131,7 +131,7 @@ async def _until_finished(destination: Destination, line: Channel) -> None:
             await asyncio.wait({finished, closed}, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
             silent = time.monotonic() - destination.heard_at > SILENCE_S
             if (closed.done() or silent) and not destination.told_to_run:
-                raise PeerLost("the source went away before it said run")
+                raise PeerLost("the source went away before it sent run")
             if closed.done() and not finished.done():
                 await asyncio.wait({finished}, timeout=SILENCE_S)
                 break

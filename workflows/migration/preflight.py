@@ -45,7 +45,7 @@ def plan(guest: Guest, destination: str) -> Plan:
 
 
 def movable(guest: Guest) -> Inspection:
-    """What the guest's host says of it, if it can be moved now.
+    """The inspection of a guest, if it can be moved now.
 
     Raises:
         PreconditionFailed: it cannot, wherever to.

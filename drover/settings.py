@@ -8,7 +8,9 @@ this module.
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from functools import cache
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -50,6 +52,35 @@ FORMER_VARIABLES = {
     "DROVER_STALLED_AFTER_S": "stalled-after",
 }
 """Settings of earlier versions, each with the name that it has in `drover fleet set` now."""
+
+
+class StreamSecurity(StrEnum):
+    """How the streams between two hosts are protected."""
+
+    ENCRYPTED = "encrypted"
+    CERTIFICATES = "certificates"
+    PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class PortRange:
+    """From the first to the last port, both included."""
+
+    first: int
+    last: int
+
+    @classmethod
+    def read(cls, text: object) -> Self:
+        """`49152-49215`, or one port."""
+        if isinstance(text, cls):
+            return text
+        first, _, last = str(text).partition("-")
+        if not (_is_port(first) and _is_port(last or first) and 1024 <= int(first) <= int(last or first)):
+            raise ValueError("FIRST-LAST is wanted, like 49152-49215, of ports from 1024 to 65535")
+        return cls(int(first), int(last or first))
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
 
 
 def _variable(
@@ -190,6 +221,33 @@ class Settings(BaseSettings):
         read_by=WORKER,
         about="Address on which this host listens for disk and RAM streams: its address in the migration network.",
     )
+    ports: Annotated[PortRange, BeforeValidator(PortRange.read)] = _variable(
+        "PORTS",
+        PortRange(49152, 49215),
+        read_by=WORKER,
+        about="Ports on which this host listens for the streams of moves, one port for each move that arrives: "
+        "`FIRST-LAST`. Busy ones are skipped.",
+    )
+    streams: StreamSecurity = _variable(
+        "STREAMS",
+        StreamSecurity.ENCRYPTED,
+        read_by=WORKER,
+        about="`encrypted`: with certificates that Drover makes for each move; `certificates`: with those of the next "
+        "three; `plain`: neither encrypted nor protected. All hosts need the same.",
+    )
+    tls_certificate: Path | None = _variable(
+        "TLS_CERTIFICATE",
+        None,
+        read_by=WORKER,
+        about="PEM file with this host's certificate, which names it (DROVER_HOST) as an alternative name.",
+    )
+    tls_key: Path | None = _variable("TLS_KEY", None, read_by=WORKER, about="PEM file with its key, without password.")
+    tls_authority: Path | None = _variable(
+        "TLS_AUTHORITY",
+        None,
+        read_by=WORKER,
+        about="PEM file with the authorities behind all hosts' certificates.",
+    )
     directory: Folder = _variable(
         "DIRECTORY",
         Path("/var/lib/drover"),
@@ -295,6 +353,16 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"DROVER_LEASE_MARGIN_S is {amount(self.lease_margin)} and DROVER_LEASE_TTL_S is "
                 f"{amount(self.lease_ttl)}: the margin may be at most half of the lease"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_are_named(self) -> Self:
+        given = (self.tls_certificate, self.tls_key, self.tls_authority)
+        if self.streams is StreamSecurity.CERTIFICATES and None in given:
+            raise ValueError(
+                "DROVER_STREAMS is certificates: DROVER_TLS_CERTIFICATE, DROVER_TLS_KEY and DROVER_TLS_AUTHORITY are "
+                "needed as well"
             )
         return self
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, PlainSerializer, Strict
 
+from drover.settings import StreamSecurity
 from models.contracts import Json, Many, Versioned
 
 DOWNTIME_MS = 300
@@ -12,6 +13,8 @@ DOWNTIME_MS = 300
 CLOCK = r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)"
 
 Moment = Annotated[datetime, Strict(False), PlainSerializer(datetime.isoformat, when_used="json")]
+
+Streams = Annotated[StreamSecurity, Strict(False)]
 
 
 def renamed(old: str, new: str, document: Json) -> Json:
@@ -37,6 +40,10 @@ class NbdServer(Versioned):
     """Part of the names of its exports."""
     address: str
     port: int
+    streams: Streams = StreamSecurity.PLAIN
+    """How the job's streams are protected; Drover 0.1 knew nothing but plain text."""
+    sealed: str | None = None
+    """What the source needs to connect, sealed for its host key. None: a worker of Drover 0.1 wrote the rest."""
 
 
 class Switchover(Versioned):
@@ -44,10 +51,6 @@ class Switchover(Versioned):
 
     attempt: int
     """The token of the claim that began it."""
-    address: str
-    port: int
-    key: str
-    """Shared secret of this attempt, hexadecimal."""
 
 
 class Downtime(Versioned):
@@ -117,3 +120,5 @@ class HostFacts(Versioned):
     """Steps that its worker runs at the same time."""
     machine_id: str | None = None
     """See `workers.registration.machine_id`."""
+    streams: Streams | None = None
+    """How it protects the streams of moves; None: a worker of Drover 0.1."""

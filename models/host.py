@@ -41,6 +41,10 @@ class Host(Base):
     bandwidth_bytes_per_s: Mapped[int | None] = mapped_column(BigInteger)
     """What an operator set for this host alone; null: as the fleet, see `models.fleet`. Likewise the next."""
     retention: Mapped[timedelta | None] = mapped_column(Interval)
+    public_key: Mapped[str | None] = mapped_column(String(64))
+    """What its worker shows, see `workers.host_key`. Base64."""
+    trusted_key: Mapped[str | None] = mapped_column(String(64))
+    """What counts, see `workflows.host_keys`."""
 
 
 ANSWERED_CHANNEL = "drover_answered"

@@ -135,6 +135,11 @@ class Plan(Versioned):
 
     source: Annotated[Inspection, nested(Inspection)]
     destination: Annotated[DestinationPlan, nested(DestinationPlan)]
+    source_key: str | None = None
+    """The source's public key, by which the destination seals credentials for it. None: Drover 0.1 made the plan; the
+    controller adds both keys before the job goes on."""
+    destination_key: str | None = None
+    """The destination's, by which the source knows from whom they are."""
 
     @property
     def disks(self) -> tuple[PlannedDisk, ...]:

@@ -16,6 +16,7 @@ from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor, MonitorLost
 from workers.step import Context
+from workers.streams import supervisor as streams
 from workflows.migration import claims
 
 LAST_STRETCH_S = 2
@@ -37,13 +38,9 @@ def names(ctx: Context) -> list[str]:
 
 
 def server(ctx: Context, index: int) -> dict[str, str]:
-    """Where the NBD server offers this disk's image."""
-    told = ctx.served_at
-    return {
-        "host": told.address,
-        "port": str(told.port),
-        "export": nbd_server.export_name(told.nonce, index),
-    }
+    """Where this disk's image is offered: at a socket of this host, see `workers.streams`."""
+    export = nbd_server.export_name(ctx.served_at.nonce, index)
+    return {"path": str(ctx.directory.socket(streams.NBD)), "export": export}
 
 
 async def missing(ctx: Context, monitor: Monitor) -> list[int]:

@@ -32,6 +32,7 @@ from models.database import patiently, transaction
 from models.documents import HostFacts
 from models.host import Host
 from models.transitions import Actor
+from workers import host_key
 from workers.executor import STOPPING
 from workers.images import retention
 from workers.images.manifest import existing_parent
@@ -141,6 +142,7 @@ def register(ours: Settings) -> None:
         "guest_cpus": ours.guest_cpus or CPUS_PER_CPU * (os.cpu_count() or 1),
         "guest_memory_bytes": ours.guest_memory_bytes or memory_bytes("MemTotal"),
         "guest_disk_bytes": ours.guest_disk_bytes or disk_bytes(ours.guest_root),
+        "public_key": host_key.public(ours),
         "heartbeat_at": func.clock_timestamp(),
     }
     statement = insert(Host).values(row)
@@ -161,6 +163,7 @@ def facts(ours: Settings) -> HostFacts:
         machine=machine(),
         machine_id=machine_id(),
         concurrency=ours.concurrency,
+        streams=ours.streams,
     )
 
 

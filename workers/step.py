@@ -43,6 +43,15 @@ class JobDirectory:
         """Monitor of the storage daemon that serves the destination's images."""
         return self.path / "exporter.qmp"
 
+    def socket(self, stream: str) -> Path:
+        """The Unix socket of one of the job's streams, see `workers.streams`."""
+        return self.path / f"{stream}.sock"
+
+    @property
+    def streams(self) -> Path:
+        """What the process that carries the streams is told."""
+        return self.path / "streams.json"
+
     @property
     def manifest(self) -> Manifest:
         """What the job created on this host."""

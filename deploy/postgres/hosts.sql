@@ -22,7 +22,7 @@ GRANT UPDATE (ended_at, outcome, error) ON attempt TO drover_host;
 GRANT UPDATE (bytes_total, bytes_copied, ready_at, retired_path, retired_until) ON disk TO drover_host;
 GRANT UPDATE (host, qmp, moved_at, process) ON guest TO drover_host;
 GRANT UPDATE (name, address, guest_root, incarnation, heartbeat_at, facts, guest_cpus, guest_memory_bytes,
-    guest_disk_bytes) ON host TO drover_host;
+    guest_disk_bytes, public_key) ON host TO drover_host;
 GRANT UPDATE (state, reply, answered_at) ON host_request TO drover_host;
 
 -- A host sees itself, the questions put to it, and the moves that it takes part in.

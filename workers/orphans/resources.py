@@ -25,6 +25,8 @@ from workers.qemu.monitor import Monitor, MonitorLost, connect
 from workers.step import JobDirectory
 
 MIRROR_TIMEOUT_S = 8.0
+SAFE_TO_END = {"exporter", "streams"}
+"""Roles of processes that never hold a guest paused."""
 
 
 class Kept(DroverError):
@@ -63,7 +65,7 @@ class Find(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Helper(Find):
-    """An NBD server, a switchover process or its guardian."""
+    """An NBD server, an end of the streams, a switchover process or its guardian."""
 
     kind = "process"
     role: str
@@ -74,7 +76,7 @@ class Helper(Find):
         return f"{self.role} (pid {self.process.pid})"
 
     async def check(self, job: Job | None) -> None:
-        if job is None and self.role != "exporter":
+        if job is None and self.role not in SAFE_TO_END:
             raise Kept("it may hold a guest paused, and resumes it by itself: look at it before you end it by hand")
 
     async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:

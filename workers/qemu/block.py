@@ -60,7 +60,7 @@ def _mirror(job: dict[str, Any], detail: dict[str, Any]) -> Mirror:
 
 
 async def connect_target(monitor: Monitor, name: str, server: dict[str, str], discard: str) -> None:
-    """Open an NBD export as the target of a mirror. `server` is {"host", "port", "export"}.
+    """Open an NBD export as the target of a mirror. `server` is {"path", "export"}.
 
     `reconnect-delay` 0 makes every break visible.
     """
@@ -68,7 +68,7 @@ async def connect_target(monitor: Monitor, name: str, server: dict[str, str], di
         "blockdev-add",
         driver="nbd",
         node_name=name,
-        server={"type": "inet", "host": server["host"], "port": server["port"]},
+        server={"type": "unix", "path": server["path"]},
         export=server["export"],
         reconnect_delay=0,
         discard=discard,

@@ -13,8 +13,6 @@ from drover.errors import DroverError, Transient
 from workers.qemu import block
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost
 
-CONNECT_TIMEOUT_S = 5.0
-
 GONE = {"none", "cancelled", "failed"}
 STOPPED_BY_MIGRATION = {"postmigrate", "finish-migrate"}
 STANDS_STILL = {"paused", "prelaunch"}
@@ -38,36 +36,27 @@ async def set_capabilities(monitor: Monitor, *wanted: str) -> None:
     )
 
 
-async def listen(monitor: Monitor, address: str) -> int:
-    """Open a free port for the RAM stream on the incoming side; returns the port.
-
-    `return-path` makes the source's `completed` mean that this side holds everything (reference: QEMU's
-    docs/devel/migration/main.rst). `late-block-activate` keeps the images untouched until `cont` before 10.0.
+async def prepare_incoming(monitor: Monitor) -> None:
+    """Before the RAM comes: `return-path` makes the source's `completed` mean that this side holds everything
+    (reference: QEMU's docs/devel/migration/main.rst). `late-block-activate` keeps the images untouched until `cont`
+    before 10.0.
     """
     await set_capabilities(monitor, "events", "return-path", "late-block-activate")
-    host = f"[{address}]" if ":" in address else address
-    await monitor.execute("migrate-incoming", uri=f"tcp:{host}:0")
-    [listening] = (await monitor.query("query-migrate"))["socket-address"]
-    return int(listening["port"])
 
 
-async def send(monitor: Monitor, address: str, port: int) -> None:
-    """Begin to send the RAM to a port that `listen` opened, by a connection that we make.
-
-    QEMU's own waits with the last, small, piece of the device state until the piece before it is acknowledged, which
-    Linux does after 40 ms (Nagle's algorithm, delayed acknowledgement; 10.0.2): most of a short pause.
-
-    Raises:
-        OSError: the port refuses connections, or cannot be reached.
+async def receive(monitor: Monitor, stream: socket.socket) -> None:
+    """Take the RAM in from this connection. Not blocking, so that a silent peer never holds up QEMU's main loop:
+    `getfd` makes it block again (10.0.2), so it is set afterwards.
     """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as stream:
-        stream.setblocking(False)
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            await asyncio.get_running_loop().sock_connect(stream, (address, port))
-        stream.setblocking(True)
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await monitor.give("drover-ram", stream.fileno())
+    await monitor.give("drover-ram", stream.fileno())
+    stream.setblocking(False)
+    await monitor.execute("migrate-incoming", uri="fd:drover-ram")
+
+
+async def send(monitor: Monitor, stream: socket.socket) -> None:
+    """Begin to send the RAM over this connection, not blocking likewise."""
+    await monitor.give("drover-ram", stream.fileno())
+    stream.setblocking(False)
     await monitor.execute("migrate", uri="fd:drover-ram")
 
 

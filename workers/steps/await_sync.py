@@ -16,6 +16,7 @@ from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
 from workers.step import Context, StepHandler
+from workers.streams import supervisor as streams
 from workers.switchover import supervisor
 from workflows.migration.chain import BeginAnew, Restart
 
@@ -45,7 +46,9 @@ class AwaitSync(StepHandler):
         return in_sync and not held_up and not ctx.job.held and all(disk.ready_at for disk in ctx.job.disks)
 
     async def do(self, ctx: Context) -> None:
-        supervisor.prepare(ctx)  # a quick copy ends before a process started afterwards would be ready
+        if ctx.served_at.sealed is not None:  # else a copy goes on that Drover 0.1 began
+            await streams.connect(ctx)
+        supervisor.prepare(ctx)  # a quick copy is over before one that is started afterwards could begin
         async with ctx.guest() as monitor:
             await _Watch(ctx, monitor).until_in_sync()
         supervisor.prepare(ctx)  # after a long copy the first one has ended

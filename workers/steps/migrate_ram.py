@@ -7,7 +7,6 @@ nothing but the two hosts may matter. So this step ends when the switchover proc
 """
 
 import asyncio
-import secrets
 import time
 
 from drover.errors import Committed, Fatal
@@ -16,6 +15,7 @@ from models.job import Side
 from workers import incoming_qemu, mirrors, nbd_server
 from workers.qemu import block, migration
 from workers.step import Context, StepHandler
+from workers.streams import supervisor as streams
 from workers.switchover import supervisor
 from workers.switchover.journal import Journal, JournalState
 from workers.switchover.parameters import DestinationParameters, SourceParameters
@@ -48,17 +48,18 @@ class MigrateRamDestination(StepHandler):
             raise BeginAnew("the NBD server is gone or has closed the images: the copy begins anew", Restart.NBD_SERVER)
         if not waits:
             await incoming_qemu.start(ctx)
+        await streams.serve(ctx, ctx.served_at.nonce)
         await self._start_switch(ctx)
 
     async def _start_switch(self, ctx: Context) -> None:
-        attempt, key = ctx.claim.token, secrets.token_hex(32)
+        attempt = ctx.claim.token
         exported = nbd_server.images(ctx, ctx.served_at.nonce)
         order = DestinationParameters(
             qmp=ctx.destination.qmp,
-            key=key,
             images=[disk.destination_path for disk in ctx.job.disks],
             journal=str(ctx.directory.switch_journal(self.side, attempt)),
-            address=ctx.settings.address,
+            ram=str(ctx.directory.socket(streams.RAM)),
+            switchover=str(ctx.directory.socket(streams.SWITCHOVER)),
             nbd_server_qmp=str(ctx.directory.nbd_server_qmp),
             exports=[image.export for image in exported],
             nodes=[node for image in exported for node in image.nodes],
@@ -66,8 +67,7 @@ class MigrateRamDestination(StepHandler):
         )
         supervisor.start(ctx, attempt, order)
         await supervisor.wait_for(ctx, attempt, "listening", timeout_s=15)
-        listening = supervisor.journal_state(ctx, attempt).last("listening") or {}
-        ctx.note(switchover=Switchover(attempt=attempt, address=ctx.settings.address, port=listening["port"], key=key))
+        ctx.note(switchover=Switchover(attempt=attempt))
 
     async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
@@ -92,6 +92,7 @@ class MigrateRamSource(StepHandler):
         attempt = ctx.job.switchover.attempt
         if attempt not in supervisor.attempts(ctx):
             await self._check_guest(ctx)
+            await streams.connect(ctx)
             self._start(ctx, attempt)
         told = await supervisor.watch(ctx, attempt, _Progress(ctx).write)
         if not told.committed and not _died_after_ending_mirrors(ctx, told):
@@ -116,11 +117,10 @@ class MigrateRamSource(StepHandler):
     def _parameters(self, ctx: Context, attempt: int) -> SourceParameters:
         return SourceParameters(
             qmp=ctx.source.qmp,
-            key=ctx.attempt.key,
             images=[disk.source_path for disk in ctx.job.disks],
             journal=str(ctx.directory.switch_journal(self.side, attempt)),
-            address=ctx.attempt.address,
-            port=ctx.attempt.port,
+            ram=str(ctx.directory.socket(streams.RAM)),
+            switchover=str(ctx.directory.socket(streams.SWITCHOVER)),
             mirrors=mirrors.names(ctx),
             nodes=mirrors.names(ctx),
             live=ctx.destination.ram == "live",

@@ -7,6 +7,7 @@ from workers import mirrors
 from workers.qemu import block
 from workers.qemu.monitor import CommandRefused, Monitor
 from workers.step import Context, StepHandler
+from workers.streams import supervisor as streams
 from workflows.migration.chain import BeginAnew, Restart
 
 
@@ -17,9 +18,10 @@ class MirrorDisks(StepHandler):
 
     async def verify(self, ctx: Context) -> bool:
         async with ctx.guest() as monitor:
-            return not await mirrors.missing(ctx, monitor)
+            return streams.connected(ctx) and not await mirrors.missing(ctx, monitor)
 
     async def do(self, ctx: Context) -> None:
+        await streams.connect(ctx)
         async with ctx.guest() as monitor:
             missing = await mirrors.missing(ctx, monitor)
             rate = await asyncio.to_thread(mirrors.share, ctx)  # at first; `await_sync` shares it out anew
@@ -41,4 +43,5 @@ class MirrorDisks(StepHandler):
         if ctx.source_alive:
             async with ctx.guest() as monitor:
                 await block.drop_mirrors(monitor, mirrors.names(ctx))
+        await streams.stop(ctx)
         ctx.directory.remove()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -26,11 +27,8 @@ SILENCE_S = 10.0
 class Destination:
     """Answers the source's questions, one method each."""
 
-    def __init__(
-        self, order: DestinationParameters, journal: Journal, guest: Monitor, nbd_server: Monitor, ram_port: int
-    ) -> None:
+    def __init__(self, order: DestinationParameters, journal: Journal, guest: Monitor, nbd_server: Monitor) -> None:
         self.order = order
-        self.ram_port = ram_port
         self.journal = journal
         self.guest = guest
         self.nbd_server = nbd_server
@@ -54,8 +52,14 @@ class Destination:
         return await handlers[message["ask"]]()
 
     async def hello(self) -> dict[str, Any]:
-        """Where the RAM goes, and this host's clock, so that the downtime can be computed from two clocks."""
-        return {"now": time.time(), "ram_port": self.ram_port}
+        """The clock of this host, so that the downtime can be told across two clocks."""
+        return {"now": time.time()}
+
+    async def take_ram(self, listening: socket.socket) -> None:
+        """The source connects when it begins to send."""
+        stream, _ = await asyncio.get_running_loop().sock_accept(listening)
+        with stream:
+            await migration.receive(self.guest, stream)
 
     async def ping(self) -> dict[str, Any]:
         """Both processes here answer, or this raises."""
@@ -108,17 +112,21 @@ async def serve(order: DestinationParameters) -> None:
 
 
 async def _serve(order: DestinationParameters, journal: Journal) -> None:
-    key = bytes.fromhex(order.key)
     async with AsyncExitStack() as stack:
         guest = await stack.enter_async_context(connect(order.qmp))
         nbd_server = await stack.enter_async_context(connect(order.nbd_server_qmp))
-        ram_port = await migration.listen(guest, order.address)
-        destination = Destination(order, journal, guest, nbd_server, ram_port)
-        with channel.listen(order.address) as listener:
-            journal.write("listening", port=listener.getsockname()[1])
-            connection = await channel.accept(listener, key, ACCEPT_TIMEOUT_S)
+        await migration.prepare_incoming(guest)
+        destination = Destination(order, journal, guest, nbd_server)
+        ram = stack.enter_context(channel.listen(order.ram))
+        with channel.listen(order.switchover) as listener:
+            journal.write("listening")
+            connection = await channel.accept(listener, ACCEPT_TIMEOUT_S)
             journal.write("connected")
-        await _until_finished(destination, Channel(connection, destination.answer))
+        taking = asyncio.create_task(destination.take_ram(ram))
+        try:
+            await _until_finished(destination, Channel(connection, destination.answer))
+        finally:
+            taking.cancel()
         await guest.execute("announce-self", initial=50, max=550, rounds=5, step=100)
 
 

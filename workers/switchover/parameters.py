@@ -1,4 +1,4 @@
-"""Parameters of a switchover process: one JSON file that only its own user can read, as it holds the key.
+"""What a switchover process is told: one JSON file that only its own user can read.
 
 The process may be started before its parameters. It blocks on a FIFO until the parameters exist.
 
@@ -22,8 +22,8 @@ from workers.images.manifest import write_durably
 LOOK_S = 1.0
 """The writer of the parameters may have died before it wrote to the FIFO."""
 
-VERSION = 1
-"""Raised for every change that an older process must not overlook. Drover 0.1 wrote none, which is version 0."""
+VERSION = 2
+"""Raised with whatever an older process must not overlook. Drover 0.1 wrote none, which is version 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,9 @@ class Parameters:
     """What both sides need."""
 
     qmp: str
-    key: str
-    """Shared secret of this attempt, hexadecimal."""
+    ram: str
+    """Unix socket of the RAM's stream, see `workers.streams`; the next likewise."""
+    switchover: str
     images: list[str]
     """Image files on this host, to be written out just before the switchover."""
     journal: str
@@ -95,8 +96,6 @@ def _fifo(order: Path) -> Path:
 class SourceParameters(Parameters):
     """For the source."""
 
-    address: str
-    port: int
     mirrors: list[str]
     """Ids of the mirrors' block jobs."""
     nodes: list[str]
@@ -116,7 +115,6 @@ class SourceParameters(Parameters):
 class DestinationParameters(Parameters):
     """For the destination."""
 
-    address: str
     nbd_server_qmp: str
     exports: list[str]
     nodes: list[str]

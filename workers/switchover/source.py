@@ -61,9 +61,9 @@ class Source:
         Raises:
             DroverError, OSError: called off; the caller keeps the guest running here.
         """
-        ram_port = await self.greet()
+        await self.greet()
         await self.prepare()
-        await self.send_ram(ram_port)
+        await self.send_ram()
         await self.end_mirrors()
         released = asyncio.create_task(self.ask("release", SLOW_S))
         await self.complete_ram()
@@ -107,8 +107,8 @@ class Source:
         )
         await self.write_out()
 
-    async def greet(self) -> int:
-        """Ask for the port of the RAM, and how far the destination's clock is ahead.
+    async def greet(self) -> None:
+        """Learn how far the clock over there is ahead.
 
         The clock is compared at the middle of the quickest of several round trips: one that had to wait on a busy host
         may be wrong by half of its time, and so may the downtime.
@@ -120,7 +120,6 @@ class Source:
             took = time.time() - asked
             if took < quickest:
                 quickest, self.clock_offset = took, reply["now"] - (asked + took / 2)
-        return int(reply["ram_port"])
 
     async def check_mirrors(self) -> None:
         """All mirrors are ready and none of them stopped with an error."""
@@ -134,13 +133,15 @@ class Source:
         here = asyncio.to_thread(manifest.fsync, self.order.images)
         await asyncio.gather(here, self.ask("fsync", 60))
 
-    async def send_ram(self, port: int) -> None:
+    async def send_ram(self) -> None:
         """Precopy until what is left fits the allowed downtime; ends with the guest paused."""
+        stream = await channel.call(self.order.ram)
         if not self.order.live:
             self.journal.write("pausing")
             await self.guest.execute("stop")
         self.journal.write("migrating", offset=self.clock_offset)
-        await migration.send(self.guest, self.order.address, port)
+        with stream:
+            await migration.send(self.guest, stream)
         await self.check_devices()
         deadline = time.monotonic() + self.order.deadline_s
         writing: asyncio.Task[None] | None = None
@@ -296,7 +297,7 @@ async def hand_over(order: SourceParameters) -> None:
 
 async def _attempt(order: SourceParameters, journal: Journal, guest: Monitor) -> None:
     try:
-        line = Channel(await channel.call(order.address, order.port, bytes.fromhex(order.key)))
+        line = Channel(await channel.call(order.switchover))
         source = Source(order, journal, guest, line)
         pinging = asyncio.create_task(source.keep_pinging())
         try:

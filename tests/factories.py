@@ -45,7 +45,13 @@ def limits(**changed: Any) -> None:
 def host(name: str, **columns: Any) -> None:
     """A host that is alive, with room for 8 CPUs, 8 GB of memory and 100 GB of disk."""
     room = {"guest_cpus": 8, "guest_memory_bytes": 8 * GB, "guest_disk_bytes": 100 * GB}
-    common = {"address": "127.0.0.1", "guest_root": "/", "incarnation": "x", "facts": HostFacts()}
+    common = {
+        "address": "127.0.0.1",
+        "guest_root": "/",
+        "incarnation": "x",
+        "facts": HostFacts(),
+        "public_key": "a key",
+    }
     alive = {"heartbeat_at": func.clock_timestamp()}
     with transaction() as session:
         session.add(Host(name=name, **common | room | alive | columns))

@@ -44,11 +44,10 @@ def _context(folder: Path) -> Context:
 def _order(folder: Path) -> SourceParameters:
     return SourceParameters(
         qmp=str(folder / "qmp"),
-        key="00",
+        ram=str(folder / "ram"),
+        switchover=str(folder / "switchover"),
         images=[],
         journal=str(folder / "jobs" / "1" / "switch-source-7.jsonl"),
-        address="127.0.0.1",
-        port=1,
         mirrors=[],
         nodes=[],
         live=True,

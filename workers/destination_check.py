@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from drover.errors import PreconditionFailed
-from drover.settings import Settings
+from drover.settings import Settings, StreamSecurity
 from models.host_rpc import PlanDestination
 from models.plan import DestinationPlan, Inspection, PlannedDisk, SourceDisk
 from workers import registration
@@ -58,7 +58,7 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
         qemu_version=version,
         ram="live" if live else "paused",
         disks=disks,
-        warnings=tuple(_warnings(source, version)),
+        warnings=tuple(_warnings(source, version, settings.streams)),
     )
 
 
@@ -176,8 +176,10 @@ def _address(address: str, source_machine: str | None) -> list[str]:
     return [f"it listens at {address}, where no other host reaches it: give its worker the right DROVER_ADDRESS"]
 
 
-def _warnings(source: Inspection, version: known_bugs.Version) -> list[str]:
-    return known_bugs.warnings(source.qemu_version, source.accel, source.argv, destination_version=version)
+def _warnings(source: Inspection, version: known_bugs.Version, streams: StreamSecurity) -> list[str]:
+    bugs = known_bugs.warnings(source.qemu_version, source.accel, source.argv, destination_version=version)
+    plain = "its disks and RAM go over the network in plain text: DROVER_STREAMS is plain on both hosts"
+    return [*bugs, plain] if streams is StreamSecurity.PLAIN else bugs
 
 
 def _mib(size: int) -> int:

@@ -67,6 +67,17 @@ def cordon(host: HostName, as_json: AsJson = False) -> None:
     host_view.report(hosts.cordon(host), as_json=as_json)
 
 
+@app.command(epilog=examples("drover host trust hv2"))
+def trust(host: HostName, as_json: AsJson = False) -> None:
+    """Take the key that a host shows now for its own. Needed when its worker's folder was made anew: moves from and to
+    it are refused until then. Make sure that it is that host.
+    """
+    from drover.cli import host_view
+    from workflows import host_keys
+
+    host_view.tell(host_keys.trust(host), as_json=as_json)
+
+
 @app.command(epilog=examples("drover host uncordon hv2"))
 def uncordon(host: HostName, as_json: AsJson = False) -> None:
     """Let a host take guests again, whether it was cordoned or in maintenance."""

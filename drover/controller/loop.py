@@ -22,6 +22,7 @@ from drover import logs, metrics, webhooks
 from drover.broker import health
 from drover.broker.app import CONTROL_QUEUE
 from drover.controller import leader_election
+from drover.errors import PreconditionFailed
 from drover.settings import Settings, settings
 from models import fleet, said
 from models.database import away, listening, transaction, unpooled
@@ -30,7 +31,7 @@ from models.host import Host, HostRequest
 from models.job import Job, JobState, Side, Step
 from models.transitions import CLAIMED, GOING_ON, Actor, StepState
 from workers.executor import STOPPING
-from workflows import isolation
+from workflows import host_keys, isolation
 from workflows.drain import reconciler as drains
 from workflows.host_rpc import alive
 from workflows.isolation import PAUSES, alone
@@ -284,8 +285,22 @@ def advance(session: Session, job: Job, ours: Settings, broker_fault: str | None
     found = _seen(session, step, ours)
     if found.silent:
         give_up_waiting(session, job, step)
-    elif found.ready:
+    elif found.ready and _keys_are_known(session, job):
         _publish(job, step, broker_fault)
+
+
+def _keys_are_known(session: Session, job: Job) -> bool:
+    """A plan that Drover 0.1 made has no keys of the two hosts; they are added once both have shown theirs."""
+    if job.plan is None or job.plan.source_key is not None:
+        return True
+    try:
+        keys = host_keys.of_both(session, job.source, job.destination)
+    except PreconditionFailed as error:
+        job.wait_reason = str(error)
+        return False
+    added = {"source_key": keys[job.source], "destination_key": keys[job.destination]}
+    job.plan, job.wait_reason = job.plan.model_copy(update=added), None
+    return True
 
 
 def _seen(session: Session, step: Step, ours: Settings) -> Any:

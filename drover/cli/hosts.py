@@ -75,7 +75,7 @@ def trust(host: HostName, as_json: AsJson = False) -> None:
     from drover.cli import host_view
     from workflows import host_keys
 
-    host_view.tell(host_keys.trust(host), as_json=as_json)
+    host_view.report(host_keys.trust(host), as_json=as_json)
 
 
 @app.command(epilog=examples("drover host uncordon hv2"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 from uuid import uuid4
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape  # nosec B406 # it writes XML and parses none
 
 from bench.figures import Figure, median
 from bench.guests import LONGEST_MOVE_S, Guest, Move, Times, booted

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from drover.errors import PreconditionFailed
 
 MODULES = {
-    "controller": ("httpx", "prometheus_client"),
+    "controller": ("httpx", "prometheus_client", "standardwebhooks"),
     "flower": ("flower",),
 }
 """The packages of each extra of pyproject.toml, by their import names."""

@@ -42,7 +42,7 @@ FOR_EACH_TASK = ("celery.app.trace", "celery.worker.strategy")
 LEVEL, FORMAT, ABOUT = "DROVER_LOG_LEVEL", "DROVER_LOG_FORMAT", "DROVER_LOG_ABOUT"
 """Variables of the environment. The last is for processes that are started by ours, see `handed_on`."""
 
-SECRET = "***"  # noqa: S105 - what is shown instead
+SECRET = "***"  # nosec B105 # noqa: S105 - what is shown instead
 _MASKS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(://[^\s:@/]*:)\S+@"), rf"\1{SECRET}@"),  # the password of a URL
     (re.compile(r"\b[0-9a-f]{24,}\b"), SECRET),  # nonces and keys of ours, also in the name of an export

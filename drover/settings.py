@@ -29,6 +29,9 @@ PREFIX = "DROVER_"
 DATABASE_FORM = "postgresql+psycopg://USER@HOST/NAME"
 BROKER_FORM = "redis://HOST/0, rediss://HOST/0, redis+socket:///PATH or sentinel://A:26379;sentinel://B:26379"
 
+SHORTEST_KEY = 32
+"""Whoever reads the database can try keys out: a word of a person would be found."""
+
 LEVELS = "`, `".join(Level)
 EVERYBODY, WORKER, CONTROLLER = "everybody", "worker", "controller"
 
@@ -173,6 +176,12 @@ def _metrics_address(address: str) -> str:
     if address and not (host and _is_port(port)):
         raise ValueError("ADDRESS:PORT is wanted, e.g. 127.0.0.1:9464 or [::]:9464")
     return address
+
+
+def _key(key: str) -> str:
+    if key and len(key) < SHORTEST_KEY:
+        raise ValueError(f"at least {SHORTEST_KEY} characters are wanted: `openssl rand -base64 32` makes a key")
+    return key
 
 
 def _absolute(path: Path) -> Path:
@@ -330,11 +339,24 @@ class Settings(BaseSettings):
         le=timedelta(minutes=10),
         about="A step that was published and not picked up for this long is published again.",
     )
+    webhook_key: Annotated[str, AfterValidator(_key)] = _variable(
+        "WEBHOOK_KEY",
+        "",
+        read_by=CONTROLLER,
+        about="What the secrets of all receivers of webhooks are made with, at least 32 characters; without it none is "
+        "sent. The same on all control nodes: `openssl rand -base64 32` makes one.",
+    )
+    webhook_key_former: Annotated[str, AfterValidator(_key)] = _variable(
+        "WEBHOOK_KEY_FORMER",
+        "",
+        read_by=CONTROLLER,
+        about="The key before, as long as secrets that were made with it are in use.",
+    )
     webhook_secret: str = _variable(
         "WEBHOOK_SECRET",
         "",
         read_by=CONTROLLER,
-        about="The key that webhooks are signed with; without it none is sent.",
+        about="Signs messages also as Drover 0.1 did (`X-Drover-Signature`); unset it when no receiver looks at that.",
     )
     metrics_address: Annotated[str, AfterValidator(_metrics_address)] = _variable(
         "METRICS_ADDRESS",
@@ -372,7 +394,7 @@ class Settings(BaseSettings):
         return 4 * self.heartbeat
 
 
-SECRETS = {"DROVER_WEBHOOK_SECRET"}
+SECRETS = {"DROVER_WEBHOOK_KEY", "DROVER_WEBHOOK_KEY_FORMER", "DROVER_WEBHOOK_SECRET"}
 
 
 def variables() -> dict[str, tuple[str, FieldInfo]]:

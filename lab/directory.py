@@ -9,6 +9,7 @@ from pathlib import Path
 
 MARKER = "drover-lab"
 """A file that proves that a folder is a lab: `lab down` deletes no other."""
+SHORT_PATHS = "/tmp"  # nosec B108 # noqa: S108 - mkdtemp makes folders in it that are ours alone
 LONGEST_PATH = 48
 """Unix sockets may have paths of 107 bytes; the longest of ours lies 59 below the lab's folder."""
 

@@ -1,10 +1,14 @@
-"""Webhooks: messages about the end of a job or a drain. The row is the message and its delivery."""
+"""Webhooks: messages about the end of a job or a drain. The row is the message and its delivery.
+
+Messages go to receivers that an operator has listed, each with a secret of its own.
+"""
 
 import enum
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Index, Text, func
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import BigInteger, ForeignKey, Identity, Index, LargeBinary, String, Text, func
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.base import Base, by_value
 from models.contracts import Json, Many, Part, Typed, Versioned
@@ -86,3 +90,34 @@ class Delivery(Base):
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     delivered_at: Mapped[datetime | None]
+
+
+class Receiver(Base):
+    """Who may be told: a host by its name, or all of a network."""
+
+    __tablename__ = "webhook_receiver"
+
+    name: Mapped[str] = mapped_column(String(253), primary_key=True)
+    """`hooks.example.org`, or `10.0.0.0/8`."""
+    within: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    """Networks in which it may be; a host may also have a public address."""
+    allowed_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    secrets: Mapped[list["ReceiverSecret"]] = relationship(
+        order_by="ReceiverSecret.id.desc()", cascade="all, delete-orphan", passive_deletes=True, lazy="immediate"
+    )
+    """Newest first."""
+
+
+class ReceiverSecret(Base):
+    """What one secret of a receiver is made from, beside a key that only the control nodes have: no secret itself."""
+
+    __tablename__ = "webhook_secret"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    receiver: Mapped[str] = mapped_column(ForeignKey("webhook_receiver.name", ondelete="CASCADE"), index=True)
+    salt: Mapped[bytes] = mapped_column(LargeBinary)
+    key_id: Mapped[str] = mapped_column(String(16))
+    """Which key."""
+    made_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    ends_at: Mapped[datetime | None]
+    """Until then messages are signed with it; None: until it is rotated."""

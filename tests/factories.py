@@ -1,5 +1,6 @@
 """Hosts, guests, jobs and limits as rows: enough for whatever decides by rows alone; and settings for it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import func, update
@@ -14,7 +15,11 @@ from models.guest import Guest
 from models.host import Host
 from models.job import Disk, Job, JobState
 from models.transitions import JOB, JobEvent
+from workflows import receivers
 from workflows.migration import chain
+
+WEBHOOK_KEY = "what the tests make secrets of receivers with"
+LOOPBACK = "127.0.0.0/8"
 
 MB, GB = 10**6, 10**9
 
@@ -27,6 +32,13 @@ def ours(**changed: Any) -> Settings:
 def offline(**changed: Any) -> Settings:
     """Settings of something that talks to neither database nor broker."""
     return Settings(database_url="postgresql+psycopg://x@x/x", broker_url="redis://x").model_copy(update=changed)
+
+
+def receiver(name: str = LOOPBACK, *, within: Sequence[str] = ()) -> str:
+    """Somebody who may be told by webhooks; answers the secret."""
+    secret = receivers.allow(name, within, offline(webhook_key=WEBHOOK_KEY)).secret
+    assert secret is not None, f"{name} was listed before"
+    return secret
 
 
 def empty(session: Session) -> None:

@@ -25,7 +25,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, JobState
-from tests import labs
+from tests import factories, labs
 from tests.helpers import MIB, Moves, until
 from workers import processes
 
@@ -33,11 +33,10 @@ pytestmark = pytest.mark.guests
 
 GUESTS = 8
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SECRET = "between you and me"
 MEMORY = {"host-b": 1200, "host-c": 1200, "host-d": 250}
 """MiB that guests may have there together: host-d takes one of 160 MiB, the others seven."""
 SETTINGS = labs.BRISK | {
-    "DROVER_WEBHOOK_SECRET": SECRET,
+    "DROVER_WEBHOOK_KEY": factories.WEBHOOK_KEY,
 }
 LIMITS = {"host-patience": "10", "retention": "0"}
 """A dead host is given up after 10 s instead of five minutes."""
@@ -231,7 +230,7 @@ def test_the_operator_of_the_examples_waits_for_the_end_and_the_webhook_tells_of
     operator = runpy.run_path(str(EXAMPLES / "celery/operator.py"))
     receiver = runpy.run_path(str(EXAMPLES / "webhook/receiver.py"))
     told: list[dict[str, Any]] = []
-    server = receiver["serve"](0, SECRET, told.append)
+    server = receiver["serve"](0, factories.receiver(), told.append)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     host = where(moves)[alone]

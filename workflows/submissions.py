@@ -3,8 +3,10 @@
 A field's description completes the sentence "FIELD is ...", which is what a wrong value is answered with.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import Annotated, Any, ParamSpec, Self, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
@@ -22,6 +24,8 @@ LARGEST = 2**31 - 1
 """That an integer column holds."""
 LONGEST = 128
 """The length of names and keys, as in their columns."""
+LONGEST_HOST = 253
+HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 OLD_NAMES = {"max_blackout_ms": "max_downtime_ms"}
 """Field names of Drover 0.1, still taken in this release."""
 
@@ -42,7 +46,16 @@ def is_address(url: object) -> TypeGuard[str]:
         _ = parts.port, _URL.validate_python(url)
     except ValueError:
         return False
-    return parts.scheme in {"http", "https"} and bool(parts.hostname)
+    return parts.scheme in {"http", "https"} and is_host(parts.hostname or "")
+
+
+def is_host(text: str) -> bool:
+    """A host's name in small letters, or an address. Nothing else: a refusal names it in a command for the shell."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return len(text) <= LONGEST_HOST and HOST.fullmatch(text) is not None
+    return "%" not in text  # as in fe80::1%eth0
 
 
 def _address(url: str) -> str:

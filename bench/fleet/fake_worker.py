@@ -71,7 +71,7 @@ class Simulated(StepHandler):
         self._done = True
 
     async def _copy(self, ctx: Context) -> None:
-        begun, takes = time.monotonic(), random.uniform(*COPY_S)
+        begun, takes = time.monotonic(), random.uniform(*COPY_S)  # nosec B311 # how long a pretended copy takes
         while (done := (time.monotonic() - begun) / takes) < 1:
             await asyncio.to_thread(self._record, ctx, done)
             await asyncio.sleep(1)

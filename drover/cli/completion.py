@@ -9,6 +9,7 @@ Candidates = list[tuple[str, str]]
 
 HOSTS = "SELECT name, address FROM host ORDER BY name"
 GUESTS = "SELECT name, host FROM guest ORDER BY name"
+RECEIVERS = "SELECT name, array_to_string(within, ' ') FROM webhook_receiver ORDER BY name"
 NEWEST_JOBS = "SELECT id::text, concat_ws(' ', guest, destination, state) FROM job ORDER BY id DESC LIMIT 50"
 
 
@@ -37,3 +38,8 @@ def guests(incomplete: str) -> Candidates:
 def jobs(incomplete: str) -> Candidates:
     """Numbers of the newest jobs."""
     return _matching(NEWEST_JOBS, incomplete)
+
+
+def receivers(incomplete: str) -> Candidates:
+    """Receivers of webhooks."""
+    return _matching(RECEIVERS, incomplete)

@@ -5,6 +5,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
@@ -144,10 +145,18 @@ def _address(address: str) -> Check:
     except OSError as error:
         advice = f"{address} is no address of this machine ({error.strerror}): name that in the migration network"
         return Check(variable, "problem", advice)
-    if address.startswith(("127.", "0.0.0.0")) or address in {"localhost", "::", "::1"}:  # noqa: S104 - it is compared
+    if _is_of_no_network(address):
         advice = f"no other machine reaches {address}: name this machine's address in the migration network"
         return Check(variable, "warning", advice)
     return Check(variable, "ok", f"{address} is an address of this machine")
+
+
+def _is_of_no_network(address: str) -> bool:
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address == "localhost"
+    return found.is_loopback or found.is_unspecified
 
 
 def _metrics() -> Check:

@@ -48,6 +48,9 @@ class Root(LazyGroup):
         "guest": Lazy("drover.cli.guests:app", "Guests: running QEMUs that were adopted.", MOVING),
         "host": Lazy("drover.cli.hosts:app", "Hypervisors: each registers itself when its worker starts.", MOVING),
         "fleet": Lazy("drover.cli.fleet:app", "Limits of the whole fleet, changed while everything runs.", RUNNING),
+        "webhook": Lazy(
+            "drover.cli.webhooks:app", "Who may be told by webhooks, each with a secret of its own.", RUNNING
+        ),
         "config": Lazy("drover.cli.config:app", "Settings of this machine: show them and check them.", RUNNING),
         "db": Lazy("drover.cli.database:app", "The database's schema.", RUNNING),
         "worker": Lazy(

@@ -42,7 +42,7 @@ def become(*options: str, as_json: bool) -> None:
     if as_json:
         output.emit({"pid": os.getpid(), "argv": argv})
         sys.stdout.flush()
-    os.execv(argv[0], argv)  # noqa: S606 - no shell is wanted
+    os.execv(argv[0], argv)  # nosec B606 # noqa: S606 - no shell is wanted
 
 
 def _check_database() -> None:

@@ -8,7 +8,7 @@ import psycopg
 
 from lab import fleet, network, services
 from lab.directory import Lab
-from tests import labs, standby
+from tests import factories, labs, standby
 from tests.slow_receiver import slow_receiver
 from tests.standby import LabWithStandby
 from workers import processes
@@ -95,7 +95,7 @@ class Stage:
 def raised(*, with_standby: bool = False) -> Iterator[Stage]:
     """A new lab for the time of a `with` block; this process is pointed at it."""
     kind = LabWithStandby if with_standby else Lab
-    more = {"DROVER_WEBHOOK_SECRET": "so that somebody is told"}
+    more = {"DROVER_WEBHOOK_KEY": factories.WEBHOOK_KEY}
     limits = {"host-patience": f"{PATIENCE_S:g}"}
     with (
         labs.temporary(settings=labs.BRISK | more, limits=limits, namespaces=True, prefix="dc", kind=kind) as lab,
@@ -103,6 +103,7 @@ def raised(*, with_standby: bool = False) -> Iterator[Stage]:
     ):
         if isinstance(lab, LabWithStandby):
             standby.start(lab)
+        factories.receiver()
         stage = Stage(lab, webhook)
         for found in (stage.worker(SOURCE), stage.worker(DESTINATION), stage.controller()):
             stage.services.append(min(found, key=lambda process: process.started))  # its children carry the same mark

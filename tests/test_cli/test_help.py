@@ -47,6 +47,7 @@ def test_groups_have_help(group: str) -> None:
 def test_the_list_of_commands_is_the_documented_one() -> None:
     expected = "migrate worker controller db/upgrade host/list host/set host/cordon host/uncordon fleet/show"
     expected += " host/trust fleet/set"
+    expected += " webhook/allow webhook/list webhook/rotate webhook/remove"
     expected += " config/check config/show guest/adopt guest/set guest/forget guest/list guest/show"
     expected += " job/list job/show job/watch job/cancel job/release job/retry job/resolve job/explain reconcile gc"
     expected += " drain/submit drain/list drain/show drain/watch drain/pause drain/resume drain/cancel return"

@@ -17,11 +17,12 @@ from models.documents import AllowedHosts, MigrationOptions, Recurrence
 from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.host import Host, HostState
 from models.said import say
+from workflows import receivers
 from workflows.drain import planner
 from workflows.drain.planner import Forecast, guests_of, known
 from workflows.migration import claims, jobs
 from workflows.migration.jobs import wake
-from workflows.submissions import DrainSubmission, is_address, is_text
+from workflows.submissions import DrainSubmission, is_text
 from workflows.submit_options import SubmitOptions
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ def submitted_or_forecast(request: DrainRequest, idempotency_key: str | None) ->
     if earlier := _submitted(request, idempotency_key):
         return earlier, None
     try:
+        receivers.check(request.terms.webhook)
         return None, planner.forecast(request.kind, request.host, request.where, request.terms)
     except PreconditionFailed:  # the conflict may be with this very drain, submitted at the same moment
         if earlier := _submitted(request, idempotency_key):
@@ -148,6 +150,7 @@ def record_refusal(kind: DrainKind, host: object, idempotency_key: str, why: str
 
     It is kept as a cancelled drain, or apart from the drains where the host is unknown. Any content may arrive.
     """
+    told = receivers.told(webhook)
     try:
         with transaction() as session:
             earlier = session.scalar(select(Drain).where(Drain.idempotency_key == idempotency_key).with_for_update())
@@ -166,7 +169,7 @@ def record_refusal(kind: DrainKind, host: object, idempotency_key: str, why: str
                 state=DrainState.CANCELLED,
                 idempotency_key=idempotency_key,
                 error=why,
-                webhook=webhook if is_address(webhook) else None,
+                webhook=told,
                 finished_at=func.clock_timestamp(),
             )
             session.add(drain)

@@ -22,9 +22,10 @@ from models.host import Host
 from models.job import Attempt, Disk, Job, Step, record_event
 from models.plan import Plan, PlannedDisk
 from models.transitions import Actor, Direction, JobEvent, JobState, StepEvent, StepState
+from workflows import receivers
 from workflows.guests import known_guest, lock_as_planned
 from workflows.migration import chain, claims, preflight
-from workflows.submissions import is_address, is_text
+from workflows.submissions import is_text
 from workflows.submit_options import SubmitOptions
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def submit(
 
 def _checked(guest: str, destination: str, options: MigrationOptions, terms: SubmitOptions) -> tuple[Job, Guest, Plan]:
     """A job that could be done, and the guest and its plan as they were when that was found out."""
+    receivers.check(terms.webhook)
     row = known_guest(guest)
     planned = preflight.plan(row, destination)
     preflight.fits_its_window(row.name, terms)
@@ -140,8 +142,9 @@ def record_refusal(
 
     It is kept as a job that never began, or apart from the jobs where the guest is unknown; then returns None.
     Anything may have been sent. The record names the guest's own host where no known destination was named, and no
-    message goes to an invalid address.
+    message goes where none may.
     """
+    told = receivers.told(webhook)
     try:
         with transaction() as session:
             if not _free(session, idempotency_key):
@@ -159,7 +162,7 @@ def record_refusal(
                 state=JobState.ROLLED_BACK,
                 idempotency_key=idempotency_key,
                 error=why,
-                webhook=webhook if is_address(webhook) else None,
+                webhook=told,
                 finished_at=func.clock_timestamp(),
             )
             session.add(job)

@@ -31,9 +31,12 @@ bench: setup ## Measure Drover against a plain script and write bench/results (Q
 compose: setup ## Bring up the compose stack for real and restart each service during a move (docker, docker-compose, debootstrap; root)
 	.venv/bin/pytest -m compose tests/compose
 
-check: setup ## Lint, formatting, words, types, layers
+check: setup ## Lint, formatting, words, types, layers; insecure code, secrets, known vulnerabilities
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/codespell --dictionary - --dictionary docs/old-words.txt
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/bandit --quiet --configfile pyproject.toml --recursive bench drover examples lab migrations models workers workflows
+	git ls-files -z | xargs -0 -r .venv/bin/detect-secrets-hook --baseline .secrets.baseline
+	.venv/bin/python -m lab.advisories

@@ -12,13 +12,13 @@ from bench import command_line, concurrency, copies, drains, hosts, libvirt, mov
 from bench.figures import Figure
 from bench.fleet import simulation
 from lab import fleet
-from lab.directory import Lab
+from lab.directory import SHORT_PATHS, Lab
 
 QUICK_RUNS, FULL_RUNS = 3, 10
 PARTS = ("cli", "moves", "hosts", "copies", "sparse", "drains", "crowd", "fleet")
 NOT_QUICK = {"crowd", "fleet"}
 ASKED_FOR = ("libvirt", "spared")
-"""Only by name: the one needs what `make setup` does not install, the other tells nothing of Drover."""
+"""Only by name: the one needs what `make setup` does not install, the other does not measure Drover."""
 SETTINGS = {"crowd": concurrency.SETTINGS}
 LIMITS = {"drains": drains.LIMITS, "crowd": concurrency.LIMITS}
 FLEET_SIZES = [10, 50, 200]
@@ -79,7 +79,7 @@ def _moves(lab: Lab, runs: int, *, quick: bool, only: list[str] | None) -> list[
 @contextmanager
 def _laboratory(settings: dict[str, str], limits: dict[str, str], *, namespaces: bool) -> Iterator[Lab]:
     """A lab of two hosts, whose workers and controller have these settings, under these limits."""
-    lab = Lab(Path(tempfile.mkdtemp(prefix="db", dir="/tmp")), settings, limits)  # short: Unix sockets lie in it
+    lab = Lab(Path(tempfile.mkdtemp(prefix="db", dir=SHORT_PATHS)), settings, limits)
     try:
         fleet.up(lab, 2, flower=False, namespaces=namespaces)
         with fleet.pointed_at(lab):

@@ -84,7 +84,7 @@ def at(event: dict[str, Any]) -> float:
 
 
 def move(what: dict[str, Any]) -> dict[str, float]:
-    """Move one guest; answers the seconds that each part took.
+    """Move one guest; returns the seconds that each part took.
 
     `what` is {"qmp": the guest's monitor, "argv" and "destination_qmp" of the QEMU that waits, "address", "folder",
     "max_downtime_ms", "bandwidth_bytes_per_s" of the mirrors together (0: no limit), "disks": those of a job's plan}.

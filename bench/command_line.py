@@ -17,7 +17,7 @@ EMPTY_PYTHON_S = 0.01
 
 
 def measure(runs: int) -> list[Figure]:
-    """The least of several runs of each. Machines differ: an empty Python tells how fast this one is now."""
+    """The least of several runs of each. Machines differ: an empty Python shows how fast this one is now."""
     slowness = _least(NOTHING, {}, runs) / EMPTY_PYTHON_S
     completing = {"_DROVER_COMPLETE": "complete_bash", "COMP_WORDS": "drover migrate ", "COMP_CWORD": "2"}
     nowhere = {"DROVER_DATABASE_URL": "postgresql+psycopg://drover@127.0.0.1:1/drover"}

@@ -1,4 +1,4 @@
-"""What a benchmark found out: one figure per target."""
+"""The results of a benchmark: one figure per target."""
 
 import statistics
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Figure:
 
     @property
     def target(self) -> str:
-        """In words."""
+        """As text."""
         if self.at_most is not None:
             return f"at most {self.at_most:g}"
         return f"at least {self.at_least:g}" if self.at_least is not None else ""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.baseline import Qmp
-from bench.observer import Onlooker, Seen
+from bench.observer import Observer, Seen
 from lab import guests
 from lab.directory import Lab
 from lab.guest.spec import GuestSpec
@@ -42,7 +42,7 @@ class Times:
     """Of the floor without asking the hosts what the guest is."""
     ended_at: float
     phases_ms: dict[str, float] = field(default_factory=dict)
-    """What the pause went on by the mover's own word; QEMU's part of it and ours."""
+    """The parts of the pause, as the mover itself measured them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +78,9 @@ class Guest:
     def move(self, by: str, *, floor: dict[str, Any] | None = None, **options: int) -> Move:
         """Move it to the other host; `options` are those of `MigrationOptions`, `floor` what that is to try."""
         to = "host-b" if self.host == "host-a" else "host-a"
-        onlooker = Onlooker(str(self._watch_at(self.host)), str(self._watch_at(to)), self.devices)
+        observer = Observer(str(self._watch_at(self.host)), str(self._watch_at(to)), self.devices)
         times = self._moved(by, to, MigrationOptions(**options), floor or {})
-        seen = onlooker.join()
+        seen = observer.join()
         self.moved_to(to)
         allocated = sum(image.path.stat().st_blocks * 512 for image in self._images())
         return Move(by=by, seen=seen, times=times, allocated_bytes=allocated)

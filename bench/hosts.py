@@ -35,7 +35,7 @@ def measure(lab: Lab) -> list[Figure]:
 
 def _statements(lab: Lab) -> list[Figure]:
     """Of one move whose copy takes some ten seconds, less what goes on without it."""
-    os.environ["DROVER_HOST"] = OURSELVES  # so that our own looking is told from the rest
+    os.environ["DROVER_HOST"] = OURSELVES  # so that our own queries can be told apart
     forget()
     with booted(lab, "bench-statements", disks=(DiskSpec(size_bytes=1024 * MIB),), fill_mib=256, **LIGHT) as guest:
         with logged(lab) as quiet:

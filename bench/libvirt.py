@@ -14,7 +14,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 from uuid import uuid4
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape  # nosec B406 # it writes XML and parses none
 
 from bench.figures import Figure, median
 from bench.guests import LONGEST_MOVE_S, Guest, Move, Times, booted
@@ -92,9 +92,9 @@ def _start(lab: Lab, host: LabHost) -> None:
     what = ["sh", str(SCRIPT), host.name, str(own), str(host.guests), str(_common_path(lab))]
     started = processes.spawn(lab.mark(f"libvirtd-{host.name}"), [*network.inside(lab, host), *alone, *what], log)
     deadline = time.monotonic() + START_TIMEOUT_S
-    while _virsh(host, "domcapabilities").returncode:  # asks QEMU what it can do, which libvirt remembers
+    while _virsh(host, "domcapabilities").returncode:  # asks QEMU what it can do, which libvirt caches
         if not started.alive or time.monotonic() > deadline:
-            raise PreconditionFailed(f"libvirtd did not start: {processes.last_words(log)}")
+            raise PreconditionFailed(f"libvirtd did not start: {processes.log_tail(log)}")
         time.sleep(0.1)
 
 

@@ -52,7 +52,7 @@ def turns(runs: int, *ways: str) -> Iterator[str]:
 
 
 def line(move: Move) -> str:
-    """What to say about it while the benchmark goes on."""
+    """A line of progress while the benchmark goes on."""
     seen, phases = move.seen, ", ".join(f"{name} {ms:.1f}" for name, ms in move.times.phases_ms.items())
     return (
         f"{move.by:7} paused {seen.downtime_ms:6.1f} ms ({phases}), copy {seen.copy_s:.2f} s, ram {seen.ram_s:.2f} s, "
@@ -73,7 +73,7 @@ def scenarios(*, quick: bool) -> list[Scenario]:
 
 
 def figures(scenario: Scenario) -> list[Figure]:
-    """What the moves of one scenario say."""
+    """The figures of one scenario."""
     found = [_downtime(scenario), _worst_downtime(scenario), _overhead(scenario)]
     if scenario.bandwidth_bytes_per_s == 0:
         found.append(_throughput(scenario))
@@ -138,7 +138,7 @@ def _throughput(scenario: Scenario) -> Figure:
 
 
 def _writes(scenario: Scenario) -> Figure:
-    """Of all writes of all moves together: those one way are slower than those the other way, whoever moves."""
+    """Of all writes of all moves together: those one way are slower than those the other way, with every mover."""
     series = _by_kind(scenario, lambda move: latency_ms(move.seen.write_bins, P99) or 0.0)
     floor, drover = (latency_ms(_pooled(scenario.of(by)), P99) or math.nan for by in ("floor", "drover"))
     return Figure(

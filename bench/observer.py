@@ -1,4 +1,4 @@
-"""Watches a move from outside, the same way whoever does it: by the events of both QEMUs on their second monitors."""
+"""Watches a move from outside, in the same way for all movers: by the events of both QEMUs on their second monitors."""
 
 import threading
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ def latency_ms(bins: Sequence[int], part: float) -> float | None:
     return [FINEST_NS, *_boundaries(), COARSEST_NS][place] / 1e6
 
 
-class Onlooker:
+class Observer:
     """Two threads that listen while a move goes on; `seen` is complete after `join`."""
 
     def __init__(self, source: str, destination: str, devices: Sequence[str]) -> None:
@@ -81,15 +81,15 @@ class Onlooker:
             thread.start()
 
     def join(self) -> Seen:
-        """What was seen, once the move is over.
+        """The observations, once the move is over.
 
         Raises:
-            TimeoutError: one of the two QEMUs never said what ends a move.
+            TimeoutError: one of the two QEMUs never sent the event that ends a move.
         """
         for thread in self._threads:
             thread.join(timeout=30)
         if any(thread.is_alive() for thread in self._threads):
-            raise TimeoutError(f"the onlooker still waits; it saw {self.seen}")
+            raise TimeoutError(f"the observer still waits; it saw {self.seen}")
         return self.seen
 
     def _watch_source(self) -> None:

@@ -33,9 +33,9 @@ def machine() -> dict[str, Any]:
 
 
 def write(figures: list[Figure], *, runs: int, folder: Path = FOLDER) -> str:
-    """Write `results.json`, `results.md` and a chart per figure; answers the table.
+    """Write `results.json`, `results.md` and a chart per figure; returns the table.
 
-    What was not measured this time stays as it was.
+    Figures that were not measured this time stay as they were.
     """
     folder.mkdir(parents=True, exist_ok=True)
     document = folder / "results.json"

@@ -1,17 +1,17 @@
-"""The errors of Drover. Each answers one question: what may be done next?
+"""The errors of Drover. Each class decides what may be done next.
 
 DroverError
-├── PreconditionFailed   nothing was touched: say it to whoever asked (exit code 2)
-│   ├── Unavailable      nobody answered: the same request may succeed later
-│   └── HostRefused      a host that was asked says no, or failed to look
+├── PreconditionFailed   nothing was touched: report it to the caller (exit code 2)
+│   ├── Unavailable      no answer came: the same request may succeed later
+│   └── HostRefused      a host that was asked refused, or failed to look
 ├── StepError            a step did not bring its effect about
 │   ├── Transient        try again later (`chain.BeginAnew`: from an earlier step)
 │   ├── Fatal            trying again cannot help: roll back the job
 │   ├── Committed        the destination owns the guest already: only forward
 │   ├── NeverRan         the destination's QEMU is dead and never ran: back to the source
-│   └── Unknown          nobody can tell who owns the guest: a person must decide
+│   └── Unknown          it is unknown who owns the guest: an operator must decide
 ├── UnreadableDocument   another process wrote what this one cannot read: upgrade it
-└── LeaseLost            somebody else may be at work here: stop touching anything
+└── LeaseLost            another worker may be at work here: change nothing more
 """
 
 from datetime import timedelta
@@ -26,16 +26,16 @@ class PreconditionFailed(DroverError):
 
 
 class Unavailable(PreconditionFailed):
-    """Nobody could be asked: broker, host or worker gave no answer. The same request may succeed later."""
+    """No answer came from broker, host or worker. The same request may succeed later."""
 
 
 class HostRefused(PreconditionFailed):
-    """A host's answer to a question is no.
+    """A host refused a question.
 
     Args:
         message: the host's reason.
-        host: who said so.
-        failed: it could not look at all: something went wrong there, which says nothing of what it was asked about.
+        host: the host that refused.
+        failed: it could not look: the error there is no answer to the question.
     """
 
     def __init__(self, message: str, *, host: str, failed: bool = False) -> None:
@@ -45,7 +45,7 @@ class HostRefused(PreconditionFailed):
 
 
 class UnreadableDocument(DroverError):
-    """What another process wrote is of a later version, or is not what its type says."""
+    """What another process wrote is of a later version, or does not match its type."""
 
 
 class StepError(DroverError):
@@ -70,15 +70,15 @@ class Fatal(StepError):
 
 
 class Committed(StepError):
-    """Rolling back found that the source has let the guest go: the job goes forward instead."""
+    """Rolling back found that the source has handed the guest over: the job goes forward instead."""
 
 
 class NeverRan(StepError):
-    """The source let the guest go, but the destination's QEMU is dead and was never let run: roll back after all."""
+    """The source handed the guest over, but the destination's QEMU died before it ran: roll back after all."""
 
 
 class Unknown(StepError):
-    """It cannot be told which side owns the guest; nothing more is done before a person has looked."""
+    """It is unknown which side owns the guest; nothing more is done before an operator has decided."""
 
 
 class LeaseLost(DroverError):

@@ -5,10 +5,10 @@ from importlib.util import find_spec
 from drover.errors import PreconditionFailed
 
 MODULES = {
-    "controller": ("httpx", "prometheus_client"),
+    "controller": ("httpx", "prometheus_client", "standardwebhooks"),
     "flower": ("flower",),
 }
-"""What each extra of pyproject.toml brings, by what is imported."""
+"""The packages of each extra of pyproject.toml, by their import names."""
 
 
 def require(extra: str, why: str) -> None:

@@ -1,7 +1,7 @@
 """Log lines: one for each thing that happened, with the host, job, guest, step and attempt that it happened to.
 
-A log call says what happened. The fields are bound once, by `about`, for all that is called within; asyncio tasks keep
-them. A thread starts without them: give it its work through `carrying`.
+A log call has the message only. The fields are bound once, by `about`, for all that is called within; asyncio tasks
+keep them. A thread starts without them: give it its work through `carrying`.
 
 It is the standard library's `logging`, because the switchover processes must start fast: asyncio imports it anyway.
 With structlog they need 115 instead of 57 ms of CPU until they begin, with python-json-logger 66 (Python 3.11).
@@ -30,19 +30,19 @@ SOMETIMES = (
     *("direction", "drain", "action", "by"),
     *("outcome", "seconds", "downtime_ms", "pid", "trace"),
 )
-"""Fields of those lines that have something to say. docs/logging.md explains them all."""
+"""Fields of only those lines that have a value for them. docs/logging.md explains them all."""
 FIELDS = ALWAYS + SOMETIMES
 IN_WORDS = ("outcome", "seconds", "downtime_ms", "trace")
-"""Fields that text lines do not show: the sentence says it, or nobody reads it."""
+"""Fields that text lines do not show: the message has them, or only programs use them."""
 
 OURS = ("bench", "drover", "lab", "migrations", "models", "workers", "workflows")
 FOR_EACH_TASK = ("celery.app.trace", "celery.worker.strategy")
-"""Celery writes two lines for each message. Ours say more, so these are for DEBUG."""
+"""Celery writes two lines for each message. Ours have more, so Celery's are written at DEBUG."""
 
 LEVEL, FORMAT, ABOUT = "DROVER_LOG_LEVEL", "DROVER_LOG_FORMAT", "DROVER_LOG_ABOUT"
 """Variables of the environment. The last is for processes that are started by ours, see `handed_on`."""
 
-SECRET = "***"  # noqa: S105 - what is shown instead
+SECRET = "***"  # nosec B105 # noqa: S105 - what is shown instead
 _MASKS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(://[^\s:@/]*:)\S+@"), rf"\1{SECRET}@"),  # the password of a URL
     (re.compile(r"\b[0-9a-f]{24,}\b"), SECRET),  # nonces and keys of ours, also in the name of an export
@@ -89,7 +89,7 @@ def about(**fields: object) -> Iterator[None]:
 
 
 def carrying(work: Callable[P, T]) -> Callable[P, T]:
-    """The same work for another thread, with the fields that hold here. It can be called once at a time."""
+    """The same work for another thread, with the fields of this context. It can be called once at a time."""
     context = copy_context()
 
     def run(*arguments: P.args, **named: P.kwargs) -> T:
@@ -104,7 +104,7 @@ def trace_of(traceparent: str | None) -> dict[str, object]:
 
 
 def configure(host: str, **fields: object) -> None:
-    """Write the lines of this process to stderr as the environment says, and put these fields on all of them.
+    """Write the lines of this process to stderr as the environment selects, and put these fields on all of them.
 
     Ours and Celery's are written from the chosen level on, those of other libraries from WARNING on.
     """
@@ -117,7 +117,7 @@ def configure(host: str, **fields: object) -> None:
 
 
 def _chosen(variable: str, default: Chosen) -> Chosen:
-    """A wrong word stops nothing: the command line refuses one, and what a job needs is under way already."""
+    """A wrong value gives the default: the command line refuses one, and a running process must not stop for it."""
     try:
         return type(default)(os.environ.get(variable, default).lower())
     except ValueError:
@@ -125,7 +125,7 @@ def _chosen(variable: str, default: Chosen) -> Chosen:
 
 
 def configured() -> bool:
-    """Whether this process has a log. A command has none: what it says is for whoever typed it."""
+    """Whether this process has a log. A command has none: its messages go to its user."""
     return bool(_process)
 
 
@@ -153,7 +153,7 @@ def handed_on(**fields: object) -> dict[str, str]:
 
 
 def configure_as_told() -> None:
-    """In that process."""
+    """Apply these variables, in that process."""
     configure(**{"host": "", **json.loads(os.environ.get(ABOUT, "{}"))})
 
 
@@ -161,14 +161,14 @@ def _unexpected(kind: type[BaseException], error: BaseException, traceback: Trac
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, traceback)
         return
-    logging.getLogger(__name__).critical("this process ends by an error", exc_info=(kind, error, traceback))
+    logging.getLogger(__name__).critical("this process ends because of an error", exc_info=(kind, error, traceback))
 
 
 def _unexpected_in_thread(args: threading.ExceptHookArgs) -> None:
     if args.exc_value is not None:
         name = args.thread.name if args.thread else "unknown"
         told = (args.exc_type, args.exc_value, args.exc_traceback)
-        logging.getLogger(__name__).error("the thread %s ends by an error", name, exc_info=told)
+        logging.getLogger(__name__).error("the thread %s ends because of an error", name, exc_info=told)
 
 
 def masked(text: str) -> str:
@@ -196,7 +196,7 @@ class TextLines(_Lines):
     """For people: `TIME LEVEL HOST [FIELDS] MESSAGE`; a traceback follows on lines of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line: a line break within the message is escaped, so that nothing can pretend to be a line of ours."""
+        """One line: a line break within the message is escaped, so that no message can forge a line."""
         fields = {name: value for name, value in self.fields(record).items() if name not in IN_WORDS}
         host = fields.pop("host", "-")
         shown = " ".join(f"{name}={value}" for name, value in fields.items())

@@ -1,13 +1,16 @@
-"""What a process is told by its environment: every `DROVER_*` variable with its unit, default and range.
+"""What a process reads from its environment: every `DROVER_*` variable with its unit, default and range.
 
-The environment says who a process is, where it is and whom it talks to. Limits of the whole fleet are rows of the
-database, which a command changes while everything runs: see `models.fleet`. docs/settings.md is generated from here.
+The environment names the process, its machine and the services it connects to. Limits of the whole fleet are rows
+of the database, which a command changes while everything runs: see `models.fleet`. docs/settings.md is generated from
+this module.
 """
 
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from functools import cache
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -25,6 +28,9 @@ from drover.logs import Format, Level
 PREFIX = "DROVER_"
 DATABASE_FORM = "postgresql+psycopg://USER@HOST/NAME"
 BROKER_FORM = "redis://HOST/0, rediss://HOST/0, redis+socket:///PATH or sentinel://A:26379;sentinel://B:26379"
+
+SHORTEST_KEY = 32
+"""Whoever reads the database can try keys out: a word of a person would be found."""
 
 LEVELS = "`, `".join(Level)
 EVERYBODY, WORKER, CONTROLLER = "everybody", "worker", "controller"
@@ -48,13 +54,42 @@ FORMER_VARIABLES = {
     "DROVER_RETENTION_S": "retention",
     "DROVER_STALLED_AFTER_S": "stalled-after",
 }
-"""Settings of earlier versions, each with the name by which `drover fleet set` knows it now."""
+"""Settings of earlier versions, each with the name that it has in `drover fleet set` now."""
+
+
+class StreamSecurity(StrEnum):
+    """How the streams between two hosts are protected."""
+
+    ENCRYPTED = "encrypted"
+    CERTIFICATES = "certificates"
+    PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class PortRange:
+    """From the first to the last port, both included."""
+
+    first: int
+    last: int
+
+    @classmethod
+    def read(cls, text: object) -> Self:
+        """`49152-49215`, or one port."""
+        if isinstance(text, cls):
+            return text
+        first, _, last = str(text).partition("-")
+        if not (_is_port(first) and _is_port(last or first) and 1024 <= int(first) <= int(last or first)):
+            raise ValueError("FIRST-LAST is wanted, like 49152-49215, of ports from 1024 to 65535")
+        return cls(int(first), int(last or first))
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
 
 
 def _variable(
     name: str, default: Any = ..., *, about: str, unit: str = "", read_by: str = EVERYBODY, **limits: Any
 ) -> Any:
-    """A field, and what the table of settings says about it."""
+    """A field, with its text in the table of settings."""
     return Field(
         default,
         validation_alias=PREFIX + name,
@@ -143,6 +178,12 @@ def _metrics_address(address: str) -> str:
     return address
 
 
+def _key(key: str) -> str:
+    if key and len(key) < SHORTEST_KEY:
+        raise ValueError(f"at least {SHORTEST_KEY} characters are wanted: `openssl rand -base64 32` makes a key")
+    return key
+
+
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError("an absolute path is wanted")
@@ -178,7 +219,7 @@ class Settings(BaseSettings):
     broker_master: str = _variable(
         "BROKER_MASTER",
         "mymaster",
-        about="What the Sentinels call the Redis master; read only where the URL names Sentinels.",
+        about="The Sentinels' name of the Redis master; read only where the URL names Sentinels.",
     )
     host: Annotated[str, AfterValidator(_host_name)] = _variable(
         "HOST", "", read_by=WORKER, about="Name of the hypervisor that this worker serves; empty on control nodes."
@@ -188,6 +229,33 @@ class Settings(BaseSettings):
         "127.0.0.1",
         read_by=WORKER,
         about="Address on which this host listens for disk and RAM streams: its address in the migration network.",
+    )
+    ports: Annotated[PortRange, BeforeValidator(PortRange.read)] = _variable(
+        "PORTS",
+        PortRange(49152, 49215),
+        read_by=WORKER,
+        about="Ports on which this host listens for the streams of moves, one port for each move that arrives: "
+        "`FIRST-LAST`. Busy ones are skipped.",
+    )
+    streams: StreamSecurity = _variable(
+        "STREAMS",
+        StreamSecurity.ENCRYPTED,
+        read_by=WORKER,
+        about="`encrypted`: with certificates that Drover makes for each move; `certificates`: with those of the next "
+        "three; `plain`: neither encrypted nor protected. All hosts need the same.",
+    )
+    tls_certificate: Path | None = _variable(
+        "TLS_CERTIFICATE",
+        None,
+        read_by=WORKER,
+        about="PEM file with this host's certificate, which names it (DROVER_HOST) as an alternative name.",
+    )
+    tls_key: Path | None = _variable("TLS_KEY", None, read_by=WORKER, about="PEM file with its key, without password.")
+    tls_authority: Path | None = _variable(
+        "TLS_AUTHORITY",
+        None,
+        read_by=WORKER,
+        about="PEM file with the authorities behind all hosts' certificates.",
     )
     directory: Folder = _variable(
         "DIRECTORY",
@@ -277,11 +345,24 @@ class Settings(BaseSettings):
         le=timedelta(minutes=10),
         about="A step that was published and not picked up for this long is published again.",
     )
+    webhook_key: Annotated[str, AfterValidator(_key)] = _variable(
+        "WEBHOOK_KEY",
+        "",
+        read_by=CONTROLLER,
+        about="What the secrets of all receivers of webhooks are made with, at least 32 characters; without it none is "
+        "sent. The same on all control nodes: `openssl rand -base64 32` makes one.",
+    )
+    webhook_key_former: Annotated[str, AfterValidator(_key)] = _variable(
+        "WEBHOOK_KEY_FORMER",
+        "",
+        read_by=CONTROLLER,
+        about="The key before, as long as secrets that were made with it are in use.",
+    )
     webhook_secret: str = _variable(
         "WEBHOOK_SECRET",
         "",
         read_by=CONTROLLER,
-        about="The key that webhooks are signed with; without it none is sent.",
+        about="Signs messages also as Drover 0.1 did (`X-Drover-Signature`); unset it when no receiver looks at that.",
     )
     metrics_address: Annotated[str, AfterValidator(_metrics_address)] = _variable(
         "METRICS_ADDRESS",
@@ -303,13 +384,23 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _certificates_are_named(self) -> Self:
+        given = (self.tls_certificate, self.tls_key, self.tls_authority)
+        if self.streams is StreamSecurity.CERTIFICATES and None in given:
+            raise ValueError(
+                "DROVER_STREAMS is certificates: DROVER_TLS_CERTIFICATE, DROVER_TLS_KEY and DROVER_TLS_AUTHORITY are "
+                "needed as well"
+            )
+        return self
+
     @property
     def host_timeout(self) -> timedelta:
         """A host that was silent for this long counts as unreachable."""
         return 4 * self.heartbeat
 
 
-SECRETS = {"DROVER_WEBHOOK_SECRET"}
+SECRETS = {"DROVER_WEBHOOK_KEY", "DROVER_WEBHOOK_KEY_FORMER", "DROVER_WEBHOOK_SECRET"}
 
 
 def variables() -> dict[str, tuple[str, FieldInfo]]:
@@ -387,11 +478,11 @@ def _sentence(fault: ErrorDetails) -> str:
 
 
 def unknown(environ: Mapping[str, str]) -> list[str]:
-    """Variables of our name that mean nothing: mistyped, or of another version."""
+    """Variables with our prefix that are not settings: mistyped, or of another version."""
     known = {*variables(), *OTHER_VARIABLES, *FORMER_VARIABLES}
     return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
 
 
 def former(environ: Mapping[str, str]) -> dict[str, str]:
-    """{variable: its value}: limits of the fleet that are set in the environment, where nobody reads them any more."""
+    """{variable: its value}: limits of the fleet that are set in the environment, where they have no effect."""
     return {name: environ[name] for name in FORMER_VARIABLES if environ.get(name)}

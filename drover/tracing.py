@@ -1,12 +1,12 @@
 """One trace for each move, from its submission to RESUME, if OpenTelemetry is configured; otherwise nothing is loaded.
 
 The trace is kept with the job, as W3C `traceparent`: the span of a step is a child of it, in whatever process and
-attempt the step runs. What a process does not live to end is not in the trace.
+attempt the step runs. A span that a process did not end before it died is not in the trace.
 
 Messages carry the same text in their header `traceparent`, which is where opentelemetry-instrumentation-celery looks
 and puts it: a sender that uses it finds its move in its own trace. Here it is not used. A step's message may come
 twice, late or again, so the row says where its span belongs; and a publication that fails leaves the span of 0.66b2
-open and current in its thread, as does one by name of a task that the sender does not know.
+open and current in its thread, as does one by name of a task that is not registered at the sender.
 """
 
 import logging
@@ -32,7 +32,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 EXPORTER = "OTEL_TRACES_EXPORTER"
 TIMEOUT = "OTEL_EXPORTER_OTLP_TIMEOUT"
 TIMEOUT_S = 2.0
-"""For a batch of spans, with all retries. A command that ends waits twice as long for a collector that is away."""
+"""For a batch of spans, with all retries. A command that ends waits twice as long for an unreachable collector."""
 
 
 class Span:
@@ -42,12 +42,12 @@ class Span:
         self._span = span
 
     def set(self, **attributes: object) -> None:
-        """Say more about it."""
+        """Set attributes of the span."""
         if self._span is not None:
             self._span.set_attributes(_named(attributes))
 
     def failed(self, why: str) -> None:
-        """It did not come to what it was for."""
+        """Mark the span as failed."""
         if self._span is not None:
             from opentelemetry.trace import Status, StatusCode
 
@@ -55,7 +55,7 @@ class Span:
 
     @property
     def traceparent(self) -> str | None:
-        """By which others, in other processes and later, become its children."""
+        """The text by which later spans, also of other processes, become its children."""
         if self._span is None:
             return None
         from opentelemetry.trace import set_span_in_context
@@ -76,7 +76,7 @@ class _Reporting:
         """Send them; what the collector does not take is lost."""
         result = self._exporter.export(spans)
         if result.value and not self._away:
-            log.warning("the collector of traces takes none: spans are lost until it does, moves go on")
+            log.warning("the collector of traces takes no spans: they are lost until it does, moves go on")
         self._away = bool(result.value)
         return result
 
@@ -92,7 +92,7 @@ def span(name: str, parent: str | None = None, **attributes: object) -> Iterator
         name,
         context=_read(parent),
         attributes=_named(attributes),
-        record_exception=False,  # its text could hold a secret; `failed` says what there is to say
+        record_exception=False,  # its text could hold a secret; `failed` has a safe text
         set_status_on_exception=False,
     ) as begun:
         yield Span(begun)
@@ -124,7 +124,7 @@ def below(parent: str | None) -> Iterator[None]:
 
 
 def record(name: str, parent: str | None, begun: float, ended: float, **attributes: object) -> str | None:
-    """A span of what is over, between two moments in seconds since 1970; answers what makes others its children."""
+    """Record a span of the past, between two moments in seconds since 1970; returns its `traceparent`."""
     tracer = _tracer()
     if tracer is None or parent is None:
         return None
@@ -134,7 +134,7 @@ def record(name: str, parent: str | None, begun: float, ended: float, **attribut
 
 
 def headers() -> dict[str, str]:
-    """What a message carries, so that what is done about it belongs to the present span."""
+    """Headers of a message that make its task a child of the present span."""
     if _tracer() is None or (here := _written(None)) is None:
         return {}
     return {HEADER: here}

@@ -1,36 +1,40 @@
-"""Delivering webhooks: signed, and tried again until somebody has taken them or it was tried often enough.
+"""Delivering webhooks: signed, and tried again until they are accepted or the tries are used up.
 
-The message waits in its row, so whoever dies loses none; one may arrive twice, and its number tells. The controller
-that leads delivers, in a few threads beside everything else; each delivery is bounded in time and size as a whole.
+The message is kept in its row, so no death of a process loses one. It may arrive twice: receivers compare its number.
+The controller that leads delivers, in a few threads beside everything else; each delivery is bounded in time and size
+as a whole. It goes only to receivers that an operator has listed, see `workflows.receivers`.
 """
 
-import asyncio
 import hashlib
 import hmac
 import json
 import logging
+import ssl
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
 
 import httpx
 from sqlalchemy import ColumnElement, and_, func, select, update
+from standardwebhooks.webhooks import Webhook
 
+from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from models.database import transaction
 from models.said import say
 from models.webhook import Delivery, DeliveryState
+from workflows import receivers
+from workflows.addresses import Address, addresses_of, in_time
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
 """For all of a delivery: name, connection, sending, answer."""
 PARALLEL = 8
-"""Deliveries under way at the same time: slow receivers keep nothing waiting but other deliveries."""
+"""Deliveries under way at the same time: slow receivers delay only other deliveries."""
 LONGEST_ERROR = 500
 TRIES = 12
 FIRST_PAUSE = timedelta(seconds=5)
@@ -39,7 +43,7 @@ UNDER_WAY = timedelta(seconds=60)
 """A delivery that was begun is over by then, or the controller that began it has died."""
 
 _under_way: set[int] = set()
-"""Deliveries that threads of this process have in hand."""
+"""Deliveries that threads of this process are working on."""
 _lock = threading.Lock()
 
 
@@ -53,7 +57,7 @@ def tick(ours: Settings) -> None:
 
 
 def _claimed(free: int) -> list[int]:
-    """The deliveries that have waited longest, from now on ours until they are over."""
+    """Claim the deliveries that have waited longest, for this process until they are over."""
     if free <= 0:
         return []
     free_ones = select(Delivery.id).where(due(), Delivery.id.not_in(_under_way)).order_by(Delivery.next_at)
@@ -73,7 +77,7 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _deliver(delivery_id: int, ours: Settings) -> None:
-    """In a thread of the pool: what is raised here nobody else hears of."""
+    """Runs in a thread of the pool: exceptions are logged here, because no caller receives them."""
     try:
         deliver(delivery_id, ours)
     except Exception:
@@ -92,12 +96,12 @@ def due() -> ColumnElement[bool]:
 
 
 def deliver(delivery_id: int, ours: Settings) -> None:
-    """Try once, and write down what came of it."""
+    """Try once, and record the result."""
     with transaction() as session:
         delivery = session.get(Delivery, delivery_id)
     if delivery is None or delivery.state is not DeliveryState.PENDING:
         return
-    error = _post(delivery, ours.webhook_secret)
+    error = _post(delivery, ours)
     with transaction() as session:
         delivery = session.get_one(Delivery, delivery_id, with_for_update=True)
         delivery.tries += 1
@@ -113,48 +117,83 @@ def deliver(delivery_id: int, ours: Settings) -> None:
         say(session, f"the webhook is {became}", level=level, job=delivery.job_id, drain=delivery.drain_id)
 
 
-def _post(delivery: Delivery, secret: str) -> str | None:
-    """What went wrong, if something did: with the address, the message, or whoever is told."""
-    if not secret:
-        return "the controller has no DROVER_WEBHOOK_SECRET to sign with: set it"
+def _post(delivery: Delivery, ours: Settings) -> str | None:
+    """The error, if any: of the address, the message, or the receiver."""
     try:
-        with transaction() as session:
-            told = session.scalars(select(Delivery.body).where(Delivery.id == delivery.id)).one()
-        body = json.dumps({"delivery": delivery.id, **told.json_object()}).encode()
-        status = _in_time(_answer(delivery.url, body, secret))
+        status = in_time(_answer(delivery, ours), TIMEOUT_S)
     except TimeoutError:
         return f"it did not answer within {TIMEOUT_S:g} s"
+    except PreconditionFailed as error:
+        return str(error)[:LONGEST_ERROR]
     except Exception as error:
         return f"{type(error).__name__}: {error}".replace("\0", "")[:LONGEST_ERROR]
     return None if 200 <= status < 300 else f"it answered {status}"
 
 
-def _in_time(answer: Coroutine[Any, Any, int]) -> int:
-    """Not by `asyncio.run`: that would wait for the thread that looks a name up, however long that takes.
+async def _answer(delivery: Delivery, ours: Settings) -> int:
+    """The status. The name is looked up once, and the message goes to an address that was found and checked.
 
     Raises:
-        TimeoutError: it took too long.
+        PreconditionFailed: no message may go there.
     """
-    loop = asyncio.new_event_loop()
-    try:
-        return loop.run_until_complete(asyncio.wait_for(answer, TIMEOUT_S))
-    finally:
-        loop.close()
+    host, port = receivers.host_and_port(delivery.url)
+    listed = receivers.listed()
+    found = await addresses_of(host, port) if receivers.may_be_one(host, listed) else ()
+    receiver, addresses = receivers.chosen(host, found, listed)
+    with transaction() as session:
+        secrets = receivers.secrets_of(session, receiver.name, ours)
+        told = session.scalars(select(Delivery.body).where(Delivery.id == delivery.id)).one()
+    body = json.dumps({"delivery": delivery.id, **told.json_object()})
+    signed = headers(message_id(delivery), body, secrets, datetime.now(UTC))
+    signed |= former_headers(body, ours.webhook_secret, time.time()) if ours.webhook_secret else {}
+    return await _status(delivery.url, body, signed, addresses)
 
 
-async def _answer(url: str, body: bytes, secret: str) -> int:
-    """The status; what else the receiver says is not read. Redirects are not followed: who was named must answer."""
-    client = httpx.AsyncClient(timeout=TIMEOUT_S)
-    async with client, client.stream("POST", url, content=body, headers=headers(body, secret, time.time())) as answer:
-        return answer.status_code
+async def _status(url: str, body: str, signed: Mapping[str, str], addresses: Sequence[Address]) -> int:
+    """What the first address says that takes a connection. Nothing else of the answer is read.
+
+    Redirects are not followed, and no proxy of the environment is asked: who was checked must answer. By TLS it must
+    still be the one that the URL names.
+    """
+    named = httpx.URL(url)
+    patience = httpx.Timeout(TIMEOUT_S, connect=TIMEOUT_S / len(addresses))
+    sent = {"Host": named.netloc.decode(), "Content-Type": "application/json", **signed}
+    extensions = {"sni_hostname": named.host}
+    client = httpx.AsyncClient(verify=_trusted(), trust_env=False, follow_redirects=False, timeout=patience)
+    async with client:
+        for address in addresses:
+            there = named.copy_with(host=str(address))
+            try:
+                async with client.stream("POST", there, content=body, headers=sent, extensions=extensions) as answer:
+                    return answer.status_code
+            except (httpx.ConnectError, httpx.ConnectTimeout):
+                if address == addresses[-1]:
+                    raise
+    raise AssertionError("there is at least one address")
 
 
-def headers(body: bytes, secret: str, at: float) -> dict[str, str]:
-    """What proves that a message is ours and new: the receiver computes the same from time and body."""
-    moment = str(int(at))
-    signature = hmac.new(secret.encode(), moment.encode() + b"." + body, hashlib.sha256).hexdigest()
+@cache
+def _trusted() -> ssl.SSLContext:
+    """The authorities that certificates may be of: those of `SSL_CERT_FILE`, or the usual ones."""
+    return httpx.create_ssl_context()
+
+
+def message_id(delivery: Delivery) -> str:
+    """The same in each try, and no other message has it: not of another fleet, nor of a database made anew."""
+    return f"msg_{delivery.id}_{delivery.created_at.astimezone(UTC):%Y%m%dT%H%M%S%f}"
+
+
+def headers(message: str, body: str, secrets: Sequence[str], at: datetime) -> dict[str, str]:
+    """What proves that a message is ours and new, as Standard Webhooks has it: one signature with each secret."""
     return {
-        "Content-Type": "application/json",
-        "X-Drover-Timestamp": moment,
-        "X-Drover-Signature": f"sha256={signature}",
+        "webhook-id": message,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": " ".join(Webhook(secret).sign(message, at, body) for secret in secrets),
     }
+
+
+def former_headers(body: str, secret: str, at: float) -> dict[str, str]:
+    """Those of Drover 0.1, for receivers that know no others."""
+    moment = str(int(at))
+    signature = hmac.new(secret.encode(), f"{moment}.{body}".encode(), hashlib.sha256).hexdigest()
+    return {"X-Drover-Timestamp": moment, "X-Drover-Signature": f"sha256={signature}"}

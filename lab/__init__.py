@@ -1,1 +1,1 @@
-"""A whole fleet on one machine: the playground of the demo, the tests and the benchmarks."""
+"""A whole fleet on one machine: for the demo, the tests and the benchmarks."""

@@ -87,7 +87,7 @@ def guest(
     write_rate: Annotated[int, typer.Option(help="Blocks of 4 KiB per second and disk; 0 is idle.")] = 200,
     dirty_mib: Annotated[int, typer.Option(help="Memory that it keeps dirtying, MiB.")] = 16,
     dirty_rate: Annotated[int, typer.Option(help="How fast, MiB per second.")] = 4,
-    fill_mib: Annotated[int, typer.Option(help="Data on each disk before it says ready, MiB.")] = 0,
+    fill_mib: Annotated[int, typer.Option(help="Data on each disk before it is ready, MiB.")] = 0,
     memory_mib: Annotated[int, typer.Option(help="Memory, MiB.")] = 160,
     directory: Directory = None,
     as_json: AsJson = False,
@@ -136,8 +136,8 @@ def verify(
 
 @app.command()
 def cut(
-    host: Annotated[str, typer.Argument(help="The host whose plug is pulled.")],
-    mend: Annotated[bool, typer.Option("--mend", help="Plug it in again.")] = False,
+    host: Annotated[str, typer.Argument(help="The host to cut off.")],
+    mend: Annotated[bool, typer.Option("--mend", help="Join it again.")] = False,
     directory: Directory = None,
     as_json: AsJson = False,
 ) -> None:

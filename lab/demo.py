@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 
 def run_demo(lab: Lab, *, keep: bool) -> int:
-    """Bring a lab up, move a guest, verify, show, clean up; answers the exit code."""
+    """Bring a lab up, move a guest, verify, show, clean up; returns the exit code."""
     console = Console(highlight=False)
     console.print(f"[bold]1.[/] A lab of two hosts in {lab.path} (its own Postgres, Redis, workers, Flower) ...")
     fleet.up(lab, 2)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 MARKER = "drover-lab"
 """A file that proves that a folder is a lab: `lab down` deletes no other."""
+SHORT_PATHS = "/tmp"  # nosec B108 # noqa: S108 - mkdtemp makes folders in it that are ours alone
 LONGEST_PATH = 48
 """Unix sockets may have paths of 107 bytes; the longest of ours lies 59 below the lab's folder."""
 
@@ -85,7 +86,7 @@ class Lab:
 
     @property
     def flower_port_file(self) -> Path:
-        """Where Flower was told to listen."""
+        """The address where Flower listens."""
         return self.path / "flower.port"
 
     @property
@@ -95,12 +96,12 @@ class Lab:
 
     @property
     def metrics_port_file(self) -> Path:
-        """Where the controller was told to answer Prometheus."""
+        """The address where the controller answers Prometheus."""
         return self.path / "metrics.port"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What points `drover` at this lab."""
+        """The variables with which `drover` uses this lab."""
         return {
             "DROVER_LAB_DIR": str(self.path),
             "DROVER_DATABASE_URL": f"postgresql+psycopg://drover@/drover?host={self.postgres}",
@@ -109,7 +110,7 @@ class Lab:
         }
 
     def host_environment(self, host: LabHost) -> dict[str, str]:
-        """What makes a worker that host's."""
+        """The variables of that host's worker."""
         return self.environment | {
             "DROVER_HOST": host.name,
             "DROVER_ADDRESS": host.address,

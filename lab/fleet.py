@@ -124,7 +124,7 @@ def _free_port(written_to: Path) -> int:
 
 
 def free_port() -> int:
-    """One of 127.0.0.1 that nobody listens on now."""
+    """A port of 127.0.0.1 that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -148,7 +148,7 @@ def start_flower(lab: Lab) -> Process:
 
 
 def wait_for_workers(lab: Lab) -> None:
-    """Until every host has said that it is there."""
+    """Wait until every host is registered."""
     wanted = {host.name for host in lab.hosts}
     deadline = time.monotonic() + START_TIMEOUT_S
     with pointed_at(lab):
@@ -165,7 +165,7 @@ def _registered() -> set[str]:
 
 @contextmanager
 def pointed_at(lab: Lab) -> Iterator[None]:
-    """Let this very process talk to the lab's database and broker, with the lab's settings and no others."""
+    """Let this process use the lab's database and broker, with the lab's settings and no others."""
     replaced = lab.environment.keys() | variables().keys()
     before = {key: os.environ.pop(key, None) for key in replaced}
     os.environ.update(lab.environment)
@@ -203,7 +203,7 @@ def down(lab: Lab) -> None:
         return
     postgres = processes.find(lab.mark("postgres"))
     while others := [process for process in processes.find_below(lab.path) if process not in postgres]:
-        for process in others:  # again and again: one of them may just have started another
+        for process in others:  # repeatedly: one of them may just have started another
             process.kill()
     services.stop_postgres(lab)
     network.delete(lab)

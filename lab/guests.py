@@ -59,7 +59,7 @@ def make_directory(lab: Lab, spec: GuestSpec, host: str) -> None:
     """Where all files of the guest will lie.
 
     Raises:
-        PreconditionFailed: the lab has no such host, or the folder is somebody's already.
+        PreconditionFailed: the lab has no such host, or the folder exists already.
     """
     if host not in {known.name for known in lab.hosts}:
         raise PreconditionFailed(f"the lab has no host {host!r}: see `drover host list`")
@@ -81,7 +81,7 @@ def log_of(lab: Lab, spec: GuestSpec) -> Path:
 
 
 def _record(lab: Lab, spec: GuestSpec) -> None:
-    """What `verify` must know later: the guest's disks by the names the guest gives them."""
+    """Record for `verify` the guest's disks by their names in the guest."""
     disks = [
         {"image": spec.image(index).name, "format": disk.format, "name": name}
         for index, (disk, name) in enumerate(zip(spec.disks, spec.disk_names, strict=True))
@@ -92,7 +92,7 @@ def _record(lab: Lab, spec: GuestSpec) -> None:
 
 
 def adopt_when_it_writes(lab: Lab, spec: GuestSpec, host: str, started: Process, heard: int = 0) -> None:
-    """Wait until the guest says, after the first `heard` bytes of its console, that it writes; then adopt it.
+    """Wait until the guest prints, after the first `heard` bytes of its console, that it writes; then adopt it.
 
     Raises:
         PreconditionFailed: it ended, or took too long.
@@ -107,7 +107,7 @@ def wait_until_it_writes(spec: GuestSpec, started: Process, log: Path, heard: in
     sign = b"ack " if spec.write_rate else b"tick "
     while not (spec.console.exists() and sign in spec.console.read_bytes()[heard:]):
         if not started.alive or time.monotonic() > deadline:
-            words = processes.last_words(log) or processes.last_words(spec.console)
+            words = processes.log_tail(log) or processes.log_tail(spec.console)
             raise PreconditionFailed(f"guest {spec.name} did not boot: {words}")
         time.sleep(0.05)
 
@@ -121,7 +121,7 @@ class Verdict:
 
 
 def check(lab: Lab, name: str) -> Verdict:
-    """Stop the guest for a moment, compare its images with all it ever said, and let it go on.
+    """Stop the guest for a moment, compare its images with all that it printed, and resume it.
 
     Raises:
         PreconditionFailed: there is no such guest, or its consoles can no longer be told apart.

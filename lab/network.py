@@ -13,7 +13,7 @@ from lab.directory import Lab, LabHost
 BRIDGE = "bridge"
 INTERFACE = "eth0"
 AT_ONCE = ("forward_delay", "0")
-"""Else a bridge says nothing for 15 s at a port that was plugged in (again), spanning tree or not."""
+"""Else a bridge forwards nothing for 15 s at a port that was joined (again), with or without spanning tree."""
 
 
 def create(lab: Lab) -> None:
@@ -37,12 +37,12 @@ def _join(lab: Lab, host: LabHost) -> None:
 
 
 def cut(lab: Lab, host: LabHost) -> None:
-    """Pull the host's plug at the bridge: packets vanish in silence, as with a real cable."""
+    """Cut the host off at the bridge: packets are dropped without an error, as with a pulled cable."""
     _ip("-n", _namespace(lab, BRIDGE), "link", "set", host.name, "down")
 
 
 def mend(lab: Lab, host: LabHost) -> None:
-    """Plug it in again."""
+    """Join it again."""
     _ip("-n", _namespace(lab, BRIDGE), "link", "set", host.name, "up")
 
 

@@ -90,7 +90,7 @@ def _answers_postgres(lab: Lab) -> bool:
 
 
 def start_redis(lab: Lab) -> Process:
-    """Start Redis as operators should run it: append-only, and never throwing a message away."""
+    """Start Redis as operators should run it: append-only, and never dropping a message."""
     program = shutil.which("redis-server")
     if program is None:
         raise PreconditionFailed("there is no redis-server on this machine: run `make setup`")
@@ -123,5 +123,5 @@ def _wait(started: Process, ready: Callable[[], bool], log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not ready():
         if not started.alive or time.monotonic() > deadline:
-            raise PreconditionFailed(f"it did not start, see {log}: {processes.last_words(log)}")
+            raise PreconditionFailed(f"it did not start, see {log}: {processes.log_tail(log)}")
         time.sleep(0.05)

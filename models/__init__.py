@@ -1,1 +1,1 @@
-"""What is true: tables and legal state transitions. Knows neither QEMU nor Celery."""
+"""Tables, legal state transitions and the documents in JSON columns. Imports nothing of QEMU or Celery."""

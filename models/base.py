@@ -32,7 +32,7 @@ class Base(DeclarativeBase):
 
 
 def now(session: Session) -> datetime:
-    """The database's clock. Hosts' clocks differ: no moment that is written down comes from one of them."""
+    """The database's clock. Hosts' clocks differ: no stored time is read from one of them."""
     told = session.connection().scalar(select(func.clock_timestamp()))  # past the session: nothing is flushed by it
     return cast("datetime", told)
 

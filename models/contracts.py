@@ -1,7 +1,7 @@
 """The base of all documents: what travels between processes, or stands in a JSON column, as a type with a version.
 
 A document is validated where it enters: `read` upgrades what an earlier version wrote and refuses what a later one did.
-A field that older readers may overlook is added without a new version, because they ignore what they do not know.
+A field that older readers may overlook is added without a new version, because they ignore unknown fields.
 Anything else raises the version and needs an entry in `UPGRADES`.
 
 pydantic costs about 80 ms of CPU to import. The switchover processes start during a move, so they import none of this,
@@ -21,27 +21,27 @@ from drover.errors import UnreadableDocument
 
 Item = TypeVar("Item")
 Json = dict[str, Any]
-"""A JSON object that nobody has validated yet."""
+"""A JSON object that is not validated yet."""
 
 Many = Annotated[tuple[Item, ...], Strict(False)]
 """A list in JSON. The items are as strict as the rest."""
 
 
 class Part(BaseModel):
-    """A part of a document. It never changes, and a number in quotes is no number."""
+    """A part of a document. It is immutable, and a quoted number is refused where a number is wanted."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
     def json_object(self) -> Json:
-        """As it is sent and stored."""
+        """The JSON that is sent and stored."""
         return self.model_dump(mode="json")
 
 
 class Versioned(Part):
-    """A document as a whole. Without a version it is of version 0: Drover 0.1 wrote none."""
+    """A document as a whole. One without a version has version 0: Drover 0.1 wrote none."""
 
     UPGRADES: ClassVar[Mapping[int, Callable[[Json], Json]]] = {}
-    """{version: makes a document of the next version from one of this}; what is not listed kept its shape."""
+    """{version: function that makes a document of the next version of it}; versions not listed kept their shape."""
 
     version: int = 1
 
@@ -55,7 +55,7 @@ class Versioned(Part):
         """Validate what another process wrote.
 
         Raises:
-            UnreadableDocument: a later version wrote it, or it is not what its type says.
+            UnreadableDocument: a later version wrote it, or it does not match its type.
         """
         try:
             return cls.model_validate(cls.upgraded(document))
@@ -82,7 +82,7 @@ class Versioned(Part):
         return shape | {"version": cls.latest()}
 
     def public(self) -> Json:
-        """Without the version: for people and their programs, who have a contract of their own."""
+        """Without the version. This is for output to users, which has a contract of its own."""
         return self.model_dump(mode="json", exclude={"version"})
 
 
@@ -126,7 +126,7 @@ class Typed(TypeDecorator[Kept], Generic[Kept]):
 
     Args:
         kind: what the column holds.
-        empty: the column is NOT NULL, and `{}` says that there is no document.
+        empty: the column is NOT NULL, and `{}` means no document.
     """
 
     impl = JSON
@@ -138,7 +138,7 @@ class Typed(TypeDecorator[Kept], Generic[Kept]):
         self.empty = empty
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """JSONB where there is one."""
+        """JSONB where the database has it."""
         postgres = dialect.name == "postgresql"
         return dialect.type_descriptor(JSONB(none_as_null=True) if postgres else JSON(none_as_null=True))
 
@@ -154,7 +154,7 @@ class Typed(TypeDecorator[Kept], Generic[Kept]):
         """What is read.
 
         Raises:
-            UnreadableDocument: a later version wrote it, or it is not what its type says.
+            UnreadableDocument: a later version wrote it, or it does not match its type.
         """
         return None if value is None or (self.empty and not value) else self.kind.read(value)
 

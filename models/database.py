@@ -28,7 +28,7 @@ cancelled by a standby's recovery; no connection, memory or disk left; cancelled
 
 
 def away(error: BaseException) -> bool:
-    """The database is not there just now, or is no longer the one to write to: that concerns every row alike."""
+    """The database is unreachable or accepts no writes now. This concerns every row, not a single one."""
     if isinstance(error, PoolTimeout):
         return True
     if not isinstance(error, DBAPIError):
@@ -40,15 +40,15 @@ def away(error: BaseException) -> bool:
 
 
 def passing(error: BaseException) -> bool:
-    """The same may succeed in a moment: the database is away, or others were in the way."""
+    """The same may succeed in a moment: the database is unreachable, or another transaction was in conflict."""
     return away(error) or isinstance(error, OperationalError)
 
 
 def patiently(work: Callable[[], T], say: Callable[[str], None]) -> T:
-    """Do what a service cannot begin without, as soon as the database is there. What it waits for is said once.
+    """Do what a service needs before it can start. While the database is unreachable, wait; `say` gets the reason once.
 
     Raises:
-        SQLAlchemyError: waiting does not help: it lets nobody in by this name or password, or refuses.
+        SQLAlchemyError: waiting does not help: the user or password is wrong, or the database refuses the work.
     """
     said = False
     while True:
@@ -64,7 +64,7 @@ def patiently(work: Callable[[], T], say: Callable[[str], None]) -> T:
 
 
 def _turned_away(error: SQLAlchemyError) -> bool:
-    """By a server that is there: psycopg gives no SQLSTATE for what fails while it connects, only the server's text."""
+    """A running server refused. psycopg gives no SQLSTATE for what fails while it connects, only the server's text."""
     text = str(error)
     return "FATAL" in text and not any(words in text for words in COMING_UP)
 
@@ -74,7 +74,7 @@ COMING_UP = (
     *("the database system is", "terminating connection", "too many clients", "remaining connection slots"),
     *("canceling authentication due to timeout", "server login has been failing"),
 )
-"""What a server says that will let us in later: it starts, recovers or shuts down, or is full."""
+"""Texts of a server that will accept a connection later: it starts, recovers or shuts down, or has no free one."""
 LONGEST_SILENCE_MS = 5000
 """Between two statements of one transaction; ours hold no more than a few rows for a few milliseconds."""
 
@@ -84,7 +84,7 @@ def engine() -> Engine:
     """The process's pool of connections, opened at first use.
 
     TCP keep-alives are short so that a vanished server is noticed within seconds. The server likewise ends a
-    transaction whose client is frozen or vanished: it would hold its job's lock, and with it all that job's recovery.
+    transaction whose client is frozen or vanished: it would hold its job's lock and so block that job's recovery.
     """
     return create_engine(
         settings().database_url,
@@ -99,7 +99,7 @@ def engine() -> Engine:
             "keepalives_count": 3,
             "tcp_user_timeout": 10_000,
             "options": f"-c idle_in_transaction_session_timeout={LONGEST_SILENCE_MS}",
-            "client_encoding": "utf8",  # a database made in the C locale would hand text out as bytes
+            "client_encoding": "utf8",  # a database made in the C locale would return text as bytes
             "application_name": f"drover {settings().host or 'control'}",
         },
     )
@@ -138,7 +138,7 @@ def unpooled() -> Iterator[Connection]:
 
 
 @contextmanager
-def hearing(connection: Connection, *channels: str) -> Iterator[Callable[[float], list[str]]]:
+def listening(connection: Connection, *channels: str) -> Iterator[Callable[[float], list[str]]]:
     """LISTEN to channels on an autocommitting connection, for the time of a `with` block.
 
     Yields `wait(timeout_s)`, which returns the payloads that came, if any. Notifications may be lost: poll as well.

@@ -5,13 +5,16 @@ from typing import Annotated
 
 from pydantic import Field, PlainSerializer, Strict
 
+from drover.settings import StreamSecurity
 from models.contracts import Json, Many, Versioned
 
 DOWNTIME_MS = 300
-"""The pause that is aimed at unless something else is asked for."""
+"""The default target downtime."""
 CLOCK = r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)"
 
 Moment = Annotated[datetime, Strict(False), PlainSerializer(datetime.isoformat, when_used="json")]
+
+Streams = Annotated[StreamSecurity, Strict(False)]
 
 
 def renamed(old: str, new: str, document: Json) -> Json:
@@ -25,7 +28,7 @@ class MigrationOptions(Versioned):
     UPGRADES = {0: lambda document: renamed("max_blackout_ms", "max_downtime_ms", document)}  # noqa: RUF012
 
     max_downtime_ms: int = DOWNTIME_MS
-    """The pause that is aimed at; RAM is copied until what is left fits."""
+    """The target downtime: RAM is copied until the rest can be sent in this time."""
     bandwidth_bytes_per_s: int = 0
     """Of this job's streams; 0 leaves it to the host's budget."""
 
@@ -37,6 +40,10 @@ class NbdServer(Versioned):
     """Part of the names of its exports."""
     address: str
     port: int
+    streams: Streams = StreamSecurity.PLAIN
+    """How the job's streams are protected; Drover 0.1 knew nothing but plain text."""
+    sealed: str | None = None
+    """What the source needs to connect, sealed for its host key. None: a worker of Drover 0.1 wrote the rest."""
 
 
 class Switchover(Versioned):
@@ -44,10 +51,6 @@ class Switchover(Versioned):
 
     attempt: int
     """The token of the claim that began it."""
-    address: str
-    port: int
-    key: str
-    """Shared secret of this attempt, hexadecimal."""
 
 
 class Downtime(Versioned):
@@ -105,7 +108,7 @@ class AllowedHosts(Versioned):
 
 
 class HostFacts(Versioned):
-    """What a host's worker says of its machine."""
+    """What a host's worker reports about its machine."""
 
     cpus: int | None = None
     memory_bytes: int | None = None
@@ -117,3 +120,5 @@ class HostFacts(Versioned):
     """Steps that its worker runs at the same time."""
     machine_id: str | None = None
     """See `workers.registration.machine_id`."""
+    streams: Streams | None = None
+    """How it protects the streams of moves; None: a worker of Drover 0.1."""

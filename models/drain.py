@@ -28,11 +28,11 @@ class DrainKind(enum.StrEnum):
 
 
 UNDER_WAY = (DrainState.RUNNING, DrainState.PAUSED, DrainState.CANCELLING)
-"""States in which a drain has its host to itself."""
+"""States in which no other drain of this host may run."""
 
 
 class Drain(Base):
-    """The wish to have a host emptied, or filled again."""
+    """A request to empty a host, or to bring its guests home."""
 
     __tablename__ = "drain"
     __table_args__ = (
@@ -64,7 +64,7 @@ class Drain(Base):
     seed: Mapped[bool] = mapped_column(default=False)
     """See `Job.seed`."""
     webhook: Mapped[str | None] = mapped_column(Text)
-    """The address that is told when the drain ends."""
+    """The address that gets a webhook when the drain ends."""
     wait_reason: Mapped[str | None] = mapped_column(Text)
     """Why it does not go on although nothing is wrong: one sentence."""
     error: Mapped[str | None] = mapped_column(Text)
@@ -77,14 +77,14 @@ class Drain(Base):
 
     @property
     def refused(self) -> bool:
-        """It never began: kept only so that whoever submitted it can learn why."""
+        """It never began. It is kept so that its submitter can read why."""
         return self.state is DrainState.CANCELLED and self.started_at is None and self.error is not None
 
     def move(self, session: Session, to: DrainState) -> None:
-        """Change the state by the table of drains, and tell whoever asked if it has ended. Hold the row's lock.
+        """Change the state by the table of drains; if it has ended, queue its webhook. The caller holds the row's lock.
 
         Raises:
-            IllegalTransition: there is no such way.
+            IllegalTransition: the table has no such transition.
         """
         self.state, self.wait_reason = DRAIN.apply(self.state, to), None
         self.started_at = self.started_at or (now(session) if to is DrainState.RUNNING else None)
@@ -95,7 +95,7 @@ class Drain(Base):
             self.announce(session)
 
     def announce(self, session: Session) -> None:
-        """Have whoever asked told what became of the drain."""
+        """Queue the webhook about the drain's end, if one was asked for."""
         if self.webhook is None:
             return
         about = DrainEnd(
@@ -125,11 +125,11 @@ class DrainGuest(Base):
     destination: Mapped[str | None] = mapped_column(ForeignKey("host.name"))
     """Where it is planned to go, or went."""
     refused_by: Mapped[dict[str, str]] = mapped_column(default=dict)
-    """{host: why}: destinations that did not work out."""
+    """{host: why}: destinations that refused the guest or to which its move failed."""
     job_id: Mapped[int | None] = mapped_column(ForeignKey("job.id"))
     """Its newest job."""
     asked_at: Mapped[datetime | None]
-    """When the submission of its job was sent for; a message that is lost is sent again."""
+    """When the task that submits its job was last sent; a lost message is sent again."""
     estimate_s: Mapped[float | None]
     """How long its move takes, in seconds, by what earlier moves took."""
     reason: Mapped[str | None] = mapped_column(Text)
@@ -141,7 +141,7 @@ class DrainGuest(Base):
         """Change the state by the table of a drain's guests. Hold the drain's lock.
 
         Raises:
-            IllegalTransition: there is no such way.
+            IllegalTransition: the table has no such transition.
         """
         self.state = DRAIN_GUEST.apply(self.state, to)
         self.reason, self.asked_at = reason, None

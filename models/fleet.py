@@ -1,6 +1,6 @@
 """Limits of the fleet: one row, changed by `drover fleet set` while everything runs. A host may differ in two of them.
 
-Whoever decides reads the row in the transaction of its decision, so that a change is obeyed at the next one.
+Each decision reads the row in its own transaction, so that a change takes effect at the next decision.
 """
 
 from datetime import datetime, timedelta
@@ -28,7 +28,7 @@ Retention = Annotated[timedelta, Field(ge=timedelta(0), le=timedelta(days=3650))
 
 
 class Limits(BaseModel):
-    """What the row says: the one place for defaults, ranges and descriptions."""
+    """The values of the row. Defaults, ranges and descriptions are defined only here."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True, extra="forbid")
 
@@ -55,7 +55,7 @@ class Limits(BaseModel):
         ge=timedelta(seconds=5),
         le=timedelta(days=1),
         description="A job waits this long for a host that is silent; then it is rolled back, or an operator is asked. "
-        "A copy that stands still because its destination cannot be reached is given up after this, too.",
+        "A copy without progress whose destination cannot be reached is given up after this, too.",
     )
     bandwidth_bytes_per_s: Bandwidth = Field(
         default=0,
@@ -69,7 +69,7 @@ class Limits(BaseModel):
 
 
 class FleetLimits(Base):
-    """The row. There is exactly one: a migration makes it, nobody deletes it."""
+    """The row. There is exactly one: a revision of the schema inserts it, nothing deletes it."""
 
     __tablename__ = "fleet_limits"
     __table_args__ = (
@@ -95,7 +95,7 @@ class FleetLimits(Base):
 
 
 def limits(session: Session) -> Limits:
-    """The limits as they are now. Ranges are for whoever changes them: a newer version may allow more."""
+    """The limits as they are now. Ranges are checked by `change`, not here: a newer version may allow more."""
     row = session.scalars(select(FleetLimits)).one()
     return Limits.model_construct(**{name: getattr(row, name) for name in Limits.model_fields})
 

@@ -1,4 +1,4 @@
-"""Guests: running QEMUs that Drover was told of."""
+"""Guests: running QEMUs that were adopted."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from models.base import Base
 
 
 class Guest(Base):
-    """A running QEMU. `host` says where it lives; only a cutover that was carried through changes that."""
+    """A running QEMU. `host` is where it lives; only a completed cutover changes that."""
 
     __tablename__ = "guest"
 
@@ -36,5 +36,5 @@ class Guest(Base):
     """Guests of one such group never share a host."""
 
     def lives_on(self, host: str, qmp: str, process: str | None = None) -> None:
-        """It was handed over, to this process where it is known."""
+        """Record where it runs after a move, and in which process if that is known."""
         self.host, self.qmp, self.process, self.moved_at = host, qmp, process, func.clock_timestamp()

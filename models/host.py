@@ -12,7 +12,7 @@ from models.documents import HostFacts
 
 
 class HostState(enum.StrEnum):
-    """What an operator wants of a host."""
+    """What an operator has set for a host."""
 
     ACTIVE = "active"
     CORDONED = "cordoned"  # takes no guest; those that it has stay
@@ -35,16 +35,20 @@ class Host(Base):
         by_value(HostState), default=HostState.ACTIVE, server_default=HostState.ACTIVE.value
     )
     guest_cpus: Mapped[int | None]
-    """What all guests on it may have together, as its worker says; null, before it has said so, is no limit."""
+    """What all guests on it may use together, as its worker reported; null (not reported yet) is no limit."""
     guest_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     guest_disk_bytes: Mapped[int | None] = mapped_column(BigInteger)
     bandwidth_bytes_per_s: Mapped[int | None] = mapped_column(BigInteger)
     """What an operator set for this host alone; null: as the fleet, see `models.fleet`. Likewise the next."""
     retention: Mapped[timedelta | None] = mapped_column(Interval)
+    public_key: Mapped[str | None] = mapped_column(String(64))
+    """What its worker shows, see `workers.host_key`. Base64."""
+    trusted_key: Mapped[str | None] = mapped_column(String(64))
+    """What counts, see `workflows.host_keys`."""
 
 
 ANSWERED_CHANNEL = "drover_answered"
-"""Postgres notifies whoever asked on it, with the number of the request."""
+"""Channel that wakes the process waiting for an answer; the payload is the number of the request."""
 
 
 class RequestState(enum.StrEnum):
@@ -78,7 +82,7 @@ class HostRequest(Base):
 
 
 def reply(session: Session, request_id: int, state: RequestState, told: Versioned) -> None:
-    """Write the answer to a question down, and tell who waits for it."""
+    """Store the answer to a question, and notify the process that waits for it."""
     answered = {"state": state, "reply": told.json_object(), "answered_at": func.clock_timestamp()}
     heard = func.pg_notify(ANSWERED_CHANNEL, str(request_id))
     session.execute(update(HostRequest).where(HostRequest.id == request_id).values(answered).returning(heard))

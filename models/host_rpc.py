@@ -50,7 +50,7 @@ class Observation(Versioned):
     alive: bool
     """The QEMU process lives."""
     runstate: str | None = None
-    """As QEMU says, like `migration`; null: its monitor gives no answer."""
+    """As QEMU reports it, like `migration`; null: its monitor gives no answer."""
     migration: str | None = None
     told_to_run: bool = False
     """Source only: its journal has `run`."""
@@ -97,7 +97,7 @@ class LookForOrphans(Question[Orphans]):
     answer = Orphans
 
     unknown_jobs: bool
-    """What belongs to jobs that the database does not know counts as well."""
+    """What belongs to jobs missing from the database counts as well."""
 
 
 class CollectOrphans(LookForOrphans):
@@ -122,9 +122,9 @@ def read_question(kind: str, question: object) -> Question[Any]:
     """The question of a row.
 
     Raises:
-        UnreadableDocument: a later version asks it, or it is not what its type says.
+        UnreadableDocument: a later version asks it, or it does not match its type.
     """
     known = QUESTIONS.get(kind)
     if known is None:
-        raise UnreadableDocument(f"a newer Drover asks for {kind!r}, which this one does not know: upgrade this host")
+        raise UnreadableDocument(f"a newer Drover asks for {kind!r}, which this one cannot answer: upgrade this host")
     return known.read(question)

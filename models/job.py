@@ -1,4 +1,4 @@
-"""A job moves one guest to another host: its steps, its disks, and the story of what was done.
+"""A job moves one guest to another host: its steps, its disks, and events about what was done.
 
 The state of a job or step changes only through `apply`, along the tables of `models.transitions`, or by the statements
 of a claim, which take theirs from there. Names of steps are stored by value: never rename or reuse one.
@@ -36,15 +36,15 @@ class Side(enum.StrEnum):
 
 
 DOWNTIME_PHASES = (
-    "stop",  # QEMU stops the guest and gets to pre-switchover: what is left of its disks' cache and of its RAM
+    "stop",  # QEMU stops the guest and gets to pre-switchover: the rest of its disks' cache and of its RAM
     "mirror_end",  # both sides of all mirrors become equal
-    "nbd_close",  # the source lets go of the exports
-    "device_state",  # the last RAM and the devices are sent, until the source says `completed`
-    "release",  # waiting for the NBD server to let go of the images, as far as it takes longer than that
-    "check",  # the destination's QEMU says itself that it is complete
+    "nbd_close",  # the source disconnects from the exports
+    "device_state",  # the last RAM and the devices are sent, until the source reports `completed`
+    "release",  # waiting for the NBD server to close the images, as far as it takes longer than that
+    "check",  # the destination's QEMU confirms that it has all of the guest
     "marker",  # "may run here" is written and flushed
     "resume",  # `cont` until the guest runs: QEMU takes the images over
-    "messages",  # the rest: what was said between the two processes
+    "messages",  # the rest: messages between the two processes
 )
 """The parts of a downtime in their order; they add up to it."""
 
@@ -66,7 +66,7 @@ class Job(Base):
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     guest: Mapped[str] = mapped_column(String(128))
-    """Its name; the job's story outlives a guest that is forgotten."""
+    """Its name; the job's record outlives that of the guest."""
     source: Mapped[str] = mapped_column(ForeignKey("host.name"))
     destination: Mapped[str] = mapped_column(ForeignKey("host.name"))
     state: Mapped[JobState] = mapped_column(by_value(JobState), default=JobState.QUEUED)
@@ -94,9 +94,9 @@ class Job(Base):
     """Of the switchover that succeeded."""
     ram: Mapped[RamProgress | None] = mapped_column(Typed(RamProgress))
     kept_by_source: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
-    """The source owns the guest although it was told to let go: the destination is proven, or said, to be dead."""
+    """The source owns the guest although it was handed over: the destination is dead, as proven or stated."""
     fenced: Mapped[str | None] = mapped_column(String(64))
-    """The host of which an operator said that it is off for good: it runs nothing and will not come back by itself."""
+    """The host that an operator declared off for good: it runs nothing and will not come back by itself."""
     drain_id: Mapped[int | None] = mapped_column(ForeignKey("drain.id"))
     """The drain on whose behalf the guest is moved."""
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
@@ -111,7 +111,7 @@ class Job(Base):
     wait_reason: Mapped[str | None] = mapped_column(Text)
     """Why it does not go on although nothing is wrong: one sentence."""
     webhook: Mapped[str | None] = mapped_column(Text)
-    """The address that is told when the job ends."""
+    """The address that gets a webhook when the job ends."""
     traceparent: Mapped[str | None] = mapped_column(String(64))
     """Span of its submission, as W3C writes it: parent of its steps' spans. None where traces are not configured."""
     progress_at: Mapped[datetime | None]
@@ -131,7 +131,7 @@ class Job(Base):
 
     @property
     def refused(self) -> bool:
-        """It never began: kept only so that whoever submitted it can learn why."""
+        """It never began. It is kept so that its submitter can read why."""
         return self.state is JobState.ROLLED_BACK and self.started_at is None and self.plan is None
 
     @property
@@ -176,7 +176,7 @@ class Job(Base):
         record_event(session, self.id, by=by, action=self.state, sentence=why)
 
     def announce(self, session: Session) -> None:
-        """Have whoever asked told what became of the job."""
+        """Queue the webhook about the job's end, if one was asked for."""
         if self.webhook is None:
             return
         names = ("id", "guest", "source", "destination", "error", "drain_id", "idempotency_key")
@@ -186,7 +186,7 @@ class Job(Base):
 
 
 class Step(Base):
-    """One link of a job's chain. Columns beside `state` belong to whoever holds the claim."""
+    """One link of a job's chain. Columns other than `state` are written only by the holder of the claim."""
 
     __tablename__ = "step"
 
@@ -267,7 +267,7 @@ class Disk(Base):
 
 
 class Event(Base):
-    """One sentence of a job's story: what was decided, by whom and why."""
+    """One event of a job: what was decided, by whom and why, in one sentence."""
 
     __tablename__ = "event"
     __table_args__ = (Index("ix_event_job_id", "job_id", "id"),)
@@ -289,9 +289,9 @@ def unfinished() -> ColumnElement[bool]:
 def record_event(
     session: Session, job_id: int, *, by: str, action: str, sentence: str, data: dict[str, Any] | None = None
 ) -> None:
-    """Add a sentence to the job's story, and to the log."""
+    """Add an event to the job, and a line to the log."""
     session.add(Event(job_id=job_id, by=by, action=action, sentence=sentence, data=data))
-    job = session.identity_map.get(identity_key(Job, job_id))  # no query: whoever decides has it in hand
+    job = session.identity_map.get(identity_key(Job, job_id))  # no query: the caller has loaded it
     about = {"guest": job.guest, "drain": job.drain_id, **logs.trace_of(job.traceparent)} if job is not None else {}
     serious = action in {JobState.NEEDS_OPERATOR, "warning"}
     level = logging.WARNING if serious else logging.INFO

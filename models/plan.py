@@ -1,4 +1,4 @@
-"""A job's plan: what the source said of the guest, and how the destination would run it. Never changed once written."""
+"""A job's plan: the source's report on the guest, and how the destination would run it. Never changed once written."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ Accel = Literal["kvm", "tcg"]
 
 
 class Cpu(Part):
-    """What a guest's CPU offers, as CPUID tells the guest."""
+    """The features of a guest's CPU, as its CPUID shows them."""
 
     vendor: str
     words: dict[str, int]
@@ -22,7 +22,7 @@ class Topology(Part):
     """A machine's CPU, devices and RAM in a form that can be compared across hosts."""
 
     cpu: Cpu | None = None
-    """None where QEMU cannot tell: only x86 has such words."""
+    """None where QEMU does not report them: only x86 has feature words."""
     qtree: Many[str]
     """The lines of `info qtree`, without what differs between two processes of one machine."""
     ramblocks: Many[str]
@@ -65,14 +65,14 @@ class Attestation(Part):
 
     host: str
     public_key: str
-    """Ed25519, hexadecimal like the signature."""
+    """As `workers.host_key` writes it, like the signature."""
     statement: str
     """A `Statement` as JSON, to the letter as it was signed."""
     signature: str
 
 
 class Inspection(Versioned):
-    """A running guest as its host describes it: everything that its future host must know."""
+    """A running guest as its host describes it: all that its next host needs."""
 
     UPGRADES = {0: _qemu_version}  # noqa: RUF012 - a ClassVar of the base
 
@@ -130,7 +130,7 @@ class PlannedDisk(Part):
 
 
 class DestinationPlan(Versioned):
-    """How a guest would run on its destination, as that host itself says."""
+    """How a guest would run on its destination, as that host reports."""
 
     UPGRADES = {0: _qemu_version}  # noqa: RUF012 - a ClassVar of the base
 
@@ -159,6 +159,11 @@ class Plan(Versioned):
 
     source: Annotated[Inspection, nested(Inspection)]
     destination: Annotated[DestinationPlan, nested(DestinationPlan)]
+    source_key: str | None = None
+    """The source's public key, by which the destination seals credentials for it. None: Drover 0.1 made the plan; the
+    controller adds both keys before the job goes on."""
+    destination_key: str | None = None
+    """The destination's, by which the source knows from whom they are."""
 
     @property
     def disks(self) -> tuple[PlannedDisk, ...]:

@@ -1,7 +1,7 @@
 """What was decided, in the log: a sentence is written once the transaction that decided it has committed.
 
-A command has no log. It has its sentences written by the controller that leads, which Postgres notifies: so what
-operators do is found in one place, wherever they typed it.
+A command has no log. It sends its sentences by NOTIFY to the controller that leads, which logs them. So all that
+operators did is found in one place.
 """
 
 import json
@@ -22,7 +22,7 @@ _SAID = "said"
 
 
 def say(session: Session, sentence: str, *, level: int = logging.INFO, **fields: object) -> None:
-    """Have a sentence logged if, and once, what this session has done up to here is committed."""
+    """Log a sentence after this session's transaction has committed; if it is rolled back, never."""
     told = {name: value for name, value in fields.items() if value is not None}
     if logs.configured():
         session.info.setdefault(_SAID, []).append((session.get_nested_transaction(), level, sentence, told))
@@ -33,7 +33,7 @@ def say(session: Session, sentence: str, *, level: int = logging.INFO, **fields:
 
 @event.listens_for(Session, "after_soft_rollback")
 def _forget(session: Session, savepoint: SessionTransaction) -> None:
-    """What a savepoint was rolled back to was not decided."""
+    """Drop the sentences of a savepoint that was rolled back."""
     session.info[_SAID] = [one for one in session.info.get(_SAID, ()) if one[0] is not savepoint]
 
 
@@ -43,8 +43,8 @@ def log_said(session: Session) -> None:
         log.log(level, "%s", sentence, extra=fields)
 
 
-def log_heard(payloads: Sequence[str]) -> None:
-    """What commands have said, in the controller that hears it."""
+def log_notified(payloads: Sequence[str]) -> None:
+    """Log the sentences that commands sent; called in the controller that leads."""
     for payload in payloads:
         if payload:
             told = json.loads(payload)

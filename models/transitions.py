@@ -1,6 +1,6 @@
 """All states of jobs, steps, drains and the guests of drains, and all ways from one state to another, as data.
 
-`Table.apply` is the one function that answers the next state; it refuses what no row lists. Rows of the database change
+`Table.apply` is the one function that returns the next state; it refuses what no row lists. Rows of the database change
 their state by it alone: `Job.apply`, `Step.apply`, `Drain.move`, `DrainGuest.move`, and the statements by which a claim
 is won and ended (`workflows.migration.claim_statements`), which take their states from `WAYS`.
 
@@ -38,7 +38,7 @@ ANYBODY = WORKER | CONTROLLER | OPERATOR
 
 @dataclass(frozen=True)
 class Transition(Generic[S, E]):
-    """One row of a table: in `state`, `event` leads to `after` if one of `actors` says so."""
+    """One row of a table: in `state`, `event` leads to `after` if it comes from one of `actors`."""
 
     state: S
     event: E
@@ -57,23 +57,23 @@ class Table(Generic[S, E]):
         assert len(self._rows) == len(self.rows), f"two rows for one state and event of a {kind}"
 
     def apply(self, state: S, event: E, actor: Actor | None = None) -> S:
-        """The state after `event`; without an actor, if anybody may say so.
+        """The state after `event`; without an actor, only if every actor may cause it.
 
         Raises:
             IllegalTransition: the table has no such row, or not for this actor.
         """
         row = self._rows.get((state, event))
         if row is None:
-            raise IllegalTransition(f"a {self.kind} that is {state} knows no '{event}'")
+            raise IllegalTransition(f"there is no '{event}' for a {self.kind} that is {state}")
         if not row.actors.issuperset({actor} if actor else ANYBODY):
             raise IllegalTransition(f"'{event}' of a {self.kind} that is {state} is not for {actor or 'anybody'}")
         return row.after
 
-    def knows(self, state: S, event: E) -> bool:
-        """There is a row for it."""
+    def allows(self, state: S, event: E) -> bool:
+        """The table has a row for it."""
         return (state, event) in self._rows
 
-    def leads_nowhere(self, state: S) -> bool:
+    def is_final(self, state: S) -> bool:
         """No event changes this state any more."""
         return all(row.state is not state for row in self.rows)
 
@@ -90,7 +90,7 @@ class JobState(enum.StrEnum):
     ROLLING_BACK = "rolling_back"  # its steps are being rolled back, last first; the guest runs at the source
     DONE = "done"  # the guest lives at the destination
     ROLLED_BACK = "rolled_back"  # the guest lives at the source as if nothing had been tried
-    NEEDS_OPERATOR = "needs_operator"  # a person must say what is true
+    NEEDS_OPERATOR = "needs_operator"  # an operator must decide who owns the guest
 
     @property
     def finished(self) -> bool:
@@ -172,7 +172,7 @@ JOB: Table[JobState, JobEvent] = Table(
         ),
     ],
 )
-FINISHED = tuple(state for state in JobState if JOB.leads_nowhere(state))
+FINISHED = tuple(state for state in JobState if JOB.is_final(state))
 """The states that no job leaves."""
 
 
@@ -334,7 +334,7 @@ class DrainState(enum.StrEnum):
     PAUSED = "paused"  # moves under way go on, no other begins
     CANCELLING = "cancelling"  # moves under way are being rolled back
     DONE = "done"  # the host is empty; or all guests are home
-    INCOMPLETE = "incomplete"  # what is left says why
+    INCOMPLETE = "incomplete"  # some guests are left; each has a reason
     CANCELLED = "cancelled"
 
     @property
@@ -349,11 +349,11 @@ class GuestState(enum.StrEnum):
     WAITING = "waiting"  # its turn will come
     MOVING = "moving"  # its job is under way
     MOVED = "moved"
-    SKIPPED = "skipped"  # it runs where it was; the reason says why
+    SKIPPED = "skipped"  # it runs where it was; it has a reason
 
 
 def _to(state: S, after: S, why: str) -> Transition[S, S]:
-    """For rows that are told their next state."""
+    """A row whose event is the next state."""
     return Transition(state, after, after, ANYBODY, why)
 
 

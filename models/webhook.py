@@ -1,10 +1,14 @@
-"""Webhooks: telling whoever asked for a job or a drain what became of it. The row is the message and its delivery."""
+"""Webhooks: messages about the end of a job or a drain. The row is the message and its delivery.
+
+Messages go to receivers that an operator has listed, each with a secret of its own.
+"""
 
 import enum
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Index, Text, func
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import BigInteger, ForeignKey, Identity, Index, LargeBinary, String, Text, func
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.base import Base, by_value
 from models.contracts import Json, Many, Part, Typed, Versioned
@@ -55,21 +59,21 @@ class Notification(Versioned):
     drain: DrainEnd | None = None
 
     def json_object(self) -> Json:
-        """As it is sent and stored."""
+        """The JSON that is sent and stored."""
         ended = {"job"} if self.job is not None else {"drain"}
         return self.model_dump(mode="json", include={"version", "event", "at"} | ended)
 
 
 class DeliveryState(enum.StrEnum):
-    """How far a message has come."""
+    """How far the delivery of a message has come."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
-    FAILED = "failed"  # it was tried often enough; the row says what went wrong last
+    FAILED = "failed"  # the tries are used up; the row has the last error
 
 
 class Delivery(Base):
-    """One message to one address; written in the transaction that it tells of."""
+    """One message to one address; written in the transaction that ends the job or drain."""
 
     __tablename__ = "delivery"
     __table_args__ = (Index("ix_delivery_state", "state", "next_at"),)
@@ -79,10 +83,41 @@ class Delivery(Base):
     drain_id: Mapped[int | None] = mapped_column(ForeignKey("drain.id", ondelete="CASCADE"))
     url: Mapped[str] = mapped_column(Text)
     body: Mapped[Notification] = mapped_column(Typed(Notification), deferred=True)
-    """Only read when it is sent: one that is not understood keeps nobody from writing that into the row."""
+    """Validated only when it is sent, so that the row of an unreadable one can still be updated with the error."""
     state: Mapped[DeliveryState] = mapped_column(by_value(DeliveryState), default=DeliveryState.PENDING)
     tries: Mapped[int] = mapped_column(default=0)
     next_at: Mapped[datetime] = mapped_column(server_default=func.now())
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     delivered_at: Mapped[datetime | None]
+
+
+class Receiver(Base):
+    """Who may be told: a host by its name, or all of a network."""
+
+    __tablename__ = "webhook_receiver"
+
+    name: Mapped[str] = mapped_column(String(253), primary_key=True)
+    """`hooks.example.org`, or `10.0.0.0/8`."""
+    within: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    """Networks in which it may be; a host may also have a public address."""
+    allowed_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    secrets: Mapped[list["ReceiverSecret"]] = relationship(
+        order_by="ReceiverSecret.id.desc()", cascade="all, delete-orphan", passive_deletes=True, lazy="immediate"
+    )
+    """Newest first."""
+
+
+class ReceiverSecret(Base):
+    """What one secret of a receiver is made from, beside a key that only the control nodes have: no secret itself."""
+
+    __tablename__ = "webhook_secret"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    receiver: Mapped[str] = mapped_column(ForeignKey("webhook_receiver.name", ondelete="CASCADE"), index=True)
+    salt: Mapped[bytes] = mapped_column(LargeBinary)
+    key_id: Mapped[str] = mapped_column(String(16))
+    """Which key."""
+    made_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    ends_at: Mapped[datetime | None]
+    """Until then messages are signed with it; None: until it is rotated."""

@@ -18,6 +18,7 @@ from workers.images import retention
 from workers.qemu.block import Mirror
 from workers.step import Context
 from workers.steps.migrate_ram import MigrateRamSource, _Progress
+from workflows import receivers
 from workflows.migration import claims, jobs
 from workflows.migration.claims import Claim
 
@@ -81,6 +82,8 @@ def main(directory: str, first: str, second: str, third: str) -> None:
     carry_through(ours, int(first))
     go_wrong(ours, int(second))
     jobs.cancel(int(third))
+    factories.receiver()
+    receivers.rotate([factories.LOOPBACK], timedelta(0), factories.ours(webhook_key=factories.WEBHOOK_KEY))
     jobs.record_refusal("web-0", "two", "k", "no", by="test", webhook=TOLD)
     with transaction() as session:
         drain = Drain(kind=DrainKind.DRAIN, host="one", state=DrainState.QUEUED, webhook=TOLD)

@@ -1,4 +1,4 @@
-"""What tests say to a lab's Redis behind everybody's back."""
+"""What tests change in a lab's Redis directly."""
 
 import base64
 import json

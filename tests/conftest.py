@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from drover import logs
+from drover.settings import settings
 from lab import fleet, services
 from lab.directory import Lab
 from migrations import upgrade
@@ -75,6 +76,13 @@ def _no_log_of_its_own() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logs, "configure", lambda host, **fields: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _settings_are_read_anew() -> Iterator[None]:
+    """What a test set in the environment is put back before this; what was read from it must not outlive it."""
+    yield
+    settings.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Hosts, guests, jobs and limits as rows: enough for whatever decides by rows alone; and settings for it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import func, update
@@ -14,7 +15,11 @@ from models.guest import Guest
 from models.host import Host
 from models.job import Disk, Job, JobState
 from models.transitions import JOB, JobEvent
+from workflows import receivers
 from workflows.migration import chain
+
+WEBHOOK_KEY = "what the tests make secrets of receivers with"
+LOOPBACK = "127.0.0.0/8"
 
 MB, GB = 10**6, 10**9
 
@@ -27,6 +32,13 @@ def ours(**changed: Any) -> Settings:
 def offline(**changed: Any) -> Settings:
     """Settings of something that talks to neither database nor broker."""
     return Settings(database_url="postgresql+psycopg://x@x/x", broker_url="redis://x").model_copy(update=changed)
+
+
+def receiver(name: str = LOOPBACK, *, within: Sequence[str] = ()) -> str:
+    """Somebody who may be told by webhooks; answers the secret."""
+    secret = receivers.allow(name, within, offline(webhook_key=WEBHOOK_KEY)).secret
+    assert secret is not None, f"{name} was listed before"
+    return secret
 
 
 def empty(session: Session) -> None:
@@ -45,7 +57,13 @@ def limits(**changed: Any) -> None:
 def host(name: str, **columns: Any) -> None:
     """A host that is alive, with room for 8 CPUs, 8 GB of memory and 100 GB of disk."""
     room = {"guest_cpus": 8, "guest_memory_bytes": 8 * GB, "guest_disk_bytes": 100 * GB}
-    common = {"address": "127.0.0.1", "guest_root": "/", "incarnation": "x", "facts": HostFacts()}
+    common = {
+        "address": "127.0.0.1",
+        "guest_root": "/",
+        "incarnation": "x",
+        "facts": HostFacts(),
+        "public_key": "a key",
+    }
     alive = {"heartbeat_at": func.clock_timestamp()}
     with transaction() as session:
         session.add(Host(name=name, **common | room | alive | columns))
@@ -59,7 +77,7 @@ def guest(name: str, on: str, **columns: Any) -> None:
 
 
 def job(name: str, to: str, **columns: Any) -> int:
-    """A job that moves a guest, queued unless told otherwise."""
+    """A job that moves a guest, queued unless `state` is given."""
     with transaction() as session:
         source = session.get_one(Guest, name).host
         made = Job(guest=name, source=source, destination=to, **columns)

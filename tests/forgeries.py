@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from celery.exceptions import Ignore
-from nacl.signing import SigningKey
 from sqlalchemy import func, update
 
 from drover.errors import DroverError
@@ -27,11 +26,12 @@ from models.job import Direction, Disk, Job, JobState, Side, Step
 from models.plan import Inspection, Plan
 from models.transitions import StepState
 from tests import documents, factories
-from workers import attestation, derivation, executor, host_key, host_rpc, inspection, policy
+from workers import attestation, derivation, executor, host_key, host_rpc, inspection, known_hosts, policy
 from workers.processes import process, spawn
-from workers.run_marker import MARK
+from workers.run_marker import SET_CONTENT
 from workers.step import Context, JobDirectory
 from workers.steps import STEPS
+from workers.streams import supervisor
 from workflows.migration import claims
 from workflows.migration.claims import Claim
 
@@ -185,12 +185,12 @@ class Stage:
 
     def invented(self, *more: str, **fields: Any) -> Inspection:
         """A guest of a host that there is not, signed by a key of the attacker's."""
-        key = SigningKey.generate()
-        folder = self.folder / "invented"
-        folder.mkdir(exist_ok=True)
-        (folder / host_key.NAME).write_bytes(bytes(key))
-        theirs = self.source.model_copy(update={"host": "invented", "directory": folder})
-        return attestation.attested(self.described(*more, **fields), theirs)
+        return attestation.attested(self.described(*more, **fields), self.mallory)
+
+    @property
+    def mallory(self) -> Settings:
+        """The settings of that host; its key is made when it is first used."""
+        return self.source.model_copy(update={"host": "invented", "directory": self.folder / "invented"})
 
     def untouched(self) -> None:
         """Assert that nothing was executed, changed or removed that is not the guest's."""
@@ -225,14 +225,13 @@ def _another_key(stage: Stage) -> str:
     forged = stage.invented().attestation
     assert forged is not None
     told = forged.model_copy(update={"host": "one", "statement": forged.statement.replace('"invented"', '"one"')})
-    folder = stage.folder / "invented"
-    signature = host_key.own(folder).sign(attestation.PURPOSE + told.statement.encode()).hex()
+    signature = host_key.sign(stage.mallory, attestation.PURPOSE + told.statement.encode())
     attested = told.model_copy(update={"signature": signature})
     return stage.asked(stage.described().model_copy(update={"attestation": attested}))
 
 
 def _unlisted(stage: Stage) -> str:
-    key = host_key.own(stage.source.directory).public.hex()
+    key = host_key.public(stage.source)
     stage.destination.policy.write_text(f'[hosts]\none = "{key}"\n')
     return stage.asked(stage.invented())
 
@@ -313,7 +312,7 @@ def _disk_row(stage: Stage) -> str:
 def _rolled_back_beneath_it(stage: Stage) -> str:
     job = stage.job()
     assert stage.step(job, PREPARE) == "done"
-    JobDirectory(stage.destination.directory / "jobs" / str(job)).marker.write_bytes(MARK)
+    JobDirectory(stage.destination.directory / "jobs" / str(job)).marker.write_bytes(SET_CONTENT)
     said = stage.step(job, PREPARE, Direction.ROLLBACK)
     assert stage.root("two", "web", "disk.raw").exists()
     return said
@@ -343,6 +342,16 @@ def _source_of_another_pid(stage: Stage) -> str:
     plan = stage.plan()
     forged = plan.source.model_copy(update={"pid": 1, "qmp": str(stage.precious)})
     return stage.step(stage.job(Plan(source=forged, destination=plan.destination)), MIRROR)
+
+
+def _key_of_destination(stage: Stage) -> str:
+    known_hosts.trust("two", host_key.public(stage.destination), stage.source)
+    forged = stage.plan().model_copy(update={"destination_key": host_key.public(stage.mallory)})
+    claim = stage.claim(stage.job(forged), MIRROR)
+    try:
+        return supervisor._peer_key(Context(claim=claim, settings=stage.source))
+    except DroverError as error:
+        return str(error)
 
 
 def _retired(stage: Stage) -> str:
@@ -596,6 +605,11 @@ FORGERIES: tuple[Forgery, ...] = (
         "`job.plan`: another process and another monitor as the guest of the source",
         "was changed after one had signed it",
         _source_of_another_pid,
+    ),
+    Forgery(
+        "`job.plan`, `job.nbd_server`: the key and the address of somebody else, for the disks to be sent to",
+        "two has another key than the one that one knows",
+        _key_of_destination,
     ),
     Forgery("`disk.retired_path`: any file, its time over", "this host did not set it aside", _retired),
     Forgery("`job`: rolled back, with a pidfile to be removed", "'finds'", _garbage),

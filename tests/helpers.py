@@ -51,7 +51,7 @@ class Moves:
     names: list[str] = field(default_factory=list)
 
     def boot(self, *disks: DiskSpec, host: str = "host-a", **load: Any) -> str:
-        """A guest with these disks (one small qcow2 if none are named); answers its name."""
+        """A guest with these disks (one small qcow2 if none are named); returns its name."""
         name = f"g{next(_numbers)}"
         spec = GuestSpec(
             name=name,
@@ -93,7 +93,7 @@ class Moves:
         return job
 
     def story(self, job_id: int) -> str:
-        """What the job's record says, for a failing assertion."""
+        """The job's record, for a failing assertion."""
         with transaction() as session:
             events = session.query(Event).where(Event.job_id == job_id).order_by(Event.id).all()
             steps = session.get_one(Job, job_id).steps
@@ -109,7 +109,7 @@ class Moves:
         """Assert that the guest lives on this host, goes on there, and has lost nothing."""
         console = self.lab.host(host).guests / guest / "console.log"
         heard = console.stat().st_size
-        until("the guest is heard of", lambda: console.read_bytes()[heard:].count(b"tick") > 2, 20)
+        until("the guest prints ticks", lambda: console.read_bytes()[heard:].count(b"tick") > 2, 20)
         verdict = guests.check(self.lab, guest)
         assert verdict.report.ok, verdict.report.problems
         assert verdict.host == host

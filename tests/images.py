@@ -1,4 +1,4 @@
-"""What qemu-img says of an image, also of one in use."""
+"""What qemu-img reports about an image, also about one in use."""
 
 import json
 import subprocess

@@ -19,7 +19,7 @@ FIRST, SECOND = "postgres", "standby"
 
 
 class LabWithStandby(Lab):
-    """Its processes know of both servers, and use the one that takes writes."""
+    """Its processes have both servers in their URL, and use the one that takes writes."""
 
     @property
     def standby(self) -> Path:

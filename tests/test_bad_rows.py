@@ -1,4 +1,4 @@
-"""One row that raises stops no other: it says why it waits, is left alone for a while, and everything else goes on."""
+"""One row that raises stops no other: it gets a reason, is set aside for a while, and everything else goes on."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What each mirror may take: told to QEMU when it changes, and lifted only from one that would never end."""
+"""The rate of each mirror: set in QEMU when it changes, and lifted only for one that would never end."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ RATE = 10 * MIB
 
 
 class Told(Monitor):
-    """Stands for a monitor; keeps what QEMU was told."""
+    """Stands for a monitor; records the commands."""
 
     def __init__(self) -> None:
         self.rates: list[int] = []
@@ -40,7 +40,7 @@ def mirror(copied_mib: int) -> dict[str, Mirror]:
 
 
 def after(told: Told, *copied_mib: int) -> list[int]:
-    """What QEMU has been told once the mirror was seen at each of these."""
+    """The commands after the mirror was seen in each of these states."""
 
     async def look() -> None:
         ours: Any = None

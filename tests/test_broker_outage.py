@@ -1,4 +1,4 @@
-"""Redis fails over, is full or away: workers and controller say so once, wait, and go on by themselves."""
+"""Redis fails over, is full or unreachable: workers and controller log it once, wait, and go on by themselves."""
 
 import time
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def gone(lab: Lab) -> Iterator[None]:
 
 
 def said_since(lab: Lab, before: dict[str, int]) -> dict[str, list[str]]:
-    return {name: [line for line in _since(lab, name, before[name]) if "Redis is away" in line] for name in LOGS}
+    return {name: [line for line in _since(lab, name, before[name]) if "Redis is unreachable" in line] for name in LOGS}
 
 
 def _since(lab: Lab, name: str, offset: int) -> list[str]:

@@ -123,7 +123,7 @@ def test_the_columns_of_a_job_of_the_last_version_are_read(moving: int) -> None:
     assert found.options == MigrationOptions(max_downtime_ms=50, bandwidth_bytes_per_s=7)
     assert found.nbd_server == NbdServer(nonce="n", address="::1", port=5)
     assert found.switchover is not None
-    assert found.switchover.key == "k"
+    assert found.switchover.attempt == 3
     assert found.downtime is not None
     assert found.downtime.ms is None
     assert found.ram is not None
@@ -228,7 +228,7 @@ def test_an_answer_of_a_newer_version_is_a_failure_of_that_host() -> None:
 def test_parameters_of_a_newer_version_are_refused_and_older_ones_read(tmp_path: Path) -> None:
     file = tmp_path / "order.json"
     parameters = SourceParameters(
-        qmp="/q", key="k", images=[], journal="/j", address="a", port=1, mirrors=[], nodes=[], live=True,
+        qmp="/q", ram="/r", switchover="/s", images=[], journal="/j", mirrors=[], nodes=[], live=True,
         max_downtime_ms=1, bandwidth_bytes_per_s=0, deadline_s=1.0, devices=[],
     )  # fmt: skip
     parameters.save(file)
@@ -236,8 +236,8 @@ def test_parameters_of_a_newer_version_are_refused_and_older_ones_read(tmp_path:
     written = json.loads(file.read_text())
     file.write_text(json.dumps({name: value for name, value in written.items() if name != "version"}))
     assert SourceParameters.load(file) == parameters
-    file.write_text(json.dumps(written | {"version": 2}))
-    with pytest.raises(UnreadableDocument, match="of version 2 and this process reads up to version 1"):
+    file.write_text(json.dumps(written | {"version": 3}))
+    with pytest.raises(UnreadableDocument, match="of version 3 and this process reads up to version 2"):
         SourceParameters.load(file)
 
 

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("database")
 
 @pytest.fixture
 def broker() -> Iterator[str]:
-    """A Redis of this test's own; answers its URL."""
+    """A Redis of this test's own; returns its URL."""
     made = Lab(Path(tempfile.mkdtemp(prefix="dc", dir="/tmp")))
     server = services.start_redis(made)
     try:
@@ -89,7 +89,7 @@ def test_a_row_that_raises_ends_neither_the_controller_nor_anything_else(broker:
         until("a later one begins", lambda: load(later).state is JobState.RUNNING)
         assert process.poll() is None
     assert "Traceback" in log.read_text()
-    assert f"job {bad} is left alone" in log.read_text()
+    assert f"job {bad} is set aside" in log.read_text()
 
 
 def test_a_leader_that_only_loses_redis_leaves_the_lead_to_another(broker: str, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_broker_that_takes_no_messages_is_noticed(tmp_path: Path, monkeypatch:
 
 def test_whatever_ends_the_lead_frees_the_lock_and_returns_no_connection_with_it() -> None:
     with suppress(ZeroDivisionError), unpooled() as connection:
-        assert leader_election.take(connection)
+        assert leader_election.acquire(connection)
         raise ZeroDivisionError
     until("the lock is free", lambda: leader() is None)
     assert engine().pool.checkedout() == 0  # type: ignore[attr-defined]

@@ -45,7 +45,7 @@ class Fleet:
     services: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     def follow(self, kind: str, only: str = "") -> None:
-        """Run the guide's blocks of a kind, in their order; `only` names a word that those meant have."""
+        """Run the guide's blocks of a kind, in their order; `only` is a word that the chosen ones contain."""
         for found, where, script in BLOCK.findall(GUIDE.read_text()):
             if found == kind and only in script:
                 for name in where.split(", "):
@@ -73,7 +73,7 @@ class Fleet:
             until("both hypervisors are known", lambda: self.drover("host", "list").count("alive") == 2, 90, every_s=1)
         except AssertionError as error:
             logs = [log for machine in self.machines.values() for log in machine.folder.glob("*.log")]
-            said = [f"{log.parent.name} {log.stem}: {processes.last_words(log)}" for log in logs]
+            said = [f"{log.parent.name} {log.stem}: {processes.log_tail(log)}" for log in logs]
             raise AssertionError("\n".join([str(error), *said])) from error
         assert all(service.poll() is None for service in self.services)
 

@@ -25,7 +25,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, JobState
-from tests import labs
+from tests import factories, labs
 from tests.helpers import MIB, Moves, until
 from workers import processes
 
@@ -33,11 +33,10 @@ pytestmark = pytest.mark.guests
 
 GUESTS = 8
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SECRET = "between you and me"
 MEMORY = {"host-b": 1200, "host-c": 1200, "host-d": 250}
 """MiB that guests may have there together: host-d takes one of 160 MiB, the others seven."""
 SETTINGS = labs.BRISK | {
-    "DROVER_WEBHOOK_SECRET": SECRET,
+    "DROVER_WEBHOOK_KEY": factories.WEBHOOK_KEY,
 }
 LIMITS = {"host-patience": "10", "retention": "0"}
 """A dead host is given up after 10 s instead of five minutes."""
@@ -60,7 +59,7 @@ def _boot(moves: Moves, number: int) -> None:
 
 
 def _restart_worker(lab: Lab, host: str) -> None:
-    """Kill it and start it again, and wait until it says what its host has room for."""
+    """Kill it and start it again, and wait until it has registered its host's room."""
     for process in processes.find(lab.mark(f"worker-{host}")):
         process.kill()
     limit = MEMORY.get(host, 0) * MIB
@@ -89,7 +88,7 @@ def where(moves: Moves) -> dict[str, str]:
 
 
 def intact(moves: Moves) -> None:
-    """Every guest goes on where the records say it lives, and has lost nothing."""
+    """Every guest runs where its record says, and has lost nothing."""
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda pair: moves.intact(*pair), where(moves).items()))
 
@@ -170,7 +169,7 @@ class _Unit(configparser.ConfigParser):
 
 
 def _with_operators_help(moves: Moves, drain_id: int) -> bool:
-    """The operator knows that the dead host is off, and says so wherever that is asked; answers whether it is over."""
+    """The operator states that the dead host is off for each job that asks; returns whether the drain is over."""
     with transaction() as session:
         asked = session.scalars(select(Job.id).where(Job.state == JobState.NEEDS_OPERATOR)).all()
     for job in asked:
@@ -231,7 +230,7 @@ def test_the_operator_of_the_examples_waits_for_the_end_and_the_webhook_tells_of
     operator = runpy.run_path(str(EXAMPLES / "celery/operator.py"))
     receiver = runpy.run_path(str(EXAMPLES / "webhook/receiver.py"))
     told: list[dict[str, Any]] = []
-    server = receiver["serve"](0, SECRET, told.append)
+    server = receiver["serve"](0, factories.receiver(), told.append)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     host = where(moves)[alone]

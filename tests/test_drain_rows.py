@@ -1,4 +1,4 @@
-"""A drain is carried on from rows alone: each call here could be another process that knows nothing of the last."""
+"""A drain is carried on from rows alone: each call here could be in another process, without anything in memory."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,7 +43,7 @@ def drain(kind: DrainKind = DrainKind.DRAIN, name: str = "one", **how: Any) -> i
 
 
 def advance(drain_id: int, **limits: Any) -> list[str]:
-    """One look of a controller; answers the guests whose job it has sent for."""
+    """One look of a controller; returns the guests whose job it has sent for."""
     with transaction() as session:
         found = session.get_one(Drain, drain_id, with_for_update=True)
         generous = {"max_outgoing": 100, "max_incoming": 100, "max_moves": 100}
@@ -237,7 +237,7 @@ def test_one_drain_at_a_time_has_a_host_to_itself() -> None:
     first, second = drain(), drain()
     jobs = submitted(first, *advance(first))
     assert advance(second) == []
-    assert shown(second).wait_reason == f"drain {first} has one to itself"
+    assert shown(second).wait_reason == f"drain {first} of one is under way"
     for job_id in jobs.values():
         end(job_id, JobState.DONE)
     carry_through(first)
@@ -266,11 +266,11 @@ def test_a_lost_message_is_sent_again() -> None:
 
 
 def test_a_key_names_one_drain(database: None) -> None:
-    order = DrainRequest(kind=DrainKind.DRAIN, host="one")
-    first = commands.submit(order, idempotency_key="k")
-    assert commands.submit(order, idempotency_key="k").id == first.id
+    request = DrainRequest(kind=DrainKind.DRAIN, host="one")
+    first = commands.submit(request, idempotency_key="k")
+    assert commands.submit(request, idempotency_key="k").id == first.id
     with pytest.raises(PreconditionFailed, match="use another key"):
-        commands.submit(replace(order, host="two"), idempotency_key="k")
+        commands.submit(replace(request, host="two"), idempotency_key="k")
 
 
 @pytest.mark.parametrize("verb", [commands.pause, commands.resume, commands.cancel])

@@ -28,7 +28,7 @@ SENTINELS = 3
 
 
 class TwoOfEach(LabWithStandby):
-    """A lab whose processes know of two Postgres servers and three Sentinels."""
+    """A lab whose processes have two Postgres servers and three Sentinels in their URLs."""
 
     @property
     def ports(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""Limits of the fleet are a row: changed by a command, obeyed by whoever decides next, the same for everybody."""
+"""Limits of the fleet are a row: changed by a command, in effect at the next decision, the same for all processes."""
 
 import asyncio
 from datetime import timedelta
@@ -86,10 +86,10 @@ def test_no_more_moves_may_be_held_than_every_worker_has_threads_for() -> None:
 
 
 def test_a_change_wakes_the_controller() -> None:
-    from models.database import autocommitting, hearing
+    from models.database import autocommitting, listening
     from workflows.migration.jobs import WAKE_CHANNEL
 
-    with autocommitting() as connection, hearing(connection, WAKE_CHANNEL) as wait:
+    with autocommitting() as connection, listening(connection, WAKE_CHANNEL) as wait:
         fleet_limits.change({"max_moves": 12})
         assert wait(10) is not None
 

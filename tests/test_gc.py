@@ -45,7 +45,7 @@ UNKNOWN = 987654321
 
 @dataclass(frozen=True)
 class Answer:
-    """What one call of `drover gc` said."""
+    """The output of one call of `drover gc`."""
 
     code: int
     document: dict[str, Any]
@@ -77,7 +77,7 @@ def gc(moves: Moves, *words: str) -> Answer:
 
 
 def force(job_id: int, state: JobState) -> None:
-    """What the database says of a job from now on, whatever is true; no step of it is claimed."""
+    """Set a job's state in the database, whatever is true; no step of it is claimed."""
     steps = {JobState.DONE: StepState.DONE, JobState.NEEDS_OPERATOR: StepState.FAILED}
     step = steps.get(state, StepState.ROLLED_BACK)
     with transaction() as session:
@@ -203,7 +203,7 @@ def test_a_waiting_qemu_that_cannot_be_asked_stays_and_with_it_its_image(
     assert {key for key, find in kept.items() if find["kept"]} == {
         ("host-b", "qemu"), ("host-b", "image"), ("host-b", "directory")
     }  # fmt: skip
-    assert "cannot be told" in kept["host-b", "qemu"]["kept"]
+    assert "unknown" in kept["host-b", "qemu"]["kept"]
     assert f"process {qemu.pid} has it open" in kept["host-b", "image"]["kept"]
     assert qemu.alive
     assert Path(job.disks[0].destination_path).exists()
@@ -221,7 +221,7 @@ def test_a_waiting_qemu_that_was_let_run_or_is_marked_so_stays(moves: Moves, res
     marker = moves.directory(job, "host-b") / "may-run-here"
     marker.write_bytes(b"may run\n")
     find = gc(moves, "--host", "host-b").of(job.id)["host-b", "qemu"]
-    assert "may have been let run" in find["kept"]
+    assert "may run in it" in find["kept"]
     assert qemu.alive
     assert marker.exists()
     marker.unlink()
@@ -317,7 +317,7 @@ def test_what_belongs_to_a_job_that_the_database_does_not_know_is_told_and_stays
             assert all("--unknown-jobs" in find["kept"] for find in kept.of(UNKNOWN).values())
         assert nbd_server.alive
         assert directory.exists()
-        assert "lets go by itself" in str(gc(moves, "--unknown-jobs").document["finds"])
+        assert "resumes it by itself" in str(gc(moves, "--unknown-jobs").document["finds"])
         assert nbd_server.wait(0)
         assert switch.alive
         switch.kill()
@@ -338,7 +338,7 @@ def test_the_images_of_an_unknown_job_stay_for_they_may_be_a_guests(moves: Moves
         assert image.exists()
     finally:
         image.unlink()
-    told = f"host-a: directory {directory}, job {UNKNOWN}: the database knows no such job; would be removed\n"
+    told = f"host-a: directory {directory}, job {UNKNOWN}: the database has no such job; would be removed\n"
     assert drover(moves, "gc", "--unknown-jobs", "--dry-run").stdout == told
     assert gc(moves, "--unknown-jobs").code == 0
     assert not directory.exists()

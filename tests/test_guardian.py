@@ -51,7 +51,7 @@ def test_a_guest_goes_on_without_any_worker_when_worker_and_switch_process_are_l
         events = [line["event"] for line in moves.journal(job, "host-a", "source")]
         assert events.index("keeping") < events.index("kept"), "on record before the guest went on"
         before = _heard(moves, guest)
-        until("the guest is heard of at the source", lambda: _heard(moves, guest) > before + 2, 20)
+        until("the guest prints ticks at the source", lambda: _heard(moves, guest) > before + 2, 20)
         until("the attempt left nothing behind", lambda: not (switch.alive or guardian.alive), 20)
     finally:
         worker.signal(signal.SIGCONT)

@@ -130,7 +130,7 @@ def test_a_guest_that_its_owner_ends_is_not_started_again(moves: Moves, phase: s
 
 
 def test_a_guest_that_its_owner_ends_in_the_pause_is_not_started_again(moves: Moves) -> None:
-    """The pause is over before anybody can act in it, so the process that carries the guest over is frozen there."""
+    """The pause is too short to act in it, so the process that carries the guest over is frozen there."""
     for _ in range(SHOTS):
         guest = moves.boot()
         job = _under_way(moves, guest, "ram", guest_must_run=False)
@@ -159,7 +159,7 @@ def _words(found: Process) -> bytes:
 
 def _ended_by_its_owner(moves: Moves, guest: str, job: Job) -> None:
     ended = _rolled_back(moves, job, "")
-    assert "powered off or crashed" in (ended.error or "") or "died before it was let run" in (ended.error or "")
+    assert "powered off or crashed" in (ended.error or "") or "died before it was told to run" in (ended.error or "")
     _lost_nothing(moves, guest)
 
 

@@ -1,4 +1,4 @@
-"""What is said of a file where an image is to be made: never to remove what may be a guest's."""
+"""Messages about a file where an image is to be made: never to remove what may be a guest's."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which bugs are gone round, and of which a guest's operator is told."""
+"""Which bugs are avoided, and of which a guest's operator is warned."""
 
 import pytest
 

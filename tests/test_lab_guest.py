@@ -208,7 +208,7 @@ def test_what_the_guest_complains_about_is_a_problem(stopped: Stopped, tmp_path:
     console = tmp_path / "console.log"
     *whole, _ = stopped.spec.console.read_text().splitlines(keepends=True)
     console.write_text("".join([*whole, line + "\n"]))
-    assert f"the guest said: {line}" in verify(image_refs(stopped.spec), [console]).problems
+    assert f"the guest printed: {line}" in verify(image_refs(stopped.spec), [console]).problems
 
 
 def test_a_real_migration_keeps_the_guest_whole(files: BootFiles, tmp_path: Path) -> None:

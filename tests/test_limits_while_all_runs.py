@@ -1,4 +1,4 @@
-"""A limit that is changed by a command is obeyed by the controller and the workers that run already."""
+"""A limit that is changed by a command takes effect in the controller and the workers that run already."""
 
 import subprocess
 import time

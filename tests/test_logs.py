@@ -317,7 +317,7 @@ class TestARealMove:
     def _look(self, moves: Moves, job_id: int, secrets: set[str]) -> bool:
         job = moves.job(job_id)
         secrets |= {job.nbd_server.nonce} if job.nbd_server is not None else set()
-        secrets |= {job.switchover.key} if job.switchover is not None else set()
+        secrets |= {job.nbd_server.sealed} if job.nbd_server is not None and job.nbd_server.sealed else set()
         return job.state.settled
 
     def _says_it_all(self, lab: Lab, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""What Prometheus hears of the fleet, and that dashboards and alert rules ask for nothing else."""
+"""The metrics of the fleet, and that dashboards and alert rules use no others."""
 
 import json
 import re
@@ -289,7 +289,7 @@ def expressions() -> list[str]:
 
 
 def described(scrape: Scrape) -> dict[str, tuple[str, frozenset[str]]]:
-    """{name: (type, labels)} of all that is told, with the names under which Prometheus knows it."""
+    """{name: (type, labels)} of all metrics, with their names in Prometheus."""
     families = text_string_to_metric_families(generate_latest(scrape.registry).decode())
     return {
         family.name + ("_total" if family.type == "counter" else ""): (
@@ -302,7 +302,7 @@ def described(scrape: Scrape) -> dict[str, tuple[str, frozenset[str]]]:
 
 @pytest.fixture
 def telling(fleet: Scrape, drain: Drain, database_lab: Lab) -> Iterator[Scrape]:
-    """A fleet of which there is something to tell under each name."""
+    """A fleet with a value for each metric."""
     end(factories.job("old", "hv2", state=JobState.RUNNING), downtime_ms=42, ago_s=60)
     redis = services.start_redis(database_lab)
     yield fleet

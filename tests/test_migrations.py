@@ -17,13 +17,13 @@ from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host, HostRequest, HostState
 from models.job import Attempt, Disk, Job, JobState, Step, StepState, record_event
-from models.webhook import Delivery, Notification
+from models.webhook import Delivery, Notification, Receiver, ReceiverSecret
 from workflows.migration import chain
 
 pytestmark = pytest.mark.usefixtures("database")
 
 REVISIONS = [revision.revision for revision in ScriptDirectory.from_config(migrations.config()).walk_revisions()]
-NEW = {"drain", "drain_guest", "delivery", "refused_submission"}
+NEW = {"drain", "drain_guest", "delivery", "refused_submission", "webhook_receiver", "webhook_secret"}
 """Tables that earlier revisions do not have."""
 
 
@@ -81,6 +81,9 @@ def _rows_in_every_table() -> None:
         session.add(HostRequest(host="one", kind="inspect", question={}))
         session.add(Guest(name="web", host="one", qmp="/q", process="p", uuid="u"))
         refusal.keep(session, "job", "k", "no")
+        session.add(Receiver(name="hooks.example.org", within=["10.0.0.0/8"]))
+        session.flush()
+        session.add(ReceiverSecret(receiver="hooks.example.org", salt=b"salt", key_id="k"))
         drain = Drain(kind=DrainKind.DRAIN, host="one", state=DrainState.RUNNING)
         session.add(drain)
         session.flush()

@@ -66,7 +66,7 @@ def test_a_second_submission_is_told_to_leave_the_image_of_the_first_alone(moves
 
 
 def _refusal_at_the_destination(guest: str, inspection: Inspection) -> str:
-    """What the destination says to a plan for a guest whose job got there already."""
+    """The destination's answer to a plan for a guest whose job got there already."""
     with pytest.raises(PreconditionFailed) as refused:
         preflight.planned_at("host-b", guests.known_guest(guest), inspection)
     return str(refused.value)

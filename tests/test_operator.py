@@ -1,4 +1,4 @@
-"""Where a human is needed the job says so, in one sentence with the commands to choose from; and they work."""
+"""A job that needs an operator has one sentence with the commands to choose from; and they work."""
 
 import asyncio
 import os
@@ -146,7 +146,7 @@ def test_a_destination_that_died_right_after_the_switch_is_fenced_and_the_source
     job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=24 * MIB)
     until("RAM is sent", lambda: _said(moves, job, "host-a", "migrating"))
     _end_worker(moves, "host-b")
-    until("the source let go", lambda: moves.step_is(job.id, "cutover", "done"))
+    until("the source handed it over", lambda: moves.step_is(job.id, "cutover", "done"))
     for process in moves.processes_of(job, "host-b"):
         process.kill()  # the host is off
     _silent_since_long("host-b")

@@ -1,4 +1,4 @@
-"""Pages that are written from the code say what the code says."""
+"""Pages that are written from the code match the code."""
 
 import pytest
 

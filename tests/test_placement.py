@@ -7,7 +7,7 @@ import pytest
 from models.fleet import Limits
 from tests.factories import GB
 from workflows.capacity import Room, Size
-from workflows.drain.placement import Candidate, Plan, Resident, plan
+from workflows.drain.placement import Candidate, DrainPlan, Resident, plan
 from workflows.estimate import Speed, total_s
 
 
@@ -24,7 +24,7 @@ def guest(name: str, memory: float = 1, disk: float = 10, **how: Any) -> Candida
     return Candidate(name=name, source="one", size=size, **how)
 
 
-def where(made: Plan) -> dict[str, str]:
+def where(made: DrainPlan) -> dict[str, str]:
     return {placement.candidate.name: placement.destination for placement in made.placements}
 
 
@@ -106,7 +106,7 @@ def test_planning_again_after_some_have_moved_changes_nothing() -> None:
     hosts = rooms(room("two", 20), room("three", 13), room("four", 9))
     whole = plan(guests, hosts, [])
     for placement in whole.placements[:5]:
-        hosts[placement.destination].take(placement.candidate.size)
+        hosts[placement.destination].reserve(placement.candidate.size)
     rest = plan(guests[0:0] + [placement.candidate for placement in whole.placements[5:]], hosts, [])
     assert where(rest) == {name: host for name, host in where(whole).items() if name in where(rest)}
 

@@ -1,4 +1,4 @@
-"""What keeps a guest on its host, told from its command line alone."""
+"""What keeps a guest on its host, by its command line alone."""
 
 import json
 

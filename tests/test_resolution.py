@@ -1,4 +1,4 @@
-"""An operator's word counts for what was seen; here what the hosts answer is given."""
+"""An operator's statement replaces the hosts' answers; here the answers are given."""
 
 import pytest
 from sqlalchemy import func
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("database")
 
 @pytest.fixture
 def waiting() -> int:
-    """A job that waits for a person to say who owns its guest."""
+    """A job that waits for an operator to decide who owns its guest."""
     host("one")
     host("two")
     guest("web", "one")
@@ -50,7 +50,7 @@ STANDS_STILL = Observation(alive=False)
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both hosts say that the guest's QEMU is dead there."""
+    """Both hosts report that the guest's QEMU is dead there."""
     verdict = reconcile.verdict(None, None)
     seen: dict[Side, Observation | None] = dict.fromkeys(Side, STANDS_STILL)
     monkeypatch.setattr(reconcile, "look", lambda job: Look(job.id, job.guest, seen, verdict))

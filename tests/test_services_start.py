@@ -1,4 +1,4 @@
-"""A worker or controller that is started while Postgres is away waits for it, and says so once."""
+"""A worker or controller that is started while Postgres is unreachable waits for it, and logs it once."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Settings are validated when a process starts: one sentence says what is wrong, and what would be right."""
+"""Settings are validated when a process starts: one sentence has the error, and what is allowed."""
 
 import os
 import re
@@ -38,6 +38,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("DIRECTORY", "drover", "DROVER_DIRECTORY is 'drover': an absolute path is wanted"),
         ("HOST", "a,b", "DROVER_HOST is 'a,b': a host's name has"),
         ("HOST", "control", "DROVER_HOST is 'control': a host's name has"),
+        ("WEBHOOK_KEY", "hunter2", "DROVER_WEBHOOK_KEY is '***': at least 32 characters are wanted"),
     ],
 )
 def test_a_value_out_of_range_is_one_sentence_that_names_the_variable_and_what_is_allowed(

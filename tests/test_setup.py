@@ -1,4 +1,4 @@
-"""Setting a machine up: what setup.sh derives and says, and what the container files must never hold."""
+"""Setting a machine up: what setup.sh derives and prints, and what the container files must never hold."""
 
 import os
 import re

@@ -80,7 +80,7 @@ def frozen(qemu: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Po
 
 
 def _thawed(worker: "subprocess.Popen[str]") -> str:
-    """What it says once it goes on."""
+    """Its log lines once it goes on."""
     assert worker.stdout is not None
     worker.send_signal(signal.SIGCONT)
     return worker.stdout.readline()

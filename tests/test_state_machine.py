@@ -156,7 +156,7 @@ class Life(RuleBasedStateMachine):
         assert claim is not None
         if claim.direction is Direction.ROLLBACK:
             if claim.seq == SENDS_RAM and self.let_go and not claim.job.kept_by_source:
-                claims.go_forward(self._ended(), "the source has let the guest go")
+                claims.go_forward(self._ended(), "the source has handed the guest over")
                 return
             self.effects.discard(claim.seq)
         elif claim.seq == SENDS_RAM:
@@ -204,7 +204,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def find_that_it_never_ran(self) -> None:
         self.let_go = False
-        claims.go_back(self._ended(), "its QEMU died before it was let run")
+        claims.go_back(self._ended(), "its QEMU died before it was told to run")
 
     @precondition(anybody)
     @rule()
@@ -273,7 +273,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.job.state is JobState.NEEDS_OPERATOR)
     @rule(owner=st.sampled_from(Side), fence=st.booleans(), died_there=st.booleans())
     def resolve(self, owner: Side, fence: bool, died_there: bool) -> None:
-        """The operator makes sure that what he says is true."""
+        """The operator makes the statement true."""
         other = Side.SOURCE if owner is Side.DESTINATION else Side.DESTINATION
         Life.seen = Observation(alive=False, may_run=died_there)
         operator_actions.resolve(self.job_id, owner, HOSTS[other] if fence else None)

@@ -16,6 +16,7 @@ from models.drain import Drain, DrainGuest, DrainState
 from models.job import Disk, Event, Job, Step
 from models.refusal import RefusedSubmission
 from models.webhook import Delivery
+from tests import factories
 from tests.documents import plan
 from tests.factories import guest, host
 from workflows import tasks
@@ -182,7 +183,8 @@ def test_what_is_an_address_is_taken(url: str) -> None:
     assert MigrationSubmission.read({"guest": "web", "to": "two", "webhook": url}).webhook == url
 
 
-def test_a_refusal_is_told_where_the_address_is_one() -> None:
+def test_a_refusal_is_told_where_the_address_is_allowed() -> None:
+    factories.receiver()
     tasks.submit(guest="web", to="nowhere", idempotency_key="k", webhook="http://127.0.0.1:1/")
     job = recorded("k")
     assert job is not None

@@ -57,7 +57,7 @@ def test_the_switch_is_carried_through_while_broker_database_and_workers_are_fro
         assert not said("source", "pre-switchover"), "frozen too late to prove anything"
         until("the guest runs at the destination", lambda: said("destination", "resumed"), 60)
         console = moves.lab.host("host-b").guests / guest / "console.log"
-        until("the guest is heard of there", lambda: b"tick" in console.read_bytes(), 20)
+        until("the guest prints ticks there", lambda: b"tick" in console.read_bytes(), 20)
     moves.done(moves.ended(job.id))
     moves.intact(guest, "host-b")
 

@@ -1,4 +1,4 @@
-"""What the worker knows of its switchover processes, whatever became of the worker that started them."""
+"""The worker finds its switchover processes, also those of an earlier worker."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ from workers.step import Context
 from workers.steps import migrate_ram
 from workers.switchover import __main__ as switch
 from workers.switchover import parameters, supervisor
-from workers.switchover.journal import Story
+from workers.switchover.journal import JournalState
 from workers.switchover.parameters import SourceParameters
 from workflows.migration.claims import Claim
 
@@ -44,11 +44,10 @@ def _context(folder: Path) -> Context:
 def _order(folder: Path) -> SourceParameters:
     return SourceParameters(
         qmp=str(folder / "qmp"),
-        key="00",
+        ram=str(folder / "ram"),
+        switchover=str(folder / "switchover"),
         images=[],
         journal=str(folder / "jobs" / "1" / "switch-source-7.jsonl"),
-        address="127.0.0.1",
-        port=1,
         mirrors=[],
         nodes=[],
         live=True,
@@ -108,8 +107,8 @@ def test_a_prepared_one_begins_when_it_is_ordered_to(context: Context, tmp_path:
     context.claim.token = 9
     supervisor.start(context, 7, _order(tmp_path))
     assert supervisor.running(context, 7) == prepared
-    until("its journal has ended", lambda: supervisor.story(context, 7).ended)
-    started = supervisor.story(context, 7).last("started")
+    until("its journal has ended", lambda: supervisor.journal_state(context, 7).ended)
+    started = supervisor.journal_state(context, 7).last("started")
     assert started is not None
     assert started["pid"] == prepared.pid
 
@@ -118,17 +117,17 @@ def test_a_prepared_one_sees_its_order_even_if_whoever_wrote_it_died_before_it_s
     context: Context, tmp_path: Path
 ) -> None:
     supervisor.prepare(context)
-    order = context.directory.switch_order(Side.SOURCE, context.claim.token)
+    order = context.directory.parameters_file(Side.SOURCE, context.claim.token)
     until("it waits", lambda: order.with_suffix(".bell").exists())
     order.with_suffix(".bell").unlink()
     supervisor.start(context, 7, _order(tmp_path))
-    until("its journal has ended", lambda: supervisor.story(context, 7).ended)
+    until("its journal has ended", lambda: supervisor.journal_state(context, 7).ended)
 
 
 def test_a_prepared_one_waits_as_long_again_when_another_is_asked_for(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order, clock = context.directory.switch_order(Side.SOURCE, context.claim.token), SimpleNamespace(s=0.0)
+    order, clock = context.directory.parameters_file(Side.SOURCE, context.claim.token), SimpleNamespace(s=0.0)
     monkeypatch.setattr(supervisor, "_prepared", lambda _: context.claim.token)
     monkeypatch.setattr(parameters, "time", SimpleNamespace(monotonic=lambda: clock.s))
     with ThreadPoolExecutor() as threads:
@@ -154,7 +153,7 @@ def test_where_the_prepared_one_died_another_is_started(context: Context, tmp_pa
     context.claim.token = 9
     supervisor.start(context, 7, _order(tmp_path))
     assert supervisor.running(context, 7) is not None
-    until("its journal has ended", lambda: supervisor.story(context, 7).ended)
+    until("its journal has ended", lambda: supervisor.journal_state(context, 7).ended)
 
 
 def test_a_prepared_one_that_no_order_comes_for_ends_without_a_word(
@@ -163,7 +162,7 @@ def test_a_prepared_one_that_no_order_comes_for_ends_without_a_word(
     monkeypatch.setattr(switch, "PATIENCE_S", 0.01)
     monkeypatch.setattr(sys, "argv", ["switch", "source", str(tmp_path / "never")])
     switch.main()
-    assert supervisor.story(context, 7).lines == ()
+    assert supervisor.journal_state(context, 7).lines == ()
 
 
 @pytest.mark.parametrize(
@@ -180,6 +179,6 @@ def test_the_destination_decides_only_about_a_guest_that_never_went_on_at_the_so
     events: list[str], alive: bool, decides: bool
 ) -> None:
     """What it holds of a guest that went on, and died later, is out of date."""
-    told = Story(tuple({"event": event} for event in events))
+    told = JournalState(tuple({"event": event} for event in events))
     ctx = SimpleNamespace(source_alive=alive)
-    assert migrate_ram._died_after_letting_go(ctx, told) is decides  # type: ignore[arg-type]
+    assert migrate_ram._died_after_ending_mirrors(ctx, told) is decides  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ def diagram(table: Table[Any, Any], first: str) -> str:
         why.setdefault((row.state, row.after), []).append(row.why)
     arrows = [f"{state} --> {after}: {'; '.join(dict.fromkeys(reasons))}" for (state, after), reasons in why.items()]
     states = dict.fromkeys(state for row in table.rows for state in (row.state, row.after))
-    ends = [f"{state} --> [*]" for state in states if table.leads_nowhere(state)]
+    ends = [f"{state} --> [*]" for state in states if table.is_final(state)]
     lines = "\n".join(f"    {line}" for line in [f"[*] --> {first}", *arrows, *ends])
     return f"```mermaid\nstateDiagram-v2\n{lines}\n```"
 
@@ -109,9 +109,9 @@ def test_no_event_takes_a_claim_away_from_a_step_but_those_that_end_claims() -> 
 
 
 def test_what_no_row_lists_is_refused() -> None:
-    with pytest.raises(IllegalTransition, match="a step that is done knows no 'claim'"):
+    with pytest.raises(IllegalTransition, match="there is no 'claim' for a step that is done"):
         STEP.apply(StepState.DONE, StepEvent.CLAIM, Actor.WORKER)
-    with pytest.raises(IllegalTransition, match="a job that is done knows no 'roll back'"):
+    with pytest.raises(IllegalTransition, match="there is no 'roll back' for a job that is done"):
         JOB.apply(JobState.DONE, JobEvent.ROLL_BACK, Actor.OPERATOR)
 
 

@@ -1,8 +1,9 @@
-"""Whoever asked is told how it ended: signed, in the same transaction as the end, again and again until it is taken."""
+"""Webhooks: signed, written in the transaction that ends the job, repeated until they are accepted."""
 
 import runpy
 import socket
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,9 +30,10 @@ from tests.helpers import until
 from workflows.migration import jobs
 from workflows.submissions import DrainSubmission
 
+OTHER = "whsec_" + b64encode(bytes(32)).decode()
+
 pytestmark = pytest.mark.usefixtures("database")
 
-SECRET = "between you and me"
 RECEIVER = runpy.run_path(str(Path(__file__).parents[1] / "examples/webhook/receiver.py"))
 
 
@@ -40,21 +42,28 @@ class Inbox:
     """What a receiver has taken."""
 
     url: str
+    secret: str
     messages: list[dict[str, Any]] = field(default_factory=list)
 
 
 @pytest.fixture
-def inbox() -> Iterator[Inbox]:
+def loopback() -> str:
+    """All of 127.0.0.0/8 may be told; answers its secret."""
+    return factories.receiver()
+
+
+@pytest.fixture
+def inbox(loopback: str) -> Iterator[Inbox]:
     """The receiver of the examples."""
-    made = Inbox("")
-    server = RECEIVER["serve"](0, SECRET, made.messages.append)
+    made = Inbox("", loopback)
+    server = RECEIVER["serve"](0, loopback, made.messages.append)
     made.url = f"http://127.0.0.1:{server.server_port}/"
     with _running(server):
         yield made
 
 
 @pytest.fixture
-def refusing() -> Iterator[str]:
+def refusing(loopback: str) -> Iterator[str]:
     """A receiver that is out of order."""
 
     class Broken(BaseHTTPRequestHandler):
@@ -99,8 +108,8 @@ def delivery() -> Delivery:
         return session.scalars(select(Delivery)).one()
 
 
-def ours(secret: str = SECRET) -> Settings:
-    return factories.ours(webhook_secret=secret)
+def ours(**changed: str) -> Settings:
+    return factories.ours(**{"webhook_key": factories.WEBHOOK_KEY} | changed)
 
 
 def test_the_end_of_a_job_is_told_and_the_signature_proves_by_whom(inbox: Inbox) -> None:
@@ -141,27 +150,29 @@ def test_a_message_that_is_not_taken_is_tried_again_later_and_in_the_end_given_u
     assert delivery().next_at - first.next_at > webhooks.FIRST_PAUSE
 
 
-def test_an_address_where_nobody_listens_is_no_disaster() -> None:
+def test_an_address_where_nobody_listens_is_no_disaster(loopback: str) -> None:
     ended_job("http://127.0.0.1:1/")
     webhooks.deliver(delivery().id, ours())
     assert "ConnectError" in str(delivery().error)
 
 
-def test_without_a_secret_nothing_is_sent_and_the_row_says_so(inbox: Inbox) -> None:
+def test_without_a_key_nothing_is_sent_and_the_row_says_so(inbox: Inbox) -> None:
     ended_job(inbox.url)
-    webhooks.deliver(delivery().id, ours(""))
+    webhooks.deliver(delivery().id, ours(webhook_key=""))
     assert inbox.messages == []
-    assert "DROVER_WEBHOOK_SECRET" in str(delivery().error)
+    assert delivery().error == "the controller has no DROVER_WEBHOOK_KEY to sign with: set it"
 
 
 def test_a_wrong_signature_and_an_old_one_are_refused_by_the_receiver(inbox: Inbox) -> None:
-    ended_job(inbox.url)
-    webhooks.deliver(delivery().id, ours("another secret"))
-    assert inbox.messages == []
-    assert delivery().error == "it answered 403"
-    old = webhooks.headers(b"{}", SECRET, at=1_000_000.0)
-    assert RECEIVER["genuine"](old, b"{}", SECRET, 1_000_000.0)
-    assert not RECEIVER["genuine"](old, b"{}", SECRET, 1_000_000.0 + 3600)
+    for secret, at, fine in (
+        (inbox.secret, datetime.now(UTC), True),
+        (OTHER, datetime.now(UTC), False),
+        (inbox.secret, datetime.now(UTC) - timedelta(minutes=6), False),
+    ):
+        signed = webhooks.headers("msg_1", "{}", [secret], at)
+        assert RECEIVER["genuine"](signed, b"{}", inbox.secret) is fine
+    assert not RECEIVER["genuine"]({}, b"{}", inbox.secret)
+    assert not RECEIVER["genuine"](signed | {"webhook-signature": "x"}, b"\xff", inbox.secret)
 
 
 def test_a_refused_submission_is_told_too(inbox: Inbox) -> None:
@@ -213,7 +224,7 @@ class _Dripping:
 
 
 def test_a_receiver_that_answers_byte_by_byte_is_given_up_after_a_time_for_all_of_it(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, loopback: str
 ) -> None:
     monkeypatch.setattr(webhooks, "TIMEOUT_S", 1.0)
     with _Dripping() as receiver:
@@ -222,7 +233,7 @@ def test_a_receiver_that_answers_byte_by_byte_is_given_up_after_a_time_for_all_o
     assert delivery().error == "it did not answer within 1 s"
 
 
-def test_a_body_that_never_ends_is_not_read() -> None:
+def test_a_body_that_never_ends_is_not_read(loopback: str) -> None:
     with _Dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n") as receiver:
         ended_job(receiver.url)
         webhooks.deliver(delivery().id, ours())

@@ -18,6 +18,8 @@ from workers import attestation, held_plan, host_key, known_hosts, registration
 from workers.images import retention
 from workers.step import JobDirectory
 
+KEY = "A" * 43 + "="
+
 
 def host(folder: Path, name: str, installed: int = 1) -> Settings:
     return factories.offline(host=name, directory=folder / name / str(installed), policy=folder / f"{name}.toml")
@@ -28,13 +30,13 @@ def said_by(there: Settings) -> Inspection:
 
 
 def key(of: Settings) -> str:
-    return host_key.own(of.directory).public.hex()
+    return host_key.public(of)
 
 
 def test_a_key_is_believed_when_it_is_first_seen_and_then_no_other(tmp_path: Path) -> None:
     here, there, anew = host(tmp_path, "two"), host(tmp_path, "one"), host(tmp_path, "one", installed=2)
     assert attestation.proven(said_by(there), here).host == "one"
-    with pytest.raises(PreconditionFailed, match="run `drover host trust one KEY` on two"):
+    with pytest.raises(PreconditionFailed, match="run `drover host trust one --key KEY` on two"):
         attestation.proven(said_by(anew), here)
     assert known_hosts.trust("one", key(anew), here) == key(there)
     assert attestation.proven(said_by(anew), here).host == "one"
@@ -48,7 +50,7 @@ def test_a_wrong_signature_makes_no_key_known(tmp_path: Path) -> None:
     said = said_by(there)
     assert said.attestation is not None
     forged = said.attestation.model_copy(update={"public_key": key(host(tmp_path, "mallory"))})
-    with pytest.raises(PreconditionFailed, match="its signature is wrong"):
+    with pytest.raises(PreconditionFailed, match="is not what one signed"):
         attestation.proven(said.model_copy(update={"attestation": forged}), here)
     assert known_hosts.known(here) == {}
 
@@ -57,9 +59,9 @@ def test_what_is_signed_for_something_else_describes_no_guest(tmp_path: Path) ->
     here, there = host(tmp_path, "two"), host(tmp_path, "one")
     said = said_by(there).attestation
     assert said is not None
-    signature = host_key.own(there.directory).sign(b"something else\n" + said.statement.encode()).hex()
+    signature = host_key.sign(there, b"something else\n" + said.statement.encode())
     other = said.model_copy(update={"signature": signature})
-    with pytest.raises(PreconditionFailed, match="its signature is wrong"):
+    with pytest.raises(PreconditionFailed, match="is not what one signed"):
         attestation.proven(documents.inspection(attestation=other), here)
 
 
@@ -90,11 +92,11 @@ def test_the_keys_of_hosts_are_shown_and_believed_by_commands(tmp_path: Path, mo
     monkeypatch.setenv("DROVER_DIRECTORY", str(tmp_path))
     settings.cache_clear()
     shown = drover("host", "key", "--json")
-    assert json.loads(shown.stdout) == {"name": "two", "key": host_key.own(tmp_path).public.hex()}
-    told = drover("host", "trust", "one", "4f" * 32, "--json")
-    assert json.loads(told.stdout) == {"name": "one", "key": "4f" * 32, "former": None}
-    assert known_hosts.known(settings()) == {"one": "4f" * 32}
-    assert drover("host", "trust", "one", "x").exit_code == 2
+    assert json.loads(shown.stdout) == {"name": "two", "key": host_key.public(settings())}
+    told = drover("host", "trust", "one", "--key", KEY, "--json")
+    assert json.loads(told.stdout) == {"name": "one", "key": KEY, "former": None}
+    assert known_hosts.known(settings()) == {"one": KEY}
+    assert drover("host", "trust", "one", "--key", "x").exit_code == 2
     settings.cache_clear()
 
 
@@ -124,7 +126,7 @@ def test_a_job_of_a_version_that_signed_nothing_goes_on(of_the_version_before: i
 def test_it_is_believed_only_once(of_the_version_before: int, tmp_path: Path) -> None:
     ours = factories.ours(host="one", directory=tmp_path)
     (tmp_path / registration.LOCK).touch()
-    host_key.own(tmp_path)
+    host_key.public(ours)
     registration.first_start(ours)
     registration.join(ours)
     assert not (tmp_path / "jobs").exists()

@@ -1,1 +1,1 @@
-"""The worker of one host: QMP, images, NBD, RAM. Knows neither the order of steps nor other hosts."""
+"""The worker of one host: QMP, images, NBD, RAM. It does not decide the order of steps."""

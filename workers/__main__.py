@@ -15,7 +15,7 @@ log = logging.getLogger("workers")
 
 
 def main() -> None:
-    """Celery's own worker, with its own options. It greets nobody: all that it writes are log lines."""
+    """Celery's own worker, with its own options, without its banner: all that it writes are log lines."""
     try:
         worker.main(prog_name="workers", obj=CLIContext(app=app, no_color=False, workdir=None, quiet=True))
     except SystemExit as end:

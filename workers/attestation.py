@@ -17,16 +17,15 @@ PURPOSE = b"drover: description of a guest, 1\n"
 
 def attested(seen: Inspection, ours: Settings) -> Inspection:
     """The description with this host's signature."""
-    key = host_key.own(ours.directory)
     told = Statement(host=ours.host, guest_root=str(ours.guest_root), machine=machine(), inspection=seen)
     statement = json.dumps(told.json_object())
     return seen.model_copy(
         update={
             "attestation": Attestation(
                 host=ours.host,
-                public_key=key.public.hex(),
+                public_key=host_key.public(ours),
                 statement=statement,
-                signature=key.sign(PURPOSE + statement.encode()).hex(),
+                signature=host_key.sign(ours, PURPOSE + statement.encode()),
             )
         }
     )
@@ -45,16 +44,15 @@ def proven(said: Inspection, ours: Settings, *, of: str | None = None) -> Statem
         raise PreconditionFailed("the description of the guest is not signed: upgrade the worker of the guest's host")
     host = attestation.host
     try:
-        key, signature = bytes.fromhex(attestation.public_key), bytes.fromhex(attestation.signature)
-        host_key.verify(key, PURPOSE + attestation.statement.encode(), signature)
+        host_key.verify(attestation.public_key, PURPOSE + attestation.statement.encode(), attestation.signature)
         statement = Statement.read(json.loads(attestation.statement))
-    except (PreconditionFailed, UnreadableDocument, ValueError) as error:
+    except (host_key.NotFromThatHost, UnreadableDocument, ValueError) as error:
         raise PreconditionFailed(f"the description of the guest is not what {host} signed: {error}") from error
     if statement.host != host or (of is not None and host != of):
         raise PreconditionFailed(
             f"the description of the guest is signed by {statement.host}, which is not {of or host}"
         )
-    known_hosts.refuse_unknown(host, key.hex(), ours)
+    known_hosts.refuse_unknown(host, attestation.public_key, ours)
     if said.model_copy(update={"attestation": None}) != statement.inspection:
         raise PreconditionFailed(f"the description of the guest was changed after {host} had signed it")
     return statement

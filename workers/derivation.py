@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from drover.settings import Settings
+from drover.settings import Settings, StreamSecurity
 from models.plan import DestinationPlan, Inspection, PlannedDisk, SourceDisk, Statement
 from workers.policy import HostPolicy
 from workers.qemu import known_bugs, program
@@ -59,9 +59,15 @@ def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[Destinat
         qemu_version=version,
         ram="live" if live else "paused",
         disks=disks,
-        warnings=tuple(known_bugs.warnings(seen.qemu_version, seen.accel, seen.argv, destination_version=version)),
+        warnings=tuple(_warnings(seen, version, ours.streams)),
     )
     return plan, problems
+
+
+def _warnings(seen: Inspection, version: known_bugs.Version, streams: StreamSecurity) -> list[str]:
+    bugs = known_bugs.warnings(seen.qemu_version, seen.accel, seen.argv, destination_version=version)
+    plain = "its disks and RAM go over the network in plain text: DROVER_STREAMS is plain on both hosts"
+    return [*bugs, plain] if streams is StreamSecurity.PLAIN else bugs
 
 
 def _relocation(source_root: str, destination_root: str) -> Relocate:

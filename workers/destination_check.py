@@ -18,13 +18,13 @@ from workers.machine import machine
 from workers.qemu import cpu
 
 RESERVE_BYTES = 256 << 20
-"""Neither disk nor memory of a host is filled to the last byte."""
+"""Reserve that stays free on disks and in memory of a host."""
 SOCKET_PATH_LIMIT = 107
 """Longest path of a Unix socket (unix(7))."""
 
 
 async def plan_destination(question: PlanDestination, settings: Settings) -> DestinationPlan:
-    """Check this host and say how the guest would run here.
+    """Check this host, and return how the guest would run here.
 
     Raises:
         PreconditionFailed: it cannot; all that is in the way, each with what to do.
@@ -73,7 +73,7 @@ def _images(disks: Sequence[PlannedDisk], settings: Settings) -> list[str]:
     except PreconditionFailed as error:
         problems.append(str(error))
     return problems + [
-        f"{parent} cannot be written by this worker: give it the right to"
+        f"{parent} cannot be written by this worker: give it permission"
         for parent in {manifest.existing_parent(Path(disk.destination_path)) for disk in disks}
         if not os.access(parent, os.W_OK)
     ]
@@ -83,7 +83,7 @@ def check_room(disks: Sequence[PlannedDisk]) -> None:
     """Every file system must have room for the whole virtual size of the images that it will hold.
 
     Raises:
-        PreconditionFailed: one has not; says how much is missing.
+        PreconditionFailed: one has not; the text has the missing size.
     """
     needed: dict[int, int] = defaultdict(int)
     example: dict[int, Path] = {}
@@ -110,7 +110,7 @@ def _socket(qmp: str) -> list[str]:
 
 
 def _address(address: str, source_machine: str) -> list[str]:
-    """Where this host listens must mean this host at the source as well."""
+    """The address where this host listens must reach this host from the source as well."""
     if source_machine == machine():
         return []
     try:

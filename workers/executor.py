@@ -1,4 +1,4 @@
-"""Brings one claimed step about: the only place that knows of leases, retries and outcomes.
+"""Runs one claimed step. Leases, retries and outcomes are handled only here.
 
 The step and the renewal of its lease run side by side; whichever ends first ends the other. Every outcome is
 written to the database before the Celery task returns, and only a step that is done lets the chain go on.
@@ -28,12 +28,12 @@ from workflows.migration.claims import Claim
 log = logging.getLogger(__name__)
 
 STOPPING = threading.Event()
-"""Set when the worker was asked to end: running steps hand their claims back."""
+"""Set when the worker is stopping: running steps hand their claims back."""
 
 BACK_OFF = (timedelta(seconds=1), timedelta(seconds=5), timedelta(seconds=20))
 POLL_S = 0.25
 ROLLBACK_ATTEMPTS = 8
-"""Rolling back is tried longer than doing: the alternative is a person's work."""
+"""Rolling back is tried more often than doing: if it fails, an operator is needed."""
 
 
 class HandedBack(DroverError):
@@ -81,7 +81,7 @@ def _run(step: StepHandler, claim: Claim, settings: Settings, announce: object, 
 
 
 def _outcome(error: BaseException) -> str:
-    """Of a step that is not done: what follows from it."""
+    """What follows for a step that is not done."""
     if not isinstance(error, Ignore):
         return "failed"
     match error.__cause__:
@@ -116,7 +116,7 @@ def _carry_through(step: StepHandler, claim: Claim, settings: Settings, announce
 
 
 def _let_go(claim: Claim, error: Exception) -> None:
-    """Stop without a verdict: the lease ends by itself where it cannot be handed back."""
+    """Stop without an outcome: where the claim cannot be handed back, its lease runs out."""
     log.warning("stops, another claim goes on with the step: %s", error)
     if isinstance(error, HandedBack):
         with _unless_away(claim):
@@ -127,7 +127,7 @@ def _failed(step: StepHandler, claim: Claim, error: Exception) -> None:
     if isinstance(error, DroverError):
         log.warning("does not succeed: %s", error, exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
     else:
-        log.error("fails by an error that nobody expected", exc_info=error)
+        log.error("fails by an unexpected error", exc_info=error)
     try:
         with _unless_away(claim):
             _settle(step, claim, error)
@@ -137,13 +137,13 @@ def _failed(step: StepHandler, claim: Claim, error: Exception) -> None:
 
 @contextmanager
 def _unless_away(claim: Claim) -> Iterator[None]:
-    """Where the verdict cannot be written down the lease ends by itself, and the step is looked at again."""
+    """Where the outcome cannot be written the lease runs out, and the step is looked at again."""
     try:
         yield
     except SQLAlchemyError as error:
         if not passing(error):
             raise
-        log.warning("Postgres did not take how the step ended; the step is looked at again: %s", error)
+        log.warning("the outcome of the step could not be written to Postgres; the step is looked at again: %s", error)
         raise Ignore from error
 
 
@@ -164,7 +164,7 @@ def _settle(step: StepHandler, claim: Claim, error: Exception) -> None:
     again = isinstance(error, Transient) or claim.direction is Direction.ROLLBACK
     limit = ROLLBACK_ATTEMPTS if claim.direction is Direction.ROLLBACK else step.attempts
     restart = error.restart if isinstance(error, BeginAnew) and claim.direction is Direction.DO else None
-    tries = claim.tries if restart is None else claim.attempt  # what begins anew has got nowhere
+    tries = claim.tries if restart is None else claim.attempt  # what begins anew has made no progress
     if not again or tries >= limit:
         claims.fail(claim, text)
         raise error
@@ -215,8 +215,8 @@ async def _watch(step: StepHandler, ctx: Context) -> None:
 
 @contextmanager
 def _renewing(ctx: Context) -> Iterator[None]:
-    """Renew the lease for the time of a `with` block, in a thread: what holds up the step's event loop, such as slow
-    storage or a slow database, does not cost it its lease.
+    """Renew the lease for the time of a `with` block, in a thread, so that the lease
+    does not run out while slow storage or a slow database blocks the step's event loop.
     """
     over = threading.Event()
     renewing = threading.Thread(

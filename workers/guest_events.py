@@ -1,12 +1,12 @@
-"""What the guest, or its owner, does to it while it is being moved: does the move go on, wait for them, or end?
+"""What the guest or its owner does during a move, and whether the move goes on, waits or ends because of it.
 
 Only a running guest is moved, with the devices that it had at the preflight. So a reset changes nothing, a guest that
-stands still is waited for, and one that is powered off, or has other devices now, stays where it is.
+is paused or stopped is waited for, and one that is powered off, or has other devices now, stays where it is.
 
 What QEMU does (10.0.2): until the switchover everything is allowed but `block_resize` of a disk that is mirrored; from
 `migrate` on devices can no longer be plugged or unplugged. A guest that stops while its RAM is sent is sent as it is,
 and arrives as `paused` when its owner paused it, which looks like any guest that has just arrived; so the move is
-called off (`workers.switchover.source`). Cancelling a migration restores the run state of before, whatever it was.
+abandoned (`workers.switchover.source`). Cancelling a migration restores the run state of before, whatever it was.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from workflows.migration.run_states import OVER, STANDING
 
 
 async def held_up(ctx: Context, monitor: Monitor) -> str | None:
-    """None if the guest can be moved as it is now, else what must be done first. Ask on the source.
+    """None if the guest can be moved as it is now, else what must be done first. To be called on the source.
 
     Raises:
         Fatal: it is no longer the guest that was to be moved.

@@ -1,4 +1,4 @@
-"""What this host can say about a guest that a job moves: facts only, from processes, monitors and journals."""
+"""Observes a guest that a job moves: facts only, from this host's processes, monitors and journals."""
 
 from drover.errors import DroverError, Fatal, PreconditionFailed
 from drover.settings import Settings

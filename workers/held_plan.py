@@ -73,7 +73,8 @@ def _of_source(job: Job, row: Plan, ours: Settings) -> Plan:
         )
         for disk in seen.disks
     )
-    return Plan(source=seen, destination=row.destination.model_copy(update={"disks": disks}))
+    planned = row.destination.model_copy(update={"disks": disks})
+    return row.model_copy(update={"source": seen, "destination": planned})
 
 
 def _of_destination(job: Job, row: Plan, ours: Settings) -> Plan:
@@ -85,7 +86,7 @@ def _of_destination(job: Job, row: Plan, ours: Settings) -> Plan:
     for what, ours_is, row_is in _compared(derived, row.destination):
         if ours_is != row_is:
             raise Fatal(_differs(job, ours, what))
-    return Plan(source=told.inspection, destination=derived)
+    return row.model_copy(update={"source": told.inspection, "destination": derived})
 
 
 def _compared(derived: DestinationPlan, row: DestinationPlan) -> tuple[tuple[str, object, object], ...]:

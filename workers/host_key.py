@@ -1,80 +1,103 @@
-"""The key by which other hosts know this one: one seed in the worker's folder, made at its first start.
+"""The key pair of this host: made when its worker first starts, in the worker's folder, readable by its owner only.
 
-It signs what this host says. The private half never leaves the folder.
+One Ed25519 seed. The public half stands in the host's row, see `workflows.host_keys`. What one host seals for another
+only that one can open, and it knows from whom it is (libsodium's `Box`, the keys turned into X25519).
 """
 
+import json
 import os
-from contextlib import suppress
-from functools import cache
+from base64 import b64decode, b64encode
 from pathlib import Path
+from typing import Any
 
-from nacl.exceptions import BadSignatureError
-from nacl.exceptions import ValueError as MalformedKey
+from nacl.exceptions import CryptoError
+from nacl.public import Box
 from nacl.signing import SigningKey, VerifyKey
 
-from drover.errors import PreconditionFailed
-from workers.images.manifest import sync_folder
+from drover.errors import DroverError
+from drover.settings import Settings
+
+
+class NotFromThatHost(DroverError):
+    """What was sealed or signed is not from the host that it should be from, or is not for this one."""
+
 
 NAME = "host.key"
-SEED_BYTES = 32
 
 
-class HostKey:
-    """The key pair of one host."""
-
-    def __init__(self, seed: bytes) -> None:
-        self._signing = SigningKey(seed)
-
-    @property
-    def public(self) -> bytes:
-        """What other hosts know of it: 32 bytes."""
-        return bytes(self._signing.verify_key)
-
-    def sign(self, message: bytes) -> bytes:
-        """An Ed25519 signature, 64 bytes."""
-        return self._signing.sign(message).signature
+def exists(ours: Settings) -> bool:
+    """A worker of a version that has keys has started here before."""
+    return (ours.directory / NAME).exists()
 
 
-def own(folder: Path) -> HostKey:
-    """The key in this worker's folder; made if there is none."""
-    path = folder / NAME
-    if not exists(folder):
-        _make(path)
-    return _read(path, path.stat().st_mtime_ns)
+def public(ours: Settings) -> str:
+    """The public half, as it stands in the host's row."""
+    return _text(bytes(_key(ours).verify_key))
 
 
-def exists(folder: Path) -> bool:
-    """A worker of a version that signs has started here before."""
-    return (folder / NAME).exists()
+def seal(ours: Settings, for_key: str, document: dict[str, Any]) -> str:
+    """What only the host with this public key can read."""
+    return _text(_box(ours, for_key).encrypt(json.dumps(document).encode()))
 
 
-@cache
-def _read(path: Path, _mtime_ns: int) -> HostKey:
-    return HostKey(path.read_bytes())
-
-
-def _make(path: Path) -> None:
-    """Whole or not at all, and readable for its user alone from its first instant; the first of two makers wins."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{NAME}.{os.getpid()}.new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(os.urandom(SEED_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    with suppress(FileExistsError):
-        os.link(draft, path)
-    draft.unlink()
-    sync_folder(path.parent)
-
-
-def verify(public_key: bytes, message: bytes, signature: bytes) -> None:
-    """Check a signature.
+def unseal(ours: Settings, from_key: str, sealed: str) -> dict[str, Any]:
+    """What the host with this public key sealed for this one.
 
     Raises:
-        PreconditionFailed: whoever holds this key did not sign this message.
+        NotFromThatHost: it did not, or it was changed on its way.
     """
     try:
-        VerifyKey(public_key).verify(message, signature)
-    except (BadSignatureError, MalformedKey) as error:
-        raise PreconditionFailed("its signature is wrong") from error
+        document: dict[str, Any] = json.loads(_box(ours, from_key).decrypt(b64decode(sealed)))
+    except (CryptoError, ValueError) as error:
+        raise NotFromThatHost("what was sealed for this host is not from the host that it should be from") from error
+    return document
+
+
+def sign(ours: Settings, message: bytes) -> str:
+    """The signature of this host."""
+    return _text(_key(ours).sign(message).signature)
+
+
+def verify(from_key: str, message: bytes, signature: str) -> None:
+    """Check the signature of the host with this public key.
+
+    Raises:
+        NotFromThatHost: it is not that host's, or the message was changed.
+    """
+    try:
+        VerifyKey(b64decode(from_key)).verify(message, b64decode(signature))
+    except (CryptoError, ValueError) as error:
+        raise NotFromThatHost("the signature is not of the host that it should be of") from error
+
+
+def _box(ours: Settings, other: str) -> Box:
+    return Box(_key(ours).to_curve25519_private_key(), VerifyKey(b64decode(other)).to_curve25519_public_key())
+
+
+def _key(ours: Settings) -> SigningKey:
+    path = ours.directory / NAME
+    try:
+        return SigningKey(b64decode(path.read_text()))
+    except FileNotFoundError:
+        return _make(path)
+
+
+def _make(path: Path) -> SigningKey:
+    """Readable by nobody else from its first instant; of two who make one at once the first counts."""
+    made = SigningKey.generate()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(_text(bytes(made)))
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        made = SigningKey(b64decode(path.read_text()))
+    draft.unlink()
+    return made
+
+
+def _text(raw: bytes) -> str:
+    return b64encode(raw).decode()

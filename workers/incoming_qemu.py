@@ -14,15 +14,15 @@ from workers.step import Context
 
 
 def running(ctx: Context) -> Process | None:
-    """The process that this job started, whatever became of it."""
+    """The process that this job started, in whatever state it is."""
     return processes.one(ctx.directory.mark("incoming"))
 
 
 async def waits(ctx: Context) -> bool:
-    """It lives and has not been sent anything yet: a QEMU takes only one incoming migration in its life.
+    """It lives and no RAM was sent to it yet: a QEMU takes only one incoming migration in its life.
 
     Raises:
-        Fatal: the machine it makes differs from the source's. QEMU itself would find part of it, and only in the pause.
+        Fatal: the machine it makes differs from the source's. QEMU itself notices only a part, in the pause.
     """
     if running(ctx) is None:
         return False
@@ -40,7 +40,7 @@ async def waits(ctx: Context) -> bool:
 
 
 async def start(ctx: Context) -> None:
-    """Start it afresh, and see it wait.
+    """Start a new one, and wait until it waits for RAM.
 
     Raises:
         Fatal: it does not start, or the machine it makes differs from the source's.
@@ -52,7 +52,7 @@ async def start(ctx: Context) -> None:
 
 
 async def spawn(ctx: Context) -> Process:
-    """Begin to start it afresh: the early proof that this guest can run here.
+    """Begin to start a new one: an early proof that this guest can run here.
 
     Raises:
         Fatal: the guest may run in the one that is there, or its images are not those that the job made.
@@ -98,7 +98,7 @@ def differences(ctx: Context, there: Topology) -> list[str]:
 
 
 async def stop(ctx: Context) -> None:
-    """End it, unless it may be the guest itself by now. Not there: fine.
+    """End it, unless it may be the guest itself by now. If it does not exist, nothing happens.
 
     Raises:
         Fatal: the guest may run in it.
@@ -108,6 +108,6 @@ async def stop(ctx: Context) -> None:
     ctx.guard()
     process = running(ctx)
     if process is not None:
-        await process.end_now()  # it holds nothing that is worth an orderly end
+        await process.end_now()  # it holds nothing that needs an orderly end
     if ctx.held is not None:  # else none was ever started
         unlink_dead(ctx.destination)

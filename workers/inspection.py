@@ -20,7 +20,7 @@ from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
 from workers.qemu.refusals import command_line_refusals
 
 CAPABILITIES = ("pause-before-switchover", "return-path", "events")
-"""Without these the switchover cannot be made safe."""
+"""The switchover is not safe without these."""
 NO_UUID = "00000000-0000-0000-0000-000000000000"
 """What `query-uuid` answers for a machine that was started without one."""
 
@@ -29,7 +29,7 @@ async def inspect(question: Inspect, settings: Settings) -> Inspection:
     """Describe the guest behind a QMP socket.
 
     Raises:
-        PreconditionFailed: nobody answers there, or it is not a QEMU.
+        PreconditionFailed: no monitor answers there, or it is not a QEMU.
     """
     qmp = question.qmp
     try:
@@ -148,9 +148,9 @@ async def _disks(monitor: Monitor, argv: list[str], settings: Settings) -> tuple
 
 
 async def _blockers(monitor: Monitor, argv: list[str]) -> list[str]:
-    """What QEMU itself, or its present state, has against a migration."""
+    """The reasons of QEMU itself, or of its present state, against a migration."""
     migrate = await monitor.query("query-migrate")
-    found = [f"QEMU says: {reason}" for reason in migrate.get("blocked-reasons", [])]
+    found = [f"QEMU reports: {reason}" for reason in migrate.get("blocked-reasons", [])]
     status = (await monitor.query("query-status"))["status"]
     if status != "running":
         found.append(f"the guest is {status}: only a running guest can be moved, let it go on first")

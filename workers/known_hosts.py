@@ -28,12 +28,12 @@ def refuse_unknown(host: str, key: str, ours: Settings) -> None:
         if known.setdefault(host, key) != key:
             raise PreconditionFailed(
                 f"{host} has another key than the one that {ours.host} knows: somebody speaks in its name, unless its "
-                f"worker was installed anew; if so run `drover host trust {host} KEY` on {ours.host}"
+                f"worker was installed anew; if so run `drover host trust {host} --key KEY` on {ours.host}"
             )
 
 
 def _refuse_foreign(key: str, ours: Settings) -> None:
-    if key != host_key.own(ours.directory).public.hex():
+    if key != host_key.public(ours):
         raise PreconditionFailed(f"it is signed in the name of {ours.host}, but with another key: submit the move anew")
 
 

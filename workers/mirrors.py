@@ -16,14 +16,15 @@ from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor, MonitorLost
 from workers.step import Context
+from workers.streams import supervisor as streams
 from workflows.migration import claims
 
 LAST_STRETCH_S = 2
-"""What a mirror could copy in so many seconds is its last stretch."""
+"""What a mirror copies in this many seconds counts as the end of its copy, see `Bandwidth`."""
 PATIENCE_WITH_LAST_STRETCH_S = 6.0
 
 PATIENCE_S = 5.0
-"""A QEMU that gives no answer for so long may be waiting for its link to the NBD server."""
+"""A QEMU that gives no answer for this long may be waiting for its link to the NBD server."""
 
 
 def name(job_id: int, index: int) -> str:
@@ -37,13 +38,9 @@ def names(ctx: Context) -> list[str]:
 
 
 def server(ctx: Context, index: int) -> dict[str, str]:
-    """Where the NBD server offers this disk's image."""
-    told = ctx.served_at
-    return {
-        "host": told.address,
-        "port": str(told.port),
-        "export": nbd_server.export_name(told.nonce, index),
-    }
+    """Where this disk's image is offered: at a socket of this host, see `workers.streams`."""
+    export = nbd_server.export_name(ctx.served_at.nonce, index)
+    return {"path": str(ctx.directory.socket(streams.NBD)), "export": export}
 
 
 async def missing(ctx: Context, monitor: Monitor) -> list[int]:
@@ -60,7 +57,7 @@ async def missing(ctx: Context, monitor: Monitor) -> list[int]:
 
 @asynccontextmanager
 async def unblocked(ctx: Context, monitor: Monitor) -> AsyncIterator[None]:
-    """While something is asked of QEMU that may wait for a dead link: rather than the guest's disks, the copy ends."""
+    """While a command may wait for a dead link: end the copy rather than let the guest's disks wait."""
     watch = asyncio.create_task(_cut_once_dead(ctx, monitor))
     try:
         yield
@@ -72,7 +69,7 @@ async def _cut_once_dead(ctx: Context, monitor: Monitor) -> None:
     while True:
         await asyncio.sleep(PATIENCE_S)
         if not await asyncio.to_thread(nbd_server.reachable, ctx):
-            with suppress(MonitorLost):  # whoever waits for the answer hears of that
+            with suppress(MonitorLost):  # the caller that waits for the answer gets that error
                 await block.cut(monitor, names(ctx))
             return
 
@@ -97,7 +94,7 @@ class Bandwidth:
     """Gives this job's mirrors their part of the host's budget: all disks that are copied away from it share alike.
 
     A guest that writes a little everywhere (every write dirties a whole cluster) might never let a limited mirror get
-    ready, after which QEMU lifts the limit itself. So one that does not end its last stretch in time has it lifted.
+    ready, after which QEMU lifts the limit itself. So the limit is lifted for one that does not end its copy in time.
     """
 
     def __init__(self, ctx: Context, monitor: Monitor) -> None:
@@ -106,8 +103,8 @@ class Bandwidth:
         self.near_since: dict[str, float] = {}
 
     async def share(self, states: Mapping[str, Mirror]) -> None:
-        """By what the mirrors are now. A rate is only told when it changes: each time QEMU lets a tenth of a second's
-        worth pass at once (10.0.2).
+        """Set the rates for the present states of the mirrors, and only those that change: at each setting QEMU sends
+        what the rate allows in a tenth of a second at once (10.0.2).
         """
         each = await asyncio.to_thread(share, self.ctx)
         due = {mine: self._rate(mine, mirror, each) for mine, mirror in states.items() if not mirror.concluded}
@@ -139,7 +136,7 @@ def _budget_and_copying(ctx: Context) -> tuple[int, int]:
 
 
 def record(ctx: Context, states: Mapping[str, Mirror]) -> None:
-    """Write the progress of each disk down, and when it first was equal on both sides; learn of a release."""
+    """Record the progress of each disk, and when it first was equal on both sides; read whether it is released."""
     for disk in ctx.job.disks:
         mirror = states.get(name(ctx.job.id, disk.index))
         if mirror is None:

@@ -1,11 +1,9 @@
 """The NBD server: one `qemu-storage-daemon` per job on the destination, serving all its images over NBD.
 
-It lives apart from the incoming QEMU, so that RAM can be tried again without a new copy, and `cont` fails
+It is a process apart from the incoming QEMU, so that RAM can be sent again without a new copy, and `cont` fails
 closed while an image is still exported. Export names hold a nonce that changes with each start: a mirror can
 never attach itself to a restarted NBD server, which may have lost writes that it had acknowledged.
 """
-
-import socket
 
 from workers import processes, writeback
 from workers.processes import Process
@@ -15,6 +13,7 @@ from workers.qemu.known_bugs import exporter_detect_zeroes
 from workers.qemu.monitor import MonitorLost
 from workers.qmp_ready import monitor_ready
 from workers.step import Context
+from workers.streams import supervisor as streams
 
 PROGRAM = "qemu-storage-daemon"
 ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
@@ -38,7 +37,7 @@ def images(ctx: Context, nonce: str) -> list[ExportedImage]:
 
 
 def export_name(nonce: str, index: int) -> str:
-    """Unguessable, and another one after each start. QEMU wants a letter first."""
+    """A name that cannot be guessed, another one after each start. QEMU requires a letter first."""
     return f"drover-{nonce}-{index}"
 
 
@@ -59,58 +58,41 @@ async def serves(ctx: Context) -> bool:
     return offered == {image.export for image in images(ctx, ctx.job.nbd_server.nonce)}
 
 
+def takes_streams(ctx: Context) -> bool:
+    """It listens where `workers.streams` connects to it; one that Drover 0.1 started does not."""
+    return ctx.directory.socket(streams.NBD).exists()
+
+
 def refuses(ctx: Context) -> bool:
-    """Its host answers that nobody listens at its port: it is dead. Silence proves nothing. Ask on the source."""
-    return _knock(ctx) is False
+    """Its host answers that nobody serves the images: it is dead. Silence proves nothing. Ask on the source."""
+    return streams.probe(ctx) is False
 
 
 def reachable(ctx: Context) -> bool:
     """It listens, and there is a way to it. Ask on the source."""
-    return _knock(ctx) is True
+    return streams.probe(ctx) is True
 
 
-def _knock(ctx: Context) -> bool | None:
-    """Whether somebody listens at its port; None: no answer."""
-    address, port = ctx.served_at.address, ctx.served_at.port
-    try:
-        socket.create_connection((address, port), timeout=1.0).close()
-    except ConnectionRefusedError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def bind(ctx: Context) -> socket.socket:
-    """A listening socket on a free port of the migration network, for the NBD server to inherit."""
-    family = socket.AF_INET6 if ":" in ctx.settings.address else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.bind((ctx.settings.address, 0))
-    listening.listen()
-    return listening
-
-
-async def start(ctx: Context, listening: socket.socket, nonce: str) -> None:
-    """Start the NBD server on that socket and offer all images.
+async def start(ctx: Context, nonce: str) -> None:
+    """Start the NBD server and offer all images to this host's end of the job's streams.
 
     Raises:
         Fatal: it cannot be started; the text holds the end of its log.
     """
     ctx.only_own_images()
-    path = ctx.directory.nbd_server_qmp
-    path.unlink(missing_ok=True)
-    descriptor = listening.fileno()
+    path, unix = ctx.directory.nbd_server_qmp, ctx.directory.socket(streams.NBD)
+    for left in (path, unix):
+        left.unlink(missing_ok=True)
     argv = [
         PROGRAM,
         *("--chardev", f"socket,id=monitor,path={path},server=on,wait=off"),
         *("--monitor", "chardev=monitor"),
-        *("--nbd-server", f"addr.type=fd,addr.str={descriptor},max-connections={len(ctx.disks) + 1}"),
+        *("--nbd-server", f"addr.type=unix,addr.path={unix},max-connections=0"),  # strangers never get there
     ]
     started = processes.spawn(
         ctx.directory.mark("exporter"),
         argv,
         ctx.directory.log("exporter"),
-        pass_fds=[descriptor],
         environment=ALLOCATION,
     )
     writeback.keep_up(started, [disk.destination_path for disk in ctx.disks])
@@ -121,8 +103,9 @@ async def start(ctx: Context, listening: socket.socket, nonce: str) -> None:
 
 
 async def stop(ctx: Context) -> None:
-    """End it; its images stay. Not there: fine."""
+    """End it; its images stay. If it does not exist, nothing happens."""
     ctx.guard()
     for process in processes.find(ctx.directory.mark("exporter")):
         await process.end()
-    ctx.directory.nbd_server_qmp.unlink(missing_ok=True)
+    for left in (ctx.directory.nbd_server_qmp, ctx.directory.socket(streams.NBD)):
+        left.unlink(missing_ok=True)

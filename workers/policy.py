@@ -57,7 +57,7 @@ PROGRAMS = tuple(
     )
 )
 """What QEMU starts by itself for a tap or a bridge."""
-PUBLIC_KEY = re.compile("[0-9a-f]{64}")
+PUBLIC_KEY = re.compile("[A-Za-z0-9+/]{43}=")
 
 
 def _absolute(path: Path) -> Path:
@@ -69,7 +69,7 @@ def _absolute(path: Path) -> Path:
 def _key(text: str) -> str:
     if not PUBLIC_KEY.fullmatch(text):
         raise ValueError(
-            "a host's public key is wanted, 64 hexadecimal digits: `drover host key` on that host shows it"
+            "a host's public key is wanted, as `drover host key` shows it there: `drover host key` on that host shows it"
         )
     return text
 

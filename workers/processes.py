@@ -1,6 +1,6 @@
-"""Processes that must outlive the worker which started them: NBD servers, incoming QEMUs, switches.
+"""Processes that must outlive the worker which started them: NBD servers, incoming QEMUs, switchover processes.
 
-Each carries its name in its environment, so that any later worker finds it again with no file or row to trust.
+Each carries its name in its environment, so that any later worker finds it again without a file or row.
 "Dead" is decided by pid, start time and state: in a container without a proper init an orphan that was killed
 stays a zombie for a while.
 """
@@ -28,23 +28,23 @@ MARK = "DROVER_PROCESS"
 NO_PROGRAM = 0x00200000 | 0x4
 """PF_KTHREAD and PF_EXITING in the flags of proc_pid_stat(5)."""
 EXEC_S, SETTING_UP_S = 1.0, 0.003
-"""So long `exec` is waited for (its file may lie on a slow disk), and a moment in it that looks like no environment."""
+"""How long `exec` is waited for (its file may lie on a slow disk), and the moment in it without an environment."""
 KILLED_S = 10.0
-"""A killed process that is not dead by then waits in the kernel, for instance for slow storage."""
+"""A killed process that still exists after this time waits in the kernel, for instance for slow storage."""
 _ours: "dict[str, Process]" = {}
 """The living processes that this one has started, by name."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """One process, told from a later one with the same pid by its start time (kernel ticks since boot)."""
+    """One process. Its start time (kernel ticks since boot) distinguishes it from a later one with the same pid."""
 
     pid: int
     started: int
 
     @property
     def alive(self) -> bool:
-        """Runs still; a zombie does not."""
+        """It still runs; a zombie does not count."""
         return _start_time(self.pid) == self.started
 
     def signal(self, number: int) -> None:
@@ -55,7 +55,7 @@ class Process:
                 os.kill(self.pid, number)
 
     async def end(self, grace_s: float = 3.0) -> None:
-        """Ask it to end, then insist. Returns when it is dead; errors as for `end_now`."""
+        """Send SIGTERM, then SIGKILL. Returns when it is dead; errors as for `end_now`."""
         self.signal(signal.SIGTERM)
         if not await self.ended(grace_s):
             await self.end_now()
@@ -134,7 +134,7 @@ def process(pid: int) -> Process | None:
 
 
 def identity(process: Process) -> str:
-    """Equal for one process only, whoever asks: this boot of the kernel, its namespace of pids, and the process."""
+    """A text unique to one process: this boot of the kernel, its namespace of pids, and the process."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     namespace = Path("/proc/self/ns/pid").stat().st_ino
     return f"{boot}/{namespace}/{process.pid}/{process.started}"
@@ -221,7 +221,7 @@ def marked(folder: Path) -> list[tuple[str, Process]]:
 def _named(start: str) -> list[tuple[str, Process]]:
     """The living processes whose name begins like this, each with its name.
 
-    A host has thousands of processes, and each link asks several times: of what is not wanted only this is read.
+    A host has thousands of processes, and each link asks several times: of the others only their environment is read.
     """
     wanted, found = f"{MARK}={start}".encode(), []
     for pid in filter(str.isdigit, (entry.name for entry in os.scandir("/proc"))):
@@ -281,7 +281,7 @@ def _is_open(descriptor: Path, wanted: os.stat_result) -> bool:
         return False
 
 
-def last_words(log: Path, lines: int = 3) -> str:
+def log_tail(log: Path, lines: int = 3) -> str:
     """The end of a log, for an error message."""
     try:
         return " / ".join(log.read_text(errors="replace").strip().splitlines()[-lines:])

@@ -14,7 +14,7 @@ START_TIMEOUT_S = 20.0
 
 
 def listens(path: Path) -> bool:
-    """Somebody listens on this Unix socket; a file whose process is gone refuses."""
+    """A process listens on this Unix socket; a file whose process is gone refuses."""
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0
 
@@ -29,7 +29,7 @@ async def monitor_ready(started: Process, socket_path: str | Path, log: Path) ->
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if not started.alive:
-            raise Fatal(f"it ended at once: {processes.last_words(log)}")
+            raise Fatal(f"it ended at once: {processes.log_tail(log)}")
         try:
             async with connect(socket_path, timeout_s=2.0):
                 return

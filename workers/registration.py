@@ -43,7 +43,7 @@ from workflows.migration import claims
 log = logging.getLogger(__name__)
 
 CPUS_PER_CPU = 16
-"""Virtual CPUs for each CPU of the machine, unless the settings say otherwise: guests mostly wait."""
+"""Virtual CPUs for each CPU of the machine, unless the settings have another number: guests mostly wait."""
 
 LOCK = "worker.lock"
 _lock: list[TextIO] = []
@@ -51,7 +51,7 @@ _lock: list[TextIO] = []
 
 @cache
 def incarnation() -> str:
-    """Names this very process as the owner of claims."""
+    """The name of this process as the owner of claims."""
     return f"{settings().host or 'control'}-{uuid.uuid4().hex[:12]}"
 
 
@@ -60,7 +60,7 @@ warnings.filterwarnings("ignore", category=SecurityWarning)  # as root, since QE
 
 @celeryd_init.connect
 def take_host_from_queue(conf: Any = None, options: dict[str, Any] | None = None, **_: Any) -> None:
-    """`-Q drover.HOST` says which host this is, when the environment does not."""
+    """Take the host's name from `-Q drover.HOST` when the environment does not give it."""
     queues = (options or {}).get("queues") or ""
     names = queues.split(",") if isinstance(queues, str) else list(queues)
     hosts = [name.removeprefix("drover.") for name in names if name != CONTROL_QUEUE]
@@ -71,7 +71,7 @@ def take_host_from_queue(conf: Any = None, options: dict[str, Any] | None = None
     logs.configure(settings().host or "control")
     if hosts != [settings().host] and CONTROL_QUEUE not in names:
         raise SystemExit(
-            f"this worker is for host {settings().host!r} but was told to serve {names}: "
+            f"this worker is for host {settings().host!r} but was started to serve {names}: "
             "start it with `drover worker --host HOST`"
         )
     if CONTROL_QUEUE in names:
@@ -94,7 +94,7 @@ def _require_controllers_extra() -> None:
 def first_start(ours: Settings) -> None:
     """A new host has its key from the beginning, so that `join` takes nothing over: no earlier version ran there."""
     if not (ours.directory / LOCK).exists():
-        host_key.own(ours.directory)
+        host_key.public(ours)
 
 
 def _alone(ours: Settings) -> TextIO:
@@ -109,14 +109,13 @@ def _alone(ours: Settings) -> TextIO:
 
 
 def join(ours: Settings) -> None:
-    """Be known, and take over what a former worker of this host left claimed.
+    """Register this host, and take over the claims of its former worker.
 
     The lock proves that the former worker is dead, so its claims need not run out first.
     """
     _refuse_a_taken_name(ours)
-    if not host_key.exists(ours.directory):
+    if not host_key.exists(ours):
         upgrade.take_over(ours)
-        host_key.own(ours.directory)
     register(ours)
     seen = facts(ours)
     log.info("serves this host: %s CPUs, %s MiB, %s", seen.cpus, (seen.memory_bytes or 0) >> 20, seen.qemu or "no QEMU")
@@ -144,7 +143,7 @@ def _refuse_a_taken_name(ours: Settings) -> None:
 
 
 def register(ours: Settings) -> None:
-    """Say that this host is there, and what it is like."""
+    """Write this host's row: its address, its machine, its heartbeat."""
     row = {
         "name": ours.host,
         "address": ours.address,
@@ -154,6 +153,7 @@ def register(ours: Settings) -> None:
         "guest_cpus": ours.guest_cpus or CPUS_PER_CPU * (os.cpu_count() or 1),
         "guest_memory_bytes": ours.guest_memory_bytes or memory_bytes("MemTotal"),
         "guest_disk_bytes": ours.guest_disk_bytes or disk_bytes(ours.guest_root),
+        "public_key": host_key.public(ours),
         "heartbeat_at": func.clock_timestamp(),
     }
     statement = insert(Host).values(row)
@@ -162,11 +162,11 @@ def register(ours: Settings) -> None:
 
 
 def facts(ours: Settings) -> HostFacts:
-    """What this machine is like."""
+    """Facts about this machine."""
     binary = shutil.which("qemu-system-x86_64")
     version = None
     with suppress(OSError, subprocess.SubprocessError):
-        version = next(iter(program.said(binary, "--version").splitlines()), None) if binary else None
+        version = next(iter(program.output(binary, "--version").splitlines()), None) if binary else None
     return HostFacts(
         cpus=os.cpu_count(),
         memory_bytes=memory_bytes("MemTotal"),
@@ -174,11 +174,12 @@ def facts(ours: Settings) -> HostFacts:
         machine=machine(),
         machine_id=machine_id(),
         concurrency=ours.concurrency,
+        streams=ours.streams,
     )
 
 
 def machine_id() -> str:
-    """Names a boot of an installation: clones of one disk share the latter, containers of one machine the former."""
+    """Identifies a boot of an installation: clones of a disk share the latter, containers of a machine the former."""
     installed = Path("/etc/machine-id")
     number = installed.read_text().strip() if installed.exists() else ""
     return f"{number}/{boot()}"
@@ -199,7 +200,7 @@ def disk_bytes(path: Path) -> int:
 
 @worker_init.connect
 def begin_heartbeat(**_: Any) -> None:
-    """From now on this host counts as alive, whether Redis is there or not: what runs on it goes on."""
+    """From now on this host counts as alive, also while Redis is unreachable: what runs on it goes on."""
     if settings().host:
         _repeat("heartbeat", register)
         _repeat("retirement", retention.delete_expired)  # beside it: a large image takes minutes

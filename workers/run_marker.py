@@ -1,15 +1,15 @@
-"""The marker: a file on the destination which says that this host may have let the guest run.
+"""The marker: a file on the destination which records that this host may have resumed the guest.
 
-Written before `cont` is sent. Apart from `workers.step`, for the switchover process must start quickly: with the
-database's classes it would import for longer than all the rest of it takes.
+Written before `cont` is sent. It is apart from `workers.step` because the switchover process must start
+quickly: importing the database's classes would take longer than the rest of its start.
 """
 
 from pathlib import Path
 
-MARK = b"may run\n"
-"""What the marker holds once it counts; before that the file is there with other bytes of this length."""
+SET_CONTENT = b"may run\n"
+"""Content of a marker that is set; before that the file exists with other bytes of this length."""
 
 
 def is_set(marker: Path) -> bool:
-    """It counts."""
-    return marker.exists() and marker.read_bytes() == MARK
+    """Whether it is set."""
+    return marker.exists() and marker.read_bytes() == SET_CONTENT

@@ -1,8 +1,8 @@
 """The contract of a step. Read this first.
 
 A step looks (`verify`), acts (`do`) and can take its effect away (`rollback`). It may die anywhere and be begun
-again by another process, so `do` and `rollback` look at QEMU and the disk and do only what is missing. All that a
-step knows is in its `Context`; all that it writes to the database goes through `Context.note` and `Context.record`.
+again by another process, so `do` and `rollback` look at QEMU and the disk and do only what is missing. The input
+of a step is its `Context`; all that it writes to the database goes through `Context.note` and `Context.record`.
 """
 
 import fcntl
@@ -43,6 +43,15 @@ class JobDirectory:
         """Monitor of the storage daemon that serves the destination's images."""
         return self.path / "exporter.qmp"
 
+    def socket(self, stream: str) -> Path:
+        """The Unix socket of one of the job's streams, see `workers.streams`."""
+        return self.path / f"{stream}.sock"
+
+    @property
+    def streams(self) -> Path:
+        """What the process that carries the streams is told."""
+        return self.path / "streams.json"
+
     @property
     def manifest(self) -> Manifest:
         """What the job created on this host."""
@@ -56,11 +65,11 @@ class JobDirectory:
         """Those of all attempts begun on this side, oldest first, each with its attempt."""
         return self._numbered(side, "jsonl")
 
-    def switch_order(self, side: Side, number: int) -> Path:
+    def parameters_file(self, side: Side, number: int) -> Path:
         """What the switchover process of this number is to do: it begins when that is there."""
         return self._of_switchover(side, number, "json")
 
-    def switch_orders(self, side: Side) -> list[tuple[int, Path]]:
+    def parameters_files(self, side: Side) -> list[tuple[int, Path]]:
         """Those given to processes of this side so far, each with the process's number."""
         return self._numbered(side, "json")
 
@@ -73,7 +82,7 @@ class JobDirectory:
 
     @property
     def marker(self) -> Path:
-        """Says so once this host may have let the guest run: written before `cont` is sent."""
+        """Exists, and is set, once this host may have resumed the guest: written before `cont` is sent."""
         return self.path / "may-run-here"
 
     def remove(self) -> None:
@@ -100,18 +109,18 @@ class JobDirectory:
 
 @dataclass(kw_only=True)
 class Context:
-    """What a step knows: its claim, its job as it was when the step was claimed, this host."""
+    """The input of a step: its claim, its job as it was when the step was claimed, this host."""
 
     claim: Claim
     settings: Settings
     announce: Callable[[int], None] = field(default=lambda percent: None)
-    """Tells Flower how far the step has come, in percent."""
+    """Shows in Flower how far the step has come, in percent."""
     _plan: Plan | None = field(default=None, init=False)
     _held: bool = field(default=False, init=False)
 
     @property
     def job(self) -> Job:
-        """Steps write what they learn into it, and by `record` into the database."""
+        """Steps write their findings into it, and by `record` into the database."""
         return self.claim.job
 
     @property
@@ -191,7 +200,7 @@ class Context:
         return fenced(self.claim)
 
     def guard(self) -> None:
-        """Asked before every command that changes something on this host. From the first on the plan is held here.
+        """Called before every command that changes something on this host. From the first on the plan is held here.
 
         Raises:
             LeaseLost: the lease ran out, or a later claim on this job was seen on this host.
@@ -203,7 +212,7 @@ class Context:
 
     @property
     def source_alive(self) -> bool:
-        """The guest's QEMU on the source is the very process of the preflight. Ask on the source."""
+        """The guest's QEMU on the source is the very process of the preflight. To be called on the source."""
         return Process(self.source.pid, self.source.started).alive
 
     def guest(self) -> AbstractAsyncContextManager[monitor.Monitor]:
@@ -223,7 +232,7 @@ class Context:
 
 
 def fence(path: Path, token: int) -> None:
-    """Refuse whoever holds an older token than the newest seen here; works without the database.
+    """Refuse a token older than the newest one seen on this host; works without the database.
 
     Raises:
         LeaseLost: a later claim has acted on this host.
@@ -249,7 +258,7 @@ class StepHandler(ABC):
     side: ClassVar[Side]
     """The host whose queue runs it."""
     attempts: ClassVar[int] = 3
-    """How often it is begun, in one direction, before the job turns round."""
+    """How often it is begun, in one direction, before the job is rolled back."""
 
     @abstractmethod
     async def verify(self, ctx: Context) -> bool:

@@ -38,15 +38,13 @@ def _register(name: str, direction: Direction) -> None:
         if claim is None:
             if log.isEnabledFor(logging.DEBUG):
                 about = {"job": job_id, "step": name, "direction": direction}
-                log.debug(
-                    "leaves a message alone: %s", claims.why_not(job_id, seq, epoch, settings().host), extra=about
-                )
+                log.debug("ignores a message: %s", claims.why_not(job_id, seq, epoch, settings().host), extra=about)
             raise Ignore
 
         def announce(percent: int) -> None:
-            # Flower shows no field that it does not know of, and takes what an event says of those that it knows
+            # Flower shows only fields that it has itself, and takes their values from events
             shown = f"{self.request.get('kwargsrepr')}: {percent} %"
-            with suppress(OperationalError, RedisError, OSError):  # the step goes on while Redis is away
+            with suppress(OperationalError, RedisError, OSError):  # the step goes on while Redis is unreachable
                 self.send_event("task-progress", percent=percent, kwargs=shown, retry=False)
 
         executor.run(STEPS[claim.name, claim.side], claim, settings(), announce)

@@ -1,8 +1,8 @@
-"""What a copy writes goes to the disk as it comes.
+"""Starts writeback of an image while it is copied.
 
 Linux would keep up to a tenth of the host's memory of it, and a mirror is ready only when QEMU has flushed all that is
-left: a copy that the network has long brought would wait for the disk at its end, and so would everybody else there.
-This is a hint only: where it ends early, nothing is lost. `docs/performance.md` has what it saves.
+left: the copy would wait for the disk at its end, and so would every other user of that disk.
+This is a hint to the kernel only: where it ends early, nothing is lost. `docs/performance.md` has what it saves.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ _begin_to_write.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes
 
 
 def keep_up(writer: Process, images: Sequence[str]) -> None:
-    """From now on, for as long as this process lives, what is written to these files is on its way to the disk."""
+    """Start writeback of these files every 250 ms, while this process and the writer live."""
     threading.Thread(target=_keep_up, args=(writer, images), name=f"writeback {writer.pid}", daemon=True).start()
 
 

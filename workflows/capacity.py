@@ -47,7 +47,7 @@ class Room:
 
     host: str
     closed: str | None = None
-    """Why an operator wants it to take no guest."""
+    """Why it takes no guest, by an operator's setting."""
     silent: bool = False
     """Its worker sent no heartbeat lately."""
     lost: bool = False
@@ -63,7 +63,7 @@ class Room:
         return why and f"{self.host} takes no guest: {why}"
 
     def lacks(self, size: Size) -> str | None:
-        """What there is too little of, in words; None if the guest fits."""
+        """Which resource is short, as a sentence; None if the guest fits."""
         for name, unit, scale in (("memory_bytes", "MB of memory", 1e6), ("disk_bytes", "MB of disk", 1e6)):
             needed, left = getattr(size, name), getattr(self, name)
             if needed > left:
@@ -72,7 +72,7 @@ class Room:
             return f"{self.host} has {max(self.cpus, 0):.0f} CPUs left for guests, {size.cpus} needed"
         return None
 
-    def take(self, size: Size) -> None:
+    def reserve(self, size: Size) -> None:
         """Count a guest in."""
         self.cpus -= size.cpus
         self.memory_bytes -= size.memory_bytes
@@ -89,7 +89,7 @@ class Slots:
     overall: int = 0
 
     def lacking(self, source: str, destination: str) -> str | None:
-        """Which limit is reached, in words; None if another move may begin."""
+        """Which limit is reached, as a sentence; None if another move may begin."""
         leaving, arriving = self.outgoing.get(source, 0), self.incoming.get(destination, 0)
         if leaving >= self.limits.max_outgoing:
             return f"{leaving} moves leave {source} already, {self.limits.max_outgoing} may at a time"
@@ -99,7 +99,7 @@ class Slots:
             return f"{self.overall} moves are under way already, {self.limits.max_moves} may be at a time"
         return None
 
-    def take(self, source: str, destination: str) -> None:
+    def reserve(self, source: str, destination: str) -> None:
         """Count a move in."""
         self.outgoing[source] = self.outgoing.get(source, 0) + 1
         self.incoming[destination] = self.incoming.get(destination, 0) + 1
@@ -109,8 +109,8 @@ class Slots:
 def rooms(session: Session, ours: Settings, *, planning: Collection[str] | None = None) -> dict[str, Room]:
     """What every host has left, by name.
 
-    Who plans names the guests that it plans: then what other guests are to get counts as well, so that drains which
-    are under way together do not all choose the same hosts.
+    A planner names the guests that it plans. Then what is planned for other guests counts as well, so that concurrent
+    drains do not all choose the same hosts.
     """
     promised = [] if planning is None else [_queued(planning), _planned(planning)]
     each = union_all(_living(), _arriving(), _set_aside(), *promised).subquery()
@@ -187,11 +187,11 @@ def slots(session: Session, limits: Limits) -> Slots:
     found = Slots(limits=limits)
     query = select(Job.source, Job.destination).where(Job.state.in_(GOING_ON), not_(or_(parked(), _stalled())))
     for source, destination in session.execute(query):
-        found.take(source, destination)
+        found.reserve(source, destination)
     return found
 
 
-def held(session: Session) -> dict[str, int]:
+def held_per_host(session: Session) -> dict[str, int]:
     """{host: moves that leave it and have begun, but whose RAM must not follow yet}."""
     query = (
         select(Job.source, func.count().label("moves"))

@@ -1,4 +1,4 @@
-"""How long moves take, by what earlier ones took; before there were any, by an assumption that says so."""
+"""How long moves take, by what earlier ones took; before there were any, by an assumption, which is shown."""
 
 import heapq
 from collections.abc import Iterable
@@ -17,12 +17,12 @@ from workflows.drain.placement import Placement
 from workflows.migration.chain import StepName
 
 NEWEST = 50
-"""So many moves are looked back on."""
+"""How many earlier moves an estimate uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What a move is reckoned with."""
+    """The speeds that an estimate assumes."""
 
     disk_bytes_per_s: float = 100e6
     ram_bytes_per_s: float = 100e6
@@ -96,7 +96,7 @@ def _newest() -> Any:
 
 
 def _sent(ram: object) -> int:
-    """Bytes of RAM, by what a move has noted; one odd record must not spoil every estimate."""
+    """Bytes of RAM, by what a move has noted; one malformed record must not break every estimate."""
     total = ram.get("total") if isinstance(ram, dict) else None
     return total if isinstance(total, int) else 0
 
@@ -112,11 +112,11 @@ def total_s(placements: Iterable[Placement], speed: Speed, limits: Limits) -> fl
     while waiting or under_way:
         slots = Slots(limits=limits)
         for _, number in under_way:
-            slots.take(made[number].candidate.source, made[number].destination)
+            slots.reserve(made[number].candidate.source, made[number].destination)
         for placement in list(waiting):
             if slots.lacking(placement.candidate.source, placement.destination) is None:
                 waiting.remove(placement)
-                slots.take(placement.candidate.source, placement.destination)
+                slots.reserve(placement.candidate.source, placement.destination)
                 made[len(made)] = placement
                 heapq.heappush(under_way, (at + speed.move_s(placement.candidate.size), len(made) - 1))
         if not under_way:  # the limits let nothing begin: what waits has no time

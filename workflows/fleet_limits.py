@@ -22,7 +22,7 @@ OF_ONE_HOST = {"bandwidth_bytes_per_s": Bandwidth, "retention": Retention}
 
 
 def change(wanted: Mapping[str, Any]) -> tuple[Limits, Limits]:
-    """Change limits, by the names of `Limits`; answers those before and after. Controller and workers obey at once.
+    """Change limits, by the names of `Limits`; returns those before and after. They take effect at once.
 
     Raises:
         PreconditionFailed: a value is out of range, or does not go with the hosts; nothing was changed.
@@ -126,7 +126,7 @@ def describe_host(name: str, wanted: Mapping[str, Any]) -> Host:
 
 
 def warnings(environ: Mapping[str, str], ours: Settings) -> list[str]:
-    """What a service says at its start: variables that became limits, and limits that do not go with this host."""
+    """Warnings of a service at its start: variables that became limits, and limits that do not go with this host."""
     with transaction() as session:
         limits = fleet.limits(session)
         host = session.get(Host, ours.host) if ours.host else None

@@ -1,4 +1,4 @@
-"""The guests that Drover was told of."""
+"""Records of guests: adopt, describe, forget."""
 
 from sqlalchemy import false, or_, select, text, update
 from sqlalchemy.orm import Session
@@ -14,17 +14,17 @@ from workflows.host_rpc import ask, known_host
 
 
 def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
-    """Learn of a running QEMU; answers the guest and what its host found out.
+    """Record a running QEMU as a guest; returns the guest and its host's inspection.
 
-    Adopting a guest whose QEMU was started anew elsewhere just updates where it is.
+    Adopting a guest whose QEMU was started anew elsewhere updates where it is.
 
     Raises:
-        PreconditionFailed: the host is unknown, nobody answers at that socket, a job that has not ended is about the
-            guest, or its QEMU is known under another name.
+        PreconditionFailed: the host is unknown, no monitor answers at that socket, a job of the guest has not ended, or
+            its QEMU is adopted under another name.
     """
     known_host(host)
     with transaction() as session:
-        _refuse_in_mid_job(session, name)  # before a host is asked in vain
+        _refuse_in_mid_job(session, name)  # before a host is asked for nothing
     inspection = ask(host, Inspect(qmp=qmp))
     if inspection.runstate == "inmigrate":
         raise PreconditionFailed(f"the QEMU at {qmp} on {host} waits for a migration: adopt the guest where it runs")
@@ -80,7 +80,7 @@ def _refuse_second_name(session: Session, name: str, host: str, qmp: str, inspec
 
 
 def forget(name: str) -> Guest:
-    """No longer know a guest, for instance one that was powered off; the guest itself is not touched.
+    """Delete a guest's record, for instance after it was powered off; the guest itself is not touched.
 
     Raises:
         PreconditionFailed: there is none, or a job that has not ended is about it.
@@ -89,9 +89,9 @@ def forget(name: str) -> Guest:
     with transaction() as session:
         locked = session.get(Guest, name, with_for_update=True)
         _refuse_in_mid_job(session, name)
-        if locked is not None:  # else somebody was faster
+        if locked is not None:  # else another command came first
             session.delete(locked)
-            say(session, "an operator had the guest forgotten; the guest itself was not touched", guest=name)
+            say(session, "an operator deleted the guest's record; the guest itself was not touched", guest=name)
     return guest
 
 
@@ -99,19 +99,19 @@ def lock_as_planned(session: Session, planned_for: Guest, inspection: Inspection
     """Keep a guest from being adopted or forgotten until this transaction ends.
 
     Raises:
-        PreconditionFailed: either has happened since its hosts were asked; what they said is of no use.
+        PreconditionFailed: either has happened since its hosts were asked; their answers are out of date.
     """
     name, process = planned_for.name, inspection.process
     guest = session.get(Guest, name, with_for_update=True, populate_existing=True)
     if guest is None:
         raise PreconditionFailed(f"{name} was forgotten while its hosts were asked")
-    same_process = process is None or guest.process == process  # a worker of an earlier version does not know it
+    same_process = process is None or guest.process == process  # a worker of an earlier version does not report it
     if (guest.host, guest.qmp) != (planned_for.host, planned_for.qmp) or not same_process:
         raise PreconditionFailed(f"{name} was adopted anew while its hosts were asked: try again")
 
 
 def describe(name: str, *, priority: int | None, affinity: str | None, anti_affinity: str | None) -> Guest:
-    """Say what drains must know of a guest; None leaves a word as it is, an empty group takes the guest out of it.
+    """Set what drains consider about a guest; None leaves a value as it is, an empty group takes the guest out of it.
 
     Raises:
         PreconditionFailed: there is no such guest.
@@ -122,7 +122,7 @@ def describe(name: str, *, priority: int | None, affinity: str | None, anti_affi
         guest.priority = guest.priority if priority is None else priority
         guest.affinity = guest.affinity if affinity is None else affinity or None
         guest.anti_affinity = guest.anti_affinity if anti_affinity is None else anti_affinity or None
-        say(session, "an operator changed what drains must know of the guest", guest=name)
+        say(session, "an operator changed the guest's priority or groups", guest=name)
     return guest
 
 
@@ -143,7 +143,7 @@ def known_guest(name: str) -> Guest:
 
 
 def inspect(guest: Guest) -> Inspection:
-    """What its host says of it now."""
+    """Ask its host what it is now."""
     known_host(guest.host)
     inspection = ask(guest.host, Inspect(qmp=guest.qmp))
     found = _found(inspection)

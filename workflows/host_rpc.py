@@ -12,7 +12,7 @@ from drover.broker.app import app, host_queue
 from drover.errors import HostRefused, PreconditionFailed, Unavailable, UnreadableDocument
 from drover.settings import Settings, settings
 from models.contracts import Json
-from models.database import autocommitting, hearing, transaction
+from models.database import autocommitting, listening, transaction
 from models.host import ANSWERED_CHANNEL, Host, HostRequest, RequestState
 from models.host_rpc import Answer, Question, Refusal
 
@@ -49,10 +49,10 @@ def ask(host: str, question: Question[Answer]) -> Answer:
     """A host's answer.
 
     Raises:
-        HostRefused: the host says no, or could not look.
+        HostRefused: the host refuses, or failed to look.
         Unavailable: it cannot be reached, or does not answer in time.
     """
-    with autocommitting() as connection, hearing(connection, ANSWERED_CHANNEL) as wait:
+    with autocommitting() as connection, listening(connection, ANSWERED_CHANNEL) as wait:
         asked = (
             insert(HostRequest)
             .values(host=host, kind=question.kind, question=question.json_object())
@@ -93,7 +93,7 @@ def _send(request_id: int, host: str, kind: str) -> None:
 
 
 def _until_answered(request_id: int, wait: Callable[[float], list[str]]) -> None:
-    """Or until it is time to look all the same: a worker of an earlier version tells nobody."""
+    """Or until a pause is over: a worker of an earlier version sends no notification."""
     look_at = time.monotonic() + LOOK_S
     while (left := look_at - time.monotonic()) > 0 and str(request_id) not in wait(left):
         pass

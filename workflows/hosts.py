@@ -1,4 +1,4 @@
-"""What operators want of hosts: whether they take guests."""
+"""Operators' settings of hosts: whether they take guests."""
 
 from sqlalchemy.orm import Session
 
@@ -57,7 +57,7 @@ def takes_guests(host: Host) -> None:
     """Refuse a destination that is closed.
 
     Raises:
-        PreconditionFailed: an operator wants it to take no guest.
+        PreconditionFailed: an operator has cordoned it, or it is in maintenance.
     """
     if closed := CLOSED[host.state]:
         raise PreconditionFailed(f"{host.name} takes no guest: {closed} (`drover host uncordon {host.name}`)")

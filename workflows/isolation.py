@@ -1,6 +1,6 @@
-"""One row's trouble stays that row's: each is looked at in a transaction of its own, and what raises is set aside.
+"""Isolates errors per row: each row is handled in its own transaction, and one that raises is set aside.
 
-The row says why, the log has the traceback, and it is tried again after a pause that doubles each time. The pauses are
+The row has the reason, the log the traceback, and it is tried again after a pause that doubles each time. Pauses are
 in the memory of the controller that leads: another one tries at once.
 """
 
@@ -33,18 +33,18 @@ TROUBLE = "the controller could not go on with it and tries again: "
 
 @dataclass
 class Pauses:
-    """Until when rows are left alone, by what was tried with them."""
+    """Until when rows are set aside, by what was tried with them."""
 
     _rows: dict[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def due(self, what: str, ids: Iterable[int]) -> list[int]:
-        """Those that are not left alone now."""
+        """Those that are not set aside now."""
         with self._lock:
             return [one for one in ids if self._rows.get((what, one), (0, 0.0))[1] <= time.monotonic()]
 
     def failed(self, what: str, row_id: int) -> float:
-        """Leave a row alone; answers for how many seconds."""
+        """Set a row aside; returns for how many seconds."""
         now = time.monotonic()
         with self._lock:
             self._rows = {row: entry for row, entry in self._rows.items() if entry[1] > now - REMEMBERED_S}
@@ -69,10 +69,10 @@ PAUSES = Pauses()
 
 @contextmanager
 def alone(what: str, table: type[Job] | type[Drain], row_id: int) -> Iterator[None]:
-    """Let nothing out of this block that concerns only its row. Transactions are opened within it.
+    """Catch exceptions of this block that concern only its row. Transactions are opened within it.
 
     Raises:
-        Exception: whatever concerns every row, because database or broker are away.
+        Exception: what concerns every row, because the database or the broker is unreachable.
     """
     with _about(table, row_id):
         try:
@@ -88,7 +88,7 @@ def _about(table: type[Job] | type[Drain], row_id: int) -> AbstractContextManage
 
 
 def set_aside(what: str, table: type[Job] | type[Drain], row_id: int, error: Exception) -> None:
-    """Log what a row has raised, have the row say it, and leave the row alone for a while.
+    """Log what a row has raised, write it into the row, and set the row aside for a while.
 
     Raises:
         Exception: the error itself, when it does not concern this row alone.
@@ -101,11 +101,11 @@ def set_aside(what: str, table: type[Job] | type[Drain], row_id: int, error: Exc
     pause_s = PAUSES.failed(what, row_id)
     with _about(table, row_id):
         about = f"{table.__tablename__} {row_id}"
-        log.error("%s is left alone for %.0f s, guests run on: to %s raised", about, pause_s, what, exc_info=error)
+        log.error("%s is set aside for %.0f s, guests run on: to %s raised", about, pause_s, what, exc_info=error)
 
 
 def show(table: type[Job] | type[Drain], row_id: int, error: Exception) -> None:
-    """Have the row say what is wrong, unless somebody has it locked just now."""
+    """Write what is wrong into the row, unless it is locked now."""
     free = select(table.id).where(table.id == row_id).with_for_update(skip_locked=True).scalar_subquery()
     try:
         with transaction() as session:
@@ -122,6 +122,6 @@ def reason(error: Exception) -> str:
 
 
 def forget_trouble(row: Job | Drain) -> None:
-    """It went on: what the row says of an earlier trouble is over."""
+    """Clear the reason that an earlier error left in the row."""
     if row.wait_reason is not None and row.wait_reason.startswith(TROUBLE):
         row.wait_reason = None

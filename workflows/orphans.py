@@ -21,7 +21,7 @@ class Swept:
     finds: Sequence[Orphan]
     notes: Sequence[str]
     answered: bool = True
-    """False: it did not answer although it is alive; the note says why, and nothing is known of it."""
+    """False: it did not answer although it is alive; the note says why; what is on it is unknown."""
 
     @property
     def clean(self) -> bool:

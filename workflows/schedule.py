@@ -1,6 +1,6 @@
 """When things may happen: a first moment, a nightly window, a repetition. Pure; the clock is an argument.
 
-Words are read in a time zone by name, so that 22:00 stays 22:00 when the clocks change.
+Times are read in a named time zone, so that 22:00 stays 22:00 when the clocks change.
 """
 
 import re
@@ -112,7 +112,7 @@ def minutes(seconds: float) -> str:
 
 
 def moment(text: str, timezone: str, now: datetime) -> datetime:
-    """`2026-11-24T22:00`, or `22:00` for the next time that the clock says so.
+    """`2026-11-24T22:00`, or `22:00` for the next time of this hour and minute.
 
     Raises:
         PreconditionFailed: it is neither, or it has passed.

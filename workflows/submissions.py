@@ -3,8 +3,10 @@
 A field's description completes the sentence "FIELD is ...", which is what a wrong value is answered with.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import Annotated, Any, ParamSpec, Self, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,13 +23,15 @@ Meant = TypeVar("Meant")
 LARGEST = 2**31 - 1
 """That an integer column holds."""
 LONGEST = 128
-"""Of names and keys, as their columns say."""
+"""The length of names and keys, as in their columns."""
+LONGEST_HOST = 253
+HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 OLD_NAMES = {"max_blackout_ms": "max_downtime_ms"}
 """Field names of Drover 0.1, still taken in this release."""
 
 
 def _printable(text: str) -> str:
-    """Neither database nor terminal bears anything else."""
+    """Neither the database nor a terminal takes other characters."""
     if not text.isprintable():
         raise ValueError("it has characters that cannot be printed")
     return text
@@ -42,7 +46,16 @@ def is_address(url: object) -> TypeGuard[str]:
         _ = parts.port, _URL.validate_python(url)
     except ValueError:
         return False
-    return parts.scheme in {"http", "https"} and bool(parts.hostname)
+    return parts.scheme in {"http", "https"} and is_host(parts.hostname or "")
+
+
+def is_host(text: str) -> bool:
+    """A host's name in small letters, or an address. Nothing else: a refusal names it in a command for the shell."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return len(text) <= LONGEST_HOST and HOST.fullmatch(text) is not None
+    return "%" not in text  # as in fe80::1%eth0
 
 
 def _address(url: str) -> str:
@@ -91,18 +104,18 @@ class Message(Part):
 
 
 class Submission(Message):
-    """What every submission may say."""
+    """The fields of every submission."""
 
     version: int = Field(1, ge=1, le=1, description="the version of the submission's fields, 1")
     idempotency_key: Text | None = Field(None, description=TEXT)
-    """Names the submission: whatever arrives again with it changes nothing."""
+    """Identifies the submission: when it arrives again, nothing changes."""
     max_downtime_ms: int = Field(
         DOWNTIME_MS,
         ge=1,
         le=LARGEST,
         description=f"a whole number of milliseconds from 1 to {LARGEST}",
     )
-    """The pause that is aimed at. `max_blackout_ms`, its name in Drover 0.1, is taken as well."""
+    """The target downtime. `max_blackout_ms`, its name in Drover 0.1, is taken as well."""
     bandwidth_bytes_per_s: int = Field(
         0, ge=0, le=2**63 - 1, description=f"a whole number of bytes per second from 0 to {2**63 - 1}"
     )
@@ -120,14 +133,14 @@ class Submission(Message):
     seed_now: bool = Field(False, description=FLAG)
     """Copy the disks at once; only RAM and switchover wait for `at` and `window`."""
     webhook: Address | None = Field(None, description="an address like https://HOST/PATH")
-    """Where the end is told."""
+    """The address that gets a webhook about the end."""
 
     def options(self) -> MigrationOptions:
         """How guests are to be moved."""
         return MigrationOptions(max_downtime_ms=self.max_downtime_ms, bandwidth_bytes_per_s=self.bandwidth_bytes_per_s)
 
     def submit_options(self, now: datetime | None = None) -> SubmitOptions:
-        """When it may begin and go on, and who is told.
+        """When it may begin and go on, and which address gets the webhook.
 
         Raises:
             PreconditionFailed: a time, window or zone is not understood, or has passed.
@@ -167,7 +180,7 @@ class DrainSubmission(Submission):
     exclude: Many[Text] = Field((), description="a list of names of hosts")
     """These take no guest."""
     every: Text | None = Field(None, description="a text like '0 22 * * 6'")
-    """Again and again, at these times; the first time is the next one, unless `at` says otherwise."""
+    """When it is repeated; the first time is the next of these, unless `at` is given."""
 
     def allowed_hosts(self) -> AllowedHosts:
         """Where its guests may go."""
@@ -230,13 +243,13 @@ def _is(kind: TypeAdapter[str], value: object) -> bool:
 
 
 def _name_now(name: str, said: Mapping[str, Any]) -> str:
-    """The present name of a field; who uses both names is told that the old one is unknown."""
+    """The present name of a field; with both names the old one is refused as unknown."""
     now = OLD_NAMES.get(name, name)
     return name if now in said else now
 
 
 def _named(field: str, understood: Callable[P, Meant], *said: P.args, **more: P.kwargs) -> Meant:
-    """What was said in a field; a refusal names the field."""
+    """The value of a field; a refusal names the field."""
     try:
         return understood(*said, **more)
     except PreconditionFailed as error:

@@ -1,4 +1,4 @@
-"""When a job or a drain may begin and go on, and who is told: a submission's times made exact."""
+"""When a job or a drain may begin and go on, and which address gets the webhook: a submission's times made exact."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,6 +1,6 @@
 """Celery tasks of the control queue. Others send them by name: `drover.job.submit`, `drover.drain.submit` and so on.
 
-No import of ours is needed for that. Anything may arrive. What is wrong is refused in one sentence that names the
+The sender need not import Drover. Any content may arrive. What is wrong is refused in one sentence that names the
 field, and kept under the submission's idempotency key; what has no key that can be used is logged and dropped.
 """
 
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 def submit(*unnamed: Any, **said: Any) -> None:
     """Queue a migration, once per key however often the message arrives; `said` is a `MigrationSubmission`.
 
-    A refusal is kept as a job in state `rolled_back` under the same key: `drover job show --key KEY` tells, and so does
-    the webhook.
+    A refusal is kept as a job in state `rolled_back` under the same key: `drover job show --key KEY` shows it, and
+    the webhook reports it.
     """
     if (key := _key("drover.job.submit", said)) is None:
         return
@@ -67,7 +67,7 @@ def submit_return(*unnamed: Any, **said: Any) -> None:
 
 
 def _submit(kind: DrainKind, task: str, unnamed: Sequence[Any], said: dict[str, Any]) -> None:
-    """A refusal is kept as a cancelled drain under the same key: `drover drain show --key KEY` tells."""
+    """A refusal is kept as a cancelled drain under the same key: `drover drain show --key KEY` shows it."""
     if (key := _key(task, said)) is None:
         return
     try:

@@ -32,7 +32,7 @@ from workflows.migration import claims
 COPY_S = (10.0, 30.0)
 """The copy of a guest's disks takes between these."""
 STEP_S = 0.1
-"""Any other step takes so long."""
+"""The duration of any other step."""
 THREADS = 64
 DISK_BYTES, MEMORY_BYTES, CPUS = 10 * 10**9, 2 * 10**9, 2
 
@@ -71,7 +71,7 @@ class Simulated(StepHandler):
         self._done = True
 
     async def _copy(self, ctx: Context) -> None:
-        begun, takes = time.monotonic(), random.uniform(*COPY_S)
+        begun, takes = time.monotonic(), random.uniform(*COPY_S)  # nosec B311 # how long a pretended copy takes
         while (done := (time.monotonic() - begun) / takes) < 1:
             await asyncio.to_thread(self._record, ctx, done)
             await asyncio.sleep(1)

@@ -18,7 +18,7 @@ from bench.figures import Figure
 from bench.fleet.fake_worker import CPUS, DISK_BYTES, MEMORY_BYTES, host_name
 from bench.measuring import cpu_s, memory_mib
 from lab import fleet, services
-from lab.directory import Lab
+from lab.directory import SHORT_PATHS, Lab
 from migrations import upgrade
 from models.database import transaction
 from models.documents import AllowedHosts, HostFacts
@@ -66,7 +66,7 @@ def measure(sizes: list[int]) -> list[Figure]:
 
 @contextmanager
 def _simulated(hosts: int) -> Iterator[Lab]:
-    lab = Lab(Path(tempfile.mkdtemp(prefix="df", dir="/tmp")))
+    lab = Lab(Path(tempfile.mkdtemp(prefix="df", dir=SHORT_PATHS)))
     try:
         lab.path.chmod(0o711)
         lab.logs.mkdir()

@@ -22,7 +22,7 @@ GRANT UPDATE (ended_at, outcome, error) ON attempt TO drover_host;
 GRANT UPDATE (bytes_total, bytes_copied, ready_at, retired_path, retired_until) ON disk TO drover_host;
 GRANT UPDATE (host, qmp, moved_at, process) ON guest TO drover_host;
 GRANT UPDATE (name, address, guest_root, incarnation, heartbeat_at, facts, guest_cpus, guest_memory_bytes,
-    guest_disk_bytes) ON host TO drover_host;
+    guest_disk_bytes, public_key) ON host TO drover_host;
 GRANT UPDATE (state, reply, answered_at) ON host_request TO drover_host;
 
 -- A host sees itself, the questions put to it, and the moves that it takes part in.
@@ -40,10 +40,10 @@ BEGIN
     PERFORM pg_temp.bind(part, 'ALL', format('EXISTS (SELECT FROM job WHERE job.id = %I.job_id)', part))
     FROM unnest(ARRAY['step', 'attempt', 'disk', 'event']) AS part;
     PERFORM pg_temp.bind('guest', 'SELECT', 'host = current_user OR EXISTS (SELECT FROM job WHERE job.guest = guest.name)');
-    -- A destination makes the guest its own while the move is under way; nobody gives a guest away.
+    -- A destination may take the guest's record over while the move is under way; no host may give a guest away.
     PERFORM pg_temp.bind('guest', 'UPDATE', 'host = current_user OR EXISTS (SELECT FROM job WHERE job.guest = guest.name'
         ' AND job.source = guest.host AND job.state NOT IN (''done'', ''rolled_back''))');
-    -- Only the address that was asked for is told of a job's end.
+    -- A webhook goes only to the address that was submitted.
     PERFORM pg_temp.bind('delivery', 'ALL', 'url = (SELECT webhook FROM job WHERE job.id = job_id)');
 END $$;
 COMMIT;

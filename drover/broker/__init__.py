@@ -1,1 +1,1 @@
-"""Celery on Redis: the application, and what makes its delivery safe against outages and against any message."""
+"""Celery on Redis: the application, and what makes its delivery safe against outages and malformed messages."""

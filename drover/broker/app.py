@@ -2,7 +2,7 @@
 
 Redis as a broker loses and repeats messages by design, so a message is only a hint (see `workflows.migration.claims`).
 Early acknowledgement, because late ones repeat steps that still run; no countdown messages, because they are
-repeated by the visibility timeout; no result backend, because Postgres holds all that is true.
+repeated by the visibility timeout; no result backend, because all state is in Postgres.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ CONTROL_MODULES = ("workflows.tasks", "drover.controller.loop")
 """Imported where the control queue is served, see `workers.registration`: a worker is a quarter smaller without."""
 
 UNROUTED_QUEUE = "drover.unrouted"
-"""Nobody serves it: a message that was sent without a queue stays visible."""
+"""A queue that no process serves: a message that was sent without a queue stays visible there."""
 
 
 def host_queue(host: str) -> str:
@@ -60,7 +60,7 @@ def configuration() -> dict[str, Any]:
         "worker_concurrency": ours.concurrency,
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,
-        "worker_enable_remote_control": False,  # whoever may publish could shut every host's worker down
+        "worker_enable_remote_control": False,  # any process that may publish could shut every host's worker down
         "worker_send_task_events": True,
         "task_send_sent_event": True,
         "worker_hijack_root_logger": False,
@@ -72,25 +72,25 @@ def configuration() -> dict[str, Any]:
         "broker_connection_max_retries": None,
         "broker_transport_options": {
             "visibility_timeout": 3600,
-            "socket_timeout": 10,  # without it a publisher blocks for ever on a frozen Redis
+            "socket_timeout": 10,  # without it a publisher blocks without end on a frozen Redis
             "socket_connect_timeout": 3,
             "socket_keepalive": True,
             "health_check_interval": 10,
             "unacked_key": f"unacked.{me}",
             "unacked_index_key": f"unacked_index.{me}",
             "unacked_mutex_key": f"unacked_mutex.{me}",
-            "master_name": ours.broker_master,  # for Sentinels; others take no notice
+            "master_name": ours.broker_master,  # for Sentinels; others ignore it
             "priority_steps": [0],  # a queue is one key, whose name can be granted
         },
     }
 
 
 FIELDS = {"job_id": "job", "drain_id": "drain", "guest": "guest"}
-"""What the log calls an argument of a task."""
+"""Names of log fields for arguments of tasks."""
 
 
 class TaskWithLog(Task[Any, Any]):
-    """What it does belongs to the job that its message names, in the log, and to the trace that it comes from."""
+    """A task whose log lines carry the job that its message names, and whose spans belong to the sender's trace."""
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Run it."""
@@ -107,5 +107,5 @@ app.add_defaults(configuration)  # evaluated at first use, so that importing nee
 
 @setup_logging.connect
 def configure_logs(**_: Any) -> None:
-    """Celery's lines look like ours; that somebody listens to this signal keeps it from making handlers of its own."""
+    """Celery's lines look like ours; because this signal has a receiver, Celery makes no handlers of its own."""
     logs.configure(settings().host or "control")

@@ -1,4 +1,4 @@
-"""Celery's consumer of a worker or controller, with two promises more: no outage and no message ends the process."""
+"""Celery's consumer of a worker or controller, which neither an outage nor any message can end."""
 
 import logging
 import time
@@ -15,20 +15,20 @@ log = logging.getLogger(__name__)
 PAUSE_S = 1.0
 """Between two attempts to reach Redis."""
 SETTLED_S = 5.0
-"""A Redis that is lost again sooner than that was never there: the same outage."""
+"""A Redis that is lost again sooner than that counts as the same outage."""
 
 
 OF_CELERY_6 = "on connection loss cancels all currently executed tasks"
-"""Of a warning that Celery gives at each loss, about a setting that `drover.broker.app` has made."""
+"""Part of a warning that Celery logs at each loss, about a setting that `drover.broker.app` has made."""
 
 
 class Unsaid(logging.Filter):
-    """Leaves out what Celery says of each attempt at reaching the broker: one line of ours for an outage is enough."""
+    """Drops Celery's lines about each attempt to reach the broker: one line of ours per outage is enough."""
 
     SAID = ("consumer: Cannot connect to", "%s (%r)", "Frequent restarts detected")
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is to be said."""
+        """Whether the line is logged."""
         return not str(record.msg).startswith(self.SAID)
 
 
@@ -45,14 +45,14 @@ class Consumer(celery.Consumer):
     away_said = False
 
     def on_ready(self) -> None:
-        """Redis is there, and takes what is written."""
+        """Redis can be reached and takes writes."""
         self.ready_at = time.monotonic()
         super().on_ready()
 
     def _away(self, error: BaseException) -> None:
         settled = self.ready_at is not None and time.monotonic() > self.ready_at + SETTLED_S
         if settled or not self.away_said:
-            log.warning("Redis is away (%s): waiting for it; what runs goes on", error)
+            log.warning("Redis is unreachable (%s): waiting for it; running steps go on", error)
         self.ready_at, self.away_said = None, True
 
     def ensure_connected(self, conn: Any) -> Any:
@@ -91,7 +91,7 @@ class Consumer(celery.Consumer):
         time.sleep(PAUSE_S)
 
     def create_task_handler(self, *arguments: Any, **named: Any) -> Callable[[Any], Any]:
-        """Celery's, but that an error about one message is about that message."""
+        """Celery's handler, but an error caused by one message drops only that message."""
         handle = super().create_task_handler(*arguments, **named)
 
         def on_task_received(message: Any) -> Any:
@@ -123,7 +123,7 @@ class Consumer(celery.Consumer):
         self._drop(message, exc)
 
     def _drop(self, message: Any, why: object) -> None:
-        """It is in our hands by now: say that we are done with it, so that it never comes back."""
+        """Acknowledge it, because this process has received it already, so that it is not delivered again."""
         raw = message.body if isinstance(message.body, bytes) else str(message.body).encode()
         queue = (message.delivery_info or {}).get("routing_key")
         log.error("dropped a message from %s: %s: %s", queue, why, envelope.excerpt(raw))

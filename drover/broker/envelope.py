@@ -1,7 +1,7 @@
-"""What a message must look like before Celery sees it: anybody who may write to Redis can put anything into a queue.
+"""What a message must look like before Celery sees it: whoever may write to Redis can put any bytes into a queue.
 
 Kombu and Celery read headers and properties without a look at their types, in the worker's main thread: one wrong value
-ends the worker, and the message, handed out already, comes back at every start.
+ends the worker, and the message, which was delivered already, comes back at every start.
 """
 
 import base64
@@ -39,11 +39,11 @@ def excerpt(raw: bytes) -> str:
 def _read(raw: bytes) -> Any:
     text = raw.decode()
     _check(json.loads(text))
-    return loads(text)  # kombu's own reading, which makes more of some values
+    return loads(text)  # kombu's own decoder, which converts some values
 
 
 def _check(value: Any) -> None:
-    """Neither too deep nor with halves of characters, which Redis cannot be given back."""
+    """Refuse a value that is too deep, or has halves of characters, which cannot be written back to Redis."""
     level, depth = [value], 0
     while level:
         depth += 1

@@ -5,15 +5,15 @@ from typing import Any
 from drover.broker.app import app
 
 PROBE = "drover.probe"
-"""A list of Redis that never exists."""
+"""The name of a list in Redis that never exists."""
 
 
 def ping() -> None:
-    """Prove that it answers and lets this process in; a hypervisor's may do no more than that besides its own work.
+    """Prove that it answers and accepts this process; a hypervisor's user may do no more besides its own work.
 
     Raises:
         OperationalError: of kombu; it cannot be reached.
-        RedisError: it does not let us in.
+        RedisError: it refuses this process.
     """
     with app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)

@@ -1,6 +1,6 @@
-"""Kombu's Redis transport, hardened: a Redis that fails over is waited for, and what is no message is dropped.
+"""Kombu's Redis transport, hardened: a Redis that fails over is waited for, and malformed messages are dropped.
 
-Registered in kombu's table of URL schemes by `drover.broker.app`, so that whatever of ours speaks to Redis uses it:
+Registered in kombu's table of URL schemes by `drover.broker.app`, so that all processes of Drover use it:
 workers, controller, command line, Flower.
 """
 
@@ -17,15 +17,15 @@ log = logging.getLogger(__name__)
 
 AWAY = (*transport.Transport.connection_errors, ResponseError)
 """Kombu counts Redis' own answers as errors of one channel, which end a worker: `READONLY`, `UNBLOCKED`, `MASTERDOWN`,
-`OOM`. A Redis that fails over, loads or is full gives them to everybody, and all that helps is to wait and connect
-again: to the one that is the master by then."""
+`OOM`. A Redis that fails over, loads or is full gives them to every client. The remedy is to wait and connect
+again, to the present master."""
 
 
 class Client(Redis):
-    """Hands out only what Celery can read."""
+    """Returns only messages that Celery can read."""
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
-        """What was popped is in nobody's hands any more: not handed on, it never comes back."""
+        """A message that was popped and is not passed on is gone: it is not delivered again."""
         answer = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         if command_name != "BRPOP" or not answer:
             return answer

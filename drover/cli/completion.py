@@ -1,6 +1,6 @@
-"""What the shell completes by asking the database. An error completes nothing and says nothing.
+"""What the shell completes by asking the database. An error yields no completion and no message.
 
-It asks by psycopg alone: a key was pressed, and SQLAlchemy takes a quarter of a second to import.
+It uses psycopg alone: somebody waits at a prompt, and SQLAlchemy takes a quarter of a second to import.
 """
 
 import os
@@ -9,6 +9,7 @@ Candidates = list[tuple[str, str]]
 
 HOSTS = "SELECT name, address FROM host ORDER BY name"
 GUESTS = "SELECT name, host FROM guest ORDER BY name"
+RECEIVERS = "SELECT name, array_to_string(within, ' ') FROM webhook_receiver ORDER BY name"
 NEWEST_JOBS = "SELECT id::text, concat_ws(' ', guest, destination, state) FROM job ORDER BY id DESC LIMIT 50"
 
 
@@ -19,7 +20,7 @@ def _matching(query: str, incomplete: str) -> Candidates:
         url = os.environ["DROVER_DATABASE_URL"].replace("+psycopg", "", 1)
         with psycopg.connect(url, connect_timeout=2) as connection:
             rows = connection.execute(query.encode()).fetchall()
-    except Exception:  # a prompt is no place for the database's troubles
+    except Exception:  # an error must not be printed into a prompt
         return []
     return [(name, more) for name, more in rows if name.startswith(incomplete)]
 
@@ -37,3 +38,8 @@ def guests(incomplete: str) -> Candidates:
 def jobs(incomplete: str) -> Candidates:
     """Numbers of the newest jobs."""
     return _matching(NEWEST_JOBS, incomplete)
+
+
+def receivers(incomplete: str) -> Candidates:
+    """Receivers of webhooks."""
+    return _matching(RECEIVERS, incomplete)

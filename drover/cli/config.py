@@ -4,19 +4,19 @@ import typer
 
 from drover.cli.options import AsJson, examples
 
-app = typer.Typer(no_args_is_help=True, help="Settings of this machine: what they are, and what is wrong.")
+app = typer.Typer(no_args_is_help=True, help="Settings of this machine: show them and check them.")
 
 
 @app.callback()
 def group() -> None:
-    """Settings of this machine: what they are, and what is wrong."""
+    """Settings of this machine: show them and check them."""
 
 
 @app.command(epilog=examples("drover config check", "drover config check --json | jq '.checks[] | select(.ok | not)'"))
 def check(as_json: AsJson = False) -> None:
-    """Say what is wrong on this machine with the present environment; changes nothing. Exit code 1 if anything is.
+    """Check this machine with the present environment; changes nothing. Exit code 1 if something is wrong.
 
-    It is run as the service would be: as the same user, with the same environment.
+    Run it like the service: as the same user, with the same environment.
     """
     from drover.cli import config_check
 

@@ -5,6 +5,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
@@ -27,11 +28,11 @@ class Check:
     name: str
     status: Literal["ok", "warning", "problem"]
     message: str
-    """What is so, or what to do about it."""
+    """The finding, or what to do about it."""
 
 
 def run(*, as_json: bool) -> None:
-    """Print what was found, and leave with exit code 1 if something is wrong."""
+    """Print the findings, and exit with code 1 if something is wrong."""
     found = list(checks())
     ok = all(check.status != "problem" for check in found)
     if as_json:
@@ -59,7 +60,7 @@ def checks() -> Iterator[Check]:
     if ours.host:
         yield from _host(ours)
     else:
-        yield Check("host", "ok", "DROVER_HOST is not set: this is no hypervisor, its folders and QEMU do not matter")
+        yield Check("host", "ok", "DROVER_HOST is not set: this is no hypervisor, its folders and QEMU are not checked")
     if ours.metrics_address:
         yield _metrics()
 
@@ -100,7 +101,7 @@ def _limits(ours: Settings) -> Iterator[Check]:
     if acts:
         yield Check("controller", "ok", "one acts")
     else:
-        yield Check("controller", "warning", "none acts: nothing begins until `drover controller` runs somewhere")
+        yield Check("controller", "warning", "none is active: nothing begins until `drover controller` runs somewhere")
 
 
 def _broker() -> Check:
@@ -158,10 +159,18 @@ def _address(address: str) -> Check:
     except OSError as error:
         advice = f"{address} is no address of this machine ({error.strerror}): name that in the migration network"
         return Check(variable, "problem", advice)
-    if address.startswith(("127.", "0.0.0.0")) or address in {"localhost", "::", "::1"}:  # noqa: S104 - it is compared
+    if _is_of_no_network(address):
         advice = f"no other machine reaches {address}: name this machine's address in the migration network"
         return Check(variable, "warning", advice)
     return Check(variable, "ok", f"{address} is an address of this machine")
+
+
+def _is_of_no_network(address: str) -> bool:
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address == "localhost"
+    return found.is_loopback or found.is_unspecified
 
 
 def _metrics() -> Check:

@@ -1,4 +1,4 @@
-"""Reading drains for show."""
+"""Queries for the display of drains."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,7 +33,7 @@ class Row:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds that its move still takes once it goes on; None when nobody knows, or it has ended."""
+        """Seconds that its move still takes once it goes on; None if unknown, or if it has ended."""
         if self.guest.estimate_s is None or self.guest.state not in {GuestState.WAITING, GuestState.MOVING}:
             return None
         moving = self.guest.state is GuestState.MOVING and self.bytes_total
@@ -41,7 +41,7 @@ class Row:
 
     @property
     def needs_operator(self) -> bool:
-        """A person must say what has become of it."""
+        """An operator must decide about its job."""
         return self.job is not None and self.job.state is JobState.NEEDS_OPERATOR
 
 

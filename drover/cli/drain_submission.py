@@ -15,7 +15,7 @@ from workflows.drain.planner import Forecast
 from workflows.submissions import DrainSubmission
 
 
-def order(
+def request(
     kind: str,
     host: str,
     *,
@@ -59,16 +59,16 @@ def order(
 
 
 def plan_and_submit(
-    order: DrainRequest, key: str | None, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool
+    request: DrainRequest, key: str | None, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool
 ) -> None:
-    """Say who would go where; unless that was all, submit it, and watch it if that was asked for."""
-    earlier, forecast = commands.submitted_or_forecast(order, key)
+    """Print who would go where; unless it is a dry run, submit it, and watch it on request."""
+    earlier, forecast = commands.submitted_or_forecast(request, key)
     if dry_run and forecast is not None:
         output.emit(forecast_document(forecast)) if as_json else _print_forecast(forecast)
         return
     if forecast is not None and not as_json:
         _print_forecast(forecast)
-    drain = earlier or commands.submit(order, forecast=forecast, idempotency_key=key)
+    drain = earlier or commands.submit(request, forecast=forecast, idempotency_key=key)
     if wait:
         watch_drain(drain.id, timeout_s=timeout, as_json=as_json)
     note_without_controller()
@@ -96,7 +96,7 @@ def _print_forecast(forecast: Forecast) -> None:
             for move in forecast.plan.placements
         ],
     )
-    basis = f"by the last {speed.moves} moves" if speed.moves else "assuming 100 MB/s, for nothing was moved yet"
+    basis = f"by the last {speed.moves} moves" if speed.moves else "assuming 100 MB/s, because nothing was moved yet"
     output.say(f"{len(forecast.plan.placements)} guests move in about {output.span(forecast.total_s)}, {basis}")
     for guest, why in sorted(forecast.plan.left.items()):
-        output.say(f"{guest} is left running where it is: {why}")
+        output.say(f"{guest} stays where it is and runs on: {why}")

@@ -1,4 +1,4 @@
-"""How drains are shown: their JSON, the table of their guests, and the live view."""
+"""Display of drains: their JSON, the table of their guests, and the live view."""
 
 import sys
 import time
@@ -110,7 +110,7 @@ def cells(row: Row) -> tuple[object, ...]:
 
 
 def headline(shot: DrainShot) -> str:
-    """What the drain is about and where it stands."""
+    """The drain's host, state and number of moved guests."""
     drain = shot.drain
     what = "empties" if drain.kind is DrainKind.DRAIN else "brings guests home to"
     told = (
@@ -134,7 +134,7 @@ def verdict(shot: DrainShot) -> str:
 
 
 def exit_code(shot: DrainShot) -> ExitCode:
-    """What a command that ends with a drain in this state answers; a drain that goes on was submitted well."""
+    """The exit code of a command that ends with a drain in this state; 0 for a drain that goes on."""
     if shot.drain.state is DrainState.INCOMPLETE and any(row.needs_operator for row in shot.rows):
         return ExitCode.NEEDS_OPERATOR
     not_all_moved = {DrainState.INCOMPLETE, DrainState.CANCELLED}
@@ -171,7 +171,7 @@ def _table(rows: Iterable[Row]) -> Table:
 
 
 class DrainLines:
-    """Writes a line whenever the drain or one of its guests came further, at most one a second."""
+    """Writes a line for each change of the drain or of one of its guests, at most one a second."""
 
     def __init__(self) -> None:
         self._said: dict[str, str] = {}
@@ -184,7 +184,7 @@ class DrainLines:
         return None
 
     def show(self, shot: DrainShot) -> None:
-        """Write what changed; the end is always told."""
+        """Write what changed; the end is always written."""
         if time.monotonic() < self._next_at and not shot.ended:
             return
         facts = {"": headline(shot)} | {row.guest.guest: _sentence(row) for row in shot.rows}
@@ -215,7 +215,7 @@ def listed(shots: Iterable[DrainShot], everything: bool, *, as_json: bool) -> No
     )
 
 
-def tell(drain_id: int, *, as_json: bool) -> None:
+def report(drain_id: int, *, as_json: bool) -> None:
     """Print a drain and all its guests."""
     shot = drain_queries.snapshot(drain_id)
     if as_json:

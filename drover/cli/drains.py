@@ -28,7 +28,7 @@ class HostFirst(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=HostFirst, no_args_is_help=True, help="Emptying hosts: all guests of one moved elsewhere.")
+app = typer.Typer(cls=HostFirst, no_args_is_help=True, help="Empty hosts: move all guests of a host elsewhere.")
 
 DrainId = Annotated[int, typer.Argument(metavar="ID", help="The drain's number.", show_default=False)]
 To = Annotated[
@@ -54,7 +54,7 @@ Exclude = Annotated[
 
 @app.callback()
 def group() -> None:
-    """Emptying hosts: all guests of one moved elsewhere. `drover drain HOST` begins."""
+    """Empty hosts: move all guests of a host elsewhere. `drover drain HOST` begins."""
 
 
 @app.command(
@@ -88,11 +88,11 @@ def submit(
     """Empty a host: cordon it and move all its guests elsewhere, largest first.
 
     Guests that cannot be moved are listed and left running. It ends with the host empty and in maintenance, or with
-    what is left and why (exit code 3, or 4 if an operator is needed).
+    a list of the guests left and why (exit code 3, or 4 if an operator is needed).
     """
     from drover.cli import drain_submission
 
-    order = drain_submission.order(
+    request = drain_submission.request(
         "drain",
         host,
         to=to,
@@ -110,7 +110,7 @@ def submit(
         idempotency_key=idempotency_key,
     )
     drain_submission.plan_and_submit(
-        order, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json
+        request, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json
     )
 
 
@@ -139,7 +139,7 @@ def bring_home(
     """Bring the guests home that were drained from a host, and let it take guests again."""
     from drover.cli import drain_submission
 
-    order = drain_submission.order(
+    request = drain_submission.request(
         "return",
         host,
         max_downtime_ms=max_downtime_ms,
@@ -155,7 +155,7 @@ def bring_home(
         idempotency_key=idempotency_key,
     )
     drain_submission.plan_and_submit(
-        order, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json
+        request, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json
     )
 
 
@@ -186,12 +186,12 @@ def show(
         raise typer.BadParameter("name the drain either by its number or by --key")
     from drover.cli import drain_queries, drain_view
 
-    drain_view.tell(drain_queries.id_of(key) if key is not None else int(drain_id or 0), as_json=as_json)
+    drain_view.report(drain_queries.id_of(key) if key is not None else int(drain_id or 0), as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain watch 3", "drover drain watch 3 --timeout 600 --json"))
 def watch(drain_id: DrainId, timeout: Timeout = None, as_json: AsJson = False) -> None:
-    """Show all guests of a drain until it ends; the exit code says how. Ctrl-C leaves it running."""
+    """Show all guests of a drain until it ends; the exit code is its result. Ctrl-C leaves it running."""
     from drover.cli import watching
 
     watching.watch_drain(drain_id, timeout_s=timeout, as_json=as_json)
@@ -203,23 +203,23 @@ def pause(drain_id: DrainId, as_json: AsJson = False) -> None:
     from drover.cli import drain_view
     from workflows.drain import commands
 
-    drain_view.tell(commands.pause(drain_id).id, as_json=as_json)
+    drain_view.report(commands.pause(drain_id).id, as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain resume 3"))
 def resume(drain_id: DrainId, as_json: AsJson = False) -> None:
-    """Go on after a pause, or try the guests again that an ended drain has left."""
+    """Go on after a pause, or try the guests again that an ended drain has skipped."""
     from drover.cli import drain_view
     from workflows.drain import commands
 
-    drain_view.tell(commands.resume(drain_id).id, as_json=as_json)
+    drain_view.report(commands.resume(drain_id).id, as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain cancel 3", "drover drain cancel 3 --wait"))
 def cancel(drain_id: DrainId, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False) -> None:
     """End a drain: moves under way are rolled back, guests that have moved stay, the host stays cordoned.
 
-    A move whose switchover was faster is carried through: --wait shows where each guest is in the end.
+    A move that passed its point of no return first is completed: --wait shows where each guest is in the end.
     """
     from drover.cli import drain_view, watching
     from workflows.drain import commands
@@ -227,4 +227,4 @@ def cancel(drain_id: DrainId, wait: Wait = False, timeout: Timeout = None, as_js
     commands.cancel(drain_id)
     if wait:
         watching.watch_drain(drain_id, timeout_s=timeout, as_json=as_json)
-    drain_view.tell(drain_id, as_json=as_json)
+    drain_view.report(drain_id, as_json=as_json)

@@ -1,4 +1,4 @@
-"""From an exception to what the operator reads: one sentence, what to do, and an exit code."""
+"""Maps an exception to the operator's message (one sentence, with what to do) and an exit code."""
 
 import ssl
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ DATABASE_FORM = "postgresql+psycopg://USER@HOST/NAME"
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a command ended without doing what it was asked for."""
+    """Why a command failed."""
 
     code: str
     """Stable, for programs: refused, usage, unreachable, schema, failed."""
@@ -51,7 +51,7 @@ def _refused(message: str) -> Fault:
 
 
 def broker_refuses(error: BaseException | None) -> bool:
-    """It answered, and the answer was no: to the password, to a right, or to a certificate."""
+    """It answered with a refusal: of the password, of a permission, or of a certificate."""
     while error is not None:
         if isinstance(error, (AuthenticationError, NoPermissionError, ssl.SSLError)):
             return True
@@ -60,7 +60,7 @@ def broker_refuses(error: BaseException | None) -> bool:
 
 
 def broker_answers(error: BaseException | None) -> BaseException | None:
-    """What it says instead of doing what it was told: that it is full, loads, or is a replica by now."""
+    """Its error answer instead of the result: it is full, loads data, or has become a replica."""
     while error is not None and not isinstance(error, (ResponseError, BusyLoadingError)):
         error = error.__cause__ or error.__context__
     return error
@@ -71,7 +71,7 @@ def _broker(error: BaseException | None) -> Fault:
     if broker_refuses(error):
         return Fault(
             "unreachable",
-            f"the broker at {url} and this process do not accept each other: look at user, password and certificates "
+            f"the broker at {url} refused this process, or was refused by it: check user, password and certificates "
             f"in DROVER_BROKER_URL ({_first_line(error)})",
         )
     if answer := broker_answers(error):
@@ -95,11 +95,11 @@ def _database(error: SQLAlchemyError) -> Fault:
         return Fault("schema", "the database lacks Drover's tables, or has old ones: run `drover db upgrade`")
     if isinstance(said, postgres.InsufficientPrivilege):
         return _refused(
-            f"the database lets this role not do that ({_first_line(said)}): after each `drover db upgrade` run "
+            f"the database does not permit that to this role ({_first_line(said)}): after each `drover db upgrade` run "
             "deploy/postgres/hosts.sql; the roles of hypervisors are for their workers alone"
         )
     if isinstance(said, postgres.LockNotAvailable):
-        return Fault("failed", "somebody else is changing the database's schema right now: try again in a moment")
+        return Fault("failed", "another process is changing the schema now, nothing was changed: try again in a moment")
     if isinstance(error, (OperationalError, InterfaceError)):
         url = make_url(settings().database_url).render_as_string(hide_password=True)
         return Fault(

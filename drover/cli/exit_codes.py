@@ -30,7 +30,7 @@ TABLE = (
 
 
 def of_job(state: "JobState") -> ExitCode:
-    """What a command that ends with a job in this state answers; a job that goes on was submitted well."""
+    """The exit code of a command that ends with a job in this state; 0 for a job that goes on."""
     from models.job import JobState
 
     return {

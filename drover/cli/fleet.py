@@ -35,7 +35,7 @@ def change(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Change limits. The controller and the workers obey within seconds, also for moves under way."""
+    """Change limits. They take effect within seconds, also for moves under way."""
     from drover.cli import fleet_view
     from workflows import fleet_limits
 

@@ -38,7 +38,7 @@ def show(*, as_json: bool) -> None:
 
 
 def changed(before: Limits, after: Limits, *, as_json: bool) -> None:
-    """Print what became of a change."""
+    """Print the limits that changed."""
     if as_json:
         output.emit({"limits": document(after), "before": document(before)})
         return
@@ -47,7 +47,7 @@ def changed(before: Limits, after: Limits, *, as_json: bool) -> None:
         if old != new:
             output.say(f"{spelled(name)} is {shown(name, new)} now (before: {shown(name, old)})")
     if before == after:
-        output.say("nothing changes: these limits are so already")
+        output.say("nothing changed: the limits have these values already")
 
 
 def document(limits: Limits) -> Document:

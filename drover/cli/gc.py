@@ -1,4 +1,4 @@
-"""`drover gc`: what jobs left behind that have ended."""
+"""`drover gc`: remove what ended jobs left behind."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command("gc", epilog=examples("drover gc --dry-run", "drover gc", "drover gc --host hv2 --json"))
 def collect_garbage(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     host: Annotated[
         str | None,
         typer.Option(metavar="HOST", help="This host only.", autocompletion=completion.hosts, show_default="all"),
@@ -21,7 +21,7 @@ def collect_garbage(
         bool,
         typer.Option(
             "--unknown-jobs",
-            help="Also remove what belongs to jobs that the database does not know, for instance because it was "
+            help="Also remove what belongs to jobs missing from the database, for instance because it was "
             "restored from a backup. Make sure that none of them is still under way.",
         ),
     ] = False,
@@ -36,4 +36,4 @@ def collect_garbage(
 
     asked, silent = orphans.hosts(host)
     swept = [orphans.sweep(name, dry_run=dry_run, unknown_jobs=unknown_jobs) for name in asked]
-    gc_view.tell(swept, silent, dry_run=dry_run, as_json=as_json)
+    gc_view.report(swept, silent, dry_run=dry_run, as_json=as_json)

@@ -1,4 +1,4 @@
-"""How what was left behind is shown, as text or as JSON."""
+"""Display of garbage, as text or as JSON."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,8 @@ from models.host_rpc import Orphan
 from workflows.orphans import Swept
 
 
-def tell(swept: Sequence[Swept], silent: Sequence[str], *, dry_run: bool, as_json: bool) -> None:
-    """Print what was found on each host, and leave with the exit code for that."""
+def report(swept: Sequence[Swept], silent: Sequence[str], *, dry_run: bool, as_json: bool) -> None:
+    """Print what was found on each host, and exit with the code for that."""
     _note(swept, silent)
     if as_json:
         output.emit(_document(swept, silent, dry_run=dry_run))
@@ -24,7 +24,7 @@ def tell(swept: Sequence[Swept], silent: Sequence[str], *, dry_run: bool, as_jso
 
 def _note(swept: Sequence[Swept], silent: Sequence[str]) -> None:
     for name in silent:
-        output.note(f"{name} has sent no heartbeat lately: it was not asked")
+        output.note(f"{name} has sent no heartbeat lately: it was not checked")
     for one in swept:
         for note in one.notes:
             output.note(f"{one.host}: {serializers.public(note)}")

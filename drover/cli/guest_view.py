@@ -12,7 +12,7 @@ from workflows import guests
 
 
 def adopted(guest: Guest, inspection: Inspection, *, as_json: bool) -> None:
-    """Print that a guest is known now, and what is in the way of moving it."""
+    """Print that a guest was adopted, and what prevents a move of it."""
     for refusal in inspection.refusals:
         output.note(f"adopted, but cannot be moved yet: {refusal}")
     for warning in inspection.warnings:
@@ -40,7 +40,7 @@ def listed(*, as_json: bool) -> None:
 
 
 def show(name: str, *, as_json: bool) -> None:
-    """Print what a guest's host says of it now."""
+    """Print what a guest's host reports about it now."""
     guest = guests.known_guest(name)
     document = _document(guest, guests.inspect(guest))
     if as_json:

@@ -1,4 +1,4 @@
-"""`drover guest`: the guests that Drover was told of."""
+"""`drover guest`: adopted guests."""
 
 from typing import Annotated
 
@@ -7,12 +7,12 @@ import typer
 from drover.cli import completion, output
 from drover.cli.options import AsJson, GuestName, examples
 
-app = typer.Typer(no_args_is_help=True, help="The guests: running QEMUs that Drover was told of.")
+app = typer.Typer(no_args_is_help=True, help="Guests: running QEMUs that were adopted.")
 
 
 @app.callback()
 def group() -> None:
-    """The guests: running QEMUs that Drover was told of."""
+    """Guests: running QEMUs that were adopted."""
 
 
 @app.command(epilog=examples("drover guest adopt web --host hv1 --qmp /run/guests/web/qmp.sock"))
@@ -27,7 +27,7 @@ def adopt(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Tell Drover of a running QEMU. The guest is looked at, not touched."""
+    """Adopt a running QEMU as a guest. It is inspected, not changed."""
     from drover.cli import guest_view
     from workflows import guests
 
@@ -53,7 +53,7 @@ def describe(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what drains must know of a guest: its priority, whom it must be with, and whom it must not."""
+    """Set what drains consider about a guest: its priority, its affinity group and its anti-affinity group."""
     from drover.cli import serializers
     from workflows import guests
 
@@ -69,14 +69,14 @@ def describe(
 
 @app.command(epilog=examples("drover guest forget web"))
 def forget(name: GuestName, as_json: AsJson = False) -> None:
-    """No longer know a guest, for instance one that was powered off. The guest itself is not touched."""
+    """Delete a guest's record, for instance after it was powered off. The guest itself is not touched."""
     from workflows import guests
 
     guest = guests.forget(name)
     if as_json:
         output.emit({"forgotten": guest.name, "host": guest.host})
     else:
-        output.say(f"{guest.name} on {guest.host} is forgotten")
+        output.say(f"the record of {guest.name} on {guest.host} is deleted; the guest was not touched")
 
 
 @app.command("list", epilog=examples("drover guest list", "drover guest list --json"))

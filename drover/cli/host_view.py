@@ -52,8 +52,8 @@ def _states(row: Document) -> list[str]:
     return ["alive" if row["alive"] else f"silent since {row['heartbeat_at']}", *wanted]
 
 
-def tell(host: Host, *, as_json: bool) -> None:
-    """Print what an operator wants of a host."""
+def report(host: Host, *, as_json: bool) -> None:
+    """Print a host's state."""
     if as_json:
         output.emit({"name": host.name, "state": host.state.value})
     else:
@@ -63,7 +63,7 @@ def tell(host: Host, *, as_json: bool) -> None:
 def key(*, as_json: bool) -> None:
     """Print the public key of this host."""
     ours = _hypervisor()
-    shown = host_key.own(ours.directory).public.hex()
+    shown = host_key.public(ours)
     if as_json:
         output.emit({"name": ours.host, "key": shown})
     else:
@@ -78,7 +78,7 @@ def trusted(host: str, key: str, *, as_json: bool) -> None:
     """
     ours = _hypervisor()
     if not PUBLIC_KEY.fullmatch(key):
-        raise PreconditionFailed(f"{key!r} is no key: write the 64 digits that `drover host key` shows on {host}")
+        raise PreconditionFailed(f"{key!r} is no key: write what `drover host key` shows on {host}")
     former = known_hosts.trust(host, key, ours)
     if as_json:
         output.emit({"name": host, "key": key, "former": former})

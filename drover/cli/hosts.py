@@ -6,12 +6,12 @@ import typer
 
 from drover.cli.options import AsJson, HostName, duration, examples, rate
 
-app = typer.Typer(no_args_is_help=True, help="The hypervisors: each registers itself when its worker starts.")
+app = typer.Typer(no_args_is_help=True, help="Hypervisors: each registers itself when its worker starts.")
 
 
 @app.callback()
 def group() -> None:
-    """The hypervisors: each registers itself when its worker starts."""
+    """Hypervisors: each registers itself when its worker starts."""
 
 
 @app.command("list", epilog=examples("drover host list", "drover host list --json | jq '.hosts[] | select(.alive)'"))
@@ -46,7 +46,7 @@ def describe(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a host a bandwidth or a retention of its own. Its worker obeys within seconds, also for moves under way."""
+    """Give a host a bandwidth or a retention of its own. It takes effect within seconds, also for moves under way."""
     from drover.cli import host_view
     from workflows import fleet_limits
 
@@ -64,7 +64,32 @@ def cordon(host: HostName, as_json: AsJson = False) -> None:
     from drover.cli import host_view
     from workflows import hosts
 
-    host_view.tell(hosts.cordon(host), as_json=as_json)
+    host_view.report(hosts.cordon(host), as_json=as_json)
+
+
+@app.command(epilog=examples("drover host trust hv2", "drover host trust hv2 --key rL5cD1..."))
+def trust(
+    host: HostName,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="On a hypervisor: have this one believe that host by what `drover host key` shows there.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take the key that a host shows now for its own. Needed when its worker's folder was made anew: moves from and to
+    it are refused until then. Make sure that it is that host. Hypervisors that know its former key need it with --key.
+    """
+    from drover.cli import host_view
+    from workflows import host_keys
+
+    if key is not None:
+        host_view.trusted(host, key, as_json=as_json)
+        return
+    host_view.report(host_keys.trust(host), as_json=as_json)
 
 
 @app.command(epilog=examples("drover host uncordon hv2"))
@@ -73,7 +98,7 @@ def uncordon(host: HostName, as_json: AsJson = False) -> None:
     from drover.cli import host_view
     from workflows import hosts
 
-    host_view.tell(hosts.uncordon(host), as_json=as_json)
+    host_view.report(hosts.uncordon(host), as_json=as_json)
 
 
 @app.command("key", epilog=examples("drover host key", "drover host key --json | jq --raw-output .key"))
@@ -82,18 +107,3 @@ def show_key(as_json: AsJson = False) -> None:
     from drover.cli import host_view
 
     host_view.key(as_json=as_json)
-
-
-@app.command(epilog=examples(f"drover host trust hv1 {'4f' * 4}..."))
-def trust(
-    host: HostName,
-    key: Annotated[
-        str,
-        typer.Argument(metavar="KEY", help="What `drover host key` says on that host.", show_default=False),
-    ],
-    as_json: AsJson = False,
-) -> None:
-    """Believe a host that has a new key: run it on each host that is to take its guests."""
-    from drover.cli import host_view
-
-    host_view.trusted(host, key, as_json=as_json)

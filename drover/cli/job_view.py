@@ -1,4 +1,4 @@
-"""How jobs are shown: a list, everything about one, its story; as text or as JSON."""
+"""Display of jobs: a list, everything about one, its events; as text or as JSON."""
 
 from collections.abc import Iterable
 
@@ -79,7 +79,7 @@ def _took(shot: Snapshot, step: Step) -> float | None:
     return queries.elapsed_s(step.started_at, step.finished_at or shot.at)
 
 
-def tell(job_id: int, sentence: str, *, as_json: bool) -> None:
+def report(job_id: int, sentence: str, *, as_json: bool) -> None:
     """Print what was done to a job, or its document."""
     if as_json:
         emit_job(job_id)
@@ -89,24 +89,24 @@ def tell(job_id: int, sentence: str, *, as_json: bool) -> None:
 
 def goes_on(job_id: int, *, as_json: bool) -> None:
     """Print that a job goes on."""
-    tell(job_id, f"job {job_id} goes on (`drover job watch {job_id}`)", as_json=as_json)
+    report(job_id, f"job {job_id} goes on (`drover job watch {job_id}`)", as_json=as_json)
 
 
 def requested(job: Job) -> str:
-    """What a cancellation came to so far."""
+    """The effect of a cancellation so far."""
     if job.state is JobState.ROLLED_BACK:
         return f"job {job.id} is rolled back: {job.guest} stays on {job.source}"
     look = f"`drover job watch {job.id}` shows how it ends"
     if job.state is JobState.ROLLING_BACK:
-        return f"job {job.id} is being rolled back, {job.guest} is to stay on {job.source}: {look}"
+        return f"job {job.id} is being rolled back, {job.guest} stays on {job.source}: {look}"
     return (
-        f"cancellation of job {job.id} is requested: {job.guest} stays on {job.source} unless its switchover was "
-        f"faster; {look}"
+        f"cancellation of job {job.id} is requested: {job.guest} stays on {job.source} unless its switchover comes "
+        f"first; {look}"
     )
 
 
 def explain(job_id: int, *, as_json: bool) -> None:
-    """Print a job's story."""
+    """Print a job's events."""
     job = queries.snapshot(job_id).job
     story = [serializers.event_document(event) for event in queries.events(job_id)]
     if as_json:

@@ -1,4 +1,4 @@
-"""`drover job`: what became of the moves."""
+"""`drover job`: list, show, watch and control moves."""
 
 from typing import Annotated, Literal
 
@@ -7,12 +7,12 @@ import typer
 from drover.cli import completion
 from drover.cli.options import AsJson, JobId, Timeout, Wait, examples
 
-app = typer.Typer(no_args_is_help=True, help="The moves: what goes on, and what became of them.")
+app = typer.Typer(no_args_is_help=True, help="Moves: their progress and their results.")
 
 
 @app.callback()
 def group() -> None:
-    """The moves: what goes on, and what became of them."""
+    """Moves: their progress and their results."""
 
 
 @app.command("list", epilog=examples("drover job list", "drover job list --all --guest web --json"))
@@ -59,7 +59,7 @@ def show(
 
 @app.command("watch", epilog=examples("drover job watch 7", "drover job watch 7 --timeout 60 --json"))
 def watch_job(job_id: JobId, timeout: Timeout = None, as_json: AsJson = False) -> None:
-    """Show a job's progress until it ends; the exit code says how. Ctrl-C leaves the job running."""
+    """Show a job's progress until it ends; the exit code is its result. Ctrl-C leaves the job running."""
     from drover.cli import watching
 
     watching.watch(job_id, timeout_s=timeout, as_json=as_json)
@@ -69,8 +69,8 @@ def watch_job(job_id: JobId, timeout: Timeout = None, as_json: AsJson = False) -
 def cancel(job_id: JobId, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False) -> None:
     """Request that a job is rolled back and the guest goes on at the source. Refused past the point of no return.
 
-    A step at work hears of it within seconds, and the switchover may be faster: --wait says how it ended, by exit code
-    3 if the guest stays at the source, 0 if it was moved all the same.
+    A running step stops within seconds; if the switchover comes first, the move is completed. --wait waits for the end:
+    exit code 3 if the guest stays at the source, 0 if it was moved.
     """
     from drover.cli import job_view, watching
     from workflows.migration import jobs
@@ -78,12 +78,12 @@ def cancel(job_id: JobId, wait: Wait = False, timeout: Timeout = None, as_json: 
     job = jobs.cancel(job_id)
     if wait:
         watching.watch(job_id, timeout_s=timeout, as_json=as_json)
-    job_view.tell(job_id, job_view.requested(job), as_json=as_json)
+    job_view.report(job_id, job_view.requested(job), as_json=as_json)
 
 
 @app.command(epilog=examples("drover job release 7"))
 def release(job_id: JobId, as_json: AsJson = False) -> None:
-    """Let the RAM of a job follow that was submitted with --hold."""
+    """Let a job that was submitted with --hold go on: its RAM is sent and the guest is moved."""
     from drover.cli import job_view
     from workflows.migration import jobs
 
@@ -113,7 +113,7 @@ def resolve(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell a job that needs an operator who owns the guest, so that it can go forward or back."""
+    """Decide who owns the guest of a job that needs an operator, so that it can go forward or back."""
     from drover.cli import job_view
     from models.job import Side
     from workflows.migration import operator_actions
@@ -124,7 +124,7 @@ def resolve(
 
 @app.command(epilog=examples("drover job explain 7"))
 def explain(job_id: JobId, as_json: AsJson = False) -> None:
-    """Tell a job's story: what was decided, when, by whom and why."""
+    """Show a job's events: what was decided, when, by whom and why."""
     from drover.cli import job_view
 
     job_view.explain(job_id, as_json=as_json)

@@ -1,4 +1,4 @@
-"""Subcommands that are imported when they run: what lists them knows no more than their names and one line of help.
+"""Subcommands that are imported when they run: the list has only their names and one line of help each.
 
 `drover --help` and the shell's completion would else import all of Drover, SQLAlchemy and Celery with it.
 """
@@ -33,7 +33,7 @@ class Lazy:
 
 
 class Listed(TyperCommand):
-    """Stands for a subcommand until it runs."""
+    """A placeholder for a subcommand until it runs."""
 
     def __init__(self, name: str, of: Lazy) -> None:
         super().__init__(name, help=of.help, rich_help_panel=of.panel)

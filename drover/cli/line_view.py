@@ -1,4 +1,4 @@
-"""The view of a job where there is no terminal: a line whenever something changed, at most one a second."""
+"""The view of a job without a terminal: a line for each change, at most one a second."""
 
 import sys
 import time
@@ -30,7 +30,7 @@ class PlainLines:
         return None
 
     def show(self, shot: Snapshot) -> None:
-        """Write a line if it is time to and there is something new; the end of a job is always told."""
+        """Write a line if it is time to and there is something new; the end of a job is always written."""
         bars = self._progress.bars(shot)
         if time.monotonic() < self._next_at and not shot.job.state.settled:
             return
@@ -44,7 +44,7 @@ class PlainLines:
 
 
 def _facts(shot: Snapshot, bars: list[Bar]) -> dict[str, tuple[str, str]]:
-    """What can be told, in order: {what about: (what is news when it changes, what else to say)}."""
+    """The facts to print, in order: {subject: (text that causes a line when it changes, further text)}."""
     facts = {"job": (f"{headline(shot.job)}: {standing(shot.job)}", "")}
     for step in shot.job.steps:
         if step.state not in {StepState.PENDING, StepState.TO_ROLL_BACK} or step.error:

@@ -47,7 +47,7 @@ class Screen:
 
 
 def headline(job: Job) -> str:
-    """What the job is about."""
+    """The job's number, guest and hosts."""
     return f"job {job.id}: {job.guest} from {job.source} to {job.destination}"
 
 

@@ -53,7 +53,7 @@ def migrate(
 ) -> None:
     """Move a running guest, its disks included, to another host.
 
-    Everything that could be in the way is checked first; a refusal (exit code 2) has changed nothing.
+    Everything that could prevent the move is checked first; a refusal (exit code 2) has changed nothing.
     """
     from drover.cli import migration_submission
 

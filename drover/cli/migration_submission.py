@@ -33,7 +33,7 @@ def submit(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Submit the job, and watch it if that was asked for."""
+    """Submit the job, and watch it on request."""
     asked = MigrationSubmission.read(
         {
             "guest": guest,
@@ -73,7 +73,7 @@ def _submitted(job_id: int, *, as_json: bool) -> None:
 
 
 def plan(guest: str, to: str, *, as_json: bool) -> None:
-    """Say what the move would take; nothing is changed."""
+    """Print what the move would copy; nothing is changed."""
     row = guests.known_guest(guest)
     planned = preflight.plan(row, to)
     if as_json:
@@ -91,7 +91,7 @@ def plan(guest: str, to: str, *, as_json: bool) -> None:
             }
         )
         return
-    output.say(f"{row.name} can be moved from {row.host} to {to}; nothing was changed. It would take:")
+    output.say(f"{row.name} can be moved from {row.host} to {to}; nothing was changed. It would copy:")
     for disk in planned.disks:
         amount = output.size(disk.virtual_size_bytes)
         output.say(f"  disk {disk.index}: {disk.format}, {amount}: {disk.source_path} -> {disk.destination_path}")

@@ -25,11 +25,11 @@ Timeout = Annotated[
     typer.Option(
         metavar="SECONDS",
         min=0,
-        help="Stop watching after so long; the job goes on (exit code 5).",
+        help="Stop watching after this time; the job goes on (exit code 5).",
         show_default="never",
     ),
 ]
-Wait = Annotated[bool, typer.Option("--wait", help="Show progress until the end; the exit code says how it ended.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Show progress until the end; the exit code is the result.")]
 
 RATE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[kmgt]i?)?b?(/s)?", re.IGNORECASE)
 
@@ -75,7 +75,7 @@ MaxDowntime = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="The pause that is aimed at, in ms: RAM is copied while the guest runs until the rest fits.",
+        help="Target downtime in ms: RAM is copied while the guest runs until the rest can be sent in this time.",
         show_default="300",
     ),
 ]
@@ -92,8 +92,8 @@ IdempotencyKey = Annotated[
     str | None,
     typer.Option(
         metavar="K",
-        help="Submit once only: with a key that was used before, the job of then is answered.",
+        help="Submit once only: with a key that was used before, the earlier job is returned and none is added.",
         show_default=False,
     ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")]

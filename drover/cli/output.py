@@ -1,4 +1,4 @@
-"""Where output goes: results to stdout, everything else to stderr; with `--json` one document alone on stdout."""
+"""Output: results to stdout, everything else to stderr; with `--json` one document alone on stdout."""
 
 import json
 import sys
@@ -16,12 +16,12 @@ def emit(document: dict[str, Any]) -> None:
 
 
 def say(sentence: str) -> None:
-    """Print a result for people."""
+    """Print a result for people on stdout."""
     print(sentence)
 
 
 def note(sentence: str) -> None:
-    """Tell people something that is not the result."""
+    """Print a note for people on stderr; it is not part of the result."""
     print(sentence, file=sys.stderr)
 
 

@@ -28,7 +28,7 @@ def found() -> dict[str, EntryPoint]:
 
 
 def load(point: EntryPoint) -> TyperCommand | TyperGroup:
-    """The subcommand; for a broken one, a command that says what is wrong with it."""
+    """The subcommand; for a broken one, a command that prints the error."""
     made: TyperCommand | TyperGroup
     try:
         offered = point.load()
@@ -48,7 +48,7 @@ def _broken(point: EntryPoint, error: Exception) -> TyperCommand:
     def complain() -> None:
         raise PluginBroken(f"`drover {point.name}` ({point.value}) cannot be loaded: {reason}") from error
 
-    # Whatever it is called with, the answer is the same.
+    # With any arguments the result is the same.
     anything = {"ignore_unknown_options": True, "allow_extra_args": True}
     summary = f"(cannot be loaded: {escape(reason)})"
     return TyperCommand(point.name, callback=complain, help=summary, context_settings=anything)

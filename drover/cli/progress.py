@@ -1,4 +1,4 @@
-"""How far a job has come: bars with rate and remaining time, from successive snapshots. No I/O."""
+"""Progress of a job: bars with rate and remaining time, from successive snapshots. No I/O."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from models.documents import RamProgress
 from models.job import Disk, Job, JobState
 
 WINDOW_S = 10.0
-"""Rates are means over so long; workers write progress down once a second."""
+"""Rates are means over this time; workers record progress once a second."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Meter:
     samples: deque[tuple[float, int]] = field(default_factory=deque)
 
     def rate(self, now: float, value: int) -> float:
-        """Take a value in; answers the mean growth per second over the last `WINDOW_S`."""
+        """Take a value in; returns the mean growth per second over the last `WINDOW_S`."""
         if self.samples and value < self.samples[-1][1]:
             self.samples.clear()  # a copy that begins anew
         self.samples.append((now, value))

@@ -1,4 +1,4 @@
-"""Reading jobs for show: in one query, and without the columns that hold secrets."""
+"""Queries for the display of jobs: one query each, without the columns that hold secrets."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,8 +12,8 @@ from models.database import transaction
 from models.job import Event, Job, unfinished
 from models.webhook import Delivery
 
-# What is never loaded cannot be printed: the NBD server's nonce and the switchover's key let anybody write into a
-# guest's disks or take part in its switch. The plan is left out because it is large.
+# What is never loaded cannot be printed: the NBD server's nonce and the switchover's key let their holder write into a
+# guest's disks or take part in its switchover. The plan is left out because it is large.
 PUBLIC = tuple(defer(column, raiseload=True) for column in (Job.plan, Job.nbd_server, Job.switchover))
 
 
@@ -89,7 +89,7 @@ def newest(*, everything: bool, guest: str | None, limit: int) -> list[Snapshot]
 
 
 def events(job_id: int, action: str | None = None) -> list[Event]:
-    """The job's story, or the sentences of one kind."""
+    """The job's events, or those of one kind."""
     query = select(Event).where(Event.job_id == job_id).order_by(Event.id)
     if action is not None:
         query = query.where(Event.action == action)
@@ -98,7 +98,7 @@ def events(job_id: int, action: str | None = None) -> list[Event]:
 
 
 def delivery(*, job_id: int | None = None, drain_id: int | None = None) -> Delivery | None:
-    """The newest message to whoever wants to know the end of a job or a drain."""
+    """The newest webhook about the end of a job or a drain."""
     about = Delivery.job_id == job_id if job_id is not None else Delivery.drain_id == drain_id
     with transaction() as session:
         return session.scalar(select(Delivery).where(about).order_by(Delivery.id.desc()).limit(1))

@@ -21,7 +21,7 @@ def reconcile_guests(
 ) -> None:
     """Ask both hosts of every unfinished job where its guest really runs.
 
-    A job that needs an operator goes on if the hosts' answers leave no doubt; else the choices are named.
+    A job that needs an operator goes on if the hosts' answers leave no doubt; else its choices are shown.
     """
     from drover.cli import reconcile_view
 

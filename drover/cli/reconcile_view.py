@@ -13,14 +13,14 @@ from workflows.migration.reconcile import Look
 
 
 def reconcile_and_tell(guest: str | None, *, dry_run: bool, as_json: bool) -> None:
-    """Print where each guest runs; unless it is a dry run, let those jobs go on of which there is no doubt."""
+    """Print where each guest runs; unless it is a dry run, resume the jobs whose owner is beyond doubt."""
     found = [(job, reconcile.look(job)) for job in reconcile.unfinished_jobs(guest)]
     resolved, refused = dict[int, bool](), dict[int, str]()
     for job, look in found:
         resolved[job.id] = False
         try:
             resolved[job.id] = not dry_run and operator_actions.by_what_was_seen(job, look)
-        except PreconditionFailed as error:  # somebody else decided meanwhile: that stops no other job
+        except PreconditionFailed as error:  # somebody else has decided meanwhile: the other jobs are not affected
             refused[job.id] = str(error)
     _tell(found, resolved, refused, as_json)
     if refused:

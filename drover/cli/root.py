@@ -1,4 +1,4 @@
-"""The command's root: the table of its subcommands, and the one place where errors become words and exit codes."""
+"""The command's root: the table of its subcommands, and the only place where errors become messages and exit codes."""
 
 import os
 import sys
@@ -30,7 +30,7 @@ class Root(LazyGroup):
         "migrate": Lazy(
             "drover.cli.migration:app", "Move a running guest, its disks included, to another host.", MOVING
         ),
-        "drain": Lazy("drover.cli.drains:app", "Emptying hosts: all guests of one moved elsewhere.", MOVING),
+        "drain": Lazy("drover.cli.drains:app", "Empty hosts: move all guests of a host elsewhere.", MOVING),
         "return": Lazy(
             "drover.cli.drains:return_app",
             "Bring the guests home that were drained from a host, and let it take guests again.",
@@ -44,11 +44,14 @@ class Root(LazyGroup):
             "Remove what no living job owns: processes, images, mirrors and directories of jobs that have ended.",
             MOVING,
         ),
-        "job": Lazy("drover.cli.jobs:app", "The moves: what goes on, and what became of them.", MOVING),
-        "guest": Lazy("drover.cli.guests:app", "The guests: running QEMUs that Drover was told of.", MOVING),
-        "host": Lazy("drover.cli.hosts:app", "The hypervisors: each registers itself when its worker starts.", MOVING),
+        "job": Lazy("drover.cli.jobs:app", "Moves: their progress and their results.", MOVING),
+        "guest": Lazy("drover.cli.guests:app", "Guests: running QEMUs that were adopted.", MOVING),
+        "host": Lazy("drover.cli.hosts:app", "Hypervisors: each registers itself when its worker starts.", MOVING),
         "fleet": Lazy("drover.cli.fleet:app", "Limits of the whole fleet, changed while everything runs.", RUNNING),
-        "config": Lazy("drover.cli.config:app", "Settings of this machine: what they are, and what is wrong.", RUNNING),
+        "webhook": Lazy(
+            "drover.cli.webhooks:app", "Who may be told by webhooks, each with a secret of its own.", RUNNING
+        ),
+        "config": Lazy("drover.cli.config:app", "Settings of this machine: show them and check them.", RUNNING),
         "db": Lazy("drover.cli.database:app", "The database's schema.", RUNNING),
         "worker": Lazy(
             "drover.cli.services:worker_app",
@@ -57,7 +60,7 @@ class Root(LazyGroup):
         ),
         "controller": Lazy(
             "drover.cli.services:controller_app",
-            "See to it that jobs go on, whatever dies: run at least one, several are fine.",
+            "Keep jobs going after any failure: run at least one, several are fine.",
             RUNNING,
         ),
     }
@@ -105,7 +108,7 @@ def root(
 ) -> None:
     """Move running QEMU guests, local disks included, between hosts that share no storage.
 
-    The environment says where things are: DROVER_DATABASE_URL and DROVER_BROKER_URL.
+    DROVER_DATABASE_URL and DROVER_BROKER_URL in the environment name the database and the broker.
     """
 
 
@@ -115,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         answer = app(words, prog_name="drover", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:  # `drover ... | head`: who reads has enough; say nothing, not even at exit
+    except BrokenPipeError:  # `drover ... | head`: the reader has closed the pipe; print nothing, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         answer = ExitCode.DONE
     except Exception as error:

@@ -24,18 +24,18 @@ Hold = Annotated[
 ]
 SeedNow = Annotated[
     bool,
-    typer.Option("--seed-now", help="Copy the disks at once; only RAM and switch wait for --at and --window."),
+    typer.Option("--seed-now", help="Copy the disks at once; only RAM and switchover wait for --at and --window."),
 ]
 Priority = Annotated[int, typer.Option(metavar="N", help="Moves of higher priority begin first.")]
 Every = Annotated[
     str | None,
     typer.Option(
         metavar="CRON",
-        help="Again and again, like '0 22 * * 6' for Saturdays at 22:00; `drover drain cancel` ends it.",
+        help="Repeat it, like '0 22 * * 6' for Saturdays at 22:00; `drover drain cancel` ends it.",
         show_default=False,
     ),
 ]
 Webhook = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="Tell this address how it ended: a signed POST.", show_default=False),
+    typer.Option(metavar="URL", help="Report the end to this address, by a signed POST.", show_default=False),
 ]

@@ -82,7 +82,7 @@ def timing_document(asked: Job | Drain) -> Document:
 
 
 def delivery_document(delivery: Delivery | None) -> Document | None:
-    """How far a webhook has come; its address may hold a password and is left out."""
+    """State of a webhook's delivery; its address may hold a password and is left out."""
     if delivery is None:
         return None
     return {"state": delivery.state.value, "tries": delivery.tries, "error": public(delivery.error)}
@@ -162,7 +162,7 @@ def current_step(job: Job) -> str | None:
 
 
 def event_document(event: Event) -> Document:
-    """One sentence of a job's story."""
+    """One event of a job."""
     return {"at": iso(event.at), "by": event.by, "action": event.action, "sentence": public(event.sentence)}
 
 
@@ -204,7 +204,7 @@ def guest_document(guest: Guest, job_id: int | None) -> Document:
 
 
 def inspection_document(inspection: Inspection) -> Document:
-    """What a host said about a guest of its."""
+    """What a host reported about one of its guests."""
     return {
         **inspection.model_dump(mode="json", include=INSPECTED),
         "qemu_version": ".".join(map(str, inspection.qemu_version)),

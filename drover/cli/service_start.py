@@ -1,4 +1,4 @@
-"""Becoming the service: what it needs is looked at, then Celery's worker takes this process over."""
+"""Starts a service: checks what it needs, then replaces this process by Celery's worker."""
 
 import logging
 import os
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 
 def check_metrics_address(address: str) -> None:
-    """Say at once that no metrics can be served there.
+    """Refuse at once an address where no metrics can be served.
 
     Raises:
-        PreconditionFailed: the address is none, or taken, or what serves metrics is not installed.
+        PreconditionFailed: the address is invalid or taken, or the library that serves metrics is not installed.
     """
     from drover.metrics import check_address
 
@@ -42,11 +42,11 @@ def become(*options: str, as_json: bool) -> None:
     if as_json:
         output.emit({"pid": os.getpid(), "argv": argv})
         sys.stdout.flush()
-    os.execv(argv[0], argv)  # noqa: S606 - no shell is wanted
+    os.execv(argv[0], argv)  # nosec B606 # noqa: S606 - no shell is wanted
 
 
 def _check_database() -> None:
-    """One sentence now instead of Celery's traceback later. A database that is away is waited for, as later on."""
+    """Fail with one sentence instead of Celery's traceback later. An unreachable database is waited for."""
 
     def look() -> None:
         with transaction() as session:
@@ -56,9 +56,9 @@ def _check_database() -> None:
 
 
 def _check_broker() -> None:
-    """Celery would try for ever, also where only an operator can help: a wrong password or certificate.
+    """Celery would try without end, also with a wrong password or certificate, which only an operator can correct.
 
-    A Redis that is away is waited for, as later on: a hypervisor may start before its control node.
+    An unreachable Redis is waited for, as later on: a hypervisor may start before its control node.
     """
     try:
         health.ping()

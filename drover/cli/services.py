@@ -74,9 +74,9 @@ def controller(
     log_format: LogFormat = logs.Format.TEXT,
     as_json: AsJson = False,
 ) -> None:
-    """See to it that jobs go on, whatever dies: run at least one, several are fine.
+    """Keep jobs going after any failure: run at least one, several are fine.
 
-    It does what `celery -A drover.broker.app worker -Q drover.control` does; the one that holds a lock acts.
+    It does what `celery -A drover.broker.app worker -Q drover.control` does; only the one that holds a lock is active.
     """
     from drover.broker.app import CONTROL_QUEUE
     from drover.cli.service_start import become, check_metrics_address

@@ -23,11 +23,11 @@ from models.job import Job, JobState
 
 POLL_S = 0.2
 PATIENCE_S = 30.0
-"""A database that is away for a moment does not end the watching."""
+"""How long an unreachable database does not end the watching."""
 
 
 class StoppedWatching(DroverError):
-    """The watching ended before the job did; the text says why."""
+    """The watching ended before the job did; the text has the reason."""
 
 
 class Endable(Protocol):
@@ -64,13 +64,13 @@ class Watched(Generic[Shot]):
     document: Callable[[], Document]
 
     def view(self) -> View[Shot]:
-        """Something that moves on a terminal, lines elsewhere; on stderr, for stdout is for the result."""
+        """A live view on a terminal, else lines; on stderr, because stdout is for the result."""
         console = Console(file=sys.stderr)
         return self.on_terminal(console) if console.is_terminal else self.elsewhere()
 
 
 def watch(job_id: int, *, timeout_s: float | None, as_json: bool) -> None:
-    """Show a job until it ends, then say how it ended; leaves with the exit code for that."""
+    """Show a job until it ends, then print its result; exits with the code for that."""
     _watch(
         Watched(
             name=f"job {job_id}",
@@ -123,10 +123,10 @@ def _watch(watched: Watched[Shot], *, timeout_s: float | None, as_json: bool) ->
 
 
 def note_without_controller() -> None:
-    """Say so if nobody is there to publish the steps: all would look well, and nothing happen."""
+    """Warn if no controller is active: no step would be published, without any other sign of it."""
     with transaction() as session:
         if not leader_election.anybody_acts(session):
-            output.note("no controller acts: nothing begins until `drover controller` runs somewhere")
+            output.note("no controller is active: nothing begins until `drover controller` runs somewhere")
 
 
 def emit_job(job_id: int) -> None:
@@ -142,7 +142,7 @@ def job_document(job_id: int) -> Document:
 
 def _until_ended(watched: Watched[Shot], timeout_s: float | None) -> Shot:
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    shot = watched.read()  # one that is unknown, or no database at all, is said at once
+    shot = watched.read()  # an unknown number or an unreachable database is reported at once
     if not shot.ended:
         note_without_controller()
     with watched.view() as shown:
@@ -175,7 +175,7 @@ def verdict(shot: Snapshot) -> str:
     why = serializers.public(job.error) or "no reason was recorded"
     if job.state is JobState.ROLLED_BACK:
         return f"rolled_back: {job.guest} stays on {job.source}; {why}"
-    return f"needs an operator: {why} (`drover job explain {job.id}` tells how it came to that)"
+    return f"needs an operator: {why} (`drover job explain {job.id}` shows what led to it)"
 
 
 def _figures(shot: Snapshot) -> str:

@@ -1,1 +1,1 @@
-"""The controller: one of them leads, and makes sure that every job and drain goes on, whatever was lost on the way."""
+"""The controller: one of them leads, and makes sure that every job and drain goes on, also after lost messages."""

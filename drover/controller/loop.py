@@ -1,6 +1,6 @@
-"""The controller: makes sure that every job goes on, whatever was lost on the way.
+"""The controller: makes sure that every job goes on, also after lost messages.
 
-Several may run; the one that holds an advisory lock acts. It looks at the rows, never at messages: a step that
+Several may run; the one that holds an advisory lock leads. It looks at the rows, never at messages: a step that
 is due and was not published, or was published and not picked up, is published again together with all that
 remains; claims that ran out are taken away. All of that may happen twice without harm.
 """
@@ -22,15 +22,16 @@ from drover import logs, metrics, webhooks
 from drover.broker import health
 from drover.broker.app import CONTROL_QUEUE
 from drover.controller import leader_election
+from drover.errors import PreconditionFailed
 from drover.settings import Settings, settings
 from models import fleet, said
-from models.database import away, hearing, transaction, unpooled
+from models.database import away, listening, transaction, unpooled
 from models.fleet import FleetLimits
 from models.host import Host, HostRequest
 from models.job import Job, JobState, Side, Step
 from models.transitions import CLAIMED, GOING_ON, Actor, StepState
 from workers.executor import STOPPING
-from workflows import isolation
+from workflows import host_keys, isolation
 from workflows.drain import reconciler as drains
 from workflows.host_rpc import alive
 from workflows.isolation import PAUSES, alone
@@ -43,24 +44,24 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 CHECK_S = 5.0
-"""How often the one that leads makes sure that it can publish."""
+"""How often the controller that leads checks that it can publish."""
 FAILING_S = 3.0
-"""Looks that fail as a whole for so long end the lead."""
+"""If looks fail as a whole for this long, the lead ends."""
 PAUSE_S = 5.0
-"""After that it leaves the lead to others for so long."""
+"""For this long it then leaves the lead to others."""
 QUESTIONS_KEPT = timedelta(hours=1)
 ME = "controller"
 UNPUBLISHED = "Redis takes no messages"
 """How the reason of a job begins whose next step cannot be published; it goes when it can."""
 LEADING = threading.Event()
-"""Set while this process is the one that acts."""
+"""Set while this process leads."""
 _said: set[str] = set()
-"""What is away in the present outage, and was logged."""
+"""Services that are unreachable in the present outage and were logged."""
 
 
 @worker_init.connect
 def begin(sender: Any = None, **_: Any) -> None:
-    """Act beside the worker that serves the control queue, also while that one waits for Redis."""
+    """Run beside the worker that serves the control queue, also while that waits for Redis."""
     queues = sender.app.amqp.queues.consume_from if sender is not None else {}
     if CONTROL_QUEUE in queues:
         threading.Thread(target=run, args=(settings(),), name="controller", daemon=True).start()
@@ -69,8 +70,8 @@ def begin(sender: Any = None, **_: Any) -> None:
 
 
 def run(ours: Settings) -> None:
-    """Act until the process is told to stop. Nothing ends this but that: what is raised is logged, and after a pause,
-    in which another controller may take the lead, it is tried again.
+    """Run until the process stops. An exception does not end this: it is logged and, after a pause in which another
+    controller may take the lead, this one tries again.
     """
     while not STOPPING.is_set():
         try:
@@ -81,9 +82,9 @@ def run(ours: Settings) -> None:
 
 
 def lead(ours: Settings) -> None:
-    """Act while holding the lock; when another controller holds it, wait a moment.
+    """Lead while holding the lock; when another controller holds it, wait a moment.
 
-    A connection of its own holds the lock and hears the notifications. Whatever ends the lead closes it.
+    A separate connection holds the lock and receives the notifications. It is closed when the lead ends.
 
     Raises:
         Exception: the lead was lost or given up.
@@ -93,13 +94,13 @@ def lead(ours: Settings) -> None:
             STOPPING.wait(TICK_S)
             return
         if not _can_publish():
-            STOPPING.wait(PAUSE_S)  # another controller may be able to
-        if not leader_election.take(connection):
+            STOPPING.wait(PAUSE_S)  # another controller may be able to publish
+        if not leader_election.acquire(connection):
             return
-        with hearing(connection, WAKE_CHANNEL, said.CHANNEL) as wait:
+        with listening(connection, WAKE_CHANNEL, said.CHANNEL) as wait:
             LEADING.set()
             if not _said:  # else an outage goes on, in which it tries again and again
-                log.info("leads: this controller carries jobs and drains on")
+                log.info("leads: this controller handles all jobs and drains")
             try:
                 _act(ours, wait)
             finally:
@@ -107,7 +108,7 @@ def lead(ours: Settings) -> None:
 
 
 def _can_publish() -> bool:
-    """Where nobody can, somebody leads all the same: jobs must say what they wait for, and claims run out."""
+    """If no controller can publish, one still leads: jobs must get a `wait_reason`, and claims must run out."""
     try:
         health.check_broker()
     except Exception as error:
@@ -117,7 +118,7 @@ def _can_publish() -> bool:
 
 
 def _act(ours: Settings, wait: Callable[[float], list[str]]) -> None:
-    """Look again and again. Looks that fail as a whole for some seconds end the lead: another controller may do better.
+    """Look repeatedly. If looks fail as a whole for some seconds the lead ends: another controller may succeed.
 
     Raises:
         Exception: what the last look failed with, or the connection was lost.
@@ -129,7 +130,7 @@ def _act(ours: Settings, wait: Callable[[float], list[str]]) -> None:
             if time.monotonic() >= check_at:
                 health.check_broker()
                 check_at = time.monotonic() + CHECK_S
-                _said.clear()  # both are there: an outage is over
+                _said.clear()  # both can be reached: the outage is over
             failing_since = None
         except Exception as error:
             failing_since = failing_since or time.monotonic()
@@ -137,16 +138,16 @@ def _act(ours: Settings, wait: Callable[[float], list[str]]) -> None:
                 raise
             _log(error, "a look of the controller failed")
             check_at = 0.0  # with the next look
-        said.log_heard(wait(TICK_S))
+        said.log_notified(wait(TICK_S))
 
 
 def _log(error: Exception, what: str) -> None:
-    """One line for an outage of database or broker; anything else is a fault of ours, with its traceback."""
+    """One line for an outage of database or broker; anything else is a bug, logged with its traceback."""
     if away(error) or isinstance(error, (BrokerUnreachable, RedisError, ConnectionError)):
         missing = "Postgres" if away(error) else "Redis"
         if missing not in _said:
             told = next(iter(str(error).splitlines()), "")
-            log.warning("%s, %s is away; guests run on: %s: %s", what, missing, type(error).__name__, told)
+            log.warning("%s, %s is unreachable; guests run on: %s: %s", what, missing, type(error).__name__, told)
         _said.add(missing)
     else:
         log.error("%s", what, exc_info=error)
@@ -214,7 +215,7 @@ def _admit(ours: Settings) -> None:
 
 
 def _look(ours: Settings) -> Any:
-    """What there is to do, each as a truth."""
+    """Which kinds of work there are now, each true or false."""
     what: dict[str, ColumnElement[bool]] = {
         "overdue": exists().where(Step.state.in_(CLAIMED), claims.overdue()),
         "old_questions": exists().where(_old()),
@@ -233,7 +234,7 @@ def _old() -> ColumnElement[bool]:
 
 
 def _due(ours: Settings) -> Select[int]:
-    """Jobs with something to publish or to turn round."""
+    """Jobs with a step to publish or a rollback to start."""
     claimed = aliased(Step)
     stale = Step.enqueued_at < func.clock_timestamp() - ours.republish_after
     return (
@@ -251,7 +252,7 @@ def _due(ours: Settings) -> Select[int]:
 def _advance_all(ours: Settings) -> None:
     with transaction() as session:
         due = sorted(set(session.scalars(_due(ours))))
-    fault = _broker_fault() if due else None  # asked with no transaction open: a frozen Redis takes seconds to tell
+    fault = _broker_fault() if due else None  # asked with no transaction open: with a frozen Redis it takes seconds
     for job_id in PAUSES.due("advance", due):
         with alone("advance", Job, job_id), transaction() as session:
             job = claims.lock(session, job_id, wait=False)
@@ -273,7 +274,7 @@ def _broker_fault() -> str | None:
 def advance(session: Session, job: Job, ours: Settings, broker_fault: str | None = None) -> None:
     """Start a job's rollback, publish its next step, or give up on a host that it waits for. Hold its row's lock.
 
-    With a `broker_fault` a step that is due says so instead of being published.
+    With a `broker_fault` a step that is due is not published, and the job's `wait_reason` is the fault.
     """
     if job.state is JobState.RUNNING and job.cancel_requested and job.committed_at is None and job.idle:
         claims.begin_rollback(session, job, "cancelled on request", actor=Actor.CONTROLLER, by=ME)
@@ -284,8 +285,22 @@ def advance(session: Session, job: Job, ours: Settings, broker_fault: str | None
     found = _seen(session, step, ours)
     if found.silent:
         give_up_waiting(session, job, step)
-    elif found.ready:
+    elif found.ready and _keys_are_known(session, job):
         _publish(job, step, broker_fault)
+
+
+def _keys_are_known(session: Session, job: Job) -> bool:
+    """A plan that Drover 0.1 made has no keys of the two hosts; they are added once both have shown theirs."""
+    if job.plan is None or job.plan.source_key is not None:
+        return True
+    try:
+        keys = host_keys.of_both(session, job.source, job.destination)
+    except PreconditionFailed as error:
+        job.wait_reason = str(error)
+        return False
+    added = {"source_key": keys[job.source], "destination_key": keys[job.destination]}
+    job.plan, job.wait_reason = job.plan.model_copy(update=added), None
+    return True
 
 
 def _seen(session: Session, step: Step, ours: Settings) -> Any:
@@ -303,8 +318,8 @@ def _seen(session: Session, step: Step, ours: Settings) -> Any:
 def give_up_waiting(session: Session, job: Job, step: Step) -> None:
     """The host of a job's next step has been silent for too long. Hold the job's lock.
 
-    Before a cutover was begun it is rolled back: the guest stays on the source. Later the destination may run it for
-    all we know, and rolling back needs the silent host as well: an operator must say what has become of it, because
+    Before a cutover was begun it is rolled back: the guest stays on the source. Later the destination may run
+    it, and rolling back needs the silent host as well: an operator must state what has become of it, because
     unreachable is not dead.
     """
     patience = fleet.limits(session).host_patience
@@ -327,7 +342,7 @@ def _waiting_for_a_host(ours: Settings) -> list[int]:
 
 
 def go_on_with_returned(session: Session, job_id: int) -> None:
-    """What only the silence of a host stopped goes on once it is back: each step looks before it acts."""
+    """Resume a job that stopped only because a host was silent, once it is back: each step looks before it acts."""
     job = claims.lock(session, job_id, wait=False)
     if job is None or job.state is not JobState.NEEDS_OPERATOR:
         return
@@ -337,7 +352,7 @@ def go_on_with_returned(session: Session, job_id: int) -> None:
 
 
 def _choices(job: Job, silent: str, owner: Side) -> str:
-    """To wait, or a command."""
+    """The operator's choices: wait, or a command."""
     lost = ""
     if owner is Side.DESTINATION and job.committed_at is None and job.cutover_begun_at is not None:
         lost = f" (it may have run on there since {job.cutover_begun_at:%H:%M:%S %Z}: what it did since is lost then)"
@@ -356,9 +371,9 @@ def _plainly(error: Exception) -> str:
 
 
 def _publish(job: Job, step: Step, broker_fault: str | None) -> None:
-    """Send the chain of what remains, then note that it was sent: at least once, never silently not.
+    """Send the chain of what remains, then record that it was sent: so it is sent at least once.
 
-    Tried once: the next look tries again, and whoever waits for Redis here holds the job's lock meanwhile.
+    Tried once, because the job's lock is held while this waits for Redis; the next look tries again.
     """
     chain = remaining_chain(job)
     if chain is None:

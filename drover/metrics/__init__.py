@@ -1,8 +1,8 @@
-"""What Prometheus is told of the fleet, read from the database and the broker each time it asks.
+"""Metrics of the fleet for Prometheus, read from the database and the broker at each scrape.
 
-So it does not matter which controller is asked or when it was started, and a figure is never lost with a process.
+So it does not matter which controller is scraped or when it was started, and no figure is lost with a process.
 Counters never go backwards, not even over a restart: they count from the first job on, records of jobs are kept, and
-only what cannot change any more is counted. Whoever prunes those records some day must carry their sums along.
+only what cannot change any more is counted. If records are ever pruned, their sums must be kept.
 The names, their meaning and what to do about them: docs/watching.md.
 """
 
@@ -17,7 +17,7 @@ from drover.settings import Settings
 
 
 def check_address(address: str) -> None:
-    """Say at once, and to whoever starts a controller, that no metrics can be served there.
+    """Refuse an address where no metrics can be served, when a controller is started with it.
 
     Raises:
         PreconditionFailed: `address` is no ADDRESS:PORT, or not this machine's, or taken.

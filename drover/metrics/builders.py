@@ -1,4 +1,4 @@
-"""Figures in the form that Prometheus wants them in."""
+"""Builders of metrics in Prometheus' form."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -21,16 +21,16 @@ from models.database import transaction
 from models.host import Host
 
 PATIENCE_S = 4.0
-"""For Postgres, and then for Redis: Prometheus gives up after 10 s, and should hear before which of them is silent."""
+"""For Postgres, and then for Redis: Prometheus gives up after 10 s, and needs to get before then which is silent."""
 UNREACHABLE = (SQLAlchemyError, OperationalError, RedisError, OSError)
 
 Answer = TypeVar("Answer")
 
 
-class Question(Generic[Answer]):
-    """Put from a thread of its own, so that a server which does not answer holds no scrape up.
+class Query(Generic[Answer]):
+    """A query run in a thread of its own, so that a server which does not answer does not block a scrape.
 
-    While one has no answer no other is put: scrapes do not pile up before a server that is frozen.
+    While one has no answer no other is started: scrapes do not pile up at a frozen server.
     """
 
     def __init__(self, ask: Callable[[], Answer]) -> None:
@@ -55,7 +55,7 @@ class Question(Generic[Answer]):
             answer.set_result(self.ask())
         except UNREACHABLE:
             answer.set_result(None)
-        except BaseException as error:  # a bug: whoever scrapes is told
+        except BaseException as error:  # a bug: the scrape gets the error
             answer.set_exception(error)
 
 
@@ -66,7 +66,7 @@ class Fleet(Collector):
         self.ours, self.leading = ours, leading
         self.ended = Ended()
         self.hosts: Sequence[str] = []
-        self.database, self.broker = Question(self._ask_database), Question(self._ask_broker)
+        self.database, self.broker = Query(self._ask_database), Query(self._ask_broker)
 
     def describe(self) -> list[Metric]:
         """Nothing: the registry would ask the database for the names."""
@@ -80,7 +80,7 @@ class Fleet(Collector):
         yield from families or []
         lengths = self.broker()
         yield gauge("drover_broker_up", "Whether this controller reaches Redis", int(lengths is not None))
-        yield labelled("drover_queue_messages", "Messages nobody has taken yet", ["queue"], lengths or {})
+        yield labelled("drover_queue_messages", "Messages that no process has taken yet", ["queue"], lengths or {})
 
     def _ask_database(self) -> list[Metric]:
         with transaction() as session:
@@ -90,11 +90,11 @@ class Fleet(Collector):
                 *gauges.of_hosts(session, now, self.ours),
                 *gauges.of_jobs(session, now),
                 *gauges.of_drains(session, now),
-                *self.ended.tell(session, now),
+                *self.ended.metrics(session, now),
             ]
 
     def _ask_broker(self) -> dict[str, float]:
-        """How many messages wait in each queue, those of the hosts among them that the database last told of."""
+        """How many messages wait in each queue, with those of the hosts that were last read from the database."""
         queues = [CONTROL_QUEUE, UNROUTED_QUEUE, *map(host_queue, self.hosts)]
         with app.connection_for_read() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)  # else it tries for minutes

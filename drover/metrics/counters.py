@@ -17,7 +17,7 @@ from models.job import Attempt, Disk, Job, JobState, Step
 STEP_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200, 43200)
 DOWNTIME_BUCKETS_S = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
 SETTLED = timedelta(hours=1)
-"""What ended so long ago is on record by now: the times are those of the hosts' own clocks, and these may differ."""
+"""What ended this long ago is recorded by now: a time is read before its transaction commits."""
 
 
 class Ended:
@@ -27,14 +27,14 @@ class Ended:
         self.settled = Totals()
         self.until: datetime | None = None
 
-    def tell(self, session: Session, now: datetime) -> list[Metric]:
-        """As Prometheus wants it."""
+    def metrics(self, session: Session, now: datetime) -> list[Metric]:
+        """The sums as metrics."""
         settled, until = deepcopy(self.settled), now - SETTLED
         settled.add(session, self.until, until)
         recent = deepcopy(settled)
         recent.add(session, until, None)
         self.settled, self.until = settled, until  # not before all went well
-        return list(recent.tell())
+        return list(recent.metrics())
 
 
 class Totals:
@@ -60,8 +60,8 @@ class Totals:
         for bucket, count, total in session.execute(_downtimes(jobs)):
             self.downtime.add(bucket, count, float(total))
 
-    def tell(self) -> Iterator[Metric]:
-        """As Prometheus wants it."""
+    def metrics(self) -> Iterator[Metric]:
+        """The sums as metrics."""
         labels = ["step", "side", "direction", "outcome"]
         family = HistogramMetricFamily("drover_step_duration_seconds", "Of each try at a step", labels=labels)
         for key, histogram in self.steps.items():

@@ -25,7 +25,7 @@ def of_hosts(session: Session, now: datetime, ours: Settings) -> Iterator[Metric
     up = {name: int(age < ours.host_timeout.total_seconds()) for name, age in ages.items()}
     yield labelled("drover_host_up", "Whether its worker sent a heartbeat lately", ["host"], up)
     states = {(host.name, state.value): int(host.state is state) for host in hosts for state in HostState}
-    yield labelled("drover_host_state", "1 for what its operator wants of it", ["host", "state"], states)
+    yield labelled("drover_host_state", "1 for the state that its operator has set", ["host", "state"], states)
     guests = dict.fromkeys(ages, 0)
     for name, count in session.execute(select(Guest.host, func.count()).group_by(Guest.host)):
         guests[name] = count

@@ -18,7 +18,7 @@ UNKNOWN = 2
 
 
 class DrainFailed(Exception):
-    """The host is not empty; the text says what is left and why."""
+    """The host is not empty; the text has the guests left and why."""
 
 
 @dataclass

@@ -30,7 +30,7 @@ def command_line(spec: GuestSpec, files: BootFiles) -> list[str]:
 
 
 def kernel_words(spec: GuestSpec) -> str:
-    """What the guest's kernel is told. It puts name=value words that it does not know into the environment of /init."""
+    """The guest's kernel command line. The kernel puts unknown name=value words into the environment of /init."""
     words = {
         "rate": spec.write_rate,
         "window_mib": spec.window_mib,

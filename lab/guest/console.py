@@ -1,4 +1,4 @@
-"""Reads what the guest said on its serial console, over all the hosts it lived on."""
+"""Reads what the guest printed on its serial console, over all the hosts it lived on."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ class Ack:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How the guest uses a disk; it says so itself, so the images can be judged without its settings."""
+    """How the guest uses a disk, as it prints itself, so that images can be checked without its settings."""
 
     slots: int
     stride: int
@@ -84,5 +84,5 @@ def _take(transcript: Transcript, console: int, line: str) -> None:
         transcript.run = int(match[1], 16)
         transcript.starts += 1
     elif line.startswith(("error", "corrupt")) or (line and transcript.starts):
-        # Before it is ready the kernel may have said something; after that nobody but the writer speaks.
+        # Before it is ready the kernel may print; after that only the writer does.
         transcript.complaints.append(line)

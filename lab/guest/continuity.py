@@ -1,4 +1,4 @@
-"""Was it one guest that ran all the time? The order of its ticks and acknowledgements tells."""
+"""Was it one guest that ran all the time? The order of its ticks and acknowledgements shows it."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -7,6 +7,9 @@ from lab.guest.console import Tick, Transcript
 
 MAX_QUOTED = 5
 
+NO_WRITE = "no acknowledged write to"
+"""What a problem says of a guest that stopped writing, or was killed before its first write there."""
+
 
 def continuity_problems(transcript: Transcript) -> list[str]:
     return [
@@ -14,13 +17,13 @@ def continuity_problems(transcript: Transcript) -> list[str]:
         *_tick_problems(transcript.ticks),
         *_ack_problems(transcript),
         *_silent_consoles(transcript),
-        *(f"the guest said: {line}" for line in transcript.complaints[:MAX_QUOTED]),
+        *(f"the guest printed: {line}" for line in transcript.complaints[:MAX_QUOTED]),
     ]
 
 
 def _start_problems(transcript: Transcript) -> Iterator[str]:
     if transcript.starts == 0:
-        yield "the guest never said that it is ready"
+        yield "the guest never printed that it is ready"
     if transcript.starts > 1:
         yield f"the guest started {transcript.starts} times: it was restarted, not migrated"
 
@@ -52,4 +55,4 @@ def _silent_consoles(transcript: Transcript) -> Iterator[str]:
         heard = {ack.disk for ack in transcript.acks if ack.console == console}
         for disk, geometry in transcript.geometry.items():
             if geometry.rate and disk not in heard:
-                yield f"console {console + 1} shows no acknowledged write to {disk} after the guest was moved"
+                yield f"console {console + 1} shows {NO_WRITE} {disk} after the guest was moved"

@@ -1,4 +1,4 @@
-"""Compares what an image holds with what the guest was told is on its disk."""
+"""Compares an image with the writes that the guest saw acknowledged."""
 
 from dataclasses import dataclass, field
 from typing import BinaryIO

@@ -33,7 +33,7 @@ def kernel_packages() -> tuple[Package, ...]:
         for image in _dependencies(meta, r"linux-image-\d\S*"):
             modules = _dependencies(image, r"linux-modules-\d\S*")
             return tuple(Package(name, _version(name)) for name in (image, *modules))
-    raise PackageError(f"apt knows none of {', '.join(META_PACKAGES)}: run 'apt-get update' as root")
+    raise PackageError(f"apt has none of {', '.join(META_PACKAGES)}: run 'apt-get update' as root")
 
 
 def busybox_package() -> Package:
@@ -56,7 +56,7 @@ def _version(package: str) -> str:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     found = re.search(r"^Version: (\S+)$", result.stdout, re.MULTILINE)
     if found is None:
-        raise PackageError(f"apt knows no version of {package}: run 'apt-get update' as root")
+        raise PackageError(f"apt has no version of {package}: run 'apt-get update' as root")
     return found[1]
 
 

@@ -39,7 +39,7 @@ class GuestSpec:
 
     @property
     def watch_socket(self) -> Path:
-        """A second monitor, for whoever watches the guest beside Drover: QEMU serves one client at a time."""
+        """A second monitor, for observers beside Drover: QEMU serves one client at a time."""
         return self.directory / "watch.sock"
 
     @property
@@ -55,7 +55,7 @@ class GuestSpec:
 
     @property
     def disk_names(self) -> tuple[str, ...]:
-        """How the guest calls the disks: each bus counts its own from a."""
+        """The guest's names of the disks: each bus counts its own from a."""
         counts = {"virtio-blk": 0, "virtio-scsi": 0}
         names = []
         for disk in self.disks:

@@ -18,7 +18,7 @@ MIB = 1 << 20
 class ImageRef:
     path: Path
     format: str
-    disk: str  # as the guest calls it, e.g. vda
+    disk: str  # the guest's name of it, e.g. vda
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class VerifyReport:
 
 
 def verify(images: Sequence[ImageRef], consoles: Sequence[Path]) -> VerifyReport:
-    """Compare the images with what the guest was told, and the consoles with one uninterrupted life.
+    """Compare the images with the acknowledged writes, and the consoles with one uninterrupted run.
 
     The guest must be stopped (QMP `stop`) or its QEMU gone: a block that is just being written would
     count as torn. The consoles come in the order of the hosts the guest was on.
@@ -53,7 +53,7 @@ def _check_image(image: ImageRef, transcript: Transcript, problems: list[str]) -
     acknowledged = transcript.acknowledged(image.disk)
     geometry = transcript.geometry.get(image.disk)
     if geometry is None or transcript.run is None:
-        problems.append(f"{image.disk}: the guest never said how it uses this disk")
+        problems.append(f"{image.disk}: the guest never printed how it uses this disk")
         return DiskReport(image.disk, acknowledged)
     check = DiskCheck(image.disk, transcript.run, geometry, acknowledged)
     try:

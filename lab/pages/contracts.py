@@ -65,7 +65,7 @@ def _typed_columns() -> Iterator[tuple[str, type[Versioned]]]:
 
 def _questions() -> Iterator[str]:
     yield "## Questions to a host\n"
-    yield f"The row of `host_request` holds both. A host that cannot answer says why in a {_link(Refusal)}.\n"
+    yield f"The row of `host_request` holds both. A host that cannot answer gives the reason in a {_link(Refusal)}.\n"
     yield "| kind | question | answer |\n| --- | --- | --- |"
     for kind, question in QUESTIONS.items():
         yield f"| `{kind}` | {_link(question)} | {_link(question.answer)} |"

@@ -19,21 +19,21 @@ INTRODUCTION = """\
 Made by `make docs` from `drover/settings.py` and `models/fleet.py`: do not edit.
 
 A process reads its settings from its environment when it starts. One that is missing or out of range stops the start
-with a sentence. `drover config check` says what is wrong on a machine, `drover config show` what is in effect.
+with a sentence. `drover config check` lists what is wrong on a machine, `drover config show` what is in effect.
 """
 LIMITS = """
 ## Limits of the fleet
 
-One row of the database, changed by `drover fleet set max-moves=12 bandwidth=100M/s` while everything runs; the
-controller and the workers obey within seconds. `drover fleet show` shows them. `drover host set HOST --bandwidth 100M/s
---retention 7d` gives one host its own. An image that was set aside is kept as long as was said when it was set aside.
+One row of the database, changed by `drover fleet set max-moves=12 bandwidth=100M/s` while everything runs; a
+change takes effect within seconds. `drover fleet show` shows them. `drover host set HOST --bandwidth 100M/s
+--retention 7d` gives one host its own. An image that was set aside is kept for the time that was in effect then.
 """
 FORMER = """
 ## Former variables
 
-These were settings of each process before they became limits of the fleet. `drover db upgrade` takes over what its own
-environment says, once, when it makes the row. From then on they are ignored; a worker or controller that finds one with
-another value says so when it starts, with the command that sets it.
+These were settings of each process before they became limits of the fleet. `drover db upgrade` takes over the values of
+its own environment, once, when it makes the row. From then on they are ignored; a worker or controller that finds one
+with another value logs a warning when it starts, with the command that sets it.
 """
 OTHERS = """
 ## Other variables

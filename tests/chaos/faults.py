@@ -32,7 +32,7 @@ class Scene:
     guest: str
     job_id: int
     side: Side = Side.SOURCE
-    """The side of the step at which the fault strikes."""
+    """The side of the step at which the fault is injected."""
     frozen: list[Process] = field(default_factory=list)
 
     def directory(self, host: str) -> Path:

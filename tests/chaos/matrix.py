@@ -21,13 +21,13 @@ Cell = tuple[int, int]
 
 
 def cells() -> list[Cell]:
-    """All that have somebody to strike, slow columns first so that no lane is left with them at the end."""
+    """All cells in which the fault has a target, slow columns first so that no lane is left with them at the end."""
     there = [(row, column) for row in range(len(POINTS)) for column in range(len(FAULTS)) if applies(row, column)]
     return sorted(there, key=lambda cell: -FAULTS[cell[1]].lasts_s)
 
 
 def applies(row: int, column: int) -> bool:
-    """Whether anybody could be there to strike."""
+    """Whether the fault could have a target."""
     return FAULTS[column].first <= POINTS[row].position <= FAULTS[column].last
 
 

@@ -1,4 +1,4 @@
-"""When a fault strikes: between two links of the chain, in the middle of one, or at a line of the switchover's journal.
+"""When a fault is injected: between two links of the chain, within one, or at a line of the switchover's journal.
 
 Generated from `LINKS`, so a new step is covered the day it is added.
 """
@@ -20,7 +20,7 @@ from workflows.migration.chain import LINKS
 
 REACHED_WITHIN_S = 90.0
 SWITCH = ("migrate_ram", Side.SOURCE)
-"""The link in which the guest changes hands."""
+"""The link in which the guest changes its owner."""
 JOURNAL_LINES = ("migrating", "pre-switchover", "continuing", "run")
 """The guest is paused from `pre-switchover` on; `run` is the point of no return."""
 
@@ -29,7 +29,7 @@ Durations = dict[int, float]
 
 
 Meet = Callable[[Scene, Callable[[], bool]], bool]
-"""Waits for the moment, has the fault strike, lets the move go on; answers whether there was anybody to strike."""
+"""Waits for the moment, injects the fault, lets the move go on; returns whether the fault had a target."""
 
 
 class Missed(Exception):
@@ -137,7 +137,7 @@ class Middle(Point):
     def _strike_while_held(
         self, listener: "psycopg.Connection[tuple[object, ...]]", scene: Scene, strike: Callable[[], bool]
     ) -> bool:
-        """The step's worker stands still for a moment, so that the step is known to be under way."""
+        """The worker of the step is frozen for a moment, so that the step is known to be under way."""
         held = worker_of_the_step(scene)
         for worker in held:
             worker.signal(signal.SIGSTOP)

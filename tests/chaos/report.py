@@ -37,8 +37,8 @@ guest stands still from `pre-switchover` on, and `run` is the point of no return
 | rolled back | the guest goes on at the source as if nothing had been tried |
 | lost | its own QEMU was killed and it runs nowhere; its disks hold every acknowledged write; "/": the job says |
 | operator | the job asked for a person; what its text advised was done, and all below held afterwards |
-| - | nobody was there to strike |
-| too short | the link was always over before the fault could strike in its midst |
+| - | the fault had no target |
+| too short | the link was always over before the fault could be injected into it |
 | **!** | something below did not hold |
 
 Checked in every cell: at no instant two copies ran (events of both QEMUs); no acknowledged write is missing or torn

@@ -1,4 +1,4 @@
-"""The lab in which trials are run: two hosts in network namespaces, and a database that tells when a step begins."""
+"""The lab in which trials are run: two hosts in network namespaces, and a database that notifies when a step begins."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import psycopg
 
 from lab import fleet, network, services
 from lab.directory import Lab
-from tests import labs, standby
+from tests import factories, labs, standby
 from tests.slow_receiver import slow_receiver
 from tests.standby import LabWithStandby
 from workers import processes
@@ -34,7 +34,7 @@ END $$;
 CREATE TRIGGER chaos BEFORE UPDATE OF state ON step FOR EACH ROW
 WHEN (NEW.state = 'running' AND OLD.state <> 'running') EXECUTE FUNCTION chaos_tell();
 """
-"""The lab's own database holds a claim back while we hold its lock, and tells of it once it is committed.
+"""The lab's own database holds a claim back while we hold its lock, and notifies once it is committed.
 
 So a trial meets a boundary between two steps exactly, and no code of Drover knows of it.
 """
@@ -85,7 +85,7 @@ class Stage:
             self.services.append(fleet.start_controller(self.lab))
 
     def ended_by_themselves(self) -> list[Process]:
-        """Workers and controllers that ended though nobody killed them; each is told of once."""
+        """Workers and controllers that ended without being killed; each is listed once."""
         gone = [process for process in self.services if not process.alive]
         self.services = [process for process in self.services if process not in gone]
         return [process for process in gone if process not in self.killed]
@@ -95,7 +95,7 @@ class Stage:
 def raised(*, with_standby: bool = False) -> Iterator[Stage]:
     """A new lab for the time of a `with` block; this process is pointed at it."""
     kind = LabWithStandby if with_standby else Lab
-    more = {"DROVER_WEBHOOK_SECRET": "so that somebody is told"}
+    more = {"DROVER_WEBHOOK_KEY": factories.WEBHOOK_KEY}
     limits = {"host-patience": f"{PATIENCE_S:g}"}
     with (
         labs.temporary(settings=labs.BRISK | more, limits=limits, namespaces=True, prefix="dc", kind=kind) as lab,
@@ -103,6 +103,7 @@ def raised(*, with_standby: bool = False) -> Iterator[Stage]:
     ):
         if isinstance(lab, LabWithStandby):
             standby.start(lab)
+        factories.receiver()
         stage = Stage(lab, webhook)
         for found in (stage.worker(SOURCE), stage.worker(DESTINATION), stage.controller()):
             stage.services.append(min(found, key=lambda process: process.started))  # its children carry the same mark

@@ -15,7 +15,7 @@ RUNS = {"RESUME"}
 STANDS = {"STOP", "SHUTDOWN"}
 RETRY_S = 0.01
 NOTICED_S = 0.5
-"""So late, on a busy machine, may we notice that a QEMU died; what is dead does not run."""
+"""How late, on a busy machine, the death of a QEMU may be noticed; a dead one does not run."""
 
 
 @dataclass
@@ -77,18 +77,18 @@ class Witness:
                 await client.disconnect()
 
     async def _while_connected(self, client: QMPClient, events: EventListener, host: str) -> None:
-        heard = asyncio.create_task(self._hear(client, events, host))
+        reading = asyncio.create_task(self._read_events(client, events, host))
         gone = asyncio.create_task(client.runstate_changed())
         try:
-            await asyncio.wait({heard, gone}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.sleep(0)  # what it said last is still to be heard
+            await asyncio.wait({reading, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.sleep(0)  # its last events are still to be read
             self._died(host)
         finally:
-            heard.cancel()
+            reading.cancel()
             gone.cancel()
-            await asyncio.gather(heard, gone, return_exceptions=True)
+            await asyncio.gather(reading, gone, return_exceptions=True)
 
-    async def _hear(self, client: QMPClient, events: EventListener, host: str) -> None:
+    async def _read_events(self, client: QMPClient, events: EventListener, host: str) -> None:
         status: Any = await client.execute("query-status")
         if status["status"] == "running":
             self._begin(host, time.time())

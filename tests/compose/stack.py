@@ -42,7 +42,7 @@ class Stack:
     environment: dict[str, str] = field(repr=False)
 
     def docker(self, *words: str, check: bool = True) -> str:
-        """Run docker; answers what it printed."""
+        """Run docker; returns what it printed."""
         return self._run(["docker", *words], check)
 
     def compose(self, *words: str) -> str:
@@ -63,7 +63,7 @@ class Stack:
         return Path(mount["Source"])
 
     def healthy(self) -> bool:
-        """Every service with a health check says that it is well."""
+        """Every service with a health check is healthy."""
         services = [name for name in self.compose("config", "--services").split() if name != "migrate"]
         states = self.docker("inspect", "--format", "{{.State.Health.Status}}", *map(self.container, services))
         return set(states.split()) == {"healthy"}

@@ -28,7 +28,7 @@ def files(stack: Stack) -> BootFiles:
 
 
 def begin(stack: Stack, guest: str, to: str) -> str:
-    """A move that copies, and stays in sync until `release`, however long commands take here; answers the job's id."""
+    """A move that copies, and stays in sync until `release`, however long commands take here; returns the job's id."""
     job = str(stack.drover("migrate", guest, "--to", to, "--hold", "--bandwidth", "8M")["id"])
     until("the copy runs", lambda: step(stack, job, "await_sync")["state"] == "running", every_s=0.2)
     return job

@@ -49,7 +49,7 @@ def bare(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def database(without_controller: None) -> Iterator[None]:
     """The newest schema, and nothing in it but two hosts and a guest on the first; somebody acts as the controller."""
     with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        until("the lock of the test before is gone", lambda: leader_election.take(connection))
+        until("the lock of the test before is gone", lambda: leader_election.acquire(connection))
         yield
 
 
@@ -62,7 +62,15 @@ def without_controller(bare: None) -> None:
         now = datetime.now(tz=UTC)
         for name, beat in (("hv1", now), ("hv2", now), ("gone", now - timedelta(hours=1))):
             facts = HostFacts(cpus=8, memory_bytes=16 << 30, qemu="QEMU emulator version 10.0.2")
-            host = Host(name=name, address="10.0.0.1", guest_root="/", incarnation=name, heartbeat_at=beat, facts=facts)
+            host = Host(
+                name=name,
+                address="10.0.0.1",
+                guest_root="/",
+                incarnation=name,
+                heartbeat_at=beat,
+                facts=facts,
+                public_key="a key",
+            )
             session.add(host)
         session.flush()
         session.add(Guest(name="web", host="hv1", qmp="/run/web.sock"))

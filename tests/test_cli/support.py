@@ -78,8 +78,8 @@ def insert_job(state: JobState, **columns: Any) -> int:
     """A job as rows, its steps as they would be in that state."""
     job = Job(
         guest="web", source="hv1", destination="hv2", state=state, plan=plan(),
-        nbd_server=NbdServer(nonce=NONCE, address="10.0.0.2", port=4711),
-        switchover=Switchover(attempt=3, address="10.0.0.2", port=4712, key=KEY),
+        nbd_server=NbdServer(nonce=NONCE, address="10.0.0.2", port=4711, sealed=KEY),
+        switchover=Switchover(attempt=3),
         steps=chain.steps("hv1", "hv2"),
         disks=[Disk(index=i, device=f"d{i}", format="raw", source_path=f"/s/{i}", destination_path=f"/d/{i}",
                     bytes_total=2 << 30, bytes_copied=1 << 30) for i in range(2)],

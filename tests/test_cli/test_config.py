@@ -90,6 +90,7 @@ def test_an_old_schema_is_a_problem(hypervisor: Path) -> None:
 
 def test_the_settings_in_effect_are_shown_without_passwords(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DROVER_WEBHOOK_SECRET", "hunter3")
+    monkeypatch.setenv("DROVER_WEBHOOK_KEY", "hunter4" * 5)
     monkeypatch.setenv("DROVER_HEARTBEAT_S", "7")
     result = drover("config", "show", "--json")
     rows = {row["variable"]: row for row in json.loads(result.stdout)["settings"]}

@@ -1,4 +1,4 @@
-"""What is said when something is not as it should be."""
+"""Messages of commands that fail."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def test_a_service_that_redis_does_not_let_in_says_so_and_ends(
     environment = os.environ | {"DROVER_BROKER_URL": broker_with_a_password}
     ended = subprocess.run([DROVER, *words], env=environment, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 1
-    assert "do not accept each other: look at user, password and certificates in DROVER_BROKER_URL" in ended.stderr
+    assert "refused by it: check user, password and certificates in DROVER_BROKER_URL" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
 
 

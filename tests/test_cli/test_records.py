@@ -1,4 +1,4 @@
-"""Records of guests and jobs stay true whatever is asked for at the same moment; commands say what they know."""
+"""Records of guests and jobs stay true under concurrent commands; commands report what is recorded."""
 
 import threading
 from collections.abc import Callable

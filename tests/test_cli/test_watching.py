@@ -48,7 +48,7 @@ def test_watching_an_ended_job(database: None, state: JobState, code: int, verdi
 def test_watching_says_if_no_controller_acts(without_controller: None) -> None:
     number = insert_job(JobState.RUNNING)
     result = drover("job", "watch", str(number), "--timeout", "0")
-    assert result.stderr.startswith("no controller acts: nothing begins until `drover controller` runs somewhere\n")
+    assert result.stderr.startswith("no controller is active: nothing begins until `drover controller` runs")
 
 
 def test_watching_until_the_end(database: None) -> None:

@@ -28,7 +28,7 @@ def create(path: Path, image_format: str, size_bytes: int, options: Mapping[str,
     """Make an empty image over the file at `path`.
 
     Raises:
-        Fatal: qemu-img refused, with its words.
+        Fatal: qemu-img refused; the text has its message.
     """
     argv = ["qemu-img", "create", "-q", "-f", image_format]
     for key, value in options.items():
@@ -48,7 +48,7 @@ def virtual_size(path: Path, image_format: str) -> int | None:
 
 
 def fsync(paths: Sequence[str]) -> None:
-    """Write out what the host's page cache holds of these files, whoever wrote it."""
+    """Write out what the host's page cache holds of these files."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -59,19 +59,19 @@ def fsync(paths: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What one job created on this host, written down before it is created; only that is ever deleted.
+    """What one job created on this host, written down before it is created; nothing else is deleted.
 
-    A file is ours if its inode is the one recorded, or if it is still empty: we died between making and
-    recording it.
+    A file is ours if its inode is the one recorded, or if it is still empty: the worker died between
+    making and recording it.
     """
 
     path: Path
 
     def claim(self, file: Path) -> None:
-        """Make an empty file that nobody had, and the folders above it.
+        """Make an empty file where none exists, and the folders above it.
 
         Raises:
-            PreconditionFailed: somebody's file is there already.
+            PreconditionFailed: a file is there already.
         """
         if self.owns(file):
             return

@@ -74,7 +74,7 @@ def delete_expired(settings: Settings) -> None:
         about = {"job": disk.job_id}
         try:
             gone = _delete(settings, disk.job_id, str(disk.retired_path))
-        except OSError as error:  # the others need not wait for this one
+        except OSError as error:  # the others are deleted all the same
             log.warning("%s could not be deleted, it is tried again: %s", disk.retired_path, error, extra=about)
             continue
         if not gone:

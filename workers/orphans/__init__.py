@@ -1,9 +1,9 @@
 """Garbage on this host: what jobs left behind that have ended, found and removed again.
 
-Everything of ours carries the number of its job: directories, marks of processes, names of block jobs and nodes.
-So each find is judged by its job alone, as the database has it right before something is removed; `done` and
-`rolled_back` are states that no job leaves. When in doubt a thing is kept, and the answer says why: a QEMU is ended
-only while its own monitor, held by us, says that it still waits for a guest.
+All names contain the number of the job: directories, marks of processes, names of block jobs and nodes.
+So each find is decided by the state of its job alone, read right before something is removed; `done` and
+`rolled_back` are states that no job leaves. When in doubt a thing is kept, with the reason: a QEMU is ended
+only while we hold its only monitor, and that reports that it still waits for a guest.
 """
 
 import logging
@@ -22,7 +22,7 @@ from workers.orphans.resources import Find, Kept, Retired
 log = logging.getLogger(__name__)
 
 BUDGET_S = 20.0
-"""Nothing is begun later than that: whoever asked waits 30 s for the answer."""
+"""Nothing is begun later than that: the process that asked waits 30 s for the answer."""
 
 
 async def look(question: LookForOrphans, settings: Settings) -> Orphans:
@@ -33,7 +33,7 @@ async def look(question: LookForOrphans, settings: Settings) -> Orphans:
 
 
 async def collect(question: CollectOrphans, settings: Settings) -> Orphans:
-    """Remove it. What is gone already is not found: twice does no harm."""
+    """Remove it. What is gone already is not found, so repeating it does no harm."""
     deadline = time.monotonic() + BUDGET_S
     found, notes = await finds(settings)
     removed = [await _removed(find, job, question.unknown_jobs, deadline) for find, job in found]
@@ -55,7 +55,7 @@ async def _removed(find: Find, job: Job | None, unknown_jobs: bool, deadline: fl
 
     try:
         if time.monotonic() > deadline:
-            raise Kept("there was no time left: run it again")
+            raise Kept("there was no time left: run `drover gc` again")
         recheck()
         await find.check(job)
         await find.remove(job, recheck)
@@ -65,7 +65,7 @@ async def _removed(find: Find, job: Job | None, unknown_jobs: bool, deadline: fl
 
 
 def _document(find: Find, job: Job | None, *, removed: bool = False, kept: str | None = None) -> Orphan:
-    why = "the database knows no such job" if job is None else f"the job is {job.state}"
+    why = "the database has no such job" if job is None else f"the job is {job.state}"
     if isinstance(find, Retired):
         why += ", and it was kept long enough"
     became = "removed" if removed else f"kept: {kept}" if kept else "found"
@@ -82,6 +82,6 @@ def _ended(job_id: int, unknown_jobs: bool) -> None:
     with transaction() as session:
         state = session.scalar(select(Job.state).where(Job.id == job_id))
     if state is None and not unknown_jobs:
-        raise Kept("that is no proof that it has ended: `drover gc --unknown-jobs` removes it")
+        raise Kept("a job missing from the database may still run: `drover gc --unknown-jobs` removes it")
     if state is not None and not state.finished:
         raise Kept(f"job {job_id} is {state}")

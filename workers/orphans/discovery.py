@@ -12,7 +12,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.job import Disk, Job
 from workers.orphans.naming import MIRROR, MONITOR_TIMEOUT_S, NUMBER, ROLES, being_moved, made, mirror_names
-from workers.orphans.resources import Directory, Find, Helper, Image, Incoming, Mirror, Retired
+from workers.orphans.resources import Directory, Find, Helper, Image, Incoming, OrphanMirror, Retired
 from workers.processes import Process, marked
 from workers.qemu.monitor import connect
 from workers.step import JobDirectory
@@ -40,7 +40,7 @@ def _jobs(ids: set[int]) -> dict[int, Job | None]:
 
 
 def _processes(settings: Settings) -> list[Find]:
-    """Switchover processes first: one might let a guest run. Incoming QEMUs last: others may hold their monitor."""
+    """Switchover processes first: one might resume a guest. Incoming QEMUs last: others may hold their monitor."""
     helpers: list[Find] = []
     waiting: list[Find] = []
     for folder, role, process in _marked_by_job(settings):
@@ -60,7 +60,7 @@ def _marked_by_job(settings: Settings) -> Iterator[tuple[str, str, Process]]:
 
 
 def _files(settings: Settings) -> list[Find]:
-    """Images before the directories that tell whose they are."""
+    """Images before the directories that record whose they are."""
     found: list[Find] = []
     folders = settings.directory / "jobs"
     for entry in sorted(folders.iterdir()) if folders.is_dir() else ():
@@ -84,7 +84,7 @@ def _retired(settings: Settings) -> list[Find]:
 
 
 async def _mirrors(settings: Settings) -> tuple[list[Find], list[str]]:
-    """Ask the QEMUs of all guests that live here and are not being moved: whoever moves one needs its monitor."""
+    """Ask the QEMUs of all guests that live here and are not being moved: a running move needs its monitor."""
     found: list[Find] = []
     notes = []
     for guest in _idle_guests(settings.host):
@@ -96,7 +96,7 @@ async def _mirrors(settings: Settings) -> tuple[list[Find], list[str]]:
             continue
         for name in sorted(names):
             job_id = int(MIRROR.fullmatch(name)[1])  # type: ignore[index] # only such names are answered
-            found.append(Mirror(job_id=job_id, settings=settings, name=name, guest=guest.name, qmp=guest.qmp))
+            found.append(OrphanMirror(job_id=job_id, settings=settings, name=name, guest=guest.name, qmp=guest.qmp))
     return found, notes
 
 

@@ -1,4 +1,4 @@
-"""The kinds of garbage: what each is, when it must stay all the same, and how it is removed."""
+"""The kinds of garbage: what each is, when it must be kept, and how it is removed."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -26,10 +26,12 @@ from workers.qemu.monitor import Monitor, MonitorLost, connect
 from workers.step import JobDirectory
 
 MIRROR_TIMEOUT_S = 8.0
+SAFE_TO_END = {"exporter", "streams"}
+"""Roles of processes that never hold a guest paused."""
 
 
 class Kept(DroverError):
-    """It stays where it is; the text says why."""
+    """It is kept; the text has the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,23 +50,23 @@ class Find(ABC):
     @property
     @abstractmethod
     def what(self) -> str:
-        """For people: which thing."""
+        """Which thing it is, for output."""
 
     def applies(self, job: Job | None) -> bool:
-        """Whether it is garbage at all once such a job has ended; None: the database knows no such job."""
+        """Whether it is garbage at all once such a job has ended; None: the database has no such job."""
         return True
 
-    async def check(self, job: Job | None) -> None:  # noqa: B027 - most have nothing against it
+    async def check(self, job: Job | None) -> None:  # noqa: B027 - most are never kept
         """Raise `Kept` if it must stay whatever else is removed. Looks, changes nothing."""
 
     @abstractmethod
     async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
-        """Take it away, asking `recheck` right before. Not there any more: fine."""
+        """Remove it, after a call of `recheck` right before. If it is gone already, nothing happens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Helper(Find):
-    """An NBD server, a switchover process or its guardian."""
+    """An NBD server, an end of the streams, a switchover process or its guardian."""
 
     kind = "process"
     role: str
@@ -75,8 +77,8 @@ class Helper(Find):
         return f"{self.role} (pid {self.process.pid})"
 
     async def check(self, job: Job | None) -> None:
-        if job is None and self.role != "exporter":
-            raise Kept("it may hold a guest paused and lets go by itself: look at it before you end it by hand")
+        if job is None and self.role not in SAFE_TO_END:
+            raise Kept("it may hold a guest paused, and resumes it by itself: look at it before you end it by hand")
 
     async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
         recheck()
@@ -85,7 +87,7 @@ class Helper(Find):
 
 @dataclass(frozen=True, kw_only=True)
 class Incoming(Find):
-    """A QEMU that was started to take a guest over. Of a job that is done it is the guest, and no find."""
+    """A QEMU that was started to receive a guest. Of a job that is done it is the guest, and not garbage."""
 
     kind = "qemu"
     process: Process
@@ -110,25 +112,25 @@ class Incoming(Find):
         _unlink_dead_sockets(job, self.directory, self.settings)
 
     async def _while_it_waits(self, job: Job | None, act: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Act while we hold its only monitor and it says that no guest is in it: nobody can let one run meanwhile."""
+        """Act while we hold its only monitor and it reports no guest in it: no other process can resume one now."""
         plan = None if job is None else _plan(job, self.directory, self.settings)
         if job is None or plan is None:
-            raise Kept("for which guest it is cannot be told: look at it before you end it by hand")
+            raise Kept("its guest is unknown: look at it before you end it by hand")
         if self.directory.may_run_here:
-            raise Kept(f"{job.guest} may have been let run in it: look at it before you end it by hand")
-        _no_living_job(job.guest)  # the monitor's place may be that job's by now, and it must not find it taken
+            raise Kept(f"{job.guest} may run in it: look at it before you end it by hand")
+        _no_living_job(job.guest)  # that job may have its monitor there by now, and must find it free
         try:
             async with connect(plan.destination.qmp, timeout_s=MONITOR_TIMEOUT_S) as monitor:
                 await self._waits(monitor)
                 if act is not None:
                     await act()
         except MonitorLost as error:
-            raise Kept(f"whether a guest runs in it cannot be told: {error}") from error
+            raise Kept(f"it is unknown whether a guest runs in it: {error}") from error
 
     async def _waits(self, monitor: Monitor) -> None:
         if monitor.pid != self.process.pid:
             raise Kept(
-                f"its monitor's place is taken by pid {monitor.pid}, so it cannot say whether a guest runs in it"
+                f"its monitor's socket belongs to pid {monitor.pid}, so it is unknown whether a guest runs in it"
             )
         runstate = (await monitor.query("query-status", timeout_s=MONITOR_TIMEOUT_S))["status"]
         if runstate != "inmigrate":
@@ -136,7 +138,7 @@ class Incoming(Find):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mirror(Find):
+class OrphanMirror(Find):
     """A block job, its NBD client node, or both, in the QEMU of a guest that lives here."""
 
     kind = "mirror"
@@ -157,12 +159,12 @@ class Mirror(Find):
             async with asyncio.timeout(MIRROR_TIMEOUT_S):
                 await block.drop_mirrors(monitor, sorted(await mirror_names(monitor)))
             if self.name in await mirror_names(monitor):
-                raise Kept("QEMU does not let go of it")
+                raise Kept("QEMU did not remove it")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image(Find):
-    """An image that the job made. Of a job that is done it belongs to the guest, and is no find."""
+    """An image that the job made. Of a job that is done it belongs to the guest, and is not garbage."""
 
     kind = "image"
     path: Path
@@ -193,7 +195,7 @@ class Image(Find):
 
 @dataclass(frozen=True, kw_only=True)
 class Directory(Find):
-    """The job's directory. It goes last, since it tells what the job made."""
+    """The job's directory. It is removed last, since it records what the job made."""
 
     kind = "directory"
 
@@ -206,7 +208,7 @@ class Directory(Find):
         recheck()
         _unlink_dead_sockets(job, self.directory, self.settings)
         if job is not None and job.state is JobState.ROLLED_BACK:
-            self.directory.manifest.delete_all()  # only folders are left to it, and only empty ones go
+            self.directory.manifest.delete_all()  # only folders are left in it, and only empty ones are removed
         self.directory.remove()
         if self.directory.path.exists():
             raise Kept("it could not be deleted")
@@ -218,7 +220,7 @@ class Directory(Find):
         if roles:
             raise Kept(f"still in use by: {', '.join(sorted(roles))}")
         if (job is None or job.state is JobState.ROLLED_BACK) and (still := made(self.directory)):
-            raise Kept(f"it tells who made {', '.join(map(str, still))}, and that is still there")
+            raise Kept(f"it records which job made {', '.join(map(str, still))}, and that still exists")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +242,7 @@ class Retired(Find):
         recheck()
         retention.delete_expired(self.settings)
         if self.path.exists():
-            raise Kept("somebody else is deleting it just now")
+            raise Kept("another process is deleting it now")
 
 
 def _no_living_job(guest: str) -> None:

@@ -1,1 +1,1 @@
-"""What we know of QEMU: its monitor, its command line, its machines, its bugs."""
+"""Facts about QEMU: its monitor, its command line, its machines, its bugs."""

@@ -31,7 +31,7 @@ class Mirror:
 
     @property
     def concluded(self) -> bool:
-        """It will do nothing more; `error` tells how it went."""
+        """It does nothing more; `error` has the outcome."""
         return self.status == "concluded"
 
     @property
@@ -60,7 +60,7 @@ def _mirror(job: dict[str, Any], detail: dict[str, Any]) -> Mirror:
 
 
 async def connect_target(monitor: Monitor, name: str, server: dict[str, str], discard: str) -> None:
-    """Open an NBD export as the target of a mirror. `server` is {"host", "port", "export"}.
+    """Open an NBD export as the target of a mirror. `server` is {"path", "export"}.
 
     `reconnect-delay` 0 makes every break visible.
     """
@@ -68,7 +68,7 @@ async def connect_target(monitor: Monitor, name: str, server: dict[str, str], di
         "blockdev-add",
         driver="nbd",
         node_name=name,
-        server={"type": "inet", "host": server["host"], "port": server["port"]},
+        server={"type": "unix", "path": server["path"]},
         export=server["export"],
         reconnect_delay=0,
         discard=discard,
@@ -97,7 +97,7 @@ async def start_mirrors(monitor: Monitor, disks: Mapping[str, str], *, bytes_per
 
 
 async def _start_mirror(monitor: Monitor, name: str, device: str, bytes_per_s: int) -> None:
-    """`auto-dismiss` false keeps the verdict for whoever comes after us; `on-target-error` stop lets a break be healed
+    """`auto-dismiss` false keeps the outcome for a later worker; `on-target-error` stop lets a break be healed
     without a new copy as long as it is the same NBD server, which its export name proves.
     """
     await monitor.execute(
@@ -118,7 +118,7 @@ async def cut(monitor: Monitor, names: Sequence[str]) -> None:
     """Cut the connections of these mirrors, even while QEMU answers nothing else; they never recover from that.
 
     Whatever changes QEMU's block nodes waits for the requests that are on their way through any of them, over a dead
-    link for as long as TCP hopes, and the guest's disks wait with it (bdrv_graph_wrlock, 10.0.2).
+    link until TCP gives up, and the guest's disks wait as well (bdrv_graph_wrlock, 10.0.2).
     """
     for name in names:
         with contextlib.suppress(CommandRefused):  # it has none
@@ -126,7 +126,7 @@ async def cut(monitor: Monitor, names: Sequence[str]) -> None:
 
 
 async def drop_mirrors(monitor: Monitor, names: Sequence[str]) -> None:
-    """End mirrors without making their sides equal, and forget them. Not there: fine."""
+    """End mirrors without making their sides equal, and dismiss them. If it does not exist, nothing happens."""
     await cut(monitor, names)
     for name in names:
         await _tolerant(monitor, "block-job-cancel", device=name, force=True)
@@ -151,7 +151,7 @@ async def set_speeds(monitor: Monitor, rates: Mapping[str, int]) -> None:
 
 
 async def resume_mirror(monitor: Monitor, name: str) -> None:
-    """Let a mirror that stands with an error try again; only what is missing is sent."""
+    """Resume a mirror that stopped with an error; only what is missing is sent."""
     await _tolerant(monitor, "job-resume", id=name)
 
 
@@ -206,7 +206,7 @@ class ExportedImage:
 
 
 async def export(monitor: Monitor, image: ExportedImage) -> None:
-    """Open an image in the NBD server and offer it for writing. `discard` keeps holes holes."""
+    """Open an image in the NBD server and offer it for writing. `discard` keeps holes in the image."""
     format_node, file_node = image.nodes
     await monitor.execute("blockdev-add", driver="file", node_name=file_node, filename=image.path, discard="unmap")
     await monitor.execute(

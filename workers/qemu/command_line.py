@@ -34,13 +34,13 @@ FLAGS = words_of(
 """Options that take no argument (qemu-options.def); the word after any other one is its value."""
 
 DROPPED = words_of("S incoming daemonize")
-"""Added anew (`-S -incoming`) or the supervisor's affair (`-daemonize`), so never copied."""
+"""Added anew (`-S -incoming`) or decided by the supervisor (`-daemonize`), so never copied."""
 
 PLAIN = words_of("pidfile kernel initrd dtb bios L D mem-path")
 """Options whose whole argument is a file name: a comma in it is a comma."""
 
 GUEST_TEXT = words_of("append name uuid cpu")
-"""Options never relocated: what looks like a path in them is told to the guest."""
+"""Options never relocated: what looks like a path in them is text for the guest."""
 
 GUEST_KEYS = words_of("serial string value id vendor product model version asset sku family manufacturer hostname")
 """Keys never relocated, for the same reason: a disk's serial number may begin with a slash."""
@@ -164,7 +164,7 @@ def destination_command_line(
     destination path) overrides the roots for the images it names.
 
     `-only-migratable` is left out on purpose: it would stay with the guest for good and refuse
-    every later hot-plug of a device that cannot migrate; `blocked-reasons` tells before we start.
+    every later hot-plug of a device that cannot migrate; `blocked-reasons` lists such devices before the move.
     """
     relocate = _relocation(source_root, destination_root, image_paths or {})
     options = [spelled_out(option) for option in parse_command_line(argv) if option.name not in DROPPED]

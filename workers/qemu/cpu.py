@@ -1,6 +1,6 @@
-"""What the guest's CPU offers, as CPUID tells the guest.
+"""The features of a guest's CPU, as its CPUID shows them.
 
-QEMU sends no CPUID with the RAM and never notices that a feature is missing at the destination (seen on 7.2, 10.0 and
+QEMU sends no CPUID with the RAM and does not notice that a feature is missing at the destination (seen on 7.2, 10.0 and
 11.1): the guest goes on and dies at the first instruction that is not there. With `-cpu host` any other CPU can do
 that, and a named model silently loses what the host, or under TCG an older QEMU, does not have. So both sides are
 compared: what the source offers the destination must offer too. More of it does no harm: a running guest does not ask
@@ -20,7 +20,7 @@ from workers.qemu.monitor import CommandRefused, Monitor
 _TOPOLOGY = {"CPUID.01H:EDX": 1 << 28, "CPUID.80000001H:ECX": 1 << 1}
 """HTT and CMP_LEGACY follow from `-smp`, which is the same on both sides; only some versions count them as features."""
 _REFERENCES = words_of("memory-backend pflash0 pflash1 memory-encryption confidential-guest-support")
-"""What `-machine` says of objects that other options make."""
+"""Keys of `-machine` that name objects made by other options."""
 _FIRST = "/machine/unattached/device[0]"
 """The first CPU of a machine that has just started."""
 _QUESTIONS: list[dict[str, Any]] = [
@@ -34,7 +34,7 @@ _QUESTIONS: list[dict[str, Any]] = [
 
 
 async def offered(monitor: Monitor) -> Cpu | None:
-    """What the guest is told; None where QEMU cannot tell: only x86 has such words."""
+    """What the guest's CPUID shows; None where QEMU does not report them: only x86 has feature words."""
     path = (await monitor.query("query-cpus-fast"))[0]["qom-path"]
     try:
         words = await monitor.query("qom-get", path=path, property="feature-words")
@@ -46,11 +46,11 @@ async def offered(monitor: Monitor) -> Cpu | None:
 def offered_here(qemu: str, argv: Sequence[str]) -> Cpu | None:
     """The same for a guest with this command line on this host, asked of a QEMU that never runs anything.
 
-    None where that does not start or cannot tell: then the guest's own incoming QEMU is the first to be asked.
+    None where that does not start or does not report them: then only the guest's own incoming QEMU is asked.
     """
     words = ("-S", "-nodefaults", "-no-user-config", "-display", "none", *_of_the_cpu(argv), "-qmp", "stdio")
     try:
-        said = program.said(qemu, *words, told="".join(map(json.dumps, _QUESTIONS)))
+        said = program.output(qemu, *words, told="".join(map(json.dumps, _QUESTIONS)))
         replies = {reply["id"]: reply["return"] for reply in map(json.loads, said.splitlines()) if "id" in reply}
         return _described(replies["feature-words"], replies["vendor"])
     except (OSError, subprocess.SubprocessError, ValueError, KeyError):
@@ -78,7 +78,7 @@ def _label(word: Mapping[str, Any]) -> str:
 
 
 def missing(source: Cpu | None, destination: Cpu | None) -> list[str]:
-    """What the guest has and would not find there, as sentences; empty if nothing, or if one side cannot tell."""
+    """What the guest has and would not find there, as sentences; empty if nothing, or if one side is unknown."""
     if source is None or destination is None:
         return []
     found = []

@@ -40,7 +40,7 @@ def _media(
 ) -> list[_Medium]:
     """`query-block` shows the topmost node; while a mirror runs that is its filter (`mirror_top`).
 
-    Only `query-blockstats` says what lies below a node (10.0 has no `children` elsewhere).
+    Only `query-blockstats` shows what lies below a node (10.0 has no `children` elsewhere).
     """
     nodes = {node["node-name"]: node for node in named_block_nodes}
     below = {_drive(entry): entry for entry in blockstats}
@@ -53,7 +53,7 @@ def _media(
 
 
 def _drive(entry: Reply) -> tuple[str, str]:
-    """Both names: a drive may be called like another's device (before 9.0 there is an empty drive `sd0`)."""
+    """Both names: a drive may have the name of another's device (before 9.0 there is an empty drive `sd0`)."""
     return entry.get("device", ""), entry.get("qdev", "")
 
 
@@ -90,7 +90,7 @@ def source_disks(
 ) -> tuple[SourceDisk, ...]:
     """Every writable disk of the guest, from the replies of the commands of these names.
 
-    Call `disk_refusals` on the same replies: here nothing is judged.
+    Call `disk_refusals` on the same replies: here nothing is refused.
     """
     writable = [medium for medium in _media(query_block, named_block_nodes, blockstats) if not _read_only(medium)]
     return tuple(_disk(index, medium) for index, medium in enumerate(writable))

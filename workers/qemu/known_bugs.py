@@ -23,11 +23,11 @@ class Severity(StrEnum):
     REFUSE = "refuse"
     """The move would lose data or the guest: not done in the affected way."""
     AVOID = "avoid"
-    """The code goes round it by itself; nobody needs to be told."""
+    """The code avoids it; no message is needed."""
     WARN = "warn"
-    """Rare or harmless enough to go on; the operator of a guest that it concerns is told."""
+    """Rare or harmless enough to go on; the operator of a guest that it concerns gets a warning."""
     NOTE = "note"
-    """General advice for running a host; says nothing about any single move."""
+    """General advice for running a host; it does not concern any single move."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ BUGS: tuple[Bug, ...] = (
         what="UEFI flash may lose its ROM mode in a migration",
         severity=Severity.WARN,
         ranges=((ANCIENT, (10, 0, 13)), ((10, 1, 0), (11, 1, 1))),
-        concerns=(frozenset({"pflash"}),),  # the word is in every way to give a guest flash
+        concerns=(frozenset({"pflash"}),),  # the word is part of every option that gives a guest flash
     ),
 )
 _BY_ID = {bug.id: bug for bug in BUGS}
@@ -192,9 +192,9 @@ def known_bugs(qemu: Version, accel: Accel, *, severity: Severity | None = None)
 def warnings(
     source_version: Version, accel: Accel, argv: Sequence[str], *, destination_version: Version | None = None
 ) -> list[str]:
-    """What to tell the operator of the guest with this command line before it moves: one sentence per bug.
+    """Warnings for the operator of the guest with this command line, before it moves: one sentence per bug.
 
-    `tcg-precopy` is among them exactly when `live_ram_safe` says no.
+    `tcg-precopy` is among them exactly when `live_ram_safe` is false.
     """
     hosts = {"source": source_version}
     if destination_version not in {None, source_version}:

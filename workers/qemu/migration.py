@@ -13,8 +13,6 @@ from drover.errors import DroverError, Transient
 from workers.qemu import block
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost
 
-CONNECT_TIMEOUT_S = 5.0
-
 GONE = {"none", "cancelled", "failed"}
 STOPPED_BY_MIGRATION = {"postmigrate", "finish-migrate"}
 STANDS_STILL = {"paused", "prelaunch"}
@@ -26,7 +24,7 @@ class NotLoaded(DroverError):
 
 
 async def set_capabilities(monitor: Monitor, *wanted: str) -> None:
-    """Switch these on where the QEMU knows them, and all others off.
+    """Switch these on where the QEMU offers them, and all others off.
 
     The preflight has refused a QEMU that lacks what the switchover needs. What another tool left switched on would
     change the stream, or forbid it: with `multifd` QEMU takes no connection of ours (10.0.2).
@@ -38,43 +36,34 @@ async def set_capabilities(monitor: Monitor, *wanted: str) -> None:
     )
 
 
-async def listen(monitor: Monitor, address: str) -> int:
-    """Open a free port for the RAM stream on the incoming side; answers the port.
-
-    `return-path` makes the source's `completed` mean that this side holds everything (reference: QEMU's
-    docs/devel/migration/main.rst). `late-block-activate` keeps the images untouched until `cont` before 10.0.
+async def prepare_incoming(monitor: Monitor) -> None:
+    """Before the RAM comes: `return-path` makes the source's `completed` mean that this side holds everything
+    (reference: QEMU's docs/devel/migration/main.rst). `late-block-activate` keeps the images untouched until `cont`
+    before 10.0.
     """
     await set_capabilities(monitor, "events", "return-path", "late-block-activate")
-    host = f"[{address}]" if ":" in address else address
-    await monitor.execute("migrate-incoming", uri=f"tcp:{host}:0")
-    [listening] = (await monitor.query("query-migrate"))["socket-address"]
-    return int(listening["port"])
 
 
-async def send(monitor: Monitor, address: str, port: int) -> None:
-    """Begin to send the RAM to a port that `listen` opened, by a connection that we make.
-
-    QEMU's own waits with the last, small, piece of the device state until the piece before it is acknowledged, which
-    Linux does after 40 ms (Nagle's algorithm, delayed acknowledgement; 10.0.2): most of a short pause.
-
-    Raises:
-        OSError: nobody listens there, or there is no way.
+async def receive(monitor: Monitor, stream: socket.socket) -> None:
+    """Take the RAM in from this connection. Not blocking, so that a silent peer never holds up QEMU's main loop:
+    `getfd` makes it block again (10.0.2), so it is set afterwards.
     """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as stream:
-        stream.setblocking(False)
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            await asyncio.get_running_loop().sock_connect(stream, (address, port))
-        stream.setblocking(True)
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await monitor.give("drover-ram", stream.fileno())
+    await monitor.give("drover-ram", stream.fileno())
+    stream.setblocking(False)
+    await monitor.execute("migrate-incoming", uri="fd:drover-ram")
+
+
+async def send(monitor: Monitor, stream: socket.socket) -> None:
+    """Begin to send the RAM over this connection, not blocking likewise."""
+    await monitor.give("drover-ram", stream.fileno())
+    stream.setblocking(False)
     await monitor.execute("migrate", uri="fd:drover-ram")
 
 
 async def loaded(monitor: Monitor, timeout_s: float = 5.0) -> None:
-    """Wait until this side holds the guest and stands still.
+    """Wait until this side holds the guest and does not run it.
 
-    The source says `completed` only when that is so; this makes sure, because `cont` sent to a QEMU that is
+    The source reports `completed` only when that is so; this makes sure, because `cont` sent to a QEMU that is
     still `inmigrate` would silently turn autostart on.
 
     Raises:
@@ -92,7 +81,7 @@ async def loaded(monitor: Monitor, timeout_s: float = 5.0) -> None:
 
 
 async def resume(monitor: Monitor) -> float:
-    """Let the guest run here; answers when it did, by QEMU's own clock (seconds since 1970)."""
+    """Resume the guest here; returns when it ran, by QEMU's own clock (seconds since 1970)."""
     events = monitor.listen("RESUME")
     await monitor.execute("cont")
     async with asyncio.timeout(10):
@@ -121,7 +110,7 @@ async def cancel(monitor: Monitor, nodes: list[str], *, paused_by_us: bool) -> N
 
 
 async def _as_before(monitor: Monitor, ours: set[str], timeout_s: float = 15.0) -> None:
-    """Until the guest is in no run state that we are to blame for; QEMU itself restores the one of before."""
+    """Until the guest is in none of our own run states; QEMU itself restores the earlier one."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         status = (await monitor.query("query-migrate")).get("status", "none")
@@ -148,7 +137,7 @@ def event_time(event: Any) -> float:
 
 
 def ram_progress(reply: dict[str, Any]) -> dict[str, Any]:
-    """The part of `query-migrate` that people watch: bytes, rate and passes."""
+    """The part of `query-migrate` that is shown to users: bytes, rate and passes."""
     ram = reply.get("ram", {})
     return {
         "status": reply.get("status", "none"),

@@ -1,7 +1,7 @@
 """QMP client, for QEMU and the storage daemon alike.
 
 A monitor serves one client at a time; a second one connects and gets no greeting. Every wait here has an end.
-`query` only looks; `execute` changes something and asks the guard first, so that a worker which lost its
+`query` changes nothing; `execute` changes something and calls the guard first, so that a worker which lost its
 claim stops before the hypervisor and not only before the database.
 """
 
@@ -45,11 +45,11 @@ Guard = Callable[[], None]
 
 
 class CommandRefused(DroverError):
-    """QEMU said no; nothing was changed."""
+    """QEMU refused the command; nothing was changed."""
 
 
 class MonitorLost(Transient):
-    """The connection broke or QEMU fell silent: whether the command took effect must be asked anew."""
+    """The connection broke or QEMU gave no answer. The command may have taken effect: query the state again."""
 
 
 class Monitor:
@@ -59,7 +59,7 @@ class Monitor:
         self._client = client
         self._guard = guard
         self.pid = pid
-        """The process that listens on the socket, as the kernel says."""
+        """The process that listens on the socket, as the kernel reports."""
 
     async def query(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S, **arguments: Any) -> Any:
         """Run a command that changes nothing.
@@ -71,7 +71,7 @@ class Monitor:
         return await self._run(command, arguments, timeout_s)
 
     async def execute(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S, **arguments: Any) -> Any:
-        """Run a command that changes something, if the guard lets us. Errors as for `query`."""
+        """Run a command that changes something, if the guard permits it. Errors as for `query`."""
         self._guard()
         return await self._run(command, arguments, timeout_s)
 
@@ -102,7 +102,7 @@ class Monitor:
         return str(await self.query("human-monitor-command", command_line=line))
 
     def listen(self, *names: str) -> EventListener:
-        """A listener for these events; it falls silent when the connection breaks, so poll beside it."""
+        """A listener for these events. After the connection broke it gets neither events nor an error: poll as well."""
         listener = EventListener(names or None)
         self._client.register_listener(listener)
         return listener
@@ -123,7 +123,7 @@ def _wire(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _always() -> None:
-    """The guard of those who need none: read-only callers and the switchover, which fences itself."""
+    """The guard of callers that need none: read-only ones, and the switchover, which fences itself."""
 
 
 @asynccontextmanager
@@ -133,7 +133,7 @@ async def connect(
     """A monitor for the time of a `with` block.
 
     Raises:
-        MonitorLost: nobody listens, another client holds the monitor, or QEMU does not answer.
+        MonitorLost: no process listens, another client holds the monitor, or QEMU does not answer.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -149,7 +149,7 @@ async def connect(
 
 
 class _Client(QMPClient):
-    """One that logs messages in our way, and formats none that is not logged.
+    """Logs messages in our format, and formats only those that are logged.
 
     The hooks of qemu.qmp 0.0.5 format each message for a debug log even when there is none: an eighth of what a worker
     does in a move, and part of each pause.
@@ -167,13 +167,13 @@ class _Client(QMPClient):
 
 
 def _shown(message: Message) -> str:
-    """One line of QMP without secrets; what is longer than anybody reads is cut off."""
+    """One line of QMP without secrets; what is too long is cut off."""
     text = json.dumps(_without_secrets(dict(message)))
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}... ({len(text)} characters)"
 
 
 def _without_secrets(value: Any) -> Any:
-    """What stands under a telling name is left out. `drover.logs` masks our nonces and keys wherever they stand."""
+    """Values under the names in `SECRET_NAMES` are left out. `drover.logs` masks our nonces and keys everywhere."""
     if isinstance(value, Mapping):
         return {
             name: logs.SECRET if name in SECRET_NAMES and isinstance(part, str) else _without_secrets(part)
@@ -232,4 +232,4 @@ async def _hang_up(client: QMPClient) -> None:
         async with asyncio.timeout(2):
             await client.disconnect()
     except (QMPError, OSError, EOFError, TimeoutError):
-        pass  # the connection was lost earlier; whoever used it was told
+        pass  # the connection was lost earlier, and its user got that error

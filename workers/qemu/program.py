@@ -1,4 +1,4 @@
-"""What a QEMU binary says of itself: asked once, and again when the binary was replaced."""
+"""The version and machine types of a QEMU binary: asked once, and again when the binary was replaced."""
 
 import re
 import subprocess
@@ -11,18 +11,18 @@ from workers.qemu.known_bugs import Version
 _LONGEST_S = 10.0
 
 
-def said(qemu: str, *words: str, told: str = "") -> str:
-    """Its stdout, started with these words and told that on stdin.
+def output(qemu: str, *words: str, told: str = "") -> str:
+    """Its stdout when started with these arguments and this stdin.
 
     Raises:
         OSError: it cannot be started.
         subprocess.SubprocessError: it failed, or did not end.
     """
-    return _said(qemu, Path(qemu).stat().st_mtime_ns, words, told)
+    return _output(qemu, Path(qemu).stat().st_mtime_ns, words, told)
 
 
 @cache
-def _said(qemu: str, _mtime_ns: int, words: tuple[str, ...], told: str) -> str:
+def _output(qemu: str, _mtime_ns: int, words: tuple[str, ...], told: str) -> str:
     return subprocess.run(
         [qemu, *words],
         env=handed_on(),
@@ -36,10 +36,10 @@ def _said(qemu: str, _mtime_ns: int, words: tuple[str, ...], told: str) -> str:
 
 def version(qemu: str) -> Version | None:
     """Its version; None if it does not name one."""
-    found = re.search(r"version (\d+)\.(\d+)\.(\d+)", said(qemu, "--version"))
+    found = re.search(r"version (\d+)\.(\d+)\.(\d+)", output(qemu, "--version"))
     return (int(found[1]), int(found[2]), int(found[3])) if found else None
 
 
 def machine_types(qemu: str) -> set[str]:
-    """The machine types that it knows."""
-    return {line.split()[0] for line in said(qemu, "-machine", "help").splitlines() if line.strip()}
+    """The machine types that it has."""
+    return {line.split()[0] for line in output(qemu, "-machine", "help").splitlines() if line.strip()}

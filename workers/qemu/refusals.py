@@ -107,7 +107,7 @@ def _refused_disk(option: Option) -> Iterator[str]:
 def _refused_monitor(option: Option) -> Iterator[str]:
     value = (option.value or "").removeprefix("mon:")
     if option.name in {"qmp", "qmp-pretty", "monitor"} and value == "stdio":
-        yield f"{shown(option)}: whoever holds this monitor's pipes stays behind; use a unix socket"
+        yield f"{shown(option)}: this monitor's pipes end at the source host; use a unix socket"
     path = option.get("path") if option.name == "chardev" else value if option.name in _CHANNELS else ""
     if (path or "").startswith(("/dev/tty", "/dev/parport")):
         yield f"{shown(option)}: a port of this host cannot be moved"

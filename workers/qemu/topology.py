@@ -156,7 +156,7 @@ def _known_to_both(lines: Iterable[str], other: Sequence[str]) -> list[str]:
 
 
 def _sentences(left: Sequence[str], right: Sequence[str]) -> Iterator[str]:
-    """Devices first; a device missing on one side makes its properties no news."""
+    """Devices first; properties of a device missing on one side are not listed."""
     counterpart = {_key(line): line for line in right if " = " in line}
     paired = {_key(line) for line in left} & set(counterpart)
     for line in _without_children(left):

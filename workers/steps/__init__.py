@@ -1,4 +1,4 @@
-"""The steps, one file each. Their order is `workflows.migration.chain`'s business."""
+"""The steps, one file each. `workflows.migration.chain` has their order."""
 
 from models.job import Side
 from workers.step import StepHandler

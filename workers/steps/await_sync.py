@@ -16,21 +16,22 @@ from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
 from workers.step import Context, StepHandler
+from workers.streams import supervisor as streams
 from workers.switchover import supervisor
 from workflows.migration.chain import BeginAnew, Restart
 
 POLL_S = 1.2
-"""What QEMU tells by events needs no poll, and each takes the main loop from the guest's own requests."""
+"""QEMU reports most changes by events; each poll takes time of the main loop from the guest's own requests."""
 EVENTS = ("BLOCK_JOB_READY", "BLOCK_JOB_ERROR", "BLOCK_JOB_COMPLETED", "STOP", "RESUME")
 RECORD_S = 1.0
-"""The database hears of the progress at most so often."""
+"""Progress is written to the database at most this often."""
 HEAL_S = 60.0
-"""How long a mirror that stands with an error is resumed again and again before the copy is begun anew.
+"""How long a mirror that stopped with an error is resumed repeatedly before the copy is begun anew.
 
 A cut link to the same NBD server heals without a new copy; QEMU retries after up to 16 s of its own."""
 
 SILENCE_S = 5.0
-"""A copy that has not moved for so long makes us look whether its NBD server can be reached."""
+"""After a copy has not moved for this long, its NBD server is checked for being reachable."""
 
 
 class AwaitSync(StepHandler):
@@ -45,10 +46,12 @@ class AwaitSync(StepHandler):
         return in_sync and not held_up and not ctx.job.held and all(disk.ready_at for disk in ctx.job.disks)
 
     async def do(self, ctx: Context) -> None:
+        if ctx.served_at.sealed is not None:  # else a copy goes on that Drover 0.1 began
+            await streams.connect(ctx)
         supervisor.prepare(ctx)  # a quick copy is over before one that is started afterwards could begin
         async with ctx.guest() as monitor:
             await _Watch(ctx, monitor).until_in_sync()
-        supervisor.prepare(ctx)  # after a long copy no other waits any more
+        supervisor.prepare(ctx)  # after a long copy the first one has ended
 
     async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
@@ -59,7 +62,7 @@ def _all_in_sync(ctx: Context, states: dict[str, Mirror]) -> bool:
 
 
 class _Watch:
-    """One wait: what was recorded when, and since when a mirror stands."""
+    """One wait: what was recorded when, and since when a mirror is stopped."""
 
     def __init__(self, ctx: Context, monitor: Monitor) -> None:
         self.ctx, self.monitor = ctx, monitor
@@ -91,7 +94,7 @@ class _Watch:
                 pass
 
     def lacks_room(self, states: dict[str, Mirror]) -> str | None:
-        """What only a person can change is waited for as long as it takes."""
+        """What only an operator can change is waited for without a limit."""
         lacking, job = self.room.lacking(states), self.ctx.job
         if not lacking:
             return None
@@ -102,7 +105,7 @@ class _Watch:
         )
 
     def say(self, held_up: str | None) -> None:
-        """Once when it begins, and once when it is over; meanwhile it is the step's remark."""
+        """Record an event when it begins and one when it is over; meanwhile it is the step's remark."""
         if held_up == self.said:
             return
         with self.ctx.record() as (session, job, step):
@@ -123,9 +126,9 @@ class _Watch:
         await self.bandwidth.share(states)
 
     async def give_up_on_silence(self, states: dict[str, Mirror]) -> None:
-        """A link that swallows packets shows in no error for a quarter of an hour, by TCP's own patience.
+        """A link that drops packets causes no error for a quarter of an hour, by TCP's own timeout.
 
-        A copy that does not move is looked into; as long as the NBD server can be reached it is only slow.
+        If a copy does not move, its NBD server is contacted; while that can be reached the copy is only slow.
         """
         moved = sum(mirror.copied_bytes for mirror in states.values())
         still_s = time.monotonic() - self.moved_at
@@ -155,9 +158,9 @@ class _Watch:
 
 
 class _Room:
-    """Which mirrors stand because the destination's file system is full, until they were seen to go on.
+    """Which mirrors are stopped because the destination's file system is full, until they were seen to go on.
 
-    One that is resumed looks healthy until its next write fails, so only what was copied since tells.
+    One that is resumed looks healthy until its next write fails, so only what was copied since shows that it goes on.
     """
 
     def __init__(self) -> None:

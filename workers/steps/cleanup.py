@@ -11,6 +11,7 @@ from workers.images import retention
 from workers.processes import Process
 from workers.qemu.monitor import MonitorLost
 from workers.step import Context, StepHandler
+from workers.streams import supervisor as streams
 from workers.switchover import supervisor
 
 
@@ -34,6 +35,7 @@ class CleanupSource(StepHandler):
             if path:
                 Path(path).unlink(missing_ok=True)
         await supervisor.kill_all(ctx)
+        await streams.stop(ctx)
         ctx.directory.remove()
 
     def _owned_elsewhere(self, ctx: Context) -> None:
@@ -78,4 +80,5 @@ class CleanupDestination(StepHandler):
     async def do(self, ctx: Context) -> None:
         await nbd_server.stop(ctx)
         await supervisor.kill_all(ctx)
+        await streams.stop(ctx)
         ctx.directory.remove()

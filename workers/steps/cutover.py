@@ -1,8 +1,8 @@
-"""Step 6: both hosts agree on who has the guest now, and the record says so.
+"""Step 6: both hosts agree on who owns the guest now, and its record names that host.
 
-By now the source was seen to let go (`migrate_ram` ends with `run` in its journal), so this only goes forward.
-Usually the switchover processes have done everything and there is only the outcome to write down; if one of them
-died, the destination's link lets the guest run.
+By now the source has handed the guest over (`migrate_ram` ends with `run` in its journal), so this only goes forward.
+Usually the switchover processes have done everything and there is only the outcome to record; if one of them
+died, the destination's link resumes the guest.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from workers.images import manifest
 from workers.processes import Process
 from workers.qemu import migration
 from workers.qemu.monitor import Monitor, MonitorLost
-from workers.run_marker import MARK
+from workers.run_marker import SET_CONTENT
 from workers.step import Context, StepHandler
 from workers.switchover import supervisor, trace
 from workflows.migration.run_states import WENT_ON
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class CutoverSource(StepHandler):
-    """The source stands still for good."""
+    """The guest is stopped at the source for good."""
 
     name, side = "cutover", Side.SOURCE
 
@@ -64,7 +64,7 @@ class CutoverSource(StepHandler):
 
 
 class CutoverDestination(StepHandler):
-    """The guest runs on the destination and the guest's record says so."""
+    """The guest runs on the destination and the guest's record names that host."""
 
     name, side = "cutover", Side.DESTINATION
 
@@ -89,7 +89,7 @@ class CutoverDestination(StepHandler):
         self._record(ctx, qemu)
 
     async def _let_switch_finish(self, ctx: Context) -> None:
-        """It holds the monitor until the guest is announced; one that died or froze is out of the way."""
+        """It holds the monitor until the guest is announced. One that is dead or frozen is not waited for."""
         deadline = time.monotonic() + 5
         process = supervisor.running(ctx, ctx.attempt.attempt)
         while process is not None and process.alive and time.monotonic() < deadline:
@@ -105,7 +105,7 @@ class CutoverDestination(StepHandler):
         await self._release_images(ctx)
         await migration.loaded(monitor)
         ctx.guard()
-        manifest.write_durably(ctx.directory.marker, MARK.decode())
+        manifest.write_durably(ctx.directory.marker, SET_CONTENT.decode())
         await migration.resume(monitor)
 
     async def _release_images(self, ctx: Context) -> None:
@@ -114,7 +114,7 @@ class CutoverDestination(StepHandler):
             await nbd_server.stop(ctx)
 
     def _died(self, ctx: Context) -> StepError:
-        """Its QEMU is dead here; whether it ever ran decides who is left with the guest."""
+        """Its QEMU is dead here; whether it ever ran decides who owns the guest."""
         job = ctx.job
         if ctx.directory.may_run_here:
             return Unknown(
@@ -122,7 +122,7 @@ class CutoverDestination(StepHandler):
                 f"images on {job.destination} (those on {job.source} are stale), then "
                 f"`drover job resolve {job.id} --owner destination`"
             )
-        return NeverRan(f"{job.guest}'s QEMU on {job.destination} died before it was let run")
+        return NeverRan(f"{job.guest}'s QEMU on {job.destination} died before it was told to run")
 
     def _record(self, ctx: Context, qemu: Process | None) -> None:
         identity = processes.identity(qemu) if qemu else None

@@ -1,13 +1,12 @@
 """Step 5: the RAM follows, and with it the guest.
 
 Two links. The destination makes sure that a fresh QEMU waits and starts its switchover process; the source starts
-its own, which sends the RAM and, when what is left fits the allowed downtime, carries the switchover through by
+its own, which sends the RAM and, when what is left fits the allowed downtime, carries the switchover out by
 itself (see `workers.switchover`): an idle guest gets there right after the first pass, and between STOP and RESUME
 nothing but the two hosts may matter. So this step ends when the switchover process has ended, or is proven dead.
 """
 
 import asyncio
-import secrets
 import time
 
 from drover.errors import Committed, Fatal
@@ -16,17 +15,18 @@ from models.job import Side
 from workers import incoming_qemu, mirrors, nbd_server
 from workers.qemu import block, migration
 from workers.step import Context, StepHandler
+from workers.streams import supervisor as streams
 from workers.switchover import supervisor
-from workers.switchover.journal import Journal, Story
+from workers.switchover.journal import Journal, JournalState
 from workers.switchover.parameters import DestinationParameters, SourceParameters
 from workflows.migration.chain import BeginAnew, Restart
 
 RECORD_S = 1.0
 DEADLINE_S = 1800.0
-"""RAM that has not converged by then never will; auto-converge slows the guest down long before."""
+"""RAM that has not converged by then is given up; auto-converge slows the guest down long before."""
 
 ATTEMPTS = 5
-"""To send the RAM again costs little beside the disk copy that would be lost."""
+"""Sending the RAM again costs little compared with the disk copy that would be lost."""
 
 
 class MigrateRamDestination(StepHandler):
@@ -38,27 +38,28 @@ class MigrateRamDestination(StepHandler):
         attempt = ctx.job.switchover.attempt if ctx.job.switchover is not None else None
         if attempt is None or supervisor.running(ctx, attempt) is None:
             return False
-        told = supervisor.story(ctx, attempt)
+        told = supervisor.journal_state(ctx, attempt)
         return told.last("listening") is not None and told.last("connected") is None
 
     async def do(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx, but_prepared=True)  # one that waits for its peer holds the NBD server's monitor
         serves, waits = await asyncio.gather(nbd_server.serves(ctx), incoming_qemu.waits(ctx))
         if not serves:
-            raise BeginAnew("the NBD server is gone or let go of the images: the copy begins anew", Restart.NBD_SERVER)
+            raise BeginAnew("the NBD server is gone or has closed the images: the copy begins anew", Restart.NBD_SERVER)
         if not waits:
             await incoming_qemu.start(ctx)
+        await streams.serve(ctx, ctx.served_at.nonce)
         await self._start_switch(ctx)
 
     async def _start_switch(self, ctx: Context) -> None:
-        attempt, key = ctx.claim.token, secrets.token_hex(32)
+        attempt = ctx.claim.token
         exported = nbd_server.images(ctx, ctx.served_at.nonce)
         order = DestinationParameters(
             qmp=ctx.destination.qmp,
-            key=key,
             images=[disk.destination_path for disk in ctx.disks],
             journal=str(ctx.directory.switch_journal(self.side, attempt)),
-            address=ctx.settings.address,
+            ram=str(ctx.directory.socket(streams.RAM)),
+            switchover=str(ctx.directory.socket(streams.SWITCHOVER)),
             nbd_server_qmp=str(ctx.directory.nbd_server_qmp),
             exports=[image.export for image in exported],
             nodes=[node for image in exported for node in image.nodes],
@@ -66,8 +67,7 @@ class MigrateRamDestination(StepHandler):
         )
         supervisor.start(ctx, attempt, order)
         await supervisor.wait_for(ctx, attempt, "listening", timeout_s=15)
-        listening = supervisor.story(ctx, attempt).last("listening") or {}
-        ctx.note(switchover=Switchover(attempt=attempt, address=ctx.settings.address, port=listening["port"], key=key))
+        ctx.note(switchover=Switchover(attempt=attempt))
 
     async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
@@ -87,14 +87,15 @@ class MigrateRamSource(StepHandler):
         self._record_commit(ctx)
 
     async def _attempt(self, ctx: Context) -> None:
-        if ctx.job.switchover is None:  # the former worker died when it had just called the attempt off
+        if ctx.job.switchover is None:  # the former worker died right after it had called the attempt off
             raise BeginAnew("the RAM has to be sent anew", Restart.RAM)
         attempt = ctx.job.switchover.attempt
         if attempt not in supervisor.attempts(ctx):
             await self._check_guest(ctx)
+            await streams.connect(ctx)
             self._start(ctx, attempt)
-        told = await supervisor.watch(ctx, attempt, _Progress(ctx).tell)
-        if not told.committed and not _died_after_letting_go(ctx, told):
+        told = await supervisor.watch(ctx, attempt, _Progress(ctx).write)
+        if not told.committed and not _died_after_ending_mirrors(ctx, told):
             await self._keep(ctx, told)
 
     async def _check_guest(self, ctx: Context) -> None:
@@ -108,19 +109,18 @@ class MigrateRamSource(StepHandler):
             raise Fatal(f"{', '.join(sorted(changed))} was plugged in or out of {ctx.job.guest} since the move began")
 
     def _start(self, ctx: Context, attempt: int) -> None:
-        # From here on recovery asks both QEMUs and never guesses: the source may pause at any moment.
+        # From here on recovery asks both QEMUs: the source may pause at any moment.
         ctx.note(cutover_begun_at=ctx.claim.now())
         ctx.guard()
-        supervisor.start(ctx, attempt, self._order(ctx, attempt))
+        supervisor.start(ctx, attempt, self._parameters(ctx, attempt))
 
-    def _order(self, ctx: Context, attempt: int) -> SourceParameters:
+    def _parameters(self, ctx: Context, attempt: int) -> SourceParameters:
         return SourceParameters(
             qmp=ctx.source.qmp,
-            key=ctx.attempt.key,
             images=[disk.source_path for disk in ctx.disks],
             journal=str(ctx.directory.switch_journal(self.side, attempt)),
-            address=ctx.attempt.address,
-            port=ctx.attempt.port,
+            ram=str(ctx.directory.socket(streams.RAM)),
+            switchover=str(ctx.directory.socket(streams.SWITCHOVER)),
             mirrors=mirrors.names(ctx),
             nodes=mirrors.names(ctx),
             live=ctx.destination.ram == "live",
@@ -130,24 +130,24 @@ class MigrateRamSource(StepHandler):
             devices=list(ctx.source.devices),
         )
 
-    async def _keep(self, ctx: Context, told: Story) -> None:
+    async def _keep(self, ctx: Context, told: JournalState) -> None:
         """The source owns the guest: make sure that it goes on there, and have RAM, or all, tried again."""
         kept = told.last("kept")
         mirrored = await self._take_back(ctx)
-        # Without `switch` the destination starts a new process even if nobody ever called this one.
+        # Without `switch` the destination starts a new process even if no source connected to this one.
         ctx.note(cutover_begun_at=None, switchover=None)
         said = kept or told.last("lost") or {"reason": "the source's switchover process died"}
         raise BeginAnew(str(said["reason"]), Restart.SYNC if mirrored else Restart.NBD_SERVER)
 
     async def _take_back(self, ctx: Context) -> bool:
-        """The switchover process is dead and never said run: nobody else will let this guest go on.
+        """The switchover process is dead without `run` in its journal: no other process resumes this guest.
 
-        Answers whether the mirrors are still in sync: they end with the pause, and one that had to be cut off with
+        Returns whether the mirrors are still in sync: they end with the pause, and one that had to be cut off with
         `yank` never recovers.
         """
         async with ctx.guest() as monitor:
             attempt = supervisor.attempts(ctx)[-1]
-            paused = supervisor.story(ctx, attempt).paused_guest
+            paused = supervisor.journal_state(ctx, attempt).paused_guest
             Journal(ctx.directory.switch_journal(self.side, attempt)).write("keeping")
             await migration.cancel(monitor, mirrors.names(ctx), paused_by_us=paused)
             states = await block.mirrors(monitor, mirrors.names(ctx))
@@ -168,15 +168,15 @@ class MigrateRamSource(StepHandler):
     async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
         if supervisor.committed(ctx) is not None and not ctx.job.kept_by_source:
-            raise Committed("the source has let the guest go already: the job can only go forward")
+            raise Committed("the source has handed the guest over already: the job can only go forward")
         if supervisor.attempts(ctx) and ctx.held is not None and ctx.source_alive:
             await self._take_back(ctx)
 
 
-def _died_after_letting_go(ctx: Context, told: Story) -> bool:
-    """The source's QEMU is dead and its mirrors were ended: if the guest lives on, then at the destination.
+def _died_after_ending_mirrors(ctx: Context, told: JournalState) -> bool:
+    """The source's QEMU is dead and its mirrors were ended: only the destination may have the guest.
 
-    A dead QEMU never runs again, so letting the destination decide is safe; `cutover` looks there whether it
+    A dead QEMU never runs again, so the destination may decide; `cutover` checks there whether it
     holds the complete guest. Where the guest went on at the source before it died, what the destination holds is the
     guest of an earlier moment, whose later writes are in the source's images alone.
     """
@@ -184,12 +184,12 @@ def _died_after_letting_go(ctx: Context, told: Story) -> bool:
 
 
 class _Progress:
-    """Passes the RAM's progress on to database and Flower, at most once a second."""
+    """Writes the RAM's progress to the database and Flower, at most once a second."""
 
     def __init__(self, ctx: Context) -> None:
         self.ctx, self.next_at = ctx, 0.0
 
-    def tell(self, ram: dict[str, int]) -> None:
+    def write(self, ram: dict[str, int]) -> None:
         if not ram or time.monotonic() < self.next_at:
             return
         self.next_at = time.monotonic() + RECORD_S

@@ -7,6 +7,7 @@ from workers import mirrors
 from workers.qemu import block
 from workers.qemu.monitor import CommandRefused, Monitor
 from workers.step import Context, StepHandler
+from workers.streams import supervisor as streams
 from workflows.migration.chain import BeginAnew, Restart
 
 
@@ -17,9 +18,10 @@ class MirrorDisks(StepHandler):
 
     async def verify(self, ctx: Context) -> bool:
         async with ctx.guest() as monitor:
-            return not await mirrors.missing(ctx, monitor)
+            return streams.connected(ctx) and not await mirrors.missing(ctx, monitor)
 
     async def do(self, ctx: Context) -> None:
+        await streams.connect(ctx)
         async with ctx.guest() as monitor:
             missing = await mirrors.missing(ctx, monitor)
             rate = await asyncio.to_thread(mirrors.share, ctx)  # at first; `await_sync` shares it out anew
@@ -29,7 +31,7 @@ class MirrorDisks(StepHandler):
                         await self._connect(ctx, monitor, index)
                     devices = {mirrors.name(ctx.job.id, i): ctx.plan.disks[i].device for i in missing}
                     await block.start_mirrors(monitor, devices, bytes_per_s=rate)
-            except CommandRefused as error:  # no way to the NBD server, or it died: the destination must look
+            except CommandRefused as error:  # the NBD server cannot be reached, or it died: the destination must look
                 raise BeginAnew(str(error), Restart.NBD_SERVER) from error
 
     async def _connect(self, ctx: Context, monitor: Monitor, index: int) -> None:
@@ -41,4 +43,5 @@ class MirrorDisks(StepHandler):
         if ctx.held is not None and ctx.source_alive:
             async with ctx.guest() as monitor:
                 await block.drop_mirrors(monitor, mirrors.names(ctx))
+        await streams.stop(ctx)
         ctx.directory.remove()

@@ -1,10 +1,10 @@
 """The switchover: two small processes, one on each host, that carry a guest over while it is paused.
 
 They are started before `migrate` is issued, talk to each other directly, and need neither broker nor database
-nor worker between STOP and RESUME. Whoever dies, the guest does not stay paused: cancel is the default. If the
-source's process dies its guardian cancels (see `guardian`), whether or not there is a worker.
+nor worker between STOP and RESUME. Whichever process dies, the guest does not stay paused: cancel is the
+default. If the source's process dies its guardian cancels (see `guardian`), whether or not there is a worker.
 
-What decides is one line in the source's journal. Before `run` is in it, the source owns the guest and may
+One line in the source's journal decides. Before `run` is in it, the source owns the guest and may
 always go on, because the destination continues only when it is told `run` over this very connection. From
 that line on the destination may be running and the source never goes on.
 

@@ -13,11 +13,11 @@ from workers.switchover.parameters import DestinationParameters, Parameters, Sou
 log = logging.getLogger("workers.switchover")
 
 PATIENCE_S = 60.0
-"""A process may be started ahead of its order; one that none comes for ends by itself."""
+"""A process may be started before its parameters exist; it ends by itself if none come in time."""
 
 
 def main() -> None:
-    """Carry out the order and end. Nothing is logged between STOP and RESUME, unless DEBUG is asked for."""
+    """Carry out the attempt and end. Nothing is logged between STOP and RESUME, unless DEBUG is asked for."""
     logs.configure_as_told()
     side, order = sys.argv[1], Path(sys.argv[2])
     if not parameters.comes(order, PATIENCE_S):

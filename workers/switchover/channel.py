@@ -1,49 +1,41 @@
-"""The direct line between the two switchover processes: authenticated both ways, questions and answers as JSON.
+"""The direct line between the two switchover processes: questions and answers as JSON.
 
-`multiprocessing.connection` proves by HMAC that both ends hold the attempt's key; only bytes are exchanged. Anybody who
-reaches the port can connect: strangers are answered in parallel, for a moment each, and cost the attempt nothing.
+The streams of the job carry it, see `workers.streams`: both ends have proven themselves before it begins.
 """
 
 import asyncio
 import itertools
 import json
-import os
 import socket
-import threading
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from multiprocessing import AuthenticationError, ProcessError
-from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from drover.errors import DroverError
+from workers.streams import handshake
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
-Proof = Callable[["Connection[Any, Any]", bytes], None]
 
 CALL_S = 5.0
-HEARING_S = 2.0
-"""Whoever holds the key proves it in milliseconds."""
-HEARD_AT_ONCE = 32
-FULL_S = 0.01
-BACKLOG = 128
 
 
 class PeerLost(DroverError):
-    """The other switchover process is gone, silent, or said that it cannot."""
+    """The other switchover process is gone, silent, or answered with an error."""
 
 
 class Channel:
     """Asks and answers at the same time, so that a ping is answered while long work goes on."""
 
-    def __init__(self, connection: "Connection[Any, Any]", handler: Handler | None = None) -> None:
+    def __init__(self, connected: socket.socket, handler: Handler | None = None) -> None:
+        connected.setblocking(True)
+        connection: Connection[Any, Any] = Connection(connected.detach())
         self._connection = connection
         self._handler = handler
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._numbers = itertools.count()
         self._answering: set[asyncio.Task[None]] = set()
         self.closed = asyncio.Event()
-        _send_at_once(connection)
         asyncio.get_running_loop().add_reader(connection.fileno(), self._readable)
 
     async def ask(self, what: str, timeout_s: float, **data: Any) -> dict[str, Any]:
@@ -67,7 +59,7 @@ class Channel:
         return reply
 
     def close(self) -> None:
-        """Hang up: the peer sees it at once."""
+        """Close the connection: the peer notices at once."""
         if not self.closed.is_set():
             asyncio.get_running_loop().remove_reader(self._connection.fileno())
             self._connection.close()
@@ -105,163 +97,49 @@ class Channel:
             self._send({**reply, "number": message["number"]})
 
 
-def listen(address: str) -> socket.socket:
-    """Wait for the source at a free port of this address."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    return socket.create_server((address, 0), family=family, backlog=BACKLOG)
+def listen(path: str) -> socket.socket:
+    """Wait at this Unix socket for whom `workers.streams` lets in: a peer that has proven itself."""
+    Path(path).unlink(missing_ok=True)
+    unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    unix.bind(path)
+    Path(path).chmod(0o600)
+    unix.listen()
+    unix.setblocking(False)
+    return unix
 
 
-async def accept(listener: socket.socket, key: bytes, timeout_s: float) -> "Connection[Any, Any]":
-    """The first connection whose peer proves that it holds the key; whatever else comes meanwhile keeps nobody out.
+async def accept(listener: socket.socket, timeout_s: float) -> socket.socket:
+    """The source's connection.
 
     Raises:
-        PeerLost: no such peer came in time.
+        PeerLost: it did not come in time.
     """
-    hearings = _Hearings(key)
     try:
         async with asyncio.timeout(timeout_s):
-            return await hearings.first(listener)
+            connection, _ = await asyncio.get_running_loop().sock_accept(listener)
     except TimeoutError:
-        others = f" ({hearings.refused} others were turned away)" if hearings.refused else ""
-        raise PeerLost(f"the source did not connect within {timeout_s:g} s{others}") from None
-    finally:
-        await hearings.close()
-
-
-async def call(address: str, port: int, key: bytes) -> "Connection[Any, Any]":
-    """Reach the destination's switchover process.
-
-    Raises:
-        PeerLost: nobody there, or it does not hold the key.
-    """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        async with asyncio.timeout(CALL_S):
-            await asyncio.get_running_loop().sock_connect(sock, (address, port))
-            return await _proven(sock, key, _answer_first)
-    except (OSError, EOFError, ProcessError) as error:
-        raise PeerLost(
-            f"the destination's switchover process at {address}:{port} cannot be reached: {_reason(error)}"
-        ) from error
-    finally:
-        sock.close()
-
-
-class _Hearings:
-    """Connections whose peers have yet to prove themselves: some at a time, each for a moment."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-        self._running: dict[asyncio.Task[None], socket.socket] = {}
-        self._proven: asyncio.Future[Connection[Any, Any]] = asyncio.get_running_loop().create_future()
-        self.refused = 0
-
-    async def first(self, listener: socket.socket) -> "Connection[Any, Any]":
-        """Hear all that come until one has proven itself."""
-        listener.setblocking(False)
-        coming = asyncio.create_task(self._hear_all(listener))
-        try:
-            return await self._proven
-        finally:
-            coming.cancel()
-
-    async def _hear_all(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                sock, _ = await asyncio.get_running_loop().sock_accept(listener)
-            except OSError:  # it hung up before it was its turn, or no descriptor is free just now
-                await asyncio.sleep(FULL_S)
-                continue
-            if len(self._running) >= HEARD_AT_ONCE:
-                next(iter(self._running)).cancel()  # who holds the key needs far less time than the oldest has had
-            task = asyncio.create_task(self._hear(sock))
-            self._running[task] = sock
-            task.add_done_callback(self._over)
-
-    async def _hear(self, sock: socket.socket) -> None:
-        try:
-            async with asyncio.timeout(HEARING_S):
-                connection = await _proven(sock, self._key, _challenge_first)
-        except (OSError, EOFError, ProcessError):
-            self.refused += 1
-            return
-        if self._proven.done():
-            connection.close()
-        else:
-            self._proven.set_result(connection)
-
-    def _over(self, task: asyncio.Task[None]) -> None:
-        self._running.pop(task).close()
-
-    async def close(self) -> None:
-        """Hang up on all that have not proven themselves."""
-        left = list(self._running)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-
-
-async def _proven(sock: socket.socket, key: bytes, prove: "Proof") -> "Connection[Any, Any]":
-    """The connection of this socket, once both sides have proven that they hold the key.
-
-    The library's proof blocks, so it has a thread of its own, which ends as soon as the connection is shut down.
-
-    Raises:
-        OSError, EOFError, ProcessError: the peer does not hold the key, or went away.
-    """
-    sock.setblocking(True)
-    loop = asyncio.get_running_loop()
-    connection: Connection[Any, Any] = Connection(os.dup(sock.fileno()))
-    ended: asyncio.Future[Exception | None] = loop.create_future()
-
-    def in_thread() -> None:
-        failed: Exception | None = None
-        try:
-            prove(connection, key)
-        except Exception as error:
-            failed = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(ended.set_result, failed)
-
-    threading.Thread(target=in_thread, name="proof", daemon=True).start()
-    try:
-        failed = await asyncio.shield(ended)
-        if failed is not None:
-            raise failed
-    except BaseException:
-        with suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
-        await asyncio.shield(ended)  # the thread reads from the descriptor until then
-        connection.close()
-        raise
+        raise PeerLost(f"the source did not connect within {timeout_s:g} s") from None
     return connection
 
 
-def _challenge_first(connection: "Connection[Any, Any]", key: bytes) -> None:
-    deliver_challenge(connection, key)
-    answer_challenge(connection, key)
+async def call(path: str) -> socket.socket:
+    """A connection to the socket of the same stream at the destination, by this host's end of the job's streams.
 
-
-def _answer_first(connection: "Connection[Any, Any]", key: bytes) -> None:
-    answer_challenge(connection, key)
-    deliver_challenge(connection, key)
-
-
-def _reason(error: Exception) -> str:
-    """In words, also where the error has none."""
-    if isinstance(error, AuthenticationError):
-        return "it does not hold this attempt's key"
-    if isinstance(error, EOFError | ConnectionResetError):
-        return "it hung up"
-    if isinstance(error, TimeoutError):
-        return f"no answer within {CALL_S:g} s"
-    if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno)
-    return str(error) or type(error).__name__
-
-
-def _send_at_once(connection: "Connection[Any, Any]") -> None:
-    with socket.socket(fileno=socket.dup(connection.fileno())) as sock:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    Raises:
+        PeerLost: nobody is there, or there is no way.
+    """
+    unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    unix.setblocking(False)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(CALL_S):
+            await loop.sock_connect(unix, path)
+            answer = await loop.sock_recv(unix, handshake.LONGEST_LINE)
+    except (OSError, TimeoutError) as error:
+        unix.close()
+        raise PeerLost(f"the destination's {Path(path).stem} cannot be reached: {error or 'no answer'}") from error
+    if answer != handshake.ACCEPTED:
+        unix.close()
+        said = answer.decode(errors="replace").strip() or "the process that carries the streams ended"
+        raise PeerLost(f"the destination's {Path(path).stem} cannot be reached: {said}")
+    return unix

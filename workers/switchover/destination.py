@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ from drover.errors import DroverError
 from workers.images import manifest
 from workers.qemu import migration
 from workers.qemu.monitor import Monitor, connect
-from workers.run_marker import MARK
+from workers.run_marker import SET_CONTENT
 from workers.switchover import channel
 from workers.switchover.channel import Channel, PeerLost
 from workers.switchover.journal import Journal
@@ -20,17 +21,14 @@ from workers.switchover.timing import Timer
 
 ACCEPT_TIMEOUT_S = 60.0
 SILENCE_S = 10.0
-"""The source pings several times a second; so long without a word means that it is frozen."""
+"""The source pings several times a second; without a message for this long it is frozen."""
 
 
 class Destination:
     """Answers the source's questions, one method each."""
 
-    def __init__(
-        self, order: DestinationParameters, journal: Journal, guest: Monitor, nbd_server: Monitor, ram_port: int
-    ) -> None:
+    def __init__(self, order: DestinationParameters, journal: Journal, guest: Monitor, nbd_server: Monitor) -> None:
         self.order = order
-        self.ram_port = ram_port
         self.journal = journal
         self.guest = guest
         self.nbd_server = nbd_server
@@ -38,7 +36,7 @@ class Destination:
         self.finished = asyncio.Event()
         self.told_to_run = False
         self.marker = os.open(order.marker, os.O_RDWR | os.O_CREAT, 0o600)
-        os.pwrite(self.marker, b"-" * len(MARK), 0)  # the block exists: marking it later is one short write
+        os.pwrite(self.marker, b"-" * len(SET_CONTENT), 0)  # the block exists: marking it later is one short write
         os.fsync(self.marker)
 
     async def answer(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -54,8 +52,14 @@ class Destination:
         return await handlers[message["ask"]]()
 
     async def hello(self) -> dict[str, Any]:
-        """Where the RAM goes, and this host's clock, so that the downtime can be told across two clocks."""
-        return {"now": time.time(), "ram_port": self.ram_port}
+        """The clock of this host, so that the downtime can be told across two clocks."""
+        return {"now": time.time()}
+
+    async def take_ram(self, listening: socket.socket) -> None:
+        """The source connects when it begins to send."""
+        stream, _ = await asyncio.get_running_loop().sock_accept(listening)
+        with stream:
+            await migration.receive(self.guest, stream)
 
     async def ping(self) -> dict[str, Any]:
         """Both processes here answer, or this raises."""
@@ -80,25 +84,25 @@ class Destination:
         return {}
 
     async def run(self) -> dict[str, Any]:
-        """The source has let go for good: the guest runs here from now on."""
+        """The source has handed the guest over for good: it runs here from now on."""
         self.told_to_run = True
         phases: dict[str, float] = {}
         with Timer(phases, "check"):
             await migration.loaded(self.guest)
         with Timer(phases, "marker"):
-            os.pwrite(self.marker, MARK, 0)
+            os.pwrite(self.marker, SET_CONTENT, 0)
             os.fdatasync(self.marker)
             self.journal.write("marked")
         begun = time.time()
         resumed_at = await migration.resume(self.guest)
-        phases["resume"] = 1000 * (resumed_at - begun)  # not until we hear of it: the guest runs already
+        phases["resume"] = 1000 * (resumed_at - begun)  # not until this process sees it: the guest runs already
         self.journal.write("resumed", resumed_at=resumed_at)
         self.finished.set()
         return {"resumed_at": resumed_at, "phases": phases}
 
 
 async def serve(order: DestinationParameters) -> None:
-    """Take the guest in, or end without having touched it when the source goes away first."""
+    """Receive the guest, or end without touching it if the source goes away first."""
     journal = Journal(Path(order.journal))
     journal.write("started", pid=os.getpid())
     try:
@@ -108,22 +112,26 @@ async def serve(order: DestinationParameters) -> None:
 
 
 async def _serve(order: DestinationParameters, journal: Journal) -> None:
-    key = bytes.fromhex(order.key)
     async with AsyncExitStack() as stack:
         guest = await stack.enter_async_context(connect(order.qmp))
         nbd_server = await stack.enter_async_context(connect(order.nbd_server_qmp))
-        ram_port = await migration.listen(guest, order.address)
-        destination = Destination(order, journal, guest, nbd_server, ram_port)
-        with channel.listen(order.address) as listener:
-            journal.write("listening", port=listener.getsockname()[1])
-            connection = await channel.accept(listener, key, ACCEPT_TIMEOUT_S)
+        await migration.prepare_incoming(guest)
+        destination = Destination(order, journal, guest, nbd_server)
+        ram = stack.enter_context(channel.listen(order.ram))
+        with channel.listen(order.switchover) as listener:
+            journal.write("listening")
+            connection = await channel.accept(listener, ACCEPT_TIMEOUT_S)
             journal.write("connected")
-        await _until_finished(destination, Channel(connection, destination.answer))
+        taking = asyncio.create_task(destination.take_ram(ram))
+        try:
+            await _until_finished(destination, Channel(connection, destination.answer))
+        finally:
+            taking.cancel()
         await guest.execute("announce-self", initial=50, max=550, rounds=5, step=100)
 
 
 async def _until_finished(destination: Destination, line: Channel) -> None:
-    """Once told to run, finish whatever becomes of the source; before that, its silence ends the attempt."""
+    """After `run`, finish also without the source; before that, its silence ends the attempt."""
     finished = asyncio.create_task(destination.finished.wait())
     closed = asyncio.create_task(line.closed.wait())
     try:
@@ -131,7 +139,7 @@ async def _until_finished(destination: Destination, line: Channel) -> None:
             await asyncio.wait({finished, closed}, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
             silent = time.monotonic() - destination.heard_at > SILENCE_S
             if (closed.done() or silent) and not destination.told_to_run:
-                raise PeerLost("the source went away before it said run")
+                raise PeerLost("the source went away before it sent run")
             if closed.done() and not finished.done():
                 await asyncio.wait({finished}, timeout=SILENCE_S)
                 break

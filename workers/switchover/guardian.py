@@ -1,8 +1,8 @@
-"""The guardian of one attempt: lets the guest go on at the source when the switchover process can no longer do so.
+"""The guardian of one attempt: resumes the guest at the source when the switchover process can no longer do so.
 
 Only one process at a time acts on the guest. The switchover process does while it lives. Its guardian acts once that
-process is dead, which the kernel tells it. A worker acts when both are dead: it ends them first. For that both carry
-one name (a forked process has its parent's environment), so whoever ends the one, of whatever version, ends the other.
+process is dead, as the kernel reports. A worker acts when both are dead: it ends them first. For that both carry
+one name (a forked process has its parent's environment), so a worker of any version that ends the one ends the other.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from drover.errors import DroverError
 from workers.qemu import migration
 from workers.qemu.monitor import connect
 from workers.switchover import journal
-from workers.switchover.journal import Journal, Story
+from workers.switchover.journal import Journal, JournalState
 from workers.switchover.parameters import SourceParameters
 
 log = logging.getLogger(__name__)
@@ -26,9 +26,9 @@ NAME = "drover-guardian"
 """In /proc/PID/comm; its command line is that of the switchover process."""
 LOOK_S = 1.0
 SILENT_LOOKS = 5
-"""So many looks without a sign of the switchover process mean that it is frozen. A live worker ends it earlier."""
+"""After this many looks without a beat the switchover process counts as frozen. A live worker ends it earlier."""
 TRIES_S, AGAIN_S = 60.0, 0.2
-"""A monitor that gives no answer is asked again for so long, so often."""
+"""A monitor that gives no answer is asked again for this long, at this interval."""
 
 
 def begin(order: SourceParameters) -> None:
@@ -44,26 +44,26 @@ def begin(order: SourceParameters) -> None:
     except BaseException:
         log.exception("the guardian failed")
     finally:
-        os._exit(0)  # what the switchover process has open, and wants done at its end, is its own
+        os._exit(0)  # the files and exit handlers of the switchover process are not the guardian's
 
 
 def guard(order: SourceParameters, guarded: int) -> None:
-    """Wait until the process of this descriptor is dead; then, if it left the guest to nobody, have it go on here."""
+    """Wait until the process of this descriptor is dead; if it may have left the guest paused, resume it here."""
     path = Path(order.journal)
     _outlive(guarded, path)
-    if left_to_nobody(journal.read(path)):
-        log.warning("the switchover process is dead and may have left the guest paused: letting it go on at the source")
+    if may_be_left_paused(journal.read(path)):
+        log.warning("the switchover process is dead and may have left the guest paused: resuming it at the source")
         asyncio.run(_let_go_on(order))
 
 
-def left_to_nobody(told: Story) -> bool:
+def may_be_left_paused(told: JournalState) -> bool:
     """The dead process may have left the guest paused, and the destination was not told to run it."""
     settled = told.last("kept") is not None
     return bool(told.lines) and not told.committed and not settled
 
 
 def _outlive(guarded: int, path: Path) -> None:
-    """Until the process is dead; one that is frozen is killed, so that what its journal says is final."""
+    """Until the process is dead; one that is frozen is killed, so that its journal is final."""
     poll, seen, silent = select.poll(), 0, 0
     poll.register(guarded, select.POLLIN)
     while not poll.poll(1000 * LOOK_S):
@@ -75,7 +75,7 @@ def _outlive(guarded: int, path: Path) -> None:
 
 
 async def _let_go_on(order: SourceParameters) -> None:
-    """Call the attempt off as the switchover process itself would have done."""
+    """Cancel the attempt as the switchover process itself would have done."""
     own = Journal(Path(order.journal))
     deadline = time.monotonic() + TRIES_S
     async with own.beating():
@@ -89,18 +89,18 @@ async def _let_go_on(order: SourceParameters) -> None:
 
 
 async def _call_off(order: SourceParameters, own: Journal) -> Exception | None:
-    """Try it once; answers what failed."""
+    """Try it once; returns what failed."""
     paused_by_us = journal.read(Path(order.journal)).paused_guest
     try:
         async with connect(order.qmp) as guest:
             own.write("keeping")
             await migration.cancel(guest, order.nodes, paused_by_us=paused_by_us)
-            own.write("kept", reason="the source's switchover process died and its guardian let the guest go on")
+            own.write("kept", reason="the source's switchover process died and its guardian resumed the guest")
     except (DroverError, OSError) as error:  # TimeoutError is an OSError
         return error
     return None
 
 
 def _is_gone(error: Exception) -> bool:
-    """Nobody listens on the monitor's socket: QEMU is dead."""
+    """No process listens on the monitor's socket: QEMU is dead."""
     return isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError)

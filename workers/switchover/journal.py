@@ -1,4 +1,4 @@
-"""What a switchover process did, line by line: read by the worker that watches it, and by whoever comes after."""
+"""What a switchover process did, line by line: read by the worker that watches it and by later workers."""
 
 import asyncio
 import json
@@ -20,11 +20,11 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._beat = beat_path(path)
         self.progress: dict[str, Any] = {}
-        """How far the work is; told with the next beat."""
+        """How far the work is; written with the next beat."""
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def write(self, event: str, **data: Any) -> None:
-        """Survives the death of this process; not that of the host, whose QEMU would die as well."""
+        """The line survives the death of this process, but not that of the host, whose QEMU would die as well."""
         line = json.dumps({"event": event, "at": time.time(), **data})
         os.write(self._descriptor, line.encode() + b"\n")
 
@@ -43,14 +43,14 @@ class Journal:
             await asyncio.sleep(BEAT_S)
 
     def _tell_progress(self) -> None:
-        """Only the newest such word is kept."""
+        """Write the progress file; only the newest value is kept."""
         draft = self._beat.with_suffix(".draft")
         draft.write_text(json.dumps(self.progress))
         draft.replace(self._beat)
 
 
 @dataclass(frozen=True)
-class Story:
+class JournalState:
     """A journal as read at one moment."""
 
     lines: tuple[dict[str, Any], ...]
@@ -71,7 +71,7 @@ class Story:
 
     @property
     def went_on(self) -> bool:
-        """The guest was, or was about to be, let go on at the source: what the destination holds is out of date."""
+        """The guest was resumed, or about to be resumed, at the source: what the destination holds is out of date."""
         return self.last("keeping") is not None or self.last("kept") is not None
 
     @property
@@ -81,12 +81,12 @@ class Story:
 
 
 def beat_path(journal: Path) -> Path:
-    """Where the process of a journal says that it is alive."""
+    """The file by which the process of a journal shows that it is alive."""
     return journal.with_suffix(".beat")
 
 
 def read_beat(journal: Path) -> dict[str, Any]:
-    """What the process said last of its progress; empty when nothing."""
+    """The progress that the process wrote last; empty if none."""
     try:
         progress: dict[str, Any] = json.loads(beat_path(journal).read_text())
     except FileNotFoundError:
@@ -100,11 +100,11 @@ def changed_at(journal: Path) -> int:
     return max((path.stat().st_mtime_ns for path in files), default=0)
 
 
-def read(path: Path) -> Story:
+def read(path: Path) -> JournalState:
     """The journal so far; empty when there is none."""
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        return Story(())
+        return JournalState(())
     whole, _, _ = text.rpartition(b"\n")
-    return Story(tuple(json.loads(line) for line in whole.splitlines()))
+    return JournalState(tuple(json.loads(line) for line in whole.splitlines()))

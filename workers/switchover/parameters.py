@@ -1,6 +1,6 @@
-"""What a switchover process is told: one JSON file that only its own user can read, as it holds the key.
+"""What a switchover process is told: one JSON file that only its own user can read.
 
-The process may be started ahead of its order. It blocks on a FIFO until the parameters exist.
+The process may be started before its parameters. It blocks on a FIFO until the parameters exist.
 
 The worker validates the parameters with pydantic when it writes them. This process only checks their version: it needs
 130 ms of CPU to start, with pydantic 215 ms (Python 3.11, pydantic 2.14), and it starts while a guest is being moved.
@@ -20,9 +20,9 @@ from drover.errors import UnreadableDocument
 from workers.images.manifest import write_durably
 
 LOOK_S = 1.0
-"""Whoever wrote the order may have died before it rang."""
+"""The writer of the parameters may have died before it wrote to the FIFO."""
 
-VERSION = 1
+VERSION = 2
 """Raised with whatever an older process must not overlook. Drover 0.1 wrote none, which is version 0."""
 
 
@@ -31,8 +31,9 @@ class Parameters:
     """What both sides need."""
 
     qmp: str
-    key: str
-    """Shared secret of this attempt, hexadecimal."""
+    ram: str
+    """Unix socket of the RAM's stream, see `workers.streams`; the next likewise."""
+    switchover: str
     images: list[str]
     """Image files on this host, to be written out just before the switchover."""
     journal: str
@@ -40,9 +41,9 @@ class Parameters:
     version: int = VERSION
 
     def save(self, path: Path) -> None:
-        """Write it, and tell the process that may be waiting for it."""
+        """Write the file, and wake the process that may be waiting for it."""
         write_durably(path, json.dumps(asdict(self)))
-        ring(path)
+        wake(path)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -61,42 +62,40 @@ class Parameters:
 
 
 def comes(order: Path, patience_s: float) -> bool:
-    """Wait until the order is there; False: it did not come in time. Each ring lets us wait as long again."""
+    """Wait until the parameters exist; False: they did not come in time. A write to the FIFO starts the wait anew."""
     deadline = time.monotonic() + patience_s
     with suppress(FileExistsError):
-        os.mkfifo(_bell(order), 0o600)
-    with _open(_bell(order), os.O_RDWR) as bell:  # to write as well: it never hangs up
+        os.mkfifo(_fifo(order), 0o600)
+    with _open(_fifo(order), os.O_RDWR) as fifo:  # opened for writing as well: so it never reads end-of-file
         poll = select.poll()
-        poll.register(bell, select.POLLIN)
+        poll.register(fifo, select.POLLIN)
         while not order.exists():
             if time.monotonic() > deadline:
                 return False
             if poll.poll(1000 * min(LOOK_S, patience_s)):
-                bell.read(select.PIPE_BUF)
+                fifo.read(select.PIPE_BUF)
                 deadline = time.monotonic() + patience_s
     return True
 
 
-def ring(order: Path) -> None:
-    """Have the process that waits for this order look, if there is one."""
-    with suppress(OSError), _open(_bell(order), os.O_WRONLY) as bell:  # else nobody waits yet, or any more
-        bell.write(b"!")
+def wake(order: Path) -> None:
+    """Wake the process that waits for these parameters, if there is one."""
+    with suppress(OSError), _open(_fifo(order), os.O_WRONLY) as fifo:  # else no process waits
+        fifo.write(b"!")
 
 
-def _open(bell: Path, how: int) -> FileIO:
-    return FileIO(os.open(bell, how | os.O_NONBLOCK), "r+")
+def _open(fifo: Path, how: int) -> FileIO:
+    return FileIO(os.open(fifo, how | os.O_NONBLOCK), "r+")
 
 
-def _bell(order: Path) -> Path:
+def _fifo(order: Path) -> Path:
     return order.with_suffix(".bell")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceParameters(Parameters):
-    """For the side that lets the guest go."""
+    """For the source."""
 
-    address: str
-    port: int
     mirrors: list[str]
     """Ids of the mirrors' block jobs."""
     nodes: list[str]
@@ -114,9 +113,8 @@ class SourceParameters(Parameters):
 
 @dataclass(frozen=True, kw_only=True)
 class DestinationParameters(Parameters):
-    """For the side that takes the guest in."""
+    """For the destination."""
 
-    address: str
     nbd_server_qmp: str
     exports: list[str]
     nodes: list[str]

@@ -1,4 +1,4 @@
-"""The source's half of the switchover: send the RAM, and let the guest go only when all of it has arrived.
+"""The source's half of the switchover: send the RAM, and hand the guest over only when all of it has arrived.
 
 Reads like the protocol in this package's docstring. Anything that goes wrong before `run` is in the journal
 ends with the guest running here.
@@ -25,9 +25,9 @@ from workers.switchover.timing import Timer
 PING_S = 0.3
 REPORT_S = 0.2
 PEER_SILENCE_S = 1.0
-"""A peer that does not answer for so long is taken for frozen and the switchover is called off."""
+"""A peer that does not answer for this long counts as frozen, and the switchover is called off."""
 SLOW_S = 10.0
-"""Work that takes so long although the peer answers pings (a flush to slow storage) is called off."""
+"""Work that takes this long although the peer answers pings (a flush to slow storage) is called off."""
 EARLY_LIMIT_MS = 1
 """Downtime limit until the second pass: QEMU would else stop the guest with more left than need be."""
 UNLIMITED = 1 << 40
@@ -35,7 +35,7 @@ GREETINGS = 5
 
 
 class CalledOff(DroverError):
-    """The switchover cannot be carried through; the guest stays here."""
+    """The switchover cannot be completed; the guest stays here."""
 
 
 class Source:
@@ -61,9 +61,9 @@ class Source:
         Raises:
             DroverError, OSError: called off; the caller keeps the guest running here.
         """
-        ram_port = await self.greet()
+        await self.greet()
         await self.prepare()
-        await self.send_ram(ram_port)
+        await self.send_ram()
         await self.end_mirrors()
         released = asyncio.create_task(self.ask("release", SLOW_S))
         await self.complete_ram()
@@ -80,12 +80,12 @@ class Source:
         return answer.result()
 
     def check_peer(self) -> None:
-        """Raise what the pinging found out."""
+        """Raise the error that pinging has found."""
         if self.peer_lost is not None:
             raise self.peer_lost
 
     async def keep_pinging(self) -> None:
-        """Notice a frozen peer or frozen QEMUs over there; runs beside all the rest."""
+        """Notice a frozen peer or frozen QEMUs at the destination; runs beside all the rest."""
         try:
             while True:
                 await self.line.ask("ping", PEER_SILENCE_S)
@@ -107,11 +107,11 @@ class Source:
         )
         await self.write_out()
 
-    async def greet(self) -> int:
-        """Learn the port for the RAM, and how far the clock over there is ahead.
+    async def greet(self) -> None:
+        """Learn how far the clock over there is ahead.
 
-        By the middle of the quickest of several round trips: one that had to wait on a busy host may be wrong by half
-        of its time, and with it the downtime.
+        The clock is compared at the middle of the quickest of several round trips: one that had to wait on a busy host
+        may be wrong by half of its time, and so may the downtime.
         """
         quickest = math.inf
         for _ in range(GREETINGS):
@@ -120,27 +120,28 @@ class Source:
             took = time.time() - asked
             if took < quickest:
                 quickest, self.clock_offset = took, reply["now"] - (asked + took / 2)
-        return int(reply["ram_port"])
 
     async def check_mirrors(self) -> None:
-        """All mirrors are ready and none of them stands with an error."""
+        """All mirrors are ready and none of them stopped with an error."""
         states = await block.mirrors(self.guest, self.order.mirrors)
         for name in self.order.mirrors:
             if name not in states or not states[name].in_sync:
                 raise CalledOff(f"mirror {name} is not in sync")
 
     async def write_out(self) -> None:
-        """fsync on both sides: what is left for the pause is only what the guest writes meanwhile."""
+        """fsync on both sides: only what the guest writes meanwhile is left for the pause."""
         here = asyncio.to_thread(manifest.fsync, self.order.images)
         await asyncio.gather(here, self.ask("fsync", 60))
 
-    async def send_ram(self, port: int) -> None:
+    async def send_ram(self) -> None:
         """Precopy until what is left fits the allowed downtime; ends with the guest paused."""
+        stream = await channel.call(self.order.ram)
         if not self.order.live:
             self.journal.write("pausing")
             await self.guest.execute("stop")
         self.journal.write("migrating", offset=self.clock_offset)
-        await migration.send(self.guest, self.order.address, port)
+        with stream:
+            await migration.send(self.guest, stream)
         await self.check_devices()
         deadline = time.monotonic() + self.order.deadline_s
         writing: asyncio.Task[None] | None = None
@@ -173,16 +174,16 @@ class Source:
         if time.monotonic() > self.report_at:
             await self.report()
         self.check_peer()
-        return not await self.heard(event)
+        return not await self.handle(event)
 
-    async def heard(self, event: Any) -> bool:
-        """Take an event in; True at pre-switchover. Without one, ask: events are lost in silence."""
+    async def handle(self, event: Any) -> bool:
+        """Handle an event; True at pre-switchover. Without one, query the state: events may be lost silently."""
         if event is None:
             status = (await self.guest.query("query-migrate"))["status"]
         elif event["event"] == "MIGRATION":
             status = event["data"]["status"]
         else:
-            self.note(event)
+            self.check_event(event)
             if event["event"] == "STOP" and self.order.live:
                 await self.check_guest({"running", *migration.STOPPED_BY_MIGRATION})
             return False
@@ -195,15 +196,15 @@ class Source:
         return False
 
     async def check_guest(self, allowed: set[str]) -> None:
-        """A guest that its owner paused, or that stopped by itself, must not be let run at the destination.
+        """A guest that its owner paused, or that stopped by itself, must not be resumed at the destination.
 
         A `stop` that QEMU carries out in the last milliseconds before it stops the guest itself goes unnoticed.
         """
         runstate = (await self.guest.query("query-status"))["status"]
         if runstate not in allowed:
-            raise CalledOff(f"the guest stands still: it is {runstate}")
+            raise CalledOff(f"the guest does not run: it is {runstate}")
 
-    def note(self, event: Any) -> None:
+    def check_event(self, event: Any) -> None:
         """STOP gives the moment from which the guest is paused; what it or a mirror cannot survive ends the attempt."""
         if event["event"] == "STOP":
             self.stopped_at = migration.event_time(event)
@@ -215,7 +216,7 @@ class Source:
             raise CalledOff("the guest was powered off")
 
     async def why_failed(self) -> str:
-        """QEMU's own words."""
+        """QEMU's own text."""
         reply = await self.guest.query("query-migrate")
         return f"{reply.get('status')}: {reply.get('error-desc', 'no reason given')}"
 
@@ -233,9 +234,9 @@ class Source:
             await self.guest.execute_each("blockdev-del", ({"node_name": node} for node in self.order.nodes))
 
     def drain_events(self) -> None:
-        """STOP may stand behind the event that ended the wait."""
+        """STOP may be queued behind the event that ended the wait."""
         for event in self.events.clear():
-            self.note(event)
+            self.check_event(event)
 
     async def complete_ram(self) -> None:
         """Send the device state; `completed` means that the destination holds everything."""
@@ -265,7 +266,7 @@ class Source:
         resumed_at = reply["resumed_at"] - self.clock_offset
         downtime_ms = 1000 * (resumed_at - self.stopped_at)
         self.phases |= {"stop": 1000 * (self.pre_switchover_at - self.stopped_at)}
-        self.phases |= reply.get("phases", {})  # the version before this one tells none
+        self.phases |= reply.get("phases", {})  # the version before this one sends none
         self.phases["messages"] = downtime_ms - sum(self.phases.values())
         self.journal.write(
             "resumed",
@@ -282,7 +283,7 @@ class Source:
 
 
 async def hand_over(order: SourceParameters) -> None:
-    """Run one attempt to its end and say in the journal who has the guest: `resumed`, `kept` or `lost`."""
+    """Run one attempt to its end and write into the journal who owns the guest: `resumed`, `kept` or `lost`."""
     journal = Journal(Path(order.journal))
     journal.write("started", pid=os.getpid())
     try:
@@ -290,13 +291,13 @@ async def hand_over(order: SourceParameters) -> None:
             await stack.enter_async_context(journal.beating())
             guest = await stack.enter_async_context(connect(order.qmp))
             await _attempt(order, journal, guest)
-    except (DroverError, OSError) as error:  # the monitor is gone: the worker looks what became of QEMU
+    except (DroverError, OSError) as error:  # the monitor is gone: the worker looks at what became of QEMU
         journal.write("lost", reason=str(error))
 
 
 async def _attempt(order: SourceParameters, journal: Journal, guest: Monitor) -> None:
     try:
-        line = Channel(await channel.call(order.address, order.port, bytes.fromhex(order.key)))
+        line = Channel(await channel.call(order.switchover))
         source = Source(order, journal, guest, line)
         pinging = asyncio.create_task(source.keep_pinging())
         try:
@@ -311,7 +312,7 @@ async def _attempt(order: SourceParameters, journal: Journal, guest: Monitor) ->
 async def _keep(order: SourceParameters, journal: Journal, guest: Monitor, error: Exception) -> None:
     """Called off: the guest goes on here, unless the destination may have been told to run it."""
     if read(Path(order.journal)).committed:
-        journal.write("lost", reason=f"no word from the destination after run: {error}")
+        journal.write("lost", reason=f"no answer from the destination after run: {error}")
         return
     journal.write("keeping")  # before the guest goes on: from here on what the destination holds is out of date
     await migration.cancel(guest, order.nodes, paused_by_us=read(Path(order.journal)).paused_guest)

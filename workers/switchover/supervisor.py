@@ -1,4 +1,4 @@
-"""The worker's view of the switchover processes of its host: starting one, watching it, and knowing the outcome."""
+"""The worker's view of the switchover processes of its host: start one, watch it, read its outcome."""
 
 import asyncio
 import json
@@ -16,16 +16,16 @@ from workers import processes
 from workers.processes import Process
 from workers.step import Context
 from workers.switchover import journal, parameters
-from workers.switchover.journal import Story
+from workers.switchover.journal import JournalState
 from workers.switchover.parameters import Parameters
 
 POLL_S = 0.01
 SHORT_POLL_S = 0.002
 """For a process that begins, which is over within a few hundredths of a second."""
 SILENCE_S = 2.0
-"""A switchover process shows a beat several times a second; so long without one means that it is frozen."""
+"""A switchover process shows a beat several times a second; without one for this long it is frozen."""
 START_S = 20.0
-"""Until its first line it has touched nothing yet, and on a busy host Python takes its time."""
+"""Until its first line it has touched nothing yet, and on a busy host Python starts slowly."""
 
 ROLE = "switch-"
 """Begins the name under which such a process is found again; the number of the claim that started it follows."""
@@ -38,13 +38,13 @@ def running(ctx: Context, attempt: int) -> Process | None:
 
 
 def _number(ctx: Context, attempt: int) -> int | None:
-    """Of the process that was ordered to carry an attempt through."""
+    """The number of the process that got the parameters of an attempt."""
     its_journal = str(ctx.directory.switch_journal(ctx.claim.side, attempt))
-    given = ctx.directory.switch_orders(ctx.claim.side)
+    given = ctx.directory.parameters_files(ctx.claim.side)
     return next((number for number, path in given if json.loads(path.read_text())["journal"] == its_journal), None)
 
 
-def story(ctx: Context, attempt: int) -> Story:
+def journal_state(ctx: Context, attempt: int) -> JournalState:
     """What that process wrote down so far."""
     return journal.read(ctx.directory.switch_journal(ctx.claim.side, attempt))
 
@@ -54,40 +54,40 @@ def attempts(ctx: Context) -> list[int]:
     return [attempt for attempt, _ in ctx.directory.switch_journals(ctx.claim.side)]
 
 
-def committed(ctx: Context) -> Story | None:
-    """The attempt in which the source told the destination to run, if there is one. Ask on the source."""
-    return next((told for attempt in attempts(ctx) if (told := story(ctx, attempt)).committed), None)
+def committed(ctx: Context) -> JournalState | None:
+    """The attempt whose journal has `run`, if there is one. To be called on the source."""
+    return next((told for attempt in attempts(ctx) if (told := journal_state(ctx, attempt)).committed), None)
 
 
 def let_go(ctx: Context) -> bool:
-    """The source's own journals say that the guest may be the destination's. Ask on the source."""
-    told = (story(ctx, attempt) for attempt in attempts(ctx))
+    """Whether the source's own journals allow that the guest is the destination's. To be called on the source."""
+    told = (journal_state(ctx, attempt) for attempt in attempts(ctx))
     return any(one.committed or (one.last("continuing") is not None and not one.went_on) for one in told)
 
 
 def prepare(ctx: Context) -> None:
-    """Start this side's process ahead of its order: Python takes a tenth of a second for it.
+    """Start this side's process before its parameters exist: Python takes a tenth of a second for it.
 
-    Without an order it touches nothing and is part of no attempt. It does not wait long, so that little of it is kept
-    while a large disk is copied; where one waits already it does so as long again, and where it dies one is started
+    Without parameters it touches nothing and is part of no attempt. It does not wait long, so that little of it is kept
+    while a large disk is copied; where one waits already its time starts anew, and if it ends one is started
     when it is needed.
     """
     ctx.guard()
     if (number := _prepared(ctx)) is None:
         _spawn(ctx)
     else:
-        parameters.ring(ctx.directory.switch_order(ctx.claim.side, number))
+        parameters.wake(ctx.directory.parameters_file(ctx.claim.side, number))
 
 
 def _prepared(ctx: Context) -> int | None:
-    """The number of a living process that has no order yet."""
+    """The number of a living process that has no parameters yet."""
     numbers = (number for number, _ in _living(ctx))
-    return next((n for n in numbers if not ctx.directory.switch_order(ctx.claim.side, n).exists()), None)
+    return next((n for n in numbers if not ctx.directory.parameters_file(ctx.claim.side, n).exists()), None)
 
 
 def _spawn(ctx: Context) -> int:
     number, role = ctx.claim.token, f"{ROLE}{ctx.claim.token}"
-    order = ctx.directory.switch_order(ctx.claim.side, number)
+    order = ctx.directory.parameters_file(ctx.claim.side, number)
     argv = [sys.executable, "-m", "workers.switchover", str(ctx.claim.side), str(order)]
     processes.spawn(
         ctx.directory.mark(role), argv, ctx.directory.log(role), environment=logs.handed_on(step="switchover")
@@ -98,15 +98,15 @@ def _spawn(ctx: Context) -> int:
 def start(ctx: Context, attempt: int, order: Parameters) -> None:
     """Have the switchover process of this side begin: the prepared one, or one that is started now.
 
-    The journal is there before the order is: whoever takes over from a worker that dies meanwhile knows of the
-    attempt, and neither starts a second process for it nor overlooks this one.
+    The journal is made before the parameters. So a worker that takes over meanwhile finds the attempt, and neither
+    starts a second process for it nor overlooks this one.
     """
     number = _prepared(ctx)
     if number is None:
         number = _spawn(ctx)
     TypeAdapter(type(order)).validate_json(json.dumps(asdict(order)), strict=True)
     ctx.directory.switch_journal(ctx.claim.side, attempt).touch()
-    order.save(ctx.directory.switch_order(ctx.claim.side, number))
+    order.save(ctx.directory.parameters_file(ctx.claim.side, number))
 
 
 async def wait_for(ctx: Context, attempt: int, event: str, timeout_s: float) -> None:
@@ -117,26 +117,26 @@ async def wait_for(ctx: Context, attempt: int, event: str, timeout_s: float) -> 
     """
     deadline = time.monotonic() + timeout_s
     process = running(ctx, attempt)
-    while story(ctx, attempt).last(event) is None:
+    while journal_state(ctx, attempt).last(event) is None:
         if process is None or not process.alive or time.monotonic() > deadline:
-            words = processes.last_words(ctx.directory.log(f"{ROLE}{_number(ctx, attempt)}"))
+            words = processes.log_tail(ctx.directory.log(f"{ROLE}{_number(ctx, attempt)}"))
             raise Transient(
                 f"the switchover process on the {ctx.claim.side} is not {event}: {words or 'no reason given'}"
             )
         await asyncio.sleep(SHORT_POLL_S)
 
 
-async def watch(ctx: Context, attempt: int, tell: Callable[[dict[str, int]], None]) -> Story:
+async def watch(ctx: Context, attempt: int, tell: Callable[[dict[str, int]], None]) -> JournalState:
     """Until the attempt is over: its process has ended, or is dead, and its guardian has done its part.
 
-    Whichever of them is frozen is killed. Unless the guest was let go, both are dead when this returns.
+    Whichever of them is frozen is killed. Unless the guest was handed over, both are dead when this returns.
     """
     process = running(ctx, attempt)
     path = ctx.directory.switch_journal(ctx.claim.side, attempt)
-    told, stamp, heard_at = Story(()), 0, time.monotonic()
+    told, stamp, heard_at = JournalState(()), 0, time.monotonic()
     while process is not None:
         if (changed := journal.changed_at(path)) != stamp:
-            told, stamp, heard_at = story(ctx, attempt), changed, time.monotonic()
+            told, stamp, heard_at = journal_state(ctx, attempt), changed, time.monotonic()
             if told.ended:
                 break
             if told.last("migrating") and not told.last("pre-switchover"):
@@ -146,9 +146,9 @@ async def watch(ctx: Context, attempt: int, tell: Callable[[dict[str, int]], Non
         if not process.alive:
             process, heard_at = running(ctx, attempt), time.monotonic()  # its guardian, which acts now
         await asyncio.sleep(POLL_S)
-    if not story(ctx, attempt).committed:
+    if not journal_state(ctx, attempt).committed:
         await kill_all(ctx, but_prepared=True)
-    return story(ctx, attempt)
+    return journal_state(ctx, attempt)
 
 
 async def kill_all(ctx: Context, *, but_prepared: bool = False) -> None:
@@ -157,9 +157,9 @@ async def kill_all(ctx: Context, *, but_prepared: bool = False) -> None:
     doomed = [
         process
         for number, process in _living(ctx)
-        if not but_prepared or ctx.directory.switch_order(ctx.claim.side, number).exists()
+        if not but_prepared or ctx.directory.parameters_file(ctx.claim.side, number).exists()
     ]
-    for process in doomed:  # all at once: a guardian would begin to act for the one that it saw die
+    for process in doomed:  # all at once: a guardian would act once its process is dead
         process.signal(signal.SIGKILL)
     for process in doomed:
         await process.end_now()

@@ -10,7 +10,7 @@ AFTER_RUN = DOWNTIME_PHASES[DOWNTIME_PHASES.index("check") : DOWNTIME_PHASES.ind
 
 
 def record(traceparent: str | None, resumed: Mapping[str, object]) -> None:
-    """`resumed` is the last line of the source's journal: what it lacks was not measured."""
+    """`resumed` is the last line of the source's journal: fields that it lacks were not measured."""
     match resumed:
         case {"stopped_at": float(stopped_at), "resumed_at": float(resumed_at), "phases": Mapping() as phases}:
             downtime = tracing.record("downtime", traceparent, stopped_at, resumed_at, ms=resumed["downtime_ms"])

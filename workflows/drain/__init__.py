@@ -1,5 +1,5 @@
 """Drains: emptying a host, and bringing its guests home.
 
-`planner` says who would go where, `commands` is what operators and schedulers may ask for, `reconciler` is how the
-controller carries it on. The moves are jobs like any other.
+`planner` decides who would go where, `commands` has the requests of operators and schedulers, `reconciler` is what the
+controller runs. The moves are jobs like any other.
 """

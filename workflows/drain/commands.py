@@ -1,4 +1,4 @@
-"""What may be asked for: a drain or a return, its pause, its going on, its end.
+"""Requests of operators and schedulers: submit, pause, resume or cancel a drain or a return.
 
 Each writes rows and wakes the controller.
 """
@@ -17,11 +17,12 @@ from models.documents import AllowedHosts, MigrationOptions, Recurrence
 from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.host import Host, HostState
 from models.said import say
+from workflows import receivers
 from workflows.drain import planner
 from workflows.drain.planner import Forecast, guests_of, known
 from workflows.migration import claims, jobs
 from workflows.migration.jobs import wake
-from workflows.submissions import DrainSubmission, is_address, is_text
+from workflows.submissions import DrainSubmission, is_text
 from workflows.submit_options import SubmitOptions
 
 log = logging.getLogger(__name__)
@@ -55,80 +56,85 @@ class DrainRequest:
         )
 
 
-def submit(order: DrainRequest, *, forecast: Forecast | None = None, idempotency_key: str | None = None) -> Drain:
+def submit(request: DrainRequest, *, forecast: Forecast | None = None, idempotency_key: str | None = None) -> Drain:
     """Queue a drain; the controller begins it when its time has come.
 
-    With an idempotency key that was used before, answers the drain of then. A forecast is kept to as far as it holds.
+    With an idempotency key that was used before, returns the earlier drain. The forecast is followed while it holds.
 
     Raises:
         PreconditionFailed: a host is unknown, or there is nothing to bring home; nothing was changed.
     """
     try:
         with transaction() as session:
-            earlier = _same(session, idempotency_key, order)
+            earlier = _same(session, idempotency_key, request)
             if earlier is None:
-                earlier = _insert(session, order, forecast, idempotency_key)
+                earlier = _insert(session, request, forecast, idempotency_key)
                 wake(session)
             return earlier
-    except (IntegrityError, PreconditionFailed) as error:  # somebody was faster, perhaps with the same key
-        if earlier := _submitted(order, idempotency_key):
+    except (IntegrityError, PreconditionFailed) as error:  # another came first, perhaps with this key
+        if earlier := _submitted(request, idempotency_key):
             return earlier
         if isinstance(error, PreconditionFailed):
             raise
-        raise PreconditionFailed(f"a drain of {order.host} cannot be submitted now: try again") from error
+        raise PreconditionFailed(f"a drain of {request.host} cannot be submitted now: try again") from error
 
 
-def submitted_or_forecast(order: DrainRequest, idempotency_key: str | None) -> tuple[Drain | None, Forecast | None]:
+def submitted_or_forecast(request: DrainRequest, idempotency_key: str | None) -> tuple[Drain | None, Forecast | None]:
     """The drain that was submitted with this key before, or else what it would do.
 
     Raises:
         PreconditionFailed: that was another one, or it cannot be done.
     """
-    if earlier := _submitted(order, idempotency_key):
+    if earlier := _submitted(request, idempotency_key):
         return earlier, None
     try:
-        return None, planner.forecast(order.kind, order.host, order.where, order.terms)
-    except PreconditionFailed:  # what is in the way may be the very drain, submitted at the same moment
-        if earlier := _submitted(order, idempotency_key):
+        receivers.check(request.terms.webhook)
+        return None, planner.forecast(request.kind, request.host, request.where, request.terms)
+    except PreconditionFailed:  # the conflict may be with this very drain, submitted at the same moment
+        if earlier := _submitted(request, idempotency_key):
             return earlier, None
         raise
 
 
-def _submitted(order: DrainRequest, idempotency_key: str | None) -> Drain | None:
+def _submitted(request: DrainRequest, idempotency_key: str | None) -> Drain | None:
     with transaction() as session:
-        return _same(session, idempotency_key, order)
+        return _same(session, idempotency_key, request)
 
 
-def _same(session: Session, key: str | None, order: DrainRequest) -> Drain | None:
+def _same(session: Session, key: str | None, request: DrainRequest) -> Drain | None:
     drain = session.scalar(select(Drain).where(Drain.idempotency_key == key)) if key else None
     if drain is not None and drain.refused:
         drain.idempotency_key = None
         return None
-    if drain is not None and (drain.kind, drain.host) != (order.kind, order.host):
+    if drain is not None and (drain.kind, drain.host) != (request.kind, request.host):
         raise PreconditionFailed(
             f"the key {key!r} was used for drain {drain.id}, a {drain.kind} of {drain.host}: use another key"
         )
     return drain
 
 
-def _insert(session: Session, order: DrainRequest, forecast: Forecast | None, key: str | None) -> Drain:
-    known(session, [order.host, *order.where.to, *order.where.exclude])
-    if order.kind is DrainKind.RETURN and not order.terms.not_before and not guests_of(session, order.kind, order.host):
+def _insert(session: Session, request: DrainRequest, forecast: Forecast | None, key: str | None) -> Drain:
+    known(session, [request.host, *request.where.to, *request.where.exclude])
+    if (
+        request.kind is DrainKind.RETURN
+        and not request.terms.not_before
+        and not guests_of(session, request.kind, request.host)
+    ):
         raise PreconditionFailed(
-            f"no guest that was drained from {order.host} is away: `drover host uncordon` opens it"
+            f"no guest that was drained from {request.host} is away: `drover host uncordon` opens it"
         )
-    terms = order.terms
+    terms = request.terms
     if forecast is not None and terms.window and forecast.plan.left and not forecast.plan.placements:
         reasons = "; ".join(f"{guest}: {why}" for guest, why in forecast.plan.left.items())
-        raise PreconditionFailed(f"nothing of {order.host} could be moved: {reasons}")
+        raise PreconditionFailed(f"nothing of {request.host} could be moved: {reasons}")
     drain = Drain(
-        kind=order.kind,
-        host=order.host,
+        kind=request.kind,
+        host=request.host,
         idempotency_key=key,
-        allowed_hosts=order.where,
-        options=order.options,
+        allowed_hosts=request.where,
+        options=request.options,
         **vars(terms),
-        recurrence=order.recurrence,
+        recurrence=request.recurrence,
         guests=_planned(forecast, at_once=not (terms.not_before or terms.window)) if forecast is not None else [],
     )
     session.add(drain)
@@ -140,15 +146,16 @@ def _insert(session: Session, order: DrainRequest, forecast: Forecast | None, ke
 
 
 def record_refusal(kind: DrainKind, host: object, idempotency_key: str, why: str, webhook: object = None) -> None:
-    """Keep what became of a submission whose sender cannot be answered.
+    """Record the refusal of a submission whose sender waits for no answer.
 
-    It is kept as a cancelled drain, or apart from the drains where nobody knows the host. Anything may have been sent.
+    It is kept as a cancelled drain, or apart from the drains where the host is unknown. Any content may arrive.
     """
+    told = receivers.told(webhook)
     try:
         with transaction() as session:
             earlier = session.scalar(select(Drain).where(Drain.idempotency_key == idempotency_key).with_for_update())
             if earlier is not None and not earlier.refused:
-                return  # the drain of then is the record
+                return  # the earlier drain is the record
             if earlier is not None:
                 earlier.idempotency_key = None
                 session.flush()
@@ -162,7 +169,7 @@ def record_refusal(kind: DrainKind, host: object, idempotency_key: str, why: str
                 state=DrainState.CANCELLED,
                 idempotency_key=idempotency_key,
                 error=why,
-                webhook=webhook if is_address(webhook) else None,
+                webhook=told,
                 finished_at=func.clock_timestamp(),
             )
             session.add(drain)
@@ -209,7 +216,7 @@ def pause(drain_id: int) -> Drain:
 
 
 def resume(drain_id: int) -> Drain:
-    """Go on after a pause, or try the guests again that an ended drain has left.
+    """Go on after a pause, or try the guests again that an ended drain has skipped.
 
     Raises:
         PreconditionFailed: there is no such drain, or it neither pauses nor has left anything.
@@ -222,7 +229,7 @@ def resume(drain_id: int) -> Drain:
             )
         other = under_way(session, drain.host)
         if other is not None and other.id != drain_id:
-            raise PreconditionFailed(f"drain {other.id} has {drain.host} to itself: wait for its end")
+            raise PreconditionFailed(f"drain {other.id} of {drain.host} is under way: wait for its end")
         try_again(drain)
         begin(session, drain)
         drain.error = None
@@ -241,7 +248,7 @@ def begin(session: Session, drain: Drain) -> None:
 
 
 def try_again(drain: Drain) -> None:
-    """What was left gets another chance, everywhere."""
+    """Let skipped guests wait for their turn again; former refusals no longer count."""
     for row in drain.guests:
         if row.state is GuestState.SKIPPED:
             row.move(GuestState.WAITING)
@@ -267,7 +274,7 @@ def cancel(drain_id: int) -> Drain:
 
 
 def cancel_moves(session: Session, drain: Drain) -> None:
-    """Have every move under way rolled back that has not crossed; asked again and again until none is left."""
+    """Have every move rolled back that is not past the point of no return; repeated until none is under way."""
     for row in drain.guests:
         job = claims.lock(session, row.job_id, wait=False) if row.job_id and row.state is GuestState.MOVING else None
         if job is not None and not job.state.settled and not job.cancel_requested and job.committed_at is None:
@@ -287,5 +294,5 @@ def existing(session: Session, drain_id: int) -> Drain:
 
 
 def under_way(session: Session, host: str) -> Drain | None:
-    """The drain that has this host to itself."""
+    """The drain that is under way on this host."""
     return session.scalar(select(Drain).where(Drain.host == host, Drain.state.in_(UNDER_WAY)))

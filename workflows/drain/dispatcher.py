@@ -30,7 +30,7 @@ ASKED_FOR = timedelta(seconds=3 * ANSWER_TIMEOUT_S)
 
 
 def choose(session: Session, drain: Drain, ours: Settings) -> list[str]:
-    """The guests whose jobs are to be submitted now; the others are told why they wait or are left."""
+    """The guests whose jobs are to be submitted now; the others get a reason why they wait or are skipped."""
     promised = _promised(session, drain)
     waiting = {row.guest: row for row in drain.guests if row.state is GuestState.WAITING and row.guest not in promised}
     if not waiting:
@@ -67,13 +67,13 @@ def _with_slots(
     for placement in sorted(placements, key=lambda one: not one.candidate.promised):
         guest, row = placement.candidate, waiting.get(placement.candidate.name)
         if row is None:
-            slots.take(guest.source, placement.destination)
+            slots.reserve(guest.source, placement.destination)
             continue
         silent = f"{placement.destination} is silent" if rooms[placement.destination].silent else None
         row.estimate_s = speed.move_s(guest.size)
         row.reason = silent or slots.lacking(guest.source, placement.destination)
         if row.reason is None:
-            slots.take(guest.source, placement.destination)
+            slots.reserve(guest.source, placement.destination)
             row.destination, row.asked_at = placement.destination, func.clock_timestamp()
             chosen.append(guest.name)
     return chosen
@@ -174,7 +174,7 @@ def submit(drain_id: int, guest: str) -> None:
 
 
 def _refused(drain_id: int, guest: str, destination: str, error: PreconditionFailed) -> None:
-    """What follows from a refusal depends on who refused, see `_without_job`."""
+    """The consequence of a refusal depends on who refused, see `_without_job`."""
     with transaction() as session:
         session.get_one(Drain, drain_id, with_for_update=True)
         row = session.get_one(DrainGuest, (drain_id, guest))
@@ -187,9 +187,9 @@ def _refused(drain_id: int, guest: str, destination: str, error: PreconditionFai
 
 
 def _without_job(row: DrainGuest, destination: str, error: PreconditionFailed) -> None:
-    """Nobody's answer is no refusal: it is asked again after a while. What the guest's own host says holds for every
-    destination: a no leaves the guest, and a failure to look does so the second time. Anything else is said of this
-    destination, and another one is looked for.
+    """A missing answer is no refusal: the host is asked again later. A refusal by the guest's own host holds for every
+    destination: the guest is skipped; if that host failed to look, only the second time. Any other refusal is about
+    this destination, and another one is looked for.
     """
     if isinstance(error, Unavailable):
         return

@@ -13,9 +13,9 @@ from workflows.migration import claims
 
 
 def follow(session: Session, drain: Drain, ours: Settings) -> None:
-    """Learn what has become of every guest that has not moved yet.
+    """Update every guest that has not moved yet, from its job and its present host.
 
-    A job belongs to a drain by its `drain_id`, so it is found even if whoever submitted it died right after.
+    A job belongs to a drain by its `drain_id`, so it is found even if the submitting process died right after.
     """
     rooms = capacity.rooms(session, ours)
     for row in drain.guests:

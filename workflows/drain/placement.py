@@ -1,6 +1,6 @@
 """Who goes where: pure, so that a dry run, a drain and a test get the same answer from the same numbers.
 
-Guests are taken in order of priority, then of size, largest first; guests of one `together` group as one. Each goes
+Guests are taken in order of priority, then of size, largest first; guests of one affinity group as one. Each goes
 to the host that was planned for it before, if that still takes it, else to where its group is, else to the one with
 the most memory left: so the load is spread. Where that leaves guests over, filling hosts up one after the other is
 tried as well.
@@ -25,7 +25,7 @@ class Candidate:
     preferred: str | None = None
     """Where it was planned to go before, or where it is at home."""
     refused_by: Mapping[str, str] = field(default_factory=dict)
-    """{host: why}: destinations that did not work out."""
+    """{host: why}: destinations that refused the guest or to which its move failed."""
     promised: bool = False
     """It has its place at `preferred` already, and is counted before all others."""
 
@@ -53,7 +53,7 @@ class Placement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class DrainPlan:
     """Who goes where, and who stays and why: {guest: sentence}."""
 
     placements: tuple[Placement, ...]
@@ -82,7 +82,7 @@ def plan(
     *,
     to: Iterable[str] = (),
     exclude: Iterable[str] = (),
-) -> Plan:
+) -> DrainPlan:
     """Find a destination for every guest that has one. No I/O.
 
     `to` names the only hosts that may be used, none is all of them; `exclude` those that may not.
@@ -108,7 +108,7 @@ def _turn(one: Candidate) -> tuple[bool, int, int, str]:
     return not one.promised, -one.priority, -one.bytes, one.name
 
 
-def _place(units: Iterable[Unit], rooms: Mapping[str, Room], residents: list[Resident], rule: Rule) -> Plan:
+def _place(units: Iterable[Unit], rooms: Mapping[str, Room], residents: list[Resident], rule: Rule) -> DrainPlan:
     rooms, residents = {host: replace(room) for host, room in rooms.items()}, list(residents)
     placements: list[Placement] = []
     left: dict[str, str] = {}
@@ -120,12 +120,12 @@ def _place(units: Iterable[Unit], rooms: Mapping[str, Room], residents: list[Res
             continue
         chosen = min(suitable, key=lambda room: (*_preference(unit, room, residents), rule(room), room.host))
         for candidate in unit:
-            chosen.take(candidate.size)
+            chosen.reserve(candidate.size)
             residents.append(
                 Resident(host=chosen.host, affinity=candidate.affinity, anti_affinity=candidate.anti_affinity)
             )
             placements.append(Placement(candidate=candidate, destination=chosen.host))
-    return Plan(placements=tuple(placements), left=left)
+    return DrainPlan(placements=tuple(placements), left=left)
 
 
 def _preference(unit: Unit, room: Room, residents: Iterable[Resident]) -> tuple[bool, bool]:

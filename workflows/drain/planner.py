@@ -23,7 +23,7 @@ from models.plan import Inspection
 from models.transitions import BEGUN
 from workflows import capacity, estimate, schedule
 from workflows.capacity import Size
-from workflows.drain.placement import Candidate, Plan, Resident, plan
+from workflows.drain.placement import Candidate, DrainPlan, Resident, plan
 from workflows.estimate import Speed
 from workflows.migration import preflight
 from workflows.submit_options import SubmitOptions
@@ -42,7 +42,7 @@ class Forecast:
     host: str
     sources: Mapping[str, str]
     """{guest: the host that it is on}: all guests that the drain is about."""
-    plan: Plan
+    plan: DrainPlan
     speed: Speed
     total_s: float
 
@@ -65,7 +65,7 @@ def forecast(kind: DrainKind, host: str, where: AllowedHosts, terms: SubmitOptio
     with transaction() as session:
         speed, at, limits = estimate.speed(session), now(session), fleet.limits(session)
     never = _too_long(made, speed, terms or SubmitOptions(), at)
-    made = Plan(
+    made = DrainPlan(
         placements=tuple(one for one in made.placements if one.candidate.name not in never),
         left=survey.immovable | made.left | never,
     )
@@ -79,7 +79,7 @@ def forecast(kind: DrainKind, host: str, where: AllowedHosts, terms: SubmitOptio
     )
 
 
-def _too_long(made: Plan, speed: Speed, terms: SubmitOptions, at: datetime) -> dict[str, str]:
+def _too_long(made: DrainPlan, speed: Speed, terms: SubmitOptions, at: datetime) -> dict[str, str]:
     """Guests whose move fits into no window."""
     waits = {
         one.candidate.name: schedule.obstacle(at, speed.needs_s(one.candidate.size, terms.seed), window=terms.window)
@@ -105,7 +105,7 @@ class _Survey:
         for name, why in _refused(ask, self.guests).items():
             self.immovable[name] = why
 
-    def ask_destinations(self, made: Plan) -> bool:
+    def ask_destinations(self, made: DrainPlan) -> bool:
         """Ask about placements that are new; true if one of them was refused, so that the plan must be made anew."""
 
         def ask(pair: tuple[str, str]) -> None:
@@ -121,7 +121,7 @@ class _Survey:
 
 
 def _refused(ask: Callable[[Asked], None], about: Iterable[Asked]) -> dict[Asked, str]:
-    """Ask about several at once; answers what was refused, and why."""
+    """Ask about several at once; returns what was refused, and why."""
 
     def why(one: Asked) -> str | None:
         try:
@@ -135,14 +135,16 @@ def _refused(ask: Callable[[Asked], None], about: Iterable[Asked]) -> dict[Asked
         return {one: said for one, said in zip(asked, pool.map(why, asked), strict=True) if said}
 
 
-def _placed(kind: DrainKind, host: str, where: AllowedHosts, survey: _Survey) -> Plan:
+def _placed(kind: DrainKind, host: str, where: AllowedHosts, survey: _Survey) -> DrainPlan:
     with transaction() as session:
         rows = session.scalars(select(Guest).where(Guest.name.in_(list(survey.inspections)))).all()
         candidates = [candidate(guest, preferred=None, refused_by=survey.refused_by(guest.name)) for guest in rows]
         return placed(session, kind, host, where, candidates)
 
 
-def placed(session: Session, kind: DrainKind, host: str, where: AllowedHosts, candidates: Sequence[Candidate]) -> Plan:
+def placed(
+    session: Session, kind: DrainKind, host: str, where: AllowedHosts, candidates: Sequence[Candidate]
+) -> DrainPlan:
     """Place guests by what the rows say now."""
     rooms = capacity.rooms(session, settings(), planning=[candidate.name for candidate in candidates])
     if kind is DrainKind.RETURN:

@@ -1,7 +1,7 @@
-"""How the controller carries drains on: it looks at rows only, and may be another process at every tick.
+"""What the controller does about drains. It reads rows only, so every tick may be in another process.
 
-`job_sync` learns what became of the moves, `dispatcher` chooses whose turn it is. A guest's job is submitted by a task
-of its own, because hosts are asked then; whatever is lost on the way is sent again.
+`job_sync` reads the results of the moves, `dispatcher` chooses the next guests. A guest's job is submitted by a task
+of its own, because hosts are asked then; a lost message is sent again.
 """
 
 import logging
@@ -42,7 +42,7 @@ def _carry_on(drain_id: int, ours: Settings) -> None:
         chosen = advance(session, drain, ours) if drain is not None else []
         if drain is not None:
             forget_trouble(drain)
-    for guest in chosen:  # after the commit: who takes the message must find the row
+    for guest in chosen:  # after the commit: the task must find the row
         log.info("dispatches the submission of a move", extra={"guest": guest})
         app.send_task("drover.drain.move", kwargs={"drain_id": drain_id, "guest": guest}, queue=CONTROL_QUEUE)
 
@@ -53,7 +53,7 @@ def unfinished() -> ColumnElement[bool]:
 
 
 def advance(session: Session, drain: Drain, ours: Settings) -> list[str]:
-    """Bring one drain a little further; answers the guests whose jobs are to be submitted now."""
+    """Advance one drain; returns the guests whose jobs are to be submitted now."""
     if drain.state.ended or (drain.state is DrainState.QUEUED and not _begin(session, drain)):
         return []
     job_sync.follow(session, drain, ours)
@@ -70,7 +70,7 @@ def advance(session: Session, drain: Drain, ours: Settings) -> list[str]:
 
 
 def _begin(session: Session, drain: Drain) -> bool:
-    """Begin a drain whose time has come and whose host no other drain has to itself."""
+    """Begin a drain whose time has come, unless another drain of its host is under way."""
     other = session.scalar(select(Drain.id).where(Drain.host == drain.host, Drain.state.in_(UNDER_WAY)))
     early = schedule.obstacle(
         session.scalars(select(func.now())).one(), 0, not_before=drain.not_before, window=drain.window
@@ -78,14 +78,14 @@ def _begin(session: Session, drain: Drain) -> bool:
     if early is not None and not drain.seed:
         drain.wait_reason = early.why
     elif other is not None:
-        drain.wait_reason = f"drain {other} has {drain.host} to itself"
+        drain.wait_reason = f"drain {other} of {drain.host} is under way"
     else:
         commands.begin(session, drain)
     return drain.state is DrainState.RUNNING
 
 
 def _take_up(session: Session, drain: Drain) -> None:
-    """Guests that the drain does not know of yet: all of one that was planned ahead, else those that arrived late."""
+    """Add guests that have no row yet: all of a drain that was planned ahead, else those that arrived late."""
     known = {row.guest for row in drain.guests}
     for guest in guests_of(session, drain.kind, drain.host):
         if guest.name not in known:
@@ -119,7 +119,7 @@ def _end_if_over(session: Session, drain: Drain) -> None:
 
 
 def _queue_next(session: Session, drain: Drain, repeated: Recurrence) -> None:
-    """The same again at the next time that the repetition names; its guests are taken up when it begins.
+    """Queue the same drain for the next time of its recurrence; its guests are added when it begins.
 
     A resumed drain ends twice: its recurrence is not queued again.
     """
@@ -141,7 +141,7 @@ def _is_busy(session: Session, drain: Drain) -> bool:
 
 
 def _others_come_or_go(session: Session, drain: Drain) -> bool:
-    """Guests that this drain does not know of are on the host, or on their way from or to it."""
+    """Guests without a row in this drain are on the host, or on their way from or to it."""
     here = or_(Job.source == drain.host, Job.destination == drain.host)
     moving = select(Job.id).where(here, Job.state.in_([JobState.RUNNING, JobState.ROLLING_BACK])).limit(1)
     known = [row.guest for row in drain.guests]

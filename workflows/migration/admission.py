@@ -1,8 +1,8 @@
-"""Admission: which of the jobs that wait may go on now. The others are told why not.
+"""Admission: which of the jobs that wait may go on now. The others get a `wait_reason`.
 
-One round looks at all of them in order of priority and age, under a lock, so that what one job takes the next one
-does not find. What is written of a job is written in a savepoint of its own: one that raises stops no other. A job
-waits twice if its disks are copied ahead: before it begins, and before its RAM follows.
+One round looks at all of them in order of priority and age, under a lock, so that no room or
+slot is given to two jobs. Each job's row is written in a savepoint of its own: an error with one job stops no other.
+A job waits twice if its disks are copied ahead: before it begins, and before its RAM follows.
 """
 
 from datetime import datetime
@@ -38,7 +38,7 @@ def waits() -> ColumnElement[bool]:
 def admit(session: Session, ours: Settings) -> dict[int, Exception]:
     """Let every job begin, and let the RAM of every job follow, that may.
 
-    Answers what was raised by jobs that could not be decided about: nothing of them was changed, nothing counted in.
+    Returns the errors of jobs that could not be decided about; these were neither changed nor counted.
     """
     session.execute(select(func.pg_advisory_xact_lock(ADMISSION_LOCK)))
     found, troubled = _found(session)
@@ -46,7 +46,7 @@ def admit(session: Session, ours: Settings) -> dict[int, Exception]:
         return troubled
     limits = fleet.limits(session)
     rooms, slots = capacity.rooms(session, ours), capacity.slots(session, limits)
-    held = capacity.held(session) if any(row.Job.held for row in found) else {}
+    held = capacity.held_per_host(session) if any(row.Job.held for row in found) else {}
     speed = estimate.speed(session) if any(row.Job.window for row in found) else Speed()
     for job, guest, now in found:
         job_id = job.id
@@ -67,10 +67,10 @@ def admit(session: Session, ours: Settings) -> dict[int, Exception]:
             continue
         if why is not None:
             continue
-        slots.take(job.source, job.destination)
+        slots.reserve(job.source, job.destination)
         if begins:
             held[job.source] = held.get(job.source, 0) + job.held
-            rooms[job.destination].take(size)
+            rooms[job.destination].reserve(size)
     return troubled
 
 
@@ -87,7 +87,7 @@ def _decide(session: Session, job: Job, why: str | None, now: datetime) -> None:
 
 
 def _found(session: Session) -> tuple[list[Any], dict[int, Exception]]:
-    """Jobs that wait and are not left alone, as `_waiting` reads them; and what was raised by those it cannot read."""
+    """Jobs that wait, as `_waiting` reads them, without those in a pause; and the errors of those it cannot read."""
     troubled: dict[int, Exception] = {}
     try:
         with session.begin_nested():
@@ -135,7 +135,7 @@ def _too_early(job: Job, size: Size, now: datetime, speed: Speed) -> str | None:
 
 
 def _obstacle(job: Job, size: Size, room: Room, slots: Slots) -> str | None:
-    """Why a job may not begin now. A silent host is none: whoever waits for one is told so later."""
+    """Why a job may not begin now. A silent host does not count here: that reason is written later."""
     if job.state is JobState.QUEUED:  # later it has its room already, and a cordon stops nothing that has begun
         closed = room.closed and f"{room.host} takes no guest: {room.closed}"
         if why := closed or room.lacks(size):

@@ -33,8 +33,8 @@ LINKS: tuple[Link, ...] = (
     (StepName.AWAIT_SYNC, Side.SOURCE),
     (StepName.MIGRATE_RAM, Side.DESTINATION),  # a QEMU waits, its switchover process listens
     (StepName.MIGRATE_RAM, Side.SOURCE),  # RAM is sent; the switchover processes carry the guest over
-    (StepName.CUTOVER, Side.SOURCE),  # it stands still for good: no way back from here
-    (StepName.CUTOVER, Side.DESTINATION),  # it runs here, and the record says so
+    (StepName.CUTOVER, Side.SOURCE),  # the guest is stopped here for good: no rollback from here on
+    (StepName.CUTOVER, Side.DESTINATION),  # it runs here, and the guest's record names this host
     (StepName.CLEANUP, Side.SOURCE),
     (StepName.CLEANUP, Side.DESTINATION),
 )
@@ -49,7 +49,7 @@ class Restart(enum.StrEnum):
 
     NBD_SERVER = StepName.START_NBD.value  # the disks are copied anew, to a new NBD server
     MIRRORS = StepName.MIRROR_DISKS.value  # the disks are copied anew, to the same one
-    SYNC = StepName.AWAIT_SYNC.value  # the mirrors still stand: the RAM is sent anew once they are in sync
+    SYNC = StepName.AWAIT_SYNC.value  # the mirrors still work: the RAM is sent anew once they are in sync
     RAM = StepName.MIGRATE_RAM.value  # the RAM is sent anew, to a new QEMU
 
 
@@ -74,7 +74,7 @@ def first_again(step: Step, restart: Restart) -> int:
     """The number of the first step that is done again when `step` begins anew.
 
     Raises:
-        IllegalTransition: `RESTARTS` has no such way.
+        IllegalTransition: `RESTARTS` does not list it.
     """
     if restart not in RESTARTS.get((StepName(step.name), step.side), frozenset()):
         raise IllegalTransition(f"{step.name} on the {step.side} cannot begin anew from {restart}")

@@ -52,7 +52,7 @@ AT: BindParameter[datetime] = bindparam("at", type_=DateTime(timezone=True))
 NOW = func.clock_timestamp()
 LEASE_END = func.clock_timestamp() + bindparam("ttl", type_=Interval)
 LASTED = timedelta(minutes=5)
-"""An attempt of that length got somewhere: those before it no longer count."""
+"""An attempt of that length made progress: those before it no longer count."""
 BEGUN_ANEW = "begun anew"
 """The outcome of an attempt that is followed by one of an earlier step."""
 STILL_HELD = (Step.seq == SEQ, Step.token == TOKEN, Step.state.in_(CLAIMED))
@@ -64,7 +64,7 @@ wait for the job's row sees so in its newest version, though not what became of 
 def _take(direction: Direction) -> Select[Job, Side, int, int, datetime]:
     """Lock the job, take the step if it is what the job needs next, and number the claim: all of it or nothing.
 
-    Answers the job with its disks, of the step its side, attempts and the claim's token, and the time. If this had to
+    Returns the job with its disks, of the step its side, attempts and the claim's token, and the time. If this had to
     wait for the job's row it has seen the other steps as they were before that, and may refuse what was due.
     """
     way = WAYS[direction]
@@ -117,7 +117,7 @@ def _made_progress() -> ColumnElement[bool]:
     """The last attempt lasted for minutes, and the next one goes on with what it did: no reason to give the step up.
 
     Its claim may have been held for days, as that of a move that is held in sync. One after which a copy or the RAM has
-    to be sent anew got nowhere, however long it took: RAM that does not converge must not be sent for ever.
+    to be sent anew made no progress, however long it took: RAM that does not converge must not be sent for ever.
     """
     last = aliased(Attempt)
     lasted = (last.ended_at - last.started_at >= LASTED) & (last.outcome != BEGUN_ANEW)
@@ -136,7 +136,7 @@ def _release(going_on: Direction | None = None) -> ReturningUpdate[int, int | No
     """End a claim that still holds, and its attempt; `going_on` notes as well that the next step's message is sent.
 
     What is asked of the step is asked again of its newest version when this had to wait for the job's row. The others
-    are as they were, because nobody changes them while one is claimed.
+    are as they were, because they do not change while one is claimed.
     """
     job = select(Job.id).where(Job.id == JOB).with_for_update().cte("locked")
     step = (
@@ -217,7 +217,7 @@ HELD = (
     select(Job, Step)
     .join(Job.steps)
     .where(Job.id == JOB, *STILL_HELD)
-    .options(defer(Job.plan))  # a few KiB that nobody changes
+    .options(defer(Job.plan))  # a few KiB that never change
     .with_for_update(of=[Job, Step])
 )
 """Job and step of a claim that still holds, both locked."""

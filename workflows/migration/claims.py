@@ -3,9 +3,9 @@
 Redis may lose a message or deliver it twice, late, or to a worker that was thought dead. So a message is
 only a hint: a worker acts after it won a claim here, and only while its lease lasts. Every change of a step's
 state locks the job's row first, which serialises all claims of one job; a renewal locks only its step's, so that it
-waits for nobody but whoever writes for the same claim.
+waits only for other writes of the same claim.
 
-The token of a claim is higher than that of any earlier claim of the same job: it fences off whoever held one.
+The token of a claim is higher than that of any earlier claim of the same job: it fences off their holders.
 """
 
 import time
@@ -49,7 +49,7 @@ class Claim:
     owner: str
     cancel_requested: bool = False
     deadline: float = field(default=0.0)
-    """By `time.monotonic()`: needs no database and no clock shared with anybody."""
+    """By `time.monotonic()`: needs neither the database nor a clock shared with other hosts."""
     renewed_at: float = field(default_factory=time.monotonic)
     """When the lease was last asked for, by the same clock."""
     taken_at: datetime = EPOCH
@@ -67,7 +67,7 @@ class Claim:
 
     @property
     def tries(self) -> int:
-        """Attempts so far that got nowhere, this one among them unless it lasted."""
+        """Attempts so far without progress; this one included, unless it lasted."""
         return 1 if time.monotonic() >= self._since + LASTED.total_seconds() else self.attempt
 
     def check(self) -> None:
@@ -91,7 +91,7 @@ def lock(session: Session, job_id: int, *, wait: bool = True) -> Job | None:
 def claim(
     *, job_id: int, seq: int, name: str, epoch: int, direction: Direction, host: str, owner: str, settings: Settings
 ) -> Claim | None:
-    """Win the right to work on a step, or None: the message was late, double, forged or meant for others."""
+    """Win the right to work on a step, or None: the message was late, a duplicate, forged or meant for another host."""
     asked = time.monotonic()
     step = {"of_job": job_id, "of_epoch": epoch, "of_seq": seq, "named": name, "on_host": host}
     wanted = step | {"by": owner, "ttl": settings.lease_ttl}
@@ -117,10 +117,10 @@ def claim(
 
 
 def _take(session: Session, direction: Direction, wanted: Mapping[str, Any]) -> Any:
-    """The claim that was won, as `statements.TAKE` answers it, or None.
+    """The claim that was won, as `statements.TAKE` returns it, or None.
 
-    Asked again by who holds the job's lock by now, None is final: the first one may be from before somebody whom it
-    had to wait for.
+    The second statement runs while the job's lock is held, so its None is final. The first one may have read the rows
+    before a transaction that it waited for.
     """
     return session.execute(statements.TAKE[direction], wanted).unique().one_or_none()
 
@@ -137,7 +137,7 @@ def _prolonged(claim: Claim, asked: float, settings: Settings, *, cancel_request
 
 
 def renew(claim: Claim, settings: Settings) -> None:
-    """Prolong the lease and learn whether the job's cancellation was asked for.
+    """Prolong the lease, and read whether the job's cancellation was requested.
 
     Raises:
         LeaseLost: somebody else holds the claim by now.
@@ -158,7 +158,7 @@ def note(claim: Claim, **columns: Any) -> None:
 def progress(claim: Claim, settings: Settings) -> None:
     """Write down how far the disks of `claim.job` are, and prolong the lease: one statement, once a second.
 
-    Learns whether the job's RAM must not follow yet, and whether its cancellation was asked for. Errors as for `renew`.
+    Reads whether the job's RAM must not follow yet, and whether its cancellation was requested. Errors as for `renew`.
     """
     asked, job = time.monotonic(), claim.job
     each = {
@@ -194,12 +194,12 @@ def fenced(claim: Claim) -> Iterator[tuple[Session, Job, Step]]:
 
 
 def _held(claim: Claim) -> dict[str, int]:
-    """What the statements ask of a claim's step: that nobody took the claim away."""
+    """Parameters by which the statements check that the claim was not taken away."""
     return {"of_job": claim.job_id, "of_seq": claim.seq, "number": claim.token, "of_epoch": claim.job.epoch}
 
 
 def finish(claim: Claim) -> None:
-    """The step's effect is in place. The last step's end is the job's."""
+    """Record that the step's effect is in place. After the last step the job ends as well."""
     with transaction() as session:
         _, following = _release(session, claim, StepEvent.FINISH, "done", statement=statements.FINISH[claim.direction])
         if following is None:  # else Celery publishes it as the next link of the chain, right after this commit
@@ -210,7 +210,7 @@ def retry(claim: Claim, error: str, wait: timedelta, restart: Restart | None = N
     """Try again after `wait`, from this step or from the earlier one that `restart` names.
 
     Raises:
-        IllegalTransition: the workflow knows no such way from this step.
+        IllegalTransition: the workflow has no such restart from this step.
     """
     outcome = "retry" if restart is None else BEGUN_ANEW
     with _released(claim, StepEvent.RETRY, outcome, error) as (session, job, step):
@@ -229,7 +229,7 @@ def _begin_anew(job: Job, first: int, until: int) -> None:
 
 
 def fail(claim: Claim, error: str) -> None:
-    """The step failed for good: the job is rolled back, or a person is asked when even that cannot be."""
+    """The step failed for good: the job is rolled back, or an operator is asked where that is impossible."""
     with _released(claim, StepEvent.FAIL, "failed", error) as (session, job, step):
         if claim.direction is Direction.ROLLBACK or job.committed_at is not None:
             again = f"once that is mended, `drover job retry {job.id}`"
@@ -245,10 +245,10 @@ def give_up(claim: Claim, why: str) -> None:
 
 
 def go_forward(claim: Claim, why: str) -> None:
-    """Rolling back came too late: the destination owns the guest, so the job is carried through after all."""
+    """Rolling back came too late: the destination owns the guest, so the job goes forward after all."""
     with _released(claim, StepEvent.GO_FORWARD, "committed", why) as (session, job, _):
         for other in job.steps:
-            if STEP.knows(other.state, StepEvent.GO_FORWARD):
+            if STEP.allows(other.state, StepEvent.GO_FORWARD):
                 other.apply(StepEvent.GO_FORWARD, Actor.WORKER)
         job.committed_at = job.committed_at or now(session)
         job.cancel_requested, job.epoch = False, job.epoch + 1
@@ -263,13 +263,13 @@ def go_back(claim: Claim, why: str) -> None:
 
 
 def stop_for_operator(claim: Claim, error: str) -> None:
-    """Nobody can tell who owns the guest: leave everything as it is."""
+    """It is unknown who owns the guest: leave everything as it is and ask an operator."""
     with _released(claim, StepEvent.FAIL, "failed", error) as (session, job, _):
         _ask_operator(session, job, error, claim)
 
 
 def hand_back(claim: Claim) -> None:
-    """The worker is told to stop: let another one take the step over at once."""
+    """The worker stops: release the claim, so that another one can take the step over at once."""
     with _released(claim, StepEvent.HAND_BACK, "handed_back") as (_, _job, step):
         step.attempts -= 1
 
@@ -290,7 +290,7 @@ def ask_operator(session: Session, job: Job, error: str, *, actor: Actor, by: st
 
 
 def begin_rollback(session: Session, job: Job, why: str, *, actor: Actor, by: str) -> None:
-    """Turn the job round; one of which nothing was begun is rolled back by that.
+    """Start the job's rollback; a job of which no step was begun is rolled back at once.
 
     The caller holds its row's lock and no step of it is claimed.
     """
@@ -306,7 +306,7 @@ def begin_rollback(session: Session, job: Job, why: str, *, actor: Actor, by: st
 
 
 def end_if_nothing_is_left(session: Session, job: Job, *, actor: Actor, by: str) -> None:
-    """A job under way without a step left to be taken would never end: no step's end could be its own."""
+    """End a job under way that has no step left to be taken: no step's end would end it."""
     if job.direction is not None and not job.remaining:
         _end(session, job, actor=actor, by=by)
 
@@ -339,7 +339,7 @@ def _release(
     error: str | None = None,
     statement: ReturningUpdate[int, int | None] = statements.RELEASE,
 ) -> Row[int, int | None]:
-    """End the claim; answers its token and the number of the next step, if the statement notes that.
+    """End the claim; returns its token and the number of the next step, if the statement notes that.
 
     Raises:
         LeaseLost: it was lost; nothing is written.
@@ -353,7 +353,7 @@ def _release(
 def expire(
     session: Session, where: ColumnElement[bool], why: str, *, actor: Actor, by: str, wait: bool = True
 ) -> list[int]:
-    """Take claims away and let their steps be done again; answers the ids of the jobs.
+    """Take claims away and let their steps be done again; returns the ids of the jobs.
 
     The epoch is raised, so that every message already sent for these jobs is dead. Without `wait` jobs that
     somebody has locked just now are left out.

@@ -1,7 +1,7 @@
 """Submitting, cancelling and retrying jobs: write the row, commit, then wake the controller.
 
-Everything that can be known beforehand is checked before the job exists (`preflight`); a job that exists will be
-carried through or rolled back.
+Everything that can be known beforehand is checked before the job exists (`preflight`); a job that exists is
+completed or rolled back.
 """
 
 import logging
@@ -22,15 +22,16 @@ from models.host import Host
 from models.job import Attempt, Disk, Job, Step, record_event
 from models.plan import Plan, PlannedDisk
 from models.transitions import Actor, Direction, JobEvent, JobState, StepEvent, StepState
+from workflows import receivers
 from workflows.guests import known_guest, lock_as_planned
 from workflows.migration import chain, claims, preflight
-from workflows.submissions import is_address, is_text
+from workflows.submissions import is_text
 from workflows.submit_options import SubmitOptions
 
 log = logging.getLogger(__name__)
 
 WAKE_CHANNEL = "drover_wake"
-"""Postgres notifies the controller on it, so that it need not poll often."""
+"""Channel that wakes the controller, so that it need not poll often."""
 
 
 def submit(
@@ -46,8 +47,8 @@ def submit(
 ) -> Job:
     """Check that the guest can be moved, and queue the job.
 
-    With an idempotency key that was used before, answers the job of then. Asking the hosts takes a while: in the
-    transaction that inserts the job `still_wanted` may refuse it after all.
+    With an idempotency key that was used before, returns the earlier job. Asking the hosts takes a while: in the
+    transaction that inserts the job `still_wanted` may still refuse it.
 
     Raises:
         PreconditionFailed: why not, and what to do; nothing was changed.
@@ -61,7 +62,7 @@ def submit(
             inserted = _insert(job, row, planned, by, still_wanted)
             span.set(job=inserted.id, source=inserted.source)
             return inserted
-    except PreconditionFailed:  # what is in the way may be the very job, submitted at the same moment
+    except PreconditionFailed:  # the conflict may be with this very job, submitted at the same moment
         if idempotency_key and (earlier := _same(idempotency_key, guest, destination)):
             return earlier
         raise
@@ -69,6 +70,7 @@ def submit(
 
 def _checked(guest: str, destination: str, options: MigrationOptions, terms: SubmitOptions) -> tuple[Job, Guest, Plan]:
     """A job that could be done, and the guest and its plan as they were when that was found out."""
+    receivers.check(terms.webhook)
     row = known_guest(guest)
     planned = preflight.plan(row, destination)
     preflight.fits_its_window(row.name, terms)
@@ -128,7 +130,7 @@ def _insert(job: Job, guest: Guest, planned: Plan, by: str, still_wanted: Callab
             for warning in planned.destination.warnings:
                 record_event(session, job.id, by=by, action="warning", sentence=warning)
             wake(session)
-    except IntegrityError as error:  # somebody was faster, with the same key or for the same guest
+    except IntegrityError as error:  # a concurrent submission with this key or guest came first
         raise PreconditionFailed(f"{job.guest} is being moved already by another job") from error
     return job
 
@@ -136,16 +138,17 @@ def _insert(job: Job, guest: Guest, planned: Plan, by: str, still_wanted: Callab
 def record_refusal(
     guest: object, destination: object, idempotency_key: str, why: str, by: str, webhook: object = None
 ) -> Job | None:
-    """Keep what became of a submission whose sender cannot be answered.
+    """Record the refusal of a submission whose sender waits for no answer.
 
-    It is kept as a job that never began, or apart from the jobs where nobody knows the guest; then answers None.
+    It is kept as a job that never began, or apart from the jobs where the guest is unknown; then returns None.
     Anything may have been sent. The record names the guest's own host where no known destination was named, and no
-    message goes to what is no address.
+    message goes where none may.
     """
+    told = receivers.told(webhook)
     try:
         with transaction() as session:
             if not _free(session, idempotency_key):
-                return None  # the job of then is the record
+                return None  # the earlier job is the record
             row = session.get(Guest, guest) if is_text(guest) else None
             if row is None:
                 refusal.keep(session, "job", idempotency_key, why)
@@ -159,7 +162,7 @@ def record_refusal(
                 state=JobState.ROLLED_BACK,
                 idempotency_key=idempotency_key,
                 error=why,
-                webhook=webhook if is_address(webhook) else None,
+                webhook=told,
                 finished_at=func.clock_timestamp(),
             )
             session.add(job)
@@ -211,7 +214,7 @@ def cancel(job_id: int, by: str = "command line") -> Job:
 
 
 def request_end(session: Session, job: Job, by: str) -> None:
-    """Have a job rolled back that has neither ended nor crossed. Hold its row's lock."""
+    """Have a job rolled back that has neither ended nor passed the point of no return. Hold its row's lock."""
     job.cancel_requested = True
     record_event(session, job.id, by=by, action="cancel", sentence=f"cancellation requested by {by}")
     if job.idle:
@@ -231,7 +234,7 @@ def release(job_id: int, by: str = "command line") -> Job:
             raise PreconditionFailed(f"job {job_id} is {job.state} and not held: there is nothing to release")
         job.hold, job.progress_at = False, now(session)
         record_event(
-            session, job_id, by=by, action="released", sentence="somebody released it: the RAM may follow the disks"
+            session, job_id, by=by, action="released", sentence="an operator released it: the RAM may follow the disks"
         )
         wake(session)
     return job
@@ -247,7 +250,7 @@ def retry(job_id: int, by: str = "command line") -> Job:
         job = existing(session, job_id)
         if job.state is not JobState.NEEDS_OPERATOR:
             raise PreconditionFailed(f"job {job_id} is {job.state}: only a job that needs an operator can be retried")
-        go_on(session, job, "somebody had it tried again", actor=Actor.OPERATOR, by=by)
+        go_on(session, job, "an operator had it tried again", actor=Actor.OPERATOR, by=by)
         wake(session)
     return job
 

@@ -61,7 +61,7 @@ def by_what_was_seen(job: Job, looked: reconcile.Look, by: str = "reconciliation
 
 
 def _cannot_run_there(job: Job, owner: Side, other: str, looked: reconcile.Look) -> None:
-    """Without a fence the other host itself must say that the guest does not run on it."""
+    """Without a fence the other host itself must report that the guest does not run on it."""
     seen = looked.seen[Side.DESTINATION if owner is Side.SOURCE else Side.SOURCE]
     if seen is None:
         raise PreconditionFailed(f"{other} cannot be asked: switch it off for good, then add `--fenced {other}`")
@@ -107,10 +107,10 @@ def _on_to_destination(session: Session, job: Job, why: str, by: str) -> None:
 
 
 def _started_cold(session: Session, job: Job) -> None:
-    """The QEMU of the move is dead at the destination: nothing is left to let run, an operator sees to the guest."""
+    """The QEMU of the move is dead at the destination: there is nothing to resume, an operator starts the guest."""
     for step in job.remaining:
         if step.name == StepName.CUTOVER:
-            _skip(step, "the guest's QEMU died after it was let run")
+            _skip(step, "the guest's QEMU died after it was told to run")
     assert job.plan is not None  # it was begun
     session.get_one(Guest, job.guest).lives_on(job.destination, job.plan.destination.qmp)
 

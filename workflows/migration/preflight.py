@@ -9,7 +9,7 @@ from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
 from models.plan import Inspection, Plan
-from workflows import estimate, schedule
+from workflows import estimate, host_keys, schedule
 from workflows.capacity import Size
 from workflows.guests import inspect, refuse_second_name
 from workflows.host_rpc import ask, known_host
@@ -45,7 +45,7 @@ def plan(guest: Guest, destination: str) -> Plan:
 
 
 def movable(guest: Guest) -> Inspection:
-    """What the guest's host says of it, if it can be moved now.
+    """The inspection of a guest, if it can be moved now.
 
     Raises:
         PreconditionFailed: it cannot, wherever to.
@@ -64,11 +64,18 @@ def planned_at(destination: str, guest: Guest, inspection: Inspection) -> Plan:
     Raises:
         PreconditionFailed: it could not run there.
     """
-    host = known_host(guest.host)
+    host, keys = known_host(guest.host), _keys(guest.host, destination)
     question = PlanDestination(
         guest=guest.name, source_root=host.guest_root, source_machine=host.facts.machine, source=inspection
     )
-    return Plan(source=inspection, destination=ask(destination, question))
+    answer = ask(destination, question)
+    return Plan(source=inspection, destination=answer, source_key=keys[guest.host], destination_key=keys[destination])
+
+
+def _keys(source: str, destination: str) -> dict[str, str]:
+    """By which each of the two knows the other; both must protect their streams in the same way."""
+    with transaction() as session:
+        return host_keys.of_both(session, source, destination)
 
 
 def _no_other_job(guest: str) -> None:

@@ -1,4 +1,4 @@
-"""Where does the guest really run? Both hosts are asked, and a table says what follows.
+"""Where does the guest really run? Both hosts are asked, and a table decides.
 
 Pure but for `look`: `verdict` takes what was seen and answers who owns the guest. Unreachable is not dead: when
 a host gives no answer nothing is decided without an operator's statement that it is fenced.
@@ -16,7 +16,7 @@ from workflows.migration.run_states import WENT_ON
 
 
 class Owner(StrEnum):
-    """Who has the guest."""
+    """Who owns the guest."""
 
     SOURCE = "source"
     DESTINATION = "destination"
@@ -27,7 +27,7 @@ class Owner(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Who has the guest, and a sentence that says why."""
+    """Who owns the guest, and the reason as a sentence."""
 
     owner: Owner
     why: str
@@ -45,9 +45,9 @@ def verdict(source: Observation | None, destination: Observation | None) -> Verd
     if at_source and at_destination:
         return Verdict(Owner.BOTH, "it runs on both hosts: stop the wrong one by hand at once")
     if at_destination:
-        return Verdict(Owner.DESTINATION, "the destination was let run and its QEMU lives")
+        return Verdict(Owner.DESTINATION, "the destination was told to run it and its QEMU lives")
     if at_source:
-        return Verdict(Owner.SOURCE, "it runs on the source, and the destination was never let run")
+        return Verdict(Owner.SOURCE, "it runs on the source, and the destination was never told to run it")
     return _standing_still(source, destination)
 
 
@@ -55,17 +55,17 @@ def _standing_still(source: Observation, destination: Observation) -> Verdict:
     """The guest runs nowhere."""
     loaded = destination.alive and destination.migration == "completed"
     if destination.may_run:
-        return Verdict(Owner.NOBODY, "it was let run on the destination and its QEMU died there: start it cold there")
-    if source.went_on and not source.told_to_run and not source.alive:  # an earlier worker does not tell
+        return Verdict(Owner.NOBODY, "the destination was told to run it and its QEMU died there: start it cold there")
+    if source.went_on and not source.told_to_run and not source.alive:  # an earlier worker does not report this
         return Verdict(Owner.NOBODY, "it went on at the source and its QEMU died there: start it cold there")
     if source.told_to_run or not source.alive:
         if loaded:
-            return Verdict(Owner.DESTINATION, "the source let go and the destination holds the complete guest")
-        why = "the source let go" if source.told_to_run else "its QEMU on the source is dead"
+            return Verdict(Owner.DESTINATION, "the source handed it over and the destination holds the complete guest")
+        why = "the source handed it over" if source.told_to_run else "its QEMU on the source is dead"
         return Verdict(Owner.NOBODY, f"{why} and the destination does not hold the complete guest")
     if source.runstate is None:
         return Verdict(Owner.UNKNOWN, "the source's QEMU lives but its monitor gives no answer")
-    return Verdict(Owner.SOURCE, "it is paused on the source, which never let it go")
+    return Verdict(Owner.SOURCE, "it is paused on the source, which did not hand it over")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Look:
 
     @property
     def died_there(self) -> bool:
-        """It was let run on the destination, and its QEMU there is dead."""
+        """The destination was told to run it, and its QEMU there is dead."""
         there = self.seen[Side.DESTINATION]
         return there is not None and there.may_run and not there.alive
 

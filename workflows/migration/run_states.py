@@ -13,4 +13,4 @@ STANDING = {
 }
 """What keeps others from running; all else is its owner's `stop`."""
 WENT_ON = frozenset({"running", *OVER, *STANDING})
-"""Of a guest that goes, or went, its own way on a host."""
+"""Run states of a guest that runs, or ran, on a host by itself."""

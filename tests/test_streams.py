@@ -1,0 +1,235 @@
+"""The streams between two hosts: who is let in, and what strangers cost. Real processes, as a worker starts them."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from drover.errors import Transient
+from drover.settings import PortRange
+from lab.fleet import free_port
+from tests import factories
+from tests.helpers import until
+from workers.streams import client, credentials, handshake, supervisor
+from workers.streams.parameters import ClientParameters, ServerParameters
+
+MIB = 1 << 20
+LOCAL = "127.0.0.1"
+
+
+@dataclass
+class Ends:
+    """Both processes of a job's streams on this machine; `behind` listens where the server connects to."""
+
+    folder: Path
+    told: ClientParameters
+    behind: socket.socket
+    processes: "list[subprocess.Popen[bytes]]"
+
+    def connect(self, stream: str = "nbd") -> socket.socket:
+        """As the guest's QEMU does."""
+        near = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        near.settimeout(30)
+        near.connect(str(self.folder / f"here-{stream}.sock"))
+        return near
+
+    def accept(self) -> socket.socket:
+        self.behind.settimeout(30)
+        connection, _ = self.behind.accept()
+        connection.settimeout(30)
+        return connection
+
+
+@pytest.fixture(params=["encrypted", "plain"])
+def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ends]:
+    pair, secret = credentials.make(), credentials.make_secret()
+    encrypted = request.param == "encrypted"
+    with ExitStack() as stack:
+        behind = stack.enter_context(closing(_listen(tmp_path / "there-nbd.sock")))
+        near = {name: stack.enter_context(closing(_listen(tmp_path / f"here-{name}.sock"))) for name in ("nbd", "ram")}
+        (tmp_path / "here-nbd.sock").chmod(0o666)
+        tcp = stack.enter_context(socket.create_server((LOCAL, 0)))
+        server = ServerParameters(
+            sockets={name: str(tmp_path / f"there-{name}.sock") for name in ("nbd", "ram")},
+            secret=secret,
+            credentials=pair.server if encrypted else None,
+            listening=tcp.fileno(),
+        )
+        told = ClientParameters(
+            sockets={},
+            secret=secret,
+            credentials=pair.client if encrypted else None,
+            address=LOCAL,
+            port=tcp.getsockname()[1],
+            guest_pid=1,
+            listening={name: unix.fileno() for name, unix in near.items()},
+        )
+        server.save(tmp_path / "server.json")
+        told.save(tmp_path / "client.json")
+        made = Ends(tmp_path, told, behind, [])
+        try:
+            for end, numbers in (("server", [tcp.fileno()]), ("client", [unix.fileno() for unix in near.values()])):
+                argv = [sys.executable, "-m", "workers.streams", end, str(tmp_path / f"{end}.json")]
+                with (tmp_path / f"{end}.log").open("ab") as log:
+                    made.processes.append(subprocess.Popen(argv, pass_fds=numbers, stderr=log))
+            tcp.close()  # the server's process alone listens now
+            yield made
+        finally:
+            for process in made.processes:
+                process.kill()
+                process.wait()
+
+
+def _listen(path: Path) -> socket.socket:
+    unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    unix.bind(str(path))
+    unix.listen()
+    return unix
+
+
+def _pour(into: socket.socket, what: bytes) -> None:
+    into.sendall(what)
+    into.shutdown(socket.SHUT_WR)
+
+
+def test_bytes_arrive_as_they_were_sent_both_ways_at_the_same_time(ends: Ends) -> None:
+    with ends.connect() as near, ends.accept() as far:
+        there, back = os.urandom(24 * MIB), os.urandom(20 * MIB)
+        pouring = [threading.Thread(target=end.sendall, args=(what,)) for end, what in ((near, there), (far, back))]
+        for thread in pouring:
+            thread.start()
+        seen: dict[str, bytes] = {}
+        reading = [
+            threading.Thread(target=lambda: seen.update(there=_read(far, len(there)))),
+            threading.Thread(target=lambda: seen.update(back=_read(near, len(back)))),
+        ]
+        for thread in reading:
+            thread.start()
+        for thread in [*pouring, *reading]:
+            thread.join(60)
+        assert seen["there"] == there
+        assert seen["back"] == back
+
+
+def _read(end: socket.socket, size: int) -> bytes:
+    got = bytearray()
+    while len(got) < size and (part := end.recv(MIB)):
+        got += part
+    return bytes(got)
+
+
+def test_what_was_sent_last_arrives_before_the_end_is_seen(ends: Ends) -> None:
+    with ends.connect() as near, ends.accept() as far:
+        sent = os.urandom(3 * MIB)
+        _pour(near, sent)
+        assert _read(far, 2 * len(sent)) == sent
+
+
+def _hang_up(ends: Ends, _: ExitStack) -> None:
+    for _n in range(100):
+        socket.create_connection((LOCAL, ends.told.port)).close()
+
+
+def _say_nothing(ends: Ends, stack: ExitStack) -> None:
+    for _n in range(500):
+        stack.enter_context(socket.create_connection((LOCAL, ends.told.port)))
+
+
+def _talk_nonsense(ends: Ends, stack: ExitStack) -> None:
+    for nonsense in (b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 4096, b"\xff" * 64, b"x" * 100_000):
+        with_them = stack.enter_context(socket.create_connection((LOCAL, ends.told.port)))
+        with suppress(ConnectionError):  # it was not heard to its end
+            with_them.sendall(nonsense)
+
+
+def _hold_another_jobs_credentials(ends: Ends, _: ExitStack) -> None:
+    other = credentials.make().client if ends.told.credentials else None
+    stranger = replace(ends.told, credentials=other, secret=credentials.make_secret())
+    with pytest.raises((OSError, handshake.Refused)):
+        client.open_stream(stranger, "nbd", client.context_of(stranger))
+
+
+@pytest.mark.parametrize("stranger", [_hang_up, _say_nothing, _talk_nonsense, _hold_another_jobs_credentials])
+def test_the_right_peer_gets_through_whatever_strangers_do(
+    ends: Ends, stranger: Callable[[Ends, ExitStack], None]
+) -> None:
+    with ExitStack() as stack:
+        stranger(ends, stack)
+        with ends.connect() as near, ends.accept() as far:
+            near.sendall(b"mine")
+            assert far.recv(10) == b"mine"
+        ends.behind.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            ends.behind.accept()  # none of the others got so far
+    assert all(process.poll() is None for process in ends.processes)
+
+
+def test_the_right_certificate_without_the_secret_is_turned_away(ends: Ends) -> None:
+    wrong = replace(ends.told, secret=credentials.make_secret())
+    with pytest.raises(handshake.Refused, match="it hung up"):
+        client.open_stream(wrong, "nbd", client.context_of(wrong))
+
+
+def test_a_stream_that_nobody_serves_is_a_sentence(ends: Ends) -> None:
+    with pytest.raises(handshake.Refused, match="nobody listens for ram there: No such file or directory"):
+        client.open_stream(ends.told, "ram", client.context_of(ends.told))
+    with ends.connect("ram") as near:
+        assert b"nobody listens for ram there" in near.recv(1000)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can act as another user")
+def test_another_users_process_does_not_get_to_the_disks(ends: Ends) -> None:
+    for folder in (ends.folder, *ends.folder.parents[:3]):
+        folder.chmod(0o755)
+    path = ends.folder / "here-nbd.sock"
+    asks = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({str(path)!r}); print(len(s.recv(1)))"
+    python = shutil.which("python3", path="/usr/bin") or sys.executable
+    words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", python, "-c", asks]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "0", "it was hung up on"
+    until("its owner is told", lambda: "neither the guest's QEMU nor ours" in (ends.folder / "client.log").read_text())
+
+
+def test_a_server_that_is_gone_is_told_at_once(ends: Ends) -> None:
+    ends.processes[0].kill()
+    ends.processes[0].wait()
+    with ends.connect() as near:
+        assert near.recv(1) == b""
+
+
+def test_parameters_are_for_their_owner_alone(ends: Ends) -> None:
+    assert {(ends.folder / f"{end}.json").stat().st_mode & 0o777 for end in ("server", "client")} == {0o600}
+    for process in ends.processes:
+        told = Path(f"/proc/{process.pid}/cmdline").read_bytes() + Path(f"/proc/{process.pid}/environ").read_bytes()
+        assert ends.told.secret.encode() not in told
+
+
+def test_credentials_of_one_start_are_worth_nothing_at_another(tmp_path: Path) -> None:
+    one, other = credentials.make(), credentials.make()
+    assert one.server.peer == one.client.certificate
+    assert len({one.server.key, one.client.key, other.server.key, other.client.key}) == 4
+    assert credentials.make_secret() != credentials.make_secret()
+
+
+def test_a_busy_port_is_skipped_and_without_a_free_one_a_sentence_says_so() -> None:
+    first = free_port()
+    ours = factories.offline(ports=PortRange(first, first + 1), address=LOCAL)
+    with socket.create_server((LOCAL, first)), supervisor.bind(ours) as second:
+        assert second.getsockname()[1] == first + 1
+        with pytest.raises(Transient, match=f"none of the ports {first}-{first + 1} .* DROVER_PORTS"):
+            supervisor.bind(ours)
+
+
+def test_the_port_of_before_is_taken_again_if_it_is_free() -> None:
+    first = free_port()
+    ours = factories.offline(ports=PortRange(first - 3, first), address=LOCAL)
+    with supervisor.bind(ours, first) as again:
+        assert again.getsockname()[1] == first

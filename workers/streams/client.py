@@ -1,0 +1,119 @@
+"""The source's end: whoever connects to one of its Unix sockets is connected to that stream's at the destination."""
+
+import logging
+import os
+import select
+import socket
+import ssl
+import struct
+import threading
+import time
+
+from drover.errors import DroverError
+from workers.streams import credentials, handshake
+from workers.streams.parameters import ClientParameters
+from workers.streams.relay import relay
+
+log = logging.getLogger(__name__)
+
+CONNECT_S = 3.0
+"""A guest's QEMU waits for so long at most, and with it the guest's disks."""
+SILENT = frozenset({"nbd"})
+"""Streams whose local end is a QEMU: it is told nothing but what the far end says."""
+
+
+def open_stream(told: ClientParameters, stream: str, context: ssl.SSLContext | None) -> socket.socket:
+    """A connection to a stream's socket at the destination.
+
+    Raises:
+        OSError: there is no way, or the other end does not prove itself.
+        Refused: the other end answers that it does not let us in, or that nobody listens there.
+    """
+    deadline = time.monotonic() + CONNECT_S
+    family = socket.AF_INET6 if ":" in told.address else socket.AF_INET
+    raw = socket.socket(family, socket.SOCK_STREAM)
+    far = raw
+    try:
+        raw.settimeout(CONNECT_S)
+        raw.connect((told.address, told.port))
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        far = handshake.wrap(raw, context, told.credentials, server=False)
+        handshake.prove(far, told.credentials, deadline, server=False)
+        handshake.write(far, f"{stream} {told.secret}\n".encode(), deadline)
+        answer = handshake.read_line(far, deadline)
+        if answer + b"\n" != handshake.ACCEPTED:
+            raise handshake.Refused(answer.decode(errors="replace"))
+    except BaseException:
+        handshake.hang_up(far)
+        raise
+    return far
+
+
+def context_of(told: ClientParameters) -> ssl.SSLContext | None:
+    """None for plain text."""
+    return credentials.client_context(told.credentials) if told.credentials else None
+
+
+class Client:
+    """Accepts for as long as the process lives."""
+
+    def __init__(self, told: ClientParameters) -> None:
+        self.told = told
+        self.context = context_of(told)
+        self.listening = {number: (name, socket.socket(fileno=number)) for name, number in told.listening.items()}
+
+    def run(self) -> None:
+        """Never returns."""
+        poll = select.poll()
+        for number in self.listening:
+            poll.register(number, select.POLLIN)
+        while True:
+            for number, _ in poll.poll():
+                stream, listening = self.listening[number]
+                near, _ = listening.accept()
+                threading.Thread(target=self._serve, args=(stream, near), daemon=True).start()
+
+    def _serve(self, stream: str, near: socket.socket) -> None:
+        far = None
+        try:
+            self._check(near)
+            far = self._connect(stream, near)
+            relay(near, far)
+        except (OSError, DroverError) as error:
+            log.info("the stream %s ended: %s", stream, error)
+        finally:
+            handshake.hang_up(*[connection for connection in (near, far) if connection is not None])
+
+    def _check(self, near: socket.socket) -> None:
+        """Only the guest's QEMU and processes of our own user get to the guest's disks over there."""
+        pid, uid, _ = struct.unpack("3i", near.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if pid != self.told.guest_pid and uid != os.geteuid():
+            raise handshake.Refused(f"process {pid} of user {uid} is neither the guest's QEMU nor ours")
+
+    def _connect(self, stream: str, near: socket.socket) -> socket.socket:
+        try:
+            far = open_stream(self.told, stream, self.context)
+        except (OSError, DroverError) as error:
+            if stream not in SILENT:
+                handshake.write(near, reason(error).encode() + b"\n", time.monotonic() + CONNECT_S)
+            raise
+        if stream not in SILENT:
+            handshake.write(near, handshake.ACCEPTED, time.monotonic() + CONNECT_S)
+        return far
+
+
+def reason(error: Exception) -> str:
+    """In words, also where the error has none."""
+    if isinstance(error, TimeoutError):
+        return f"no answer within {CONNECT_S:g} s"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS does not come about: {error.reason or error}"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__
+
+
+def main(told: ClientParameters) -> None:
+    """Serve until the process is ended."""
+    log.info("carries streams of its job to %s:%s", told.address, told.port)
+    Client(told).run()

@@ -1,0 +1,110 @@
+"""How both ends prove themselves, within a time that counts for all of it: TLS, then one line each way."""
+
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from drover.errors import DroverError
+from workers.streams.credentials import Credentials
+
+Answer = TypeVar("Answer")
+LONGEST_LINE = 512
+ACCEPTED = b"ok\n"
+
+
+class Refused(DroverError):
+    """The other end does not prove itself, or does not let us in."""
+
+
+def within(connection: socket.socket, deadline: float, act: Callable[[], Answer]) -> Answer:
+    """Do something with a connection that does not block, again once it is ready for it.
+
+    Raises:
+        TimeoutError: it took too long.
+    """
+    while True:
+        try:
+            return act()
+        except ssl.SSLWantReadError:
+            event = select.POLLIN
+        except ssl.SSLWantWriteError:
+            event = select.POLLOUT
+        except BlockingIOError:
+            event = select.POLLIN | select.POLLOUT
+        _ready(connection, event, deadline)
+
+
+def _ready(connection: socket.socket, event: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(connection.fileno(), event)
+    if not poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
+        raise TimeoutError("it does not answer")
+
+
+def wrap(
+    raw: socket.socket, context: ssl.SSLContext | None, mine: Credentials | None, *, server: bool
+) -> socket.socket:
+    """The same connection, with TLS on it unless both hosts are set to plain text. Nothing is sent yet."""
+    raw.setblocking(False)
+    if context is None or mine is None:
+        return raw
+    name = None if server else mine.peer_name
+    return context.wrap_socket(raw, server_side=server, do_handshake_on_connect=False, server_hostname=name)
+
+
+def prove(connection: socket.socket, mine: Credentials | None, deadline: float, *, server: bool) -> None:
+    """Both ends show certificates that the other trusts.
+
+    Raises:
+        OSError: TLS does not come about, or not in time.
+        Refused: the peer's certificate is another host's.
+    """
+    if not isinstance(connection, ssl.SSLSocket) or mine is None:
+        return
+    within(connection, deadline, connection.do_handshake)
+    if server and mine.peer_name is not None and mine.peer_name not in _names(connection):
+        raise Refused(f"the certificate of the other end does not name {mine.peer_name}")
+
+
+def _names(connection: ssl.SSLSocket) -> set[str]:
+    certificate: Any = connection.getpeercert() or {}
+    return {str(name) for _, name in certificate.get("subjectAltName", ())}
+
+
+def read_line(connection: socket.socket, deadline: float) -> bytes:
+    """A line without its end. The other end sends nothing after it before it is answered.
+
+    Raises:
+        OSError: it does not come in time.
+        Refused: that was no line.
+    """
+    said = b""
+    while not said.endswith(b"\n"):
+        part = within(connection, deadline, lambda: connection.recv(LONGEST_LINE - len(said)))  # noqa: B023
+        said += part
+        if not part or len(said) >= LONGEST_LINE:
+            raise Refused("it hung up" if not part else "it says too much")
+    return said[:-1]
+
+
+def write(connection: socket.socket, line: bytes, deadline: float) -> None:
+    """Send a line."""
+    while line:
+        line = line[within(connection, deadline, lambda: connection.send(line)) :]  # noqa: B023
+
+
+def hang_up(*connections: socket.socket) -> None:
+    """Close them; the other ends see it at once."""
+    for connection in connections:
+        interrupt(connection)
+        connection.close()
+
+
+def interrupt(connection: socket.socket) -> None:
+    """End a connection that another thread uses; that thread closes it."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,52 @@
+"""What the two processes of a job's streams are told: one JSON file that only its owner can read, as it holds keys."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from workers.images.manifest import write_durably
+from workers.streams.credentials import Credentials
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """What both ends need."""
+
+    sockets: dict[str, str]
+    """{stream: path of a Unix socket on this host}."""
+    secret: str
+    """What the client says first."""
+    credentials: Credentials | None
+    """None: plain text, by the setting of both hosts."""
+
+    def save(self, path: Path) -> None:
+        """Write it."""
+        write_durably(path, json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read it."""
+        told: dict[str, Any] = json.loads(path.read_text())
+        credentials = told.pop("credentials")
+        return cls(credentials=Credentials(**credentials) if credentials else None, **told)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerParameters(Parameters):
+    """For the destination's process, which connects to these sockets."""
+
+    listening: int
+    """Descriptor of the listening socket that it inherits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientParameters(Parameters):
+    """For the source's process, which listens at these sockets."""
+
+    address: str
+    port: int
+    guest_pid: int
+    """The guest's QEMU may connect, whatever user it runs as."""
+    listening: dict[str, int]
+    """{stream: descriptor of the listening Unix socket that it inherits}."""

@@ -1,0 +1,104 @@
+"""The destination's end: lets in who proves that it is the source of this very job, and connects it to a Unix socket.
+
+Strangers may connect as often as they like: so many are heard at a time, each for a moment, and when one more comes the
+oldest of them has had more time than the right peer needs.
+"""
+
+import hmac
+import logging
+import os
+import socket
+import threading
+import time
+
+from drover.errors import DroverError
+from workers.streams import credentials, handshake
+from workers.streams.parameters import ServerParameters
+from workers.streams.relay import relay
+
+log = logging.getLogger(__name__)
+
+PROVE_S = 3.0
+"""The right peer needs milliseconds, on a busy host some tenths of a second."""
+PROVING_AT_ONCE = 32
+FULL_S = 0.01
+
+
+class Server:
+    """Accepts for as long as the process lives."""
+
+    def __init__(self, told: ServerParameters) -> None:
+        self.told = told
+        self.listening = socket.socket(fileno=told.listening)
+        self.context = credentials.server_context(told.credentials) if told.credentials else None
+        self.proving: dict[int, socket.socket] = {}
+        """{a number: connection}, the oldest first."""
+        self.lock = threading.Lock()
+
+    def run(self) -> None:
+        """Never returns."""
+        number = 0
+        while True:
+            try:
+                raw, _ = self.listening.accept()
+            except OSError as error:  # it hung up before it was its turn, or no descriptor is free just now
+                log.debug("nobody could be let in: %s", error)
+                time.sleep(FULL_S)
+                continue
+            number += 1
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            far = handshake.wrap(raw, self.context, self.told.credentials, server=True)
+            self._make_room()
+            with self.lock:
+                self.proving[number] = far
+            threading.Thread(target=self._serve, args=(number, far), daemon=True).start()
+
+    def _make_room(self) -> None:
+        with self.lock:
+            oldest = self.proving.pop(next(iter(self.proving))) if len(self.proving) >= PROVING_AT_ONCE else None
+        if oldest is not None:
+            handshake.interrupt(oldest)
+
+    def _serve(self, number: int, far: socket.socket) -> None:
+        near = None
+        try:
+            near = self._let_in(far)
+            self._is_no_stranger(number)
+            relay(near, far)
+        except (OSError, DroverError) as error:
+            log.debug("a connection ended: %s", error)
+        finally:
+            self._is_no_stranger(number)
+            handshake.hang_up(*[connection for connection in (near, far) if connection is not None])
+
+    def _is_no_stranger(self, number: int) -> None:
+        with self.lock:
+            self.proving.pop(number, None)
+
+    def _let_in(self, far: socket.socket) -> socket.socket:
+        """The local connection, once the peer has proven itself and somebody listens for it here."""
+        deadline = time.monotonic() + PROVE_S
+        handshake.prove(far, self.told.credentials, deadline, server=True)
+        stream, _, secret = handshake.read_line(far, deadline).decode(errors="replace").partition(" ")
+        if not hmac.compare_digest(secret.encode(), self.told.secret.encode()):
+            raise handshake.Refused("it does not hold this job's secret")
+        near = self._local(stream, far, deadline)
+        handshake.write(far, handshake.ACCEPTED, deadline)
+        return near
+
+    def _local(self, stream: str, far: socket.socket, deadline: float) -> socket.socket:
+        near = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            near.connect(self.told.sockets[stream])
+        except (OSError, KeyError) as error:
+            near.close()
+            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "no such stream"
+            handshake.write(far, f"nobody listens for {stream} there: {reason}\n".encode(), deadline)
+            raise
+        return near
+
+
+def main(told: ServerParameters) -> None:
+    """Serve until the process is ended."""
+    log.info("carries streams of its job, port %s", socket.socket(fileno=os.dup(told.listening)).getsockname()[1])
+    Server(told).run()

@@ -1,0 +1,227 @@
+"""The worker's view of its host's end of a job's streams: starting it, and knowing whether it can be used."""
+
+import logging
+import socket
+import sys
+from pathlib import Path
+
+from drover import logs
+from drover.errors import Fatal, PreconditionFailed, Transient
+from drover.settings import Settings, StreamSecurity
+from models.documents import NbdServer
+from models.job import Side
+from workers import host_key, known_hosts, processes
+from workers.processes import Process
+from workers.step import Context
+from workers.streams import client, credentials
+from workers.streams.credentials import Credentials
+from workers.streams.handshake import Refused, hang_up
+from workers.streams.parameters import ClientParameters, ServerParameters
+
+log = logging.getLogger(__name__)
+
+ROLE = "streams"
+"""The name under which the process of either end is found again."""
+NBD, RAM, SWITCHOVER = "nbd", "ram", "switchover"
+STREAMS = (NBD, RAM, SWITCHOVER)
+BACKLOG = 128
+
+
+def running(ctx: Context) -> Process | None:
+    """The end of the streams on this host, if it lives."""
+    return processes.one(ctx.directory.mark(ROLE))
+
+
+async def stop(ctx: Context) -> None:
+    """End it. Not there: fine."""
+    ctx.guard()
+    for process in processes.find(ctx.directory.mark(ROLE)):
+        await process.end_now()  # it holds nothing
+    ctx.directory.streams.unlink(missing_ok=True)
+
+
+async def serve(ctx: Context, nonce: str) -> None:
+    """On the destination: let the source connect, with credentials made now, and write down how. Where its end runs
+    already for the NBD server of this nonce nothing is changed.
+
+    Raises:
+        Transient: no port is free, or the source's key is not on record yet.
+    """
+    served = ctx.job.nbd_server
+    if served is not None and served.nonce == nonce and served.sealed and running(ctx) is not None:
+        return
+    await stop(ctx)
+    port = served.port if served is not None and served.sealed else None
+    with bind(ctx.settings, port) as listening:
+        address, port = listening.getsockname()[:2]
+        mine, theirs = _credentials(ctx)
+        secret = credentials.make_secret()
+        told = {"job": ctx.job.id, "address": address, "port": port, "secret": secret}
+        sealed = host_key.seal(ctx.settings, _peer_key(ctx), told | {"credentials": theirs and vars(theirs)})
+        ctx.note(
+            nbd_server=NbdServer(nonce=nonce, address=address, port=port, streams=ctx.settings.streams, sealed=sealed)
+        )
+        sockets = {stream: str(ctx.directory.socket(stream)) for stream in STREAMS}
+        parameters = ServerParameters(sockets=sockets, secret=secret, credentials=mine, listening=listening.fileno())
+        parameters.save(ctx.directory.streams)
+        _spawn(ctx, "server", [listening.fileno()])
+
+
+def _credentials(ctx: Context) -> tuple[Credentials | None, Credentials | None]:
+    """The server's, and what of them the source cannot have by itself."""
+    if ctx.settings.streams is StreamSecurity.PLAIN:
+        return None, None
+    if ctx.settings.streams is StreamSecurity.CERTIFICATES:
+        return _of_operator(ctx.settings, ctx.job.source), None
+    pair = credentials.make()
+    return pair.server, pair.client
+
+
+def _of_operator(ours: Settings, peer: str) -> Credentials:
+    paths = (ours.tls_certificate, ours.tls_key, ours.tls_authority)
+    try:
+        certificate, key, authority = (path.read_text() for path in paths if path is not None)
+    except OSError as error:
+        raise Fatal(f"a certificate of {ours.host} cannot be read: {error}") from error
+    return Credentials(certificate=certificate, key=key, peer=authority, peer_name=peer)
+
+
+def bind(ours: Settings, wanted: int | None = None) -> socket.socket:
+    """A listening socket on a free port of this host, on the wanted one if it is free.
+
+    Raises:
+        Transient: none is free.
+    """
+    family = socket.AF_INET6 if ":" in ours.address else socket.AF_INET
+    span = range(ours.ports.first, ours.ports.last + 1)
+    for port in [*([wanted] if wanted in span else []), *span]:
+        try:
+            return socket.create_server((ours.address, port), family=family, backlog=BACKLOG)
+        except OSError as error:
+            log.debug("port %s is not free: %s", port, error)
+    raise Transient(f"none of the ports {ours.ports} of {ours.host} is free: give it more with DROVER_PORTS")
+
+
+async def connect(ctx: Context) -> None:
+    """On the source: have an end that reaches the present one of the destination. Where it runs nothing is changed.
+
+    Raises:
+        Transient: what is needed for it is not on record yet.
+        Fatal: the two hosts protect their streams differently, or somebody else sealed what is on record.
+    """
+    if connected(ctx):
+        return
+    await stop(ctx)
+    listening = {stream: _listen(ctx.directory.socket(stream), open_to_all=stream == NBD) for stream in STREAMS}
+    try:
+        numbers = {stream: unix.fileno() for stream, unix in listening.items()}
+        _parameters(ctx, numbers).save(ctx.directory.streams)
+        _spawn(ctx, "client", list(numbers.values()))
+    finally:
+        for unix in listening.values():
+            unix.close()
+
+
+def connected(ctx: Context) -> bool:
+    """The source's end runs, with what the destination's wrote down last."""
+    if running(ctx) is None or not ctx.directory.streams.exists():
+        return False
+    known = ClientParameters.load(ctx.directory.streams)
+    return known == _parameters(ctx, known.listening)
+
+
+def probe(ctx: Context) -> bool | None:
+    """Whether somebody serves the job's images; None: no answer, which proves nothing. Ask on the source."""
+    if ctx.served_at.sealed is None:
+        return _knock(ctx.served_at.address, ctx.served_at.port)
+    told = _parameters(ctx, {})
+    try:
+        hang_up(client.open_stream(told, NBD, client.context_of(told)))
+    except (ConnectionRefusedError, Refused):
+        return False
+    except OSError as error:
+        log.debug("the destination's end gives no answer: %s", error)
+        return None
+    return True
+
+
+def _knock(address: str, port: int) -> bool | None:
+    """The same of an NBD server of Drover 0.1, which listened to the network itself."""
+    try:
+        socket.create_connection((address, port), timeout=1.0).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _parameters(ctx: Context, listening: dict[str, int]) -> ClientParameters:
+    served = ctx.served_at
+    if served.sealed is None:
+        raise Transient(f"{ctx.job.destination} has not offered encrypted streams yet")
+    if served.streams is not ctx.settings.streams:
+        raise Fatal(
+            f"DROVER_STREAMS is {ctx.settings.streams} on {ctx.job.source} and {served.streams} on "
+            f"{ctx.job.destination}: both hosts need the same"
+        )
+    try:
+        told = host_key.unseal(ctx.settings, _peer_key(ctx), served.sealed)
+    except host_key.NotFromThatHost as error:
+        raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: {error}") from error
+    if told["job"] != ctx.job.id:
+        raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: it is of job {told['job']}")
+    given = Credentials(**told["credentials"]) if told["credentials"] else None
+    if served.streams is StreamSecurity.CERTIFICATES:
+        given = _of_operator(ctx.settings, ctx.job.destination)
+    return ClientParameters(
+        sockets={stream: str(ctx.directory.socket(stream)) for stream in STREAMS},
+        secret=told["secret"],
+        credentials=given,
+        address=told["address"],
+        port=told["port"],
+        guest_pid=ctx.source.pid,
+        listening=listening,
+    )
+
+
+def _peer_key(ctx: Context) -> str:
+    """From the row, as far as this host believes that host by it.
+
+    Raises:
+        Fatal: it knows that host by another key.
+        Transient: it is not there yet.
+    """
+    plan, job = ctx.job.plan, ctx.job
+    at_source = ctx.claim.side is Side.SOURCE
+    key = None if plan is None else plan.destination_key if at_source else plan.source_key
+    if key is None:
+        raise Transient("the keys of the two hosts are not on record yet: the controller adds them")
+    try:
+        known_hosts.refuse_unknown(job.destination if at_source else job.source, key, ctx.settings)
+    except PreconditionFailed as error:
+        raise Fatal(f"the streams of job {job.id} are not trusted, nothing was sent: {error}") from error
+    return key
+
+
+def _listen(path: Path, *, open_to_all: bool) -> socket.socket:
+    """A Unix socket; one for the guest's QEMU is for any user, and the process looks who connects."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    unix.bind(str(path))
+    path.chmod(0o666 if open_to_all else 0o600)  # until then nobody is heard
+    unix.listen(BACKLOG)
+    return unix
+
+
+def _spawn(ctx: Context, end: str, descriptors: list[int]) -> None:
+    ctx.guard()
+    argv = [sys.executable, "-m", "workers.streams", end, str(ctx.directory.streams)]
+    processes.spawn(
+        ctx.directory.mark(ROLE),
+        argv,
+        ctx.directory.log(ROLE),
+        pass_fds=descriptors,
+        environment=logs.handed_on(step="streams"),
+    )

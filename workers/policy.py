@@ -68,9 +68,7 @@ def _absolute(path: Path) -> Path:
 
 def _key(text: str) -> str:
     if not PUBLIC_KEY.fullmatch(text):
-        raise ValueError(
-            "a host's public key is wanted, as `drover host key` shows it there: `drover host key` on that host shows it"
-        )
+        raise ValueError("the public key of a host is wanted, as `drover host key` shows it there")
     return text
 
 

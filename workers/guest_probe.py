@@ -22,7 +22,7 @@ async def observe(question: Observe, settings: Settings) -> Observation:
         job = session.get_one(Job, question.job_id)
     if job.plan is None:
         raise PreconditionFailed(f"job {job.id} has no plan: it was refused before it began")
-    directory = JobDirectory(settings.directory / "jobs" / str(job.id))
+    directory = JobDirectory.of(job.id, settings)
     if question.side is Side.SOURCE:
         return await _source(job.plan, directory)
     return await _destination(job.plan, directory)

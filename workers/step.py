@@ -110,6 +110,7 @@ class JobDirectory:
     def remove(self) -> None:
         """The job is over on this host."""
         shutil.rmtree(self.path, ignore_errors=True)
+        self.guest_socket.unlink(missing_ok=True)
 
     @property
     def may_run_here(self) -> bool:

@@ -20,8 +20,8 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
     Adopting a guest whose QEMU was started anew elsewhere updates where it is.
 
     Raises:
-        PreconditionFailed: no guest may have that name, the host is unknown, no monitor answers at that socket, a job of the
-            guest has not ended, or its QEMU is adopted under another name.
+        PreconditionFailed: no guest may have that name, the host is unknown, no monitor answers at that socket, a job
+            of the guest has not ended, or its QEMU is adopted under another name.
     """
     names.check(name, "a guest")
     known_host(host)

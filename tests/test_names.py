@@ -29,7 +29,7 @@ from workflows.submissions import DrainMove, DrainSubmission, MigrationSubmissio
 pytestmark = pytest.mark.usefixtures("database")
 
 ODD = ("", "../../../pwn", ".hidden", "-rf", "a b", "a/b", "a\nb", "web\n", "\x1b[2J", "wéb", "w" * 64, "a\0b")
-BEFORE = "0010"
+BEFORE = "0012"
 """The revision before names were checked."""
 FINE = ("web", "9", "_x", "web-1.example.org", "w" * 63, "A_b-c.D")
 

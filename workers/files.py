@@ -139,7 +139,7 @@ def rename(path: Path, name: str) -> None:
 
 def remove_if_empty(path: Path) -> None:
     """Delete a folder that nothing is in; any other stays."""
-    with suppress(OSError), folder(path.parent) as parent:
+    with suppress(OSError, UnsafePath), folder(path.parent) as parent:
         os.rmdir(path.name, dir_fd=parent)
 
 

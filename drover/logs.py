@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from types import MappingProxyType, TracebackType
 from typing import Any, ParamSpec, TypeVar
 
+from drover.escaping import escaped, escaped_lines, json_text
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -193,17 +195,17 @@ class _Lines(logging.Formatter):
 
 
 class TextLines(_Lines):
-    """For people: `TIME LEVEL HOST [FIELDS] MESSAGE`; a traceback follows on lines of its own."""
+    """For people: `TIME LEVEL HOST [FIELDS] MESSAGE`; a traceback follows on lines of its own, indented."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line: a line break within the message is escaped, so that no message can forge a line."""
+        """What cannot be printed is escaped, so that no message can forge a line."""
         fields = {name: value for name, value in self.fields(record).items() if name not in IN_WORDS}
         host = fields.pop("host", "-")
-        shown = " ".join(f"{name}={value}" for name, value in fields.items())
-        message = masked(record.getMessage()).replace("\r", "\\r").replace("\n", "\\n")
-        line = f"{_time(record)} {record.levelname:<7} {host} {f'[{shown}] ' if shown else ''}{message}"
+        shown = " ".join(f"{name}={escaped(value)}" for name, value in fields.items())
+        message = escaped(masked(record.getMessage()))
+        line = f"{_time(record)} {record.levelname:<7} {escaped(host)} {f'[{shown}] ' if shown else ''}{message}"
         error = self.error(record)
-        return f"{line}\n{error}" if error else line
+        return f"{line}\n{escaped_lines(error)}" if error else line
 
 
 class JsonLines(_Lines):
@@ -216,7 +218,7 @@ class JsonLines(_Lines):
         line |= {"message": masked(record.getMessage()), "logger": record.name, "thread": record.threadName}
         if error := self.error(record):
             line["error"] = error
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return json_text(line, default=str)
 
 
 def _time(record: logging.LogRecord) -> str:

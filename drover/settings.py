@@ -24,6 +24,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from drover.errors import PreconditionFailed
 from drover.logs import Format, Level
+from drover.names import host_name
 
 PREFIX = "DROVER_"
 DATABASE_FORM = "postgresql+psycopg://USER@HOST/NAME"
@@ -154,12 +155,8 @@ def _is_server(url: str) -> bool:
     return parts.scheme in {"redis", "rediss", "sentinel"} and bool(host) and (not database or database.isdecimal())
 
 
-def _host_name(name: str) -> str:
-    if name and (name == "control" or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name)):
-        raise ValueError(
-            "a host's name has 1 to 64 letters, digits, dots, dashes and underscores, and is not `control`"
-        )
-    return name
+def _host_name(text: str) -> str:
+    return text and host_name(text)
 
 
 def _address(address: str) -> str:

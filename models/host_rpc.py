@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from pydantic import Strict
 
 from drover.errors import UnreadableDocument
+from drover.names import GuestName
 from models.contracts import Many, Part, Versioned, nested
 from models.job import Side
 from models.plan import DestinationPlan, Inspection
@@ -36,7 +37,7 @@ class PlanDestination(Question[DestinationPlan]):
     kind = "plan_destination"
     answer = DestinationPlan
 
-    guest: str
+    guest: GuestName
     source_root: str
     """The source's guest root. This and the next are for workers that do not know of attestations."""
     source_machine: str | None = None

@@ -140,9 +140,9 @@ def _hand_over(fleet: Fleet, name: str) -> None:
 def guest(fleet: Fleet) -> Path:
     """A guest on hv1, started by its owner; answers its folder, which is the same on every host."""
     folder = Path("/var/lib/guests/web")
-    kernels = f'read = ["{default_cache()}"]'
+    kernels = shlex.quote(f'read = ["{default_cache()}"]')
     for name in ("hv1", "hv2"):
-        fleet.run(name, f"echo {shlex.quote(kernels)} >/etc/drover/policy.toml")
+        fleet.run(name, f"echo {kernels} >/etc/drover/policy.toml")
     spec = GuestSpec(
         name="web",
         directory=folder,
@@ -151,7 +151,9 @@ def guest(fleet: Fleet) -> Path:
         write_rate=100,
         more=("-qmp", "unix:/run/web.qmp,server=on,wait=off"),
     )
-    fleet.run("hv1", f"mkdir --parents {folder} && qemu-img create -q -f raw {spec.image(0)} {spec.disks[0].size_bytes}")
+    fleet.run(
+        "hv1", f"mkdir --parents {folder} && qemu-img create -q -f raw {spec.image(0)} {spec.disks[0].size_bytes}"
+    )
     fleet.run("hv1", shlex.join(command_line(spec, boot_files(default_cache()))) + " -daemonize")
     console = fleet.machines["hv1"].path(str(spec.console))
     until("the guest writes", lambda: b"ack " in console.read_bytes(), 120)

@@ -29,7 +29,7 @@ from models.job import Disk, Job, JobState, Side, Step, StepState
 from tests import factories, helpers
 from tests.helpers import MIB, Moves, until
 from workers import orphans, processes
-from workers.images import manifest, retention
+from workers.images import manifest
 from workers.orphans import discovery
 from workers.orphans.naming import mirror_names
 from workers.processes import Process
@@ -434,9 +434,6 @@ def ended_job(here: Settings, state: JobState, *retired: tuple[Path, datetime]) 
         job = Job(guest=f"of-{here.host}", source=here.host, destination="host-a", state=state, disks=disks)
         session.add(job)
         session.flush()
-    for path, _ in retired:
-        if path.exists():
-            retention.remember(here, job.id, path, str(path))
     return job.id
 
 

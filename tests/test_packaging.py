@@ -57,13 +57,13 @@ def test_a_controller_without_its_extra_says_what_to_install() -> None:
     done = without_extras("from drover.cli import main; main(['controller'])")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: a controller needs httpx and prometheus_client, which this environment lacks: install Drover with its "
+        "error: a controller needs httpx and prometheus_client and standardwebhooks, which this environment lacks: install Drover with its "
         "extra `controller`, for example `pip install '.[controller]'` in a checkout\n"
     )
 
 
 def test_a_lab_without_flower_says_what_to_install_and_how_to_do_without(tmp_path: Path) -> None:
-    program = f"""sys.modules.pop("httpx"), sys.modules.pop("prometheus_client")
+    program = f"""[sys.modules.pop(name) for name in ("httpx", "prometheus_client", "standardwebhooks")]
 importlib.util.find_spec = lambda name, package=None: None if name == "flower" else find(name, package)
 from drover.cli import main; main(['lab', 'up', '--dir', {str(tmp_path / "lab")!r}])"""
     done = without_extras(program)

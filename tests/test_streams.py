@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
@@ -131,6 +132,23 @@ def test_what_was_sent_last_arrives_before_the_end_is_seen(ends: Ends) -> None:
         sent = os.urandom(3 * MIB)
         _pour(near, sent)
         assert _read(far, 2 * len(sent)) == sent
+
+
+def test_a_side_that_hung_up_while_the_other_takes_nothing_costs_no_cpu(ends: Ends) -> None:
+    """As when a mirror is cut because the link is dead."""
+    with ends.connect() as near, ends.accept():
+        near.settimeout(2)
+        with pytest.raises(TimeoutError):
+            near.sendall(bytes(64 * MIB))
+        near.close()
+        begun = _cpu_s(ends.processes[1].pid)
+        time.sleep(2)
+        assert _cpu_s(ends.processes[1].pid) - begun < 0.5
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _hang_up(ends: Ends, _: ExitStack) -> None:

@@ -4,18 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, update
 
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, settings
-from models.database import transaction
 from models.documents import HostFacts
-from models.job import Disk, JobState
+from models.job import JobState
 from models.plan import Inspection
 from tests import documents, factories
 from tests.test_cli.support import drover
 from workers import attestation, held_plan, host_key, known_hosts, registration
-from workers.images import retention
 from workers.step import JobDirectory
 
 KEY = "A" * 43 + "="
@@ -112,15 +109,10 @@ def of_the_version_before(database: None) -> int:
 def test_a_job_of_a_version_that_signed_nothing_goes_on(of_the_version_before: int, tmp_path: Path) -> None:
     ours = factories.ours(host="one", directory=tmp_path)
     (tmp_path / registration.LOCK).touch()  # a worker of that version was here
-    aside = tmp_path / f"image.drover-{of_the_version_before}"
-    aside.touch()
-    with transaction() as session:
-        session.execute(update(Disk).values(retired_path=str(aside), retired_until=func.clock_timestamp()))
     registration.first_start(ours)
     registration.join(ours)
     folder = JobDirectory(tmp_path / "jobs" / str(of_the_version_before)).path
     assert held_plan.held(folder) == documents.plan()
-    assert retention.knows(ours, of_the_version_before, aside)
 
 
 def test_it_is_believed_only_once(of_the_version_before: int, tmp_path: Path) -> None:

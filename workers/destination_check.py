@@ -12,10 +12,12 @@ from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from models.host_rpc import PlanDestination
 from models.plan import DestinationPlan, PlannedDisk
-from workers import attestation, derivation, policy, registration
+from workers import attestation, derivation, files, policy, registration
+from workers.files import UnsafePath
 from workers.images import manifest
 from workers.machine import machine
 from workers.qemu import cpu
+from workers.step import JobDirectory
 
 RESERVE_BYTES = 256 << 20
 """Reserve that stays free on disks and in memory of a host."""
@@ -63,11 +65,7 @@ def _memory(needed: int) -> list[str]:
 
 
 def _images(disks: Sequence[PlannedDisk], settings: Settings) -> list[str]:
-    problems = [
-        manifest.in_the_way(path, settings.directory / "jobs")
-        for disk in disks
-        if (path := Path(disk.destination_path)).exists()
-    ]
+    problems = [problem for disk in disks if (problem := _place(disk.destination_path, settings))]
     try:
         check_room(disks)
     except PreconditionFailed as error:
@@ -77,6 +75,16 @@ def _images(disks: Sequence[PlannedDisk], settings: Settings) -> list[str]:
         for parent in {manifest.existing_parent(Path(disk.destination_path)) for disk in disks}
         if not os.access(parent, os.W_OK)
     ]
+
+
+def _place(image: str, settings: Settings) -> str | None:
+    """What is against making an image there."""
+    try:
+        path = files.below(settings.guest_root, image)
+        there = files.status(path)
+    except UnsafePath as error:
+        return str(error)
+    return None if there is None else manifest.in_the_way(path, JobDirectory.all_below(settings))
 
 
 def check_room(disks: Sequence[PlannedDisk]) -> None:

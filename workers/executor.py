@@ -15,11 +15,11 @@ from datetime import timedelta
 from celery.exceptions import Ignore
 from sqlalchemy.exc import SQLAlchemyError
 
-from drover import logs, tracing
-from drover.errors import Committed, DroverError, LeaseLost, NeverRan, StepError, Transient, Unknown
+from drover import logs, names, tracing
+from drover.errors import Committed, DroverError, LeaseLost, NeverRan, PreconditionFailed, StepError, Transient, Unknown
 from drover.settings import Settings
 from models.database import passing
-from models.job import Direction
+from models.job import Direction, Job
 from workers.step import Context, StepHandler
 from workflows.migration import claims
 from workflows.migration.chain import BeginAnew
@@ -100,6 +100,7 @@ def _outcome(error: BaseException) -> str:
 
 def _carry_through(step: StepHandler, claim: Claim, settings: Settings, announce: object) -> None:
     try:
+        _refuse_a_forged_name(claim.job)
         ctx = Context(claim=claim, settings=settings)
         if callable(announce):
             ctx.announce = announce
@@ -113,6 +114,21 @@ def _carry_through(step: StepHandler, claim: Claim, settings: Settings, announce
             _let_go(claim, error)
             raise Ignore from error
         _failed(step, claim, error)
+
+
+def _refuse_a_forged_name(job: Job) -> None:
+    """Paths are made from it. Whoever wrote such a row got past Postgres's own check.
+
+    Raises:
+        Unknown: no guest can be called that.
+    """
+    try:
+        names.check(job.guest, "a guest")
+    except PreconditionFailed as error:
+        raise Unknown(
+            f"this step was refused and touched nothing: {error}. Drover writes no such name: look who else writes to "
+            "the database"
+        ) from None
 
 
 def _let_go(claim: Claim, error: Exception) -> None:

@@ -22,7 +22,7 @@ async def observe(question: Observe, settings: Settings) -> Observation:
         job = session.get_one(Job, question.job_id)
     if job.plan is None:
         raise PreconditionFailed(f"job {job.id} has no plan: it was refused before it began")
-    directory = JobDirectory(settings.directory / "jobs" / str(job.id))
+    directory = JobDirectory.of(job.id, settings)
     try:
         plan = held_plan.held(directory.path) or held_plan.proven(job, question.side, settings)
     except Fatal as error:

@@ -16,6 +16,7 @@ from nacl.signing import SigningKey, VerifyKey
 
 from drover.errors import DroverError
 from drover.settings import Settings
+from workers import files
 
 
 class NotFromThatHost(DroverError):
@@ -85,9 +86,8 @@ def _key(ours: Settings) -> SigningKey:
 def _make(path: Path) -> SigningKey:
     """Readable by nobody else from its first instant; of two who make one at once the first counts."""
     made = SigningKey.generate()
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with os.fdopen(files.private(draft, os.O_WRONLY | os.O_TRUNC), "w") as file:
         file.write(_text(bytes(made)))
         file.flush()
         os.fsync(file.fileno())

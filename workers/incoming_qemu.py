@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from drover.errors import Fatal, Transient
+from drover.settings import Settings
 from models.plan import DestinationPlan, Topology
-from workers import inspection, processes
+from workers import inspection, processes, run_files
 from workers.processes import Process
 from workers.qemu import cpu, topology
 from workers.qemu.command_line import listening_sockets
 from workers.qemu.monitor import MonitorLost, connect
-from workers.qmp_ready import listens, monitor_ready
+from workers.qmp_ready import monitor_ready
 from workers.step import Context
 
 
@@ -78,14 +79,9 @@ def _log(ctx: Context) -> Path:
     return ctx.directory.incoming_log(ctx.job.guest)
 
 
-def unlink_dead(destination: DestinationPlan) -> None:
+def unlink_dead(destination: DestinationPlan, settings: Settings) -> None:
     """Remove the sockets and the pidfile that a killed QEMU left behind; what a living one serves stays."""
-    for path in map(Path, listening_sockets(destination.argv)):
-        if path.is_socket() and not listens(path):
-            path.unlink(missing_ok=True)
-    pidfile = Path(destination.pidfile) if destination.pidfile else None
-    if pidfile and pidfile.exists() and processes.process(int(pidfile.read_text() or 0)) is None:
-        pidfile.unlink(missing_ok=True)
+    run_files.unlink_dead(settings, listening_sockets(destination.argv), destination.pidfile)
 
 
 def differences(ctx: Context, there: Topology) -> list[str]:
@@ -110,4 +106,4 @@ async def stop(ctx: Context) -> None:
     if process is not None:
         await process.end_now()  # it holds nothing that needs an orderly end
     if ctx.held is not None:  # else none was ever started
-        unlink_dead(ctx.destination)
+        unlink_dead(ctx.destination, ctx.settings)

@@ -2,6 +2,7 @@
 
 import asyncio
 import pwd
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +13,8 @@ from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from models.host_rpc import Inspect
 from models.plan import Inspection, SourceDisk, Topology
-from workers import attestation, policy, processes
+from workers import attestation, files, policy, processes
+from workers.files import UnsafePath
 from workers.processes import Process
 from workers.qemu import block, cpu, known_bugs, topology
 from workers.qemu.disks import disk_refusals, source_disks, unnamed_images
@@ -143,8 +145,20 @@ async def _disks(monitor: Monitor, argv: list[str], settings: Settings) -> tuple
     found = source_disks(**replies)
     refusals = disk_refusals(**replies, block_jobs=await monitor.query("query-block-jobs"))
     refusals += unnamed_images(found, argv)
+    refusals += _behind_links(found)
     refusals += command_line_refusals(argv, source_root=str(settings.guest_root))
     return found, refusals
+
+
+def _behind_links(disks: Sequence[SourceDisk]) -> list[str]:
+    """After the move the images are renamed, through no link of anybody else's."""
+    refusals = []
+    for disk in disks:
+        try:
+            files.status(Path(disk.path))
+        except UnsafePath as error:
+            refusals.append(str(error))
+    return refusals
 
 
 async def _blockers(monitor: Monitor, argv: list[str]) -> list[str]:

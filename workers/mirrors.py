@@ -16,7 +16,6 @@ from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor, MonitorLost
 from workers.step import Context
-from workers.streams import supervisor as streams
 from workflows.migration import claims
 
 LAST_STRETCH_S = 2
@@ -40,7 +39,7 @@ def names(ctx: Context) -> list[str]:
 def server(ctx: Context, index: int) -> dict[str, str]:
     """Where this disk's image is offered: at a socket of this host, see `workers.streams`."""
     export = nbd_server.export_name(ctx.served_at.nonce, index)
-    return {"path": str(ctx.directory.socket(streams.NBD)), "export": export}
+    return {"path": str(ctx.directory.guest_socket), "export": export}
 
 
 async def missing(ctx: Context, monitor: Monitor) -> list[int]:

@@ -5,7 +5,13 @@ closed while an image is still exported. Export names hold a nonce that changes 
 never attach itself to a restarted NBD server, which may have lost writes that it had acknowledged.
 """
 
-from workers import processes, writeback
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from drover.errors import Fatal
+from workers import files, processes, writeback
 from workers.processes import Process
 from workers.qemu import block
 from workers.qemu.block import ExportedImage
@@ -22,18 +28,28 @@ it for each: a third of the NBD server's CPU with QEMU 10.0.2 (`docs/performance
 
 
 def images(ctx: Context, nonce: str) -> list[ExportedImage]:
-    """The job's images under the names of this incarnation."""
+    """The job's images under the names of this incarnation.
+
+    Raises:
+        Fatal: a row names a file that the job did not make on this host.
+    """
     version = ctx.destination.qemu_version
     return [
         ExportedImage(
             index=disk.index,
-            path=disk.destination_path,
+            path=_made_here(ctx, disk.destination_path),
             format=disk.format,
             export=export_name(nonce, disk.index),
             detect_zeroes=exporter_detect_zeroes(version, disk.format),
         )
         for disk in ctx.disks
     ]
+
+
+def _made_here(ctx: Context, image: str) -> str:
+    if not ctx.directory.manifest.owns(Path(image)):
+        raise Fatal(f"{image} is not the image that job {ctx.job.id} made on this host: it is not served")
+    return image
 
 
 def export_name(nonce: str, index: int) -> str:
@@ -89,17 +105,27 @@ async def start(ctx: Context, nonce: str) -> None:
         *("--monitor", "chardev=monitor"),
         *("--nbd-server", f"addr.type=unix,addr.path={unix},max-connections=0"),  # strangers never get there
     ]
-    started = processes.spawn(
-        ctx.directory.mark("exporter"),
-        argv,
-        ctx.directory.log("exporter"),
-        environment=ALLOCATION,
-    )
+    with ExitStack() as stack:
+        served = [_opened(image, stack) for image in images(ctx, nonce)]
+        started = processes.spawn(
+            ctx.directory.mark("exporter"),
+            argv,
+            ctx.directory.log("exporter"),
+            pass_fds=[number for _, number in served],
+            environment=ALLOCATION,
+        )
     writeback.keep_up(started, [disk.destination_path for disk in ctx.disks])
     await monitor_ready(started, path, ctx.directory.log("exporter"))
     async with ctx.nbd_server() as monitor:
-        for image in images(ctx, nonce):
+        for image, _ in served:
             await block.export(monitor, image)
+
+
+def _opened(image: ExportedImage, stack: ExitStack) -> tuple[ExportedImage, int]:
+    """The image as the NBD server is to open it, which inherits this descriptor: not by what is at the path by then."""
+    number = files.opened(Path(image.path), os.O_RDONLY)
+    stack.callback(os.close, number)
+    return replace(image, path=f"/proc/self/fd/{number}"), number
 
 
 async def stop(ctx: Context) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from drover import logs
 from drover.errors import Transient
+from workers import files
 from workers.environment import handed_on
 
 logger = logging.getLogger(__name__)
@@ -168,8 +169,7 @@ def spawn(
 
     It gets `workers.environment.handed_on` and what `environment` adds to it.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    with os.fdopen(files.private(log, os.O_WRONLY | os.O_APPEND), "ab") as output:
         child = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -272,6 +272,13 @@ def having_open(file: Path) -> list[Process]:
                 alive = process(int(pid))
                 found += [alive] if alive else []
     return found
+
+
+def has_open(process: Process, wanted: os.stat_result) -> bool:
+    """Whether this process has that file open, as the kernel says."""
+    with contextlib.suppress(OSError):
+        return any(_is_open(descriptor, wanted) for descriptor in list(Path(f"/proc/{process.pid}/fd").iterdir()))
+    return False
 
 
 def _is_open(descriptor: Path, wanted: os.stat_result) -> bool:

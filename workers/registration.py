@@ -23,7 +23,7 @@ from celery.signals import celeryd_init, worker_init, worker_shutting_down
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from drover import logs
+from drover import logs, names
 from drover.broker.app import CONTROL_MODULES, CONTROL_QUEUE, app, configuration
 from drover.errors import PreconditionFailed
 from drover.extras import require
@@ -32,7 +32,7 @@ from models.database import patiently, transaction
 from models.documents import HostFacts
 from models.host import Host
 from models.transitions import Actor
-from workers import host_key, upgrade
+from workers import files, host_key, upgrade
 from workers.executor import STOPPING
 from workers.images import retention
 from workers.images.manifest import existing_parent
@@ -67,6 +67,7 @@ def take_host_from_queue(conf: Any = None, options: dict[str, Any] | None = None
     if len(hosts) == 1 and hosts[0] and not settings().host:
         os.environ["DROVER_HOST"] = hosts[0]
         settings.cache_clear()
+        _refuse_a_wrong_name(hosts[0])
         conf.update(configuration())
     logs.configure(settings().host or "control")
     if hosts != [settings().host] and CONTROL_QUEUE not in names:
@@ -84,6 +85,14 @@ def take_host_from_queue(conf: Any = None, options: dict[str, Any] | None = None
         patiently(lambda: join(settings()), log.warning)
 
 
+def _refuse_a_wrong_name(host: str) -> None:
+    """Celery would log what a handler of its signals raises, and go on."""
+    try:
+        names.check(host, "a host")
+    except PreconditionFailed as error:
+        raise SystemExit(str(error)) from None
+
+
 def _require_controllers_extra() -> None:
     try:
         require("controller", "a controller")
@@ -99,8 +108,8 @@ def first_start(ours: Settings) -> None:
 
 def _alone(ours: Settings) -> TextIO:
     """The lock that only one worker of this host can hold."""
-    ours.directory.mkdir(parents=True, exist_ok=True)
-    file = (ours.directory / LOCK).open("w")
+    ours.directory.mkdir(0o711, parents=True, exist_ok=True)  # guests' QEMUs connect to sockets in it
+    file = os.fdopen(files.private(ours.directory / LOCK, os.O_WRONLY), "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -13,18 +13,20 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from sqlalchemy.orm import Session
 
+from drover import names
 from drover.errors import Fatal, LeaseLost
 from drover.settings import Settings
 from models.documents import NbdServer, Switchover
 from models.job import Job, Side
 from models.job import Step as StepRow
 from models.plan import DestinationPlan, Inspection, Plan, PlannedDisk
-from workers import held_plan, run_marker
+from workers import files, held_plan, run_marker
 from workers.images.manifest import Manifest
+from workers.images.records import ImageRecord
 from workers.processes import Process
 from workers.qemu import monitor
 from workflows.migration.claims import Claim, fenced, note
@@ -38,6 +40,16 @@ class JobDirectory:
 
     path: Path
 
+    @staticmethod
+    def all_below(settings: Settings) -> Path:
+        """The folder that holds those of all jobs."""
+        return settings.directory / "jobs"
+
+    @classmethod
+    def of(cls, job_id: int, settings: Settings) -> Self:
+        """A job's, there or not."""
+        return cls(cls.all_below(settings) / str(int(job_id)))
+
     @property
     def nbd_server_qmp(self) -> Path:
         """Monitor of the storage daemon that serves the destination's images."""
@@ -48,6 +60,11 @@ class JobDirectory:
         return self.path / f"{stream}.sock"
 
     @property
+    def guest_socket(self) -> Path:
+        """Where the guest's QEMU, whatever user it runs as, connects to its images on the other host."""
+        return self.path.parents[1] / "streams" / f"{self.path.name}.sock"
+
+    @property
     def streams(self) -> Path:
         """What the process that carries the streams is told."""
         return self.path / "streams.json"
@@ -56,6 +73,11 @@ class JobDirectory:
     def manifest(self) -> Manifest:
         """What the job created on this host."""
         return Manifest(self.path / "created.json")
+
+    @property
+    def source_images(self) -> ImageRecord:
+        """The guest's images on its source, before they are set aside."""
+        return ImageRecord(self.path / "images.json")
 
     def switch_journal(self, side: Side, attempt: int) -> Path:
         """What the switchover process of one attempt did."""
@@ -88,6 +110,7 @@ class JobDirectory:
     def remove(self) -> None:
         """The job is over on this host."""
         shutil.rmtree(self.path, ignore_errors=True)
+        self.guest_socket.unlink(missing_ok=True)
 
     @property
     def may_run_here(self) -> bool:
@@ -99,7 +122,12 @@ class JobDirectory:
         return f"{self.path}/{role}"
 
     def incoming_log(self, guest: str) -> Path:
-        """Output of the guest's QEMU, which outlives the job."""
+        """Output of the guest's QEMU, which outlives the job.
+
+        Raises:
+            PreconditionFailed: no guest can be called that.
+        """
+        names.check(guest, "a guest")
         return self.path.parents[1] / "guests" / f"{guest}.log"
 
     def log(self, role: str) -> Path:
@@ -126,7 +154,7 @@ class Context:
     @property
     def directory(self) -> JobDirectory:
         """The job's directory on this host."""
-        return JobDirectory(self.settings.directory / "jobs" / str(self.job.id))
+        return JobDirectory.of(self.job.id, self.settings)
 
     @property
     def plan(self) -> Plan:
@@ -213,7 +241,12 @@ class Context:
     @property
     def source_alive(self) -> bool:
         """The guest's QEMU on the source is the very process of the preflight. To be called on the source."""
-        return Process(self.source.pid, self.source.started).alive
+        return self.source_process.alive
+
+    @property
+    def source_process(self) -> Process:
+        """The guest's QEMU on the source. To be called on the source."""
+        return Process(self.source.pid, self.source.started)
 
     def guest(self) -> AbstractAsyncContextManager[monitor.Monitor]:
         """The monitor of the guest's QEMU on this host: the running one or the incoming one.
@@ -237,8 +270,7 @@ def fence(path: Path, token: int) -> None:
     Raises:
         LeaseLost: a later claim has acted on this host.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = files.private(path, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         newest = int(os.read(descriptor, 32) or b"0")

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from drover.broker.app import app
 from drover.errors import StepError
+from drover.escaping import escaped
 from drover.settings import settings
 from models.job import Direction
 from workers import executor, host_rpc
@@ -43,7 +44,7 @@ def _register(name: str, direction: Direction) -> None:
 
         def announce(percent: int) -> None:
             # Flower shows only fields that it has itself, and takes their values from events
-            shown = f"{self.request.get('kwargsrepr')}: {percent} %"
+            shown = escaped(f"{self.request.get('kwargsrepr')}: {percent} %")
             with suppress(OperationalError, RedisError, OSError):  # the step goes on while Redis is unreachable
                 self.send_event("task-progress", percent=percent, kwargs=shown, retry=False)
 

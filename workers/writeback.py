@@ -6,11 +6,13 @@ This is a hint to the kernel only: where it ends early, nothing is lost. `docs/p
 """
 
 import ctypes
+import os
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from workers import files
 from workers.processes import Process
 
 EVERY_S = 0.25
@@ -27,8 +29,8 @@ def keep_up(writer: Process, images: Sequence[str]) -> None:
 
 
 def _keep_up(writer: Process, images: Sequence[str]) -> None:
-    with ExitStack() as stack, suppress(OSError):
-        files = [stack.enter_context(Path(image).open("rb")) for image in images]
+    with ExitStack() as stack, suppress(OSError, files.UnsafePath):
+        opened = [stack.enter_context(os.fdopen(files.opened(Path(image), os.O_RDONLY))) for image in images]
         while not writer.wait(EVERY_S):
-            for file in files:
+            for file in opened:
                 _begin_to_write(file.fileno(), 0, 0, WRITE)

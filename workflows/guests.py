@@ -3,6 +3,7 @@
 from sqlalchemy import false, or_, select, text, update
 from sqlalchemy.orm import Session
 
+from drover import names
 from drover.errors import PreconditionFailed
 from models.database import transaction
 from models.guest import Guest
@@ -19,9 +20,10 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
     Adopting a guest whose QEMU was started anew elsewhere updates where it is.
 
     Raises:
-        PreconditionFailed: the host is unknown, no monitor answers at that socket, a job of the guest has not ended, or
-            its QEMU is adopted under another name.
+        PreconditionFailed: no guest may have that name, the host is unknown, no monitor answers at that socket, a job
+            of the guest has not ended, or its QEMU is adopted under another name.
     """
+    names.check(name, "a guest")
     known_host(host)
     with transaction() as session:
         _refuse_in_mid_job(session, name)  # before a host is asked for nothing
@@ -114,8 +116,10 @@ def describe(name: str, *, priority: int | None, affinity: str | None, anti_affi
     """Set what drains consider about a guest; None leaves a value as it is, an empty group takes the guest out of it.
 
     Raises:
-        PreconditionFailed: there is no such guest.
+        PreconditionFailed: there is no such guest, or no group can be called that.
     """
+    for group in filter(None, (affinity, anti_affinity)):
+        names.check(group, "a group of guests")
     known_guest(name)
     with transaction() as session:
         guest = session.get_one(Guest, name)
@@ -130,8 +134,9 @@ def known_guest(name: str) -> Guest:
     """The guest with this name.
 
     Raises:
-        PreconditionFailed: there is none.
+        PreconditionFailed: there is none, or no guest can be called that.
     """
+    names.check(name, "a guest")
     with transaction() as session:
         guest = session.get(Guest, name)
     if guest is None:

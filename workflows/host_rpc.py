@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Select, func, insert, select
 from drover import tracing
 from drover.broker.app import app, host_queue
 from drover.errors import HostRefused, PreconditionFailed, Unavailable, UnreadableDocument
+from drover.escaping import escaped
 from drover.settings import Settings, settings
 from models.contracts import Json
 from models.database import autocommitting, listening, transaction
@@ -86,7 +87,7 @@ def _send(request_id: int, host: str, kind: str) -> None:
             kwargs={"request_id": request_id},
             queue=host_queue(host),
             headers=tracing.headers(),
-            argsrepr=f"{kind} on {host}",  # what Flower shows
+            argsrepr=escaped(f"{kind} on {host}"),  # what Flower shows
         )
     except OperationalError as error:
         raise Unavailable(f"the broker cannot be reached: {error}") from error

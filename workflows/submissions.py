@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, AnyHttpUrl, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from drover.errors import PreconditionFailed
+from drover.names import ALLOWED, CONTROL, GuestName, HostName
 from models.contracts import Many, Part, shown
 from models.documents import DOWNTIME_MS, AllowedHosts, MigrationOptions, Recurrence
 from workflows import schedule
@@ -23,7 +24,7 @@ Meant = TypeVar("Meant")
 LARGEST = 2**31 - 1
 """That an integer column holds."""
 LONGEST = 128
-"""The length of names and keys, as in their columns."""
+"""The length of keys, as in their columns."""
 LONGEST_HOST = 253
 HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 OLD_NAMES = {"max_blackout_ms": "max_downtime_ms"}
@@ -69,6 +70,9 @@ Address = Annotated[str, AfterValidator(_address)]
 _TEXT: TypeAdapter[str] = TypeAdapter(Text)
 _URL = TypeAdapter(AnyHttpUrl)
 TEXT = f"a text of 1 to {LONGEST} printable characters"
+NAME = f"a name that has {ALLOWED}"
+HOST_NAME = f"{NAME}, and is not `{CONTROL}`"
+HOST_NAMES = f"a list of names of hosts, each of which has {ALLOWED}"
 FLAG = "true or false"
 
 
@@ -165,19 +169,19 @@ class Submission(Message):
 class MigrationSubmission(Submission):
     """`drover migrate`, and the task `drover.job.submit`: move a guest to another host."""
 
-    guest: Text = Field(description=TEXT)
-    to: Text = Field(description=TEXT)
+    guest: GuestName = Field(description=NAME)
+    to: HostName = Field(description=HOST_NAME)
     """The host that it is to be moved to."""
 
 
 class DrainSubmission(Submission):
     """`drover drain` and `drover return`, and the tasks `drover.drain.submit` and `drover.drain.return`."""
 
-    host: Text = Field(description=TEXT)
+    host: HostName = Field(description=HOST_NAME)
     """The host that is emptied, or whose guests are brought home."""
-    to: Many[Text] = Field((), description="a list of names of hosts")
+    to: Many[HostName] = Field((), description=HOST_NAMES)
     """Only these take guests; an empty list: all."""
-    exclude: Many[Text] = Field((), description="a list of names of hosts")
+    exclude: Many[HostName] = Field((), description=HOST_NAMES)
     """These take no guest."""
     every: Text | None = Field(None, description="a text like '0 22 * * 6'")
     """When it is repeated; the first time is the next of these, unless `at` is given."""
@@ -209,7 +213,7 @@ class DrainMove(Message):
     """The task `drover.drain.move`, which the controller sends: submit the job of a guest whose turn it is."""
 
     drain_id: int = Field(ge=1, le=2**63 - 1, description="the number of a drain")
-    guest: Text = Field(description=TEXT)
+    guest: GuestName = Field(description=NAME)
 
 
 def named_only(unnamed: Sequence[object], said: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ It uses psycopg alone: somebody waits at a prompt, and SQLAlchemy takes a quarte
 
 import os
 
+from drover.escaping import escaped
+
 Candidates = list[tuple[str, str]]
 
 HOSTS = "SELECT name, address FROM host ORDER BY name"
@@ -22,7 +24,8 @@ def _matching(query: str, incomplete: str) -> Candidates:
             rows = connection.execute(query.encode()).fetchall()
     except Exception:  # an error must not be printed into a prompt
         return []
-    return [(name, more) for name, more in rows if name.startswith(incomplete)]
+    found = ((escaped(name), escaped(more)) for name, more in rows)
+    return [(name, more) for name, more in found if name.startswith(incomplete)]
 
 
 def hosts(incomplete: str) -> Candidates:

@@ -1,13 +1,11 @@
 """Display of drains: their JSON, the table of their guests, and the live view."""
 
-import sys
 import time
 from collections.abc import Iterable
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from drover.cli import drain_queries, output
 from drover.cli.drain_queries import DrainShot, Row
@@ -157,7 +155,7 @@ class DrainScreen:
     def show(self, shot: DrainShot) -> None:
         """Draw the drain as it is now."""
         left = f", {span(shot.eta_s)} left" if shot.eta_s is not None else ""
-        self._live.update(Group(Text(headline(shot) + left, style="bold"), _table(shot.rows)), refresh=True)
+        self._live.update(Group(output.cell(headline(shot) + left, "bold"), _table(shot.rows)), refresh=True)
 
 
 def _table(rows: Iterable[Row]) -> Table:
@@ -166,7 +164,7 @@ def _table(rows: Iterable[Row]) -> Table:
         made.add_column(title, overflow="fold")
     for row in rows:
         style = STYLES.get(row.guest.state, "")
-        made.add_row(*[Text("-" if cell in {None, ""} else str(cell), style=style) for cell in cells(row)])
+        made.add_row(*[output.cell(cell, style) for cell in cells(row)])
     return made
 
 
@@ -190,7 +188,7 @@ class DrainLines:
         facts = {"": headline(shot)} | {row.guest.guest: _sentence(row) for row in shot.rows}
         news = [text for key, text in facts.items() if self._said.get(key) != text]
         if news:
-            print("; ".join(news), file=sys.stderr, flush=True)
+            output.note("; ".join(news))
             self._said, self._next_at = facts, time.monotonic() + INTERVAL_S
 
 

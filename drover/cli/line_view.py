@@ -8,6 +8,7 @@ from drover.cli.live_view import headline, pace, remark, standing
 from drover.cli.output import size, span
 from drover.cli.progress import Bar, Progress
 from drover.cli.queries import Snapshot, elapsed_s
+from drover.escaping import escaped
 from models.job import Step, StepState
 
 INTERVAL_S = 1.0
@@ -38,7 +39,7 @@ class PlainLines:
         news = [text + details for key, (text, details) in facts.items() if self._said.get(key) != text]
         if not news:
             return
-        print("; ".join(news), file=self._file, flush=True)
+        print(escaped("; ".join(news)), file=self._file, flush=True)
         self._said = {key: text for key, (text, _) in facts.items()}
         self._next_at = time.monotonic() + INTERVAL_S
 

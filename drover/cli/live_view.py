@@ -8,10 +8,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from drover.cli.output import size, span
+from drover.cli.output import cell, size, span
 from drover.cli.progress import Bar, Progress
 from drover.cli.queries import Snapshot, elapsed_s
 from drover.cli.serializers import public
+from drover.escaping import escaped
 from models.job import Job, Step, StepState
 
 LOOKS = {  # state: (mark, style)
@@ -57,7 +58,7 @@ def standing(job: Job) -> str:
 
 
 def _title(shot: Snapshot) -> Text:
-    return Text(f"{headline(shot.job)}   {standing(shot.job)}   {span(shot.total_s)}", style="bold")
+    return cell(f"{headline(shot.job)}   {standing(shot.job)}   {span(shot.total_s)}", "bold")
 
 
 def _steps(shot: Snapshot) -> Table:
@@ -66,7 +67,7 @@ def _steps(shot: Snapshot) -> Table:
         mark, style = LOOKS[step.state]
         duration = span(elapsed_s(step.started_at, step.finished_at or shot.at))
         cells = (f"  {mark}", step.name, step.host, step.state.value, duration, remark(step))
-        lines.add_row(*[Text(cell, style=style) for cell in cells])
+        lines.add_row(*[Text(escaped(shown), style=style) for shown in cells])
     return lines
 
 
@@ -80,12 +81,12 @@ def _bars(bars: Sequence[Bar]) -> Table:
     lines = Table.grid(padding=(0, 2))
     for bar in bars:
         lines.add_row(
-            Text(f"  {bar.label}"),
+            cell(f"  {bar.label}"),
             ProgressBar(total=1.0, completed=bar.fraction, width=BAR_WIDTH),
             Text(f"{bar.percent} %", justify="right"),
             Text(f"{size(bar.done_bytes)} of {size(bar.total_bytes)}"),
             Text("" if bar.complete else pace(bar)),
-            Text(bar.note, style="dim"),
+            Text(escaped(bar.note), style="dim"),
         )
     return lines
 

@@ -1,10 +1,14 @@
 """Output: results to stdout, everything else to stderr; with `--json` one document alone on stdout."""
 
-import json
 import sys
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from drover.escaping import escaped, json_text
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 PIPE_WIDTH = 500
 """A pipe has no width: tables must not be cut at 80 columns there."""
@@ -12,35 +16,40 @@ PIPE_WIDTH = 500
 
 def emit(document: dict[str, Any]) -> None:
     """Print the command's JSON document."""
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    print(json_text(document, indent=2))
 
 
 def say(sentence: str) -> None:
     """Print a result for people on stdout."""
-    print(sentence)
+    print(escaped(sentence))
 
 
 def note(sentence: str) -> None:
     """Print a note for people on stderr; it is not part of the result."""
-    print(sentence, file=sys.stderr)
+    print(escaped(sentence), file=sys.stderr, flush=True)
 
 
 def table(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Print a table without borders."""
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     made = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
         made.add_column(title, overflow="fold")
     for row in rows:
-        # Text, not str: a name in square brackets is no markup.
-        made.add_row(*[Text("-" if cell is None or cell == "" else str(cell)) for cell in row])
+        made.add_row(*map(cell, row))
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console = Console(file=sys.stdout, width=PIPE_WIDTH)
     console.print(made)
+
+
+def cell(shown: object, style: str = "") -> "Text":
+    """A part of a table or of a live view; not a `str`, because words in square brackets would be markup."""
+    from rich.text import Text
+
+    return Text("-" if shown is None or shown == "" else escaped(shown), style=style)
 
 
 def size(count: float) -> str:

@@ -12,6 +12,7 @@ from drover.cli import exit_codes, output
 from drover.cli.exit_codes import ExitCode
 from drover.cli.lazy import Lazy, LazyGroup
 from drover.cli.options import block
+from drover.escaping import escaped, escaped_lines
 
 MOVING, RUNNING = "Moving guests", "Running Drover"
 
@@ -128,9 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _report(error: Exception, *, as_json: bool, debug: bool) -> ExitCode:
     if debug:
-        traceback.print_exception(error)
+        print(escaped_lines("".join(traceback.format_exception(error)).rstrip()), file=sys.stderr)
     if isinstance(error, typer.TyperException):
-        code, message, exit_code = "usage", error.format_message(), ExitCode.REFUSED
+        error.message = escaped(error.message)
+        code, message, exit_code = "usage", escaped(error.format_message()), ExitCode.REFUSED
         error.show() if isinstance(error, Shown) else output.note(f"error: {message}")
     else:
         from drover.cli.errors import fault

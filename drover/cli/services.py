@@ -8,7 +8,6 @@ import typer
 from drover import logs
 from drover.cli import completion
 from drover.cli.options import AsJson, examples
-from drover.errors import PreconditionFailed
 
 CONTROLLER_THREADS = 4
 
@@ -49,11 +48,11 @@ def worker(
     It does what `celery -A drover.broker.app worker -Q drover.HOST` does. Settings come from the environment
     (DROVER_*).
     """
-    from drover.broker.app import CONTROL_QUEUE, host_queue
+    from drover import names
+    from drover.broker.app import host_queue
     from drover.cli.service_start import become
 
-    if host_queue(host) == CONTROL_QUEUE or "," in host:
-        raise PreconditionFailed(f"{host!r} cannot be a host's name: choose another one")
+    names.check(host, "a host")
     os.environ["DROVER_HOST"] = host
     _choose_logs(host, log_level, log_format)
     become("-Q", host_queue(host), "-n", f"{host}@%h", as_json=as_json)

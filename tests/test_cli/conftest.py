@@ -51,6 +51,7 @@ def database(without_controller: None) -> Iterator[None]:
     with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         until("the lock of the test before is gone", lambda: leader_election.acquire(connection))
         yield
+        connection.invalidate()  # closed, wherever the pool that it is from has gone
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ def test_a_controller_says_at_once_that_its_metrics_address_is_taken(database: N
 def test_a_host_cannot_be_called_so(database: None, name: str) -> None:
     result = drover("worker", "--host", name)
     assert result.exit_code == 2
-    assert "choose another" in result.stderr
+    assert f"a host cannot be called {name!r}: a host's name has 1 to 63 letters" in result.stderr
 
 
 def test_worker_prints_its_document_before_it_begins(database: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import stat
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -10,8 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drover.errors import Fatal, PreconditionFailed
-from workers import processes
+from workers import files, processes
 from workers.environment import handed_on
+from workers.files import UnsafePath
+
+OPTIONS = {"cluster_size", "compat", "lazy_refcounts", "refcount_bits", "extended_l2", "compression_type"}
+"""Of `qemu-img create`: those that `workers.qemu.disks` reads from an image."""
 
 
 def free_bytes(path: Path) -> int:
@@ -32,25 +38,48 @@ def create(path: Path, image_format: str, size_bytes: int, options: Mapping[str,
     """
     argv = ["qemu-img", "create", "-q", "-f", image_format]
     for key, value in options.items():
-        argv += ["-o", f"{key}={value}"]
-    made = subprocess.run(
-        [*argv, str(path), str(size_bytes)], env=handed_on(), capture_output=True, text=True, check=False
-    )
+        argv += ["-o", _option(key, value)]
+    made = _run(argv, path, os.O_RDWR, str(size_bytes))
     if made.returncode:
         raise Fatal(f"qemu-img could not create {path}: {made.stderr.strip()}")
 
 
+def _option(key: str, value: str) -> str:
+    """As `-o` takes it. Others would name further files, which are then made, emptied or read."""
+    if key not in OPTIONS or re.fullmatch(r"[A-Za-z0-9.]+", value) is None:
+        raise Fatal(f"the option {key}={value} of an image is none that Drover knows: nothing was made")
+    return f"{key}={value}"
+
+
+def _run(argv: Sequence[str], path: Path, flags: int, *after: str) -> "subprocess.CompletedProcess[str]":
+    """qemu-img on the very file that is at `path` now, whatever is put there meanwhile."""
+    descriptor = files.opened(path, flags)
+    try:
+        return subprocess.run(
+            [*argv, f"/proc/self/fd/{descriptor}", *after],
+            env=handed_on(),
+            pass_fds=[descriptor],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(descriptor)
+
+
 def virtual_size(path: Path, image_format: str) -> int | None:
     """Bytes that a guest would see; None when there is no such image."""
-    argv = ["qemu-img", "info", "-U", "--output=json", "-f", image_format, str(path)]
-    told = subprocess.run(argv, env=handed_on(), capture_output=True, text=True, check=False)
+    try:
+        told = _run(["qemu-img", "info", "-U", "--output=json", "-f", image_format], path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
     return int(json.loads(told.stdout)["virtual-size"]) if told.returncode == 0 else None
 
 
 def fsync(paths: Sequence[str]) -> None:
     """Write out what the host's page cache holds of these files."""
     for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # whatever it is, it is not waited for
         try:
             os.fsync(descriptor)
         finally:
@@ -72,39 +101,43 @@ class Manifest:
 
         Raises:
             PreconditionFailed: a file is there already.
+            UnsafePath: somebody else's link is on the way.
         """
         if self.owns(file):
             return
         folders = [str(parent) for parent in file.parents if not parent.exists()]
-        self._record(files={str(file): None}, folders=folders)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        self._record(made={str(file): None}, folders=folders)
         try:
-            descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            descriptor = files.opened(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, make_folders=True)
         except FileExistsError:
             self._forget(file)
             raise PreconditionFailed(in_the_way(file, self.path.parents[1])) from None
-        self._record(files={str(file): os.fstat(descriptor).st_ino}, folders=[])
+        self._record(made={str(file): os.fstat(descriptor).st_ino}, folders=[])
         os.close(descriptor)
 
     def owns(self, file: Path) -> bool:
         """Whether this job made the file that is at this path now."""
-        files = self._read()["files"]
-        if str(file) not in files or not file.exists():
+        made = self._read()["files"]
+        if str(file) not in made:
             return False
-        status = file.stat()
-        recorded = files[str(file)]
-        return bool(status.st_ino == recorded or (recorded is None and status.st_size == 0))
+        try:
+            status = files.status(file)
+        except UnsafePath:
+            return False
+        if status is None or not stat.S_ISREG(status.st_mode):
+            return False
+        recorded = made[str(file)]
+        empty_of_ours = status.st_size == 0 and status.st_uid == os.geteuid()
+        return bool(status.st_ino == recorded or (recorded is None and empty_of_ours))
 
     def delete_all(self) -> None:
         """Remove what the job made, and nothing else."""
         record = self._read()
         for name in record["files"]:
             if self.owns(Path(name)):
-                Path(name).unlink()
+                files.unlink(Path(name))
         for name in sorted(record["folders"], key=len, reverse=True):
-            folder = Path(name)
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+            files.remove_if_empty(Path(name))
         self.path.unlink(missing_ok=True)
 
     def _read(self) -> dict[str, dict[str, int | None]]:
@@ -113,9 +146,9 @@ class Manifest:
         document: dict[str, dict[str, int | None]] = json.loads(self.path.read_text())
         return document
 
-    def _record(self, files: dict[str, int | None], folders: Sequence[str]) -> None:
+    def _record(self, made: dict[str, int | None], folders: Sequence[str]) -> None:
         record = self._read()
-        record["files"] |= files
+        record["files"] |= made
         record["folders"] |= dict.fromkeys(folders)
         write_durably(self.path, json.dumps(record))
 
@@ -143,14 +176,13 @@ def in_the_way(file: Path, jobs: Path) -> str:
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Replace a small file so that after a crash either the old or the new content is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replace a small file of the worker's own so that after a crash either the old or the new content is there."""
     draft = path.with_name(path.name + ".new")
-    with draft.open("w") as file:
+    draft.unlink(missing_ok=True)  # of a process that died; it may be an earlier version's, which others can read
+    with os.fdopen(files.private(draft, os.O_WRONLY | os.O_EXCL), "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    draft.chmod(0o600)
     draft.replace(path)
     sync_folder(path.parent)
 

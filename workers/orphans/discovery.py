@@ -53,7 +53,7 @@ def _processes(settings: Settings) -> list[Find]:
 
 
 def _marked_by_job(settings: Settings) -> Iterator[tuple[str, str, Process]]:
-    for mark, process in marked(settings.directory / "jobs"):
+    for mark, process in marked(JobDirectory.all_below(settings)):
         folder, _, role = mark.partition("/")
         if re.fullmatch(NUMBER, folder):
             yield folder, role, process
@@ -62,7 +62,7 @@ def _marked_by_job(settings: Settings) -> Iterator[tuple[str, str, Process]]:
 def _files(settings: Settings) -> list[Find]:
     """Images before the directories that record whose they are."""
     found: list[Find] = []
-    folders = settings.directory / "jobs"
+    folders = JobDirectory.all_below(settings)
     for entry in sorted(folders.iterdir()) if folders.is_dir() else ():
         if re.fullmatch(NUMBER, entry.name) and entry.is_dir() and not entry.is_symlink():
             job_id = int(entry.name)

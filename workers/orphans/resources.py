@@ -17,7 +17,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.job import Disk, Job, JobState, Side
 from models.plan import Plan
-from workers import held_plan, incoming_qemu
+from workers import files, held_plan, incoming_qemu
 from workers.images import retention
 from workers.orphans.naming import MONITOR_TIMEOUT_S, being_moved, made, mirror_names
 from workers.processes import Process, marked
@@ -45,7 +45,7 @@ class Find(ABC):
     @property
     def directory(self) -> JobDirectory:
         """The job's directory, there or not."""
-        return JobDirectory(self.settings.directory / "jobs" / str(self.job_id))
+        return JobDirectory.of(self.job_id, self.settings)
 
     @property
     @abstractmethod
@@ -190,7 +190,7 @@ class Image(Find):
             raise Kept(f"process {user} has it open")
         recheck()
         if self.directory.manifest.owns(self.path):
-            self.path.unlink()
+            files.unlink(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +242,7 @@ class Retired(Find):
         recheck()
         retention.delete_expired(self.settings)
         if self.path.exists():
-            raise Kept("another process is deleting it now")
+            raise Kept("this host did not set it aside, or another process is deleting it now")
 
 
 def _no_living_job(guest: str) -> None:
@@ -282,7 +282,7 @@ def _unlink_dead_sockets(job: Job | None, directory: JobDirectory, settings: Set
             select(Guest.name).where(Guest.name == job.guest, Guest.host != settings.host, ~being_moved())
         )
     if elsewhere:
-        incoming_qemu.unlink_dead(plan.destination)
+        incoming_qemu.unlink_dead(plan.destination, settings)
 
 
 def _user(path: Path) -> int | None:

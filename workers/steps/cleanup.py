@@ -1,14 +1,11 @@
 """Step 7: nothing of the job is left but the guest, and its old images for as long as they are kept."""
 
-from pathlib import Path
-
 from drover.errors import Fatal
 from models.database import transaction
 from models.guest import Guest
 from models.job import Side
-from workers import nbd_server
+from workers import nbd_server, run_files
 from workers.images import retention
-from workers.processes import Process
 from workers.qemu.monitor import MonitorLost
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
@@ -29,11 +26,10 @@ class CleanupSource(StepHandler):
     async def do(self, ctx: Context) -> None:
         self._owned_elsewhere(ctx)
         self._let_go(ctx)
+        retention.write_down(ctx)  # of a job that was begun by an earlier version
         await self._end_qemu(ctx)
         retention.set_aside(ctx)
-        for path in (ctx.source.qmp, ctx.source.pidfile):
-            if path:
-                Path(path).unlink(missing_ok=True)
+        run_files.unlink_dead(ctx.settings, [ctx.source.qmp], ctx.source.pidfile)
         await supervisor.kill_all(ctx)
         await streams.stop(ctx)
         ctx.directory.remove()
@@ -61,9 +57,8 @@ class CleanupSource(StepHandler):
                 await monitor.execute("quit", timeout_s=10)
         except MonitorLost:
             pass  # it may hang up before it answers
-        process = Process(ctx.source.pid, ctx.source.started)
-        if not await process.ended(10):
-            await process.end()
+        if not await ctx.source_process.ended(10):
+            await ctx.source_process.end()
 
 
 class CleanupDestination(StepHandler):

@@ -56,7 +56,7 @@ class MigrateRamDestination(StepHandler):
         exported = nbd_server.images(ctx, ctx.served_at.nonce)
         order = DestinationParameters(
             qmp=ctx.destination.qmp,
-            images=[disk.destination_path for disk in ctx.disks],
+            images=[image.path for image in exported],
             journal=str(ctx.directory.switch_journal(self.side, attempt)),
             ram=str(ctx.directory.socket(streams.RAM)),
             switchover=str(ctx.directory.socket(streams.SWITCHOVER)),

@@ -4,6 +4,7 @@ import asyncio
 
 from models.job import Side
 from workers import mirrors
+from workers.images import retention
 from workers.qemu import block
 from workers.qemu.monitor import CommandRefused, Monitor
 from workers.step import Context, StepHandler
@@ -22,6 +23,7 @@ class MirrorDisks(StepHandler):
 
     async def do(self, ctx: Context) -> None:
         await streams.connect(ctx)
+        await asyncio.to_thread(retention.write_down, ctx)
         async with ctx.guest() as monitor:
             missing = await mirrors.missing(ctx, monitor)
             rate = await asyncio.to_thread(mirrors.share, ctx)  # at first; `await_sync` shares it out anew

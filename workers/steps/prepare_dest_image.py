@@ -6,7 +6,7 @@ from pathlib import Path
 from drover.errors import Fatal, Transient
 from models.job import Side
 from models.plan import PlannedDisk
-from workers import destination_check, processes
+from workers import destination_check, files, processes
 from workers.images import manifest as images
 from workers.images.manifest import Manifest
 from workers.step import Context, StepHandler
@@ -27,7 +27,7 @@ class PrepareDestImage(StepHandler):
         destination_check.check_room(disks)
         for disk in disks:
             ctx.guard()
-            ctx.directory.manifest.claim(Path(disk.destination_path))
+            ctx.directory.manifest.claim(files.below(ctx.settings.guest_root, disk.destination_path))
         await asyncio.gather(*(asyncio.to_thread(_make, disk) for disk in disks))
 
     async def rollback(self, ctx: Context) -> None:

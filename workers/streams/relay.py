@@ -70,14 +70,13 @@ def relay(near: Connection, far: Connection) -> None:
     near.setblocking(False)
     far.setblocking(False)
     ways = (_Way(near, far), _Way(far, near))
-    poll = select.poll()
     while ways[0].step() and ways[1].step():
-        wanted: dict[int, int] = {near.fileno(): 0, far.fileno(): 0}
-        for way in ways:
-            connection, event = way.waits
-            wanted[connection.fileno()] |= event
+        wanted: dict[int, int] = {}
+        for connection, event in (way.waits for way in ways):
+            wanted[connection.fileno()] = wanted.get(connection.fileno(), 0) | event
+        poll = select.poll()
         for descriptor, events in wanted.items():
-            poll.register(descriptor, events)
+            poll.register(descriptor, events)  # no other: one that has hung up is always ready
         poll.poll()
 
 

@@ -10,7 +10,7 @@ from drover.errors import Fatal, PreconditionFailed, Transient
 from drover.settings import Settings, StreamSecurity
 from models.documents import NbdServer
 from models.job import Side
-from workers import host_key, known_hosts, processes
+from workers import files, host_key, known_hosts, processes
 from workers.processes import Process
 from workers.step import Context
 from workers.streams import client, credentials
@@ -37,7 +37,8 @@ async def stop(ctx: Context) -> None:
     ctx.guard()
     for process in processes.find(ctx.directory.mark(ROLE)):
         await process.end_now()  # it holds nothing
-    ctx.directory.streams.unlink(missing_ok=True)
+    for left in (ctx.directory.streams, ctx.directory.guest_socket):
+        left.unlink(missing_ok=True)
 
 
 async def serve(ctx: Context, nonce: str) -> None:
@@ -112,7 +113,8 @@ async def connect(ctx: Context) -> None:
     if connected(ctx):
         return
     await stop(ctx)
-    listening = {stream: _listen(ctx.directory.socket(stream), open_to_all=stream == NBD) for stream in STREAMS}
+    listening = {stream: _listen(ctx.directory.socket(stream)) for stream in (RAM, SWITCHOVER)}
+    listening[NBD] = _listen_for_guest(ctx.directory.guest_socket)
     try:
         numbers = {stream: unix.fileno() for stream, unix in listening.items()}
         _parameters(ctx, numbers).save(ctx.directory.streams)
@@ -204,13 +206,22 @@ def _peer_key(ctx: Context) -> str:
     return key
 
 
-def _listen(path: Path, *, open_to_all: bool) -> socket.socket:
-    """A Unix socket; one for the guest's QEMU is for any user, and the process looks who connects."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _listen_for_guest(path: Path) -> socket.socket:
+    """A socket that any user may connect to; the process looks who it is that does."""
+    path.parent.mkdir(exist_ok=True)
+    path.parent.chmod(0o711)
+    unix = _listen(path)
+    path.chmod(0o666)
+    return unix
+
+
+def _listen(path: Path) -> socket.socket:
+    """A Unix socket of our own user's."""
+    files.private_folder(path.parent)
     path.unlink(missing_ok=True)
     unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     unix.bind(str(path))
-    path.chmod(0o666 if open_to_all else 0o600)  # until then nobody is heard
+    path.chmod(0o600)
     unix.listen(BACKLOG)
     return unix
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drover.errors import DroverError
+from workers import files
 from workers.images import manifest
 from workers.qemu import migration
 from workers.qemu.monitor import Monitor, connect
@@ -35,7 +36,7 @@ class Destination:
         self.heard_at = time.monotonic()
         self.finished = asyncio.Event()
         self.told_to_run = False
-        self.marker = os.open(order.marker, os.O_RDWR | os.O_CREAT, 0o600)
+        self.marker = files.private(Path(order.marker), os.O_RDWR)
         os.pwrite(self.marker, b"-" * len(SET_CONTENT), 0)  # the block exists: marking it later is one short write
         os.fsync(self.marker)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workers import files
+
 BEAT_S = 0.3
 
 
@@ -17,11 +19,10 @@ class Journal:
     """Append-only JSON lines. One `write` call a line, so that a line is there whole or not at all."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._beat = beat_path(path)
         self.progress: dict[str, Any] = {}
         """How far the work is; written with the next beat."""
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._descriptor = files.private(path, os.O_WRONLY | os.O_APPEND)
 
     def write(self, event: str, **data: Any) -> None:
         """The line survives the death of this process, but not that of the host, whose QEMU would die as well."""
@@ -45,7 +46,8 @@ class Journal:
     def _tell_progress(self) -> None:
         """Write the progress file; only the newest value is kept."""
         draft = self._beat.with_suffix(".draft")
-        draft.write_text(json.dumps(self.progress))
+        with os.fdopen(files.private(draft, os.O_WRONLY | os.O_TRUNC), "w") as file:
+            file.write(json.dumps(self.progress))
         draft.replace(self._beat)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter
 
 from drover import logs
 from drover.errors import Transient
-from workers import processes
+from workers import files, processes
 from workers.processes import Process
 from workers.step import Context
 from workers.switchover import journal, parameters
@@ -105,7 +106,7 @@ def start(ctx: Context, attempt: int, order: Parameters) -> None:
     if number is None:
         number = _spawn(ctx)
     TypeAdapter(type(order)).validate_json(json.dumps(asdict(order)), strict=True)
-    ctx.directory.switch_journal(ctx.claim.side, attempt).touch()
+    os.close(files.private(ctx.directory.switch_journal(ctx.claim.side, attempt), os.O_WRONLY))
     order.save(ctx.directory.parameters_file(ctx.claim.side, number))
 
 

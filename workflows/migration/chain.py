@@ -8,6 +8,7 @@ from celery.canvas import Signature
 
 from drover.broker.app import app, host_queue
 from drover.errors import Transient
+from drover.escaping import escaped
 from models.job import Direction, Job, Side, Step
 from models.transitions import IllegalTransition
 
@@ -130,6 +131,6 @@ def _link(job: Job, direction: Direction, step: Step) -> "Signature[None]":
         kwargs={"job_id": job.id, "seq": step.seq, "epoch": job.epoch},
         queue=host_queue(step.host),
         immutable=True,
-        argsrepr=f"{job.guest}: {job.source} to {job.destination}",
+        argsrepr=escaped(f"{job.guest}: {job.source} to {job.destination}"),
         kwargsrepr=f"job {job.id}, link {step.seq} of {len(job.steps)} on {step.host}",
     )

@@ -1,0 +1,157 @@
+"""Files and folders that somebody else may have a hand in: opened without following what they put there.
+
+The folder of a guest may belong to the user that its QEMU runs as, and a worker is root. So each part of a path is
+opened relative to the one above it, and no symbolic link is followed but one of root's or of this worker's own user: by
+these an operator puts a guest root on another disk. What is done in a folder is done through its descriptor.
+
+`openat2` knows no such exception, and the kept library for it (libpathrs) is in no distribution that Drover runs on.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from drover.errors import Fatal
+
+MOST_LINKS = 40
+"""In one path, as for the kernel."""
+SEARCH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+PRIVATE, PRIVATE_FOLDER, GUESTS_FOLDER = 0o600, 0o700, 0o755
+
+
+class UnsafePath(Fatal):
+    """A path leads where somebody else decides, or out of where it belongs. Nothing was touched."""
+
+
+def below(root: Path, path: str) -> Path:
+    """A path that came from elsewhere, if it lies below this folder by its words.
+
+    Raises:
+        UnsafePath: it does not.
+    """
+    there = Path(path)
+    if not there.is_relative_to(root) or there == root or ".." in there.parts or "\0" in path:
+        raise UnsafePath(f"{path} does not lie below this host's guest root {root}: it is not touched")
+    return there
+
+
+@contextmanager
+def folder(path: Path, *, make: bool = False) -> Iterator[int]:
+    """A descriptor of a folder, for a `with` block: the `dir_fd` of what is done there.
+
+    Raises:
+        UnsafePath: somebody else's link is on the way.
+        FileNotFoundError: it is not there, and was not to be made.
+    """
+    if not path.is_absolute() or ".." in path.parts:
+        raise UnsafePath(f"{path} is no plain absolute path: it is not touched")
+    here, left, links = os.open("/", SEARCH), [*reversed(path.parts[1:])], 0
+    try:
+        while left:
+            part = left.pop()
+            below_it = _open(part, here, make=make)
+            try:
+                target = _followed(below_it, path)
+            except BaseException:
+                os.close(below_it)
+                raise
+            if target is None:
+                os.close(here)
+                here = below_it
+                continue
+            os.close(below_it)
+            left += reversed(target.parts)
+            if (links := links + 1) > MOST_LINKS:
+                raise UnsafePath(f"{path} has too many symbolic links in it: it is not touched")
+        yield here
+    finally:
+        os.close(here)
+
+
+def _open(part: str, above: int, *, make: bool) -> int:
+    try:
+        return os.open(part, SEARCH, dir_fd=above)
+    except FileNotFoundError:
+        if not make:
+            raise
+    with suppress(FileExistsError):
+        os.mkdir(part, GUESTS_FOLDER, dir_fd=above)
+    return os.open(part, SEARCH, dir_fd=above)
+
+
+def _followed(descriptor: int, path: Path) -> Path | None:
+    """Where a link that may be followed leads; None for a folder."""
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        return None
+    if not stat.S_ISLNK(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "a part of it is no folder", str(path))
+    target = os.readlink("", dir_fd=descriptor)
+    if status.st_uid not in {0, os.geteuid()}:
+        raise UnsafePath(
+            f"on the way to {path} is a symbolic link to {target} that belongs to user {status.st_uid}: only links of "
+            "root's or of the worker's own user are followed; nothing was touched"
+        )
+    return Path(target)
+
+
+def opened(path: Path, flags: int, *, make_folders: bool = False) -> int:
+    """A descriptor of a file; one that is made is its owner's alone from the first instant.
+
+    Raises:
+        UnsafePath: it is a symbolic link, or somebody else's link is on the way.
+        OSError: as for `os.open`.
+    """
+    with folder(path.parent, make=make_folders) as parent:
+        try:
+            return os.open(path.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE, dir_fd=parent)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise UnsafePath(f"{path} is a symbolic link: it is not followed") from error
+            raise
+
+
+def status(path: Path) -> os.stat_result | None:
+    """Of what is there, a link not followed; None: there is nothing.
+
+    Raises:
+        UnsafePath: somebody else's link is on the way.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError), folder(path.parent) as parent:
+        return os.stat(path.name, dir_fd=parent, follow_symlinks=False)
+    return None
+
+
+def unlink(path: Path) -> None:
+    """Delete a file. If it does not exist, nothing happens. Errors as for `status`."""
+    with suppress(FileNotFoundError), folder(path.parent) as parent:
+        os.unlink(path.name, dir_fd=parent)
+
+
+def rename(path: Path, name: str) -> None:
+    """Give a file another name in its folder. Errors as for `status`."""
+    with folder(path.parent) as parent:
+        os.rename(path.name, name, src_dir_fd=parent, dst_dir_fd=parent)
+
+
+def remove_if_empty(path: Path) -> None:
+    """Delete a folder that nothing is in; any other stays."""
+    with suppress(OSError, UnsafePath), folder(path.parent) as parent:
+        os.rmdir(path.name, dir_fd=parent)
+
+
+def private(path: Path, flags: int) -> int:
+    """A descriptor of a file in the worker's own folder, made if need be: nobody else can ever read it."""
+    private_folder(path.parent)
+    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder of the worker's own, and those above it that are missing."""
+    for part in (*reversed(path.parents), path):
+        if not part.is_dir():
+            with suppress(FileExistsError):
+                part.mkdir(PRIVATE_FOLDER)

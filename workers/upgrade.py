@@ -1,7 +1,7 @@
 """The jobs of a version that signed nothing: taken over once, when a worker first starts in the place of one of those.
 
-That version did whatever the rows said, so they are believed once more: the plans of jobs that have not ended. From then
-on what this host holds counts. A new host has nothing to take over. Images that were set aside are taken over by
+That version did whatever the rows said, so they are believed once more: the plans of jobs that have not ended. From
+then on what this host holds counts. A new host has nothing to take over. Images set aside are taken over by
 `workers.images.retention.adopt`.
 """
 

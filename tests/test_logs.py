@@ -330,9 +330,7 @@ class TestARealMove:
         assert [line["attempt"] for line in begins] == [line["attempt"] for line in ends]
         assert any(line.get("downtime_ms", 0) > 0 for line in lines)
         started = {line["message"]: line["pid"] for line in lines if line["message"].startswith("started")}
-        assert len(started) == 5, (
-            "NBD server, incoming QEMU, both ends of the streams (one name), two switchover processes"
-        )
+        assert len(started) == 5, "NBD server, incoming QEMU, the streams, two switchover processes"
         assert any(line["message"].startswith("QMP >") and line["level"] == "debug" and line["step"] for line in lines)
         decided = {line["action"] for line in lines if line.get("action")}
         assert {"submitted", JobState.RUNNING, JobState.DONE} <= decided

@@ -18,9 +18,6 @@ log = logging.getLogger(__name__)
 
 CONNECT_S = 3.0
 """A guest's QEMU waits for so long at most, and with it the guest's disks."""
-AWAY_S = 5.0
-"""Where nothing answered, the next connections are refused at once for so long: QEMU tries anew for each request that it
-had under way, one after the other, and a mirror could not be ended before all of them had waited (10.0.2)."""
 SILENT = frozenset({"nbd"})
 """Streams whose local end is a QEMU: it is told nothing but what the far end says."""
 
@@ -63,7 +60,6 @@ class Client:
     def __init__(self, told: ClientParameters) -> None:
         self.told = told
         self.context = context_of(told)
-        self.away_until = 0.0
         self.listening = {number: (name, socket.socket(fileno=number)) for name, number in told.listening.items()}
 
     def run(self) -> None:
@@ -96,7 +92,7 @@ class Client:
 
     def _connect(self, stream: str, near: socket.socket) -> socket.socket:
         try:
-            far = self._open(stream)
+            far = open_stream(self.told, stream, self.context)
         except (OSError, DroverError) as error:
             if stream not in SILENT:
                 handshake.write(near, reason(error).encode() + b"\n", time.monotonic() + CONNECT_S)
@@ -104,15 +100,6 @@ class Client:
         if stream not in SILENT:
             handshake.write(near, handshake.ACCEPTED, time.monotonic() + CONNECT_S)
         return far
-
-    def _open(self, stream: str) -> socket.socket:
-        if stream in SILENT and time.monotonic() < self.away_until:
-            raise handshake.Refused(f"{self.told.address} gave no answer a moment ago")
-        try:
-            return open_stream(self.told, stream, self.context)
-        except TimeoutError:
-            self.away_until = time.monotonic() + AWAY_S
-            raise
 
 
 def reason(error: Exception) -> str:

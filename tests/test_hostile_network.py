@@ -117,7 +117,7 @@ def test_a_move_goes_well_and_who_listens_or_attacks_learns_only_what_is_sent_in
         moves.intact(guest, "host-b")
         assert {step.attempts for step in job.steps} == {1}, "no step needed a second attempt"
         assert not any(b"NBDMAGIC" in said or b"drover-" in said for said in learnt)
-        patterns = _patterns(lab.host("host-b").guests / guest / "disk0.raw")
+        patterns = _patterns(Path(job.disks[0].destination_path))
         assert len(patterns) > 3
         wire = heard.read_bytes()
         assert len(wire) > 48 * MIB

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 PROVE_S = 3.0
 """The right peer needs milliseconds, on a busy host some tenths of a second."""
-PROVING_AT_ONCE = 32
+PROVING_AT_ONCE = 256
 FULL_S = 0.01
 
 

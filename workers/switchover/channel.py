@@ -137,7 +137,7 @@ async def call(path: str) -> socket.socket:
             answer = await loop.sock_recv(unix, handshake.LONGEST_LINE)
     except (OSError, TimeoutError) as error:
         unix.close()
-        raise PeerLost(f"the destination's {Path(path).stem} cannot be reached: {error or 'no answer'}") from error
+        raise PeerLost(f"the destination's {Path(path).stem} cannot be reached: {str(error) or 'no answer'}") from error
     if answer != handshake.ACCEPTED:
         unix.close()
         said = answer.decode(errors="replace").strip() or "the process that carries the streams ended"

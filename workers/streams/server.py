@@ -69,7 +69,7 @@ class Server:
             log.debug("a connection ended: %s", error)
         finally:
             self._is_no_stranger(number)
-            handshake.hang_up(*[connection for connection in (near, far) if connection is not None])
+            handshake.hang_up(near, far)
 
     def _is_no_stranger(self, number: int) -> None:
         with self.lock:

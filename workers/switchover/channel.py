@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from drover.errors import DroverError
-from workers.streams import handshake
+from workers.streams import handshake, local
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -99,11 +99,7 @@ class Channel:
 
 def listen(path: str) -> socket.socket:
     """Wait at this Unix socket for whom `workers.streams` lets in: a peer that has proven itself."""
-    Path(path).unlink(missing_ok=True)
-    unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    unix.bind(path)
-    Path(path).chmod(0o600)
-    unix.listen()
+    unix = local.listen(Path(path))
     unix.setblocking(False)
     return unix
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import command_line, concurrency, copies, drains, hosts, libvirt, moves, qemu_tuning, report, sparse
+from bench import command_line, concurrency, copies, drains, hosts, libvirt, moves, qemu_tuning, report, sparse, streams
 from bench.figures import Figure
 from bench.fleet import simulation
 from lab import fleet
 from lab.directory import SHORT_PATHS, Lab
 
 QUICK_RUNS, FULL_RUNS = 3, 10
-PARTS = ("cli", "moves", "hosts", "copies", "sparse", "drains", "crowd", "fleet")
+PARTS = ("cli", "moves", "hosts", "copies", "sparse", "streams", "drains", "crowd", "fleet")
 NOT_QUICK = {"crowd", "fleet"}
 ASKED_FOR = ("libvirt", "spared")
 """Only by name: the one needs what `make setup` does not install, the other does not measure Drover."""
@@ -46,6 +46,8 @@ def main() -> None:
             found = simulation.measure(FLEET_SIZES)
         elif name == "cli":
             found = command_line.measure(runs)
+        elif name == "streams":
+            found = streams.measure(lambda settings: _laboratory(settings, {}, namespaces=False), runs)
         else:
             lab_of = _laboratory(SETTINGS.get(name, {}), LIMITS.get(name, {}), namespaces=name == "libvirt")
             with lab_of as lab:

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from drover.errors import PreconditionFailed
 from drover.logs import Format, Level
@@ -227,7 +227,7 @@ class Settings(BaseSettings):
         read_by=WORKER,
         about="Address on which this host listens for disk and RAM streams: its address in the migration network.",
     )
-    ports: Annotated[PortRange, BeforeValidator(PortRange.read)] = _variable(
+    ports: Annotated[PortRange, NoDecode, BeforeValidator(PortRange.read)] = _variable(
         "PORTS",
         PortRange(49152, 49215),
         read_by=WORKER,

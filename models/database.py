@@ -75,6 +75,9 @@ COMING_UP = (
     *("canceling authentication due to timeout", "server login has been failing"),
 )
 """Texts of a server that will accept a connection later: it starts, recovers or shuts down, or has no free one."""
+NO_KEY_UPDATE = {"key_share": True}
+"""How a host's row is locked. A plain FOR UPDATE would wait for every insertion that refers to the host, and those for
+it: a job names two hosts, which deadlocks."""
 LONGEST_SILENCE_MS = 5000
 """Between two statements of one transaction; ours hold no more than a few rows for a few milliseconds."""
 

@@ -171,7 +171,8 @@ class _Unit(configparser.ConfigParser):
 def _with_operators_help(moves: Moves, drain_id: int) -> bool:
     """The operator states that the dead host is off for each job that asks; returns whether the drain is over."""
     with transaction() as session:
-        asked = session.scalars(select(Job.id).where(Job.state == JobState.NEEDS_OPERATOR)).all()
+        to_the_dead = (Job.state == JobState.NEEDS_OPERATOR, Job.destination == "host-c")  # others are looked at again
+        asked = session.scalars(select(Job.id).where(*to_the_dead)).all()
     for job in asked:
         drover(moves, "job", "resolve", str(job), "--owner", "source", "--fenced", "host-c")
     shown = drover(moves, "drain", "show", str(drain_id))

@@ -29,7 +29,7 @@ from models.job import Disk, Job, JobState, Side, Step, StepState
 from tests import factories, helpers
 from tests.helpers import MIB, Moves, until
 from workers import orphans, processes
-from workers.images import manifest
+from workers.images import manifest, records
 from workers.orphans import discovery
 from workers.orphans.naming import mirror_names
 from workers.processes import Process
@@ -398,6 +398,7 @@ def test_images_left_behind_by_moves_go_when_their_time_is_over(moves: Moves) ->
         path.write_text("an image")
     now = datetime.now(UTC)
     job_id = ended_job(here, JobState.DONE, (left, now - timedelta(hours=1)), (kept, now + timedelta(hours=1)))
+    records.retired(here, job_id).add({str(path): path.stat().st_ino for path in (left, kept)})
     try:
         question = CollectOrphans(unknown_jobs=False)
         for answer, removed in ((orphans.look, False), (orphans.collect, True)):

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, StreamSecurity
 from models.database import transaction
 from models.documents import HostFacts
 from models.host import Host
+from models.job import Job
 from tests import factories
 from workers import host_key
 from workflows import host_keys
@@ -86,3 +88,14 @@ def test_two_hosts_that_protect_their_streams_differently_are_refused() -> None:
     _change("one", facts=HostFacts(streams=StreamSecurity.PLAIN))
     with pytest.raises(PreconditionFailed, match="DROVER_STREAMS is plain on one and encrypted on two"):
         _keys()
+
+
+def test_two_submissions_at_once_do_not_wait_for_each_other(hosts: None) -> None:
+    factories.guest("g1", "one")
+    with transaction() as asking:
+        host_keys.of_both(asking, "one", "two")  # a second submission asks while the first inserts its job
+        with transaction() as inserting:
+            inserting.execute(text("SET LOCAL lock_timeout = '2s'"))
+            inserting.add(Job(guest="g1", source="one", destination="two", error="", steps=[], disks=[]))
+            inserting.flush()
+            inserting.rollback()

@@ -57,8 +57,8 @@ def test_a_controller_without_its_extra_says_what_to_install() -> None:
     done = without_extras("from drover.cli import main; main(['controller'])")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: a controller needs httpx and prometheus_client and standardwebhooks, which this environment lacks: install Drover with its "
-        "extra `controller`, for example `pip install '.[controller]'` in a checkout\n"
+        "error: a controller needs httpx and prometheus_client and standardwebhooks, which this environment lacks: "
+        "install Drover with its extra `controller`, for example `pip install '.[controller]'` in a checkout\n"
     )
 
 

@@ -31,6 +31,14 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LEASE_TTL_S", "0.2", "DROVER_LEASE_TTL_S is '0.2': allowed is 1 to 600 s"),
         ("LEASE_TTL_S", "soon", "DROVER_LEASE_TTL_S is 'soon': allowed is 1 to 600 s"),
         ("HEARTBEAT_S", "nan", "DROVER_HEARTBEAT_S is 'nan': allowed is 0.5 to 60 s"),
+        (
+            "PORTS",
+            "22-23",
+            "DROVER_PORTS is '22-23': FIRST-LAST is wanted, like 49152-49215, of ports from 1024 to 65535",
+        ),
+        ("PORTS", "5000-4000", "DROVER_PORTS is '5000-4000': FIRST-LAST is wanted"),
+        ("STREAMS", "none", "DROVER_STREAMS is 'none': "),
+        ("STREAMS", "certificates", "DROVER_STREAMS is certificates: DROVER_TLS_CERTIFICATE, DROVER_TLS_KEY and"),
         ("CONCURRENCY", "1", "DROVER_CONCURRENCY is '1': allowed is 2 to 1000"),
         ("LEASE_TTL_S", "5", "DROVER_LEASE_MARGIN_S is 3 and DROVER_LEASE_TTL_S is 5: the margin may be at most half"),
         ("ADDRESS", "10.0.0.1:99", "DROVER_ADDRESS is '10.0.0.1:99': an IP address or a host name is wanted"),
@@ -139,3 +147,9 @@ def test_every_variable_is_in_the_page_with_its_unit_default_range_and_reader() 
     assert "| `DROVER_LEASE_TTL_S` | s | 15 | 1 to 600 | worker |" in told
     for variable in module.variables():
         assert told.count(f"\n| `{variable}` |") == 1
+
+
+@pytest.mark.parametrize(("said", "first", "last"), [("49200-49210", 49200, 49210), ("5000", 5000, 5000)])
+def test_ports_are_a_range_or_one(said: str, first: int, last: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DROVER_PORTS", said)
+    assert (module.settings().ports.first, module.settings().ports.last) == (first, last)

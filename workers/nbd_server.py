@@ -20,6 +20,7 @@ from workers.qemu.monitor import MonitorLost
 from workers.qmp_ready import monitor_ready
 from workers.step import Context
 from workers.streams import supervisor as streams
+from workers.streams.parameters import NBD
 
 PROGRAM = "qemu-storage-daemon"
 ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
@@ -76,7 +77,7 @@ async def serves(ctx: Context) -> bool:
 
 def takes_streams(ctx: Context) -> bool:
     """It listens where `workers.streams` connects to it; one that Drover 0.1 started does not."""
-    return ctx.directory.socket(streams.NBD).exists()
+    return ctx.directory.socket(NBD).exists()
 
 
 def refuses(ctx: Context) -> bool:
@@ -96,7 +97,7 @@ async def start(ctx: Context, nonce: str) -> None:
         Fatal: it cannot be started; the text holds the end of its log.
     """
     ctx.only_own_images()
-    path, unix = ctx.directory.nbd_server_qmp, ctx.directory.socket(streams.NBD)
+    path, unix = ctx.directory.nbd_server_qmp, ctx.directory.socket(NBD)
     for left in (path, unix):
         left.unlink(missing_ok=True)
     argv = [
@@ -133,5 +134,5 @@ async def stop(ctx: Context) -> None:
     ctx.guard()
     for process in processes.find(ctx.directory.mark("exporter")):
         await process.end()
-    for left in (ctx.directory.nbd_server_qmp, ctx.directory.socket(streams.NBD)):
+    for left in (ctx.directory.nbd_server_qmp, ctx.directory.socket(NBD)):
         left.unlink(missing_ok=True)

@@ -265,19 +265,20 @@ def children(parent: Process) -> list[Process]:
 
 def having_open(file: Path) -> list[Process]:
     """The processes that have this file open, as far as we may see them."""
-    wanted, found = file.stat(), []
-    for pid in filter(str.isdigit, (entry.name for entry in os.scandir("/proc"))):
-        with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
-            if any(_is_open(descriptor, wanted) for descriptor in list(Path(f"/proc/{pid}/fd").iterdir())):
-                alive = process(int(pid))
-                found += [alive] if alive else []
-    return found
+    wanted = file.stat()
+    pids = (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit())
+    found = (process(pid) for pid in pids if _opens(pid, wanted))
+    return [alive for alive in found if alive is not None]
 
 
 def has_open(process: Process, wanted: os.stat_result) -> bool:
     """Whether this process has that file open, as the kernel says."""
-    with contextlib.suppress(OSError):
-        return any(_is_open(descriptor, wanted) for descriptor in list(Path(f"/proc/{process.pid}/fd").iterdir()))
+    return _opens(process.pid, wanted)
+
+
+def _opens(pid: int, wanted: os.stat_result) -> bool:
+    with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+        return any(_is_open(descriptor, wanted) for descriptor in list(Path(f"/proc/{pid}/fd").iterdir()))
     return False
 
 

@@ -3,7 +3,7 @@
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
-from models.database import transaction
+from models.database import NO_KEY_UPDATE, transaction
 from models.drain import UNDER_WAY, Drain, DrainKind
 from models.host import Host, HostState
 from models.said import say
@@ -47,7 +47,7 @@ def existing(session: Session, name: str) -> Host:
     Raises:
         PreconditionFailed: there is none.
     """
-    host = session.get(Host, name, with_for_update=True)
+    host = session.get(Host, name, with_for_update=NO_KEY_UPDATE)
     if host is None:
         raise PreconditionFailed(f"there is no host {name!r}: see `drover host list`")
     return host

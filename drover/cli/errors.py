@@ -100,6 +100,8 @@ def _database(error: SQLAlchemyError) -> Fault:
         )
     if isinstance(said, postgres.LockNotAvailable):
         return Fault("failed", "another process is changing the schema now, nothing was changed: try again in a moment")
+    if isinstance(said, (postgres.DeadlockDetected, postgres.SerializationFailure)):
+        return Fault("failed", "other commands were in the way of this one, nothing was changed: try again")
     if isinstance(error, (OperationalError, InterfaceError)):
         url = make_url(settings().database_url).render_as_string(hide_password=True)
         return Fault(

@@ -7,8 +7,8 @@ from lab.guest.console import Tick, Transcript
 
 MAX_QUOTED = 5
 
-NO_WRITE = "no acknowledged write to"
-"""What a problem says of a guest that stopped writing, or was killed before its first write there."""
+NO_TICK, NO_WRITE = "no tick", "no acknowledged write to"
+"""What a problem states of a guest that stopped, or was killed before its first tick or write there."""
 
 
 def continuity_problems(transcript: Transcript) -> list[str]:
@@ -51,7 +51,7 @@ def _silent_consoles(transcript: Transcript) -> Iterator[str]:
     """Each host after the first must have seen the guest go on."""
     for console in range(1, transcript.consoles):
         if not any(tick.console == console for tick in transcript.ticks):
-            yield f"console {console + 1} shows no tick: the guest did not go on after it was moved"
+            yield f"console {console + 1} shows {NO_TICK}: the guest did not go on after it was moved"
         heard = {ack.disk for ack in transcript.acks if ack.console == console}
         for disk, geometry in transcript.geometry.items():
             if geometry.rate and disk not in heard:

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from lab import fleet, guests
-from lab.guest.continuity import NO_WRITE
+from lab.guest.continuity import NO_TICK, NO_WRITE
 from lab.guest.spec import DiskSpec, GuestSpec
 from lab.guest.verify import ImageRef, verify
 from models.database import transaction
@@ -261,8 +261,11 @@ class _Trial:
             ]
             consoles = [self.folder(host) / "console.log" for host in (SOURCE, DESTINATION)]
             report = verify(images, [console for console in consoles if console.exists() and console.stat().st_size])
-        # one whose own QEMU was killed may have died there before its first write
-        self.outcome.problems += [problem for problem in report.problems if alive or NO_WRITE not in problem]
+        # one whose own QEMU was killed may have died there before its first tick or write
+        died_early = () if alive else (NO_WRITE, NO_TICK)
+        self.outcome.problems += [
+            problem for problem in report.problems if not any(silence in problem for silence in died_early)
+        ]
 
     def _record_is_true(self, job: Job, home: str) -> None:
         with transaction() as session:

@@ -20,7 +20,7 @@ from models.plan import Plan
 from workers import files, held_plan, incoming_qemu
 from workers.images import retention
 from workers.orphans.naming import MONITOR_TIMEOUT_S, being_moved, made, mirror_names
-from workers.processes import Process, marked
+from workers.processes import Process, having_open, marked
 from workers.qemu import block
 from workers.qemu.monitor import Monitor, MonitorLost, connect
 from workers.step import JobDirectory
@@ -186,8 +186,9 @@ class Image(Find):
                 raise Kept(f"job {other} has an image of that name here")
 
     async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
-        if user := _user(self.path):
-            raise Kept(f"process {user} has it open")
+        with suppress(FileNotFoundError):
+            if users := having_open(self.path):
+                raise Kept(f"process {users[0].pid} has it open")
         recheck()
         if self.directory.manifest.owns(self.path):
             files.unlink(self.path)
@@ -283,17 +284,3 @@ def _unlink_dead_sockets(job: Job | None, directory: JobDirectory, settings: Set
         )
     if elsewhere:
         incoming_qemu.unlink_dead(plan.destination, settings)
-
-
-def _user(path: Path) -> int | None:
-    """A process that has this file open."""
-    try:
-        wanted = path.stat()
-    except FileNotFoundError:
-        return None
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):
-            status = descriptor.stat()
-            if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
-                return int(descriptor.parts[2])
-    return None

@@ -16,6 +16,7 @@ from workers import incoming_qemu, mirrors, nbd_server
 from workers.qemu import block, migration
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
+from workers.streams.parameters import RAM, SWITCHOVER
 from workers.switchover import supervisor
 from workers.switchover.journal import Journal, JournalState
 from workers.switchover.parameters import DestinationParameters, SourceParameters
@@ -58,8 +59,8 @@ class MigrateRamDestination(StepHandler):
             qmp=ctx.destination.qmp,
             images=[image.path for image in exported],
             journal=str(ctx.directory.switch_journal(self.side, attempt)),
-            ram=str(ctx.directory.socket(streams.RAM)),
-            switchover=str(ctx.directory.socket(streams.SWITCHOVER)),
+            ram=str(ctx.directory.socket(RAM)),
+            switchover=str(ctx.directory.socket(SWITCHOVER)),
             nbd_server_qmp=str(ctx.directory.nbd_server_qmp),
             exports=[image.export for image in exported],
             nodes=[node for image in exported for node in image.nodes],
@@ -119,8 +120,8 @@ class MigrateRamSource(StepHandler):
             qmp=ctx.source.qmp,
             images=[disk.source_path for disk in ctx.disks],
             journal=str(ctx.directory.switch_journal(self.side, attempt)),
-            ram=str(ctx.directory.socket(streams.RAM)),
-            switchover=str(ctx.directory.socket(streams.SWITCHOVER)),
+            ram=str(ctx.directory.socket(RAM)),
+            switchover=str(ctx.directory.socket(SWITCHOVER)),
             mirrors=mirrors.names(ctx),
             nodes=mirrors.names(ctx),
             live=ctx.destination.ram == "live",

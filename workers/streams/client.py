@@ -11,14 +11,14 @@ import time
 
 from drover.errors import DroverError
 from workers.streams import credentials, handshake
-from workers.streams.parameters import ClientParameters
+from workers.streams.parameters import NBD, ClientParameters
 from workers.streams.relay import relay
 
 log = logging.getLogger(__name__)
 
 CONNECT_S = 3.0
 """A guest's QEMU waits for so long at most, and with it the guest's disks."""
-SILENT = frozenset({"nbd"})
+SILENT = frozenset({NBD})
 """Streams whose local end is a QEMU: it is told nothing but what the far end says."""
 
 
@@ -82,7 +82,7 @@ class Client:
         except (OSError, DroverError) as error:
             log.info("the stream %s ended: %s", stream, error)
         finally:
-            handshake.hang_up(*[connection for connection in (near, far) if connection is not None])
+            handshake.hang_up(near, far)
 
     def _check(self, near: socket.socket) -> None:
         """Only the guest's QEMU and processes of our own user get to the guest's disks over there."""

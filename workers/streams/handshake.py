@@ -20,7 +20,7 @@ class Refused(DroverError):
     """The other end does not prove itself, or does not let us in."""
 
 
-def within(connection: socket.socket, deadline: float, act: Callable[[], Answer]) -> Answer:
+def within(connection: socket.socket, deadline: float, act: Callable[[], Answer], event: int = 0) -> Answer:
     """Do something with a connection that does not block, again once it is ready for it.
 
     Raises:
@@ -34,7 +34,7 @@ def within(connection: socket.socket, deadline: float, act: Callable[[], Answer]
         except ssl.SSLWantWriteError:
             event = select.POLLOUT
         except BlockingIOError:
-            event = select.POLLIN | select.POLLOUT
+            pass  # without TLS what is waited for is what was tried
         _ready(connection, event, deadline)
 
 
@@ -76,7 +76,7 @@ def _names(connection: ssl.SSLSocket) -> set[str]:
 
 
 def read_line(connection: socket.socket, deadline: float) -> bytes:
-    """A line without its end. The other end sends nothing after it before it is answered.
+    """A line without its end, and nothing of what may follow it.
 
     Raises:
         OSError: it does not come in time.
@@ -84,7 +84,7 @@ def read_line(connection: socket.socket, deadline: float) -> bytes:
     """
     said = b""
     while not said.endswith(b"\n"):
-        part = within(connection, deadline, lambda: connection.recv(LONGEST_LINE - len(said)))  # noqa: B023
+        part = within(connection, deadline, lambda: connection.recv(1), select.POLLIN)
         said += part
         if not part or len(said) >= LONGEST_LINE:
             raise Refused("it hung up" if not part else "it says too much")
@@ -94,12 +94,12 @@ def read_line(connection: socket.socket, deadline: float) -> bytes:
 def write(connection: socket.socket, line: bytes, deadline: float) -> None:
     """Send a line."""
     while line:
-        line = line[within(connection, deadline, lambda: connection.send(line)) :]  # noqa: B023
+        line = line[within(connection, deadline, lambda: connection.send(line), select.POLLOUT) :]  # noqa: B023
 
 
-def hang_up(*connections: socket.socket) -> None:
-    """Close them; the other ends see it at once."""
-    for connection in connections:
+def hang_up(*connections: socket.socket | None) -> None:
+    """Close those that are there; the other ends see it at once."""
+    for connection in filter(None, connections):
         interrupt(connection)
         connection.close()
 

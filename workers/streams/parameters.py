@@ -8,6 +8,9 @@ from typing import Any, Self
 from workers.images.manifest import write_durably
 from workers.streams.credentials import Credentials
 
+NBD, RAM, SWITCHOVER = "nbd", "ram", "switchover"
+STREAMS = (NBD, RAM, SWITCHOVER)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:

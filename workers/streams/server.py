@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 PROVE_S = 3.0
 """The right peer needs milliseconds, on a busy host some tenths of a second."""
-PROVING_AT_ONCE = 32
+PROVING_AT_ONCE = 256
 FULL_S = 0.01
 
 
@@ -69,7 +69,7 @@ class Server:
             log.debug("a connection ended: %s", error)
         finally:
             self._is_no_stranger(number)
-            handshake.hang_up(*[connection for connection in (near, far) if connection is not None])
+            handshake.hang_up(near, far)
 
     def _is_no_stranger(self, number: int) -> None:
         with self.lock:

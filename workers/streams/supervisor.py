@@ -13,18 +13,15 @@ from models.job import Side
 from workers import files, host_key, known_hosts, processes
 from workers.processes import Process
 from workers.step import Context
-from workers.streams import client, credentials
+from workers.streams import client, credentials, local
 from workers.streams.credentials import Credentials
 from workers.streams.handshake import Refused, hang_up
-from workers.streams.parameters import ClientParameters, ServerParameters
+from workers.streams.parameters import NBD, RAM, STREAMS, SWITCHOVER, ClientParameters, ServerParameters
 
 log = logging.getLogger(__name__)
 
 ROLE = "streams"
 """The name under which the process of either end is found again."""
-NBD, RAM, SWITCHOVER = "nbd", "ram", "switchover"
-STREAMS = (NBD, RAM, SWITCHOVER)
-BACKLOG = 128
 
 
 def running(ctx: Context) -> Process | None:
@@ -97,7 +94,7 @@ def bind(ours: Settings, wanted: int | None = None) -> socket.socket:
     span = range(ours.ports.first, ours.ports.last + 1)
     for port in [*([wanted] if wanted in span else []), *span]:
         try:
-            return socket.create_server((ours.address, port), family=family, backlog=BACKLOG)
+            return socket.create_server((ours.address, port), family=family, backlog=local.BACKLOG)
         except OSError as error:
             log.debug("port %s is not free: %s", port, error)
     raise Transient(f"none of the ports {ours.ports} of {ours.host} is free: give it more with DROVER_PORTS")
@@ -113,7 +110,8 @@ async def connect(ctx: Context) -> None:
     if connected(ctx):
         return
     await stop(ctx)
-    listening = {stream: _listen(ctx.directory.socket(stream)) for stream in (RAM, SWITCHOVER)}
+    files.private_folder(ctx.directory.path)
+    listening = {stream: local.listen(ctx.directory.socket(stream)) for stream in (RAM, SWITCHOVER)}
     listening[NBD] = _listen_for_guest(ctx.directory.guest_socket)
     try:
         numbers = {stream: unix.fileno() for stream, unix in listening.items()}
@@ -210,19 +208,8 @@ def _listen_for_guest(path: Path) -> socket.socket:
     """A socket that any user may connect to; the process looks who it is that does."""
     path.parent.mkdir(exist_ok=True)
     path.parent.chmod(0o711)
-    unix = _listen(path)
+    unix = local.listen(path)
     path.chmod(0o666)
-    return unix
-
-
-def _listen(path: Path) -> socket.socket:
-    """A Unix socket of our own user's."""
-    files.private_folder(path.parent)
-    path.unlink(missing_ok=True)
-    unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    unix.bind(str(path))
-    path.chmod(0o600)
-    unix.listen(BACKLOG)
     return unix
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from drover.errors import DroverError
-from workers.streams import handshake
+from workers.streams import handshake, local
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -99,11 +99,7 @@ class Channel:
 
 def listen(path: str) -> socket.socket:
     """Wait at this Unix socket for whom `workers.streams` lets in: a peer that has proven itself."""
-    Path(path).unlink(missing_ok=True)
-    unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    unix.bind(path)
-    Path(path).chmod(0o600)
-    unix.listen()
+    unix = local.listen(Path(path))
     unix.setblocking(False)
     return unix
 
@@ -137,7 +133,7 @@ async def call(path: str) -> socket.socket:
             answer = await loop.sock_recv(unix, handshake.LONGEST_LINE)
     except (OSError, TimeoutError) as error:
         unix.close()
-        raise PeerLost(f"the destination's {Path(path).stem} cannot be reached: {error or 'no answer'}") from error
+        raise PeerLost(f"the destination's {Path(path).stem} cannot be reached: {str(error) or 'no answer'}") from error
     if answer != handshake.ACCEPTED:
         unix.close()
         said = answer.decode(errors="replace").strip() or "the process that carries the streams ended"

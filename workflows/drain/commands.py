@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
 from models import refusal
-from models.database import transaction
+from models.database import NO_KEY_UPDATE, transaction
 from models.documents import AllowedHosts, MigrationOptions, Recurrence
 from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.host import Host, HostState
@@ -239,7 +239,7 @@ def resume(drain_id: int) -> Drain:
 
 def begin(session: Session, drain: Drain) -> None:
     """Let it run: a host that is emptied takes no guest, one that is filled again does."""
-    host = session.get_one(Host, drain.host, with_for_update=True)
+    host = session.get_one(Host, drain.host, with_for_update=NO_KEY_UPDATE)
     if drain.kind is DrainKind.RETURN:
         host.state = HostState.ACTIVE
     elif host.state is HostState.ACTIVE:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from drover.broker.app import CONTROL_QUEUE, app
 from drover.settings import Settings
 from models.base import now
-from models.database import transaction
+from models.database import NO_KEY_UPDATE, transaction
 from models.documents import Recurrence
 from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
@@ -109,7 +109,7 @@ def _end_if_over(session: Session, drain: Drain) -> None:
             f"{row.guest}: {row.reason}" for row in left
         )
     elif drain.kind is DrainKind.DRAIN and drain.state is DrainState.RUNNING:
-        session.get_one(Host, drain.host, with_for_update=True).state = HostState.MAINTENANCE
+        session.get_one(Host, drain.host, with_for_update=NO_KEY_UPDATE).state = HostState.MAINTENANCE
     if drain.state is DrainState.CANCELLING:
         drain.move(session, DrainState.CANCELLED)
         return

@@ -80,6 +80,17 @@ class RamProgress(Versioned):
     """Over all of the RAM."""
 
 
+class Pace(Versioned):
+    """How fast a job's disks are copied now. The worker of its source writes it; rates in bytes per second."""
+
+    copied_per_s: float = 0.0
+    """Over the last seconds."""
+    written_per_s: float = 0.0
+    """What the guest wrote anew where it had been copied before, likewise: it has to be copied again."""
+    limit_per_s: int = 0
+    """What all its mirrors may take together now; 0: no limit."""
+
+
 class Window(Versioned):
     """The hours of every day in which a move may be under way; a window may go over midnight.
 

@@ -17,7 +17,7 @@ from drover import logs
 from models import transitions
 from models.base import Base, Document, by_value, now
 from models.contracts import Typed, nothing
-from models.documents import Downtime, MigrationOptions, NbdServer, RamProgress, Switchover, Window
+from models.documents import Downtime, MigrationOptions, NbdServer, Pace, RamProgress, Switchover, Window
 from models.plan import Plan
 from models.said import say
 from models.transitions import CLAIMED as CLAIMED
@@ -93,6 +93,10 @@ class Job(Base):
     downtime: Mapped[Downtime | None] = mapped_column(Typed(Downtime))
     """Of the switchover that succeeded."""
     ram: Mapped[RamProgress | None] = mapped_column(Typed(RamProgress))
+    pace: Mapped[Pace | None] = mapped_column(Typed(Pace))
+    """Of its disks; None before the copy."""
+    silent: Mapped[str | None] = mapped_column(Text)
+    """Which of its hosts are silent, as its story says by now, see `drover.controller.outages`."""
     kept_by_source: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     """The source owns the guest although it was handed over: the destination is dead, as proven or stated."""
     fenced: Mapped[str | None] = mapped_column(String(64))
@@ -258,12 +262,35 @@ class Disk(Base):
     bytes_total: Mapped[int] = mapped_column(BigInteger)
     """Of the mirror: its length, which grows as the guest writes; at first the virtual size."""
     bytes_copied: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Since the copy began, what the guest wrote meanwhile included: it may exceed the size of the disk."""
+    bytes_first: Mapped[int | None] = mapped_column(BigInteger)
+    """How long the mirror was when this copy of the disk began; None before it, or of a job of Drover 0.1."""
     ready_at: Mapped[datetime | None]
     retired_path: Mapped[str | None] = mapped_column(Text)
     """Where the source's image was set aside after the move."""
     retired_until: Mapped[datetime | None]
 
     job: Mapped[Job] = relationship(back_populates="disks")
+
+    @property
+    def bytes_left(self) -> int:
+        """What is not equal on both sides now. No I/O."""
+        return max(self.bytes_total - self.bytes_copied, 0)
+
+    @property
+    def bytes_rewritten(self) -> int:
+        """What the guest wrote anew where it had been copied before. No I/O."""
+        return max(self.bytes_total - (self.bytes_first or self.bytes_total), 0)
+
+    @property
+    def bytes_done(self) -> int:
+        """What is equal on both sides now, of `bytes_size`. No I/O."""
+        return max(self.bytes_size - self.bytes_left, 0)
+
+    @property
+    def bytes_size(self) -> int:
+        """What there is to copy, each byte counted once. No I/O."""
+        return self.bytes_total - self.bytes_rewritten
 
 
 class Event(Base):

@@ -58,7 +58,7 @@ def test_no_more_moves_arrive_at_a_host_than_may() -> None:
     jobs = queued(2, on="one") + queued(2, on="three")
     admit(max_incoming=1)
     assert running(jobs) == 1
-    assert "1 moves go to two already" in (load(jobs[3]).wait_reason or "")
+    assert "1 move goes to two already" in (load(jobs[3]).wait_reason or "")
 
 
 def test_no_more_moves_are_under_way_than_may() -> None:
@@ -247,7 +247,7 @@ def test_no_more_moves_of_a_host_are_held_than_its_worker_can_bear() -> None:
     free = queued(1, to="three")
     admit(max_held=2)
     assert running(held) == 2
-    assert load(held[2]).wait_reason == "2 moves of one are held in sync already, 2 may be at a time"
+    assert load(held[2]).wait_reason == "2 moves are held in sync on one already, 2 may be at a time"
     assert running(free) == 1
 
 

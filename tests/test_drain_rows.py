@@ -139,7 +139,7 @@ def test_a_guest_that_no_host_takes_is_left_running_and_the_others_go_on() -> No
     advance(number)
     assert states(number)["huge"] == "skipped"
     assert shown(number).state is DrainState.INCOMPLETE
-    assert "1 of 4 guests are left: huge: no host takes it" in str(shown(number).error)
+    assert "1 guest is left, of 4: huge: no host takes it" in str(shown(number).error)
     assert state_of("one") is HostState.CORDONED
 
 

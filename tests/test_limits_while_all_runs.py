@@ -33,7 +33,7 @@ def test_a_running_controller_admits_a_job_at_once_when_its_limit_is_raised(move
     fleet_set("max-outgoing=1")
     first, second = (moves.submit(moves.boot(), "host-b", bandwidth_bytes_per_s=MIB) for _ in range(2))
     until("the first begins", lambda: moves.job(first.id).state is JobState.RUNNING)
-    until("the second is told why it waits", lambda: "1 moves leave host-a" in (moves.job(second.id).wait_reason or ""))
+    until("the second is told why it waits", lambda: "1 move leaves host-a" in (moves.job(second.id).wait_reason or ""))
     fleet_set("max-outgoing=2")
     until("the second begins", lambda: moves.job(second.id).state is JobState.RUNNING, OBEYED_S)
     for job in (first, second):

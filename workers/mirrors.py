@@ -99,6 +99,8 @@ class Bandwidth:
     def __init__(self, ctx: Context, monitor: Monitor) -> None:
         self.ctx, self.monitor = ctx, monitor
         self.given: dict[str, int] = {}
+        self.limit_per_s = 0
+        """What they may take together now, in bytes per second; 0: no limit."""
         self.near_since: dict[str, float] = {}
 
     async def share(self, states: Mapping[str, Mirror]) -> None:
@@ -107,6 +109,8 @@ class Bandwidth:
         """
         each = await asyncio.to_thread(share, self.ctx)
         due = {mine: self._rate(mine, mirror, each) for mine, mirror in states.items() if not mirror.concluded}
+        copying = [rate for mine, rate in due.items() if not states[mine].ready]
+        self.limit_per_s = sum(copying) if all(copying) else 0
         changed = {mine: rate for mine, rate in due.items() if self.given.get(mine) != rate}
         await block.set_speeds(self.monitor, changed)
         self.given |= changed
@@ -140,6 +144,8 @@ def record(ctx: Context, states: Mapping[str, Mirror]) -> None:
         mirror = states.get(name(ctx.job.id, disk.index))
         if mirror is None:
             continue
+        if mirror.total_bytes and (disk.bytes_first is None or mirror.copied_bytes < disk.bytes_copied):
+            disk.bytes_first = mirror.total_bytes  # a copy begins, or begins anew
         if disk.bytes_copied != mirror.copied_bytes:
             disk.bytes_copied, ctx.job.progress_at = mirror.copied_bytes, ctx.claim.now()
         disk.bytes_total = max(mirror.total_bytes, mirror.copied_bytes) or disk.bytes_total

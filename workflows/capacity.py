@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Select, exists, func, literal, not_, or_, 
 from sqlalchemy.orm import Session
 
 from drover.settings import Settings
+from drover.words import count
 from models import fleet
 from models.drain import UNDER_WAY, Drain, DrainGuest, GuestState
 from models.fleet import FleetLimits, Limits
@@ -91,12 +92,16 @@ class Slots:
     def lacking(self, source: str, destination: str) -> str | None:
         """Which limit is reached, as a sentence; None if another move may begin."""
         leaving, arriving = self.outgoing.get(source, 0), self.incoming.get(destination, 0)
-        if leaving >= self.limits.max_outgoing:
-            return f"{leaving} moves leave {source} already, {self.limits.max_outgoing} may at a time"
-        if arriving >= self.limits.max_incoming:
-            return f"{arriving} moves go to {destination} already, {self.limits.max_incoming} may at a time"
-        if self.overall >= self.limits.max_moves:
-            return f"{self.overall} moves are under way already, {self.limits.max_moves} may be at a time"
+        limits = self.limits
+        if leaving >= limits.max_outgoing:
+            already = count(leaving, "move leaves", "moves leave")
+            return f"{already} {source} already, {limits.max_outgoing} may at a time"
+        if arriving >= limits.max_incoming:
+            already = count(arriving, "move goes", "moves go")
+            return f"{already} to {destination} already, {limits.max_incoming} may at a time"
+        if self.overall >= limits.max_moves:
+            already = count(self.overall, "move is", "moves are")
+            return f"{already} under way already, {limits.max_moves} may be at a time"
         return None
 
     def reserve(self, source: str, destination: str) -> None:

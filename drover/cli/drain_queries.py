@@ -5,13 +5,16 @@ from datetime import datetime
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import selectinload
+from sqlalchemy.orm.attributes import set_committed_value
 
-from drover.cli.queries import PUBLIC, elapsed_s
+from drover.cli.queries import completed, elapsed_s, with_scene
+from drover.controller import leader_election
 from drover.errors import PreconditionFailed
 from models import fleet, refusal
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.job import Job, JobState
+from workflows import standing
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,13 @@ class Row:
 
     @property
     def bytes_total(self) -> int:
-        """Of all disks; 0 before there is a job."""
-        return sum(disk.bytes_total for disk in self.job.disks) if self.job else 0
+        """Of all disks, each byte counted once; 0 before there is a job."""
+        return sum(disk.bytes_size for disk in self.job.disks) if self.job else 0
 
     @property
     def bytes_copied(self) -> int:
-        """Of those."""
-        return sum(disk.bytes_copied for disk in self.job.disks) if self.job else 0
+        """Of those, what is equal on both sides."""
+        return sum(disk.bytes_done for disk in self.job.disks) if self.job else 0
 
     @property
     def eta_s(self) -> float | None:
@@ -38,6 +41,13 @@ class Row:
             return None
         moving = self.guest.state is GuestState.MOVING and self.bytes_total
         return self.guest.estimate_s * (1 - min(self.bytes_copied / self.bytes_total, 1) if moving else 1)
+
+    @property
+    def reason(self) -> str | None:
+        """Why it waits, is left, or its move does not go on."""
+        if self.guest.state is GuestState.MOVING and self.job is not None and not self.job.state.settled:
+            return self.job.wait_reason
+        return self.guest.reason
 
     @property
     def needs_operator(self) -> bool:
@@ -118,9 +128,12 @@ def _read(query: Select[Drain, datetime]) -> list[DrainShot]:
     with transaction() as session:
         drains = session.execute(query.options(selectinload(Drain.guests))).all()
         numbers = [guest.job_id for drain, _ in drains for guest in drain.guests if guest.job_id]
-        wanted = select(Job).where(Job.id.in_(numbers)).options(*PUBLIC, selectinload(Job.disks))
-        jobs = {job.id: job for job in session.scalars(wanted)}
+        wanted = with_scene().options(selectinload(Job.disks), selectinload(Job.steps)).where(Job.id.in_(numbers))
+        jobs = {job.id: job for job in map(completed, session.execute(wanted))}
         max_outgoing = fleet.limits(session).max_outgoing
+        controlled = leader_election.anybody_acts(session)
+        for drain, _ in drains:
+            set_committed_value(drain, "wait_reason", standing.of_drain(drain, jobs, controlled=controlled))
     return [
         DrainShot(drain, [Row(guest, jobs.get(guest.job_id or 0)) for guest in drain.guests], at, max_outgoing)
         for drain, at in drains

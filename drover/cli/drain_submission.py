@@ -6,8 +6,10 @@ import typer
 
 from drover.cli import drain_queries, output
 from drover.cli.drain_view import drain_document, exit_code, forecast_document, headline
+from drover.cli.exit_codes import ExitCode
 from drover.cli.migration_submission import how_fast
 from drover.cli.watching import note_without_controller, watch_drain
+from drover.words import count
 from models.drain import DrainKind
 from workflows.drain import commands
 from workflows.drain.commands import DrainRequest
@@ -65,7 +67,7 @@ def plan_and_submit(
     earlier, forecast = commands.submitted_or_forecast(request, key)
     if dry_run and forecast is not None:
         output.emit(forecast_document(forecast)) if as_json else _print_forecast(forecast)
-        return
+        raise typer.Exit(ExitCode.ROLLED_BACK if forecast.plan.left else ExitCode.DONE)
     if forecast is not None and not as_json:
         _print_forecast(forecast)
     drain = earlier or commands.submit(request, forecast=forecast, idempotency_key=key)
@@ -96,7 +98,12 @@ def _print_forecast(forecast: Forecast) -> None:
             for move in forecast.plan.placements
         ],
     )
-    basis = f"by the last {speed.moves} moves" if speed.moves else "assuming 100 MB/s, because nothing was moved yet"
-    output.say(f"{len(forecast.plan.placements)} guests move in about {output.span(forecast.total_s)}, {basis}")
+    moves = len(forecast.plan.placements)
+    basis = (
+        f"by the last {count(speed.moves, 'move')}"
+        if speed.moves
+        else "assuming 100 MB/s, because nothing was moved yet"
+    )
+    output.say(f"{count(moves, 'guest moves', 'guests move')} in about {output.span(forecast.total_s)}, {basis}")
     for guest, why in sorted(forecast.plan.left.items()):
         output.say(f"{guest} stays where it is and runs on: {why}")

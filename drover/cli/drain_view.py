@@ -7,12 +7,14 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from drover import words
 from drover.cli import drain_queries, output
 from drover.cli.drain_queries import DrainShot, Row
 from drover.cli.exit_codes import ExitCode
 from drover.cli.output import size, span
 from drover.cli.queries import delivery
 from drover.cli.serializers import delivery_document, iso, public, timing_document
+from drover.words import count
 from models.base import Document
 from models.drain import DrainKind, DrainState, GuestState
 from workflows.drain.planner import Forecast
@@ -74,7 +76,7 @@ def drain_summary(shot: DrainShot) -> Document:
         "skipped": shot.count(GuestState.SKIPPED),
         "eta_s": None if shot.eta_s is None else round(shot.eta_s, 1),
         "total_s": None if shot.total_s is None else round(shot.total_s, 3),
-        "wait_reason": drain.wait_reason,
+        "wait_reason": public(drain.wait_reason),
         "error": public(drain.error),
         "created_at": iso(drain.created_at),
         "started_at": iso(drain.started_at),
@@ -94,7 +96,7 @@ def _guest_document(row: Row) -> Document:
         "bytes_total": row.bytes_total,
         "bytes_copied": row.bytes_copied,
         "eta_s": None if row.eta_s is None else round(row.eta_s, 1),
-        "reason": public(row.guest.reason),
+        "reason": public(row.reason),
         "refused_by": {host: public(why) for host, why in row.guest.refused_by.items()},
     }
 
@@ -104,30 +106,32 @@ def cells(row: Row) -> tuple[object, ...]:
     guest = row.guest
     copied = f"{size(row.bytes_copied)} of {size(row.bytes_total)}" if row.job else None
     left = span(row.eta_s) if row.eta_s is not None else None
-    return guest.guest, guest.state, guest.source, guest.destination, guest.job_id, copied, left, public(guest.reason)
+    return guest.guest, guest.state, guest.source, guest.destination, guest.job_id, copied, left, public(row.reason)
 
 
 def headline(shot: DrainShot) -> str:
     """The drain's host, state and number of moved guests."""
+    why = public(shot.drain.wait_reason)
+    return _standing(shot) + (f"; {why}" if why else "")
+
+
+def _standing(shot: DrainShot) -> str:
     drain = shot.drain
     what = "empties" if drain.kind is DrainKind.DRAIN else "brings guests home to"
-    told = (
+    return (
         f"drain {drain.id} {what} {drain.host}: {drain.state}, {shot.count(GuestState.MOVED)} of {len(shot.rows)} moved"
     )
-    return told + (f"; {drain.wait_reason}" if drain.wait_reason else "")
 
 
 def verdict(shot: DrainShot) -> str:
     """One line on how the drain ended."""
-    drain = shot.drain
+    drain, guests, took = shot.drain, count(len(shot.rows), "guest"), span(shot.total_s) or "0 s"
     if drain.state is DrainState.DONE and drain.kind is DrainKind.DRAIN:
-        return (
-            f"done: {drain.host} is empty and in maintenance; {len(shot.rows)} guests in {span(shot.total_s) or '0 s'}"
-        )
+        return f"done: {drain.host} is empty and in maintenance; {guests} in {took}"
     if drain.state is DrainState.DONE:
-        return f"done: {len(shot.rows)} guests are home on {drain.host}, in {span(shot.total_s) or '0 s'}"
+        return f"done: {count(len(shot.rows), 'guest is', 'guests are')} home on {drain.host}, in {took}"
     if drain.state is DrainState.CANCELLED:
-        return f"cancelled: {shot.count(GuestState.MOVED)} of {len(shot.rows)} guests had moved"
+        return f"cancelled: {shot.count(GuestState.MOVED)} of {guests} had moved"
     return f"incomplete: {public(drain.error)}. `drover drain resume {drain.id}` tries those again"
 
 
@@ -172,7 +176,7 @@ class DrainLines:
     """Writes a line for each change of the drain or of one of its guests, at most one a second."""
 
     def __init__(self) -> None:
-        self._said: dict[str, str] = {}
+        self._said: dict[str, tuple[str, str]] = {}
         self._next_at = 0.0
 
     def __enter__(self) -> "DrainLines":
@@ -185,17 +189,22 @@ class DrainLines:
         """Write what changed; the end is always written."""
         if time.monotonic() < self._next_at and not shot.ended:
             return
-        facts = {"": headline(shot)} | {row.guest.guest: _sentence(row) for row in shot.rows}
-        news = [text for key, text in facts.items() if self._said.get(key) != text]
+        facts = {"": (_standing(shot), words.gist(shot.drain.wait_reason))}
+        facts |= {row.guest.guest: (_whereabouts(row), words.gist(row.reason)) for row in shot.rows}
+        told = {"": headline(shot)} | {row.guest.guest: _sentence(row) for row in shot.rows}
+        news = [text for key, text in told.items() if self._said.get(key) != facts[key]]
         if news:
             output.note("; ".join(news))
             self._said, self._next_at = facts, time.monotonic() + INTERVAL_S
 
 
-def _sentence(row: Row) -> str:
+def _whereabouts(row: Row) -> str:
     guest = row.guest
-    told = f"{guest.guest} {guest.state}" + (f" to {guest.destination}" if guest.destination else "")
-    return told + (f" ({public(guest.reason)})" if guest.reason else "")
+    return f"{guest.guest} {guest.state}" + (f" to {guest.destination}" if guest.destination else "")
+
+
+def _sentence(row: Row) -> str:
+    return _whereabouts(row) + (f" ({public(row.reason)})" if row.reason else "")
 
 
 def listed(shots: Iterable[DrainShot], everything: bool, *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ class ExitCode(IntEnum):
     DONE = 0
     FAILED = 1  # unexpectedly: a service cannot be reached, or a bug of ours
     REFUSED = 2  # bad input or usage; nothing was changed
-    ROLLED_BACK = 3  # the job was rolled back: the guest stays at the source; or a drain has left some
+    ROLLED_BACK = 3  # the job was rolled back: the guest stays at the source; or a drain has left some, or would
     NEEDS_OPERATOR = 4
     STOPPED_WATCHING = 5  # the job goes on
 
@@ -22,7 +22,7 @@ TABLE = (
     "0 done",
     "1 failed unexpectedly (a service cannot be reached)",
     "2 refused or bad input, nothing was changed",
-    "3 the job was rolled back, the guest stays at the source; a drain has left guests",
+    "3 the job was rolled back, the guest stays at the source; a drain has left guests, or would by its dry run",
     "4 the job needs an operator",
     "5 stopped watching, the job goes on",
     "130 interrupted before there was anything to watch",

@@ -27,7 +27,7 @@ def _cells(row: Document) -> tuple[object, ...]:
     pause = row["downtime_ms"]
     return (
         *(row[name] for name in ("id", "guest", "source", "destination", "state", "step")),
-        f"{output.size(row['bytes_copied'])} of {output.size(row['bytes_total'])}",
+        f"{output.size(row['bytes_done'])} of {output.size(row['bytes_size'])}",
         None if pause is None else f"{pause:.0f} ms",
         output.span(row["total_s"]),
         row["wait_reason"],
@@ -48,7 +48,7 @@ def _print(shot: Snapshot) -> None:
     if job.error:
         output.say(f"  {serializers.public(job.error)}")
     if job.wait_reason:
-        output.say(f"  it waits: {job.wait_reason}")
+        output.say(f"  it waits: {serializers.public(job.wait_reason)}")
     for event in queries.events(job.id, "warning"):
         output.note(f"warning: {serializers.public(event.sentence)}")
     output.say(
@@ -62,12 +62,14 @@ def _print(shot: Snapshot) -> None:
         [(step.name, step.host, step.state, output.span(_took(shot, step)), remark(step)) for step in job.steps],
     )
     output.table(
-        ("DISK", "FORMAT", "COPIED", "DESTINATION"),
+        ("DISK", "FORMAT", "COPIED", "LEFT", "WRITTEN ANEW", "DESTINATION"),
         [
             (
                 disk.index,
                 disk.format,
-                f"{output.size(disk.bytes_copied)} of {output.size(disk.bytes_total)}",
+                f"{output.size(disk.bytes_done)} of {output.size(disk.bytes_size)}",
+                output.size(disk.bytes_left),
+                output.size(disk.bytes_rewritten),
                 disk.destination_path,
             )
             for disk in job.disks
@@ -110,11 +112,12 @@ def explain(job_id: int, *, as_json: bool) -> None:
     job = queries.snapshot(job_id).job
     story = [serializers.event_document(event) for event in queries.events(job_id)]
     if as_json:
-        names = ("id", "guest", "source", "destination", "state", "wait_reason")
-        output.emit({**{name: getattr(job, name) for name in names}, "events": story})
+        names = ("id", "guest", "source", "destination", "state")
+        told = {name: getattr(job, name) for name in names}
+        output.emit({**told, "wait_reason": serializers.public(job.wait_reason), "events": story})
         return
     output.say(f"{headline(job)}: {job.state}")
     for event in story:
         output.say(f"{event['at']}  {event['sentence']}  ({event['by']})")
     if job.wait_reason:
-        output.say(f"it waits: {job.wait_reason}")
+        output.say(f"it waits: {serializers.public(job.wait_reason)}")

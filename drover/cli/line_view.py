@@ -4,6 +4,7 @@ import sys
 import time
 from typing import TextIO
 
+from drover import words
 from drover.cli.live_view import headline, pace, remark, standing
 from drover.cli.output import size, span
 from drover.cli.progress import Bar, Progress
@@ -36,25 +37,28 @@ class PlainLines:
         if time.monotonic() < self._next_at and not shot.job.state.settled:
             return
         facts = _facts(shot, bars)
-        news = [text + details for key, (text, details) in facts.items() if self._said.get(key) != text]
+        news = [shown for key, (trigger, shown) in facts.items() if self._said.get(key) != trigger]
         if not news:
             return
         print(escaped("; ".join(news)), file=self._file, flush=True)
-        self._said = {key: text for key, (text, _) in facts.items()}
+        self._said = {key: trigger for key, (trigger, _) in facts.items()}
         self._next_at = time.monotonic() + INTERVAL_S
 
 
 def _facts(shot: Snapshot, bars: list[Bar]) -> dict[str, tuple[str, str]]:
-    """The facts to print, in order: {subject: (text that causes a line when it changes, further text)}."""
-    facts = {"job": (f"{headline(shot.job)}: {standing(shot.job)}", "")}
+    """The facts to print, in order: {subject: (what causes a line when it changes, the line's text)}."""
+    job = f"{headline(shot.job)}: {standing(shot.job)}"
+    facts = {"job": (f"{shot.job.state} {words.gist(shot.job.wait_reason)}", job)}
     for step in shot.job.steps:
         if step.state not in {StepState.PENDING, StepState.TO_ROLL_BACK} or step.error:
-            facts[f"step {step.seq}"] = (_step(step), "")
+            facts[f"step {step.seq}"] = (_step(step), _step(step))
     for bar in bars:
         if bar.complete:
-            facts[bar.label] = (f"{bar.label}: {size(bar.total_bytes)} copied", "")
+            text = f"{bar.label}: {size(bar.total_bytes)} copied"
+            facts[bar.label] = (text, text)
         elif bar.done_bytes:
-            facts[bar.label] = (f"{bar.label}: {bar.percent} % of {size(bar.total_bytes)}", f" ({pace(bar)})")
+            text = f"{bar.label}: {bar.percent} % of {size(bar.total_bytes)}"
+            facts[bar.label] = (text, f"{text} ({pace(bar)})")
     return facts
 
 

@@ -54,7 +54,7 @@ def headline(job: Job) -> str:
 
 def standing(job: Job) -> str:
     """Its state, and why it waits."""
-    return f"{job.state}, {job.wait_reason}" if job.wait_reason else str(job.state)
+    return f"{job.state}, {public(job.wait_reason)}" if job.wait_reason else str(job.state)
 
 
 def _title(shot: Snapshot) -> Text:

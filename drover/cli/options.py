@@ -31,15 +31,21 @@ Timeout = Annotated[
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Show progress until the end; the exit code is the result.")]
 
-RATE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[kmgt]i?)?b?(/s)?", re.IGNORECASE)
+RATE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[kmgt]i?)?(?P<bytes>b)?(/s)?", re.IGNORECASE)
 
 
 def rate(text: str) -> int:
-    """Bytes per second from `100M/s`: K, M, G and T are powers of 1000, Ki, Mi, Gi and Ti of 1024."""
+    """Bytes per second from `100M/s`: K, M, G and T are powers of 1000, Ki, Mi, Gi and Ti of 1024.
+
+    One without a unit is refused, but for 0: 100 for 100M/s would be a move that takes for ever.
+    """
     found = RATE.fullmatch(text.strip())
     if found is None:
         raise typer.BadParameter(f"{text!r} is not a rate: write for example 100M/s, 1G/s or 64Mi/s")
     unit = (found["unit"] or "").lower()
+    if not unit and not found["bytes"] and float(found["number"]):
+        number = found["number"]
+        raise typer.BadParameter(f"{number} bytes/s? write {number}B/s, or {number}M/s for megabytes")
     base = 1024 if unit.endswith("i") else 1000
     exponent = " kmgt".index(unit[0]) if unit else 0
     return int(float(found["number"]) * base**exponent)

@@ -3,6 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 
+from drover import words
 from drover.cli.queries import Snapshot
 from models.documents import RamProgress
 from models.job import Disk, Job, JobState
@@ -75,12 +76,17 @@ class Progress:
         meter = self._meters.setdefault(disk.index, Meter())
         return Bar(
             label=f"disk {disk.index}",
-            done_bytes=disk.bytes_copied,
-            total_bytes=disk.bytes_total,
+            done_bytes=disk.bytes_done,
+            total_bytes=disk.bytes_size,
             bytes_per_s=meter.rate(now, disk.bytes_copied),
             complete=disk.ready_at is not None or carried,
-            note=disk.format,
+            note=_note(disk),
         )
+
+
+def _note(disk: Disk) -> str:
+    anew = f", {words.size(disk.bytes_rewritten)} written anew since" if disk.bytes_rewritten else ""
+    return disk.format + anew
 
 
 def _carried(job: Job) -> bool:

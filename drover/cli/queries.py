@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, cast
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import defer, joinedload, selectinload
 
+from drover.controller import leader_election
 from drover.errors import PreconditionFailed
 from models import refusal
 from models.database import transaction
 from models.job import Event, Job, unfinished
 from models.webhook import Delivery
+from workflows import standing
 
 # What is never loaded cannot be printed: the NBD server's nonce and the switchover's key let their holder write into a
 # guest's disks or take part in its switchover. The plan is left out because it is large.
@@ -19,7 +22,7 @@ PUBLIC = tuple(defer(column, raiseload=True) for column in (Job.plan, Job.nbd_se
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A job with its steps and disks, and the database's time when it was read."""
+    """A job with its steps and disks, and the database's time when it was read. Its `wait_reason` is complete."""
 
     job: Job
     at: datetime
@@ -46,14 +49,31 @@ def snapshot(job_id: int) -> Snapshot:
     Raises:
         PreconditionFailed: there is none.
     """
-    query = (  # now(), not clock_timestamp(), which would differ from row to row of the join
-        select(Job, func.now()).options(*PUBLIC, joinedload(Job.steps), joinedload(Job.disks)).where(Job.id == job_id)
-    )
+    query = with_scene().options(joinedload(Job.steps), joinedload(Job.disks)).where(Job.id == job_id)
     with transaction() as session:
         row = session.execute(query).unique().one_or_none()
     if row is None:
         raise PreconditionFailed(f"there is no job {job_id}: see `drover job list --all`")
-    return Snapshot(job=row[0], at=row[1])
+    return _shot(row)
+
+
+def with_scene() -> Select[Any]:
+    """Jobs, each with the database's time and what else `completed` needs.
+
+    Of the time it is now(), not clock_timestamp(), which would differ from row to row of a join.
+    """
+    return select(Job, func.now(), standing.silences(), leader_election.acting()).options(*PUBLIC)
+
+
+def completed(row: Any) -> Job:
+    """The job of such a row, with all of why it waits, see `workflows.standing`."""
+    job, at, silences_s, controlled = row
+    standing.complete(job, at, silences_s, controlled=controlled)
+    return cast("Job", job)
+
+
+def _shot(row: Any) -> Snapshot:
+    return Snapshot(job=completed(row), at=row[1])
 
 
 def id_of(idempotency_key: str) -> int:
@@ -74,18 +94,13 @@ def id_of(idempotency_key: str) -> int:
 
 def newest(*, everything: bool, guest: str | None, limit: int) -> list[Snapshot]:
     """Jobs, newest first; without `everything` only those that are not done or rolled back."""
-    query = (
-        select(Job, func.now())
-        .options(*PUBLIC, selectinload(Job.steps), selectinload(Job.disks))
-        .order_by(Job.id.desc())
-        .limit(limit)
-    )
+    query = with_scene().options(selectinload(Job.steps), selectinload(Job.disks)).order_by(Job.id.desc()).limit(limit)
     if not everything:
         query = query.where(unfinished())
     if guest is not None:
         query = query.where(Job.guest == guest)
     with transaction() as session:
-        return [Snapshot(job=job, at=at) for job, at in session.execute(query)]
+        return [_shot(row) for row in session.execute(query)]
 
 
 def events(job_id: int, action: str | None = None) -> list[Event]:

@@ -49,7 +49,8 @@ def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery |
         "downtime_phases": downtime_phases(job),
         "total_s": _rounded(shot.total_s),
         "error": public(job.error),
-        "wait_reason": job.wait_reason,
+        "wait_reason": public(job.wait_reason),
+        "pace": _pace(job),
         "warnings": [public(event.sentence) for event in warnings],
         "options": job.options.public(),
         "cancel_requested": job.cancel_requested,
@@ -111,6 +112,10 @@ def _disk(disk: Disk) -> Document:
         "destination_path": disk.destination_path,
         "bytes_total": disk.bytes_total,
         "bytes_copied": disk.bytes_copied,
+        "bytes_size": disk.bytes_size,
+        "bytes_done": disk.bytes_done,
+        "bytes_left": disk.bytes_left,
+        "bytes_rewritten": disk.bytes_rewritten,
         "ready_at": iso(disk.ready_at),
         "retired_path": disk.retired_path,
         "retired_until": iso(disk.retired_until),
@@ -126,6 +131,18 @@ def _ram(job: Job) -> Document | None:
         "bytes_remaining": job.ram.remaining,
         "bytes_per_s": job.ram.bytes_per_s,
         "passes": job.ram.passes,
+    }
+
+
+def _pace(job: Job) -> Document | None:
+    """Of its disks, while they are copied."""
+    if job.pace is None or job.state.settled:
+        return None
+    shown = job.pace
+    return {
+        "copied_bytes_per_s": shown.copied_per_s,
+        "written_bytes_per_s": shown.written_per_s,
+        "limit_bytes_per_s": shown.limit_per_s,
     }
 
 
@@ -145,9 +162,11 @@ def job_summary(shot: Snapshot) -> Document:
         "step": current_step(job),
         "bytes_total": sum(disk.bytes_total for disk in job.disks),
         "bytes_copied": sum(disk.bytes_copied for disk in job.disks),
+        "bytes_size": sum(disk.bytes_size for disk in job.disks),
+        "bytes_done": sum(disk.bytes_done for disk in job.disks),
         "downtime_ms": job.downtime and job.downtime.ms,
         "total_s": _rounded(shot.total_s),
-        "wait_reason": job.wait_reason,
+        "wait_reason": public(job.wait_reason),
         "error": public(job.error),
         "created_at": iso(job.created_at),
         "started_at": iso(job.started_at),

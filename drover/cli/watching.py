@@ -170,6 +170,9 @@ def _patiently(read: Callable[[], Shot]) -> Shot:
 def verdict(shot: Snapshot) -> str:
     """One line on how the job ended."""
     job = shot.job
+    if job.state is JobState.DONE and job.cancel_requested:
+        late = "its switchover came before the cancellation"
+        return f"done: {job.guest} lives on {job.destination}; {late}; {_figures(shot)}"
     if job.state is JobState.DONE:
         return f"done: {job.guest} lives on {job.destination}; {_figures(shot)}"
     why = serializers.public(job.error) or "no reason was recorded"
@@ -179,8 +182,9 @@ def verdict(shot: Snapshot) -> str:
 
 
 def _figures(shot: Snapshot) -> str:
-    copied = sum(disk.bytes_copied for disk in shot.job.disks)
-    figures = f"{output.size(copied)} of disks in {output.span(shot.total_s)}"
+    disks, anew = (sum(getattr(d, of) for d in shot.job.disks) for of in ("bytes_size", "bytes_rewritten"))
+    written = f" (and {output.size(anew)} that the guest wrote anew meanwhile)" if anew else ""
+    figures = f"{output.size(disks)} of disks{written} in {output.span(shot.total_s)}"
     return figures + (f", guest paused for {pause}" if (pause := downtime(shot.job)) else "")
 
 

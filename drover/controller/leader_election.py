@@ -4,10 +4,30 @@ The connection is outside of the pool (`models.database.unpooled`): the lock bel
 a connection that went back to the pool would keep it.
 """
 
-from sqlalchemy import Connection, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    Connection,
+    String,
+    cast,
+    column,
+    exists,
+    func,
+    select,
+    table,
+    text,
+)
 from sqlalchemy.orm import Session
 
 ACTING_LOCK = 0x636F6E74726F6C  # "control"
+LOCKS = table(
+    "pg_locks",
+    column("locktype", String),
+    column("granted", Boolean),
+    *(column(name, BigInteger) for name in ("database", "classid", "objid", "objsubid")),
+)
+DATABASES = table("pg_database", column("oid", BigInteger), column("datname", String))
 
 
 def acquire(connection: Connection) -> bool:
@@ -15,11 +35,14 @@ def acquire(connection: Connection) -> bool:
     return bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": ACTING_LOCK}))
 
 
+def acting() -> ColumnElement[bool]:
+    """Some controller leads now, as part of a statement. It takes no lock, so it never keeps one from leading."""
+    here = select(DATABASES.c.oid).where(DATABASES.c.datname == func.current_database()).scalar_subquery()
+    key = cast(LOCKS.c.classid, BigInteger).op("<<")(32).op("|")(cast(LOCKS.c.objid, BigInteger))
+    ours = (LOCKS.c.locktype == "advisory", LOCKS.c.granted, LOCKS.c.objsubid == 1, LOCKS.c.database == here)
+    return exists().select_from(LOCKS).where(*ours, key == ACTING_LOCK)
+
+
 def anybody_acts(session: Session | Connection) -> bool:
-    """Some controller leads now. Takes no lock itself, so that it never keeps a controller from leading."""
-    held = text(
-        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
-        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        " AND (classid::bigint << 32) | objid::bigint = :key)"
-    )
-    return bool(session.scalar(held, {"key": ACTING_LOCK}))
+    """Some controller leads now."""
+    return bool(session.scalar(select(acting())))

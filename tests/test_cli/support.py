@@ -100,6 +100,8 @@ def _act(job: Job) -> None:
     if job.state is JobState.QUEUED:
         return
     job.started_at = job.started_at or BEGUN
+    if job.state is JobState.RUNNING:
+        job.progress_at = datetime.now(UTC)
     first = job.steps[0]
     first.attempts, first.started_at = 1, BEGUN
     first.state = {

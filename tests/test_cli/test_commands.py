@@ -103,7 +103,9 @@ def test_migrate_wait_ends_with_the_verdict(database: None, answers: dict[str, A
         ("100M/s", 10**8),
         ("1.5G", 1_500_000_000),
         ("64Mi/s", 64 << 20),
-        ("512", 512),
+        ("512B", 512),
+        ("512 b/s", 512),
+        ("0", 0),
         ("10 kB/s", 10_000),
         ("2t", 2 * 10**12),
     ],
@@ -112,7 +114,7 @@ def test_rates(text: str, expected: int) -> None:
     assert options.rate(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "fast", "-1M", "1M/h", "1Q"])
+@pytest.mark.parametrize("text", ["", "fast", "-1M", "1M/h", "1Q", "100", "100/s"])
 def test_wrong_rates(text: str) -> None:
     with pytest.raises(typer.BadParameter):
         options.rate(text)

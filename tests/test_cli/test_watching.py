@@ -29,7 +29,7 @@ from tests.test_cli.support import (
 @pytest.mark.parametrize(
     ("state", "code", "verdict"),
     [
-        (JobState.DONE, 0, "done: web lives on hv2; 2.1 GB of disks in 12.5 s, guest paused for 43 ms"),
+        (JobState.DONE, 0, "done: web lives on hv2; 4.3 GB of disks in 12.5 s, guest paused for 43 ms"),
         (JobState.ROLLED_BACK, 3, "rolled_back: web stays on hv1; no export named"),
         (JobState.NEEDS_OPERATOR, 4, "needs an operator: no export named"),
     ],

@@ -11,7 +11,7 @@ from drover.errors import Fatal
 from models.database import transaction
 from models.fleet import limits
 from models.job import Side, record_event
-from workers import guest_events, mirrors, nbd_server
+from workers import guest_events, mirrors, nbd_server, pace
 from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
@@ -71,6 +71,7 @@ class _Watch:
         self.moved_at, self.moved_bytes = time.monotonic(), -1
         self.room = _Room()
         self.bandwidth = mirrors.Bandwidth(ctx, monitor)
+        self.meter = pace.Meter()
         self.said: str | None = None
 
     async def until_in_sync(self) -> None:
@@ -122,6 +123,7 @@ class _Watch:
         self.record_at = time.monotonic() + RECORD_S
         total = sum(mirror.total_bytes for mirror in states.values())
         self.ctx.announce(100 * sum(mirror.copied_bytes for mirror in states.values()) // max(total, 1))
+        self.ctx.job.pace = self.meter.pace(states, self.bandwidth.limit_per_s)
         await asyncio.to_thread(mirrors.record, self.ctx, states)
         await self.bandwidth.share(states)
 

@@ -9,6 +9,7 @@ import logging
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
+from drover import words
 from drover.broker.app import CONTROL_QUEUE, app
 from drover.settings import Settings
 from models.base import now
@@ -105,7 +106,7 @@ def _end_if_over(session: Session, drain: Drain) -> None:
             )
     left = [row for row in drain.guests if row.state is GuestState.SKIPPED]
     if left:
-        drain.error = f"{len(left)} of {len(drain.guests)} guests are left: " + "; ".join(
+        drain.error = f"{words.count(len(left), 'guest is', 'guests are')} left, of {len(drain.guests)}: " + "; ".join(
             f"{row.guest}: {row.reason}" for row in left
         )
     elif drain.kind is DrainKind.DRAIN and drain.state is DrainState.RUNNING:

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
+from drover import words
 from drover.settings import Settings
 from models import fleet
 from models.database import away
@@ -148,4 +149,5 @@ def _too_many_held(job: Job, held: dict[str, int], limits: Limits) -> str | None
     now = held.get(job.source, 0)
     if job.state is not JobState.QUEUED or not job.held or now < limits.max_held:
         return None
-    return f"{now} moves of {job.source} are held in sync already, {limits.max_held} may be at a time"
+    already = words.count(now, "move is", "moves are")
+    return f"{already} held in sync on {job.source} already, {limits.max_held} may be at a time"

@@ -39,6 +39,7 @@ from sqlalchemy.orm import aliased, defer, joinedload
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
+from models.documents import MigrationOptions
 from models.job import Attempt, Disk, Job, Side, Step
 from models.transitions import CLAIMED, WAYS, Direction
 
@@ -184,14 +185,14 @@ def note(columns: Mapping[str, Any]) -> ReturningUpdate[int]:
     return written.execution_options(synchronize_session=False)
 
 
-def _progress() -> Select[bool, bool, bool]:
+def _progress() -> Select[bool, bool, MigrationOptions, bool]:
     """Prolong a lease that has not run out, and write down how far each disk is."""
     leased = exists().where(Step.job_id == Job.id, *STILL_HELD, Step.lease_until > func.clock_timestamp())
     job = (
         update(Job)
         .where(*UNCHANGED, leased)
-        .values(progress_at=func.coalesce(AT, Job.progress_at))
-        .returning(Job.id, Job.hold, Job.seed, Job.cancel_requested)
+        .values(progress_at=func.coalesce(AT, Job.progress_at), pace=bindparam("pace", type_=Job.pace.type))
+        .returning(Job.id, Job.hold, Job.seed, Job.options, Job.cancel_requested)
         .cte("noted")
     )
     lease = update(Step).where(Step.job_id == job.c.id, Step.seq == SEQ).values(lease_until=LEASE_END)
@@ -199,6 +200,7 @@ def _progress() -> Select[bool, bool, bool]:
         "index": Integer(),
         "copied": BigInteger(),
         "total": BigInteger(),
+        "first": BigInteger(),
         "ready": DateTime(timezone=True),
     }
     arrays = [bindparam(f"each_{name}", type_=ARRAY[Any](kind)) for name, kind in kinds.items()]
@@ -207,9 +209,9 @@ def _progress() -> Select[bool, bool, bool]:
     disks = (
         update(Disk)
         .where(Disk.job_id == job.c.id, Disk.index == seen.c.index)
-        .values(bytes_copied=seen.c.copied, bytes_total=seen.c.total, ready_at=seen.c.ready)
+        .values(bytes_copied=seen.c.copied, bytes_total=seen.c.total, bytes_first=seen.c.first, ready_at=seen.c.ready)
     )
-    told = select(job.c.hold, job.c.seed, job.c.cancel_requested)
+    told = select(job.c.hold, job.c.seed, job.c.options, job.c.cancel_requested)
     return told.add_cte(lease.cte("renewed"), disks.cte("told"))
 
 

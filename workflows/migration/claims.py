@@ -158,19 +158,21 @@ def note(claim: Claim, **columns: Any) -> None:
 def progress(claim: Claim, settings: Settings) -> None:
     """Write down how far the disks of `claim.job` are, and prolong the lease: one statement, once a second.
 
-    Reads whether the job's RAM must not follow yet, and whether its cancellation was requested. Errors as for `renew`.
+    Reads what may have changed meanwhile: whether the job's RAM must not follow yet, how it is to be moved, and whether
+    its cancellation was requested. Errors as for `renew`.
     """
     asked, job = time.monotonic(), claim.job
     each = {
         "each_index": [disk.index for disk in job.disks],
         "each_copied": [disk.bytes_copied for disk in job.disks],
         "each_total": [disk.bytes_total for disk in job.disks],
+        "each_first": [disk.bytes_first for disk in job.disks],
         "each_ready": [disk.ready_at for disk in job.disks],
     }
     with transaction() as session:
-        values = _held(claim) | each | {"at": job.progress_at, "ttl": settings.lease_ttl}
+        values = _held(claim) | each | {"at": job.progress_at, "pace": job.pace, "ttl": settings.lease_ttl}
         told = _still_held(claim, session.execute(statements.PROGRESS, values).one_or_none())
-    job.hold, job.seed = told.hold, told.seed
+    job.hold, job.seed, job.options = told.hold, told.seed, told.options
     _prolonged(claim, asked, settings, cancel_requested=told.cancel_requested)
 
 

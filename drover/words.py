@@ -1,0 +1,40 @@
+"""Amounts in sentences: one and many, bytes, durations. No I/O."""
+
+import re
+from datetime import timedelta
+
+UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+NUMBER = re.compile(r"\d[\d:.]*")
+
+
+def gist(sentence: str | None) -> str:
+    """A sentence without its numbers: it stays the same while only time goes by."""
+    return NUMBER.sub("#", sentence or "")
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """`1 guest`, `2 guests`; `many` where an s at the end is not enough: `count(2, "move leaves", "moves leave")`."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def size(amount: float) -> str:
+    """`12 MB`, in powers of 1000; two digits at least."""
+    unit = 0
+    while amount >= 1000 and unit < len(UNITS) - 1:
+        amount, unit = amount / 1000, unit + 1
+    return f"{amount:.1f} {UNITS[unit]}" if amount < 10 and unit else f"{amount:.0f} {UNITS[unit]}"
+
+
+def rate(bytes_per_s: float) -> str:
+    """`12 MB/s`."""
+    return f"{size(bytes_per_s)}/s"
+
+
+def clock(seconds: float) -> str:
+    """How long something still lasts: `40 s`, `3:10`, `2:05:00`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, rest = divmod(timedelta(seconds=round(seconds)), timedelta(hours=1))
+    return f"{hours}:{str(rest)[2:]}" if hours else str(rest)[2:].lstrip("0")

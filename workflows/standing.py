@@ -1,0 +1,174 @@
+"""Why a job or a drain does not go on, in one sentence with the command that changes it.
+
+What a decision found out stands in the row (`wait_reason`: no slot, no room, its window, no broker). What time alone
+brings about does not, because nobody may be there to write it: a silent host, a step that nobody takes up, a copy that
+the guest outruns. Whoever shows a job completes the sentence here, so it is the same everywhere.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ScalarSelect, func, select
+from sqlalchemy.orm.attributes import set_committed_value
+
+from drover import words
+from drover.settings import settings
+from models.drain import Drain, DrainState, GuestState
+from models.host import Host
+from models.job import Job, JobState, Step
+from models.transitions import CLAIMED
+from workflows.migration.chain import StepName
+
+STILL = timedelta(seconds=30)
+"""A job without progress for this long says so."""
+UNCLAIMED = timedelta(seconds=5)
+"""A step that is due and was not taken up for this long says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What a job depends on, as it is at one moment."""
+
+    at: datetime
+    """By the database's clock."""
+    silences_s: Mapping[str, float]
+    """{host: for how long its worker has sent no heartbeat, in seconds}."""
+    patience_s: float
+    """A host is silent after that long."""
+    controlled: bool
+    """A controller is active."""
+
+    def silent(self, *hosts: str) -> str | None:
+        """Which of them are silent, as a sentence."""
+        told = [
+            f"{host} is silent for {words.clock(self.silences_s[host])} (is its worker down?)"
+            for host in hosts
+            if self.silences_s.get(host, 0.0) > self.patience_s
+        ]
+        return " and ".join(told) or None
+
+
+def silences() -> ScalarSelect[Any]:
+    """For how long the two hosts of a job have sent no heartbeat, as part of a statement that selects the job."""
+    age = func.extract("epoch", func.clock_timestamp() - Host.heartbeat_at)
+    told = select(func.jsonb_object_agg(Host.name, age)).where(Host.name.in_([Job.source, Job.destination]))
+    return told.correlate(Job).scalar_subquery()
+
+
+def complete(job: Job, at: datetime, silences_s: Mapping[str, float], *, controlled: bool) -> None:
+    """Have a job's `wait_reason` say all of it. Nothing is written: the row is to be shown."""
+    patience_s = settings().host_timeout.total_seconds()
+    scene = Scene(at=at, silences_s=silences_s or {}, patience_s=patience_s, controlled=controlled)
+    set_committed_value(job, "wait_reason", of_job(job, scene))
+
+
+def of_job(job: Job, scene: Scene) -> str | None:
+    """Why it does not go on, or what slows it down; None if it goes on, or has ended. No I/O."""
+    if job.state.finished:
+        return None
+    if job.state is JobState.NEEDS_OPERATOR:
+        return f"an operator must decide: `drover job explain {job.id}` says what to do"
+    at_work = next((step for step in job.steps if step.state in CLAIMED), None)
+    reasons = (
+        None if scene.controlled or at_work is not None else "no controller is active: start `drover controller`",
+        job.wait_reason,
+        _silent(job, at_work, scene),
+        at_work.error if at_work is not None else None,
+        _held(job),
+        _not_taken_up(job, scene) if at_work is None else None,
+        _copying(job, at_work),
+        _still(job, at_work, scene),
+        "the controller decides in a moment whether it may begin" if job.state is JobState.QUEUED else None,
+    )
+    told = [reason for reason in reasons if reason]
+    return told[0] if told else None
+
+
+def _silent(job: Job, at_work: Step | None, scene: Scene) -> str | None:
+    """The host of the next step holds the job up; the other one may let this step go on."""
+    told = scene.silent(job.source, job.destination)
+    if told is None or job.state is JobState.QUEUED:
+        return told
+    remedy = f"start it there, or `drover job cancel {job.id}`"
+    if at_work is not None and scene.silent(at_work.host) is None:
+        return f"{told}; {at_work.name} on {at_work.host} goes on, what follows waits: {remedy}"
+    return f"{told}: {remedy}"
+
+
+def _held(job: Job) -> str | None:
+    if not job.hold or not job.disks or any(disk.ready_at is None for disk in job.disks):
+        return None
+    return f"held, its disks are kept in sync, until `drover job release {job.id}`"
+
+
+def _not_taken_up(job: Job, scene: Scene) -> str | None:
+    step = next(iter(job.remaining), None)
+    if step is None:
+        return None
+    if step.next_at is not None and step.next_at > scene.at:
+        left, why = words.clock((step.next_at - scene.at).total_seconds()), f": {step.error}" if step.error else ""
+        return f"{step.name} is tried again in {left}{why}"
+    if step.enqueued_at is not None and scene.at - step.enqueued_at > UNCLAIMED:
+        waited = words.clock((scene.at - step.enqueued_at).total_seconds())
+        return f"{step.host} has not taken up {step.name} for {waited}: its worker may be busy with other steps"
+    return None
+
+
+def _copying(job: Job, at_work: Step | None) -> str | None:
+    """A copy under a limit, or one that the guest outruns."""
+    pace = job.pace
+    if pace is None or at_work is None or at_work.name != StepName.AWAIT_SYNC:
+        return None
+    left = sum(disk.bytes_left for disk in job.disks if disk.ready_at is None)
+    if not left or not pace.copied_per_s:
+        return None
+    if pace.written_per_s >= pace.copied_per_s:
+        return _outrun(job, pace.written_per_s, pace.limit_per_s)
+    eta = words.clock(left / (pace.copied_per_s - pace.written_per_s))
+    return f"limited to {words.rate(pace.limit_per_s)}, {eta} left" if pace.limit_per_s else None
+
+
+def _outrun(job: Job, written: float, limit: int) -> str:
+    if limit:
+        return (
+            f"the guest writes {words.rate(written)} and the copy is limited to {words.rate(limit)}: "
+            f"`drover job set {job.id} --bandwidth 0` lifts what was asked for it, `drover host set {job.source} "
+            "--bandwidth` its host's"
+        )
+    return f"the guest writes {words.rate(written)}, faster than its disks can be copied"
+
+
+def _still(job: Job, at_work: Step | None, scene: Scene) -> str | None:
+    last = job.progress_at or job.started_at
+    if last is None or job.held or scene.at - last < STILL:
+        return None
+    where = f"{at_work.name} on {at_work.host}" if at_work is not None else "no step is at work"
+    still = words.clock((scene.at - last).total_seconds())
+    return f"no progress for {still} ({where}): `drover job explain {job.id}` says what led to it"
+
+
+def of_drain(drain: Drain, jobs: Mapping[int, Job], *, controlled: bool) -> str | None:
+    """Why it begins nothing, or what its moves wait for; None if some go on, or it has ended. No I/O.
+
+    The reasons of its jobs are complete.
+    """
+    if drain.state.ended:
+        return None
+    if not controlled:
+        return "no controller is active: start `drover controller`"
+    if drain.state is DrainState.PAUSED:
+        return f"paused: `drover drain resume {drain.id}`"
+    if drain.wait_reason or drain.state is DrainState.QUEUED:
+        return drain.wait_reason
+    numbers = [row.job_id for row in drain.guests if row.state is GuestState.MOVING and row.job_id is not None]
+    moving = [jobs[number] for number in numbers if number in jobs]
+    held = [job for job in moving if _held(job)]
+    if held and len(held) == len(moving):
+        return f"{words.count(len(held), 'move is', 'moves are')} held in sync until `drover drain release {drain.id}`"
+    if any(job.wait_reason is None for job in moving):
+        return None
+    reasons = [f"{job.guest}: {job.wait_reason}" for job in moving]
+    reasons += [f"{row.guest}: {row.reason}" for row in drain.guests if row.state is GuestState.WAITING and row.reason]
+    return "; ".join(reasons[:3]) or None

@@ -11,7 +11,7 @@ setup: ## Get this machine ready: system packages (root or sudo), virtual enviro
 demo: setup ## Move a live guest between two hosts of a lab on this machine (KEEP=1 leaves the lab running)
 	@.venv/bin/drover lab demo $(if $(KEEP),--keep)
 
-docs: setup ## Write docs/contracts.md and docs/settings.md anew from the code
+docs: setup ## Write the pages that show the code anew: contracts, settings, security
 	.venv/bin/python -m lab.pages
 
 test: check ## Check, then run the whole suite, real guests included

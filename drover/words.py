@@ -19,17 +19,12 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def size(amount: float) -> str:
-    """`12 MB`, in powers of 1000; two digits at least."""
-    unit = 0
+def rate(bytes_per_s: float) -> str:
+    """`12 MB/s`, in powers of 1000; two digits at least."""
+    amount, unit = bytes_per_s, 0
     while amount >= 1000 and unit < len(UNITS) - 1:
         amount, unit = amount / 1000, unit + 1
-    return f"{amount:.1f} {UNITS[unit]}" if amount < 10 and unit else f"{amount:.0f} {UNITS[unit]}"
-
-
-def rate(bytes_per_s: float) -> str:
-    """`12 MB/s`."""
-    return f"{size(bytes_per_s)}/s"
+    return f"{amount:.1f} {UNITS[unit]}/s" if amount < 10 and unit else f"{amount:.0f} {UNITS[unit]}/s"
 
 
 def clock(seconds: float) -> str:

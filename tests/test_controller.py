@@ -18,7 +18,6 @@ from kombu.exceptions import OperationalError as BrokerUnreachable
 from sqlalchemy import text
 
 from drover.broker import health
-from drover.controller import leader_election
 from lab import services
 from lab.directory import Lab
 from models.database import engine, transaction, unpooled
@@ -26,7 +25,7 @@ from models.job import JobState
 from tests.documents import NOWHERE
 from tests.factories import guest, host, job, load
 from tests.helpers import until
-from workflows import isolation
+from workflows import isolation, leader_election
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -18,7 +18,6 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DataError
 
 from drover import logs
-from drover.controller import leader_election
 from lab import services
 from lab.directory import Lab
 from models import said
@@ -29,6 +28,7 @@ from tests import factories, labs
 from tests.helpers import Moves, until
 from workers import processes
 from workers.qemu import monitor
+from workflows import leader_election
 
 NONCE, KEY = "0123456789abcdef01234567", "89abcdef" * 8
 

@@ -23,6 +23,8 @@ class Meter:
         at = time.monotonic() if at is None else at
         copied = sum(mirror.copied_bytes for mirror in states.values())
         total = sum(mirror.total_bytes for mirror in states.values())
+        if not total:  # QEMU has yet to look through the disks
+            return Pace(limit_per_s=limit_per_s)
         if self.looks and (copied < self.looks[-1][1] or total < self.looks[-1][2]):
             self.looks.clear()
         self.looks.append((at, copied, total))
@@ -32,7 +34,7 @@ class Meter:
 
     def _mean(self, limit_per_s: int) -> Pace:
         (begun, copied, total), (now, copied_now, total_now) = self.looks[0], self.looks[-1]
-        if now <= begun or not total:  # QEMU has yet to look through the disks
+        if now <= begun:
             return Pace(limit_per_s=limit_per_s)
         seconds = now - begun
         return Pace(

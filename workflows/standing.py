@@ -8,9 +8,9 @@ the guest outruns. Whoever shows a job completes the sentence here, so it is the
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import ScalarSelect, func, select
+from sqlalchemy import Float, ScalarSelect, cast, func, select
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.orm.attributes import set_committed_value
 
 from drover import words
@@ -50,17 +50,24 @@ class Scene:
         return " and ".join(told) or None
 
 
-def silences() -> ScalarSelect[Any]:
-    """For how long the two hosts of a job have sent no heartbeat, as part of a statement that selects the job."""
-    age = func.extract("epoch", func.clock_timestamp() - Host.heartbeat_at)
-    told = select(func.jsonb_object_agg(Host.name, age)).where(Host.name.in_([Job.source, Job.destination]))
-    return told.correlate(Job).scalar_subquery()
+def silences() -> tuple[ScalarSelect[float], ScalarSelect[float]]:
+    """For how long the source and the destination of a job have sent no heartbeat, in seconds.
+
+    Parts of a statement that selects the job.
+    """
+    return _silence(Job.source), _silence(Job.destination)
 
 
-def complete(job: Job, at: datetime, silences_s: Mapping[str, float], *, controlled: bool) -> None:
+def _silence(host: InstrumentedAttribute[str]) -> ScalarSelect[float]:
+    age = cast(func.extract("epoch", func.now() - Host.heartbeat_at), Float)
+    return select(age).where(Host.name == host).correlate(Job).scalar_subquery()
+
+
+def complete(job: Job, at: datetime, source_s: float, destination_s: float, *, controlled: bool) -> None:
     """Have a job's `wait_reason` say all of it. Nothing is written: the row is to be shown."""
+    silences_s = {job.source: source_s, job.destination: destination_s}
     patience_s = settings().host_timeout.total_seconds()
-    scene = Scene(at=at, silences_s=silences_s or {}, patience_s=patience_s, controlled=controlled)
+    scene = Scene(at=at, silences_s=silences_s, patience_s=patience_s, controlled=controlled)
     set_committed_value(job, "wait_reason", of_job(job, scene))
 
 

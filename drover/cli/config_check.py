@@ -86,9 +86,8 @@ def _database() -> Check:
 
 
 def _limits(ours: Settings) -> Iterator[Check]:
-    from drover.controller import leader_election
     from models.database import transaction
-    from workflows import fleet_limits
+    from workflows import fleet_limits, leader_election
 
     try:
         for warning in fleet_limits.warnings(os.environ, ours):

@@ -21,7 +21,6 @@ from sqlalchemy.orm import Session, aliased
 from drover import logs, metrics, webhooks
 from drover.broker import health
 from drover.broker.app import CONTROL_QUEUE
-from drover.controller import leader_election
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, settings
 from models import fleet, said
@@ -31,7 +30,7 @@ from models.host import Host, HostRequest
 from models.job import Job, JobState, Side, Step
 from models.transitions import CLAIMED, GOING_ON, Actor, StepState
 from workers.executor import STOPPING
-from workflows import host_keys, isolation
+from workflows import host_keys, isolation, leader_election
 from workflows.drain import reconciler as drains
 from workflows.host_rpc import alive
 from workflows.isolation import PAUSES, alone

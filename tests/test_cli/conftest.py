@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 import migrations
-from drover.controller import leader_election
 from drover.errors import PreconditionFailed
 from lab import fleet
 from lab.directory import Lab
@@ -20,7 +19,7 @@ from models.host_rpc import Question
 from tests import documents, factories
 from tests.helpers import until
 from tests.test_cli.support import NO_BROKER, forget_caches, point_at
-from workflows import guests
+from workflows import guests, leader_election
 from workflows.migration import preflight
 
 

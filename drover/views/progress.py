@@ -3,8 +3,8 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from drover import words
-from drover.cli.queries import Snapshot
+from drover.views.queries import Snapshot
+from drover.views.words import size
 from models.documents import RamProgress
 from models.job import Disk, Job, JobState
 
@@ -85,7 +85,7 @@ class Progress:
 
 
 def _note(disk: Disk) -> str:
-    anew = f", {words.size(disk.bytes_rewritten)} written anew since" if disk.bytes_rewritten else ""
+    anew = f", {size(disk.bytes_rewritten)} written anew since" if disk.bytes_rewritten else ""
     return disk.format + anew
 
 

@@ -38,7 +38,7 @@ def acquire(connection: Connection) -> bool:
 def acting() -> ColumnElement[bool]:
     """Some controller leads now, as part of a statement. It takes no lock, so it never keeps one from leading."""
     here = select(DATABASES.c.oid).where(DATABASES.c.datname == func.current_database()).scalar_subquery()
-    key = cast(LOCKS.c.classid, BigInteger).op("<<")(32).op("|")(cast(LOCKS.c.objid, BigInteger))
+    key = cast(LOCKS.c.classid, BigInteger) * (1 << 32) + cast(LOCKS.c.objid, BigInteger)
     ours = (LOCKS.c.locktype == "advisory", LOCKS.c.granted, LOCKS.c.objsubid == 1, LOCKS.c.database == here)
     return exists().select_from(LOCKS).where(*ours, key == ACTING_LOCK)
 

@@ -7,13 +7,12 @@ from typing import Any, cast
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import defer, joinedload, selectinload
 
-from drover.controller import leader_election
 from drover.errors import PreconditionFailed
 from models import refusal
 from models.database import transaction
 from models.job import Event, Job, unfinished
 from models.webhook import Delivery
-from workflows import standing
+from workflows import leader_election, standing
 
 # What is never loaded cannot be printed: the NBD server's nonce and the switchover's key let their holder write into a
 # guest's disks or take part in its switchover. The plan is left out because it is large.
@@ -57,18 +56,18 @@ def snapshot(job_id: int) -> Snapshot:
     return _shot(row)
 
 
-def with_scene() -> Select[Any]:
+def with_scene() -> Select[Job, datetime, float, float, bool]:
     """Jobs, each with the database's time and what else `completed` needs.
 
     Of the time it is now(), not clock_timestamp(), which would differ from row to row of a join.
     """
-    return select(Job, func.now(), standing.silences(), leader_election.acting()).options(*PUBLIC)
+    return select(Job, func.now(), *standing.silences(), leader_election.acting()).options(*PUBLIC)
 
 
 def completed(row: Any) -> Job:
     """The job of such a row, with all of why it waits, see `workflows.standing`."""
-    job, at, silences_s, controlled = row
-    standing.complete(job, at, silences_s, controlled=controlled)
+    job, at, source_s, destination_s, controlled = row
+    standing.complete(job, at, source_s, destination_s, controlled=controlled)
     return cast("Job", job)
 
 

@@ -7,14 +7,13 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 
-from drover.cli.queries import completed, elapsed_s, with_scene
-from drover.controller import leader_election
 from drover.errors import PreconditionFailed
+from drover.views.queries import completed, elapsed_s, with_scene
 from models import fleet, refusal
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.job import Job, JobState
-from workflows import standing
+from workflows import leader_election, standing
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ def plan(guest: str, to: str, *, as_json: bool) -> None:
     """Print what the move would copy; nothing is changed."""
     row = guests.known_guest(guest)
     planned = preflight.plan(row, to)
+    looked_at = (*planned.source.checks, *planned.destination.checks)
     if as_json:
         names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}
         output.emit(
@@ -90,6 +91,7 @@ def plan(guest: str, to: str, *, as_json: bool) -> None:
                 "memory_bytes": planned.source.memory_bytes,
                 "disks": [disk.model_dump(mode="json", include=names) for disk in planned.disks],
                 "warnings": list(planned.destination.warnings),
+                "checks": [check.json_object() for check in looked_at],
             }
         )
         return

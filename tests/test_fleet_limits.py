@@ -11,9 +11,9 @@ from alembic import command
 from sqlalchemy import func, select
 
 import migrations
-from drover.cli import drain_queries
 from drover.errors import PreconditionFailed
 from drover.settings import FORMER_VARIABLES, settings
+from drover.views import drain_queries
 from models import fleet
 from models.database import engine, transaction
 from models.documents import AllowedHosts, HostFacts, MigrationOptions

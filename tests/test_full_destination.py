@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from drover.cli import queries, serializers
+from drover.views import queries, serializers
 from models.job import Job, JobState
 from tests.filesystem import SmallFolder, guests_in_a_small_folder
 from tests.helpers import MIB, Moves, until

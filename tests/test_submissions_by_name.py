@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import delete, func, select
 
-from drover.cli import drain_queries, queries
 from drover.errors import PreconditionFailed
+from drover.views import drain_queries, queries
 from models import refusal
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState

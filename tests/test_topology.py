@@ -93,6 +93,28 @@ def test_another_memory_size_is_found_out(tmp_path: Path, start: Start) -> None:
 
 
 @pytest.mark.guests
+@pytest.mark.parametrize(
+    "network",
+    [
+        "-nic user -nic user,model=virtio",
+        "-net nic,model=virtio -net user",
+        "-netdev user,id=n0 -device virtio-net-pci,netdev=n0",
+        "",
+    ],
+)
+def test_networks_and_devices_without_ids_are_the_same_on_both_sides(
+    network: str, tmp_path: Path, start: Start
+) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    for root in (a, b):
+        root.mkdir()
+    line = [QEMU, "-display", "none", "-M", "pc", "-m", "64", "-S", *network.split(), "-qmp"]
+    source = start([*line, f"unix:{a}/q,server=on,wait=off"], a / "q")
+    assert source.hot_plugged() == []
+    assert differences(source.qtree(), start(derived(source, a, b), b / "q").qtree()) == []
+
+
+@pytest.mark.guests
 def test_geometry_guessed_from_a_partition_table_is_no_difference(tmp_path: Path, start: Start) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     for root in (a, b):
@@ -148,6 +170,7 @@ def tree_with(line: str) -> tuple[str, ...]:
         ("bar 0: mem at 0xfea10000 [0xfea13fff]", "bar 0: mem at 0xffffffffffffffff [0x3ffe]"),
         ("class VGA, addr 01:02.0, pci id 1:2 (sub 3:4)", "class VGA, addr 00:02.0, pci id 1:2 (sub 3:4)"),
         ('drive = "#block123"', 'drive = "#block456"'),
+        ('netdev = "#net071"', 'netdev = "#net172"'),
         ('chardev = "/hosts/a/x"', 'chardev = "/hosts/b/x"'),
         ("mmio 00000000fed00000/0000000000000400", "mmio ffffffffffffffff/0000000000000400"),
         ("below-4g-mem-size = 67108864 (64 MiB)", "below-4g-mem-size = 67108864 (0x4000000)"),
@@ -167,6 +190,8 @@ def test_what_firmware_guest_or_host_decide_is_no_difference(source: str, destin
         ("bar 0: mem at 0xfea10000 [0xfea13fff]", "bar 0: mem at 0xffffffffffffffff [0x1ffe]"),
         ("class VGA, addr 00:02.0, pci id 1:2 (sub 3:4)", "class VGA, addr 00:03.0, pci id 1:2 (sub 3:4)"),
         ('chardev = "charserial0"', 'chardev = "charserial1"'),
+        ('netdev = "net0"', 'netdev = "net1"'),
+        ('netdev = "#net071"', 'netdev = ""'),
     ],
 )
 def test_what_the_machine_is_made_of_is_a_difference(source: str, destination: str) -> None:

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 
 import typer
 
-from drover.cli import drain_queries, output
-from drover.cli.drain_view import drain_document, exit_code, forecast_document, headline
+from drover.cli import output
+from drover.cli.drain_view import exit_code
 from drover.cli.migration_submission import how_fast
 from drover.cli.watching import note_without_controller, watch_drain
+from drover.views import drain_queries
+from drover.views.drain_documents import drain_document, forecast_document
+from drover.views.drain_sentences import headline
 from models.drain import DrainKind
 from workflows.drain import commands
 from workflows.drain.commands import DrainRequest

@@ -7,96 +7,19 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from drover.cli import drain_queries, output
-from drover.cli.drain_queries import DrainShot, Row
+from drover.cli import output
 from drover.cli.exit_codes import ExitCode
 from drover.cli.output import size, span
-from drover.cli.queries import delivery
-from drover.cli.serializers import delivery_document, iso, public, timing_document
-from models.base import Document
-from models.drain import DrainKind, DrainState, GuestState
-from workflows.drain.planner import Forecast
+from drover.views import drain_queries
+from drover.views.drain_documents import drain_document, drain_summary
+from drover.views.drain_queries import DrainShot, Row
+from drover.views.drain_sentences import headline, verdict
+from drover.views.serializers import public
+from models.drain import DrainState, GuestState
 
 TITLES = ("GUEST", "STATE", "FROM", "TO", "JOB", "COPIED", "LEFT", "REMARK")
 STYLES = {GuestState.MOVING: "bold cyan", GuestState.MOVED: "green", GuestState.SKIPPED: "bold red"}
 INTERVAL_S = 1.0
-
-
-def forecast_document(forecast: Forecast) -> Document:
-    """What a drain would do."""
-    return {
-        "dry_run": True,
-        "kind": forecast.kind.value,
-        "host": forecast.host,
-        "moves": [
-            {
-                "guest": move.candidate.name,
-                "source": move.candidate.source,
-                "destination": move.destination,
-                "disk_bytes": move.candidate.size.disk_bytes,
-                "memory_bytes": move.candidate.size.memory_bytes,
-                "cpus": move.candidate.size.cpus,
-                "estimate_s": round(forecast.speed.move_s(move.candidate.size), 1),
-            }
-            for move in forecast.plan.placements
-        ],
-        "skipped": [{"guest": guest, "reason": public(why)} for guest, why in sorted(forecast.plan.left.items())],
-        "total_s": round(forecast.total_s, 1),
-        "estimated_from_moves": forecast.speed.moves,
-    }
-
-
-def drain_document(shot: DrainShot) -> Document:
-    """Everything about one drain."""
-    drain = shot.drain
-    return {
-        **drain_summary(shot),
-        "guests": [_guest_document(row) for row in shot.rows],
-        "to": list(drain.allowed_hosts.to),
-        "exclude": list(drain.allowed_hosts.exclude),
-        "options": drain.options.public(),
-        **timing_document(drain),
-        "recurrence": drain.recurrence and drain.recurrence.public(),
-        "webhook": delivery_document(delivery(drain_id=drain.id)),
-    }
-
-
-def drain_summary(shot: DrainShot) -> Document:
-    """One drain among others."""
-    drain = shot.drain
-    return {
-        "id": drain.id,
-        "kind": drain.kind.value,
-        "host": drain.host,
-        "state": drain.state.value,
-        "total": len(shot.rows),
-        "moved": shot.count(GuestState.MOVED),
-        "skipped": shot.count(GuestState.SKIPPED),
-        "eta_s": None if shot.eta_s is None else round(shot.eta_s, 1),
-        "total_s": None if shot.total_s is None else round(shot.total_s, 3),
-        "wait_reason": drain.wait_reason,
-        "error": public(drain.error),
-        "created_at": iso(drain.created_at),
-        "started_at": iso(drain.started_at),
-        "finished_at": iso(drain.finished_at),
-        "idempotency_key": drain.idempotency_key,
-    }
-
-
-def _guest_document(row: Row) -> Document:
-    return {
-        "guest": row.guest.guest,
-        "state": row.guest.state.value,
-        "source": row.guest.source,
-        "destination": row.guest.destination,
-        "job": row.guest.job_id,
-        "job_state": row.job.state.value if row.job else None,
-        "bytes_total": row.bytes_total,
-        "bytes_copied": row.bytes_copied,
-        "eta_s": None if row.eta_s is None else round(row.eta_s, 1),
-        "reason": public(row.guest.reason),
-        "refused_by": {host: public(why) for host, why in row.guest.refused_by.items()},
-    }
 
 
 def cells(row: Row) -> tuple[object, ...]:
@@ -105,30 +28,6 @@ def cells(row: Row) -> tuple[object, ...]:
     copied = f"{size(row.bytes_copied)} of {size(row.bytes_total)}" if row.job else None
     left = span(row.eta_s) if row.eta_s is not None else None
     return guest.guest, guest.state, guest.source, guest.destination, guest.job_id, copied, left, public(guest.reason)
-
-
-def headline(shot: DrainShot) -> str:
-    """The drain's host, state and number of moved guests."""
-    drain = shot.drain
-    what = "empties" if drain.kind is DrainKind.DRAIN else "brings guests home to"
-    told = (
-        f"drain {drain.id} {what} {drain.host}: {drain.state}, {shot.count(GuestState.MOVED)} of {len(shot.rows)} moved"
-    )
-    return told + (f"; {drain.wait_reason}" if drain.wait_reason else "")
-
-
-def verdict(shot: DrainShot) -> str:
-    """One line on how the drain ended."""
-    drain = shot.drain
-    if drain.state is DrainState.DONE and drain.kind is DrainKind.DRAIN:
-        return (
-            f"done: {drain.host} is empty and in maintenance; {len(shot.rows)} guests in {span(shot.total_s) or '0 s'}"
-        )
-    if drain.state is DrainState.DONE:
-        return f"done: {len(shot.rows)} guests are home on {drain.host}, in {span(shot.total_s) or '0 s'}"
-    if drain.state is DrainState.CANCELLED:
-        return f"cancelled: {shot.count(GuestState.MOVED)} of {len(shot.rows)} guests had moved"
-    return f"incomplete: {public(drain.error)}. `drover drain resume {drain.id}` tries those again"
 
 
 def exit_code(shot: DrainShot) -> ExitCode:

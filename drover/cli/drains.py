@@ -166,7 +166,8 @@ def list_drains(
     as_json: AsJson = False,
 ) -> None:
     """List the drains and returns that go on or have left something, newest first."""
-    from drover.cli import drain_queries, drain_view
+    from drover.cli import drain_view
+    from drover.views import drain_queries
 
     drain_view.listed(drain_queries.newest(everything=everything, limit=limit), everything, as_json=as_json)
 
@@ -184,7 +185,8 @@ def show(
     """Show a drain and all its guests."""
     if (drain_id is None) == (key is None):
         raise typer.BadParameter("name the drain either by its number or by --key")
-    from drover.cli import drain_queries, drain_view
+    from drover.cli import drain_view
+    from drover.views import drain_queries
 
     drain_view.report(drain_queries.id_of(key) if key is not None else int(drain_id or 0), as_json=as_json)
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import typer
 
-from drover.cli import output, serializers
+from drover.cli import output
 from drover.cli.exit_codes import ExitCode
+from drover.views import serializers
 from models.base import Document
 from models.host_rpc import Orphan
 from workflows.orphans import Swept

@@ -2,7 +2,8 @@
 
 from sqlalchemy import select
 
-from drover.cli import output, serializers
+from drover.cli import output
+from drover.views import documents, serializers
 from models.base import Document
 from models.database import transaction
 from models.guest import Guest
@@ -25,9 +26,7 @@ def adopted(guest: Guest, inspection: Inspection, *, as_json: bool) -> None:
 
 def listed(*, as_json: bool) -> None:
     """Print a line for each guest."""
-    query = select(Guest, Job.id).outerjoin(Job, (Job.guest == Guest.name) & unfinished()).order_by(Guest.name)
-    with transaction() as session:
-        rows = [serializers.guest_document(guest, job_id) for guest, job_id in session.execute(query)]
+    rows = documents.guests()
     if as_json:
         output.emit({"guests": rows})
         return

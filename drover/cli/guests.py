@@ -54,7 +54,7 @@ def describe(
     as_json: AsJson = False,
 ) -> None:
     """Set what drains consider about a guest: its priority, its affinity group and its anti-affinity group."""
-    from drover.cli import serializers
+    from drover.views import serializers
     from workflows import guests
 
     guest = guests.describe(name, priority=priority, affinity=affinity, anti_affinity=anti_affinity)

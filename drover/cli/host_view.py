@@ -1,30 +1,20 @@
 """How hosts are shown, as text or as JSON."""
 
-from sqlalchemy import func, select
-
-from drover.cli import output, serializers
+from drover.cli import output
 from drover.cli.fleet_view import shown
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, settings
+from drover.views import documents
 from models.base import Document
-from models.database import transaction
-from models.guest import Guest
 from models.host import Host, HostState
 from workers import host_key, known_hosts
 from workers.policy import PUBLIC_KEY
 from workflows.fleet_limits import OF_ONE_HOST, spelled
-from workflows.host_rpc import alive
 
 
 def listed(*, as_json: bool) -> None:
     """Print a line for each host."""
-    guests = select(func.count()).where(Guest.host == Host.name).scalar_subquery()
-    query = select(Host, alive(settings()), guests).order_by(Host.name)
-    with transaction() as session:
-        rows = [
-            serializers.host_document(host, is_alive=is_alive, guests=count)
-            for host, is_alive, count in session.execute(query)
-        ]
+    rows = documents.hosts()
     if as_json:
         output.emit({"hosts": rows})
         return

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 
-from drover.cli import output, queries, serializers
-from drover.cli.live_view import headline, remark
-from drover.cli.queries import Snapshot
-from drover.cli.watching import downtime, emit_job
+from drover.cli import output
+from drover.cli.watching import emit_job
+from drover.views import documents, queries, serializers
+from drover.views.queries import Snapshot
+from drover.views.sentences import downtime, headline, remark
 from models.base import Document
 from models.job import Job, JobState, Step
 
@@ -107,14 +108,12 @@ def requested(job: Job) -> str:
 
 def explain(job_id: int, *, as_json: bool) -> None:
     """Print a job's events."""
-    job = queries.snapshot(job_id).job
-    story = [serializers.event_document(event) for event in queries.events(job_id)]
+    job, story = queries.snapshot(job_id).job, documents.story(job_id)
     if as_json:
-        names = ("id", "guest", "source", "destination", "state", "wait_reason")
-        output.emit({**{name: getattr(job, name) for name in names}, "events": story})
+        output.emit(story)
         return
     output.say(f"{headline(job)}: {job.state}")
-    for event in story:
+    for event in story["events"]:
         output.say(f"{event['at']}  {event['sentence']}  ({event['by']})")
     if job.wait_reason:
         output.say(f"it waits: {job.wait_reason}")

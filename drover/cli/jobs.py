@@ -26,7 +26,8 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List the jobs that have not ended or wait for an operator, newest first."""
-    from drover.cli import job_view, queries
+    from drover.cli import job_view
+    from drover.views import queries
 
     job_view.listed(queries.newest(everything=everything, guest=guest, limit=limit), everything, as_json=as_json)
 
@@ -50,7 +51,8 @@ def show(
     """Show everything about one job."""
     if (job_id is None) == (key is None):
         raise typer.BadParameter("name the job either by its number or by --key")
-    from drover.cli import job_view, queries
+    from drover.cli import job_view
+    from drover.views import queries
 
     number = queries.id_of(key) if key is not None else job_id
     assert number is not None

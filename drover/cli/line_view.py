@@ -4,11 +4,11 @@ import sys
 import time
 from typing import TextIO
 
-from drover.cli.live_view import headline, pace, remark, standing
 from drover.cli.output import size, span
-from drover.cli.progress import Bar, Progress
-from drover.cli.queries import Snapshot, elapsed_s
 from drover.escaping import escaped
+from drover.views.progress import Bar, Progress
+from drover.views.queries import Snapshot, elapsed_s
+from drover.views.sentences import headline, pace, remark, standing
 from models.job import Step, StepState
 
 INTERVAL_S = 1.0

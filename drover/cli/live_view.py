@@ -9,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from drover.cli.output import cell, size, span
-from drover.cli.progress import Bar, Progress
-from drover.cli.queries import Snapshot, elapsed_s
-from drover.cli.serializers import public
 from drover.escaping import escaped
-from models.job import Job, Step, StepState
+from drover.views.progress import Bar, Progress
+from drover.views.queries import Snapshot, elapsed_s
+from drover.views.sentences import headline, pace, remark, standing
+from models.job import StepState
 
 LOOKS = {  # state: (mark, style)
     StepState.PENDING: ("·", "dim"),
@@ -47,16 +47,6 @@ class Screen:
         self._live.update(Group(_title(shot), _steps(shot), _bars(bars)), refresh=True)
 
 
-def headline(job: Job) -> str:
-    """The job's number, guest and hosts."""
-    return f"job {job.id}: {job.guest} from {job.source} to {job.destination}"
-
-
-def standing(job: Job) -> str:
-    """Its state, and why it waits."""
-    return f"{job.state}, {job.wait_reason}" if job.wait_reason else str(job.state)
-
-
 def _title(shot: Snapshot) -> Text:
     return cell(f"{headline(shot.job)}   {standing(shot.job)}   {span(shot.total_s)}", "bold")
 
@@ -71,12 +61,6 @@ def _steps(shot: Snapshot) -> Table:
     return lines
 
 
-def remark(step: Step) -> str:
-    """What is unusual about a step."""
-    tries = f"attempt {step.attempts}" if step.attempts > 1 else ""
-    return ": ".join(part for part in (tries, public(step.error) or "") if part)
-
-
 def _bars(bars: Sequence[Bar]) -> Table:
     lines = Table.grid(padding=(0, 2))
     for bar in bars:
@@ -89,9 +73,3 @@ def _bars(bars: Sequence[Bar]) -> Table:
             Text(escaped(bar.note), style="dim"),
         )
     return lines
-
-
-def pace(bar: Bar) -> str:
-    """Rate and remaining time."""
-    rate = f"{size(bar.bytes_per_s)}/s"
-    return rate if bar.eta_s is None else f"{rate}, {span(bar.eta_s)} left"

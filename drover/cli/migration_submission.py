@@ -2,8 +2,10 @@
 
 import typer
 
-from drover.cli import exit_codes, output, queries
-from drover.cli.watching import emit_job, note_without_controller, verdict, watch
+from drover.cli import exit_codes, output
+from drover.cli.watching import emit_job, note_without_controller, watch
+from drover.views import queries
+from drover.views.sentences import verdict
 from workflows import guests
 from workflows.migration import jobs, preflight
 from workflows.submissions import MigrationSubmission

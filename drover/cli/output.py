@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from drover.escaping import escaped, json_text
+from drover.views.words import size as size
+from drover.views.words import span as span
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -50,17 +51,3 @@ def cell(shown: object, style: str = "") -> "Text":
     from rich.text import Text
 
     return Text("-" if shown is None or shown == "" else escaped(shown), style=style)
-
-
-def size(count: float) -> str:
-    """Bytes for people: `1.2 GB`."""
-    from rich.filesize import decimal
-
-    return decimal(int(count))
-
-
-def span(seconds: float | None) -> str:
-    """A duration for people: `3.2 s`, `1:05:00`."""
-    if seconds is None:
-        return ""
-    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=int(seconds)))

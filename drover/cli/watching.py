@@ -10,16 +10,15 @@ import typer
 from rich.console import Console
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from drover.cli import drain_queries, drain_view, exit_codes, output, queries, serializers
+from drover.cli import drain_view, exit_codes, output
 from drover.cli.exit_codes import ExitCode
 from drover.cli.line_view import PlainLines
 from drover.cli.live_view import Screen
-from drover.cli.queries import Snapshot
 from drover.controller import leader_election
 from drover.errors import DroverError
+from drover.views import documents, drain_queries, drain_sentences, queries, sentences
 from models.base import Document
 from models.database import transaction
-from models.job import Job, JobState
 
 POLL_S = 0.2
 PATIENCE_S = 30.0
@@ -77,9 +76,9 @@ def watch(job_id: int, *, timeout_s: float | None, as_json: bool) -> None:
             read=lambda: queries.snapshot(job_id),
             on_terminal=Screen,
             elsewhere=PlainLines,
-            verdict=verdict,
+            verdict=sentences.verdict,
             exit_code=lambda shot: exit_codes.of_job(shot.job.state),
-            document=lambda: job_document(job_id),
+            document=lambda: documents.job(job_id),
         ),
         timeout_s=timeout_s,
         as_json=as_json,
@@ -94,9 +93,9 @@ def watch_drain(drain_id: int, *, timeout_s: float | None, as_json: bool) -> Non
             read=lambda: drain_queries.snapshot(drain_id),
             on_terminal=drain_view.DrainScreen,
             elsewhere=drain_view.DrainLines,
-            verdict=drain_view.verdict,
+            verdict=drain_sentences.verdict,
             exit_code=drain_view.exit_code,
-            document=lambda: drain_view.drain_document(drain_queries.snapshot(drain_id)),
+            document=lambda: documents.drain(drain_id),
         ),
         timeout_s=timeout_s,
         as_json=as_json,
@@ -131,13 +130,7 @@ def note_without_controller() -> None:
 
 def emit_job(job_id: int) -> None:
     """Print the job's JSON document."""
-    output.emit(job_document(job_id))
-
-
-def job_document(job_id: int) -> Document:
-    """The job's JSON document."""
-    shot, warnings = queries.snapshot(job_id), queries.events(job_id, "warning")
-    return serializers.job_document(shot, warnings, queries.delivery(job_id=job_id))
+    output.emit(documents.job(job_id))
 
 
 def _until_ended(watched: Watched[Shot], timeout_s: float | None) -> Shot:
@@ -165,26 +158,3 @@ def _patiently(read: Callable[[], Shot]) -> Shot:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(1)
-
-
-def verdict(shot: Snapshot) -> str:
-    """One line on how the job ended."""
-    job = shot.job
-    if job.state is JobState.DONE:
-        return f"done: {job.guest} lives on {job.destination}; {_figures(shot)}"
-    why = serializers.public(job.error) or "no reason was recorded"
-    if job.state is JobState.ROLLED_BACK:
-        return f"rolled_back: {job.guest} stays on {job.source}; {why}"
-    return f"needs an operator: {why} (`drover job explain {job.id}` shows what led to it)"
-
-
-def _figures(shot: Snapshot) -> str:
-    copied = sum(disk.bytes_copied for disk in shot.job.disks)
-    figures = f"{output.size(copied)} of disks in {output.span(shot.total_s)}"
-    return figures + (f", guest paused for {pause}" if (pause := downtime(shot.job)) else "")
-
-
-def downtime(job: Job) -> str:
-    """How long the guest stood still, for people."""
-    ms = job.downtime.ms if job.downtime is not None else None
-    return "" if ms is None else f"{ms:.0f} ms"

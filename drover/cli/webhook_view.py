@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from drover.cli import output
-from drover.cli.serializers import iso
+from drover.views.serializers import iso
 from models.base import Document
 from models.webhook import Receiver
 from workflows.receivers import Allowed

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from drover import escaping, logs
-from drover.cli import queries
 from drover.cli.live_view import Screen
+from drover.views import queries
 from models.database import transaction
 from models.job import Job, JobState, record_event
 from tests.test_cli.support import drover, insert_job

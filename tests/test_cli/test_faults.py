@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from drover.cli import queries
+from drover.views import queries
 from models.database import transaction
 from tests.helpers import until
 from tests.test_cli.support import DROVER, NO_BROKER, document, drover, point_at

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from drover.cli import completion, plugins, serializers
+from drover.cli import completion, plugins
 from drover.cli.root import Root
 from drover.errors import PreconditionFailed
+from drover.views import serializers
 from models.job import JobState
 from tests.test_cli.support import DROVER, NONCE, drover, insert_job, point_at
 

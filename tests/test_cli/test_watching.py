@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 from sqlalchemy import event
 
-from drover.cli import live_view, progress, queries
+from drover.cli import live_view
 from drover.cli.line_view import PlainLines
+from drover.views import progress, queries
 from models.database import engine
 from models.documents import RamProgress
 from models.job import Disk, Job, JobState

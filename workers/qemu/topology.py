@@ -23,6 +23,9 @@ Geometry given on the command line is carried over by the command line."""
 
 _VOLATILE = _FIRMWARE | _GEOMETRY
 _HOST_PATHS = ("chardev", "filename", "path", "logfile", "mem-path")
+_MADE_UP = re.compile(r"#(block|net|chr|qdev)\d+")
+"""A name that QEMU makes up for what has none: two digits of it are random (util/id.c). What it stands for follows
+from the command line's order, which is the same on both sides."""
 
 
 def normalise_qtree(text: str) -> tuple[str, ...]:
@@ -104,8 +107,8 @@ def _status(content: str) -> str | None:
 
 
 def _value(value: str) -> str:
-    """A value without its second notation, and without the numbers QEMU makes up for nodes."""
-    return re.sub(r"#block\d+", "#block", re.sub(r"(?<=\d) \([^()]*\)$", "", value))
+    """A value without its second notation, and without the numbers in names that QEMU makes up."""
+    return _MADE_UP.sub(r"#\1", re.sub(r"(?<=\d) \([^()]*\)$", "", value))
 
 
 def normalise_ramblocks(text: str) -> tuple[str, ...]:

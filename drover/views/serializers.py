@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from drover.cli.queries import Snapshot, elapsed_s
+from drover.views.queries import Snapshot, elapsed_s
 from models.base import Document
 from models.documents import Downtime
 from models.drain import Drain

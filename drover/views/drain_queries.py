@@ -6,8 +6,8 @@ from datetime import datetime
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import selectinload
 
-from drover.cli.queries import PUBLIC, elapsed_s
 from drover.errors import PreconditionFailed
+from drover.views.queries import PUBLIC, elapsed_s
 from models import fleet, refusal
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState

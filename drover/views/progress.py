@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from drover.cli.queries import Snapshot
+from drover.views.queries import Snapshot
 from models.documents import RamProgress
 from models.job import Disk, Job, JobState
 

@@ -1,0 +1,68 @@
+"""Each JSON document as a whole, read from the database: what the commands print with `--json`."""
+
+from sqlalchemy import func, select
+
+from drover.settings import settings
+from drover.views import drain_documents, drain_queries, queries, serializers
+from models.base import Document
+from models.database import transaction
+from models.guest import Guest
+from models.host import Host
+from models.job import Job, unfinished
+from workflows.host_rpc import alive
+
+
+def hosts() -> list[Document]:
+    """All hosts, by name."""
+    guests = select(func.count()).where(Guest.host == Host.name).scalar_subquery()
+    query = select(Host, alive(settings()), guests).order_by(Host.name)
+    with transaction() as session:
+        return [
+            serializers.host_document(host, is_alive=is_alive, guests=count)
+            for host, is_alive, count in session.execute(query)
+        ]
+
+
+def guests() -> list[Document]:
+    """All guests, by name, each with the job that holds it."""
+    query = select(Guest, Job.id).outerjoin(Job, (Job.guest == Guest.name) & unfinished()).order_by(Guest.name)
+    with transaction() as session:
+        return [serializers.guest_document(guest, job_id) for guest, job_id in session.execute(query)]
+
+
+def jobs(*, everything: bool, guest: str | None, limit: int) -> list[Document]:
+    """Jobs, newest first, see `queries.newest`."""
+    shots = queries.newest(everything=everything, guest=guest, limit=limit)
+    return [serializers.job_summary(shot) for shot in shots]
+
+
+def job(job_id: int) -> Document:
+    """Everything about one job.
+
+    Raises:
+        PreconditionFailed: there is none. Likewise of the next.
+    """
+    shot, warnings = queries.snapshot(job_id), queries.events(job_id, "warning")
+    return serializers.job_document(shot, warnings, queries.delivery(job_id=job_id))
+
+
+def story(job_id: int) -> Document:
+    """A job's events."""
+    of = queries.snapshot(job_id).job
+    names = ("id", "guest", "source", "destination", "state", "wait_reason")
+    events = [serializers.event_document(event) for event in queries.events(job_id)]
+    return {**{name: getattr(of, name) for name in names}, "events": events}
+
+
+def drains(*, everything: bool, limit: int) -> list[Document]:
+    """Drains, newest first, see `drain_queries.newest`."""
+    return [drain_documents.drain_summary(shot) for shot in drain_queries.newest(everything=everything, limit=limit)]
+
+
+def drain(drain_id: int) -> Document:
+    """Everything about one drain.
+
+    Raises:
+        PreconditionFailed: there is none.
+    """
+    return drain_documents.drain_document(drain_queries.snapshot(drain_id))

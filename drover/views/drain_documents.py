@@ -1,0 +1,85 @@
+"""The JSON documents of drains. Their fields are documented in docs/cli.md: only add, never rename or drop one."""
+
+from drover.views.drain_queries import DrainShot, Row
+from drover.views.queries import delivery
+from drover.views.serializers import delivery_document, iso, public, timing_document
+from models.base import Document
+from models.drain import GuestState
+from workflows.drain.planner import Forecast
+
+
+def forecast_document(forecast: Forecast) -> Document:
+    """What a drain would do."""
+    return {
+        "dry_run": True,
+        "kind": forecast.kind.value,
+        "host": forecast.host,
+        "moves": [
+            {
+                "guest": move.candidate.name,
+                "source": move.candidate.source,
+                "destination": move.destination,
+                "disk_bytes": move.candidate.size.disk_bytes,
+                "memory_bytes": move.candidate.size.memory_bytes,
+                "cpus": move.candidate.size.cpus,
+                "estimate_s": round(forecast.speed.move_s(move.candidate.size), 1),
+            }
+            for move in forecast.plan.placements
+        ],
+        "skipped": [{"guest": guest, "reason": public(why)} for guest, why in sorted(forecast.plan.left.items())],
+        "total_s": round(forecast.total_s, 1),
+        "estimated_from_moves": forecast.speed.moves,
+    }
+
+
+def drain_document(shot: DrainShot) -> Document:
+    """Everything about one drain."""
+    drain = shot.drain
+    return {
+        **drain_summary(shot),
+        "guests": [_guest_document(row) for row in shot.rows],
+        "to": list(drain.allowed_hosts.to),
+        "exclude": list(drain.allowed_hosts.exclude),
+        "options": drain.options.public(),
+        **timing_document(drain),
+        "recurrence": drain.recurrence and drain.recurrence.public(),
+        "webhook": delivery_document(delivery(drain_id=drain.id)),
+    }
+
+
+def drain_summary(shot: DrainShot) -> Document:
+    """One drain among others."""
+    drain = shot.drain
+    return {
+        "id": drain.id,
+        "kind": drain.kind.value,
+        "host": drain.host,
+        "state": drain.state.value,
+        "total": len(shot.rows),
+        "moved": shot.count(GuestState.MOVED),
+        "skipped": shot.count(GuestState.SKIPPED),
+        "eta_s": None if shot.eta_s is None else round(shot.eta_s, 1),
+        "total_s": None if shot.total_s is None else round(shot.total_s, 3),
+        "wait_reason": drain.wait_reason,
+        "error": public(drain.error),
+        "created_at": iso(drain.created_at),
+        "started_at": iso(drain.started_at),
+        "finished_at": iso(drain.finished_at),
+        "idempotency_key": drain.idempotency_key,
+    }
+
+
+def _guest_document(row: Row) -> Document:
+    return {
+        "guest": row.guest.guest,
+        "state": row.guest.state.value,
+        "source": row.guest.source,
+        "destination": row.guest.destination,
+        "job": row.guest.job_id,
+        "job_state": row.job.state.value if row.job else None,
+        "bytes_total": row.bytes_total,
+        "bytes_copied": row.bytes_copied,
+        "eta_s": None if row.eta_s is None else round(row.eta_s, 1),
+        "reason": public(row.guest.reason),
+        "refused_by": {host: public(why) for host, why in row.guest.refused_by.items()},
+    }

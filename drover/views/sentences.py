@@ -1,0 +1,52 @@
+"""What is said to people about a job and its steps. No I/O."""
+
+from drover.views.progress import Bar
+from drover.views.queries import Snapshot
+from drover.views.serializers import public
+from drover.views.words import size, span
+from models.job import Job, JobState, Step
+
+
+def headline(job: Job) -> str:
+    """The job's number, guest and hosts."""
+    return f"job {job.id}: {job.guest} from {job.source} to {job.destination}"
+
+
+def standing(job: Job) -> str:
+    """Its state, and why it waits."""
+    return f"{job.state}, {job.wait_reason}" if job.wait_reason else str(job.state)
+
+
+def remark(step: Step) -> str:
+    """What is unusual about a step."""
+    tries = f"attempt {step.attempts}" if step.attempts > 1 else ""
+    return ": ".join(part for part in (tries, public(step.error) or "") if part)
+
+
+def pace(bar: Bar) -> str:
+    """Rate and remaining time."""
+    rate = f"{size(bar.bytes_per_s)}/s"
+    return rate if bar.eta_s is None else f"{rate}, {span(bar.eta_s)} left"
+
+
+def verdict(shot: Snapshot) -> str:
+    """One line on how the job ended."""
+    job = shot.job
+    if job.state is JobState.DONE:
+        return f"done: {job.guest} lives on {job.destination}; {_figures(shot)}"
+    why = public(job.error) or "no reason was recorded"
+    if job.state is JobState.ROLLED_BACK:
+        return f"rolled_back: {job.guest} stays on {job.source}; {why}"
+    return f"needs an operator: {why} (`drover job explain {job.id}` shows what led to it)"
+
+
+def _figures(shot: Snapshot) -> str:
+    copied = sum(disk.bytes_copied for disk in shot.job.disks)
+    figures = f"{size(copied)} of disks in {span(shot.total_s)}"
+    return figures + (f", guest paused for {pause}" if (pause := downtime(shot.job)) else "")
+
+
+def downtime(job: Job) -> str:
+    """How long the guest stood still, for people."""
+    ms = job.downtime.ms if job.downtime is not None else None
+    return "" if ms is None else f"{ms:.0f} ms"

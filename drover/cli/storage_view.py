@@ -3,7 +3,7 @@
 from sqlalchemy import select
 
 from drover.cli import output
-from drover.cli.serializers import iso
+from drover.views.serializers import iso
 from models.base import Document
 from models.database import transaction
 from models.storage import Storage

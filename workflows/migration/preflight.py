@@ -5,6 +5,7 @@ from sqlalchemy import select
 from drover.errors import HostRefused, PreconditionFailed
 from models.base import now
 from models.database import transaction
+from models.documents import MigrationOptions
 from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
@@ -33,7 +34,7 @@ def fits_its_window(guest: str, terms: SubmitOptions) -> None:
         raise PreconditionFailed(f"{guest} cannot be moved: {wait.why}")
 
 
-def plan(guest: Guest, destination: str) -> Plan:
+def plan(guest: Guest, destination: str, options: MigrationOptions | None = None) -> Plan:
     """Ask both hosts.
 
     Raises:
@@ -45,14 +46,16 @@ def plan(guest: Guest, destination: str) -> Plan:
     try:
         inspection = movable(guest)
     except HostRefused as refused:
-        raise _with_those_of(destination, guest, refused) from None
-    return planned_at(destination, guest, inspection)
+        raise _with_those_of(destination, guest, refused, options) from None
+    return planned_at(destination, guest, inspection, options)
 
 
-def _with_those_of(destination: str, guest: Guest, refused: HostRefused) -> HostRefused:
+def _with_those_of(
+    destination: str, guest: Guest, refused: HostRefused, options: MigrationOptions | None
+) -> HostRefused:
     """What the destination has against it as well, so that all is known at once."""
     try:
-        planned_at(destination, guest, inspect(guest))
+        planned_at(destination, guest, inspect(guest), options)
     except HostRefused as there:
         if not there.failed and refused.checks:
             return HostRefused(f"{refused}; {there}", host=guest.host, checks=(*refused.checks, *there.checks))
@@ -77,7 +80,7 @@ def movable(guest: Guest) -> Inspection:
     return inspection
 
 
-def planned_at(destination: str, guest: Guest, inspection: Inspection) -> Plan:
+def planned_at(destination: str, guest: Guest, inspection: Inspection, options: MigrationOptions | None = None) -> Plan:
     """The job's plan for one destination, by what was found out about the guest.
 
     Raises:
@@ -85,7 +88,11 @@ def planned_at(destination: str, guest: Guest, inspection: Inspection) -> Plan:
     """
     host, keys = known_host(guest.host), _keys(guest.host, destination)
     question = PlanDestination(
-        guest=guest.name, source_root=host.guest_root, source_machine=host.facts.machine, source=inspection
+        guest=guest.name,
+        source_root=host.guest_root,
+        source_machine=host.facts.machine,
+        source=inspection,
+        thin_factor=options.thin_factor if options else None,
     )
     answer = ask(destination, question)
     return Plan(source=inspection, destination=answer, source_key=keys[guest.host], destination_key=keys[destination])

@@ -1,6 +1,6 @@
 """how a move gets on
 
-Revises: 0013
+Revises: 0017
 """
 
 import sqlalchemy as sa
@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0020"
-down_revision = "0013"
+down_revision = "0017"
 branch_labels = None
 depends_on = None
 

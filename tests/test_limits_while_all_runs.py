@@ -43,7 +43,7 @@ def test_a_running_controller_admits_a_job_at_once_when_its_limit_is_raised(move
 
 
 def test_a_copy_that_is_under_way_gets_the_changed_budget(moves: Moves) -> None:
-    fleet_set(f"bandwidth={MIB}")
+    fleet_set(f"bandwidth={MIB}B/s")
     guest = moves.boot(DiskSpec(size_bytes=128 * MIB, format="raw"), write_rate=0, fill_mib=64)
     job = moves.submit(guest, "host-b")
 

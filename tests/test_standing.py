@@ -148,7 +148,7 @@ def test_the_pace_is_what_is_copied_and_what_is_written_anew_in_a_second() -> No
     meter = pace.Meter()
     assert meter.pace({"d": mirror(0, 0)}, 0, at=0.0) == Pace()
     meter.pace({"d": mirror(0, 1000)}, 7, at=1.0)
-    assert meter.pace({"d": mirror(400, 1100)}, 7, at=5.0).copied_per_s == 80.0
+    assert meter.pace({"d": mirror(400, 1100)}, 7, at=5.0).copied_per_s == 100.0
     assert meter.pace({"d": mirror(0, 1000)}, 7, at=6.0) == Pace(limit_per_s=7), "the copy began anew"
     assert meter.pace({"d": mirror(100, 1010)}, 7, at=7.0) == Pace(
         copied_per_s=100.0, written_per_s=10.0, limit_per_s=7

@@ -79,7 +79,7 @@ class Guest:
         """Move it to the other host; `options` are those of `MigrationOptions`, `floor` what that is to try."""
         to = "host-b" if self.host == "host-a" else "host-a"
         observer = Observer(str(self._watch_at(self.host)), str(self._watch_at(to)), self.devices)
-        times = self._moved(by, to, MigrationOptions(**options), floor or {})
+        times = self._moved(by, to, MigrationOptions.model_validate(options), floor or {})
         seen = observer.join()
         self.moved_to(to)
         allocated = sum(image.path.stat().st_blocks * 512 for image in self._images())

@@ -1,7 +1,7 @@
 """The documents in the JSON columns of jobs, drains and hosts; a job's plan is in `models.plan`."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PlainSerializer, Strict
 
@@ -31,6 +31,8 @@ class MigrationOptions(Versioned):
     """The target downtime: RAM is copied until the rest can be sent in this time."""
     bandwidth_bytes_per_s: int = 0
     """Of this job's streams; 0 leaves it to the host's budget."""
+    window_end: Literal["wait", "rollback"] = "wait"
+    """When its window closes before it has crossed: it waits in sync for the next one, or is rolled back."""
     thin_factor: float | None = None
     """How far the destination's storage may be over-committed for this move; None: as it is set there."""
 
@@ -91,6 +93,27 @@ class Pace(Versioned):
     """What the guest wrote anew where it had been copied before, likewise: it has to be copied again."""
     limit_per_s: int = 0
     """What all its mirrors may take together now; 0: no limit."""
+
+
+class Estimate(Versioned):
+    """What a move was expected to take when it was submitted, in seconds without waiting for anything."""
+
+    copy_s: float
+    """Until its disks are equal on both sides."""
+    switch_s: float
+    """The rest: RAM, switchover, and what each move takes whatever its size."""
+    copy_bytes: int
+    link_bytes_per_s: float
+    """What the disks get between these hosts without a limit."""
+    limit_bytes_per_s: int = 0
+    """0: none."""
+    moves: int = 0
+    """How many earlier moves it is from; 0: it is assumed."""
+
+    @property
+    def total_s(self) -> float:
+        """All of it."""
+        return self.copy_s + self.switch_s
 
 
 class Window(Versioned):

@@ -17,7 +17,7 @@ from drover import logs
 from models import transitions
 from models.base import Base, Document, by_value, now
 from models.contracts import Typed, nothing
-from models.documents import Downtime, MigrationOptions, NbdServer, Pace, RamProgress, Switchover, Window
+from models.documents import Downtime, Estimate, MigrationOptions, NbdServer, Pace, RamProgress, Switchover, Window
 from models.plan import Plan
 from models.said import say
 from models.transitions import CLAIMED as CLAIMED
@@ -93,6 +93,8 @@ class Job(Base):
     downtime: Mapped[Downtime | None] = mapped_column(Typed(Downtime))
     """Of the switchover that succeeded."""
     ram: Mapped[RamProgress | None] = mapped_column(Typed(RamProgress))
+    estimate: Mapped[Estimate | None] = mapped_column(Typed(Estimate))
+    """As it was submitted; None of a job of Drover 0.1, or one that was refused."""
     pace: Mapped[Pace | None] = mapped_column(Typed(Pace))
     """Of its disks; None before the copy."""
     silent: Mapped[str | None] = mapped_column(Text)

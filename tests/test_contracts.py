@@ -236,8 +236,8 @@ def test_parameters_of_a_newer_version_are_refused_and_older_ones_read(tmp_path:
     written = json.loads(file.read_text())
     file.write_text(json.dumps({name: value for name, value in written.items() if name != "version"}))
     assert SourceParameters.load(file) == parameters
-    file.write_text(json.dumps(written | {"version": 3}))
-    with pytest.raises(UnreadableDocument, match="of version 3 and this process reads up to version 2"):
+    file.write_text(json.dumps(written | {"version": 4}))
+    with pytest.raises(UnreadableDocument, match="of version 4 and this process reads up to version 3"):
         SourceParameters.load(file)
 
 

@@ -3,7 +3,10 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import update
 
+from models.database import transaction
+from models.documents import Window
 from models.job import Job, JobState
 from tests.helpers import Moves, until
 from workflows.migration import jobs
@@ -36,6 +39,28 @@ def test_a_held_move_waits_in_sync_until_it_is_released_and_a_seeded_one_until_i
     assert done.cutover_begun_at is not None
     assert done.cutover_begun_at >= at
     moves.intact(guest, "host-a")
+
+    late = jobs.submit(guest, "host-b", terms=SubmitOptions(hold=True))
+    until("both sides are equal", lambda: in_sync(moves, late.id))
+    _opens(late.id, timedelta(hours=1))
+    jobs.release(late.id)
+    until("it waits for its window", lambda: "opens at" in (moves.job(late.id).wait_reason or ""))
+    assert (moves.job(late.id).seed, moves.job(late.id).committed_at) == (True, None)
+    opened_at = _opens(late.id, timedelta(hours=-1))
+    done = moves.ended(late.id)
+    moves.done(done)
+    assert done.cutover_begun_at is not None
+    assert done.cutover_begun_at >= opened_at
+    moves.intact(guest, "host-b")
+
+
+def _opens(job_id: int, after: timedelta) -> datetime:
+    """Give a job a window of two hours that opens after that time; returns the present time."""
+    at = datetime.now(UTC)
+    with transaction() as session:
+        window = Window(start=f"{at + after:%H:%M}", end=f"{at + after + timedelta(hours=2):%H:%M}", timezone="UTC")
+        session.execute(update(Job).where(Job.id == job_id).values(window=window))
+    return at
 
 
 def test_a_held_move_that_is_cancelled_leaves_the_guest_where_it_is(moves: Moves) -> None:

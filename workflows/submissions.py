@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
-from typing import Annotated, Any, ParamSpec, Self, TypeGuard, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, Self, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AnyHttpUrl, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
@@ -131,6 +131,8 @@ class Submission(Message):
     """Not before."""
     window: Text | None = Field(None, description="a text like 22:00-04:00")
     """The hours of every day: nothing begins that would not end within them by estimate."""
+    window_end: Literal["wait", "rollback"] = Field("wait", description="`wait` or `rollback`")
+    """When the window closes before a move has crossed: it waits in sync for the next one, or is rolled back."""
     timezone: Text = Field("UTC", description="a text like Europe/Berlin")
     """In which `at`, `window` and `every` are meant."""
     hold: bool = Field(False, description=FLAG)
@@ -142,7 +144,11 @@ class Submission(Message):
 
     def options(self) -> MigrationOptions:
         """How guests are to be moved."""
-        return MigrationOptions(max_downtime_ms=self.max_downtime_ms, bandwidth_bytes_per_s=self.bandwidth_bytes_per_s)
+        return MigrationOptions(
+            max_downtime_ms=self.max_downtime_ms,
+            bandwidth_bytes_per_s=self.bandwidth_bytes_per_s,
+            window_end=self.window_end,
+        )
 
     def submit_options(self, now: datetime | None = None) -> SubmitOptions:
         """When it may begin and go on, and which address gets the webhook.

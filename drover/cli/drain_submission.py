@@ -30,6 +30,7 @@ def request(
     bandwidth: int,
     at: str | None,
     window: str | None,
+    window_end: str,
     timezone: str,
     every: str | None,
     hold: bool,
@@ -51,6 +52,7 @@ def request(
             **how_fast(max_downtime_ms, bandwidth),
             "at": at,
             "window": window,
+            "window_end": window_end,
             "timezone": timezone,
             "every": every,
             "hold": hold,
@@ -86,7 +88,6 @@ def plan_and_submit(
 
 
 def _print_forecast(forecast: Forecast) -> None:
-    speed = forecast.speed
     output.table(
         ("GUEST", "FROM", "TO", "DISKS", "MEMORY", "TIME"),
         [
@@ -96,17 +97,14 @@ def _print_forecast(forecast: Forecast) -> None:
                 move.destination,
                 output.size(move.candidate.size.disk_bytes),
                 output.size(move.candidate.size.memory_bytes),
-                output.span(speed.move_s(move.candidate.size)),
+                output.span(forecast.move_s(move)),
             )
             for move in forecast.plan.placements
         ],
     )
     moves = len(forecast.plan.placements)
-    basis = (
-        f"by the last {count(speed.moves, 'move')}"
-        if speed.moves
-        else "assuming 100 MB/s, because nothing was moved yet"
+    output.say(
+        f"{count(moves, 'guest moves', 'guests move')} in about {output.span(forecast.total_s)}, {forecast.speed.basis}"
     )
-    output.say(f"{count(moves, 'guest moves', 'guests move')} in about {output.span(forecast.total_s)}, {basis}")
     for guest, why in sorted(forecast.plan.left.items()):
         output.say(f"{guest} stays where it is and runs on: {why}")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from drover.cli import output
 from drover.cli.watching import emit_job
-from drover.views import documents, queries, serializers
+from drover.views import documents, queries, sentences, serializers
 from drover.views.queries import Snapshot
 from drover.views.sentences import downtime, headline, remark
 from models.base import Document
@@ -56,6 +56,11 @@ def _print(shot: Snapshot) -> None:
         f"  asked for {serializers.iso(job.created_at)}, time {output.span(shot.total_s) or '-'}, "
         f"guest paused for {downtime(job) or '-'}"
     )
+    if job.estimate is not None:
+        took = serializers.took(job)
+        known = {"copy": took["copy_s"], "RAM and switchover": took["ram_s"], "in all": shot.total_s}
+        told = ", ".join(f"{name} {output.span(seconds)}" for name, seconds in known.items() if seconds is not None)
+        output.say(f"  estimated {sentences.estimate(job.estimate)}; took {told or 'nothing yet'}")
     if phases := serializers.downtime_phases(job):
         output.say("  of which " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in phases.items()))
     output.table(

@@ -44,6 +44,7 @@ def migrate(
     thin_factor: ThinFactor = None,
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
+    window_end: schedule_options.WindowEnd = "wait",
     timezone: schedule_options.Timezone = "UTC",
     hold: schedule_options.Hold = False,
     seed_now: schedule_options.SeedNow = False,
@@ -59,9 +60,6 @@ def migrate(
     """
     from drover.cli import migration_submission
 
-    if dry_run:
-        migration_submission.plan(guest, to, thin_factor=thin_factor, as_json=as_json)
-        return
     migration_submission.submit(
         guest,
         to,
@@ -70,12 +68,14 @@ def migrate(
         thin_factor=thin_factor,
         at=at,
         window=window,
+        window_end=window_end,
         timezone=timezone,
         hold=hold,
         seed_now=seed_now,
         priority=priority,
         webhook=webhook,
         idempotency_key=idempotency_key,
+        dry_run=dry_run,
         wait=wait,
         timeout=timeout,
         as_json=as_json,

@@ -4,9 +4,10 @@ import typer
 
 from drover.cli import exit_codes, output
 from drover.cli.watching import emit_job, note_without_controller, watch
-from drover.views import queries
+from drover.views import queries, sentences, serializers
 from drover.views.sentences import verdict
 from workflows import guests
+from workflows.estimate import Way
 from workflows.migration import jobs, preflight
 from workflows.submissions import MigrationSubmission
 
@@ -26,12 +27,14 @@ def submit(
     thin_factor: float | None,
     at: str | None,
     window: str | None,
+    window_end: str,
     timezone: str,
     hold: bool,
     seed_now: bool,
     priority: int,
     webhook: str | None,
     idempotency_key: str | None,
+    dry_run: bool,
     wait: bool,
     timeout: float | None,
     as_json: bool,
@@ -45,6 +48,7 @@ def submit(
             "thin_factor": thin_factor,
             "at": at,
             "window": window,
+            "window_end": window_end,
             "timezone": timezone,
             "hold": hold,
             "seed_now": seed_now,
@@ -53,6 +57,9 @@ def submit(
             "idempotency_key": idempotency_key,
         }
     )
+    if dry_run:
+        plan(asked, as_json=as_json)
+        return
     options, terms = asked.options(), asked.submit_options()
     job = jobs.submit(guest, to, options=options, terms=terms, idempotency_key=idempotency_key)
     for warning in queries.events(job.id, "warning"):
@@ -76,11 +83,11 @@ def _submitted(job_id: int, *, as_json: bool) -> None:
     raise typer.Exit(exit_codes.of_job(shot.job.state))
 
 
-def plan(guest: str, to: str, *, thin_factor: float | None, as_json: bool) -> None:
-    """Print what the move would copy; nothing is changed."""
-    row = guests.known_guest(guest)
-    asked = MigrationSubmission.read({"guest": guest, "to": to, "thin_factor": thin_factor})
-    planned = preflight.plan(row, to, asked.options())
+def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
+    """Print what the move would copy, and how long it would take; nothing is changed."""
+    row, to, options = guests.known_guest(asked.guest), asked.to, asked.options()
+    planned = preflight.plan(row, to, options)
+    expected = preflight.estimated(row.name, asked.submit_options(), Way.of(row.host, to, options))
     looked_at = (*planned.source.checks, *planned.destination.checks)
     if as_json:
         names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}
@@ -93,6 +100,7 @@ def plan(guest: str, to: str, *, thin_factor: float | None, as_json: bool) -> No
                 "ram": planned.destination.ram,
                 "memory_bytes": planned.source.memory_bytes,
                 "disks": [disk.model_dump(mode="json", include=names) for disk in planned.disks],
+                "estimate": serializers.estimate_document(expected),
                 "warnings": list(planned.destination.warnings),
                 "checks": [check.json_object() for check in looked_at],
             }
@@ -104,5 +112,6 @@ def plan(guest: str, to: str, *, thin_factor: float | None, as_json: bool) -> No
         output.say(f"  disk {disk.index}: {disk.format}, {amount}: {disk.source_path} -> {disk.destination_path}")
     how = "while it runs" if planned.destination.ram == "live" else "while it is paused"
     output.say(f"  memory: {output.size(planned.source.memory_bytes)}, copied {how}")
+    output.say(f"It takes {sentences.estimate(expected)}")
     for warning in planned.destination.warnings:
         output.note(f"warning: {warning}")

@@ -1,6 +1,6 @@
 """Options that say when a move or a drain may happen."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,8 +13,16 @@ Hours = Annotated[
     typer.Option(
         "--window",
         metavar="FROM-TO",
-        help="Every day's hours, like 22:00-04:00: nothing begins that would not end within them by estimate.",
+        help="Every day's hours, like 22:00-04:00: nothing begins that would not end within them by estimate, and no "
+        "guest changes hosts outside of them.",
         show_default="always",
+    ),
+]
+WindowEnd = Annotated[
+    Literal["wait", "rollback"],
+    typer.Option(
+        help="When the window closes before a move has crossed: its disks are kept in sync until the next one, or it "
+        "is rolled back."
     ),
 ]
 Timezone = Annotated[str, typer.Option(metavar="ZONE", help="In which --at, --window and --every are meant.")]

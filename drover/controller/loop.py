@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session, aliased
 from drover import logs, metrics, webhooks
 from drover.broker import health
 from drover.broker.app import CONTROL_QUEUE
+from drover.controller import windows
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, settings
 from models import fleet, said
@@ -166,6 +167,7 @@ def tick(ours: Settings) -> None:
         (at_hand.overdue, _expire_overdue),
         (at_hand.old_questions, _delete_old_questions),
         (at_hand.stopped, _go_on_with_all_returned),
+        (at_hand.in_windows, windows.tick),
         (at_hand.waiting, _admit),
         (due, _advance_all),
         (at_hand.drains, drains.tick),  # after what a job may wait for
@@ -220,6 +222,7 @@ def _look(ours: Settings) -> Any:
         "old_questions": exists().where(_old()),
         "stopped": exists().where(Job.state == JobState.NEEDS_OPERATOR),
         "waiting": exists().where(admission.waits()),
+        "in_windows": exists().where(windows.open_ended()),
         "due": _due(ours).exists(),
         "drains": exists().where(drains.unfinished()),
         "deliveries": exists().where(webhooks.due()),

@@ -22,7 +22,7 @@ def forecast_document(forecast: Forecast) -> Document:
                 "disk_bytes": move.candidate.size.disk_bytes,
                 "memory_bytes": move.candidate.size.memory_bytes,
                 "cpus": move.candidate.size.cpus,
-                "estimate_s": round(forecast.speed.move_s(move.candidate.size), 1),
+                "estimate_s": round(forecast.move_s(move), 1),
             }
             for move in forecast.plan.placements
         ],

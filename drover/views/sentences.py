@@ -4,6 +4,8 @@ from drover.views.progress import Bar
 from drover.views.queries import Snapshot
 from drover.views.serializers import public
 from drover.views.words import size, span
+from drover.words import count, rate
+from models.documents import Estimate
 from models.job import Job, JobState, Step
 
 
@@ -27,6 +29,18 @@ def pace(bar: Bar) -> str:
     """Rate and remaining time."""
     rate = f"{size(bar.bytes_per_s)}/s"
     return rate if bar.eta_s is None else f"{rate}, {span(bar.eta_s)} left"
+
+
+def estimate(expected: Estimate) -> str:
+    """How long a move takes, and by what that is known."""
+    limit = f", limited to {rate(expected.limit_bytes_per_s)}" if expected.limit_bytes_per_s else ""
+    basis = (
+        f"by the last {count(expected.moves, 'move')}" if expected.moves else "assumed, because nothing was moved yet"
+    )
+    return (
+        f"about {span(expected.total_s)} ({basis}): {span(expected.copy_s)} for {size(expected.copy_bytes)} of disks"
+        f"{limit}, {span(expected.switch_s)} for the rest"
+    )
 
 
 def verdict(shot: Snapshot) -> str:

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 
 from drover.views.queries import Snapshot, elapsed_s
 from models.base import Document
-from models.documents import Downtime
+from models.documents import Downtime, Estimate
 from models.drain import Drain
 from models.guest import Guest
 from models.host import Host
-from models.job import DOWNTIME_PHASES, Disk, Event, Job, Step
+from models.job import DOWNTIME_PHASES, Disk, Event, Job, Side, Step
 from models.plan import Inspection
 from models.webhook import Delivery
 
@@ -61,6 +61,8 @@ def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery |
         "total_s": _rounded(shot.total_s),
         "error": public(job.error),
         "wait_reason": public(job.wait_reason),
+        "estimate": estimate_document(job.estimate),
+        "took": {name: _rounded(seconds) for name, seconds in took(job).items()},
         "pace": _pace(job),
         "warnings": [public(event.sentence) for event in warnings],
         "options": job.options.public(),
@@ -142,6 +144,23 @@ def _ram(job: Job) -> Document | None:
         "bytes_remaining": job.ram.remaining,
         "bytes_per_s": job.ram.bytes_per_s,
         "passes": job.ram.passes,
+    }
+
+
+def estimate_document(estimate: Estimate | None) -> Document | None:
+    """What a move was expected to take."""
+    return None if estimate is None else {**estimate.public(), "total_s": round(estimate.total_s, 1)}
+
+
+def took(job: Job) -> dict[str, float | None]:
+    """What of the estimate is known by now, in seconds: the copy of its disks, and its RAM with the switchover."""
+    at_source = {step.name: (step.started_at, step.finished_at) for step in job.steps if step.side is Side.SOURCE}
+    copying_at, _ = at_source.get("await_sync", (None, None))
+    ready = [disk.ready_at for disk in job.disks if disk.ready_at is not None]
+    all_ready = max(ready) if ready and len(ready) == len(job.disks) else None
+    return {
+        "copy_s": elapsed_s(copying_at, all_ready),
+        "ram_s": elapsed_s(*at_source.get("migrate_ram", (None, None))),
     }
 
 

@@ -11,15 +11,16 @@ import time
 
 from drover.errors import Committed, Fatal
 from models.documents import RamProgress, Switchover
-from models.job import Side
+from models.job import Side, record_event
 from workers import incoming_qemu, mirrors, nbd_server
 from workers.qemu import block, migration
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
 from workers.streams.parameters import RAM, SWITCHOVER
-from workers.switchover import supervisor
+from workers.switchover import supervisor, timing
 from workers.switchover.journal import Journal, JournalState
 from workers.switchover.parameters import DestinationParameters, SourceParameters
+from workflows import windows
 from workflows.migration.chain import BeginAnew, Restart
 
 RECORD_S = 1.0
@@ -92,12 +93,35 @@ class MigrateRamSource(StepHandler):
             raise BeginAnew("the RAM has to be sent anew", Restart.RAM)
         attempt = ctx.job.switchover.attempt
         if attempt not in supervisor.attempts(ctx):
+            self._check_window(ctx)
             await self._check_guest(ctx)
             await streams.connect(ctx)
             self._start(ctx, attempt)
         told = await supervisor.watch(ctx, attempt, _Progress(ctx).write)
         if not told.committed and not _died_after_ending_mirrors(ctx, told):
             await self._keep(ctx, told)
+
+    def _check_window(self, ctx: Context) -> None:
+        """No RAM is sent outside of the job's window."""
+        if windows.is_closed(ctx.job.window, ctx.claim.now()):
+            self._wait_for_the_next_window(ctx)
+            raise BeginAnew("its window has closed", Restart.SYNC)
+
+    def _wait_for_the_next_window(self, ctx: Context) -> None:
+        """The disks are kept in sync until admission lets the RAM follow.
+
+        Raises:
+            Fatal: the job is to be rolled back instead.
+        """
+        job = ctx.job
+        if job.window is None:
+            return
+        why = windows.closed(job.window, ctx.claim.now(), job.options)
+        if job.options.window_end == windows.ROLLBACK:
+            raise Fatal(why)
+        ctx.note(seed=True, wait_reason=why)
+        with ctx.record() as (session, _job, _step):
+            record_event(session, job.id, by=ctx.claim.owner, action="window_closed", sentence=why)
 
     async def _check_guest(self, ctx: Context) -> None:
         """Nobody paused it or plugged anything in or out since the preflight: then it would not arrive as it is."""
@@ -129,7 +153,13 @@ class MigrateRamSource(StepHandler):
             bandwidth_bytes_per_s=mirrors.budget(ctx),
             deadline_s=DEADLINE_S,
             devices=list(ctx.source.devices),
+            closes_at=self._closes_at(ctx),
         )
+
+    def _closes_at(self, ctx: Context) -> float | None:
+        """When the job's window closes, by the clock of the switchover process; the window is by the database's."""
+        left_s = windows.left_s(ctx.job.window, ctx.claim.now())
+        return None if left_s is None else timing.uptime() + left_s
 
     async def _keep(self, ctx: Context, told: JournalState) -> None:
         """The source owns the guest: make sure that it goes on there, and have RAM, or all, tried again."""
@@ -137,6 +167,8 @@ class MigrateRamSource(StepHandler):
         mirrored = await self._take_back(ctx)
         # Without `switch` the destination starts a new process even if no source connected to this one.
         ctx.note(cutover_begun_at=None, switchover=None)
+        if kept is not None and kept.get("window_closed"):
+            self._wait_for_the_next_window(ctx)
         said = kept or told.last("lost") or {"reason": "the source's switchover process died"}
         raise BeginAnew(str(said["reason"]), Restart.SYNC if mirrored else Restart.NBD_SERVER)
 

@@ -22,7 +22,7 @@ from workers.images.manifest import write_durably
 LOOK_S = 1.0
 """The writer of the parameters may have died before it wrote to the FIFO."""
 
-VERSION = 2
+VERSION = 3
 """Raised with whatever an older process must not overlook. Drover 0.1 wrote none, which is version 0."""
 
 
@@ -109,6 +109,8 @@ class SourceParameters(Parameters):
     """Give up when RAM has not converged by then."""
     devices: list[str]
     """QOM names of the guest's devices at preflight: nothing may have been plugged since."""
+    closes_at: float | None = None
+    """When the job's window closes, by this host's `timing.uptime`; None: it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)

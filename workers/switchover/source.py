@@ -20,7 +20,7 @@ from workers.switchover import channel
 from workers.switchover.channel import Channel, PeerLost
 from workers.switchover.journal import Journal, read
 from workers.switchover.parameters import SourceParameters
-from workers.switchover.timing import Timer
+from workers.switchover.timing import Timer, uptime
 
 PING_S = 0.3
 REPORT_S = 0.2
@@ -32,10 +32,19 @@ EARLY_LIMIT_MS = 1
 """Downtime limit until the second pass: QEMU would else stop the guest with more left than need be."""
 UNLIMITED = 1 << 40
 GREETINGS = 5
+RESERVE_S = 1.0
+"""A switchover does not begin in the last moment of its window: once the mirrors have ended, calling it off costs a new
+copy of the disks."""
+LAST_RESERVE_S = 0.2
+"""Left for the destination to resume the guest within the window."""
 
 
 class CalledOff(DroverError):
     """The switchover cannot be completed; the guest stays here."""
+
+
+class WindowClosed(CalledOff):
+    """The job's window has closed, or is about to."""
 
 
 class Source:
@@ -95,6 +104,7 @@ class Source:
 
     async def prepare(self) -> None:
         """Everything that can be done while the guest runs."""
+        self.check_window(RESERVE_S)
         await self.check_mirrors()
         await self.check_guest({"running"})
         await migration.set_capabilities(
@@ -146,12 +156,19 @@ class Source:
         deadline = time.monotonic() + self.order.deadline_s
         writing: asyncio.Task[None] | None = None
         while await self.precopy_goes_on():
+            self.check_window(RESERVE_S)
             if self.passes >= 2 and writing is None:
                 writing = asyncio.create_task(self.write_out_and_allow_switch())
             if writing is not None and writing.done():
                 writing.result()
             if time.monotonic() > deadline:
                 raise CalledOff(f"the RAM did not converge within {self.order.deadline_s:g} s")
+        self.check_window(RESERVE_S)
+
+    def check_window(self, reserve_s: float) -> None:
+        """Nothing crosses outside of the job's window."""
+        if self.order.closes_at is not None and uptime() > self.order.closes_at - reserve_s:
+            raise WindowClosed("its window closed before the switchover")
 
     async def write_out_and_allow_switch(self) -> None:
         """From then on QEMU may stop the guest as soon as what is left fits the allowed downtime."""
@@ -261,6 +278,7 @@ class Source:
 
     async def let_run(self) -> None:
         """The point of no return."""
+        self.check_window(LAST_RESERVE_S)
         self.journal.write("run")
         reply = await self.line.ask("run", SLOW_S)
         resumed_at = reply["resumed_at"] - self.clock_offset
@@ -316,4 +334,4 @@ async def _keep(order: SourceParameters, journal: Journal, guest: Monitor, error
         return
     journal.write("keeping")  # before the guest goes on: from here on what the destination holds is out of date
     await migration.cancel(guest, order.nodes, paused_by_us=read(Path(order.journal)).paused_guest)
-    journal.write("kept", reason=str(error))
+    journal.write("kept", reason=str(error), window_closed=isinstance(error, WindowClosed))

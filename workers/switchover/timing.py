@@ -14,3 +14,8 @@ class Timer:
 
     def __exit__(self, *_: object) -> None:
         self._phases[self._phase] = 1000 * (time.perf_counter() - self._begun)
+
+
+def uptime() -> float:
+    """Seconds since this host was started: the same in all its processes, and no change of its clock touches it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -18,6 +18,7 @@ from workflows import capacity, estimate, isolation, schedule
 from workflows.drain import job_sync
 from workflows.drain.placement import Candidate, Placement
 from workflows.drain.planner import candidate, placed
+from workflows.estimate import way_of
 from workflows.host_rpc import ANSWER_TIMEOUT_S
 from workflows.migration import jobs
 from workflows.schedule import Wait
@@ -39,7 +40,9 @@ def choose(session: Session, drain: Drain, ours: Settings) -> list[str]:
     candidates = _candidates(session, drain, promised, waiting.keys() - waits.keys())
     made = placed(session, drain.kind, drain.host, drain.allowed_hosts, candidates)
     waits |= _early(session, drain, [one for one in made.placements if one.candidate.name in waiting])
-    chosen = _with_slots(session, [one for one in made.placements if one.candidate.name not in waits], waiting, ours)
+    chosen = _with_slots(
+        session, drain, [one for one in made.placements if one.candidate.name not in waits], waiting, ours
+    )
     busy = bool(promised or chosen) or job_sync.moves_under_way(session, drain)
     waits |= {name: Wait(why=why, for_good=not busy) for name, why in made.left.items() if name in waiting}
     for name, wait in waits.items():
@@ -50,15 +53,16 @@ def choose(session: Session, drain: Drain, ours: Settings) -> list[str]:
 def _early(session: Session, drain: Drain, placements: Iterable[Placement]) -> dict[str, Wait]:
     """Guests whose move could not end within the window if it began now; disks that are copied ahead may always be."""
     speed, now = estimate.speed(session), session.scalars(select(func.now())).one()
-    waits = {
-        one.candidate.name: schedule.obstacle(now, speed.needs_s(one.candidate.size, drain.seed), window=drain.window)
-        for one in placements
-    }
+
+    def takes_s(one: Placement) -> float:
+        return speed.needs_s(one.candidate.size, drain.seed, way_of(one, drain.options.bandwidth_bytes_per_s))
+
+    waits = {one.candidate.name: schedule.obstacle(now, takes_s(one), window=drain.window) for one in placements}
     return {name: wait for name, wait in waits.items() if wait is not None and (wait.for_good or not drain.seed)}
 
 
 def _with_slots(
-    session: Session, placements: Iterable[Placement], waiting: Mapping[str, DrainGuest], ours: Settings
+    session: Session, drain: Drain, placements: Iterable[Placement], waiting: Mapping[str, DrainGuest], ours: Settings
 ) -> list[str]:
     """Give the free slots away in the order of the plan; who was promised a place holds one already."""
     slots, speed = capacity.slots(session, fleet.limits(session)), estimate.speed(session)
@@ -70,7 +74,7 @@ def _with_slots(
             slots.reserve(guest.source, placement.destination)
             continue
         silent = f"{placement.destination} is silent" if rooms[placement.destination].silent else None
-        row.estimate_s = speed.move_s(guest.size)
+        row.estimate_s = speed.move_s(guest.size, way_of(placement, drain.options.bandwidth_bytes_per_s))
         row.reason = silent or slots.lacking(guest.source, placement.destination)
         if row.reason is None:
             slots.reserve(guest.source, placement.destination)

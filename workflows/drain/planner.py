@@ -14,7 +14,7 @@ from drover.settings import settings
 from models import fleet
 from models.base import now
 from models.database import transaction
-from models.documents import AllowedHosts
+from models.documents import AllowedHosts, MigrationOptions
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host
@@ -23,8 +23,8 @@ from models.plan import Inspection
 from models.transitions import BEGUN
 from workflows import capacity, estimate, schedule
 from workflows.capacity import Size
-from workflows.drain.placement import Candidate, DrainPlan, Resident, plan
-from workflows.estimate import Speed
+from workflows.drain.placement import Candidate, DrainPlan, Placement, Resident, plan
+from workflows.estimate import Speed, way_of
 from workflows.migration import preflight
 from workflows.submit_options import SubmitOptions
 
@@ -45,9 +45,21 @@ class Forecast:
     plan: DrainPlan
     speed: Speed
     total_s: float
+    asked_bytes_per_s: int = 0
+    """For each move; 0: the hosts' budgets."""
+
+    def move_s(self, placement: Placement) -> float:
+        """How long one of its moves takes, in seconds."""
+        return self.speed.move_s(placement.candidate.size, way_of(placement, self.asked_bytes_per_s))
 
 
-def forecast(kind: DrainKind, host: str, where: AllowedHosts, terms: SubmitOptions | None = None) -> Forecast:
+def forecast(
+    kind: DrainKind,
+    host: str,
+    where: AllowedHosts,
+    terms: SubmitOptions | None = None,
+    options: MigrationOptions | None = None,
+) -> Forecast:
     """Plan all guests of a drain at once, after having asked every guest's host and every destination.
 
     Changes nothing but the recorded sizes of the guests.
@@ -64,7 +76,8 @@ def forecast(kind: DrainKind, host: str, where: AllowedHosts, terms: SubmitOptio
         pass
     with transaction() as session:
         speed, at, limits = estimate.speed(session), now(session), fleet.limits(session)
-    never = _too_long(made, speed, terms or SubmitOptions(), at)
+    asked = options.bandwidth_bytes_per_s if options is not None else 0
+    never = _too_long(made, speed, terms or SubmitOptions(), at, asked)
     made = DrainPlan(
         placements=tuple(one for one in made.placements if one.candidate.name not in never),
         left=survey.immovable | made.left | never,
@@ -75,16 +88,18 @@ def forecast(kind: DrainKind, host: str, where: AllowedHosts, terms: SubmitOptio
         sources={guest.name: guest.host for guest in guests.values()},
         plan=made,
         speed=speed,
-        total_s=estimate.total_s(made.placements, speed, limits),
+        total_s=estimate.total_s(made.placements, speed, limits, asked),
+        asked_bytes_per_s=asked,
     )
 
 
-def _too_long(made: DrainPlan, speed: Speed, terms: SubmitOptions, at: datetime) -> dict[str, str]:
+def _too_long(made: DrainPlan, speed: Speed, terms: SubmitOptions, at: datetime, asked: int) -> dict[str, str]:
     """Guests whose move fits into no window."""
-    waits = {
-        one.candidate.name: schedule.obstacle(at, speed.needs_s(one.candidate.size, terms.seed), window=terms.window)
-        for one in made.placements
-    }
+
+    def takes_s(one: Placement) -> float:
+        return speed.needs_s(one.candidate.size, terms.seed, way_of(one, asked))
+
+    waits = {one.candidate.name: schedule.obstacle(at, takes_s(one), window=terms.window) for one in made.placements}
     return {name: wait.why for name, wait in waits.items() if wait is not None and wait.for_good}
 
 

@@ -22,7 +22,7 @@ from models.said import say
 from models.transitions import Actor, JobEvent
 from workflows import capacity, estimate, schedule
 from workflows.capacity import Room, Size, Slots
-from workflows.estimate import Speed
+from workflows.estimate import Speed, Way
 from workflows.isolation import PAUSES
 
 ADMISSION_LOCK = 0x61646D6974  # "admit"
@@ -33,7 +33,10 @@ DECIDING = "admit"
 
 def waits() -> ColumnElement[bool]:
     """Jobs that admission decides about."""
-    return or_(Job.state == JobState.QUEUED, and_(Job.state == JobState.RUNNING, Job.seed, capacity.parked()))
+    return or_(
+        Job.state == JobState.QUEUED,
+        and_(Job.state == JobState.RUNNING, Job.seed, Job.cutover_begun_at.is_(None), capacity.parked()),
+    )
 
 
 def admit(session: Session, ours: Settings) -> dict[int, Exception]:
@@ -131,7 +134,8 @@ def _too_early(job: Job, size: Size, now: datetime, speed: Speed) -> str | None:
     """Disks may be copied ahead at any time; all else only at its time, and if it can end within its window."""
     if job.seed and job.state is JobState.QUEUED:
         return None
-    wait = schedule.obstacle(now, speed.needs_s(size, job.seed), not_before=job.not_before, window=job.window)
+    takes_s = speed.needs_s(size, job.seed, Way.of(job.source, job.destination, job.options))
+    wait = schedule.obstacle(now, takes_s, not_before=job.not_before, window=job.window)
     return None if wait is None else wait.why
 
 

@@ -23,6 +23,7 @@ from models.job import Attempt, Disk, Job, Step, record_event
 from models.plan import Plan, PlannedDisk
 from models.transitions import Actor, Direction, JobEvent, JobState, StepEvent, StepState
 from workflows import receivers
+from workflows.estimate import Way
 from workflows.guests import known_guest, lock_as_planned
 from workflows.migration import chain, claims, preflight
 from workflows.submissions import is_text
@@ -73,13 +74,14 @@ def _checked(guest: str, destination: str, options: MigrationOptions, terms: Sub
     receivers.check(terms.webhook)
     row = known_guest(guest)
     planned = preflight.plan(row, destination, options)
-    preflight.fits_its_window(row.name, terms)
+    expected = preflight.estimated(row.name, terms, Way.of(row.host, destination, options))
     job = Job(
         guest=row.name,
         source=row.host,
         destination=destination,
         options=options,
         plan=planned,
+        estimate=expected,
         steps=chain.steps(row.host, destination),
         disks=[_disk(disk) for disk in planned.disks],
         **vars(terms),

@@ -5,7 +5,7 @@ from sqlalchemy import select
 from drover.errors import HostRefused, PreconditionFailed
 from models.base import now
 from models.database import transaction
-from models.documents import MigrationOptions
+from models.documents import Estimate, MigrationOptions
 from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
@@ -13,25 +13,25 @@ from models.plan import Inspection, Plan
 from models.preflight import Verdict
 from workflows import estimate, host_keys, schedule
 from workflows.capacity import Size
+from workflows.estimate import Way
 from workflows.guests import inspect, refuse_second_name
 from workflows.host_rpc import ask, known_host
 from workflows.hosts import takes_guests
 from workflows.submit_options import SubmitOptions
 
 
-def fits_its_window(guest: str, terms: SubmitOptions) -> None:
-    """Refuse what could never begin.
+def estimated(guest: str, terms: SubmitOptions, way: Way) -> Estimate:
+    """How long the move takes.
 
     Raises:
-        PreconditionFailed: no window is long enough.
+        PreconditionFailed: no window is long enough for it.
     """
-    if terms.window is None:
-        return
     with transaction() as session:
         size, speed, at = Size.of(session.get_one(Guest, guest)), estimate.speed(session), now(session)
-    wait = schedule.obstacle(at, speed.needs_s(size, terms.seed), window=terms.window)
+    wait = schedule.obstacle(at, speed.needs_s(size, terms.seed, way), window=terms.window)
     if wait is not None and wait.for_good:
         raise PreconditionFailed(f"{guest} cannot be moved: {wait.why}")
+    return speed.estimate(size, way)
 
 
 def plan(guest: Guest, destination: str, options: MigrationOptions | None = None) -> Plan:

@@ -129,6 +129,36 @@ def rooms(session: Session, ours: Settings, *, planning: Collection[str] | None 
     return {row.name: _room(row) for row in session.execute(query)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What guests that live on a host take of it, and what is promised there to others or still kept."""
+
+    living: Size
+    promised: Size
+
+
+def shares(session: Session) -> dict[str, Share]:
+    """{host: what is taken of it}, as `rooms` counts it without a planner; untouched hosts are left out."""
+    parts = [
+        select(literal(living).label("living"), part.c.host, *(part.c[name] for name in AMOUNTS))
+        for living, part in (
+            (True, _living().subquery()),
+            (False, union_all(_arriving(), _set_aside()).subquery()),
+        )
+    ]
+    each = union_all(*parts).subquery()
+    sums = [func.sum(each.c[name]).label(name) for name in AMOUNTS]
+    query = select(each.c.host, each.c.living, *sums).group_by(each.c.host, each.c.living)
+    found: dict[str, dict[bool, Size]] = {}
+    for row in session.execute(query):
+        found.setdefault(row.host, {})[row.living] = Size(**{name: int(getattr(row, name)) for name in AMOUNTS})
+    nothing = Size(cpus=0, memory_bytes=0, disk_bytes=0)
+    return {
+        host: Share(living=sizes.get(True, nothing), promised=sizes.get(False, nothing))
+        for host, sizes in found.items()
+    }
+
+
 def _room(row: Any) -> Room:
     left = {name: getattr(row, name) for name in AMOUNTS}
     return Room(
@@ -146,7 +176,7 @@ def _living() -> Select[str, int, int, int]:
 
 def _arriving() -> Select[str, int, int, int]:
     return (
-        select(Job.destination, Guest.cpus, Guest.memory_bytes, Guest.disk_bytes)
+        select(Job.destination.label("host"), Guest.cpus, Guest.memory_bytes, Guest.disk_bytes)
         .join(Guest, Guest.name == Job.guest)
         .where(Job.state.in_(BEGUN), Guest.host != Job.destination)
     )

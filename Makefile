@@ -1,9 +1,9 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs chaos soak bench compose
+.PHONY: help setup demo test test-guests check check-console docs chaos soak bench compose
 .NOTPARALLEL:
 
 help: ## Say what can be made
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: ## Get this machine ready: system packages (root or sudo), virtual environment
 	@sh lab/setup.sh
@@ -11,11 +11,14 @@ setup: ## Get this machine ready: system packages (root or sudo), virtual enviro
 demo: setup ## Move a live guest between two hosts of a lab on this machine (KEEP=1 leaves the lab running)
 	@.venv/bin/drover lab demo $(if $(KEEP),--keep)
 
-docs: setup ## Write docs/contracts.md and docs/settings.md anew from the code
+docs: setup ## Write the pages that show the code anew: contracts, settings, security
 	.venv/bin/python -m lab.pages
 
 test: check ## Check, then run the whole suite, real guests included
 	.venv/bin/pytest -n auto
+
+test-guests: setup ## Move a guest of every launch line that we know there and back (root; about ten minutes)
+	.venv/bin/pytest -m 'guests or all_lines' tests/test_launch_lines.py
 
 chaos: setup ## Run the whole crash matrix and write docs/crash-matrix.md (LANES=2 labs at a time; about two hours)
 	PYTHONPATH=. .venv/bin/python -m tests.chaos.matrix --lanes $(or $(LANES),2)
@@ -30,6 +33,10 @@ bench: setup ## Measure Drover against a plain script and write bench/results (Q
 
 compose: setup ## Bring up the compose stack for real and restart each service during a move (docker, docker-compose, debootstrap; root)
 	.venv/bin/pytest -m compose tests/compose
+
+check-console: setup ## Look at the console's pages in Debian's chromium, and measure those of a large fleet
+	@command -v chromium >/dev/null || { echo "install Debian's package chromium" >&2; exit 1; }
+	.venv/bin/pytest tests/test_console.py tests/test_console_in_a_browser.py
 
 check: setup ## Lint, formatting, words, types, layers; insecure code, secrets, known vulnerabilities
 	.venv/bin/ruff check .

@@ -19,15 +19,15 @@ AT_ONCE = ("forward_delay", "0")
 def create(lab: Lab) -> None:
     """Join all hosts of the lab by a bridge that lives in a namespace of its own."""
     lab.network_file.touch()
-    _ip("netns", "add", _namespace(lab, BRIDGE))
-    _ip("-n", _namespace(lab, BRIDGE), "link", "add", BRIDGE, "type", "bridge", *AT_ONCE)
-    _ip("-n", _namespace(lab, BRIDGE), "link", "set", BRIDGE, "up")
+    _ip("netns", "add", namespace(lab, BRIDGE))
+    _ip("-n", namespace(lab, BRIDGE), "link", "add", BRIDGE, "type", "bridge", *AT_ONCE)
+    _ip("-n", namespace(lab, BRIDGE), "link", "set", BRIDGE, "up")
     for host in lab.hosts:
         _join(lab, host)
 
 
 def _join(lab: Lab, host: LabHost) -> None:
-    inside, bridge = _namespace(lab, host.name), _namespace(lab, BRIDGE)
+    inside, bridge = namespace(lab, host.name), namespace(lab, BRIDGE)
     _ip("netns", "add", inside)
     _ip("-n", inside, "link", "add", INTERFACE, "type", "veth", "peer", "name", host.name, "netns", bridge)
     _ip("-n", bridge, "link", "set", host.name, "master", BRIDGE, "up")
@@ -38,12 +38,12 @@ def _join(lab: Lab, host: LabHost) -> None:
 
 def cut(lab: Lab, host: LabHost) -> None:
     """Cut the host off at the bridge: packets are dropped without an error, as with a pulled cable."""
-    _ip("-n", _namespace(lab, BRIDGE), "link", "set", host.name, "down")
+    _ip("-n", namespace(lab, BRIDGE), "link", "set", host.name, "down")
 
 
 def mend(lab: Lab, host: LabHost) -> None:
     """Join it again."""
-    _ip("-n", _namespace(lab, BRIDGE), "link", "set", host.name, "up")
+    _ip("-n", namespace(lab, BRIDGE), "link", "set", host.name, "up")
 
 
 def delete(lab: Lab) -> None:
@@ -51,16 +51,16 @@ def delete(lab: Lab) -> None:
     if not lab.network_file.exists():
         return
     for name in [BRIDGE, *(host.name for host in lab.hosts)]:
-        subprocess.run(["ip", "netns", "delete", _namespace(lab, name)], capture_output=True, check=False)
+        subprocess.run(["ip", "netns", "delete", namespace(lab, name)], capture_output=True, check=False)
 
 
 def inside(lab: Lab, host: LabHost) -> list[str]:
     """What to put before a command so that it runs on this host; nothing where all hosts share the loopback."""
-    return ["ip", "netns", "exec", _namespace(lab, host.name)] if lab.network_file.exists() else []
+    return ["ip", "netns", "exec", namespace(lab, host.name)] if lab.network_file.exists() else []
 
 
-def _namespace(lab: Lab, name: str) -> str:
-    """Two labs on one machine do not meet."""
+def namespace(lab: Lab, name: str) -> str:
+    """The namespace of a host, or of the bridge. Two labs on one machine do not meet."""
     return f"drover-{hashlib.sha256(str(lab.path).encode()).hexdigest()[:8]}-{name}"
 
 

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import uvicorn
@@ -55,21 +56,32 @@ def browsing() -> Iterator[Browser]:
         browser.close()
 
 
-def fleet() -> None:
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """Numbers of what `fleet` made."""
+
+    drain: int
+    moved: int
+    """A job of the drain that is done, and one that copies."""
+    copying: int
+    held: int
+    stuck: int
+
+
+def fleet() -> Shown:
     """Four hosts and twenty guests: a drain under way, a job that is held, one that needs an operator, a silent host,
     and a week of moves that have ended.
     """
-    for name in ("hv1", "hv2", "hv3"):
-        factories.host(name, guest_memory_bytes=32 * GB, guest_disk_bytes=400 * GB)
+    hour = timedelta(hours=1)  # a test may take longer than a host may be silent
     with transaction() as session:
         at = now(session)
-    factories.host("hv4", guest_memory_bytes=32 * GB, guest_disk_bytes=400 * GB, heartbeat_at=at - timedelta(hours=2))
+    for name, heard in (("hv1", hour), ("hv2", hour), ("hv3", hour), ("hv4", -2 * hour)):
+        factories.host(name, guest_memory_bytes=32 * GB, guest_disk_bytes=400 * GB, heartbeat_at=at + heard)
     for number in range(1, 21):
         factories.guest(f"web{number:02}", f"hv{number % 4 + 1}", memory_bytes=(number % 5 + 1) * GB)
     _history(at)
-    _drain(at)
-    _held(at)
-    _stuck(at)
+    drain, done, copies, _ = _drain(at)
+    return Shown(drain=drain, moved=done, copying=copies, held=_held(at), stuck=_stuck(at))
 
 
 def moved(guest: str, to: str, begun: datetime, *, took_s: float, downtime_ms: float) -> int:
@@ -88,7 +100,7 @@ def moved(guest: str, to: str, begun: datetime, *, took_s: float, downtime_ms: f
         job.ram = RamProgress(status="completed", transferred=GB, total=GB, bytes_per_s=10**8, passes=2)
         _all_steps(job, begun, took_s)
         for disk in job.disks:
-            disk.bytes_copied, disk.ready_at = disk.bytes_total, begun + timedelta(seconds=0.6 * took_s)
+            disk.bytes_copied, disk.ready_at = disk.bytes_total, begun + timedelta(seconds=0.45 * took_s)
         record_event(session, job_id, by="controller", action="running", sentence="the controller admits it")
         record_event(session, job_id, by=to, action="done", sentence=f"{guest} runs on {to}")
     return job_id
@@ -127,7 +139,7 @@ def _history(at: datetime) -> None:
             moved(f"web{number + 5:02}", "hv3", begun, took_s=200 + 40 * number, downtime_ms=40 + 9 * day + 30 * number)
 
 
-def _drain(at: datetime) -> None:
+def _drain(at: datetime) -> list[int]:
     begun = at - timedelta(minutes=12)
     with transaction() as session:
         names = [guest.name for guest in session.query(Guest).where(Guest.host == "hv1").order_by(Guest.name)]
@@ -169,14 +181,15 @@ def _drain(at: datetime) -> None:
             if job_id is not None:
                 session.get_one(Job, job_id).drain_id = number
         session.get_one(Guest, names[0]).host = "hv2"
+    return [number, *jobs]
 
 
-def _held(at: datetime) -> None:
+def _held(at: datetime) -> int:
     begun = at - timedelta(hours=3)
-    copying("web06", "hv2", begun, 1.0, hold=True, wait_reason="it is held until `drover job release`")
+    return copying("web06", "hv2", begun, 1.0, hold=True, wait_reason="it is held until `drover job release`")
 
 
-def _stuck(at: datetime) -> None:
+def _stuck(at: datetime) -> int:
     job_id = copying("web11", "hv3", at - timedelta(hours=5), 1.0)
     with transaction() as session:
         job = session.get_one(Job, job_id)
@@ -185,3 +198,4 @@ def _stuck(at: datetime) -> None:
         cutover = next(step for step in job.steps if (step.name, step.side) == (StepName.CUTOVER, Side.SOURCE))
         cutover.state, cutover.error = StepState.FAILED, "no answer from hv4 for 60 s"
         record_event(session, job_id, by="controller", action="needs_operator", sentence=job.error)
+    return job_id

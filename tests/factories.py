@@ -71,9 +71,9 @@ def host(name: str, **columns: Any) -> None:
 
 def guest(name: str, on: str, **columns: Any) -> None:
     """A guest of 1 CPU, 1 GB of memory and 10 GB of disk."""
-    size = {"cpus": 1, "memory_bytes": GB, "disk_bytes": 10 * GB}
+    usual = {"qmp": f"/{name}", "cpus": 1, "memory_bytes": GB, "disk_bytes": 10 * GB}
     with transaction() as session:
-        session.add(Guest(name=name, host=on, qmp=f"/{name}", **size | columns))
+        session.add(Guest(name=name, host=on, **usual | columns))
 
 
 def job(name: str, to: str, **columns: Any) -> int:

@@ -136,9 +136,8 @@ class Stage:
         """A link of the chain, due because its row says so."""
         with transaction() as session:
             job = session.get_one(Job, job_id)
-            for step in job.steps:
-                done = StepState.ROLLED_BACK if direction is Direction.ROLLBACK else StepState.DONE
-                step.state = done if step.seq != job.steps[position].seq else StepState.PENDING
+            for before, step in enumerate(job.steps):
+                step.state = StepState.DONE if before < position else StepState.PENDING
             step, epoch = job.steps[position], job.epoch
             if direction is Direction.ROLLBACK:
                 step.state, job.state = StepState.TO_ROLL_BACK, JobState.ROLLING_BACK
@@ -577,7 +576,7 @@ FORGERIES: tuple[Forgery, ...] = (
     _plan_with("another monitor's socket", lambda stage: {"qmp": str(stage.root("two", "neighbour", "qmp"))}),
     _plan_with("a file to be removed as if it were a pidfile", lambda stage: {"pidfile": str(stage.precious)}),
     _plan_with("the image of another guest as the copy's place", _image_elsewhere),
-    Forgery("`job.source`: another host than the one that signed", "is signed by one, not by three", _of_another),
+    Forgery("`job.source`: another host than the one that signed", "is signed by one, which is not three", _of_another),
     Forgery("`job.plan`: changed after the destination began", "the plan that was proven is followed", _changed_later),
     Forgery(
         "`step`: the images were made, says the row; where they are to be, another guest's lies",
@@ -623,7 +622,7 @@ FORGERIES: tuple[Forgery, ...] = (
     Forgery("message `drover.step.cleanup`: with a step of another host", "left alone", _step_of_another),
     Forgery(
         "`step.host`: the destination is to clean up as if it were the source",
-        "is signed by one, not by two",
+        "is signed by one, which is not two",
         _moved_step,
     ),
 )

@@ -131,7 +131,7 @@ def test_the_workers_own_folder_is_no_place_for_guests(tmp_path: Path) -> None:
         ("folders = [", 0o644, "is no TOML"),
         ("folder = []", 0o644, "folder: extra inputs are not permitted"),
         ('folders = ["vm"]', 0o644, "an absolute path"),
-        ('[hosts]\none = "x"', 0o644, "64 hexadecimal digits"),
+        ('[hosts]\none = "x"', 0o644, "the public key of a host is wanted"),
     ],
 )
 def test_a_policy_that_is_not_understood_allows_nothing(tmp_path: Path, text: str, mode: int, why: str) -> None:

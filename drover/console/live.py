@@ -1,6 +1,7 @@
 """What tells a browser that the page it shows has changed: server-sent events, by polling a cheap version of it."""
 
 import asyncio
+import enum
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,19 @@ from models.webhook import Delivery
 POLL_S = 0.5
 AWAY = "The database does not answer: what is shown may be old."
 
+
+class Page(enum.StrEnum):
+    """What a browser may show."""
+
+    FLEET = "fleet"
+    JOB = "job"
+    JOBS = "jobs"
+    DRAIN = "drain"
+    DRAINS = "drains"
+    INBOX = "inbox"
+    HISTORY = "history"
+
+
 Version = Callable[[Session, str], str]
 
 
@@ -30,9 +44,9 @@ Version = Callable[[Session, str], str]
 class Versions:
     """The newest version of each page. Browsers that show the same page share one query."""
 
-    known: dict[tuple[str, str], tuple[float, str]] = field(default_factory=dict)
+    known: dict[tuple[Page, str], tuple[float, str]] = field(default_factory=dict)
 
-    def of(self, page: str, number: str) -> str:
+    def of(self, page: Page, number: str) -> str:
         """At most `POLL_S` old.
 
         Raises:
@@ -42,7 +56,7 @@ class Versions:
         if time.monotonic() - at < POLL_S / 2:
             return version
         with transaction() as session:
-            version = PAGES[page](session, number)
+            version = VERSION_OF[page](session, number)
         if len(self.known) > MOST_KNOWN:
             self.known.clear()
         self.known[page, number] = time.monotonic(), version
@@ -53,7 +67,7 @@ MOST_KNOWN = 1000
 VERSIONS = Versions()
 
 
-async def changes(page: str, number: str) -> AsyncIterator[ServerSentEvent]:
+async def changes(page: Page, number: str) -> AsyncIterator[ServerSentEvent]:
     """`changed` whenever the page is to be fetched anew; `status` with a sentence when it may be old."""
     shown: str | None = None
     away = False
@@ -127,12 +141,12 @@ def _history(session: Session, _: str) -> str:
     return str(session.execute(select(func.max(Job.finished_at), func.count(Job.finished_at))).one())
 
 
-PAGES: dict[str, Version] = {
-    "fleet": _fleet,
-    "job": _job,
-    "jobs": _jobs,
-    "drain": _drain,
-    "drains": _drains,
-    "inbox": _inbox,
-    "history": _history,
+VERSION_OF: dict[Page, Version] = {
+    Page.FLEET: _fleet,
+    Page.JOB: _job,
+    Page.JOBS: _jobs,
+    Page.DRAIN: _drain,
+    Page.DRAINS: _drains,
+    Page.INBOX: _inbox,
+    Page.HISTORY: _history,
 }

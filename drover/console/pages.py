@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
@@ -253,9 +253,7 @@ def history_as_csv(wanted: Wanted) -> Response:
 
 @router.get("/live/{kind}", response_class=EventSourceResponse)
 @router.get("/live/{kind}/{number}", response_class=EventSourceResponse)
-async def tell_changes(kind: str, number: str = "") -> AsyncIterator[ServerSentEvent]:
+async def tell_changes(kind: live.Page, number: str = "") -> AsyncIterator[ServerSentEvent]:
     """Server-sent events for as long as the browser listens."""
-    if kind not in live.PAGES:
-        raise HTTPException(404)
     async for change in live.changes(kind, number):
         yield change

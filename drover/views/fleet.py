@@ -29,6 +29,8 @@ class Use:
     promised: int
     limit: int | None
     """None: its worker has not told yet."""
+    unwritten: int = 0
+    """What thin images there may take one day."""
 
     @property
     def free(self) -> int | None:
@@ -60,6 +62,8 @@ class Resident:
 
     name: str
     move: Move | None
+    gone_at: datetime | None = None
+    """Since when its QEMU is seen to have ended."""
 
 
 @dataclass(kw_only=True)
@@ -101,7 +105,7 @@ class Room:
 
 def rooms(session: Session, ours: Settings) -> list[Room]:
     """All hosts, by name."""
-    shares = capacity.shares(session)
+    living, promised = capacity.shares(session)
     query = select(
         Host.name,
         Host.state,
@@ -110,30 +114,30 @@ def rooms(session: Session, ours: Settings) -> list[Room]:
         Host.guest_disk_bytes,
         alive(ours).label("alive"),
     ).order_by(Host.name)
-    found = {
-        row.name: Room(
+    found = {}
+    for row in session.execute(query):
+        here, coming = (each.get(row.name, capacity.Share()) for each in (living, promised))
+        found[row.name] = Room(
             name=row.name,
             state=row.state,
             alive=row.alive,
             heartbeat_at=row.heartbeat_at,
-            memory=_use("memory_bytes", row.guest_memory_bytes, shares.get(row.name)),
-            disk=_use("disk_bytes", row.guest_disk_bytes, shares.get(row.name)),
+            memory=Use(used=here.memory_bytes, promised=coming.memory_bytes, limit=row.guest_memory_bytes),
+            disk=Use(
+                used=here.disk_bytes,
+                promised=coming.disk_bytes,
+                limit=row.guest_disk_bytes,
+                unwritten=here.unwritten_bytes + coming.unwritten_bytes,
+            ),
         )
-        for row in session.execute(query)
-    }
     _settle(session, found)
     return list(found.values())
 
 
-def _use(name: str, limit: int | None, share: capacity.Share | None) -> Use:
-    used, promised = (getattr(share.living, name), getattr(share.promised, name)) if share else (0, 0)
-    return Use(used=used, promised=promised, limit=limit)
-
-
 def _settle(session: Session, rooms: dict[str, Room]) -> None:
     moves = {move.guest: move for move in moves_of(session)}
-    for name, host in session.execute(select(Guest.name, Guest.host).order_by(Guest.name)):
-        rooms[host].guests.append(Resident(name=name, move=moves.get(name)))
+    for name, host, gone_at in session.execute(select(Guest.name, Guest.host, Guest.gone_at).order_by(Guest.name)):
+        rooms[host].guests.append(Resident(name=name, move=moves.get(name), gone_at=gone_at))
     at_home = {guest.name: room.name for room in rooms.values() for guest in room.guests}
     for move in moves.values():
         if at_home.get(move.guest) != move.destination:
@@ -169,7 +173,8 @@ def counts(rooms: Sequence[Room]) -> dict[str, int]:
 def version(session: Session, ours: Settings) -> str:
     """Differs whenever rooms look different. Cheap: no rows leave the database."""
     hosts = select(_digest(Host.name, Host.name, Host.state, alive(ours)))
-    guests = select(func.concat_ws(",", func.count(), func.max(Guest.adopted_at), func.max(Guest.moved_at)))
+    seen = (func.count(), func.max(Guest.adopted_at), func.max(Guest.moved_at), func.count(Guest.gone_at))
+    guests = select(func.concat_ws(",", *seen))
     jobs = select(_digest(Job.id, Job.id, Job.state, Job.hold, Job.seed, Job.wait_reason)).where(unfinished())
     return str(session.execute(select(*(query.scalar_subquery() for query in (hosts, guests, jobs)))).one())
 

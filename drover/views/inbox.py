@@ -15,6 +15,7 @@ from drover.views.sentences import Command
 from drover.views.serializers import iso, public
 from models.base import Document
 from models.drain import Drain, DrainState
+from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Event, Job, JobState
 from models.webhook import Delivery, DeliveryState
@@ -28,6 +29,7 @@ class Want(enum.StrEnum):
     DECISION = "decide"  # a job that needs an operator
     RELEASE = "release"  # a job that is held and in sync
     DRAIN = "resume"  # one that is paused, or has left guests
+    GUEST = "guest"  # its QEMU has ended
     HOST = "host"  # silent, or with another key than before
     MESSAGE = "webhook"  # a webhook that did not arrive
 
@@ -58,7 +60,8 @@ class Item:
 def items(session: Session, ours: Settings) -> list[Item]:
     """All of them, the oldest first."""
     found = [*_decisions(session), *_releases(session), *_drains(session), *_hosts(session, ours), *_keys(session)]
-    return sorted([*found, *_messages(session)], key=lambda item: item.since)
+    found += [*_guests(session), *_messages(session)]
+    return sorted(found, key=lambda item: item.since)
 
 
 def _decisions(session: Session) -> Iterator[Item]:
@@ -128,6 +131,21 @@ def _keys(session: Session) -> Iterator[Item]:
             page=f"/hosts/{host.name}",
             sentence="it shows another key than before: trust it only if its worker's folder was made anew",
             commands=(Command(f"drover host trust {host.name}", "takes the new key for its own"),),
+        )
+
+
+def _guests(session: Session) -> Iterator[Item]:
+    for guest in session.scalars(select(Guest).where(Guest.gone_at.is_not(None))):
+        yield Item(
+            want=Want.GUEST,
+            since=guest.gone_at or guest.adopted_at,
+            about=guest.name,
+            page=f"/hosts/{guest.host}",
+            sentence=f"its QEMU on {guest.host} has ended, and no other has taken its place",
+            commands=(
+                Command(f"drover guest show {guest.name}", "asks its host what it is now"),
+                Command(f"drover guest forget {guest.name}", "deletes its record, if it was powered off for good"),
+            ),
         )
 
 

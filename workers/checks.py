@@ -362,11 +362,25 @@ CPU = Kind(
     what="a destination without features of the guest's CPU",
     side="destination",
 )
+PORT_TAKEN = Kind(
+    name="port-taken",
+    what="ports of the host that the guest's QEMU listens at, and that are in use at the destination",
+    side="destination",
+    remedy="end what listens there, or give the guest another port",
+    live=True,
+)
 DOES_NOT_START = Kind(
     name="does-not-start",
     what="a command line that the destination's QEMU does not start with; a dry run tries it",
     side="destination",
     remedy="put right at the destination what it says, or restart the guest without the option",
+)
+
+OTHER_MACHINE = Kind(
+    name="other-machine",
+    what="a machine that would differ from the guest's; a dry run makes it",
+    side="destination",
+    remedy="let both hosts have the same QEMU, or restart the guest with what both have",
 )
 
 # --- Warnings ---------------------------------------------------------------------------------------------------

@@ -13,11 +13,12 @@ from models import preflight
 from models.host_rpc import PlanDestination
 from models.plan import DestinationPlan, PlannedDisk
 from models.preflight import Check
-from workers import attestation, checks, derivation, files, policy, registration
+from workers import attestation, checks, derivation, files, policy, registration, trial
 from workers.files import UnsafePath
 from workers.images import manifest
 from workers.machine import machine
-from workers.qemu import cpu
+from workers.qemu import cpu, ports
+from workers.qemu.refusals import shown
 from workers.step import JobDirectory
 from workers.storage import room
 
@@ -43,8 +44,11 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     problems += _programs() + _memory(source.memory_bytes) + _images(plan.disks, settings, question.thin_factor)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
     problems += [] if problems else derivation.in_the_way(plan.argv)
+    problems += _ports(plan.argv)
     missing = cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
     problems += [checks.CPU.found(sentence) for sentence in missing]
+    if question.tried and not problems:
+        problems += await trial.tried(source, plan, settings)
     if problems:
         raise _refused(cannot, problems, settings)
     return plan.model_copy(update={"checks": checks.completed("destination", plan.checks)})
@@ -102,6 +106,11 @@ def _socket(qmp: str) -> list[Check]:
     if Path(qmp).exists():
         return [checks.SOCKET.found(f"{qmp} exists already", remedy="if no guest uses it, delete it")]
     return []
+
+
+def _ports(argv: Sequence[str]) -> list[Check]:
+    found = ((port, ports.taken(port)) for port in ports.ports(argv))
+    return [checks.PORT_TAKEN.found(f"{shown(port.option)}: {why}") for port, why in found if why]
 
 
 def _address(address: str, source_machine: str) -> list[Check]:

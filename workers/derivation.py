@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from drover.settings import Settings, StreamSecurity
-from models.plan import DestinationPlan, Inspection, PlannedDisk, SourceDisk, Statement
+from models.plan import DestinationPlan, Inspection, Link, PlannedDisk, SourceDisk, Statement
 from workers.policy import HostPolicy
 from workers.qemu import known_bugs, program
 from workers.qemu.command_line import destination_command_line
@@ -47,7 +47,7 @@ def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[Destinat
         destination_root=str(ours.guest_root),
         qemu=qemu,
     )
-    images = {disk.destination_path for disk in disks}
+    images = {disk.named or disk.destination_path for disk in disks}
     problems += outside + _disk_faults(disks, rules) + _path_faults(rules, qmp, pidfile)
     problems += command_line_refusals(argv, source_root=str(ours.guest_root)) + violations(argv, rules, images)
     live = known_bugs.live_ram_safe(seen.qemu_version, version, seen.accel)
@@ -86,10 +86,23 @@ def _disk(disk: SourceDisk, relocate: Relocate, version: known_bugs.Version) -> 
         format=disk.format,
         source_path=disk.path,
         destination_path=relocate(disk.path),
+        named=relocate(disk.named) if disk.named else None,
+        links=tuple(_link(link, relocate) for link in disk.links),
         virtual_size_bytes=disk.virtual_size_bytes,
         create_options=disk.create_options,
         discard=known_bugs.mirror_discard(version, disk.format),
     )
+
+
+def _link(link: Link, relocate: Relocate) -> Link:
+    """A link to an absolute path leads below the guest root of its host."""
+    target = relocate(link.target) if link.target.startswith("/") else link.target
+    return Link(path=relocate(link.path), target=target)
+
+
+def _meant(link: Link) -> str:
+    """Where it leads."""
+    return os.path.normpath(Path(link.path).parent / link.target)
 
 
 def _qemu(seen: Inspection, rules: HostPolicy) -> tuple[str, known_bugs.Version, list[str]]:
@@ -118,6 +131,8 @@ def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[str]
         path, options = disk.destination_path, disk.create_options
         if not rules.may_write(path):
             found.append(f"{path} is outside the folders that its policy allows, see {rules.name} there")
+        if not all(rules.may_write(link.path) and rules.may_write(_meant(link)) for link in disk.links):
+            found.append(f"a link to {path} is outside the folders that its policy allows, see {rules.name} there")
         if disk.format not in FORMATS or options.keys() - CREATE_OPTIONS:
             found.append(f"no image like {path} is made here ({disk.format}, {', '.join(sorted(options))})")
         elif not all(re.fullmatch(r"[A-Za-z0-9.]+", value) for value in options.values()):

@@ -14,7 +14,7 @@ from models.host_rpc import PlanDestination
 from models.plan import DestinationPlan, PlannedDisk
 from workers import attestation, derivation, files, policy, registration
 from workers.files import UnsafePath
-from workers.images import manifest
+from workers.images import links, manifest
 from workers.machine import machine
 from workers.qemu import cpu
 from workers.step import JobDirectory
@@ -65,7 +65,7 @@ def _memory(needed: int) -> list[str]:
 
 
 def _images(disks: Sequence[PlannedDisk], settings: Settings) -> list[str]:
-    problems = [problem for disk in disks if (problem := _place(disk.destination_path, settings))]
+    problems = [problem for disk in disks if (problem := _place(disk, settings))]
     try:
         check_room(disks)
     except PreconditionFailed as error:
@@ -77,11 +77,13 @@ def _images(disks: Sequence[PlannedDisk], settings: Settings) -> list[str]:
     ]
 
 
-def _place(image: str, settings: Settings) -> str | None:
+def _place(disk: PlannedDisk, settings: Settings) -> str | None:
     """What is against making an image there."""
     try:
-        path = files.below(settings.guest_root, image)
+        path = files.below(settings.guest_root, disk.destination_path)
         there = files.status(path)
+        if problems := links.in_the_way(disk.links):
+            return "; ".join(problems)
     except UnsafePath as error:
         return str(error)
     return None if there is None else manifest.in_the_way(path, JobDirectory.all_below(settings))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.plan import SourceDisk
+from workers.qemu.command_line import Option, parse_command_line
+from workers.qemu.refusals import leaves
 from workers.qemu.topology import Reply
 
 
@@ -189,10 +191,16 @@ def _is_partial(image: Reply) -> bool:
 
 def unnamed_images(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[str]:
     """Disks whose image is not on the command line: a snapshot or a pivot changed it since the start."""
-    words = [word.replace(",,", ",") for word in argv]
+    said = {value for option in parse_command_line(argv) for value in _values(option)}
     return [
         f"{disk.path}, the image of disk {disk.qdev}, is not on the guest's command line; "
         "it was changed while the guest ran, so restart the guest on it first"
         for disk in disks
-        if not any(disk.path in word for word in words)
+        if not any(disk.path in value for value in said)
     ]
+
+
+def _values(option: Option) -> Iterator[str]:
+    """All that it says, without escapes."""
+    yield option.value or ""
+    yield from (value for _, value in leaves(option))

@@ -1,10 +1,10 @@
 """What on a guest's command line ties it to its host, so that it cannot be rebuilt on another."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from workers.qemu import json_text
 from workers.qemu.command_line import DROPPED, GUEST_TEXT, Option, leaf, parse_command_line, spelled_out, words_of
 
 _REFUSED_OPTIONS = {
@@ -14,7 +14,6 @@ _REFUSED_OPTIONS = {
     "tpmdev": "the TPM's state is not moved; restart the guest without it",
     "snapshot": "the guest writes to temporary files; restart it without",
     "loadvm": "the machine was loaded from an internal snapshot; restart the guest without",
-    "readconfig": "what the file says is not seen here; write its options on the command line",
 }
 _TIED_DEVICES = {
     "vfio-": "hardware of this host",
@@ -146,12 +145,12 @@ def _refused_path(option: Option, source_root: str) -> Iterator[str]:
 def leaves(option: Option) -> Iterator[tuple[str, str]]:
     """Every (last part of the key, text value) of an option, however deeply nested."""
     if option.is_json():
-        yield from _tree_leaves(json.loads(option.value or "null"), "")
+        yield from _tree_leaves(json_text.loads(option.value or "null"), "")
         return
     for key, value in option.pairs():
         name = leaf(key) if key is not None else ("driver" if option.name == "blockdev" else "")
         if value.startswith("json:"):
-            yield from _tree_leaves(json.loads(value.removeprefix("json:")), "")
+            yield from _tree_leaves(json_text.loads(value.removeprefix("json:")), "")
         else:
             yield name, value
 

@@ -58,6 +58,8 @@ class SourceDisk(Part):
     links: Many[Link] = ()
     """Those links, in the order in which they are followed."""
     virtual_size_bytes: int
+    allocated_bytes: int | None = None
+    """What the image takes of its storage now; None: a worker of an earlier version did not look."""
     cluster_size_bytes: int | None = None
     create_options: dict[str, str]
     """For `qemu-img create -o`, such as `cluster_size=65536`; empty for raw."""
@@ -141,6 +143,8 @@ class PlannedDisk(Part):
     links: Many[Link] = ()
     """What is made again at the destination."""
     virtual_size_bytes: int
+    allocated_bytes: int | None = None
+    """See `SourceDisk.allocated_bytes`."""
     create_options: dict[str, str]
     discard: str
     """How the mirror's target treats discards, see `workers.qemu.known_bugs.mirror_discard`."""

@@ -89,6 +89,7 @@ def _disk(disk: SourceDisk, relocate: Relocate, version: known_bugs.Version) -> 
         named=relocate(disk.named) if disk.named else None,
         links=tuple(_link(link, relocate) for link in disk.links),
         virtual_size_bytes=disk.virtual_size_bytes,
+        allocated_bytes=disk.allocated_bytes,
         create_options=disk.create_options,
         discard=known_bugs.mirror_discard(version, disk.format),
     )

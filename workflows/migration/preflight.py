@@ -5,6 +5,7 @@ from sqlalchemy import select
 from drover.errors import HostRefused, PreconditionFailed
 from models.base import now
 from models.database import transaction
+from models.documents import MigrationOptions
 from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
@@ -32,7 +33,7 @@ def fits_its_window(guest: str, terms: SubmitOptions) -> None:
         raise PreconditionFailed(f"{guest} cannot be moved: {wait.why}")
 
 
-def plan(guest: Guest, destination: str) -> Plan:
+def plan(guest: Guest, destination: str, options: MigrationOptions | None = None) -> Plan:
     """Ask both hosts.
 
     Raises:
@@ -41,7 +42,7 @@ def plan(guest: Guest, destination: str) -> Plan:
     if guest.host == destination:
         raise PreconditionFailed(f"{guest.name} is on {destination} already: name another host")
     takes_guests(known_host(destination))
-    return planned_at(destination, guest, movable(guest))
+    return planned_at(destination, guest, movable(guest), options)
 
 
 def movable(guest: Guest) -> Inspection:
@@ -58,7 +59,7 @@ def movable(guest: Guest) -> Inspection:
     return inspection
 
 
-def planned_at(destination: str, guest: Guest, inspection: Inspection) -> Plan:
+def planned_at(destination: str, guest: Guest, inspection: Inspection, options: MigrationOptions | None = None) -> Plan:
     """The job's plan for one destination, by what was found out about the guest.
 
     Raises:
@@ -66,7 +67,11 @@ def planned_at(destination: str, guest: Guest, inspection: Inspection) -> Plan:
     """
     host, keys = known_host(guest.host), _keys(guest.host, destination)
     question = PlanDestination(
-        guest=guest.name, source_root=host.guest_root, source_machine=host.facts.machine, source=inspection
+        guest=guest.name,
+        source_root=host.guest_root,
+        source_machine=host.facts.machine,
+        source=inspection,
+        thin_factor=options.thin_factor if options else None,
     )
     answer = ask(destination, question)
     return Plan(source=inspection, destination=answer, source_key=keys[guest.host], destination_key=keys[destination])

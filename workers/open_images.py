@@ -17,6 +17,7 @@ from workers.qemu.command_line import parse_command_line, spelled_out
 from workers.qemu.refusals import leaves
 
 Identity = tuple[int, int]
+STDERR = 2
 DELETED = " (deleted)"
 """How the kernel marks a file without a name."""
 
@@ -44,7 +45,7 @@ def _open_for_writing(process: Process) -> dict[Identity, str]:
     for descriptor in list(Path(f"/proc/{process.pid}/fd").iterdir()):
         with suppress(FileNotFoundError):  # closed meanwhile
             identity = _identity(descriptor.stat())
-            if identity is not None and descriptor.lstat().st_mode & stat.S_IWUSR:
+            if identity is not None and int(descriptor.name) > STDERR and descriptor.lstat().st_mode & stat.S_IWUSR:
                 found[identity] = str(descriptor.readlink())
     return found
 

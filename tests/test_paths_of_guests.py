@@ -2,13 +2,14 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from drover.errors import PreconditionFailed
 from models.plan import Link
+from models.preflight import Check
 from tests.helpers import until
 from tests.qmp_guest import QEMU, Guest, image
 from workers import as_started, open_images, processes
@@ -18,6 +19,12 @@ from workers.processes import Process
 from workers.qemu import config_file, json_text, paths
 from workers.qemu.config_file import UnreadableConfig
 from workers.qemu.disks import source_disks, unnamed_images
+
+
+def only(checks: Sequence[Check]) -> str:
+    """The one sentence."""
+    (check,) = checks
+    return check.sentence
 
 
 @pytest.mark.parametrize(
@@ -196,20 +203,19 @@ def test_a_qemu_is_described_as_if_all_its_paths_had_been_written_out(
     disks = [disk.model_copy(update={"path": found.place(disk.path)}) for disk in source_disks(**guest.block())]
     assert unnamed_images(disks, found.argv) == []
     assert open_images.elsewhere(process, disks, found.argv) == []
-    assert [
-        said.partition(" any more")[0] for said in open_images.lost(process, ["disk.raw", "sub/it's.raw"], found.said)
-    ] == [f"QEMU (pid {process.pid}) does not find disk.raw"]
+    lost = open_images.lost(process, ["disk.raw", "sub/it's.raw"], found.said)
+    assert f"QEMU (pid {process.pid}) does not find disk.raw any more" in only(lost)
 
     here = tmp_path / "disk.raw"
     here.rename(tmp_path / "moved.raw")
-    (said,) = open_images.elsewhere(process, disks, found.argv)
-    assert said.endswith(f"is gone, and QEMU (pid {process.pid}) has it open: `mv {tmp_path}/moved.raw {here}`")
+    said = only(open_images.elsewhere(process, disks, found.argv))
+    assert said.endswith(f"is gone, and QEMU (pid {process.pid}) has it open; `mv {tmp_path}/moved.raw {here}`")
     image(here)
-    (said,) = open_images.elsewhere(process, disks, found.argv)
-    assert f"is another file by now, and QEMU (pid {process.pid}) has it open: move what is at {here} away" in said
+    said = only(open_images.elsewhere(process, disks, found.argv))
+    assert f"is another file by now, and QEMU (pid {process.pid}) has it open; move what is at {here} away" in said
     here.unlink()
     (tmp_path / "moved.raw").unlink()
-    (said,) = open_images.elsewhere(process, disks, found.argv)
+    said = only(open_images.elsewhere(process, disks, found.argv))
     assert f"`stop` the guest, `drive-backup` the disk to {here}, and start the guest anew" in said
     guest("stop")
     guest("drive-backup", device="d1", target=str(here), sync="full", format="raw", job_id="j")
@@ -223,8 +229,8 @@ def test_a_configuration_file_that_was_changed_since_is_not_believed(
 ) -> None:
     _, process = started
     os.utime(tmp_path / "c.conf", (processes.started_at(process) + 60,) * 2)
-    (said,) = as_started.as_started(process).refusals
-    assert "c.conf was changed after the guest was started: start the guest anew" in said
+    said = only(as_started.as_started(process).refusals)
+    assert "c.conf was changed after the guest was started; start the guest anew" in said
 
 
 def test_a_name_that_is_no_utf8_is_refused_by_its_name() -> None:
@@ -235,5 +241,5 @@ def test_a_name_that_is_no_utf8_is_refused_by_its_name() -> None:
         until("it runs", lambda: b"file=" in Path(f"/proc/{running.pid}/cmdline").read_bytes())
         found = as_started.as_started(process)
         running.kill()
-    (said,) = found.refusals
+    said = only(found.refusals)
     assert said.startswith("file=/g\\xe4st.raw: a name that is no UTF-8 cannot be told to another host; rename it")

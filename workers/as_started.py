@@ -9,7 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers import processes
+from models.preflight import Check
+from workers import checks, processes
 from workers.processes import Process
 from workers.qemu import config_file, paths
 from workers.qemu.command_line import parse_command_line
@@ -29,8 +30,8 @@ class AsStarted:
     """What was said in so many words; only what files say is put in."""
     folder: Path | None = None
     """Where the relative paths of its start begin; None: nothing says so."""
-    refusals: tuple[str, ...] = ()
-    """Why it cannot be told to another host, as sentences."""
+    refusals: tuple[Check, ...] = ()
+    """Why it cannot be told to another host."""
 
     def place(self, name: str) -> str:
         """The path from the root of a file that QEMU calls by this name."""
@@ -47,7 +48,7 @@ def as_started(process: Process) -> AsStarted:
     try:
         said = config_file.merged(words, lambda name: _config(process, _place(folder, name)))
     except (OSError, UnicodeError, UnreadableConfig) as error:
-        refusals = (f"what its -readconfig says is not known: {error}",)
+        refusals = (checks.READCONFIG.found(f"{checks.READCONFIG.why}: {error}"),)
         return AsStarted(argv=_absolute(words, folder), said=words, folder=folder, refusals=refusals)
     return AsStarted(argv=_absolute(said, folder), said=said, folder=folder)
 
@@ -67,9 +68,8 @@ def _is_utf8(word: bytes) -> bool:
     return False
 
 
-def _not_utf8(word: bytes) -> str:
-    shown = word.decode(errors="backslashreplace")
-    return f"{shown}: a name that is no UTF-8 cannot be told to another host; rename it and start the guest with that"
+def _not_utf8(word: bytes) -> Check:
+    return checks.NOT_UTF8.of(word.decode(errors="backslashreplace"))
 
 
 def _config(process: Process, name: str) -> str:
@@ -77,14 +77,14 @@ def _config(process: Process, name: str) -> str:
     path = _seen_by(process, name)
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_mtime > processes.started_at(process) + CLOCKS_DIFFER_S:
-            raise UnreadableConfig(f"{name} was changed after the guest was started: start the guest anew")
+            raise UnreadableConfig(f"{name} was changed after the guest was started")
         return file.read(CONFIG_LIMIT_BYTES).decode()
 
 
 def _seen_by(process: Process, name: str) -> Path:
     """The path by which we find what the process finds there: it may have a file system of its own."""
     if not name.startswith("/") or name.startswith(("/dev/", "/proc/")):
-        raise UnreadableConfig(f"{name} is no file that is still there: use a file with a full path")
+        raise UnreadableConfig(f"{name} is no file that is still there")
     return Path(f"/proc/{process.pid}/root{name}")
 
 

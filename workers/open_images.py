@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from models.plan import SourceDisk
+from models.preflight import Check
+from workers import checks
 from workers.processes import Process
 from workers.qemu.command_line import parse_command_line, spelled_out
 from workers.qemu.refusals import leaves
@@ -22,12 +24,16 @@ DELETED = " (deleted)"
 """How the kernel marks a file without a name."""
 
 
-def elsewhere(process: Process, disks: Sequence[SourceDisk], argv: Sequence[str]) -> list[str]:
-    """Why the images cannot be moved: one was moved, replaced or deleted under the guest. Sentences."""
+def elsewhere(process: Process, disks: Sequence[SourceDisk], argv: Sequence[str]) -> list[Check]:
+    """Why the images cannot be moved: one was moved, replaced or deleted under the guest."""
     try:
         opened = _open_for_writing(process)
     except PermissionError:
-        return [f"this worker may not see what QEMU (pid {process.pid}) has open: run the worker as root"]
+        return [
+            checks.IMAGE_ASTRAY.found(
+                f"this worker may not see what QEMU (pid {process.pid}) has open", remedy="run the worker as root"
+            )
+        ]
     there = {disk.index: _file_at(disk.path) for disk in disks}
     astray = [path for identity, path in opened.items() if identity not in there.values() and not _named(path, argv)]
     missed = [disk for disk in disks if there[disk.index] not in opened]
@@ -63,7 +69,7 @@ def _file_at(path: str) -> Identity | None:
     return None
 
 
-def _sentence(disk: SourceDisk, process: Process, there: Identity | None, astray: Sequence[str]) -> str:
+def _sentence(disk: SourceDisk, process: Process, there: Identity | None, astray: Sequence[str]) -> Check:
     what = "is gone" if there is None else "is another file by now"
     aside = "" if there is None else f"move what is at {disk.path} away, then "
     if len(astray) == 1 and not astray[0].endswith(DELETED):
@@ -75,11 +81,12 @@ def _sentence(disk: SourceDisk, process: Process, there: Identity | None, astray
         )
     else:
         remedy = f"{aside}put it back, it is one of {', '.join(astray)}"
-    return f"{disk.path}, the image of disk {disk.qdev}, {what}, and QEMU (pid {process.pid}) has it open: {remedy}"
+    seen = f"{disk.path}, the image of disk {disk.qdev}, {what}, and QEMU (pid {process.pid}) has it open"
+    return checks.IMAGE_ASTRAY.found(seen, remedy=remedy)
 
 
-def lost(process: Process, names: Sequence[str], argv: Sequence[str]) -> list[str]:
-    """Images that QEMU would have to open anew and cannot, as sentences.
+def lost(process: Process, names: Sequence[str], argv: Sequence[str]) -> list[Check]:
+    """Images that QEMU would have to open anew and cannot.
 
     Args:
         process: the guest's QEMU.
@@ -93,9 +100,10 @@ def lost(process: Process, names: Sequence[str], argv: Sequence[str]) -> list[st
     except OSError:
         return []  # that it may not be looked at says `elsewhere`
     return [
-        f"QEMU (pid {process.pid}) does not find {name} any more by that name, and would have to when the guest is "
-        "handed over, for it has left the folder or the root that it was started in: start it with full paths and "
-        "without a chroot, or give the image as a -blockdev without auto-read-only"
+        checks.IMAGE_LOST.found(
+            f"QEMU (pid {process.pid}) does not find {name} any more by that name, and would have to when the guest is "
+            "handed over, for it has left the folder or the root that it was started in"
+        )
         for name in names
         if name in opened_anew and _file_at(_seen(name, *view)) not in opened
     ]

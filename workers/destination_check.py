@@ -15,7 +15,7 @@ from models.plan import DestinationPlan, PlannedDisk
 from models.preflight import Check
 from workers import attestation, checks, derivation, files, policy, registration, trial
 from workers.files import UnsafePath
-from workers.images import manifest
+from workers.images import links, manifest
 from workers.machine import machine
 from workers.qemu import cpu, ports
 from workers.qemu.refusals import shown
@@ -75,7 +75,7 @@ def _memory(needed: int) -> list[Check]:
 
 
 def _images(disks: Sequence[PlannedDisk], settings: Settings, thin_factor: float | None) -> list[Check]:
-    places = (_place(disk.destination_path, settings) for disk in disks)
+    places = (_place(disk, settings) for disk in disks)
     problems = [checks.IMAGE_EXISTS.found(why) for why in places if why]
     try:
         room.check(disks, settings, thin_factor=thin_factor)
@@ -88,11 +88,13 @@ def _images(disks: Sequence[PlannedDisk], settings: Settings, thin_factor: float
     ]
 
 
-def _place(image: str, settings: Settings) -> str | None:
+def _place(disk: PlannedDisk, settings: Settings) -> str | None:
     """What is against making an image there."""
     try:
-        path = files.below(settings.guest_root, image)
+        path = files.below(settings.guest_root, disk.destination_path)
         there = files.status(path)
+        if problems := links.in_the_way(disk.links):
+            return "; ".join(problems)
     except UnsafePath as error:
         return str(error)
     return None if there is None else manifest.in_the_way(path, JobDirectory.all_below(settings))

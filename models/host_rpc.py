@@ -9,6 +9,7 @@ from drover.names import GuestName
 from models.contracts import Many, Part, Versioned, nested
 from models.job import Side
 from models.plan import DestinationPlan, Inspection
+from models.preflight import Check
 
 Answer = TypeVar("Answer", bound=Versioned)
 
@@ -45,6 +46,8 @@ class PlanDestination(Question[DestinationPlan]):
     source: Annotated[Inspection, nested(Inspection)]
     thin_factor: float | None = None
     """See `MigrationOptions.thin_factor`."""
+    tried: bool = False
+    """The guest's QEMU is started there as a trial."""
 
 
 class Observation(Versioned):
@@ -113,6 +116,8 @@ class Refusal(Versioned):
     """No answer, and why."""
 
     error: str = "no reason given"
+    checks: Many[Check] = ()
+    """Those that are against it, if it is a guest that is refused."""
 
 
 QUESTIONS: dict[str, type[Question[Any]]] = {

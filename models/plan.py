@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Strict
 
 from models.contracts import Json, Many, Part, Versioned, nested
+from models.preflight import Check
 
 QemuVersion = Annotated[tuple[int, int, int], Strict(False)]
 Accel = Literal["kvm", "tcg"]
@@ -28,6 +29,14 @@ class Topology(Part):
     ramblocks: Many[str]
 
 
+class Link(Part):
+    """A symbolic link on the way to an image."""
+
+    path: str
+    target: str
+    """As it is written in the link."""
+
+
 class SourceDisk(Part):
     """One writable disk of a running guest: all that is needed to create its copy and mirror it."""
 
@@ -44,6 +53,11 @@ class SourceDisk(Part):
     """The protocol node below it."""
     format: str
     path: str
+    """Of the file itself, whatever links lead there."""
+    named: str | None = None
+    """As QEMU was told to open it, where that differs: by links below the guest root."""
+    links: Many[Link] = ()
+    """Those links, in the order in which they are followed."""
     virtual_size_bytes: int
     allocated_bytes: int | None = None
     """What the image takes of its storage now; None: a worker of an earlier version did not look."""
@@ -102,6 +116,8 @@ class Inspection(Versioned):
     refusals: Many[str] = ()
     """Why it cannot be moved now, as sentences."""
     warnings: Many[str] = ()
+    checks: Many[Check] = ()
+    """All that was looked at; `refusals` and `warnings` are the sentences of what was found."""
     attestation: Attestation | None = None
     """None: its host's policy does not allow such a guest, or its worker is of a version that signed nothing."""
 
@@ -125,6 +141,10 @@ class PlannedDisk(Part):
     format: str
     source_path: str
     destination_path: str
+    named: str | None = None
+    """As QEMU is told to open it, where that is by links."""
+    links: Many[Link] = ()
+    """What is made again at the destination."""
     virtual_size_bytes: int
     allocated_bytes: int | None = None
     """See `SourceDisk.allocated_bytes`."""
@@ -148,6 +168,8 @@ class DestinationPlan(Versioned):
     """`paused`: the guest is paused while its RAM is sent, because these versions of QEMU corrupt it otherwise."""
     disks: Many[PlannedDisk]
     warnings: Many[str] = ()
+    checks: Many[Check] = ()
+    """All that was looked at there; `warnings` are the sentences of what was found."""
 
 
 def _disks_of_the_destination(document: Json) -> Json:

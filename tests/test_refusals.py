@@ -80,6 +80,14 @@ def test_an_image_that_exists_already_is_named_and_left_alone(moves: Moves) -> N
 
 
 @pytest.mark.usefixtures("nothing_changes")
+def test_an_image_that_was_moved_away_under_the_running_guest(moves: Moves) -> None:
+    guest = moves.boot()
+    image = moves.lab.host("host-a").guests / guest / "disk0.qcow2"
+    image.rename(image.with_name("moved.qcow2"))
+    assert f"has it open; `mv {image.with_name('moved.qcow2')} {image}`" in refused(moves, guest, "host-b")
+
+
+@pytest.mark.usefixtures("nothing_changes")
 def test_no_room_for_the_disks(moves: Moves) -> None:
     guest = moves.boot(DiskSpec(size_bytes=64 * MIB), DiskSpec(size_bytes=16_000_000 * MIB))
     assert "make room for" in refused(moves, guest, "host-b")
@@ -125,7 +133,7 @@ def test_a_qemu_that_the_destination_does_not_have(moves: Moves) -> None:
     with policy(moves.lab, qemu=json.dumps([str(program)])):
         guests.boot(moves.lab, spec, "host-a")
         program.unlink()
-        assert f"there is no {name} here: install it" in refused(moves, guest, "host-b")
+        assert f"there is no {name} here; install it" in refused(moves, guest, "host-b")
 
 
 @pytest.mark.usefixtures("nothing_changes")
@@ -155,7 +163,7 @@ def test_a_loopback_address_is_no_way_from_one_machine_to_another(
     there = factories.ours(host=host.name, directory=host.folder / "drover", guest_root=host.guests)
     seen = attestation.attested(movable(guest).model_copy(update={"attestation": None}), there)
     question = PlanDestination(guest=guest.name, source_root=str(host.guests), source=seen)
-    with pytest.raises(PreconditionFailed, match=r"where no other host reaches it: .* the right DROVER_ADDRESS"):
+    with pytest.raises(PreconditionFailed, match=r"where no other host reaches it; .* the right DROVER_ADDRESS"):
         ask("host-b", question)
 
 

@@ -80,7 +80,8 @@ def plan(guest: str, to: str, *, thin_factor: float | None, as_json: bool) -> No
     """Print what the move would copy; nothing is changed."""
     row = guests.known_guest(guest)
     asked = MigrationSubmission.read({"guest": guest, "to": to, "thin_factor": thin_factor})
-    planned = preflight.plan(row, to, asked.options())
+    planned = preflight.plan(row, to, asked.options(), tried=True)
+    looked_at = (*planned.source.checks, *planned.destination.checks)
     if as_json:
         names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}
         output.emit(
@@ -93,6 +94,7 @@ def plan(guest: str, to: str, *, thin_factor: float | None, as_json: bool) -> No
                 "memory_bytes": planned.source.memory_bytes,
                 "disks": [disk.model_dump(mode="json", include=names) for disk in planned.disks],
                 "warnings": list(planned.destination.warnings),
+                "checks": [check.json_object() for check in looked_at],
             }
         )
         return

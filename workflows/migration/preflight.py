@@ -10,6 +10,7 @@ from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
 from models.plan import Inspection, Plan
+from models.preflight import Verdict
 from workflows import estimate, host_keys, schedule
 from workflows.capacity import Size
 from workflows.guests import inspect, refuse_second_name
@@ -33,8 +34,8 @@ def fits_its_window(guest: str, terms: SubmitOptions) -> None:
         raise PreconditionFailed(f"{guest} cannot be moved: {wait.why}")
 
 
-def plan(guest: Guest, destination: str, options: MigrationOptions | None = None) -> Plan:
-    """Ask both hosts.
+def plan(guest: Guest, destination: str, options: MigrationOptions | None = None, *, tried: bool = False) -> Plan:
+    """Ask both hosts; if it is to be tried, the destination also starts the guest's QEMU for a moment.
 
     Raises:
         PreconditionFailed: the guest cannot be moved there.
@@ -42,7 +43,25 @@ def plan(guest: Guest, destination: str, options: MigrationOptions | None = None
     if guest.host == destination:
         raise PreconditionFailed(f"{guest.name} is on {destination} already: name another host")
     takes_guests(known_host(destination))
-    return planned_at(destination, guest, movable(guest), options)
+    try:
+        inspection = movable(guest)
+    except HostRefused as refused:
+        raise _with_those_of(destination, guest, refused, options) from None
+    return planned_at(destination, guest, inspection, options, tried=tried)
+
+
+def _with_those_of(
+    destination: str, guest: Guest, refused: HostRefused, options: MigrationOptions | None
+) -> HostRefused:
+    """What the destination has against it as well, so that all is known at once."""
+    try:
+        planned_at(destination, guest, inspect(guest), options)
+    except HostRefused as there:
+        if not there.failed and refused.checks:
+            return HostRefused(f"{refused}; {there}", host=guest.host, checks=(*refused.checks, *there.checks))
+    except PreconditionFailed:
+        pass  # it gives no answer: what is known already is reason enough
+    return refused
 
 
 def movable(guest: Guest) -> Inspection:
@@ -55,11 +74,20 @@ def movable(guest: Guest) -> Inspection:
     inspection = inspect(guest)
     refuse_second_name(guest, inspection)
     if inspection.refusals:
-        raise HostRefused(f"{guest.name} cannot be moved now: " + "; ".join(inspection.refusals), host=guest.host)
+        found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]
+        why = f"{guest.name} cannot be moved now: " + "; ".join(inspection.refusals)
+        raise HostRefused(why, host=guest.host, checks=found)
     return inspection
 
 
-def planned_at(destination: str, guest: Guest, inspection: Inspection, options: MigrationOptions | None = None) -> Plan:
+def planned_at(
+    destination: str,
+    guest: Guest,
+    inspection: Inspection,
+    options: MigrationOptions | None = None,
+    *,
+    tried: bool = False,
+) -> Plan:
     """The job's plan for one destination, by what was found out about the guest.
 
     Raises:
@@ -72,6 +100,7 @@ def planned_at(destination: str, guest: Guest, inspection: Inspection, options: 
         source_machine=host.facts.machine,
         source=inspection,
         thin_factor=options.thin_factor if options else None,
+        tried=tried,
     )
     answer = ask(destination, question)
     return Plan(source=inspection, destination=answer, source_key=keys[guest.host], destination_key=keys[destination])

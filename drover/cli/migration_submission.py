@@ -86,7 +86,7 @@ def _submitted(job_id: int, *, as_json: bool) -> None:
 def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     """Print what the move would copy, and how long it would take; nothing is changed."""
     row, to, options = guests.known_guest(asked.guest), asked.to, asked.options()
-    planned = preflight.plan(row, to, options)
+    planned = preflight.plan(row, to, options, tried=True)
     expected = preflight.estimated(row.name, asked.submit_options(), Way.of(row.host, to, options))
     looked_at = (*planned.source.checks, *planned.destination.checks)
     if as_json:

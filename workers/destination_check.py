@@ -1,5 +1,6 @@
 """Could this guest run here? What must be true of the destination, and how the guest would be started there."""
 
+import asyncio
 import ipaddress
 import os
 import shutil
@@ -11,11 +12,12 @@ from pathlib import Path
 from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from models.host_rpc import PlanDestination
-from models.plan import DestinationPlan, PlannedDisk
+from models.plan import DestinationPlan, PlannedDisk, PlannedFile
 from workers import attestation, derivation, files, policy, registration
 from workers.files import UnsafePath
 from workers.images import manifest
 from workers.machine import machine
+from workers.media import destination
 from workers.qemu import cpu
 from workers.step import JobDirectory
 
@@ -37,10 +39,12 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     except PreconditionFailed as error:
         raise PreconditionFailed(f"{cannot}{error}") from error
     source = told.inspection
-    plan, problems = derivation.derive(told, settings, rules)
+    plan, problems = derivation.derive(told, settings, rules, question.chain)
     if problems:
         raise PreconditionFailed(cannot + "; ".join(problems))
-    problems += _programs() + _memory(source.memory_bytes) + _images(plan.disks, settings)
+    needed, against = await asyncio.to_thread(destination.looked_up, plan.files, settings, rules, question.guest)
+    plan = plan.model_copy(update={"files": needed})
+    problems += against + _programs() + _memory(source.memory_bytes) + _images(plan.disks, plan.files, settings)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
     problems += [] if problems else derivation.in_the_way(plan.argv)
     problems += cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
@@ -64,10 +68,10 @@ def _memory(needed: int) -> list[str]:
     return [f"{_mib(needed)} MiB of memory are needed and {_mib(free)} are free: move another guest away first"]
 
 
-def _images(disks: Sequence[PlannedDisk], settings: Settings) -> list[str]:
+def _images(disks: Sequence[PlannedDisk], needed: Sequence[PlannedFile], settings: Settings) -> list[str]:
     problems = [problem for disk in disks if (problem := _place(disk.destination_path, settings))]
     try:
-        check_room(disks)
+        check_room(disks, needed)
     except PreconditionFailed as error:
         problems.append(str(error))
     return problems + [
@@ -87,8 +91,8 @@ def _place(image: str, settings: Settings) -> str | None:
     return None if there is None else manifest.in_the_way(path, JobDirectory.all_below(settings))
 
 
-def check_room(disks: Sequence[PlannedDisk]) -> None:
-    """Every file system must have room for the whole virtual size of the images that it will hold.
+def check_room(disks: Sequence[PlannedDisk], needed_files: Sequence[PlannedFile] = ()) -> None:
+    """Every file system must have room for the whole virtual size of the images that it will hold, and for files.
 
     Raises:
         PreconditionFailed: one has not; the text has the missing size.
@@ -100,6 +104,12 @@ def check_room(disks: Sequence[PlannedDisk]) -> None:
         device = manifest.existing_parent(path).stat().st_dev
         needed[device] += disk.virtual_size_bytes
         example[device] = path
+    for file in needed_files:
+        if not os.path.lexists(file.destination_path):
+            path = Path(file.destination_path)
+            device = manifest.existing_parent(path).stat().st_dev
+            needed[device] += file.size_bytes
+            example[device] = path
     for device, size in needed.items():
         free = manifest.free_bytes(example[device]) - RESERVE_BYTES
         if size > free:

@@ -15,9 +15,10 @@ from models.host_rpc import Inspect
 from models.plan import Inspection, SourceDisk, Topology
 from workers import attestation, files, policy, processes
 from workers.files import UnsafePath
+from workers.media import listing
 from workers.processes import Process
 from workers.qemu import block, cpu, known_bugs, topology
-from workers.qemu.disks import disk_refusals, source_disks, unnamed_images
+from workers.qemu.disks import ReadOnlyImage, disk_refusals, read_only_images, source_disks, unnamed_images
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
 from workers.qemu.refusals import command_line_refusals
 
@@ -36,12 +37,13 @@ async def inspect(question: Inspect, settings: Settings) -> Inspection:
     qmp = question.qmp
     try:
         async with connect(qmp) as monitor:
-            return await _describe(monitor, qmp, settings)
+            return await _describe(monitor, question, settings)
     except MonitorLost as error:
         raise PreconditionFailed(f"{settings.host}: {error}") from error
 
 
-async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspection:
+async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> Inspection:
+    qmp = question.qmp
     identity = _process(monitor.pid)
     told, kvm, machine_type, status, memory, cpus, uuid = await asyncio.gather(
         monitor.query("query-version"),
@@ -52,13 +54,23 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspectio
         monitor.query("query-cpus-fast"),
         monitor.query("query-uuid"),
     )
-    devices, layout, (disks, refusals), blockers = await asyncio.gather(
+    devices, layout, (disks, media, refusals), blockers = await asyncio.gather(
         block.device_names(monitor),
         machine(monitor),
         _disks(monitor, identity.argv, settings),
         _blockers(monitor, identity.argv),
     )
     forbidden = _forbidden(identity, settings)
+    needed = await asyncio.to_thread(
+        listing.listed,
+        identity.argv,
+        identity.process,
+        disks,
+        media,
+        (qmp, identity.pidfile),
+        settings,
+        question.chain,
+    )
     version = known_bugs.version(told)
     accel: known_bugs.Accel = "kvm" if kvm["enabled"] else "tcg"
     seen = Inspection(
@@ -79,7 +91,9 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspectio
         devices=tuple(devices),
         topology=layout,
         disks=disks,
-        refusals=(*forbidden, *refusals, *blockers),
+        files=tuple(needed.files.values()),
+        folders=tuple(needed.folders.values()),
+        refusals=(*forbidden, *refusals, *needed.refusals, *blockers),
         warnings=tuple(known_bugs.warnings(version, accel, identity.argv)),
     )
     return seen if forbidden else attestation.attested(seen, settings)
@@ -136,7 +150,9 @@ async def machine(monitor: Monitor) -> Topology:
     )
 
 
-async def _disks(monitor: Monitor, argv: list[str], settings: Settings) -> tuple[tuple[SourceDisk, ...], list[str]]:
+async def _disks(
+    monitor: Monitor, argv: list[str], settings: Settings
+) -> tuple[tuple[SourceDisk, ...], tuple[ReadOnlyImage, ...], list[str]]:
     replies = {
         "query_block": await monitor.query("query-block"),
         "named_block_nodes": await monitor.query("query-named-block-nodes"),
@@ -147,7 +163,7 @@ async def _disks(monitor: Monitor, argv: list[str], settings: Settings) -> tuple
     refusals += unnamed_images(found, argv)
     refusals += _behind_links(found)
     refusals += command_line_refusals(argv, source_root=str(settings.guest_root))
-    return found, refusals
+    return found, read_only_images(**replies), refusals
 
 
 def _behind_links(disks: Sequence[SourceDisk]) -> list[str]:

@@ -51,7 +51,7 @@ def ask(host: str, question: Question[Answer]) -> Answer:
 
     Raises:
         HostRefused: the host refuses, or failed to look.
-        Unavailable: it cannot be reached, or does not answer in time.
+        Unavailable: it cannot be reached, does not answer in time, or asks to be asked again.
     """
     with autocommitting() as connection, listening(connection, ANSWERED_CHANNEL) as wait:
         asked = (
@@ -68,8 +68,10 @@ def ask(host: str, question: Question[Answer]) -> Answer:
             if request.state is RequestState.ANSWERED and request.reply is not None:
                 return _read(question, request.reply, host)
             if request.state in {RequestState.REFUSED, RequestState.FAILED}:
-                why = Refusal.read(request.reply or {}).error
-                raise HostRefused(why, host=host, failed=request.state is RequestState.FAILED)
+                refusal = Refusal.read(request.reply or {})
+                if refusal.later:
+                    raise Unavailable(refusal.error)
+                raise HostRefused(refusal.error, host=host, failed=request.state is RequestState.FAILED)
     raise Unavailable(f"host {host} did not answer within {ANSWER_TIMEOUT_S:g} s: is its worker busy?")
 
 

@@ -8,6 +8,7 @@ from drover.cli import completion, schedule_options
 from drover.cli.options import (
     AsJson,
     Bandwidth,
+    Chain,
     DryRun,
     GuestName,
     IdempotencyKey,
@@ -30,6 +31,7 @@ Destination = Annotated[
         "drover migrate web --to hv2 --wait",
         "drover migrate web --to hv2 --dry-run",
         "drover migrate web --to hv2 --bandwidth 100M/s --max-downtime-ms 50",
+        "drover migrate web --to hv2 --chain flatten",
         "drover migrate web --to hv2 --idempotency-key nightly-42 --json",
     )
 )
@@ -40,6 +42,7 @@ def migrate(
     timeout: Timeout = None,
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = "0",
+    chain: Chain = "keep",
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
     timezone: schedule_options.Timezone = "UTC",
@@ -58,13 +61,14 @@ def migrate(
     from drover.cli import migration_submission
 
     if dry_run:
-        migration_submission.plan(guest, to, as_json=as_json)
+        migration_submission.plan(guest, to, chain=chain, as_json=as_json)
         return
     migration_submission.submit(
         guest,
         to,
         max_downtime_ms=max_downtime_ms,
         bandwidth=bandwidth,
+        chain=chain,
         at=at,
         window=window,
         timezone=timezone,

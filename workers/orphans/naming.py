@@ -13,7 +13,7 @@ from workers.qemu.monitor import Monitor
 from workers.step import JobDirectory
 
 NUMBER = r"[1-9][0-9]{0,17}"
-ROLES = re.compile(r"exporter|streams|incoming|switch-[0-9]+")
+ROLES = re.compile(r"exporter|streams|files|incoming|switch-[0-9]+")
 MIRROR = re.compile(rf"drover-({NUMBER})-[0-9]+")
 
 MONITOR_TIMEOUT_S = 2.0

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.plan import SourceDisk
+from models.plan import BackingImage, FileKind, SourceDisk
+from workers.qemu.needed_files import chain_of
 from workers.qemu.topology import Reply
 
 
@@ -100,6 +101,36 @@ def _read_only(medium: _Medium) -> bool:
     return bool(medium.inserted["ro"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadOnlyImage:
+    """A medium that the guest has but cannot write."""
+
+    kind: FileKind
+    path: str
+    format: str
+    chain: tuple[BackingImage, ...] = ()
+
+
+def read_only_images(
+    *,
+    query_block: Sequence[Reply],
+    named_block_nodes: Sequence[Reply] = (),
+    blockstats: Sequence[Reply] = (),
+) -> tuple[ReadOnlyImage, ...]:
+    """The media that are in the guest's drives now and cannot be written, from the replies of these commands."""
+    media = _media(query_block, named_block_nodes, blockstats)
+    return tuple(
+        ReadOnlyImage(
+            kind=FileKind.FIRMWARE if "flash" in (medium.device or medium.qdev) else FileKind.MEDIUM,
+            path=medium.path,
+            format=str(medium.image["format"]),
+            chain=chain_of(medium.image),
+        )
+        for medium in media
+        if _read_only(medium)
+    )
+
+
 def _disk(index: int, medium: _Medium) -> SourceDisk:
     image = medium.image
     driver = str(medium.inserted["drv"])
@@ -114,6 +145,7 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         virtual_size_bytes=image["virtual-size"],
         cluster_size_bytes=image.get("cluster-size"),
         create_options=_create_options(medium) if driver == "qcow2" else {},
+        chain=chain_of(image),
     )
 
 
@@ -150,10 +182,7 @@ def disk_refusals(
 
 def _refused(medium: _Medium) -> Iterator[str]:
     if _read_only(medium):
-        # Firmware is part of QEMU's installation; every host has its own copy.
-        if not medium.device.startswith("pflash"):
-            yield f"{medium.shown}: its medium is read-only and must exist on the destination; eject it"
-        return
+        return  # see `workers.media.listing`
     driver = medium.inserted["drv"]
     if driver not in {"raw", "qcow2", "file"}:
         yield f"{medium.shown}: a {driver} node is on top; only plain raw and qcow2 images are moved"
@@ -165,10 +194,8 @@ def _refused(medium: _Medium) -> Iterator[str]:
 
 def _reasons(medium: _Medium) -> dict[str, bool]:
     inserted, image, specific = medium.inserted, medium.image, medium.specific
-    has_backing = "backing_file" in inserted or "backing-filename" in image
     bitmaps = [bitmap for bitmap in inserted.get("dirty-bitmaps", ()) if bitmap.get("name")]
     return {
-        "it has a backing file; flatten it first (block-stream)": has_backing,
         "it has internal snapshots, which a mirror does not copy; delete them": bool(image.get("snapshots")),
         "it is encrypted, and the copy would not be": bool(inserted.get("encrypted")) or "encrypt" in specific,
         "its data lies in a separate file (data-file)": "data-file" in specific,

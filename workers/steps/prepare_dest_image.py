@@ -9,6 +9,7 @@ from models.plan import PlannedDisk
 from workers import destination_check, files, processes
 from workers.images import manifest as images
 from workers.images.manifest import Manifest
+from workers.media import placing
 from workers.step import Context, StepHandler
 
 
@@ -24,7 +25,8 @@ class PrepareDestImage(StepHandler):
 
     async def do(self, ctx: Context) -> None:
         disks = ctx.plan.disks
-        destination_check.check_room(disks)
+        destination_check.check_room(disks, ctx.destination.files)
+        await asyncio.to_thread(placing.make_folders, ctx)
         for disk in disks:
             ctx.guard()
             ctx.directory.manifest.claim(files.below(ctx.settings.guest_root, disk.destination_path))
@@ -34,6 +36,7 @@ class PrepareDestImage(StepHandler):
         ctx.guard()
         _nobody_uses(ctx)
         ctx.directory.manifest.delete_all()
+        ctx.directory.files.delete_all()
         ctx.directory.remove()
 
 
@@ -52,4 +55,5 @@ def _is_made(manifest: Manifest, disk: PlannedDisk) -> bool:
 
 def _make(disk: PlannedDisk) -> None:
     path = Path(disk.destination_path)
-    images.create(path, disk.format, disk.virtual_size_bytes, disk.create_options)
+    backing = disk.chain[0] if disk.chain else None
+    images.create(path, disk.format, disk.virtual_size_bytes, disk.create_options, backing)

@@ -19,7 +19,7 @@ from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host
 from models.job import Job
-from models.plan import Inspection
+from models.plan import Chain, Inspection
 from models.transitions import BEGUN
 from workflows import capacity, estimate, schedule
 from workflows.capacity import Size
@@ -47,7 +47,9 @@ class Forecast:
     total_s: float
 
 
-def forecast(kind: DrainKind, host: str, where: AllowedHosts, terms: SubmitOptions | None = None) -> Forecast:
+def forecast(
+    kind: DrainKind, host: str, where: AllowedHosts, terms: SubmitOptions | None = None, chain: Chain = "keep"
+) -> Forecast:
     """Plan all guests of a drain at once, after having asked every guest's host and every destination.
 
     Changes nothing but the recorded sizes of the guests.
@@ -58,7 +60,7 @@ def forecast(kind: DrainKind, host: str, where: AllowedHosts, terms: SubmitOptio
     with transaction() as session:
         known(session, [host, *where.to, *where.exclude])
         guests = {guest.name: guest for guest in guests_of(session, kind, host)}
-    survey = _Survey(guests)
+    survey = _Survey(guests, chain)
     survey.ask_guests()
     while survey.ask_destinations(made := _placed(kind, host, where, survey)):
         pass
@@ -93,6 +95,7 @@ class _Survey:
     """What guests and destinations have answered."""
 
     guests: Mapping[str, Guest]
+    chain: Chain = "keep"
     inspections: dict[str, Inspection] = field(default_factory=dict)
     immovable: dict[str, str] = field(default_factory=dict)
     refusals: dict[tuple[str, str], str | None] = field(default_factory=dict)
@@ -100,7 +103,7 @@ class _Survey:
 
     def ask_guests(self) -> None:
         def ask(name: str) -> None:
-            self.inspections[name] = preflight.movable(self.guests[name])
+            self.inspections[name] = preflight.movable(self.guests[name], self.chain)
 
         for name, why in _refused(ask, self.guests).items():
             self.immovable[name] = why
@@ -109,7 +112,7 @@ class _Survey:
         """Ask about placements that are new; true if one of them was refused, so that the plan must be made anew."""
 
         def ask(pair: tuple[str, str]) -> None:
-            preflight.planned_at(pair[1], self.guests[pair[0]], self.inspections[pair[0]])
+            preflight.planned_at(pair[1], self.guests[pair[0]], self.inspections[pair[0]], self.chain)
 
         pairs = {(one.candidate.name, one.destination) for one in made.placements} - set(self.refusals)
         refused = _refused(ask, pairs)

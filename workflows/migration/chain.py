@@ -1,7 +1,7 @@
 """The live migration: its links in order, from where one may begin anew, and the canvas chains made of them."""
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from celery import chain
 from celery.canvas import Signature
@@ -17,6 +17,7 @@ class StepName(enum.StrEnum):
     """Stored by value, and part of the names of tasks: never rename one."""
 
     PREPARE_DEST_IMAGE = "prepare_dest_image"
+    COPY_FILES = "copy_files"
     START_NBD = "start_nbd"
     MIRROR_DISKS = "mirror_disks"
     AWAIT_SYNC = "await_sync"
@@ -29,6 +30,8 @@ Link = tuple[StepName, Side]
 
 LINKS: tuple[Link, ...] = (
     (StepName.PREPARE_DEST_IMAGE, Side.DESTINATION),
+    (StepName.COPY_FILES, Side.DESTINATION),  # what the guest needs besides its disks: it is ready to take them
+    (StepName.COPY_FILES, Side.SOURCE),  # they are sent
     (StepName.START_NBD, Side.DESTINATION),
     (StepName.MIRROR_DISKS, Side.SOURCE),
     (StepName.AWAIT_SYNC, Side.SOURCE),
@@ -48,6 +51,7 @@ ONCE_COMMITTED = frozenset({StepName.CUTOVER, StepName.CLEANUP})
 class Restart(enum.StrEnum):
     """From which earlier step the work is done anew, when a step finds that what it builds on is gone."""
 
+    FILES = StepName.COPY_FILES.value  # a file that the guest needs is not there
     NBD_SERVER = StepName.START_NBD.value  # the disks are copied anew, to a new NBD server
     MIRRORS = StepName.MIRROR_DISKS.value  # the disks are copied anew, to the same one
     SYNC = StepName.AWAIT_SYNC.value  # the mirrors still work: the RAM is sent anew once they are in sync
@@ -55,6 +59,8 @@ class Restart(enum.StrEnum):
 
 
 RESTARTS: Mapping[Link, frozenset[Restart]] = {
+    (StepName.COPY_FILES, Side.SOURCE): frozenset({Restart.FILES}),
+    (StepName.START_NBD, Side.DESTINATION): frozenset({Restart.FILES}),
     (StepName.MIRROR_DISKS, Side.SOURCE): frozenset({Restart.NBD_SERVER}),
     (StepName.AWAIT_SYNC, Side.SOURCE): frozenset({Restart.NBD_SERVER, Restart.MIRRORS}),
     (StepName.MIGRATE_RAM, Side.DESTINATION): frozenset({Restart.NBD_SERVER}),
@@ -71,15 +77,15 @@ class BeginAnew(Transient):
         self.restart = restart
 
 
-def first_again(step: Step, restart: Restart) -> int:
-    """The number of the first step that is done again when `step` begins anew.
+def first_again(steps: Iterable[Step], step: Step, restart: Restart) -> int:
+    """The number of the first of a job's steps that is done again when `step` begins anew.
 
     Raises:
         IllegalTransition: `RESTARTS` does not list it.
     """
     if restart not in RESTARTS.get((StepName(step.name), step.side), frozenset()):
         raise IllegalTransition(f"{step.name} on the {step.side} cannot begin anew from {restart}")
-    return _first_of(restart)
+    return min(other.seq for other in steps if other.name == restart.value)
 
 
 def _first_of(restart: Restart) -> int:

@@ -216,7 +216,7 @@ def retry(claim: Claim, error: str, wait: timedelta, restart: Restart | None = N
     with _released(claim, StepEvent.RETRY, outcome, error) as (session, job, step):
         step.next_at = func.clock_timestamp() + wait
         if restart is not None:
-            _begin_anew(job, chain.first_again(step, restart), step.seq)
+            _begin_anew(job, chain.first_again(job.steps, step, restart), step.seq)
         job.epoch += 1
         record_event(session, job.id, by=claim.owner, action="retry", sentence=f"{step.name} is tried again: {error}")
 

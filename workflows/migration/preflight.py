@@ -8,7 +8,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
-from models.plan import Inspection, Plan
+from models.plan import Chain, Inspection, Plan
 from workflows import estimate, host_keys, schedule
 from workflows.capacity import Size
 from workflows.guests import inspect, refuse_second_name
@@ -32,7 +32,7 @@ def fits_its_window(guest: str, terms: SubmitOptions) -> None:
         raise PreconditionFailed(f"{guest} cannot be moved: {wait.why}")
 
 
-def plan(guest: Guest, destination: str) -> Plan:
+def plan(guest: Guest, destination: str, chain: Chain = "keep") -> Plan:
     """Ask both hosts.
 
     Raises:
@@ -41,24 +41,24 @@ def plan(guest: Guest, destination: str) -> Plan:
     if guest.host == destination:
         raise PreconditionFailed(f"{guest.name} is on {destination} already: name another host")
     takes_guests(known_host(destination))
-    return planned_at(destination, guest, movable(guest))
+    return planned_at(destination, guest, movable(guest, chain), chain)
 
 
-def movable(guest: Guest) -> Inspection:
+def movable(guest: Guest, chain: Chain = "keep") -> Inspection:
     """The inspection of a guest, if it can be moved now.
 
     Raises:
         PreconditionFailed: it cannot, wherever to.
     """
     _no_other_job(guest.name)
-    inspection = inspect(guest)
+    inspection = inspect(guest, chain)
     refuse_second_name(guest, inspection)
     if inspection.refusals:
         raise HostRefused(f"{guest.name} cannot be moved now: " + "; ".join(inspection.refusals), host=guest.host)
     return inspection
 
 
-def planned_at(destination: str, guest: Guest, inspection: Inspection) -> Plan:
+def planned_at(destination: str, guest: Guest, inspection: Inspection, chain: Chain = "keep") -> Plan:
     """The job's plan for one destination, by what was found out about the guest.
 
     Raises:
@@ -66,9 +66,17 @@ def planned_at(destination: str, guest: Guest, inspection: Inspection) -> Plan:
     """
     host, keys = known_host(guest.host), _keys(guest.host, destination)
     question = PlanDestination(
-        guest=guest.name, source_root=host.guest_root, source_machine=host.facts.machine, source=inspection
+        guest=guest.name,
+        source_root=host.guest_root,
+        source_machine=host.facts.machine,
+        source=inspection,
+        chain=chain,
     )
     answer = ask(destination, question)
+    if len(answer.files) < len(inspection.files):
+        raise PreconditionFailed(
+            f"the worker of {destination} is too old to take the files of {guest.name}: upgrade it"
+        )
     return Plan(source=inspection, destination=answer, source_key=keys[guest.host], destination_key=keys[destination])
 
 

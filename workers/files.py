@@ -117,14 +117,14 @@ def opened(path: Path, flags: int, *, make_folders: bool = False) -> int:
 def followed(path: Path) -> Path:
     """Where a path leads: itself, unless it is a symbolic link. Errors as for `folder`."""
     for _ in range(MOST_LINKS):
-        with folder(path.parent) as parent:
-            try:
+        try:
+            with folder(path.parent) as parent:
                 found = os.stat(path.name, dir_fd=parent, follow_symlinks=False)
-            except FileNotFoundError:
-                return path
-            if not stat.S_ISLNK(found.st_mode):
-                return path
-            target = os.readlink(path.name, dir_fd=parent)
+                if not stat.S_ISLNK(found.st_mode):
+                    return path
+                target = os.readlink(path.name, dir_fd=parent)
+        except (FileNotFoundError, NotADirectoryError):
+            return path
         if found.st_uid not in {0, os.geteuid()}:
             raise UnsafePath(
                 f"{path} is a symbolic link to {target} that belongs to user {found.st_uid}: only links of root's or "

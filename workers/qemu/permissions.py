@@ -46,7 +46,7 @@ KNOWN = words_of(
     "no-shutdown no-quit S incoming device overcommit mem-prealloc mem-path icount watchdog watchdog-action action "
     "sandbox usb append smbios fw_cfg pidfile kernel initrd dtb bios L drive blockdev chardev "
     "serial parallel debugcon monitor qmp qmp-pretty mon vnc spice netdev nic net object audiodev compat D d trace "
-    "dfilter run-with runas acpitable option-rom"
+    "dfilter run-with runas acpitable option-rom iscsi"
 )
 NETWORKS = words_of("user tap bridge hubport socket stream dgram l2tpv3 none nic")
 PROGRAM_KEYS = words_of("script downscript helper")

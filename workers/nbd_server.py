@@ -42,7 +42,7 @@ def images(ctx: Context, nonce: str) -> list[ExportedImage]:
             format=disk.format,
             export=export_name(nonce, disk.index),
             detect_zeroes=exporter_detect_zeroes(version, disk.format),
-            backing=disk.chain,
+            backing=tuple((level.path, level.format) for level in disk.chain),
         )
         for disk in ctx.disks
     ]
@@ -128,10 +128,10 @@ def _opened(image: ExportedImage, stack: ExitStack) -> tuple[ExportedImage, list
     numbers = [files.opened(Path(image.path), os.O_RDONLY)]
     stack.callback(os.close, numbers[0])
     backing = []
-    for level in image.backing:
-        numbers.append(files.opened(files.followed(Path(level.path)), os.O_RDONLY))
+    for path, driver in image.backing:
+        numbers.append(files.opened(files.followed(Path(path)), os.O_RDONLY))
         stack.callback(os.close, numbers[-1])
-        backing.append(level.model_copy(update={"path": f"/proc/self/fd/{numbers[-1]}"}))
+        backing.append((f"/proc/self/fd/{numbers[-1]}", driver))
     return replace(image, path=f"/proc/self/fd/{numbers[0]}", backing=tuple(backing)), numbers
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drover.errors import Fatal, PreconditionFailed
-from models.plan import BackingImage
 from workers import files, processes
 from workers.environment import handed_on
 from workers.files import UnsafePath
@@ -32,9 +31,9 @@ def existing_parent(path: Path) -> Path:
 
 
 def create(
-    path: Path, image_format: str, size_bytes: int, options: Mapping[str, str], backing: BackingImage | None = None
+    path: Path, image_format: str, size_bytes: int, options: Mapping[str, str], backing: tuple[str, str] | None = None
 ) -> None:
-    """Make an empty image over the file at `path`, on a backing file that need not be there yet.
+    """Make an empty image over the file at `path`, on a backing file (path, format) that need not be there yet.
 
     Raises:
         Fatal: qemu-img refused; the text has its message.
@@ -43,7 +42,7 @@ def create(
     for key, value in options.items():
         argv += ["-o", _option(key, value)]
     if backing is not None:
-        argv += ["-u", "-F", backing.format, "-b", backing.path]
+        argv += ["-u", "-F", backing[1], "-b", backing[0]]
     made = _run(argv, path, os.O_RDWR, str(size_bytes))
     if made.returncode:
         raise Fatal(f"qemu-img could not create {path}: {made.stderr.strip()}")

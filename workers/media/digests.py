@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drover.errors import Fatal, Unavailable
-from models.plan import FileKind
 from workers import files
 
 PLAIN, OVERLAY, SECRET = "sha256", "qcow2", "scrypt"
@@ -56,13 +55,6 @@ class Identity:
     def of(cls, found: os.stat_result) -> "Identity":
         """As the kernel reports it."""
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
-def form(kind: FileKind, image_format: str | None, backing: str | None) -> str:
-    """Which digest such a file has."""
-    if kind is FileKind.SECRET:
-        return SECRET
-    return OVERLAY if image_format == "qcow2" and backing is not None else PLAIN
 
 
 def of(path: Path, wanted: str, kept_in: Path, wait_s: float | None = None) -> str:

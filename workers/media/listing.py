@@ -116,7 +116,7 @@ class _Search:
             with digests.opened(real) as (_, there):
                 pass
             left = max(self.until - time.monotonic(), 0.0)
-            digest = digests.of(real, digests.form(kind, image_format, backing), self.ours.directory, left)
+            digest = digests.of(real, form(kind, image_format, backing), self.ours.directory, left)
         except FileNotFoundError:
             self.found.refusals.append(
                 f"{path}, a {kind} of the guest, is not there any more: put it back where it was, then move the guest"
@@ -162,6 +162,13 @@ def _spread(named: Iterable[Named]) -> Iterator[Named]:
         else:
             there = (Path(one.path) / name for name in TLS_FILES)
             yield from (Named(one.kind, str(path)) for path in there if path.exists())
+
+
+def form(kind: FileKind, image_format: str | None, backing: str | None) -> str:
+    """Which digest such a file has."""
+    if kind is FileKind.SECRET:
+        return digests.SECRET
+    return digests.OVERLAY if image_format == "qcow2" and backing is not None else digests.PLAIN
 
 
 def changed(needed: Iterable[NeededFile], ours: Settings) -> list[str]:

@@ -139,9 +139,11 @@ def _planned_by_another(path: Path, directory: JobDirectory) -> bool:
 
 def _named_by_a_process(path: Path) -> bool:
     wanted = os.fsencode(path)
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with suppress(OSError):
-                if wanted in Path(entry.path, "cmdline").read_bytes():
-                    return True
-    return False
+    pids = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) != os.getpid())
+    return any(wanted in _command_line(entry) for entry in pids)
+
+
+def _command_line(process: Path) -> bytes:
+    with suppress(OSError):  # it ended meanwhile
+        return (process / "cmdline").read_bytes()
+    return b""

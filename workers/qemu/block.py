@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from drover.errors import Transient
-from models.plan import BackingImage
 from workers.qemu.monitor import CommandRefused, Monitor
 
 Sync = Literal["full", "top"]
@@ -249,8 +248,8 @@ class ExportedImage:
     format: str
     export: str
     detect_zeroes: str
-    backing: tuple[BackingImage, ...] = ()
-    """From the file right below it down to the base."""
+    backing: tuple[tuple[str, str], ...] = ()
+    """(path, format) from the file right below it down to the base."""
 
     @property
     def nodes(self) -> list[str]:
@@ -291,11 +290,11 @@ async def export(monitor: Monitor, image: ExportedImage) -> None:
 
 async def _add_backing(monitor: Monitor, image: ExportedImage, level: int, below: dict[str, Any]) -> str:
     """Open a backing file: nothing is ever written to it."""
-    file, (format_node, file_node) = image.backing[level - 1], image.of_level(level)
-    await monitor.execute("blockdev-add", driver="file", node_name=file_node, filename=file.path, read_only=True)
-    ends: dict[str, Any] = {} if file.format == "raw" else {"backing": None}
+    (path, driver), (format_node, file_node) = image.backing[level - 1], image.of_level(level)
+    await monitor.execute("blockdev-add", driver="file", node_name=file_node, filename=path, read_only=True)
+    ends: dict[str, Any] = {} if driver == "raw" else {"backing": None}
     await monitor.execute(
-        "blockdev-add", driver=file.format, node_name=format_node, file=file_node, read_only=True, **{**ends, **below}
+        "blockdev-add", driver=driver, node_name=format_node, file=file_node, read_only=True, **{**ends, **below}
     )
     return format_node
 

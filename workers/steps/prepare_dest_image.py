@@ -55,5 +55,5 @@ def _is_made(manifest: Manifest, disk: PlannedDisk) -> bool:
 
 def _make(disk: PlannedDisk) -> None:
     path = Path(disk.destination_path)
-    backing = disk.chain[0] if disk.chain else None
+    backing = (disk.chain[0].path, disk.chain[0].format) if disk.chain else None
     images.create(path, disk.format, disk.virtual_size_bytes, disk.create_options, backing)

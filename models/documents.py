@@ -34,6 +34,8 @@ class MigrationOptions(Versioned):
     """Of this job's streams; 0 leaves it to the host's budget."""
     chain: Chain = "keep"
     """What becomes of the backing files of its disks."""
+    thin_factor: float | None = None
+    """How far the destination's storage may be over-committed for this move; None: as it is set there."""
 
 
 class NbdServer(Versioned):

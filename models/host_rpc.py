@@ -9,6 +9,7 @@ from drover.names import GuestName
 from models.contracts import Many, Part, Versioned, nested
 from models.job import Side
 from models.plan import Chain, DestinationPlan, Inspection
+from models.preflight import Check
 
 Answer = TypeVar("Answer", bound=Versioned)
 
@@ -46,6 +47,8 @@ class PlanDestination(Question[DestinationPlan]):
     """See `HostFacts.machine`."""
     source: Annotated[Inspection, nested(Inspection)]
     chain: Chain = "keep"
+    thin_factor: float | None = None
+    """See `MigrationOptions.thin_factor`."""
 
 
 class Observation(Versioned):
@@ -116,6 +119,8 @@ class Refusal(Versioned):
     error: str = "no reason given"
     later: bool = False
     """The same question may be answered in a moment."""
+    checks: Many[Check] = ()
+    """Those that are against it, if it is a guest that is refused."""
 
 
 QUESTIONS: dict[str, type[Question[Any]]] = {

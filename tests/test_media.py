@@ -172,7 +172,8 @@ class Hosts:
         rules = policy.of(self.ours)
         seen = documents.inspection(files=needed)
         planned = destination.planned_files(seen, str(self.folder / "one"), self.ours, rules)
-        return destination.looked_up(planned, self.ours, rules, "web")
+        found, against = destination.looked_up(planned, self.ours, rules, "web")
+        return found, [check.sentence for check in against]
 
 
 @pytest.fixture

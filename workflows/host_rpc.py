@@ -68,10 +68,10 @@ def ask(host: str, question: Question[Answer]) -> Answer:
             if request.state is RequestState.ANSWERED and request.reply is not None:
                 return _read(question, request.reply, host)
             if request.state in {RequestState.REFUSED, RequestState.FAILED}:
-                refusal = Refusal.read(request.reply or {})
-                if refusal.later:
-                    raise Unavailable(refusal.error)
-                raise HostRefused(refusal.error, host=host, failed=request.state is RequestState.FAILED)
+                why, failed = Refusal.read(request.reply or {}), request.state is RequestState.FAILED
+                if why.later:
+                    raise Unavailable(why.error)
+                raise HostRefused(why.error, host=host, failed=failed, checks=why.checks)
     raise Unavailable(f"host {host} did not answer within {ANSWER_TIMEOUT_S:g} s: is its worker busy?")
 
 

@@ -13,6 +13,7 @@ from drover.cli.options import (
     GuestName,
     IdempotencyKey,
     MaxDowntime,
+    ThinFactor,
     Timeout,
     Wait,
     examples,
@@ -43,6 +44,7 @@ def migrate(
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = "0",
     chain: Chain = "keep",
+    thin_factor: ThinFactor = None,
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
     timezone: schedule_options.Timezone = "UTC",
@@ -61,7 +63,7 @@ def migrate(
     from drover.cli import migration_submission
 
     if dry_run:
-        migration_submission.plan(guest, to, chain=chain, as_json=as_json)
+        migration_submission.plan(guest, to, chain=chain, thin_factor=thin_factor, as_json=as_json)
         return
     migration_submission.submit(
         guest,
@@ -69,6 +71,7 @@ def migrate(
         max_downtime_ms=max_downtime_ms,
         bandwidth=bandwidth,
         chain=chain,
+        thin_factor=thin_factor,
         at=at,
         window=window,
         timezone=timezone,

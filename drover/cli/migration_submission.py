@@ -26,6 +26,7 @@ def submit(
     max_downtime_ms: int | None,
     bandwidth: int,
     chain: str,
+    thin_factor: float | None,
     at: str | None,
     window: str | None,
     timezone: str,
@@ -44,6 +45,7 @@ def submit(
             "guest": guest,
             "to": to,
             **how(max_downtime_ms, bandwidth, chain),
+            "thin_factor": thin_factor,
             "at": at,
             "window": window,
             "timezone": timezone,
@@ -77,11 +79,12 @@ def _submitted(job_id: int, *, as_json: bool) -> None:
     raise typer.Exit(exit_codes.of_job(shot.job.state))
 
 
-def plan(guest: str, to: str, *, chain: str, as_json: bool) -> None:
+def plan(guest: str, to: str, *, chain: str, thin_factor: float | None, as_json: bool) -> None:
     """Print what the move would copy; nothing is changed."""
     row = guests.known_guest(guest)
-    asked = MigrationSubmission.read({"guest": guest, "to": to, "chain": chain})
-    planned = preflight.plan(row, to, asked.chain)
+    asked = MigrationSubmission.read({"guest": guest, "to": to, "chain": chain, "thin_factor": thin_factor})
+    planned = preflight.plan(row, to, asked.options())
+    looked_at = (*planned.source.checks, *planned.destination.checks)
     if as_json:
         names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}
         output.emit(
@@ -95,6 +98,7 @@ def plan(guest: str, to: str, *, chain: str, as_json: bool) -> None:
                 "disks": [disk.model_dump(mode="json", include=names) for disk in planned.disks],
                 "files": [file.model_dump(mode="json", include=FILE_FIELDS) for file in planned.destination.files],
                 "warnings": list(planned.destination.warnings),
+                "checks": [check.json_object() for check in looked_at],
             }
         )
         return

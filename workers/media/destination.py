@@ -9,7 +9,8 @@ from pathlib import Path
 from drover.errors import StepError
 from drover.settings import Settings, StreamSecurity
 from models.plan import FileKind, Inspection, NeededFile, NeededFolder, PlannedFile, PlannedFolder
-from workers import files
+from models.preflight import Check
+from workers import checks, files
 from workers.files import UnsafePath
 from workers.media import digests
 from workers.media.listing import PATIENCE_S, ids, me
@@ -86,8 +87,8 @@ def _is_there(path: str, digest: str, size: int, ours: Settings) -> bool:
 
 def looked_up(
     planned: Sequence[PlannedFile], ours: Settings, rules: HostPolicy, guest: str
-) -> tuple[tuple[PlannedFile, ...], list[str]]:
-    """Which of them are here, and why others cannot be put here: sentences.
+) -> tuple[tuple[PlannedFile, ...], list[Check]]:
+    """Which of them are here, and why others cannot be put here.
 
     Raises:
         Unavailable: a file is large, and is still being read.
@@ -97,7 +98,9 @@ def looked_up(
         try:
             there = is_there(file, ours, max(until - time.monotonic(), 0.0))
         except Differs as error:
-            problems.append(f"{error}, which {guest} uses as its {file.kind}: {_remedy(file)}")
+            problems.append(
+                checks.FILE_DIFFERS.found(f"{error}, which {guest} uses as its {file.kind}", remedy=_remedy(file))
+            )
             there = True
         found.append(file.model_copy(update={"there": there}))
         problems += [] if there else _cannot_be_made(file, ours, rules)
@@ -146,7 +149,7 @@ def _remedy(file: PlannedFile) -> str:
     return "move it away if no guest needs it"
 
 
-def _cannot_be_made(file: PlannedFile, ours: Settings, rules: HostPolicy) -> Iterator[str]:
+def _cannot_be_made(file: PlannedFile, ours: Settings, rules: HostPolicy) -> Iterator[Check]:
     path = file.destination_path
     try:
         files.below(ours.guest_root, path)
@@ -155,17 +158,20 @@ def _cannot_be_made(file: PlannedFile, ours: Settings, rules: HostPolicy) -> Ite
         outside = True
     if outside:
         which = "" if file.kind is FileKind.SECRET else f" ({file.size_bytes} bytes, {file.digest})"
-        yield (
-            f"{path}, which the guest needs as its {file.kind}, is not on {ours.host}, and is not copied there: it "
-            f"lies outside of the folders for guests. Put the same file{which} there"
+        yield checks.FILE_NOT_COPIED.found(
+            f"{path}, which the guest needs as its {file.kind}, is not there, and lies outside of the guests' folders",
+            remedy=f"put the same file{which} there",
         )
     if file.kind is FileKind.SECRET and ours.streams is StreamSecurity.PLAIN:
-        yield (
-            f"{path} is a secret and would go over the network in plain text: encrypt the streams (DROVER_STREAMS), or "
-            "put it there by hand"
+        yield checks.FILE_NOT_COPIED.found(
+            f"{path} is a secret and would go over the network in plain text",
+            remedy="encrypt the streams (DROVER_STREAMS), or put it there by hand",
         )
     if owner(file, rules) is None:
-        yield f"{path} is {file.owner}:{file.group}'s on the guest's host, and {ours.host} has no such user or group"
+        yield checks.FILE_NOT_COPIED.found(
+            f"{path} is {file.owner}:{file.group}'s on the guest's host, and {ours.host} has no such user or group",
+            remedy="make them",
+        )
 
 
 def owner(made: PlannedFile | PlannedFolder, rules: HostPolicy) -> tuple[int, int] | None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from drover.errors import StepError
 from drover.settings import Settings
 from models.plan import BackingImage, Chain, FileKind, NeededFile, NeededFolder, SourceDisk
-from workers import files, processes
+from models.preflight import Check
+from workers import checks, files, processes
 from workers.media import digests
 from workers.processes import Process
 from workers.qemu.disks import ReadOnlyImage
@@ -36,7 +37,7 @@ class Listing:
 
     files: dict[str, NeededFile] = field(default_factory=dict)
     folders: dict[str, NeededFolder] = field(default_factory=dict)
-    refusals: list[str] = field(default_factory=list)
+    refusals: list[Check] = field(default_factory=list)
 
 
 def listed(
@@ -84,8 +85,7 @@ class _Search:
             below = chain[level + 1].path if level + 1 < len(chain) else None
             if not backing.path.startswith("/") or backing.format not in FORMATS:
                 self.found.refusals.append(
-                    f"{image} lies on {backing.path} ({backing.format}), which is not copied as it is: move the guest "
-                    "with `--chain flatten`"
+                    checks.BACKING_FILE.found(f"{image} lies on {backing.path} ({backing.format})")
                 )
                 return
             self._image(FileKind.BACKING, backing.path, backing.format, below)
@@ -95,14 +95,11 @@ class _Search:
         if path in self.found.files:
             return
         if not path.startswith("/"):
-            self.found.refusals.append(f"the {kind} {path} is no file of this host: eject it")
+            self._against(f"the {kind} {path} is no file of this host", remedy="eject it")
             return
         with suppress(OSError):
             if not processes.has_open(self.guest, Path(path).stat()):
-                self.found.refusals.append(
-                    f"the file {path} is not the one that the guest's QEMU has open (pid {self.guest.pid}): put that "
-                    "back, then move the guest"
-                )
+                self._against(f"the file {path} is not the one that the guest's QEMU (pid {self.guest.pid}) has open")
                 return
         self._add(kind, path, image_format, backing)
 
@@ -118,11 +115,9 @@ class _Search:
             left = max(self.until - time.monotonic(), 0.0)
             digest = digests.of(real, form(kind, image_format, backing), self.ours.directory, left)
         except FileNotFoundError:
-            self.found.refusals.append(
-                f"{path}, a {kind} of the guest, is not there any more: put it back where it was, then move the guest"
-            )
+            self._against(f"{path}, a {kind} of the guest, is not there any more")
         except (OSError, StepError) as error:
-            self.found.refusals.append(f"{path}, a {kind} of the guest, cannot be copied: {error}")
+            self._against(f"{path}, a {kind} of the guest, cannot be copied: {error}", remedy=None)
         else:
             self.found.files[path] = NeededFile(
                 kind=kind,
@@ -135,6 +130,9 @@ class _Search:
                 format=image_format,
                 backing=backing,
             )
+
+    def _against(self, seen: str, remedy: str | None = checks.NEEDED_FILE.remedy) -> None:
+        self.found.refusals.append(checks.NEEDED_FILE.found(seen, remedy=remedy or ""))
 
     def _folders(self, path: str) -> None:
         """The folders on the way to it, from the guest root on."""

@@ -14,12 +14,12 @@ from drover.settings import settings
 from models import fleet
 from models.base import now
 from models.database import transaction
-from models.documents import AllowedHosts
+from models.documents import AllowedHosts, MigrationOptions
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host
 from models.job import Job
-from models.plan import Chain, Inspection
+from models.plan import Inspection
 from models.transitions import BEGUN
 from workflows import capacity, estimate, schedule
 from workflows.capacity import Size
@@ -48,7 +48,11 @@ class Forecast:
 
 
 def forecast(
-    kind: DrainKind, host: str, where: AllowedHosts, terms: SubmitOptions | None = None, chain: Chain = "keep"
+    kind: DrainKind,
+    host: str,
+    where: AllowedHosts,
+    terms: SubmitOptions | None = None,
+    options: MigrationOptions | None = None,
 ) -> Forecast:
     """Plan all guests of a drain at once, after having asked every guest's host and every destination.
 
@@ -60,7 +64,7 @@ def forecast(
     with transaction() as session:
         known(session, [host, *where.to, *where.exclude])
         guests = {guest.name: guest for guest in guests_of(session, kind, host)}
-    survey = _Survey(guests, chain)
+    survey = _Survey(guests, options or MigrationOptions())
     survey.ask_guests()
     while survey.ask_destinations(made := _placed(kind, host, where, survey)):
         pass
@@ -95,7 +99,7 @@ class _Survey:
     """What guests and destinations have answered."""
 
     guests: Mapping[str, Guest]
-    chain: Chain = "keep"
+    options: MigrationOptions = field(default_factory=MigrationOptions)
     inspections: dict[str, Inspection] = field(default_factory=dict)
     immovable: dict[str, str] = field(default_factory=dict)
     refusals: dict[tuple[str, str], str | None] = field(default_factory=dict)
@@ -103,7 +107,7 @@ class _Survey:
 
     def ask_guests(self) -> None:
         def ask(name: str) -> None:
-            self.inspections[name] = preflight.movable(self.guests[name], self.chain)
+            self.inspections[name] = preflight.movable(self.guests[name], self.options)
 
         for name, why in _refused(ask, self.guests).items():
             self.immovable[name] = why
@@ -112,7 +116,7 @@ class _Survey:
         """Ask about placements that are new; true if one of them was refused, so that the plan must be made anew."""
 
         def ask(pair: tuple[str, str]) -> None:
-            preflight.planned_at(pair[1], self.guests[pair[0]], self.inspections[pair[0]], self.chain)
+            preflight.planned_at(pair[1], self.guests[pair[0]], self.inspections[pair[0]], self.options)
 
         pairs = {(one.candidate.name, one.destination) for one in made.placements} - set(self.refusals)
         refused = _refused(ask, pairs)

@@ -49,6 +49,8 @@ class PlanDestination(Question[DestinationPlan]):
     chain: Chain = "keep"
     thin_factor: float | None = None
     """See `MigrationOptions.thin_factor`."""
+    tried: bool = False
+    """The guest's QEMU is started there as a trial."""
 
 
 class Observation(Versioned):

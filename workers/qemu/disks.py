@@ -12,6 +12,7 @@ from workers import checks
 from workers.checks import Kind
 from workers.qemu.command_line import Option, parse_command_line
 from workers.qemu.needed_files import chain_of
+from workers.qemu.present_media import Drive
 from workers.qemu.refusals import leaves
 from workers.qemu.topology import Reply
 
@@ -134,6 +135,29 @@ def read_only_images(
         for medium in media
         if _read_only(medium)
     )
+
+
+def drives(
+    *,
+    query_block: Sequence[Reply],
+    named_block_nodes: Sequence[Reply] = (),
+    blockstats: Sequence[Reply] = (),
+) -> tuple[Drive, ...]:
+    """All drives of the guest with what is in them now, from the replies of these commands, in their order."""
+    media = {(medium.device, medium.qdev): medium for medium in _media(query_block, named_block_nodes, blockstats)}
+    found = []
+    for entry in query_block:
+        medium = media.get(_drive(entry))
+        image_format = "raw" if medium is None else str(medium.inserted["drv"])
+        found.append(
+            Drive(
+                device=entry.get("device", ""),
+                qdev=entry.get("qdev", ""),
+                path=None if medium is None else medium.path,
+                format="raw" if image_format == "file" else image_format,
+            )
+        )
+    return tuple(found)
 
 
 def _disk(index: int, medium: _Medium) -> SourceDisk:

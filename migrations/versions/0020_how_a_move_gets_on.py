@@ -1,6 +1,6 @@
 """how a move gets on
 
-Revises: 0017
+Revises: 0014
 """
 
 import sqlalchemy as sa
@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0020"
-down_revision = "0017"
+down_revision = "0014"
 branch_labels = None
 depends_on = None
 

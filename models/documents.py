@@ -7,6 +7,7 @@ from pydantic import Field, PlainSerializer, Strict
 
 from drover.settings import StreamSecurity
 from models.contracts import Json, Many, Versioned
+from models.plan import Layout
 
 DOWNTIME_MS = 300
 """The default target downtime."""
@@ -33,6 +34,8 @@ class MigrationOptions(Versioned):
     """Of this job's streams; 0 leaves it to the host's budget."""
     thin_factor: float | None = None
     """How far the destination's storage may be over-committed for this move; None: as it is set there."""
+    layout: Layout = Layout()
+    """What is wanted of its disks at the destination."""
 
 
 class NbdServer(Versioned):

@@ -8,7 +8,7 @@ from drover.errors import UnreadableDocument
 from drover.names import GuestName
 from models.contracts import Many, Part, Versioned, nested
 from models.job import Side
-from models.plan import DestinationPlan, Inspection
+from models.plan import DestinationPlan, Inspection, Layout
 
 Answer = TypeVar("Answer", bound=Versioned)
 
@@ -45,6 +45,8 @@ class PlanDestination(Question[DestinationPlan]):
     source: Annotated[Inspection, nested(Inspection)]
     thin_factor: float | None = None
     """See `MigrationOptions.thin_factor`."""
+    layout: Layout = Layout()
+    """See `Plan.layout`."""
 
 
 class Observation(Versioned):

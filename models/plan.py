@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Strict
+from pydantic import AfterValidator, Strict
 
 from models.contracts import Json, Many, Part, Versioned, nested
 
@@ -28,6 +28,48 @@ class Topology(Part):
     ramblocks: Many[str]
 
 
+def _place(path: str) -> str:
+    if not path.startswith("/") or not path.isprintable() or ".." in path.split("/"):
+        raise ValueError("an absolute path without `..` is wanted")
+    return path
+
+
+Place = Annotated[str, AfterValidator(_place)]
+
+
+class DiskLayout(Part):
+    """What an operator wants of one disk at the destination; what is left out stays as it is."""
+
+    index: int
+    path: Place | None = None
+    """Of the image or block device."""
+    storage: str | None = None
+    """Of the destination: its image or volume is made there."""
+    format: Literal["raw", "qcow2"] | None = None
+    thick: bool | None = None
+    """All of its room is taken at once, or only what is written."""
+
+
+class Layout(Part):
+    """Where, and as what, the disks of a guest are made at the destination."""
+
+    disks: Many[DiskLayout] = ()
+    format: Literal["raw", "qcow2"] | None = None
+    """Of all disks that are not listed with one; likewise the next two."""
+    storage: str | None = None
+    thick: bool | None = None
+    overwrite: Many[Place] = ()
+    """Block devices of the destination that may be overwritten."""
+
+    def of(self, index: int) -> DiskLayout:
+        """What is wanted of one disk."""
+        own = next((disk for disk in self.disks if disk.index == index), DiskLayout(index=index))
+        common = {name: getattr(self, name) for name in ("format", "thick") if getattr(own, name) is None}
+        if own.path is None and own.storage is None:
+            common["storage"] = self.storage
+        return own.model_copy(update=common)
+
+
 class SourceDisk(Part):
     """One writable disk of a running guest: all that is needed to create its copy and mirror it."""
 
@@ -44,6 +86,8 @@ class SourceDisk(Part):
     """The protocol node below it."""
     format: str
     path: str
+    block_device: bool = False
+    """There is a block device at this path, or a link to one."""
     virtual_size_bytes: int
     allocated_bytes: int | None = None
     """What the image takes of its storage now; None: a worker of an earlier version did not look."""
@@ -123,8 +167,15 @@ class PlannedDisk(Part):
     index: int
     device: str
     format: str
+    source_format: str | None = None
+    """Where it is another one at the source; None: the same."""
     source_path: str
+    source_device: bool = False
+    """The source's image is a block device; likewise at the destination."""
     destination_path: str
+    destination_device: bool = False
+    volume_of: str | None = None
+    """The destination's storage in which the job makes the block device; None: it is there already."""
     virtual_size_bytes: int
     allocated_bytes: int | None = None
     """See `SourceDisk.allocated_bytes`."""
@@ -163,6 +214,8 @@ class Plan(Versioned):
 
     source: Annotated[Inspection, nested(Inspection)]
     destination: Annotated[DestinationPlan, nested(DestinationPlan)]
+    layout: Layout = Layout()
+    """What was wanted of its disks, by the operator or by mappings of storages."""
     source_key: str | None = None
     """The source's public key, by which the destination seals credentials for it. None: Drover 0.1 made the plan; the
     controller adds both keys before the job goes on."""

@@ -10,33 +10,52 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from drover.errors import PreconditionFailed
 from drover.settings import Settings, StreamSecurity
-from models.plan import DestinationPlan, Inspection, PlannedDisk, SourceDisk, Statement
+from models.plan import DestinationPlan, Inspection, Layout, PlannedDisk, SourceDisk, Statement
 from workers.policy import HostPolicy
 from workers.qemu import known_bugs, program
 from workers.qemu.command_line import destination_command_line
+from workers.qemu.image_options import Fit, fitted
 from workers.qemu.permissions import violations, written
 from workers.qemu.refusals import command_line_refusals
 from workers.qmp_ready import listens
+from workers.storage.targets import Target, Targets, changes
 
 Relocate = Callable[[str], str]
 """The same place below this host's guest root."""
 FORMATS = {"raw", "qcow2"}
-CREATE_OPTIONS = {"cluster_size", "compat", "lazy_refcounts", "refcount_bits", "extended_l2", "compression_type"}
+CREATE_OPTIONS = {
+    "cluster_size",
+    "compat",
+    "lazy_refcounts",
+    "refcount_bits",
+    "extended_l2",
+    "compression_type",
+    "preallocation",
+}
 """Others of qemu-img's name files of this host: `backing_file`, `data_file`."""
 NO_QEMU = (0, 0, 0)
 
 
-def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[DestinationPlan, list[str]]:
-    """How the guest would run here, and why it must not: sentences. Starts nothing but `QEMU --version`."""
+def derive(
+    told: Statement, ours: Settings, rules: HostPolicy, layout: Layout | None = None
+) -> tuple[DestinationPlan, list[str]]:
+    """How the guest would run here, and why it must not: sentences. Starts nothing but `QEMU --version`.
+
+    `layout` is what is wanted of its disks; the policy decides about it like about all else.
+    """
     seen, root = told.inspection, told.guest_root
     try:
         relocate = _relocation(root, str(ours.guest_root))
-        disks = tuple(_disk(disk, relocate, seen.qemu_version) for disk in seen.disks)
+        disks = _disks(told, ours, rules, layout or Layout())
         qmp, pidfile = relocate(seen.qmp), relocate(seen.pidfile) if seen.pidfile else None
     except ValueError:
         disks, qmp, pidfile = (), "", None
         outside = [f"not all files of the guest lie below {root}, its host's DROVER_GUEST_ROOT"]
+    except PreconditionFailed as error:
+        disks, qmp, pidfile = (), "", None
+        outside = [str(error)]
     else:
         outside = []
     qemu, version, problems = _qemu(seen, rules)
@@ -46,10 +65,13 @@ def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[Destinat
         source_root=root,
         destination_root=str(ours.guest_root),
         qemu=qemu,
+        image_paths={disk.source_path: disk.destination_path for disk in disks},
     )
+    argv = fitted(argv, {disk.destination_path: _fit(disk) for disk in disks if _becomes_another(disk)})
     images = {disk.destination_path for disk in disks}
     problems += outside + _disk_faults(disks, rules) + _path_faults(rules, qmp, pidfile)
-    problems += command_line_refusals(argv, source_root=str(ours.guest_root)) + violations(argv, rules, images)
+    problems += command_line_refusals(argv, source_root=str(ours.guest_root), images=images)
+    problems += violations(argv, rules, images)
     live = known_bugs.live_ram_safe(seen.qemu_version, version, seen.accel)
     plan = DestinationPlan(
         argv=tuple(argv),
@@ -59,7 +81,7 @@ def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[Destinat
         qemu_version=version,
         ram="live" if live else "paused",
         disks=disks,
-        warnings=tuple(_warnings(seen, version, ours.streams)),
+        warnings=(*_warnings(seen, version, ours.streams), *changes(disks)),
     )
     return plan, problems
 
@@ -79,18 +101,42 @@ def _relocation(source_root: str, destination_root: str) -> Relocate:
     return relocate
 
 
-def _disk(disk: SourceDisk, relocate: Relocate, version: known_bugs.Version) -> PlannedDisk:
+def _disks(told: Statement, ours: Settings, rules: HostPolicy, layout: Layout) -> tuple[PlannedDisk, ...]:
+    """Each disk where it is made here. Raises what `Targets.of` does."""
+    seen, root = told.inspection, Path(told.guest_root)
+
+    def relative(path: str) -> str:
+        return str(Path(path).relative_to(root))
+
+    folder = ours.guest_root / Path(seen.qmp).relative_to(root).parent
+    targets = Targets(relative=relative, root=ours.guest_root, folder=folder, layout=layout, rules=rules)
+    return tuple(_disk(disk, targets.of(disk), seen.qemu_version) for disk in seen.disks)
+
+
+def _disk(disk: SourceDisk, target: Target, version: known_bugs.Version) -> PlannedDisk:
     return PlannedDisk(
         index=disk.index,
         device=disk.device,
-        format=disk.format,
+        format=target.format,
+        source_format=disk.format if disk.format != target.format else None,
         source_path=disk.path,
-        destination_path=relocate(disk.path),
+        source_device=disk.block_device,
+        destination_path=target.path,
+        destination_device=target.device,
+        volume_of=target.volume_of,
         virtual_size_bytes=disk.virtual_size_bytes,
         allocated_bytes=disk.allocated_bytes,
-        create_options=disk.create_options,
+        create_options=target.create_options,
         discard=known_bugs.mirror_discard(version, disk.format),
     )
+
+
+def _becomes_another(disk: PlannedDisk) -> bool:
+    return disk.source_format is not None or disk.source_device or disk.destination_device
+
+
+def _fit(disk: PlannedDisk) -> Fit:
+    return Fit(format=disk.format, device=disk.destination_device, size_bytes=disk.virtual_size_bytes)
 
 
 def _qemu(seen: Inspection, rules: HostPolicy) -> tuple[str, known_bugs.Version, list[str]]:

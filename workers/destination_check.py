@@ -15,9 +15,10 @@ from workers import attestation, derivation, files, policy, registration
 from workers.files import UnsafePath
 from workers.images import manifest
 from workers.machine import machine
+from workers.policy import HostPolicy
 from workers.qemu import cpu
 from workers.step import JobDirectory
-from workers.storage import room
+from workers.storage import making, room
 
 SOCKET_PATH_LIMIT = 107
 """Longest path of a Unix socket (unix(7))."""
@@ -35,10 +36,10 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     except PreconditionFailed as error:
         raise PreconditionFailed(f"{cannot}{error}") from error
     source = told.inspection
-    plan, problems = derivation.derive(told, settings, rules)
+    plan, problems = derivation.derive(told, settings, rules, question.layout)
     if problems:
         raise PreconditionFailed(cannot + "; ".join(problems))
-    problems += _programs() + _memory(source.memory_bytes) + _images(plan.disks, settings, question.thin_factor)
+    problems += _programs() + _memory(source.memory_bytes) + _images(plan.disks, settings, rules, question)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
     problems += [] if problems else derivation.in_the_way(plan.argv)
     problems += cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
@@ -62,10 +63,14 @@ def _memory(needed: int) -> list[str]:
     return [f"{_mib(needed)} MiB of memory are needed and {_mib(free)} are free: move another guest away first"]
 
 
-def _images(disks: Sequence[PlannedDisk], settings: Settings, thin_factor: float | None) -> list[str]:
-    problems = [problem for disk in disks if (problem := _place(disk.destination_path, settings))]
+def _images(
+    every: Sequence[PlannedDisk], settings: Settings, rules: HostPolicy, question: PlanDestination
+) -> list[str]:
+    disks = [disk for disk in every if not disk.destination_device]
+    problems = making.programs(every, rules) or making.device_problems(every, settings, rules, question.layout)
+    problems += [problem for disk in disks if (problem := _place(disk.destination_path, settings, rules))]
     try:
-        room.check(disks, settings, thin_factor=thin_factor)
+        room.check(disks, settings, thin_factor=question.thin_factor)
     except PreconditionFailed as error:
         problems.append(str(error))
     return problems + [
@@ -75,10 +80,10 @@ def _images(disks: Sequence[PlannedDisk], settings: Settings, thin_factor: float
     ]
 
 
-def _place(image: str, settings: Settings) -> str | None:
+def _place(image: str, settings: Settings, rules: HostPolicy) -> str | None:
     """What is against making an image there."""
     try:
-        path = files.below(settings.guest_root, image)
+        path = making.place(image, settings, rules)
         there = files.status(path)
     except UnsafePath as error:
         return str(error)

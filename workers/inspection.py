@@ -20,6 +20,7 @@ from workers.qemu import block, cpu, known_bugs, topology
 from workers.qemu.disks import disk_refusals, source_disks, unnamed_images
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
 from workers.qemu.refusals import command_line_refusals
+from workers.storage import devices
 
 CAPABILITIES = ("pause-before-switchover", "return-path", "events")
 """The switchover is not safe without these."""
@@ -146,8 +147,17 @@ async def _disks(monitor: Monitor, argv: list[str], settings: Settings) -> tuple
     refusals = disk_refusals(**replies, block_jobs=await monitor.query("query-block-jobs"))
     refusals += unnamed_images(found, argv)
     refusals += _behind_links(found)
-    refusals += command_line_refusals(argv, source_root=str(settings.guest_root))
+    found = tuple(_seen_here(disk) for disk in found)
+    at_devices = {disk.path for disk in found if disk.block_device}
+    refusals += command_line_refusals(argv, source_root=str(settings.guest_root), images=at_devices)
     return found, refusals
+
+
+def _seen_here(disk: SourceDisk) -> SourceDisk:
+    """A block device takes all of its room, whatever was written to it."""
+    if not devices.is_one(Path(disk.path)):
+        return disk
+    return disk.model_copy(update={"block_device": True, "allocated_bytes": disk.virtual_size_bytes})
 
 
 def _behind_links(disks: Sequence[SourceDisk]) -> list[str]:

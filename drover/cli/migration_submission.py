@@ -6,6 +6,8 @@ from drover.cli import exit_codes, output
 from drover.cli.watching import emit_job, note_without_controller, watch
 from drover.views import queries
 from drover.views.sentences import verdict
+from models.base import Document
+from models.plan import PlannedDisk
 from workflows import guests
 from workflows.migration import jobs, preflight
 from workflows.submissions import MigrationSubmission
@@ -24,6 +26,7 @@ def submit(
     max_downtime_ms: int | None,
     bandwidth: int,
     thin_factor: float | None,
+    layout: Document,
     at: str | None,
     window: str | None,
     timezone: str,
@@ -43,6 +46,7 @@ def submit(
             "to": to,
             **how_fast(max_downtime_ms, bandwidth),
             "thin_factor": thin_factor,
+            "layout": layout,
             "at": at,
             "window": window,
             "timezone": timezone,
@@ -76,10 +80,10 @@ def _submitted(job_id: int, *, as_json: bool) -> None:
     raise typer.Exit(exit_codes.of_job(shot.job.state))
 
 
-def plan(guest: str, to: str, *, thin_factor: float | None, as_json: bool) -> None:
+def plan(guest: str, to: str, *, thin_factor: float | None, layout: Document, as_json: bool) -> None:
     """Print what the move would copy; nothing is changed."""
     row = guests.known_guest(guest)
-    asked = MigrationSubmission.read({"guest": guest, "to": to, "thin_factor": thin_factor})
+    asked = MigrationSubmission.read({"guest": guest, "to": to, "thin_factor": thin_factor, "layout": layout})
     planned = preflight.plan(row, to, asked.options())
     if as_json:
         names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}
@@ -99,8 +103,15 @@ def plan(guest: str, to: str, *, thin_factor: float | None, as_json: bool) -> No
     output.say(f"{row.name} can be moved from {row.host} to {to}; nothing was changed. It would copy:")
     for disk in planned.disks:
         amount = output.size(disk.virtual_size_bytes)
-        output.say(f"  disk {disk.index}: {disk.format}, {amount}: {disk.source_path} -> {disk.destination_path}")
+        output.say(f"  disk {disk.index}: {_kind(disk)}, {amount}: {disk.source_path} -> {disk.destination_path}")
     how = "while it runs" if planned.destination.ram == "live" else "while it is paused"
     output.say(f"  memory: {output.size(planned.source.memory_bytes)}, copied {how}")
     for warning in planned.destination.warnings:
         output.note(f"warning: {warning}")
+
+
+def _kind(disk: PlannedDisk) -> str:
+    """`qcow2`, or what becomes of it: `raw -> qcow2 on a block device`."""
+    was = f"{disk.source_format} -> " if disk.source_format else ""
+    made = f" made in {disk.volume_of}" if disk.volume_of else " that is there already"
+    return f"{was}{disk.format}" + (f" on a block device{made}" if disk.destination_device else "")

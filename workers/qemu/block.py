@@ -198,6 +198,10 @@ class ExportedImage:
     format: str
     export: str
     detect_zeroes: str
+    device: bool = False
+    """It lies on a block device."""
+    size_bytes: int = 0
+    """Of the guest's disk; a raw block device may be larger."""
 
     @property
     def nodes(self) -> list[str]:
@@ -208,7 +212,9 @@ class ExportedImage:
 async def export(monitor: Monitor, image: ExportedImage) -> None:
     """Open an image in the NBD server and offer it for writing. `discard` keeps holes in the image."""
     format_node, file_node = image.nodes
-    await monitor.execute("blockdev-add", driver="file", node_name=file_node, filename=image.path, discard="unmap")
+    driver = "host_device" if image.device else "file"
+    await monitor.execute("blockdev-add", driver=driver, node_name=file_node, filename=image.path, discard="unmap")
+    size = {"size": image.size_bytes} if image.device and image.format == "raw" else {}
     await monitor.execute(
         "blockdev-add",
         driver=image.format,
@@ -216,6 +222,7 @@ async def export(monitor: Monitor, image: ExportedImage) -> None:
         file=file_node,
         discard="unmap",
         detect_zeroes=image.detect_zeroes,
+        **size,
     )
     await monitor.execute(
         "block-export-add",

@@ -9,6 +9,9 @@ from typing import Any
 from models.plan import SourceDisk
 from workers.qemu.topology import Reply
 
+FILES = {"file", "host_device"}
+"""Drivers of the node that a format is put on, or none: a device on the bare file sees raw data."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Medium:
@@ -63,7 +66,7 @@ def _medium(entry: Reply, nodes: Mapping[str, Reply], stats: Reply) -> _Medium:
         stats = stats["parent"]
         inserted = nodes[stats["node-name"]]
     file_node = stats.get("parent", {}).get("node-name")
-    if inserted["drv"] == "file":
+    if inserted["drv"] in FILES:
         file_node = inserted["node-name"]
     return _Medium(
         device=entry.get("device", ""),
@@ -109,7 +112,7 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         qdev=medium.qdev,
         node=medium.inserted["node-name"],
         file_node=medium.file_node,
-        format="raw" if driver == "file" else driver,  # a device on the bare file sees raw data
+        format="raw" if driver in FILES else driver,  # a device on the bare file sees raw data
         path=medium.path,
         virtual_size_bytes=image["virtual-size"],
         allocated_bytes=image.get("actual-size"),
@@ -156,7 +159,7 @@ def _refused(medium: _Medium) -> Iterator[str]:
             yield f"{medium.shown}: its medium is read-only and must exist on the destination; eject it"
         return
     driver = medium.inserted["drv"]
-    if driver not in {"raw", "qcow2", "file"}:
+    if driver not in {"raw", "qcow2", *FILES}:
         yield f"{medium.shown}: a {driver} node is on top; only plain raw and qcow2 images are moved"
         return
     for reason, applies in _reasons(medium).items():
@@ -175,7 +178,7 @@ def _reasons(medium: _Medium) -> dict[str, bool]:
         "its data lies in a separate file (data-file)": "data-file" in specific,
         "it has dirty bitmaps, which a mirror does not copy; remove them": bool(bitmaps or specific.get("bitmaps")),
         "its I/O is throttled by a group, which is not rebuilt; remove the limits": "group" in inserted,
-        "it shows only a part of its file (offset, size)": _is_partial(image),
+        "it begins within its file (offset)": _is_partial(image),
         "the image is marked corrupt; check it": bool(specific.get("corrupt")),
     }
 
@@ -185,7 +188,7 @@ def _is_partial(image: Reply) -> bool:
     if image["format"] != "raw" or not name.startswith("json:"):
         return False
     options = json.loads(name.removeprefix("json:"))
-    return bool(options.get("offset")) or "size" in options
+    return bool(options.get("offset"))
 
 
 def unnamed_images(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from workers.qemu.command_line import DROPPED, GUEST_TEXT, Option, leaf, parse_command_line, spelled_out, words_of
@@ -45,13 +45,16 @@ _CHANNEL = re.compile(r"(?:vnc=)?(?:mon:)?(?:unix|file|pipe):([^,]+)")
 _NO_ROOT_NEEDED = ("/dev/hugepages", "/dev/null", "/dev/stdout", "/dev/stderr", "/dev/fdset/")
 
 
-def command_line_refusals(argv: Sequence[str], *, source_root: str) -> list[str]:
-    """Why this command line cannot be rebuilt on another host: a sentence each; empty when it can."""
+def command_line_refusals(argv: Sequence[str], *, source_root: str, images: Collection[str] = ()) -> list[str]:
+    """Why this command line cannot be rebuilt on another host: a sentence each; empty when it can.
+
+    `images` are disks whose place somebody else decides about: block devices, and images outside the guest root.
+    """
     found: dict[str, None] = {}
     for option in map(spelled_out, parse_command_line(argv)):
         for check in (_refused_option, _refused_device, _refused_descriptor, _refused_disk, _refused_monitor):
             found.update(dict.fromkeys(check(option)))
-        found.update(dict.fromkeys(_refused_path(option, source_root)))
+        found.update(dict.fromkeys(_refused_path(option, source_root, images)))
     return list(found)
 
 
@@ -100,8 +103,6 @@ def _refused_disk(option: Option) -> Iterator[str]:
         has_protocol = option.name == "drive" and key == "file" and _PROTOCOL.match(value)
         if has_protocol or (key == "driver" and value in _REMOTE):
             yield f"{shown(option)}: the image is not a file of this host; only local images are moved"
-        elif key in {"file", "filename"} and value.startswith("/dev/") and not value.startswith("/dev/fdset/"):
-            yield f"{shown(option)}: raw block devices cannot be created on the destination yet"
 
 
 def _refused_monitor(option: Option) -> Iterator[str]:
@@ -132,10 +133,10 @@ def is_read_only(option: Option) -> bool:
     return option.get("media") == "cdrom" or any(value.lower() in _TRUE for value in given)
 
 
-def _refused_path(option: Option, source_root: str) -> Iterator[str]:
+def _refused_path(option: Option, source_root: str, images: Collection[str]) -> Iterator[str]:
     root = source_root.rstrip("/")
     for path, written in _host_files(option):
-        if path.startswith(("@", *_NO_ROOT_NEEDED)):
+        if path.startswith(("@", *_NO_ROOT_NEEDED)) or path in images:
             continue
         if not path.startswith("/"):
             yield f"{shown(option)}: {path} is relative to an unknown directory; give the full path"

@@ -9,8 +9,8 @@ from models.documents import MigrationOptions
 from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
-from models.plan import Inspection, Plan
-from workflows import estimate, host_keys, schedule
+from models.plan import Inspection, Layout, Plan
+from workflows import estimate, host_keys, layouts, schedule
 from workflows.capacity import Size
 from workflows.guests import inspect, refuse_second_name
 from workflows.host_rpc import ask, known_host
@@ -66,15 +66,23 @@ def planned_at(destination: str, guest: Guest, inspection: Inspection, options: 
         PreconditionFailed: it could not run there.
     """
     host, keys = known_host(guest.host), _keys(guest.host, destination)
+    layout = layouts.effective(guest.host, destination, inspection, options.layout if options else Layout())
     question = PlanDestination(
         guest=guest.name,
         source_root=host.guest_root,
         source_machine=host.facts.machine,
         source=inspection,
         thin_factor=options.thin_factor if options else None,
+        layout=layout,
     )
     answer = ask(destination, question)
-    return Plan(source=inspection, destination=answer, source_key=keys[guest.host], destination_key=keys[destination])
+    return Plan(
+        source=inspection,
+        destination=answer,
+        layout=layout,
+        source_key=keys[guest.host],
+        destination_key=keys[destination],
+    )
 
 
 def _keys(source: str, destination: str) -> dict[str, str]:

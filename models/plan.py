@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Strict
 
 from models.contracts import Json, Many, Part, Versioned, nested
+from models.preflight import Check
 
 QemuVersion = Annotated[tuple[int, int, int], Strict(False)]
 Accel = Literal["kvm", "tcg"]
@@ -146,6 +147,8 @@ class Inspection(Versioned):
     refusals: Many[str] = ()
     """Why it cannot be moved now, as sentences."""
     warnings: Many[str] = ()
+    checks: Many[Check] = ()
+    """All that was looked at; `refusals` and `warnings` are the sentences of what was found."""
     attestation: Attestation | None = None
     """None: its host's policy does not allow such a guest, or its worker is of a version that signed nothing."""
 
@@ -199,6 +202,8 @@ class DestinationPlan(Versioned):
     """`paused`: the guest is paused while its RAM is sent, because these versions of QEMU corrupt it otherwise."""
     disks: Many[PlannedDisk]
     warnings: Many[str] = ()
+    checks: Many[Check] = ()
+    """All that was looked at there; `warnings` are the sentences of what was found."""
 
 
 def _disks_of_the_destination(document: Json) -> Json:

@@ -85,6 +85,7 @@ def plan(guest: str, to: str, *, thin_factor: float | None, layout: Document, as
     row = guests.known_guest(guest)
     asked = MigrationSubmission.read({"guest": guest, "to": to, "thin_factor": thin_factor, "layout": layout})
     planned = preflight.plan(row, to, asked.options())
+    looked_at = (*planned.source.checks, *planned.destination.checks)
     if as_json:
         names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}
         output.emit(
@@ -97,6 +98,7 @@ def plan(guest: str, to: str, *, thin_factor: float | None, layout: Document, as
                 "memory_bytes": planned.source.memory_bytes,
                 "disks": [disk.model_dump(mode="json", include=names) for disk in planned.disks],
                 "warnings": list(planned.destination.warnings),
+                "checks": [check.json_object() for check in looked_at],
             }
         )
         return

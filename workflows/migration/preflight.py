@@ -10,6 +10,7 @@ from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
 from models.plan import Inspection, Layout, Plan
+from models.preflight import Verdict
 from workflows import estimate, host_keys, layouts, schedule
 from workflows.capacity import Size
 from workflows.guests import inspect, refuse_second_name
@@ -42,7 +43,25 @@ def plan(guest: Guest, destination: str, options: MigrationOptions | None = None
     if guest.host == destination:
         raise PreconditionFailed(f"{guest.name} is on {destination} already: name another host")
     takes_guests(known_host(destination))
-    return planned_at(destination, guest, movable(guest), options)
+    try:
+        inspection = movable(guest)
+    except HostRefused as refused:
+        raise _with_those_of(destination, guest, refused, options) from None
+    return planned_at(destination, guest, inspection, options)
+
+
+def _with_those_of(
+    destination: str, guest: Guest, refused: HostRefused, options: MigrationOptions | None
+) -> HostRefused:
+    """What the destination has against it as well, so that all is known at once."""
+    try:
+        planned_at(destination, guest, inspect(guest), options)
+    except HostRefused as there:
+        if not there.failed and refused.checks:
+            return HostRefused(f"{refused}; {there}", host=guest.host, checks=(*refused.checks, *there.checks))
+    except PreconditionFailed:
+        pass  # it gives no answer: what is known already is reason enough
+    return refused
 
 
 def movable(guest: Guest) -> Inspection:
@@ -55,7 +74,9 @@ def movable(guest: Guest) -> Inspection:
     inspection = inspect(guest)
     refuse_second_name(guest, inspection)
     if inspection.refusals:
-        raise HostRefused(f"{guest.name} cannot be moved now: " + "; ".join(inspection.refusals), host=guest.host)
+        found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]
+        why = f"{guest.name} cannot be moved now: " + "; ".join(inspection.refusals)
+        raise HostRefused(why, host=guest.host, checks=found)
     return inspection
 
 

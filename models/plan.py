@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Strict
+from pydantic import Strict, field_validator
 
 from models.contracts import Json, Many, Part, Versioned, nested
 from models.preflight import Check
@@ -29,26 +29,28 @@ class Topology(Part):
     ramblocks: Many[str]
 
 
-def _place(path: str) -> str:
+def _plain(path: str) -> str:
     if not path.startswith("/") or not path.isprintable() or ".." in path.split("/"):
         raise ValueError("an absolute path without `..` is wanted")
     return path
-
-
-Place = Annotated[str, AfterValidator(_place)]
 
 
 class DiskLayout(Part):
     """What an operator wants of one disk at the destination; what is left out stays as it is."""
 
     index: int
-    path: Place | None = None
+    path: str | None = None
     """Of the image or block device."""
     storage: str | None = None
     """Of the destination: its image or volume is made there."""
     format: Literal["raw", "qcow2"] | None = None
     thick: bool | None = None
     """All of its room is taken at once, or only what is written."""
+
+    @field_validator("path")
+    @classmethod
+    def _path(cls, path: str | None) -> str | None:
+        return path and _plain(path)
 
 
 class Layout(Part):
@@ -59,8 +61,13 @@ class Layout(Part):
     """Of all disks that are not listed with one; likewise the next two."""
     storage: str | None = None
     thick: bool | None = None
-    overwrite: Many[Place] = ()
+    overwrite: Many[str] = ()
     """Block devices of the destination that may be overwritten."""
+
+    @field_validator("overwrite")
+    @classmethod
+    def _paths(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_plain, paths))
 
     def of(self, index: int) -> DiskLayout:
         """What is wanted of one disk."""

@@ -48,6 +48,8 @@ class PlanDestination(Question[DestinationPlan]):
     """See `MigrationOptions.thin_factor`."""
     layout: Layout = Layout()
     """See `Plan.layout`."""
+    tried: bool = False
+    """The guest's QEMU is started there as a trial."""
 
 
 class Observation(Versioned):

@@ -78,6 +78,14 @@ class Layout(Part):
         return own.model_copy(update=common)
 
 
+class Link(Part):
+    """A symbolic link on the way to an image."""
+
+    path: str
+    target: str
+    """As it is written in the link."""
+
+
 class SourceDisk(Part):
     """One writable disk of a running guest: all that is needed to create its copy and mirror it."""
 
@@ -94,8 +102,13 @@ class SourceDisk(Part):
     """The protocol node below it."""
     format: str
     path: str
+    """Of the file itself, whatever links lead there."""
     block_device: bool = False
     """There is a block device at this path, or a link to one."""
+    named: str | None = None
+    """As QEMU was told to open it, where that differs: by links below the guest root."""
+    links: Many[Link] = ()
+    """Those links, in the order in which they are followed."""
     virtual_size_bytes: int
     allocated_bytes: int | None = None
     """What the image takes of its storage now; None: a worker of an earlier version did not look."""
@@ -186,6 +199,10 @@ class PlannedDisk(Part):
     destination_device: bool = False
     volume_of: str | None = None
     """The destination's storage in which the job makes the block device; None: it is there already."""
+    named: str | None = None
+    """As QEMU is told to open it, where that is by links."""
+    links: Many[Link] = ()
+    """What is made again at the destination."""
     virtual_size_bytes: int
     allocated_bytes: int | None = None
     """See `SourceDisk.allocated_bytes`."""

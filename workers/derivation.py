@@ -13,7 +13,7 @@ from pathlib import Path
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, StreamSecurity
 from models import preflight
-from models.plan import DestinationPlan, Inspection, Layout, PlannedDisk, SourceDisk, Statement
+from models.plan import DestinationPlan, Inspection, Layout, Link, PlannedDisk, SourceDisk, Statement
 from models.preflight import Check
 from workers import checks
 from workers.policy import HostPolicy
@@ -68,10 +68,10 @@ def derive(
         source_root=root,
         destination_root=str(ours.guest_root),
         qemu=qemu,
-        image_paths={disk.source_path: disk.destination_path for disk in disks},
+        image_paths=_elsewhere(seen, disks),
     )
-    argv = fitted(argv, {disk.destination_path: _fit(disk) for disk in disks if _becomes_another(disk)})
-    images = {disk.destination_path for disk in disks}
+    argv = fitted(argv, {disk.named or disk.destination_path: _fit(disk) for disk in disks if _becomes_another(disk)})
+    images = {disk.named or disk.destination_path for disk in disks}
     problems += outside + _disk_faults(disks, rules) + _path_faults(rules, qmp, pidfile)
     problems += checks.at_destination(command_line_refusals(argv, source_root=str(ours.guest_root), images=images))
     problems += [checks.POLICY.found(sentence) for sentence in violations(argv, rules, images)]
@@ -117,10 +117,11 @@ def _disks(told: Statement, ours: Settings, rules: HostPolicy, layout: Layout) -
 
     folder = ours.guest_root / Path(seen.qmp).relative_to(root).parent
     targets = Targets(relative=relative, root=ours.guest_root, folder=folder, layout=layout, rules=rules)
-    return tuple(_disk(disk, targets.of(disk), seen.qemu_version) for disk in seen.disks)
+    relocate = _relocation(told.guest_root, str(ours.guest_root))
+    return tuple(_disk(disk, targets.of(disk), relocate, seen.qemu_version) for disk in seen.disks)
 
 
-def _disk(disk: SourceDisk, target: Target, version: known_bugs.Version) -> PlannedDisk:
+def _disk(disk: SourceDisk, target: Target, relocate: Relocate, version: known_bugs.Version) -> PlannedDisk:
     return PlannedDisk(
         index=disk.index,
         device=disk.device,
@@ -131,11 +132,19 @@ def _disk(disk: SourceDisk, target: Target, version: known_bugs.Version) -> Plan
         destination_path=target.path,
         destination_device=target.device,
         volume_of=target.volume_of,
+        named=relocate(disk.named) if disk.named and target.in_place else None,
+        links=tuple(_link(link, relocate) for link in disk.links) if target.in_place else (),
         virtual_size_bytes=disk.virtual_size_bytes,
         allocated_bytes=disk.allocated_bytes,
         create_options=target.create_options,
         discard=known_bugs.mirror_discard(version, disk.format),
     )
+
+
+def _elsewhere(seen: Inspection, disks: Sequence[PlannedDisk]) -> dict[str, str]:
+    """{path on the source's command line: path here} of disks that are not in the same place below the guest root."""
+    named = {disk.index: disk.named or disk.path for disk in seen.disks}
+    return {named[disk.index]: disk.named or disk.destination_path for disk in disks}
 
 
 def _becomes_another(disk: PlannedDisk) -> bool:
@@ -144,6 +153,17 @@ def _becomes_another(disk: PlannedDisk) -> bool:
 
 def _fit(disk: PlannedDisk) -> Fit:
     return Fit(format=disk.format, device=disk.destination_device, size_bytes=disk.virtual_size_bytes)
+
+
+def _link(link: Link, relocate: Relocate) -> Link:
+    """A link to an absolute path leads below the guest root of its host."""
+    target = relocate(link.target) if link.target.startswith("/") else link.target
+    return Link(path=relocate(link.path), target=target)
+
+
+def _meant(link: Link) -> str:
+    """Where it leads."""
+    return os.path.normpath(Path(link.path).parent / link.target)
 
 
 def _qemu(seen: Inspection, rules: HostPolicy) -> tuple[str, known_bugs.Version, list[Check]]:
@@ -173,6 +193,8 @@ def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[Chec
         path, options = disk.destination_path, disk.create_options
         if not rules.may_write(path):
             found.append(_outside(path, rules))
+        if not all(rules.may_write(link.path) and rules.may_write(_meant(link)) for link in disk.links):
+            found.append(_outside(f"a link to {path}", rules))
         if disk.format not in FORMATS or options.keys() - CREATE_OPTIONS:
             kind = f"{disk.format}, {', '.join(sorted(options))}"
             found.append(checks.IMAGE_KIND.found(f"no image like {path} is made here ({kind})"))

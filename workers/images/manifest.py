@@ -123,6 +123,14 @@ class Manifest:
         self._record(made={str(file): os.fstat(descriptor).st_ino}, folders=[])
         os.close(descriptor)
 
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder and those above it that are missing. Errors as for `files.folder`."""
+        missing = [str(each) for each in (folder, *folder.parents) if not each.exists()]
+        if missing:
+            self._record(made={}, folders=missing)
+            with files.folder(folder, make=True):
+                pass
+
     def owns(self, file: Path) -> bool:
         """Whether this job made the file that is at this path now."""
         made = self._read()["files"]

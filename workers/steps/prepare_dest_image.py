@@ -7,6 +7,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.job import Side
 from workers import processes
+from workers.images import links
 from workers.step import Context, StepHandler
 from workers.storage import making, room
 
@@ -26,12 +27,16 @@ class PrepareDestImage(StepHandler):
         for disk in disks:
             ctx.guard()
             await asyncio.to_thread(making.claim, ctx, disk)
+            links.make(disk.links)
+        await asyncio.to_thread(making.make_folders, ctx)
         await asyncio.gather(*(asyncio.to_thread(making.fill, disk) for disk in disks))
 
     async def rollback(self, ctx: Context) -> None:
         ctx.guard()
         _nobody_uses(ctx)
         await asyncio.to_thread(making.delete_all, ctx)
+        for disk in ctx.held.disks if ctx.held is not None else ():
+            links.remove_dangling(disk.links)
         ctx.directory.remove()
 
 

@@ -112,6 +112,13 @@ def claim(ctx: Context, disk: PlannedDisk) -> None:
     ctx.directory.volumes.take(path)
 
 
+def make_folders(ctx: Context) -> None:
+    """Where its images lie elsewhere, nothing else has made the folders of the guest's sockets and pidfile."""
+    for path in filter(None, (ctx.destination.qmp, ctx.destination.pidfile)):
+        if Path(path).is_relative_to(ctx.settings.guest_root):
+            ctx.directory.manifest.make_folder(Path(path).parent)
+
+
 def fill(disk: PlannedDisk) -> None:
     """Make the empty image; a raw block device needs none, because a mirror writes all of it."""
     path = _file(disk)
@@ -127,7 +134,8 @@ def is_made(directory: JobDirectory, disk: PlannedDisk) -> bool:
             return False
         if disk.destination_device and disk.format == "raw":
             return devices.size_bytes(path) >= disk.virtual_size_bytes
-        return manifest.virtual_size(_file(disk), disk.format) == disk.virtual_size_bytes
+        made = manifest.virtual_size(_file(disk), disk.format) == disk.virtual_size_bytes
+        return made and all(Path(link.path).is_symlink() for link in disk.links)
     except (PreconditionFailed, UnsafePath):
         return False
 

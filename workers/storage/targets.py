@@ -18,6 +18,8 @@ class Target:
     """One disk at the destination."""
 
     path: str
+    in_place: bool
+    """In the same place below the guest root, so that links lead to it as at the source."""
     device: bool
     volume_of: str | None
     """The storage in which it is to be made; None: it is there, or it is a file."""
@@ -52,11 +54,18 @@ class Targets:
         image_format = wanted.format or ("raw" if device and not disk.block_device else disk.format)
         return Target(
             path=path,
+            in_place=self._in_place(disk, path),
             device=device,
             volume_of=storage,
             format=image_format,
             create_options=_create_options(disk, image_format, device=device, thick=wanted.thick),
         )
+
+    def _in_place(self, disk: SourceDisk, path: str) -> bool:
+        try:
+            return path == str(self.root / self.relative(disk.path))
+        except ValueError:
+            return False
 
     def _place(self, disk: SourceDisk) -> tuple[str, str | None]:
         """(path, the storage that makes a block device there)."""

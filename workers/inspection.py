@@ -164,10 +164,11 @@ async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> tuple
     refusals += open_images.elsewhere(seen.process, found, seen.argv) or open_images.lost(
         seen.process, [disk.path for disk in called], seen.started.said
     )
-    at_devices = {disk.path for disk in found if disk.block_device}
+    rules = policy.of(settings)
+    elsewhere = {disk.path for disk in found if disk.block_device or rules.may_write(disk.path)}
     refusals += [
         *seen.started.refusals,
-        *command_line_refusals(seen.argv, source_root=str(settings.guest_root), images=at_devices),
+        *command_line_refusals(seen.argv, source_root=str(settings.guest_root), images=elsewhere),
     ]
     return found, refusals
 

@@ -49,7 +49,7 @@ def _inode(ctx: Context, disk: PlannedDisk) -> int:
     """Of what is renamed later, which may be a link of the operator's to what QEMU has open."""
     if leaving.is_device(disk, policy.of(ctx.settings)):
         return _device_number(ctx, Path(disk.source_path))
-    path = files.below(ctx.settings.guest_root, disk.source_path)
+    path = files.place(disk.source_path, ctx.settings.guest_root, policy.of(ctx.settings).folders)
     there = files.status(path)
     if there is None or not processes.has_open(ctx.source_process, path.stat()):
         raise Fatal(_not_open(ctx, path))

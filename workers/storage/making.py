@@ -25,9 +25,7 @@ def place(path: str, ours: Settings, rules: HostPolicy) -> Path:
     Raises:
         UnsafePath: it may not.
     """
-    if not Path(path).is_relative_to(ours.guest_root) and rules.may_write(path):
-        return Path(path)
-    return files.below(ours.guest_root, path)
+    return files.place(path, ours.guest_root, rules.folders)
 
 
 def device_problems(disks: Sequence[PlannedDisk], ours: Settings, rules: HostPolicy, layout: Layout) -> list[str]:

@@ -44,7 +44,6 @@ class Targets:
 
         Raises:
             PreconditionFailed: what is wanted cannot be had.
-            ValueError: it lies outside of its host's guest root, and nobody said where it goes.
         """
         wanted = self.layout.of(disk.index)
         path, storage = self._place(disk)
@@ -77,21 +76,21 @@ class Targets:
         try:
             path = str(self.root / self.relative(disk.path))
         except ValueError:
-            if not disk.block_device:
-                raise
             path = disk.path
+            if not disk.block_device:
+                return str(self.folder / Path(path).name), None
         if not (disk.block_device and path.startswith("/dev/")):
             return path, None
         if self.rules.may_have(path):
             return path, _volume_of(path, self.rules)
-        return str(self.folder / f"{drivers.volume_name(_below_dev(path))}.img"), None
+        return str(self.folder / f"{drivers.volume_name(_name(path))}.img"), None
 
     def _in_storage(self, disk: SourceDisk, name: str) -> tuple[str, str | None]:
         storage = drivers.known(name, self.rules)
         try:
             relative = self.relative(disk.path)
         except ValueError:
-            relative = _below_dev(disk.path)
+            relative = _name(disk.path)
         if storage.driver == "folder":
             return str(Path(storage.place, relative)), None
         return str(drivers.driver(name, self.rules).path(drivers.volume_name(relative))), name
@@ -114,8 +113,9 @@ def _volume_of(path: str, rules: HostPolicy) -> str | None:
     return made_by.name if made_by is not None else None
 
 
-def _below_dev(path: str) -> str:
-    return path.removeprefix("/dev/").lstrip("/")
+def _name(path: str) -> str:
+    """What a disk that lies outside of the guest root is called where it goes: `vg0/web` of `/dev/vg0/web`."""
+    return path.removeprefix("/dev/") if path.startswith("/dev/") else Path(path).name
 
 
 def _create_options(disk: SourceDisk, image_format: str, *, device: bool, thick: bool | None) -> dict[str, str]:

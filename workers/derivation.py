@@ -13,9 +13,20 @@ from pathlib import Path
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, StreamSecurity
 from models import preflight
-from models.plan import DestinationPlan, Inspection, Layout, Link, PlannedDisk, SourceDisk, Statement
+from models.plan import (
+    BackingImage,
+    Chain,
+    DestinationPlan,
+    Inspection,
+    Layout,
+    Link,
+    PlannedDisk,
+    SourceDisk,
+    Statement,
+)
 from models.preflight import Check
 from workers import checks
+from workers.media import destination
 from workers.policy import HostPolicy
 from workers.qemu import known_bugs, program
 from workers.qemu.command_line import destination_command_line
@@ -42,7 +53,7 @@ NO_QEMU = (0, 0, 0)
 
 
 def derive(
-    told: Statement, ours: Settings, rules: HostPolicy, layout: Layout | None = None
+    told: Statement, ours: Settings, rules: HostPolicy, chain: Chain = "keep", layout: Layout | None = None
 ) -> tuple[DestinationPlan, list[Check]]:
     """How the guest would run here, and why it must not. Starts nothing but `QEMU --version`.
 
@@ -51,7 +62,7 @@ def derive(
     seen, root = told.inspection, told.guest_root
     try:
         relocate = _relocation(root, str(ours.guest_root))
-        disks = _disks(told, ours, rules, layout or Layout())
+        disks = _disks(told, ours, rules, chain, layout or Layout())
         qmp, pidfile = relocate(seen.qmp), relocate(seen.pidfile) if seen.pidfile else None
     except ValueError:
         disks, qmp, pidfile = (), "", None
@@ -62,13 +73,14 @@ def derive(
     else:
         outside = []
     qemu, version, problems = _qemu(seen, rules)
+    needed = destination.planned_files(seen, root, ours, rules)
     argv = destination_command_line(
         seen.argv,
         machine_type=seen.machine_type,
         source_root=root,
         destination_root=str(ours.guest_root),
         qemu=qemu,
-        image_paths=_elsewhere(seen, disks),
+        image_paths=_elsewhere(seen, disks) | {file.source_path: file.destination_path for file in needed},
     )
     argv = fitted(argv, {disk.named or disk.destination_path: _fit(disk) for disk in disks if _becomes_another(disk)})
     images = {disk.named or disk.destination_path for disk in disks}
@@ -86,6 +98,8 @@ def derive(
         qemu_version=version,
         ram="live" if live else "paused",
         disks=disks,
+        files=needed,
+        folders=destination.planned_folders(seen, root, ours),
         warnings=preflight.warnings(warned),
         checks=tuple(warned),
     )
@@ -108,7 +122,7 @@ def _relocation(source_root: str, destination_root: str) -> Relocate:
     return relocate
 
 
-def _disks(told: Statement, ours: Settings, rules: HostPolicy, layout: Layout) -> tuple[PlannedDisk, ...]:
+def _disks(told: Statement, ours: Settings, rules: HostPolicy, chain: Chain, layout: Layout) -> tuple[PlannedDisk, ...]:
     """Each disk where it is made here. Raises what `Targets.of` does."""
     seen, root = told.inspection, Path(told.guest_root)
 
@@ -118,10 +132,28 @@ def _disks(told: Statement, ours: Settings, rules: HostPolicy, layout: Layout) -
     folder = ours.guest_root / Path(seen.qmp).relative_to(root).parent
     targets = Targets(relative=relative, root=ours.guest_root, folder=folder, layout=layout, rules=rules)
     relocate = _relocation(told.guest_root, str(ours.guest_root))
-    return tuple(_disk(disk, targets.of(disk), relocate, seen.qemu_version) for disk in seen.disks)
+    made = []
+    for disk in seen.disks:
+        kept = _chain(disk, told.guest_root, ours, chain)
+        made.append(_disk(disk, targets.of(disk, on_chain=bool(kept)), relocate, seen.qemu_version, kept))
+    return tuple(made)
 
 
-def _disk(disk: SourceDisk, target: Target, relocate: Relocate, version: known_bugs.Version) -> PlannedDisk:
+def _chain(disk: SourceDisk, root: str, ours: Settings, chain: Chain) -> tuple[BackingImage, ...]:
+    """The backing files that the disk has here."""
+    kept = disk.chain if chain == "keep" else ()
+    return tuple(
+        BackingImage(path=destination.relocated(level.path, root, ours), format=level.format) for level in kept
+    )
+
+
+def _disk(
+    disk: SourceDisk,
+    target: Target,
+    relocate: Relocate,
+    version: known_bugs.Version,
+    chain: tuple[BackingImage, ...],
+) -> PlannedDisk:
     return PlannedDisk(
         index=disk.index,
         device=disk.device,
@@ -138,6 +170,7 @@ def _disk(disk: SourceDisk, target: Target, relocate: Relocate, version: known_b
         allocated_bytes=disk.allocated_bytes,
         create_options=target.create_options,
         discard=known_bugs.mirror_discard(version, disk.format),
+        chain=chain,
     )
 
 

@@ -8,6 +8,7 @@ from models.guest import Guest
 from models.job import Side
 from workers import processes
 from workers.images import links
+from workers.media import placing
 from workers.step import Context, StepHandler
 from workers.storage import making, room
 
@@ -24,6 +25,7 @@ class PrepareDestImage(StepHandler):
     async def do(self, ctx: Context) -> None:
         disks = ctx.plan.disks
         await asyncio.to_thread(_check_room, ctx)
+        await asyncio.to_thread(placing.make_folders, ctx)
         for disk in disks:
             ctx.guard()
             await asyncio.to_thread(making.claim, ctx, disk)
@@ -35,6 +37,7 @@ class PrepareDestImage(StepHandler):
         ctx.guard()
         _nobody_uses(ctx)
         await asyncio.to_thread(making.delete_all, ctx)
+        ctx.directory.files.delete_all()
         for disk in ctx.held.disks if ctx.held is not None else ():
             links.remove_dangling(disk.links)
         ctx.directory.remove()
@@ -46,6 +49,7 @@ def _check_room(ctx: Context) -> None:
     room.check(
         ctx.plan.disks,
         ctx.settings,
+        needed_files=ctx.destination.files,
         thin_factor=ctx.job.options.thin_factor,
         allocated_bytes=guest.allocated_bytes if guest is not None else None,
         job_id=ctx.job.id,

@@ -121,7 +121,8 @@ def fill(disk: PlannedDisk) -> None:
     """Make the empty image; a raw block device needs none, because a mirror writes all of it."""
     path = _file(disk)
     if not (disk.destination_device and disk.format == "raw"):
-        manifest.create(path, disk.format, disk.virtual_size_bytes, disk.create_options)
+        backing = (disk.chain[0].path, disk.chain[0].format) if disk.chain else None
+        manifest.create(path, disk.format, disk.virtual_size_bytes, disk.create_options, backing)
 
 
 def is_made(directory: JobDirectory, disk: PlannedDisk) -> bool:

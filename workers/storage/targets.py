@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from drover.errors import PreconditionFailed
 from models.plan import Layout, PlannedDisk, SourceDisk
 from workers.policy import HostPolicy
 from workers.storage import devices, drivers
@@ -39,8 +40,8 @@ class Targets:
     layout: Layout
     rules: HostPolicy
 
-    def of(self, disk: SourceDisk) -> Target:
-        """Where a disk goes, which its host has signed.
+    def of(self, disk: SourceDisk, *, on_chain: bool) -> Target:
+        """Where a disk goes, which its host has signed; `on_chain`: on backing files.
 
         Raises:
             PreconditionFailed: what is wanted cannot be had.
@@ -51,6 +52,10 @@ class Targets:
         if storage is not None and os.path.realpath(path) in map(os.path.realpath, self.layout.overwrite):
             storage = None
         image_format = wanted.format or ("raw" if device and not disk.block_device else disk.format)
+        if on_chain and image_format != "qcow2":
+            raise PreconditionFailed(
+                f"disk {disk.index} lies on backing files: `--chain flatten` makes it {image_format}"
+            )
         return Target(
             path=path,
             in_place=self._in_place(disk, path),

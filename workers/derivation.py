@@ -32,6 +32,7 @@ from workers.qemu import known_bugs, program
 from workers.qemu.command_line import destination_command_line
 from workers.qemu.image_options import Fit, fitted
 from workers.qemu.permissions import violations, written
+from workers.qemu.present_media import without_backing_files
 from workers.qemu.refusals import command_line_refusals
 from workers.qmp_ready import listens
 from workers.storage.targets import Target, Targets, changes
@@ -74,8 +75,9 @@ def derive(
         outside = []
     qemu, version, problems = _qemu(seen, rules)
     needed = destination.planned_files(seen, root, ours, rules)
+    below = {level.path for disk in seen.disks for level in disk.chain}
     argv = destination_command_line(
-        seen.argv,
+        seen.argv if chain == "keep" else without_backing_files(seen.argv, below),
         machine_type=seen.machine_type,
         source_root=root,
         destination_root=str(ours.guest_root),

@@ -127,14 +127,6 @@ class Manifest:
         self._record(made={str(file): os.fstat(descriptor).st_ino}, folders=[])
         os.close(descriptor)
 
-    def make_folder(self, folder: Path) -> None:
-        """Make a folder and those above it that are missing. Errors as for `files.folder`."""
-        missing = [str(each) for each in (folder, *folder.parents) if not each.exists()]
-        if missing:
-            self._record(made={}, folders=missing)
-            with files.folder(folder, make=True):
-                pass
-
     def put(self, file: Path, inode: int) -> None:
         """A file of the job's is about to be there."""
         self._record(made={str(file): inode}, folders=[])

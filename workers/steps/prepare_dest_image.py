@@ -30,14 +30,13 @@ class PrepareDestImage(StepHandler):
             ctx.guard()
             await asyncio.to_thread(making.claim, ctx, disk)
             links.make(disk.links)
-        await asyncio.to_thread(making.make_folders, ctx)
         await asyncio.gather(*(asyncio.to_thread(making.fill, disk) for disk in disks))
 
     async def rollback(self, ctx: Context) -> None:
         ctx.guard()
         _nobody_uses(ctx)
         await asyncio.to_thread(making.delete_all, ctx)
-        ctx.directory.files.delete_all()
+        await asyncio.to_thread(placing.take_back, ctx.directory, ctx.settings.directory)
         for disk in ctx.held.disks if ctx.held is not None else ():
             links.remove_dangling(disk.links)
         ctx.directory.remove()

@@ -110,13 +110,6 @@ def claim(ctx: Context, disk: PlannedDisk) -> None:
     ctx.directory.volumes.take(path)
 
 
-def make_folders(ctx: Context) -> None:
-    """Where its images lie elsewhere, nothing else has made the folders of the guest's sockets and pidfile."""
-    for path in filter(None, (ctx.destination.qmp, ctx.destination.pidfile)):
-        if Path(path).is_relative_to(ctx.settings.guest_root):
-            ctx.directory.manifest.make_folder(Path(path).parent)
-
-
 def fill(disk: PlannedDisk) -> None:
     """Make the empty image; a raw block device needs none, because a mirror writes all of it."""
     path = _file(disk)

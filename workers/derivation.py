@@ -14,7 +14,7 @@ from drover.settings import Settings, StreamSecurity
 from models import preflight
 from models.plan import DestinationPlan, Inspection, Link, PlannedDisk, SourceDisk, Statement
 from models.preflight import Check
-from workers import checks
+from workers import checks, monitors
 from workers.policy import HostPolicy
 from workers.qemu import known_bugs, program
 from workers.qemu.command_line import destination_command_line
@@ -36,7 +36,8 @@ def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[Destinat
     try:
         relocate = _relocation(root, str(ours.guest_root))
         disks = tuple(_disk(disk, relocate, seen.qemu_version) for disk in seen.disks)
-        qmp, pidfile = relocate(seen.qmp), relocate(seen.pidfile) if seen.pidfile else None
+        qmp = _monitor(seen, disks, relocate)
+        pidfile = relocate(seen.pidfile) if seen.pidfile else None
     except ValueError:
         disks, qmp, pidfile = (), "", None
         outside = [checks.NOT_BELOW_ROOT.found(f"not all files of the guest lie below {root}")]
@@ -49,6 +50,7 @@ def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[Destinat
         source_root=root,
         destination_root=str(ours.guest_root),
         qemu=qemu,
+        more=monitors.ours(qmp) if _needs_monitor(seen) else (),
     )
     images = {disk.named or disk.destination_path for disk in disks}
     problems += outside + _disk_faults(disks, rules) + _path_faults(rules, qmp, pidfile)
@@ -100,6 +102,19 @@ def _disk(disk: SourceDisk, relocate: Relocate, version: known_bugs.Version) -> 
         create_options=disk.create_options,
         discard=known_bugs.mirror_discard(version, disk.format),
     )
+
+
+def _monitor(seen: Inspection, disks: Sequence[PlannedDisk], relocate: Relocate) -> str:
+    """Where the guest's monitor is here: one at a port of the other host is none, so it gets a socket of its own."""
+    if not seen.qmp.startswith("tcp:"):
+        return relocate(seen.qmp)
+    if (path := monitors.our_path(seen.argv)) is not None:
+        return relocate(path)
+    return f"{disks[0].destination_path if disks else relocate(seen.pidfile or '')}.qmp"
+
+
+def _needs_monitor(seen: Inspection) -> bool:
+    return seen.qmp.startswith("tcp:") and monitors.our_path(seen.argv) is None
 
 
 def _link(link: Link, relocate: Relocate) -> Link:

@@ -207,7 +207,7 @@ class _Trial:
 
     def _one_move(self) -> Outcome | None:
         try:
-            preflight.plan(guests.known_guest(self.name), self.there.name)
+            preflight.plan(guests.known_guest(self.name), self.there.name, tried=True)
         except PreconditionFailed as error:
             return Outcome("refused", str(error))
         try:

@@ -53,8 +53,6 @@ def _words(name: object) -> str:
 
 ENVIRONMENT = Environment(
     loader=ChoiceLoader([PackageLoader("drover.console"), PackageLoader("drover.console", "static")]),
-        [PackageLoader("drover.console"), PackageLoader("drover.console", "static")]
-    ),  # reports have the style in them
     autoescape=True,
     undefined=StrictUndefined,
     finalize=_finalized,

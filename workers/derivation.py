@@ -25,7 +25,7 @@ from models.plan import (
     Statement,
 )
 from models.preflight import Check
-from workers import checks
+from workers import checks, monitors
 from workers.media import destination
 from workers.policy import HostPolicy
 from workers.qemu import known_bugs, program
@@ -64,7 +64,8 @@ def derive(
     try:
         relocate = _relocation(root, str(ours.guest_root))
         disks = _disks(told, ours, rules, chain, layout or Layout())
-        qmp, pidfile = relocate(seen.qmp), relocate(seen.pidfile) if seen.pidfile else None
+        qmp = _monitor(seen, disks, relocate)
+        pidfile = relocate(seen.pidfile) if seen.pidfile else None
     except ValueError:
         disks, qmp, pidfile = (), "", None
         outside = [checks.NOT_BELOW_ROOT.found(f"not all files of the guest lie below {root}")]
@@ -131,14 +132,23 @@ def _disks(told: Statement, ours: Settings, rules: HostPolicy, chain: Chain, lay
     def relative(path: str) -> str:
         return str(Path(path).relative_to(root))
 
-    folder = ours.guest_root / Path(seen.qmp).relative_to(root).parent
-    targets = Targets(relative=relative, root=ours.guest_root, folder=folder, layout=layout, rules=rules)
+    targets = Targets(
+        relative=relative, root=ours.guest_root, folder=_folder(seen, root, ours), layout=layout, rules=rules
+    )
     relocate = _relocation(told.guest_root, str(ours.guest_root))
     made = []
     for disk in seen.disks:
         kept = _chain(disk, told.guest_root, ours, chain)
         made.append(_disk(disk, targets.of(disk, on_chain=bool(kept)), relocate, seen.qemu_version, kept))
     return tuple(made)
+
+
+def _folder(seen: Inspection, root: Path, ours: Settings) -> Path:
+    """Where the guest's files are here: the folder of its monitor, or of its first disk that lies below the root."""
+    for path in (seen.qmp, *(disk.path for disk in seen.disks)):
+        if Path(path).is_relative_to(root):
+            return ours.guest_root / Path(path).relative_to(root).parent
+    return ours.guest_root
 
 
 def _chain(disk: SourceDisk, root: str, ours: Settings, chain: Chain) -> tuple[BackingImage, ...]:
@@ -188,6 +198,20 @@ def _becomes_another(disk: PlannedDisk) -> bool:
 
 def _fit(disk: PlannedDisk) -> Fit:
     return Fit(format=disk.format, device=disk.destination_device, size_bytes=disk.virtual_size_bytes)
+
+
+def _monitor(seen: Inspection, disks: Sequence[PlannedDisk], relocate: Relocate) -> str:
+    """Where the guest's monitor is here: one at a port of the other host is none, so it gets a socket of its own."""
+    if not seen.qmp.startswith("tcp:"):
+        return relocate(seen.qmp)
+    if (path := monitors.our_path(seen.argv)) is not None:
+        return relocate(path)
+    files = [disk.destination_path for disk in disks if not disk.destination_device]
+    return f"{files[0] if files else relocate(seen.pidfile or '')}.qmp"
+
+
+def _needs_monitor(seen: Inspection) -> bool:
+    return seen.qmp.startswith("tcp:") and monitors.our_path(seen.argv) is None
 
 
 def _link(link: Link, relocate: Relocate) -> Link:

@@ -6,6 +6,8 @@ from drover.cli import exit_codes, output
 from drover.cli.watching import emit_job, note_without_controller, watch
 from drover.views import queries, sentences, serializers
 from drover.views.sentences import verdict
+from models.base import Document
+from models.plan import PlannedDisk
 from workflows import guests
 from workflows.estimate import Way
 from workflows.migration import jobs, preflight
@@ -28,6 +30,7 @@ def submit(
     bandwidth: int,
     chain: str,
     thin_factor: float | None,
+    layout: Document,
     at: str | None,
     window: str | None,
     window_end: str,
@@ -49,6 +52,7 @@ def submit(
             "to": to,
             **how(max_downtime_ms, bandwidth, chain),
             "thin_factor": thin_factor,
+            "layout": layout,
             "at": at,
             "window": window,
             "window_end": window_end,
@@ -113,7 +117,7 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     output.say(f"{row.name} can be moved from {row.host} to {to}; nothing was changed. It would copy:")
     for disk in planned.disks:
         amount = output.size(disk.virtual_size_bytes)
-        output.say(f"  disk {disk.index}: {disk.format}, {amount}: {disk.source_path} -> {disk.destination_path}")
+        output.say(f"  disk {disk.index}: {_kind(disk)}, {amount}: {disk.source_path} -> {disk.destination_path}")
     for file in planned.destination.files:
         becomes = "is there, and equal" if file.there else f"is copied, {output.size(file.size_bytes)}"
         output.say(f"  {file.kind} {file.source_path}: {file.destination_path} {becomes}")
@@ -122,3 +126,10 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     output.say(f"It takes {sentences.estimate(expected)}")
     for warning in planned.destination.warnings:
         output.note(f"warning: {warning}")
+
+
+def _kind(disk: PlannedDisk) -> str:
+    """`qcow2`, or what becomes of it: `raw -> qcow2 on a block device`."""
+    was = f"{disk.source_format} -> " if disk.source_format else ""
+    made = f" made in {disk.volume_of}" if disk.volume_of else " that is there already"
+    return f"{was}{disk.format}" + (f" on a block device{made}" if disk.destination_device else "")

@@ -12,13 +12,15 @@ from pathlib import Path
 
 from drover.settings import Settings, StreamSecurity
 from models import preflight
-from models.plan import DestinationPlan, Inspection, Link, PlannedDisk, SourceDisk, Statement
+from models.plan import BackingImage, Chain, DestinationPlan, Inspection, Link, PlannedDisk, SourceDisk, Statement
 from models.preflight import Check
-from workers import checks
+from workers import checks, monitors
+from workers.media import destination
 from workers.policy import HostPolicy
 from workers.qemu import known_bugs, program
 from workers.qemu.command_line import destination_command_line
 from workers.qemu.permissions import violations, written
+from workers.qemu.present_media import without_backing_files
 from workers.qemu.refusals import command_line_refusals
 from workers.qmp_ready import listens
 
@@ -30,25 +32,31 @@ CREATE_OPTIONS = {"cluster_size", "compat", "lazy_refcounts", "refcount_bits", "
 NO_QEMU = (0, 0, 0)
 
 
-def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[DestinationPlan, list[Check]]:
+def derive(
+    told: Statement, ours: Settings, rules: HostPolicy, chain: Chain = "keep"
+) -> tuple[DestinationPlan, list[Check]]:
     """How the guest would run here, and why it must not. Starts nothing but `QEMU --version`."""
     seen, root = told.inspection, told.guest_root
     try:
         relocate = _relocation(root, str(ours.guest_root))
-        disks = tuple(_disk(disk, relocate, seen.qemu_version) for disk in seen.disks)
-        qmp, pidfile = relocate(seen.qmp), relocate(seen.pidfile) if seen.pidfile else None
+        disks = tuple(_disk(disk, relocate, seen.qemu_version, _chain(disk, root, ours, chain)) for disk in seen.disks)
+        qmp = _monitor(seen, disks, relocate)
+        pidfile = relocate(seen.pidfile) if seen.pidfile else None
     except ValueError:
         disks, qmp, pidfile = (), "", None
         outside = [checks.NOT_BELOW_ROOT.found(f"not all files of the guest lie below {root}")]
     else:
         outside = []
     qemu, version, problems = _qemu(seen, rules)
+    needed = destination.planned_files(seen, root, ours, rules)
+    below = {level.path for disk in seen.disks for level in disk.chain}
     argv = destination_command_line(
-        seen.argv,
+        seen.argv if chain == "keep" else without_backing_files(seen.argv, below),
         machine_type=seen.machine_type,
         source_root=root,
         destination_root=str(ours.guest_root),
         qemu=qemu,
+        image_paths={file.source_path: file.destination_path for file in needed},
     )
     images = {disk.named or disk.destination_path for disk in disks}
     problems += outside + _disk_faults(disks, rules) + _path_faults(rules, qmp, pidfile)
@@ -64,6 +72,8 @@ def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[Destinat
         qemu_version=version,
         ram="live" if live else "paused",
         disks=disks,
+        files=needed,
+        folders=destination.planned_folders(seen, root, ours),
         warnings=preflight.warnings(warned),
         checks=tuple(warned),
     )
@@ -86,7 +96,17 @@ def _relocation(source_root: str, destination_root: str) -> Relocate:
     return relocate
 
 
-def _disk(disk: SourceDisk, relocate: Relocate, version: known_bugs.Version) -> PlannedDisk:
+def _chain(disk: SourceDisk, root: str, ours: Settings, chain: Chain) -> tuple[BackingImage, ...]:
+    """The backing files that the disk has here."""
+    kept = disk.chain if chain == "keep" else ()
+    return tuple(
+        BackingImage(path=destination.relocated(level.path, root, ours), format=level.format) for level in kept
+    )
+
+
+def _disk(
+    disk: SourceDisk, relocate: Relocate, version: known_bugs.Version, chain: tuple[BackingImage, ...]
+) -> PlannedDisk:
     return PlannedDisk(
         index=disk.index,
         device=disk.device,
@@ -99,7 +119,21 @@ def _disk(disk: SourceDisk, relocate: Relocate, version: known_bugs.Version) -> 
         allocated_bytes=disk.allocated_bytes,
         create_options=disk.create_options,
         discard=known_bugs.mirror_discard(version, disk.format),
+        chain=chain,
     )
+
+
+def _monitor(seen: Inspection, disks: Sequence[PlannedDisk], relocate: Relocate) -> str:
+    """Where the guest's monitor is here: one at a port of the other host is none, so it gets a socket of its own."""
+    if not seen.qmp.startswith("tcp:"):
+        return relocate(seen.qmp)
+    if (path := monitors.our_path(seen.argv)) is not None:
+        return relocate(path)
+    return f"{disks[0].destination_path if disks else relocate(seen.pidfile or '')}.qmp"
+
+
+def _needs_monitor(seen: Inspection) -> bool:
+    return seen.qmp.startswith("tcp:") and monitors.our_path(seen.argv) is None
 
 
 def _link(link: Link, relocate: Relocate) -> Link:

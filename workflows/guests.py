@@ -9,7 +9,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.host_rpc import Inspect
 from models.job import Job, JobState, unfinished
-from models.plan import Inspection
+from models.plan import Chain, Inspection
 from models.said import say
 from workflows.host_rpc import ask, known_host
 
@@ -28,6 +28,7 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
     with transaction() as session:
         _refuse_in_mid_job(session, name)  # before a host is asked for nothing
     inspection = ask(host, Inspect(qmp=qmp))
+    qmp = inspection.qmp  # another one of the same QEMU, where somebody holds this
     if inspection.runstate == "inmigrate":
         raise PreconditionFailed(f"the QEMU at {qmp} on {host} waits for a migration: adopt the guest where it runs")
     with transaction() as session:
@@ -154,10 +155,10 @@ def known_guest(name: str) -> Guest:
     return guest
 
 
-def inspect(guest: Guest) -> Inspection:
+def inspect(guest: Guest, chain: Chain = "keep") -> Inspection:
     """Ask its host what it is now."""
     known_host(guest.host)
-    inspection = ask(guest.host, Inspect(qmp=guest.qmp))
+    inspection = ask(guest.host, Inspect(qmp=guest.qmp, chain=chain))
     found = _found(inspection)
     if found != {column: getattr(guest, column) for column in found}:
         still_there = (Guest.name == guest.name) & (Guest.host == guest.host) & (Guest.qmp == guest.qmp)

@@ -1,6 +1,6 @@
 """what is seen of guests: QEMUs of a host, run states, one that runs twice
 
-Revises: 0017
+Revises: 0014
 """
 
 import sqlalchemy as sa
@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0018"
-down_revision = "0017"
+down_revision = "0014"
 branch_labels = None
 depends_on = None
 

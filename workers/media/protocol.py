@@ -13,5 +13,7 @@ import struct
 
 PIECE = struct.Struct("!QI")
 PIECE_BYTES = 1 << 20
-BUSY, THERE, FROM = "busy", "there", "from"
+BUSY, THERE, FROM, WAIT = "busy", "there", "from", "wait"
+BEAT_S, SILENCE_S = 5.0, 60.0
+"""How often it says so, and after what time without a word it counts as unreachable."""
 LONGEST_LINE = 4096

@@ -313,7 +313,7 @@ def test_the_api_does_what_its_description_says_whatever_it_is_asked(console: ht
     consoles.fleet()
     address = str(console.base_url).rstrip("/")
     words = ["--max-examples=10", "--phases=coverage,fuzzing", "--request-timeout=30", "--no-color"]
-    program = Path(sys.executable).with_name("st")
+    program = str(Path(sys.executable).with_name("st"))
     command = [program, "run", f"{address}/api/v1/openapi.json", *words]
     told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert told.returncode == 0, told.stdout

@@ -459,6 +459,14 @@ MOVED = (
         how="mirrored while the guest runs; size, cluster size and further options of the format are kept",
     ),
     Supported(
+        what="read-only media, firmware, kernel, initrd, `-fw_cfg`, SMBIOS and ACPI tables, option ROMs, secrets",
+        how="what is there and equal is used, what is missing is copied before the disks; what is in a drive now counts",
+    ),
+    Supported(
+        what="backing chains of raw and qcow2, snapshots taken live included",
+        how="kept, with a base that is copied once for all guests on it; or `--chain flatten`",
+    ),
+    Supported(
         what="block devices: LVM volumes, loop devices, partitions, zvols, and links to one",
         how="mirrored to an image, or to a device that a storage of the destination makes or that an operator names",
     ),

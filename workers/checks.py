@@ -460,7 +460,7 @@ MOVED = (
     ),
     Supported(
         what="read-only media, firmware, kernel, initrd, `-fw_cfg`, SMBIOS and ACPI tables, option ROMs, secrets",
-        how="what is there and equal is used, what is missing is copied before the disks; what is in a drive now counts",
+        how="what is there and equal is used, what is missing is copied first; what is in a drive now counts",
     ),
     Supported(
         what="backing chains of raw and qcow2, snapshots taken live included",

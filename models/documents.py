@@ -31,6 +31,8 @@ class MigrationOptions(Versioned):
     """The target downtime: RAM is copied until the rest can be sent in this time."""
     bandwidth_bytes_per_s: int = 0
     """Of this job's streams; 0 leaves it to the host's budget."""
+    launcher_stays: bool = False
+    """Move it although its launcher may start it again; its image is made unusable there before its QEMU is ended."""
 
 
 class NbdServer(Versioned):

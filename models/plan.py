@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Strict
 
 from models.contracts import Json, Many, Part, Versioned, nested
+from models.launcher import Launcher
 
 QemuVersion = Annotated[tuple[int, int, int], Strict(False)]
 Accel = Literal["kvm", "tcg"]
@@ -100,6 +101,8 @@ class Inspection(Versioned):
     refusals: Many[str] = ()
     """Why it cannot be moved now, as sentences."""
     warnings: Many[str] = ()
+    launcher: Annotated[Launcher, nested(Launcher)] | None = None
+    """Who launched it; None: a worker of an earlier version, which did not look."""
     attestation: Attestation | None = None
     """None: its host's policy does not allow such a guest, or its worker is of a version that signed nothing."""
 

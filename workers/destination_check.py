@@ -15,6 +15,7 @@ from models.plan import DestinationPlan, PlannedDisk
 from workers import attestation, derivation, files, policy, registration
 from workers.files import UnsafePath
 from workers.images import manifest
+from workers.launcher import keep_out
 from workers.machine import machine
 from workers.qemu import cpu
 from workers.step import JobDirectory
@@ -81,6 +82,8 @@ def _place(image: str, settings: Settings) -> str | None:
     """What is against making an image there."""
     try:
         path = files.below(settings.guest_root, image)
+        if keep_out.stands_at(settings, path):
+            return keep_out.launcher_left(settings, path)
         there = files.status(path)
     except UnsafePath as error:
         return str(error)

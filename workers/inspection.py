@@ -12,9 +12,11 @@ from typing import Any
 from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from models.host_rpc import Inspect
+from models.launcher import Launcher
 from models.plan import Inspection, SourceDisk, Topology
 from workers import attestation, files, policy, processes
 from workers.files import UnsafePath
+from workers.launcher import found, stillness
 from workers.processes import Process
 from workers.qemu import block, cpu, known_bugs, topology
 from workers.qemu.disks import disk_refusals, source_disks, unnamed_images
@@ -81,8 +83,15 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspectio
         disks=disks,
         refusals=(*forbidden, *refusals, *blockers),
         warnings=tuple(known_bugs.warnings(version, accel, identity.argv)),
+        launcher=await asyncio.to_thread(_launcher, identity.process, settings),
     )
     return seen if forbidden else attestation.attested(seen, settings)
+
+
+def _launcher(qemu: Process, settings: Settings) -> Launcher:
+    """Who launched it. What an administrator's program can tell to keep still does not stay."""
+    launcher = found.launcher_of(qemu)
+    return launcher.model_copy(update={"stays": None}) if stillness.program(settings) else launcher
 
 
 @dataclass(frozen=True, kw_only=True)

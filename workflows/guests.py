@@ -9,6 +9,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.host_rpc import Inspect
 from models.job import Job, JobState, unfinished
+from models.launcher import Launcher
 from models.plan import Inspection
 from models.said import say
 from workflows.host_rpc import ask, known_host
@@ -43,11 +44,11 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
     return guest, inspection
 
 
-def _found(inspection: Inspection) -> dict[str, int | str | None]:
+def _found(inspection: Inspection) -> dict[str, int | str | Launcher | None]:
     """What a guest is and takes of its host, by the columns of its record."""
     disk_bytes = sum(disk.virtual_size_bytes for disk in inspection.disks)
     sizes = {"cpus": inspection.cpus, "memory_bytes": inspection.memory_bytes, "disk_bytes": disk_bytes}
-    return {**sizes, "process": inspection.process, "uuid": inspection.uuid}
+    return {**sizes, "process": inspection.process, "uuid": inspection.uuid, "launcher": inspection.launcher}
 
 
 def _refuse_in_mid_job(session: Session, name: str) -> None:

@@ -124,6 +124,8 @@ class Submission(Message):
         0, ge=0, le=2**63 - 1, description=f"a whole number of bytes per second from 0 to {2**63 - 1}"
     )
     """0: the host's budget."""
+    launcher_stays: bool = Field(False, description=FLAG)
+    """Move guests although a launcher that nobody can tell to keep still may start them again at the source."""
     priority: int = Field(0, ge=-LARGEST, le=LARGEST, description=f"a whole number from {-LARGEST} to {LARGEST}")
     """Moves of higher priority begin first."""
     at: Text | None = Field(None, description="a text like 22:00 or 2026-11-24T22:00")
@@ -141,7 +143,11 @@ class Submission(Message):
 
     def options(self) -> MigrationOptions:
         """How guests are to be moved."""
-        return MigrationOptions(max_downtime_ms=self.max_downtime_ms, bandwidth_bytes_per_s=self.bandwidth_bytes_per_s)
+        return MigrationOptions(
+            max_downtime_ms=self.max_downtime_ms,
+            bandwidth_bytes_per_s=self.bandwidth_bytes_per_s,
+            launcher_stays=self.launcher_stays,
+        )
 
     def submit_options(self, now: datetime | None = None) -> SubmitOptions:
         """When it may begin and go on, and which address gets the webhook.

@@ -20,7 +20,7 @@ GRANT UPDATE (state, attempts, token, owner, lease_until, next_at, enqueued_at, 
 GRANT INSERT ON host, attempt, event, delivery TO drover_host;
 GRANT UPDATE (ended_at, outcome, error) ON attempt TO drover_host;
 GRANT UPDATE (bytes_total, bytes_copied, ready_at, retired_path, retired_until) ON disk TO drover_host;
-GRANT UPDATE (host, qmp, moved_at, process) ON guest TO drover_host;
+GRANT UPDATE (host, qmp, moved_at, process, launcher) ON guest TO drover_host;
 GRANT UPDATE (name, address, guest_root, incarnation, heartbeat_at, facts, guest_cpus, guest_memory_bytes,
     guest_disk_bytes, public_key) ON host TO drover_host;
 GRANT UPDATE (state, reply, answered_at) ON host_request TO drover_host;

@@ -5,6 +5,7 @@ QEMU has open, and later those that it set aside.
 """
 
 import logging
+import os
 import threading
 from collections import defaultdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from models.plan import PlannedDisk
 from workers import files, processes
 from workers.files import UnsafePath
 from workers.images import records
+from workers.launcher import keep_out
 from workers.step import Context
 
 log = logging.getLogger(__name__)
@@ -59,7 +61,12 @@ def complete(ctx: Context) -> bool:
 
 def left(ctx: Context) -> bool:
     """An image of the guest is still where it was."""
-    return any(files.status(Path(disk.source_path)) is not None for disk in ctx.disks)
+    return any(_there(ctx, Path(disk.source_path)) is not None for disk in ctx.disks)
+
+
+def _there(ctx: Context, path: Path) -> os.stat_result | None:
+    """What is at an image's path; a folder that we put in its place is nothing."""
+    return None if keep_out.stands_at(ctx.settings, path) else files.status(path)
 
 
 def set_aside(ctx: Context) -> None:
@@ -91,7 +98,7 @@ def set_aside(ctx: Context) -> None:
 def _written_down(ctx: Context, disk: PlannedDisk) -> int | None:
     """The inode of an image that is to be set aside; None: that was done before."""
     path = Path(disk.source_path)
-    there = files.status(path)
+    there = _there(ctx, path)
     if there is None:
         return None
     if not ctx.directory.source_images.has(path, there):

@@ -9,6 +9,7 @@ from models.plan import PlannedDisk
 from workers import destination_check, files, processes
 from workers.images import manifest as images
 from workers.images.manifest import Manifest
+from workers.launcher import keep_out
 from workers.step import Context, StepHandler
 
 
@@ -27,7 +28,9 @@ class PrepareDestImage(StepHandler):
         destination_check.check_room(disks)
         for disk in disks:
             ctx.guard()
-            ctx.directory.manifest.claim(files.below(ctx.settings.guest_root, disk.destination_path))
+            path = files.below(ctx.settings.guest_root, disk.destination_path)
+            _may_be_an_image(ctx, path)
+            ctx.directory.manifest.claim(path)
         await asyncio.gather(*(asyncio.to_thread(_make, disk) for disk in disks))
 
     async def rollback(self, ctx: Context) -> None:
@@ -35,6 +38,13 @@ class PrepareDestImage(StepHandler):
         _nobody_uses(ctx)
         ctx.directory.manifest.delete_all()
         ctx.directory.remove()
+
+
+def _may_be_an_image(ctx: Context, path: Path) -> None:
+    """The guest comes back to where a folder keeps its former launcher out."""
+    if left := keep_out.launcher_left(ctx.settings, path):
+        raise Fatal(left)
+    keep_out.clear(ctx.settings, path)
 
 
 def _nobody_uses(ctx: Context) -> None:

@@ -89,7 +89,7 @@ def submitted_or_forecast(request: DrainRequest, idempotency_key: str | None) ->
         return earlier, None
     try:
         receivers.check(request.terms.webhook)
-        return None, planner.forecast(request.kind, request.host, request.where, request.terms)
+        return None, planner.forecast(request.kind, request.host, request.where, request.terms, request.options)
     except PreconditionFailed:  # the conflict may be with this very drain, submitted at the same moment
         if earlier := _submitted(request, idempotency_key):
             return earlier, None

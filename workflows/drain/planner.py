@@ -14,7 +14,7 @@ from drover.settings import settings
 from models import fleet
 from models.base import now
 from models.database import transaction
-from models.documents import AllowedHosts
+from models.documents import AllowedHosts, MigrationOptions
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host
@@ -47,7 +47,13 @@ class Forecast:
     total_s: float
 
 
-def forecast(kind: DrainKind, host: str, where: AllowedHosts, terms: SubmitOptions | None = None) -> Forecast:
+def forecast(
+    kind: DrainKind,
+    host: str,
+    where: AllowedHosts,
+    terms: SubmitOptions | None = None,
+    options: MigrationOptions | None = None,
+) -> Forecast:
     """Plan all guests of a drain at once, after having asked every guest's host and every destination.
 
     Changes nothing but the recorded sizes of the guests.
@@ -58,7 +64,7 @@ def forecast(kind: DrainKind, host: str, where: AllowedHosts, terms: SubmitOptio
     with transaction() as session:
         known(session, [host, *where.to, *where.exclude])
         guests = {guest.name: guest for guest in guests_of(session, kind, host)}
-    survey = _Survey(guests)
+    survey = _Survey(guests, launcher_stays=options is not None and options.launcher_stays)
     survey.ask_guests()
     while survey.ask_destinations(made := _placed(kind, host, where, survey)):
         pass
@@ -93,6 +99,8 @@ class _Survey:
     """What guests and destinations have answered."""
 
     guests: Mapping[str, Guest]
+    launcher_stays: bool = False
+    """See `MigrationOptions`."""
     inspections: dict[str, Inspection] = field(default_factory=dict)
     immovable: dict[str, str] = field(default_factory=dict)
     refusals: dict[tuple[str, str], str | None] = field(default_factory=dict)
@@ -100,7 +108,7 @@ class _Survey:
 
     def ask_guests(self) -> None:
         def ask(name: str) -> None:
-            self.inspections[name] = preflight.movable(self.guests[name])
+            self.inspections[name] = preflight.movable(self.guests[name], launcher_stays=self.launcher_stays)
 
         for name, why in _refused(ask, self.guests).items():
             self.immovable[name] = why

@@ -32,8 +32,13 @@ def fits_its_window(guest: str, terms: SubmitOptions) -> None:
         raise PreconditionFailed(f"{guest} cannot be moved: {wait.why}")
 
 
-def plan(guest: Guest, destination: str) -> Plan:
+def plan(guest: Guest, destination: str, *, launcher_stays: bool = False) -> Plan:
     """Ask both hosts.
+
+    Args:
+        guest: which is to move.
+        destination: the host that it is to move to.
+        launcher_stays: see `MigrationOptions`.
 
     Raises:
         PreconditionFailed: the guest cannot be moved there.
@@ -41,10 +46,10 @@ def plan(guest: Guest, destination: str) -> Plan:
     if guest.host == destination:
         raise PreconditionFailed(f"{guest.name} is on {destination} already: name another host")
     takes_guests(known_host(destination))
-    return planned_at(destination, guest, movable(guest))
+    return planned_at(destination, guest, movable(guest, launcher_stays=launcher_stays))
 
 
-def movable(guest: Guest) -> Inspection:
+def movable(guest: Guest, *, launcher_stays: bool = False) -> Inspection:
     """The inspection of a guest, if it can be moved now.
 
     Raises:
@@ -53,9 +58,16 @@ def movable(guest: Guest) -> Inspection:
     _no_other_job(guest.name)
     inspection = inspect(guest)
     refuse_second_name(guest, inspection)
-    if inspection.refusals:
-        raise HostRefused(f"{guest.name} cannot be moved now: " + "; ".join(inspection.refusals), host=guest.host)
+    refusals = [*inspection.refusals, *_of_launcher(guest.name, inspection, accepted=launcher_stays)]
+    if refusals:
+        raise HostRefused(f"{guest.name} cannot be moved now: " + "; ".join(refusals), host=guest.host)
     return inspection
+
+
+def _of_launcher(guest: str, inspection: Inspection, *, accepted: bool) -> list[str]:
+    """What would start it a second time at its source."""
+    launcher = inspection.launcher
+    return [] if launcher is None or launcher.stays is None or accepted else [launcher.refusal(guest)]
 
 
 def planned_at(destination: str, guest: Guest, inspection: Inspection) -> Plan:

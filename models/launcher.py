@@ -30,15 +30,15 @@ class LauncherKind(StrEnum):
 
 
 class Limits(Part):
-    """What a unit may take of its host; null is no limit of its own. Not all that a unit may say: see docs/guests.md."""
+    """What a unit may take of its host; null is no limit of its own."""
 
-    slice: str | None = Field(None, pattern=r"^[A-Za-z0-9:_.\\-]{1,249}\.slice$")
+    slice: str | None = Field(default=None, pattern=r"^[A-Za-z0-9:_.\\-]{1,249}\.slice$")
     memory_max_bytes: Bytes | None = None
     memory_high_bytes: Bytes | None = None
     cpu_quota_us_per_s: Bytes | None = None
-    cpu_weight: int | None = Field(None, ge=1, le=10_000)
-    io_weight: int | None = Field(None, ge=1, le=10_000)
-    allowed_cpus: str | None = Field(None, pattern=r"^[0-9 ,-]{1,1024}$")
+    cpu_weight: int | None = Field(default=None, ge=1, le=10_000)
+    io_weight: int | None = Field(default=None, ge=1, le=10_000)
+    allowed_cpus: str | None = Field(default=None, pattern=r"^[0-9 ,-]{1,1024}$")
 
 
 class Launcher(Versioned):
@@ -54,7 +54,7 @@ class Launcher(Versioned):
     stays: str | None = None
     """Why nobody can tell it to keep still: it may start the guest again. A sentence; null: it can be told, or there
     is none."""
-    restart: str | None = Field(None, pattern=r"^[a-z-]{1,32}$")
+    restart: str | None = Field(default=None, pattern=r"^[a-z-]{1,32}$")
     """Of a unit: `Restart=`."""
     restart_after_us: Bytes | None = None
     wanted: bool = True

@@ -18,6 +18,7 @@ from workers.images import manifest
 from workers.launcher import keep_out
 from workers.machine import machine
 from workers.qemu import cpu
+from workers.qmp_ready import listens
 from workers.step import JobDirectory
 
 RESERVE_BYTES = 256 << 20
@@ -115,9 +116,14 @@ def check_room(disks: Sequence[PlannedDisk]) -> None:
 def _socket(qmp: str) -> list[str]:
     if len(qmp) > SOCKET_PATH_LIMIT:
         return [f"the QMP socket's path {qmp} would be too long: use a shorter guest root"]
-    if Path(qmp).exists():
+    if Path(qmp).exists() and not _dead(Path(qmp)):
         return [f"{qmp} exists already: is another guest using it?"]
     return []
+
+
+def _dead(socket: Path) -> bool:
+    """A QEMU that was killed, or did not start, left it: the next one replaces it."""
+    return socket.is_socket() and not listens(socket)
 
 
 def _address(address: str, source_machine: str) -> list[str]:

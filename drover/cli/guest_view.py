@@ -8,13 +8,15 @@ from models.base import Document
 from models.database import transaction
 from models.guest import Guest
 from models.job import Job, unfinished
+from models.launcher import Launcher
 from models.plan import Inspection
 from workflows import guests
+from workflows.migration import preflight
 
 
 def adopted(guest: Guest, inspection: Inspection, *, as_json: bool) -> None:
     """Print that a guest was adopted, and what prevents a move of it."""
-    for refusal in inspection.refusals:
+    for refusal in preflight.refusals(guest.name, inspection):
         output.note(f"adopted, but cannot be moved yet: {refusal}")
     for warning in inspection.warnings:
         output.note(f"warning: {warning}")
@@ -53,6 +55,7 @@ def _document(guest: Guest, inspection: Inspection) -> Document:
         job_id = session.scalar(select(Job.id).where(Job.guest == guest.name, unfinished()))
         row = serializers.guest_document(session.get(Guest, guest.name) or guest, job_id)
     found = serializers.inspection_document(inspection)
+    found["refusals"] = preflight.refusals(guest.name, inspection)
     return {**row, "movable": not found["refusals"], "inspection": found}
 
 
@@ -65,6 +68,8 @@ def _print(document: Document) -> None:
         output.say(
             f"  disk {disk['index']}: {disk['format']}, {output.size(disk['virtual_size_bytes'])}, {disk['path']}"
         )
+    if document["launcher"]:
+        output.say(f"  launched by {Launcher.read(document['launcher']).sentence}")
     output.say("  can be moved" if document["movable"] else "  cannot be moved now:")
     for refusal in found["refusals"]:
         output.say(f"    - {refusal}")

@@ -23,6 +23,7 @@ def submit(
     *,
     max_downtime_ms: int | None,
     bandwidth: int,
+    launcher_stays: bool,
     at: str | None,
     window: str | None,
     timezone: str,
@@ -41,6 +42,7 @@ def submit(
             "guest": guest,
             "to": to,
             **how_fast(max_downtime_ms, bandwidth),
+            "launcher_stays": launcher_stays,
             "at": at,
             "window": window,
             "timezone": timezone,
@@ -74,10 +76,10 @@ def _submitted(job_id: int, *, as_json: bool) -> None:
     raise typer.Exit(exit_codes.of_job(shot.job.state))
 
 
-def plan(guest: str, to: str, *, as_json: bool) -> None:
+def plan(guest: str, to: str, *, launcher_stays: bool, as_json: bool) -> None:
     """Print what the move would copy; nothing is changed."""
     row = guests.known_guest(guest)
-    planned = preflight.plan(row, to)
+    planned = preflight.plan(row, to, launcher_stays=launcher_stays)
     if as_json:
         names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}
         output.emit(

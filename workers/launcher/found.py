@@ -15,7 +15,6 @@ from workers.processes import Process
 
 SHELLS = {"ash", "bash", "busybox", "dash", "ksh", "sh", "zsh"}
 INIT = {"systemd", "init", "tini", "docker-init", "dumb-init", "catatonit"}
-"""They take in what has lost its parent, and start nothing again."""
 OURS = "drover-guest@"
 """Begins the names of the units in which guests run that were moved here."""
 INFINITE = 2**64 - 1
@@ -39,7 +38,7 @@ def launcher_of(qemu: Process) -> Launcher:
         except Transient as error:
             return _stays(LauncherKind.SUPERVISOR, unit, f"systemd does not say what {unit} is: {error}")
     parent = processes.parent(qemu)
-    if parent is None or _name(parent) in INIT:
+    if parent is None or _is_init(parent):
         return Launcher(kind=LauncherKind.NOBODY)
     return _supervisor(parent)
 
@@ -53,9 +52,7 @@ def _container(qemu: Process) -> Launcher | None:
     if not inside:
         return None
     name = _cgroup(qemu).rstrip("/").rpartition("/")[2] or "of its own"
-    return _stays(
-        LauncherKind.CONTAINER, name, f"it runs in the container {name}, whose engine may start it again"
-    )
+    return _stays(LauncherKind.CONTAINER, name, f"it runs in the container {name}, whose engine may start it again")
 
 
 def _moved_here(qemu: Process) -> bool:
@@ -134,6 +131,11 @@ def above_in_its_unit(qemu: Process) -> list[Process]:
     return [process for process in found if process is not None and _cgroup(process) == mine]
 
 
+def _is_init(process: Process) -> bool:
+    """It takes in what has lost its parent, and starts nothing again."""
+    return _name(process) in INIT or (process.pid == 1 and _name(process) not in SHELLS)
+
+
 def _supervisor(parent: Process) -> Launcher:
     name = _name(parent)
     why = f"{name} (pid {parent.pid}), which it is a child of, may start it again once it has ended"
@@ -141,8 +143,8 @@ def _supervisor(parent: Process) -> Launcher:
 
 
 def _stays(kind: LauncherKind, name: str, why: str, process: Process | None = None) -> Launcher:
-    known = {"pid": process.pid, "started": process.started} if process else {}
-    return Launcher(kind=kind, name=name, stays=why, **known)
+    pid, started = (process.pid, process.started) if process else (None, None)
+    return Launcher(kind=kind, name=name, stays=why, pid=pid, started=started)
 
 
 def _name(process: Process) -> str:

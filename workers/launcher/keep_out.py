@@ -7,14 +7,25 @@ Such scripts make a missing image first. `qemu-img`, `cp`, `mv`, `dd` and QEMU a
 import os
 import stat
 from pathlib import Path
+from typing import Annotated
 
 from drover.settings import Settings
+from models.contracts import Part, nested
 from models.launcher import Launcher
 from workers import files, own_file
 from workers.processes import Process
 from workers.step import Context
 
 NOTE = "README"
+
+
+class KeepOut(Part):
+    """One such folder."""
+
+    inode: int
+    job: int
+    """Which moved the image away."""
+    launcher: Annotated[Launcher, nested(Launcher)]
 
 
 def _record(settings: Settings) -> Path:
@@ -37,15 +48,15 @@ def put(ctx: Context, launcher: Launcher) -> None:
                 _explain(path, ctx)
             there = files.status(path)
             if there is not None and stat.S_ISDIR(there.st_mode):
-                who = {"pid": launcher.pid, "started": launcher.started, "name": launcher.name}
-                known[str(path)] = {"inode": there.st_ino, "job": ctx.job.id, "launcher": who}
+                made = KeepOut(inode=there.st_ino, job=ctx.job.id, launcher=launcher)
+                known[str(path)] = made.json_object()
 
 
 def _explain(path: Path, ctx: Context) -> None:
     text = (
-        f"{ctx.job.guest} lives on {ctx.job.destination} now (Drover, job {ctx.job.id}). This folder keeps what started "
-        f"it here from starting it a second time. Its former image is {path}.drover-{ctx.job.id}, as long as that is "
-        "kept.\n"
+        f"{ctx.job.guest} lives on {ctx.job.destination} now (Drover, job {ctx.job.id}). This folder keeps what "
+        "started it here from starting it a second time. "
+        f"Its former image is {path}.drover-{ctx.job.id}, as long as that is kept.\n"
     )
     descriptor = files.opened(path / NOTE, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     with os.fdopen(descriptor, "w") as file:
@@ -62,10 +73,13 @@ def launcher_left(settings: Settings, path: Path) -> str | None:
     known = _known(settings, path)
     if known is None:
         return None
-    pid, started, name = (known["launcher"][field] for field in ("pid", "started", "name"))
-    if pid is None or started is None or not Process(pid, started).alive:
+    launcher = known.launcher
+    if launcher.pid is None or launcher.started is None or not Process(launcher.pid, launcher.started).alive:
         return None
-    return f"{name} (pid {pid}) would start a QEMU of its own on {path} as soon as that is an image again: end it first"
+    return (
+        f"{launcher.name} (pid {launcher.pid}) would start a QEMU of its own on {path} as soon as that is an image "
+        "again: end it first"
+    )
 
 
 def clear(settings: Settings, path: Path) -> None:
@@ -79,10 +93,14 @@ def clear(settings: Settings, path: Path) -> None:
             known.pop(str(path), None)
 
 
-def _known(settings: Settings, path: Path) -> dict[str, dict[str, int | str | None]] | None:
-    with own_file.edited(_record(settings)) as known:
-        entry: dict[str, dict[str, int | str | None]] | None = known.get(str(path))
-    there = files.status(path)
-    if entry is None or there is None or there.st_ino != entry["inode"] or not stat.S_ISDIR(there.st_mode):
+def _known(settings: Settings, path: Path) -> KeepOut | None:
+    record = _record(settings)
+    if not record.exists():
         return None
-    return entry
+    with own_file.edited(record) as known:
+        entry = known.get(str(path))
+    there = files.status(path)
+    if entry is None or there is None or not stat.S_ISDIR(there.st_mode):
+        return None
+    kept = KeepOut.model_validate(entry)
+    return kept if kept.inode == there.st_ino else None

@@ -72,7 +72,7 @@ def _still(ctx: Context, launcher: Launcher, told: Path | None) -> None:
 def _unwanted(ctx: Context, file: Path) -> str:
     job = ctx.job
     return f"""\
-# Written by Drover, job {job.id}: {job.guest} moves to {job.destination}. A second {job.guest} must not be started here.
+# Written by Drover, job {job.id}: {job.guest} moves to {job.destination}, and a second one must not be started here.
 # While this file is there every start is refused. If {job.guest} is to live here by this unit again: stop it where it
 # runs, delete this file, then `systemctl daemon-reload`.
 [Unit]

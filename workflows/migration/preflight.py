@@ -58,16 +58,16 @@ def movable(guest: Guest, *, launcher_stays: bool = False) -> Inspection:
     _no_other_job(guest.name)
     inspection = inspect(guest)
     refuse_second_name(guest, inspection)
-    refusals = [*inspection.refusals, *_of_launcher(guest.name, inspection, accepted=launcher_stays)]
-    if refusals:
-        raise HostRefused(f"{guest.name} cannot be moved now: " + "; ".join(refusals), host=guest.host)
+    if found := refusals(guest.name, inspection, launcher_stays=launcher_stays):
+        raise HostRefused(f"{guest.name} cannot be moved now: " + "; ".join(found), host=guest.host)
     return inspection
 
 
-def _of_launcher(guest: str, inspection: Inspection, *, accepted: bool) -> list[str]:
-    """What would start it a second time at its source."""
+def refusals(guest: str, inspection: Inspection, *, launcher_stays: bool = False) -> list[str]:
+    """Why a guest cannot be moved now, wherever to. What would start it a second time at its source may be accepted."""
     launcher = inspection.launcher
-    return [] if launcher is None or launcher.stays is None or accepted else [launcher.refusal(guest)]
+    refused = launcher is not None and launcher.stays is not None and not launcher_stays
+    return [*inspection.refusals, *([launcher.refusal(guest)] if launcher is not None and refused else [])]
 
 
 def planned_at(destination: str, guest: Guest, inspection: Inspection) -> Plan:

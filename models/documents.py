@@ -33,6 +33,8 @@ class MigrationOptions(Versioned):
     """Of this job's streams; 0 leaves it to the host's budget."""
     launcher_stays: bool = False
     """Move it although its launcher may start it again; its image is made unusable there before its QEMU is ended."""
+    thin_factor: float | None = None
+    """How far the destination's storage may be over-committed for this move; None: as it is set there."""
 
 
 class NbdServer(Versioned):

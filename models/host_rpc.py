@@ -43,6 +43,8 @@ class PlanDestination(Question[DestinationPlan]):
     source_machine: str | None = None
     """See `HostFacts.machine`."""
     source: Annotated[Inspection, nested(Inspection)]
+    thin_factor: float | None = None
+    """See `MigrationOptions.thin_factor`."""
 
 
 class Observation(Versioned):

@@ -262,6 +262,8 @@ class Disk(Base):
     retired_path: Mapped[str | None] = mapped_column(Text)
     """Where the source's image was set aside after the move."""
     retired_until: Mapped[datetime | None]
+    retired_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """What it takes there; null: it was not looked at."""
 
     job: Mapped[Job] = relationship(back_populates="disks")
 

@@ -46,6 +46,8 @@ class SourceDisk(Part):
     format: str
     path: str
     virtual_size_bytes: int
+    allocated_bytes: int | None = None
+    """What the image takes of its storage now; None: a worker of an earlier version did not look."""
     cluster_size_bytes: int | None = None
     create_options: dict[str, str]
     """For `qemu-img create -o`, such as `cluster_size=65536`; empty for raw."""
@@ -127,6 +129,8 @@ class PlannedDisk(Part):
     source_path: str
     destination_path: str
     virtual_size_bytes: int
+    allocated_bytes: int | None = None
+    """See `SourceDisk.allocated_bytes`."""
     create_options: dict[str, str]
     discard: str
     """How the mirror's target treats discards, see `workers.qemu.known_bugs.mirror_discard`."""

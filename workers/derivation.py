@@ -87,6 +87,7 @@ def _disk(disk: SourceDisk, relocate: Relocate, version: known_bugs.Version) -> 
         source_path=disk.path,
         destination_path=relocate(disk.path),
         virtual_size_bytes=disk.virtual_size_bytes,
+        allocated_bytes=disk.allocated_bytes,
         create_options=disk.create_options,
         discard=known_bugs.mirror_discard(version, disk.format),
     )

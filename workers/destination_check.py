@@ -4,7 +4,6 @@ import ipaddress
 import os
 import shutil
 import socket
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,9 +19,8 @@ from workers.machine import machine
 from workers.qemu import cpu
 from workers.qmp_ready import listens
 from workers.step import JobDirectory
+from workers.storage import room
 
-RESERVE_BYTES = 256 << 20
-"""Reserve that stays free on disks and in memory of a host."""
 SOCKET_PATH_LIMIT = 107
 """Longest path of a Unix socket (unix(7))."""
 
@@ -42,7 +40,7 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     plan, problems = derivation.derive(told, settings, rules)
     if problems:
         raise PreconditionFailed(cannot + "; ".join(problems))
-    problems += _programs() + _memory(source.memory_bytes) + _images(plan.disks, settings)
+    problems += _programs() + _memory(source.memory_bytes) + _images(plan.disks, settings, question.thin_factor)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
     problems += [] if problems else derivation.in_the_way(plan.argv)
     problems += cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
@@ -60,16 +58,16 @@ def _programs() -> list[str]:
 
 
 def _memory(needed: int) -> list[str]:
-    free = registration.memory_bytes("MemAvailable") - RESERVE_BYTES
+    free = registration.memory_bytes("MemAvailable") - room.RESERVE_BYTES
     if needed <= free:
         return []
     return [f"{_mib(needed)} MiB of memory are needed and {_mib(free)} are free: move another guest away first"]
 
 
-def _images(disks: Sequence[PlannedDisk], settings: Settings) -> list[str]:
+def _images(disks: Sequence[PlannedDisk], settings: Settings, thin_factor: float | None) -> list[str]:
     problems = [problem for disk in disks if (problem := _place(disk.destination_path, settings))]
     try:
-        check_room(disks)
+        room.check(disks, settings, thin_factor=thin_factor)
     except PreconditionFailed as error:
         problems.append(str(error))
     return problems + [
@@ -89,28 +87,6 @@ def _place(image: str, settings: Settings) -> str | None:
     except UnsafePath as error:
         return str(error)
     return None if there is None else manifest.in_the_way(path, JobDirectory.all_below(settings))
-
-
-def check_room(disks: Sequence[PlannedDisk]) -> None:
-    """Every file system must have room for the whole virtual size of the images that it will hold.
-
-    Raises:
-        PreconditionFailed: one has not; the text has the missing size.
-    """
-    needed: dict[int, int] = defaultdict(int)
-    example: dict[int, Path] = {}
-    for disk in disks:
-        path = Path(disk.destination_path)
-        device = manifest.existing_parent(path).stat().st_dev
-        needed[device] += disk.virtual_size_bytes
-        example[device] = path
-    for device, size in needed.items():
-        free = manifest.free_bytes(example[device]) - RESERVE_BYTES
-        if size > free:
-            raise PreconditionFailed(
-                f"{_mib(size)} MiB are needed for images below {manifest.existing_parent(example[device])} "
-                f"and {_mib(free)} are free: make room for {_mib(size - free)} more"
-            )
 
 
 def _socket(qmp: str) -> list[str]:

@@ -13,6 +13,7 @@ from drover.cli.options import (
     IdempotencyKey,
     LauncherStays,
     MaxDowntime,
+    ThinFactor,
     Timeout,
     Wait,
     examples,
@@ -42,6 +43,7 @@ def migrate(
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = "0",
     launcher_stays: LauncherStays = False,
+    thin_factor: ThinFactor = None,
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
     timezone: schedule_options.Timezone = "UTC",
@@ -60,7 +62,7 @@ def migrate(
     from drover.cli import migration_submission
 
     if dry_run:
-        migration_submission.plan(guest, to, launcher_stays=launcher_stays, as_json=as_json)
+        migration_submission.plan(guest, to, thin_factor=thin_factor, launcher_stays=launcher_stays, as_json=as_json)
         return
     migration_submission.submit(
         guest,
@@ -68,6 +70,7 @@ def migrate(
         max_downtime_ms=max_downtime_ms,
         bandwidth=bandwidth,
         launcher_stays=launcher_stays,
+        thin_factor=thin_factor,
         at=at,
         window=window,
         timezone=timezone,

@@ -24,6 +24,7 @@ def submit(
     max_downtime_ms: int | None,
     bandwidth: int,
     launcher_stays: bool,
+    thin_factor: float | None,
     at: str | None,
     window: str | None,
     timezone: str,
@@ -43,6 +44,7 @@ def submit(
             "to": to,
             **how_fast(max_downtime_ms, bandwidth),
             "launcher_stays": launcher_stays,
+            "thin_factor": thin_factor,
             "at": at,
             "window": window,
             "timezone": timezone,
@@ -76,10 +78,12 @@ def _submitted(job_id: int, *, as_json: bool) -> None:
     raise typer.Exit(exit_codes.of_job(shot.job.state))
 
 
-def plan(guest: str, to: str, *, launcher_stays: bool, as_json: bool) -> None:
+def plan(guest: str, to: str, *, thin_factor: float | None, launcher_stays: bool, as_json: bool) -> None:
     """Print what the move would copy; nothing is changed."""
     row = guests.known_guest(guest)
-    planned = preflight.plan(row, to, launcher_stays=launcher_stays)
+    said = {"guest": guest, "to": to, "thin_factor": thin_factor, "launcher_stays": launcher_stays}
+    asked = MigrationSubmission.read(said)
+    planned = preflight.plan(row, to, asked.options())
     if as_json:
         names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}
         output.emit(

@@ -112,6 +112,7 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         format="raw" if driver == "file" else driver,  # a device on the bare file sees raw data
         path=medium.path,
         virtual_size_bytes=image["virtual-size"],
+        allocated_bytes=image.get("actual-size"),
         cluster_size_bytes=image.get("cluster-size"),
         create_options=_create_options(medium) if driver == "qcow2" else {},
     )

@@ -4,13 +4,16 @@ import asyncio
 from pathlib import Path
 
 from drover.errors import Fatal, Transient
+from models.database import transaction
+from models.guest import Guest
 from models.job import Side
 from models.plan import PlannedDisk
-from workers import destination_check, files, processes
+from workers import files, processes
 from workers.images import manifest as images
 from workers.images.manifest import Manifest
 from workers.launcher import keep_out
 from workers.step import Context, StepHandler
+from workers.storage import room
 
 
 class PrepareDestImage(StepHandler):
@@ -25,7 +28,7 @@ class PrepareDestImage(StepHandler):
 
     async def do(self, ctx: Context) -> None:
         disks = ctx.plan.disks
-        destination_check.check_room(disks)
+        await asyncio.to_thread(_check_room, ctx)
         for disk in disks:
             ctx.guard()
             path = files.below(ctx.settings.guest_root, disk.destination_path)
@@ -45,6 +48,18 @@ def _may_be_an_image(ctx: Context, path: Path) -> None:
     if left := keep_out.launcher_left(ctx.settings, path):
         raise Fatal(left)
     keep_out.clear(ctx.settings, path)
+
+
+def _check_room(ctx: Context) -> None:
+    with transaction() as session:
+        guest = session.get(Guest, ctx.job.guest)
+    room.check(
+        ctx.plan.disks,
+        ctx.settings,
+        thin_factor=ctx.job.options.thin_factor,
+        allocated_bytes=guest.allocated_bytes if guest is not None else None,
+        job_id=ctx.job.id,
+    )
 
 
 def _nobody_uses(ctx: Context) -> None:

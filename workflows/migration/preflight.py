@@ -5,6 +5,7 @@ from sqlalchemy import select
 from drover.errors import HostRefused, PreconditionFailed
 from models.base import now
 from models.database import transaction
+from models.documents import MigrationOptions
 from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
@@ -32,13 +33,8 @@ def fits_its_window(guest: str, terms: SubmitOptions) -> None:
         raise PreconditionFailed(f"{guest} cannot be moved: {wait.why}")
 
 
-def plan(guest: Guest, destination: str, *, launcher_stays: bool = False) -> Plan:
+def plan(guest: Guest, destination: str, options: MigrationOptions | None = None) -> Plan:
     """Ask both hosts.
-
-    Args:
-        guest: which is to move.
-        destination: the host that it is to move to.
-        launcher_stays: see `MigrationOptions`.
 
     Raises:
         PreconditionFailed: the guest cannot be moved there.
@@ -46,7 +42,8 @@ def plan(guest: Guest, destination: str, *, launcher_stays: bool = False) -> Pla
     if guest.host == destination:
         raise PreconditionFailed(f"{guest.name} is on {destination} already: name another host")
     takes_guests(known_host(destination))
-    return planned_at(destination, guest, movable(guest, launcher_stays=launcher_stays))
+    stays = options is not None and options.launcher_stays
+    return planned_at(destination, guest, movable(guest, launcher_stays=stays), options)
 
 
 def movable(guest: Guest, *, launcher_stays: bool = False) -> Inspection:
@@ -70,7 +67,7 @@ def refusals(guest: str, inspection: Inspection, *, launcher_stays: bool = False
     return [*inspection.refusals, *([launcher.refusal(guest)] if launcher is not None and refused else [])]
 
 
-def planned_at(destination: str, guest: Guest, inspection: Inspection) -> Plan:
+def planned_at(destination: str, guest: Guest, inspection: Inspection, options: MigrationOptions | None = None) -> Plan:
     """The job's plan for one destination, by what was found out about the guest.
 
     Raises:
@@ -78,7 +75,11 @@ def planned_at(destination: str, guest: Guest, inspection: Inspection) -> Plan:
     """
     host, keys = known_host(guest.host), _keys(guest.host, destination)
     question = PlanDestination(
-        guest=guest.name, source_root=host.guest_root, source_machine=host.facts.machine, source=inspection
+        guest=guest.name,
+        source_root=host.guest_root,
+        source_machine=host.facts.machine,
+        source=inspection,
+        thin_factor=options.thin_factor if options else None,
     )
     answer = ask(destination, question)
     return Plan(source=inspection, destination=answer, source_key=keys[guest.host], destination_key=keys[destination])

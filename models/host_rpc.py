@@ -9,6 +9,7 @@ from drover.names import GuestName
 from models.contracts import Many, Part, Versioned, nested
 from models.job import Side
 from models.plan import DestinationPlan, Inspection
+from models.preflight import Check
 
 Answer = TypeVar("Answer", bound=Versioned)
 
@@ -113,6 +114,8 @@ class Refusal(Versioned):
     """No answer, and why."""
 
     error: str = "no reason given"
+    checks: Many[Check] = ()
+    """Those that are against it, if it is a guest that is refused."""
 
 
 QUESTIONS: dict[str, type[Question[Any]]] = {

@@ -75,11 +75,3 @@ class Launcher(Versioned):
             case LauncherKind.DROVER:
                 return "a move by Drover: nothing starts it again"
         return "nothing that still runs: nothing starts it again"
-
-    def refusal(self, guest: str) -> str:
-        """Why a guest is not moved whose launcher stays, and what to do."""
-        return (
-            f"{self.stays}, and then {guest} would run twice: end what started it so that the guest runs on without "
-            "it, or name a program that tells it to keep still (`launcher` in the policy of its host), or move the "
-            "guest with --launcher-stays: then a folder takes the place of its image before its QEMU is ended"
-        )

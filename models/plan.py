@@ -6,6 +6,7 @@ from pydantic import Strict
 
 from models.contracts import Json, Many, Part, Versioned, nested
 from models.launcher import Launcher
+from models.preflight import Check
 
 QemuVersion = Annotated[tuple[int, int, int], Strict(False)]
 Accel = Literal["kvm", "tcg"]
@@ -105,6 +106,8 @@ class Inspection(Versioned):
     warnings: Many[str] = ()
     launcher: Annotated[Launcher, nested(Launcher)] | None = None
     """Who launched it; None: a worker of an earlier version, which did not look."""
+    checks: Many[Check] = ()
+    """All that was looked at; `refusals` and `warnings` are the sentences of what was found."""
     attestation: Attestation | None = None
     """None: its host's policy does not allow such a guest, or its worker is of a version that signed nothing."""
 
@@ -151,6 +154,8 @@ class DestinationPlan(Versioned):
     """`paused`: the guest is paused while its RAM is sent, because these versions of QEMU corrupt it otherwise."""
     disks: Many[PlannedDisk]
     warnings: Many[str] = ()
+    checks: Many[Check] = ()
+    """All that was looked at there; `warnings` are the sentences of what was found."""
 
 
 def _disks_of_the_destination(document: Json) -> Json:

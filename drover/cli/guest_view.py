@@ -11,12 +11,11 @@ from models.job import Job, unfinished
 from models.launcher import Launcher
 from models.plan import Inspection
 from workflows import guests
-from workflows.migration import preflight
 
 
 def adopted(guest: Guest, inspection: Inspection, *, as_json: bool) -> None:
     """Print that a guest was adopted, and what prevents a move of it."""
-    for refusal in preflight.refusals(guest.name, inspection):
+    for refusal in inspection.refusals:
         output.note(f"adopted, but cannot be moved yet: {refusal}")
     for warning in inspection.warnings:
         output.note(f"warning: {warning}")
@@ -55,7 +54,6 @@ def _document(guest: Guest, inspection: Inspection) -> Document:
         job_id = session.scalar(select(Job.id).where(Job.guest == guest.name, unfinished()))
         row = serializers.guest_document(session.get(Guest, guest.name) or guest, job_id)
     found = serializers.inspection_document(inspection)
-    found["refusals"] = preflight.refusals(guest.name, inspection)
     return {**row, "movable": not found["refusals"], "inspection": found}
 
 

@@ -84,6 +84,7 @@ def plan(guest: str, to: str, *, thin_factor: float | None, launcher_stays: bool
     said = {"guest": guest, "to": to, "thin_factor": thin_factor, "launcher_stays": launcher_stays}
     asked = MigrationSubmission.read(said)
     planned = preflight.plan(row, to, asked.options())
+    looked_at = (*planned.source.checks, *planned.destination.checks)
     if as_json:
         names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}
         output.emit(
@@ -96,6 +97,7 @@ def plan(guest: str, to: str, *, thin_factor: float | None, launcher_stays: bool
                 "memory_bytes": planned.source.memory_bytes,
                 "disks": [disk.model_dump(mode="json", include=names) for disk in planned.disks],
                 "warnings": list(planned.destination.warnings),
+                "checks": [check.json_object() for check in looked_at],
             }
         )
         return

@@ -142,5 +142,11 @@ def _report(error: Exception, *, as_json: bool, debug: bool) -> ExitCode:
         code, message, exit_code = found.code, found.message, found.exit_code
         output.note(f"error: {message}")
     if as_json:
-        output.emit({"error": {"code": code, "message": message}})
+        output.emit({"error": {"code": code, "message": message, **_checks(error)}})
     return exit_code
+
+
+def _checks(error: Exception) -> dict[str, list[dict[str, object]]]:
+    """What is against moving a guest, each by itself."""
+    found = getattr(error, "checks", ())
+    return {"checks": [check.json_object() for check in found]} if found else {}

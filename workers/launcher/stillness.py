@@ -15,7 +15,7 @@ from pathlib import Path
 from drover.errors import Fatal, Transient
 from drover.settings import Settings
 from models.launcher import Launcher, LauncherKind
-from workers import policy
+from workers import checks, policy
 from workers.environment import handed_on
 from workers.images.manifest import write_durably
 from workers.launcher import found, systemd
@@ -55,7 +55,7 @@ async def keep_still(ctx: Context, *, whatever_it_is: bool = False) -> Launcher 
         ctx.guard()
         await asyncio.to_thread(_still, ctx, launcher, told)
     elif launcher.stays and not (whatever_it_is or ctx.job.options.launcher_stays):
-        raise Fatal(launcher.refusal(ctx.job.guest))
+        raise Fatal(checks.LAUNCHER_STAYS.found(launcher.stays).sentence)
     return launcher
 
 

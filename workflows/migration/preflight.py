@@ -10,12 +10,16 @@ from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
 from models.plan import Inspection, Plan
+from models.preflight import Verdict
 from workflows import estimate, host_keys, schedule
 from workflows.capacity import Size
 from workflows.guests import inspect, refuse_second_name
 from workflows.host_rpc import ask, known_host
 from workflows.hosts import takes_guests
 from workflows.submit_options import SubmitOptions
+
+LAUNCHER_STAYS = "launcher-stays"
+"""The check that `MigrationOptions.launcher_stays` accepts."""
 
 
 def fits_its_window(guest: str, terms: SubmitOptions) -> None:
@@ -42,8 +46,25 @@ def plan(guest: Guest, destination: str, options: MigrationOptions | None = None
     if guest.host == destination:
         raise PreconditionFailed(f"{guest.name} is on {destination} already: name another host")
     takes_guests(known_host(destination))
-    stays = options is not None and options.launcher_stays
-    return planned_at(destination, guest, movable(guest, launcher_stays=stays), options)
+    try:
+        inspection = movable(guest, launcher_stays=options is not None and options.launcher_stays)
+    except HostRefused as refused:
+        raise _with_those_of(destination, guest, refused, options) from None
+    return planned_at(destination, guest, inspection, options)
+
+
+def _with_those_of(
+    destination: str, guest: Guest, refused: HostRefused, options: MigrationOptions | None
+) -> HostRefused:
+    """What the destination has against it as well, so that all is known at once."""
+    try:
+        planned_at(destination, guest, inspect(guest), options)
+    except HostRefused as there:
+        if not there.failed and refused.checks:
+            return HostRefused(f"{refused}; {there}", host=guest.host, checks=(*refused.checks, *there.checks))
+    except PreconditionFailed:
+        pass  # it gives no answer: what is known already is reason enough
+    return refused
 
 
 def movable(guest: Guest, *, launcher_stays: bool = False) -> Inspection:
@@ -55,16 +76,12 @@ def movable(guest: Guest, *, launcher_stays: bool = False) -> Inspection:
     _no_other_job(guest.name)
     inspection = inspect(guest)
     refuse_second_name(guest, inspection)
-    if found := refusals(guest.name, inspection, launcher_stays=launcher_stays):
-        raise HostRefused(f"{guest.name} cannot be moved now: " + "; ".join(found), host=guest.host)
+    found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]
+    accepted = {check.sentence for check in found if launcher_stays and check.name == LAUNCHER_STAYS}
+    if refusals := [sentence for sentence in inspection.refusals if sentence not in accepted]:
+        why = f"{guest.name} cannot be moved now: " + "; ".join(refusals)
+        raise HostRefused(why, host=guest.host, checks=[check for check in found if check.sentence not in accepted])
     return inspection
-
-
-def refusals(guest: str, inspection: Inspection, *, launcher_stays: bool = False) -> list[str]:
-    """Why a guest cannot be moved now, wherever to. What would start it a second time at its source may be accepted."""
-    launcher = inspection.launcher
-    refused = launcher is not None and launcher.stays is not None and not launcher_stays
-    return [*inspection.refusals, *([launcher.refusal(guest)] if launcher is not None and refused else [])]
 
 
 def planned_at(destination: str, guest: Guest, inspection: Inspection, options: MigrationOptions | None = None) -> Plan:

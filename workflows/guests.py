@@ -27,14 +27,14 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
     names.check(name, "a guest")
     known_host(host)
     with transaction() as session:
-        _refuse_in_mid_job(session, name)  # before a host is asked for nothing
+        refuse_in_mid_job(session, name)  # before a host is asked for nothing
     inspection = ask(host, Inspect(qmp=qmp))
     if inspection.runstate == "inmigrate":
         raise PreconditionFailed(f"the QEMU at {qmp} on {host} waits for a migration: adopt the guest where it runs")
     with transaction() as session:
         session.execute(text("SELECT pg_advisory_xact_lock(hashtext('drover guest adopt'))"))  # one after the other
         guest = session.get(Guest, name, with_for_update=True) or Guest(name=name)
-        _refuse_in_mid_job(session, name)
+        refuse_in_mid_job(session, name)
         _refuse_second_name(session, name, host, qmp, inspection)
         guest.host, guest.qmp = host, qmp
         for column, value in _found(inspection).items():
@@ -58,7 +58,8 @@ def _allocated(inspection: Inspection) -> int | None:
     return None if None in each else sum(filter(None, each))
 
 
-def _refuse_in_mid_job(session: Session, name: str) -> None:
+def refuse_in_mid_job(session: Session, name: str) -> None:
+    """Refuse what must not happen while a job of the guest has not ended."""
     job = session.scalar(select(Job).where(unfinished(), Job.guest == name))
     if job is None:
         return
@@ -98,7 +99,7 @@ def forget(name: str) -> Guest:
     guest = known_guest(name)
     with transaction() as session:
         locked = session.get(Guest, name, with_for_update=True)
-        _refuse_in_mid_job(session, name)
+        refuse_in_mid_job(session, name)
         if locked is not None:  # else another command came first
             session.delete(locked)
             say(session, "an operator deleted the guest's record; the guest itself was not touched", guest=name)

@@ -7,7 +7,7 @@ from models.job import Side
 from models.launcher import Launcher
 from workers import nbd_server, run_files
 from workers.images import retention
-from workers.launcher import keep_out, stillness
+from workers.launcher import keep_out, stillness, units
 from workers.qemu.monitor import MonitorLost
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
@@ -30,10 +30,12 @@ class CleanupSource(StepHandler):
         self._let_go(ctx)
         retention.write_down(ctx)  # of a job that was begun by an earlier version
         launcher = await stillness.keep_still(ctx, whatever_it_is=True)  # likewise
+        units.leave(ctx)
         retention.set_aside(ctx)  # first: what is started anew in its place must not find them
         if launcher is not None:
             await self._end_qemu(ctx, launcher)
         stillness.end_scripts(ctx)
+        units.left(ctx)
         run_files.unlink_dead(ctx.settings, [ctx.source.qmp], ctx.source.pidfile)
         await supervisor.kill_all(ctx)
         await streams.stop(ctx)

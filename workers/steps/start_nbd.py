@@ -1,9 +1,11 @@
 """Step 2: the destination offers its images over NBD, and proves that the guest can start there."""
 
+import asyncio
 import secrets
 
 from models.job import Side
 from workers import incoming_qemu, nbd_server
+from workers.launcher import units
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
 from workers.switchover import supervisor
@@ -42,5 +44,7 @@ class StartNbd(StepHandler):
     async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
         await incoming_qemu.stop(ctx)
+        if ctx.held is not None:
+            await asyncio.to_thread(units.take_back, ctx)
         await nbd_server.stop(ctx)
         await streams.stop(ctx)

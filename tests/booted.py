@@ -49,7 +49,7 @@ class Booted:
             )
         above = processes.process(self.outer.pid)
         assert above is not None
-        [self.init] = until(f"{self.name} has an init", lambda: processes.children(above))
+        self.init = until(f"{self.name} has an init", lambda: _init(above))
         until(f"{self.name} is up", lambda: self.run("systemctl is-system-running").stdout.strip() in UP, 120, 0.2)
 
     def shut_down(self) -> None:
@@ -64,8 +64,11 @@ class Booted:
 
     def lose_power(self) -> None:
         """Everything in it dies at once."""
-        if self.outer is not None and self.init is not None:
-            self.init.kill()
+        if self.outer is not None:
+            if self.init is not None:
+                self.init.kill()
+            else:
+                self.outer.kill()
             self.outer.wait(60)
 
     def run(self, script: str) -> "subprocess.CompletedProcess[str]":
@@ -86,6 +89,18 @@ class Booted:
 
 
 UP = {"running", "degraded"}
+
+
+def _init(above: Process) -> Process | None:
+    """The machine's first process, once it is systemd: another one prepares it."""
+    found = (child for child in processes.children(above) if _program(child) == "systemd")
+    return next(found, None)
+
+
+def _program(process: Process) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process.pid}/comm").read_text().strip()
+    return ""
 
 
 @contextlib.contextmanager

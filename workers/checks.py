@@ -176,9 +176,15 @@ LOADVM = Kind(
 )
 READCONFIG = Kind(
     name="readconfig",
-    what="`-readconfig`",
-    why="what the file says is not seen here",
-    remedy="write its options on the command line",
+    what="`-readconfig` with a file that is gone, changed since, or not understood",
+    why="what its -readconfig says is not known",
+    remedy="start the guest anew with a file that is there, or with its options on the command line",
+)
+NOT_UTF8 = Kind(
+    name="no-utf8",
+    what="names that are no UTF-8",
+    why="a name that is no UTF-8 cannot be told to another host",
+    remedy="rename it and start the guest with that",
 )
 MONITOR_STDIO = Kind(
     name="monitor-stdio",
@@ -218,11 +224,10 @@ BLOCK_DEVICE = Kind(
     what="raw block devices",
     why="raw block devices cannot be created on the destination yet",
 )
-READ_ONLY = Kind(
-    name="read-only-medium",
-    what="read-only media",
-    why="its medium is read-only and must exist on the destination",
-    remedy="eject it",
+NEEDED_FILE = Kind(
+    name="needed-file",
+    what="a file that the guest needs and that is gone, cannot be read, or is no file (a CD drive of the host)",
+    remedy="put it back where it was",
     live=True,
 )
 IMAGE_FORMAT = Kind(
@@ -232,9 +237,8 @@ IMAGE_FORMAT = Kind(
 )
 BACKING_FILE = Kind(
     name="backing-file",
-    what="backing files",
-    why="it has a backing file",
-    remedy="flatten it first (block-stream)",
+    what="backing files that are not copied as they are: no files of the host, or neither raw nor qcow2",
+    remedy="move the guest with `--chain flatten`",
     live=True,
 )
 INTERNAL_SNAPSHOTS = Kind(
@@ -289,6 +293,16 @@ IMAGE_NOT_NAMED = Kind(
     what="an image that was changed while the guest ran",
     remedy="it was changed while the guest ran, so restart the guest on it first",
 )
+IMAGE_ASTRAY = Kind(
+    name="image-astray",
+    what="an image that was moved, replaced or deleted under the running guest",
+    live=True,
+)
+IMAGE_LOST = Kind(
+    name="image-lost",
+    what="an image that QEMU opens again in the switchover and would not find: relative name with `-daemonize`, chroot",
+    remedy="start it with full paths and without a chroot, or give the image as a -blockdev without auto-read-only",
+)
 BEHIND_LINK = Kind(name="behind-link", what="images behind links that are not the guest's own")
 HOT_PLUGGED = Kind(name="hot-plugged", what="devices that came or went while the guest ran")
 
@@ -333,6 +347,21 @@ IN_THE_WAY = Kind(
     remedy="if no guest needs it, move it away",
     live=True,
 )
+FILE_DIFFERS = Kind(
+    name="file-differs",
+    what="another file where one that the guest needs belongs: medium, backing file, firmware, kernel, secret",
+    side="destination",
+    remedy="move it away if no guest needs it",
+    live=True,
+)
+FILE_NOT_COPIED = Kind(
+    name="file-not-copied",
+    what="a file that is missing there and is not copied: it lies outside of the folders for guests, is a "
+    "secret where streams are in plain text, or belongs to a user who is unknown there",
+    side="destination",
+    remedy="put it there",
+    live=True,
+)
 IMAGE_EXISTS = Kind(
     name="image-exists",
     what="an image that is there already, or a place where none can be made",
@@ -372,11 +401,25 @@ CPU = Kind(
     what="a destination without features of the guest's CPU",
     side="destination",
 )
+PORT_TAKEN = Kind(
+    name="port-taken",
+    what="ports of the host that the guest's QEMU listens at, and that are in use at the destination",
+    side="destination",
+    remedy="end what listens there, or give the guest another port",
+    live=True,
+)
 DOES_NOT_START = Kind(
     name="does-not-start",
     what="a command line that the destination's QEMU does not start with; a dry run tries it",
     side="destination",
     remedy="put right at the destination what it says, or restart the guest without the option",
+)
+
+OTHER_MACHINE = Kind(
+    name="other-machine",
+    what="a machine that would differ from the guest's; a dry run makes it",
+    side="destination",
+    remedy="let both hosts have the same QEMU, or restart the guest with what both have",
 )
 
 # --- Warnings ---------------------------------------------------------------------------------------------------

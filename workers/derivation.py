@@ -12,9 +12,10 @@ from pathlib import Path
 
 from drover.settings import Settings, StreamSecurity
 from models import preflight
-from models.plan import DestinationPlan, Inspection, PlannedDisk, SourceDisk, Statement
+from models.plan import BackingImage, Chain, DestinationPlan, Inspection, Link, PlannedDisk, SourceDisk, Statement
 from models.preflight import Check
 from workers import checks
+from workers.media import destination
 from workers.policy import HostPolicy
 from workers.qemu import known_bugs, program
 from workers.qemu.command_line import destination_command_line
@@ -30,12 +31,14 @@ CREATE_OPTIONS = {"cluster_size", "compat", "lazy_refcounts", "refcount_bits", "
 NO_QEMU = (0, 0, 0)
 
 
-def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[DestinationPlan, list[Check]]:
+def derive(
+    told: Statement, ours: Settings, rules: HostPolicy, chain: Chain = "keep"
+) -> tuple[DestinationPlan, list[Check]]:
     """How the guest would run here, and why it must not. Starts nothing but `QEMU --version`."""
     seen, root = told.inspection, told.guest_root
     try:
         relocate = _relocation(root, str(ours.guest_root))
-        disks = tuple(_disk(disk, relocate, seen.qemu_version) for disk in seen.disks)
+        disks = tuple(_disk(disk, relocate, seen.qemu_version, _chain(disk, root, ours, chain)) for disk in seen.disks)
         qmp, pidfile = relocate(seen.qmp), relocate(seen.pidfile) if seen.pidfile else None
     except ValueError:
         disks, qmp, pidfile = (), "", None
@@ -43,14 +46,16 @@ def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[Destinat
     else:
         outside = []
     qemu, version, problems = _qemu(seen, rules)
+    needed = destination.planned_files(seen, root, ours, rules)
     argv = destination_command_line(
         seen.argv,
         machine_type=seen.machine_type,
         source_root=root,
         destination_root=str(ours.guest_root),
         qemu=qemu,
+        image_paths={file.source_path: file.destination_path for file in needed},
     )
-    images = {disk.destination_path for disk in disks}
+    images = {disk.named or disk.destination_path for disk in disks}
     problems += outside + _disk_faults(disks, rules) + _path_faults(rules, qmp, pidfile)
     problems += checks.at_destination(command_line_refusals(argv, source_root=str(ours.guest_root)))
     problems += [checks.POLICY.found(sentence) for sentence in violations(argv, rules, images)]
@@ -64,6 +69,8 @@ def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[Destinat
         qemu_version=version,
         ram="live" if live else "paused",
         disks=disks,
+        files=needed,
+        folders=destination.planned_folders(seen, root, ours),
         warnings=preflight.warnings(warned),
         checks=tuple(warned),
     )
@@ -86,18 +93,42 @@ def _relocation(source_root: str, destination_root: str) -> Relocate:
     return relocate
 
 
-def _disk(disk: SourceDisk, relocate: Relocate, version: known_bugs.Version) -> PlannedDisk:
+def _chain(disk: SourceDisk, root: str, ours: Settings, chain: Chain) -> tuple[BackingImage, ...]:
+    """The backing files that the disk has here."""
+    kept = disk.chain if chain == "keep" else ()
+    return tuple(
+        BackingImage(path=destination.relocated(level.path, root, ours), format=level.format) for level in kept
+    )
+
+
+def _disk(
+    disk: SourceDisk, relocate: Relocate, version: known_bugs.Version, chain: tuple[BackingImage, ...]
+) -> PlannedDisk:
     return PlannedDisk(
         index=disk.index,
         device=disk.device,
         format=disk.format,
         source_path=disk.path,
         destination_path=relocate(disk.path),
+        named=relocate(disk.named) if disk.named else None,
+        links=tuple(_link(link, relocate) for link in disk.links),
         virtual_size_bytes=disk.virtual_size_bytes,
         allocated_bytes=disk.allocated_bytes,
         create_options=disk.create_options,
         discard=known_bugs.mirror_discard(version, disk.format),
+        chain=chain,
     )
+
+
+def _link(link: Link, relocate: Relocate) -> Link:
+    """A link to an absolute path leads below the guest root of its host."""
+    target = relocate(link.target) if link.target.startswith("/") else link.target
+    return Link(path=relocate(link.path), target=target)
+
+
+def _meant(link: Link) -> str:
+    """Where it leads."""
+    return os.path.normpath(Path(link.path).parent / link.target)
 
 
 def _qemu(seen: Inspection, rules: HostPolicy) -> tuple[str, known_bugs.Version, list[Check]]:
@@ -127,6 +158,8 @@ def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[Chec
         path, options = disk.destination_path, disk.create_options
         if not rules.may_write(path):
             found.append(_outside(path, rules))
+        if not all(rules.may_write(link.path) and rules.may_write(_meant(link)) for link in disk.links):
+            found.append(_outside(f"a link to {path}", rules))
         if disk.format not in FORMATS or options.keys() - CREATE_OPTIONS:
             kind = f"{disk.format}, {', '.join(sorted(options))}"
             found.append(checks.IMAGE_KIND.found(f"no image like {path} is made here ({kind})"))

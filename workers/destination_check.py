@@ -1,5 +1,6 @@
 """Could this guest run here? What must be true of the destination, and how the guest would be started there."""
 
+import asyncio
 import ipaddress
 import os
 import shutil
@@ -13,12 +14,14 @@ from models import preflight
 from models.host_rpc import PlanDestination
 from models.plan import DestinationPlan, PlannedDisk
 from models.preflight import Check
-from workers import attestation, checks, derivation, files, policy, registration
+from workers import attestation, checks, derivation, files, policy, registration, trial
 from workers.files import UnsafePath
-from workers.images import manifest
+from workers.images import links, manifest
 from workers.launcher import keep_out
 from workers.machine import machine
-from workers.qemu import cpu
+from workers.media import destination
+from workers.qemu import cpu, ports
+from workers.qemu.refusals import shown
 from workers.qmp_ready import listens
 from workers.step import JobDirectory
 from workers.storage import room
@@ -39,14 +42,20 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     except PreconditionFailed as error:
         raise PreconditionFailed(f"{cannot}{error}") from error
     source = told.inspection
-    plan, problems = derivation.derive(told, settings, rules)
+    plan, problems = derivation.derive(told, settings, rules, question.chain)
     if problems:
         raise _refused(cannot, problems, settings)
-    problems += _programs() + _memory(source.memory_bytes) + _images(plan.disks, settings, question.thin_factor)
+    needed, against = await asyncio.to_thread(destination.looked_up, plan.files, settings, rules, question.guest)
+    plan = plan.model_copy(update={"files": needed})
+    problems += against + _programs() + _memory(source.memory_bytes)
+    problems += _images(plan, settings, question.thin_factor)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
     problems += [] if problems else derivation.in_the_way(plan.argv)
+    problems += _ports(plan.argv)
     missing = cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
     problems += [checks.CPU.found(sentence) for sentence in missing]
+    if question.tried and not problems:
+        problems += await trial.tried(source, plan, settings)
     if problems:
         raise _refused(cannot, problems, settings)
     return plan.model_copy(update={"checks": checks.completed("destination", plan.checks)})
@@ -72,11 +81,12 @@ def _memory(needed: int) -> list[Check]:
     return [checks.NO_MEMORY.found(f"{_mib(needed)} MiB of memory are needed and {_mib(free)} are free")]
 
 
-def _images(disks: Sequence[PlannedDisk], settings: Settings, thin_factor: float | None) -> list[Check]:
-    places = (_place(disk.destination_path, settings) for disk in disks)
+def _images(plan: DestinationPlan, settings: Settings, thin_factor: float | None) -> list[Check]:
+    disks = plan.disks
+    places = (_place(disk, settings) for disk in disks)
     problems = [checks.IMAGE_EXISTS.found(why) for why in places if why]
     try:
-        room.check(disks, settings, thin_factor=thin_factor)
+        room.check(disks, settings, needed_files=plan.files, thin_factor=thin_factor)
     except PreconditionFailed as error:
         problems.append(checks.NO_ROOM.found(str(error)))
     return problems + [
@@ -86,13 +96,15 @@ def _images(disks: Sequence[PlannedDisk], settings: Settings, thin_factor: float
     ]
 
 
-def _place(image: str, settings: Settings) -> str | None:
+def _place(disk: PlannedDisk, settings: Settings) -> str | None:
     """What is against making an image there."""
     try:
-        path = files.below(settings.guest_root, image)
+        path = files.below(settings.guest_root, disk.destination_path)
         if keep_out.stands_at(settings, path):
             return keep_out.launcher_left(settings, path)
         there = files.status(path)
+        if problems := links.in_the_way(disk.links):
+            return "; ".join(problems)
     except UnsafePath as error:
         return str(error)
     return None if there is None else manifest.in_the_way(path, JobDirectory.all_below(settings))
@@ -111,6 +123,11 @@ def _socket(qmp: str) -> list[Check]:
 def _dead(socket: Path) -> bool:
     """A QEMU that was killed, or did not start, left it: the next one replaces it."""
     return socket.is_socket() and not listens(socket)
+
+
+def _ports(argv: Sequence[str]) -> list[Check]:
+    found = ((port, ports.taken(port)) for port in ports.ports(argv))
+    return [checks.PORT_TAKEN.found(f"{shown(port.option)}: {why}") for port, why in found if why]
 
 
 def _address(address: str, source_machine: str) -> list[Check]:

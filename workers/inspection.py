@@ -2,9 +2,8 @@
 
 import asyncio
 import pwd
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,15 @@ from models.host_rpc import Inspect
 from models.launcher import Launcher
 from models.plan import Inspection, SourceDisk, Topology
 from models.preflight import Check
-from workers import attestation, checks, files, policy, processes
+from workers import as_started, attestation, checks, files, open_images, policy, processes
+from workers.as_started import AsStarted
 from workers.files import UnsafePath
+from workers.images import links
 from workers.launcher import found, stillness
+from workers.media import listing
 from workers.processes import Process
 from workers.qemu import block, cpu, known_bugs, topology
-from workers.qemu.disks import disk_refusals, source_disks, unnamed_images
+from workers.qemu.disks import ReadOnlyImage, disk_refusals, read_only_images, source_disks, unnamed_images
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
 from workers.qemu.refusals import command_line_refusals
 
@@ -40,12 +42,13 @@ async def inspect(question: Inspect, settings: Settings) -> Inspection:
     qmp = question.qmp
     try:
         async with connect(qmp) as monitor:
-            return await _describe(monitor, qmp, settings)
+            return await _describe(monitor, question, settings)
     except MonitorLost as error:
         raise PreconditionFailed(f"{settings.host}: {error}") from error
 
 
-async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspection:
+async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> Inspection:
+    qmp = question.qmp
     identity = _process(monitor.pid)
     told, kvm, machine_type, status, memory, cpus, uuid = await asyncio.gather(
         monitor.query("query-version"),
@@ -56,19 +59,29 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspectio
         monitor.query("query-cpus-fast"),
         monitor.query("query-uuid"),
     )
-    devices, layout, (disks, found), blockers = await asyncio.gather(
+    devices, layout, (disks, media, found), blockers = await asyncio.gather(
         block.device_names(monitor),
         machine(monitor),
-        _disks(monitor, identity.argv, settings),
+        _disks(monitor, identity, settings),
         _blockers(monitor, identity.argv),
     )
     forbidden = _forbidden(identity, settings)
+    needed = await asyncio.to_thread(
+        listing.listed,
+        identity.argv,
+        identity.process,
+        disks,
+        media,
+        (qmp, identity.pidfile),
+        settings,
+        question.chain,
+    )
     version = known_bugs.version(told)
     accel: known_bugs.Accel = "kvm" if kvm["enabled"] else "tcg"
     bugs = known_bugs.warnings(version, accel, identity.argv)
     launcher = await asyncio.to_thread(_launcher, identity.process, settings)
     stays = [checks.LAUNCHER_STAYS.found(launcher.stays)] if launcher.stays else []
-    seen_of_it = checks.told_once([*forbidden, *found, *blockers, *stays, *bugs])
+    seen_of_it = checks.told_once([*forbidden, *found, *needed.refusals, *blockers, *stays, *bugs])
     seen = Inspection(
         pid=identity.process.pid,
         started=identity.process.started,
@@ -87,6 +100,8 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspectio
         devices=tuple(devices),
         topology=layout,
         disks=disks,
+        files=tuple(needed.files.values()),
+        folders=tuple(needed.folders.values()),
         refusals=preflight.refusals(seen_of_it),
         warnings=preflight.warnings(seen_of_it),
         checks=checks.completed("source", seen_of_it),
@@ -106,9 +121,14 @@ class _Identity:
     """The process of a QEMU, and how it was started."""
 
     process: Process
-    argv: list[str]
+    started: AsStarted
     exe: str
     pidfile: str | None
+
+    @property
+    def argv(self) -> list[str]:
+        """Its command line, which says the same on another host."""
+        return self.started.argv
 
 
 def _process(pid: int) -> _Identity:
@@ -116,12 +136,12 @@ def _process(pid: int) -> _Identity:
     alive = processes.process(pid)
     if alive is None:
         raise PreconditionFailed(f"the process behind the socket (pid {pid}) has ended")
-    argv = [word.decode() for word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]]
     exe = str(Path(f"/proc/{pid}/exe").readlink()).removesuffix(" (deleted)")
     if "qemu-system" not in exe and "qemu-kvm" not in exe:
         raise PreconditionFailed(f"the process behind the socket is {exe}, not a QEMU")
-    pidfile = next((after for word, after in pairwise(argv) if word == "-pidfile"), None)
-    return _Identity(process=alive, argv=argv, exe=exe, pidfile=pidfile)
+    started = as_started.as_started(alive)
+    pidfile = next((after for word, after in pairwise(started.argv) if word == "-pidfile"), None)
+    return _Identity(process=alive, started=started, exe=exe, pidfile=pidfile)
 
 
 def _forbidden(identity: _Identity, settings: Settings) -> list[Check]:
@@ -154,29 +174,37 @@ async def machine(monitor: Monitor) -> Topology:
     )
 
 
-async def _disks(monitor: Monitor, argv: list[str], settings: Settings) -> tuple[tuple[SourceDisk, ...], list[Check]]:
+async def _disks(
+    monitor: Monitor, seen: _Identity, settings: Settings
+) -> tuple[tuple[SourceDisk, ...], tuple[ReadOnlyImage, ...], list[Check]]:
     replies = {
         "query_block": await monitor.query("query-block"),
         "named_block_nodes": await monitor.query("query-named-block-nodes"),
         "blockstats": await monitor.query("query-blockstats"),
     }
-    found = source_disks(**replies)
+    called = source_disks(**replies)
+    named = [disk.model_copy(update={"path": seen.started.place(disk.path)}) for disk in called]
     refusals = disk_refusals(**replies, block_jobs=await monitor.query("query-block-jobs"))
-    refusals += unnamed_images(found, argv)
-    refusals += _behind_links(found)
-    refusals += command_line_refusals(argv, source_root=str(settings.guest_root))
-    return found, refusals
+    refusals += unnamed_images(named, seen.argv)
+    found = tuple(_followed(disk, settings, refusals) for disk in named)
+    refusals += open_images.elsewhere(seen.process, found, seen.argv) or open_images.lost(
+        seen.process, [disk.path for disk in called], seen.started.said
+    )
+    refusals += [*seen.started.refusals, *command_line_refusals(seen.argv, source_root=str(settings.guest_root))]
+    media = read_only_images(**replies)
+    placed = (replace(medium, path=seen.started.place(medium.path)) for medium in media)
+    return found, tuple(placed), refusals
 
 
-def _behind_links(disks: Sequence[SourceDisk]) -> list[Check]:
-    """After the move the images are renamed, through no link of anybody else's."""
-    refusals = []
-    for disk in disks:
-        try:
-            files.status(Path(disk.path))
-        except UnsafePath as error:
-            refusals.append(checks.BEHIND_LINK.found(str(error)))
-    return refusals
+def _followed(disk: SourceDisk, settings: Settings, refusals: list[Check]) -> SourceDisk:
+    """The disk with the place of its very file. After the move that is renamed, through no link of anybody else's."""
+    try:
+        path, through = links.followed(disk.path, settings.guest_root)
+        files.status(Path(path))
+    except UnsafePath as error:
+        refusals.append(checks.BEHIND_LINK.found(str(error)))
+        return disk
+    return disk.model_copy(update={"path": path, "named": disk.path, "links": tuple(through)} if through else {})
 
 
 async def _blockers(monitor: Monitor, argv: list[str]) -> list[Check]:

@@ -75,6 +75,11 @@ class JobDirectory:
         return Manifest(self.path / "created.json")
 
     @property
+    def files(self) -> Manifest:
+        """What it put here of what its guest needs besides its disks, see `workers.media`."""
+        return Manifest(self.path / "files.json")
+
+    @property
     def source_images(self) -> ImageRecord:
         """The guest's images on its source, before they are set aside."""
         return ImageRecord(self.path / "images.json")
@@ -191,6 +196,8 @@ class Context:
         for disk in self.disks:
             if not self.directory.manifest.owns(Path(disk.destination_path)):
                 raise Fatal(f"{disk.destination_path} was not made by job {self.job.id}: nothing is started on it")
+            if disk.named is not None and not Path(disk.named).samefile(disk.destination_path):
+                raise Fatal(f"{disk.named} is no link to {disk.destination_path} any more: nothing is started on it")
 
     @property
     def served_at(self) -> NbdServer:

@@ -16,6 +16,7 @@ from drover.errors import PreconditionFailed
 from drover.names import ALLOWED, CONTROL, GuestName, HostName
 from models.contracts import Many, Part, shown
 from models.documents import DOWNTIME_MS, AllowedHosts, MigrationOptions, Recurrence
+from models.plan import Chain
 from models.storage import MOST_THIN_FACTOR
 from workflows import schedule
 from workflows.submit_options import SubmitOptions
@@ -127,6 +128,8 @@ class Submission(Message):
     """0: the host's budget."""
     launcher_stays: bool = Field(False, description=FLAG)
     """Move guests although a launcher that nobody can tell to keep still may start them again at the source."""
+    chain: Chain = Field("keep", description="keep or flatten")
+    """What becomes of backing files: the destination has them as well, or the images hold all by themselves."""
     priority: int = Field(0, ge=-LARGEST, le=LARGEST, description=f"a whole number from {-LARGEST} to {LARGEST}")
     """Moves of higher priority begin first."""
     at: Text | None = Field(None, description="a text like 22:00 or 2026-11-24T22:00")
@@ -148,6 +151,7 @@ class Submission(Message):
             max_downtime_ms=self.max_downtime_ms,
             bandwidth_bytes_per_s=self.bandwidth_bytes_per_s,
             launcher_stays=self.launcher_stays,
+            chain=self.chain,
         )
 
     def submit_options(self, now: datetime | None = None) -> SubmitOptions:

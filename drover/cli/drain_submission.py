@@ -6,7 +6,7 @@ import typer
 
 from drover.cli import output
 from drover.cli.drain_view import exit_code
-from drover.cli.migration_submission import how_fast
+from drover.cli.migration_submission import how
 from drover.cli.watching import note_without_controller, watch_drain
 from drover.views import drain_queries
 from drover.views.drain_documents import drain_document, forecast_document
@@ -27,6 +27,7 @@ def request(
     max_downtime_ms: int | None,
     bandwidth: int,
     launcher_stays: bool,
+    chain: str,
     at: str | None,
     window: str | None,
     timezone: str,
@@ -47,7 +48,7 @@ def request(
             "host": host,
             "to": to or (),
             "exclude": exclude or (),
-            **how_fast(max_downtime_ms, bandwidth),
+            **how(max_downtime_ms, bandwidth, chain),
             "launcher_stays": launcher_stays,
             "at": at,
             "window": window,
@@ -67,7 +68,7 @@ def plan_and_submit(
     request: DrainRequest, key: str | None, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool
 ) -> None:
     """Print who would go where; unless it is a dry run, submit it, and watch it on request."""
-    earlier, forecast = commands.submitted_or_forecast(request, key)
+    earlier, forecast = commands.submitted_or_forecast(request, key, tried=dry_run)
     if dry_run and forecast is not None:
         output.emit(forecast_document(forecast)) if as_json else _print_forecast(forecast)
         return

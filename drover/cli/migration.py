@@ -8,6 +8,7 @@ from drover.cli import completion, schedule_options
 from drover.cli.options import (
     AsJson,
     Bandwidth,
+    Chain,
     DryRun,
     GuestName,
     IdempotencyKey,
@@ -32,6 +33,7 @@ Destination = Annotated[
         "drover migrate web --to hv2 --wait",
         "drover migrate web --to hv2 --dry-run",
         "drover migrate web --to hv2 --bandwidth 100M/s --max-downtime-ms 50",
+        "drover migrate web --to hv2 --chain flatten",
         "drover migrate web --to hv2 --idempotency-key nightly-42 --json",
     )
 )
@@ -43,6 +45,7 @@ def migrate(
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = "0",
     launcher_stays: LauncherStays = False,
+    chain: Chain = "keep",
     thin_factor: ThinFactor = None,
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
@@ -62,7 +65,9 @@ def migrate(
     from drover.cli import migration_submission
 
     if dry_run:
-        migration_submission.plan(guest, to, thin_factor=thin_factor, launcher_stays=launcher_stays, as_json=as_json)
+        migration_submission.plan(
+            guest, to, chain=chain, thin_factor=thin_factor, launcher_stays=launcher_stays, as_json=as_json
+        )
         return
     migration_submission.submit(
         guest,
@@ -70,6 +75,7 @@ def migrate(
         max_downtime_ms=max_downtime_ms,
         bandwidth=bandwidth,
         launcher_stays=launcher_stays,
+        chain=chain,
         thin_factor=thin_factor,
         at=at,
         window=window,

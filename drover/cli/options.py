@@ -95,6 +95,14 @@ LauncherStays = Annotated[
         help="Move it although what launched it may start it again there: a folder takes the place of its image.",
     ),
 ]
+Chain = Annotated[
+    str,
+    typer.Option(
+        metavar="keep|flatten",
+        help="Backing files of disks: keep them (the destination gets them as well, a shared base once), "
+        "or have each image hold all by itself.",
+    ),
+]
 ThinFactor = Annotated[
     float | None,
     typer.Option(

@@ -9,9 +9,11 @@ from models.guest import Guest
 from models.job import Side
 from models.plan import PlannedDisk
 from workers import files, processes
+from workers.images import links
 from workers.images import manifest as images
 from workers.images.manifest import Manifest
 from workers.launcher import keep_out
+from workers.media import placing
 from workers.step import Context, StepHandler
 from workers.storage import room
 
@@ -29,17 +31,22 @@ class PrepareDestImage(StepHandler):
     async def do(self, ctx: Context) -> None:
         disks = ctx.plan.disks
         await asyncio.to_thread(_check_room, ctx)
+        await asyncio.to_thread(placing.make_folders, ctx)
         for disk in disks:
             ctx.guard()
             path = files.below(ctx.settings.guest_root, disk.destination_path)
             _may_be_an_image(ctx, path)
             ctx.directory.manifest.claim(path)
+            links.make(disk.links)
         await asyncio.gather(*(asyncio.to_thread(_make, disk) for disk in disks))
 
     async def rollback(self, ctx: Context) -> None:
         ctx.guard()
         _nobody_uses(ctx)
         ctx.directory.manifest.delete_all()
+        ctx.directory.files.delete_all()
+        for disk in ctx.held.disks if ctx.held is not None else ():
+            links.remove_dangling(disk.links)
         ctx.directory.remove()
 
 
@@ -56,6 +63,7 @@ def _check_room(ctx: Context) -> None:
     room.check(
         ctx.plan.disks,
         ctx.settings,
+        needed_files=ctx.destination.files,
         thin_factor=ctx.job.options.thin_factor,
         allocated_bytes=guest.allocated_bytes if guest is not None else None,
         job_id=ctx.job.id,
@@ -72,9 +80,11 @@ def _nobody_uses(ctx: Context) -> None:
 
 def _is_made(manifest: Manifest, disk: PlannedDisk) -> bool:
     path = Path(disk.destination_path)
-    return manifest.owns(path) and images.virtual_size(path, disk.format) == disk.virtual_size_bytes
+    made = manifest.owns(path) and images.virtual_size(path, disk.format) == disk.virtual_size_bytes
+    return made and all(Path(link.path).is_symlink() for link in disk.links)
 
 
 def _make(disk: PlannedDisk) -> None:
     path = Path(disk.destination_path)
-    images.create(path, disk.format, disk.virtual_size_bytes, disk.create_options)
+    backing = (disk.chain[0].path, disk.chain[0].format) if disk.chain else None
+    images.create(path, disk.format, disk.virtual_size_bytes, disk.create_options, backing)

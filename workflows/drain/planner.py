@@ -53,8 +53,12 @@ def forecast(
     where: AllowedHosts,
     terms: SubmitOptions | None = None,
     options: MigrationOptions | None = None,
+    *,
+    tried: bool = False,
 ) -> Forecast:
     """Plan all guests of a drain at once, after having asked every guest's host and every destination.
+
+    On request a destination also starts each guest's QEMU for a moment.
 
     Changes nothing but the recorded sizes of the guests.
 
@@ -64,7 +68,7 @@ def forecast(
     with transaction() as session:
         known(session, [host, *where.to, *where.exclude])
         guests = {guest.name: guest for guest in guests_of(session, kind, host)}
-    survey = _Survey(guests, launcher_stays=options is not None and options.launcher_stays)
+    survey = _Survey(guests, tried, options or MigrationOptions())
     survey.ask_guests()
     while survey.ask_destinations(made := _placed(kind, host, where, survey)):
         pass
@@ -99,8 +103,9 @@ class _Survey:
     """What guests and destinations have answered."""
 
     guests: Mapping[str, Guest]
-    launcher_stays: bool = False
-    """See `MigrationOptions`."""
+    tried: bool
+    """The destinations start the guests' QEMUs for a moment."""
+    options: MigrationOptions = field(default_factory=MigrationOptions)
     inspections: dict[str, Inspection] = field(default_factory=dict)
     immovable: dict[str, str] = field(default_factory=dict)
     refusals: dict[tuple[str, str], str | None] = field(default_factory=dict)
@@ -108,7 +113,7 @@ class _Survey:
 
     def ask_guests(self) -> None:
         def ask(name: str) -> None:
-            self.inspections[name] = preflight.movable(self.guests[name], launcher_stays=self.launcher_stays)
+            self.inspections[name] = preflight.movable(self.guests[name], self.options)
 
         for name, why in _refused(ask, self.guests).items():
             self.immovable[name] = why
@@ -117,7 +122,9 @@ class _Survey:
         """Ask about placements that are new; true if one of them was refused, so that the plan must be made anew."""
 
         def ask(pair: tuple[str, str]) -> None:
-            preflight.planned_at(pair[1], self.guests[pair[0]], self.inspections[pair[0]])
+            preflight.planned_at(
+                pair[1], self.guests[pair[0]], self.inspections[pair[0]], self.options, tried=self.tried
+            )
 
         pairs = {(one.candidate.name, one.destination) for one in made.placements} - set(self.refusals)
         refused = _refused(ask, pairs)

@@ -9,7 +9,7 @@ from models.documents import MigrationOptions
 from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
-from models.plan import Inspection, Plan
+from models.plan import Chain, Inspection, Plan
 from models.preflight import Verdict
 from workflows import estimate, host_keys, schedule
 from workflows.capacity import Size
@@ -37,8 +37,8 @@ def fits_its_window(guest: str, terms: SubmitOptions) -> None:
         raise PreconditionFailed(f"{guest} cannot be moved: {wait.why}")
 
 
-def plan(guest: Guest, destination: str, options: MigrationOptions | None = None) -> Plan:
-    """Ask both hosts.
+def plan(guest: Guest, destination: str, options: MigrationOptions | None = None, *, tried: bool = False) -> Plan:
+    """Ask both hosts; if it is to be tried, the destination also starts the guest's QEMU for a moment.
 
     Raises:
         PreconditionFailed: the guest cannot be moved there.
@@ -47,10 +47,10 @@ def plan(guest: Guest, destination: str, options: MigrationOptions | None = None
         raise PreconditionFailed(f"{guest.name} is on {destination} already: name another host")
     takes_guests(known_host(destination))
     try:
-        inspection = movable(guest, launcher_stays=options is not None and options.launcher_stays)
+        inspection = movable(guest, options)
     except HostRefused as refused:
         raise _with_those_of(destination, guest, refused, options) from None
-    return planned_at(destination, guest, inspection, options)
+    return planned_at(destination, guest, inspection, options, tried=tried)
 
 
 def _with_those_of(
@@ -58,7 +58,7 @@ def _with_those_of(
 ) -> HostRefused:
     """What the destination has against it as well, so that all is known at once."""
     try:
-        planned_at(destination, guest, inspect(guest), options)
+        planned_at(destination, guest, inspect(guest, _chain(options)), options)
     except HostRefused as there:
         if not there.failed and refused.checks:
             return HostRefused(f"{refused}; {there}", host=guest.host, checks=(*refused.checks, *there.checks))
@@ -67,16 +67,17 @@ def _with_those_of(
     return refused
 
 
-def movable(guest: Guest, *, launcher_stays: bool = False) -> Inspection:
+def movable(guest: Guest, options: MigrationOptions | None = None) -> Inspection:
     """The inspection of a guest, if it can be moved now.
 
     Raises:
         PreconditionFailed: it cannot, wherever to.
     """
     _no_other_job(guest.name)
-    inspection = inspect(guest)
+    inspection = inspect(guest, _chain(options))
     refuse_second_name(guest, inspection)
     found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]
+    launcher_stays = options is not None and options.launcher_stays
     accepted = {check.sentence for check in found if launcher_stays and check.name == LAUNCHER_STAYS}
     if refusals := [sentence for sentence in inspection.refusals if sentence not in accepted]:
         why = f"{guest.name} cannot be moved now: " + "; ".join(refusals)
@@ -84,7 +85,14 @@ def movable(guest: Guest, *, launcher_stays: bool = False) -> Inspection:
     return inspection
 
 
-def planned_at(destination: str, guest: Guest, inspection: Inspection, options: MigrationOptions | None = None) -> Plan:
+def planned_at(
+    destination: str,
+    guest: Guest,
+    inspection: Inspection,
+    options: MigrationOptions | None = None,
+    *,
+    tried: bool = False,
+) -> Plan:
     """The job's plan for one destination, by what was found out about the guest.
 
     Raises:
@@ -97,9 +105,19 @@ def planned_at(destination: str, guest: Guest, inspection: Inspection, options: 
         source_machine=host.facts.machine,
         source=inspection,
         thin_factor=options.thin_factor if options else None,
+        chain=_chain(options),
+        tried=tried,
     )
     answer = ask(destination, question)
+    if len(answer.files) < len(inspection.files):
+        raise PreconditionFailed(
+            f"the worker of {destination} is too old to take the files of {guest.name}: upgrade it"
+        )
     return Plan(source=inspection, destination=answer, source_key=keys[guest.host], destination_key=keys[destination])
+
+
+def _chain(options: MigrationOptions | None) -> Chain:
+    return options.chain if options is not None else "keep"
 
 
 def _keys(source: str, destination: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from models.job import Disk, Job, JobState, Side
 from models.plan import Plan
 from workers import files, held_plan, incoming_qemu
 from workers.images import retention
+from workers.media import placing
 from workers.orphans.naming import MONITOR_TIMEOUT_S, being_moved, made, mirror_names
 from workers.processes import Process, having_open, marked
 from workers.qemu import block
@@ -195,6 +196,26 @@ class Image(Find):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BroughtFile(Find):
+    """A file that the job copied for its guest, besides its images. Of a job that is done it is the guest's."""
+
+    kind = "file"
+    path: Path
+
+    @property
+    def what(self) -> str:
+        return f"file {self.path}"
+
+    def applies(self, job: Job | None) -> bool:
+        return job is not None and job.state is JobState.ROLLED_BACK
+
+    async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
+        recheck()
+        if not await asyncio.to_thread(placing.take_back_one, self.path, self.directory, self.settings.directory):
+            raise Kept("others use it by now")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Directory(Find):
     """The job's directory. It is removed last, since it records what the job made."""
 
@@ -209,7 +230,8 @@ class Directory(Find):
         recheck()
         _unlink_dead_sockets(job, self.directory, self.settings)
         if job is not None and job.state is JobState.ROLLED_BACK:
-            self.directory.manifest.delete_all()  # only folders are left in it, and only empty ones are removed
+            for record in (self.directory.manifest, self.directory.files):
+                record.delete_all()  # only folders are left in it, and only empty ones are removed
         self.directory.remove()
         if self.directory.path.exists():
             raise Kept("it could not be deleted")
@@ -220,7 +242,9 @@ class Directory(Find):
             roles.discard("incoming")  # the guest
         if roles:
             raise Kept(f"still in use by: {', '.join(sorted(roles))}")
-        if (job is None or job.state is JobState.ROLLED_BACK) and (still := made(self.directory)):
+        if (job is None or job.state is JobState.ROLLED_BACK) and (
+            still := [*made(self.directory), *self.directory.files.files()]
+        ):
             raise Kept(f"it records which job made {', '.join(map(str, still))}, and that still exists")
 
 

@@ -112,6 +112,7 @@ class ReadOnlyImage:
     """A medium that the guest has but cannot write."""
 
     kind: FileKind
+    qdev: str
     path: str
     format: str
     chain: tuple[BackingImage, ...] = ()
@@ -128,6 +129,7 @@ def read_only_images(
     return tuple(
         ReadOnlyImage(
             kind=FileKind.FIRMWARE if "flash" in (medium.device or medium.qdev) else FileKind.MEDIUM,
+            qdev=medium.qdev or medium.device,
             path=medium.path,
             format=str(medium.image["format"]),
             chain=chain_of(medium.image),
@@ -246,13 +248,15 @@ def _is_partial(image: Reply) -> bool:
     return bool(options.get("offset")) or "size" in options
 
 
-def unnamed_images(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[Check]:
-    """Disks whose image is not on the command line: a snapshot or a pivot changed it since the start."""
+def unnamed_images(images: Iterable[SourceDisk | ReadOnlyImage], argv: Sequence[str]) -> list[Check]:
+    """Those that are not on the command line: a snapshot or a pivot changed it since the start."""
     said = {value for option in parse_command_line(argv) for value in _values(option)}
     return [
-        checks.IMAGE_NOT_NAMED.found(f"{disk.path}, the image of disk {disk.qdev}, is not on the guest's command line")
-        for disk in disks
-        if not any(disk.path in value for value in said)
+        checks.IMAGE_NOT_NAMED.found(
+            f"{image.path}, the image of disk {image.qdev}, is not on the guest's command line"
+        )
+        for image in images
+        if not any(image.path in value for value in said)
     ]
 
 

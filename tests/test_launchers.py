@@ -18,7 +18,7 @@ from tests.helpers import MIB, Moves, until
 from workers import processes
 from workers.launcher import found
 from workers.processes import Process
-from workflows import guests
+from workflows import cold_start, guests
 from workflows.migration import preflight
 
 
@@ -161,6 +161,20 @@ def test_a_guest_whose_launcher_stays_is_refused_and_moved_on_request_without_ev
     back = moves.move(name, "host-a")
     moves.done(back)
     assert spec.image(0).is_file()
+    _starts_cold_once(name, spec)
+
+
+def _starts_cold_once(name: str, spec: GuestSpec) -> None:
+    with pytest.raises(PreconditionFailed, match="looped runs already: on host-a"):
+        cold_start.start(name)
+    for process in processes.having_open(spec.image(0)):
+        process.kill()
+    heard = spec.console.stat().st_size
+    started = cold_start.start(name)
+    assert started.host == "host-a"
+    until("the guest boots and writes", lambda: b"ack " in spec.console.read_bytes()[heard:], 120)
+    with pytest.raises(PreconditionFailed, match="looped runs already: on host-a"):
+        cold_start.start(name)
 
 
 def _ended(shell: Process) -> bool:

@@ -50,8 +50,8 @@ async def keep_still(ctx: Context, *, whatever_it_is: bool = False) -> Launcher 
     if not ctx.source_alive:
         return None
     launcher = await asyncio.to_thread(found.launcher_of, ctx.source_process)
-    told = program(ctx.settings)
-    if launcher.kind is LauncherKind.UNIT or (launcher.stays and told):
+    told = program(ctx.settings) if launcher.stays else None
+    if launcher.kind is LauncherKind.UNIT or told:
         ctx.guard()
         await asyncio.to_thread(_still, ctx, launcher, told)
     elif launcher.stays and not (whatever_it_is or ctx.job.options.launcher_stays):

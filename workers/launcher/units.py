@@ -52,16 +52,20 @@ def start_incoming(ctx: Context, output: Path) -> Process:
         Transient: systemd did not start it.
     """
     mark, argv = ctx.directory.mark("incoming"), ctx.destination.argv
+    cold, incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
+    cold.unlink(missing_ok=True)  # it lives elsewhere: this host was fenced when it left
     if not available():
         return processes.spawn(mark, argv, output)
     unit = of(ctx.job.guest)
     files.private_folder(output.parent)
-    _cold, incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
     write_durably(incoming, json.dumps(_launch(ctx, argv, output, {MARK: mark}).json_object()))
     systemd.drop_in(unit, stillness.DROP_IN).unlink(missing_ok=True)  # it has left this host before, and comes back
     systemd.add(systemd.drop_in(unit, SETTINGS), _settings(ctx.source.launcher, restart="no"))
     systemd.ask("reset-failed", "--", unit)
-    systemd.tell("restart", "--", unit)
+    systemd.tell("start", "--", unit)
+    if incoming.exists():
+        incoming.unlink()
+        raise Fatal(f"{unit} runs on {ctx.job.destination} already, although {ctx.job.guest} lives elsewhere: end it")
     return main_process(unit, output)
 
 
@@ -104,9 +108,7 @@ def settle(ctx: Context) -> None:
 
 def take_back(ctx: Context) -> None:
     """The move is rolled back: nothing of it is left here. The QEMU has ended."""
-    cold, incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
-    if cold.exists():
-        raise Fatal(f"{ctx.job.guest} lives here: its launch file {cold} is there")
+    _cold, incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
     incoming.unlink(missing_ok=True)
     settings = systemd.drop_in(of(ctx.job.guest), SETTINGS)
     if systemd.booted() and settings.exists():

@@ -35,6 +35,7 @@ from workers.qemu.disks import (
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
 from workers.qemu.present_media import Drive
 from workers.qemu.refusals import command_line_refusals
+from workers.storage import devices
 
 CAPABILITIES = ("pause-before-switchover", "return-path", "events")
 """The switchover is not safe without these."""
@@ -210,7 +211,12 @@ async def _disks(
     refusals += open_images.elsewhere(seen.process, found, argv) or open_images.lost(
         seen.process, [disk.path for disk in called], seen.started.said
     )
-    refusals += [*seen.started.refusals, *command_line_refusals(argv, source_root=str(settings.guest_root))]
+    rules = policy.of(settings)
+    elsewhere = {disk.path for disk in found if disk.block_device or rules.may_write(disk.path)}
+    refusals += [
+        *seen.started.refusals,
+        *command_line_refusals(argv, source_root=str(settings.guest_root), images=elsewhere),
+    ]
     return argv, found, tuple(media), refusals
 
 
@@ -226,8 +232,13 @@ def _with_present_media(
 
 
 def _followed(disk: SourceDisk, settings: Settings, refusals: list[Check]) -> SourceDisk:
-    """The disk with the place of its very file. After the move that is renamed, through no link of anybody else's."""
+    """The disk with the place of its very file. After the move that is renamed, through no link of anybody else's.
+
+    A block device keeps the name that it has, and takes all of its room, whatever was written to it.
+    """
     try:
+        if devices.is_one(Path(disk.path)):
+            return disk.model_copy(update={"block_device": True, "allocated_bytes": disk.virtual_size_bytes})
         path, through = links.followed(disk.path, settings.guest_root)
         files.status(Path(path))
     except UnsafePath as error:

@@ -38,7 +38,10 @@ def put(ctx: Context, launcher: Launcher) -> None:
     Raises:
         UnsafePath: somebody else's link is on the way.
     """
+    devices = {disk.index for disk in ctx.source.disks if disk.block_device}
     for disk in ctx.disks:
+        if disk.index in devices:
+            continue
         ctx.guard()
         path = Path(disk.source_path)
         with own_file.edited(_record(ctx.settings)) as known:

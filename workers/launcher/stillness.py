@@ -51,10 +51,11 @@ async def keep_still(ctx: Context, *, whatever_it_is: bool = False) -> Launcher 
         return None
     launcher = await asyncio.to_thread(found.launcher_of, ctx.source_process)
     told = program(ctx.settings) if launcher.stays else None
+    accepted = ctx.job.options.launcher_stays and not any(disk.block_device for disk in ctx.source.disks)
     if launcher.kind is LauncherKind.UNIT or told:
         ctx.guard()
         await asyncio.to_thread(_still, ctx, launcher, told)
-    elif launcher.stays and not (whatever_it_is or ctx.job.options.launcher_stays):
+    elif launcher.stays and not (whatever_it_is or accepted):
         raise Fatal(checks.LAUNCHER_STAYS.found(launcher.stays).sentence)
     return launcher
 

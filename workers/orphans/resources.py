@@ -17,7 +17,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.job import Disk, Job, JobState, Side
 from models.plan import Plan
-from workers import files, held_plan, incoming_qemu
+from workers import files, held_plan, incoming_qemu, policy
 from workers.images import retention
 from workers.media import placing
 from workers.orphans.naming import MONITOR_TIMEOUT_S, being_moved, made, mirror_names
@@ -193,6 +193,8 @@ class Image(Find):
         recheck()
         if self.directory.manifest.owns(self.path):
             files.unlink(self.path)
+        elif self.directory.volumes.read():
+            await asyncio.to_thread(self.directory.volumes.remove, self.path, policy.of(self.settings))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,8 +268,8 @@ class Retired(Find):
     async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
         recheck()
         retention.delete_expired(self.settings)
-        if self.path.exists():
-            raise Kept("this host did not set it aside, or another process is deleting it now")
+        if retention.knows(self.settings, self.job_id, self.path):
+            raise Kept("another process is deleting it now")
 
 
 def _no_living_job(guest: str) -> None:

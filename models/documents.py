@@ -32,6 +32,8 @@ class MigrationOptions(Versioned):
     """The target downtime: RAM is copied until the rest can be sent in this time."""
     bandwidth_bytes_per_s: int = 0
     """Of this job's streams; 0 leaves it to the host's budget."""
+    launcher_stays: bool = False
+    """Move it although its launcher may start it again; its image is made unusable there before its QEMU is ended."""
     chain: Chain = "keep"
     """What becomes of the backing files of its disks."""
     thin_factor: float | None = None

@@ -13,12 +13,14 @@ from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from models import preflight
 from models.host_rpc import Inspect
+from models.launcher import Launcher
 from models.plan import Inspection, SourceDisk, Topology
 from models.preflight import Check
 from workers import as_started, attestation, checks, files, monitors, open_images, policy, processes, sockets
 from workers.as_started import AsStarted
 from workers.files import UnsafePath
 from workers.images import links
+from workers.launcher import found, stillness
 from workers.media import listing
 from workers.processes import Process
 from workers.qemu import block, cpu, known_bugs, present_media, topology
@@ -95,7 +97,9 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
     version = known_bugs.version(told)
     accel: known_bugs.Accel = "kvm" if kvm["enabled"] else "tcg"
     bugs = known_bugs.warnings(version, accel, identity.argv)
-    seen_of_it = checks.told_once([*forbidden, *found, *needed.refusals, *blockers, *bugs])
+    launcher = await asyncio.to_thread(_launcher, identity.process, settings)
+    stays = [checks.LAUNCHER_STAYS.found(launcher.stays)] if launcher.stays else []
+    seen_of_it = checks.told_once([*forbidden, *found, *needed.refusals, *blockers, *stays, *bugs])
     seen = Inspection(
         pid=identity.process.pid,
         started=identity.process.started,
@@ -119,8 +123,15 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         refusals=preflight.refusals(seen_of_it),
         warnings=preflight.warnings(seen_of_it),
         checks=checks.completed("source", seen_of_it),
+        launcher=launcher,
     )
     return seen if forbidden else attestation.attested(seen, settings)
+
+
+def _launcher(qemu: Process, settings: Settings) -> Launcher:
+    """Who launched it. What an administrator's program can tell to keep still does not stay."""
+    launcher = found.launcher_of(qemu)
+    return launcher.model_copy(update={"stays": None}) if stillness.program(settings) else launcher
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from drover.cli.options import (
     DryRun,
     GuestName,
     IdempotencyKey,
+    LauncherStays,
     MaxDowntime,
     ThinFactor,
     Timeout,
@@ -45,6 +46,7 @@ def migrate(
     timeout: Timeout = None,
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = "0",
+    launcher_stays: LauncherStays = False,
     disk: layout_options.Disks = None,
     storage: layout_options.Storages = None,
     image_format: layout_options.Formats = None,
@@ -71,13 +73,15 @@ def migrate(
 
     layout = layout_options.layout(disk, storage, image_format, thick, overwrite_device)
     if dry_run:
-        migration_submission.plan(guest, to, chain=chain, thin_factor=thin_factor, layout=layout, as_json=as_json)
+        wanted = {"chain": chain, "thin_factor": thin_factor, "layout": layout, "launcher_stays": launcher_stays}
+        migration_submission.plan(guest, to, wanted, as_json=as_json)
         return
     migration_submission.submit(
         guest,
         to,
         max_downtime_ms=max_downtime_ms,
         bandwidth=bandwidth,
+        launcher_stays=launcher_stays,
         chain=chain,
         thin_factor=thin_factor,
         layout=layout,

@@ -27,6 +27,7 @@ def submit(
     *,
     max_downtime_ms: int | None,
     bandwidth: int,
+    launcher_stays: bool,
     chain: str,
     thin_factor: float | None,
     layout: Document,
@@ -48,6 +49,7 @@ def submit(
             "guest": guest,
             "to": to,
             **how(max_downtime_ms, bandwidth, chain),
+            "launcher_stays": launcher_stays,
             "thin_factor": thin_factor,
             "layout": layout,
             "at": at,
@@ -83,10 +85,9 @@ def _submitted(job_id: int, *, as_json: bool) -> None:
     raise typer.Exit(exit_codes.of_job(shot.job.state))
 
 
-def plan(guest: str, to: str, *, chain: str, thin_factor: float | None, layout: Document, as_json: bool) -> None:
-    """Print what the move would copy; nothing is changed."""
+def plan(guest: str, to: str, wanted: Document, *, as_json: bool) -> None:
+    """Print what a move with these fields of a submission would copy; nothing is changed."""
     row = guests.known_guest(guest)
-    wanted = {"chain": chain, "thin_factor": thin_factor, "layout": layout}
     asked = MigrationSubmission.read({"guest": guest, "to": to, **wanted})
     planned = preflight.plan(row, to, asked.options(), tried=True)
     looked_at = (*planned.source.checks, *planned.destination.checks)

@@ -13,6 +13,7 @@ from drover.errors import Committed, Fatal
 from models.documents import RamProgress, Switchover
 from models.job import Side
 from workers import incoming_qemu, mirrors, nbd_server
+from workers.launcher import stillness
 from workers.media import listing
 from workers.qemu import block, migration
 from workers.step import Context, StepHandler
@@ -94,6 +95,7 @@ class MigrateRamSource(StepHandler):
         attempt = ctx.job.switchover.attempt
         if attempt not in supervisor.attempts(ctx):
             await self._check_guest(ctx)
+            await stillness.keep_still(ctx)
             await streams.connect(ctx)
             self._start(ctx, attempt)
         told = await supervisor.watch(ctx, attempt, _Progress(ctx).write)
@@ -175,6 +177,7 @@ class MigrateRamSource(StepHandler):
             raise Committed("the source has handed the guest over already: the job can only go forward")
         if supervisor.attempts(ctx) and ctx.held is not None and ctx.source_alive:
             await self._take_back(ctx)
+        await stillness.go_on(ctx)
 
 
 def _died_after_ending_mirrors(ctx: Context, told: JournalState) -> bool:

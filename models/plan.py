@@ -45,6 +45,8 @@ class SourceDisk(Part):
     format: str
     path: str
     virtual_size_bytes: int
+    allocated_bytes: int | None = None
+    """What the image takes on the host's disk; None: not known."""
     cluster_size_bytes: int | None = None
     create_options: dict[str, str]
     """For `qemu-img create -o`, such as `cluster_size=65536`; empty for raw."""

@@ -22,7 +22,15 @@ from workers.qmp_ready import listens
 Relocate = Callable[[str], str]
 """The same place below this host's guest root."""
 FORMATS = {"raw", "qcow2"}
-CREATE_OPTIONS = {"cluster_size", "compat", "lazy_refcounts", "refcount_bits", "extended_l2", "compression_type"}
+CREATE_OPTIONS = {
+    "cluster_size",
+    "compat",
+    "lazy_refcounts",
+    "refcount_bits",
+    "extended_l2",
+    "compression_type",
+    "preallocation",
+}
 """Others of qemu-img's name files of this host: `backing_file`, `data_file`."""
 NO_QEMU = (0, 0, 0)
 

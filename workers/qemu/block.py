@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drover.errors import Transient
+from workers.qemu.known_bugs import GRANULARITY
 from workers.qemu.monitor import CommandRefused, Monitor
 
 
@@ -59,44 +60,23 @@ def _mirror(job: dict[str, Any], detail: dict[str, Any]) -> Mirror:
     )
 
 
-async def connect_target(monitor: Monitor, name: str, server: dict[str, str], discard: str) -> None:
-    """Open an NBD export as the target of a mirror. `server` is {"path", "export"}.
-
-    `reconnect-delay` 0 makes every break visible.
-    """
-    await monitor.execute(
-        "blockdev-add",
-        driver="nbd",
-        node_name=name,
-        server={"type": "unix", "path": server["path"]},
-        export=server["export"],
-        reconnect_delay=0,
-        discard=discard,
-    )
-
-
 CRAWL = 1
 """Bytes per second of a mirror that hardly copies."""
 
 
-async def start_mirrors(monitor: Monitor, disks: Mapping[str, str], *, bytes_per_s: int) -> None:
+async def start_mirrors(monitor: Monitor, disks: Mapping[str, str]) -> None:
     """Begin to copy disks to the targets of these names, {name: device}, and keep both sides equal from then on.
 
-    `bytes_per_s` is of each, 0 for no limit; `set_speeds` changes it.
-
-    All but the last crawl until all are there. While a mirror is started QEMU waits for all that the others have on
-    its way, up to 16 MiB each, and neither answers nor serves the guest's disks meanwhile. Three disks, 10.0.2: a
-    guest's write waited for 1.3 s where the others copied at 25 MB/s and 0.33 s at 100; 0.6 and 0.15 s where they
+    All of them crawl until `set_speeds` says otherwise. While a mirror is started QEMU waits for all that the others
+    have on its way, up to 16 MiB each, and neither answers nor serves the guest's disks meanwhile. Three disks, 10.0.2:
+    a guest's write waited for 1.3 s where the others copied at 25 MB/s and 0.33 s at 100; 0.6 and 0.15 s where they
     crawled. 8.2.0 to 8.2.2 may even hang (B8 of `known_bugs`).
     """
-    *others, last = disks
-    for name in others:
-        await _start_mirror(monitor, name, disks[name], CRAWL)
-    await _start_mirror(monitor, last, disks[last], bytes_per_s)
-    await set_speeds(monitor, dict.fromkeys(others, bytes_per_s))
+    for name, device in disks.items():
+        await _start_mirror(monitor, name, device)
 
 
-async def _start_mirror(monitor: Monitor, name: str, device: str, bytes_per_s: int) -> None:
+async def _start_mirror(monitor: Monitor, name: str, device: str) -> None:
     """`auto-dismiss` false keeps the outcome for a later worker; `on-target-error` stop lets a break be healed
     without a new copy as long as it is the same NBD server, which its export name proves.
     """
@@ -110,7 +90,8 @@ async def _start_mirror(monitor: Monitor, name: str, device: str, bytes_per_s: i
         on_source_error="report",
         on_target_error="stop",
         auto_dismiss=False,
-        speed=bytes_per_s,
+        granularity=GRANULARITY,
+        speed=CRAWL,
     )
 
 
@@ -198,6 +179,8 @@ class ExportedImage:
     format: str
     export: str
     detect_zeroes: str
+    discard: str = "unmap"
+    """`ignore` keeps what the image has allocated."""
 
     @property
     def nodes(self) -> list[str]:
@@ -206,15 +189,17 @@ class ExportedImage:
 
 
 async def export(monitor: Monitor, image: ExportedImage) -> None:
-    """Open an image in the NBD server and offer it for writing. `discard` keeps holes in the image."""
+    """Open an image in the NBD server and offer it for writing."""
     format_node, file_node = image.nodes
-    await monitor.execute("blockdev-add", driver="file", node_name=file_node, filename=image.path, discard="unmap")
+    await monitor.execute(
+        "blockdev-add", driver="file", node_name=file_node, filename=image.path, discard=image.discard
+    )
     await monitor.execute(
         "blockdev-add",
         driver=image.format,
         node_name=format_node,
         file=file_node,
-        discard="unmap",
+        discard=image.discard,
         detect_zeroes=image.detect_zeroes,
     )
     await monitor.execute(

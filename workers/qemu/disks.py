@@ -112,9 +112,24 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         format="raw" if driver == "file" else driver,  # a device on the bare file sees raw data
         path=medium.path,
         virtual_size_bytes=image["virtual-size"],
+        allocated_bytes=_allocated(medium),
         cluster_size_bytes=image.get("cluster-size"),
-        create_options=_create_options(medium) if driver == "qcow2" else {},
+        create_options=(_create_options(medium) if driver == "qcow2" else {}) | _thickness(medium),
     )
+
+
+def _allocated(medium: _Medium) -> int | None:
+    size = medium.image.get("actual-size")
+    return None if size is None else int(size)
+
+
+def _thickness(medium: _Medium) -> dict[str, str]:
+    """An image that has all its room allocated (preallocation=falloc, full) is made likewise.
+
+    One with preallocation=metadata looks like any thin one, and becomes one.
+    """
+    thick = (_allocated(medium) or 0) >= medium.image["virtual-size"] > 0
+    return {"preallocation": "falloc"} if thick else {}
 
 
 def _create_options(medium: _Medium) -> dict[str, str]:

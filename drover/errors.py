@@ -14,7 +14,9 @@ DroverError
 └── LeaseLost            another worker may be at work here: change nothing more
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 
 class DroverError(Exception):
@@ -36,12 +38,14 @@ class HostRefused(PreconditionFailed):
         message: the host's reason.
         host: the host that refused.
         failed: it could not look: the error there is no answer to the question.
+        checks: what is against it (`models.preflight.Check`), if a guest is refused.
     """
 
-    def __init__(self, message: str, *, host: str, failed: bool = False) -> None:
+    def __init__(self, message: str, *, host: str, failed: bool = False, checks: Sequence[Any] = ()) -> None:
         super().__init__(message)
         self.host = host
         self.failed = failed
+        self.checks = tuple(checks)
 
 
 class UnreadableDocument(DroverError):

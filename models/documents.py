@@ -31,6 +31,8 @@ class MigrationOptions(Versioned):
     """The target downtime: RAM is copied until the rest can be sent in this time."""
     bandwidth_bytes_per_s: int = 0
     """Of this job's streams; 0 leaves it to the host's budget."""
+    thin_factor: float | None = None
+    """How far the destination's storage may be over-committed for this move; None: as it is set there."""
 
 
 class NbdServer(Versioned):

@@ -28,6 +28,10 @@ class Guest(Base):
     memory_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     disk_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """Virtual sizes of all disks together."""
+    allocated_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """What their images take of the host now, as its worker last saw; null: not seen yet."""
+    gone_at: Mapped[datetime | None]
+    """Since when its QEMU is seen to have ended and no other has taken its place; it counts for nothing then."""
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     """A drain moves guests of higher priority first."""
     affinity: Mapped[str | None] = mapped_column(String(64))
@@ -38,3 +42,4 @@ class Guest(Base):
     def lives_on(self, host: str, qmp: str, process: str | None = None) -> None:
         """Record where it runs after a move, and in which process if that is known."""
         self.host, self.qmp, self.process, self.moved_at = host, qmp, process, func.clock_timestamp()
+        self.gone_at = None

@@ -9,6 +9,7 @@ from drover.names import GuestName
 from models.contracts import Many, Part, Versioned, nested
 from models.job import Side
 from models.plan import DestinationPlan, Inspection
+from models.preflight import Check
 
 Answer = TypeVar("Answer", bound=Versioned)
 
@@ -43,6 +44,8 @@ class PlanDestination(Question[DestinationPlan]):
     source_machine: str | None = None
     """See `HostFacts.machine`."""
     source: Annotated[Inspection, nested(Inspection)]
+    thin_factor: float | None = None
+    """See `MigrationOptions.thin_factor`."""
 
 
 class Observation(Versioned):
@@ -111,6 +114,8 @@ class Refusal(Versioned):
     """No answer, and why."""
 
     error: str = "no reason given"
+    checks: Many[Check] = ()
+    """Those that are against it, if it is a guest that is refused."""
 
 
 QUESTIONS: dict[str, type[Question[Any]]] = {

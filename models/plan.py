@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Strict
 
 from models.contracts import Json, Many, Part, Versioned, nested
+from models.preflight import Check
 
 QemuVersion = Annotated[tuple[int, int, int], Strict(False)]
 Accel = Literal["kvm", "tcg"]
@@ -46,7 +47,7 @@ class SourceDisk(Part):
     path: str
     virtual_size_bytes: int
     allocated_bytes: int | None = None
-    """What the image takes on the host's disk; None: not known."""
+    """What the image takes of its storage now; None: a worker of an earlier version did not look."""
     cluster_size_bytes: int | None = None
     create_options: dict[str, str]
     """For `qemu-img create -o`, such as `cluster_size=65536`; empty for raw."""
@@ -102,6 +103,8 @@ class Inspection(Versioned):
     refusals: Many[str] = ()
     """Why it cannot be moved now, as sentences."""
     warnings: Many[str] = ()
+    checks: Many[Check] = ()
+    """All that was looked at; `refusals` and `warnings` are the sentences of what was found."""
     attestation: Attestation | None = None
     """None: its host's policy does not allow such a guest, or its worker is of a version that signed nothing."""
 
@@ -126,6 +129,8 @@ class PlannedDisk(Part):
     source_path: str
     destination_path: str
     virtual_size_bytes: int
+    allocated_bytes: int | None = None
+    """See `SourceDisk.allocated_bytes`."""
     create_options: dict[str, str]
     discard: str
     """How the mirror's target treats discards, see `workers.qemu.known_bugs.mirror_discard`."""
@@ -146,6 +151,8 @@ class DestinationPlan(Versioned):
     """`paused`: the guest is paused while its RAM is sent, because these versions of QEMU corrupt it otherwise."""
     disks: Many[PlannedDisk]
     warnings: Many[str] = ()
+    checks: Many[Check] = ()
+    """All that was looked at there; `warnings` are the sentences of what was found."""
 
 
 def _disks_of_the_destination(document: Json) -> Json:

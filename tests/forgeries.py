@@ -18,6 +18,7 @@ from sqlalchemy import func, update
 
 from drover.errors import DroverError
 from drover.settings import Settings
+from models import preflight
 from models.database import transaction
 from models.guest import Guest
 from models.host import Host, HostRequest, RequestState
@@ -409,7 +410,7 @@ def _program_called_qemu(stage: Stage) -> str:
     identity = inspection._Identity(
         process=process(1) or _nobody(), argv=["qemu"], exe=str(stage.program), pidfile=None
     )
-    return "; ".join(inspection._forbidden(identity, stage.source))
+    return "; ".join(preflight.refusals(inspection._forbidden(identity, stage.source)))
 
 
 def _nobody() -> Any:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from models.preflight import Check
 from workers.qemu.topology import hot_plugged, normalise_qtree, normalise_ramblocks
 
 QEMU = "/usr/bin/qemu-system-x86_64"
@@ -61,7 +62,7 @@ class Guest:
     def argv(self) -> list[str]:
         return Path(f"/proc/{self.process.pid}/cmdline").read_text().split("\0")
 
-    def hot_plugged(self) -> list[str]:
+    def hot_plugged(self) -> list[Check]:
         named = self("qom-list", path="/machine/peripheral")
         anonymous = self("qom-list", path="/machine/peripheral-anon")
         return hot_plugged(named, anonymous, self.argv())

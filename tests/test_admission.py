@@ -10,11 +10,12 @@ from sqlalchemy.exc import IntegrityError
 from drover.errors import PreconditionFailed
 from drover.settings import settings
 from models.database import transaction
-from models.documents import Window
+from models.documents import MigrationOptions, Window
 from models.fleet import FleetLimits
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Disk, Job, JobState
+from models.storage import Storage
 from models.transitions import JobEvent
 from tests.factories import GB, guest, happens, host, job, load
 from workflows.migration import admission, jobs
@@ -112,6 +113,75 @@ def test_guests_that_live_there_and_images_kept_there_count() -> None:
     waits = job("web", "two")
     admit()
     assert load(waits).wait_reason == "two has 5000 MB of disk left for guests, 10000 needed"
+
+
+HUGE = {"disk_bytes": 1024 * GB, "allocated_bytes": GB // 100}
+
+
+def storage(on: str, thin_factor: float) -> None:
+    with transaction() as session:
+        session.add(Storage(host=on, name="guests", driver="folder", place="/", thin_factor=thin_factor))
+
+
+def test_a_thin_disk_counts_with_what_it_takes_and_a_part_of_what_it_may_write() -> None:
+    guest("huge", "two", **HUGE)  # a terabyte on a host of 100 GB, of which 5 % count
+    guest("web", "one")
+    waits = job("web", "two")
+    admit()
+    assert load(waits).state is JobState.RUNNING
+    guest("huge-too", "three", **HUGE)
+    too_much = job("huge-too", "two")
+    admit()
+    assert (load(too_much).wait_reason or "").startswith("two has 38790 MB of disk left for guests, 51210 needed (")
+    assert "drover storage set two guests --thin-factor N" in (load(too_much).wait_reason or "")
+
+
+@pytest.mark.parametrize(("factor", "state"), [(1, JobState.QUEUED), (11, JobState.QUEUED), (12, JobState.RUNNING)])
+def test_the_storages_factor_says_how_far_it_is_over_committed(factor: float, state: JobState) -> None:
+    storage("two", factor)
+    guest("huge", "two", **HUGE)
+    guest("web", "one")
+    waits = job("web", "two")
+    admit()
+    assert load(waits).state is state
+
+
+def test_a_moves_own_factor_goes_before_that_of_the_storage() -> None:
+    storage("two", 1)
+    guest("huge", "two", **HUGE)
+    guest("web", "one")
+    waits = job("web", "two", options=MigrationOptions(thin_factor=20))
+    admit()
+    assert load(waits).state is JobState.RUNNING
+
+
+def test_no_factor_helps_where_what_is_written_does_not_fit() -> None:
+    guest("full", "two", disk_bytes=1024 * GB, allocated_bytes=95 * GB)
+    guest("web", "one")
+    waits = job("web", "two", options=MigrationOptions(thin_factor=1000))
+    admit()
+    assert load(waits).wait_reason == "two has 4071 MB of disk left for guests, 10000 needed"
+
+
+def test_a_guest_that_is_gone_does_not_count() -> None:
+    guest("gone", "two", disk_bytes=95 * GB, memory_bytes=8 * GB, gone_at=func.now())
+    guest("web", "one")
+    begins = job("web", "two")
+    admit()
+    assert load(begins).state is JobState.RUNNING
+
+
+def test_a_retired_image_counts_with_what_it_takes() -> None:
+    guest("left", "two", memory_bytes=0, disk_bytes=0)
+    former = job("left", "three", state=JobState.DONE)
+    with transaction() as session:
+        session.get_one(Guest, "left").host = "three"
+        disk = session.get_one(Disk, (former, 0))
+        disk.retired_until, disk.bytes_total, disk.retired_bytes = func.now(), 1024 * GB, GB
+    guest("web", "one")
+    begins = job("web", "two")
+    admit()
+    assert load(begins).state is JobState.RUNNING
 
 
 def test_an_arrived_guest_counts_once() -> None:

@@ -122,6 +122,6 @@ def test_a_disk_a_mirror_would_not_copy_faithfully_is_refused(kind: str, tmp_pat
     line = [QEMU, "-display", "none", "-M", "q35", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"]
     line += ["-object", "secret,id=s,data=x", "-object", "throttle-group,id=g"]
     guest = start([*line, *awkward_disk(kind, image(tmp_path / "i", "qcow2"))], tmp_path / "q")
-    (sentence,) = disk_refusals(**guest.block())
-    assert REFUSED[kind] in sentence
-    assert str(tmp_path) in sentence
+    (check,) = disk_refusals(**guest.block())
+    assert REFUSED[kind] in check.sentence
+    assert str(tmp_path) in check.seen

@@ -69,8 +69,8 @@ DEBIAN = (10, 0, 2)
 def told(qemu: Version, *words: str, accel: Accel = "kvm", destination: Version | None = None) -> list[str]:
     """The ids of the bugs that an ordinary guest with some more options is warned of."""
     return [
-        text.rpartition("(")[2][:-1]
-        for text in warnings(qemu, accel, [*PLAIN, *words], destination_version=destination)
+        check.seen.rpartition("(")[2][:-1]
+        for check in warnings(qemu, accel, [*PLAIN, *words], destination_version=destination)
     ]
 
 
@@ -130,9 +130,9 @@ def test_advice_for_running_a_host_is_no_warning() -> None:
 def test_a_pause_for_the_memory_is_told_in_one_sentence(
     source: Version, destination: Version | None, named: str
 ) -> None:
-    (sentence,) = warnings(source, "tcg", PLAIN, destination_version=destination)
-    assert sentence.startswith(named)
-    assert "paused" in sentence
+    (check,) = warnings(source, "tcg", PLAIN, destination_version=destination)
+    assert check.sentence.startswith(named)
+    assert "paused" in check.sentence
     assert warnings(source, "kvm", PLAIN, destination_version=destination) == []
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -35,6 +36,7 @@ from models.database import forget, transaction
 from models.documents import Downtime, RamProgress, Window
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.job import Attempt, Job, JobState, StepState
+from models.storage import Storage
 from models.transitions import JobEvent
 from tests import factories
 from tests.factories import happens
@@ -118,6 +120,13 @@ def end(job_id: int, downtime_ms: float, ago_s: float) -> None:
             )
 
 
+def storage(host: str, seen_at: Any) -> None:
+    with transaction() as session:
+        row = Storage(host=host, name="guests", driver="folder", place="/", total_bytes=10**12, free_bytes=10**9)
+        row.seen_at = seen_at
+        session.add(row)
+
+
 def test_jobs_and_hosts_are_told_as_they_are(fleet: Scrape) -> None:
     assert fleet("drover_jobs", state="queued") == 1
     assert fleet("drover_jobs", state="running") == 1
@@ -128,6 +137,14 @@ def test_jobs_and_hosts_are_told_as_they_are(fleet: Scrape) -> None:
     assert fleet("drover_host_guests", host="hv1") == 4
     assert fleet("drover_host_state", host="hv1", state="active") == 1
     assert fleet("drover_leading") == 0
+
+
+def test_the_room_of_a_storage_is_told_while_its_worker_reports_it(fleet: Scrape) -> None:
+    storage("hv1", func.now())
+    storage("dead", func.now() - timedelta(hours=1))
+    assert fleet("drover_storage_free_bytes", host="hv1", storage="guests") == 10**9
+    assert fleet("drover_storage_low", host="hv1", storage="guests") == 1
+    assert fleet("drover_storage_low", host="dead", storage="guests") is None
 
 
 def test_a_job_that_stands_still_is_told_with_its_guest_step_and_host(fleet: Scrape) -> None:
@@ -304,6 +321,7 @@ def described(scrape: Scrape) -> dict[str, tuple[str, frozenset[str]]]:
 def telling(fleet: Scrape, drain: Drain, database_lab: Lab) -> Iterator[Scrape]:
     """A fleet with a value for each metric."""
     end(factories.job("old", "hv2", state=JobState.RUNNING), downtime_ms=42, ago_s=60)
+    storage("hv1", func.now())
     redis = services.start_redis(database_lab)
     yield fleet
     redis.kill()

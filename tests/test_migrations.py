@@ -17,13 +17,16 @@ from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host, HostRequest, HostState
 from models.job import Attempt, Disk, Job, JobState, Step, StepState, record_event
+from models.storage import Storage, StorageMapping
 from models.webhook import Delivery, Notification, Receiver, ReceiverSecret
 from workflows.migration import chain
 
 pytestmark = pytest.mark.usefixtures("database")
 
 REVISIONS = [revision.revision for revision in ScriptDirectory.from_config(migrations.config()).walk_revisions()]
-NEW = {"drain", "drain_guest", "delivery", "refused_submission", "webhook_receiver", "webhook_secret"}
+NEW = {"drain", "drain_guest", "delivery", "refused_submission", "webhook_receiver", "webhook_secret", "storage"} | {
+    "storage_mapping"
+}
 """Tables that earlier revisions do not have."""
 
 
@@ -78,6 +81,10 @@ def _rows_in_every_table() -> None:
     with transaction() as session:
         session.add_all([Host(name=name, **common) for name in ("one", "two")])
         session.flush()
+        session.add(Storage(host="one", name="guests", driver="folder", place="/"))
+        session.add(
+            StorageMapping(host="one", storage="guests", destination="two", destination_storage="guests", format="raw")
+        )
         session.add(HostRequest(host="one", kind="inspect", question={}))
         session.add(Guest(name="web", host="one", qmp="/q", process="p", uuid="u"))
         refusal.keep(session, "job", "k", "no")

@@ -125,7 +125,7 @@ def test_a_qemu_that_the_destination_does_not_have(moves: Moves) -> None:
     with policy(moves.lab, qemu=json.dumps([str(program)])):
         guests.boot(moves.lab, spec, "host-a")
         program.unlink()
-        assert f"there is no {name} here: install it" in refused(moves, guest, "host-b")
+        assert f"there is no {name} here; install it" in refused(moves, guest, "host-b")
 
 
 @pytest.mark.usefixtures("nothing_changes")
@@ -155,7 +155,7 @@ def test_a_loopback_address_is_no_way_from_one_machine_to_another(
     there = factories.ours(host=host.name, directory=host.folder / "drover", guest_root=host.guests)
     seen = attestation.attested(movable(guest).model_copy(update={"attestation": None}), there)
     question = PlanDestination(guest=guest.name, source_root=str(host.guests), source=seen)
-    with pytest.raises(PreconditionFailed, match=r"where no other host reaches it: .* the right DROVER_ADDRESS"):
+    with pytest.raises(PreconditionFailed, match=r"where no other host reaches it; .* the right DROVER_ADDRESS"):
         ask("host-b", question)
 
 

@@ -8,7 +8,7 @@ from workers.qemu.refusals import command_line_refusals
 
 
 def refused(*words: str, root: str = "/hosts/a") -> list[str]:
-    return command_line_refusals(["qemu", *words], source_root=root)
+    return [check.sentence for check in command_line_refusals(["qemu", *words], source_root=root)]
 
 
 @pytest.mark.parametrize(

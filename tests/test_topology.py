@@ -143,12 +143,12 @@ def test_what_changed_while_the_guest_ran_is_named(tmp_path: Path, start: Start)
     guest("blockdev-snapshot-sync", device="virtio0", snapshot_file=str(tmp_path / "o"), format="qcow2")
     found = guest.hot_plugged()
     assert len(found) == 2
-    assert "late was plugged in" in found[0]
-    assert "2 devices without an id where the command line makes 1" in found[1]
+    assert "late was plugged in" in found[0].seen
+    assert "2 devices without an id where the command line makes 1" in found[1].seen
     gone = [{"name": "late", "type": "child<virtio-rng-pci>"}, {"name": "type", "type": "string"}]
-    assert any("gone was unplugged" in sentence for sentence in hot_plugged(gone, [], guest.argv()))
-    (sentence,) = unnamed_images(source_disks(**guest.block()), guest.argv())
-    assert f"{tmp_path}/o" in sentence
+    assert any("gone was unplugged" in check.seen for check in hot_plugged(gone, [], guest.argv()))
+    (check,) = unnamed_images(source_disks(**guest.block()), guest.argv())
+    assert f"{tmp_path}/o" in check.seen
 
 
 def tree_with(line: str) -> tuple[str, ...]:

@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from drover.settings import Settings, StreamSecurity
+from models import preflight
 from models.plan import DestinationPlan, Inspection, PlannedDisk, SourceDisk, Statement
+from models.preflight import Check
+from workers import checks
 from workers.policy import HostPolicy
 from workers.qemu import known_bugs, program
 from workers.qemu.command_line import destination_command_line
@@ -35,8 +38,8 @@ CREATE_OPTIONS = {
 NO_QEMU = (0, 0, 0)
 
 
-def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[DestinationPlan, list[str]]:
-    """How the guest would run here, and why it must not: sentences. Starts nothing but `QEMU --version`."""
+def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[DestinationPlan, list[Check]]:
+    """How the guest would run here, and why it must not. Starts nothing but `QEMU --version`."""
     seen, root = told.inspection, told.guest_root
     try:
         relocate = _relocation(root, str(ours.guest_root))
@@ -44,7 +47,7 @@ def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[Destinat
         qmp, pidfile = relocate(seen.qmp), relocate(seen.pidfile) if seen.pidfile else None
     except ValueError:
         disks, qmp, pidfile = (), "", None
-        outside = [f"not all files of the guest lie below {root}, its host's DROVER_GUEST_ROOT"]
+        outside = [checks.NOT_BELOW_ROOT.found(f"not all files of the guest lie below {root}")]
     else:
         outside = []
     qemu, version, problems = _qemu(seen, rules)
@@ -57,8 +60,10 @@ def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[Destinat
     )
     images = {disk.destination_path for disk in disks}
     problems += outside + _disk_faults(disks, rules) + _path_faults(rules, qmp, pidfile)
-    problems += command_line_refusals(argv, source_root=str(ours.guest_root)) + violations(argv, rules, images)
+    problems += checks.at_destination(command_line_refusals(argv, source_root=str(ours.guest_root)))
+    problems += [checks.POLICY.found(sentence) for sentence in violations(argv, rules, images)]
     live = known_bugs.live_ram_safe(seen.qemu_version, version, seen.accel)
+    warned = _warnings(seen, version, ours.streams)
     plan = DestinationPlan(
         argv=tuple(argv),
         qmp=qmp,
@@ -67,15 +72,17 @@ def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[Destinat
         qemu_version=version,
         ram="live" if live else "paused",
         disks=disks,
-        warnings=tuple(_warnings(seen, version, ours.streams)),
+        warnings=preflight.warnings(warned),
+        checks=tuple(warned),
     )
-    return plan, problems
+    return plan, list(checks.told_once(problems))
 
 
-def _warnings(seen: Inspection, version: known_bugs.Version, streams: StreamSecurity) -> list[str]:
+def _warnings(seen: Inspection, version: known_bugs.Version, streams: StreamSecurity) -> list[Check]:
     bugs = known_bugs.warnings(seen.qemu_version, seen.accel, seen.argv, destination_version=version)
     plain = "its disks and RAM go over the network in plain text: DROVER_STREAMS is plain on both hosts"
-    return [*bugs, plain] if streams is StreamSecurity.PLAIN else bugs
+    found = [*bugs, checks.PLAIN_STREAMS.found(plain)] if streams is StreamSecurity.PLAIN else bugs
+    return checks.at_destination(found)
 
 
 def _relocation(source_root: str, destination_root: str) -> Relocate:
@@ -95,50 +102,53 @@ def _disk(disk: SourceDisk, relocate: Relocate, version: known_bugs.Version) -> 
         source_path=disk.path,
         destination_path=relocate(disk.path),
         virtual_size_bytes=disk.virtual_size_bytes,
+        allocated_bytes=disk.allocated_bytes,
         create_options=disk.create_options,
         discard=known_bugs.mirror_discard(version, disk.format),
     )
 
 
-def _qemu(seen: Inspection, rules: HostPolicy) -> tuple[str, known_bugs.Version, list[str]]:
+def _qemu(seen: Inspection, rules: HostPolicy) -> tuple[str, known_bugs.Version, list[Check]]:
     """The same program here, its version, and what is wrong with it. Nothing that may not run is even asked."""
     name = Path(seen.exe).name
     qemu = seen.exe if os.access(seen.exe, os.X_OK) else shutil.which(name)
     if qemu is None:
-        return "", NO_QEMU, [f"there is no {name} here: install it"]
+        return "", NO_QEMU, [checks.NO_QEMU.found(f"there is no {name} here")]
     if not rules.may_run(qemu):
-        return qemu, NO_QEMU, [f"{qemu} is not among the programs that may run guests here, see {rules.name} there"]
+        seen_there = f"{qemu} is not among the programs that may run guests here, see {rules.name} there"
+        return qemu, NO_QEMU, [checks.QEMU_NOT_ALLOWED.found(seen_there)]
     try:
         version, machine_types = program.version(qemu), program.machine_types(qemu)
     except (OSError, subprocess.SubprocessError) as error:
-        return qemu, NO_QEMU, [f"{qemu} does not work here: {error}"]
+        return qemu, NO_QEMU, [checks.NO_QEMU.found(f"{qemu} does not work here: {error}")]
     if version is None:
-        return qemu, NO_QEMU, [f"{qemu} --version does not name a version"]
+        return qemu, NO_QEMU, [checks.NO_QEMU.found(f"{qemu} --version does not name a version")]
     if seen.machine_type not in machine_types:
-        return qemu, version, [f"its QEMU has no machine type {seen.machine_type}: install a newer one"]
+        return qemu, version, [checks.MACHINE_TYPE.found(f"its QEMU has no machine type {seen.machine_type}")]
     return qemu, version, []
 
 
-def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[str]:
+def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[Check]:
     """Where an image would be made, and as what."""
     found = []
     for disk in disks:
         path, options = disk.destination_path, disk.create_options
         if not rules.may_write(path):
-            found.append(f"{path} is outside the folders that its policy allows, see {rules.name} there")
+            found.append(_outside(path, rules))
         if disk.format not in FORMATS or options.keys() - CREATE_OPTIONS:
-            found.append(f"no image like {path} is made here ({disk.format}, {', '.join(sorted(options))})")
+            kind = f"{disk.format}, {', '.join(sorted(options))}"
+            found.append(checks.IMAGE_KIND.found(f"no image like {path} is made here ({kind})"))
         elif not all(re.fullmatch(r"[A-Za-z0-9.]+", value) for value in options.values()):
-            found.append(f"no image like {path} is made here ({', '.join(options.values())})")
+            found.append(checks.IMAGE_KIND.found(f"no image like {path} is made here ({', '.join(options.values())})"))
     if [disk.index for disk in disks] != list(range(len(disks))):
-        found.append("its disks are not numbered from 0 on")
+        found.append(checks.IMAGE_KIND.found("its disks are not numbered from 0 on"))
     return found
 
 
-def in_the_way(argv: Sequence[str]) -> list[str]:
-    """What QEMU would delete or overwrite: only a dead socket and a log may be where it makes its own. Sentences."""
+def in_the_way(argv: Sequence[str]) -> list[Check]:
+    """What QEMU would delete or overwrite: only a dead socket and a log may be where it makes its own."""
     return [
-        f"{path} exists already and is no log: if no guest needs it, move it away"
+        checks.IN_THE_WAY.found(f"{path} exists already and is no log")
         for path, text_may_be_there in written(argv)
         if os.path.lexists(path) and not _worthless(Path(path), text_may_be_there)
     ]
@@ -158,9 +168,9 @@ def _is_text(path: Path) -> bool:
         return b"\0" not in file.read(1 << 16)
 
 
-def _path_faults(rules: HostPolicy, *paths: str | None) -> list[str]:
-    return [
-        f"{path} is outside the folders that its policy allows, see {rules.name} there"
-        for path in paths
-        if path and not rules.may_write(path)
-    ]
+def _path_faults(rules: HostPolicy, *paths: str | None) -> list[Check]:
+    return [_outside(path, rules) for path in paths if path and not rules.may_write(path)]
+
+
+def _outside(path: str, rules: HostPolicy) -> Check:
+    return checks.POLICY.found(f"{path} is outside the folders that its policy allows, see {rules.name} there")

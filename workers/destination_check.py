@@ -4,23 +4,23 @@ import ipaddress
 import os
 import shutil
 import socket
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from drover.errors import PreconditionFailed
+from drover.errors import HostRefused, PreconditionFailed
 from drover.settings import Settings
+from models import preflight
 from models.host_rpc import PlanDestination
 from models.plan import DestinationPlan, PlannedDisk
-from workers import attestation, derivation, files, policy, registration
+from models.preflight import Check
+from workers import attestation, checks, derivation, files, policy, registration
 from workers.files import UnsafePath
 from workers.images import manifest
 from workers.machine import machine
 from workers.qemu import cpu
 from workers.step import JobDirectory
+from workers.storage import room
 
-RESERVE_BYTES = 256 << 20
-"""Reserve that stays free on disks and in memory of a host."""
 SOCKET_PATH_LIMIT = 107
 """Longest path of a Unix socket (unix(7))."""
 
@@ -39,39 +39,46 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     source = told.inspection
     plan, problems = derivation.derive(told, settings, rules)
     if problems:
-        raise PreconditionFailed(cannot + "; ".join(problems))
-    problems += _programs() + _memory(source.memory_bytes) + _images(plan.disks, settings)
+        raise _refused(cannot, problems, settings)
+    problems += _programs() + _memory(source.memory_bytes) + _images(plan.disks, settings, question.thin_factor)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
     problems += [] if problems else derivation.in_the_way(plan.argv)
-    problems += cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
+    missing = cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
+    problems += [checks.CPU.found(sentence) for sentence in missing]
     if problems:
-        raise PreconditionFailed(cannot + "; ".join(problems))
-    return plan
+        raise _refused(cannot, problems, settings)
+    return plan.model_copy(update={"checks": checks.completed("destination", plan.checks)})
 
 
-def _programs() -> list[str]:
+def _refused(cannot: str, problems: Sequence[Check], settings: Settings) -> HostRefused:
+    found = checks.told_once(problems)
+    return HostRefused(cannot + "; ".join(preflight.refusals(found)), host=settings.host, checks=found)
+
+
+def _programs() -> list[Check]:
     return [
-        f"there is no {name} here: install it (Debian's qemu-utils and qemu-system-common hold it)"
+        checks.NO_TOOLS.found(f"there is no {name} here")
         for name in ("qemu-img", "qemu-storage-daemon")
         if shutil.which(name) is None
     ]
 
 
-def _memory(needed: int) -> list[str]:
-    free = registration.memory_bytes("MemAvailable") - RESERVE_BYTES
+def _memory(needed: int) -> list[Check]:
+    free = registration.memory_bytes("MemAvailable") - room.RESERVE_BYTES
     if needed <= free:
         return []
-    return [f"{_mib(needed)} MiB of memory are needed and {_mib(free)} are free: move another guest away first"]
+    return [checks.NO_MEMORY.found(f"{_mib(needed)} MiB of memory are needed and {_mib(free)} are free")]
 
 
-def _images(disks: Sequence[PlannedDisk], settings: Settings) -> list[str]:
-    problems = [problem for disk in disks if (problem := _place(disk.destination_path, settings))]
+def _images(disks: Sequence[PlannedDisk], settings: Settings, thin_factor: float | None) -> list[Check]:
+    places = (_place(disk.destination_path, settings) for disk in disks)
+    problems = [checks.IMAGE_EXISTS.found(why) for why in places if why]
     try:
-        check_room(disks)
+        room.check(disks, settings, thin_factor=thin_factor)
     except PreconditionFailed as error:
-        problems.append(str(error))
+        problems.append(checks.NO_ROOM.found(str(error)))
     return problems + [
-        f"{parent} cannot be written by this worker: give it permission"
+        checks.IMAGE_EXISTS.found(f"{parent} cannot be written by this worker", remedy="give it permission")
         for parent in {manifest.existing_parent(Path(disk.destination_path)) for disk in disks}
         if not os.access(parent, os.W_OK)
     ]
@@ -87,47 +94,27 @@ def _place(image: str, settings: Settings) -> str | None:
     return None if there is None else manifest.in_the_way(path, JobDirectory.all_below(settings))
 
 
-def check_room(disks: Sequence[PlannedDisk]) -> None:
-    """Every file system must have room for the whole virtual size of the images that it will hold.
-
-    Raises:
-        PreconditionFailed: one has not; the text has the missing size.
-    """
-    needed: dict[int, int] = defaultdict(int)
-    example: dict[int, Path] = {}
-    for disk in disks:
-        path = Path(disk.destination_path)
-        device = manifest.existing_parent(path).stat().st_dev
-        needed[device] += disk.virtual_size_bytes
-        example[device] = path
-    for device, size in needed.items():
-        free = manifest.free_bytes(example[device]) - RESERVE_BYTES
-        if size > free:
-            raise PreconditionFailed(
-                f"{_mib(size)} MiB are needed for images below {manifest.existing_parent(example[device])} "
-                f"and {_mib(free)} are free: make room for {_mib(size - free)} more"
-            )
-
-
-def _socket(qmp: str) -> list[str]:
+def _socket(qmp: str) -> list[Check]:
     if len(qmp) > SOCKET_PATH_LIMIT:
-        return [f"the QMP socket's path {qmp} would be too long: use a shorter guest root"]
+        return [
+            checks.SOCKET.found(f"the QMP socket's path {qmp} would be too long", remedy="use a shorter guest root")
+        ]
     if Path(qmp).exists():
-        return [f"{qmp} exists already: is another guest using it?"]
+        return [checks.SOCKET.found(f"{qmp} exists already", remedy="if no guest uses it, delete it")]
     return []
 
 
-def _address(address: str, source_machine: str) -> list[str]:
+def _address(address: str, source_machine: str) -> list[Check]:
     """The address where this host listens must reach this host from the source as well."""
     if source_machine == machine():
         return []
     try:
         found = {ipaddress.ip_address(entry[4][0]) for entry in socket.getaddrinfo(address, None)}
     except OSError as error:
-        return [f"its DROVER_ADDRESS {address!r} is no address ({error.strerror}): give its worker the right one"]
+        return [checks.ADDRESS.found(f"its DROVER_ADDRESS {address!r} is no address ({error.strerror})")]
     if not any(ip.is_loopback or ip.is_unspecified for ip in found):
         return []
-    return [f"it listens at {address}, where no other host reaches it: give its worker the right DROVER_ADDRESS"]
+    return [checks.ADDRESS.found(f"it listens at {address}, where no other host reaches it")]
 
 
 def _mib(size: int) -> int:

@@ -12,6 +12,7 @@ from drover.settings import Settings
 from models.contracts import Json
 from models.job import Job, Side
 from models.plan import DestinationPlan, Plan
+from models.preflight import refusals
 from workers import attestation, derivation, policy
 from workers.images.manifest import write_durably
 
@@ -32,7 +33,7 @@ def begin(folder: Path, plan: Plan, side: Side) -> None:
         Fatal: something that belongs to nobody here would be deleted or overwritten.
     """
     if side is Side.DESTINATION and (problems := derivation.in_the_way(plan.destination.argv)):
-        raise Fatal(f"{'; '.join(problems)}; {UNTOUCHED}")
+        raise Fatal(f"{'; '.join(refusals(problems))}; {UNTOUCHED}")
     hold(folder, plan)
 
 
@@ -82,7 +83,7 @@ def _of_destination(job: Job, row: Plan, ours: Settings) -> Plan:
     told = attestation.proven(row.source, ours, of=job.source)
     derived, problems = derivation.derive(told, ours, policy.of(ours))
     if problems:
-        raise PreconditionFailed("; ".join(problems))
+        raise PreconditionFailed("; ".join(refusals(problems)))
     for what, ours_is, row_is in _compared(derived, row.destination):
         if ours_is != row_is:
             raise Fatal(_differs(job, ours, what))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from drover import logs, tracing
-from drover.errors import DroverError, PreconditionFailed
+from drover.errors import DroverError, HostRefused, PreconditionFailed
 from drover.settings import Settings
 from models import host
 from models.contracts import Versioned
@@ -47,6 +47,8 @@ def _ask(request: HostRequest, settings: Settings) -> tuple[RequestState, Versio
     try:
         question = read_question(request.kind, request.question)
         return RequestState.ANSWERED, asyncio.run(ANSWERS[request.kind](question, settings))
+    except HostRefused as error:
+        return RequestState.REFUSED, Refusal(error=str(error), checks=error.checks)
     except PreconditionFailed as error:
         return RequestState.REFUSED, Refusal(error=str(error))
     except DroverError as error:

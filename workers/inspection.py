@@ -11,9 +11,11 @@ from typing import Any
 
 from drover.errors import PreconditionFailed
 from drover.settings import Settings
+from models import preflight
 from models.host_rpc import Inspect
 from models.plan import Inspection, SourceDisk, Topology
-from workers import attestation, files, policy, processes
+from models.preflight import Check
+from workers import attestation, checks, files, policy, processes
 from workers.files import UnsafePath
 from workers.processes import Process
 from workers.qemu import block, cpu, known_bugs, topology
@@ -52,7 +54,7 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspectio
         monitor.query("query-cpus-fast"),
         monitor.query("query-uuid"),
     )
-    devices, layout, (disks, refusals), blockers = await asyncio.gather(
+    devices, layout, (disks, found), blockers = await asyncio.gather(
         block.device_names(monitor),
         machine(monitor),
         _disks(monitor, identity.argv, settings),
@@ -61,6 +63,8 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspectio
     forbidden = _forbidden(identity, settings)
     version = known_bugs.version(told)
     accel: known_bugs.Accel = "kvm" if kvm["enabled"] else "tcg"
+    bugs = known_bugs.warnings(version, accel, identity.argv)
+    seen_of_it = checks.told_once([*forbidden, *found, *blockers, *bugs])
     seen = Inspection(
         pid=identity.process.pid,
         started=identity.process.started,
@@ -79,8 +83,9 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspectio
         devices=tuple(devices),
         topology=layout,
         disks=disks,
-        refusals=(*forbidden, *refusals, *blockers),
-        warnings=tuple(known_bugs.warnings(version, accel, identity.argv)),
+        refusals=preflight.refusals(seen_of_it),
+        warnings=preflight.warnings(seen_of_it),
+        checks=checks.completed("source", seen_of_it),
     )
     return seen if forbidden else attestation.attested(seen, settings)
 
@@ -108,7 +113,7 @@ def _process(pid: int) -> _Identity:
     return _Identity(process=alive, argv=argv, exe=exe, pidfile=pidfile)
 
 
-def _forbidden(identity: _Identity, settings: Settings) -> list[str]:
+def _forbidden(identity: _Identity, settings: Settings) -> list[Check]:
     """Why this host does not vouch for the guest: anybody may call a program of theirs a QEMU."""
     rules, uid = policy.of(settings), Path(f"/proc/{identity.process.pid}").stat().st_uid
     user = str(uid)
@@ -116,9 +121,11 @@ def _forbidden(identity: _Identity, settings: Settings) -> list[str]:
         user = pwd.getpwuid(uid).pw_name
     found = []
     if not rules.may_run(identity.exe):
-        found.append(f"it is run by {identity.exe}, which {rules.name} on {settings.host} does not list under `qemu`")
+        seen = f"it is run by {identity.exe}, which {rules.name} on {settings.host} does not list under `qemu`"
+        found.append(checks.PROGRAM_NOT_ALLOWED.found(seen))
     if not rules.may_be(uid, user):
-        found.append(f"it is run by the user {user}, whom {rules.name} on {settings.host} does not list under `users`")
+        seen = f"it is run by the user {user}, whom {rules.name} on {settings.host} does not list under `users`"
+        found.append(checks.USER_NOT_ALLOWED.found(seen))
     return found
 
 
@@ -136,7 +143,7 @@ async def machine(monitor: Monitor) -> Topology:
     )
 
 
-async def _disks(monitor: Monitor, argv: list[str], settings: Settings) -> tuple[tuple[SourceDisk, ...], list[str]]:
+async def _disks(monitor: Monitor, argv: list[str], settings: Settings) -> tuple[tuple[SourceDisk, ...], list[Check]]:
     replies = {
         "query_block": await monitor.query("query-block"),
         "named_block_nodes": await monitor.query("query-named-block-nodes"),
@@ -150,28 +157,29 @@ async def _disks(monitor: Monitor, argv: list[str], settings: Settings) -> tuple
     return found, refusals
 
 
-def _behind_links(disks: Sequence[SourceDisk]) -> list[str]:
+def _behind_links(disks: Sequence[SourceDisk]) -> list[Check]:
     """After the move the images are renamed, through no link of anybody else's."""
     refusals = []
     for disk in disks:
         try:
             files.status(Path(disk.path))
         except UnsafePath as error:
-            refusals.append(str(error))
+            refusals.append(checks.BEHIND_LINK.found(str(error)))
     return refusals
 
 
-async def _blockers(monitor: Monitor, argv: list[str]) -> list[str]:
+async def _blockers(monitor: Monitor, argv: list[str]) -> list[Check]:
     """The reasons of QEMU itself, or of its present state, against a migration."""
     migrate = await monitor.query("query-migrate")
-    found = [f"QEMU reports: {reason}" for reason in migrate.get("blocked-reasons", [])]
+    found = [checks.BLOCKED_BY_QEMU.found(f"QEMU reports: {reason}") for reason in migrate.get("blocked-reasons", [])]
     status = (await monitor.query("query-status"))["status"]
     if status != "running":
-        found.append(f"the guest is {status}: only a running guest can be moved, let it go on first")
+        found.append(checks.NOT_RUNNING.found(f"the guest is {status}: only a running guest can be moved"))
     if migrate.get("status") in {"setup", "active", "pre-switchover", "device"}:
-        found.append("another migration of this guest is under way")
+        found.append(checks.MIGRATION_UNDER_WAY.found("another migration of this guest is under way"))
     offered = {entry["capability"] for entry in await monitor.query("query-migrate-capabilities")}
-    found += [f"this QEMU is too old: it has no {name}" for name in CAPABILITIES if name not in offered]
+    missing = [name for name in CAPABILITIES if name not in offered]
+    found += [checks.QEMU_TOO_OLD.found(f"this QEMU is too old: it has no {name}") for name in missing]
     children = [await _children(monitor, where) for where in ("/machine/peripheral", "/machine/peripheral-anon")]
     return found + topology.hot_plugged(children[0], children[1], argv)
 

@@ -38,6 +38,7 @@ from workers.images import retention
 from workers.images.manifest import existing_parent
 from workers.machine import boot, machine
 from workers.qemu import program
+from workers.storage import watch
 from workflows.migration import claims
 
 log = logging.getLogger(__name__)
@@ -212,6 +213,7 @@ def begin_heartbeat(**_: Any) -> None:
     """From now on this host counts as alive, also while Redis is unreachable: what runs on it goes on."""
     if settings().host:
         _repeat("heartbeat", register)
+        _repeat("look at storages", watch.look)
         _repeat("retirement", retention.delete_expired)  # beside it: a large image takes minutes
 
 

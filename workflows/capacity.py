@@ -1,8 +1,9 @@
 """What hosts have left for guests and which moves are under way: read in SQL, once for a round of decisions.
 
-Admission and the planner decide by the same numbers. They count what was promised (sizes of guests that live on a
-host or are on their way to it, against what its guests may have together), not what is free at the moment: two moves
-that begin together would both find the same free memory. The destination itself is asked about that beforehand.
+Admission and the planner decide by the same numbers. They count what was promised (to guests that live on a host or are
+on their way to it, against what its guests may have together), not what is free at the moment: two moves that begin
+together would both find the same free memory. The destination itself is asked about that beforehand. Of a disk counts
+what it takes now, and of the rest the part that its storage's thin factor says.
 """
 
 from collections.abc import Collection
@@ -13,17 +14,19 @@ from sqlalchemy import ColumnElement, Select, exists, func, literal, not_, or_, 
 from sqlalchemy.orm import Session
 
 from drover.settings import Settings
-from models import fleet
+from models import fleet, storage
 from models.drain import UNDER_WAY, Drain, DrainGuest, GuestState
 from models.fleet import FleetLimits, Limits
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Disk, Job, JobState
+from models.storage import Storage
 from models.transitions import BEGUN, GOING_ON
 from workflows.host_rpc import alive
 
 UNLIMITED = float("inf")
 AMOUNTS = ("cpus", "memory_bytes", "disk_bytes")
+TAKEN = (*AMOUNTS, "unwritten_bytes")
 CLOSED = {HostState.ACTIVE: None, HostState.CORDONED: "it is cordoned", HostState.MAINTENANCE: "it is in maintenance"}
 
 
@@ -34,11 +37,28 @@ class Size:
     cpus: int
     memory_bytes: int
     disk_bytes: int
+    allocated_bytes: int | None = None
+    """What its images take now; None: not known, so all of `disk_bytes` counts."""
 
     @classmethod
     def of(cls, guest: Guest) -> "Size":
         """As last looked at."""
-        return cls(cpus=guest.cpus, memory_bytes=guest.memory_bytes, disk_bytes=guest.disk_bytes)
+        return cls(
+            cpus=guest.cpus,
+            memory_bytes=guest.memory_bytes,
+            disk_bytes=guest.disk_bytes,
+            allocated_bytes=guest.allocated_bytes,
+        )
+
+    @property
+    def written_bytes(self) -> int:
+        """What its images take for certain."""
+        return self.disk_bytes if self.allocated_bytes is None else self.allocated_bytes
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """What they may take one day."""
+        return max(self.disk_bytes - self.written_bytes, 0)
 
 
 @dataclass(kw_only=True)
@@ -55,6 +75,11 @@ class Room:
     cpus: float = UNLIMITED
     memory_bytes: float = UNLIMITED
     disk_bytes: float = UNLIMITED
+    """After what all images take for certain."""
+    unwritten_bytes: float = 0
+    """What those images may take one day."""
+    thin_factor: float = 1.0
+    """The part of that which counts is 1 / this, see `models.storage.counted_bytes`."""
 
     @property
     def closed_because(self) -> str | None:
@@ -62,21 +87,37 @@ class Room:
         why = self.closed or ("it is silent" if self.lost else None)
         return why and f"{self.host} takes no guest: {why}"
 
-    def lacks(self, size: Size) -> str | None:
-        """Which resource is short, as a sentence; None if the guest fits."""
-        for name, unit, scale in (("memory_bytes", "MB of memory", 1e6), ("disk_bytes", "MB of disk", 1e6)):
-            needed, left = getattr(size, name), getattr(self, name)
-            if needed > left:
-                return f"{self.host} has {max(left, 0) / scale:.0f} {unit} left for guests, {needed / scale:.0f} needed"
+    def lacks(self, size: Size, thin_factor: float | None = None) -> str | None:
+        """Which resource is short, as a sentence; None if the guest fits. The factor is that of this move alone."""
+        if size.memory_bytes > self.memory_bytes:
+            return self._short(size.memory_bytes, self.memory_bytes, "memory")
+        factor = thin_factor or self.thin_factor
+        needed = size.written_bytes + size.unwritten_bytes / factor
+        left = self.disk_bytes - self.unwritten_bytes / factor
+        if needed > left:
+            return self._short(needed, left, "disk") + self._remedy(size, factor)
         if size.cpus > self.cpus:
             return f"{self.host} has {max(self.cpus, 0):.0f} CPUs left for guests, {size.cpus} needed"
         return None
+
+    def _short(self, needed: float, left: float, what: str) -> str:
+        return f"{self.host} has {max(left, 0) / 1e6:.0f} MB of {what} left for guests, {needed / 1e6:.0f} needed"
+
+    def _remedy(self, size: Size, factor: float) -> str:
+        """A greater factor helps only where what is written for certain fits."""
+        if size.written_bytes > self.disk_bytes or not (size.unwritten_bytes or self.unwritten_bytes):
+            return ""
+        return (
+            f" (what thin disks have not written counts with 1/{factor:g} of it: `--thin-factor` of the move, or "
+            f"`drover storage set {self.host} {storage.GUESTS} --thin-factor N`, over-commits it further)"
+        )
 
     def reserve(self, size: Size) -> None:
         """Count a guest in."""
         self.cpus -= size.cpus
         self.memory_bytes -= size.memory_bytes
-        self.disk_bytes -= size.disk_bytes
+        self.disk_bytes -= size.written_bytes
+        self.unwritten_bytes += size.unwritten_bytes
 
 
 @dataclass(kw_only=True)
@@ -114,9 +155,9 @@ def rooms(session: Session, ours: Settings, *, planning: Collection[str] | None 
     """
     promised = [] if planning is None else [_queued(planning), _planned(planning)]
     each = union_all(_living(), _arriving(), _set_aside(), *promised).subquery()
-    amounts = [func.sum(each.c[name]).label(name) for name in AMOUNTS]
+    amounts = [func.sum(each.c[name]).label(name) for name in TAKEN]
     taken = select(each.c.host, *amounts).group_by(each.c.host).subquery()
-    cpus, memory, disk = (func.coalesce(taken.c[name], 0) for name in AMOUNTS)
+    cpus, memory, disk, unwritten = (func.coalesce(taken.c[name], 0) for name in TAKEN)
     query = select(
         Host.name,
         Host.state,
@@ -125,7 +166,11 @@ def rooms(session: Session, ours: Settings, *, planning: Collection[str] | None 
         (Host.guest_cpus - cpus).label("cpus"),
         (Host.guest_memory_bytes - memory).label("memory_bytes"),
         (Host.guest_disk_bytes - disk).label("disk_bytes"),
-    ).outerjoin(taken, taken.c.host == Host.name)
+        unwritten.label("unwritten_bytes"),
+        func.coalesce(Storage.thin_factor, storage.THIN_FACTOR).label("thin_factor"),
+    )
+    query = query.outerjoin(taken, taken.c.host == Host.name)
+    query = query.outerjoin(Storage, (Storage.host == Host.name) & (Storage.name == storage.GUESTS))
     return {row.name: _room(row) for row in session.execute(query)}
 
 
@@ -136,49 +181,55 @@ def _room(row: Any) -> Room:
         closed=CLOSED[row.state],
         silent=not row.alive,
         lost=row.lost,
+        unwritten_bytes=float(row.unwritten_bytes),
+        thin_factor=row.thin_factor,
         **{name: UNLIMITED if n is None else float(n) for name, n in left.items()},
     )
 
 
-def _living() -> Select[str, int, int, int]:
-    return select(Guest.host.label("host"), Guest.cpus, Guest.memory_bytes, Guest.disk_bytes)
-
-
-def _arriving() -> Select[str, int, int, int]:
-    return (
-        select(Job.destination, Guest.cpus, Guest.memory_bytes, Guest.disk_bytes)
-        .join(Guest, Guest.name == Job.guest)
-        .where(Job.state.in_(BEGUN), Guest.host != Job.destination)
+def _taken_by_guest(host: Any) -> Select[Any, int, int, int, int]:
+    """On the host in this column: what its images take for certain, and what they may take one day."""
+    written = func.coalesce(Guest.allocated_bytes, Guest.disk_bytes)
+    unwritten = func.greatest(Guest.disk_bytes - written, 0)
+    return select(
+        host.label("host"),
+        Guest.cpus,
+        Guest.memory_bytes,
+        written.label("disk_bytes"),
+        unwritten.label("unwritten_bytes"),
     )
 
 
-def _queued(but_for: Collection[str]) -> Select[str, int, int, int]:
-    return (
-        select(Job.destination, Guest.cpus, Guest.memory_bytes, Guest.disk_bytes)
-        .join(Guest, Guest.name == Job.guest)
-        .where(Job.state == JobState.QUEUED, Guest.name.not_in(but_for))
-    )
+def _living() -> Select[Any, int, int, int, int]:
+    return _taken_by_guest(Guest.host).where(Guest.gone_at.is_(None))
 
 
-def _planned(but_for: Collection[str]) -> Select[Any, int, int, int]:
+def _arriving() -> Select[Any, int, int, int, int]:
+    moving = _taken_by_guest(Job.destination).join(Guest, Guest.name == Job.guest)
+    return moving.where(Job.state.in_(BEGUN), Guest.host != Job.destination)
+
+
+def _queued(but_for: Collection[str]) -> Select[Any, int, int, int, int]:
+    waiting = _taken_by_guest(Job.destination).join(Guest, Guest.name == Job.guest)
+    return waiting.where(Job.state == JobState.QUEUED, Guest.name.not_in(but_for))
+
+
+def _planned(but_for: Collection[str]) -> Select[Any, int, int, int, int]:
     """Guests that wait for their turn in a drain."""
-    return (
-        select(DrainGuest.destination, Guest.cpus, Guest.memory_bytes, Guest.disk_bytes)
-        .join(Guest, Guest.name == DrainGuest.guest)
-        .join(Drain)
-        .where(
-            DrainGuest.state == GuestState.WAITING,
-            DrainGuest.destination.is_not(None),
-            Drain.state.in_(UNDER_WAY),
-            Guest.name.not_in(but_for),
-        )
+    planned = _taken_by_guest(DrainGuest.destination).join(Guest, Guest.name == DrainGuest.guest).join(Drain)
+    return planned.where(
+        DrainGuest.state == GuestState.WAITING,
+        DrainGuest.destination.is_not(None),
+        Drain.state.in_(UNDER_WAY),
+        Guest.name.not_in(but_for),
     )
 
 
-def _set_aside() -> Select[str, int, int, int]:
+def _set_aside() -> Select[Any, int, int, int, int]:
     """Images that were left behind and are still kept."""
+    kept = func.coalesce(Disk.retired_bytes, Disk.bytes_total)
     return (
-        select(Job.source, literal(0), literal(0), Disk.bytes_total).join(Disk).where(Disk.retired_until.is_not(None))
+        select(Job.source, literal(0), literal(0), kept, literal(0)).join(Disk).where(Disk.retired_until.is_not(None))
     )
 
 

@@ -68,8 +68,8 @@ def ask(host: str, question: Question[Answer]) -> Answer:
             if request.state is RequestState.ANSWERED and request.reply is not None:
                 return _read(question, request.reply, host)
             if request.state in {RequestState.REFUSED, RequestState.FAILED}:
-                why = Refusal.read(request.reply or {}).error
-                raise HostRefused(why, host=host, failed=request.state is RequestState.FAILED)
+                why, failed = Refusal.read(request.reply or {}), request.state is RequestState.FAILED
+                raise HostRefused(why.error, host=host, failed=failed, checks=why.checks)
     raise Unavailable(f"host {host} did not answer within {ANSWER_TIMEOUT_S:g} s: is its worker busy?")
 
 

@@ -16,6 +16,7 @@ from drover.errors import PreconditionFailed
 from drover.names import ALLOWED, CONTROL, GuestName, HostName
 from models.contracts import Many, Part, shown
 from models.documents import DOWNTIME_MS, AllowedHosts, MigrationOptions, Recurrence
+from models.storage import MOST_THIN_FACTOR
 from workflows import schedule
 from workflows.submit_options import SubmitOptions
 
@@ -169,9 +170,18 @@ class Submission(Message):
 class MigrationSubmission(Submission):
     """`drover migrate`, and the task `drover.job.submit`: move a guest to another host."""
 
+    thin_factor: float | None = Field(
+        None, ge=1, le=MOST_THIN_FACTOR, description=f"a number from 1 to {MOST_THIN_FACTOR:g}"
+    )
+    """How far the destination's storage may be over-committed for this move; without it as it is set there."""
+
     guest: GuestName = Field(description=NAME)
     to: HostName = Field(description=HOST_NAME)
     """The host that it is to be moved to."""
+
+    def options(self) -> MigrationOptions:
+        """How the guest is to be moved."""
+        return super().options().model_copy(update={"thin_factor": self.thin_factor})
 
 
 class DrainSubmission(Submission):

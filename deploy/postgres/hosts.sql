@@ -12,15 +12,17 @@ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'drover_host') \gexec
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM drover_host;
 
 -- Columns that decide what is run where (job.plan, the paths of disks) are only to be read.
-GRANT SELECT ON job, step, attempt, disk, event, guest, host, host_request, delivery, fleet_limits TO drover_host;
+GRANT SELECT ON job, step, attempt, disk, event, guest, host, host_request, delivery, fleet_limits, storage,
+    storage_mapping TO drover_host;
 GRANT UPDATE (state, epoch, token, nbd_server, switchover, cancel_requested, cutover_begun_at, committed_at, downtime, ram,
     kept_by_source, wait_reason, progress_at, error, started_at, finished_at) ON job TO drover_host;
 GRANT UPDATE (state, attempts, token, owner, lease_until, next_at, enqueued_at, started_at, finished_at, error)
     ON step TO drover_host;
-GRANT INSERT ON host, attempt, event, delivery TO drover_host;
+GRANT INSERT ON host, attempt, event, delivery, storage TO drover_host;
+GRANT UPDATE (host, name, driver, place, total_bytes, free_bytes, seen_at), DELETE ON storage TO drover_host;
 GRANT UPDATE (ended_at, outcome, error) ON attempt TO drover_host;
-GRANT UPDATE (bytes_total, bytes_copied, ready_at, retired_path, retired_until) ON disk TO drover_host;
-GRANT UPDATE (host, qmp, moved_at, process) ON guest TO drover_host;
+GRANT UPDATE (bytes_total, bytes_copied, ready_at, retired_path, retired_until, retired_bytes) ON disk TO drover_host;
+GRANT UPDATE (host, qmp, moved_at, process, allocated_bytes, gone_at) ON guest TO drover_host;
 GRANT UPDATE (name, address, guest_root, incarnation, heartbeat_at, facts, guest_cpus, guest_memory_bytes,
     guest_disk_bytes, public_key) ON host TO drover_host;
 GRANT UPDATE (state, reply, answered_at) ON host_request TO drover_host;
@@ -35,6 +37,8 @@ END $$;
 DO $$
 BEGIN
     PERFORM pg_temp.bind('host', 'ALL', 'name = current_user');
+    PERFORM pg_temp.bind('storage', 'SELECT', 'true');
+    PERFORM pg_temp.bind('storage', change, 'host = current_user') FROM unnest(ARRAY['UPDATE', 'DELETE']) AS change;
     PERFORM pg_temp.bind('host_request', 'ALL', 'host = current_user');
     PERFORM pg_temp.bind('job', 'ALL', 'current_user IN (source, destination)');
     PERFORM pg_temp.bind(part, 'ALL', format('EXISTS (SELECT FROM job WHERE job.id = %I.job_id)', part))

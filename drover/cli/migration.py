@@ -12,6 +12,7 @@ from drover.cli.options import (
     GuestName,
     IdempotencyKey,
     MaxDowntime,
+    ThinFactor,
     Timeout,
     Wait,
     examples,
@@ -40,6 +41,7 @@ def migrate(
     timeout: Timeout = None,
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = "0",
+    thin_factor: ThinFactor = None,
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
     timezone: schedule_options.Timezone = "UTC",
@@ -58,13 +60,14 @@ def migrate(
     from drover.cli import migration_submission
 
     if dry_run:
-        migration_submission.plan(guest, to, as_json=as_json)
+        migration_submission.plan(guest, to, thin_factor=thin_factor, as_json=as_json)
         return
     migration_submission.submit(
         guest,
         to,
         max_downtime_ms=max_downtime_ms,
         bandwidth=bandwidth,
+        thin_factor=thin_factor,
         at=at,
         window=window,
         timezone=timezone,

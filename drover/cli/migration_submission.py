@@ -23,6 +23,7 @@ def submit(
     *,
     max_downtime_ms: int | None,
     bandwidth: int,
+    thin_factor: float | None,
     at: str | None,
     window: str | None,
     timezone: str,
@@ -41,6 +42,7 @@ def submit(
             "guest": guest,
             "to": to,
             **how_fast(max_downtime_ms, bandwidth),
+            "thin_factor": thin_factor,
             "at": at,
             "window": window,
             "timezone": timezone,
@@ -74,10 +76,12 @@ def _submitted(job_id: int, *, as_json: bool) -> None:
     raise typer.Exit(exit_codes.of_job(shot.job.state))
 
 
-def plan(guest: str, to: str, *, as_json: bool) -> None:
+def plan(guest: str, to: str, *, thin_factor: float | None, as_json: bool) -> None:
     """Print what the move would copy; nothing is changed."""
     row = guests.known_guest(guest)
-    planned = preflight.plan(row, to)
+    asked = MigrationSubmission.read({"guest": guest, "to": to, "thin_factor": thin_factor})
+    planned = preflight.plan(row, to, asked.options())
+    looked_at = (*planned.source.checks, *planned.destination.checks)
     if as_json:
         names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}
         output.emit(
@@ -90,6 +94,7 @@ def plan(guest: str, to: str, *, as_json: bool) -> None:
                 "memory_bytes": planned.source.memory_bytes,
                 "disks": [disk.model_dump(mode="json", include=names) for disk in planned.disks],
                 "warnings": list(planned.destination.warnings),
+                "checks": [check.json_object() for check in looked_at],
             }
         )
         return

@@ -88,6 +88,16 @@ Bandwidth = Annotated[
         show_default="the host's budget",
     ),
 ]
+ThinFactor = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=1000,
+        help="How far the destination's storage may be over-committed: 1/N of what thin disks have not written counts.",
+        show_default="as set there",
+    ),
+]
 IdempotencyKey = Annotated[
     str | None,
     typer.Option(

@@ -48,6 +48,7 @@ class Root(LazyGroup):
         "job": Lazy("drover.cli.jobs:app", "Moves: their progress and their results.", MOVING),
         "guest": Lazy("drover.cli.guests:app", "Guests: running QEMUs that were adopted.", MOVING),
         "host": Lazy("drover.cli.hosts:app", "Hypervisors: each registers itself when its worker starts.", MOVING),
+        "storage": Lazy("drover.cli.storages:app", "Where images lie on hosts, and the room there.", MOVING),
         "fleet": Lazy("drover.cli.fleet:app", "Limits of the whole fleet, changed while everything runs.", RUNNING),
         "webhook": Lazy(
             "drover.cli.webhooks:app", "Who may be told by webhooks, each with a secret of its own.", RUNNING
@@ -141,5 +142,11 @@ def _report(error: Exception, *, as_json: bool, debug: bool) -> ExitCode:
         code, message, exit_code = found.code, found.message, found.exit_code
         output.note(f"error: {message}")
     if as_json:
-        output.emit({"error": {"code": code, "message": message}})
+        output.emit({"error": {"code": code, "message": message, **_checks(error)}})
     return exit_code
+
+
+def _checks(error: Exception) -> dict[str, list[dict[str, object]]]:
+    """What is against moving a guest, each by itself."""
+    found = getattr(error, "checks", ())
+    return {"checks": [check.json_object() for check in found]} if found else {}

@@ -1,7 +1,7 @@
 """What is under way: hosts, jobs and drains that have not ended."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from prometheus_client.core import Metric
 from sqlalchemy import func, select
@@ -13,8 +13,13 @@ from models.drain import Drain, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import CLAIMED, Job, JobState, StepState, unfinished
+from models.storage import Storage
 from models.transitions import BEGUN, GOING_ON
 from workflows import capacity
+
+ROOM = ("total_bytes", "free_bytes")
+SEEN_LATELY = timedelta(minutes=5)
+"""Older figures of a storage are not shown: its worker is silent, or it is not there any more."""
 
 
 def of_hosts(session: Session, now: datetime, ours: Settings) -> Iterator[Metric]:
@@ -30,6 +35,19 @@ def of_hosts(session: Session, now: datetime, ours: Settings) -> Iterator[Metric
     for name, count in session.execute(select(Guest.host, func.count()).group_by(Guest.host)):
         guests[name] = count
     yield labelled("drover_host_guests", "Guests known to live on it", ["host"], guests)
+    yield from _of_storages(session, now)
+
+
+def _of_storages(session: Session, now: datetime) -> Iterator[Metric]:
+    """The room that their workers have seen lately."""
+    rows = session.scalars(select(Storage).where(Storage.seen_at > now - SEEN_LATELY)).all()
+    known = {(row.host, row.name): row for row in rows if row.total_bytes is not None and row.free_bytes is not None}
+    labels = ["host", "storage"]
+    total, free = ({key: float(getattr(row, name) or 0) for key, row in known.items()} for name in ROOM)
+    yield labelled("drover_storage_bytes", "What it can hold", labels, total)
+    yield labelled("drover_storage_free_bytes", "What is free of it", labels, free)
+    low = {key: int(row.low) for key, row in known.items()}
+    yield labelled("drover_storage_low", "1: it will be full soon", labels, low)
 
 
 def of_jobs(session: Session, now: datetime) -> Iterator[Metric]:

@@ -17,7 +17,18 @@ from models.webhook import Delivery
 SECRET = re.compile(r"\b[0-9a-f]{24,}\b")
 """What nonces and keys look like: QEMU's error messages name exports, and so their nonce."""
 
-INSPECTED = {"pid", "exe", "accel", "machine_type", "runstate", "memory_bytes", "cpus", "refusals", "warnings"}
+INSPECTED = {
+    "pid",
+    "exe",
+    "accel",
+    "machine_type",
+    "runstate",
+    "memory_bytes",
+    "cpus",
+    "refusals",
+    "warnings",
+    "checks",
+}
 """Parts of an inspection that are shown; the command line may hold passwords."""
 INSPECTED_OF_A_DISK = {"index", "device", "format", "path", "virtual_size_bytes"}
 

@@ -5,6 +5,7 @@ QEMU has open, and later those that it set aside.
 """
 
 import logging
+import os
 import threading
 from collections import defaultdict
 from pathlib import Path
@@ -24,6 +25,8 @@ from workers.step import Context
 
 log = logging.getLogger(__name__)
 
+BLOCK = 512
+"""Unit of `st_blocks`, stat(2)."""
 _records = threading.Lock()
 """One thread at a time changes them: steps, the retirement beside the heartbeat, and `drover gc`."""
 
@@ -69,7 +72,8 @@ def set_aside(ctx: Context) -> None:
         Fatal: at a planned path is a file that this host did not write down as the guest's image.
     """
     adopt(ctx.settings)
-    there = {disk.index: inode for disk in ctx.disks if (inode := _written_down(ctx, disk)) is not None}
+    found = {disk.index: status for disk in ctx.disks if (status := _written_down(ctx, disk)) is not None}
+    there = {index: status.st_ino for index, status in found.items()}
     aside = {disk.index: f"{disk.source_path}.drover-{ctx.job.id}" for disk in ctx.disks}
     with ctx.record() as (session, job, _step):
         kept_for = retention_of(session, job.source)
@@ -77,6 +81,8 @@ def set_aside(ctx: Context) -> None:
         for disk in job.disks:
             disk.retired_path = aside.get(disk.index)
             disk.retired_until = until
+            if disk.index in found:
+                disk.retired_bytes = found[disk.index].st_blocks * BLOCK
     for planned in ctx.disks:
         ctx.guard()
         if planned.index in there:
@@ -88,8 +94,8 @@ def set_aside(ctx: Context) -> None:
         delete_expired(ctx.settings)
 
 
-def _written_down(ctx: Context, disk: PlannedDisk) -> int | None:
-    """The inode of an image that is to be set aside; None: that was done before."""
+def _written_down(ctx: Context, disk: PlannedDisk) -> os.stat_result | None:
+    """The status of an image that is to be set aside; None: that was done before."""
     path = Path(disk.source_path)
     there = files.status(path)
     if there is None:
@@ -100,7 +106,7 @@ def _written_down(ctx: Context, disk: PlannedDisk) -> int | None:
             f"{ctx.job.destination} now. If the file is a former image of it, move it away by hand; then "
             f"`drover job retry {ctx.job.id}`"
         )
-    return there.st_ino
+    return there
 
 
 def _retired_path(disk: Disk) -> str:

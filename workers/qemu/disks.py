@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.plan import SourceDisk
+from models.preflight import Check
+from workers import checks
+from workers.checks import Kind
 from workers.qemu.topology import Reply
 
 
@@ -112,15 +115,10 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         format="raw" if driver == "file" else driver,  # a device on the bare file sees raw data
         path=medium.path,
         virtual_size_bytes=image["virtual-size"],
-        allocated_bytes=_allocated(medium),
+        allocated_bytes=image.get("actual-size"),
         cluster_size_bytes=image.get("cluster-size"),
         create_options=(_create_options(medium) if driver == "qcow2" else {}) | _thickness(medium),
     )
-
-
-def _allocated(medium: _Medium) -> int | None:
-    size = medium.image.get("actual-size")
-    return None if size is None else int(size)
 
 
 def _thickness(medium: _Medium) -> dict[str, str]:
@@ -128,7 +126,7 @@ def _thickness(medium: _Medium) -> dict[str, str]:
 
     One with preallocation=metadata looks like any thin one, and becomes one.
     """
-    thick = (_allocated(medium) or 0) >= medium.image["virtual-size"] > 0
+    thick = medium.image.get("actual-size", 0) >= medium.image["virtual-size"] > 0
     return {"preallocation": "falloc"} if thick else {}
 
 
@@ -150,47 +148,49 @@ def disk_refusals(
     named_block_nodes: Sequence[Reply] = (),
     blockstats: Sequence[Reply] = (),
     block_jobs: Sequence[Reply] = (),
-) -> list[str]:
-    """Why these disks cannot be moved, a sentence each. An empty drive (an ejected CD) is fine.
+) -> list[Check]:
+    """Why these disks cannot be moved. An empty drive (an ejected CD) is fine.
 
     Give `block_jobs` (`query-block-jobs`) without the mirrors this move started itself.
     """
     media = _media(query_block, named_block_nodes, blockstats)
-    found = [sentence for medium in media for sentence in _refused(medium)]
-    found += [f"block job {job['device']} ({job['type']}) is running; let it end or cancel it" for job in block_jobs]
+    found = [check for medium in media for check in _refused(medium)]
+    found += [checks.BLOCK_JOB.found(f"block job {job['device']} ({job['type']}) is running") for job in block_jobs]
     paths = Counter(medium.path for medium in media if not _read_only(medium))
-    found += [f"{path} is used by {count} disks; give each its own" for path, count in paths.items() if count > 1]
+    found += [
+        checks.SHARED_IMAGE.found(f"{path} is used by {count} disks") for path, count in paths.items() if count > 1
+    ]
     return found
 
 
-def _refused(medium: _Medium) -> Iterator[str]:
+def _refused(medium: _Medium) -> Iterator[Check]:
     if _read_only(medium):
         # Firmware is part of QEMU's installation; every host has its own copy.
         if not medium.device.startswith("pflash"):
-            yield f"{medium.shown}: its medium is read-only and must exist on the destination; eject it"
+            yield checks.READ_ONLY.of(medium.shown)
         return
     driver = medium.inserted["drv"]
     if driver not in {"raw", "qcow2", "file"}:
-        yield f"{medium.shown}: a {driver} node is on top; only plain raw and qcow2 images are moved"
+        yield checks.IMAGE_FORMAT.found(f"{medium.shown}: a {driver} node is on top")
         return
-    for reason, applies in _reasons(medium).items():
+    for kind, applies in _reasons(medium).items():
         if applies:
-            yield f"{medium.shown}: {reason}"
+            yield kind.of(medium.shown)
 
 
-def _reasons(medium: _Medium) -> dict[str, bool]:
+def _reasons(medium: _Medium) -> dict[Kind, bool]:
     inserted, image, specific = medium.inserted, medium.image, medium.specific
     has_backing = "backing_file" in inserted or "backing-filename" in image
     bitmaps = [bitmap for bitmap in inserted.get("dirty-bitmaps", ()) if bitmap.get("name")]
     return {
-        "it has a backing file; flatten it first (block-stream)": has_backing,
-        "it has internal snapshots, which a mirror does not copy; delete them": bool(image.get("snapshots")),
-        "it is encrypted, and the copy would not be": bool(inserted.get("encrypted")) or "encrypt" in specific,
-        "its data lies in a separate file (data-file)": "data-file" in specific,
-        "it has dirty bitmaps, which a mirror does not copy; remove them": bool(bitmaps or specific.get("bitmaps")),
-        "its I/O is throttled by a group, which is not rebuilt; remove the limits": "group" in inserted,
-        "it shows only a part of its file (offset, size)": _is_partial(image),
-        "the image is marked corrupt; check it": bool(specific.get("corrupt")),
+        checks.BACKING_FILE: has_backing,
+        checks.INTERNAL_SNAPSHOTS: bool(image.get("snapshots")),
+        checks.ENCRYPTED_IMAGE: bool(inserted.get("encrypted")) or "encrypt" in specific,
+        checks.DATA_FILE: "data-file" in specific,
+        checks.DIRTY_BITMAPS: bool(bitmaps or specific.get("bitmaps")),
+        checks.THROTTLED: "group" in inserted,
+        checks.PARTIAL_IMAGE: _is_partial(image),
+        checks.CORRUPT_IMAGE: bool(specific.get("corrupt")),
     }
 
 
@@ -202,12 +202,11 @@ def _is_partial(image: Reply) -> bool:
     return bool(options.get("offset")) or "size" in options
 
 
-def unnamed_images(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[str]:
+def unnamed_images(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[Check]:
     """Disks whose image is not on the command line: a snapshot or a pivot changed it since the start."""
     words = [word.replace(",,", ",") for word in argv]
     return [
-        f"{disk.path}, the image of disk {disk.qdev}, is not on the guest's command line; "
-        "it was changed while the guest ran, so restart the guest on it first"
+        checks.IMAGE_NOT_NAMED.found(f"{disk.path}, the image of disk {disk.qdev}, is not on the guest's command line")
         for disk in disks
         if not any(disk.path in word for word in words)
     ]

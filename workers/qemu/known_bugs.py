@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from models.preflight import Check
+from workers import checks
 from workers.qemu.command_line import GUEST_TEXT, Option, parse_command_line, spelled_out
 
 Version = tuple[int, int, int]
@@ -217,8 +219,8 @@ def known_bugs(qemu: Version, accel: Accel, *, severity: Severity | None = None)
 
 def warnings(
     source_version: Version, accel: Accel, argv: Sequence[str], *, destination_version: Version | None = None
-) -> list[str]:
-    """Warnings for the operator of the guest with this command line, before it moves: one sentence per bug.
+) -> list[Check]:
+    """Warnings for the operator of the guest with this command line, before it moves: one per bug.
 
     `tcg-precopy` is among them exactly when `live_ram_safe` is false.
     """
@@ -227,7 +229,7 @@ def warnings(
         hosts["destination"] = destination_version
     described = _described(argv)
     return [
-        f"{_named(affected)}: {bug.what} ({bug.id})"
+        checks.KNOWN_BUG.found(f"{_named(affected)}: {bug.what} ({bug.id})")
         for bug in BUGS
         if bug.severity is Severity.WARN and bug.concerns_guest(described)
         if (affected := {place: qemu for place, qemu in hosts.items() if bug.affects(qemu, accel)})

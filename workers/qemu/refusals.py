@@ -5,26 +5,29 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from models.preflight import Check
+from workers import checks
 from workers.qemu.command_line import DROPPED, GUEST_TEXT, Option, leaf, parse_command_line, spelled_out, words_of
 
 _REFUSED_OPTIONS = {
-    "add-fd": "an open file of this host cannot be handed over; give QEMU a path instead",
-    "fsdev": "a shared host directory cannot be moved; unmount it in the guest and remove the option",
-    "virtfs": "a shared host directory cannot be moved; unmount it in the guest and remove the option",
-    "tpmdev": "the TPM's state is not moved; restart the guest without it",
-    "snapshot": "the guest writes to temporary files; restart it without",
-    "loadvm": "the machine was loaded from an internal snapshot; restart the guest without",
-    "readconfig": "what the file says is not seen here; write its options on the command line",
+    "add-fd": checks.DESCRIPTOR,
+    "fsdev": checks.SHARED_FOLDER,
+    "virtfs": checks.SHARED_FOLDER,
+    "snapshot": checks.TEMPORARY_FILES,
+    "loadvm": checks.LOADVM,
+    "readconfig": checks.READCONFIG,
 }
 _TIED_DEVICES = {
-    "vfio-": "hardware of this host",
-    "usb-host": "hardware of this host",
-    "u2f-passthru": "hardware of this host",
-    "ivshmem": "memory shared with another process",
-    "vhost-": "a back end outside QEMU",
-    "virtio-9p": "a shared host directory",
-    "tpm-": "a TPM, whose state is not moved",
+    "vfio-": checks.PASSTHROUGH,
+    "usb-host": checks.PASSTHROUGH,
+    "u2f-passthru": checks.PASSTHROUGH,
+    "ivshmem": checks.SHARED_MEMORY,
+    "vhost-user-fs": checks.VIRTIOFS,
+    "vhost-": checks.VHOST_USER,
+    "virtio-9p": checks.SHARED_FOLDER,
 }
+_ENCRYPTED_MEMORY = ("sev-", "tdx-", "s390-pv-")
+"""Kinds of objects that a machine names as `confidential-guest-support`."""
 _MOVABLE_VHOST = ("vhost-vsock",)
 _DESCRIPTORS = words_of("fd fds vhostfd vhostfds sock_fd")
 _REMOTE = words_of("nbd nfs rbd http https ftp ftps ssh iscsi gluster sheepdog nvme vvfat fat")
@@ -45,12 +48,12 @@ _CHANNEL = re.compile(r"(?:vnc=)?(?:mon:)?(?:unix|file|pipe):([^,]+)")
 _NO_ROOT_NEEDED = ("/dev/hugepages", "/dev/null", "/dev/stdout", "/dev/stderr", "/dev/fdset/")
 
 
-def command_line_refusals(argv: Sequence[str], *, source_root: str) -> list[str]:
-    """Why this command line cannot be rebuilt on another host: a sentence each; empty when it can."""
-    found: dict[str, None] = {}
+def command_line_refusals(argv: Sequence[str], *, source_root: str) -> list[Check]:
+    """Why this command line cannot be rebuilt on another host; empty when it can."""
+    found: dict[Check, None] = {}
     for option in map(spelled_out, parse_command_line(argv)):
-        for check in (_refused_option, _refused_device, _refused_descriptor, _refused_disk, _refused_monitor):
-            found.update(dict.fromkeys(check(option)))
+        for look in (_refused_option, _refused_device, _refused_descriptor, _refused_disk, _refused_monitor):
+            found.update(dict.fromkeys(look(option)))
         found.update(dict.fromkeys(_refused_path(option, source_root)))
     return list(found)
 
@@ -67,50 +70,54 @@ def driver_of(option: Option) -> str:
     return option.get("driver") or option.get("type") or first
 
 
-def _refused_option(option: Option) -> Iterator[str]:
+def _refused_option(option: Option) -> Iterator[Check]:
     if option.name in _REFUSED_OPTIONS:
-        yield f"{shown(option)}: {_REFUSED_OPTIONS[option.name]}"
+        yield _REFUSED_OPTIONS[option.name].of(shown(option))
+    if option.name == "tpmdev":
+        yield (checks.REAL_TPM if driver_of(option) == "passthrough" else checks.TPM).of(shown(option))
+    if option.name == "object" and (option.get("qom-type") or driver_of(option)).startswith(_ENCRYPTED_MEMORY):
+        yield checks.SEV.of(shown(option))
 
 
-def _refused_device(option: Option) -> Iterator[str]:
+def _refused_device(option: Option) -> Iterator[Check]:
     driver = driver_of(option)
     if option.name in {"netdev", "nic", "net"} and driver in {"vhost-user", "vhost-vdpa"}:
-        yield f"{shown(option)}: the network's back end is outside QEMU; use a tap or bridge instead"
+        yield checks.VHOST_USER.of(shown(option))
     if option.name != "device" or driver.startswith(_MOVABLE_VHOST):
         return
-    for prefix, what in _TIED_DEVICES.items():
-        if driver.startswith(prefix):
-            yield f"{shown(option)}: it is tied to {what}; unplug it before moving the guest"
+    kind = next((kind for prefix, kind in _TIED_DEVICES.items() if driver.startswith(prefix)), None)
+    if kind is not None:
+        yield kind.of(shown(option))
 
 
-def _refused_descriptor(option: Option) -> Iterator[str]:
+def _refused_descriptor(option: Option) -> Iterator[Check]:
     if option.name in {"add-fd", *GUEST_TEXT, *DROPPED}:
         return
     for key, value in leaves(option):
         if key in _DESCRIPTORS or "/dev/fdset/" in value or (key == "type" and value == "fd"):
-            yield f"{shown(option)}: {_REFUSED_OPTIONS['add-fd']}"
+            yield checks.DESCRIPTOR.of(shown(option))
 
 
-def _refused_disk(option: Option) -> Iterator[str]:
+def _refused_disk(option: Option) -> Iterator[Check]:
     if option.name not in {"drive", "blockdev"}:
         return
     if option.get("snapshot") in _TRUE:
-        yield f"{shown(option)}: the guest writes to a temporary file; restart it without snapshot=on"
+        yield checks.TEMPORARY_FILES.of(shown(option))
     for key, value in leaves(option):
         has_protocol = option.name == "drive" and key == "file" and _PROTOCOL.match(value)
         if has_protocol or (key == "driver" and value in _REMOTE):
-            yield f"{shown(option)}: the image is not a file of this host; only local images are moved"
+            yield checks.REMOTE_IMAGE.of(shown(option))
         elif key in {"file", "filename"} and value.startswith("/dev/") and not value.startswith("/dev/fdset/"):
-            yield f"{shown(option)}: raw block devices cannot be created on the destination yet"
+            yield checks.BLOCK_DEVICE.of(shown(option))
 
 
-def _refused_monitor(option: Option) -> Iterator[str]:
+def _refused_monitor(option: Option) -> Iterator[Check]:
     value = (option.value or "").removeprefix("mon:")
     if option.name in {"qmp", "qmp-pretty", "monitor"} and value == "stdio":
-        yield f"{shown(option)}: this monitor's pipes end at the source host; use a unix socket"
+        yield checks.MONITOR_STDIO.of(shown(option))
     path = option.get("path") if option.name == "chardev" else value if option.name in _CHANNELS else ""
     if (path or "").startswith(("/dev/tty", "/dev/parport")):
-        yield f"{shown(option)}: a port of this host cannot be moved"
+        yield checks.HOST_PORT.of(shown(option))
 
 
 def _host_files(option: Option) -> Iterator[tuple[str, bool]]:
@@ -132,15 +139,15 @@ def is_read_only(option: Option) -> bool:
     return option.get("media") == "cdrom" or any(value.lower() in _TRUE for value in given)
 
 
-def _refused_path(option: Option, source_root: str) -> Iterator[str]:
+def _refused_path(option: Option, source_root: str) -> Iterator[Check]:
     root = source_root.rstrip("/")
     for path, written in _host_files(option):
         if path.startswith(("@", *_NO_ROOT_NEEDED)):
             continue
         if not path.startswith("/"):
-            yield f"{shown(option)}: {path} is relative to an unknown directory; give the full path"
+            yield checks.RELATIVE_PATH.found(f"{shown(option)}: {path} is relative to an unknown directory")
         elif written and not path.startswith(root + "/"):
-            yield f"{shown(option)}: {path} is written but lies outside {source_root}; move it below"
+            yield checks.OUTSIDE_ROOT.found(f"{shown(option)}: {path} is written but lies outside {source_root}")
 
 
 def leaves(option: Option) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from models.preflight import Check
+from workers import checks
 from workers.qemu.command_line import anonymous_devices, device_ids
 
 Reply = Mapping[str, Any]
@@ -178,7 +180,7 @@ def _without_children(lines: Sequence[str]) -> list[str]:
     return sorted((line for line in lines if not line.startswith(inside)), key=lambda line: line not in devices)
 
 
-def hot_plugged(peripheral: Sequence[Reply], peripheral_anon: Sequence[Reply], argv: Sequence[str]) -> list[str]:
+def hot_plugged(peripheral: Sequence[Reply], peripheral_anon: Sequence[Reply], argv: Sequence[str]) -> list[Check]:
     """Devices that came or went since the start, which the command line would not rebuild.
 
     Takes the replies of `qom-list` for /machine/peripheral and /machine/peripheral-anon. QEMU never
@@ -186,13 +188,13 @@ def hot_plugged(peripheral: Sequence[Reply], peripheral_anon: Sequence[Reply], a
     """
     present, named = _children(peripheral), device_ids(argv)
     anonymous, expected = len(_children(peripheral_anon)), anonymous_devices(argv)
-    found = [f"device {name} was plugged in while the guest ran; unplug it" for name in sorted(present - named)]
-    found += [f"device {name} was unplugged while the guest ran; plug it in again" for name in sorted(named - present)]
+    plugged = {name: f"device {name} was plugged in while the guest ran" for name in sorted(present - named)}
+    unplugged = {name: f"device {name} was unplugged while the guest ran" for name in sorted(named - present)}
+    found = [checks.HOT_PLUGGED.found(seen, remedy="unplug it") for seen in plugged.values()]
+    found += [checks.HOT_PLUGGED.found(seen, remedy="plug it in again") for seen in unplugged.values()]
     if anonymous != expected:
-        found.append(
-            f"{anonymous} devices without an id where the command line makes {expected}; "
-            "some came or went while the guest ran"
-        )
+        seen = f"{anonymous} devices without an id where the command line makes {expected}"
+        found.append(checks.HOT_PLUGGED.found(seen, remedy="some came or went while the guest ran"))
     return found
 
 

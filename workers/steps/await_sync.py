@@ -16,6 +16,7 @@ from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
 from workers.step import Context, StepHandler
+from workers.storage.low import Low
 from workers.streams import supervisor as streams
 from workers.switchover import supervisor
 from workflows.migration.chain import BeginAnew, Restart
@@ -71,6 +72,7 @@ class _Watch:
         self.moved_at, self.moved_bytes = time.monotonic(), -1
         self.room = _Room()
         self.bandwidth = mirrors.Bandwidth(ctx, monitor)
+        self.low = Low(ctx)
         self.said: str | None = None
         self.seen: dict[str, int] = {}
 
@@ -81,7 +83,7 @@ class _Watch:
                 states = await block.mirrors(self.monitor, mirrors.names(self.ctx))
             _raise_if_ended(self.ctx, states)
             held_up = self.lacks_room(states) or await guest_events.held_up(self.ctx, self.monitor)
-            await asyncio.to_thread(self.say, held_up)
+            await asyncio.to_thread(self.say, held_up, await asyncio.to_thread(self.low.sentence))
             in_sync = _all_in_sync(self.ctx, states) and held_up is None and not self.ctx.job.held
             await self.record_event(states, now=in_sync)
             if in_sync and all(disk.ready_at for disk in self.ctx.job.disks):
@@ -105,17 +107,17 @@ class _Watch:
             f"or end it with `drover job cancel {job.id}`"
         )
 
-    def say(self, held_up: str | None) -> None:
+    def say(self, held_up: str | None, low: str | None) -> None:
         """Record an event when it begins and one when it is over; meanwhile it is the step's remark."""
-        if held_up == self.said:
+        remark = held_up or low
+        if remark == self.said:
             return
+        action = "held_up" if held_up else "warning" if low else "goes_on"
         with self.ctx.record() as (session, job, step):
-            step.error = held_up
-            sentence = held_up or "the move goes on"
-            record_event(
-                session, job.id, by=self.ctx.claim.owner, action="held_up" if held_up else "goes_on", sentence=sentence
-            )
-        self.said = held_up
+            step.error = remark
+            sentence = remark or "the move goes on"
+            record_event(session, job.id, by=self.ctx.claim.owner, action=action, sentence=sentence)
+        self.said = remark
 
     async def record_event(self, states: dict[str, Mirror], now: bool) -> None:
         if not now and time.monotonic() < self.record_at:

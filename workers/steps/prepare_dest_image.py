@@ -4,12 +4,15 @@ import asyncio
 from pathlib import Path
 
 from drover.errors import Fatal, Transient
+from models.database import transaction
+from models.guest import Guest
 from models.job import Side
 from models.plan import PlannedDisk
-from workers import destination_check, files, processes
+from workers import files, processes
 from workers.images import manifest as images
 from workers.images.manifest import Manifest
 from workers.step import Context, StepHandler
+from workers.storage import room
 
 
 class PrepareDestImage(StepHandler):
@@ -24,7 +27,7 @@ class PrepareDestImage(StepHandler):
 
     async def do(self, ctx: Context) -> None:
         disks = ctx.plan.disks
-        destination_check.check_room(disks)
+        await asyncio.to_thread(_check_room, ctx)
         for disk in disks:
             ctx.guard()
             ctx.directory.manifest.claim(files.below(ctx.settings.guest_root, disk.destination_path))
@@ -35,6 +38,18 @@ class PrepareDestImage(StepHandler):
         _nobody_uses(ctx)
         ctx.directory.manifest.delete_all()
         ctx.directory.remove()
+
+
+def _check_room(ctx: Context) -> None:
+    with transaction() as session:
+        guest = session.get(Guest, ctx.job.guest)
+    room.check(
+        ctx.plan.disks,
+        ctx.settings,
+        thin_factor=ctx.job.options.thin_factor,
+        allocated_bytes=guest.allocated_bytes if guest is not None else None,
+        job_id=ctx.job.id,
+    )
 
 
 def _nobody_uses(ctx: Context) -> None:

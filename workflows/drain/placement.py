@@ -162,7 +162,8 @@ def _sum(unit: Unit) -> Size:
     return Size(
         cpus=sum(size.cpus for size in sizes),
         memory_bytes=sum(size.memory_bytes for size in sizes),
-        disk_bytes=sum(size.disk_bytes for size in sizes),
+        disk_bytes=sum(size.written_bytes + size.unwritten_bytes for size in sizes),
+        allocated_bytes=sum(size.written_bytes for size in sizes),
     )
 
 

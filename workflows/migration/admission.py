@@ -138,7 +138,7 @@ def _obstacle(job: Job, size: Size, room: Room, slots: Slots) -> str | None:
     """Why a job may not begin now. A silent host does not count here: that reason is written later."""
     if job.state is JobState.QUEUED:  # later it has its room already, and a cordon stops nothing that has begun
         closed = room.closed and f"{room.host} takes no guest: {room.closed}"
-        if why := closed or room.lacks(size):
+        if why := closed or room.lacks(size, job.options.thin_factor):
             return why
     return slots.lacking(job.source, job.destination)
 

@@ -72,7 +72,7 @@ def _checked(guest: str, destination: str, options: MigrationOptions, terms: Sub
     """A job that could be done, and the guest and its plan as they were when that was found out."""
     receivers.check(terms.webhook)
     row = known_guest(guest)
-    planned = preflight.plan(row, destination)
+    planned = preflight.plan(row, destination, options)
     preflight.fits_its_window(row.name, terms)
     job = Job(
         guest=row.name,

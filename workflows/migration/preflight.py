@@ -5,10 +5,12 @@ from sqlalchemy import select
 from drover.errors import HostRefused, PreconditionFailed
 from models.base import now
 from models.database import transaction
+from models.documents import MigrationOptions
 from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
 from models.plan import Inspection, Plan
+from models.preflight import Verdict
 from workflows import estimate, host_keys, schedule
 from workflows.capacity import Size
 from workflows.guests import inspect, refuse_second_name
@@ -32,7 +34,7 @@ def fits_its_window(guest: str, terms: SubmitOptions) -> None:
         raise PreconditionFailed(f"{guest} cannot be moved: {wait.why}")
 
 
-def plan(guest: Guest, destination: str) -> Plan:
+def plan(guest: Guest, destination: str, options: MigrationOptions | None = None) -> Plan:
     """Ask both hosts.
 
     Raises:
@@ -41,7 +43,25 @@ def plan(guest: Guest, destination: str) -> Plan:
     if guest.host == destination:
         raise PreconditionFailed(f"{guest.name} is on {destination} already: name another host")
     takes_guests(known_host(destination))
-    return planned_at(destination, guest, movable(guest))
+    try:
+        inspection = movable(guest)
+    except HostRefused as refused:
+        raise _with_those_of(destination, guest, refused, options) from None
+    return planned_at(destination, guest, inspection, options)
+
+
+def _with_those_of(
+    destination: str, guest: Guest, refused: HostRefused, options: MigrationOptions | None
+) -> HostRefused:
+    """What the destination has against it as well, so that all is known at once."""
+    try:
+        planned_at(destination, guest, inspect(guest), options)
+    except HostRefused as there:
+        if not there.failed and refused.checks:
+            return HostRefused(f"{refused}; {there}", host=guest.host, checks=(*refused.checks, *there.checks))
+    except PreconditionFailed:
+        pass  # it gives no answer: what is known already is reason enough
+    return refused
 
 
 def movable(guest: Guest) -> Inspection:
@@ -54,11 +74,13 @@ def movable(guest: Guest) -> Inspection:
     inspection = inspect(guest)
     refuse_second_name(guest, inspection)
     if inspection.refusals:
-        raise HostRefused(f"{guest.name} cannot be moved now: " + "; ".join(inspection.refusals), host=guest.host)
+        found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]
+        why = f"{guest.name} cannot be moved now: " + "; ".join(inspection.refusals)
+        raise HostRefused(why, host=guest.host, checks=found)
     return inspection
 
 
-def planned_at(destination: str, guest: Guest, inspection: Inspection) -> Plan:
+def planned_at(destination: str, guest: Guest, inspection: Inspection, options: MigrationOptions | None = None) -> Plan:
     """The job's plan for one destination, by what was found out about the guest.
 
     Raises:
@@ -66,7 +88,11 @@ def planned_at(destination: str, guest: Guest, inspection: Inspection) -> Plan:
     """
     host, keys = known_host(guest.host), _keys(guest.host, destination)
     question = PlanDestination(
-        guest=guest.name, source_root=host.guest_root, source_machine=host.facts.machine, source=inspection
+        guest=guest.name,
+        source_root=host.guest_root,
+        source_machine=host.facts.machine,
+        source=inspection,
+        thin_factor=options.thin_factor if options else None,
     )
     answer = ask(destination, question)
     return Plan(source=inspection, destination=answer, source_key=keys[guest.host], destination_key=keys[destination])

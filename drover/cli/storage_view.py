@@ -1,0 +1,64 @@
+"""How storages are shown, as text or as JSON."""
+
+from sqlalchemy import select
+
+from drover.cli import output
+from drover.views.serializers import iso
+from models.base import Document
+from models.database import transaction
+from models.storage import Storage
+
+
+def listed(*, as_json: bool) -> None:
+    """Print a line for each storage."""
+    with transaction() as session:
+        rows = session.scalars(select(Storage).order_by(Storage.host, Storage.name)).all()
+    if as_json:
+        output.emit({"storages": [document(row) for row in rows]})
+        return
+    if not rows:
+        output.note("no storage yet: a host's worker reports them within seconds after its start")
+    output.table(
+        ("HOST", "STORAGE", "DRIVER", "PLACE", "SIZE", "FREE", "THIN FACTOR", "STATE"),
+        [
+            (
+                row.host,
+                row.name,
+                row.driver,
+                row.place,
+                _size(row.total_bytes),
+                _size(row.free_bytes),
+                f"{row.thin_factor:g}",
+                "low" if row.low else "ok",
+            )
+            for row in rows
+        ],
+    )
+
+
+def described(storage: Storage, *, as_json: bool) -> None:
+    """Print what was set."""
+    if as_json:
+        output.emit(document(storage))
+    else:
+        factor = f"{storage.thin_factor:g}"
+        output.say(f"{storage.name} of {storage.host}: of what thin disks have not written, 1/{factor} counts")
+
+
+def document(storage: Storage) -> Document:
+    """One storage."""
+    return {
+        "host": storage.host,
+        "name": storage.name,
+        "driver": storage.driver,
+        "place": storage.place,
+        "total_bytes": storage.total_bytes,
+        "free_bytes": storage.free_bytes,
+        "low": storage.low,
+        "thin_factor": storage.thin_factor,
+        "seen_at": iso(storage.seen_at),
+    }
+
+
+def _size(count: int | None) -> str:
+    return "" if count is None else output.size(count)

@@ -1,0 +1,441 @@
+"""Every check of a guest that is to be moved, as data: what it looks for, why that matters, and what to do about it.
+
+A module that looks yields `KIND.of(...)` or `KIND.found(...)`; nothing else says why a guest cannot be moved. A new
+check is a `Kind` here and a line that yields it. `docs/support.md` is written from this list.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from models.preflight import Check, Verdict
+
+Where = Literal["source", "destination"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What one check looks for."""
+
+    name: str
+    what: str
+    """For docs/support.md."""
+    why: str = ""
+    """Why it is in the way; behind a colon in a sentence that begins with what was found."""
+    remedy: str = ""
+    live: bool = False
+    """The remedy works while the guest runs."""
+    verdict: Verdict = Verdict.REFUSE
+    side: Where = "source"
+    explains: frozenset[str] = field(default=frozenset())
+    """Names of checks that find the same fact again: they are left out beside this one."""
+
+    def of(self, subject: str, *, remedy: str | None = None) -> Check:
+        """It was found in this option, disk or device."""
+        return self.found(f"{subject}: {self.why}", remedy=remedy)
+
+    def found(self, seen: str, *, remedy: str | None = None) -> Check:
+        """It was found; `seen` says all of it."""
+        return Check(
+            name=self.name,
+            side=self.side,
+            verdict=self.verdict,
+            seen=seen,
+            remedy=self.remedy if remedy is None else remedy,
+            live=self.live,
+        )
+
+    def ok(self) -> Check:
+        """It was looked for, and nothing was found."""
+        return Check(name=self.name, side=self.side, verdict=Verdict.OK)
+
+
+RESTART = "restart the guest without it"
+
+# --- The guest's QEMU and its state -----------------------------------------------------------------------------
+
+QEMU_TOO_OLD = Kind(
+    name="qemu-too-old",
+    what="a QEMU without `pause-before-switchover`, `return-path` and `events`",
+    remedy="restart the guest with a newer QEMU",
+)
+NOT_RUNNING = Kind(
+    name="not-running",
+    what="a guest that is paused, or stopped by an error",
+    remedy="let it go on first",
+    live=True,
+)
+MIGRATION_UNDER_WAY = Kind(
+    name="migration-under-way",
+    what="a migration that somebody else has begun",
+    remedy="let it end, or cancel it",
+    live=True,
+)
+BLOCKED_BY_QEMU = Kind(
+    name="blocked-by-qemu",
+    what="devices that QEMU itself cannot migrate, such as NVMe disks",
+    remedy="restart the guest without the device: a disk can be attached by virtio-blk or virtio-scsi",
+)
+PROGRAM_NOT_ALLOWED = Kind(
+    name="program-not-allowed",
+    what="a QEMU that the policy of its host does not list",
+    remedy="list it there, if guests may be run by it",
+    live=True,
+)
+USER_NOT_ALLOWED = Kind(
+    name="user-not-allowed",
+    what="a QEMU of a user whom the policy of its host does not list",
+    remedy="list the user there, if guests may be run by it",
+    live=True,
+)
+
+# --- Tied to the host -------------------------------------------------------------------------------------------
+
+DESCRIPTOR = Kind(
+    name="open-file",
+    what="open files handed to QEMU (`fd=`, `-add-fd`)",
+    why="an open file of this host cannot be handed over",
+    remedy="give QEMU a path instead",
+)
+SHARED_FOLDER = Kind(
+    name="shared-folder",
+    what="a folder of the host that is shared with the guest (`-virtfs`, `-fsdev`, virtio-9p)",
+    why="a shared host directory cannot be moved",
+    remedy="unmount it in the guest and restart the guest without the option; share it over the network instead",
+    explains=frozenset({"hot-plugged", "blocked-by-qemu"}),
+)
+VIRTIOFS = Kind(
+    name="virtiofs",
+    what="virtiofs (`vhost-user-fs`)",
+    why="it is tied to a back end outside QEMU (virtiofsd) and to a folder of this host",
+    remedy="unmount it in the guest and restart the guest without it; share the folder over the network instead",
+    explains=frozenset({"blocked-by-qemu"}),
+)
+VHOST_USER = Kind(
+    name="vhost-user",
+    what="vhost-user and vhost-vdpa devices and networks",
+    why="it is tied to a back end outside QEMU",
+    remedy="restart the guest with what QEMU itself emulates: a tap or bridge for a network, an image for a disk",
+    explains=frozenset({"blocked-by-qemu"}),
+)
+PASSTHROUGH = Kind(
+    name="passthrough",
+    what="devices of the host that are passed through (`vfio-*`, `usb-host`, `u2f-passthru`)",
+    why="it is tied to hardware of this host",
+    remedy="restart the guest without it, with an emulated or virtio device instead",
+    explains=frozenset({"blocked-by-qemu"}),
+)
+SHARED_MEMORY = Kind(
+    name="ivshmem",
+    what="memory that is shared with another process (ivshmem)",
+    why="it is tied to memory shared with another process",
+    remedy=RESTART,
+    explains=frozenset({"blocked-by-qemu"}),
+)
+SEV = Kind(
+    name="encrypted-memory",
+    what="encrypted memory (AMD SEV, SEV-ES, SEV-SNP, Intel TDX, s390 PV)",
+    why="its memory is encrypted with a key of this host's processor",
+    remedy="restart the guest without `confidential-guest-support`",
+    explains=frozenset({"blocked-by-qemu"}),
+)
+REAL_TPM = Kind(
+    name="tpm-passthrough",
+    what="a TPM of the host (`-tpmdev passthrough`)",
+    why="it is tied to the TPM of this host",
+    remedy="restart the guest with an emulated TPM (swtpm), or without one",
+    explains=frozenset({"tpm", "blocked-by-qemu"}),
+)
+TPM = Kind(
+    name="tpm",
+    what="an emulated TPM (swtpm)",
+    why="the TPM's state is not moved",
+    remedy=RESTART,
+)
+HOST_PORT = Kind(
+    name="host-port",
+    what="serial and parallel ports of the host",
+    why="a port of this host cannot be moved",
+    remedy="restart the guest without it",
+)
+LOADVM = Kind(
+    name="loadvm",
+    what="`-loadvm`",
+    why="the machine was loaded from an internal snapshot",
+    remedy="restart the guest without",
+)
+READCONFIG = Kind(
+    name="readconfig",
+    what="`-readconfig`",
+    why="what the file says is not seen here",
+    remedy="write its options on the command line",
+)
+MONITOR_STDIO = Kind(
+    name="monitor-stdio",
+    what="a monitor on stdio",
+    why="this monitor's pipes end at the source host",
+    remedy="use a unix socket",
+)
+RELATIVE_PATH = Kind(
+    name="relative-path",
+    what="paths relative to a folder that is not known",
+    remedy="give the full path",
+)
+OUTSIDE_ROOT = Kind(
+    name="outside-root",
+    what="files that are written and lie outside the guest root",
+    remedy="move it below",
+)
+
+# --- Disks ------------------------------------------------------------------------------------------------------
+
+TEMPORARY_FILES = Kind(
+    name="snapshot-mode",
+    what="`-snapshot`, `snapshot=on`: the guest writes to temporary files",
+    why="the guest writes to a temporary file",
+    remedy="restart it without",
+    explains=frozenset({"backing-file", "image-not-named"}),
+)
+REMOTE_IMAGE = Kind(
+    name="remote-image",
+    what="images that are no files of the host (NBD, RBD, iSCSI, NFS, HTTP, ...)",
+    why="the image is not a file of this host",
+    remedy="only local images are moved: copy it to one by `blockdev-mirror`",
+    live=True,
+)
+BLOCK_DEVICE = Kind(
+    name="block-device",
+    what="raw block devices",
+    why="raw block devices cannot be created on the destination yet",
+)
+READ_ONLY = Kind(
+    name="read-only-medium",
+    what="read-only media",
+    why="its medium is read-only and must exist on the destination",
+    remedy="eject it",
+    live=True,
+)
+IMAGE_FORMAT = Kind(
+    name="image-format",
+    what="formats and filters other than raw and qcow2",
+    remedy="only plain raw and qcow2 images are moved",
+)
+BACKING_FILE = Kind(
+    name="backing-file",
+    what="backing files",
+    why="it has a backing file",
+    remedy="flatten it first (block-stream)",
+    live=True,
+)
+INTERNAL_SNAPSHOTS = Kind(
+    name="internal-snapshots",
+    what="internal snapshots",
+    why="it has internal snapshots, which a mirror does not copy",
+    remedy="delete them",
+    live=True,
+)
+ENCRYPTED_IMAGE = Kind(
+    name="encrypted-image",
+    what="encrypted images",
+    why="it is encrypted, and the copy would not be",
+)
+DATA_FILE = Kind(name="data-file", what="qcow2 with a data file", why="its data lies in a separate file (data-file)")
+DIRTY_BITMAPS = Kind(
+    name="dirty-bitmaps",
+    what="dirty bitmaps",
+    why="it has dirty bitmaps, which a mirror does not copy",
+    remedy="remove them",
+    live=True,
+)
+THROTTLED = Kind(
+    name="throttle-group",
+    what="I/O limits",
+    why="its I/O is throttled by a group, which is not rebuilt",
+    remedy="remove the limits",
+    live=True,
+)
+PARTIAL_IMAGE = Kind(
+    name="partial-image",
+    what="a disk that is a part of its file (`offset`, `size`)",
+    why="it shows only a part of its file (offset, size)",
+    remedy="copy it to an image of its own (`blockdev-mirror`)",
+    live=True,
+)
+CORRUPT_IMAGE = Kind(
+    name="corrupt-image",
+    what="an image that is marked corrupt",
+    why="the image is marked corrupt",
+    remedy="check it",
+)
+BLOCK_JOB = Kind(
+    name="block-job",
+    what="a block job of somebody else, such as a backup",
+    remedy="let it end or cancel it",
+    live=True,
+)
+SHARED_IMAGE = Kind(name="shared-image", what="one image that several disks write", remedy="give each its own")
+IMAGE_NOT_NAMED = Kind(
+    name="image-not-named",
+    what="an image that was changed while the guest ran",
+    remedy="it was changed while the guest ran, so restart the guest on it first",
+)
+BEHIND_LINK = Kind(name="behind-link", what="images behind links that are not the guest's own")
+HOT_PLUGGED = Kind(name="hot-plugged", what="devices that came or went while the guest ran")
+
+# --- The destination --------------------------------------------------------------------------------------------
+
+NOT_BELOW_ROOT = Kind(
+    name="not-below-root",
+    what="files outside the guest root of the guest's host",
+    side="destination",
+    remedy="let its DROVER_GUEST_ROOT hold them all",
+)
+NO_QEMU = Kind(
+    name="no-qemu",
+    what="a destination without the guest's QEMU, or with one that does not work",
+    side="destination",
+    remedy="install it",
+    live=True,
+)
+QEMU_NOT_ALLOWED = Kind(
+    name="qemu-not-allowed",
+    what="a QEMU that the destination's policy does not list",
+    side="destination",
+    live=True,
+)
+MACHINE_TYPE = Kind(
+    name="machine-type",
+    what="a machine type that the destination's QEMU does not have",
+    side="destination",
+    remedy="install a newer one",
+    live=True,
+)
+POLICY = Kind(
+    name="policy",
+    what="what the destination's policy does not allow: paths, programs, options, users, monitors in the network",
+    side="destination",
+)
+IMAGE_KIND = Kind(name="image-kind", what="images as no host makes them", side="destination")
+IN_THE_WAY = Kind(
+    name="in-the-way",
+    what="files that QEMU would delete or overwrite at the destination",
+    side="destination",
+    remedy="if no guest needs it, move it away",
+    live=True,
+)
+IMAGE_EXISTS = Kind(
+    name="image-exists",
+    what="an image that is there already, or a place where none can be made",
+    side="destination",
+    live=True,
+)
+NO_ROOM = Kind(name="no-room", what="too little room for its images at the destination", side="destination", live=True)
+NO_MEMORY = Kind(
+    name="no-memory",
+    what="too little memory at the destination",
+    side="destination",
+    remedy="move another guest away first",
+    live=True,
+)
+NO_TOOLS = Kind(
+    name="no-tools",
+    what="a destination without qemu-img or qemu-storage-daemon",
+    side="destination",
+    remedy="install it (Debian's qemu-utils and qemu-system-common hold it)",
+    live=True,
+)
+SOCKET = Kind(
+    name="socket",
+    what="a QMP socket that is in use at the destination, or whose path would be too long",
+    side="destination",
+    live=True,
+)
+ADDRESS = Kind(
+    name="address",
+    what="a destination that listens where the source cannot reach it",
+    side="destination",
+    remedy="give its worker the right DROVER_ADDRESS",
+    live=True,
+)
+CPU = Kind(
+    name="cpu",
+    what="a destination without features of the guest's CPU",
+    side="destination",
+)
+DOES_NOT_START = Kind(
+    name="does-not-start",
+    what="a command line that the destination's QEMU does not start with; a dry run tries it",
+    side="destination",
+    remedy="put right at the destination what it says, or restart the guest without the option",
+)
+
+# --- Warnings ---------------------------------------------------------------------------------------------------
+
+KNOWN_BUG = Kind(
+    name="known-bug",
+    what="bugs of the QEMUs that concern this guest",
+    verdict=Verdict.WARN,
+)
+PLAIN_STREAMS = Kind(
+    name="plain-streams",
+    what="disks and RAM that go over the network in plain text",
+    side="destination",
+    verdict=Verdict.WARN,
+    live=True,
+)
+
+# --- What needs no check ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supported:
+    """What goes along with the guest."""
+
+    what: str
+    how: str
+
+
+MOVED = (
+    Supported(
+        what="raw and qcow2 images on virtio-blk, virtio-scsi, SATA, IDE and USB",
+        how="mirrored while the guest runs; size, cluster size and further options of the format are kept",
+    ),
+    Supported(
+        what="machine types q35, pc, microvm and virt; UEFI with and without Secure Boot",
+        how="by the same machine type; the variables of UEFI are a disk like others",
+    ),
+    Supported(
+        what="user networks, taps by name, bridges by helper",
+        how="made anew by the same options; a tap or bridge of that name must be there",
+    ),
+    Supported(what="VNC, SPICE, serial consoles, guest agents", how="their sockets are made below the guest root"),
+)
+"""With the guest's RAM or disks, or made anew by its command line."""
+CARRIED = (
+    Supported(what="balloon target, state of all devices", how="with the RAM"),
+    Supported(what="`-name`, UUID, MAC addresses, serial numbers", how="by the command line, to the letter"),
+)
+"""What lives in the QEMU process alone."""
+
+KINDS: tuple[Kind, ...] = tuple(value for value in globals().values() if isinstance(value, Kind))
+"""All of them, in this order."""
+
+
+def told_once(checks: Iterable[Check]) -> tuple[Check, ...]:
+    """Without repetitions, and without those that another one explains: they would name a remedy that does not help."""
+    found = tuple(dict.fromkeys(checks))
+    named = {check.name for check in found}
+    explained = {name for kind in KINDS if kind.name in named for name in kind.explains}
+    return tuple(check for check in found if check.name not in explained)
+
+
+def completed(side: Where, found: Iterable[Check]) -> tuple[Check, ...]:
+    """What was found, and that nothing else of this side was."""
+    told = tuple(found)
+    names = {check.name for check in told}
+    return (*told, *(kind.ok() for kind in KINDS if kind.side == side and kind.name not in names))
+
+
+def at_destination(checks: Iterable[Check]) -> list[Check]:
+    """Found by the destination in what would be started there."""
+    return [check.model_copy(update={"side": "destination"}) for check in checks]

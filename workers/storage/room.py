@@ -1,0 +1,128 @@
+"""Whether images that a move brings fit into this host's file systems, beside those of other moves under way."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from sqlalchemy import select
+
+from drover.errors import PreconditionFailed, UnreadableDocument
+from drover.settings import Settings
+from models.database import transaction
+from models.plan import PlannedDisk
+from models.storage import GUESTS, THIN_FACTOR, Storage, counted_bytes
+from workers import files, held_plan
+from workers.files import UnsafePath
+from workers.images import manifest
+from workers.step import JobDirectory
+
+RESERVE_BYTES = 256 << 20
+"""Reserve that stays free on disks and in memory of a host."""
+BLOCK = 512
+"""Unit of `st_blocks`, stat(2)."""
+
+
+def check(
+    disks: Sequence[PlannedDisk],
+    ours: Settings,
+    *,
+    thin_factor: float | None = None,
+    allocated_bytes: int | None = None,
+    job_id: int | None = None,
+) -> None:
+    """Every file system must have room for the images that it will hold, and for those that are on their way to it.
+
+    A disk counts with what it takes at the source, and with a part of the rest, see `models.storage.counted_bytes`.
+
+    Args:
+        disks: the images.
+        ours: the settings.
+        thin_factor: of this move alone; None: as it is set for the storage.
+        allocated_bytes: what the images take at the source by now; None: what they took when the move was planned.
+        job_id: the job that brings them, which is not counted twice.
+
+    Raises:
+        PreconditionFailed: one has not; the text has the missing size.
+    """
+    factor = thin_factor or _thin_factor(ours)
+    needed: dict[int, int] = defaultdict(int)
+    example: dict[int, Path] = {}
+    grown = _grown(disks, allocated_bytes)
+    for disk in disks:
+        path = Path(disk.destination_path)
+        device = manifest.existing_parent(path).stat().st_dev
+        needed[device] += _counted(disk, factor, grown)
+        example[device] = path
+    for device, size in needed.items():
+        promised = _promised(device, factor, ours, but_for=job_id)
+        free = manifest.free_bytes(example[device]) - RESERVE_BYTES - promised
+        if size > free:
+            raise PreconditionFailed(_too_little(manifest.existing_parent(example[device]), size, free, promised))
+
+
+def _too_little(folder: Path, size: int, free: int, promised: int) -> str:
+    others = f", after {_mib(promised)} MiB for moves under way" if promised else ""
+    return (
+        f"{_mib(size)} MiB are needed for images below {folder} and {_mib(free)} are free{others}: "
+        f"make room for {_mib(size - free)} more"
+    )
+
+
+def _grown(disks: Sequence[PlannedDisk], allocated_bytes: int | None) -> int:
+    """What the guest has written since the move was planned."""
+    planned = [disk.allocated_bytes for disk in disks]
+    if allocated_bytes is None or None in planned:
+        return 0
+    return max(allocated_bytes - sum(filter(None, planned)), 0)
+
+
+def _counted(disk: PlannedDisk, factor: float, grown: int = 0) -> int:
+    """Nobody knows which of its disks the guest wrote to: each counts as if it were that one."""
+    allocated = disk.allocated_bytes
+    if allocated is not None and grown:
+        allocated = max(allocated, min(allocated + grown, disk.virtual_size_bytes))
+    return counted_bytes(disk.virtual_size_bytes, allocated, factor)
+
+
+def _promised(device: int, factor: float, ours: Settings, *, but_for: int | None) -> int:
+    """What images of other jobs have still to be given on this file system."""
+    return sum(
+        max(_counted(disk, factor) - taken, 0)
+        for number, disk, there, taken in _arriving(ours)
+        if there == device and number != but_for
+    )
+
+
+def _arriving(ours: Settings) -> Iterator[tuple[int, PlannedDisk, int, int]]:
+    """Images that are being filled here: job, disk, file system, what it takes already."""
+    for folder in JobDirectory.all_below(ours).glob("*"):
+        directory = JobDirectory(folder)
+        with suppress(OSError, ValueError, UnreadableDocument, UnsafePath):  # its job has just ended
+            plan = held_plan.held(folder)
+            for disk in plan.disks if plan is not None else ():
+                path = Path(disk.destination_path)
+                there = files.status(path) if directory.manifest.owns(path) else None
+                if there is not None:
+                    yield int(folder.name), disk, there.st_dev, there.st_blocks * BLOCK
+
+
+def arriving_images(ours: Settings) -> list[Path]:
+    """Where images are being filled now."""
+    return [Path(disk.destination_path) for _, disk, _, _ in _arriving(ours)]
+
+
+def _thin_factor(ours: Settings) -> float:
+    with transaction() as session:
+        mine = (Storage.host == ours.host) & (Storage.name == GUESTS)
+        return session.scalar(select(Storage.thin_factor).where(mine)) or THIN_FACTOR
+
+
+def taken(descriptor: int) -> int:
+    """Bytes that an open file takes of its file system."""
+    return os.fstat(descriptor).st_blocks * BLOCK
+
+
+def _mib(size: int) -> int:
+    return max(size, 0) >> 20

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from drover.errors import Transient
-from workers.qemu.known_bugs import GRANULARITY
 from workers.qemu.monitor import CommandRefused, Monitor
 
 
@@ -60,6 +59,8 @@ def _mirror(job: dict[str, Any], detail: dict[str, Any]) -> Mirror:
     )
 
 
+GRANULARITY = 1 << 16
+"""Bytes in which a mirror keeps its records: it never has two requests for one such piece on their way."""
 CRAWL = 1
 """Bytes per second of a mirror that hardly copies."""
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from models.preflight import Check
 from workers import checks
+from workers.qemu.block import GRANULARITY
 from workers.qemu.command_line import GUEST_TEXT, Option, parse_command_line, spelled_out
 
 Version = tuple[int, int, int]
@@ -176,10 +177,6 @@ def mirror_discard(source_version: Version, source_format: str) -> Literal["igno
     source from B1. A raw source reports everything allocated and may keep its holes.
     """
     return "ignore" if source_format != "raw" and affects("B1", source_version) else "unmap"
-
-
-GRANULARITY = 1 << 16
-"""Bytes in which a mirror keeps its records: it never has two requests for one such piece on their way."""
 
 
 def mirror_may_be_reopened(source_version: Version) -> bool:

@@ -12,6 +12,9 @@ from workers import checks
 from workers.checks import Kind
 from workers.qemu.topology import Reply
 
+FILTERS = frozenset({"mirror_top", "throttle", "copy-on-read"})
+"""Nodes through which a disk is seen as it is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Medium:
@@ -19,7 +22,10 @@ class _Medium:
 
     device: str
     qdev: str
+    top: str
+    """The node that the guest's requests enter, below our own mirror: only such a one can be mirrored."""
     inserted: Reply
+    """The node with the image's format, below filters."""
     file_node: str | None
     path: str
 
@@ -62,15 +68,19 @@ def _drive(entry: Reply) -> tuple[str, str]:
 
 def _medium(entry: Reply, nodes: Mapping[str, Reply], stats: Reply) -> _Medium:
     inserted: Reply = entry["inserted"]
-    while inserted["drv"] == "mirror_top" and stats.get("parent", {}).get("node-name") in nodes:
+    top = inserted["node-name"]
+    while inserted["drv"] in FILTERS and stats.get("parent", {}).get("node-name") in nodes:
+        ours = inserted["drv"] == "mirror_top"
         stats = stats["parent"]
         inserted = nodes[stats["node-name"]]
+        top = inserted["node-name"] if ours else top
     file_node = stats.get("parent", {}).get("node-name")
     if inserted["drv"] == "file":
         file_node = inserted["node-name"]
     return _Medium(
         device=entry.get("device", ""),
         qdev=entry.get("qdev", ""),
+        top=top,
         inserted=inserted,
         file_node=file_node,
         path=_path(inserted, nodes.get(file_node or "")),
@@ -108,7 +118,7 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
     driver = str(medium.inserted["drv"])
     return SourceDisk(
         index=index,
-        device=medium.inserted["node-name"],
+        device=medium.top,
         qdev=medium.qdev,
         node=medium.inserted["node-name"],
         file_node=medium.file_node,
@@ -188,7 +198,6 @@ def _reasons(medium: _Medium) -> dict[Kind, bool]:
         checks.ENCRYPTED_IMAGE: bool(inserted.get("encrypted")) or "encrypt" in specific,
         checks.DATA_FILE: "data-file" in specific,
         checks.DIRTY_BITMAPS: bool(bitmaps or specific.get("bitmaps")),
-        checks.THROTTLED: "group" in inserted,
         checks.PARTIAL_IMAGE: _is_partial(image),
         checks.CORRUPT_IMAGE: bool(specific.get("corrupt")),
     }

@@ -5,7 +5,7 @@ import asyncio
 from models.job import Side
 from workers import mirrors
 from workers.images import retention
-from workers.qemu import block, known_bugs, target
+from workers.qemu import block, known_bugs, limits, target
 from workers.qemu.monitor import CommandRefused, Monitor
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
@@ -32,6 +32,7 @@ class MirrorDisks(StepHandler):
                     for index in missing:
                         await self._connect(ctx, monitor, index)
                     devices = {mirrors.name(ctx.job.id, i): ctx.plan.disks[i].device for i in missing}
+                    await limits.step_aside(monitor)
                     await block.start_mirrors(monitor, devices)
                     await self._spare_holes(ctx, monitor, missing)
                     await block.set_speeds(monitor, dict.fromkeys(devices, rate))
@@ -55,5 +56,6 @@ class MirrorDisks(StepHandler):
         if ctx.held is not None and ctx.source_alive:
             async with ctx.guest() as monitor:
                 await block.drop_mirrors(monitor, mirrors.names(ctx))
+                await limits.step_back(monitor)
         await streams.stop(ctx)
         ctx.directory.remove()

@@ -46,6 +46,8 @@ class PlanDestination(Question[DestinationPlan]):
     source: Annotated[Inspection, nested(Inspection)]
     thin_factor: float | None = None
     """See `MigrationOptions.thin_factor`."""
+    tried: bool = False
+    """The guest's QEMU is started there as a trial."""
 
 
 class Observation(Versioned):

@@ -29,6 +29,14 @@ class Topology(Part):
     ramblocks: Many[str]
 
 
+class Link(Part):
+    """A symbolic link on the way to an image."""
+
+    path: str
+    target: str
+    """As it is written in the link."""
+
+
 class SourceDisk(Part):
     """One writable disk of a running guest: all that is needed to create its copy and mirror it."""
 
@@ -45,6 +53,11 @@ class SourceDisk(Part):
     """The protocol node below it."""
     format: str
     path: str
+    """Of the file itself, whatever links lead there."""
+    named: str | None = None
+    """As QEMU was told to open it, where that differs: by links below the guest root."""
+    links: Many[Link] = ()
+    """Those links, in the order in which they are followed."""
     virtual_size_bytes: int
     allocated_bytes: int | None = None
     """What the image takes of its storage now; None: a worker of an earlier version did not look."""
@@ -128,6 +141,10 @@ class PlannedDisk(Part):
     format: str
     source_path: str
     destination_path: str
+    named: str | None = None
+    """As QEMU is told to open it, where that is by links."""
+    links: Many[Link] = ()
+    """What is made again at the destination."""
     virtual_size_bytes: int
     allocated_bytes: int | None = None
     """See `SourceDisk.allocated_bytes`."""

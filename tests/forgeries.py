@@ -28,6 +28,7 @@ from models.plan import Inspection, Plan
 from models.transitions import StepState
 from tests import documents, factories
 from workers import attestation, derivation, executor, host_key, host_rpc, inspection, known_hosts, policy
+from workers.as_started import AsStarted
 from workers.processes import process, spawn
 from workers.run_marker import SET_CONTENT
 from workers.step import Context, JobDirectory
@@ -408,7 +409,10 @@ def _listening(path: Path) -> Iterator[Callable[[], bool]]:
 
 def _program_called_qemu(stage: Stage) -> str:
     identity = inspection._Identity(
-        process=process(1) or _nobody(), argv=["qemu"], exe=str(stage.program), pidfile=None
+        process=process(1) or _nobody(),
+        started=AsStarted(argv=["qemu"], said=["qemu"]),
+        exe=str(stage.program),
+        pidfile=None,
     )
     return "; ".join(preflight.refusals(inspection._forbidden(identity, stage.source)))
 

@@ -174,7 +174,7 @@ class _Trial:
         beside(self.lab).mkdir(exist_ok=True)
         beside(self.lab).chmod(0o777)
         done = subprocess.run(
-            ["bash", "-ec", self._filled(self.line.setup)], capture_output=True, text=True, check=False
+            ["bash", "-ec", self._filled(self.line.setup, shlex.quote)], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{self.line.name}: {done.stderr}"
         log = self.lab.logs / f"{self.name}.log"
@@ -207,7 +207,7 @@ class _Trial:
 
     def _one_move(self) -> Outcome | None:
         try:
-            preflight.plan(guests.known_guest(self.name), self.there.name)
+            preflight.plan(guests.known_guest(self.name), self.there.name, tried=True)
         except PreconditionFailed as error:
             return Outcome("refused", str(error))
         try:

@@ -175,7 +175,7 @@ def test_a_forecast_and_a_list_of_drains_read_the_row_and_not_the_commands_envir
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(preflight, "movable", lambda guest: {})
-    monkeypatch.setattr(preflight, "planned_at", lambda *_: None)
+    monkeypatch.setattr(preflight, "planned_at", lambda *_, **__: None)
     monkeypatch.setenv("DROVER_MAX_OUTGOING", "1")
     host("one")
     host("two")

@@ -80,6 +80,14 @@ def test_an_image_that_exists_already_is_named_and_left_alone(moves: Moves) -> N
 
 
 @pytest.mark.usefixtures("nothing_changes")
+def test_an_image_that_was_moved_away_under_the_running_guest(moves: Moves) -> None:
+    guest = moves.boot()
+    image = moves.lab.host("host-a").guests / guest / "disk0.qcow2"
+    image.rename(image.with_name("moved.qcow2"))
+    assert f"has it open; `mv {image.with_name('moved.qcow2')} {image}`" in refused(moves, guest, "host-b")
+
+
+@pytest.mark.usefixtures("nothing_changes")
 def test_no_room_for_the_disks(moves: Moves) -> None:
     guest = moves.boot(DiskSpec(size_bytes=64 * MIB), DiskSpec(size_bytes=16_000_000 * MIB))
     assert "make room for" in refused(moves, guest, "host-b")

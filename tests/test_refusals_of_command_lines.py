@@ -30,7 +30,6 @@ def refused(*words: str, root: str = "/hosts/a") -> list[str]:
         (["-snapshot"], "temporary"),
         (["-drive", "file=/hosts/a/i,snapshot=on"], "temporary"),
         (["-loadvm", "x"], "internal snapshot"),
-        (["-readconfig", "/hosts/a/c"], "not seen"),
         (["-drive", "file=/dev/vg/lv,format=raw"], "block devices"),
         (["-blockdev", "driver=host_device,node-name=n,filename=/dev/sdb"], "block devices"),
         (["-hda", "/dev/sdb"], "block devices"),

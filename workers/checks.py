@@ -166,9 +166,15 @@ LOADVM = Kind(
 )
 READCONFIG = Kind(
     name="readconfig",
-    what="`-readconfig`",
-    why="what the file says is not seen here",
-    remedy="write its options on the command line",
+    what="`-readconfig` with a file that is gone, changed since, or not understood",
+    why="what its -readconfig says is not known",
+    remedy="start the guest anew with a file that is there, or with its options on the command line",
+)
+NOT_UTF8 = Kind(
+    name="no-utf8",
+    what="names that are no UTF-8",
+    why="a name that is no UTF-8 cannot be told to another host",
+    remedy="rename it and start the guest with that",
 )
 MONITOR_STDIO = Kind(
     name="monitor-stdio",
@@ -272,6 +278,16 @@ IMAGE_NOT_NAMED = Kind(
     what="an image that was changed while the guest ran",
     remedy="it was changed while the guest ran, so restart the guest on it first",
 )
+IMAGE_ASTRAY = Kind(
+    name="image-astray",
+    what="an image that was moved, replaced or deleted under the running guest",
+    live=True,
+)
+IMAGE_LOST = Kind(
+    name="image-lost",
+    what="an image that QEMU opens again in the switchover and would not find: a relative name after `-daemonize`, a chroot",
+    remedy="start it with full paths and without a chroot, or give the image as a -blockdev without auto-read-only",
+)
 BEHIND_LINK = Kind(name="behind-link", what="images behind links that are not the guest's own")
 HOT_PLUGGED = Kind(name="hot-plugged", what="devices that came or went while the guest ran")
 
@@ -355,11 +371,25 @@ CPU = Kind(
     what="a destination without features of the guest's CPU",
     side="destination",
 )
+PORT_TAKEN = Kind(
+    name="port-taken",
+    what="ports of the host that the guest's QEMU listens at, and that are in use at the destination",
+    side="destination",
+    remedy="end what listens there, or give the guest another port",
+    live=True,
+)
 DOES_NOT_START = Kind(
     name="does-not-start",
     what="a command line that the destination's QEMU does not start with; a dry run tries it",
     side="destination",
     remedy="put right at the destination what it says, or restart the guest without the option",
+)
+
+OTHER_MACHINE = Kind(
+    name="other-machine",
+    what="a machine that would differ from the guest's; a dry run makes it",
+    side="destination",
+    remedy="let both hosts have the same QEMU, or restart the guest with what both have",
 )
 
 # --- Warnings ---------------------------------------------------------------------------------------------------

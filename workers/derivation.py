@@ -12,7 +12,7 @@ from pathlib import Path
 
 from drover.settings import Settings, StreamSecurity
 from models import preflight
-from models.plan import DestinationPlan, Inspection, PlannedDisk, SourceDisk, Statement
+from models.plan import DestinationPlan, Inspection, Link, PlannedDisk, SourceDisk, Statement
 from models.preflight import Check
 from workers import checks
 from workers.policy import HostPolicy
@@ -58,7 +58,7 @@ def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[Destinat
         destination_root=str(ours.guest_root),
         qemu=qemu,
     )
-    images = {disk.destination_path for disk in disks}
+    images = {disk.named or disk.destination_path for disk in disks}
     problems += outside + _disk_faults(disks, rules) + _path_faults(rules, qmp, pidfile)
     problems += checks.at_destination(command_line_refusals(argv, source_root=str(ours.guest_root)))
     problems += [checks.POLICY.found(sentence) for sentence in violations(argv, rules, images)]
@@ -101,11 +101,24 @@ def _disk(disk: SourceDisk, relocate: Relocate, version: known_bugs.Version) -> 
         format=disk.format,
         source_path=disk.path,
         destination_path=relocate(disk.path),
+        named=relocate(disk.named) if disk.named else None,
+        links=tuple(_link(link, relocate) for link in disk.links),
         virtual_size_bytes=disk.virtual_size_bytes,
         allocated_bytes=disk.allocated_bytes,
         create_options=disk.create_options,
         discard=known_bugs.mirror_discard(version, disk.format),
     )
+
+
+def _link(link: Link, relocate: Relocate) -> Link:
+    """A link to an absolute path leads below the guest root of its host."""
+    target = relocate(link.target) if link.target.startswith("/") else link.target
+    return Link(path=relocate(link.path), target=target)
+
+
+def _meant(link: Link) -> str:
+    """Where it leads."""
+    return os.path.normpath(Path(link.path).parent / link.target)
 
 
 def _qemu(seen: Inspection, rules: HostPolicy) -> tuple[str, known_bugs.Version, list[Check]]:
@@ -135,6 +148,8 @@ def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[Chec
         path, options = disk.destination_path, disk.create_options
         if not rules.may_write(path):
             found.append(_outside(path, rules))
+        if not all(rules.may_write(link.path) and rules.may_write(_meant(link)) for link in disk.links):
+            found.append(_outside(f"a link to {path}", rules))
         if disk.format not in FORMATS or options.keys() - CREATE_OPTIONS:
             kind = f"{disk.format}, {', '.join(sorted(options))}"
             found.append(checks.IMAGE_KIND.found(f"no image like {path} is made here ({kind})"))

@@ -13,11 +13,12 @@ from models import preflight
 from models.host_rpc import PlanDestination
 from models.plan import DestinationPlan, PlannedDisk
 from models.preflight import Check
-from workers import attestation, checks, derivation, files, policy, registration
+from workers import attestation, checks, derivation, files, policy, registration, trial
 from workers.files import UnsafePath
-from workers.images import manifest
+from workers.images import links, manifest
 from workers.machine import machine
-from workers.qemu import cpu
+from workers.qemu import cpu, ports
+from workers.qemu.refusals import shown
 from workers.step import JobDirectory
 from workers.storage import room
 
@@ -43,8 +44,11 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     problems += _programs() + _memory(source.memory_bytes) + _images(plan.disks, settings, question.thin_factor)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
     problems += [] if problems else derivation.in_the_way(plan.argv)
+    problems += _ports(plan.argv)
     missing = cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
     problems += [checks.CPU.found(sentence) for sentence in missing]
+    if question.tried and not problems:
+        problems += await trial.tried(source, plan, settings)
     if problems:
         raise _refused(cannot, problems, settings)
     return plan.model_copy(update={"checks": checks.completed("destination", plan.checks)})
@@ -71,7 +75,7 @@ def _memory(needed: int) -> list[Check]:
 
 
 def _images(disks: Sequence[PlannedDisk], settings: Settings, thin_factor: float | None) -> list[Check]:
-    places = (_place(disk.destination_path, settings) for disk in disks)
+    places = (_place(disk, settings) for disk in disks)
     problems = [checks.IMAGE_EXISTS.found(why) for why in places if why]
     try:
         room.check(disks, settings, thin_factor=thin_factor)
@@ -84,11 +88,13 @@ def _images(disks: Sequence[PlannedDisk], settings: Settings, thin_factor: float
     ]
 
 
-def _place(image: str, settings: Settings) -> str | None:
+def _place(disk: PlannedDisk, settings: Settings) -> str | None:
     """What is against making an image there."""
     try:
-        path = files.below(settings.guest_root, image)
+        path = files.below(settings.guest_root, disk.destination_path)
         there = files.status(path)
+        if problems := links.in_the_way(disk.links):
+            return "; ".join(problems)
     except UnsafePath as error:
         return str(error)
     return None if there is None else manifest.in_the_way(path, JobDirectory.all_below(settings))
@@ -102,6 +108,11 @@ def _socket(qmp: str) -> list[Check]:
     if Path(qmp).exists():
         return [checks.SOCKET.found(f"{qmp} exists already", remedy="if no guest uses it, delete it")]
     return []
+
+
+def _ports(argv: Sequence[str]) -> list[Check]:
+    found = ((port, ports.taken(port)) for port in ports.ports(argv))
+    return [checks.PORT_TAKEN.found(f"{shown(port.option)}: {why}") for port, why in found if why]
 
 
 def _address(address: str, source_machine: str) -> list[Check]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import pwd
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,8 +14,10 @@ from models import preflight
 from models.host_rpc import Inspect
 from models.plan import Inspection, SourceDisk, Topology
 from models.preflight import Check
-from workers import attestation, checks, files, policy, processes
+from workers import as_started, attestation, checks, files, open_images, policy, processes
+from workers.as_started import AsStarted
 from workers.files import UnsafePath
+from workers.images import links
 from workers.processes import Process
 from workers.qemu import block, cpu, known_bugs, topology
 from workers.qemu.disks import disk_refusals, source_disks, unnamed_images
@@ -57,7 +58,7 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspectio
     devices, layout, (disks, found), blockers = await asyncio.gather(
         block.device_names(monitor),
         machine(monitor),
-        _disks(monitor, identity.argv, settings),
+        _disks(monitor, identity, settings),
         _blockers(monitor, identity.argv),
     )
     forbidden = _forbidden(identity, settings)
@@ -95,9 +96,14 @@ class _Identity:
     """The process of a QEMU, and how it was started."""
 
     process: Process
-    argv: list[str]
+    started: AsStarted
     exe: str
     pidfile: str | None
+
+    @property
+    def argv(self) -> list[str]:
+        """Its command line, which says the same on another host."""
+        return self.started.argv
 
 
 def _process(pid: int) -> _Identity:
@@ -105,12 +111,12 @@ def _process(pid: int) -> _Identity:
     alive = processes.process(pid)
     if alive is None:
         raise PreconditionFailed(f"the process behind the socket (pid {pid}) has ended")
-    argv = [word.decode() for word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]]
     exe = str(Path(f"/proc/{pid}/exe").readlink()).removesuffix(" (deleted)")
     if "qemu-system" not in exe and "qemu-kvm" not in exe:
         raise PreconditionFailed(f"the process behind the socket is {exe}, not a QEMU")
-    pidfile = next((after for word, after in pairwise(argv) if word == "-pidfile"), None)
-    return _Identity(process=alive, argv=argv, exe=exe, pidfile=pidfile)
+    started = as_started.as_started(alive)
+    pidfile = next((after for word, after in pairwise(started.argv) if word == "-pidfile"), None)
+    return _Identity(process=alive, started=started, exe=exe, pidfile=pidfile)
 
 
 def _forbidden(identity: _Identity, settings: Settings) -> list[Check]:
@@ -143,29 +149,33 @@ async def machine(monitor: Monitor) -> Topology:
     )
 
 
-async def _disks(monitor: Monitor, argv: list[str], settings: Settings) -> tuple[tuple[SourceDisk, ...], list[Check]]:
+async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> tuple[tuple[SourceDisk, ...], list[Check]]:
     replies = {
         "query_block": await monitor.query("query-block"),
         "named_block_nodes": await monitor.query("query-named-block-nodes"),
         "blockstats": await monitor.query("query-blockstats"),
     }
-    found = source_disks(**replies)
+    called = source_disks(**replies)
+    named = [disk.model_copy(update={"path": seen.started.place(disk.path)}) for disk in called]
     refusals = disk_refusals(**replies, block_jobs=await monitor.query("query-block-jobs"))
-    refusals += unnamed_images(found, argv)
-    refusals += _behind_links(found)
-    refusals += command_line_refusals(argv, source_root=str(settings.guest_root))
+    refusals += unnamed_images(named, seen.argv)
+    found = tuple(_followed(disk, settings, refusals) for disk in named)
+    refusals += open_images.elsewhere(seen.process, found, seen.argv) or open_images.lost(
+        seen.process, [disk.path for disk in called], seen.started.said
+    )
+    refusals += [*seen.started.refusals, *command_line_refusals(seen.argv, source_root=str(settings.guest_root))]
     return found, refusals
 
 
-def _behind_links(disks: Sequence[SourceDisk]) -> list[Check]:
-    """After the move the images are renamed, through no link of anybody else's."""
-    refusals = []
-    for disk in disks:
-        try:
-            files.status(Path(disk.path))
-        except UnsafePath as error:
-            refusals.append(checks.BEHIND_LINK.found(str(error)))
-    return refusals
+def _followed(disk: SourceDisk, settings: Settings, refusals: list[Check]) -> SourceDisk:
+    """The disk with the place of its very file. After the move that is renamed, through no link of anybody else's."""
+    try:
+        path, through = links.followed(disk.path, settings.guest_root)
+        files.status(Path(path))
+    except UnsafePath as error:
+        refusals.append(checks.BEHIND_LINK.found(str(error)))
+        return disk
+    return disk.model_copy(update={"path": path, "named": disk.path, "links": tuple(through)} if through else {})
 
 
 async def _blockers(monitor: Monitor, argv: list[str]) -> list[Check]:

@@ -271,6 +271,21 @@ def having_open(file: Path) -> list[Process]:
     return [alive for alive in found if alive is not None]
 
 
+def open_files(process: Process) -> list[Path]:
+    """Where the files lie that it has open, as the kernel shows them; empty if we may not see it."""
+    found = []
+    with contextlib.suppress(OSError):
+        for descriptor in list(Path(f"/proc/{process.pid}/fd").iterdir()):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                found.append(descriptor.readlink())
+    return found
+
+
+def started_at(process: Process) -> float:
+    """When it was started, in seconds since the epoch by this host's clock."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + process.started / os.sysconf("SC_CLK_TCK")
+
+
 def has_open(process: Process, wanted: os.stat_result) -> bool:
     """Whether this process has that file open, as the kernel says."""
     return _opens(process.pid, wanted)

@@ -191,6 +191,8 @@ class Context:
         for disk in self.disks:
             if not self.directory.manifest.owns(Path(disk.destination_path)):
                 raise Fatal(f"{disk.destination_path} was not made by job {self.job.id}: nothing is started on it")
+            if disk.named is not None and not Path(disk.named).samefile(disk.destination_path):
+                raise Fatal(f"{disk.named} is no link to {disk.destination_path} any more: nothing is started on it")
 
     @property
     def served_at(self) -> NbdServer:

@@ -65,7 +65,7 @@ def plan_and_submit(
     request: DrainRequest, key: str | None, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool
 ) -> None:
     """Print who would go where; unless it is a dry run, submit it, and watch it on request."""
-    earlier, forecast = commands.submitted_or_forecast(request, key)
+    earlier, forecast = commands.submitted_or_forecast(request, key, tried=dry_run)
     if dry_run and forecast is not None:
         output.emit(forecast_document(forecast)) if as_json else _print_forecast(forecast)
         return

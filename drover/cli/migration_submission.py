@@ -80,7 +80,7 @@ def plan(guest: str, to: str, *, thin_factor: float | None, as_json: bool) -> No
     """Print what the move would copy; nothing is changed."""
     row = guests.known_guest(guest)
     asked = MigrationSubmission.read({"guest": guest, "to": to, "thin_factor": thin_factor})
-    planned = preflight.plan(row, to, asked.options())
+    planned = preflight.plan(row, to, asked.options(), tried=True)
     looked_at = (*planned.source.checks, *planned.destination.checks)
     if as_json:
         names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}

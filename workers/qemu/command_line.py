@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from workers.qemu import json_text
+
 Pairs = tuple[tuple[str | None, str], ...]
 """`key=value` pieces of an option string in order; the key is None where only a value stands."""
 
@@ -87,7 +89,7 @@ class Option:
     def get(self, key: str) -> str | None:
         """The value of a top-level key, in either form; the last one wins, as in QEMU."""
         if self.is_json():
-            value = json.loads(self.value or "{}").get(key)
+            value = json_text.loads(self.value or "{}").get(key)
             return None if value is None else str(value)
         return next((value for name, value in reversed(self.pairs()) if name == key), None)
 
@@ -204,7 +206,7 @@ def _relocated_value(key: str | None, value: str, relocate: Relocate) -> str:
     if key is not None and leaf(key) in GUEST_KEYS:
         return value
     if value.startswith("json:"):
-        return "json:" + json.dumps(_relocated_tree(json.loads(value.removeprefix("json:")), relocate))
+        return "json:" + json.dumps(_relocated_tree(json_text.loads(value.removeprefix("json:")), relocate))
     return relocate(value)
 
 
@@ -218,7 +220,7 @@ def _relocated_tree(tree: Any, relocate: Relocate) -> Any:
 
 def _edit_json(option: Option, edit: Callable[[Any], Any]) -> Option:
     """Rewrite only when something changed, so that an untouched option stays as it was written."""
-    before = json.loads(option.value or "null")
+    before = json_text.loads(option.value or "null")
     after = edit(before)
     return option if after == before else replace(option, value=json.dumps(after))
 
@@ -271,7 +273,7 @@ def _keep_cache_in_tree(tree: Any) -> Any:
 def _keep_cache_in_json_name(value: str) -> str:
     if not value.startswith("json:"):
         return value
-    return "json:" + json.dumps(_keep_cache_in_tree(json.loads(value.removeprefix("json:"))))
+    return "json:" + json.dumps(_keep_cache_in_tree(json_text.loads(value.removeprefix("json:"))))
 
 
 def _pinned(options: Sequence[Option], machine_type: str) -> list[Option]:

@@ -10,6 +10,8 @@ from models.plan import SourceDisk
 from models.preflight import Check
 from workers import checks
 from workers.checks import Kind
+from workers.qemu.command_line import Option, parse_command_line
+from workers.qemu.refusals import leaves
 from workers.qemu.topology import Reply
 
 FILTERS = frozenset({"mirror_top", "throttle", "copy-on-read"})
@@ -213,9 +215,15 @@ def _is_partial(image: Reply) -> bool:
 
 def unnamed_images(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[Check]:
     """Disks whose image is not on the command line: a snapshot or a pivot changed it since the start."""
-    words = [word.replace(",,", ",") for word in argv]
+    said = {value for option in parse_command_line(argv) for value in _values(option)}
     return [
         checks.IMAGE_NOT_NAMED.found(f"{disk.path}, the image of disk {disk.qdev}, is not on the guest's command line")
         for disk in disks
-        if not any(disk.path in word for word in words)
+        if not any(disk.path in value for value in said)
     ]
+
+
+def _values(option: Option) -> Iterator[str]:
+    """All that it says, without escapes."""
+    yield option.value or ""
+    yield from (value for _, value in leaves(option))

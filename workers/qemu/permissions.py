@@ -44,7 +44,7 @@ KNOWN = words_of(
     "name uuid machine M accel cpu smp m numa nodefaults no-user-config nodefconfig enable-kvm no-kvm no-acpi no-hpet "
     "display vga nographic full-screen alt-grab ctrl-grab rtc boot no-fd-bootchk global set k msg no-reboot "
     "no-shutdown no-quit S incoming device overcommit mem-prealloc mem-path icount watchdog watchdog-action action "
-    "sandbox usb append smbios fw_cfg pidfile kernel initrd dtb bios L drive blockdev chardev "
+    "sandbox usb iscsi append smbios fw_cfg pidfile kernel initrd dtb bios L drive blockdev chardev "
     "serial parallel debugcon monitor qmp qmp-pretty mon vnc spice netdev nic net object audiodev compat D d trace "
     "dfilter run-with runas"
 )

@@ -1,12 +1,12 @@
 """What on a guest's command line ties it to its host, so that it cannot be rebuilt on another."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from models.preflight import Check
 from workers import checks
+from workers.qemu import json_text
 from workers.qemu.command_line import DROPPED, GUEST_TEXT, Option, leaf, parse_command_line, spelled_out, words_of
 
 _REFUSED_OPTIONS = {
@@ -15,7 +15,6 @@ _REFUSED_OPTIONS = {
     "virtfs": checks.SHARED_FOLDER,
     "snapshot": checks.TEMPORARY_FILES,
     "loadvm": checks.LOADVM,
-    "readconfig": checks.READCONFIG,
 }
 _TIED_DEVICES = {
     "vfio-": checks.PASSTHROUGH,
@@ -153,12 +152,12 @@ def _refused_path(option: Option, source_root: str) -> Iterator[Check]:
 def leaves(option: Option) -> Iterator[tuple[str, str]]:
     """Every (last part of the key, text value) of an option, however deeply nested."""
     if option.is_json():
-        yield from _tree_leaves(json.loads(option.value or "null"), "")
+        yield from _tree_leaves(json_text.loads(option.value or "null"), "")
         return
     for key, value in option.pairs():
         name = leaf(key) if key is not None else ("driver" if option.name == "blockdev" else "")
         if value.startswith("json:"):
-            yield from _tree_leaves(json.loads(value.removeprefix("json:")), "")
+            yield from _tree_leaves(json_text.loads(value.removeprefix("json:")), "")
         else:
             yield name, value
 

@@ -9,6 +9,7 @@ from models.guest import Guest
 from models.job import Side
 from models.plan import PlannedDisk
 from workers import files, processes
+from workers.images import links
 from workers.images import manifest as images
 from workers.images.manifest import Manifest
 from workers.step import Context, StepHandler
@@ -31,12 +32,15 @@ class PrepareDestImage(StepHandler):
         for disk in disks:
             ctx.guard()
             ctx.directory.manifest.claim(files.below(ctx.settings.guest_root, disk.destination_path))
+            links.make(disk.links)
         await asyncio.gather(*(asyncio.to_thread(_make, disk) for disk in disks))
 
     async def rollback(self, ctx: Context) -> None:
         ctx.guard()
         _nobody_uses(ctx)
         ctx.directory.manifest.delete_all()
+        for disk in ctx.held.disks if ctx.held is not None else ():
+            links.remove_dangling(disk.links)
         ctx.directory.remove()
 
 
@@ -62,7 +66,8 @@ def _nobody_uses(ctx: Context) -> None:
 
 def _is_made(manifest: Manifest, disk: PlannedDisk) -> bool:
     path = Path(disk.destination_path)
-    return manifest.owns(path) and images.virtual_size(path, disk.format) == disk.virtual_size_bytes
+    made = manifest.owns(path) and images.virtual_size(path, disk.format) == disk.virtual_size_bytes
+    return made and all(Path(link.path).is_symlink() for link in disk.links)
 
 
 def _make(disk: PlannedDisk) -> None:

@@ -79,8 +79,10 @@ def submit(request: DrainRequest, *, forecast: Forecast | None = None, idempoten
         raise PreconditionFailed(f"a drain of {request.host} cannot be submitted now: try again") from error
 
 
-def submitted_or_forecast(request: DrainRequest, idempotency_key: str | None) -> tuple[Drain | None, Forecast | None]:
-    """The drain that was submitted with this key before, or else what it would do.
+def submitted_or_forecast(
+    request: DrainRequest, idempotency_key: str | None, *, tried: bool = False
+) -> tuple[Drain | None, Forecast | None]:
+    """The drain that was submitted with this key before, or else what it would do, on request with trials.
 
     Raises:
         PreconditionFailed: that was another one, or it cannot be done.
@@ -89,7 +91,7 @@ def submitted_or_forecast(request: DrainRequest, idempotency_key: str | None) ->
         return earlier, None
     try:
         receivers.check(request.terms.webhook)
-        return None, planner.forecast(request.kind, request.host, request.where, request.terms)
+        return None, planner.forecast(request.kind, request.host, request.where, request.terms, tried=tried)
     except PreconditionFailed:  # the conflict may be with this very drain, submitted at the same moment
         if earlier := _submitted(request, idempotency_key):
             return earlier, None

@@ -47,8 +47,12 @@ class Forecast:
     total_s: float
 
 
-def forecast(kind: DrainKind, host: str, where: AllowedHosts, terms: SubmitOptions | None = None) -> Forecast:
+def forecast(
+    kind: DrainKind, host: str, where: AllowedHosts, terms: SubmitOptions | None = None, *, tried: bool = False
+) -> Forecast:
     """Plan all guests of a drain at once, after having asked every guest's host and every destination.
+
+    On request a destination also starts each guest's QEMU for a moment.
 
     Changes nothing but the recorded sizes of the guests.
 
@@ -58,7 +62,7 @@ def forecast(kind: DrainKind, host: str, where: AllowedHosts, terms: SubmitOptio
     with transaction() as session:
         known(session, [host, *where.to, *where.exclude])
         guests = {guest.name: guest for guest in guests_of(session, kind, host)}
-    survey = _Survey(guests)
+    survey = _Survey(guests, tried)
     survey.ask_guests()
     while survey.ask_destinations(made := _placed(kind, host, where, survey)):
         pass
@@ -93,6 +97,8 @@ class _Survey:
     """What guests and destinations have answered."""
 
     guests: Mapping[str, Guest]
+    tried: bool
+    """The destinations start the guests' QEMUs for a moment."""
     inspections: dict[str, Inspection] = field(default_factory=dict)
     immovable: dict[str, str] = field(default_factory=dict)
     refusals: dict[tuple[str, str], str | None] = field(default_factory=dict)
@@ -109,7 +115,7 @@ class _Survey:
         """Ask about placements that are new; true if one of them was refused, so that the plan must be made anew."""
 
         def ask(pair: tuple[str, str]) -> None:
-            preflight.planned_at(pair[1], self.guests[pair[0]], self.inspections[pair[0]])
+            preflight.planned_at(pair[1], self.guests[pair[0]], self.inspections[pair[0]], tried=self.tried)
 
         pairs = {(one.candidate.name, one.destination) for one in made.placements} - set(self.refusals)
         refused = _refused(ask, pairs)

@@ -34,8 +34,8 @@ def fits_its_window(guest: str, terms: SubmitOptions) -> None:
         raise PreconditionFailed(f"{guest} cannot be moved: {wait.why}")
 
 
-def plan(guest: Guest, destination: str, options: MigrationOptions | None = None) -> Plan:
-    """Ask both hosts.
+def plan(guest: Guest, destination: str, options: MigrationOptions | None = None, *, tried: bool = False) -> Plan:
+    """Ask both hosts; if it is to be tried, the destination also starts the guest's QEMU for a moment.
 
     Raises:
         PreconditionFailed: the guest cannot be moved there.
@@ -47,7 +47,7 @@ def plan(guest: Guest, destination: str, options: MigrationOptions | None = None
         inspection = movable(guest)
     except HostRefused as refused:
         raise _with_those_of(destination, guest, refused, options) from None
-    return planned_at(destination, guest, inspection, options)
+    return planned_at(destination, guest, inspection, options, tried=tried)
 
 
 def _with_those_of(
@@ -80,7 +80,14 @@ def movable(guest: Guest) -> Inspection:
     return inspection
 
 
-def planned_at(destination: str, guest: Guest, inspection: Inspection, options: MigrationOptions | None = None) -> Plan:
+def planned_at(
+    destination: str,
+    guest: Guest,
+    inspection: Inspection,
+    options: MigrationOptions | None = None,
+    *,
+    tried: bool = False,
+) -> Plan:
     """The job's plan for one destination, by what was found out about the guest.
 
     Raises:
@@ -93,6 +100,7 @@ def planned_at(destination: str, guest: Guest, inspection: Inspection, options: 
         source_machine=host.facts.machine,
         source=inspection,
         thin_factor=options.thin_factor if options else None,
+        tried=tried,
     )
     answer = ask(destination, question)
     return Plan(source=inspection, destination=answer, source_key=keys[guest.host], destination_key=keys[destination])

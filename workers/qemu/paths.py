@@ -1,0 +1,139 @@
+"""Paths of host files on a command line that say where they are only together with something else: relative ones."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from workers.qemu import json_text
+from workers.qemu.command_line import (
+    PLAIN,
+    SHORTHANDS,
+    Option,
+    leaf,
+    parse_command_line,
+    words_of,
+    write_options,
+)
+
+Change = Callable[[str], str]
+
+_WHOLE = (PLAIN | words_of("chroot readconfig")) - words_of("bios")
+_KEYS = {
+    "drive": words_of("file filename"),
+    "blockdev": words_of("filename"),
+    "chardev": words_of("path logfile"),
+    "netdev": words_of("path"),
+    "nic": words_of("path"),
+    "object": words_of("mem-path filename file dir path"),
+    "fw_cfg": words_of("file"),
+    "smbios": words_of("file"),
+    "acpitable": words_of("file data"),
+    "trace": words_of("file events"),
+    "run-with": words_of("chroot"),
+}
+"""Of `-blockdev`, `file` is the name of a node."""
+_IN_A_TREE = words_of("filename path logfile mem-path dir")
+_SEARCHED = words_of("bios romfile")
+"""Names that QEMU also looks for in folders of its own, if nothing of that name is where it was started."""
+_CHANNELS = words_of("qmp qmp-pretty monitor serial parallel debugcon gdb vnc display")
+_CHANNEL = re.compile(r"((?:mon:)?(?:unix|file|pipe):)(.+)", re.DOTALL)
+_NO_FILE = re.compile(r"$|@|(?!file:)[a-z][a-z0-9+.-]*:")
+"""Nothing, an abstract socket, or another protocol than that of files."""
+_PLAIN_PATH = re.compile(r"/(?!(.*/)?\.\.(/|$))", re.DOTALL)
+"""From the root, and not up again."""
+
+
+def changed(argv: Sequence[str], change: Change, *, searched: Change = str) -> list[str]:
+    """The command line with each path as `change` has it that is relative, or goes up again (`..`).
+
+    Args:
+        argv: the whole of it.
+        change: answers the path to write.
+        searched: the same for names that QEMU also looks for in folders of its own.
+    """
+    words = list(argv[:1])
+    for option in parse_command_line(argv):
+        edited = _edited_searched(_edited(option, _careful(change)), _careful(searched))
+        words += (edited if edited.value != option.value else option).words()
+    return words
+
+
+def relative(argv: Sequence[str]) -> list[str]:
+    """The relative paths of a command line, without those that QEMU also looks for elsewhere."""
+    found: dict[str, None] = {}
+
+    def note(path: str) -> str:
+        if not path.startswith("/"):
+            found[path] = None
+        return path
+
+    changed(argv, note)
+    return list(found)
+
+
+def _careful(change: Change) -> Change:
+    def unless_plain(value: str) -> str:
+        bare = value.removeprefix("file:")
+        return value if _NO_FILE.match(value) or _PLAIN_PATH.match(bare) else change(bare)
+
+    return unless_plain
+
+
+def _edited(option: Option, change: Change) -> Option:
+    value = option.value
+    if value is None:
+        return option
+    if option.name in _WHOLE:
+        return replace(option, value=change(value))
+    if option.name in SHORTHANDS:
+        return replace(option, value=_value(value, change))
+    if option.is_json():
+        return replace(option, value=_json(value, _KEYS.get(option.name, frozenset()) & _IN_A_TREE, change))
+    if option.name in _CHANNELS:
+        return _pairs(option, lambda key, text: _channel(text, change) if key in {None, "vnc"} else text)
+    keys = _KEYS.get(option.name, frozenset())
+    return _pairs(option, lambda key, text: _value(text, change) if key is not None and leaf(key) in keys else text)
+
+
+def _edited_searched(option: Option, change: Change) -> Option:
+    if option.name in _SEARCHED and option.value:
+        return replace(option, value=change(option.value))
+    if option.name != "device" or option.value is None:
+        return option
+    if option.is_json():
+        return replace(option, value=_json(option.value, _SEARCHED, change))
+    return _pairs(option, lambda key, text: change(text) if key in _SEARCHED else text)
+
+
+def _pairs(option: Option, edit: Callable[[str | None, str], str]) -> Option:
+    before = option.pairs()
+    after = tuple((key, edit(key, text)) for key, text in before)
+    return option if after == before else replace(option, value=write_options(after))
+
+
+def _channel(text: str, change: Change) -> str:
+    found = _CHANNEL.fullmatch(text)
+    return found[1] + change(found[2]) if found else text
+
+
+def _value(text: str, change: Change) -> str:
+    return _json(text, _IN_A_TREE, change, "json:") if text.startswith("json:") else change(text)
+
+
+def _json(text: str, keys: frozenset[str], change: Change, prefix: str = "") -> str:
+    before = json_text.loads(text.removeprefix(prefix))
+    after = _tree(before, keys, change)
+    return text if after == before else prefix + json.dumps(after, ensure_ascii=False)
+
+
+def _tree(tree: Any, keys: frozenset[str], change: Change) -> Any:
+    if isinstance(tree, list):
+        return [_tree(part, keys, change) for part in tree]
+    if not isinstance(tree, dict):
+        return tree
+    return {
+        key: change(part) if leaf(key) in keys and isinstance(part, str) else _tree(part, keys, change)
+        for key, part in tree.items()
+    }

@@ -1,0 +1,89 @@
+"""Trying the guest's next QEMU before anything begins: it starts with stand-ins for its disks, shows what machine it
+makes, and ends. Nothing of the host is changed, see `workers.qemu.trial_line`.
+"""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from drover.errors import DroverError
+from drover.settings import Settings
+from models.plan import DestinationPlan, Inspection, PlannedDisk, Topology
+from models.preflight import Check
+from workers import checks, inspection, processes
+from workers.images import manifest
+from workers.qemu import cpu, topology
+from workers.qemu.monitor import connect
+from workers.qemu.trial_line import TrialLine, trial_line
+from workers.qmp_ready import monitor_ready
+
+FOLDER = "trials"
+KEYED = ("luks",)
+"""Formats of which there is no stand-in: the guest's key opens the guest's image alone."""
+
+
+async def tried(seen: Inspection, plan: DestinationPlan, ours: Settings) -> list[Check]:
+    """Why the guest's QEMU would not start here, or would make another machine; empty if it would be the same."""
+    if not can_be_tried(plan):
+        return []
+    async with _folder(ours) as folder:
+        stand_ins = {disk.destination_path: str(folder / f"disk{disk.index}") for disk in plan.disks}
+        await asyncio.gather(*(asyncio.to_thread(_stand_in, disk, stand_ins) for disk in plan.disks))
+        line = trial_line(plan.argv, stand_ins=stand_ins, folder=folder)
+        try:
+            found = await _machine(line, folder)
+        except DroverError as error:
+            return [checks.DOES_NOT_START.found(f"the destination's QEMU does not start: {error}")]
+    return _differences(seen, plan, found) if line.same_machine else []
+
+
+def can_be_tried(plan: DestinationPlan) -> bool:
+    """There is a stand-in for each of its disks."""
+    return not any(disk.format in KEYED or "encrypt.format" in disk.create_options for disk in plan.disks)
+
+
+def _stand_in(disk: PlannedDisk, stand_ins: dict[str, str]) -> None:
+    """An empty image like the one that would be made."""
+    path = Path(stand_ins[disk.destination_path])
+    path.touch()
+    options = {key: value for key, value in disk.create_options.items() if key != "preallocation"}
+    manifest.create(path, disk.format, disk.virtual_size_bytes, options)
+
+
+async def _machine(line: TrialLine, folder: Path) -> Topology:
+    log = folder / "log"
+    started = processes.spawn(str(folder / "trial"), ["setpriv", "--pdeathsig", "KILL", *line.argv], log)
+    try:
+        await monitor_ready(started, line.qmp, log)
+        async with connect(line.qmp) as monitor:
+            return await inspection.machine(monitor)
+    finally:
+        await started.end_now()
+
+
+def _differences(seen: Inspection, plan: DestinationPlan, there: Topology) -> list[Check]:
+    here = seen.topology
+    same = seen.qemu_version == plan.qemu_version
+    parts = ((here.qtree, there.qtree), (here.ramblocks, there.ramblocks))
+    devices = [sentence for ours, theirs in parts for sentence in topology.differences(ours, theirs, same_version=same)]
+    return [checks.OTHER_MACHINE.found(f"its machine would differ: {sentence}") for sentence in devices] + [
+        checks.CPU.found(sentence) for sentence in cpu.missing(here.cpu, there.cpu)
+    ]
+
+
+@asynccontextmanager
+async def _folder(ours: Settings) -> AsyncIterator[Path]:
+    """The trial's own; what a worker that died has left of an earlier one goes."""
+    trials = ours.directory / FOLDER
+    trials.mkdir(mode=0o700, exist_ok=True)
+    for left in trials.iterdir():
+        if not processes.find_below(left):
+            await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(dir=trials))
+    try:
+        yield folder
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

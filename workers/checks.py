@@ -285,7 +285,7 @@ IMAGE_ASTRAY = Kind(
 )
 IMAGE_LOST = Kind(
     name="image-lost",
-    what="an image that QEMU opens again in the switchover and would not find: a relative name after `-daemonize`, a chroot",
+    what="an image that QEMU opens again and would not find: a relative name after `-daemonize`, a chroot",
     remedy="start it with full paths and without a chroot, or give the image as a -blockdev without auto-read-only",
 )
 BEHIND_LINK = Kind(name="behind-link", what="images behind links that are not the guest's own")

@@ -3,7 +3,7 @@
 import asyncio
 import pwd
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from workers.as_started import AsStarted
 from workers.files import UnsafePath
 from workers.images import links
 from workers.processes import Process
-from workers.qemu import block, cpu, known_bugs, topology
+from workers.qemu import block, cpu, known_bugs, plugged, topology
 from workers.qemu.disks import disk_refusals, source_disks, unnamed_images
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
 from workers.qemu.refusals import command_line_refusals
@@ -46,6 +46,7 @@ async def inspect(question: Inspect, settings: Settings) -> Inspection:
 
 async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspection:
     identity = _process(monitor.pid)
+    identity = identity.saying(await plugged.as_it_is_now(monitor, identity.argv))
     told, kvm, machine_type, status, memory, cpus, uuid = await asyncio.gather(
         monitor.query("query-version"),
         monitor.query("query-kvm"),
@@ -104,6 +105,10 @@ class _Identity:
     def argv(self) -> list[str]:
         """Its command line, which says the same on another host."""
         return self.started.argv
+
+    def saying(self, argv: list[str]) -> "_Identity":
+        """As if it had been started with another command line."""
+        return replace(self, started=replace(self.started, argv=argv))
 
 
 def _process(pid: int) -> _Identity:

@@ -1,5 +1,6 @@
 """A job's plan: the source's report on the guest, and how the destination would run it. Never changed once written."""
 
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import Strict
@@ -9,6 +10,8 @@ from models.preflight import Check
 
 QemuVersion = Annotated[tuple[int, int, int], Strict(False)]
 Accel = Literal["kvm", "tcg"]
+Chain = Literal["keep", "flatten"]
+"""What becomes of a disk's backing files: the destination has them as well, or its image holds all by itself."""
 
 
 class Cpu(Part):
@@ -27,6 +30,57 @@ class Topology(Part):
     qtree: Many[str]
     """The lines of `info qtree`, without what differs between two processes of one machine."""
     ramblocks: Many[str]
+
+
+class FileKind(StrEnum):
+    """What a guest has a file for."""
+
+    MEDIUM = "medium"
+    """A disk or CD that it cannot write."""
+    BACKING = "backing file"
+    FIRMWARE = "firmware"
+    """What is mapped into the machine: pflash, `-bios`, option ROMs."""
+    KERNEL = "kernel"
+    """Likewise what is booted: kernel, initrd, device tree."""
+    DATA = "data"
+    """What the machine shows the guest: `-fw_cfg`, SMBIOS and ACPI tables, a splash image."""
+    SECRET = "secret"  # noqa: S105 - a word
+    """Keys and passwords."""
+
+
+class NeededFile(Part):
+    """A file that a guest needs besides its writable disks, as it is at the source."""
+
+    kind: Annotated[FileKind, Strict(False)]
+    path: str
+    size_bytes: int
+    digest: str
+    """By which another host tells whether it has the same file, see `workers.media.digests`."""
+    mode: int
+    owner: str
+    """Its user and group by their names; numbers where they have none."""
+    group: str
+    format: str | None = None
+    """Of an image, like the next."""
+    backing: str | None = None
+    """The file that it lies on."""
+
+
+class NeededFolder(Part):
+    """A folder below the guest root in which a guest has files, sockets or logs."""
+
+    path: str
+    mode: int
+    owner: str
+    group: str
+
+
+class BackingImage(Part):
+    """One level of a disk's backing chain."""
+
+    path: str
+    """Not a path where it is no file of the host."""
+    format: str
 
 
 class Link(Part):
@@ -64,6 +118,8 @@ class SourceDisk(Part):
     cluster_size_bytes: int | None = None
     create_options: dict[str, str]
     """For `qemu-img create -o`, such as `cluster_size=65536`; empty for raw."""
+    chain: Many[BackingImage] = ()
+    """Its backing files, from the one right below it down to the base."""
 
     @property
     def create_option_string(self) -> str:
@@ -113,6 +169,10 @@ class Inspection(Versioned):
     """QOM names of the guest's devices."""
     topology: Topology
     disks: Many[SourceDisk]
+    files: Many[NeededFile] = ()
+    """Backing files before the images that lie on them."""
+    folders: Many[NeededFolder] = ()
+    """Each after the one that it lies in."""
     refusals: Many[str] = ()
     """Why it cannot be moved now, as sentences."""
     warnings: Many[str] = ()
@@ -151,6 +211,35 @@ class PlannedDisk(Part):
     create_options: dict[str, str]
     discard: str
     """How the mirror's target treats discards, see `workers.qemu.known_bugs.mirror_discard`."""
+    chain: Many[BackingImage] = ()
+    """The backing files that the image made for it has at the destination; only what is above them is copied."""
+
+
+class PlannedFile(Part):
+    """A file that the guest needs at the destination."""
+
+    kind: Annotated[FileKind, Strict(False)]
+    source_path: str
+    destination_path: str
+    size_bytes: int
+    digest: str
+    mode: int
+    owner: str
+    group: str
+    format: str | None = None
+    backing: str | None = None
+    """At the destination."""
+    there: bool = False
+    """It was there, and equal, when the destination was asked."""
+
+
+class PlannedFolder(Part):
+    """A folder that the guest needs at the destination; one that is there stays as it is."""
+
+    path: str
+    mode: int
+    owner: str
+    group: str
 
 
 class DestinationPlan(Versioned):
@@ -167,6 +256,9 @@ class DestinationPlan(Versioned):
     ram: Literal["live", "paused"]
     """`paused`: the guest is paused while its RAM is sent, because these versions of QEMU corrupt it otherwise."""
     disks: Many[PlannedDisk]
+    files: Many[PlannedFile] = ()
+    """Backing files before the images that lie on them."""
+    folders: Many[PlannedFolder] = ()
     warnings: Many[str] = ()
     checks: Many[Check] = ()
     """All that was looked at there; `warnings` are the sentences of what was found."""

@@ -214,11 +214,10 @@ BLOCK_DEVICE = Kind(
     what="raw block devices",
     why="raw block devices cannot be created on the destination yet",
 )
-READ_ONLY = Kind(
-    name="read-only-medium",
-    what="read-only media",
-    why="its medium is read-only and must exist on the destination",
-    remedy="eject it",
+NEEDED_FILE = Kind(
+    name="needed-file",
+    what="a file that the guest needs and that is gone, cannot be read, or is no file (a CD drive of the host)",
+    remedy="put it back where it was",
     live=True,
 )
 IMAGE_FORMAT = Kind(
@@ -228,9 +227,8 @@ IMAGE_FORMAT = Kind(
 )
 BACKING_FILE = Kind(
     name="backing-file",
-    what="backing files",
-    why="it has a backing file",
-    remedy="flatten it first (block-stream)",
+    what="backing files that are not copied as they are: no files of the host, or neither raw nor qcow2",
+    remedy="move the guest with `--chain flatten`",
     live=True,
 )
 INTERNAL_SNAPSHOTS = Kind(
@@ -285,7 +283,7 @@ IMAGE_ASTRAY = Kind(
 )
 IMAGE_LOST = Kind(
     name="image-lost",
-    what="an image that QEMU opens again and would not find: a relative name after `-daemonize`, a chroot",
+    what="an image that QEMU opens again in the switchover and would not find: relative name with `-daemonize`, chroot",
     remedy="start it with full paths and without a chroot, or give the image as a -blockdev without auto-read-only",
 )
 BEHIND_LINK = Kind(name="behind-link", what="images behind links that are not the guest's own")
@@ -330,6 +328,21 @@ IN_THE_WAY = Kind(
     what="files that QEMU would delete or overwrite at the destination",
     side="destination",
     remedy="if no guest needs it, move it away",
+    live=True,
+)
+FILE_DIFFERS = Kind(
+    name="file-differs",
+    what="another file where one that the guest needs belongs: medium, backing file, firmware, kernel, secret",
+    side="destination",
+    remedy="move it away if no guest needs it",
+    live=True,
+)
+FILE_NOT_COPIED = Kind(
+    name="file-not-copied",
+    what="a file that is missing there and is not copied: it lies outside of the folders for guests, is a "
+    "secret where streams are in plain text, or belongs to a user who is unknown there",
+    side="destination",
+    remedy="put it there",
     live=True,
 )
 IMAGE_EXISTS = Kind(

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from drover.settings import Settings, StreamSecurity
 from models import preflight
-from models.plan import DestinationPlan, Inspection, Link, PlannedDisk, SourceDisk, Statement
+from models.plan import BackingImage, Chain, DestinationPlan, Inspection, Link, PlannedDisk, SourceDisk, Statement
 from models.preflight import Check
 from workers import checks
+from workers.media import destination
 from workers.policy import HostPolicy
 from workers.qemu import known_bugs, program
 from workers.qemu.command_line import destination_command_line
@@ -38,12 +39,14 @@ CREATE_OPTIONS = {
 NO_QEMU = (0, 0, 0)
 
 
-def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[DestinationPlan, list[Check]]:
+def derive(
+    told: Statement, ours: Settings, rules: HostPolicy, chain: Chain = "keep"
+) -> tuple[DestinationPlan, list[Check]]:
     """How the guest would run here, and why it must not. Starts nothing but `QEMU --version`."""
     seen, root = told.inspection, told.guest_root
     try:
         relocate = _relocation(root, str(ours.guest_root))
-        disks = tuple(_disk(disk, relocate, seen.qemu_version) for disk in seen.disks)
+        disks = tuple(_disk(disk, relocate, seen.qemu_version, _chain(disk, root, ours, chain)) for disk in seen.disks)
         qmp, pidfile = relocate(seen.qmp), relocate(seen.pidfile) if seen.pidfile else None
     except ValueError:
         disks, qmp, pidfile = (), "", None
@@ -51,12 +54,14 @@ def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[Destinat
     else:
         outside = []
     qemu, version, problems = _qemu(seen, rules)
+    needed = destination.planned_files(seen, root, ours, rules)
     argv = destination_command_line(
         seen.argv,
         machine_type=seen.machine_type,
         source_root=root,
         destination_root=str(ours.guest_root),
         qemu=qemu,
+        image_paths={file.source_path: file.destination_path for file in needed},
     )
     images = {disk.named or disk.destination_path for disk in disks}
     problems += outside + _disk_faults(disks, rules) + _path_faults(rules, qmp, pidfile)
@@ -72,6 +77,8 @@ def derive(told: Statement, ours: Settings, rules: HostPolicy) -> tuple[Destinat
         qemu_version=version,
         ram="live" if live else "paused",
         disks=disks,
+        files=needed,
+        folders=destination.planned_folders(seen, root, ours),
         warnings=preflight.warnings(warned),
         checks=tuple(warned),
     )
@@ -94,7 +101,17 @@ def _relocation(source_root: str, destination_root: str) -> Relocate:
     return relocate
 
 
-def _disk(disk: SourceDisk, relocate: Relocate, version: known_bugs.Version) -> PlannedDisk:
+def _chain(disk: SourceDisk, root: str, ours: Settings, chain: Chain) -> tuple[BackingImage, ...]:
+    """The backing files that the disk has here."""
+    kept = disk.chain if chain == "keep" else ()
+    return tuple(
+        BackingImage(path=destination.relocated(level.path, root, ours), format=level.format) for level in kept
+    )
+
+
+def _disk(
+    disk: SourceDisk, relocate: Relocate, version: known_bugs.Version, chain: tuple[BackingImage, ...]
+) -> PlannedDisk:
     return PlannedDisk(
         index=disk.index,
         device=disk.device,
@@ -107,6 +124,7 @@ def _disk(disk: SourceDisk, relocate: Relocate, version: known_bugs.Version) -> 
         allocated_bytes=disk.allocated_bytes,
         create_options=disk.create_options,
         discard=known_bugs.mirror_discard(version, disk.format),
+        chain=chain,
     )
 
 

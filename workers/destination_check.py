@@ -1,5 +1,6 @@
 """Could this guest run here? What must be true of the destination, and how the guest would be started there."""
 
+import asyncio
 import ipaddress
 import os
 import shutil
@@ -17,6 +18,7 @@ from workers import attestation, checks, derivation, files, policy, registration
 from workers.files import UnsafePath
 from workers.images import links, manifest
 from workers.machine import machine
+from workers.media import destination
 from workers.qemu import cpu, ports
 from workers.qemu.refusals import shown
 from workers.step import JobDirectory
@@ -38,10 +40,13 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     except PreconditionFailed as error:
         raise PreconditionFailed(f"{cannot}{error}") from error
     source = told.inspection
-    plan, problems = derivation.derive(told, settings, rules)
+    plan, problems = derivation.derive(told, settings, rules, question.chain)
     if problems:
         raise _refused(cannot, problems, settings)
-    problems += _programs() + _memory(source.memory_bytes) + _images(plan.disks, settings, question.thin_factor)
+    needed, against = await asyncio.to_thread(destination.looked_up, plan.files, settings, rules, question.guest)
+    plan = plan.model_copy(update={"files": needed})
+    problems += against + _programs() + _memory(source.memory_bytes)
+    problems += _images(plan, settings, question.thin_factor)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
     problems += [] if problems else derivation.in_the_way(plan.argv)
     problems += _ports(plan.argv)
@@ -74,11 +79,12 @@ def _memory(needed: int) -> list[Check]:
     return [checks.NO_MEMORY.found(f"{_mib(needed)} MiB of memory are needed and {_mib(free)} are free")]
 
 
-def _images(disks: Sequence[PlannedDisk], settings: Settings, thin_factor: float | None) -> list[Check]:
+def _images(plan: DestinationPlan, settings: Settings, thin_factor: float | None) -> list[Check]:
+    disks = plan.disks
     places = (_place(disk, settings) for disk in disks)
     problems = [checks.IMAGE_EXISTS.found(why) for why in places if why]
     try:
-        room.check(disks, settings, thin_factor=thin_factor)
+        room.check(disks, settings, needed_files=plan.files, thin_factor=thin_factor)
     except PreconditionFailed as error:
         problems.append(checks.NO_ROOM.found(str(error)))
     return problems + [

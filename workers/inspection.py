@@ -3,7 +3,7 @@
 import asyncio
 import pwd
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from workers import as_started, attestation, checks, files, open_images, policy,
 from workers.as_started import AsStarted
 from workers.files import UnsafePath
 from workers.images import links
+from workers.media import listing
 from workers.processes import Process
 from workers.qemu import block, cpu, known_bugs, topology
-from workers.qemu.disks import disk_refusals, source_disks, unnamed_images
+from workers.qemu.disks import ReadOnlyImage, disk_refusals, read_only_images, source_disks, unnamed_images
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
 from workers.qemu.refusals import command_line_refusals
 
@@ -39,12 +40,13 @@ async def inspect(question: Inspect, settings: Settings) -> Inspection:
     qmp = question.qmp
     try:
         async with connect(qmp) as monitor:
-            return await _describe(monitor, qmp, settings)
+            return await _describe(monitor, question, settings)
     except MonitorLost as error:
         raise PreconditionFailed(f"{settings.host}: {error}") from error
 
 
-async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspection:
+async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> Inspection:
+    qmp = question.qmp
     identity = _process(monitor.pid)
     told, kvm, machine_type, status, memory, cpus, uuid = await asyncio.gather(
         monitor.query("query-version"),
@@ -55,17 +57,27 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspectio
         monitor.query("query-cpus-fast"),
         monitor.query("query-uuid"),
     )
-    devices, layout, (disks, found), blockers = await asyncio.gather(
+    devices, layout, (disks, media, found), blockers = await asyncio.gather(
         block.device_names(monitor),
         machine(monitor),
         _disks(monitor, identity, settings),
         _blockers(monitor, identity.argv),
     )
     forbidden = _forbidden(identity, settings)
+    needed = await asyncio.to_thread(
+        listing.listed,
+        identity.argv,
+        identity.process,
+        disks,
+        media,
+        (qmp, identity.pidfile),
+        settings,
+        question.chain,
+    )
     version = known_bugs.version(told)
     accel: known_bugs.Accel = "kvm" if kvm["enabled"] else "tcg"
     bugs = known_bugs.warnings(version, accel, identity.argv)
-    seen_of_it = checks.told_once([*forbidden, *found, *blockers, *bugs])
+    seen_of_it = checks.told_once([*forbidden, *found, *needed.refusals, *blockers, *bugs])
     seen = Inspection(
         pid=identity.process.pid,
         started=identity.process.started,
@@ -84,6 +96,8 @@ async def _describe(monitor: Monitor, qmp: str, settings: Settings) -> Inspectio
         devices=tuple(devices),
         topology=layout,
         disks=disks,
+        files=tuple(needed.files.values()),
+        folders=tuple(needed.folders.values()),
         refusals=preflight.refusals(seen_of_it),
         warnings=preflight.warnings(seen_of_it),
         checks=checks.completed("source", seen_of_it),
@@ -149,7 +163,9 @@ async def machine(monitor: Monitor) -> Topology:
     )
 
 
-async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> tuple[tuple[SourceDisk, ...], list[Check]]:
+async def _disks(
+    monitor: Monitor, seen: _Identity, settings: Settings
+) -> tuple[tuple[SourceDisk, ...], tuple[ReadOnlyImage, ...], list[Check]]:
     replies = {
         "query_block": await monitor.query("query-block"),
         "named_block_nodes": await monitor.query("query-named-block-nodes"),
@@ -164,7 +180,9 @@ async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> tuple
         seen.process, [disk.path for disk in called], seen.started.said
     )
     refusals += [*seen.started.refusals, *command_line_refusals(seen.argv, source_root=str(settings.guest_root))]
-    return found, refusals
+    media = read_only_images(**replies)
+    placed = (replace(medium, path=seen.started.place(medium.path)) for medium in media)
+    return found, tuple(placed), refusals
 
 
 def _followed(disk: SourceDisk, settings: Settings, refusals: list[Check]) -> SourceDisk:

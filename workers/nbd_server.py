@@ -43,6 +43,7 @@ def images(ctx: Context, nonce: str) -> list[ExportedImage]:
             format=disk.format,
             export=export_name(nonce, disk.index),
             **_space(disk, version),
+            backing=tuple((level.path, level.format) for level in disk.chain),
         )
         for disk in ctx.disks
     ]
@@ -120,7 +121,7 @@ async def start(ctx: Context, nonce: str) -> None:
             ctx.directory.mark("exporter"),
             argv,
             ctx.directory.log("exporter"),
-            pass_fds=[number for _, number in served],
+            pass_fds=[number for _, numbers in served for number in numbers],
             environment=ALLOCATION,
         )
     writeback.keep_up(started, [disk.destination_path for disk in ctx.disks])
@@ -130,11 +131,16 @@ async def start(ctx: Context, nonce: str) -> None:
             await block.export(monitor, image)
 
 
-def _opened(image: ExportedImage, stack: ExitStack) -> tuple[ExportedImage, int]:
-    """The image as the NBD server is to open it, which inherits this descriptor: not by what is at the path by then."""
-    number = files.opened(Path(image.path), os.O_RDONLY)
-    stack.callback(os.close, number)
-    return replace(image, path=f"/proc/self/fd/{number}"), number
+def _opened(image: ExportedImage, stack: ExitStack) -> tuple[ExportedImage, list[int]]:
+    """The image as the NBD server is to open it, which inherits these descriptors: not by what is at a path by then."""
+    numbers = [files.opened(Path(image.path), os.O_RDONLY)]
+    stack.callback(os.close, numbers[0])
+    backing = []
+    for path, driver in image.backing:
+        numbers.append(files.opened(files.followed(Path(path)), os.O_RDONLY))
+        stack.callback(os.close, numbers[-1])
+        backing.append((f"/proc/self/fd/{numbers[-1]}", driver))
+    return replace(image, path=f"/proc/self/fd/{numbers[0]}", backing=tuple(backing)), numbers
 
 
 async def stop(ctx: Context) -> None:

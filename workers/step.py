@@ -75,6 +75,11 @@ class JobDirectory:
         return Manifest(self.path / "created.json")
 
     @property
+    def files(self) -> Manifest:
+        """What it put here of what its guest needs besides its disks, see `workers.media`."""
+        return Manifest(self.path / "files.json")
+
+    @property
     def source_images(self) -> ImageRecord:
         """The guest's images on its source, before they are set aside."""
         return ImageRecord(self.path / "images.json")

@@ -7,10 +7,10 @@ what it takes now, and of the rest the part that its storage's thin factor says.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, exists, func, literal, not_, or_, select, union_all
+from sqlalchemy import ColumnElement, CompoundSelect, Select, exists, func, literal, not_, or_, select, union_all
 from sqlalchemy.orm import Session
 
 from drover.settings import Settings
@@ -172,6 +172,29 @@ def rooms(session: Session, ours: Settings, *, planning: Collection[str] | None 
     query = query.outerjoin(taken, taken.c.host == Host.name)
     query = query.outerjoin(Storage, (Storage.host == Host.name) & (Storage.name == storage.GUESTS))
     return {row.name: _room(row) for row in session.execute(query)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What guests take of a host. In bytes."""
+
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    """What their images take for certain."""
+    unwritten_bytes: int = 0
+    """What thin images may take one day."""
+
+
+def shares(session: Session) -> tuple[dict[str, Share], dict[str, Share]]:
+    """{host: what those that live there take}, and {host: what is promised to others, or still kept}."""
+    return _shares(session, _living()), _shares(session, union_all(_arriving(), _set_aside()))
+
+
+def _shares(session: Session, taken: Select[Any, int, int, int, int] | CompoundSelect[Any]) -> dict[str, Share]:
+    each = taken.subquery()
+    names = [field.name for field in fields(Share)]
+    query = select(each.c.host, *(func.sum(each.c[name]).label(name) for name in names)).group_by(each.c.host)
+    return {row.host: Share(**{name: int(getattr(row, name)) for name in names}) for row in session.execute(query)}
 
 
 def _room(row: Any) -> Room:

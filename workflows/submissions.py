@@ -16,6 +16,7 @@ from drover.errors import PreconditionFailed
 from drover.names import ALLOWED, CONTROL, GuestName, HostName
 from models.contracts import Many, Part, shown
 from models.documents import DOWNTIME_MS, AllowedHosts, MigrationOptions, Recurrence
+from models.plan import Chain
 from models.storage import MOST_THIN_FACTOR
 from workflows import schedule
 from workflows.submit_options import SubmitOptions
@@ -125,6 +126,8 @@ class Submission(Message):
         0, ge=0, le=2**63 - 1, description=f"a whole number of bytes per second from 0 to {2**63 - 1}"
     )
     """0: the host's budget."""
+    chain: Chain = Field("keep", description="keep or flatten")
+    """What becomes of backing files: the destination has them as well, or the images hold all by themselves."""
     priority: int = Field(0, ge=-LARGEST, le=LARGEST, description=f"a whole number from {-LARGEST} to {LARGEST}")
     """Moves of higher priority begin first."""
     at: Text | None = Field(None, description="a text like 22:00 or 2026-11-24T22:00")
@@ -142,7 +145,11 @@ class Submission(Message):
 
     def options(self) -> MigrationOptions:
         """How guests are to be moved."""
-        return MigrationOptions(max_downtime_ms=self.max_downtime_ms, bandwidth_bytes_per_s=self.bandwidth_bytes_per_s)
+        return MigrationOptions(
+            max_downtime_ms=self.max_downtime_ms,
+            bandwidth_bytes_per_s=self.bandwidth_bytes_per_s,
+            chain=self.chain,
+        )
 
     def submit_options(self, now: datetime | None = None) -> SubmitOptions:
         """When it may begin and go on, and which address gets the webhook.

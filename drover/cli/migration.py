@@ -8,6 +8,7 @@ from drover.cli import completion, schedule_options
 from drover.cli.options import (
     AsJson,
     Bandwidth,
+    Chain,
     DryRun,
     GuestName,
     IdempotencyKey,
@@ -31,6 +32,7 @@ Destination = Annotated[
         "drover migrate web --to hv2 --wait",
         "drover migrate web --to hv2 --dry-run",
         "drover migrate web --to hv2 --bandwidth 100M/s --max-downtime-ms 50",
+        "drover migrate web --to hv2 --chain flatten",
         "drover migrate web --to hv2 --idempotency-key nightly-42 --json",
     )
 )
@@ -41,6 +43,7 @@ def migrate(
     timeout: Timeout = None,
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = "0",
+    chain: Chain = "keep",
     thin_factor: ThinFactor = None,
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
@@ -60,13 +63,14 @@ def migrate(
     from drover.cli import migration_submission
 
     if dry_run:
-        migration_submission.plan(guest, to, thin_factor=thin_factor, as_json=as_json)
+        migration_submission.plan(guest, to, chain=chain, thin_factor=thin_factor, as_json=as_json)
         return
     migration_submission.submit(
         guest,
         to,
         max_downtime_ms=max_downtime_ms,
         bandwidth=bandwidth,
+        chain=chain,
         thin_factor=thin_factor,
         at=at,
         window=window,

@@ -10,11 +10,13 @@ from workflows import guests
 from workflows.migration import jobs, preflight
 from workflows.submissions import MigrationSubmission
 
+FILE_FIELDS = {"kind", "source_path", "destination_path", "size_bytes", "there"}
 
-def how_fast(max_downtime_ms: int | None, bandwidth: int) -> dict[str, int]:
+
+def how(max_downtime_ms: int | None, bandwidth: int, chain: str) -> dict[str, int | str]:
     """These fields of a submission; the default of the first stands there."""
     downtime = {} if max_downtime_ms is None else {"max_downtime_ms": max_downtime_ms}
-    return {"bandwidth_bytes_per_s": bandwidth, **downtime}
+    return {"bandwidth_bytes_per_s": bandwidth, "chain": chain, **downtime}
 
 
 def submit(
@@ -23,6 +25,7 @@ def submit(
     *,
     max_downtime_ms: int | None,
     bandwidth: int,
+    chain: str,
     thin_factor: float | None,
     at: str | None,
     window: str | None,
@@ -41,7 +44,7 @@ def submit(
         {
             "guest": guest,
             "to": to,
-            **how_fast(max_downtime_ms, bandwidth),
+            **how(max_downtime_ms, bandwidth, chain),
             "thin_factor": thin_factor,
             "at": at,
             "window": window,
@@ -76,10 +79,10 @@ def _submitted(job_id: int, *, as_json: bool) -> None:
     raise typer.Exit(exit_codes.of_job(shot.job.state))
 
 
-def plan(guest: str, to: str, *, thin_factor: float | None, as_json: bool) -> None:
+def plan(guest: str, to: str, *, chain: str, thin_factor: float | None, as_json: bool) -> None:
     """Print what the move would copy; nothing is changed."""
     row = guests.known_guest(guest)
-    asked = MigrationSubmission.read({"guest": guest, "to": to, "thin_factor": thin_factor})
+    asked = MigrationSubmission.read({"guest": guest, "to": to, "chain": chain, "thin_factor": thin_factor})
     planned = preflight.plan(row, to, asked.options(), tried=True)
     looked_at = (*planned.source.checks, *planned.destination.checks)
     if as_json:
@@ -93,6 +96,7 @@ def plan(guest: str, to: str, *, thin_factor: float | None, as_json: bool) -> No
                 "ram": planned.destination.ram,
                 "memory_bytes": planned.source.memory_bytes,
                 "disks": [disk.model_dump(mode="json", include=names) for disk in planned.disks],
+                "files": [file.model_dump(mode="json", include=FILE_FIELDS) for file in planned.destination.files],
                 "warnings": list(planned.destination.warnings),
                 "checks": [check.json_object() for check in looked_at],
             }
@@ -102,6 +106,9 @@ def plan(guest: str, to: str, *, thin_factor: float | None, as_json: bool) -> No
     for disk in planned.disks:
         amount = output.size(disk.virtual_size_bytes)
         output.say(f"  disk {disk.index}: {disk.format}, {amount}: {disk.source_path} -> {disk.destination_path}")
+    for file in planned.destination.files:
+        becomes = "is there, and equal" if file.there else f"is copied, {output.size(file.size_bytes)}"
+        output.say(f"  {file.kind} {file.source_path}: {file.destination_path} {becomes}")
     how = "while it runs" if planned.destination.ram == "live" else "while it is paused"
     output.say(f"  memory: {output.size(planned.source.memory_bytes)}, copied {how}")
     for warning in planned.destination.warnings:

@@ -26,7 +26,7 @@ from workers.qemu.monitor import Monitor, MonitorLost, connect
 from workers.step import JobDirectory
 
 MIRROR_TIMEOUT_S = 8.0
-SAFE_TO_END = {"exporter", "streams"}
+SAFE_TO_END = {"exporter", "streams", "files"}
 """Roles of processes that never hold a guest paused."""
 
 
@@ -66,7 +66,7 @@ class Find(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Helper(Find):
-    """An NBD server, an end of the streams, a switchover process or its guardian."""
+    """An NBD server, an end of the streams, a receiver of files, a switchover process or its guardian."""
 
     kind = "process"
     role: str

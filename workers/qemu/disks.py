@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.plan import SourceDisk
+from models.plan import BackingImage, FileKind, SourceDisk
 from models.preflight import Check
 from workers import checks
 from workers.checks import Kind
 from workers.qemu.command_line import Option, parse_command_line
+from workers.qemu.needed_files import chain_of
+from workers.qemu.present_media import Drive
 from workers.qemu.refusals import leaves
 from workers.qemu.topology import Reply
 
@@ -115,6 +117,59 @@ def _read_only(medium: _Medium) -> bool:
     return bool(medium.inserted["ro"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadOnlyImage:
+    """A medium that the guest has but cannot write."""
+
+    kind: FileKind
+    path: str
+    format: str
+    chain: tuple[BackingImage, ...] = ()
+
+
+def read_only_images(
+    *,
+    query_block: Sequence[Reply],
+    named_block_nodes: Sequence[Reply] = (),
+    blockstats: Sequence[Reply] = (),
+) -> tuple[ReadOnlyImage, ...]:
+    """The media that are in the guest's drives now and cannot be written, from the replies of these commands."""
+    media = _media(query_block, named_block_nodes, blockstats)
+    return tuple(
+        ReadOnlyImage(
+            kind=FileKind.FIRMWARE if "flash" in (medium.device or medium.qdev) else FileKind.MEDIUM,
+            path=medium.path,
+            format=str(medium.image["format"]),
+            chain=chain_of(medium.image),
+        )
+        for medium in media
+        if _read_only(medium)
+    )
+
+
+def drives(
+    *,
+    query_block: Sequence[Reply],
+    named_block_nodes: Sequence[Reply] = (),
+    blockstats: Sequence[Reply] = (),
+) -> tuple[Drive, ...]:
+    """All drives of the guest with what is in them now, from the replies of these commands, in their order."""
+    media = {(medium.device, medium.qdev): medium for medium in _media(query_block, named_block_nodes, blockstats)}
+    found = []
+    for entry in query_block:
+        medium = media.get(_drive(entry))
+        image_format = "raw" if medium is None else str(medium.inserted["drv"])
+        found.append(
+            Drive(
+                device=entry.get("device", ""),
+                qdev=entry.get("qdev", ""),
+                path=None if medium is None else medium.path,
+                format="raw" if image_format == "file" else image_format,
+            )
+        )
+    return tuple(found)
+
+
 def _disk(index: int, medium: _Medium) -> SourceDisk:
     image = medium.image
     driver = str(medium.inserted["drv"])
@@ -130,6 +185,7 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         allocated_bytes=image.get("actual-size"),
         cluster_size_bytes=image.get("cluster-size"),
         create_options=(_create_options(medium) if driver == "qcow2" else {}) | _thickness(medium),
+        chain=chain_of(image),
     )
 
 
@@ -177,10 +233,7 @@ def disk_refusals(
 
 def _refused(medium: _Medium) -> Iterator[Check]:
     if _read_only(medium):
-        # Firmware is part of QEMU's installation; every host has its own copy.
-        if not medium.device.startswith("pflash"):
-            yield checks.READ_ONLY.of(medium.shown)
-        return
+        return  # see `workers.media.listing`
     driver = medium.inserted["drv"]
     if driver not in {"raw", "qcow2", "file"}:
         yield checks.IMAGE_FORMAT.found(f"{medium.shown}: a {driver} node is on top")
@@ -192,10 +245,8 @@ def _refused(medium: _Medium) -> Iterator[Check]:
 
 def _reasons(medium: _Medium) -> dict[Kind, bool]:
     inserted, image, specific = medium.inserted, medium.image, medium.specific
-    has_backing = "backing_file" in inserted or "backing-filename" in image
     bitmaps = [bitmap for bitmap in inserted.get("dirty-bitmaps", ()) if bitmap.get("name")]
     return {
-        checks.BACKING_FILE: has_backing,
         checks.INTERNAL_SNAPSHOTS: bool(image.get("snapshots")),
         checks.ENCRYPTED_IMAGE: bool(inserted.get("encrypted")) or "encrypt" in specific,
         checks.DATA_FILE: "data-file" in specific,

@@ -46,7 +46,7 @@ KNOWN = words_of(
     "no-shutdown no-quit S incoming device overcommit mem-prealloc mem-path icount watchdog watchdog-action action "
     "sandbox usb iscsi append smbios fw_cfg pidfile kernel initrd dtb bios L drive blockdev chardev "
     "serial parallel debugcon monitor qmp qmp-pretty mon vnc spice netdev nic net object audiodev compat D d trace "
-    "dfilter run-with runas"
+    "dfilter run-with runas acpitable option-rom iscsi"
 )
 NETWORKS = words_of("user tap bridge hubport socket stream dgram l2tpv3 none nic")
 PROGRAM_KEYS = words_of("script downscript helper")
@@ -62,7 +62,7 @@ PATH_KEYS = words_of(
     "sockpath chroot rendernode splash events x509-dir x509-cert-file x509-key-file x509-cacert-file x509-dh-key-file"
 )
 """Keys whose value is a path however it begins; elsewhere a path begins with a slash."""
-READ_BY_OPTION = words_of("kernel initrd dtb bios L smbios fw_cfg device spice")
+READ_BY_OPTION = words_of("kernel initrd dtb bios L smbios fw_cfg device spice acpitable option-rom")
 READ_BY_OBJECT = ("secret", "tls-creds", "rng-random", "authz-")
 READ_KEYS = words_of("romfile firmware kernel initrd dtb splash events rendernode")
 LOOKED_UP = words_of("bios romfile firmware")

@@ -12,6 +12,7 @@ from workers import files, processes
 from workers.images import links
 from workers.images import manifest as images
 from workers.images.manifest import Manifest
+from workers.media import placing
 from workers.step import Context, StepHandler
 from workers.storage import room
 
@@ -29,6 +30,7 @@ class PrepareDestImage(StepHandler):
     async def do(self, ctx: Context) -> None:
         disks = ctx.plan.disks
         await asyncio.to_thread(_check_room, ctx)
+        await asyncio.to_thread(placing.make_folders, ctx)
         for disk in disks:
             ctx.guard()
             ctx.directory.manifest.claim(files.below(ctx.settings.guest_root, disk.destination_path))
@@ -39,6 +41,7 @@ class PrepareDestImage(StepHandler):
         ctx.guard()
         _nobody_uses(ctx)
         ctx.directory.manifest.delete_all()
+        ctx.directory.files.delete_all()
         for disk in ctx.held.disks if ctx.held is not None else ():
             links.remove_dangling(disk.links)
         ctx.directory.remove()
@@ -50,6 +53,7 @@ def _check_room(ctx: Context) -> None:
     room.check(
         ctx.plan.disks,
         ctx.settings,
+        needed_files=ctx.destination.files,
         thin_factor=ctx.job.options.thin_factor,
         allocated_bytes=guest.allocated_bytes if guest is not None else None,
         job_id=ctx.job.id,
@@ -72,4 +76,5 @@ def _is_made(manifest: Manifest, disk: PlannedDisk) -> bool:
 
 def _make(disk: PlannedDisk) -> None:
     path = Path(disk.destination_path)
-    images.create(path, disk.format, disk.virtual_size_bytes, disk.create_options)
+    backing = (disk.chain[0].path, disk.chain[0].format) if disk.chain else None
+    images.create(path, disk.format, disk.virtual_size_bytes, disk.create_options, backing)

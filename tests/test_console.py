@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterator
 from datetime import timedelta
@@ -227,3 +228,33 @@ def test_the_command_refuses_an_address_that_is_none_before_it_starts() -> None:
     result = drover("console", "--listen", "nowhere")
     assert result.exit_code == 2
     assert "no console can be served at 'nowhere'" in result.stderr
+
+
+def test_a_report_is_one_page_that_fetches_nothing_and_has_all_of_the_page(database: None) -> None:
+    made = consoles.fleet()
+    for words in (("job", made.moved), ("job", made.stuck), ("drain", made.drain)):
+        result = drover(words[0], "report", str(words[1]), "--html")
+        assert result.exit_code == 0, result.stderr
+        assert not re.search(r"<script|<link|<img|\ssrc=|\shref=|https?://", result.stdout)
+        assert "default-src 'none'" in result.stdout
+    assert "web20" in result.stdout
+    told = drover("job", "report", str(made.moved), "--html").stdout
+    for said in (
+        "web04 lives on hv2",
+        "device state",
+        "the controller admits it",
+        "0:04:00 (when its drain",
+    ):
+        assert said in told
+
+
+def test_a_report_as_json_has_the_document_with_story_parts_and_estimate(database: None) -> None:
+    made = consoles.fleet()
+    job = json.loads(drover("job", "report", str(made.moved), "--json").stdout)
+    assert (job["state"], job["downtime_ms"], job["estimate_s"]) == ("done", 48.0, 240.0)
+    assert [part["part"] for part in job["parts"]] == ["preparation", "copy", "in sync", "RAM", "rest"]
+    assert job["events"][0]["sentence"] == "the controller admits it"
+    drain = json.loads(drover("drain", "report", str(made.drain), "--json").stdout)
+    assert [each["guest"] for each in drain["jobs"]] == ["web04", "web08", "web12"]
+    assert drover("job", "report", "1", "--json", "--html").exit_code == 2
+    assert drover("job", "report", "999999").exit_code == 2

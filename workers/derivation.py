@@ -14,7 +14,7 @@ from drover.settings import Settings, StreamSecurity
 from models import preflight
 from models.plan import BackingImage, Chain, DestinationPlan, Inspection, Link, PlannedDisk, SourceDisk, Statement
 from models.preflight import Check
-from workers import checks
+from workers import checks, monitors
 from workers.media import destination
 from workers.policy import HostPolicy
 from workers.qemu import known_bugs, program
@@ -47,7 +47,8 @@ def derive(
     try:
         relocate = _relocation(root, str(ours.guest_root))
         disks = tuple(_disk(disk, relocate, seen.qemu_version, _chain(disk, root, ours, chain)) for disk in seen.disks)
-        qmp, pidfile = relocate(seen.qmp), relocate(seen.pidfile) if seen.pidfile else None
+        qmp = _monitor(seen, disks, relocate)
+        pidfile = relocate(seen.pidfile) if seen.pidfile else None
     except ValueError:
         disks, qmp, pidfile = (), "", None
         outside = [checks.NOT_BELOW_ROOT.found(f"not all files of the guest lie below {root}")]
@@ -126,6 +127,19 @@ def _disk(
         discard=known_bugs.mirror_discard(version, disk.format),
         chain=chain,
     )
+
+
+def _monitor(seen: Inspection, disks: Sequence[PlannedDisk], relocate: Relocate) -> str:
+    """Where the guest's monitor is here: one at a port of the other host is none, so it gets a socket of its own."""
+    if not seen.qmp.startswith("tcp:"):
+        return relocate(seen.qmp)
+    if (path := monitors.our_path(seen.argv)) is not None:
+        return relocate(path)
+    return f"{disks[0].destination_path if disks else relocate(seen.pidfile or '')}.qmp"
+
+
+def _needs_monitor(seen: Inspection) -> bool:
+    return seen.qmp.startswith("tcp:") and monitors.our_path(seen.argv) is None
 
 
 def _link(link: Link, relocate: Relocate) -> Link:

@@ -14,7 +14,7 @@ from models import preflight
 from models.host_rpc import Inspect
 from models.plan import Inspection, SourceDisk, Topology
 from models.preflight import Check
-from workers import as_started, attestation, checks, files, open_images, policy, processes
+from workers import as_started, attestation, checks, files, monitors, open_images, policy, processes, sockets
 from workers.as_started import AsStarted
 from workers.files import UnsafePath
 from workers.images import links
@@ -37,12 +37,20 @@ async def inspect(question: Inspect, settings: Settings) -> Inspection:
     Raises:
         PreconditionFailed: no monitor answers there, or it is not a QEMU.
     """
-    qmp = question.qmp
+    owner = await asyncio.to_thread(sockets.listener, question.qmp)
+    argv = _argv(owner.pid) if owner is not None else []
+    qmp = await asyncio.to_thread(monitors.free, argv, question.qmp)
     try:
         async with connect(qmp) as monitor:
             return await _describe(monitor, question, settings)
     except MonitorLost as error:
-        raise PreconditionFailed(f"{settings.host}: {error}") from error
+        others = await asyncio.to_thread(monitors.why_none, argv)
+        raise PreconditionFailed(f"{settings.host}: {error}{f' ({others})' if others else ''}") from error
+
+
+def _argv(pid: int) -> list[str]:
+    alive = processes.process(pid)
+    return as_started.as_started(alive).argv if alive is not None else []
 
 
 async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> Inspection:

@@ -28,6 +28,7 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
     with transaction() as session:
         _refuse_in_mid_job(session, name)  # before a host is asked for nothing
     inspection = ask(host, Inspect(qmp=qmp))
+    qmp = inspection.qmp  # another one of the same QEMU, where somebody holds this
     if inspection.runstate == "inmigrate":
         raise PreconditionFailed(f"the QEMU at {qmp} on {host} waits for a migration: adopt the guest where it runs")
     with transaction() as session:

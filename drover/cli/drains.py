@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from drover.cli import completion, schedule_options
 from drover.cli.options import (
+    AsHtml,
     AsJson,
     Bandwidth,
     Chain,
@@ -115,6 +116,14 @@ def submit(
     drain_submission.plan_and_submit(
         request, idempotency_key, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json
     )
+
+
+@app.command(epilog=examples("drover drain report 3 --html >drain-3.html", "drover drain report 3 --json"))
+def report(drain_id: DrainId, as_html: AsHtml = False, as_json: AsJson = False) -> None:
+    """Print all about a drain as one page to be kept: a line per guest over time, and what is left and why."""
+    from drover.cli import report_view
+
+    report_view.of_drain(drain_id, as_html=as_html, as_json=as_json)
 
 
 return_app = typer.Typer(add_completion=False)

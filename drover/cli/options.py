@@ -115,3 +115,5 @@ IdempotencyKey = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")]
+
+AsHtml = Annotated[bool, typer.Option("--html", help="As one HTML page that needs nothing else (the default).")]

@@ -5,29 +5,25 @@ import io
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
-from drover.console import live
+from drover.console import facts, live
 from drover.console.rendering import page
 from drover.errors import PreconditionFailed
 from drover.settings import settings
 from drover.views import (
     drain_queries,
     drain_sentences,
-    estimates,
     fleet,
     history,
     inbox,
-    progress,
     queries,
-    sentences,
     serializers,
-    timeline,
 )
 from models.base import now
 from models.database import transaction
@@ -120,37 +116,7 @@ def show_job(request: Request, job_id: Number) -> HTMLResponse:
     """Everything about one move."""
     with transaction() as session:
         waiting = _waiting(session)
-    return page(request, "job.html", live=f"job/{job_id}", waiting=waiting, **job_facts(job_id))
-
-
-def job_facts(job_id: int) -> dict[str, Any]:
-    """What the page of a job and its report show.
-
-    Raises:
-        PreconditionFailed: there is no such job.
-    """
-    shot = queries.snapshot(job_id)
-    job = shot.job
-    phases = serializers.downtime_phases(job)
-    return {
-        "shot": shot,
-        "job": job,
-        "now": shot.at,
-        "headline": sentences.headline(job),
-        "verdict": sentences.verdict(shot) if shot.ended else job.wait_reason or "",
-        "downtime": sentences.downtime(job),
-        "remark": sentences.remark,
-        "took": lambda step: queries.elapsed_s(step.started_at, step.finished_at or shot.at),
-        "bars": progress.Progress().bars(shot),
-        "phases": phases,
-        "paused_ms": sum(phases.values()),
-        "estimate": estimates.of_job(job),
-        "copy_rate": estimates.copy_rate(job, shot.at),
-        "timeline": timeline.of_job(job, shot.at),
-        "line": timeline.line(job, shot.at),
-        "events": queries.events(job_id),
-        "commands": sentences.commands(job),
-    }
+    return page(request, "job.html", live=f"job/{job_id}", waiting=waiting, **facts.of_job(job_id))
 
 
 @router.get("/drains")
@@ -169,26 +135,7 @@ def show_drain(request: Request, drain_id: Number) -> HTMLResponse:
     """A timeline with a bar per guest."""
     with transaction() as session:
         waiting = _waiting(session)
-    return page(request, "drain.html", live=f"drain/{drain_id}", waiting=waiting, **drain_facts(drain_id))
-
-
-def drain_facts(drain_id: int) -> dict[str, Any]:
-    """What the page of a drain shows.
-
-    Raises:
-        PreconditionFailed: there is no such drain.
-    """
-    shot = drain_queries.snapshot(drain_id)
-    return {
-        "shot": shot,
-        "drain": shot.drain,
-        "now": shot.at,
-        "headline": drain_sentences.headline(shot),
-        "verdict": drain_sentences.verdict(shot) if shot.ended else None,
-        "timeline": timeline.of_drain(shot),
-        "rate": estimates.drain_rate(shot),
-        "commands": drain_sentences.commands(shot.drain),
-    }
+    return page(request, "drain.html", live=f"drain/{drain_id}", waiting=waiting, **facts.of_drain(drain_id))
 
 
 @router.get("/inbox")

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from drover.escaping import escaped
@@ -52,7 +52,7 @@ def _words(name: object) -> str:
 
 
 ENVIRONMENT = Environment(
-    loader=PackageLoader("drover.console"),
+    loader=ChoiceLoader([PackageLoader("drover.console"), PackageLoader("drover.console", "static")]),
     autoescape=True,
     undefined=StrictUndefined,
     finalize=_finalized,

@@ -71,10 +71,11 @@ FORBIDDEN_OBJECTS = ("x-", "qtest", "vhost-user-", "pr-manager-")
 DEVICES = ("/dev/hugepages", "/dev/shm", "/dev/null", "/dev/urandom", "/dev/random", "/dev/hwrng", "/dev/net/tun")  # noqa: S108
 MONITORS = words_of("monitor qmp qmp-pretty")
 CHANNELS = words_of("monitor qmp qmp-pretty serial parallel debugcon")
-QUIET = words_of("none null pty ringbuf stdio file pipe /dev/null")
+QUIET = words_of("none null pty ringbuf stdio file pipe /dev/null local")
 """What a monitor may be behind, besides a Unix socket: nobody reaches it from elsewhere."""
 TRUE = words_of("on true yes y")
 _PREFIX = re.compile(r"(?:[\w.+-]+[:=])+(?=/)")
+_LOOPBACK = re.compile(r"(127\.\d+\.\d+\.\d+|localhost|\[?::1\]?):")
 _RELATIVE = re.compile(r"(?:mon:)?(?:unix|file|pipe):(?!/)")
 GUEST_WORDS = (GUEST_KEYS | {"append"}) - {"value"}
 """Keys whose value only the guest sees. Of `-global` and `-set` the `value` may be anything."""
@@ -228,12 +229,12 @@ def _kinds(option: Option, behind: dict[str | None, Option]) -> Iterator[str]:
 def _kind(value: str, behind: dict[str | None, Option]) -> str:
     kind, _, rest = value.partition(":")
     if kind != "chardev":
-        return re.split("[,:]", value, maxsplit=1)[0]
+        return "local" if kind == "tcp" and _LOOPBACK.match(rest) else re.split("[,:]", value, maxsplit=1)[0]
     chardev = behind.get(rest.partition(",")[0])
     if chardev is None:
         return "unknown"
     if driver_of(chardev) == "socket":
-        return "unix" if chardev.get("path") else "tcp"
+        return "unix" if chardev.get("path") else "local" if _LOOPBACK.match(f"{chardev.get('host')}:") else "tcp"
     return driver_of(chardev)
 
 

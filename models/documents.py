@@ -7,7 +7,7 @@ from pydantic import Field, PlainSerializer, Strict
 
 from drover.settings import StreamSecurity
 from models.contracts import Json, Many, Versioned
-from models.plan import Chain
+from models.plan import Chain, Layout
 
 DOWNTIME_MS = 300
 """The default target downtime."""
@@ -36,6 +36,8 @@ class MigrationOptions(Versioned):
     """What becomes of the backing files of its disks."""
     thin_factor: float | None = None
     """How far the destination's storage may be over-committed for this move; None: as it is set there."""
+    layout: Layout = Layout()
+    """What is wanted of its disks at the destination."""
 
 
 class NbdServer(Versioned):

@@ -10,12 +10,12 @@ RUN apt-get update \
 WORKDIR /opt/drover/src
 COPY pyproject.toml README.md ./
 RUN python3 -m venv /opt/drover/venv \
-    && /opt/drover/venv/bin/python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *(need for extra in ('controller', 'flower') for need in project['optional-dependencies'][extra]), sep='\n')" >/tmp/requirements \
+    && /opt/drover/venv/bin/python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *(need for extra in ('console', 'controller', 'flower') for need in project['optional-dependencies'][extra]), sep='\n')" >/tmp/requirements \
     && /opt/drover/venv/bin/pip install --no-cache-dir --quiet --requirement /tmp/requirements \
     && rm /tmp/requirements
 
 COPY . .
-RUN /opt/drover/venv/bin/pip install --no-cache-dir --quiet '.[controller,flower]' \
+RUN /opt/drover/venv/bin/pip install --no-cache-dir --quiet '.[console,controller,flower]' \
     && useradd --system --uid 900 --home-dir /var/lib/drover --create-home drover \
     && install --directory --owner=drover /var/lib/flower
 

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-guests check docs chaos soak bench compose
+.PHONY: help setup demo test test-guests check check-console docs chaos soak bench compose
 .NOTPARALLEL:
 
 help: ## Say what can be made
@@ -33,6 +33,10 @@ bench: setup ## Measure Drover against a plain script and write bench/results (Q
 
 compose: setup ## Bring up the compose stack for real and restart each service during a move (docker, docker-compose, debootstrap; root)
 	.venv/bin/pytest -m compose tests/compose
+
+check-console: setup ## Look at the console's pages in Debian's chromium, and measure those of a large fleet
+	@command -v chromium >/dev/null || { echo "install Debian's package chromium" >&2; exit 1; }
+	.venv/bin/pytest tests/test_console.py tests/test_console_in_a_browser.py
 
 check: setup ## Lint, formatting, words, types, layers; insecure code, secrets, known vulnerabilities
 	.venv/bin/ruff check .

@@ -75,7 +75,7 @@ class Guest:
     host: str = "host-a"
     left_consoles: list[Path] = field(default_factory=list)
 
-    def move(self, by: str, *, floor: dict[str, Any] | None = None, **options: int) -> Move:
+    def move(self, by: str, *, floor: dict[str, Any] | None = None, **options: Any) -> Move:
         """Move it to the other host; `options` are those of `MigrationOptions`, `floor` what that is to try."""
         to = "host-b" if self.host == "host-a" else "host-a"
         observer = Observer(str(self._watch_at(self.host)), str(self._watch_at(to)), self.devices)

@@ -7,6 +7,7 @@ from pydantic import Field, PlainSerializer, Strict
 
 from drover.settings import StreamSecurity
 from models.contracts import Json, Many, Versioned
+from models.plan import Chain, Layout
 
 DOWNTIME_MS = 300
 """The default target downtime."""
@@ -31,8 +32,12 @@ class MigrationOptions(Versioned):
     """The target downtime: RAM is copied until the rest can be sent in this time."""
     bandwidth_bytes_per_s: int = 0
     """Of this job's streams; 0 leaves it to the host's budget."""
+    chain: Chain = "keep"
+    """What becomes of the backing files of its disks."""
     thin_factor: float | None = None
     """How far the destination's storage may be over-committed for this move; None: as it is set there."""
+    layout: Layout = Layout()
+    """What is wanted of its disks at the destination."""
 
 
 class NbdServer(Versioned):
@@ -46,6 +51,15 @@ class NbdServer(Versioned):
     """How the job's streams are protected; Drover 0.1 knew nothing but plain text."""
     sealed: str | None = None
     """What the source needs to connect, sealed for its host key. None: a worker of Drover 0.1 wrote the rest."""
+
+
+class FileCopy(Versioned):
+    """The files that the guest needs besides its disks, as far as they had to be copied. `copy_files` writes it."""
+
+    missing: Many[int] = ()
+    """Their places among those of the plan; none is left once the source has sent all."""
+    bytes_total: int = 0
+    bytes_copied: int = 0
 
 
 class Switchover(Versioned):

@@ -29,7 +29,9 @@ class Guest(Base):
     disk_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """Virtual sizes of all disks together."""
     allocated_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    """What their images take of the host now, as its worker last saw; null: not seen yet."""
+    """What their image files take of the host now, as its worker last saw; null: not seen yet."""
+    device_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """The part of `disk_bytes` that lies on block devices, which take nothing of a file system."""
     gone_at: Mapped[datetime | None]
     """Since when its QEMU is seen to have ended and no other has taken its place; it counts for nothing then."""
     priority: Mapped[int] = mapped_column(default=0, server_default="0")

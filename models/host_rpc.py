@@ -8,7 +8,7 @@ from drover.errors import UnreadableDocument
 from drover.names import GuestName
 from models.contracts import Many, Part, Versioned, nested
 from models.job import Side
-from models.plan import DestinationPlan, Inspection
+from models.plan import Chain, DestinationPlan, Inspection, Layout
 from models.preflight import Check
 
 Answer = TypeVar("Answer", bound=Versioned)
@@ -30,6 +30,8 @@ class Inspect(Question[Inspection]):
     answer = Inspection
 
     qmp: str
+    chain: Chain = "keep"
+    """Flattened: backing files are not needed, and not looked at."""
 
 
 class PlanDestination(Question[DestinationPlan]):
@@ -44,8 +46,11 @@ class PlanDestination(Question[DestinationPlan]):
     source_machine: str | None = None
     """See `HostFacts.machine`."""
     source: Annotated[Inspection, nested(Inspection)]
+    chain: Chain = "keep"
     thin_factor: float | None = None
     """See `MigrationOptions.thin_factor`."""
+    layout: Layout = Layout()
+    """See `Plan.layout`."""
     tried: bool = False
     """The guest's QEMU is started there as a trial."""
 
@@ -116,6 +121,8 @@ class Refusal(Versioned):
     """No answer, and why."""
 
     error: str = "no reason given"
+    later: bool = False
+    """The same question may be answered in a moment."""
     checks: Many[Check] = ()
     """Those that are against it, if it is a guest that is refused."""
 

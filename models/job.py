@@ -17,7 +17,7 @@ from drover import logs
 from models import transitions
 from models.base import Base, Document, by_value, now
 from models.contracts import Typed, nothing
-from models.documents import Downtime, MigrationOptions, NbdServer, RamProgress, Switchover, Window
+from models.documents import Downtime, FileCopy, MigrationOptions, NbdServer, RamProgress, Switchover, Window
 from models.plan import Plan
 from models.said import say
 from models.transitions import CLAIMED as CLAIMED
@@ -85,6 +85,8 @@ class Job(Base):
         Typed(Switchover, empty=True), nullable=False, default=nothing
     )
     """None while no attempt is under way."""
+    file_copy: Mapped[FileCopy | None] = mapped_column(Typed(FileCopy))
+    """None where nothing had to be copied but disks and RAM."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     cutover_begun_at: Mapped[datetime | None]
     """Set before the source may pause, cleared when it is certain that the source kept the guest."""

@@ -1,14 +1,17 @@
 """A job's plan: the source's report on the guest, and how the destination would run it. Never changed once written."""
 
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Strict
+from pydantic import Strict, field_validator
 
 from models.contracts import Json, Many, Part, Versioned, nested
 from models.preflight import Check
 
 QemuVersion = Annotated[tuple[int, int, int], Strict(False)]
 Accel = Literal["kvm", "tcg"]
+Chain = Literal["keep", "flatten"]
+"""What becomes of a disk's backing files: the destination has them as well, or its image holds all by itself."""
 
 
 class Cpu(Part):
@@ -27,6 +30,106 @@ class Topology(Part):
     qtree: Many[str]
     """The lines of `info qtree`, without what differs between two processes of one machine."""
     ramblocks: Many[str]
+
+
+def _plain(path: str) -> str:
+    if not path.startswith("/") or not path.isprintable() or ".." in path.split("/"):
+        raise ValueError("an absolute path without `..` is wanted")
+    return path
+
+
+class DiskLayout(Part):
+    """What an operator wants of one disk at the destination; what is left out stays as it is."""
+
+    index: int
+    path: str | None = None
+    """Of the image or block device."""
+    storage: str | None = None
+    """Of the destination: its image or volume is made there."""
+    format: Literal["raw", "qcow2"] | None = None
+    thick: bool | None = None
+    """All of its room is taken at once, or only what is written."""
+
+    @field_validator("path")
+    @classmethod
+    def _path(cls, path: str | None) -> str | None:
+        return path and _plain(path)
+
+
+class Layout(Part):
+    """Where, and as what, the disks of a guest are made at the destination."""
+
+    disks: Many[DiskLayout] = ()
+    format: Literal["raw", "qcow2"] | None = None
+    """Of all disks that are not listed with one; likewise the next two."""
+    storage: str | None = None
+    thick: bool | None = None
+    overwrite: Many[str] = ()
+    """Block devices of the destination that may be overwritten."""
+
+    @field_validator("overwrite")
+    @classmethod
+    def _paths(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_plain, paths))
+
+    def of(self, index: int) -> DiskLayout:
+        """What is wanted of one disk."""
+        own = next((disk for disk in self.disks if disk.index == index), DiskLayout(index=index))
+        common = {name: getattr(self, name) for name in ("format", "thick") if getattr(own, name) is None}
+        if own.path is None and own.storage is None:
+            common["storage"] = self.storage
+        return own.model_copy(update=common)
+
+
+class FileKind(StrEnum):
+    """What a guest has a file for."""
+
+    MEDIUM = "medium"
+    """A disk or CD that it cannot write."""
+    BACKING = "backing file"
+    FIRMWARE = "firmware"
+    """What is mapped into the machine: pflash, `-bios`, option ROMs."""
+    KERNEL = "kernel"
+    """Likewise what is booted: kernel, initrd, device tree."""
+    DATA = "data"
+    """What the machine shows the guest: `-fw_cfg`, SMBIOS and ACPI tables, a splash image."""
+    SECRET = "secret"  # noqa: S105 - a word
+    """Keys and passwords."""
+
+
+class NeededFile(Part):
+    """A file that a guest needs besides its writable disks, as it is at the source."""
+
+    kind: Annotated[FileKind, Strict(False)]
+    path: str
+    size_bytes: int
+    digest: str
+    """By which another host tells whether it has the same file, see `workers.media.digests`."""
+    mode: int
+    owner: str
+    """Its user and group by their names; numbers where they have none."""
+    group: str
+    format: str | None = None
+    """Of an image, like the next."""
+    backing: str | None = None
+    """The file that it lies on."""
+
+
+class NeededFolder(Part):
+    """A folder below the guest root in which a guest has files, sockets or logs."""
+
+    path: str
+    mode: int
+    owner: str
+    group: str
+
+
+class BackingImage(Part):
+    """One level of a disk's backing chain."""
+
+    path: str
+    """Not a path where it is no file of the host."""
+    format: str
 
 
 class Link(Part):
@@ -54,6 +157,8 @@ class SourceDisk(Part):
     format: str
     path: str
     """Of the file itself, whatever links lead there."""
+    block_device: bool = False
+    """There is a block device at this path, or a link to one."""
     named: str | None = None
     """As QEMU was told to open it, where that differs: by links below the guest root."""
     links: Many[Link] = ()
@@ -64,6 +169,8 @@ class SourceDisk(Part):
     cluster_size_bytes: int | None = None
     create_options: dict[str, str]
     """For `qemu-img create -o`, such as `cluster_size=65536`; empty for raw."""
+    chain: Many[BackingImage] = ()
+    """Its backing files, from the one right below it down to the base."""
 
     @property
     def create_option_string(self) -> str:
@@ -113,6 +220,10 @@ class Inspection(Versioned):
     """QOM names of the guest's devices."""
     topology: Topology
     disks: Many[SourceDisk]
+    files: Many[NeededFile] = ()
+    """Backing files before the images that lie on them."""
+    folders: Many[NeededFolder] = ()
+    """Each after the one that it lies in."""
     refusals: Many[str] = ()
     """Why it cannot be moved now, as sentences."""
     warnings: Many[str] = ()
@@ -139,8 +250,15 @@ class PlannedDisk(Part):
     index: int
     device: str
     format: str
+    source_format: str | None = None
+    """Where it is another one at the source; None: the same."""
     source_path: str
+    source_device: bool = False
+    """The source's image is a block device; likewise at the destination."""
     destination_path: str
+    destination_device: bool = False
+    volume_of: str | None = None
+    """The destination's storage in which the job makes the block device; None: it is there already."""
     named: str | None = None
     """As QEMU is told to open it, where that is by links."""
     links: Many[Link] = ()
@@ -151,6 +269,35 @@ class PlannedDisk(Part):
     create_options: dict[str, str]
     discard: str
     """How the mirror's target treats discards, see `workers.qemu.known_bugs.mirror_discard`."""
+    chain: Many[BackingImage] = ()
+    """The backing files that the image made for it has at the destination; only what is above them is copied."""
+
+
+class PlannedFile(Part):
+    """A file that the guest needs at the destination."""
+
+    kind: Annotated[FileKind, Strict(False)]
+    source_path: str
+    destination_path: str
+    size_bytes: int
+    digest: str
+    mode: int
+    owner: str
+    group: str
+    format: str | None = None
+    backing: str | None = None
+    """At the destination."""
+    there: bool = False
+    """It was there, and equal, when the destination was asked."""
+
+
+class PlannedFolder(Part):
+    """A folder that the guest needs at the destination; one that is there stays as it is."""
+
+    path: str
+    mode: int
+    owner: str
+    group: str
 
 
 class DestinationPlan(Versioned):
@@ -167,6 +314,9 @@ class DestinationPlan(Versioned):
     ram: Literal["live", "paused"]
     """`paused`: the guest is paused while its RAM is sent, because these versions of QEMU corrupt it otherwise."""
     disks: Many[PlannedDisk]
+    files: Many[PlannedFile] = ()
+    """Backing files before the images that lie on them."""
+    folders: Many[PlannedFolder] = ()
     warnings: Many[str] = ()
     checks: Many[Check] = ()
     """All that was looked at there; `warnings` are the sentences of what was found."""
@@ -185,6 +335,8 @@ class Plan(Versioned):
 
     source: Annotated[Inspection, nested(Inspection)]
     destination: Annotated[DestinationPlan, nested(DestinationPlan)]
+    layout: Layout = Layout()
+    """What was wanted of its disks, by the operator or by mappings of storages."""
     source_key: str | None = None
     """The source's public key, by which the destination seals credentials for it. None: Drover 0.1 made the plan; the
     controller adds both keys before the job goes on."""

@@ -252,11 +252,11 @@ def test_a_worker_that_was_started_anew_takes_its_former_claims_over_at_once(job
 
 
 def test_a_step_that_is_tried_again_waits_and_can_go_back_to_an_earlier_step(job: int) -> None:
-    finish_up_to(job, 3)
-    claims.retry(taken(job, 4, host="one"), "the NBD server is gone", timedelta(0), Restart.NBD_SERVER)
-    assert states(job)[:5] == ["done", "pending", "pending", "pending", "pending"]
-    claims.retry(taken(job, 2), "once more", timedelta(hours=1))
-    assert take(job, 2) is None
+    finish_up_to(job, 5)
+    claims.retry(taken(job, 6, host="one"), "the NBD server is gone", timedelta(0), Restart.NBD_SERVER)
+    assert states(job)[:7] == ["done"] * 3 + ["pending"] * 4
+    claims.retry(taken(job, 4), "once more", timedelta(hours=1))
+    assert take(job, 4) is None
 
 
 def test_a_job_is_rolled_back_last_step_first_and_only_what_was_begun(job: int) -> None:
@@ -269,14 +269,14 @@ def test_a_job_is_rolled_back_last_step_first_and_only_what_was_begun(job: int) 
     with transaction() as session:
         ended = session.get_one(Job, job)
         assert ended.state is JobState.ROLLED_BACK
-        assert ended.error == "mirror_disks failed: no"
+        assert ended.error == "copy_files failed: no"
 
 
 def test_past_the_point_of_no_return_a_failure_asks_a_person_and_undoes_nothing(job: int) -> None:
-    finish_up_to(job, 6)
+    finish_up_to(job, 8)
     with transaction() as session:
         session.get_one(Job, job).committed_at = func.now()
-    claims.fail(taken(job, 7, host="one"), "no")
+    claims.fail(taken(job, 9, host="one"), "no")
     with transaction() as session:
         assert session.get_one(Job, job).state is JobState.NEEDS_OPERATOR
     assert "to_roll_back" not in states(job)
@@ -351,9 +351,9 @@ def test_a_stale_token_is_refused_on_the_host_without_the_database(tmp_path: Pat
 
 def test_an_attempt_after_which_all_begins_anew_counts_however_long_it_took(job: int) -> None:
     """RAM that does not converge is given up after half an hour: it must not be sent again for ever."""
-    finish_up_to(job, 2)
+    finish_up_to(job, 4)
     for number in (1, 2, 3):
-        claim = taken(job, 3, host="one")
+        claim = taken(job, 5, host="one")
         assert claim.attempt == number
         with transaction() as session:
             session.execute(
@@ -362,4 +362,4 @@ def test_an_attempt_after_which_all_begins_anew_counts_however_long_it_took(job:
                 .values(started_at=func.clock_timestamp() - timedelta(minutes=30))
             )
         claims.retry(claim, "it did not converge", timedelta(), Restart.NBD_SERVER)
-        claims.finish(taken(job, 2, host="two"))
+        claims.finish(taken(job, 4, host="two"))

@@ -82,5 +82,5 @@ def test_what_a_hypervisor_installs_brings_neither_flower_nor_what_only_a_contro
 
 def test_the_image_has_all_that_its_services_need() -> None:
     told = (ROOT / "Dockerfile").read_text()
-    assert "('controller', 'flower')" in told
-    assert "'.[controller,flower]'" in told
+    assert "('console', 'controller', 'flower')" in told
+    assert "'.[console,controller,flower]'" in told

@@ -27,7 +27,7 @@ async def _arrived(source: Monitor, destination: Monitor) -> str:
     with sends, takes:
         await migration.prepare_incoming(destination)
         await migration.receive(destination, takes)
-        await migration.send(source, sends)
+        await migration.send(source, sends, Path("/nowhere"))
         return await _ended(source)
 
 

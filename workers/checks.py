@@ -209,16 +209,10 @@ REMOTE_IMAGE = Kind(
     remedy="only local images are moved: copy it to one by `blockdev-mirror`",
     live=True,
 )
-BLOCK_DEVICE = Kind(
-    name="block-device",
-    what="raw block devices",
-    why="raw block devices cannot be created on the destination yet",
-)
-READ_ONLY = Kind(
-    name="read-only-medium",
-    what="read-only media",
-    why="its medium is read-only and must exist on the destination",
-    remedy="eject it",
+NEEDED_FILE = Kind(
+    name="needed-file",
+    what="a file that the guest needs and that is gone, cannot be read, or is no file (a CD drive of the host)",
+    remedy="put it back where it was",
     live=True,
 )
 IMAGE_FORMAT = Kind(
@@ -228,9 +222,8 @@ IMAGE_FORMAT = Kind(
 )
 BACKING_FILE = Kind(
     name="backing-file",
-    what="backing files",
-    why="it has a backing file",
-    remedy="flatten it first (block-stream)",
+    what="backing files that are not copied as they are: no files of the host, or neither raw nor qcow2",
+    remedy="move the guest with `--chain flatten`",
     live=True,
 )
 INTERNAL_SNAPSHOTS = Kind(
@@ -255,8 +248,8 @@ DIRTY_BITMAPS = Kind(
 )
 PARTIAL_IMAGE = Kind(
     name="partial-image",
-    what="a disk that is a part of its file (`offset`, `size`)",
-    why="it shows only a part of its file (offset, size)",
+    what="a disk that begins within its file (`offset`)",
+    why="it begins within its file (offset)",
     remedy="copy it to an image of its own (`blockdev-mirror`)",
     live=True,
 )
@@ -285,7 +278,7 @@ IMAGE_ASTRAY = Kind(
 )
 IMAGE_LOST = Kind(
     name="image-lost",
-    what="an image that QEMU opens again and would not find: a relative name after `-daemonize`, a chroot",
+    what="an image that QEMU opens again in the switchover and would not find: relative name with `-daemonize`, chroot",
     remedy="start it with full paths and without a chroot, or give the image as a -blockdev without auto-read-only",
 )
 BEHIND_LINK = Kind(name="behind-link", what="images behind links that are not the guest's own")
@@ -332,9 +325,37 @@ IN_THE_WAY = Kind(
     remedy="if no guest needs it, move it away",
     live=True,
 )
+FILE_DIFFERS = Kind(
+    name="file-differs",
+    what="another file where one that the guest needs belongs: medium, backing file, firmware, kernel, secret",
+    side="destination",
+    remedy="move it away if no guest needs it",
+    live=True,
+)
+FILE_NOT_COPIED = Kind(
+    name="file-not-copied",
+    what="a file that is missing there and is not copied: it lies outside of the folders for guests, is a "
+    "secret where streams are in plain text, or belongs to a user who is unknown there",
+    side="destination",
+    remedy="put it there",
+    live=True,
+)
 IMAGE_EXISTS = Kind(
     name="image-exists",
     what="an image that is there already, or a place where none can be made",
+    side="destination",
+    live=True,
+)
+TARGET_DEVICE = Kind(
+    name="target-device",
+    what="a block device at the destination that is in use, too small, or not named as free to overwrite",
+    side="destination",
+    live=True,
+)
+NO_LVM = Kind(name="no-lvm", what="a destination without lvcreate for its volumes", side="destination", live=True)
+LAYOUT = Kind(
+    name="layout",
+    what="storages that the destination does not have",
     side="destination",
     live=True,
 )
@@ -399,6 +420,13 @@ KNOWN_BUG = Kind(
     what="bugs of the QEMUs that concern this guest",
     verdict=Verdict.WARN,
 )
+CHANGED_DISK = Kind(
+    name="changed-disk",
+    what="block devices that become image files, and devices that are overwritten",
+    side="destination",
+    verdict=Verdict.WARN,
+    live=True,
+)
 PLAIN_STREAMS = Kind(
     name="plain-streams",
     what="disks and RAM that go over the network in plain text",
@@ -422,6 +450,10 @@ MOVED = (
     Supported(
         what="raw and qcow2 images on virtio-blk, virtio-scsi, SATA, IDE and USB",
         how="mirrored while the guest runs; size, cluster size and further options of the format are kept",
+    ),
+    Supported(
+        what="block devices: LVM volumes, loop devices, partitions, zvols, and links to one",
+        how="mirrored to an image, or to a device that a storage of the destination makes or that an operator names",
     ),
     Supported(
         what="machine types q35, pc, microvm and virt; UEFI with and without Secure Boot",

@@ -10,7 +10,7 @@ these an operator puts a guest root on another disk. What is done in a folder is
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,6 +36,12 @@ def below(root: Path, path: str) -> Path:
     if not there.is_relative_to(root) or there == root or ".." in there.parts or "\0" in path:
         raise UnsafePath(f"{path} does not lie below this host's guest root {root}: it is not touched")
     return there
+
+
+def place(path: str, root: Path, folders: Iterable[Path]) -> Path:
+    """Likewise below this folder or one of the others. Errors as for `below`."""
+    above = next((folder for folder in folders if Path(path).is_relative_to(folder)), root)
+    return below(above, path)
 
 
 @contextmanager
@@ -114,6 +120,43 @@ def opened(path: Path, flags: int, *, make_folders: bool = False) -> int:
             raise
 
 
+def followed(path: Path) -> Path:
+    """Where a path leads: itself, unless it is a symbolic link. Errors as for `folder`."""
+    for _ in range(MOST_LINKS):
+        try:
+            with folder(path.parent) as parent:
+                found = os.stat(path.name, dir_fd=parent, follow_symlinks=False)
+                if not stat.S_ISLNK(found.st_mode):
+                    return path
+                target = os.readlink(path.name, dir_fd=parent)
+        except (FileNotFoundError, NotADirectoryError):
+            return path
+        if found.st_uid not in {0, os.geteuid()}:
+            raise UnsafePath(
+                f"{path} is a symbolic link to {target} that belongs to user {found.st_uid}: only links of root's or "
+                "of the worker's own user are followed; nothing was touched"
+            )
+        path = Path(os.path.normpath(path.parent.resolve() / target))
+    raise UnsafePath(f"{path} has too many symbolic links in it: it is not touched")
+
+
+def make_folder(path: Path, mode: int, uid: int, gid: int) -> None:
+    """Make a folder that is not there yet, in one that is.
+
+    Raises:
+        FileExistsError: something is there.
+        UnsafePath: somebody else's link is on the way.
+    """
+    with folder(path.parent) as parent:
+        os.mkdir(path.name, PRIVATE_FOLDER, dir_fd=parent)
+        made = os.open(path.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            os.fchown(made, uid, gid)
+            os.fchmod(made, mode)
+        finally:
+            os.close(made)
+
+
 def status(path: Path) -> os.stat_result | None:
     """Of what is there, a link not followed; None: there is nothing.
 
@@ -129,6 +172,16 @@ def unlink(path: Path) -> None:
     """Delete a file. If it does not exist, nothing happens. Errors as for `status`."""
     with suppress(FileNotFoundError), folder(path.parent) as parent:
         os.unlink(path.name, dir_fd=parent)
+
+
+def link(path: Path, name: str) -> None:
+    """Give a file a further name in its folder.
+
+    Raises:
+        FileExistsError: something has that name.
+    """
+    with folder(path.parent) as parent:
+        os.link(path.name, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
 
 
 def rename(path: Path, name: str) -> None:

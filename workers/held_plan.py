@@ -67,8 +67,8 @@ def _of_source(job: Job, row: Plan, ours: Settings) -> Plan:
         there[disk.index].model_copy(
             update={
                 "device": disk.device,
-                "format": disk.format,
                 "source_path": disk.path,
+                "source_device": disk.block_device,
                 "virtual_size_bytes": disk.virtual_size_bytes,
             }
         )
@@ -81,7 +81,7 @@ def _of_source(job: Job, row: Plan, ours: Settings) -> Plan:
 def _of_destination(job: Job, row: Plan, ours: Settings) -> Plan:
     """How the guest is run here by what its host signed."""
     told = attestation.proven(row.source, ours, of=job.source)
-    derived, problems = derivation.derive(told, ours, policy.of(ours))
+    derived, problems = derivation.derive(told, ours, policy.of(ours), job.options.chain, row.layout)
     if problems:
         raise PreconditionFailed("; ".join(refusals(problems)))
     for what, ours_is, row_is in _compared(derived, row.destination):
@@ -97,11 +97,18 @@ def _compared(derived: DestinationPlan, row: DestinationPlan) -> tuple[tuple[str
         ("the monitor", derived.qmp, row.qmp),
         ("the pidfile", derived.pidfile, row.pidfile),
         ("the disks", _images(derived), _images(row)),
+        ("the files", _files(derived), _files(row)),
+        ("the folders", derived.folders, row.folders),
     )
 
 
 def _images(plan: DestinationPlan) -> list[Json]:
     return [disk.json_object() for disk in plan.disks]
+
+
+def _files(plan: DestinationPlan) -> list[Json]:
+    """Whether one is there is looked up again."""
+    return [file.model_copy(update={"there": False}).json_object() for file in plan.files]
 
 
 def _differs(job: Job, ours: Settings, what: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from drover import logs, tracing
-from drover.errors import DroverError, HostRefused, PreconditionFailed
+from drover.errors import DroverError, HostRefused, PreconditionFailed, Unavailable
 from drover.settings import Settings
 from models import host
 from models.contracts import Versioned
@@ -50,7 +50,7 @@ def _ask(request: HostRequest, settings: Settings) -> tuple[RequestState, Versio
     except HostRefused as error:
         return RequestState.REFUSED, Refusal(error=str(error), checks=error.checks)
     except PreconditionFailed as error:
-        return RequestState.REFUSED, Refusal(error=str(error))
+        return RequestState.REFUSED, Refusal(error=str(error), later=isinstance(error, Unavailable))
     except DroverError as error:
         return RequestState.FAILED, Refusal(error=f"{settings.host}: {error}")
     except Exception as error:

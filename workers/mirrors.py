@@ -73,7 +73,9 @@ async def missing(ctx: Context, monitor: Monitor) -> list[int]:
         for node in await monitor.query("query-named-block-nodes", flat=True)
         if node["node-name"] in states and not states[node["node-name"]].concluded
     }
+    unproven = await block.unproven(monitor)
     mine = {disk.index: targets.get(name(ctx.job.id, disk.index), "") for disk in ctx.disks}
+    mine = {index: "" if name(ctx.job.id, index) in unproven else target for index, target in mine.items()}
     return [index for index, target in mine.items() if server(ctx, index)["export"] not in target]
 
 

@@ -20,6 +20,7 @@ from workers.qemu.known_bugs import Version, exporter_detect_zeroes
 from workers.qemu.monitor import MonitorLost
 from workers.qmp_ready import monitor_ready
 from workers.step import Context
+from workers.storage import devices
 from workers.streams import supervisor as streams
 from workers.streams.parameters import NBD
 
@@ -41,8 +42,11 @@ def images(ctx: Context, nonce: str) -> list[ExportedImage]:
             index=disk.index,
             path=_made_here(ctx, disk.destination_path),
             format=disk.format,
+            device=disk.destination_device,
+            size_bytes=disk.virtual_size_bytes,
             export=export_name(nonce, disk.index),
             **_space(disk, version),
+            backing=tuple((level.path, level.format) for level in disk.chain),
         )
         for disk in ctx.disks
     ]
@@ -56,7 +60,7 @@ def _space(disk: PlannedDisk, version: Version) -> dict[str, str]:
 
 
 def _made_here(ctx: Context, image: str) -> str:
-    if not ctx.directory.manifest.owns(Path(image)):
+    if not ctx.directory.owns(Path(image)):
         raise Fatal(f"{image} is not the image that job {ctx.job.id} made on this host: it is not served")
     return image
 
@@ -120,21 +124,30 @@ async def start(ctx: Context, nonce: str) -> None:
             ctx.directory.mark("exporter"),
             argv,
             ctx.directory.log("exporter"),
-            pass_fds=[number for _, number in served],
+            pass_fds=[number for _, numbers in served for number in numbers],
             environment=ALLOCATION,
         )
-    writeback.keep_up(started, [disk.destination_path for disk in ctx.disks])
+    writeback.keep_up(started, [str(_file(image)) for image in images(ctx, nonce)])
     await monitor_ready(started, path, ctx.directory.log("exporter"))
     async with ctx.nbd_server() as monitor:
         for image, _ in served:
             await block.export(monitor, image)
 
 
-def _opened(image: ExportedImage, stack: ExitStack) -> tuple[ExportedImage, int]:
-    """The image as the NBD server is to open it, which inherits this descriptor: not by what is at the path by then."""
-    number = files.opened(Path(image.path), os.O_RDONLY)
-    stack.callback(os.close, number)
-    return replace(image, path=f"/proc/self/fd/{number}"), number
+def _opened(image: ExportedImage, stack: ExitStack) -> tuple[ExportedImage, list[int]]:
+    """The image as the NBD server is to open it, which inherits these descriptors: not by what is at a path by then."""
+    numbers = [files.opened(_file(image), os.O_RDONLY)]
+    stack.callback(os.close, numbers[0])
+    backing = []
+    for path, driver in image.backing:
+        numbers.append(files.opened(files.followed(Path(path)), os.O_RDONLY))
+        stack.callback(os.close, numbers[-1])
+        backing.append((f"/proc/self/fd/{numbers[-1]}", driver))
+    return replace(image, path=f"/proc/self/fd/{numbers[0]}", backing=tuple(backing)), numbers
+
+
+def _file(image: ExportedImage) -> Path:
+    return devices.real(Path(image.path)) if image.device else Path(image.path)
 
 
 async def stop(ctx: Context) -> None:

@@ -3,6 +3,7 @@ makes, and ends. Nothing of the host is changed, see `workers.qemu.trial_line`.
 """
 
 import asyncio
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from drover.errors import DroverError
 from drover.settings import Settings
-from models.plan import DestinationPlan, Inspection, PlannedDisk, Topology
+from models.plan import DestinationPlan, FileKind, Inspection, PlannedDisk, PlannedFile, Topology
 from models.preflight import Check
 from workers import checks, inspection, processes
 from workers.images import manifest
@@ -21,6 +22,8 @@ from workers.qemu.trial_line import TrialLine, trial_line
 from workers.qmp_ready import monitor_ready
 
 FOLDER = "trials"
+UNDERSTOOD = re.compile(r"tls-creds-|^-acpitable$|^-smbios$")
+"""Options by which QEMU reads files that it must understand when it starts: keys, tables of ACPI and SMBIOS."""
 KEYED = ("luks",)
 """Formats of which there is no stand-in: the guest's key opens the guest's image alone."""
 
@@ -31,7 +34,10 @@ async def tried(seen: Inspection, plan: DestinationPlan, ours: Settings) -> list
         return []
     async with _folder(ours) as folder:
         stand_ins = {disk.destination_path: str(folder / f"disk{disk.index}") for disk in plan.disks}
+        missing = {file.destination_path: file for file in plan.files if not file.there}
+        stand_ins |= {path: str(folder / f"file{number}") for number, path in enumerate(missing)}
         await asyncio.gather(*(asyncio.to_thread(_stand_in, disk, stand_ins) for disk in plan.disks))
+        await asyncio.gather(*(asyncio.to_thread(_file, file, stand_ins) for file in missing.values()))
         line = trial_line(plan.argv, stand_ins=stand_ins, folder=folder)
         try:
             found = await _machine(line, folder)
@@ -41,7 +47,11 @@ async def tried(seen: Inspection, plan: DestinationPlan, ours: Settings) -> list
 
 
 def can_be_tried(plan: DestinationPlan) -> bool:
-    """There is a stand-in for each of its disks."""
+    """There is a stand-in for each of its disks and files."""
+    if any(not file.there and file.kind is FileKind.KERNEL for file in plan.files) or (
+        not all(file.there for file in plan.files) and any(UNDERSTOOD.search(word) for word in plan.argv)
+    ):
+        return False
     return not any(disk.format in KEYED or "encrypt.format" in disk.create_options for disk in plan.disks)
 
 
@@ -51,6 +61,15 @@ def _stand_in(disk: PlannedDisk, stand_ins: dict[str, str]) -> None:
     path.touch()
     options = {key: value for key, value in disk.create_options.items() if key != "preallocation"}
     manifest.create(path, disk.format, disk.virtual_size_bytes, options)
+
+
+def _file(file: PlannedFile, stand_ins: dict[str, str]) -> None:
+    """A file of the same size with nothing in it; an image of the same format."""
+    path = Path(stand_ins[file.destination_path])
+    with path.open("wb") as empty:
+        empty.truncate(file.size_bytes if file.format in {None, "raw"} else 0)
+    if file.format not in {None, "raw"}:
+        manifest.create(path, str(file.format), file.size_bytes, {})
 
 
 async def _machine(line: TrialLine, folder: Path) -> Topology:

@@ -7,10 +7,10 @@ what it takes now, and of the rest the part that its storage's thin factor says.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, exists, func, literal, not_, or_, select, union_all
+from sqlalchemy import ColumnElement, CompoundSelect, Select, exists, func, literal, not_, or_, select, union_all
 from sqlalchemy.orm import Session
 
 from drover.settings import Settings
@@ -47,7 +47,7 @@ class Size:
             cpus=guest.cpus,
             memory_bytes=guest.memory_bytes,
             disk_bytes=guest.disk_bytes,
-            allocated_bytes=guest.allocated_bytes,
+            allocated_bytes=None if guest.allocated_bytes is None else guest.allocated_bytes + guest.device_bytes,
         )
 
     @property
@@ -174,6 +174,29 @@ def rooms(session: Session, ours: Settings, *, planning: Collection[str] | None 
     return {row.name: _room(row) for row in session.execute(query)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What guests take of a host. In bytes."""
+
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    """What their images take for certain."""
+    unwritten_bytes: int = 0
+    """What thin images may take one day."""
+
+
+def shares(session: Session) -> tuple[dict[str, Share], dict[str, Share]]:
+    """{host: what those that live there take}, and {host: what is promised to others, or still kept}."""
+    return _shares(session, _living()), _shares(session, union_all(_arriving(), _set_aside()))
+
+
+def _shares(session: Session, taken: Select[Any, int, int, int, int] | CompoundSelect[Any]) -> dict[str, Share]:
+    each = taken.subquery()
+    names = [field.name for field in fields(Share)]
+    query = select(each.c.host, *(func.sum(each.c[name]).label(name) for name in names)).group_by(each.c.host)
+    return {row.host: Share(**{name: int(getattr(row, name)) for name in names}) for row in session.execute(query)}
+
+
 def _room(row: Any) -> Room:
     left = {name: getattr(row, name) for name in AMOUNTS}
     return Room(
@@ -187,10 +210,14 @@ def _room(row: Any) -> Room:
     )
 
 
-def _taken_by_guest(host: Any) -> Select[Any, int, int, int, int]:
-    """On the host in this column: what its images take for certain, and what they may take one day."""
-    written = func.coalesce(Guest.allocated_bytes, Guest.disk_bytes)
-    unwritten = func.greatest(Guest.disk_bytes - written, 0)
+def _taken_by_guest(host: Any, devices: Any = Guest.device_bytes) -> Select[Any, int, int, int, int]:
+    """On the host in this column: what its images take for certain, and what they may take one day.
+
+    What `devices` there may take counts as well: nobody knows here whether they become files.
+    """
+    files = Guest.disk_bytes - Guest.device_bytes
+    written = func.coalesce(Guest.allocated_bytes, files) + devices
+    unwritten = func.greatest(files + devices - written, 0)
     return select(
         host.label("host"),
         Guest.cpus,
@@ -201,7 +228,7 @@ def _taken_by_guest(host: Any) -> Select[Any, int, int, int, int]:
 
 
 def _living() -> Select[Any, int, int, int, int]:
-    return _taken_by_guest(Guest.host).where(Guest.gone_at.is_(None))
+    return _taken_by_guest(Guest.host, devices=literal(0)).where(Guest.gone_at.is_(None))
 
 
 def _arriving() -> Select[Any, int, int, int, int]:

@@ -9,7 +9,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.host_rpc import Inspect
 from models.job import Job, JobState, unfinished
-from models.plan import Inspection
+from models.plan import Chain, Inspection
 from models.said import say
 from workflows.host_rpc import ask, known_host
 
@@ -28,6 +28,7 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
     with transaction() as session:
         _refuse_in_mid_job(session, name)  # before a host is asked for nothing
     inspection = ask(host, Inspect(qmp=qmp))
+    qmp = inspection.qmp  # another one of the same QEMU, where somebody holds this
     if inspection.runstate == "inmigrate":
         raise PreconditionFailed(f"the QEMU at {qmp} on {host} waits for a migration: adopt the guest where it runs")
     with transaction() as session:
@@ -48,12 +49,13 @@ def _found(inspection: Inspection) -> dict[str, int | str | None]:
     disk_bytes = sum(disk.virtual_size_bytes for disk in inspection.disks)
     sizes = {"cpus": inspection.cpus, "memory_bytes": inspection.memory_bytes, "disk_bytes": disk_bytes}
     who = {"process": inspection.process, "uuid": inspection.uuid, "gone_at": None}
-    return {**sizes, **who, "allocated_bytes": _allocated(inspection)}
+    on_devices = sum(disk.virtual_size_bytes for disk in inspection.disks if disk.block_device)
+    return {**sizes, **who, "device_bytes": on_devices, "allocated_bytes": _allocated(inspection)}
 
 
 def _allocated(inspection: Inspection) -> int | None:
     """Unknown where its host does not say it of each disk."""
-    each = [disk.allocated_bytes for disk in inspection.disks]
+    each = [disk.allocated_bytes for disk in inspection.disks if not disk.block_device]
     return None if None in each else sum(filter(None, each))
 
 
@@ -154,10 +156,10 @@ def known_guest(name: str) -> Guest:
     return guest
 
 
-def inspect(guest: Guest) -> Inspection:
+def inspect(guest: Guest, chain: Chain = "keep") -> Inspection:
     """Ask its host what it is now."""
     known_host(guest.host)
-    inspection = ask(guest.host, Inspect(qmp=guest.qmp))
+    inspection = ask(guest.host, Inspect(qmp=guest.qmp, chain=chain))
     found = _found(inspection)
     if found != {column: getattr(guest, column) for column in found}:
         still_there = (Guest.name == guest.name) & (Guest.host == guest.host) & (Guest.qmp == guest.qmp)

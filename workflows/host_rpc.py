@@ -51,7 +51,7 @@ def ask(host: str, question: Question[Answer]) -> Answer:
 
     Raises:
         HostRefused: the host refuses, or failed to look.
-        Unavailable: it cannot be reached, or does not answer in time.
+        Unavailable: it cannot be reached, does not answer in time, or asks to be asked again.
     """
     with autocommitting() as connection, listening(connection, ANSWERED_CHANNEL) as wait:
         asked = (
@@ -69,6 +69,8 @@ def ask(host: str, question: Question[Answer]) -> Answer:
                 return _read(question, request.reply, host)
             if request.state in {RequestState.REFUSED, RequestState.FAILED}:
                 why, failed = Refusal.read(request.reply or {}), request.state is RequestState.FAILED
+                if why.later:
+                    raise Unavailable(why.error)
                 raise HostRefused(why.error, host=host, failed=failed, checks=why.checks)
     raise Unavailable(f"host {host} did not answer within {ANSWER_TIMEOUT_S:g} s: is its worker busy?")
 

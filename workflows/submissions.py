@@ -16,6 +16,7 @@ from drover.errors import PreconditionFailed
 from drover.names import ALLOWED, CONTROL, GuestName, HostName
 from models.contracts import Many, Part, shown
 from models.documents import DOWNTIME_MS, AllowedHosts, MigrationOptions, Recurrence
+from models.plan import Chain, Layout
 from models.storage import MOST_THIN_FACTOR
 from workflows import schedule
 from workflows.submit_options import SubmitOptions
@@ -125,6 +126,8 @@ class Submission(Message):
         0, ge=0, le=2**63 - 1, description=f"a whole number of bytes per second from 0 to {2**63 - 1}"
     )
     """0: the host's budget."""
+    chain: Chain = Field("keep", description="keep or flatten")
+    """What becomes of backing files: the destination has them as well, or the images hold all by themselves."""
     priority: int = Field(0, ge=-LARGEST, le=LARGEST, description=f"a whole number from {-LARGEST} to {LARGEST}")
     """Moves of higher priority begin first."""
     at: Text | None = Field(None, description="a text like 22:00 or 2026-11-24T22:00")
@@ -142,7 +145,11 @@ class Submission(Message):
 
     def options(self) -> MigrationOptions:
         """How guests are to be moved."""
-        return MigrationOptions(max_downtime_ms=self.max_downtime_ms, bandwidth_bytes_per_s=self.bandwidth_bytes_per_s)
+        return MigrationOptions(
+            max_downtime_ms=self.max_downtime_ms,
+            bandwidth_bytes_per_s=self.bandwidth_bytes_per_s,
+            chain=self.chain,
+        )
 
     def submit_options(self, now: datetime | None = None) -> SubmitOptions:
         """When it may begin and go on, and which address gets the webhook.
@@ -174,6 +181,12 @@ class MigrationSubmission(Submission):
         None, ge=1, le=MOST_THIN_FACTOR, description=f"a number from 1 to {MOST_THIN_FACTOR:g}"
     )
     """How far the destination's storage may be over-committed for this move; without it as it is set there."""
+    layout: Layout = Field(
+        Layout(),
+        description="an object that says where disks are made there: absolute paths without `..`, names of storages, "
+        "formats raw or qcow2",
+    )
+    """Where, and as what, its disks are made at the destination."""
 
     guest: GuestName = Field(description=NAME)
     to: HostName = Field(description=HOST_NAME)
@@ -181,7 +194,7 @@ class MigrationSubmission(Submission):
 
     def options(self) -> MigrationOptions:
         """How the guest is to be moved."""
-        return super().options().model_copy(update={"thin_factor": self.thin_factor})
+        return super().options().model_copy(update={"thin_factor": self.thin_factor, "layout": self.layout})
 
 
 class DrainSubmission(Submission):

@@ -38,7 +38,7 @@ DO $$
 BEGIN
     PERFORM pg_temp.bind('host', 'ALL', 'name = current_user');
     PERFORM pg_temp.bind('storage', 'SELECT', 'true');
-    PERFORM pg_temp.bind('storage', change, 'host = current_user') FROM unnest(ARRAY['UPDATE', 'DELETE']) AS change;
+    PERFORM pg_temp.bind('storage', 'ALL', 'host = current_user');
     PERFORM pg_temp.bind('host_request', 'ALL', 'host = current_user');
     PERFORM pg_temp.bind('job', 'ALL', 'current_user IN (source, destination)');
     PERFORM pg_temp.bind(part, 'ALL', format('EXISTS (SELECT FROM job WHERE job.id = %I.job_id)', part))

@@ -6,7 +6,7 @@ import typer
 
 from drover.cli import output
 from drover.cli.drain_view import exit_code
-from drover.cli.migration_submission import how_fast
+from drover.cli.migration_submission import how
 from drover.cli.watching import note_without_controller, watch_drain
 from drover.views import drain_queries
 from drover.views.drain_documents import drain_document, forecast_document
@@ -26,6 +26,7 @@ def request(
     exclude: Sequence[str] | None = None,
     max_downtime_ms: int | None,
     bandwidth: int,
+    chain: str,
     at: str | None,
     window: str | None,
     timezone: str,
@@ -46,7 +47,7 @@ def request(
             "host": host,
             "to": to or (),
             "exclude": exclude or (),
-            **how_fast(max_downtime_ms, bandwidth),
+            **how(max_downtime_ms, bandwidth, chain),
             "at": at,
             "window": window,
             "timezone": timezone,

@@ -7,8 +7,10 @@ from typer.core import TyperGroup
 
 from drover.cli import completion, schedule_options
 from drover.cli.options import (
+    AsHtml,
     AsJson,
     Bandwidth,
+    Chain,
     DryRun,
     HostName,
     IdempotencyKey,
@@ -74,6 +76,7 @@ def submit(
     timeout: Timeout = None,
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = "0",
+    chain: Chain = "keep",
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
     timezone: schedule_options.Timezone = "UTC",
@@ -99,6 +102,7 @@ def submit(
         exclude=exclude,
         max_downtime_ms=max_downtime_ms,
         bandwidth=bandwidth,
+        chain=chain,
         at=at,
         window=window,
         timezone=timezone,
@@ -114,6 +118,14 @@ def submit(
     )
 
 
+@app.command(epilog=examples("drover drain report 3 --html >drain-3.html", "drover drain report 3 --json"))
+def report(drain_id: DrainId, as_html: AsHtml = False, as_json: AsJson = False) -> None:
+    """Print all about a drain as one page to be kept: a line per guest over time, and what is left and why."""
+    from drover.cli import report_view
+
+    report_view.of_drain(drain_id, as_html=as_html, as_json=as_json)
+
+
 return_app = typer.Typer(add_completion=False)
 
 
@@ -125,6 +137,7 @@ def bring_home(
     timeout: Timeout = None,
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = "0",
+    chain: Chain = "keep",
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
     timezone: schedule_options.Timezone = "UTC",
@@ -144,6 +157,7 @@ def bring_home(
         host,
         max_downtime_ms=max_downtime_ms,
         bandwidth=bandwidth,
+        chain=chain,
         at=at,
         window=window,
         timezone=timezone,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from drover.cli import completion
-from drover.cli.options import AsJson, JobId, Timeout, Wait, examples
+from drover.cli.options import AsHtml, AsJson, JobId, Timeout, Wait, examples
 
 app = typer.Typer(no_args_is_help=True, help="Moves: their progress and their results.")
 
@@ -130,3 +130,11 @@ def explain(job_id: JobId, as_json: AsJson = False) -> None:
     from drover.cli import job_view
 
     job_view.explain(job_id, as_json=as_json)
+
+
+@app.command(epilog=examples("drover job report 7 --html >job-7.html", "drover job report 7 --json | jq .parts"))
+def report(job_id: JobId, as_html: AsHtml = False, as_json: AsJson = False) -> None:
+    """Print all about a job as one page to be kept: steps, downtime by phase, story, and estimate beside outcome."""
+    from drover.cli import report_view
+
+    report_view.of_job(job_id, as_html=as_html, as_json=as_json)

@@ -6,15 +6,19 @@ from drover.cli import exit_codes, output
 from drover.cli.watching import emit_job, note_without_controller, watch
 from drover.views import queries
 from drover.views.sentences import verdict
+from models.base import Document
+from models.plan import PlannedDisk
 from workflows import guests
 from workflows.migration import jobs, preflight
 from workflows.submissions import MigrationSubmission
 
+FILE_FIELDS = {"kind", "source_path", "destination_path", "size_bytes", "there"}
 
-def how_fast(max_downtime_ms: int | None, bandwidth: int) -> dict[str, int]:
+
+def how(max_downtime_ms: int | None, bandwidth: int, chain: str) -> dict[str, int | str]:
     """These fields of a submission; the default of the first stands there."""
     downtime = {} if max_downtime_ms is None else {"max_downtime_ms": max_downtime_ms}
-    return {"bandwidth_bytes_per_s": bandwidth, **downtime}
+    return {"bandwidth_bytes_per_s": bandwidth, "chain": chain, **downtime}
 
 
 def submit(
@@ -23,7 +27,9 @@ def submit(
     *,
     max_downtime_ms: int | None,
     bandwidth: int,
+    chain: str,
     thin_factor: float | None,
+    layout: Document,
     at: str | None,
     window: str | None,
     timezone: str,
@@ -41,8 +47,9 @@ def submit(
         {
             "guest": guest,
             "to": to,
-            **how_fast(max_downtime_ms, bandwidth),
+            **how(max_downtime_ms, bandwidth, chain),
             "thin_factor": thin_factor,
+            "layout": layout,
             "at": at,
             "window": window,
             "timezone": timezone,
@@ -76,10 +83,11 @@ def _submitted(job_id: int, *, as_json: bool) -> None:
     raise typer.Exit(exit_codes.of_job(shot.job.state))
 
 
-def plan(guest: str, to: str, *, thin_factor: float | None, as_json: bool) -> None:
+def plan(guest: str, to: str, *, chain: str, thin_factor: float | None, layout: Document, as_json: bool) -> None:
     """Print what the move would copy; nothing is changed."""
     row = guests.known_guest(guest)
-    asked = MigrationSubmission.read({"guest": guest, "to": to, "thin_factor": thin_factor})
+    wanted = {"chain": chain, "thin_factor": thin_factor, "layout": layout}
+    asked = MigrationSubmission.read({"guest": guest, "to": to, **wanted})
     planned = preflight.plan(row, to, asked.options(), tried=True)
     looked_at = (*planned.source.checks, *planned.destination.checks)
     if as_json:
@@ -93,6 +101,7 @@ def plan(guest: str, to: str, *, thin_factor: float | None, as_json: bool) -> No
                 "ram": planned.destination.ram,
                 "memory_bytes": planned.source.memory_bytes,
                 "disks": [disk.model_dump(mode="json", include=names) for disk in planned.disks],
+                "files": [file.model_dump(mode="json", include=FILE_FIELDS) for file in planned.destination.files],
                 "warnings": list(planned.destination.warnings),
                 "checks": [check.json_object() for check in looked_at],
             }
@@ -101,8 +110,18 @@ def plan(guest: str, to: str, *, thin_factor: float | None, as_json: bool) -> No
     output.say(f"{row.name} can be moved from {row.host} to {to}; nothing was changed. It would copy:")
     for disk in planned.disks:
         amount = output.size(disk.virtual_size_bytes)
-        output.say(f"  disk {disk.index}: {disk.format}, {amount}: {disk.source_path} -> {disk.destination_path}")
+        output.say(f"  disk {disk.index}: {_kind(disk)}, {amount}: {disk.source_path} -> {disk.destination_path}")
+    for file in planned.destination.files:
+        becomes = "is there, and equal" if file.there else f"is copied, {output.size(file.size_bytes)}"
+        output.say(f"  {file.kind} {file.source_path}: {file.destination_path} {becomes}")
     how = "while it runs" if planned.destination.ram == "live" else "while it is paused"
     output.say(f"  memory: {output.size(planned.source.memory_bytes)}, copied {how}")
     for warning in planned.destination.warnings:
         output.note(f"warning: {warning}")
+
+
+def _kind(disk: PlannedDisk) -> str:
+    """`qcow2`, or what becomes of it: `raw -> qcow2 on a block device`."""
+    was = f"{disk.source_format} -> " if disk.source_format else ""
+    made = f" made in {disk.volume_of}" if disk.volume_of else " that is there already"
+    return f"{was}{disk.format}" + (f" on a block device{made}" if disk.destination_device else "")

@@ -88,6 +88,14 @@ Bandwidth = Annotated[
         show_default="the host's budget",
     ),
 ]
+Chain = Annotated[
+    str,
+    typer.Option(
+        metavar="keep|flatten",
+        help="Backing files of disks: keep them (the destination gets them as well, a shared base once), "
+        "or have each image hold all by itself.",
+    ),
+]
 ThinFactor = Annotated[
     float | None,
     typer.Option(
@@ -107,3 +115,5 @@ IdempotencyKey = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")]
+
+AsHtml = Annotated[bool, typer.Option("--html", help="As one HTML page that needs nothing else (the default).")]

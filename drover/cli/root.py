@@ -65,6 +65,11 @@ class Root(LazyGroup):
             "Keep jobs going after any failure: run at least one, several are fine.",
             RUNNING,
         ),
+        "console": Lazy(
+            "drover.cli.services:console_app",
+            "Show the fleet, moves, drains and what waits for a person in a browser.",
+            RUNNING,
+        ),
     }
 
     def list_commands(self, ctx: Any) -> list[str]:

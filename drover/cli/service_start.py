@@ -45,6 +45,25 @@ def become(*options: str, as_json: bool) -> None:
     os.execv(argv[0], argv)  # nosec B606 # noqa: S606 - no shell is wanted
 
 
+def serve_console(address: str, *, behind_proxy: bool, as_json: bool) -> None:
+    """Serve the console until this process is told to stop.
+
+    Raises:
+        PreconditionFailed: nothing can or should listen at that address.
+    """
+    from drover.console import serving
+
+    settings.cache_clear()
+    serving.check(address, behind_proxy=behind_proxy)
+    _check_database()
+    if as_json:
+        output.emit({"pid": os.getpid(), "url": f"http://{address}/"})
+        sys.stdout.flush()
+    else:
+        output.note(f"the console answers at http://{address}/")
+    serving.serve(address, behind_proxy=behind_proxy)
+
+
 def _check_database() -> None:
     """Fail with one sentence instead of Celery's traceback later. An unreachable database is waited for."""
 

@@ -1,4 +1,4 @@
-"""`drover worker` and `drover controller`: the standard Celery worker, with the right options."""
+"""`drover worker` and `drover controller`: the standard Celery worker, with the right options; `drover console`."""
 
 import os
 from typing import Annotated
@@ -26,6 +26,7 @@ LogFormat = Annotated[
 
 worker_app = typer.Typer(add_completion=False)
 controller_app = typer.Typer(add_completion=False)
+console_app = typer.Typer(add_completion=False)
 
 
 @worker_app.command(epilog=examples("drover worker --host hv1", "DROVER_HOST=hv1 drover worker"))
@@ -88,6 +89,30 @@ def controller(
     os.environ.pop("DROVER_HOST", None)  # a control node is no hypervisor
     _choose_logs("control", log_level, log_format)
     become("-Q", CONTROL_QUEUE, "-n", "controller@%h", "-c", str(CONTROLLER_THREADS), as_json=as_json)
+
+
+@console_app.command(epilog=examples("drover console", "drover console --listen 10.0.0.5:9465 --behind-proxy"))
+def console(
+    listen: Annotated[str, typer.Option(metavar="ADDRESS:PORT", help="Answer browsers there.")] = "127.0.0.1:9465",
+    behind_proxy: Annotated[
+        bool,
+        typer.Option(
+            "--behind-proxy",
+            help="A reverse proxy that asks people who they are stands before this address, and nothing else reaches "
+            "it. Needed for any address but loopback.",
+        ),
+    ] = False,
+    log_level: LogLevel = logs.Level.INFO,
+    log_format: LogFormat = logs.Format.TEXT,
+    as_json: AsJson = False,
+) -> None:
+    """Show the fleet, moves, drains and what waits for a person in a browser. Read-only, from Postgres alone."""
+    from drover.cli.service_start import serve_console
+    from drover.extras import require
+
+    require("console", "the console")
+    _choose_logs("console", log_level, log_format)
+    serve_console(listen, behind_proxy=behind_proxy, as_json=as_json)
 
 
 def _choose_logs(host: str, level: logs.Level, form: logs.Format) -> None:

@@ -6,12 +6,11 @@ only what cannot change any more is counted. If records are ever pruned, their s
 The names, their meaning and what to do about them: docs/watching.md.
 """
 
-import socket
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
-from drover.errors import PreconditionFailed
+from drover import listening
 from drover.metrics.collector import Fleet
 from drover.settings import Settings
 
@@ -22,28 +21,13 @@ def check_address(address: str) -> None:
     Raises:
         PreconditionFailed: `address` is no ADDRESS:PORT, or not this machine's, or taken.
     """
-    host, port = _split(address)
-    try:
-        if not host or not 0 < int(port) < 1 << 16:
-            raise ValueError("an address and a port between 1 and 65535 are wanted")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        socket.create_server((host, int(port)), family=family).close()
-    except (ValueError, OSError) as error:
-        raise PreconditionFailed(
-            f"no metrics can be served at {address!r} ({error}): set --metrics or DROVER_METRICS_ADDRESS to "
-            "ADDRESS:PORT, e.g. 127.0.0.1:9464 or [::]:9464, with an address of this machine and a free port"
-        ) from error
+    listening.check(address, "no metrics can be served", "--metrics or DROVER_METRICS_ADDRESS", "9464")
 
 
 def serve(ours: Settings, leading: Callable[[], bool]) -> None:
     """Answer `GET /metrics` at `ours.metrics_address`, from threads of this process."""
-    host, port = _split(ours.metrics_address)
+    host, port = listening.split(ours.metrics_address)
     registry = CollectorRegistry()
     registry.register(Fleet(ours, leading))
     ProcessCollector(registry=registry)
-    start_http_server(int(port), host, registry)
-
-
-def _split(address: str) -> tuple[str, str]:
-    host, _, port = address.rpartition(":")
-    return (host[1:-1] if host.startswith("[") else host), port
+    start_http_server(port, host, registry)

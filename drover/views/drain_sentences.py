@@ -1,9 +1,10 @@
 """What is said to people about a drain. No I/O."""
 
 from drover.views.drain_queries import DrainShot
+from drover.views.sentences import Command
 from drover.views.serializers import public
 from drover.views.words import span
-from models.drain import DrainKind, DrainState, GuestState
+from models.drain import Drain, DrainKind, DrainState, GuestState
 
 
 def headline(shot: DrainShot) -> str:
@@ -28,3 +29,21 @@ def verdict(shot: DrainShot) -> str:
     if drain.state is DrainState.CANCELLED:
         return f"cancelled: {shot.count(GuestState.MOVED)} of {len(shot.rows)} guests had moved"
     return f"incomplete: {public(drain.error)}. `drover drain resume {drain.id}` tries those again"
+
+
+EFFECTS = {
+    "pause": "no other move begins; those under way go on",
+    "resume": "it goes on with the guests that are left",
+    "cancel": "moves under way are rolled back; guests that have moved stay",
+}
+POSSIBLE = {
+    DrainState.QUEUED: ("cancel",),
+    DrainState.RUNNING: ("pause", "cancel"),
+    DrainState.PAUSED: ("resume", "cancel"),
+    DrainState.INCOMPLETE: ("resume",),
+}
+
+
+def commands(drain: Drain) -> list[Command]:
+    """What an operator may do about a drain now."""
+    return [Command(f"drover drain {action} {drain.id}", EFFECTS[action]) for action in POSSIBLE.get(drain.state, ())]

@@ -1,5 +1,7 @@
 """What is said to people about a job and its steps. No I/O."""
 
+from typing import NamedTuple
+
 from drover.views.progress import Bar
 from drover.views.queries import Snapshot
 from drover.views.serializers import public
@@ -50,3 +52,38 @@ def downtime(job: Job) -> str:
     """How long the guest stood still, for people."""
     ms = job.downtime.ms if job.downtime is not None else None
     return "" if ms is None else f"{ms:.0f} ms"
+
+
+class Command(NamedTuple):
+    """What a person may enter, and its effect."""
+
+    text: str
+    effect: str
+
+
+def commands(job: Job) -> list[Command]:
+    """What an operator may do about a job now."""
+    if job.state is JobState.NEEDS_OPERATOR:
+        return decisions(job)
+    found = []
+    if job.held and job.state is JobState.RUNNING:
+        found.append(Command(f"drover job release {job.id}", f"its RAM follows, and {job.guest} goes on there"))
+    cancellable = job.state in {JobState.QUEUED, JobState.RUNNING} and job.committed_at is None
+    if cancellable and not job.cancel_requested:
+        found.append(
+            Command(f"drover job cancel {job.id}", f"it is rolled back, and {job.guest} stays on {job.source}")
+        )
+    return found
+
+
+def decisions(job: Job) -> list[Command]:
+    """The ways out for a job that needs an operator, the safest first."""
+    sure = "only if you have made sure that it runs nowhere else"
+    return [
+        Command(f"drover reconcile {job.guest}", "asks both hosts; it goes on if their answers leave no doubt"),
+        Command(f"drover job retry {job.id}", "tries the step again that failed"),
+        Command(f"drover job resolve {job.id} --owner source", f"{job.guest} belongs to {job.source}: {sure}"),
+        Command(
+            f"drover job resolve {job.id} --owner destination", f"{job.guest} belongs to {job.destination}: {sure}"
+        ),
+    ]

@@ -46,12 +46,14 @@ def test_groups_have_help(group: str) -> None:
 
 
 def test_the_list_of_commands_is_the_documented_one() -> None:
-    expected = "migrate worker controller db/upgrade fleet/show fleet/set"
-    expected += " storage/list storage/set host/list host/set host/key host/trust host/cordon host/uncordon"
+    expected = "migrate worker controller console db/upgrade fleet/show fleet/set"
+    expected += " storage/list storage/set storage/map storage/unmap"
+    expected += " host/list host/set host/key host/trust host/cordon host/uncordon"
     expected += " webhook/allow webhook/list webhook/rotate webhook/remove"
     expected += " config/check config/show guest/adopt guest/set guest/forget guest/list guest/show"
-    expected += " job/list job/show job/watch job/cancel job/release job/retry job/resolve job/explain reconcile gc"
-    expected += " drain/submit drain/list drain/show drain/watch drain/pause drain/resume drain/cancel return"
+    expected += " job/list job/show job/watch job/cancel job/release job/retry job/resolve job/explain job/report"
+    expected += " drain/submit drain/list drain/show drain/watch drain/pause drain/resume drain/cancel drain/report"
+    expected += " return reconcile gc"
     assert {"/".join(words) for words in every_command()} == set(expected.split())
     told = (Path(__file__).parents[2] / "docs/cli.md").read_text()
     for words in every_command():

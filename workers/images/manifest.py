@@ -38,8 +38,10 @@ def existing_parent(path: Path) -> Path:
     return next(parent for parent in path.parents if parent.is_dir())
 
 
-def create(path: Path, image_format: str, size_bytes: int, options: Mapping[str, str]) -> None:
-    """Make an empty image over the file at `path`.
+def create(
+    path: Path, image_format: str, size_bytes: int, options: Mapping[str, str], backing: tuple[str, str] | None = None
+) -> None:
+    """Make an empty image over the file at `path`, on a backing file (path, format) that need not be there yet.
 
     Raises:
         Fatal: qemu-img refused; the text has its message.
@@ -47,6 +49,8 @@ def create(path: Path, image_format: str, size_bytes: int, options: Mapping[str,
     argv = ["qemu-img", "create", "-q", "-f", image_format]
     for key, value in options.items():
         argv += ["-o", _option(key, value)]
+    if backing is not None:
+        argv += ["-u", "-F", backing[1], "-b", backing[0]]
     made = _run(argv, path, os.O_RDWR, str(size_bytes))
     if made.returncode:
         raise Fatal(f"qemu-img could not create {path}: {made.stderr.strip()}")
@@ -123,6 +127,22 @@ class Manifest:
         self._record(made={str(file): os.fstat(descriptor).st_ino}, folders=[])
         os.close(descriptor)
 
+    def put(self, file: Path, inode: int) -> None:
+        """A file of the job's is about to be there."""
+        self._record(made={str(file): inode}, folders=[])
+
+    def made_folder(self, folder: Path) -> None:
+        """It is about to be made."""
+        self._record(made={}, folders=[str(folder)])
+
+    def files(self) -> list[Path]:
+        """Those of the job that are still there."""
+        return [path for name in self._read()["files"] if self.owns(path := Path(name))]
+
+    def forget(self, file: Path) -> None:
+        """It belongs to others, or is gone."""
+        self._forget(file)
+
     def owns(self, file: Path) -> bool:
         """Whether this job made the file that is at this path now."""
         made = self._read()["files"]
@@ -162,7 +182,7 @@ class Manifest:
 
     def _forget(self, file: Path) -> None:
         record = self._read()
-        del record["files"][str(file)]
+        record["files"].pop(str(file), None)
         write_durably(self.path, json.dumps(record))
 
 

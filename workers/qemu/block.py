@@ -6,12 +6,14 @@ Names are made from the job's id, so that a later worker finds what an earlier o
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from drover.errors import Transient
 from workers.qemu.monitor import CommandRefused, Monitor
+
+Sync = Literal["full", "top"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +67,10 @@ CRAWL = 1
 """Bytes per second of a mirror that hardly copies."""
 
 
-async def start_mirrors(monitor: Monitor, disks: Mapping[str, str]) -> None:
+async def start_mirrors(monitor: Monitor, disks: Mapping[str, str], *, shallow: Collection[str] = ()) -> None:
     """Begin to copy disks to the targets of these names, {name: device}, and keep both sides equal from then on.
+
+    Of those that are `shallow` only what lies above their backing files is copied.
 
     All of them crawl until `set_speeds` says otherwise. While a mirror is started QEMU waits for all that the others
     have on its way, up to 16 MiB each, and neither answers nor serves the guest's disks meanwhile. Three disks, 10.0.2:
@@ -74,10 +78,51 @@ async def start_mirrors(monitor: Monitor, disks: Mapping[str, str]) -> None:
     crawled. 8.2.0 to 8.2.2 may even hang (B8 of `known_bugs`).
     """
     for name, device in disks.items():
-        await _start_mirror(monitor, name, device)
+        await _start_mirror(monitor, name, device, _sync(name, shallow))
 
 
-async def _start_mirror(monitor: Monitor, name: str, device: str) -> None:
+def _sync(name: str, shallow: Collection[str]) -> Sync:
+    return "top" if name in shallow else "full"
+
+
+async def start_without_missing_a_write(monitor: Monitor, name: str, device: str) -> bool:
+    """Begin a shallow mirror that hardly copies, where QEMU may miss what the guest writes while it looks the disk
+    through (bug B1 of `known_bugs`).
+
+    A dirty bitmap of ours records what is written from before the start until QEMU counts the mirror's progress, and
+    from then on misses nothing. Nothing was recorded: nothing was missed. Else the mirror is not to be used; as long
+    as the bitmap is there `unproven` names it.
+    """
+    await monitor.execute("block-dirty-bitmap-add", node=device, name=name, persistent=False)
+    await _start_mirror(monitor, name, device, "top")
+    while True:
+        mirror = (await mirrors(monitor, [name]))[name]
+        if mirror.total_bytes or mirror.ready or mirror.concluded:
+            break
+        await asyncio.sleep(0.001)
+    if mirror.concluded or (await _bitmaps(monitor))[name][1]:
+        return False
+    await monitor.execute("block-dirty-bitmap-remove", node=device, name=name)
+    return True
+
+
+async def unproven(monitor: Monitor) -> set[str]:
+    """Mirrors that may have missed a write."""
+    return set(await _bitmaps(monitor))
+
+
+async def _bitmaps(monitor: Monitor) -> dict[str, tuple[str, int]]:
+    """{name: (node, bytes that were written)}."""
+    nodes = await monitor.query("query-named-block-nodes", flat=True)
+    return {
+        bitmap["name"]: (node["node-name"], bitmap["count"])
+        for node in nodes
+        for bitmap in node.get("dirty-bitmaps", ())
+        if bitmap.get("name")
+    }
+
+
+async def _start_mirror(monitor: Monitor, name: str, device: str, sync: Sync) -> None:
     """`auto-dismiss` false keeps the outcome for a later worker; `on-target-error` stop lets a break be healed
     without a new copy as long as it is the same NBD server, which its export name proves.
     """
@@ -86,7 +131,7 @@ async def _start_mirror(monitor: Monitor, name: str, device: str) -> None:
         job_id=name,
         device=device,
         target=name,
-        sync="full",
+        sync=sync,
         copy_mode="background",
         on_source_error="report",
         on_target_error="stop",
@@ -120,6 +165,9 @@ async def drop_mirrors(monitor: Monitor, names: Sequence[str]) -> None:
                 raise Transient(f"mirror {name} does not end")
             await asyncio.sleep(0.02)
         await _tolerant(monitor, "blockdev-del", node_name=name)
+    for name, (node, _) in (await _bitmaps(monitor)).items():
+        if name in names:
+            await _tolerant(monitor, "block-dirty-bitmap-remove", node=node, name=name)
 
 
 async def _tolerant(monitor: Monitor, command: str, **arguments: Any) -> None:
@@ -182,19 +230,36 @@ class ExportedImage:
     detect_zeroes: str
     discard: str = "unmap"
     """`ignore` keeps what the image has allocated."""
+    device: bool = False
+    """It lies on a block device."""
+    size_bytes: int = 0
+    """Of the guest's disk; a raw block device may be larger."""
+    backing: tuple[tuple[str, str], ...] = ()
+    """(path, format) from the file right below it down to the base."""
 
     @property
     def nodes(self) -> list[str]:
         """Its block nodes, in the order in which they can be removed."""
-        return [f"disk{self.index}", f"disk{self.index}-file"]
+        return [node for level in range(len(self.backing) + 1) for node in self.of_level(level)]
+
+    def of_level(self, level: int) -> tuple[str, str]:
+        """The nodes of the image (0) or of a backing file: its format's and its file's."""
+        name = f"disk{self.index}" if level == 0 else f"disk{self.index}-below{level}"
+        return name, f"{name}-file"
 
 
 async def export(monitor: Monitor, image: ExportedImage) -> None:
     """Open an image in the NBD server and offer it for writing."""
-    format_node, file_node = image.nodes
+    below: dict[str, Any] = {}
+    for level in range(len(image.backing), 0, -1):
+        below = {"backing": await _add_backing(monitor, image, level, below)}
+    format_node, file_node = image.of_level(0)
+    driver = "host_device" if image.device else "file"
     await monitor.execute(
-        "blockdev-add", driver="file", node_name=file_node, filename=image.path, discard=image.discard
+        "blockdev-add", driver=driver, node_name=file_node, filename=image.path, discard=image.discard
     )
+    if image.device and image.format == "raw":
+        below["size"] = image.size_bytes
     await monitor.execute(
         "blockdev-add",
         driver=image.format,
@@ -202,6 +267,7 @@ async def export(monitor: Monitor, image: ExportedImage) -> None:
         file=file_node,
         discard=image.discard,
         detect_zeroes=image.detect_zeroes,
+        **below,
     )
     await monitor.execute(
         "block-export-add",
@@ -211,6 +277,17 @@ async def export(monitor: Monitor, image: ExportedImage) -> None:
         name=image.export,
         writable=True,
     )
+
+
+async def _add_backing(monitor: Monitor, image: ExportedImage, level: int, below: dict[str, Any]) -> str:
+    """Open a backing file: nothing is ever written to it."""
+    (path, driver), (format_node, file_node) = image.backing[level - 1], image.of_level(level)
+    await monitor.execute("blockdev-add", driver="file", node_name=file_node, filename=path, read_only=True)
+    ends: dict[str, Any] = {} if driver == "raw" else {"backing": None}
+    await monitor.execute(
+        "blockdev-add", driver=driver, node_name=format_node, file=file_node, read_only=True, **{**ends, **below}
+    )
+    return format_node
 
 
 async def exports(monitor: Monitor) -> set[str]:

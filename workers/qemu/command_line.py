@@ -159,11 +159,12 @@ def destination_command_line(
     destination_root: str,
     qemu: str,
     image_paths: Mapping[str, str] | None = None,
+    more: Sequence[str] = (),
 ) -> list[str]:
     """The argv that rebuilds the machine at the destination, waiting for its memory.
 
     A root of "/" at the source leaves every path as it is. `image_paths` (source path to
-    destination path) overrides the roots for the images it names.
+    destination path) overrides the roots for the images it names. `more` stands at its end.
 
     `-only-migratable` is left out on purpose: it would stay with the guest for good and refuse
     every later hot-plug of a device that cannot migrate; `blocked-reasons` lists such devices before the move.
@@ -174,7 +175,7 @@ def destination_command_line(
     options = _pinned(options, machine_type)
     if not any(option.name == "msg" and "timestamp" in (option.value or "") for option in options):
         options.append(Option(word="-msg", value="timestamp=on"))
-    return [qemu, *(word for option in options for word in option.words()), "-S", "-incoming", "defer"]
+    return [qemu, *(word for option in options for word in option.words()), *more, "-S", "-incoming", "defer"]
 
 
 def _relocation(source_root: str, destination_root: str, image_paths: Mapping[str, str]) -> Relocate:

@@ -6,16 +6,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.plan import SourceDisk
+from models.plan import BackingImage, FileKind, SourceDisk
 from models.preflight import Check
 from workers import checks
 from workers.checks import Kind
 from workers.qemu.command_line import Option, parse_command_line
+from workers.qemu.needed_files import chain_of
+from workers.qemu.present_media import Drive
 from workers.qemu.refusals import leaves
 from workers.qemu.topology import Reply
 
 FILTERS = frozenset({"mirror_top", "throttle", "copy-on-read"})
 """Nodes through which a disk is seen as it is."""
+FILES = {"file", "host_device"}
+"""Drivers of the node that a format is put on, or none: a device on the bare file sees raw data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +81,7 @@ def _medium(entry: Reply, nodes: Mapping[str, Reply], stats: Reply) -> _Medium:
         inserted = nodes[stats["node-name"]]
         top = inserted["node-name"] if ours else top
     file_node = stats.get("parent", {}).get("node-name")
-    if inserted["drv"] == "file":
+    if inserted["drv"] in FILES:
         file_node = inserted["node-name"]
     return _Medium(
         device=entry.get("device", ""),
@@ -115,6 +119,61 @@ def _read_only(medium: _Medium) -> bool:
     return bool(medium.inserted["ro"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadOnlyImage:
+    """A medium that the guest has but cannot write."""
+
+    kind: FileKind
+    qdev: str
+    path: str
+    format: str
+    chain: tuple[BackingImage, ...] = ()
+
+
+def read_only_images(
+    *,
+    query_block: Sequence[Reply],
+    named_block_nodes: Sequence[Reply] = (),
+    blockstats: Sequence[Reply] = (),
+) -> tuple[ReadOnlyImage, ...]:
+    """The media that are in the guest's drives now and cannot be written, from the replies of these commands."""
+    media = _media(query_block, named_block_nodes, blockstats)
+    return tuple(
+        ReadOnlyImage(
+            kind=FileKind.FIRMWARE if "flash" in (medium.device or medium.qdev) else FileKind.MEDIUM,
+            qdev=medium.qdev or medium.device,
+            path=medium.path,
+            format=str(medium.image["format"]),
+            chain=chain_of(medium.image),
+        )
+        for medium in media
+        if _read_only(medium)
+    )
+
+
+def drives(
+    *,
+    query_block: Sequence[Reply],
+    named_block_nodes: Sequence[Reply] = (),
+    blockstats: Sequence[Reply] = (),
+) -> tuple[Drive, ...]:
+    """All drives of the guest with what is in them now, from the replies of these commands, in their order."""
+    media = {(medium.device, medium.qdev): medium for medium in _media(query_block, named_block_nodes, blockstats)}
+    found = []
+    for entry in query_block:
+        medium = media.get(_drive(entry))
+        image_format = "raw" if medium is None else str(medium.inserted["drv"])
+        found.append(
+            Drive(
+                device=entry.get("device", ""),
+                qdev=entry.get("qdev", ""),
+                path=None if medium is None else medium.path,
+                format="raw" if image_format == "file" else image_format,
+            )
+        )
+    return tuple(found)
+
+
 def _disk(index: int, medium: _Medium) -> SourceDisk:
     image = medium.image
     driver = str(medium.inserted["drv"])
@@ -124,12 +183,13 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         qdev=medium.qdev,
         node=medium.inserted["node-name"],
         file_node=medium.file_node,
-        format="raw" if driver == "file" else driver,  # a device on the bare file sees raw data
+        format="raw" if driver in FILES else driver,  # a device on the bare file sees raw data
         path=medium.path,
         virtual_size_bytes=image["virtual-size"],
         allocated_bytes=image.get("actual-size"),
         cluster_size_bytes=image.get("cluster-size"),
         create_options=(_create_options(medium) if driver == "qcow2" else {}) | _thickness(medium),
+        chain=chain_of(image),
     )
 
 
@@ -177,12 +237,9 @@ def disk_refusals(
 
 def _refused(medium: _Medium) -> Iterator[Check]:
     if _read_only(medium):
-        # Firmware is part of QEMU's installation; every host has its own copy.
-        if not medium.device.startswith("pflash"):
-            yield checks.READ_ONLY.of(medium.shown)
-        return
+        return  # see `workers.media.listing`
     driver = medium.inserted["drv"]
-    if driver not in {"raw", "qcow2", "file"}:
+    if driver not in {"raw", "qcow2", *FILES}:
         yield checks.IMAGE_FORMAT.found(f"{medium.shown}: a {driver} node is on top")
         return
     for kind, applies in _reasons(medium).items():
@@ -192,10 +249,8 @@ def _refused(medium: _Medium) -> Iterator[Check]:
 
 def _reasons(medium: _Medium) -> dict[Kind, bool]:
     inserted, image, specific = medium.inserted, medium.image, medium.specific
-    has_backing = "backing_file" in inserted or "backing-filename" in image
     bitmaps = [bitmap for bitmap in inserted.get("dirty-bitmaps", ()) if bitmap.get("name")]
     return {
-        checks.BACKING_FILE: has_backing,
         checks.INTERNAL_SNAPSHOTS: bool(image.get("snapshots")),
         checks.ENCRYPTED_IMAGE: bool(inserted.get("encrypted")) or "encrypt" in specific,
         checks.DATA_FILE: "data-file" in specific,
@@ -210,16 +265,18 @@ def _is_partial(image: Reply) -> bool:
     if image["format"] != "raw" or not name.startswith("json:"):
         return False
     options = json.loads(name.removeprefix("json:"))
-    return bool(options.get("offset")) or "size" in options
+    return bool(options.get("offset"))
 
 
-def unnamed_images(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[Check]:
-    """Disks whose image is not on the command line: a snapshot or a pivot changed it since the start."""
+def unnamed_images(images: Iterable[SourceDisk | ReadOnlyImage], argv: Sequence[str]) -> list[Check]:
+    """Those that are not on the command line: a snapshot or a pivot changed it since the start."""
     said = {value for option in parse_command_line(argv) for value in _values(option)}
     return [
-        checks.IMAGE_NOT_NAMED.found(f"{disk.path}, the image of disk {disk.qdev}, is not on the guest's command line")
-        for disk in disks
-        if not any(disk.path in value for value in said)
+        checks.IMAGE_NOT_NAMED.found(
+            f"{image.path}, the image of disk {image.qdev}, is not on the guest's command line"
+        )
+        for image in images
+        if not any(image.path in value for value in said)
     ]
 
 

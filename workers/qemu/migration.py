@@ -6,13 +6,17 @@ Capabilities and parameters are taken from what the peer offers, never from its 
 import asyncio
 import contextlib
 import socket
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from drover.errors import DroverError, Transient
 from workers.qemu import block
-from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost
+from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, peer
 
+MIB = 1 << 20
+MEETING_S = 5.0
 GONE = {"none", "cancelled", "failed"}
 STOPPED_BY_MIGRATION = {"postmigrate", "finish-migrate"}
 STANDS_STILL = {"paused", "prelaunch"}
@@ -53,11 +57,48 @@ async def receive(monitor: Monitor, stream: socket.socket) -> None:
     await monitor.execute("migrate-incoming", uri="fd:drover-ram")
 
 
-async def send(monitor: Monitor, stream: socket.socket) -> None:
-    """Begin to send the RAM over this connection, not blocking likewise."""
+async def send(monitor: Monitor, stream: socket.socket, meeting: Path) -> None:
+    """Begin to send the RAM over this connection, not blocking likewise.
+
+    A monitor behind TCP takes no open file: QEMU meets this process at a socket, in a folder that it reaches.
+    """
+    if not monitor.takes_files:
+        await _send_through_us(monitor, stream, meeting)
+        return
     await monitor.give("drover-ram", stream.fileno())
     stream.setblocking(False)
     await monitor.execute("migrate", uri="fd:drover-ram")
+
+
+async def _send_through_us(monitor: Monitor, stream: socket.socket, meeting: Path) -> None:
+    """Copy what QEMU sends into the connection, and what comes back. That is over once QEMU says `completed`."""
+    meeting.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(meeting))
+        try:
+            meeting.chmod(0o666)  # whoever it is is looked at
+            listening.listen()
+            listening.setblocking(False)
+            await monitor.execute("migrate", uri=f"unix:{meeting}")
+            async with asyncio.timeout(MEETING_S):
+                qemu, _ = await asyncio.get_running_loop().sock_accept(listening)
+        finally:
+            meeting.unlink()
+    if peer(qemu) != monitor.pid:
+        qemu.close()
+        raise Transient("another process than the guest's QEMU came to take the RAM over")
+    other = stream.dup()
+    for one, two in ((qemu, other), (other, qemu)):
+        one.setblocking(True)
+        threading.Thread(target=_copy, args=(one, two), daemon=True).start()
+
+
+def _copy(one: socket.socket, two: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # either was cut: QEMU says so itself
+        while data := one.recv(MIB):
+            two.sendall(data)
+    with contextlib.suppress(OSError):
+        two.shutdown(socket.SHUT_WR)
 
 
 async def loaded(monitor: Monitor, timeout_s: float = 5.0) -> None:

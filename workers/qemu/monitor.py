@@ -8,6 +8,7 @@ claim stops before the hypervisor and not only before the database.
 import asyncio
 import json
 import logging
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -30,6 +31,7 @@ from qemu.qmp.qmp_client import GreetingError, NegotiationError
 
 from drover import logs
 from drover.errors import DroverError, Transient
+from workers import sockets
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,8 @@ class Monitor:
         self._guard = guard
         self.pid = pid
         """The process that listens on the socket, as the kernel reports."""
+        self.takes_files = True
+        """It is behind a Unix socket."""
 
     async def query(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S, **arguments: Any) -> Any:
         """Run a command that changes nothing.
@@ -144,12 +148,13 @@ async def connect(
     try:
         async with asyncio.timeout(timeout_s):
             client, sock = await _negotiated(str(path))
-    except (OSError, ConnectError, TimeoutError) as error:
-        raise MonitorLost(
-            f"no monitor answers at {path} ({_reason(error)}): is QEMU running, and is no other client connected?"
-        ) from error
+            pid = await _listener(sock, str(path))
+    except (OSError, ConnectError, TimeoutError, ValueError) as error:
+        raise MonitorLost(await asyncio.to_thread(_why_silent, str(path), error)) from error
     try:
-        yield Monitor(client, _peer(sock), guard)
+        monitor = Monitor(client, pid, guard)
+        monitor.takes_files = sock.family == socket.AF_UNIX
+        yield monitor
     finally:
         await _hang_up(client)
 
@@ -160,6 +165,15 @@ class _Client(QMPClient):
     The hooks of qemu.qmp 0.0.5 format each message for a debug log even when there is none: an eighth of what a worker
     does in a move, and part of each pause.
     """
+
+    async def _do_recv(self) -> Message:
+        """One message. `-qmp-pretty` and `pretty=on` spread it over lines; the last one is the brace that closes it."""
+        text = await self._readline()
+        if text.strip() == b"{":
+            while not (line := await self._readline()).startswith(b"}"):
+                text += line
+            text += line
+        return Message(text, eager=True)
 
     def _cb_outbound(self, msg: Message) -> Message:
         if log.isEnabledFor(logging.DEBUG):
@@ -207,22 +221,48 @@ async def _negotiated(path: str) -> tuple[QMPClient, socket.socket]:
     return client, sock
 
 
-async def _open(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
+async def _open(address: str) -> socket.socket:
+    """Connect to a path or to `tcp:HOST:PORT`."""
+    loop = asyncio.get_running_loop()
+    there: Any = address
+    if address.startswith("tcp:"):
+        host, _, port = address.removeprefix("tcp:").rpartition(":")
+        [(family, *_, there), *_] = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        sock = socket.socket(family)
+    else:
+        sock = socket.socket(socket.AF_UNIX)
     sock.setblocking(False)
     try:
-        await asyncio.get_running_loop().sock_connect(sock, path)
+        await loop.sock_connect(sock, there)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _peer(sock: socket.socket) -> int:
+async def _listener(sock: socket.socket, address: str) -> int:
     """The pid of the process that listens at the other end."""
+    if sock.family != socket.AF_UNIX:
+        found = await asyncio.to_thread(sockets.listener, address)
+        if found is None:
+            raise OSError(f"`ss` does not tell who listens at {address}: only a QEMU of this host can be adopted")
+        return found.pid
+    return peer(sock)
+
+
+def peer(sock: socket.socket) -> int:
+    """The pid of the process at the other end of a Unix socket, as it was when that was made."""
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, _, _ = struct.unpack("3i", credentials)
     return int(pid)
+
+
+def _why_silent(address: str, error: BaseException) -> str:
+    """Why no monitor answers, and who holds it if somebody does: QEMU serves one client at a time."""
+    holder = sockets.holder(address) if isinstance(error, TimeoutError) else None
+    if holder is not None and holder.pid != os.getpid():
+        return f"the monitor {address} is held by {holder}: end its connection, or give QEMU one more monitor"
+    return f"no monitor answers at {address} ({_reason(error)}): is QEMU running, and is no other client connected?"
 
 
 def _reason(error: BaseException) -> str:

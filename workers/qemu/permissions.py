@@ -46,7 +46,7 @@ KNOWN = words_of(
     "no-shutdown no-quit S incoming device overcommit mem-prealloc mem-path icount watchdog watchdog-action action "
     "sandbox usb iscsi append smbios fw_cfg pidfile kernel initrd dtb bios L drive blockdev chardev "
     "serial parallel debugcon monitor qmp qmp-pretty mon vnc spice netdev nic net object audiodev compat D d trace "
-    "dfilter run-with runas"
+    "dfilter run-with runas acpitable option-rom iscsi"
 )
 NETWORKS = words_of("user tap bridge hubport socket stream dgram l2tpv3 none nic")
 PROGRAM_KEYS = words_of("script downscript helper")
@@ -62,7 +62,7 @@ PATH_KEYS = words_of(
     "sockpath chroot rendernode splash events x509-dir x509-cert-file x509-key-file x509-cacert-file x509-dh-key-file"
 )
 """Keys whose value is a path however it begins; elsewhere a path begins with a slash."""
-READ_BY_OPTION = words_of("kernel initrd dtb bios L smbios fw_cfg device spice")
+READ_BY_OPTION = words_of("kernel initrd dtb bios L smbios fw_cfg device spice acpitable option-rom")
 READ_BY_OBJECT = ("secret", "tls-creds", "rng-random", "authz-")
 READ_KEYS = words_of("romfile firmware kernel initrd dtb splash events rendernode")
 LOOKED_UP = words_of("bios romfile firmware")
@@ -71,10 +71,11 @@ FORBIDDEN_OBJECTS = ("x-", "qtest", "vhost-user-", "pr-manager-")
 DEVICES = ("/dev/hugepages", "/dev/shm", "/dev/null", "/dev/urandom", "/dev/random", "/dev/hwrng", "/dev/net/tun")  # noqa: S108
 MONITORS = words_of("monitor qmp qmp-pretty")
 CHANNELS = words_of("monitor qmp qmp-pretty serial parallel debugcon")
-QUIET = words_of("none null pty ringbuf stdio file pipe /dev/null")
+QUIET = words_of("none null pty ringbuf stdio file pipe /dev/null local")
 """What a monitor may be behind, besides a Unix socket: nobody reaches it from elsewhere."""
 TRUE = words_of("on true yes y")
 _PREFIX = re.compile(r"(?:[\w.+-]+[:=])+(?=/)")
+_LOOPBACK = re.compile(r"(127\.\d+\.\d+\.\d+|localhost|\[?::1\]?):")
 _RELATIVE = re.compile(r"(?:mon:)?(?:unix|file|pipe):(?!/)")
 GUEST_WORDS = (GUEST_KEYS | {"append"}) - {"value"}
 """Keys whose value only the guest sees. Of `-global` and `-set` the `value` may be anything."""
@@ -228,12 +229,12 @@ def _kinds(option: Option, behind: dict[str | None, Option]) -> Iterator[str]:
 def _kind(value: str, behind: dict[str | None, Option]) -> str:
     kind, _, rest = value.partition(":")
     if kind != "chardev":
-        return re.split("[,:]", value, maxsplit=1)[0]
+        return "local" if kind == "tcp" and _LOOPBACK.match(rest) else re.split("[,:]", value, maxsplit=1)[0]
     chardev = behind.get(rest.partition(",")[0])
     if chardev is None:
         return "unknown"
     if driver_of(chardev) == "socket":
-        return "unix" if chardev.get("path") else "tcp"
+        return "unix" if chardev.get("path") else "local" if _LOOPBACK.match(f"{chardev.get('host')}:") else "tcp"
     return driver_of(chardev)
 
 

@@ -4,6 +4,7 @@ from models.job import Side
 from workers.step import StepHandler
 from workers.steps.await_sync import AwaitSync
 from workers.steps.cleanup import CleanupDestination, CleanupSource
+from workers.steps.copy_files import CopyFilesDestination, CopyFilesSource
 from workers.steps.cutover import CutoverDestination, CutoverSource
 from workers.steps.migrate_ram import MigrateRamDestination, MigrateRamSource
 from workers.steps.mirror_disks import MirrorDisks
@@ -14,6 +15,8 @@ STEPS: dict[tuple[str, Side], StepHandler] = {
     (step.name, step.side): step
     for step in (
         PrepareDestImage(),
+        CopyFilesDestination(),
+        CopyFilesSource(),
         StartNbd(),
         MirrorDisks(),
         AwaitSync(),

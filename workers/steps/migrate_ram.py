@@ -13,6 +13,7 @@ from drover.errors import Committed, Fatal
 from models.documents import RamProgress, Switchover
 from models.job import Side
 from workers import incoming_qemu, mirrors, nbd_server
+from workers.media import listing
 from workers.qemu import block, migration
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
@@ -106,6 +107,8 @@ class MigrateRamSource(StepHandler):
             devices = await block.device_names(monitor)
         if status != "running":
             raise Fatal(f"{ctx.job.guest} is {status} since the move began: let it run, then move it again")
+        if bases := await asyncio.to_thread(listing.changed, ctx.source.files, ctx.settings):
+            raise Fatal(f"{', '.join(bases)} was changed under {ctx.job.guest}, which lies on it, since the move began")
         if changed := set(devices) ^ set(ctx.source.devices):
             raise Fatal(f"{', '.join(sorted(changed))} was plugged in or out of {ctx.job.guest} since the move began")
 

@@ -1,8 +1,10 @@
 """Step 3: every disk of the guest is mirrored to the destination, while the guest runs."""
 
 import asyncio
+import time
+from collections.abc import Sequence
 
-from models.job import Side
+from models.job import Side, record_event
 from workers import mirrors
 from workers.images import retention
 from workers.qemu import block, known_bugs, limits, target
@@ -10,6 +12,9 @@ from workers.qemu.monitor import CommandRefused, Monitor
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
 from workflows.migration.chain import BeginAnew, Restart
+
+CAREFUL_S = 5.0
+"""A try takes some hundredths of a second."""
 
 
 class MirrorDisks(StepHandler):
@@ -29,15 +34,44 @@ class MirrorDisks(StepHandler):
             rate = await asyncio.to_thread(mirrors.share, ctx)  # at first; `await_sync` shares it out anew
             try:
                 async with mirrors.unblocked(ctx, monitor):
-                    for index in missing:
-                        await self._connect(ctx, monitor, index)
-                    devices = {mirrors.name(ctx.job.id, i): ctx.plan.disks[i].device for i in missing}
                     await limits.step_aside(monitor)
-                    await block.start_mirrors(monitor, devices)
-                    await self._spare_holes(ctx, monitor, missing)
-                    await block.set_speeds(monitor, dict.fromkeys(devices, rate))
+                    await self._start(ctx, monitor, missing, rate)
             except CommandRefused as error:  # the NBD server cannot be reached, or it died: the destination must look
                 raise BeginAnew(str(error), Restart.NBD_SERVER) from error
+
+    async def _start(self, ctx: Context, monitor: Monitor, missing: Sequence[int], rate: int) -> None:
+        shallow = {index for index in missing if ctx.plan.disks[index].chain}
+        careful = shallow if known_bugs.affects("B1", ctx.source.qemu_version) else set()
+        begun = {index for index in sorted(careful) if await self._begin_carefully(ctx, monitor, index)}
+        for index in set(missing) - begun:
+            await self._connect(ctx, monitor, index)
+        devices = {mirrors.name(ctx.job.id, index): ctx.plan.disks[index].device for index in set(missing) - begun}
+        if devices:
+            above = {mirrors.name(ctx.job.id, index) for index in shallow - careful}
+            await block.start_mirrors(monitor, devices, shallow=above)
+            await self._spare_holes(ctx, monitor, set(missing) - shallow)
+        await block.set_speeds(monitor, {mirrors.name(ctx.job.id, index): rate for index in missing})
+
+    async def _begin_carefully(self, ctx: Context, monitor: Monitor, index: int) -> bool:
+        """Try until the guest wrote nothing while QEMU looked its disk through, for a while."""
+        name, until = mirrors.name(ctx.job.id, index), time.monotonic() + CAREFUL_S
+        while time.monotonic() < until:
+            await self._connect(ctx, monitor, index)
+            if await block.start_without_missing_a_write(monitor, name, ctx.plan.disks[index].device):
+                return True
+        await asyncio.to_thread(self._tell, ctx, ctx.plan.disks[index].source_path)
+        return False
+
+    def _tell(self, ctx: Context, image: str) -> None:
+        with ctx.record() as (session, job, _step):
+            record_event(
+                session,
+                job.id,
+                by=ctx.claim.owner,
+                action="warning",
+                sentence=f"{image} is copied with all that its backing files hold: the guest writes all the time, and "
+                "this QEMU may miss a write as it begins to copy the rest alone (mended in 10.0.10 and 10.2.2)",
+            )
 
     async def _connect(self, ctx: Context, monitor: Monitor, index: int) -> None:
         name, discard = mirrors.name(ctx.job.id, index), ctx.plan.disks[index].discard
@@ -45,7 +79,7 @@ class MirrorDisks(StepHandler):
         zeroes = mirrors.detect_zeroes(ctx, index)
         await target.connect(monitor, name, mirrors.server(ctx, index), discard=discard, zeroes=zeroes)
 
-    async def _spare_holes(self, ctx: Context, monitor: Monitor, begun: list[int]) -> None:
+    async def _spare_holes(self, ctx: Context, monitor: Monitor, begun: set[int]) -> None:
         if known_bugs.mirror_may_be_reopened(ctx.source.qemu_version):
             late = {mirrors.name(ctx.job.id, i): i for i in begun if ctx.plan.disks[i].discard == "ignore"}
             servers = {name: mirrors.server(ctx, index) for name, index in late.items()}

@@ -1,19 +1,16 @@
 """Step 1: empty images on the destination, exactly like the source's."""
 
 import asyncio
-from pathlib import Path
 
 from drover.errors import Fatal, Transient
 from models.database import transaction
 from models.guest import Guest
 from models.job import Side
-from models.plan import PlannedDisk
-from workers import files, processes
+from workers import processes
 from workers.images import links
-from workers.images import manifest as images
-from workers.images.manifest import Manifest
+from workers.media import placing
 from workers.step import Context, StepHandler
-from workers.storage import room
+from workers.storage import making, room
 
 
 class PrepareDestImage(StepHandler):
@@ -22,23 +19,24 @@ class PrepareDestImage(StepHandler):
     name, side = "prepare_dest_image", Side.DESTINATION
 
     async def verify(self, ctx: Context) -> bool:
-        manifest = ctx.directory.manifest
-        looks = (asyncio.to_thread(_is_made, manifest, disk) for disk in ctx.plan.disks)
+        looks = (asyncio.to_thread(making.is_made, ctx.directory, disk) for disk in ctx.plan.disks)
         return all(await asyncio.gather(*looks))
 
     async def do(self, ctx: Context) -> None:
         disks = ctx.plan.disks
         await asyncio.to_thread(_check_room, ctx)
+        await asyncio.to_thread(placing.make_folders, ctx)
         for disk in disks:
             ctx.guard()
-            ctx.directory.manifest.claim(files.below(ctx.settings.guest_root, disk.destination_path))
+            await asyncio.to_thread(making.claim, ctx, disk)
             links.make(disk.links)
-        await asyncio.gather(*(asyncio.to_thread(_make, disk) for disk in disks))
+        await asyncio.gather(*(asyncio.to_thread(making.fill, disk) for disk in disks))
 
     async def rollback(self, ctx: Context) -> None:
         ctx.guard()
         _nobody_uses(ctx)
-        ctx.directory.manifest.delete_all()
+        await asyncio.to_thread(making.delete_all, ctx)
+        await asyncio.to_thread(placing.take_back, ctx.directory, ctx.settings.directory)
         for disk in ctx.held.disks if ctx.held is not None else ():
             links.remove_dangling(disk.links)
         ctx.directory.remove()
@@ -50,6 +48,7 @@ def _check_room(ctx: Context) -> None:
     room.check(
         ctx.plan.disks,
         ctx.settings,
+        needed_files=ctx.destination.files,
         thin_factor=ctx.job.options.thin_factor,
         allocated_bytes=guest.allocated_bytes if guest is not None else None,
         job_id=ctx.job.id,
@@ -62,14 +61,3 @@ def _nobody_uses(ctx: Context) -> None:
         raise Fatal(f"{ctx.job.guest} may be running on {ctx.job.destination} already: its images there stay")
     if roles := sorted({role for role, _ in processes.marked(ctx.directory.path)}):
         raise Transient(f"its images on {ctx.job.destination} are in use still by: {', '.join(roles)}")
-
-
-def _is_made(manifest: Manifest, disk: PlannedDisk) -> bool:
-    path = Path(disk.destination_path)
-    made = manifest.owns(path) and images.virtual_size(path, disk.format) == disk.virtual_size_bytes
-    return made and all(Path(link.path).is_symlink() for link in disk.links)
-
-
-def _make(disk: PlannedDisk) -> None:
-    path = Path(disk.destination_path)
-    images.create(path, disk.format, disk.virtual_size_bytes, disk.create_options)

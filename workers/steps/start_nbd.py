@@ -1,12 +1,15 @@
 """Step 2: the destination offers its images over NBD, and proves that the guest can start there."""
 
+import asyncio
 import secrets
 
 from models.job import Side
 from workers import incoming_qemu, nbd_server
+from workers.media import placing
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
 from workers.switchover import supervisor
+from workflows.migration.chain import BeginAnew, Restart
 
 
 class StartNbd(StepHandler):
@@ -19,6 +22,7 @@ class StartNbd(StepHandler):
         return served and await incoming_qemu.waits(ctx)
 
     async def do(self, ctx: Context) -> None:
+        await _files_are_there(ctx)
         supervisor.prepare(ctx)  # here it delays nothing; a quick copy ends before one started later would be ready
         qemu = (
             None if await incoming_qemu.waits(ctx) else await incoming_qemu.spawn(ctx)
@@ -44,3 +48,12 @@ class StartNbd(StepHandler):
         await incoming_qemu.stop(ctx)
         await nbd_server.stop(ctx)
         await streams.stop(ctx)
+
+
+async def _files_are_there(ctx: Context) -> None:
+    """QEMU reads them when it is started."""
+    if missing := await asyncio.to_thread(placing.missing, ctx):
+        gone = ", ".join(ctx.destination.files[place].destination_path for place in missing)
+        raise BeginAnew(f"{gone} is not there (any more): it is copied", Restart.FILES)
+    await placing.stop(ctx)
+    placing.drop_drafts(ctx.directory)

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from drover.errors import PreconditionFailed, UnreadableDocument
 from drover.settings import Settings
 from models.database import transaction
-from models.plan import PlannedDisk
+from models.plan import PlannedDisk, PlannedFile
 from models.storage import GUESTS, THIN_FACTOR, Storage, counted_bytes
 from workers import files, held_plan
 from workers.files import UnsafePath
@@ -28,6 +28,7 @@ def check(
     disks: Sequence[PlannedDisk],
     ours: Settings,
     *,
+    needed_files: Sequence[PlannedFile] = (),
     thin_factor: float | None = None,
     allocated_bytes: int | None = None,
     job_id: int | None = None,
@@ -39,6 +40,7 @@ def check(
     Args:
         disks: the images.
         ours: the settings.
+        needed_files: what is copied besides; those that are there take no more room.
         thin_factor: of this move alone; None: as it is set for the storage.
         allocated_bytes: what the images take at the source by now; None: what they took when the move was planned.
         job_id: the job that brings them, which is not counted twice.
@@ -51,10 +53,18 @@ def check(
     example: dict[int, Path] = {}
     grown = _grown(disks, allocated_bytes)
     for disk in disks:
+        if disk.destination_device:
+            continue
         path = Path(disk.destination_path)
         device = manifest.existing_parent(path).stat().st_dev
         needed[device] += _counted(disk, factor, grown)
         example[device] = path
+    for file in needed_files:
+        path = Path(file.destination_path)
+        if not os.path.lexists(path):
+            device = manifest.existing_parent(path).stat().st_dev
+            needed[device] += file.size_bytes
+            example.setdefault(device, path)
     for device, size in needed.items():
         promised = _promised(device, factor, ours, but_for=job_id)
         free = manifest.free_bytes(example[device]) - RESERVE_BYTES - promised

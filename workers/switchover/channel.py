@@ -118,6 +118,12 @@ async def accept(listener: socket.socket, timeout_s: float) -> socket.socket:
     return connection
 
 
+def meeting(path: str) -> Path:
+    """Where the guest's QEMU, whatever user it runs as, can meet this process: beside `JobDirectory.guest_socket`."""
+    job = Path(path).parent
+    return job.parents[1] / "streams" / f"{job.name}-ram.sock"
+
+
 async def call(path: str) -> socket.socket:
     """A connection to the socket of the same stream at the destination, by this host's end of the job's streams.
 

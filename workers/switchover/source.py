@@ -148,7 +148,7 @@ class Source:
             await self.guest.execute("stop")
         self.journal.write("migrating", offset=self.clock_offset)
         with stream:
-            await migration.send(self.guest, stream)
+            await migration.send(self.guest, stream, channel.meeting(self.order.ram))
         await self.check_devices()
         deadline = time.monotonic() + self.order.deadline_s
         writing: asyncio.Task[None] | None = None

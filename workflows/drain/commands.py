@@ -91,7 +91,9 @@ def submitted_or_forecast(
         return earlier, None
     try:
         receivers.check(request.terms.webhook)
-        return None, planner.forecast(request.kind, request.host, request.where, request.terms, tried=tried)
+        return None, planner.forecast(
+            request.kind, request.host, request.where, request.terms, request.options, tried=tried
+        )
     except PreconditionFailed:  # the conflict may be with this very drain, submitted at the same moment
         if earlier := _submitted(request, idempotency_key):
             return earlier, None

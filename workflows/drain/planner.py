@@ -14,7 +14,7 @@ from drover.settings import settings
 from models import fleet
 from models.base import now
 from models.database import transaction
-from models.documents import AllowedHosts
+from models.documents import AllowedHosts, MigrationOptions
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host
@@ -48,7 +48,13 @@ class Forecast:
 
 
 def forecast(
-    kind: DrainKind, host: str, where: AllowedHosts, terms: SubmitOptions | None = None, *, tried: bool = False
+    kind: DrainKind,
+    host: str,
+    where: AllowedHosts,
+    terms: SubmitOptions | None = None,
+    options: MigrationOptions | None = None,
+    *,
+    tried: bool = False,
 ) -> Forecast:
     """Plan all guests of a drain at once, after having asked every guest's host and every destination.
 
@@ -62,7 +68,7 @@ def forecast(
     with transaction() as session:
         known(session, [host, *where.to, *where.exclude])
         guests = {guest.name: guest for guest in guests_of(session, kind, host)}
-    survey = _Survey(guests, tried)
+    survey = _Survey(guests, tried, options or MigrationOptions())
     survey.ask_guests()
     while survey.ask_destinations(made := _placed(kind, host, where, survey)):
         pass
@@ -99,6 +105,7 @@ class _Survey:
     guests: Mapping[str, Guest]
     tried: bool
     """The destinations start the guests' QEMUs for a moment."""
+    options: MigrationOptions = field(default_factory=MigrationOptions)
     inspections: dict[str, Inspection] = field(default_factory=dict)
     immovable: dict[str, str] = field(default_factory=dict)
     refusals: dict[tuple[str, str], str | None] = field(default_factory=dict)
@@ -106,7 +113,7 @@ class _Survey:
 
     def ask_guests(self) -> None:
         def ask(name: str) -> None:
-            self.inspections[name] = preflight.movable(self.guests[name])
+            self.inspections[name] = preflight.movable(self.guests[name], self.options)
 
         for name, why in _refused(ask, self.guests).items():
             self.immovable[name] = why
@@ -115,7 +122,9 @@ class _Survey:
         """Ask about placements that are new; true if one of them was refused, so that the plan must be made anew."""
 
         def ask(pair: tuple[str, str]) -> None:
-            preflight.planned_at(pair[1], self.guests[pair[0]], self.inspections[pair[0]], tried=self.tried)
+            preflight.planned_at(
+                pair[1], self.guests[pair[0]], self.inspections[pair[0]], self.options, tried=self.tried
+            )
 
         pairs = {(one.candidate.name, one.destination) for one in made.placements} - set(self.refusals)
         refused = _refused(ask, pairs)

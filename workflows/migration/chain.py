@@ -17,6 +17,7 @@ class StepName(enum.StrEnum):
     """Stored by value, and part of the names of tasks: never rename one."""
 
     PREPARE_DEST_IMAGE = "prepare_dest_image"
+    COPY_FILES = "copy_files"
     START_NBD = "start_nbd"
     MIRROR_DISKS = "mirror_disks"
     AWAIT_SYNC = "await_sync"
@@ -29,6 +30,8 @@ Link = tuple[StepName, Side]
 
 LINKS: tuple[Link, ...] = (
     (StepName.PREPARE_DEST_IMAGE, Side.DESTINATION),
+    (StepName.COPY_FILES, Side.DESTINATION),  # what the guest needs besides its disks: it is ready to take them
+    (StepName.COPY_FILES, Side.SOURCE),  # they are sent
     (StepName.START_NBD, Side.DESTINATION),
     (StepName.MIRROR_DISKS, Side.SOURCE),
     (StepName.AWAIT_SYNC, Side.SOURCE),
@@ -48,6 +51,7 @@ ONCE_COMMITTED = frozenset({StepName.CUTOVER, StepName.CLEANUP})
 class Restart(enum.StrEnum):
     """From which earlier step the work is done anew, when a step finds that what it builds on is gone."""
 
+    FILES = StepName.COPY_FILES.value  # a file that the guest needs is not there
     NBD_SERVER = StepName.START_NBD.value  # the disks are copied anew, to a new NBD server
     MIRRORS = StepName.MIRROR_DISKS.value  # the disks are copied anew, to the same one
     SYNC = StepName.AWAIT_SYNC.value  # the mirrors still work: the RAM is sent anew once they are in sync
@@ -55,6 +59,8 @@ class Restart(enum.StrEnum):
 
 
 RESTARTS: Mapping[Link, frozenset[Restart]] = {
+    (StepName.COPY_FILES, Side.SOURCE): frozenset({Restart.FILES}),
+    (StepName.START_NBD, Side.DESTINATION): frozenset({Restart.FILES}),
     (StepName.MIRROR_DISKS, Side.SOURCE): frozenset({Restart.NBD_SERVER}),
     (StepName.AWAIT_SYNC, Side.SOURCE): frozenset({Restart.NBD_SERVER, Restart.MIRRORS}),
     (StepName.MIGRATE_RAM, Side.DESTINATION): frozenset({Restart.NBD_SERVER}),

@@ -9,9 +9,9 @@ from models.documents import MigrationOptions
 from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
-from models.plan import Inspection, Plan
+from models.plan import Chain, Inspection, Layout, Plan
 from models.preflight import Verdict
-from workflows import estimate, host_keys, schedule
+from workflows import estimate, host_keys, layouts, schedule
 from workflows.capacity import Size
 from workflows.guests import inspect, refuse_second_name
 from workflows.host_rpc import ask, known_host
@@ -44,7 +44,7 @@ def plan(guest: Guest, destination: str, options: MigrationOptions | None = None
         raise PreconditionFailed(f"{guest.name} is on {destination} already: name another host")
     takes_guests(known_host(destination))
     try:
-        inspection = movable(guest)
+        inspection = movable(guest, options)
     except HostRefused as refused:
         raise _with_those_of(destination, guest, refused, options) from None
     return planned_at(destination, guest, inspection, options, tried=tried)
@@ -55,7 +55,7 @@ def _with_those_of(
 ) -> HostRefused:
     """What the destination has against it as well, so that all is known at once."""
     try:
-        planned_at(destination, guest, inspect(guest), options)
+        planned_at(destination, guest, inspect(guest, _chain(options)), options)
     except HostRefused as there:
         if not there.failed and refused.checks:
             return HostRefused(f"{refused}; {there}", host=guest.host, checks=(*refused.checks, *there.checks))
@@ -64,14 +64,14 @@ def _with_those_of(
     return refused
 
 
-def movable(guest: Guest) -> Inspection:
+def movable(guest: Guest, options: MigrationOptions | None = None) -> Inspection:
     """The inspection of a guest, if it can be moved now.
 
     Raises:
         PreconditionFailed: it cannot, wherever to.
     """
     _no_other_job(guest.name)
-    inspection = inspect(guest)
+    inspection = inspect(guest, _chain(options))
     refuse_second_name(guest, inspection)
     if inspection.refusals:
         found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]
@@ -94,16 +94,33 @@ def planned_at(
         PreconditionFailed: it could not run there.
     """
     host, keys = known_host(guest.host), _keys(guest.host, destination)
+    layout = layouts.effective(guest.host, destination, inspection, options.layout if options else Layout())
     question = PlanDestination(
         guest=guest.name,
         source_root=host.guest_root,
         source_machine=host.facts.machine,
         source=inspection,
         thin_factor=options.thin_factor if options else None,
+        chain=_chain(options),
+        layout=layout,
         tried=tried,
     )
     answer = ask(destination, question)
-    return Plan(source=inspection, destination=answer, source_key=keys[guest.host], destination_key=keys[destination])
+    if len(answer.files) < len(inspection.files):
+        raise PreconditionFailed(
+            f"the worker of {destination} is too old to take the files of {guest.name}: upgrade it"
+        )
+    return Plan(
+        source=inspection,
+        destination=answer,
+        layout=layout,
+        source_key=keys[guest.host],
+        destination_key=keys[destination],
+    )
+
+
+def _chain(options: MigrationOptions | None) -> Chain:
+    return options.chain if options is not None else "keep"
 
 
 def _keys(source: str, destination: str) -> dict[str, str]:

@@ -1,0 +1,86 @@
+"""The application: pages, their files, what every answer carries, and how errors are told."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from drover.console import pages
+from drover.console.rendering import page
+from drover.errors import PreconditionFailed
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; object-src 'none'; frame-ancestors 'none'; "
+    "form-action 'self'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Hardened:
+    """Adds `HEADERS` to each answer; browsers and proxies keep no page."""
+
+    def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        caching = "no-cache" if scope.get("path", "").startswith("/static/") else "no-store"
+        ours = [(name.encode(), text.encode()) for name, text in {**HEADERS, "Cache-Control": caching}.items()]
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                taken = {name.lower() for name, _ in ours}
+                message["headers"] = [kept for kept in message["headers"] if kept[0].lower() not in taken] + ours
+            await send(message)
+
+        await self.app(scope, receive, sending)
+
+
+def make(*hosts: str) -> FastAPI:
+    """The console, for browsers that call it by one of these names; `*` is any."""
+    made = FastAPI(title="Drover", docs_url=None, redoc_url=None, openapi_url=None)
+    made.include_router(pages.router)
+    made.mount("/static", StaticFiles(packages=[("drover.console", "static")]), name="static")
+    made.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    made.add_middleware(Hardened)
+    made.add_exception_handler(PreconditionFailed, _not_found)
+    made.add_exception_handler(RequestValidationError, _bad_request)
+    made.add_exception_handler(HTTPException, _http_error)
+    made.add_exception_handler(SQLAlchemyError, _away)
+    return made
+
+
+def _told(request: Request, status: int, title: str, sentence: str) -> HTMLResponse:
+    return page(request, "error.html", status=status, title=title, sentence=sentence)
+
+
+def _not_found(request: Request, error: Exception) -> HTMLResponse:
+    return _told(request, 404, "Not found", str(error))
+
+
+def _bad_request(request: Request, _: Exception) -> HTMLResponse:
+    return _told(request, 400, "Not understood", "A part of this address has a value that is not allowed.")
+
+
+def _http_error(request: Request, error: Exception) -> HTMLResponse:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    title = "Not found" if status == 404 else "Refused"
+    return _told(request, status, title, "There is no such page, or not for this kind of request.")
+
+
+def _away(request: Request, _: Exception) -> HTMLResponse:
+    told = "Postgres does not answer. Guests and moves go on; this page loads again once it does."
+    return _told(request, 503, "The database does not answer", told)

@@ -1,0 +1,63 @@
+"""What the pages of a job and of a drain show, and their reports."""
+
+from typing import Any
+
+from drover.views import (
+    drain_queries,
+    drain_sentences,
+    estimates,
+    progress,
+    queries,
+    sentences,
+    serializers,
+    timeline,
+)
+
+
+def of_job(job_id: int) -> dict[str, Any]:
+    """Everything about one job.
+
+    Raises:
+        PreconditionFailed: there is no such job.
+    """
+    shot = queries.snapshot(job_id)
+    job = shot.job
+    phases = serializers.downtime_phases(job)
+    return {
+        "shot": shot,
+        "job": job,
+        "now": shot.at,
+        "headline": sentences.headline(job),
+        "verdict": sentences.verdict(shot) if shot.ended else job.wait_reason or "",
+        "downtime": sentences.downtime(job),
+        "remark": sentences.remark,
+        "took": lambda step: queries.elapsed_s(step.started_at, step.finished_at or shot.at),
+        "bars": progress.Progress().bars(shot),
+        "phases": phases,
+        "paused_ms": sum(phases.values()),
+        "estimate": estimates.of_job(job),
+        "copy_rate": estimates.copy_rate(job, shot.at),
+        "timeline": timeline.of_job(job, shot.at),
+        "line": timeline.line(job, shot.at),
+        "events": queries.events(job_id),
+        "commands": sentences.commands(job),
+    }
+
+
+def of_drain(drain_id: int) -> dict[str, Any]:
+    """Everything about one drain.
+
+    Raises:
+        PreconditionFailed: there is no such drain.
+    """
+    shot = drain_queries.snapshot(drain_id)
+    return {
+        "shot": shot,
+        "drain": shot.drain,
+        "now": shot.at,
+        "headline": drain_sentences.headline(shot),
+        "verdict": drain_sentences.verdict(shot) if shot.ended else None,
+        "timeline": timeline.of_drain(shot),
+        "rate": estimates.drain_rate(shot),
+        "commands": drain_sentences.commands(shot.drain),
+    }

@@ -1,0 +1,70 @@
+"""HTML from templates. Whatever is shown is escaped: as HTML, and so that nothing in it acts or pretends."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from drover.escaping import escaped
+from drover.views.serializers import public
+from drover.views.words import size, span
+
+
+def page(request: Request, template: str, *, status: int = 200, **shown: Any) -> HTMLResponse:
+    """One page."""
+    text = ENVIRONMENT.get_template(template).render(path=request.url.path, query=request.query_params, **shown)
+    return HTMLResponse(text, status)
+
+
+def _finalized(value: object) -> object:
+    return value if isinstance(value, Markup | int | float) else "" if value is None else escaped(value)
+
+
+def _clock(at: datetime | None) -> str:
+    return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _ago(at: datetime | None, now: datetime) -> str:
+    """`5 min ago`, or `in 2 h`."""
+    if at is None:
+        return ""
+    seconds = (now - at).total_seconds()
+    amount = _rough(abs(seconds))
+    return f"{amount} ago" if seconds >= 0 else f"in {amount}"
+
+
+def _rough(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f} ms"
+
+
+def _words(name: object) -> str:
+    return str(name).replace("_", " ")
+
+
+ENVIRONMENT = Environment(
+    loader=ChoiceLoader([PackageLoader("drover.console"), PackageLoader("drover.console", "static")]),
+    autoescape=True,
+    undefined=StrictUndefined,
+    finalize=_finalized,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+ENVIRONMENT.filters |= {
+    "size": size,
+    "span": span,
+    "clock": _clock,
+    "ago": _ago,
+    "milliseconds": _milliseconds,
+    "public": public,
+    "words": _words,
+}

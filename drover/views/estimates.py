@@ -1,0 +1,61 @@
+"""What was expected of a move, and how fast it goes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+
+from drover.views.drain_queries import DrainShot
+from models.database import transaction
+from models.drain import DrainGuest
+from models.guest import Guest
+from models.job import Job, JobState, Side
+from workflows import estimate
+from workflows.capacity import Size
+from workflows.migration.chain import StepName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """How long a move takes, in seconds."""
+
+    total_s: float
+    basis: str
+    """From what it was made."""
+
+
+def of_job(job: Job) -> Estimate | None:
+    """The estimate of its drain, or one by the newest moves; None of a guest that is not known any more."""
+    with transaction() as session:
+        if job.drain_id is not None:
+            planned = session.get(DrainGuest, (job.drain_id, job.guest))
+            if planned is not None and planned.estimate_s is not None:
+                return Estimate(total_s=planned.estimate_s, basis="when its drain was planned")
+        guest = session.scalar(select(Guest).where(Guest.name == job.guest))
+        if guest is None:
+            return None
+        speed = estimate.speed(session)
+    basis = f"by the last {speed.moves} moves" if speed.moves else "by assumed speeds: nothing has moved yet"
+    return Estimate(total_s=speed.move_s(Size.of(guest)), basis=basis)
+
+
+def copy_rate(job: Job, now: datetime) -> float | None:
+    """Bytes of its disks per second, as a mean since the copy began; None before that, or once it is over."""
+    begun = next(
+        (step.started_at for step in job.steps if (step.name, step.side) == (StepName.MIRROR_DISKS, Side.SOURCE)), None
+    )
+    if begun is None or job.state is not JobState.RUNNING or all(disk.ready_at for disk in job.disks):
+        return None
+    return sum(disk.bytes_copied for disk in job.disks) / max((now - begun).total_seconds(), 1.0)
+
+
+def drain_rate(shot: DrainShot) -> float | None:
+    """Likewise of all moves of a drain that are under way, each since it began."""
+    jobs: Iterable[Job] = (row.job for row in shot.rows if row.job is not None)
+    rates = [
+        sum(disk.bytes_copied for disk in job.disks) / max((shot.at - job.started_at).total_seconds(), 1.0)
+        for job in jobs
+        if job.state is JobState.RUNNING and job.started_at and not all(disk.ready_at for disk in job.disks)
+    ]
+    return sum(rates) if rates else None

@@ -1,0 +1,163 @@
+"""All that waits for a person, each with the exact commands."""
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, selectinload
+
+from drover.settings import Settings
+from drover.views import drain_sentences, sentences
+from drover.views.queries import PUBLIC
+from drover.views.sentences import Command
+from drover.views.serializers import iso, public
+from models.base import Document
+from models.drain import Drain, DrainState
+from models.guest import Guest
+from models.host import Host, HostState
+from models.job import Event, Job, JobState
+from models.webhook import Delivery, DeliveryState
+from workflows import capacity
+from workflows.host_rpc import alive
+
+
+class Want(enum.StrEnum):
+    """What a person is wanted for."""
+
+    DECISION = "decide"  # a job that needs an operator
+    RELEASE = "release"  # a job that is held and in sync
+    DRAIN = "resume"  # one that is paused, or has left guests
+    GUEST = "guest"  # its QEMU has ended
+    HOST = "host"  # silent, or with another key than before
+    MESSAGE = "webhook"  # a webhook that did not arrive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One matter."""
+
+    want: Want
+    since: datetime
+    about: str
+    page: str
+    """Path of the page that has more about it."""
+    sentence: str
+    commands: tuple[Command, ...]
+
+    def document(self) -> Document:
+        """As JSON."""
+        return {
+            "want": self.want.value,
+            "since": iso(self.since),
+            "about": self.about,
+            "sentence": public(self.sentence),
+            "commands": [command._asdict() for command in self.commands],
+        }
+
+
+def items(session: Session, ours: Settings) -> list[Item]:
+    """All of them, the oldest first."""
+    found = [*_decisions(session), *_releases(session), *_drains(session), *_hosts(session, ours), *_keys(session)]
+    found += [*_guests(session), *_messages(session)]
+    return sorted(found, key=lambda item: item.since)
+
+
+def _decisions(session: Session) -> Iterator[Item]:
+    asked = select(func.max(Event.at)).where(Event.job_id == Job.id, Event.action == JobState.NEEDS_OPERATOR)
+    query = select(Job, func.coalesce(asked.scalar_subquery(), Job.created_at)).options(*PUBLIC)
+    for job, since in session.execute(query.where(Job.state == JobState.NEEDS_OPERATOR)):
+        yield Item(
+            want=Want.DECISION,
+            since=since,
+            about=f"{job.guest}: job {job.id}",
+            page=f"/jobs/{job.id}",
+            sentence=job.error or "it needs an operator",
+            commands=tuple(sentences.decisions(job)),
+        )
+
+
+def _releases(session: Session) -> Iterator[Item]:
+    query = select(Job).options(*PUBLIC, selectinload(Job.disks))
+    for job in session.scalars(query.where(Job.state == JobState.RUNNING, Job.hold, capacity.parked())):
+        in_sync = max((disk.ready_at for disk in job.disks if disk.ready_at), default=job.created_at)
+        yield Item(
+            want=Want.RELEASE,
+            since=in_sync,
+            about=f"{job.guest}: job {job.id}",
+            page=f"/jobs/{job.id}",
+            sentence=f"its disks are kept in sync on {job.destination} until the job is released",
+            commands=tuple(sentences.commands(job)),
+        )
+
+
+def _drains(session: Session) -> Iterator[Item]:
+    waiting = (DrainState.PAUSED, DrainState.INCOMPLETE)
+    for drain in session.scalars(select(Drain).where(Drain.state.in_(waiting))):
+        paused = drain.state is DrainState.PAUSED
+        yield Item(
+            want=Want.DRAIN,
+            since=drain.finished_at or drain.started_at or drain.created_at,
+            about=f"{drain.host}: {drain.kind} {drain.id}",
+            page=f"/drains/{drain.id}",
+            sentence=(drain.wait_reason or "it is paused") if paused else (drain.error or "it has left guests"),
+            commands=tuple(drain_sentences.commands(drain)),
+        )
+
+
+def _hosts(session: Session, ours: Settings) -> Iterator[Item]:
+    silent = (~alive(ours), Host.state != HostState.MAINTENANCE)
+    for host in session.scalars(select(Host).where(*silent)):
+        yield Item(
+            want=Want.HOST,
+            since=host.heartbeat_at,
+            about=host.name,
+            page=f"/hosts/{host.name}",
+            sentence="its worker is silent: its guests go on, but no move of them does",
+            commands=(
+                Command("systemctl status drover-worker", f"on {host.name}, says whether its worker runs and why not"),
+            ),
+        )
+
+
+def _keys(session: Session) -> Iterator[Item]:
+    query = select(Host).where(Host.trusted_key.is_not(None), Host.public_key != Host.trusted_key)
+    for host in session.scalars(query):
+        yield Item(
+            want=Want.HOST,
+            since=host.heartbeat_at,
+            about=host.name,
+            page=f"/hosts/{host.name}",
+            sentence="it shows another key than before: trust it only if its worker's folder was made anew",
+            commands=(Command(f"drover host trust {host.name}", "takes the new key for its own"),),
+        )
+
+
+def _guests(session: Session) -> Iterator[Item]:
+    for guest in session.scalars(select(Guest).where(Guest.gone_at.is_not(None))):
+        yield Item(
+            want=Want.GUEST,
+            since=guest.gone_at or guest.adopted_at,
+            about=guest.name,
+            page=f"/hosts/{guest.host}",
+            sentence=f"its QEMU on {guest.host} has ended, and no other has taken its place",
+            commands=(
+                Command(f"drover guest show {guest.name}", "asks its host what it is now"),
+                Command(f"drover guest forget {guest.name}", "deletes its record, if it was powered off for good"),
+            ),
+        )
+
+
+def _messages(session: Session) -> Iterator[Item]:
+    query = select(Delivery.job_id, Delivery.drain_id, Delivery.created_at, Delivery.error)
+    for row in session.execute(query.where(Delivery.state == DeliveryState.FAILED)):
+        kind, number = ("job", row.job_id) if row.job_id is not None else ("drain", row.drain_id)
+        yield Item(
+            want=Want.MESSAGE,
+            since=row.created_at,
+            about=f"{kind} {number}",
+            page=f"/{kind}s/{number}",
+            sentence=f"its webhook did not arrive: {row.error or 'no reason was recorded'}",
+            commands=(Command("drover webhook list", "says who may be told"),),
+        )

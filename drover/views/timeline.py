@@ -1,0 +1,175 @@
+"""Moves over time: which part of a move took place when. No I/O but for `of_drain`."""
+
+import enum
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import selectinload
+
+from drover.views.drain_queries import DrainShot, Row
+from drover.views.queries import PUBLIC
+from models.database import transaction
+from models.documents import Window
+from models.drain import GuestState
+from models.job import Job, JobState, Side, Step, StepState
+from workflows import schedule
+from workflows.migration.chain import StepName
+
+Span = tuple[datetime, datetime]
+MOST_WINDOWS = 60
+"""Of one timeline: two months of nights."""
+
+
+class Part(enum.StrEnum):
+    """What a move does at a time."""
+
+    PREPARATION = "preparation"
+    COPY = "copy"
+    IN_SYNC = "in sync"
+    RAM = "RAM"
+    REST = "rest"
+    ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One part of a move, until it ended or until now."""
+
+    part: Part
+    begun: datetime
+    ended: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One move."""
+
+    bars: Sequence[Bar]
+    paused_at: datetime | None
+    """When the guest stood still."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """Lines over one axis of time."""
+
+    begins: datetime
+    ends: datetime
+    now: datetime
+    windows: Sequence[Span]
+    lines: Sequence[tuple[Row, Line, Span | None]]
+    """Of each guest what was, and when the rest of its move is expected."""
+
+    def place(self, at: datetime, width: float = 1000.0) -> float:
+        """Where a moment is on an axis of this width."""
+        whole = (self.ends - self.begins).total_seconds() or 1.0
+        return round(max(0.0, min(1.0, (at - self.begins).total_seconds() / whole)) * width, 2)
+
+
+def line(job: Job, now: datetime) -> Line:
+    """One job that has its steps and disks."""
+    starts = [(part, at) for part, at in _starts(job) if at is not None]
+    ends = [at for _, at in starts[1:]] + [job.finished_at or now]
+    bars = [
+        Bar(part=part, begun=begun, ended=ended)
+        for (part, begun), ended in zip(starts, ends, strict=True)
+        if ended > begun
+    ]
+    stopped = job.downtime.stopped_at if job.downtime is not None else None
+    return Line(bars=bars, paused_at=datetime.fromtimestamp(stopped, UTC) if stopped is not None else None)
+
+
+def _starts(job: Job) -> Iterator[tuple[Part, datetime | None]]:
+    """When each part began, in their order; None: it has not."""
+    yield Part.PREPARATION, job.started_at
+    ready = [disk.ready_at for disk in job.disks]
+    in_sync = max((at for at in ready if at is not None), default=None) if None not in ready else None
+    ram = _step(job, StepName.MIGRATE_RAM)
+    copying, sending, cutting = (
+        step.started_at if step is not None else None
+        for step in (_step(job, StepName.MIRROR_DISKS), ram, _step(job, StepName.CLEANUP))
+    )
+    turned = _turned_at(job)
+    for part, at in (
+        (Part.COPY, copying),
+        (Part.IN_SYNC, in_sync),
+        (Part.RAM, sending),
+        (Part.REST, cutting),
+    ):
+        yield part, at if at is None or turned is None or at < turned else None
+    yield Part.ROLLBACK, turned
+
+
+def _step(job: Job, name: StepName) -> Step | None:
+    return next((step for step in job.steps if step.name == name and step.side is Side.SOURCE), None)
+
+
+ROLLED = {StepState.FAILED, StepState.TO_ROLL_BACK, StepState.ROLLING_BACK, StepState.ROLLED_BACK}
+
+
+def _turned_at(job: Job) -> datetime | None:
+    """About when it turned round: a step's times are those of its rollback once that began."""
+    if job.state not in {JobState.ROLLING_BACK, JobState.ROLLED_BACK}:
+        return None
+    return min((step.started_at for step in job.steps if step.state in ROLLED and step.started_at), default=None)
+
+
+def of_drain(shot: DrainShot) -> Timeline:
+    """All guests of a drain whose moves have begun, and its windows until all will have moved."""
+    begins = shot.drain.started_at or shot.drain.created_at
+    forecasts = _forecasts(shot)
+    last = max((ends for _, ends in forecasts.values()), default=shot.at)
+    ends = max(shot.drain.finished_at or last, begins + timedelta(seconds=1))
+    jobs = _with_steps([row.job.id for row in shot.rows if row.job is not None])
+    lines = [(row, line(jobs[row.job.id], shot.at) if row.job else NOTHING) for row in shot.rows]
+    return Timeline(
+        begins=begins,
+        ends=ends,
+        now=shot.at,
+        windows=list(_windows(shot.drain.window, begins, ends)),
+        lines=[(row, made, forecasts.get(row.guest.guest)) for row, made in lines],
+    )
+
+
+NOTHING = Line(bars=(), paused_at=None)
+
+
+def of_job(job: Job, now: datetime) -> Timeline:
+    """One job that has its steps and disks."""
+    begins = job.started_at or job.created_at
+    ends = max(job.finished_at or now, begins + timedelta(seconds=1))
+    return Timeline(begins=begins, ends=ends, now=now, windows=list(_windows(job.window, begins, ends)), lines=[])
+
+
+def _with_steps(numbers: Sequence[int]) -> dict[int, Job]:
+    wanted = select(Job).where(Job.id.in_(numbers)).options(*PUBLIC, selectinload(Job.disks), selectinload(Job.steps))
+    with transaction() as session:
+        return {job.id: job for job in session.scalars(wanted)}
+
+
+def _windows(window: Window | None, begins: datetime, ends: datetime) -> Iterator[Span]:
+    if window is None:
+        return
+    allowed, at = schedule.Window.of(window), begins
+    for _ in range(MOST_WINDOWS):
+        opens, closes = allowed.at_or_after(at)
+        if opens >= ends:
+            return
+        yield max(opens, begins), min(closes, ends)
+        at = closes
+
+
+def _forecasts(shot: DrainShot) -> dict[str, Span]:
+    """{guest: when the rest of its move is expected}, each as soon as one before it has ended. No I/O."""
+    left = [(row.guest.state is not GuestState.MOVING, row.guest.guest, row.eta_s) for row in shot.rows]
+    free = [shot.at] * shot.max_outgoing
+    found = {}
+    for _, guest, eta_s in sorted(left, key=lambda each: each[0]):
+        if eta_s is not None and not shot.ended:
+            begins = heapq.heappop(free)
+            found[guest] = (begins, begins + timedelta(seconds=eta_s))
+            heapq.heappush(free, found[guest][1])
+    return found

@@ -1,0 +1,201 @@
+"""A console in this process, a browser that looks at it, and a fleet that has something to show."""
+
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import uvicorn
+from playwright.sync_api import Browser, sync_playwright
+
+from drover.console import live
+from drover.console.app import make
+from drover.console.serving import LOCAL_NAMES
+from models.base import now
+from models.database import transaction
+from models.documents import Downtime, RamProgress, Window
+from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
+from models.guest import Guest
+from models.job import DOWNTIME_PHASES, Job, JobState, Side, StepState, record_event
+from tests import factories
+from tests.factories import GB
+from tests.helpers import until
+from workflows.migration.chain import StepName
+
+BROWSER = shutil.which("chromium")
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    """The address of a console that answers from this process."""
+    live.VERSIONS.known.clear()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        made = make(*LOCAL_NAMES)
+        server = uvicorn.Server(uvicorn.Config(made, log_config=None, timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            until("the console answers", lambda: server.started)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive(), "the console did not stop"
+
+
+@contextmanager
+def browsing() -> Iterator[Browser]:
+    """Debian's browser, without a window."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """Numbers of what `fleet` made."""
+
+    drain: int
+    moved: int
+    """A job of the drain that is done, and one that copies."""
+    copying: int
+    held: int
+    stuck: int
+
+
+def fleet() -> Shown:
+    """Four hosts and twenty guests: a drain under way, a job that is held, one that needs an operator, a silent host,
+    and a week of moves that have ended.
+    """
+    hour = timedelta(hours=1)  # a test may take longer than a host may be silent
+    with transaction() as session:
+        at = now(session)
+    for name, heard in (("hv1", hour), ("hv2", hour), ("hv3", hour), ("hv4", -2 * hour)):
+        factories.host(name, guest_memory_bytes=32 * GB, guest_disk_bytes=400 * GB, heartbeat_at=at + heard)
+    for number in range(1, 21):
+        factories.guest(f"web{number:02}", f"hv{number % 4 + 1}", memory_bytes=(number % 5 + 1) * GB)
+    _history(at)
+    drain, done, copies, _ = _drain(at)
+    return Shown(drain=drain, moved=done, copying=copies, held=_held(at), stuck=_stuck(at))
+
+
+def moved(guest: str, to: str, begun: datetime, *, took_s: float, downtime_ms: float) -> int:
+    """A job that is done."""
+    job_id = factories.job(guest, to, state=JobState.DONE)
+    with transaction() as session:
+        job = session.get_one(Job, job_id)
+        job.created_at = begun - timedelta(seconds=2)
+        job.started_at, job.finished_at = begun, begun + timedelta(seconds=took_s)
+        stopped = begun + timedelta(seconds=0.9 * took_s)
+        share = downtime_ms / len(DOWNTIME_PHASES)
+        job.downtime = Downtime(
+            ms=downtime_ms, phases=dict.fromkeys(DOWNTIME_PHASES, share), stopped_at=stopped.timestamp()
+        )
+        job.committed_at = stopped
+        job.ram = RamProgress(status="completed", transferred=GB, total=GB, bytes_per_s=10**8, passes=2)
+        _all_steps(job, begun, took_s)
+        for disk in job.disks:
+            disk.bytes_copied, disk.ready_at = disk.bytes_total, begun + timedelta(seconds=0.45 * took_s)
+        record_event(session, job_id, by="controller", action="running", sentence="the controller admits it")
+        record_event(session, job_id, by=to, action="done", sentence=f"{guest} runs on {to}")
+    return job_id
+
+
+def _all_steps(job: Job, begun: datetime, took_s: float) -> None:
+    for number, step in enumerate(job.steps):
+        step.state, step.attempts = StepState.DONE, 1
+        step.started_at = begun + timedelta(seconds=took_s * number / len(job.steps))
+        step.finished_at = step.started_at + timedelta(seconds=took_s / len(job.steps))
+
+
+def copying(guest: str, to: str, begun: datetime, share: float, **columns: object) -> int:
+    """A job whose disk is copied, to this share; all of it is in sync."""
+    job_id = factories.job(guest, to, state=JobState.RUNNING, **columns)
+    with transaction() as session:
+        job = session.get_one(Job, job_id)
+        job.created_at = job.started_at = begun
+        for step in job.steps[:3]:
+            step.state, step.attempts = StepState.DONE, 1
+            step.started_at, step.finished_at = begun, begun + timedelta(seconds=4)
+        job.steps[2].started_at = begun + timedelta(seconds=4)
+        job.steps[3].state, job.steps[3].attempts = StepState.RUNNING, 1
+        job.steps[3].started_at = begun + timedelta(seconds=5)
+        for disk in job.disks:
+            disk.bytes_copied = int(share * disk.bytes_total)
+            disk.ready_at = begun + timedelta(minutes=4) if share >= 1 else None
+        record_event(session, job_id, by="controller", action="running", sentence="the controller admits it")
+    return job_id
+
+
+def _history(at: datetime) -> None:
+    for day in range(7):
+        for number in range(3):
+            begun = at - timedelta(days=day, hours=2 + number)
+            moved(f"web{number + 5:02}", "hv3", begun, took_s=200 + 40 * number, downtime_ms=40 + 9 * day + 30 * number)
+
+
+def _drain(at: datetime) -> list[int]:
+    begun = at - timedelta(minutes=12)
+    with transaction() as session:
+        names = [guest.name for guest in session.query(Guest).where(Guest.host == "hv1").order_by(Guest.name)]
+        drain = Drain(kind=DrainKind.DRAIN, host="hv1", state=DrainState.RUNNING, started_at=begun, created_at=begun)
+        drain.window = Window(
+            start=f"{begun - timedelta(hours=1):%H:%M}", end=f"{at + timedelta(hours=1):%H:%M}", timezone="UTC"
+        )
+        session.add(drain)
+        session.flush()
+        number = drain.id
+    jobs = [
+        moved(names[0], "hv2", begun + timedelta(seconds=5), took_s=260, downtime_ms=48),
+        copying(names[1], "hv3", begun + timedelta(minutes=5), 0.62),
+        copying(names[2], "hv2", begun + timedelta(minutes=7), 0.2),
+    ]
+    waits = "2 moves leave hv1 already, 2 may at a time"
+    with transaction() as session:
+        for position, name in enumerate(names):
+            state = (
+                [GuestState.MOVED, GuestState.MOVING, GuestState.MOVING][position]
+                if position < 3
+                else GuestState.WAITING
+            )
+            job_id = jobs[position] if position < 3 else None
+            reason = waits if state is GuestState.WAITING else None
+            session.add(
+                DrainGuest(
+                    drain_id=number,
+                    guest=name,
+                    position=position,
+                    state=state,
+                    source="hv1",
+                    job_id=job_id,
+                    destination=f"hv{position % 2 + 2}",
+                    estimate_s=240.0 + 30 * position,
+                    reason=reason,
+                )
+            )
+            if job_id is not None:
+                session.get_one(Job, job_id).drain_id = number
+        session.get_one(Guest, names[0]).host = "hv2"
+    return [number, *jobs]
+
+
+def _held(at: datetime) -> int:
+    begun = at - timedelta(hours=3)
+    return copying("web06", "hv2", begun, 1.0, hold=True, wait_reason="it is held until `drover job release`")
+
+
+def _stuck(at: datetime) -> int:
+    job_id = copying("web11", "hv3", at - timedelta(hours=5), 1.0)
+    with transaction() as session:
+        job = session.get_one(Job, job_id)
+        job.state = JobState.NEEDS_OPERATOR
+        job.error = "hv4 does not answer: nobody can tell whether web11 runs there. It is left as it is"
+        cutover = next(step for step in job.steps if (step.name, step.side) == (StepName.CUTOVER, Side.SOURCE))
+        cutover.state, cutover.error = StepState.FAILED, "no answer from hv4 for 60 s"
+        record_event(session, job_id, by="controller", action="needs_operator", sentence=job.error)
+    return job_id

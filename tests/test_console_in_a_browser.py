@@ -1,0 +1,117 @@
+"""The console in a real browser: changes are seen, everybody can use it, and nothing is fetched from elsewhere."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+
+from lab import fleet as lab_fleet
+from lab.directory import Lab
+from migrations import upgrade
+from models.database import engine, transaction
+from models.job import Disk, Job, record_event
+from tests import consoles, factories
+
+pytestmark = pytest.mark.skipif(consoles.BROWSER is None, reason="no chromium (Debian's package) on this machine")
+PAGES = (
+    *("/", "/hosts/hv1", "/jobs?all=1", "/jobs/{moved}", "/jobs/{stuck}", "/drains", "/drains/{drain}"),
+    *("/inbox", "/history", "/jobs/999999"),
+)
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
+
+
+@dataclass
+class Site:
+    """A console that shows a fleet, and a browser."""
+
+    address: str
+    shown: consoles.Shown
+    browser: Browser
+
+    def open(self, path: str) -> Page:
+        """A page."""
+        page = self.browser.new_page(viewport={"width": 1400, "height": 900})
+        page.goto(self.address + path.format(**vars(self.shown)))
+        return page
+
+
+@pytest.fixture(scope="module")
+def site(database_lab: Lab) -> Iterator[Site]:
+    with lab_fleet.pointed_at(database_lab):
+        upgrade()
+        with transaction() as session:
+            factories.empty(session)
+        shown = consoles.fleet()
+        with consoles.serving() as address, consoles.browsing() as browser:
+            yield Site(address, shown, browser)
+        engine().dispose()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_can_be_used_by_everybody_light_and_dark_and_on_a_phone(site: Site, path: str) -> None:
+    page = site.open(path)
+    found = Axe().run(page, options=RULES)
+    assert found.violations_count == 0, found.generate_report()
+    page.emulate_media(color_scheme="dark")
+    found = Axe().run(page, options={"runOnly": ["color-contrast"]})
+    assert found.violations_count == 0, found.generate_report()
+    page.set_viewport_size({"width": 360, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.close()
+
+
+def test_nothing_is_fetched_from_elsewhere_and_nothing_breaks_the_policy(site: Site) -> None:
+    page = site.open("/")
+    complaints: list[str] = []
+    asked: list[str] = []
+
+    def hear(message: ConsoleMessage) -> None:
+        complaints.append(message.text)
+
+    page.on("console", hear)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    for path in PAGES[:-1]:
+        page.goto(site.address + path.format(**vars(site.shown)))
+    assert complaints == []
+    assert all(url.startswith(site.address + "/") for url in asked)
+
+
+def test_a_change_is_seen_within_a_second_or_so_and_what_is_typed_stays(site: Site) -> None:
+    page = site.open(f"/jobs/{site.shown.copying}")
+    expect(page.get_by_text("62 %")).to_be_visible()
+    with page.expect_response("**/live/**"):
+        page.reload()
+    changed(site.shown.copying, 0.75)
+    expect(page.get_by_text("75 %")).to_be_visible(timeout=15_000)
+    expect(page.get_by_text("three quarters are copied")).to_be_visible()
+    fleet = site.open("/")
+    box = fleet.get_by_role("searchbox", name="Host or guest")
+    box.press_sequentially("web11")
+    expect(fleet.locator(".room")).to_have_count(2)
+    assert fleet.url.endswith("q=web11&condition=")
+    factories.guest("web11-new", "hv2")
+    expect(fleet.locator(".room")).to_have_count(3, timeout=15_000)
+    expect(box).to_be_focused()
+    expect(box).to_have_value("web11")
+
+
+def changed(job_id: int, share: float) -> None:
+    with transaction() as session:
+        job = session.get_one(Job, job_id)
+        disk = session.get_one(Disk, (job.id, 0))
+        disk.bytes_copied = int(share * disk.bytes_total)
+        record_event(session, job_id, by="test", action="note", sentence="three quarters are copied")
+
+
+def test_all_can_be_reached_with_the_keyboard(site: Site) -> None:
+    page = site.open("/inbox")
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.locator("main a").first).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(f"{site.address}/jobs/{site.shown.held}")

@@ -1,0 +1,206 @@
+"""At the source: the files and folders that a guest needs besides its writable disks, as they are now."""
+
+import grp
+import os
+import pwd
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from drover.errors import StepError
+from drover.settings import Settings
+from models.plan import BackingImage, Chain, FileKind, NeededFile, NeededFolder, SourceDisk
+from models.preflight import Check
+from workers import checks, files, processes
+from workers.media import digests
+from workers.processes import Process
+from workers.qemu.disks import ReadOnlyImage
+from workers.qemu.needed_files import Named, named_files
+from workers.qemu.permissions import written
+
+PATIENCE_S = 15.0
+"""A host that asks waits 30 s for the answer."""
+FORMATS = {"raw", "qcow2"}
+TLS_FILES = (
+    *("ca-cert.pem", "ca-crl.pem", "dh-params.pem", "keys.psk"),
+    *("server-cert.pem", "server-key.pem", "client-cert.pem", "client-key.pem"),
+)
+"""What QEMU reads in the folder of a `tls-creds-*`."""
+FOLDER_MODE, FILE_MODE = 0o2777, 0o777
+
+
+@dataclass
+class Listing:
+    """What was found."""
+
+    files: dict[str, NeededFile] = field(default_factory=dict)
+    folders: dict[str, NeededFolder] = field(default_factory=dict)
+    refusals: list[Check] = field(default_factory=list)
+
+
+def listed(
+    argv: Sequence[str],
+    guest: Process,
+    disks: Sequence[SourceDisk],
+    media: Sequence[ReadOnlyImage],
+    paths: Iterable[str | None],
+    ours: Settings,
+    chain: Chain,
+) -> Listing:
+    """All that the guest needs; `paths` are further files that lie in folders of the guest.
+
+    Raises:
+        Unavailable: a file is large, and is still being read.
+    """
+    return _Search(argv, guest, ours).all(disks, media, paths, chain)
+
+
+class _Search:
+    def __init__(self, argv: Sequence[str], guest: Process, ours: Settings) -> None:
+        self.argv, self.guest, self.ours = argv, guest, ours
+        self.found = Listing()
+        self.until = time.monotonic() + PATIENCE_S
+
+    def all(
+        self, disks: Sequence[SourceDisk], media: Sequence[ReadOnlyImage], paths: Iterable[str | None], chain: Chain
+    ) -> Listing:
+        for disk in disks if chain == "keep" else ():
+            self._chain(disk.path, disk.chain)
+        for medium in media:
+            self._chain(medium.path, medium.chain)
+            below = medium.chain[0].path if medium.chain else None
+            self._image(medium.kind, medium.path, medium.format, below)
+        for named in _spread(named_files(self.argv)):
+            self._file(named)
+        everything = [*(disk.path for disk in disks), *self.found.files, *filter(None, paths)]
+        for path in (*everything, *(path for path, _ in written(self.argv))):
+            self._folders(path)
+        return self.found
+
+    def _chain(self, image: str, chain: Sequence[BackingImage]) -> None:
+        for level in reversed(range(len(chain))):
+            backing = chain[level]
+            below = chain[level + 1].path if level + 1 < len(chain) else None
+            if not backing.path.startswith("/") or backing.format not in FORMATS:
+                self.found.refusals.append(
+                    checks.BACKING_FILE.found(f"{image} lies on {backing.path} ({backing.format})")
+                )
+                return
+            self._image(FileKind.BACKING, backing.path, backing.format, below)
+
+    def _image(self, kind: FileKind, path: str, image_format: str, backing: str | None) -> None:
+        """One that QEMU has open."""
+        if path in self.found.files:
+            return
+        if not path.startswith("/"):
+            self._against(f"the {kind} {path} is no file of this host", remedy="eject it")
+            return
+        with suppress(OSError):
+            if not processes.has_open(self.guest, Path(path).stat()):
+                self._against(f"the file {path} is not the one that the guest's QEMU (pid {self.guest.pid}) has open")
+                return
+        self._add(kind, path, image_format, backing)
+
+    def _file(self, named: Named) -> None:
+        if named.path not in self.found.files and (not named.optional or Path(named.path).exists()):
+            self._add(named.kind, named.path, None, None)
+
+    def _add(self, kind: FileKind, path: str, image_format: str | None, backing: str | None) -> None:
+        try:
+            real = files.followed(Path(path))
+            with digests.opened(real) as (_, there):
+                pass
+            left = max(self.until - time.monotonic(), 0.0)
+            digest = digests.of(real, form(kind, image_format, backing), self.ours.directory, left)
+        except FileNotFoundError:
+            self._against(f"{path}, a {kind} of the guest, is not there any more")
+        except (OSError, StepError) as error:
+            self._against(f"{path}, a {kind} of the guest, cannot be copied: {error}", remedy=None)
+        else:
+            self.found.files[path] = NeededFile(
+                kind=kind,
+                path=path,
+                size_bytes=there.st_size,
+                digest=digest,
+                mode=there.st_mode & FILE_MODE,
+                owner=_user(there.st_uid),
+                group=_group(there.st_gid),
+                format=image_format,
+                backing=backing,
+            )
+
+    def _against(self, seen: str, remedy: str | None = checks.NEEDED_FILE.remedy) -> None:
+        self.found.refusals.append(checks.NEEDED_FILE.found(seen, remedy=remedy or ""))
+
+    def _folders(self, path: str) -> None:
+        """The folders on the way to it, from the guest root on."""
+        root = self.ours.guest_root
+        if not Path(path).is_relative_to(root) or ".." in Path(path).parts:
+            return
+        for folder in reversed(Path(path).parents):
+            if str(folder) in self.found.folders or folder == root or not folder.is_relative_to(root):
+                continue
+            with suppress(OSError):
+                there = folder.stat()
+                self.found.folders[str(folder)] = NeededFolder(
+                    path=str(folder),
+                    mode=there.st_mode & FOLDER_MODE,
+                    owner=_user(there.st_uid),
+                    group=_group(there.st_gid),
+                )
+
+
+def _spread(named: Iterable[Named]) -> Iterator[Named]:
+    """Folders as the files in them."""
+    for one in named:
+        if not one.folder:
+            yield one
+        else:
+            there = (Path(one.path) / name for name in TLS_FILES)
+            yield from (Named(one.kind, str(path)) for path in there if path.exists())
+
+
+def form(kind: FileKind, image_format: str | None, backing: str | None) -> str:
+    """Which digest such a file has."""
+    if kind is FileKind.SECRET:
+        return digests.SECRET
+    return digests.OVERLAY if image_format == "qcow2" and backing is not None else digests.PLAIN
+
+
+def changed(needed: Iterable[NeededFile], ours: Settings) -> list[str]:
+    """The backing files that are not what they were any more. What has not changed is not read again."""
+    return [file.path for file in needed if file.kind is FileKind.BACKING and not _is_still(file, ours)]
+
+
+def _is_still(file: NeededFile, ours: Settings) -> bool:
+    try:
+        return digests.equal(files.followed(Path(file.path)), file.digest, ours.directory)
+    except (OSError, StepError):
+        return False
+
+
+def _user(uid: int) -> str:
+    with suppress(KeyError):
+        return pwd.getpwuid(uid).pw_name
+    return str(uid)
+
+
+def _group(gid: int) -> str:
+    with suppress(KeyError):
+        return grp.getgrgid(gid).gr_name
+    return str(gid)
+
+
+def ids(owner: str, group: str) -> tuple[int, int] | None:
+    """Of this host's user and group of these names; None: it has them not."""
+    try:
+        return pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
+
+
+def me() -> tuple[int, int]:
+    """The worker's own user and group."""
+    return os.geteuid(), os.getegid()

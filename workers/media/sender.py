@@ -1,0 +1,113 @@
+"""The source's end of the stream `files`: sends what is missing at the destination, one file after the other."""
+
+import asyncio
+import errno
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from drover.errors import Fatal, Transient
+from models.plan import PlannedFile
+from workers import files
+from workers.media import digests
+from workers.media.protocol import BUSY, FROM, LONGEST_LINE, PIECE, PIECE_BYTES, THERE
+from workers.switchover.channel import PeerLost, call
+
+
+class Gone(Transient):
+    """Nobody takes files at the destination."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How files are sent."""
+
+    socket: Path
+    """Where this host's end of the streams listens."""
+    rate: Callable[[], Awaitable[int]]
+    """Bytes per second that may be sent now; 0: no limit."""
+    copied: Callable[[int], Awaitable[None]]
+    """Told of each piece: so many bytes of the file are there now."""
+    busy: Callable[[], Awaitable[None]]
+    """Told once when another job is bringing the same file."""
+
+
+async def send(place: int, file: PlannedFile, way: Way) -> None:
+    """Have this file be at the destination.
+
+    Raises:
+        Gone: there is no way, or it broke; what was written stays for the next time.
+        Fatal: the destination does not take it; the text says why.
+    """
+    try:
+        unix = await call(str(way.socket))
+    except PeerLost as error:
+        raise Gone(str(error)) from error
+    reader, writer = await asyncio.open_unix_connection(sock=unix, limit=LONGEST_LINE)
+    try:
+        writer.write(f"{place}\n".encode())
+        answer = await _line(reader)
+        if answer == BUSY:
+            await way.busy()
+            answer = await _line(reader)
+        word, _, offset = answer.partition(" ")
+        if word == FROM:
+            await _content(file, int(offset), writer, way)
+            answer = await _line(reader)
+        if answer != THERE:
+            raise Fatal(f"{file.destination_path}: {answer}")
+    except (OSError, asyncio.IncompleteReadError) as error:
+        raise Gone(f"the copy of {file.source_path} was cut off: {error or type(error).__name__}") from error
+    finally:
+        writer.close()
+
+
+async def _line(reader: asyncio.StreamReader) -> str:
+    line = await reader.readuntil(b"\n")
+    return line.decode(errors="replace").strip()
+
+
+async def _content(file: PlannedFile, begin: int, writer: asyncio.StreamWriter, way: Way) -> None:
+    real = files.followed(Path(file.source_path))
+    with digests.opened(real) as (descriptor, there):
+        if there.st_size != file.size_bytes:
+            raise Fatal(f"{file.source_path} has changed since the move was planned: move the guest again")
+        pace = _Pace()
+        for offset, length in _pieces(descriptor, begin, there.st_size):
+            piece = await asyncio.to_thread(os.pread, descriptor, length, offset)
+            writer.write(PIECE.pack(offset, len(piece)) + piece)
+            await writer.drain()
+            await way.copied(offset + len(piece))
+            await pace.keep(len(piece), await way.rate())
+    writer.write(PIECE.pack(0, 0))
+    await writer.drain()
+
+
+def _pieces(descriptor: int, begin: int, size: int) -> Iterator[tuple[int, int]]:
+    """(offset, length) of what is not a hole."""
+    while begin < size:
+        try:
+            data = os.lseek(descriptor, begin, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        end = os.lseek(descriptor, data, os.SEEK_HOLE)
+        for offset in range(data, end, PIECE_BYTES):
+            yield offset, min(PIECE_BYTES, end - offset)
+        begin = end
+
+
+class _Pace:
+    """Sends no faster than allowed; the rate may change at any time."""
+
+    def __init__(self) -> None:
+        self.free_at = time.monotonic()
+
+    async def keep(self, sent: int, rate: int) -> None:
+        now = time.monotonic()
+        self.free_at = max(self.free_at, now - 0.1) + (sent / rate if rate else 0.0)
+        if self.free_at > now:
+            await asyncio.sleep(self.free_at - now)

@@ -1,0 +1,170 @@
+"""The command line of a QEMU with what is in its drives now: media are changed, and snapshots taken, while it runs.
+
+`-drive` and its shorthands are matched with the entries of `query-block` that have a name, by their order, which is
+that of the command line; `-blockdev` by the device that uses its node.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from workers.qemu.command_line import Option, Pairs, parse_command_line, spelled_out, write_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drive:
+    """What `query-block` says of one drive."""
+
+    device: str
+    qdev: str
+    path: str | None
+    """None: nothing is in it."""
+    format: str
+
+
+def as_it_is_now(argv: Sequence[str], drives: Sequence[Drive]) -> list[str]:
+    """The command line; options whose medium has not changed stay as they are written."""
+    options = list(parse_command_line(argv))
+    options = _with_drives(options, [drive for drive in drives if drive.device])
+    for drive in drives:
+        if not drive.device:
+            options = _with_node(options, drive)
+    return [argv[0], *(word for option in options for word in option.words())]
+
+
+def _with_drives(options: list[Option], named: Sequence[Drive]) -> list[Option]:
+    places = [place for place, option in enumerate(options) if spelled_out(option).name == "drive"]
+    pairs = list(zip(places, named, strict=False))
+    if len(named) < len(places) or any(spelled_out(options[at]).get("id") not in {None, it.device} for at, it in pairs):
+        return options  # some came or went since the start: nothing is guessed
+    made = list(options)
+    for place, drive in pairs:
+        made[place] = _drive(options[place], drive)
+    return made
+
+
+def _drive(option: Option, drive: Drive) -> Option:
+    written = spelled_out(option)
+    file = written.get("file")
+    simple = file is None or (not file.startswith("json:") and not any(key == "driver" for key, _ in written.pairs()))
+    if not simple or file == drive.path or (file or "").removeprefix("file:") == drive.path:
+        return option
+    if any(key is not None and key.startswith("file.") for key, _ in written.pairs()):
+        return option
+    kept = tuple(pair for pair in written.pairs() if pair[0] not in {"file", "format"})
+    medium: Pairs = () if drive.path is None else (("file", drive.path), ("format", drive.format))
+    return replace(written, value=write_options((*medium, *kept)))
+
+
+def _with_node(options: list[Option], drive: Drive) -> list[Option]:
+    device = next((option for option in options if option.name == "device" and _is(option, drive.qdev)), None)
+    node = device.get("drive") if device is not None else None
+    nodes = {option.get("node-name"): option for option in options if option.name == "blockdev"}
+    if device is None or node not in nodes or _file(nodes[node], nodes) in {None, drive.path}:
+        return options
+    below = _below(nodes[node], nodes)
+    if drive.path is None:
+        gone = [nodes[node], *below]
+        return [_without_drive(one) if one is device else one for one in options if one not in gone]
+    made = _node(nodes[node], below, drive)
+    return [made if one is nodes[node] else one for one in options if one not in below]
+
+
+def _is(device: Option, qdev: str) -> bool:
+    name = device.get("id")
+    return bool(name) and (qdev == name or qdev.startswith(f"/machine/peripheral/{name}/"))
+
+
+def _file(node: Option, nodes: Mapping[str | None, Option]) -> str | None:
+    """The file of a node, of one that it names, or of one that stands in it."""
+    if (path := node.get("filename") or node.get("file.filename")) is not None:
+        return path
+    file = json.loads(node.value or "{}").get("file") if node.is_json() else node.get("file")
+    if isinstance(file, dict):
+        return file.get("filename")
+    return _file(nodes[file], nodes) if file in nodes else None
+
+
+def _below(node: Option, nodes: Mapping[str | None, Option]) -> list[Option]:
+    """The node of its file, where that has an option of its own."""
+    file = json.loads(node.value or "{}").get("file") if node.is_json() else node.get("file")
+    return [nodes[file]] if isinstance(file, str) and file in nodes else []
+
+
+def _node(node: Option, below: Sequence[Option], drive: Drive) -> Option:
+    """The node on another file; it opens backing files as the image names them."""
+    if not node.is_json():
+        kept = tuple((key, value) for key, value in node.pairs() if key is not None and not _of_file(key))
+        file = (("driver", drive.format), ("file.driver", "file"), ("file.filename", str(drive.path)))
+        return replace(node, value=write_options((*file, *kept)))
+    tree: dict[str, Any] = json.loads(node.value or "{}")
+    inner = tree.get("file") if isinstance(tree.get("file"), dict) else None
+    if below and below[0].is_json():
+        inner = json.loads(below[0].value or "{}")
+    file_node = {**(inner or {}), "driver": "file", "filename": drive.path}
+    kept_tree = {key: value for key, value in tree.items() if key not in {"driver", "file", "filename", "backing"}}
+    return replace(node, value=json.dumps({"driver": drive.format, **kept_tree, "file": file_node}))
+
+
+def _of_file(key: str) -> bool:
+    return key in {"driver", "file", "filename", "backing"} or key.startswith(("file.", "backing."))
+
+
+def _without_drive(device: Option) -> Option:
+    if device.is_json():
+        tree = json.loads(device.value or "{}")
+        return replace(device, value=json.dumps({key: value for key, value in tree.items() if key != "drive"}))
+    return replace(device, value=write_options(tuple(pair for pair in device.pairs() if pair[0] != "drive")))
+
+
+def opened_read_only(argv: Sequence[str], paths: Collection[str]) -> list[str]:
+    """The command line with these files opened for nothing but reading: QEMU may only do so by itself so far."""
+    options = [_read_only(option, paths) for option in parse_command_line(argv)]
+    return [argv[0], *(word for option in options for word in option.words())]
+
+
+def _read_only(option: Option, paths: Collection[str]) -> Option:
+    nodes = {option.get("node-name"): option}
+    if option.name != "blockdev" or _file(option, nodes) not in paths:
+        return option
+    if not option.is_json():
+        kept = tuple(pair for pair in option.pairs() if (pair[0] or "").rpartition(".")[2] not in _WRITABLE)
+        return replace(option, value=write_options((*kept, ("read-only", "on"))))
+    return replace(option, value=json.dumps({**_without(json.loads(option.value or "{}")), "read-only": True}))
+
+
+_WRITABLE = {"read-only", "auto-read-only"}
+
+
+def _without(tree: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without(value) if isinstance(value, dict) else value
+        for key, value in tree.items()
+        if key not in _WRITABLE
+    }
+
+
+def without_backing_files(argv: Sequence[str], paths: Collection[str]) -> list[str]:
+    """The command line without the nodes of these files: each image holds all by itself."""
+    options = parse_command_line(argv)
+    nodes = {option.get("node-name"): option for option in options if option.name == "blockdev"}
+    gone = {name for name, node in nodes.items() if _file(node, nodes) in paths}
+    kept = [
+        _alone(option, gone) for option in options if option.name != "blockdev" or option.get("node-name") not in gone
+    ]
+    return [argv[0], *(word for option in kept for word in option.words())]
+
+
+def _alone(option: Option, gone: Collection[str | None]) -> Option:
+    if option.name not in {"blockdev", "drive"}:
+        return option
+    if not option.is_json():
+        pairs = option.pairs()
+        kept = tuple(pair for pair in pairs if pair[0] != "backing" and not (pair[0] or "").startswith("backing."))
+        return option if kept == pairs else replace(option, value=write_options(kept))
+    tree = json.loads(option.value or "{}")
+    backing = tree.get("backing")
+    if backing is None or (isinstance(backing, str) and backing not in gone):
+        return option
+    return replace(option, value=json.dumps({**tree, "backing": None}))

@@ -1,0 +1,83 @@
+"""Who is at the ends of this host's sockets, as `ss` of iproute2 shows it.
+
+The kernel tells of a connection that it exists, but only by a search through all processes whose it is: `ss` does both.
+"""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_UNIX = re.compile(r"u_str\s+(\S+)\s+\d+\s+\d+\s+(.*?)\s(\d+)\s+(?:.*?)\s(\d+)\s*(?:users:\((.*)\))?\s*")
+_TCP = re.compile(r"(\S+)\s+\d+\s+\d+\s+(\S+)\s+(\S+)\s*(?:users:\((.*)\))?\s*")
+_USER = re.compile(r'\("((?:[^"\\]|\\.)*)",pid=(\d+),')
+TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class User:
+    """A process at the end of a socket."""
+
+    pid: int
+    program: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self.program})"
+
+
+@dataclass(frozen=True)
+class _End:
+    """One end of a connection, or a socket that listens."""
+
+    state: str
+    own: str
+    other: str
+    """What names both ends: the numbers of Unix sockets, the addresses of TCP."""
+    path: str
+    users: tuple[User, ...]
+
+
+def holder(address: str) -> User | None:
+    """Who is connected to a monitor, by its path or `tcp:HOST:PORT`. None: nobody, or it cannot be told."""
+    ends = list(_ends(address))
+    accepted = [end for end in ends if end.state == "ESTAB" and end.users and _at(address, end.path)]
+    clients = {end.own: end.users for end in ends}
+    found = [user for end in accepted for user in clients.get(end.other, ())]
+    return found[0] if found else (User(0, "on another host") if accepted else None)
+
+
+def listener(address: str) -> User | None:
+    """Who listens there."""
+    ends = _ends(address)
+    return next((end.users[0] for end in ends if end.state == "LISTEN" and end.users and _at(address, end.path)), None)
+
+
+def _at(address: str, path: str) -> bool:
+    if not address.startswith("tcp:"):
+        return path == address
+    port = address.rpartition(":")[2]
+    return path.rpartition(":")[2] == port
+
+
+def _ends(address: str) -> Iterator[_End]:
+    if address.startswith("tcp:"):
+        for line in _told("-tanHp"):
+            if found := _TCP.fullmatch(line):
+                yield _End(found[1], found[2], found[3], found[2], _users(found[4]))
+        return
+    for line in _told("-xaHp"):
+        if found := _UNIX.fullmatch(line):
+            yield _End(found[1], found[3], found[4], found[2], _users(found[5]))
+
+
+def _users(text: str | None) -> tuple[User, ...]:
+    return tuple(User(int(pid), program) for program, pid in _USER.findall(text or ""))
+
+
+def _told(options: str) -> list[str]:
+    """The lines of `ss`; none where it is not installed."""
+    try:
+        done = subprocess.run(["ss", options], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.splitlines()

@@ -1,0 +1,105 @@
+"""Between steps 1 and 2: what the guest needs besides its writable disks is at the destination.
+
+The destination looks what is missing there and is ready to take it; the source sends that. See `workers.media`.
+"""
+
+import asyncio
+import secrets
+import time
+
+from models.documents import FileCopy
+from models.job import Side
+from workers import mirrors
+from workers.media import placing, sender
+from workers.media.sender import Gone, Way
+from workers.step import Context, StepHandler
+from workers.streams import supervisor as streams
+from workers.streams.parameters import FILES
+from workflows.migration.chain import BeginAnew, Restart
+
+RECORD_S = 1.0
+
+
+class CopyFilesDestination(StepHandler):
+    """Every file is there, or a process waits for those that are missing."""
+
+    name, side = "copy_files", Side.DESTINATION
+
+    async def verify(self, ctx: Context) -> bool:
+        missing = await asyncio.to_thread(placing.missing, ctx)
+        known = ctx.job.file_copy.missing if ctx.job.file_copy is not None else ()
+        if missing != known:
+            return False
+        return not missing or (placing.running(ctx) is not None and streams.running(ctx) is not None)
+
+    async def do(self, ctx: Context) -> None:
+        missing = await asyncio.to_thread(placing.missing, ctx)
+        if missing:
+            await placing.start(ctx)
+            await streams.serve(ctx, ctx.job.nbd_server.nonce if ctx.job.nbd_server else secrets.token_hex(12))
+        total = sum(ctx.destination.files[place].size_bytes for place in missing)
+        ctx.note(file_copy=FileCopy(missing=missing, bytes_total=total))
+
+    async def rollback(self, ctx: Context) -> None:
+        await placing.stop(ctx)
+        await streams.stop(ctx)
+        await asyncio.to_thread(placing.take_back, ctx.directory, ctx.settings.directory)
+
+
+class CopyFilesSource(StepHandler):
+    """The destination has every file."""
+
+    name, side, attempts = "copy_files", Side.SOURCE, 10
+
+    async def verify(self, ctx: Context) -> bool:
+        return ctx.job.file_copy is None or not ctx.job.file_copy.missing
+
+    async def do(self, ctx: Context) -> None:
+        await streams.connect(ctx)
+        copy = ctx.job.file_copy or FileCopy()
+        done = 0
+        for place in copy.missing:
+            file = ctx.destination.files[place]
+            progress = _Progress(ctx, done)
+            try:
+                await sender.send(place, file, progress.way())
+            except Gone as error:
+                raise BeginAnew(str(error), Restart.FILES) from error
+            done += file.size_bytes
+        ctx.note(file_copy=copy.model_copy(update={"missing": (), "bytes_copied": copy.bytes_total}))
+
+    async def rollback(self, ctx: Context) -> None:
+        await streams.stop(ctx)
+        ctx.directory.remove()
+
+
+class _Progress:
+    """Records at most once a second how far the copy is, and what it waits for."""
+
+    def __init__(self, ctx: Context, before: int) -> None:
+        self.ctx, self.before = ctx, before
+        self.next_at, self.allowed = 0.0, 0
+
+    def way(self) -> Way:
+        return Way(socket=self.ctx.directory.socket(FILES), rate=self.rate, copied=self.copied, busy=self.busy)
+
+    async def rate(self) -> int:
+        return self.allowed
+
+    async def busy(self) -> None:
+        await asyncio.to_thread(self._remark, "another move is copying the same file there: it is waited for")
+
+    async def copied(self, of_this: int) -> None:
+        if time.monotonic() >= self.next_at:
+            self.next_at = time.monotonic() + RECORD_S
+            await asyncio.to_thread(self._record, self.before + of_this)
+
+    def _remark(self, text: str) -> None:
+        with self.ctx.record() as (_, _job, step):
+            step.error = text
+
+    def _record(self, copied: int) -> None:
+        self.allowed = mirrors.share(self.ctx) * max(len(self.ctx.disks), 1)
+        copy = self.ctx.job.file_copy or FileCopy()
+        self.ctx.announce(100 * copied // max(copy.bytes_total, 1))
+        self.ctx.note(file_copy=copy.model_copy(update={"bytes_copied": copied}), progress_at=self.ctx.claim.now())

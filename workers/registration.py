@@ -32,7 +32,7 @@ from models.database import patiently, transaction
 from models.documents import HostFacts
 from models.host import Host
 from models.transitions import Actor
-from workers import files, host_key, policy, upgrade
+from workers import files, guest_watch, host_key, policy, upgrade
 from workers.executor import STOPPING
 from workers.images import retention
 from workers.machine import boot, machine
@@ -213,6 +213,7 @@ def begin_heartbeat(**_: Any) -> None:
     if settings().host:
         _repeat("heartbeat", register)
         _repeat("look at storages", watch.look)
+        _repeat("look at guests", guest_watch.look)
         _repeat("retirement", retention.delete_expired)  # beside it: a large image takes minutes
 
 

@@ -152,7 +152,7 @@ class SourceDisk(Part):
     qdev: str
     """The guest device's id or QOM path."""
     node: str
-    """The node with the image format; the same as `device` for now, since filters are refused."""
+    """The node with the image format; below `device` where a filter is on top."""
     file_node: str | None = None
     """The protocol node below it."""
     format: str

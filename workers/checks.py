@@ -227,7 +227,7 @@ NEEDED_FILE = Kind(
 )
 IMAGE_FORMAT = Kind(
     name="image-format",
-    what="formats and filters other than raw and qcow2",
+    what="formats other than raw and qcow2, and filters besides throttle and copy-on-read",
     remedy="only plain raw and qcow2 images are moved",
 )
 BACKING_FILE = Kind(
@@ -254,13 +254,6 @@ DIRTY_BITMAPS = Kind(
     what="dirty bitmaps",
     why="it has dirty bitmaps, which a mirror does not copy",
     remedy="remove them",
-    live=True,
-)
-THROTTLED = Kind(
-    name="throttle-group",
-    what="I/O limits",
-    why="its I/O is throttled by a group, which is not rebuilt",
-    remedy="remove the limits",
     live=True,
 )
 PARTIAL_IMAGE = Kind(
@@ -492,6 +485,10 @@ MOVED = (
 )
 """With the guest's RAM or disks, or made anew by its command line."""
 CARRIED = (
+    Supported(
+        what="I/O limits of drives and throttle groups, copy-on-read",
+        how="as they are when the RAM is sent; the copy of a disk is not slowed by them",
+    ),
     Supported(what="balloon target, state of all devices", how="with the RAM"),
     Supported(what="`-name`, UUID, MAC addresses, serial numbers", how="by the command line, to the letter"),
 )

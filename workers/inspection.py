@@ -23,7 +23,7 @@ from workers.images import links
 from workers.launcher import found, stillness
 from workers.media import listing
 from workers.processes import Process
-from workers.qemu import block, cpu, known_bugs, present_media, topology
+from workers.qemu import block, cpu, known_bugs, plugged, present_media, topology
 from workers.qemu.disks import (
     ReadOnlyImage,
     disk_refusals,
@@ -68,6 +68,7 @@ def _argv(pid: int) -> list[str]:
 async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> Inspection:
     qmp = question.qmp
     identity = _process(monitor.pid)
+    identity = identity.saying(await plugged.as_it_is_now(monitor, identity.argv))
     told, kvm, machine_type, status, memory, cpus, uuid = await asyncio.gather(
         monitor.query("query-version"),
         monitor.query("query-kvm"),
@@ -147,6 +148,10 @@ class _Identity:
     def argv(self) -> list[str]:
         """Its command line, which says the same on another host."""
         return self.started.argv
+
+    def saying(self, argv: list[str]) -> "_Identity":
+        """As if it had been started with another command line."""
+        return replace(self, started=replace(self.started, argv=argv))
 
 
 def _process(pid: int) -> _Identity:

@@ -74,6 +74,7 @@ class _Watch:
         self.bandwidth = mirrors.Bandwidth(ctx, monitor)
         self.low = Low(ctx)
         self.said: str | None = None
+        self.seen: dict[str, int] = {}
 
     async def until_in_sync(self) -> None:
         events = self.monitor.listen(*EVENTS)
@@ -124,7 +125,7 @@ class _Watch:
         self.record_at = time.monotonic() + RECORD_S
         total = sum(mirror.total_bytes for mirror in states.values())
         self.ctx.announce(100 * sum(mirror.copied_bytes for mirror in states.values()) // max(total, 1))
-        await asyncio.to_thread(mirrors.record, self.ctx, states)
+        await asyncio.to_thread(mirrors.record, self.ctx, states, self.seen)
         await self.bandwidth.share(states)
 
     async def give_up_on_silence(self, states: dict[str, Mirror]) -> None:

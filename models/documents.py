@@ -34,6 +34,8 @@ class MigrationOptions(Versioned):
     """Of this job's streams; 0 leaves it to the host's budget."""
     window_end: Literal["wait", "rollback"] = "wait"
     """When its window closes before it has crossed: it waits in sync for the next one, or is rolled back."""
+    launcher_stays: bool = False
+    """Move it although its launcher may start it again; its image is made unusable there before its QEMU is ended."""
     chain: Chain = "keep"
     """What becomes of the backing files of its disks."""
     thin_factor: float | None = None

@@ -7,6 +7,8 @@ from sqlalchemy import BigInteger, ForeignKey, String, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base
+from models.contracts import Typed
+from models.launcher import Launcher
 
 
 class Life(enum.StrEnum):
@@ -36,6 +38,8 @@ class Guest(Base):
     """Its QEMU as last seen, see `workers.processes.identity`: equal for two names of one process."""
     uuid: Mapped[str | None] = mapped_column(String(36))
     """Its machine's, where one is set; it goes with the guest to its next host."""
+    launcher: Mapped[Launcher | None] = mapped_column(Typed(Launcher))
+    """Who launched it, as last looked at; None before that."""
     adopted_at: Mapped[datetime] = mapped_column(server_default=func.now())
     moved_at: Mapped[datetime | None]
     cpus: Mapped[int] = mapped_column(default=0, server_default="0")
@@ -60,9 +64,10 @@ class Guest(Base):
     anti_affinity: Mapped[str | None] = mapped_column(String(64))
     """Guests of one such group never share a host."""
 
-    def lives_on(self, host: str, qmp: str, process: str | None = None) -> None:
-        """Record where it runs after a move, and in which process if that is known."""
+    def lives_on(self, host: str, qmp: str, process: str | None = None, launcher: Launcher | None = None) -> None:
+        """Record where it runs after a move, and in which process and by which launcher if that is known."""
         self.host, self.qmp, self.process, self.moved_at = host, qmp, process, func.clock_timestamp()
+        self.launcher = launcher
         self.gone_at, self.runstate = None, "running"
 
     def life(self, *, host_alive: bool) -> Life:

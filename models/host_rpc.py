@@ -8,6 +8,7 @@ from drover.errors import UnreadableDocument
 from drover.names import GuestName
 from models.contracts import Many, Part, Versioned, nested
 from models.job import Side
+from models.launcher import Launcher
 from models.plan import Chain, DestinationPlan, Inspection, Layout
 from models.preflight import Check
 
@@ -117,6 +118,42 @@ class CollectOrphans(LookForOrphans):
     kind = "collect_garbage"
 
 
+class Sighting(Versioned):
+    """What a host has of a guest."""
+
+    launch_file: bool
+    """It lives there, and can be started there."""
+    pid: int | None = None
+    """Of a QEMU that is this guest's; null: there is none."""
+    process: str | None = None
+    """See `Guest.process`."""
+    qmp: str | None = None
+    launcher: Annotated[Launcher, nested(Launcher)] | None = None
+
+
+class LookForGuest(Question[Sighting]):
+    """Is a QEMU of this guest alive on you?"""
+
+    kind = "look_for_guest"
+    answer = Sighting
+
+    guest: GuestName
+    uuid: str | None = None
+    """The machine's, where it has one."""
+
+
+class StartGuest(LookForGuest):
+    """Start this guest, cold. It runs nowhere else."""
+
+    kind = "start_guest"
+
+
+class StopGuest(LookForGuest):
+    """Ask this guest to power off."""
+
+    kind = "stop_guest"
+
+
 class Refusal(Versioned):
     """No answer, and why."""
 
@@ -128,7 +165,17 @@ class Refusal(Versioned):
 
 
 QUESTIONS: dict[str, type[Question[Any]]] = {
-    question.kind: question for question in (Inspect, PlanDestination, Observe, LookForOrphans, CollectOrphans)
+    question.kind: question
+    for question in (
+        Inspect,
+        PlanDestination,
+        Observe,
+        LookForOrphans,
+        CollectOrphans,
+        LookForGuest,
+        StartGuest,
+        StopGuest,
+    )
 }
 """By the name that stands in the row."""
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Strict, field_validator
 
 from models.contracts import Json, Many, Part, Versioned, nested
+from models.launcher import Launcher
 from models.preflight import Check
 
 QemuVersion = Annotated[tuple[int, int, int], Strict(False)]
@@ -151,7 +152,7 @@ class SourceDisk(Part):
     qdev: str
     """The guest device's id or QOM path."""
     node: str
-    """The node with the image format; the same as `device` for now, since filters are refused."""
+    """The node with the image format; below `device` where a filter is on top."""
     file_node: str | None = None
     """The protocol node below it."""
     format: str
@@ -227,6 +228,8 @@ class Inspection(Versioned):
     refusals: Many[str] = ()
     """Why it cannot be moved now, as sentences."""
     warnings: Many[str] = ()
+    launcher: Annotated[Launcher, nested(Launcher)] | None = None
+    """Who launched it; None: a worker of an earlier version, which did not look."""
     checks: Many[Check] = ()
     """All that was looked at; `refusals` and `warnings` are the sentences of what was found."""
     attestation: Attestation | None = None

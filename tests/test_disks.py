@@ -72,8 +72,7 @@ REFUSED = {
     "data": "separate file",
     "encrypted": "encrypted",
     "bitmaps": "dirty bitmaps",
-    "throttled": "throttled",
-    "filter": "throttle node",
+    "filter": "compress node",
     "part": "part of its file",
     "shared": "used by 2 disks",
 }
@@ -92,15 +91,13 @@ def awkward_image(kind: str, path: Path) -> str:
             return ",encrypt.key-secret=s"
         case "bitmaps":
             subprocess.run(["qemu-img", "bitmap", "--add", path, "b"], check=True)
-        case "throttled":
-            return ",throttling.iops-total=9"
     return ""
 
 
 def awkward_disk(kind: str, path: Path) -> list[str]:
     file = {"driver": "file", "filename": str(path)}
     graphs: dict[str, dict[str, Any]] = {
-        "filter": {"driver": "throttle", "throttle-group": "g", "file": {"driver": "qcow2", "file": file}},
+        "filter": {"driver": "compress", "file": {"driver": "qcow2", "file": file}},
         "part": {"driver": "raw", "offset": 512, "size": 4096, "file": file},
     }
     if kind in graphs:
@@ -113,7 +110,7 @@ def awkward_disk(kind: str, path: Path) -> list[str]:
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_disk_a_mirror_would_not_copy_faithfully_is_refused(kind: str, tmp_path: Path, start: Start) -> None:
     line = [QEMU, "-display", "none", "-M", "q35", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"]
-    line += ["-object", "secret,id=s,data=x", "-object", "throttle-group,id=g"]
+    line += ["-object", "secret,id=s,data=x"]
     guest = start([*line, *awkward_disk(kind, image(tmp_path / "i", "qcow2"))], tmp_path / "q")
     (check,) = disk_refusals(**guest.block())
     assert REFUSED[kind] in check.sentence

@@ -20,7 +20,7 @@ from models.plan import FileKind, NeededFile, NeededFolder, PlannedFile
 from tests import documents, factories
 from tests.qmp_guest import image
 from workers import policy
-from workers.media import destination, digests, listing, placing, sender
+from workers.media import destination, digests, listing, placing, protocol, receiver, sender
 from workers.media.destination import Differs
 from workers.media.parameters import Incoming, ReceiverParameters
 from workers.media.receiver import Receiver
@@ -411,6 +411,31 @@ def test_a_copy_that_was_cut_off_goes_on_where_it_was(hosts: Hosts, stack: ExitS
     assert told[0] != MIB
 
 
+def test_a_destination_that_says_nothing_more_ends_the_copy_and_one_that_is_at_work_does_not(
+    hosts: Hosts, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = a_file(hosts, b"cloud")
+    monkeypatch.setattr(protocol, "SILENCE_S", 1.0)
+    monkeypatch.setattr(receiver, "BEAT_S", 0.1)
+    told, over, read = list[object](), threading.Event(), digests.computed
+    copy = copy_of(hosts, stack, file)
+    monkeypatch.setattr(digests, "computed", lambda *which: over.wait(2.0) or read(*which))
+    copy.send(file, told)  # it verified for longer than that
+    silent = stack.enter_context(closing(local.listen(hosts.folder / "silent")))
+    copy.near = hosts.folder / "silent"
+    threading.Thread(target=_say_ok, args=(silent, over), daemon=True).start()
+    with pytest.raises(Gone, match="said nothing for 1 s"):
+        copy.send(file)
+    over.set()
+
+
+def _say_ok(listening: socket.socket, over: threading.Event) -> None:
+    peer, _ = listening.accept()
+    with peer:
+        peer.sendall(b"ok\n")
+        over.wait(60)
+
+
 def test_what_is_not_the_announced_file_is_not_put_into_place(hosts: Hosts, stack: ExitStack) -> None:
     file = a_file(hosts, b"cloud")
     Path(file.source_path).write_bytes(b"other")
@@ -489,6 +514,19 @@ def test_what_a_process_was_started_with_stays(hosts: Hosts, stack: ExitStack) -
         assert placing.take_back(copy.directory, hosts.ours.directory) == [Path(file.destination_path)]
     finally:
         holder.communicate(b"\n")
+
+
+def test_a_file_that_is_gone_or_a_folder_below_the_guest_root_is_told(hosts: Hosts) -> None:
+    root = hosts.folder / "two"
+    (root / "run").mkdir(mode=0o750)
+    argv = ["qemu", "-object", f"secret,id=s,file={root}/gone.key", "-pidfile", f"{root}/run/pid"]
+    me = process(os.getpid())
+    assert me is not None
+    found = listing.listed(argv, me, (), (), (f"{root}/run/qmp",), hosts.ours, "keep")
+    [against] = found.refusals
+    assert "gone.key" in against.sentence
+    assert "put it back" in against.sentence
+    assert {(folder.path, folder.mode) for folder in found.folders.values()} == {(str(root / "run"), 0o750)}
 
 
 def test_a_folder_is_known_with_its_mode_and_owner_and_made_so(hosts: Hosts) -> None:

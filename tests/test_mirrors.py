@@ -66,7 +66,8 @@ def test_mirrors_that_are_begun_together_hardly_copy_until_all_are_there_and_the
                 server = {"type": "unix", "path": str(nbd)}
                 await monitor.execute("blockdev-add", driver="nbd", node_name=name, server=server, export=f"x{number}")
             ready = monitor.listen("BLOCK_JOB_READY")
-            await block.start_mirrors(monitor, disks, bytes_per_s=0)
+            await block.start_mirrors(monitor, disks)
+            await block.set_speeds(monitor, dict.fromkeys(disks, 0))
             at_first = await block.mirrors(monitor, list(disks))
             speeds = {job["device"]: job["speed"] for job in await monitor.query("query-block-jobs")}
             async with asyncio.timeout(60):

@@ -11,7 +11,7 @@ import pytest
 from tests.helpers import MIB
 from tests.qmp_guest import image
 from tests.test_mirrors import daemon
-from workers.qemu import block
+from workers.qemu import block, target
 from workers.qemu.block import ExportedImage
 from workers.qemu.monitor import Monitor, connect
 
@@ -67,7 +67,7 @@ def test_only_what_lies_above_the_backing_file_is_copied_and_both_are_equal(
         await _export(sides[1], tmp_path)
         async with connect(sides[0]) as monitor:
             server = {"path": f"{tmp_path}/nbd", "export": "x0"}
-            await block.connect_target(monitor, "drover-1-0", server, "ignore")
+            await target.connect(monitor, "drover-1-0", server, discard="ignore", zeroes="off")
             proven = await block.start_without_missing_a_write(monitor, "drover-1-0", "disk")
             qemu_io("-f", "raw", "-c", "write -P 9 40M 1M", f"nbd+unix:///g?socket={tmp_path}/guest")
             await _finished(monitor)
@@ -95,7 +95,7 @@ def test_a_mirror_that_may_have_missed_a_write_is_told_and_leaves_nothing(
         await _export(sides[1], tmp_path)
         async with connect(sides[0]) as monitor:
             server = {"path": f"{tmp_path}/nbd", "export": "x0"}
-            await block.connect_target(monitor, "drover-1-0", server, "ignore")
+            await target.connect(monitor, "drover-1-0", server, discard="ignore", zeroes="off")
             assert not await block.start_without_missing_a_write(monitor, "drover-1-0", "disk")
             assert await block.unproven(monitor) == {"drover-1-0"}
             await block.drop_mirrors(monitor, ["drover-1-0"])

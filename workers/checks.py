@@ -89,6 +89,16 @@ USER_NOT_ALLOWED = Kind(
     live=True,
 )
 
+LAUNCHER_STAYS = Kind(
+    name="launcher-stays",
+    what="a launcher that may start the guest a second time and that nobody can tell to keep still: the loop of a "
+    "shell, a supervisor, a container",
+    remedy="end what started it so that the guest runs on without it, or name a program that tells it to keep still "
+    "(`launcher` in the policy of its host), or move the guest with --launcher-stays: then a folder takes the place of "
+    "its image before its QEMU is ended",
+    live=True,
+)
+
 # --- Tied to the host -------------------------------------------------------------------------------------------
 
 DESCRIPTOR = Kind(
@@ -217,7 +227,7 @@ NEEDED_FILE = Kind(
 )
 IMAGE_FORMAT = Kind(
     name="image-format",
-    what="formats and filters other than raw and qcow2",
+    what="formats other than raw and qcow2, and filters besides throttle and copy-on-read",
     remedy="only plain raw and qcow2 images are moved",
 )
 BACKING_FILE = Kind(
@@ -244,13 +254,6 @@ DIRTY_BITMAPS = Kind(
     what="dirty bitmaps",
     why="it has dirty bitmaps, which a mirror does not copy",
     remedy="remove them",
-    live=True,
-)
-THROTTLED = Kind(
-    name="throttle-group",
-    what="I/O limits",
-    why="its I/O is throttled by a group, which is not rebuilt",
-    remedy="remove the limits",
     live=True,
 )
 PARTIAL_IMAGE = Kind(
@@ -459,6 +462,14 @@ MOVED = (
         how="mirrored while the guest runs; size, cluster size and further options of the format are kept",
     ),
     Supported(
+        what="read-only media, firmware, kernel, initrd, `-fw_cfg`, SMBIOS and ACPI tables, option ROMs, secrets",
+        how="what is there and equal is used, what is missing is copied first; what is in a drive now counts",
+    ),
+    Supported(
+        what="backing chains of raw and qcow2, snapshots taken live included",
+        how="kept, with a base that is copied once for all guests on it; or `--chain flatten`",
+    ),
+    Supported(
         what="block devices: LVM volumes, loop devices, partitions, zvols, and links to one",
         how="mirrored to an image, or to a device that a storage of the destination makes or that an operator names",
     ),
@@ -474,6 +485,10 @@ MOVED = (
 )
 """With the guest's RAM or disks, or made anew by its command line."""
 CARRIED = (
+    Supported(
+        what="I/O limits of drives and throttle groups, copy-on-read",
+        how="as they are when the RAM is sent; the copy of a disk is not slowed by them",
+    ),
     Supported(what="balloon target, state of all devices", how="with the RAM"),
     Supported(what="`-name`, UUID, MAC addresses, serial numbers", how="by the command line, to the letter"),
 )

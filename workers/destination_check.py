@@ -17,11 +17,13 @@ from models.preflight import Check
 from workers import attestation, checks, derivation, files, policy, registration, trial
 from workers.files import UnsafePath
 from workers.images import links, manifest
+from workers.launcher import keep_out
 from workers.machine import machine
 from workers.media import destination
 from workers.policy import HostPolicy
 from workers.qemu import cpu, ports
 from workers.qemu.refusals import shown
+from workers.qmp_ready import listens
 from workers.step import JobDirectory
 from workers.storage import making, room
 
@@ -103,6 +105,8 @@ def _place(disk: PlannedDisk, settings: Settings, rules: HostPolicy) -> str | No
     """What is against making an image there."""
     try:
         path = making.place(disk.destination_path, settings, rules)
+        if keep_out.stands_at(settings, path):
+            return keep_out.launcher_left(settings, path)
         there = files.status(path)
         if problems := links.in_the_way(disk.links):
             return "; ".join(problems)
@@ -116,9 +120,14 @@ def _socket(qmp: str) -> list[Check]:
         return [
             checks.SOCKET.found(f"the QMP socket's path {qmp} would be too long", remedy="use a shorter guest root")
         ]
-    if Path(qmp).exists():
+    if Path(qmp).exists() and not _dead(Path(qmp)):
         return [checks.SOCKET.found(f"{qmp} exists already", remedy="if no guest uses it, delete it")]
     return []
+
+
+def _dead(socket: Path) -> bool:
+    """A QEMU that was killed, or did not start, left it: the next one replaces it."""
+    return socket.is_socket() and not listens(socket)
 
 
 def _ports(argv: Sequence[str]) -> list[Check]:

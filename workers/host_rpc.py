@@ -14,6 +14,7 @@ from models.database import transaction
 from models.host import HostRequest, RequestState
 from models.host_rpc import Refusal, read_question
 from workers import destination_check, guest_probe, inspection, orphans
+from workers.launcher import cold
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +22,11 @@ ANSWERS: dict[str, Callable[[Any, Settings], Coroutine[Any, Any, Versioned]]] = 
     "collect_garbage": orphans.collect,
     "garbage": orphans.look,
     "inspect": inspection.inspect,
+    "look_for_guest": cold.look,
     "observe": guest_probe.observe,
     "plan_destination": destination_check.plan_destination,
+    "start_guest": cold.start,
+    "stop_guest": cold.stop,
 }
 
 

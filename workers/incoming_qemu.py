@@ -1,11 +1,13 @@
 """The incoming QEMU: the guest's future process on the destination, stopped and waiting for its RAM."""
 
+import asyncio
 from pathlib import Path
 
 from drover.errors import Fatal, Transient
 from drover.settings import Settings
 from models.plan import DestinationPlan, Topology
 from workers import inspection, processes, run_files
+from workers.launcher import units
 from workers.processes import Process
 from workers.qemu import cpu, topology
 from workers.qemu.command_line import listening_sockets
@@ -60,7 +62,7 @@ async def spawn(ctx: Context) -> Process:
     """
     await stop(ctx)
     ctx.only_own_images()
-    return processes.spawn(ctx.directory.mark("incoming"), ctx.destination.argv, _log(ctx))
+    return await asyncio.to_thread(units.start_incoming, ctx, _log(ctx))
 
 
 async def ready(ctx: Context, started: Process) -> None:

@@ -13,15 +13,17 @@ from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from models import preflight
 from models.host_rpc import Inspect
+from models.launcher import Launcher
 from models.plan import Inspection, SourceDisk, Topology
 from models.preflight import Check
 from workers import as_started, attestation, checks, files, monitors, open_images, policy, processes, sockets
 from workers.as_started import AsStarted
 from workers.files import UnsafePath
 from workers.images import links
+from workers.launcher import found, stillness
 from workers.media import listing
 from workers.processes import Process
-from workers.qemu import block, cpu, known_bugs, present_media, topology
+from workers.qemu import block, cpu, known_bugs, plugged, present_media, topology
 from workers.qemu.disks import (
     ReadOnlyImage,
     disk_refusals,
@@ -66,6 +68,7 @@ def _argv(pid: int) -> list[str]:
 async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> Inspection:
     qmp = question.qmp
     identity = _process(monitor.pid)
+    identity = identity.saying(await plugged.as_it_is_now(monitor, identity.argv))
     told, kvm, machine_type, status, memory, cpus, uuid = await asyncio.gather(
         monitor.query("query-version"),
         monitor.query("query-kvm"),
@@ -95,7 +98,9 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
     version = known_bugs.version(told)
     accel: known_bugs.Accel = "kvm" if kvm["enabled"] else "tcg"
     bugs = known_bugs.warnings(version, accel, identity.argv)
-    seen_of_it = checks.told_once([*forbidden, *found, *needed.refusals, *blockers, *bugs])
+    launcher = await asyncio.to_thread(_launcher, identity.process, settings)
+    stays = [checks.LAUNCHER_STAYS.found(launcher.stays)] if launcher.stays else []
+    seen_of_it = checks.told_once([*forbidden, *found, *needed.refusals, *blockers, *stays, *bugs])
     seen = Inspection(
         pid=identity.process.pid,
         started=identity.process.started,
@@ -119,8 +124,15 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         refusals=preflight.refusals(seen_of_it),
         warnings=preflight.warnings(seen_of_it),
         checks=checks.completed("source", seen_of_it),
+        launcher=launcher,
     )
     return seen if forbidden else attestation.attested(seen, settings)
+
+
+def _launcher(qemu: Process, settings: Settings) -> Launcher:
+    """Who launched it. What an administrator's program can tell to keep still does not stay."""
+    launcher = found.launcher_of(qemu)
+    return launcher.model_copy(update={"stays": None}) if stillness.program(settings) else launcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +148,10 @@ class _Identity:
     def argv(self) -> list[str]:
         """Its command line, which says the same on another host."""
         return self.started.argv
+
+    def saying(self, argv: list[str]) -> "_Identity":
+        """As if it had been started with another command line."""
+        return replace(self, started=replace(self.started, argv=argv))
 
 
 def _process(pid: int) -> _Identity:

@@ -12,7 +12,7 @@ from models.database import transaction
 from models.fleet import SLOWEST_BYTES_PER_S, bandwidth_of
 from models.job import Disk, Job, JobState
 from workers import nbd_server
-from workers.qemu import block
+from workers.qemu import block, known_bugs
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor, MonitorLost
 from workers.step import Context
@@ -40,6 +40,29 @@ def server(ctx: Context, index: int) -> dict[str, str]:
     """Where this disk's image is offered: at a socket of this host, see `workers.streams`."""
     export = nbd_server.export_name(ctx.served_at.nonce, index)
     return {"path": str(ctx.directory.guest_socket), "export": export}
+
+
+def detect_zeroes(ctx: Context, index: int) -> str:
+    """How the mirror of this disk treats zeroes."""
+    disk = ctx.disks[index]
+    cluster = disk.create_options.get("cluster_size", "")
+    return known_bugs.target_detect_zeroes(
+        ctx.destination.qemu_version, disk.format, int(cluster) if cluster.isdigit() else None
+    )
+
+
+def without_holes(ctx: Context, index: int, mirror: Mirror) -> tuple[int, int]:
+    """(copied, to be copied) in bytes of data. QEMU may count holes, which cost nothing, like data.
+
+    How much of the holes it has passed it does not say: they are taken as spread evenly.
+    """
+    disk, size = ctx.disks[index], ctx.disks[index].virtual_size_bytes
+    allocated = ctx.source.disks[index].allocated_bytes
+    counts = known_bugs.mirror_counts_holes(ctx.source.qemu_version, ctx.source.disks[index].format, disk.discard)
+    if allocated is None or not counts or mirror.total_bytes < size or not size:
+        return mirror.copied_bytes, mirror.total_bytes
+    holes = max(size - allocated, 0)
+    return mirror.copied_bytes - holes * min(mirror.copied_bytes, size) // size, mirror.total_bytes - holes
 
 
 async def missing(ctx: Context, monitor: Monitor) -> list[int]:
@@ -140,17 +163,23 @@ def _budget_and_copying(ctx: Context) -> tuple[int, int]:
     return budget, count
 
 
-def record(ctx: Context, states: Mapping[str, Mirror]) -> None:
-    """Record the progress of each disk, and when it first was equal on both sides; read whether it is released."""
+def record(ctx: Context, states: Mapping[str, Mirror], seen: dict[str, int]) -> None:
+    """Record the progress of each disk, and when it first was equal on both sides; read whether it is released.
+
+    `seen` holds what QEMU had counted of each when it was asked before: going over holes is progress as well.
+    """
     for disk in ctx.job.disks:
-        mirror = states.get(name(ctx.job.id, disk.index))
+        mine = name(ctx.job.id, disk.index)
+        mirror = states.get(mine)
         if mirror is None:
             continue
-        if mirror.total_bytes and (disk.bytes_first is None or mirror.copied_bytes < disk.bytes_copied):
-            disk.bytes_first = mirror.total_bytes  # a copy begins, or begins anew
-        if disk.bytes_copied != mirror.copied_bytes:
-            disk.bytes_copied, ctx.job.progress_at = mirror.copied_bytes, ctx.claim.now()
-        disk.bytes_total = max(mirror.total_bytes, mirror.copied_bytes) or disk.bytes_total
+        if seen.get(mine, 0) != mirror.copied_bytes:
+            seen[mine], ctx.job.progress_at = mirror.copied_bytes, ctx.claim.now()
+        copied, total = without_holes(ctx, disk.index, mirror)
+        if total and (disk.bytes_first is None or copied < disk.bytes_copied):
+            disk.bytes_first = total  # a copy begins, or begins anew
+        disk.bytes_copied = copied
+        disk.bytes_total = max(total, copied) or disk.bytes_total
         if mirror.ready and disk.ready_at is None:
             disk.ready_at = ctx.claim.now()
     claims.progress(ctx.claim, ctx.settings)

@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from drover.errors import Fatal
+from models.plan import PlannedDisk
 from workers import files, processes, writeback
 from workers.processes import Process
 from workers.qemu import block
 from workers.qemu.block import ExportedImage
-from workers.qemu.known_bugs import exporter_detect_zeroes
+from workers.qemu.known_bugs import Version, exporter_detect_zeroes
 from workers.qemu.monitor import MonitorLost
 from workers.qmp_ready import monitor_ready
 from workers.step import Context
@@ -44,11 +45,18 @@ def images(ctx: Context, nonce: str) -> list[ExportedImage]:
             device=disk.destination_device,
             size_bytes=disk.virtual_size_bytes,
             export=export_name(nonce, disk.index),
-            detect_zeroes=exporter_detect_zeroes(version, disk.format),
+            **_space(disk, version),
             backing=tuple((level.path, level.format) for level in disk.chain),
         )
         for disk in ctx.disks
     ]
+
+
+def _space(disk: PlannedDisk, version: Version) -> dict[str, str]:
+    """A thin image stays thin, one that has all its room keeps it."""
+    if "preallocation" in disk.create_options:
+        return {"discard": "ignore", "detect_zeroes": "off"}
+    return {"discard": "unmap", "detect_zeroes": exporter_detect_zeroes(version, disk.format)}
 
 
 def _made_here(ctx: Context, image: str) -> str:

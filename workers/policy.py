@@ -117,6 +117,9 @@ class Policy(Part):
     """Unix sockets of other programs, and folders of such, that a guest may be connected to."""
     users: Many[str] = ("libvirt-qemu", "qemu")
     """As whom QEMU may run, besides root and the worker's own user."""
+    launcher: Place | None = None
+    """A program that tells launchers of guests other than systemd to keep still: `PROGRAM still GUEST` before the guest
+    may leave this host, `PROGRAM again GUEST` if it stays after all."""
     options: Many[str] = ()
     """Further options of QEMU, without their dash. Nobody looks at their values."""
     devices: Many[Place] = ()
@@ -178,6 +181,11 @@ class HostPolicy:
     def options(self) -> Collection[str]:
         """Options of QEMU at whose values nobody looks."""
         return self.file.options
+
+    @property
+    def launcher(self) -> Path | None:
+        """What tells launchers other than systemd to keep still."""
+        return self.file.launcher
 
     def may_connect(self, path: str) -> bool:
         """A guest may be connected to this socket."""

@@ -264,6 +264,27 @@ def children(parent: Process) -> list[Process]:
     return [alive for pid in pids if (alive := process(int(pid))) is not None]
 
 
+def parent(child: Process) -> Process | None:
+    """The living process that it is a child of now; None also where that has other numbers of processes."""
+    try:
+        above = int(_fields(Path(f"/proc/{child.pid}/stat").read_text())[1])
+    except OSError:
+        return None
+    return process(above) if above else None
+
+
+def mark_of(process: Process) -> str | None:
+    """The name under which it, or a process above it, was started by `spawn`."""
+    _, is_there, rest = (b"\0" + _environment(str(process.pid))).partition(f"\0{MARK}=".encode())
+    return rest.partition(b"\0")[0].decode(errors="replace") if is_there else None
+
+
+def everybody() -> list[Process]:
+    """All living processes."""
+    pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
+    return [alive for pid in pids if (alive := process(pid)) is not None]
+
+
 def having_open(file: Path) -> list[Process]:
     """The processes that have this file open, as far as we may see them."""
     wanted = file.stat()

@@ -9,6 +9,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.host_rpc import Inspect
 from models.job import Job, JobState, unfinished
+from models.launcher import Launcher
 from models.plan import Chain, Inspection
 from models.said import say
 from workflows.host_rpc import ask, known_host
@@ -26,7 +27,7 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
     names.check(name, "a guest")
     known_host(host)
     with transaction() as session:
-        _refuse_in_mid_job(session, name)  # before a host is asked for nothing
+        refuse_in_mid_job(session, name)  # before a host is asked for nothing
     inspection = ask(host, Inspect(qmp=qmp))
     qmp = inspection.qmp  # another one of the same QEMU, where somebody holds this
     if inspection.runstate == "inmigrate":
@@ -34,7 +35,7 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
     with transaction() as session:
         session.execute(text("SELECT pg_advisory_xact_lock(hashtext('drover guest adopt'))"))  # one after the other
         guest = session.get(Guest, name, with_for_update=True) or Guest(name=name)
-        _refuse_in_mid_job(session, name)
+        refuse_in_mid_job(session, name)
         _refuse_second_name(session, name, host, qmp, inspection)
         guest.host, guest.qmp = host, qmp
         for column, value in _found(inspection).items():
@@ -44,11 +45,17 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
     return guest, inspection
 
 
-def _found(inspection: Inspection) -> dict[str, int | str | None]:
+def _found(inspection: Inspection) -> dict[str, int | str | Launcher | None]:
     """What a guest is and takes of its host, by the columns of its record."""
     disk_bytes = sum(disk.virtual_size_bytes for disk in inspection.disks)
     sizes = {"cpus": inspection.cpus, "memory_bytes": inspection.memory_bytes, "disk_bytes": disk_bytes}
-    who = {"process": inspection.process, "uuid": inspection.uuid, "gone_at": None, "runstate": inspection.runstate}
+    who = {
+        "process": inspection.process,
+        "uuid": inspection.uuid,
+        "gone_at": None,
+        "runstate": inspection.runstate,
+        "launcher": inspection.launcher,
+    }
     on_devices = sum(disk.virtual_size_bytes for disk in inspection.disks if disk.block_device)
     return {**sizes, **who, "device_bytes": on_devices, "allocated_bytes": _allocated(inspection)}
 
@@ -59,7 +66,8 @@ def _allocated(inspection: Inspection) -> int | None:
     return None if None in each else sum(filter(None, each))
 
 
-def _refuse_in_mid_job(session: Session, name: str) -> None:
+def refuse_in_mid_job(session: Session, name: str) -> None:
+    """Refuse what must not happen while a job of the guest has not ended."""
     job = session.scalar(select(Job).where(unfinished(), Job.guest == name))
     if job is None:
         return
@@ -99,7 +107,7 @@ def forget(name: str) -> Guest:
     guest = known_guest(name)
     with transaction() as session:
         locked = session.get(Guest, name, with_for_update=True)
-        _refuse_in_mid_job(session, name)
+        refuse_in_mid_job(session, name)
         if locked is not None:  # else another command came first
             session.delete(locked)
             say(session, "an operator deleted the guest's record; the guest itself was not touched", guest=name)

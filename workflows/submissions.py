@@ -126,6 +126,8 @@ class Submission(Message):
         0, ge=0, le=2**63 - 1, description=f"a whole number of bytes per second from 0 to {2**63 - 1}"
     )
     """0: the host's budget."""
+    launcher_stays: bool = Field(False, description=FLAG)
+    """Move guests although a launcher that nobody can tell to keep still may start them again at the source."""
     chain: Chain = Field("keep", description="keep or flatten")
     """What becomes of backing files: the destination has them as well, or the images hold all by themselves."""
     priority: int = Field(0, ge=-LARGEST, le=LARGEST, description=f"a whole number from {-LARGEST} to {LARGEST}")
@@ -151,6 +153,7 @@ class Submission(Message):
             max_downtime_ms=self.max_downtime_ms,
             bandwidth_bytes_per_s=self.bandwidth_bytes_per_s,
             window_end=self.window_end,
+            launcher_stays=self.launcher_stays,
             chain=self.chain,
         )
 

@@ -22,7 +22,7 @@ GRANT INSERT ON host, attempt, event, delivery, storage TO drover_host;
 GRANT UPDATE (host, name, driver, place, total_bytes, free_bytes, seen_at), DELETE ON storage TO drover_host;
 GRANT UPDATE (ended_at, outcome, error) ON attempt TO drover_host;
 GRANT UPDATE (bytes_total, bytes_copied, ready_at, retired_path, retired_until, retired_bytes) ON disk TO drover_host;
-GRANT UPDATE (host, qmp, moved_at, process, allocated_bytes, gone_at, runstate) ON guest TO drover_host;
+GRANT UPDATE (host, qmp, moved_at, process, allocated_bytes, gone_at, runstate, launcher) ON guest TO drover_host;
 GRANT UPDATE (name, address, guest_root, incarnation, heartbeat_at, facts, guest_cpus, guest_memory_bytes,
     guest_disk_bytes, public_key, qemus, qemus_at) ON host TO drover_host;
 GRANT UPDATE (state, reply, answered_at) ON host_request TO drover_host;

@@ -8,6 +8,7 @@ from models.base import Document
 from models.database import transaction
 from models.guest import Guest, Life
 from models.job import Job, unfinished
+from models.launcher import Launcher
 from models.plan import Inspection
 from workflows import guests
 
@@ -71,6 +72,8 @@ def _print(document: Document) -> None:
         output.say(
             f"  disk {disk['index']}: {disk['format']}, {output.size(disk['virtual_size_bytes'])}, {disk['path']}"
         )
+    if document["launcher"]:
+        output.say(f"  launched by {Launcher.read(document['launcher']).sentence}")
     output.say("  can be moved" if document["movable"] else "  cannot be moved now:")
     for refusal in found["refusals"]:
         output.say(f"    - {refusal}")

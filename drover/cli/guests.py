@@ -93,3 +93,50 @@ def show(name: GuestName, as_json: AsJson = False) -> None:
     from drover.cli import guest_view
 
     guest_view.show(name, as_json=as_json)
+
+
+@app.command(epilog=examples("drover guest start web", "drover guest start web --fenced hv1"))
+def start(
+    name: GuestName,
+    fenced: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="This host is switched off for good: do not ask it. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a guest that does not run, cold, where it lives. All hosts that it was ever on are asked first."""
+    from drover.views import serializers
+    from workflows import cold_start
+
+    guest = cold_start.start(name, fenced=tuple(fenced or ()))
+    if as_json:
+        output.emit(serializers.guest_document(guest, None))
+    else:
+        output.say(f"{guest.name} was started on {guest.host}")
+
+
+@app.command(epilog=examples("drover guest stop web", "drover guest stop web --timeout 300"))
+def stop(
+    name: GuestName,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Wait for its end no longer than this.")
+    ] = 150.0,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a guest that Drover launched to power off, and wait until it has."""
+    from drover.cli.exit_codes import ExitCode
+    from workflows import cold_start
+
+    stopped = cold_start.stop(name, timeout_s=timeout)
+    if as_json:
+        output.emit({"name": name, "stopped": stopped})
+    elif stopped:
+        output.say(f"{name} is off")
+    else:
+        output.note(f"{name} was asked to power off and still runs after {timeout:g} s: it may ignore that")
+    if not stopped:
+        raise typer.Exit(ExitCode.STOPPED_WATCHING)

@@ -94,6 +94,13 @@ Bandwidth = Annotated[
         show_default="the host's budget",
     ),
 ]
+LauncherStays = Annotated[
+    bool,
+    typer.Option(
+        "--launcher-stays",
+        help="Move it although what launched it may start it again there: a folder takes the place of its image.",
+    ),
+]
 Chain = Annotated[
     str,
     typer.Option(

@@ -91,7 +91,9 @@ def _bad_request(request: Request, _: Exception) -> Response:
 def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     title = "Not found" if status == 404 else "Refused"
-    return _told(request, status, title, "There is no such page, or not for this kind of request.")
+    told = _told(request, status, title, "There is no such page, or not for this kind of request.")
+    told.headers.update(getattr(error, "headers", None) or {})  # which methods are allowed
+    return told
 
 
 def _away(request: Request, _: Exception) -> Response:

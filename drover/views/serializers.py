@@ -248,6 +248,7 @@ def guest_document(guest: Guest, job_id: int | None) -> Document:
         "priority": guest.priority,
         "affinity": guest.affinity,
         "anti_affinity": guest.anti_affinity,
+        "launcher": guest.launcher and guest.launcher.public(),
         "job_id": job_id,
         "runstate": guest.runstate,
         "gone_at": iso(guest.gone_at),

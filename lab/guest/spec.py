@@ -13,6 +13,7 @@ class DiskSpec:
     format: Literal["qcow2", "raw"] = "qcow2"
     attach: Literal["blockdev", "drive"] = "blockdev"
     bus: Literal["virtio-blk", "virtio-scsi"] = "virtio-blk"
+    preallocation: Literal["off", "metadata"] = "off"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,4 +69,5 @@ class GuestSpec:
 def create_images(spec: GuestSpec) -> None:
     for index, disk in enumerate(spec.disks):
         image, size = str(spec.image(index)), str(disk.size_bytes)
-        subprocess.run(["qemu-img", "create", "-q", "-f", disk.format, image, size], check=True)
+        options = ["-o", f"preallocation={disk.preallocation}"]
+        subprocess.run(["qemu-img", "create", "-q", "-f", disk.format, *options, image, size], check=True)

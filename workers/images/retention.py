@@ -22,6 +22,7 @@ from models.plan import PlannedDisk
 from workers import files, policy, processes
 from workers.files import UnsafePath
 from workers.images import records
+from workers.launcher import keep_out
 from workers.step import Context
 from workers.storage import devices, leaving
 
@@ -86,8 +87,10 @@ def _stays(ctx: Context, disk: PlannedDisk) -> bool:
 
 
 def _there(ctx: Context, disk: PlannedDisk) -> os.stat_result | None:
-    """What is at the path of a disk: the block device, or the file or link."""
+    """What is at the path of a disk: the block device, the file or link. A folder that keeps others out is nothing."""
     path = Path(disk.source_path)
+    if keep_out.stands_at(ctx.settings, path):
+        return None
     return devices.status(path) if leaving.is_device(disk, policy.of(ctx.settings)) else files.status(path)
 
 

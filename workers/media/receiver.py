@@ -22,7 +22,7 @@ from workers.environment import handed_on
 from workers.images.manifest import Manifest, sync_folder
 from workers.media import digests
 from workers.media.parameters import Incoming, ReceiverParameters
-from workers.media.protocol import BUSY, FROM, LONGEST_LINE, PIECE, PIECE_BYTES, THERE
+from workers.media.protocol import BEAT_S, BUSY, FROM, LONGEST_LINE, PIECE, PIECE_BYTES, THERE, WAIT
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ class Receiver:
             said = peer.makefile("rb")
             place = said.readline(LONGEST_LINE).decode(errors="replace").strip()
             try:
-                self._take(self.told.incoming[place], peer, _Pieces(said))
+                with _alive(peer):
+                    self._take(self.told.incoming[place], peer, _Pieces(said))
                 answer = THERE
             except KeyError:
                 answer = f"no file {place!r} is wanted"
@@ -99,6 +100,25 @@ class Receiver:
         if digests.computed(descriptor, wanted, file.digest) != file.digest:
             files.unlink(draft)
             raise Fatal(f"what arrived for {path} is not the file that was announced: it changed at the source")
+
+
+@contextmanager
+def _alive(peer: socket.socket) -> Iterator[None]:
+    """The peer hears every few seconds that this end is at work, whatever takes so long."""
+    over = threading.Event()
+
+    def beat() -> None:
+        with contextlib.suppress(OSError):
+            while not over.wait(BEAT_S):
+                peer.sendall(f"{WAIT}\n".encode())
+
+    beats = threading.Thread(target=beat, daemon=True)
+    beats.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beats.join()
 
 
 class _Pieces:

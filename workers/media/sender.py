@@ -11,8 +11,8 @@ from pathlib import Path
 from drover.errors import Fatal, Transient
 from models.plan import PlannedFile
 from workers import files
-from workers.media import digests
-from workers.media.protocol import BUSY, FROM, LONGEST_LINE, PIECE, PIECE_BYTES, THERE
+from workers.media import digests, protocol
+from workers.media.protocol import BUSY, FROM, LONGEST_LINE, PIECE, PIECE_BYTES, THERE, WAIT
 from workers.switchover.channel import PeerLost, call
 
 
@@ -59,14 +59,23 @@ async def send(place: int, file: PlannedFile, way: Way) -> None:
         if answer != THERE:
             raise Fatal(f"{file.destination_path}: {answer}")
     except (OSError, asyncio.IncompleteReadError) as error:
-        raise Gone(f"the copy of {file.source_path} was cut off: {error or type(error).__name__}") from error
+        raise Gone(f"the copy of {file.source_path} was cut off: {_why(error)}") from error
     finally:
         writer.close()
 
 
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"the destination said nothing for {protocol.SILENCE_S:g} s"
+    return str(error) or type(error).__name__
+
+
 async def _line(reader: asyncio.StreamReader) -> str:
-    line = await reader.readuntil(b"\n")
-    return line.decode(errors="replace").strip()
+    while True:
+        async with asyncio.timeout(protocol.SILENCE_S):
+            line = (await reader.readuntil(b"\n")).decode(errors="replace").strip()
+        if line != WAIT:
+            return line
 
 
 async def _content(file: PlannedFile, begin: int, writer: asyncio.StreamWriter, way: Way) -> None:
@@ -78,7 +87,8 @@ async def _content(file: PlannedFile, begin: int, writer: asyncio.StreamWriter, 
         for offset, length in _pieces(descriptor, begin, there.st_size):
             piece = await asyncio.to_thread(os.pread, descriptor, length, offset)
             writer.write(PIECE.pack(offset, len(piece)) + piece)
-            await writer.drain()
+            async with asyncio.timeout(protocol.SILENCE_S):
+                await writer.drain()
             await way.copied(offset + len(piece))
             await pace.keep(len(piece), await way.rate())
     writer.write(PIECE.pack(0, 0))

@@ -61,45 +61,24 @@ def _mirror(job: dict[str, Any], detail: dict[str, Any]) -> Mirror:
     )
 
 
-async def connect_target(monitor: Monitor, name: str, server: dict[str, str], discard: str) -> None:
-    """Open an NBD export as the target of a mirror. `server` is {"path", "export"}.
-
-    `reconnect-delay` 0 makes every break visible.
-    """
-    await monitor.execute(
-        "blockdev-add",
-        driver="nbd",
-        node_name=name,
-        server={"type": "unix", "path": server["path"]},
-        export=server["export"],
-        reconnect_delay=0,
-        discard=discard,
-    )
-
-
+GRANULARITY = 1 << 16
+"""Bytes in which a mirror keeps its records: it never has two requests for one such piece on their way."""
 CRAWL = 1
 """Bytes per second of a mirror that hardly copies."""
 
 
-async def start_mirrors(
-    monitor: Monitor, disks: Mapping[str, str], *, bytes_per_s: int, shallow: Collection[str] = ()
-) -> None:
+async def start_mirrors(monitor: Monitor, disks: Mapping[str, str], *, shallow: Collection[str] = ()) -> None:
     """Begin to copy disks to the targets of these names, {name: device}, and keep both sides equal from then on.
 
     Of those that are `shallow` only what lies above their backing files is copied.
 
-    `bytes_per_s` is of each, 0 for no limit; `set_speeds` changes it.
-
-    All but the last crawl until all are there. While a mirror is started QEMU waits for all that the others have on
-    its way, up to 16 MiB each, and neither answers nor serves the guest's disks meanwhile. Three disks, 10.0.2: a
-    guest's write waited for 1.3 s where the others copied at 25 MB/s and 0.33 s at 100; 0.6 and 0.15 s where they
+    All of them crawl until `set_speeds` says otherwise. While a mirror is started QEMU waits for all that the others
+    have on its way, up to 16 MiB each, and neither answers nor serves the guest's disks meanwhile. Three disks, 10.0.2:
+    a guest's write waited for 1.3 s where the others copied at 25 MB/s and 0.33 s at 100; 0.6 and 0.15 s where they
     crawled. 8.2.0 to 8.2.2 may even hang (B8 of `known_bugs`).
     """
-    *others, last = disks
-    for name in others:
-        await _start_mirror(monitor, name, disks[name], CRAWL, _sync(name, shallow))
-    await _start_mirror(monitor, last, disks[last], bytes_per_s, _sync(last, shallow))
-    await set_speeds(monitor, dict.fromkeys(others, bytes_per_s))
+    for name, device in disks.items():
+        await _start_mirror(monitor, name, device, _sync(name, shallow))
 
 
 def _sync(name: str, shallow: Collection[str]) -> Sync:
@@ -115,7 +94,7 @@ async def start_without_missing_a_write(monitor: Monitor, name: str, device: str
     as the bitmap is there `unproven` names it.
     """
     await monitor.execute("block-dirty-bitmap-add", node=device, name=name, persistent=False)
-    await _start_mirror(monitor, name, device, CRAWL, "top")
+    await _start_mirror(monitor, name, device, "top")
     while True:
         mirror = (await mirrors(monitor, [name]))[name]
         if mirror.total_bytes or mirror.ready or mirror.concluded:
@@ -143,7 +122,7 @@ async def _bitmaps(monitor: Monitor) -> dict[str, tuple[str, int]]:
     }
 
 
-async def _start_mirror(monitor: Monitor, name: str, device: str, bytes_per_s: int, sync: Sync) -> None:
+async def _start_mirror(monitor: Monitor, name: str, device: str, sync: Sync) -> None:
     """`auto-dismiss` false keeps the outcome for a later worker; `on-target-error` stop lets a break be healed
     without a new copy as long as it is the same NBD server, which its export name proves.
     """
@@ -157,7 +136,8 @@ async def _start_mirror(monitor: Monitor, name: str, device: str, bytes_per_s: i
         on_source_error="report",
         on_target_error="stop",
         auto_dismiss=False,
-        speed=bytes_per_s,
+        granularity=GRANULARITY,
+        speed=CRAWL,
     )
 
 
@@ -248,6 +228,8 @@ class ExportedImage:
     format: str
     export: str
     detect_zeroes: str
+    discard: str = "unmap"
+    """`ignore` keeps what the image has allocated."""
     device: bool = False
     """It lies on a block device."""
     size_bytes: int = 0
@@ -267,13 +249,15 @@ class ExportedImage:
 
 
 async def export(monitor: Monitor, image: ExportedImage) -> None:
-    """Open an image in the NBD server and offer it for writing. `discard` keeps holes in the image."""
+    """Open an image in the NBD server and offer it for writing."""
     below: dict[str, Any] = {}
     for level in range(len(image.backing), 0, -1):
         below = {"backing": await _add_backing(monitor, image, level, below)}
     format_node, file_node = image.of_level(0)
     driver = "host_device" if image.device else "file"
-    await monitor.execute("blockdev-add", driver=driver, node_name=file_node, filename=image.path, discard="unmap")
+    await monitor.execute(
+        "blockdev-add", driver=driver, node_name=file_node, filename=image.path, discard=image.discard
+    )
     if image.device and image.format == "raw":
         below["size"] = image.size_bytes
     await monitor.execute(
@@ -281,7 +265,7 @@ async def export(monitor: Monitor, image: ExportedImage) -> None:
         driver=image.format,
         node_name=format_node,
         file=file_node,
-        discard="unmap",
+        discard=image.discard,
         detect_zeroes=image.detect_zeroes,
         **below,
     )

@@ -16,6 +16,8 @@ from workers.qemu.present_media import Drive
 from workers.qemu.refusals import leaves
 from workers.qemu.topology import Reply
 
+FILTERS = frozenset({"mirror_top", "throttle", "copy-on-read"})
+"""Nodes through which a disk is seen as it is."""
 FILES = {"file", "host_device"}
 """Drivers of the node that a format is put on, or none: a device on the bare file sees raw data."""
 
@@ -26,7 +28,10 @@ class _Medium:
 
     device: str
     qdev: str
+    top: str
+    """The node that the guest's requests enter, below our own mirror: only such a one can be mirrored."""
     inserted: Reply
+    """The node with the image's format, below filters."""
     file_node: str | None
     path: str
 
@@ -69,15 +74,19 @@ def _drive(entry: Reply) -> tuple[str, str]:
 
 def _medium(entry: Reply, nodes: Mapping[str, Reply], stats: Reply) -> _Medium:
     inserted: Reply = entry["inserted"]
-    while inserted["drv"] == "mirror_top" and stats.get("parent", {}).get("node-name") in nodes:
+    top = inserted["node-name"]
+    while inserted["drv"] in FILTERS and stats.get("parent", {}).get("node-name") in nodes:
+        ours = inserted["drv"] == "mirror_top"
         stats = stats["parent"]
         inserted = nodes[stats["node-name"]]
+        top = inserted["node-name"] if ours else top
     file_node = stats.get("parent", {}).get("node-name")
     if inserted["drv"] in FILES:
         file_node = inserted["node-name"]
     return _Medium(
         device=entry.get("device", ""),
         qdev=entry.get("qdev", ""),
+        top=top,
         inserted=inserted,
         file_node=file_node,
         path=_path(inserted, nodes.get(file_node or "")),
@@ -170,7 +179,7 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
     driver = str(medium.inserted["drv"])
     return SourceDisk(
         index=index,
-        device=medium.inserted["node-name"],
+        device=medium.top,
         qdev=medium.qdev,
         node=medium.inserted["node-name"],
         file_node=medium.file_node,
@@ -179,9 +188,18 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         virtual_size_bytes=image["virtual-size"],
         allocated_bytes=image.get("actual-size"),
         cluster_size_bytes=image.get("cluster-size"),
-        create_options=_create_options(medium) if driver == "qcow2" else {},
+        create_options=(_create_options(medium) if driver == "qcow2" else {}) | _thickness(medium),
         chain=chain_of(image),
     )
+
+
+def _thickness(medium: _Medium) -> dict[str, str]:
+    """An image that has all its room allocated (preallocation=falloc, full) is made likewise.
+
+    One with preallocation=metadata looks like any thin one, and becomes one.
+    """
+    thick = medium.image.get("actual-size", 0) >= medium.image["virtual-size"] > 0
+    return {"preallocation": "falloc"} if thick else {}
 
 
 def _create_options(medium: _Medium) -> dict[str, str]:
@@ -237,7 +255,6 @@ def _reasons(medium: _Medium) -> dict[Kind, bool]:
         checks.ENCRYPTED_IMAGE: bool(inserted.get("encrypted")) or "encrypt" in specific,
         checks.DATA_FILE: "data-file" in specific,
         checks.DIRTY_BITMAPS: bool(bitmaps or specific.get("bitmaps")),
-        checks.THROTTLED: "group" in inserted,
         checks.PARTIAL_IMAGE: _is_partial(image),
         checks.CORRUPT_IMAGE: bool(specific.get("corrupt")),
     }

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from models.preflight import Check
 from workers import checks
+from workers.qemu.block import GRANULARITY
 from workers.qemu.command_line import GUEST_TEXT, Option, parse_command_line, spelled_out
 
 Version = tuple[int, int, int]
@@ -176,6 +177,28 @@ def mirror_discard(source_version: Version, source_format: str) -> Literal["igno
     source from B1. A raw source reports everything allocated and may keep its holes.
     """
     return "ignore" if source_format != "raw" and affects("B1", source_version) else "unmap"
+
+
+def mirror_may_be_reopened(source_version: Version) -> bool:
+    """The target's node may be opened anew while the mirror runs, see `workers.qemu.target.spare_holes`."""
+    return not affects("B8", source_version)
+
+
+def mirror_counts_holes(source_version: Version, source_format: str, discard: str) -> bool:
+    """Whether QEMU's progress of a mirror counts the whole disk, not only its data."""
+    return discard == "ignore" or (source_format == "raw" and source_version < (10, 1, 0))
+
+
+def target_detect_zeroes(
+    exporter_version: Version, image_format: str, cluster_bytes: int | None
+) -> Literal["off", "unmap"]:
+    """`detect-zeroes` for the mirror's NBD node: zeroes are not sent.
+
+    B12 needs two requests for one qcow2 cluster at once. A mirror's are whole pieces of `GRANULARITY`, so that happens
+    only where a cluster is larger.
+    """
+    shared = image_format == "qcow2" and (cluster_bytes or GRANULARITY) > GRANULARITY
+    return "off" if shared and affects("B12", exporter_version) else "unmap"
 
 
 def exporter_detect_zeroes(exporter_version: Version, image_format: str) -> Literal["off", "unmap"]:

@@ -114,15 +114,21 @@ class Monitor:
     async def _run(self, command: str, arguments: Mapping[str, Any], timeout_s: float, oob: bool = False) -> Any:
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._client.execute(command, _wire(arguments), oob=oob)
+                return await self._client.execute(command, _wire(command, arguments), oob=oob)
         except ExecuteError as error:
             raise CommandRefused(f"{command}: {error}") from error
         except (ExecInterruptedError, StateError, TimeoutError) as error:
             raise MonitorLost(f"QEMU (pid {self.pid}) gave no answer to {command}") from error
 
 
-def _wire(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+UNDERSCORED = frozenset({"block_set_io_throttle"})
+"""Commands whose arguments QMP itself writes so (`bps_rd`)."""
+
+
+def _wire(command: str, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
     """Python's `job_id` is QMP's `job-id`, at the top level; deeper keys are written as QMP has them."""
+    if command in UNDERSCORED:
+        return dict(arguments)
     return {key.replace("_", "-"): value for key, value in arguments.items()} or None
 
 

@@ -4,8 +4,10 @@ from drover.errors import Fatal
 from models.database import transaction
 from models.guest import Guest
 from models.job import Side
+from models.launcher import Launcher
 from workers import nbd_server, run_files
 from workers.images import retention
+from workers.launcher import keep_out, stillness, units
 from workers.qemu.monitor import MonitorLost
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
@@ -27,8 +29,13 @@ class CleanupSource(StepHandler):
         self._owned_elsewhere(ctx)
         self._let_go(ctx)
         retention.write_down(ctx)  # of a job that was begun by an earlier version
-        await self._end_qemu(ctx)
-        retention.set_aside(ctx)
+        launcher = await stillness.keep_still(ctx, whatever_it_is=True)  # likewise
+        units.leave(ctx)
+        retention.set_aside(ctx)  # first: what is started anew in its place must not find them
+        if launcher is not None:
+            await self._end_qemu(ctx, launcher)
+        stillness.end_scripts(ctx)
+        units.left(ctx)
         run_files.unlink_dead(ctx.settings, [ctx.source.qmp], ctx.source.pidfile)
         await supervisor.kill_all(ctx)
         await streams.stop(ctx)
@@ -49,9 +56,10 @@ class CleanupSource(StepHandler):
                 f"move its images away, then `drover job retry {ctx.job.id}`"
             )
 
-    async def _end_qemu(self, ctx: Context) -> None:
-        if not ctx.source_alive:
-            return
+    async def _end_qemu(self, ctx: Context, launcher: Launcher) -> None:
+        if launcher.stays and stillness.program(ctx.settings) is None:
+            keep_out.put(ctx, launcher)
+        stillness.halt_scripts(ctx, launcher)
         try:
             async with ctx.guest() as monitor:
                 await monitor.execute("quit", timeout_s=10)

@@ -16,6 +16,7 @@ from models.guest import Guest
 from models.job import Side
 from workers import incoming_qemu, nbd_server, processes
 from workers.images import manifest
+from workers.launcher import units
 from workers.processes import Process
 from workers.qemu import migration
 from workers.qemu.monitor import Monitor, MonitorLost
@@ -74,7 +75,7 @@ class CutoverDestination(StepHandler):
     async def verify(self, ctx: Context) -> bool:
         with transaction() as session:
             recorded = session.get_one(Guest, ctx.job.guest).host == ctx.job.destination
-        return recorded and ctx.directory.may_run_here
+        return recorded and ctx.directory.may_run_here and units.settled(ctx)
 
     async def do(self, ctx: Context) -> None:
         await self._let_switch_finish(ctx)
@@ -87,6 +88,7 @@ class CutoverDestination(StepHandler):
                 raise
             raise self._died(ctx) from error
         self._record(ctx, qemu)
+        await asyncio.to_thread(units.settle, ctx)
 
     async def _let_switch_finish(self, ctx: Context) -> None:
         """It holds the monitor until the guest is announced. One that is dead or frozen is not waited for."""
@@ -126,5 +128,6 @@ class CutoverDestination(StepHandler):
 
     def _record(self, ctx: Context, qemu: Process | None) -> None:
         identity = processes.identity(qemu) if qemu else None
+        launcher = units.now(ctx, qemu)
         with ctx.record() as (session, job, _step):
-            session.get_one(Guest, job.guest).lives_on(job.destination, ctx.destination.qmp, identity)
+            session.get_one(Guest, job.guest).lives_on(job.destination, ctx.destination.qmp, identity, launcher)

@@ -13,6 +13,7 @@ from drover.errors import Committed, Fatal
 from models.documents import RamProgress, Switchover
 from models.job import Side, record_event
 from workers import incoming_qemu, mirrors, nbd_server
+from workers.launcher import stillness
 from workers.media import listing
 from workers.qemu import block, migration
 from workers.step import Context, StepHandler
@@ -96,6 +97,7 @@ class MigrateRamSource(StepHandler):
         if attempt not in supervisor.attempts(ctx):
             self._check_window(ctx)
             await self._check_guest(ctx)
+            await stillness.keep_still(ctx)
             await streams.connect(ctx)
             self._start(ctx, attempt)
         told = await supervisor.watch(ctx, attempt, _Progress(ctx).write)
@@ -207,6 +209,7 @@ class MigrateRamSource(StepHandler):
             raise Committed("the source has handed the guest over already: the job can only go forward")
         if supervisor.attempts(ctx) and ctx.held is not None and ctx.source_alive:
             await self._take_back(ctx)
+        await stillness.go_on(ctx)
 
 
 def _died_after_ending_mirrors(ctx: Context, told: JournalState) -> bool:

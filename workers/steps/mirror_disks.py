@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from models.job import Side, record_event
 from workers import mirrors
 from workers.images import retention
-from workers.qemu import block, known_bugs
+from workers.qemu import block, known_bugs, limits, target
 from workers.qemu.monitor import CommandRefused, Monitor
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
@@ -34,6 +34,7 @@ class MirrorDisks(StepHandler):
             rate = await asyncio.to_thread(mirrors.share, ctx)  # at first; `await_sync` shares it out anew
             try:
                 async with mirrors.unblocked(ctx, monitor):
+                    await limits.step_aside(monitor)
                     await self._start(ctx, monitor, missing, rate)
             except CommandRefused as error:  # the NBD server cannot be reached, or it died: the destination must look
                 raise BeginAnew(str(error), Restart.NBD_SERVER) from error
@@ -47,8 +48,9 @@ class MirrorDisks(StepHandler):
         devices = {mirrors.name(ctx.job.id, index): ctx.plan.disks[index].device for index in set(missing) - begun}
         if devices:
             above = {mirrors.name(ctx.job.id, index) for index in shallow - careful}
-            await block.start_mirrors(monitor, devices, bytes_per_s=rate, shallow=above)
-        await block.set_speeds(monitor, {mirrors.name(ctx.job.id, index): rate for index in begun})
+            await block.start_mirrors(monitor, devices, shallow=above)
+            await self._spare_holes(ctx, monitor, set(missing) - shallow)
+        await block.set_speeds(monitor, {mirrors.name(ctx.job.id, index): rate for index in missing})
 
     async def _begin_carefully(self, ctx: Context, monitor: Monitor, index: int) -> bool:
         """Try until the guest wrote nothing while QEMU looked its disk through, for a while."""
@@ -74,11 +76,20 @@ class MirrorDisks(StepHandler):
     async def _connect(self, ctx: Context, monitor: Monitor, index: int) -> None:
         name, discard = mirrors.name(ctx.job.id, index), ctx.plan.disks[index].discard
         await block.drop_mirrors(monitor, [name])  # one to an earlier NBD server, or half begun
-        await block.connect_target(monitor, name, mirrors.server(ctx, index), discard)
+        zeroes = mirrors.detect_zeroes(ctx, index)
+        await target.connect(monitor, name, mirrors.server(ctx, index), discard=discard, zeroes=zeroes)
+
+    async def _spare_holes(self, ctx: Context, monitor: Monitor, begun: set[int]) -> None:
+        if known_bugs.mirror_may_be_reopened(ctx.source.qemu_version):
+            late = {mirrors.name(ctx.job.id, i): i for i in begun if ctx.plan.disks[i].discard == "ignore"}
+            servers = {name: mirrors.server(ctx, index) for name, index in late.items()}
+            zeroes = {name: mirrors.detect_zeroes(ctx, index) for name, index in late.items()}
+            await target.spare_holes(monitor, servers, zeroes)
 
     async def rollback(self, ctx: Context) -> None:
         if ctx.held is not None and ctx.source_alive:
             async with ctx.guest() as monitor:
                 await block.drop_mirrors(monitor, mirrors.names(ctx))
+                await limits.step_back(monitor)
         await streams.stop(ctx)
         ctx.directory.remove()

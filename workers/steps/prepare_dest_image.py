@@ -1,6 +1,7 @@
 """Step 1: empty images on the destination, exactly like the source's."""
 
 import asyncio
+from pathlib import Path
 
 from drover.errors import Fatal, Transient
 from models.database import transaction
@@ -8,6 +9,7 @@ from models.guest import Guest
 from models.job import Side
 from workers import processes
 from workers.images import links
+from workers.launcher import keep_out
 from workers.media import placing
 from workers.step import Context, StepHandler
 from workers.storage import making, room
@@ -28,6 +30,7 @@ class PrepareDestImage(StepHandler):
         await asyncio.to_thread(placing.make_folders, ctx)
         for disk in disks:
             ctx.guard()
+            _may_be_an_image(ctx, Path(disk.destination_path))
             await asyncio.to_thread(making.claim, ctx, disk)
             links.make(disk.links)
         await asyncio.gather(*(asyncio.to_thread(making.fill, disk) for disk in disks))
@@ -40,6 +43,13 @@ class PrepareDestImage(StepHandler):
         for disk in ctx.held.disks if ctx.held is not None else ():
             links.remove_dangling(disk.links)
         ctx.directory.remove()
+
+
+def _may_be_an_image(ctx: Context, path: Path) -> None:
+    """The guest comes back to where a folder keeps its former launcher out."""
+    if left := keep_out.launcher_left(ctx.settings, path):
+        raise Fatal(left)
+    keep_out.clear(ctx.settings, path)
 
 
 def _check_room(ctx: Context) -> None:

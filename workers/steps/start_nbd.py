@@ -5,6 +5,7 @@ import secrets
 
 from models.job import Side
 from workers import incoming_qemu, nbd_server
+from workers.launcher import units
 from workers.media import placing
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
@@ -46,6 +47,8 @@ class StartNbd(StepHandler):
     async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
         await incoming_qemu.stop(ctx)
+        if ctx.held is not None:
+            await asyncio.to_thread(units.take_back, ctx)
         await nbd_server.stop(ctx)
         await streams.stop(ctx)
 

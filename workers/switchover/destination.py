@@ -11,7 +11,7 @@ from typing import Any
 from drover.errors import DroverError
 from workers import files
 from workers.images import manifest
-from workers.qemu import migration
+from workers.qemu import limits, migration
 from workers.qemu.monitor import Monitor, connect
 from workers.run_marker import SET_CONTENT
 from workers.switchover import channel
@@ -47,6 +47,7 @@ class Destination:
             "hello": self.hello,
             "ping": self.ping,
             "fsync": self.fsync,
+            "limit": lambda: self.limit(message["limits"]),
             "release": self.release,
             "run": self.run,
         }
@@ -66,6 +67,11 @@ class Destination:
         """Both processes here answer, or this raises."""
         await self.nbd_server.query("query-version", timeout_s=1.0)
         await self.guest.query("query-version", timeout_s=1.0)
+        return {}
+
+    async def limit(self, wanted: limits.Limits) -> dict[str, Any]:
+        """The guest's disks are to be as limited here as they are over there now."""
+        await limits.apply(self.guest, wanted)
         return {}
 
     async def fsync(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from drover.errors import DroverError
 from workers.images import manifest
-from workers.qemu import block, migration
+from workers.qemu import block, limits, migration
 from workers.qemu.monitor import Monitor, connect
 from workers.switchover import channel
 from workers.switchover.channel import Channel, PeerLost
@@ -80,9 +80,9 @@ class Source:
             await released
         await self.let_run()
 
-    async def ask(self, what: str, timeout_s: float = 5.0) -> dict[str, Any]:
+    async def ask(self, what: str, timeout_s: float = 5.0, **data: Any) -> dict[str, Any]:
         """Ask the destination, but no longer than it answers pings."""
-        answer = asyncio.create_task(self.line.ask(what, timeout_s))
+        answer = asyncio.create_task(self.line.ask(what, timeout_s, **data))
         while not answer.done():
             await asyncio.wait({answer}, timeout=0.05)
             self.check_peer()
@@ -115,7 +115,14 @@ class Source:
             max_bandwidth=self.order.bandwidth_bytes_per_s or UNLIMITED,
             downtime_limit=EARLY_LIMIT_MS,
         )
+        await self.carry()
         await self.write_out()
+
+    async def carry(self) -> None:
+        """What is in no device's state and may have changed since the start, as it is now."""
+        found = await limits.read(self.guest)
+        if found["groups"] or found["drives"]:
+            await self.ask("limit", limits=found)
 
     async def greet(self) -> None:
         """Learn how far the clock over there is ahead.

@@ -19,6 +19,9 @@ from workflows.host_rpc import ask, known_host
 from workflows.hosts import takes_guests
 from workflows.submit_options import SubmitOptions
 
+LAUNCHER_STAYS = "launcher-stays"
+"""The check that `MigrationOptions.launcher_stays` accepts."""
+
 
 def estimated(guest: str, terms: SubmitOptions, way: Way) -> Estimate:
     """How long the move takes.
@@ -73,10 +76,13 @@ def movable(guest: Guest, options: MigrationOptions | None = None) -> Inspection
     _no_other_job(guest.name)
     inspection = inspect(guest, _chain(options))
     refuse_second_name(guest, inspection)
-    if inspection.refusals:
-        found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]
-        why = f"{guest.name} cannot be moved now: " + "; ".join(inspection.refusals)
-        raise HostRefused(why, host=guest.host, checks=found)
+    found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]
+    on_devices = any(disk.block_device for disk in inspection.disks)  # nothing keeps others out of one
+    launcher_stays = options is not None and options.launcher_stays and not on_devices
+    accepted = {check.sentence for check in found if launcher_stays and check.name == LAUNCHER_STAYS}
+    if refusals := [sentence for sentence in inspection.refusals if sentence not in accepted]:
+        why = f"{guest.name} cannot be moved now: " + "; ".join(refusals)
+        raise HostRefused(why, host=guest.host, checks=[check for check in found if check.sentence not in accepted])
     return inspection
 
 

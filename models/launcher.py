@@ -1,0 +1,77 @@
+"""Who launched a guest's QEMU, and what would start it again."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, Strict
+
+from models.contracts import Part, Versioned
+
+UNIT = r"^[A-Za-z0-9:_.\\@-]{1,255}$"
+"""Names of units, see systemd.unit(5)."""
+MOST = 2**63 - 1
+
+Bytes = Annotated[int, Field(ge=0, le=MOST)]
+
+
+class LauncherKind(StrEnum):
+    """What kind of launcher it is."""
+
+    UNIT = "unit"
+    """A unit of systemd that runs this guest and nothing else."""
+    SUPERVISOR = "supervisor"
+    """A living process that the QEMU is a child of, such as the loop of a shell; or a unit that runs more."""
+    CONTAINER = "container"
+    """The QEMU runs in a container, and the worker outside of it."""
+    DROVER = "drover"
+    """A job moved it here, and nothing starts it again."""
+    NOBODY = "nobody"
+    """It was started by something that has ended."""
+
+
+class Limits(Part):
+    """What a unit may take of its host; null is no limit of its own."""
+
+    slice: str | None = Field(default=None, pattern=r"^[A-Za-z0-9:_.\\-]{1,249}\.slice$")
+    memory_max_bytes: Bytes | None = None
+    memory_high_bytes: Bytes | None = None
+    cpu_quota_us_per_s: Bytes | None = None
+    cpu_weight: int | None = Field(default=None, ge=1, le=10_000)
+    io_weight: int | None = Field(default=None, ge=1, le=10_000)
+    allowed_cpus: str | None = Field(default=None, pattern=r"^[0-9 ,-]{1,1024}$")
+
+
+class Launcher(Versioned):
+    """Who launched a guest, as its host finds out by the process."""
+
+    kind: Annotated[LauncherKind, Strict(False)]
+    name: str | None = None
+    """The unit, or what the parent or the container is called."""
+    pid: int | None = None
+    """Of a supervisor."""
+    started: int | None = None
+    """Of a supervisor, see `Inspection.started`."""
+    stays: str | None = None
+    """Why nobody can tell it to keep still: it may start the guest again. A sentence; null: it can be told, or there
+    is none."""
+    restart: str | None = Field(default=None, pattern=r"^[a-z-]{1,32}$")
+    """Of a unit: `Restart=`."""
+    restart_after_us: Bytes | None = None
+    wanted: bool = True
+    """The guest is started at boot: what a unit is not that an administrator disabled."""
+    limits: Limits = Limits()
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        match self.kind:
+            case LauncherKind.UNIT:
+                boot = "started at boot" if self.wanted else "not started at boot"
+                return f"{self.name}, Restart={self.restart or 'no'}, {boot}"
+            case LauncherKind.SUPERVISOR:
+                return f"{self.name} (pid {self.pid})" if self.pid else f"{self.name}"
+            case LauncherKind.CONTAINER:
+                return f"the container {self.name}"
+            case LauncherKind.DROVER:
+                return "a move by Drover: nothing starts it again"
+        return "nothing that still runs: nothing starts it again"

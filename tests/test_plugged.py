@@ -1,0 +1,111 @@
+"""What is plugged into a running guest, and out of it, is there at the destination: three times there and back."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.qmp_guest import QEMU, Guest, Start, guests, image
+from workers.qemu import plugged
+from workers.qemu.command_line import destination_command_line
+from workers.qemu.monitor import connect
+from workers.qemu.refusals import command_line_refusals
+from workers.qemu.topology import differences, hot_plugged
+
+pytestmark = pytest.mark.guests
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    with guests() as start:
+        yield start
+
+
+def line(folder: Path, *more: str) -> list[str]:
+    folder.mkdir(parents=True)
+    for name in "ab":
+        image(folder / name, "qcow2", "16M")
+    argv = [QEMU, "-display", "none", "-M", "pc", "-m", "64M,slots=2,maxmem=1G", "-smp", "1,maxcpus=2", "-nic", "none"]
+    argv += ["-qmp", f"unix:{folder}/q,server=on,wait=off", "-qmp", f"unix:{folder}/ours,server=on,wait=off"]
+    return [*argv, "-S", *more]
+
+
+def now(folder: Path, argv: list[str]) -> list[str]:
+    async def ask() -> list[str]:
+        async with connect(folder / "ours") as monitor:
+            return await plugged.as_it_is_now(monitor, argv)
+
+    return asyncio.run(ask())
+
+
+def moved(guest: Guest, here: Path, there: Path, start: Start) -> tuple[Guest, list[str]]:
+    """The incoming QEMU of another host, which is the same machine; and the command line that it was derived from."""
+    argv = now(here, [word for word in guest.argv() if word])
+    named, anonymous = (guest("qom-list", path=f"/machine/{where}") for where in ("peripheral", "peripheral-anon"))
+    assert hot_plugged(named, anonymous, argv) == []
+    assert command_line_refusals(argv, source_root=str(here)) == []
+    machine = guest("qom-get", path="/machine", property="type").removesuffix("-machine")
+    if not there.exists():
+        line(there)
+    derived = destination_command_line(
+        argv, machine_type=machine, source_root=str(here), destination_root=str(there), qemu=QEMU
+    )
+    arrived = start(derived, there / "q")
+    assert differences(guest.qtree(), arrived.qtree()) == []
+    assert differences(guest.ramblocks(), arrived.ramblocks()) == []
+    return arrived, argv
+
+
+def plug_in(guest: Guest, folder: Path) -> None:
+    file = {"driver": "file", "filename": f"{folder}/b", "discard": "unmap"}
+    guest("blockdev-add", driver="qcow2", node_name="data", cache={"direct": False}, file=file, discard="unmap")
+    guest("device_add", driver="virtio-blk-pci", id="disk1", drive="data", serial="abc")
+    guest("object-add", qom_type="memory-backend-ram", id="more", size=128 << 20)
+    guest("device_add", driver="pc-dimm", id="dimm1", memdev="more")
+    guest("netdev_add", type="user", id="net1")
+    guest("device_add", driver="virtio-net-pci", id="nic1", netdev="net1", mac="52:54:00:00:00:07")
+    guest("object-add", qom_type="iothread", id="thread1")
+    guest("device_add", driver="virtio-scsi-pci", id="bus1", iothread="thread1")
+    [free] = [slot for slot in guest("query-hotpluggable-cpus") if "qom-path" not in slot]
+    place = {key.replace("-", "_"): value for key, value in free["props"].items()}
+    guest("device_add", driver=free["type"], id="cpu1", **place)
+
+
+def test_what_was_plugged_in_is_there_at_the_destination_there_and_back_three_times(
+    tmp_path: Path, start: Start
+) -> None:
+    places = [tmp_path / name for name in "xy"]
+    guest = start(line(places[0], "-drive", f"file={places[0]}/a,if=virtio,format=qcow2"), places[0] / "q")
+    assert now(places[0], ["a", "b"]) == ["a", "b"]
+    plug_in(guest, places[0])
+    guest("human-monitor-command", command_line="hostfwd_add net1 tcp:127.0.0.1:0-:22")
+    network = now(places[0], [word for word in guest.argv() if word])
+    [forwarded] = re.findall(r"user,id=net1,hostfwd=(tcp:127.0.0.1:\d+)-10.0.2.15:22", " ".join(network))
+    guest("human-monitor-command", command_line=f"hostfwd_remove net1 {forwarded}")
+    lines: list[Any] = []
+    for turn in range(6):
+        here, there = places[turn % 2], places[(turn + 1) % 2]
+        arrived, argv = moved(guest, here, there, start)
+        guest.close()
+        guest = arrived
+        lines.append([word.replace(str(here), "") for word in argv])
+    assert {str(words) for words in lines[1:]} == {str(lines[1])}  # it grows no more
+    assert len(guest("query-cpus-fast")) == 2
+    assert guest("query-memory-devices")[0]["data"]["size"] == 128 << 20
+
+
+def test_what_was_unplugged_is_not_there_and_all_else_stays_at_its_address(tmp_path: Path, start: Start) -> None:
+    here, there = tmp_path / "x", tmp_path / "y"
+    more = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,id=nic0,netdev=net0"]
+    more += ["-drive", f"file={here}/a,if=none,id=d0,format=qcow2", "-device", "virtio-blk-pci,id=disk0,drive=d0"]
+    guest = start(line(here, *more), here / "q")
+    guest("device_del", id="nic0")  # before the guest runs nothing keeps it there
+    guest("system_reset")
+    guest("netdev_del", id="net0")
+    assert "nic0" not in str(guest("qom-list", path="/machine/peripheral"))
+    _, argv = moved(guest, here, there, start)
+    assert "nic0" not in " ".join(argv)
+    assert "virtio-blk-pci,id=disk0,drive=d0,addr=4.0" in argv

@@ -1,0 +1,128 @@
+"""Starting and stopping a guest that lives here, and looking whether it runs here. Each is a question to this host.
+
+What is started is the host's own launch file and nothing else: no row and no message says what runs.
+"""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from drover.errors import PreconditionFailed, StepError
+from drover.settings import Settings
+from models.host_rpc import LookForGuest, Sighting, StartGuest, StopGuest
+from models.launch_file import LaunchFile
+from workers import files, processes
+from workers.launcher import found, run, systemd, units
+from workers.processes import Process
+from workers.qemu.command_line import parse_command_line
+from workers.qemu.monitor import connect
+from workers.qmp_ready import monitor_ready
+
+
+async def look(question: LookForGuest, settings: Settings) -> Sighting:
+    """Whether a QEMU of this guest is alive here."""
+    return await asyncio.to_thread(_seen, question.guest, question.uuid, settings)
+
+
+def _seen(guest: str, uuid: str | None, settings: Settings) -> Sighting:
+    qemu = next((process for process in processes.everybody() if _is(process, guest, uuid)), None)
+    launch = units.launch_file(guest, settings) is not None
+    if qemu is None:
+        return Sighting(launch_file=launch)
+    return Sighting(launch_file=launch, pid=qemu.pid, process=processes.identity(qemu))
+
+
+def _is(process: Process, guest: str, uuid: str | None) -> bool:
+    """A QEMU with the guest's UUID, or with its name where one of the two has no UUID."""
+    try:
+        argv = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    except OSError:
+        return False
+    if "qemu" not in Path(argv[0] if argv else "").name:
+        return False
+    named = {option.name: option for option in parse_command_line(argv) if option.name in {"uuid", "name"}}
+    theirs = named["uuid"].value if "uuid" in named else None
+    if uuid and theirs:
+        return theirs.lower() == uuid.lower()
+    name = named.get("name")
+    return name is not None and guest in {name.get("guest"), next((v for k, v in name.pairs() if k is None), None)}
+
+
+async def start(question: StartGuest, settings: Settings) -> Sighting:
+    """Start the guest cold, by its launch file, unless it runs. The asker has made sure that it runs nowhere else.
+
+    Raises:
+        PreconditionFailed: it does not live here, runs already, or does not start.
+    """
+    guest = question.guest
+    with _alone(guest, settings):
+        launch = units.launch_file(guest, settings)
+        if launch is None:
+            raise PreconditionFailed(
+                f"{guest} has no launch file on {settings.host}, for no move of this version brought it there: "
+                "start it as it was started before, then "
+                f"`drover guest adopt {guest} --host {settings.host} --qmp SOCKET`"
+            )
+        seen = _seen(guest, question.uuid, settings)
+        if seen.pid is not None:
+            raise PreconditionFailed(f"{guest} runs on {settings.host} already (pid {seen.pid})")
+        try:
+            started = await asyncio.to_thread(_started, launch, settings)
+            await monitor_ready(started, launch.qmp, Path(launch.log))
+        except StepError as error:
+            raise PreconditionFailed(f"{guest} does not start on {settings.host}: {error}") from error
+        launcher = await asyncio.to_thread(found.launcher_of, started)
+        return Sighting(
+            launch_file=True, pid=started.pid, process=processes.identity(started), launcher=launcher, qmp=launch.qmp
+        )
+
+
+@contextmanager
+def _alone(guest: str, settings: Settings) -> Iterator[None]:
+    """One start of this guest at a time, on this host."""
+    cold, _incoming = run.files_of(guest, settings.directory)
+    descriptor = files.private(cold.with_suffix(".lock"), os.O_RDWR)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PreconditionFailed(f"{guest} is being started on {settings.host} already") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _started(launch: LaunchFile, settings: Settings) -> Process:
+    if not units.available():
+        mark = f"{settings.directory}/launch/{launch.guest}"
+        return processes.spawn(mark, launch.argv, Path(launch.log))
+    unit = units.of(launch.guest)
+    systemd.ask("reset-failed", "--", unit)
+    systemd.tell("start", "--", unit)
+    return units.main_process(unit, Path(launch.log))
+
+
+async def stop(question: StopGuest, settings: Settings) -> Sighting:
+    """Ask the guest to power off; does not wait until it has.
+
+    Raises:
+        PreconditionFailed: it does not run here, or was not launched by Drover.
+    """
+    guest = question.guest
+    seen, launch = _seen(guest, question.uuid, settings), units.launch_file(guest, settings)
+    if seen.pid is None:
+        raise PreconditionFailed(f"{guest} does not run on {settings.host}")
+    if launch is None:
+        raise PreconditionFailed(
+            f"{guest} was not launched by Drover on {settings.host}: stop it as it was started, or power it off"
+        )
+    if units.available() and systemd.properties(units.of(guest), ["MainPID"]).get("MainPID") == str(seen.pid):
+        await asyncio.to_thread(systemd.tell, "stop", "--no-block", "--", units.of(guest))
+        return seen
+    with suppress(StepError):
+        async with connect(launch.qmp) as monitor:
+            await monitor.execute("system_powerdown")
+    return seen

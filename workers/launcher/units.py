@@ -1,0 +1,206 @@
+"""Where a guest lives after its move: a unit of its own on this host, and a launch file.
+
+`drover-guest@GUEST.service` starts the incoming QEMU of a move, so that the guest's process is systemd's from its first
+moment and outlives the worker. It has the limits of the guest's former unit. Once the guest runs here, its launch file
+is written, and the unit restarts it as the former one did, and starts it at boot. Where there is no systemd, or the
+template is not installed, the QEMU is a process of its own as before; the launch file is there all the same.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from drover import names
+from drover.errors import Fatal
+from drover.settings import Settings
+from models.launch_file import LaunchFile
+from models.launcher import Launcher, LauncherKind, Limits
+from workers import files, processes
+from workers.environment import handed_on
+from workers.images.manifest import write_durably
+from workers.launcher import run, stillness, systemd
+from workers.launcher.found import OURS
+from workers.processes import MARK, Process
+from workers.qemu.command_line import parse_command_line
+from workers.step import Context
+
+log = logging.getLogger(__name__)
+
+SETTINGS = "50-drover"
+"""The file that adds to a guest's unit what this guest needs."""
+FAILED_ONLY = "on-failure"
+POLICIES = frozenset({"no", "always", "on-success", "on-failure", "on-abnormal", "on-abort", "on-watchdog"})
+
+
+def of(guest: str) -> str:
+    """The unit of a guest that was moved here."""
+    names.check(guest, "a guest")
+    return f"{OURS}{guest}.service"
+
+
+def available() -> bool:
+    """Whether this host has systemd, and the template is installed."""
+    return systemd.booted() and systemd.properties(of("any"), ["LoadState"]).get("LoadState") == "loaded"
+
+
+def start_incoming(ctx: Context, output: Path) -> Process:
+    """Start the incoming QEMU of a move; no other one of this job lives.
+
+    Raises:
+        Fatal: it ended at once.
+        Transient: systemd did not start it.
+    """
+    mark, argv = ctx.directory.mark("incoming"), ctx.destination.argv
+    cold, incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
+    cold.unlink(missing_ok=True)  # it lives elsewhere: this host was fenced when it left
+    if not available():
+        return processes.spawn(mark, argv, output)
+    unit = of(ctx.job.guest)
+    files.private_folder(output.parent)
+    write_durably(incoming, json.dumps(_launch(ctx, argv, output, {MARK: mark}).json_object()))
+    systemd.drop_in(unit, stillness.DROP_IN).unlink(missing_ok=True)  # it has left this host before, and comes back
+    systemd.add(systemd.drop_in(unit, SETTINGS), _settings(ctx.source.launcher, restart="no"))
+    systemd.ask("reset-failed", "--", unit)
+    systemd.tell("start", "--", unit)
+    if incoming.exists():
+        incoming.unlink()
+        raise Fatal(f"{unit} runs on {ctx.job.destination} already, although {ctx.job.guest} lives elsewhere: end it")
+    return main_process(unit, output)
+
+
+def main_process(unit: str, output: Path) -> Process:
+    """What was just started in a unit.
+
+    Raises:
+        Fatal: it has ended already; the text holds the end of its log.
+    """
+    pid = int(systemd.properties(unit, ["MainPID"]).get("MainPID", "0"))
+    started = processes.process(pid) if pid else None
+    if started is None:
+        raise Fatal(f"it ended at once: {processes.log_tail(output)}")
+    return started
+
+
+def settled(ctx: Context) -> bool:
+    """The guest's launch file is that of this job."""
+    launch = launch_file(ctx.job.guest, ctx.settings)
+    return launch is not None and launch.job == ctx.job.id
+
+
+def settle(ctx: Context) -> None:
+    """The guest runs here: from now on it may be started here, cold.
+
+    Raises:
+        Transient: systemd does not take it.
+    """
+    ctx.guard()
+    launcher = ctx.source.launcher
+    if available():
+        unit = of(ctx.job.guest)
+        systemd.add(systemd.drop_in(unit, SETTINGS), _settings(launcher, restart=_policy(launcher)))
+        if launcher is None or launcher.wanted:
+            systemd.tell("enable", "--quiet", "--", unit)
+    cold, _incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
+    launch = _launch(ctx, _without_incoming(ctx.destination.argv), ctx.directory.incoming_log(ctx.job.guest), {})
+    write_durably(cold, json.dumps(launch.json_object(), indent=1))
+
+
+def take_back(ctx: Context) -> None:
+    """The move is rolled back: nothing of it is left here. The QEMU has ended."""
+    _cold, incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
+    incoming.unlink(missing_ok=True)
+    settings = systemd.drop_in(of(ctx.job.guest), SETTINGS)
+    if systemd.booted() and settings.exists():
+        systemd.take_away(settings)
+        systemd.ask("reset-failed", "--", of(ctx.job.guest))
+
+
+def leave(ctx: Context) -> None:
+    """The guest has moved away: it cannot be started here any more. At the source, before its QEMU is ended."""
+    cold, _incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
+    if cold.exists():
+        ctx.guard()
+        cold.unlink()
+
+
+def left(ctx: Context) -> None:
+    """Its QEMU has ended: nothing of its unit is left. Errors as for `settle`."""
+    unit = of(ctx.job.guest)
+    added = [systemd.drop_in(unit, name) for name in (SETTINGS, stillness.DROP_IN)]
+    if systemd.booted() and any(path.exists() for path in added):
+        ctx.guard()
+        systemd.ask("disable", "--quiet", "--", unit)
+        systemd.take_away(*added)
+        systemd.ask("reset-failed", "--", unit)
+
+
+def launch_file(guest: str, settings: Settings) -> LaunchFile | None:
+    """How a guest is started here; None: it does not live here, or was never moved."""
+    names.check(guest, "a guest")
+    cold, _incoming = run.files_of(guest, settings.directory)
+    return LaunchFile.read(json.loads(cold.read_text())) if cold.exists() else None
+
+
+def now(ctx: Context, qemu: Process | None) -> Launcher:
+    """Who launched the guest here."""
+    launcher = ctx.source.launcher or Launcher(kind=LauncherKind.NOBODY)
+    if (
+        qemu is None
+        or not available()
+        or systemd.properties(of(ctx.job.guest), ["MainPID"]).get("MainPID") != str(qemu.pid)
+    ):
+        return Launcher(kind=LauncherKind.DROVER)
+    return Launcher(
+        kind=LauncherKind.UNIT,
+        name=of(ctx.job.guest),
+        restart=_policy(launcher),
+        restart_after_us=launcher.restart_after_us,
+        wanted=launcher.wanted,
+        limits=launcher.limits,
+    )
+
+
+def _launch(ctx: Context, argv: Sequence[str], output: Path, more: dict[str, str]) -> LaunchFile:
+    return LaunchFile(
+        guest=ctx.job.guest,
+        job=ctx.job.id,
+        argv=tuple(argv),
+        qmp=ctx.destination.qmp,
+        log=str(output),
+        environment={**handed_on(), **more},
+    )
+
+
+def _without_incoming(argv: Sequence[str]) -> list[str]:
+    """The same machine, which boots."""
+    options = [option for option in parse_command_line(argv) if option.name not in {"S", "incoming"}]
+    return [argv[0], *(word for option in options for word in option.words())]
+
+
+def _policy(launcher: Launcher | None) -> str:
+    """`Restart=` of the guest's unit: as of its former one."""
+    if launcher is None:
+        return "no"
+    if launcher.kind is LauncherKind.SUPERVISOR:
+        return FAILED_ONLY
+    return launcher.restart if launcher.restart in POLICIES else "no"
+
+
+def _settings(launcher: Launcher | None, *, restart: str) -> str:
+    """What is added to the unit; all values were validated when the guest's description was read."""
+    limits = launcher.limits if launcher is not None else Limits()
+    pause = launcher.restart_after_us if launcher is not None else None
+    lines = {
+        "Restart": restart,
+        "RestartSec": f"{pause}us" if pause is not None else None,
+        "Slice": limits.slice,
+        "MemoryMax": limits.memory_max_bytes,
+        "MemoryHigh": limits.memory_high_bytes,
+        "CPUQuota": f"{limits.cpu_quota_us_per_s / 10_000:g}%" if limits.cpu_quota_us_per_s else None,
+        "CPUWeight": limits.cpu_weight,
+        "IOWeight": limits.io_weight,
+        "AllowedCPUs": limits.allowed_cpus,
+    }
+    written = "".join(f"{name}={value}\n" for name, value in lines.items() if value is not None)
+    return f"# Written by Drover: as the guest's former unit had it.\n[Service]\n{written}"

@@ -1,0 +1,295 @@
+"""What came and went while the guest ran: the command line with which it would be what it is now.
+
+A device is described by its properties, as far as they differ from those it has by default, with its id, bus and
+address; what is behind it (node, network, memory) by what QMP says. Whether it is the same machine is proven
+by the comparison of the two (`topology`), like all else. What cannot be described is left out, and refused there.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from workers.qemu.command_line import Option, parse_command_line
+from workers.qemu.monitor import CommandRefused, Monitor
+
+PERIPHERAL = "/machine/peripheral"
+TIED = frozenset({"drive", "netdev", "chardev", "serial", "mac", "memdev", "iothread", "wwn", "port_wwn"})
+"""Properties without a default that make a device what it is. Links are named by the last part of their path."""
+DERIVED = frozenset({"cyls", "heads", "secs", "lcyls", "lheads", "lsecs", "romsize", "busnr", "hotplugged", "realized"})
+"""Properties that the device finds out for itself."""
+MEMORY = ("size", "share", "mem-path")
+FORMATS = frozenset({"raw", "qcow2"})
+FILTERS = frozenset({"throttle", "copy-on-read"})
+FILES = frozenset({"file", "host_device"})
+CPU_PLACE = ("socket-id", "die-id", "module-id", "cluster-id", "core-id", "thread-id")
+_NETWORK = re.compile(r"^(?: \\ )?(\S+): index=\d+,type=(\w+)(?:,(.*))?$")
+_FORWARD = re.compile(r"^\s+(TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+(\S+)\s+(\d+)\s+(\S+)\s+(\d+)\s", re.MULTILINE)
+
+Words = list[str]
+
+
+async def as_it_is_now(monitor: Monitor, argv: Sequence[str]) -> Words:
+    """The command line that makes the present machine; the given one where nothing came or went."""
+    guest = _Guest(monitor, argv)
+    await guest.look()
+    if not guest.plugged and not guest.gone:
+        return list(argv)
+    kept = await guest.kept()
+    added = [word for name in await guest.in_order() for word in await guest.described(name)]
+    return [argv[0], *kept, *added]
+
+
+class _Guest:
+    """What there is, and what the command line says."""
+
+    def __init__(self, monitor: Monitor, argv: Sequence[str]) -> None:
+        self.monitor = monitor
+        self.options = parse_command_line(argv)
+        self.named = {option.get("id"): option for option in self.options if option.name == "device"}
+        self.known = {(option.name, _id(option)) for option in self.options}
+        self.types: dict[str, str] = {}
+        self.plugged: set[str] = set()
+        self.gone: set[str] = set()
+
+    async def look(self) -> None:
+        """Which devices came and went."""
+        try:
+            children = await self.monitor.query("qom-list", path=PERIPHERAL)
+        except CommandRefused:  # it never had one
+            children = []
+        self.types = {child["name"]: child["type"][6:-1] for child in children if child["type"].startswith("child<")}
+        named = {name for name in self.named if name is not None}
+        self.plugged, self.gone = self.types.keys() - named, named - self.types.keys()
+
+    async def kept(self) -> Words:
+        """The options without those of what is gone. The addresses of what stays do not depend on it any more."""
+        if not self.gone or not all(map(_has_place, self.options)):
+            return [word for option in self.options for word in option.words()]
+        there = await self._there()
+        words: Words = []
+        for option in self.options:
+            if option.name in there and _id(option) is not None and _id(option) not in there[option.name]:
+                continue
+            words += (await self._pinned(option)).words()
+        return words
+
+    async def _there(self) -> dict[str, set[str]]:
+        """The ids of what may have gone, by the option that makes it."""
+        nodes = await self.monitor.query("query-named-block-nodes", flat=True)
+        drives = await self.monitor.query("query-block")
+        objects = await self.monitor.query("qom-list", path="/objects")
+        chardevs = await self.monitor.query("query-chardev")
+        return {
+            "device": set(self.types),
+            "netdev": {name for name, _, _ in await self._networks()},
+            "blockdev": {node["node-name"] for node in nodes},
+            "drive": {entry["device"] for entry in drives},
+            "object": {child["name"] for child in objects},
+            "chardev": {entry["label"] for entry in chardevs},
+        }
+
+    async def _pinned(self, option: Option) -> Option:
+        """A device at its present address."""
+        name = option.get("id")
+        if option.name != "device" or name is None or option.get("addr") is not None:
+            return option
+        address = (await self._properties(name)).get("addr")
+        if not isinstance(address, str):
+            return option
+        if option.is_json():
+            return Option(word=option.word, value=json.dumps({**json.loads(option.value or "{}"), "addr": address}))
+        return Option(word=option.word, value=f"{option.value},addr={address}")
+
+    async def in_order(self) -> list[str]:
+        """What came, each after the device whose bus it is on."""
+        depth = {name: len(await self._parents(name)) for name in self.plugged}
+        return sorted(self.plugged, key=lambda name: (depth[name], name))
+
+    async def _parents(self, name: str) -> list[str]:
+        """The plugged devices that carry it."""
+        found: list[str] = []
+        while True:
+            bus = str(await self._get(name, "parent_bus") or "")
+            parent = bus.removeprefix(PERIPHERAL + "/").partition("/")[0]
+            if parent not in self.plugged or parent in found:
+                return found
+            found.append(parent)
+            name = parent
+
+    async def described(self, name: str) -> Words:
+        """The options that make this device and what is behind it."""
+        driver = self.types[name]
+        if driver.endswith("-cpu"):
+            properties = await self._cpu(name)
+        else:
+            properties = await self._properties(name)
+        behind: Words = []
+        if "drive" in properties:
+            behind += await self._disk(properties["drive"])
+        if "netdev" in properties:
+            behind += await self._network(properties["netdev"])
+        for key in ("memdev", "iothread"):
+            if key in properties:
+                behind += await self._object(properties[key])
+        return [*behind, "-device", json.dumps({"driver": driver, "id": name, **properties})]
+
+    async def _get(self, name: str, key: str) -> Any:
+        try:
+            return await self.monitor.query("qom-get", path=f"{PERIPHERAL}/{name}", property=key)
+        except CommandRefused:
+            return None
+
+    async def _properties(self, name: str) -> dict[str, Any]:
+        """Those that are not by default, and its place."""
+        known = await self.monitor.query("device-list-properties", typename=self.types[name])
+        found: dict[str, Any] = {}
+        for each in known:
+            key = str(each["name"])
+            if key in DERIVED or key.startswith("x-") or not ("default-value" in each or key in TIED):
+                continue
+            value = await self._get(name, key)
+            if value is None or value == each.get("default-value", "") or isinstance(value, list | dict):
+                continue
+            if key == "addr" and each["type"] == "str":
+                value = f"{value >> 3:x}.{value & 7:x}"
+            found[key] = value.rpartition("/")[2] if key in {"memdev", "iothread"} else value
+        bus = str(await self._get(name, "parent_bus") or "").rpartition("/")[2]
+        return {**({"bus": bus} if bus else {}), **found}
+
+    async def _cpu(self, name: str) -> dict[str, Any]:
+        """Only its place: all CPUs are of one model."""
+        for slot in await self.monitor.query("query-hotpluggable-cpus"):
+            if slot.get("qom-path") == f"{PERIPHERAL}/{name}":
+                return {key: slot["props"][key] for key in CPU_PLACE if key in slot["props"]}
+        return {}
+
+    async def _disk(self, drive: str) -> Words:
+        """The node, or the drive, of this name."""
+        if ("blockdev", drive) in self.known or ("drive", drive) in self.known:
+            return []
+        nodes = {node["node-name"]: node for node in await self.monitor.query("query-named-block-nodes", flat=True)}
+        chains = {stats["node-name"]: stats for stats in await self.monitor.query("query-blockstats", query_nodes=True)}
+        if drive in nodes:
+            tree = _tree(drive, nodes, chains)
+            return ["-blockdev", json.dumps(tree)] if tree else []
+        for entry in await self.monitor.query("query-block"):
+            if entry["device"] == drive and "inserted" in entry:
+                tree = _tree(entry["inserted"]["node-name"], nodes, chains)
+                return ["-drive", _drive(drive, tree)] if tree else []
+        return []
+
+    async def _networks(self) -> list[tuple[str, str, dict[str, str]]]:
+        """(id, kind, what is said of it) of every network and NIC."""
+        found = []
+        for line in (await self.monitor.hmp("info network")).replace("\r", "").splitlines():
+            if (match := _NETWORK.match(line)) is not None:
+                pairs = (pair.partition("=") for pair in (match[3] or "").split(","))
+                found.append((match[1], match[2], {key: value for key, _, value in pairs}))
+        return found
+
+    async def _network(self, name: str) -> Words:
+        """A user network or a tap; others cannot be told."""
+        if ("netdev", name) in self.known:
+            return []
+        for found, kind, said in await self._networks():
+            if (found, kind) == (name, "user") and said.get("net") == "10.0.2.0" and said.get("restrict") == "off":
+                return ["-netdev", ",".join([f"user,id={name}", *await self._forwarded(name)])]
+            if (found, kind) == (name, "tap") and {"ifname", "script", "downscript"} <= said.keys():
+                words = [f"tap,id={name}"] + [f"{key}={said[key]}" for key in ("ifname", "script", "downscript")]
+                return ["-netdev", ",".join([*words, *(["vhost=on"] if _uses_vhost(self.monitor.pid) else [])])]
+        return []
+
+    async def _forwarded(self, name: str) -> list[str]:
+        text = (await self.monitor.hmp("info usernet")).replace("\r", "")
+        for part in re.split(r"^(?=Hub )", text, flags=re.MULTILINE):
+            if f"({name})" in part.partition("\n")[0]:
+                return [
+                    f"hostfwd={kind.lower()}:{_any(at)}:{port}-{_any(to)}:{there}"
+                    for kind, at, port, to, there in _FORWARD.findall(part)
+                ]
+        return []
+
+    async def _object(self, name: str) -> Words:
+        """A memory back end, or an I/O thread."""
+        if ("object", name) in self.known:
+            return []
+        children = await self.monitor.query("qom-list", path="/objects")
+        kind = next((child["type"][6:-1] for child in children if child["name"] == name), "")
+        if not kind.startswith(("memory-backend-", "iothread")):
+            return []
+        offered = {each["name"] for each in await self.monitor.query("qom-list", path=f"/objects/{name}")}
+        found = {
+            key: await self.monitor.query("qom-get", path=f"/objects/{name}", property=key)
+            for key in MEMORY
+            if key in offered
+        }
+        return ["-object", json.dumps({"qom-type": kind, "id": name, **found})]
+
+
+def _id(option: Option) -> str | None:
+    return option.get("node-name") if option.name == "blockdev" else option.get("id")
+
+
+def _has_place(option: Option) -> bool:
+    """Its address can be given: a device without an id, or one that QEMU makes for a drive, would take a free one."""
+    if option.name == "device":
+        return option.get("id") is not None or option.get("addr") is not None
+    return not (option.name == "drive" and option.get("if") == "virtio")
+
+
+def _tree(name: str, nodes: Mapping[str, Any], chains: Mapping[str, Any]) -> dict[str, Any]:
+    """A node and those below it as `-blockdev` takes them; empty if one is of a kind that is not known here.
+
+    QEMU does not tell whether a node discards: it does, so that a thin image stays thin.
+    """
+    node, below = nodes[name], chains.get(name, {}).get("parent", {}).get("node-name", "")
+    driver, cache = str(node["drv"]), node["cache"]
+    tree: dict[str, Any] = {
+        "driver": driver,
+        **({} if name.startswith("#") else {"node-name": name}),
+        "read-only": node["ro"],
+        "cache": {"direct": cache["direct"], "no-flush": cache["no-flush"]},
+        "discard": "unmap",
+    }
+    if node["detect_zeroes"] != "off":
+        tree["detect-zeroes"] = node["detect_zeroes"]
+    if driver in FILES:
+        return {**tree, "filename": node["image"]["filename"]}
+    if driver not in FORMATS | FILTERS or below not in nodes:
+        return {}
+    if driver == "throttle":
+        said = str(node["image"]["filename"]).removeprefix("json:")
+        tree["throttle-group"] = json.loads(said)["throttle-group"]
+    child = _tree(below, nodes, chains)
+    return {**tree, "file": child} if child else {}
+
+
+def _drive(name: str, tree: Mapping[str, Any]) -> str:
+    """The same as `-drive`: the guest's device names it by that id."""
+    pairs = {"if": "none", "id": name, **dict(_flat({key: value for key, value in tree.items() if key != "node-name"}))}
+    return ",".join(f"{key}={value.replace(',', ',,')}" for key, value in pairs.items())
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
+def _any(address: str) -> str:
+    return "" if address in {"*", "0.0.0.0"} else address  # noqa: S104 - how QEMU shows "any"
+
+
+def _uses_vhost(pid: int) -> bool:
+    """QEMU tells nowhere whether a tap has vhost; the kernel does."""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            if str(link.readlink()) == "/dev/vhost-net":
+                return True
+        except OSError:
+            continue
+    return False

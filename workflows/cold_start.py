@@ -1,0 +1,83 @@
+"""Starting a guest cold where it lives, under the rule that at most one host may run it; and stopping it."""
+
+import time
+
+from sqlalchemy import select
+
+from drover.errors import PreconditionFailed, Unavailable
+from models.database import transaction
+from models.guest import Guest
+from models.host_rpc import LookForGuest, Sighting, StartGuest, StopGuest
+from models.job import Job
+from models.said import say
+from workflows.guests import known_guest, refuse_in_mid_job
+from workflows.host_rpc import ask, known_host
+
+LOOK_S = 1.0
+
+
+def start(name: str, *, fenced: tuple[str, ...] = ()) -> Guest:
+    """Start a guest that does not run, on the host where it lives.
+
+    Args:
+        name: the guest.
+        fenced: hosts that are switched off, as an operator states: they are not asked.
+
+    Raises:
+        PreconditionFailed: a job of it has not ended, it runs somewhere, a host that it was ever on cannot say that it
+            does not run there, or its host does not start it.
+    """
+    guest = known_guest(name)
+    with transaction() as session:
+        refuse_in_mid_job(session, name)
+        jobs = session.execute(select(Job.source, Job.destination).where(Job.guest == name)).all()
+    hosts = {guest.host, *(host for job in jobs for host in job)}
+    for host in sorted(hosts - (set(fenced) - {guest.host})):
+        _runs_not(guest, host)
+    with transaction() as session:
+        locked = session.get(Guest, name, with_for_update=True, populate_existing=True)
+        refuse_in_mid_job(session, name)  # none can be submitted until it has started
+        if locked is None or locked.host != guest.host:
+            raise PreconditionFailed(f"{name} was forgotten or adopted anew meanwhile: try again")
+        seen = ask(locked.host, StartGuest(guest=name, uuid=locked.uuid))
+        locked.process, locked.launcher, locked.gone_at = seen.process, seen.launcher, None
+        say(session, f"an operator had the guest started on {locked.host}", guest=name)
+    return locked
+
+
+def _runs_not(guest: Guest, host: str) -> None:
+    try:
+        seen = _look(guest, host)
+    except Unavailable as error:
+        raise PreconditionFailed(
+            f"nobody knows whether {guest.name} runs on {host}, and it may run once only: {error}. If that host is "
+            f"switched off for good, `drover guest start {guest.name} --fenced {host}`"
+        ) from error
+    if seen.pid is not None:
+        raise PreconditionFailed(f"{guest.name} runs already: on {host}, pid {seen.pid}; nothing was started")
+
+
+def _look(guest: Guest, host: str) -> Sighting:
+    known_host(host)
+    return ask(host, LookForGuest(guest=guest.name, uuid=guest.uuid))
+
+
+def stop(name: str, *, timeout_s: float) -> bool:
+    """Ask a guest to power off, and wait; false if it still runs after that time.
+
+    Raises:
+        PreconditionFailed: a job of it has not ended, it does not run, or was not launched by Drover.
+    """
+    guest = known_guest(name)
+    with transaction() as session:
+        refuse_in_mid_job(session, name)
+    known_host(guest.host)
+    ask(guest.host, StopGuest(guest=name, uuid=guest.uuid))
+    with transaction() as session:
+        say(session, f"an operator had the guest stopped on {guest.host}", guest=name)
+    deadline = time.monotonic() + timeout_s
+    while _look(guest, guest.host).pid is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(LOOK_S)
+    return True

@@ -109,8 +109,6 @@ class Job(Base):
     """As it was submitted; None of a job of Drover 0.1, or one that was refused."""
     pace: Mapped[Pace | None] = mapped_column(Typed(Pace))
     """Of its disks; None before the copy."""
-    silent: Mapped[str | None] = mapped_column(Text)
-    """Which of its hosts are silent, as its story says by now, see `drover.controller.outages`."""
     kept_by_source: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     """The source owns the guest although it was handed over: the destination is dead, as proven or stated."""
     fenced: Mapped[str | None] = mapped_column(String(64))

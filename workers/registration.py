@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 CPUS_PER_CPU = 16
 """Virtual CPUs for each CPU of the machine, unless the settings have another number: guests mostly wait."""
 
+LOOK_S = 5.0
+"""Between two looks at storages and at QEMUs; each costs some milliseconds of CPU."""
 LOCK = "worker.lock"
 _lock: list[TextIO] = []
 
@@ -211,18 +213,19 @@ def disk_bytes(ours: Settings) -> int:
 def begin_heartbeat(**_: Any) -> None:
     """From now on this host counts as alive, also while Redis is unreachable: what runs on it goes on."""
     if settings().host:
-        _repeat("heartbeat", register)
-        _repeat("look at storages", watch.look)
-        _repeat("look at guests", guest_watch.look)
-        _repeat("retirement", retention.delete_expired)  # beside it: a large image takes minutes
+        heartbeat_s = settings().heartbeat.total_seconds()
+        _repeat("heartbeat", register, heartbeat_s)
+        _repeat("look at storages", watch.look, max(heartbeat_s, LOOK_S))
+        _repeat("look at guests", guest_watch.look, max(heartbeat_s, LOOK_S))
+        _repeat("retirement", retention.delete_expired, heartbeat_s)  # beside it: a large image takes minutes
 
 
-def _repeat(name: str, what: Callable[[Settings], None]) -> None:
-    """In a thread of its own, until the worker ends."""
+def _repeat(name: str, what: Callable[[Settings], None], every_s: float) -> None:
+    """In a thread of its own, at once and again until the worker ends."""
 
     def run() -> None:
-        every_s, said = settings().heartbeat.total_seconds(), False
-        while not STOPPING.wait(every_s):
+        said = False
+        while not STOPPING.is_set():
             try:
                 what(settings())
             except Exception as error:
@@ -231,6 +234,7 @@ def _repeat(name: str, what: Callable[[Settings], None]) -> None:
                 said = True
             else:
                 said = False
+            STOPPING.wait(every_s)
 
     threading.Thread(target=run, name=name, daemon=True).start()
 

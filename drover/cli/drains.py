@@ -240,6 +240,15 @@ def resume(drain_id: DrainId, as_json: AsJson = False) -> None:
     drain_view.report(commands.resume(drain_id).id, as_json=as_json)
 
 
+@app.command(epilog=examples("drover drain release 3"))
+def release(drain_id: DrainId, as_json: AsJson = False) -> None:
+    """Let all moves of a drain go on that was submitted with --hold: the RAM is sent, the guests are moved."""
+    from drover.cli import drain_view
+    from workflows.drain import commands
+
+    drain_view.report(commands.release(drain_id).id, as_json=as_json)
+
+
 @app.command(epilog=examples("drover drain cancel 3", "drover drain cancel 3 --wait"))
 def cancel(drain_id: DrainId, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False) -> None:
     """End a drain: moves under way are rolled back, guests that have moved stay, the host stays cordoned.

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from models.database import transaction
-from models.drain import Drain, DrainState, GuestState
+from models.documents import MigrationOptions
+from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.job import JobState
 from tests.test_cli.support import document, drover, insert_job
 
@@ -190,3 +191,37 @@ def test_only_a_held_job_is_released() -> None:
     assert document("job", "release", str(held))["hold"] is False
     again = drover("job", "release", str(held))
     assert (again.exit_code, "there is nothing to release" in again.stderr) == (2, True)
+
+
+def test_a_drain_is_released_with_all_its_held_moves() -> None:
+    number = insert_job(JobState.RUNNING, hold=True)
+    drain = _drain(hold=True, moving=number)
+    assert document("drain", "release", str(drain))["id"] == drain
+    assert document("job", "show", str(number))["hold"] is False
+    again = drover("drain", "release", str(drain))
+    assert (again.exit_code, "there is nothing to release" in again.stderr) == (2, True)
+
+
+def _drain(*, hold: bool, moving: int) -> int:
+    row = DrainGuest(guest="web", position=1, source="hv1", state=GuestState.MOVING, job_id=moving)
+    with transaction() as session:
+        drain = Drain(kind=DrainKind.DRAIN, host="hv1", state=DrainState.RUNNING, hold=hold, guests=[row])
+        session.add(drain)
+        session.flush()
+        return drain.id
+
+
+def test_a_job_under_way_is_changed() -> None:
+    number = insert_job(JobState.RUNNING)
+    document("job", "set", str(number), "--bandwidth", "50M/s", "--priority", "7")
+    with transaction() as session:
+        job = session.get_one(Job, number)
+        assert (job.options.bandwidth_bytes_per_s, job.priority) == (50_000_000, 7)
+        assert job.options.max_downtime_ms == MigrationOptions().max_downtime_ms
+    nothing = drover("job", "set", str(number))
+    assert (nothing.exit_code, "say what to change" in nothing.stderr) == (2, True)
+
+
+def test_a_job_that_has_ended_is_not_changed() -> None:
+    result = drover("job", "set", str(insert_job(JobState.DONE)), "--priority", "7")
+    assert (result.exit_code, "has ended" in result.stderr) == (2, True)

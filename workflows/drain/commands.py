@@ -218,6 +218,29 @@ def pause(drain_id: int) -> Drain:
         return drain
 
 
+def release(drain_id: int, by: str = "command line") -> Drain:
+    """Let the RAM of all moves of a drain follow that was submitted with a hold.
+
+    Raises:
+        PreconditionFailed: there is no such drain, it has ended, or nothing of it is held.
+    """
+    with transaction() as session:
+        drain = existing(session, drain_id)
+        numbers = [row.job_id for row in drain.guests if row.job_id is not None]
+        held = [
+            job
+            for number in sorted(numbers)
+            if (job := claims.lock(session, number)) is not None and job.hold and not job.state.settled
+        ]
+        if drain.state.ended or not (held or drain.hold):
+            raise PreconditionFailed(f"drain {drain_id} is {drain.state} and not held: there is nothing to release")
+        drain.hold = False  # of the moves that it still begins
+        for job in held:
+            jobs.let_ram_follow(session, job, by)
+        wake(session)
+        return drain
+
+
 def resume(drain_id: int) -> Drain:
     """Go on after a pause, or try the guests again that an ended drain has skipped.
 

@@ -234,10 +234,45 @@ def release(job_id: int, by: str = "command line") -> Job:
         job = existing(session, job_id)
         if job.state.settled or not job.hold:
             raise PreconditionFailed(f"job {job_id} is {job.state} and not held: there is nothing to release")
-        job.hold, job.progress_at = False, now(session)
-        record_event(
-            session, job_id, by=by, action="released", sentence="an operator released it: the RAM may follow the disks"
-        )
+        let_ram_follow(session, job, by)
+    return job
+
+
+def let_ram_follow(session: Session, job: Job, by: str) -> None:
+    """End a job's hold. The caller holds its row's lock."""
+    job.hold, job.progress_at = False, now(session)
+    record_event(
+        session, job.id, by=by, action="released", sentence="an operator released it: the RAM may follow the disks"
+    )
+    wake(session)
+
+
+def change(
+    job_id: int,
+    *,
+    bandwidth_bytes_per_s: int | None = None,
+    max_downtime_ms: int | None = None,
+    priority: int | None = None,
+    by: str = "command line",
+) -> Job:
+    """Change how a job is done while it is under way; None leaves a value as it is.
+
+    A copy of disks obeys a new limit within seconds; RAM does from its next attempt on. A priority counts until the job
+    begins.
+
+    Raises:
+        PreconditionFailed: there is no such job, or it has ended.
+    """
+    given = {"bandwidth_bytes_per_s": bandwidth_bytes_per_s, "max_downtime_ms": max_downtime_ms}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    with transaction() as session:
+        job = existing(session, job_id)
+        if job.state.finished:
+            raise PreconditionFailed(f"job {job_id} has ended, it is {job.state}: there is nothing to change")
+        job.options = job.options.model_copy(update=wanted)
+        job.priority = job.priority if priority is None else priority
+        told = ", ".join(f"{name} = {value}" for name, value in (wanted | {"priority": job.priority}).items())
+        record_event(session, job_id, by=by, action="changed", sentence=f"an operator changed it: {told}")
         wake(session)
     return job
 

@@ -14,7 +14,7 @@ from drover.settings import Settings, StreamSecurity
 from models import preflight
 from models.plan import BackingImage, Chain, DestinationPlan, Inspection, Link, PlannedDisk, SourceDisk, Statement
 from models.preflight import Check
-from workers import checks, monitors
+from workers import checks, monitors, started_as
 from workers.media import destination
 from workers.policy import HostPolicy
 from workers.qemu import known_bugs, program
@@ -57,6 +57,7 @@ def derive(
         image_paths={file.source_path: file.destination_path for file in needed},
     )
     images = {disk.named or disk.destination_path for disk in disks}
+    problems += started_as.impossible(seen.started_as, rules)
     problems += outside + _disk_faults(disks, rules) + _path_faults(rules, qmp, pidfile)
     problems += checks.at_destination(command_line_refusals(argv, source_root=str(ours.guest_root)))
     problems += [checks.POLICY.found(sentence) for sentence in violations(argv, rules, images)]

@@ -5,7 +5,7 @@ from pathlib import Path
 from drover.errors import Fatal, Transient
 from drover.settings import Settings
 from models.plan import DestinationPlan, Topology
-from workers import inspection, processes, run_files
+from workers import inspection, processes, run_files, started_as
 from workers.processes import Process
 from workers.qemu import cpu, topology
 from workers.qemu.command_line import listening_sockets
@@ -60,7 +60,8 @@ async def spawn(ctx: Context) -> Process:
     """
     await stop(ctx)
     ctx.only_own_images()
-    return processes.spawn(ctx.directory.mark("incoming"), ctx.destination.argv, _log(ctx))
+    argv = started_as.launched(ctx.destination.argv, ctx.source.started_as)
+    return processes.spawn(ctx.directory.mark("incoming"), argv, _log(ctx))
 
 
 async def ready(ctx: Context, started: Process) -> None:

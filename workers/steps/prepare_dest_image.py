@@ -1,6 +1,8 @@
 """Step 1: empty images on the destination, exactly like the source's."""
 
 import asyncio
+import os
+import stat
 from pathlib import Path
 
 from drover.errors import Fatal, Transient
@@ -8,7 +10,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.job import Side
 from models.plan import PlannedDisk
-from workers import files, processes
+from workers import files, processes, started_as
 from workers.images import links
 from workers.images import manifest as images
 from workers.images.manifest import Manifest
@@ -35,7 +37,7 @@ class PrepareDestImage(StepHandler):
             ctx.guard()
             ctx.directory.manifest.claim(files.below(ctx.settings.guest_root, disk.destination_path))
             links.make(disk.links)
-        await asyncio.gather(*(asyncio.to_thread(_make, disk) for disk in disks))
+        await asyncio.gather(*(asyncio.to_thread(_make, ctx, disk) for disk in disks))
 
     async def rollback(self, ctx: Context) -> None:
         ctx.guard()
@@ -74,7 +76,24 @@ def _is_made(manifest: Manifest, disk: PlannedDisk) -> bool:
     return made and all(Path(link.path).is_symlink() for link in disk.links)
 
 
-def _make(disk: PlannedDisk) -> None:
+def _make(ctx: Context, disk: PlannedDisk) -> None:
     path = Path(disk.destination_path)
     backing = (disk.chain[0].path, disk.chain[0].format) if disk.chain else None
     images.create(path, disk.format, disk.virtual_size_bytes, disk.create_options, backing)
+    _give_away(ctx, disk, path)
+
+
+def _give_away(ctx: Context, disk: PlannedDisk, path: Path) -> None:
+    """The image belongs to whom it belonged, by name: its QEMU opens it as that user."""
+    source = next((one for one in ctx.source.disks if one.index == disk.index), None)
+    if source is None or source.owner is None or source.group is None or source.mode is None:
+        return
+    owner = started_as.owner_here(ctx.source.started_as, (source.owner, source.group))
+    descriptor = files.opened(path, os.O_RDONLY)
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            if owner is not None:
+                os.fchown(descriptor, *owner)
+            os.fchmod(descriptor, source.mode)
+    finally:
+        os.close(descriptor)

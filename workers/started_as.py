@@ -16,7 +16,19 @@ from workers.policy import HostPolicy
 from workers.processes import Process
 from workers.qemu.command_line import parse_command_line
 
-LIMITS = ("as", "core", "cpu", "data", "fsize", "memlock", "nofile", "nproc", "rtprio", "stack")
+LIMITS = {
+    "Max address space": "as",
+    "Max core file size": "core",
+    "Max cpu time": "cpu",
+    "Max data size": "data",
+    "Max file size": "fsize",
+    "Max locked memory": "memlock",
+    "Max open files": "nofile",
+    "Max processes": "nproc",
+    "Max realtime priority": "rtprio",
+    "Max stack size": "stack",
+}
+"""As /proc/PID/limits calls them: that needs no privilege of its own, unlike prlimit(2)."""
 
 
 def read(process: Process, argv: Sequence[str]) -> StartedAs | None:
@@ -48,11 +60,12 @@ def _changes_user(argv: Sequence[str]) -> bool:
 
 def _limits(process: Process) -> Iterator[tuple[str, tuple[int, int]]]:
     """Those that differ from the worker's own: the others it gives to whatever it starts."""
-    for name in LIMITS:
-        number = getattr(resource, f"RLIMIT_{name.upper()}")
-        limit = resource.prlimit(process.pid, number)
-        if limit != resource.getrlimit(number):
-            yield name, (limit[0], limit[1])
+    for line in Path(f"/proc/{process.pid}/limits").read_text().splitlines():
+        name = LIMITS.get(line[:26].strip())
+        if name is not None:
+            soft, hard = (-1 if word == "unlimited" else int(word) for word in line[26:].split()[:2])
+            if (soft, hard) != resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}")):
+                yield name, (soft, hard)
 
 
 def _user(uid: int) -> str:

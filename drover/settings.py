@@ -304,7 +304,8 @@ class Settings(BaseSettings):
         read_by=WORKER,
         ge=0,
         le=10**18,
-        about="What the disks of guests may hold on this host together; 0: all of the guest root's file system.",
+        about="What the disks of guests may hold on this host together; 0: all of the guest root's file system and "
+        "of the policy's storages.",
     )
     lease_ttl: Seconds = _variable(
         "LEASE_TTL_S",

@@ -6,8 +6,8 @@ from typing import Annotated
 from pydantic import Field, PlainSerializer, Strict
 
 from drover.settings import StreamSecurity
-from models.contracts import Json, Many, Versioned
-from models.plan import Chain
+from models.contracts import Json, Many, Part, Versioned
+from models.plan import Chain, Layout
 
 DOWNTIME_MS = 300
 """The default target downtime."""
@@ -36,6 +36,8 @@ class MigrationOptions(Versioned):
     """What becomes of the backing files of its disks."""
     thin_factor: float | None = None
     """How far the destination's storage may be over-committed for this move; None: as it is set there."""
+    layout: Layout = Layout()
+    """What is wanted of its disks at the destination."""
 
 
 class NbdServer(Versioned):
@@ -119,6 +121,27 @@ class AllowedHosts(Versioned):
     to: Many[str] = ()
     """Only to these; none is to all of them."""
     exclude: Many[str] = ()
+
+
+class SeenQemu(Part):
+    """A QEMU that runs on a host, as its process alone shows it."""
+
+    process: str
+    """See `workers.processes.identity`."""
+    pid: int
+    name: str | None = None
+    """Of `-name`."""
+    uuid: str | None = None
+    macs: Many[str] = ()
+    """Those that were given to its cards."""
+    job: int | None = None
+    """The job that has brought it here."""
+
+
+class SeenQemus(Versioned):
+    """All that run on a host."""
+
+    qemus: Many[SeenQemu] = ()
 
 
 class HostFacts(Versioned):

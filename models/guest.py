@@ -1,11 +1,26 @@
 """Guests: running QEMUs that were adopted."""
 
+import enum
 from datetime import datetime
 
 from sqlalchemy import BigInteger, ForeignKey, String, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base
+
+
+class Life(enum.StrEnum):
+    """What becomes of a guest, as far as anybody sees."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    """Its QEMU lives and the guest does not run: by its owner, an error, or a signal."""
+    GONE = "gone"
+    """Its QEMU has ended and no other has taken its place."""
+    TWICE = "twice"
+    """Another QEMU is the same machine."""
+    UNKNOWN = "unknown"
+    """Its host is silent."""
 
 
 class Guest(Base):
@@ -29,9 +44,15 @@ class Guest(Base):
     disk_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """Virtual sizes of all disks together."""
     allocated_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    """What their images take of the host now, as its worker last saw; null: not seen yet."""
+    """What their image files take of the host now, as its worker last saw; null: not seen yet."""
+    device_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """The part of `disk_bytes` that lies on block devices, which take nothing of a file system."""
     gone_at: Mapped[datetime | None]
     """Since when its QEMU is seen to have ended and no other has taken its place; it counts for nothing then."""
+    runstate: Mapped[str | None] = mapped_column(String(32))
+    """As QEMU last said; null: not asked yet."""
+    twin: Mapped[str | None] = mapped_column(Text)
+    """What shows that it runs twice, see `workflows.twins`; null: nothing."""
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     """A drain moves guests of higher priority first."""
     affinity: Mapped[str | None] = mapped_column(String(64))
@@ -42,4 +63,14 @@ class Guest(Base):
     def lives_on(self, host: str, qmp: str, process: str | None = None) -> None:
         """Record where it runs after a move, and in which process if that is known."""
         self.host, self.qmp, self.process, self.moved_at = host, qmp, process, func.clock_timestamp()
-        self.gone_at = None
+        self.gone_at, self.runstate = None, "running"
+
+    def life(self, *, host_alive: bool) -> Life:
+        """What is to be said of it now; its host sent a heartbeat lately, or not."""
+        if self.twin is not None:
+            return Life.TWICE
+        if not host_alive:
+            return Life.UNKNOWN
+        if self.gone_at is not None:
+            return Life.GONE
+        return Life.RUNNING if self.runstate in {None, "running"} else Life.PAUSED

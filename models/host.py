@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models.base import Base, Document, by_value
 from models.contracts import Typed, Versioned
-from models.documents import HostFacts
+from models.documents import HostFacts, SeenQemus
 
 
 class HostState(enum.StrEnum):
@@ -45,6 +45,9 @@ class Host(Base):
     """What its worker shows, see `workers.host_key`. Base64."""
     trusted_key: Mapped[str | None] = mapped_column(String(64))
     """What counts, see `workflows.host_keys`."""
+    qemus: Mapped[SeenQemus | None] = mapped_column(Typed(SeenQemus))
+    """Those that its worker saw running when it last looked; null: it has not yet. Likewise the next."""
+    qemus_at: Mapped[datetime | None]
 
 
 ANSWERED_CHANNEL = "drover_answered"

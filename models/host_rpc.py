@@ -8,7 +8,7 @@ from drover.errors import UnreadableDocument
 from drover.names import GuestName
 from models.contracts import Many, Part, Versioned, nested
 from models.job import Side
-from models.plan import Chain, DestinationPlan, Inspection
+from models.plan import Chain, DestinationPlan, Inspection, Layout
 from models.preflight import Check
 
 Answer = TypeVar("Answer", bound=Versioned)
@@ -49,6 +49,8 @@ class PlanDestination(Question[DestinationPlan]):
     chain: Chain = "keep"
     thin_factor: float | None = None
     """See `MigrationOptions.thin_factor`."""
+    layout: Layout = Layout()
+    """See `Plan.layout`."""
     tried: bool = False
     """The guest's QEMU is started there as a trial."""
 

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Strict
+from pydantic import Strict, field_validator
 
 from models.contracts import Json, Many, Part, Versioned, nested
 from models.preflight import Check
@@ -30,6 +30,55 @@ class Topology(Part):
     qtree: Many[str]
     """The lines of `info qtree`, without what differs between two processes of one machine."""
     ramblocks: Many[str]
+
+
+def _plain(path: str) -> str:
+    if not path.startswith("/") or not path.isprintable() or ".." in path.split("/"):
+        raise ValueError("an absolute path without `..` is wanted")
+    return path
+
+
+class DiskLayout(Part):
+    """What an operator wants of one disk at the destination; what is left out stays as it is."""
+
+    index: int
+    path: str | None = None
+    """Of the image or block device."""
+    storage: str | None = None
+    """Of the destination: its image or volume is made there."""
+    format: Literal["raw", "qcow2"] | None = None
+    thick: bool | None = None
+    """All of its room is taken at once, or only what is written."""
+
+    @field_validator("path")
+    @classmethod
+    def _path(cls, path: str | None) -> str | None:
+        return path and _plain(path)
+
+
+class Layout(Part):
+    """Where, and as what, the disks of a guest are made at the destination."""
+
+    disks: Many[DiskLayout] = ()
+    format: Literal["raw", "qcow2"] | None = None
+    """Of all disks that are not listed with one; likewise the next two."""
+    storage: str | None = None
+    thick: bool | None = None
+    overwrite: Many[str] = ()
+    """Block devices of the destination that may be overwritten."""
+
+    @field_validator("overwrite")
+    @classmethod
+    def _paths(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_plain, paths))
+
+    def of(self, index: int) -> DiskLayout:
+        """What is wanted of one disk."""
+        own = next((disk for disk in self.disks if disk.index == index), DiskLayout(index=index))
+        common = {name: getattr(self, name) for name in ("format", "thick") if getattr(own, name) is None}
+        if own.path is None and own.storage is None:
+            common["storage"] = self.storage
+        return own.model_copy(update=common)
 
 
 class FileKind(StrEnum):
@@ -122,6 +171,8 @@ class SourceDisk(Part):
     format: str
     path: str
     """Of the file itself, whatever links lead there."""
+    block_device: bool = False
+    """There is a block device at this path, or a link to one."""
     named: str | None = None
     """As QEMU was told to open it, where that differs: by links below the guest root."""
     links: Many[Link] = ()
@@ -219,8 +270,15 @@ class PlannedDisk(Part):
     index: int
     device: str
     format: str
+    source_format: str | None = None
+    """Where it is another one at the source; None: the same."""
     source_path: str
+    source_device: bool = False
+    """The source's image is a block device; likewise at the destination."""
     destination_path: str
+    destination_device: bool = False
+    volume_of: str | None = None
+    """The destination's storage in which the job makes the block device; None: it is there already."""
     named: str | None = None
     """As QEMU is told to open it, where that is by links."""
     links: Many[Link] = ()
@@ -297,6 +355,8 @@ class Plan(Versioned):
 
     source: Annotated[Inspection, nested(Inspection)]
     destination: Annotated[DestinationPlan, nested(DestinationPlan)]
+    layout: Layout = Layout()
+    """What was wanted of its disks, by the operator or by mappings of storages."""
     source_key: str | None = None
     """The source's public key, by which the destination seals credentials for it. None: Drover 0.1 made the plan; the
     controller adds both keys before the job goes on."""

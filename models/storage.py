@@ -11,6 +11,8 @@ from models.base import Base
 
 GUESTS = "guests"
 """The storage of every host that holds its guest root."""
+FILESYSTEM = "filesystem"
+"""The driver of a storage that only is there: images lie on it, but none is made there by its name."""
 THIN_FACTOR = 20.0
 """Of a storage that an operator has set to nothing else."""
 MOST_THIN_FACTOR = 1000.0

@@ -4,8 +4,12 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -187,6 +191,7 @@ def test_history_has_the_same_figures_as_page_csv_and_json(console: httpx.Client
         ("/live/nothing", 400),
         ("/jobs/web", 400),
         ("/?page=0", 400),
+        ("/jobs?guest=%00", 400),
         ("/history?days=0", 400),
         ("/history?by=label", 400),
     ],
@@ -258,3 +263,57 @@ def test_a_report_as_json_has_the_document_with_story_parts_and_estimate(databas
     assert [each["guest"] for each in drain["jobs"]] == ["web04", "web08", "web12"]
     assert drover("job", "report", "1", "--json", "--html").exit_code == 2
     assert drover("job", "report", "999999").exit_code == 2
+
+
+def test_the_api_answers_with_the_documents_of_the_command_line(console: httpx.Client) -> None:
+    made = consoles.fleet()
+    same = {
+        "/hosts": ("host", "list"),
+        "/guests": ("guest", "list"),
+        "/jobs?all=1": ("job", "list", "--all"),
+        f"/jobs/{made.moved}": ("job", "show", str(made.moved)),
+        f"/jobs/{made.stuck}/events": ("job", "explain", str(made.stuck)),
+        "/drains": ("drain", "list"),
+    }
+    for path, words in same.items():
+        answer = console.get(f"/api/v1{path}")
+        assert answer.status_code == 200, path
+        assert without_time(answer.json()) == without_time(json.loads(drover(*words, "--json").stdout)), path
+    assert len(console.get(f"/api/v1/drains/{made.drain}").json()["guests"]) == 5
+    [oldest, *_] = console.get("/api/v1/inbox").json()["items"]
+    assert oldest["commands"][0]["text"] == f"drover job release {made.held}"
+
+
+def without_time(document: Any) -> Any:
+    """What grows while one looks is left out."""
+    if isinstance(document, dict):
+        return {name: without_time(value) for name, value in document.items() if name not in {"total_s", "eta_s"}}
+    return [without_time(each) for each in document] if isinstance(document, list) else document
+
+
+def test_the_api_says_what_is_wrong_as_json_and_changes_nothing(console: httpx.Client) -> None:
+    for path, status, code in (
+        ("/jobs/7", 404, "not_found"),
+        ("/drains/7", 404, "not_found"),
+        ("/nothing", 404, "not_found"),
+        ("/jobs/web", 400, "not_understood"),
+        ("/jobs?limit=0", 400, "not_understood"),
+        ("/jobs?guest=%00", 400, "not_understood"),
+    ):
+        answer = console.get(f"/api/v1{path}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), path
+    assert console.post("/api/v1/jobs").json()["error"]["code"] == "not_allowed"
+    described = console.get("/api/v1/openapi.json").json()
+    assert "/api/v1/jobs/{number}" in described["paths"]
+    assert all(set(methods) == {"get"} for methods in described["paths"].values())
+
+
+def test_the_api_does_what_its_description_says_whatever_it_is_asked(console: httpx.Client, tmp_path: Path) -> None:
+    """Properties, tried by schemathesis: no error of the server, and only answers that are described."""
+    consoles.fleet()
+    address = str(console.base_url).rstrip("/")
+    words = ["--max-examples=10", "--phases=coverage,fuzzing", "--request-timeout=30", "--no-color"]
+    program = str(Path(sys.executable).with_name("st"))
+    command = [program, "run", f"{address}/api/v1/openapi.json", *words]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert told.returncode == 0, told.stdout

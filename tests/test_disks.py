@@ -101,7 +101,7 @@ def awkward_disk(kind: str, path: Path) -> list[str]:
     file = {"driver": "file", "filename": str(path)}
     graphs: dict[str, dict[str, Any]] = {
         "filter": {"driver": "throttle", "throttle-group": "g", "file": {"driver": "qcow2", "file": file}},
-        "part": {"driver": "raw", "offset": 0, "size": 4096, "file": file},
+        "part": {"driver": "raw", "offset": 512, "size": 4096, "file": file},
     }
     if kind in graphs:
         return ["-blockdev", json.dumps({"node-name": "n", **graphs[kind]}), "-device", "virtio-blk-pci,drive=n"]

@@ -35,6 +35,7 @@ from lab.fleet import free_port
 from models.database import forget, transaction
 from models.documents import Downtime, RamProgress, Window
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
+from models.guest import Guest
 from models.job import Attempt, Job, JobState, StepState
 from models.storage import Storage
 from models.transitions import JobEvent
@@ -125,6 +126,21 @@ def storage(host: str, seen_at: Any) -> None:
         row = Storage(host=host, name="guests", driver="folder", place="/", total_bytes=10**12, free_bytes=10**9)
         row.seen_at = seen_at
         session.add(row)
+
+
+def trouble(guest: str, **columns: Any) -> None:
+    """Something is wrong with this guest."""
+    with transaction() as session:
+        row = session.get_one(Guest, guest)
+        for name, value in columns.items():
+            setattr(row, name, value)
+
+
+def test_a_guest_that_is_gone_or_runs_twice_is_told_by_its_name(fleet: Scrape) -> None:
+    assert fleet("drover_guests", state="running") == 4
+    trouble("old", gone_at=func.now())
+    assert fleet("drover_guest_trouble", guest="old", host="hv1", state="gone") == 1
+    assert fleet("drover_guests", state="gone") == 1
 
 
 def test_jobs_and_hosts_are_told_as_they_are(fleet: Scrape) -> None:
@@ -322,6 +338,7 @@ def telling(fleet: Scrape, drain: Drain, database_lab: Lab) -> Iterator[Scrape]:
     """A fleet with a value for each metric."""
     end(factories.job("old", "hv2", state=JobState.RUNNING), downtime_ms=42, ago_s=60)
     storage("hv1", func.now())
+    trouble("old", twin="pid 1 on hv2 has its UUID as well")
     redis = services.start_redis(database_lab)
     yield fleet
     redis.kill()

@@ -30,9 +30,9 @@ def refused(*words: str, root: str = "/hosts/a") -> list[str]:
         (["-snapshot"], "temporary"),
         (["-drive", "file=/hosts/a/i,snapshot=on"], "temporary"),
         (["-loadvm", "x"], "internal snapshot"),
-        (["-drive", "file=/dev/vg/lv,format=raw"], "block devices"),
-        (["-blockdev", "driver=host_device,node-name=n,filename=/dev/sdb"], "block devices"),
-        (["-hda", "/dev/sdb"], "block devices"),
+        (["-drive", "file=/dev/vg/lv,format=raw"], "outside /hosts/a"),
+        (["-blockdev", "driver=host_device,node-name=n,filename=/dev/sdb"], "outside /hosts/a"),
+        (["-hda", "/dev/sdb"], "outside /hosts/a"),
         (["-drive", "file=rbd:pool/image"], "not a file of this host"),
         (["-drive", "file=http://x/y.iso,media=cdrom"], "not a file of this host"),
         (["-blockdev", '{"driver":"raw","node-name":"n","file":{"driver":"nfs","path":"/x"}}'], "not a file"),
@@ -79,6 +79,11 @@ def test_an_ordinary_guest_is_not_refused() -> None:
     words += ["-device", "vhost-vsock-pci,guest-cid=3", "-object", "memory-backend-file,id=m,mem-path=/dev/hugepages"]
     words += ["-drive", "if=pflash,file=/usr/share/OVMF/OVMF_CODE.fd,readonly=on"]
     assert refused(*words) == []
+
+
+def test_a_block_device_whose_place_is_decided_elsewhere_is_no_matter() -> None:
+    line = ["qemu", "-drive", "file=/dev/vg/lv,format=raw"]
+    assert command_line_refusals(line, source_root="/hosts/a", images={"/dev/vg/lv"}) == []
 
 
 def test_outside_the_root_is_no_matter_when_the_root_is_everything() -> None:

@@ -17,7 +17,7 @@ from models.storage import Storage, counted_bytes, is_low
 from tests import factories
 from tests.factories import GB
 from tests.helpers import MIB, until
-from workers import processes
+from workers import policy, processes
 from workers.images.manifest import free_bytes
 from workers.processes import Process
 from workers.storage import places, room, watch
@@ -74,7 +74,7 @@ def test_a_thin_image_needs_no_room_for_its_virtual_size(ours: Settings, tmp_pat
 
 def test_each_storage_is_reported_with_its_room(ours: Settings, tmp_path: Path) -> None:
     other = Path("/dev/shm") / tmp_path.name
-    found = {place.name: place for place in places.places(ours, [other / "disk.raw"])}
+    found = {place.name: place for place in places.places(policy.of(ours), [other / "disk.raw"])}
     assert found["guests"].place == str(tmp_path)
     assert found["dev-shm"].place == "/dev/shm"
     watch.look(ours)

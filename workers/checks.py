@@ -209,11 +209,6 @@ REMOTE_IMAGE = Kind(
     remedy="only local images are moved: copy it to one by `blockdev-mirror`",
     live=True,
 )
-BLOCK_DEVICE = Kind(
-    name="block-device",
-    what="raw block devices",
-    why="raw block devices cannot be created on the destination yet",
-)
 NEEDED_FILE = Kind(
     name="needed-file",
     what="a file that the guest needs and that is gone, cannot be read, or is no file (a CD drive of the host)",
@@ -260,8 +255,8 @@ THROTTLED = Kind(
 )
 PARTIAL_IMAGE = Kind(
     name="partial-image",
-    what="a disk that is a part of its file (`offset`, `size`)",
-    why="it shows only a part of its file (offset, size)",
+    what="a disk that begins within its file (`offset`)",
+    why="it begins within its file (offset)",
     remedy="copy it to an image of its own (`blockdev-mirror`)",
     live=True,
 )
@@ -365,6 +360,19 @@ IMAGE_EXISTS = Kind(
     side="destination",
     live=True,
 )
+TARGET_DEVICE = Kind(
+    name="target-device",
+    what="a block device at the destination that is in use, too small, or not named as free to overwrite",
+    side="destination",
+    live=True,
+)
+NO_LVM = Kind(name="no-lvm", what="a destination without lvcreate for its volumes", side="destination", live=True)
+LAYOUT = Kind(
+    name="layout",
+    what="storages that the destination does not have",
+    side="destination",
+    live=True,
+)
 NO_ROOM = Kind(name="no-room", what="too little room for its images at the destination", side="destination", live=True)
 NO_MEMORY = Kind(
     name="no-memory",
@@ -426,6 +434,13 @@ KNOWN_BUG = Kind(
     what="bugs of the QEMUs that concern this guest",
     verdict=Verdict.WARN,
 )
+CHANGED_DISK = Kind(
+    name="changed-disk",
+    what="block devices that become image files, and devices that are overwritten",
+    side="destination",
+    verdict=Verdict.WARN,
+    live=True,
+)
 PLAIN_STREAMS = Kind(
     name="plain-streams",
     what="disks and RAM that go over the network in plain text",
@@ -449,6 +464,10 @@ MOVED = (
     Supported(
         what="raw and qcow2 images on virtio-blk, virtio-scsi, SATA, IDE and USB",
         how="mirrored while the guest runs; size, cluster size and further options of the format are kept",
+    ),
+    Supported(
+        what="block devices: LVM volumes, loop devices, partitions, zvols, and links to one",
+        how="mirrored to an image, or to a device that a storage of the destination makes or that an operator names",
     ),
     Supported(
         what="machine types q35, pc, microvm and virt; UEFI with and without Secure Boot",

@@ -10,59 +10,90 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from drover.errors import PreconditionFailed
 from drover.settings import Settings, StreamSecurity
 from models import preflight
-from models.plan import BackingImage, Chain, DestinationPlan, Inspection, Link, PlannedDisk, SourceDisk, Statement
+from models.plan import (
+    BackingImage,
+    Chain,
+    DestinationPlan,
+    Inspection,
+    Layout,
+    Link,
+    PlannedDisk,
+    SourceDisk,
+    Statement,
+)
 from models.preflight import Check
 from workers import checks, monitors, started_as
 from workers.media import destination
 from workers.policy import HostPolicy
 from workers.qemu import known_bugs, program
 from workers.qemu.command_line import destination_command_line
+from workers.qemu.image_options import Fit, fitted
 from workers.qemu.permissions import violations, written
+from workers.qemu.present_media import without_backing_files
 from workers.qemu.refusals import command_line_refusals
 from workers.qmp_ready import listens
+from workers.storage.targets import Target, Targets, changes
 
 Relocate = Callable[[str], str]
 """The same place below this host's guest root."""
 FORMATS = {"raw", "qcow2"}
-CREATE_OPTIONS = {"cluster_size", "compat", "lazy_refcounts", "refcount_bits", "extended_l2", "compression_type"}
+CREATE_OPTIONS = {
+    "cluster_size",
+    "compat",
+    "lazy_refcounts",
+    "refcount_bits",
+    "extended_l2",
+    "compression_type",
+    "preallocation",
+}
 """Others of qemu-img's name files of this host: `backing_file`, `data_file`."""
 NO_QEMU = (0, 0, 0)
 
 
 def derive(
-    told: Statement, ours: Settings, rules: HostPolicy, chain: Chain = "keep"
+    told: Statement, ours: Settings, rules: HostPolicy, chain: Chain = "keep", layout: Layout | None = None
 ) -> tuple[DestinationPlan, list[Check]]:
-    """How the guest would run here, and why it must not. Starts nothing but `QEMU --version`."""
+    """How the guest would run here, and why it must not. Starts nothing but `QEMU --version`.
+
+    `layout` is what is wanted of its disks; the policy decides about it like about all else.
+    """
     seen, root = told.inspection, told.guest_root
     try:
         relocate = _relocation(root, str(ours.guest_root))
-        disks = tuple(_disk(disk, relocate, seen.qemu_version, _chain(disk, root, ours, chain)) for disk in seen.disks)
+        disks = _disks(told, ours, rules, chain, layout or Layout())
         qmp = _monitor(seen, disks, relocate)
         pidfile = relocate(seen.pidfile) if seen.pidfile else None
     except ValueError:
         disks, qmp, pidfile = (), "", None
         outside = [checks.NOT_BELOW_ROOT.found(f"not all files of the guest lie below {root}")]
+    except PreconditionFailed as error:
+        disks, qmp, pidfile = (), "", None
+        outside = [checks.LAYOUT.found(str(error))]
     else:
         outside = []
     qemu, version, problems = _qemu(seen, rules)
     needed = destination.planned_files(seen, root, ours, rules)
+    below = {level.path for disk in seen.disks for level in disk.chain}
     argv = destination_command_line(
-        seen.argv,
+        seen.argv if chain == "keep" else without_backing_files(seen.argv, below),
         machine_type=seen.machine_type,
         source_root=root,
         destination_root=str(ours.guest_root),
         qemu=qemu,
-        image_paths={file.source_path: file.destination_path for file in needed},
+        image_paths=_elsewhere(seen, disks) | {file.source_path: file.destination_path for file in needed},
     )
+    argv = fitted(argv, {disk.named or disk.destination_path: _fit(disk) for disk in disks if _becomes_another(disk)})
     images = {disk.named or disk.destination_path for disk in disks}
     problems += started_as.impossible(seen.started_as, rules)
     problems += outside + _disk_faults(disks, rules) + _path_faults(rules, qmp, pidfile)
-    problems += checks.at_destination(command_line_refusals(argv, source_root=str(ours.guest_root)))
+    problems += checks.at_destination(command_line_refusals(argv, source_root=str(ours.guest_root), images=images))
     problems += [checks.POLICY.found(sentence) for sentence in violations(argv, rules, images)]
     live = known_bugs.live_ram_safe(seen.qemu_version, version, seen.accel)
-    warned = _warnings(seen, version, ours.streams)
+    changed = [checks.CHANGED_DISK.found(sentence) for sentence in changes(disks)]
+    warned = [*_warnings(seen, version, ours.streams), *changed]
     plan = DestinationPlan(
         argv=tuple(argv),
         qmp=qmp,
@@ -95,6 +126,32 @@ def _relocation(source_root: str, destination_root: str) -> Relocate:
     return relocate
 
 
+def _disks(told: Statement, ours: Settings, rules: HostPolicy, chain: Chain, layout: Layout) -> tuple[PlannedDisk, ...]:
+    """Each disk where it is made here. Raises what `Targets.of` does."""
+    seen, root = told.inspection, Path(told.guest_root)
+
+    def relative(path: str) -> str:
+        return str(Path(path).relative_to(root))
+
+    targets = Targets(
+        relative=relative, root=ours.guest_root, folder=_folder(seen, root, ours), layout=layout, rules=rules
+    )
+    relocate = _relocation(told.guest_root, str(ours.guest_root))
+    made = []
+    for disk in seen.disks:
+        kept = _chain(disk, told.guest_root, ours, chain)
+        made.append(_disk(disk, targets.of(disk, on_chain=bool(kept)), relocate, seen.qemu_version, kept))
+    return tuple(made)
+
+
+def _folder(seen: Inspection, root: Path, ours: Settings) -> Path:
+    """Where the guest's files are here: the folder of its monitor, or of its first disk that lies below the root."""
+    for path in (seen.qmp, *(disk.path for disk in seen.disks)):
+        if Path(path).is_relative_to(root):
+            return ours.guest_root / Path(path).relative_to(root).parent
+    return ours.guest_root
+
+
 def _chain(disk: SourceDisk, root: str, ours: Settings, chain: Chain) -> tuple[BackingImage, ...]:
     """The backing files that the disk has here."""
     kept = disk.chain if chain == "keep" else ()
@@ -104,22 +161,44 @@ def _chain(disk: SourceDisk, root: str, ours: Settings, chain: Chain) -> tuple[B
 
 
 def _disk(
-    disk: SourceDisk, relocate: Relocate, version: known_bugs.Version, chain: tuple[BackingImage, ...]
+    disk: SourceDisk,
+    target: Target,
+    relocate: Relocate,
+    version: known_bugs.Version,
+    chain: tuple[BackingImage, ...],
 ) -> PlannedDisk:
     return PlannedDisk(
         index=disk.index,
         device=disk.device,
-        format=disk.format,
+        format=target.format,
+        source_format=disk.format if disk.format != target.format else None,
         source_path=disk.path,
-        destination_path=relocate(disk.path),
-        named=relocate(disk.named) if disk.named else None,
-        links=tuple(_link(link, relocate) for link in disk.links),
+        source_device=disk.block_device,
+        destination_path=target.path,
+        destination_device=target.device,
+        volume_of=target.volume_of,
+        named=relocate(disk.named) if disk.named and target.in_place else None,
+        links=tuple(_link(link, relocate) for link in disk.links) if target.in_place else (),
         virtual_size_bytes=disk.virtual_size_bytes,
         allocated_bytes=disk.allocated_bytes,
-        create_options=disk.create_options,
+        create_options=target.create_options,
         discard=known_bugs.mirror_discard(version, disk.format),
         chain=chain,
     )
+
+
+def _elsewhere(seen: Inspection, disks: Sequence[PlannedDisk]) -> dict[str, str]:
+    """{path on the source's command line: path here} of disks that are not in the same place below the guest root."""
+    named = {disk.index: disk.named or disk.path for disk in seen.disks}
+    return {named[disk.index]: disk.named or disk.destination_path for disk in disks}
+
+
+def _becomes_another(disk: PlannedDisk) -> bool:
+    return disk.source_format is not None or disk.source_device or disk.destination_device
+
+
+def _fit(disk: PlannedDisk) -> Fit:
+    return Fit(format=disk.format, device=disk.destination_device, size_bytes=disk.virtual_size_bytes)
 
 
 def _monitor(seen: Inspection, disks: Sequence[PlannedDisk], relocate: Relocate) -> str:
@@ -128,7 +207,8 @@ def _monitor(seen: Inspection, disks: Sequence[PlannedDisk], relocate: Relocate)
         return relocate(seen.qmp)
     if (path := monitors.our_path(seen.argv)) is not None:
         return relocate(path)
-    return f"{disks[0].destination_path if disks else relocate(seen.pidfile or '')}.qmp"
+    files = [disk.destination_path for disk in disks if not disk.destination_device]
+    return f"{files[0] if files else relocate(seen.pidfile or '')}.qmp"
 
 
 def _needs_monitor(seen: Inspection) -> bool:

@@ -19,10 +19,11 @@ from workers.files import UnsafePath
 from workers.images import links, manifest
 from workers.machine import machine
 from workers.media import destination
+from workers.policy import HostPolicy
 from workers.qemu import cpu, ports
 from workers.qemu.refusals import shown
 from workers.step import JobDirectory
-from workers.storage import room
+from workers.storage import making, room
 
 SOCKET_PATH_LIMIT = 107
 """Longest path of a Unix socket (unix(7))."""
@@ -40,13 +41,13 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     except PreconditionFailed as error:
         raise PreconditionFailed(f"{cannot}{error}") from error
     source = told.inspection
-    plan, problems = derivation.derive(told, settings, rules, question.chain)
+    plan, problems = derivation.derive(told, settings, rules, question.chain, question.layout)
     if problems:
         raise _refused(cannot, problems, settings)
     needed, against = await asyncio.to_thread(destination.looked_up, plan.files, settings, rules, question.guest)
     plan = plan.model_copy(update={"files": needed})
     problems += against + _programs() + _memory(source.memory_bytes)
-    problems += _images(plan, settings, question.thin_factor)
+    problems += _images(plan, settings, rules, question)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
     problems += [] if problems else derivation.in_the_way(plan.argv)
     problems += _ports(plan.argv)
@@ -79,12 +80,16 @@ def _memory(needed: int) -> list[Check]:
     return [checks.NO_MEMORY.found(f"{_mib(needed)} MiB of memory are needed and {_mib(free)} are free")]
 
 
-def _images(plan: DestinationPlan, settings: Settings, thin_factor: float | None) -> list[Check]:
-    disks = plan.disks
-    places = (_place(disk, settings) for disk in disks)
-    problems = [checks.IMAGE_EXISTS.found(why) for why in places if why]
+def _images(plan: DestinationPlan, settings: Settings, rules: HostPolicy, question: PlanDestination) -> list[Check]:
+    disks = [disk for disk in plan.disks if not disk.destination_device]
+    problems = [checks.NO_LVM.found(why) for why in making.programs(plan.disks, rules)]
+    if not problems:
+        devices = making.device_problems(plan.disks, settings, rules, question.layout)
+        problems = [checks.TARGET_DEVICE.found(why) for why in devices]
+    places = (_place(disk, settings, rules) for disk in disks)
+    problems += [checks.IMAGE_EXISTS.found(why) for why in places if why]
     try:
-        room.check(disks, settings, needed_files=plan.files, thin_factor=thin_factor)
+        room.check(disks, settings, needed_files=plan.files, thin_factor=question.thin_factor)
     except PreconditionFailed as error:
         problems.append(checks.NO_ROOM.found(str(error)))
     return problems + [
@@ -94,10 +99,10 @@ def _images(plan: DestinationPlan, settings: Settings, thin_factor: float | None
     ]
 
 
-def _place(disk: PlannedDisk, settings: Settings) -> str | None:
+def _place(disk: PlannedDisk, settings: Settings, rules: HostPolicy) -> str | None:
     """What is against making an image there."""
     try:
-        path = files.below(settings.guest_root, disk.destination_path)
+        path = making.place(disk.destination_path, settings, rules)
         there = files.status(path)
         if problems := links.in_the_way(disk.links):
             return "; ".join(problems)

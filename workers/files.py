@@ -10,7 +10,7 @@ these an operator puts a guest root on another disk. What is done in a folder is
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,6 +36,12 @@ def below(root: Path, path: str) -> Path:
     if not there.is_relative_to(root) or there == root or ".." in there.parts or "\0" in path:
         raise UnsafePath(f"{path} does not lie below this host's guest root {root}: it is not touched")
     return there
+
+
+def place(path: str, root: Path, folders: Iterable[Path]) -> Path:
+    """Likewise below this folder or one of the others. Errors as for `below`."""
+    above = next((folder for folder in folders if Path(path).is_relative_to(folder)), root)
+    return below(above, path)
 
 
 @contextmanager

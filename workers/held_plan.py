@@ -67,8 +67,8 @@ def _of_source(job: Job, row: Plan, ours: Settings) -> Plan:
         there[disk.index].model_copy(
             update={
                 "device": disk.device,
-                "format": disk.format,
                 "source_path": disk.path,
+                "source_device": disk.block_device,
                 "virtual_size_bytes": disk.virtual_size_bytes,
             }
         )
@@ -81,7 +81,7 @@ def _of_source(job: Job, row: Plan, ours: Settings) -> Plan:
 def _of_destination(job: Job, row: Plan, ours: Settings) -> Plan:
     """How the guest is run here by what its host signed."""
     told = attestation.proven(row.source, ours, of=job.source)
-    derived, problems = derivation.derive(told, ours, policy.of(ours), job.options.chain)
+    derived, problems = derivation.derive(told, ours, policy.of(ours), job.options.chain, row.layout)
     if problems:
         raise PreconditionFailed("; ".join(refusals(problems)))
     for what, ours_is, row_is in _compared(derived, row.destination):

@@ -2,6 +2,7 @@
 
 import asyncio
 import pwd
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -31,10 +32,19 @@ from workers.files import UnsafePath
 from workers.images import links
 from workers.media import listing
 from workers.processes import Process
-from workers.qemu import block, cpu, known_bugs, topology
-from workers.qemu.disks import ReadOnlyImage, disk_refusals, read_only_images, source_disks, unnamed_images
+from workers.qemu import block, cpu, known_bugs, present_media, topology
+from workers.qemu.disks import (
+    ReadOnlyImage,
+    disk_refusals,
+    drives,
+    read_only_images,
+    source_disks,
+    unnamed_images,
+)
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
+from workers.qemu.present_media import Drive
 from workers.qemu.refusals import command_line_refusals
+from workers.storage import devices
 
 CAPABILITIES = ("pause-before-switchover", "return-path", "events")
 """The switchover is not safe without these."""
@@ -76,7 +86,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         monitor.query("query-cpus-fast"),
         monitor.query("query-uuid"),
     )
-    devices, layout, (disks, media, found), blockers = await asyncio.gather(
+    devices, layout, (argv, disks, media, found), blockers = await asyncio.gather(
         block.device_names(monitor),
         machine(monitor),
         _disks(monitor, identity, settings),
@@ -85,7 +95,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
     forbidden = _forbidden(identity, settings)
     needed = await asyncio.to_thread(
         listing.listed,
-        identity.argv,
+        argv,
         identity.process,
         disks,
         media,
@@ -101,7 +111,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         pid=identity.process.pid,
         started=identity.process.started,
         process=processes.identity(identity.process),
-        argv=tuple(identity.argv),
+        argv=tuple(argv),
         exe=identity.exe,
         pidfile=identity.pidfile,
         uuid=uuid["UUID"] if uuid["UUID"] != NO_UUID else None,
@@ -185,7 +195,8 @@ async def machine(monitor: Monitor) -> Topology:
 
 async def _disks(
     monitor: Monitor, seen: _Identity, settings: Settings
-) -> tuple[tuple[SourceDisk, ...], tuple[ReadOnlyImage, ...], list[Check]]:
+) -> tuple[list[str], tuple[SourceDisk, ...], tuple[ReadOnlyImage, ...], list[Check]]:
+    """The command line with what is in the drives now, disks, what cannot be written, and what is against a move."""
     replies = {
         "query_block": await monitor.query("query-block"),
         "named_block_nodes": await monitor.query("query-named-block-nodes"),
@@ -194,20 +205,41 @@ async def _disks(
     called = source_disks(**replies)
     named = [disk.model_copy(update={"path": seen.started.place(disk.path)}) for disk in called]
     refusals = disk_refusals(**replies, block_jobs=await monitor.query("query-block-jobs"))
-    refusals += unnamed_images(named, seen.argv)
+    media = [replace(medium, path=seen.started.place(medium.path)) for medium in read_only_images(**replies)]
+    argv = _with_present_media(seen, drives(**replies), named, media)
+    refusals += unnamed_images([*named, *media], argv)
     found = tuple(_followed(disk, settings, refusals) for disk in named)
-    refusals += open_images.elsewhere(seen.process, found, seen.argv) or open_images.lost(
+    refusals += open_images.elsewhere(seen.process, found, argv) or open_images.lost(
         seen.process, [disk.path for disk in called], seen.started.said
     )
-    refusals += [*seen.started.refusals, *command_line_refusals(seen.argv, source_root=str(settings.guest_root))]
-    media = read_only_images(**replies)
-    placed = (replace(medium, path=seen.started.place(medium.path)) for medium in media)
-    return found, tuple(placed), refusals
+    rules = policy.of(settings)
+    elsewhere = {disk.path for disk in found if disk.block_device or rules.may_write(disk.path)}
+    refusals += [
+        *seen.started.refusals,
+        *command_line_refusals(argv, source_root=str(settings.guest_root), images=elsewhere),
+    ]
+    return argv, found, tuple(media), refusals
+
+
+def _with_present_media(
+    seen: _Identity, present: Sequence[Drive], disks: Sequence[SourceDisk], media: Sequence[ReadOnlyImage]
+) -> list[str]:
+    placed = [replace(drive, path=drive.path and seen.started.place(drive.path)) for drive in present]
+    argv = present_media.as_it_is_now(seen.argv, placed)
+    chains = [*(disk.chain for disk in disks), *(medium.chain for medium in media)]
+    below = {level.path for chain in chains for level in chain}
+    only_read = (below | {medium.path for medium in media}) - {disk.path for disk in disks}
+    return present_media.opened_read_only(argv, only_read)
 
 
 def _followed(disk: SourceDisk, settings: Settings, refusals: list[Check]) -> SourceDisk:
-    """The disk with the place of its very file. After the move that is renamed, through no link of anybody else's."""
+    """The disk with the place of its very file. After the move that is renamed, through no link of anybody else's.
+
+    A block device keeps the name that it has, and takes all of its room, whatever was written to it.
+    """
     try:
+        if devices.is_one(Path(disk.path)):
+            return disk.model_copy(update={"block_device": True, "allocated_bytes": disk.virtual_size_bytes})
         path, through = links.followed(disk.path, settings.guest_root)
         files.status(Path(path))
     except UnsafePath as error:

@@ -19,6 +19,7 @@ from workers.qemu.known_bugs import exporter_detect_zeroes
 from workers.qemu.monitor import MonitorLost
 from workers.qmp_ready import monitor_ready
 from workers.step import Context
+from workers.storage import devices
 from workers.streams import supervisor as streams
 from workers.streams.parameters import NBD
 
@@ -40,6 +41,8 @@ def images(ctx: Context, nonce: str) -> list[ExportedImage]:
             index=disk.index,
             path=_made_here(ctx, disk.destination_path),
             format=disk.format,
+            device=disk.destination_device,
+            size_bytes=disk.virtual_size_bytes,
             export=export_name(nonce, disk.index),
             detect_zeroes=exporter_detect_zeroes(version, disk.format),
             backing=tuple((level.path, level.format) for level in disk.chain),
@@ -49,7 +52,7 @@ def images(ctx: Context, nonce: str) -> list[ExportedImage]:
 
 
 def _made_here(ctx: Context, image: str) -> str:
-    if not ctx.directory.manifest.owns(Path(image)):
+    if not ctx.directory.owns(Path(image)):
         raise Fatal(f"{image} is not the image that job {ctx.job.id} made on this host: it is not served")
     return image
 
@@ -116,7 +119,7 @@ async def start(ctx: Context, nonce: str) -> None:
             pass_fds=[number for _, numbers in served for number in numbers],
             environment=ALLOCATION,
         )
-    writeback.keep_up(started, [disk.destination_path for disk in ctx.disks])
+    writeback.keep_up(started, [str(_file(image)) for image in images(ctx, nonce)])
     await monitor_ready(started, path, ctx.directory.log("exporter"))
     async with ctx.nbd_server() as monitor:
         for image, _ in served:
@@ -125,7 +128,7 @@ async def start(ctx: Context, nonce: str) -> None:
 
 def _opened(image: ExportedImage, stack: ExitStack) -> tuple[ExportedImage, list[int]]:
     """The image as the NBD server is to open it, which inherits these descriptors: not by what is at a path by then."""
-    numbers = [files.opened(Path(image.path), os.O_RDONLY)]
+    numbers = [files.opened(_file(image), os.O_RDONLY)]
     stack.callback(os.close, numbers[0])
     backing = []
     for path, driver in image.backing:
@@ -133,6 +136,10 @@ def _opened(image: ExportedImage, stack: ExitStack) -> tuple[ExportedImage, list
         stack.callback(os.close, numbers[-1])
         backing.append((f"/proc/self/fd/{numbers[-1]}", driver))
     return replace(image, path=f"/proc/self/fd/{numbers[0]}", backing=tuple(backing)), numbers
+
+
+def _file(image: ExportedImage) -> Path:
+    return devices.real(Path(image.path)) if image.device else Path(image.path)
 
 
 async def stop(ctx: Context) -> None:

@@ -9,13 +9,14 @@ import tomllib
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Strict, ValidationError
 
 from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from models.contracts import Many, Part, first_fault
+from models.storage import GUESTS
 
 SYSTEM_FOLDERS = tuple(
     Path("/", name)
@@ -76,6 +77,28 @@ Place = Annotated[Path, Strict(False), AfterValidator(_absolute)]
 PublicKey = Annotated[str, AfterValidator(_key)]
 
 
+class PolicyStorage(Part):
+    """A place of this host in which images or volumes may be made, by its name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    driver: Literal["folder", "lvm", "hook"]
+    """What makes them, see `workers.storage.drivers`."""
+    place: str
+    """A folder; a volume group, or `GROUP/POOL` for thin volumes; or the folder in which a hook's devices appear."""
+    program: Place | None = None
+    """The hook."""
+    renames: bool = True
+    """Its volumes can have other names: one that a guest has left gets another until its retention is over."""
+
+    @property
+    def devices(self) -> Path | None:
+        """Below this path its block devices are."""
+        if self.driver == "lvm":
+            return Path("/dev", self.place.partition("/")[0])
+        return Path(self.place) if self.driver == "hook" else None
+
+
 class Policy(Part):
     """What the file may say. What it leaves out is as if there were no file."""
 
@@ -96,6 +119,11 @@ class Policy(Part):
     """As whom QEMU may run, besides root and the worker's own user."""
     options: Many[str] = ()
     """Further options of QEMU, without their dash. Nobody looks at their values."""
+    devices: Many[Place] = ()
+    """Block devices, and folders of such, that a guest may have. One that nobody uses is overwritten by a move whose
+    operator names it."""
+    storages: dict[str, PolicyStorage] = {}  # noqa: RUF012 - pydantic copies it
+    """Places, by name, in which `drover migrate --storage NAME` and mappings of storages make images and volumes."""
     hosts: dict[str, PublicKey] | None = None
     """{host: public key}. Without it the key of a host is believed when it is first seen, and then no other."""
 
@@ -138,7 +166,12 @@ class HostPolicy:
         self._own = (ours.directory.resolve(), ours.policy.resolve())
         everywhere = file.folders is None and ours.guest_root == Path("/")
         usual = (ours.guest_root, *USUAL_FOLDERS) if everywhere else (ours.guest_root,)
-        self.folders: tuple[Path, ...] = usual if file.folders is None else file.folders
+        kept = [Path(storage.place) for storage in file.storages.values() if storage.driver == "folder"]
+        self.folders: tuple[Path, ...] = (*(usual if file.folders is None else file.folders), *kept)
+        root = PolicyStorage(driver="folder", place=str(ours.guest_root))
+        self.storages: dict[str, PolicyStorage] = {GUESTS: root, **file.storages}
+        made = [storage.devices for storage in file.storages.values() if storage.devices is not None]
+        self.devices: tuple[Path, ...] = (*file.devices, *made)
         self._runtime = RUNTIME if everywhere else None
 
     @property
@@ -164,9 +197,23 @@ class HostPolicy:
         return Path(program) in self.file.programs
 
     def may_write(self, path: str) -> bool:
-        """A guest may have this file, folder or socket, to read and to write."""
+        """A guest may have this file, folder, socket or block device, to read and to write."""
+        if self.may_have(path):
+            return True
         runtime = self._runtime is not None and self._runtime.fullmatch(path) is not None
         return self._below(path, (*self.folders, Path(path)) if runtime else self.folders)
+
+    def may_have(self, path: str) -> bool:
+        """A guest may have the block device that is, or will be made, at this path; a link of root's may lead to it."""
+        written, meant = Path(path), Path(path).resolve()
+        if not written.is_absolute() or ".." in written.parts:
+            return False
+        named = any(written.is_relative_to(device) for device in self.devices)
+        if not meant.exists():
+            return named
+        real = {device.resolve() for device in self.devices}
+        known = named or meant in real or any(meant.is_relative_to(device) for device in self.devices)
+        return meant.is_block_device() and known and (named or _below(written, self.folders))
 
     def may_read(self, path: str) -> bool:
         """A guest may be given this to read."""

@@ -11,6 +11,7 @@ import logging
 import os
 import select
 import signal
+import stat
 import subprocess
 import threading
 import time
@@ -299,7 +300,10 @@ def _opens(pid: int, wanted: os.stat_result) -> bool:
 
 def _is_open(descriptor: Path, wanted: os.stat_result) -> bool:
     try:
-        return os.path.samestat(descriptor.stat(), wanted)
+        there = descriptor.stat()
+        if stat.S_ISBLK(wanted.st_mode):  # several nodes of /dev may mean one device
+            return stat.S_ISBLK(there.st_mode) and there.st_rdev == wanted.st_rdev
+        return os.path.samestat(there, wanted)
     except OSError:  # closed meanwhile
         return False
 

@@ -32,13 +32,12 @@ from models.database import patiently, transaction
 from models.documents import HostFacts
 from models.host import Host
 from models.transitions import Actor
-from workers import files, host_key, upgrade
+from workers import files, guest_watch, host_key, policy, upgrade
 from workers.executor import STOPPING
 from workers.images import retention
-from workers.images.manifest import existing_parent
 from workers.machine import boot, machine
 from workers.qemu import program
-from workers.storage import watch
+from workers.storage import places, watch
 from workflows.migration import claims
 
 log = logging.getLogger(__name__)
@@ -162,7 +161,7 @@ def register(ours: Settings) -> None:
         "facts": facts(ours),
         "guest_cpus": ours.guest_cpus or CPUS_PER_CPU * (os.cpu_count() or 1),
         "guest_memory_bytes": ours.guest_memory_bytes or memory_bytes("MemTotal"),
-        "guest_disk_bytes": ours.guest_disk_bytes or disk_bytes(ours.guest_root),
+        "guest_disk_bytes": ours.guest_disk_bytes or disk_bytes(ours),
         "public_key": host_key.public(ours),
         "heartbeat_at": func.clock_timestamp(),
     }
@@ -203,9 +202,9 @@ def memory_bytes(what: str) -> int:
     raise LookupError(what)
 
 
-def disk_bytes(path: Path) -> int:
-    """Size of the file system below which the path lies."""
-    return shutil.disk_usage(existing_parent(path / "guest")).total
+def disk_bytes(ours: Settings) -> int:
+    """What the storages hold together."""
+    return places.total_bytes(policy.of(ours))
 
 
 @worker_init.connect
@@ -214,6 +213,7 @@ def begin_heartbeat(**_: Any) -> None:
     if settings().host:
         _repeat("heartbeat", register)
         _repeat("look at storages", watch.look)
+        _repeat("look at guests", guest_watch.look)
         _repeat("retirement", retention.delete_expired)  # beside it: a large image takes minutes
 
 

@@ -29,6 +29,7 @@ from workers.images.manifest import Manifest
 from workers.images.records import ImageRecord
 from workers.processes import Process
 from workers.qemu import monitor
+from workers.storage.volumes import Volumes
 from workflows.migration.claims import Claim, fenced, note
 
 Known = TypeVar("Known")
@@ -73,6 +74,15 @@ class JobDirectory:
     def manifest(self) -> Manifest:
         """What the job created on this host."""
         return Manifest(self.path / "created.json")
+
+    @property
+    def volumes(self) -> Volumes:
+        """The block devices that it made or took on this host."""
+        return Volumes(self.path / "devices.json")
+
+    def owns(self, path: Path) -> bool:
+        """Whether the file or block device at this path is the job's."""
+        return self.manifest.owns(path) or self.volumes.owns(path)
 
     @property
     def files(self) -> Manifest:
@@ -194,7 +204,7 @@ class Context:
             Fatal: one of them was not made by this job.
         """
         for disk in self.disks:
-            if not self.directory.manifest.owns(Path(disk.destination_path)):
+            if not self.directory.owns(Path(disk.destination_path)):
                 raise Fatal(f"{disk.destination_path} was not made by job {self.job.id}: nothing is started on it")
             if disk.named is not None and not Path(disk.named).samefile(disk.destination_path):
                 raise Fatal(f"{disk.named} is no link to {disk.destination_path} any more: nothing is started on it")

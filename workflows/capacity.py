@@ -47,7 +47,7 @@ class Size:
             cpus=guest.cpus,
             memory_bytes=guest.memory_bytes,
             disk_bytes=guest.disk_bytes,
-            allocated_bytes=guest.allocated_bytes,
+            allocated_bytes=None if guest.allocated_bytes is None else guest.allocated_bytes + guest.device_bytes,
         )
 
     @property
@@ -210,10 +210,14 @@ def _room(row: Any) -> Room:
     )
 
 
-def _taken_by_guest(host: Any) -> Select[Any, int, int, int, int]:
-    """On the host in this column: what its images take for certain, and what they may take one day."""
-    written = func.coalesce(Guest.allocated_bytes, Guest.disk_bytes)
-    unwritten = func.greatest(Guest.disk_bytes - written, 0)
+def _taken_by_guest(host: Any, devices: Any = Guest.device_bytes) -> Select[Any, int, int, int, int]:
+    """On the host in this column: what its images take for certain, and what they may take one day.
+
+    What `devices` there may take counts as well: nobody knows here whether they become files.
+    """
+    files = Guest.disk_bytes - Guest.device_bytes
+    written = func.coalesce(Guest.allocated_bytes, files) + devices
+    unwritten = func.greatest(files + devices - written, 0)
     return select(
         host.label("host"),
         Guest.cpus,
@@ -224,7 +228,7 @@ def _taken_by_guest(host: Any) -> Select[Any, int, int, int, int]:
 
 
 def _living() -> Select[Any, int, int, int, int]:
-    return _taken_by_guest(Guest.host).where(Guest.gone_at.is_(None))
+    return _taken_by_guest(Guest.host, devices=literal(0)).where(Guest.gone_at.is_(None))
 
 
 def _arriving() -> Select[Any, int, int, int, int]:

@@ -48,13 +48,14 @@ def _found(inspection: Inspection) -> dict[str, int | str | None]:
     """What a guest is and takes of its host, by the columns of its record."""
     disk_bytes = sum(disk.virtual_size_bytes for disk in inspection.disks)
     sizes = {"cpus": inspection.cpus, "memory_bytes": inspection.memory_bytes, "disk_bytes": disk_bytes}
-    who = {"process": inspection.process, "uuid": inspection.uuid, "gone_at": None}
-    return {**sizes, **who, "allocated_bytes": _allocated(inspection)}
+    who = {"process": inspection.process, "uuid": inspection.uuid, "gone_at": None, "runstate": inspection.runstate}
+    on_devices = sum(disk.virtual_size_bytes for disk in inspection.disks if disk.block_device)
+    return {**sizes, **who, "device_bytes": on_devices, "allocated_bytes": _allocated(inspection)}
 
 
 def _allocated(inspection: Inspection) -> int | None:
     """Unknown where its host does not say it of each disk."""
-    each = [disk.allocated_bytes for disk in inspection.disks]
+    each = [disk.allocated_bytes for disk in inspection.disks if not disk.block_device]
     return None if None in each else sum(filter(None, each))
 
 

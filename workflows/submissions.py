@@ -16,7 +16,7 @@ from drover.errors import PreconditionFailed
 from drover.names import ALLOWED, CONTROL, GuestName, HostName
 from models.contracts import Many, Part, shown
 from models.documents import DOWNTIME_MS, AllowedHosts, MigrationOptions, Recurrence
-from models.plan import Chain
+from models.plan import Chain, Layout
 from models.storage import MOST_THIN_FACTOR
 from workflows import schedule
 from workflows.submit_options import SubmitOptions
@@ -181,6 +181,12 @@ class MigrationSubmission(Submission):
         None, ge=1, le=MOST_THIN_FACTOR, description=f"a number from 1 to {MOST_THIN_FACTOR:g}"
     )
     """How far the destination's storage may be over-committed for this move; without it as it is set there."""
+    layout: Layout = Field(
+        Layout(),
+        description="an object that says where disks are made there: absolute paths without `..`, names of storages, "
+        "formats raw or qcow2",
+    )
+    """Where, and as what, its disks are made at the destination."""
 
     guest: GuestName = Field(description=NAME)
     to: HostName = Field(description=HOST_NAME)
@@ -188,7 +194,7 @@ class MigrationSubmission(Submission):
 
     def options(self) -> MigrationOptions:
         """How the guest is to be moved."""
-        return super().options().model_copy(update={"thin_factor": self.thin_factor})
+        return super().options().model_copy(update={"thin_factor": self.thin_factor, "layout": self.layout})
 
 
 class DrainSubmission(Submission):

@@ -22,9 +22,9 @@ GRANT INSERT ON host, attempt, event, delivery, storage TO drover_host;
 GRANT UPDATE (host, name, driver, place, total_bytes, free_bytes, seen_at), DELETE ON storage TO drover_host;
 GRANT UPDATE (ended_at, outcome, error) ON attempt TO drover_host;
 GRANT UPDATE (bytes_total, bytes_copied, ready_at, retired_path, retired_until, retired_bytes) ON disk TO drover_host;
-GRANT UPDATE (host, qmp, moved_at, process, allocated_bytes, gone_at) ON guest TO drover_host;
+GRANT UPDATE (host, qmp, moved_at, process, allocated_bytes, gone_at, runstate) ON guest TO drover_host;
 GRANT UPDATE (name, address, guest_root, incarnation, heartbeat_at, facts, guest_cpus, guest_memory_bytes,
-    guest_disk_bytes, public_key) ON host TO drover_host;
+    guest_disk_bytes, public_key, qemus, qemus_at) ON host TO drover_host;
 GRANT UPDATE (state, reply, answered_at) ON host_request TO drover_host;
 
 -- A host sees itself, the questions put to it, and the moves that it takes part in.
@@ -38,7 +38,7 @@ DO $$
 BEGIN
     PERFORM pg_temp.bind('host', 'ALL', 'name = current_user');
     PERFORM pg_temp.bind('storage', 'SELECT', 'true');
-    PERFORM pg_temp.bind('storage', change, 'host = current_user') FROM unnest(ARRAY['UPDATE', 'DELETE']) AS change;
+    PERFORM pg_temp.bind('storage', 'ALL', 'host = current_user');
     PERFORM pg_temp.bind('host_request', 'ALL', 'host = current_user');
     PERFORM pg_temp.bind('job', 'ALL', 'current_user IN (source, destination)');
     PERFORM pg_temp.bind(part, 'ALL', format('EXISTS (SELECT FROM job WHERE job.id = %I.job_id)', part))

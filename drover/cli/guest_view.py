@@ -6,7 +6,7 @@ from drover.cli import output
 from drover.views import documents, serializers
 from models.base import Document
 from models.database import transaction
-from models.guest import Guest
+from models.guest import Guest, Life
 from models.job import Job, unfinished
 from models.plan import Inspection
 from workflows import guests
@@ -32,10 +32,16 @@ def listed(*, as_json: bool) -> None:
         return
     if not rows:
         output.note("no guest yet: `drover guest adopt NAME --host HOST --qmp SOCKET`")
-    names = ("name", "host", "job_id", "adopted_at", "moved_at", "qmp")
-    output.table(
-        ("GUEST", "HOST", "JOB", "ADOPTED", "MOVED", "QMP SOCKET"), [[row[name] for name in names] for row in rows]
-    )
+    names = ("name", "host", "state", "job_id", "adopted_at", "moved_at", "qmp")
+    titles = ("GUEST", "HOST", "STATE", "JOB", "ADOPTED", "MOVED", "QMP SOCKET")
+    output.table(titles, [[row[name] for name in names] for row in rows])
+    for row in rows:
+        if row["state"] == Life.TWICE:
+            output.note(f"{row['name']} runs twice: {row['twin']}. End one of the two before both write to its data")
+        if row["state"] == Life.GONE:
+            output.note(
+                f"{row['name']} is gone since {row['gone_at']}: start it again, or `drover guest forget {row['name']}`"
+            )
 
 
 def show(name: str, *, as_json: bool) -> None:

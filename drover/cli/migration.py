@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from drover.cli import completion, schedule_options
+from drover.cli import completion, layout_options, schedule_options
 from drover.cli.options import (
     AsJson,
     Bandwidth,
@@ -34,6 +34,8 @@ Destination = Annotated[
         "drover migrate web --to hv2 --bandwidth 100M/s --max-downtime-ms 50",
         "drover migrate web --to hv2 --chain flatten",
         "drover migrate web --to hv2 --idempotency-key nightly-42 --json",
+        "drover migrate web --to hv2 --storage fast --format raw --thick",
+        "drover migrate web --to hv2 --disk 0=/dev/vg0/web --overwrite-device /dev/vg0/web",
     )
 )
 def migrate(
@@ -43,6 +45,11 @@ def migrate(
     timeout: Timeout = None,
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = "0",
+    disk: layout_options.Disks = None,
+    storage: layout_options.Storages = None,
+    image_format: layout_options.Formats = None,
+    thick: layout_options.Thick = None,
+    overwrite_device: layout_options.Overwritten = None,
     chain: Chain = "keep",
     thin_factor: ThinFactor = None,
     at: schedule_options.At = None,
@@ -62,8 +69,9 @@ def migrate(
     """
     from drover.cli import migration_submission
 
+    layout = layout_options.layout(disk, storage, image_format, thick, overwrite_device)
     if dry_run:
-        migration_submission.plan(guest, to, chain=chain, thin_factor=thin_factor, as_json=as_json)
+        migration_submission.plan(guest, to, chain=chain, thin_factor=thin_factor, layout=layout, as_json=as_json)
         return
     migration_submission.submit(
         guest,
@@ -72,6 +80,7 @@ def migrate(
         bandwidth=bandwidth,
         chain=chain,
         thin_factor=thin_factor,
+        layout=layout,
         at=at,
         window=window,
         timezone=timezone,

@@ -6,6 +6,8 @@ from drover.cli import exit_codes, output
 from drover.cli.watching import emit_job, note_without_controller, watch
 from drover.views import queries
 from drover.views.sentences import verdict
+from models.base import Document
+from models.plan import PlannedDisk
 from workflows import guests
 from workflows.migration import jobs, preflight
 from workflows.submissions import MigrationSubmission
@@ -27,6 +29,7 @@ def submit(
     bandwidth: int,
     chain: str,
     thin_factor: float | None,
+    layout: Document,
     at: str | None,
     window: str | None,
     timezone: str,
@@ -46,6 +49,7 @@ def submit(
             "to": to,
             **how(max_downtime_ms, bandwidth, chain),
             "thin_factor": thin_factor,
+            "layout": layout,
             "at": at,
             "window": window,
             "timezone": timezone,
@@ -79,10 +83,11 @@ def _submitted(job_id: int, *, as_json: bool) -> None:
     raise typer.Exit(exit_codes.of_job(shot.job.state))
 
 
-def plan(guest: str, to: str, *, chain: str, thin_factor: float | None, as_json: bool) -> None:
+def plan(guest: str, to: str, *, chain: str, thin_factor: float | None, layout: Document, as_json: bool) -> None:
     """Print what the move would copy; nothing is changed."""
     row = guests.known_guest(guest)
-    asked = MigrationSubmission.read({"guest": guest, "to": to, "chain": chain, "thin_factor": thin_factor})
+    wanted = {"chain": chain, "thin_factor": thin_factor, "layout": layout}
+    asked = MigrationSubmission.read({"guest": guest, "to": to, **wanted})
     planned = preflight.plan(row, to, asked.options(), tried=True)
     looked_at = (*planned.source.checks, *planned.destination.checks)
     if as_json:
@@ -105,7 +110,7 @@ def plan(guest: str, to: str, *, chain: str, thin_factor: float | None, as_json:
     output.say(f"{row.name} can be moved from {row.host} to {to}; nothing was changed. It would copy:")
     for disk in planned.disks:
         amount = output.size(disk.virtual_size_bytes)
-        output.say(f"  disk {disk.index}: {disk.format}, {amount}: {disk.source_path} -> {disk.destination_path}")
+        output.say(f"  disk {disk.index}: {_kind(disk)}, {amount}: {disk.source_path} -> {disk.destination_path}")
     for file in planned.destination.files:
         becomes = "is there, and equal" if file.there else f"is copied, {output.size(file.size_bytes)}"
         output.say(f"  {file.kind} {file.source_path}: {file.destination_path} {becomes}")
@@ -113,3 +118,10 @@ def plan(guest: str, to: str, *, chain: str, thin_factor: float | None, as_json:
     output.say(f"  memory: {output.size(planned.source.memory_bytes)}, copied {how}")
     for warning in planned.destination.warnings:
         output.note(f"warning: {warning}")
+
+
+def _kind(disk: PlannedDisk) -> str:
+    """`qcow2`, or what becomes of it: `raw -> qcow2 on a block device`."""
+    was = f"{disk.source_format} -> " if disk.source_format else ""
+    made = f" made in {disk.volume_of}" if disk.volume_of else " that is there already"
+    return f"{was}{disk.format}" + (f" on a block device{made}" if disk.destination_device else "")

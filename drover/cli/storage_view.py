@@ -6,15 +6,22 @@ from drover.cli import output
 from drover.views.serializers import iso
 from models.base import Document
 from models.database import transaction
-from models.storage import Storage
+from models.storage import Storage, StorageMapping
 
 
 def listed(*, as_json: bool) -> None:
     """Print a line for each storage."""
     with transaction() as session:
         rows = session.scalars(select(Storage).order_by(Storage.host, Storage.name)).all()
+        order = (StorageMapping.host, StorageMapping.storage, StorageMapping.destination)
+        mappings = session.scalars(select(StorageMapping).order_by(*order)).all()
     if as_json:
-        output.emit({"storages": [document(row) for row in rows]})
+        output.emit(
+            {
+                "storages": [document(row) for row in rows],
+                "mappings": [mapping_document(row) for row in mappings],
+            }
+        )
         return
     if not rows:
         output.note("no storage yet: a host's worker reports them within seconds after its start")
@@ -34,6 +41,8 @@ def listed(*, as_json: bool) -> None:
             for row in rows
         ],
     )
+    for mapping in mappings:
+        output.say(_sentence(mapping))
 
 
 def described(storage: Storage, *, as_json: bool) -> None:
@@ -62,3 +71,30 @@ def document(storage: Storage) -> Document:
 
 def _size(count: int | None) -> str:
     return "" if count is None else output.size(count)
+
+
+def mapped(row: StorageMapping, *, as_json: bool) -> None:
+    """Print a mapping."""
+    if as_json:
+        output.emit(mapping_document(row))
+    else:
+        output.say(_sentence(row))
+
+
+def unmapped(row: StorageMapping, *, as_json: bool) -> None:
+    """Print what was deleted."""
+    if as_json:
+        output.emit({**mapping_document(row), "deleted": True})
+    else:
+        output.say(f"{row.storage} of {row.host} is not mapped to {row.destination} any more")
+
+
+def mapping_document(row: StorageMapping) -> Document:
+    """One mapping."""
+    names = ("host", "storage", "destination", "destination_storage", "format", "thick")
+    return {name: getattr(row, name) for name in names}
+
+
+def _sentence(row: StorageMapping) -> str:
+    how = "".join([f", as {row.format}" if row.format else "", ", thick" if row.thick else ""])
+    return f"{row.storage} of {row.host} goes to {row.destination_storage} of {row.destination}{how}"

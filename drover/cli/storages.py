@@ -43,3 +43,45 @@ def describe(
     from workflows import storages
 
     storage_view.described(storages.describe(host, storage, thin_factor), as_json=as_json)
+
+
+To = Annotated[str, typer.Option("--to", metavar="HOST", help="The destination.", show_default=False)]
+
+
+@app.command(
+    "map",
+    epilog=examples(
+        "drover storage map hv1 guests --to hv2 fast", "drover storage map hv1 vg0 --to hv2 any --format qcow2"
+    ),
+)
+def map_storage(
+    host: HostName,
+    storage: Name,
+    to: To,
+    destination_storage: Annotated[
+        str, typer.Argument(metavar="THERE", help="The storage there, several (`a,b`), or `any`.", show_default=False)
+    ],
+    image_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format", metavar="raw|qcow2", help="The format of the images there.", show_default="as they are"
+        ),
+    ] = None,
+    thick: Annotated[bool, typer.Option("--thick", help="All of their room is taken at once.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say where disks that lie in a storage of one host go when they are moved to another, also by drains."""
+    from drover.cli import storage_view
+    from workflows import storages
+
+    made = storages.map_to(host, storage, to, destination_storage, image_format=image_format, thick=thick)
+    storage_view.mapped(made, as_json=as_json)
+
+
+@app.command("unmap", epilog=examples("drover storage unmap hv1 guests --to hv2"))
+def unmap(host: HostName, storage: Name, to: To, as_json: AsJson = False) -> None:
+    """Let disks that lie in a storage go to the same place below the other host's guest root again."""
+    from drover.cli import storage_view
+    from workflows import storages
+
+    storage_view.unmapped(storages.unmap(host, storage, to), as_json=as_json)

@@ -5,13 +5,13 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from drover.console import pages
+from drover.console import api, pages
 from drover.console.rendering import page
 from drover.errors import PreconditionFailed
 
@@ -51,7 +51,15 @@ class Hardened:
 
 def make(*hosts: str) -> FastAPI:
     """The console, for browsers that call it by one of these names; `*` is any."""
-    made = FastAPI(title="Drover", docs_url=None, redoc_url=None, openapi_url=None)
+    made = FastAPI(
+        title="Drover",
+        version="1",
+        description="Read-only: hosts, guests, moves, drains and what waits for a person.",
+        docs_url=None,  # that page would fetch its parts from elsewhere
+        redoc_url=None,
+        openapi_url=f"{api.PREFIX}/openapi.json",
+    )
+    made.include_router(api.router)
     made.include_router(pages.router)
     made.mount("/static", StaticFiles(packages=[("drover.console", "static")]), name="static")
     made.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
@@ -63,24 +71,31 @@ def make(*hosts: str) -> FastAPI:
     return made
 
 
-def _told(request: Request, status: int, title: str, sentence: str) -> HTMLResponse:
+CODES = {400: "not_understood", 404: "not_found", 405: "not_allowed", 503: "unavailable"}
+
+
+def _told(request: Request, status: int, title: str, sentence: str) -> Response:
+    if request.url.path.startswith(f"{api.PREFIX}/"):
+        return JSONResponse({"error": {"code": CODES.get(status, "failed"), "message": sentence}}, status)
     return page(request, "error.html", status=status, title=title, sentence=sentence)
 
 
-def _not_found(request: Request, error: Exception) -> HTMLResponse:
+def _not_found(request: Request, error: Exception) -> Response:
     return _told(request, 404, "Not found", str(error))
 
 
-def _bad_request(request: Request, _: Exception) -> HTMLResponse:
+def _bad_request(request: Request, _: Exception) -> Response:
     return _told(request, 400, "Not understood", "A part of this address has a value that is not allowed.")
 
 
-def _http_error(request: Request, error: Exception) -> HTMLResponse:
+def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     title = "Not found" if status == 404 else "Refused"
-    return _told(request, status, title, "There is no such page, or not for this kind of request.")
+    told = _told(request, status, title, "There is no such page, or not for this kind of request.")
+    told.headers.update(getattr(error, "headers", None) or {})  # which methods are allowed
+    return told
 
 
-def _away(request: Request, _: Exception) -> HTMLResponse:
+def _away(request: Request, _: Exception) -> Response:
     told = "Postgres does not answer. Guests and moves go on; this page loads again once it does."
     return _told(request, 503, "The database does not answer", told)

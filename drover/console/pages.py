@@ -34,7 +34,7 @@ NEWEST = 200
 
 Item = TypeVar("Item")
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]
-Text = Annotated[str, Query(max_length=128)]
+Text = Annotated[str, Query(max_length=128, pattern=r"^[^\x00]*$")]
 
 
 @dataclass(frozen=True)

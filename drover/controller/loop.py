@@ -31,7 +31,7 @@ from models.host import Host, HostRequest
 from models.job import Job, JobState, Side, Step
 from models.transitions import CLAIMED, GOING_ON, Actor, StepState
 from workers.executor import STOPPING
-from workflows import host_keys, isolation
+from workflows import host_keys, isolation, twins
 from workflows.drain import reconciler as drains
 from workflows.host_rpc import alive
 from workflows.isolation import PAUSES, alone
@@ -49,12 +49,16 @@ FAILING_S = 3.0
 """If looks fail as a whole for this long, the lead ends."""
 PAUSE_S = 5.0
 """For this long it then leaves the lead to others."""
+TWINS_S = 5.0
+"""How often it looks whether a guest runs twice."""
 QUESTIONS_KEPT = timedelta(hours=1)
 ME = "controller"
 UNPUBLISHED = "Redis takes no messages"
 """How the reason of a job begins whose next step cannot be published; it goes when it can."""
 LEADING = threading.Event()
 """Set while this process leads."""
+_looked: dict[str, float] = {}
+"""When it did so last."""
 _said: set[str] = set()
 """Services that are unreachable in the present outage and were logged."""
 
@@ -171,10 +175,20 @@ def tick(ours: Settings) -> None:
         (due, _advance_all),
         (at_hand.drains, drains.tick),  # after what a job may wait for
         (at_hand.deliveries, webhooks.tick),
+        (_is_time(), _look_for_twins),
     ]
     errors = [error for wanted, part in parts if wanted and (error := _tried(part, ours))]
     if errors:
         raise errors[0]
+
+
+def _is_time() -> bool:
+    return time.monotonic() >= _looked.get("twins", float("-inf")) + TWINS_S
+
+
+def _look_for_twins(ours: Settings) -> None:
+    _looked["twins"] = time.monotonic()
+    twins.look(ours)
 
 
 def _tried(part: Callable[[Settings], None], ours: Settings) -> Exception | None:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, selectinload
 from drover.metrics.builders import Labels, gauge, labelled
 from drover.settings import Settings
 from models.drain import Drain, DrainState, GuestState
-from models.guest import Guest
+from models.guest import Guest, Life
 from models.host import Host, HostState
 from models.job import CLAIMED, Job, JobState, StepState, unfinished
 from models.storage import Storage
@@ -31,11 +31,27 @@ def of_hosts(session: Session, now: datetime, ours: Settings) -> Iterator[Metric
     yield labelled("drover_host_up", "Whether its worker sent a heartbeat lately", ["host"], up)
     states = {(host.name, state.value): int(host.state is state) for host in hosts for state in HostState}
     yield labelled("drover_host_state", "1 for the state that its operator has set", ["host", "state"], states)
+    yield from _of_guests(session, up)
     guests = dict.fromkeys(ages, 0)
     for name, count in session.execute(select(Guest.host, func.count()).group_by(Guest.host)):
         guests[name] = count
     yield labelled("drover_host_guests", "Guests known to live on it", ["host"], guests)
     yield from _of_storages(session, now)
+
+
+def _of_guests(session: Session, up: dict[str, int]) -> Iterator[Metric]:
+    """How many there are of each state; those in trouble by their names."""
+    states = dict.fromkeys((life.value for life in Life), 0)
+    troubled = {}
+    for guest in session.scalars(select(Guest)):
+        life = guest.life(host_alive=bool(up.get(guest.host)))
+        states[life.value] += 1
+        if life in {Life.GONE, Life.TWICE}:
+            troubled[guest.name, guest.host, life.value] = 1
+    yield labelled("drover_guests", "Guests by what is seen of them", ["state"], states)
+    yield labelled(
+        "drover_guest_trouble", "1: its QEMU is gone, or it runs twice", ["guest", "host", "state"], troubled
+    )
 
 
 def _of_storages(session: Session, now: datetime) -> Iterator[Metric]:

@@ -25,9 +25,13 @@ def hosts() -> list[Document]:
 
 def guests() -> list[Document]:
     """All guests, by name, each with the job that holds it."""
-    query = select(Guest, Job.id).outerjoin(Job, (Job.guest == Guest.name) & unfinished()).order_by(Guest.name)
+    there = select(Guest, Job.id, alive(settings())).join(Host, Host.name == Guest.host)
+    query = there.outerjoin(Job, (Job.guest == Guest.name) & unfinished()).order_by(Guest.name)
     with transaction() as session:
-        return [serializers.guest_document(guest, job_id) for guest, job_id in session.execute(query)]
+        return [
+            {**serializers.guest_document(guest, job_id), "state": guest.life(host_alive=host_alive).value}
+            for guest, job_id, host_alive in session.execute(query)
+        ]
 
 
 def jobs(*, everything: bool, guest: str | None, limit: int) -> list[Document]:

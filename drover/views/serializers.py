@@ -211,6 +211,9 @@ def guest_document(guest: Guest, job_id: int | None) -> Document:
         "affinity": guest.affinity,
         "anti_affinity": guest.anti_affinity,
         "job_id": job_id,
+        "runstate": guest.runstate,
+        "gone_at": iso(guest.gone_at),
+        "twin": guest.twin,
     }
 
 

@@ -42,6 +42,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("host", "storage", "destination", name=op.f("pk_storage_mapping")),
     )
     op.add_column("guest", sa.Column("allocated_bytes", sa.BigInteger(), nullable=True))
+    op.add_column("guest", sa.Column("device_bytes", sa.BigInteger(), server_default="0", nullable=False))
     op.add_column("guest", sa.Column("gone_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("disk", sa.Column("retired_bytes", sa.BigInteger(), nullable=True))
 
@@ -49,6 +50,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_column("disk", "retired_bytes")
     op.drop_column("guest", "gone_at")
+    op.drop_column("guest", "device_bytes")
     op.drop_column("guest", "allocated_bytes")
     op.drop_table("storage_mapping")
     op.drop_table("storage")

@@ -16,7 +16,15 @@ from workers import files, processes
 from workers.environment import handed_on
 from workers.files import UnsafePath
 
-OPTIONS = {"cluster_size", "compat", "lazy_refcounts", "refcount_bits", "extended_l2", "compression_type"}
+OPTIONS = {
+    "cluster_size",
+    "compat",
+    "lazy_refcounts",
+    "refcount_bits",
+    "extended_l2",
+    "compression_type",
+    "preallocation",
+}
 """Of `qemu-img create`: those that `workers.qemu.disks` reads from an image."""
 
 

@@ -1,7 +1,11 @@
-"""What a host itself wrote down of images: {path: inode}. Only those are renamed or deleted, whatever a row says."""
+"""What a host itself wrote down of images: {path: inode}, of block devices {path: -number}.
+
+Only those are renamed or deleted, whatever a row says.
+"""
 
 import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +42,12 @@ class ImageRecord:
 
     def has(self, image: Path, status: os.stat_result) -> bool:
         """That file, at that path, was written down."""
-        return self.read().get(str(image)) == status.st_ino
+        return self.read().get(str(image)) == mark(status)
+
+
+def mark(status: os.stat_result) -> int:
+    """How records name what is there: a file by its inode, a block device by its number, below zero."""
+    return -status.st_rdev if stat.S_ISBLK(status.st_mode) else status.st_ino
 
 
 def retired_folder(settings: Settings) -> Path:

@@ -6,22 +6,24 @@ QEMU has open, and later those that it set aside.
 
 import logging
 import os
+import stat
 import threading
 from collections import defaultdict
 from pathlib import Path
 
 from sqlalchemy import func, select
 
-from drover.errors import Fatal
+from drover.errors import DroverError, Fatal
 from drover.settings import Settings
 from models.database import transaction
 from models.fleet import retention_of
 from models.job import Disk, Job
 from models.plan import PlannedDisk
-from workers import files, processes
+from workers import files, policy, processes
 from workers.files import UnsafePath
 from workers.images import records
 from workers.step import Context
+from workers.storage import devices, leaving
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +47,27 @@ def write_down(ctx: Context) -> None:
 
 def _inode(ctx: Context, disk: PlannedDisk) -> int:
     """Of what is renamed later, which may be a link of the operator's to what QEMU has open."""
-    path = files.below(ctx.settings.guest_root, disk.source_path)
+    if leaving.is_device(disk, policy.of(ctx.settings)):
+        return _device_number(ctx, Path(disk.source_path))
+    path = files.place(disk.source_path, ctx.settings.guest_root, policy.of(ctx.settings).folders)
     there = files.status(path)
     if there is None or not processes.has_open(ctx.source_process, path.stat()):
-        raise Fatal(
-            f"{ctx.job.guest}'s QEMU (pid {ctx.source.pid}) does not have {path} open: "
-            "put the image back where it was when the guest was started, then move the guest again"
-        )
+        raise Fatal(_not_open(ctx, path))
     return there.st_ino
+
+
+def _device_number(ctx: Context, path: Path) -> int:
+    there = devices.status(path)
+    if there is None or not processes.has_open(ctx.source_process, there):
+        raise Fatal(_not_open(ctx, path))
+    return records.mark(there)
+
+
+def _not_open(ctx: Context, path: Path) -> str:
+    return (
+        f"{ctx.job.guest}'s QEMU (pid {ctx.source.pid}) does not have {path} open: "
+        "put the image back where it was when the guest was started, then move the guest again"
+    )
 
 
 def complete(ctx: Context) -> bool:
@@ -61,8 +76,19 @@ def complete(ctx: Context) -> bool:
 
 
 def left(ctx: Context) -> bool:
-    """An image of the guest is still where it was."""
-    return any(files.status(Path(disk.source_path)) is not None for disk in ctx.disks)
+    """An image of the guest is still where it was, and is not to stay there."""
+    return any(_there(ctx, disk) is not None for disk in ctx.disks if not _stays(ctx, disk))
+
+
+def _stays(ctx: Context, disk: PlannedDisk) -> bool:
+    rules = policy.of(ctx.settings)
+    return leaving.is_device(disk, rules) and leaving.renamer(Path(disk.source_path), rules) is None
+
+
+def _there(ctx: Context, disk: PlannedDisk) -> os.stat_result | None:
+    """What is at the path of a disk: the block device, or the file or link."""
+    path = Path(disk.source_path)
+    return devices.status(path) if leaving.is_device(disk, policy.of(ctx.settings)) else files.status(path)
 
 
 def set_aside(ctx: Context) -> None:
@@ -73,8 +99,7 @@ def set_aside(ctx: Context) -> None:
     """
     adopt(ctx.settings)
     found = {disk.index: status for disk in ctx.disks if (status := _written_down(ctx, disk)) is not None}
-    there = {index: status.st_ino for index, status in found.items()}
-    aside = {disk.index: f"{disk.source_path}.drover-{ctx.job.id}" for disk in ctx.disks}
+    aside = {disk.index: _aside(ctx, disk) for disk in ctx.disks}
     with ctx.record() as (session, job, _step):
         kept_for = retention_of(session, job.source)
         until = ctx.claim.now() + kept_for
@@ -82,22 +107,43 @@ def set_aside(ctx: Context) -> None:
             disk.retired_path = aside.get(disk.index)
             disk.retired_until = until
             if disk.index in found:
-                disk.retired_bytes = found[disk.index].st_blocks * BLOCK
+                disk.retired_bytes = _taken(found[disk.index])
     for planned in ctx.disks:
         ctx.guard()
-        if planned.index in there:
+        if planned.index in found:
             with _records:
-                records.retired(ctx.settings, job.id).add({aside[planned.index]: there[planned.index]})
-            files.rename(Path(planned.source_path), Path(aside[planned.index]).name)
+                records.retired(ctx.settings, job.id).add({aside[planned.index]: records.mark(found[planned.index])})
+            _rename(ctx, planned, aside[planned.index])
     ctx.job.disks = job.disks
     if not kept_for:
         delete_expired(ctx.settings)
 
 
+def _aside(ctx: Context, disk: PlannedDisk) -> str:
+    """The path of an image, or of a device, once it is set aside."""
+    rules = policy.of(ctx.settings)
+    if leaving.is_device(disk, rules):
+        return leaving.aside(Path(disk.source_path), ctx.job.id, rules)
+    return f"{disk.source_path}.drover-{ctx.job.id}"
+
+
+def _taken(status: os.stat_result) -> int:
+    """Of the file system: a block device takes nothing."""
+    return 0 if stat.S_ISBLK(status.st_mode) else status.st_blocks * BLOCK
+
+
+def _rename(ctx: Context, disk: PlannedDisk, aside: str) -> None:
+    rules, path = policy.of(ctx.settings), Path(disk.source_path)
+    if leaving.is_device(disk, rules):
+        leaving.set_aside(path, aside, rules)
+    else:
+        files.rename(path, Path(aside).name)
+
+
 def _written_down(ctx: Context, disk: PlannedDisk) -> os.stat_result | None:
     """The status of an image that is to be set aside; None: that was done before."""
     path = Path(disk.source_path)
-    there = files.status(path)
+    there = _there(ctx, disk)
     if there is None:
         return None
     if not ctx.directory.source_images.has(path, there):
@@ -127,11 +173,13 @@ def delete_expired(settings: Settings) -> None:
         about = {"job": disk.job_id}
         path, record = Path(str(disk.retired_path)), records.retired(settings, disk.job_id)
         try:
-            there = files.status(path)
+            number = record.read().get(str(path), 0)
+            there = devices.status(path) if number < 0 else files.status(path)
             ours = there is not None and record.has(path, there)
-            if ours:
+            stays = ours and number < 0 and not leaving.free(path, number, policy.of(settings))
+            if ours and number > 0:
                 files.unlink(path)
-        except (OSError, UnsafePath) as error:  # the others are deleted all the same
+        except (OSError, DroverError) as error:  # the others are deleted all the same
             log.warning("%s could not be deleted, it is tried again: %s", path, error, extra=about)
             continue
         with transaction() as session:
@@ -141,14 +189,20 @@ def delete_expired(settings: Settings) -> None:
             continue
         with _records:
             record.forget(path)
+        if stays:
+            log.info(
+                "%s stays: no storage made it. The guest left it behind, and it was kept long enough", path, extra=about
+            )
+            continue
         log.info("deleted %s: the guest left it behind, and it was kept long enough", path, extra=about)
 
 
 def knows(settings: Settings, job_id: int, path: Path) -> bool:
     """The file at this path is what this host set aside there."""
     adopt(settings)
-    there = files.status(path)
-    return there is not None and records.retired(settings, job_id).has(path, there)
+    record = records.retired(settings, job_id)
+    there = devices.status(path) if record.read().get(str(path), 0) < 0 else files.status(path)
+    return there is not None and record.has(path, there)
 
 
 def adopt(settings: Settings) -> None:

@@ -13,7 +13,7 @@ from workers import files, policy, processes
 from workers.media.destination import Differs, is_there, owner
 from workers.media.listing import me
 from workers.media.parameters import Incoming, ReceiverParameters
-from workers.media.receiver import alone_with
+from workers.media.receiver import alone_with, is_draft
 from workers.processes import Process
 from workers.step import Context, JobDirectory
 from workers.streams import local
@@ -109,16 +109,27 @@ async def stop(ctx: Context) -> None:
 
 def take_back(directory: JobDirectory, worker: Path) -> list[Path]:
     """Delete what the job brought, but not what others use by now. Returns what stays for them."""
-    stays = []
-    for path in directory.files.files():
-        with alone_with(path, worker):
-            if used_by_others(path, directory):
-                directory.files.forget(path)
-                stays.append(path)
-            elif directory.files.owns(path):
-                files.unlink(path)
+    stays = [path for path in directory.files.files() if not take_back_one(path, directory, worker)]
     directory.files.delete_all()  # folders are left in it, and only empty ones are removed
     return stays
+
+
+def take_back_one(path: Path, directory: JobDirectory, worker: Path) -> bool:
+    """Delete a file that the job brought; False: it stays, others use it, and is the job's no more."""
+    with alone_with(path, worker):
+        if used_by_others(path, directory):
+            directory.files.forget(path)
+            return False
+        if directory.files.owns(path):
+            files.unlink(path)
+    return True
+
+
+def drop_drafts(directory: JobDirectory) -> None:
+    """Delete what was begun and not put into place, because another job brought that file."""
+    for path in directory.files.files():
+        if is_draft(path):
+            files.unlink(path)
 
 
 def used_by_others(path: Path, directory: JobDirectory) -> bool:

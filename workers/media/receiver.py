@@ -27,6 +27,12 @@ from workers.media.protocol import BUSY, FROM, LONGEST_LINE, PIECE, PIECE_BYTES,
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.2
+DRAFT = ".drover-"
+
+
+def is_draft(path: Path) -> bool:
+    """By its name: a file that was not put into place yet."""
+    return path.name.startswith(".") and DRAFT in path.name
 
 
 class Receiver:
@@ -68,7 +74,7 @@ class Receiver:
             self._write(file, path, peer, pieces)
 
     def _write(self, file: Incoming, path: Path, peer: socket.socket, pieces: "_Pieces") -> None:
-        draft = path.with_name(f".{path.name[:200]}.drover-{self.told.job}")
+        draft = path.with_name(f".{path.name[:200]}{DRAFT}{self.told.job}")
         self.manifest.claim(draft)
         descriptor = files.opened(draft, os.O_RDWR)
         try:

@@ -12,7 +12,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.job import Disk, Job
 from workers.orphans.naming import MIRROR, MONITOR_TIMEOUT_S, NUMBER, ROLES, being_moved, made, mirror_names
-from workers.orphans.resources import Directory, Find, Helper, Image, Incoming, OrphanMirror, Retired
+from workers.orphans.resources import BroughtFile, Directory, Find, Helper, Image, Incoming, OrphanMirror, Retired
 from workers.processes import Process, marked
 from workers.qemu.monitor import connect
 from workers.step import JobDirectory
@@ -66,6 +66,8 @@ def _files(settings: Settings) -> list[Find]:
     for entry in sorted(folders.iterdir()) if folders.is_dir() else ():
         if re.fullmatch(NUMBER, entry.name) and entry.is_dir() and not entry.is_symlink():
             job_id = int(entry.name)
+            brought = JobDirectory(entry).files.files()
+            found += [BroughtFile(job_id=job_id, settings=settings, path=path) for path in brought]
             found += [Image(job_id=job_id, settings=settings, path=path) for path in made(JobDirectory(entry))]
             found.append(Directory(job_id=job_id, settings=settings))
     return found

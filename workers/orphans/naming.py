@@ -20,11 +20,12 @@ MONITOR_TIMEOUT_S = 2.0
 
 
 def made(directory: JobDirectory) -> list[Path]:
-    """The files made by the job, as far as they are still there."""
+    """The files and volumes made by the job, as far as they are still there."""
+    found = list(directory.volumes.made())
     with suppress(FileNotFoundError):
         recorded = json.loads(directory.manifest.path.read_text())["files"]
-        return [Path(name) for name in recorded if directory.manifest.owns(Path(name))]
-    return []
+        found += [Path(name) for name in recorded if directory.manifest.owns(Path(name))]
+    return found
 
 
 async def mirror_names(monitor: Monitor) -> set[str]:

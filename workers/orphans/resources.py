@@ -17,8 +17,9 @@ from models.database import transaction
 from models.guest import Guest
 from models.job import Disk, Job, JobState, Side
 from models.plan import Plan
-from workers import files, held_plan, incoming_qemu
+from workers import files, held_plan, incoming_qemu, policy
 from workers.images import retention
+from workers.media import placing
 from workers.orphans.naming import MONITOR_TIMEOUT_S, being_moved, made, mirror_names
 from workers.processes import Process, having_open, marked
 from workers.qemu import block
@@ -192,6 +193,28 @@ class Image(Find):
         recheck()
         if self.directory.manifest.owns(self.path):
             files.unlink(self.path)
+        elif self.directory.volumes.read():
+            await asyncio.to_thread(self.directory.volumes.remove, self.path, policy.of(self.settings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BroughtFile(Find):
+    """A file that the job copied for its guest, besides its images. Of a job that is done it is the guest's."""
+
+    kind = "file"
+    path: Path
+
+    @property
+    def what(self) -> str:
+        return f"file {self.path}"
+
+    def applies(self, job: Job | None) -> bool:
+        return job is not None and job.state is JobState.ROLLED_BACK
+
+    async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
+        recheck()
+        if not await asyncio.to_thread(placing.take_back_one, self.path, self.directory, self.settings.directory):
+            raise Kept("others use it by now")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +232,8 @@ class Directory(Find):
         recheck()
         _unlink_dead_sockets(job, self.directory, self.settings)
         if job is not None and job.state is JobState.ROLLED_BACK:
-            self.directory.manifest.delete_all()  # only folders are left in it, and only empty ones are removed
+            for record in (self.directory.manifest, self.directory.files):
+                record.delete_all()  # only folders are left in it, and only empty ones are removed
         self.directory.remove()
         if self.directory.path.exists():
             raise Kept("it could not be deleted")
@@ -220,7 +244,9 @@ class Directory(Find):
             roles.discard("incoming")  # the guest
         if roles:
             raise Kept(f"still in use by: {', '.join(sorted(roles))}")
-        if (job is None or job.state is JobState.ROLLED_BACK) and (still := made(self.directory)):
+        if (job is None or job.state is JobState.ROLLED_BACK) and (
+            still := [*made(self.directory), *self.directory.files.files()]
+        ):
             raise Kept(f"it records which job made {', '.join(map(str, still))}, and that still exists")
 
 
@@ -242,8 +268,8 @@ class Retired(Find):
     async def remove(self, job: Job | None, recheck: Callable[[], None]) -> None:
         recheck()
         retention.delete_expired(self.settings)
-        if self.path.exists():
-            raise Kept("this host did not set it aside, or another process is deleting it now")
+        if retention.knows(self.settings, self.job_id, self.path):
+            raise Kept("another process is deleting it now")
 
 
 def _no_living_job(guest: str) -> None:

@@ -248,6 +248,10 @@ class ExportedImage:
     format: str
     export: str
     detect_zeroes: str
+    device: bool = False
+    """It lies on a block device."""
+    size_bytes: int = 0
+    """Of the guest's disk; a raw block device may be larger."""
     backing: tuple[tuple[str, str], ...] = ()
     """(path, format) from the file right below it down to the base."""
 
@@ -268,7 +272,10 @@ async def export(monitor: Monitor, image: ExportedImage) -> None:
     for level in range(len(image.backing), 0, -1):
         below = {"backing": await _add_backing(monitor, image, level, below)}
     format_node, file_node = image.of_level(0)
-    await monitor.execute("blockdev-add", driver="file", node_name=file_node, filename=image.path, discard="unmap")
+    driver = "host_device" if image.device else "file"
+    await monitor.execute("blockdev-add", driver=driver, node_name=file_node, filename=image.path, discard="unmap")
+    if image.device and image.format == "raw":
+        below["size"] = image.size_bytes
     await monitor.execute(
         "blockdev-add",
         driver=image.format,

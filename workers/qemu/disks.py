@@ -16,6 +16,9 @@ from workers.qemu.present_media import Drive
 from workers.qemu.refusals import leaves
 from workers.qemu.topology import Reply
 
+FILES = {"file", "host_device"}
+"""Drivers of the node that a format is put on, or none: a device on the bare file sees raw data."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Medium:
@@ -70,7 +73,7 @@ def _medium(entry: Reply, nodes: Mapping[str, Reply], stats: Reply) -> _Medium:
         stats = stats["parent"]
         inserted = nodes[stats["node-name"]]
     file_node = stats.get("parent", {}).get("node-name")
-    if inserted["drv"] == "file":
+    if inserted["drv"] in FILES:
         file_node = inserted["node-name"]
     return _Medium(
         device=entry.get("device", ""),
@@ -112,6 +115,7 @@ class ReadOnlyImage:
     """A medium that the guest has but cannot write."""
 
     kind: FileKind
+    qdev: str
     path: str
     format: str
     chain: tuple[BackingImage, ...] = ()
@@ -128,6 +132,7 @@ def read_only_images(
     return tuple(
         ReadOnlyImage(
             kind=FileKind.FIRMWARE if "flash" in (medium.device or medium.qdev) else FileKind.MEDIUM,
+            qdev=medium.qdev or medium.device,
             path=medium.path,
             format=str(medium.image["format"]),
             chain=chain_of(medium.image),
@@ -169,7 +174,7 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         qdev=medium.qdev,
         node=medium.inserted["node-name"],
         file_node=medium.file_node,
-        format="raw" if driver == "file" else driver,  # a device on the bare file sees raw data
+        format="raw" if driver in FILES else driver,  # a device on the bare file sees raw data
         path=medium.path,
         virtual_size_bytes=image["virtual-size"],
         allocated_bytes=image.get("actual-size"),
@@ -216,7 +221,7 @@ def _refused(medium: _Medium) -> Iterator[Check]:
     if _read_only(medium):
         return  # see `workers.media.listing`
     driver = medium.inserted["drv"]
-    if driver not in {"raw", "qcow2", "file"}:
+    if driver not in {"raw", "qcow2", *FILES}:
         yield checks.IMAGE_FORMAT.found(f"{medium.shown}: a {driver} node is on top")
         return
     for kind, applies in _reasons(medium).items():
@@ -243,16 +248,18 @@ def _is_partial(image: Reply) -> bool:
     if image["format"] != "raw" or not name.startswith("json:"):
         return False
     options = json.loads(name.removeprefix("json:"))
-    return bool(options.get("offset")) or "size" in options
+    return bool(options.get("offset"))
 
 
-def unnamed_images(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[Check]:
-    """Disks whose image is not on the command line: a snapshot or a pivot changed it since the start."""
+def unnamed_images(images: Iterable[SourceDisk | ReadOnlyImage], argv: Sequence[str]) -> list[Check]:
+    """Those that are not on the command line: a snapshot or a pivot changed it since the start."""
     said = {value for option in parse_command_line(argv) for value in _values(option)}
     return [
-        checks.IMAGE_NOT_NAMED.found(f"{disk.path}, the image of disk {disk.qdev}, is not on the guest's command line")
-        for disk in disks
-        if not any(disk.path in value for value in said)
+        checks.IMAGE_NOT_NAMED.found(
+            f"{image.path}, the image of disk {image.qdev}, is not on the guest's command line"
+        )
+        for image in images
+        if not any(image.path in value for value in said)
     ]
 
 

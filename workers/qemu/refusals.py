@@ -1,7 +1,7 @@
 """What on a guest's command line ties it to its host, so that it cannot be rebuilt on another."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from models.preflight import Check
@@ -47,13 +47,16 @@ _CHANNEL = re.compile(r"(?:vnc=)?(?:mon:)?(?:unix|file|pipe):([^,]+)")
 _NO_ROOT_NEEDED = ("/dev/hugepages", "/dev/null", "/dev/stdout", "/dev/stderr", "/dev/fdset/")
 
 
-def command_line_refusals(argv: Sequence[str], *, source_root: str) -> list[Check]:
-    """Why this command line cannot be rebuilt on another host; empty when it can."""
+def command_line_refusals(argv: Sequence[str], *, source_root: str, images: Collection[str] = ()) -> list[Check]:
+    """Why this command line cannot be rebuilt on another host; empty when it can.
+
+    `images` are disks whose place somebody else decides about: block devices, and images outside the guest root.
+    """
     found: dict[Check, None] = {}
     for option in map(spelled_out, parse_command_line(argv)):
         for look in (_refused_option, _refused_device, _refused_descriptor, _refused_disk, _refused_monitor):
             found.update(dict.fromkeys(look(option)))
-        found.update(dict.fromkeys(_refused_path(option, source_root)))
+        found.update(dict.fromkeys(_refused_path(option, source_root, images)))
     return list(found)
 
 
@@ -106,8 +109,6 @@ def _refused_disk(option: Option) -> Iterator[Check]:
         has_protocol = option.name == "drive" and key == "file" and _PROTOCOL.match(value)
         if has_protocol or (key == "driver" and value in _REMOTE):
             yield checks.REMOTE_IMAGE.of(shown(option))
-        elif key in {"file", "filename"} and value.startswith("/dev/") and not value.startswith("/dev/fdset/"):
-            yield checks.BLOCK_DEVICE.of(shown(option))
 
 
 def _refused_monitor(option: Option) -> Iterator[Check]:
@@ -138,10 +139,10 @@ def is_read_only(option: Option) -> bool:
     return option.get("media") == "cdrom" or any(value.lower() in _TRUE for value in given)
 
 
-def _refused_path(option: Option, source_root: str) -> Iterator[Check]:
+def _refused_path(option: Option, source_root: str, images: Collection[str]) -> Iterator[Check]:
     root = source_root.rstrip("/")
     for path, written in _host_files(option):
-        if path.startswith(("@", *_NO_ROOT_NEEDED)):
+        if path.startswith(("@", *_NO_ROOT_NEEDED)) or path in images:
             continue
         if not path.startswith("/"):
             yield checks.RELATIVE_PATH.found(f"{shown(option)}: {path} is relative to an unknown directory")

@@ -56,3 +56,4 @@ async def _files_are_there(ctx: Context) -> None:
         gone = ", ".join(ctx.destination.files[place].destination_path for place in missing)
         raise BeginAnew(f"{gone} is not there (any more): it is copied", Restart.FILES)
     await placing.stop(ctx)
+    placing.drop_drafts(ctx.directory)

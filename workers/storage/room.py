@@ -53,6 +53,8 @@ def check(
     example: dict[int, Path] = {}
     grown = _grown(disks, allocated_bytes)
     for disk in disks:
+        if disk.destination_device:
+            continue
         path = Path(disk.destination_path)
         device = manifest.existing_parent(path).stat().st_dev
         needed[device] += _counted(disk, factor, grown)

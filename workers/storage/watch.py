@@ -19,6 +19,7 @@ from drover.settings import Settings
 from models.database import transaction
 from models.guest import Guest
 from models.storage import Storage, is_low
+from workers import policy
 from workers.machine import boot
 from workers.processes import Process
 from workers.storage import room
@@ -49,7 +50,7 @@ def look(ours: Settings) -> None:
         guests = session.scalars(select(Guest).where(Guest.host == ours.host)).all()
     seen = {guest.name: found for guest in guests if (found := _seen(guest)) is not None}
     images = [path for found in seen.values() for path in found.images]
-    _report_storages(ours, places(ours, [*images, *room.arriving_images(ours)]))
+    _report_storages(ours, places(policy.of(ours), [*images, *room.arriving_images(ours)]))
     for guest in guests:
         if guest.name in seen:
             _report_guest(guest, seen[guest.name])

@@ -9,9 +9,9 @@ from models.documents import MigrationOptions
 from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
-from models.plan import Chain, Inspection, Plan
+from models.plan import Chain, Inspection, Layout, Plan
 from models.preflight import Verdict
-from workflows import estimate, host_keys, schedule
+from workflows import estimate, host_keys, layouts, schedule
 from workflows.capacity import Size
 from workflows.guests import inspect, refuse_second_name
 from workflows.host_rpc import ask, known_host
@@ -94,6 +94,7 @@ def planned_at(
         PreconditionFailed: it could not run there.
     """
     host, keys = known_host(guest.host), _keys(guest.host, destination)
+    layout = layouts.effective(guest.host, destination, inspection, options.layout if options else Layout())
     question = PlanDestination(
         guest=guest.name,
         source_root=host.guest_root,
@@ -101,6 +102,7 @@ def planned_at(
         source=inspection,
         thin_factor=options.thin_factor if options else None,
         chain=_chain(options),
+        layout=layout,
         tried=tried,
     )
     answer = ask(destination, question)
@@ -108,7 +110,13 @@ def planned_at(
         raise PreconditionFailed(
             f"the worker of {destination} is too old to take the files of {guest.name}: upgrade it"
         )
-    return Plan(source=inspection, destination=answer, source_key=keys[guest.host], destination_key=keys[destination])
+    return Plan(
+        source=inspection,
+        destination=answer,
+        layout=layout,
+        source_key=keys[guest.host],
+        destination_key=keys[destination],
+    )
 
 
 def _chain(options: MigrationOptions | None) -> Chain:

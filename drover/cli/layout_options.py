@@ -1,0 +1,88 @@
+"""Options of `drover migrate` that say where, and as what, disks are made at the destination."""
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from models.base import Document
+
+Disks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--disk",
+        metavar="N=PATH",
+        help="Where disk N is made there: an image, or a block device. Repeatable; `guest show` numbers the disks.",
+        show_default=False,
+    ),
+]
+Storages = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage",
+        metavar="[N=]NAME",
+        help="The storage of the destination in which disks, or disk N, are made; of several (`a,b`), or of `any`, "
+        "the one with the most room.",
+        show_default=False,
+    ),
+]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        metavar="[N=]raw|qcow2",
+        help="The format of the images there, or of disk N.",
+        show_default="as they are",
+    ),
+]
+Thick = Annotated[
+    bool | None,
+    typer.Option(
+        "--thick/--thin",
+        help="Take all room of the images at once, or only what is written.",
+        show_default="as they are",
+    ),
+]
+Overwritten = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--overwrite-device",
+        metavar="PATH",
+        help="A block device of the destination that may be overwritten. What is on it is lost. Repeatable.",
+        show_default=False,
+    ),
+]
+
+
+def layout(
+    disks: Sequence[str] | None,
+    storages: Sequence[str] | None,
+    formats: Sequence[str] | None,
+    thick: bool | None,
+    overwritten: Sequence[str] | None,
+) -> Document:
+    """The field `layout` of a submission."""
+    each: dict[int, dict[str, Any]] = {}
+    common: dict[str, Any] = {"thick": thick, "overwrite": list(overwritten or ())}
+    for index, value in _numbered(disks or (), "--disk"):
+        if index is None:
+            raise typer.BadParameter(f"--disk {value}: write N=PATH, such as 0=/srv/images/web.qcow2")
+        each.setdefault(index, {})["path"] = value
+    for name, given in (("storage", storages), ("format", formats)):
+        for index, value in _numbered(given or (), f"--{name}"):
+            if index is None:
+                common[name] = value
+            else:
+                each.setdefault(index, {})[name] = value
+    return {**common, "disks": [{"index": index, **wanted} for index, wanted in sorted(each.items())]}
+
+
+def _numbered(words: Iterable[str], option: str) -> Iterable[tuple[int | None, str]]:
+    for word in words:
+        number, equals, value = word.partition("=")
+        if equals and number.isdecimal():
+            yield int(number), value
+        elif word.startswith("/") or not equals:
+            yield None, word
+        else:
+            raise typer.BadParameter(f"{option} {word}: write N=VALUE, where N is the number of a disk")

@@ -1,0 +1,110 @@
+"""What is in a guest's drives now is on the command line of its next QEMU, whatever was there at the start."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.qmp_guest import QEMU, Start, guests, image
+from workers.qemu.disks import drives
+from workers.qemu.present_media import Drive, as_it_is_now, opened_read_only, without_backing_files
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    with guests() as start:
+        yield start
+
+
+def drive_line(folder: Path) -> list[str]:
+    return [
+        *("-hda", f"{folder}/disk.qcow2", "-cdrom", f"{folder}/one.iso"),
+        *("-drive", f"file={folder}/data.qcow2,if=none,id=d,format=qcow2", "-device", "virtio-blk-pci,drive=d"),
+    ]
+
+
+def node_line(folder: Path) -> list[str]:
+    def of(name: str, kind: str, path: str, **more: Any) -> list[str]:
+        storage = {
+            "driver": "file",
+            "filename": f"{folder}/{path}",
+            "node-name": f"{name}-storage",
+            "auto-read-only": True,
+        }
+        form = {"driver": kind, "node-name": name, "file": f"{name}-storage", **more}
+        return ["-blockdev", json.dumps(storage), "-blockdev", json.dumps(form)]
+
+    return [
+        *of("disk", "qcow2", "disk.qcow2", backing=None),
+        *("-device", json.dumps({"driver": "virtio-blk-pci", "drive": "disk", "id": "vda"})),
+        *of("cd", "raw", "one.iso", **{"read-only": True}),
+        *("-device", json.dumps({"driver": "ide-cd", "drive": "cd", "id": "cd0"})),
+        *("-blockdev", f"driver=qcow2,node-name=data,file.driver=file,file.filename={folder}/data.qcow2"),
+        *("-device", "virtio-blk-pci,drive=data,id=vdb"),
+    ]
+
+
+@pytest.mark.guests
+@pytest.mark.parametrize("line", [drive_line, node_line])
+def test_changed_media_and_live_snapshots_are_on_the_next_command_line(line: Any, tmp_path: Path, start: Start) -> None:
+    for name in ("disk", "data"):
+        image(tmp_path / f"{name}.qcow2", "qcow2", "8M")
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.iso").write_bytes(bytes(1 << 20))
+    common = [QEMU, "-display", "none", "-M", "q35", "-S", "-nodefaults"]
+    argv = [*common, *line(tmp_path)]
+    guest = start([*argv, "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"], tmp_path / "q")
+    assert as_it_is_now(argv, drives(**guest.block())) == argv
+    cd = next(entry for entry in guest.block()["query_block"] if entry.get("removable"))
+    disk = next(entry for entry in guest.block()["query_block"] if "data.qcow2" in str(entry))
+    guest("blockdev-change-medium", id=cd["qdev"], filename=f"{tmp_path}/two.iso", format="raw")
+    guest(
+        "blockdev-snapshot-sync",
+        node_name=disk["inserted"]["node-name"],
+        snapshot_file=f"{tmp_path}/over.qcow2",
+        snapshot_node_name="over",
+    )
+    now = as_it_is_now(argv, drives(**guest.block()))
+    assert _files(drives(**guest.block())) == {f"{tmp_path}/{name}" for name in ("disk.qcow2", "two.iso", "over.qcow2")}
+    again = start([*now, "-S", "-incoming", "defer", "-qmp", f"unix:{tmp_path}/r,server=on,wait=off"], tmp_path / "r")
+    assert _files(drives(**again.block())) == _files(drives(**guest.block()))
+    guest("eject", id=cd["qdev"], force=True)
+    empty = as_it_is_now(argv, drives(**guest.block()))
+    last = start([*empty, "-S", "-incoming", "defer", "-qmp", f"unix:{tmp_path}/s,server=on,wait=off"], tmp_path / "s")
+    assert _files(drives(**last.block())) == {f"{tmp_path}/disk.qcow2", f"{tmp_path}/over.qcow2"}
+
+
+def _files(found: Any) -> set[str]:
+    return {drive.path for drive in found if drive.path is not None}
+
+
+BASE = '{"driver":"file","filename":"/b","node-name":"bs","auto-read-only":true}'
+
+
+def test_a_backing_file_is_opened_for_nothing_but_reading_and_other_nodes_stay() -> None:
+    disk = '{"driver":"file","filename":"/d","node-name":"ds","auto-read-only":true}'
+    words = ["q", "-blockdev", BASE, "-blockdev", disk, "-blockdev", "driver=file,filename=/b,auto-read-only=on"]
+    base, same_disk, written = opened_read_only(words, {"/b"})[2::2]
+    assert json.loads(base) == {"driver": "file", "filename": "/b", "node-name": "bs", "read-only": True}
+    assert same_disk == disk
+    assert written == "driver=file,filename=/b,read-only=on"
+
+
+def test_a_flattened_disk_names_no_backing_file() -> None:
+    form = '{"driver":"qcow2","node-name":"b","file":"bs","read-only":true,"backing":null}'
+    disk = '{"driver":"qcow2","node-name":"d","file":{"driver":"file","filename":"/d"},"backing":"b"}'
+    drive = "file=/e,if=virtio,backing.file.filename=/b"
+    words = ["q", "-blockdev", BASE, "-blockdev", form, "-blockdev", disk, "-drive", drive, "-device", "x,drive=d"]
+    made = without_backing_files(words, {"/b"})
+    assert made[:2] == ["q", "-blockdev"]
+    assert json.loads(made[2])["backing"] is None
+    assert made[3:] == ["-drive", "file=/e,if=virtio", "-device", "x,drive=d"]
+
+
+def test_drives_that_came_or_went_since_the_start_are_not_guessed_at() -> None:
+    words = ["q", "-cdrom", "/a.iso", "-drive", "file=/d,id=d"]
+    gone = [Drive(device="d", qdev="", path="/e", format="raw")]
+    other = [*gone, Drive(device="ide1-cd0", qdev="", path="/b.iso", format="raw")]
+    assert as_it_is_now(words, gone) == as_it_is_now(words, other) == words

@@ -1,0 +1,144 @@
+"""Making a job's images and volumes at the destination, and what is in the way of that."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from drover.errors import Fatal, PreconditionFailed, UnreadableDocument
+from drover.settings import Settings
+from models.plan import Layout, PlannedDisk
+from workers import files, policy
+from workers.environment import handed_on
+from workers.files import UnsafePath
+from workers.images import manifest
+from workers.policy import HostPolicy
+from workers.step import Context, JobDirectory
+from workers.storage import devices, drivers
+
+
+def place(path: str, ours: Settings, rules: HostPolicy) -> Path:
+    """A path that came from elsewhere, if an image may be made there.
+
+    Raises:
+        UnsafePath: it may not.
+    """
+    return files.place(path, ours.guest_root, rules.folders)
+
+
+def device_problems(disks: Sequence[PlannedDisk], ours: Settings, rules: HostPolicy, layout: Layout) -> list[str]:
+    """What is in the way of the block devices among these disks: sentences."""
+    devices_of_it = [disk for disk in disks if disk.destination_device]
+    return [problem for disk in devices_of_it if (problem := _problem(disk, ours, rules, layout))]
+
+
+def _problem(disk: PlannedDisk, ours: Settings, rules: HostPolicy, layout: Layout) -> str | None:
+    path = Path(disk.destination_path)
+    if (number := _job_of(path, ours)) is not None:
+        return f"{path} belongs to job {number}: `drover job show {number}` says how far that is"
+    if disk.volume_of is None:
+        return devices.unfit(path, needed_bytes(disk), layout.overwrite)
+    if os.path.lexists(path):
+        return f"{path} exists already: if nobody needs what is on it, name it as `--overwrite-device {path}`"
+    try:
+        room = drivers.driver(disk.volume_of, rules).room()
+    except (Fatal, PreconditionFailed) as error:
+        return str(error)
+    if room is not None and room[1] < (needed := needed_bytes(disk)):
+        return f"the storage {disk.volume_of} has {room[1] >> 20} MiB free, {needed >> 20} are needed for {path}"
+    return None
+
+
+def _job_of(path: Path, ours: Settings) -> int | None:
+    """The job that has this device now."""
+    for folder in JobDirectory.all_below(ours).glob("*"):
+        try:
+            if JobDirectory(folder).volumes.owns(path):
+                return int(folder.name)
+        except (OSError, ValueError, UnreadableDocument):  # it has just ended
+            continue
+    return None
+
+
+def needed_bytes(disk: PlannedDisk) -> int:
+    """What a block device must hold for this disk: all of it, and the tables of its format."""
+    if disk.format == "raw":
+        return disk.virtual_size_bytes
+    options = ",".join(f"{key}={value}" for key, value in disk.create_options.items() if key == "cluster_size")
+    words = ["-o", options] if options else []
+    size = str(disk.virtual_size_bytes)
+    told = subprocess.run(
+        ["qemu-img", "measure", "--output=json", "-O", disk.format, *words, "--size", size],
+        env=handed_on(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if told.returncode:
+        raise Fatal(f"qemu-img cannot measure an image of {size} bytes: {told.stderr.strip()}")
+    return int(json.loads(told.stdout)["fully-allocated"])
+
+
+def programs(disks: Sequence[PlannedDisk], rules: HostPolicy) -> list[str]:
+    """What has to be installed here for these volumes: sentences."""
+    used = {rules.storages[disk.volume_of].driver for disk in disks if disk.volume_of in rules.storages}
+    if "lvm" in used and shutil.which("lvcreate") is None:
+        return ["there is no lvcreate here: install it (Debian's lvm2 holds it)"]
+    return []
+
+
+def claim(ctx: Context, disk: PlannedDisk) -> None:
+    """Write a disk's image or device down as this job's, and make the device if it is to be made.
+
+    Raises:
+        PreconditionFailed, UnsafePath: something is in the way.
+        Fatal: a volume could not be made.
+    """
+    rules, path = policy.of(ctx.settings), Path(disk.destination_path)
+    if not disk.destination_device:
+        ctx.directory.manifest.claim(place(disk.destination_path, ctx.settings, rules))
+        return
+    if ctx.directory.volumes.owns(path):
+        return
+    if disk.volume_of is not None:
+        ctx.directory.volumes.make(path, needed_bytes(disk), disk.volume_of, rules)
+        return
+    if (problem := _problem(disk, ctx.settings, rules, ctx.plan.layout)) is not None:
+        raise PreconditionFailed(problem)
+    ctx.directory.volumes.take(path)
+
+
+def fill(disk: PlannedDisk) -> None:
+    """Make the empty image; a raw block device needs none, because a mirror writes all of it."""
+    path = _file(disk)
+    if not (disk.destination_device and disk.format == "raw"):
+        backing = (disk.chain[0].path, disk.chain[0].format) if disk.chain else None
+        manifest.create(path, disk.format, disk.virtual_size_bytes, disk.create_options, backing)
+
+
+def is_made(directory: JobDirectory, disk: PlannedDisk) -> bool:
+    """The image or device is this job's, and holds a disk of the guest's size."""
+    path = Path(disk.destination_path)
+    try:
+        if not directory.owns(path):
+            return False
+        if disk.destination_device and disk.format == "raw":
+            return devices.size_bytes(path) >= disk.virtual_size_bytes
+        made = manifest.virtual_size(_file(disk), disk.format) == disk.virtual_size_bytes
+        return made and all(Path(link.path).is_symlink() for link in disk.links)
+    except (PreconditionFailed, UnsafePath):
+        return False
+
+
+def _file(disk: PlannedDisk) -> Path:
+    path = Path(disk.destination_path)
+    return devices.real(path) if disk.destination_device else path
+
+
+def delete_all(ctx: Context) -> None:
+    """Remove what the job made here, and nothing else."""
+    ctx.directory.manifest.delete_all()
+    if ctx.directory.volumes.read():
+        ctx.directory.volumes.delete_all(policy.of(ctx.settings))

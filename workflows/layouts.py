@@ -1,0 +1,68 @@
+"""Where the disks of a guest go: what an operator wants of this move, then what is mapped for its storages."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+
+from drover.errors import PreconditionFailed
+from models.database import transaction
+from models.plan import DiskLayout, Inspection, Layout, SourceDisk
+from models.storage import FILESYSTEM, Storage, StorageMapping, holding
+
+ANY = "any"
+"""Instead of a storage's name: the one of the destination with the most room."""
+
+
+def effective(source: str, destination: str, inspection: Inspection, wanted: Layout) -> Layout:
+    """The layout with mappings applied to all that it leaves open, and one storage named where it names several.
+
+    Raises:
+        PreconditionFailed: it names a disk or a storage that is not there.
+    """
+    known = {disk.index for disk in inspection.disks}
+    if unknown := [disk.index for disk in wanted.disks if disk.index not in known]:
+        there = ", ".join(f"{disk.index} ({disk.path})" for disk in inspection.disks)
+        raise PreconditionFailed(f"the guest has no disk {unknown[0]}: it has {there}")
+    with transaction() as session:
+        at_source = session.scalars(select(Storage).where(Storage.host == source)).all()
+        at_destination = session.scalars(select(Storage).where(Storage.host == destination)).all()
+        ways = (StorageMapping.host == source) & (StorageMapping.destination == destination)
+        mapped = {row.storage: row for row in session.scalars(select(StorageMapping).where(ways))}
+    disks = []
+    for disk in inspection.disks:
+        own = _mapped(wanted.of(disk.index), disk, at_source, mapped)
+        if own.storage is not None:
+            own = own.model_copy(update={"storage": _chosen(own.storage, at_destination, destination)})
+        disks.append(own)
+    plain = [DiskLayout(index=disk.index) for disk in disks]
+    return Layout(disks=tuple(disks) if disks != plain else (), overwrite=wanted.overwrite)
+
+
+def _mapped(
+    own: DiskLayout, disk: SourceDisk, at_source: Sequence[Storage], mapped: dict[str, StorageMapping]
+) -> DiskLayout:
+    """What is mapped counts only where nothing was said of this disk's place."""
+    there = holding(at_source, disk.path)
+    row = mapped.get(there.name) if there is not None else None
+    if row is None or own.path is not None or own.storage is not None:
+        return own
+    return own.model_copy(
+        update={
+            "storage": row.destination_storage,
+            "format": own.format or row.format,
+            "thick": own.thick if own.thick is not None else (True if row.thick else None),
+        }
+    )
+
+
+def _chosen(names: str, there: Sequence[Storage], destination: str) -> str:
+    """Of several names, by commas, or of any, the storage with the most room; a single name is the host's matter."""
+    if names != ANY and "," not in names:
+        return names
+    asked = {row.name for row in there} if names == ANY else {name.strip() for name in names.split(",")}
+    found = [row for row in there if row.name in asked and row.free_bytes is not None and row.driver != FILESYSTEM]
+    if not found:
+        raise PreconditionFailed(
+            f"{destination} reports none of the storages {names}: see `drover storage list`, or name a path"
+        )
+    return max(found, key=lambda row: (row.free_bytes or 0, row.name)).name

@@ -34,6 +34,7 @@ async def tried(seen: Inspection, plan: DestinationPlan, ours: Settings) -> list
         return []
     async with _folder(ours) as folder:
         stand_ins = {disk.destination_path: str(folder / f"disk{disk.index}") for disk in plan.disks}
+        stand_ins |= {disk.named: stand_ins[disk.destination_path] for disk in plan.disks if disk.named is not None}
         missing = {file.destination_path: file for file in plan.files if not file.there}
         stand_ins |= {disk.named: stand_ins[disk.destination_path] for disk in plan.disks if disk.named}
         stand_ins |= {path: str(folder / f"file{number}") for number, path in enumerate(missing)}

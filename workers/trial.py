@@ -36,7 +36,6 @@ async def tried(seen: Inspection, plan: DestinationPlan, ours: Settings) -> list
         stand_ins = {disk.destination_path: str(folder / f"disk{disk.index}") for disk in plan.disks}
         stand_ins |= {disk.named: stand_ins[disk.destination_path] for disk in plan.disks if disk.named is not None}
         missing = {file.destination_path: file for file in plan.files if not file.there}
-        stand_ins |= {disk.named: stand_ins[disk.destination_path] for disk in plan.disks if disk.named}
         stand_ins |= {path: str(folder / f"file{number}") for number, path in enumerate(missing)}
         await asyncio.gather(*(asyncio.to_thread(_stand_in, disk, stand_ins) for disk in plan.disks))
         await asyncio.gather(*(asyncio.to_thread(_file, file, stand_ins) for file in missing.values()))

@@ -141,6 +141,20 @@ class Link(Part):
     """As it is written in the link."""
 
 
+class StartedAs(Part):
+    """As whom a QEMU runs, by names, and within which limits of its own."""
+
+    user: str
+    group: str
+    groups: Many[str] = ()
+    nice: int = 0
+    oom_score_adj: int = 0
+    cpus: Many[int] = ()
+    """On which it may run; empty: on those of its host's worker."""
+    limits: dict[str, Annotated[tuple[int, int], Strict(False)]] = {}  # noqa: RUF012 - pydantic copies it
+    """{"nofile": (soft, hard)}, -1 for none; only those that differ from the worker's."""
+
+
 class SourceDisk(Part):
     """One writable disk of a running guest: all that is needed to create its copy and mirror it."""
 
@@ -172,6 +186,10 @@ class SourceDisk(Part):
     """For `qemu-img create -o`, such as `cluster_size=65536`; empty for raw."""
     chain: Many[BackingImage] = ()
     """Its backing files, from the one right below it down to the base."""
+    owner: str | None = None
+    """User and group of its image by their names, and its mode. None: a worker of an earlier version did not look."""
+    group: str | None = None
+    mode: int | None = None
 
     @property
     def create_option_string(self) -> str:
@@ -219,6 +237,8 @@ class Inspection(Versioned):
     cpus: int = 0
     devices: Many[str]
     """QOM names of the guest's devices."""
+    started_as: StartedAs | None = None
+    """None: it could not be looked at, or a worker of an earlier version did not look."""
     topology: Topology
     disks: Many[SourceDisk]
     files: Many[NeededFile] = ()

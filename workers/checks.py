@@ -350,6 +350,13 @@ FILE_NOT_COPIED = Kind(
     remedy="put it there",
     live=True,
 )
+NO_USER = Kind(
+    name="no-user",
+    what="a QEMU of a user or group that the destination does not have or allow",
+    remedy="create it there",
+    side="destination",
+    live=True,
+)
 IMAGE_EXISTS = Kind(
     name="image-exists",
     what="an image that is there already, or a place where none can be made",

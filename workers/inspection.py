@@ -16,7 +16,18 @@ from models.host_rpc import Inspect
 from models.launcher import Launcher
 from models.plan import Inspection, SourceDisk, Topology
 from models.preflight import Check
-from workers import as_started, attestation, checks, files, monitors, open_images, policy, processes, sockets
+from workers import (
+    as_started,
+    attestation,
+    checks,
+    files,
+    monitors,
+    open_images,
+    policy,
+    processes,
+    sockets,
+    started_as,
+)
 from workers.as_started import AsStarted
 from workers.files import UnsafePath
 from workers.images import links
@@ -117,6 +128,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         memory_bytes=_memory(memory),
         cpus=len(cpus),
         devices=tuple(devices),
+        started_as=started_as.read(identity.process, identity.argv),
         topology=layout,
         disks=disks,
         files=tuple(needed.files.values()),
@@ -249,7 +261,9 @@ def _followed(disk: SourceDisk, settings: Settings, refusals: list[Check]) -> So
     except UnsafePath as error:
         refusals.append(checks.BEHIND_LINK.found(str(error)))
         return disk
-    return disk.model_copy(update={"path": path, "named": disk.path, "links": tuple(through)} if through else {})
+    owner, group, mode = started_as.owner_of(Path(path)) or (None, None, None)
+    found = disk.model_copy(update={"owner": owner, "group": group, "mode": mode})
+    return found.model_copy(update={"path": path, "named": disk.path, "links": tuple(through)}) if through else found
 
 
 async def _blockers(monitor: Monitor, argv: list[str]) -> list[Check]:

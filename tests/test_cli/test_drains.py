@@ -7,7 +7,7 @@ import pytest
 from models.database import transaction
 from models.documents import MigrationOptions
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
-from models.job import JobState
+from models.job import Job, JobState
 from tests.test_cli.support import document, drover, insert_job
 
 pytestmark = pytest.mark.usefixtures("database", "answers")

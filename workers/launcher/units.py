@@ -16,7 +16,7 @@ from drover.errors import Fatal
 from drover.settings import Settings
 from models.launch_file import LaunchFile
 from models.launcher import Launcher, LauncherKind, Limits
-from workers import files, processes
+from workers import files, processes, started_as
 from workers.environment import handed_on
 from workers.images.manifest import write_durably
 from workers.launcher import run, stillness, systemd
@@ -55,7 +55,7 @@ def start_incoming(ctx: Context, output: Path) -> Process:
     cold, incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
     cold.unlink(missing_ok=True)  # it lives elsewhere: this host was fenced when it left
     if not available():
-        return processes.spawn(mark, argv, output)
+        return processes.spawn(mark, started_as.launched(argv, ctx.source.started_as), output)
     unit = of(ctx.job.guest)
     files.private_folder(output.parent)
     write_durably(incoming, json.dumps(_launch(ctx, argv, output, {MARK: mark}).json_object()))
@@ -165,7 +165,7 @@ def _launch(ctx: Context, argv: Sequence[str], output: Path, more: dict[str, str
     return LaunchFile(
         guest=ctx.job.guest,
         job=ctx.job.id,
-        argv=tuple(argv),
+        argv=tuple(started_as.launched(argv, ctx.source.started_as)),
         qmp=ctx.destination.qmp,
         log=str(output),
         environment={**handed_on(), **more},

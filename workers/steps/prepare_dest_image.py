@@ -7,7 +7,7 @@ from drover.errors import Fatal, Transient
 from models.database import transaction
 from models.guest import Guest
 from models.job import Side
-from workers import processes
+from workers import ownership, processes
 from workers.images import links
 from workers.launcher import keep_out
 from workers.media import placing
@@ -34,6 +34,7 @@ class PrepareDestImage(StepHandler):
             await asyncio.to_thread(making.claim, ctx, disk)
             links.make(disk.links)
         await asyncio.gather(*(asyncio.to_thread(making.fill, disk) for disk in disks))
+        await asyncio.gather(*(asyncio.to_thread(ownership.give_away, ctx, disk) for disk in disks))
 
     async def rollback(self, ctx: Context) -> None:
         ctx.guard()

@@ -208,6 +208,8 @@ def _listen_for_guest(path: Path) -> socket.socket:
     """A socket that any user may connect to; the process looks who it is that does."""
     path.parent.mkdir(exist_ok=True)
     path.parent.chmod(0o711)
+    ours = path.parents[1]
+    ours.chmod(ours.stat().st_mode & 0o7777 | 0o011)  # it may have been made by what only the worker reads
     unix = local.listen(path)
     path.chmod(0o666)
     return unix

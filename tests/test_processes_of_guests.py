@@ -1,0 +1,85 @@
+"""The next QEMU of a guest runs as the same user, in the same groups and within the same limits, by their names."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from models.plan import StartedAs
+from models.preflight import refusals
+from tests import factories
+from tests.helpers import until
+from workers import as_user, policy, processes, started_as
+from workers.policy import HostPolicy, Policy
+from workers.processes import Process
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+WANTED = StartedAs(
+    user="nobody",
+    group="nogroup",
+    groups=("nogroup", "daemon"),
+    nice=3,
+    oom_score_adj=77,
+    cpus=(min(os.sched_getaffinity(0)),),
+    limits={"nofile": (512, 600)},
+)
+
+
+@contextmanager
+def running(argv: list[str]) -> Iterator[Process]:
+    with subprocess.Popen(argv) as child:
+        until("it is another program", lambda: Path(f"/proc/{child.pid}/exe").samefile("/bin/sleep"))
+        found = processes.process(child.pid)
+        assert found is not None
+        yield found
+        child.kill()
+
+
+@as_root
+def test_a_process_is_started_as_another_one_was_and_is_read_back_as_that() -> None:
+    with running(started_as.launched(["/bin/sleep", "60"], WANTED)) as process:
+        assert started_as.read(process, ["qemu"]) == WANTED
+
+
+def test_a_process_like_the_workers_own_needs_no_help() -> None:
+    with running(["/bin/sleep", "60"]) as process:
+        found = started_as.read(process, ["qemu"])
+        assert found is not None
+        assert started_as.launched(["qemu"], found.model_copy(update={"user": "root"})) == ["qemu"]
+        assert started_as.launched(["qemu"], None) == ["qemu"]
+
+
+@as_root
+def test_a_qemu_that_changes_its_user_itself_is_started_by_root_again() -> None:
+    with running(started_as.launched(["/bin/sleep", "60"], WANTED)) as process:
+        for words in (["-runas", "nobody"], ["-run-with", "user=nobody"]):
+            found = started_as.read(process, ["qemu", *words])
+            assert found is not None
+            assert (found.user, found.group, found.groups) == ("root", "root", ())
+
+
+def test_what_a_host_does_not_have_or_allow_is_refused_by_its_name() -> None:
+    rules = HostPolicy(Policy(users=("nobody",)), factories.offline())
+
+    def said(**changed: object) -> str:
+        return "; ".join(refusals(started_as.impossible(WANTED.model_copy(update=changed), rules)))
+
+    assert said() == "" or os.geteuid() != 0
+    assert said(user="nobody-at-all").endswith("as the user nobody-at-all, who does not exist here; create it there")
+    assert "runs in the group no-such-group, which does not exist here" in said(groups=("no-such-group",))
+    assert "does not list under `users`" in said(user="daemon")
+    assert said(user="root") == ""
+    assert started_as.impossible(None, policy.of(factories.offline())) == []
+
+
+@as_root
+def test_a_limit_that_may_not_be_raised_is_left_and_the_program_starts() -> None:
+    wanted = StartedAs(user="nobody", group="nogroup", limits={"nonsense": (1, 1)})
+    program, document = [sys.executable, "-I", "-S", as_user.__file__], wanted.model_dump_json()
+    done = subprocess.run([*program, document, "/usr/bin/id", "-un"], capture_output=True, text=True, check=True)
+    assert done.stdout == "nobody\n"
+    assert "drover: limit nonsense is not as at the source" in done.stderr

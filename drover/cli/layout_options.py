@@ -5,8 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from models.base import Document
-
 Disks = Annotated[
     list[str] | None,
     typer.Option(
@@ -60,7 +58,7 @@ def layout(
     formats: Sequence[str] | None,
     thick: bool | None,
     overwritten: Sequence[str] | None,
-) -> Document:
+) -> dict[str, Any]:
     """The field `layout` of a submission."""
     each: dict[int, dict[str, Any]] = {}
     common: dict[str, Any] = {"thick": thick, "overwrite": list(overwritten or ())}

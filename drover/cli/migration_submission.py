@@ -96,7 +96,7 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     """Print what the move would copy, and how long it would take; nothing is changed."""
     row, to, options = guests.known_guest(asked.guest), asked.to, asked.options()
     planned = preflight.plan(row, to, options, tried=True)
-    expected = preflight.estimated(row.name, asked.submit_options(), Way.of(row.host, to, options))
+    expected = preflight.estimated(row, asked.submit_options(), Way.of(row.host, to, options))
     looked_at = (*planned.source.checks, *planned.destination.checks)
     if as_json:
         names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}

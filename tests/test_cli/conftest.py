@@ -15,7 +15,7 @@ from models.database import engine, transaction
 from models.documents import HostFacts
 from models.guest import Guest
 from models.host import Host
-from models.host_rpc import Question
+from models.host_rpc import Inspect, Question
 from tests import documents, factories
 from tests.helpers import until
 from tests.test_cli.support import NO_BROKER, forget_caches, point_at
@@ -92,7 +92,8 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def ask(_host: str, question: Question[Any]) -> Versioned:
         if isinstance(said[question.kind], str):
             raise PreconditionFailed(said[question.kind])
-        return question.answer.read(said[question.kind])
+        asked = {"qmp": question.qmp} if isinstance(question, Inspect) else {}  # by the monitor that was named
+        return question.answer.read(said[question.kind] | asked)
 
     monkeypatch.setattr(guests, "ask", ask)
     monkeypatch.setattr(preflight, "ask", ask)

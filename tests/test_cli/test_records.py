@@ -250,7 +250,7 @@ def test_submissions_with_one_key_at_the_same_moment_all_answer_the_same_job(
 def test_a_drain_that_is_refused_because_of_the_one_with_its_own_key_answers_that_one(
     database: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> Any:
+    def refuse(*_: Any, **__: Any) -> Any:
         with transaction() as session:
             session.add(Drain(kind=DrainKind.RETURN, host="hv1", idempotency_key="k"))
         raise PreconditionFailed("no guest that was drained from hv1 is away")

@@ -23,17 +23,17 @@ LAUNCHER_STAYS = "launcher-stays"
 """The check that `MigrationOptions.launcher_stays` accepts."""
 
 
-def estimated(guest: str, terms: SubmitOptions, way: Way) -> Estimate:
+def estimated(guest: Guest, terms: SubmitOptions, way: Way) -> Estimate:
     """How long the move takes.
 
     Raises:
         PreconditionFailed: no window is long enough for it.
     """
     with transaction() as session:
-        size, speed, at = Size.of(session.get_one(Guest, guest)), estimate.speed(session), now(session)
+        size, speed, at = Size.of(guest), estimate.speed(session), now(session)
     wait = schedule.obstacle(at, speed.needs_s(size, terms.seed, way), window=terms.window)
     if wait is not None and wait.for_good:
-        raise PreconditionFailed(f"{guest} cannot be moved: {wait.why}")
+        raise PreconditionFailed(f"{guest.name} cannot be moved: {wait.why}")
     return speed.estimate(size, way)
 
 

@@ -30,7 +30,8 @@ def estimated(guest: Guest, terms: SubmitOptions, way: Way) -> Estimate:
         PreconditionFailed: no window is long enough for it.
     """
     with transaction() as session:
-        size, speed, at = Size.of(guest), estimate.speed(session), now(session)
+        newest = session.get(Guest, guest.name) or guest  # its hosts were asked meanwhile, or somebody has forgotten it
+        size, speed, at = Size.of(newest), estimate.speed(session), now(session)
     wait = schedule.obstacle(at, speed.needs_s(size, terms.seed, way), window=terms.window)
     if wait is not None and wait.for_good:
         raise PreconditionFailed(f"{guest.name} cannot be moved: {wait.why}")

@@ -38,6 +38,8 @@ EVERYBODY, WORKER, CONTROLLER = "everybody", "worker", "controller"
 
 OTHER_VARIABLES = {
     "DROVER_LAB_DIR": "folder of the lab that `drover lab` works on",
+    "DROVER_GUEST": "what a program of the policy is told: whose launcher it silences; set by Drover alone",
+    "DROVER_JOB": "likewise: for which job; set by Drover alone",
     "DROVER_LOG_ABOUT": "fields of the log of a process that Drover started; set by Drover alone",
     "DROVER_MIGRATION_NET": "first three numbers of the migration network of docker-compose.yml",
     "DROVER_PROCESS": "mark of a process that Drover started; set by Drover alone",

@@ -119,12 +119,13 @@ def copying(guest: str, to: str, begun: datetime, share: float, **columns: objec
     with transaction() as session:
         job = session.get_one(Job, job_id)
         job.created_at = job.started_at = begun
-        for step in job.steps[:3]:
+        at_work = next(number for number, step in enumerate(job.steps) if step.name == StepName.AWAIT_SYNC)
+        for step in job.steps[:at_work]:
             step.state, step.attempts = StepState.DONE, 1
             step.started_at, step.finished_at = begun, begun + timedelta(seconds=4)
-        job.steps[2].started_at = begun + timedelta(seconds=4)
-        job.steps[3].state, job.steps[3].attempts = StepState.RUNNING, 1
-        job.steps[3].started_at = begun + timedelta(seconds=5)
+        job.steps[at_work - 1].started_at = begun + timedelta(seconds=4)
+        job.steps[at_work].state, job.steps[at_work].attempts = StepState.RUNNING, 1
+        job.steps[at_work].started_at = begun + timedelta(seconds=5)
         for disk in job.disks:
             disk.bytes_copied = int(share * disk.bytes_total)
             disk.ready_at = begun + timedelta(minutes=4) if share >= 1 else None

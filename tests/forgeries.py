@@ -35,10 +35,19 @@ from workers.step import Context, JobDirectory
 from workers.steps import STEPS
 from workers.streams import supervisor
 from workflows.migration import claims
+from workflows.migration.chain import LINKS, StepName
 from workflows.migration.claims import Claim
 
 QEMU = str(Path(shutil.which("qemu-system-x86_64") or "/usr/bin/qemu-system-x86_64").resolve())
-PREPARE, START, MIRROR, CLEANUP = 0, 1, 2, 8
+PREPARE, START, MIRROR, CLEANUP = (
+    LINKS.index(link)
+    for link in (
+        (StepName.PREPARE_DEST_IMAGE, Side.DESTINATION),
+        (StepName.START_NBD, Side.DESTINATION),
+        (StepName.MIRROR_DISKS, Side.SOURCE),
+        (StepName.CLEANUP, Side.SOURCE),
+    )
+)
 """Positions of links in the chain."""
 PRECIOUS = b"precious\0"
 

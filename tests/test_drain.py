@@ -148,9 +148,13 @@ def _copying_to(moves: Moves, host: str) -> int | None:
     """A job on its way to this host, if no guest has arrived there or may be about to."""
     with transaction() as session:
         jobs = session.scalars(select(Job).where(Job.destination == host, Job.state == JobState.RUNNING)).all()
-        copying = [job.id for job in jobs if job.steps[1].state == "done"]
+        copying = [job.id for job in jobs if _is_served(job)]
     crossing = any(job.cutover_begun_at for job in jobs) or host in where(moves).values()
     return None if crossing else next(iter(copying), None)
+
+
+def _is_served(job: Job) -> bool:
+    return any(step.name == "start_nbd" and step.state == "done" for step in job.steps)
 
 
 def _power_off(moves: Moves, host: str) -> None:

@@ -174,7 +174,7 @@ def test_a_worker_that_registers_anew_keeps_what_an_operator_set_for_its_host(
 def test_a_forecast_and_a_list_of_drains_read_the_row_and_not_the_commands_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(preflight, "movable", lambda guest: {})
+    monkeypatch.setattr(preflight, "movable", lambda *_: {})
     monkeypatch.setattr(preflight, "planned_at", lambda *_, **__: None)
     monkeypatch.setenv("DROVER_MAX_OUTGOING", "1")
     host("one")

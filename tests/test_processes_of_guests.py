@@ -21,7 +21,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become ano
 WANTED = StartedAs(
     user="nobody",
     group="nogroup",
-    groups=("nogroup", "daemon"),
+    groups=("daemon", "nogroup"),
     nice=3,
     oom_score_adj=77,
     cpus=(min(os.sched_getaffinity(0)),),

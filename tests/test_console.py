@@ -35,7 +35,7 @@ INLINE = r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:|https?://
 
 @pytest.fixture
 def console(database: None) -> Iterator[httpx.Client]:
-    with consoles.serving() as address, httpx.Client(base_url=address) as client:
+    with consoles.serving() as address, httpx.Client(base_url=address, timeout=60) as client:
         yield client
 
 

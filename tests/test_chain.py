@@ -55,8 +55,16 @@ def test_a_way_back_that_does_not_lead_to_an_earlier_link_is_refused_at_import(
 
 def test_a_step_that_begins_anew_from_where_it_may_not_is_refused() -> None:
     with pytest.raises(IllegalTransition, match="cutover on the source cannot begin anew from start_nbd"):
-        chain.first_again(Step(name="cutover", side=Side.SOURCE), Restart.NBD_SERVER)
+        chain.done_again(Step(name="cutover", side=Side.SOURCE), Restart.NBD_SERVER, [])
 
 
-def test_two_links_of_one_name_begin_anew_from_the_first() -> None:
-    assert chain.first_again(Step(name="migrate_ram", side=Side.SOURCE), Restart.RAM) == 5
+def _rows(numbers: range) -> list[Step]:
+    return [Step(seq=seq, name=name, side=side) for seq, (name, side) in zip(numbers, chain.LINKS, strict=True)]
+
+
+@pytest.mark.parametrize("numbers", [range(1, 11), range(11, 21)], ids=["of today", "of a version with other links"])
+def test_two_links_of_one_name_begin_anew_from_the_first_whatever_the_numbers_of_the_rows(numbers: range) -> None:
+    rows = _rows(numbers)
+    [sent] = [row for row in rows if (row.name, row.side) == ("migrate_ram", Side.SOURCE)]
+    assert chain.done_again(sent, Restart.RAM, rows) == [rows[4]]
+    assert chain.done_again(sent, Restart.NBD_SERVER, rows) == rows[1:5]

@@ -1,7 +1,7 @@
 """The live migration: its links in order, from where one may begin anew, and the canvas chains made of them."""
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from celery import chain
 from celery.canvas import Signature
@@ -71,19 +71,19 @@ class BeginAnew(Transient):
         self.restart = restart
 
 
-def first_again(step: Step, restart: Restart) -> int:
-    """The number of the first step that is done again when `step` begins anew.
+def done_again(step: Step, restart: Restart, steps: Iterable[Step]) -> list[Step]:
+    """Those of the job's steps before `step` that are done again when it begins anew.
+
+    They are found by name: the rows of a job under way keep the numbers of the version that made them.
 
     Raises:
         IllegalTransition: `RESTARTS` does not list it.
     """
     if restart not in RESTARTS.get((StepName(step.name), step.side), frozenset()):
         raise IllegalTransition(f"{step.name} on the {step.side} cannot begin anew from {restart}")
-    return _first_of(restart)
-
-
-def _first_of(restart: Restart) -> int:
-    return next(seq for seq, (name, _) in enumerate(LINKS, start=1) if name == restart.value)
+    earlier = [one for one in steps if one.seq < step.seq]
+    first = min(one.seq for one in earlier if one.name == restart.value)
+    return [one for one in earlier if one.seq >= first]
 
 
 def check(restarts: Mapping[Link, frozenset[Restart]]) -> None:
@@ -94,7 +94,8 @@ def check(restarts: Mapping[Link, frozenset[Restart]]) -> None:
     """
     for link, targets in restarts.items():
         for restart in targets:
-            if link not in LINKS or _first_of(restart) > LINKS.index(link):
+            names = [name.value for name, _ in LINKS]
+            if link not in LINKS or names.index(restart.value) >= LINKS.index(link):
                 raise IllegalTransition(f"{restart} is no step before {link[0]} on the {link[1]}")
 
 

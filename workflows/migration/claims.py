@@ -216,16 +216,11 @@ def retry(claim: Claim, error: str, wait: timedelta, restart: Restart | None = N
     with _released(claim, StepEvent.RETRY, outcome, error) as (session, job, step):
         step.next_at = func.clock_timestamp() + wait
         if restart is not None:
-            _begin_anew(job, chain.first_again(step, restart), step.seq)
+            for earlier in chain.done_again(step, restart, job.steps):
+                earlier.apply(StepEvent.RESTART, Actor.WORKER)
+                earlier.finished_at = None
         job.epoch += 1
         record_event(session, job.id, by=claim.owner, action="retry", sentence=f"{step.name} is tried again: {error}")
-
-
-def _begin_anew(job: Job, first: int, until: int) -> None:
-    for step in job.steps:
-        if first <= step.seq < until:
-            step.apply(StepEvent.RESTART, Actor.WORKER)
-            step.finished_at = None
 
 
 def fail(claim: Claim, error: str) -> None:

@@ -224,6 +224,21 @@ class Step(Base):
             self.attempts, self.next_at = 0, func.clock_timestamp()
 
 
+class Outcome(enum.StrEnum):
+    """How an attempt at a step ended."""
+
+    DONE = "done"
+    RETRY = "retry"  # another attempt at the same step follows
+    BEGUN_ANEW = "begun anew"  # another attempt at an earlier step follows
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    COMMITTED = "committed"  # rolling back came too late: the destination owns the guest
+    HANDED_BACK = "handed back"  # its worker was told to stop
+    EXPIRED = "expired"  # its lease ran out, or its worker started anew
+    LEASE_LOST = "lease lost"  # in logs alone: somebody else has written how it ended
+    NOT_RECORDED = "not recorded"  # in logs alone: Postgres was away
+
+
 class Attempt(Base):
     """One try at doing or rolling back a step: the audit trail of claims, never changed after its end."""
 
@@ -239,7 +254,7 @@ class Attempt(Base):
     started_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None] = mapped_column(String(32))
-    """done, retry, failed, cancelled, crossed, handed_back, expired; empty while it runs."""
+    """An `Outcome`; empty while it runs. Versions before 0.2 wrote some in other words."""
     error: Mapped[str | None] = mapped_column(Text)
 
 

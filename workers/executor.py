@@ -19,7 +19,7 @@ from drover import logs, names, tracing
 from drover.errors import Committed, DroverError, LeaseLost, NeverRan, PreconditionFailed, StepError, Transient, Unknown
 from drover.settings import Settings
 from models.database import passing
-from models.job import Direction, Job
+from models.job import Direction, Job, Outcome
 from workers.step import Context, StepHandler
 from workflows.migration import claims
 from workflows.migration.chain import BeginAnew
@@ -73,29 +73,29 @@ def _run(step: StepHandler, claim: Claim, settings: Settings, announce: object, 
         span.failed(str(error.__cause__ or error))
         raise
     else:
-        outcome = "done"
+        outcome = Outcome.DONE
     finally:
         seconds = round(time.monotonic() - begun, 3)
-        span.set(outcome=outcome)
-        log.info("ends: %s after %g s", outcome, seconds, extra={"outcome": outcome, "seconds": seconds})
+        span.set(outcome=outcome.value)
+        log.info("ends: %s after %g s", outcome, seconds, extra={"outcome": outcome.value, "seconds": seconds})
 
 
-def _outcome(error: BaseException) -> str:
+def _outcome(error: BaseException) -> Outcome:
     """What follows for a step that is not done."""
     if not isinstance(error, Ignore):
-        return "failed"
+        return Outcome.FAILED
     match error.__cause__:
         case LeaseLost():
-            return "lease lost"
+            return Outcome.LEASE_LOST
         case HandedBack():
-            return "handed back"
+            return Outcome.HANDED_BACK
         case Cancelled():
-            return "cancelled"
+            return Outcome.CANCELLED
         case Committed():
-            return "committed"
+            return Outcome.COMMITTED
         case SQLAlchemyError():
-            return "not recorded"
-    return "retry"
+            return Outcome.NOT_RECORDED
+    return Outcome.RETRY
 
 
 def _carry_through(step: StepHandler, claim: Claim, settings: Settings, announce: object) -> None:

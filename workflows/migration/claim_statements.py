@@ -39,7 +39,7 @@ from sqlalchemy.orm import aliased, defer, joinedload
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
-from models.job import Attempt, Disk, Job, Side, Step
+from models.job import Attempt, Disk, Job, Outcome, Side, Step
 from models.transitions import CLAIMED, WAYS, Direction
 
 JOB: BindParameter[int] = bindparam("of_job", type_=BigInteger)
@@ -53,8 +53,6 @@ NOW = func.clock_timestamp()
 LEASE_END = func.clock_timestamp() + bindparam("ttl", type_=Interval)
 LASTED = timedelta(minutes=5)
 """An attempt of that length made progress: those before it no longer count."""
-BEGUN_ANEW = "begun anew"
-"""The outcome of an attempt that is followed by one of an earlier step."""
 STILL_HELD = (Step.seq == SEQ, Step.token == TOKEN, Step.state.in_(CLAIMED))
 UNCHANGED = (Job.id == JOB, Job.token == TOKEN, Job.epoch == EPOCH)
 """Of a job whose newest claim still holds: one that is taken away raises the epoch, the next one the token. Who had to
@@ -120,7 +118,7 @@ def _made_progress() -> ColumnElement[bool]:
     to be sent anew made no progress, however long it took: RAM that does not converge must not be sent for ever.
     """
     last = aliased(Attempt)
-    lasted = (last.ended_at - last.started_at >= LASTED) & (last.outcome != BEGUN_ANEW)
+    lasted = (last.ended_at - last.started_at >= LASTED) & (last.outcome != Outcome.BEGUN_ANEW)
     return exists().where(last.job_id == Step.job_id, last.token == Step.token, lasted)
 
 

@@ -23,12 +23,12 @@ from drover.errors import LeaseLost
 from drover.settings import Settings
 from models.base import now
 from models.database import transaction
-from models.job import Attempt, Job, Side, Step, record_event
+from models.job import Attempt, Job, Outcome, Side, Step, record_event
 from models.transitions import CLAIMED, STEP, WAYS, Actor, Direction, JobEvent, StepEvent
 from workflows.migration import chain
 from workflows.migration import claim_statements as statements
 from workflows.migration.chain import Restart
-from workflows.migration.claim_statements import BEGUN_ANEW, LASTED
+from workflows.migration.claim_statements import LASTED
 
 T = TypeVar("T")
 EPOCH = datetime.fromtimestamp(0, UTC)
@@ -201,7 +201,7 @@ def _held(claim: Claim) -> dict[str, int]:
 def finish(claim: Claim) -> None:
     """Record that the step's effect is in place. After the last step the job ends as well."""
     with transaction() as session:
-        _, following = _release(session, claim, StepEvent.FINISH, "done", statement=statements.FINISH[claim.direction])
+        _, following = _release(session, claim, StepEvent.FINISH, Outcome.DONE, statement=statements.FINISH[claim.direction])
         if following is None:  # else Celery publishes it as the next link of the chain, right after this commit
             _end(session, session.get_one(Job, claim.job_id), actor=Actor.WORKER, by=claim.owner)
 
@@ -212,7 +212,7 @@ def retry(claim: Claim, error: str, wait: timedelta, restart: Restart | None = N
     Raises:
         IllegalTransition: the workflow has no such restart from this step.
     """
-    outcome = "retry" if restart is None else BEGUN_ANEW
+    outcome = Outcome.RETRY if restart is None else Outcome.BEGUN_ANEW
     with _released(claim, StepEvent.RETRY, outcome, error) as (session, job, step):
         step.next_at = func.clock_timestamp() + wait
         if restart is not None:
@@ -225,7 +225,7 @@ def retry(claim: Claim, error: str, wait: timedelta, restart: Restart | None = N
 
 def fail(claim: Claim, error: str) -> None:
     """The step failed for good: the job is rolled back, or an operator is asked where that is impossible."""
-    with _released(claim, StepEvent.FAIL, "failed", error) as (session, job, step):
+    with _released(claim, StepEvent.FAIL, Outcome.FAILED, error) as (session, job, step):
         if claim.direction is Direction.ROLLBACK or job.committed_at is not None:
             again = f"once that is mended, `drover job retry {job.id}`"
             _ask_operator(session, job, f"{step.name} on {step.host} failed: {error}; {again}", claim)
@@ -235,13 +235,13 @@ def fail(claim: Claim, error: str) -> None:
 
 def give_up(claim: Claim, why: str) -> None:
     """The step was stopped on request: the job is rolled back."""
-    with _released(claim, StepEvent.FAIL, "cancelled", why) as (session, job, _):
+    with _released(claim, StepEvent.FAIL, Outcome.CANCELLED, why) as (session, job, _):
         _roll_back(session, job, why, claim)
 
 
 def go_forward(claim: Claim, why: str) -> None:
     """Rolling back came too late: the destination owns the guest, so the job goes forward after all."""
-    with _released(claim, StepEvent.GO_FORWARD, "committed", why) as (session, job, _):
+    with _released(claim, StepEvent.GO_FORWARD, Outcome.COMMITTED, why) as (session, job, _):
         for other in job.steps:
             if STEP.allows(other.state, StepEvent.GO_FORWARD):
                 other.apply(StepEvent.GO_FORWARD, Actor.WORKER)
@@ -252,20 +252,20 @@ def go_forward(claim: Claim, why: str) -> None:
 
 def go_back(claim: Claim, why: str) -> None:
     """Going forward is impossible and the destination never ran the guest: the source goes on with it."""
-    with _released(claim, StepEvent.FAIL, "failed", why) as (session, job, _):
+    with _released(claim, StepEvent.FAIL, Outcome.FAILED, why) as (session, job, _):
         job.committed_at, job.kept_by_source = None, True
         _roll_back(session, job, why, claim)
 
 
 def stop_for_operator(claim: Claim, error: str) -> None:
     """It is unknown who owns the guest: leave everything as it is and ask an operator."""
-    with _released(claim, StepEvent.FAIL, "failed", error) as (session, job, _):
+    with _released(claim, StepEvent.FAIL, Outcome.FAILED, error) as (session, job, _):
         _ask_operator(session, job, error, claim)
 
 
 def hand_back(claim: Claim) -> None:
     """The worker stops: release the claim, so that another one can take the step over at once."""
-    with _released(claim, StepEvent.HAND_BACK, "handed_back") as (_, _job, step):
+    with _released(claim, StepEvent.HAND_BACK, Outcome.HANDED_BACK) as (_, _job, step):
         step.attempts -= 1
 
 
@@ -317,7 +317,7 @@ def _end(session: Session, job: Job, *, actor: Actor, by: str) -> None:
 
 @contextmanager
 def _released(
-    claim: Claim, event: StepEvent, outcome: str, error: str | None = None
+    claim: Claim, event: StepEvent, outcome: Outcome, error: str | None = None
 ) -> Iterator[tuple[Session, Job, Step]]:
     """A transaction that ends the claim and decides what becomes of the job. Errors as for `fenced`."""
     with transaction() as session:
@@ -330,7 +330,7 @@ def _release(
     session: Session,
     claim: Claim,
     event: StepEvent,
-    outcome: str,
+    outcome: Outcome,
     error: str | None = None,
     statement: ReturningUpdate[int, int | None] = statements.RELEASE,
 ) -> Row[int, int | None]:
@@ -371,7 +371,7 @@ def expire(
 
 def _take_away(session: Session, job: Job, step: Step, why: str, actor: Actor, by: str) -> None:
     attempt = session.get_one(Attempt, (job.id, step.token))
-    attempt.ended_at, attempt.outcome = func.clock_timestamp(), "expired"
+    attempt.ended_at, attempt.outcome = func.clock_timestamp(), Outcome.EXPIRED
     step.apply(StepEvent.EXPIRE, actor)
     step.owner, step.lease_until, step.error = None, None, None
     job.epoch += 1

@@ -201,7 +201,9 @@ def _held(claim: Claim) -> dict[str, int]:
 def finish(claim: Claim) -> None:
     """Record that the step's effect is in place. After the last step the job ends as well."""
     with transaction() as session:
-        _, following = _release(session, claim, StepEvent.FINISH, Outcome.DONE, statement=statements.FINISH[claim.direction])
+        _, following = _release(
+            session, claim, StepEvent.FINISH, Outcome.DONE, statement=statements.FINISH[claim.direction]
+        )
         if following is None:  # else Celery publishes it as the next link of the chain, right after this commit
             _end(session, session.get_one(Job, claim.job_id), actor=Actor.WORKER, by=claim.owner)
 

@@ -1,11 +1,14 @@
 """A guest is never moved to where its CPU would lack something: QEMU itself would not notice."""
 
+import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from drover.errors import PreconditionFailed
+from lab import fleet
 from lab.guest.spec import DiskSpec
 from models.job import JobState
 from models.plan import Cpu
@@ -48,13 +51,15 @@ def test_a_machine_that_cannot_tell_refuses_nothing() -> None:
 
 
 @pytest.fixture
-def guest_of_another_qemu(moves: Moves) -> tuple[str, Path]:
-    """A guest with all features, and the path of its QEMU, which is not there any more."""
+def guest_of_another_qemu(moves: Moves) -> Iterator[tuple[str, Path]]:
+    """A guest with all features, and the path of its QEMU, which is not there any more. The hosts' policy lists it."""
     program = moves.lab.path / "qemu-system-x86_64-other"
     shutil.copy(QEMU, program)
     guest = moves.boot(DiskSpec(size_bytes=64 * MIB), qemu=str(program), more=("-cpu", "max"))
     program.unlink()
-    return guest, program
+    fleet.write_policy(moves.lab, qemu=json.dumps([QEMU, str(program)]))
+    yield guest, program
+    fleet.write_policy(moves.lab)
 
 
 def _install(program: Path, script: str) -> None:

@@ -50,6 +50,7 @@ def moves() -> Iterator[Moves]:
             lab.host(name).guests.mkdir(parents=True)
         (lab.path / MARKER).touch()
         (lab.path / "ports").write_text(" ".join(str(fleet.free_port()) for _ in range(2 + SENTINELS)))
+        fleet.write_policy(lab)
         standby.start(lab)
         _start_redis(lab)
         fleet._drover(lab, "db", "upgrade")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,11 +36,13 @@ def _nothing_at_the_destination(moves: Moves, guest: str) -> None:
 def test_a_qemu_that_cannot_start_at_the_destination_leaves_the_guest_where_it_is(moves: Moves, resident: str) -> None:
     guest = resident
     console = moves.lab.host("host-b").guests / guest / "console.log"
-    console.mkdir(parents=True)  # QEMU cannot write its console there
+    console.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as dead:  # a dead socket is in nobody's way, and QEMU cannot open it as a file
+        dead.bind(str(console))
     job = moves.move(guest, "host-b")
     assert job.state is JobState.ROLLED_BACK
     assert "QEMU does not start" in (job.error or "")
-    console.rmdir()
+    console.unlink()
     moves.nothing_left(job)
     _nothing_at_the_destination(moves, guest)
     moves.intact(guest, "host-a")

@@ -68,7 +68,10 @@ READ_KEYS = words_of("romfile firmware kernel initrd dtb splash events rendernod
 LOOKED_UP = words_of("bios romfile firmware")
 """A name without a slash is looked for in QEMU's own folders."""
 FORBIDDEN_OBJECTS = ("x-", "qtest", "vhost-user-", "pr-manager-")
-DEVICES = ("/dev/hugepages", "/dev/shm", "/dev/null", "/dev/urandom", "/dev/random", "/dev/hwrng", "/dev/net/tun")  # noqa: S108
+DEVICES = (
+    *("/dev/null", "/dev/urandom", "/dev/random", "/dev/hwrng", "/dev/net/tun"),
+    *("/dev/hugepages", "/dev/shm"),  # nosec B108 # noqa: S108 - guests' memory
+)
 MONITORS = words_of("monitor qmp qmp-pretty")
 CHANNELS = words_of("monitor qmp qmp-pretty serial parallel debugcon")
 QUIET = words_of("none null pty ringbuf stdio file pipe /dev/null local")

@@ -116,8 +116,7 @@ def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[str]
     found = []
     for disk in disks:
         path, options = disk.destination_path, disk.create_options
-        if not rules.may_write(path):
-            found.append(f"{path} is outside the folders that its policy allows, see {rules.name} there")
+        found += _path_faults(rules, path)
         if disk.format not in FORMATS or options.keys() - CREATE_OPTIONS:
             found.append(f"no image like {path} is made here ({disk.format}, {', '.join(sorted(options))})")
         elif not all(re.fullmatch(r"[A-Za-z0-9.]+", value) for value in options.values()):

@@ -40,7 +40,7 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     plan, problems = derivation.derive(told, settings, rules)
     if problems:
         raise PreconditionFailed(cannot + "; ".join(problems))
-    problems += _programs() + _memory(source.memory_bytes) + _images(plan.disks, settings)
+    problems = _programs() + _memory(source.memory_bytes) + _images(plan.disks, settings)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
     problems += [] if problems else derivation.in_the_way(plan.argv)
     problems += cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))

@@ -42,6 +42,11 @@ def server(ctx: Context, index: int) -> dict[str, str]:
     return {"path": str(ctx.directory.guest_socket), "export": export}
 
 
+def all_in_sync(ctx: Context, states: Mapping[str, Mirror]) -> bool:
+    """Every disk has a mirror, and both sides of each are equal."""
+    return len(states) == len(ctx.disks) and all(mirror.in_sync for mirror in states.values())
+
+
 async def missing(ctx: Context, monitor: Monitor) -> list[int]:
     """The disks that are not being mirrored to the present NBD server, or whose mirror has ended."""
     states = await block.mirrors(monitor, names(ctx))

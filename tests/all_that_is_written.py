@@ -20,29 +20,9 @@ from workers.step import Context
 from workers.steps.migrate_ram import MigrateRamSource, _Progress
 from workflows import receivers
 from workflows.migration import claims, jobs
-from workflows.migration.claims import Claim
 
 IN_SYNC = Mirror(status="ready", copied_bytes=5, total_bytes=5, ready=True, healthy=True, no_room=False, error=None)
 TOLD = "http://127.0.0.1:1/"
-
-
-def claimed(ours: Settings, job_id: int, position: int, direction: Direction = Direction.DO) -> Claim:
-    """A step of the job, by its position in the chain."""
-    with transaction() as session:
-        job = session.get_one(Job, job_id)
-        step, epoch = job.steps[position], job.epoch
-    claim = claims.claim(
-        job_id=job_id,
-        seq=step.seq,
-        name=step.name,
-        epoch=epoch,
-        direction=direction,
-        host=step.host,
-        owner="x",
-        settings=ours,
-    )
-    assert claim is not None
-    return claim
 
 
 def carry_through(ours: Settings, job_id: int) -> None:
@@ -50,7 +30,7 @@ def carry_through(ours: Settings, job_id: int) -> None:
     with transaction() as session:
         count = len(session.get_one(Job, job_id).steps)
     for position in range(count):
-        claim = claimed(ours, job_id, position)
+        claim = factories.claim(ours, job_id, position)
         ctx = Context(claim=claim, settings=ours)
         held_plan.hold(ctx.directory.path, documents.plan())
         if (claim.name, claim.side) == ("await_sync", Side.SOURCE):
@@ -68,12 +48,12 @@ def carry_through(ours: Settings, job_id: int) -> None:
 def go_wrong(ours: Settings, job_id: int) -> None:
     """It is released, tried again, taken over, failed, and goes forward in the end."""
     jobs.release(job_id)
-    claims.retry(claimed(ours, job_id, 0), "again", timedelta(0))
-    claimed(ours, job_id, 0)
+    claims.retry(factories.claim(ours, job_id, 0), "again", timedelta(0))
+    factories.claim(ours, job_id, 0)
     with transaction() as session:
         claims.expire(session, Step.owner == "x", "gone", actor=Actor.WORKER, by="test")
-    claims.fail(claimed(ours, job_id, 0), "it failed")
-    claims.go_forward(claimed(ours, job_id, 0, Direction.ROLLBACK), "too late")
+    claims.fail(factories.claim(ours, job_id, 0), "it failed")
+    claims.go_forward(factories.claim(ours, job_id, 0, Direction.ROLLBACK), "too late")
 
 
 def main(directory: str, first: str, second: str, third: str) -> None:

@@ -13,10 +13,11 @@ from models.documents import HostFacts
 from models.fleet import FleetLimits, Limits
 from models.guest import Guest
 from models.host import Host
-from models.job import Disk, Job, JobState
+from models.job import Direction, Disk, Job, JobState
 from models.transitions import JOB, JobEvent
 from workflows import receivers
-from workflows.migration import chain
+from workflows.migration import chain, claims
+from workflows.migration.claims import Claim
 
 WEBHOOK_KEY = "what the tests make secrets of receivers with"
 LOOPBACK = "127.0.0.0/8"
@@ -97,6 +98,25 @@ def happens(session: Session, to: Job, *events: JobEvent) -> None:
     for event in events:
         [row] = [row for row in JOB.rows if (row.state, row.event) == (to.state, event)]
         to.apply(session, event, f"it is to {event}", actor=min(row.actors), by="test")
+
+
+def claim(ours: Settings, job_id: int, position: int, direction: Direction = Direction.DO) -> Claim:
+    """What a worker wins that takes the job's step with this position in its chain, which is due."""
+    with transaction() as session:
+        job = session.get_one(Job, job_id)
+        step, epoch = job.steps[position], job.epoch
+    won = claims.claim(
+        job_id=job_id,
+        seq=step.seq,
+        name=step.name,
+        epoch=epoch,
+        direction=direction,
+        host=step.host,
+        owner="x",
+        settings=ours,
+    )
+    assert won is not None
+    return won
 
 
 def load(job_id: int) -> Job:

@@ -149,22 +149,11 @@ class Stage:
             job = session.get_one(Job, job_id)
             for before, step in enumerate(job.steps):
                 step.state = StepState.DONE if before < position else StepState.PENDING
-            step, epoch = job.steps[position], job.epoch
+            step = job.steps[position]
             if direction is Direction.ROLLBACK:
                 step.state, job.state = StepState.TO_ROLL_BACK, JobState.ROLLING_BACK
         ours = self.source if step.side is Side.SOURCE else self.destination
-        claim = claims.claim(
-            job_id=job_id,
-            seq=step.seq,
-            name=step.name,
-            epoch=epoch,
-            direction=direction,
-            host=step.host,
-            owner="forged",
-            settings=ours,
-        )
-        assert claim is not None
-        return claim
+        return factories.claim(ours, job_id, position, direction)
 
     def step(self, job_id: int, position: int, direction: Direction = Direction.DO) -> str:
         """Have a worker take that link; answers what it says."""

@@ -12,7 +12,7 @@ from drover.settings import Settings
 from models.database import transaction
 from models.job import Disk, Job, JobState, Side, Step
 from models.plan import DestinationPlan, Plan
-from models.transitions import Direction, StepState
+from models.transitions import StepState
 from tests import factories
 from tests.documents import destination_plan, inspection
 from tests.helpers import Moves, until
@@ -20,7 +20,7 @@ from workers import executor, held_plan, nbd_server, processes, run_files
 from workers.images import retention
 from workers.step import Context, JobDirectory
 from workers.steps import STEPS
-from workflows.migration import claims, jobs
+from workflows.migration import jobs
 from workflows.migration.claims import Claim
 from workflows.submit_options import SubmitOptions
 
@@ -58,11 +58,7 @@ def _claim(name: str, side: Side, ours: Settings, planned: Plan) -> Claim:
         steps = session.get_one(Job, job_id).steps
         [due] = [step for step in steps if (step.name, step.side) == (name, side)]
         session.execute(update(Step).where(Step.seq < due.seq).values(state=StepState.DONE))
-    claim = claims.claim(
-        job_id=job_id, seq=due.seq, name=name, epoch=0, direction=Direction.DO, host=due.host, owner="x", settings=ours
-    )
-    assert claim is not None
-    return claim
+    return factories.claim(ours, job_id, steps.index(due))
 
 
 def _planned(**fields: object) -> DestinationPlan:

@@ -246,7 +246,7 @@ def another_job(guest: str) -> int:
 
 def test_a_living_job_is_not_touched_while_it_runs(moves: Moves) -> None:
     guest = moves.boot(fill_mib=32)
-    job = copying(moves, guest, bandwidth_bytes_per_s=12 * MIB)
+    job = copying(moves, guest, bandwidth_bytes_per_s=4 * MIB)
     asked = 0
     while not moves.job(job.id).state.settled:
         assert not gc(moves).of(job.id)

@@ -251,8 +251,7 @@ def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[Chec
     found = []
     for disk in disks:
         path, options = disk.destination_path, disk.create_options
-        if not rules.may_write(path):
-            found.append(_outside(path, rules))
+        found += _path_faults(rules, path)
         if not all(rules.may_write(link.path) and rules.may_write(_meant(link)) for link in disk.links):
             found.append(_outside(f"a link to {path}", rules))
         if disk.format not in FORMATS or options.keys() - CREATE_OPTIONS:

@@ -24,7 +24,7 @@ async def observe(question: Observe, settings: Settings) -> Observation:
         raise PreconditionFailed(f"job {job.id} has no plan: it was refused before it began")
     directory = JobDirectory.of(job.id, settings)
     try:
-        plan = held_plan.held(directory.path) or held_plan.proven(job, question.side, settings)
+        plan = held_plan.followed(directory.path, job, question.side, settings)
     except Fatal as error:
         raise PreconditionFailed(str(error)) from error
     if question.side is Side.SOURCE:

@@ -26,6 +26,11 @@ def held(folder: Path) -> Plan | None:
     return Plan.read(json.loads(path.read_text())) if path.exists() else None
 
 
+def followed(folder: Path, job: Job, side: Side, ours: Settings) -> Plan:
+    """What this host holds, or else what it could hold to. Errors as for `proven`."""
+    return held(folder) or proven(job, side, ours)
+
+
 def begin(folder: Path, plan: Plan, side: Side) -> None:
     """Right before anything is changed on this host: from now on the row does not matter.
 

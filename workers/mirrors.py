@@ -65,6 +65,11 @@ def without_holes(ctx: Context, index: int, mirror: Mirror) -> tuple[int, int]:
     return mirror.copied_bytes - holes * min(mirror.copied_bytes, size) // size, mirror.total_bytes - holes
 
 
+def all_in_sync(ctx: Context, states: Mapping[str, Mirror]) -> bool:
+    """Every disk has a mirror, and both sides of each are equal."""
+    return len(states) == len(ctx.disks) and all(mirror.in_sync for mirror in states.values())
+
+
 async def missing(ctx: Context, monitor: Monitor) -> list[int]:
     """The disks that are not being mirrored to the present NBD server, or whose mirror has ended."""
     states = await block.mirrors(monitor, names(ctx))

@@ -23,6 +23,7 @@ from drover import logs
 from drover.errors import Transient
 from workers import files
 from workers.environment import handed_on
+from workers.machine import boot
 
 logger = logging.getLogger(__name__)
 
@@ -137,9 +138,8 @@ def process(pid: int) -> Process | None:
 
 def identity(process: Process) -> str:
     """A text unique to one process: this boot of the kernel, its namespace of pids, and the process."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     namespace = Path("/proc/self/ns/pid").stat().st_ino
-    return f"{boot}/{namespace}/{process.pid}/{process.started}"
+    return f"{boot()}/{namespace}/{process.pid}/{process.started}"
 
 
 def _start_time(pid: int) -> int | None:

@@ -293,7 +293,7 @@ def _images(job: Job, host: str) -> set[str]:
 def _plan(job: Job, directory: JobDirectory, settings: Settings) -> Plan | None:
     """By which this host took part in the job; None if nothing proves one."""
     with suppress(Fatal):
-        return held_plan.held(directory.path) or held_plan.proven(job, Side.DESTINATION, settings)
+        return held_plan.followed(directory.path, job, Side.DESTINATION, settings)
     return None
 
 

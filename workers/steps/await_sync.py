@@ -42,7 +42,7 @@ class AwaitSync(StepHandler):
 
     async def verify(self, ctx: Context) -> bool:
         async with ctx.guest() as monitor:
-            in_sync = _all_in_sync(ctx, await block.mirrors(monitor, mirrors.names(ctx)))
+            in_sync = mirrors.all_in_sync(ctx, await block.mirrors(monitor, mirrors.names(ctx)))
             held_up = await guest_events.held_up(ctx, monitor) is not None
         return in_sync and not held_up and not ctx.job.held and all(disk.ready_at for disk in ctx.job.disks)
 
@@ -56,10 +56,6 @@ class AwaitSync(StepHandler):
 
     async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
-
-
-def _all_in_sync(ctx: Context, states: dict[str, Mirror]) -> bool:
-    return len(states) == len(ctx.disks) and all(mirror.in_sync for mirror in states.values())
 
 
 class _Watch:
@@ -85,7 +81,7 @@ class _Watch:
             _raise_if_ended(self.ctx, states)
             held_up = self.lacks_room(states) or await guest_events.held_up(self.ctx, self.monitor)
             await asyncio.to_thread(self.say, held_up, await asyncio.to_thread(self.low.sentence))
-            in_sync = _all_in_sync(self.ctx, states) and held_up is None and not self.ctx.job.held
+            in_sync = mirrors.all_in_sync(self.ctx, states) and held_up is None and not self.ctx.job.held
             await self.record_event(states, now=in_sync)
             if in_sync and all(disk.ready_at for disk in self.ctx.job.disks):
                 return

@@ -189,7 +189,7 @@ class MigrateRamSource(StepHandler):
             Journal(ctx.directory.switch_journal(self.side, attempt)).write("keeping")
             await migration.cancel(monitor, mirrors.names(ctx), paused_by_us=paused)
             states = await block.mirrors(monitor, mirrors.names(ctx))
-        return len(states) == len(ctx.disks) and all(mirror.in_sync for mirror in states.values())
+        return mirrors.all_in_sync(ctx, states)
 
     def _record_commit(self, ctx: Context) -> None:
         ctx.note(committed_at=ctx.job.committed_at or ctx.claim.now())

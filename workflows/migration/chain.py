@@ -98,9 +98,9 @@ def check(restarts: Mapping[Link, frozenset[Restart]]) -> None:
     Raises:
         IllegalTransition: one does not.
     """
+    names = [name.value for name, _ in LINKS]
     for link, targets in restarts.items():
         for restart in targets:
-            names = [name.value for name, _ in LINKS]
             if link not in LINKS or names.index(restart.value) >= LINKS.index(link):
                 raise IllegalTransition(f"{restart} is no step before {link[0]} on the {link[1]}")
 

@@ -46,9 +46,9 @@ def test_a_file_is_read_once_and_again_when_it_has_changed(tmp_path: Path, monke
     os.utime(file, (1, 1))
     monkeypatch.setattr(digests, "SETTLED_S", 0)
     first = digests.of(file, digests.PLAIN, tmp_path)
-    monkeypatch.setattr(digests, "computed", lambda *_: pytest.fail("it was read again"))
-    assert digests.of(file, digests.PLAIN, tmp_path) == first
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(digests, "computed", lambda *_: pytest.fail("it was read again"))
+        assert digests.of(file, digests.PLAIN, tmp_path) == first
     with file.open("r+b") as opened:
         opened.write(b"two")
     os.utime(file, (1, 1))  # nobody hides a change by setting its time back

@@ -68,7 +68,7 @@ def _of_chardev(option: Option) -> str | None:
 def _host(address: str) -> str:
     """An address to connect to: QEMU that listens everywhere is reached here."""
     host, _, port = address.rpartition(":")
-    return f"{host if host not in {'', '0.0.0.0', '[::]', '::'} else '127.0.0.1'}:{port}"  # noqa: S104
+    return f"{host if host not in {'', '0.0.0.0', '[::]', '::'} else '127.0.0.1'}:{port}"  # noqa: S104 # nosec B104
 
 
 def _is_server(option: Option) -> bool:

@@ -104,7 +104,7 @@ class Receiver:
 
 @contextmanager
 def _alive(peer: socket.socket) -> Iterator[None]:
-    """The peer hears every few seconds that this end is at work, whatever takes so long."""
+    """The peer is told every few seconds that this end is at work, whatever takes so long."""
     over = threading.Event()
 
     def beat() -> None:

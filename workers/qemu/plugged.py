@@ -281,7 +281,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
 
 
 def _any(address: str) -> str:
-    return "" if address in {"*", "0.0.0.0"} else address  # noqa: S104 - how QEMU shows "any"
+    return "" if address in {"*", "0.0.0.0"} else address  # noqa: S104 # nosec B104 - how QEMU shows "any"
 
 
 def _uses_vhost(pid: int) -> bool:

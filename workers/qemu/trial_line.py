@@ -118,7 +118,7 @@ def _of_file(driver: str) -> str:
 
 
 def _unconnected(option: Option, _trial: _Trial) -> Option:
-    """The same card, on a network of its own that nobody hears."""
+    """The same card, on a network of its own that nobody else is on."""
     if driver_of(option) in {"none", "hubport"} or (option.name, driver_of(option)) == ("net", "nic"):
         return option
     if option.is_json():

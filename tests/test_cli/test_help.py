@@ -50,7 +50,7 @@ def test_the_list_of_commands_is_the_documented_one() -> None:
     expected += " storage/list storage/set storage/map storage/unmap"
     expected += " host/list host/set host/key host/trust host/cordon host/uncordon"
     expected += " webhook/allow webhook/list webhook/rotate webhook/remove"
-    expected += " config/check config/show guest/adopt guest/set guest/forget guest/list guest/show"
+    expected += " doctor config/check config/show guest/adopt guest/set guest/forget guest/list guest/show"
     expected += " guest/start guest/stop"
     expected += " job/list job/show job/watch job/set job/cancel job/release job/retry job/resolve"
     expected += " job/explain job/report"

@@ -29,6 +29,7 @@ from lab.directory import Lab, LabHost
 from models.job import JobState
 from tests.helpers import Moves, until
 from workers import processes
+from workers.qemu.bitmaps import is_theirs
 from workers.qemu.monitor import Monitor, MonitorLost, connect
 from workflows import guests
 from workflows.migration import preflight
@@ -194,10 +195,12 @@ class _Trial:
         except DroverError as error:
             return Outcome("not adopted", str(error))
         before = self._seen()
+        state = self._on_host(_state)
         for number in range(1, self.line.moves + 1):
             if number == self.line.moves and self.line.between:
                 self._act(self.line.between, guests.known_guest(self.name).qmp, self.here)
                 before = self._seen()
+                state = self._on_host(_state)
             outcome = self._one_move()
             if outcome is not None:
                 return Outcome(
@@ -205,6 +208,7 @@ class _Trial:
                 )
             self.here, self.there = self.there, self.here
             self._compare(before)
+            assert self._on_host(_state) == state, self.line.name
         return Outcome("moved")
 
     def _one_move(self) -> Outcome | None:
@@ -322,6 +326,13 @@ async def _media(monitor: Monitor) -> list[dict[str, Any]]:
     """The disks with an image in them. UEFI goes on writing into its variables."""
     found = await monitor.query("query-block")
     return [one for one in found if "inserted" in one and not one.get("device", "").startswith("pflash")]
+
+
+async def _state(monitor: Monitor) -> dict[str, Any]:
+    """What lives in the process alone and can be read."""
+    nodes = await monitor.query("query-named-block-nodes", flat=True)
+    found = [bitmap for node in nodes for bitmap in node.get("dirty-bitmaps", ()) if is_theirs(bitmap)]
+    return {"bitmaps": sorted(found, key=lambda bitmap: str(bitmap["name"]))}
 
 
 async def _write_patterns(monitor: Monitor, medium: dict[str, Any], pattern: int) -> None:

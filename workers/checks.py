@@ -274,9 +274,9 @@ DETACHED_HEADER = Kind(
 DATA_FILE = Kind(name="data-file", what="qcow2 with a data file", why="its data lies in a separate file (data-file)")
 DIRTY_BITMAPS = Kind(
     name="dirty-bitmaps",
-    what="dirty bitmaps",
-    why="it has dirty bitmaps, which a mirror does not copy",
-    remedy="remove them",
+    what="dirty bitmaps that are in use, or inconsistent",
+    why="it has a dirty bitmap that QEMU does not send along: one that is in use by a backup, or inconsistent",
+    remedy="let the backup end, or remove the bitmap: the backup after it is a full one",
     live=True,
 )
 PARTIAL_IMAGE = Kind(
@@ -550,6 +550,10 @@ CARRIED = (
     Supported(
         what="I/O limits of drives and throttle groups, copy-on-read",
         how="as they are when the RAM is sent; the copy of a disk is not slowed by them",
+    ),
+    Supported(
+        what="dirty bitmaps, persistent and transient",
+        how="with the RAM: the next incremental backup is one",
     ),
     Supported(what="balloon target, state of all devices", how="with the RAM"),
     Supported(what="`-name`, UUID, MAC addresses, serial numbers", how="by the command line, to the letter"),

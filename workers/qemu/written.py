@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from workers.qemu.disks import OUR_BITMAPS, source_disks
+from workers.qemu.bitmaps import OURS
+from workers.qemu.disks import source_disks
 from workers.qemu.monitor import Monitor
 
+PREFIX = f"{OURS}written-"
 FINEST = 1 << 12
 """Bytes that one bit stands for, at least: what a guest changes is mostly pages of its file systems."""
 MOST_BITS = 1 << 24
@@ -41,7 +43,7 @@ class Disk:
 
 def name(job_id: int, nonce: str) -> str:
     """Of the bitmaps of a guest that a job moves by this copy: no other copy's are taken for it."""
-    return f"{OUR_BITMAPS}{job_id}-{hashlib.sha256(nonce.encode()).hexdigest()[:12]}"
+    return f"{PREFIX}{job_id}-{hashlib.sha256(nonce.encode()).hexdigest()[:12]}"
 
 
 async def disks(monitor: Monitor) -> dict[int, Disk]:
@@ -63,7 +65,7 @@ async def disks(monitor: Monitor) -> dict[int, Disk]:
 
 
 def _is_ours(shown: Mapping[str, Any]) -> bool:
-    named = str(shown.get("name", "")).startswith(OUR_BITMAPS)
+    named = str(shown.get("name", "")).startswith(PREFIX)
     return named and bool(shown["recording"]) and not shown.get("inconsistent")
 
 

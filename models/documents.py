@@ -36,6 +36,8 @@ class MigrationOptions(Versioned):
     """When its window closes before it has crossed: it waits in sync for the next one, or is rolled back."""
     launcher_stays: bool = False
     """Move it although its launcher may start it again; its image is made unusable there before its QEMU is ended."""
+    drop_snapshots: bool = False
+    """Move it although its images hold internal snapshots: those stay in the former images."""
     chain: Chain = "keep"
     """What becomes of the backing files of its disks."""
     thin_factor: float | None = None

@@ -261,8 +261,9 @@ BACKING_FILE = Kind(
 INTERNAL_SNAPSHOTS = Kind(
     name="internal-snapshots",
     what="internal snapshots",
-    why="it has internal snapshots, which a mirror does not copy",
-    remedy="delete them",
+    why="it has internal snapshots, which are not copied",
+    remedy="delete them, or move the guest with `--drop-snapshots`: then they stay in the former image alone, for as "
+    "long as that is kept",
     live=True,
 )
 DETACHED_HEADER = Kind(
@@ -474,6 +475,30 @@ FURTHER_KEYS = Kind(
     remedy="add the other passphrases again after the move (`qemu-img amend`)",
     verdict=Verdict.WARN,
 )
+DISPLAY_PASSWORD = Kind(
+    name="display-password",
+    what="a password of VNC or SPICE that was set by a monitor",
+    why="QEMU does not tell its password, so nobody can connect to this display after the move",
+    remedy="set it again then (`set_password`, `expire_password`), or start the guest with `password-secret=`",
+    verdict=Verdict.WARN,
+    live=True,
+)
+WATCHDOG_ACTION = Kind(
+    name="watchdog-action",
+    what="the action of a watchdog, where it was set by a monitor",
+    why="QEMU does not tell its action, so after the move it is what the command line says",
+    remedy="if it was changed while the guest ran, set it again then (`set-action`)",
+    verdict=Verdict.WARN,
+    live=True,
+)
+BLOCK_EXPORT = Kind(
+    name="block-export",
+    what="disks that the guest's QEMU exports to others (NBD)",
+    why="it ends with the move",
+    remedy="make it again at the destination",
+    verdict=Verdict.WARN,
+    live=True,
+)
 CHANGED_DISK = Kind(
     name="changed-disk",
     what="block devices that become image files, and devices that are overwritten",
@@ -555,7 +580,11 @@ CARRIED = (
         what="dirty bitmaps, persistent and transient",
         how="with the RAM: the next incremental backup is one",
     ),
-    Supported(what="balloon target, state of all devices", how="with the RAM"),
+    Supported(
+        what="balloon target, a link that is down, state of all devices",
+        how="with the RAM",
+    ),
+    Supported(what="how often a balloon asks its guest for statistics", how="as it is when the RAM is sent"),
     Supported(what="`-name`, UUID, MAC addresses, serial numbers", how="by the command line, to the letter"),
 )
 """What lives in the QEMU process alone."""

@@ -35,7 +35,7 @@ from workers.images import links
 from workers.launcher import found, stillness
 from workers.media import listing
 from workers.processes import Process
-from workers.qemu import block, cpu, inline_secrets, known_bugs, plugged, present_media, topology
+from workers.qemu import block, cpu, inline_secrets, known_bugs, plugged, present_media, process_state, topology
 from workers.qemu.disks import (
     ReadOnlyImage,
     disk_refusals,
@@ -116,7 +116,8 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
     bugs = known_bugs.warnings(version, accel, identity.argv)
     launcher = await asyncio.to_thread(_launcher, identity.process, settings)
     stays = [checks.LAUNCHER_STAYS.found(launcher.stays)] if launcher.stays else []
-    seen_of_it = checks.told_once([*forbidden, *found, *needed.refusals, *blockers, *stays, *bugs])
+    untold = [*process_state.untold(identity.argv), *await process_state.exports(monitor)]
+    seen_of_it = checks.told_once([*untold, *forbidden, *found, *needed.refusals, *blockers, *stays, *bugs])
     seen = Inspection(
         pid=identity.process.pid,
         started=identity.process.started,

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from drover.errors import DroverError
 from workers.images import manifest
-from workers.qemu import bitmaps, block, limits, migration
+from workers.qemu import balloon, bitmaps, block, limits, migration
 from workers.qemu.monitor import Monitor, connect
 from workers.switchover import channel
 from workers.switchover.channel import Channel, PeerLost
@@ -128,6 +128,8 @@ class Source:
         found = await limits.read(self.guest)
         if found["groups"] or found["drives"]:
             await self.ask("limit", limits=found)
+        if asked := await balloon.intervals(self.guest):
+            await self.ask("set_balloons", intervals=asked)
 
     async def greet(self) -> None:
         """Learn how far the clock over there is ahead.

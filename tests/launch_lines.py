@@ -345,7 +345,11 @@ async def _state(monitor: Monitor) -> dict[str, Any]:
     nodes = await monitor.query("query-named-block-nodes", flat=True)
     found = [bitmap for node in nodes for bitmap in node.get("dirty-bitmaps", ()) if is_theirs(bitmap)]
     found.sort(key=lambda bitmap: str(bitmap["name"]))
-    return {"balloons": await balloon.intervals(monitor), "bitmaps": found}
+    return {
+        "balloons": await balloon.intervals(monitor),
+        "bitmaps": sorted(found, key=lambda bitmap: str(bitmap["name"])),
+        "memory": [one["data"] | {"hotplugged": None} for one in await monitor.query("query-memory-devices")],
+    }
 
 
 async def _write_patterns(monitor: Monitor, medium: dict[str, Any], pattern: int) -> None:

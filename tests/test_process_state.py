@@ -1,15 +1,17 @@
 """What lives in a guest's QEMU process alone: carried, or told as what cannot be."""
 
+import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from models.preflight import Verdict
+from models.preflight import Check, Verdict
 from tests.helpers import until
-from tests.qmp_guest import QEMU, Guest, Start, guests
+from tests.qmp_guest import QEMU, Guest, Start, guests, image
 from workers.qemu import process_state
+from workers.qemu.monitor import connect
 
 
 @pytest.fixture
@@ -59,6 +61,24 @@ def links(guest: Guest) -> tuple[bool, bool] | None:
     status = guest("human-monitor-command", command_line=f"xp /1xw {int(memory[1], 16) + 8:#x}")
     config = guest("human-monitor-command", command_line=f"i /b {int(ports[1], 16) + 26:#x}")
     return bool(int(status.split()[-1], 16) & 2), bool(int(config.split()[-1], 16) & 1)
+
+
+@pytest.mark.guests
+def test_a_disk_that_is_exported_is_warned_of(tmp_path: Path, start: Start) -> None:
+    disk = image(tmp_path / "disk")
+    argv = [QEMU, "-display", "none", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"]
+    argv += ["-qmp", f"unix:{tmp_path}/ours,server=on,wait=off", "-blockdev", f"file,node-name=d,filename={disk}"]
+    guest = start(argv, tmp_path / "q")
+    guest("nbd-server-start", addr={"type": "unix", "data": {"path": str(tmp_path / "nbd")}})
+    guest("block-export-add", type="nbd", id="backup", node_name="d")
+
+    async def ask() -> list[Check]:
+        async with connect(tmp_path / "ours") as monitor:
+            return await process_state.exports(monitor)
+
+    (check,) = asyncio.run(ask())
+    assert (check.name, check.verdict) == ("block-export", Verdict.WARN)
+    assert check.seen.startswith("the export backup of d")
 
 
 @pytest.mark.guests

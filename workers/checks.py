@@ -249,8 +249,11 @@ NEEDED_FILE = Kind(
 )
 IMAGE_FORMAT = Kind(
     name="image-format",
-    what="formats other than raw and qcow2, and filters besides throttle and copy-on-read",
-    remedy="only plain raw and qcow2 images are moved",
+    what="formats besides raw, qcow2 and LUKS (QEMU itself migrates no guest with a vmdk, vdi, vhdx, vpc or parallels "
+    "image), and filters besides throttle and copy-on-read",
+    remedy="raw, qcow2 and LUKS are moved: copy it to one while the guest runs (`blockdev-mirror`, `job-complete`)",
+    live=True,
+    explains=frozenset({"blocked-by-qemu"}),
 )
 BACKING_FILE = Kind(
     name="backing-file",
@@ -272,7 +275,12 @@ DETACHED_HEADER = Kind(
     why="its LUKS header is in another file",
     remedy="convert it (`qemu-img convert`) to an image with its header in it",
 )
-DATA_FILE = Kind(name="data-file", what="qcow2 with a data file", why="its data lies in a separate file (data-file)")
+DATA_FILE = Kind(
+    name="data-file",
+    what="qcow2 with a data file that is named on the command line",
+    why="its data file is named on the command line, and would be missing there",
+    remedy="restart the guest without naming it: the image itself says where it is",
+)
 DIRTY_BITMAPS = Kind(
     name="dirty-bitmaps",
     what="dirty bitmaps that are in use, or inconsistent",
@@ -499,6 +507,14 @@ BLOCK_EXPORT = Kind(
     verdict=Verdict.WARN,
     live=True,
 )
+DATA_FILE_JOINED = Kind(
+    name="data-file-joined",
+    what="qcow2 with its data in a separate file (`data-file`)",
+    why="its data lies in a separate file (data-file); at the destination the image holds all by itself",
+    remedy="the separate file stays where it is: delete it once the former image is of no use any more",
+    verdict=Verdict.WARN,
+    live=True,
+)
 CHANGED_DISK = Kind(
     name="changed-disk",
     what="block devices that become image files, and devices that are overwritten",
@@ -581,7 +597,7 @@ CARRIED = (
         how="with the RAM: the next incremental backup is one",
     ),
     Supported(
-        what="balloon target, a link that is down, state of all devices",
+        what="balloon target, virtio-mem's sizes, a link that is down, state of all devices",
         how="with the RAM",
     ),
     Supported(what="how often a balloon asks its guest for statistics", how="as it is when the RAM is sent"),

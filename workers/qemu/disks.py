@@ -290,7 +290,7 @@ def _reasons(medium: _Medium) -> dict[Kind, bool]:
         checks.INTERNAL_SNAPSHOTS: bool(image.get("snapshots")),
         checks.DETACHED_HEADER: bool(encryption.get("detached-header")),
         checks.FURTHER_KEYS: sum(slot["active"] for slot in encryption.get("slots", ())) > 1,
-        checks.DATA_FILE: "data-file" in specific,
+        checks.DATA_FILE_JOINED: "data-file" in specific,
         checks.DIRTY_BITMAPS: bool(unusable),
         checks.PARTIAL_IMAGE: _is_partial(image),
         checks.CORRUPT_IMAGE: bool(specific.get("corrupt")),
@@ -307,6 +307,16 @@ def _is_partial(image: Reply) -> bool:
         return False
     options = json.loads(name.removeprefix("json:"))
     return bool(options.get("offset"))
+
+
+def named_data_files(*, query_block: Sequence[Reply], argv: Sequence[str]) -> list[Check]:
+    """Data files that the command line names: QEMU would open them at the destination, where there are none."""
+    said = {value for option in parse_command_line(argv) for value in _values(option)}
+    return [
+        checks.DATA_FILE.of(medium.shown)
+        for medium in _media(query_block, (), ())
+        if (path := medium.specific.get("data-file")) and any(str(path) in value for value in said)
+    ]
 
 
 def unnamed_images(images: Iterable[SourceDisk | ReadOnlyImage], argv: Sequence[str]) -> list[Check]:

@@ -195,3 +195,21 @@ class HostFacts(Versioned):
     """See `workers.registration.machine_id`."""
     streams: Streams | None = None
     """How it protects the streams of moves; None: a worker of Drover 0.1."""
+
+
+class Hook(Versioned):
+    """What a roll has done to a host that is empty."""
+
+    argv: Many[str] = Field(min_length=1)
+    """The name of a program in the controllers' folder of hooks, and its arguments."""
+    timeout_s: float = Field(default=3600.0, gt=0)
+    """It is ended after this time."""
+
+
+class HostBefore(Versioned):
+    """What a host was before a hook worked on it."""
+
+    incarnation: str
+    """Of its worker: another one tells that it was started anew."""
+    qemu: str | None = None
+    """See `HostFacts.qemu`."""

@@ -74,10 +74,10 @@ def plan_and_submit(
     """Print who would go where; unless it is a dry run, submit it, and watch it on request."""
     earlier, forecast = commands.submitted_or_forecast(request, key, tried=dry_run)
     if dry_run and forecast is not None:
-        output.emit(forecast_document(forecast)) if as_json else _print_forecast(forecast)
+        output.emit(forecast_document(forecast)) if as_json else print_forecast(forecast)
         raise typer.Exit(ExitCode.ROLLED_BACK if forecast.plan.left else ExitCode.DONE)
     if forecast is not None and not as_json:
-        _print_forecast(forecast)
+        print_forecast(forecast)
     drain = earlier or commands.submit(request, forecast=forecast, idempotency_key=key)
     if wait:
         watch_drain(drain.id, timeout_s=timeout, as_json=as_json)
@@ -90,7 +90,8 @@ def plan_and_submit(
     raise typer.Exit(exit_code(shot))
 
 
-def _print_forecast(forecast: Forecast) -> None:
+def print_forecast(forecast: Forecast) -> None:
+    """Who would go where, and who would stay."""
     output.table(
         ("GUEST", "FROM", "TO", "DISKS", "MEMORY", "TIME"),
         [

@@ -1,11 +1,11 @@
 """`drover drain` and `drover return`: emptying a host for maintenance, and bringing its guests home."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from drover.cli import completion, schedule_options
+from drover.cli.lazy import ShortForSubmit
 from drover.cli.options import (
     AsHtml,
     AsJson,
@@ -21,17 +21,7 @@ from drover.cli.options import (
     examples,
 )
 
-
-class HostFirst(TyperGroup):
-    """`drover drain HOST` is short for `drover drain submit HOST`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in {*ctx.help_option_names, "--help"}:
-            args = ["submit", *args]
-        return super().parse_args(ctx, args)
-
-
-app = typer.Typer(cls=HostFirst, no_args_is_help=True, help="Empty hosts: move all guests of a host elsewhere.")
+app = typer.Typer(cls=ShortForSubmit, no_args_is_help=True, help="Empty hosts: move all guests of a host elsewhere.")
 
 DrainId = Annotated[int, typer.Argument(metavar="ID", help="The drain's number.", show_default=False)]
 To = Annotated[

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, true
+from sqlalchemy import ColumnElement, and_, true, type_coerce
+from sqlalchemy.dialects.postgresql import JSONB
 
 from drover import names
 from drover.errors import PreconditionFailed
@@ -34,9 +35,10 @@ class Term:
 
     def condition(self, labels: Any) -> ColumnElement[bool]:
         """The same as part of a statement."""
-        found: ColumnElement[bool] = labels.has_key(self.key)
+        document = type_coerce(labels, JSONB)
+        found: ColumnElement[bool] = document.has_key(self.key)
         if self.values:
-            found = and_(found, labels[self.key].as_string().in_(self.values))
+            found = and_(found, document[self.key].astext.in_(self.values))
         return ~found if self.negated else found
 
 

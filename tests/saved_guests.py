@@ -6,17 +6,16 @@ real guest with real images; only `tests/test_lab_guest.py` and what boots throu
 
 import asyncio
 import atexit
-import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
+
+from filelock import FileLock
 
 from lab import guests
 from lab.directory import Lab
@@ -83,7 +82,7 @@ def _saved(spec: GuestSpec) -> Path:
     """The folder with image files, console and state of a guest of this kind; made by whoever needs it first."""
     share_folder()
     saved = Path(os.environ[FOLDER_VARIABLE]) / _kind(spec)
-    with _alone(saved):
+    with FileLock(saved.with_suffix(".lock")):
         if not saved.exists():
             _save(replace(spec, directory=saved.with_suffix(".new")))
             saved.with_suffix(".new").rename(saved)
@@ -96,13 +95,6 @@ def _kind(spec: GuestSpec) -> str:
     words = command_line(nobody, boot_files(default_cache()))
     sizes = [f"{disk.size_bytes} {disk.preallocation}" for disk in spec.disks]
     return hashlib.sha256("\0".join([*words, *sizes]).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _alone(saved: Path) -> Iterator[None]:
-    with saved.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _save(spec: GuestSpec) -> None:

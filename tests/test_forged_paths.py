@@ -1,5 +1,6 @@
 """A row that names a path makes no worker write, serve, rename or delete what the host itself did not write down."""
 
+import asyncio
 import os
 import socket
 from pathlib import Path
@@ -82,8 +83,8 @@ def test_no_file_is_served_that_the_job_did_not_make(root: Path, victim: Path) -
     ours = _ours("two", root)
     planned = Plan(source=inspection(), destination=_planned(destination_path=str(victim)))
     claim = _claim("start_nbd", Side.DESTINATION, ours, planned)
-    with pytest.raises(Fatal, match=rf"{victim} is not the image that job {claim.job.id} made on this host"):
-        nbd_server.images(Context(claim=claim, settings=ours), "nonce")
+    with pytest.raises(Fatal, match=rf"{victim} was not made by job {claim.job.id}"):
+        asyncio.run(nbd_server.start(Context(claim=claim, settings=ours), "nonce"))
 
 
 @rows

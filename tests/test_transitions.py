@@ -1,10 +1,6 @@
-"""The tables of states: whole, kept to by everybody, and shown as they are in docs/architecture.md.
-
-`python -m tests.test_transitions` writes them there.
-"""
+"""The tables of states: whole, and kept to by everybody."""
 
 import ast
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +28,6 @@ from tests.factories import guest, host, job
 from tests.transition_guard import guarded
 
 ROOT = Path(__file__).parents[1]
-ARCHITECTURE = ROOT / "docs" / "architecture.md"
 TABLES: dict[str, Table[Any, Any]] = {"job": JOB, "step": STEP, "drain": DRAIN, "guest": DRAIN_GUEST}
 FIRST = {"job": "queued", "step": "pending", "drain": "queued", "guest": "waiting"}
 ALLOWED = {
@@ -42,46 +37,6 @@ ALLOWED = {
 }
 """Where a state is written: by `Table.apply`, and by the statements of claims, which take theirs from `WAYS`."""
 OTHER_STATES = {"HostState", "RequestState", "DeliveryState"}
-
-
-def diagram(table: Table[Any, Any], first: str) -> str:
-    """A state diagram for Mermaid; what leads from one state to the same other one is one arrow."""
-    why: dict[tuple[str, str], list[str]] = {}
-    for row in table.rows:
-        why.setdefault((row.state, row.after), []).append(row.why)
-    arrows = [f"{state} --> {after}: {'; '.join(dict.fromkeys(reasons))}" for (state, after), reasons in why.items()]
-    states = dict.fromkeys(state for row in table.rows for state in (row.state, row.after))
-    ends = [f"{state} --> [*]" for state in states if table.is_final(state)]
-    lines = "\n".join(f"    {line}" for line in [f"[*] --> {first}", *arrows, *ends])
-    return f"```mermaid\nstateDiagram-v2\n{lines}\n```"
-
-
-def rows(table: Table[Any, Any]) -> str:
-    """A table in Markdown: one line for each event and the state that it leads to."""
-    head = ["| event | from | to | by | when |", "| --- | --- | --- | --- | --- |"]
-    lines: dict[tuple[str, str, str, str], list[str]] = {}
-    for row in table.rows:
-        by = ", ".join(sorted(row.actors))
-        lines.setdefault((row.event, row.after, by, row.why), []).append(f"`{row.state}`")
-    body = [
-        f"| {event} | {', '.join(states)} | `{after}` | {by} | {why} |"
-        for (event, after, by, why), states in lines.items()
-    ]
-    return "\n".join([*head, *body])
-
-
-SHOWN = {"job": diagram(JOB, "queued"), "step": rows(STEP), "drain": diagram(DRAIN, "queued")}
-
-
-def _shown_between(name: str) -> re.Pattern[str]:
-    return re.compile(rf"(<!-- states of a {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-@pytest.mark.parametrize("name", SHOWN)
-def test_the_architecture_shows_the_table_as_it_is(name: str) -> None:
-    found = _shown_between(name).search(ARCHITECTURE.read_text())
-    assert found is not None
-    assert SHOWN[name] in found[0], "write it anew: python -m tests.test_transitions"
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -182,10 +137,3 @@ def test_where_states_are_written_they_come_from_the_tables() -> None:
         for node in _writes((ROOT / name).read_text()):
             value = node.value if isinstance(node, (ast.Assign, ast.keyword)) else node
             assert not _names(value) & {"JobState", "StepState", "DrainState", "GuestState"}, name
-
-
-if __name__ == "__main__":
-    shown = ARCHITECTURE.read_text()
-    for name, content in SHOWN.items():
-        shown = _shown_between(name).sub(rf"\g<1>\n{content}\n\n\g<2>", shown)
-    ARCHITECTURE.write_text(shown)

@@ -13,6 +13,7 @@ from models.plan import Inspection
 from tests import documents, factories
 from tests.test_cli.support import drover
 from workers import attestation, held_plan, host_key, known_hosts, registration
+from workers.own_file import edited
 from workers.step import JobDirectory
 
 KEY = "A" * 43 + "="
@@ -30,6 +31,11 @@ def key(of: Settings) -> str:
     return host_key.public(of)
 
 
+def believed(by: Settings) -> dict[str, str]:
+    with edited(by.directory / known_hosts.NAME) as keys:
+        return dict(keys)
+
+
 def test_a_key_is_believed_when_it_is_first_seen_and_then_no_other(tmp_path: Path) -> None:
     here, there, anew = host(tmp_path, "two"), host(tmp_path, "one"), host(tmp_path, "one", installed=2)
     assert attestation.proven(said_by(there), here).host == "one"
@@ -42,14 +48,14 @@ def test_a_key_is_believed_when_it_is_first_seen_and_then_no_other(tmp_path: Pat
     assert (here.directory / known_hosts.NAME).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_wrong_signature_makes_no_key_known(tmp_path: Path) -> None:
+def test_a_wrong_signature_makes_no_keybelieved(tmp_path: Path) -> None:
     here, there = host(tmp_path, "two"), host(tmp_path, "one")
     said = said_by(there)
     assert said.attestation is not None
     forged = said.attestation.model_copy(update={"public_key": key(host(tmp_path, "mallory"))})
     with pytest.raises(PreconditionFailed, match="is not what one signed"):
         attestation.proven(said.model_copy(update={"attestation": forged}), here)
-    assert known_hosts.known(here) == {}
+    assert believed(here) == {}
 
 
 def test_what_is_signed_for_something_else_describes_no_guest(tmp_path: Path) -> None:
@@ -92,7 +98,7 @@ def test_the_keys_of_hosts_are_shown_and_believed_by_commands(tmp_path: Path, mo
     assert json.loads(shown.stdout) == {"name": "two", "key": host_key.public(settings())}
     told = drover("host", "trust", "one", "--key", KEY, "--json")
     assert json.loads(told.stdout) == {"name": "one", "key": KEY, "former": None}
-    assert known_hosts.known(settings()) == {"one": KEY}
+    assert believed(settings()) == {"one": KEY}
     assert drover("host", "trust", "one", "--key", "x").exit_code == 2
     settings.cache_clear()
 

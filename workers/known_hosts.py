@@ -49,9 +49,3 @@ def trust(host: str, key: str, ours: Settings) -> str | None:
     with edited(ours.directory / NAME) as known:
         former, known[host] = known.get(host), key
     return former
-
-
-def known(ours: Settings) -> dict[str, str]:
-    """{host: the key that is believed}."""
-    with edited(ours.directory / NAME) as keys:
-        return dict(keys)

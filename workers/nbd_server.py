@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from drover.errors import Fatal
 from models.plan import PlannedDisk
 from workers import files, processes, writeback
 from workers.processes import Process
@@ -20,7 +19,7 @@ from workers.qemu.known_bugs import Version, exporter_detect_zeroes
 from workers.qemu.monitor import MonitorLost
 from workers.qmp_ready import monitor_ready
 from workers.step import Context
-from workers.storage import devices
+from workers.storage import devices, making
 from workers.streams import supervisor as streams
 from workers.streams.parameters import NBD
 
@@ -31,22 +30,19 @@ it for each: a third of the NBD server's CPU with QEMU 10.0.2 (`docs/performance
 
 
 def images(ctx: Context, nonce: str) -> list[ExportedImage]:
-    """The job's images under the names of this incarnation.
-
-    Raises:
-        Fatal: a row names a file that the job did not make on this host.
-    """
+    """The job's images under the names of this incarnation."""
     version = ctx.destination.qemu_version
     return [
         ExportedImage(
             index=disk.index,
-            path=_made_here(ctx, disk.destination_path),
+            path=disk.destination_path,
             format=disk.format,
             device=disk.destination_device,
             size_bytes=disk.virtual_size_bytes,
             export=export_name(nonce, disk.index),
             **_space(disk, version),
             backing=tuple((level.path, level.format) for level in disk.chain),
+            key_secret=disk.key_secret,
         )
         for disk in ctx.disks
     ]
@@ -57,12 +53,6 @@ def _space(disk: PlannedDisk, version: Version) -> dict[str, str]:
     if "preallocation" in disk.create_options:
         return {"discard": "ignore", "detect_zeroes": "off"}
     return {"discard": "unmap", "detect_zeroes": exporter_detect_zeroes(version, disk.format)}
-
-
-def _made_here(ctx: Context, image: str) -> str:
-    if not ctx.directory.owns(Path(image)):
-        raise Fatal(f"{image} is not the image that job {ctx.job.id} made on this host: it is not served")
-    return image
 
 
 def export_name(nonce: str, index: int) -> str:
@@ -116,6 +106,7 @@ async def start(ctx: Context, nonce: str) -> None:
         PROGRAM,
         *("--chardev", f"socket,id=monitor,path={path},server=on,wait=off"),
         *("--monitor", "chardev=monitor"),
+        *_keys(ctx),
         *("--nbd-server", f"addr.type=unix,addr.path={unix},max-connections=0"),  # strangers never get there
     ]
     with ExitStack() as stack:
@@ -132,6 +123,12 @@ async def start(ctx: Context, nonce: str) -> None:
     async with ctx.nbd_server() as monitor:
         for image, _ in served:
             await block.export(monitor, image)
+
+
+def _keys(ctx: Context) -> list[str]:
+    """The secrets of encrypted disks; several may have the same."""
+    found = (making.key(ctx.destination, disk) for disk in ctx.disks)
+    return list(dict.fromkeys(word for key in found if key is not None for word in key.objects))
 
 
 def _opened(image: ExportedImage, stack: ExitStack) -> tuple[ExportedImage, list[int]]:

@@ -1,12 +1,12 @@
 """Small JSON files in the worker's own folder: what this host knows by itself, whatever the database says."""
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from workers.images.manifest import write_durably
 
@@ -14,20 +14,10 @@ from workers.images.manifest import write_durably
 @contextmanager
 def edited(path: Path) -> Iterator[dict[str, Any]]:
     """The file's content, for this process alone; what is changed in it is written at the end, unless it fails."""
-    with _locked(path.with_suffix(".lock")):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock"), mode=0o600):
         content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         before = json.dumps(content)
         yield content
         if json.dumps(content) != before:
             write_durably(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

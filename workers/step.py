@@ -158,8 +158,8 @@ class Context:
     settings: Settings
     announce: Callable[[int], None] = field(default=lambda percent: None)
     """Shows in Flower how far the step has come, in percent."""
-    _plan: Plan | None = field(default=None, init=False)
-    _held: bool = field(default=False, init=False)
+    _proven: Plan | None = field(default=None, init=False)
+    _held: Plan | None = field(default=None, init=False)
 
     @property
     def job(self) -> Job:
@@ -178,19 +178,18 @@ class Context:
         Raises:
             Fatal: it is not proven.
         """
-        if self._plan is None:
-            self._plan = self.held
-        if self._plan is None:
-            self._plan = held_plan.proven(self.job, self.claim.side, self.settings)
-        return self._plan
+        if self.held is not None:
+            return self.held
+        if self._proven is None:
+            self._proven = held_plan.proven(self.job, self.claim.side, self.settings)
+        return self._proven
 
     @property
     def held(self) -> Plan | None:
         """The plan by which this host has begun to act. Nothing that needs one was done here if there is none."""
-        if self._plan is None or not self._held:
-            found = held_plan.held(self.directory.path)
-            self._plan, self._held = found or self._plan, found is not None
-        return self._plan if self._held else None
+        if self._held is None:
+            self._held = held_plan.held(self.directory.path)
+        return self._held
 
     @property
     def disks(self) -> tuple[PlannedDisk, ...]:
@@ -198,7 +197,7 @@ class Context:
         return self.plan.disks
 
     def only_own_images(self) -> None:
-        """Asked before an image is opened on the destination.
+        """Asked before an image is served or opened on the destination.
 
         Raises:
             Fatal: one of them was not made by this job.
@@ -252,8 +251,8 @@ class Context:
         """
         self.claim.check()
         fence(self.directory.path / "fence", self.claim.token)
-        if self._plan is not None and self.held is None:
-            held_plan.begin(self.directory.path, self._plan, self.claim.side)
+        if self._proven is not None and self.held is None:
+            held_plan.begin(self.directory.path, self._proven, self.claim.side)
 
     @property
     def source_alive(self) -> bool:

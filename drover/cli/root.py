@@ -52,11 +52,15 @@ class Root(LazyGroup):
         "guest": Lazy("drover.cli.guests:app", "Guests: running QEMUs that were adopted.", MOVING),
         "host": Lazy("drover.cli.hosts:app", "Hypervisors: each registers itself when its worker starts.", MOVING),
         "storage": Lazy("drover.cli.storages:app", "Where images lie on hosts, and the room there.", MOVING),
+        "image": Lazy("drover.cli.images:app", "Images that guests left behind: the way back, and its room.", MOVING),
         "fleet": Lazy("drover.cli.fleet:app", "Limits of the whole fleet, changed while everything runs.", RUNNING),
         "webhook": Lazy(
             "drover.cli.webhooks:app", "Who may be told by webhooks, each with a secret of its own.", RUNNING
         ),
         "config": Lazy("drover.cli.config:app", "Settings of this machine: show them and check them.", RUNNING),
+        "doctor": Lazy(
+            "drover.cli.doctor:app", "Look at this machine: all that a job will need, and how to mend it.", RUNNING
+        ),
         "db": Lazy("drover.cli.database:app", "The database's schema.", RUNNING),
         "worker": Lazy(
             "drover.cli.services:worker_app",

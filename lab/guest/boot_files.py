@@ -1,15 +1,14 @@
 """Builds the kernel and the initramfs of the test guest, once per machine, into a cache directory."""
 
-import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from lab.guest.initramfs import DIRECTORY, FILE, PROGRAM, Entry, archive
 from lab.guest.modules import load_order
@@ -32,7 +31,7 @@ def default_cache() -> Path:
 def boot_files(cache: Path) -> BootFiles:
     """The boot files, built unless the cache has them for the present sources and the newest kernel."""
     cache.mkdir(parents=True, exist_ok=True)
-    with _alone(cache):
+    with FileLock(cache / "lock"):  # of two processes that ask at once one builds
         try:
             packages = kernel_packages()
         except PackageError:
@@ -43,14 +42,6 @@ def boot_files(cache: Path) -> BootFiles:
         if not directory.exists():
             _build(packages, cache, directory)
     return _files_in(directory)
-
-
-@contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    """Two processes that ask at once must not both build; the second finds what the first built."""
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _sources_digest() -> str:

@@ -2,13 +2,23 @@
 
 from pathlib import Path
 
-from lab.pages import contracts, security, settings, support
+from lab.pages import contracts, security, settings, support, transitions
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = {
+WHOLE = {
     "contracts.md": contracts.page,
-    "security.md": security.page,
     "settings.md": settings.page,
     "support.md": support.page,
 }
 """{file name: what makes its text}."""
+PARTS = {
+    "architecture.md": transitions.page,
+    "security.md": security.page,
+}
+"""{file name: what makes the parts in it anew that are not written by hand}."""
+
+
+def pages() -> dict[str, str]:
+    """{file name: its text as it is to be}."""
+    whole = {name: page() for name, page in WHOLE.items()}
+    return whole | {name: page((DOCS / name).read_text()) for name, page in PARTS.items()}

@@ -1,6 +1,6 @@
 """See the package."""
 
-from lab.pages import DOCS, PAGES
+from lab.pages import DOCS, pages
 
-for name, page in PAGES.items():
-    (DOCS / name).write_text(page())
+for name, text in pages().items():
+    (DOCS / name).write_text(text)

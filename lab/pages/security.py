@@ -1,27 +1,18 @@
 """Parts of the page about security: what a policy may say, and the forgeries that the tests try."""
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from lab.pages.contracts import cell, docstrings
+from lab.pages.marked import replaced
 from workers.policy import Policy
 
-PAGE = Path(__file__).parents[2] / "docs/security.md"
 
-
-def page() -> str:
-    """The whole page: what is written by hand, with the tables as they are now."""
-    text = PAGE.read_text()
+def page(text: str) -> str:
+    """The page, with the tables as they are now."""
     for name, lines in (("policy", _policy()), ("forgeries", _forgeries())):
-        text = _replaced(text, name, "\n".join(lines))
+        text = replaced(text, name, "\n".join(lines))
     return text
-
-
-def _replaced(text: str, name: str, table: str) -> str:
-    begin, end = f"<!-- {name} -->", "<!-- end -->"
-    return re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n\n{table}\n\n{end}", text, flags=re.DOTALL)
 
 
 def _policy() -> Iterator[str]:

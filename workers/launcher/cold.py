@@ -4,17 +4,17 @@ What is started is the host's own launch file and nothing else: no row and no me
 """
 
 import asyncio
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from drover.errors import PreconditionFailed, StepError
 from drover.settings import Settings
 from models.host_rpc import LookForGuest, Sighting, StartGuest, StopGuest
 from models.launch_file import LaunchFile
-from workers import files, processes
+from workers import processes
 from workers.launcher import found, run, systemd, units
 from workers.processes import Process
 from workers.qemu.command_line import parse_command_line
@@ -84,15 +84,11 @@ async def start(question: StartGuest, settings: Settings) -> Sighting:
 def _alone(guest: str, settings: Settings) -> Iterator[None]:
     """One start of this guest at a time, on this host."""
     cold, _incoming = run.files_of(guest, settings.directory)
-    descriptor = files.private(cold.with_suffix(".lock"), os.O_RDWR)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PreconditionFailed(f"{guest} is being started on {settings.host} already") from None
-        yield
-    finally:
-        os.close(descriptor)
+        with FileLock(cold.with_suffix(".lock"), mode=0o600, blocking=False):
+            yield
+    except Timeout:
+        raise PreconditionFailed(f"{guest} is being started on {settings.host} already") from None
 
 
 def _started(launch: LaunchFile, settings: Settings) -> Process:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import typer
+from sqlalchemy import select
 
 from drover.cli import output
 from drover.cli.drain_submission import print_forecast
@@ -16,9 +17,29 @@ from drover.views.drain_documents import forecast_document
 from models.database import transaction
 from models.documents import DOWNTIME_MS, AllowedHosts, Hook, MigrationOptions
 from models.drain import DrainKind
+from models.host import Host
 from workflows.drain import planner
 from workflows.roll import commands
 from workflows.roll.commands import RollRequest
+from workflows.selectors import Selector
+
+
+def chosen(named: Sequence[str] | None, selector: str | None) -> list[str]:
+    """The hosts that are named, or those that a selector means, by name.
+
+    Raises:
+        PreconditionFailed: both or neither is given, or the selector means none.
+    """
+    if bool(named) == (selector is not None):
+        raise PreconditionFailed("name the hosts either by `--host H`, which may be repeated, or by `--hosts SELECTOR`")
+    if selector is None:
+        return list(named or ())
+    wanted = Selector.read(selector).condition(Host.labels)
+    with transaction() as session:
+        found = list(session.scalars(select(Host.name).where(wanted).order_by(Host.name)))
+    if not found:
+        raise PreconditionFailed(f"no host is meant by {selector!r}: `drover host list` shows their labels")
+    return found
 
 
 def request(

@@ -36,7 +36,7 @@ def group() -> None:
 @app.command(
     epilog=examples(
         "drover roll --host hv1 --host hv2 --hook upgrade-and-reboot --dry-run",
-        "drover roll --host hv1 --host hv2 --hook 'upgrade-and-reboot --kernel 6.12' --wait",
+        "drover roll submit --hosts rack=r1 --hook 'upgrade-and-reboot --kernel 6.12' --wait",
     )
 )
 def submit(
@@ -50,6 +50,15 @@ def submit(
         ),
     ],
     host: Hosts = None,
+    selector: Annotated[
+        str | None,
+        typer.Option(
+            "--hosts",
+            metavar="SELECTOR",
+            help="All hosts with these labels, by name: 'rack=r1' or 'rack=r1,!spare'.",
+            show_default=False,
+        ),
+    ] = None,
     max_unavailable: Annotated[
         int, typer.Option(metavar="N", min=1, help="So many of these hosts may be out at a time, whatever the cause.")
     ] = 1,
@@ -79,7 +88,7 @@ def submit(
     from drover.cli import roll_submission
 
     request = roll_submission.request(
-        host or [],
+        roll_submission.chosen(host, selector),
         hook,
         hook_timeout=hook_timeout,
         max_unavailable=max_unavailable,

@@ -190,6 +190,8 @@ class SourceDisk(Part):
     """User and group of its image by their names, and its mode. None: a worker of an earlier version did not look."""
     group: str | None = None
     mode: int | None = None
+    written: Many[str] = ()
+    """The names of the bitmaps of `workers.qemu.written` that it has."""
 
     @property
     def create_option_string(self) -> str:

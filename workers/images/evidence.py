@@ -6,26 +6,14 @@ The source's switchover process takes it once its QEMU has let the images go for
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
+from models.evidence import Evidence
 from workers import files
 
 SAMPLES = 64
 """Evenly spread over the file, its first and last bytes among them."""
 SAMPLE_BYTES = 16 << 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """Of one file."""
-
-    device: int
-    inode: int
-    size_bytes: int
-    modified_ns: int
-    digest: str
-    """Of samples: what was written behind the file system's back, as to its device, leaves the time as it was."""
 
 
 def of(path: Path) -> Evidence | None:

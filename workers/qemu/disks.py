@@ -192,7 +192,20 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         cluster_size_bytes=image.get("cluster-size"),
         create_options=(_create_options(medium) if driver == "qcow2" else {}) | _thickness(medium),
         chain=chain_of(image),
+        written=tuple(sorted(_recorded(medium))),
     )
+
+
+def _recorded(medium: _Medium) -> Iterator[str]:
+    for bitmap in medium.inserted.get("dirty-bitmaps", ()):
+        if misses_nothing(bitmap):
+            yield str(bitmap["name"])
+
+
+def misses_nothing(bitmap: Reply) -> bool:
+    """It is one of ours, and has all that was written since it was made."""
+    named = str(bitmap.get("name", "")).startswith(OUR_BITMAPS)
+    return named and bool(bitmap["recording"]) and not bitmap.get("inconsistent")
 
 
 def _thickness(medium: _Medium) -> dict[str, str]:

@@ -28,7 +28,7 @@ class FormerImage(Part):
 
 
 class WayBack(Versioned):
-    """All writable disks of a guest as they were at one moment. Bitmaps of its present QEMU hold what it wrote since."""
+    """All writable disks of a guest as they were once. Bitmaps of its present QEMU hold what it has written since."""
 
     guest: str
     job: int

@@ -120,9 +120,14 @@ LAUNCHER_STAYS = Kind(
 
 DESCRIPTOR = Kind(
     name="open-file",
-    what="open files handed to QEMU (`fd=`, `-add-fd`)",
+    what="open files handed to QEMU (`-add-fd`, `fd=`), besides taps that are ports of a Linux bridge",
     why="an open file of this host cannot be handed over",
     remedy="give QEMU a path instead",
+)
+TAP = Kind(
+    name="tap",
+    what="a tap by descriptor that is no port of a Linux bridge, a port with VLANs of its own, or a macvtap",
+    remedy="let it be an untagged port of a bridge, or have QEMU open a tap by name (`ifname=`)",
 )
 SHARED_FOLDER = Kind(
     name="shared-folder",
@@ -374,6 +379,13 @@ NO_USER = Kind(
     side="destination",
     live=True,
 )
+NO_BRIDGE = Kind(
+    name="no-bridge",
+    what="a tap by descriptor and a destination without its bridge, or where none may be opened",
+    remedy="create it there",
+    side="destination",
+    live=True,
+)
 IMAGE_EXISTS = Kind(
     name="image-exists",
     what="an image that is there already, or a place where none can be made",
@@ -461,6 +473,14 @@ CHANGED_DISK = Kind(
     verdict=Verdict.WARN,
     live=True,
 )
+SMALLER_BRIDGE = Kind(
+    name="smaller-bridge",
+    what="a tap by descriptor whose MTU is larger than that of its bridge at the destination",
+    remedy="give the bridge and its ports the same MTU there",
+    side="destination",
+    verdict=Verdict.WARN,
+    live=True,
+)
 PLAIN_STREAMS = Kind(
     name="plain-streams",
     what="disks and RAM that go over the network in plain text",
@@ -500,6 +520,11 @@ MOVED = (
     Supported(
         what="machine types q35, pc, microvm and virt; UEFI with and without Secure Boot",
         how="by the same machine type; the variables of UEFI are a disk like others",
+    ),
+    Supported(
+        what="taps by descriptor (`fd=`, `fds=`, `vhostfd=`) on a Linux bridge",
+        how="opened anew on the bridge of that name, with the same queues, MTU, MAC and port flags; under the same "
+        "name, or if that is taken under the next free one",
     ),
     Supported(
         what="user networks, taps by name, bridges by helper",

@@ -25,7 +25,7 @@ from models.plan import (
     Statement,
 )
 from models.preflight import Check
-from workers import checks, monitors, started_as
+from workers import checks, monitors, started_as, taps
 from workers.media import destination
 from workers.policy import HostPolicy
 from workers.qemu import known_bugs, program
@@ -87,13 +87,15 @@ def derive(
     )
     argv = fitted(argv, {disk.named or disk.destination_path: _fit(disk) for disk in disks if _becomes_another(disk)})
     images = {disk.named or disk.destination_path for disk in disks}
-    problems += started_as.impossible(seen.started_as, rules)
+    problems += started_as.impossible(seen.started_as, rules) + taps.impossible(seen.started_as, rules)
     problems += outside + _disk_faults(disks, rules) + _path_faults(rules, qmp, pidfile)
-    problems += checks.at_destination(command_line_refusals(argv, source_root=str(ours.guest_root), images=images))
+    handed = started_as.descriptors(seen.started_as)
+    against = command_line_refusals(argv, source_root=str(ours.guest_root), images=images, descriptors=handed)
+    problems += checks.at_destination(against)
     problems += [checks.POLICY.found(sentence) for sentence in violations(argv, rules, images)]
     live = known_bugs.live_ram_safe(seen.qemu_version, version, seen.accel)
     changed = [checks.CHANGED_DISK.found(sentence) for sentence in changes(disks)]
-    warned = [*_warnings(seen, version, ours.streams), *changed]
+    warned = [*_warnings(seen, version, ours.streams), *changed, *taps.warnings(seen.started_as)]
     plan = DestinationPlan(
         argv=tuple(argv),
         qmp=qmp,

@@ -27,6 +27,7 @@ from workers import (
     processes,
     sockets,
     started_as,
+    taps,
 )
 from workers.as_started import AsStarted
 from workers.files import UnsafePath
@@ -47,6 +48,7 @@ from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
 from workers.qemu.present_media import Drive
 from workers.qemu.refusals import command_line_refusals
 from workers.storage import devices
+from workers.taps import HandedOver
 
 CAPABILITIES = ("pause-before-switchover", "return-path", "events")
 """The switchover is not safe without these."""
@@ -128,7 +130,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         memory_bytes=_memory(memory),
         cpus=len(cpus),
         devices=tuple(devices),
-        started_as=started_as.read(identity.process, identity.argv),
+        started_as=started_as.read(identity.process, identity.argv, identity.handed),
         topology=layout,
         disks=disks,
         files=tuple(needed.files.values()),
@@ -155,6 +157,7 @@ class _Identity:
     started: AsStarted
     exe: str
     pidfile: str | None
+    handed: HandedOver
 
     @property
     def argv(self) -> list[str]:
@@ -176,7 +179,8 @@ def _process(pid: int) -> _Identity:
         raise PreconditionFailed(f"the process behind the socket is {exe}, not a QEMU")
     started = as_started.as_started(alive)
     pidfile = next((after for word, after in pairwise(started.argv) if word == "-pidfile"), None)
-    return _Identity(process=alive, started=started, exe=exe, pidfile=pidfile)
+    handed = taps.handed_over(alive, started.argv)
+    return _Identity(process=alive, started=started, exe=exe, pidfile=pidfile, handed=handed)
 
 
 def _forbidden(identity: _Identity, settings: Settings) -> list[Check]:
@@ -232,7 +236,10 @@ async def _disks(
     elsewhere = {disk.path for disk in found if disk.block_device or rules.may_write(disk.path)}
     refusals += [
         *seen.started.refusals,
-        *command_line_refusals(argv, source_root=str(settings.guest_root), images=elsewhere),
+        *seen.handed.refusals,
+        *command_line_refusals(
+            argv, source_root=str(settings.guest_root), images=elsewhere, descriptors=seen.handed.looked_at
+        ),
     ]
     return argv, found, tuple(media), refusals
 

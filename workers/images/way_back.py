@@ -107,6 +107,8 @@ def _unlike(disk: PlannedDisk, way: WayBack) -> str | None:
     image = next((image for image in way.images if image.path == path), None)
     if image is None or disk.destination_device:
         return f"{path} is not where one of its images was"
+    if disk.key_secret is not None:
+        return f"{path} is encrypted"
     if (image.format, image.virtual_size_bytes) != (disk.format, disk.virtual_size_bytes):
         return f"{path} had another size or format when it left"
     if image.chain != disk.chain:
@@ -118,6 +120,8 @@ def chosen(ctx: Context) -> Choice:
     """Likewise, and nobody has touched the images since. On the destination, before anything is made for the job."""
     if (way := taken(ctx.directory)) is not None:
         return Choice(way=way)
+    if any(ctx.directory.owns(Path(disk.destination_path)) for disk in ctx.disks):
+        return Choice()  # a worker that died has begun with empty images
     choice = expected(ctx.settings, ctx.job.guest, ctx.source.disks, ctx.disks)
     if choice.way is None:
         return choice

@@ -22,7 +22,10 @@ class PrepareDestImage(StepHandler):
     name, side = "prepare_dest_image", Side.DESTINATION
 
     async def verify(self, ctx: Context) -> bool:
-        looks = (asyncio.to_thread(making.is_made, ctx.directory, disk) for disk in ctx.plan.disks)
+        looks = (
+            asyncio.to_thread(making.is_claimed if disk.key_secret else making.is_made, ctx.directory, disk)
+            for disk in ctx.plan.disks
+        )
         return all(await asyncio.gather(*looks))
 
     async def do(self, ctx: Context) -> None:
@@ -34,7 +37,7 @@ class PrepareDestImage(StepHandler):
         for disk in disks:
             ctx.guard()
             _may_be_an_image(ctx, Path(disk.destination_path))
-        await asyncio.to_thread(_begin_images, ctx, choice)
+        await _begin_images(ctx, choice)
         for disk in disks:
             links.make(disk.links)
         await asyncio.gather(*(asyncio.to_thread(ownership.give_away, ctx, disk) for disk in disks))
@@ -50,18 +53,19 @@ class PrepareDestImage(StepHandler):
         ctx.directory.remove()
 
 
-def _begin_images(ctx: Context, choice: Choice) -> None:
-    """With what the guest left behind here, or with empty images."""
+async def _begin_images(ctx: Context, choice: Choice) -> None:
+    """With what the guest left behind here, or with empty images; encrypted ones are made in `start_nbd`."""
     if choice.way is not None:
+        await asyncio.to_thread(way_back.take, ctx, choice.way)
         _tell(ctx, f"{ctx.job.destination} has its images as they were when job {choice.way.job} moved it away")
-        way_back.take(ctx, choice.way)
         return
     if choice.why is not None:
         _tell(ctx, f"all of its disks is copied, although {ctx.job.destination} has images of it: {choice.why}")
     for disk in ctx.plan.disks:
         ctx.guard()
-        making.claim(ctx, disk)
-        making.fill(disk)
+        await asyncio.to_thread(making.claim, ctx, disk)
+    empty = [disk for disk in ctx.plan.disks if disk.key_secret is None]
+    await asyncio.gather(*(asyncio.to_thread(making.fill, disk) for disk in empty))
 
 
 def _tell(ctx: Context, sentence: str) -> None:

@@ -386,7 +386,7 @@ class DestinationPlan(Versioned):
     """Backing files before the images that lie on them."""
     folders: Many[PlannedFolder] = ()
     way_back: int | None = None
-    """The job that moved the guest away from here and left its images: only what it has written since has to be sent."""
+    """The job whose guest left its images here: only what it has written since has to be sent."""
     no_way_back: str | None = None
     """Why not, although there are images of it."""
     warnings: Many[str] = ()

@@ -1,6 +1,6 @@
 """rolls
 
-Revises: 0025
+Revises: 0024
 """
 
 import sqlalchemy as sa
@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0027"
-down_revision = "0025"
+down_revision = "0024"
 branch_labels = None
 depends_on = None
 

@@ -88,7 +88,7 @@ class Answering:
             await before.aclose()
         async with connect(self.told.qmp) as monitor:
             disk = (await written.disks(monitor)).get(index)
-            bitmap = disk and disk.bitmaps.get(self.told.bitmap)
+            bitmap = None if disk is None else disk.bitmaps.get(self.told.bitmap)
             if disk is None or bitmap is None:
                 raise Fatal(
                     "what the guest wrote since its switchover is not recorded any more: its QEMU was restarted, or "

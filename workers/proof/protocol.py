@@ -19,8 +19,8 @@ class Question(Versioned):
     """Of the source, about a range of a disk."""
 
     about: Literal["digests", "freeze", "written"]
-    """`digests`: of its blocks. `freeze`: remember what was written to the disk until now. `written`: which parts of the
-    range were, by what was remembered last."""
+    """`digests`: of its blocks. `freeze`: remember what was written to the disk until now. `written`: which parts of
+    the range were, by what was remembered last."""
     disk: int
     offset: int = 0
     length: int = 0

@@ -30,8 +30,7 @@ def frozen(index: int) -> str:
 async def begin(monitor: Monitor, listening: socket.socket, nodes: Mapping[int, str], mine: Path) -> None:
     """Offer these disks, {index: node}. What an earlier process left is taken away first.
 
-    Args:
-        mine: a file that is there while QEMU's NBD server is ours.
+    The file `mine` is there while QEMU's NBD server is ours.
 
     Raises:
         Fatal: the guest's owner uses QEMU's NBD server, or there is no way to hand a socket over.

@@ -9,7 +9,7 @@ import asyncio
 from drover.errors import Fatal
 from drover.words import count
 from models.documents import DiskProof, Proof, Range
-from models.job import Side
+from models.job import Side, record_event
 from workers.pace import Brake
 from workers.proof import process, reading
 from workers.proof.comparing import Comparison, Peer
@@ -75,10 +75,11 @@ class CompareImagesSource(StepHandler):
             finally:
                 peer.writer.close()
         found = Proof(disks=tuple(record.done), finished=True)
-        ctx.note(proof=found, progress_at=ctx.claim.now())
+        ctx.note(proof=found, progress_at=ctx.claim.now(), way_back_needed=bool(found.bytes_different))
         if found.bytes_different:
-            ctx.note(way_back_needed=True)
             raise Fatal(_alarm(ctx, found))
+        with ctx.record() as (session, job, _step):
+            record_event(session, job.id, by=ctx.claim.owner, action="verified", sentence=_sentence(found))
 
 
 class _Record:
@@ -97,6 +98,14 @@ class _Record:
         compared = sum(disk.bytes_compared for disk in (*self.done, now))
         self.ctx.announce(100 * compared // max(total, 1))
         self.ctx.note(proof=Proof(disks=(*self.done, now)), progress_at=self.ctx.claim.now())
+
+
+def _sentence(found: Proof) -> str:
+    equal, left_out = (sum(getattr(disk, f"bytes_{name}") for disk in found.disks) for name in ("equal", "left_out"))
+    return (
+        f"both sides' images are equal, as digests of both hosts show: {equal} bytes; {left_out} bytes were left out "
+        "because the guest has written them since its switchover"
+    )
 
 
 def _alarm(ctx: Context, found: Proof) -> str:

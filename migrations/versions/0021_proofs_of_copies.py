@@ -1,6 +1,6 @@
 """what the comparison of both sides' images found
 
-Revises: 0023
+Revises: 0025
 """
 
 import sqlalchemy as sa
@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0021"
-down_revision = "0023"
+down_revision = "0025"
 branch_labels = None
 depends_on = None
 

@@ -119,7 +119,7 @@ def planned_at(
         )
     if options is not None and options.verify and answer.qmp.startswith("tcp:"):
         raise PreconditionFailed(
-            f"{guest.name} cannot be verified: its monitor is reached by TCP, and its QEMU takes no open file that way. "
+            f"{guest.name} cannot be verified: its monitor is reached by TCP, and QEMU takes no open file that way. "
             "Give it a monitor at a Unix socket, or move it without `--verify`"
         )
     return Plan(

@@ -1,6 +1,6 @@
 """what the comparison of both sides' images found
 
-Revises: 0025
+Revises: 0024
 """
 
 import sqlalchemy as sa
@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0021"
-down_revision = "0025"
+down_revision = "0024"
 branch_labels = None
 depends_on = None
 

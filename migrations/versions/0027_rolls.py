@@ -1,6 +1,6 @@
 """rolls
 
-Revises: 0024
+Revises: 0021
 """
 
 import sqlalchemy as sa
@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0027"
-down_revision = "0024"
+down_revision = "0021"
 branch_labels = None
 depends_on = None
 

@@ -15,6 +15,8 @@ from workers.qemu.monitor import Monitor
 CAPABILITY = "dirty-bitmaps"
 OURS = "drover-"
 """Begins the names of bitmaps that a move makes for itself: they stay where they are."""
+WRITTEN = f"{OURS}written-"
+"""Likewise of those of `workers.qemu.written`."""
 
 Bitmaps = dict[str, list[list[str]]]
 """{drive: names of the bitmaps on its topmost node, on the one below it, and so on}."""
@@ -23,6 +25,12 @@ Bitmaps = dict[str, list[list[str]]]
 def is_theirs(bitmap: Mapping[str, Any]) -> bool:
     """It is neither ours nor QEMU's own: those have no name."""
     return not str(bitmap.get("name") or OURS).startswith(OURS)
+
+
+def misses_nothing(bitmap: Mapping[str, Any]) -> bool:
+    """It is one of `workers.qemu.written`, and has all that was written since it was made."""
+    named = str(bitmap.get("name", "")).startswith(WRITTEN)
+    return named and bool(bitmap["recording"]) and not bitmap.get("inconsistent")
 
 
 async def read(monitor: Monitor) -> Bitmaps:

@@ -10,7 +10,7 @@ from models.plan import BackingImage, FileKind, SourceDisk
 from models.preflight import Check
 from workers import checks
 from workers.checks import Kind
-from workers.qemu.bitmaps import is_theirs
+from workers.qemu.bitmaps import is_theirs, misses_nothing
 from workers.qemu.command_line import Option, parse_command_line
 from workers.qemu.needed_files import chain_of
 from workers.qemu.present_media import Drive
@@ -194,6 +194,7 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         chain=chain_of(image),
         key_secret=_key_secret(image),
         bitmaps=tuple(bitmap["name"] for bitmap in _bitmaps(medium) if bitmap["persistent"]),
+        written=tuple(sorted(_recorded(medium))),
     )
 
 
@@ -203,6 +204,12 @@ def _key_secret(image: Reply) -> str | None:
         return None
     options = json.loads(str(image["filename"]).removeprefix("json:"))
     return next((str(value) for key, value in _flat(options) if key in {"key-secret", "encrypt.key-secret"}), None)
+
+
+def _recorded(medium: _Medium) -> Iterator[str]:
+    for bitmap in medium.inserted.get("dirty-bitmaps", ()):
+        if misses_nothing(bitmap):
+            yield str(bitmap["name"])
 
 
 def _thickness(medium: _Medium) -> dict[str, str]:

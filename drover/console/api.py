@@ -1,4 +1,4 @@
-"""`/api/v1`: the JSON documents of the command line, to be read over HTTP. Nothing can be changed through it.
+"""`/api/v1`: the JSON documents of the command line, to be read over HTTP, and what can be changed by it.
 
 Documents have the fields that docs/cli.md describes; fields are added, never renamed or dropped, within one version.
 """
@@ -6,29 +6,16 @@ Documents have the fields that docs/cli.md describes; fields are added, never re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic import BaseModel
 
-from drover.console import live
+from drover.console import actions, live
+from drover.console.access import Reader
+from drover.console.failures import Failure
 from drover.settings import settings
 from drover.views import documents, inbox
 from models.base import Document
 from models.database import transaction
-
-
-class Fault(BaseModel):
-    """What is wrong, as the command line has it."""
-
-    code: str
-    message: str
-
-
-class Failure(BaseModel):
-    """The answer to what is not there, not understood, or cannot be answered now."""
-
-    error: Fault
-
 
 PREFIX = "/api/v1"
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Failure, "description": "There is no such number."}}
@@ -36,8 +23,10 @@ router = APIRouter(
     prefix=PREFIX,
     responses={
         400: {"model": Failure, "description": "A value is not allowed."},
-        503: {"model": Failure, "description": "The database does not answer."},
+        401: {"model": Failure, "description": "A token was given that is not valid."},
+        503: {"model": Failure, "description": "The database, the broker or a host does not answer."},
     },
+    dependencies=[Reader],
 )
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]
 Everything = Annotated[bool, Query(alias="all", description="Those that have ended as well.")]
@@ -78,6 +67,18 @@ def events(number: Number) -> Document:
     return documents.story(number)
 
 
+def _known(number: Number) -> int:
+    documents.job(number)
+    return number
+
+
+@router.get("/jobs/{number}/progress", response_class=EventSourceResponse, responses=NOT_FOUND)
+async def progress(number: Annotated[int, Depends(_known)]) -> AsyncIterator[ServerSentEvent]:
+    """Server-sent events: `job` with the document of `/jobs/{number}` at once and after each change, until it ends."""
+    async for told in live.job(number):
+        yield told
+
+
 @router.get("/drains")
 def drains(everything: Everything = False, limit: Limit = 100) -> Document:
     """As `drover drain list --json`."""
@@ -103,3 +104,6 @@ async def changes(kind: live.Page, number: str = "") -> AsyncIterator[ServerSent
     """Server-sent events: `changed` whenever a document is to be read anew."""
     async for change in live.changes(kind, number):
         yield change
+
+
+router.include_router(actions.router)

@@ -114,6 +114,8 @@ class NeededFile(Part):
     """Of an image, like the next."""
     backing: str | None = None
     """The file that it lies on."""
+    secret: str | None = None
+    """There is no such file at the source: the guest's secret of this id has its content on the command line."""
 
 
 class NeededFolder(Part):
@@ -221,6 +223,8 @@ class SourceDisk(Part):
     """For `qemu-img create -o`, such as `cluster_size=65536`; empty for raw."""
     chain: Many[BackingImage] = ()
     """Its backing files, from the one right below it down to the base."""
+    key_secret: str | None = None
+    """Id of the secret that opens it; None: it is not encrypted."""
     owner: str | None = None
     """User and group of its image by their names, and its mode. None: a worker of an earlier version did not look."""
     group: str | None = None
@@ -329,6 +333,8 @@ class PlannedDisk(Part):
     """How the mirror's target treats discards, see `workers.qemu.known_bugs.mirror_discard`."""
     chain: Many[BackingImage] = ()
     """The backing files that the image made for it has at the destination; only what is above them is copied."""
+    key_secret: str | None = None
+    """See `SourceDisk.key_secret`."""
 
 
 class PlannedFile(Part):
@@ -345,6 +351,8 @@ class PlannedFile(Part):
     format: str | None = None
     backing: str | None = None
     """At the destination."""
+    secret: str | None = None
+    """See `NeededFile.secret`."""
     there: bool = False
     """It was there, and equal, when the destination was asked."""
 

@@ -1,13 +1,13 @@
 """tokens of the API
 
-Revises: 0023
+Revises: 0025
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0029"
-down_revision = "0023"
+down_revision = "0025"
 branch_labels = None
 depends_on = None
 

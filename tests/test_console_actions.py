@@ -105,7 +105,7 @@ def test_nothing_can_be_changed_where_actions_are_not_switched_on(database: None
     factories.host("a")
     with consoles.serving() as address:
         answer = httpx.post(f"{address}/api/v1/hosts/a/cordon", headers=token(Scope.APPROVE))
-    assert "started without --actions" in refused(answer, 403)
+    assert "without --actions" in refused(answer, 404)
 
 
 def test_what_cannot_be_done_is_refused_in_the_words_of_the_command(api: httpx.Client) -> None:

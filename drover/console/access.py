@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.concurrency import run_in_threadpool
+from fastapi.security import HTTPBearer
 
 from models.access import Scope
 from workflows import access
 
 BEARER = HTTPBearer(auto_error=False, description="A token of `drover token add`.")
-Given = Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
+ASKED = {"WWW-Authenticate": "Bearer"}
 
 
 class Denied(HTTPException):
@@ -28,32 +29,31 @@ class Person:
     """As stories of jobs name them."""
 
 
-def by_token(given: Given) -> Person | None:
-    """Whose token it is; None where none is given.
+async def by_token(request: Request) -> Person | None:
+    """Whose token it is; None where none is given. Who only reads needs none, but not one that is wrong.
 
     Raises:
         Denied: it is none that is valid.
     """
+    given = await BEARER(request)
     if given is None:
         return None
-    token = access.holder(given.credentials)
+    token = await run_in_threadpool(access.holder, given.credentials)
     if token is None:
-        raise Denied(401, "the token is not valid: `drover token list` says which are", {"WWW-Authenticate": "Bearer"})
+        raise Denied(401, "the token is not valid: `drover token list` says which are", ASKED)
     return Person(token.user, token.scope, f"{token.user} (API)")
 
 
-def permitted(scope: Scope) -> Callable[[Request, Person | None], Person]:
+def permitted(scope: Scope) -> Callable[[Person | None], Person]:
     """A dependency: somebody who may do this.
 
     Raises:
-        Denied: nobody is named, or may not, or nothing can be changed here at all.
+        Denied: nobody is named, or may not.
     """
 
-    def check(request: Request, person: Annotated[Person | None, Depends(by_token)]) -> Person:
-        if not request.app.state.actions:
-            raise Denied(403, "nothing can be changed here: this console was started without --actions")
+    def check(person: Annotated[Person | None, Depends(by_token)]) -> Person:
         if person is None:
-            raise Denied(401, "a token is needed: `drover token add USER`", {"WWW-Authenticate": "Bearer"})
+            raise Denied(401, "a token is needed: `drover token add USER`", ASKED)
         if not person.scope.includes(scope):
             raise Denied(403, f"{person.name} may {person.scope} only, and this needs `{scope}`")
         return person
@@ -62,5 +62,7 @@ def permitted(scope: Scope) -> Callable[[Request, Person | None], Person]:
 
 
 Reader = Depends(by_token)
+Described = Security(BEARER)
+"""For OpenAPI: a token is needed."""
 Operator = Annotated[Person, Depends(permitted(Scope.OPERATE))]
 Approver = Annotated[Person, Depends(permitted(Scope.APPROVE))]

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path
 from pydantic import ConfigDict, Field
 
-from drover.console.access import Approver, Operator, Person
-from drover.console.failures import Failure
+from drover.console.access import Approver, Described, Operator, Person
+from drover.console.failures import ALWAYS, PREFIX, Failure
 from drover.names import PATTERN
 from drover.views import documents
 from models.base import Document
@@ -24,12 +24,12 @@ from workflows.submissions import DrainSubmission, MigrationSubmission
 log = logging.getLogger(__name__)
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
-    401: {"model": Failure, "description": "No valid token."},
-    403: {"model": Failure, "description": "It may not do that, or nothing can be changed here."},
+    **ALWAYS,
+    403: {"model": Failure, "description": "It may not do that."},
     404: {"model": Failure, "description": "There is no such number or name."},
     409: {"model": Failure, "description": "Refused, nothing was changed; the sentence says why and what to do."},
 }
-router = APIRouter(responses=ANSWERS)
+router = APIRouter(prefix=PREFIX, responses=ANSWERS, dependencies=[Described])
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]
 Name = Annotated[str, Path(pattern=f"^{PATTERN}$")]
 JobAction = Literal["cancel", "release", "retry"]

@@ -1,4 +1,4 @@
-"""`/api/v1`: the JSON documents of the command line, to be read over HTTP, and what can be changed by it.
+"""`/api/v1`: the JSON documents of the command line, to be read over HTTP. `actions` has what can be changed.
 
 Documents have the fields that docs/cli.md describes; fields are added, never renamed or dropped, within one version.
 """
@@ -9,25 +9,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from drover.console import actions, live
+from drover.console import live
 from drover.console.access import Reader
-from drover.console.failures import Failure
+from drover.console.failures import ALWAYS, PREFIX, Failure
 from drover.settings import settings
 from drover.views import documents, inbox
 from models.base import Document
 from models.database import transaction
 
-PREFIX = "/api/v1"
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Failure, "description": "There is no such number."}}
-router = APIRouter(
-    prefix=PREFIX,
-    responses={
-        400: {"model": Failure, "description": "A value is not allowed."},
-        401: {"model": Failure, "description": "A token was given that is not valid."},
-        503: {"model": Failure, "description": "The database, the broker or a host does not answer."},
-    },
-    dependencies=[Reader],
-)
+router = APIRouter(prefix=PREFIX, responses=ALWAYS, dependencies=[Reader])
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]
 Everything = Annotated[bool, Query(alias="all", description="Those that have ended as well.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="The newest of them.")]
@@ -72,7 +63,7 @@ def _known(number: Number) -> int:
     return number
 
 
-@router.get("/jobs/{number}/progress", response_class=EventSourceResponse, responses=NOT_FOUND)
+@router.get("/jobs/{number}/progress", response_class=EventSourceResponse, include_in_schema=False)
 async def progress(number: Annotated[int, Depends(_known)]) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events: `job` with the document of `/jobs/{number}` at once and after each change, until it ends."""
     async for told in live.job(number):
@@ -104,6 +95,3 @@ async def changes(kind: live.Page, number: str = "") -> AsyncIterator[ServerSent
     """Server-sent events: `changed` whenever a document is to be read anew."""
     async for change in live.changes(kind, number):
         yield change
-
-
-router.include_router(actions.router)

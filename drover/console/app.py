@@ -12,9 +12,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from drover.console import actions as action_routes
 from drover.console import api, pages
 from drover.console.access import Denied
-from drover.console.failures import CODES
+from drover.console.failures import CODES, PREFIX
 from drover.console.rendering import page
 from drover.errors import NotThere, PreconditionFailed, Unavailable
 
@@ -60,10 +61,11 @@ def make(*hosts: str, actions: bool = False) -> FastAPI:
         description="Hosts, guests, moves, drains and what waits for a person; what may be changed, with a token.",
         docs_url=None,  # that page would fetch its parts from elsewhere
         redoc_url=None,
-        openapi_url=f"{api.PREFIX}/openapi.json",
+        openapi_url=f"{PREFIX}/openapi.json",
     )
-    made.state.actions = actions
     made.include_router(api.router)
+    if actions:
+        made.include_router(action_routes.router)
     made.include_router(pages.router)
     made.mount("/static", StaticFiles(packages=[("drover.console", "static")]), name="static")
     made.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
@@ -76,8 +78,11 @@ def make(*hosts: str, actions: bool = False) -> FastAPI:
     return made
 
 
+NOWHERE = "There is no such page, or not for this kind of request; without --actions nothing can be changed here."
+
+
 def _told(request: Request, status: int, title: str, sentence: str) -> Response:
-    if request.url.path.startswith(f"{api.PREFIX}/"):
+    if request.url.path.startswith(f"{PREFIX}/"):
         return JSONResponse({"error": {"code": CODES.get(status, "failed"), "message": sentence}}, status)
     return page(request, "error.html", status=status, title=title, sentence=sentence)
 
@@ -103,7 +108,7 @@ def _bad_request(request: Request, error: Exception) -> Response:
 def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     title = "Not found" if status == 404 else "Refused"
-    sentence = error.detail if isinstance(error, Denied) else "There is no such page, or not for this kind of request."
+    sentence = error.detail if isinstance(error, Denied) else NOWHERE
     told = _told(request, status, title, sentence)
     told.headers.update(getattr(error, "headers", None) or {})
     return told

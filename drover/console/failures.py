@@ -1,5 +1,7 @@
 """How the API tells what is wrong."""
 
+from typing import Any
+
 from pydantic import BaseModel
 
 
@@ -27,3 +29,11 @@ CODES = {
     503: "unavailable",
 }
 """{status: stable code}."""
+
+PREFIX = "/api/v1"
+ALWAYS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Failure, "description": "A value is not allowed."},
+    401: {"model": Failure, "description": "A token is needed, or the one that was given is not valid."},
+    503: {"model": Failure, "description": "The database, the broker or a host does not answer."},
+}
+"""What every path may answer."""

@@ -229,6 +229,8 @@ class SourceDisk(Part):
     """User and group of its image by their names, and its mode. None: a worker of an earlier version did not look."""
     group: str | None = None
     mode: int | None = None
+    written: Many[str] = ()
+    """The names of the bitmaps of `workers.qemu.written` that it has."""
 
     @property
     def create_option_string(self) -> str:
@@ -383,6 +385,10 @@ class DestinationPlan(Versioned):
     files: Many[PlannedFile] = ()
     """Backing files before the images that lie on them."""
     folders: Many[PlannedFolder] = ()
+    way_back: int | None = None
+    """The job whose guest left its images here: only what it has written since has to be sent."""
+    no_way_back: str | None = None
+    """Why not, although there are images of it."""
     warnings: Many[str] = ()
     checks: Many[Check] = ()
     """All that was looked at there; `warnings` are the sentences of what was found."""

@@ -106,27 +106,26 @@ def set_aside(ctx: Context) -> None:
     """
     adopt(ctx.settings)
     found = {disk.index: status for disk in ctx.disks if (status := _written_down(ctx, disk)) is not None}
-    aside = {disk.index: _aside(ctx, disk) for disk in ctx.disks}
+    names = {disk.index: aside(ctx, disk) for disk in ctx.disks}
     with ctx.record() as (session, job, _step):
         kept_for = retention_of(session, job.source)
         until = ctx.claim.now() + kept_for
         for disk in job.disks:
-            disk.retired_path = aside.get(disk.index)
+            disk.retired_path = names.get(disk.index)
             disk.retired_until = until
             if disk.index in found:
                 disk.retired_bytes = _taken(found[disk.index])
     for planned in ctx.disks:
         ctx.guard()
         if planned.index in found:
-            with _records:
-                records.retired(ctx.settings, job.id).add({aside[planned.index]: records.mark(found[planned.index])})
-            _rename(ctx, planned, aside[planned.index])
+            again(ctx.settings, job.id, names[planned.index], records.mark(found[planned.index]))
+            _rename(ctx, planned, names[planned.index])
     ctx.job.disks = job.disks
     if not kept_for:
         delete_expired(ctx.settings)
 
 
-def _aside(ctx: Context, disk: PlannedDisk) -> str:
+def aside(ctx: Context, disk: PlannedDisk) -> str:
     """The path of an image, or of a device, once it is set aside."""
     rules = policy.of(ctx.settings)
     if leaving.is_device(disk, rules):
@@ -194,14 +193,26 @@ def delete_expired(settings: Settings) -> None:
         if there is not None and not ours:
             log.warning("%s stays for good: this host did not set it aside", path, extra=about)
             continue
-        with _records:
-            record.forget(path)
+        no_longer(settings, disk.job_id, path)
+        records.way_back(settings, disk.job_id).unlink(missing_ok=True)
         if stays:
             log.info(
                 "%s stays: no storage made it. The guest left it behind, and it was kept long enough", path, extra=about
             )
             continue
         log.info("deleted %s: the guest left it behind, and it was kept long enough", path, extra=about)
+
+
+def again(settings: Settings, job_id: int, path: str, mark: int) -> None:
+    """Write down that an image which a job's guest left behind is there; `mark` is that of `records.mark`."""
+    with _records:
+        records.retired(settings, job_id).add({path: mark})
+
+
+def no_longer(settings: Settings, job_id: int, path: Path) -> None:
+    """It is not, or it is a guest's disk again."""
+    with _records:
+        records.retired(settings, job_id).forget(path)
 
 
 def make_room(settings: Settings) -> None:

@@ -10,6 +10,7 @@ import shutil
 import stat
 import threading
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from sqlalchemy import select
@@ -126,6 +127,25 @@ def set_aside(ctx: Context) -> None:
         delete_expired(ctx.settings)
 
 
+def set_more_aside(ctx: Context, paths: Iterable[Path]) -> None:
+    """Further files that are the guest's alone: kept for as long as its images, gone where those are."""
+    with transaction() as session:
+        kept = select(Disk.job_id).where(Disk.job_id == ctx.job.id, Disk.retired_until.is_not(None))
+        keeps = session.scalar(kept.limit(1)) is not None
+    for path in paths:
+        there = files.status(path)
+        if there is None:
+            continue
+        ctx.guard()
+        if not keeps:
+            files.unlink(path)
+            continue
+        aside = f"{path}.drover-{ctx.job.id}"
+        with _records:
+            records.retired(ctx.settings, ctx.job.id).add({aside: records.mark(there)})
+        files.rename(path, Path(aside).name)
+
+
 def _aside(ctx: Context, disk: PlannedDisk) -> str:
     """The path of an image, or of a device, once it is set aside."""
     rules = policy.of(ctx.settings)
@@ -202,6 +222,23 @@ def delete_expired(settings: Settings) -> None:
             )
             continue
         log.info("deleted %s: the guest left it behind, and it was kept long enough", path, extra=about)
+    for job_id in {disk.job_id for disk in expired}:
+        _delete_more(settings, job_id)
+
+
+def _delete_more(settings: Settings, job_id: int) -> None:
+    """What was set aside beside images, once they are all gone."""
+    with transaction() as session:
+        disks = session.scalars(select(Disk).where(Disk.job_id == job_id)).all()
+    if any(disk.retired_until is not None for disk in disks):
+        return
+    record, images = records.retired(settings, job_id), {disk.retired_path for disk in disks}
+    for path in [Path(name) for name in record.read() if name not in images]:
+        there = files.status(path)
+        if there is not None and record.has(path, there):
+            files.unlink(path)
+        with _records:
+            record.forget(path)
 
 
 def make_room(settings: Settings) -> None:

@@ -5,7 +5,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.job import Side
 from models.launcher import Launcher
-from workers import nbd_server, run_files
+from workers import nbd_server, run_files, tpm
 from workers.images import retention
 from workers.launcher import keep_out, stillness, units
 from workers.qemu.monitor import MonitorLost
@@ -34,6 +34,7 @@ class CleanupSource(StepHandler):
         retention.set_aside(ctx)  # first: what is started anew in its place must not find them
         if launcher is not None:
             await self._end_qemu(ctx, launcher)
+        await self._end_tpm(ctx)
         stillness.end_scripts(ctx)
         units.left(ctx)
         run_files.unlink_dead(ctx.settings, [ctx.source.qmp], ctx.source.pidfile)
@@ -67,6 +68,12 @@ class CleanupSource(StepHandler):
             pass  # it may hang up before it answers
         if not await ctx.source_process.ended(10):
             await ctx.source_process.end()
+
+    async def _end_tpm(self, ctx: Context) -> None:
+        if ctx.source.tpm is not None:
+            ctx.guard()
+            await tpm.end(ctx.source.tpm)
+            retention.set_more_aside(ctx, tpm.states(ctx.source.tpm.state))
 
 
 class CleanupDestination(StepHandler):

@@ -294,6 +294,8 @@ class Disk(Base):
     """Since the copy began, what the guest wrote meanwhile included: it may exceed the size of the disk."""
     bytes_first: Mapped[int | None] = mapped_column(BigInteger)
     """How long the mirror was when this copy of the disk began; None before it, or of a job of Drover 0.1."""
+    delta_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """What the guest had written since it left the image that this copy began with; None: that was empty."""
     ready_at: Mapped[datetime | None]
     retired_path: Mapped[str | None] = mapped_column(Text)
     """Where the source's image was set aside after the move."""

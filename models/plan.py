@@ -114,6 +114,8 @@ class NeededFile(Part):
     """Of an image, like the next."""
     backing: str | None = None
     """The file that it lies on."""
+    secret: str | None = None
+    """There is no such file at the source: the guest's secret of this id has its content on the command line."""
 
 
 class NeededFolder(Part):
@@ -237,10 +239,14 @@ class SourceDisk(Part):
     """For `qemu-img create -o`, such as `cluster_size=65536`; empty for raw."""
     chain: Many[BackingImage] = ()
     """Its backing files, from the one right below it down to the base."""
+    key_secret: str | None = None
+    """Id of the secret that opens it; None: it is not encrypted."""
     owner: str | None = None
     """User and group of its image by their names, and its mode. None: a worker of an earlier version did not look."""
     group: str | None = None
     mode: int | None = None
+    written: Many[str] = ()
+    """The names of the bitmaps of `workers.qemu.written` that it has."""
 
     @property
     def create_option_string(self) -> str:
@@ -346,6 +352,8 @@ class PlannedDisk(Part):
     """How the mirror's target treats discards, see `workers.qemu.known_bugs.mirror_discard`."""
     chain: Many[BackingImage] = ()
     """The backing files that the image made for it has at the destination; only what is above them is copied."""
+    key_secret: str | None = None
+    """See `SourceDisk.key_secret`."""
 
 
 class PlannedFile(Part):
@@ -362,6 +370,8 @@ class PlannedFile(Part):
     format: str | None = None
     backing: str | None = None
     """At the destination."""
+    secret: str | None = None
+    """See `NeededFile.secret`."""
     there: bool = False
     """It was there, and equal, when the destination was asked."""
 
@@ -402,6 +412,10 @@ class DestinationPlan(Versioned):
     """Backing files before the images that lie on them."""
     folders: Many[PlannedFolder] = ()
     tpm: PlannedTpm | None = None
+    way_back: int | None = None
+    """The job whose guest left its images here: only what it has written since has to be sent."""
+    no_way_back: str | None = None
+    """Why not, although there are images of it."""
     warnings: Many[str] = ()
     checks: Many[Check] = ()
     """All that was looked at there; `warnings` are the sentences of what was found."""

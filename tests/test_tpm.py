@@ -1,5 +1,6 @@
 """An emulated TPM: which process it is, and how another one is started for the next QEMU, which ends with that."""
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -168,5 +169,5 @@ def test_the_state_of_another_tpm_is_in_the_way_and_taken_back_is_only_the_state
         (tmp_path / name).touch()
     [check] = tpm.in_the_way(plan)
     assert "tpm2-00.permall, the state of a TPM, exists already" in check.seen
-    tpm.take_back(plan)
+    asyncio.run(tpm.take_back(plan))
     assert [path.name for path in tmp_path.iterdir()] == ["log"]

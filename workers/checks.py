@@ -265,10 +265,11 @@ INTERNAL_SNAPSHOTS = Kind(
     remedy="delete them",
     live=True,
 )
-ENCRYPTED_IMAGE = Kind(
-    name="encrypted-image",
-    what="encrypted images",
-    why="it is encrypted, and the copy would not be",
+DETACHED_HEADER = Kind(
+    name="detached-header",
+    what="LUKS with a detached header",
+    why="its LUKS header is in another file",
+    remedy="convert it (`qemu-img convert`) to an image with its header in it",
 )
 DATA_FILE = Kind(name="data-file", what="qcow2 with a data file", why="its data lies in a separate file (data-file)")
 DIRTY_BITMAPS = Kind(
@@ -473,6 +474,13 @@ KNOWN_BUG = Kind(
     what="bugs of the QEMUs that concern this guest",
     verdict=Verdict.WARN,
 )
+FURTHER_KEYS = Kind(
+    name="further-keys",
+    what="LUKS images with several passphrases",
+    why="it is made anew with the passphrase by which the guest opens it alone: its other key slots are not copied",
+    remedy="add the other passphrases again after the move (`qemu-img amend`)",
+    verdict=Verdict.WARN,
+)
 CHANGED_DISK = Kind(
     name="changed-disk",
     what="block devices that become image files, and devices that are overwritten",
@@ -511,6 +519,11 @@ MOVED = (
     Supported(
         what="raw and qcow2 images on virtio-blk, virtio-scsi, SATA, IDE and USB",
         how="mirrored while the guest runs; size, cluster size and further options of the format are kept",
+    ),
+    Supported(
+        what="LUKS, raw and within qcow2",
+        how="the new image is encrypted likewise, with a key of its own and the same passphrase; that goes along as a "
+        "secret, also one that stands on the command line (`-object secret,data=`): it is a file of mode 0600 there",
     ),
     Supported(
         what="read-only media, firmware, kernel, initrd, `-fw_cfg`, SMBIOS and ACPI tables, option ROMs, secrets",

@@ -36,7 +36,7 @@ from workers.images import links
 from workers.launcher import found, stillness
 from workers.media import listing
 from workers.processes import Process
-from workers.qemu import block, cpu, known_bugs, plugged, present_media, topology
+from workers.qemu import block, cpu, inline_secrets, known_bugs, plugged, present_media, topology
 from workers.qemu.disks import (
     ReadOnlyImage,
     disk_refusals,
@@ -82,7 +82,9 @@ def _argv(pid: int) -> list[str]:
 async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> Inspection:
     qmp = question.qmp
     identity = _process(monitor.pid)
-    identity = identity.saying(await plugged.as_it_is_now(monitor, identity.argv))
+    secrets = inline_secrets.contents(identity.argv)
+    argv = inline_secrets.in_files(identity.argv, _place(identity, qmp, settings))
+    identity = identity.saying(await plugged.as_it_is_now(monitor, argv))
     told, kvm, machine_type, status, memory, cpus, uuid = await asyncio.gather(
         monitor.query("query-version"),
         monitor.query("query-kvm"),
@@ -109,6 +111,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         (qmp, identity.pidfile, *tpm.places(emulator)),
         settings,
         question.chain,
+        secrets,
     )
     version = known_bugs.version(told)
     accel: known_bugs.Accel = "kvm" if kvm["enabled"] else "tcg"
@@ -184,6 +187,13 @@ def _process(pid: int) -> _Identity:
     pidfile = next((after for word, after in pairwise(started.argv) if word == "-pidfile"), None)
     handed = taps.handed_over(alive, started.argv)
     return _Identity(process=alive, started=started, exe=exe, pidfile=pidfile, handed=handed)
+
+
+def _place(identity: _Identity, qmp: str, settings: Settings) -> str:
+    """A path below the guest root that is this guest's alone."""
+    if qmp.startswith("/"):
+        return qmp
+    return identity.pidfile or str(settings.guest_root / f"qemu-{identity.process.pid}")
 
 
 def _forbidden(identity: _Identity, settings: Settings) -> list[Check]:

@@ -6,7 +6,7 @@ Whatever the database or another host says, a guest is started here only within 
 import os
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -200,7 +200,11 @@ class HostPolicy:
     def may_run(self, program: str) -> bool:
         """A guest may be run by this program."""
         wanted = Path(program).resolve()
-        return any(path.resolve() == wanted for path in (_on_path() if self.file.qemu is None else self.file.qemu))
+        return any(path.resolve() == wanted for path in self.qemus())
+
+    def qemus(self) -> Iterable[Path]:
+        """The programs that may run guests."""
+        return _on_path() if self.file.qemu is None else self.file.qemu
 
     def may_start(self, program: str) -> bool:
         """QEMU may start this program."""

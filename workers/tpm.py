@@ -4,6 +4,7 @@ The TPM's state goes along in the RAM stream: the source's QEMU reads it from it
 a new one that begins with nothing. `workers.as_user` starts that right before it becomes the QEMU, and it ends with it.
 """
 
+import asyncio
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,7 @@ NUMBERS = words_of("uid gid")
 """Of the socket's owner: the QEMU's user gets it."""
 STATES = tuple(f"{kind}-00.{part}" for kind in ("tpm", "tpm2") for part in ("permall", "volatilestate", "savestate"))
 LOCK = ".lock"
+ENDS_WITHIN_S = 5.0
 
 
 class Strange(Exception):
@@ -227,8 +229,12 @@ def in_the_way(plan: PlannedTpm | None) -> list[Check]:
     return found
 
 
-def take_back(plan: PlannedTpm) -> None:
+async def take_back(plan: PlannedTpm) -> None:
     """The move is rolled back and its incoming QEMU has ended: what its TPM has left goes. None was there before."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ENDS_WITHIN_S):
+            while listens(Path(plan.socket)):  # noqa: ASYNC110 - it is no child of this process
+                await asyncio.sleep(0.02)
     for path in (*states(plan.state), Path(plan.state, LOCK)):
         if files.status(path) is not None:
             files.unlink(path)

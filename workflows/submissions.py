@@ -19,6 +19,7 @@ from models.documents import DOWNTIME_MS, AllowedHosts, MigrationOptions, Recurr
 from models.plan import Chain, Layout
 from models.storage import MOST_THIN_FACTOR
 from workflows import schedule
+from workflows.selectors import Selector
 from workflows.submit_options import SubmitOptions
 
 P = ParamSpec("P")
@@ -212,12 +213,23 @@ class DrainSubmission(Submission):
     """Only these take guests; an empty list: all."""
     exclude: Many[HostName] = Field((), description=HOST_NAMES)
     """These take no guest."""
+    selector: Text | None = Field(None, description="a text like tier=db,!pinned")
+    """Only guests that it selects by their labels; without it all."""
     every: Text | None = Field(None, description="a text like '0 22 * * 6'")
     """When it is repeated; the first time is the next of these, unless `at` is given."""
 
     def allowed_hosts(self) -> AllowedHosts:
         """Where its guests may go."""
         return AllowedHosts(to=self.to, exclude=self.exclude)
+
+    def selected(self) -> str | None:
+        """Its selector.
+
+        Raises:
+            PreconditionFailed: that is not understood.
+        """
+        _named("selector", Selector.read, self.selector)
+        return self.selector
 
     def recurrence(self) -> Recurrence | None:
         """When it is repeated.

@@ -16,6 +16,7 @@ from drover.cli.options import (
     IdempotencyKey,
     LauncherStays,
     MaxDowntime,
+    Selected,
     Timeout,
     Wait,
     examples,
@@ -64,6 +65,7 @@ def group() -> None:
     epilog=examples(
         "drover drain hv1 --dry-run",
         "drover drain hv1 --wait",
+        "drover drain hv1 --selector 'tier=db,!pinned'",
         "drover drain hv1 --window 22:00-04:00 --timezone Europe/Berlin --seed-now",
         "drover drain submit hv1 --to hv2 --to hv3 --idempotency-key kernel-42 --json",
     )
@@ -72,6 +74,7 @@ def submit(
     host: HostName,
     to: To = None,
     exclude: Exclude = None,
+    selector: Selected = None,
     dry_run: DryRun = False,
     wait: Wait = False,
     timeout: Timeout = None,
@@ -103,6 +106,7 @@ def submit(
         host,
         to=to,
         exclude=exclude,
+        selector=selector,
         max_downtime_ms=max_downtime_ms,
         bandwidth=bandwidth,
         launcher_stays=launcher_stays,
@@ -185,14 +189,18 @@ def bring_home(
 @app.command("list", epilog=examples("drover drain list", "drover drain list --all --json"))
 def list_drains(
     everything: Annotated[bool, typer.Option("--all", help="Those that are done or cancelled as well.")] = False,
+    selector: Selected = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="The newest N.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """List the drains and returns that go on or have left something, newest first."""
     from drover.cli import drain_view
     from drover.views import drain_queries
+    from workflows.selectors import Selector
 
-    drain_view.listed(drain_queries.newest(everything=everything, limit=limit), everything, as_json=as_json)
+    wanted = Selector.read(selector) if selector else None
+    shots = drain_queries.newest(everything=everything, limit=limit, selector=wanted)
+    drain_view.listed(shots, everything, as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain show 3", "drover drain show --key kernel-42 --json"))

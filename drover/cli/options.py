@@ -66,6 +66,25 @@ def duration(text: str) -> timedelta:
     raise typer.BadParameter(f"{text!r} is not a duration: write for example 90s, 10m, 24h or 7d")
 
 
+Selected = Annotated[
+    str | None,
+    typer.Option(
+        "--selector",
+        metavar="LABELS",
+        help="Only with these labels: KEY=VALUE, KEY=A|B, KEY!=VALUE, KEY, !KEY; commas between them.",
+        show_default="all",
+    ),
+]
+Label = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY[=VALUE]", help="Set a label; may be repeated.", show_default=False),
+]
+Unlabel = Annotated[
+    list[str] | None,
+    typer.Option("--unlabel", metavar="KEY", help="Take a label away; may be repeated.", show_default=False),
+]
+
+
 def examples(*commands: str) -> str:
     """An epilog with one example per line."""
     return block("Examples", *("$ " + command.replace("[", r"\[") for command in commands))

@@ -10,12 +10,15 @@ from models.guest import Guest
 from models.host import Host
 from models.job import Job, unfinished
 from workflows.host_rpc import alive
+from workflows.selectors import Selector
+
+ALL = Selector()
 
 
-def hosts() -> list[Document]:
-    """All hosts, by name."""
+def hosts(selector: Selector = ALL) -> list[Document]:
+    """All hosts, or those that are selected, by name."""
     guests = select(func.count()).where(Guest.host == Host.name).scalar_subquery()
-    query = select(Host, alive(settings()), guests).order_by(Host.name)
+    query = select(Host, alive(settings()), guests).where(selector.condition(Host.labels)).order_by(Host.name)
     with transaction() as session:
         return [
             serializers.host_document(host, is_alive=is_alive, guests=count)
@@ -23,9 +26,10 @@ def hosts() -> list[Document]:
         ]
 
 
-def guests() -> list[Document]:
-    """All guests, by name, each with the job that holds it."""
+def guests(selector: Selector = ALL) -> list[Document]:
+    """All guests, or those that are selected, by name, each with the job that holds it."""
     there = select(Guest, Job.id, alive(settings())).join(Host, Host.name == Guest.host)
+    there = there.where(selector.condition(Guest.labels))
     query = there.outerjoin(Job, (Job.guest == Guest.name) & unfinished()).order_by(Guest.name)
     with transaction() as session:
         return [

@@ -231,6 +231,7 @@ def host_document(host: Host, *, is_alive: bool, guests: int) -> Document:
         "guest_memory_bytes": host.guest_memory_bytes,
         "guest_disk_bytes": host.guest_disk_bytes,
         "qemu": host.facts.qemu,
+        "labels": host.labels,
     }
 
 
@@ -253,6 +254,9 @@ def guest_document(guest: Guest, job_id: int | None) -> Document:
         "runstate": guest.runstate,
         "gone_at": iso(guest.gone_at),
         "twin": guest.twin,
+        "labels": guest.labels,
+        "never_drain": guest.never_drain,
+        "never_drain_until": iso(guest.never_drain_until),
     }
 
 

@@ -2,12 +2,14 @@
 
 from drover.errors import Fatal
 from models.database import transaction
+from models.evidence import Evidence
 from models.guest import Guest
 from models.job import Side
 from models.launcher import Launcher
 from workers import nbd_server, run_files, tpm
-from workers.images import retention
+from workers.images import retention, way_back
 from workers.launcher import keep_out, stillness, units
+from workers.qemu import written
 from workers.qemu.monitor import MonitorLost
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
@@ -34,6 +36,7 @@ class CleanupSource(StepHandler):
         retention.set_aside(ctx)  # first: what is started anew in its place must not find them
         if launcher is not None:
             await self._end_qemu(ctx, launcher)
+        way_back.write_down(ctx, *_left(ctx))
         await self._end_tpm(ctx)
         stillness.end_scripts(ctx)
         units.left(ctx)
@@ -74,6 +77,14 @@ class CleanupSource(StepHandler):
             ctx.guard()
             await tpm.end(ctx.source.tpm)
             retention.set_more_aside(ctx, tpm.states(ctx.source.tpm.state))
+
+
+def _left(ctx: Context) -> tuple[str, dict[str, Evidence]]:
+    """The name of what records the guest's writes from the switchover on, and what its images were then."""
+    told = supervisor.committed(ctx)
+    line = (told and told.last("left")) or {"images": {}}
+    bitmap = written.name(ctx.job.id, ctx.served_at.nonce)
+    return bitmap, {path: Evidence(**seen) for path, seen in line["images"].items()}
 
 
 class CleanupDestination(StepHandler):

@@ -4,6 +4,7 @@ import logging
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from drover import logs
 from drover.errors import Fatal, PreconditionFailed, Transient
@@ -11,6 +12,7 @@ from drover.settings import Settings, StreamSecurity
 from models.documents import NbdServer
 from models.job import Side
 from workers import files, host_key, known_hosts, processes
+from workers.images import way_back
 from workers.processes import Process
 from workers.step import Context
 from workers.streams import client, credentials, local
@@ -54,7 +56,9 @@ async def serve(ctx: Context, nonce: str) -> None:
         address, port = listening.getsockname()[:2]
         mine, theirs = _credentials(ctx)
         secret = credentials.make_secret()
+        way = way_back.taken(ctx.directory)
         told = {"job": ctx.job.id, "address": address, "port": port, "secret": secret}
+        told |= {"bitmap": way.bitmap} if way is not None else {}
         sealed = host_key.seal(ctx.settings, _peer_key(ctx), told | {"credentials": theirs and vars(theirs)})
         ctx.note(
             nbd_server=NbdServer(nonce=nonce, address=address, port=port, streams=ctx.settings.streams, sealed=sealed)
@@ -70,12 +74,17 @@ def _credentials(ctx: Context) -> tuple[Credentials | None, Credentials | None]:
     if ctx.settings.streams is StreamSecurity.PLAIN:
         return None, None
     if ctx.settings.streams is StreamSecurity.CERTIFICATES:
-        return _of_operator(ctx.settings, ctx.job.source), None
+        return of_operator(ctx.settings, ctx.job.source), None
     pair = credentials.make()
     return pair.server, pair.client
 
 
-def _of_operator(ours: Settings, peer: str) -> Credentials:
+def of_operator(ours: Settings, peer: str) -> Credentials:
+    """Those that the settings name.
+
+    Raises:
+        Fatal: a file cannot be read.
+    """
     paths = (ours.tls_certificate, ours.tls_key, ours.tls_authority)
     try:
         certificate, key, authority = (path.read_text() for path in paths if path is not None)
@@ -90,14 +99,23 @@ def bind(ours: Settings, wanted: int | None = None) -> socket.socket:
     Raises:
         Transient: none is free.
     """
-    family = socket.AF_INET6 if ":" in ours.address else socket.AF_INET
     span = range(ours.ports.first, ours.ports.last + 1)
     for port in [*([wanted] if wanted in span else []), *span]:
         try:
-            return socket.create_server((ours.address, port), family=family, backlog=local.BACKLOG)
+            return listen(ours, port)
         except OSError as error:
             log.debug("port %s is not free: %s", port, error)
     raise Transient(f"none of the ports {ours.ports} of {ours.host} is free: give it more with DROVER_PORTS")
+
+
+def listen(ours: Settings, port: int) -> socket.socket:
+    """A listening socket on a port of this host.
+
+    Raises:
+        OSError: it is not free.
+    """
+    family = socket.AF_INET6 if ":" in ours.address else socket.AF_INET
+    return socket.create_server((ours.address, port), family=family, backlog=local.BACKLOG)
 
 
 async def connect(ctx: Context) -> None:
@@ -156,24 +174,19 @@ def _knock(address: str, port: int) -> bool | None:
     return True
 
 
+def begun_with(ctx: Context) -> str | None:
+    """On the source: the name of the bitmaps that hold all in which the destination's images differ from the guest's
+    disks; None: these are empty. Errors as for `connect`.
+    """
+    bitmap = _told(ctx).get("bitmap")
+    return None if bitmap is None else str(bitmap)
+
+
 def _parameters(ctx: Context, listening: dict[str, int]) -> ClientParameters:
-    served = ctx.served_at
-    if served.sealed is None:
-        raise Transient(f"{ctx.job.destination} has not offered encrypted streams yet")
-    if served.streams is not ctx.settings.streams:
-        raise Fatal(
-            f"DROVER_STREAMS is {ctx.settings.streams} on {ctx.job.source} and {served.streams} on "
-            f"{ctx.job.destination}: both hosts need the same"
-        )
-    try:
-        told = host_key.unseal(ctx.settings, _peer_key(ctx), served.sealed)
-    except host_key.NotFromThatHost as error:
-        raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: {error}") from error
-    if told["job"] != ctx.job.id:
-        raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: it is of job {told['job']}")
+    told = _told(ctx)
     given = Credentials(**told["credentials"]) if told["credentials"] else None
-    if served.streams is StreamSecurity.CERTIFICATES:
-        given = _of_operator(ctx.settings, ctx.job.destination)
+    if ctx.served_at.streams is StreamSecurity.CERTIFICATES:
+        given = of_operator(ctx.settings, ctx.job.destination)
     return ClientParameters(
         sockets={stream: str(ctx.directory.socket(stream)) for stream in STREAMS},
         secret=told["secret"],
@@ -183,6 +196,25 @@ def _parameters(ctx: Context, listening: dict[str, int]) -> ClientParameters:
         guest_pid=ctx.source.pid,
         listening=listening,
     )
+
+
+def _told(ctx: Context) -> dict[str, Any]:
+    """What the destination sealed for this host."""
+    served = ctx.served_at
+    if served.sealed is None:
+        raise Transient(f"{ctx.job.destination} has not offered encrypted streams yet")
+    if served.streams is not ctx.settings.streams:
+        raise Fatal(
+            f"DROVER_STREAMS is {ctx.settings.streams} on {ctx.job.source} and {served.streams} on "
+            f"{ctx.job.destination}: both hosts need the same"
+        )
+    try:
+        told: dict[str, Any] = host_key.unseal(ctx.settings, _peer_key(ctx), served.sealed)
+    except host_key.NotFromThatHost as error:
+        raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: {error}") from error
+    if told["job"] != ctx.job.id:
+        raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: it is of job {told['job']}")
+    return told
 
 
 def _peer_key(ctx: Context) -> str:

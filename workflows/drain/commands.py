@@ -22,6 +22,7 @@ from workflows.drain import planner
 from workflows.drain.planner import Forecast, guests_of, known
 from workflows.migration import claims, jobs
 from workflows.migration.jobs import wake
+from workflows.selectors import Selector
 from workflows.submissions import DrainSubmission, is_text
 from workflows.submit_options import SubmitOptions
 
@@ -38,6 +39,8 @@ class DrainRequest:
     options: MigrationOptions = field(default_factory=MigrationOptions)
     terms: SubmitOptions = field(default_factory=SubmitOptions)
     recurrence: Recurrence | None = None
+    selector: str | None = None
+    """See `Drain.selector`."""
 
     @classmethod
     def of(cls, kind: DrainKind, submission: DrainSubmission) -> "DrainRequest":
@@ -53,6 +56,7 @@ class DrainRequest:
             options=submission.options(),
             terms=submission.submit_options(),
             recurrence=submission.recurrence(),
+            selector=submission.selected(),
         )
 
 
@@ -92,7 +96,8 @@ def submitted_or_forecast(
     try:
         receivers.check(request.terms.webhook)
         where, terms, options = request.where, request.terms, request.options
-        return None, planner.forecast(request.kind, request.host, where, terms, options, tried=tried)
+        selector = Selector.read(request.selector)
+        return None, planner.forecast(request.kind, request.host, where, terms, options, selector=selector, tried=tried)
     except PreconditionFailed:  # the conflict may be with this very drain, submitted at the same moment
         if earlier := _submitted(request, idempotency_key):
             return earlier, None
@@ -118,13 +123,15 @@ def _same(session: Session, key: str | None, request: DrainRequest) -> Drain | N
 
 def _insert(session: Session, request: DrainRequest, forecast: Forecast | None, key: str | None) -> Drain:
     known(session, [request.host, *request.where.to, *request.where.exclude])
+    selector = Selector.read(request.selector)
     if (
         request.kind is DrainKind.RETURN
         and not request.terms.not_before
-        and not guests_of(session, request.kind, request.host)
+        and not guests_of(session, request.kind, request.host, selector)
     ):
+        which = f" and is selected by {request.selector!r}" if request.selector else ""
         raise PreconditionFailed(
-            f"no guest that was drained from {request.host} is away: `drover host uncordon` opens it"
+            f"no guest that was drained from {request.host}{which} is away: `drover host uncordon` opens it"
         )
     terms = request.terms
     if forecast is not None and terms.window and forecast.plan.left and not forecast.plan.placements:
@@ -135,6 +142,7 @@ def _insert(session: Session, request: DrainRequest, forecast: Forecast | None, 
         host=request.host,
         idempotency_key=key,
         allowed_hosts=request.where,
+        selector=request.selector,
         options=request.options,
         **vars(terms),
         recurrence=request.recurrence,

@@ -233,7 +233,7 @@ async def take_back(plan: PlannedTpm) -> None:
     """The move is rolled back and its incoming QEMU has ended: what its TPM has left goes. None was there before."""
     with suppress(TimeoutError):
         async with asyncio.timeout(ENDS_WITHIN_S):
-            while listens(Path(plan.socket)):  # noqa: ASYNC110 - it is no child of this process
+            while listens(Path(plan.socket)):
                 await asyncio.sleep(0.02)
     for path in (*states(plan.state), Path(plan.state, LOCK)):
         if files.status(path) is not None:

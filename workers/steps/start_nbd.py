@@ -52,6 +52,7 @@ class StartNbd(StepHandler):
         if ctx.held is not None:
             await asyncio.to_thread(units.take_back, ctx)
             if ctx.destination.tpm is not None:
+                ctx.guard()
                 await tpm.take_back(ctx.destination.tpm)
         await nbd_server.stop(ctx)
         await streams.stop(ctx)

@@ -6,9 +6,10 @@ from models.evidence import Evidence
 from models.guest import Guest
 from models.job import Side
 from models.launcher import Launcher
-from workers import nbd_server, run_files, tpm
+from workers import incoming_qemu, nbd_server, run_files, tpm
 from workers.images import retention, way_back
 from workers.launcher import keep_out, stillness, units
+from workers.proof import process, reading
 from workers.qemu import written
 from workers.qemu.monitor import MonitorLost
 from workers.step import Context, StepHandler
@@ -42,6 +43,7 @@ class CleanupSource(StepHandler):
         units.left(ctx)
         run_files.unlink_dead(ctx.settings, [ctx.source.qmp], ctx.source.pidfile)
         await supervisor.kill_all(ctx)
+        await reading.stop(ctx)
         await streams.stop(ctx)
         ctx.directory.remove()
 
@@ -100,6 +102,14 @@ class CleanupDestination(StepHandler):
 
     async def do(self, ctx: Context) -> None:
         await nbd_server.stop(ctx)
+        await self._answers_no_more(ctx)
         await supervisor.kill_all(ctx)
         await streams.stop(ctx)
         ctx.directory.remove()
+
+    async def _answers_no_more(self, ctx: Context) -> None:
+        try:
+            await process.stop(ctx)
+        except MonitorLost:
+            if incoming_qemu.running(ctx) is not None:
+                raise

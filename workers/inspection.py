@@ -28,6 +28,7 @@ from workers import (
     sockets,
     started_as,
     taps,
+    tpm,
 )
 from workers.as_started import AsStarted
 from workers.files import UnsafePath
@@ -101,13 +102,14 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         _blockers(monitor, identity.argv),
     )
     forbidden = _forbidden(identity, settings)
+    emulator, strange = await asyncio.to_thread(tpm.read, argv)
     needed = await asyncio.to_thread(
         listing.listed,
         argv,
         identity.process,
         disks,
         media,
-        (qmp, identity.pidfile),
+        (qmp, identity.pidfile, *tpm.places(emulator)),
         settings,
         question.chain,
         secrets,
@@ -118,7 +120,8 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
     launcher = await asyncio.to_thread(_launcher, identity.process, settings)
     stays = [checks.LAUNCHER_STAYS.found(launcher.stays)] if launcher.stays else []
     untold = [*process_state.untold(identity.argv), *await process_state.exports(monitor)]
-    seen_of_it = checks.told_once([*untold, *forbidden, *found, *needed.refusals, *blockers, *stays, *bugs])
+    against = [*forbidden, *found, *strange, *needed.refusals, *blockers, *stays]
+    seen_of_it = checks.told_once([*against, *untold, *bugs])
     seen = Inspection(
         pid=identity.process.pid,
         started=identity.process.started,
@@ -136,6 +139,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         cpus=len(cpus),
         devices=tuple(devices),
         started_as=started_as.read(identity.process, identity.argv, identity.handed),
+        tpm=emulator,
         topology=layout,
         disks=disks,
         files=tuple(needed.files.values()),

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from drover.errors import PreconditionFailed
 from drover.settings import FORMER_VARIABLES, Settings, amount, former, settings
 from models import fleet
+from models.budget import BandwidthHours
 from models.database import transaction
 from models.fleet import Bandwidth, FleetLimits, Limits, Retention
 from models.host import Host
@@ -18,7 +19,7 @@ from workflows.hosts import existing
 from workflows.migration.jobs import wake
 from workflows.selectors import relabelled
 
-OF_ONE_HOST = {"bandwidth_bytes_per_s": Bandwidth, "retention": Retention}
+OF_ONE_HOST = {"bandwidth_bytes_per_s": Bandwidth, "bandwidth_hours": BandwidthHours, "retention": Retention}
 """Limits that a host may have of its own, with their types."""
 
 

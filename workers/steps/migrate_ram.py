@@ -102,7 +102,7 @@ class MigrateRamSource(StepHandler):
             await stillness.keep_still(ctx)
             await streams.connect(ctx)
             self._start(ctx, attempt)
-        told = await supervisor.watch(ctx, attempt, _Progress(ctx).write)
+        told = await supervisor.watch(ctx, attempt, _Progress(ctx, attempt).write)
         if not told.committed and not _died_after_ending_mirrors(ctx, told):
             await self._keep(ctx, told)
 
@@ -158,6 +158,7 @@ class MigrateRamSource(StepHandler):
             live=ctx.destination.ram == "live",
             max_downtime_ms=ctx.job.options.max_downtime_ms,
             bandwidth_bytes_per_s=mirrors.budget(ctx),
+            rate_file=str(ctx.directory.rate_file(self.side, attempt)),
             deadline_s=DEADLINE_S,
             devices=list(ctx.source.devices),
             closes_at=self._closes_at(ctx),
@@ -225,10 +226,13 @@ def _died_after_ending_mirrors(ctx: Context, told: JournalState) -> bool:
 
 
 class _Progress:
-    """Writes the RAM's progress to the database and Flower, at most once a second."""
+    """Writes the RAM's progress to the database and Flower, and what it may take now for the process that sends it; at
+    most once a second.
+    """
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, attempt: int) -> None:
         self.ctx, self.next_at = ctx, 0.0
+        self.rate_file = ctx.directory.rate_file(Side.SOURCE, attempt)
 
     def write(self, ram: dict[str, int]) -> None:
         if not ram or time.monotonic() < self.next_at:
@@ -239,3 +243,6 @@ class _Progress:
 
     def _record(self, ram: dict[str, int]) -> None:
         self.ctx.note(ram=RamProgress.read(ram), progress_at=self.ctx.claim.now())
+        written = self.rate_file.with_suffix(".rate.new")
+        written.write_text(str(mirrors.budget(self.ctx)))
+        written.replace(self.rate_file)  # half a number is another number

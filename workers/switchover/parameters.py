@@ -105,6 +105,8 @@ class SourceParameters(Parameters):
     max_downtime_ms: int
     bandwidth_bytes_per_s: int
     """Of the RAM stream; 0 is unlimited."""
+    rate_file: str = ""
+    """Has the same while it is being sent, as a number; empty: a worker of an earlier version does not write it."""
     deadline_s: float
     """Give up when RAM has not converged by then."""
     devices: list[str]

@@ -8,7 +8,7 @@ import asyncio
 import math
 import os
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,6 +61,7 @@ class Source:
         self.events = guest.listen("MIGRATION", "MIGRATION_PASS", "STOP", "SHUTDOWN", "BLOCK_JOB_ERROR")
         self.passes = 0
         self.report_at = 0.0
+        self.rate = order.bandwidth_bytes_per_s
         self.stopped_at = 0.0
         self.pre_switchover_at = 0.0
 
@@ -197,8 +198,18 @@ class Source:
             event = None
         if time.monotonic() > self.report_at:
             await self.report()
+            await self.obey()
         self.check_peer()
         return not await self.handle(event)
+
+    async def obey(self) -> None:
+        """Send as fast as the worker says that the budgets allow now."""
+        rate = self.rate
+        with suppress(OSError, ValueError):  # none yet, or it is being written
+            rate = int(Path(self.order.rate_file).read_text())
+        if rate != self.rate:
+            await self.guest.execute("migrate-set-parameters", max_bandwidth=rate or UNLIMITED)
+            self.rate = rate
 
     async def handle(self, event: Any) -> bool:
         """Handle an event; True at pre-switchover. Without one, query the state: events may be lost silently."""

@@ -151,17 +151,8 @@ def test_what_cannot_be_a_budget_is_refused() -> None:
 
 @pytest.mark.usefixtures("moves")
 def test_budgets_are_set_listed_and_removed_on_the_command_line() -> None:
-    words = (
-        "budget",
-        "set",
-        "uplink",
-        "--from",
-        "host=one",
-        "--bandwidth",
-        "1G/s",
-        "--bandwidth-at",
-        "08:00-20:00=200M/s",
-    )
+    by_hours = ("--bandwidth-at", "08:00-20:00=200M/s")
+    words = ("budget", "set", "uplink", "--from", "host=one", "--bandwidth", "1G/s", *by_hours)
     said = drover(*words)
     assert said.stdout == (
         "uplink: 1.0 GB/s for all moves from host=one to all hosts, 08:00-20:00 UTC: 200.0 MB/s\n"

@@ -88,6 +88,50 @@ def describe(
     host_view.described(fleet_limits.describe_host(host, wanted, label or (), unlabel or ()), as_json=as_json)
 
 
+@app.command(
+    "ok-to-drain",
+    epilog=examples("drover host ok-to-drain hv2", "drover host ok-to-drain hv2 --window 22:00-04:00 --json"),
+)
+def ok_to_drain(
+    host: HostName,
+    window: schedule_options.Hours = None,
+    timezone: schedule_options.Timezone = "UTC",
+    as_json: AsJson = False,
+) -> None:
+    """Ask all hosts whether a host could be emptied now, how long it takes, and what stands in the way.
+
+    Exit code 3: it could not. Changes nothing.
+    """
+    from drover.cli import headroom_view
+    from workflows import schedule
+    from workflows.drain import headroom
+
+    hours = schedule.window(window, timezone) if window else None
+    headroom_view.verdict(headroom.ok_to_drain(host, hours), as_json=as_json)
+
+
+@app.command(
+    "headroom", epilog=examples("drover host headroom", "drover host headroom --selector rack=r1 --window 22:00-04:00")
+)
+def headroom_of_all(
+    selector: Selected = None,
+    window: schedule_options.Hours = None,
+    timezone: schedule_options.Timezone = "UTC",
+    as_json: AsJson = False,
+) -> None:
+    """List which hosts could be emptied, each alone, how long it takes, and what stands in the way.
+
+    By what is on record: `drover host ok-to-drain` asks.
+    """
+    from drover.cli import headroom_view
+    from workflows import schedule
+    from workflows.drain import headroom
+    from workflows.selectors import Selector
+
+    hours = schedule.window(window, timezone) if window else None
+    headroom_view.listed(headroom.of_all(Selector.read(selector), hours), as_json=as_json)
+
+
 @app.command(epilog=examples("drover host cordon hv2"))
 def cordon(host: HostName, as_json: AsJson = False) -> None:
     """Let a host take no guest. Those that it has stay, and moves that have begun go on."""

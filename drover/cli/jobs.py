@@ -15,6 +15,7 @@ from drover.cli.options import (
     Selected,
     Timeout,
     Wait,
+    duration,
     examples,
 )
 
@@ -125,6 +126,33 @@ def change(
     changes = schedule_options.changes(bandwidth, max_downtime_ms, window, timezone, priority)
     jobs.change(job_id, changes)
     job_view.show(job_id, as_json=as_json)
+
+
+@app.command("complete-now", epilog=examples("drover job complete-now 7", "drover job complete-now 7 --pause 30s"))
+def complete_now(
+    job_id: JobId,
+    pause: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="The guest may stand still for up to this, like 500ms or 30s.",
+            show_default="tell only",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how long the guest would stand still if a move was completed now whose RAM does not converge; with --pause
+    do so. A hold ends, and the job's own limit of bandwidth.
+    """
+    from drover.cli import job_view
+    from workflows.migration import completion
+
+    price = completion.price(job_id)
+    if pause is None:
+        job_view.price(job_id, price, as_json=as_json)
+        return
+    completion.complete_now(job_id, duration(pause).total_seconds())
+    job_view.goes_on(job_id, as_json=as_json)
 
 
 @app.command(epilog=examples("drover job retry 7"))

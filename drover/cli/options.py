@@ -55,8 +55,8 @@ def rate(text: str) -> int:
     return int(float(found["number"]) * base**exponent)
 
 
-DURATION = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[smhd]?)", re.IGNORECASE)
-SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+DURATION = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>ms|[smhd]?)", re.IGNORECASE)
+SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def duration(text: str) -> timedelta:
@@ -148,8 +148,7 @@ NewBandwidth = Annotated[
         "--bandwidth",
         metavar="RATE",
         parser=rate,
-        help="Bytes per second, like 100M/s; 0 leaves it to the host's budget. A copy of disks obeys within seconds, "
-        "RAM from its next attempt on.",
+        help="Bytes per second, like 100M/s; 0 leaves it to the budgets. Disks and RAM obey within seconds.",
         show_default="as it is",
     ),
 ]

@@ -16,6 +16,7 @@ from models.database import NO_KEY_UPDATE, transaction
 from models.documents import AllowedHosts, MigrationOptions, Recurrence
 from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.host import Host, HostState
+from models.job import Job, unfinished
 from models.said import say
 from workflows import receivers
 from workflows.drain import planner
@@ -257,8 +258,9 @@ def change(drain_id: int, changes: Changes, by: str = "command line") -> Drain:
             raise PreconditionFailed(f"drain {drain_id} has ended, it is {drain.state}: there is nothing to change")
         changes.apply(drain)
         say(session, f"an operator changed it: {changes}", drain=drain_id)
-        for row in sorted(drain.guests, key=lambda row: row.job_id or 0):
-            job = claims.lock(session, row.job_id) if row.job_id is not None else None
+        moves = select(Job.id).where(Job.drain_id == drain_id, unfinished()).order_by(Job.id)
+        for number in session.scalars(moves).all():
+            job = claims.lock(session, number)
             if job is not None and not job.state.finished:
                 jobs.change_locked(session, job, changes, by)
         wake(session)

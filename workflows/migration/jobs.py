@@ -277,8 +277,8 @@ class Changes:
 def change(job_id: int, changes: Changes, by: str = "command line") -> Job:
     """Change how a job is done while it is under way.
 
-    A copy of disks obeys a new limit within seconds; RAM does from its next attempt on. A priority counts until the job
-    begins, a window until an attempt at the switchover has begun.
+    Disks and RAM obey a new limit within seconds. A priority counts until the job begins, a window until an attempt at
+    the switchover has begun.
 
     Raises:
         PreconditionFailed: there is no such job, or it has ended.

@@ -1,4 +1,4 @@
-"""A move that does not converge is completed by a pause that is told beforehand; what is sent obeys while it is sent."""
+"""A move that does not converge is completed by a pause that is told beforehand; whoever sends obeys meanwhile."""
 
 import asyncio
 from pathlib import Path

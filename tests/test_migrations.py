@@ -1,6 +1,6 @@
 """The schema on real Postgres: from empty, from each earlier revision, and in step with the models."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,11 +14,12 @@ from models.base import Base
 from models.budget import Budget
 from models.controller import Controller
 from models.database import engine, transaction
-from models.documents import HostFacts
+from models.documents import Hook, HostFacts
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host, HostRequest, HostState
 from models.job import Attempt, Disk, Job, JobState, Step, StepState, record_event
+from models.roll import HookRun, Roll, RollHost
 from models.storage import Storage, StorageMapping
 from models.webhook import Delivery, Notification, Receiver, ReceiverSecret
 from workflows.migration import chain
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("database")
 
 REVISIONS = [revision.revision for revision in ScriptDirectory.from_config(migrations.config()).walk_revisions()]
 NEW = {"drain", "drain_guest", "delivery", "refused_submission", "webhook_receiver", "webhook_secret", "storage"} | {
-    "storage_mapping"
+    *("storage_mapping", "roll", "roll_host", "hook_run")
 }
 """Tables that earlier revisions do not have."""
 
@@ -111,6 +112,11 @@ def _rows_in_every_table() -> None:
             session.add(
                 Delivery(job_id=job.id, url="http://x", body=Notification(event="job.done", at=datetime.now(UTC)))
             )
+        roll = Roll(max_unavailable=1, hook=Hook(argv=("h",)), back_within=timedelta(hours=1))
+        roll.hosts = [RollHost(host="one", position=1)]
+        session.add(roll)
+        session.flush()
+        session.add(HookRun(roll_id=roll.id, host="one"))
     for table in Base.metadata.sorted_tables:
         assert _keys(table), f"{table.name} is empty: add a row above"
 

@@ -37,6 +37,9 @@ class Root(LazyGroup):
             "Bring the guests home that were drained from a host, and let it take guests again.",
             MOVING,
         ),
+        "roll": Lazy(
+            "drover.cli.rolls:app", "Take hosts out for maintenance in their turn: drain, hook, return, next.", MOVING
+        ),
         "reconcile": Lazy(
             "drover.cli.reconcile:app", "Ask both hosts of every unfinished job where its guest really runs.", MOVING
         ),

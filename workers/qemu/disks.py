@@ -194,6 +194,7 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         create_options=_create_options(medium),
         chain=chain_of(image),
         key_secret=_key_secret(image),
+        written=tuple(sorted(_recorded(medium))),
     )
 
 
@@ -203,6 +204,18 @@ def _key_secret(image: Reply) -> str | None:
         return None
     options = json.loads(str(image["filename"]).removeprefix("json:"))
     return next((str(value) for key, value in _flat(options) if key in {"key-secret", "encrypt.key-secret"}), None)
+
+
+def _recorded(medium: _Medium) -> Iterator[str]:
+    for bitmap in medium.inserted.get("dirty-bitmaps", ()):
+        if misses_nothing(bitmap):
+            yield str(bitmap["name"])
+
+
+def misses_nothing(bitmap: Reply) -> bool:
+    """It is one of ours, and has all that was written since it was made."""
+    named = str(bitmap.get("name", "")).startswith(OUR_BITMAPS)
+    return named and bool(bitmap["recording"]) and not bitmap.get("inconsistent")
 
 
 def _thickness(medium: _Medium) -> dict[str, str]:

@@ -5,15 +5,17 @@ ends with the guest running here.
 """
 
 import asyncio
+import contextlib
 import math
 import os
 import time
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 from drover.errors import DroverError
-from workers.images import manifest
+from workers.images import evidence, manifest
 from workers.qemu import block, limits, migration
 from workers.qemu.monitor import Monitor, connect
 from workers.switchover import channel
@@ -308,6 +310,7 @@ class Source:
         self.phases |= {"stop": 1000 * (self.pre_switchover_at - self.stopped_at)}
         self.phases |= reply.get("phases", {})  # the version before this one sends none
         self.phases["messages"] = downtime_ms - sum(self.phases.values())
+        await self.look_back()
         self.journal.write(
             "resumed",
             stopped_at=self.stopped_at,
@@ -316,6 +319,15 @@ class Source:
             phases={name: round(ms, 3) for name, ms in self.phases.items()},
             ram=migration.ram_progress(await self.guest.query("query-migrate")),
         )
+
+    async def look_back(self) -> None:
+        """What the images are that the guest has just left: QEMU has let go of them, and nobody writes to them now.
+
+        The guest runs over there already. Without this it cannot come back by what has changed.
+        """
+        with contextlib.suppress(DroverError, OSError):
+            left = await asyncio.to_thread(lambda: {path: evidence.of(Path(path)) for path in self.order.images})
+            self.journal.write("left", images={path: asdict(seen) for path, seen in left.items() if seen is not None})
 
     def timed(self, phase: str) -> Timer:
         """Give every millisecond of the pause a name, see `models.job.DOWNTIME_PHASES`."""

@@ -6,7 +6,7 @@ from drover.errors import PreconditionFailed
 from models.base import now
 from models.database import transaction
 from models.guest import Guest
-from models.job import Job, JobState, Side, Step
+from models.job import Job, JobState, Side, Step, StepState
 from models.transitions import Actor, JobEvent, StepEvent
 from workflows.migration import chain, claims, reconcile
 from workflows.migration.chain import StepName
@@ -100,9 +100,12 @@ def _on_to_destination(session: Session, job: Job, why: str, by: str) -> None:
     job.epoch += 1
     job.apply(session, JobEvent.GO_FORWARD, why, actor=Actor.OPERATOR, by=by)
     for step in job.remaining:
+        unproven = step.name == StepName.COMPARE_IMAGES and step.state is StepState.FAILED
         step.apply(StepEvent.REDO, Actor.OPERATOR)
         step.error = None
-        if step.name not in chain.ONCE_COMMITTED or step.host == job.fenced:
+        if unproven:
+            job.way_back_needed = True
+        if unproven or step.name not in chain.ONCE_COMMITTED or step.host == job.fenced:
             _skip(step, why)
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
 from drover.settings import FORMER_VARIABLES, Settings, amount, former, settings
+from drover.words import count
 from models import fleet
 from models.budget import BandwidthHours
 from models.database import transaction
@@ -105,7 +106,7 @@ def _fits_the_hosts(session: Session, wanted: Limits) -> None:
 
 def _too_many_held(held: int, host: str, steps: int) -> str:
     return (
-        f"max-held is {held} and {host} runs {steps} steps at a time (DROVER_CONCURRENCY): moves that are held would "
+        f"max-held is {held} and {host} runs {count(steps, 'step')} at a time (DROVER_CONCURRENCY): moves that are held would "
         "leave no thread for others; make max-held less or DROVER_CONCURRENCY greater"
     )
 

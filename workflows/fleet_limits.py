@@ -106,8 +106,8 @@ def _fits_the_hosts(session: Session, wanted: Limits) -> None:
 
 def _too_many_held(held: int, host: str, steps: int) -> str:
     return (
-        f"max-held is {held} and {host} runs {count(steps, 'step')} at a time (DROVER_CONCURRENCY): moves that are held would "
-        "leave no thread for others; make max-held less or DROVER_CONCURRENCY greater"
+        f"max-held is {held} and {host} runs {count(steps, 'step')} at a time (DROVER_CONCURRENCY): moves that are "
+        "held would leave no thread for others; make max-held less or DROVER_CONCURRENCY greater"
     )
 
 

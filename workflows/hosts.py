@@ -1,14 +1,30 @@
 """Operators' settings of hosts: whether they take guests."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, type_coerce
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from models.database import NO_KEY_UPDATE, transaction
 from models.drain import UNDER_WAY, Drain, DrainKind
 from models.host import Host, HostState
 from models.roll import taken_out_by
 from models.said import say
 from workflows.capacity import CLOSED
+from workflows.selectors import OWN
+
+
+def labels_of(name: str, labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels of a host and, as the label `host`, its name."""
+    return {**labels, OWN: name}
+
+
+def labels() -> ColumnElement[Any]:
+    """The same as part of a statement."""
+    return func.jsonb_concat(type_coerce(Host.labels, JSONB), func.jsonb_build_object(OWN, Host.name))
 
 
 def cordon(name: str) -> Host:
@@ -52,7 +68,7 @@ def existing(session: Session, name: str) -> Host:
     """
     host = session.get(Host, name, with_for_update=NO_KEY_UPDATE)
     if host is None:
-        raise PreconditionFailed(f"there is no host {name!r}: see `drover host list`")
+        raise NotThere(f"there is no host {name!r}: see `drover host list`")
     return host
 
 

@@ -2,6 +2,7 @@
 
 from sqlalchemy import func, select
 
+from drover.errors import NotThere
 from drover.settings import settings
 from drover.views import drain_documents, drain_queries, queries, serializers
 from models.base import Document
@@ -9,6 +10,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, unfinished
+from workflows import hosts as host_rows
 from workflows.host_rpc import alive
 from workflows.selectors import Selector
 
@@ -18,12 +20,24 @@ ALL = Selector()
 def hosts(selector: Selector = ALL) -> list[Document]:
     """All hosts, or those that are selected, by name."""
     guests = select(func.count()).where(Guest.host == Host.name).scalar_subquery()
-    query = select(Host, alive(settings()), guests).where(selector.condition(Host.labels)).order_by(Host.name)
+    query = select(Host, alive(settings()), guests).where(selector.condition(host_rows.labels())).order_by(Host.name)
     with transaction() as session:
         return [
             serializers.host_document(host, is_alive=is_alive, guests=count)
             for host, is_alive, count in session.execute(query)
         ]
+
+
+def host(name: str) -> Document:
+    """One host.
+
+    Raises:
+        NotThere: there is none.
+    """
+    for found in hosts():
+        if found["name"] == name:
+            return found
+    raise NotThere(f"there is no host {name!r}: see `drover host list`")
 
 
 def guests(selector: Selector = ALL) -> list[Document]:

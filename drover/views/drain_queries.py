@@ -7,14 +7,14 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from drover.views.queries import completed, elapsed_s, with_scene
 from models import fleet, refusal
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.host import Host
 from models.job import Job, JobState
-from workflows import leader_election, standing
+from workflows import hosts, leader_election, standing
 from workflows.selectors import Selector
 
 
@@ -97,7 +97,7 @@ def snapshot(drain_id: int) -> DrainShot:
     """
     found = _read(select(Drain, func.now()).where(Drain.id == drain_id))
     if not found:
-        raise PreconditionFailed(f"there is no drain {drain_id}: see `drover drain list --all`")
+        raise NotThere(f"there is no drain {drain_id}: see `drover drain list --all`")
     return found[0]
 
 
@@ -110,7 +110,7 @@ def newest(*, everything: bool, limit: int, selector: Selector | None = None) ->
     if not everything:
         query = query.where(Drain.state.not_in([DrainState.DONE, DrainState.CANCELLED]))
     if selector is not None:
-        query = query.where(Drain.host.in_(select(Host.name).where(selector.condition(Host.labels))))
+        query = query.where(Drain.host.in_(select(Host.name).where(selector.condition(hosts.labels()))))
     return _read(query)
 
 

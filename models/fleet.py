@@ -62,6 +62,12 @@ class Limits(BaseModel):
         description="Budget of each host for all its outgoing disk mirrors together, and of each move for its RAM "
         "(there as it is when the RAM begins); 0: no limit.",
     )
+    plan_approvals: int = Field(
+        default=0,
+        ge=0,
+        le=10,
+        description="Users that must have approved a plan of a drain, besides the one who applies it: 1 is four eyes.",
+    )
     retention: Retention = Field(
         default=timedelta(hours=24),
         description="How long the images that a guest left behind are kept on its former host, counted from its move.",
@@ -91,6 +97,7 @@ class FleetLimits(Base):
     host_patience: Mapped[timedelta] = mapped_column(Interval)
     bandwidth_bytes_per_s: Mapped[int] = mapped_column(BigInteger)
     retention: Mapped[timedelta] = mapped_column(Interval)
+    plan_approvals: Mapped[int] = mapped_column(default=0, server_default="0")
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -1,6 +1,6 @@
 """plans of drains
 
-Revises: 0029
+Revises: 0026
 """
 
 import sqlalchemy as sa
@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0028"
-down_revision = "0029"
+down_revision = "0026"
 branch_labels = None
 depends_on = None
 

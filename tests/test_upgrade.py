@@ -109,7 +109,7 @@ class Fleet:
 @pytest.fixture
 def old_fleet(previous: Path) -> Iterator[Fleet]:
     """Two hosts, a controller and a guest, all by the previous version; this process is pointed at them."""
-    lab = Lab(Path(tempfile.mkdtemp(prefix="du", dir="/tmp")))
+    lab = Lab(Path(tempfile.mkdtemp(prefix="du", dir="/tmp")), durable=False)
     made = Fleet(lab, previous)
     try:
         made.run("lab", "up", "--hosts", "2", "--no-flower", "--dir", str(lab.path))

@@ -66,18 +66,15 @@ def checks() -> Iterator[Check]:
 
 
 def _database() -> Check:
-    from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
     import migrations
     from models.database import engine
 
     try:
         with engine().connect() as connection:
-            revision = MigrationContext.configure(connection).get_current_revision()
+            revision = migrations.present(connection)
     except Exception as error:
         return Check("database", "problem", fault(error).message)
-    newest = ScriptDirectory.from_config(migrations.config()).get_current_head()
+    newest = migrations.newest()
     if revision != newest:
         there = f"at revision {revision}" if revision else "empty"
         advice = f"the schema is {there}, this drover needs {newest}: run `drover db upgrade`, or install its version"

@@ -118,6 +118,51 @@ class CollectOrphans(LookForOrphans):
     kind = "collect_garbage"
 
 
+class FoundMonitor(Part):
+    """A monitor of a QEMU that clients can connect to."""
+
+    address: str
+    """Its path, or `tcp:HOST:PORT`."""
+    qmp: bool
+    """Else it is for people."""
+    held_by: str | None = None
+    """The client that is connected; null: nobody."""
+
+
+class FoundQemu(Part):
+    """A QEMU on a host, known to Drover or not."""
+
+    process: str
+    """See `Guest.process`."""
+    pid: int
+    name: str | None = None
+    """Of `-name`."""
+    uuid: str | None = None
+    user: str
+    """The name, or the number, of the user that it runs as."""
+    launcher: Annotated[Launcher, nested(Launcher)]
+    monitors: Many[FoundMonitor] = ()
+    qmp: str | None = None
+    """The monitor by which it was asked, and can be adopted; null: it was not."""
+    job: int | None = None
+    """The job that is at work with it: it was not asked."""
+    checks: Many[Check] = ()
+    """Those that are against a move, each with its remedy."""
+
+
+class FoundQemus(Versioned):
+    """All of a host."""
+
+    qemus: Many[FoundQemu]
+
+
+class FindQemus(Question[FoundQemus]):
+    """Which QEMUs run on you, and which of them could be moved?"""
+
+    kind = "find_qemus"
+    answer = FoundQemus
+
+
 class Sighting(Versioned):
     """What a host has of a guest."""
 
@@ -172,6 +217,7 @@ QUESTIONS: dict[str, type[Question[Any]]] = {
         Observe,
         LookForOrphans,
         CollectOrphans,
+        FindQemus,
         LookForGuest,
         StartGuest,
         StopGuest,

@@ -124,6 +124,8 @@ class Job(Base):
     """The disks are kept in sync until an operator releases the job; only then the RAM follows."""
     seed: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     """Likewise until its window opens; the controller clears it."""
+    way_back_needed: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
+    """The guest's check failed after this move: its former images stay until it has moved again."""
     wait_reason: Mapped[str | None] = mapped_column(Text)
     """Why it does not go on although nothing is wrong: one sentence."""
     webhook: Mapped[str | None] = mapped_column(Text)

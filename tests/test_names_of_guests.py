@@ -10,7 +10,7 @@ from lab import fleet
 from models.job import JobState
 from models.plan import Inspection
 from tests.helpers import MIB, Moves, until
-from workflows import guests
+from workflows import guest_scan, guests
 from workflows.migration import jobs, preflight
 
 pytestmark = pytest.mark.guests
@@ -24,14 +24,29 @@ def test_a_guest_keeps_one_name_before_during_and_after_its_move(moves: Moves) -
     guest = moves.boot(fill_mib=16)
     with pytest.raises(PreconditionFailed, match=rf"this QEMU \(pid \d+\) is known as {guest} already"):
         _adopt_by_its_other_monitor(moves, guest, "host-a", f"{guest}-again")
+    _found_by_a_scan(guest)
     submitted = _three_at_once(moves, guest, f"key-{guest}")
     [number] = set(submitted)
     with pytest.raises(PreconditionFailed, match=rf"job {number}, which moves {guest}"):
         _adopt_by_its_other_monitor(moves, guest, "host-a", guest)
+    [there] = guest_scan.scan("host-a")
+    assert (there.guest, there.qemu.job, there.qemu.qmp, there.name) == (guest, number, None, None)
     moves.done(moves.ended(number))
     with pytest.raises(PreconditionFailed, match=rf"this QEMU \(pid \d+\) is known as {guest} already"):
         _adopt_by_its_other_monitor(moves, guest, "host-b", f"{guest}-again")
     moves.intact(guest, "host-b")
+
+
+def _found_by_a_scan(guest: str) -> None:
+    """Known while it has a record; without one it can be adopted, by a monitor that is free."""
+    [known] = guest_scan.scan("host-a")
+    assert (known.guest, known.reasons, known.name) == (guest, (), None)
+    guests.forget(guest)
+    found = guest_scan.scan("host-a")
+    assert [(one.guest, one.name, one.unnamed) for one in found] == [(None, guest, None)]
+    [adopted] = guest_scan.adopt("host-a", found)
+    assert (adopted.guest, adopted.reasons) == (guest, ())
+    assert guests.known_guest(guest).process == known.qemu.process
 
 
 def _three_at_once(moves: Moves, guest: str, key: str) -> list[int]:

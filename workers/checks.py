@@ -65,6 +65,23 @@ NOT_RUNNING = Kind(
     remedy="let it go on first",
     live=True,
 )
+FROZEN = Kind(
+    name="frozen",
+    what="a QEMU that a signal has stopped, or that gives no answer",
+    remedy="let it go on with `kill -CONT PID`, or look at its log",
+    live=True,
+)
+NO_MONITOR = Kind(
+    name="no-monitor",
+    what="a QEMU without a QMP monitor that clients can connect to",
+    remedy="restart the guest with `-qmp unix:PATH,server=on,wait=off`",
+)
+MONITOR_HELD = Kind(
+    name="monitor-held",
+    what="a QEMU whose QMP monitors are all held by others",
+    remedy="end that client, or restart the guest with one more `-qmp unix:PATH,server=on,wait=off`",
+    live=True,
+)
 MIGRATION_UNDER_WAY = Kind(
     name="migration-under-way",
     what="a migration that somebody else has begun",

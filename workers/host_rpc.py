@@ -13,13 +13,14 @@ from models.contracts import Versioned
 from models.database import transaction
 from models.host import HostRequest, RequestState
 from models.host_rpc import Refusal, read_question
-from workers import destination_check, guest_probe, inspection, orphans
+from workers import destination_check, guest_probe, guest_scan, inspection, orphans
 from workers.launcher import cold
 
 log = logging.getLogger(__name__)
 
 ANSWERS: dict[str, Callable[[Any, Settings], Coroutine[Any, Any, Versioned]]] = {
     "collect_garbage": orphans.collect,
+    "find_qemus": guest_scan.find_qemus,
     "garbage": orphans.look,
     "inspect": inspection.inspect,
     "look_for_guest": cold.look,

@@ -217,6 +217,7 @@ def begin_heartbeat(**_: Any) -> None:
         _repeat("heartbeat", register, heartbeat_s)
         _repeat("look at storages", watch.look, max(heartbeat_s, LOOK_S))
         _repeat("look at guests", guest_watch.look, max(heartbeat_s, LOOK_S))
+        _repeat("look for room", retention.make_room, max(heartbeat_s, LOOK_S))
         _repeat("retirement", retention.delete_expired, heartbeat_s)  # beside it: a large image takes minutes
 
 

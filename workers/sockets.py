@@ -6,7 +6,9 @@ The kernel tells of a connection that it exists, but only by a search through al
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 _UNIX = re.compile(r"u_str\s+(\S+)\s+\d+\s+\d+\s+(.*?)\s(\d+)\s+(?:.*?)\s(\d+)\s*(?:users:\((.*)\))?\s*")
 _TCP = re.compile(r"(\S+)\s+\d+\s+\d+\s+(\S+)\s+(\S+)\s*(?:users:\((.*)\))?\s*")
@@ -67,7 +69,17 @@ def _ends(address: str) -> Iterator[_End]:
         return
     for line in _told("-xaHp"):
         if found := _UNIX.fullmatch(line):
-            yield _End(found[1], found[3], found[4], found[2], _users(found[5]))
+            users = _users(found[5])
+            yield _End(found[1], found[3], found[4], _placed(found[2], users), users)
+
+
+def _placed(path: str, users: tuple[User, ...]) -> str:
+    """The whole path of a socket that was bound by a relative one."""
+    if path.startswith(("/", "*", "@")) or not users:
+        return path
+    with suppress(OSError):  # it has ended, or is another user's
+        return str(Path(f"/proc/{users[0].pid}/cwd").readlink() / path)
+    return path
 
 
 def _users(text: str | None) -> tuple[User, ...]:

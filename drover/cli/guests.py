@@ -35,6 +35,22 @@ def adopt(
     guest_view.adopted(guest, inspection, as_json=as_json)
 
 
+@app.command(epilog=examples("drover guest scan --host hv1", "drover guest scan --host hv1 --adopt"))
+def scan(
+    host: Annotated[str, typer.Option(help="The host.", autocompletion=completion.hosts, show_default=False)],
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Adopt each QEMU that can be moved, by the name that it was started with.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the QEMUs of a host: what each is, who runs it, and whether it can be moved or what is in the way."""
+    from drover.cli import scan_view
+    from workflows import guest_scan
+
+    findings = guest_scan.scan(host)
+    scan_view.listed(host, guest_scan.adopt(host, findings) if adopt else findings, as_json=as_json)
+
+
 @app.command(
     "set", epilog=examples("drover guest set web --priority 5", "drover guest set db1 --anti-affinity db --affinity ''")
 )

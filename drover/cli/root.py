@@ -49,6 +49,7 @@ class Root(LazyGroup):
         "guest": Lazy("drover.cli.guests:app", "Guests: running QEMUs that were adopted.", MOVING),
         "host": Lazy("drover.cli.hosts:app", "Hypervisors: each registers itself when its worker starts.", MOVING),
         "storage": Lazy("drover.cli.storages:app", "Where images lie on hosts, and the room there.", MOVING),
+        "image": Lazy("drover.cli.images:app", "Images that guests left behind: the way back, and its room.", MOVING),
         "fleet": Lazy("drover.cli.fleet:app", "Limits of the whole fleet, changed while everything runs.", RUNNING),
         "webhook": Lazy(
             "drover.cli.webhooks:app", "Who may be told by webhooks, each with a secret of its own.", RUNNING

@@ -47,10 +47,10 @@ def test_groups_have_help(group: str) -> None:
 
 def test_the_list_of_commands_is_the_documented_one() -> None:
     expected = "migrate worker controller console db/upgrade fleet/show fleet/set"
-    expected += " storage/list storage/set storage/map storage/unmap"
+    expected += " storage/list storage/set storage/map storage/unmap image/list image/purge"
     expected += " host/list host/set host/key host/trust host/cordon host/uncordon"
     expected += " webhook/allow webhook/list webhook/rotate webhook/remove"
-    expected += " config/check config/show guest/adopt guest/set guest/forget guest/list guest/show"
+    expected += " config/check config/show guest/adopt guest/scan guest/set guest/forget guest/list guest/show"
     expected += " guest/start guest/stop"
     expected += " job/list job/show job/watch job/set job/cancel job/release job/retry job/resolve"
     expected += " job/explain job/report"

@@ -6,19 +6,23 @@ QEMU has open, and later those that it set aside.
 
 import logging
 import os
+import shutil
 import stat
 import threading
 from collections import defaultdict
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from drover.errors import DroverError, Fatal
 from drover.settings import Settings
+from models import kept_images
 from models.database import transaction
 from models.fleet import retention_of
 from models.job import Disk, Job
+from models.kept_images import KeptImage
 from models.plan import PlannedDisk
+from models.storage import is_low
 from workers import files, policy, processes
 from workers.files import UnsafePath
 from workers.images import records
@@ -170,7 +174,7 @@ def delete_expired(settings: Settings) -> None:
     adopt(settings)
     with transaction() as session:
         expired = session.scalars(
-            select(Disk).join(Job).where(Job.source == settings.host, Disk.retired_until <= func.clock_timestamp())
+            select(Disk).join(Job).where(Job.source == settings.host, kept_images.expired())
         ).all()
     for disk in expired:
         about = {"job": disk.job_id}
@@ -198,6 +202,35 @@ def delete_expired(settings: Settings) -> None:
             )
             continue
         log.info("deleted %s: the guest left it behind, and it was kept long enough", path, extra=about)
+
+
+def make_room(settings: Settings) -> None:
+    """Where a file system gets full, delete the oldest of what is kept there, one after the other until it is not."""
+    while (image := _oldest_in_the_way(settings)) is not None:
+        log.warning(
+            "%s is deleted before its time: its file system gets full. The guest %s left it behind",
+            image.path,
+            image.guest,
+            extra={"job": image.job_id, "guest": image.guest},
+        )
+        with transaction() as session:
+            kept_images.expire(session, [image])
+        delete_expired(settings)
+
+
+def _oldest_in_the_way(settings: Settings) -> KeptImage | None:
+    with transaction() as session:
+        images = kept_images.kept(session, host=settings.host)
+    return next((image for image in images if image.takes_bytes and not image.last_way_back and _cramped(image)), None)
+
+
+def _cramped(image: KeptImage) -> bool:
+    """It takes room of a file system of this host that will be full soon."""
+    folder = Path(image.path).parent
+    if not folder.is_dir():
+        return False
+    usage = shutil.disk_usage(folder)
+    return is_low(usage.total, usage.free)
 
 
 def knows(settings: Settings, job_id: int, path: Path) -> bool:

@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from drover.errors import DroverError
 from drover.settings import Settings
+from models import kept_images
 from models.database import transaction
 from models.guest import Guest
 from models.job import Disk, Job
@@ -74,11 +75,7 @@ def _files(settings: Settings) -> list[Find]:
 
 
 def _retired(settings: Settings) -> list[Find]:
-    query = (
-        select(Disk.job_id, Disk.retired_path)
-        .join(Job)
-        .where(Job.source == settings.host, Disk.retired_until <= func.clock_timestamp())
-    )
+    query = select(Disk.job_id, Disk.retired_path).join(Job).where(Job.source == settings.host, kept_images.expired())
     with transaction() as session:
         rows = session.execute(query).all()
     paths = ((job_id, Path(str(name))) for job_id, name in rows)

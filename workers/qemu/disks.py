@@ -20,6 +20,8 @@ FILTERS = frozenset({"mirror_top", "throttle", "copy-on-read"})
 """Nodes through which a disk is seen as it is."""
 FILES = {"file", "host_device"}
 """Drivers of the node that a format is put on, or none: a device on the bare file sees raw data."""
+OUR_BITMAPS = "drover-written-"
+"""Begins the names of those of `workers.qemu.written`, which do not stand in the way of a guest's next move."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +251,7 @@ def _refused(medium: _Medium) -> Iterator[Check]:
 
 def _reasons(medium: _Medium) -> dict[Kind, bool]:
     inserted, image, specific = medium.inserted, medium.image, medium.specific
-    bitmaps = [bitmap for bitmap in inserted.get("dirty-bitmaps", ()) if bitmap.get("name")]
+    bitmaps = [bitmap for bitmap in inserted.get("dirty-bitmaps", ()) if _is_theirs(bitmap)]
     return {
         checks.INTERNAL_SNAPSHOTS: bool(image.get("snapshots")),
         checks.ENCRYPTED_IMAGE: bool(inserted.get("encrypted")) or "encrypt" in specific,
@@ -258,6 +260,12 @@ def _reasons(medium: _Medium) -> dict[Kind, bool]:
         checks.PARTIAL_IMAGE: _is_partial(image),
         checks.CORRUPT_IMAGE: bool(specific.get("corrupt")),
     }
+
+
+def _is_theirs(bitmap: Reply) -> bool:
+    """QEMU's own have no name."""
+    name = str(bitmap.get("name") or OUR_BITMAPS)
+    return not name.startswith(OUR_BITMAPS)
 
 
 def _is_partial(image: Reply) -> bool:

@@ -15,7 +15,7 @@ from models.job import Side, record_event
 from workers import incoming_qemu, mirrors, nbd_server
 from workers.launcher import stillness
 from workers.media import listing
-from workers.qemu import block, migration
+from workers.qemu import block, migration, written
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
 from workers.streams.parameters import RAM, SWITCHOVER
@@ -52,6 +52,8 @@ class MigrateRamDestination(StepHandler):
             raise BeginAnew("the NBD server is gone or has closed the images: the copy begins anew", Restart.NBD_SERVER)
         if not waits:
             await incoming_qemu.start(ctx)
+        async with ctx.guest() as monitor:
+            await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
         await streams.serve(ctx, ctx.served_at.nonce)
         await self._start_switch(ctx)
 

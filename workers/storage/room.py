@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from drover.errors import PreconditionFailed, UnreadableDocument
 from drover.settings import Settings
+from models import kept_images
 from models.database import transaction
 from models.plan import PlannedDisk, PlannedFile
 from models.storage import GUESTS, THIN_FACTOR, Storage, counted_bytes
@@ -69,7 +70,8 @@ def check(
         promised = _promised(device, factor, ours, but_for=job_id)
         free = manifest.free_bytes(example[device]) - RESERVE_BYTES - promised
         if size > free:
-            raise PreconditionFailed(_too_little(manifest.existing_parent(example[device]), size, free, promised))
+            folder = manifest.existing_parent(example[device])
+            raise PreconditionFailed(_too_little(folder, size, free, promised) + _kept(folder, ours))
 
 
 def _too_little(folder: Path, size: int, free: int, promised: int) -> str:
@@ -78,6 +80,15 @@ def _too_little(folder: Path, size: int, free: int, promised: int) -> str:
         f"{_mib(size)} MiB are needed for images below {folder} and {_mib(free)} are free{others}: "
         f"make room for {_mib(size - free)} more"
     )
+
+
+def _kept(folder: Path, ours: Settings) -> str:
+    """What could be deleted at once, if there is something."""
+    with transaction() as session:
+        images = kept_images.below(kept_images.kept(session, host=ours.host), folder)
+    if not (size := sum(image.takes_bytes or 0 for image in images)):
+        return ""
+    return f" (images that guests left behind take {_mib(size)} MiB there: `drover image purge --host {ours.host}`)"
 
 
 def _grown(disks: Sequence[PlannedDisk], allocated_bytes: int | None) -> int:

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Strict, field_validator
+from pydantic import Field, Strict, field_validator
 
 from models.contracts import Json, Many, Part, Versioned, nested
 from models.launcher import Launcher
@@ -114,6 +114,8 @@ class NeededFile(Part):
     """Of an image, like the next."""
     backing: str | None = None
     """The file that it lies on."""
+    secret: str | None = None
+    """There is no such file at the source: the guest's secret of this id has its content on the command line."""
 
 
 class NeededFolder(Part):
@@ -141,8 +143,38 @@ class Link(Part):
     """As it is written in the link."""
 
 
+LINK = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}$")
+"""What a network interface is called, as far as `ip` and the kernel take the name for nothing else."""
+
+
+def _descriptors(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if not all(2 < number < 1 << 16 for number in numbers):
+        raise ValueError("numbers of descriptors above 2 are wanted")
+    return numbers
+
+
+class Tap(Part):
+    """A tap that a QEMU was handed as open descriptors, and its port on a bridge."""
+
+    name: Annotated[str, LINK]
+    bridge: Annotated[str, LINK]
+    mac: Annotated[str, Field(pattern="^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
+    """Of the tap itself, not of the guest's card."""
+    mtu: Annotated[int, Field(ge=68, lt=1 << 16)]
+    up: bool = True
+    headers: bool
+    """Packets begin with a virtio-net header (IFF_VNET_HDR)."""
+    multi_queue: bool
+    descriptors: Many[int]
+    """One for each queue."""
+    port: dict[str, bool] = {}  # noqa: RUF012 - pydantic copies it
+    """Flags of the port that are not as by default, by their names in ip-link(8): {"isolated": true}."""
+
+    _above_2 = field_validator("descriptors")(_descriptors)
+
+
 class StartedAs(Part):
-    """As whom a QEMU runs, by names, and within which limits of its own."""
+    """As whom a QEMU runs, by names, within which limits of its own, and with what in its hands."""
 
     user: str
     group: str
@@ -153,6 +185,11 @@ class StartedAs(Part):
     """On which it may run; empty: on those of its host's worker."""
     limits: dict[str, Annotated[tuple[int, int], Strict(False)]] = {}  # noqa: RUF012 - pydantic copies it
     """{"nofile": (soft, hard)}, -1 for none; only those that differ from the worker's."""
+    taps: Many[Tap] = ()
+    vhost_net: Many[int] = ()
+    """Under these numbers it has /dev/vhost-net open."""
+
+    _above_2 = field_validator("vhost_net")(_descriptors)
 
 
 class SourceDisk(Part):
@@ -186,6 +223,8 @@ class SourceDisk(Part):
     """For `qemu-img create -o`, such as `cluster_size=65536`; empty for raw."""
     chain: Many[BackingImage] = ()
     """Its backing files, from the one right below it down to the base."""
+    key_secret: str | None = None
+    """Id of the secret that opens it; None: it is not encrypted."""
     owner: str | None = None
     """User and group of its image by their names, and its mode. None: a worker of an earlier version did not look."""
     group: str | None = None
@@ -294,6 +333,8 @@ class PlannedDisk(Part):
     """How the mirror's target treats discards, see `workers.qemu.known_bugs.mirror_discard`."""
     chain: Many[BackingImage] = ()
     """The backing files that the image made for it has at the destination; only what is above them is copied."""
+    key_secret: str | None = None
+    """See `SourceDisk.key_secret`."""
 
 
 class PlannedFile(Part):
@@ -310,6 +351,8 @@ class PlannedFile(Part):
     format: str | None = None
     backing: str | None = None
     """At the destination."""
+    secret: str | None = None
+    """See `NeededFile.secret`."""
     there: bool = False
     """It was there, and equal, when the destination was asked."""
 

@@ -67,31 +67,52 @@ def test_a_qcow2_header_is_read_back_as_create_options(tmp_path: Path, start: St
     assert {node["node-name"]: node["drv"] for node in guest.block()["named_block_nodes"]}[disk.file_node] == "file"
 
 
+@pytest.mark.guests
+def test_an_encrypted_disk_tells_its_key_and_how_one_like_it_is_made(tmp_path: Path, start: Start) -> None:
+    line = [QEMU, "-display", "none", "-M", "q35", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"]
+    secrets = ["--object", "secret,id=s,data=x", "--object", "secret,id=t,data=y"]
+    image(tmp_path / "a", "luks", "1M", *secrets, "-o", "key-secret=s,cipher-alg=twofish-128,iter-time=10")
+    image(
+        tmp_path / "b", "qcow2", "1M", *secrets, "-o", "encrypt.format=luks,encrypt.key-secret=t,encrypt.iter-time=10"
+    )
+    amend = ["-o", "encrypt.new-secret=s,encrypt.state=active,encrypt.iter-time=10"]
+    opened = ["--image-opts", f"driver=qcow2,file.filename={tmp_path}/b,encrypt.key-secret=t"]
+    subprocess.run(["qemu-img", "amend", *secrets, *amend, *opened], check=True)
+    line += [word.replace("--", "-") for word in secrets]
+    line += ["-drive", f"driver=luks,file.driver=file,file.filename={tmp_path}/a,key-secret=s,if=virtio"]
+    line += ["-drive", f"file={tmp_path}/b,format=qcow2,encrypt.key-secret=t,if=virtio"]
+    guest = start(line, tmp_path / "q")
+    raw, within = source_disks(**guest.block())
+    assert (raw.format, raw.key_secret, raw.path) == ("luks", "s", f"{tmp_path}/a")
+    assert raw.create_options["cipher-alg"] == "twofish-128"
+    assert raw.allocated_bytes == raw.virtual_size_bytes == 1 << 20
+    assert (within.format, within.key_secret) == ("qcow2", "t")
+    assert within.create_options["encrypt.format"] == "luks"
+    assert within.create_options["encrypt.cipher-alg"] == "aes-256"
+    (warned,) = disk_refusals(**guest.block())
+    assert (warned.name, warned.verdict) == ("further-keys", "warn")
+    assert f"{tmp_path}/b" in warned.seen
+
+
 REFUSED = {
     "snapshots": "internal snapshots",
     "data": "separate file",
-    "encrypted": "encrypted",
     "bitmaps": "dirty bitmaps",
     "filter": "compress node",
-    "part": "part of its file",
+    "part": "begins within its file",
     "shared": "used by 2 disks",
 }
 
 
-def awkward_image(kind: str, path: Path) -> str:
-    """An image with something in it that a mirror leaves behind; further `-drive` words."""
+def awkward_image(kind: str, path: Path) -> None:
+    """An image with something in it that a mirror leaves behind."""
     match kind:
         case "snapshots":
             subprocess.run(["qemu-img", "snapshot", "-c", "s", path], check=True)
         case "data":
             image(path, "qcow2", "1M", "-o", f"data_file={path}.data")
-        case "encrypted":
-            secret = ["--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s"]
-            image(path, "qcow2", "1M", *secret)
-            return ",encrypt.key-secret=s"
         case "bitmaps":
             subprocess.run(["qemu-img", "bitmap", "--add", path, "b"], check=True)
-    return ""
 
 
 def awkward_disk(kind: str, path: Path) -> list[str]:
@@ -102,7 +123,8 @@ def awkward_disk(kind: str, path: Path) -> list[str]:
     }
     if kind in graphs:
         return ["-blockdev", json.dumps({"node-name": "n", **graphs[kind]}), "-device", "virtio-blk-pci,drive=n"]
-    drive = ["-drive", f"file={path},if=virtio{awkward_image(kind, path)}"]
+    awkward_image(kind, path)
+    drive = ["-drive", f"file={path},if=virtio"]
     return [f"{word},file.locking=off" if "," in word else word for word in drive * 2] if kind == "shared" else drive
 
 
@@ -110,7 +132,6 @@ def awkward_disk(kind: str, path: Path) -> list[str]:
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_disk_a_mirror_would_not_copy_faithfully_is_refused(kind: str, tmp_path: Path, start: Start) -> None:
     line = [QEMU, "-display", "none", "-M", "q35", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"]
-    line += ["-object", "secret,id=s,data=x"]
     guest = start([*line, *awkward_disk(kind, image(tmp_path / "i", "qcow2"))], tmp_path / "q")
     (check,) = disk_refusals(**guest.block())
     assert REFUSED[kind] in check.sentence

@@ -31,6 +31,8 @@ from workers.step import JobDirectory
 from workers.streams import local
 
 MIB = 1 << 20
+SECRETS = {"key": b"hunter2"}
+"""What stands on the guest's command line."""
 
 
 def test_a_digest_is_what_sha256sum_prints(tmp_path: Path) -> None:
@@ -329,7 +331,8 @@ class Copy:
         async def busy() -> None:
             said.append("busy")
 
-        asyncio.run(sender.send(0, file, Way(socket=self.near, rate=rate, copied=copied, busy=busy)))
+        way = Way(socket=self.near, rate=rate, copied=copied, busy=busy, secret=SECRETS.__getitem__)
+        asyncio.run(sender.send(0, file, way))
 
 
 def _relay(near: socket.socket, far: socket.socket) -> None:

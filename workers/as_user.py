@@ -1,28 +1,41 @@
-"""Becomes a guest's QEMU: as the user, and within the limits, of the one at the source. Only the standard library.
+"""Becomes a guest's QEMU: as the user, within the limits, and with the open taps, of the one at the source.
+
+Only the standard library.
 
 `python as_user.py DOCUMENT PROGRAM ARGUMENTS...`, where DOCUMENT is a `models.plan.StartedAs` as JSON. The process
 stays the same, so whoever started it knows it.
 """
 
+import errno
+import fcntl
 import grp
 import json
 import os
 import pwd
 import resource
+import struct
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+TUN, VHOST_NET = "/dev/net/tun", "/dev/vhost-net"
+TUNSETIFF = 0x400454CA
+IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE, IFF_TUN_EXCL = 0x2, 0x1000, 0x4000, 0x100, 0x8000
+SYSTEM_PATH = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 def apply(told: dict[str, Any]) -> None:
     """Make this very process what the document says. What this host or its worker does not allow is left, with a line.
 
     Raises:
-        OSError: it cannot become that user. Then nothing may be started.
+        OSError: it cannot become that user, or a tap cannot be opened. Then nothing may be started.
         KeyError: there is no such user or group.
+        subprocess.CalledProcessError: a tap cannot be a port of its bridge.
     """
+    _hand_over(told)
     for name, limit in told.get("limits", {}).items():
         _try(f"limit {name}", partial(_limit, name, limit))
     _try("oom_score_adj", lambda: _oom(told.get("oom_score_adj", 0)))
@@ -34,6 +47,57 @@ def apply(told: dict[str, Any]) -> None:
         os.setgroups([grp.getgrnam(name).gr_gid for name in told.get("groups", ())])
         os.setgid(group.gr_gid)
         os.setuid(user.pw_uid)
+
+
+def _hand_over(told: dict[str, Any]) -> None:
+    """Open what it is handed, under the numbers that its command line names."""
+    opened: dict[int, int] = {}
+    for tap in told.get("taps", ()):
+        opened.update(zip(tap["descriptors"], _tap(tap), strict=True))
+    for number in told.get("vhost_net", ()):
+        opened[number] = os.open(VHOST_NET, os.O_RDWR)
+    above = max(opened, default=0) + 1
+    apart = {number: fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, above) for number, descriptor in opened.items()}
+    for descriptor in opened.values():
+        os.close(descriptor)
+    for number, descriptor in apart.items():
+        os.dup2(descriptor, number, inheritable=True)
+
+
+def _tap(told: Mapping[str, Any]) -> list[int]:
+    """Its queues. The kernel removes it when they are closed."""
+    flags = IFF_TAP | IFF_NO_PI
+    flags |= IFF_VNET_HDR if told["headers"] else 0
+    flags |= IFF_MULTI_QUEUE if told["multi_queue"] else 0
+    first, name = _new(told["name"], flags)
+    queues = [first, *(_queue(name, flags)[0] for _ in told["descriptors"][1:])]
+    link = ["ip", "link", "set", "dev", name]
+    state = "up" if told["up"] else "down"
+    _run(*link, "address", told["mac"], "mtu", str(told["mtu"]), "master", told["bridge"])
+    if port := [word for flag, on in told.get("port", {}).items() for word in (flag, "on" if on else "off")]:
+        _run(*link, "type", "bridge_slave", *port)
+    _run(*link, state)
+    return queues
+
+
+def _new(name: str, flags: int) -> tuple[int, str]:
+    """A tap of this name that nobody else has; if there is something of that name, of the next free one."""
+    try:
+        return _queue(name, flags | IFF_TUN_EXCL)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+    return _queue(f"{name.rstrip('0123456789')[:12] or 'tap'}%d", flags)
+
+
+def _queue(name: str, flags: int) -> tuple[int, str]:
+    descriptor = os.open(TUN, os.O_RDWR)
+    answer = fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+    return descriptor, answer[:16].rstrip(b"\0").decode()
+
+
+def _run(*argv: str) -> None:
+    subprocess.run(argv, check=True, env=SYSTEM_PATH, stdin=subprocess.DEVNULL)
 
 
 def _limit(name: str, limit: list[int]) -> None:
@@ -56,5 +120,8 @@ def _try(what: str, change: Callable[[], None]) -> None:
 
 
 if __name__ == "__main__":
-    apply(json.loads(sys.argv[1]))
+    try:
+        apply(json.loads(sys.argv[1]))
+    except (OSError, KeyError, subprocess.CalledProcessError) as failed:
+        sys.exit(f"drover: the guest's QEMU is not started: {failed}")
     os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 # nosec B606 # the command line that was derived on this host

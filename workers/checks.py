@@ -120,9 +120,14 @@ LAUNCHER_STAYS = Kind(
 
 DESCRIPTOR = Kind(
     name="open-file",
-    what="open files handed to QEMU (`fd=`, `-add-fd`)",
+    what="open files handed to QEMU (`-add-fd`, `fd=`), besides taps that are ports of a Linux bridge",
     why="an open file of this host cannot be handed over",
     remedy="give QEMU a path instead",
+)
+TAP = Kind(
+    name="tap",
+    what="a tap by descriptor that is no port of a Linux bridge, a port with VLANs of its own, or a macvtap",
+    remedy="let it be an untagged port of a bridge, or have QEMU open a tap by name (`ifname=`)",
 )
 SHARED_FOLDER = Kind(
     name="shared-folder",
@@ -260,10 +265,11 @@ INTERNAL_SNAPSHOTS = Kind(
     remedy="delete them",
     live=True,
 )
-ENCRYPTED_IMAGE = Kind(
-    name="encrypted-image",
-    what="encrypted images",
-    why="it is encrypted, and the copy would not be",
+DETACHED_HEADER = Kind(
+    name="detached-header",
+    what="LUKS with a detached header",
+    why="its LUKS header is in another file",
+    remedy="convert it (`qemu-img convert`) to an image with its header in it",
 )
 DATA_FILE = Kind(name="data-file", what="qcow2 with a data file", why="its data lies in a separate file (data-file)")
 DIRTY_BITMAPS = Kind(
@@ -374,6 +380,13 @@ NO_USER = Kind(
     side="destination",
     live=True,
 )
+NO_BRIDGE = Kind(
+    name="no-bridge",
+    what="a tap by descriptor and a destination without its bridge, or where none may be opened",
+    remedy="create it there",
+    side="destination",
+    live=True,
+)
 IMAGE_EXISTS = Kind(
     name="image-exists",
     what="an image that is there already, or a place where none can be made",
@@ -454,9 +467,24 @@ KNOWN_BUG = Kind(
     what="bugs of the QEMUs that concern this guest",
     verdict=Verdict.WARN,
 )
+FURTHER_KEYS = Kind(
+    name="further-keys",
+    what="LUKS images with several passphrases",
+    why="it is made anew with the passphrase by which the guest opens it alone: its other key slots are not copied",
+    remedy="add the other passphrases again after the move (`qemu-img amend`)",
+    verdict=Verdict.WARN,
+)
 CHANGED_DISK = Kind(
     name="changed-disk",
     what="block devices that become image files, and devices that are overwritten",
+    side="destination",
+    verdict=Verdict.WARN,
+    live=True,
+)
+SMALLER_BRIDGE = Kind(
+    name="smaller-bridge",
+    what="a tap by descriptor whose MTU is larger than that of its bridge at the destination",
+    remedy="give the bridge and its ports the same MTU there",
     side="destination",
     verdict=Verdict.WARN,
     live=True,
@@ -486,6 +514,11 @@ MOVED = (
         how="mirrored while the guest runs; size, cluster size and further options of the format are kept",
     ),
     Supported(
+        what="LUKS, raw and within qcow2",
+        how="the new image is encrypted likewise, with a key of its own and the same passphrase; that goes along as a "
+        "secret, also one that stands on the command line (`-object secret,data=`): it is a file of mode 0600 there",
+    ),
+    Supported(
         what="read-only media, firmware, kernel, initrd, `-fw_cfg`, SMBIOS and ACPI tables, option ROMs, secrets",
         how="what is there and equal is used, what is missing is copied first; what is in a drive now counts",
     ),
@@ -500,6 +533,11 @@ MOVED = (
     Supported(
         what="machine types q35, pc, microvm and virt; UEFI with and without Secure Boot",
         how="by the same machine type; the variables of UEFI are a disk like others",
+    ),
+    Supported(
+        what="taps by descriptor (`fd=`, `fds=`, `vhostfd=`) on a Linux bridge",
+        how="opened anew on the bridge of that name, with the same queues, MTU, MAC and port flags; under the same "
+        "name, or if that is taken under the next free one",
     ),
     Supported(
         what="user networks, taps by name, bridges by helper",

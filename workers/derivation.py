@@ -4,7 +4,6 @@ A question to this host and the start of the guest's QEMU both ask here, so that
 """
 
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -25,7 +24,8 @@ from models.plan import (
     Statement,
 )
 from models.preflight import Check
-from workers import checks, monitors, started_as
+from workers import checks, monitors, started_as, taps
+from workers.images import manifest
 from workers.media import destination
 from workers.policy import HostPolicy
 from workers.qemu import known_bugs, program
@@ -39,17 +39,7 @@ from workers.storage.targets import Target, Targets, changes
 
 Relocate = Callable[[str], str]
 """The same place below this host's guest root."""
-FORMATS = {"raw", "qcow2"}
-CREATE_OPTIONS = {
-    "cluster_size",
-    "compat",
-    "lazy_refcounts",
-    "refcount_bits",
-    "extended_l2",
-    "compression_type",
-    "preallocation",
-}
-"""Others of qemu-img's name files of this host: `backing_file`, `data_file`."""
+FORMATS = {"raw", "qcow2", "luks"}
 NO_QEMU = (0, 0, 0)
 
 
@@ -87,13 +77,15 @@ def derive(
     )
     argv = fitted(argv, {disk.named or disk.destination_path: _fit(disk) for disk in disks if _becomes_another(disk)})
     images = {disk.named or disk.destination_path for disk in disks}
-    problems += started_as.impossible(seen.started_as, rules)
+    problems += started_as.impossible(seen.started_as, rules) + taps.impossible(seen.started_as, rules)
     problems += outside + _disk_faults(disks, rules) + _path_faults(rules, qmp, pidfile)
-    problems += checks.at_destination(command_line_refusals(argv, source_root=str(ours.guest_root), images=images))
+    handed = started_as.descriptors(seen.started_as)
+    against = command_line_refusals(argv, source_root=str(ours.guest_root), images=images, descriptors=handed)
+    problems += checks.at_destination(against)
     problems += [checks.POLICY.found(sentence) for sentence in violations(argv, rules, images)]
     live = known_bugs.live_ram_safe(seen.qemu_version, version, seen.accel)
     changed = [checks.CHANGED_DISK.found(sentence) for sentence in changes(disks)]
-    warned = [*_warnings(seen, version, ours.streams), *changed]
+    warned = [*_warnings(seen, version, ours.streams), *changed, *taps.warnings(seen.started_as)]
     plan = DestinationPlan(
         argv=tuple(argv),
         qmp=qmp,
@@ -184,6 +176,7 @@ def _disk(
         create_options=target.create_options,
         discard=known_bugs.mirror_discard(version, disk.format),
         chain=chain,
+        key_secret=disk.key_secret,
     )
 
 
@@ -254,11 +247,9 @@ def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[Chec
         found += _path_faults(rules, path)
         if not all(rules.may_write(link.path) and rules.may_write(_meant(link)) for link in disk.links):
             found.append(_outside(f"a link to {path}", rules))
-        if disk.format not in FORMATS or options.keys() - CREATE_OPTIONS:
-            kind = f"{disk.format}, {', '.join(sorted(options))}"
+        if disk.format not in FORMATS or not all(manifest.is_known(*option) for option in options.items()):
+            kind = ", ".join([disk.format, *(f"{name}={value}" for name, value in sorted(options.items()))])
             found.append(checks.IMAGE_KIND.found(f"no image like {path} is made here ({kind})"))
-        elif not all(re.fullmatch(r"[A-Za-z0-9.]+", value) for value in options.values()):
-            found.append(checks.IMAGE_KIND.found(f"no image like {path} is made here ({', '.join(options.values())})"))
     if [disk.index for disk in disks] != list(range(len(disks))):
         found.append(checks.IMAGE_KIND.found("its disks are not numbered from 0 on"))
     return found

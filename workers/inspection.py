@@ -27,6 +27,7 @@ from workers import (
     processes,
     sockets,
     started_as,
+    taps,
 )
 from workers.as_started import AsStarted
 from workers.files import UnsafePath
@@ -34,7 +35,7 @@ from workers.images import links
 from workers.launcher import found, stillness
 from workers.media import listing
 from workers.processes import Process
-from workers.qemu import block, cpu, known_bugs, plugged, present_media, topology
+from workers.qemu import block, cpu, inline_secrets, known_bugs, plugged, present_media, topology
 from workers.qemu.disks import (
     ReadOnlyImage,
     disk_refusals,
@@ -47,6 +48,7 @@ from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
 from workers.qemu.present_media import Drive
 from workers.qemu.refusals import command_line_refusals
 from workers.storage import devices
+from workers.taps import HandedOver
 
 CAPABILITIES = ("pause-before-switchover", "return-path", "events")
 """The switchover is not safe without these."""
@@ -79,7 +81,9 @@ def _argv(pid: int) -> list[str]:
 async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> Inspection:
     qmp = question.qmp
     identity = _process(monitor.pid)
-    identity = identity.saying(await plugged.as_it_is_now(monitor, identity.argv))
+    secrets = inline_secrets.contents(identity.argv)
+    argv = inline_secrets.in_files(identity.argv, _place(identity, qmp, settings))
+    identity = identity.saying(await plugged.as_it_is_now(monitor, argv))
     told, kvm, machine_type, status, memory, cpus, uuid = await asyncio.gather(
         monitor.query("query-version"),
         monitor.query("query-kvm"),
@@ -105,6 +109,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         (qmp, identity.pidfile),
         settings,
         question.chain,
+        secrets,
     )
     version = known_bugs.version(told)
     accel: known_bugs.Accel = "kvm" if kvm["enabled"] else "tcg"
@@ -128,7 +133,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         memory_bytes=_memory(memory),
         cpus=len(cpus),
         devices=tuple(devices),
-        started_as=started_as.read(identity.process, identity.argv),
+        started_as=started_as.read(identity.process, identity.argv, identity.handed),
         topology=layout,
         disks=disks,
         files=tuple(needed.files.values()),
@@ -155,6 +160,7 @@ class _Identity:
     started: AsStarted
     exe: str
     pidfile: str | None
+    handed: HandedOver
 
     @property
     def argv(self) -> list[str]:
@@ -176,7 +182,15 @@ def _process(pid: int) -> _Identity:
         raise PreconditionFailed(f"the process behind the socket is {exe}, not a QEMU")
     started = as_started.as_started(alive)
     pidfile = next((after for word, after in pairwise(started.argv) if word == "-pidfile"), None)
-    return _Identity(process=alive, started=started, exe=exe, pidfile=pidfile)
+    handed = taps.handed_over(alive, started.argv)
+    return _Identity(process=alive, started=started, exe=exe, pidfile=pidfile, handed=handed)
+
+
+def _place(identity: _Identity, qmp: str, settings: Settings) -> str:
+    """A path below the guest root that is this guest's alone."""
+    if qmp.startswith("/"):
+        return qmp
+    return identity.pidfile or str(settings.guest_root / f"qemu-{identity.process.pid}")
 
 
 def _forbidden(identity: _Identity, settings: Settings) -> list[Check]:
@@ -232,7 +246,10 @@ async def _disks(
     elsewhere = {disk.path for disk in found if disk.block_device or rules.may_write(disk.path)}
     refusals += [
         *seen.started.refusals,
-        *command_line_refusals(argv, source_root=str(settings.guest_root), images=elsewhere),
+        *seen.handed.refusals,
+        *command_line_refusals(
+            argv, source_root=str(settings.guest_root), images=elsewhere, descriptors=seen.handed.looked_at
+        ),
     ]
     return argv, found, tuple(media), refusals
 

@@ -19,7 +19,7 @@ from workers.qemu.known_bugs import Version, exporter_detect_zeroes
 from workers.qemu.monitor import MonitorLost
 from workers.qmp_ready import monitor_ready
 from workers.step import Context
-from workers.storage import devices
+from workers.storage import devices, making
 from workers.streams import supervisor as streams
 from workers.streams.parameters import NBD
 
@@ -42,6 +42,7 @@ def images(ctx: Context, nonce: str) -> list[ExportedImage]:
             export=export_name(nonce, disk.index),
             **_space(disk, version),
             backing=tuple((level.path, level.format) for level in disk.chain),
+            key_secret=disk.key_secret,
         )
         for disk in ctx.disks
     ]
@@ -105,6 +106,7 @@ async def start(ctx: Context, nonce: str) -> None:
         PROGRAM,
         *("--chardev", f"socket,id=monitor,path={path},server=on,wait=off"),
         *("--monitor", "chardev=monitor"),
+        *_keys(ctx),
         *("--nbd-server", f"addr.type=unix,addr.path={unix},max-connections=0"),  # strangers never get there
     ]
     with ExitStack() as stack:
@@ -121,6 +123,12 @@ async def start(ctx: Context, nonce: str) -> None:
     async with ctx.nbd_server() as monitor:
         for image, _ in served:
             await block.export(monitor, image)
+
+
+def _keys(ctx: Context) -> list[str]:
+    """The secrets of encrypted disks; several may have the same."""
+    found = (making.key(ctx.destination, disk) for disk in ctx.disks)
+    return list(dict.fromkeys(word for key in found if key is not None for word in key.objects))
 
 
 def _opened(image: ExportedImage, stack: ExitStack) -> tuple[ExportedImage, list[int]]:

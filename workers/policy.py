@@ -6,7 +6,7 @@ Whatever the database or another host says, a guest is started here only within 
 import os
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -117,6 +117,8 @@ class Policy(Part):
     """Unix sockets of other programs, and folders of such, that a guest may be connected to."""
     users: Many[str] = ("libvirt-qemu", "qemu")
     """As whom QEMU may run, besides root and the worker's own user."""
+    bridges: Many[str] | None = None
+    """Bridges that a guest with a tap by descriptor may be on; without it all of this host."""
     launcher: Place | None = None
     """A program that tells launchers of guests other than systemd to keep still: `PROGRAM still GUEST` before the guest
     may leave this host, `PROGRAM again GUEST` if it stays after all."""
@@ -198,7 +200,11 @@ class HostPolicy:
     def may_run(self, program: str) -> bool:
         """A guest may be run by this program."""
         wanted = Path(program).resolve()
-        return any(path.resolve() == wanted for path in (_on_path() if self.file.qemu is None else self.file.qemu))
+        return any(path.resolve() == wanted for path in self.qemus())
+
+    def qemus(self) -> Iterable[Path]:
+        """The programs that may run guests."""
+        return _on_path() if self.file.qemu is None else self.file.qemu
 
     def may_start(self, program: str) -> bool:
         """QEMU may start this program."""
@@ -226,6 +232,10 @@ class HostPolicy:
     def may_read(self, path: str) -> bool:
         """A guest may be given this to read."""
         return self._below(path, (*self.folders, *self.file.read))
+
+    def may_join(self, bridge: str) -> bool:
+        """A guest may be on this bridge."""
+        return self.file.bridges is None or bridge in self.file.bridges
 
     def may_be(self, uid: int, name: str) -> bool:
         """A guest's QEMU may run as this user."""

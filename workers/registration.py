@@ -142,15 +142,22 @@ def join(ours: Settings) -> None:
 
 def _refuse_a_taken_name(ours: Settings) -> None:
     """The lock holds on one machine only: two with one name would overwrite each other and share a queue."""
+    if sentence := taken(ours):
+        raise SystemExit(sentence)
+
+
+def taken(ours: Settings) -> str | None:
+    """Which other machine serves this host's name now, and what to do."""
     fresh = Host.heartbeat_at > func.clock_timestamp() - ours.host_timeout
     with transaction() as session:
         there = session.scalar(select(Host).where(Host.name == ours.host, fresh))
-    if there is not None and there.facts.machine_id not in {None, machine_id()}:
-        heard = f"{there.heartbeat_at:%H:%M:%S %Z}"
-        raise SystemExit(
-            f"another machine serves {ours.host} already ({there.address}, its last heartbeat at {heard}): "
-            f"give this one another DROVER_HOST, or end that worker and wait {ours.host_timeout.total_seconds():g} s"
-        )
+    if there is None or there.facts.machine_id in {None, machine_id()}:
+        return None
+    return (
+        f"another machine serves {ours.host} already ({there.address}, its last heartbeat at "
+        f"{there.heartbeat_at:%H:%M:%S %Z}): give this one another DROVER_HOST, or end that worker and wait "
+        f"{ours.host_timeout.total_seconds():g} s"
+    )
 
 
 def register(ours: Settings) -> None:

@@ -15,6 +15,7 @@ from workers import as_user, checks
 from workers.policy import HostPolicy
 from workers.processes import Process
 from workers.qemu.command_line import parse_command_line
+from workers.taps import NOTHING, HandedOver
 
 LIMITS = {
     "Max address space": "as",
@@ -31,8 +32,8 @@ LIMITS = {
 """As /proc/PID/limits calls them: that needs no privilege of its own, unlike prlimit(2)."""
 
 
-def read(process: Process, argv: Sequence[str]) -> StartedAs | None:
-    """What its process shows; None: it may not be looked at, or it has ended.
+def read(process: Process, argv: Sequence[str], handed: HandedOver = NOTHING) -> StartedAs | None:
+    """What its process shows, with what it was handed; None: it may not be looked at, or it has ended.
 
     A QEMU that changes its user itself (`-runas`) was started by root, and is so again.
     """
@@ -49,6 +50,8 @@ def read(process: Process, argv: Sequence[str]) -> StartedAs | None:
             oom_score_adj=int((folder / "oom_score_adj").read_text()),
             cpus=() if cpus == os.sched_getaffinity(0) else tuple(sorted(cpus)),
             limits=dict(_limits(process)),
+            taps=handed.taps,
+            vhost_net=handed.vhost_net,
         )
     return None
 
@@ -104,6 +107,13 @@ def _is_group(name: str) -> bool:
         grp.getgrnam(name)
         return True
     return False
+
+
+def descriptors(wanted: StartedAs | None) -> frozenset[int]:
+    """Those that are opened anew for it."""
+    if wanted is None:
+        return frozenset()
+    return frozenset((*wanted.vhost_net, *(number for tap in wanted.taps for number in tap.descriptors)))
 
 
 def launched(argv: Sequence[str], wanted: StartedAs | None) -> list[str]:

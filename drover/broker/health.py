@@ -1,5 +1,6 @@
 """Whether messages can be published now."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from drover.broker.app import app
@@ -33,3 +34,25 @@ def check_broker() -> None:
         connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
         channel: Any = connection.channel()
         channel.client.lpushx(PROBE, "")
+
+
+def lengths(queues: Iterable[str]) -> dict[str, int]:
+    """How many messages wait in each queue. Errors as for `ping`."""
+    names = list(queues)
+    with app.connection_for_read() as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)  # else it tries for minutes
+        channel: Any = connection.channel()
+        pipe = channel.client.pipeline(transaction=False)
+        for name in names:
+            pipe.llen(name)
+        found: list[int] = pipe.execute()
+        return dict(zip(names, found, strict=True))
+
+
+def information() -> dict[str, Any]:
+    """What Redis says of itself (`INFO`); a hypervisor's user may not ask. Errors as for `ping`."""
+    with app.connection_for_read() as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+        channel: Any = connection.channel()
+        told: dict[str, Any] = channel.client.info()
+        return told

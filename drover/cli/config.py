@@ -12,15 +12,15 @@ def group() -> None:
     """Settings of this machine: show them and check them."""
 
 
-@app.command(epilog=examples("drover config check", "drover config check --json | jq '.checks[] | select(.ok | not)'"))
+@app.command(epilog=examples("drover config check", "drover config check --json | jq '.checks[] | select(.fix)'"))
 def check(as_json: AsJson = False) -> None:
     """Check this machine with the present environment; changes nothing. Exit code 1 if something is wrong.
 
     Run it like the service: as the same user, with the same environment.
     """
-    from drover.cli import config_check
+    from drover.cli import checks
 
-    config_check.run(as_json=as_json)
+    checks.run(checks.configuration(), as_json=as_json)
 
 
 @app.command(epilog=examples("drover config show", "drover config show --json"))

@@ -55,6 +55,9 @@ class Root(LazyGroup):
             "drover.cli.webhooks:app", "Who may be told by webhooks, each with a secret of its own.", RUNNING
         ),
         "config": Lazy("drover.cli.config:app", "Settings of this machine: show them and check them.", RUNNING),
+        "doctor": Lazy(
+            "drover.cli.doctor:app", "Look at this machine: all that a job will need, and how to mend it.", RUNNING
+        ),
         "db": Lazy("drover.cli.database:app", "The database's schema.", RUNNING),
         "worker": Lazy(
             "drover.cli.services:worker_app",

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from kombu.exceptions import OperationalError
 from prometheus_client.core import Metric
@@ -12,7 +12,8 @@ from redis.exceptions import RedisError
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from drover.broker.app import CONTROL_QUEUE, UNROUTED_QUEUE, app, host_queue
+from drover.broker import health
+from drover.broker.app import CONTROL_QUEUE, UNROUTED_QUEUE, host_queue
 from drover.metrics import gauges
 from drover.metrics.builders import gauge, labelled
 from drover.metrics.counters import Ended
@@ -93,13 +94,6 @@ class Fleet(Collector):
                 *self.ended.metrics(session, now),
             ]
 
-    def _ask_broker(self) -> dict[str, float]:
+    def _ask_broker(self) -> dict[str, int]:
         """How many messages wait in each queue, with those of the hosts that were last read from the database."""
-        queues = [CONTROL_QUEUE, UNROUTED_QUEUE, *map(host_queue, self.hosts)]
-        with app.connection_for_read() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)  # else it tries for minutes
-            channel: Any = connection.channel()
-            pipe = channel.client.pipeline(transaction=False)
-            for queue in queues:
-                pipe.llen(queue)
-            return dict(zip(queues, pipe.execute(), strict=True))
+        return health.lengths([CONTROL_QUEUE, UNROUTED_QUEUE, *map(host_queue, self.hosts)])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,6 +73,17 @@ def without_controller(bare: None) -> None:
             session.add(host)
         session.flush()
         session.add(Guest(name="web", host="hv1", qmp="/run/web.sock"))
+
+
+@pytest.fixture
+def hypervisor(database: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """All is well but the broker."""
+    for name in ("DIRECTORY", "GUEST_ROOT"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"DROVER_{name}", str(tmp_path / name))
+    monkeypatch.setenv("DROVER_HOST", "hv1")
+    monkeypatch.setenv("DROVER_ADDRESS", "127.0.0.2")
+    return tmp_path
 
 
 @pytest.fixture

@@ -22,17 +22,6 @@ def checked(code: int = 0) -> dict[str, tuple[str, str]]:
     return {one["name"]: (one["status"], one["message"]) for one in json.loads(found.stdout)["checks"]}
 
 
-@pytest.fixture
-def hypervisor(database: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """All is well but the broker."""
-    for name in ("DIRECTORY", "GUEST_ROOT"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(f"DROVER_{name}", str(tmp_path / name))
-    monkeypatch.setenv("DROVER_HOST", "hv1")
-    monkeypatch.setenv("DROVER_ADDRESS", "127.0.0.2")
-    return tmp_path
-
-
 def test_each_thing_is_told_with_what_to_do(hypervisor: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = checked(code=1)
     assert found["settings"] == ("ok", "all are valid")

@@ -16,6 +16,7 @@ from workers import files, processes
 from workers.environment import handed_on
 from workers.files import UnsafePath
 
+ENCRYPTION = ("cipher-alg", "cipher-mode", "ivgen-alg", "ivgen-hash-alg", "hash-alg")
 OPTIONS = {
     "cluster_size",
     "compat",
@@ -24,8 +25,21 @@ OPTIONS = {
     "extended_l2",
     "compression_type",
     "preallocation",
+    *ENCRYPTION,
+    *(f"encrypt.{name}" for name in ("format", *ENCRYPTION)),
 }
-"""Of `qemu-img create`: those that `workers.qemu.disks` reads from an image."""
+"""Of `qemu-img create`: those that `workers.qemu.disks` reads from an image. Others name files of this host, which are
+then made, emptied or read: `backing_file`, `data_file`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """What opens an encrypted image."""
+
+    secret: str
+    """Id of the secret."""
+    objects: Sequence[str]
+    """The words that make it, and those by which it is encrypted: `--object=...`."""
 
 
 def free_bytes(path: Path) -> int:
@@ -39,16 +53,26 @@ def existing_parent(path: Path) -> Path:
 
 
 def create(
-    path: Path, image_format: str, size_bytes: int, options: Mapping[str, str], backing: tuple[str, str] | None = None
+    path: Path,
+    image_format: str,
+    size_bytes: int,
+    options: Mapping[str, str],
+    backing: tuple[str, str] | None = None,
+    key: Key | None = None,
 ) -> None:
     """Make an empty image over the file at `path`, on a backing file (path, format) that need not be there yet.
+
+    With a key it is encrypted.
 
     Raises:
         Fatal: qemu-img refused; the text has its message.
     """
     argv = ["qemu-img", "create", "-q", "-f", image_format]
-    for key, value in options.items():
-        argv += ["-o", _option(key, value)]
+    for name, value in options.items():
+        argv += ["-o", _option(name, value)]
+    if key is not None:
+        prefix = "" if image_format == "luks" else "encrypt."
+        argv += [*key.objects, "-o", f"{prefix}key-secret={key.secret}"]
     if backing is not None:
         argv += ["-u", "-F", backing[1], "-b", backing[0]]
     made = _run(argv, path, os.O_RDWR, str(size_bytes))
@@ -56,11 +80,16 @@ def create(
         raise Fatal(f"qemu-img could not create {path}: {made.stderr.strip()}")
 
 
-def _option(key: str, value: str) -> str:
-    """As `-o` takes it. Others would name further files, which are then made, emptied or read."""
-    if key not in OPTIONS or re.fullmatch(r"[A-Za-z0-9.]+", value) is None:
-        raise Fatal(f"the option {key}={value} of an image is none that Drover knows: nothing was made")
-    return f"{key}={value}"
+def is_known(name: str, value: str) -> bool:
+    """An image may be made with this option."""
+    return name in OPTIONS and re.fullmatch(r"[A-Za-z0-9.-]+", value) is not None
+
+
+def _option(name: str, value: str) -> str:
+    """As `-o` takes it."""
+    if not is_known(name, value):
+        raise Fatal(f"the option {name}={value} of an image is none that Drover knows: nothing was made")
+    return f"{name}={value}"
 
 
 def _run(argv: Sequence[str], path: Path, flags: int, *after: str) -> "subprocess.CompletedProcess[str]":

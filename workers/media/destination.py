@@ -59,6 +59,7 @@ def _planned(file: NeededFile, root: str, ours: Settings, rules: HostPolicy) -> 
         group=file.group,
         format=file.format,
         backing=None if file.backing is None else relocated(file.backing, root, ours),
+        secret=file.secret,
     )
 
 

@@ -109,6 +109,11 @@ def opened(path: Path) -> Iterator[tuple[int, os.stat_result]]:
         os.close(descriptor)
 
 
+def of_secret(content: bytes) -> str:
+    """The digest of a secret that is in no file, with a salt of its own."""
+    return _scrypt(content, secrets.token_hex(16))
+
+
 def computed(descriptor: int, wanted: str, digest: str = "") -> str:
     """The digest of an open file, read anew. `digest` is the one that it is to be compared with."""
     if wanted == SECRET:
@@ -141,6 +146,10 @@ def _secret(descriptor: int, salt: str) -> str:
     content = os.pread(descriptor, LARGEST_SECRET_BYTES + 1, 0)
     if len(content) > LARGEST_SECRET_BYTES:
         raise Fatal(f"a secret is larger than {LARGEST_SECRET_BYTES} bytes")
+    return _scrypt(content, salt)
+
+
+def _scrypt(content: bytes, salt: str) -> str:
     return f"{SECRET}:{salt}:{hashlib.scrypt(content, salt=salt.encode(), n=1 << 14, r=8, p=1).hex()}"
 
 

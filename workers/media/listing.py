@@ -4,7 +4,7 @@ import grp
 import os
 import pwd
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from models.preflight import Check
 from workers import checks, files, processes
 from workers.media import digests
 from workers.processes import Process
+from workers.qemu import inline_secrets
 from workers.qemu.disks import ReadOnlyImage
 from workers.qemu.needed_files import Named, named_files
 from workers.qemu.permissions import written
@@ -48,18 +49,21 @@ def listed(
     paths: Iterable[str | None],
     ours: Settings,
     chain: Chain,
+    secrets: Mapping[str, bytes] | None = None,
 ) -> Listing:
-    """All that the guest needs; `paths` are further files that lie in folders of the guest.
+    """All that the guest needs; `paths` are further files that lie in folders of the guest, `secrets` what files will
+    hold that are not there: {id of the secret: content}.
 
     Raises:
         Unavailable: a file is large, and is still being read.
     """
-    return _Search(argv, guest, ours).all(disks, media, paths, chain)
+    return _Search(argv, guest, ours, secrets or {}).all(disks, media, paths, chain)
 
 
 class _Search:
-    def __init__(self, argv: Sequence[str], guest: Process, ours: Settings) -> None:
+    def __init__(self, argv: Sequence[str], guest: Process, ours: Settings, secrets: Mapping[str, bytes]) -> None:
         self.argv, self.guest, self.ours = argv, guest, ours
+        self.secrets = secrets
         self.found = Listing()
         self.until = time.monotonic() + PATIENCE_S
 
@@ -67,6 +71,10 @@ class _Search:
         self, disks: Sequence[SourceDisk], media: Sequence[ReadOnlyImage], paths: Iterable[str | None], chain: Chain
     ) -> Listing:
         for disk in disks if chain == "keep" else ():
+            if disk.chain and disk.key_secret:
+                self.found.refusals.append(
+                    checks.BACKING_FILE.found(f"{disk.path} is encrypted, and lies on {disk.chain[0].path}")
+                )
             self._chain(disk.path, disk.chain)
         for medium in media:
             self._chain(medium.path, medium.chain)
@@ -104,7 +112,9 @@ class _Search:
         self._add(kind, path, image_format, backing)
 
     def _file(self, named: Named) -> None:
-        if named.path not in self.found.files and (not named.optional or Path(named.path).exists()):
+        if named.secret is not None and named.secret in self.secrets:
+            self._add_secret(named, self.secrets[named.secret])
+        elif named.path not in self.found.files and (not named.optional or Path(named.path).exists()):
             self._add(named.kind, named.path, None, None)
 
     def _add(self, kind: FileKind, path: str, image_format: str | None, backing: str | None) -> None:
@@ -130,6 +140,20 @@ class _Search:
                 format=image_format,
                 backing=backing,
             )
+
+    def _add_secret(self, named: Named, content: bytes) -> None:
+        """One that stands on the command line; its file will be that of the QEMU's user alone."""
+        owner = Path(f"/proc/{self.guest.pid}").stat()
+        self.found.files[named.path] = NeededFile(
+            kind=FileKind.SECRET,
+            path=named.path,
+            size_bytes=len(content),
+            digest=digests.of_secret(content),
+            mode=inline_secrets.MODE,
+            owner=_user(owner.st_uid),
+            group=_group(owner.st_gid),
+            secret=named.secret,
+        )
 
     def _against(self, seen: str, remedy: str | None = checks.NEEDED_FILE.remedy) -> None:
         self.found.refusals.append(checks.NEEDED_FILE.found(seen, remedy=remedy or ""))

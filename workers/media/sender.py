@@ -5,6 +5,7 @@ import errno
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,8 @@ class Way:
     """Told of each piece: so many bytes of the file are there now."""
     busy: Callable[[], Awaitable[None]]
     """Told once when another job is bringing the same file."""
+    secret: Callable[[str], bytes]
+    """What stands on the guest's command line as the secret of this id."""
 
 
 async def send(place: int, file: PlannedFile, way: Way) -> None:
@@ -79,8 +82,7 @@ async def _line(reader: asyncio.StreamReader) -> str:
 
 
 async def _content(file: PlannedFile, begin: int, writer: asyncio.StreamWriter, way: Way) -> None:
-    real = files.followed(Path(file.source_path))
-    with digests.opened(real) as (descriptor, there):
+    with _opened(file, way) as (descriptor, there):
         if there.st_size != file.size_bytes:
             raise Fatal(f"{file.source_path} has changed since the move was planned: move the guest again")
         pace = _Pace()
@@ -93,6 +95,17 @@ async def _content(file: PlannedFile, begin: int, writer: asyncio.StreamWriter, 
             await pace.keep(len(piece), await way.rate())
     writer.write(PIECE.pack(0, 0))
     await writer.drain()
+
+
+@contextmanager
+def _opened(file: PlannedFile, way: Way) -> Iterator[tuple[int, os.stat_result]]:
+    if file.secret is None:
+        with digests.opened(files.followed(Path(file.source_path))) as found:
+            yield found
+        return
+    with os.fdopen(os.memfd_create("secret"), "r+b", buffering=0) as memory:
+        memory.write(way.secret(file.secret))
+        yield memory.fileno(), os.fstat(memory.fileno())
 
 
 def _pieces(descriptor: int, begin: int, size: int) -> Iterator[tuple[int, int]]:

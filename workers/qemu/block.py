@@ -236,6 +236,8 @@ class ExportedImage:
     """Of the guest's disk; a raw block device may be larger."""
     backing: tuple[tuple[str, str], ...] = ()
     """(path, format) from the file right below it down to the base."""
+    key_secret: str | None = None
+    """Id of the secret that opens it."""
 
     @property
     def nodes(self) -> list[str]:
@@ -260,6 +262,9 @@ async def export(monitor: Monitor, image: ExportedImage) -> None:
     )
     if image.device and image.format == "raw":
         below["size"] = image.size_bytes
+    if image.key_secret is not None:
+        key = {"key-secret": image.key_secret}
+        below |= key if image.format == "luks" else {"encrypt": {"format": "luks", **key}}
     await monitor.execute(
         "blockdev-add",
         driver=image.format,

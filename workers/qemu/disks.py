@@ -179,6 +179,7 @@ def drives(
 def _disk(index: int, medium: _Medium) -> SourceDisk:
     image = medium.image
     driver = str(medium.inserted["drv"])
+    size, taken = image["virtual-size"], image.get("actual-size")
     return SourceDisk(
         index=index,
         device=medium.top,
@@ -187,12 +188,21 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         file_node=medium.file_node,
         format="raw" if driver in FILES else driver,  # a device on the bare file sees raw data
         path=medium.path,
-        virtual_size_bytes=image["virtual-size"],
-        allocated_bytes=image.get("actual-size"),
+        virtual_size_bytes=size,
+        allocated_bytes=size if driver == "luks" else taken,  # what was never written is no zeroes there
         cluster_size_bytes=image.get("cluster-size"),
-        create_options=(_create_options(medium) if driver == "qcow2" else {}) | _thickness(medium),
+        create_options=_create_options(medium),
         chain=chain_of(image),
+        key_secret=_key_secret(image),
     )
+
+
+def _key_secret(image: Reply) -> str | None:
+    """QEMU tells it only in the made-up name of an encrypted image, which holds its options."""
+    if not image.get("encrypted"):
+        return None
+    options = json.loads(str(image["filename"]).removeprefix("json:"))
+    return next((str(value) for key, value in _flat(options) if key in {"key-secret", "encrypt.key-secret"}), None)
 
 
 def _thickness(medium: _Medium) -> dict[str, str]:
@@ -204,11 +214,34 @@ def _thickness(medium: _Medium) -> dict[str, str]:
     return {"preallocation": "falloc"} if thick else {}
 
 
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def _create_options(medium: _Medium) -> dict[str, str]:
-    """The qcow2 header as `qemu-img create -o` spells it; only what this QEMU reports."""
+    """How `qemu-img create -o` makes one like it."""
+    if medium.inserted["drv"] == "luks":
+        return _encryption(medium.specific)
+    header = _header(medium) if medium.inserted["drv"] == "qcow2" else {}
+    return header | _thickness(medium)
+
+
+def _encryption(specific: Reply, prefix: str = "") -> dict[str, str]:
+    names = ("cipher-alg", "cipher-mode", "ivgen-alg", "ivgen-hash-alg", "hash-alg")
+    return {f"{prefix}{name}": str(specific[name]) for name in names if name in specific}
+
+
+def _header(medium: _Medium) -> dict[str, str]:
+    """The qcow2 header; only what this QEMU reports."""
     options: dict[str, Any] = {"cluster_size": medium.image.get("cluster-size")}
     for key in ("compat", "lazy-refcounts", "refcount-bits", "extended-l2", "compression-type"):
         options[key.replace("-", "_")] = medium.specific.get(key)
+    if "encrypt" in medium.specific:
+        options |= {"encrypt.format": "luks", **_encryption(medium.specific["encrypt"], "encrypt.")}
     return {key: _spelled(value) for key, value in options.items() if value is not None}
 
 
@@ -241,7 +274,7 @@ def _refused(medium: _Medium) -> Iterator[Check]:
     if _read_only(medium):
         return  # see `workers.media.listing`
     driver = medium.inserted["drv"]
-    if driver not in {"raw", "qcow2", *FILES}:
+    if driver not in {"raw", "qcow2", "luks", *FILES}:
         yield checks.IMAGE_FORMAT.found(f"{medium.shown}: a {driver} node is on top")
         return
     for kind, applies in _reasons(medium).items():
@@ -251,10 +284,12 @@ def _refused(medium: _Medium) -> Iterator[Check]:
 
 def _reasons(medium: _Medium) -> dict[Kind, bool]:
     inserted, image, specific = medium.inserted, medium.image, medium.specific
+    encryption = specific if inserted["drv"] == "luks" else specific.get("encrypt", {})
     bitmaps = [bitmap for bitmap in inserted.get("dirty-bitmaps", ()) if _is_theirs(bitmap)]
     return {
         checks.INTERNAL_SNAPSHOTS: bool(image.get("snapshots")),
-        checks.ENCRYPTED_IMAGE: bool(inserted.get("encrypted")) or "encrypt" in specific,
+        checks.DETACHED_HEADER: bool(encryption.get("detached-header")),
+        checks.FURTHER_KEYS: sum(slot["active"] for slot in encryption.get("slots", ())) > 1,
         checks.DATA_FILE: "data-file" in specific,
         checks.DIRTY_BITMAPS: bool(bitmaps or specific.get("bitmaps")),
         checks.PARTIAL_IMAGE: _is_partial(image),

@@ -44,6 +44,8 @@ class Named:
     folder: bool = False
     """All in it that QEMU reads: `tls-creds-*`."""
     optional: bool = False
+    secret: str | None = None
+    """The id of the object that reads it."""
 
 
 def named_files(argv: Sequence[str]) -> Iterator[Named]:
@@ -72,7 +74,7 @@ def _of_object(option: Option) -> Iterator[Named]:
     kind = option.get("qom-type") or driver_of(option)
     for key, value in leaves(option):
         if kind.startswith(_SECRET_OBJECTS) and key == "file":
-            yield Named(FileKind.SECRET, value)
+            yield Named(FileKind.SECRET, value, secret=option.get("id"))
         if kind.startswith(_SECRET_OBJECTS) and key == "dir":
             yield Named(FileKind.SECRET, value, folder=True)
         if kind.startswith("authz-") and key == "filename":
@@ -84,7 +86,8 @@ def chain_of(image: Reply) -> tuple[BackingImage, ...]:
     below = image.get("backing-image")
     if below is None:
         return ()
-    return (BackingImage(path=file_of(below), format=str(below["format"])), *chain_of(below))
+    encrypted = "encrypted " if below.get("encrypted") else ""  # it has no place in a chain that is kept
+    return (BackingImage(path=file_of(below), format=f"{encrypted}{below['format']}"), *chain_of(below))
 
 
 def file_of(image: Reply) -> str:

@@ -125,7 +125,7 @@ def _network(option: Option, rules: Rules) -> Iterator[str]:
     if kind and kind not in NETWORKS:
         yield f"{text}: this kind of network is not allowed by its policy"
     named = {key for key, _ in leaves(option)}
-    if kind == "tap" and not named & {"script", "helper"} and not rules.may_start("/etc/qemu-ifup"):
+    if kind == "tap" and not named & {"script", "helper", "fd", "fds"} and not rules.may_start("/etc/qemu-ifup"):
         yield f"{text}: it would start /etc/qemu-ifup, which its policy does not allow"
 
 

@@ -28,7 +28,8 @@ _TIED_DEVICES = {
 _ENCRYPTED_MEMORY = ("sev-", "tdx-", "s390-pv-")
 """Kinds of objects that a machine names as `confidential-guest-support`."""
 _MOVABLE_VHOST = ("vhost-vsock",)
-_DESCRIPTORS = words_of("fd fds vhostfd vhostfds sock_fd")
+_OF_TAPS = words_of("fd fds vhostfd vhostfds")
+_DESCRIPTORS = _OF_TAPS | words_of("sock_fd")
 _REMOTE = words_of("nbd nfs rbd http https ftp ftps ssh iscsi gluster sheepdog nvme vvfat fat")
 _PATH_KEYS = {
     "drive": ("file", "filename"),
@@ -47,15 +48,19 @@ _CHANNEL = re.compile(r"(?:vnc=)?(?:mon:)?(?:unix|file|pipe):([^,]+)")
 _NO_ROOT_NEEDED = ("/dev/hugepages", "/dev/null", "/dev/stdout", "/dev/stderr", "/dev/fdset/")
 
 
-def command_line_refusals(argv: Sequence[str], *, source_root: str, images: Collection[str] = ()) -> list[Check]:
+def command_line_refusals(
+    argv: Sequence[str], *, source_root: str, images: Collection[str] = (), descriptors: Collection[int] = ()
+) -> list[Check]:
     """Why this command line cannot be rebuilt on another host; empty when it can.
 
     `images` are disks whose place somebody else decides about: block devices, and images outside the guest root.
+    `descriptors` are those of taps, likewise.
     """
     found: dict[Check, None] = {}
     for option in map(spelled_out, parse_command_line(argv)):
-        for look in (_refused_option, _refused_device, _refused_descriptor, _refused_disk, _refused_monitor):
+        for look in (_refused_option, _refused_device, _refused_disk, _refused_monitor):
             found.update(dict.fromkeys(look(option)))
+        found.update(dict.fromkeys(_refused_descriptor(option, descriptors)))
         found.update(dict.fromkeys(_refused_path(option, source_root, images)))
     return list(found)
 
@@ -92,12 +97,18 @@ def _refused_device(option: Option) -> Iterator[Check]:
         yield kind.of(shown(option))
 
 
-def _refused_descriptor(option: Option) -> Iterator[Check]:
+def _refused_descriptor(option: Option, known: Collection[int]) -> Iterator[Check]:
     if option.name in {"add-fd", *GUEST_TEXT, *DROPPED}:
         return
     for key, value in leaves(option):
+        if key in _OF_TAPS and driver_of(option) == "tap" and _all_known(value, known):
+            continue
         if key in _DESCRIPTORS or "/dev/fdset/" in value or (key == "type" and value == "fd"):
             yield checks.DESCRIPTOR.of(shown(option))
+
+
+def _all_known(value: str, known: Collection[int]) -> bool:
+    return all(word.isdecimal() and int(word) in known for word in value.split(":"))
 
 
 def _refused_disk(option: Option) -> Iterator[Check]:

@@ -7,11 +7,13 @@ import asyncio
 import secrets
 import time
 
+from drover.errors import Fatal
 from models.documents import FileCopy
 from models.job import Side
-from workers import mirrors
+from workers import as_started, mirrors
 from workers.media import placing, sender
 from workers.media.sender import Gone, Way
+from workers.qemu import inline_secrets
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
 from workers.streams.parameters import FILES
@@ -81,7 +83,18 @@ class _Progress:
         self.next_at, self.allowed = 0.0, 0
 
     def way(self) -> Way:
-        return Way(socket=self.ctx.directory.socket(FILES), rate=self.rate, copied=self.copied, busy=self.busy)
+        return Way(
+            socket=self.ctx.directory.socket(FILES),
+            rate=self.rate,
+            copied=self.copied,
+            busy=self.busy,
+            secret=self.secret,
+        )
+
+    def secret(self, name: str) -> bytes:
+        if not self.ctx.source_alive:
+            raise Fatal(f"{self.ctx.job.guest}'s QEMU is gone: powered off or crashed")
+        return inline_secrets.contents(as_started.as_started(self.ctx.source_process).argv)[name]
 
     async def rate(self) -> int:
         return self.allowed

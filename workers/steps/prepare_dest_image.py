@@ -21,7 +21,10 @@ class PrepareDestImage(StepHandler):
     name, side = "prepare_dest_image", Side.DESTINATION
 
     async def verify(self, ctx: Context) -> bool:
-        looks = (asyncio.to_thread(making.is_made, ctx.directory, disk) for disk in ctx.plan.disks)
+        looks = (
+            asyncio.to_thread(making.is_claimed if disk.key_secret else making.is_made, ctx.directory, disk)
+            for disk in ctx.plan.disks
+        )
         return all(await asyncio.gather(*looks))
 
     async def do(self, ctx: Context) -> None:
@@ -33,7 +36,7 @@ class PrepareDestImage(StepHandler):
             _may_be_an_image(ctx, Path(disk.destination_path))
             await asyncio.to_thread(making.claim, ctx, disk)
             links.make(disk.links)
-        await asyncio.gather(*(asyncio.to_thread(making.fill, disk) for disk in disks))
+        await asyncio.gather(*(asyncio.to_thread(making.fill, disk) for disk in disks if disk.key_secret is None))
         await asyncio.gather(*(asyncio.to_thread(ownership.give_away, ctx, disk) for disk in disks))
 
     async def rollback(self, ctx: Context) -> None:

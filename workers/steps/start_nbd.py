@@ -8,6 +8,7 @@ from workers import incoming_qemu, nbd_server
 from workers.launcher import units
 from workers.media import placing
 from workers.step import Context, StepHandler
+from workers.storage import making
 from workers.streams import supervisor as streams
 from workers.switchover import supervisor
 from workflows.migration.chain import BeginAnew, Restart
@@ -24,6 +25,7 @@ class StartNbd(StepHandler):
 
     async def do(self, ctx: Context) -> None:
         await _files_are_there(ctx)
+        await _make_encrypted(ctx)
         supervisor.prepare(ctx)  # here it delays nothing; a quick copy ends before one started later would be ready
         qemu = (
             None if await incoming_qemu.waits(ctx) else await incoming_qemu.spawn(ctx)
@@ -51,6 +53,15 @@ class StartNbd(StepHandler):
             await asyncio.to_thread(units.take_back, ctx)
         await nbd_server.stop(ctx)
         await streams.stop(ctx)
+
+
+async def _make_encrypted(ctx: Context) -> None:
+    """Only now are their keys there."""
+    for disk in ctx.plan.disks:
+        key = making.key(ctx.destination, disk)
+        if key is not None and not await asyncio.to_thread(making.is_made, ctx.directory, disk):
+            ctx.guard()
+            await asyncio.to_thread(making.fill, disk, key)
 
 
 async def _files_are_there(ctx: Context) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from drover.errors import Fatal, PreconditionFailed, UnreadableDocument
 from drover.settings import Settings
-from models.plan import Layout, PlannedDisk
+from models.plan import DestinationPlan, Layout, PlannedDisk
 from workers import files, policy
 from workers.environment import handed_on
 from workers.files import UnsafePath
 from workers.images import manifest
+from workers.images.manifest import Key
 from workers.policy import HostPolicy
+from workers.qemu import inline_secrets
 from workers.step import Context, JobDirectory
 from workers.storage import devices, drivers
 
@@ -110,12 +112,22 @@ def claim(ctx: Context, disk: PlannedDisk) -> None:
     ctx.directory.volumes.take(path)
 
 
-def fill(disk: PlannedDisk) -> None:
-    """Make the empty image; a raw block device needs none, because a mirror writes all of it."""
+def fill(disk: PlannedDisk, key: Key | None = None) -> None:
+    """Make the empty image, an encrypted one with its key; a raw block device needs none, because a mirror writes all
+    of it.
+    """
     path = _file(disk)
     if not (disk.destination_device and disk.format == "raw"):
         backing = (disk.chain[0].path, disk.chain[0].format) if disk.chain else None
-        manifest.create(path, disk.format, disk.virtual_size_bytes, disk.create_options, backing)
+        manifest.create(path, disk.format, disk.virtual_size_bytes, disk.create_options, backing, key)
+
+
+def is_claimed(directory: JobDirectory, disk: PlannedDisk) -> bool:
+    """The file is this job's, and its links are there; an encrypted image is made once its key is there."""
+    try:
+        return directory.owns(Path(disk.destination_path)) and _has_links(disk)
+    except UnsafePath:
+        return False
 
 
 def is_made(directory: JobDirectory, disk: PlannedDisk) -> bool:
@@ -127,9 +139,20 @@ def is_made(directory: JobDirectory, disk: PlannedDisk) -> bool:
         if disk.destination_device and disk.format == "raw":
             return devices.size_bytes(path) >= disk.virtual_size_bytes
         made = manifest.virtual_size(_file(disk), disk.format) == disk.virtual_size_bytes
-        return made and all(Path(link.path).is_symlink() for link in disk.links)
+        return made and _has_links(disk)
     except (PreconditionFailed, UnsafePath):
         return False
+
+
+def _has_links(disk: PlannedDisk) -> bool:
+    return all(Path(link.path).is_symlink() for link in disk.links)
+
+
+def key(plan: DestinationPlan, disk: PlannedDisk) -> Key | None:
+    """What opens an encrypted disk, in files that the guest's QEMU reads as well."""
+    if disk.key_secret is None:
+        return None
+    return Key(secret=disk.key_secret, objects=inline_secrets.objects(plan.argv, disk.key_secret))
 
 
 def _file(disk: PlannedDisk) -> Path:

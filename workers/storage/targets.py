@@ -52,6 +52,11 @@ class Targets:
         if storage is not None and os.path.realpath(path) in map(os.path.realpath, self.layout.overwrite):
             storage = None
         image_format = wanted.format or ("raw" if device and not disk.block_device else disk.format)
+        if disk.key_secret is not None and (device or image_format != disk.format):
+            raise PreconditionFailed(
+                f"disk {disk.index} is encrypted, and stays an encrypted image file: name one with "
+                f"`--disk {disk.index}=PATH`, and no other format"
+            )
         if on_chain and image_format != "qcow2":
             raise PreconditionFailed(
                 f"disk {disk.index} lies on backing files: `--chain flatten` makes it {image_format}"

@@ -70,12 +70,17 @@ def _credentials(ctx: Context) -> tuple[Credentials | None, Credentials | None]:
     if ctx.settings.streams is StreamSecurity.PLAIN:
         return None, None
     if ctx.settings.streams is StreamSecurity.CERTIFICATES:
-        return _of_operator(ctx.settings, ctx.job.source), None
+        return of_operator(ctx.settings, ctx.job.source), None
     pair = credentials.make()
     return pair.server, pair.client
 
 
-def _of_operator(ours: Settings, peer: str) -> Credentials:
+def of_operator(ours: Settings, peer: str) -> Credentials:
+    """Those that the settings name.
+
+    Raises:
+        Fatal: a file cannot be read.
+    """
     paths = (ours.tls_certificate, ours.tls_key, ours.tls_authority)
     try:
         certificate, key, authority = (path.read_text() for path in paths if path is not None)
@@ -90,14 +95,23 @@ def bind(ours: Settings, wanted: int | None = None) -> socket.socket:
     Raises:
         Transient: none is free.
     """
-    family = socket.AF_INET6 if ":" in ours.address else socket.AF_INET
     span = range(ours.ports.first, ours.ports.last + 1)
     for port in [*([wanted] if wanted in span else []), *span]:
         try:
-            return socket.create_server((ours.address, port), family=family, backlog=local.BACKLOG)
+            return listen(ours, port)
         except OSError as error:
             log.debug("port %s is not free: %s", port, error)
     raise Transient(f"none of the ports {ours.ports} of {ours.host} is free: give it more with DROVER_PORTS")
+
+
+def listen(ours: Settings, port: int) -> socket.socket:
+    """A listening socket on a port of this host.
+
+    Raises:
+        OSError: it is not free.
+    """
+    family = socket.AF_INET6 if ":" in ours.address else socket.AF_INET
+    return socket.create_server((ours.address, port), family=family, backlog=local.BACKLOG)
 
 
 async def connect(ctx: Context) -> None:
@@ -173,7 +187,7 @@ def _parameters(ctx: Context, listening: dict[str, int]) -> ClientParameters:
         raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: it is of job {told['job']}")
     given = Credentials(**told["credentials"]) if told["credentials"] else None
     if served.streams is StreamSecurity.CERTIFICATES:
-        given = _of_operator(ctx.settings, ctx.job.destination)
+        given = of_operator(ctx.settings, ctx.job.destination)
     return ClientParameters(
         sockets={stream: str(ctx.directory.socket(stream)) for stream in STREAMS},
         secret=told["secret"],

@@ -74,6 +74,7 @@ def derive(
         destination_root=str(ours.guest_root),
         qemu=qemu,
         image_paths=_elsewhere(seen, disks) | {file.source_path: file.destination_path for file in needed},
+        more=monitors.ours(qmp) if _needs_monitor(seen) else (),
     )
     argv = fitted(argv, {disk.named or disk.destination_path: _fit(disk) for disk in disks if _becomes_another(disk)})
     images = {disk.named or disk.destination_path for disk in disks}

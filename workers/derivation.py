@@ -84,7 +84,7 @@ def derive(
     against = command_line_refusals(argv, source_root=str(ours.guest_root), images=images, descriptors=handed)
     problems += checks.at_destination(against)
     problems += [checks.POLICY.found(sentence) for sentence in violations(argv, rules, images)]
-    live = known_bugs.live_ram_safe(seen.qemu_version, version, seen.accel)
+    live = known_bugs.live_ram_safe(seen.qemu_version, version, seen.accel, seen.argv)
     changed = [checks.CHANGED_DISK.found(sentence) for sentence in changes(disks)]
     warned = [*_warnings(seen, version, ours.streams), *changed, *taps.warnings(seen.started_as)]
     plan = DestinationPlan(

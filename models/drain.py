@@ -50,6 +50,8 @@ class Drain(Base):
     state: Mapped[DrainState] = mapped_column(by_value(DrainState), default=DrainState.QUEUED)
     idempotency_key: Mapped[str | None] = mapped_column(String(128), unique=True)
     allowed_hosts: Mapped[AllowedHosts] = mapped_column(Typed(AllowedHosts), default=AllowedHosts)
+    selector: Mapped[str | None] = mapped_column(Text)
+    """Only guests that it selects by their labels are moved, see `workflows.selectors`; null: all."""
     options: Mapped[MigrationOptions] = mapped_column(Typed(MigrationOptions), default=MigrationOptions)
     """Of its jobs, see `Job.options`."""
     priority: Mapped[int] = mapped_column(default=0)

@@ -1,7 +1,7 @@
 """Guests: running QEMUs that were adopted."""
 
 import enum
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import BigInteger, ForeignKey, String, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
@@ -63,6 +63,20 @@ class Guest(Base):
     """Guests of one such group go to one host."""
     anti_affinity: Mapped[str | None] = mapped_column(String(64))
     """Guests of one such group never share a host."""
+
+    labels: Mapped[dict[str, str]] = mapped_column(default=dict, server_default="{}")
+    """See `workflows.selectors`; a value may be empty."""
+    never_drain: Mapped[str | None] = mapped_column(Text)
+    """Why no drain moves it, until then; null: drains do."""
+    never_drain_until: Mapped[datetime | None]
+
+    def stays(self, at: datetime) -> str | None:
+        """Why no drain moves it at a time, as a sentence."""
+        if self.never_drain is None or self.never_drain_until is None or self.never_drain_until <= at:
+            return None
+        until = f"{self.never_drain_until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        ends = f"`drover guest set {self.name} --never-drain ''` ends that"
+        return f"it is never drained until {until}: {self.never_drain} ({ends})"
 
     def lives_on(self, host: str, qmp: str, process: str | None = None, launcher: Launcher | None = None) -> None:
         """Record where it runs after a move, and in which process and by which launcher if that is known."""

@@ -48,6 +48,8 @@ class Host(Base):
     qemus: Mapped[SeenQemus | None] = mapped_column(Typed(SeenQemus))
     """Those that its worker saw running when it last looked; null: it has not yet. Likewise the next."""
     qemus_at: Mapped[datetime | None]
+    labels: Mapped[dict[str, str]] = mapped_column(default=dict, server_default="{}")
+    """See `workflows.selectors`; a value may be empty."""
 
 
 ANSWERED_CHANNEL = "drover_answered"

@@ -24,6 +24,7 @@ from models.documents import (
     MigrationOptions,
     NbdServer,
     Pace,
+    Proof,
     RamProgress,
     Switchover,
     Window,
@@ -97,6 +98,8 @@ class Job(Base):
     """None while no attempt is under way."""
     file_copy: Mapped[FileCopy | None] = mapped_column(Typed(FileCopy))
     """None where nothing had to be copied but disks and RAM."""
+    proof: Mapped[Proof | None] = mapped_column(Typed(Proof))
+    """None before its images are compared, or where that was not asked for."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     cutover_begun_at: Mapped[datetime | None]
     """Set before the source may pause, cleared when it is certain that the source kept the guest."""
@@ -294,6 +297,8 @@ class Disk(Base):
     """Since the copy began, what the guest wrote meanwhile included: it may exceed the size of the disk."""
     bytes_first: Mapped[int | None] = mapped_column(BigInteger)
     """How long the mirror was when this copy of the disk began; None before it, or of a job of Drover 0.1."""
+    delta_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """What the guest had written since it left the image that this copy began with; None: that was empty."""
     ready_at: Mapped[datetime | None]
     retired_path: Mapped[str | None] = mapped_column(Text)
     """Where the source's image was set aside after the move."""

@@ -16,7 +16,7 @@ from models.plan import DestinationPlan, PlannedDisk
 from models.preflight import Check
 from workers import attestation, checks, derivation, files, policy, registration, trial
 from workers.files import UnsafePath
-from workers.images import links, manifest
+from workers.images import links, manifest, way_back
 from workers.launcher import keep_out
 from workers.machine import machine
 from workers.media import destination
@@ -49,9 +49,11 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     needed, against = await asyncio.to_thread(destination.looked_up, plan.files, settings, rules, question.guest)
     plan = plan.model_copy(update={"files": needed})
     problems += against + _programs() + _memory(source.memory_bytes)
+    choice = await asyncio.to_thread(way_back.expected, settings, question.guest, source.disks, plan.disks)
+    plan = plan.model_copy(update={"way_back": choice.way and choice.way.job, "no_way_back": choice.why})
     problems += _images(plan, settings, rules, question)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
-    problems += [] if problems else derivation.in_the_way(plan.argv)
+    problems += [] if problems else derivation.in_the_way(plan)
     problems += _ports(plan.argv)
     missing = cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
     problems += [checks.CPU.found(sentence) for sentence in missing]
@@ -91,7 +93,8 @@ def _images(plan: DestinationPlan, settings: Settings, rules: HostPolicy, questi
     places = (_place(disk, settings, rules) for disk in disks)
     problems += [checks.IMAGE_EXISTS.found(why) for why in places if why]
     try:
-        room.check(disks, settings, needed_files=plan.files, thin_factor=question.thin_factor)
+        made = disks if plan.way_back is None else []
+        room.check(made, settings, needed_files=plan.files, thin_factor=question.thin_factor)
     except PreconditionFailed as error:
         problems.append(checks.NO_ROOM.found(str(error)))
     return problems + [

@@ -12,7 +12,7 @@ from models.database import transaction
 from models.fleet import SLOWEST_BYTES_PER_S, bandwidth_of
 from models.job import Disk, Job, JobState
 from workers import nbd_server
-from workers.qemu import block, known_bugs
+from workers.qemu import block, known_bugs, target
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor, MonitorLost
 from workers.step import Context
@@ -49,6 +49,13 @@ def detect_zeroes(ctx: Context, index: int) -> str:
     return known_bugs.target_detect_zeroes(
         ctx.destination.qemu_version, disk.format, int(cluster) if cluster.isdigit() else None
     )
+
+
+async def connect(ctx: Context, monitor: Monitor, index: int, *, discard: str) -> None:
+    """Open the target of this disk's mirror; one to an earlier NBD server, or half begun, is dropped."""
+    mine = name(ctx.job.id, index)
+    await block.drop_mirrors(monitor, [mine])
+    await target.connect(monitor, mine, server(ctx, index), discard=discard, zeroes=detect_zeroes(ctx, index))
 
 
 def without_holes(ctx: Context, index: int, mirror: Mirror) -> tuple[int, int]:
@@ -180,8 +187,9 @@ def record(ctx: Context, states: Mapping[str, Mirror], seen: dict[str, int]) -> 
             continue
         if seen.get(mine, 0) != mirror.copied_bytes:
             seen[mine], ctx.job.progress_at = mirror.copied_bytes, ctx.claim.now()
-        copied, total = without_holes(ctx, disk.index, mirror)
-        if total and (disk.bytes_first is None or copied < disk.bytes_copied):
+        before = disk.delta_bytes or 0
+        copied, total = (before + each for each in without_holes(ctx, disk.index, mirror))
+        if mirror.total_bytes and (disk.bytes_first is None or copied < disk.bytes_copied):
             disk.bytes_first = total  # a copy begins, or begins anew
         disk.bytes_copied = copied
         disk.bytes_total = max(total, copied) or disk.bytes_total

@@ -1,6 +1,6 @@
 """Changing the limits of the fleet, and what one host has of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from models.fleet import Bandwidth, FleetLimits, Limits, Retention
 from models.host import Host
 from workflows.hosts import existing
 from workflows.migration.jobs import wake
+from workflows.selectors import relabelled
 
 OF_ONE_HOST = {"bandwidth_bytes_per_s": Bandwidth, "retention": Retention}
 """Limits that a host may have of its own, with their types."""
@@ -108,14 +109,17 @@ def _too_many_held(held: int, host: str, steps: int) -> str:
     )
 
 
-def describe_host(name: str, wanted: Mapping[str, Any]) -> Host:
-    """Give one host limits of its own, by the names of `OF_ONE_HOST`; None is the fleet's again.
+def describe_host(
+    name: str, wanted: Mapping[str, Any], labels: Sequence[str] = (), unlabel: Sequence[str] = ()
+) -> Host:
+    """Give one host limits of its own, by the names of `OF_ONE_HOST`, and labels; None is the fleet's again.
 
     Raises:
-        PreconditionFailed: there is no such host, or a value is out of range.
+        PreconditionFailed: there is no such host, a value is out of range, or a label is wrong.
     """
     with transaction() as session:
         host = existing(session, name)
+        host.labels = relabelled(host.labels, labels, unlabel)
         for limit, value in wanted.items():
             try:
                 checked = None if value is None else TypeAdapter(OF_ONE_HOST[limit]).validate_python(value)

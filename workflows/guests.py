@@ -1,5 +1,10 @@
 """Records of guests: adopt, describe, forget."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
 from sqlalchemy import false, or_, select, text, update
 from sqlalchemy.orm import Session
 
@@ -13,6 +18,7 @@ from models.launcher import Launcher
 from models.plan import Chain, Inspection
 from models.said import say
 from workflows.host_rpc import ask, known_host
+from workflows.selectors import relabelled
 
 
 def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
@@ -129,21 +135,42 @@ def lock_as_planned(session: Session, planned_for: Guest, inspection: Inspection
         raise PreconditionFailed(f"{name} was adopted anew while its hosts were asked: try again")
 
 
-def describe(name: str, *, priority: int | None, affinity: str | None, anti_affinity: str | None) -> Guest:
-    """Set what drains consider about a guest; None leaves a value as it is, an empty group takes the guest out of it.
+@dataclass(frozen=True, kw_only=True)
+class NeverDrain:
+    """No drain moves the guest until then."""
+
+    reason: str
+    until: datetime
+
+
+def describe(
+    name: str,
+    *,
+    priority: int | None = None,
+    affinity: str | None = None,
+    anti_affinity: str | None = None,
+    labels: Sequence[str] = (),
+    unlabel: Sequence[str] = (),
+    never_drain: NeverDrain | Literal[""] | None = None,
+) -> Guest:
+    """Set what drains consider about a guest; None leaves a value as it is, an empty one takes it away.
 
     Raises:
-        PreconditionFailed: there is no such guest, or no group can be called that.
+        PreconditionFailed: there is no such guest, no group can be called that, or a label is wrong.
     """
     for group in filter(None, (affinity, anti_affinity)):
         names.check(group, "a group of guests")
     known_guest(name)
     with transaction() as session:
         guest = session.get_one(Guest, name)
+        guest.labels = relabelled(guest.labels, labels, unlabel)
+        if never_drain is not None:
+            guest.never_drain = never_drain.reason if never_drain else None
+            guest.never_drain_until = never_drain.until if never_drain else None
         guest.priority = guest.priority if priority is None else priority
         guest.affinity = guest.affinity if affinity is None else affinity or None
         guest.anti_affinity = guest.anti_affinity if anti_affinity is None else anti_affinity or None
-        say(session, "an operator changed the guest's priority or groups", guest=name)
+        say(session, "an operator changed what drains consider about the guest", guest=name)
     return guest
 
 

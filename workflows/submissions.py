@@ -15,10 +15,11 @@ from pydantic import AfterValidator, AnyHttpUrl, ConfigDict, Field, StringConstr
 from drover.errors import PreconditionFailed
 from drover.names import ALLOWED, CONTROL, GuestName, HostName
 from models.contracts import Many, Part, shown
-from models.documents import DOWNTIME_MS, AllowedHosts, MigrationOptions, Recurrence
+from models.documents import DOWNTIME_MS, VERIFY_BYTES_PER_S, AllowedHosts, MigrationOptions, Recurrence
 from models.plan import Chain, Layout
 from models.storage import MOST_THIN_FACTOR
 from workflows import schedule
+from workflows.selectors import Selector
 from workflows.submit_options import SubmitOptions
 
 P = ParamSpec("P")
@@ -128,6 +129,12 @@ class Submission(Message):
     """0: the host's budget."""
     launcher_stays: bool = Field(False, description=FLAG)
     """Move guests although a launcher that nobody can tell to keep still may start them again at the source."""
+    verify: bool = Field(False, description=FLAG)
+    """Compare both sides of each disk after the switchover, before the source's images are let go."""
+    verify_bytes_per_s: int = Field(
+        VERIFY_BYTES_PER_S, ge=0, le=2**63 - 1, description=f"a whole number of bytes per second from 0 to {2**63 - 1}"
+    )
+    """What is read on either host for that; 0: no limit."""
     chain: Chain = Field("keep", description="keep or flatten")
     """What becomes of backing files: the destination has them as well, or the images hold all by themselves."""
     priority: int = Field(0, ge=-LARGEST, le=LARGEST, description=f"a whole number from {-LARGEST} to {LARGEST}")
@@ -154,6 +161,8 @@ class Submission(Message):
             bandwidth_bytes_per_s=self.bandwidth_bytes_per_s,
             window_end=self.window_end,
             launcher_stays=self.launcher_stays,
+            verify=self.verify,
+            verify_bytes_per_s=self.verify_bytes_per_s,
             chain=self.chain,
         )
 
@@ -194,13 +203,19 @@ class MigrationSubmission(Submission):
     )
     """Where, and as what, its disks are made at the destination."""
 
+    drop_snapshots: bool = Field(False, description=FLAG)
+    """Move it although its images hold internal snapshots: those stay in the former images, for as long as these are
+    kept.
+    """
+
     guest: GuestName = Field(description=NAME)
     to: HostName = Field(description=HOST_NAME)
     """The host that it is to be moved to."""
 
     def options(self) -> MigrationOptions:
         """How the guest is to be moved."""
-        return super().options().model_copy(update={"thin_factor": self.thin_factor, "layout": self.layout})
+        names = ("thin_factor", "layout", "drop_snapshots")
+        return super().options().model_copy(update={name: getattr(self, name) for name in names})
 
 
 class DrainSubmission(Submission):
@@ -212,12 +227,23 @@ class DrainSubmission(Submission):
     """Only these take guests; an empty list: all."""
     exclude: Many[HostName] = Field((), description=HOST_NAMES)
     """These take no guest."""
+    selector: Text | None = Field(None, description="a text like tier=db,!pinned")
+    """Only guests that it selects by their labels; without it all."""
     every: Text | None = Field(None, description="a text like '0 22 * * 6'")
     """When it is repeated; the first time is the next of these, unless `at` is given."""
 
     def allowed_hosts(self) -> AllowedHosts:
         """Where its guests may go."""
         return AllowedHosts(to=self.to, exclude=self.exclude)
+
+    def selected(self) -> str | None:
+        """Its selector.
+
+        Raises:
+            PreconditionFailed: that is not understood.
+        """
+        _named("selector", Selector.read, self.selector)
+        return self.selector
 
     def recurrence(self) -> Recurrence | None:
         """When it is repeated.

@@ -1,11 +1,11 @@
 """`drover drain` and `drover return`: emptying a host for maintenance, and bringing its guests home."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from drover.cli import completion, schedule_options
+from drover.cli.lazy import ShortForSubmit
 from drover.cli.options import (
     AsHtml,
     AsJson,
@@ -16,22 +16,15 @@ from drover.cli.options import (
     IdempotencyKey,
     LauncherStays,
     MaxDowntime,
+    Selected,
     Timeout,
+    Verify,
+    VerifyRate,
     Wait,
     examples,
 )
 
-
-class HostFirst(TyperGroup):
-    """`drover drain HOST` is short for `drover drain submit HOST`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in {*ctx.help_option_names, "--help"}:
-            args = ["submit", *args]
-        return super().parse_args(ctx, args)
-
-
-app = typer.Typer(cls=HostFirst, no_args_is_help=True, help="Empty hosts: move all guests of a host elsewhere.")
+app = typer.Typer(cls=ShortForSubmit, no_args_is_help=True, help="Empty hosts: move all guests of a host elsewhere.")
 
 DrainId = Annotated[int, typer.Argument(metavar="ID", help="The drain's number.", show_default=False)]
 To = Annotated[
@@ -64,6 +57,7 @@ def group() -> None:
     epilog=examples(
         "drover drain hv1 --dry-run",
         "drover drain hv1 --wait",
+        "drover drain hv1 --selector 'tier=db,!pinned'",
         "drover drain hv1 --window 22:00-04:00 --timezone Europe/Berlin --seed-now",
         "drover drain submit hv1 --to hv2 --to hv3 --idempotency-key kernel-42 --json",
     )
@@ -72,12 +66,15 @@ def submit(
     host: HostName,
     to: To = None,
     exclude: Exclude = None,
+    selector: Selected = None,
     dry_run: DryRun = False,
     wait: Wait = False,
     timeout: Timeout = None,
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = "0",
     launcher_stays: LauncherStays = False,
+    verify: Verify = False,
+    verify_rate: VerifyRate = "200M/s",
     chain: Chain = "keep",
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
@@ -103,9 +100,12 @@ def submit(
         host,
         to=to,
         exclude=exclude,
+        selector=selector,
         max_downtime_ms=max_downtime_ms,
         bandwidth=bandwidth,
         launcher_stays=launcher_stays,
+        verify=verify,
+        verify_rate=verify_rate,
         chain=chain,
         at=at,
         window=window,
@@ -143,6 +143,8 @@ def bring_home(
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = "0",
     launcher_stays: LauncherStays = False,
+    verify: Verify = False,
+    verify_rate: VerifyRate = "200M/s",
     chain: Chain = "keep",
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
@@ -165,6 +167,8 @@ def bring_home(
         max_downtime_ms=max_downtime_ms,
         bandwidth=bandwidth,
         launcher_stays=launcher_stays,
+        verify=verify,
+        verify_rate=verify_rate,
         chain=chain,
         at=at,
         window=window,
@@ -185,14 +189,18 @@ def bring_home(
 @app.command("list", epilog=examples("drover drain list", "drover drain list --all --json"))
 def list_drains(
     everything: Annotated[bool, typer.Option("--all", help="Those that are done or cancelled as well.")] = False,
+    selector: Selected = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="The newest N.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """List the drains and returns that go on or have left something, newest first."""
     from drover.cli import drain_view
     from drover.views import drain_queries
+    from workflows.selectors import Selector
 
-    drain_view.listed(drain_queries.newest(everything=everything, limit=limit), everything, as_json=as_json)
+    wanted = Selector.read(selector) if selector else None
+    shots = drain_queries.newest(everything=everything, limit=limit, selector=wanted)
+    drain_view.listed(shots, everything, as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain show 3", "drover drain show --key kernel-42 --json"))

@@ -1,8 +1,12 @@
 """How guests are shown, as text or as JSON."""
 
+from datetime import UTC, datetime
+from typing import Literal
+
 from sqlalchemy import select
 
 from drover.cli import output
+from drover.errors import PreconditionFailed
 from drover.views import documents, serializers
 from models.base import Document
 from models.database import transaction
@@ -10,7 +14,9 @@ from models.guest import Guest, Life
 from models.job import Job, unfinished
 from models.launcher import Launcher
 from models.plan import Inspection
-from workflows import guests
+from workflows import guests, schedule, selectors
+from workflows.guests import NeverDrain
+from workflows.selectors import Selector
 
 
 def adopted(guest: Guest, inspection: Inspection, *, as_json: bool) -> None:
@@ -25,17 +31,47 @@ def adopted(guest: Guest, inspection: Inspection, *, as_json: bool) -> None:
         output.say(f"{guest.name} on {guest.host} is adopted")
 
 
-def listed(*, as_json: bool) -> None:
+def never_drain(reason: str | None, until: str | None, timezone: str) -> NeverDrain | Literal[""] | None:
+    """What `--never-drain` and `--until` mean together.
+
+    Raises:
+        PreconditionFailed: one is there without the other, or the time is not understood or has passed.
+    """
+    if reason and until:
+        return NeverDrain(reason=reason, until=schedule.moment(until, timezone, datetime.now(UTC)))
+    if reason or until:
+        raise PreconditionFailed(
+            "--never-drain REASON and --until TIME go together: who reads it later must know why and how long"
+        )
+    return "" if reason == "" else None
+
+
+def described(guest: Guest, *, as_json: bool) -> None:
+    """Print what drains consider about a guest."""
+    if as_json:
+        output.emit(serializers.guest_document(guest, None))
+        return
+    output.say(
+        f"{guest.name}: priority {guest.priority}, together with {guest.affinity or 'nobody'}, "
+        f"apart from {guest.anti_affinity or 'nobody'}, labels {selectors.shown(guest.labels) or 'none'}"
+    )
+    if stays := guest.stays(datetime.now(UTC)):
+        output.say(stays)
+
+
+def listed(selector: str | None, *, as_json: bool) -> None:
     """Print a line for each guest."""
-    rows = documents.guests()
+    rows = documents.guests(Selector.read(selector))
     if as_json:
         output.emit({"guests": rows})
         return
-    if not rows:
+    if not rows and selector:
+        output.note(f"no guest is selected by {selector!r}")
+    elif not rows:
         output.note("no guest yet: `drover guest adopt NAME --host HOST --qmp SOCKET`")
     names = ("name", "host", "state", "job_id", "adopted_at", "moved_at", "qmp")
-    titles = ("GUEST", "HOST", "STATE", "JOB", "ADOPTED", "MOVED", "QMP SOCKET")
-    output.table(titles, [[row[name] for name in names] for row in rows])
+    titles = ("GUEST", "HOST", "STATE", "JOB", "ADOPTED", "MOVED", "QMP SOCKET", "LABELS")
+    output.table(titles, [[*(row[name] for name in names), selectors.shown(row["labels"])] for row in rows])
     for row in rows:
         if row["state"] == Life.TWICE:
             output.note(f"{row['name']} runs twice: {row['twin']}. End one of the two before both write to its data")

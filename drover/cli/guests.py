@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from drover.cli import completion, output
-from drover.cli.options import AsJson, GuestName, examples
+from drover.cli import completion, output, schedule_options
+from drover.cli.options import AsJson, GuestName, Label, Selected, Unlabel, examples
 
 app = typer.Typer(no_args_is_help=True, help="Guests: running QEMUs that were adopted.")
 
@@ -52,7 +52,13 @@ def scan(
 
 
 @app.command(
-    "set", epilog=examples("drover guest set web --priority 5", "drover guest set db1 --anti-affinity db --affinity ''")
+    "set",
+    epilog=examples(
+        "drover guest set web --priority 5",
+        "drover guest set db1 --anti-affinity db --affinity ''",
+        "drover guest set db1 --label tier=db --label pinned",
+        "drover guest set db1 --never-drain 'its licence is bound to hv1' --until 2026-12-01",
+    ),
 )
 def describe(
     name: GuestName,
@@ -67,20 +73,35 @@ def describe(
         str | None,
         typer.Option(metavar="GROUP", help="Guests of one such group share no host; '' ends it.", show_default=False),
     ] = None,
+    label: Label = None,
+    unlabel: Unlabel = None,
+    never_drain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REASON", help="No drain moves it, until the time of --until; '' ends that.", show_default=False
+        ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="With --never-drain: 2026-12-01, or 2026-12-01T22:00.", show_default=False),
+    ] = None,
+    timezone: schedule_options.Timezone = "UTC",
     as_json: AsJson = False,
 ) -> None:
-    """Set what drains consider about a guest: its priority, its affinity group and its anti-affinity group."""
-    from drover.views import serializers
+    """Set what drains consider about a guest: priority, groups, labels, and whether they leave it where it is."""
+    from drover.cli import guest_view
     from workflows import guests
 
-    guest = guests.describe(name, priority=priority, affinity=affinity, anti_affinity=anti_affinity)
-    if as_json:
-        output.emit(serializers.guest_document(guest, None))
-    else:
-        output.say(
-            f"{name}: priority {guest.priority}, together with {guest.affinity or 'nobody'}, "
-            f"apart from {guest.anti_affinity or 'nobody'}"
-        )
+    guest = guests.describe(
+        name,
+        priority=priority,
+        affinity=affinity,
+        anti_affinity=anti_affinity,
+        labels=label or (),
+        unlabel=unlabel or (),
+        never_drain=guest_view.never_drain(never_drain, until, timezone),
+    )
+    guest_view.described(guest, as_json=as_json)
 
 
 @app.command(epilog=examples("drover guest forget web"))
@@ -95,12 +116,12 @@ def forget(name: GuestName, as_json: AsJson = False) -> None:
         output.say(f"the record of {guest.name} on {guest.host} is deleted; the guest was not touched")
 
 
-@app.command("list", epilog=examples("drover guest list", "drover guest list --json"))
-def list_guests(as_json: AsJson = False) -> None:
+@app.command("list", epilog=examples("drover guest list", "drover guest list --selector 'tier=db,!pinned' --json"))
+def list_guests(selector: Selected = None, as_json: AsJson = False) -> None:
     """List the guests and where they live."""
     from drover.cli import guest_view
 
-    guest_view.listed(as_json=as_json)
+    guest_view.listed(selector, as_json=as_json)
 
 
 @app.command(epilog=examples("drover guest show web", "drover guest show web --json | jq .inspection.refusals"))

@@ -9,19 +9,23 @@ from models.base import Document
 from models.host import Host, HostState
 from workers import host_key, known_hosts
 from workers.policy import PUBLIC_KEY
+from workflows import selectors
 from workflows.fleet_limits import OF_ONE_HOST, spelled
+from workflows.selectors import Selector
 
 
-def listed(*, as_json: bool) -> None:
+def listed(selector: str | None, *, as_json: bool) -> None:
     """Print a line for each host."""
-    rows = documents.hosts()
+    rows = documents.hosts(Selector.read(selector))
     if as_json:
         output.emit({"hosts": rows})
         return
-    if not rows:
+    if not rows and selector:
+        output.note(f"no host is selected by {selector!r}")
+    elif not rows:
         output.note("no host yet: start a worker with `drover worker --host NAME`")
     output.table(
-        ("HOST", "STATE", "ADDRESS", "GUESTS", "CPUS", "MEMORY", "QEMU"),
+        ("HOST", "STATE", "ADDRESS", "GUESTS", "CPUS", "MEMORY", "QEMU", "LABELS"),
         [
             (
                 row["name"],
@@ -31,6 +35,7 @@ def listed(*, as_json: bool) -> None:
                 row["cpus"],
                 output.size(row["memory_bytes"] or 0),
                 row["qemu"],
+                selectors.shown(row["labels"]),
             )
             for row in rows
         ],
@@ -89,9 +94,14 @@ def described(host: Host, *, as_json: bool) -> None:
         kept_for = host.retention
         own = {"bandwidth_bytes_per_s": host.bandwidth_bytes_per_s}
         output.emit(
-            {"name": host.name, **own, "retention_s": kept_for.total_seconds() if kept_for is not None else None}
+            {
+                "name": host.name,
+                **own,
+                "retention_s": kept_for.total_seconds() if kept_for is not None else None,
+                "labels": host.labels,
+            }
         )
         return
     own = {name: getattr(host, name) for name in OF_ONE_HOST}
     told = (f"{spelled(name)} {'as the fleet' if n is None else shown(name, n)}" for name, n in own.items())
-    output.say(f"{host.name}: {', '.join(told)}")
+    output.say(f"{host.name}: {', '.join(told)}, labels {selectors.shown(host.labels) or 'none'}")

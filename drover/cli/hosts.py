@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from drover.cli.options import AsJson, HostName, duration, examples, rate
+from drover.cli.options import AsJson, HostName, Label, Selected, Unlabel, duration, examples, rate
 
 app = typer.Typer(no_args_is_help=True, help="Hypervisors: each registers itself when its worker starts.")
 
@@ -14,17 +14,28 @@ def group() -> None:
     """Hypervisors: each registers itself when its worker starts."""
 
 
-@app.command("list", epilog=examples("drover host list", "drover host list --json | jq '.hosts[] | select(.alive)'"))
-def list_hosts(as_json: AsJson = False) -> None:
+@app.command(
+    "list",
+    epilog=examples(
+        "drover host list",
+        "drover host list --selector rack=r1",
+        "drover host list --json | jq '.hosts[] | select(.alive)'",
+    ),
+)
+def list_hosts(selector: Selected = None, as_json: AsJson = False) -> None:
     """List the hosts, and whether their workers are alive."""
     from drover.cli import host_view
 
-    host_view.listed(as_json=as_json)
+    host_view.listed(selector, as_json=as_json)
 
 
 @app.command(
     "set",
-    epilog=examples("drover host set hv2 --bandwidth 100M/s", "drover host set hv2 --bandwidth '' --retention 7d"),
+    epilog=examples(
+        "drover host set hv2 --bandwidth 100M/s",
+        "drover host set hv2 --bandwidth '' --retention 7d",
+        "drover host set hv2 --label rack=r1",
+    ),
 )
 def describe(
     host: HostName,
@@ -44,9 +55,11 @@ def describe(
             show_default=False,
         ),
     ] = None,
+    label: Label = None,
+    unlabel: Unlabel = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a host a bandwidth or a retention of its own. It takes effect within seconds, also for moves under way."""
+    """Give a host labels, a bandwidth or a retention of its own. It takes effect at once, also for moves under way."""
     from drover.cli import host_view
     from workflows import fleet_limits
 
@@ -55,7 +68,7 @@ def describe(
         wanted["bandwidth_bytes_per_s"] = rate(bandwidth) if bandwidth else None
     if retention is not None:
         wanted["retention"] = duration(retention) if retention else None
-    host_view.described(fleet_limits.describe_host(host, wanted), as_json=as_json)
+    host_view.described(fleet_limits.describe_host(host, wanted, label or (), unlabel or ()), as_json=as_json)
 
 
 @app.command(epilog=examples("drover host cordon hv2"))

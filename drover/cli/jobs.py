@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from drover.cli import completion
-from drover.cli.options import AsHtml, AsJson, JobId, Timeout, Wait, examples, rate
+from drover.cli.options import AsHtml, AsJson, JobId, Selected, Timeout, Wait, examples, rate
 
 app = typer.Typer(no_args_is_help=True, help="Moves: their progress and their results.")
 
@@ -22,14 +22,18 @@ def list_jobs(
         str | None,
         typer.Option(help="Of this guest only.", autocompletion=completion.guests, show_default=False),
     ] = None,
+    selector: Selected = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="The newest N.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """List the jobs that have not ended or wait for an operator, newest first."""
     from drover.cli import job_view
     from drover.views import queries
+    from workflows.selectors import Selector
 
-    job_view.listed(queries.newest(everything=everything, guest=guest, limit=limit), everything, as_json=as_json)
+    wanted = Selector.read(selector) if selector else None
+    shots = queries.newest(everything=everything, guest=guest, limit=limit, selector=wanted)
+    job_view.listed(shots, everything, as_json=as_json)
 
 
 @app.command(

@@ -66,6 +66,25 @@ def duration(text: str) -> timedelta:
     raise typer.BadParameter(f"{text!r} is not a duration: write for example 90s, 10m, 24h or 7d")
 
 
+Selected = Annotated[
+    str | None,
+    typer.Option(
+        "--selector",
+        metavar="LABELS",
+        help="Only with these labels: KEY=VALUE, KEY=A|B, KEY!=VALUE, KEY, !KEY; commas between them.",
+        show_default="all",
+    ),
+]
+Label = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY[=VALUE]", help="Set a label; may be repeated.", show_default=False),
+]
+Unlabel = Annotated[
+    list[str] | None,
+    typer.Option("--unlabel", metavar="KEY", help="Take a label away; may be repeated.", show_default=False),
+]
+
+
 def examples(*commands: str) -> str:
     """An epilog with one example per line."""
     return block("Examples", *("$ " + command.replace("[", r"\[") for command in commands))
@@ -101,12 +120,35 @@ LauncherStays = Annotated[
         help="Move it although what launched it may start it again there: a folder takes the place of its image.",
     ),
 ]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Compare both sides of each disk end to end after the switchover, before the source's images are let go.",
+    ),
+]
+VerifyRate = Annotated[
+    Any,
+    typer.Option(
+        metavar="RATE",
+        parser=rate,
+        help="Bytes per second that either host reads for that; 0: no limit.",
+        show_default="200M/s",
+    ),
+]
 Chain = Annotated[
     str,
     typer.Option(
         metavar="keep|flatten",
         help="Backing files of disks: keep them (the destination gets them as well, a shared base once), "
         "or have each image hold all by itself.",
+    ),
+]
+DropSnapshots = Annotated[
+    bool,
+    typer.Option(
+        "--drop-snapshots",
+        help="Move it without the internal snapshots of its qcow2 images: they stay in the former images alone.",
     ),
 ]
 ThinFactor = Annotated[

@@ -6,15 +6,20 @@ from drover.cli import output
 from drover.views.serializers import iso
 from models.base import Document
 from models.database import transaction
+from models.host import Host
 from models.storage import Storage, StorageMapping
+from workflows.selectors import Selector
 
 
-def listed(*, as_json: bool) -> None:
+def listed(selector: str | None, *, as_json: bool) -> None:
     """Print a line for each storage."""
+    hosts = select(Host.name).where(Selector.read(selector).condition(Host.labels))
     with transaction() as session:
-        rows = session.scalars(select(Storage).order_by(Storage.host, Storage.name)).all()
+        rows = session.scalars(
+            select(Storage).where(Storage.host.in_(hosts)).order_by(Storage.host, Storage.name)
+        ).all()
         order = (StorageMapping.host, StorageMapping.storage, StorageMapping.destination)
-        mappings = session.scalars(select(StorageMapping).order_by(*order)).all()
+        mappings = session.scalars(select(StorageMapping).where(StorageMapping.host.in_(hosts)).order_by(*order)).all()
     if as_json:
         output.emit(
             {

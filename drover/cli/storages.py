@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from drover.cli.options import AsJson, HostName, examples
+from drover.cli.options import AsJson, HostName, Selected, examples
 
 app = typer.Typer(no_args_is_help=True, help="Where images lie on hosts, and the room there.")
 
@@ -17,11 +17,11 @@ def group() -> None:
 
 
 @app.command("list", epilog=examples("drover storage list", "drover storage list --json | jq '.storages[] | .low'"))
-def list_storages(as_json: AsJson = False) -> None:
-    """List the storages of all hosts, with the room that is left there."""
+def list_storages(selector: Selected = None, as_json: AsJson = False) -> None:
+    """List the storages of all hosts, with the room that is left there. A selector is about the hosts."""
     from drover.cli import storage_view
 
-    storage_view.listed(as_json=as_json)
+    storage_view.listed(selector, as_json=as_json)
 
 
 @app.command("set", epilog=examples("drover storage set hv2 guests --thin-factor 4"))

@@ -2,6 +2,7 @@
 
 from sqlalchemy import func, select
 
+from drover.errors import NotThere
 from drover.settings import settings
 from drover.views import drain_documents, drain_queries, queries, serializers
 from models.base import Document
@@ -10,12 +11,15 @@ from models.guest import Guest
 from models.host import Host
 from models.job import Job, unfinished
 from workflows.host_rpc import alive
+from workflows.selectors import Selector
+
+ALL = Selector()
 
 
-def hosts() -> list[Document]:
-    """All hosts, by name."""
+def hosts(selector: Selector = ALL) -> list[Document]:
+    """All hosts, or those that are selected, by name."""
     guests = select(func.count()).where(Guest.host == Host.name).scalar_subquery()
-    query = select(Host, alive(settings()), guests).order_by(Host.name)
+    query = select(Host, alive(settings()), guests).where(selector.condition(Host.labels)).order_by(Host.name)
     with transaction() as session:
         return [
             serializers.host_document(host, is_alive=is_alive, guests=count)
@@ -23,9 +27,22 @@ def hosts() -> list[Document]:
         ]
 
 
-def guests() -> list[Document]:
-    """All guests, by name, each with the job that holds it."""
+def host(name: str) -> Document:
+    """One host.
+
+    Raises:
+        NotThere: there is none.
+    """
+    for found in hosts():
+        if found["name"] == name:
+            return found
+    raise NotThere(f"there is no host {name!r}: see `drover host list`")
+
+
+def guests(selector: Selector = ALL) -> list[Document]:
+    """All guests, or those that are selected, by name, each with the job that holds it."""
     there = select(Guest, Job.id, alive(settings())).join(Host, Host.name == Guest.host)
+    there = there.where(selector.condition(Guest.labels))
     query = there.outerjoin(Job, (Job.guest == Guest.name) & unfinished()).order_by(Guest.name)
     with transaction() as session:
         return [

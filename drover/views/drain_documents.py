@@ -38,6 +38,7 @@ def drain_document(shot: DrainShot) -> Document:
     return {
         **drain_summary(shot),
         "guests": [_guest_document(row) for row in shot.rows],
+        "selector": drain.selector,
         "to": list(drain.allowed_hosts.to),
         "exclude": list(drain.allowed_hosts.exclude),
         "options": drain.options.public(),

@@ -7,13 +7,15 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from drover.views.queries import completed, elapsed_s, with_scene
 from models import fleet, refusal
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState
+from models.host import Host
 from models.job import Job, JobState
 from workflows import leader_election, standing
+from workflows.selectors import Selector
 
 
 @dataclass(frozen=True)
@@ -95,15 +97,20 @@ def snapshot(drain_id: int) -> DrainShot:
     """
     found = _read(select(Drain, func.now()).where(Drain.id == drain_id))
     if not found:
-        raise PreconditionFailed(f"there is no drain {drain_id}: see `drover drain list --all`")
+        raise NotThere(f"there is no drain {drain_id}: see `drover drain list --all`")
     return found[0]
 
 
-def newest(*, everything: bool, limit: int) -> list[DrainShot]:
-    """Drains, newest first; without `everything` only those that go on, or have left something."""
+def newest(*, everything: bool, limit: int, selector: Selector | None = None) -> list[DrainShot]:
+    """Drains, newest first; without `everything` only those that go on, or have left something.
+
+    A selector is about their hosts.
+    """
     query = select(Drain, func.now()).order_by(Drain.id.desc()).limit(limit)
     if not everything:
         query = query.where(Drain.state.not_in([DrainState.DONE, DrainState.CANCELLED]))
+    if selector is not None:
+        query = query.where(Drain.host.in_(select(Host.name).where(selector.condition(Host.labels))))
     return _read(query)
 
 

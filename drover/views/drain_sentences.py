@@ -26,6 +26,9 @@ def standing(shot: DrainShot) -> str:
 def verdict(shot: DrainShot) -> str:
     """One line on how the drain ended."""
     drain, guests, took = shot.drain, count(len(shot.rows), "guest"), span(shot.total_s) or "0 s"
+    if drain.state is DrainState.DONE and drain.kind is DrainKind.DRAIN and drain.selector:
+        away = count(len(shot.rows), "guest is", "guests are")
+        return f"done: {away} away from {drain.host} that {drain.selector!r} selects, in {took}"
     if drain.state is DrainState.DONE and drain.kind is DrainKind.DRAIN:
         return f"done: {drain.host} is empty and in maintenance; {guests} in {took}"
     if drain.state is DrainState.DONE:

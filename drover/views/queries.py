@@ -7,12 +7,14 @@ from typing import Any, cast
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import defer, joinedload, selectinload
 
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from models import refusal
 from models.database import transaction
+from models.guest import Guest
 from models.job import Event, Job, unfinished
 from models.webhook import Delivery
 from workflows import leader_election, standing
+from workflows.selectors import Selector
 
 # What is never loaded cannot be printed: the NBD server's nonce and the switchover's key let their holder write into a
 # guest's disks or take part in its switchover. The plan is left out because it is large.
@@ -52,7 +54,7 @@ def snapshot(job_id: int) -> Snapshot:
     with transaction() as session:
         row = session.execute(query).unique().one_or_none()
     if row is None:
-        raise PreconditionFailed(f"there is no job {job_id}: see `drover job list --all`")
+        raise NotThere(f"there is no job {job_id}: see `drover job list --all`")
     return _shot(row)
 
 
@@ -91,13 +93,18 @@ def id_of(idempotency_key: str) -> int:
     return found
 
 
-def newest(*, everything: bool, guest: str | None, limit: int) -> list[Snapshot]:
-    """Jobs, newest first; without `everything` only those that are not done or rolled back."""
+def newest(*, everything: bool, guest: str | None, limit: int, selector: Selector | None = None) -> list[Snapshot]:
+    """Jobs, newest first; without `everything` only those that are not done or rolled back.
+
+    A selector is about their guests.
+    """
     query = with_scene().options(selectinload(Job.steps), selectinload(Job.disks)).order_by(Job.id.desc()).limit(limit)
     if not everything:
         query = query.where(unfinished())
     if guest is not None:
         query = query.where(Job.guest == guest)
+    if selector is not None:
+        query = query.where(Job.guest.in_(select(Guest.name).where(selector.condition(Guest.labels))))
     with transaction() as session:
         return [_shot(row) for row in session.execute(query)]
 

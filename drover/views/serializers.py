@@ -64,6 +64,7 @@ def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery |
         "estimate": estimate_document(job.estimate),
         "took": {name: _rounded(seconds) for name, seconds in took(job).items()},
         "pace": _pace(job),
+        "proof": None if job.proof is None else job.proof.public(),
         "warnings": [public(event.sentence) for event in warnings],
         "options": job.options.public(),
         "cancel_requested": job.cancel_requested,
@@ -231,6 +232,7 @@ def host_document(host: Host, *, is_alive: bool, guests: int) -> Document:
         "guest_memory_bytes": host.guest_memory_bytes,
         "guest_disk_bytes": host.guest_disk_bytes,
         "qemu": host.facts.qemu,
+        "labels": host.labels,
     }
 
 
@@ -253,6 +255,9 @@ def guest_document(guest: Guest, job_id: int | None) -> Document:
         "runstate": guest.runstate,
         "gone_at": iso(guest.gone_at),
         "twin": guest.twin,
+        "labels": guest.labels,
+        "never_drain": guest.never_drain,
+        "never_drain_until": iso(guest.never_drain_until),
     }
 
 

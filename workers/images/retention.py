@@ -10,6 +10,7 @@ import shutil
 import stat
 import threading
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from sqlalchemy import select
@@ -106,27 +107,45 @@ def set_aside(ctx: Context) -> None:
     """
     adopt(ctx.settings)
     found = {disk.index: status for disk in ctx.disks if (status := _written_down(ctx, disk)) is not None}
-    aside = {disk.index: _aside(ctx, disk) for disk in ctx.disks}
+    names = {disk.index: aside(ctx, disk) for disk in ctx.disks}
     with ctx.record() as (session, job, _step):
         kept_for = retention_of(session, job.source)
         until = ctx.claim.now() + kept_for
         for disk in job.disks:
-            disk.retired_path = aside.get(disk.index)
+            disk.retired_path = names.get(disk.index)
             disk.retired_until = until
             if disk.index in found:
                 disk.retired_bytes = _taken(found[disk.index])
     for planned in ctx.disks:
         ctx.guard()
         if planned.index in found:
-            with _records:
-                records.retired(ctx.settings, job.id).add({aside[planned.index]: records.mark(found[planned.index])})
-            _rename(ctx, planned, aside[planned.index])
+            again(ctx.settings, job.id, names[planned.index], records.mark(found[planned.index]))
+            _rename(ctx, planned, names[planned.index])
     ctx.job.disks = job.disks
     if not kept_for:
         delete_expired(ctx.settings)
 
 
-def _aside(ctx: Context, disk: PlannedDisk) -> str:
+def set_more_aside(ctx: Context, paths: Iterable[Path]) -> None:
+    """Further files that are the guest's alone: kept for as long as its images, gone where those are."""
+    with transaction() as session:
+        kept = select(Disk.job_id).where(Disk.job_id == ctx.job.id, Disk.retired_until.is_not(None))
+        keeps = session.scalar(kept.limit(1)) is not None
+    for path in paths:
+        there = files.status(path)
+        if there is None:
+            continue
+        ctx.guard()
+        if not keeps:
+            files.unlink(path)
+            continue
+        kept_as = f"{path}.drover-{ctx.job.id}"
+        with _records:
+            records.retired_more(ctx.settings, ctx.job.id).add({kept_as: records.mark(there)})
+        files.rename(path, Path(kept_as).name)
+
+
+def aside(ctx: Context, disk: PlannedDisk) -> str:
     """The path of an image, or of a device, once it is set aside."""
     rules = policy.of(ctx.settings)
     if leaving.is_device(disk, rules):
@@ -194,14 +213,43 @@ def delete_expired(settings: Settings) -> None:
         if there is not None and not ours:
             log.warning("%s stays for good: this host did not set it aside", path, extra=about)
             continue
-        with _records:
-            record.forget(path)
+        no_longer(settings, disk.job_id, path)
+        records.way_back(settings, disk.job_id).unlink(missing_ok=True)
         if stays:
             log.info(
                 "%s stays: no storage made it. The guest left it behind, and it was kept long enough", path, extra=about
             )
             continue
         log.info("deleted %s: the guest left it behind, and it was kept long enough", path, extra=about)
+    for job_id in {disk.job_id for disk in expired}:
+        _delete_more(settings, job_id)
+
+
+def _delete_more(settings: Settings, job_id: int) -> None:
+    """What was set aside beside images, once they are all gone."""
+    with transaction() as session:
+        disks = session.scalars(select(Disk).where(Disk.job_id == job_id)).all()
+    if any(disk.retired_until is not None for disk in disks):
+        return
+    record = records.retired_more(settings, job_id)
+    for path in map(Path, record.read()):
+        there = files.status(path)
+        if there is not None and record.has(path, there):
+            files.unlink(path)
+        with _records:
+            record.forget(path)
+
+
+def again(settings: Settings, job_id: int, path: str, mark: int) -> None:
+    """Write down that an image which a job's guest left behind is there; `mark` is that of `records.mark`."""
+    with _records:
+        records.retired(settings, job_id).add({path: mark})
+
+
+def no_longer(settings: Settings, job_id: int, path: Path) -> None:
+    """It is not, or it is a guest's disk again."""
+    with _records:
+        records.retired(settings, job_id).forget(path)
 
 
 def make_room(settings: Settings) -> None:

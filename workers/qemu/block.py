@@ -13,7 +13,7 @@ from typing import Any, Literal
 from drover.errors import Transient
 from workers.qemu.monitor import CommandRefused, Monitor
 
-Sync = Literal["full", "top"]
+Sync = Literal["full", "top", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,9 @@ def _mirror(job: dict[str, Any], detail: dict[str, Any]) -> Mirror:
 
 GRANULARITY = 1 << 16
 """Bytes in which a mirror keeps its records: it never has two requests for one such piece on their way."""
+STANDING = frozenset({"paused", "standby"})
+"""States of a mirror that has nothing on its way any more."""
+STANDS_S = 30.0
 CRAWL = 1
 """Bytes per second of a mirror that hardly copies."""
 
@@ -106,6 +109,21 @@ async def start_without_missing_a_write(monitor: Monitor, name: str, device: str
     return True
 
 
+async def start_standing_mirror(monitor: Monitor, name: str, device: str) -> None:
+    """A mirror that copies nothing but what is written from now on, and that only once it is resumed.
+
+    Raises:
+        Transient: it does not stand still.
+    """
+    await _start_mirror(monitor, name, device, "none")
+    await monitor.execute("block-job-pause", device=name)
+    deadline = time.monotonic() + STANDS_S
+    while (mirror := (await mirrors(monitor, [name])).get(name)) is None or mirror.status not in STANDING:
+        if mirror is None or mirror.concluded or time.monotonic() > deadline:
+            raise Transient(f"mirror {name} cannot be paused")
+        await asyncio.sleep(0.005)
+
+
 async def unproven(monitor: Monitor) -> set[str]:
     """Mirrors that may have missed a write."""
     return set(await _bitmaps(monitor))
@@ -137,7 +155,7 @@ async def _start_mirror(monitor: Monitor, name: str, device: str, sync: Sync) ->
         on_target_error="stop",
         auto_dismiss=False,
         granularity=GRANULARITY,
-        speed=CRAWL,
+        speed=CRAWL if sync != "none" else 0,
     )
 
 

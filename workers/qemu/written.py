@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from workers.qemu.disks import OUR_BITMAPS, source_disks
+from workers.qemu.bitmaps import WRITTEN, misses_nothing
+from workers.qemu.disks import source_disks
 from workers.qemu.monitor import Monitor
 
 FINEST = 1 << 12
@@ -41,7 +42,7 @@ class Disk:
 
 def name(job_id: int, nonce: str) -> str:
     """Of the bitmaps of a guest that a job moves by this copy: no other copy's are taken for it."""
-    return f"{OUR_BITMAPS}{job_id}-{hashlib.sha256(nonce.encode()).hexdigest()[:12]}"
+    return f"{WRITTEN}{job_id}-{hashlib.sha256(nonce.encode()).hexdigest()[:12]}"
 
 
 async def disks(monitor: Monitor) -> dict[int, Disk]:
@@ -56,15 +57,10 @@ async def disks(monitor: Monitor) -> dict[int, Disk]:
         disk.index: Disk(
             node=disk.node,
             size_bytes=disk.virtual_size_bytes,
-            bitmaps={bitmap["name"]: _bitmap(bitmap) for bitmap in shown[disk.node] if _is_ours(bitmap)},
+            bitmaps={bitmap["name"]: _bitmap(bitmap) for bitmap in shown[disk.node] if misses_nothing(bitmap)},
         )
         for disk in source_disks(**replies)
     }
-
-
-def _is_ours(shown: Mapping[str, Any]) -> bool:
-    named = str(shown.get("name", "")).startswith(OUR_BITMAPS)
-    return named and bool(shown["recording"]) and not shown.get("inconsistent")
 
 
 def _bitmap(shown: Mapping[str, Any]) -> Bitmap:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from models.job import Side, record_event
-from workers import mirrors
+from workers import delta, mirrors
 from workers.images import retention
 from workers.qemu import block, known_bugs, limits, target
 from workers.qemu.monitor import CommandRefused, Monitor
@@ -30,14 +30,26 @@ class MirrorDisks(StepHandler):
         await streams.connect(ctx)
         await asyncio.to_thread(retention.write_down, ctx)
         async with ctx.guest() as monitor:
+            await delta.withdraw(ctx, monitor)  # of a worker that died
             missing = await mirrors.missing(ctx, monitor)
             rate = await asyncio.to_thread(mirrors.share, ctx)  # at first; `await_sync` shares it out anew
             try:
+                if await self._send_changes(ctx, monitor, missing):
+                    return
                 async with mirrors.unblocked(ctx, monitor):
                     await limits.step_aside(monitor)
                     await self._start(ctx, monitor, missing, rate)
             except CommandRefused as error:  # the NBD server cannot be reached, or it died: the destination must look
                 raise BeginAnew(str(error), Restart.NBD_SERVER) from error
+
+    async def _send_changes(self, ctx: Context, monitor: Monitor, missing: Sequence[int]) -> bool:
+        """The guest goes back to images that it left behind, so it is enough to send what has changed since."""
+        try:
+            return await delta.send(ctx, monitor, missing)
+        except delta.CannotTell as error:
+            sentence = f"all of its disks is copied onto the images that it left behind: {error}"
+            await asyncio.to_thread(self._tell, ctx, "way_back", sentence)
+        return False
 
     async def _start(self, ctx: Context, monitor: Monitor, missing: Sequence[int], rate: int) -> None:
         shallow = {index for index in missing if ctx.plan.disks[index].chain}
@@ -59,25 +71,20 @@ class MirrorDisks(StepHandler):
             await self._connect(ctx, monitor, index)
             if await block.start_without_missing_a_write(monitor, name, ctx.plan.disks[index].device):
                 return True
-        await asyncio.to_thread(self._tell, ctx, ctx.plan.disks[index].source_path)
+        sentence = (
+            f"{ctx.plan.disks[index].source_path} is copied with all that its backing files hold: the guest writes "
+            "all the time, and this QEMU may miss a write as it begins to copy the rest alone (mended in 10.0.10 and "
+            "10.2.2)"
+        )
+        await asyncio.to_thread(self._tell, ctx, "warning", sentence)
         return False
 
-    def _tell(self, ctx: Context, image: str) -> None:
+    def _tell(self, ctx: Context, action: str, sentence: str) -> None:
         with ctx.record() as (session, job, _step):
-            record_event(
-                session,
-                job.id,
-                by=ctx.claim.owner,
-                action="warning",
-                sentence=f"{image} is copied with all that its backing files hold: the guest writes all the time, and "
-                "this QEMU may miss a write as it begins to copy the rest alone (mended in 10.0.10 and 10.2.2)",
-            )
+            record_event(session, job.id, by=ctx.claim.owner, action=action, sentence=sentence)
 
     async def _connect(self, ctx: Context, monitor: Monitor, index: int) -> None:
-        name, discard = mirrors.name(ctx.job.id, index), ctx.plan.disks[index].discard
-        await block.drop_mirrors(monitor, [name])  # one to an earlier NBD server, or half begun
-        zeroes = mirrors.detect_zeroes(ctx, index)
-        await target.connect(monitor, name, mirrors.server(ctx, index), discard=discard, zeroes=zeroes)
+        await mirrors.connect(ctx, monitor, index, discard=ctx.plan.disks[index].discard)
 
     async def _spare_holes(self, ctx: Context, monitor: Monitor, begun: set[int]) -> None:
         if known_bugs.mirror_may_be_reopened(ctx.source.qemu_version):
@@ -89,6 +96,7 @@ class MirrorDisks(StepHandler):
     async def rollback(self, ctx: Context) -> None:
         if ctx.held is not None and ctx.source_alive:
             async with ctx.guest() as monitor:
+                await delta.withdraw(ctx, monitor)
                 await block.drop_mirrors(monitor, mirrors.names(ctx))
                 await limits.step_back(monitor)
         await streams.stop(ctx)

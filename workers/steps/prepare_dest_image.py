@@ -6,9 +6,10 @@ from pathlib import Path
 from drover.errors import Fatal, Transient
 from models.database import transaction
 from models.guest import Guest
-from models.job import Side
+from models.job import Side, record_event
 from workers import ownership, processes
-from workers.images import links
+from workers.images import links, way_back
+from workers.images.way_back import Choice
 from workers.launcher import keep_out
 from workers.media import placing
 from workers.step import Context, StepHandler
@@ -29,24 +30,47 @@ class PrepareDestImage(StepHandler):
 
     async def do(self, ctx: Context) -> None:
         disks = ctx.plan.disks
-        await asyncio.to_thread(_check_room, ctx)
+        choice = await asyncio.to_thread(way_back.chosen, ctx)
+        if choice.way is None:
+            await asyncio.to_thread(_check_room, ctx)
         await asyncio.to_thread(placing.make_folders, ctx)
         for disk in disks:
             ctx.guard()
             _may_be_an_image(ctx, Path(disk.destination_path))
-            await asyncio.to_thread(making.claim, ctx, disk)
+        await _begin_images(ctx, choice)
+        for disk in disks:
             links.make(disk.links)
-        await asyncio.gather(*(asyncio.to_thread(making.fill, disk) for disk in disks if disk.key_secret is None))
         await asyncio.gather(*(asyncio.to_thread(ownership.give_away, ctx, disk) for disk in disks))
 
     async def rollback(self, ctx: Context) -> None:
         ctx.guard()
         _nobody_uses(ctx)
+        await asyncio.to_thread(way_back.put_back, ctx)
         await asyncio.to_thread(making.delete_all, ctx)
         await asyncio.to_thread(placing.take_back, ctx.directory, ctx.settings.directory)
         for disk in ctx.held.disks if ctx.held is not None else ():
             links.remove_dangling(disk.links)
         ctx.directory.remove()
+
+
+async def _begin_images(ctx: Context, choice: Choice) -> None:
+    """With what the guest left behind here, or with empty images; encrypted ones are made in `start_nbd`."""
+    if choice.way is not None:
+        await asyncio.to_thread(way_back.take, ctx, choice.way)
+        _tell(ctx, f"{ctx.job.destination} has its images as they were when job {choice.way.job} moved it away")
+        return
+    if choice.why is not None:
+        _tell(ctx, f"all of its disks is copied, although {ctx.job.destination} has images of it: {choice.why}")
+    for disk in ctx.plan.disks:
+        ctx.guard()
+        await asyncio.to_thread(making.claim, ctx, disk)
+    empty = [disk for disk in ctx.plan.disks if disk.key_secret is None]
+    await asyncio.gather(*(asyncio.to_thread(making.fill, disk) for disk in empty))
+
+
+def _tell(ctx: Context, sentence: str) -> None:
+    with ctx.record() as (session, job, _step):
+        record_event(session, job.id, by=ctx.claim.owner, action="way_back", sentence=sentence)
 
 
 def _may_be_an_image(ctx: Context, path: Path) -> None:

@@ -4,6 +4,7 @@ import logging
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from drover import logs
 from drover.errors import Fatal, PreconditionFailed, Transient
@@ -11,12 +12,13 @@ from drover.settings import Settings, StreamSecurity
 from models.documents import NbdServer
 from models.job import Side
 from workers import files, host_key, known_hosts, processes
+from workers.images import way_back
 from workers.processes import Process
 from workers.step import Context
 from workers.streams import client, credentials, local
 from workers.streams.credentials import Credentials
 from workers.streams.handshake import Refused, hang_up
-from workers.streams.parameters import FILES, NBD, RAM, STREAMS, SWITCHOVER, ClientParameters, ServerParameters
+from workers.streams.parameters import NBD, STREAMS, ClientParameters, ServerParameters
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,9 @@ async def serve(ctx: Context, nonce: str) -> None:
         address, port = listening.getsockname()[:2]
         mine, theirs = _credentials(ctx)
         secret = credentials.make_secret()
+        way = way_back.taken(ctx.directory)
         told = {"job": ctx.job.id, "address": address, "port": port, "secret": secret}
+        told |= {"bitmap": way.bitmap} if way is not None else {}
         sealed = host_key.seal(ctx.settings, _peer_key(ctx), told | {"credentials": theirs and vars(theirs)})
         ctx.note(
             nbd_server=NbdServer(nonce=nonce, address=address, port=port, streams=ctx.settings.streams, sealed=sealed)
@@ -125,7 +129,7 @@ async def connect(ctx: Context) -> None:
         return
     await stop(ctx)
     files.private_folder(ctx.directory.path)
-    listening = {stream: local.listen(ctx.directory.socket(stream)) for stream in (RAM, SWITCHOVER, FILES)}
+    listening = {stream: local.listen(ctx.directory.socket(stream)) for stream in STREAMS if stream != NBD}
     listening[NBD] = _listen_for_guest(ctx.directory.guest_socket)
     try:
         numbers = {stream: unix.fileno() for stream, unix in listening.items()}
@@ -170,23 +174,18 @@ def _knock(address: str, port: int) -> bool | None:
     return True
 
 
+def begun_with(ctx: Context) -> str | None:
+    """On the source: the name of the bitmaps that hold all in which the destination's images differ from the guest's
+    disks; None: these are empty. Errors as for `connect`.
+    """
+    bitmap = _told(ctx).get("bitmap")
+    return None if bitmap is None else str(bitmap)
+
+
 def _parameters(ctx: Context, listening: dict[str, int]) -> ClientParameters:
-    served = ctx.served_at
-    if served.sealed is None:
-        raise Transient(f"{ctx.job.destination} has not offered encrypted streams yet")
-    if served.streams is not ctx.settings.streams:
-        raise Fatal(
-            f"DROVER_STREAMS is {ctx.settings.streams} on {ctx.job.source} and {served.streams} on "
-            f"{ctx.job.destination}: both hosts need the same"
-        )
-    try:
-        told = host_key.unseal(ctx.settings, _peer_key(ctx), served.sealed)
-    except host_key.NotFromThatHost as error:
-        raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: {error}") from error
-    if told["job"] != ctx.job.id:
-        raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: it is of job {told['job']}")
+    told = _told(ctx)
     given = Credentials(**told["credentials"]) if told["credentials"] else None
-    if served.streams is StreamSecurity.CERTIFICATES:
+    if ctx.served_at.streams is StreamSecurity.CERTIFICATES:
         given = of_operator(ctx.settings, ctx.job.destination)
     return ClientParameters(
         sockets={stream: str(ctx.directory.socket(stream)) for stream in STREAMS},
@@ -197,6 +196,25 @@ def _parameters(ctx: Context, listening: dict[str, int]) -> ClientParameters:
         guest_pid=ctx.source.pid,
         listening=listening,
     )
+
+
+def _told(ctx: Context) -> dict[str, Any]:
+    """What the destination sealed for this host."""
+    served = ctx.served_at
+    if served.sealed is None:
+        raise Transient(f"{ctx.job.destination} has not offered encrypted streams yet")
+    if served.streams is not ctx.settings.streams:
+        raise Fatal(
+            f"DROVER_STREAMS is {ctx.settings.streams} on {ctx.job.source} and {served.streams} on "
+            f"{ctx.job.destination}: both hosts need the same"
+        )
+    try:
+        told: dict[str, Any] = host_key.unseal(ctx.settings, _peer_key(ctx), served.sealed)
+    except host_key.NotFromThatHost as error:
+        raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: {error}") from error
+    if told["job"] != ctx.job.id:
+        raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: it is of job {told['job']}")
+    return told
 
 
 def _peer_key(ctx: Context) -> str:

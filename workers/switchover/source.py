@@ -5,16 +5,18 @@ ends with the guest running here.
 """
 
 import asyncio
+import contextlib
 import math
 import os
 import time
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 from drover.errors import DroverError
-from workers.images import manifest
-from workers.qemu import block, limits, migration
+from workers.images import evidence, manifest
+from workers.qemu import balloon, bitmaps, block, limits, migration
 from workers.qemu.monitor import Monitor, connect
 from workers.switchover import channel
 from workers.switchover.channel import Channel, PeerLost
@@ -107,14 +109,19 @@ class Source:
         self.check_window(RESERVE_S)
         await self.check_mirrors()
         await self.check_guest({"running"})
+        carried = await bitmaps.read(self.guest)
+        more = [bitmaps.CAPABILITY] if carried else []
         await migration.set_capabilities(
-            self.guest, "events", "return-path", "pause-before-switchover", "auto-converge"
+            self.guest, "events", "return-path", "pause-before-switchover", "auto-converge", *more
         )
         await self.guest.execute(
             "migrate-set-parameters",
             max_bandwidth=self.order.bandwidth_bytes_per_s or UNLIMITED,
             downtime_limit=EARLY_LIMIT_MS,
         )
+        if carried:
+            await self.ask("take_bitmaps", bitmaps=carried)
+            await bitmaps.map_to_each_other(self.guest, carried)
         await self.carry()
         await self.write_out()
 
@@ -123,6 +130,8 @@ class Source:
         found = await limits.read(self.guest)
         if found["groups"] or found["drives"]:
             await self.ask("limit", limits=found)
+        if asked := await balloon.intervals(self.guest):
+            await self.ask("set_balloons", intervals=asked)
 
     async def greet(self) -> None:
         """Learn how far the clock over there is ahead.
@@ -293,6 +302,7 @@ class Source:
         self.phases |= {"stop": 1000 * (self.pre_switchover_at - self.stopped_at)}
         self.phases |= reply.get("phases", {})  # the version before this one sends none
         self.phases["messages"] = downtime_ms - sum(self.phases.values())
+        await self.look_back()
         self.journal.write(
             "resumed",
             stopped_at=self.stopped_at,
@@ -301,6 +311,15 @@ class Source:
             phases={name: round(ms, 3) for name, ms in self.phases.items()},
             ram=migration.ram_progress(await self.guest.query("query-migrate")),
         )
+
+    async def look_back(self) -> None:
+        """What the images are that the guest has just left: QEMU has let go of them, and nobody writes to them now.
+
+        The guest runs over there already. Without this it cannot come back by what has changed.
+        """
+        with contextlib.suppress(DroverError, OSError):
+            left = await asyncio.to_thread(lambda: {path: evidence.of(Path(path)) for path in self.order.images})
+            self.journal.write("left", images={path: asdict(seen) for path, seen in left.items() if seen is not None})
 
     def timed(self, phase: str) -> Timer:
         """Give every millisecond of the pause a name, see `models.job.DOWNTIME_PHASES`."""

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from drover.errors import HostRefused, PreconditionFailed, Unavailable
 from drover.settings import Settings
 from models import fleet
+from models.base import now
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.guest import Guest
@@ -17,7 +18,7 @@ from models.job import Job, JobState, unfinished
 from workflows import capacity, estimate, isolation, schedule
 from workflows.drain import job_sync
 from workflows.drain.placement import Candidate, Placement
-from workflows.drain.planner import candidate, placed
+from workflows.drain.planner import candidate, keep, placed
 from workflows.estimate import way_of
 from workflows.host_rpc import ANSWER_TIMEOUT_S
 from workflows.migration import jobs
@@ -36,7 +37,7 @@ def choose(session: Session, drain: Drain, ours: Settings) -> list[str]:
     waiting = {row.guest: row for row in drain.guests if row.state is GuestState.WAITING and row.guest not in promised}
     if not waiting:
         return []
-    waits = _obstacles(session, waiting, ours)
+    waits = _obstacles(session, waiting, ours) | _kept(session, drain, waiting)
     candidates = _candidates(session, drain, promised, waiting.keys() - waits.keys())
     made = placed(session, drain.kind, drain.host, drain.allowed_hosts, candidates)
     waits |= _early(session, drain, [one for one in made.placements if one.candidate.name in waiting])
@@ -52,12 +53,12 @@ def choose(session: Session, drain: Drain, ours: Settings) -> list[str]:
 
 def _early(session: Session, drain: Drain, placements: Iterable[Placement]) -> dict[str, Wait]:
     """Guests whose move could not end within the window if it began now; disks that are copied ahead may always be."""
-    speed, now = estimate.speed(session), session.scalars(select(func.now())).one()
+    speed, at = estimate.speed(session), now(session)
 
     def takes_s(one: Placement) -> float:
         return speed.needs_s(one.candidate.size, drain.seed, way_of(one, drain.options.bandwidth_bytes_per_s))
 
-    waits = {one.candidate.name: schedule.obstacle(now, takes_s(one), window=drain.window) for one in placements}
+    waits = {one.candidate.name: schedule.obstacle(at, takes_s(one), window=drain.window) for one in placements}
     return {name: wait for name, wait in waits.items() if wait is not None and (wait.for_good or not drain.seed)}
 
 
@@ -119,6 +120,11 @@ def _obstacles(session: Session, waiting: Mapping[str, DrainGuest], ours: Settin
     return silent | {job.guest: Wait(why=f"job {job.id} is moving it to {job.destination}") for job in others}
 
 
+def _kept(session: Session, drain: Drain, waiting: Mapping[str, DrainGuest]) -> dict[str, Wait]:
+    guests = session.scalars(select(Guest).where(Guest.name.in_(list(waiting)))).all()
+    return {name: Wait(why=why, for_good=True) for name, why in keep(drain.kind, guests, now(session)).items()}
+
+
 def _candidates(session: Session, drain: Drain, promised: set[str], waiting: set[str]) -> list[Candidate]:
     guests = {guest.name: guest for guest in session.scalars(select(Guest).where(Guest.name.in_(promised | waiting)))}
     return [
@@ -151,9 +157,9 @@ def submit(drain_id: int, guest: str) -> None:
     about = {"drain": drain_id, "guest": guest}
 
     def still_wanted(session: Session) -> None:
-        now = session.get_one(Drain, drain_id, with_for_update=True)
-        if now.state is not DrainState.RUNNING:
-            raise Unavailable(f"drain {drain_id} is {now.state}: it begins no other move")
+        drain = session.get_one(Drain, drain_id, with_for_update=True)
+        if drain.state is not DrainState.RUNNING:
+            raise Unavailable(f"drain {drain_id} is {drain.state}: it begins no other move")
         if session.get_one(DrainGuest, (drain_id, guest)).state is not GuestState.WAITING:
             raise Unavailable(f"{guest} does not wait for its turn in drain {drain_id} any more")
 

@@ -26,10 +26,12 @@ from workflows.capacity import Size
 from workflows.drain.placement import Candidate, DrainPlan, Placement, Resident, plan
 from workflows.estimate import Speed, way_of
 from workflows.migration import preflight
+from workflows.selectors import Selector
 from workflows.submit_options import SubmitOptions
 
 Asked = TypeVar("Asked")
 
+EVERYBODY = Selector()
 ASKED_AT_ONCE = 8
 """Guests and hosts that are asked at the same time."""
 
@@ -60,6 +62,7 @@ def forecast(
     terms: SubmitOptions | None = None,
     options: MigrationOptions | None = None,
     *,
+    selector: Selector = EVERYBODY,
     tried: bool = False,
 ) -> Forecast:
     """Plan all guests of a drain at once, after having asked every guest's host and every destination.
@@ -73,8 +76,9 @@ def forecast(
     """
     with transaction() as session:
         known(session, [host, *where.to, *where.exclude])
-        guests = {guest.name: guest for guest in guests_of(session, kind, host)}
-    survey = _Survey(guests, tried, options or MigrationOptions())
+        guests = {guest.name: guest for guest in guests_of(session, kind, host, selector)}
+        kept = keep(kind, guests.values(), now(session))
+    survey = _Survey(guests, tried, options or MigrationOptions(), immovable=kept)
     survey.ask_guests()
     while survey.ask_destinations(made := _placed(kind, host, where, survey)):
         pass
@@ -124,8 +128,7 @@ class _Survey:
         def ask(name: str) -> None:
             self.inspections[name] = preflight.movable(self.guests[name], self.options)
 
-        for name, why in _refused(ask, self.guests).items():
-            self.immovable[name] = why
+        self.immovable |= _refused(ask, self.guests.keys() - self.immovable.keys())
 
     def ask_destinations(self, made: DrainPlan) -> bool:
         """Ask about placements that are new; true if one of them was refused, so that the plan must be made anew."""
@@ -209,10 +212,17 @@ def _residents(session: Session, candidates: Iterable[Candidate]) -> list[Reside
     ]
 
 
-def guests_of(session: Session, kind: DrainKind, host: str) -> list[Guest]:
+def keep(kind: DrainKind, guests: Iterable[Guest], at: datetime) -> dict[str, str]:
+    """Guests that an operator keeps from drains, and why."""
+    stays = {guest.name: guest.stays(at) for guest in guests} if kind is DrainKind.DRAIN else {}
+    return {name: why for name, why in stays.items() if why is not None}
+
+
+def guests_of(session: Session, kind: DrainKind, host: str, selector: Selector = EVERYBODY) -> list[Guest]:
     """Those to be moved: all that live on the host, or those that were drained from it and are not home again."""
+    wanted = selector.condition(Guest.labels)
     if kind is DrainKind.DRAIN:
-        return list(session.scalars(select(Guest).where(Guest.host == host).order_by(Guest.name)))
+        return list(session.scalars(select(Guest).where(Guest.host == host, wanted).order_by(Guest.name)))
     returned = select(func.coalesce(func.max(Drain.id), 0)).where(
         Drain.host == host, Drain.kind == DrainKind.RETURN, Drain.state == DrainState.DONE
     )
@@ -226,7 +236,7 @@ def guests_of(session: Session, kind: DrainKind, host: str) -> list[Guest]:
             DrainGuest.state == GuestState.MOVED,
         )
     )
-    query = select(Guest).where(Guest.name.in_(drained), Guest.host != host).order_by(Guest.name)
+    query = select(Guest).where(Guest.name.in_(drained), Guest.host != host, wanted).order_by(Guest.name)
     return list(session.scalars(query))
 
 

@@ -24,6 +24,7 @@ from workflows.drain import commands, dispatcher, job_sync
 from workflows.drain.commands import cancel_moves
 from workflows.drain.planner import guests_of
 from workflows.isolation import PAUSES, alone, forget_trouble
+from workflows.selectors import Selector
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,8 @@ def _begin(session: Session, drain: Drain) -> bool:
         drain.wait_reason = early.why
     elif other is not None:
         drain.wait_reason = f"drain {other} of {drain.host} is under way"
+    elif held := commands.held(session, drain):
+        drain.wait_reason = held
     else:
         commands.begin(session, drain)
     return drain.state is DrainState.RUNNING
@@ -88,7 +91,7 @@ def _begin(session: Session, drain: Drain) -> bool:
 def _take_up(session: Session, drain: Drain) -> None:
     """Add guests that have no row yet: all of a drain that was planned ahead, else those that arrived late."""
     known = {row.guest for row in drain.guests}
-    for guest in guests_of(session, drain.kind, drain.host):
+    for guest in guests_of(session, drain.kind, drain.host, Selector.read(drain.selector)):
         if guest.name not in known:
             row = DrainGuest(guest=guest.name, position=len(drain.guests) + 1, source=guest.host)
             drain.guests.append(row)
@@ -109,7 +112,7 @@ def _end_if_over(session: Session, drain: Drain) -> None:
         drain.error = f"{words.count(len(left), 'guest is', 'guests are')} left, of {len(drain.guests)}: " + "; ".join(
             f"{row.guest}: {row.reason}" for row in left
         )
-    elif drain.kind is DrainKind.DRAIN and drain.state is DrainState.RUNNING:
+    elif drain.kind is DrainKind.DRAIN and drain.state is DrainState.RUNNING and _is_empty(session, drain.host):
         session.get_one(Host, drain.host, with_for_update=NO_KEY_UPDATE).state = HostState.MAINTENANCE
     if drain.state is DrainState.CANCELLING:
         drain.move(session, DrainState.CANCELLED)
@@ -117,6 +120,11 @@ def _end_if_over(session: Session, drain: Drain) -> None:
     drain.move(session, DrainState.INCOMPLETE if left else DrainState.DONE)
     if drain.recurrence is not None:
         _queue_next(session, drain, drain.recurrence)
+
+
+def _is_empty(session: Session, host: str) -> bool:
+    """A drain of some guests leaves the others."""
+    return session.scalar(select(Guest.name).where(Guest.host == host).limit(1)) is None
 
 
 def _queue_next(session: Session, drain: Drain, repeated: Recurrence) -> None:
@@ -127,7 +135,19 @@ def _queue_next(session: Session, drain: Drain, repeated: Recurrence) -> None:
     queued = select(Drain).where(Drain.host == drain.host, Drain.kind == drain.kind, Drain.state == DrainState.QUEUED)
     if any(other.recurrence == repeated for other in session.scalars(queued)):
         return
-    wishes = ("kind", "host", "allowed_hosts", "options", "priority", "window", "recurrence", "hold", "seed", "webhook")
+    wishes = (
+        "kind",
+        "host",
+        "allowed_hosts",
+        "selector",
+        "options",
+        "priority",
+        "window",
+        "recurrence",
+        "hold",
+        "seed",
+        "webhook",
+    )
     again = {name: getattr(drain, name) for name in wishes}
     session.add(Drain(not_before=schedule.following(repeated, now(session)), **again))
 
@@ -146,5 +166,6 @@ def _others_come_or_go(session: Session, drain: Drain) -> bool:
     here = or_(Job.source == drain.host, Job.destination == drain.host)
     moving = select(Job.id).where(here, Job.state.in_([JobState.RUNNING, JobState.ROLLING_BACK])).limit(1)
     known = [row.guest for row in drain.guests]
-    arrived = select(Guest.name).where(Guest.host == drain.host, Guest.name.not_in(known)).limit(1)
+    meant = Selector.read(drain.selector).condition(Guest.labels)
+    arrived = select(Guest.name).where(Guest.host == drain.host, Guest.name.not_in(known), meant).limit(1)
     return any(session.scalar(query) is not None for query in (moving, arrived))

@@ -1,0 +1,38 @@
+"""What a host knows of images that a guest left behind there: enough to need only what the guest has written since."""
+
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+from models.contracts import Many, Part, Versioned
+from models.evidence import Evidence
+from models.plan import BackingImage
+
+
+def _evidence(told: object) -> object:
+    return Evidence(**told) if isinstance(told, dict) else told
+
+
+class FormerImage(Part):
+    """One of them."""
+
+    path: str
+    """Where it was in use."""
+    kept_at: str
+    format: str
+    virtual_size_bytes: int
+    chain: Many[BackingImage] = ()
+    """The backing files that it lies on."""
+    evidence: Annotated[Evidence, BeforeValidator(_evidence)]
+    """As nobody but the guest's QEMU had it any more."""
+
+
+class WayBack(Versioned):
+    """All writable disks of a guest as they were once. Bitmaps of its present QEMU hold what it has written since."""
+
+    guest: str
+    job: int
+    """Which moved the guest away."""
+    bitmap: str
+    """The name of these bitmaps, see `workers.qemu.written`."""
+    images: Many[FormerImage]

@@ -1,0 +1,207 @@
+"""The images that a guest left behind, as the beginning of its disks when it comes back: only what changed is sent.
+
+A changed page on an image that is not what it is taken for would be silent corruption. So both hosts write down in the
+same instant, at the switchover, what they build on: the source what its images were (`workers.images.evidence`), under
+the name of the bitmaps in which the destination's QEMU records all that the guest writes from then on. The name stands
+for one copy of one move. Whatever does not fit leads to a copy of everything, and is told.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select, update
+
+from drover.errors import DroverError, Transient, UnreadableDocument
+from drover.settings import Settings
+from models import kept_images
+from models.database import transaction
+from models.evidence import Evidence
+from models.fleet import retention_of
+from models.job import Disk, Job
+from models.plan import PlannedDisk, SourceDisk
+from models.way_back import FormerImage, WayBack
+from workers import files
+from workers.images import evidence, records, retention
+from workers.images.manifest import write_durably
+from workers.step import Context, JobDirectory
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a guest that comes here can begin with."""
+
+    way: WayBack | None = None
+    why: str | None = None
+    """Why all of it is copied although images of it are here."""
+
+
+def _taken_file(directory: JobDirectory) -> Path:
+    return directory.path / "way-back.json"
+
+
+def write_down(ctx: Context, bitmap: str, left: Mapping[str, Evidence]) -> None:
+    """The guest has left this host, its QEMU has ended, and its images are set aside.
+
+    `left` is what they were at the switchover, {path: evidence}. Where they are not the same any more nothing is
+    written down, and the guest comes back as a whole.
+    """
+    images = []
+    chains = {disk.index: disk.chain for disk in ctx.source.disks}
+    for disk in ctx.disks:
+        kept_at = retention.aside(ctx, disk)
+        then, today = left.get(disk.source_path), evidence.of(Path(kept_at))
+        if then is None or today is None or (why := evidence.differs(then, today)) is not None:
+            log.info("it will come back as a whole: %s: %s", kept_at, why if then and today else "it is no file")
+            return
+        images.append(
+            FormerImage(
+                path=disk.source_path,
+                kept_at=kept_at,
+                format=disk.source_format or disk.format,
+                virtual_size_bytes=disk.virtual_size_bytes,
+                chain=chains[disk.index],
+                evidence=today,
+            )
+        )
+    _write(ctx.settings, WayBack(guest=ctx.job.guest, job=ctx.job.id, bitmap=bitmap, images=tuple(images)))
+
+
+def _write(settings: Settings, way: WayBack) -> None:
+    path = records.way_back(settings, way.job)
+    files.private_folder(path.parent)
+    write_durably(path, json.dumps(way.json_object()))
+
+
+def _known(settings: Settings) -> Iterator[WayBack]:
+    for path in sorted(records.way_back(settings, 0).parent.glob("*.json")):
+        with suppress(OSError, ValueError, UnreadableDocument):  # it was purged meanwhile, or a later version wrote it
+            yield WayBack.read(json.loads(path.read_text()))
+
+
+def expected(settings: Settings, guest: str, disks: Sequence[SourceDisk], planned: Sequence[PlannedDisk]) -> Choice:
+    """What there is by all that is written down. Reads no image."""
+    known = [way for way in _known(settings) if way.guest == guest]
+    if not known or not disks:
+        return Choice()
+    recorded = frozenset.intersection(*(frozenset(disk.written) for disk in disks))
+    way = next((way for way in known if way.bitmap in recorded), None)
+    if way is None:
+        return Choice(
+            why="what it wrote since it left is not known: its QEMU was started anew, it has been elsewhere meanwhile, "
+            "or a disk of it is new"
+        )
+    differences = [why for disk in planned if (why := _unlike(disk, way)) is not None]
+    if len(planned) != len(way.images):
+        differences.append("it had another number of disks when it left")
+    return Choice(why="; ".join(differences)) if differences else Choice(way=way)
+
+
+def _unlike(disk: PlannedDisk, way: WayBack) -> str | None:
+    path = disk.destination_path
+    image = next((image for image in way.images if image.path == path), None)
+    if image is None or disk.destination_device:
+        return f"{path} is not where one of its images was"
+    if disk.key_secret is not None:
+        return f"{path} is encrypted"
+    if (image.format, image.virtual_size_bytes) != (disk.format, disk.virtual_size_bytes):
+        return f"{path} had another size or format when it left"
+    if image.chain != disk.chain:
+        return f"{path} lay on other backing files when it left"
+    return None
+
+
+def chosen(ctx: Context) -> Choice:
+    """Likewise, and nobody has touched the images since. On the destination, before anything is made for the job."""
+    if (way := taken(ctx.directory)) is not None:
+        return Choice(way=way)
+    if any(ctx.directory.owns(Path(disk.destination_path)) for disk in ctx.disks):
+        return Choice()  # a worker that died has begun with empty images
+    choice = expected(ctx.settings, ctx.job.guest, ctx.source.disks, ctx.disks)
+    if choice.way is None:
+        return choice
+    if len(_rows(choice.way)) != len(choice.way.images):
+        return Choice(why="its images are not kept here any more")
+    for image in choice.way.images:
+        if (why := _touched(image)) is not None:
+            return Choice(why=f"{image.kept_at}: {why}")
+    return choice
+
+
+def _touched(image: FormerImage) -> str | None:
+    try:
+        return evidence.differs(image.evidence, evidence.of(Path(image.kept_at)))
+    except (OSError, DroverError) as error:
+        return f"it cannot be read: {error}"
+
+
+def _rows(way: WayBack) -> list[Disk]:
+    query = select(Disk).join(Job).where(Disk.job_id == way.job, Disk.retired_until.is_not(None))
+    with transaction() as session:
+        return list(session.scalars(query.where(~kept_images.expired())))
+
+
+def taken(directory: JobDirectory) -> WayBack | None:
+    """The images that this job began with on this host."""
+    path = _taken_file(directory)
+    return WayBack.read(json.loads(path.read_text())) if path.exists() else None
+
+
+def take(ctx: Context, way: WayBack) -> None:
+    """Put the images where the guest's disks are to be: they are this job's from now on. May be done again.
+
+    Raises:
+        Transient: one of them vanished; the next attempt copies everything.
+    """
+    ctx.guard()
+    write_durably(_taken_file(ctx.directory), json.dumps(way.json_object()))
+    _keep(ctx, way, kept=False)
+    for image in way.images:
+        ctx.guard()
+        path, kept_at = Path(image.path), Path(image.kept_at)
+        ctx.directory.manifest.put(path, image.evidence.inode)
+        if not ctx.directory.manifest.owns(path):
+            try:
+                files.link(kept_at, path.name)  # unlike a rename it never replaces what somebody has put there
+            except OSError as error:
+                put_back(ctx)
+                raise Transient(f"{kept_at} cannot be taken back as {path}: {error}") from error
+        files.unlink(kept_at)
+        retention.no_longer(ctx.settings, way.job, kept_at)
+    records.way_back(ctx.settings, way.job).unlink(missing_ok=True)
+
+
+def _keep(ctx: Context, way: WayBack, *, kept: bool) -> None:
+    """Say in the rows of the job that left them here whether they are kept."""
+    with ctx.record() as (session, _job, _step):
+        until = ctx.claim.now() + retention_of(session, ctx.settings.host) if kept else None
+        mine = (Disk.job_id == way.job) & Disk.retired_path.is_not(None)
+        session.execute(update(Disk).where(mine).values(retired_until=until))
+
+
+def put_back(ctx: Context) -> None:
+    """The job is rolled back: the images are kept as before. What was written to them is in the bitmap as well."""
+    way = taken(ctx.directory)
+    if way is None:
+        return
+    left = []
+    for image in way.images:
+        ctx.guard()
+        path, kept_at = Path(image.path), Path(image.kept_at)
+        if ctx.directory.manifest.owns(path):
+            retention.again(ctx.settings, way.job, image.kept_at, image.evidence.inode)
+            with suppress(FileExistsError):  # of a worker that died here
+                files.link(path, kept_at.name)
+            files.unlink(path)
+        ctx.directory.manifest.forget(path)
+        left.append(evidence.of(kept_at))
+    _keep(ctx, way, kept=True)
+    if None not in left:
+        images = [image.model_copy(update={"evidence": seen}) for image, seen in zip(way.images, left, strict=True)]
+        _write(ctx.settings, way.model_copy(update={"images": tuple(images)}))
+    _taken_file(ctx.directory).unlink()

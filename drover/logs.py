@@ -29,7 +29,7 @@ T = TypeVar("T")
 ALWAYS = ("host", "job", "guest", "step", "attempt")
 """Fields of every JSON line; null where they are not known."""
 SOMETIMES = (
-    *("direction", "drain", "action", "by"),
+    *("direction", "drain", "roll", "action", "by"),
     *("outcome", "seconds", "downtime_ms", "pid", "trace"),
 )
 """Fields of only those lines that have a value for them. docs/logging.md explains them all."""

@@ -345,6 +345,13 @@ class Settings(BaseSettings):
         le=timedelta(minutes=10),
         about="A step that was published and not picked up for this long is published again.",
     )
+    hooks: Folder = _variable(
+        "HOOKS",
+        Path("/etc/drover/hooks"),
+        read_by=CONTROLLER,
+        about="Folder of the control node's administrator with the programs that `drover roll --hook` may name. The "
+        "same ones on all control nodes.",
+    )
     webhook_key: Annotated[str, AfterValidator(_key)] = _variable(
         "WEBHOOK_KEY",
         "",

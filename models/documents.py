@@ -11,6 +11,8 @@ from models.plan import Chain, Layout
 
 DOWNTIME_MS = 300
 """The default target downtime."""
+VERIFY_BYTES_PER_S = 200_000_000
+"""Leaves most of what a disk can do to the guests."""
 CLOCK = r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)"
 
 Moment = Annotated[datetime, Strict(False), PlainSerializer(datetime.isoformat, when_used="json")]
@@ -34,6 +36,10 @@ class MigrationOptions(Versioned):
     """Of this job's streams; 0 leaves it to the host's budget."""
     window_end: Literal["wait", "rollback"] = "wait"
     """When its window closes before it has crossed: it waits in sync for the next one, or is rolled back."""
+    verify: bool = False
+    """Both sides of each disk are compared after the switchover, before the source's are let go."""
+    verify_bytes_per_s: int = VERIFY_BYTES_PER_S
+    """What is read on either host for that; 0: no limit."""
     launcher_stays: bool = False
     """Move it although its launcher may start it again; its image is made unusable there before its QEMU is ended."""
     chain: Chain = "keep"
@@ -64,6 +70,42 @@ class FileCopy(Versioned):
     """Their places among those of the plan; none is left once the source has sent all."""
     bytes_total: int = 0
     bytes_copied: int = 0
+
+
+class Range(Part):
+    """A part of a guest's disk, in bytes."""
+
+    offset: int
+    length: int
+
+
+class DiskProof(Part):
+    """How the copy of one disk was compared with its original after the switchover, in bytes of the guest's disk."""
+
+    index: int
+    bytes_total: int
+    bytes_compared: int
+    """The comparison has come so far. The next three add up to it at the end; they are 0 before."""
+    bytes_equal: int = 0
+    bytes_left_out: int = 0
+    """They differ because the guest has written them since the switchover."""
+    bytes_different: int = 0
+    """They differ although it has not."""
+    different: Many[Range] = ()
+    """Where, the first thousand places."""
+
+
+class Proof(Versioned):
+    """What `--verify` found. `compare_images` writes it at the source."""
+
+    disks: Many[DiskProof] = ()
+    finished: bool = False
+    """All of all disks was compared."""
+
+    @property
+    def bytes_different(self) -> int:
+        """Of all disks."""
+        return sum(disk.bytes_different for disk in self.disks)
 
 
 class Switchover(Versioned):
@@ -195,3 +237,21 @@ class HostFacts(Versioned):
     """See `workers.registration.machine_id`."""
     streams: Streams | None = None
     """How it protects the streams of moves; None: a worker of Drover 0.1."""
+
+
+class Hook(Versioned):
+    """What a roll has done to a host that is empty."""
+
+    argv: Many[str] = Field(min_length=1)
+    """The name of a program in the controllers' folder of hooks, and its arguments."""
+    timeout_s: float = Field(default=3600.0, gt=0)
+    """It is ended after this time."""
+
+
+class HostBefore(Versioned):
+    """What a host was before a hook worked on it."""
+
+    incarnation: str
+    """Of its worker: another one tells that it was started anew."""
+    qemu: str | None = None
+    """See `HostFacts.qemu`."""

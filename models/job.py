@@ -24,6 +24,7 @@ from models.documents import (
     MigrationOptions,
     NbdServer,
     Pace,
+    Proof,
     RamProgress,
     Switchover,
     Window,
@@ -97,6 +98,8 @@ class Job(Base):
     """None while no attempt is under way."""
     file_copy: Mapped[FileCopy | None] = mapped_column(Typed(FileCopy))
     """None where nothing had to be copied but disks and RAM."""
+    proof: Mapped[Proof | None] = mapped_column(Typed(Proof))
+    """None before its images are compared, or where that was not asked for."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     cutover_begun_at: Mapped[datetime | None]
     """Set before the source may pause, cleared when it is certain that the source kept the guest."""

@@ -385,3 +385,68 @@ DRAIN_GUEST: Table[GuestState, GuestState] = Table(
         _to(GuestState.SKIPPED, GuestState.MOVED, "somebody else moved it"),
     ],
 )
+
+
+class RollState(enum.StrEnum):
+    """Where a roll stands."""
+
+    RUNNING = "running"
+    PAUSED = "paused"  # nothing of it begins; a drain, a hook or a return that was begun ends by itself
+    CANCELLING = "cancelling"  # what it began is being ended
+    DONE = "done"  # every host has been out and is back
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """It does nothing more."""
+        return self in {RollState.DONE, RollState.CANCELLED}
+
+
+class RollHostState(enum.StrEnum):
+    """How far a roll has come with a host."""
+
+    WAITING = "waiting"  # its turn will come
+    DRAINING = "draining"  # a drain empties it
+    IN_HOOK = "in_hook"  # it is empty, the hook works on it
+    COMING_BACK = "coming_back"  # the hook is done; it is not healthy yet
+    RETURNING = "returning"  # a return brings its guests home
+    DONE = "done"  # it has its guests again
+    LEFT = "left"  # the roll was cancelled before it was done
+
+    @property
+    def ended(self) -> bool:
+        """The roll is over with it."""
+        return self in {RollHostState.DONE, RollHostState.LEFT}
+
+    @property
+    def out(self) -> bool:
+        """It counts against the hosts that may be out at a time."""
+        return not self.ended and self is not RollHostState.WAITING
+
+
+ROLL: Table[RollState, RollState] = Table(
+    "roll",
+    [
+        _to(RollState.RUNNING, RollState.PAUSED, "roll pause, or something failed on a host"),
+        _to(RollState.PAUSED, RollState.RUNNING, "roll resume"),
+        _to(RollState.RUNNING, RollState.CANCELLING, "roll cancel"),
+        _to(RollState.PAUSED, RollState.CANCELLING, "roll cancel"),
+        _to(RollState.CANCELLING, RollState.CANCELLED, "nothing of it is under way any more"),
+        _to(RollState.RUNNING, RollState.DONE, "every host is done"),
+    ],
+)
+ROLL_HOST: Table[RollHostState, RollHostState] = Table(
+    "host of a roll",
+    [
+        _to(RollHostState.WAITING, RollHostState.DRAINING, "fewer hosts are out than may be"),
+        _to(RollHostState.DRAINING, RollHostState.IN_HOOK, "its drain is done, nothing runs on it"),
+        _to(RollHostState.IN_HOOK, RollHostState.COMING_BACK, "the hook ended with 0"),
+        _to(RollHostState.COMING_BACK, RollHostState.RETURNING, "it is healthy: its worker was started anew"),
+        _to(RollHostState.RETURNING, RollHostState.DONE, "its return is done"),
+        *(
+            _to(state, RollHostState.LEFT, "the roll is cancelled, nothing goes on there for it")
+            for state in RollHostState
+            if not state.ended
+        ),
+    ],
+)

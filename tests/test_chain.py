@@ -62,7 +62,11 @@ def _rows(numbers: range) -> list[Step]:
     return [Step(seq=seq, name=name, side=side) for seq, (name, side) in zip(numbers, chain.LINKS, strict=True)]
 
 
-@pytest.mark.parametrize("numbers", [range(1, 13), range(11, 23)], ids=["of today", "of a version with other links"])
+@pytest.mark.parametrize(
+    "numbers",
+    [range(1, len(chain.LINKS) + 1), range(11, len(chain.LINKS) + 11)],
+    ids=["of today", "of a version with other links"],
+)
 def test_two_links_of_one_name_begin_anew_from_the_first_whatever_the_numbers_of_the_rows(numbers: range) -> None:
     rows = _rows(numbers)
     [sent] = [row for row in rows if (row.name, row.side) == ("migrate_ram", Side.SOURCE)]

@@ -1,6 +1,6 @@
 """The schema on real Postgres: from empty, from each earlier revision, and in step with the models."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,13 +10,15 @@ from sqlalchemy import Table, select, text
 
 import migrations
 from models import refusal
+from models.access import ApiToken, Scope
 from models.base import Base
 from models.database import engine, transaction
-from models.documents import HostFacts
+from models.documents import Hook, HostFacts
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host, HostRequest, HostState
 from models.job import Attempt, Disk, Job, JobState, Step, StepState, record_event
+from models.roll import HookRun, Roll, RollHost
 from models.storage import Storage, StorageMapping
 from models.webhook import Delivery, Notification, Receiver, ReceiverSecret
 from workflows.migration import chain
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("database")
 
 REVISIONS = [revision.revision for revision in ScriptDirectory.from_config(migrations.config()).walk_revisions()]
 NEW = {"drain", "drain_guest", "delivery", "refused_submission", "webhook_receiver", "webhook_secret", "storage"} | {
-    "storage_mapping"
+    *("storage_mapping", "roll", "roll_host", "hook_run", "api_token")
 }
 """Tables that earlier revisions do not have."""
 
@@ -91,6 +93,7 @@ def _rows_in_every_table() -> None:
         session.add(Receiver(name="hooks.example.org", within=["10.0.0.0/8"]))
         session.flush()
         session.add(ReceiverSecret(receiver="hooks.example.org", salt=b"salt", key_id="k"))
+        session.add(ApiToken(user="ada", scope=Scope.READ, digest=b"digest"))
         drain = Drain(kind=DrainKind.DRAIN, host="one", state=DrainState.RUNNING)
         session.add(drain)
         session.flush()
@@ -108,6 +111,11 @@ def _rows_in_every_table() -> None:
             session.add(
                 Delivery(job_id=job.id, url="http://x", body=Notification(event="job.done", at=datetime.now(UTC)))
             )
+        roll = Roll(max_unavailable=1, hook=Hook(argv=("h",)), back_within=timedelta(hours=1))
+        roll.hosts = [RollHost(host="one", position=1)]
+        session.add(roll)
+        session.flush()
+        session.add(HookRun(roll_id=roll.id, host="one"))
     for table in Base.metadata.sorted_tables:
         assert _keys(table), f"{table.name} is empty: add a row above"
 

@@ -16,6 +16,8 @@ from models.transitions import (
     DRAIN_GUEST,
     FINISHED,
     JOB,
+    ROLL,
+    ROLL_HOST,
     STEP,
     Actor,
     IllegalTransition,
@@ -28,11 +30,26 @@ from tests.factories import guest, host, job
 from tests.transition_guard import guarded
 
 ROOT = Path(__file__).parents[1]
-TABLES: dict[str, Table[Any, Any]] = {"job": JOB, "step": STEP, "drain": DRAIN, "guest": DRAIN_GUEST}
-FIRST = {"job": "queued", "step": "pending", "drain": "queued", "guest": "waiting"}
+TABLES: dict[str, Table[Any, Any]] = {
+    "job": JOB,
+    "step": STEP,
+    "drain": DRAIN,
+    "guest": DRAIN_GUEST,
+    "roll": ROLL,
+    "host of a roll": ROLL_HOST,
+}
+FIRST = {
+    "job": "queued",
+    "step": "pending",
+    "drain": "queued",
+    "guest": "waiting",
+    "roll": "running",
+    "host of a roll": "waiting",
+}
 ALLOWED = {
     "models/job.py",
     "models/drain.py",
+    "models/roll.py",
     "workflows/migration/claim_statements.py",
 }
 """Where a state is written: by `Table.apply`, and by the statements of claims, which take theirs from `WAYS`."""
@@ -136,4 +153,11 @@ def test_where_states_are_written_they_come_from_the_tables() -> None:
     for name in ALLOWED:
         for node in _writes((ROOT / name).read_text()):
             value = node.value if isinstance(node, (ast.Assign, ast.keyword)) else node
-            assert not _names(value) & {"JobState", "StepState", "DrainState", "GuestState"}, name
+            assert not _names(value) & {
+                "JobState",
+                "StepState",
+                "DrainState",
+                "GuestState",
+                "RollState",
+                "RollHostState",
+            }, name

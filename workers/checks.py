@@ -180,9 +180,9 @@ REAL_TPM = Kind(
 )
 TPM = Kind(
     name="tpm",
-    what="an emulated TPM (swtpm)",
-    why="the TPM's state is not moved",
-    remedy=RESTART,
+    what="an emulated TPM that is not the host's own swtpm behind a Unix socket, with its state in a folder "
+    "(`--tpmstate dir=`) and without keys",
+    remedy="restart the guest with such a TPM, or without one",
 )
 HOST_PORT = Kind(
     name="host-port",
@@ -380,6 +380,13 @@ NO_USER = Kind(
     side="destination",
     live=True,
 )
+NO_TPM = Kind(
+    name="no-tpm",
+    what="an emulated TPM and a destination without swtpm, with an older one, or without the TPM's user or folders",
+    remedy="install it (Debian's package swtpm)",
+    side="destination",
+    live=True,
+)
 NO_BRIDGE = Kind(
     name="no-bridge",
     what="a tap by descriptor and a destination without its bridge, or where none may be opened",
@@ -550,6 +557,10 @@ CARRIED = (
     Supported(
         what="I/O limits of drives and throttle groups, copy-on-read",
         how="as they are when the RAM is sent; the copy of a disk is not slowed by them",
+    ),
+    Supported(
+        what="an emulated TPM (swtpm)",
+        how="with the RAM, into a new swtpm that runs with the same options, as the same user",
     ),
     Supported(what="balloon target, state of all devices", how="with the RAM"),
     Supported(what="`-name`, UUID, MAC addresses, serial numbers", how="by the command line, to the letter"),

@@ -28,6 +28,7 @@ from workers import (
     sockets,
     started_as,
     taps,
+    tpm,
 )
 from workers.as_started import AsStarted
 from workers.files import UnsafePath
@@ -100,13 +101,14 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         _blockers(monitor, identity.argv),
     )
     forbidden = _forbidden(identity, settings)
+    emulator, strange = await asyncio.to_thread(tpm.read, argv)
     needed = await asyncio.to_thread(
         listing.listed,
         argv,
         identity.process,
         disks,
         media,
-        (qmp, identity.pidfile),
+        (qmp, identity.pidfile, *tpm.places(emulator)),
         settings,
         question.chain,
         secrets,
@@ -116,7 +118,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
     bugs = known_bugs.warnings(version, accel, identity.argv)
     launcher = await asyncio.to_thread(_launcher, identity.process, settings)
     stays = [checks.LAUNCHER_STAYS.found(launcher.stays)] if launcher.stays else []
-    seen_of_it = checks.told_once([*forbidden, *found, *needed.refusals, *blockers, *stays, *bugs])
+    seen_of_it = checks.told_once([*forbidden, *found, *strange, *needed.refusals, *blockers, *stays, *bugs])
     seen = Inspection(
         pid=identity.process.pid,
         started=identity.process.started,
@@ -134,6 +136,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         cpus=len(cpus),
         devices=tuple(devices),
         started_as=started_as.read(identity.process, identity.argv, identity.handed),
+        tpm=emulator,
         topology=layout,
         disks=disks,
         files=tuple(needed.files.values()),

@@ -1,5 +1,6 @@
 """How fast a job's disks are copied, and how fast its guest writes them anew, by several looks at its mirrors."""
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -10,6 +11,20 @@ from workers.qemu.block import Mirror
 
 OVER_S = 10.0
 """Rates are means over this time: a single second of a limited mirror says little."""
+
+
+class Brake:
+    """Keeps work to a rate, which may change at any time."""
+
+    def __init__(self) -> None:
+        self.free_at = time.monotonic()
+
+    async def keep(self, done: int, rate: int) -> None:
+        """Wait until so many bytes may have been done, at so many bytes per second; 0: no limit."""
+        now = time.monotonic()
+        self.free_at = max(self.free_at, now - 0.1) + (done / rate if rate else 0.0)
+        if self.free_at > now:
+            await asyncio.sleep(self.free_at - now)
 
 
 @dataclass

@@ -2,10 +2,11 @@
 
 from sqlalchemy.orm import Session
 
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from models.database import NO_KEY_UPDATE, transaction
 from models.drain import UNDER_WAY, Drain, DrainKind
 from models.host import Host, HostState
+from models.roll import taken_out_by
 from models.said import say
 from workflows.capacity import CLOSED
 
@@ -28,7 +29,7 @@ def uncordon(name: str) -> Host:
     """Let a host take guests again.
 
     Raises:
-        PreconditionFailed: there is no such host, or a drain is emptying it.
+        PreconditionFailed: there is no such host, or a drain is emptying it, or a roll has taken it out.
     """
     with transaction() as session:
         host = existing(session, name)
@@ -36,6 +37,8 @@ def uncordon(name: str) -> Host:
         drain = session.query(Drain).where(Drain.host == name, emptied, Drain.state.in_(UNDER_WAY)).one_or_none()
         if drain is not None:
             raise PreconditionFailed(f"drain {drain.id} is emptying {name}: `drover drain cancel {drain.id}` first")
+        if held := taken_out_by(session, name):
+            raise PreconditionFailed(held)
         host.state = HostState.ACTIVE
         say(session, f"an operator uncordoned {name}: it takes guests again")
     return host
@@ -49,7 +52,7 @@ def existing(session: Session, name: str) -> Host:
     """
     host = session.get(Host, name, with_for_update=NO_KEY_UPDATE)
     if host is None:
-        raise PreconditionFailed(f"there is no host {name!r}: see `drover host list`")
+        raise NotThere(f"there is no host {name!r}: see `drover host list`")
     return host
 
 

@@ -21,8 +21,11 @@ from drover.errors import DroverError
 from models.database import away, transaction
 from models.drain import Drain
 from models.job import Job
+from models.roll import Roll
 
 log = logging.getLogger(__name__)
+
+Row = type[Job] | type[Drain] | type[Roll]
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 REMEMBERED_S = 3600.0
@@ -68,7 +71,7 @@ PAUSES = Pauses()
 
 
 @contextmanager
-def alone(what: str, table: type[Job] | type[Drain], row_id: int) -> Iterator[None]:
+def alone(what: str, table: Row, row_id: int) -> Iterator[None]:
     """Catch exceptions of this block that concern only its row. Transactions are opened within it.
 
     Raises:
@@ -83,11 +86,11 @@ def alone(what: str, table: type[Job] | type[Drain], row_id: int) -> Iterator[No
             PAUSES.succeeded(what, row_id)
 
 
-def _about(table: type[Job] | type[Drain], row_id: int) -> AbstractContextManager[None]:
+def _about(table: Row, row_id: int) -> AbstractContextManager[None]:
     return logs.about(**{table.__tablename__: row_id})
 
 
-def set_aside(what: str, table: type[Job] | type[Drain], row_id: int, error: Exception) -> None:
+def set_aside(what: str, table: Row, row_id: int, error: Exception) -> None:
     """Log what a row has raised, write it into the row, and set the row aside for a while.
 
     Raises:
@@ -104,7 +107,7 @@ def set_aside(what: str, table: type[Job] | type[Drain], row_id: int, error: Exc
         log.error("%s is set aside for %.0f s, guests run on: to %s raised", about, pause_s, what, exc_info=error)
 
 
-def show(table: type[Job] | type[Drain], row_id: int, error: Exception) -> None:
+def show(table: Row, row_id: int, error: Exception) -> None:
     """Write what is wrong into the row, unless it is locked now."""
     free = select(table.id).where(table.id == row_id).with_for_update(skip_locked=True).scalar_subquery()
     try:
@@ -121,7 +124,7 @@ def reason(error: Exception) -> str:
     return TROUBLE + (said if isinstance(error, DroverError) else f"{type(error).__name__}: {said}")
 
 
-def forget_trouble(row: Job | Drain) -> None:
+def forget_trouble(row: Job | Drain | Roll) -> None:
     """Clear the reason that an earlier error left in the row."""
     if row.wait_reason is not None and row.wait_reason.startswith(TROUBLE):
         row.wait_reason = None

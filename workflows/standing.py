@@ -18,6 +18,7 @@ from drover.settings import settings
 from models.drain import Drain, DrainState, GuestState
 from models.host import Host
 from models.job import Job, JobState, Step
+from models.roll import Roll, RollState
 from models.transitions import CLAIMED
 from workflows.migration.chain import StepName
 
@@ -25,6 +26,8 @@ STILL = timedelta(seconds=30)
 """A job without progress for this long says so."""
 UNCLAIMED = timedelta(seconds=5)
 """A step that is due and was not taken up for this long says so."""
+
+UNATTENDED = "no controller is active: start `drover controller`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,7 @@ def of_job(job: Job, scene: Scene) -> str | None:
         return f"an operator must decide: `drover job explain {job.id}` says what to do"
     at_work = next((step for step in job.steps if step.state in CLAIMED), None)
     reasons = (
-        None if scene.controlled or at_work is not None else "no controller is active: start `drover controller`",
+        None if scene.controlled or at_work is not None else UNATTENDED,
         job.wait_reason,
         _silent(job, at_work, scene),
         at_work.error if at_work is not None else None,
@@ -164,7 +167,7 @@ def of_drain(drain: Drain, jobs: Mapping[int, Job], *, controlled: bool) -> str 
     if drain.state.ended:
         return None
     if not controlled:
-        return "no controller is active: start `drover controller`"
+        return UNATTENDED
     if drain.state is DrainState.PAUSED:
         return f"paused: `drover drain resume {drain.id}`"
     if drain.wait_reason or drain.state is DrainState.QUEUED:
@@ -179,3 +182,12 @@ def of_drain(drain: Drain, jobs: Mapping[int, Job], *, controlled: bool) -> str 
     reasons = [f"{job.guest}: {job.wait_reason}" for job in moving]
     reasons += [f"{row.guest}: {row.reason}" for row in drain.guests if row.state is GuestState.WAITING and row.reason]
     return "; ".join(reasons[:3]) or None
+
+
+def of_roll(roll: Roll, *, controlled: bool) -> str | None:
+    """Why it begins nothing, or what goes on; None if it has ended. No I/O."""
+    if roll.state.ended:
+        return None
+    if roll.state is RollState.PAUSED:
+        return f"paused: `drover roll resume {roll.id}`"
+    return roll.wait_reason if controlled else UNATTENDED

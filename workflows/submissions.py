@@ -15,7 +15,7 @@ from pydantic import AfterValidator, AnyHttpUrl, ConfigDict, Field, StringConstr
 from drover.errors import PreconditionFailed
 from drover.names import ALLOWED, CONTROL, GuestName, HostName
 from models.contracts import Many, Part, shown
-from models.documents import DOWNTIME_MS, AllowedHosts, MigrationOptions, Recurrence
+from models.documents import DOWNTIME_MS, VERIFY_BYTES_PER_S, AllowedHosts, MigrationOptions, Recurrence
 from models.plan import Chain, Layout
 from models.storage import MOST_THIN_FACTOR
 from workflows import schedule
@@ -129,6 +129,12 @@ class Submission(Message):
     """0: the host's budget."""
     launcher_stays: bool = Field(False, description=FLAG)
     """Move guests although a launcher that nobody can tell to keep still may start them again at the source."""
+    verify: bool = Field(False, description=FLAG)
+    """Compare both sides of each disk after the switchover, before the source's images are let go."""
+    verify_bytes_per_s: int = Field(
+        VERIFY_BYTES_PER_S, ge=0, le=2**63 - 1, description=f"a whole number of bytes per second from 0 to {2**63 - 1}"
+    )
+    """What is read on either host for that; 0: no limit."""
     chain: Chain = Field("keep", description="keep or flatten")
     """What becomes of backing files: the destination has them as well, or the images hold all by themselves."""
     priority: int = Field(0, ge=-LARGEST, le=LARGEST, description=f"a whole number from {-LARGEST} to {LARGEST}")
@@ -155,6 +161,8 @@ class Submission(Message):
             bandwidth_bytes_per_s=self.bandwidth_bytes_per_s,
             window_end=self.window_end,
             launcher_stays=self.launcher_stays,
+            verify=self.verify,
+            verify_bytes_per_s=self.verify_bytes_per_s,
             chain=self.chain,
         )
 

@@ -30,6 +30,8 @@ def request(
     max_downtime_ms: int | None,
     bandwidth: int,
     launcher_stays: bool,
+    verify: bool,
+    verify_rate: int,
     chain: str,
     at: str | None,
     window: str | None,
@@ -55,6 +57,8 @@ def request(
             "selector": selector or None,
             **how(max_downtime_ms, bandwidth, chain),
             "launcher_stays": launcher_stays,
+            "verify": verify,
+            "verify_bytes_per_s": verify_rate,
             "at": at,
             "window": window,
             "window_end": window_end,
@@ -76,10 +80,10 @@ def plan_and_submit(
     """Print who would go where; unless it is a dry run, submit it, and watch it on request."""
     earlier, forecast = commands.submitted_or_forecast(request, key, tried=dry_run)
     if dry_run and forecast is not None:
-        output.emit(forecast_document(forecast)) if as_json else _print_forecast(forecast)
+        output.emit(forecast_document(forecast)) if as_json else print_forecast(forecast)
         raise typer.Exit(ExitCode.ROLLED_BACK if forecast.plan.left else ExitCode.DONE)
     if forecast is not None and not as_json:
-        _print_forecast(forecast)
+        print_forecast(forecast)
     drain = earlier or commands.submit(request, forecast=forecast, idempotency_key=key)
     if wait:
         watch_drain(drain.id, timeout_s=timeout, as_json=as_json)
@@ -92,7 +96,8 @@ def plan_and_submit(
     raise typer.Exit(exit_code(shot))
 
 
-def _print_forecast(forecast: Forecast) -> None:
+def print_forecast(forecast: Forecast) -> None:
+    """Who would go where, and who would stay."""
     output.table(
         ("GUEST", "FROM", "TO", "DISKS", "MEMORY", "TIME"),
         [

@@ -1,11 +1,11 @@
 """`drover drain` and `drover return`: emptying a host for maintenance, and bringing its guests home."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from drover.cli import completion, schedule_options
+from drover.cli.lazy import ShortForSubmit
 from drover.cli.options import (
     AsHtml,
     AsJson,
@@ -18,21 +18,13 @@ from drover.cli.options import (
     MaxDowntime,
     Selected,
     Timeout,
+    Verify,
+    VerifyRate,
     Wait,
     examples,
 )
 
-
-class HostFirst(TyperGroup):
-    """`drover drain HOST` is short for `drover drain submit HOST`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in {*ctx.help_option_names, "--help"}:
-            args = ["submit", *args]
-        return super().parse_args(ctx, args)
-
-
-app = typer.Typer(cls=HostFirst, no_args_is_help=True, help="Empty hosts: move all guests of a host elsewhere.")
+app = typer.Typer(cls=ShortForSubmit, no_args_is_help=True, help="Empty hosts: move all guests of a host elsewhere.")
 
 DrainId = Annotated[int, typer.Argument(metavar="ID", help="The drain's number.", show_default=False)]
 To = Annotated[
@@ -81,6 +73,8 @@ def submit(
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = "0",
     launcher_stays: LauncherStays = False,
+    verify: Verify = False,
+    verify_rate: VerifyRate = "200M/s",
     chain: Chain = "keep",
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
@@ -110,6 +104,8 @@ def submit(
         max_downtime_ms=max_downtime_ms,
         bandwidth=bandwidth,
         launcher_stays=launcher_stays,
+        verify=verify,
+        verify_rate=verify_rate,
         chain=chain,
         at=at,
         window=window,
@@ -147,6 +143,8 @@ def bring_home(
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = "0",
     launcher_stays: LauncherStays = False,
+    verify: Verify = False,
+    verify_rate: VerifyRate = "200M/s",
     chain: Chain = "keep",
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
@@ -169,6 +167,8 @@ def bring_home(
         max_downtime_ms=max_downtime_ms,
         bandwidth=bandwidth,
         launcher_stays=launcher_stays,
+        verify=verify,
+        verify_rate=verify_rate,
         chain=chain,
         at=at,
         window=window,

@@ -63,6 +63,10 @@ def _print(shot: Snapshot) -> None:
         output.say(f"  estimated {sentences.estimate(job.estimate)}; took {told or 'nothing yet'}")
     if phases := serializers.downtime_phases(job):
         output.say("  of which " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in phases.items()))
+    if job.proof is not None:
+        output.say(f"  proof: {sentences.proof(job.proof)}")
+        for place in sentences.places(job.proof):
+            output.say(f"    {place}")
     output.table(
         ("STEP", "HOST", "STATE", "TIME", "REMARK"),
         [(step.name, step.host, step.state, output.span(_took(shot, step)), remark(step)) for step in job.steps],

@@ -53,3 +53,12 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         return name, command.of.load() if isinstance(command, Listed) else command, rest
+
+
+class ShortForSubmit(TyperGroup):
+    """`drover drain HOST` is short for `drover drain submit HOST`, and likewise for other groups."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in {*ctx.help_option_names, "--help"}:
+            args = ["submit", *args]
+        return super().parse_args(ctx, args)

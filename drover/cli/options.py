@@ -120,6 +120,22 @@ LauncherStays = Annotated[
         help="Move it although what launched it may start it again there: a folder takes the place of its image.",
     ),
 ]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Compare both sides of each disk end to end after the switchover, before the source's images are let go.",
+    ),
+]
+VerifyRate = Annotated[
+    Any,
+    typer.Option(
+        metavar="RATE",
+        parser=rate,
+        help="Bytes per second that either host reads for that; 0: no limit.",
+        show_default="200M/s",
+    ),
+]
 Chain = Annotated[
     str,
     typer.Option(

@@ -1,4 +1,4 @@
-"""Shows a job or a drain until it ends. Read-only: interrupting it never affects the job."""
+"""Shows a job, a drain or a roll until it ends. Read-only: interrupting it never affects the job."""
 
 import sys
 import time
@@ -10,12 +10,12 @@ import typer
 from rich.console import Console
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from drover.cli import drain_view, exit_codes, output
+from drover.cli import drain_view, exit_codes, output, roll_view
 from drover.cli.exit_codes import ExitCode
 from drover.cli.line_view import PlainLines
 from drover.cli.live_view import Screen
 from drover.errors import DroverError
-from drover.views import documents, drain_queries, drain_sentences, queries, sentences
+from drover.views import documents, drain_queries, drain_sentences, queries, rolls, sentences
 from models.base import Document
 from models.database import transaction
 from workflows import leader_election
@@ -51,7 +51,7 @@ class View(Protocol[Shown]):
 
 @dataclass(frozen=True, kw_only=True)
 class Watched(Generic[Shot]):
-    """A job or a drain to be watched."""
+    """A job, a drain or a roll to be watched."""
 
     name: str
     """`job 7`."""
@@ -96,6 +96,23 @@ def watch_drain(drain_id: int, *, timeout_s: float | None, as_json: bool) -> Non
             verdict=drain_sentences.verdict,
             exit_code=drain_view.exit_code,
             document=lambda: documents.drain(drain_id),
+        ),
+        timeout_s=timeout_s,
+        as_json=as_json,
+    )
+
+
+def watch_roll(roll_id: int, *, timeout_s: float | None, as_json: bool) -> None:
+    """Likewise for a roll, which also ends the watching when it pauses because something failed."""
+    _watch(
+        Watched(
+            name=f"roll {roll_id}",
+            read=lambda: rolls.snapshot(roll_id),
+            on_terminal=lambda _: roll_view.RollLines(),
+            elsewhere=roll_view.RollLines,
+            verdict=rolls.verdict,
+            exit_code=roll_view.exit_code,
+            document=lambda: rolls.document(rolls.snapshot(roll_id)),
         ),
         timeout_s=timeout_s,
         as_json=as_json,

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, aliased
 from drover import logs, metrics, webhooks
 from drover.broker import health
 from drover.broker.app import CONTROL_QUEUE
-from drover.controller import windows
+from drover.controller import rolls, windows
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, settings
 from models import fleet, said
@@ -39,6 +39,7 @@ from workflows.migration import admission, claims
 from workflows.migration.admission import admit
 from workflows.migration.chain import remaining_chain
 from workflows.migration.jobs import WAKE_CHANNEL, go_on
+from workflows.roll import reconciler as roll_reconciler
 
 log = logging.getLogger(__name__)
 
@@ -175,6 +176,7 @@ def tick(ours: Settings) -> None:
         (at_hand.waiting, _admit),
         (due, _advance_all),
         (at_hand.drains, drains.tick),  # after what a job may wait for
+        (at_hand.rolls, rolls.tick),
         (at_hand.deliveries, webhooks.tick),
         (_is_time(), _look_for_twins),
     ]
@@ -239,6 +241,7 @@ def _look(ours: Settings) -> Any:
         "in_windows": exists().where(windows.open_ended()),
         "due": _due(ours).exists(),
         "drains": exists().where(drains.unfinished()),
+        "rolls": exists().where(roll_reconciler.unfinished()),
         "deliveries": exists().where(webhooks.due()),
     }
     with transaction() as session:

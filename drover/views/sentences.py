@@ -7,7 +7,7 @@ from drover.views.queries import Snapshot
 from drover.views.serializers import public
 from drover.views.words import size, span
 from drover.words import count, rate
-from models.documents import Estimate
+from models.documents import Estimate, Proof
 from models.job import Job, JobState, Step
 
 
@@ -64,6 +64,30 @@ def _figures(shot: Snapshot) -> str:
     written = f" (and {size(anew)} that the guest wrote anew meanwhile)" if anew else ""
     figures = f"{size(disks)} of disks{written} in {span(shot.total_s)}"
     return figures + (f", guest paused for {pause}" if (pause := downtime(shot.job)) else "")
+
+
+def proof(found: Proof) -> str:
+    """How the comparison of both sides' images stands, or ended."""
+    total, compared, equal, left_out, different = (
+        sum(getattr(disk, f"bytes_{name}") for disk in found.disks)
+        for name in ("total", "compared", "equal", "left_out", "different")
+    )
+    if not found.finished:
+        return f"both sides are being compared: {size(compared)} of {size(total)}" if found.disks else "begins"
+    outcome = f"{size(different)} differ" if different else "nothing differs"
+    return (
+        f"{size(compared)} were compared on both sides: {size(equal)} are equal, {size(left_out)} were left out "
+        f"because the guest has written them since, {outcome}"
+    )
+
+
+def places(found: Proof) -> list[str]:
+    """Where the images differ."""
+    return [
+        f"disk {disk.index}: {place.length} bytes from {place.offset} on differ"
+        for disk in found.disks
+        for place in disk.different
+    ]
 
 
 def downtime(job: Job) -> str:

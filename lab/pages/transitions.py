@@ -3,12 +3,13 @@
 from typing import Any
 
 from lab.pages.marked import replaced
-from models.transitions import DRAIN, JOB, STEP, Table
+from models.transitions import DRAIN, JOB, ROLL, ROLL_HOST, STEP, Table
 
 
 def page(text: str) -> str:
     """The page, with the tables as they are now."""
     shown = {"job": _diagram(JOB, "queued"), "step": _rows(STEP), "drain": _diagram(DRAIN, "queued")}
+    shown |= {"roll": _diagram(ROLL, "running"), "host of a roll": _diagram(ROLL_HOST, "waiting")}
     for name, content in shown.items():
         text = replaced(text, f"states of a {name}", content)
     return text

@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import os
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from models.plan import PlannedFile
 from workers import files
 from workers.media import digests, protocol
 from workers.media.protocol import BUSY, FROM, LONGEST_LINE, PIECE, PIECE_BYTES, THERE, WAIT
+from workers.pace import Brake
 from workers.switchover.channel import PeerLost, call
 
 
@@ -85,14 +85,14 @@ async def _content(file: PlannedFile, begin: int, writer: asyncio.StreamWriter, 
     with _opened(file, way) as (descriptor, there):
         if there.st_size != file.size_bytes:
             raise Fatal(f"{file.source_path} has changed since the move was planned: move the guest again")
-        pace = _Pace()
+        brake = Brake()
         for offset, length in _pieces(descriptor, begin, there.st_size):
             piece = await asyncio.to_thread(os.pread, descriptor, length, offset)
             writer.write(PIECE.pack(offset, len(piece)) + piece)
             async with asyncio.timeout(protocol.SILENCE_S):
                 await writer.drain()
             await way.copied(offset + len(piece))
-            await pace.keep(len(piece), await way.rate())
+            await brake.keep(len(piece), await way.rate())
     writer.write(PIECE.pack(0, 0))
     await writer.drain()
 
@@ -121,16 +121,3 @@ def _pieces(descriptor: int, begin: int, size: int) -> Iterator[tuple[int, int]]
         for offset in range(data, end, PIECE_BYTES):
             yield offset, min(PIECE_BYTES, end - offset)
         begin = end
-
-
-class _Pace:
-    """Sends no faster than allowed; the rate may change at any time."""
-
-    def __init__(self) -> None:
-        self.free_at = time.monotonic()
-
-    async def keep(self, sent: int, rate: int) -> None:
-        now = time.monotonic()
-        self.free_at = max(self.free_at, now - 0.1) + (sent / rate if rate else 0.0)
-        if self.free_at > now:
-            await asyncio.sleep(self.free_at - now)

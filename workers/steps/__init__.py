@@ -4,6 +4,7 @@ from models.job import Side
 from workers.step import StepHandler
 from workers.steps.await_sync import AwaitSync
 from workers.steps.cleanup import CleanupDestination, CleanupSource
+from workers.steps.compare_images import CompareImagesDestination, CompareImagesSource
 from workers.steps.copy_files import CopyFilesDestination, CopyFilesSource
 from workers.steps.cutover import CutoverDestination, CutoverSource
 from workers.steps.migrate_ram import MigrateRamDestination, MigrateRamSource
@@ -24,6 +25,8 @@ STEPS: dict[tuple[str, Side], StepHandler] = {
         MigrateRamSource(),
         CutoverSource(),
         CutoverDestination(),
+        CompareImagesDestination(),
+        CompareImagesSource(),
         CleanupSource(),
         CleanupDestination(),
     )

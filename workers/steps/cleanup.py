@@ -6,9 +6,10 @@ from models.evidence import Evidence
 from models.guest import Guest
 from models.job import Side
 from models.launcher import Launcher
-from workers import nbd_server, run_files
+from workers import incoming_qemu, nbd_server, run_files, tpm
 from workers.images import retention, way_back
 from workers.launcher import keep_out, stillness, units
+from workers.proof import process, reading
 from workers.qemu import written
 from workers.qemu.monitor import MonitorLost
 from workers.step import Context, StepHandler
@@ -37,10 +38,12 @@ class CleanupSource(StepHandler):
         if launcher is not None:
             await self._end_qemu(ctx, launcher)
         way_back.write_down(ctx, *_left(ctx))
+        await self._end_tpm(ctx)
         stillness.end_scripts(ctx)
         units.left(ctx)
         run_files.unlink_dead(ctx.settings, [ctx.source.qmp], ctx.source.pidfile)
         await supervisor.kill_all(ctx)
+        await reading.stop(ctx)
         await streams.stop(ctx)
         ctx.directory.remove()
 
@@ -71,6 +74,12 @@ class CleanupSource(StepHandler):
         if not await ctx.source_process.ended(10):
             await ctx.source_process.end()
 
+    async def _end_tpm(self, ctx: Context) -> None:
+        if ctx.source.tpm is not None:
+            ctx.guard()
+            await tpm.end(ctx.source.tpm)
+            retention.set_more_aside(ctx, tpm.states(ctx.source.tpm.state))
+
 
 def _left(ctx: Context) -> tuple[str, dict[str, Evidence]]:
     """The name of what records the guest's writes from the switchover on, and what its images were then."""
@@ -93,6 +102,14 @@ class CleanupDestination(StepHandler):
 
     async def do(self, ctx: Context) -> None:
         await nbd_server.stop(ctx)
+        await self._answers_no_more(ctx)
         await supervisor.kill_all(ctx)
         await streams.stop(ctx)
         ctx.directory.remove()
+
+    async def _answers_no_more(self, ctx: Context) -> None:
+        try:
+            await process.stop(ctx)
+        except MonitorLost:
+            if incoming_qemu.running(ctx) is not None:
+                raise

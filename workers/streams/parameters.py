@@ -8,8 +8,8 @@ from typing import Any, Self
 from workers.images.manifest import write_durably
 from workers.streams.credentials import Credentials
 
-NBD, RAM, SWITCHOVER, FILES = "nbd", "ram", "switchover", "files"
-STREAMS = (NBD, RAM, SWITCHOVER, FILES)
+NBD, RAM, SWITCHOVER, FILES, PROOF = "nbd", "ram", "switchover", "files", "proof"
+STREAMS = (NBD, RAM, SWITCHOVER, FILES, PROOF)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from workers.step import Context
 from workers.streams import client, credentials, local
 from workers.streams.credentials import Credentials
 from workers.streams.handshake import Refused, hang_up
-from workers.streams.parameters import FILES, NBD, RAM, STREAMS, SWITCHOVER, ClientParameters, ServerParameters
+from workers.streams.parameters import NBD, STREAMS, ClientParameters, ServerParameters
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ async def connect(ctx: Context) -> None:
         return
     await stop(ctx)
     files.private_folder(ctx.directory.path)
-    listening = {stream: local.listen(ctx.directory.socket(stream)) for stream in (RAM, SWITCHOVER, FILES)}
+    listening = {stream: local.listen(ctx.directory.socket(stream)) for stream in STREAMS if stream != NBD}
     listening[NBD] = _listen_for_guest(ctx.directory.guest_socket)
     try:
         numbers = {stream: unix.fileno() for stream, unix in listening.items()}

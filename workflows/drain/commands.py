@@ -10,12 +10,13 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from models import refusal
 from models.database import NO_KEY_UPDATE, transaction
 from models.documents import AllowedHosts, MigrationOptions, Recurrence
 from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.host import Host, HostState
+from models.roll import taken_out_by
 from models.said import say
 from workflows import receivers
 from workflows.drain import planner
@@ -72,7 +73,7 @@ def submit(request: DrainRequest, *, forecast: Forecast | None = None, idempoten
         with transaction() as session:
             earlier = _same(session, idempotency_key, request)
             if earlier is None:
-                earlier = _insert(session, request, forecast, idempotency_key)
+                earlier = queue(session, request, forecast, idempotency_key)
                 wake(session)
             return earlier
     except (IntegrityError, PreconditionFailed) as error:  # another came first, perhaps with this key
@@ -121,7 +122,12 @@ def _same(session: Session, key: str | None, request: DrainRequest) -> Drain | N
     return drain
 
 
-def _insert(session: Session, request: DrainRequest, forecast: Forecast | None, key: str | None) -> Drain:
+def queue(session: Session, request: DrainRequest, forecast: Forecast | None = None, key: str | None = None) -> Drain:
+    """Insert the row of a drain.
+
+    Raises:
+        PreconditionFailed: a host is unknown, or there is nothing to bring home.
+    """
     known(session, [request.host, *request.where.to, *request.where.exclude])
     selector = Selector.read(request.selector)
     if (
@@ -257,18 +263,34 @@ def resume(drain_id: int) -> Drain:
     """
     with transaction() as session:
         drain = existing(session, drain_id)
-        if drain.state not in {DrainState.PAUSED, DrainState.INCOMPLETE}:
-            raise PreconditionFailed(
-                f"drain {drain_id} is {drain.state}: only one that is paused or incomplete can be resumed"
-            )
-        other = under_way(session, drain.host)
-        if other is not None and other.id != drain_id:
-            raise PreconditionFailed(f"drain {other.id} of {drain.host} is under way: wait for its end")
-        try_again(drain)
-        begin(session, drain)
-        drain.error = None
-        wake(session)
+        go_on(session, drain)
         return drain
+
+
+def go_on(session: Session, drain: Drain) -> None:
+    """See `resume`. Hold the row's lock.
+
+    Raises:
+        PreconditionFailed: it neither pauses nor has left anything, or another drain of its host is under way.
+    """
+    if drain.state not in {DrainState.PAUSED, DrainState.INCOMPLETE}:
+        raise PreconditionFailed(
+            f"drain {drain.id} is {drain.state}: only one that is paused or incomplete can be resumed"
+        )
+    other = under_way(session, drain.host)
+    if other is not None and other.id != drain.id:
+        raise PreconditionFailed(f"drain {other.id} of {drain.host} is under way: wait for its end")
+    if held_by := held(session, drain):
+        raise PreconditionFailed(held_by)
+    try_again(drain)
+    begin(session, drain)
+    drain.error = None
+    wake(session)
+
+
+def held(session: Session, drain: Drain) -> str | None:
+    """Why no guest may come home to the host of a return now; None if they may, and for a drain."""
+    return taken_out_by(session, drain.host) if drain.kind is DrainKind.RETURN else None
 
 
 def begin(session: Session, drain: Drain) -> None:
@@ -299,12 +321,17 @@ def cancel(drain_id: int) -> Drain:
         drain = existing(session, drain_id)
         if drain.state.ended:
             raise PreconditionFailed(f"drain {drain_id} has ended: it is {drain.state}")
-        if drain.state is DrainState.QUEUED:
-            drain.move(session, DrainState.CANCELLED)
-        elif drain.state is not DrainState.CANCELLING:
-            drain.move(session, DrainState.CANCELLING)
-        wake(session)
+        end(session, drain)
         return drain
+
+
+def end(session: Session, drain: Drain) -> None:
+    """See `cancel`; one that is being ended already goes on with that. Hold the row's lock."""
+    if drain.state is DrainState.QUEUED:
+        drain.move(session, DrainState.CANCELLED)
+    elif drain.state is not DrainState.CANCELLING:
+        drain.move(session, DrainState.CANCELLING)
+    wake(session)
 
 
 def cancel_moves(session: Session, drain: Drain) -> None:
@@ -323,7 +350,7 @@ def existing(session: Session, drain_id: int) -> Drain:
     """
     drain = session.get(Drain, drain_id, with_for_update=True)
     if drain is None:
-        raise PreconditionFailed(f"there is no drain {drain_id}: see `drover drain list --all`")
+        raise NotThere(f"there is no drain {drain_id}: see `drover drain list --all`")
     return drain
 
 

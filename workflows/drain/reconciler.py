@@ -81,6 +81,8 @@ def _begin(session: Session, drain: Drain) -> bool:
         drain.wait_reason = early.why
     elif other is not None:
         drain.wait_reason = f"drain {other} of {drain.host} is under way"
+    elif held := commands.held(session, drain):
+        drain.wait_reason = held
     else:
         commands.begin(session, drain)
     return drain.state is DrainState.RUNNING

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from drover import tracing
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from models import refusal
 from models.base import now
 from models.database import transaction
@@ -320,7 +320,7 @@ def existing(session: Session, job_id: int) -> Job:
     """
     job = claims.lock(session, job_id)
     if job is None:
-        raise PreconditionFailed(f"there is no job {job_id}: see `drover job list`")
+        raise NotThere(f"there is no job {job_id}: see `drover job list`")
     return job
 
 

@@ -2,11 +2,11 @@
 
 from sqlalchemy.orm import Session
 
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from models.base import now
 from models.database import transaction
 from models.guest import Guest
-from models.job import Job, JobState, Side, Step
+from models.job import Job, JobState, Side, Step, StepState
 from models.transitions import Actor, JobEvent, StepEvent
 from workflows.migration import chain, claims, reconcile
 from workflows.migration.chain import StepName
@@ -24,7 +24,7 @@ def resolve(job_id: int, owner: Side, fenced: str | None, by: str = "command lin
     with transaction() as session:
         job = session.get(Job, job_id)
     if job is None:
-        raise PreconditionFailed(f"there is no job {job_id}: see `drover job list`")
+        raise NotThere(f"there is no job {job_id}: see `drover job list`")
     if job.state is not JobState.NEEDS_OPERATOR:
         raise PreconditionFailed(f"job {job_id} is {job.state}: only a job that needs an operator can be resolved")
     other = job.destination if owner is Side.SOURCE else job.source
@@ -100,9 +100,12 @@ def _on_to_destination(session: Session, job: Job, why: str, by: str) -> None:
     job.epoch += 1
     job.apply(session, JobEvent.GO_FORWARD, why, actor=Actor.OPERATOR, by=by)
     for step in job.remaining:
+        unproven = step.name == StepName.COMPARE_IMAGES and step.state is StepState.FAILED
         step.apply(StepEvent.REDO, Actor.OPERATOR)
         step.error = None
-        if step.name not in chain.ONCE_COMMITTED or step.host == job.fenced:
+        if unproven:
+            job.way_back_needed = True
+        if unproven or step.name not in chain.ONCE_COMMITTED or step.host == job.fenced:
             _skip(step, why)
 
 

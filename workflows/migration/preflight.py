@@ -117,6 +117,11 @@ def planned_at(
         raise PreconditionFailed(
             f"the worker of {destination} is too old to take the files of {guest.name}: upgrade it"
         )
+    if options is not None and options.verify and answer.qmp.startswith("tcp:"):
+        raise PreconditionFailed(
+            f"{guest.name} cannot be verified: its monitor is reached by TCP, and QEMU takes no open file that way. "
+            "Give it a monitor at a Unix socket, or move it without `--verify`"
+        )
     return Plan(
         source=inspection,
         destination=answer,

@@ -1,0 +1,78 @@
+"""Display of rolls: the table of their hosts, and a line for each change."""
+
+from collections.abc import Iterable
+
+from drover import words
+from drover.cli import output
+from drover.cli.exit_codes import ExitCode
+from drover.views import rolls
+from drover.views.rolls import HostRow, RollShot
+from models.roll import RollState
+
+TITLES = ("HOST", "STATE", "SINCE", "DRAIN", "RETURN", "HOOK", "REMARK")
+
+
+def exit_code(shot: RollShot) -> ExitCode:
+    """The exit code of a command that ends with a roll in this state; 0 for a roll that goes on."""
+    if shot.failed:
+        return ExitCode.NEEDS_OPERATOR
+    return ExitCode.ROLLED_BACK if shot.roll.state is RollState.CANCELLED else ExitCode.DONE
+
+
+def cells(row: HostRow) -> tuple[object, ...]:
+    """One host as a line of the table."""
+    host, run = row.host, row.run
+    hook = None if run is None else "works" if run.ended_at is None else f"ended with {run.exit_code}"
+    since = f"{host.since.astimezone():%H:%M:%S}"
+    return host.host, host.state, since, host.drain_id, host.return_id, hook, row.remark
+
+
+class RollLines:
+    """Writes a line for each change of the roll or of one of its hosts."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+
+    def __enter__(self) -> "RollLines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def show(self, shot: RollShot) -> None:
+        """Write what changed."""
+        told = {"": rolls.headline(shot)} | {row.host.host: _sentence(row) for row in shot.rows}
+        news = [text for key, text in told.items() if words.gist(self._said.get(key)) != words.gist(text)]
+        if news:
+            output.note("; ".join(news))
+            self._said = told
+
+
+def _sentence(row: HostRow) -> str:
+    return f"{row.host.host} {row.host.state}" + (f" ({row.remark})" if row.remark else "")
+
+
+def listed(shots: Iterable[RollShot], everything: bool, *, as_json: bool) -> None:
+    """Print a line for each roll."""
+    rows = [rolls.summary(shot) for shot in shots]
+    if as_json:
+        output.emit({"rolls": rows})
+        return
+    if not rows:
+        output.note("no roll" if everything else "no roll is under way (`--all` lists those that ended)")
+    output.table(
+        ("ROLL", "STATE", "DONE", "HOSTS", "REMARK"),
+        [(row["id"], row["state"], row["done"], row["total"], row["error"] or row["wait_reason"]) for row in rows],
+    )
+
+
+def report(roll_id: int, *, as_json: bool) -> None:
+    """Print a roll and all its hosts."""
+    shot = rolls.snapshot(roll_id)
+    if as_json:
+        output.emit(rolls.document(shot))
+        return
+    output.say(rolls.headline(shot))
+    output.table(TITLES, map(cells, shot.rows))
+    for command in rolls.commands(shot.roll):
+        output.say(f"`{command.text}`: {command.effect}")

@@ -1,0 +1,160 @@
+"""`drover roll`: rolling maintenance, hosts taken out in their turn."""
+
+from typing import Annotated, Any
+
+import typer
+
+from drover.cli import completion
+from drover.cli.drains import Exclude, To
+from drover.cli.lazy import ShortForSubmit
+from drover.cli.options import AsJson, Bandwidth, DryRun, MaxDowntime, Timeout, Wait, duration, examples
+
+app = typer.Typer(
+    cls=ShortForSubmit,
+    no_args_is_help=True,
+    help="Take hosts out for maintenance in their turn: drain, hook, return, next.",
+)
+
+RollId = Annotated[int, typer.Argument(metavar="ID", help="The roll's number.", show_default=False)]
+Hosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--host",
+        metavar="HOST",
+        help="A host to be taken out, in this order; repeat it.",
+        autocompletion=completion.hosts,
+        show_default=False,
+    ),
+]
+
+
+@app.callback()
+def group() -> None:
+    """Take hosts out for maintenance in their turn. `drover roll --host H --hook NAME` begins."""
+
+
+@app.command(
+    epilog=examples(
+        "drover roll --host hv1 --host hv2 --hook upgrade-and-reboot --dry-run",
+        "drover roll submit --hosts rack=r1 --hook 'upgrade-and-reboot --kernel 6.12' --wait",
+    )
+)
+def submit(
+    hook: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="A program in the folder DROVER_HOOKS of the control nodes, with its arguments: it runs there once a "
+            "host is empty, and reboots it or has its worker started anew.",
+            show_default=False,
+        ),
+    ],
+    host: Hosts = None,
+    selector: Annotated[
+        str | None,
+        typer.Option(
+            "--hosts",
+            metavar="SELECTOR",
+            help="All hosts with these labels, by name: 'rack=r1' or 'rack=r1,!spare'.",
+            show_default=False,
+        ),
+    ] = None,
+    max_unavailable: Annotated[
+        int, typer.Option(metavar="N", min=1, help="So many of these hosts may be out at a time, whatever the cause.")
+    ] = 1,
+    hook_timeout: Annotated[
+        Any, typer.Option(metavar="TIME", parser=duration, help="The hook is ended after this time.")
+    ] = "1h",
+    back_within: Annotated[
+        Any,
+        typer.Option(
+            metavar="TIME", parser=duration, help="The roll pauses if a host is not healthy this long after its hook."
+        ),
+    ] = "30m",
+    to: To = None,
+    exclude: Exclude = None,
+    max_downtime_ms: MaxDowntime = None,
+    bandwidth: Bandwidth = "0",
+    dry_run: DryRun = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take hosts out one after the other: drain, hook, wait until the host is healthy again, return, next.
+
+    It goes on whatever dies, and pauses on the first failure (exit code 4 with --wait): `drover roll resume` tries that
+    again.
+    """
+    from drover.cli import roll_submission
+
+    request = roll_submission.request(
+        roll_submission.chosen(host, selector),
+        hook,
+        hook_timeout=hook_timeout,
+        max_unavailable=max_unavailable,
+        back_within=back_within,
+        to=to,
+        exclude=exclude,
+        max_downtime_ms=max_downtime_ms,
+        bandwidth=bandwidth,
+    )
+    roll_submission.plan_and_submit(request, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json)
+
+
+@app.command("list", epilog=examples("drover roll list", "drover roll list --all --json"))
+def list_rolls(
+    everything: Annotated[bool, typer.Option("--all", help="Those that have ended as well.")] = False,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="The newest N.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List the rolls that have not ended, newest first."""
+    from drover.cli import roll_view
+    from drover.views import rolls
+
+    roll_view.listed(rolls.newest(everything=everything, limit=limit), everything, as_json=as_json)
+
+
+@app.command(epilog=examples("drover roll show 3", "drover roll show 3 --json"))
+def show(roll_id: RollId, as_json: AsJson = False) -> None:
+    """Show a roll and all its hosts."""
+    from drover.cli import roll_view
+
+    roll_view.report(roll_id, as_json=as_json)
+
+
+@app.command(epilog=examples("drover roll watch 3"))
+def watch(roll_id: RollId, timeout: Timeout = None, as_json: AsJson = False) -> None:
+    """Show a roll until it ends, or pauses because something failed. Ctrl-C leaves it running."""
+    from drover.cli import watching
+
+    watching.watch_roll(roll_id, timeout_s=timeout, as_json=as_json)
+
+
+@app.command(epilog=examples("drover roll pause 3"))
+def pause(roll_id: RollId, as_json: AsJson = False) -> None:
+    """Begin nothing else of it; a drain, a hook or a return under way ends by itself."""
+    from drover.cli import roll_view
+    from workflows.roll import commands
+
+    roll_view.report(commands.pause(roll_id).id, as_json=as_json)
+
+
+@app.command(epilog=examples("drover roll resume 3"))
+def resume(roll_id: RollId, as_json: AsJson = False) -> None:
+    """Go on after a pause. What has failed is tried again: guests that were left, the hook, the wait for a host."""
+    from drover.cli import roll_view
+    from workflows.roll import commands
+
+    roll_view.report(commands.resume(roll_id).id, as_json=as_json)
+
+
+@app.command(epilog=examples("drover roll cancel 3", "drover roll cancel 3 --wait"))
+def cancel(roll_id: RollId, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False) -> None:
+    """End a roll: its drains and returns under way are cancelled, a hook that works is left to its end."""
+    from drover.cli import roll_view, watching
+    from workflows.roll import commands
+
+    commands.cancel(roll_id)
+    if wait:
+        watching.watch_roll(roll_id, timeout_s=timeout, as_json=as_json)
+    roll_view.report(roll_id, as_json=as_json)

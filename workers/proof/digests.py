@@ -1,0 +1,43 @@
+"""Digests of what an export holds, a block at a time. Holes are not read."""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+
+from workers.qemu.nbd import ALLOCATION, Export
+
+DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A part of a disk."""
+
+    digests: tuple[str, ...]
+    """One a block, in hexadecimal; empty: it reads as zeroes."""
+    read_bytes: int
+    """What had to be read for it."""
+
+
+async def segment(export: Export, offset: int, length: int, block: int) -> Segment:
+    """The digests of a range. Errors as for `Export`."""
+    content, read = bytearray(length), 0
+    for extent in await export.extents(ALLOCATION, offset, length):
+        if not extent.is_zero:
+            begin = extent.offset - offset
+            content[begin : begin + extent.length] = await export.read(extent.offset, extent.length)
+            read += extent.length
+    if not read:
+        return Segment(digests=("",) * -(-length // block), read_bytes=0)
+    return Segment(digests=await asyncio.to_thread(_digests, bytes(content), block), read_bytes=read)
+
+
+def _digests(content: bytes, block: int) -> tuple[str, ...]:
+    view = memoryview(content)
+    return tuple(_digest(view[begin : begin + block]) for begin in range(0, len(content), block))
+
+
+def _digest(block: memoryview) -> str:
+    if not any(block):
+        return ""
+    return hashlib.blake2b(block, digest_size=DIGEST_BYTES).hexdigest()

@@ -1,0 +1,101 @@
+"""The source's images are read through a storage daemon, which knows their formats. Nobody writes to them any more."""
+
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from models.plan import SourceDisk
+from workers import files, processes
+from workers.nbd_server import PROGRAM
+from workers.qemu import nbd
+from workers.qemu.nbd import ALLOCATION, Export
+from workers.qmp_ready import monitor_ready
+from workers.step import Context
+from workers.storage import devices
+
+ROLE = "reader"
+"""The name under which it is found again."""
+IN_NOBODYS_WAY = ("nice", "-n", "19", "ionice", "-c", "3")
+"""Other guests' work goes first, on the CPU and at the disk."""
+
+
+@asynccontextmanager
+async def images(ctx: Context) -> AsyncIterator[dict[int, Export]]:
+    """The guest's images at the source, by their disks, for the time of a `with` block.
+
+    Raises:
+        Fatal: the storage daemon does not start; the text holds the end of its log.
+        NbdLost: it ended.
+    """
+    await stop(ctx)
+    unix, monitor = ctx.directory.path / "reader.nbd", ctx.directory.path / "reader.qmp"
+    argv = [
+        *IN_NOBODYS_WAY,
+        PROGRAM,
+        *("--chardev", f"socket,id=monitor,path={monitor},server=on,wait=off"),
+        *("--monitor", "chardev=monitor"),
+        *("--nbd-server", f"addr.type=unix,addr.path={unix},max-connections=0"),
+    ]
+    try:
+        with ExitStack() as opened:
+            numbers = list[int]()
+            for disk in ctx.source.disks:
+                argv += _offered(disk, opened, numbers)
+            ctx.guard()
+            log = ctx.directory.log(ROLE)
+            started = processes.spawn(ctx.directory.mark(ROLE), argv, log, pass_fds=numbers)
+        await monitor_ready(started, monitor, log)
+        async with AsyncExitStack() as exports:
+            yield {
+                disk.index: await exports.enter_async_context(nbd.connect(unix, _name(disk), [ALLOCATION]))
+                for disk in ctx.source.disks
+            }
+    finally:
+        await stop(ctx)
+
+
+async def stop(ctx: Context) -> None:
+    """End it. Not there: fine."""
+    for process in processes.find(ctx.directory.mark(ROLE)):
+        await process.end_now()  # it holds nothing
+    for left in ("reader.nbd", "reader.qmp"):
+        (ctx.directory.path / left).unlink(missing_ok=True)
+
+
+def _name(disk: SourceDisk) -> str:
+    return f"disk{disk.index}"
+
+
+def _offered(disk: SourceDisk, opened: ExitStack, numbers: list[int]) -> list[str]:
+    """The options for one disk; the daemon inherits its files open, so that nothing else at their paths is read."""
+    node = _node(disk, opened, numbers)
+    return [
+        *("--blockdev", json.dumps({"node-name": _name(disk), "read-only": True, **node})),
+        *("--export", f"type=nbd,id={_name(disk)},node-name={_name(disk)},name={_name(disk)}"),
+    ]
+
+
+def _node(disk: SourceDisk, opened: ExitStack, numbers: list[int]) -> dict[str, Any]:
+    below: dict[str, Any] | None = None
+    for level in reversed(disk.chain):
+        below = _format(level.format, files.followed(Path(level.path)), below, opened, numbers)
+    path = devices.real(Path(disk.path)) if disk.block_device else Path(disk.path)
+    node = _format(disk.format, path, below, opened, numbers)
+    if disk.block_device:
+        node["file"]["driver"] = "host_device"
+        if disk.format == "raw":
+            node["size"] = disk.virtual_size_bytes
+    return node
+
+
+def _format(
+    driver: str, path: Path, below: dict[str, Any] | None, opened: ExitStack, numbers: list[int]
+) -> dict[str, Any]:
+    number = files.opened(path, os.O_RDONLY)
+    opened.callback(os.close, number)
+    numbers.append(number)
+    node: dict[str, Any] = {"driver": driver, "file": {"driver": "file", "filename": f"/proc/self/fd/{number}"}}
+    return node if driver == "raw" else {**node, "backing": below}

@@ -1,0 +1,132 @@
+"""Between steps 6 and 7, on request: before the source's images are let go, both sides are compared end to end.
+
+The destination has a process answer what the guest's images hold there; the source compares. See `workers.proof`.
+Where they differ, or cannot be compared, the job stops and the source keeps all that it has.
+"""
+
+import asyncio
+
+from drover.errors import Fatal
+from drover.words import count
+from models.documents import DiskProof, Proof, Range
+from models.job import Side, record_event
+from workers.pace import Brake
+from workers.proof import process, reading
+from workers.proof.comparing import Comparison, Peer
+from workers.proof.protocol import BLOCK_BYTES
+from workers.step import Context, StepHandler
+from workers.streams import supervisor as streams
+from workers.streams.parameters import PROOF
+
+NAMED = 5
+"""Places in the sentence; the record has more."""
+
+
+class CompareImagesDestination(StepHandler):
+    """A process waits for questions about the guest's images here."""
+
+    name, side = "compare_images", Side.DESTINATION
+
+    async def abandon(self, ctx: Context) -> bool:
+        return False
+
+    async def verify(self, ctx: Context) -> bool:
+        if not ctx.job.options.verify:
+            return True
+        return process.running(ctx) is not None and streams.running(ctx) is not None
+
+    async def do(self, ctx: Context) -> None:
+        await process.start(ctx)
+        await streams.serve(ctx, ctx.served_at.nonce)
+
+
+class CompareImagesSource(StepHandler):
+    """Both sides of all disks are equal, but for what the guest has written since its switchover."""
+
+    name, side, attempts = "compare_images", Side.SOURCE, 5
+
+    async def abandon(self, ctx: Context) -> bool:
+        return False
+
+    async def verify(self, ctx: Context) -> bool:
+        if not ctx.job.options.verify:
+            return True
+        found = ctx.job.proof
+        return found is not None and found.finished and not found.bytes_different
+
+    async def do(self, ctx: Context) -> None:
+        ctx.note(proof=Proof())
+        await streams.connect(ctx)
+        async with reading.images(ctx) as ours:
+            peer = await Peer.reach(str(ctx.directory.socket(PROOF)))
+            try:
+                record = _Record(ctx)
+                for disk in ctx.source.disks:
+                    comparison = Comparison(
+                        index=disk.index,
+                        size_bytes=disk.virtual_size_bytes,
+                        ours=ours[disk.index],
+                        theirs=peer,
+                        brake=record.brake,
+                        bytes_per_s=ctx.job.options.verify_bytes_per_s,
+                        told=record.told,
+                    )
+                    record.done.append(await comparison.run())
+            finally:
+                peer.writer.close()
+        found = Proof(disks=tuple(record.done), finished=True)
+        ctx.note(proof=found, progress_at=ctx.claim.now(), way_back_needed=bool(found.bytes_different))
+        if found.bytes_different:
+            raise Fatal(_alarm(ctx, found))
+        with ctx.record() as (session, job, _step):
+            record_event(session, job.id, by=ctx.claim.owner, action="verified", sentence=_sentence(found))
+
+
+class _Record:
+    """The disks that were compared, and how far the present one is."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx, self.brake = ctx, Brake()
+        self.done = list[DiskProof]()
+
+    async def told(self, now: DiskProof) -> None:
+        await asyncio.to_thread(self._write, now)
+
+    def _write(self, now: DiskProof) -> None:
+        disks = self.ctx.source.disks
+        total = sum(disk.virtual_size_bytes for disk in disks)
+        compared = sum(disk.bytes_compared for disk in (*self.done, now))
+        self.ctx.announce(100 * compared // max(total, 1))
+        self.ctx.note(proof=Proof(disks=(*self.done, now)), progress_at=self.ctx.claim.now())
+
+
+def _sentence(found: Proof) -> str:
+    equal, left_out = (sum(getattr(disk, f"bytes_{name}") for disk in found.disks) for name in ("equal", "left_out"))
+    return (
+        f"both sides' images are equal, as digests of both hosts show: {equal} bytes; {left_out} bytes were left out "
+        "because the guest has written them since its switchover"
+    )
+
+
+def _alarm(ctx: Context, found: Proof) -> str:
+    job = ctx.job
+    places = "; ".join(_places(ctx, disk) for disk in found.disks if disk.different)
+    return (
+        f"{job.guest}'s images on {job.destination} are not what they were on {job.source}: {places}. It runs on "
+        f"{job.destination} with them, and {job.source} keeps its own, of the instant of the switchover. To go back to "
+        f"them, without what the guest did since: end its QEMU on {job.destination}, then `drover job resolve {job.id} "
+        f"--owner source`. To stay, and keep them all the same: `drover job resolve {job.id} --owner destination`"
+    )
+
+
+def _places(ctx: Context, disk: DiskProof) -> str:
+    cluster = ctx.source.disks[disk.index].cluster_size_bytes or BLOCK_BYTES
+    named = ", ".join(_place(place, cluster) for place in disk.different[:NAMED])
+    more = "" if len(disk.different) <= NAMED else " and more"
+    return f"disk {disk.index} differs at {count(len(disk.different), 'place')}, {named}{more}"
+
+
+def _place(place: Range, cluster: int) -> str:
+    first, last = place.offset // cluster, (place.offset + place.length - 1) // cluster
+    which = f"cluster {first}" if first == last else f"clusters {first} to {last}"
+    return f"{place.length} bytes from {place.offset} on ({which})"

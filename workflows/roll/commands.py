@@ -1,0 +1,179 @@
+"""Requests of operators: submit, pause, resume or cancel a roll. Each writes rows and wakes the controller."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from drover.errors import PreconditionFailed
+from models.base import now
+from models.database import transaction
+from models.documents import AllowedHosts, Hook, MigrationOptions
+from models.drain import Drain, DrainState
+from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
+from models.said import say
+from workflows import hosts
+from workflows.capacity import CLOSED
+from workflows.drain import commands as drains
+from workflows.drain.planner import known
+from workflows.migration.jobs import wake
+from workflows.roll import hooks
+
+ENDED = [state for state in RollState if state.ended]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollRequest:
+    """What is asked of a roll."""
+
+    hosts: tuple[str, ...]
+    """In their turn."""
+    hook: Hook
+    max_unavailable: int = 1
+    back_within: timedelta = timedelta(minutes=30)
+    where: AllowedHosts = field(default_factory=AllowedHosts)
+    options: MigrationOptions = field(default_factory=MigrationOptions)
+
+    def check(self) -> None:
+        """Refuse what makes no sense whatever the hosts are.
+
+        Raises:
+            PreconditionFailed: one sentence names it.
+        """
+        hooks.check_name(self.hook)
+        twice = sorted({host for host in self.hosts if self.hosts.count(host) > 1})
+        if not self.hosts:
+            raise PreconditionFailed("no host is named: add `--host H`")
+        if twice:
+            raise PreconditionFailed(f"named more than once: {', '.join(twice)}")
+        if self.max_unavailable < 1:
+            raise PreconditionFailed("max_unavailable is 1 or more")
+        if self.back_within <= timedelta():
+            raise PreconditionFailed("a host needs some time to come back: `--back-within 30m`")
+
+
+def check(session: Session, request: RollRequest) -> None:
+    """Refuse a roll that could not begin. The hosts' rows are locked, so that no other one takes them meanwhile.
+
+    Raises:
+        PreconditionFailed: a host is unknown, closed, or in another roll; or the request makes no sense.
+    """
+    request.check()
+    known(session, [*request.where.to, *request.where.exclude])
+    for name in sorted(request.hosts):
+        host = hosts.existing(session, name)
+        if closed := CLOSED[host.state]:
+            raise PreconditionFailed(f"{name} takes no guest, {closed}: `drover host uncordon {name}` or leave it out")
+    busy = select(RollHost).join(Roll).where(Roll.state.not_in(ENDED), RollHost.host.in_(request.hosts)).limit(1)
+    if (other := session.scalar(busy)) is not None:
+        number = other.roll_id
+        raise PreconditionFailed(f"roll {number} has {other.host} already: `drover roll show {number}`")
+
+
+def submit(request: RollRequest) -> Roll:
+    """Begin a roll; the controller carries it on.
+
+    Raises:
+        PreconditionFailed: see `check`; nothing was changed.
+    """
+    with transaction() as session:
+        check(session, request)
+        roll = Roll(
+            max_unavailable=request.max_unavailable,
+            hook=request.hook,
+            back_within=request.back_within,
+            allowed_hosts=request.where,
+            options=request.options,
+            hosts=[RollHost(host=host, position=turn) for turn, host in enumerate(request.hosts, start=1)],
+        )
+        session.add(roll)
+        session.flush()
+        say(session, f"a roll through {', '.join(request.hosts)} was submitted", roll=roll.id)
+        wake(session)
+        return roll
+
+
+def pause(roll_id: int) -> Roll:
+    """Begin nothing more: no drain, no hook, no return. What was begun ends by itself.
+
+    Raises:
+        PreconditionFailed: there is no such roll or it does not run.
+    """
+    with transaction() as session:
+        roll = existing(session, roll_id)
+        if roll.state is not RollState.RUNNING:
+            raise PreconditionFailed(f"roll {roll_id} is {roll.state}: only one that runs can be paused")
+        roll.move(session, RollState.PAUSED)
+        return roll
+
+
+def resume(roll_id: int) -> Roll:
+    """Go on after a pause. What has failed is tried again: the guests that were left, the hook, the wait for a host.
+
+    Raises:
+        PreconditionFailed: there is no such roll, it does not pause, or another drain of its host is in the way.
+    """
+    with transaction() as session:
+        roll = existing(session, roll_id)
+        if roll.state is not RollState.PAUSED:
+            raise PreconditionFailed(f"roll {roll_id} is {roll.state}: only one that is paused can be resumed")
+        for row in roll.hosts:
+            if row.error is not None:
+                _try_again(session, row)
+        roll.error = None
+        roll.move(session, RollState.RUNNING)
+        wake(session)
+        return roll
+
+
+def _try_again(session: Session, row: RollHost) -> None:
+    if row.state is RollHostState.DRAINING:
+        row.drain_id = _taken_up_again(session, row.drain_id)
+    elif row.state is RollHostState.RETURNING:
+        row.return_id = _taken_up_again(session, row.return_id)
+    elif row.state is RollHostState.IN_HOOK:
+        row.hook_run_id = _kept(session, row.hook_run_id)
+    row.error, row.since = None, now(session)
+
+
+def _kept(session: Session, run_id: int | None) -> int | None:
+    """The hook's run if it has done its work, or still does, after all; None if it is to be run again."""
+    run = session.get(HookRun, run_id) if run_id is not None else None
+    return run.id if run is not None and hooks.failure(session, run) is None else None
+
+
+def _taken_up_again(session: Session, drain_id: int | None) -> int | None:
+    """The drain's number if it can go on; a cancelled one is followed by another."""
+    drain = session.get(Drain, drain_id, with_for_update=True) if drain_id is not None else None
+    if drain is not None and drain.state is DrainState.INCOMPLETE:
+        drains.go_on(session, drain)
+    return None if drain is None or drain.state is DrainState.CANCELLED else drain.id
+
+
+def cancel(roll_id: int) -> Roll:
+    """End a roll. Its drains and returns under way are cancelled; a hook that works is left to its end.
+
+    Raises:
+        PreconditionFailed: there is no such roll or it has ended.
+    """
+    with transaction() as session:
+        roll = existing(session, roll_id)
+        if roll.state.ended:
+            raise PreconditionFailed(f"roll {roll_id} has ended: it is {roll.state}")
+        if roll.state is not RollState.CANCELLING:
+            roll.move(session, RollState.CANCELLING)
+        wake(session)
+        return roll
+
+
+def existing(session: Session, roll_id: int) -> Roll:
+    """The roll with its row locked.
+
+    Raises:
+        PreconditionFailed: there is none.
+    """
+    roll = session.get(Roll, roll_id, with_for_update=True)
+    if roll is None:
+        raise PreconditionFailed(f"there is no roll {roll_id}: see `drover roll list --all`")
+    return roll

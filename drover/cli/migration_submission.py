@@ -33,6 +33,7 @@ def submit(
     verify: bool,
     verify_rate: int,
     chain: str,
+    drop_snapshots: bool,
     thin_factor: float | None,
     layout: Document,
     at: str | None,
@@ -57,6 +58,7 @@ def submit(
             "back": back,
             **how(max_downtime_ms, bandwidth, chain),
             "launcher_stays": launcher_stays,
+            "drop_snapshots": drop_snapshots,
             "verify": verify,
             "verify_bytes_per_s": verify_rate,
             "thin_factor": thin_factor,
@@ -119,7 +121,7 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
                 "files": [file.model_dump(mode="json", include=FILE_FIELDS) for file in planned.destination.files],
                 "way_back": planned.destination.way_back,
                 "no_way_back": planned.destination.no_way_back,
-                "warnings": list(planned.destination.warnings),
+                "warnings": preflight.warnings(planned, options),
                 "checks": [check.json_object() for check in looked_at],
             }
         )
@@ -135,7 +137,7 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     how = "while it runs" if planned.destination.ram == "live" else "while it is paused"
     output.say(f"  memory: {output.size(planned.source.memory_bytes)}, copied {how}")
     output.say(f"It takes {sentences.estimate(expected)}")
-    for warning in planned.destination.warnings:
+    for warning in preflight.warnings(planned, options):
         output.note(f"warning: {warning}")
 
 

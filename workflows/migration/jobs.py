@@ -129,7 +129,7 @@ def _insert(job: Job, guest: Guest, planned: Plan, by: str, still_wanted: Callab
                 action="submitted",
                 sentence=f"{job.guest} is to move from {job.source} to {job.destination}",
             )
-            for warning in planned.destination.warnings:
+            for warning in preflight.warnings(planned, job.options):
                 record_event(session, job.id, by=by, action="warning", sentence=warning)
             wake(session)
     except IntegrityError as error:  # a concurrent submission with this key or guest came first

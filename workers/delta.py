@@ -178,21 +178,17 @@ class _Copier:
         Raises:
             Transient: a connection broke.
         """
-        server, context = mirrors.server(self.ctx, disk.index), nbd.bitmap(disk.name)
+        server, todo = mirrors.server(self.ctx, disk.index), pieces(await _frozen(here, disk))
         async with AsyncExitStack() as stack:
-            source = await stack.enter_async_context(nbd.connect(here, disk.name, [context]))
-            target = await stack.enter_async_context(nbd.connect(Path(server["path"]), server["export"]))
-            todo = pieces(await source.extents(context, 0, source.size_bytes))
-            ways = [(source, target)]
-            for _ in range(min(CONNECTIONS, disk.bytes // SHARE_BYTES)):
-                more = await stack.enter_async_context(nbd.connect(here, disk.name))
-                ways.append(
-                    (more, await stack.enter_async_context(nbd.connect(Path(server["path"]), server["export"])))
-                )
+            ways = []
+            for _ in range(1 + min(CONNECTIONS, disk.bytes // SHARE_BYTES)):
+                source = await stack.enter_async_context(nbd.connect(here, own_export.name(disk.index)))
+                target = await stack.enter_async_context(nbd.connect(Path(server["path"]), server["export"]))
+                ways.append((source, target))
             try:
                 async with asyncio.TaskGroup() as group:
-                    for one, other in ways:
-                        group.create_task(self._carry(todo, one, other, disk.index))
+                    for source, target in ways:
+                        group.create_task(self._carry(todo, source, target, disk.index))
             except BaseExceptionGroup as several:
                 raise several.exceptions[0] from several
             await target.flush()

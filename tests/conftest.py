@@ -23,6 +23,16 @@ def pytest_configure(config: pytest.Config) -> None:
     saved_guests.share_folder()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What takes long is done a few times, or as often as is asked for."""
+    parser.addoption("--round-trips", type=int, default=2, help="of the guest in tests/test_way_back.py")
+
+
+@pytest.fixture(scope="session")
+def round_trips(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--round-trips"))
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """More than there are CPUs: most tests wait most of the time, for guests, copies and leases."""
     return min(8, 2 * (os.cpu_count() or 1))

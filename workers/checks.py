@@ -537,6 +537,22 @@ SMALLER_BRIDGE = Kind(
     verdict=Verdict.WARN,
     live=True,
 )
+PINNED = Kind(
+    name="pinned",
+    what="CPUs and NUMA nodes that the guest's QEMU is pinned to and that the destination does not have",
+    side="destination",
+    verdict=Verdict.WARN,
+    live=True,
+)
+NO_LIMITS = Kind(
+    name="no-limits",
+    what="limits of memory, CPU and I/O (cgroups) that are not set at the destination: there is no systemd or no "
+    "drover-guest@.service, or they are for single block devices",
+    remedy="install deploy/systemd/drover-guest@.service there, or set them by hand after the move",
+    side="destination",
+    verdict=Verdict.WARN,
+    live=True,
+)
 PLAIN_STREAMS = Kind(
     name="plain-streams",
     what="disks and RAM that go over the network in plain text",
@@ -581,6 +597,12 @@ MOVED = (
     Supported(
         what="machine types q35, pc, microvm and virt; UEFI with and without Secure Boot",
         how="by the same machine type; the variables of UEFI are a disk like others",
+    ),
+    Supported(
+        what="user, groups, limits, nice, CPU affinity (of vCPUs as well), NUMA policy; `-sandbox`, `-run-with`; "
+        "limits of a unit or of a cgroup of the guest's own",
+        how="by name, and as far as the destination has these CPUs and nodes; cgroup limits by the guest's unit there. "
+        "vCPUs are not pinned again when systemd starts the guest at boot",
     ),
     Supported(
         what="taps by descriptor (`fd=`, `fds=`, `vhostfd=`) on a Linux bridge",

@@ -89,7 +89,12 @@ def derive(
     problems += [checks.POLICY.found(sentence) for sentence in violations(argv, rules, images, spoken_to)]
     live = known_bugs.live_ram_safe(seen.qemu_version, version, seen.accel, seen.argv)
     changed = [checks.CHANGED_DISK.found(sentence) for sentence in changes(disks)]
-    warned = [*_warnings(seen, version, ours.streams), *changed, *taps.warnings(seen.started_as)]
+    warned = [
+        *_warnings(seen, version, ours.streams),
+        *changed,
+        *taps.warnings(seen.started_as),
+        *started_as.warnings(seen.started_as),
+    ]
     plan = DestinationPlan(
         argv=tuple(argv),
         qmp=qmp,

@@ -29,6 +29,7 @@ from workers import (
     started_as,
     taps,
     tpm,
+    vcpus,
 )
 from workers.as_started import AsStarted
 from workers.files import UnsafePath
@@ -138,7 +139,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         memory_bytes=_memory(memory),
         cpus=len(cpus),
         devices=tuple(devices),
-        started_as=started_as.read(identity.process, identity.argv, identity.handed),
+        started_as=started_as.read(identity.process, identity.argv, identity.handed, await vcpus.threads(monitor)),
         tpm=emulator,
         topology=layout,
         disks=disks,

@@ -22,7 +22,7 @@ GRANT UPDATE (state, attempts, token, owner, lease_until, next_at, enqueued_at, 
 GRANT INSERT ON host, attempt, event, delivery, storage TO drover_host;
 GRANT UPDATE (host, name, driver, place, total_bytes, free_bytes, seen_at), DELETE ON storage TO drover_host;
 GRANT UPDATE (ended_at, outcome, error) ON attempt TO drover_host;
-GRANT UPDATE (bytes_total, bytes_copied, bytes_first, ready_at, retired_path, retired_until, retired_bytes) ON disk TO drover_host;
+GRANT UPDATE (bytes_total, bytes_copied, bytes_first, delta_bytes, ready_at, retired_path, retired_until, retired_bytes) ON disk TO drover_host;
 GRANT UPDATE (host, qmp, moved_at, process, allocated_bytes, gone_at, runstate, launcher) ON guest TO drover_host;
 GRANT UPDATE (name, address, guest_root, incarnation, heartbeat_at, facts, guest_cpus, guest_memory_bytes,
     guest_disk_bytes, public_key, qemus, qemus_at) ON host TO drover_host;

@@ -17,7 +17,8 @@ from drover.errors import Fatal, Transient
 from drover.settings import Settings
 from models.launch_file import LaunchFile
 from models.launcher import Launcher, LauncherKind, Limits
-from workers import files, processes, started_as
+from models.preflight import Check
+from workers import checks, files, processes, started_as
 from workers.environment import handed_on
 from workers.images.manifest import write_durably
 from workers.launcher import run, stillness, systemd
@@ -44,6 +45,20 @@ def of(guest: str) -> str:
 def available() -> bool:
     """Whether this host has systemd, and the template is installed."""
     return systemd.booted() and systemd.properties(of("any"), ["LoadState"]).get("LoadState") == "loaded"
+
+
+def limits_left(launcher: Launcher | None) -> list[Check]:
+    """The limits of the guest that nothing would set here."""
+    limits = launcher.limits if launcher is not None else Limits()
+    found = []
+    if limits.any and not available():
+        found.append(
+            checks.NO_LIMITS.found("its limits of memory and CPU are not set here: no unit for guests is here")
+        )
+    if limits.devices:
+        seen = f"its limits of single block devices are not set here ({'; '.join(limits.devices)})"
+        found.append(checks.NO_LIMITS.found(seen, remedy="set them by hand after the move"))
+    return found
 
 
 def start_incoming(ctx: Context, output: Path) -> Process:
@@ -186,6 +201,7 @@ def _launch(ctx: Context, argv: Sequence[str], output: Path, more: dict[str, str
         qmp=ctx.destination.qmp,
         log=str(output),
         environment={**handed_on(), **more},
+        vcpus=ctx.source.started_as.vcpus if ctx.source.started_as is not None else (),
     )
 
 
@@ -222,6 +238,7 @@ def _settings(launcher: Launcher | None, *, restart: str) -> str:
         "CPUWeight": limits.cpu_weight,
         "IOWeight": limits.io_weight,
         "AllowedCPUs": limits.allowed_cpus,
+        "AllowedMemoryNodes": limits.allowed_memory_nodes,
     }
     written = "".join(f"{name}={value}\n" for name, value in lines.items() if value is not None)
     return f"# Written by Drover: as the guest's former unit had it.\n[Service]\n{written}"

@@ -336,6 +336,15 @@ class Settings(BaseSettings):
         about="How often a worker writes its heartbeat; its host counts as silent after four times that. "
         "The same value everywhere.",
     )
+    watch: Seconds = _variable(
+        "WATCH_S",
+        timedelta(seconds=3),
+        unit="s",
+        read_by=WORKER,
+        ge=timedelta(0),
+        le=timedelta(minutes=10),
+        about="For how long a guest that has arrived is watched before it counts as well, see docs/deploy.md.",
+    )
     republish_after: Seconds = _variable(
         "REPUBLISH_AFTER_S",
         timedelta(seconds=10),

@@ -2,6 +2,7 @@
 
 DroverError
 ├── PreconditionFailed   nothing was touched: report it to the caller (exit code 2)
+│   ├── NotThere         there is nothing of that number or name
 │   ├── Unavailable      no answer came: the same request may succeed later
 │   └── HostRefused      a host that was asked refused, or failed to look
 ├── StepError            a step did not bring its effect about
@@ -25,6 +26,10 @@ class DroverError(Exception):
 
 class PreconditionFailed(DroverError):
     """A request was refused before anything was changed; the text names what to do."""
+
+
+class NotThere(PreconditionFailed):
+    """There is nothing of that number or name."""
 
 
 class Unavailable(PreconditionFailed):

@@ -9,7 +9,7 @@
 set -eu
 
 PACKAGES="qemu-system-x86 qemu-utils redis-server postgresql busybox-static cpio zstd kmod gcc libc6-dev
-    iproute2 python3 python3-venv util-linux ca-certificates ovmf genisoimage
+    iproute2 python3 python3-venv util-linux ca-certificates ovmf genisoimage swtpm
     systemd-container"
 QEMU_PACKAGES="qemu-system-x86 qemu-system-common qemu-system-data qemu-utils seabios ipxe-qemu"
 LIBVIRT_PACKAGES="libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients"

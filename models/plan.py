@@ -192,6 +192,22 @@ class StartedAs(Part):
     _above_2 = field_validator("vhost_net")(_descriptors)
 
 
+class Tpm(Part):
+    """The process that emulates a guest's TPM, as it is at the source."""
+
+    pid: int
+    started: int
+    """See `Inspection.started`."""
+    version: QemuVersion
+    """Of the program."""
+    argv: Many[str]
+    """Its options, without those that the way it is started decides."""
+    socket: str
+    state: str
+    """The folder of its state."""
+    started_as: StartedAs
+
+
 class SourceDisk(Part):
     """One writable disk of a running guest: all that is needed to create its copy and mirror it."""
 
@@ -225,6 +241,8 @@ class SourceDisk(Part):
     """Its backing files, from the one right below it down to the base."""
     key_secret: str | None = None
     """Id of the secret that opens it; None: it is not encrypted."""
+    bitmaps: Many[str] = ()
+    """Persistent dirty bitmaps of somebody else's, by their names."""
     owner: str | None = None
     """User and group of its image by their names, and its mode. None: a worker of an earlier version did not look."""
     group: str | None = None
@@ -280,6 +298,7 @@ class Inspection(Versioned):
     """QOM names of the guest's devices."""
     started_as: StartedAs | None = None
     """None: it could not be looked at, or a worker of an earlier version did not look."""
+    tpm: Tpm | None = None
     topology: Topology
     disks: Many[SourceDisk]
     files: Many[NeededFile] = ()
@@ -368,6 +387,15 @@ class PlannedFolder(Part):
     group: str
 
 
+class PlannedTpm(Part):
+    """The process that emulates the guest's TPM at the destination."""
+
+    argv: Many[str]
+    socket: str
+    state: str
+    started_as: StartedAs
+
+
 class DestinationPlan(Versioned):
     """How a guest would run on its destination, as that host reports."""
 
@@ -385,6 +413,7 @@ class DestinationPlan(Versioned):
     files: Many[PlannedFile] = ()
     """Backing files before the images that lie on them."""
     folders: Many[PlannedFolder] = ()
+    tpm: PlannedTpm | None = None
     way_back: int | None = None
     """The job whose guest left its images here: only what it has written since has to be sent."""
     no_way_back: str | None = None

@@ -29,12 +29,12 @@ BROWSER = shutil.which("chromium")
 
 
 @contextmanager
-def serving() -> Iterator[str]:
+def serving(**options: bool) -> Iterator[str]:
     """The address of a console that answers from this process."""
     live.VERSIONS.known.clear()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        made = make(*LOCAL_NAMES)
+        made = make(*LOCAL_NAMES, **options)
         server = uvicorn.Server(uvicorn.Config(made, log_config=None, timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

@@ -10,6 +10,7 @@ from sqlalchemy import Table, select, text
 
 import migrations
 from models import refusal
+from models.access import ApiToken, Scope
 from models.base import Base
 from models.database import engine, transaction
 from models.documents import Hook, HostFacts
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("database")
 
 REVISIONS = [revision.revision for revision in ScriptDirectory.from_config(migrations.config()).walk_revisions()]
 NEW = {"drain", "drain_guest", "delivery", "refused_submission", "webhook_receiver", "webhook_secret", "storage"} | {
-    *("storage_mapping", "roll", "roll_host", "hook_run")
+    *("storage_mapping", "roll", "roll_host", "hook_run", "api_token")
 }
 """Tables that earlier revisions do not have."""
 
@@ -92,6 +93,7 @@ def _rows_in_every_table() -> None:
         session.add(Receiver(name="hooks.example.org", within=["10.0.0.0/8"]))
         session.flush()
         session.add(ReceiverSecret(receiver="hooks.example.org", salt=b"salt", key_id="k"))
+        session.add(ApiToken(user="ada", scope=Scope.READ, digest=b"digest"))
         drain = Drain(kind=DrainKind.DRAIN, host="one", state=DrainState.RUNNING)
         session.add(drain)
         session.flush()

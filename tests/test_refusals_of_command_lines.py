@@ -26,7 +26,7 @@ def refused(*words: str, root: str = "/hosts/a") -> list[str]:
         (["-device", "vfio-pci,host=01:00.0"], "hardware"),
         (["-device", '{"driver":"usb-host"}'], "hardware"),
         (["-device", "ivshmem-plain,memdev=m"], "memory shared"),
-        (["-tpmdev", "emulator,id=t"], "TPM"),
+        (["-tpmdev", "passthrough,id=t"], "TPM"),
         (["-snapshot"], "temporary"),
         (["-drive", "file=/hosts/a/i,snapshot=on"], "temporary"),
         (["-loadvm", "x"], "internal snapshot"),

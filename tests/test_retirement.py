@@ -99,3 +99,18 @@ def test_what_an_earlier_version_has_set_aside_is_taken_over_at_the_first_start_
     _expired(image)
     retention.delete_expired(ours)
     assert image.exists() == stays
+
+
+def test_what_was_set_aside_beside_the_images_is_deleted_with_the_last_of_them(tmp_path: Path) -> None:
+    job, ours = _job(), factories.ours(host="one", directory=tmp_path / "worker")
+    image, state = tmp_path / f"disk0.qcow2.drover-{job}", tmp_path / f"tpm2-00.permall.drover-{job}"
+    for path, record in ((image, records.retired(ours, job)), (state, records.retired_more(ours, job))):
+        path.touch()
+        record.add({str(path): path.stat().st_ino})
+    retention.delete_expired(ours)
+    assert state.exists()
+    _expired(image)
+    retention.delete_expired(ours)
+    assert not image.exists()
+    assert not state.exists()
+    assert not records.retired_more(ours, job).path.exists()

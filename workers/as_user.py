@@ -1,4 +1,4 @@
-"""Becomes a guest's QEMU: as the user, within the limits, and with the open taps, of the one at the source.
+"""Becomes a guest's QEMU: as the user, within the limits, and with the open taps and the TPM, of the one at the source.
 
 Only the standard library.
 
@@ -16,6 +16,7 @@ import resource
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,10 @@ from typing import Any
 TUN, VHOST_NET = "/dev/net/tun", "/dev/vhost-net"
 TUNSETIFF = 0x400454CA
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE, IFF_TUN_EXCL = 0x2, 0x1000, 0x4000, 0x100, 0x8000
+SO_ACCEPTCON = 0x10000
+MARK = "DROVER_PROCESS"
+"""See `workers.processes`: whoever looks for the QEMU must not find another process."""
+LISTENS_WITHIN_S = 10.0
 SYSTEM_PATH = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
@@ -35,6 +40,9 @@ def apply(told: dict[str, Any]) -> None:
         KeyError: there is no such user or group.
         subprocess.CalledProcessError: a tap cannot be a port of its bridge.
     """
+    user, group = pwd.getpwnam(told["user"]), grp.getgrnam(told["group"])
+    if beside := told.get("beside"):
+        _start(beside, user.pw_uid, group.gr_gid)
     _hand_over(told)
     for name, limit in told.get("limits", {}).items():
         _try(f"limit {name}", partial(_limit, name, limit))
@@ -42,11 +50,37 @@ def apply(told: dict[str, Any]) -> None:
     _try("nice", lambda: os.setpriority(os.PRIO_PROCESS, 0, told.get("nice", 0)))
     if cpus := set(told.get("cpus", ())) & os.sched_getaffinity(0):
         _try("cpus", lambda: os.sched_setaffinity(0, cpus))
-    user, group = pwd.getpwnam(told["user"]), grp.getgrnam(told["group"])
     if os.geteuid() == 0 and user.pw_uid != 0:
         os.setgroups([grp.getgrnam(name).gr_gid for name in told.get("groups", ())])
         os.setgid(group.gr_gid)
         os.setuid(user.pw_uid)
+
+
+def _start(beside: Mapping[str, Any], uid: int, gid: int) -> None:
+    """Start what the QEMU will speak with, and wait until it listens. It ends when this very process does."""
+    deadline, path = time.monotonic() + LISTENS_WITHIN_S, beside["socket"]
+    while _listens(path):  # that of a QEMU that has just ended
+        _wait(deadline, f"somebody else listens at {path}")
+    environment = {name: value for name, value in os.environ.items() if name != MARK}
+    child = subprocess.Popen(beside["argv"], stdin=subprocess.DEVNULL, start_new_session=True, env=environment)
+    while not _listens(path):
+        if child.poll() is not None:
+            raise OSError(f"what listens at {path} ended with status {child.returncode}")
+        _wait(deadline, f"nobody listens at {path}")
+    if os.geteuid() == 0:
+        os.chown(path, uid, gid)
+
+
+def _wait(deadline: float, why: str) -> None:
+    if time.monotonic() > deadline:
+        raise TimeoutError(why)
+    time.sleep(0.01)
+
+
+def _listens(path: str) -> bool:
+    """As the kernel says, proc_net(5): it would take a connection for its only client."""
+    lines = (line.split() for line in Path("/proc/net/unix").read_text().splitlines())
+    return any(words[7:] == [path] and int(words[3], 16) & SO_ACCEPTCON for words in lines if len(words) > 7)
 
 
 def _hand_over(told: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from models.plan import (
     Statement,
 )
 from models.preflight import Check
-from workers import checks, monitors, started_as, taps
+from workers import checks, monitors, started_as, taps, tpm
 from workers.images import manifest
 from workers.media import destination
 from workers.policy import HostPolicy
@@ -76,13 +76,16 @@ def derive(
         image_paths=_elsewhere(seen, disks) | {file.source_path: file.destination_path for file in needed},
     )
     argv = fitted(argv, {disk.named or disk.destination_path: _fit(disk) for disk in disks if _becomes_another(disk)})
+    emulator = tpm.planned(seen, root, ours)
     images = {disk.named or disk.destination_path for disk in disks}
     problems += started_as.impossible(seen.started_as, rules) + taps.impossible(seen.started_as, rules)
+    problems += tpm.impossible(seen, emulator, rules)
     problems += outside + _disk_faults(disks, rules) + _path_faults(rules, qmp, pidfile)
     handed = started_as.descriptors(seen.started_as)
     against = command_line_refusals(argv, source_root=str(ours.guest_root), images=images, descriptors=handed)
     problems += checks.at_destination(against)
-    problems += [checks.POLICY.found(sentence) for sentence in violations(argv, rules, images)]
+    spoken_to = {emulator.socket} if emulator is not None else set()
+    problems += [checks.POLICY.found(sentence) for sentence in violations(argv, rules, images, spoken_to)]
     live = known_bugs.live_ram_safe(seen.qemu_version, version, seen.accel)
     changed = [checks.CHANGED_DISK.found(sentence) for sentence in changes(disks)]
     warned = [*_warnings(seen, version, ours.streams), *changed, *taps.warnings(seen.started_as)]
@@ -96,6 +99,7 @@ def derive(
         disks=disks,
         files=needed,
         folders=destination.planned_folders(seen, root, ours),
+        tpm=emulator,
         warnings=preflight.warnings(warned),
         checks=tuple(warned),
     )
@@ -255,13 +259,13 @@ def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[Chec
     return found
 
 
-def in_the_way(argv: Sequence[str]) -> list[Check]:
+def in_the_way(plan: DestinationPlan) -> list[Check]:
     """What QEMU would delete or overwrite: only a dead socket and a log may be where it makes its own."""
     return [
         checks.IN_THE_WAY.found(f"{path} exists already and is no log")
-        for path, text_may_be_there in written(argv)
+        for path, text_may_be_there in written(plan.argv)
         if os.path.lexists(path) and not _worthless(Path(path), text_may_be_there)
-    ]
+    ] + tpm.in_the_way(plan.tpm)
 
 
 def _worthless(path: Path, text_may_be_there: bool) -> bool:

@@ -53,7 +53,7 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     plan = plan.model_copy(update={"way_back": choice.way and choice.way.job, "no_way_back": choice.why})
     problems += _images(plan, settings, rules, question)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
-    problems += [] if problems else derivation.in_the_way(plan.argv)
+    problems += [] if problems else derivation.in_the_way(plan)
     problems += _ports(plan.argv)
     missing = cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
     problems += [checks.CPU.found(sentence) for sentence in missing]

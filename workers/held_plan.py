@@ -37,7 +37,7 @@ def begin(folder: Path, plan: Plan, side: Side) -> None:
     Raises:
         Fatal: something that belongs to nobody here would be deleted or overwritten.
     """
-    if side is Side.DESTINATION and (problems := derivation.in_the_way(plan.destination.argv)):
+    if side is Side.DESTINATION and (problems := derivation.in_the_way(plan.destination)):
         raise Fatal(f"{'; '.join(refusals(problems))}; {UNTOUCHED}")
     hold(folder, plan)
 
@@ -104,6 +104,7 @@ def _compared(derived: DestinationPlan, row: DestinationPlan) -> tuple[tuple[str
         ("the disks", _images(derived), _images(row)),
         ("the files", _files(derived), _files(row)),
         ("the folders", derived.folders, row.folders),
+        ("the TPM", derived.tpm, row.tpm),
     )
 
 

@@ -28,6 +28,7 @@ from workers import (
     sockets,
     started_as,
     taps,
+    tpm,
 )
 from workers.as_started import AsStarted
 from workers.files import UnsafePath
@@ -35,11 +36,12 @@ from workers.images import links
 from workers.launcher import found, stillness
 from workers.media import listing
 from workers.processes import Process
-from workers.qemu import block, cpu, inline_secrets, known_bugs, plugged, present_media, topology
+from workers.qemu import block, cpu, inline_secrets, known_bugs, plugged, present_media, process_state, topology
 from workers.qemu.disks import (
     ReadOnlyImage,
     disk_refusals,
     drives,
+    named_data_files,
     read_only_images,
     source_disks,
     unnamed_images,
@@ -100,13 +102,14 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         _blockers(monitor, identity.argv),
     )
     forbidden = _forbidden(identity, settings)
+    emulator, strange = await asyncio.to_thread(tpm.read, argv)
     needed = await asyncio.to_thread(
         listing.listed,
         argv,
         identity.process,
         disks,
         media,
-        (qmp, identity.pidfile),
+        (qmp, identity.pidfile, *tpm.places(emulator)),
         settings,
         question.chain,
         secrets,
@@ -116,7 +119,9 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
     bugs = known_bugs.warnings(version, accel, identity.argv)
     launcher = await asyncio.to_thread(_launcher, identity.process, settings)
     stays = [checks.LAUNCHER_STAYS.found(launcher.stays)] if launcher.stays else []
-    seen_of_it = checks.told_once([*forbidden, *found, *needed.refusals, *blockers, *stays, *bugs])
+    untold = [*process_state.untold(identity.argv), *await process_state.exports(monitor)]
+    against = [*forbidden, *found, *strange, *needed.refusals, *blockers, *stays]
+    seen_of_it = checks.told_once([*against, *untold, *bugs])
     seen = Inspection(
         pid=identity.process.pid,
         started=identity.process.started,
@@ -134,6 +139,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         cpus=len(cpus),
         devices=tuple(devices),
         started_as=started_as.read(identity.process, identity.argv, identity.handed),
+        tpm=emulator,
         topology=layout,
         disks=disks,
         files=tuple(needed.files.values()),
@@ -238,6 +244,7 @@ async def _disks(
     media = [replace(medium, path=seen.started.place(medium.path)) for medium in read_only_images(**replies)]
     argv = _with_present_media(seen, drives(**replies), named, media)
     refusals += unnamed_images([*named, *media], argv)
+    refusals += named_data_files(query_block=replies["query_block"], argv=argv)
     found = tuple(_followed(disk, settings, refusals) for disk in named)
     refusals += open_images.elsewhere(seen.process, found, argv) or open_images.lost(
         seen.process, [disk.path for disk in called], seen.started.said

@@ -54,6 +54,11 @@ def listener(address: str) -> User | None:
     return next((end.users[0] for end in ends if end.state == "LISTEN" and end.users and _at(address, end.path)), None)
 
 
+def server(path: str) -> User | None:
+    """Who serves a Unix socket; it may listen no more, and have a client."""
+    return next((end.users[0] for end in _ends(path) if end.users and _at(path, end.path)), None)
+
+
 def _at(address: str, path: str) -> bool:
     if not address.startswith("tcp:"):
         return path == address

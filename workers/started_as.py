@@ -1,15 +1,17 @@
 """As whom a guest's QEMU runs and within which limits, read from its process; and whether that can be so here."""
 
 import grp
+import json
 import os
 import pwd
 import resource
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from models.plan import StartedAs
+from models.plan import PlannedTpm, StartedAs
 from models.preflight import Check
 from workers import as_user, checks
 from workers.policy import HostPolicy
@@ -83,21 +85,21 @@ def _group(gid: int) -> str:
     return str(gid)
 
 
-def impossible(wanted: StartedAs | None, rules: HostPolicy) -> list[Check]:
-    """Why no QEMU can be started like that here."""
+def impossible(wanted: StartedAs | None, rules: HostPolicy, what: str = "its QEMU") -> list[Check]:
+    """Why nothing can be started like that here."""
     if wanted is None or wanted.user == "root":
         return []
     try:
         uid = pwd.getpwnam(wanted.user).pw_uid
         missing = [name for name in (wanted.group, *wanted.groups) if not _is_group(name)]
     except KeyError:
-        return [checks.NO_USER.found(f"its QEMU runs as the user {wanted.user}, who does not exist here")]
-    found = [checks.NO_USER.found(f"its QEMU runs in the group {name}, which does not exist here") for name in missing]
+        return [checks.NO_USER.found(f"{what} runs as the user {wanted.user}, who does not exist here")]
+    found = [checks.NO_USER.found(f"{what} runs in the group {name}, which does not exist here") for name in missing]
     if not rules.may_be(uid, wanted.user):
-        seen = f"its QEMU runs as the user {wanted.user}, whom {rules.name} here does not list under `users`"
+        seen = f"{what} runs as the user {wanted.user}, whom {rules.name} here does not list under `users`"
         found.append(checks.NO_USER.found(seen, remedy="list the user there, if guests may be run by it"))
     if os.geteuid() not in {0, uid}:
-        seen = f"its QEMU runs as the user {wanted.user}, and this worker is no root"
+        seen = f"{what} runs as the user {wanted.user}, and this worker is no root"
         found.append(checks.NO_USER.found(seen, remedy="run the worker as root"))
     return found
 
@@ -116,23 +118,34 @@ def descriptors(wanted: StartedAs | None) -> frozenset[int]:
     return frozenset((*wanted.vhost_net, *(number for tap in wanted.taps for number in tap.descriptors)))
 
 
-def launched(argv: Sequence[str], wanted: StartedAs | None) -> list[str]:
-    """The command line that starts it like that here."""
-    if wanted is None or not _differs(wanted):
+def launched(argv: Sequence[str], wanted: StartedAs | None, tpm: PlannedTpm | None = None) -> list[str]:
+    """The command line that starts it like that here, with its TPM beside it."""
+    if wanted is None or not (tpm or _differs(wanted)):
         return list(argv)
-    return [sys.executable, "-I", "-S", as_user.__file__, wanted.model_dump_json(), *argv]
+    document = {**wanted.json_object(), "beside": _beside(tpm) if tpm is not None else None}
+    return [sys.executable, "-I", "-S", as_user.__file__, json.dumps(document), *argv]
+
+
+def _beside(tpm: PlannedTpm) -> dict[str, object]:
+    """What `as_user` starts first: it ends when the QEMU does."""
+    with_it = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "TERM", shutil.which("swtpm") or "swtpm"]
+    return {"argv": launched([*with_it, *tpm.argv], tpm.started_as), "socket": tpm.socket}
 
 
 def _differs(wanted: StartedAs) -> bool:
     other_user = wanted.user != "root" and os.geteuid() == 0
-    here = StartedAs(
-        user=wanted.user,
-        group=wanted.group,
-        groups=wanted.groups,
+    same_user = {"user": wanted.user, "group": wanted.group, "groups": wanted.groups}
+    return other_user or plainly().model_copy(update=same_user) != wanted
+
+
+def plainly() -> StartedAs:
+    """As whatever a worker starts without further ado."""
+    return StartedAs(
+        user=_user(os.geteuid()),
+        group=_group(os.getegid()),
         nice=os.getpriority(os.PRIO_PROCESS, 0),
         oom_score_adj=int(Path("/proc/self/oom_score_adj").read_text()),
     )
-    return other_user or here != wanted
 
 
 def owner_here(wanted: StartedAs | None, owner: tuple[str, str] | None) -> tuple[int, int] | None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from drover.errors import DroverError
 from drover.settings import Settings
-from models.plan import DestinationPlan, FileKind, Inspection, PlannedDisk, PlannedFile, Topology
+from models.plan import DestinationPlan, FileKind, Inspection, PlannedDisk, PlannedFile, PlannedTpm, Topology
 from models.preflight import Check
-from workers import checks, inspection, processes
+from workers import checks, inspection, processes, started_as, tpm
 from workers.images import manifest
 from workers.qemu import cpu, topology
 from workers.qemu.monitor import connect
@@ -39,9 +39,12 @@ async def tried(seen: Inspection, plan: DestinationPlan, ours: Settings) -> list
         stand_ins |= {path: str(folder / f"file{number}") for number, path in enumerate(missing)}
         await asyncio.gather(*(asyncio.to_thread(_stand_in, disk, stand_ins) for disk in plan.disks))
         await asyncio.gather(*(asyncio.to_thread(_file, file, stand_ins) for file in missing.values()))
+        emulator = tpm.stand_in(plan.tpm, folder) if plan.tpm is not None else None
+        if plan.tpm is not None and emulator is not None:
+            stand_ins[plan.tpm.socket] = emulator.socket
         line = trial_line(plan.argv, stand_ins=stand_ins, folder=folder)
         try:
-            found = await _machine(line, folder)
+            found = await _machine(line, folder, emulator)
         except DroverError as error:
             return [checks.DOES_NOT_START.found(f"the destination's QEMU does not start: {error}")]
     return _differences(seen, plan, found) if line.same_machine else []
@@ -73,9 +76,10 @@ def _file(file: PlannedFile, stand_ins: dict[str, str]) -> None:
         manifest.create(path, str(file.format), file.size_bytes, {})
 
 
-async def _machine(line: TrialLine, folder: Path) -> Topology:
+async def _machine(line: TrialLine, folder: Path, emulator: PlannedTpm | None = None) -> Topology:
     log = folder / "log"
-    started = processes.spawn(str(folder / "trial"), ["setpriv", "--pdeathsig", "KILL", *line.argv], log)
+    launched = started_as.launched(line.argv, started_as.plainly(), emulator)
+    started = processes.spawn(str(folder / "trial"), ["setpriv", "--pdeathsig", "KILL", *launched], log)
     try:
         await monitor_ready(started, line.qmp, log)
         async with connect(line.qmp) as monitor:

@@ -2,7 +2,7 @@
 
 from sqlalchemy.orm import Session
 
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from models.database import NO_KEY_UPDATE, transaction
 from models.drain import UNDER_WAY, Drain, DrainKind
 from models.host import Host, HostState
@@ -52,7 +52,7 @@ def existing(session: Session, name: str) -> Host:
     """
     host = session.get(Host, name, with_for_update=NO_KEY_UPDATE)
     if host is None:
-        raise PreconditionFailed(f"there is no host {name!r}: see `drover host list`")
+        raise NotThere(f"there is no host {name!r}: see `drover host list`")
     return host
 
 

@@ -144,6 +144,13 @@ Chain = Annotated[
         "or have each image hold all by itself.",
     ),
 ]
+DropSnapshots = Annotated[
+    bool,
+    typer.Option(
+        "--drop-snapshots",
+        help="Move it without the internal snapshots of its qcow2 images: they stay in the former images alone.",
+    ),
+]
 ThinFactor = Annotated[
     float | None,
     typer.Option(

@@ -57,6 +57,7 @@ class Root(LazyGroup):
         "webhook": Lazy(
             "drover.cli.webhooks:app", "Who may be told by webhooks, each with a secret of its own.", RUNNING
         ),
+        "token": Lazy("drover.cli.tokens:app", "Who may use the HTTP API, each with tokens of their own.", RUNNING),
         "config": Lazy("drover.cli.config:app", "Settings of this machine: show them and check them.", RUNNING),
         "doctor": Lazy(
             "drover.cli.doctor:app", "Look at this machine: all that a job will need, and how to mend it.", RUNNING

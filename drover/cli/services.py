@@ -102,17 +102,23 @@ def console(
             "it. Needed for any address but loopback.",
         ),
     ] = False,
+    actions: Annotated[
+        bool, typer.Option("--actions", help="Let those who may do so change things: with a token of `drover token`.")
+    ] = False,
     log_level: LogLevel = logs.Level.INFO,
     log_format: LogFormat = logs.Format.TEXT,
     as_json: AsJson = False,
 ) -> None:
-    """Show the fleet, moves, drains and what waits for a person in a browser. Read-only, from Postgres alone."""
+    """Show the fleet, moves, drains and what waits for a person in a browser, from Postgres alone.
+
+    Nothing can be changed through it without --actions.
+    """
     from drover.cli.service_start import serve_console
     from drover.extras import require
 
     require("console", "the console")
     _choose_logs("console", log_level, log_format)
-    serve_console(listen, behind_proxy=behind_proxy, as_json=as_json)
+    serve_console(listen, behind_proxy=behind_proxy, actions=actions, as_json=as_json)
 
 
 def _choose_logs(host: str, level: logs.Level, form: logs.Format) -> None:

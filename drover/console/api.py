@@ -1,4 +1,4 @@
-"""`/api/v1`: the JSON documents of the command line, to be read over HTTP. Nothing can be changed through it.
+"""`/api/v1`: the JSON documents of the command line, to be read over HTTP. `actions` has what can be changed.
 
 Documents have the fields that docs/cli.md describes; fields are added, never renamed or dropped, within one version.
 """
@@ -6,39 +6,19 @@ Documents have the fields that docs/cli.md describes; fields are added, never re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic import BaseModel
 
 from drover.console import live
+from drover.console.access import Reader
+from drover.console.failures import ALWAYS, PREFIX, Failure
 from drover.settings import settings
 from drover.views import documents, inbox
 from models.base import Document
 from models.database import transaction
 
-
-class Fault(BaseModel):
-    """What is wrong, as the command line has it."""
-
-    code: str
-    message: str
-
-
-class Failure(BaseModel):
-    """The answer to what is not there, not understood, or cannot be answered now."""
-
-    error: Fault
-
-
-PREFIX = "/api/v1"
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Failure, "description": "There is no such number."}}
-router = APIRouter(
-    prefix=PREFIX,
-    responses={
-        400: {"model": Failure, "description": "A value is not allowed."},
-        503: {"model": Failure, "description": "The database does not answer."},
-    },
-)
+router = APIRouter(prefix=PREFIX, responses=ALWAYS, dependencies=[Reader])
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]
 Everything = Annotated[bool, Query(alias="all", description="Those that have ended as well.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="The newest of them.")]
@@ -76,6 +56,18 @@ def job(number: Number) -> Document:
 def events(number: Number) -> Document:
     """As `drover job explain --json`."""
     return documents.story(number)
+
+
+def _known(number: Number) -> int:
+    documents.job(number)
+    return number
+
+
+@router.get("/jobs/{number}/progress", response_class=EventSourceResponse, include_in_schema=False)
+async def progress(number: Annotated[int, Depends(_known)]) -> AsyncIterator[ServerSentEvent]:
+    """Server-sent events: `job` with the document of `/jobs/{number}` at once and after each change, until it ends."""
+    async for told in live.job(number):
+        yield told
 
 
 @router.get("/drains")

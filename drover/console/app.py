@@ -7,13 +7,17 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from kombu.exceptions import OperationalError as BrokerUnreachable
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from drover.console import actions as action_routes
 from drover.console import api, pages
+from drover.console.access import Denied
+from drover.console.failures import CODES, PREFIX
 from drover.console.rendering import page
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed, Unavailable
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; object-src 'none'; frame-ancestors 'none'; "
@@ -49,51 +53,70 @@ class Hardened:
         await self.app(scope, receive, sending)
 
 
-def make(*hosts: str) -> FastAPI:
-    """The console, for browsers that call it by one of these names; `*` is any."""
+def make(*hosts: str, actions: bool = False) -> FastAPI:
+    """The console, for browsers that call it by one of these names; `*` is any. `actions`: things can be changed."""
     made = FastAPI(
         title="Drover",
         version="1",
-        description="Read-only: hosts, guests, moves, drains and what waits for a person.",
+        description="Hosts, guests, moves, drains and what waits for a person; what may be changed, with a token.",
         docs_url=None,  # that page would fetch its parts from elsewhere
         redoc_url=None,
-        openapi_url=f"{api.PREFIX}/openapi.json",
+        openapi_url=f"{PREFIX}/openapi.json",
     )
     made.include_router(api.router)
+    if actions:
+        made.include_router(action_routes.router)
     made.include_router(pages.router)
     made.mount("/static", StaticFiles(packages=[("drover.console", "static")]), name="static")
     made.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     made.add_middleware(Hardened)
-    made.add_exception_handler(PreconditionFailed, _not_found)
+    made.add_exception_handler(PreconditionFailed, _refused)
     made.add_exception_handler(RequestValidationError, _bad_request)
     made.add_exception_handler(HTTPException, _http_error)
     made.add_exception_handler(SQLAlchemyError, _away)
+    made.add_exception_handler(BrokerUnreachable, _broker_away)
     return made
 
 
-CODES = {400: "not_understood", 404: "not_found", 405: "not_allowed", 503: "unavailable"}
+NOWHERE = "There is no such page, or not for this kind of request; without --actions nothing can be changed here."
 
 
 def _told(request: Request, status: int, title: str, sentence: str) -> Response:
-    if request.url.path.startswith(f"{api.PREFIX}/"):
+    if request.url.path.startswith(f"{PREFIX}/"):
         return JSONResponse({"error": {"code": CODES.get(status, "failed"), "message": sentence}}, status)
     return page(request, "error.html", status=status, title=title, sentence=sentence)
 
 
-def _not_found(request: Request, error: Exception) -> Response:
-    return _told(request, 404, "Not found", str(error))
+def _refused(request: Request, error: Exception) -> Response:
+    if isinstance(error, NotThere):
+        return _told(request, 404, "Not found", str(error))
+    if isinstance(error, Unavailable) or isinstance(error.__cause__, BrokerUnreachable):
+        return _told(request, 503, "No answer", str(error))
+    return _told(request, 409, "Refused", str(error))
 
 
-def _bad_request(request: Request, _: Exception) -> Response:
-    return _told(request, 400, "Not understood", "A part of this address has a value that is not allowed.")
+def _bad_request(request: Request, error: Exception) -> Response:
+    faults = error.errors() if isinstance(error, RequestValidationError) else []
+    of_body = [fault for fault in faults if fault["loc"][0] == "body"]
+    if not of_body:
+        return _told(request, 400, "Not understood", "A part of this address has a value that is not allowed.")
+    named = ".".join(map(str, of_body[0]["loc"][1:]))
+    sentence = f"{named}: {of_body[0]['msg']}" if named else "the body is not understood: a JSON object is wanted"
+    return _told(request, 400, "Not understood", sentence)
 
 
 def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     title = "Not found" if status == 404 else "Refused"
-    told = _told(request, status, title, "There is no such page, or not for this kind of request.")
-    told.headers.update(getattr(error, "headers", None) or {})  # which methods are allowed
+    sentence = error.detail if isinstance(error, Denied) else NOWHERE
+    told = _told(request, status, title, sentence)
+    told.headers.update(getattr(error, "headers", None) or {})
     return told
+
+
+def _broker_away(request: Request, _: Exception) -> Response:
+    told = "Redis does not answer, nothing was changed. Guests and moves go on; try it again once it does."
+    return _told(request, 503, "The broker does not answer", told)
 
 
 def _away(request: Request, _: Exception) -> Response:

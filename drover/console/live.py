@@ -14,11 +14,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from drover.settings import settings
-from drover.views import fleet
+from drover.views import documents, fleet
 from models.database import transaction
 from models.drain import Drain, DrainGuest
 from models.host import Host
-from models.job import Disk, Event, Job, Step, unfinished
+from models.job import Disk, Event, Job, JobState, Step, unfinished
 from models.webhook import Delivery
 
 POLL_S = 0.5
@@ -84,6 +84,23 @@ async def changes(page: Page, number: str) -> AsyncIterator[ServerSentEvent]:
             if away or shown not in {None, version}:
                 yield ServerSentEvent(event="changed", raw_data=version)
             shown, away = version, False
+        await asyncio.sleep(POLL_S)
+
+
+async def job(number: int) -> AsyncIterator[ServerSentEvent]:
+    """The job's document at once and after each change; the last one is of its end."""
+    shown: str | None = None
+    while True:
+        try:
+            version = await run_in_threadpool(VERSIONS.of, Page.JOB, str(number))
+            if version != shown:
+                told = await run_in_threadpool(documents.job, number)
+                yield ServerSentEvent(event="job", data=told)
+                shown = version
+                if JobState(told["state"]).finished:
+                    return
+        except SQLAlchemyError:
+            yield ServerSentEvent(comment=AWAY)
         await asyncio.sleep(POLL_S)
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from drover.console import facts, live
 from drover.console.rendering import page
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere
 from drover.settings import settings
 from drover.views import (
     drain_queries,
@@ -93,7 +93,7 @@ def show_host(request: Request, name: Annotated[str, Path(max_length=64)]) -> HT
         waiting, at = _waiting(session), now(session)
     room = next((room for room in rooms if room.name == name), None)
     if room is None:
-        raise PreconditionFailed(f"there is no host {name}")
+        raise NotThere(f"there is no host {name}")
     return page(request, "host.html", live="fleet", now=at, waiting=waiting, room=room)
 
 

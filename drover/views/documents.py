@@ -2,6 +2,7 @@
 
 from sqlalchemy import func, select
 
+from drover.errors import NotThere
 from drover.settings import settings
 from drover.views import drain_documents, drain_queries, queries, serializers
 from models.base import Document
@@ -24,6 +25,18 @@ def hosts(selector: Selector = ALL) -> list[Document]:
             serializers.host_document(host, is_alive=is_alive, guests=count)
             for host, is_alive, count in session.execute(query)
         ]
+
+
+def host(name: str) -> Document:
+    """One host.
+
+    Raises:
+        NotThere: there is none.
+    """
+    for found in hosts():
+        if found["name"] == name:
+            return found
+    raise NotThere(f"there is no host {name!r}: see `drover host list`")
 
 
 def guests(selector: Selector = ALL) -> list[Document]:

@@ -7,7 +7,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from drover.views.queries import completed, elapsed_s, with_scene
 from models import fleet, refusal
 from models.database import transaction
@@ -97,7 +97,7 @@ def snapshot(drain_id: int) -> DrainShot:
     """
     found = _read(select(Drain, func.now()).where(Drain.id == drain_id))
     if not found:
-        raise PreconditionFailed(f"there is no drain {drain_id}: see `drover drain list --all`")
+        raise NotThere(f"there is no drain {drain_id}: see `drover drain list --all`")
     return found[0]
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import defer, joinedload, selectinload
 
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from models import refusal
 from models.database import transaction
 from models.guest import Guest
@@ -54,7 +54,7 @@ def snapshot(job_id: int) -> Snapshot:
     with transaction() as session:
         row = session.execute(query).unique().one_or_none()
     if row is None:
-        raise PreconditionFailed(f"there is no job {job_id}: see `drover job list --all`")
+        raise NotThere(f"there is no job {job_id}: see `drover job list --all`")
     return _shot(row)
 
 

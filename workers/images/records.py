@@ -65,6 +65,11 @@ def way_back(settings: Settings, job_id: int) -> Path:
     return settings.directory / "ways-back" / f"{int(job_id)}.json"
 
 
+def retired_more(settings: Settings, job_id: int) -> ImageRecord:
+    """What it left behind besides, which is kept for as long as they are."""
+    return ImageRecord(settings.directory / "retired-more" / f"{job_id}.json")
+
+
 def adopt_retired(settings: Settings, images: dict[int, list[Path]]) -> None:
     """Write down what an earlier version has set aside, by job: once, for the folder is there from then on."""
     draft = retired_folder(settings).with_suffix(".new")

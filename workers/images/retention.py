@@ -10,6 +10,7 @@ import shutil
 import stat
 import threading
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from sqlalchemy import select
@@ -125,6 +126,25 @@ def set_aside(ctx: Context) -> None:
         delete_expired(ctx.settings)
 
 
+def set_more_aside(ctx: Context, paths: Iterable[Path]) -> None:
+    """Further files that are the guest's alone: kept for as long as its images, gone where those are."""
+    with transaction() as session:
+        kept = select(Disk.job_id).where(Disk.job_id == ctx.job.id, Disk.retired_until.is_not(None))
+        keeps = session.scalar(kept.limit(1)) is not None
+    for path in paths:
+        there = files.status(path)
+        if there is None:
+            continue
+        ctx.guard()
+        if not keeps:
+            files.unlink(path)
+            continue
+        kept_as = f"{path}.drover-{ctx.job.id}"
+        with _records:
+            records.retired_more(ctx.settings, ctx.job.id).add({kept_as: records.mark(there)})
+        files.rename(path, Path(kept_as).name)
+
+
 def aside(ctx: Context, disk: PlannedDisk) -> str:
     """The path of an image, or of a device, once it is set aside."""
     rules = policy.of(ctx.settings)
@@ -201,6 +221,23 @@ def delete_expired(settings: Settings) -> None:
             )
             continue
         log.info("deleted %s: the guest left it behind, and it was kept long enough", path, extra=about)
+    for job_id in {disk.job_id for disk in expired}:
+        _delete_more(settings, job_id)
+
+
+def _delete_more(settings: Settings, job_id: int) -> None:
+    """What was set aside beside images, once they are all gone."""
+    with transaction() as session:
+        disks = session.scalars(select(Disk).where(Disk.job_id == job_id)).all()
+    if any(disk.retired_until is not None for disk in disks):
+        return
+    record = records.retired_more(settings, job_id)
+    for path in map(Path, record.read()):
+        there = files.status(path)
+        if there is not None and record.has(path, there):
+            files.unlink(path)
+        with _records:
+            record.forget(path)
 
 
 def again(settings: Settings, job_id: int, path: str, mark: int) -> None:

@@ -55,7 +55,7 @@ def start_incoming(ctx: Context, output: Path) -> Process:
     cold, incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
     cold.unlink(missing_ok=True)  # it lives elsewhere: this host was fenced when it left
     if not available():
-        return processes.spawn(mark, started_as.launched(argv, ctx.source.started_as), output)
+        return processes.spawn(mark, _launched(ctx, argv), output)
     unit = of(ctx.job.guest)
     files.private_folder(output.parent)
     write_durably(incoming, json.dumps(_launch(ctx, argv, output, {MARK: mark}).json_object()))
@@ -165,11 +165,15 @@ def _launch(ctx: Context, argv: Sequence[str], output: Path, more: dict[str, str
     return LaunchFile(
         guest=ctx.job.guest,
         job=ctx.job.id,
-        argv=tuple(started_as.launched(argv, ctx.source.started_as)),
+        argv=tuple(_launched(ctx, argv)),
         qmp=ctx.destination.qmp,
         log=str(output),
         environment={**handed_on(), **more},
     )
+
+
+def _launched(ctx: Context, argv: Sequence[str]) -> list[str]:
+    return started_as.launched(argv, ctx.source.started_as, ctx.destination.tpm)
 
 
 def _without_incoming(argv: Sequence[str]) -> list[str]:

@@ -46,7 +46,7 @@ KNOWN = words_of(
     "no-shutdown no-quit S incoming device overcommit mem-prealloc mem-path icount watchdog watchdog-action action "
     "sandbox usb iscsi append smbios fw_cfg pidfile kernel initrd dtb bios L drive blockdev chardev "
     "serial parallel debugcon monitor qmp qmp-pretty mon vnc spice netdev nic net object audiodev compat D d trace "
-    "dfilter run-with runas acpitable option-rom iscsi"
+    "dfilter run-with runas acpitable option-rom iscsi tpmdev"
 )
 NETWORKS = words_of("user tap bridge hubport socket stream dgram l2tpv3 none nic")
 PROGRAM_KEYS = words_of("script downscript helper")
@@ -84,21 +84,25 @@ GUEST_WORDS = (GUEST_KEYS | {"append"}) - {"value"}
 """Keys whose value only the guest sees. Of `-global` and `-set` the `value` may be anything."""
 
 
-def violations(argv: Sequence[str], rules: Rules, images: Collection[str]) -> list[str]:
+def violations(
+    argv: Sequence[str], rules: Rules, images: Collection[str], spoken_to: Collection[str] = ()
+) -> list[str]:
     """What the policy does not allow of this command line, a sentence each; empty if it may be started.
 
     Args:
         argv: the whole of it, as it would be started here.
         rules: the policy.
         images: the disks that are made for the guest here: no other image may be opened for writing.
+        spoken_to: sockets of programs that are started for the guest here.
     """
     options = parse_command_line(argv)
     found: dict[str, None] = {}
     for option in options:
         if option.name in rules.options:
             continue
-        for check in (_option, _network, _programs, _paths, _sockets, _user):
+        for check in (_option, _network, _programs, _paths, _user):
             found.update(dict.fromkeys(check(option, rules)))
+        found.update(dict.fromkeys(_sockets(option, rules, spoken_to)))
         found.update(dict.fromkeys(_images(option, images)))
     found.update(dict.fromkeys(_monitors(options)))
     return [f"{sentence}, see {rules.name} there" for sentence in found]
@@ -249,10 +253,10 @@ def _shows_consoles(option: Option) -> bool:
     return option.name == "spice" or (option.name == "display" and value.startswith(("vnc", "spice", "dbus")))
 
 
-def _sockets(option: Option, rules: Rules) -> Iterator[str]:
+def _sockets(option: Option, rules: Rules, spoken_to: Collection[str]) -> Iterator[str]:
     """Programs of the host that the guest would speak with: another guest's monitor may be among them."""
     for path in _connected(option):
-        if not rules.may_connect(path):
+        if path not in spoken_to and not rules.may_connect(path):
             yield f"{shown(option)}: it would connect to {path}, which its policy does not list under `sockets`"
 
 

@@ -80,8 +80,8 @@ def driver_of(option: Option) -> str:
 def _refused_option(option: Option) -> Iterator[Check]:
     if option.name in _REFUSED_OPTIONS:
         yield _REFUSED_OPTIONS[option.name].of(shown(option))
-    if option.name == "tpmdev":
-        yield (checks.REAL_TPM if driver_of(option) == "passthrough" else checks.TPM).of(shown(option))
+    if option.name == "tpmdev" and driver_of(option) != "emulator":
+        yield checks.REAL_TPM.of(shown(option))
     if option.name == "object" and (option.get("qom-type") or driver_of(option)).startswith(_ENCRYPTED_MEMORY):
         yield checks.SEV.of(shown(option))
 

@@ -134,7 +134,10 @@ def _unheard(option: Option, _trial: _Trial) -> Option:
     return option if value.startswith("chardev:") or value in {"none", "null"} else replace(option, value="null")
 
 
-def _unheard_chardev(option: Option, _trial: _Trial) -> Option:
+def _unheard_chardev(option: Option, trial: _Trial) -> Option:
+    if (path := option.get("path")) in trial.stand_ins:
+        pairs = tuple((key, trial.path(value) if value == path else value) for key, value in option.pairs())
+        return replace(option, value=write_options(pairs))
     kept = tuple((key, value) for key, value in option.pairs() if key in {"id", "mux"})
     return replace(option, value=write_options(((None, "null"), *kept)))
 

@@ -6,7 +6,7 @@ from models.evidence import Evidence
 from models.guest import Guest
 from models.job import Side
 from models.launcher import Launcher
-from workers import incoming_qemu, nbd_server, run_files
+from workers import incoming_qemu, nbd_server, run_files, tpm
 from workers.images import retention, way_back
 from workers.launcher import keep_out, stillness, units
 from workers.proof import process, reading
@@ -38,6 +38,7 @@ class CleanupSource(StepHandler):
         if launcher is not None:
             await self._end_qemu(ctx, launcher)
         way_back.write_down(ctx, *_left(ctx))
+        await self._end_tpm(ctx)
         stillness.end_scripts(ctx)
         units.left(ctx)
         run_files.unlink_dead(ctx.settings, [ctx.source.qmp], ctx.source.pidfile)
@@ -72,6 +73,12 @@ class CleanupSource(StepHandler):
             pass  # it may hang up before it answers
         if not await ctx.source_process.ended(10):
             await ctx.source_process.end()
+
+    async def _end_tpm(self, ctx: Context) -> None:
+        if ctx.source.tpm is not None:
+            ctx.guard()
+            await tpm.end(ctx.source.tpm)
+            retention.set_more_aside(ctx, tpm.states(ctx.source.tpm.state))
 
 
 def _left(ctx: Context) -> tuple[str, dict[str, Evidence]]:

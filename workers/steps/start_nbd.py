@@ -4,7 +4,7 @@ import asyncio
 import secrets
 
 from models.job import Side
-from workers import incoming_qemu, nbd_server
+from workers import incoming_qemu, nbd_server, tpm
 from workers.launcher import units
 from workers.media import placing
 from workers.step import Context, StepHandler
@@ -51,6 +51,9 @@ class StartNbd(StepHandler):
         await incoming_qemu.stop(ctx)
         if ctx.held is not None:
             await asyncio.to_thread(units.take_back, ctx)
+            if ctx.destination.tpm is not None:
+                ctx.guard()
+                await tpm.take_back(ctx.destination.tpm)
         await nbd_server.stop(ctx)
         await streams.stop(ctx)
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from drover.errors import DroverError
 from workers.images import evidence, manifest
-from workers.qemu import block, limits, migration
+from workers.qemu import balloon, bitmaps, block, limits, migration
 from workers.qemu.monitor import Monitor, connect
 from workers.switchover import channel
 from workers.switchover.channel import Channel, PeerLost
@@ -109,14 +109,19 @@ class Source:
         self.check_window(RESERVE_S)
         await self.check_mirrors()
         await self.check_guest({"running"})
+        carried = await bitmaps.read(self.guest)
+        more = [bitmaps.CAPABILITY] if carried else []
         await migration.set_capabilities(
-            self.guest, "events", "return-path", "pause-before-switchover", "auto-converge"
+            self.guest, "events", "return-path", "pause-before-switchover", "auto-converge", *more
         )
         await self.guest.execute(
             "migrate-set-parameters",
             max_bandwidth=self.order.bandwidth_bytes_per_s or UNLIMITED,
             downtime_limit=EARLY_LIMIT_MS,
         )
+        if carried:
+            await self.ask("take_bitmaps", bitmaps=carried)
+            await bitmaps.map_to_each_other(self.guest, carried)
         await self.carry()
         await self.write_out()
 
@@ -125,6 +130,8 @@ class Source:
         found = await limits.read(self.guest)
         if found["groups"] or found["drives"]:
             await self.ask("limit", limits=found)
+        if asked := await balloon.intervals(self.guest):
+            await self.ask("set_balloons", intervals=asked)
 
     async def greet(self) -> None:
         """Learn how far the clock over there is ahead.

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from models import refusal
 from models.database import NO_KEY_UPDATE, transaction
 from models.documents import AllowedHosts, MigrationOptions, Recurrence
@@ -350,7 +350,7 @@ def existing(session: Session, drain_id: int) -> Drain:
     """
     drain = session.get(Drain, drain_id, with_for_update=True)
     if drain is None:
-        raise PreconditionFailed(f"there is no drain {drain_id}: see `drover drain list --all`")
+        raise NotThere(f"there is no drain {drain_id}: see `drover drain list --all`")
     return drain
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from drover import tracing
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from models import refusal
 from models.base import now
 from models.database import transaction
@@ -129,7 +129,7 @@ def _insert(job: Job, guest: Guest, planned: Plan, by: str, still_wanted: Callab
                 action="submitted",
                 sentence=f"{job.guest} is to move from {job.source} to {job.destination}",
             )
-            for warning in planned.destination.warnings:
+            for warning in preflight.warnings(planned, job.options):
                 record_event(session, job.id, by=by, action="warning", sentence=warning)
             wake(session)
     except IntegrityError as error:  # a concurrent submission with this key or guest came first
@@ -320,7 +320,7 @@ def existing(session: Session, job_id: int) -> Job:
     """
     job = claims.lock(session, job_id)
     if job is None:
-        raise PreconditionFailed(f"there is no job {job_id}: see `drover job list`")
+        raise NotThere(f"there is no job {job_id}: see `drover job list`")
     return job
 
 

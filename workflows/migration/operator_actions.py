@@ -2,7 +2,7 @@
 
 from sqlalchemy.orm import Session
 
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from models.base import now
 from models.database import transaction
 from models.guest import Guest
@@ -24,7 +24,7 @@ def resolve(job_id: int, owner: Side, fenced: str | None, by: str = "command lin
     with transaction() as session:
         job = session.get(Job, job_id)
     if job is None:
-        raise PreconditionFailed(f"there is no job {job_id}: see `drover job list`")
+        raise NotThere(f"there is no job {job_id}: see `drover job list`")
     if job.state is not JobState.NEEDS_OPERATOR:
         raise PreconditionFailed(f"job {job_id} is {job.state}: only a job that needs an operator can be resolved")
     other = job.destination if owner is Side.SOURCE else job.source

@@ -1,0 +1,61 @@
+"""`drover token`: who may use the API, and for what."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from drover.cli.options import AsJson, duration, examples
+
+app = typer.Typer(no_args_is_help=True, help="Who may use the HTTP API, each with tokens of their own.")
+
+
+@app.callback()
+def group() -> None:
+    """Who may use the HTTP API, each with tokens of their own."""
+
+
+@app.command(epilog=examples("drover token add ada --scope operate --expires 90d", "drover token add grafana --json"))
+def add(
+    user: Annotated[
+        str, typer.Argument(metavar="USER", help="Whose it is; stories of jobs name this user.", show_default=False)
+    ],
+    scope: Annotated[
+        Literal["read", "operate", "approve"],
+        typer.Option(
+            help="read: look; operate: also submit, release, cancel, retry; approve: also decide who owns a guest."
+        ),
+    ] = "read",
+    expires: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="It ends after this time, like 90d.", show_default="until it is revoked"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a token for a user. It is shown only now; what is stored cannot be turned into it."""
+    from drover.cli import token_view
+    from models.access import Scope
+    from workflows import access
+
+    token, text = access.add(user, Scope(scope), duration(expires) if expires is not None else None)
+    token_view.made(token, text, as_json=as_json)
+
+
+@app.command("list", epilog=examples("drover token list", "drover token list --json | jq '.tokens[] | select(.valid)'"))
+def list_tokens(as_json: AsJson = False) -> None:
+    """List the tokens, those that have ended too; what they prove themselves with is not shown."""
+    from drover.cli import token_view
+    from workflows import access
+
+    token_view.listed(access.listed(), as_json=as_json)
+
+
+@app.command(epilog=examples("drover token revoke 3"))
+def revoke(
+    number: Annotated[int, typer.Argument(metavar="ID", help="The token's number.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Refuse a token from now on. To change one: add another, use that, then revoke the former."""
+    from drover.cli import token_view
+    from workflows import access
+
+    token_view.revoked(access.revoke(number), as_json=as_json)

@@ -1,0 +1,86 @@
+"""Tokens of the API: made, listed, revoked, and looked up. Only their digests are stored."""
+
+import hashlib
+import re
+import secrets
+from datetime import timedelta
+
+from sqlalchemy import func, select, update
+
+from drover.errors import PreconditionFailed
+from models.access import ApiToken, Scope
+from models.database import transaction
+from models.said import say
+
+PREFIX = "drover_"
+"""Scanners that look for secrets know a token by it."""
+USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,47}")
+ALLOWED = "1 to 48 letters, digits and `.`, `-`, `_`, `@` and `+`, and begins with a letter, digit or underscore"
+
+
+def check_user(user: str) -> None:
+    """Refuse what a user cannot be called.
+
+    Raises:
+        PreconditionFailed: it would mean more than itself in a story or a shell.
+    """
+    if USER.fullmatch(user) is None:
+        raise PreconditionFailed(f"a user cannot be called {user[:80]!r}: a user's name has {ALLOWED}")
+
+
+def add(user: str, scope: Scope, lifetime: timedelta | None) -> tuple[ApiToken, str]:
+    """Make a token for a user; returns it, and the text that is known to nobody else.
+
+    Raises:
+        PreconditionFailed: the user's name or the lifetime is not allowed.
+    """
+    check_user(user)
+    if lifetime is not None and lifetime <= timedelta(0):
+        raise PreconditionFailed("a token that has ended already is of no use: give it some time, like 90d")
+    text = PREFIX + secrets.token_urlsafe(32)
+    token = ApiToken(user=user, scope=scope, digest=_digest(text))
+    token.ends_at = None if lifetime is None else func.clock_timestamp() + lifetime
+    with transaction() as session:
+        session.add(token)
+        session.flush()
+        session.refresh(token)
+        say(session, f"an operator made token {token.id} for {user}, who may {scope}")
+    return token, text
+
+
+def listed() -> list[ApiToken]:
+    """All of them, those that have ended too."""
+    with transaction() as session:
+        return list(session.scalars(select(ApiToken).order_by(ApiToken.id)))
+
+
+def revoke(number: int) -> ApiToken:
+    """From now on it is refused.
+
+    Raises:
+        PreconditionFailed: there is no such token.
+    """
+    with transaction() as session:
+        token = session.get(ApiToken, number, with_for_update=True)
+        if token is None:
+            raise PreconditionFailed(f"there is no token {number}: see `drover token list`")
+        if token.revoked_at is None:
+            token.revoked_at = func.clock_timestamp()
+            say(session, f"an operator revoked token {number} of {token.user}")
+    return token
+
+
+def holder(text: str) -> ApiToken | None:
+    """The valid token with this text."""
+    now = func.clock_timestamp()
+    valid = (ApiToken.revoked_at.is_(None), ApiToken.ends_at.is_(None) | (ApiToken.ends_at > now))
+    with transaction() as session:
+        token = session.scalar(select(ApiToken).where(ApiToken.digest == _digest(text), *valid))
+        if token is not None:
+            stale = ApiToken.used_at.is_(None) | (ApiToken.used_at < now - timedelta(minutes=1))
+            session.execute(update(ApiToken).where(ApiToken.id == token.id, stale).values(used_at=now))
+    return token
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

@@ -38,8 +38,10 @@ EVERYBODY, WORKER, CONTROLLER = "everybody", "worker", "controller"
 
 OTHER_VARIABLES = {
     "DROVER_LAB_DIR": "folder of the lab that `drover lab` works on",
-    "DROVER_GUEST": "what a program of the policy is told: whose launcher it silences; set by Drover alone",
+    "DROVER_GUEST": "what a program of the administrator's is told: about which guest; set by Drover alone",
     "DROVER_JOB": "likewise: for which job; set by Drover alone",
+    "DROVER_SOURCE": "likewise: where the guest was; set by Drover alone",
+    "DROVER_DESTINATION": "likewise: where it goes; set by Drover alone",
     "DROVER_LOG_ABOUT": "fields of the log of a process that Drover started; set by Drover alone",
     "DROVER_MIGRATION_NET": "first three numbers of the migration network of docker-compose.yml",
     "DROVER_PROCESS": "mark of a process that Drover started; set by Drover alone",

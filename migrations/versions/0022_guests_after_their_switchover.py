@@ -1,6 +1,6 @@
 """how guests are after their switchover
 
-Revises: 0029
+Revises: 0026
 """
 
 import sqlalchemy as sa
@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0022"
-down_revision = "0029"
+down_revision = "0026"
 branch_labels = None
 depends_on = None
 

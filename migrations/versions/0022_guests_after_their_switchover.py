@@ -1,6 +1,6 @@
 """how guests are after their switchover
 
-Revises: 0026
+Revises: 0028
 """
 
 import sqlalchemy as sa
@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0022"
-down_revision = "0026"
+down_revision = "0028"
 branch_labels = None
 depends_on = None
 

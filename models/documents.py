@@ -32,6 +32,8 @@ class MigrationOptions(Versioned):
 
     max_downtime_ms: int = DOWNTIME_MS
     """The target downtime: RAM is copied until the rest can be sent in this time."""
+    most_downtime_ms: int = 0
+    """To what the target may be raised if RAM changes as fast as it is sent; 0: not at all."""
     bandwidth_bytes_per_s: int = 0
     """Of this job's streams; 0 leaves it to the host's budget."""
     window_end: Literal["wait", "rollback"] = "wait"
@@ -162,6 +164,12 @@ class RamProgress(Versioned):
     bytes_per_s: int = 0
     passes: int | None = None
     """Over all of the RAM."""
+    expected_downtime_ms: int = 0
+    """In which what had changed at the end of the last pass could be sent, as QEMU estimates it; 0: not known."""
+    throttle_percent: int = 0
+    """Of its time that QEMU keeps the guest from running, so that less changes."""
+    downtime_limit_ms: int | None = None
+    """What the guest may be paused for now."""
 
 
 class Pace(Versioned):

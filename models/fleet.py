@@ -48,7 +48,8 @@ class Limits(BaseModel):
         default=timedelta(minutes=10),
         ge=timedelta(seconds=10),
         le=timedelta(days=30),
-        description="A move without any progress for this long goes on, but no longer counts against the limits above.",
+        description="A move without any progress for this long goes on, but no longer counts against the limits above. "
+        "One whose RAM changes as fast as it is sent asks an operator for this long, then its disks are kept in sync.",
     )
     host_patience: timedelta = Field(
         default=timedelta(minutes=5),

@@ -123,6 +123,10 @@ class Submission(Message):
         description=f"a whole number of milliseconds from 1 to {LARGEST}",
     )
     """The target downtime. `max_blackout_ms`, its name in Drover 0.1, is taken as well."""
+    most_downtime_ms: int = Field(
+        0, ge=0, le=LARGEST, description=f"a whole number of milliseconds from 0 to {LARGEST}"
+    )
+    """To what the target may be raised if RAM changes as fast as it is sent; 0: it is not raised."""
     bandwidth_bytes_per_s: int = Field(
         0, ge=0, le=2**63 - 1, description=f"a whole number of bytes per second from 0 to {2**63 - 1}"
     )
@@ -158,6 +162,7 @@ class Submission(Message):
         """How guests are to be moved."""
         return MigrationOptions(
             max_downtime_ms=self.max_downtime_ms,
+            most_downtime_ms=self.most_downtime_ms,
             bandwidth_bytes_per_s=self.bandwidth_bytes_per_s,
             window_end=self.window_end,
             launcher_stays=self.launcher_stays,

@@ -16,9 +16,12 @@ from workflows.submissions import MigrationSubmission
 FILE_FIELDS = {"kind", "source_path", "destination_path", "size_bytes", "there"}
 
 
-def how(max_downtime_ms: int | None, bandwidth: int, chain: str) -> dict[str, int | str]:
+def how(
+    max_downtime_ms: int | None, bandwidth: int, chain: str, most_downtime_ms: int | None = None
+) -> dict[str, int | str]:
     """These fields of a submission; the default of the first stands there."""
-    downtime = {} if max_downtime_ms is None else {"max_downtime_ms": max_downtime_ms}
+    given = {"max_downtime_ms": max_downtime_ms, "most_downtime_ms": most_downtime_ms}
+    downtime = {name: value for name, value in given.items() if value is not None}
     return {"bandwidth_bytes_per_s": bandwidth, "chain": chain, **downtime}
 
 
@@ -28,6 +31,7 @@ def submit(
     *,
     back: bool,
     max_downtime_ms: int | None,
+    most_downtime_ms: int | None,
     bandwidth: int,
     launcher_stays: bool,
     verify: bool,
@@ -56,7 +60,7 @@ def submit(
             "guest": guest,
             "to": to,
             "back": back,
-            **how(max_downtime_ms, bandwidth, chain),
+            **how(max_downtime_ms, bandwidth, chain, most_downtime_ms),
             "launcher_stays": launcher_stays,
             "drop_snapshots": drop_snapshots,
             "verify": verify,

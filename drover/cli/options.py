@@ -133,6 +133,15 @@ MaxDowntime = Annotated[
         show_default="300",
     ),
 ]
+MostDowntime = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="To what the target downtime may be raised if RAM changes as fast as it is sent.",
+        show_default="not raised",
+    ),
+]
 Bandwidth = Annotated[
     Any,
     typer.Option(

@@ -146,6 +146,8 @@ def _ram(job: Job) -> Document | None:
         "bytes_remaining": job.ram.remaining,
         "bytes_per_s": job.ram.bytes_per_s,
         "passes": job.ram.passes,
+        "throttle_percent": job.ram.throttle_percent,
+        "downtime_limit_ms": job.ram.downtime_limit_ms,
     }
 
 

@@ -187,4 +187,6 @@ def ram_progress(reply: dict[str, Any]) -> dict[str, Any]:
         "total": ram.get("total", 0),
         "bytes_per_s": int(ram.get("mbps", 0) * 1e6 / 8),
         "passes": ram.get("dirty-sync-count", 0),
+        "expected_downtime_ms": reply.get("expected-downtime", 0),
+        "throttle_percent": reply.get("cpu-throttle-percentage", 0),
     }

@@ -10,9 +10,11 @@ import asyncio
 import time
 
 from drover.errors import Committed, Fatal
-from models.documents import Health, RamProgress, Switchover
+from models import fleet
+from models.documents import Health, MigrationOptions, RamProgress, Switchover
 from models.job import Side, record_event
 from workers import incoming_qemu, mirrors, nbd_server
+from workers.convergence import Ladder
 from workers.health import agent
 from workers.launcher import stillness
 from workers.media import listing
@@ -106,6 +108,7 @@ class MigrateRamSource(StepHandler):
             await streams.connect(ctx)
             self._start(ctx, attempt)
         told = await supervisor.watch(ctx, attempt, _Progress(ctx, attempt).write)
+        ctx.note(wait_reason=None)
         if not told.committed and not _died_after_ending_mirrors(ctx, told):
             await self._keep(ctx, told)
 
@@ -186,6 +189,8 @@ class MigrateRamSource(StepHandler):
         ctx.note(cutover_begun_at=None, switchover=None)
         if kept is not None and kept.get("window_closed"):
             self._wait_for_the_next_window(ctx)
+        if kept is not None and kept.get("given_up"):
+            ctx.note(hold=True, wait_reason=f"{kept['reason']} until `drover job release {ctx.job.id}` tries again")
         said = kept or told.last("lost") or {"reason": "the source's switchover process died"}
         raise BeginAnew(str(said["reason"]), Restart.SYNC if mirrored else Restart.NBD_SERVER)
 
@@ -241,6 +246,8 @@ class _Progress:
 
     def __init__(self, ctx: Context, attempt: int) -> None:
         self.ctx, self.next_at = ctx, 0.0
+        allowed = ctx.job.options
+        self.ladder = Ladder(ctx.job.guest, ctx.job.id, allowed.max_downtime_ms, _most_ms(allowed), asked_s=0.0)
         self.terms_file = ctx.directory.terms_file(Side.SOURCE, attempt)
 
     def write(self, ram: dict[str, int]) -> None:
@@ -251,10 +258,21 @@ class _Progress:
         asyncio.get_running_loop().run_in_executor(None, self._record, ram)
 
     def _record(self, ram: dict[str, int]) -> None:
-        mine, at = self.ctx.job, self.ctx.claim.now()
-        with self.ctx.record() as (_, job, _step):
-            job.ram, job.progress_at = RamProgress.read(ram), at
+        mine, at, ladder = self.ctx.job, self.ctx.claim.now(), self.ladder
+        with self.ctx.record() as (session, job, _step):
             mine.options = job.options  # which an operator may have changed
-        mine.ram, mine.progress_at = RamProgress.read(ram), at
-        terms = Terms(bandwidth_bytes_per_s=mirrors.budget(self.ctx), max_downtime_ms=mine.options.max_downtime_ms)
-        terms.save(self.terms_file)
+            ladder.asked_s = fleet.limits(session).stalled_after.total_seconds()
+            ladder.obey(mine.options.max_downtime_ms, _most_ms(mine.options), time.monotonic())
+            for step in ladder.look(RamProgress.read(ram), time.monotonic()):
+                record_event(session, job.id, by=self.ctx.claim.owner, action=step.rung, sentence=step.sentence)
+            job.ram = RamProgress.read(ram | {"downtime_limit_ms": ladder.limit_ms})
+            job.progress_at, job.wait_reason = at, ladder.asks
+        mine.ram, mine.progress_at, mine.wait_reason = job.ram, at, ladder.asks
+        Terms(
+            bandwidth_bytes_per_s=mirrors.budget(self.ctx), max_downtime_ms=ladder.limit_ms, give_up=ladder.gives_up
+        ).save(self.terms_file)
+
+
+def _most_ms(options: MigrationOptions) -> int:
+    """How long the guest may be paused at most."""
+    return max(options.max_downtime_ms, options.most_downtime_ms)

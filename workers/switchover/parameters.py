@@ -68,6 +68,8 @@ class Terms:
     bandwidth_bytes_per_s: int
     """0 is unlimited."""
     max_downtime_ms: int
+    give_up: str = ""
+    """Why the attempt is to be called off; empty: it is not."""
 
     def save(self, path: Path) -> None:
         """Write the file, at once as a whole: half a number is another number."""
@@ -82,7 +84,11 @@ class Terms:
             told = json.loads(Path(path).read_text())
         except OSError:
             return None
-        return cls(bandwidth_bytes_per_s=told["bandwidth_bytes_per_s"], max_downtime_ms=told["max_downtime_ms"])
+        return cls(
+            bandwidth_bytes_per_s=told["bandwidth_bytes_per_s"],
+            max_downtime_ms=told["max_downtime_ms"],
+            give_up=told.get("give_up", ""),
+        )
 
 
 def comes(order: Path, patience_s: float) -> bool:

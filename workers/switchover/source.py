@@ -49,6 +49,10 @@ class WindowClosed(CalledOff):
     """The job's window has closed, or is about to."""
 
 
+class GivenUp(CalledOff):
+    """The RAM changes as fast as it is sent, and the worker says that it was tried for long enough."""
+
+
 class Source:
     """One attempt at handing the guest over."""
 
@@ -217,6 +221,8 @@ class Source:
         """Go on by what the worker says that holds now."""
         now, former = Terms.load(self.order.terms_file) or self.terms, self.terms
         self.terms, changed = now, dict[str, int]()
+        if now.give_up:
+            raise GivenUp(now.give_up)
         if now.bandwidth_bytes_per_s != former.bandwidth_bytes_per_s:
             changed["max_bandwidth"] = now.bandwidth_bytes_per_s or UNLIMITED
         if self.may_switch and now.max_downtime_ms != former.max_downtime_ms:
@@ -375,4 +381,5 @@ async def _keep(order: SourceParameters, journal: Journal, guest: Monitor, error
         return
     journal.write("keeping")  # before the guest goes on: from here on what the destination holds is out of date
     await migration.cancel(guest, order.nodes, paused_by_us=read(Path(order.journal)).paused_guest)
-    journal.write("kept", reason=str(error), window_closed=isinstance(error, WindowClosed))
+    why = {"window_closed": isinstance(error, WindowClosed), "given_up": isinstance(error, GivenUp)}
+    journal.write("kept", reason=str(error), **why)

@@ -247,7 +247,7 @@ async def _disks(
     argv = _with_present_media(seen, drives(**replies), named, media)
     refusals += unnamed_images([*named, *media], argv)
     refusals += keys_given_later(named, argv)
-    refusals += named_data_files(query_block=replies["query_block"], argv=argv)
+    refusals += named_data_files(named, argv)
     found = tuple(_followed(disk, settings, refusals) for disk in named)
     refusals += open_images.elsewhere(seen.process, found, argv) or open_images.lost(
         seen.process, [disk.path for disk in called], seen.started.said

@@ -195,6 +195,7 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         cluster_size_bytes=image.get("cluster-size"),
         create_options=_create_options(medium),
         chain=chain_of(image),
+        data_file=medium.specific.get("data-file"),
         key_secret=_key_secret(image),
         bitmaps=tuple(bitmap["name"] for bitmap in _bitmaps(medium) if bitmap["persistent"]),
         written=tuple(sorted(_recorded(medium))),
@@ -335,13 +336,13 @@ def keys_given_later(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[C
     ]
 
 
-def named_data_files(*, query_block: Sequence[Reply], argv: Sequence[str]) -> list[Check]:
+def named_data_files(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[Check]:
     """Data files that the command line names: QEMU would open them at the destination, where there are none."""
     said = {value for option in parse_command_line(argv) for value in _values(option)}
     return [
-        checks.DATA_FILE.of(medium.shown)
-        for medium in _media(query_block, (), ())
-        if (path := medium.specific.get("data-file")) and any(str(path) in value for value in said)
+        checks.DATA_FILE.of(f"disk {disk.qdev} ({disk.path})")
+        for disk in disks
+        if disk.data_file is not None and any(disk.data_file in value for value in said)
     ]
 
 

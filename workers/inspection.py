@@ -196,9 +196,8 @@ def _process(pid: int) -> _Identity:
 
 def _place(identity: _Identity, qmp: str, settings: Settings) -> str:
     """A path below the guest root that is this guest's alone."""
-    if qmp.startswith("/"):
-        return qmp
-    return identity.pidfile or str(settings.guest_root / f"qemu-{identity.process.pid}")
+    below = (path for path in (qmp, identity.pidfile) if path and Path(path).is_relative_to(settings.guest_root))
+    return next(below, str(settings.guest_root / f"qemu-{identity.process.pid}-{identity.process.started}"))
 
 
 def _forbidden(identity: _Identity, settings: Settings) -> list[Check]:

@@ -12,6 +12,8 @@ import migrations
 from models import refusal
 from models.access import ApiToken, Scope
 from models.base import Base
+from models.budget import Budget
+from models.controller import Controller
 from models.database import engine, transaction
 from models.documents import Hook, HostFacts
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
@@ -83,6 +85,7 @@ def _rows_in_every_table() -> None:
     with transaction() as session:
         session.add_all([Host(name=name, **common) for name in ("one", "two")])
         session.flush()
+        session.add_all([Budget(name="uplink", bytes_per_s=1), Controller(looked_at=text("now()"))])
         session.add(Storage(host="one", name="guests", driver="folder", place="/"))
         session.add(
             StorageMapping(host="one", storage="guests", destination="two", destination_storage="guests", format="raw")

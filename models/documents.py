@@ -250,6 +250,18 @@ class Hook(Versioned):
     """It is ended after this time."""
 
 
+class PlannedGuest(Versioned):
+    """What the plan that a drain follows says of a guest; it is compared right before the guest's turn."""
+
+    source: str
+    cpus: int
+    memory_bytes: int
+    disk_bytes: int
+    uuid: str | None = None
+    estimate_s: float
+    """How long its move takes."""
+
+
 class HostBefore(Versioned):
     """What a host was before a hook worked on it."""
 

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
-from drover.console import facts, live
+from drover.console import access, facts, live
 from drover.console.rendering import page
 from drover.errors import NotThere
 from drover.settings import settings
@@ -28,7 +28,7 @@ from drover.views import (
 from models.base import now
 from models.database import transaction
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=[Depends(access.visitor)])
 ROOMS_AT_ONCE = 100
 NEWEST = 200
 

@@ -50,7 +50,7 @@ def test_the_list_of_commands_is_the_documented_one() -> None:
     expected += " storage/list storage/set storage/map storage/unmap image/list image/purge"
     expected += " host/list host/set host/key host/trust host/cordon host/uncordon"
     expected += " webhook/allow webhook/list webhook/rotate webhook/remove"
-    expected += " token/add token/list token/revoke doctor config/check config/show"
+    expected += " token/add token/list token/person token/revoke doctor config/check config/show"
     expected += " guest/adopt guest/scan guest/set guest/forget guest/list guest/show"
     expected += " guest/start guest/stop"
     expected += " job/list job/show job/watch job/set job/cancel job/release job/retry job/resolve"

@@ -12,10 +12,12 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from drover.console import actions
 from drover.console.access import Person, allow, from_this_site, visitor
+from drover.console.pages import matters
 from drover.console.rendering import ENVIRONMENT, page
 from drover.errors import PreconditionFailed
 from drover.names import PATTERN
 from models.access import Scope
+from models.database import transaction
 from models.job import Side
 from workflows.migration import operator_actions
 
@@ -84,7 +86,10 @@ def ask_about_drain(request: Request, number: Number, action: actions.DrainActio
 def _asked(request: Request, kind: str, number: int, action: str, person: Person, said: list[str]) -> HTMLResponse:
     allow(person, _needed(action))
     command = " ".join(["drover", kind, action, str(number), *said])
-    return page(request, "button.html", kind=kind, number=number, effect=EFFECTS[kind, action], command=command)
+    with transaction() as session:
+        waiting = matters(session)
+    effect = EFFECTS[kind, action]
+    return page(request, "button.html", waiting=waiting, kind=kind, number=number, effect=effect, command=command)
 
 
 @router.post("/jobs/{number}/{action}", dependencies=[Depends(from_this_site)])

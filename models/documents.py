@@ -42,6 +42,8 @@ class MigrationOptions(Versioned):
     """What is read on either host for that; 0: no limit."""
     launcher_stays: bool = False
     """Move it although its launcher may start it again; its image is made unusable there before its QEMU is ended."""
+    drop_snapshots: bool = False
+    """Move it although its images hold internal snapshots: those stay in the former images."""
     chain: Chain = "keep"
     """What becomes of the backing files of its disks."""
     thin_factor: float | None = None

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from sqlalchemy import BigInteger, CheckConstraint, ColumnElement, Interval, ScalarSelect, func, select
+from sqlalchemy import BigInteger, CheckConstraint, Interval, ScalarSelect, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
 
 from models.base import Base
@@ -59,8 +59,7 @@ class Limits(BaseModel):
     )
     bandwidth_bytes_per_s: Bandwidth = Field(
         default=0,
-        description="Budget of each host for all its outgoing disk mirrors together, and of each move for its RAM "
-        "(there as it is when the RAM begins); 0: no limit.",
+        description="Budget of each host for all moves that leave it, disks and RAM together; 0: no limit.",
     )
     retention: Retention = Field(
         default=timedelta(hours=24),
@@ -103,12 +102,6 @@ def limits(session: Session) -> Limits:
 def value(column: InstrumentedAttribute[Any]) -> ScalarSelect[Any]:
     """A limit as part of a statement, so that reading it is no statement of its own."""
     return select(column).scalar_subquery()
-
-
-def bandwidth_of(host: str) -> ColumnElement[int]:
-    """The budget of one host as part of a statement: its own, or the fleet's."""
-    own = select(Host.bandwidth_bytes_per_s).where(Host.name == host).scalar_subquery()
-    return func.coalesce(own, value(FleetLimits.bandwidth_bytes_per_s))
 
 
 def retention_of(session: Session, host: str) -> timedelta:

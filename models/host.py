@@ -7,6 +7,7 @@ from sqlalchemy import BigInteger, ForeignKey, Identity, Index, Interval, String
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models.base import Base, Document, by_value
+from models.budget import BandwidthHours
 from models.contracts import Typed, Versioned
 from models.documents import HostFacts, SeenQemus
 
@@ -48,6 +49,8 @@ class Host(Base):
     qemus: Mapped[SeenQemus | None] = mapped_column(Typed(SeenQemus))
     """Those that its worker saw running when it last looked; null: it has not yet. Likewise the next."""
     qemus_at: Mapped[datetime | None]
+    bandwidth_hours: Mapped[BandwidthHours | None] = mapped_column(Typed(BandwidthHours))
+    """Other budgets than `bandwidth_bytes_per_s` in some hours of every day."""
     labels: Mapped[dict[str, str]] = mapped_column(default=dict, server_default="{}")
     """See `workflows.selectors`; a value may be empty."""
 

@@ -241,6 +241,8 @@ class SourceDisk(Part):
     """Its backing files, from the one right below it down to the base."""
     key_secret: str | None = None
     """Id of the secret that opens it; None: it is not encrypted."""
+    bitmaps: Many[str] = ()
+    """Persistent dirty bitmaps of somebody else's, by their names."""
     owner: str | None = None
     """User and group of its image by their names, and its mode. None: a worker of an earlier version did not look."""
     group: str | None = None

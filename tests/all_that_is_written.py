@@ -37,7 +37,7 @@ def carry_through(ours: Settings, job_id: int) -> None:
             mirrors.record(ctx, {mirrors.name(job_id, 0): IN_SYNC}, {})
         if (claim.name, claim.side) == ("migrate_ram", Side.SOURCE):
             MigrateRamSource()._record_commit(ctx)
-            _Progress(ctx)._record({"total": 1, "remaining": 0})
+            _Progress(ctx, 1)._record({"total": 1, "remaining": 0})
         if (claim.name, claim.side) == ("cleanup", Side.SOURCE):
             retention.set_aside(ctx)
             with ctx.record() as (session, job, _):

@@ -7,6 +7,7 @@ of each disk is written down; after the move it must see the same.
 import asyncio
 import ctypes
 import json
+import re
 import shlex
 import shutil
 import socket
@@ -26,12 +27,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from drover.errors import DroverError, PreconditionFailed
 from lab import fleet, network
 from lab.directory import Lab, LabHost
+from models.documents import MigrationOptions
 from models.job import JobState
 from tests.helpers import Moves, until
 from workers import processes
+from workers.qemu import balloon
+from workers.qemu.bitmaps import is_theirs
 from workers.qemu.monitor import Monitor, MonitorLost, connect
 from workflows import guests
-from workflows.migration import preflight
+from workflows.migration import jobs, preflight
 
 FILE = Path(__file__).with_suffix(".toml")
 STARTED_WITHIN_S = 20.0
@@ -94,6 +98,10 @@ class Line(_Part):
     """Tried in every run of the tests; the others by `make test-guests`."""
     refused: str | None = None
     """It is refused before anything begins, with a sentence that this regular expression matches. None: it moves."""
+    options: MigrationOptions = MigrationOptions()
+    """Of its moves."""
+    warned: str | None = None
+    """The plan of its first move warns of something that this regular expression matches."""
     moves: int = 2
     """There, back, and so on."""
     setup: str
@@ -169,6 +177,7 @@ class _Trial:
         self.moves = Moves(lab)
         self.name = f"line-{line.name}"
         self.qmp = self._filled(line.qmp)
+        self.warnings: list[str] = []
 
     def start(self) -> None:
         """Prepare what it needs, start it, and do what somebody does to it."""
@@ -194,10 +203,12 @@ class _Trial:
         except DroverError as error:
             return Outcome("not adopted", str(error))
         before = self._seen()
+        state = self._on_host(_state)
         for number in range(1, self.line.moves + 1):
             if number == self.line.moves and self.line.between:
                 self._act(self.line.between, guests.known_guest(self.name).qmp, self.here)
                 before = self._seen()
+                state = self._on_host(_state)
             outcome = self._one_move()
             if outcome is not None:
                 return Outcome(
@@ -205,16 +216,21 @@ class _Trial:
                 )
             self.here, self.there = self.there, self.here
             self._compare(before)
+            assert self._on_host(_state) == state, self.line.name
+        said = "; ".join(self.warnings)
+        assert self.line.warned is None or re.search(self.line.warned, said), f"{self.line.name}: {said}"
         return Outcome("moved")
 
     def _one_move(self) -> Outcome | None:
         try:
-            plan = preflight.plan(guests.known_guest(self.name), self.there.name, tried=True)
+            options = self.line.options
+            plan = preflight.plan(guests.known_guest(self.name), self.there.name, options, tried=True)
             assert PASSWORD not in str(plan), self.line.name
+            self.warnings += preflight.warnings(plan, options)
         except PreconditionFailed as error:
             return Outcome("refused", str(error))
         try:
-            job = self.moves.move(self.name, self.there.name)
+            job = self.moves.ended(jobs.submit(self.name, self.there.name, options=options).id)
         except DroverError as error:
             return Outcome("failed", str(error))
         return None if job.state is JobState.DONE else Outcome("failed", f"{job.state}: {job.error}")
@@ -322,6 +338,18 @@ async def _media(monitor: Monitor) -> list[dict[str, Any]]:
     """The disks with an image in them. UEFI goes on writing into its variables."""
     found = await monitor.query("query-block")
     return [one for one in found if "inserted" in one and not one.get("device", "").startswith("pflash")]
+
+
+async def _state(monitor: Monitor) -> dict[str, Any]:
+    """What lives in the process alone and can be read."""
+    nodes = await monitor.query("query-named-block-nodes", flat=True)
+    found = [bitmap for node in nodes for bitmap in node.get("dirty-bitmaps", ()) if is_theirs(bitmap)]
+    found.sort(key=lambda bitmap: str(bitmap["name"]))
+    return {
+        "balloons": await balloon.intervals(monitor),
+        "bitmaps": sorted(found, key=lambda bitmap: str(bitmap["name"])),
+        "memory": [one["data"] | {"hotplugged": None} for one in await monitor.query("query-memory-devices")],
+    }
 
 
 async def _write_patterns(monitor: Monitor, medium: dict[str, Any], pattern: int) -> None:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("database")
 @pytest.fixture(autouse=True)
 def fleet(database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Hosts and guests; nothing is published."""
-    monkeypatch.setattr(loop, "_publish", lambda job, step, fault: None)
+    monkeypatch.setattr(loop, "_publish", lambda session, job, step, fault: None)
     monkeypatch.setattr(app, "send_task", lambda *_, **__: None)
     isolation.PAUSES.clear()
     for name in ("one", "two", "three"):
@@ -89,7 +89,7 @@ def test_what_a_job_raises_when_it_begins_takes_no_room_from_others(monkeypatch:
 
 def test_a_running_job_that_cannot_be_read_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     published: list[int] = []
-    monkeypatch.setattr(loop, "_publish", lambda job, step, fault: published.append(job.id))
+    monkeypatch.setattr(loop, "_publish", lambda session, job, step, fault: published.append(job.id))
     bad, good = job("bad", "two", state=JobState.RUNNING), job("good", "two", state=JobState.RUNNING)
     spoil(bad)
     look()

@@ -23,6 +23,7 @@ from tests.factories import GB, guest, happens, host, job, load
 from workflows import hosts
 from workflows.drain import commands, job_sync, reconciler
 from workflows.drain.commands import DrainRequest
+from workflows.migration.jobs import Changes
 from workflows.submissions import DrainSubmission
 from workflows.submit_options import SubmitOptions
 
@@ -233,8 +234,46 @@ def test_the_return_brings_home_what_was_drained_and_nothing_else() -> None:
         drain(DrainKind.RETURN)
 
 
+def test_a_second_drain_of_a_host_answers_with_the_first() -> None:
+    first = drain()
+    assert drain() == first, "it is queued"
+    advance(first)
+    assert drain() == drain(where=AllowedHosts(to=("two",))) == first, "it runs"
+    commands.pause(first)
+    assert drain() == first
+    commands.cancel(first)
+    second = drain()
+    assert second != first, "the first one empties nothing any more"
+    other = drain(selector="tier=db")
+    tonight = drain(terms=SubmitOptions(not_before=datetime.now(UTC) + timedelta(hours=1)))
+    assert len({first, second, other, tonight, drain(kind=DrainKind.DRAIN, name="two")}) == 5
+    window = Window(start="22:00", end="23:00", timezone="UTC")
+    nightly = drain(terms=SubmitOptions(window=window), name="three")
+    assert drain(terms=SubmitOptions(window=window), name="three") == nightly
+    assert drain(name="three") != nightly, "that one is for the night"
+
+
+def test_what_is_changed_about_a_drain_holds_for_its_moves_too() -> None:
+    number = drain()
+    jobs = submitted(number, *advance(number))
+    end(jobs["g1"], JobState.DONE)
+    window = Window(start="22:00", end="23:00", timezone="UTC")
+    changed = Changes(bandwidth_bytes_per_s=10**6, max_downtime_ms=50, priority=7, window=window)
+    commands.change(number, changed)
+    with transaction() as session:
+        for row in (session.get_one(Drain, number), session.get_one(Job, jobs["g2"])):
+            options = row.options.bandwidth_bytes_per_s, row.options.max_downtime_ms
+            assert (*options, row.priority, row.window) == (10**6, 50, 7, window)
+        assert session.get_one(Job, jobs["g1"]).priority == 0, "it has ended"
+    commands.change(number, Changes(window="always"))
+    assert shown(number).window is None
+    assert shown(number).priority == 7
+    assert str(changed).endswith("priority = 7, window = 22:00-23:00 UTC")
+
+
 def test_one_drain_at_a_time_has_a_host_to_itself() -> None:
-    first, second = drain(), drain()
+    first = drain()
+    second = commands.submit(DrainRequest(kind=DrainKind.DRAIN, host="one"), idempotency_key="k").id
     jobs = submitted(first, *advance(first))
     assert advance(second) == []
     assert shown(second).wait_reason == f"drain {first} of one is under way"

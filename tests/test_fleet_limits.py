@@ -20,7 +20,7 @@ from models.documents import AllowedHosts, HostFacts, MigrationOptions
 from models.drain import DrainKind
 from models.fleet import FleetLimits, Limits
 from models.host import Host
-from models.job import JobState
+from models.job import Job, JobState
 from tests import factories
 from tests.factories import GB, guest, host, job
 from workers import mirrors
@@ -94,8 +94,14 @@ def test_a_change_wakes_the_controller() -> None:
         assert wait(10) is not None
 
 
-def context(source: str = "one", **options: Any) -> Any:
-    return SimpleNamespace(job=SimpleNamespace(source=source, options=MigrationOptions(**options)))
+def context(**options: Any) -> Any:
+    """Of the first of the moves that are copied."""
+    with transaction() as session:
+        found = session.scalars(select(Job).order_by(Job.id)).first()
+        assert found is not None
+        _ = found.disks
+    found.options = MigrationOptions(**options)
+    return SimpleNamespace(job=found)
 
 
 def copying(count: int) -> None:
@@ -112,9 +118,9 @@ def test_the_budget_is_shared_anew_at_the_next_look_of_a_copy_that_is_under_way(
     fleet_limits.change({"bandwidth_bytes_per_s": 10**8})
     assert mirrors.share(context()) == 5 * 10**7
     fleet_limits.describe_host("one", {"bandwidth_bytes_per_s": 10**7})
-    assert mirrors.share(context()) == 5 * 10**6
-    assert mirrors.budget(context()) == 10**7
+    assert mirrors.share(context()) == mirrors.budget(context()) == 5 * 10**6
     assert mirrors.budget(context(bandwidth_bytes_per_s=42)) == 42
+    assert mirrors.budget(context(bandwidth_bytes_per_s=10**9)) == 5 * 10**6, "a budget is never exceeded"
     fleet_limits.describe_host("one", {"bandwidth_bytes_per_s": 0})
     assert mirrors.share(context()) == 0, "a host may have no limit though the fleet has one"
     fleet_limits.describe_host("one", {"bandwidth_bytes_per_s": None})

@@ -249,8 +249,11 @@ NEEDED_FILE = Kind(
 )
 IMAGE_FORMAT = Kind(
     name="image-format",
-    what="formats other than raw and qcow2, and filters besides throttle and copy-on-read",
-    remedy="only plain raw and qcow2 images are moved",
+    what="formats besides raw, qcow2 and LUKS (QEMU itself migrates no guest with a vmdk, vdi, vhdx, vpc or parallels "
+    "image), and filters besides throttle and copy-on-read",
+    remedy="raw, qcow2 and LUKS are moved: copy it to one while the guest runs (`blockdev-mirror`, `job-complete`)",
+    live=True,
+    explains=frozenset({"blocked-by-qemu"}),
 )
 BACKING_FILE = Kind(
     name="backing-file",
@@ -261,8 +264,9 @@ BACKING_FILE = Kind(
 INTERNAL_SNAPSHOTS = Kind(
     name="internal-snapshots",
     what="internal snapshots",
-    why="it has internal snapshots, which a mirror does not copy",
-    remedy="delete them",
+    why="it has internal snapshots, which are not copied",
+    remedy="delete them, or move the guest with `--drop-snapshots`: then they stay in the former image alone, for as "
+    "long as that is kept",
     live=True,
 )
 DETACHED_HEADER = Kind(
@@ -271,12 +275,17 @@ DETACHED_HEADER = Kind(
     why="its LUKS header is in another file",
     remedy="convert it (`qemu-img convert`) to an image with its header in it",
 )
-DATA_FILE = Kind(name="data-file", what="qcow2 with a data file", why="its data lies in a separate file (data-file)")
+DATA_FILE = Kind(
+    name="data-file",
+    what="qcow2 with a data file that is named on the command line",
+    why="its data file is named on the command line, and would be missing there",
+    remedy="restart the guest without naming it: the image itself says where it is",
+)
 DIRTY_BITMAPS = Kind(
     name="dirty-bitmaps",
-    what="dirty bitmaps",
-    why="it has dirty bitmaps, which a mirror does not copy",
-    remedy="remove them",
+    what="dirty bitmaps that are in use, or inconsistent",
+    why="it has a dirty bitmap that QEMU does not send along: one that is in use by a backup, or inconsistent",
+    remedy="let the backup end, or remove the bitmap: the backup after it is a full one",
     live=True,
 )
 PARTIAL_IMAGE = Kind(
@@ -481,6 +490,38 @@ FURTHER_KEYS = Kind(
     remedy="add the other passphrases again after the move (`qemu-img amend`)",
     verdict=Verdict.WARN,
 )
+DISPLAY_PASSWORD = Kind(
+    name="display-password",
+    what="a password of VNC or SPICE that was set by a monitor",
+    why="QEMU does not tell its password, so nobody can connect to this display after the move",
+    remedy="set it again then (`set_password`, `expire_password`), or start the guest with `password-secret=`",
+    verdict=Verdict.WARN,
+    live=True,
+)
+WATCHDOG_ACTION = Kind(
+    name="watchdog-action",
+    what="the action of a watchdog, where it was set by a monitor",
+    why="QEMU does not tell its action, so after the move it is what the command line says",
+    remedy="if it was changed while the guest ran, set it again then (`set-action`)",
+    verdict=Verdict.WARN,
+    live=True,
+)
+BLOCK_EXPORT = Kind(
+    name="block-export",
+    what="disks that the guest's QEMU exports to others (NBD)",
+    why="it ends with the move",
+    remedy="make it again at the destination",
+    verdict=Verdict.WARN,
+    live=True,
+)
+DATA_FILE_JOINED = Kind(
+    name="data-file-joined",
+    what="qcow2 with its data in a separate file (`data-file`)",
+    why="its data lies in a separate file (data-file); at the destination the image holds all by itself",
+    remedy="the separate file stays where it is: delete it once the former image is of no use any more",
+    verdict=Verdict.WARN,
+    live=True,
+)
 CHANGED_DISK = Kind(
     name="changed-disk",
     what="block devices that become image files, and devices that are overwritten",
@@ -562,7 +603,15 @@ CARRIED = (
         what="an emulated TPM (swtpm)",
         how="with the RAM, into a new swtpm that runs with the same options, as the same user",
     ),
-    Supported(what="balloon target, state of all devices", how="with the RAM"),
+    Supported(
+        what="dirty bitmaps, persistent and transient",
+        how="with the RAM: the next incremental backup is one",
+    ),
+    Supported(
+        what="balloon target, virtio-mem's sizes, a link that is down, state of all devices",
+        how="with the RAM",
+    ),
+    Supported(what="how often a balloon asks its guest for statistics", how="as it is when the RAM is sent"),
     Supported(what="`-name`, UUID, MAC addresses, serial numbers", how="by the command line, to the letter"),
 )
 """What lives in the QEMU process alone."""

@@ -36,11 +36,12 @@ from workers.images import links
 from workers.launcher import found, stillness
 from workers.media import listing
 from workers.processes import Process
-from workers.qemu import block, cpu, inline_secrets, known_bugs, plugged, present_media, topology
+from workers.qemu import block, cpu, inline_secrets, known_bugs, plugged, present_media, process_state, topology
 from workers.qemu.disks import (
     ReadOnlyImage,
     disk_refusals,
     drives,
+    named_data_files,
     read_only_images,
     source_disks,
     unnamed_images,
@@ -118,7 +119,9 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
     bugs = known_bugs.warnings(version, accel, identity.argv)
     launcher = await asyncio.to_thread(_launcher, identity.process, settings)
     stays = [checks.LAUNCHER_STAYS.found(launcher.stays)] if launcher.stays else []
-    seen_of_it = checks.told_once([*forbidden, *found, *strange, *needed.refusals, *blockers, *stays, *bugs])
+    untold = [*process_state.untold(identity.argv), *await process_state.exports(monitor)]
+    against = [*forbidden, *found, *strange, *needed.refusals, *blockers, *stays]
+    seen_of_it = checks.told_once([*against, *untold, *bugs])
     seen = Inspection(
         pid=identity.process.pid,
         started=identity.process.started,
@@ -241,6 +244,7 @@ async def _disks(
     media = [replace(medium, path=seen.started.place(medium.path)) for medium in read_only_images(**replies)]
     argv = _with_present_media(seen, drives(**replies), named, media)
     refusals += unnamed_images([*named, *media], argv)
+    refusals += named_data_files(query_block=replies["query_block"], argv=argv)
     found = tuple(_followed(disk, settings, refusals) for disk in named)
     refusals += open_images.elsewhere(seen.process, found, argv) or open_images.lost(
         seen.process, [disk.path for disk in called], seen.started.said

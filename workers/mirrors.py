@@ -6,16 +6,13 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 
-from sqlalchemy import func, select
-
-from models.database import transaction
-from models.fleet import SLOWEST_BYTES_PER_S, bandwidth_of
-from models.job import Disk, Job, JobState
+from models.fleet import SLOWEST_BYTES_PER_S
 from workers import nbd_server
 from workers.qemu import block, known_bugs, target
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor, MonitorLost
 from workers.step import Context
+from workflows import budgets
 from workflows.migration import claims
 
 LAST_STRETCH_S = 2
@@ -111,23 +108,18 @@ async def _cut_once_dead(ctx: Context, monitor: Monitor) -> None:
 
 
 def share(ctx: Context) -> int:
-    """The part of the host's budget that each disk copied away from it gets now, in bytes per second; 0: no limit."""
-    of_host, copying = _budget_and_copying(ctx)
-    total = _asked_for(ctx) or of_host
+    """What each disk that the job still copies gets now, in bytes per second; 0: no limit."""
+    total, copying = budget(ctx), sum(disk.ready_at is None for disk in ctx.job.disks)
     return max(total // max(copying, 1), SLOWEST_BYTES_PER_S) if total else 0
 
 
 def budget(ctx: Context) -> int:
-    """What the job's streams may take together: what was asked for it, or its source's budget; 0: no limit."""
-    return _asked_for(ctx) or _budget_and_copying(ctx)[0]
-
-
-def _asked_for(ctx: Context) -> int:
-    return ctx.job.options.bandwidth_bytes_per_s
+    """What the job's streams may take together now, in bytes per second; 0: no limit."""
+    return budgets.rate_of(ctx.job)
 
 
 class Bandwidth:
-    """Gives this job's mirrors their part of the host's budget: all disks that are copied away from it share alike.
+    """Gives this job's mirrors their parts of what the job may send now, see `workflows.budgets`.
 
     A guest that writes a little everywhere (every write dirties a whole cluster) might never let a limited mirror get
     ready, after which QEMU lifts the limit itself. So the limit is lifted for one that does not end its copy in time.
@@ -159,20 +151,6 @@ class Bandwidth:
         near = 0 < mirror.total_bytes <= mirror.copied_bytes + LAST_STRETCH_S * each
         since = self.near_since.setdefault(mine, time.monotonic()) if near else math.inf
         return time.monotonic() - since > PATIENCE_WITH_LAST_STRETCH_S
-
-
-def _budget_and_copying(ctx: Context) -> tuple[int, int]:
-    """The host's budget, and how many disks are being copied away from it right now."""
-    copying = (
-        select(func.count())
-        .select_from(Disk)
-        .join(Job)
-        .where(Job.source == ctx.job.source, Job.state == JobState.RUNNING, Disk.ready_at.is_(None))
-        .scalar_subquery()
-    )
-    with transaction() as session:
-        budget, count = session.execute(select(bandwidth_of(ctx.job.source), copying)).one()
-    return budget, count
 
 
 def record(ctx: Context, states: Mapping[str, Mirror], seen: dict[str, int]) -> None:

@@ -38,6 +38,7 @@ from workers.images import retention
 from workers.machine import boot, machine
 from workers.qemu import program
 from workers.storage import places, watch
+from workflows import outages
 from workflows.migration import claims
 
 log = logging.getLogger(__name__)
@@ -176,6 +177,7 @@ def register(ours: Settings) -> None:
     }
     statement = insert(Host).values(row)
     with transaction() as session:
+        outages.host_is_back(session, ours.host, ours.host_timeout)
         session.execute(statement.on_conflict_do_update(index_elements=["name"], set_=row))
 
 

@@ -102,6 +102,10 @@ class JobDirectory:
         """Those of all attempts begun on this side, oldest first, each with its attempt."""
         return self._numbered(side, "jsonl")
 
+    def terms_file(self, side: Side, attempt: int) -> Path:
+        """On what terms the RAM of one attempt is sent now, see `switchover.parameters.Terms`."""
+        return self._of_switchover(side, attempt, "terms")
+
     def parameters_file(self, side: Side, number: int) -> Path:
         """What the switchover process of this number is to do: it begins when that is there."""
         return self._of_switchover(side, number, "json")

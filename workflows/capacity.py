@@ -98,7 +98,7 @@ class Room:
         if needed > left:
             return self._short(needed, left, "disk") + self._remedy(size, factor)
         if size.cpus > self.cpus:
-            return f"{self.host} has {max(self.cpus, 0):.0f} CPUs left for guests, {size.cpus} needed"
+            return f"{self.host} has {count(round(max(self.cpus, 0)), 'CPU')} left for guests, {size.cpus} needed"
         return None
 
     def _short(self, needed: float, left: float, what: str) -> str:

@@ -15,11 +15,11 @@ from sqlalchemy import func, select, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from models import fleet
 from models.documents import Estimate, MigrationOptions
-from models.fleet import FleetLimits, Limits
-from models.host import Host
+from models.fleet import Limits
 from models.job import Disk, Job, JobState, Side, Step
+from workflows import budgets
+from workflows.budgets import Book
 from workflows.capacity import Size, Slots
 from workflows.drain.placement import Placement
 from workflows.migration.chain import StepName
@@ -39,7 +39,7 @@ class Way:
     source: str = ""
     destination: str = ""
     asked_bytes_per_s: int = 0
-    """0: its source's budget."""
+    """0: what the budgets allow."""
 
     @classmethod
     def of(cls, source: str, destination: str, options: MigrationOptions) -> "Way":
@@ -66,8 +66,8 @@ class Speed:
     """How many moves these figures are from; 0: they are assumed."""
     pairs: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """{(source, destination): bytes per second of disks}, where moves were made between them."""
-    budgets: Mapping[str, int] = field(default_factory=dict)
-    """{host: what its moves may take together, in bytes per second}; 0: no limit."""
+    book: Book = field(default_factory=Book)
+    """The budgets."""
 
     def link_per_s(self, way: Way) -> float:
         """What the disks get between these hosts without a limit."""
@@ -75,7 +75,8 @@ class Speed:
 
     def limit_per_s(self, way: Way) -> int:
         """What the move may take, in bytes per second; 0: no limit."""
-        return way.asked_bytes_per_s or self.budgets.get(way.source, 0)
+        held = [rate for rate in (way.asked_bytes_per_s, self.book.lowest(way.source, way.destination)) if rate]
+        return min(held, default=0)
 
     def disks_s(self, size: Size, way: Way = ANY) -> float:
         """Until both sides are equal, in seconds. A limit counts holes like data, for QEMU mirrors them like that."""
@@ -132,11 +133,11 @@ class _Move:
 
 def speed(session: Session) -> Speed:
     """What the newest moves took, and the limits as they are now."""
-    budgets = _budgets(session)
+    book = budgets.book(session)
     rows = session.execute(_newest()).all()
     if not rows:
-        return Speed(budgets=budgets)
-    moves = [_move(row, rows[0].finished_at, budgets.get(row.source, 0)) for row in rows]
+        return Speed(book=book)
+    moves = [_move(row, rows[0].finished_at, book.lowest(row.source, row.destination)) for row in rows]
     ram_s, ram = sum(one.weight * one.ram_s for one in moves), sum(one.weight * one.ram_bytes for one in moves)
     sent = sum(one.weight * one.sent_bytes for one in moves)
     return Speed(
@@ -146,13 +147,8 @@ def speed(session: Session) -> Speed:
         fixed_s=max(median(one.rest_s for one in moves), 0.0),
         moves=len(rows),
         pairs={pair: rate for pair in {one.pair for one in moves} if (rate := _rate(moves, pair))},
-        budgets=budgets,
+        book=book,
     )
-
-
-def _budgets(session: Session) -> dict[str, int]:
-    own = func.coalesce(Host.bandwidth_bytes_per_s, fleet.value(FleetLimits.bandwidth_bytes_per_s))
-    return {row.name: row.budget for row in session.execute(select(Host.name, own.label("budget")))}
 
 
 def _rate(moves: Iterable[_Move], pair: tuple[str, str] | None = None) -> float | None:

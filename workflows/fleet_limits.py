@@ -10,7 +10,9 @@ from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
 from drover.settings import FORMER_VARIABLES, Settings, amount, former, settings
+from drover.words import count
 from models import fleet
+from models.budget import BandwidthHours
 from models.database import transaction
 from models.fleet import Bandwidth, FleetLimits, Limits, Retention
 from models.host import Host
@@ -18,7 +20,7 @@ from workflows.hosts import existing
 from workflows.migration.jobs import wake
 from workflows.selectors import relabelled
 
-OF_ONE_HOST = {"bandwidth_bytes_per_s": Bandwidth, "retention": Retention}
+OF_ONE_HOST = {"bandwidth_bytes_per_s": Bandwidth, "bandwidth_hours": BandwidthHours, "retention": Retention}
 """Limits that a host may have of its own, with their types."""
 
 
@@ -104,8 +106,8 @@ def _fits_the_hosts(session: Session, wanted: Limits) -> None:
 
 def _too_many_held(held: int, host: str, steps: int) -> str:
     return (
-        f"max-held is {held} and {host} runs {steps} steps at a time (DROVER_CONCURRENCY): moves that are held would "
-        "leave no thread for others; make max-held less or DROVER_CONCURRENCY greater"
+        f"max-held is {held} and {host} runs {count(steps, 'step')} at a time (DROVER_CONCURRENCY): moves that are "
+        "held would leave no thread for others; make max-held less or DROVER_CONCURRENCY greater"
     )
 
 

@@ -1,5 +1,10 @@
 """Operators' settings of hosts: whether they take guests."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, type_coerce
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from drover.errors import NotThere, PreconditionFailed
@@ -9,6 +14,17 @@ from models.host import Host, HostState
 from models.roll import taken_out_by
 from models.said import say
 from workflows.capacity import CLOSED
+from workflows.selectors import OWN
+
+
+def labels_of(name: str, labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels of a host and, as the label `host`, its name."""
+    return {**labels, OWN: name}
+
+
+def labels() -> ColumnElement[Any]:
+    """The same as part of a statement."""
+    return func.jsonb_concat(type_coerce(Host.labels, JSONB), func.jsonb_build_object(OWN, Host.name))
 
 
 def cordon(name: str) -> Host:

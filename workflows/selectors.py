@@ -15,6 +15,8 @@ LABEL = re.compile(rf"(?P<key>{names.PATTERN})(=(?P<value>{names.PATTERN})?)?")
 TERM = re.compile(
     rf"(?P<not>!)?\s*(?P<key>{names.PATTERN})\s*((?P<operator>!?=)\s*(?P<values>{names.PATTERN}(\s*\|\s*{names.PATTERN})*))?"
 )
+OWN = "host"
+"""Selects a host by its name: `host=hv1|hv2`."""
 MOST = 32
 """Labels of one guest or host."""
 
@@ -94,6 +96,8 @@ def relabelled(labels: Mapping[str, str], added: Iterable[str], removed: Iterabl
             raise PreconditionFailed(
                 f"{text!r} is no label: write KEY=VALUE, or KEY alone; each of the two has {names.ALLOWED}"
             )
+        if found["key"] == OWN:
+            raise PreconditionFailed(f"{OWN} cannot be a label: it selects hosts by their names")
         made[found["key"]] = found["value"] or ""
     if len(made) > MOST:
         raise PreconditionFailed(f"{len(made)} labels are too many: {MOST} are enough")

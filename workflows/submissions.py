@@ -203,13 +203,19 @@ class MigrationSubmission(Submission):
     )
     """Where, and as what, its disks are made at the destination."""
 
+    drop_snapshots: bool = Field(False, description=FLAG)
+    """Move it although its images hold internal snapshots: those stay in the former images, for as long as these are
+    kept.
+    """
+
     guest: GuestName = Field(description=NAME)
     to: HostName = Field(description=HOST_NAME)
     """The host that it is to be moved to."""
 
     def options(self) -> MigrationOptions:
         """How the guest is to be moved."""
-        return super().options().model_copy(update={"thin_factor": self.thin_factor, "layout": self.layout})
+        names = ("thin_factor", "layout", "drop_snapshots")
+        return super().options().model_copy(update={name: getattr(self, name) for name in names})
 
 
 class DrainSubmission(Submission):

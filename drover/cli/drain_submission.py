@@ -84,6 +84,11 @@ def plan_and_submit(
         raise typer.Exit(ExitCode.ROLLED_BACK if forecast.plan.left else ExitCode.DONE)
     if forecast is not None and not as_json:
         print_forecast(forecast)
+    if earlier is not None and key is None:
+        output.note(
+            f"drain {earlier.id} does this already, it is {earlier.state}: nothing was added "
+            f"(`drover drain set {earlier.id}` changes how it is done)"
+        )
     drain = earlier or commands.submit(request, forecast=forecast, idempotency_key=key)
     if wait:
         watch_drain(drain.id, timeout_s=timeout, as_json=as_json)

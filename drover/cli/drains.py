@@ -16,6 +16,9 @@ from drover.cli.options import (
     IdempotencyKey,
     LauncherStays,
     MaxDowntime,
+    NewBandwidth,
+    NewMaxDowntime,
+    NewPriority,
     Selected,
     Timeout,
     Verify,
@@ -246,6 +249,24 @@ def resume(drain_id: DrainId, as_json: AsJson = False) -> None:
     from workflows.drain import commands
 
     drain_view.report(commands.resume(drain_id).id, as_json=as_json)
+
+
+@app.command("set", epilog=examples("drover drain set 3 --bandwidth 50M/s", "drover drain set 3 --window 22:00-04:00"))
+def change(
+    drain_id: DrainId,
+    bandwidth: NewBandwidth = None,
+    max_downtime_ms: NewMaxDowntime = None,
+    window: schedule_options.NewHours = None,
+    timezone: schedule_options.Timezone = "UTC",
+    priority: NewPriority = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change how a drain is done, also its moves that are under way."""
+    from drover.cli import drain_view
+    from workflows.drain import commands
+
+    changes = schedule_options.changes(bandwidth, max_downtime_ms, window, timezone, priority)
+    drain_view.report(commands.change(drain_id, changes).id, as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain release 3"))

@@ -8,9 +8,11 @@ from drover.cli import output
 from drover.settings import amount
 from models import fleet
 from models.base import Document
+from models.budget import BandwidthHours
 from models.database import transaction
 from models.fleet import Limits
 from models.host import Host
+from workflows import schedule
 from workflows.fleet_limits import OF_ONE_HOST, reach, spelled
 
 
@@ -60,10 +62,24 @@ def shown(name: str, value: object) -> str:
     """One limit for people."""
     if isinstance(value, timedelta):
         return f"{amount(value)} s"
+    if isinstance(value, BandwidthHours):
+        return by_hours(value)
     if name == "bandwidth_bytes_per_s" and isinstance(value, int):
-        return f"{output.size(value)}/s" if value else "no limit"
+        return _rate(value)
     return str(value)
 
 
+def by_hours(hours: BandwidthHours | None) -> str:
+    """Rates by the time of day, for people."""
+    each = hours.hours if hours is not None else ()
+    return ", ".join(f"{schedule.Window.of(one.window)}: {_rate(one.bytes_per_s)}" for one in each)
+
+
+def _rate(bytes_per_s: int) -> str:
+    return f"{output.size(bytes_per_s)}/s" if bytes_per_s else "no limit"
+
+
 def _plain(value: object) -> object:
+    if isinstance(value, BandwidthHours):
+        return value.json_object()["hours"]
     return value.total_seconds() if isinstance(value, timedelta) else value

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from drover.cli import output
 from drover.errors import PreconditionFailed
 from drover.views import documents, serializers
+from drover.words import count
 from models.base import Document
 from models.database import transaction
 from models.guest import Guest, Life
@@ -103,7 +104,7 @@ def _print(document: Document) -> None:
     found = document["inspection"]
     output.say(f"{document['name']} on {document['host']}: {found['runstate']}")
     output.say(f"  QEMU {found['qemu_version']} ({found['accel']}), pid {found['pid']}, {found['machine_type']}")
-    output.say(f"  {found['cpus']} CPUs, {output.size(found['memory_bytes'])} of memory")
+    output.say(f"  {count(found['cpus'], 'CPU')}, {output.size(found['memory_bytes'])} of memory")
     for disk in found["disks"]:
         output.say(
             f"  disk {disk['index']}: {disk['format']}, {output.size(disk['virtual_size_bytes'])}, {disk['path']}"

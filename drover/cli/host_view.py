@@ -92,7 +92,11 @@ def described(host: Host, *, as_json: bool) -> None:
     """Print what a host has of its own."""
     if as_json:
         kept_for = host.retention
-        own = {"bandwidth_bytes_per_s": host.bandwidth_bytes_per_s}
+        hours = host.bandwidth_hours
+        own = {
+            "bandwidth_bytes_per_s": host.bandwidth_bytes_per_s,
+            "bandwidth_hours": hours.json_object()["hours"] if hours is not None else [],
+        }
         output.emit(
             {
                 "name": host.name,
@@ -103,5 +107,9 @@ def described(host: Host, *, as_json: bool) -> None:
         )
         return
     own = {name: getattr(host, name) for name in OF_ONE_HOST}
-    told = (f"{spelled(name)} {'as the fleet' if n is None else shown(name, n)}" for name, n in own.items())
+    told = [
+        f"{spelled(name)} {'as the fleet' if value is None else shown(name, value)}"
+        for name, value in own.items()
+        if value is not None or name != "bandwidth_hours"
+    ]
     output.say(f"{host.name}: {', '.join(told)}, labels {selectors.shown(host.labels) or 'none'}")

@@ -4,7 +4,19 @@ from typing import Annotated
 
 import typer
 
-from drover.cli.options import AsJson, HostName, Label, Selected, Unlabel, duration, examples, rate
+from drover.cli import schedule_options
+from drover.cli.options import (
+    AsJson,
+    BandwidthAt,
+    HostName,
+    Label,
+    Selected,
+    Unlabel,
+    by_hours,
+    duration,
+    examples,
+    rate,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Hypervisors: each registers itself when its worker starts.")
 
@@ -33,6 +45,7 @@ def list_hosts(selector: Selected = None, as_json: AsJson = False) -> None:
     "set",
     epilog=examples(
         "drover host set hv2 --bandwidth 100M/s",
+        "drover host set hv2 --bandwidth 2G/s --bandwidth-at 08:00-20:00=200M/s --timezone Europe/Berlin",
         "drover host set hv2 --bandwidth '' --retention 7d",
         "drover host set hv2 --label rack=r1",
     ),
@@ -43,10 +56,12 @@ def describe(
         str | None,
         typer.Option(
             metavar="RATE",
-            help="Budget of its outgoing disk mirrors together, like 100M/s; 0 is no limit, '' the fleet's.",
+            help="Budget of all moves that leave it, like 100M/s; 0 is no limit, '' the fleet's.",
             show_default=False,
         ),
     ] = None,
+    bandwidth_at: BandwidthAt = None,
+    timezone: schedule_options.Timezone = "UTC",
     retention: Annotated[
         str | None,
         typer.Option(
@@ -66,9 +81,55 @@ def describe(
     wanted: dict[str, object] = {}
     if bandwidth is not None:
         wanted["bandwidth_bytes_per_s"] = rate(bandwidth) if bandwidth else None
+    if bandwidth_at is not None:
+        wanted["bandwidth_hours"] = by_hours(bandwidth_at, timezone)
     if retention is not None:
         wanted["retention"] = duration(retention) if retention else None
     host_view.described(fleet_limits.describe_host(host, wanted, label or (), unlabel or ()), as_json=as_json)
+
+
+@app.command(
+    "ok-to-drain",
+    epilog=examples("drover host ok-to-drain hv2", "drover host ok-to-drain hv2 --window 22:00-04:00 --json"),
+)
+def ok_to_drain(
+    host: HostName,
+    window: schedule_options.Hours = None,
+    timezone: schedule_options.Timezone = "UTC",
+    as_json: AsJson = False,
+) -> None:
+    """Ask all hosts whether a host could be emptied now, how long it takes, and what stands in the way.
+
+    Exit code 3: it could not. Changes nothing.
+    """
+    from drover.cli import headroom_view
+    from workflows import schedule
+    from workflows.drain import headroom
+
+    hours = schedule.window(window, timezone) if window else None
+    headroom_view.verdict(headroom.ok_to_drain(host, hours), as_json=as_json)
+
+
+@app.command(
+    "headroom", epilog=examples("drover host headroom", "drover host headroom --selector rack=r1 --window 22:00-04:00")
+)
+def headroom_of_all(
+    selector: Selected = None,
+    window: schedule_options.Hours = None,
+    timezone: schedule_options.Timezone = "UTC",
+    as_json: AsJson = False,
+) -> None:
+    """List which hosts could be emptied, each alone, how long it takes, and what stands in the way.
+
+    By what is on record: `drover host ok-to-drain` asks.
+    """
+    from drover.cli import headroom_view
+    from workflows import schedule
+    from workflows.drain import headroom
+    from workflows.selectors import Selector
+
+    hours = schedule.window(window, timezone) if window else None
+    headroom_view.listed(headroom.of_all(Selector.read(selector), hours), as_json=as_json)
 
 
 @app.command(epilog=examples("drover host cordon hv2"))

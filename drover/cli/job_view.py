@@ -1,6 +1,7 @@
 """Display of jobs: a list, everything about one, its events; as text or as JSON."""
 
 from collections.abc import Iterable
+from math import ceil
 
 from drover.cli import output
 from drover.cli.watching import emit_job
@@ -9,6 +10,7 @@ from drover.views.queries import Snapshot
 from drover.views.sentences import downtime, headline, remark
 from models.base import Document
 from models.job import Job, JobState, Step
+from workflows.migration.completion import Price
 
 TITLES = ("JOB", "GUEST", "FROM", "TO", "STATE", "STEP", "COPIED", "DOWNTIME", "TIME", "WAITS FOR")
 
@@ -102,6 +104,20 @@ def report(job_id: int, sentence: str, *, as_json: bool) -> None:
 def goes_on(job_id: int, *, as_json: bool) -> None:
     """Print that a job goes on."""
     report(job_id, f"job {job_id} goes on (`drover job watch {job_id}`)", as_json=as_json)
+
+
+def price(job_id: int, price: Price, *, as_json: bool) -> None:
+    """Print what completing a job now would cost."""
+    if as_json:
+        bounds = {"pause_s": round(price.now_s, 3), "pause_most_s": round(price.most_s, 3)}
+        output.emit({"job": job_id, "guest": price.guest, "ram_left_bytes": price.left_bytes, **bounds})
+        return
+    left, total, rate = map(output.size, (price.left_bytes, price.total_bytes, price.bytes_per_s))
+    output.say(
+        f"{price.guest} would stand still for about {output.span(price.now_s)} ({left} of RAM are left, at {rate}/s), "
+        f"and for {output.span(price.most_s)} if all of its {total} have to be sent again; nothing was changed. "
+        f"`drover job complete-now {job_id} --pause {ceil(price.most_s)}s` accepts that"
+    )
 
 
 def requested(job: Job) -> str:

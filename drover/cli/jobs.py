@@ -1,11 +1,23 @@
 """`drover job`: list, show, watch and control moves."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from drover.cli import completion
-from drover.cli.options import AsHtml, AsJson, JobId, Selected, Timeout, Wait, examples, rate
+from drover.cli import completion, schedule_options
+from drover.cli.options import (
+    AsHtml,
+    AsJson,
+    JobId,
+    NewBandwidth,
+    NewMaxDowntime,
+    NewPriority,
+    Selected,
+    Timeout,
+    Wait,
+    duration,
+    examples,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Moves: their progress and their results.")
 
@@ -97,37 +109,50 @@ def release(job_id: JobId, as_json: AsJson = False) -> None:
     job_view.goes_on(job_id, as_json=as_json)
 
 
-@app.command(
-    "set", epilog=examples("drover job set 7 --bandwidth 50M/s", "drover job set 7 --bandwidth 0 --priority 5")
-)
+@app.command("set", epilog=examples("drover job set 7 --bandwidth 50M/s", "drover job set 7 --bandwidth 0 --window ''"))
 def change(
     job_id: JobId,
-    bandwidth: Annotated[
-        Any,
-        typer.Option(
-            metavar="RATE",
-            parser=rate,
-            help="Bytes per second, like 100M/s; 0 leaves it to the host's budget. A copy of disks obeys within "
-            "seconds, RAM from its next attempt on.",
-            show_default="as it is",
-        ),
-    ] = None,
-    max_downtime_ms: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Target downtime in ms.", show_default="as it is")
-    ] = None,
-    priority: Annotated[
-        int | None, typer.Option(metavar="N", help="Until it begins: higher ones first.", show_default="as it is")
-    ] = None,
+    bandwidth: NewBandwidth = None,
+    max_downtime_ms: NewMaxDowntime = None,
+    window: schedule_options.NewHours = None,
+    timezone: schedule_options.Timezone = "UTC",
+    priority: NewPriority = None,
     as_json: AsJson = False,
 ) -> None:
     """Change how a job is done while it is under way."""
-    if bandwidth is None and max_downtime_ms is None and priority is None:
-        raise typer.BadParameter("say what to change: --bandwidth, --max-downtime-ms or --priority")
     from drover.cli import job_view
     from workflows.migration import jobs
 
-    jobs.change(job_id, bandwidth_bytes_per_s=bandwidth, max_downtime_ms=max_downtime_ms, priority=priority)
+    changes = schedule_options.changes(bandwidth, max_downtime_ms, window, timezone, priority)
+    jobs.change(job_id, changes)
     job_view.show(job_id, as_json=as_json)
+
+
+@app.command("complete-now", epilog=examples("drover job complete-now 7", "drover job complete-now 7 --pause 30s"))
+def complete_now(
+    job_id: JobId,
+    pause: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="The guest may stand still for up to this, like 500ms or 30s.",
+            show_default="tell only",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how long the guest would stand still if a move was completed now whose RAM does not converge; with --pause
+    do so. A hold ends, and the job's own limit of bandwidth.
+    """
+    from drover.cli import job_view
+    from workflows.migration import completion
+
+    price = completion.price(job_id)
+    if pause is None:
+        job_view.price(job_id, price, as_json=as_json)
+        return
+    completion.complete_now(job_id, duration(pause).total_seconds())
+    job_view.goes_on(job_id, as_json=as_json)
 
 
 @app.command(epilog=examples("drover job retry 7"))

@@ -32,6 +32,7 @@ def submit(
     verify: bool,
     verify_rate: int,
     chain: str,
+    drop_snapshots: bool,
     thin_factor: float | None,
     layout: Document,
     at: str | None,
@@ -55,6 +56,7 @@ def submit(
             "to": to,
             **how(max_downtime_ms, bandwidth, chain),
             "launcher_stays": launcher_stays,
+            "drop_snapshots": drop_snapshots,
             "verify": verify,
             "verify_bytes_per_s": verify_rate,
             "thin_factor": thin_factor,
@@ -115,7 +117,7 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
                 "disks": [disk.model_dump(mode="json", include=names) for disk in planned.disks],
                 "estimate": serializers.estimate_document(expected),
                 "files": [file.model_dump(mode="json", include=FILE_FIELDS) for file in planned.destination.files],
-                "warnings": list(planned.destination.warnings),
+                "warnings": preflight.warnings(planned, options),
                 "checks": [check.json_object() for check in looked_at],
             }
         )
@@ -130,7 +132,7 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     how = "while it runs" if planned.destination.ram == "live" else "while it is paused"
     output.say(f"  memory: {output.size(planned.source.memory_bytes)}, copied {how}")
     output.say(f"It takes {sentences.estimate(expected)}")
-    for warning in planned.destination.warnings:
+    for warning in preflight.warnings(planned, options):
         output.note(f"warning: {warning}")
 
 

@@ -1,12 +1,16 @@
 """Options and arguments that several commands share."""
 
 import re
+from collections.abc import Iterable
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from drover.cli import completion
+
+if TYPE_CHECKING:
+    from models.budget import BandwidthHours
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 JobId = Annotated[
@@ -51,8 +55,8 @@ def rate(text: str) -> int:
     return int(float(found["number"]) * base**exponent)
 
 
-DURATION = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[smhd]?)", re.IGNORECASE)
-SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+DURATION = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>ms|[smhd]?)", re.IGNORECASE)
+SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def duration(text: str) -> timedelta:
@@ -66,6 +70,16 @@ def duration(text: str) -> timedelta:
     raise typer.BadParameter(f"{text!r} is not a duration: write for example 90s, 10m, 24h or 7d")
 
 
+BandwidthAt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bandwidth-at",
+        metavar="FROM-TO=RATE",
+        help="Another rate in these hours of every day, like 08:00-20:00=200M/s; may be repeated, the first that is "
+        "open counts; '' is none.",
+        show_default="as it is",
+    ),
+]
 Selected = Annotated[
     str | None,
     typer.Option(
@@ -83,6 +97,21 @@ Unlabel = Annotated[
     list[str] | None,
     typer.Option("--unlabel", metavar="KEY", help="Take a label away; may be repeated.", show_default=False),
 ]
+
+
+def by_hours(texts: Iterable[str], timezone: str) -> "BandwidthHours | None":
+    """What `--bandwidth-at` says.
+
+    Raises:
+        PreconditionFailed: hours or a rate are not understood.
+    """
+    from workflows import budgets
+
+    said = [text for text in texts if text]
+    for text in said:
+        if "=" not in text:
+            raise typer.BadParameter(f"{text!r} is not understood: write for example 08:00-20:00=200M/s")
+    return budgets.hours(said, timezone, {text.partition("=")[2]: rate(text.partition("=")[2]) for text in said})
 
 
 def examples(*commands: str) -> str:
@@ -113,6 +142,24 @@ Bandwidth = Annotated[
         show_default="the host's budget",
     ),
 ]
+NewBandwidth = Annotated[
+    Any,
+    typer.Option(
+        "--bandwidth",
+        metavar="RATE",
+        parser=rate,
+        help="Bytes per second, like 100M/s; 0 leaves it to the budgets. Disks and RAM obey within seconds.",
+        show_default="as it is",
+    ),
+]
+NewMaxDowntime = Annotated[
+    int | None,
+    typer.Option("--max-downtime-ms", metavar="N", min=1, help="Target downtime in ms.", show_default="as it is"),
+]
+NewPriority = Annotated[
+    int | None,
+    typer.Option("--priority", metavar="N", help="Until it begins: higher ones first.", show_default="as it is"),
+]
 LauncherStays = Annotated[
     bool,
     typer.Option(
@@ -142,6 +189,13 @@ Chain = Annotated[
         metavar="keep|flatten",
         help="Backing files of disks: keep them (the destination gets them as well, a shared base once), "
         "or have each image hold all by itself.",
+    ),
+]
+DropSnapshots = Annotated[
+    bool,
+    typer.Option(
+        "--drop-snapshots",
+        help="Move it without the internal snapshots of its qcow2 images: they stay in the former images alone.",
     ),
 ]
 ThinFactor = Annotated[

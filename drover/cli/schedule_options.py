@@ -1,8 +1,11 @@
 """Options that say when a move or a drain may happen."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from workflows.migration.jobs import Changes
 
 At = Annotated[
     str | None,
@@ -16,6 +19,15 @@ Hours = Annotated[
         help="Every day's hours, like 22:00-04:00: nothing begins that would not end within them by estimate, and no "
         "guest changes hosts outside of them.",
         show_default="always",
+    ),
+]
+NewHours = Annotated[
+    str | None,
+    typer.Option(
+        "--window",
+        metavar="FROM-TO",
+        help="Every day's hours; '' is always. Whoever has not begun to cross obeys.",
+        show_default="as it is",
     ),
 ]
 WindowEnd = Annotated[
@@ -47,3 +59,25 @@ Webhook = Annotated[
     str | None,
     typer.Option(metavar="URL", help="Report the end to this address, by a signed POST.", show_default=False),
 ]
+
+
+def changes(
+    bandwidth: int | None, max_downtime_ms: int | None, window: str | None, timezone: str, priority: int | None
+) -> "Changes":
+    """What `job set` and `drain set` are to change.
+
+    Raises:
+        PreconditionFailed: the window is none.
+    """
+    from workflows import schedule
+    from workflows.migration.jobs import Changes
+
+    if {bandwidth, max_downtime_ms, window, priority} == {None}:
+        raise typer.BadParameter("say what to change: --bandwidth, --max-downtime-ms, --window or --priority")
+    hours = schedule.window(window, timezone) if window else None
+    return Changes(
+        bandwidth_bytes_per_s=bandwidth,
+        max_downtime_ms=max_downtime_ms,
+        priority=priority,
+        window="always" if window == "" else hours,
+    )

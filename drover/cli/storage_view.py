@@ -8,18 +8,19 @@ from models.base import Document
 from models.database import transaction
 from models.host import Host
 from models.storage import Storage, StorageMapping
+from workflows import hosts
 from workflows.selectors import Selector
 
 
 def listed(selector: str | None, *, as_json: bool) -> None:
     """Print a line for each storage."""
-    hosts = select(Host.name).where(Selector.read(selector).condition(Host.labels))
+    meant = select(Host.name).where(Selector.read(selector).condition(hosts.labels()))
     with transaction() as session:
         rows = session.scalars(
-            select(Storage).where(Storage.host.in_(hosts)).order_by(Storage.host, Storage.name)
+            select(Storage).where(Storage.host.in_(meant)).order_by(Storage.host, Storage.name)
         ).all()
         order = (StorageMapping.host, StorageMapping.storage, StorageMapping.destination)
-        mappings = session.scalars(select(StorageMapping).where(StorageMapping.host.in_(hosts)).order_by(*order)).all()
+        mappings = session.scalars(select(StorageMapping).where(StorageMapping.host.in_(meant)).order_by(*order)).all()
     if as_json:
         output.emit(
             {

@@ -28,10 +28,10 @@ from models import fleet, said
 from models.database import away, listening, transaction, unpooled
 from models.fleet import FleetLimits
 from models.host import Host, HostRequest
-from models.job import Job, JobState, Side, Step
+from models.job import Job, JobState, Side, Step, record_event
 from models.transitions import CLAIMED, GOING_ON, Actor, StepState
 from workers.executor import STOPPING
-from workflows import host_keys, isolation, leader_election, twins
+from workflows import host_keys, isolation, leader_election, outages, twins
 from workflows.drain import reconciler as drains
 from workflows.host_rpc import alive
 from workflows.isolation import PAUSES, alone
@@ -128,11 +128,13 @@ def _act(ours: Settings, wait: Callable[[float], list[str]]) -> None:
     Raises:
         Exception: what the last look failed with, or the connection was lost.
     """
-    failing_since, check_at = None, time.monotonic() + CHECK_S
+    failing_since, check_at = None, 0.0
     while not STOPPING.is_set():
         try:
             tick(ours)
             if time.monotonic() >= check_at:
+                with transaction() as session:
+                    outages.controller_looks(session, ME)
                 health.check_broker()
                 check_at = time.monotonic() + CHECK_S
                 _said.clear()  # both can be reached: the outage is over
@@ -305,7 +307,7 @@ def advance(session: Session, job: Job, ours: Settings, broker_fault: str | None
     if found.silent:
         give_up_waiting(session, job, step)
     elif found.ready and _keys_are_known(session, job):
-        _publish(job, step, broker_fault)
+        _publish(session, job, step, broker_fault)
 
 
 def _keys_are_known(session: Session, job: Job) -> bool:
@@ -389,7 +391,11 @@ def _plainly(error: Exception) -> str:
     return str(error).rpartition("caused error: ")[2] or type(error).__name__  # of a pipeline's command
 
 
-def _publish(job: Job, step: Step, broker_fault: str | None) -> None:
+def _unpublished(job: Job) -> bool:
+    return job.wait_reason is not None and job.wait_reason.startswith(UNPUBLISHED)
+
+
+def _publish(session: Session, job: Job, step: Step, broker_fault: str | None) -> None:
     """Send the chain of what remains, then record that it was sent: so it is sent at least once.
 
     Tried once, because the job's lock is held while this waits for Redis; the next look tries again.
@@ -404,11 +410,14 @@ def _publish(job: Job, step: Step, broker_fault: str | None) -> None:
         chain.apply_async(retry_policy={"max_retries": 0})
     except BrokerUnreachable as error:
         why = f"{UNPUBLISHED}: {_plainly(error)}"
-        if job.wait_reason != why:
-            log.warning("waits, the guest runs on: %s", why)
+        if not _unpublished(job):
+            record_event(
+                session, job.id, by=ME, action="held_up", sentence=f"{step.name} waits, the guest runs on: {why}"
+            )
         job.wait_reason = why
         return
-    if job.wait_reason is not None and job.wait_reason.startswith(UNPUBLISHED):
+    if _unpublished(job):
+        record_event(session, job.id, by=ME, action="goes_on", sentence="Redis takes messages again: the move goes on")
         job.wait_reason = None
     step.enqueued_at = func.clock_timestamp()
     seconds = round(time.monotonic() - begun, 3)

@@ -10,6 +10,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, unfinished
+from workflows import hosts as host_rows
 from workflows.host_rpc import alive
 from workflows.selectors import Selector
 
@@ -19,7 +20,7 @@ ALL = Selector()
 def hosts(selector: Selector = ALL) -> list[Document]:
     """All hosts, or those that are selected, by name."""
     guests = select(func.count()).where(Guest.host == Host.name).scalar_subquery()
-    query = select(Host, alive(settings()), guests).where(selector.condition(Host.labels)).order_by(Host.name)
+    query = select(Host, alive(settings()), guests).where(selector.condition(host_rows.labels())).order_by(Host.name)
     with transaction() as session:
         return [
             serializers.host_document(host, is_alive=is_alive, guests=count)

@@ -14,7 +14,7 @@ from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.host import Host
 from models.job import Job, JobState
-from workflows import leader_election, standing
+from workflows import hosts, leader_election, standing
 from workflows.selectors import Selector
 
 
@@ -110,7 +110,7 @@ def newest(*, everything: bool, limit: int, selector: Selector | None = None) ->
     if not everything:
         query = query.where(Drain.state.not_in([DrainState.DONE, DrainState.CANCELLED]))
     if selector is not None:
-        query = query.where(Drain.host.in_(select(Host.name).where(selector.condition(Host.labels))))
+        query = query.where(Drain.host.in_(select(Host.name).where(selector.condition(hosts.labels()))))
     return _read(query)
 
 

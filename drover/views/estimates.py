@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import select
 
 from drover.views.drain_queries import DrainShot
+from drover.words import count
 from models.database import transaction
 from models.drain import DrainGuest
 from models.guest import Guest
@@ -36,7 +37,7 @@ def of_job(job: Job) -> Estimate | None:
         if guest is None:
             return None
         speed = estimate.speed(session)
-    basis = f"by the last {speed.moves} moves" if speed.moves else "by assumed speeds: nothing has moved yet"
+    basis = f"by the last {count(speed.moves, 'move')}" if speed.moves else "by assumed speeds: nothing has moved yet"
     return Estimate(total_s=speed.move_s(Size.of(guest)), basis=basis)
 
 

@@ -1,13 +1,13 @@
 """people who change things in the console
 
-Revises: 0029
+Revises: 0026
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0030"
-down_revision = "0029"
+down_revision = "0026"
 branch_labels = None
 depends_on = None
 

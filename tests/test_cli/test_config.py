@@ -120,10 +120,11 @@ def test_a_wrong_limit_is_refused(database: None, words: str, said: str) -> None
 def test_a_host_has_a_bandwidth_of_its_own_until_it_is_taken_back(database: None) -> None:
     limits(bandwidth_bytes_per_s=10**8)
     found = document("host", "set", "hv1", "--bandwidth", "10M/s", "--retention", "7d")
-    assert found == {"name": "hv1", "bandwidth_bytes_per_s": 10**7, "retention_s": 604800.0}
+    own = {"bandwidth_bytes_per_s": 10**7, "bandwidth_hours": [], "retention_s": 604800.0}
+    assert found == {"name": "hv1", **own, "labels": {}}
     assert "hv1 has its own bandwidth: 10.0 MB/s" in drover("fleet", "show").stdout
     assert drover("host", "set", "hv1", "--bandwidth", "").stdout == (
-        "hv1: bandwidth as the fleet, retention 604800 s\n"
+        "hv1: bandwidth as the fleet, retention 604800 s, labels none\n"
     )
     assert document("fleet", "show")["hosts"] == [{"host": "hv1", "limit": "retention", "value": 604800.0}]
     unknown = drover("host", "set", "hv9", "--bandwidth", "10M/s")

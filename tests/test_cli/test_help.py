@@ -47,15 +47,19 @@ def test_groups_have_help(group: str) -> None:
 
 def test_the_list_of_commands_is_the_documented_one() -> None:
     expected = "migrate worker controller console db/upgrade fleet/show fleet/set"
+    expected += " budget/set budget/list budget/remove"
     expected += " storage/list storage/set storage/map storage/unmap image/list image/purge"
     expected += " host/list host/set host/key host/trust host/cordon host/uncordon"
+    expected += " host/ok-to-drain host/headroom"
     expected += " webhook/allow webhook/list webhook/rotate webhook/remove"
     expected += " token/add token/list token/person token/revoke doctor config/check config/show"
     expected += " guest/adopt guest/scan guest/set guest/forget guest/list guest/show"
     expected += " guest/start guest/stop"
-    expected += " job/list job/show job/watch job/set job/cancel job/release job/retry job/resolve"
+    expected += " job/list job/show job/watch job/complete-now job/set job/cancel job/release job/retry job/resolve"
     expected += " job/explain job/report"
-    expected += " drain/submit drain/list drain/show drain/watch drain/pause drain/release drain/resume drain/cancel"
+    expected += (
+        " drain/submit drain/list drain/show drain/watch drain/pause drain/set drain/release drain/resume drain/cancel"
+    )
     expected += " drain/report"
     expected += " roll/submit roll/list roll/show roll/watch roll/pause roll/resume roll/cancel"
     expected += " return reconcile gc"

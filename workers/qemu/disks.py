@@ -10,6 +10,7 @@ from models.plan import BackingImage, FileKind, SourceDisk
 from models.preflight import Check
 from workers import checks
 from workers.checks import Kind
+from workers.qemu.bitmaps import is_theirs, misses_nothing
 from workers.qemu.command_line import Option, parse_command_line
 from workers.qemu.needed_files import chain_of
 from workers.qemu.present_media import Drive
@@ -20,8 +21,6 @@ FILTERS = frozenset({"mirror_top", "throttle", "copy-on-read"})
 """Nodes through which a disk is seen as it is."""
 FILES = {"file", "host_device"}
 """Drivers of the node that a format is put on, or none: a device on the bare file sees raw data."""
-OUR_BITMAPS = "drover-written-"
-"""Begins the names of those of `workers.qemu.written`, which do not stand in the way of a guest's next move."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +193,7 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         create_options=_create_options(medium),
         chain=chain_of(image),
         key_secret=_key_secret(image),
+        bitmaps=tuple(bitmap["name"] for bitmap in _bitmaps(medium) if bitmap["persistent"]),
         written=tuple(sorted(_recorded(medium))),
     )
 
@@ -210,12 +210,6 @@ def _recorded(medium: _Medium) -> Iterator[str]:
     for bitmap in medium.inserted.get("dirty-bitmaps", ()):
         if misses_nothing(bitmap):
             yield str(bitmap["name"])
-
-
-def misses_nothing(bitmap: Reply) -> bool:
-    """It is one of ours, and has all that was written since it was made."""
-    named = str(bitmap.get("name", "")).startswith(OUR_BITMAPS)
-    return named and bool(bitmap["recording"]) and not bitmap.get("inconsistent")
 
 
 def _thickness(medium: _Medium) -> dict[str, str]:
@@ -298,22 +292,20 @@ def _refused(medium: _Medium) -> Iterator[Check]:
 def _reasons(medium: _Medium) -> dict[Kind, bool]:
     inserted, image, specific = medium.inserted, medium.image, medium.specific
     encryption = specific if inserted["drv"] == "luks" else specific.get("encrypt", {})
-    bitmaps = [bitmap for bitmap in inserted.get("dirty-bitmaps", ()) if _is_theirs(bitmap)]
+    unusable = [bitmap["name"] for bitmap in _bitmaps(medium) if bitmap.get("busy") or bitmap.get("inconsistent")]
     return {
         checks.INTERNAL_SNAPSHOTS: bool(image.get("snapshots")),
         checks.DETACHED_HEADER: bool(encryption.get("detached-header")),
         checks.FURTHER_KEYS: sum(slot["active"] for slot in encryption.get("slots", ())) > 1,
-        checks.DATA_FILE: "data-file" in specific,
-        checks.DIRTY_BITMAPS: bool(bitmaps or specific.get("bitmaps")),
+        checks.DATA_FILE_JOINED: "data-file" in specific,
+        checks.DIRTY_BITMAPS: bool(unusable),
         checks.PARTIAL_IMAGE: _is_partial(image),
         checks.CORRUPT_IMAGE: bool(specific.get("corrupt")),
     }
 
 
-def _is_theirs(bitmap: Reply) -> bool:
-    """QEMU's own have no name."""
-    name = str(bitmap.get("name") or OUR_BITMAPS)
-    return not name.startswith(OUR_BITMAPS)
+def _bitmaps(medium: _Medium) -> list[Reply]:
+    return [bitmap for bitmap in medium.inserted.get("dirty-bitmaps", ()) if is_theirs(bitmap)]
 
 
 def _is_partial(image: Reply) -> bool:
@@ -322,6 +314,16 @@ def _is_partial(image: Reply) -> bool:
         return False
     options = json.loads(name.removeprefix("json:"))
     return bool(options.get("offset"))
+
+
+def named_data_files(*, query_block: Sequence[Reply], argv: Sequence[str]) -> list[Check]:
+    """Data files that the command line names: QEMU would open them at the destination, where there are none."""
+    said = {value for option in parse_command_line(argv) for value in _values(option)}
+    return [
+        checks.DATA_FILE.of(medium.shown)
+        for medium in _media(query_block, (), ())
+        if (path := medium.specific.get("data-file")) and any(str(path) in value for value in said)
+    ]
 
 
 def unnamed_images(images: Iterable[SourceDisk | ReadOnlyImage], argv: Sequence[str]) -> list[Check]:

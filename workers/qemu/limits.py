@@ -7,9 +7,10 @@ while disks are mirrored a group's limits are those of its drives: the guest is 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from workers.qemu import drives
 from workers.qemu.monitor import Monitor
 
 ASIDE = "drover-"
@@ -28,15 +29,15 @@ Limits = dict[str, Any]
 async def read(monitor: Monitor) -> Limits:
     """All limits as they are now: {"groups": {group: limits}, "drives": {drive: limits}}, as `apply` takes them."""
     groups = {name: await _of_group(monitor, name) for name in await _groups(monitor)}
-    drives = {}
-    for entry in await _drives(monitor):
+    of_drives = {}
+    for entry in await drives.present(monitor):
         found = _of_drive(entry["inserted"])
         group = str(found.get("group", ""))
         if group.startswith(ASIDE):
             groups[group.removeprefix(ASIDE)] = _as_group(found)
             found = NO_LIMITS
-        drives[_name(entry)] = found
-    return {"groups": groups, "drives": drives}
+        of_drives[drives.name_of(entry)] = found
+    return {"groups": groups, "drives": of_drives}
 
 
 async def apply(monitor: Monitor, limits: Limits) -> None:
@@ -50,19 +51,18 @@ async def apply(monitor: Monitor, limits: Limits) -> None:
     for name, wanted in limits["groups"].items():
         if ours["groups"].get(name) != wanted:
             await _set_group(monitor, name, wanted)
-    drives = {_name(entry): entry for entry in await _drives(monitor)}
+    there = {drives.name_of(entry): entry for entry in await drives.present(monitor)}
     for name, wanted in limits["drives"].items():
         if ours["drives"].get(name, NO_LIMITS) != wanted:
-            await _set_drive(monitor, drives[name], wanted)
+            await _set_drive(monitor, there[name], wanted)
 
 
 async def step_aside(monitor: Monitor) -> None:
     """Have drives limited in place of the throttle nodes below them. Doing it twice does no harm."""
-    nodes = {node["node-name"]: node for node in await monitor.query("query-named-block-nodes", flat=True)}
-    below = {_name(stats): stats for stats in await monitor.query("query-blockstats")}
+    chains = await drives.chains(monitor)
     freed: dict[str, Limits] = {}
-    for entry in await _drives(monitor):
-        for group in _groups_below(below.get(_name(entry), {}), nodes):
+    for entry in await drives.present(monitor):
+        for group in _groups_of(chains[drives.name_of(entry)]):
             limits = await _of_group(monitor, group)
             if any(limits[field] for field in FIELDS):
                 await _set_drive(monitor, entry, _as_drive(limits, ASIDE + group))
@@ -73,22 +73,12 @@ async def step_aside(monitor: Monitor) -> None:
 
 async def step_back(monitor: Monitor) -> None:
     """The throttle nodes limit again, as much as their drives do now."""
-    for entry in await _drives(monitor):
+    for entry in await drives.present(monitor):
         found = _of_drive(entry["inserted"])
         group = str(found.get("group", ""))
         if group.startswith(ASIDE):
             await _set_group(monitor, group.removeprefix(ASIDE), _as_group(found))
             await _set_drive(monitor, entry, NO_LIMITS)
-
-
-async def _drives(monitor: Monitor) -> list[dict[str, Any]]:
-    """With a medium, in QEMU's order."""
-    return [entry for entry in await monitor.query("query-block") if "inserted" in entry]
-
-
-def _name(entry: Mapping[str, Any]) -> str:
-    """The same in two QEMUs of one command line."""
-    return str(entry.get("device") or entry.get("qdev", ""))
 
 
 async def _groups(monitor: Monitor) -> list[str]:
@@ -146,10 +136,9 @@ def _without_rates(limits: Mapping[str, Any]) -> Limits:
     }
 
 
-def _groups_below(stats: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """The groups of the throttle nodes that a drive's requests pass: the node's made-up file name has its options."""
-    while (node := nodes.get(stats.get("node-name", ""))) is not None:
+def _groups_of(chain: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The groups of the throttle nodes among these: a node's made-up file name has its options."""
+    for node in chain:
         name = str(node["image"]["filename"])
         if node["drv"] == "throttle" and name.startswith("json:"):
             yield str(json.loads(name.removeprefix("json:"))["throttle-group"])
-        stats = stats.get("parent", {})

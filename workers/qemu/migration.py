@@ -40,12 +40,12 @@ async def set_capabilities(monitor: Monitor, *wanted: str) -> None:
     )
 
 
-async def prepare_incoming(monitor: Monitor) -> None:
+async def prepare_incoming(monitor: Monitor, *more: str) -> None:
     """Before the RAM comes: `return-path` makes the source's `completed` mean that this side holds everything
     (reference: QEMU's docs/devel/migration/main.rst). `late-block-activate` keeps the images untouched until `cont`
     before 10.0.
     """
-    await set_capabilities(monitor, "events", "return-path", "late-block-activate")
+    await set_capabilities(monitor, "events", "return-path", "late-block-activate", *more)
 
 
 async def receive(monitor: Monitor, stream: socket.socket) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from workers.qemu.disks import OUR_BITMAPS, misses_nothing, source_disks
+from workers.qemu.bitmaps import WRITTEN, misses_nothing
+from workers.qemu.disks import source_disks
 from workers.qemu.monitor import Monitor
 
 FINEST = 1 << 12
@@ -41,7 +42,7 @@ class Disk:
 
 def name(job_id: int, nonce: str) -> str:
     """Of the bitmaps of a guest that a job moves by this copy: no other copy's are taken for it."""
-    return f"{OUR_BITMAPS}{job_id}-{hashlib.sha256(nonce.encode()).hexdigest()[:12]}"
+    return f"{WRITTEN}{job_id}-{hashlib.sha256(nonce.encode()).hexdigest()[:12]}"
 
 
 async def disks(monitor: Monitor) -> dict[int, Disk]:

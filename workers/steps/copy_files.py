@@ -112,7 +112,7 @@ class _Progress:
             step.error = text
 
     def _record(self, copied: int) -> None:
-        self.allowed = mirrors.share(self.ctx) * max(len(self.ctx.disks), 1)
+        self.allowed = mirrors.budget(self.ctx)
         copy = self.ctx.job.file_copy or FileCopy()
         self.ctx.announce(100 * copied // max(copy.bytes_total, 1))
         self.ctx.note(file_copy=copy.model_copy(update={"bytes_copied": copied}), progress_at=self.ctx.claim.now())

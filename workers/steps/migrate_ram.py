@@ -21,7 +21,7 @@ from workers.streams import supervisor as streams
 from workers.streams.parameters import RAM, SWITCHOVER
 from workers.switchover import supervisor, timing
 from workers.switchover.journal import Journal, JournalState
-from workers.switchover.parameters import DestinationParameters, SourceParameters
+from workers.switchover.parameters import DestinationParameters, SourceParameters, Terms
 from workflows import windows
 from workflows.migration.chain import BeginAnew, Restart
 
@@ -102,7 +102,7 @@ class MigrateRamSource(StepHandler):
             await stillness.keep_still(ctx)
             await streams.connect(ctx)
             self._start(ctx, attempt)
-        told = await supervisor.watch(ctx, attempt, _Progress(ctx).write)
+        told = await supervisor.watch(ctx, attempt, _Progress(ctx, attempt).write)
         if not told.committed and not _died_after_ending_mirrors(ctx, told):
             await self._keep(ctx, told)
 
@@ -158,6 +158,7 @@ class MigrateRamSource(StepHandler):
             live=ctx.destination.ram == "live",
             max_downtime_ms=ctx.job.options.max_downtime_ms,
             bandwidth_bytes_per_s=mirrors.budget(ctx),
+            terms_file=str(ctx.directory.terms_file(self.side, attempt)),
             deadline_s=DEADLINE_S,
             devices=list(ctx.source.devices),
             closes_at=self._closes_at(ctx),
@@ -225,10 +226,13 @@ def _died_after_ending_mirrors(ctx: Context, told: JournalState) -> bool:
 
 
 class _Progress:
-    """Writes the RAM's progress to the database and Flower, at most once a second."""
+    """Writes the RAM's progress to the database and Flower, at most once a second, and the terms that hold now for the
+    process that sends it.
+    """
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, attempt: int) -> None:
         self.ctx, self.next_at = ctx, 0.0
+        self.terms_file = ctx.directory.terms_file(Side.SOURCE, attempt)
 
     def write(self, ram: dict[str, int]) -> None:
         if not ram or time.monotonic() < self.next_at:
@@ -238,4 +242,10 @@ class _Progress:
         asyncio.get_running_loop().run_in_executor(None, self._record, ram)
 
     def _record(self, ram: dict[str, int]) -> None:
-        self.ctx.note(ram=RamProgress.read(ram), progress_at=self.ctx.claim.now())
+        mine, at = self.ctx.job, self.ctx.claim.now()
+        with self.ctx.record() as (_, job, _step):
+            job.ram, job.progress_at = RamProgress.read(ram), at
+            mine.options = job.options  # which an operator may have changed
+        mine.ram, mine.progress_at = RamProgress.read(ram), at
+        terms = Terms(bandwidth_bytes_per_s=mirrors.budget(self.ctx), max_downtime_ms=mine.options.max_downtime_ms)
+        terms.save(self.terms_file)

@@ -57,6 +57,11 @@ class Targets:
                 f"disk {disk.index} is encrypted, and stays an encrypted image file: name one with "
                 f"`--disk {disk.index}=PATH`, and no other format"
             )
+        if disk.bitmaps and image_format != "qcow2":
+            raise PreconditionFailed(
+                f"disk {disk.index} has persistent dirty bitmaps ({', '.join(disk.bitmaps)}), which only qcow2 holds: "
+                "name no other format, or remove them first"
+            )
         if on_chain and image_format != "qcow2":
             raise PreconditionFailed(
                 f"disk {disk.index} lies on backing files: `--chain flatten` makes it {image_format}"

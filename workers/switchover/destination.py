@@ -11,7 +11,7 @@ from typing import Any
 from drover.errors import DroverError
 from workers import files
 from workers.images import manifest
-from workers.qemu import limits, migration
+from workers.qemu import balloon, bitmaps, limits, migration
 from workers.qemu.monitor import Monitor, connect
 from workers.run_marker import SET_CONTENT
 from workers.switchover import channel
@@ -48,6 +48,8 @@ class Destination:
             "ping": self.ping,
             "fsync": self.fsync,
             "limit": lambda: self.limit(message["limits"]),
+            "set_balloons": lambda: self.set_balloons(message["intervals"]),
+            "take_bitmaps": lambda: self.take_bitmaps(message["bitmaps"]),
             "release": self.release,
             "run": self.run,
         }
@@ -72,6 +74,17 @@ class Destination:
     async def limit(self, wanted: limits.Limits) -> dict[str, Any]:
         """The guest's disks are to be as limited here as they are over there now."""
         await limits.apply(self.guest, wanted)
+        return {}
+
+    async def set_balloons(self, intervals: dict[str, int]) -> dict[str, Any]:
+        """Balloons ask for statistics as often as over there."""
+        await balloon.set_intervals(self.guest, intervals)
+        return {}
+
+    async def take_bitmaps(self, carried: bitmaps.Bitmaps) -> dict[str, Any]:
+        """The dirty bitmaps of others come with the RAM."""
+        await migration.prepare_incoming(self.guest, bitmaps.CAPABILITY)
+        await bitmaps.map_to_each_other(self.guest, carried)
         return {}
 
     async def fsync(self) -> dict[str, Any]:

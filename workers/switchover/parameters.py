@@ -61,6 +61,30 @@ class Parameters:
         return cls(**{field.name: told[field.name] for field in fields(cls) if field.name in told})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What an operator or a budget may change while the RAM is sent."""
+
+    bandwidth_bytes_per_s: int
+    """0 is unlimited."""
+    max_downtime_ms: int
+
+    def save(self, path: Path) -> None:
+        """Write the file, at once as a whole: half a number is another number."""
+        written = path.with_name(f"{path.name}.new")
+        written.write_text(json.dumps(asdict(self)))
+        written.replace(path)
+
+    @classmethod
+    def load(cls, path: str) -> "Terms | None":
+        """None: nothing was changed yet."""
+        try:
+            told = json.loads(Path(path).read_text())
+        except OSError:
+            return None
+        return cls(bandwidth_bytes_per_s=told["bandwidth_bytes_per_s"], max_downtime_ms=told["max_downtime_ms"])
+
+
 def comes(order: Path, patience_s: float) -> bool:
     """Wait until the parameters exist; False: they did not come in time. A write to the FIFO starts the wait anew."""
     deadline = time.monotonic() + patience_s
@@ -105,6 +129,8 @@ class SourceParameters(Parameters):
     max_downtime_ms: int
     bandwidth_bytes_per_s: int
     """Of the RAM stream; 0 is unlimited."""
+    terms_file: str = ""
+    """Has what may change while the RAM is sent; empty: a worker of an earlier version does not write it."""
     deadline_s: float
     """Give up when RAM has not converged by then."""
     devices: list[str]

@@ -16,12 +16,12 @@ from typing import Any, cast
 
 from drover.errors import DroverError
 from workers.images import evidence, manifest
-from workers.qemu import block, limits, migration
+from workers.qemu import balloon, bitmaps, block, limits, migration
 from workers.qemu.monitor import Monitor, connect
 from workers.switchover import channel
 from workers.switchover.channel import Channel, PeerLost
 from workers.switchover.journal import Journal, read
-from workers.switchover.parameters import SourceParameters
+from workers.switchover.parameters import SourceParameters, Terms
 from workers.switchover.timing import Timer, uptime
 
 PING_S = 0.3
@@ -63,6 +63,8 @@ class Source:
         self.events = guest.listen("MIGRATION", "MIGRATION_PASS", "STOP", "SHUTDOWN", "BLOCK_JOB_ERROR")
         self.passes = 0
         self.report_at = 0.0
+        self.terms = Terms(bandwidth_bytes_per_s=order.bandwidth_bytes_per_s, max_downtime_ms=order.max_downtime_ms)
+        self.may_switch = False
         self.stopped_at = 0.0
         self.pre_switchover_at = 0.0
 
@@ -109,14 +111,19 @@ class Source:
         self.check_window(RESERVE_S)
         await self.check_mirrors()
         await self.check_guest({"running"})
+        carried = await bitmaps.read(self.guest)
+        more = [bitmaps.CAPABILITY] if carried else []
         await migration.set_capabilities(
-            self.guest, "events", "return-path", "pause-before-switchover", "auto-converge"
+            self.guest, "events", "return-path", "pause-before-switchover", "auto-converge", *more
         )
         await self.guest.execute(
             "migrate-set-parameters",
             max_bandwidth=self.order.bandwidth_bytes_per_s or UNLIMITED,
             downtime_limit=EARLY_LIMIT_MS,
         )
+        if carried:
+            await self.ask("take_bitmaps", bitmaps=carried)
+            await bitmaps.map_to_each_other(self.guest, carried)
         await self.carry()
         await self.write_out()
 
@@ -125,6 +132,8 @@ class Source:
         found = await limits.read(self.guest)
         if found["groups"] or found["drives"]:
             await self.ask("limit", limits=found)
+        if asked := await balloon.intervals(self.guest):
+            await self.ask("set_balloons", intervals=asked)
 
     async def greet(self) -> None:
         """Learn how far the clock over there is ahead.
@@ -182,7 +191,8 @@ class Source:
     async def write_out_and_allow_switch(self) -> None:
         """From then on QEMU may stop the guest as soon as what is left fits the allowed downtime."""
         await self.write_out()
-        await self.guest.execute("migrate-set-parameters", downtime_limit=self.order.max_downtime_ms)
+        self.may_switch = True
+        await self.guest.execute("migrate-set-parameters", downtime_limit=self.terms.max_downtime_ms)
 
     async def check_devices(self) -> None:
         """QEMU refuses hot-plug from `migrate` on, so what is there now is what will be sent."""
@@ -199,8 +209,20 @@ class Source:
             event = None
         if time.monotonic() > self.report_at:
             await self.report()
+            await self.obey()
         self.check_peer()
         return not await self.handle(event)
+
+    async def obey(self) -> None:
+        """Go on by what the worker says that holds now."""
+        now, former = Terms.load(self.order.terms_file) or self.terms, self.terms
+        self.terms, changed = now, dict[str, int]()
+        if now.bandwidth_bytes_per_s != former.bandwidth_bytes_per_s:
+            changed["max_bandwidth"] = now.bandwidth_bytes_per_s or UNLIMITED
+        if self.may_switch and now.max_downtime_ms != former.max_downtime_ms:
+            changed["downtime_limit"] = now.max_downtime_ms
+        if changed:
+            await self.guest.execute("migrate-set-parameters", **changed)
 
     async def handle(self, event: Any) -> bool:
         """Handle an event; True at pre-switchover. Without one, query the state: events may be lost silently."""

@@ -16,13 +16,14 @@ from models.database import NO_KEY_UPDATE, transaction
 from models.documents import AllowedHosts, MigrationOptions, Recurrence
 from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.host import Host, HostState
+from models.job import Job, unfinished
 from models.roll import taken_out_by
 from models.said import say
 from workflows import receivers
 from workflows.drain import planner
 from workflows.drain.planner import Forecast, guests_of, known
 from workflows.migration import claims, jobs
-from workflows.migration.jobs import wake
+from workflows.migration.jobs import Changes, wake
 from workflows.selectors import Selector
 from workflows.submissions import DrainSubmission, is_text
 from workflows.submit_options import SubmitOptions
@@ -64,7 +65,8 @@ class DrainRequest:
 def submit(request: DrainRequest, *, forecast: Forecast | None = None, idempotency_key: str | None = None) -> Drain:
     """Queue a drain; the controller begins it when its time has come.
 
-    With an idempotency key that was used before, returns the earlier drain. The forecast is followed while it holds.
+    With an idempotency key that was used before, returns the earlier drain. Without a key, returns the one that does
+    this already. The forecast is followed while it holds.
 
     Raises:
         PreconditionFailed: a host is unknown, or there is nothing to bring home; nothing was changed.
@@ -92,7 +94,7 @@ def submitted_or_forecast(
     Raises:
         PreconditionFailed: that was another one, or it cannot be done.
     """
-    if earlier := _submitted(request, idempotency_key):
+    if (not tried or idempotency_key) and (earlier := _submitted(request, idempotency_key)):
         return earlier, None
     try:
         receivers.check(request.terms.webhook)
@@ -111,7 +113,9 @@ def _submitted(request: DrainRequest, idempotency_key: str | None) -> Drain | No
 
 
 def _same(session: Session, key: str | None, request: DrainRequest) -> Drain | None:
-    drain = session.scalar(select(Drain).where(Drain.idempotency_key == key)) if key else None
+    if key is None:
+        return _doing_so_already(session, request)
+    drain = session.scalar(select(Drain).where(Drain.idempotency_key == key))
     if drain is not None and drain.refused:
         drain.idempotency_key = None
         return None
@@ -120,6 +124,22 @@ def _same(session: Session, key: str | None, request: DrainRequest) -> Drain | N
             f"the key {key!r} was used for drain {drain.id}, a {drain.kind} of {drain.host}: use another key"
         )
     return drain
+
+
+def _doing_so_already(session: Session, request: DrainRequest) -> Drain | None:
+    """Whoever asks for the same twice gets the first one; what is for later is another one."""
+    if request.terms.not_before or request.recurrence:
+        return None
+    session.get(Host, request.host, with_for_update=NO_KEY_UPDATE)  # one after the other
+    going = Drain.state.in_([DrainState.QUEUED, DrainState.RUNNING, DrainState.PAUSED])
+    there = select(Drain).where(Drain.kind == request.kind, Drain.host == request.host, going).order_by(Drain.id)
+    return next((drain for drain in session.scalars(there) if _does_so(drain, request)), None)
+
+
+def _does_so(drain: Drain, request: DrainRequest) -> bool:
+    if drain.state is DrainState.QUEUED and (drain.not_before, drain.window) != (None, request.terms.window):
+        return False
+    return drain.selector == request.selector
 
 
 def queue(session: Session, request: DrainRequest, forecast: Forecast | None = None, key: str | None = None) -> Drain:
@@ -229,6 +249,27 @@ def pause(drain_id: int) -> Drain:
         if drain.state is not DrainState.RUNNING:
             raise PreconditionFailed(f"drain {drain_id} is {drain.state}: only one that runs can be paused")
         drain.move(session, DrainState.PAUSED)
+        return drain
+
+
+def change(drain_id: int, changes: Changes, by: str = "command line") -> Drain:
+    """Change how a drain is done, and its moves with it that have not ended.
+
+    Raises:
+        PreconditionFailed: there is no such drain, or it has ended.
+    """
+    with transaction() as session:
+        drain = existing(session, drain_id)
+        if drain.state.ended:
+            raise PreconditionFailed(f"drain {drain_id} has ended, it is {drain.state}: there is nothing to change")
+        changes.apply(drain)
+        say(session, f"an operator changed it: {changes}", drain=drain_id)
+        moves = select(Job.id).where(Job.drain_id == drain_id, unfinished()).order_by(Job.id)
+        for number in session.scalars(moves).all():
+            job = claims.lock(session, number)
+            if job is not None and not job.state.finished:
+                jobs.change_locked(session, job, changes, by)
+        wake(session)
         return drain
 
 

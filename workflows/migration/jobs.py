@@ -6,6 +6,8 @@ completed or rolled back.
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
@@ -16,13 +18,14 @@ from drover.errors import NotThere, PreconditionFailed
 from models import refusal
 from models.base import now
 from models.database import transaction
-from models.documents import MigrationOptions
+from models.documents import MigrationOptions, Window
+from models.drain import Drain
 from models.guest import Guest
 from models.host import Host
 from models.job import Attempt, Disk, Job, Step, record_event
 from models.plan import Plan, PlannedDisk
 from models.transitions import Actor, Direction, JobEvent, JobState, StepEvent, StepState
-from workflows import receivers
+from workflows import receivers, schedule
 from workflows.estimate import Way
 from workflows.guests import known_guest, lock_as_planned
 from workflows.migration import chain, claims, preflight
@@ -129,7 +132,7 @@ def _insert(job: Job, guest: Guest, planned: Plan, by: str, still_wanted: Callab
                 action="submitted",
                 sentence=f"{job.guest} is to move from {job.source} to {job.destination}",
             )
-            for warning in planned.destination.warnings:
+            for warning in preflight.warnings(planned, job.options):
                 record_event(session, job.id, by=by, action="warning", sentence=warning)
             wake(session)
     except IntegrityError as error:  # a concurrent submission with this key or guest came first
@@ -247,34 +250,52 @@ def let_ram_follow(session: Session, job: Job, by: str) -> None:
     wake(session)
 
 
-def change(
-    job_id: int,
-    *,
-    bandwidth_bytes_per_s: int | None = None,
-    max_downtime_ms: int | None = None,
-    priority: int | None = None,
-    by: str = "command line",
-) -> Job:
-    """Change how a job is done while it is under way; None leaves a value as it is.
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What is to be different about a job or drain under way; None leaves a value as it is."""
 
-    A copy of disks obeys a new limit within seconds; RAM does from its next attempt on. A priority counts until the job
-    begins.
+    bandwidth_bytes_per_s: int | None = None
+    max_downtime_ms: int | None = None
+    priority: int | None = None
+    window: Window | Literal["always"] | None = None
+
+    def apply(self, to: Job | Drain) -> None:
+        """Write them down. The caller holds the row's lock."""
+        given = {"bandwidth_bytes_per_s": self.bandwidth_bytes_per_s, "max_downtime_ms": self.max_downtime_ms}
+        to.options = to.options.model_copy(update={name: value for name, value in given.items() if value is not None})
+        to.priority = to.priority if self.priority is None else self.priority
+        if self.window is not None:
+            to.window = None if self.window == "always" else self.window
+
+    def __str__(self) -> str:
+        told = vars(self)
+        if isinstance(self.window, Window):
+            told = told | {"window": schedule.Window.of(self.window)}
+        return ", ".join(f"{name} = {value}" for name, value in told.items() if value is not None)
+
+
+def change(job_id: int, changes: Changes, by: str = "command line") -> Job:
+    """Change how a job is done while it is under way.
+
+    Disks and RAM obey a new limit within seconds. A priority counts until the job begins, a window until an attempt at
+    the switchover has begun.
 
     Raises:
         PreconditionFailed: there is no such job, or it has ended.
     """
-    given = {"bandwidth_bytes_per_s": bandwidth_bytes_per_s, "max_downtime_ms": max_downtime_ms}
-    wanted = {name: value for name, value in given.items() if value is not None}
     with transaction() as session:
         job = existing(session, job_id)
         if job.state.finished:
             raise PreconditionFailed(f"job {job_id} has ended, it is {job.state}: there is nothing to change")
-        job.options = job.options.model_copy(update=wanted)
-        job.priority = job.priority if priority is None else priority
-        told = ", ".join(f"{name} = {value}" for name, value in (wanted | {"priority": job.priority}).items())
-        record_event(session, job_id, by=by, action="changed", sentence=f"an operator changed it: {told}")
-        wake(session)
+        change_locked(session, job, changes, by)
     return job
+
+
+def change_locked(session: Session, job: Job, changes: Changes, by: str) -> None:
+    """The same for one whose row's lock the caller holds."""
+    changes.apply(job)
+    record_event(session, job.id, by=by, action="changed", sentence=f"an operator changed it: {changes}")
+    wake(session)
 
 
 def retry(job_id: int, by: str = "command line") -> Job:

@@ -10,7 +10,7 @@ from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
 from models.plan import Chain, Inspection, Layout, Plan
-from models.preflight import Verdict
+from models.preflight import Check, Verdict
 from workflows import estimate, host_keys, layouts, schedule
 from workflows.capacity import Size
 from workflows.estimate import Way
@@ -21,6 +21,10 @@ from workflows.submit_options import SubmitOptions
 
 LAUNCHER_STAYS = "launcher-stays"
 """The check that `MigrationOptions.launcher_stays` accepts."""
+SNAPSHOTS = "internal-snapshots"
+"""Likewise `drop_snapshots`."""
+KNOWN_BUG = "known-bug"
+"""The destination tells those of both hosts."""
 
 
 def estimated(guest: Guest, terms: SubmitOptions, way: Way) -> Estimate:
@@ -78,13 +82,28 @@ def movable(guest: Guest, options: MigrationOptions | None = None) -> Inspection
     inspection = inspect(guest, _chain(options))
     refuse_second_name(guest, inspection)
     found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]
-    on_devices = any(disk.block_device for disk in inspection.disks)  # nothing keeps others out of one
-    launcher_stays = options is not None and options.launcher_stays and not on_devices
-    accepted = {check.sentence for check in found if launcher_stays and check.name == LAUNCHER_STAYS}
+    accepted = {check.sentence for check in _accepted(inspection, options)}
     if refusals := [sentence for sentence in inspection.refusals if sentence not in accepted]:
         why = f"{guest.name} cannot be moved now: " + "; ".join(refusals)
         raise HostRefused(why, host=guest.host, checks=[check for check in found if check.sentence not in accepted])
     return inspection
+
+
+def _accepted(inspection: Inspection, options: MigrationOptions | None) -> list[Check]:
+    """What would be against the move if it were not wanted so."""
+    on_devices = any(disk.block_device for disk in inspection.disks)  # nothing keeps others out of one
+    names = {
+        LAUNCHER_STAYS: options is not None and options.launcher_stays and not on_devices,
+        SNAPSHOTS: options is not None and options.drop_snapshots,
+    }
+    return [check for check in inspection.checks if check.verdict is Verdict.REFUSE and names.get(check.name)]
+
+
+def warnings(planned: Plan, options: MigrationOptions | None = None) -> list[str]:
+    """What the operator should know of the move, a sentence each."""
+    told = [check for check in planned.source.checks if check.verdict is Verdict.WARN and check.name != KNOWN_BUG]
+    dropped = [check.seen for check in _accepted(planned.source, options) if check.name == SNAPSHOTS]
+    return list(dict.fromkeys([*dropped, *(check.sentence for check in told), *planned.destination.warnings]))
 
 
 def planned_at(

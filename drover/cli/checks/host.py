@@ -12,6 +12,7 @@ from drover.cli.checks import services
 from drover.cli.checks.check import Check, looked, ok, problem, warning
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, StreamSecurity
+from drover.words import count
 
 PROGRAMS = ("qemu-system-x86_64", "qemu-img", "qemu-storage-daemon")
 ENVIRONMENT = Path("/etc/drover/environment")
@@ -49,7 +50,7 @@ def _policy(ours: Settings) -> Check:
     if rules.file.hosts is None:
         found = f"{ours.policy}: any host's key is believed when it is first seen"
         return warning("policy", found, "list them under `hosts`, see docs/security.md")
-    return ok("policy", f"{ours.policy} lists {len(rules.file.hosts)} hosts whose guests may come here")
+    return ok("policy", f"{ours.policy} lists {count(len(rules.file.hosts), 'host')} whose guests may come here")
 
 
 def _writable(variable: str, folder: Path) -> Check:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 from drover.cli.checks.check import Check, ok, problem, warning
 from drover.cli.errors import fault
 from drover.settings import Settings
+from drover.words import count
 
 LIMITS_OF_A_WORKER = (("job", "wait_reason"), ("guest", "launcher"), ("host", "qemus"), ("storage", "free_bytes"))
 """Columns that a worker writes; among them the newest that deploy/postgres/hosts.sql grants."""
@@ -166,5 +167,5 @@ def certificate(name: str, path: Path) -> Check:
     if left < timedelta(0):
         return problem(name, f"{path} expired at {ends:%Y-%m-%d %H:%M} UTC", fix)
     if left < EXPIRES_SOON:
-        return warning(name, f"{path} expires in {left.days} days", fix)
+        return warning(name, f"{path} expires in {count(left.days, 'day')}", fix)
     return ok(name, f"{path} is valid until {ends:%Y-%m-%d}")

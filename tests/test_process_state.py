@@ -1,0 +1,99 @@
+"""What lives in a guest's QEMU process alone: carried, or told as what cannot be."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from models.preflight import Check, Verdict
+from tests.helpers import until
+from tests.qmp_guest import QEMU, Guest, Start, guests, image
+from workers.qemu import process_state
+from workers.qemu.monitor import connect
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    with guests() as start:
+        yield start
+
+
+SILENT = ["-vnc :1", "-vnc unix:/x,password=off", "-vnc :1,password=on,password-secret=s", "-device virtio-net"]
+SILENT += ["-spice port=1,disable-ticketing=on", "-spice port=1,password-secret=s"]
+TOLD = {"-vnc :1,password=on": "VNC|display", "-vnc :1,password": "display", "-spice port=1": "display"}
+TOLD |= {"-device i6300esb": "action"}
+
+
+@pytest.mark.parametrize("words", SILENT)
+def test_nothing_is_warned_of_that_the_command_line_says(words: str) -> None:
+    assert not list(process_state.untold(["qemu", *words.split()]))
+
+
+@pytest.mark.parametrize("words", TOLD)
+def test_what_qemu_does_not_tell_is_warned_of_with_what_to_do(words: str) -> None:
+    (check,) = process_state.untold(["qemu", *words.split()])
+    assert check.verdict is Verdict.WARN
+    assert re.search(TOLD[words], check.sentence)
+    assert words in check.seen
+    assert check.remedy
+
+
+CARDS = ("e1000", "virtio-net-pci")
+
+
+def line(folder: Path, *more: str) -> list[str]:
+    argv = [QEMU, "-display", "none", "-M", "pc", "-m", "32", "-nic", "none", *more]
+    argv += ["-qmp", f"unix:{folder}/q,server=on,wait=off"]
+    for name in CARDS:
+        argv += ["-netdev", f"user,id=net-{name}", "-device", f"{name},id={name},netdev=net-{name}"]
+    return argv
+
+
+def links(guest: Guest) -> tuple[bool, bool] | None:
+    """Whether the cards say that the link is up, in their registers; None before the firmware has found them."""
+    told = guest("human-monitor-command", command_line="info pci")
+    memory = re.search(r"8086:100e.*?BAR0: 32 bit memory at (0x\w+)", told, re.DOTALL)
+    ports = re.search(r"1af4:1000.*?BAR0: I/O at (0x\w+)", told, re.DOTALL)
+    if memory is None or ports is None:
+        return None
+    status = guest("human-monitor-command", command_line=f"xp /1xw {int(memory[1], 16) + 8:#x}")
+    config = guest("human-monitor-command", command_line=f"i /b {int(ports[1], 16) + 26:#x}")
+    return bool(int(status.split()[-1], 16) & 2), bool(int(config.split()[-1], 16) & 1)
+
+
+@pytest.mark.guests
+def test_a_disk_that_is_exported_is_warned_of(tmp_path: Path, start: Start) -> None:
+    disk = image(tmp_path / "disk")
+    argv = [QEMU, "-display", "none", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"]
+    argv += ["-qmp", f"unix:{tmp_path}/ours,server=on,wait=off", "-blockdev", f"file,node-name=d,filename={disk}"]
+    guest = start(argv, tmp_path / "q")
+    guest("nbd-server-start", addr={"type": "unix", "data": {"path": str(tmp_path / "nbd")}})
+    guest("block-export-add", type="nbd", id="backup", node_name="d")
+
+    async def ask() -> list[Check]:
+        async with connect(tmp_path / "ours") as monitor:
+            return await process_state.exports(monitor)
+
+    (check,) = asyncio.run(ask())
+    assert (check.name, check.verdict) == ("block-export", Verdict.WARN)
+    assert check.seen.startswith("the export backup of d")
+
+
+@pytest.mark.guests
+def test_a_link_that_is_down_stays_down(tmp_path: Path, start: Start) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    b.mkdir()
+    source, target = start(line(a), a / "q"), start(line(b, "-incoming", f"unix:{b}/ram"), b / "q")
+    until("the firmware has found the cards", lambda: links(source) == (True, True))
+    for name in (CARDS[0], f"net-{CARDS[1]}"):
+        source("set_link", name=name, up=False)
+    assert links(source) == (False, False)
+    source("migrate", uri=f"unix:{b}/ram")
+    until("the RAM has arrived", lambda: target("query-status")["status"] == "running")
+    assert links(target) == (False, False)
+    for name in (CARDS[0], f"net-{CARDS[1]}"):
+        target("set_link", name=name, up=True)
+    assert links(target) == (True, True)

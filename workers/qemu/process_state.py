@@ -1,0 +1,43 @@
+"""What lives in a guest's QEMU process alone: in no image, on no command line, and in no state of a device.
+
+Limits and dirty bitmaps have modules of their own. A link that is down goes with the RAM: QEMU tells it nowhere, but
+the cards keep it in their registers (e1000, virtio-net: 10.0.2). What QEMU does not tell at all is warned of.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from models.preflight import Check
+from workers import checks
+from workers.qemu.command_line import Option, parse_command_line
+from workers.qemu.monitor import CommandRefused, Monitor
+from workers.qemu.refusals import driver_of, leaves, shown
+
+WATCHDOGS = frozenset({"i6300esb", "ib700", "diag288"})
+TRUE = frozenset({"on", "true", "yes", "y"})
+
+
+def untold(argv: Sequence[str]) -> Iterator[Check]:
+    """What may have been set while the guest ran and cannot be read."""
+    for option in parse_command_line(argv):
+        if _has_password_from_a_monitor(option):
+            yield checks.DISPLAY_PASSWORD.of(shown(option))
+        if option.name == "device" and driver_of(option) in WATCHDOGS:
+            yield checks.WATCHDOG_ACTION.of(shown(option))
+
+
+async def exports(monitor: Monitor) -> list[Check]:
+    """The disks that the guest's QEMU offers to others."""
+    try:
+        found = await monitor.query("query-block-exports")
+    except CommandRefused:  # before 5.2
+        return []
+    return [checks.BLOCK_EXPORT.of(f"the export {entry['id']} of {entry['node-name']}") for entry in found]
+
+
+def _has_password_from_a_monitor(option: Option) -> bool:
+    said: dict[str, Any] = dict(leaves(option))
+    if option.name == "vnc":
+        wanted = said.get("password", "").lower() in TRUE or (None, "password") in option.pairs()
+        return wanted and "password-secret" not in said
+    return option.name == "spice" and not {"disable-ticketing", "password-secret", "password"} & said.keys()

@@ -7,12 +7,12 @@ of a drain is held in memory, so any process may carry it on.
 import enum
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, func, text
+from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, false, func, text
 from sqlalchemy.orm import Mapped, Session, mapped_column, object_session, relationship
 
 from models.base import Base, by_value, now
 from models.contracts import Typed
-from models.documents import AllowedHosts, MigrationOptions, Recurrence, Window
+from models.documents import AllowedHosts, MigrationOptions, PlannedGuest, Recurrence, Window
 from models.said import say
 from models.transitions import DRAIN, DRAIN_GUEST
 from models.transitions import DrainState as DrainState
@@ -65,6 +65,8 @@ class Drain(Base):
     """See `Job.hold`."""
     seed: Mapped[bool] = mapped_column(default=False)
     """See `Job.seed`."""
+    follows_plan: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It was applied from a plan: no guest without a row is moved, none is sent elsewhere than its row says."""
     webhook: Mapped[str | None] = mapped_column(Text)
     """The address that gets a webhook when the drain ends."""
     wait_reason: Mapped[str | None] = mapped_column(Text)
@@ -130,6 +132,8 @@ class DrainGuest(Base):
     """{host: why}: destinations that refused the guest or to which its move failed."""
     job_id: Mapped[int | None] = mapped_column(ForeignKey("job.id"))
     """Its newest job."""
+    planned: Mapped[PlannedGuest | None] = mapped_column(Typed(PlannedGuest))
+    """What the plan says of it; null: the drain follows none, or it was left by the plan."""
     asked_at: Mapped[datetime | None]
     """When the task that submits its job was last sent; a lost message is sent again."""
     estimate_s: Mapped[float | None]
@@ -150,3 +154,13 @@ class DrainGuest(Base):
         if (session := object_session(self)) is not None:
             sentence = f"{self.guest} is {to} now{f': {reason}' if reason else ''}"
             say(session, sentence, drain=self.drain_id, guest=self.guest, job=self.job_id)
+
+
+class PlanApproval(Base):
+    """Somebody has approved a plan, see `workflows.drain.plan_file`. An edited plan has another digest."""
+
+    __tablename__ = "plan_approval"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    by: Mapped[str] = mapped_column(String(128), primary_key=True)
+    at: Mapped[datetime]

@@ -61,6 +61,12 @@ class Limits(BaseModel):
         default=0,
         description="Budget of each host for all moves that leave it, disks and RAM together; 0: no limit.",
     )
+    plan_approvals: int = Field(
+        default=0,
+        ge=0,
+        le=10,
+        description="Users that must have approved a plan of a drain, besides the one who applies it: 1 is four eyes.",
+    )
     retention: Retention = Field(
         default=timedelta(hours=24),
         description="How long the images that a guest left behind are kept on its former host, counted from its move.",
@@ -90,6 +96,7 @@ class FleetLimits(Base):
     host_patience: Mapped[timedelta] = mapped_column(Interval)
     bandwidth_bytes_per_s: Mapped[int] = mapped_column(BigInteger)
     retention: Mapped[timedelta] = mapped_column(Interval)
+    plan_approvals: Mapped[int] = mapped_column(default=0, server_default="0")
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

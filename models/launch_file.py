@@ -14,3 +14,5 @@ class LaunchFile(Versioned):
     log: str
     """Where the QEMU writes what it has to say."""
     environment: dict[str, str]
+    vcpus: Many[Many[int]] = ()
+    """See `StartedAs.vcpus`."""

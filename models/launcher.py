@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, Strict
 
-from models.contracts import Part, Versioned
+from models.contracts import Many, Part, Versioned
 
 UNIT = r"^[A-Za-z0-9:_.\\@-]{1,255}$"
 """Names of units, see systemd.unit(5)."""
@@ -39,6 +39,14 @@ class Limits(Part):
     cpu_weight: int | None = Field(default=None, ge=1, le=10_000)
     io_weight: int | None = Field(default=None, ge=1, le=10_000)
     allowed_cpus: str | None = Field(default=None, pattern=r"^[0-9 ,-]{1,1024}$")
+    allowed_memory_nodes: str | None = Field(default=None, pattern=r"^[0-9 ,-]{1,1024}$")
+    devices: Many[str] = ()
+    """Those of single block devices, as `io.max` of its cgroup has them: they are for this host alone."""
+
+    @property
+    def any(self) -> bool:
+        """There is one that a unit could set."""
+        return self.model_copy(update={"slice": None, "devices": ()}) != Limits()
 
 
 class Launcher(Versioned):

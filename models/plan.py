@@ -183,6 +183,10 @@ class StartedAs(Part):
     oom_score_adj: int = 0
     cpus: Many[int] = ()
     """On which it may run; empty: on those of its host's worker."""
+    vcpus: Many[Many[int]] = ()
+    """On which the thread of each vCPU may run, by its index; empty for one that is not pinned, or if none is."""
+    memory_policy: Annotated[str, Field(pattern=r"^(prefer|bind|interleave):[0-9][0-9,-]{0,255}$")] | None = None
+    """Its own NUMA policy, as proc_pid_numa_maps(5) has it."""
     limits: dict[str, Annotated[tuple[int, int], Strict(False)]] = {}  # noqa: RUF012 - pydantic copies it
     """{"nofile": (soft, hard)}, -1 for none; only those that differ from the worker's."""
     taps: Many[Tap] = ()

@@ -14,7 +14,7 @@ from models.access import ApiToken, ConsoleUser, Scope
 from models.base import Base
 from models.database import engine, transaction
 from models.documents import Hook, HostFacts
-from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
+from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState, PlanApproval
 from models.guest import Guest
 from models.host import Host, HostRequest, HostState
 from models.job import Attempt, Disk, Job, JobState, Step, StepState, record_event
@@ -27,7 +27,8 @@ pytestmark = pytest.mark.usefixtures("database")
 
 REVISIONS = [revision.revision for revision in ScriptDirectory.from_config(migrations.config()).walk_revisions()]
 NEW = {"drain", "drain_guest", "delivery", "refused_submission", "webhook_receiver", "webhook_secret", "storage"} | {
-    *("storage_mapping", "roll", "roll_host", "hook_run", "api_token", "budget", "controller", "console_user")
+    *("storage_mapping", "roll", "roll_host", "hook_run", "plan_approval", "api_token", "budget", "controller"),
+    "console_user",
 }
 """Tables that earlier revisions do not have."""
 
@@ -116,6 +117,7 @@ def _rows_in_every_table() -> None:
         roll.hosts = [RollHost(host="one", position=1)]
         session.add(roll)
         session.flush()
+        session.add(PlanApproval(digest="d", by="alice", at=datetime.now(UTC)))
         session.add(HookRun(roll_id=roll.id, host="one"))
     for table in Base.metadata.sorted_tables:
         assert _keys(table), f"{table.name} is empty: add a row above"

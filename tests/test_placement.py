@@ -129,3 +129,22 @@ def test_the_total_time_follows_from_the_limits(how: dict[str, int], expected: f
     made = plan([guest(name) for name in "abcd"], rooms(room("two"), room("three")), [])
     reckoned = Speed(disk_bytes_per_s=2 * GB, ram_bytes_per_s=GB / 4, fixed_s=1)
     assert total_s(made.placements, reckoned, limits(**how)) == expected
+
+
+def test_by_a_plan_guests_go_in_its_order_to_its_targets_whatever_their_size_and_group() -> None:
+    made = plan(
+        [
+            guest("large", 4, only="two", turn=2, affinity="pair"),
+            guest("small", 1, only="three", turn=1, affinity="pair"),
+        ],
+        rooms(room("two"), room("three")),
+        [],
+    )
+    assert [(one.candidate.name, one.destination) for one in made.placements] == [("small", "three"), ("large", "two")]
+
+
+def test_a_guest_whose_target_by_plan_is_full_is_left_and_not_sent_elsewhere() -> None:
+    made = plan([guest("web", 4, only="two")], rooms(room("two", 2), room("three")), [])
+    assert made.left == {
+        "web": "by the plan it goes to two or nowhere: two has 2000 MB of memory left for guests, 4000 needed"
+    }

@@ -26,6 +26,7 @@ WANTED = StartedAs(
     oom_score_adj=77,
     cpus=(min(os.sched_getaffinity(0)),),
     limits={"nofile": (512, 600)},
+    memory_policy="interleave:0",
 )
 
 
@@ -74,6 +75,23 @@ def test_what_a_host_does_not_have_or_allow_is_refused_by_its_name() -> None:
     assert "does not list under `users`" in said(user="daemon")
     assert said(user="root") == ""
     assert started_as.impossible(None, policy.of(factories.offline())) == []
+
+
+def test_what_a_qemu_is_pinned_to_and_this_host_does_not_have_is_warned_of() -> None:
+    def said(**changed: object) -> list[str]:
+        return [check.seen for check in started_as.warnings(WANTED.model_copy(update=changed))]
+
+    here = min(os.sched_getaffinity(0))
+    assert said() == said(vcpus=((), (here,))) == []
+    assert started_as.warnings(None) == []
+    [cpus] = said(cpus=(here, 700), vcpus=((701,), ()))
+    assert cpus.startswith("its QEMU is pinned to CPUs of which 700, 701 may not be used here")
+    [nodes] = said(memory_policy="bind:0,70-71")
+    assert "names NUMA nodes of which 70, 71 do not exist here" in nodes
+
+
+def test_lists_of_numbers_are_read_as_the_kernel_writes_them() -> None:
+    assert as_user.numbers("0,2-4,9") == [0, 2, 3, 4, 9]
 
 
 @as_root

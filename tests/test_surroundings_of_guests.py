@@ -1,5 +1,6 @@
 """What a guest's QEMU has of its host goes along: its user and limits, taps by descriptor, an emulated TPM."""
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -14,8 +15,9 @@ from lab.directory import Lab
 from models.plan import Inspection, Plan, StartedAs, Tap
 from tests import labs
 from tests.helpers import Moves, until
-from workers import processes, started_as
+from workers import processes, started_as, vcpus
 from workers.processes import Process
+from workers.qemu.monitor import connect
 from workflows import cold_start, guests
 from workflows.migration import jobs, preflight
 from workflows.submit_options import SubmitOptions
@@ -43,6 +45,8 @@ LIKE_THIS = StartedAs(
     groups=("nogroup",),
     nice=4,
     cpus=(min(os.sched_getaffinity(0)),),
+    vcpus=((), (max(os.sched_getaffinity(0)),)),
+    memory_policy="interleave:0",
     limits={"nofile": (1000, 1000)},  # QEMU raises the lower one itself
     taps=(TAP,),
 )
@@ -81,7 +85,18 @@ def start(lab: Lab) -> None:
     emulator = ["swtpm", "socket", "--tpm2", "--tpmstate", state, "--ctrl", control, "--terminate", "--daemon"]
     subprocess.run(["runuser", "-u", "nobody", "--", *emulator], check=True)
     argv = [
-        *("/usr/bin/qemu-system-x86_64", "-name", NAME, "-machine", "q35,accel=tcg", "-m", "128", "-nodefaults"),
+        *(
+            "/usr/bin/qemu-system-x86_64",
+            "-name",
+            NAME,
+            "-machine",
+            "q35,accel=tcg",
+            "-m",
+            "128",
+            "-smp",
+            "2",
+            "-nodefaults",
+        ),
         *("-display", "none", "-sandbox", "on,spawn=deny", "-qmp", f"unix:{here}/qmp.sock,server=on,wait=off"),
         *("-drive", f"file={here}/disk.qcow2,if=virtio,format=qcow2"),
         *("-netdev", "tap,id=n,fds=30:31", "-device", "virtio-net-pci,netdev=n,mq=on,vectors=6"),
@@ -91,7 +106,19 @@ def start(lab: Lab) -> None:
     words = [*network.inside(lab, lab.host("host-a")), *started_as.launched(argv, LIKE_THIS)]
     processes.spawn(lab.mark(NAME), words, lab.logs / f"{NAME}.log")
     until("its monitor is there", (here / "qmp.sock").exists, 20)
+    _pin(f"{here}/qmp.sock")
     guests.adopt(NAME, "host-a", f"{here}/qmp.sock")
+
+
+def _pin(qmp: str) -> None:
+    """As libvirt does it."""
+
+    async def pin() -> None:
+        async with connect(qmp) as monitor:
+            _, second = await vcpus.threads(monitor)
+            os.sched_setaffinity(second, LIKE_THIS.vcpus[1])
+
+    asyncio.run(pin())
 
 
 def asked(to: str) -> Plan:

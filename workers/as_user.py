@@ -6,6 +6,7 @@ Only the standard library.
 stays the same, so whoever started it knows it.
 """
 
+import ctypes
 import errno
 import fcntl
 import grp
@@ -25,6 +26,9 @@ from typing import Any
 TUN, VHOST_NET = "/dev/net/tun", "/dev/vhost-net"
 TUNSETIFF = 0x400454CA
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE, IFF_TUN_EXCL = 0x2, 0x1000, 0x4000, 0x100, 0x8000
+MODES = {"prefer": 1, "bind": 2, "interleave": 3}
+SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}
+LONG, LONGS = 8 * ctypes.sizeof(ctypes.c_ulong), 16
 SO_ACCEPTCON = 0x10000
 MARK = "DROVER_PROCESS"
 """See `workers.processes`: whoever looks for the QEMU must not find another process."""
@@ -44,6 +48,8 @@ def apply(told: dict[str, Any]) -> None:
     if beside := told.get("beside"):
         _start(beside, user.pw_uid, group.gr_gid)
     _hand_over(told)
+    if policy := told.get("memory_policy"):
+        _try("memory_policy", lambda: _set_memory_policy(policy))
     for name, limit in told.get("limits", {}).items():
         _try(f"limit {name}", partial(_limit, name, limit))
     _try("oom_score_adj", lambda: _oom(told.get("oom_score_adj", 0)))
@@ -134,6 +140,22 @@ def _run(*argv: str) -> None:
     subprocess.run(argv, check=True, env=SYSTEM_PATH, stdin=subprocess.DEVNULL)
 
 
+def _set_memory_policy(policy: str) -> None:
+    """As set_mempolicy(2), for which the C library has no function."""
+    mode, _, nodes = policy.partition(":")
+    mask = sum(1 << node for node in numbers(nodes))
+    words = (ctypes.c_ulong * LONGS)(*(mask >> LONG * number & (1 << LONG) - 1 for number in range(LONGS)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(SET_MEMPOLICY[os.uname().machine], MODES[mode], words, LONG * LONGS):
+        raise OSError(ctypes.get_errno(), "set_mempolicy")
+
+
+def numbers(text: str) -> list[int]:
+    """Those of a list such as `0,2-3`."""
+    ends = (part.split("-") for part in text.split(","))
+    return [number for each in ends for number in range(int(each[0]), int(each[-1]) + 1)]
+
+
 def _limit(name: str, limit: list[int]) -> None:
     number = getattr(resource, f"RLIMIT_{name.upper()}")
     if list(resource.getrlimit(number)) != limit:
@@ -149,7 +171,7 @@ def _oom(score: int) -> None:
 def _try(what: str, change: Callable[[], None]) -> None:
     try:
         change()
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError) as error:
         print(f"drover: {what} is not as at the source: {error}", file=sys.stderr, flush=True)
 
 

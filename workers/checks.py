@@ -253,7 +253,7 @@ IMAGE_FORMAT = Kind(
     "image), and filters besides throttle and copy-on-read",
     remedy="raw, qcow2 and LUKS are moved: copy it to one while the guest runs (`blockdev-mirror`, `job-complete`)",
     live=True,
-    explains=frozenset({"blocked-by-qemu"}),
+    explains=frozenset({"blocked-by-qemu", "backing-file"}),
 )
 BACKING_FILE = Kind(
     name="backing-file",
@@ -268,6 +268,12 @@ INTERNAL_SNAPSHOTS = Kind(
     remedy="delete them, or move the guest with `--drop-snapshots`: then they stay in the former image alone, for as "
     "long as that is kept",
     live=True,
+)
+KEY_GIVEN_LATER = Kind(
+    name="key-given-later",
+    what="encrypted images that were opened while the guest ran",
+    why="it was opened while the guest ran, with a key that its command line does not name",
+    remedy="restart the guest with the image and its secret on the command line",
 )
 DETACHED_HEADER = Kind(
     name="detached-header",
@@ -483,6 +489,14 @@ KNOWN_BUG = Kind(
     what="bugs of the QEMUs that concern this guest",
     verdict=Verdict.WARN,
 )
+KEY_DERIVED_AGAIN = Kind(
+    name="key-derived-again",
+    what="LUKS within qcow2: QEMU opens the image again while the guest stands still",
+    why="QEMU derives its key again right before the guest goes on (a raw LUKS image needs none of that)",
+    remedy="move it when the guest may stand still for some seconds",
+    verdict=Verdict.WARN,
+    live=True,
+)
 FURTHER_KEYS = Kind(
     name="further-keys",
     what="LUKS images with several passphrases",
@@ -537,6 +551,22 @@ SMALLER_BRIDGE = Kind(
     verdict=Verdict.WARN,
     live=True,
 )
+PINNED = Kind(
+    name="pinned",
+    what="CPUs and NUMA nodes that the guest's QEMU is pinned to and that the destination does not have",
+    side="destination",
+    verdict=Verdict.WARN,
+    live=True,
+)
+NO_LIMITS = Kind(
+    name="no-limits",
+    what="limits of memory, CPU and I/O (cgroups) that are not set at the destination: there is no systemd or no "
+    "drover-guest@.service, or they are for single block devices",
+    remedy="install deploy/systemd/drover-guest@.service there, or set them by hand after the move",
+    side="destination",
+    verdict=Verdict.WARN,
+    live=True,
+)
 PLAIN_STREAMS = Kind(
     name="plain-streams",
     what="disks and RAM that go over the network in plain text",
@@ -581,6 +611,12 @@ MOVED = (
     Supported(
         what="machine types q35, pc, microvm and virt; UEFI with and without Secure Boot",
         how="by the same machine type; the variables of UEFI are a disk like others",
+    ),
+    Supported(
+        what="user, groups, limits, nice, CPU affinity (of vCPUs as well), NUMA policy; `-sandbox`, `-run-with`; "
+        "limits of a unit or of a cgroup of the guest's own",
+        how="by name, and as far as the destination has these CPUs and nodes; cgroup limits by the guest's unit there. "
+        "vCPUs are not pinned again when systemd starts the guest at boot",
     ),
     Supported(
         what="taps by descriptor (`fd=`, `fds=`, `vhostfd=`) on a Linux bridge",

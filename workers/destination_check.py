@@ -17,7 +17,7 @@ from models.preflight import Check
 from workers import attestation, checks, derivation, files, policy, registration, trial
 from workers.files import UnsafePath
 from workers.images import links, manifest, way_back
-from workers.launcher import keep_out
+from workers.launcher import keep_out, units
 from workers.machine import machine
 from workers.media import destination
 from workers.policy import HostPolicy
@@ -61,7 +61,9 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
         problems += await trial.tried(source, plan, settings)
     if problems:
         raise _refused(cannot, problems, settings)
-    return plan.model_copy(update={"checks": checks.completed("destination", plan.checks)})
+    warned = [*plan.checks, *await asyncio.to_thread(units.limits_left, source.launcher)]
+    told_of = {"warnings": preflight.warnings(warned), "checks": checks.completed("destination", warned)}
+    return plan.model_copy(update=told_of)
 
 
 def _refused(cannot: str, problems: Sequence[Check], settings: Settings) -> HostRefused:

@@ -6,7 +6,7 @@ from pathlib import Path
 from drover.errors import Fatal, Transient
 from drover.settings import Settings
 from models.plan import DestinationPlan, Topology
-from workers import inspection, processes, run_files
+from workers import inspection, processes, run_files, vcpus
 from workers.launcher import units
 from workers.processes import Process
 from workers.qemu import cpu, topology
@@ -75,6 +75,9 @@ async def ready(ctx: Context, started: Process) -> None:
         await monitor_ready(started, ctx.destination.qmp, _log(ctx))
     except Fatal as error:
         raise Fatal(f"the destination's QEMU does not start: {error}") from error
+    if ctx.source.started_as is not None and ctx.source.started_as.vcpus:
+        async with connect(ctx.destination.qmp) as monitor:
+            await vcpus.pin(monitor, ctx.source.started_as.vcpus)
 
 
 def _log(ctx: Context) -> Path:

@@ -4,21 +4,24 @@ import grp
 import json
 import os
 import pwd
+import re
 import resource
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from models.plan import PlannedTpm, StartedAs
 from models.preflight import Check
-from workers import as_user, checks
+from workers import as_user, checks, vcpus
 from workers.policy import HostPolicy
 from workers.processes import Process
 from workers.qemu.command_line import parse_command_line
 from workers.taps import NOTHING, HandedOver
 
+POLICY = re.compile("(?:prefer|bind|interleave):[0-9][0-9,-]*")
 LIMITS = {
     "Max address space": "as",
     "Max core file size": "core",
@@ -34,9 +37,12 @@ LIMITS = {
 """As /proc/PID/limits calls them: that needs no privilege of its own, unlike prlimit(2)."""
 
 
-def read(process: Process, argv: Sequence[str], handed: HandedOver = NOTHING) -> StartedAs | None:
-    """What its process shows, with what it was handed; None: it may not be looked at, or it has ended.
+def read(
+    process: Process, argv: Sequence[str], handed: HandedOver = NOTHING, threads: Sequence[int] = ()
+) -> StartedAs | None:
+    """What its process shows, with what it was handed and the threads of its vCPUs.
 
+    None: it may not be looked at, or it has ended.
     A QEMU that changes its user itself (`-runas`) was started by root, and is so again.
     """
     folder = Path(f"/proc/{process.pid}")
@@ -51,6 +57,8 @@ def read(process: Process, argv: Sequence[str], handed: HandedOver = NOTHING) ->
             nice=os.getpriority(os.PRIO_PROCESS, process.pid),
             oom_score_adj=int((folder / "oom_score_adj").read_text()),
             cpus=() if cpus == os.sched_getaffinity(0) else tuple(sorted(cpus)),
+            vcpus=vcpus.read(process, threads),
+            memory_policy=_memory_policy(folder),
             limits=dict(_limits(process)),
             taps=handed.taps,
             vhost_net=handed.vhost_net,
@@ -71,6 +79,14 @@ def _limits(process: Process) -> Iterator[tuple[str, tuple[int, int]]]:
             soft, hard = (-1 if word == "unlimited" else int(word) for word in line[26:].split()[:2])
             if (soft, hard) != resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}")):
                 yield name, (soft, hard)
+
+
+def _memory_policy(folder: Path) -> str | None:
+    """Its first mapping is its program, which has no policy of its own."""
+    with suppress(OSError):
+        said = (folder / "numa_maps").read_text().partition("\n")[0].split()[1]
+        return said if POLICY.fullmatch(said) else None
+    return None
 
 
 def _user(uid: int) -> str:
@@ -102,6 +118,26 @@ def impossible(wanted: StartedAs | None, rules: HostPolicy, what: str = "its QEM
         seen = f"{what} runs as the user {wanted.user}, and this worker is no root"
         found.append(checks.NO_USER.found(seen, remedy="run the worker as root"))
     return found
+
+
+def warnings(wanted: StartedAs | None) -> list[Check]:
+    """What it is pinned to and cannot have here."""
+    if wanted is None:
+        return []
+    pinned, here = {*wanted.cpus, *chain.from_iterable(wanted.vcpus)}, os.sched_getaffinity(0)
+    found = []
+    if missing := sorted(pinned - here):
+        seen = f"its QEMU is pinned to CPUs of which {_listed(missing)} may not be used here: it gets the others"
+        found.append(checks.PINNED.found(seen))
+    nodes = as_user.numbers(wanted.memory_policy.partition(":")[2]) if wanted.memory_policy else []
+    if gone := [node for node in nodes if not Path(f"/sys/devices/system/node/node{node}").exists()]:
+        seen = f"its memory policy ({wanted.memory_policy}) names NUMA nodes of which {_listed(gone)} do not exist here"
+        found.append(checks.PINNED.found(seen))
+    return found
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _is_group(name: str) -> bool:

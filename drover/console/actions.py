@@ -15,7 +15,7 @@ from models.base import Document
 from models.contracts import Part
 from models.drain import DrainKind
 from models.job import Side
-from workflows import hosts
+from workflows import guests, hosts
 from workflows.drain import commands
 from workflows.drain.commands import DrainRequest
 from workflows.migration import jobs, operator_actions
@@ -70,7 +70,7 @@ def migrate(asked: MigrationSubmission, person: Operator) -> Document:
     """As `drover migrate`. With an idempotency key that was used before: the earlier job."""
     job = jobs.submit(
         asked.guest,
-        asked.to,
+        guests.destination(asked),
         options=asked.options(),
         terms=asked.submit_options(),
         idempotency_key=asked.idempotency_key,

@@ -1,13 +1,13 @@
 """people who change things in the console
 
-Revises: 0026
+Revises: 0022
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0030"
-down_revision = "0026"
+down_revision = "0022"
 branch_labels = None
 depends_on = None
 

@@ -14,7 +14,7 @@ from drover.errors import PreconditionFailed, StepError
 from drover.settings import Settings
 from models.host_rpc import LookForGuest, Sighting, StartGuest, StopGuest
 from models.launch_file import LaunchFile
-from workers import processes
+from workers import processes, vcpus
 from workers.launcher import found, run, systemd, units
 from workers.processes import Process
 from workers.qemu.command_line import parse_command_line
@@ -72,6 +72,8 @@ async def start(question: StartGuest, settings: Settings) -> Sighting:
         try:
             started = await asyncio.to_thread(_started, launch, settings)
             await monitor_ready(started, launch.qmp, Path(launch.log))
+            async with connect(launch.qmp) as monitor:
+                await vcpus.pin(monitor, launch.vcpus)
         except StepError as error:
             raise PreconditionFailed(f"{guest} does not start on {settings.host}: {error}") from error
         launcher = await asyncio.to_thread(found.launcher_of, started)

@@ -10,7 +10,7 @@ from pathlib import Path
 from drover.errors import Transient
 from models.launcher import Launcher, LauncherKind, Limits
 from workers import processes
-from workers.launcher import systemd
+from workers.launcher import cgroups, systemd
 from workers.processes import Process
 
 SHELLS = {"ash", "bash", "busybox", "dash", "ksh", "sh", "zsh"}
@@ -20,13 +20,21 @@ OURS = "drover-guest@"
 INFINITE = 2**64 - 1
 PROPERTIES = (
     *("LoadState", "MainPID", "UnitFileState", "Restart", "RestartUSec", "Slice", "MemoryMax", "MemoryHigh"),
-    *("CPUQuotaPerSecUSec", "CPUWeight", "IOWeight", "AllowedCPUs", "ControlGroup"),
+    *("CPUQuotaPerSecUSec", "CPUWeight", "IOWeight", "AllowedCPUs", "AllowedMemoryNodes", "ControlGroup"),
 )
 SPANS_US = {"us": 1, "ms": 10**3, "s": 10**6, "min": 60 * 10**6, "h": 3600 * 10**6, "d": 86400 * 10**6}
 
 
 def launcher_of(qemu: Process) -> Launcher:
-    """Who launched this living process."""
+    """Who launched this living process, and within which limits."""
+    launcher = _launcher(qemu)
+    if launcher.kind is LauncherKind.UNIT:  # systemd has told them
+        devices = cgroups.limits(qemu).devices
+        return launcher.model_copy(update={"limits": launcher.limits.model_copy(update={"devices": devices})})
+    return launcher.model_copy(update={"limits": cgroups.limits(qemu)})
+
+
+def _launcher(qemu: Process) -> Launcher:
     if elsewhere := _container(qemu):
         return elsewhere
     unit = unit_of(qemu)
@@ -163,6 +171,7 @@ def _limits(told: Mapping[str, str]) -> Limits:
         cpu_weight=_number(told.get("CPUWeight")),
         io_weight=_number(told.get("IOWeight")),
         allowed_cpus=told.get("AllowedCPUs") or None,
+        allowed_memory_nodes=told.get("AllowedMemoryNodes") or None,
     )
 
 

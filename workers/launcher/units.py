@@ -8,15 +8,17 @@ template is not installed, the QEMU is a process of its own as before; the launc
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from drover import names
-from drover.errors import Fatal
+from drover.errors import Fatal, Transient
 from drover.settings import Settings
 from models.launch_file import LaunchFile
 from models.launcher import Launcher, LauncherKind, Limits
-from workers import files, processes, started_as
+from models.preflight import Check
+from workers import checks, files, processes, started_as
 from workers.environment import handed_on
 from workers.images.manifest import write_durably
 from workers.launcher import run, stillness, systemd
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 SETTINGS = "50-drover"
 """The file that adds to a guest's unit what this guest needs."""
+TAKEN_WITHIN_S = 60.0
 FAILED_ONLY = "on-failure"
 POLICIES = frozenset({"no", "always", "on-success", "on-failure", "on-abnormal", "on-abort", "on-watchdog"})
 
@@ -44,11 +47,25 @@ def available() -> bool:
     return systemd.booted() and systemd.properties(of("any"), ["LoadState"]).get("LoadState") == "loaded"
 
 
+def limits_left(launcher: Launcher | None) -> list[Check]:
+    """The limits of the guest that nothing would set here."""
+    limits = launcher.limits if launcher is not None else Limits()
+    found = []
+    if limits.any and not available():
+        found.append(
+            checks.NO_LIMITS.found("its limits of memory and CPU are not set here: no unit for guests is here")
+        )
+    if limits.devices:
+        seen = f"its limits of single block devices are not set here ({'; '.join(limits.devices)})"
+        found.append(checks.NO_LIMITS.found(seen, remedy="set them by hand after the move"))
+    return found
+
+
 def start_incoming(ctx: Context, output: Path) -> Process:
     """Start the incoming QEMU of a move; no other one of this job lives.
 
     Raises:
-        Fatal: it ended at once.
+        Fatal: it ended at once, or another one runs in the guest's unit.
         Transient: systemd did not start it.
     """
     mark, argv = ctx.directory.mark("incoming"), ctx.destination.argv
@@ -62,11 +79,26 @@ def start_incoming(ctx: Context, output: Path) -> Process:
     systemd.drop_in(unit, stillness.DROP_IN).unlink(missing_ok=True)  # it has left this host before, and comes back
     systemd.add(systemd.drop_in(unit, SETTINGS), _settings(ctx.source.launcher, restart="no"))
     systemd.ask("reset-failed", "--", unit)
+    before = systemd.properties(unit, ["InvocationID"])
     systemd.tell("start", "--", unit)
-    if incoming.exists():
-        incoming.unlink()
+    if systemd.properties(unit, ["InvocationID"]) == before:
+        incoming.unlink(missing_ok=True)
         raise Fatal(f"{unit} runs on {ctx.job.destination} already, although {ctx.job.guest} lives elsewhere: end it")
-    return main_process(unit, output)
+    started = main_process(unit, output)
+    _wait_until_taken(incoming, started, output)
+    return started
+
+
+def _wait_until_taken(incoming: Path, by: Process, output: Path) -> None:
+    """A unit counts as started before its process has read what it is to become."""
+    deadline = time.monotonic() + TAKEN_WITHIN_S
+    while incoming.exists():
+        if not by.alive:
+            incoming.unlink(missing_ok=True)
+            raise Fatal(f"it ended at once: {processes.log_tail(output)}")
+        if time.monotonic() > deadline:
+            raise Transient(f"the unit's process (pid {by.pid}) did not become a QEMU within {TAKEN_WITHIN_S:g} s")
+        time.sleep(0.02)
 
 
 def main_process(unit: str, output: Path) -> Process:
@@ -169,6 +201,7 @@ def _launch(ctx: Context, argv: Sequence[str], output: Path, more: dict[str, str
         qmp=ctx.destination.qmp,
         log=str(output),
         environment={**handed_on(), **more},
+        vcpus=ctx.source.started_as.vcpus if ctx.source.started_as is not None else (),
     )
 
 
@@ -205,6 +238,7 @@ def _settings(launcher: Launcher | None, *, restart: str) -> str:
         "CPUWeight": limits.cpu_weight,
         "IOWeight": limits.io_weight,
         "AllowedCPUs": limits.allowed_cpus,
+        "AllowedMemoryNodes": limits.allowed_memory_nodes,
     }
     written = "".join(f"{name}={value}\n" for name, value in lines.items() if value is not None)
     return f"# Written by Drover: as the guest's former unit had it.\n[Service]\n{written}"

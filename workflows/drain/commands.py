@@ -347,7 +347,8 @@ def begin(session: Session, drain: Drain) -> None:
 def try_again(drain: Drain) -> None:
     """Let skipped guests wait for their turn again; former refusals no longer count."""
     for row in drain.guests:
-        if row.state is GuestState.SKIPPED:
+        left_by_plan = drain.follows_plan and row.planned is None
+        if row.state is GuestState.SKIPPED and not left_by_plan:
             row.move(GuestState.WAITING)
             row.refused_by = {}
 

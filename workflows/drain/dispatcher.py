@@ -16,8 +16,9 @@ from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.guest import Guest
 from models.job import Job, JobState, unfinished
 from workflows import capacity, estimate, isolation, schedule
-from workflows.drain import job_sync
+from workflows.drain import job_sync, plan_file
 from workflows.drain.placement import Candidate, Placement
+from workflows.drain.plan_file import Differs
 from workflows.drain.planner import candidate, keep, placed
 from workflows.estimate import way_of
 from workflows.host_rpc import ANSWER_TIMEOUT_S
@@ -133,6 +134,8 @@ def _candidates(session: Session, drain: Drain, promised: set[str], waiting: set
             preferred=row.destination,
             refused_by=row.refused_by if row.guest in waiting else {},
             promised=row.guest in promised,
+            only=row.destination if drain.follows_plan else None,
+            turn=row.position if drain.follows_plan else 0,
         )
         for row in drain.guests
         if row.guest in guests
@@ -160,8 +163,11 @@ def submit(drain_id: int, guest: str) -> None:
         drain = session.get_one(Drain, drain_id, with_for_update=True)
         if drain.state is not DrainState.RUNNING:
             raise Unavailable(f"drain {drain_id} is {drain.state}: it begins no other move")
-        if session.get_one(DrainGuest, (drain_id, guest)).state is not GuestState.WAITING:
+        row = session.get_one(DrainGuest, (drain_id, guest))
+        if row.state is not GuestState.WAITING:
             raise Unavailable(f"{guest} does not wait for its turn in drain {drain_id} any more")
+        if row.planned is not None:
+            plan_file.compare(session.get_one(Guest, guest), row.planned)  # its host has just looked at it
 
     try:
         jobs.submit(
@@ -202,6 +208,9 @@ def _without_job(row: DrainGuest, destination: str, error: PreconditionFailed) -
     this destination, and another one is looked for.
     """
     if isinstance(error, Unavailable):
+        return
+    if isinstance(error, Differs):
+        row.move(GuestState.SKIPPED, str(error))
         return
     if not isinstance(error, HostRefused) or error.host != row.source:
         row.refused_by, row.asked_at = {**row.refused_by, destination: str(error)}, None

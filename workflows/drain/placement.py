@@ -26,6 +26,10 @@ class Candidate:
     """Where it was planned to go before, or where it is at home."""
     refused_by: Mapping[str, str] = field(default_factory=dict)
     """{host: why}: destinations that refused the guest or to which its move failed."""
+    only: str | None = None
+    """By its drain's plan it goes there or nowhere."""
+    turn: int = 0
+    """By its drain's plan."""
     promised: bool = False
     """It has its place at `preferred` already, and is counted before all others."""
 
@@ -50,6 +54,8 @@ class Placement:
 
     candidate: Candidate
     destination: str
+    why: str = ""
+    """Why there, in a few words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +66,7 @@ class DrainPlan:
     left: dict[str, str]
 
 
+BY_PLAN = "the plan sends it elsewhere"
 Unit = Sequence[Candidate]
 """Guests that go to one host together; mostly one."""
 Rule = Callable[[Room], float]
@@ -97,15 +104,16 @@ def plan(
 def _units(candidates: Iterable[Candidate]) -> list[Unit]:
     groups: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in sorted(candidates, key=_turn):
-        key = ("group", candidate.affinity) if candidate.affinity else ("guest", candidate.name)
+        in_group = candidate.affinity and candidate.only is None  # a plan may send its guests to several hosts
+        key = ("group", str(candidate.affinity)) if in_group else ("guest", candidate.name)
         groups.setdefault(key, []).append(candidate)
     return sorted(
-        groups.values(), key=lambda unit: (*_turn(unit[0])[:2], -sum(one.bytes for one in unit), unit[0].name)
+        groups.values(), key=lambda unit: (*_turn(unit[0])[:3], -sum(one.bytes for one in unit), unit[0].name)
     )
 
 
-def _turn(one: Candidate) -> tuple[bool, int, int, str]:
-    return not one.promised, -one.priority, -one.bytes, one.name
+def _turn(one: Candidate) -> tuple[bool, int, int, int, str]:
+    return not one.promised, one.turn, -one.priority, -one.bytes, one.name
 
 
 def _place(units: Iterable[Unit], rooms: Mapping[str, Room], residents: list[Resident], rule: Rule) -> DrainPlan:
@@ -119,12 +127,13 @@ def _place(units: Iterable[Unit], rooms: Mapping[str, Room], residents: list[Res
             left |= {candidate.name: _sentence(candidate, obstacles) for candidate in unit}
             continue
         chosen = min(suitable, key=lambda room: (*_preference(unit, room, residents), rule(room), room.host))
+        why = _reason(unit, chosen, residents, rule)
         for candidate in unit:
             chosen.reserve(candidate.size)
             residents.append(
                 Resident(host=chosen.host, affinity=candidate.affinity, anti_affinity=candidate.anti_affinity)
             )
-            placements.append(Placement(candidate=candidate, destination=chosen.host))
+            placements.append(Placement(candidate=candidate, destination=chosen.host, why=why))
     return DrainPlan(placements=tuple(placements), left=left)
 
 
@@ -135,8 +144,19 @@ def _preference(unit: Unit, room: Room, residents: Iterable[Resident]) -> tuple[
     return not planned, not mates
 
 
+def _reason(unit: Unit, chosen: Room, residents: Iterable[Resident], rule: Rule) -> str:
+    elsewhere, apart_from_its_group = _preference(unit, chosen, residents)
+    if not elsewhere:
+        return "it was planned for it"
+    if not apart_from_its_group:
+        return f"its group {unit[0].affinity!r} is there"
+    return "it has the most memory left" if rule is spread else "it is filled up, so that nobody is left over"
+
+
 def _obstacle(unit: Unit, room: Room, residents: Iterable[Resident]) -> str | None:
     """Why a host cannot take these guests, in words."""
+    if any(candidate.only not in {None, room.host} for candidate in unit):
+        return BY_PLAN
     if room.closed_because:
         return room.closed_because
     if room.silent and not any(candidate.preferred == room.host for candidate in unit):
@@ -168,5 +188,8 @@ def _sum(unit: Unit) -> Size:
 
 
 def _sentence(candidate: Candidate, obstacles: Mapping[str, str]) -> str:
-    why = "; ".join(dict.fromkeys(why for host, why in obstacles.items() if host != candidate.source))
-    return f"no host takes it: {why or 'there is no other host'}"
+    against = {host: why for host, why in obstacles.items() if host != candidate.source and why != BY_PLAN}
+    why = "; ".join(dict.fromkeys(against.values())) or "there is no other host"
+    if candidate.only is not None:
+        return f"by the plan it goes to {candidate.only} or nowhere: {why}"
+    return f"no host takes it: {why}"

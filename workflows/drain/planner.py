@@ -32,6 +32,8 @@ from workflows.submit_options import SubmitOptions
 Asked = TypeVar("Asked")
 
 EVERYBODY = Selector()
+Targets = Mapping[str, str]
+"""{guest: the only host that it may go to}: by a plan, in the order of the moves."""
 ASKED_AT_ONCE = 8
 """Guests and hosts that are asked at the same time."""
 
@@ -63,9 +65,12 @@ def forecast(
     options: MigrationOptions | None = None,
     *,
     selector: Selector = EVERYBODY,
+    targets: Targets | None = None,
     tried: bool = False,
 ) -> Forecast:
     """Plan all guests of a drain at once, after having asked every guest's host and every destination.
+
+    With targets only those guests are moved, each to its target or nowhere.
 
     On request a destination also starts each guest's QEMU for a moment.
 
@@ -76,9 +81,10 @@ def forecast(
     """
     with transaction() as session:
         known(session, [host, *where.to, *where.exclude])
-        guests = {guest.name: guest for guest in guests_of(session, kind, host, selector)}
+        meant = (guest for guest in guests_of(session, kind, host, selector))
+        guests = {guest.name: guest for guest in meant if targets is None or guest.name in targets}
         kept = keep(kind, guests.values(), now(session))
-    survey = _Survey(guests, tried, options or MigrationOptions(), immovable=kept)
+    survey = _Survey(guests, tried, options or MigrationOptions(), immovable=kept, targets=targets)
     survey.ask_guests()
     while survey.ask_destinations(made := _placed(kind, host, where, survey)):
         pass
@@ -121,6 +127,7 @@ class _Survey:
     options: MigrationOptions = field(default_factory=MigrationOptions)
     inspections: dict[str, Inspection] = field(default_factory=dict)
     immovable: dict[str, str] = field(default_factory=dict)
+    targets: Targets | None = None
     refusals: dict[tuple[str, str], str | None] = field(default_factory=dict)
     """{(guest, destination): why not, None if it may}."""
 
@@ -142,6 +149,14 @@ class _Survey:
         refused = _refused(ask, pairs)
         self.refusals |= {pair: refused.get(pair) for pair in pairs}
         return bool(refused)
+
+    def candidate(self, guest: Guest) -> Candidate:
+        """With what the hosts have answered."""
+        refused, targets = self.refused_by(guest.name), self.targets
+        if targets is None:
+            return candidate(guest, preferred=None, refused_by=refused)
+        turn = list(targets).index(guest.name)
+        return candidate(guest, preferred=None, refused_by=refused, only=targets[guest.name], turn=turn)
 
     def refused_by(self, guest: str) -> dict[str, str]:
         return {host: why for (name, host), why in self.refusals.items() if name == guest and why}
@@ -165,8 +180,7 @@ def _refused(ask: Callable[[Asked], None], about: Iterable[Asked]) -> dict[Asked
 def _placed(kind: DrainKind, host: str, where: AllowedHosts, survey: _Survey) -> DrainPlan:
     with transaction() as session:
         rows = session.scalars(select(Guest).where(Guest.name.in_(list(survey.inspections)))).all()
-        candidates = [candidate(guest, preferred=None, refused_by=survey.refused_by(guest.name)) for guest in rows]
-        return placed(session, kind, host, where, candidates)
+        return placed(session, kind, host, where, [survey.candidate(guest) for guest in rows])
 
 
 def placed(
@@ -180,7 +194,13 @@ def placed(
 
 
 def candidate(
-    guest: Guest, *, preferred: str | None, refused_by: Mapping[str, str], promised: bool = False
+    guest: Guest,
+    *,
+    preferred: str | None,
+    refused_by: Mapping[str, str],
+    promised: bool = False,
+    only: str | None = None,
+    turn: int = 0,
 ) -> Candidate:
     """A guest as the planner sees it."""
     return Candidate(
@@ -193,6 +213,8 @@ def candidate(
         preferred=preferred,
         refused_by=refused_by,
         promised=promised,
+        only=only,
+        turn=turn,
     )
 
 

@@ -93,9 +93,15 @@ def _take_up(session: Session, drain: Drain) -> None:
     known = {row.guest for row in drain.guests}
     for guest in guests_of(session, drain.kind, drain.host, Selector.read(drain.selector)):
         if guest.name not in known:
-            row = DrainGuest(guest=guest.name, position=len(drain.guests) + 1, source=guest.host)
-            drain.guests.append(row)
+            drain.guests.append(_arrived(drain, guest))
     session.flush()
+
+
+def _arrived(drain: Drain, guest: Guest) -> DrainGuest:
+    row = {"guest": guest.name, "position": len(drain.guests) + 1, "source": guest.host}
+    if drain.follows_plan:
+        return DrainGuest(**row, state=GuestState.SKIPPED, reason="it is not in the plan that the drain follows")
+    return DrainGuest(**row)
 
 
 def _end_if_over(session: Session, drain: Drain) -> None:

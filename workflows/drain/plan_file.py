@@ -1,0 +1,301 @@
+"""A drain's plan as a file: who goes where, in which order, why, how long it takes, and what is left.
+
+It is made by a forecast, reviewed and edited by people (skip, another target, another order), approved, and applied.
+A drain that follows a plan moves nobody else and sends nobody elsewhere: right before its turn each guest is compared
+with what the plan says of it, and one that differs is left, with the difference as its reason.
+"""
+
+import hashlib
+import json
+from typing import Any, Self
+
+import yaml
+from pydantic import ConfigDict, Field, model_validator
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from drover.errors import PreconditionFailed, UnreadableDocument
+from drover.names import GuestName, HostName
+from models import fleet
+from models.base import now
+from models.contracts import Many, Part, Versioned
+from models.database import transaction
+from models.documents import PlannedGuest
+from models.drain import Drain, DrainGuest, DrainKind, GuestState, PlanApproval
+from models.guest import Guest
+from models.said import say
+from workflows.drain import commands
+from workflows.drain.commands import DrainRequest
+from workflows.drain.planner import Forecast, Targets, known
+from workflows.migration.jobs import wake
+from workflows.submissions import DrainSubmission
+
+LARGEST = 1 << 24
+"""Bytes of a file that is read."""
+
+
+class Strict(Part):
+    """An unknown word is a mistake of who has edited the file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Move(Strict):
+    """One guest that is to be moved, in its turn."""
+
+    guest: GuestName
+    source: HostName
+    to: HostName
+    skip: bool = False
+    """Leave it where it is."""
+    estimate_s: float = Field(ge=0)
+    why: str = ""
+    """Why there. For people."""
+    cpus: int
+    memory_bytes: int
+    disk_bytes: int
+    uuid: str | None = None
+
+    @property
+    def planned(self) -> PlannedGuest:
+        """What it is compared with right before its turn."""
+        return PlannedGuest(
+            source=self.source,
+            cpus=self.cpus,
+            memory_bytes=self.memory_bytes,
+            disk_bytes=self.disk_bytes,
+            uuid=self.uuid,
+            estimate_s=self.estimate_s,
+        )
+
+
+class Left(Strict):
+    """A guest that stays."""
+
+    guest: GuestName
+    why: str
+
+
+class PlanFile(Versioned):
+    """The file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: str = Field(pattern="^(drain|return)$")
+    made_at: str
+    made_by: str
+    total_s: float
+    request: dict[str, Any]
+    """What was asked for, as `DrainSubmission` has it, without what is the default."""
+    moves: Many[Move] = ()
+    """In their order."""
+    left: Many[Left] = ()
+
+    @model_validator(mode="after")
+    def _each_guest_once(self) -> Self:
+        names = [move.guest for move in self.moves] + [left.guest for left in self.left]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"named more than once: {', '.join(twice)}")
+        return self
+
+    @property
+    def going(self) -> tuple[Move, ...]:
+        """Those that are not to be skipped."""
+        return tuple(move for move in self.moves if not move.skip)
+
+    def drain_request(self) -> DrainRequest:
+        """What the drain is asked for.
+
+        Raises:
+            PreconditionFailed: `request` is not understood.
+        """
+        return DrainRequest.of(DrainKind(self.kind), DrainSubmission.read(self.request))
+
+    def targets(self) -> Targets:
+        """Where each guest may go, and nobody else may."""
+        return {move.guest: move.to for move in self.going}
+
+    @property
+    def digest(self) -> str:
+        """Changes with each change of what would be done. Comments and the words for people do not count."""
+        told = self.json_object()
+        for each in told["moves"]:
+            del each["why"]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def made(forecast: Forecast, submission: DrainSubmission, by: str) -> PlanFile:
+    """The plan of a forecast."""
+    with transaction() as session:
+        at = now(session)
+        names = [placement.candidate.name for placement in forecast.plan.placements]
+        guests = {guest.name: guest for guest in session.scalars(select(Guest).where(Guest.name.in_(names)))}
+    moves = []
+    for placement in forecast.plan.placements:
+        guest = guests[placement.candidate.name]
+        moves.append(
+            Move(
+                guest=guest.name,
+                source=guest.host,
+                to=placement.destination,
+                estimate_s=round(forecast.move_s(placement), 1),
+                why=placement.why,
+                cpus=guest.cpus,
+                memory_bytes=guest.memory_bytes,
+                disk_bytes=guest.disk_bytes,
+                uuid=guest.uuid,
+            )
+        )
+    return PlanFile(
+        kind=forecast.kind.value,
+        made_at=at.isoformat(timespec="seconds"),
+        made_by=by,
+        total_s=round(forecast.total_s, 1),
+        request=submission.model_dump(mode="json", exclude_defaults=True),
+        moves=tuple(moves),
+        left=tuple(Left(guest=name, why=why) for name, why in sorted(forecast.plan.left.items())),
+    )
+
+
+def written(plan: PlanFile) -> str:
+    """The text of the file."""
+    return yaml.safe_dump(plan.json_object(), sort_keys=False, allow_unicode=True, width=120)
+
+
+def read(text: str, name: str) -> PlanFile:
+    """The plan in a file.
+
+    Raises:
+        PreconditionFailed: it is no plan, or of a later version; one sentence names the place.
+    """
+    try:
+        plan = PlanFile.read(yaml.safe_load(text))
+        plan.drain_request()
+    except yaml.YAMLError as error:
+        raise PreconditionFailed(f"{name} is no YAML: {' '.join(str(error).split())}") from error
+    except (UnreadableDocument, PreconditionFailed) as error:
+        raise PreconditionFailed(f"{name} is no plan that can be used: {error}") from error
+    return plan
+
+
+def approve(plan: PlanFile, by: str) -> PlanApproval:
+    """Record that a user approves exactly this plan; an edited one needs another approval.
+
+    Raises:
+        PreconditionFailed: a host or guest in it is unknown.
+    """
+    with transaction() as session:
+        _check_names(session, plan)
+        found = session.get(PlanApproval, (plan.digest, by))
+        if found is None:
+            found = PlanApproval(digest=plan.digest, by=by, at=now(session))
+            session.add(found)
+            say(session, f"{by} approves the plan {plan.digest[:12]} of {plan.drain_request().host}")
+    return found
+
+
+def approvals(plan: PlanFile) -> list[PlanApproval]:
+    """Those of exactly this plan."""
+    with transaction() as session:
+        return _approvals(session, plan)
+
+
+def _approvals(session: Session, plan: PlanFile) -> list[PlanApproval]:
+    mine = select(PlanApproval).where(PlanApproval.digest == plan.digest)
+    return list(session.scalars(mine.order_by(PlanApproval.at)))
+
+
+def apply(plan: PlanFile, by: str) -> Drain:
+    """Queue a drain that follows the plan. Applied again, the same plan answers its first drain.
+
+    Raises:
+        PreconditionFailed: it is not approved as the fleet wants it, or a host or guest in it is unknown.
+    """
+    request, key = plan.drain_request(), f"plan-{plan.digest[:32]}"
+    with transaction() as session:
+        earlier = session.scalar(select(Drain).where(Drain.idempotency_key == key))
+        if earlier is not None:
+            return earlier
+        check(session, plan, by)
+        drain = commands.queue(session, request, key=key)
+        drain.follows_plan = True
+        drain.guests = _rows(session, plan)
+        say(session, f"{by} applies the plan {plan.digest[:12]}", drain=drain.id)
+        wake(session)
+        return drain
+
+
+def check(session: Session, plan: PlanFile, by: str) -> None:
+    """Refuse a plan that may not be applied.
+
+    Raises:
+        PreconditionFailed: see `apply`.
+    """
+    _check_names(session, plan)
+    wanted = fleet.limits(session).plan_approvals
+    others = [one.by for one in _approvals(session, plan) if one.by != by]
+    if len(others) < wanted:
+        raise PreconditionFailed(
+            f"the plan {plan.digest[:12]} needs {wanted} approvals of others than {by}, who applies it, and has "
+            f"{len(others)}: `drover plan approve FILE`, by another user; an edited plan is another one"
+        )
+
+
+def _check_names(session: Session, plan: PlanFile) -> None:
+    known(session, [plan.drain_request().host, *(move.to for move in plan.moves)])
+    there = set(session.scalars(select(Guest.name)))
+    if missing := sorted({move.guest for move in plan.going} - there):
+        raise PreconditionFailed(f"there is no guest {missing[0]!r} (any more): take it out of the plan, or `skip` it")
+
+
+def _rows(session: Session, plan: PlanFile) -> list[DrainGuest]:
+    rows = [
+        DrainGuest(
+            guest=move.guest,
+            source=move.source,
+            destination=move.to,
+            estimate_s=move.estimate_s,
+            planned=None if move.skip else move.planned,
+            state=GuestState.SKIPPED if move.skip else GuestState.WAITING,
+            reason="the plan says so" if move.skip else None,
+        )
+        for move in plan.moves
+    ]
+    host = plan.drain_request().host
+    rows += [
+        DrainGuest(guest=one.guest, source=host, state=GuestState.SKIPPED, reason=f"left by the plan: {one.why}")
+        for one in plan.left
+    ]
+    for turn, row in enumerate(rows, start=1):
+        row.position = turn
+    return rows
+
+
+class Differs(PreconditionFailed):
+    """A guest is not as the plan that its drain follows says."""
+
+
+def compare(guest: Guest, planned: PlannedGuest) -> None:
+    """Refuse a guest that is not as planned.
+
+    Raises:
+        Differs: what differs, and what to do.
+    """
+    if why := difference(guest, planned):
+        raise Differs(f"{guest.name} is not as the plan says: {why}; it stays where it is: make another plan for it")
+
+
+def difference(guest: Guest | None, planned: PlannedGuest) -> str | None:
+    """What is no longer as the plan says, as a sentence; None if nothing is."""
+    if guest is None:
+        return "it is no guest of Drover any more"
+    if guest.host != planned.source:
+        return f"it is on {guest.host}, by the plan on {planned.source}"
+    if planned.uuid is not None and guest.uuid != planned.uuid:
+        return f"its UUID is {guest.uuid}, by the plan {planned.uuid}: it is another guest of that name"
+    for what in ("cpus", "memory_bytes", "disk_bytes"):
+        is_now, was = getattr(guest, what), getattr(planned, what)
+        if is_now != was:
+            return f"its {what} is {is_now}, by the plan {was}"
+    return None

@@ -33,9 +33,8 @@ def temporary(
     kind: type[Lab] = Lab,
 ) -> Iterator[Lab]:
     """A lab for the time of a `with` block; this process is pointed at it."""
-    lab = kind(
-        Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp")), settings, limits or {}
-    )  # a short path: Unix sockets lie in it
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))  # a short one: Unix sockets lie in it
+    lab = kind(path, settings, limits or {}, durable=False)
     try:
         fleet.up(lab, hosts, flower=False, namespaces=namespaces)
         with fleet.pointed_at(lab):

@@ -9,7 +9,6 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from lab import fleet as lab_fleet
 from lab.directory import Lab
-from migrations import upgrade
 from models.database import engine, transaction
 from models.job import Disk, Job, record_event
 from tests import consoles, factories
@@ -40,9 +39,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site(database_lab: Lab) -> Iterator[Site]:
     with lab_fleet.pointed_at(database_lab):
-        upgrade()
-        with transaction() as session:
-            factories.empty(session)
+        factories.empty_database()
         shown = consoles.fleet()
         with consoles.serving() as address, consoles.browsing() as browser:
             yield Site(address, shown, browser)

@@ -12,6 +12,8 @@ import migrations
 from models import refusal
 from models.access import ApiToken, Scope
 from models.base import Base
+from models.budget import Budget
+from models.controller import Controller
 from models.database import engine, transaction
 from models.documents import Hook, HostFacts
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState, PlanApproval
@@ -115,6 +117,8 @@ def _rows_in_every_table() -> None:
         roll.hosts = [RollHost(host="one", position=1)]
         session.add(roll)
         session.flush()
+        session.add(Budget(name="fleet", bytes_per_s=1))
+        session.add(Controller(id=1, looked_at=datetime.now(UTC)))
         session.add(PlanApproval(digest="d", by="alice", at=datetime.now(UTC)))
         session.add(HookRun(roll_id=roll.id, host="one"))
     for table in Base.metadata.sorted_tables:

@@ -15,6 +15,7 @@ BRISK = {
     "DROVER_LEASE_MARGIN_S": "2",
     "DROVER_HEARTBEAT_S": "1",
     "DROVER_REPUBLISH_AFTER_S": "2",
+    "DROVER_WATCH_S": "0.2",
 }
 """What was lost is found sooner than by default, and a busy machine still keeps up with it.
 

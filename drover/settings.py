@@ -38,8 +38,10 @@ EVERYBODY, WORKER, CONTROLLER = "everybody", "worker", "controller"
 
 OTHER_VARIABLES = {
     "DROVER_LAB_DIR": "folder of the lab that `drover lab` works on",
-    "DROVER_GUEST": "what a program of the policy is told: whose launcher it silences; set by Drover alone",
+    "DROVER_GUEST": "what a program of the administrator's is told: about which guest; set by Drover alone",
     "DROVER_JOB": "likewise: for which job; set by Drover alone",
+    "DROVER_SOURCE": "likewise: where the guest was; set by Drover alone",
+    "DROVER_DESTINATION": "likewise: where it goes; set by Drover alone",
     "DROVER_LOG_ABOUT": "fields of the log of a process that Drover started; set by Drover alone",
     "DROVER_MIGRATION_NET": "first three numbers of the migration network of docker-compose.yml",
     "DROVER_PROCESS": "mark of a process that Drover started; set by Drover alone",
@@ -335,6 +337,15 @@ class Settings(BaseSettings):
         le=timedelta(minutes=1),
         about="How often a worker writes its heartbeat; its host counts as silent after four times that. "
         "The same value everywhere.",
+    )
+    watch: Seconds = _variable(
+        "WATCH_S",
+        timedelta(seconds=3),
+        unit="s",
+        read_by=WORKER,
+        ge=timedelta(0),
+        le=timedelta(minutes=10),
+        about="For how long a guest that has arrived is watched before it counts as well, see docs/deploy.md.",
     )
     republish_after: Seconds = _variable(
         "REPUBLISH_AFTER_S",

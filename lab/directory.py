@@ -43,6 +43,9 @@ class Lab:
     """Further `DROVER_*` variables of all its processes."""
     limits: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Limits of its fleet other than the defaults, as `drover fleet set` has them."""
+    durable: bool = field(default=True, compare=False)
+    """Its Postgres survives a crash of the machine. Without, each commit takes a fraction of the time, and what is
+    committed survives the death of any process all the same."""
 
     @property
     def exists(self) -> bool:

@@ -31,6 +31,7 @@ def start_postgres(lab: Lab) -> Process:
         *_as_database_user(),
         *(str(_postgres_program("postgres")), "-D", str(lab.postgres / "data"), "-k", str(lab.postgres)),
         *("-c", "listen_addresses=", "-c", "max_connections=300", "-c", "log_min_messages=warning"),
+        *(() if lab.durable else ("-c", "fsync=off")),
     ]
     started = processes.spawn(lab.mark("postgres"), argv, lab.logs / "postgres.log")
     _wait(started, lambda: _answers_postgres(lab), lab.logs / "postgres.log")

@@ -4,6 +4,9 @@ from importlib.resources import files
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
 
 
 def config() -> Config:
@@ -11,6 +14,16 @@ def config() -> Config:
     made = Config()
     made.set_main_option("script_location", str(files("migrations")))
     return made
+
+
+def newest() -> str | None:
+    """The revision that this version needs."""
+    return ScriptDirectory.from_config(config()).get_current_head()
+
+
+def present(connection: Connection) -> str | None:
+    """The revision that a database is at; None if it is empty."""
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def upgrade(revision: str = "head") -> None:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from typing import Any, TypeVar, cast
 
 import psycopg
@@ -12,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+import models.controller
 import models.drain
 import models.fleet
 import models.guest
@@ -19,7 +19,7 @@ import models.host
 import models.roll
 import models.storage  # likewise
 import models.webhook  # noqa: F401 - tables refer to each other: with these all are known
-from drover.settings import settings
+from drover.settings import Settings, settings
 from models.said import log_said
 
 T = TypeVar("T")
@@ -84,19 +84,33 @@ LONGEST_SILENCE_MS = 5000
 """Between two statements of one transaction; ours hold no more than a few rows for a few milliseconds."""
 
 
-@cache
+_engines: dict[tuple[str, str | None, int], Engine] = {}
+
+
 def engine() -> Engine:
-    """The process's pool of connections, opened at first use.
+    """The process's pool of connections to the database of the present settings, opened at first use.
+
+    A process that is pointed at another database and back finds its statements compiled.
+    """
+    ours = settings()
+    key = (ours.database_url, ours.host, ours.concurrency)
+    if key not in _engines:
+        _engines[key] = _pool(ours)
+    return _engines[key]
+
+
+def _pool(ours: Settings) -> Engine:
+    """Of connections that notice a death on either side.
 
     TCP keep-alives are short so that a vanished server is noticed within seconds. The server likewise ends a
     transaction whose client is frozen or vanished: it would hold its job's lock and so block that job's recovery.
     """
     return create_engine(
-        settings().database_url,
+        ours.database_url,
         pool_pre_ping=True,
         hide_parameters=True,  # errors with the values of a statement would carry keys into logs
         pool_size=5,
-        max_overflow=settings().concurrency,
+        max_overflow=ours.concurrency,
         connect_args={
             "connect_timeout": 5,
             "keepalives_idle": 5,
@@ -105,16 +119,15 @@ def engine() -> Engine:
             "tcp_user_timeout": 10_000,
             "options": f"-c idle_in_transaction_session_timeout={LONGEST_SILENCE_MS}",
             "client_encoding": "utf8",  # a database made in the C locale would return text as bytes
-            "application_name": f"drover {settings().host or 'control'}",
+            "application_name": f"drover {ours.host or 'control'}",
         },
     )
 
 
 def forget() -> None:
-    """Close the pool and read the settings anew at next use: the environment has changed."""
-    if engine.cache_info().currsize:
-        engine().dispose()
-    engine.cache_clear()
+    """Close all connections and read the settings anew at next use: the environment has changed."""
+    for made in _engines.values():
+        made.dispose()
     settings.cache_clear()
 
 

@@ -110,6 +110,26 @@ class Proof(Versioned):
         return sum(disk.bytes_different for disk in self.disks)
 
 
+class Health(Versioned):
+    """How a guest is after its switchover. `check_guest` writes it at the destination."""
+
+    finished: bool = False
+    """It was looked at."""
+    runstate: str | None = None
+    """QEMU's."""
+    reads: int = 0
+    """Of its disks while it was looked at; likewise the next."""
+    writes: int = 0
+    agent_before: bool | None = None
+    """Whether its agent answered at the source; None: it has none. `migrate_ram` writes it there."""
+    agent: bool | None = None
+    """Whether it answers at the destination."""
+    problems: Many[str] = ()
+    """What is wrong; empty: it is well."""
+    seconds: float = 0.0
+    """For how long it was looked at."""
+
+
 class Switchover(Versioned):
     """The present attempt at the switchover. `migrate_ram` writes it on the destination."""
 

@@ -21,6 +21,7 @@ from models.documents import (
     Downtime,
     Estimate,
     FileCopy,
+    Health,
     MigrationOptions,
     NbdServer,
     Pace,
@@ -98,6 +99,8 @@ class Job(Base):
     """None while no attempt is under way."""
     file_copy: Mapped[FileCopy | None] = mapped_column(Typed(FileCopy))
     """None where nothing had to be copied but disks and RAM."""
+    health: Mapped[Health | None] = mapped_column(Typed(Health))
+    """Of its guest after the switchover; None before."""
     proof: Mapped[Proof | None] = mapped_column(Typed(Proof))
     """None before its images are compared, or where that was not asked for."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)

@@ -12,8 +12,7 @@ from drover import logs
 from drover.settings import settings
 from lab import fleet, services
 from lab.directory import Lab
-from migrations import upgrade
-from models.database import engine, transaction
+from models.database import engine
 from tests import factories, labs, saved_guests
 from tests.helpers import Moves
 
@@ -22,6 +21,16 @@ from tests.helpers import Moves
 def pytest_configure(config: pytest.Config) -> None:
     """Before any worker of pytest-xdist starts: all share the guests that were booted once."""
     saved_guests.share_folder()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What takes long is done a few times, or as often as is asked for."""
+    parser.addoption("--round-trips", type=int, default=2, help="of the guest in tests/test_way_back.py")
+
+
+@pytest.fixture(scope="session")
+def round_trips(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--round-trips"))
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -103,7 +112,7 @@ def moves(lab: Lab) -> Iterator[Moves]:
 @pytest.fixture(scope="session")
 def database_lab() -> Iterator[Lab]:
     """A Postgres with the newest schema, and nothing else."""
-    made = Lab(Path(tempfile.mkdtemp(prefix="dl", dir="/tmp")))
+    made = Lab(Path(tempfile.mkdtemp(prefix="dl", dir="/tmp")), durable=False)
     made.path.chmod(0o711)
     try:
         services.start_postgres(made)
@@ -117,8 +126,6 @@ def database_lab() -> Iterator[Lab]:
 def database(database_lab: Lab) -> Iterator[None]:
     """An empty database; this process is pointed at it."""
     with fleet.pointed_at(database_lab):
-        upgrade()
-        with transaction() as session:
-            factories.empty(session)
+        factories.empty_database()
         yield
         engine().dispose()

@@ -1,14 +1,16 @@
 """Hosts, guests, jobs and limits as rows: enough for whatever decides by rows alone; and settings for it."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
+import migrations
 from drover.settings import Settings, settings
 from models.base import Base
-from models.database import transaction
+from models.database import engine, transaction
 from models.documents import HostFacts
 from models.fleet import FleetLimits, Limits
 from models.guest import Guest
@@ -42,11 +44,21 @@ def receiver(name: str = LOOPBACK, *, within: Sequence[str] = ()) -> str:
     return secret
 
 
-def empty(session: Session) -> None:
-    """Delete all rows; the fleet has its default limits."""
-    for table in reversed(Base.metadata.sorted_tables):
-        session.execute(table.delete())
-    session.add(FleetLimits(**Limits().model_dump()))
+def empty_database() -> None:
+    """The newest schema, whatever the test before has left, with the default limits of the fleet and no other rows."""
+    with engine().connect() as connection:
+        current = migrations.present(connection) == _newest_schema()
+    if not current:
+        migrations.upgrade()
+    deletes = (f"DELETE FROM {table.name}" for table in reversed(Base.metadata.sorted_tables))
+    with transaction() as session:
+        session.connection().exec_driver_sql("; ".join(deletes))
+        session.add(FleetLimits(**Limits().model_dump()))
+
+
+@cache
+def _newest_schema() -> str | None:
+    return migrations.newest()
 
 
 def limits(**changed: Any) -> None:

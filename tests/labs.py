@@ -15,6 +15,7 @@ BRISK = {
     "DROVER_LEASE_MARGIN_S": "2",
     "DROVER_HEARTBEAT_S": "1",
     "DROVER_REPUBLISH_AFTER_S": "2",
+    "DROVER_WATCH_S": "0.2",
 }
 """What was lost is found sooner than by default, and a busy machine still keeps up with it.
 
@@ -33,9 +34,8 @@ def temporary(
     kind: type[Lab] = Lab,
 ) -> Iterator[Lab]:
     """A lab for the time of a `with` block; this process is pointed at it."""
-    lab = kind(
-        Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp")), settings, limits or {}
-    )  # a short path: Unix sockets lie in it
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))  # a short one: Unix sockets lie in it
+    lab = kind(path, settings, limits or {}, durable=False)
     try:
         fleet.up(lab, hosts, flower=False, namespaces=namespaces)
         with fleet.pointed_at(lab):

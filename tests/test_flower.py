@@ -11,6 +11,7 @@ import pytest
 from lab import fleet
 from lab.cli import flower_url
 from lab.directory import Lab
+from models.job import Side
 from tests.helpers import MIB, Moves, until
 from workflows.migration import chain
 
@@ -49,7 +50,8 @@ def test_a_browser_shows_guest_hosts_step_and_progress_of_a_move_and_the_newest_
     guest = moves.boot(fill_mib=32)
     job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=MIB)
     until("the disk is copied", lambda: moves.job(job.id).disks[0].bytes_copied > 0)
-    place = f"job {job.id}, link 4 of {len(chain.LINKS)} on host-a: "
+    link = chain.LINKS.index((chain.StepName.AWAIT_SYNC, Side.SOURCE)) + 1
+    place = f"job {job.id}, link {link} of {len(chain.LINKS)} on host-a: "
     wanted = ("drover.step.await_sync", "drover.step.prepare_dest_image", f"{guest}: host-a to host-b", place, " %")
 
     def shown() -> str:

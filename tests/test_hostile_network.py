@@ -120,7 +120,7 @@ def test_a_move_goes_well_and_who_listens_or_attacks_learns_only_what_is_sent_in
         patterns = _patterns(Path(job.disks[0].destination_path))
         assert len(patterns) > 3
         wire = heard.read_bytes()
-        assert len(wire) > 48 * MIB
+        assert len(wire) > 32 * MIB  # zeroes are not sent
         seen = [pattern for pattern in patterns if pattern in wire]
         assert bool(seen) is (streams == "plain"), f"{len(seen)} of {len(patterns)} patterns were on the wire"
         moves.end()

@@ -1,6 +1,7 @@
 """Images that guests left behind: listed with their room, purged on request, and by the host where it gets short."""
 
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from tests import factories
 from tests.test_cli.support import document, drover
 from workers.images import records, retention
 from workers.storage import room
+from workflows import capacity, guests
+from workflows.submissions import MigrationSubmission
 
 pytestmark = pytest.mark.usefixtures("database")
 MIB = 1 << 20
@@ -130,3 +133,40 @@ def test_whoever_lacks_room_is_told_what_kept_images_take_there(tmp_path: Path) 
     left_behind("web", tmp_path, hours=1, bytes_=3 * MIB)
     assert room._kept(tmp_path, ours(tmp_path)).startswith(" (images that guests left behind take 3 MiB there")
     assert room._kept(tmp_path, factories.ours(host="two")) == ""
+
+
+def disk_left(host: str, planning: Sequence[str] | None = None) -> float:
+    with transaction() as session:
+        return capacity.rooms(session, factories.ours(), planning=planning)[host].disk_bytes
+
+
+def test_a_kept_image_does_not_stand_in_the_way_of_the_guest_that_goes_back_to_it(tmp_path: Path) -> None:
+    left_behind("web", tmp_path, hours=1, bytes_=7 * MIB)
+    left_behind("db", tmp_path, hours=1, bytes_=MIB)
+    both = disk_left("one")
+    assert disk_left("one", ["web"]) == both + 7 * MIB
+    factories.job("web", "one")
+    assert disk_left("one") == both + 7 * MIB
+
+
+def test_a_guest_goes_back_to_where_it_came_from(tmp_path: Path) -> None:
+    left_behind("web", tmp_path, hours=1)
+    asked = MigrationSubmission.read({"guest": "web", "back": True, "idempotency_key": "k"})
+    assert guests.destination(asked) == guests.destination(asked.model_copy(update={"idempotency_key": None})) == "one"
+    factories.job("web", "one", state=JobState.DONE, idempotency_key="k")
+    with transaction() as session:
+        session.execute(update(Guest).values(host="one"))
+    assert guests.destination(asked) == "one", "the same submission means the same move"
+    assert guests.destination(asked.model_copy(update={"idempotency_key": None})) == "two"
+
+
+def test_a_guest_that_came_from_nowhere_cannot_go_back(tmp_path: Path) -> None:
+    factories.guest("new", "one")
+    result = drover("migrate", "new", "--back")
+    assert (result.exit_code, "was never moved to one: name a host with --to" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("words", [(), ("--back", "--to", "two")])
+def test_a_move_has_one_destination(tmp_path: Path, words: tuple[str, ...]) -> None:
+    factories.guest("web", "one")
+    assert drover("migrate", "web", *words).exit_code == 2

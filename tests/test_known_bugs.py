@@ -33,7 +33,15 @@ def test_versions_are_read_from_the_reply() -> None:
 def test_live_memory_copies_are_for_versions_that_do_not_corrupt_them(
     source: Version, destination: Version, accel: Accel, safe: bool
 ) -> None:
-    assert live_ram_safe(source, destination, accel) is safe
+    assert live_ram_safe(source, destination, accel, PLAIN) is safe
+
+
+@pytest.mark.parametrize("device", ["pc-dimm,memdev=m", "virtio-mem-pci,memdev=m", '{"driver": "nvdimm"}'])
+def test_a_guest_with_memory_in_a_device_is_paused_without_kvm(device: str) -> None:
+    argv = [*PLAIN, "-device", device]
+    assert not live_ram_safe(DEBIAN, DEBIAN, "tcg", argv)
+    assert live_ram_safe(DEBIAN, DEBIAN, "kvm", argv)
+    assert any("tcg-device-memory" in check.sentence for check in warnings(DEBIAN, "tcg", argv))
 
 
 @pytest.mark.parametrize(
@@ -142,5 +150,5 @@ def test_a_pause_for_the_memory_is_told_in_one_sentence(
 def test_the_operator_knows_whenever_the_guest_will_be_paused(
     source: Version, destination: Version, accel: Accel
 ) -> None:
-    paused = not live_ram_safe(source, destination, accel)
+    paused = not live_ram_safe(source, destination, accel, PLAIN)
     assert ("tcg-precopy" in told(source, accel=accel, destination=destination)) is paused

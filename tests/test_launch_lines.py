@@ -40,7 +40,7 @@ def _of(line: Line) -> object:
 def test_a_launched_guest_moves_there_and_back_or_is_refused(lab: Lab, line: Line) -> None:
     outcome = launch_lines.tried(lab, line)
     if line.refused is None:
-        assert outcome == launch_lines.Outcome("moved")
+        assert outcome == launch_lines.Outcome("moved"), outcome.sentence
     else:
         assert outcome.verdict in {"refused", "not adopted"}, outcome
         assert re.search(line.refused, outcome.sentence), outcome

@@ -33,7 +33,7 @@ from lab.cli import metrics_url
 from lab.directory import Lab
 from lab.fleet import free_port
 from models.database import forget, transaction
-from models.documents import Downtime, RamProgress, Window
+from models.documents import Downtime, Health, RamProgress, Window
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.job import Attempt, Job, JobState, StepState
@@ -141,6 +141,20 @@ def test_a_guest_that_is_gone_or_runs_twice_is_told_by_its_name(fleet: Scrape) -
     trouble("old", gone_at=func.now())
     assert fleet("drover_guest_trouble", guest="old", host="hv1", state="gone") == 1
     assert fleet("drover_guests", state="gone") == 1
+
+
+def arrived_unwell(guest: str, job_id: int) -> None:
+    """It lives where the job has brought it, and its check failed there."""
+    with transaction() as session:
+        job = session.get_one(Job, job_id)
+        job.health, job.way_back_needed = Health(finished=True, problems=("it is io-error",)), True
+        session.get_one(Guest, guest).host = job.destination
+
+
+def test_a_guest_whose_check_failed_after_its_move_is_told_with_the_job(fleet: Scrape) -> None:
+    job = factories.job("old", "hv2", state=JobState.DONE)
+    arrived_unwell("old", job)
+    assert fleet("drover_guest_unwell", guest="old", host="hv2", job_id=str(job), reason="check") == 1
 
 
 def test_jobs_and_hosts_are_told_as_they_are(fleet: Scrape) -> None:
@@ -336,7 +350,9 @@ def described(scrape: Scrape) -> dict[str, tuple[str, frozenset[str]]]:
 @pytest.fixture
 def telling(fleet: Scrape, drain: Drain, database_lab: Lab) -> Iterator[Scrape]:
     """A fleet with a value for each metric."""
-    end(factories.job("old", "hv2", state=JobState.RUNNING), downtime_ms=42, ago_s=60)
+    job = factories.job("old", "hv2", state=JobState.RUNNING)
+    end(job, downtime_ms=42, ago_s=60)
+    arrived_unwell("old", job)
     storage("hv1", func.now())
     trouble("old", twin="pid 1 on hv2 has its UUID as well")
     redis = services.start_redis(database_lab)

@@ -115,9 +115,11 @@ def test_a_guest_that_is_paused(moves: Moves) -> None:
 @pytest.mark.usefixtures("nothing_changes")
 def test_a_monitor_that_another_client_holds(moves: Moves) -> None:
     guest = moves.boot()
-    with socket.socket(socket.AF_UNIX) as other:
-        other.connect(known_guest(guest).qmp)
-        other.recv(4096)
+    qmp = Path(known_guest(guest).qmp)
+    with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+        for client, monitor in ((first, qmp), (second, qmp.with_name("watch.sock"))):
+            client.connect(str(monitor))
+            client.recv(4096)
         assert f"is held by process {os.getpid()} (" in refused(moves, guest, "host-b")
 
 

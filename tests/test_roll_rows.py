@@ -450,8 +450,7 @@ class Weather(RuleBasedStateMachine):
 
     @initialize(most=st.integers(1, 2))
     def begin(self, most: int) -> None:
-        with transaction() as session:
-            factories.empty(session)
+        factories.empty_database()
         fleet_of_three()
         self.most, self.number = most, submit(max_unavailable=most)
 

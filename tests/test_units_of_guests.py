@@ -86,7 +86,7 @@ def _said(console: Path) -> bytes:
 
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
-    lab = Lab(Path(tempfile.mkdtemp(prefix="du", dir="/tmp")), BRISK)
+    lab = Lab(Path(tempfile.mkdtemp(prefix="du", dir="/tmp")), BRISK, durable=False)
     folder = Path(tempfile.mkdtemp(prefix="drover-booted-", dir="/var/tmp"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)

@@ -16,12 +16,10 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 
+import migrations
 from lab import fleet
 from lab.directory import Lab
-from migrations import config
 from models.database import engine
 from models.job import Job
 from tests.helpers import Moves, stop, until
@@ -109,7 +107,7 @@ class Fleet:
 @pytest.fixture
 def old_fleet(previous: Path) -> Iterator[Fleet]:
     """Two hosts, a controller and a guest, all by the previous version; this process is pointed at them."""
-    lab = Lab(Path(tempfile.mkdtemp(prefix="du", dir="/tmp")))
+    lab = Lab(Path(tempfile.mkdtemp(prefix="du", dir="/tmp")), durable=False)
     made = Fleet(lab, previous)
     try:
         made.run("lab", "up", "--hosts", "2", "--no-flower", "--dir", str(lab.path))
@@ -122,12 +120,12 @@ def old_fleet(previous: Path) -> Iterator[Fleet]:
 
 def _schema() -> str | None:
     with engine().connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return migrations.present(connection)
 
 
 def test_a_fleet_is_upgraded_while_a_guest_moves_and_the_copy_goes_on(old_fleet: Fleet) -> None:
     lab, moves = old_fleet.lab, Moves(old_fleet.lab)
-    newest = ScriptDirectory.from_config(config()).get_current_head()
+    newest = migrations.newest()
     assert _schema() != newest
     old_fleet.run(
         "lab", "guest", "web", "--host", "host-a", "--disk", "160M", "--fill-mib", "128", "--write-rate", "20"

@@ -4,8 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from drover.metrics import gauges
+from drover.settings import settings
 from drover.views import sentences
+from lab import fleet
 from lab.guest.spec import DiskSpec
+from models.base import now
+from models.database import transaction
 from models.documents import Range
 from models.job import JobState
 from tests.helpers import MIB, Moves, until
@@ -24,7 +29,7 @@ def damage(path: str, byte: bytes) -> None:
         image.write(byte)
 
 
-def test_a_flipped_byte_stops_the_move_and_the_source_keeps_its_images_until_both_are_equal(moves: Moves) -> None:
+def test_a_flipped_byte_stops_the_move_and_a_failed_check_does_not_and_both_keep_the_way_back(moves: Moves) -> None:
     disks = DiskSpec(size_bytes=64 * MIB), DiskSpec(size_bytes=96 * MIB, format="raw")
     guest = moves.boot(*disks, fill_mib=16)
     job = moves.submit(guest, "host-b", **SLOW)
@@ -51,3 +56,21 @@ def test_a_flipped_byte_stops_the_move_and_the_source_keeps_its_images_until_bot
     assert job.proof.bytes_different == 0
     assert sum(disk.bytes_equal + disk.bytes_left_out for disk in job.proof.disks) == 160 * MIB
     assert not job.way_back_needed
+    assert job.health is not None
+    assert (job.health.runstate, job.health.problems) == ("running", ())
+    assert job.health.writes > 0
+
+    fleet.write_policy(moves.lab, checks='{"*" = {command = "/bin/false", deadline_s = 0.1}}')
+    try:
+        back = moves.move(guest, "host-a")
+    finally:
+        fleet.write_policy(moves.lab)
+    moves.done(back)
+    moves.intact(guest, "host-a")
+    assert back.health is not None
+    assert back.health.problems == ("the check of its owner failed within 0.1 s: /bin/false: it said nothing",)
+    assert back.way_back_needed
+    with transaction() as session:
+        metrics = {metric.name: metric for metric in gauges.of_hosts(session, now(session), settings())}
+    [alarm] = metrics["drover_guest_unwell"].samples
+    assert (alarm.labels["guest"], alarm.labels["host"], alarm.labels["reason"]) == (guest, "host-a", "check")

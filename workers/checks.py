@@ -253,7 +253,7 @@ IMAGE_FORMAT = Kind(
     "image), and filters besides throttle and copy-on-read",
     remedy="raw, qcow2 and LUKS are moved: copy it to one while the guest runs (`blockdev-mirror`, `job-complete`)",
     live=True,
-    explains=frozenset({"blocked-by-qemu"}),
+    explains=frozenset({"blocked-by-qemu", "backing-file"}),
 )
 BACKING_FILE = Kind(
     name="backing-file",
@@ -268,6 +268,12 @@ INTERNAL_SNAPSHOTS = Kind(
     remedy="delete them, or move the guest with `--drop-snapshots`: then they stay in the former image alone, for as "
     "long as that is kept",
     live=True,
+)
+KEY_GIVEN_LATER = Kind(
+    name="key-given-later",
+    what="encrypted images that were opened while the guest ran",
+    why="it was opened while the guest ran, with a key that its command line does not name",
+    remedy="restart the guest with the image and its secret on the command line",
 )
 DETACHED_HEADER = Kind(
     name="detached-header",
@@ -482,6 +488,14 @@ KNOWN_BUG = Kind(
     name="known-bug",
     what="bugs of the QEMUs that concern this guest",
     verdict=Verdict.WARN,
+)
+KEY_DERIVED_AGAIN = Kind(
+    name="key-derived-again",
+    what="LUKS within qcow2: QEMU opens the image again while the guest stands still",
+    why="QEMU derives its key again right before the guest goes on (a raw LUKS image needs none of that)",
+    remedy="move it when the guest may stand still for some seconds",
+    verdict=Verdict.WARN,
+    live=True,
 )
 FURTHER_KEYS = Kind(
     name="further-keys",

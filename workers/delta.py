@@ -6,22 +6,22 @@ the destination's images. What it sends is at least as old as what the mirror se
 pause it might overwrite something newer: 3 of 6 images differed then (a slow copier and a guest that writes little),
 none of 47 with it (10.0.2).
 
-The frozen bitmap has the mirror's name. As long as it is there the mirror is unproven (`workers.qemu.block.unproven`):
-a worker that takes over begins anew, which it may do at any time, because the bitmap of the guest's writes is kept.
+Until all of it was sent the mirror is unproven (`workers.qemu.block.unproven`): a worker that takes over begins anew,
+which it may do at any time, because the bitmap of the guest's writes is kept.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from drover.errors import DroverError
+from drover.errors import DroverError, Fatal
 from models.job import record_event
 from workers import mirrors
-from workers.qemu import block, known_bugs, limits, nbd, written
-from workers.qemu.monitor import CommandRefused, Monitor
+from workers.qemu import block, known_bugs, limits, nbd, own_export, written
+from workers.qemu.monitor import Monitor
 from workers.qemu.nbd import Export, Extent
 from workers.step import Context
 from workers.streams import local
@@ -44,7 +44,7 @@ class Changed:
 
     index: int
     name: str
-    """Of its mirror, of what is frozen, and of its export here."""
+    """Of its mirror."""
     device: str
     node: str
     granularity: int
@@ -71,22 +71,20 @@ async def send(ctx: Context, monitor: Monitor, missing: Sequence[int]) -> bool:
         await limits.step_aside(monitor)
         for disk in disks:
             await mirrors.connect(ctx, monitor, disk.index, discard="unmap")
-            await _begin(monitor, disk, bitmap)
+            await block.start_standing_mirror(monitor, disk.name, disk.device)
     await asyncio.to_thread(_note, ctx, disks)
-    async with _offered(ctx, monitor, disks) as here, _recorded(ctx, disks) as copier:
+    async with _offered(ctx, monitor, disks, bitmap) as here, _recorded(ctx, disks) as copier:
         for disk in disks:
             await copier.send(here, disk)
     async with mirrors.unblocked(ctx, monitor):
         for disk in disks:
-            await _finish(monitor, disk)
+            await block.let_mirror_go_on(monitor, disk.name, disk.device)
     return True
 
 
 async def _changed(ctx: Context, monitor: Monitor, index: int, bitmap: str) -> Changed:
     if known_bugs.affects("B8", ctx.source.qemu_version):
         raise CannotTell("its QEMU may hang while a mirror is paused")
-    if not monitor.takes_files:
-        raise CannotTell("its monitor is behind TCP and takes no sockets")
     disk = (await written.disks(monitor)).get(index)
     if disk is None or bitmap not in disk.bitmaps:
         raise CannotTell("its QEMU does not know any more what it has written")
@@ -115,78 +113,34 @@ def _note(ctx: Context, disks: Sequence[Changed]) -> None:
     ctx.job.disks = job.disks
 
 
-async def _begin(monitor: Monitor, disk: Changed, bitmap: str) -> None:
-    """A mirror that stands still, and then what had changed by then, frozen. Its target is connected."""
-    await block.start_standing_mirror(monitor, disk.name, disk.device)
-    frozen = {"node": disk.node, "name": disk.name, "granularity": disk.granularity, "disabled": True}
-    merged = {"node": disk.node, "target": disk.name, "bitmaps": [bitmap]}
-    await monitor.execute(
-        "transaction",
-        actions=[
-            {"type": "block-dirty-bitmap-add", "data": frozen},
-            {"type": "block-dirty-bitmap-merge", "data": merged},
-        ],
-    )
-
-
-async def _finish(monitor: Monitor, disk: Changed) -> None:
-    """All of it was sent: the mirror goes on, and is proven."""
-    await monitor.execute("block-job-resume", device=disk.name)
-    await monitor.execute("block-dirty-bitmap-remove", node=disk.node, name=disk.name)
-
-
 @asynccontextmanager
-async def _offered(ctx: Context, monitor: Monitor, disks: Iterable[Changed]) -> AsyncIterator[Path]:
-    """The guest's disks at a Unix socket of this worker's own, for reading, with what had changed.
+async def _offered(ctx: Context, monitor: Monitor, disks: Sequence[Changed], bitmap: str) -> AsyncIterator[Path]:
+    """The guest's disks at a Unix socket of this worker's own, for reading, with what had changed by now, frozen.
 
     Raises:
-        CannotTell: the guest's QEMU is an NBD server already, for somebody else.
+        CannotTell: the guest's QEMU offers its disks to somebody else.
     """
-    path = ctx.directory.path / QEMU_END
-    await withdraw(ctx, monitor)
-    with closing(local.listen(path)) as listening:
-        await monitor.give("drover-nbd", listening.fileno())
+    path, mine = ctx.directory.path / QEMU_END, _mine(ctx)
     try:
-        await monitor.execute("nbd-server-start", addr={"type": "fd", "data": {"str": "drover-nbd"}}, max_connections=0)
-    except CommandRefused as error:
-        path.unlink()
-        raise CannotTell(f"its QEMU serves its disks to somebody else ({error})") from error
-    try:
+        with local.listen(path) as listening:
+            await own_export.begin(monitor, listening, {disk.index: disk.node for disk in disks}, mine)
         for disk in disks:
-            await monitor.execute(
-                "block-export-add",
-                type="nbd",
-                id=disk.name,
-                node_name=disk.node,
-                name=disk.name,
-                writable=False,
-                bitmaps=[disk.name],
-            )
+            await own_export.freeze(monitor, disk.index, disk.node, bitmap, disk.granularity)
+    except Fatal as error:
+        raise CannotTell(str(error)) from error
+    try:
         yield path
     finally:
         await withdraw(ctx, monitor)
 
 
+def _mine(ctx: Context) -> Path:
+    return ctx.directory.path / "delta-export"
+
+
 async def withdraw(ctx: Context, monitor: Monitor) -> None:
     """What the guest's QEMU offers to this job is not offered any more. If that is nothing, nothing happens."""
-    path = ctx.directory.path / QEMU_END
-    if not path.exists():
-        return
-    for name in await block.exports(monitor) & set(mirrors.names(ctx)):
-        await monitor.execute("block-export-del", id=name, mode="hard")  # else "still in use" by what has just hung up
-    if await _listens(path):
-        await monitor.execute("nbd-server-stop")
-    path.unlink(missing_ok=True)  # QEMU does that itself (10.0.2)
-
-
-async def _listens(path: Path) -> bool:
-    """The NBD server in the guest's QEMU is the one that was started for this job."""
-    try:
-        _, writer = await asyncio.open_unix_connection(path)
-    except OSError:
-        return False
-    writer.close()
-    return True
+    await own_export.end(monitor, _mine(ctx))
 
 
 @asynccontextmanager
@@ -224,21 +178,17 @@ class _Copier:
         Raises:
             Transient: a connection broke.
         """
-        server, context = mirrors.server(self.ctx, disk.index), nbd.bitmap(disk.name)
+        server, todo = mirrors.server(self.ctx, disk.index), pieces(await _frozen(here, disk))
         async with AsyncExitStack() as stack:
-            source = await stack.enter_async_context(nbd.connect(here, disk.name, [context]))
-            target = await stack.enter_async_context(nbd.connect(Path(server["path"]), server["export"]))
-            todo = pieces(await source.extents(context, 0, source.size_bytes))
-            ways = [(source, target)]
-            for _ in range(min(CONNECTIONS, disk.bytes // SHARE_BYTES)):
-                more = await stack.enter_async_context(nbd.connect(here, disk.name))
-                ways.append(
-                    (more, await stack.enter_async_context(nbd.connect(Path(server["path"]), server["export"])))
-                )
+            ways = []
+            for _ in range(1 + min(CONNECTIONS, disk.bytes // SHARE_BYTES)):
+                source = await stack.enter_async_context(nbd.connect(here, own_export.name(disk.index)))
+                target = await stack.enter_async_context(nbd.connect(Path(server["path"]), server["export"]))
+                ways.append((source, target))
             try:
                 async with asyncio.TaskGroup() as group:
-                    for one, other in ways:
-                        group.create_task(self._carry(todo, one, other, disk.index))
+                    for source, target in ways:
+                        group.create_task(self._carry(todo, source, target, disk.index))
             except BaseExceptionGroup as several:
                 raise several.exceptions[0] from several
             await target.flush()
@@ -266,6 +216,13 @@ class _Copier:
             if disk.bytes_copied < self.sent.get(disk.index, 0):
                 disk.bytes_copied, self.ctx.job.progress_at = self.sent[disk.index], self.ctx.claim.now()
         claims.progress(self.ctx.claim, self.ctx.settings)
+
+
+async def _frozen(here: Path, disk: Changed) -> Sequence[Extent]:
+    """What had changed as the copy was begun."""
+    name = own_export.frozen(disk.index)
+    async with nbd.connect(here, name, [nbd.bitmap(name)]) as export:
+        return await export.extents(nbd.bitmap(name), 0, export.size_bytes)
 
 
 def pieces(extents: Iterable[Extent]) -> Iterator[Sequence[Extent]]:

@@ -74,6 +74,7 @@ def derive(
         destination_root=str(ours.guest_root),
         qemu=qemu,
         image_paths=_elsewhere(seen, disks) | {file.source_path: file.destination_path for file in needed},
+        more=monitors.ours(qmp) if _needs_monitor(seen) else (),
     )
     argv = fitted(argv, {disk.named or disk.destination_path: _fit(disk) for disk in disks if _becomes_another(disk)})
     emulator = tpm.planned(seen, root, ours)
@@ -86,7 +87,7 @@ def derive(
     problems += checks.at_destination(against)
     spoken_to = {emulator.socket} if emulator is not None else set()
     problems += [checks.POLICY.found(sentence) for sentence in violations(argv, rules, images, spoken_to)]
-    live = known_bugs.live_ram_safe(seen.qemu_version, version, seen.accel)
+    live = known_bugs.live_ram_safe(seen.qemu_version, version, seen.accel, seen.argv)
     changed = [checks.CHANGED_DISK.found(sentence) for sentence in changes(disks)]
     warned = [
         *_warnings(seen, version, ours.streams),

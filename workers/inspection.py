@@ -42,6 +42,7 @@ from workers.qemu.disks import (
     ReadOnlyImage,
     disk_refusals,
     drives,
+    keys_given_later,
     named_data_files,
     read_only_images,
     source_disks,
@@ -245,6 +246,7 @@ async def _disks(
     media = [replace(medium, path=seen.started.place(medium.path)) for medium in read_only_images(**replies)]
     argv = _with_present_media(seen, drives(**replies), named, media)
     refusals += unnamed_images([*named, *media], argv)
+    refusals += keys_given_later(named, argv)
     refusals += named_data_files(query_block=replies["query_block"], argv=argv)
     found = tuple(_followed(disk, settings, refusals) for disk in named)
     refusals += open_images.elsewhere(seen.process, found, argv) or open_images.lost(

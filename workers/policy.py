@@ -9,9 +9,9 @@ import tomllib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Strict, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from drover.errors import PreconditionFailed
 from drover.settings import Settings
@@ -99,6 +99,29 @@ class PolicyStorage(Part):
         return Path(self.place) if self.driver == "hook" else None
 
 
+class GuestCheck(Part):
+    """How a guest's owner tells that it is well. One of the first three."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    command: Place | None = None
+    """A program, status 0 for well. It gets `DROVER_GUEST`, `DROVER_JOB`, `DROVER_SOURCE`, `DROVER_DESTINATION`."""
+    tcp: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")] | None = None
+    """`HOST:PORT` that takes connections."""
+    http: Annotated[str, Field(pattern=r"^https?://[^/\s]+\S*$")] | None = None
+    """An address that answers GET with a status below 400. No redirection is followed."""
+    user: str | None = None
+    """As whom the program runs; without it as the worker's."""
+    deadline_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """It is tried again until then."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if sum(way is not None for way in (self.command, self.tcp, self.http)) != 1:
+            raise ValueError("one of `command`, `tcp` and `http` is wanted")
+        return self
+
+
 class Policy(Part):
     """What the file may say. What it leaves out is as if there were no file."""
 
@@ -122,6 +145,8 @@ class Policy(Part):
     launcher: Place | None = None
     """A program that tells launchers of guests other than systemd to keep still: `PROGRAM still GUEST` before the guest
     may leave this host, `PROGRAM again GUEST` if it stays after all."""
+    checks: dict[str, GuestCheck] = {}  # noqa: RUF012 - pydantic copies it
+    """{guest: check}: what is tried here after a move of that guest to this host; `*` is for all others."""
     options: Many[str] = ()
     """Further options of QEMU, without their dash. Nobody looks at their values."""
     devices: Many[Place] = ()

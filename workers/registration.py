@@ -28,7 +28,7 @@ from drover.broker.app import CONTROL_MODULES, CONTROL_QUEUE, app, configuration
 from drover.errors import PreconditionFailed
 from drover.extras import require
 from drover.settings import Settings, settings
-from models.database import patiently, transaction
+from models.database import away, patiently, transaction
 from models.documents import HostFacts
 from models.host import Host
 from models.transitions import Actor
@@ -48,6 +48,8 @@ CPUS_PER_CPU = 16
 
 LOOK_S = 5.0
 """Between two looks at storages and at QEMUs; each costs some milliseconds of CPU."""
+HEARTBEAT = "heartbeat"
+"""It alone says in the log that the database is away."""
 LOCK = "worker.lock"
 _lock: list[TextIO] = []
 
@@ -223,7 +225,7 @@ def begin_heartbeat(**_: Any) -> None:
     """From now on this host counts as alive, also while Redis is unreachable: what runs on it goes on."""
     if settings().host:
         heartbeat_s = settings().heartbeat.total_seconds()
-        _repeat("heartbeat", register, heartbeat_s)
+        _repeat(HEARTBEAT, register, heartbeat_s)
         _repeat("look at storages", watch.look, max(heartbeat_s, LOOK_S))
         _repeat("look at guests", guest_watch.look, max(heartbeat_s, LOOK_S))
         _repeat("look for room", retention.make_room, max(heartbeat_s, LOOK_S))
@@ -239,7 +241,7 @@ def _repeat(name: str, what: Callable[[Settings], None], every_s: float) -> None
             try:
                 what(settings())
             except Exception as error:
-                if not said:
+                if not said and (name == HEARTBEAT or not away(error)):
                     log.warning("the %s is tried again every %g s, guests run on: %s", name, every_s, error)
                 said = True
             else:

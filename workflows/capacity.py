@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, CompoundSelect, Select, exists, func, literal, not_, or_, select, union_all
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from drover.settings import Settings
 from drover.words import count
@@ -22,7 +22,7 @@ from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Disk, Job, JobState
 from models.storage import Storage
-from models.transitions import BEGUN, GOING_ON
+from models.transitions import BEGUN, FINISHED, GOING_ON
 from workflows.host_rpc import alive
 
 UNLIMITED = float("inf")
@@ -159,7 +159,7 @@ def rooms(session: Session, ours: Settings, *, planning: Collection[str] | None 
     drains do not all choose the same hosts.
     """
     promised = [] if planning is None else [_queued(planning), _planned(planning)]
-    each = union_all(_living(), _arriving(), _set_aside(), *promised).subquery()
+    each = union_all(_living(), _arriving(), _set_aside(planning or ()), *promised).subquery()
     amounts = [func.sum(each.c[name]).label(name) for name in TAKEN]
     taken = select(each.c.host, *amounts).group_by(each.c.host).subquery()
     cpus, memory, disk, unwritten = (func.coalesce(taken.c[name], 0) for name in TAKEN)
@@ -257,11 +257,17 @@ def _planned(but_for: Collection[str]) -> Select[Any, int, int, int, int]:
     )
 
 
-def _set_aside() -> Select[Any, int, int, int, int]:
-    """Images that were left behind and are still kept."""
-    kept = func.coalesce(Disk.retired_bytes, Disk.bytes_total)
+def _set_aside(planning: Collection[str] = ()) -> Select[Any, int, int, int, int]:
+    """Images that were left behind and are still kept; not those of guests that go back to them, or may."""
+    kept, back = func.coalesce(Disk.retired_bytes, Disk.bytes_total), aliased(Job)
+    moves_back = exists().where(back.guest == Job.guest, back.destination == Job.source, back.state.not_in(FINISHED))
+    waits = exists().where(
+        DrainGuest.guest == Job.guest, DrainGuest.destination == Job.source, DrainGuest.state == GuestState.WAITING
+    )
     return (
-        select(Job.source, literal(0), literal(0), kept, literal(0)).join(Disk).where(Disk.retired_until.is_not(None))
+        select(Job.source, literal(0), literal(0), kept, literal(0))
+        .join(Disk)
+        .where(Disk.retired_until.is_not(None), ~moves_back, ~waits, Job.guest.not_in(planning))
     )
 
 

@@ -19,6 +19,7 @@ from models.plan import Chain, Inspection
 from models.said import say
 from workflows.host_rpc import ask, known_host
 from workflows.selectors import relabelled
+from workflows.submissions import MigrationSubmission
 
 
 def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
@@ -189,6 +190,26 @@ def known_guest(name: str) -> Guest:
             f"`drover guest adopt {name} --host HOST --qmp SOCKET`"
         )
     return guest
+
+
+def destination(asked: MigrationSubmission) -> str:
+    """Where a guest is to be moved to; back to where it came from if that is asked for.
+
+    Raises:
+        PreconditionFailed: there is no such guest, or it came from nowhere.
+    """
+    if asked.to is not None:
+        return asked.to
+    guest, key = known_guest(asked.guest), asked.idempotency_key
+    arrived = (Job.guest == guest.name) & (Job.destination == guest.host) & (Job.state == JobState.DONE)
+    same = (Job.guest == guest.name) & (Job.idempotency_key == key)
+    with transaction() as session:
+        if key is not None and (there := session.scalar(select(Job.destination).where(same))) is not None:
+            return there
+        came_from = session.scalar(select(Job.source).where(arrived).order_by(Job.id.desc()).limit(1))
+    if came_from is None:
+        raise PreconditionFailed(f"{guest.name} was never moved to {guest.host}: name a host with --to")
+    return came_from
 
 
 def inspect(guest: Guest, chain: Chain = "keep") -> Inspection:

@@ -209,8 +209,20 @@ class MigrationSubmission(Submission):
     """
 
     guest: GuestName = Field(description=NAME)
-    to: HostName = Field(description=HOST_NAME)
+    to: HostName | None = Field(None, description=HOST_NAME)
     """The host that it is to be moved to."""
+    back: bool = Field(False, description=FLAG)
+    """Instead of `to`: to the host that it came from."""
+
+    @classmethod
+    def read(cls, said: Mapping[str, Any]) -> Self:
+        """Validate it. Errors as for every message; and one of `to` and `back` is wanted."""
+        asked = super().read(said)
+        if asked.back and asked.to is not None:
+            raise PreconditionFailed("back is to where the guest came from: leave `to` out, or `back`")
+        if not asked.back and asked.to is None:
+            raise PreconditionFailed(f"to is {HOST_NAME}, and missing; or `back` is true")
+        return asked
 
     def options(self) -> MigrationOptions:
         """How the guest is to be moved."""

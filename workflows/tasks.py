@@ -12,6 +12,7 @@ from drover.broker.app import app
 from drover.errors import DroverError, PreconditionFailed
 from models.contracts import shown
 from models.drain import DrainKind
+from workflows import guests
 from workflows.drain import commands, dispatcher
 from workflows.drain.commands import DrainRequest
 from workflows.migration import jobs
@@ -32,7 +33,8 @@ def submit(*unnamed: Any, **said: Any) -> None:
     try:
         asked = MigrationSubmission.read(named_only(unnamed, said))
         options, terms = asked.options(), asked.submit_options()
-        jobs.submit(asked.guest, asked.to, options=options, terms=terms, idempotency_key=key, by="drover.job.submit")
+        there = guests.destination(asked)
+        jobs.submit(asked.guest, there, options=options, terms=terms, idempotency_key=key, by="drover.job.submit")
     except DroverError as error:
         log.warning("the submission %r was refused, nothing was changed: %s", key, error)
         guest, to, webhook = (said.get(name) for name in ("guest", "to", "webhook"))

@@ -40,9 +40,8 @@ def upgrade(as_json: AsJson = False) -> None:
 
 
 def _revision() -> str | None:
-    from alembic.runtime.migration import MigrationContext
-
+    import migrations
     from models.database import engine
 
     with engine().connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return migrations.present(connection)

@@ -65,6 +65,8 @@ def _print(shot: Snapshot) -> None:
         output.say(f"  estimated {sentences.estimate(job.estimate)}; took {told or 'nothing yet'}")
     if phases := serializers.downtime_phases(job):
         output.say("  of which " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in phases.items()))
+    if job.health is not None and job.health.finished:
+        output.say(f"  after the switchover: {sentences.health(job.health)}")
     if job.proof is not None:
         output.say(f"  proof: {sentences.proof(job.proof)}")
         for place in sentences.places(job.proof):

@@ -26,8 +26,14 @@ from drover.cli.options import (
 app = typer.Typer(add_completion=False)
 
 Destination = Annotated[
-    str,
+    str | None,
     typer.Option("--to", metavar="HOST", help="Where to.", autocompletion=completion.hosts, show_default=False),
+]
+Back = Annotated[
+    bool,
+    typer.Option(
+        "--back", help="To where it came from. Only what it has written since is sent while its images are kept there."
+    ),
 ]
 
 
@@ -35,6 +41,7 @@ Destination = Annotated[
     epilog=examples(
         "drover migrate web --to hv2 --wait",
         "drover migrate web --to hv2 --dry-run",
+        "drover migrate web --back --wait",
         "drover migrate web --to hv2 --bandwidth 100M/s --max-downtime-ms 50",
         "drover migrate web --to hv2 --chain flatten",
         "drover migrate web --to hv2 --verify --verify-rate 50M/s",
@@ -45,7 +52,8 @@ Destination = Annotated[
 )
 def migrate(
     guest: GuestName,
-    to: Destination,
+    to: Destination = None,
+    back: Back = False,
     wait: Wait = False,
     timeout: Timeout = None,
     max_downtime_ms: MaxDowntime = None,
@@ -83,6 +91,7 @@ def migrate(
     migration_submission.submit(
         guest,
         to,
+        back=back,
         max_downtime_ms=max_downtime_ms,
         bandwidth=bandwidth,
         launcher_stays=launcher_stays,

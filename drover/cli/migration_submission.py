@@ -7,7 +7,7 @@ from drover.cli.watching import emit_job, note_without_controller, watch
 from drover.views import queries, sentences, serializers
 from drover.views.sentences import verdict
 from models.base import Document
-from models.plan import PlannedDisk
+from models.plan import DestinationPlan, PlannedDisk
 from workflows import guests
 from workflows.estimate import Way
 from workflows.migration import jobs, preflight
@@ -24,8 +24,9 @@ def how(max_downtime_ms: int | None, bandwidth: int, chain: str) -> dict[str, in
 
 def submit(
     guest: str,
-    to: str,
+    to: str | None,
     *,
+    back: bool,
     max_downtime_ms: int | None,
     bandwidth: int,
     launcher_stays: bool,
@@ -54,6 +55,7 @@ def submit(
         {
             "guest": guest,
             "to": to,
+            "back": back,
             **how(max_downtime_ms, bandwidth, chain),
             "launcher_stays": launcher_stays,
             "drop_snapshots": drop_snapshots,
@@ -76,7 +78,7 @@ def submit(
         plan(asked, as_json=as_json)
         return
     options, terms = asked.options(), asked.submit_options()
-    job = jobs.submit(guest, to, options=options, terms=terms, idempotency_key=idempotency_key)
+    job = jobs.submit(guest, guests.destination(asked), options=options, terms=terms, idempotency_key=idempotency_key)
     for warning in queries.events(job.id, "warning"):
         output.note(f"warning: {warning.sentence}")
     if wait:
@@ -100,7 +102,7 @@ def _submitted(job_id: int, *, as_json: bool) -> None:
 
 def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     """Print what the move would copy, and how long it would take; nothing is changed."""
-    row, to, options = guests.known_guest(asked.guest), asked.to, asked.options()
+    row, to, options = guests.known_guest(asked.guest), guests.destination(asked), asked.options()
     planned = preflight.plan(row, to, options, tried=True)
     expected = preflight.estimated(row, asked.submit_options(), Way.of(row.host, to, options))
     looked_at = (*planned.source.checks, *planned.destination.checks)
@@ -117,6 +119,8 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
                 "disks": [disk.model_dump(mode="json", include=names) for disk in planned.disks],
                 "estimate": serializers.estimate_document(expected),
                 "files": [file.model_dump(mode="json", include=FILE_FIELDS) for file in planned.destination.files],
+                "way_back": planned.destination.way_back,
+                "no_way_back": planned.destination.no_way_back,
                 "warnings": preflight.warnings(planned, options),
                 "checks": [check.json_object() for check in looked_at],
             }
@@ -129,11 +133,19 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     for file in planned.destination.files:
         becomes = "is there, and equal" if file.there else f"is copied, {output.size(file.size_bytes)}"
         output.say(f"  {file.kind} {file.source_path}: {file.destination_path} {becomes}")
+    _say_way_back(planned.destination)
     how = "while it runs" if planned.destination.ram == "live" else "while it is paused"
     output.say(f"  memory: {output.size(planned.source.memory_bytes)}, copied {how}")
     output.say(f"It takes {sentences.estimate(expected)}")
     for warning in preflight.warnings(planned, options):
         output.note(f"warning: {warning}")
+
+
+def _say_way_back(planned: DestinationPlan) -> None:
+    if planned.way_back is not None:
+        output.say(f"  only what it has written since job {planned.way_back} moved it away from there")
+    elif planned.no_way_back is not None:
+        output.say(f"  all of it, although there are images of it: {planned.no_way_back}")
 
 
 def _kind(disk: PlannedDisk) -> str:

@@ -15,7 +15,7 @@ from models.base import Document
 from models.contracts import Part
 from models.drain import DrainKind
 from models.job import Side
-from workflows import hosts
+from workflows import guests, hosts
 from workflows.drain import commands
 from workflows.drain.commands import DrainRequest
 from workflows.migration import jobs, operator_actions
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 ANSWERS: dict[int | str, dict[str, Any]] = {
     **ALWAYS,
     403: {"model": Failure, "description": "It may not do that."},
+    429: {"model": Failure, "description": "Too often: wait as long as Retry-After says."},
     404: {"model": Failure, "description": "There is no such number or name."},
     409: {"model": Failure, "description": "Refused, nothing was changed; the sentence says why and what to do."},
 }
@@ -69,7 +70,7 @@ def migrate(asked: MigrationSubmission, person: Operator) -> Document:
     """As `drover migrate`. With an idempotency key that was used before: the earlier job."""
     job = jobs.submit(
         asked.guest,
-        asked.to,
+        guests.destination(asked),
         options=asked.options(),
         terms=asked.submit_options(),
         idempotency_key=asked.idempotency_key,

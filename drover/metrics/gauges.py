@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from drover.metrics.builders import Labels, gauge, labelled
 from drover.settings import Settings
+from models import kept_images
 from models.drain import Drain, DrainState, GuestState
 from models.guest import Guest, Life
 from models.host import Host, HostState
@@ -35,6 +36,7 @@ def of_hosts(session: Session, now: datetime, ours: Settings) -> Iterator[Metric
     guests = dict.fromkeys(ages, 0)
     for name, count in session.execute(select(Guest.host, func.count()).group_by(Guest.host)):
         guests[name] = count
+    yield from _of_arrivals(session)
     yield labelled("drover_host_guests", "Guests known to live on it", ["host"], guests)
     yield from _of_storages(session, now)
 
@@ -51,6 +53,20 @@ def _of_guests(session: Session, up: dict[str, int]) -> Iterator[Metric]:
     yield labelled("drover_guests", "Guests by what is seen of them", ["state"], states)
     yield labelled(
         "drover_guest_trouble", "1: its QEMU is gone, or it runs twice", ["guest", "host", "state"], troubled
+    )
+
+
+def _of_arrivals(session: Session) -> Iterator[Metric]:
+    """Guests whose last move is not to be trusted, with the reason: their former images are kept for the way back."""
+    unwell = dict[Labels, float]()
+    for job in session.scalars(select(Job).where(kept_images.last_way_back(), Job.state == JobState.DONE)):
+        why = "check" if job.health is not None and job.health.problems else "images"
+        unwell[job.guest, job.destination, str(job.id), why] = 1.0
+    yield labelled(
+        "drover_guest_unwell",
+        "1: after its move its check failed, or its images differ",
+        ["guest", "host", "job_id", "reason"],
+        unwell,
     )
 
 

@@ -7,7 +7,7 @@ from drover.views.queries import Snapshot
 from drover.views.serializers import public
 from drover.views.words import size, span
 from drover.words import count, rate
-from models.documents import Estimate, Proof
+from models.documents import Estimate, Health, Proof
 from models.job import Job, JobState, Step
 
 
@@ -64,6 +64,15 @@ def _figures(shot: Snapshot) -> str:
     written = f" (and {size(anew)} that the guest wrote anew meanwhile)" if anew else ""
     figures = f"{size(disks)} of disks{written} in {span(shot.total_s)}"
     return figures + (f", guest paused for {pause}" if (pause := downtime(shot.job)) else "")
+
+
+def health(found: Health) -> str:
+    """How the guest was when it had arrived."""
+    if found.problems:
+        return f"not well: {'; '.join(map(str, map(public, found.problems)))}"
+    agent = ", its agent answers" if found.agent else ""
+    io = f"{count(found.reads, 'read')} and {count(found.writes, 'write')}"
+    return f"well, {found.runstate} for {found.seconds:g} s, {io}, none failed{agent}"
 
 
 def proof(found: Proof) -> str:

@@ -64,6 +64,7 @@ def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery |
         "estimate": estimate_document(job.estimate),
         "took": {name: _rounded(seconds) for name, seconds in took(job).items()},
         "pace": _pace(job),
+        "health": None if job.health is None else job.health.public(),
         "proof": None if job.proof is None else job.proof.public(),
         "warnings": [public(event.sentence) for event in warnings],
         "options": job.options.public(),

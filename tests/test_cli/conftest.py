@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-import migrations
 from drover.errors import PreconditionFailed
 from lab import fleet
 from lab.directory import Lab
@@ -57,9 +56,8 @@ def database(without_controller: None) -> Iterator[None]:
 @pytest.fixture
 def without_controller(bare: None) -> None:
     """The same, but nobody acts."""
-    migrations.upgrade()
+    factories.empty_database()
     with transaction() as session:
-        factories.empty(session)
         now = datetime.now(tz=UTC)
         for name, beat in (("hv1", now), ("hv2", now), ("gone", now - timedelta(hours=1))):
             facts = HostFacts(cpus=8, memory_bytes=16 << 30, qemu="QEMU emulator version 10.0.2")

@@ -8,11 +8,12 @@ template is not installed, the QEMU is a process of its own as before; the launc
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from drover import names
-from drover.errors import Fatal
+from drover.errors import Fatal, Transient
 from drover.settings import Settings
 from models.launch_file import LaunchFile
 from models.launcher import Launcher, LauncherKind, Limits
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 SETTINGS = "50-drover"
 """The file that adds to a guest's unit what this guest needs."""
+TAKEN_WITHIN_S = 60.0
 FAILED_ONLY = "on-failure"
 POLICIES = frozenset({"no", "always", "on-success", "on-failure", "on-abnormal", "on-abort", "on-watchdog"})
 
@@ -63,7 +65,7 @@ def start_incoming(ctx: Context, output: Path) -> Process:
     """Start the incoming QEMU of a move; no other one of this job lives.
 
     Raises:
-        Fatal: it ended at once.
+        Fatal: it ended at once, or another one runs in the guest's unit.
         Transient: systemd did not start it.
     """
     mark, argv = ctx.directory.mark("incoming"), ctx.destination.argv
@@ -77,11 +79,26 @@ def start_incoming(ctx: Context, output: Path) -> Process:
     systemd.drop_in(unit, stillness.DROP_IN).unlink(missing_ok=True)  # it has left this host before, and comes back
     systemd.add(systemd.drop_in(unit, SETTINGS), _settings(ctx.source.launcher, restart="no"))
     systemd.ask("reset-failed", "--", unit)
+    before = systemd.properties(unit, ["InvocationID"])
     systemd.tell("start", "--", unit)
-    if incoming.exists():
-        incoming.unlink()
+    if systemd.properties(unit, ["InvocationID"]) == before:
+        incoming.unlink(missing_ok=True)
         raise Fatal(f"{unit} runs on {ctx.job.destination} already, although {ctx.job.guest} lives elsewhere: end it")
-    return main_process(unit, output)
+    started = main_process(unit, output)
+    _wait_until_taken(incoming, started, output)
+    return started
+
+
+def _wait_until_taken(incoming: Path, by: Process, output: Path) -> None:
+    """A unit counts as started before its process has read what it is to become."""
+    deadline = time.monotonic() + TAKEN_WITHIN_S
+    while incoming.exists():
+        if not by.alive:
+            incoming.unlink(missing_ok=True)
+            raise Fatal(f"it ended at once: {processes.log_tail(output)}")
+        if time.monotonic() > deadline:
+            raise Transient(f"the unit's process (pid {by.pid}) did not become a QEMU within {TAKEN_WITHIN_S:g} s")
+        time.sleep(0.02)
 
 
 def main_process(unit: str, output: Path) -> Process:

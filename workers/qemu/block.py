@@ -110,11 +110,14 @@ async def start_without_missing_a_write(monitor: Monitor, name: str, device: str
 
 
 async def start_standing_mirror(monitor: Monitor, name: str, device: str) -> None:
-    """A mirror that copies nothing but what is written from now on, and that only once it is resumed.
+    """A mirror that copies nothing but what is written from now on, and that only once `let_mirror_go_on` says so.
+
+    Until then it is not to be used, and `unproven` names it: an empty bitmap of its name is there.
 
     Raises:
         Transient: it does not stand still.
     """
+    await monitor.execute("block-dirty-bitmap-add", node=device, name=name, persistent=False, disabled=True)
     await _start_mirror(monitor, name, device, "none")
     await monitor.execute("block-job-pause", device=name)
     deadline = time.monotonic() + STANDS_S
@@ -122,6 +125,12 @@ async def start_standing_mirror(monitor: Monitor, name: str, device: str) -> Non
         if mirror is None or mirror.concluded or time.monotonic() > deadline:
             raise Transient(f"mirror {name} cannot be paused")
         await asyncio.sleep(0.005)
+
+
+async def let_mirror_go_on(monitor: Monitor, name: str, device: str) -> None:
+    """Somebody else has made both sides equal but for what it has recorded: it goes on, and may be used."""
+    await monitor.execute("block-job-resume", device=name)
+    await monitor.execute("block-dirty-bitmap-remove", node=device, name=name)
 
 
 async def unproven(monitor: Monitor) -> set[str]:

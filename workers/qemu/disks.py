@@ -10,6 +10,7 @@ from models.plan import BackingImage, FileKind, SourceDisk
 from models.preflight import Check
 from workers import checks
 from workers.checks import Kind
+from workers.qemu import inline_secrets
 from workers.qemu.bitmaps import is_theirs, misses_nothing
 from workers.qemu.command_line import Option, parse_command_line
 from workers.qemu.needed_files import chain_of
@@ -19,6 +20,8 @@ from workers.qemu.topology import Reply
 
 FILTERS = frozenset({"mirror_top", "throttle", "copy-on-read"})
 """Nodes through which a disk is seen as it is."""
+NOT_MIGRATED = frozenset({"parallels", "qcow", "vdi", "vhdx", "vmdk", "vpc"})
+"""QEMU migrates no guest that has one of these open, be it to read (`migrate_add_blocker` in block/*.c, 10.0)."""
 FILES = {"file", "host_device"}
 """Drivers of the node that a format is put on, or none: a device on the bare file sees raw data."""
 
@@ -278,9 +281,12 @@ def disk_refusals(
 
 
 def _refused(medium: _Medium) -> Iterator[Check]:
-    if _read_only(medium):
-        return  # see `workers.media.listing`
     driver = medium.inserted["drv"]
+    for level in chain_of(medium.image):
+        if level.format in NOT_MIGRATED:
+            yield checks.IMAGE_FORMAT.found(f"{medium.shown}: it lies on {level.path}, a {level.format} image")
+    if _read_only(medium) and driver not in NOT_MIGRATED:
+        return  # see `workers.media.listing`
     if driver not in {"raw", "qcow2", "luks", *FILES}:
         yield checks.IMAGE_FORMAT.found(f"{medium.shown}: a {driver} node is on top")
         return
@@ -296,6 +302,7 @@ def _reasons(medium: _Medium) -> dict[Kind, bool]:
     return {
         checks.INTERNAL_SNAPSHOTS: bool(image.get("snapshots")),
         checks.DETACHED_HEADER: bool(encryption.get("detached-header")),
+        checks.KEY_DERIVED_AGAIN: inserted["drv"] == "qcow2" and bool(encryption),
         checks.FURTHER_KEYS: sum(slot["active"] for slot in encryption.get("slots", ())) > 1,
         checks.DATA_FILE_JOINED: "data-file" in specific,
         checks.DIRTY_BITMAPS: bool(unusable),
@@ -314,6 +321,18 @@ def _is_partial(image: Reply) -> bool:
         return False
     options = json.loads(name.removeprefix("json:"))
     return bool(options.get("offset"))
+
+
+def keys_given_later(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[Check]:
+    """Encrypted disks that QEMU could not open by this command line."""
+    options = [option for option in parse_command_line(argv) if option.name in {"drive", "blockdev"}]
+    named = {value for option in options for key, value in leaves(option) if key == "key-secret"}
+    return [
+        checks.KEY_GIVEN_LATER.of(f"disk {disk.qdev} ({disk.path})")
+        for disk in disks
+        if disk.key_secret is not None
+        if disk.key_secret not in named or not inline_secrets.objects(argv, disk.key_secret)
+    ]
 
 
 def named_data_files(*, query_block: Sequence[Reply], argv: Sequence[str]) -> list[Check]:

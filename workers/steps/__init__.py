@@ -3,6 +3,7 @@
 from models.job import Side
 from workers.step import StepHandler
 from workers.steps.await_sync import AwaitSync
+from workers.steps.check_guest import CheckGuest
 from workers.steps.cleanup import CleanupDestination, CleanupSource
 from workers.steps.compare_images import CompareImagesDestination, CompareImagesSource
 from workers.steps.copy_files import CopyFilesDestination, CopyFilesSource
@@ -25,6 +26,7 @@ STEPS: dict[tuple[str, Side], StepHandler] = {
         MigrateRamSource(),
         CutoverSource(),
         CutoverDestination(),
+        CheckGuest(),
         CompareImagesDestination(),
         CompareImagesSource(),
         CleanupSource(),

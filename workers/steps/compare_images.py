@@ -75,7 +75,8 @@ class CompareImagesSource(StepHandler):
             finally:
                 peer.writer.close()
         found = Proof(disks=tuple(record.done), finished=True)
-        ctx.note(proof=found, progress_at=ctx.claim.now(), way_back_needed=bool(found.bytes_different))
+        unwell = ctx.job.health is not None and ctx.job.health.problems
+        ctx.note(proof=found, progress_at=ctx.claim.now(), way_back_needed=bool(found.bytes_different or unwell))
         if found.bytes_different:
             raise Fatal(_alarm(ctx, found))
         with ctx.record() as (session, job, _step):

@@ -10,9 +10,10 @@ import asyncio
 import time
 
 from drover.errors import Committed, Fatal
-from models.documents import RamProgress, Switchover
+from models.documents import Health, RamProgress, Switchover
 from models.job import Side, record_event
 from workers import incoming_qemu, mirrors, nbd_server
+from workers.health import agent
 from workers.launcher import stillness
 from workers.media import listing
 from workers.qemu import block, migration, written
@@ -29,6 +30,7 @@ RECORD_S = 1.0
 DEADLINE_S = 1800.0
 """RAM that has not converged by then is given up; auto-converge slows the guest down long before."""
 
+AGENT_S = 1.0
 ATTEMPTS = 5
 """Sending the RAM again costs little compared with the disk copy that would be lost."""
 
@@ -99,6 +101,7 @@ class MigrateRamSource(StepHandler):
         if attempt not in supervisor.attempts(ctx):
             self._check_window(ctx)
             await self._check_guest(ctx)
+            await self._ask_agent(ctx)
             await stillness.keep_still(ctx)
             await streams.connect(ctx)
             self._start(ctx, attempt)
@@ -139,6 +142,12 @@ class MigrateRamSource(StepHandler):
             raise Fatal(f"{', '.join(bases)} was changed under {ctx.job.guest}, which lies on it, since the move began")
         if changed := set(devices) ^ set(ctx.source.devices):
             raise Fatal(f"{', '.join(sorted(changed))} was plugged in or out of {ctx.job.guest} since the move began")
+
+    async def _ask_agent(self, ctx: Context) -> None:
+        """Whether the guest's agent answers here: by that it is known whether it has to over there."""
+        path = agent.socket_of(ctx.source.argv)
+        if path is not None and ctx.job.health is None:
+            ctx.note(health=Health(agent_before=await agent.answers(path, AGENT_S)))
 
     def _start(self, ctx: Context, attempt: int) -> None:
         # From here on recovery asks both QEMUs: the source may pause at any moment.

@@ -22,18 +22,15 @@ MANY_MESSAGES = 100
 
 def database() -> Check:
     """It answers, and has the schema of this version."""
-    from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
     import migrations
     from models.database import engine
 
     try:
         with engine().connect() as connection:
-            revision = MigrationContext.configure(connection).get_current_revision()
+            revision = migrations.present(connection)
     except Exception as error:
         return problem("database", fault(error).message)
-    newest = ScriptDirectory.from_config(migrations.config()).get_current_head()
+    newest = migrations.newest()
     if revision != newest:
         there = f"at revision {revision}" if revision else "empty"
         found = f"the schema is {there}, this drover needs {newest}"

@@ -1,0 +1,53 @@
+"""The check of a guest's owner, which the host's policy holds: a program, a TCP port, or a page."""
+
+import asyncio
+import http.client
+import time
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from workers import programs
+from workers.policy import GuestCheck
+
+AGAIN_S = 1.0
+ONCE_S = 10.0
+"""What one try may take; a program may take all of the time."""
+
+
+async def failure(check: GuestCheck, environment: Mapping[str, str]) -> str | None:
+    """Why the guest did not pass it within its time; None: it did."""
+    until = time.monotonic() + check.deadline_s
+    while True:
+        left = max(until - time.monotonic(), 0.1)
+        why = await _tried(check, environment, left)
+        if why is None or time.monotonic() + AGAIN_S >= until:
+            return why
+        await asyncio.sleep(AGAIN_S)
+
+
+async def _tried(check: GuestCheck, environment: Mapping[str, str], left_s: float) -> str | None:
+    if check.command is not None:
+        done = await programs.run(check.command, environment=environment, user=check.user, timeout_s=left_s)
+        return None if done.ok else f"{check.command}: {done.said}"
+    try:
+        async with asyncio.timeout(min(left_s, ONCE_S)):
+            if check.tcp is not None:
+                host, _, port = check.tcp.rpartition(":")
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+                writer.close()
+                return None
+            return await asyncio.to_thread(_page, str(check.http), min(left_s, ONCE_S))
+    except (OSError, http.client.HTTPException) as error:
+        return f"{check.tcp or check.http}: {str(error) or 'no answer in time'}"
+
+
+def _page(url: str, timeout_s: float) -> str | None:
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(str(parts.hostname), parts.port, timeout=timeout_s)
+    try:
+        connection.request("GET", f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}")
+        status = connection.getresponse().status
+    finally:
+        connection.close()
+    return None if status < http.HTTPStatus.BAD_REQUEST else f"{url}: status {status}"

@@ -168,7 +168,7 @@ class _Identity:
     started: AsStarted
     exe: str
     pidfile: str | None
-    handed: HandedOver
+    handed: HandedOver = taps.NOTHING
 
     @property
     def argv(self) -> list[str]:
@@ -177,7 +177,8 @@ class _Identity:
 
     def saying(self, argv: list[str]) -> "_Identity":
         """As if it had been started with another command line."""
-        return replace(self, started=replace(self.started, argv=argv))
+        handed = taps.handed_over(self.process, argv)
+        return replace(self, started=replace(self.started, argv=argv), handed=handed)
 
 
 def _process(pid: int) -> _Identity:
@@ -190,8 +191,7 @@ def _process(pid: int) -> _Identity:
         raise PreconditionFailed(f"the process behind the socket is {exe}, not a QEMU")
     started = as_started.as_started(alive)
     pidfile = next((after for word, after in pairwise(started.argv) if word == "-pidfile"), None)
-    handed = taps.handed_over(alive, started.argv)
-    return _Identity(process=alive, started=started, exe=exe, pidfile=pidfile, handed=handed)
+    return _Identity(process=alive, started=started, exe=exe, pidfile=pidfile)
 
 
 def _place(identity: _Identity, qmp: str, settings: Settings) -> str:

@@ -15,7 +15,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM drover_host;
 GRANT SELECT ON job, step, attempt, disk, event, guest, host, host_request, delivery, fleet_limits, storage,
     storage_mapping TO drover_host;
 GRANT UPDATE (state, epoch, token, nbd_server, switchover, cancel_requested, cutover_begun_at, committed_at, downtime, ram,
-    kept_by_source, wait_reason, progress_at, pace, file_copy, seed, way_back_needed, error, started_at, finished_at)
+    kept_by_source, wait_reason, progress_at, pace, file_copy, proof, health, seed, way_back_needed, error, started_at, finished_at)
     ON job TO drover_host;
 GRANT UPDATE (state, attempts, token, owner, lease_until, next_at, enqueued_at, started_at, finished_at, error)
     ON step TO drover_host;

@@ -11,8 +11,10 @@ setup: ## Get this machine ready: system packages (root or sudo), virtual enviro
 demo: setup ## Move a live guest between two hosts of a lab on this machine (KEEP=1 leaves the lab running)
 	@.venv/bin/drover lab demo $(if $(KEEP),--keep)
 
-docs: setup ## Write the pages that show the code anew: contracts, settings, security
+docs: setup ## Write the pages that show the code anew, build the site (build/site) and the manual pages (build/man)
 	.venv/bin/python -m lab.pages
+	.venv/bin/python -m lab.man build/man
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 test: check ## Check, then run the whole suite, real guests included
 	.venv/bin/pytest -n auto
@@ -44,6 +46,7 @@ check: setup ## Lint, formatting, words, types, layers; insecure code, secrets, 
 	.venv/bin/codespell --dictionary - --dictionary docs/old-words.txt
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 	.venv/bin/bandit --quiet --configfile pyproject.toml --recursive bench drover examples lab migrations models workers workflows
 	git ls-files -z | xargs -0 -r .venv/bin/detect-secrets-hook --baseline .secrets.baseline
 	.venv/bin/python -m lab.advisories

@@ -8,15 +8,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import command_line, concurrency, copies, drains, hosts, libvirt, moves, qemu_tuning, report, sparse, streams
+from bench import (
+    back,
+    command_line,
+    concurrency,
+    copies,
+    drains,
+    hosts,
+    libvirt,
+    moves,
+    qemu_tuning,
+    report,
+    sparse,
+    streams,
+)
 from bench.figures import Figure
 from bench.fleet import simulation
 from lab import fleet
 from lab.directory import SHORT_PATHS, Lab
 
 QUICK_RUNS, FULL_RUNS = 3, 10
-PARTS = ("cli", "moves", "hosts", "copies", "sparse", "streams", "drains", "crowd", "fleet")
-NOT_QUICK = {"crowd", "fleet"}
+PARTS = ("cli", "moves", "hosts", "copies", "sparse", "streams", "drains", "crowd", "fleet", "back")
+NOT_QUICK = {"crowd", "fleet", "back"}
 ASKED_FOR = ("libvirt", "spared")
 """Only by name: the one needs what `make setup` does not install, the other does not measure Drover."""
 SETTINGS = {"crowd": concurrency.SETTINGS}
@@ -33,6 +46,7 @@ def main() -> None:
         "hosts": hosts.measure,
         "copies": lambda lab: copies.measure(lab, runs, quick=asked.quick),
         "sparse": lambda lab: sparse.measure(lab, quick=asked.quick),
+        "back": back.measure,
         "drains": drains.measure,
         "crowd": concurrency.measure,
         "spared": lambda lab: qemu_tuning.measure(lab, runs),
@@ -49,7 +63,7 @@ def main() -> None:
         elif name == "streams":
             found = streams.measure(lambda settings: _laboratory(settings, {}, namespaces=False), runs)
         else:
-            lab_of = _laboratory(SETTINGS.get(name, {}), LIMITS.get(name, {}), namespaces=name == "libvirt")
+            lab_of = _laboratory(SETTINGS.get(name, {}), LIMITS.get(name, {}), namespaces=name in {"libvirt", "back"})
             with lab_of as lab:
                 found = parts[name](lab)
         figures += found

@@ -135,7 +135,7 @@ class Guest:
     def _watch_at(self, host: str) -> Path:
         return self._at(host) / self.spec.watch_socket.name
 
-    def moved_to(self, host: str) -> None:
+    def moved_to(self, host: str, *, images_stay: bool = False) -> None:
         """Put the console away and delete what else the guest left behind at the source."""
         folder = self._at(self.host)
         shelf = self.lab.path / "consoles" / self.spec.name
@@ -143,7 +143,8 @@ class Guest:
         console = shelf / f"{len(self.left_consoles):03}.log"
         shutil.move(folder / "console.log", console)
         self.left_consoles.append(console)
-        shutil.rmtree(folder)
+        if not images_stay:
+            shutil.rmtree(folder)
         self.host = host
 
     def _images(self) -> list[ImageRef]:

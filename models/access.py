@@ -39,3 +39,12 @@ class ApiToken(Base):
     used_at: Mapped[datetime | None]
     """The last time, to the minute."""
     revoked_at: Mapped[datetime | None]
+
+
+class ConsoleUser(Base):
+    """What somebody may do in the console whom a reverse proxy names; whoever has no row may read."""
+
+    __tablename__ = "console_user"
+
+    name: Mapped[str] = mapped_column(String(48), primary_key=True)
+    scope: Mapped[Scope] = mapped_column(by_value(Scope))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import uvicorn
 from playwright.sync_api import Browser, sync_playwright
@@ -29,7 +30,7 @@ BROWSER = shutil.which("chromium")
 
 
 @contextmanager
-def serving(**options: bool) -> Iterator[str]:
+def serving(**options: Any) -> Iterator[str]:
     """The address of a console that answers from this process."""
     live.VERSIONS.known.clear()
     with socket.create_server(("127.0.0.1", 0)) as listener:

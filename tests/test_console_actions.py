@@ -11,6 +11,7 @@ import httpx
 import pytest
 from sqlalchemy import func, select, update
 
+from drover.console.access import LIMITER
 from models.access import ApiToken, Scope
 from models.database import transaction
 from models.host import Host, HostState
@@ -152,6 +153,95 @@ def test_progress_is_told_until_the_job_ends(api: httpx.Client) -> None:
                         session.execute(update(Job).values(state=JobState.DONE, finished_at=func.now()))
     assert [event["state"] for event in events] == ["running", "done"]
     assert refused(api.get("/jobs/999999/progress"), 404)
+
+
+def test_who_guesses_tokens_is_slowed_down(api: httpx.Client) -> None:
+    guesses = [api.get("/hosts", headers={"Authorization": f"Bearer {n}"}) for n in range(60)]
+    assert {answer.status_code for answer in guesses} == {401, 429}
+    assert guesses[-1].headers["Retry-After"] == "60"
+    LIMITER.storage.reset()
+
+
+@pytest.fixture
+def site(database: None) -> Iterator[httpx.Client]:
+    """A console behind a reverse proxy that says in X-User who asks; ada may operate, grace approve."""
+    with (
+        consoles.serving(actions=True, people_by="X-User") as address,
+        httpx.Client(base_url=address, timeout=60, headers={"Sec-Fetch-Site": "same-origin"}) as client,
+    ):
+        for name in "ab":
+            factories.host(name)
+        factories.guest("web", "a")
+        access.allow("ada", Scope.OPERATE)
+        access.allow("grace", Scope.APPROVE)
+        yield client
+
+
+def test_a_button_shows_only_to_whom_it_obeys(site: httpx.Client) -> None:
+    made = consoles.fleet()
+    for user, may in (("eve", False), ("ada", True), ("grace", True)):
+        shown = site.get("/inbox", headers={"X-User": user}).text
+        assert (f'href="/jobs/{made.held}/release"' in shown) == may, user
+        assert ("/resolve?owner=source" in shown) == (user == "grace")
+        assert f"{user} may" in shown
+
+
+def test_a_button_says_what_follows_and_does_it_in_the_name_of_the_person(site: httpx.Client) -> None:
+    number = held()
+    ada = {"X-User": "ada"}
+    assert "the guest is moved" in site.get(f"/jobs/{number}/release", headers=ada).text
+    with transaction() as session:
+        assert session.get_one(Job, number).hold, "to look changes nothing"
+    answer = site.post(f"/jobs/{number}/release", headers=ada)
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"/jobs/{number}")
+    with transaction() as session:
+        by = session.scalars(select(Event.by).where(Event.job_id == number, Event.action == "released")).one()
+    assert by == "ada (console)"
+    assert "Set-Cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"X-User": "ada", "Sec-Fetch-Site": "cross-site"}, "from another site"),
+        ({"X-User": "ada", "Sec-Fetch-Site": "same-site"}, "from another site"),
+        ({"X-User": ""}, "does not say who you are"),
+        ({"X-User": "ada evil"}, "does not say who you are"),
+        ({"X-User": "eve"}, "eve may read only"),
+    ],
+)
+def test_a_button_obeys_nobody_else_and_no_other_site(site: httpx.Client, headers: dict[str, str], said: str) -> None:
+    number = held()
+    answer = site.post(f"/jobs/{number}/release", headers=headers)
+    assert answer.status_code == 403
+    assert said in answer.text
+    with transaction() as session:
+        assert session.get_one(Job, number).hold
+
+
+def test_an_old_browser_is_known_by_the_origin_of_the_form(site: httpx.Client) -> None:
+    number = held()
+    del site.headers["Sec-Fetch-Site"]
+    for origin, status in ((None, 403), ("https://evil.example.org", 403), (str(site.base_url).rstrip("/"), 303)):
+        headers = {"X-User": "ada"} | ({"Origin": origin} if origin else {})
+        assert site.post(f"/jobs/{number}/release", headers=headers).status_code == status
+
+
+def test_who_owns_a_guest_is_decided_by_those_who_may_approve(site: httpx.Client) -> None:
+    number = held()
+    with transaction() as session:
+        session.execute(update(Job).values(state=JobState.NEEDS_OPERATOR, error="nobody can tell"))
+    path = f"/jobs/{number}/resolve?owner=source&fenced=b"
+    assert site.post(path, headers={"X-User": "ada"}).status_code == 403
+    assert "two running copies" in site.get(path, headers={"X-User": "grace"}).text
+    assert site.post(path, headers={"X-User": "grace"}).status_code == 303
+    assert site.post(f"/jobs/{number}/resolve", headers={"X-User": "grace"}).status_code == 409
+
+
+def test_who_looks_is_believed_only_behind_a_proxy(database: None) -> None:
+    result = drover("console", "--people-by", "X-User", "--actions")
+    assert result.exit_code == 2
+    assert "--behind-proxy" in result.stderr
 
 
 def test_a_token_is_shown_once_and_stored_nowhere(database: None) -> None:

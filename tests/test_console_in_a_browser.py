@@ -9,9 +9,11 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from lab import fleet as lab_fleet
 from lab.directory import Lab
+from models.access import Scope
 from models.database import engine, transaction
 from models.job import Disk, Job, record_event
 from tests import consoles, factories
+from workflows import access
 
 pytestmark = pytest.mark.skipif(consoles.BROWSER is None, reason="no chromium (Debian's package) on this machine")
 PAGES = (
@@ -101,6 +103,22 @@ def changed(job_id: int, share: float) -> None:
         disk = session.get_one(Disk, (job.id, 0))
         disk.bytes_copied = int(share * disk.bytes_total)
         record_event(session, job_id, by="test", action="note", sentence="three quarters are copied")
+
+
+def test_a_held_job_is_released_by_buttons_that_everybody_can_use(site: Site) -> None:
+    access.allow("ada", Scope.OPERATE)
+    with consoles.serving(actions=True, people_by="X-User") as address:
+        page = site.browser.new_page(extra_http_headers={"X-User": "ada"})
+        page.goto(f"{address}/inbox")
+        assert Axe().run(page, options=RULES).violations_count == 0
+        page.locator(f'a[href="/jobs/{site.shown.held}/release"]').click()
+        assert Axe().run(page, options=RULES).violations_count == 0
+        page.get_by_role("button", name="Do it, as ada").click()
+        expect(page).to_have_url(f"{address}/jobs/{site.shown.held}")
+        expect(page.get_by_text("an operator released it")).to_be_visible()
+        page.close()
+    with transaction() as session:
+        session.get_one(Job, site.shown.held).hold = True
 
 
 def test_all_can_be_reached_with_the_keyboard(site: Site) -> None:

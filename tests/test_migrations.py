@@ -10,7 +10,7 @@ from sqlalchemy import Table, select, text
 
 import migrations
 from models import refusal
-from models.access import ApiToken, Scope
+from models.access import ApiToken, ConsoleUser, Scope
 from models.base import Base
 from models.budget import Budget
 from models.controller import Controller
@@ -29,7 +29,8 @@ pytestmark = pytest.mark.usefixtures("database")
 
 REVISIONS = [revision.revision for revision in ScriptDirectory.from_config(migrations.config()).walk_revisions()]
 NEW = {"drain", "drain_guest", "delivery", "refused_submission", "webhook_receiver", "webhook_secret", "storage"} | {
-    *("storage_mapping", "roll", "roll_host", "hook_run", "plan_approval", "api_token", "budget", "controller")
+    *("storage_mapping", "roll", "roll_host", "hook_run", "plan_approval", "api_token", "budget", "controller"),
+    "console_user",
 }
 """Tables that earlier revisions do not have."""
 
@@ -85,6 +86,7 @@ def _rows_in_every_table() -> None:
     with transaction() as session:
         session.add_all([Host(name=name, **common) for name in ("one", "two")])
         session.flush()
+        session.add_all([Budget(name="uplink", bytes_per_s=1), Controller(looked_at=text("now()"))])
         session.add(Storage(host="one", name="guests", driver="folder", place="/"))
         session.add(
             StorageMapping(host="one", storage="guests", destination="two", destination_storage="guests", format="raw")
@@ -96,6 +98,7 @@ def _rows_in_every_table() -> None:
         session.flush()
         session.add(ReceiverSecret(receiver="hooks.example.org", salt=b"salt", key_id="k"))
         session.add(ApiToken(user="ada", scope=Scope.READ, digest=b"digest"))
+        session.add(ConsoleUser(name="ada", scope=Scope.READ))
         drain = Drain(kind=DrainKind.DRAIN, host="one", state=DrainState.RUNNING)
         session.add(drain)
         session.flush()

@@ -1,4 +1,4 @@
-"""Tokens of the API: made, listed, revoked, and looked up. Only their digests are stored."""
+"""Who may do what: tokens of the API, of which only digests are stored, and people of the console."""
 
 import hashlib
 import re
@@ -8,7 +8,7 @@ from datetime import timedelta
 from sqlalchemy import func, select, update
 
 from drover.errors import PreconditionFailed
-from models.access import ApiToken, Scope
+from models.access import ApiToken, ConsoleUser, Scope
 from models.database import transaction
 from models.said import say
 
@@ -80,6 +80,31 @@ def holder(text: str) -> ApiToken | None:
             stale = ApiToken.used_at.is_(None) | (ApiToken.used_at < now - timedelta(minutes=1))
             session.execute(update(ApiToken).where(ApiToken.id == token.id, stale).values(used_at=now))
     return token
+
+
+def allow(user: str, scope: Scope) -> None:
+    """Let somebody do this in the console.
+
+    Raises:
+        PreconditionFailed: nobody can be called that.
+    """
+    check_user(user)
+    with transaction() as session:
+        session.merge(ConsoleUser(name=user, scope=scope))
+        say(session, f"an operator lets {user} {scope} in the console")
+
+
+def people() -> list[ConsoleUser]:
+    """Those who may do more than read."""
+    with transaction() as session:
+        return list(session.scalars(select(ConsoleUser).order_by(ConsoleUser.name)))
+
+
+def scope_of(user: str) -> Scope:
+    """What somebody may do in the console."""
+    with transaction() as session:
+        known = session.get(ConsoleUser, user)
+    return Scope.READ if known is None else known.scope
 
 
 def _digest(text: str) -> bytes:

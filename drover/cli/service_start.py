@@ -45,7 +45,7 @@ def become(*options: str, as_json: bool) -> None:
     os.execv(argv[0], argv)  # nosec B606 # noqa: S606 - no shell is wanted
 
 
-def serve_console(address: str, *, behind_proxy: bool, actions: bool, as_json: bool) -> None:
+def serve_console(address: str, *, behind_proxy: bool, actions: bool, people_by: str | None, as_json: bool) -> None:
     """Serve the console until this process is told to stop.
 
     Raises:
@@ -61,7 +61,7 @@ def serve_console(address: str, *, behind_proxy: bool, actions: bool, as_json: b
         sys.stdout.flush()
     else:
         output.note(f"the console answers at http://{address}/")
-    serving.serve(address, behind_proxy=behind_proxy, actions=actions)
+    serving.serve(address, behind_proxy=behind_proxy, actions=actions, people_by=people_by)
 
 
 def _check_database() -> None:

@@ -105,6 +105,15 @@ def console(
     actions: Annotated[
         bool, typer.Option("--actions", help="Let those who may do so change things: with a token of `drover token`.")
     ] = False,
+    people_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEADER",
+            help="The reverse proxy says in this header who looks at a page, and lets nobody else set it: then pages "
+            "have buttons for whom `drover token person` lists. Needs --behind-proxy and --actions.",
+            show_default=False,
+        ),
+    ] = None,
     log_level: LogLevel = logs.Level.INFO,
     log_format: LogFormat = logs.Format.TEXT,
     as_json: AsJson = False,
@@ -117,8 +126,10 @@ def console(
     from drover.extras import require
 
     require("console", "the console")
+    if people_by is not None and not (behind_proxy and actions):
+        raise typer.BadParameter("--people-by needs --behind-proxy and --actions: anybody else could set that header")
     _choose_logs("console", log_level, log_format)
-    serve_console(listen, behind_proxy=behind_proxy, actions=actions, as_json=as_json)
+    serve_console(listen, behind_proxy=behind_proxy, actions=actions, people_by=people_by, as_json=as_json)
 
 
 def _choose_logs(host: str, level: logs.Level, form: logs.Format) -> None:

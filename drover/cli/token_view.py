@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from drover.cli import output
 from drover.views.serializers import iso
-from models.access import ApiToken
+from models.access import ApiToken, ConsoleUser
 from models.base import Document
 
 
@@ -19,11 +19,11 @@ def made(token: ApiToken, text: str, *, as_json: bool) -> None:
     output.say(f"shown only now: {text}")
 
 
-def listed(tokens: Sequence[ApiToken], *, as_json: bool) -> None:
-    """Print a line for each token."""
+def listed(tokens: Sequence[ApiToken], people: Sequence[ConsoleUser], *, as_json: bool) -> None:
+    """Print a line for each token, and for each person of the console."""
     rows = [_document(token) for token in tokens]
     if as_json:
-        output.emit({"tokens": rows})
+        output.emit({"tokens": rows, "people": [{"name": one.name, "scope": one.scope.value} for one in people]})
         return
     if not rows:
         output.note("no token yet: nobody can change anything by the API, `drover token add USER` makes one")
@@ -37,6 +37,8 @@ def listed(tokens: Sequence[ApiToken], *, as_json: bool) -> None:
             for row in rows
         ],
     )
+    for one in people:
+        output.say(f"{one.name} may {one.scope} in the console")
 
 
 def revoked(token: ApiToken, *, as_json: bool) -> None:

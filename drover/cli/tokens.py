@@ -1,4 +1,4 @@
-"""`drover token`: who may use the API, and for what."""
+"""`drover token`: who may use the API and the console, and for what."""
 
 from typing import Annotated, Literal
 
@@ -46,7 +46,27 @@ def list_tokens(as_json: AsJson = False) -> None:
     from drover.cli import token_view
     from workflows import access
 
-    token_view.listed(access.listed(), as_json=as_json)
+    token_view.listed(access.listed(), access.people(), as_json=as_json)
+
+
+@app.command(epilog=examples("drover token person ada@example.org --scope operate"))
+def person(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="As the reverse proxy names somebody.", show_default=False)
+    ],
+    scope: Annotated[Literal["read", "operate", "approve"], typer.Option(help="What they may do; read takes it back.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what somebody may do in the console. They need no token: the reverse proxy knows who they are."""
+    from drover.cli import output
+    from models.access import Scope
+    from workflows import access
+
+    access.allow(name, Scope(scope))
+    if as_json:
+        output.emit({"name": name, "scope": scope})
+    else:
+        output.say(f"{name} may {scope} in the console")
 
 
 @app.command(epilog=examples("drover token revoke 3"))

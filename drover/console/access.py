@@ -3,10 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Depends, HTTPException, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPBearer
+from limits import RateLimitItem, parse
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
 
 from models.access import Scope
 from workflows import access
@@ -40,6 +44,7 @@ async def by_token(request: Request) -> Person | None:
         return None
     token = await run_in_threadpool(access.holder, given.credentials)
     if token is None:
+        not_too_often(request.client.host if request.client else "", GUESSES)
         raise Denied(401, "the token is not valid: `drover token list` says which are", ASKED)
     return Person(token.user, token.scope, f"{token.user} (API)")
 
@@ -54,11 +59,65 @@ def permitted(scope: Scope) -> Callable[[Person | None], Person]:
     def check(person: Annotated[Person | None, Depends(by_token)]) -> Person:
         if person is None:
             raise Denied(401, "a token is needed: `drover token add USER`", ASKED)
-        if not person.scope.includes(scope):
-            raise Denied(403, f"{person.name} may {person.scope} only, and this needs `{scope}`")
+        allow(person, scope)
         return person
 
     return check
+
+
+def allow(person: Person, scope: Scope) -> None:
+    """Let somebody do what needs this scope.
+
+    Raises:
+        Denied: they may not, or do too much.
+    """
+    if not person.scope.includes(scope):
+        raise Denied(403, f"{person.name} may {person.scope} only, and this needs `{scope}`")
+    not_too_often(person.name)
+
+
+def visitor(request: Request) -> Person | None:
+    """Who looks at a page, as the reverse proxy names them; None where it is not asked to.
+
+    Raises:
+        Denied: it names nobody, which it must not let through.
+    """
+    header: str | None = request.app.state.people_by
+    if header is None:
+        return None
+    name = request.headers.get(header, "")
+    if access.USER.fullmatch(name) is None:
+        raise Denied(403, f"the reverse proxy does not say who you are: it has to set {header}")
+    person = Person(name, access.scope_of(name), f"{name} (console)")
+    request.state.person = person
+    return person
+
+
+def from_this_site(request: Request) -> None:
+    """A form of another site must not act for whoever looks at it: browsers say where a request is from.
+
+    Raises:
+        Denied: it is from elsewhere, or nothing says where from.
+    """
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin", "")
+    same = site == "same-origin" if site is not None else urlsplit(origin).netloc == request.headers.get("Host")
+    if not same:
+        raise Denied(403, "this came from another site, nothing was changed: use the buttons of these pages")
+
+
+ACTIONS, GUESSES = parse("600/minute"), parse("20/minute")
+"""Of one person, and of one address that shows no valid token."""
+LIMITER = FixedWindowRateLimiter(MemoryStorage())
+
+
+def not_too_often(who: str, rate: RateLimitItem = ACTIONS) -> None:
+    """Bound what somebody may ask for.
+
+    Raises:
+        Denied: too often.
+    """
+    if not LIMITER.hit(rate, who):
+        raise Denied(429, "too often: wait a minute", {"Retry-After": "60"})
 
 
 Reader = Depends(by_token)

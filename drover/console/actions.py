@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 ANSWERS: dict[int | str, dict[str, Any]] = {
     **ALWAYS,
     403: {"model": Failure, "description": "It may not do that."},
+    429: {"model": Failure, "description": "Too often: wait as long as Retry-After says."},
     404: {"model": Failure, "description": "There is no such number or name."},
     409: {"model": Failure, "description": "Refused, nothing was changed; the sentence says why and what to do."},
 }

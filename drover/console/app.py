@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from drover.console import actions as action_routes
-from drover.console import api, pages
+from drover.console import api, buttons, pages
 from drover.console.access import Denied
 from drover.console.failures import CODES, PREFIX
 from drover.console.rendering import page
@@ -53,8 +53,11 @@ class Hardened:
         await self.app(scope, receive, sending)
 
 
-def make(*hosts: str, actions: bool = False) -> FastAPI:
-    """The console, for browsers that call it by one of these names; `*` is any. `actions`: things can be changed."""
+def make(*hosts: str, actions: bool = False, people_by: str | None = None) -> FastAPI:
+    """The console, for browsers that call it by one of these names; `*` is any. `actions`: things can be changed.
+
+    `people_by` is the header in which a reverse proxy says who looks at a page.
+    """
     made = FastAPI(
         title="Drover",
         version="1",
@@ -66,7 +69,10 @@ def make(*hosts: str, actions: bool = False) -> FastAPI:
     made.include_router(api.router)
     if actions:
         made.include_router(action_routes.router)
+    made.state.people_by = people_by if actions else None
     made.include_router(pages.router)
+    if made.state.people_by:
+        made.include_router(buttons.router)
     made.mount("/static", StaticFiles(packages=[("drover.console", "static")]), name="static")
     made.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     made.add_middleware(Hardened)

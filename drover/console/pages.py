@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
-from drover.console import facts, live
+from drover.console import access, facts, live
 from drover.console.rendering import page
 from drover.errors import NotThere
 from drover.settings import settings
@@ -28,7 +28,7 @@ from drover.views import (
 from models.base import now
 from models.database import transaction
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=[Depends(access.visitor)])
 ROOMS_AT_ONCE = 100
 NEWEST = 200
 
@@ -54,7 +54,8 @@ class Slice(Generic[Item]):
         return cls(everything[(number - 1) * size : number * size], number, pages, len(everything))
 
 
-def _waiting(session: Session) -> int:
+def matters(session: Session) -> int:
+    """How many wait for a person."""
     return len(inbox.items(session, settings()))
 
 
@@ -68,7 +69,7 @@ def show_fleet(
     """A room per host."""
     with transaction() as session:
         rooms = fleet.rooms(session, settings())
-        waiting, at = _waiting(session), now(session)
+        waiting, at = matters(session), now(session)
     wanted = [room for room in rooms if (not condition or condition in room.conditions) and room.mentions(q)]
     return page(
         request,
@@ -90,7 +91,7 @@ def show_host(request: Request, name: Annotated[str, Path(max_length=64)]) -> HT
     """All guests of one host."""
     with transaction() as session:
         rooms = fleet.rooms(session, settings())
-        waiting, at = _waiting(session), now(session)
+        waiting, at = matters(session), now(session)
     room = next((room for room in rooms if room.name == name), None)
     if room is None:
         raise NotThere(f"there is no host {name}")
@@ -104,7 +105,7 @@ def show_jobs(
     """Moves, the newest first."""
     shots = queries.newest(everything=everything, guest=guest or None, limit=NEWEST)
     with transaction() as session:
-        waiting, at = _waiting(session), now(session)
+        waiting, at = matters(session), now(session)
     rows = [serializers.job_summary(shot) for shot in shots]
     return page(
         request, "jobs.html", live="jobs", now=at, waiting=waiting, rows=rows, everything=everything, guest=guest
@@ -115,7 +116,7 @@ def show_jobs(
 def show_job(request: Request, job_id: Number) -> HTMLResponse:
     """Everything about one move."""
     with transaction() as session:
-        waiting = _waiting(session)
+        waiting = matters(session)
     return page(request, "job.html", live=f"job/{job_id}", waiting=waiting, **facts.of_job(job_id))
 
 
@@ -124,7 +125,7 @@ def show_drains(request: Request) -> HTMLResponse:
     """Drains and returns, the newest first."""
     shots = drain_queries.newest(everything=True, limit=NEWEST)
     with transaction() as session:
-        waiting, at = _waiting(session), now(session)
+        waiting, at = matters(session), now(session)
     return page(
         request, "drains.html", live="drains", now=at, waiting=waiting, shots=shots, headline=drain_sentences.headline
     )
@@ -134,7 +135,7 @@ def show_drains(request: Request) -> HTMLResponse:
 def show_drain(request: Request, drain_id: Number) -> HTMLResponse:
     """A timeline with a bar per guest."""
     with transaction() as session:
-        waiting = _waiting(session)
+        waiting = matters(session)
     return page(request, "drain.html", live=f"drain/{drain_id}", waiting=waiting, **facts.of_drain(drain_id))
 
 
@@ -162,7 +163,7 @@ Wanted = Annotated[history.Wanted, Depends(_wanted)]
 def show_history(request: Request, wanted: Wanted) -> HTMLResponse:
     """What moves took."""
     with transaction() as session:
-        groups, waiting, at = history.groups(session, wanted), _waiting(session), now(session)
+        groups, waiting, at = history.groups(session, wanted), matters(session), now(session)
     highest = max((group.downtime_ms_p95 or 0.0 for group in groups), default=0.0)
     return page(
         request,

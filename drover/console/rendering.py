@@ -15,7 +15,8 @@ from drover.views.words import size, span
 
 def page(request: Request, template: str, *, status: int = 200, **shown: Any) -> HTMLResponse:
     """One page."""
-    text = ENVIRONMENT.get_template(template).render(path=request.url.path, query=request.query_params, **shown)
+    common = {"path": request.url.path, "query": request.query_params, "person": getattr(request.state, "person", None)}
+    text = ENVIRONMENT.get_template(template).render(**common, **shown)
     return HTMLResponse(text, status)
 
 

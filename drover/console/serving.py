@@ -26,10 +26,10 @@ def check(address: str, *, behind_proxy: bool) -> None:
         )
 
 
-def serve(address: str, *, behind_proxy: bool, actions: bool) -> None:
+def serve(address: str, *, behind_proxy: bool, actions: bool, people_by: str | None) -> None:
     """Answer until it is told to stop."""
     host, port = listening.split(address)
-    app = make(*(["*"] if behind_proxy else [*LOCAL_NAMES, host]), actions=actions)
+    app = make(*(["*"] if behind_proxy else [*LOCAL_NAMES, host]), actions=actions, people_by=people_by)
     uvicorn.run(
         app,
         host=host,

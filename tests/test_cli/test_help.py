@@ -52,7 +52,7 @@ def test_the_list_of_commands_is_the_documented_one() -> None:
     expected += " host/list host/set host/key host/trust host/cordon host/uncordon"
     expected += " host/ok-to-drain host/headroom"
     expected += " webhook/allow webhook/list webhook/rotate webhook/remove"
-    expected += " token/add token/list token/revoke doctor config/check config/show"
+    expected += " token/add token/list token/person token/revoke doctor config/check config/show"
     expected += " guest/adopt guest/scan guest/set guest/forget guest/list guest/show"
     expected += " guest/start guest/stop"
     expected += " job/list job/show job/watch job/complete-now job/set job/cancel job/release job/retry job/resolve"

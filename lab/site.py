@@ -1,0 +1,26 @@
+"""A hook of MkDocs: links to files of the repository, which the site does not have, become their names.
+
+A link to what is not there is an error, as one between pages is.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+OUTSIDE = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)#\s]*)(#[^)\s]*)?\)")
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """The page as it is built."""
+    folder = (ROOT / "docs" / page.file.src_path).parent
+
+    def named(link: re.Match[str]) -> str:
+        meant = (folder / link[2]).resolve()
+        if meant.is_relative_to(ROOT / "docs"):
+            return link[0]
+        if not meant.exists():
+            raise ValueError(f"{page.file.src_path}: there is no {link[2]}")
+        return f"{link[1]} (`{meant.relative_to(ROOT)}`)"
+
+    return OUTSIDE.sub(named, markdown)

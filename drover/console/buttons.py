@@ -16,6 +16,8 @@ from drover.console.pages import matters
 from drover.console.rendering import ENVIRONMENT, page
 from drover.errors import PreconditionFailed
 from drover.names import PATTERN
+from drover.views import drain_queries, drain_sentences, queries, sentences
+from drover.views.sentences import Command
 from models.access import Scope
 from models.database import transaction
 from models.job import Side
@@ -29,7 +31,7 @@ EFFECTS = {
     ): "The job is rolled back, and the guest goes on at the source, unless it has crossed already.",
     ("job", "release"): "The RAM follows the disks now, and the guest is moved.",
     ("job", "retry"): "The job goes on from the step that failed.",
-    ("job", "resolve"): "You decide who owns the guest. Make sure of it: two running copies destroy its disks.",
+    ("job", "resolve"): "Make sure of it first: two running copies destroy a guest's disks.",
     ("drain", "pause"): "No other move begins; those under way go on.",
     ("drain", "resume"): "It goes on, and tries guests again that it had left.",
     ("drain", "release"): "All its held moves send their RAM now.",
@@ -72,24 +74,38 @@ def ask_about_job(
     fenced: Fenced = None,
 ) -> HTMLResponse:
     """What will happen."""
+    job = queries.snapshot(number).job
     said = [f"--owner {owner}"] if owner else []
     said += [f"--fenced {fenced}"] if fenced else []
-    return _asked(request, "job", number, action, person, said)
+    belongs = {"source": job.source, "destination": job.destination, None: ""}[owner]
+    command = Command(" ".join(["drover job", action, str(number), *said]), EFFECTS["job", action])
+    return _asked(request, person, action, command, f"/jobs/{number}", sentences.headline(job), belongs)
 
 
 @router.get("/drains/{number}/{action}")
 def ask_about_drain(request: Request, number: Number, action: actions.DrainAction, person: Who) -> HTMLResponse:
     """Likewise."""
-    return _asked(request, "drain", number, action, person, [])
+    headline = drain_sentences.standing(drain_queries.snapshot(number))
+    command = Command(f"drover drain {action} {number}", EFFECTS["drain", action])
+    return _asked(request, person, action, command, f"/drains/{number}", headline)
 
 
-def _asked(request: Request, kind: str, number: int, action: str, person: Person, said: list[str]) -> HTMLResponse:
+def _asked(
+    request: Request, person: Person, action: str, command: Command, back: str, headline: str, owner: str = ""
+) -> HTMLResponse:
     allow(person, _needed(action))
-    command = " ".join(["drover", kind, action, str(number), *said])
     with transaction() as session:
         waiting = matters(session)
-    effect = EFFECTS[kind, action]
-    return page(request, "button.html", waiting=waiting, kind=kind, number=number, effect=effect, command=command)
+    return page(
+        request,
+        "button.html",
+        waiting=waiting,
+        headline=headline,
+        owner=owner,
+        back=back,
+        command=command.text,
+        effect=command.effect,
+    )
 
 
 @router.post("/jobs/{number}/{action}", dependencies=[Depends(from_this_site)])

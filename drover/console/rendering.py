@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from drover.console.choices import button
 from drover.escaping import escaped
 from drover.views.serializers import public
 from drover.views.words import size, span
@@ -76,6 +77,7 @@ ENVIRONMENT.filters |= {
     "clock": _clock,
     "ago": _ago,
     "milliseconds": _milliseconds,
+    "button": button,
     "told": _told,
     "words": _words,
 }

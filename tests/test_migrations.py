@@ -86,6 +86,7 @@ def _rows_in_every_table() -> None:
     with transaction() as session:
         session.add_all([Host(name=name, **common) for name in ("one", "two")])
         session.flush()
+        session.add_all([Budget(name="uplink", bytes_per_s=1), Controller(looked_at=text("now()"))])
         session.add(Storage(host="one", name="guests", driver="folder", place="/"))
         session.add(
             StorageMapping(host="one", storage="guests", destination="two", destination_storage="guests", format="raw")

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import BigInteger, String, column, delete, select, table
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from drover import names
@@ -15,15 +16,13 @@ from drover.errors import PreconditionFailed
 from models import fleet
 from models.base import now
 from models.budget import BandwidthHours, Budget, Hours
+from models.contracts import Typed
 from models.database import transaction
-from models.documents import MigrationOptions
 from models.fleet import SLOWEST_BYTES_PER_S
-from models.host import Host
-from models.job import Disk, Job, JobState, Side, Step, StepState
+from models.job import Job
 from models.said import say
 from workflows import schedule
 from workflows.hosts import labels_of
-from workflows.migration.chain import StepName
 from workflows.selectors import Selector
 
 
@@ -114,18 +113,32 @@ def rate_at(always: int, hours: BandwidthHours | None, at: datetime) -> int:
     return always
 
 
+HOSTS = table(
+    "host_budget",
+    column("name", String),
+    column("labels", JSONB),
+    column("bandwidth_bytes_per_s", BigInteger),
+    column("bandwidth_hours", Typed(BandwidthHours)),
+)
+"""A view: the role of a host sees no other host's row. Likewise the next."""
+MOVES = table(
+    "move_under_way",
+    column("id", BigInteger),
+    column("source", String),
+    column("destination", String),
+    column("asked_bytes_per_s", BigInteger),
+)
+"""Those that copy disks, or send RAM."""
+
+
 def book(session: Session) -> Book:
     """All budgets as they are now."""
     at, of_each = now(session), fleet.limits(session).bandwidth_bytes_per_s
-    hosts = session.execute(select(Host.name, Host.labels, Host.bandwidth_bytes_per_s, Host.bandwidth_hours)).all()
+    hosts = session.execute(select(HOSTS)).all()
     rows = session.scalars(select(Budget).order_by(Budget.name)).all()
+    own = {row.name: of_each if row.bandwidth_bytes_per_s is None else row.bandwidth_bytes_per_s for row in hosts}
     return Book(
-        hosts={
-            row.name: rate_at(
-                of_each if row.bandwidth_bytes_per_s is None else row.bandwidth_bytes_per_s, row.bandwidth_hours, at
-            )
-            for row in hosts
-        },
+        hosts={row.name: rate_at(own[row.name], row.bandwidth_hours, at) for row in hosts},
         labels={row.name: labels_of(row.name, row.labels) for row in hosts},
         links=[
             Link(
@@ -141,20 +154,13 @@ def book(session: Session) -> Book:
 
 def rate_of(job: Job) -> int:
     """What a job's streams may take together now, in bytes per second; 0: no limit."""
-    copies = exists().where(Disk.job_id == Job.id, Disk.ready_at.is_(None))
-    at_source = (Step.name == StepName.MIGRATE_RAM.value, Step.side == Side.SOURCE, Step.state == StepState.RUNNING)
-    sends = exists().where(Step.job_id == Job.id, *at_source)
-    sending = select(Job.id, Job.source, Job.destination, Job.options).where(
-        Job.state == JobState.RUNNING, copies | sends, Job.id != job.id
-    )
+    mine = Move(source=job.source, destination=job.destination, asked_bytes_per_s=job.options.bandwidth_bytes_per_s)
     with transaction() as session:
-        moves = {row.id: _move(row.source, row.destination, row.options) for row in session.execute(sending)}
-        mine = _move(job.source, job.destination, job.options)
+        moves = {
+            row.id: Move(source=row.source, destination=row.destination, asked_bytes_per_s=row.asked_bytes_per_s)
+            for row in session.execute(select(MOVES))
+        }
         return book(session).shares({**moves, job.id: mine})[job.id]
-
-
-def _move(source: str, destination: str, options: MigrationOptions) -> Move:
-    return Move(source=source, destination=destination, asked_bytes_per_s=options.bandwidth_bytes_per_s)
 
 
 def hours(texts: Iterable[str], timezone: str, rate: Mapping[str, int]) -> BandwidthHours | None:

@@ -5,10 +5,11 @@ from difflib import get_close_matches
 from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-AT_MOST = 3
+AT_MOST, ALIKE = 3, 0.6
+"""Names, and how like the one that was written: two of three letters."""
 
 
 def guess(session: Session, column: InstrumentedAttribute[str], name: str) -> str:
     """`did you mean web01 or web02? `, or nothing."""
-    alike = get_close_matches(name, session.scalars(select(column)).all(), AT_MOST, 0.7)
+    alike = get_close_matches(name, session.scalars(select(column)).all(), AT_MOST, ALIKE)
     return f"did you mean {' or '.join(alike)}? " if alike else ""

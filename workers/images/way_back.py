@@ -25,7 +25,7 @@ from models.job import Disk, Job
 from models.plan import PlannedDisk, SourceDisk
 from models.way_back import FormerImage, WayBack
 from workers import files
-from workers.images import evidence, records, retention
+from workers.images import evidence, manifest, records, retention
 from workers.images.manifest import write_durably
 from workers.step import Context, JobDirectory
 
@@ -37,6 +37,8 @@ class Choice:
     """What a guest that comes here can begin with."""
 
     way: WayBack | None = None
+    changed_bytes: int | None = None
+    """What has changed since, as the guest was looked at last."""
     why: str | None = None
     """Why all of it is copied although images of it are here."""
 
@@ -56,14 +58,18 @@ def write_down(ctx: Context, bitmap: str, left: Mapping[str, Evidence]) -> None:
     for disk in ctx.disks:
         kept_at = retention.aside(ctx, disk)
         then, today = left.get(disk.source_path), evidence.of(Path(kept_at))
-        if then is None or today is None or (why := evidence.differs(then, today)) is not None:
-            log.info("it will come back as a whole: %s: %s", kept_at, why if then and today else "it is no file")
+        was_format = disk.source_format or disk.format
+        why = "it is no file" if then is None else evidence.differs(then, today)
+        if why is None and not manifest.only_a_disk(Path(kept_at), was_format):
+            why = "it holds snapshots or bitmaps, which would be out of date"
+        if why is not None or today is None:
+            log.info("it will come back as a whole: %s: %s", kept_at, why)
             return
         images.append(
             FormerImage(
                 path=disk.source_path,
                 kept_at=kept_at,
-                format=disk.source_format or disk.format,
+                format=was_format,
                 virtual_size_bytes=disk.virtual_size_bytes,
                 chain=chains[disk.index],
                 evidence=today,
@@ -99,7 +105,8 @@ def expected(settings: Settings, guest: str, disks: Sequence[SourceDisk], planne
     differences = [why for disk in planned if (why := _unlike(disk, way)) is not None]
     if len(planned) != len(way.images):
         differences.append("it had another number of disks when it left")
-    return Choice(why="; ".join(differences)) if differences else Choice(way=way)
+    changed = sum(disk.written[way.bitmap] for disk in disks)
+    return Choice(why="; ".join(differences)) if differences else Choice(way=way, changed_bytes=changed)
 
 
 def _unlike(disk: PlannedDisk, way: WayBack) -> str | None:

@@ -53,26 +53,25 @@ def write_down(ctx: Context, bitmap: str, left: Mapping[str, Evidence]) -> None:
     `left` is what they were at the switchover, {path: evidence}. Where they are not the same any more nothing is
     written down, and the guest comes back as a whole.
     """
-    images = []
     chains = {disk.index: disk.chain for disk in ctx.source.disks}
+    images = []
     for disk in ctx.disks:
-        kept_at = retention.aside(ctx, disk)
-        then, today = left.get(disk.source_path), evidence.of(Path(kept_at))
-        was_format = disk.source_format or disk.format
-        why = "it is no file" if then is None else evidence.differs(then, today)
-        if why is None and not manifest.only_a_disk(Path(kept_at), was_format):
+        image_format, kept_at = disk.source_format or disk.format, retention.aside(ctx, disk)
+        seen = left.get(disk.source_path)
+        why = "it is no file" if seen is None else _touched(Path(kept_at), seen)
+        if why is None and not manifest.only_a_disk(Path(kept_at), image_format):
             why = "it holds snapshots or bitmaps, which would be out of date"
-        if why is not None or today is None:
+        if why is not None or seen is None:
             log.info("it will come back as a whole: %s: %s", kept_at, why)
             return
         images.append(
             FormerImage(
                 path=disk.source_path,
                 kept_at=kept_at,
-                format=was_format,
+                format=image_format,
                 virtual_size_bytes=disk.virtual_size_bytes,
                 chain=chains[disk.index],
-                evidence=today,
+                evidence=seen,
             )
         )
     _write(ctx.settings, WayBack(guest=ctx.job.guest, job=ctx.job.id, bitmap=bitmap, images=tuple(images)))
@@ -135,14 +134,14 @@ def chosen(ctx: Context) -> Choice:
     if len(_rows(choice.way)) != len(choice.way.images):
         return Choice(why="its images are not kept here any more")
     for image in choice.way.images:
-        if (why := _touched(image)) is not None:
+        if (why := _touched(Path(image.kept_at), image.evidence)) is not None:
             return Choice(why=f"{image.kept_at}: {why}")
     return choice
 
 
-def _touched(image: FormerImage) -> str | None:
+def _touched(image: Path, then: Evidence) -> str | None:
     try:
-        return evidence.differs(image.evidence, evidence.of(Path(image.kept_at)))
+        return evidence.differs(then, evidence.of(image))
     except (OSError, DroverError) as error:
         return f"it cannot be read: {error}"
 

@@ -243,6 +243,8 @@ class SourceDisk(Part):
     """For `qemu-img create -o`, such as `cluster_size=65536`; empty for raw."""
     chain: Many[BackingImage] = ()
     """Its backing files, from the one right below it down to the base."""
+    data_file: str | None = None
+    """Where its data lies, if that is another file (qcow2's `data-file`)."""
     key_secret: str | None = None
     """Id of the secret that opens it; None: it is not encrypted."""
     bitmaps: Many[str] = ()
@@ -253,11 +255,6 @@ class SourceDisk(Part):
     mode: int | None = None
     written: dict[str, int] = {}  # noqa: RUF012 - pydantic copies it
     """{name: bytes} of the bitmaps of `workers.qemu.written` that it has."""
-
-    @property
-    def create_option_string(self) -> str:
-        """As `qemu-img` takes it."""
-        return ",".join(f"{key}={value}" for key, value in self.create_options.items())
 
 
 def _qemu_version(document: Json) -> Json:

@@ -34,7 +34,6 @@ from workers.run_marker import SET_CONTENT
 from workers.step import Context, JobDirectory
 from workers.steps import STEPS
 from workers.streams import supervisor
-from workers.taps import NOTHING
 from workflows.migration import claims
 from workflows.migration.chain import LINKS, StepName
 from workflows.migration.claims import Claim
@@ -412,7 +411,6 @@ def _program_called_qemu(stage: Stage) -> str:
         started=AsStarted(argv=["qemu"], said=["qemu"]),
         exe=str(stage.program),
         pidfile=None,
-        handed=NOTHING,
     )
     return "; ".join(preflight.refusals(inspection._forbidden(identity, stage.source)))
 

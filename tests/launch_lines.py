@@ -299,7 +299,7 @@ class _Trial:
 
     def _answers(self, qmp: str) -> bool:
         if qmp.startswith("tcp:"):
-            return _in_network_of(self.lab, self.here, lambda: _listens(qmp))
+            return in_network_of(self.lab, self.here, lambda: _listens(qmp))
         with suppress(MonitorLost):
             _ask(self.lab, self.here, qmp, _nothing)
             return True
@@ -398,10 +398,10 @@ def _ask(lab: Lab, host: LabHost, qmp: str, ask: Callable[[Monitor], Awaitable[A
         async with connect(qmp) as monitor:
             return await ask(monitor)
 
-    return _in_network_of(lab, host, lambda: asyncio.run(talk()))
+    return in_network_of(lab, host, lambda: asyncio.run(talk()))
 
 
-def _in_network_of(lab: Lab, host: LabHost, do: Callable[[], Answer]) -> Answer:
+def in_network_of(lab: Lab, host: LabHost, do: Callable[[], Answer]) -> Answer:
     """Do something in the network namespace of a host: a thread that has entered one ends with it."""
 
     def there() -> Answer:

@@ -15,7 +15,8 @@ from lab.directory import Lab
 from models.plan import Inspection, Plan, StartedAs, Tap
 from tests import labs
 from tests.helpers import Moves, until
-from workers import processes, started_as, vcpus
+from tests.launch_lines import in_network_of
+from workers import as_user, processes, started_as, vcpus
 from workers.processes import Process
 from workers.qemu.monitor import connect
 from workflows import cold_start, guests
@@ -39,6 +40,7 @@ TAP = Tap(
     descriptors=(30, 31),
     port={"isolated": True},
 )
+PLUGGED = TAP.model_copy(update={"name": "vnet8", "mac": "fe:54:00:12:34:57", "multi_queue": False, "port": {}})
 LIKE_THIS = StartedAs(
     user="nobody",
     group="nogroup",
@@ -101,24 +103,26 @@ def start(lab: Lab) -> None:
         *("-drive", f"file={here}/disk.qcow2,if=virtio,format=qcow2"),
         *("-netdev", "tap,id=n,fds=30:31", "-device", "virtio-net-pci,netdev=n,mq=on,vectors=6"),
         *("-chardev", f"socket,id=t,path={here}/tpm.sock", "-tpmdev", "emulator,id=tpm,chardev=t"),
-        *("-device", "tpm-crb,tpmdev=tpm"),
+        *("-device", "tpm-crb,tpmdev=tpm", "-device", "pcie-root-port,id=slot1,slot=1"),
     ]
     words = [*network.inside(lab, lab.host("host-a")), *started_as.launched(argv, LIKE_THIS)]
     processes.spawn(lab.mark(NAME), words, lab.logs / f"{NAME}.log")
     until("its monitor is there", (here / "qmp.sock").exists, 20)
-    _pin(f"{here}/qmp.sock")
+    asyncio.run(_as_libvirt_goes_on(lab, f"{here}/qmp.sock"))
     guests.adopt(NAME, "host-a", f"{here}/qmp.sock")
 
 
-def _pin(qmp: str) -> None:
-    """As libvirt does it."""
-
-    async def pin() -> None:
-        async with connect(qmp) as monitor:
-            _, second = await vcpus.threads(monitor)
-            os.sched_setaffinity(second, LIKE_THIS.vcpus[1])
-
-    asyncio.run(pin())
+async def _as_libvirt_goes_on(lab: Lab, qmp: str) -> None:
+    """A vCPU is pinned, and another network card with a tap by descriptor plugged in."""
+    told = PLUGGED.model_dump() | {"descriptors": [0]}
+    [tap] = in_network_of(lab, lab.host("host-a"), lambda: as_user._tap(told))
+    async with connect(qmp) as monitor:
+        _, second = await vcpus.threads(monitor)
+        os.sched_setaffinity(second, LIKE_THIS.vcpus[1])
+        await monitor.give("tap", tap)
+        os.close(tap)
+        await monitor.execute("netdev_add", type="tap", id="n2", fd="tap")
+        await monitor.execute("device_add", driver="virtio-net-pci", netdev="n2", id="nic2", bus="slot1")
 
 
 def asked(to: str) -> Plan:
@@ -129,7 +133,9 @@ def asked(to: str) -> Plan:
 def seen(lab: Lab, host: str) -> Inspection:
     """It is as it was started, wherever it is."""
     found = guests.inspect(guests.known_guest(NAME))
-    assert found.started_as == LIKE_THIS
+    assert found.started_as is not None
+    plugged = PLUGGED.model_copy(update={"descriptors": found.started_as.taps[1].descriptors})
+    assert found.started_as == LIKE_THIS.model_copy(update={"taps": (TAP, plugged)})
     assert found.tpm is not None
     assert found.tpm.started_as.user == "nobody"
     assert found.tpm.state == f"{folder(lab, host)}/tpm"

@@ -619,7 +619,7 @@ MOVED = (
         "vCPUs are not pinned again when systemd starts the guest at boot",
     ),
     Supported(
-        what="taps by descriptor (`fd=`, `fds=`, `vhostfd=`) on a Linux bridge",
+        what="taps by descriptor (`fd=`, `fds=`, `vhostfd=`, or plugged in) on a Linux bridge",
         how="opened anew on the bridge of that name, with the same queues, MTU, MAC and port flags; under the same "
         "name, or if that is taken under the next free one",
     ),

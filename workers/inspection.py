@@ -71,7 +71,7 @@ async def inspect(question: Inspect, settings: Settings) -> Inspection:
     qmp = await asyncio.to_thread(monitors.free, argv, question.qmp)
     try:
         async with connect(qmp) as monitor:
-            return await _describe(monitor, question, settings)
+            return await _describe(monitor, question.model_copy(update={"qmp": qmp}), settings)
     except MonitorLost as error:
         others = await asyncio.to_thread(monitors.why_none, argv)
         raise PreconditionFailed(f"{settings.host}: {error}{f' ({others})' if others else ''}") from error
@@ -168,7 +168,7 @@ class _Identity:
     started: AsStarted
     exe: str
     pidfile: str | None
-    handed: HandedOver
+    handed: HandedOver = taps.NOTHING
 
     @property
     def argv(self) -> list[str]:
@@ -177,7 +177,8 @@ class _Identity:
 
     def saying(self, argv: list[str]) -> "_Identity":
         """As if it had been started with another command line."""
-        return replace(self, started=replace(self.started, argv=argv))
+        handed = taps.handed_over(self.process, argv)
+        return replace(self, started=replace(self.started, argv=argv), handed=handed)
 
 
 def _process(pid: int) -> _Identity:
@@ -190,15 +191,13 @@ def _process(pid: int) -> _Identity:
         raise PreconditionFailed(f"the process behind the socket is {exe}, not a QEMU")
     started = as_started.as_started(alive)
     pidfile = next((after for word, after in pairwise(started.argv) if word == "-pidfile"), None)
-    handed = taps.handed_over(alive, started.argv)
-    return _Identity(process=alive, started=started, exe=exe, pidfile=pidfile, handed=handed)
+    return _Identity(process=alive, started=started, exe=exe, pidfile=pidfile)
 
 
 def _place(identity: _Identity, qmp: str, settings: Settings) -> str:
     """A path below the guest root that is this guest's alone."""
-    if qmp.startswith("/"):
-        return qmp
-    return identity.pidfile or str(settings.guest_root / f"qemu-{identity.process.pid}")
+    below = (path for path in (qmp, identity.pidfile) if path and Path(path).is_relative_to(settings.guest_root))
+    return next(below, str(settings.guest_root / f"qemu-{identity.process.pid}-{identity.process.started}"))
 
 
 def _forbidden(identity: _Identity, settings: Settings) -> list[Check]:
@@ -247,7 +246,7 @@ async def _disks(
     argv = _with_present_media(seen, drives(**replies), named, media)
     refusals += unnamed_images([*named, *media], argv)
     refusals += keys_given_later(named, argv)
-    refusals += named_data_files(query_block=replies["query_block"], argv=argv)
+    refusals += named_data_files(named, argv)
     found = tuple(_followed(disk, settings, refusals) for disk in named)
     refusals += open_images.elsewhere(seen.process, found, argv) or open_images.lost(
         seen.process, [disk.path for disk in called], seen.started.said

@@ -60,7 +60,7 @@ def write_down(ctx: Context, bitmap: str, left: Mapping[str, Evidence]) -> None:
         seen = left.get(disk.source_path)
         why = "it is no file" if seen is None else _touched(Path(kept_at), seen)
         if why is None and not manifest.only_a_disk(Path(kept_at), image_format):
-            why = "it holds snapshots or bitmaps, which would be out of date"
+            why = "it has snapshots or bitmaps, which would be out of date, or a data file beside it"
         if why is not None or seen is None:
             log.info("it will come back as a whole: %s: %s", kept_at, why)
             return

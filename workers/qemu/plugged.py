@@ -7,11 +7,14 @@ by the comparison of the two (`topology`), like all else. What cannot be describ
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from workers.qemu import descriptors
 from workers.qemu.command_line import Option, parse_command_line
+from workers.qemu.json_text import flat, spelled
 from workers.qemu.monitor import CommandRefused, Monitor
 
 PERIPHERAL = "/machine/peripheral"
@@ -46,6 +49,7 @@ class _Guest:
 
     def __init__(self, monitor: Monitor, argv: Sequence[str]) -> None:
         self.monitor = monitor
+        self.argv = argv
         self.options = parse_command_line(argv)
         self.named = {option.get("id"): option for option in self.options if option.name == "device"}
         self.known = {(option.name, _id(option)) for option in self.options}
@@ -198,8 +202,22 @@ class _Guest:
                 return ["-netdev", ",".join([f"user,id={name}", *await self._forwarded(name)])]
             if (found, kind) == (name, "tap") and {"ifname", "script", "downscript"} <= said.keys():
                 words = [f"tap,id={name}"] + [f"{key}={said[key]}" for key in ("ifname", "script", "downscript")]
-                return ["-netdev", ",".join([*words, *(["vhost=on"] if _uses_vhost(self.monitor.pid) else [])])]
-        return []
+                return ["-netdev", ",".join([*words, *(["vhost=on"] if _vhost_nets(self.monitor.pid) else [])])]
+        return await self._handed_over(name)
+
+    async def _handed_over(self, name: str) -> Words:
+        """A tap by descriptors, with as many of those that the kernel has for vhost."""
+        queues = [
+            said["fd"]
+            for found, kind, said in await self._networks()
+            if (found, kind) == (name, "tap") and "fd" in said
+        ]
+        if not queues:
+            return []
+        named = {number for tap in descriptors.taps(self.argv) for number in tap.vhost}
+        vhost = [str(number) for number in _vhost_nets(self.monitor.pid) if number not in named][: len(queues)]
+        words = ["tap", f"id={name}", f"fds={':'.join(queues)}", *([f"vhostfds={':'.join(vhost)}"] if vhost else [])]
+        return ["-netdev", ",".join(words)]
 
     async def _forwarded(self, name: str) -> list[str]:
         text = (await self.monitor.hmp("info usernet")).replace("\r", "")
@@ -268,28 +286,19 @@ def _tree(name: str, nodes: Mapping[str, Any], chains: Mapping[str, Any]) -> dic
 
 def _drive(name: str, tree: Mapping[str, Any]) -> str:
     """The same as `-drive`: the guest's device names it by that id."""
-    pairs = {"if": "none", "id": name, **dict(_flat({key: value for key, value in tree.items() if key != "node-name"}))}
+    pairs = {"if": "none", "id": name, **{key: spelled(value) for key, value in flat(tree) if key != "node-name"}}
     return ",".join(f"{key}={value.replace(',', ',,')}" for key, value in pairs.items())
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
 def _any(address: str) -> str:
     return "" if address in {"*", "0.0.0.0"} else address  # noqa: S104 # nosec B104 - how QEMU shows "any"
 
 
-def _uses_vhost(pid: int) -> bool:
-    """QEMU tells nowhere whether a tap has vhost; the kernel does."""
+def _vhost_nets(pid: int) -> list[int]:
+    """QEMU tells nowhere whether a tap has vhost; the kernel does, by its open descriptors."""
+    found = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        try:
+        with suppress(OSError):
             if str(link.readlink()) == "/dev/vhost-net":
-                return True
-        except OSError:
-            continue
-    return False
+                found.append(int(link.name))
+    return sorted(found)

@@ -196,6 +196,10 @@ class StartedAs(Part):
     _above_2 = field_validator("vhost_net")(_descriptors)
 
 
+TpmFileBytes = Annotated[int, Field(ge=1, le=1 << 26)] | None
+"""Size of the file with a TPM's state; None where it is a folder."""
+
+
 class Tpm(Part):
     """The process that emulates a guest's TPM, as it is at the source."""
 
@@ -208,7 +212,8 @@ class Tpm(Part):
     """Its options, without those that the way it is started decides."""
     socket: str
     state: str
-    """The folder of its state."""
+    """The folder of its state, or one file with all of it."""
+    file_bytes: TpmFileBytes = None
     started_as: StartedAs
 
 
@@ -397,6 +402,7 @@ class PlannedTpm(Part):
     argv: Many[str]
     socket: str
     state: str
+    file_bytes: TpmFileBytes = None
     started_as: StartedAs
 
 

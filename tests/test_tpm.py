@@ -77,7 +77,7 @@ def test_the_process_is_found_by_its_socket_and_told_to_another_host_by_its_opti
     [
         (["chardev", "--vtpm-proxy"], "`swtpm chardev` is tied to this host"),
         (["socket", "--key", "file=/k"], "its option --key is not moved"),
-        (["socket", "--tpmstate", "backend-uri=file:///dev/vg/tpm"], "backend-uri"),
+        (["socket", "--tpmstate", "backend-uri=dir:///x"], "dir:///x of its option --tpmstate is no full path"),
         (["socket", "--tpmstate", "dir=state"], "state of its option --tpmstate is no full path"),
         (["socket", "--ctrl", "type=tcp,port=1"], "its option --ctrl type=tcp is not moved"),
         (["socket", "--server=type=tcp"], "its option --server=type=tcp is not moved"),
@@ -115,6 +115,34 @@ def test_it_is_started_beside_the_program_and_ends_with_it(tmp_path: Path) -> No
     alive = processes.Process(emulator.pid, emulator.started)
     assert alive.wait(10)
     assert not qmp_ready.listens(Path(plan.socket))
+
+
+@with_swtpm
+def test_a_state_that_is_one_file_is_begun_by_an_empty_one_of_the_same_size(tmp_path: Path) -> None:
+    """As Proxmox has it."""
+    here, there = tmp_path / "a", tmp_path / "b"
+    here.mkdir()
+    there.mkdir()
+    (here / "state").write_bytes(bytes(4 << 20))
+    words = ["--tpmstate", f"backend-uri=file://{here}/state", "--ctrl", f"type=unixio,path={here}/sock"]
+    with subprocess.Popen(["swtpm", "socket", "--tpm2", *words]) as child:
+        until("it listens", (here / "sock").exists, every_s=0.01)
+        emulator = found(here)
+        child.terminate()
+    plan = planned(emulator, here, there)
+    assert tpm.states(plan) == [there / "state"]
+    tpm.prepare(plan)
+    assert (there / "state").stat().st_size == 4 << 20
+    assert [check.name for check in tpm.in_the_way(plan)] == ["in-the-way"]
+    argv = started_as.launched(["/bin/echo", "started"], started_as.plainly(), plan)
+    assert subprocess.run(argv, capture_output=True, text=True).stdout == "started\n"
+    asyncio.run(tpm.take_back(plan))
+    assert not (there / "state").exists()
+
+
+def test_a_state_on_a_block_device_is_refused_by_that(tmp_path: Path) -> None:
+    with pytest.raises(tpm.Strange, match="is neither a folder nor a small file"):
+        tpm._size(Path("/dev/null"))
 
 
 @with_swtpm

@@ -248,6 +248,8 @@ class SourceDisk(Part):
     """For `qemu-img create -o`, such as `cluster_size=65536`; empty for raw."""
     chain: Many[BackingImage] = ()
     """Its backing files, from the one right below it down to the base."""
+    data_file: str | None = None
+    """Where its data lies, if that is another file (qcow2's `data-file`)."""
     key_secret: str | None = None
     """Id of the secret that opens it; None: it is not encrypted."""
     bitmaps: Many[str] = ()

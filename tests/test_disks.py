@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.qmp_guest import IMAGES, QEMU, Start, guest_line, guests, image, make_images
+from workers.images import manifest
 from workers.qemu.disks import disk_refusals, keys_given_later, source_disks, unnamed_images
 
 
@@ -96,6 +97,9 @@ def test_an_encrypted_disk_tells_its_key_and_how_one_like_it_is_made(tmp_path: P
         ("further-keys", "warn"),
     }
     assert all(f"{tmp_path}/b" in check.seen for check in warned)
+    assert manifest.is_encrypted(tmp_path / "a", "luks")
+    assert manifest.is_encrypted(tmp_path / "b", "qcow2")
+    assert not manifest.is_encrypted(image(tmp_path / "c", "qcow2"), "qcow2")
     assert keys_given_later((raw, within), guest.argv()) == []
     without = [word.replace("encrypt.key-secret=t", "x=t") for word in guest.argv()]
     assert [check.name for check in keys_given_later((raw, within), without)] == ["key-given-later"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.plan import DestinationPlan, Inspection, PlannedDisk, Topology
+from models.plan import DestinationPlan, FileKind, Inspection, PlannedDisk, PlannedFile, Topology
 from models.preflight import Check
 from tests import factories
 from workers import processes, trial
@@ -111,6 +111,20 @@ def test_another_machine_is_known_beforehand(tmp_path: Path) -> None:
     found = here(tmp_path, qtree=("main-system-bus", "main-system-bus/gone"))
     assert {check.name for check in found} == {"other-machine"}
     assert any("gone" in check.seen for check in found)
+
+
+@pytest.mark.parametrize(
+    ("words", "can"),
+    [
+        (["-drive", "file=/g/cd,format=luks,key-secret=s,readonly=on"], False),
+        (["-object", "secret,id=s,file=/g/s,format=base64"], False),
+        (["-object", "secret,id=s,data=Zm9v,keyid=master,iv=AAAA"], False),
+        (["-object", "secret,id=s,file=/g/s", "-vnc", "none,password-secret=s"], True),
+    ],
+)
+def test_nothing_is_tried_with_a_stand_in_for_what_only_a_key_opens(words: list[str], can: bool) -> None:
+    file = PlannedFile.model_construct(there=False, kind=FileKind.SECRET)
+    assert trial.can_be_tried(DestinationPlan.model_construct(argv=("qemu", *words), files=(file,))) is can
 
 
 def test_a_port_that_is_taken_is_named_and_a_free_one_is_not() -> None:

@@ -196,9 +196,8 @@ def _process(pid: int) -> _Identity:
 
 def _place(identity: _Identity, qmp: str, settings: Settings) -> str:
     """A path below the guest root that is this guest's alone."""
-    if qmp.startswith("/"):
-        return qmp
-    return identity.pidfile or str(settings.guest_root / f"qemu-{identity.process.pid}")
+    below = (path for path in (qmp, identity.pidfile) if path and Path(path).is_relative_to(settings.guest_root))
+    return next(below, str(settings.guest_root / f"qemu-{identity.process.pid}-{identity.process.started}"))
 
 
 def _forbidden(identity: _Identity, settings: Settings) -> list[Check]:
@@ -247,7 +246,7 @@ async def _disks(
     argv = _with_present_media(seen, drives(**replies), named, media)
     refusals += unnamed_images([*named, *media], argv)
     refusals += keys_given_later(named, argv)
-    refusals += named_data_files(query_block=replies["query_block"], argv=argv)
+    refusals += named_data_files(named, argv)
     found = tuple(_followed(disk, settings, refusals) for disk in named)
     refusals += open_images.elsewhere(seen.process, found, argv) or open_images.lost(
         seen.process, [disk.path for disk in called], seen.started.said

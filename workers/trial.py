@@ -22,10 +22,11 @@ from workers.qemu.trial_line import TrialLine, trial_line
 from workers.qmp_ready import monitor_ready
 
 FOLDER = "trials"
-UNDERSTOOD = re.compile(r"tls-creds-|^-acpitable$|^-smbios$")
-"""Options by which QEMU reads files that it must understand when it starts: keys, tables of ACPI and SMBIOS."""
-KEYED = ("luks",)
-"""Formats of which there is no stand-in: the guest's key opens the guest's image alone."""
+UNDERSTOOD = re.compile(r"tls-creds-|^-acpitable$|^-smbios$|\bkeyid\b|\bbase64\b")
+"""Options by which QEMU reads files that it must understand when it starts: keys, tables of ACPI and SMBIOS, secrets
+that are encrypted or encoded."""
+KEYED = "key-secret"
+"""In the options of an encrypted image. There is no stand-in for one: the guest's key opens that image alone."""
 
 
 async def tried(seen: Inspection, plan: DestinationPlan, ours: Settings) -> list[Check]:
@@ -56,7 +57,7 @@ def can_be_tried(plan: DestinationPlan) -> bool:
         not all(file.there for file in plan.files) and any(UNDERSTOOD.search(word) for word in plan.argv)
     ):
         return False
-    return not any(disk.format in KEYED or "encrypt.format" in disk.create_options for disk in plan.disks)
+    return not any(KEYED in word for word in plan.argv)
 
 
 def _stand_in(disk: PlannedDisk, stand_ins: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from drover.errors import Fatal, PreconditionFailed
 from workers import files, processes
@@ -110,11 +111,22 @@ def _run(argv: Sequence[str], path: Path, flags: int, *after: str) -> "subproces
 
 def virtual_size(path: Path, image_format: str) -> int | None:
     """Bytes that a guest would see; None when there is no such image."""
+    size = _info(path, image_format).get("virtual-size")
+    return None if size is None else int(size)
+
+
+def is_encrypted(path: Path, image_format: str) -> bool:
+    """It has an encryption header: qemu-img writes that at the end."""
+    return bool(_info(path, image_format).get("encrypted"))
+
+
+def _info(path: Path, image_format: str) -> dict[str, Any]:
+    """What `qemu-img` tells of it; nothing when there is no such image."""
     try:
         told = _run(["qemu-img", "info", "-U", "--output=json", "-f", image_format], path, os.O_RDONLY)
     except FileNotFoundError:
-        return None
-    return int(json.loads(told.stdout)["virtual-size"]) if told.returncode == 0 else None
+        return {}
+    return dict(json.loads(told.stdout)) if told.returncode == 0 else {}
 
 
 def fsync(paths: Sequence[str]) -> None:

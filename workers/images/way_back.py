@@ -51,6 +51,9 @@ def write_down(ctx: Context, bitmap: str, left: Mapping[str, Evidence]) -> None:
     `left` is what they were at the switchover, {path: evidence}. Where they are not the same any more nothing is
     written down, and the guest comes back as a whole.
     """
+    if any(disk.data_file for disk in ctx.source.disks):
+        log.info("it will come back as a whole: what lies in a data file is not known to stay as it is")
+        return
     images = []
     chains = {disk.index: disk.chain for disk in ctx.source.disks}
     for disk in ctx.disks:

@@ -10,9 +10,11 @@ from models.plan import BackingImage, FileKind, SourceDisk
 from models.preflight import Check
 from workers import checks
 from workers.checks import Kind
+from workers.images.manifest import ENCRYPTION
 from workers.qemu import inline_secrets
 from workers.qemu.bitmaps import is_theirs, misses_nothing
 from workers.qemu.command_line import Option, parse_command_line
+from workers.qemu.json_text import flat, spelled
 from workers.qemu.needed_files import chain_of
 from workers.qemu.present_media import Drive
 from workers.qemu.refusals import leaves
@@ -195,6 +197,7 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         cluster_size_bytes=image.get("cluster-size"),
         create_options=_create_options(medium),
         chain=chain_of(image),
+        data_file=medium.specific.get("data-file"),
         key_secret=_key_secret(image),
         bitmaps=tuple(bitmap["name"] for bitmap in _bitmaps(medium) if bitmap["persistent"]),
         written=tuple(sorted(_recorded(medium))),
@@ -206,7 +209,7 @@ def _key_secret(image: Reply) -> str | None:
     if not image.get("encrypted"):
         return None
     options = json.loads(str(image["filename"]).removeprefix("json:"))
-    return next((str(value) for key, value in _flat(options) if key in {"key-secret", "encrypt.key-secret"}), None)
+    return next((str(value) for key, value in flat(options) if key in {"key-secret", "encrypt.key-secret"}), None)
 
 
 def _recorded(medium: _Medium) -> Iterator[str]:
@@ -224,14 +227,6 @@ def _thickness(medium: _Medium) -> dict[str, str]:
     return {"preallocation": "falloc"} if thick else {}
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def _create_options(medium: _Medium) -> dict[str, str]:
     """How `qemu-img create -o` makes one like it."""
     if medium.inserted["drv"] == "luks":
@@ -241,8 +236,7 @@ def _create_options(medium: _Medium) -> dict[str, str]:
 
 
 def _encryption(specific: Reply, prefix: str = "") -> dict[str, str]:
-    names = ("cipher-alg", "cipher-mode", "ivgen-alg", "ivgen-hash-alg", "hash-alg")
-    return {f"{prefix}{name}": str(specific[name]) for name in names if name in specific}
+    return {f"{prefix}{name}": str(specific[name]) for name in ENCRYPTION if name in specific}
 
 
 def _header(medium: _Medium) -> dict[str, str]:
@@ -252,11 +246,7 @@ def _header(medium: _Medium) -> dict[str, str]:
         options[key.replace("-", "_")] = medium.specific.get(key)
     if "encrypt" in medium.specific:
         options |= {"encrypt.format": "luks", **_encryption(medium.specific["encrypt"], "encrypt.")}
-    return {key: _spelled(value) for key, value in options.items() if value is not None}
-
-
-def _spelled(value: Any) -> str:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+    return {key: spelled(value) for key, value in options.items() if value is not None}
 
 
 def disk_refusals(
@@ -335,13 +325,13 @@ def keys_given_later(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[C
     ]
 
 
-def named_data_files(*, query_block: Sequence[Reply], argv: Sequence[str]) -> list[Check]:
+def named_data_files(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[Check]:
     """Data files that the command line names: QEMU would open them at the destination, where there are none."""
     said = {value for option in parse_command_line(argv) for value in _values(option)}
     return [
-        checks.DATA_FILE.of(medium.shown)
-        for medium in _media(query_block, (), ())
-        if (path := medium.specific.get("data-file")) and any(str(path) in value for value in said)
+        checks.DATA_FILE.of(f"disk {disk.qdev} ({disk.path})")
+        for disk in disks
+        if disk.data_file is not None and any(disk.data_file in value for value in said)
     ]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workers.qemu.command_line import Option, leaf, parse_command_line, words_of, write_options
+from workers.qemu.json_text import flat, spelled
 
 OF_QCOW2 = words_of(
     "lazy-refcounts pass-discard-request pass-discard-snapshot pass-discard-other discard-no-unref overlap-check "
@@ -127,35 +128,23 @@ def _under_a_format(node: Node) -> Node:
 
 def _read(option: Option) -> Node:
     if option.is_json():
-        return dict(_flat(json.loads(option.value or "{}"), ""))
+        return dict(flat(json.loads(option.value or "{}")))
     node: Node = {}
     for key, value in option.pairs():
         if value.startswith("json:"):
             prefix = f"{key}." if key else ""
-            node |= {f"{prefix}{name}": inner for name, inner in _flat(json.loads(value.removeprefix("json:")), "")}
+            node |= {f"{prefix}{name}": inner for name, inner in flat(json.loads(value.removeprefix("json:")))}
         else:
             node[key if key is not None else ("driver" if option.name == "blockdev" else value)] = value
     return node
-
-
-def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _written(option: Option, node: Node) -> Option:
     if option.is_json():
         return replace(option, value=json.dumps(_tree(node)))
     bare = {value for key, value in option.pairs() if key is None and option.name != "blockdev"}
-    pairs = tuple((None if name in bare else name, _spelled(value)) for name, value in node.items())
+    pairs = tuple((None if name in bare else name, spelled(value)) for name, value in node.items())
     return replace(option, value=write_options(pairs))
-
-
-def _spelled(value: Any) -> str:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
 def _tree(node: Node) -> dict[str, Any]:

@@ -7,13 +7,14 @@ by the comparison of the two (`topology`), like all else. What cannot be describ
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from workers.qemu import descriptors
 from workers.qemu.command_line import Option, parse_command_line
+from workers.qemu.json_text import flat, spelled
 from workers.qemu.monitor import CommandRefused, Monitor
 
 PERIPHERAL = "/machine/peripheral"
@@ -285,16 +286,8 @@ def _tree(name: str, nodes: Mapping[str, Any], chains: Mapping[str, Any]) -> dic
 
 def _drive(name: str, tree: Mapping[str, Any]) -> str:
     """The same as `-drive`: the guest's device names it by that id."""
-    pairs = {"if": "none", "id": name, **dict(_flat({key: value for key, value in tree.items() if key != "node-name"}))}
+    pairs = {"if": "none", "id": name, **{key: spelled(value) for key, value in flat(tree) if key != "node-name"}}
     return ",".join(f"{key}={value.replace(',', ',,')}" for key, value in pairs.items())
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
 def _any(address: str) -> str:

@@ -94,7 +94,10 @@ class _Progress:
     def secret(self, name: str) -> bytes:
         if not self.ctx.source_alive:
             raise Fatal(f"{self.ctx.job.guest}'s QEMU is gone: powered off or crashed")
-        return inline_secrets.contents(as_started.as_started(self.ctx.source_process).argv)[name]
+        content = inline_secrets.contents(as_started.as_started(self.ctx.source_process).argv).get(name)
+        if content is None:
+            raise Fatal(f"the command line of {self.ctx.job.guest} has no secret {name}: nothing was sent for it")
+        return content
 
     async def rate(self) -> int:
         return self.allowed

@@ -139,6 +139,8 @@ def is_made(directory: JobDirectory, disk: PlannedDisk) -> bool:
         if disk.destination_device and disk.format == "raw":
             return devices.size_bytes(path) >= disk.virtual_size_bytes
         made = manifest.virtual_size(_file(disk), disk.format) == disk.virtual_size_bytes
+        if made and disk.key_secret is not None:
+            made = manifest.is_encrypted(_file(disk), disk.format)
         return made and _has_links(disk)
     except (PreconditionFailed, UnsafePath):
         return False

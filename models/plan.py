@@ -147,6 +147,9 @@ LINK = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}$")
 """What a network interface is called, as far as `ip` and the kernel take the name for nothing else."""
 
 
+PortFlag = Annotated[str, Field(pattern="^(hairpin|guard|learning|flood|mcast_flood|neigh_suppress|isolated)$")]
+
+
 def _descriptors(numbers: tuple[int, ...]) -> tuple[int, ...]:
     if not all(2 < number < 1 << 16 for number in numbers):
         raise ValueError("numbers of descriptors above 2 are wanted")
@@ -167,7 +170,7 @@ class Tap(Part):
     multi_queue: bool
     descriptors: Many[int]
     """One for each queue."""
-    port: dict[str, bool] = {}  # noqa: RUF012 - pydantic copies it
+    port: dict[PortFlag, bool] = {}  # noqa: RUF012 - pydantic copies it
     """Flags of the port that are not as by default, by their names in ip-link(8): {"isolated": true}."""
 
     _above_2 = field_validator("descriptors")(_descriptors)

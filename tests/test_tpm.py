@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from models.plan import Inspection, PlannedTpm, StartedAs, Tpm
+from models.plan import DestinationPlan, Inspection, PlannedTpm, StartedAs, Tpm
 from models.preflight import refusals
 from tests import factories
 from tests.helpers import until
-from workers import processes, qmp_ready, started_as, tpm
+from workers import derivation, processes, qmp_ready, started_as, tpm
 from workers.policy import HostPolicy, Policy
 
 with_swtpm = pytest.mark.skipif(shutil.which("swtpm") is None, reason="swtpm is not installed (lab/setup.sh does it)")
@@ -182,10 +182,23 @@ def test_a_destination_that_cannot_have_the_tpm_is_told_before_anything_begins(
     assert "its TPM runs as the user no-such-user, who does not exist here" in usual
     assert "there is no swtpm here; install it" in usual
     assert "is outside the folders that the policy allows" in said(HostPolicy(Policy(folders=(Path("/x"),)), ours))
+    plan = plan.model_copy(update={"socket": f"{tmp_path}/other.sock"})
+    assert "its TPM's options name other paths than it is said to have" in said(HostPolicy(Policy(), ours))
     program = tmp_path / "swtpm"
     program.write_text("#!/bin/sh\necho TPM emulator version 0.7.1, Copyright\n")
     program.chmod(0o755)
     assert "swtpm here is of version 0.7.1, and 99.0.0 at the source" in said(HostPolicy(Policy(), ours))
+
+
+def test_a_log_of_a_tpm_that_is_an_image_is_in_the_way(tmp_path: Path) -> None:
+    plan = PlannedTpm(
+        argv=("socket", *options(tmp_path)), socket=f"{tmp_path}/sock", state="/", started_as=started_as.plainly()
+    )
+    (tmp_path / "log").write_text("of an earlier one\n")
+    there = DestinationPlan.model_construct(argv=("qemu",), tpm=plan)
+    assert derivation.in_the_way(there) == []
+    (tmp_path / "log").write_bytes(bytes(512))
+    assert [check.seen for check in derivation.in_the_way(there)] == [f"{tmp_path}/log exists already and is no log"]
 
 
 def test_the_state_of_another_tpm_is_in_the_way_and_taken_back_is_only_the_state(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def read(argv: Sequence[str]) -> tuple[Tpm | None, list[Check]]:
             chardev = behind.get(option.get("chardev"))
             try:
                 return _read(chardev.get("path") if chardev is not None else None), []
-            except Strange as error:
+            except (Strange, OSError, subprocess.SubprocessError) as error:
                 return None, [checks.TPM.found(f"{shown(option)}: {error}")]
     return None, []
 
@@ -246,7 +246,10 @@ def impossible(seen: Inspection, plan: PlannedTpm | None, rules: HostPolicy) -> 
     found = started_as.impossible(plan.started_as, rules, "its TPM")
     if why := _strange(plan.argv):
         found.append(checks.NO_TPM.found(why, remedy=""))
-    for path in (plan.socket, plan.state, *(path for _, path in _paths(plan.argv))):
+    paths = list(_paths(plan.argv))
+    if {("ctrl", plan.socket), ("tpmstate", plan.state)} != {each for each in paths if each[0] != "log"}:
+        found.append(checks.NO_TPM.found("its TPM's options name other paths than it is said to have", remedy=""))
+    for _, path in paths:
         if not rules.may_write(path):
             seen_there = f"{path} of its TPM is outside the folders that the policy allows, see {rules.name} there"
             found.append(checks.NO_TPM.found(seen_there, remedy="list them there"))
@@ -268,14 +271,16 @@ def _too_old(tpm: Tpm) -> list[Check]:
 
 
 def in_the_way(plan: PlannedTpm | None) -> list[Check]:
-    """The state of another TPM, or another TPM at work."""
+    """The state of another TPM."""
     if plan is None:
         return []
     there = [path for path in states(plan) if files.status(path) is not None]
-    found = [checks.IN_THE_WAY.found(f"{path}, the state of a TPM, exists already") for path in there]
-    if listens(Path(plan.socket)):
-        found.append(checks.IN_THE_WAY.found(f"somebody listens at {plan.socket}"))
-    return found
+    return [checks.IN_THE_WAY.found(f"{path}, the state of a TPM, exists already") for path in there]
+
+
+def written(plan: PlannedTpm | None) -> list[tuple[str, bool]]:
+    """Like `permissions.written`: its socket and its log."""
+    return [(path, name == "log") for name, path in _paths(plan.argv) if name != "tpmstate"] if plan is not None else []
 
 
 async def take_back(plan: PlannedTpm) -> None:

@@ -264,11 +264,6 @@ class SourceDisk(Part):
     written: Many[str] = ()
     """The names of the bitmaps of `workers.qemu.written` that it has."""
 
-    @property
-    def create_option_string(self) -> str:
-        """As `qemu-img` takes it."""
-        return ",".join(f"{key}={value}" for key, value in self.create_options.items())
-
 
 def _qemu_version(document: Json) -> Json:
     """Before version 1 `version` was QEMU's, as a list."""

@@ -21,7 +21,7 @@ def start() -> Iterator[Start]:
 
 
 SILENT = ["-vnc :1", "-vnc unix:/x,password=off", "-vnc :1,password=on,password-secret=s", "-device virtio-net"]
-SILENT += ["-spice port=1,disable-ticketing=on", "-spice port=1,password-secret=s"]
+SILENT += ["-spice port=1,disable-ticketing=on", "-spice port=1,password-secret=s"]  # pragma: allowlist secret
 TOLD = {"-vnc :1,password=on": "VNC|display", "-vnc :1,password": "display", "-spice port=1": "display"}
 TOLD |= {"-device i6300esb": "action"}
 

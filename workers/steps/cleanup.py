@@ -6,7 +6,8 @@ from models.evidence import Evidence
 from models.guest import Guest
 from models.job import Side
 from models.launcher import Launcher
-from workers import incoming_qemu, nbd_server, run_files, tpm
+from workers import hooks, incoming_qemu, nbd_server, run_files, tpm
+from workers.hooks import Point
 from workers.images import retention, way_back
 from workers.launcher import keep_out, stillness, units
 from workers.proof import process, reading
@@ -45,6 +46,7 @@ class CleanupSource(StepHandler):
         await supervisor.kill_all(ctx)
         await reading.stop(ctx)
         await streams.stop(ctx)
+        await hooks.run(ctx, Point.AFTER_CLEANUP)
         ctx.directory.remove()
 
     def _owned_elsewhere(self, ctx: Context) -> None:
@@ -105,6 +107,7 @@ class CleanupDestination(StepHandler):
         await self._answers_no_more(ctx)
         await supervisor.kill_all(ctx)
         await streams.stop(ctx)
+        await hooks.run(ctx, Point.AFTER_CLEANUP)
         ctx.directory.remove()
 
     async def _answers_no_more(self, ctx: Context) -> None:

@@ -5,7 +5,8 @@ import time
 from collections.abc import Sequence
 
 from models.job import Side, record_event
-from workers import delta, mirrors
+from workers import delta, hooks, mirrors
+from workers.hooks import Point
 from workers.images import retention
 from workers.qemu import block, known_bugs, limits, target
 from workers.qemu.monitor import CommandRefused, Monitor
@@ -27,6 +28,7 @@ class MirrorDisks(StepHandler):
             return streams.connected(ctx) and not await mirrors.missing(ctx, monitor)
 
     async def do(self, ctx: Context) -> None:
+        await hooks.run(ctx, Point.BEFORE_COPY)
         await streams.connect(ctx)
         await asyncio.to_thread(retention.write_down, ctx)
         async with ctx.guest() as monitor:
@@ -100,4 +102,5 @@ class MirrorDisks(StepHandler):
                 await block.drop_mirrors(monitor, mirrors.names(ctx))
                 await limits.step_back(monitor)
         await streams.stop(ctx)
+        await hooks.run(ctx, Point.AFTER_ROLLBACK)
         ctx.directory.remove()

@@ -261,8 +261,8 @@ class SourceDisk(Part):
     """User and group of its image by their names, and its mode. None: a worker of an earlier version did not look."""
     group: str | None = None
     mode: int | None = None
-    written: Many[str] = ()
-    """The names of the bitmaps of `workers.qemu.written` that it has."""
+    written: dict[str, int] = {}  # noqa: RUF012 - pydantic copies it
+    """{name: bytes} of the bitmaps of `workers.qemu.written` that it has."""
 
 
 def _qemu_version(document: Json) -> Json:
@@ -426,6 +426,8 @@ class DestinationPlan(Versioned):
     tpm: PlannedTpm | None = None
     way_back: int | None = None
     """The job whose guest left its images here: only what it has written since has to be sent."""
+    way_back_bytes: int | None = None
+    """How much that is."""
     no_way_back: str | None = None
     """Why not, although there are images of it."""
     warnings: Many[str] = ()

@@ -12,7 +12,7 @@ from tests import factories
 from tests.test_cli.support import document, drover, insert_job
 
 pytestmark = pytest.mark.usefixtures("database")
-LISTS = ("guest", "host", "job", "drain", "storage")
+LISTS = ("guest", "host", "job", "drain", "storage", "image")
 
 
 def listed(what: str, selector: str) -> int:
@@ -30,6 +30,7 @@ def test_lists_show_what_a_selector_names_and_refuse_what_is_none() -> None:
     assert [listed(what, "tier=web,pinned") for what in ("guest", "job")] == [1, 1]
     assert [listed(what, "!tier") for what in ("guest", "job")] == [1, 0]
     assert [listed(what, "rack=r1") for what in ("host", "drain", "storage")] == [1, 1, 1]
+    assert listed("image", "rack=r1") == 0
     assert [listed(what, "host=hv1|hv2") for what in ("host", "drain", "storage")] == [2, 2, 2]
     for what in LISTS:
         wrong = drover(what, "list", "--selector", "a b")

@@ -80,7 +80,7 @@ class CleanupSource(StepHandler):
         if ctx.source.tpm is not None:
             ctx.guard()
             await tpm.end(ctx.source.tpm)
-            retention.set_more_aside(ctx, tpm.states(ctx.source.tpm.state))
+            retention.set_more_aside(ctx, tpm.states(ctx.source.tpm))
 
 
 def _write_way_back_down(ctx: Context) -> None:

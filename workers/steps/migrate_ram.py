@@ -12,8 +12,9 @@ import time
 from drover.errors import Committed, Fatal
 from models.documents import Health, RamProgress, Switchover
 from models.job import Side, record_event
-from workers import incoming_qemu, mirrors, nbd_server
+from workers import hooks, incoming_qemu, mirrors, nbd_server
 from workers.health import agent
+from workers.hooks import Point
 from workers.launcher import stillness
 from workers.media import listing
 from workers.qemu import block, migration, written
@@ -57,6 +58,7 @@ class MigrateRamDestination(StepHandler):
         async with ctx.guest() as monitor:
             await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
         await streams.serve(ctx, ctx.served_at.nonce)
+        await hooks.run(ctx, Point.BEFORE_SWITCHOVER)
         await self._start_switch(ctx)
 
     async def _start_switch(self, ctx: Context) -> None:

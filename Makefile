@@ -38,7 +38,8 @@ compose: setup ## Bring up the compose stack for real and restart each service d
 
 check-console: setup ## Look at the console's pages in Debian's chromium, and measure those of a large fleet
 	@command -v chromium >/dev/null || { echo "install Debian's package chromium" >&2; exit 1; }
-	.venv/bin/pytest tests/test_console.py tests/test_console_in_a_browser.py
+	.venv/bin/pytest tests/test_console.py tests/test_console_actions.py tests/test_console_in_a_browser.py
+	.venv/bin/python -m bench --quick --part console
 
 check: setup ## Lint, formatting, words, types, layers; insecure code, secrets, known vulnerabilities
 	.venv/bin/ruff check .

@@ -12,6 +12,7 @@ from bench import (
     back,
     command_line,
     concurrency,
+    console,
     copies,
     drains,
     hosts,
@@ -28,7 +29,7 @@ from lab import fleet
 from lab.directory import SHORT_PATHS, Lab
 
 QUICK_RUNS, FULL_RUNS = 3, 10
-PARTS = ("cli", "moves", "hosts", "copies", "sparse", "streams", "drains", "crowd", "fleet", "back")
+PARTS = ("cli", "console", "moves", "hosts", "copies", "sparse", "streams", "drains", "crowd", "fleet", "back")
 NOT_QUICK = {"crowd", "fleet", "back"}
 ASKED_FOR = ("libvirt", "spared")
 """Only by name: the one needs what `make setup` does not install, the other does not measure Drover."""
@@ -60,6 +61,8 @@ def main() -> None:
             found = simulation.measure(FLEET_SIZES)
         elif name == "cli":
             found = command_line.measure(runs)
+        elif name == "console":
+            found = console.measure(runs)
         elif name == "streams":
             found = streams.measure(lambda settings: _laboratory(settings, {}, namespaces=False), runs)
         else:

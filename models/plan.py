@@ -147,6 +147,9 @@ LINK = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}$")
 """What a network interface is called, as far as `ip` and the kernel take the name for nothing else."""
 
 
+PortFlag = Annotated[str, Field(pattern="^(hairpin|guard|learning|flood|mcast_flood|neigh_suppress|isolated)$")]
+
+
 def _descriptors(numbers: tuple[int, ...]) -> tuple[int, ...]:
     if not all(2 < number < 1 << 16 for number in numbers):
         raise ValueError("numbers of descriptors above 2 are wanted")
@@ -167,7 +170,7 @@ class Tap(Part):
     multi_queue: bool
     descriptors: Many[int]
     """One for each queue."""
-    port: dict[str, bool] = {}  # noqa: RUF012 - pydantic copies it
+    port: dict[PortFlag, bool] = {}  # noqa: RUF012 - pydantic copies it
     """Flags of the port that are not as by default, by their names in ip-link(8): {"isolated": true}."""
 
     _above_2 = field_validator("descriptors")(_descriptors)
@@ -196,6 +199,10 @@ class StartedAs(Part):
     _above_2 = field_validator("vhost_net")(_descriptors)
 
 
+TpmFileBytes = Annotated[int, Field(ge=1, le=1 << 26)] | None
+"""Size of the file with a TPM's state; None where it is a folder."""
+
+
 class Tpm(Part):
     """The process that emulates a guest's TPM, as it is at the source."""
 
@@ -208,7 +215,8 @@ class Tpm(Part):
     """Its options, without those that the way it is started decides."""
     socket: str
     state: str
-    """The folder of its state."""
+    """The folder of its state, or one file with all of it."""
+    file_bytes: TpmFileBytes = None
     started_as: StartedAs
 
 
@@ -253,13 +261,8 @@ class SourceDisk(Part):
     """User and group of its image by their names, and its mode. None: a worker of an earlier version did not look."""
     group: str | None = None
     mode: int | None = None
-    written: Many[str] = ()
-    """The names of the bitmaps of `workers.qemu.written` that it has."""
-
-    @property
-    def create_option_string(self) -> str:
-        """As `qemu-img` takes it."""
-        return ",".join(f"{key}={value}" for key, value in self.create_options.items())
+    written: dict[str, int] = {}  # noqa: RUF012 - pydantic copies it
+    """{name: bytes} of the bitmaps of `workers.qemu.written` that it has."""
 
 
 def _qemu_version(document: Json) -> Json:
@@ -399,6 +402,7 @@ class PlannedTpm(Part):
     argv: Many[str]
     socket: str
     state: str
+    file_bytes: TpmFileBytes = None
     started_as: StartedAs
 
 
@@ -422,6 +426,8 @@ class DestinationPlan(Versioned):
     tpm: PlannedTpm | None = None
     way_back: int | None = None
     """The job whose guest left its images here: only what it has written since has to be sent."""
+    way_back_bytes: int | None = None
+    """How much that is."""
     no_way_back: str | None = None
     """Why not, although there are images of it."""
     warnings: Many[str] = ()

@@ -31,7 +31,7 @@ from models.documents import MigrationOptions
 from models.job import JobState
 from tests.helpers import Moves, until
 from workers import processes
-from workers.qemu import balloon
+from workers.qemu import balloon, inline_secrets
 from workers.qemu.bitmaps import is_theirs
 from workers.qemu.monitor import Monitor, MonitorLost, connect
 from workflows import guests
@@ -216,6 +216,8 @@ class _Trial:
                 )
             self.here, self.there = self.there, self.here
             self._compare(before)
+            self._on_host(_tells_no_password)
+            assert not [log for log in self.lab.path.rglob("*.log") if PASSWORD.encode() in log.read_bytes()]
             assert self._on_host(_state) == state, self.line.name
         said = "; ".join(self.warnings)
         assert self.line.warned is None or re.search(self.line.warned, said), f"{self.line.name}: {said}"
@@ -375,6 +377,13 @@ async def _served(monitor: Monitor, medium: dict[str, Any], at: Path) -> AsyncIt
 def _run(*argv: str) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{shlex.join(argv)}: {done.stdout}{done.stderr}"
+
+
+async def _tells_no_password(monitor: Monitor) -> None:
+    line = Path(f"/proc/{monitor.pid}/cmdline").read_text()
+    assert PASSWORD not in line
+    for path in re.findall(r"file=([^,\0]*\.sock\.\w+\.secret)", line):
+        assert Path(path).stat().st_mode & 0o777 == inline_secrets.MODE
 
 
 async def _nothing(monitor: Monitor) -> None:

@@ -1,5 +1,6 @@
 """Guests whose disks lie on a base: the base is shared at the destination, or the disk is flattened."""
 
+import asyncio
 import json
 import subprocess
 from pathlib import Path
@@ -12,12 +13,14 @@ from models.job import Job
 from tests.helpers import Moves, until
 from tests.qmp_guest import QEMU, image
 from workers import processes
+from workers.qemu.monitor import connect
 from workers.qmp_ready import listens
 from workflows import guests
 from workflows.migration import preflight
 
 pytestmark = pytest.mark.guests
 BASE_MIB, NEW_MIB = 24, 1
+CHANGED_KIB = 68
 
 
 def on_base(moves: Moves, name: str, base: Path) -> str:
@@ -78,6 +81,18 @@ def test_guests_that_move_at_the_same_time_share_their_base_there_and_it_is_copi
         assert equal(retired(job), arrived(moves, name))
     assert {path.name for path in there.parent.iterdir()} >= {base.name, *names}
     assert not list(there.parent.glob(".*"))
+    asyncio.run(_writes(arrived(moves, names[0]).with_name("qmp")))
+    back = moves.move(names[0], "host-a")
+    moves.done(back)
+    home = Path(back.disks[0].destination_path)
+    assert (back.disks[0].delta_bytes, described(home)["backing-filename"]) == (CHANGED_KIB << 10, str(base))
+    assert equal(retired(back), home)
+
+
+async def _writes(monitor_path: Path) -> None:
+    async with connect(monitor_path) as monitor:
+        said = await monitor.hmp(f'qemu-io virtio0 "write -P 5 9M {CHANGED_KIB}k"')
+        assert not said or "wrote" in said, said
 
 
 def test_another_base_is_refused_by_name_and_a_flattened_disk_needs_none(moves: Moves) -> None:

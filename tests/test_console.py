@@ -62,6 +62,14 @@ def test_pages_of_an_empty_database_say_what_to_do(console: httpx.Client) -> Non
     assert "Nothing waits for you" in console.get("/inbox").text
 
 
+def test_what_is_to_be_entered_stands_as_code_and_nothing_in_a_sentence_is_markup(console: httpx.Client) -> None:
+    made = consoles.fleet()
+    with transaction() as session:
+        session.get_one(Job, made.stuck).error = "see `drover job <i>7`, not <b>this</b> nor a ` alone"
+    shown = console.get("/inbox").text
+    assert "see <code>drover job &lt;i&gt;7</code>, not &lt;b&gt;this&lt;/b&gt; nor a ` alone" in shown
+
+
 def test_a_room_shows_what_is_used_and_promised_and_what_arrives_and_leaves(database: None) -> None:
     factories.host("a", guest_memory_bytes=8 * GB, guest_disk_bytes=100 * GB)
     factories.host("b")

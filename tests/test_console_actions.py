@@ -233,7 +233,7 @@ def test_who_owns_a_guest_is_decided_by_those_who_may_approve(site: httpx.Client
         session.execute(update(Job).values(state=JobState.NEEDS_OPERATOR, error="nobody can tell"))
     path = f"/jobs/{number}/resolve?owner=source&fenced=b"
     assert site.post(path, headers={"X-User": "ada"}).status_code == 403
-    assert "two running copies" in site.get(path, headers={"X-User": "grace"}).text
+    assert "belongs to <b>a</b>" in site.get(path, headers={"X-User": "grace"}).text
     assert site.post(path, headers={"X-User": "grace"}).status_code == 303
     assert site.post(f"/jobs/{number}/resolve", headers={"X-User": "grace"}).status_code == 409
 

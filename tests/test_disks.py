@@ -58,8 +58,9 @@ def test_a_qcow2_header_is_read_back_as_create_options(tmp_path: Path, start: St
     line = [QEMU, "-display", "none", "-M", "q35", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"]
     guest = start([*line, "-drive", f"file={path},if=virtio"], tmp_path / "q")
     (disk,) = source_disks(**guest.block())
-    assert disk.create_option_string == options.replace("128k", "131072")
-    copy = image(tmp_path / "copy", "qcow2", str(disk.virtual_size_bytes), "-o", disk.create_option_string)
+    read = ",".join(f"{name}={value}" for name, value in disk.create_options.items())
+    assert read == options.replace("128k", "131072")
+    copy = image(tmp_path / "copy", "qcow2", str(disk.virtual_size_bytes), "-o", read)
     info = [
         json.loads(subprocess.run(["qemu-img", "info", "-U", "--output=json", p], capture_output=True).stdout)
         for p in (path, copy)

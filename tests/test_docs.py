@@ -92,7 +92,7 @@ def test_the_command_line_takes_every_command_of_a_guide(page: Path) -> None:
 
 
 def test_a_command_that_is_none_would_be_found() -> None:
-    for words in (["job", "shwo", "7"], ["drain", "pause", "4", "--hold"], ["job", "show", "seven"]):
+    for words in (["job", "display", "7"], ["drain", "pause", "4", "--hold"], ["job", "show", "seven"]):
         with pytest.raises(typer.TyperException):
             taken(typer.main.get_command(app), "drover", words)
 

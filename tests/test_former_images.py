@@ -1,6 +1,7 @@
 """Images that a guest left behind are its disks again only if nobody has touched them, and are put back if it stays."""
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from models.way_back import FormerImage, WayBack
 from tests import factories
 from tests.documents import destination_plan, inspection
 from workers import delta, files, held_plan
-from workers.images import evidence, records, retention, way_back
+from workers.images import evidence, manifest, records, retention, way_back
 from workers.images.way_back import Choice
 from workers.qemu.nbd import Extent
 from workers.step import Context
@@ -120,7 +121,7 @@ def hold(ctx: Context, plan: Plan) -> None:
 
 def planned(folder: Path, recorded: tuple[str, ...] = (BITMAP,), **changed: Any) -> Plan:
     seen = inspection()
-    disks = tuple(disk.model_copy(update={"written": recorded}) for disk in seen.disks)
+    disks = tuple(disk.model_copy(update={"written": dict.fromkeys(recorded, 4096)}) for disk in seen.disks)
     there = destination_plan()
     wanted = {"destination_path": str(folder / "disk"), "virtual_size_bytes": SIZE} | changed
     made = tuple(disk.model_copy(update=wanted) for disk in there.disks)
@@ -136,13 +137,14 @@ def test_a_guest_goes_back_to_its_image_which_expires_no_more(back: Context, tmp
     image = image_of(back)
     choice = way_back.chosen(back)
     assert choice.way is not None
+    assert choice.changed_bytes == 4096
     way_back.take(back, choice.way)
     assert (tmp_path / "disk").read_bytes() == b"x" * SIZE
     assert not image.exists()
     assert back.directory.owns(tmp_path / "disk")
     assert factories.load(choice.way.job).disks[0].retired_until is None
     assert not list(way_back._known(back.settings))
-    assert way_back.chosen(back) == choice, "a worker that goes on with the step"
+    assert way_back.chosen(back).way == choice.way, "a worker that goes on with the step"
     way_back.take(back, choice.way)
     assert (tmp_path / "disk").exists()
 
@@ -219,3 +221,24 @@ def test_a_purged_image_is_no_way_back(back: Context) -> None:
     retention.delete_expired(back.settings)
     assert not image.exists()
     assert way_back.chosen(back) == Choice()
+
+
+@pytest.mark.parametrize(
+    ("made", "then", "plain"),
+    [
+        (["-f", "qcow2"], [], True),
+        (["-f", "raw"], [], True),
+        (["-f", "qcow2"], ["qemu-img snapshot -c s {}"], False),
+        (["-f", "qcow2"], ["qemu-img bitmap --add {} b"], False),
+        (["-f", "qcow2", "-o", "data_file={}.data"], [], False),
+    ],
+)
+def test_an_image_that_holds_more_than_its_disk_is_no_way_back(
+    tmp_path: Path, made: list[str], then: list[str], plain: bool
+) -> None:
+    image = tmp_path / "image"
+    words = [word.format(image) for word in made]
+    subprocess.run(["qemu-img", "create", "-q", *words, str(image), "1M"], check=True)
+    for word in then:
+        subprocess.run([part.format(image) for part in word.split()], check=True)
+    assert manifest.only_a_disk(image, made[1]) == plain

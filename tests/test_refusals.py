@@ -112,6 +112,15 @@ def test_a_guest_that_is_paused(moves: Moves) -> None:
     assert "the guest is paused" in refused(moves, guest, "host-b")
 
 
+def test_a_guest_moves_by_its_free_monitor_while_another_client_holds_the_one_that_is_on_record(moves: Moves) -> None:
+    guest = moves.boot()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(known_guest(guest).qmp)
+        client.recv(4096)
+        moves.done(moves.move(guest, "host-b"))
+    assert known_guest(guest).qmp.endswith("watch.sock")
+
+
 @pytest.mark.usefixtures("nothing_changes")
 def test_a_monitor_that_another_client_holds(moves: Moves) -> None:
     guest = moves.boot()

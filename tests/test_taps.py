@@ -192,7 +192,16 @@ def test_a_tap_that_is_opened_anew_is_not_in_the_way_and_other_descriptors_are()
 
 
 @pytest.mark.parametrize(
-    "changed", [{"descriptors": (1,)}, {"name": "-x"}, {"name": "../x"}, {"bridge": "br 0"}, {"mac": "x"}, {"mtu": 1}]
+    "changed",
+    [
+        {"descriptors": (1,)},
+        {"name": "-x"},
+        {"name": "../x"},
+        {"bridge": "br 0"},
+        {"mac": "x"},
+        {"mtu": 1},
+        {"port": {"x": True}},
+    ],
 )
 def test_what_no_tap_can_be_is_not_read_from_a_document(changed: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from models.plan import Inspection, PlannedTpm, StartedAs, Tpm
+from models.plan import DestinationPlan, Inspection, PlannedTpm, StartedAs, Tpm
 from models.preflight import refusals
 from tests import factories
 from tests.helpers import until
-from workers import processes, qmp_ready, started_as, tpm
+from workers import derivation, processes, qmp_ready, started_as, tpm
 from workers.policy import HostPolicy, Policy
 
 with_swtpm = pytest.mark.skipif(shutil.which("swtpm") is None, reason="swtpm is not installed (lab/setup.sh does it)")
@@ -77,7 +77,7 @@ def test_the_process_is_found_by_its_socket_and_told_to_another_host_by_its_opti
     [
         (["chardev", "--vtpm-proxy"], "`swtpm chardev` is tied to this host"),
         (["socket", "--key", "file=/k"], "its option --key is not moved"),
-        (["socket", "--tpmstate", "backend-uri=file:///dev/vg/tpm"], "backend-uri"),
+        (["socket", "--tpmstate", "backend-uri=dir:///x"], "dir:///x of its option --tpmstate is no full path"),
         (["socket", "--tpmstate", "dir=state"], "state of its option --tpmstate is no full path"),
         (["socket", "--ctrl", "type=tcp,port=1"], "its option --ctrl type=tcp is not moved"),
         (["socket", "--server=type=tcp"], "its option --server=type=tcp is not moved"),
@@ -118,6 +118,34 @@ def test_it_is_started_beside_the_program_and_ends_with_it(tmp_path: Path) -> No
 
 
 @with_swtpm
+def test_a_state_that_is_one_file_is_begun_by_an_empty_one_of_the_same_size(tmp_path: Path) -> None:
+    """As Proxmox has it."""
+    here, there = tmp_path / "a", tmp_path / "b"
+    here.mkdir()
+    there.mkdir()
+    (here / "state").write_bytes(bytes(4 << 20))
+    words = ["--tpmstate", f"backend-uri=file://{here}/state", "--ctrl", f"type=unixio,path={here}/sock"]
+    with subprocess.Popen(["swtpm", "socket", "--tpm2", *words]) as child:
+        until("it listens", (here / "sock").exists, every_s=0.01)
+        emulator = found(here)
+        child.terminate()
+    plan = planned(emulator, here, there)
+    assert tpm.states(plan) == [there / "state"]
+    tpm.prepare(plan)
+    assert (there / "state").stat().st_size == 4 << 20
+    assert [check.name for check in tpm.in_the_way(plan)] == ["in-the-way"]
+    argv = started_as.launched(["/bin/echo", "started"], started_as.plainly(), plan)
+    assert subprocess.run(argv, capture_output=True, text=True).stdout == "started\n"
+    asyncio.run(tpm.take_back(plan))
+    assert not (there / "state").exists()
+
+
+def test_a_state_on_a_block_device_is_refused_by_that(tmp_path: Path) -> None:
+    with pytest.raises(tpm.Strange, match="is neither a folder nor a small file"):
+        tpm._size(Path("/dev/null"))
+
+
+@with_swtpm
 def test_a_program_whose_tpm_does_not_start_is_not_started(tmp_path: Path) -> None:
     plan = PlannedTpm(
         argv=("socket", *options(tmp_path / "gone")),
@@ -154,10 +182,23 @@ def test_a_destination_that_cannot_have_the_tpm_is_told_before_anything_begins(
     assert "its TPM runs as the user no-such-user, who does not exist here" in usual
     assert "there is no swtpm here; install it" in usual
     assert "is outside the folders that the policy allows" in said(HostPolicy(Policy(folders=(Path("/x"),)), ours))
+    plan = plan.model_copy(update={"socket": f"{tmp_path}/other.sock"})
+    assert "its TPM's options name other paths than it is said to have" in said(HostPolicy(Policy(), ours))
     program = tmp_path / "swtpm"
     program.write_text("#!/bin/sh\necho TPM emulator version 0.7.1, Copyright\n")
     program.chmod(0o755)
     assert "swtpm here is of version 0.7.1, and 99.0.0 at the source" in said(HostPolicy(Policy(), ours))
+
+
+def test_a_log_of_a_tpm_that_is_an_image_is_in_the_way(tmp_path: Path) -> None:
+    plan = PlannedTpm(
+        argv=("socket", *options(tmp_path)), socket=f"{tmp_path}/sock", state="/", started_as=started_as.plainly()
+    )
+    (tmp_path / "log").write_text("of an earlier one\n")
+    there = DestinationPlan.model_construct(argv=("qemu",), tpm=plan)
+    assert derivation.in_the_way(there) == []
+    (tmp_path / "log").write_bytes(bytes(512))
+    assert [check.seen for check in derivation.in_the_way(there)] == [f"{tmp_path}/log exists already and is no log"]
 
 
 def test_the_state_of_another_tpm_is_in_the_way_and_taken_back_is_only_the_state(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`--verify`: a move ends only when both sides' images are proven equal."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,15 @@ from drover.metrics import gauges
 from drover.settings import settings
 from drover.views import sentences
 from lab import fleet
+from lab.directory import Lab
 from lab.guest.spec import DiskSpec
 from models.base import now
 from models.database import transaction
 from models.documents import Range
 from models.job import JobState
 from tests.helpers import MIB, Moves, until
+from workers import processes
+from workers.hooks import Point
 from workflows.migration import jobs
 
 pytestmark = pytest.mark.guests
@@ -29,11 +33,14 @@ def damage(path: str, byte: bytes) -> None:
         image.write(byte)
 
 
-def test_a_flipped_byte_stops_the_move_and_a_failed_check_does_not_and_both_keep_the_way_back(moves: Moves) -> None:
+def test_what_a_flipped_byte_a_failed_check_and_a_failed_hook_do_to_a_move(moves: Moves) -> None:
+    hooks, said = put_hooks(moves.lab)
     disks = DiskSpec(size_bytes=64 * MIB), DiskSpec(size_bytes=96 * MIB, format="raw")
     guest = moves.boot(*disks, fill_mib=16)
     job = moves.submit(guest, "host-b", **SLOW)
     until("the images are being compared", lambda: moves.job(job.id).proof, 60)
+    for process in processes.find(f"{moves.directory(job, 'host-b')}/proof"):
+        process.kill()  # another one is started, and compares from the beginning
     damage(job.disks[1].destination_path, b"\xee")
     job = moves.ended(job.id)
 
@@ -59,6 +66,7 @@ def test_a_flipped_byte_stops_the_move_and_a_failed_check_does_not_and_both_keep
     assert job.health is not None
     assert (job.health.runstate, job.health.problems) == ("running", ())
     assert job.health.writes > 0
+    assert said.read_text().splitlines() == HOOKS_OF_A_MOVE
 
     fleet.write_policy(moves.lab, checks='{"*" = {command = "/bin/false", deadline_s = 0.1}}')
     try:
@@ -74,3 +82,41 @@ def test_a_flipped_byte_stops_the_move_and_a_failed_check_does_not_and_both_keep
         metrics = {metric.name: metric for metric in gauges.of_hosts(session, now(session), settings())}
     [alarm] = metrics["drover_guest_unwell"].samples
     assert (alarm.labels["guest"], alarm.labels["host"], alarm.labels["reason"]) == (guest, "host-a", "check")
+
+    said.unlink()
+    (hooks / "before-switchover.d/50-said").write_text("#!/bin/sh\necho the bridge is missing; exit 1\n")
+    refused = moves.move(guest, "host-b")
+    assert refused.state is JobState.ROLLED_BACK
+    assert "the bridge is missing" in str(refused.error)
+    moves.intact(guest, "host-a")
+    moves.nothing_left(refused)
+    assert said.read_text().splitlines() == [
+        "before-copy destination",
+        "before-copy source",
+        "after-rollback source",
+        "after-rollback destination",
+    ]
+    shutil.rmtree(hooks)
+
+
+HOOKS_OF_A_MOVE = [
+    "before-copy destination",
+    "before-copy source",
+    "before-switchover source",
+    "before-switchover destination",
+    "after-switchover destination",
+    "after-switchover source",
+    "after-cleanup source",
+    "after-cleanup destination",
+]
+
+
+def put_hooks(lab: Lab) -> tuple[Path, Path]:
+    """A hook at each point of a move; where they are, and what they write."""
+    hooks, said = lab.policy.with_name("hooks"), lab.path / "said"
+    for point in Point:
+        program = hooks / f"{point}.d/50-said"
+        program.parent.mkdir(parents=True)
+        program.write_text(f"#!/bin/sh\necho $DROVER_HOOK $DROVER_SIDE >>{said}\n")
+        program.chmod(0o755)
+    return hooks, said

@@ -151,3 +151,28 @@ def test_no_write_is_lost_whatever_dies_as_what_changed_is_sent(away: tuple[Move
         moves.done(done)
         assert sent(done), moves.story(job.id)
         moves.intact(guest, job.destination)
+
+
+def test_a_guest_whose_disks_are_offered_to_somebody_else_is_copied_onto_its_images(away: tuple[Moves, str]) -> None:
+    moves, guest = away
+    here = moves.lab.host(host_of(guest))
+
+    async def offer() -> None:
+        async with connect(here.guests / guest / "qmp.sock") as monitor:
+            address = {"type": "unix", "data": {"path": str(here.guests / guest / "theirs")}}
+            await monitor.execute("nbd-server-start", addr=address)
+
+    asyncio.run(offer())
+    came_as_a_whole(moves, move_back(moves, guest), "offers its disks to somebody else")
+    assert sent(move_back(moves, guest)), "and the next time"
+
+
+def test_a_drained_host_gets_its_guest_back_with_what_it_has_written_since(away: tuple[Moves, str]) -> None:
+    moves, guest = away
+    here = host_of(guest)
+    assert document("drain", here, "--wait")["state"] == "done"
+    moves.intact(guest, OTHER[here])
+    returned = document("return", here, "--wait")
+    [row] = [row for row in returned["guests"] if row["guest"] == guest]
+    assert sent(moves.job(row["job"]))
+    moves.intact(guest, here)

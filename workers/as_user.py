@@ -74,7 +74,7 @@ def _start(beside: Mapping[str, Any], uid: int, gid: int) -> None:
             raise OSError(f"what listens at {path} ended with status {child.returncode}")
         _wait(deadline, f"nobody listens at {path}")
     if os.geteuid() == 0:
-        os.chown(path, uid, gid)
+        os.chown(path, uid, gid, follow_symlinks=False)
 
 
 def _wait(deadline: float, why: str) -> None:

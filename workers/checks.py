@@ -180,8 +180,8 @@ REAL_TPM = Kind(
 )
 TPM = Kind(
     name="tpm",
-    what="an emulated TPM that is not the host's own swtpm behind a Unix socket, with its state in a folder "
-    "(`--tpmstate dir=`) and without keys",
+    what="an emulated TPM that is not the host's own swtpm behind a Unix socket, with its state in a folder or a "
+    "file and without keys",
     remedy="restart the guest with such a TPM, or without one",
 )
 HOST_PORT = Kind(

@@ -72,7 +72,6 @@ async def send(ctx: Context, monitor: Monitor, missing: Sequence[int]) -> bool:
         for disk in disks:
             await mirrors.connect(ctx, monitor, disk.index, discard="unmap")
             await block.start_standing_mirror(monitor, disk.name, disk.device)
-    await asyncio.to_thread(_note, ctx, disks)
     async with _offered(ctx, monitor, disks, bitmap) as here, _recorded(ctx, disks) as copier:
         for disk in disks:
             await copier.send(here, disk)
@@ -113,6 +112,18 @@ def _note(ctx: Context, disks: Sequence[Changed]) -> None:
     ctx.job.disks = job.disks
 
 
+def nothing_is_left_out(ctx: Context, why: str) -> None:
+    """All of the disks is copied after all."""
+    sizes = {disk.index: disk.virtual_size_bytes for disk in ctx.disks}
+    with ctx.record() as (session, job, _step):
+        for row in job.disks:
+            row.delta_bytes, row.bytes_first = None, None
+            row.bytes_total, row.bytes_copied = sizes[row.index], 0
+        sentence = f"all of its disks is copied onto the images that it left behind: {why}"
+        record_event(session, job.id, by=ctx.claim.owner, action="way_back", sentence=sentence)
+    ctx.job.disks = job.disks
+
+
 @asynccontextmanager
 async def _offered(ctx: Context, monitor: Monitor, disks: Sequence[Changed], bitmap: str) -> AsyncIterator[Path]:
     """The guest's disks at a Unix socket of this worker's own, for reading, with what had changed by now, frozen.
@@ -146,28 +157,30 @@ async def withdraw(ctx: Context, monitor: Monitor) -> None:
 @asynccontextmanager
 async def _recorded(ctx: Context, disks: Sequence[Changed]) -> AsyncIterator["_Copier"]:
     """What sends them, whose progress is on record and whose rate is the job's share."""
-    copier = _Copier(ctx)
+    await asyncio.to_thread(_note, ctx, disks)
+    copier = _Copier(ctx, await asyncio.to_thread(mirrors.share, ctx))
 
     async def keep_recording() -> None:
         while True:
-            copier.bytes_per_s = await asyncio.to_thread(mirrors.share, ctx)
             await asyncio.to_thread(copier.record)
             await asyncio.sleep(RECORD_S)
+            copier.bytes_per_s = await asyncio.to_thread(mirrors.share, ctx)
 
     recording = asyncio.create_task(keep_recording())
     try:
         yield copier
     finally:
         recording.cancel()
+        await asyncio.gather(recording, return_exceptions=True)  # one that failed is no reason to end the copy
     await asyncio.to_thread(copier.record)
 
 
 class _Copier:
     """Sends what has changed, no faster than it may."""
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, bytes_per_s: int) -> None:
         self.ctx = ctx
-        self.bytes_per_s = 0
+        self.bytes_per_s = bytes_per_s
         """0: no limit."""
         self.sent: dict[int, int] = {}
         self.free_at = time.monotonic()

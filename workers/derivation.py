@@ -269,7 +269,7 @@ def in_the_way(plan: DestinationPlan) -> list[Check]:
     """What QEMU would delete or overwrite: only a dead socket and a log may be where it makes its own."""
     return [
         checks.IN_THE_WAY.found(f"{path} exists already and is no log")
-        for path, text_may_be_there in written(plan.argv)
+        for path, text_may_be_there in (*written(plan.argv), *tpm.written(plan.tpm))
         if os.path.lexists(path) and not _worthless(Path(path), text_may_be_there)
     ] + tpm.in_the_way(plan.tpm)
 

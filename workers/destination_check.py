@@ -50,7 +50,8 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     plan = plan.model_copy(update={"files": needed})
     problems += against + _programs() + _memory(source.memory_bytes)
     choice = await asyncio.to_thread(way_back.expected, settings, question.guest, source.disks, plan.disks)
-    plan = plan.model_copy(update={"way_back": choice.way and choice.way.job, "no_way_back": choice.why})
+    found = {"way_back": choice.way and choice.way.job, "way_back_bytes": choice.changed_bytes}
+    plan = plan.model_copy(update={**found, "no_way_back": choice.why})
     problems += _images(plan, settings, rules, question)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
     problems += [] if problems else derivation.in_the_way(plan)

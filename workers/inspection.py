@@ -71,7 +71,7 @@ async def inspect(question: Inspect, settings: Settings) -> Inspection:
     qmp = await asyncio.to_thread(monitors.free, argv, question.qmp)
     try:
         async with connect(qmp) as monitor:
-            return await _describe(monitor, question, settings)
+            return await _describe(monitor, question.model_copy(update={"qmp": qmp}), settings)
     except MonitorLost as error:
         others = await asyncio.to_thread(monitors.why_none, argv)
         raise PreconditionFailed(f"{settings.host}: {error}{f' ({others})' if others else ''}") from error

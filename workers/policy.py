@@ -145,6 +145,10 @@ class Policy(Part):
     launcher: Place | None = None
     """A program that tells launchers of guests other than systemd to keep still: `PROGRAM still GUEST` before the guest
     may leave this host, `PROGRAM again GUEST` if it stays after all."""
+    hooks: Place | None = None
+    """The folder of programs that run at certain points of a move; without it `hooks` beside this file."""
+    hook_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """Seconds that each of them may take."""
     checks: dict[str, GuestCheck] = {}  # noqa: RUF012 - pydantic copies it
     """{guest: check}: what is tried here after a move of that guest to this host; `*` is for all others."""
     options: Many[str] = ()
@@ -213,6 +217,11 @@ class HostPolicy:
     def launcher(self) -> Path | None:
         """What tells launchers other than systemd to keep still."""
         return self.file.launcher
+
+    @property
+    def hooks(self) -> Path:
+        """Where programs are that run at certain points of a move."""
+        return self.file.hooks or Path(self.name).with_name("hooks")
 
     def may_connect(self, path: str) -> bool:
         """A guest may be connected to this socket."""

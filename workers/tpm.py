@@ -5,7 +5,9 @@ a new one that begins with nothing. `workers.as_user` starts that right before i
 """
 
 import asyncio
+import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -28,7 +30,7 @@ ALONE = words_of("tpm2")
 """Options without a value that stay."""
 KEPT = {
     "ctrl": words_of("type path mode"),
-    "tpmstate": words_of("dir mode"),
+    "tpmstate": words_of("dir mode backend-uri"),
     "log": words_of("file level prefix"),
     "flags": words_of("not-need-init startup-clear startup-state startup-deactivated startup-none"),
     "locality": words_of("reject-locality-4 allow-set-locality"),
@@ -41,6 +43,10 @@ NUMBERS = words_of("uid gid")
 """Of the socket's owner: the QEMU's user gets it."""
 STATES = tuple(f"{kind}-00.{part}" for kind in ("tpm", "tpm2") for part in ("permall", "volatilestate", "savestate"))
 LOCK = ".lock"
+PATHS = words_of("dir path file backend-uri")
+"""Keys whose value is a path; `-` is none."""
+_FILE = "file://"
+LARGEST_FILE_BYTES = 1 << 26
 ENDS_WITHIN_S = 5.0
 
 
@@ -60,7 +66,7 @@ def read(argv: Sequence[str]) -> tuple[Tpm | None, list[Check]]:
             chardev = behind.get(option.get("chardev"))
             try:
                 return _read(chardev.get("path") if chardev is not None else None), []
-            except Strange as error:
+            except (Strange, OSError, subprocess.SubprocessError) as error:
                 return None, [checks.TPM.found(f"{shown(option)}: {error}")]
     return None, []
 
@@ -94,8 +100,19 @@ def _read(socket: str | None) -> Tpm:
         argv=tuple(argv),
         socket=socket,
         state=paths["tpmstate"],
+        file_bytes=_size(Path(paths["tpmstate"])),
         started_as=runs_as,
     )
+
+
+def _size(state: Path) -> int | None:
+    """Of the file; None: it is a folder."""
+    there = state.stat()
+    if stat.S_ISDIR(there.st_mode):
+        return None
+    if not stat.S_ISREG(there.st_mode) or not 0 < there.st_size <= LARGEST_FILE_BYTES:
+        raise Strange(f"its state {state} is neither a folder nor a small file")
+    return there.st_size
 
 
 def _lasting(words: Sequence[str]) -> list[str]:
@@ -132,7 +149,7 @@ def _strange(argv: Sequence[str]) -> str | None:
         for key, value in pairs:
             if name not in KEPT or (key or value) not in KEPT[name]:
                 return f"its option --{name} {write_options(pairs)} is not moved"
-            if key in {"dir", "path", "file"} and not value.startswith("/") and value != "-":
+            if key in PATHS and not value.removeprefix(_FILE).startswith("/") and value != "-":
                 return f"{value} of its option --{name} is no full path"
             if (name, key) == ("ctrl", "type") and value != "unixio":
                 return f"its option --ctrl type={value} is not moved"
@@ -141,14 +158,14 @@ def _strange(argv: Sequence[str]) -> str | None:
 
 def _paths(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
     for name, pairs in _valued(argv):
-        yield from ((name, value) for key, value in pairs if key in {"dir", "path", "file"} and value != "-")
+        yield from ((name, value.removeprefix(_FILE)) for key, value in pairs if key in PATHS and value != "-")
 
 
 def places(tpm: Tpm | None) -> list[str]:
     """Files of it, whose folders it needs at the destination as well."""
     if tpm is None:
         return []
-    return [tpm.socket, f"{tpm.state}/{STATES[0]}", *(path for name, path in _paths(tpm.argv) if name == "log")]
+    return [tpm.socket, str(states(tpm)[0]), *(path for name, path in _paths(tpm.argv) if name == "log")]
 
 
 async def end(tpm: Tpm) -> None:
@@ -169,25 +186,57 @@ def planned(seen: Inspection, source_root: str, ours: Settings) -> PlannedTpm | 
         return destination.relocated(path, source_root, ours)
 
     return PlannedTpm(
-        argv=_elsewhere(tpm.argv, here), socket=here(tpm.socket), state=here(tpm.state), started_as=tpm.started_as
+        argv=_elsewhere(tpm.argv, here),
+        socket=here(tpm.socket),
+        state=here(tpm.state),
+        file_bytes=tpm.file_bytes,
+        started_as=tpm.started_as,
     )
 
 
 def _elsewhere(argv: Sequence[str], place: Callable[[str], str]) -> tuple[str, ...]:
     words = ["socket", *(word for word in argv if word.removeprefix("--") in ALONE)]
     for name, pairs in _valued(argv):
-        placed = ((key, place(value) if value.startswith("/") else value) for key, value in pairs)
-        words += [f"--{name}", write_options(tuple(placed))]
+        words += [f"--{name}", write_options(tuple((key, _placed(value, place)) for key, value in pairs))]
     return tuple(words)
+
+
+def _placed(value: str, place: Callable[[str], str]) -> str:
+    path = value.removeprefix(_FILE)
+    return value.removesuffix(path) + place(path) if path.startswith("/") else value
 
 
 def stand_in(plan: PlannedTpm, folder: Path) -> PlannedTpm:
     """One with the same options for a trial, in a folder that is the trial's own."""
     state = folder / "tpm"
-    state.mkdir()
     places = {plan.socket: str(folder / "tpm.sock"), plan.state: str(state)}
     argv = _elsewhere(plan.argv, lambda path: places.get(path, str(folder / "tpm.log")))
-    return PlannedTpm(argv=argv, socket=places[plan.socket], state=places[plan.state], started_as=started_as.plainly())
+    made = plan.model_copy(
+        update={
+            "argv": argv,
+            "socket": places[plan.socket],
+            "state": places[plan.state],
+            "started_as": started_as.plainly(),
+        }
+    )
+    if plan.file_bytes is None:
+        state.mkdir()
+    prepare(made)
+    return made
+
+
+def prepare(plan: PlannedTpm) -> None:
+    """Its state will be in one file: swtpm begins with an empty one, and makes none itself."""
+    path = Path(plan.state)
+    if plan.file_bytes is None or files.status(path) is not None:
+        return
+    descriptor = files.opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        os.ftruncate(descriptor, plan.file_bytes)
+        if (owner := started_as.owner_here(plan.started_as, None)) is not None:
+            os.fchown(descriptor, *owner)
+    finally:
+        os.close(descriptor)
 
 
 def impossible(seen: Inspection, plan: PlannedTpm | None, rules: HostPolicy) -> list[Check]:
@@ -197,7 +246,10 @@ def impossible(seen: Inspection, plan: PlannedTpm | None, rules: HostPolicy) -> 
     found = started_as.impossible(plan.started_as, rules, "its TPM")
     if why := _strange(plan.argv):
         found.append(checks.NO_TPM.found(why, remedy=""))
-    for path in (plan.socket, plan.state, *(path for _, path in _paths(plan.argv))):
+    paths = list(_paths(plan.argv))
+    if {("ctrl", plan.socket), ("tpmstate", plan.state)} != {each for each in paths if each[0] != "log"}:
+        found.append(checks.NO_TPM.found("its TPM's options name other paths than it is said to have", remedy=""))
+    for _, path in paths:
         if not rules.may_write(path):
             seen_there = f"{path} of its TPM is outside the folders that the policy allows, see {rules.name} there"
             found.append(checks.NO_TPM.found(seen_there, remedy="list them there"))
@@ -219,14 +271,16 @@ def _too_old(tpm: Tpm) -> list[Check]:
 
 
 def in_the_way(plan: PlannedTpm | None) -> list[Check]:
-    """The state of another TPM, or another TPM at work."""
+    """The state of another TPM."""
     if plan is None:
         return []
-    there = [path for path in states(plan.state) if files.status(path) is not None]
-    found = [checks.IN_THE_WAY.found(f"{path}, the state of a TPM, exists already") for path in there]
-    if listens(Path(plan.socket)):
-        found.append(checks.IN_THE_WAY.found(f"somebody listens at {plan.socket}"))
-    return found
+    there = [path for path in states(plan) if files.status(path) is not None]
+    return [checks.IN_THE_WAY.found(f"{path}, the state of a TPM, exists already") for path in there]
+
+
+def written(plan: PlannedTpm | None) -> list[tuple[str, bool]]:
+    """Like `permissions.written`: its socket and its log."""
+    return [(path, name == "log") for name, path in _paths(plan.argv) if name != "tpmstate"] if plan is not None else []
 
 
 async def take_back(plan: PlannedTpm) -> None:
@@ -235,11 +289,12 @@ async def take_back(plan: PlannedTpm) -> None:
         async with asyncio.timeout(ENDS_WITHIN_S):
             while listens(Path(plan.socket)):
                 await asyncio.sleep(0.02)
-    for path in (*states(plan.state), Path(plan.state, LOCK)):
+    locks = [] if plan.file_bytes is not None else [Path(plan.state, LOCK)]
+    for path in (*states(plan), *locks):
         if files.status(path) is not None:
             files.unlink(path)
 
 
-def states(folder: str) -> list[Path]:
-    """What may be in the folder of a TPM's state: all that it is."""
-    return [Path(folder, name) for name in STATES]
+def states(of: Tpm | PlannedTpm) -> list[Path]:
+    """The files in which a TPM's state may be."""
+    return [Path(of.state)] if of.file_bytes is not None else [Path(of.state, name) for name in STATES]

@@ -57,7 +57,8 @@ class Book:
 
     def shares(self, moves: Mapping[int, "Move"]) -> dict[int, int]:
         """What each of these moves may take of what all of them share; 0: no limit."""
-        limits = [(rate, [n for n, one in moves.items() if one.source == host]) for host, rate in self.hosts.items()]
+        leaving = {one.source for one in moves.values()}
+        limits = [(self.hosts.get(host, 0), [n for n, one in moves.items() if one.source == host]) for host in leaving]
         limits += [
             (link.bytes_per_s, [n for n, one in moves.items() if link.covers(*self._ends(one.source, one.destination))])
             for link in self.links
@@ -152,9 +153,15 @@ def book(session: Session) -> Book:
     )
 
 
-def rate_of(job: Job) -> int:
-    """What a job's streams may take together now, in bytes per second; 0: no limit."""
-    mine = Move(source=job.source, destination=job.destination, asked_bytes_per_s=job.options.bandwidth_bytes_per_s)
+def rate_of(job: Job, *, asked_bytes_per_s: int | None = None) -> int:
+    """What a job's streams may take together now, in bytes per second; 0: no limit.
+
+    Args:
+        job: one that is under way.
+        asked_bytes_per_s: its own limit, if not that of its options.
+    """
+    asked = job.options.bandwidth_bytes_per_s if asked_bytes_per_s is None else asked_bytes_per_s
+    mine = Move(source=job.source, destination=job.destination, asked_bytes_per_s=asked)
     with transaction() as session:
         moves = {
             row.id: Move(source=row.source, destination=row.destination, asked_bytes_per_s=row.asked_bytes_per_s)

@@ -124,7 +124,8 @@ class _Move:
     weight: float
     bytes: int
     disks_s: float
-    throttled: bool
+    says_nothing: bool
+    """Of the rate of disks: it had a limit, or only what had changed was sent."""
     ram_bytes: int
     ram_s: float
     sent_bytes: int
@@ -153,7 +154,7 @@ def speed(session: Session) -> Speed:
 
 def _rate(moves: Iterable[_Move], pair: tuple[str, str] | None = None) -> float | None:
     """Of the link, in bytes per second, by the moves that had all of it; None if there were none."""
-    free = [one for one in moves if not one.throttled and pair in {None, one.pair}]
+    free = [one for one in moves if not one.says_nothing and pair in {None, one.pair}]
     return sum(one.weight * one.bytes for one in free) / sum(one.weight * one.disks_s for one in free) if free else None
 
 
@@ -166,7 +167,7 @@ def _move(row: Any, newest: datetime, budget: int) -> _Move:
         weight=0.5 ** (max((newest - row.finished_at).total_seconds(), 0.0) / HALF_LIFE_S),
         bytes=written or int(row.disk_bytes),
         disks_s=disks_s,
-        throttled=bool(limit) and int(row.disk_bytes) / disks_s >= THROTTLED * limit,
+        says_nothing=row.ways_back > 0 or (bool(limit) and int(row.disk_bytes) / disks_s >= THROTTLED * limit),
         ram_bytes=_count(row.ram, "total"),
         ram_s=_seconds(row.sent_at, row.send_at),
         sent_bytes=_count(row.ram, "transferred"),
@@ -181,7 +182,12 @@ def _newest() -> Any:
         for name in (StepName.AWAIT_SYNC.value, StepName.MIGRATE_RAM.value)
     )
     disks = (
-        select(Disk.job_id, func.sum(Disk.bytes_total).label("bytes"), func.max(Disk.ready_at).label("ready_at"))
+        select(
+            Disk.job_id,
+            func.sum(Disk.bytes_total).label("bytes"),
+            func.max(Disk.ready_at).label("ready_at"),
+            func.count(Disk.delta_bytes).label("ways_back"),
+        )
         .group_by(Disk.job_id)
         .subquery()
     )
@@ -195,6 +201,7 @@ def _newest() -> Any:
             type_coerce(Job.ram, JSONB).label("ram"),
             type_coerce(Job.plan, JSONB)["source"]["disks"].label("planned"),
             disks.c.bytes.label("disk_bytes"),
+            disks.c.ways_back,
             copying.c.started_at.label("copy_at"),
             disks.c.ready_at.label("copied_at"),
             sending.c.started_at.label("send_at"),

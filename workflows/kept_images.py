@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
@@ -14,7 +15,8 @@ from models.host import Host
 from models.kept_images import KeptImage
 from models.said import say
 from workflows.host_rpc import alive
-from workflows.hosts import existing
+from workflows.hosts import existing, labels
+from workflows.selectors import Selector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +45,11 @@ class Purged:
     """Hosts that delete theirs once their workers are there again."""
 
 
-def listed(which: Which) -> list[KeptImage]:
-    """Those that are kept, the oldest first. Errors as for `purge`."""
+def listed(which: Which, selector: Selector) -> list[KeptImage]:
+    """Those that are kept on the hosts that are selected, the oldest first. Errors as for `purge`."""
     with transaction() as session:
-        return _kept(session, which)
+        meant = set(session.scalars(select(Host.name).where(selector.condition(labels()))))
+        return [image for image in _kept(session, which) if image.host in meant]
 
 
 def purge(which: Which, *, last_way_back: bool = False, dry_run: bool = False) -> Purged:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from drover.cli import completion
-from drover.cli.options import AsJson, DryRun, duration, examples
+from drover.cli.options import AsJson, DryRun, Selected, duration, examples
 from drover.errors import PreconditionFailed
 
 app = typer.Typer(no_args_is_help=True, help="Images that guests left behind: the way back, and its room.")
@@ -46,13 +46,16 @@ def list_images(
     host: OnHost = None,
     job: OfJob = None,
     older_than: OlderThan = None,
+    selector: Selected = None,
     as_json: AsJson = False,
 ) -> None:
     """List the images that are kept, the oldest first, with the room that each would give."""
     from drover.cli import image_view
     from workflows import kept_images
+    from workflows.selectors import Selector
 
-    image_view.listed(kept_images.listed(_which(guest, host, job, older_than)), as_json=as_json)
+    found = kept_images.listed(_which(guest, host, job, older_than), Selector.read(selector))
+    image_view.listed(found, as_json=as_json)
 
 
 @app.command(

@@ -116,7 +116,7 @@ def price(job_id: int, price: Price, *, as_json: bool) -> None:
         return
     left, total, rate = map(output.size, (price.left_bytes, price.total_bytes, price.bytes_per_s))
     output.say(
-        f"{price.guest} would stand still for about {output.span(price.now_s)} ({left} of RAM are left, at {rate}/s), "
+        f"{price.guest} would stand still for up to {output.span(price.now_s)} ({left} of RAM are left, at {rate}/s), "
         f"and for {output.span(price.most_s)} if all of its {total} have to be sent again; nothing was changed. "
         f"`drover job complete-now {job_id} --pause {ceil(price.most_s)}s` accepts that"
     )

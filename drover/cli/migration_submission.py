@@ -108,7 +108,7 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     """Print what the move would copy, and how long it would take; nothing is changed."""
     row, to, options = guests.known_guest(asked.guest), guests.destination(asked), asked.options()
     planned = preflight.plan(row, to, options, tried=True)
-    expected = preflight.estimated(row, asked.submit_options(), Way.of(row.host, to, options))
+    expected = preflight.estimated(row, asked.submit_options(), Way.of(row.host, to, options), planned)
     looked_at = (*planned.source.checks, *planned.destination.checks)
     if as_json:
         names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}
@@ -147,7 +147,10 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
 
 def _say_way_back(planned: DestinationPlan) -> None:
     if planned.way_back is not None:
-        output.say(f"  only what it has written since job {planned.way_back} moved it away from there")
+        changed = output.size(planned.way_back_bytes or 0)
+        output.say(
+            f"  only what it has written since job {planned.way_back} moved it away from there: {changed} by now"
+        )
     elif planned.no_way_back is not None:
         output.say(f"  all of it, although there are images of it: {planned.no_way_back}")
 

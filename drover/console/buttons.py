@@ -3,63 +3,29 @@
 The reverse proxy says who they are; the job's story names them.
 """
 
-import re
 from typing import Annotated, Literal
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from drover.console import actions
 from drover.console.access import Person, allow, from_this_site, visitor
+from drover.console.choices import EFFECTS, needed
 from drover.console.pages import matters
-from drover.console.rendering import ENVIRONMENT, page
+from drover.console.rendering import page
 from drover.errors import PreconditionFailed
 from drover.names import PATTERN
-from models.access import Scope
+from drover.views import drain_queries, drain_sentences, queries, sentences
+from drover.views.sentences import Command
 from models.database import transaction
 from models.job import Side
 from workflows.migration import operator_actions
-
-COMMAND = re.compile(r"drover (job|drain) (\w+) (\d+)(?: --owner (source|destination))?(?: --fenced (\S+))?")
-EFFECTS = {
-    (
-        "job",
-        "cancel",
-    ): "The job is rolled back, and the guest goes on at the source, unless it has crossed already.",
-    ("job", "release"): "The RAM follows the disks now, and the guest is moved.",
-    ("job", "retry"): "The job goes on from the step that failed.",
-    ("job", "resolve"): "You decide who owns the guest. Make sure of it: two running copies destroy its disks.",
-    ("drain", "pause"): "No other move begins; those under way go on.",
-    ("drain", "resume"): "It goes on, and tries guests again that it had left.",
-    ("drain", "release"): "All its held moves send their RAM now.",
-    ("drain", "cancel"): "Its moves under way are rolled back; guests that have moved stay where they are.",
-}
-"""{(kind, action): what follows}."""
 
 router = APIRouter(include_in_schema=False)
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]
 Who = Annotated[Person, Depends(visitor)]
 Owner = Annotated[Literal["source", "destination"] | None, Query()]
 Fenced = Annotated[str | None, Query(pattern=f"^{PATTERN}$")]
-
-
-def button(command: str, person: Person | None) -> str:
-    """Where a command can be done by a button of this person's; empty: nowhere."""
-    found = COMMAND.fullmatch(command)
-    if person is None or found is None or (found[1], found[2]) not in EFFECTS:
-        return ""
-    if not person.scope.includes(_needed(found[2])):
-        return ""
-    said = {name: value for name, value in (("owner", found[4]), ("fenced", found[5])) if value}
-    return f"/{found[1]}s/{found[3]}/{found[2]}" + (f"?{urlencode(said)}" if said else "")
-
-
-ENVIRONMENT.filters["button"] = button
-
-
-def _needed(action: str) -> Scope:
-    return Scope.APPROVE if action == "resolve" else Scope.OPERATE
 
 
 @router.get("/jobs/{number}/{action}")
@@ -72,24 +38,38 @@ def ask_about_job(
     fenced: Fenced = None,
 ) -> HTMLResponse:
     """What will happen."""
+    job = queries.snapshot(number).job
     said = [f"--owner {owner}"] if owner else []
     said += [f"--fenced {fenced}"] if fenced else []
-    return _asked(request, "job", number, action, person, said)
+    belongs = {"source": job.source, "destination": job.destination, None: ""}[owner]
+    command = Command(" ".join(["drover job", action, str(number), *said]), EFFECTS["job", action])
+    return _asked(request, person, action, command, f"/jobs/{number}", sentences.headline(job), belongs)
 
 
 @router.get("/drains/{number}/{action}")
 def ask_about_drain(request: Request, number: Number, action: actions.DrainAction, person: Who) -> HTMLResponse:
     """Likewise."""
-    return _asked(request, "drain", number, action, person, [])
+    headline = drain_sentences.standing(drain_queries.snapshot(number))
+    command = Command(f"drover drain {action} {number}", EFFECTS["drain", action])
+    return _asked(request, person, action, command, f"/drains/{number}", headline)
 
 
-def _asked(request: Request, kind: str, number: int, action: str, person: Person, said: list[str]) -> HTMLResponse:
-    allow(person, _needed(action))
-    command = " ".join(["drover", kind, action, str(number), *said])
+def _asked(
+    request: Request, person: Person, action: str, command: Command, back: str, headline: str, owner: str = ""
+) -> HTMLResponse:
+    allow(person, needed(action))
     with transaction() as session:
         waiting = matters(session)
-    effect = EFFECTS[kind, action]
-    return page(request, "button.html", waiting=waiting, kind=kind, number=number, effect=effect, command=command)
+    return page(
+        request,
+        "button.html",
+        waiting=waiting,
+        headline=headline,
+        owner=owner,
+        back=back,
+        command=command.text,
+        effect=command.effect,
+    )
 
 
 @router.post("/jobs/{number}/{action}", dependencies=[Depends(from_this_site)])
@@ -101,7 +81,7 @@ def act_on_job(
     fenced: Fenced = None,
 ) -> RedirectResponse:
     """Do it, and show the job."""
-    allow(person, _needed(action))
+    allow(person, needed(action))
     if action == "resolve":
         if owner is None:
             raise PreconditionFailed("say who owns the guest: source or destination")
@@ -114,6 +94,6 @@ def act_on_job(
 @router.post("/drains/{number}/{action}", dependencies=[Depends(from_this_site)])
 def act_on_drain(number: Number, action: actions.DrainAction, person: Who) -> RedirectResponse:
     """Do it, and show the drain."""
-    allow(person, _needed(action))
+    allow(person, needed(action))
     actions.on_drain(number, action, person)
     return RedirectResponse(f"/drains/{number}", 303)

@@ -1,16 +1,20 @@
 """HTML from templates. Whatever is shown is escaped: as HTML, and so that nothing in it acts or pretends."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from drover.console.choices import button
 from drover.escaping import escaped
 from drover.views.serializers import public
 from drover.views.words import size, span
+
+CODE = re.compile("`([^`]+)`")
 
 
 def page(request: Request, template: str, *, status: int = 200, **shown: Any) -> HTMLResponse:
@@ -22,6 +26,12 @@ def page(request: Request, template: str, *, status: int = 200, **shown: Any) ->
 
 def _finalized(value: object) -> object:
     return value if isinstance(value, Markup | int | float) else "" if value is None else escaped(value)
+
+
+def _told(sentence: str | None) -> Markup:
+    """Without secrets; what is to be entered, in backticks, as code."""
+    safe = str(escape(escaped(public(sentence) or "")))
+    return Markup(CODE.sub(r"<code>\1</code>", safe))  # noqa: S704 # nosec B704 - it was escaped the line before
 
 
 def _clock(at: datetime | None) -> str:
@@ -60,12 +70,14 @@ ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+ENVIRONMENT.globals["person"] = None  # a report is looked at by whoever has it
 ENVIRONMENT.filters |= {
     "size": size,
     "span": span,
     "clock": _clock,
     "ago": _ago,
     "milliseconds": _milliseconds,
-    "public": public,
+    "button": button,
+    "told": _told,
     "words": _words,
 }

@@ -12,7 +12,9 @@ from pydantic.fields import FieldInfo
 import workflows.tasks  # noqa: F401 - with it all tables are known
 from models.base import Base
 from models.contracts import Part, Typed, Versioned
+from models.hook import HookCall
 from models.host_rpc import QUESTIONS, Refusal
+from workers.proof.protocol import Answer, Question
 from workflows.submissions import Cancellation, DrainMove, DrainSubmission, MigrationSubmission
 
 SUBMISSIONS = (MigrationSubmission, DrainSubmission, Cancellation, DrainMove)
@@ -78,7 +80,7 @@ def _types() -> Iterator[str]:
     for question in QUESTIONS.values():
         roots += [question, question.answer]
     found: dict[str, type[BaseModel]] = {}
-    roots.append(Refusal)
+    roots += [Refusal, HookCall, Question, Answer]
     for root in roots:
         _collect(root, found)
     for name in sorted(found):

@@ -23,6 +23,8 @@ def _policy() -> Iterator[str]:
 
 
 def _default(value: Any) -> str:
+    if isinstance(value, float):
+        return f"`{value:g}`"
     return ", ".join(f"`{item}`" for item in value) if value else ""
 
 

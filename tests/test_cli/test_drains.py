@@ -57,6 +57,17 @@ def test_a_guest_that_cannot_be_moved_is_listed_with_the_reason(answers: dict[st
     ]
 
 
+def test_a_second_drain_answers_with_the_first_and_says_so() -> None:
+    first = drain()["id"]
+    again = drover("drain", "hv1")
+    assert again.exit_code == 0
+    assert f"drain {first} does this already, it is queued: nothing was added" in again.stderr
+    assert again.stdout.startswith(f"drain {first} empties hv1")
+    assert drain()["id"] == first
+    assert [one["id"] for one in document("drain", "list")["drains"]] == [first]
+    assert drain("--dry-run")["dry_run"], "it is planned all the same"
+
+
 def test_a_drain_is_submitted_with_its_plan_and_a_key_names_it() -> None:
     found = drain("--idempotency-key", "k", "--to", "hv2", "--priority", "3")
     assert (found["state"], found["total"], found["to"], found["priority"]) == ("queued", 1, ["hv2"], 3)

@@ -109,6 +109,16 @@ def _run(argv: Sequence[str], path: Path, flags: int, *after: str) -> "subproces
         os.close(descriptor)
 
 
+def only_a_disk(path: Path, image_format: str) -> bool:
+    """Whether the image holds what a guest sees of it, all of that, and nothing else: no snapshots, no bitmaps."""
+    told = _run(["qemu-img", "info", "-U", "--output=json", "-f", image_format], path, os.O_RDONLY)
+    if told.returncode:
+        return False
+    info = json.loads(told.stdout)
+    specific = info.get("format-specific", {}).get("data", {})
+    return not any([info.get("snapshots"), info.get("encrypted"), specific.get("bitmaps"), specific.get("data-file")])
+
+
 def virtual_size(path: Path, image_format: str) -> int | None:
     """Bytes that a guest would see; None when there is no such image."""
     size = _info(path, image_format).get("virtual-size")

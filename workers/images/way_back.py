@@ -25,7 +25,7 @@ from models.job import Disk, Job
 from models.plan import PlannedDisk, SourceDisk
 from models.way_back import FormerImage, WayBack
 from workers import files
-from workers.images import evidence, records, retention
+from workers.images import evidence, manifest, records, retention
 from workers.images.manifest import write_durably
 from workers.step import Context, JobDirectory
 
@@ -37,6 +37,8 @@ class Choice:
     """What a guest that comes here can begin with."""
 
     way: WayBack | None = None
+    changed_bytes: int | None = None
+    """What has changed since, as the guest was looked at last."""
     why: str | None = None
     """Why all of it is copied although images of it are here."""
 
@@ -51,25 +53,25 @@ def write_down(ctx: Context, bitmap: str, left: Mapping[str, Evidence]) -> None:
     `left` is what they were at the switchover, {path: evidence}. Where they are not the same any more nothing is
     written down, and the guest comes back as a whole.
     """
-    if any(disk.data_file for disk in ctx.source.disks):
-        log.info("it will come back as a whole: what lies in a data file is not known to stay as it is")
-        return
-    images = []
     chains = {disk.index: disk.chain for disk in ctx.source.disks}
+    images = []
     for disk in ctx.disks:
-        kept_at = retention.aside(ctx, disk)
-        then, today = left.get(disk.source_path), evidence.of(Path(kept_at))
-        if then is None or today is None or (why := evidence.differs(then, today)) is not None:
-            log.info("it will come back as a whole: %s: %s", kept_at, why if then and today else "it is no file")
+        image_format, kept_at = disk.source_format or disk.format, retention.aside(ctx, disk)
+        seen = left.get(disk.source_path)
+        why = "it is no file" if seen is None else _touched(Path(kept_at), seen)
+        if why is None and not manifest.only_a_disk(Path(kept_at), image_format):
+            why = "it has snapshots or bitmaps, which would be out of date, or a data file beside it"
+        if why is not None or seen is None:
+            log.info("it will come back as a whole: %s: %s", kept_at, why)
             return
         images.append(
             FormerImage(
                 path=disk.source_path,
                 kept_at=kept_at,
-                format=disk.source_format or disk.format,
+                format=image_format,
                 virtual_size_bytes=disk.virtual_size_bytes,
                 chain=chains[disk.index],
-                evidence=today,
+                evidence=seen,
             )
         )
     _write(ctx.settings, WayBack(guest=ctx.job.guest, job=ctx.job.id, bitmap=bitmap, images=tuple(images)))
@@ -102,7 +104,8 @@ def expected(settings: Settings, guest: str, disks: Sequence[SourceDisk], planne
     differences = [why for disk in planned if (why := _unlike(disk, way)) is not None]
     if len(planned) != len(way.images):
         differences.append("it had another number of disks when it left")
-    return Choice(why="; ".join(differences)) if differences else Choice(way=way)
+    changed = sum(disk.written[way.bitmap] for disk in disks)
+    return Choice(why="; ".join(differences)) if differences else Choice(way=way, changed_bytes=changed)
 
 
 def _unlike(disk: PlannedDisk, way: WayBack) -> str | None:
@@ -131,14 +134,14 @@ def chosen(ctx: Context) -> Choice:
     if len(_rows(choice.way)) != len(choice.way.images):
         return Choice(why="its images are not kept here any more")
     for image in choice.way.images:
-        if (why := _touched(image)) is not None:
+        if (why := _touched(Path(image.kept_at), image.evidence)) is not None:
             return Choice(why=f"{image.kept_at}: {why}")
     return choice
 
 
-def _touched(image: FormerImage) -> str | None:
+def _touched(image: Path, then: Evidence) -> str | None:
     try:
-        return evidence.differs(image.evidence, evidence.of(Path(image.kept_at)))
+        return evidence.differs(then, evidence.of(image))
     except (OSError, DroverError) as error:
         return f"it cannot be read: {error}"
 

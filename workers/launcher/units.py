@@ -18,7 +18,7 @@ from drover.settings import Settings
 from models.launch_file import LaunchFile
 from models.launcher import Launcher, LauncherKind, Limits
 from models.preflight import Check
-from workers import checks, files, processes, started_as
+from workers import checks, files, processes, started_as, tpm
 from workers.environment import handed_on
 from workers.images.manifest import write_durably
 from workers.launcher import run, stillness, systemd
@@ -71,6 +71,8 @@ def start_incoming(ctx: Context, output: Path) -> Process:
     mark, argv = ctx.directory.mark("incoming"), ctx.destination.argv
     cold, incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
     cold.unlink(missing_ok=True)  # it lives elsewhere: this host was fenced when it left
+    if ctx.destination.tpm is not None:
+        tpm.prepare(ctx.destination.tpm)
     if not available():
         return processes.spawn(mark, _launched(ctx, argv), output)
     unit = of(ctx.job.guest)

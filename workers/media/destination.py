@@ -180,8 +180,3 @@ def owner(made: PlannedFile | PlannedFolder, rules: HostPolicy) -> tuple[int, in
     if made.owner != "root" and made.owner not in rules.file.users:
         return me()
     return ids(made.owner, made.group)
-
-
-def in_words(file: PlannedFile) -> str:
-    """What becomes of it."""
-    return "is there" if file.there else "is copied"

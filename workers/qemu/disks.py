@@ -200,7 +200,7 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         data_file=medium.specific.get("data-file"),
         key_secret=_key_secret(image),
         bitmaps=tuple(bitmap["name"] for bitmap in _bitmaps(medium) if bitmap["persistent"]),
-        written=tuple(sorted(_recorded(medium))),
+        written=_recorded(medium),
     )
 
 
@@ -212,10 +212,9 @@ def _key_secret(image: Reply) -> str | None:
     return next((str(value) for key, value in flat(options) if key in {"key-secret", "encrypt.key-secret"}), None)
 
 
-def _recorded(medium: _Medium) -> Iterator[str]:
-    for bitmap in medium.inserted.get("dirty-bitmaps", ()):
-        if misses_nothing(bitmap):
-            yield str(bitmap["name"])
+def _recorded(medium: _Medium) -> dict[str, int]:
+    bitmaps = medium.inserted.get("dirty-bitmaps", ())
+    return {str(bitmap["name"]): bitmap["count"] for bitmap in bitmaps if misses_nothing(bitmap)}
 
 
 def _thickness(medium: _Medium) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from models.job import Side
 from workers.step import StepHandler
+from workers.steps.after_switchover import AfterSwitchoverDestination, AfterSwitchoverSource
 from workers.steps.await_sync import AwaitSync
 from workers.steps.check_guest import CheckGuest
 from workers.steps.cleanup import CleanupDestination, CleanupSource
@@ -26,6 +27,8 @@ STEPS: dict[tuple[str, Side], StepHandler] = {
         MigrateRamSource(),
         CutoverSource(),
         CutoverDestination(),
+        AfterSwitchoverDestination(),
+        AfterSwitchoverSource(),
         CheckGuest(),
         CompareImagesDestination(),
         CompareImagesSource(),

@@ -11,7 +11,8 @@ from drover.errors import Fatal
 from models.database import transaction
 from models.fleet import limits
 from models.job import Side, record_event
-from workers import guest_events, mirrors, nbd_server, pace
+from workers import guest_events, hooks, mirrors, nbd_server, pace
+from workers.hooks import Point
 from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
@@ -44,7 +45,8 @@ class AwaitSync(StepHandler):
         async with ctx.guest() as monitor:
             in_sync = mirrors.all_in_sync(ctx, await block.mirrors(monitor, mirrors.names(ctx)))
             held_up = await guest_events.held_up(ctx, monitor) is not None
-        return in_sync and not held_up and not ctx.job.held and all(disk.ready_at for disk in ctx.job.disks)
+        done = all(disk.ready_at for disk in ctx.job.disks) and hooks.finished(ctx, Point.BEFORE_SWITCHOVER)
+        return in_sync and not held_up and not ctx.job.held and done
 
     async def do(self, ctx: Context) -> None:
         if ctx.served_at.sealed is not None:  # else a copy goes on that Drover 0.1 began
@@ -52,6 +54,7 @@ class AwaitSync(StepHandler):
         supervisor.prepare(ctx)  # a quick copy is over before one that is started afterwards could begin
         async with ctx.guest() as monitor:
             await _Watch(ctx, monitor).until_in_sync()
+        await hooks.run(ctx, Point.BEFORE_SWITCHOVER)  # here, because the destination waits for no source's hooks
         supervisor.prepare(ctx)  # after a long copy the first one has ended
 
     async def rollback(self, ctx: Context) -> None:

@@ -6,7 +6,8 @@ from models.evidence import Evidence
 from models.guest import Guest
 from models.job import Side
 from models.launcher import Launcher
-from workers import incoming_qemu, nbd_server, run_files, tpm
+from workers import hooks, incoming_qemu, nbd_server, run_files, tpm
+from workers.hooks import Point
 from workers.images import retention, way_back
 from workers.launcher import keep_out, stillness, units
 from workers.proof import process, reading
@@ -37,7 +38,7 @@ class CleanupSource(StepHandler):
         retention.set_aside(ctx)  # first: what is started anew in its place must not find them
         if launcher is not None:
             await self._end_qemu(ctx, launcher)
-        way_back.write_down(ctx, *_left(ctx))
+        _write_way_back_down(ctx)
         await self._end_tpm(ctx)
         stillness.end_scripts(ctx)
         units.left(ctx)
@@ -45,6 +46,7 @@ class CleanupSource(StepHandler):
         await supervisor.kill_all(ctx)
         await reading.stop(ctx)
         await streams.stop(ctx)
+        await hooks.run(ctx, Point.AFTER_CLEANUP)
         ctx.directory.remove()
 
     def _owned_elsewhere(self, ctx: Context) -> None:
@@ -78,15 +80,16 @@ class CleanupSource(StepHandler):
         if ctx.source.tpm is not None:
             ctx.guard()
             await tpm.end(ctx.source.tpm)
-            retention.set_more_aside(ctx, tpm.states(ctx.source.tpm.state))
+            retention.set_more_aside(ctx, tpm.states(ctx.source.tpm))
 
 
-def _left(ctx: Context) -> tuple[str, dict[str, Evidence]]:
-    """The name of what records the guest's writes from the switchover on, and what its images were then."""
+def _write_way_back_down(ctx: Context) -> None:
+    """Where the switchover process has seen what its images were then."""
     told = supervisor.committed(ctx)
-    line = (told and told.last("left")) or {"images": {}}
-    bitmap = written.name(ctx.job.id, ctx.served_at.nonce)
-    return bitmap, {path: Evidence(**seen) for path, seen in line["images"].items()}
+    line = told and told.last("left")
+    if line:
+        left = {path: Evidence(**seen) for path, seen in line["images"].items()}
+        way_back.write_down(ctx, written.name(ctx.job.id, ctx.served_at.nonce), left)
 
 
 class CleanupDestination(StepHandler):
@@ -105,6 +108,7 @@ class CleanupDestination(StepHandler):
         await self._answers_no_more(ctx)
         await supervisor.kill_all(ctx)
         await streams.stop(ctx)
+        await hooks.run(ctx, Point.AFTER_CLEANUP)
         ctx.directory.remove()
 
     async def _answers_no_more(self, ctx: Context) -> None:

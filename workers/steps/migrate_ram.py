@@ -9,13 +9,17 @@ nothing but the two hosts may matter. So this step ends when the switchover proc
 import asyncio
 import time
 
+from sqlalchemy import select
+
 from drover.errors import Committed, Fatal
 from models import fleet
+from models.database import transaction
 from models.documents import Health, MigrationOptions, RamProgress, Switchover
-from models.job import Side, record_event
-from workers import incoming_qemu, mirrors, nbd_server
+from models.job import Job, Side, record_event
+from workers import hooks, incoming_qemu, mirrors, nbd_server
 from workers.convergence import Ladder
 from workers.health import agent
+from workers.hooks import Point
 from workers.launcher import stillness
 from workers.media import listing
 from workers.qemu import block, migration, written
@@ -59,6 +63,7 @@ class MigrateRamDestination(StepHandler):
         async with ctx.guest() as monitor:
             await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
         await streams.serve(ctx, ctx.served_at.nonce)
+        await hooks.run(ctx, Point.BEFORE_SWITCHOVER)
         await self._start_switch(ctx)
 
     async def _start_switch(self, ctx: Context) -> None:
@@ -258,19 +263,25 @@ class _Progress:
         asyncio.get_running_loop().run_in_executor(None, self._record, ram)
 
     def _record(self, ram: dict[str, int]) -> None:
-        mine, at, ladder = self.ctx.job, self.ctx.claim.now(), self.ladder
-        with self.ctx.record() as (session, job, _step):
-            mine.options = job.options  # which an operator may have changed
+        job, ladder = self.ctx.job, self.ladder
+        with transaction() as session:  # an operator may have changed them
+            job.options = session.scalars(select(Job.options).where(Job.id == job.id)).one()
             ladder.asked_s = fleet.limits(session).stalled_after.total_seconds()
-            ladder.obey(mine.options.max_downtime_ms, _most_ms(mine.options), time.monotonic())
-            for step in ladder.look(RamProgress.read(ram), time.monotonic()):
-                record_event(session, job.id, by=self.ctx.claim.owner, action=step.rung, sentence=step.sentence)
-            job.ram = RamProgress.read(ram | {"downtime_limit_ms": ladder.limit_ms})
-            job.progress_at, job.wait_reason = at, ladder.asks
-        mine.ram, mine.progress_at, mine.wait_reason = job.ram, at, ladder.asks
-        Terms(
+        self._climb(RamProgress.read(ram))
+        progress = RamProgress.read(ram | {"downtime_limit_ms": ladder.limit_ms})
+        self.ctx.note(ram=progress, progress_at=self.ctx.claim.now(), wait_reason=ladder.asks)
+        terms = Terms(
             bandwidth_bytes_per_s=mirrors.budget(self.ctx), max_downtime_ms=ladder.limit_ms, give_up=ladder.gives_up
-        ).save(self.terms_file)
+        )
+        terms.save(self.terms_file)
+
+    def _climb(self, ram: RamProgress) -> None:
+        """What is done about RAM that changes as fast as it is sent is part of the job's story."""
+        options, at = self.ctx.job.options, time.monotonic()
+        self.ladder.obey(options.max_downtime_ms, _most_ms(options), at)
+        for step in self.ladder.look(ram, at):
+            with self.ctx.record() as (session, job, _step):
+                record_event(session, job.id, by=self.ctx.claim.owner, action=step.rung, sentence=step.sentence)
 
 
 def _most_ms(options: MigrationOptions) -> int:

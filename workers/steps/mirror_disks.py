@@ -5,7 +5,8 @@ import time
 from collections.abc import Sequence
 
 from models.job import Side, record_event
-from workers import delta, mirrors
+from workers import delta, hooks, mirrors
+from workers.hooks import Point
 from workers.images import retention
 from workers.qemu import block, known_bugs, limits, target
 from workers.qemu.monitor import CommandRefused, Monitor
@@ -27,6 +28,7 @@ class MirrorDisks(StepHandler):
             return streams.connected(ctx) and not await mirrors.missing(ctx, monitor)
 
     async def do(self, ctx: Context) -> None:
+        await hooks.run(ctx, Point.BEFORE_COPY)
         await streams.connect(ctx)
         await asyncio.to_thread(retention.write_down, ctx)
         async with ctx.guest() as monitor:
@@ -47,8 +49,7 @@ class MirrorDisks(StepHandler):
         try:
             return await delta.send(ctx, monitor, missing)
         except delta.CannotTell as error:
-            sentence = f"all of its disks is copied onto the images that it left behind: {error}"
-            await asyncio.to_thread(self._tell, ctx, "way_back", sentence)
+            await asyncio.to_thread(delta.nothing_is_left_out, ctx, str(error))
         return False
 
     async def _start(self, ctx: Context, monitor: Monitor, missing: Sequence[int], rate: int) -> None:
@@ -76,12 +77,12 @@ class MirrorDisks(StepHandler):
             "all the time, and this QEMU may miss a write as it begins to copy the rest alone (mended in 10.0.10 and "
             "10.2.2)"
         )
-        await asyncio.to_thread(self._tell, ctx, "warning", sentence)
+        await asyncio.to_thread(self._warn, ctx, sentence)
         return False
 
-    def _tell(self, ctx: Context, action: str, sentence: str) -> None:
+    def _warn(self, ctx: Context, sentence: str) -> None:
         with ctx.record() as (session, job, _step):
-            record_event(session, job.id, by=ctx.claim.owner, action=action, sentence=sentence)
+            record_event(session, job.id, by=ctx.claim.owner, action="warning", sentence=sentence)
 
     async def _connect(self, ctx: Context, monitor: Monitor, index: int) -> None:
         await mirrors.connect(ctx, monitor, index, discard=ctx.plan.disks[index].discard)
@@ -100,4 +101,5 @@ class MirrorDisks(StepHandler):
                 await block.drop_mirrors(monitor, mirrors.names(ctx))
                 await limits.step_back(monitor)
         await streams.stop(ctx)
+        await hooks.run(ctx, Point.AFTER_ROLLBACK)
         ctx.directory.remove()

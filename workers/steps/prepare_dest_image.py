@@ -7,7 +7,8 @@ from drover.errors import Fatal, Transient
 from models.database import transaction
 from models.guest import Guest
 from models.job import Side, record_event
-from workers import ownership, processes
+from workers import hooks, ownership, processes
+from workers.hooks import Point
 from workers.images import links, way_back
 from workers.images.way_back import Choice
 from workers.launcher import keep_out
@@ -29,6 +30,7 @@ class PrepareDestImage(StepHandler):
         return all(await asyncio.gather(*looks))
 
     async def do(self, ctx: Context) -> None:
+        await hooks.run(ctx, Point.BEFORE_COPY)
         disks = ctx.plan.disks
         choice = await asyncio.to_thread(way_back.chosen, ctx)
         if choice.way is None:
@@ -50,6 +52,7 @@ class PrepareDestImage(StepHandler):
         await asyncio.to_thread(placing.take_back, ctx.directory, ctx.settings.directory)
         for disk in ctx.held.disks if ctx.held is not None else ():
             links.remove_dangling(disk.links)
+        await hooks.run(ctx, Point.AFTER_ROLLBACK)
         ctx.directory.remove()
 
 

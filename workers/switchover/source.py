@@ -297,7 +297,7 @@ class Source:
         self.journal.write("continuing")
         with self.timed("device_state"):
             await self.guest.execute("migrate-continue", state="pre-switchover")
-            async with asyncio.timeout(SLOW_S):
+            async with asyncio.timeout(SLOW_S + self.terms.max_downtime_ms / 1000):  # the rest of the RAM as well
                 while (await self.migration_status()) != "completed":
                     self.check_peer()
 

@@ -23,6 +23,7 @@ class StepName(enum.StrEnum):
     AWAIT_SYNC = "await_sync"
     MIGRATE_RAM = "migrate_ram"
     CUTOVER = "cutover"
+    AFTER_SWITCHOVER = "after_switchover"
     CHECK_GUEST = "check_guest"
     COMPARE_IMAGES = "compare_images"
     CLEANUP = "cleanup"
@@ -41,6 +42,8 @@ LINKS: tuple[Link, ...] = (
     (StepName.MIGRATE_RAM, Side.SOURCE),  # RAM is sent; the switchover processes carry the guest over
     (StepName.CUTOVER, Side.SOURCE),  # the guest is stopped here for good: no rollback from here on
     (StepName.CUTOVER, Side.DESTINATION),  # it runs here, and the guest's record names this host
+    (StepName.AFTER_SWITCHOVER, Side.DESTINATION),  # hooks of its administrator; likewise the next
+    (StepName.AFTER_SWITCHOVER, Side.SOURCE),
     (StepName.CHECK_GUEST, Side.DESTINATION),  # whether it is well here
     (StepName.COMPARE_IMAGES, Side.DESTINATION),  # a process answers what the guest's images hold here
     (StepName.COMPARE_IMAGES, Side.SOURCE),  # what they hold there is compared with it
@@ -49,7 +52,9 @@ LINKS: tuple[Link, ...] = (
 )
 """Two links of one name are one step in which both hosts act."""
 
-ONCE_COMMITTED = frozenset({StepName.CUTOVER, StepName.CHECK_GUEST, StepName.COMPARE_IMAGES, StepName.CLEANUP})
+ONCE_COMMITTED = frozenset(
+    {StepName.CUTOVER, StepName.AFTER_SWITCHOVER, StepName.CHECK_GUEST, StepName.COMPARE_IMAGES, StepName.CLEANUP}
+)
 """All that is left to do once the destination owns the guest."""
 
 
@@ -61,6 +66,7 @@ class Restart(enum.StrEnum):
     MIRRORS = StepName.MIRROR_DISKS.value  # the disks are copied anew, to the same one
     SYNC = StepName.AWAIT_SYNC.value  # the mirrors still work: the RAM is sent anew once they are in sync
     RAM = StepName.MIGRATE_RAM.value  # the RAM is sent anew, to a new QEMU
+    PROOF = StepName.COMPARE_IMAGES.value  # the images are compared anew, by a new process at the destination
 
 
 RESTARTS: Mapping[Link, frozenset[Restart]] = {
@@ -70,6 +76,7 @@ RESTARTS: Mapping[Link, frozenset[Restart]] = {
     (StepName.AWAIT_SYNC, Side.SOURCE): frozenset({Restart.NBD_SERVER, Restart.MIRRORS}),
     (StepName.MIGRATE_RAM, Side.DESTINATION): frozenset({Restart.NBD_SERVER}),
     (StepName.MIGRATE_RAM, Side.SOURCE): frozenset({Restart.NBD_SERVER, Restart.SYNC, Restart.RAM}),
+    (StepName.COMPARE_IMAGES, Side.SOURCE): frozenset({Restart.PROOF}),
 }
 """Which link may begin anew from where."""
 

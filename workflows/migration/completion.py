@@ -45,26 +45,15 @@ def price(job_id: int) -> Price:
         job = jobs.existing(session, job_id)
         _refuse_in_vain(job, windows.is_closed(job.window, now(session)))
         assumed = estimate.speed(session).ram_bytes_per_s
-    ram, plan = job.ram, job.plan
-    sending = ram is not None and ram.total > 0 and job.cutover_begun_at is not None
-    total = ram.total if ram is not None and sending else plan.source.memory_bytes if plan is not None else 0
-    rate = (ram.bytes_per_s if ram is not None and sending else 0) or assumed
-    allowed = budgets.rate_of(_unlimited(job))
+    ram = job.ram if job.cutover_begun_at is not None and job.ram is not None and job.ram.total else None
+    memory = job.plan.source.memory_bytes if job.plan is not None else 0
+    rate = ram.bytes_per_s if ram is not None and ram.bytes_per_s else assumed
+    allowed = budgets.rate_of(job, asked_bytes_per_s=0)  # its own limit will be lifted
     return Price(
         guest=job.guest,
-        left_bytes=ram.remaining if ram is not None and sending else total,
-        total_bytes=total,
+        left_bytes=ram.remaining if ram is not None else memory,
+        total_bytes=ram.total if ram is not None else memory,
         bytes_per_s=max(min(rate, allowed or rate), 1.0),
-    )
-
-
-def _unlimited(job: Job) -> Job:
-    """As it would be without a limit of its own."""
-    return Job(
-        id=job.id,
-        source=job.source,
-        destination=job.destination,
-        options=job.options.model_copy(update={"bandwidth_bytes_per_s": 0}),
     )
 
 

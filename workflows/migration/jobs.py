@@ -77,7 +77,7 @@ def _checked(guest: str, destination: str, options: MigrationOptions, terms: Sub
     receivers.check(terms.webhook)
     row = known_guest(guest)
     planned = preflight.plan(row, destination, options)
-    expected = preflight.estimated(row, terms, Way.of(row.host, destination, options))
+    expected = preflight.estimated(row, terms, Way.of(row.host, destination, options), planned)
     job = Job(
         guest=row.name,
         source=row.host,

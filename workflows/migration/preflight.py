@@ -1,5 +1,7 @@
 """What must be true before a job exists: both hosts are asked, and the answers are the job's plan. Changes nothing."""
 
+from dataclasses import replace
+
 from sqlalchemy import select
 
 from drover.errors import HostRefused, PreconditionFailed
@@ -27,7 +29,7 @@ KNOWN_BUG = "known-bug"
 """The destination tells those of both hosts."""
 
 
-def estimated(guest: Guest, terms: SubmitOptions, way: Way) -> Estimate:
+def estimated(guest: Guest, terms: SubmitOptions, way: Way, planned: Plan) -> Estimate:
     """How long the move takes.
 
     Raises:
@@ -36,6 +38,8 @@ def estimated(guest: Guest, terms: SubmitOptions, way: Way) -> Estimate:
     with transaction() as session:
         newest = session.get(Guest, guest.name) or guest  # its hosts were asked meanwhile, or somebody has forgotten it
         size, speed, at = Size.of(newest), estimate.speed(session), now(session)
+    if (changed := planned.destination.way_back_bytes) is not None:
+        size = replace(size, disk_bytes=changed, allocated_bytes=changed)
     wait = schedule.obstacle(at, speed.needs_s(size, terms.seed, way), window=terms.window)
     if wait is not None and wait.for_good:
         raise PreconditionFailed(f"{guest.name} cannot be moved: {wait.why}")

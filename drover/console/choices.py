@@ -1,0 +1,39 @@
+"""Which commands can be done by buttons, and what follows of each."""
+
+import re
+from urllib.parse import urlencode
+
+from drover.console.access import Person
+from models.access import Scope
+
+COMMAND = re.compile(r"drover (job|drain) (\w+) (\d+)(?: --owner (source|destination))?(?: --fenced (\S+))?")
+EFFECTS = {
+    (
+        "job",
+        "cancel",
+    ): "The job is rolled back, and the guest goes on at the source, unless it has crossed already.",
+    ("job", "release"): "The RAM follows the disks now, and the guest is moved.",
+    ("job", "retry"): "The job goes on from the step that failed.",
+    ("job", "resolve"): "Make sure of it first: two running copies destroy a guest's disks.",
+    ("drain", "pause"): "No other move begins; those under way go on.",
+    ("drain", "resume"): "It goes on, and tries guests again that it had left.",
+    ("drain", "release"): "All its held moves send their RAM now.",
+    ("drain", "cancel"): "Its moves under way are rolled back; guests that have moved stay where they are.",
+}
+"""{(kind, action): what follows}."""
+
+
+def button(command: str, person: Person | None) -> str:
+    """Where a command can be done by a button of this person's; empty: nowhere."""
+    found = COMMAND.fullmatch(command)
+    if person is None or found is None or (found[1], found[2]) not in EFFECTS:
+        return ""
+    if not person.scope.includes(needed(found[2])):
+        return ""
+    said = {name: value for name, value in (("owner", found[4]), ("fenced", found[5])) if value}
+    return f"/{found[1]}s/{found[3]}/{found[2]}" + (f"?{urlencode(said)}" if said else "")
+
+
+def needed(action: str) -> Scope:
+    """What somebody has to be allowed for it."""
+    return Scope.APPROVE if action == "resolve" else Scope.OPERATE

@@ -9,13 +9,14 @@ from drover.settings import settings
 from models.database import transaction
 from models.guest import Guest
 from models.host_rpc import Observation
-from models.job import Job, JobState, Side
+from models.job import Job, JobState, Side, StepState
 from models.plan import Plan
 from models.transitions import Actor
 from tests import documents
 from tests.factories import guest, host, job, load
-from workflows.migration import claims, operator_actions, reconcile
-from workflows.migration.reconcile import Look
+from workflows.migration import chain, claims, operator_actions, reconcile
+from workflows.migration.chain import StepName
+from workflows.migration.reconcile import Look, Verdict
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -100,6 +101,27 @@ def test_a_guest_that_had_arrived_lives_at_the_source_again_when_an_operator_say
     with transaction() as session:
         found = session.get_one(Guest, "web")
         assert (found.host, found.qmp) == ("one", "/here")
+
+
+@pytest.mark.usefixtures("seen")
+def test_a_person_goes_on_without_a_proof_that_failed_and_the_images_stay_but_reconciliation_does_not(
+    waiting: int,
+) -> None:
+    place = chain.LINKS.index((StepName.COMPARE_IMAGES, Side.SOURCE))
+    with transaction() as session:
+        row = session.get_one(Job, waiting)
+        row.error, row.committed_at = "its images differ", func.now()
+        for step in row.steps[:place]:
+            step.state = StepState.DONE
+        row.steps[place].state = StepState.FAILED
+    certain = Verdict(reconcile.Owner.DESTINATION, "it runs there")
+    assert not operator_actions.by_what_was_seen(load(waiting), Look(waiting, "web", {}, certain))
+
+    operator_actions.resolve(waiting, Side.DESTINATION, fenced=None)
+    row = load(waiting)
+    assert row.way_back_needed
+    assert row.steps[place].state is StepState.DONE
+    assert [step.name for step in row.remaining] == [StepName.CLEANUP] * 2
 
 
 @pytest.mark.usefixtures("seen")

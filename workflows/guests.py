@@ -18,6 +18,7 @@ from models.launcher import Launcher
 from models.plan import Chain, Inspection
 from models.said import say
 from workflows.host_rpc import ask, known_host
+from workflows.meant import guess
 from workflows.selectors import relabelled
 from workflows.submissions import MigrationSubmission
 
@@ -184,9 +185,10 @@ def known_guest(name: str) -> Guest:
     names.check(name, "a guest")
     with transaction() as session:
         guest = session.get(Guest, name)
+        alike = "" if guest is not None else guess(session, Guest.name, name)
     if guest is None:
         raise PreconditionFailed(
-            f"there is no guest {name!r}: see `drover guest list`, or adopt it with "
+            f"there is no guest {name!r}: {alike}see `drover guest list`, or adopt it with "
             f"`drover guest adopt {name} --host HOST --qmp SOCKET`"
         )
     return guest

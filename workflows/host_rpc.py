@@ -16,9 +16,14 @@ from models.contracts import Json
 from models.database import autocommitting, listening, transaction
 from models.host import ANSWERED_CHANNEL, Host, HostRequest, RequestState
 from models.host_rpc import Answer, Question, Refusal
+from workflows.meant import guess
 
 ANSWER_TIMEOUT_S = 30.0
 LOOK_S = 0.5
+
+
+MOST_NAMED = 50
+"""Hosts in one sentence."""
 
 
 def known_host(name: str) -> Host:
@@ -29,9 +34,11 @@ def known_host(name: str) -> Host:
     """
     with transaction() as session:
         found = session.execute(select(Host, alive(settings())).where(Host.name == name)).one_or_none()
-        names = None if found else ", ".join(session.scalars(select(Host.name).order_by(Host.name)))
+        alike = "" if found else guess(session, Host.name, name)
+        names = None if found else ", ".join(session.scalars(select(Host.name).order_by(Host.name).limit(MOST_NAMED)))
     if found is None:
-        raise PreconditionFailed(f"there is no host {name!r}; known hosts: {names or 'none, start a worker first'}")
+        known = f"known hosts: {names or 'none, start a worker first'}"
+        raise PreconditionFailed(f"there is no host {name!r}; {alike}{known}")
     host, is_alive = found
     if not is_alive:
         raise Unavailable(

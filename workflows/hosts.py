@@ -14,6 +14,7 @@ from models.host import Host, HostState
 from models.roll import taken_out_by
 from models.said import say
 from workflows.capacity import CLOSED
+from workflows.meant import guess
 from workflows.selectors import OWN
 
 
@@ -68,7 +69,7 @@ def existing(session: Session, name: str) -> Host:
     """
     host = session.get(Host, name, with_for_update=NO_KEY_UPDATE)
     if host is None:
-        raise NotThere(f"there is no host {name!r}: see `drover host list`")
+        raise NotThere(f"there is no host {name!r}: {guess(session, Host.name, name)}see `drover host list`")
     return host
 
 

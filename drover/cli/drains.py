@@ -20,6 +20,7 @@ from drover.cli.options import (
     NewMaxDowntime,
     NewPriority,
     Selected,
+    Since,
     Timeout,
     Verify,
     VerifyRate,
@@ -189,10 +190,11 @@ def bring_home(
     )
 
 
-@app.command("list", epilog=examples("drover drain list", "drover drain list --all --json"))
+@app.command("list", epilog=examples("drover drain list", "drover drain list --since 7d --json"))
 def list_drains(
     everything: Annotated[bool, typer.Option("--all", help="Those that are done or cancelled as well.")] = False,
     selector: Selected = None,
+    since: Since = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="The newest N.")] = 100,
     as_json: AsJson = False,
 ) -> None:
@@ -202,8 +204,8 @@ def list_drains(
     from workflows.selectors import Selector
 
     wanted = Selector.read(selector) if selector else None
-    shots = drain_queries.newest(everything=everything, limit=limit, selector=wanted)
-    drain_view.listed(shots, everything, as_json=as_json)
+    shots = drain_queries.newest(everything=everything, limit=limit, selector=wanted, since=since)
+    drain_view.listed(shots, everything or since is not None, as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain show 3", "drover drain show --key kernel-42 --json"))

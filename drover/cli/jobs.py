@@ -13,6 +13,7 @@ from drover.cli.options import (
     NewMaxDowntime,
     NewPriority,
     Selected,
+    Since,
     Timeout,
     Wait,
     duration,
@@ -27,7 +28,7 @@ def group() -> None:
     """Moves: their progress and their results."""
 
 
-@app.command("list", epilog=examples("drover job list", "drover job list --all --guest web --json"))
+@app.command("list", epilog=examples("drover job list", "drover job list --since 7d --guest web --json"))
 def list_jobs(
     everything: Annotated[bool, typer.Option("--all", help="Those that are done or rolled back as well.")] = False,
     guest: Annotated[
@@ -35,6 +36,7 @@ def list_jobs(
         typer.Option(help="Of this guest only.", autocompletion=completion.guests, show_default=False),
     ] = None,
     selector: Selected = None,
+    since: Since = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="The newest N.")] = 100,
     as_json: AsJson = False,
 ) -> None:
@@ -44,8 +46,8 @@ def list_jobs(
     from workflows.selectors import Selector
 
     wanted = Selector.read(selector) if selector else None
-    shots = queries.newest(everything=everything, guest=guest, limit=limit, selector=wanted)
-    job_view.listed(shots, everything, as_json=as_json)
+    shots = queries.newest(everything=everything, guest=guest, limit=limit, selector=wanted, since=since)
+    job_view.listed(shots, everything or since is not None, as_json=as_json)
 
 
 @app.command(

@@ -218,4 +218,13 @@ IdempotencyKey = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")]
 
+Since = Annotated[
+    Any,
+    typer.Option(
+        metavar="TIME",
+        parser=duration,
+        help="All that were submitted in this time, like 24h or 7d, those that have ended too.",
+        show_default=False,
+    ),
+]
 AsHtml = Annotated[bool, typer.Option("--html", help="As one HTML page that needs nothing else (the default).")]

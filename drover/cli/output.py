@@ -1,7 +1,9 @@
 """Output: results to stdout, everything else to stderr; with `--json` one document alone on stdout."""
 
+import json
 import sys
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from drover.escaping import escaped, json_text
@@ -15,9 +17,27 @@ PIPE_WIDTH = 500
 """A pipe has no width: tables must not be cut at 80 columns there."""
 
 
+class Form(StrEnum):
+    """How results are printed: `--output`, with any command."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+
+
+form = Form.TABLE
+"""Of this process."""
+
+
 def emit(document: dict[str, Any]) -> None:
-    """Print the command's JSON document."""
-    print(json_text(document, indent=2))
+    """Print the command's document, as JSON unless YAML was asked for."""
+    if form is Form.YAML:
+        import yaml
+
+        print(yaml.safe_dump(json.loads(json_text(document)), sort_keys=False, allow_unicode=True), end="")
+    else:
+        print(json_text(document, indent=2))
 
 
 def say(sentence: str) -> None:
@@ -41,7 +61,7 @@ def table(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     for row in rows:
         made.add_row(*map(cell, row))
     console = Console(file=sys.stdout)
-    if not console.is_terminal:
+    if form is Form.WIDE or not console.is_terminal:
         console = Console(file=sys.stdout, width=PIPE_WIDTH)
     console.print(made)
 

@@ -125,7 +125,8 @@ def root(
 ) -> None:
     """Move running QEMU guests, local disks included, between hosts that share no storage.
 
-    DROVER_DATABASE_URL and DROVER_BROKER_URL in the environment name the database and the broker.
+    DROVER_DATABASE_URL and DROVER_BROKER_URL in the environment name the database and the broker. Every command takes
+    `--output table|wide|json|yaml`.
     """
 
 
@@ -133,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `drover` script."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        words = _formed(words)
         answer = app(words, prog_name="drover", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # `drover ... | head`: the reader has closed the pipe; print nothing, not even at exit
@@ -141,6 +143,24 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:
         answer = _report(error, as_json="--json" in words, debug="--debug" in words)
     sys.exit(int(answer) if isinstance(answer, int) else ExitCode.DONE)
+
+
+def _formed(words: list[str]) -> list[str]:
+    """Without `--output FORM`, which every command takes anywhere; JSON and YAML are what `--json` prints."""
+    output.form = output.Form.TABLE
+    for place, word in enumerate(words):
+        name, given, value = word.partition("=")
+        if word == "--":
+            break
+        if name == "--output":
+            value = value if given else "".join(words[place + 1 : place + 2])
+            if value not in list(output.Form):
+                raise typer.BadParameter(f"--output is one of {', '.join(output.Form)}, not {value!r}")
+            output.form = output.Form(value)
+            rest = [*words[:place], *words[place + (1 if given else 2) :]]
+            documents = output.form in {output.Form.JSON, output.Form.YAML} and "--json" not in rest
+            return [*rest, "--json"] if documents else rest
+    return words
 
 
 def _report(error: Exception, *, as_json: bool, debug: bool) -> ExitCode:

@@ -1,7 +1,7 @@
 """Queries for the display of drains."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import selectinload
@@ -101,13 +101,17 @@ def snapshot(drain_id: int) -> DrainShot:
     return found[0]
 
 
-def newest(*, everything: bool, limit: int, selector: Selector | None = None) -> list[DrainShot]:
+def newest(
+    *, everything: bool, limit: int, selector: Selector | None = None, since: timedelta | None = None
+) -> list[DrainShot]:
     """Drains, newest first; without `everything` only those that go on, or have left something.
 
-    A selector is about their hosts.
+    A selector is about their hosts. `since`: all that were submitted so long ago at the most.
     """
     query = select(Drain, func.now()).order_by(Drain.id.desc()).limit(limit)
-    if not everything:
+    if since is not None:
+        query = query.where(Drain.created_at > func.clock_timestamp() - since)
+    elif not everything:
         query = query.where(Drain.state.not_in([DrainState.DONE, DrainState.CANCELLED]))
     if selector is not None:
         query = query.where(Drain.host.in_(select(Host.name).where(selector.condition(hosts.labels()))))

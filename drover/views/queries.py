@@ -1,7 +1,7 @@
 """Queries for the display of jobs: one query each, without the columns that hold secrets."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from sqlalchemy import Select, func, select
@@ -93,13 +93,22 @@ def id_of(idempotency_key: str) -> int:
     return found
 
 
-def newest(*, everything: bool, guest: str | None, limit: int, selector: Selector | None = None) -> list[Snapshot]:
+def newest(
+    *,
+    everything: bool,
+    guest: str | None,
+    limit: int,
+    selector: Selector | None = None,
+    since: timedelta | None = None,
+) -> list[Snapshot]:
     """Jobs, newest first; without `everything` only those that are not done or rolled back.
 
-    A selector is about their guests.
+    A selector is about their guests. `since`: all that were submitted so long ago at the most.
     """
     query = with_scene().options(selectinload(Job.steps), selectinload(Job.disks)).order_by(Job.id.desc()).limit(limit)
-    if not everything:
+    if since is not None:
+        query = query.where(Job.created_at > func.clock_timestamp() - since)
+    elif not everything:
         query = query.where(unfinished())
     if guest is not None:
         query = query.where(Job.guest == guest)

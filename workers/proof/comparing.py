@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -34,8 +35,9 @@ class Peer:
     writer: asyncio.StreamWriter
 
     @classmethod
-    async def reach(cls, path: str) -> "Peer":
-        """By this host's end of the job's streams.
+    @asynccontextmanager
+    async def reached(cls, path: str) -> AsyncIterator["Peer"]:
+        """For the time of a `with` block, by this host's end of the job's streams.
 
         Raises:
             Transient: nobody is there, or there is no way.
@@ -45,7 +47,10 @@ class Peer:
         except PeerLost as error:
             raise Transient(str(error)) from error
         reader, writer = await asyncio.open_unix_connection(sock=unix, limit=LONGEST_LINE)
-        return cls(reader=reader, writer=writer)
+        try:
+            yield cls(reader=reader, writer=writer)
+        finally:
+            writer.close()
 
     async def ask(self, asked: Question) -> Answer:
         """Put a question.

@@ -88,8 +88,8 @@ def _alarm(ctx: Context, found: Health) -> str:
     job = ctx.job
     return (
         f"{job.guest} is not well on {job.destination}: {'; '.join(found.problems)}. It goes on there, and "
-        f"{job.source} keeps its images of the switchover until it has moved again: look at it, and "
-        f"`drover migrate {job.guest} --to {job.source}` brings it back"
+        f"{job.source} keeps its images of the switchover until it has moved again: look at it; "
+        f"`drover migrate {job.guest} --back` brings it back"
     )
 
 

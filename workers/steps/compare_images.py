@@ -6,7 +6,7 @@ Where they differ, or cannot be compared, the job stops and the source keeps all
 
 import asyncio
 
-from drover.errors import Fatal
+from drover.errors import Fatal, Transient
 from drover.words import count
 from models.documents import DiskProof, Proof, Range
 from models.job import Side, record_event
@@ -17,6 +17,7 @@ from workers.proof.protocol import BLOCK_BYTES
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
 from workers.streams.parameters import PROOF
+from workflows.migration.chain import BeginAnew, Restart
 
 NAMED = 5
 """Places in the sentence; the record has more."""
@@ -56,31 +57,34 @@ class CompareImagesSource(StepHandler):
 
     async def do(self, ctx: Context) -> None:
         ctx.note(proof=Proof())
-        await streams.connect(ctx)
-        async with reading.images(ctx) as ours:
-            peer = await Peer.reach(str(ctx.directory.socket(PROOF)))
-            try:
-                record = _Record(ctx)
-                for disk in ctx.source.disks:
-                    comparison = Comparison(
-                        index=disk.index,
-                        size_bytes=disk.virtual_size_bytes,
-                        ours=ours[disk.index],
-                        theirs=peer,
-                        brake=record.brake,
-                        bytes_per_s=ctx.job.options.verify_bytes_per_s,
-                        told=record.told,
-                    )
-                    record.done.append(await comparison.run())
-            finally:
-                peer.writer.close()
-        found = Proof(disks=tuple(record.done), finished=True)
+        try:
+            found = Proof(disks=await _compared(ctx), finished=True)
+        except Transient as error:  # the process at the destination, or the way to it, may be gone
+            raise BeginAnew(str(error), Restart.PROOF) from error
         unwell = ctx.job.health is not None and ctx.job.health.problems
         ctx.note(proof=found, progress_at=ctx.claim.now(), way_back_needed=bool(found.bytes_different or unwell))
         if found.bytes_different:
             raise Fatal(_alarm(ctx, found))
         with ctx.record() as (session, job, _step):
             record_event(session, job.id, by=ctx.claim.owner, action="verified", sentence=_sentence(found))
+
+
+async def _compared(ctx: Context) -> tuple[DiskProof, ...]:
+    await streams.connect(ctx)
+    record = _Record(ctx)
+    async with reading.images(ctx) as ours, Peer.reached(str(ctx.directory.socket(PROOF))) as peer:
+        for disk in ctx.source.disks:
+            comparison = Comparison(
+                index=disk.index,
+                size_bytes=disk.virtual_size_bytes,
+                ours=ours[disk.index],
+                theirs=peer,
+                brake=record.brake,
+                bytes_per_s=ctx.job.options.verify_bytes_per_s,
+                told=record.told,
+            )
+            record.done.append(await comparison.run())
+    return tuple(record.done)
 
 
 class _Record:

@@ -9,9 +9,12 @@ nothing but the two hosts may matter. So this step ends when the switchover proc
 import asyncio
 import time
 
+from sqlalchemy import select
+
 from drover.errors import Committed, Fatal
+from models.database import transaction
 from models.documents import Health, RamProgress, Switchover
-from models.job import Side, record_event
+from models.job import Job, Side, record_event
 from workers import hooks, incoming_qemu, mirrors, nbd_server
 from workers.health import agent
 from workers.hooks import Point
@@ -253,10 +256,9 @@ class _Progress:
         asyncio.get_running_loop().run_in_executor(None, self._record, ram)
 
     def _record(self, ram: dict[str, int]) -> None:
-        mine, at = self.ctx.job, self.ctx.claim.now()
-        with self.ctx.record() as (_, job, _step):
-            job.ram, job.progress_at = RamProgress.read(ram), at
-            mine.options = job.options  # which an operator may have changed
-        mine.ram, mine.progress_at = RamProgress.read(ram), at
-        terms = Terms(bandwidth_bytes_per_s=mirrors.budget(self.ctx), max_downtime_ms=mine.options.max_downtime_ms)
+        job = self.ctx.job
+        self.ctx.note(ram=RamProgress.read(ram), progress_at=self.ctx.claim.now())
+        with transaction() as session:  # an operator may have changed them
+            job.options = session.scalars(select(Job.options).where(Job.id == job.id)).one()
+        terms = Terms(bandwidth_bytes_per_s=mirrors.budget(self.ctx), max_downtime_ms=job.options.max_downtime_ms)
         terms.save(self.terms_file)

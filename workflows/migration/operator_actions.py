@@ -54,7 +54,7 @@ def _unchanged_since(session: Session, looked_at: Job) -> Job:
 def by_what_was_seen(job: Job, looked: reconcile.Look, by: str = "reconciliation") -> bool:
     """Go on with a job that needs an operator if both hosts' answers leave no doubt who owns the guest."""
     sides = {reconcile.Owner.SOURCE: Side.SOURCE, reconcile.Owner.DESTINATION: Side.DESTINATION}
-    if job.state is not JobState.NEEDS_OPERATOR or looked.verdict.owner not in sides:
+    if job.state is not JobState.NEEDS_OPERATOR or looked.verdict.owner not in sides or any(map(_unproven, job.steps)):
         return False
     resolve(job.id, sides[looked.verdict.owner], None, by=by)
     return True
@@ -100,13 +100,18 @@ def _on_to_destination(session: Session, job: Job, why: str, by: str) -> None:
     job.epoch += 1
     job.apply(session, JobEvent.GO_FORWARD, why, actor=Actor.OPERATOR, by=by)
     for step in job.remaining:
-        unproven = step.name == StepName.COMPARE_IMAGES and step.state is StepState.FAILED
+        unproven = _unproven(step)
         step.apply(StepEvent.REDO, Actor.OPERATOR)
         step.error = None
         if unproven:
             job.way_back_needed = True
         if unproven or step.name not in chain.ONCE_COMMITTED or step.host == job.fenced:
             _skip(step, why)
+
+
+def _unproven(step: Step) -> bool:
+    """Its images differ, or could not be compared: a person goes on without that, what hosts answer does not."""
+    return step.name == StepName.COMPARE_IMAGES and step.state is StepState.FAILED
 
 
 def _started_cold(session: Session, job: Job) -> None:

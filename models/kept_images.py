@@ -32,7 +32,7 @@ class KeptImage:
 
 
 def last_way_back() -> ColumnElement[bool]:
-    """Of jobs joined to nothing: the guest may have to go back to the images that this one left behind."""
+    """Of jobs: the guest may have to go back to the images that this one left behind."""
     later = aliased(Job)
     moved_again = exists().where(later.guest == Job.guest, later.id > Job.id, later.state == JobState.DONE)
     lives_there = exists().where(Guest.name == Job.guest, Guest.host == Job.destination)

@@ -101,7 +101,10 @@ def moved(guest: str, to: str, begun: datetime, *, took_s: float, downtime_ms: f
         job.ram = RamProgress(status="completed", transferred=GB, total=GB, bytes_per_s=10**8, passes=2)
         _all_steps(job, begun, took_s)
         for disk in job.disks:
-            disk.bytes_copied, disk.ready_at = disk.bytes_total, begun + timedelta(seconds=0.45 * took_s)
+            sync = next(step for step in job.steps if step.name == StepName.AWAIT_SYNC)
+            assert sync.started_at is not None
+            disk.bytes_copied = disk.bytes_total
+            disk.ready_at = sync.started_at + timedelta(seconds=took_s / len(job.steps) / 2)
         record_event(session, job_id, by="controller", action="running", sentence="the controller admits it")
         record_event(session, job_id, by=to, action="done", sentence=f"{guest} runs on {to}")
     return job_id

@@ -58,6 +58,16 @@ def test_a_job_is_released_and_its_story_says_by_whom(api: httpx.Client) -> None
     assert by == "ada@example.org (API)"
 
 
+def test_a_job_under_way_is_changed_and_what_is_left_out_stays(api: httpx.Client) -> None:
+    number = held()
+    assert api.post(f"/jobs/{number}/set", json={"priority": 5}, headers=token()).status_code == 200
+    answer = api.post(f"/jobs/{number}/set", json={"bandwidth_bytes_per_s": 10**8}, headers=token())
+    assert answer.status_code == 200
+    with transaction() as session:
+        job = session.get_one(Job, number)
+        assert (job.priority, job.options.bandwidth_bytes_per_s) == (5, 10**8)
+
+
 @pytest.mark.parametrize(
     ("headers", "status", "said"),
     [

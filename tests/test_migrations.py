@@ -121,7 +121,6 @@ def _rows_in_every_table() -> None:
         session.add(roll)
         session.flush()
         session.add(Budget(name="fleet", bytes_per_s=1))
-        session.add(Controller(id=1, looked_at=datetime.now(UTC)))
         session.add(PlanApproval(digest="d", by="alice", at=datetime.now(UTC)))
         session.add(HookRun(roll_id=roll.id, host="one"))
     for table in Base.metadata.sorted_tables:

@@ -53,6 +53,7 @@ def _noted() -> Iterator[str]:
 def _as_host(name: str) -> Iterator[None]:
     """This process has the role of a hypervisor's worker."""
     with transaction() as session:
+        session.execute(text("GRANT USAGE ON SCHEMA public TO PUBLIC"))  # as in every new database
         session.execute(text(f"DROP ROLE IF EXISTS {name}"))
         session.execute(text(f"CREATE ROLE {name} LOGIN IN ROLE drover_host"))
     try:

@@ -6,7 +6,8 @@ A question to this host and the start of the guest's QEMU both ask here, so that
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from drover.errors import PreconditionFailed
@@ -43,6 +44,20 @@ FORMATS = {"raw", "qcow2", "luks"}
 NO_QEMU = (0, 0, 0)
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Where the guest's own files lie here."""
+
+    disks: tuple[PlannedDisk, ...] = ()
+    qmp: str = ""
+    pidfile: str | None = None
+
+    @property
+    def images(self) -> set[str]:
+        """As the command line names them."""
+        return {disk.named or disk.destination_path for disk in self.disks}
+
+
 def derive(
     told: Statement, ours: Settings, rules: HostPolicy, chain: Chain = "keep", layout: Layout | None = None
 ) -> tuple[DestinationPlan, list[Check]]:
@@ -51,58 +66,25 @@ def derive(
     `layout` is what is wanted of its disks; the policy decides about it like about all else.
     """
     seen, root = told.inspection, told.guest_root
-    try:
-        relocate = _relocation(root, str(ours.guest_root))
-        disks = _disks(told, ours, rules, chain, layout or Layout())
-        qmp = _monitor(seen, disks, relocate)
-        pidfile = relocate(seen.pidfile) if seen.pidfile else None
-    except ValueError:
-        disks, qmp, pidfile = (), "", None
-        outside = [checks.NOT_BELOW_ROOT.found(f"not all files of the guest lie below {root}")]
-    except PreconditionFailed as error:
-        disks, qmp, pidfile = (), "", None
-        outside = [checks.LAYOUT.found(str(error))]
-    else:
-        outside = []
+    places, outside = _places(told, ours, rules, chain, layout or Layout())
     qemu, version, problems = _qemu(seen, rules)
     needed = destination.planned_files(seen, root, ours, rules)
-    below = {level.path for disk in seen.disks for level in disk.chain}
-    argv = destination_command_line(
-        seen.argv if chain == "keep" else without_backing_files(seen.argv, below),
-        machine_type=seen.machine_type,
-        source_root=root,
-        destination_root=str(ours.guest_root),
-        qemu=qemu,
-        image_paths=_elsewhere(seen, disks) | {file.source_path: file.destination_path for file in needed},
-        more=monitors.ours(qmp) if _needs_monitor(seen) else (),
-    )
-    argv = fitted(argv, {disk.named or disk.destination_path: _fit(disk) for disk in disks if _becomes_another(disk)})
     emulator = tpm.planned(seen, root, ours)
-    images = {disk.named or disk.destination_path for disk in disks}
+    argv = _command_line(told, ours, chain, places, {file.source_path: file.destination_path for file in needed}, qemu)
     problems += started_as.impossible(seen.started_as, rules) + taps.impossible(seen.started_as, rules)
     problems += tpm.impossible(seen, emulator, rules)
-    problems += outside + _disk_faults(disks, rules) + _path_faults(rules, qmp, pidfile)
-    handed = started_as.descriptors(seen.started_as)
-    against = command_line_refusals(argv, source_root=str(ours.guest_root), images=images, descriptors=handed)
-    problems += checks.at_destination(against)
-    spoken_to = {emulator.socket} if emulator is not None else set()
-    problems += [checks.POLICY.found(sentence) for sentence in violations(argv, rules, images, spoken_to)]
+    problems += outside + _disk_faults(places.disks, rules) + _path_faults(rules, places.qmp, places.pidfile)
+    problems += _forbidden(argv, seen, places.images, {emulator.socket} if emulator else set(), ours, rules)
+    warned = _warnings(seen, version, places.disks, ours.streams)
     live = known_bugs.live_ram_safe(seen.qemu_version, version, seen.accel, seen.argv)
-    changed = [checks.CHANGED_DISK.found(sentence) for sentence in changes(disks)]
-    warned = [
-        *_warnings(seen, version, ours.streams),
-        *changed,
-        *taps.warnings(seen.started_as),
-        *started_as.warnings(seen.started_as),
-    ]
     plan = DestinationPlan(
         argv=tuple(argv),
-        qmp=qmp,
-        pidfile=pidfile,
+        qmp=places.qmp,
+        pidfile=places.pidfile,
         qemu=qemu,
         qemu_version=version,
         ram="live" if live else "paused",
-        disks=disks,
+        disks=places.disks,
         files=needed,
         folders=destination.planned_folders(seen, root, ours),
         tpm=emulator,
@@ -112,11 +94,60 @@ def derive(
     return plan, list(checks.told_once(problems))
 
 
-def _warnings(seen: Inspection, version: known_bugs.Version, streams: StreamSecurity) -> list[Check]:
-    bugs = known_bugs.warnings(seen.qemu_version, seen.accel, seen.argv, destination_version=version)
-    plain = "its disks and RAM go over the network in plain text: DROVER_STREAMS is plain on both hosts"
-    found = [*bugs, checks.PLAIN_STREAMS.found(plain)] if streams is StreamSecurity.PLAIN else bugs
-    return checks.at_destination(found)
+def _places(
+    told: Statement, ours: Settings, rules: HostPolicy, chain: Chain, layout: Layout
+) -> tuple[_Places, list[Check]]:
+    """None, with the reason, where not all of them can lie here."""
+    seen, root = told.inspection, told.guest_root
+    relocate = _relocation(root, str(ours.guest_root))
+    try:
+        disks = _disks(told, ours, rules, chain, layout)
+        pidfile = relocate(seen.pidfile) if seen.pidfile else None
+        return _Places(disks, _monitor(seen, disks, relocate), pidfile), []
+    except ValueError:
+        return _Places(), [checks.NOT_BELOW_ROOT.found(f"not all files of the guest lie below {root}")]
+    except PreconditionFailed as error:
+        return _Places(), [checks.LAYOUT.found(str(error))]
+
+
+def _command_line(
+    told: Statement, ours: Settings, chain: Chain, places: _Places, files: Mapping[str, str], qemu: str
+) -> list[str]:
+    seen = told.inspection
+    below = {level.path for disk in seen.disks for level in disk.chain}
+    argv = destination_command_line(
+        seen.argv if chain == "keep" else without_backing_files(seen.argv, below),
+        machine_type=seen.machine_type,
+        source_root=told.guest_root,
+        destination_root=str(ours.guest_root),
+        qemu=qemu,
+        image_paths={**_elsewhere(seen, places.disks), **files},
+        more=monitors.ours(places.qmp) if _needs_monitor(seen) else (),
+    )
+    others = {disk.named or disk.destination_path: _fit(disk) for disk in places.disks if _becomes_another(disk)}
+    return fitted(argv, others)
+
+
+def _forbidden(
+    argv: Sequence[str], seen: Inspection, images: set[str], spoken_to: set[str], ours: Settings, rules: HostPolicy
+) -> list[Check]:
+    """What no QEMU may be started with here."""
+    handed = started_as.descriptors(seen.started_as)
+    against = command_line_refusals(argv, source_root=str(ours.guest_root), images=images, descriptors=handed)
+    forbidden = violations(argv, rules, images, spoken_to)
+    return [*checks.at_destination(against), *(checks.POLICY.found(sentence) for sentence in forbidden)]
+
+
+def _warnings(
+    seen: Inspection, version: known_bugs.Version, disks: Sequence[PlannedDisk], streams: StreamSecurity
+) -> list[Check]:
+    found = known_bugs.warnings(seen.qemu_version, seen.accel, seen.argv, destination_version=version)
+    if streams is StreamSecurity.PLAIN:
+        plain = "its disks and RAM go over the network in plain text: DROVER_STREAMS is plain on both hosts"
+        found.append(checks.PLAIN_STREAMS.found(plain))
+    changed = [checks.CHANGED_DISK.found(sentence) for sentence in changes(disks)]
+    handed = [*taps.warnings(seen.started_as), *started_as.warnings(seen.started_as)]
+    return [*checks.at_destination(found), *changed, *handed]
 
 
 def _relocation(source_root: str, destination_root: str) -> Relocate:

@@ -83,11 +83,59 @@ def _argv(pid: int) -> list[str]:
 
 
 async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> Inspection:
-    qmp = question.qmp
-    identity = _process(monitor.pid)
-    secrets = inline_secrets.contents(identity.argv)
-    argv = inline_secrets.in_files(identity.argv, _place(identity, qmp, settings))
-    identity = identity.saying(await plugged.as_it_is_now(monitor, argv))
+    identity, secrets = await _identified(monitor, question.qmp, settings)
+    facts, devices, layout, present, blockers, exports = await asyncio.gather(
+        _facts(monitor),
+        block.device_names(monitor),
+        machine(monitor),
+        _disks(monitor, identity, settings),
+        _blockers(monitor, identity.argv),
+        process_state.exports(monitor),
+    )
+    emulator, strange = await asyncio.to_thread(tpm.read, present.argv)
+    needed = await asyncio.to_thread(
+        listing.listed,
+        present.argv,
+        identity.process,
+        present.disks,
+        present.media,
+        (question.qmp, identity.pidfile, *tpm.places(emulator)),
+        settings,
+        question.chain,
+        secrets,
+    )
+    launcher = await asyncio.to_thread(_launcher, identity.process, settings)
+    stays = [checks.LAUNCHER_STAYS.found(launcher.stays)] if launcher.stays else []
+    forbidden = _forbidden(identity, settings)
+    against = [*forbidden, *present.refusals, *strange, *needed.refusals, *blockers, *stays]
+    bugs = known_bugs.warnings(facts["qemu_version"], facts["accel"], identity.argv)
+    told = checks.told_once([*against, *process_state.untold(identity.argv), *exports, *bugs])
+    seen = Inspection(
+        **facts,
+        pid=identity.process.pid,
+        started=identity.process.started,
+        process=processes.identity(identity.process),
+        argv=tuple(present.argv),
+        exe=identity.exe,
+        pidfile=identity.pidfile,
+        qmp=question.qmp,
+        devices=tuple(devices),
+        started_as=started_as.read(identity.process, identity.argv, identity.handed, await vcpus.threads(monitor)),
+        tpm=emulator,
+        topology=layout,
+        disks=present.disks,
+        files=tuple(needed.files.values()),
+        folders=tuple(needed.folders.values()),
+        refusals=preflight.refusals(told),
+        warnings=preflight.warnings(told),
+        checks=checks.completed("source", told),
+        launcher=launcher,
+    )
+    return seen if forbidden else attestation.attested(seen, settings)
+
+
+async def _facts(monitor: Monitor) -> dict[str, Any]:
+    """What QEMU says of its machine, by the fields of `Inspection`."""
     told, kvm, machine_type, status, memory, cpus, uuid = await asyncio.gather(
         monitor.query("query-version"),
         monitor.query("query-kvm"),
@@ -97,61 +145,15 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         monitor.query("query-cpus-fast"),
         monitor.query("query-uuid"),
     )
-    devices, layout, (argv, disks, media, found), blockers = await asyncio.gather(
-        block.device_names(monitor),
-        machine(monitor),
-        _disks(monitor, identity, settings),
-        _blockers(monitor, identity.argv),
-    )
-    forbidden = _forbidden(identity, settings)
-    emulator, strange = await asyncio.to_thread(tpm.read, argv)
-    needed = await asyncio.to_thread(
-        listing.listed,
-        argv,
-        identity.process,
-        disks,
-        media,
-        (qmp, identity.pidfile, *tpm.places(emulator)),
-        settings,
-        question.chain,
-        secrets,
-    )
-    version = known_bugs.version(told)
-    accel: known_bugs.Accel = "kvm" if kvm["enabled"] else "tcg"
-    bugs = known_bugs.warnings(version, accel, identity.argv)
-    launcher = await asyncio.to_thread(_launcher, identity.process, settings)
-    stays = [checks.LAUNCHER_STAYS.found(launcher.stays)] if launcher.stays else []
-    untold = [*process_state.untold(identity.argv), *await process_state.exports(monitor)]
-    against = [*forbidden, *found, *strange, *needed.refusals, *blockers, *stays]
-    seen_of_it = checks.told_once([*against, *untold, *bugs])
-    seen = Inspection(
-        pid=identity.process.pid,
-        started=identity.process.started,
-        process=processes.identity(identity.process),
-        argv=tuple(argv),
-        exe=identity.exe,
-        pidfile=identity.pidfile,
-        uuid=uuid["UUID"] if uuid["UUID"] != NO_UUID else None,
-        qmp=qmp,
-        qemu_version=version,
-        accel=accel,
-        machine_type=str(machine_type).removesuffix("-machine"),
-        runstate=status["status"],
-        memory_bytes=_memory(memory),
-        cpus=len(cpus),
-        devices=tuple(devices),
-        started_as=started_as.read(identity.process, identity.argv, identity.handed, await vcpus.threads(monitor)),
-        tpm=emulator,
-        topology=layout,
-        disks=disks,
-        files=tuple(needed.files.values()),
-        folders=tuple(needed.folders.values()),
-        refusals=preflight.refusals(seen_of_it),
-        warnings=preflight.warnings(seen_of_it),
-        checks=checks.completed("source", seen_of_it),
-        launcher=launcher,
-    )
-    return seen if forbidden else attestation.attested(seen, settings)
+    return {
+        "qemu_version": known_bugs.version(told),
+        "accel": "kvm" if kvm["enabled"] else "tcg",
+        "machine_type": str(machine_type).removesuffix("-machine"),
+        "runstate": status["status"],
+        "memory_bytes": memory["base-memory"] + memory.get("plugged-memory", 0),
+        "cpus": len(cpus),
+        "uuid": uuid["UUID"] if uuid["UUID"] != NO_UUID else None,
+    }
 
 
 def _launcher(qemu: Process, settings: Settings) -> Launcher:
@@ -179,6 +181,14 @@ class _Identity:
         """As if it had been started with another command line."""
         handed = taps.handed_over(self.process, argv)
         return replace(self, started=replace(self.started, argv=argv), handed=handed)
+
+
+async def _identified(monitor: Monitor, qmp: str, settings: Settings) -> tuple[_Identity, dict[str, bytes]]:
+    """The guest's process with the command line that makes it as it is now, and the secrets that stood on it."""
+    identity = _process(monitor.pid)
+    secrets = inline_secrets.contents(identity.argv)
+    argv = inline_secrets.in_files(identity.argv, _place(identity, qmp, settings))
+    return identity.saying(await plugged.as_it_is_now(monitor, argv)), secrets
 
 
 def _process(pid: int) -> _Identity:
@@ -216,10 +226,6 @@ def _forbidden(identity: _Identity, settings: Settings) -> list[Check]:
     return found
 
 
-def _memory(summary: dict[str, int]) -> int:
-    return summary["base-memory"] + summary.get("plugged-memory", 0)
-
-
 async def machine(monitor: Monitor) -> Topology:
     """The machine's CPU, devices and RAM in a form that can be compared across hosts."""
     ramblocks = await monitor.query("x-query-ramblock")
@@ -230,10 +236,19 @@ async def machine(monitor: Monitor) -> Topology:
     )
 
 
-async def _disks(
-    monitor: Monitor, seen: _Identity, settings: Settings
-) -> tuple[list[str], tuple[SourceDisk, ...], tuple[ReadOnlyImage, ...], list[Check]]:
-    """The command line with what is in the drives now, disks, what cannot be written, and what is against a move."""
+@dataclass(frozen=True)
+class _Present:
+    """What is in a guest's drives now."""
+
+    argv: list[str]
+    """The command line that says so."""
+    disks: tuple[SourceDisk, ...]
+    media: tuple[ReadOnlyImage, ...]
+    """What cannot be written."""
+    refusals: list[Check]
+
+
+async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> _Present:
     replies = {
         "query_block": await monitor.query("query-block"),
         "named_block_nodes": await monitor.query("query-named-block-nodes"),
@@ -260,7 +275,7 @@ async def _disks(
             argv, source_root=str(settings.guest_root), images=elsewhere, descriptors=seen.handed.looked_at
         ),
     ]
-    return argv, found, tuple(media), refusals
+    return _Present(argv, found, tuple(media), refusals)
 
 
 def _with_present_media(

@@ -82,7 +82,12 @@ def migrate(asked: MigrationSubmission, person: Operator) -> Document:
 @router.post("/jobs/{number}/set")
 def change(number: Number, wanted: Change, person: Operator) -> Document:
     """As `drover job set`."""
-    jobs.change(number, **wanted.model_dump(), by=person.by)
+    changes = jobs.Changes(
+        bandwidth_bytes_per_s=wanted.bandwidth_bytes_per_s,
+        max_downtime_ms=wanted.max_downtime_ms,
+        priority=wanted.priority,
+    )
+    jobs.change(number, changes, by=person.by)
     return documents.job(number)
 
 

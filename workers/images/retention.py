@@ -119,7 +119,7 @@ def set_aside(ctx: Context) -> None:
     for planned in ctx.disks:
         ctx.guard()
         if planned.index in found:
-            again(ctx.settings, job.id, names[planned.index], records.mark(found[planned.index]))
+            remember(ctx.settings, job.id, names[planned.index], records.mark(found[planned.index]))
             _rename(ctx, planned, names[planned.index])
     ctx.job.disks = job.disks
     if not kept_for:
@@ -213,7 +213,7 @@ def delete_expired(settings: Settings) -> None:
         if there is not None and not ours:
             log.warning("%s stays for good: this host did not set it aside", path, extra=about)
             continue
-        no_longer(settings, disk.job_id, path)
+        forget(settings, disk.job_id, path)
         records.way_back(settings, disk.job_id).unlink(missing_ok=True)
         if stays:
             log.info(
@@ -240,13 +240,13 @@ def _delete_more(settings: Settings, job_id: int) -> None:
             record.forget(path)
 
 
-def again(settings: Settings, job_id: int, path: str, mark: int) -> None:
+def remember(settings: Settings, job_id: int, path: str, mark: int) -> None:
     """Write down that an image which a job's guest left behind is there; `mark` is that of `records.mark`."""
     with _records:
         records.retired(settings, job_id).add({path: mark})
 
 
-def no_longer(settings: Settings, job_id: int, path: Path) -> None:
+def forget(settings: Settings, job_id: int, path: Path) -> None:
     """It is not, or it is a guest's disk again."""
     with _records:
         records.retired(settings, job_id).forget(path)

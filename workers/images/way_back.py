@@ -178,7 +178,7 @@ def take(ctx: Context, way: WayBack) -> None:
                 put_back(ctx)
                 raise Transient(f"{kept_at} cannot be taken back as {path}: {error}") from error
         files.unlink(kept_at)
-        retention.no_longer(ctx.settings, way.job, kept_at)
+        retention.forget(ctx.settings, way.job, kept_at)
     records.way_back(ctx.settings, way.job).unlink(missing_ok=True)
 
 
@@ -200,7 +200,7 @@ def put_back(ctx: Context) -> None:
         ctx.guard()
         path, kept_at = Path(image.path), Path(image.kept_at)
         if ctx.directory.manifest.owns(path):
-            retention.again(ctx.settings, way.job, image.kept_at, image.evidence.inode)
+            retention.remember(ctx.settings, way.job, image.kept_at, image.evidence.inode)
             with suppress(FileExistsError):  # of a worker that died here
                 files.link(path, kept_at.name)
             files.unlink(path)

@@ -87,15 +87,8 @@ def _is_of_no_network(address: str) -> bool:
 
 def _ports(ours: Settings) -> Check:
     """Each is listened at for a moment. The firewall is not asked."""
-    from workers.streams import supervisor
-
-    free = total = 0
-    for total, port in enumerate(range(ours.ports.first, ours.ports.last + 1), start=1):  # noqa: B007 - counts
-        try:
-            supervisor.listen(ours, port).close()
-            free += 1
-        except OSError:
-            continue
+    ports = range(ours.ports.first, ours.ports.last + 1)
+    free, total = sum(_is_free(ours, port) for port in ports), len(ports)
     found = f"{free} of {total} ports ({ours.ports}) are free at {ours.address}"
     fix = "end what uses them (`ss --listening --tcp --processes`), or give more with DROVER_PORTS"
     if not free:
@@ -103,6 +96,16 @@ def _ports(ours: Settings) -> Check:
     if 2 * free < total:
         return warning("ports", found, fix)
     return ok("ports", f"{found}; a firewall has to let other hosts reach them")
+
+
+def _is_free(ours: Settings, port: int) -> bool:
+    from workers.streams import supervisor
+
+    try:
+        supervisor.listen(ours, port).close()
+    except OSError:
+        return False
+    return True
 
 
 def _rooms(ours: Settings) -> Iterator[Check]:

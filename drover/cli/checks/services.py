@@ -13,7 +13,7 @@ from drover.cli.errors import fault
 from drover.settings import Settings
 from drover.words import count
 
-LIMITS_OF_A_WORKER = (("job", "wait_reason"), ("guest", "launcher"), ("host", "qemus"), ("storage", "free_bytes"))
+WRITTEN_BY_WORKERS = (("job", "wait_reason"), ("guest", "launcher"), ("host", "qemus"), ("storage", "free_bytes"))
 """Columns that a worker writes; among them the newest that deploy/postgres/hosts.sql grants."""
 CLOCKS_NEAR = timedelta(seconds=1)
 EXPIRES_SOON = timedelta(days=30)
@@ -96,7 +96,7 @@ def role(ours: Settings) -> Iterator[Check]:
     may = text("SELECT has_column_privilege(:table, :column, 'UPDATE')")
     with transaction() as session:
         owns = session.scalar(owner)
-        lacks = [f"{t}.{c}" for t, c in LIMITS_OF_A_WORKER if not session.scalar(may, {"table": t, "column": c})]
+        lacks = [f"{t}.{c}" for t, c in WRITTEN_BY_WORKERS if not session.scalar(may, {"table": t, "column": c})]
     if lacks:
         fix = "after each `drover db upgrade` run deploy/postgres/hosts.sql"
         yield problem("database-role", f"this role may not write {', '.join(lacks)}", fix)

@@ -89,6 +89,8 @@ def migrate(
     """
     from drover.cli import migration_submission
 
+    if to is None and not back:
+        raise typer.BadParameter("say where it is to go: --to HOST, or --back")
     layout = layout_options.layout(disk, storage, image_format, thick, overwrite_device)
     migration_submission.submit(
         guest,

@@ -20,7 +20,7 @@ test: check ## Check, then run the whole suite, real guests included
 	.venv/bin/pytest -n auto
 
 test-guests: setup ## Move a guest of every launch line that we know there and back (root; about ten minutes)
-	.venv/bin/pytest -m 'guests or all_lines' tests/test_launch_lines.py
+	.venv/bin/pytest -m 'guests or all_lines' tests/guests/test_launch_lines.py
 
 chaos: setup ## Run the whole crash matrix and write docs/crash-matrix.md (LANES=2 labs at a time; about two hours)
 	PYTHONPATH=. .venv/bin/python -m tests.chaos.matrix --lanes $(or $(LANES),2)
@@ -38,7 +38,7 @@ compose: setup ## Bring up the compose stack for real and restart each service d
 
 check-console: setup ## Look at the console's pages in Debian's chromium, and measure those of a large fleet
 	@command -v chromium >/dev/null || { echo "install Debian's package chromium" >&2; exit 1; }
-	.venv/bin/pytest tests/test_console.py tests/test_console_actions.py tests/test_console_in_a_browser.py
+	.venv/bin/pytest tests/database/test_console.py tests/database/test_console_actions.py tests/database/test_console_in_a_browser.py
 	.venv/bin/python -m bench --quick --part console
 
 check: setup ## Lint, formatting, words, types, layers; insecure code, secrets, known vulnerabilities

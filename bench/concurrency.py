@@ -13,7 +13,7 @@ from lab.guest.spec import DiskSpec
 from models.database import transaction
 from models.drain import DrainKind
 from models.job import Step, StepState
-from workers import processes
+from workers.process import processes
 from workflows.drain import commands
 from workflows.drain.commands import DrainRequest
 

@@ -13,9 +13,10 @@ from bench.figures import Figure, median
 from bench.measuring import cpu_s
 from bench.moves import MIB, turns
 from lab.directory import Lab
-from workers import processes, writeback
-from workers.nbd_server import ALLOCATION
-from workers.processes import Process
+from workers.disks import writeback
+from workers.disks.nbd_server import ALLOCATION
+from workers.process import processes
+from workers.process.processes import Process
 
 PLAIN, MEMORY, ALL = "plain", "memory kept", "memory kept, written meanwhile"
 WAYS = (PLAIN, MEMORY, ALL)

@@ -22,7 +22,7 @@ from lab.guest.verify import ImageRef, VerifyReport, verify
 from models.database import transaction
 from models.documents import Downtime, MigrationOptions
 from models.job import Job, JobState
-from workers import processes
+from workers.process import processes
 from workers.qemu.monitor import MonitorLost, connect
 from workflows import guests as records
 from workflows.migration import jobs, preflight

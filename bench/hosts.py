@@ -13,7 +13,7 @@ from lab.directory import Lab
 from lab.guest.spec import DiskSpec
 from models.database import forget, transaction
 from models.job import Job
-from workers import processes
+from workers.process import processes
 
 REST_S = 20.0
 OURSELVES = "bench"

@@ -26,7 +26,7 @@ from lab.guest.boot_files import boot_files, default_cache
 from lab.guest.command_line import kernel_words
 from lab.guest.spec import DiskSpec, GuestSpec, create_images
 from models.documents import MigrationOptions
-from workers import processes
+from workers.process import processes
 
 SCRIPT = Path(__file__).with_name("libvirtd.sh")
 DOMAIN = Template(Path(__file__).with_name("libvirt.xml").read_text())

@@ -22,9 +22,9 @@ from lab.directory import LONGEST_PATH, MARKER, Lab, LabHost, host_names
 from lab.guest.boot_files import default_cache
 from models.database import forget, transaction
 from models.host import Host
-from workers import processes
-from workers.policy import FIRMWARE
-from workers.processes import Process
+from workers.process import processes
+from workers.process.processes import Process
+from workers.trust.policy import FIRMWARE
 
 START_TIMEOUT_S = 60.0
 FLOWER_COLUMNS = "name,args,kwargs,state,received,runtime,worker"

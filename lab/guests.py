@@ -19,8 +19,8 @@ from lab.guest.verify import ImageRef, VerifyReport, verify
 from models.database import transaction
 from models.guest import Guest
 from models.job import Job, JobState
-from workers import processes
-from workers.processes import Process
+from workers.process import processes
+from workers.process.processes import Process
 from workers.qemu.monitor import connect
 from workflows import guests
 

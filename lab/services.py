@@ -17,8 +17,8 @@ import redis
 
 from drover.errors import PreconditionFailed
 from lab.directory import Lab
-from workers import processes
-from workers.processes import Process, process
+from workers.process import processes
+from workers.process.processes import Process, process
 
 START_TIMEOUT_S = 30.0
 

@@ -235,7 +235,7 @@ class SeenQemu(Part):
     """A QEMU that runs on a host, as its process alone shows it."""
 
     process: str
-    """See `workers.processes.identity`."""
+    """See `workers.process.processes.identity`."""
     pid: int
     name: str | None = None
     """Of `-name`."""

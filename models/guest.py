@@ -35,7 +35,7 @@ class Guest(Base):
     qmp: Mapped[str] = mapped_column(Text)
     """Path of the QMP socket on that host."""
     process: Mapped[str | None] = mapped_column(Text)
-    """Its QEMU as last seen, see `workers.processes.identity`: equal for two names of one process."""
+    """Its QEMU as last seen, see `workers.process.processes.identity`: equal for two names of one process."""
     uuid: Mapped[str | None] = mapped_column(String(36))
     """Its machine's, where one is set; it goes with the guest to its next host."""
     launcher: Mapped[Launcher | None] = mapped_column(Typed(Launcher))

@@ -43,7 +43,7 @@ class Host(Base):
     """What an operator set for this host alone; null: as the fleet, see `models.fleet`. Likewise the next."""
     retention: Mapped[timedelta | None] = mapped_column(Interval)
     public_key: Mapped[str | None] = mapped_column(String(64))
-    """What its worker shows, see `workers.host_key`. Base64."""
+    """What its worker shows, see `workers.trust.host_key`. Base64."""
     trusted_key: Mapped[str | None] = mapped_column(String(64))
     """What counts, see `workflows.host_keys`."""
     qemus: Mapped[SeenQemus | None] = mapped_column(Typed(SeenQemus))

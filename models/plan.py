@@ -275,7 +275,7 @@ class Attestation(Part):
 
     host: str
     public_key: str
-    """As `workers.host_key` writes it, like the signature."""
+    """As `workers.trust.host_key` writes it, like the signature."""
     statement: str
     """A `Statement` as JSON, to the letter as it was signed."""
     signature: str
@@ -290,7 +290,7 @@ class Inspection(Versioned):
     started: int
     """When the process was started, in ticks since boot: with `pid` it names the process."""
     process: str | None = None
-    """See `workers.processes.identity`; None: a worker of Drover 0.1 before revision 0006."""
+    """See `workers.process.processes.identity`; None: a worker of Drover 0.1 before revision 0006."""
     uuid: str | None = None
     """The machine's, where one is set."""
     qmp: str

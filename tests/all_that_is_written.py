@@ -13,11 +13,12 @@ from models.host_rpc import Orphans
 from models.job import Direction, Job, Side, Step
 from models.transitions import Actor
 from tests import documents, factories
-from workers import held_plan, mirrors
+from workers.disks import mirrors
 from workers.images import retention
 from workers.qemu.block import Mirror
 from workers.step import Context
 from workers.steps.migrate_ram import MigrateRamSource, _Progress
+from workers.trust import held_plan
 from workflows import receivers
 from workflows.migration import claims, jobs
 

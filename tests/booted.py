@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.helpers import until
-from workers import processes
-from workers.processes import Process
+from workers.process import processes
+from workers.process.processes import Process
 
 
 def may_be_made() -> bool:

@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What takes long is done a few times, or as often as is asked for."""
-    parser.addoption("--round-trips", type=int, default=2, help="of the guest in tests/test_way_back.py")
+    parser.addoption("--round-trips", type=int, default=2, help="of the guest in tests/guests/test_way_back.py")
 
 
 @pytest.fixture(scope="session")

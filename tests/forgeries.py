@@ -1,7 +1,7 @@
 """What somebody who can write every row and every message tries with a worker, and what comes of it.
 
-`docs/security.md` shows the table; `tests/test_forgeries.py` tries each against the worker's own code and a real
-Postgres.
+`docs/security.md` shows the table; `tests/database/test_forgeries.py` tries each against the worker's own code and a
+real Postgres.
 """
 
 import asyncio
@@ -27,13 +27,15 @@ from models.job import Direction, Disk, Job, JobState, Side, Step
 from models.plan import Inspection, Plan
 from models.transitions import StepState
 from tests import documents, factories
-from workers import attestation, derivation, executor, host_key, host_rpc, inspection, known_hosts, policy
-from workers.as_started import AsStarted
-from workers.processes import process, spawn
-from workers.run_marker import SET_CONTENT
+from workers import executor, host_rpc
+from workers.guest.run_marker import SET_CONTENT
+from workers.preflight import derivation, inspection
+from workers.preflight.as_started import AsStarted
+from workers.process.processes import process, spawn
 from workers.step import Context, JobDirectory
 from workers.steps import STEPS
 from workers.streams import supervisor
+from workers.trust import attestation, host_key, known_hosts, policy
 from workflows.migration import claims
 from workflows.migration.chain import LINKS, StepName
 from workflows.migration.claims import Claim

@@ -18,8 +18,8 @@ from models.database import transaction
 from models.documents import MigrationOptions
 from models.job import Event, Job, JobState
 from tests import saved_guests
-from workers import processes
-from workers.processes import Process
+from workers.process import processes
+from workers.process.processes import Process
 from workflows import guests as guest_records
 from workflows.migration import jobs
 

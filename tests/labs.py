@@ -19,7 +19,7 @@ BRISK = {
 }
 """What was lost is found sooner than by default, and a busy machine still keeps up with it.
 
-A lab with the defaults is in `tests/test_default_timings.py`.
+A lab with the defaults is in `tests/guests/test_default_timings.py`.
 """
 
 

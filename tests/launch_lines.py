@@ -30,7 +30,7 @@ from lab.directory import Lab, LabHost
 from models.documents import MigrationOptions
 from models.job import JobState
 from tests.helpers import Moves, until
-from workers import processes
+from workers.process import processes
 from workers.qemu import balloon, inline_secrets
 from workers.qemu.bitmaps import is_theirs
 from workers.qemu.monitor import Monitor, MonitorLost, connect

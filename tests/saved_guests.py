@@ -1,7 +1,8 @@
 """Guests that need not boot: each kind boots once in a run of the tests, and all others go on from its saved state.
 
 A boot under emulation takes seconds of a whole core, going on from a saved state a tenth of that. What is restored is a
-real guest with real images; only `tests/test_lab_guest.py` and what boots through `lab.guests` begin at its kernel.
+real guest with real images; only `tests/guests/test_lab_guest.py` and what boots through `lab.guests` begin at its
+kernel.
 """
 
 import asyncio
@@ -22,10 +23,10 @@ from lab.directory import Lab
 from lab.guest.boot_files import boot_files, default_cache
 from lab.guest.command_line import command_line
 from lab.guest.spec import DiskSpec, GuestSpec, create_images
-from workers import processes
-from workers.processes import Process
+from workers.guest.qmp_ready import monitor_ready
+from workers.process import processes
+from workers.process.processes import Process
 from workers.qemu.monitor import Monitor, connect
-from workers.qmp_ready import monitor_ready
 
 FOLDER_VARIABLE = "DROVER_TEST_SAVED_GUESTS"
 STATE = "ram.state"

@@ -12,7 +12,7 @@ import psycopg
 from lab import services
 from lab.directory import Lab
 from tests.helpers import until
-from workers import processes
+from workers.process import processes
 
 FIRST, SECOND = "postgres", "standby"
 """Under these names the servers are started."""

@@ -22,9 +22,10 @@ from pathlib import Path
 from drover.errors import Fatal, StepError, Transient
 from models.hook import HookCall, HookDisk
 from models.job import Direction, record_event
-from workers import files, policy, programs
+from workers import files, programs
 from workers.images.manifest import write_durably
 from workers.step import Context
+from workers.trust import policy
 
 NAME = re.compile(r"[0-9A-Za-z][\w.-]*?(?:@(?P<user>[a-z_][\w-]*))?(?P<warn>\.warn)?")
 GUESTS = "guests"

@@ -13,8 +13,10 @@ from models.contracts import Versioned
 from models.database import transaction
 from models.host import HostRequest, RequestState
 from models.host_rpc import Refusal, read_question
-from workers import destination_check, guest_probe, guest_scan, inspection, orphans
+from workers import orphans
+from workers.guest import guest_probe
 from workers.launcher import cold
+from workers.preflight import destination_check, guest_scan, inspection
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workers.environment import handed_on
+from workers.process.environment import handed_on
 
 LINES = 3
 LONGEST_SAID = 500
@@ -42,7 +42,7 @@ async def run(
 ) -> Outcome:
     """Run it to its end; whatever it started ends with it when it takes too long.
 
-    It gets `workers.environment.handed_on`, what `environment` adds, and `told` on its standard input.
+    It gets `workers.process.environment.handed_on`, what `environment` adds, and `told` on its standard input.
     """
     try:
         process = await asyncio.create_subprocess_exec(

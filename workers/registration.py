@@ -32,12 +32,14 @@ from models.database import away, patiently, transaction
 from models.documents import HostFacts
 from models.host import Host
 from models.transitions import Actor
-from workers import files, guest_watch, host_key, policy, upgrade
+from workers import files, upgrade
 from workers.executor import STOPPING
+from workers.guest import guest_watch
 from workers.images import retention
-from workers.machine import boot, machine
+from workers.process.machine import boot, machine
 from workers.qemu import program
 from workers.storage import places, watch
+from workers.trust import host_key, policy
 from workflows import outages
 from workflows.migration import claims
 

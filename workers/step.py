@@ -24,12 +24,14 @@ from models.documents import NbdServer, Switchover
 from models.job import Job, Side
 from models.job import Step as StepRow
 from models.plan import DestinationPlan, Inspection, Plan, PlannedDisk
-from workers import files, held_plan, run_marker
+from workers import files
+from workers.guest import run_marker
 from workers.images.manifest import Manifest
 from workers.images.records import ImageRecord
-from workers.processes import Process
+from workers.process.processes import Process
 from workers.qemu import monitor
 from workers.storage.volumes import Volumes
+from workers.trust import held_plan
 from workflows.migration.claims import Claim, fenced, note
 
 Known = TypeVar("Known")

@@ -13,8 +13,8 @@ from drover.errors import UnreadableDocument
 from drover.settings import Settings
 from models.database import transaction
 from models.job import Job, unfinished
-from workers import held_plan
 from workers.step import JobDirectory
+from workers.trust import held_plan
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from models.drain import DrainKind
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, JobState
-from workers import processes
+from workers.process import processes
 from workflows import fleet_limits
 from workflows.drain import commands, planner
 from workflows.drain.commands import DrainRequest

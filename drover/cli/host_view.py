@@ -7,8 +7,8 @@ from drover.settings import Settings, settings
 from drover.views import documents
 from models.base import Document
 from models.host import Host, HostState
-from workers import host_key, known_hosts
-from workers.policy import PUBLIC_KEY
+from workers.trust import host_key, known_hosts
+from workers.trust.policy import PUBLIC_KEY
 from workflows import selectors
 from workflows.fleet_limits import OF_ONE_HOST, spelled
 from workflows.selectors import Selector

@@ -24,7 +24,7 @@ from drover.settings import settings
 from models.database import patiently, transaction
 from models.host import Host
 from models.roll import OUTPUT_KEPT, HookRun, Roll
-from workers.environment import handed_on
+from workers.process.environment import handed_on
 from workflows.roll import hooks
 
 log = logging.getLogger(__name__)

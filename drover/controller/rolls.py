@@ -11,7 +11,7 @@ from sqlalchemy import select
 from drover.settings import Settings
 from models.database import transaction
 from models.roll import Roll
-from workers.processes import MARK
+from workers.process.processes import MARK
 from workflows.isolation import PAUSES, alone, forget_trouble
 from workflows.roll import reconciler
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from lab.pages.contracts import cell, docstrings
 from lab.pages.marked import replaced
-from workers.policy import Policy
+from workers.trust.policy import Policy
 
 
 def page(text: str) -> str:

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator
 
 from lab.pages.contracts import cell
 from models.preflight import Verdict
-from workers import checks
-from workers.checks import Kind
+from workers.preflight import checks
+from workers.preflight.checks import Kind
 
 INTRODUCTION = """\
 # What is moved, and what is not
 
-`make docs` writes this page from `workers/checks.py`; do not edit it.
+`make docs` writes this page from `workers/preflight/checks.py`; do not edit it.
 
 `drover guest show`, `drover migrate --dry-run`, drains and every job look at the same list. With `--json` each check is
 an object: `name`, `side`, `verdict` (`ok`, `warn`, `refuse`), what was `seen`, the `remedy`, and whether the guest may

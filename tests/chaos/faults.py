@@ -18,8 +18,8 @@ from models.job import Side
 from tests import brokers, standby
 from tests.chaos.stage import DESTINATION, FROZEN_S, SOURCE, Stage
 from tests.standby import LabWithStandby
-from workers import processes
-from workers.processes import Process
+from workers.process import processes
+from workers.process.processes import Process
 from workers.switchover import guardian
 from workflows.migration.chain import LINKS
 

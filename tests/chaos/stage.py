@@ -11,8 +11,8 @@ from lab.directory import Lab
 from tests import factories, labs, standby
 from tests.slow_receiver import slow_receiver
 from tests.standby import LabWithStandby
-from workers import processes
-from workers.processes import Process
+from workers.process import processes
+from workers.process.processes import Process
 
 SOURCE, DESTINATION = "host-a", "host-b"
 CLAIMS = 0x636C61

@@ -26,7 +26,7 @@ from tests.chaos.points import Durations, Middle, Missed, Point
 from tests.chaos.stage import DESTINATION, SOURCE, Stage
 from tests.chaos.witness import Witness
 from tests.helpers import MIB, until
-from workers import processes
+from workers.process import processes
 from workflows import guests as guest_records
 from workflows import orphans
 from workflows.migration import jobs

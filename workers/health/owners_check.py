@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from workers import programs
-from workers.policy import GuestCheck
+from workers.trust.policy import GuestCheck
 
 AGAIN_S = 1.0
 ONCE_S = 10.0

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from drover.errors import Fatal, PreconditionFailed
-from workers import files, processes
-from workers.environment import handed_on
+from workers import files
 from workers.files import UnsafePath
+from workers.process import processes
+from workers.process.environment import handed_on
 
 ENCRYPTION = ("cipher-alg", "cipher-mode", "ivgen-alg", "ivgen-hash-alg", "hash-alg")
 OPTIONS = {

@@ -24,12 +24,14 @@ from models.job import Disk, Job
 from models.kept_images import KeptImage
 from models.plan import PlannedDisk
 from models.storage import is_low
-from workers import files, policy, processes
+from workers import files
 from workers.files import UnsafePath
 from workers.images import records
 from workers.launcher import keep_out
+from workers.process import processes
 from workers.step import Context
 from workers.storage import devices, leaving
+from workers.trust import policy
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from models.launcher import Limits
-from workers.processes import Process
+from workers.process.processes import Process
 
 ROOT = Path("/sys/fs/cgroup")
 """Of version 2, as systemd mounts it."""

@@ -14,12 +14,12 @@ from drover.errors import PreconditionFailed, StepError
 from drover.settings import Settings
 from models.host_rpc import LookForGuest, Sighting, StartGuest, StopGuest
 from models.launch_file import LaunchFile
-from workers import processes, vcpus
+from workers.guest.qmp_ready import monitor_ready
 from workers.launcher import found, run, systemd, units
-from workers.processes import Process
+from workers.process import processes, vcpus
+from workers.process.processes import Process
 from workers.qemu.command_line import parse_command_line
 from workers.qemu.monitor import connect
-from workers.qmp_ready import monitor_ready
 
 
 async def look(question: LookForGuest, settings: Settings) -> Sighting:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from drover.errors import Transient
 from models.launcher import Launcher, LauncherKind, Limits
-from workers import processes
 from workers.launcher import cgroups, systemd
-from workers.processes import Process
+from workers.process import processes
+from workers.process.processes import Process
 
 SHELLS = {"ash", "bash", "busybox", "dash", "ksh", "sh", "zsh"}
 INIT = {"systemd", "init", "tini", "docker-init", "dumb-init", "catatonit"}

@@ -12,9 +12,10 @@ from typing import Annotated
 from drover.settings import Settings
 from models.contracts import Part, nested
 from models.launcher import Launcher
-from workers import files, own_file
-from workers.processes import Process
+from workers import files
+from workers.process.processes import Process
 from workers.step import Context
+from workers.trust import own_file
 
 NOTE = "README"
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from drover.errors import Fatal, Transient
 from drover.settings import Settings
 from models.launcher import Launcher, LauncherKind
-from workers import checks, policy
-from workers.environment import handed_on
 from workers.images.manifest import write_durably
 from workers.launcher import found, systemd
+from workers.preflight import checks
+from workers.process.environment import handed_on
 from workers.step import Context
+from workers.trust import policy
 
 log = logging.getLogger(__name__)
 

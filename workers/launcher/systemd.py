@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drover.errors import Transient
-from workers.environment import handed_on
 from workers.images.manifest import sync_folder
+from workers.process.environment import handed_on
 
 BOOTED = Path("/run/systemd/system")
 """Exists where systemd is the init system, sd_booted(3)."""

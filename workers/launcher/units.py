@@ -18,12 +18,14 @@ from drover.settings import Settings
 from models.launch_file import LaunchFile
 from models.launcher import Launcher, LauncherKind, Limits
 from models.preflight import Check
-from workers import checks, files, processes, started_as, tpm
-from workers.environment import handed_on
+from workers import files
 from workers.images.manifest import write_durably
 from workers.launcher import run, stillness, systemd
 from workers.launcher.found import OURS
-from workers.processes import MARK, Process
+from workers.preflight import checks
+from workers.process import processes, started_as, tpm
+from workers.process.environment import handed_on
+from workers.process.processes import MARK, Process
 from workers.qemu.command_line import parse_command_line
 from workers.step import Context
 

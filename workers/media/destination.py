@@ -10,11 +10,12 @@ from drover.errors import StepError
 from drover.settings import Settings, StreamSecurity
 from models.plan import FileKind, Inspection, NeededFile, NeededFolder, PlannedFile, PlannedFolder
 from models.preflight import Check
-from workers import checks, files
+from workers import files
 from workers.files import UnsafePath
 from workers.media import digests
 from workers.media.listing import PATIENCE_S, ids, me
-from workers.policy import HostPolicy
+from workers.preflight import checks
+from workers.trust.policy import HostPolicy
 
 FIRMWARE = tuple(
     Path("/usr/share", name)

@@ -13,9 +13,11 @@ from drover.errors import StepError
 from drover.settings import Settings
 from models.plan import BackingImage, Chain, FileKind, NeededFile, NeededFolder, SourceDisk
 from models.preflight import Check
-from workers import checks, files, processes
+from workers import files
 from workers.media import digests
-from workers.processes import Process
+from workers.preflight import checks
+from workers.process import processes
+from workers.process.processes import Process
 from workers.qemu import inline_secrets
 from workers.qemu.disks import ReadOnlyImage
 from workers.qemu.needed_files import Named, named_files

@@ -9,15 +9,17 @@ from pathlib import Path
 from drover import logs
 from drover.errors import DroverError, Fatal
 from models.plan import Plan, PlannedFile, PlannedFolder
-from workers import files, policy, processes
+from workers import files
 from workers.media.destination import Differs, is_there, owner
 from workers.media.listing import me
 from workers.media.parameters import Incoming, ReceiverParameters
 from workers.media.receiver import alone_with, is_draft
-from workers.processes import Process
+from workers.process import processes
+from workers.process.processes import Process
 from workers.step import Context, JobDirectory
 from workers.streams import local
 from workers.streams.parameters import FILES
+from workers.trust import policy
 
 ROLE = "files"
 

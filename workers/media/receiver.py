@@ -18,11 +18,11 @@ from typing import BinaryIO
 
 from drover.errors import DroverError, Fatal
 from workers import files
-from workers.environment import handed_on
 from workers.images.manifest import Manifest, sync_folder
 from workers.media import digests
 from workers.media.parameters import Incoming, ReceiverParameters
 from workers.media.protocol import BEAT_S, BUSY, FROM, LONGEST_LINE, PIECE, PIECE_BYTES, THERE, WAIT
+from workers.process.environment import handed_on
 
 log = logging.getLogger(__name__)
 

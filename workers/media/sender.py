@@ -11,9 +11,9 @@ from pathlib import Path
 from drover.errors import Fatal, Transient
 from models.plan import PlannedFile
 from workers import files
+from workers.disks.pace import Brake
 from workers.media import digests, protocol
 from workers.media.protocol import BUSY, FROM, LONGEST_LINE, PIECE, PIECE_BYTES, THERE, WAIT
-from workers.pace import Brake
 from workers.switchover.channel import PeerLost, call
 
 

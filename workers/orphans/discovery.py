@@ -14,7 +14,7 @@ from models.guest import Guest
 from models.job import Disk, Job
 from workers.orphans.naming import MIRROR, MONITOR_TIMEOUT_S, NUMBER, ROLES, being_moved, made, mirror_names
 from workers.orphans.resources import BroughtFile, Directory, Find, Helper, Image, Incoming, OrphanMirror, Retired
-from workers.processes import Process, marked
+from workers.process.processes import Process, marked
 from workers.qemu.monitor import connect
 from workers.step import JobDirectory
 

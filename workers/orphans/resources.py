@@ -17,14 +17,16 @@ from models.database import transaction
 from models.guest import Guest
 from models.job import Disk, Job, JobState, Side
 from models.plan import Plan
-from workers import files, held_plan, incoming_qemu, policy
+from workers import files
+from workers.guest import incoming_qemu
 from workers.images import retention
 from workers.media import placing
 from workers.orphans.naming import MONITOR_TIMEOUT_S, being_moved, made, mirror_names
-from workers.processes import Process, having_open, marked
+from workers.process.processes import Process, having_open, marked
 from workers.qemu import block
 from workers.qemu.monitor import Monitor, MonitorLost, connect
 from workers.step import JobDirectory
+from workers.trust import held_plan, policy
 
 MIRROR_TIMEOUT_S = 8.0
 SAFE_TO_END = {"exporter", "streams", "files"}

@@ -10,7 +10,7 @@ from itertools import groupby
 
 from drover.errors import Fatal, Transient
 from models.documents import DiskProof, Range
-from workers.pace import Brake
+from workers.disks.pace import Brake
 from workers.proof import protocol
 from workers.proof.digests import segment
 from workers.proof.protocol import BLOCK_BYTES, LONGEST_LINE, PIECE_BYTES, SEGMENT_BYTES, Answer, Question

@@ -3,8 +3,8 @@
 import sys
 
 from drover import logs
-from workers import processes
-from workers.processes import Process
+from workers.process import processes
+from workers.process.processes import Process
 from workers.proof.answering import Parameters
 from workers.proof.reading import IN_NOBODYS_WAY
 from workers.qemu import own_export, written

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from models.plan import SourceDisk
-from workers import files, processes
-from workers.nbd_server import PROGRAM
+from workers import files
+from workers.disks.nbd_server import PROGRAM
+from workers.guest.qmp_ready import monitor_ready
+from workers.process import processes
 from workers.qemu import nbd
 from workers.qemu.nbd import ALLOCATION, Export
-from workers.qmp_ready import monitor_ready
 from workers.step import Context
 from workers.storage import devices
 

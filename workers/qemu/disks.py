@@ -8,9 +8,9 @@ from typing import Any
 
 from models.plan import BackingImage, FileKind, SourceDisk
 from models.preflight import Check
-from workers import checks
-from workers.checks import Kind
 from workers.images.manifest import ENCRYPTION
+from workers.preflight import checks
+from workers.preflight.checks import Kind
 from workers.qemu import inline_secrets
 from workers.qemu.bitmaps import is_theirs, misses_nothing
 from workers.qemu.command_line import Option, parse_command_line

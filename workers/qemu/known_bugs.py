@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from models.preflight import Check
-from workers import checks
+from workers.preflight import checks
 from workers.qemu.block import GRANULARITY
 from workers.qemu.command_line import GUEST_TEXT, Option, parse_command_line, spelled_out
 

@@ -31,7 +31,7 @@ from qemu.qmp.qmp_client import GreetingError, NegotiationError
 
 from drover import logs
 from drover.errors import DroverError, Transient
-from workers import sockets
+from workers.process import sockets
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from models.preflight import Check
-from workers import checks
+from workers.preflight import checks
 from workers.qemu.command_line import Option, parse_command_line
 from workers.qemu.monitor import CommandRefused, Monitor
 from workers.qemu.refusals import driver_of, leaves, shown

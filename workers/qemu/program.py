@@ -5,7 +5,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from workers.environment import handed_on
+from workers.process.environment import handed_on
 from workers.qemu.known_bugs import Version
 
 _LONGEST_S = 10.0

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from models.preflight import Check
-from workers import checks
+from workers.preflight import checks
 from workers.qemu import json_text
 from workers.qemu.command_line import DROPPED, GUEST_TEXT, Option, leaf, parse_command_line, spelled_out, words_of
 

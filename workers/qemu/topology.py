@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from models.preflight import Check
-from workers import checks
+from workers.preflight import checks
 from workers.qemu.command_line import anonymous_devices, device_ids
 
 Reply = Mapping[str, Any]

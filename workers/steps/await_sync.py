@@ -11,7 +11,9 @@ from drover.errors import Fatal
 from models.database import transaction
 from models.fleet import limits
 from models.job import Side, record_event
-from workers import guest_events, hooks, mirrors, nbd_server, pace
+from workers import hooks
+from workers.disks import mirrors, nbd_server, pace
+from workers.guest import guest_events
 from workers.hooks import Point
 from workers.qemu import block
 from workers.qemu.block import Mirror

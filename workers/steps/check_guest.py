@@ -5,11 +5,11 @@ import time
 
 from models.documents import Health
 from models.job import Side, record_event
-from workers import policy
 from workers.health import agent, owners_check, watching
 from workers.health.watching import Seen
 from workers.qemu.monitor import MonitorLost
 from workers.step import Context, StepHandler
+from workers.trust import policy
 
 AGENT_S = 10.0
 """A guest that was paused for long has other things to do first."""

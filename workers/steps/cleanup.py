@@ -6,10 +6,13 @@ from models.evidence import Evidence
 from models.guest import Guest
 from models.job import Side
 from models.launcher import Launcher
-from workers import hooks, incoming_qemu, nbd_server, run_files, tpm
+from workers import hooks
+from workers.disks import nbd_server
+from workers.guest import incoming_qemu, run_files
 from workers.hooks import Point
 from workers.images import retention, way_back
 from workers.launcher import keep_out, stillness, units
+from workers.process import tpm
 from workers.proof import process, reading
 from workers.qemu import written
 from workers.qemu.monitor import MonitorLost

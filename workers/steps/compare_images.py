@@ -10,7 +10,7 @@ from drover.errors import Fatal, Transient
 from drover.words import count
 from models.documents import DiskProof, Proof, Range
 from models.job import Side, record_event
-from workers.pace import Brake
+from workers.disks.pace import Brake
 from workers.proof import process, reading
 from workers.proof.comparing import Comparison, Peer
 from workers.proof.protocol import BLOCK_BYTES

@@ -10,9 +10,10 @@ import time
 from drover.errors import Fatal
 from models.documents import FileCopy
 from models.job import Side
-from workers import as_started, mirrors
+from workers.disks import mirrors
 from workers.media import placing, sender
 from workers.media.sender import Gone, Way
+from workers.preflight import as_started
 from workers.qemu import inline_secrets
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams

@@ -14,13 +14,15 @@ from models.database import transaction
 from models.documents import Downtime, RamProgress, renamed
 from models.guest import Guest
 from models.job import Side
-from workers import incoming_qemu, nbd_server, processes
+from workers.disks import nbd_server
+from workers.guest import incoming_qemu
+from workers.guest.run_marker import SET_CONTENT
 from workers.images import manifest
 from workers.launcher import units
-from workers.processes import Process
+from workers.process import processes
+from workers.process.processes import Process
 from workers.qemu import migration
 from workers.qemu.monitor import Monitor, MonitorLost
-from workers.run_marker import SET_CONTENT
 from workers.step import Context, StepHandler
 from workers.switchover import supervisor, trace
 from workflows.migration.run_states import WENT_ON

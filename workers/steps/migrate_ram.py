@@ -16,8 +16,10 @@ from models import fleet
 from models.database import transaction
 from models.documents import Health, MigrationOptions, RamProgress, Switchover
 from models.job import Job, Side, record_event
-from workers import hooks, incoming_qemu, mirrors, nbd_server
+from workers import hooks
 from workers.convergence import Ladder
+from workers.disks import mirrors, nbd_server
+from workers.guest import incoming_qemu
 from workers.health import agent
 from workers.hooks import Point
 from workers.launcher import stillness

@@ -5,7 +5,8 @@ import time
 from collections.abc import Sequence
 
 from models.job import Side, record_event
-from workers import delta, hooks, mirrors
+from workers import hooks
+from workers.disks import delta, mirrors
 from workers.hooks import Point
 from workers.images import retention
 from workers.qemu import block, known_bugs, limits, target

@@ -7,12 +7,14 @@ from drover.errors import Fatal, Transient
 from models.database import transaction
 from models.guest import Guest
 from models.job import Side, record_event
-from workers import hooks, ownership, processes
+from workers import hooks
+from workers.disks import ownership
 from workers.hooks import Point
 from workers.images import links, way_back
 from workers.images.way_back import Choice
 from workers.launcher import keep_out
 from workers.media import placing
+from workers.process import processes
 from workers.step import Context, StepHandler
 from workers.storage import making, room
 

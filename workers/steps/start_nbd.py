@@ -4,9 +4,11 @@ import asyncio
 import secrets
 
 from models.job import Side
-from workers import incoming_qemu, nbd_server, tpm
+from workers.disks import nbd_server
+from workers.guest import incoming_qemu
 from workers.launcher import units
 from workers.media import placing
+from workers.process import tpm
 from workers.step import Context, StepHandler
 from workers.storage import making
 from workers.streams import supervisor as streams

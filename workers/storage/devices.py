@@ -7,8 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from drover.errors import PreconditionFailed
-from workers import files, processes
+from workers import files
 from workers.files import UnsafePath
+from workers.process import processes
 
 SECTOR = 512
 MOST_LINKS = 8

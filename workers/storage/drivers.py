@@ -1,6 +1,6 @@
 """What makes images and volumes in a storage of this host: a class per kind, with nothing but these few methods.
 
-Which storages there are says the host's own policy, see `workers.policy.PolicyStorage`: no row decides it.
+Which storages there are says the host's own policy, see `workers.trust.policy.PolicyStorage`: no row decides it.
 """
 
 import re
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drover.errors import Fatal, PreconditionFailed
-from workers.environment import handed_on
-from workers.policy import HostPolicy, PolicyStorage
+from workers.process.environment import handed_on
+from workers.trust.policy import HostPolicy, PolicyStorage
 
 TIMEOUT_S = 120
 NAMED = re.compile(r"[A-Za-z0-9_.+-]{1,120}")

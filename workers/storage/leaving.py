@@ -5,9 +5,9 @@ from pathlib import Path
 from drover.errors import Fatal
 from models.plan import PlannedDisk
 from workers.images.records import mark
-from workers.policy import HostPolicy
 from workers.storage import devices, drivers
 from workers.storage.drivers import VolumeDriver
+from workers.trust.policy import HostPolicy
 
 
 def is_device(disk: PlannedDisk, rules: HostPolicy) -> bool:

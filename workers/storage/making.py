@@ -10,15 +10,16 @@ from pathlib import Path
 from drover.errors import Fatal, PreconditionFailed, UnreadableDocument
 from drover.settings import Settings
 from models.plan import DestinationPlan, Layout, PlannedDisk
-from workers import files, policy
-from workers.environment import handed_on
+from workers import files
 from workers.files import UnsafePath
 from workers.images import manifest
 from workers.images.manifest import Key
-from workers.policy import HostPolicy
+from workers.process.environment import handed_on
 from workers.qemu import inline_secrets
 from workers.step import Context, JobDirectory
 from workers.storage import devices, drivers
+from workers.trust import policy
+from workers.trust.policy import HostPolicy
 
 
 def place(path: str, ours: Settings, rules: HostPolicy) -> Path:

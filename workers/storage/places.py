@@ -11,8 +11,8 @@ from pathlib import Path
 from drover.errors import Fatal
 from models.storage import FILESYSTEM
 from workers.images.manifest import existing_parent
-from workers.policy import HostPolicy, PolicyStorage
 from workers.storage import drivers
+from workers.trust.policy import HostPolicy, PolicyStorage
 
 log = logging.getLogger(__name__)
 

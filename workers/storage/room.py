@@ -14,10 +14,11 @@ from models import kept_images
 from models.database import transaction
 from models.plan import PlannedDisk, PlannedFile
 from models.storage import GUESTS, THIN_FACTOR, Storage, counted_bytes
-from workers import files, held_plan
+from workers import files
 from workers.files import UnsafePath
 from workers.images import manifest
 from workers.step import JobDirectory
+from workers.trust import held_plan
 
 RESERVE_BYTES = 256 << 20
 """Reserve that stays free on disks and in memory of a host."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from drover.errors import PreconditionFailed
 from models.plan import Layout, PlannedDisk, SourceDisk
-from workers.policy import HostPolicy
 from workers.storage import devices, drivers
+from workers.trust.policy import HostPolicy
 
 Relative = Callable[[str], str]
 """A path below the guest root of the guest's host; raises `ValueError` for one outside."""

@@ -10,8 +10,8 @@ from typing import TypedDict
 from drover.errors import Fatal, PreconditionFailed
 from workers.files import UnsafePath
 from workers.images.manifest import write_durably
-from workers.policy import HostPolicy
 from workers.storage import devices, drivers
+from workers.trust.policy import HostPolicy
 
 APPEARS_WITHIN_S = 20.0
 """A device that was just made, by udev."""

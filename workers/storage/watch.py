@@ -19,11 +19,11 @@ from drover.settings import Settings
 from models.database import transaction
 from models.guest import Guest
 from models.storage import Storage, is_low
-from workers import policy
-from workers.machine import boot
-from workers.processes import Process
+from workers.process.machine import boot
+from workers.process.processes import Process
 from workers.storage import room
 from workers.storage.places import Place, places
+from workers.trust import policy
 
 log = logging.getLogger(__name__)
 

@@ -11,14 +11,16 @@ from drover.errors import Fatal, PreconditionFailed, Transient
 from drover.settings import Settings, StreamSecurity
 from models.documents import NbdServer
 from models.job import Side
-from workers import files, host_key, known_hosts, processes
+from workers import files
 from workers.images import way_back
-from workers.processes import Process
+from workers.process import processes
+from workers.process.processes import Process
 from workers.step import Context
 from workers.streams import client, credentials, local
 from workers.streams.credentials import Credentials
 from workers.streams.handshake import Refused, hang_up
 from workers.streams.parameters import NBD, STREAMS, ClientParameters, ServerParameters
+from workers.trust import host_key, known_hosts
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from drover.errors import DroverError
 from workers import files
+from workers.guest.run_marker import SET_CONTENT
 from workers.images import manifest
 from workers.qemu import balloon, bitmaps, limits, migration
 from workers.qemu.monitor import Monitor, connect
-from workers.run_marker import SET_CONTENT
 from workers.switchover import channel
 from workers.switchover.channel import Channel, PeerLost
 from workers.switchover.journal import Journal

@@ -13,8 +13,9 @@ from pydantic import TypeAdapter
 
 from drover import logs
 from drover.errors import Transient
-from workers import files, processes
-from workers.processes import Process
+from workers import files
+from workers.process import processes
+from workers.process.processes import Process
 from workers.step import Context
 from workers.switchover import journal, parameters
 from workers.switchover.journal import JournalState

@@ -9,7 +9,8 @@ from drover.cli.checks.check import Check, ok, problem, warning
 from drover.settings import Settings
 from models.database import transaction
 from models.host import Host, HostState
-from workers import host_key, registration
+from workers import registration
+from workers.trust import host_key
 from workflows.host_rpc import alive
 
 

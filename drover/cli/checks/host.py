@@ -41,7 +41,7 @@ def everything(ours: Settings) -> Iterator[Check]:
 
 
 def _policy(ours: Settings) -> Check:
-    from workers import policy
+    from workers.trust import policy
 
     try:
         rules = policy.of(ours)
@@ -111,8 +111,8 @@ def _is_free(ours: Settings, port: int) -> bool:
 def _rooms(ours: Settings) -> Iterator[Check]:
     from drover.cli.output import size
     from models.storage import is_low
-    from workers import policy
     from workers.storage import places
+    from workers.trust import policy
 
     for place in places.places(policy.of(ours), ()):
         if place.total_bytes is None or place.free_bytes is None:
@@ -161,7 +161,7 @@ def _certificates(ours: Settings) -> Iterator[Check]:
 
 def _permissions(ours: Settings) -> Iterator[Check]:
     """Who this process is, and who can read what is secret."""
-    from workers import host_key
+    from workers.trust import host_key
 
     if os.geteuid():
         found = "this user is not root, whom other users' QEMUs obey"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from drover.cli.checks.check import Check, ok, problem, warning
 from drover.settings import Settings
-from workers import policy
 from workers.qemu import program
 from workers.qemu.known_bugs import NEVER_FIXED, Accel, Severity, Version, known_bugs
+from workers.trust import policy
 
 KVM = Path("/dev/kvm")
 OLDEST: Version = (7, 2, 0)

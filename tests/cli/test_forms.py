@@ -1,0 +1,66 @@
+"""How results are printed, which of them, and what is guessed of a name that is wrong."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import yaml
+from sqlalchemy import update
+
+from drover.cli import output
+from models.database import transaction
+from models.job import Job, JobState
+from tests.cli.support import document, drover, insert_job
+
+YAML = ("host list --output yaml", "host --output=yaml list", "--output yaml host list")
+
+
+@pytest.mark.parametrize("words", YAML)
+def test_yaml_is_the_document_of_json_wherever_it_is_asked_for(database: None, words: str) -> None:
+    told = drover(*words.split())
+    assert told.exit_code == 0
+    assert yaml.safe_load(told.stdout) == document("host", "list")
+
+
+def test_json_is_json_and_a_table_is_what_it_was(database: None) -> None:
+    assert json.loads(drover("host", "list", "--output", "json").stdout) == document("host", "list")
+    assert drover("host", "list", "--output", "table").stdout == drover("host", "list").stdout
+    assert output.form is output.Form.TABLE
+
+
+def test_an_error_has_the_form_that_was_asked_for(database: None) -> None:
+    told = drover("job", "show", "7", "--output", "yaml")
+    assert told.exit_code == 2
+    assert yaml.safe_load(told.stdout)["error"]["code"] == "refused"
+
+
+def test_a_form_that_is_none_is_refused(database: None) -> None:
+    for words in (["--output", "xml"], ["--output"]):
+        told = drover("job", "list", *words)
+        assert told.exit_code == 2
+        assert "table, wide, json, yaml" in told.stderr
+
+
+def test_jobs_of_the_last_days_are_listed_those_that_have_ended_too(database: None) -> None:
+    old, new = (insert_job(JobState.DONE) for _ in range(2))
+    with transaction() as session:
+        session.execute(update(Job).where(Job.id == old).values(created_at=datetime.now(UTC) - timedelta(days=8)))
+    found = document("job", "list", "--since", "7d")["jobs"]
+    assert [job["id"] for job in found] == [new]
+    assert document("job", "list")["jobs"] == []
+    assert document("drain", "list", "--since", "7d")["drains"] == []
+    assert "is not a duration" in drover("job", "list", "--since", "soon").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["migrate", "wbe", "--to", "hv2"], "there is no guest 'wbe': did you mean web? see `drover guest list`"),
+        (["migrate", "zzz", "--to", "hv2"], "there is no guest 'zzz': see `drover guest list`"),
+        (["host", "cordon", "hv3"], "there is no host 'hv3': did you mean hv2 or hv1? see `drover host list`"),
+    ],
+)
+def test_a_name_that_is_alike_is_named(database: None, words: list[str], said: str) -> None:
+    told = drover(*words)
+    assert told.exit_code == 2
+    assert said in told.stderr

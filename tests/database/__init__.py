@@ -1,0 +1,1 @@
+"""Tests of what decides by rows: real Postgres, no guest."""

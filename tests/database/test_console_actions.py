@@ -1,0 +1,290 @@
+"""What can be changed through the API: by whom, what is refused, and who is named in the story."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import func, select, update
+
+from drover.console.access import LIMITER
+from models.access import ApiToken, Scope
+from models.database import transaction
+from models.host import Host, HostState
+from models.job import Event, Job, JobState
+from tests import consoles, factories
+from tests.cli.support import document, drover
+from workflows import access
+
+MIGRATION = {"guest": "web", "to": "b"}
+
+
+def token(scope: Scope = Scope.OPERATE, user: str = "ada") -> dict[str, str]:
+    """The header that proves somebody."""
+    return {"Authorization": f"Bearer {access.add(user, scope, None)[1]}"}
+
+
+@pytest.fixture
+def api(database: None) -> Iterator[httpx.Client]:
+    """A console with actions, and a held job of web, from a to b."""
+    with consoles.serving(actions=True) as address, httpx.Client(base_url=f"{address}/api/v1", timeout=60) as client:
+        factories.host("a")
+        factories.host("b")
+        factories.guest("web", "a")
+        yield client
+
+
+def held() -> int:
+    return factories.job("web", "b", state=JobState.RUNNING, hold=True)
+
+
+def refused(answer: httpx.Response, status: int) -> str:
+    """What the answer says."""
+    assert answer.status_code == status, answer.text
+    return str(answer.json()["error"]["message"])
+
+
+def test_a_job_is_released_and_its_story_says_by_whom(api: httpx.Client) -> None:
+    number = held()
+    answer = api.post(f"/jobs/{number}/release", headers=token(user="ada@example.org"))
+    assert (answer.status_code, answer.json()["id"]) == (200, number)
+    with transaction() as session:
+        assert not session.get_one(Job, number).hold
+        by = session.scalars(select(Event.by).where(Event.job_id == number, Event.action == "released")).one()
+    assert by == "ada@example.org (API)"
+
+
+def test_a_job_under_way_is_changed_and_what_is_left_out_stays(api: httpx.Client) -> None:
+    number = held()
+    assert api.post(f"/jobs/{number}/set", json={"priority": 5}, headers=token()).status_code == 200
+    answer = api.post(f"/jobs/{number}/set", json={"bandwidth_bytes_per_s": 10**8}, headers=token())
+    assert answer.status_code == 200
+    with transaction() as session:
+        job = session.get_one(Job, number)
+        assert (job.priority, job.options.bandwidth_bytes_per_s) == (5, 10**8)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "said"),
+    [
+        ({}, 401, "a token is needed"),
+        ({"Authorization": "Bearer drover_guessed"}, 401, "the token is not valid"),
+        ({"Authorization": "Basic YWRhOng="}, 401, "a token is needed"),
+    ],
+)
+def test_nobody_changes_anything_without_a_token(
+    api: httpx.Client, headers: dict[str, str], status: int, said: str
+) -> None:
+    number = held()
+    answer = api.post(f"/jobs/{number}/cancel", headers=headers)
+    assert said in refused(answer, status)
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    with transaction() as session:
+        assert not session.get_one(Job, number).cancel_requested
+
+
+def test_each_scope_may_do_what_it_says_and_no_more(api: httpx.Client) -> None:
+    number = held()
+    with transaction() as session:
+        session.execute(update(Job).values(state=JobState.NEEDS_OPERATOR))
+    reader, operator, approver = token(Scope.READ), token(Scope.OPERATE), token(Scope.APPROVE)
+    decided = {"owner": "source", "fenced": "b"}
+    assert api.get("/jobs", headers=reader).status_code == 200
+    assert "ada may read only" in refused(api.post(f"/jobs/{number}/retry", headers=reader), 403)
+    assert "needs `approve`" in refused(api.post(f"/jobs/{number}/resolve", json=decided, headers=operator), 403)
+    assert api.post(f"/jobs/{number}/retry", headers=approver).status_code == 200
+
+
+def test_a_token_that_is_revoked_or_has_ended_is_refused_also_to_read(api: httpx.Client) -> None:
+    made, text = access.add("ada", Scope.READ, timedelta(days=1))
+    headers = {"Authorization": f"Bearer {text}"}
+    assert api.get("/hosts", headers=headers).status_code == 200
+    with transaction() as session:
+        session.execute(update(ApiToken).values(ends_at=func.clock_timestamp()))
+    assert api.get("/hosts", headers=headers).status_code == 401
+    with transaction() as session:
+        session.execute(update(ApiToken).values(ends_at=None))
+    access.revoke(made.id)
+    assert api.get("/hosts", headers=headers).status_code == 401
+
+
+def test_nothing_can_be_changed_where_actions_are_not_switched_on(database: None) -> None:
+    factories.host("a")
+    with consoles.serving() as address:
+        answer = httpx.post(f"{address}/api/v1/hosts/a/cordon", headers=token(Scope.APPROVE))
+    assert "without --actions" in refused(answer, 404)
+
+
+def test_what_cannot_be_done_is_refused_in_the_words_of_the_command(api: httpx.Client) -> None:
+    number, operator = held(), token()
+    assert "drover job list" in refused(api.post("/jobs/999999/cancel", headers=operator), 404)
+    said = refused(api.post("/migrations", json=MIGRATION, headers=operator), 409)
+    assert f"job {number}" in said
+    assert "no_such" in refused(api.post("/migrations", json={**MIGRATION, "no_such": 1}, headers=operator), 400)
+    name = refused(api.post("/migrations", json={**MIGRATION, "guest": "../../x"}, headers=operator), 400)
+    assert name.startswith("guest: ")
+    assert "JSON" in refused(api.post("/migrations", content=b"{", headers=operator), 400)
+    assert "no host 'c'" in refused(api.post("/drains", json={"host": "c"}, headers=operator), 409)
+
+
+def test_a_submission_with_a_key_that_was_used_returns_the_earlier_job(api: httpx.Client) -> None:
+    number = factories.job("web", "b", idempotency_key="nightly-7")
+    answer = api.post("/migrations", json={**MIGRATION, "idempotency_key": "nightly-7"}, headers=token())
+    assert (answer.status_code, answer.json()["id"]) == (201, number)
+    with transaction() as session:
+        assert session.scalar(select(func.count(Job.id))) == 1
+
+
+def test_drains_and_hosts_obey(api: httpx.Client) -> None:
+    operator = token()
+    assert api.post("/hosts/a/cordon", headers=operator).json()["state"] == "cordoned"
+    assert api.post("/hosts/a/uncordon", headers=operator).json()["state"] == "active"
+    with transaction() as session:
+        assert session.get_one(Host, "a").state is HostState.ACTIVE
+    assert refused(api.post("/hosts/nowhere/cordon", headers=operator), 404)
+    drained = consoles.fleet().drain
+    for action, state in (("pause", "paused"), ("resume", "running"), ("cancel", "cancelling")):
+        assert api.post(f"/drains/{drained}/{action}", headers=operator).json()["state"] == state
+
+
+def test_progress_is_told_until_the_job_ends(api: httpx.Client) -> None:
+    number = held()
+    events: list[dict[str, object]] = []
+    with api.stream("GET", f"/jobs/{number}/progress") as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data:"):
+                events.append(json.loads(line.removeprefix("data:")))
+                if len(events) == 1:
+                    with transaction() as session:
+                        session.execute(update(Job).values(state=JobState.DONE, finished_at=func.now()))
+    assert [event["state"] for event in events] == ["running", "done"]
+    assert refused(api.get("/jobs/999999/progress"), 404)
+
+
+def test_who_guesses_tokens_is_slowed_down(api: httpx.Client) -> None:
+    guesses = [api.get("/hosts", headers={"Authorization": f"Bearer {n}"}) for n in range(60)]
+    assert {answer.status_code for answer in guesses} == {401, 429}
+    assert guesses[-1].headers["Retry-After"] == "60"
+    LIMITER.storage.reset()
+
+
+@pytest.fixture
+def site(database: None) -> Iterator[httpx.Client]:
+    """A console behind a reverse proxy that says in X-User who asks; ada may operate, grace approve."""
+    with (
+        consoles.serving(actions=True, people_by="X-User") as address,
+        httpx.Client(base_url=address, timeout=60, headers={"Sec-Fetch-Site": "same-origin"}) as client,
+    ):
+        for name in "ab":
+            factories.host(name)
+        factories.guest("web", "a")
+        access.allow("ada", Scope.OPERATE)
+        access.allow("grace", Scope.APPROVE)
+        yield client
+
+
+def test_a_button_shows_only_to_whom_it_obeys(site: httpx.Client) -> None:
+    made = consoles.fleet()
+    for user, may in (("eve", False), ("ada", True), ("grace", True)):
+        shown = site.get("/inbox", headers={"X-User": user}).text
+        assert (f'href="/jobs/{made.held}/release"' in shown) == may, user
+        assert ("/resolve?owner=source" in shown) == (user == "grace")
+        assert f"{user} may" in shown
+
+
+def test_a_button_says_what_follows_and_does_it_in_the_name_of_the_person(site: httpx.Client) -> None:
+    number = held()
+    ada = {"X-User": "ada"}
+    assert "the guest is moved" in site.get(f"/jobs/{number}/release", headers=ada).text
+    with transaction() as session:
+        assert session.get_one(Job, number).hold, "to look changes nothing"
+    answer = site.post(f"/jobs/{number}/release", headers=ada)
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"/jobs/{number}")
+    with transaction() as session:
+        by = session.scalars(select(Event.by).where(Event.job_id == number, Event.action == "released")).one()
+    assert by == "ada (console)"
+    assert "Set-Cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"X-User": "ada", "Sec-Fetch-Site": "cross-site"}, "from another site"),
+        ({"X-User": "ada", "Sec-Fetch-Site": "same-site"}, "from another site"),
+        ({"X-User": ""}, "does not say who you are"),
+        ({"X-User": "ada evil"}, "does not say who you are"),
+        ({"X-User": "eve"}, "eve may read only"),
+    ],
+)
+def test_a_button_obeys_nobody_else_and_no_other_site(site: httpx.Client, headers: dict[str, str], said: str) -> None:
+    number = held()
+    answer = site.post(f"/jobs/{number}/release", headers=headers)
+    assert answer.status_code == 403
+    assert said in answer.text
+    with transaction() as session:
+        assert session.get_one(Job, number).hold
+
+
+def test_an_old_browser_is_known_by_the_origin_of_the_form(site: httpx.Client) -> None:
+    number = held()
+    del site.headers["Sec-Fetch-Site"]
+    for origin, status in ((None, 403), ("https://evil.example.org", 403), (str(site.base_url).rstrip("/"), 303)):
+        headers = {"X-User": "ada"} | ({"Origin": origin} if origin else {})
+        assert site.post(f"/jobs/{number}/release", headers=headers).status_code == status
+
+
+def test_who_owns_a_guest_is_decided_by_those_who_may_approve(site: httpx.Client) -> None:
+    number = held()
+    with transaction() as session:
+        session.execute(update(Job).values(state=JobState.NEEDS_OPERATOR, error="nobody can tell"))
+    path = f"/jobs/{number}/resolve?owner=source&fenced=b"
+    assert site.post(path, headers={"X-User": "ada"}).status_code == 403
+    assert "belongs to <b>a</b>" in site.get(path, headers={"X-User": "grace"}).text
+    assert site.post(path, headers={"X-User": "grace"}).status_code == 303
+    assert site.post(f"/jobs/{number}/resolve", headers={"X-User": "grace"}).status_code == 409
+
+
+def test_who_looks_is_believed_only_behind_a_proxy(database: None) -> None:
+    result = drover("console", "--people-by", "X-User", "--actions")
+    assert result.exit_code == 2
+    assert "--behind-proxy" in result.stderr
+
+
+def test_a_token_is_shown_once_and_stored_nowhere(database: None) -> None:
+    made = document("token", "add", "ada", "--scope", "operate", "--expires", "90d")
+    with transaction() as session:
+        stored = session.scalars(select(ApiToken)).one()
+    assert made["token"].startswith("drover_")
+    assert made["token"].encode() not in stored.digest
+    (row,) = document("token", "list")["tokens"]
+    assert (row["user"], row["scope"], row["valid"]) == ("ada", "operate", True)
+    assert made["token"] not in drover("token", "list").output
+    assert document("token", "revoke", str(made["id"]))["revoked"]
+    assert not document("token", "list")["tokens"][0]["valid"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["add", "a b"], "cannot be called 'a b'"), (["add", "ada", "--expires", "0"], "has ended already"),
+     (["revoke", "7"], "there is no token 7")],
+)  # fmt: skip
+def test_a_token_that_makes_no_sense_is_refused(database: None, words: list[str], said: str) -> None:
+    result = drover("token", *words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_every_action_is_described_as_it_answers(api: httpx.Client, tmp_path: Path) -> None:
+    """Properties, tried by schemathesis: no error of the server, and only answers that are described."""
+    consoles.fleet()
+    words = ["--max-examples=10", "--phases=fuzzing", "--request-timeout=30", "--no-color"]
+    words += ["--exclude-checks=positive_data_acceptance"]  # names and times mean more than OpenAPI can say
+    words += ["--include-method=POST", f"--header=Authorization: {token(Scope.APPROVE)['Authorization']}"]
+    program = str(Path(sys.executable).with_name("st"))
+    command = [program, "run", f"{api.base_url}openapi.json", *words]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert told.returncode == 0, told.stdout

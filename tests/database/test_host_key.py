@@ -1,0 +1,101 @@
+"""The key pair of a host: what is sealed for one host is read by that one alone, and a changed key is not trusted."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from drover.errors import PreconditionFailed
+from drover.settings import Settings, StreamSecurity
+from models.database import transaction
+from models.documents import HostFacts
+from models.host import Host
+from models.job import Job
+from tests import factories
+from workers.trust import host_key
+from workflows import host_keys
+
+
+def _host(folder: Path) -> Settings:
+    return factories.offline(directory=folder)
+
+
+def test_only_the_host_that_it_is_for_reads_what_was_sealed(tmp_path: Path) -> None:
+    here, there, elsewhere = (_host(tmp_path / name) for name in ("here", "there", "elsewhere"))
+    sealed = host_key.seal(here, host_key.public(there), {"secret": "s"})
+    assert host_key.unseal(there, host_key.public(here), sealed) == {"secret": "s"}
+    assert "secret" not in sealed
+    for reader, writer in ((elsewhere, here), (there, elsewhere)):
+        with pytest.raises(host_key.NotFromThatHost):
+            host_key.unseal(reader, host_key.public(writer), sealed)
+    with pytest.raises(host_key.NotFromThatHost):
+        host_key.unseal(there, host_key.public(here), "A" + sealed[1:] if sealed[0] != "A" else "B" + sealed[1:])
+
+
+def test_a_signature_is_of_one_host_and_one_message(tmp_path: Path) -> None:
+    here, there = _host(tmp_path / "here"), _host(tmp_path / "there")
+    signature = host_key.sign(here, b"message")
+    host_key.verify(host_key.public(here), b"message", signature)
+    for key, message in ((host_key.public(there), b"message"), (host_key.public(here), b"another")):
+        with pytest.raises(host_key.NotFromThatHost):
+            host_key.verify(key, message, signature)
+
+
+def test_the_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    ours = _host(tmp_path)
+    assert host_key.public(ours) == host_key.public(ours)
+    [file] = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.fixture
+def hosts(database: None) -> None:
+    for name in ("one", "two"):
+        factories.host(name, public_key=f"key of {name}", facts=HostFacts(streams=StreamSecurity.ENCRYPTED))
+
+
+def _change(name: str, **columns: object) -> None:
+    with transaction() as session:
+        for column, value in columns.items():
+            setattr(session.get_one(Host, name), column, value)
+
+
+def _keys() -> dict[str, str]:
+    with transaction() as session:
+        return host_keys.of_both(session, "one", "two")
+
+
+@pytest.mark.usefixtures("hosts")
+def test_a_key_counts_from_the_first_move_on_and_a_changed_one_only_once_an_operator_says_so() -> None:
+    assert _keys() == {"one": "key of one", "two": "key of two"}
+    _change("two", public_key="another")
+    with pytest.raises(PreconditionFailed, match=r"two shows another key than before: .*`drover host trust two`"):
+        _keys()
+    host_keys.trust("two")
+    assert _keys() == {"one": "key of one", "two": "another"}
+
+
+@pytest.mark.usefixtures("hosts")
+def test_a_host_that_shows_no_key_is_refused() -> None:
+    _change("one", public_key=None)
+    for refused in (_keys, lambda: host_keys.trust("one")):
+        with pytest.raises(PreconditionFailed, match="one has no key yet: start a worker of this version there"):
+            refused()
+
+
+@pytest.mark.usefixtures("hosts")
+def test_two_hosts_that_protect_their_streams_differently_are_refused() -> None:
+    _change("one", facts=HostFacts(streams=StreamSecurity.PLAIN))
+    with pytest.raises(PreconditionFailed, match="DROVER_STREAMS is plain on one and encrypted on two"):
+        _keys()
+
+
+def test_two_submissions_at_once_do_not_wait_for_each_other(hosts: None) -> None:
+    factories.guest("g1", "one")
+    with transaction() as asking:
+        host_keys.of_both(asking, "one", "two")  # a second submission asks while the first inserts its job
+        with transaction() as inserting:
+            inserting.execute(text("SET LOCAL lock_timeout = '2s'"))
+            inserting.add(Job(guest="g1", source="one", destination="two", error="", steps=[], disks=[]))
+            inserting.flush()
+            inserting.rollback()

@@ -1,0 +1,140 @@
+"""What a host says of its own room: file systems, what images take, which guests are gone."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from drover.errors import PreconditionFailed
+from drover.settings import Settings
+from models.database import transaction
+from models.guest import Guest
+from models.plan import PlannedDisk
+from models.storage import Storage, counted_bytes, is_low
+from tests import factories
+from tests.factories import GB
+from tests.helpers import MIB, until
+from workers.images.manifest import free_bytes
+from workers.process import processes
+from workers.process.processes import Process
+from workers.storage import places, room, watch
+from workers.trust import policy
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+@pytest.fixture
+def ours(database: None, tmp_path: Path) -> Settings:
+    factories.host("one", guest_root=str(tmp_path))
+    return factories.ours(host="one", guest_root=tmp_path, directory=tmp_path / "drover")
+
+
+def disk(path: Path, virtual: int, allocated: int | None) -> PlannedDisk:
+    return PlannedDisk(
+        index=0,
+        device="d",
+        format="qcow2",
+        source_path="/s",
+        destination_path=str(path),
+        virtual_size_bytes=virtual,
+        allocated_bytes=allocated,
+        create_options={},
+        discard="unmap",
+    )
+
+
+@pytest.mark.parametrize(
+    ("allocated", "factor", "counted"), [(10, 1, 100), (10, 9, 20), (None, 9, 100), (110, 9, 110), (0, 1000, 0)]
+)
+def test_a_disk_counts_with_what_is_written_and_a_part_of_the_rest(
+    allocated: int | None, factor: float, counted: int
+) -> None:
+    assert counted_bytes(100, allocated, factor) == counted
+
+
+def test_a_storage_is_low_before_it_is_full() -> None:
+    assert not is_low(100 * GB, 11 * GB)
+    assert is_low(100 * GB, 9 * GB)
+    assert not is_low(None, None)
+    assert not is_low(64 * MIB, 40 * MIB)
+    assert is_low(64 * MIB, 20 * MIB)
+
+
+def test_a_thin_image_needs_no_room_for_its_virtual_size(ours: Settings, tmp_path: Path) -> None:
+    free = free_bytes(tmp_path / "x")
+    huge = disk(tmp_path / "a.qcow2", 4 * free, 5 * MIB)
+    room.check([huge], ours)
+    with pytest.raises(PreconditionFailed, match="make room for"):
+        room.check([huge], ours, thin_factor=1)
+    with pytest.raises(PreconditionFailed, match="make room for"):
+        room.check([huge], ours, allocated_bytes=2 * free)  # the guest wrote so much since the move was planned
+
+
+def test_each_storage_is_reported_with_its_room(ours: Settings, tmp_path: Path) -> None:
+    other = Path("/dev/shm") / tmp_path.name
+    found = {place.name: place for place in places.places(policy.of(ours), [other / "disk.raw"])}
+    assert found["guests"].place == str(tmp_path)
+    assert found["dev-shm"].place == "/dev/shm"
+    watch.look(ours)
+    with transaction() as session:
+        row = session.get_one(Storage, ("one", "guests"))
+    assert row.total_bytes == found["guests"].total_bytes
+    assert row.thin_factor == 20
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[Process]:
+    """A process that has 64 MiB of an image open for writing, and a file for reading."""
+    (tmp_path / "base.raw").write_bytes(b"x" * MIB)
+    program = f"""
+import os, time
+image = os.open({str(tmp_path / "disk.raw")!r}, os.O_CREAT | os.O_RDWR)
+base = os.open({str(tmp_path / "base.raw")!r}, os.O_RDONLY)
+os.ftruncate(image, 1 << 40)
+os.posix_fallocate(image, 0, {64 * MIB})
+print("ready", flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        process = processes.process(child.pid)
+        assert process is not None
+        yield process
+        child.kill()
+
+
+def seen(name: str) -> Guest:
+    with transaction() as session:
+        return session.get_one(Guest, name)
+
+
+def test_what_a_guest_writes_is_seen_without_asking_its_qemu(ours: Settings, writer: Process) -> None:
+    factories.guest("web", "one", disk_bytes=1 << 40, process=processes.identity(writer))
+    watch.look(ours)
+    assert seen("web").allocated_bytes == 64 * MIB
+    assert seen("web").gone_at is None
+
+
+def test_a_guest_whose_process_has_ended_is_gone(ours: Settings, writer: Process) -> None:
+    factories.guest("web", "one", process=processes.identity(writer), allocated_bytes=GB)
+    os.kill(writer.pid, 9)
+    until("it has ended", lambda: not writer.alive)
+    watch.look(ours)
+    first = seen("web").gone_at
+    assert first is not None
+    assert seen("web").allocated_bytes == GB
+    watch.look(ours)
+    assert seen("web").gone_at == first
+
+
+def test_of_a_process_of_another_namespace_nothing_is_said(ours: Settings, writer: Process) -> None:
+    boot, _, pid, _ = processes.identity(writer).split("/")
+    factories.guest("web", "one", process=f"{boot}/1/{pid}/1")
+    factories.guest("old", "one")
+    watch.look(ours)
+    assert seen("web").gone_at is None
+    assert seen("old").gone_at is None

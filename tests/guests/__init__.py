@@ -1,0 +1,1 @@
+"""Tests that move real guests between real hosts."""

@@ -1,0 +1,270 @@
+"""The guide for two hypervisors, followed literally on three machines of namespaces, TLS and all."""
+
+import json
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from lab.guest.boot_files import boot_files, default_cache
+from lab.guest.command_line import command_line
+from lab.guest.spec import DiskSpec, GuestSpec
+from lab.guest.verify import ImageRef, verify
+from tests import namespaces
+from tests.helpers import MIB, until
+from tests.namespaces import Machine
+from workers.process import processes
+
+pytestmark = [
+    pytest.mark.guests,
+    pytest.mark.skipif(not namespaces.may_be_made(), reason="this user may not make namespaces and mounts here"),
+    pytest.mark.skipif(shutil.which("pg_createcluster") is None, reason="no postgresql-common on this machine"),
+]
+
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs" / "deploy.md"
+UNITS = ROOT / "deploy" / "systemd"
+BLOCK = re.compile(r"<!-- (\w+): (.*?) -->\n```sh\n(.*?)```", re.DOTALL)
+SETTINGS = "set -a; . /etc/drover/environment; set +a; "
+PYTHON = Path(sys.executable).parent.parent
+"""The environment in which Drover is installed here."""
+
+
+@dataclass
+class Fleet:
+    """The guide's three machines, and the services that were started on them."""
+
+    machines: dict[str, Machine]
+    services: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    def follow(self, kind: str, only: str = "") -> None:
+        """Run the guide's blocks of a kind, in their order; `only` is a word that the chosen ones contain."""
+        for found, where, script in BLOCK.findall(GUIDE.read_text()):
+            if found == kind and only in script:
+                for name in where.split(", "):
+                    self.run(name, script)
+
+    def run(self, name: str, script: str) -> str:
+        done = self.machines[name].run(script, cwd=ROOT)
+        assert done.returncode == 0, f"on {name}: {script}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def start_services(self) -> None:
+        """What `systemctl enable --now` would start: there is no systemd in a test.
+
+        As root, whatever `User` a unit names: the Python that the tests run with may be out of its reach.
+        """
+        [(_, units, _)] = [block for block in BLOCK.findall(GUIDE.read_text()) if block[0] == "units"]
+        for line in units.split("; "):
+            name, *services = line.split()
+            for service in services:
+                command = SETTINGS + "exec " + _start(service)
+                argv = self.machines[name].argv("sh", "-c", command)
+                with (self.machines[name].folder / f"{service}.log").open("ab") as log:
+                    self.services.append(subprocess.Popen(argv, stdout=log, stderr=log))
+        try:
+            until("both hypervisors are known", lambda: self.drover("host", "list").count("alive") == 2, 90, every_s=1)
+        except AssertionError as error:
+            logs = [log for machine in self.machines.values() for log in machine.folder.glob("*.log")]
+            said = [f"{log.parent.name} {log.stem}: {processes.log_tail(log)}" for log in logs]
+            raise AssertionError("\n".join([str(error), *said])) from error
+        assert all(service.poll() is None for service in self.services)
+
+    def stop_services(self) -> None:
+        for service in self.services:
+            entered = processes.process(service.pid)
+            for started in processes.children(entered) if entered else []:
+                started.signal(signal.SIGTERM)  # nsenter(1) forks, and passes no signal on
+        for service in self.services:
+            service.wait(60)
+        self.services.clear()
+
+    def drover(self, *words: str) -> str:
+        return self.run("control", SETTINGS + shlex.join(["/opt/drover/bin/drover", *words]))
+
+
+def _start(service: str) -> str:
+    text = (UNITS / f"{service}.service").read_text().replace("\\\n", " ")
+    [start] = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
+    return str(start)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """The guide followed up to the running services."""
+    with namespaces.machines(["control", "hv1", "hv2"], tmp_path_factory.mktemp("machines")) as made:
+        fleet = Fleet({machine.name: machine for machine in made})
+        for name in fleet.machines:
+            fleet.run(name, f"ln -s {PYTHON} /opt/drover && install --directory --mode=0750 /etc/drover")
+        fleet.run("control", "useradd --system --home-dir /nonexistent drover")
+        fleet.run("control", "install --directory --mode=0700 /var/lib/drover-flower --owner=drover")
+        blocks = [block for block in BLOCK.findall(GUIDE.read_text()) if block[0] == "run"]
+        for _, where, script in blocks[: _position(blocks, "drover db upgrade") + 1]:
+            for name in where.split(", "):
+                _hand_over(fleet, name)
+                fleet.run(name, script)
+        try:
+            fleet.start_services()
+            yield fleet
+        finally:
+            fleet.stop_services()
+
+
+def _position(blocks: list[tuple[str, str, str]], words: str) -> int:
+    return next(number for number, block in enumerate(blocks) if words in block[2])
+
+
+def _hand_over(fleet: Fleet, name: str) -> None:
+    """What the guide has copied from machine to machine by hand."""
+    control = fleet.machines["control"].path("/etc/drover")
+    for source, target in (
+        ("ca.crt", "ca.crt"),
+        (f"{name}.crt", "host.crt"),
+        (f"{name}.key", "host.key"),
+        (f"{name}.redis", f"{name}.redis"),
+    ):
+        if (control / source).exists():
+            there = fleet.machines[name].path("/etc/drover") / target
+            if there != control / source:
+                shutil.copy(control / source, there)
+
+
+@pytest.fixture(scope="module")
+def guest(fleet: Fleet) -> Path:
+    """A guest on hv1, started by its owner; answers its folder, which is the same on every host."""
+    folder = Path("/var/lib/guests/web")
+    kernels = shlex.quote(f'read = ["{default_cache()}"]')
+    for name in ("hv1", "hv2"):
+        fleet.run(name, f"echo {kernels} >/etc/drover/policy.toml")
+    spec = GuestSpec(
+        name="web",
+        directory=folder,
+        disks=(DiskSpec(size_bytes=64 * MIB, format="raw"),),
+        window_mib=4,
+        write_rate=100,
+        more=("-qmp", "unix:/run/web.qmp,server=on,wait=off"),
+    )
+    fleet.run(
+        "hv1", f"mkdir --parents {folder} && qemu-img create -q -f raw {spec.image(0)} {spec.disks[0].size_bytes}"
+    )
+    fleet.run("hv1", shlex.join(command_line(spec, boot_files(default_cache()))) + " -daemonize")
+    console = fleet.machines["hv1"].path(str(spec.console))
+    until("the guest writes", lambda: b"ack " in console.read_bytes(), 120)
+    return folder
+
+
+def test_the_guide_moves_a_guest_by_tls_and_its_backup_can_be_restored(fleet: Fleet, guest: Path) -> None:
+    fleet.follow("run", "drover migrate web")
+    here = [fleet.machines[name].path(str(guest)) for name in ("hv1", "hv2")]
+    console = here[1] / "console.log"
+    seen = console.stat().st_size
+    until("the guest goes on at hv2", lambda: console.stat().st_size > seen)
+    fleet.run("hv2", "pkill --signal STOP qemu-system")
+    try:
+        report = verify([ImageRef(here[1] / "disk0.raw", "raw", "vda")], [folder / "console.log" for folder in here])
+    finally:
+        fleet.run("hv2", "pkill --signal CONT qemu-system")
+    assert report.ok, report.problems
+
+    fleet.follow("run", "pg_dump")
+    fleet.stop_services()
+    fleet.follow("restore")
+    fleet.start_services()
+    assert re.search(r"web .*hv2", fleet.drover("guest", "list"))
+
+    job = json.loads(fleet.drover("migrate", "web", "--to", "hv1", "--bandwidth", "1M", "--json"))["id"]
+    fleet.drover("job", "cancel", str(job))
+    shown = ("job", "show", str(job), "--json")
+    until("the move is rolled back", lambda: json.loads(fleet.drover(*shown))["state"] == "rolled_back", every_s=0.5)
+
+
+def _redis(fleet: Fleet, name: str, *words: str) -> str:
+    password = fleet.machines["control"].path("/etc/drover") / f"{name}.redis"
+    certificate = "--cacert /etc/drover/ca.crt --cert /etc/drover/host.crt --key /etc/drover/host.key"
+    login = f"--user {name} --pass {password.read_text().strip()} --no-auth-warning"
+    return fleet.run(name, f"redis-cli --tls -h control -p 6380 {certificate} {login} {shlex.join(words)} 2>&1")
+
+
+def test_a_hypervisor_gets_at_nobody_elses_messages_and_at_no_schema(fleet: Fleet) -> None:
+    assert "NOPERM" in _redis(fleet, "hv1", "LRANGE", "drover.hv2", "0", "-1")
+    assert "NOPERM" in _redis(fleet, "hv1", "FLUSHALL")
+    assert "NOPERM" in _redis(fleet, "hv1", "LPUSH", "drover.control", "a move of its own")
+    assert "NOPERM" in _redis(fleet, "hv1", "PUBLISH", "/0.celery.pidbox", "shutdown")
+    assert "NOPERM" not in _redis(fleet, "hv1", "LLEN", "drover.hv1")
+    tried = fleet.machines["hv1"].run(
+        SETTINGS + 'psql "$(echo "$DROVER_DATABASE_URL" | sed s/+psycopg//)" --command "DROP TABLE job" 2>&1'
+    )
+    assert tried.returncode != 0
+    assert "must be owner" in tried.stdout
+
+
+def _postgres(fleet: Fleet, name: str, statement: str) -> str:
+    login = SETTINGS + 'psql "$(echo "$DROVER_DATABASE_URL" | sed s/+psycopg//)" --tuples-only --no-align --command '
+    return fleet.machines[name].run(login + shlex.quote(statement) + " 2>&1").stdout
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE job SET plan = '{}'",  # would start a program on another host
+        "UPDATE disk SET destination_path = '/etc/passwd'",
+        "UPDATE host SET state = 'maintenance'",
+        "INSERT INTO job (guest, source, destination, state) VALUES ('web', 'hv2', 'hv1', 'queued')",
+        "INSERT INTO host SELECT 'hv3', address, guest_root, incarnation, heartbeat_at, facts, state FROM host",
+        "DELETE FROM job",
+        "SELECT * FROM drain",
+    ],
+)
+def test_a_hypervisor_may_do_nothing_to_the_database_but_tell_how_its_moves_go(
+    fleet: Fleet, guest: Path, statement: str
+) -> None:
+    said = _postgres(fleet, "hv1", statement)
+    assert "permission denied" in said or "violates row-level security" in said
+
+
+def test_a_hypervisor_sees_no_other(fleet: Fleet, guest: Path) -> None:
+    assert _postgres(fleet, "hv1", "SELECT name FROM host") == "hv1\n"
+
+
+def test_a_worker_was_denied_nothing_it_needed(fleet: Fleet, guest: Path) -> None:
+    for name in ("hv1", "hv2"):
+        log = (fleet.machines[name].folder / "drover-worker.log").read_text()
+        assert "permission denied" not in log
+        assert "NOPERM" not in log
+
+
+def test_the_certificates_stand_the_strict_check_that_python_makes_from_3_13_on(fleet: Fleet) -> None:
+    strictly = "openssl verify -x509_strict -CAfile /etc/drover/ca.crt"
+    fleet.run("control", f"{strictly} /etc/drover/control.crt /etc/drover/hv1.crt /etc/drover/hv2.crt")
+
+
+def test_nobody_gets_in_without_a_certificate_or_with_anothers_name(fleet: Fleet) -> None:
+    bare = fleet.machines["hv1"].run("redis-cli --tls -h control -p 6380 --cacert /etc/drover/ca.crt PING 2>&1")
+    assert "PONG" not in bare.stdout
+    as_other = fleet.machines["hv1"].run(
+        SETTINGS + 'psql "$(echo "$DROVER_DATABASE_URL" | sed "s/+psycopg//; s/hv1@/hv2@/")" --command "SELECT 1" 2>&1'
+    )
+    assert as_other.returncode != 0
+    assert "certificate authentication failed" in as_other.stdout
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine")
+@pytest.mark.parametrize("unit", sorted(UNITS.glob("*.service")), ids=lambda unit: unit.name)
+def test_the_units_have_no_rights_that_they_do_not_need(unit: Path) -> None:
+    words = ["systemd-analyze", "security", "--offline=true", "--threshold=39", "--no-pager", str(unit)]
+    told = subprocess.run(words, capture_output=True, text=True)
+    assert told.returncode == 0, told.stdout
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine")
+@pytest.mark.parametrize("unit", sorted(UNITS.glob("*.service")), ids=lambda unit: unit.name)
+def test_systemd_understands_the_units(fleet: Fleet, unit: Path) -> None:
+    told = fleet.machines["control"].run(f"systemd-analyze verify --man=no {unit} 2>&1")
+    assert unit.name not in told.stdout, told.stdout

@@ -1,0 +1,139 @@
+"""The lab from the command line: up, guest, migrate, verify, Flower, and nothing left after down."""
+
+import json
+import os
+import subprocess
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drover.broker.app import app
+from lab import fleet
+from lab.directory import Lab
+from tests.helpers import until
+from workers.process import processes
+
+pytestmark = pytest.mark.guests
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="dl", dir="/tmp"))
+    yield made
+    fleet.down(Lab(made))
+
+
+def drover(folder: Path, *words: str, code: int = 0) -> dict[str, Any]:
+    """The JSON document that a command prints, and nothing else."""
+    environment = os.environ | {"DROVER_LAB_DIR": str(folder)}
+    if (folder / "drover-lab").exists():
+        environment |= Lab(folder).environment
+    command = [fleet._program("drover"), *words, "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def _mentioned_by(folder: Path) -> list[str]:
+    """Command lines of living processes that have to do with the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in words:
+            found.append(words)
+    return found
+
+
+def _shared_memory(folder: Path) -> set[Path]:
+    """What the lab's own Postgres shares by files: others' comes and goes meanwhile."""
+    [postmaster] = processes.find(Lab(folder).mark("postgres"))
+    lines = Path(f"/proc/{postmaster.pid}/maps").read_text().splitlines()
+    return {Path(line.split(maxsplit=5)[5]) for line in lines if "/dev/shm/PostgreSQL." in line}
+
+
+def test_a_guest_moves_in_a_lab_and_nothing_is_left_of_it(folder: Path) -> None:
+    up = drover(folder, "lab", "up", "--hosts", "2")
+    memory = _shared_memory(folder)
+    assert memory
+    assert all(path.exists() for path in memory)
+    drover(folder, "lab", "guest", "web", "--host", "host-a", "--disk", "64M", "--disk", "32M:raw:drive:virtio-scsi")
+    moved = drover(folder, "migrate", "web", "--to", "host-b", "--wait")
+    assert moved["state"] == "done"
+    assert moved["downtime_ms"] > 0
+    verdict = drover(folder, "lab", "verify", "web")
+    assert (verdict["ok"], verdict["host"]) == (True, "host-b")
+    _flower_shows_the_steps(up["flower"])
+    drover(folder, "lab", "down")
+    assert not folder.exists()
+    assert processes.find_below(folder) == []
+    assert _mentioned_by(folder) == []
+    assert [path for path in memory if path.exists()] == []
+
+
+def _flower_shows_the_steps(url: str) -> None:
+    def metrics() -> str:
+        with urllib.request.urlopen(f"{url}/metrics") as answer:
+            return str(answer.read().decode())
+
+    until("Flower has seen the last step", lambda: 'task="drover.step.cleanup"' in metrics(), 20)
+    assert 'task="drover.step.migrate_ram"' in metrics()
+
+
+def test_a_second_lab_in_the_same_folder_is_refused(folder: Path) -> None:
+    (folder / "drover-lab").touch()
+    refusal = drover(folder, "lab", "up", code=2)
+    assert "there is a lab in" in refusal["error"]["message"]
+
+
+def test_a_folder_that_is_not_a_lab_is_never_deleted(folder: Path) -> None:
+    (folder / "precious").touch()
+    drover(folder, "lab", "down")
+    assert (folder / "precious").exists()
+    (folder / "precious").unlink()
+    folder.rmdir()
+
+
+def _may_make_namespaces() -> bool:
+    """Root may, but in a container it mostly may not."""
+    return (
+        os.geteuid() == 0
+        and not subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True).returncode
+    )
+
+
+@pytest.mark.skipif(not _may_make_namespaces(), reason="this user may not make network namespaces here")
+def test_a_cut_link_heals_without_a_new_copy(folder: Path) -> None:
+    drover(folder, "lab", "up", "--namespaces", "--no-flower")
+    drover(folder, "lab", "guest", "web", "--host", "host-a", "--disk", "64M", "--fill-mib", "32")
+    job = drover(folder, "migrate", "web", "--to", "host-b", "--bandwidth", "8M/s")["id"]
+    until("some of it is copied", lambda: _disk(folder, job)["bytes_copied"] > 4 << 20)
+    drover(folder, "lab", "cut", "host-b")
+    before = _disk(folder, job)["bytes_copied"]
+    drover(folder, "lab", "cut", "host-b", "--mend")
+    ended = drover(folder, "job", "watch", str(job))
+    assert ended["state"] == "done"
+    assert all(step["attempts"] == 1 for step in ended["steps"] if step["name"] in {"start_nbd", "mirror_disks"})
+    assert before > 0
+    assert drover(folder, "lab", "verify", "web")["ok"]
+
+
+def _disk(folder: Path, job: int) -> dict[str, Any]:
+    disk: dict[str, Any] = drover(folder, "job", "show", str(job))["disks"][0]
+    return disk
+
+
+def test_a_process_that_was_pointed_at_a_lab_for_a_while_is_back_at_the_former_one(lab: Lab, database_lab: Lab) -> None:
+    assert app.conf.broker_url == lab.environment["DROVER_BROKER_URL"]
+    with fleet.pointed_at(database_lab):
+        assert app.conf.broker_url == database_lab.environment["DROVER_BROKER_URL"]
+    assert app.conf.broker_url == lab.environment["DROVER_BROKER_URL"]
+    with app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1)

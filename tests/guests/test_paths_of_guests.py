@@ -1,0 +1,246 @@
+"""Paths of a guest mean the same on another host: relative ones, those by links, those in a file, and open files."""
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from drover.errors import PreconditionFailed
+from models.plan import Link
+from models.preflight import Check
+from tests.helpers import until
+from tests.qmp_guest import QEMU, Guest, image
+from workers.files import UnsafePath
+from workers.images import links
+from workers.preflight import as_started, open_images
+from workers.process import processes
+from workers.process.processes import Process
+from workers.qemu import config_file, json_text, paths
+from workers.qemu.config_file import UnreadableConfig
+from workers.qemu.disks import source_disks, unnamed_images
+
+
+def only(checks: Sequence[Check]) -> str:
+    """The one sentence."""
+    (check,) = checks
+    return check.sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "there"),
+    [
+        ("-drive file=d.qcow2,if=virtio", "-drive file=/w/d.qcow2,if=virtio"),
+        ("-drive file=/d.qcow2", "-drive file=/d.qcow2"),
+        ("-hda file:d,x", "-hda /w/d,x"),
+        ("d.img", "/w/d.img"),
+        ("-drive file=a,,b/d", "-drive file=/w/a,,b/d"),
+        ("-drive file=nbd:host:1", "-drive file=nbd:host:1"),
+        ("-drive driver=qcow2,file.filename=d", "-drive driver=qcow2,file.filename=/w/d"),
+        ("-blockdev driver=qcow2,file=node,node-name=n", "-blockdev driver=qcow2,file=node,node-name=n"),
+        ('-blockdev {"driver":"file","filename":"d"}', '-blockdev {"driver": "file", "filename": "/w/d"}'),
+        ("-blockdev {'driver':'file','filename':'d'}", '-blockdev {"driver": "file", "filename": "/w/d"}'),
+        ("-qmp unix:q,server=on", "-qmp unix:/w/q,server=on"),
+        ("-qmp tcp:127.0.0.1:1,server", "-qmp tcp:127.0.0.1:1,server"),
+        ("-serial mon:file:log", "-serial mon:file:/w/log"),
+        ("-serial stdio", "-serial stdio"),
+        ("-chardev socket,id=c,path=s,server=on", "-chardev socket,id=c,path=/w/s,server=on"),
+        ("-chardev socket,id=c,path=@abstract", "-chardev socket,id=c,path=@abstract"),
+        ("-vnc unix:v,password=on", "-vnc unix:/w/v,password=on"),
+        ("-pidfile p,q", "-pidfile /w/p,q"),
+        ("-object secret,id=s,file=k", "-object secret,id=s,file=/w/k"),
+        ("-fw_cfg name=opt/x,file=f", "-fw_cfg name=opt/x,file=/w/f"),
+        ("-append root=a/b -name web", "-append root=a/b -name web"),
+        ("-bios here.bin", "-bios /w/here.bin"),
+        ("-bios bios-256k.bin", "-bios bios-256k.bin"),
+        ("-device e1000,romfile=here.bin", "-device e1000,romfile=/w/here.bin"),
+    ],
+)
+def test_a_relative_path_is_written_from_the_root(words: str, there: str) -> None:
+    changed = paths.changed(
+        ["qemu", *words.split()],
+        lambda name: f"/w/{name}",
+        searched=lambda name: f"/w/{name}" if name == "here.bin" else name,
+    )
+    assert " ".join(changed) == f"qemu {there}"
+
+
+def test_a_json_name_in_an_option_is_looked_into() -> None:
+    line = ["qemu", "-drive", 'file=json:{"driver":"qcow2",,"file":{"driver":"file",,"filename":"d"}}']
+    (changed,) = paths.changed(line, lambda name: f"/w/{name}")[2:]
+    assert '"filename": "/w/d"' in changed.replace(",,", ",")
+
+
+def test_what_qemu_takes_for_json_is_read() -> None:
+    assert json_text.loads("{'a': 'it\\'s \"b\"', \"c\": [true, 'd']}") == {"a": 'it\'s "b"', "c": [True, "d"]}
+    with pytest.raises(ValueError, match="Expecting"):
+        json_text.loads("{a}")
+
+
+CONFIG = """
+# from qemu's own example
+[machine]
+  type = "pc"
+[memory]
+  size = "64M"
+[drive "d0"]
+  if = "none"
+  file = "disk.raw"
+  format = "raw"
+[device "blk0"]
+  driver = "virtio-blk-pci"
+  drive = "d0"
+[chardev "c0"]
+  backend = "null"
+[global]
+  driver = "virtio-blk-pci"
+  property = "queue-size"
+  value = "64"
+"""
+
+
+def test_what_a_configuration_file_says_stands_on_the_command_line() -> None:
+    merged = config_file.merged(["qemu", "-S", "-readconfig", "/x", "-nodefaults"], lambda name: CONFIG)
+    assert merged == [
+        *("qemu", "-S"),
+        *("-machine", "pc"),
+        *("-m", "size=64M"),
+        *("-drive", "id=d0,if=none,file=disk.raw,format=raw"),
+        *("-device", "virtio-blk-pci,id=blk0,drive=d0"),
+        *("-chardev", "null,id=c0"),
+        *("-global", "driver=virtio-blk-pci,property=queue-size,value=64"),
+        "-nodefaults",
+    ]
+    with pytest.raises(UnreadableConfig, match="line 1"):
+        config_file.options_of("nonsense")
+
+
+def test_links_below_the_guest_root_are_followed_and_made_again(tmp_path: Path) -> None:
+    here, there = tmp_path / "a", tmp_path / "b"
+    (here / "web/v1").mkdir(parents=True)
+    (here / "web/current").symlink_to("v1")
+    (here / "web/v1/disk.raw").write_text("")
+    (here / "web/root.raw").symlink_to(here / "web/current/disk.raw")
+    path, found = links.followed(f"{here}/web/root.raw", here)
+    assert path == f"{here}/web/v1/disk.raw"
+    assert [Path(link.path).name for link in found] == ["root.raw", "current"]
+    moved = [
+        Link(path=link.path.replace(str(here), str(there)), target=link.target.replace(str(here), str(there)))
+        for link in found
+    ]
+    assert links.in_the_way(moved) == []
+    links.make(moved)
+    links.make(moved)  # by a worker that died in between
+    (there / "web/v1").mkdir()
+    (there / "web/v1/disk.raw").write_text("here")
+    assert (there / "web/root.raw").read_text() == "here"
+    links.remove_dangling(moved)
+    assert (there / "web/root.raw").is_symlink()  # another guest may have its image by it
+    (there / "web/v1/disk.raw").unlink()
+    (there / "web/v1").rmdir()
+    links.remove_dangling(moved)
+    assert list((there / "web").iterdir()) == []
+
+
+def test_a_link_that_leads_out_of_the_guest_root_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk.raw").write_text("")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "disk.raw").symlink_to("../disk.raw")
+    assert links.followed(f"{root}/disk.raw", root) == (f"{root}/disk.raw", [])
+
+
+def test_something_else_where_a_link_belongs_is_named_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "current").mkdir()
+    link = Link(path=f"{tmp_path}/current", target="v1")
+    assert "current exists already and is no link to v1: move it away" in links.in_the_way([link])[0]
+    with pytest.raises(PreconditionFailed, match="no link to v1"):
+        links.make([link])
+    assert (tmp_path / "current").is_dir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_link_of_somebody_elses_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "current").symlink_to("v1")
+    os.chown(tmp_path / "current", 65534, 65534, follow_symlinks=False)
+    with pytest.raises(UnsafePath, match="chown -h root"):
+        links.followed(f"{tmp_path}/current/disk.raw", tmp_path)
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[tuple[Guest, Process]]:
+    """A QEMU whose paths are all relative to where it was started, some of them in a file; it has left that folder."""
+    (tmp_path / "sub").mkdir()
+    image(tmp_path / "sub/it's.raw")
+    image(tmp_path / "disk.raw")
+    (tmp_path / "c.conf").write_text('[drive "d1"]\n file = "disk.raw"\n format = "raw"\n if = "virtio"\n')
+    line = [QEMU, "-display", "none", "-S", "-m", "32", "-daemonize", "-pidfile", "pid", "-readconfig", "c.conf"]
+    line += ["-blockdev", "{'driver':'file','filename':'sub/it\\u0027s.raw','node-name':'f'}"]
+    line += ["-device", "virtio-blk-pci,drive=f", "-qmp", "unix:qmp,server,nowait"]
+    environment = {name: value for name, value in os.environ.items() if name != "PWD"}
+    subprocess.run(line, cwd=tmp_path, env=environment, check=True)
+    guest = Guest(["true"], tmp_path / "qmp")
+    process = processes.process(int((tmp_path / "pid").read_text()))
+    assert process is not None
+    try:
+        yield guest, process
+    finally:
+        process.kill()
+        guest.close()
+
+
+@pytest.mark.guests
+def test_a_qemu_is_described_as_if_all_its_paths_had_been_written_out(
+    started: tuple[Guest, Process], tmp_path: Path
+) -> None:
+    guest, process = started
+    found = as_started.as_started(process)
+    assert (found.folder, found.refusals) == (tmp_path, ())
+    line = " ".join(found.argv)
+    assert f"-pidfile {tmp_path}/pid -drive id=d1,file={tmp_path}/disk.raw,format=raw,if=virtio" in line
+    assert f"{tmp_path}/sub/it's.raw" in line
+    disks = [disk.model_copy(update={"path": found.place(disk.path)}) for disk in source_disks(**guest.block())]
+    assert unnamed_images(disks, found.argv) == []
+    assert open_images.elsewhere(process, disks, found.argv) == []
+    lost = open_images.lost(process, ["disk.raw", "sub/it's.raw"], found.said)
+    assert f"QEMU (pid {process.pid}) does not find disk.raw any more" in only(lost)
+
+    here = tmp_path / "disk.raw"
+    here.rename(tmp_path / "moved.raw")
+    said = only(open_images.elsewhere(process, disks, found.argv))
+    assert said.endswith(f"is gone, and QEMU (pid {process.pid}) has it open; `mv {tmp_path}/moved.raw {here}`")
+    image(here)
+    said = only(open_images.elsewhere(process, disks, found.argv))
+    assert f"is another file by now, and QEMU (pid {process.pid}) has it open; move what is at {here} away" in said
+    here.unlink()
+    (tmp_path / "moved.raw").unlink()
+    said = only(open_images.elsewhere(process, disks, found.argv))
+    assert f"`stop` the guest, `drive-backup` the disk to {here}, and start the guest anew" in said
+    guest("stop")
+    guest("drive-backup", device="d1", target=str(here), sync="full", format="raw", job_id="j")
+    until("the copy is complete", lambda: not guest("query-block-jobs"))
+    assert here.stat().st_size == 1 << 20
+
+
+@pytest.mark.guests
+def test_a_configuration_file_that_was_changed_since_is_not_believed(
+    started: tuple[Guest, Process], tmp_path: Path
+) -> None:
+    _, process = started
+    os.utime(tmp_path / "c.conf", (processes.started_at(process) + 60,) * 2)
+    said = only(as_started.as_started(process).refusals)
+    assert "c.conf was changed after the guest was started; start the guest anew" in said
+
+
+def test_a_name_that_is_no_utf8_is_refused_by_its_name() -> None:
+    program = [b"bash", b"-c", b"read x", b"-drive", b"file=/g\xe4st.raw"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE) as running:
+        process = processes.process(running.pid)
+        assert process is not None
+        until("it runs", lambda: b"file=" in Path(f"/proc/{running.pid}/cmdline").read_bytes())
+        found = as_started.as_started(process)
+        running.kill()
+    said = only(found.refusals)
+    assert said.startswith("file=/g\\xe4st.raw: a name that is no UTF-8 cannot be told to another host; rename it")

@@ -1,0 +1,187 @@
+"""Both sides of a copy are compared: the images of a QEMU that may go on writing, and those that it was copied from."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from drover.errors import Fatal
+from models.documents import DiskProof, Range
+from tests.helpers import MIB, until
+from tests.qmp_guest import QEMU, Guest, guests, image
+from workers.disks.pace import Brake
+from workers.proof import answering, comparing
+from workers.proof.answering import Parameters
+from workers.proof.comparing import Comparison, Peer, joined
+from workers.qemu import nbd, written
+from workers.qemu.monitor import connect
+from workers.qemu.nbd import ALLOCATION
+from workers.streams import local
+
+SIZE_MIB = 48
+OURS = written.name(7, "nonce")
+
+
+@dataclass
+class Pair:
+    """A QEMU with a raw and a qcow2 disk, and where the images that these were copied from are offered."""
+
+    folder: Path
+    guest: Guest
+    originals: Path
+
+    def write(self, disk: int, what: str) -> None:
+        """As the guest would."""
+        said = self.guest("human-monitor-command", command_line=f'qemu-io -d vb{disk}/virtio-backend "{what}"')
+        assert "error" not in str(said).lower(), said
+
+    def damage(self, disk: int, offset: int, pattern: int = 0xEE, length: int = 1) -> None:
+        """Behind the guest's back."""
+        path = self.folder / f"disk{disk}"
+        if disk == 0:
+            with path.open("r+b") as raw:
+                raw.seek(offset)
+                raw.write(bytes([pattern]) * length)
+        else:
+            command = f"write -q -P {pattern} {offset} {length}"
+            subprocess.run(["qemu-io", "--image-opts", *_unlocked(path), "-c", command], check=True)
+
+    def compared(self, disk: int, meanwhile: Callable[[], None] = lambda: None) -> DiskProof:
+        """The outcome. `meanwhile` is done before it is asked what the guest has written."""
+        return asyncio.run(_compared(self, disk, meanwhile))
+
+
+def _unlocked(path: Path) -> list[str]:
+    return [f"driver=qcow2,file.driver=file,file.filename={path},file.locking=off"]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    line = [QEMU, "-display", "none", "-M", "q35", "-S"]
+    line += [word for name in ("q", "q2") for word in ("-qmp", f"unix:{tmp_path}/{name},server=on,wait=off")]
+    daemon = ["qemu-storage-daemon", "--nbd-server", f"addr.type=unix,addr.path={tmp_path}/originals"]
+    for index, fmt in enumerate(("raw", "qcow2")):
+        path = image(tmp_path / f"original{index}", fmt, f"{SIZE_MIB}M")
+        commands = ["-c", "write -q -P 5 1M 3M", "-c", "write -q -P 6 40M 1M"]
+        subprocess.run(["qemu-io", "-f", fmt, *commands, str(path)], check=True)
+        shutil.copy(path, tmp_path / f"disk{index}")
+        line += ["-drive", f"file={tmp_path}/disk{index},if=none,id=d{index},format={fmt}"]
+        line += ["-device", f"virtio-blk-pci,drive=d{index},id=vb{index}"]
+        node = {"driver": fmt, "node-name": f"o{index}", "read-only": True}
+        daemon += ["--blockdev", json.dumps(node | {"file": {"driver": "file", "filename": str(path)}})]
+        daemon += ["--export", f"type=nbd,id=o{index},node-name=o{index},name=o{index}"]
+    process = subprocess.Popen(daemon)
+    try:
+        with guests() as start:
+            guest = start(line, tmp_path / "q")
+            until("the originals are offered", (tmp_path / "originals").exists)
+            asyncio.run(_record(tmp_path))
+            yield Pair(tmp_path, guest, tmp_path / "originals")
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def _record(folder: Path) -> None:
+    async with connect(folder / "q2") as monitor:
+        await written.record(monitor, OURS)
+
+
+async def _compared(pair: Pair, disk: int, meanwhile: Callable[[], None]) -> DiskProof:
+    stream = pair.folder / "stream"
+    async with AsyncExitStack() as stack:
+        with local.listen(stream) as listening:
+            told = Parameters(
+                listening=listening.detach(),
+                qmp=str(pair.folder / "q2"),
+                bitmap=OURS,
+                socket=str(pair.folder / "own"),
+                mine=str(pair.folder / "mine"),
+            )
+        serving = asyncio.create_task(answering.serve(told))
+        stack.callback(serving.cancel)
+        reader, writer = await asyncio.open_unix_connection(stream)
+        stack.callback(writer.close)
+        ours = await stack.enter_async_context(nbd.connect(pair.originals, f"o{disk}", [ALLOCATION]))
+
+        async def once(_: DiskProof) -> None:
+            meanwhile()
+
+        compared = await Comparison(
+            index=disk,
+            size_bytes=SIZE_MIB * MIB,
+            ours=ours,
+            theirs=Peer(reader=reader, writer=writer),
+            brake=Brake(),
+            bytes_per_s=0,
+            told=once,
+        ).run()
+        writer.close()
+        async with asyncio.timeout(20):
+            while (pair.folder / "mine").exists():
+                await asyncio.sleep(0.01)
+        return compared
+
+
+@pytest.mark.guests
+@pytest.mark.parametrize("disk", [0, 1], ids=["raw", "qcow2"])
+def test_equal_images_are_equal_to_the_last_byte_and_nothing_is_left_in_qemu(pair: Pair, disk: int) -> None:
+    pair.write(disk, "write -z 20M 1M")  # what was a hole still reads as zeroes
+    found = pair.compared(disk)
+    assert (found.bytes_compared, found.bytes_equal) == (SIZE_MIB * MIB, SIZE_MIB * MIB)
+    assert (found.bytes_left_out, found.bytes_different, found.different) == (0, 0, ())
+    assert pair.guest("query-block-exports") == []
+    bitmaps = {b["name"] for n in pair.guest.block()["named_block_nodes"] for b in n.get("dirty-bitmaps", ())}
+    assert bitmaps == {OURS}
+
+
+@pytest.mark.guests
+def test_a_flipped_byte_is_found_and_what_the_guest_wrote_is_left_out(pair: Pair) -> None:
+    pair.write(0, "write -P 9 2M 8k")
+    pair.write(0, "write -z 40M 64k")
+    pair.damage(0, 3 * MIB + 4097)
+    pair.damage(0, 30 * MIB)  # in what was a hole
+    found = pair.compared(0)
+    assert found.different == (Range(offset=3 * MIB + 4096, length=4096), Range(offset=30 * MIB, length=4096))
+    assert (found.bytes_different, found.bytes_left_out) == (8192, 8192 + 65536)
+    assert found.bytes_equal == SIZE_MIB * MIB - 16384 - 65536
+
+
+@pytest.mark.guests
+def test_data_that_became_a_hole_is_found(pair: Pair) -> None:
+    pair.damage(0, 40 * MIB + 65536, pattern=0, length=65536)
+    assert pair.compared(0).different == (Range(offset=40 * MIB + 65536, length=65536),)
+
+
+@pytest.mark.guests
+def test_what_the_guest_writes_while_its_disk_is_compared_is_no_difference(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparing, "RECORD_S", 0)  # between any two segments
+    places = iter(range(1, 13))
+    found = pair.compared(1, meanwhile=lambda: pair.write(1, f"write -P 8 {next(places) * 4 % 48 + 1}M 100k"))
+    assert found.bytes_different == 0
+    assert found.bytes_left_out > 0
+
+
+@pytest.mark.guests
+def test_without_a_record_of_what_the_guest_wrote_there_is_no_proof(pair: Pair) -> None:
+    pair.write(0, "write -P 9 2M 8k")
+    for node in {n["node-name"] for n in pair.guest.block()["named_block_nodes"] if n.get("dirty-bitmaps")}:
+        pair.guest("block-dirty-bitmap-remove", node=node, name=OURS)
+    with pytest.raises(Fatal, match="not recorded any more"):
+        pair.compared(0)
+
+
+def test_adjacent_places_are_told_as_one() -> None:
+    assert list(joined([(0, 4096), (4096, 4096), (12288, 10)])) == [
+        Range(offset=0, length=8192),
+        Range(offset=12288, length=10),
+    ]
+    assert list(joined([])) == []

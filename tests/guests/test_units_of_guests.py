@@ -1,0 +1,209 @@
+"""A guest that systemd keeps alive moves to another host and home again: one guest at any instant, at boot as well."""
+
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from lab import fleet, services
+from lab.directory import MARKER, Lab
+from lab.guest.boot_files import boot_files, default_cache
+from lab.guest.command_line import command_line
+from lab.guest.spec import DiskSpec, GuestSpec
+from models.launcher import LauncherKind
+from tests import booted
+from tests.booted import Booted
+from tests.helpers import MIB, Moves, until
+from tests.labs import BRISK
+from workflows import guests
+
+pytestmark = [
+    pytest.mark.guests,
+    pytest.mark.skipif(not booted.may_be_made(), reason="no systemd-nspawn here, or this user may not mount"),
+]
+ROOT = Path(__file__).parents[2]
+UNITS = ROOT / "deploy" / "systemd"
+PREFIX = Path(sys.executable).parent.parent
+UNIT = """\
+[Unit]
+Description=the guest web, as its owner runs it
+[Service]
+ExecStartPre=/bin/sh -c '[ -e {image} ] || qemu-img create -q -f qcow2 {image} 64M'
+ExecStart={command}
+Restart=always
+RestartSec=200ms
+MemoryMax=600M
+CPUWeight=50
+Slice=machine.slice
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@dataclass
+class Scene:
+    """Two hosts that boot, and a guest that a unit of the first one keeps alive."""
+
+    lab: Lab
+    hosts: dict[str, Booted]
+    spec: GuestSpec
+    most: int = 0
+    """Of this guest's QEMUs that had its disk open to write, at one time."""
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def at(self, host: str) -> GuestSpec:
+        return GuestSpec(**{**vars(self.spec), "directory": self.lab.host(host).guests / self.spec.name})
+
+    def writes(self, host: str) -> None:
+        """It says something new there."""
+        console = self.at(host).console
+        heard = console.stat().st_size if console.exists() else 0
+        until(f"the guest writes on {host}", lambda: _said(console)[heard:].count(b"ack ") > 2, 120)
+
+    def watch(self) -> None:
+        """A QEMU that runs the guest prints on its console; of two hosts only one may at a time."""
+        heard = dict.fromkeys(self.hosts, 0)
+        while not self.over.wait(0.05):
+            said = {host: len(_said(self.at(host).console)) for host in self.hosts}
+            self.most = max(self.most, sum(said[host] > heard[host] for host in said))
+            heard = said
+
+
+def _said(console: Path) -> bytes:
+    try:
+        return console.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    lab = Lab(Path(tempfile.mkdtemp(prefix="du", dir="/tmp")), BRISK, durable=False)
+    folder = Path(tempfile.mkdtemp(prefix="drover-booted-", dir="/var/tmp"))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(fleet.down, lab)
+        _start_services(lab)
+        hosts = {}
+        for name in ("host-a", "host-b"):
+            lab.host(name).guests.mkdir(parents=True)
+            shared = [lab.path, ROOT, default_cache()]
+            made = stack.enter_context(booted.machine(name, folder / name, shared))
+            _install(lab, made)
+            made.boot()
+            hosts[name] = made
+        stack.enter_context(fleet.pointed_at(lab))
+        fleet.wait_for_workers(lab)
+        spec = GuestSpec(
+            name="web",
+            directory=lab.host("host-a").guests / "web",
+            disks=(DiskSpec(size_bytes=64 * MIB),),
+            window_mib=4,
+            write_rate=100,
+        )
+        yield Scene(lab, hosts, spec)
+
+
+def _start_services(lab: Lab) -> None:
+    (lab.path / MARKER).touch()
+    lab.path.chmod(0o711)
+    fleet.write_policy(lab)
+    services.start_postgres(lab)
+    services.start_redis(lab)
+    fleet._drover(lab, "db", "upgrade")
+    fleet.start_controller(lab)
+
+
+def _install(lab: Lab, machine: Booted) -> None:
+    """What docs/deploy.md says of a hypervisor."""
+    there = machine.root / "etc/systemd/system"
+    for unit in ("drover-worker.service", "drover-guest@.service"):
+        shutil.copy(UNITS / unit, there / unit)
+    wants = there / "multi-user.target.wants"
+    wants.mkdir(exist_ok=True)
+    (wants / "drover-worker.service").symlink_to("/etc/systemd/system/drover-worker.service")
+    opt = machine.root / "opt/drover"
+    opt.unlink(missing_ok=True)
+    opt.symlink_to(PREFIX)
+    lines = lab.host_environment(lab.host(machine.name)) | {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    settings = machine.root / "etc/drover"
+    settings.mkdir(exist_ok=True)
+    (settings / "environment").write_text("".join(f'{name}="{value}"\n' for name, value in lines.items()))
+
+
+def test_a_guest_that_systemd_keeps_alive_runs_once_wherever_it_lives(scene: Scene) -> None:
+    here, there, moves = scene.hosts["host-a"], scene.hosts["host-b"], Moves(scene.lab)
+    watching = threading.Thread(target=scene.watch, daemon=True)
+    _begin(scene)
+    adopted, _ = guests.adopt("web", "host-a", str(scene.spec.qmp_socket))
+    assert adopted.launcher is not None
+    assert (adopted.launcher.kind, adopted.launcher.name) == (LauncherKind.UNIT, "web.service")
+    watching.start()
+
+    moves.done(moves.move("web", "host-b"))
+
+    time.sleep(1.0)  # several times its RestartSec
+    assert here.unit("web.service", "ActiveState") in {"inactive", "failed"}
+    assert here.run("systemctl start web.service").returncode != 0, "nobody can start a second one there"
+    known = guests.known_guest("web")
+    assert known.launcher is not None
+    assert known.launcher.name == "drover-guest@web.service"
+    _lives_by_its_own_unit(there)
+    pid = there.unit("drover-guest@web", "MainPID")
+    there.done("systemctl restart drover-worker")
+    assert there.unit("drover-guest@web", "MainPID") == pid, "it outlives the worker"
+    scene.writes("host-b")
+
+    here.shut_down()
+    there.lose_power()
+    here.boot()
+    there.boot()
+    scene.writes("host-b")
+    assert here.unit("web.service", "ActiveState") == "inactive", "it is not started at boot where it does not live"
+
+    fleet.wait_for_workers(scene.lab)
+    until("host-b knows it again", _inspected, 60, every_s=0.5)
+    moves.done(moves.move("web", "host-a"))
+    scene.writes("host-a")
+    _lives_by_its_own_unit(here)
+    assert there.unit("drover-guest@web", "ActiveState") == "inactive"
+    assert there.unit("drover-guest@web", "UnitFileState") == "disabled"
+    scene.over.set()
+    watching.join()
+    assert scene.most == 1
+
+
+def _begin(scene: Scene) -> None:
+    spec, here = scene.spec, scene.hosts["host-a"]
+    spec.directory.mkdir()
+    words = command_line(spec, boot_files(default_cache()))
+    command = " ".join('"' + word.replace("%", "%%") + '"' for word in [f"/usr/bin/{words[0]}", *words[1:]])
+    unit = UNIT.format(image=spec.image(0), command=command)
+    (scene.hosts["host-a"].root / "etc/systemd/system/web.service").write_text(unit)
+    here.done("systemctl daemon-reload && systemctl enable --quiet --now web.service")
+    scene.writes("host-a")
+
+
+def _lives_by_its_own_unit(host: Booted) -> None:
+    unit = "drover-guest@web.service"
+    wanted = {
+        "ActiveState": "active",
+        "UnitFileState": "enabled",
+        "Restart": "always",
+        "MemoryMax": str(600 * MIB),
+        "CPUWeight": "50",
+        "Slice": "machine.slice",
+    }
+    assert {name: host.unit(unit, name) for name in wanted} == wanted
+
+
+def _inspected() -> bool:
+    return bool(guests.inspect(guests.known_guest("web")).runstate == "running")

@@ -1,0 +1,178 @@
+"""A guest that goes back to the images that it left behind needs only what it has written since, or is told why not."""
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lab import fleet
+from lab.directory import Lab
+from lab.guest.spec import DiskSpec
+from models.job import Job
+from tests.cli.support import document
+from tests.helpers import MIB, Moves, until
+from workers.process import processes
+from workers.qemu import written
+from workers.qemu.monitor import connect
+
+pytestmark = pytest.mark.guests
+OTHER = {"host-a": "host-b", "host-b": "host-a"}
+
+
+@pytest.fixture(scope="module")
+def away(lab: Lab) -> Iterator[tuple[Moves, str]]:
+    """A guest with a qcow2 and a raw disk that has been moved to host-b."""
+    made = Moves(lab)
+    disks = (DiskSpec(size_bytes=64 * MIB), DiskSpec(size_bytes=64 * MIB, format="raw"))
+    guest = made.boot(*disks, write_rate=20)
+    made.done(made.move(guest, "host-b"))
+    made.intact(guest, "host-b")
+    yield made, guest
+    made.end()
+
+
+def move_back(moves: Moves, guest: str, **options: Any) -> Job:
+    """To the host where it is not; it has lost nothing there."""
+    job = moves.move(guest, OTHER[host_of(guest)], **options)
+    moves.done(job)
+    moves.intact(guest, job.destination)
+    return job
+
+
+def host_of(guest: str) -> str:
+    return str(document("guest", "show", guest)["host"])
+
+
+def came_as_a_whole(moves: Moves, job: Job, why: str) -> None:
+    assert [disk.delta_bytes for disk in job.disks] == [None, None]
+    assert why in moves.story(job.id)
+
+
+def sent(job: Job) -> list[int]:
+    changed = [disk.delta_bytes for disk in job.disks if disk.delta_bytes is not None]
+    assert len(changed) == len(job.disks), "it came as a whole"
+    return changed
+
+
+def test_a_guest_goes_back_and_forth_with_what_it_has_written_since(away: tuple[Moves, str]) -> None:
+    moves, guest = away
+    planned = document("migrate", guest, "--back", "--dry-run")
+    assert (planned["destination"], planned["no_way_back"]) == ("host-a", None)
+    assert planned["way_back"] is not None
+    for _ in range(2):
+        job = move_back(moves, guest)
+        assert all(0 < changed < 32 * MIB for changed in sent(job)), moves.story(job.id)
+        assert f"only what it has written since is sent: {sum(sent(job)) / 1e6:.1f} MB" in moves.story(job.id)
+        moves.nothing_left(job)
+
+
+def test_an_image_that_somebody_has_touched_is_not_built_upon(away: tuple[Moves, str]) -> None:
+    moves, guest = away
+    there = moves.lab.host(OTHER[host_of(guest)])
+    [image] = (there.guests / guest).glob("disk1*.drover-*")
+    with image.open("r+b") as file:
+        file.seek(3 * MIB)
+        file.write(b"x")
+    came_as_a_whole(moves, move_back(moves, guest), f"{image}: somebody has written to it")
+
+
+def test_a_guest_whose_writes_were_not_recorded_comes_as_a_whole(away: tuple[Moves, str]) -> None:
+    moves, guest = away
+
+    async def forget() -> None:
+        async with connect(moves.lab.host(host_of(guest)).guests / guest / "qmp.sock") as monitor:
+            for disk in (await written.disks(monitor)).values():
+                for name in disk.bitmaps:
+                    await monitor.execute("block-dirty-bitmap-remove", node=disk.node, name=name)
+
+    asyncio.run(forget())
+    came_as_a_whole(moves, move_back(moves, guest), "what it wrote since it left is not known")
+
+
+def _sends(moves: Moves, job: Job) -> None:
+    until("it sends what has changed", lambda: "only what it has" in moves.story(job.id))
+
+
+def test_a_way_back_that_was_called_off_is_open_as_before(away: tuple[Moves, str]) -> None:
+    moves, guest = away
+    here = host_of(guest)
+    job = moves.submit(guest, OTHER[here], bandwidth_bytes_per_s=64 << 10)
+    _sends(moves, job)
+    assert document("job", "cancel", str(job.id), "--wait", code=3)["state"] == "rolled_back"
+    moves.nothing_left(job)
+    moves.intact(guest, here)
+    assert sent(move_back(moves, guest))
+
+
+def _nothing(moves: Moves, job: Job) -> None: ...
+
+
+def _source_worker(moves: Moves, job: Job) -> None:
+    _kill_worker(moves, job.source)
+
+
+def _destination_worker(moves: Moves, job: Job) -> None:
+    _kill_worker(moves, job.destination)
+
+
+def _kill_worker(moves: Moves, host: str) -> None:
+    for process in processes.find(moves.lab.mark(f"worker-{host}")):
+        process.kill()
+    fleet.start_worker(moves.lab, moves.lab.host(host))
+
+
+def _nbd_server(moves: Moves, job: Job) -> None:
+    for process in processes.find(f"{moves.directory(job, job.destination)}/exporter"):
+        process.kill()
+
+
+def _streams(moves: Moves, job: Job) -> None:
+    for process in processes.find(f"{moves.directory(job, job.source)}/streams"):
+        process.kill()
+
+
+FAULTS = (_source_worker, _nbd_server, _destination_worker, _streams, _nothing)
+
+
+def test_no_write_is_lost_whatever_dies_as_what_changed_is_sent(away: tuple[Moves, str], round_trips: int) -> None:
+    moves, guest = away
+    chance = random.Random(round_trips)
+    for number in range(2 * round_trips):
+        time.sleep(chance.uniform(0, 0.1 * round_trips))  # it writes meanwhile: the more rounds, the more
+        fault = FAULTS[number % len(FAULTS)]
+        job = moves.submit(guest, OTHER[host_of(guest)], bandwidth_bytes_per_s=chance.choice((64, 256)) << 10)
+        _sends(moves, job)
+        fault(moves, job)
+        moves.hurry(job.id)
+        done = moves.ended(job.id)
+        moves.done(done)
+        assert sent(done), moves.story(job.id)
+        moves.intact(guest, job.destination)
+
+
+def test_a_guest_whose_disks_are_offered_to_somebody_else_is_copied_onto_its_images(away: tuple[Moves, str]) -> None:
+    moves, guest = away
+    here = moves.lab.host(host_of(guest))
+
+    async def offer() -> None:
+        async with connect(here.guests / guest / "qmp.sock") as monitor:
+            address = {"type": "unix", "data": {"path": str(here.guests / guest / "theirs")}}
+            await monitor.execute("nbd-server-start", addr=address)
+
+    asyncio.run(offer())
+    came_as_a_whole(moves, move_back(moves, guest), "offers its disks to somebody else")
+    assert sent(move_back(moves, guest)), "and the next time"
+
+
+def test_a_drained_host_gets_its_guest_back_with_what_it_has_written_since(away: tuple[Moves, str]) -> None:
+    moves, guest = away
+    here = host_of(guest)
+    assert document("drain", here, "--wait")["state"] == "done"
+    moves.intact(guest, OTHER[here])
+    returned = document("return", here, "--wait")
+    [row] = [row for row in returned["guests"] if row["guest"] == guest]
+    assert sent(moves.job(row["job"]))
+    moves.intact(guest, here)

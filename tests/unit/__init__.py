@@ -1,0 +1,1 @@
+"""Tests of what decides by itself: no server, no guest."""

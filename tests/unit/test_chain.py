@@ -1,0 +1,74 @@
+"""From where a step may begin anew is part of the workflow, beside the order of its links."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from models.job import Side, Step
+from models.transitions import IllegalTransition
+from workers.steps import STEPS
+from workflows.migration import chain
+from workflows.migration.chain import RESTARTS, Restart, StepName
+
+FOLDER = Path(__file__).parents[2] / "workers" / "steps"
+
+
+def _raised() -> dict[str, set[Restart]]:
+    """{step: what its module names}."""
+    return {
+        name: {
+            Restart[node.attr]
+            for node in ast.walk(ast.parse((FOLDER / f"{name}.py").read_text()))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Restart"
+        }
+        for name in {name for name, _ in STEPS}
+    }
+
+
+def test_the_steps_begin_anew_from_where_the_workflow_lets_them_and_from_nowhere_else() -> None:
+    allowed = {name: set[Restart]() for name, _ in STEPS}
+    for (name, _), targets in RESTARTS.items():
+        allowed[name] |= targets
+    assert _raised() == allowed
+
+
+def test_every_link_of_the_chain_has_its_step() -> None:
+    assert set(STEPS) == set(chain.LINKS)
+
+
+@pytest.mark.parametrize(
+    ("link", "restart"),
+    [
+        ((StepName.START_NBD, Side.DESTINATION), Restart.MIRRORS),
+        ((StepName.MIRROR_DISKS, Side.SOURCE), Restart.MIRRORS),
+        ((StepName.MIRROR_DISKS, Side.DESTINATION), Restart.NBD_SERVER),
+    ],
+    ids=["a later one", "the step itself", "from no link"],
+)
+def test_a_way_back_that_does_not_lead_to_an_earlier_link_is_refused_at_import(
+    link: chain.Link, restart: Restart
+) -> None:
+    with pytest.raises(IllegalTransition):
+        chain.check({link: frozenset({restart})})
+
+
+def test_a_step_that_begins_anew_from_where_it_may_not_is_refused() -> None:
+    with pytest.raises(IllegalTransition, match="cutover on the source cannot begin anew from start_nbd"):
+        chain.done_again(Step(name="cutover", side=Side.SOURCE), Restart.NBD_SERVER, [])
+
+
+def _rows(numbers: range) -> list[Step]:
+    return [Step(seq=seq, name=name, side=side) for seq, (name, side) in zip(numbers, chain.LINKS, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [range(1, len(chain.LINKS) + 1), range(11, len(chain.LINKS) + 11)],
+    ids=["of today", "of a version with other links"],
+)
+def test_two_links_of_one_name_begin_anew_from_the_first_whatever_the_numbers_of_the_rows(numbers: range) -> None:
+    rows = _rows(numbers)
+    [sent] = [row for row in rows if (row.name, row.side) == ("migrate_ram", Side.SOURCE)]
+    assert chain.done_again(sent, Restart.RAM, rows) == [rows[6]]
+    assert chain.done_again(sent, Restart.NBD_SERVER, rows) == rows[3:7]

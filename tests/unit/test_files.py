@@ -1,0 +1,196 @@
+"""What somebody else puts into a guest's folder leads Drover nowhere; what Drover makes is its own from the start."""
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from drover.errors import Fatal
+from workers import files
+from workers.files import UnsafePath
+from workers.images import manifest
+from workers.images.manifest import Manifest
+from workers.process import processes
+from workers.switchover.journal import Journal
+from workers.switchover.parameters import DestinationParameters
+
+SOMEBODY = 65534
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to somebody else")
+
+
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    """Whatever a file is made with shows."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def _theirs(link: Path, target: Path) -> Path:
+    link.symlink_to(target)
+    os.lchown(link, SOMEBODY, SOMEBODY)
+    return link
+
+
+@as_root
+def test_an_image_is_not_made_in_a_folder_that_is_somebody_elses_link(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "etc"
+    elsewhere.mkdir()
+    _theirs(tmp_path / "web", elsewhere)
+    made = Manifest(tmp_path / "jobs" / "1" / "created.json")
+    with pytest.raises(UnsafePath, match=rf"web.* is a symbolic link to {elsewhere} that belongs to user {SOMEBODY}"):
+        made.claim(tmp_path / "web" / "disk0.qcow2")
+    with pytest.raises(UnsafePath):
+        made.claim(tmp_path / "web" / "deeper" / "disk0.qcow2")
+    assert list(elsewhere.iterdir()) == []
+    made.delete_all()
+
+
+@as_root
+def test_a_link_of_the_operators_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk2").mkdir()
+    (tmp_path / "guests").symlink_to("disk2")
+    (tmp_path / "absolute").symlink_to(tmp_path / "guests")
+    made = Manifest(tmp_path / "jobs" / "1" / "created.json")
+    made.claim(tmp_path / "absolute" / "web" / "disk0.qcow2")
+    assert (tmp_path / "disk2" / "web" / "disk0.qcow2").exists()
+    made.delete_all()
+    assert list((tmp_path / "disk2").iterdir()) == []
+
+
+@as_root
+def test_an_image_whose_folder_became_somebody_elses_link_meanwhile_is_not_deleted(tmp_path: Path) -> None:
+    made, image = Manifest(tmp_path / "jobs" / "1" / "created.json"), tmp_path / "web" / "disk0.qcow2"
+    made.claim(image)
+    (tmp_path / "web").rename(tmp_path / "hidden")
+    _theirs(tmp_path / "web", tmp_path / "hidden")
+    assert not made.owns(image)
+    made.delete_all()
+    assert (tmp_path / "hidden" / "disk0.qcow2").exists()
+
+
+def test_a_link_at_the_place_of_an_image_is_not_taken_for_it(tmp_path: Path) -> None:
+    made, image = Manifest(tmp_path / "jobs" / "1" / "created.json"), tmp_path / "web" / "disk0.raw"
+    made.claim(image)
+    image.rename(tmp_path / "kept")
+    image.symlink_to(tmp_path / "kept")
+    assert not made.owns(image)
+    with pytest.raises(UnsafePath, match="is a symbolic link: it is not followed"):
+        manifest.create(image, "raw", 1 << 20, {})
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(UnsafePath, match="too many symbolic links"):
+        files.status(tmp_path / "a" / "x")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/guests/../etc/passwd", "guests/x", "/guests", "", "/guests/a\0b"])
+def test_a_path_of_a_row_that_leaves_the_guest_root_is_refused(path: str) -> None:
+    with pytest.raises(UnsafePath, match="does not lie below this host's guest root /guests"):
+        files.below(Path("/guests"), path)
+
+
+def test_a_path_below_the_guest_root_is_taken() -> None:
+    assert files.below(Path("/guests"), "/guests/web/disk0.raw") == Path("/guests/web/disk0.raw")
+    assert files.below(Path("/"), "/srv/x") == Path("/srv/x")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"data_file": "/etc/passwd"},
+        {"backing_file": "/etc/shadow"},
+        {"cluster_size": "65536,data_file=/etc/passwd"},
+        {"cluster_size": "65536\n"},
+    ],
+)
+def test_an_option_that_names_another_file_makes_no_image(tmp_path: Path, options: dict[str, str]) -> None:
+    image = tmp_path / "disk0.qcow2"
+    image.touch()
+    with pytest.raises(Fatal, match="none that Drover knows"):
+        manifest.create(image, "qcow2", 1 << 20, options)
+    assert image.stat().st_size == 0
+
+
+def test_an_image_keeps_its_mode_and_its_inode_when_qemu_img_fills_it(tmp_path: Path, no_umask: None) -> None:
+    image = tmp_path / "web" / "disk0.qcow2"
+    Manifest(tmp_path / "jobs" / "1" / "created.json").claim(image)
+    made = image.stat()
+    manifest.create(image, "qcow2", 1 << 20, {"cluster_size": "65536", "compat": "1.1", "lazy_refcounts": "on"})
+    assert manifest.virtual_size(image, "qcow2") == 1 << 20
+    assert (image.stat().st_ino, stat.S_IMODE(image.stat().st_mode)) == (made.st_ino, 0o600)
+    assert manifest.virtual_size(tmp_path / "none", "qcow2") is None
+
+
+def _modes(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*")}
+
+
+def test_whatever_a_worker_writes_down_is_its_own_alone(tmp_path: Path, no_umask: None) -> None:
+    jobs = tmp_path / "worker" / "jobs"
+    journal = Journal(jobs / "1" / "switch-source-1.jsonl")
+    journal.write("started")
+    journal._tell_progress()
+    Manifest(jobs / "1" / "created.json").claim(jobs / "image")
+    ended = processes.spawn(str(jobs / "1" / "x"), ["/bin/true"], tmp_path / "worker" / "guests" / "web.log")
+    assert ended.wait(10)
+    modes = _modes(tmp_path)
+    assert {mode for name, mode in modes.items() if (tmp_path / name).is_dir()} == {0o700}
+    assert {mode for name, mode in modes.items() if not (tmp_path / name).is_dir()} == {0o600}
+
+
+def test_the_parameters_of_a_switchover_are_never_readable_by_others(
+    tmp_path: Path, no_umask: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, seen = tmp_path / "jobs" / "1" / "switch-destination-7.json", set[int]()
+    order.parent.mkdir(parents=True)
+    draft = order.with_name(order.name + ".new")
+    draft.write_text("of a process of an earlier version that died")
+    draft.chmod(0o644)
+    fsync = os.fsync
+
+    def look(descriptor: int) -> None:
+        seen.update(stat.S_IMODE(path.stat().st_mode) for path in order.parent.iterdir())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look)
+    DestinationParameters(
+        qmp="secret", ram="", switchover="", images=[], journal="", nbd_server_qmp="", exports=[], nodes=[], marker=""
+    ).save(order)
+    assert seen == {0o600}
+    assert "secret" in order.read_text()
+
+
+@as_root
+def test_a_folder_that_is_swapped_again_and_again_never_leads_out_of_it(tmp_path: Path) -> None:
+    """The race that a check by name would lose."""
+    right, wrong, over = tmp_path / "right", tmp_path / "wrong", threading.Event()
+    right.mkdir()
+    wrong.mkdir()
+    (tmp_path / "web").mkdir()
+
+    def swap() -> None:
+        while not over.is_set():
+            _theirs(tmp_path / "link", wrong)
+            (tmp_path / "web").rename(tmp_path / "folder")
+            (tmp_path / "link").rename(tmp_path / "web")
+            (tmp_path / "web").unlink()
+            (tmp_path / "folder").rename(tmp_path / "web")
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        for number in range(2000):
+            try:
+                os.close(files.opened(tmp_path / "web" / str(number), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            except (UnsafePath, FileNotFoundError):
+                continue
+    finally:
+        over.set()
+        swapping.join()
+    assert list(wrong.iterdir()) == []

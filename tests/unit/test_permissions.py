@@ -1,0 +1,174 @@
+"""What a command line may have QEMU do on a host, by that host's policy."""
+
+from pathlib import Path
+
+import pytest
+
+from drover.errors import PreconditionFailed
+from drover.settings import Settings
+from tests import factories
+from workers.qemu.permissions import violations
+from workers.trust import policy
+
+BASE = ("/usr/bin/qemu-system-x86_64", "-nodefaults", "-qmp", "unix:/srv/guests/web/qmp,server=on,wait=off")
+OTHERS = "/srv/guests/other/disk.raw"
+
+
+def found(*more: str, images: tuple[str, ...] = (), ours: Settings | None = None) -> list[str]:
+    ours = ours or factories.offline(host="two", guest_root=Path("/srv/guests"), policy=Path("/nonexistent"))
+    return violations([*BASE, *more], policy.of(ours), images)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-netdev tap,id=n,ifname=t0",
+        "-netdev tap,id=n,script=no,downscript=no",
+        "-netdev user,id=n,hostfwd=tcp::2222-:22",
+        "-netdev bridge,id=n,br=br0",
+        "-serial mon:unix:/srv/guests/web/serial,server=on",
+        "-chardev socket,id=m,path=/srv/guests/web/m,server=on -mon chardev=m,mode=control",
+        "-chardev file,id=c,path=/srv/guests/web/console.log,append=on -serial chardev:c",
+        "-chardev socket,id=s,host=0.0.0.0,port=4000,server=on -serial chardev:s",
+        "-vnc :1 -monitor none",
+        "-vnc :1",
+        "-drive if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE.fd",
+        "-blockdev driver=qcow2,node-name=a,file=f0",
+        "-bios bios-256k.bin -device virtio-net-pci,romfile= -device virtio-net-pci,romfile=efi-virtio.rom",
+        "-smbios type=1,serial=/1/2 -append root=/dev/vda -uuid 1 -name guest=/x",
+        "-object rng-random,id=r,filename=/dev/urandom -device virtio-rng-pci,rng=r",
+        '-object {"qom-type":"memory-backend-file","id":"m","mem-path":"/dev/hugepages"}',
+        "-object memory-backend-file,id=m,size=1G,mem-path=/dev/shm/web,share=on",
+        "-runas qemu -spice port=5900 -display gtk -rtc base=utc -boot order=c -cpu host -m 1G,slots=2 -smp 2",
+    ],
+)
+def test_usual_command_lines_are_allowed(words: str) -> None:
+    assert found(*words.split(" ")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("-netdev user,id=n,guestfwd=tcp:10.0.2.9:7-file:/etc/x", "/etc/x is outside"),
+        ("-netdev user,id=n,smb=/srv/guests", "a file server"),
+        ("-netdev user,id=n,tftp=/srv/guests", "share a folder"),
+        ('-netdev {"type":"tap","id":"n","script":"/x"}', "it would start /x"),
+        ("-netdev vde,id=n,sock=/srv/guests/web/vde", "this kind of network"),
+        ("-nic tap,helper=/x", "it would start /x"),
+        ("-readconfig /srv/guests/web/conf", "not among the options"),
+        ("-s", "not among the options"),
+        ("-semihosting", "not among the options"),
+        ("/srv/guests/web/disk", "not among the options"),
+        ("-incoming exec:/x", "only a move brings a guest in"),
+        ("-object x-remote-object,id=o", "is not allowed"),
+        ('-object {"qom-type":"qtest","id":"q","chardev":"c"}', "is not allowed"),
+        ("-monitor telnet::5555,server=on", "the network may reach this monitor"),
+        ("-serial mon:tcp:1:2", "the network may reach this monitor"),
+        ("-mon chardev=nowhere", "the network may reach this monitor"),
+        ("-spice port=5900 -chardev vc,id=v -mon v", "the network may reach this monitor"),
+        ("-chardev file,id=c,path=/srv/guests/../../etc/x", "is outside"),
+        ("-chardev file,id=c,path=/srv/guestsX/x", "is outside"),
+        ("-serial file:console.log", "no absolute path"),
+        ("-pidfile web.pid", "no absolute path"),
+        ("-object secret,id=s,file=/etc/shadow", "is outside"),
+        ("-kernel /etc/shadow", "is outside"),
+        ("-device loader,file=/etc/shadow", "is outside"),
+        ("-device usb-mtp,rootdir=/srv/guests", "share a folder"),
+        ("-machine q35,dumpdtb=/srv/guests/web/x", "it would write a file"),
+        (f"-drive if=none,id=x,format=raw,file={OTHERS}", "none of the images"),
+        (f"-drive if=none,id=x,format=raw,readonly=on,readonly=off,file={OTHERS}", "none of the images"),
+        (f'-blockdev {{"driver":"raw","node-name":"x","file":{{"driver":"file","filename":"{OTHERS}"}}}}', "none of"),
+        ("-run-with user=postgres", "that user"),
+    ],
+)
+def test_what_reaches_beyond_the_guest_is_not(words: str, why: str) -> None:
+    assert any(why in sentence for sentence in found(*words.split(" ")))
+
+
+def test_a_display_without_a_monitor_of_its_own_shows_qemus() -> None:
+    ours = factories.offline(host="two", guest_root=Path("/srv/guests"), policy=Path("/nonexistent"))
+    [sentence] = violations(["/usr/bin/qemu-system-x86_64", "-vnc", ":1"], policy.of(ours), ())
+    assert "its display shows QEMU's own monitor" in sentence
+
+
+def test_an_image_that_is_made_for_the_guest_may_be_written() -> None:
+    assert found("-drive", f"if=none,id=x,format=raw,file={OTHERS}", images=(OTHERS,)) == []
+
+
+def test_the_policy_adds_what_is_allowed(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text('folders = ["/vm"]\nread = ["/kernels"]\nprograms = ["/x"]\nusers = ["vm"]\noptions = ["gdb"]\n')
+    ours = factories.offline(host="two", guest_root=Path("/srv/guests"), policy=file)
+    words = "-kernel /kernels/a -netdev tap,script=/x -runas vm -gdb tcp::1 -chardev file,id=c,path=/vm/a"
+    assert [one for one in found(*words.split(" "), ours=ours) if "/srv/guests" not in one] == []
+
+
+def test_a_guest_root_of_everything_leaves_the_systems_folders_out() -> None:
+    rules = policy.of(factories.offline(host="two", policy=Path("/nonexistent")))
+    assert all(map(rules.may_write, ("/data/vm/a", "/home/vm/a", "/var/lib/libvirt/images/a", "/run/qemu/a")))
+    assert not any(map(rules.may_write, ("/etc/cron.d/a", "/run/systemd/a", "/root/a", "/var/spool/cron/a")))
+
+
+def test_a_link_that_leads_out_of_the_folders_is_not_followed(tmp_path: Path) -> None:
+    guests = tmp_path / "guests"
+    guests.mkdir()
+    (guests / "link").symlink_to("/etc")
+    rules = policy.of(factories.offline(host="two", guest_root=guests, policy=Path("/nonexistent")))
+    assert rules.may_write(f"{guests}/web")
+    assert not rules.may_write(f"{guests}/link/cron.d/a")
+
+
+def test_the_workers_own_folder_is_no_place_for_guests(tmp_path: Path) -> None:
+    ours = factories.offline(host="two", guest_root=tmp_path, directory=tmp_path / "drover", policy=tmp_path / "p.toml")
+    rules = policy.of(ours)
+    assert not any(map(rules.may_write, (f"{tmp_path}/drover/known_hosts.json", f"{tmp_path}/p.toml")))
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "why"),
+    [
+        ("", 0o666, "could be written by others"),
+        ("folders = [", 0o644, "is no TOML"),
+        ("folder = []", 0o644, "folder: extra inputs are not permitted"),
+        ('folders = ["vm"]', 0o644, "an absolute path"),
+        ('[hosts]\none = "x"', 0o644, "the public key of a host is wanted"),
+    ],
+)
+def test_a_policy_that_is_not_understood_allows_nothing(tmp_path: Path, text: str, mode: int, why: str) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(text)
+    file.chmod(mode)
+    with pytest.raises(PreconditionFailed, match=why):
+        policy.of(factories.offline(policy=file))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-chardev socket,id=c,path=/srv/guests/other/qmp",
+        "-chardev socket,id=c,path=/srv/guests/other/qmp,server=on,server=off",
+        "-chardev socket,id=c,path=/srv/guests/other/qmp,server,noserver",
+        "-serial unix:/srv/guests/other/qmp",
+        "-netdev stream,id=n,addr.type=unix,addr.path=/srv/guests/other/qmp",
+    ],
+)
+def test_a_guest_is_not_connected_to_sockets_of_others(words: str) -> None:
+    assert any("does not list under `sockets`" in sentence for sentence in found(*words.split(" ")))
+
+
+def test_the_policy_names_sockets_of_others(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text('sockets = ["/srv/guests/other"]\n')
+    ours = factories.offline(host="two", guest_root=Path("/srv/guests"), policy=file)
+    assert found("-serial", "unix:/srv/guests/other/qmp", ours=ours) == []
+
+
+def test_readonly_that_is_taken_back_is_none() -> None:
+    drive = f"if=none,id=x,format=raw,readonly=on,noreadonly,file={OTHERS}"
+    assert any("none of the images" in sentence for sentence in found("-drive", drive))
+
+
+def test_sockets_right_in_run_are_allowed_where_guests_may_be_everywhere() -> None:
+    rules = policy.of(factories.offline(host="two", policy=Path("/nonexistent")))
+    assert rules.may_write("/run/web.qmp")
+    assert not rules.may_write("/run/nologin")

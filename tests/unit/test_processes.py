@@ -1,0 +1,90 @@
+"""Processes are known by pid, start time and mark, and are dead only when all of them is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from workers.process import processes
+
+MANY_THREADS = """
+import threading, time, socket, sys
+listening = socket.socket(socket.AF_UNIX); listening.bind(sys.argv[1]); listening.listen()
+for _ in range(50): threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+time.sleep(1000)
+"""
+
+
+def _spawn(tmp_path: Path, *argv: str) -> processes.Process:
+    return processes.spawn(f"{tmp_path}/mark", argv, tmp_path / "log")
+
+
+def test_a_process_is_found_again_by_its_mark_and_not_after_its_death(tmp_path: Path) -> None:
+    started = _spawn(tmp_path, "sleep", "1000")
+    assert processes.find(f"{tmp_path}/mark") == [started]
+    assert processes.find(f"{tmp_path}/mar") == []
+    assert processes.find_below(tmp_path) == [started]
+    started.kill()
+    assert processes.find(f"{tmp_path}/mark") == []
+
+
+def test_a_process_is_found_also_while_it_becomes_another_program(tmp_path: Path) -> None:
+    restless = tmp_path / "restless"  # as a wrapper script does once, all the time
+    restless.write_text('#!/bin/sh\nexec "$0"\n')
+    restless.chmod(0o755)
+    started = _spawn(tmp_path, str(restless))
+    try:
+        assert all(processes.find(f"{tmp_path}/mark") == [started] for _ in range(200))
+    finally:
+        started.kill()
+
+
+def test_a_zombie_is_dead() -> None:
+    child = subprocess.Popen(["sleep", "1000"])
+    known = processes.process(child.pid)
+    assert known is not None
+    assert known.alive
+    os.kill(child.pid, signal.SIGKILL)
+    assert known.wait(5), "nobody has waited for it, and still it counts as dead"
+    child.wait()
+
+
+def test_another_process_with_the_same_pid_is_not_the_same_process(tmp_path: Path) -> None:
+    started = _spawn(tmp_path, "sleep", "1000")
+    impostor = processes.Process(started.pid, started.started - 1)
+    assert not impostor.alive
+    impostor.kill()
+    assert started.alive
+    started.kill()
+
+
+def test_a_killed_process_of_many_threads_holds_nothing_once_it_counts_as_dead(tmp_path: Path) -> None:
+    import socket
+
+    path = f"/tmp/drover-test-{os.getpid()}.sock"
+    started = _spawn(tmp_path, sys.executable, "-c", MANY_THREADS, path)
+    try:
+        deadline = time.monotonic() + 10
+        while not Path(path).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        started.kill()
+        with socket.socket(socket.AF_UNIX) as probe:
+            assert probe.connect_ex(path) != 0
+    finally:
+        started.kill()
+        Path(path).unlink(missing_ok=True)
+
+
+def test_a_spawned_process_outlives_its_parent(tmp_path: Path) -> None:
+    program = (
+        "from workers import processes; from pathlib import Path; import os, signal\n"
+        f"processes.spawn('{tmp_path}/mark', ['sleep', '1000'], Path('{tmp_path}/log'))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=False)
+    [left] = processes.find(f"{tmp_path}/mark")
+    assert left.alive
+    left.kill()

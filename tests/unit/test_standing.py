@@ -1,0 +1,163 @@
+"""Why a job or drain does not go on: one sentence with the command that changes it. No I/O."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from drover import words
+from models.documents import Pace
+from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
+from models.job import Disk, Job, JobState, StepState
+from workers.disks import pace
+from workers.qemu.block import Mirror
+from workflows import standing
+from workflows.migration import chain
+from workflows.standing import Scene
+
+NOW = datetime(2026, 3, 1, 22, tzinfo=UTC)
+MB = 10**6
+
+
+def scene(**changed: Any) -> Scene:
+    """Both hosts are heard of, and a controller acts."""
+    usual: dict[str, Any] = {"at": NOW, "silences_s": {"a": 1.0, "b": 1.0}, "patience_s": 8.0, "controlled": True}
+    return Scene(**usual | changed)
+
+
+def job(at_work: str | None = "await_sync", **columns: Any) -> Job:
+    """A job whose disk is being copied."""
+    made = Job(id=13, guest="web", source="a", destination="b", state=JobState.RUNNING, hold=False, seed=False)
+    made.progress_at = NOW - timedelta(seconds=1)
+    made.steps = chain.steps("a", "b")
+    made.disks = [Disk(index=0, bytes_total=1000 * MB, bytes_first=1000 * MB, bytes_copied=240 * MB)]
+    for step in made.steps:
+        step.state, step.next_at = StepState.PENDING, NOW
+        if step.name == at_work:
+            step.state = StepState.RUNNING
+            break
+        if at_work is not None:
+            step.state = StepState.DONE
+    for step in made.steps:
+        step.state, step.next_at = step.state or StepState.PENDING, step.next_at or NOW
+    for name, value in columns.items():
+        setattr(made, name, value)
+    return made
+
+
+def in_sync(made: Job) -> Job:
+    made.disks[0].bytes_copied, made.disks[0].ready_at = made.disks[0].bytes_total, NOW
+    return made
+
+
+def test_a_job_that_goes_on_says_nothing() -> None:
+    assert standing.of_job(job(), scene()) is None
+    assert standing.of_job(job(pace=Pace(copied_per_s=12e6)), scene()) is None
+
+
+def test_a_held_move_says_how_it_is_released() -> None:
+    assert standing.of_job(job(hold=True), scene()) is None, "it still copies"
+    told = standing.of_job(in_sync(job(hold=True)), scene())
+    assert told == "held, its disks are kept in sync, until `drover job release 13`"
+
+
+def test_a_dead_worker_of_the_destination_shows_while_the_source_copies_on() -> None:
+    told = standing.of_job(job(), scene(silences_s={"a": 1.0, "b": 40.0}))
+    assert told is not None
+    assert told.startswith("b is silent for 40 s (is its worker down?); await_sync on a goes on, what follows waits")
+    assert "`drover job cancel 13`" in told
+
+
+def test_a_silent_host_whose_step_is_next_holds_the_job_up() -> None:
+    told = standing.of_job(job(at_work=None), scene(silences_s={"a": 1.0, "b": 400.0}))
+    assert told == "b is silent for 6:40 (is its worker down?): start it there, or `drover job cancel 13`"
+
+
+def test_a_copy_under_a_limit_says_how_long_it_takes() -> None:
+    limited = job(pace=Pace(copied_per_s=4e6, limit_per_s=4_000_000))
+    assert standing.of_job(limited, scene()) == "limited to 4.0 MB/s, 3:10 left"
+
+
+def test_a_guest_that_writes_faster_than_the_limit_is_told_with_what_lifts_it() -> None:
+    outrun = job(pace=Pace(copied_per_s=12e6, written_per_s=14e6, limit_per_s=12_000_000))
+    told = standing.of_job(outrun, scene()) or ""
+    assert told.startswith(
+        "the guest writes 14 MB/s and the copy is limited to 12 MB/s: `drover job set 13 --bandwidth"
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "changed", "says"),
+    [
+        ({"state": JobState.QUEUED}, {"controlled": False}, "no controller is active: start `drover controller`"),
+        ({"state": JobState.QUEUED}, {}, "the controller decides in a moment"),
+        ({"state": JobState.QUEUED, "wait_reason": "b has no room"}, {}, "b has no room"),
+        ({"state": JobState.NEEDS_OPERATOR}, {}, "an operator must decide: `drover job explain 13`"),
+        ({"wait_reason": "Redis takes no messages: OOM"}, {}, "Redis takes no messages: OOM"),
+        ({"progress_at": NOW - timedelta(minutes=2)}, {}, "no progress for 2:00 (no step is at work)"),
+    ],
+)
+def test_no_job_that_stands_is_without_a_reason(columns: dict[str, Any], changed: dict[str, Any], says: str) -> None:
+    assert (standing.of_job(job(at_work=None, **columns), scene(**changed)) or "").startswith(says)
+
+
+def test_a_step_that_nobody_takes_up_and_one_that_is_tried_again_say_so() -> None:
+    made = job(at_work=None)
+    made.steps[0].enqueued_at = NOW - timedelta(seconds=9)
+    assert "has not taken up prepare_dest_image for 9 s" in (standing.of_job(made, scene()) or "")
+    made.steps[0].next_at, made.steps[0].error = NOW + timedelta(seconds=5), "no route"
+    assert standing.of_job(made, scene()) == "prepare_dest_image is tried again in 5 s: no route"
+
+
+@pytest.mark.parametrize("state", [JobState.DONE, JobState.ROLLED_BACK])
+def test_a_job_that_has_ended_waits_for_nothing(state: JobState) -> None:
+    assert standing.of_job(job(state=state, wait_reason="old"), scene(controlled=False)) is None
+
+
+def drain(state: DrainState, *rows: DrainGuest) -> Drain:
+    return Drain(id=3, kind=DrainKind.DRAIN, host="a", state=state, guests=list(rows))
+
+
+def test_a_drain_says_why_it_begins_nothing() -> None:
+    waits = DrainGuest(guest="web", state=GuestState.WAITING, reason="b has no room")
+    assert standing.of_drain(drain(DrainState.PAUSED), {}, controlled=True) == "paused: `drover drain resume 3`"
+    assert standing.of_drain(drain(DrainState.RUNNING, waits), {}, controlled=True) == "web: b has no room"
+    assert "no controller" in (standing.of_drain(drain(DrainState.RUNNING, waits), {}, controlled=False) or "")
+    moving = DrainGuest(guest="db", state=GuestState.MOVING, job_id=13)
+    assert standing.of_drain(drain(DrainState.RUNNING, waits, moving), {13: job()}, controlled=True) is None
+    held = {13: in_sync(job(hold=True))}
+    told = standing.of_drain(drain(DrainState.RUNNING, moving), held, controlled=True)
+    assert told == "1 move is held in sync until `drover drain release 3`"
+
+
+def test_bytes_are_counted_once_and_what_was_written_anew_apart() -> None:
+    disk = Disk(bytes_first=1300 * MB, bytes_total=3700 * MB, bytes_copied=3500 * MB)
+    assert (disk.bytes_size, disk.bytes_done) == (1300 * MB, 1100 * MB)
+    assert (disk.bytes_left, disk.bytes_rewritten) == (200 * MB, 2400 * MB)
+    old = Disk(bytes_total=1300 * MB, bytes_copied=300 * MB)
+    assert (old.bytes_size, old.bytes_done, old.bytes_rewritten) == (1300 * MB, 300 * MB, 0)
+
+
+def mirror(copied: int, total: int) -> Mirror:
+    return Mirror(
+        status="running", copied_bytes=copied, total_bytes=total, ready=False, healthy=True, no_room=False, error=None
+    )
+
+
+def test_the_pace_is_what_is_copied_and_what_is_written_anew_in_a_second() -> None:
+    meter = pace.Meter()
+    assert meter.pace({"d": mirror(0, 0)}, 0, at=0.0) == Pace()
+    meter.pace({"d": mirror(0, 1000)}, 7, at=1.0)
+    assert meter.pace({"d": mirror(400, 1100)}, 7, at=5.0).copied_per_s == 100.0
+    assert meter.pace({"d": mirror(0, 1000)}, 7, at=6.0) == Pace(limit_per_s=7), "the copy began anew"
+    assert meter.pace({"d": mirror(100, 1010)}, 7, at=7.0) == Pace(
+        copied_per_s=100.0, written_per_s=10.0, limit_per_s=7
+    )
+
+
+def test_words_for_one_and_for_many_and_for_rates_and_times() -> None:
+    assert (words.count(1, "guest"), words.count(2, "guest")) == ("1 guest", "2 guests")
+    assert words.count(2, "move leaves", "moves leave") == "2 moves leave"
+    assert [words.rate(n) for n in (100, 1_500, 12_300_000)] == ["100 B/s", "1.5 kB/s", "12 MB/s"]
+    assert [words.clock(n) for n in (40, 190, 7500)] == ["40 s", "3:10", "2:05:00"]
+    assert words.gist("limited to 12 MB/s, 3:10 left") == words.gist("limited to 12 MB/s, 0:40 left")

@@ -1,0 +1,216 @@
+"""A tap that a QEMU got as open descriptors is known from its process, and opened anew for the next QEMU."""
+
+import ctypes
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from pydantic import ValidationError
+
+from models.plan import StartedAs, Tap
+from models.preflight import refusals
+from tests import factories
+from tests.helpers import until
+from workers.launcher import as_user
+from workers.preflight import checks
+from workers.process import processes, started_as, taps
+from workers.process.processes import Process
+from workers.qemu import descriptors
+from workers.qemu.permissions import violations
+from workers.qemu.refusals import command_line_refusals
+from workers.trust.policy import HostPolicy, Policy
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has network namespaces and taps")
+CLONE_NEWNET = 0x40000000
+WANTED = Tap(
+    name="vnet7",
+    bridge="br0",
+    mac="fe:54:00:12:34:56",
+    mtu=1400,
+    headers=True,
+    multi_queue=True,
+    descriptors=(31, 30),
+    port={"isolated": True, "learning": False},
+)
+AS_ROOT = StartedAs(user="root", group="root", taps=(WANTED,))
+LINE = ["qemu", "-netdev", "tap,id=n,fds=31:30"]
+
+Answer = TypeVar("Answer")
+
+
+@pytest.fixture
+def there() -> Iterator[Callable[[Callable[[], Any]], Any]]:
+    """Does something in a network namespace with a bridge, which is that of one thread and ends with it."""
+
+    def enter() -> None:
+        assert ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) == 0
+        ip("link", "add", "br0", "type", "bridge")
+        ip("link", "set", "br0", "up")
+
+    with ThreadPoolExecutor(max_workers=1, initializer=enter) as thread:
+        yield lambda do: thread.submit(do).result()
+
+
+def ip(*words: str) -> list[dict[str, Any]]:
+    done = subprocess.run(["ip", "-json", *words], capture_output=True, text=True, check=True)
+    return list(json.loads(done.stdout or "[]"))
+
+
+def names() -> set[str]:
+    return {link["ifname"] for link in ip("link", "show")} - {"lo", "br0"}
+
+
+@contextmanager
+def holding(wanted: StartedAs) -> Iterator[Process]:
+    """A process that was started with these taps."""
+    with subprocess.Popen(started_as.launched(["/bin/sleep", "60"], wanted)) as child:
+        until("it is another program", lambda: Path(f"/proc/{child.pid}/exe").samefile("/bin/sleep"), every_s=0.01)
+        found = processes.process(child.pid)
+        assert found is not None
+        yield found
+        child.kill()
+
+
+def test_a_tap_is_opened_as_another_one_was_and_is_read_back_as_that(there: Any) -> None:
+    def opened() -> tuple[taps.HandedOver, set[str], set[str]]:
+        with holding(AS_ROOT) as process:
+            found, during = taps.handed_over(process, LINE), names()
+        return found, during, names()
+
+    found, during, after = there(opened)
+    assert (found.taps, found.refusals) == ((WANTED,), ())
+    assert found.looked_at == {30, 31}
+    assert (during, after) == ({"vnet7"}, set())
+
+
+def test_a_user_without_privileges_gets_taps_as_well(there: Any) -> None:
+    wanted = AS_ROOT.model_copy(update={"user": "nobody", "group": "nogroup"})
+
+    def read_back() -> StartedAs | None:
+        with holding(wanted) as process:
+            return started_as.read(process, LINE, taps.handed_over(process, LINE))
+
+    assert there(read_back) == wanted
+
+
+def test_a_name_that_is_taken_becomes_the_next_free_one(there: Any) -> None:
+    def opened() -> set[str]:
+        ip("tuntap", "add", "vnet7", "mode", "tap", "multi_queue")
+        with holding(AS_ROOT):
+            return names()
+
+    assert there(opened) == {"vnet7", "vnet0"}
+
+
+def test_without_its_bridge_no_program_is_started_and_nothing_is_left(there: Any) -> None:
+    def tried() -> "tuple[subprocess.CompletedProcess[str], set[str]]":
+        wanted = AS_ROOT.model_copy(update={"taps": (WANTED.model_copy(update={"bridge": "br1"}),)})
+        argv = started_as.launched(["/bin/echo", "started"], wanted)
+        return subprocess.run(argv, capture_output=True, text=True), names()
+
+    done, left = there(tried)
+    assert (done.returncode, done.stdout, left) == (1, "", set())
+    assert "drover: the guest's QEMU is not started" in done.stderr
+
+
+def test_a_destination_that_cannot_have_such_a_tap_is_told_before_anything_begins(there: Any) -> None:
+    def said(wanted: StartedAs, **policy: Any) -> str:
+        rules = HostPolicy(Policy(**policy), factories.offline())
+        return "; ".join(refusals(there(lambda: taps.impossible(wanted, rules))))
+
+    elsewhere = AS_ROOT.model_copy(update={"taps": (WANTED.model_copy(update={"bridge": "lo"}),)})
+    assert said(AS_ROOT) == ""
+    assert said(elsewhere) == "its network is the bridge lo, which does not exist here; create it there"
+    assert "does not list under `bridges`" in said(AS_ROOT, bridges=("br1",))
+    if not Path(as_user.VHOST_NET).exists():
+        assert "no /dev/vhost-net here" in said(AS_ROOT.model_copy(update={"vhost_net": (32,)}))
+
+
+def test_a_bridge_with_a_smaller_mtu_is_warned_of(there: Any) -> None:
+    large = AS_ROOT.model_copy(update={"taps": (WANTED.model_copy(update={"mtu": 9000}),)})
+    assert there(lambda: taps.warnings(AS_ROOT)) == []
+    [check] = there(lambda: taps.warnings(large))
+    assert check.seen == "its tap has an MTU of 9000, and br0 one of 1500 here"
+
+
+@pytest.mark.parametrize(
+    ("then", "why"),
+    [
+        (("link", "set", "vnet7", "nomaster"), "its tap vnet7 is no port of a bridge"),
+        (("link", "set", "vnet7", "name", "other"), None),
+    ],
+)
+def test_only_a_tap_that_is_a_port_of_a_bridge_can_be_opened_anew(
+    there: Any, then: tuple[str], why: str | None
+) -> None:
+    def found() -> taps.HandedOver:
+        with holding(AS_ROOT) as process:
+            ip(*then)
+            return taps.handed_over(process, LINE)
+
+    handed = there(found)
+    assert [check.name for check in handed.refusals] == ([checks.TAP.name] if why else [])
+    assert (why or "") in "".join(check.seen for check in handed.refusals)
+    assert [tap.name for tap in handed.taps] == ([] if why else ["other"])
+
+
+def test_a_tap_of_another_network_namespace_and_what_is_no_tap_are_refused_by_that(there: Any) -> None:
+    def refusals_of(process: Process, line: list[str]) -> list[str]:
+        return [check.seen for check in taps.handed_over(process, line).refusals]
+
+    with ExitStack() as stack:
+        process = there(lambda: stack.enter_context(holding(AS_ROOT)))
+        [elsewhere] = refusals_of(process, LINE)
+        assert "its tap vnet7 is in another network namespace than this worker" in elsewhere
+        [no_tap] = there(lambda: refusals_of(process, ["qemu", "-nic", "tap,fd=1"]))
+        assert "descriptor 1 is no tap" in no_tap
+
+
+def test_descriptors_of_a_command_line_are_those_of_its_taps() -> None:
+    words = [
+        *("-netdev", "tap,id=a,fd=30,vhostfd=31,vhost=on"),
+        *("-netdev", '{"type":"tap","id":"b","fds":"32:33","vhostfds":"34:35"}'),
+        *("-netdev", "tap,id=c,ifname=t0", "-netdev", "socket,id=d,fd=9", "-nic", "tap,fd=by-name"),
+    ]
+    found = [(tap.queues, tap.vhost) for tap in descriptors.taps(["qemu", *words])]
+    assert found == [((30,), (31,)), ((32, 33), (34, 35))]
+
+
+def test_a_tap_that_is_opened_anew_is_not_in_the_way_and_other_descriptors_are() -> None:
+    def refused(*words: str) -> list[str]:
+        found = command_line_refusals(["qemu", *words], source_root="/", descriptors={30, 31})
+        return [check.name for check in found]
+
+    assert refused("-netdev", "tap,id=n,fd=30,vhostfd=31") == []
+    assert refused("-netdev", "tap,id=n,fd=32") == ["open-file"]
+    assert refused("-netdev", "socket,id=n,fd=30") != []
+    assert refused("-chardev", "socket,id=c,fd=30") == ["open-file"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"descriptors": (1,)},
+        {"name": "-x"},
+        {"name": "../x"},
+        {"bridge": "br 0"},
+        {"mac": "x"},
+        {"mtu": 1},
+        {"port": {"x": True}},
+    ],
+)
+def test_what_no_tap_can_be_is_not_read_from_a_document(changed: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Tap.model_validate({**WANTED.model_dump(mode="json"), **changed})
+
+
+def test_qemu_starts_no_script_for_a_tap_by_descriptor() -> None:
+    rules = HostPolicy(Policy(programs=()), factories.offline())
+    assert violations(["qemu", "-netdev", "tap,id=n,fd=30"], rules, set()) == []
+    assert violations(["qemu", "-netdev", "tap,id=n"], rules, set()) != []

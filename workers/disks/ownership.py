@@ -1,0 +1,28 @@
+"""An image at the destination belongs to whom it belonged, by name: its QEMU opens it as that user."""
+
+import os
+import stat
+from pathlib import Path
+
+from models.plan import PlannedDisk
+from workers import files
+from workers.process import started_as
+from workers.step import Context
+
+
+def give_away(ctx: Context, disk: PlannedDisk) -> None:
+    """Give the image its owner and mode; a device stays as it is."""
+    source = next((one for one in ctx.source.disks if one.index == disk.index), None)
+    if source is None or source.owner is None or source.group is None or source.mode is None:
+        return
+    there = files.status(Path(disk.destination_path))
+    if there is None or not stat.S_ISREG(there.st_mode):
+        return
+    owner = started_as.owner_here(ctx.source.started_as, (source.owner, source.group))
+    descriptor = files.opened(Path(disk.destination_path), os.O_RDONLY)
+    try:
+        if owner is not None:
+            os.fchown(descriptor, *owner)
+        os.fchmod(descriptor, source.mode)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,106 @@
+"""The monitors of a running QEMU: where they listen, who holds each, and which one is free."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from workers.process import sockets
+from workers.qemu.command_line import Option, parse_command_line
+from workers.qemu.refusals import driver_of
+
+OURS = "drover-monitor"
+"""The id of a monitor that was added for the next host, where the guest had none that can be reached there alike."""
+_TRUE = {"on", "yes", "true"}
+
+
+@dataclass(frozen=True)
+class Listening:
+    """A monitor that waits for a client."""
+
+    address: str
+    """Its path, or `tcp:HOST:PORT`."""
+    control: bool
+    """It speaks QMP; else it is for people."""
+
+    @property
+    def shown(self) -> str:
+        """What it is, and who holds it."""
+        held = sockets.holder(self.address)
+        kind = "" if self.control else ", a human monitor,"
+        return f"{self.address}{kind} is {'free' if held is None else f'held by {held}'}"
+
+
+def listening(argv: Sequence[str]) -> list[Listening]:
+    """The monitors of a QEMU with this command line that clients can connect to, in its order."""
+    options = parse_command_line(argv)
+    sockets_by_id = {option.get("id"): _of_chardev(option) for option in options if option.name == "chardev"}
+    found = [monitor for option in options for monitor in _monitors(option, sockets_by_id)]
+    return list(dict.fromkeys(found))
+
+
+def _monitors(option: Option, behind: dict[str | None, str | None]) -> Iterator[Listening]:
+    value = option.value or ""
+    if option.name in {"qmp", "qmp-pretty", "monitor"} or value.startswith("mon:"):
+        value = value.removeprefix("mon:")
+        address = behind.get(value.removeprefix("chardev:")) if value.startswith("chardev:") else _of_channel(option)
+        if address is not None:
+            yield Listening(address, option.name.startswith("qmp"))
+    elif option.name == "mon":
+        name = option.get("chardev") or next((text for key, text in option.pairs() if key is None), "")
+        if (address := behind.get(name)) is not None:
+            yield Listening(address, option.get("mode") == "control")
+
+
+def _of_channel(option: Option) -> str | None:
+    """`unix:PATH,server`, `tcp:HOST:PORT,server`."""
+    kind, _, rest = next(iter(option.pairs()), (None, ""))[1].removeprefix("mon:").partition(":")
+    if not _is_server(option):
+        return None
+    return rest if kind == "unix" else f"tcp:{_host(rest)}" if kind == "tcp" else None
+
+
+def _of_chardev(option: Option) -> str | None:
+    if driver_of(option) != "socket" or not _is_server(option):
+        return None
+    path, host, port = option.get("path"), option.get("host") or "", option.get("port")
+    return path or (f"tcp:{_host(f'{host}:{port}')}" if port else None)
+
+
+def _host(address: str) -> str:
+    """An address to connect to: QEMU that listens everywhere is reached here."""
+    host, _, port = address.rpartition(":")
+    return f"{host if host not in {'', '0.0.0.0', '[::]', '::'} else '127.0.0.1'}:{port}"  # noqa: S104 # nosec B104
+
+
+def _is_server(option: Option) -> bool:
+    return (option.get("server") or "") in _TRUE or (None, "server") in option.pairs()
+
+
+def ours(path: str) -> list[str]:
+    """What adds a QMP monitor of our own to a command line."""
+    escaped = path.replace(",", ",,")
+    return ["-chardev", f"socket,id={OURS},path={escaped},server=on,wait=off", "-mon", f"chardev={OURS},mode=control"]
+
+
+def our_path(argv: Sequence[str]) -> str | None:
+    """Where the one listens that was added for an earlier move."""
+    options = parse_command_line(argv)
+    return next(
+        (option.get("path") for option in options if option.name == "chardev" and option.get("id") == OURS), None
+    )
+
+
+def free(argv: Sequence[str], wanted: str) -> str:
+    """The monitor that was named, or if somebody holds it another one of the same QEMU that nobody holds."""
+    if sockets.holder(wanted) is None:
+        return wanted
+    others = (monitor.address for monitor in listening(argv) if monitor.control and monitor.address != wanted)
+    return next((address for address in others if sockets.holder(address) is None), wanted)
+
+
+def why_none(argv: Sequence[str]) -> str:
+    """Why no monitor of this QEMU can be used, for people."""
+    found = listening(argv)
+    said = "; ".join(monitor.shown for monitor in found)
+    if any(not monitor.control and sockets.holder(monitor.address) is None for monitor in found):
+        return f"{said}. No QMP monitor can be added to a running QEMU, not by a human monitor either"
+    return said

@@ -1,0 +1,143 @@
+"""How a QEMU was started, read from /proc so that it says the same on another host.
+
+What depends on the process is resolved: paths that are relative to its working directory, a file for `-readconfig`.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.preflight import Check
+from workers.preflight import checks
+from workers.process import processes
+from workers.process.processes import Process
+from workers.qemu import config_file, paths
+from workers.qemu.command_line import parse_command_line
+from workers.qemu.config_file import UnreadableConfig
+
+CONFIG_LIMIT_BYTES = 1 << 20
+CLOCKS_DIFFER_S = 2.0
+"""The kernel's clock for files is coarser than the one for processes, and the start is computed from two."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsStarted:
+    """A command line that depends on nothing of its process, as far as that is possible."""
+
+    argv: list[str]
+    said: list[str]
+    """What was said in so many words; only what files say is put in."""
+    folder: Path | None = None
+    """Where the relative paths of its start begin; None: nothing says so."""
+    refusals: tuple[Check, ...] = ()
+    """Why it cannot be told to another host."""
+
+    def place(self, name: str) -> str:
+        """The path from the root of a file that QEMU calls by this name."""
+        return _place(self.folder, name)
+
+
+def as_started(process: Process) -> AsStarted:
+    """The command line of a living QEMU, resolved."""
+    raw = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    words = [word.decode(errors="backslashreplace") for word in raw]
+    if refusals := tuple(_not_utf8(word) for word in raw if not _is_utf8(word)):
+        return AsStarted(argv=words, said=words, refusals=refusals)
+    folder = _folder(process, words)
+    try:
+        said = config_file.merged(words, lambda name: _config(process, _place(folder, name)))
+    except (OSError, UnicodeError, UnreadableConfig) as error:
+        refusals = (checks.READCONFIG.found(f"{checks.READCONFIG.why}: {error}"),)
+        return AsStarted(argv=_absolute(words, folder), said=words, folder=folder, refusals=refusals)
+    return AsStarted(argv=_absolute(said, folder), said=said, folder=folder)
+
+
+def _place(folder: Path | None, name: str) -> str:
+    if not name.startswith("/"):
+        name = name if folder is None else str(folder / name)
+    if not name.startswith("/") or ".." not in Path(name).parts:
+        return name
+    return str(Path(name).parent.resolve() / Path(name).name)
+
+
+def _is_utf8(word: bytes) -> bool:
+    with suppress(UnicodeDecodeError):
+        word.decode()
+        return True
+    return False
+
+
+def _not_utf8(word: bytes) -> Check:
+    return checks.NOT_UTF8.of(word.decode(errors="backslashreplace"))
+
+
+def _config(process: Process, name: str) -> str:
+    """The text of a configuration file, if it is the one that QEMU has read."""
+    path = _seen_by(process, name)
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_mtime > processes.started_at(process) + CLOCKS_DIFFER_S:
+            raise UnreadableConfig(f"{name} was changed after the guest was started")
+        return file.read(CONFIG_LIMIT_BYTES).decode()
+
+
+def _seen_by(process: Process, name: str) -> Path:
+    """The path by which we find what the process finds there: it may have a file system of its own."""
+    if not name.startswith("/") or name.startswith(("/dev/", "/proc/")):
+        raise UnreadableConfig(f"{name} is no file that is still there")
+    return Path(f"/proc/{process.pid}/root{name}")
+
+
+def _absolute(argv: Sequence[str], folder: Path | None) -> list[str]:
+    """Names that QEMU also looks for elsewhere are meant here only if they are here."""
+
+    def place(name: str) -> str:
+        return _place(folder, name)
+
+    def place_if_here(name: str) -> str:
+        here = _place(folder, name)
+        return here if here.startswith("/") and Path(here).exists() else name
+
+    return paths.changed(argv, place, searched=place_if_here)
+
+
+def _folder(process: Process, argv: Sequence[str]) -> Path | None:
+    """Where it was started; None: nothing says so, or it does not matter.
+
+    `-daemonize` changes the working directory to `/` once all is open. Then the files that it has open tell, or the
+    environment does.
+    """
+    relative = paths.relative(argv)
+    if not any(option.name == "daemonize" for option in parse_command_line(argv)):
+        return _working_directory(process)
+    for folder in _told_by_open_files(process, relative) + _told_by_environment(process):
+        if all(os.path.lexists(folder / name) for name in relative):
+            return folder
+    return None
+
+
+def _working_directory(process: Process) -> Path | None:
+    try:
+        return Path(f"/proc/{process.pid}/cwd").readlink()
+    except OSError:  # another user's
+        return None
+
+
+def _told_by_open_files(process: Process, relative: Sequence[str]) -> list[Path]:
+    found: dict[Path, None] = {}
+    for opened in processes.open_files(process):
+        for name in relative:
+            end = f"/{os.path.normpath(name)}"
+            if str(opened).endswith(end) and ".." not in name:
+                found[Path(str(opened).removesuffix(end) or "/")] = None
+    return list(found)
+
+
+def _told_by_environment(process: Process) -> list[Path]:
+    with suppress(OSError):
+        for entry in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
+            name, _, value = entry.partition(b"=")
+            if name == b"PWD" and value.startswith(b"/"):
+                return [Path(os.fsdecode(value))]
+    return []

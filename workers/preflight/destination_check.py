@@ -1,0 +1,160 @@
+"""Could this guest run here? What must be true of the destination, and how the guest would be started there."""
+
+import asyncio
+import ipaddress
+import os
+import shutil
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from drover.errors import HostRefused, PreconditionFailed
+from drover.settings import Settings
+from models import preflight
+from models.host_rpc import PlanDestination
+from models.plan import DestinationPlan, PlannedDisk
+from models.preflight import Check
+from workers import files, registration
+from workers.files import UnsafePath
+from workers.guest.qmp_ready import listens
+from workers.images import links, manifest, way_back
+from workers.launcher import keep_out, units
+from workers.media import destination
+from workers.preflight import checks, derivation, trial
+from workers.process.machine import machine
+from workers.qemu import cpu, ports
+from workers.qemu.refusals import shown
+from workers.step import JobDirectory
+from workers.storage import making, room
+from workers.trust import attestation, policy
+from workers.trust.policy import HostPolicy
+
+SOCKET_PATH_LIMIT = 107
+"""Longest path of a Unix socket (unix(7))."""
+
+
+async def plan_destination(question: PlanDestination, settings: Settings) -> DestinationPlan:
+    """Check this host, and return how the guest would run here.
+
+    Raises:
+        PreconditionFailed: it cannot; all that is in the way, each with what to do.
+    """
+    cannot = f"{settings.host} cannot take {question.guest}: "
+    try:
+        told, rules = attestation.proven(question.source, settings), policy.of(settings)
+    except PreconditionFailed as error:
+        raise PreconditionFailed(f"{cannot}{error}") from error
+    source = told.inspection
+    plan, problems = derivation.derive(told, settings, rules, question.chain, question.layout)
+    if problems:
+        raise _refused(cannot, problems, settings)
+    needed, against = await asyncio.to_thread(destination.looked_up, plan.files, settings, rules, question.guest)
+    plan = plan.model_copy(update={"files": needed})
+    problems += against + _programs() + _memory(source.memory_bytes)
+    choice = await asyncio.to_thread(way_back.expected, settings, question.guest, source.disks, plan.disks)
+    found = {"way_back": choice.way and choice.way.job, "way_back_bytes": choice.changed_bytes}
+    plan = plan.model_copy(update={**found, "no_way_back": choice.why})
+    problems += _images(plan, settings, rules, question)
+    problems += _socket(plan.qmp) + _address(settings.address, told.machine)
+    problems += [] if problems else derivation.in_the_way(plan)
+    problems += _ports(plan.argv)
+    missing = cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
+    problems += [checks.CPU.found(sentence) for sentence in missing]
+    if question.tried and not problems:
+        problems += await trial.tried(source, plan, settings)
+    if problems:
+        raise _refused(cannot, problems, settings)
+    warned = [*plan.checks, *await asyncio.to_thread(units.limits_left, source.launcher)]
+    told_of = {"warnings": preflight.warnings(warned), "checks": checks.completed("destination", warned)}
+    return plan.model_copy(update=told_of)
+
+
+def _refused(cannot: str, problems: Sequence[Check], settings: Settings) -> HostRefused:
+    found = checks.told_once(problems)
+    return HostRefused(cannot + "; ".join(preflight.refusals(found)), host=settings.host, checks=found)
+
+
+def _programs() -> list[Check]:
+    return [
+        checks.NO_TOOLS.found(f"there is no {name} here")
+        for name in ("qemu-img", "qemu-storage-daemon")
+        if shutil.which(name) is None
+    ]
+
+
+def _memory(needed: int) -> list[Check]:
+    free = registration.memory_bytes("MemAvailable") - room.RESERVE_BYTES
+    if needed <= free:
+        return []
+    return [checks.NO_MEMORY.found(f"{_mib(needed)} MiB of memory are needed and {_mib(free)} are free")]
+
+
+def _images(plan: DestinationPlan, settings: Settings, rules: HostPolicy, question: PlanDestination) -> list[Check]:
+    disks = [disk for disk in plan.disks if not disk.destination_device]
+    problems = [checks.NO_LVM.found(why) for why in making.programs(plan.disks, rules)]
+    if not problems:
+        devices = making.device_problems(plan.disks, settings, rules, question.layout)
+        problems = [checks.TARGET_DEVICE.found(why) for why in devices]
+    places = (_place(disk, settings, rules) for disk in disks)
+    problems += [checks.IMAGE_EXISTS.found(why) for why in places if why]
+    try:
+        made = disks if plan.way_back is None else []
+        room.check(made, settings, needed_files=plan.files, thin_factor=question.thin_factor)
+    except PreconditionFailed as error:
+        problems.append(checks.NO_ROOM.found(str(error)))
+    return problems + [
+        checks.IMAGE_EXISTS.found(f"{parent} cannot be written by this worker", remedy="give it permission")
+        for parent in {manifest.existing_parent(Path(disk.destination_path)) for disk in disks}
+        if not os.access(parent, os.W_OK)
+    ]
+
+
+def _place(disk: PlannedDisk, settings: Settings, rules: HostPolicy) -> str | None:
+    """What is against making an image there."""
+    try:
+        path = making.place(disk.destination_path, settings, rules)
+        if keep_out.stands_at(settings, path):
+            return keep_out.launcher_left(settings, path)
+        there = files.status(path)
+        if problems := links.in_the_way(disk.links):
+            return "; ".join(problems)
+    except UnsafePath as error:
+        return str(error)
+    return None if there is None else manifest.in_the_way(path, JobDirectory.all_below(settings))
+
+
+def _socket(qmp: str) -> list[Check]:
+    if len(qmp) > SOCKET_PATH_LIMIT:
+        return [
+            checks.SOCKET.found(f"the QMP socket's path {qmp} would be too long", remedy="use a shorter guest root")
+        ]
+    if Path(qmp).exists() and not _dead(Path(qmp)):
+        return [checks.SOCKET.found(f"{qmp} exists already", remedy="if no guest uses it, delete it")]
+    return []
+
+
+def _dead(socket: Path) -> bool:
+    """A QEMU that was killed, or did not start, left it: the next one replaces it."""
+    return socket.is_socket() and not listens(socket)
+
+
+def _ports(argv: Sequence[str]) -> list[Check]:
+    found = ((port, ports.taken(port)) for port in ports.ports(argv))
+    return [checks.PORT_TAKEN.found(f"{shown(port.option)}: {why}") for port, why in found if why]
+
+
+def _address(address: str, source_machine: str) -> list[Check]:
+    """The address where this host listens must reach this host from the source as well."""
+    if source_machine == machine():
+        return []
+    try:
+        found = {ipaddress.ip_address(entry[4][0]) for entry in socket.getaddrinfo(address, None)}
+    except OSError as error:
+        return [checks.ADDRESS.found(f"its DROVER_ADDRESS {address!r} is no address ({error.strerror})")]
+    if not any(ip.is_loopback or ip.is_unspecified for ip in found):
+        return []
+    return [checks.ADDRESS.found(f"it listens at {address}, where no other host reaches it")]
+
+
+def _mib(size: int) -> int:
+    return max(size, 0) >> 20

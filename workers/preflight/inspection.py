@@ -1,0 +1,320 @@
+"""What a running guest is: everything its future host must know, read from QMP and /proc. Changes nothing."""
+
+import asyncio
+import pwd
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from drover.errors import PreconditionFailed
+from drover.settings import Settings
+from models import preflight
+from models.host_rpc import Inspect
+from models.launcher import Launcher
+from models.plan import Inspection, SourceDisk, Topology
+from models.preflight import Check
+from workers import files
+from workers.files import UnsafePath
+from workers.guest import monitors
+from workers.images import links
+from workers.launcher import found, stillness
+from workers.media import listing
+from workers.preflight import as_started, checks, open_images
+from workers.preflight.as_started import AsStarted
+from workers.process import processes, sockets, started_as, taps, tpm, vcpus
+from workers.process.processes import Process
+from workers.process.taps import HandedOver
+from workers.qemu import block, cpu, inline_secrets, known_bugs, plugged, present_media, process_state, topology
+from workers.qemu.disks import (
+    ReadOnlyImage,
+    disk_refusals,
+    drives,
+    keys_given_later,
+    named_data_files,
+    read_only_images,
+    source_disks,
+    unnamed_images,
+)
+from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
+from workers.qemu.present_media import Drive
+from workers.qemu.refusals import command_line_refusals
+from workers.storage import devices
+from workers.trust import attestation, policy
+
+CAPABILITIES = ("pause-before-switchover", "return-path", "events")
+"""The switchover is not safe without these."""
+NO_UUID = "00000000-0000-0000-0000-000000000000"
+"""What `query-uuid` answers for a machine that was started without one."""
+
+
+async def inspect(question: Inspect, settings: Settings) -> Inspection:
+    """Describe the guest behind a QMP socket.
+
+    Raises:
+        PreconditionFailed: no monitor answers there, or it is not a QEMU.
+    """
+    owner = await asyncio.to_thread(sockets.listener, question.qmp)
+    argv = _argv(owner.pid) if owner is not None else []
+    qmp = await asyncio.to_thread(monitors.free, argv, question.qmp)
+    try:
+        async with connect(qmp) as monitor:
+            return await _describe(monitor, question.model_copy(update={"qmp": qmp}), settings)
+    except MonitorLost as error:
+        others = await asyncio.to_thread(monitors.why_none, argv)
+        raise PreconditionFailed(f"{settings.host}: {error}{f' ({others})' if others else ''}") from error
+
+
+def _argv(pid: int) -> list[str]:
+    alive = processes.process(pid)
+    return as_started.as_started(alive).argv if alive is not None else []
+
+
+async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> Inspection:
+    identity, secrets = await _identified(monitor, question.qmp, settings)
+    facts, devices, layout, present, blockers, exports = await asyncio.gather(
+        _facts(monitor),
+        block.device_names(monitor),
+        machine(monitor),
+        _disks(monitor, identity, settings),
+        _blockers(monitor, identity.argv),
+        process_state.exports(monitor),
+    )
+    emulator, strange = await asyncio.to_thread(tpm.read, present.argv)
+    needed = await asyncio.to_thread(
+        listing.listed,
+        present.argv,
+        identity.process,
+        present.disks,
+        present.media,
+        (question.qmp, identity.pidfile, *tpm.places(emulator)),
+        settings,
+        question.chain,
+        secrets,
+    )
+    launcher = await asyncio.to_thread(_launcher, identity.process, settings)
+    stays = [checks.LAUNCHER_STAYS.found(launcher.stays)] if launcher.stays else []
+    forbidden = _forbidden(identity, settings)
+    against = [*forbidden, *present.refusals, *strange, *needed.refusals, *blockers, *stays]
+    bugs = known_bugs.warnings(facts["qemu_version"], facts["accel"], identity.argv)
+    told = checks.told_once([*against, *process_state.untold(identity.argv), *exports, *bugs])
+    seen = Inspection(
+        **facts,
+        pid=identity.process.pid,
+        started=identity.process.started,
+        process=processes.identity(identity.process),
+        argv=tuple(present.argv),
+        exe=identity.exe,
+        pidfile=identity.pidfile,
+        qmp=question.qmp,
+        devices=tuple(devices),
+        started_as=started_as.read(identity.process, identity.argv, identity.handed, await vcpus.threads(monitor)),
+        tpm=emulator,
+        topology=layout,
+        disks=present.disks,
+        files=tuple(needed.files.values()),
+        folders=tuple(needed.folders.values()),
+        refusals=preflight.refusals(told),
+        warnings=preflight.warnings(told),
+        checks=checks.completed("source", told),
+        launcher=launcher,
+    )
+    return seen if forbidden else attestation.attested(seen, settings)
+
+
+async def _facts(monitor: Monitor) -> dict[str, Any]:
+    """What QEMU says of its machine, by the fields of `Inspection`."""
+    told, kvm, machine_type, status, memory, cpus, uuid = await asyncio.gather(
+        monitor.query("query-version"),
+        monitor.query("query-kvm"),
+        monitor.query("qom-get", path="/machine", property="type"),
+        monitor.query("query-status"),
+        monitor.query("query-memory-size-summary"),
+        monitor.query("query-cpus-fast"),
+        monitor.query("query-uuid"),
+    )
+    return {
+        "qemu_version": known_bugs.version(told),
+        "accel": "kvm" if kvm["enabled"] else "tcg",
+        "machine_type": str(machine_type).removesuffix("-machine"),
+        "runstate": status["status"],
+        "memory_bytes": memory["base-memory"] + memory.get("plugged-memory", 0),
+        "cpus": len(cpus),
+        "uuid": uuid["UUID"] if uuid["UUID"] != NO_UUID else None,
+    }
+
+
+def _launcher(qemu: Process, settings: Settings) -> Launcher:
+    """Who launched it. What an administrator's program can tell to keep still does not stay."""
+    launcher = found.launcher_of(qemu)
+    return launcher.model_copy(update={"stays": None}) if stillness.program(settings) else launcher
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Identity:
+    """The process of a QEMU, and how it was started."""
+
+    process: Process
+    started: AsStarted
+    exe: str
+    pidfile: str | None
+    handed: HandedOver = taps.NOTHING
+
+    @property
+    def argv(self) -> list[str]:
+        """Its command line, which says the same on another host."""
+        return self.started.argv
+
+    def saying(self, argv: list[str]) -> "_Identity":
+        """As if it had been started with another command line."""
+        handed = taps.handed_over(self.process, argv)
+        return replace(self, started=replace(self.started, argv=argv), handed=handed)
+
+
+async def _identified(monitor: Monitor, qmp: str, settings: Settings) -> tuple[_Identity, dict[str, bytes]]:
+    """The guest's process with the command line that makes it as it is now, and the secrets that stood on it."""
+    identity = _process(monitor.pid)
+    secrets = inline_secrets.contents(identity.argv)
+    argv = inline_secrets.in_files(identity.argv, _place(identity, qmp, settings))
+    return identity.saying(await plugged.as_it_is_now(monitor, argv)), secrets
+
+
+def _process(pid: int) -> _Identity:
+    """The process that listens on the socket, from /proc."""
+    alive = processes.process(pid)
+    if alive is None:
+        raise PreconditionFailed(f"the process behind the socket (pid {pid}) has ended")
+    exe = str(Path(f"/proc/{pid}/exe").readlink()).removesuffix(" (deleted)")
+    if "qemu-system" not in exe and "qemu-kvm" not in exe:
+        raise PreconditionFailed(f"the process behind the socket is {exe}, not a QEMU")
+    started = as_started.as_started(alive)
+    pidfile = next((after for word, after in pairwise(started.argv) if word == "-pidfile"), None)
+    return _Identity(process=alive, started=started, exe=exe, pidfile=pidfile)
+
+
+def _place(identity: _Identity, qmp: str, settings: Settings) -> str:
+    """A path below the guest root that is this guest's alone."""
+    below = (path for path in (qmp, identity.pidfile) if path and Path(path).is_relative_to(settings.guest_root))
+    return next(below, str(settings.guest_root / f"qemu-{identity.process.pid}-{identity.process.started}"))
+
+
+def _forbidden(identity: _Identity, settings: Settings) -> list[Check]:
+    """Why this host does not vouch for the guest: anybody may call a program of theirs a QEMU."""
+    rules, uid = policy.of(settings), Path(f"/proc/{identity.process.pid}").stat().st_uid
+    user = str(uid)
+    with suppress(KeyError):
+        user = pwd.getpwuid(uid).pw_name
+    found = []
+    if not rules.may_run(identity.exe):
+        seen = f"it is run by {identity.exe}, which {rules.name} on {settings.host} does not list under `qemu`"
+        found.append(checks.PROGRAM_NOT_ALLOWED.found(seen))
+    if not rules.may_be(uid, user):
+        seen = f"it is run by the user {user}, whom {rules.name} on {settings.host} does not list under `users`"
+        found.append(checks.USER_NOT_ALLOWED.found(seen))
+    return found
+
+
+async def machine(monitor: Monitor) -> Topology:
+    """The machine's CPU, devices and RAM in a form that can be compared across hosts."""
+    ramblocks = await monitor.query("x-query-ramblock")
+    return Topology(
+        cpu=await cpu.offered(monitor),
+        qtree=topology.normalise_qtree(await monitor.hmp("info qtree")),
+        ramblocks=topology.normalise_ramblocks(ramblocks["human-readable-text"]),
+    )
+
+
+@dataclass(frozen=True)
+class _Present:
+    """What is in a guest's drives now."""
+
+    argv: list[str]
+    """The command line that says so."""
+    disks: tuple[SourceDisk, ...]
+    media: tuple[ReadOnlyImage, ...]
+    """What cannot be written."""
+    refusals: list[Check]
+
+
+async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> _Present:
+    replies = {
+        "query_block": await monitor.query("query-block"),
+        "named_block_nodes": await monitor.query("query-named-block-nodes"),
+        "blockstats": await monitor.query("query-blockstats"),
+    }
+    called = source_disks(**replies)
+    named = [disk.model_copy(update={"path": seen.started.place(disk.path)}) for disk in called]
+    refusals = disk_refusals(**replies, block_jobs=await monitor.query("query-block-jobs"))
+    media = [replace(medium, path=seen.started.place(medium.path)) for medium in read_only_images(**replies)]
+    argv = _with_present_media(seen, drives(**replies), named, media)
+    refusals += unnamed_images([*named, *media], argv)
+    refusals += keys_given_later(named, argv)
+    refusals += named_data_files(named, argv)
+    found = tuple(_followed(disk, settings, refusals) for disk in named)
+    refusals += open_images.elsewhere(seen.process, found, argv) or open_images.lost(
+        seen.process, [disk.path for disk in called], seen.started.said
+    )
+    rules = policy.of(settings)
+    elsewhere = {disk.path for disk in found if disk.block_device or rules.may_write(disk.path)}
+    refusals += [
+        *seen.started.refusals,
+        *seen.handed.refusals,
+        *command_line_refusals(
+            argv, source_root=str(settings.guest_root), images=elsewhere, descriptors=seen.handed.looked_at
+        ),
+    ]
+    return _Present(argv, found, tuple(media), refusals)
+
+
+def _with_present_media(
+    seen: _Identity, present: Sequence[Drive], disks: Sequence[SourceDisk], media: Sequence[ReadOnlyImage]
+) -> list[str]:
+    placed = [replace(drive, path=drive.path and seen.started.place(drive.path)) for drive in present]
+    argv = present_media.as_it_is_now(seen.argv, placed)
+    chains = [*(disk.chain for disk in disks), *(medium.chain for medium in media)]
+    below = {level.path for chain in chains for level in chain}
+    only_read = (below | {medium.path for medium in media}) - {disk.path for disk in disks}
+    return present_media.opened_read_only(argv, only_read)
+
+
+def _followed(disk: SourceDisk, settings: Settings, refusals: list[Check]) -> SourceDisk:
+    """The disk with the place of its very file. After the move that is renamed, through no link of anybody else's.
+
+    A block device keeps the name that it has, and takes all of its room, whatever was written to it.
+    """
+    try:
+        if devices.is_one(Path(disk.path)):
+            return disk.model_copy(update={"block_device": True, "allocated_bytes": disk.virtual_size_bytes})
+        path, through = links.followed(disk.path, settings.guest_root)
+        files.status(Path(path))
+    except UnsafePath as error:
+        refusals.append(checks.BEHIND_LINK.found(str(error)))
+        return disk
+    owner, group, mode = started_as.owner_of(Path(path)) or (None, None, None)
+    found = disk.model_copy(update={"owner": owner, "group": group, "mode": mode})
+    return found.model_copy(update={"path": path, "named": disk.path, "links": tuple(through)}) if through else found
+
+
+async def _blockers(monitor: Monitor, argv: list[str]) -> list[Check]:
+    """The reasons of QEMU itself, or of its present state, against a migration."""
+    migrate = await monitor.query("query-migrate")
+    found = [checks.BLOCKED_BY_QEMU.found(f"QEMU reports: {reason}") for reason in migrate.get("blocked-reasons", [])]
+    status = (await monitor.query("query-status"))["status"]
+    if status != "running":
+        found.append(checks.NOT_RUNNING.found(f"the guest is {status}: only a running guest can be moved"))
+    if migrate.get("status") in {"setup", "active", "pre-switchover", "device"}:
+        found.append(checks.MIGRATION_UNDER_WAY.found("another migration of this guest is under way"))
+    offered = {entry["capability"] for entry in await monitor.query("query-migrate-capabilities")}
+    missing = [name for name in CAPABILITIES if name not in offered]
+    found += [checks.QEMU_TOO_OLD.found(f"this QEMU is too old: it has no {name}") for name in missing]
+    children = [await _children(monitor, where) for where in ("/machine/peripheral", "/machine/peripheral-anon")]
+    return found + topology.hot_plugged(children[0], children[1], argv)
+
+
+async def _children(monitor: Monitor, path: str) -> list[dict[str, Any]]:
+    try:
+        return list(await monitor.query("qom-list", path=path))
+    except CommandRefused:
+        return []  # no such container: no such devices

@@ -1,0 +1,114 @@
+"""Every QEMU of this host, by the kernel alone: none of them is asked anything."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from drover.settings import Settings
+from models.documents import SeenQemu
+from workers.process import processes
+from workers.process.processes import Process
+from workers.qemu.command_line import parse_command_line
+from workers.qemu.refusals import driver_of, leaves
+
+PROGRAM = re.compile(r"qemu-(system-.+|kvm)|kvm")
+LAB = "DROVER_LAB_DIR"
+_JOB = re.compile(r"/jobs/(\d+)/incoming$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qemu:
+    """One running QEMU."""
+
+    process: Process
+    argv: tuple[str, ...]
+    mark: str
+    """The name under which a worker has started it; empty for others."""
+    stopped: bool
+    """By a signal: nothing of it runs."""
+
+    @property
+    def seen(self) -> SeenQemu:
+        """What is reported of it."""
+        job = _JOB.search(self.mark)
+        return SeenQemu(
+            process=processes.identity(self.process),
+            pid=self.process.pid,
+            name=name_of(self.argv),
+            uuid=uuid_of(self.argv),
+            macs=macs_of(self.argv),
+            job=int(job[1]) if job else None,
+        )
+
+
+def running(ours: Settings) -> list[Qemu]:
+    """All of them, by their pids."""
+    pids = sorted(int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit())
+    found = (qemu for pid in pids if (qemu := qemu_of(pid)) is not None)
+    return [qemu for qemu in found if _is_of(qemu, ours)]
+
+
+def qemu_of(pid: int) -> Qemu | None:
+    """The QEMU with this pid; None if the process is none, or has ended."""
+    folder = Path("/proc", str(pid))
+    with suppress(OSError):
+        if not PROGRAM.fullmatch(folder.joinpath("exe").readlink().name.removesuffix(" (deleted)")):
+            return None
+        argv = folder.joinpath("cmdline").read_bytes().split(b"\0")[:-1]
+        environment = folder.joinpath("environ").read_bytes().split(b"\0")
+        state = folder.joinpath("stat").read_text().rpartition(")")[2].split()[0]
+        process = processes.process(pid)
+        if process is not None and argv:
+            marks = (word.partition(b"=")[2] for word in environment if word.startswith(f"{processes.MARK}=".encode()))
+            return Qemu(
+                process=process,
+                argv=tuple(map(os.fsdecode, argv)),
+                mark=os.fsdecode(next(marks, b"")),
+                stopped=state in "Tt",
+            )
+    return None
+
+
+def _is_of(qemu: Qemu, ours: Settings) -> bool:
+    """The hosts of a lab share one machine: each sees those that have something in its folder."""
+    lab = os.environ.get(LAB)
+    if lab is None:
+        return True
+    folder = f"{lab}/hosts/{ours.host}/"
+    with suppress(OSError):
+        where = f"{Path(f'/proc/{qemu.process.pid}/cwd').readlink()}/"
+        return any(folder in text for text in (qemu.mark, where, *qemu.argv))
+    return False
+
+
+def name_of(argv: Sequence[str]) -> str | None:
+    """What `-name` calls it."""
+    for option in parse_command_line(argv):
+        if option.name == "name" and option.value:
+            return option.get("guest") or next((text for key, text in option.pairs() if key is None), None)
+    return None
+
+
+def uuid_of(argv: Sequence[str]) -> str | None:
+    """The machine's, by `-uuid` or `-smbios type=1`."""
+    found = None
+    for option in parse_command_line(argv):
+        if option.name == "uuid":
+            found = option.value
+        elif option.name == "smbios" and option.get("type") == "1" and found is None:
+            found = option.get("uuid")
+    return found.lower() if found else None
+
+
+def macs_of(argv: Sequence[str]) -> tuple[str, ...]:
+    """The addresses that were given to its network cards."""
+    return tuple(dict.fromkeys(_macs(argv)))
+
+
+def _macs(argv: Sequence[str]) -> Iterator[str]:
+    for option in parse_command_line(argv):
+        if option.name in {"device", "nic"} or (option.name, driver_of(option)) == ("net", "nic"):
+            yield from (value.lower() for key, value in leaves(option) if key in {"mac", "macaddr"})

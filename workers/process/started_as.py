@@ -1,0 +1,207 @@
+"""As whom a guest's QEMU runs and within which limits, read from its process; and whether that can be so here."""
+
+import grp
+import json
+import os
+import pwd
+import re
+import resource
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+
+from models.plan import PlannedTpm, StartedAs
+from models.preflight import Check
+from workers.launcher import as_user
+from workers.preflight import checks
+from workers.process import vcpus
+from workers.process.processes import Process
+from workers.process.taps import NOTHING, HandedOver
+from workers.qemu.command_line import parse_command_line
+from workers.trust.policy import HostPolicy
+
+POLICY = re.compile("(?:prefer|bind|interleave):[0-9][0-9,-]*")
+LIMITS = {
+    "Max address space": "as",
+    "Max core file size": "core",
+    "Max cpu time": "cpu",
+    "Max data size": "data",
+    "Max file size": "fsize",
+    "Max locked memory": "memlock",
+    "Max open files": "nofile",
+    "Max processes": "nproc",
+    "Max realtime priority": "rtprio",
+    "Max stack size": "stack",
+}
+"""As /proc/PID/limits calls them: that needs no privilege of its own, unlike prlimit(2)."""
+
+
+def read(
+    process: Process, argv: Sequence[str], handed: HandedOver = NOTHING, threads: Sequence[int] = ()
+) -> StartedAs | None:
+    """What its process shows, with what it was handed and the threads of its vCPUs.
+
+    None: it may not be looked at, or it has ended.
+    A QEMU that changes its user itself (`-runas`) was started by root, and is so again.
+    """
+    folder = Path(f"/proc/{process.pid}")
+    with suppress(OSError, KeyError, ValueError):
+        status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line)
+        uid, gid = (0, 0) if _changes_user(argv) else (int(status["Uid"].split()[1]), int(status["Gid"].split()[1]))
+        cpus = os.sched_getaffinity(process.pid)
+        return StartedAs(
+            user=_user(uid),
+            group=_group(gid),
+            groups=() if uid == 0 else tuple(_group(int(number)) for number in status["Groups"].split()),
+            nice=os.getpriority(os.PRIO_PROCESS, process.pid),
+            oom_score_adj=int((folder / "oom_score_adj").read_text()),
+            cpus=() if cpus == os.sched_getaffinity(0) else tuple(sorted(cpus)),
+            vcpus=vcpus.read(process, threads),
+            memory_policy=_memory_policy(folder),
+            limits=dict(_limits(process)),
+            taps=handed.taps,
+            vhost_net=handed.vhost_net,
+        )
+    return None
+
+
+def _changes_user(argv: Sequence[str]) -> bool:
+    options = parse_command_line(argv)
+    return any(option.name == "runas" or (option.name == "run-with" and option.get("user")) for option in options)
+
+
+def _limits(process: Process) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Those that differ from the worker's own: the others it gives to whatever it starts."""
+    for line in Path(f"/proc/{process.pid}/limits").read_text().splitlines():
+        name = LIMITS.get(line[:26].strip())
+        if name is not None:
+            soft, hard = (-1 if word == "unlimited" else int(word) for word in line[26:].split()[:2])
+            if (soft, hard) != resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}")):
+                yield name, (soft, hard)
+
+
+def _memory_policy(folder: Path) -> str | None:
+    """Its first mapping is its program, which has no policy of its own."""
+    with suppress(OSError):
+        said = (folder / "numa_maps").read_text().partition("\n")[0].split()[1]
+        return said if POLICY.fullmatch(said) else None
+    return None
+
+
+def _user(uid: int) -> str:
+    with suppress(KeyError):
+        return pwd.getpwuid(uid).pw_name
+    return str(uid)
+
+
+def _group(gid: int) -> str:
+    with suppress(KeyError):
+        return grp.getgrgid(gid).gr_name
+    return str(gid)
+
+
+def impossible(wanted: StartedAs | None, rules: HostPolicy, what: str = "its QEMU") -> list[Check]:
+    """Why nothing can be started like that here."""
+    if wanted is None or wanted.user == "root":
+        return []
+    try:
+        uid = pwd.getpwnam(wanted.user).pw_uid
+        missing = [name for name in (wanted.group, *wanted.groups) if not _is_group(name)]
+    except KeyError:
+        return [checks.NO_USER.found(f"{what} runs as the user {wanted.user}, who does not exist here")]
+    found = [checks.NO_USER.found(f"{what} runs in the group {name}, which does not exist here") for name in missing]
+    if not rules.may_be(uid, wanted.user):
+        seen = f"{what} runs as the user {wanted.user}, whom {rules.name} here does not list under `users`"
+        found.append(checks.NO_USER.found(seen, remedy="list the user there, if guests may be run by it"))
+    if os.geteuid() not in {0, uid}:
+        seen = f"{what} runs as the user {wanted.user}, and this worker is no root"
+        found.append(checks.NO_USER.found(seen, remedy="run the worker as root"))
+    return found
+
+
+def warnings(wanted: StartedAs | None) -> list[Check]:
+    """What it is pinned to and cannot have here."""
+    if wanted is None:
+        return []
+    pinned, here = {*wanted.cpus, *chain.from_iterable(wanted.vcpus)}, os.sched_getaffinity(0)
+    found = []
+    if missing := sorted(pinned - here):
+        seen = f"its QEMU is pinned to CPUs of which {_listed(missing)} may not be used here: it gets the others"
+        found.append(checks.PINNED.found(seen))
+    nodes = as_user.numbers(wanted.memory_policy.partition(":")[2]) if wanted.memory_policy else []
+    if gone := [node for node in nodes if not Path(f"/sys/devices/system/node/node{node}").exists()]:
+        seen = f"its memory policy ({wanted.memory_policy}) names NUMA nodes of which {_listed(gone)} do not exist here"
+        found.append(checks.PINNED.found(seen))
+    return found
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _is_group(name: str) -> bool:
+    with suppress(KeyError):
+        grp.getgrnam(name)
+        return True
+    return False
+
+
+def descriptors(wanted: StartedAs | None) -> frozenset[int]:
+    """Those that are opened anew for it."""
+    if wanted is None:
+        return frozenset()
+    return frozenset((*wanted.vhost_net, *(number for tap in wanted.taps for number in tap.descriptors)))
+
+
+def launched(argv: Sequence[str], wanted: StartedAs | None, tpm: PlannedTpm | None = None) -> list[str]:
+    """The command line that starts it like that here, with its TPM beside it."""
+    if wanted is None or not (tpm or _differs(wanted)):
+        return list(argv)
+    document = {**wanted.json_object(), "beside": _beside(tpm) if tpm is not None else None}
+    return [sys.executable, "-I", "-S", as_user.__file__, json.dumps(document), *argv]
+
+
+def _beside(tpm: PlannedTpm) -> dict[str, object]:
+    """What `as_user` starts first: it ends when the QEMU does."""
+    with_it = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "TERM", shutil.which("swtpm") or "swtpm"]
+    return {"argv": launched([*with_it, *tpm.argv], tpm.started_as), "socket": tpm.socket}
+
+
+def _differs(wanted: StartedAs) -> bool:
+    other_user = wanted.user != "root" and os.geteuid() == 0
+    same_user = {"user": wanted.user, "group": wanted.group, "groups": wanted.groups}
+    return other_user or plainly().model_copy(update=same_user) != wanted
+
+
+def plainly() -> StartedAs:
+    """As whatever a worker starts without further ado."""
+    return StartedAs(
+        user=_user(os.geteuid()),
+        group=_group(os.getegid()),
+        nice=os.getpriority(os.PRIO_PROCESS, 0),
+        oom_score_adj=int(Path("/proc/self/oom_score_adj").read_text()),
+    )
+
+
+def owner_here(wanted: StartedAs | None, owner: tuple[str, str] | None) -> tuple[int, int] | None:
+    """User and group that an image gets: those it had by name, or where they are not here those of its QEMU.
+
+    None: as the worker makes it.
+    """
+    if os.geteuid() != 0:
+        return None
+    for user, group in filter(None, (owner, (wanted.user, wanted.group) if wanted is not None else None)):
+        with suppress(KeyError):
+            return pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid
+    return None
+
+
+def owner_of(path: Path) -> tuple[str, str, int] | None:
+    """User and group of a file by their names, and its mode."""
+    with suppress(OSError):
+        status = path.stat()
+        return _user(status.st_uid), _group(status.st_gid), status.st_mode & 0o777
+    return None

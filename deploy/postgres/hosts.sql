@@ -17,7 +17,7 @@ GRANT SELECT ON job, step, attempt, disk, event, guest, host, host_request, deli
 -- What all moves share of the budgets each host computes from all moves: who sends from where to where, and what of it.
 GRANT SELECT ON host_budget, move_under_way TO drover_host;
 GRANT UPDATE (state, epoch, token, nbd_server, switchover, cancel_requested, cutover_begun_at, committed_at, downtime, ram,
-    kept_by_source, wait_reason, progress_at, pace, file_copy, seed, proof, health, way_back_needed, error, started_at,
+    kept_by_source, wait_reason, progress_at, pace, file_copy, hold, seed, proof, health, way_back_needed, error, started_at,
     finished_at) ON job TO drover_host;
 GRANT UPDATE (state, attempts, token, owner, lease_until, next_at, enqueued_at, started_at, finished_at, error)
     ON step TO drover_host;

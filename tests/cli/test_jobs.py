@@ -35,6 +35,7 @@ def test_job_show_when_done(database: None) -> None:
     assert (found["downtime_ms"], found["downtime_phases"]) == (43.21, {"stop": 1.5})
     assert found["ram"] == {
         "bytes_total": 1000, "bytes_transferred": 300, "bytes_remaining": 0, "bytes_per_s": 7, "passes": 3,
+        "throttle_percent": 0, "downtime_limit_ms": None,
     }  # fmt: skip
 
 

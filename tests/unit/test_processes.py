@@ -80,7 +80,7 @@ def test_a_killed_process_of_many_threads_holds_nothing_once_it_counts_as_dead(t
 
 def test_a_spawned_process_outlives_its_parent(tmp_path: Path) -> None:
     program = (
-        "from workers import processes; from pathlib import Path; import os, signal\n"
+        "from workers.process import processes; from pathlib import Path; import os, signal\n"
         f"processes.spawn('{tmp_path}/mark', ['sleep', '1000'], Path('{tmp_path}/log'))\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -67,7 +67,7 @@ def _opened_s(client: httpx.Client, path: str) -> float:
 @contextmanager
 def _console() -> Iterator[str]:
     """The address of a console that shows the fleet."""
-    lab = Lab(Path(tempfile.mkdtemp(prefix="bc", dir="/tmp")))  # nosec B108 - paths of sockets are short
+    lab = Lab(Path(tempfile.mkdtemp(prefix="bc", dir="/tmp")))  # nosec B108 # paths of sockets are short
     lab.path.chmod(0o711)
     try:
         services.start_postgres(lab)

@@ -94,7 +94,7 @@ class FileKind(StrEnum):
     """Likewise what is booted: kernel, initrd, device tree."""
     DATA = "data"
     """What the machine shows the guest: `-fw_cfg`, SMBIOS and ACPI tables, a splash image."""
-    SECRET = "secret"  # noqa: S105 # nosec B105 - a word
+    SECRET = "secret"  # noqa: S105 # nosec B105 # a word
     """Keys and passwords."""
 
 

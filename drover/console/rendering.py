@@ -31,7 +31,7 @@ def _finalized(value: object) -> object:
 def _told(sentence: str | None) -> Markup:
     """Without secrets; what is to be entered, in backticks, as code."""
     safe = str(escape(escaped(public(sentence) or "")))
-    return Markup(CODE.sub(r"<code>\1</code>", safe))  # noqa: S704 # nosec B704 - it was escaped the line before
+    return Markup(CODE.sub(r"<code>\1</code>", safe))  # noqa: S704 # nosec B704 # it was escaped the line before
 
 
 def _clock(at: datetime | None) -> str:

@@ -291,7 +291,7 @@ def _drive(name: str, tree: Mapping[str, Any]) -> str:
 
 
 def _any(address: str) -> str:
-    return "" if address in {"*", "0.0.0.0"} else address  # noqa: S104 # nosec B104 - how QEMU shows "any"
+    return "" if address in {"*", "0.0.0.0"} else address  # noqa: S104 # nosec B104 # how QEMU shows "any"
 
 
 def _vhost_nets(pid: int) -> list[int]:

@@ -31,7 +31,7 @@ STEP_BYTES = 16 << 20
 """A guest's row is written anew once its images take so much more or less."""
 GONE_FOR = timedelta(days=1)
 """After this time a storage that is not there any more is forgotten."""
-IN_MEMORY = ("/dev/shm/", "/dev/hugepages/", "/run/", "/tmp/qemu")  # noqa: S108 # nosec B108 - looked at, never written
+IN_MEMORY = ("/dev/shm/", "/dev/hugepages/", "/run/", "/tmp/qemu")  # noqa: S108 # nosec B108 # looked at, never written
 _low: set[str] = set()
 
 

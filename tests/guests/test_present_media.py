@@ -92,6 +92,22 @@ def test_a_backing_file_is_opened_for_nothing_but_reading_and_other_nodes_stay()
     assert written == "driver=file,filename=/b,read-only=on"
 
 
+def test_json_in_single_quotes_is_read_as_qemu_reads_it() -> None:
+    node = "{'driver':'qcow2','node-name':'n','backing':'b','file':{'driver':'file','filename':'/g/it's.qcow2'}}"
+    argv = [
+        QEMU,
+        "-blockdev",
+        node.replace("it's", "it\\'s"),
+        "-blockdev",
+        "{'driver':'file','node-name':'b','filename':'/g/base'}",
+    ]
+    assert opened_read_only(argv, {"/g/base"})[4] == json.dumps(
+        {"driver": "file", "node-name": "b", "filename": "/g/base", "read-only": True}
+    )
+    (_, _, alone) = without_backing_files(argv, {"/g/base"})
+    assert (json.loads(alone)["backing"], json.loads(alone)["file"]["filename"]) == (None, "/g/it's.qcow2")
+
+
 def test_a_flattened_disk_names_no_backing_file() -> None:
     form = '{"driver":"qcow2","node-name":"b","file":"bs","read-only":true,"backing":null}'
     disk = '{"driver":"qcow2","node-name":"d","file":{"driver":"file","filename":"/d"},"backing":"b"}'

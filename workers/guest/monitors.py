@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from workers.process import sockets
-from workers.qemu.command_line import Option, parse_command_line
+from workers.qemu.command_line import Option, listens, parse_command_line
 from workers.qemu.refusals import driver_of
 
 OURS = "drover-monitor"
 """The id of a monitor that was added for the next host, where the guest had none that can be reached there alike."""
-_TRUE = {"on", "yes", "true"}
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,13 @@ def _monitors(option: Option, behind: dict[str | None, str | None]) -> Iterator[
 def _of_channel(option: Option) -> str | None:
     """`unix:PATH,server`, `tcp:HOST:PORT,server`."""
     kind, _, rest = next(iter(option.pairs()), (None, ""))[1].removeprefix("mon:").partition(":")
-    if not _is_server(option):
+    if not listens(option):
         return None
     return rest if kind == "unix" else f"tcp:{_host(rest)}" if kind == "tcp" else None
 
 
 def _of_chardev(option: Option) -> str | None:
-    if driver_of(option) != "socket" or not _is_server(option):
+    if driver_of(option) != "socket" or not listens(option):
         return None
     path, host, port = option.get("path"), option.get("host") or "", option.get("port")
     return path or (f"tcp:{_host(f'{host}:{port}')}" if port else None)
@@ -69,10 +68,6 @@ def _host(address: str) -> str:
     """An address to connect to: QEMU that listens everywhere is reached here."""
     host, _, port = address.rpartition(":")
     return f"{host if host not in {'', '0.0.0.0', '[::]', '::'} else '127.0.0.1'}:{port}"  # noqa: S104 # nosec B104
-
-
-def _is_server(option: Option) -> bool:
-    return (option.get("server") or "") in _TRUE or (None, "server") in option.pairs()
 
 
 def ours(path: str) -> list[str]:

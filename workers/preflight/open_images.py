@@ -15,7 +15,7 @@ from models.plan import SourceDisk
 from models.preflight import Check
 from workers.preflight import checks
 from workers.process.processes import Process
-from workers.qemu.command_line import parse_command_line, spelled_out
+from workers.qemu.command_line import TRUE, parse_command_line, spelled_out
 from workers.qemu.refusals import leaves
 
 Identity = tuple[int, int]
@@ -117,7 +117,7 @@ def _opened_anew(argv: Sequence[str]) -> set[str]:
     return {
         value.removeprefix("file:")
         for option, pairs in said
-        if dict(pairs).get("auto-read-only", default[option.name]) in {"on", "true"}
+        if dict(pairs).get("auto-read-only", default[option.name]).lower() in TRUE
         for _, value in pairs
     }
 

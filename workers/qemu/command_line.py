@@ -62,6 +62,10 @@ SHORTHANDS = {
 only there can `file.drop-cache` be given; `-set drive.ide0-hd0...` does not find them."""
 
 
+TRUE = frozenset({"on", "yes", "true", "y"})
+"""As QEMU reads a switch (`qapi_bool_parse`)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """One option with its argument, spelled as on the command line."""
@@ -80,6 +84,11 @@ class Option:
     def is_json(self) -> bool:
         return (self.value or "").startswith("{")
 
+    def tree(self) -> dict[str, Any]:
+        """The argument of a JSON option, as QEMU reads it."""
+        found: dict[str, Any] = json_text.loads(self.value or "{}")
+        return found
+
     def pairs(self) -> Pairs:
         """The argument's pieces; empty for JSON, flags and plain file names."""
         if self.value is None or self.is_json() or self.name in PLAIN:
@@ -89,7 +98,7 @@ class Option:
     def get(self, key: str) -> str | None:
         """The value of a top-level key, in either form; the last one wins, as in QEMU."""
         if self.is_json():
-            value = json_text.loads(self.value or "{}").get(key)
+            value = self.tree().get(key)
             return None if value is None else str(value)
         return next((value for name, value in reversed(self.pairs()) if name == key), None)
 
@@ -304,7 +313,7 @@ def _pinned_option(option: Option, machine_type: str) -> Option:
 
 def listening_sockets(argv: Sequence[str]) -> list[str]:
     """Unix sockets that a QEMU with this command line makes and listens on."""
-    return [path for option in parse_command_line(argv) if (path := _socket(option)) and _is_server(option)]
+    return [path for option in parse_command_line(argv) if (path := _socket(option)) and listens(option)]
 
 
 def _socket(option: Option) -> str | None:
@@ -315,8 +324,13 @@ def _socket(option: Option) -> str | None:
     return option.get("path") if (option.name, first) == ("chardev", "socket") else None
 
 
-def _is_server(option: Option) -> bool:
-    return option.get("server") in {"on", "yes"} or (None, "server") in option.pairs()
+def listens(option: Option) -> bool:
+    """It is a server, as QEMU reads it: the last word counts; `server` is `server=on`, `noserver` the opposite."""
+    if option.is_json():
+        return option.get("server") == "True"
+    said = [value for key, value in option.pairs() if key == "server"]
+    bare = [value for key, value in option.pairs() if key is None]
+    return "noserver" not in bare and all(value in TRUE for value in said) and bool(said or "server" in bare)
 
 
 def device_ids(argv: Sequence[str]) -> set[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workers.qemu.command_line import Option, leaf, parse_command_line, words_of, write_options
-from workers.qemu.json_text import flat, spelled
+from workers.qemu.json_text import flat, loads, spelled
 
 OF_QCOW2 = words_of(
     "lazy-refcounts pass-discard-request pass-discard-snapshot pass-discard-other discard-no-unref overlap-check "
@@ -128,12 +128,12 @@ def _under_a_format(node: Node) -> Node:
 
 def _read(option: Option) -> Node:
     if option.is_json():
-        return dict(flat(json.loads(option.value or "{}")))
+        return dict(flat(option.tree()))
     node: Node = {}
     for key, value in option.pairs():
         if value.startswith("json:"):
             prefix = f"{key}." if key else ""
-            node |= {f"{prefix}{name}": inner for name, inner in flat(json.loads(value.removeprefix("json:")))}
+            node |= {f"{prefix}{name}": inner for name, inner in flat(loads(value.removeprefix("json:")))}
         else:
             node[key if key is not None else ("driver" if option.name == "blockdev" else value)] = value
     return node

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from workers.qemu.command_line import GUEST_KEYS, GUEST_TEXT, PLAIN, Option, parse_command_line, words_of
+from workers.qemu.command_line import GUEST_KEYS, GUEST_TEXT, PLAIN, TRUE, Option, listens, parse_command_line, words_of
 from workers.qemu.refusals import driver_of, is_read_only, leaves, shown
 
 
@@ -76,7 +76,6 @@ MONITORS = words_of("monitor qmp qmp-pretty")
 CHANNELS = words_of("monitor qmp qmp-pretty serial parallel debugcon")
 QUIET = words_of("none null pty ringbuf stdio file pipe /dev/null local")
 """What a monitor may be behind, besides a Unix socket: nobody reaches it from elsewhere."""
-TRUE = words_of("on true yes y")
 _PREFIX = re.compile(r"(?:[\w.+-]+[:=])+(?=/)")
 _LOOPBACK = re.compile(r"(127\.\d+\.\d+\.\d+|localhost|\[?::1\]?):")
 _RELATIVE = re.compile(r"(?:mon:)?(?:unix|file|pipe):(?!/)")
@@ -262,22 +261,13 @@ def _sockets(option: Option, rules: Rules, spoken_to: Collection[str]) -> Iterat
 
 def _connected(option: Option) -> Iterator[str]:
     """The Unix sockets at which it does not listen itself."""
-    if _listens(option):
+    if listens(option):
         return
     kind = driver_of(option)
     if (option.name == "chardev" and kind == "socket") or (option.name == "netdev" and kind in {"stream", "dgram"}):
         yield from (value for key, value in leaves(option) if key == "path")
     elif option.name in CHANNELS and (option.value or "").removeprefix("mon:").startswith("unix:"):
         yield str(_path(option, option.pairs()[0][1]))
-
-
-def _listens(option: Option) -> bool:
-    """As QEMU reads it: the last word counts, and `server` is `server=on`, `noserver` the opposite."""
-    if option.is_json():
-        return option.get("server") == "True"
-    said = [value for key, value in option.pairs() if key == "server"]
-    bare = [value for key, value in option.pairs() if key is None]
-    return "noserver" not in bare and all(value in TRUE for value in said) and bool(said or "server" in bare)
 
 
 def written(argv: Sequence[str]) -> Iterator[tuple[str, bool]]:
@@ -292,7 +282,7 @@ def written(argv: Sequence[str]) -> Iterator[tuple[str, bool]]:
             path = _path(option, value)
             if path is None or path.startswith(DEVICES) or key in PROGRAM_KEYS or _only_read(option, key):
                 continue
-            made_anew = _listens(option) or option.name in {"vnc", "spice", "display", "mem-path", "netdev"}
+            made_anew = listens(option) or option.name in {"vnc", "spice", "display", "mem-path", "netdev"}
             yield path, not (made_anew or key in {"mem-path", "localpath"} or driver_of(option) == "pipe")
 
 

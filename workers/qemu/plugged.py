@@ -103,7 +103,7 @@ class _Guest:
         if not isinstance(address, str):
             return option
         if option.is_json():
-            return Option(word=option.word, value=json.dumps({**json.loads(option.value or "{}"), "addr": address}))
+            return Option(word=option.word, value=json.dumps({**option.tree(), "addr": address}))
         return Option(word=option.word, value=f"{option.value},addr={address}")
 
     async def in_order(self) -> list[str]:

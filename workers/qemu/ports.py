@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from workers.qemu.command_line import Option, parse_command_line, words_of
+from workers.qemu.command_line import Option, listens, parse_command_line, words_of
 from workers.qemu.refusals import driver_of
 
 FIRST_VNC = 5900
@@ -34,9 +34,9 @@ def ports(argv: Sequence[str]) -> Iterator[Port]:
             yield from _forwarded(option)
         elif option.name == "vnc" and option.get("to") is None:
             yield from _vnc(option)
-        elif option.name in _CHANNELS and _serves(option):
+        elif option.name in _CHANNELS and listens(option):
             yield from _matches(option, _CHANNEL)
-        elif option.name == "chardev" and driver_of(option) == "socket" and option.get("port") and _serves(option):
+        elif option.name == "chardev" and driver_of(option) == "socket" and option.get("port") and listens(option):
             yield from _at(option, option.get("host") or "", option.get("port"))
         elif option.name == "spice":
             yield from _at(option, option.get("addr") or "", option.get("port"))
@@ -84,7 +84,3 @@ def _matches(option: Option, pattern: re.Pattern[str]) -> Iterator[Port]:
 def _at(option: Option, host: str, number: str | None) -> Iterator[Port]:
     if number is not None and number.isdigit() and number != "0":
         yield Port(option, host, int(number))
-
-
-def _serves(option: Option) -> bool:
-    return option.get("server") in {"on", "yes", "true"} or (None, "server") in option.pairs()

@@ -80,7 +80,7 @@ def _file(node: Option, nodes: Mapping[str | None, Option]) -> str | None:
     """The file of a node, of one that it names, or of one that stands in it."""
     if (path := node.get("filename") or node.get("file.filename")) is not None:
         return path
-    file = json.loads(node.value or "{}").get("file") if node.is_json() else node.get("file")
+    file = node.tree().get("file") if node.is_json() else node.get("file")
     if isinstance(file, dict):
         return file.get("filename")
     return _file(nodes[file], nodes) if file in nodes else None
@@ -88,7 +88,7 @@ def _file(node: Option, nodes: Mapping[str | None, Option]) -> str | None:
 
 def _below(node: Option, nodes: Mapping[str | None, Option]) -> list[Option]:
     """The node of its file, where that has an option of its own."""
-    file = json.loads(node.value or "{}").get("file") if node.is_json() else node.get("file")
+    file = node.tree().get("file") if node.is_json() else node.get("file")
     return [nodes[file]] if isinstance(file, str) and file in nodes else []
 
 
@@ -98,10 +98,10 @@ def _node(node: Option, below: Sequence[Option], drive: Drive) -> Option:
         kept = tuple((key, value) for key, value in node.pairs() if key is not None and not _of_file(key))
         file = (("driver", drive.format), ("file.driver", "file"), ("file.filename", str(drive.path)))
         return replace(node, value=write_options((*file, *kept)))
-    tree: dict[str, Any] = json.loads(node.value or "{}")
+    tree: dict[str, Any] = node.tree()
     inner = tree.get("file") if isinstance(tree.get("file"), dict) else None
     if below and below[0].is_json():
-        inner = json.loads(below[0].value or "{}")
+        inner = below[0].tree()
     file_node = {**(inner or {}), "driver": "file", "filename": drive.path}
     kept_tree = {key: value for key, value in tree.items() if key not in {"driver", "file", "filename", "backing"}}
     return replace(node, value=json.dumps({"driver": drive.format, **kept_tree, "file": file_node}))
@@ -113,7 +113,7 @@ def _of_file(key: str) -> bool:
 
 def _without_drive(device: Option) -> Option:
     if device.is_json():
-        tree = json.loads(device.value or "{}")
+        tree = device.tree()
         return replace(device, value=json.dumps({key: value for key, value in tree.items() if key != "drive"}))
     return replace(device, value=write_options(tuple(pair for pair in device.pairs() if pair[0] != "drive")))
 
@@ -131,7 +131,7 @@ def _read_only(option: Option, paths: Collection[str]) -> Option:
     if not option.is_json():
         kept = tuple(pair for pair in option.pairs() if (pair[0] or "").rpartition(".")[2] not in _WRITABLE)
         return replace(option, value=write_options((*kept, ("read-only", "on"))))
-    return replace(option, value=json.dumps({**_without(json.loads(option.value or "{}")), "read-only": True}))
+    return replace(option, value=json.dumps({**_without(option.tree()), "read-only": True}))
 
 
 _WRITABLE = {"read-only", "auto-read-only"}
@@ -163,7 +163,7 @@ def _alone(option: Option, gone: Collection[str | None]) -> Option:
         pairs = option.pairs()
         kept = tuple(pair for pair in pairs if pair[0] != "backing" and not (pair[0] or "").startswith("backing."))
         return option if kept == pairs else replace(option, value=write_options(kept))
-    tree = json.loads(option.value or "{}")
+    tree = option.tree()
     backing = tree.get("backing")
     if backing is None or (isinstance(backing, str) and backing not in gone):
         return option

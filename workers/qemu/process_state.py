@@ -9,12 +9,11 @@ from typing import Any
 
 from models.preflight import Check
 from workers.preflight import checks
-from workers.qemu.command_line import Option, parse_command_line
+from workers.qemu.command_line import TRUE, Option, parse_command_line
 from workers.qemu.monitor import CommandRefused, Monitor
 from workers.qemu.refusals import driver_of, leaves, shown
 
 WATCHDOGS = frozenset({"i6300esb", "ib700", "diag288"})
-TRUE = frozenset({"on", "true", "yes", "y"})
 
 
 def untold(argv: Sequence[str]) -> Iterator[Check]:

@@ -7,7 +7,7 @@ from typing import Any
 from models.preflight import Check
 from workers.preflight import checks
 from workers.qemu import json_text
-from workers.qemu.command_line import DROPPED, GUEST_TEXT, Option, leaf, parse_command_line, spelled_out, words_of
+from workers.qemu.command_line import DROPPED, GUEST_TEXT, TRUE, Option, leaf, parse_command_line, spelled_out, words_of
 
 _REFUSED_OPTIONS = {
     "add-fd": checks.DESCRIPTOR,
@@ -41,7 +41,6 @@ _PATH_KEYS = {
 }
 _WRITTEN = words_of("pidfile D mem-path")
 _READ = words_of("kernel initrd dtb L")
-_TRUE = words_of("on true yes y")
 _PROTOCOL = re.compile(r"(?!file:|json:)([a-z][a-z0-9+.-]*):")
 _CHANNELS = words_of("qmp qmp-pretty monitor serial parallel debugcon gdb vnc display")
 _CHANNEL = re.compile(r"(?:vnc=)?(?:mon:)?(?:unix|file|pipe):([^,]+)")
@@ -114,7 +113,7 @@ def _all_known(value: str, known: Collection[int]) -> bool:
 def _refused_disk(option: Option) -> Iterator[Check]:
     if option.name not in {"drive", "blockdev"}:
         return
-    if option.get("snapshot") in _TRUE:
+    if option.get("snapshot") in TRUE:
         yield checks.TEMPORARY_FILES.of(shown(option))
     for key, value in leaves(option):
         has_protocol = option.name == "drive" and key == "file" and _PROTOCOL.match(value)
@@ -147,7 +146,7 @@ def _host_files(option: Option) -> Iterator[tuple[str, bool]]:
 def is_read_only(option: Option) -> bool:
     """A medium that the guest cannot write."""
     given = (option.get(key) or "" for key in ("readonly", "read-only"))
-    return option.get("media") == "cdrom" or any(value.lower() in _TRUE for value in given)
+    return option.get("media") == "cdrom" or any(value.lower() in TRUE for value in given)
 
 
 def _refused_path(option: Option, source_root: str, images: Collection[str]) -> Iterator[Check]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from workers.qemu import json_text
 from workers.qemu.command_line import Option, parse_command_line, words_of, write_options
 from workers.qemu.permissions import written
 from workers.qemu.refusals import driver_of
@@ -82,7 +83,7 @@ def _harmless(option: Option, trial: _Trial) -> Option | None:
     if option.value is None:
         return option
     if option.is_json():
-        return replace(option, value=json.dumps(_harmless_tree(json.loads(option.value), trial.path)))
+        return replace(option, value=json.dumps(_harmless_tree(option.tree(), trial.path)))
     if not option.pairs():
         return replace(option, value=trial.path(option.value))
     return replace(option, value=write_options(tuple(_harmless_pairs(option, trial.path))))
@@ -93,7 +94,7 @@ def _harmless_pairs(option: Option, path: Callable[[str], str]) -> Iterator[tupl
         if key in TAKEN_BEFOREHAND:
             yield key, TAKEN_BEFOREHAND[key]
         elif value.startswith("json:"):
-            tree = _harmless_tree(json.loads(value.removeprefix("json:")), path)
+            tree = _harmless_tree(json_text.loads(value.removeprefix("json:")), path)
             yield key, "json:" + json.dumps(tree)
         elif key is not None and key.endswith("driver"):
             yield key, _of_file(value)

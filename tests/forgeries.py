@@ -30,7 +30,7 @@ from tests import documents, factories
 from workers import executor, host_rpc
 from workers.guest.run_marker import SET_CONTENT
 from workers.preflight import derivation, inspection
-from workers.preflight.as_started import AsStarted
+from workers.preflight.live_command_line import LiveCommandLine
 from workers.process.processes import process, spawn
 from workers.step import Context, JobDirectory
 from workers.steps import STEPS
@@ -410,7 +410,7 @@ def _listening(path: Path) -> Iterator[Callable[[], bool]]:
 def _program_called_qemu(stage: Stage) -> str:
     identity = inspection._Identity(
         process=process(1) or _nobody(),
-        started=AsStarted(argv=["qemu"], said=["qemu"]),
+        started=LiveCommandLine(argv=["qemu"], said=["qemu"]),
         exe=str(stage.program),
         pidfile=None,
     )

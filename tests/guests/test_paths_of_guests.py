@@ -14,7 +14,7 @@ from tests.helpers import until
 from tests.qmp_guest import QEMU, Guest, image
 from workers.files import UnsafePath
 from workers.images import links
-from workers.preflight import as_started, open_images
+from workers.preflight import live_command_line, open_images
 from workers.process import processes
 from workers.process.processes import Process
 from workers.qemu import config_file, json_text, paths
@@ -196,7 +196,7 @@ def test_a_qemu_is_described_as_if_all_its_paths_had_been_written_out(
     started: tuple[Guest, Process], tmp_path: Path
 ) -> None:
     guest, process = started
-    found = as_started.as_started(process)
+    found = live_command_line.read(process)
     assert (found.folder, found.refusals) == (tmp_path, ())
     line = " ".join(found.argv)
     assert f"-pidfile {tmp_path}/pid -drive id=d1,file={tmp_path}/disk.raw,format=raw,if=virtio" in line
@@ -230,7 +230,7 @@ def test_a_configuration_file_that_was_changed_since_is_not_believed(
 ) -> None:
     _, process = started
     os.utime(tmp_path / "c.conf", (processes.started_at(process) + 60,) * 2)
-    said = only(as_started.as_started(process).refusals)
+    said = only(live_command_line.read(process).refusals)
     assert "c.conf was changed after the guest was started; start the guest anew" in said
 
 
@@ -240,7 +240,7 @@ def test_a_name_that_is_no_utf8_is_refused_by_its_name() -> None:
         process = processes.process(running.pid)
         assert process is not None
         until("it runs", lambda: b"file=" in Path(f"/proc/{running.pid}/cmdline").read_bytes())
-        found = as_started.as_started(process)
+        found = live_command_line.read(process)
         running.kill()
     said = only(found.refusals)
     assert said.startswith("file=/g\\xe4st.raw: a name that is no UTF-8 cannot be told to another host; rename it")

@@ -16,8 +16,7 @@ from models.plan import Inspection, Plan, StartedAs, Tap
 from tests import labs
 from tests.helpers import Moves, until
 from tests.launch_lines import in_network_of
-from workers.launcher import as_user
-from workers.process import processes, started_as, vcpus
+from workers.process import exec_qemu, processes, started_as, vcpus
 from workers.process.processes import Process
 from workers.qemu.monitor import connect
 from workflows import cold_start, guests
@@ -116,7 +115,7 @@ def start(lab: Lab) -> None:
 async def _as_libvirt_goes_on(lab: Lab, qmp: str) -> None:
     """A vCPU is pinned, and another network card with a tap by descriptor plugged in."""
     told = PLUGGED.model_dump() | {"descriptors": [0]}
-    [tap] = in_network_of(lab, lab.host("host-a"), lambda: as_user._tap(told))
+    [tap] = in_network_of(lab, lab.host("host-a"), lambda: exec_qemu._tap(told))
     async with connect(qmp) as monitor:
         _, second = await vcpus.threads(monitor)
         os.sched_setaffinity(second, LIKE_THIS.vcpus[1])

@@ -13,8 +13,7 @@ from models.plan import StartedAs
 from models.preflight import refusals
 from tests import factories
 from tests.helpers import until
-from workers.launcher import as_user
-from workers.process import processes, started_as
+from workers.process import exec_qemu, processes, started_as
 from workers.process.processes import Process
 from workers.trust import policy
 from workers.trust.policy import HostPolicy, Policy
@@ -93,13 +92,13 @@ def test_what_a_qemu_is_pinned_to_and_this_host_does_not_have_is_warned_of() -> 
 
 
 def test_lists_of_numbers_are_read_as_the_kernel_writes_them() -> None:
-    assert as_user.numbers("0,2-4,9") == [0, 2, 3, 4, 9]
+    assert exec_qemu.numbers("0,2-4,9") == [0, 2, 3, 4, 9]
 
 
 @as_root
 def test_a_limit_that_may_not_be_raised_is_left_and_the_program_starts() -> None:
     wanted = StartedAs(user="nobody", group="nogroup", limits={"nonsense": (1, 1)})
-    program, document = [sys.executable, "-I", "-S", as_user.__file__], wanted.model_dump_json()
+    program, document = [sys.executable, "-I", "-S", exec_qemu.__file__], wanted.model_dump_json()
     done = subprocess.run([*program, document, "/usr/bin/id", "-un"], capture_output=True, text=True, check=True)
     assert done.stdout == "nobody\n"
     assert "drover: limit nonsense is not as at the source" in done.stderr

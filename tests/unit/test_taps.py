@@ -17,9 +17,8 @@ from models.plan import StartedAs, Tap
 from models.preflight import refusals
 from tests import factories
 from tests.helpers import until
-from workers.launcher import as_user
 from workers.preflight import checks
-from workers.process import processes, started_as, taps
+from workers.process import exec_qemu, processes, started_as, taps
 from workers.process.processes import Process
 from workers.qemu import descriptors
 from workers.qemu.permissions import violations
@@ -128,7 +127,7 @@ def test_a_destination_that_cannot_have_such_a_tap_is_told_before_anything_begin
     assert said(AS_ROOT) == ""
     assert said(elsewhere) == "its network is the bridge lo, which does not exist here; create it there"
     assert "does not list under `bridges`" in said(AS_ROOT, bridges=("br1",))
-    if not Path(as_user.VHOST_NET).exists():
+    if not Path(exec_qemu.VHOST_NET).exists():
         assert "no /dev/vhost-net here" in said(AS_ROOT.model_copy(update={"vhost_net": (32,)}))
 
 

@@ -20,7 +20,7 @@ from models.job import Job, unfinished
 from models.preflight import Check, Verdict
 from workers.guest import monitors
 from workers.launcher import found
-from workers.preflight import as_started, checks, inspection
+from workers.preflight import checks, inspection, live_command_line
 from workers.process import processes, qemus, sockets
 from workers.process.qemus import Qemu
 
@@ -67,7 +67,7 @@ def _by_the_kernel(qemu: Qemu) -> FoundQemu:
         uuid=qemus.uuid_of(qemu.argv),
         user=_user(process.pid),
         launcher=found.launcher_of(process),
-        monitors=tuple(map(_monitor, monitors.listening(as_started.as_started(process).argv))),
+        monitors=tuple(map(_monitor, monitors.listening(live_command_line.read(process).argv))),
     )
 
 

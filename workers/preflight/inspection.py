@@ -22,8 +22,8 @@ from workers.guest import monitors
 from workers.images import links
 from workers.launcher import found, stillness
 from workers.media import listing
-from workers.preflight import as_started, checks, open_images
-from workers.preflight.as_started import AsStarted
+from workers.preflight import checks, live_command_line, open_images
+from workers.preflight.live_command_line import LiveCommandLine
 from workers.process import processes, sockets, started_as, taps, tpm, vcpus
 from workers.process.processes import Process
 from workers.process.taps import HandedOver
@@ -69,7 +69,7 @@ async def inspect(question: Inspect, settings: Settings) -> Inspection:
 
 def _argv(pid: int) -> list[str]:
     alive = processes.process(pid)
-    return as_started.as_started(alive).argv if alive is not None else []
+    return live_command_line.read(alive).argv if alive is not None else []
 
 
 async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> Inspection:
@@ -157,7 +157,7 @@ class _Identity:
     """The process of a QEMU, and how it was started."""
 
     process: Process
-    started: AsStarted
+    started: LiveCommandLine
     exe: str
     pidfile: str | None
     handed: HandedOver = taps.NOTHING
@@ -189,7 +189,7 @@ def _process(pid: int) -> _Identity:
     exe = str(Path(f"/proc/{pid}/exe").readlink()).removesuffix(" (deleted)")
     if "qemu-system" not in exe and "qemu-kvm" not in exe:
         raise PreconditionFailed(f"the process behind the socket is {exe}, not a QEMU")
-    started = as_started.as_started(alive)
+    started = live_command_line.read(alive)
     pidfile = next((after for word, after in pairwise(started.argv) if word == "-pidfile"), None)
     return _Identity(process=alive, started=started, exe=exe, pidfile=pidfile)
 

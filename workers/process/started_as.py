@@ -15,9 +15,8 @@ from pathlib import Path
 
 from models.plan import PlannedTpm, StartedAs
 from models.preflight import Check
-from workers.launcher import as_user
 from workers.preflight import checks
-from workers.process import vcpus
+from workers.process import exec_qemu, vcpus
 from workers.process.processes import Process
 from workers.process.taps import NOTHING, HandedOver
 from workers.qemu.command_line import parse_command_line
@@ -131,7 +130,7 @@ def warnings(wanted: StartedAs | None) -> list[Check]:
     if missing := sorted(pinned - here):
         seen = f"its QEMU is pinned to CPUs of which {_listed(missing)} may not be used here: it gets the others"
         found.append(checks.PINNED.found(seen))
-    nodes = as_user.numbers(wanted.memory_policy.partition(":")[2]) if wanted.memory_policy else []
+    nodes = exec_qemu.numbers(wanted.memory_policy.partition(":")[2]) if wanted.memory_policy else []
     if gone := [node for node in nodes if not Path(f"/sys/devices/system/node/node{node}").exists()]:
         seen = f"its memory policy ({wanted.memory_policy}) names NUMA nodes of which {_listed(gone)} do not exist here"
         found.append(checks.PINNED.found(seen))
@@ -161,11 +160,11 @@ def launched(argv: Sequence[str], wanted: StartedAs | None, tpm: PlannedTpm | No
     if wanted is None or not (tpm or _differs(wanted)):
         return list(argv)
     document = {**wanted.json_object(), "beside": _beside(tpm) if tpm is not None else None}
-    return [sys.executable, "-I", "-S", as_user.__file__, json.dumps(document), *argv]
+    return [sys.executable, "-I", "-S", exec_qemu.__file__, json.dumps(document), *argv]
 
 
 def _beside(tpm: PlannedTpm) -> dict[str, object]:
-    """What `as_user` starts first: it ends when the QEMU does."""
+    """What `exec_qemu` starts first: it ends when the QEMU does."""
     with_it = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "TERM", shutil.which("swtpm") or "swtpm"]
     return {"argv": launched([*with_it, *tpm.argv], tpm.started_as), "socket": tpm.socket}
 

@@ -1,6 +1,6 @@
 """Taps that a QEMU was handed as open descriptors: what each is, and whether another one like it can be opened here.
 
-`workers.launcher.as_user` opens them, right before it becomes the QEMU, at every way in which a guest is started. The
+`workers.process.exec_qemu` opens them, right before it becomes the QEMU, at every way in which a guest is started. The
 kernel removes such a tap when its QEMU ends.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 
 from models.plan import StartedAs, Tap
 from models.preflight import Check
-from workers.launcher.as_user import TUN, VHOST_NET
 from workers.preflight import checks
+from workers.process.exec_qemu import TUN, VHOST_NET
 from workers.process.processes import Process
 from workers.qemu import descriptors
 from workers.qemu.refusals import shown

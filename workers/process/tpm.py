@@ -1,7 +1,7 @@
 """An emulated TPM: the process (swtpm) that a QEMU speaks with, and how another one is started for the next QEMU.
 
 The TPM's state goes along in the RAM stream: the source's QEMU reads it from its swtpm, the destination's gives it to
-a new one that begins with nothing. `workers.launcher.as_user` starts that right before it becomes the QEMU, and it
+a new one that begins with nothing. `workers.process.exec_qemu` starts that right before it becomes the QEMU, and it
 ends with it.
 """
 

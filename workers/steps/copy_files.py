@@ -13,7 +13,7 @@ from models.job import Side
 from workers.disks import mirrors
 from workers.media import placing, sender
 from workers.media.sender import Gone, Way
-from workers.preflight import as_started
+from workers.preflight import live_command_line
 from workers.qemu import inline_secrets
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
@@ -95,7 +95,7 @@ class _Progress:
     def secret(self, name: str) -> bytes:
         if not self.ctx.source_alive:
             raise Fatal(f"{self.ctx.job.guest}'s QEMU is gone: powered off or crashed")
-        content = inline_secrets.contents(as_started.as_started(self.ctx.source_process).argv).get(name)
+        content = inline_secrets.contents(live_command_line.read(self.ctx.source_process).argv).get(name)
         if content is None:
             raise Fatal(f"the command line of {self.ctx.job.guest} has no secret {name}: nothing was sent for it")
         return content

@@ -23,7 +23,7 @@ CLOCKS_DIFFER_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class AsStarted:
+class LiveCommandLine:
     """A command line that depends on nothing of its process, as far as that is possible."""
 
     argv: list[str]
@@ -39,19 +39,19 @@ class AsStarted:
         return _place(self.folder, name)
 
 
-def as_started(process: Process) -> AsStarted:
+def read(process: Process) -> LiveCommandLine:
     """The command line of a living QEMU, resolved."""
     raw = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[:-1]
     words = [word.decode(errors="backslashreplace") for word in raw]
     if refusals := tuple(_not_utf8(word) for word in raw if not _is_utf8(word)):
-        return AsStarted(argv=words, said=words, refusals=refusals)
+        return LiveCommandLine(argv=words, said=words, refusals=refusals)
     folder = _folder(process, words)
     try:
         said = config_file.merged(words, lambda name: _config(process, _place(folder, name)))
     except (OSError, UnicodeError, UnreadableConfig) as error:
         refusals = (checks.READCONFIG.found(f"{checks.READCONFIG.why}: {error}"),)
-        return AsStarted(argv=_absolute(words, folder), said=words, folder=folder, refusals=refusals)
-    return AsStarted(argv=_absolute(said, folder), said=said, folder=folder)
+        return LiveCommandLine(argv=_absolute(words, folder), said=words, folder=folder, refusals=refusals)
+    return LiveCommandLine(argv=_absolute(said, folder), said=said, folder=folder)
 
 
 def _place(folder: Path | None, name: str) -> str:

@@ -2,8 +2,8 @@
 
 Only the standard library. Launch files name this file by its path, so it stays where it is.
 
-`python as_user.py DOCUMENT PROGRAM ARGUMENTS...`, where DOCUMENT is a `models.plan.StartedAs` as JSON. The process
-stays the same, so whoever started it knows it.
+`python exec_qemu.py DOCUMENT PROGRAM ARGUMENTS...`, where DOCUMENT is a `models.plan.StartedAs` as JSON, and in it
+`beside`: what is started first, and ends with the QEMU. The process stays the same, so whoever started it knows it.
 """
 
 import ctypes

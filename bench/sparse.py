@@ -6,8 +6,6 @@ from bench.moves import LIGHT, MIB
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec
 
-GIB = 1024 * MIB
-
 
 def measure(lab: Lab, *, quick: bool) -> list[Figure]:
     """20 GiB that hold 1 GiB (quick: 256 MiB), qcow2 and raw, beside the same data without holes."""

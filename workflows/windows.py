@@ -9,7 +9,6 @@ from typing import Literal
 from models.documents import MigrationOptions, Window
 from workflows import schedule
 
-WAIT: Literal["wait"] = "wait"
 ROLLBACK: Literal["rollback"] = "rollback"
 
 

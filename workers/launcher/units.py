@@ -7,7 +7,6 @@ template is not installed, the QEMU is a process of its own as before; the launc
 """
 
 import json
-import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,8 +27,6 @@ from workers.process.environment import handed_on
 from workers.process.processes import MARK, Process
 from workers.qemu.command_line import parse_command_line
 from workers.step import Context
-
-log = logging.getLogger(__name__)
 
 SETTINGS = "50-drover"
 """The file that adds to a guest's unit what this guest needs."""

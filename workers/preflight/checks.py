@@ -305,7 +305,7 @@ CORRUPT_IMAGE = Kind(
     name="corrupt-image",
     what="an image that is marked corrupt",
     why="the image is marked corrupt",
-    remedy="check it",
+    remedy="power the guest off and run `qemu-img check -r all` on it",
 )
 BLOCK_JOB = Kind(
     name="block-job",

@@ -199,8 +199,8 @@ def hot_plugged(peripheral: Sequence[Reply], peripheral_anon: Sequence[Reply], a
     found = [checks.HOT_PLUGGED.found(seen, remedy="unplug it") for seen in plugged.values()]
     found += [checks.HOT_PLUGGED.found(seen, remedy="plug it in again") for seen in unplugged.values()]
     if anonymous != expected:
-        seen = f"{anonymous} devices without an id where the command line makes {expected}"
-        found.append(checks.HOT_PLUGGED.found(seen, remedy="some came or went while the guest ran"))
+        seen = f"{anonymous} devices without an id where the command line makes {expected}: some came or went since"
+        found.append(checks.HOT_PLUGGED.found(seen, remedy="start the guest anew with the devices that it has now"))
     return found
 
 

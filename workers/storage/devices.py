@@ -11,7 +11,6 @@ from workers import files
 from workers.files import UnsafePath
 from workers.process import processes
 
-SECTOR = 512
 MOST_LINKS = 8
 
 

@@ -41,10 +41,10 @@ def in_the_way(session: Session, name: str) -> str | None:
     if host.state is not HostState.MAINTENANCE:
         return f"{name} is {host.state} and no longer in maintenance: somebody opened it"
     if guests := session.scalars(select(Guest.name).where(Guest.host == name).order_by(Guest.name)).all():
-        return f"{count(len(guests), 'guest is', 'guests are')} on {name} again: {', '.join(guests)}"
+        return f"{count(len(guests), 'guest is', 'guests are')} on {name} again: {', '.join(guests)}: move them away"
     here = or_(Job.source == name, Job.destination == name)
     if (job := session.scalar(select(Job).where(here, Job.state.in_(BEGUN)).limit(1))) is not None:
-        return f"job {job.id} still has something on {name}: it is {job.state}"
+        return f"job {job.id} still has something on {name}: it is {job.state}, see `drover job show {job.id}`"
     if host.qemus is not None and host.qemus.qemus:
         one = host.qemus.qemus[0]
         return (
@@ -75,9 +75,10 @@ def obstacle(session: Session, row: RollHost, ours: Settings) -> str | None:
 def _qemu_fault(host: Host, earlier: HostBefore | None) -> str | None:
     """A guest cannot go to a QEMU that is older than its own."""
     if host.facts.qemu is None:
-        return f"{host.name} has no QEMU"
+        return f"{host.name} has no QEMU: install it"
     if earlier is not None and earlier.qemu is not None and _version(host.facts.qemu) < _version(earlier.qemu):
-        return f"{host.name} came back with an older QEMU: {host.facts.qemu}, before it had {earlier.qemu}"
+        came_back = f"{host.name} came back with an older QEMU: {host.facts.qemu}, before it had {earlier.qemu}"
+        return f"{came_back}: install that or a newer one"
     return None
 
 

@@ -93,12 +93,14 @@ def _only_roots(path: Path) -> None:
 
 
 async def run(ctx: Context, point: Point) -> None:
-    """Run what has not ended well at this point yet.
+    """Run what has not ended well at this point yet. After a rollback only where the job was more than a row here.
 
     Raises:
         Fatal: one failed before the point of no return: the job is rolled back.
         Transient: one failed, and the job cannot go back: it is tried again.
     """
+    if point is Point.AFTER_ROLLBACK and ctx.held is None:
+        return
     folder, guest = policy.of(ctx.settings).hooks, ctx.job.guest
     found = {each: of(each, folder, guest) for each in (Point if point is Point.BEFORE_COPY else [point])}
     done = _Done(ctx, point)
@@ -157,9 +159,7 @@ def _environment(ctx: Context, point: Point) -> dict[str, str]:
 
 
 def _call(ctx: Context, point: Point) -> HookCall:
-    job = ctx.job
-    plan = ctx.held or job.plan
-    disks = plan.disks if plan is not None else ()
+    job, plan = ctx.job, ctx.plan
     return HookCall(
         hook=point.value,
         side=ctx.claim.side.value,
@@ -168,7 +168,7 @@ def _call(ctx: Context, point: Point) -> HookCall:
         attempt=ctx.claim.token,
         source=job.source,
         destination=job.destination,
-        uuid=plan.source.uuid if plan is not None else None,
+        uuid=plan.source.uuid,
         reason=job.error,
         disks=tuple(
             HookDisk(
@@ -177,7 +177,7 @@ def _call(ctx: Context, point: Point) -> HookCall:
                 destination_path=disk.destination_path,
                 bytes_size=disk.virtual_size_bytes,
             )
-            for disk in disks
+            for disk in plan.disks
         ),
     )
 

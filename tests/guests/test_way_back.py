@@ -155,16 +155,36 @@ def test_no_write_is_lost_whatever_dies_as_what_changed_is_sent(away: tuple[Move
 
 def test_a_guest_whose_disks_are_offered_to_somebody_else_is_copied_onto_its_images(away: tuple[Moves, str]) -> None:
     moves, guest = away
-    here = moves.lab.host(host_of(guest))
-
-    async def offer() -> None:
-        async with connect(here.guests / guest / "qmp.sock") as monitor:
-            address = {"type": "unix", "data": {"path": str(here.guests / guest / "theirs")}}
-            await monitor.execute("nbd-server-start", addr=address)
-
-    asyncio.run(offer())
+    _somebody(moves, guest, "nbd-server-start", addr=_theirs(moves, guest))
     came_as_a_whole(moves, move_back(moves, guest), "offers its disks to somebody else")
     assert sent(move_back(moves, guest)), "and the next time"
+
+
+def test_images_that_were_half_copied_over_are_not_built_upon(away: tuple[Moves, str]) -> None:
+    """QEMU may begin a copy of all by zeroes: after that the changes alone would not do."""
+    moves, guest = away
+    here = host_of(guest)
+    _somebody(moves, guest, "nbd-server-start", addr=_theirs(moves, guest))
+    job = moves.submit(guest, OTHER[here], bandwidth_bytes_per_s=MIB)
+    until("a copy of all goes on", lambda: any(disk.bytes_copied > MIB for disk in moves.job(job.id).disks))
+    _somebody(moves, guest, "nbd-server-stop")
+    assert document("job", "cancel", str(job.id), "--wait", code=3)["state"] == "rolled_back"
+    moves.nothing_left(job)
+    assert [disk.delta_bytes for disk in move_back(moves, guest).disks] == [None, None]
+
+
+def _theirs(moves: Moves, guest: str) -> dict[str, Any]:
+    return {"type": "unix", "data": {"path": str(moves.lab.host(host_of(guest)).guests / guest / "theirs")}}
+
+
+def _somebody(moves: Moves, guest: str, command: str, **arguments: Any) -> None:
+    """Beside Drover, by the guest's other monitor."""
+
+    async def tell() -> None:
+        async with connect(moves.lab.host(host_of(guest)).guests / guest / "watch.sock") as monitor:
+            await monitor.execute(command, **arguments)
+
+    asyncio.run(tell())
 
 
 def test_a_drained_host_gets_its_guest_back_with_what_it_has_written_since(away: tuple[Moves, str]) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from drover.errors import DroverError, Fatal
 from models.job import record_event
 from workers.disks import mirrors
+from workers.images.manifest import write_durably
 from workers.qemu import block, known_bugs, limits, nbd, own_export, written
 from workers.qemu.monitor import Monitor
 from workers.qemu.nbd import Export, Extent
@@ -59,13 +60,15 @@ async def send(ctx: Context, monitor: Monitor, missing: Sequence[int]) -> bool:
     """Make the destination's images equal to these disks, and have mirrors that keep them so; false: they are empty.
 
     Raises:
-        CannotTell: all of the disks has to be copied onto them.
+        CannotTell: all of the disks has to be copied onto them, now or since an earlier attempt.
         CommandRefused: the NBD server cannot be reached.
         Transient: a connection broke.
     """
     bitmap = begun_with(ctx)
     if bitmap is None:
         return False
+    if _whole(ctx).exists():
+        raise CannotTell("a copy of all of them was begun before")
     disks = [await _changed(ctx, monitor, index, bitmap) for index in missing]
     async with mirrors.unblocked(ctx, monitor):
         await limits.step_aside(monitor)
@@ -87,6 +90,8 @@ async def _changed(ctx: Context, monitor: Monitor, index: int, bitmap: str) -> C
     disk = (await written.disks(monitor)).get(index)
     if disk is None or bitmap not in disk.bitmaps:
         raise CannotTell("its QEMU does not know any more what it has written")
+    if disk.node != next(seen.node for seen in ctx.source.disks if seen.index == index):
+        raise CannotTell("its disks were plugged in anew since it was looked at")  # their indices may have changed
     seen = disk.bitmaps[bitmap]
     return Changed(
         index=index,
@@ -113,7 +118,11 @@ def _note(ctx: Context, disks: Sequence[Changed]) -> None:
 
 
 def nothing_is_left_out(ctx: Context, why: str) -> None:
-    """All of the disks is copied after all."""
+    """All of the disks is copied after all, whatever may be told by the time of another attempt.
+
+    QEMU may begin with zeroes: from then on the images are not what they were but for what has changed.
+    """
+    write_durably(_whole(ctx), why)
     sizes = {disk.index: disk.virtual_size_bytes for disk in ctx.disks}
     with ctx.record() as (session, job, _step):
         for row in job.disks:
@@ -143,6 +152,10 @@ async def _offered(ctx: Context, monitor: Monitor, disks: Sequence[Changed], bit
         yield path
     finally:
         await withdraw(ctx, monitor)
+
+
+def _whole(ctx: Context) -> Path:
+    return ctx.directory.path / "whole"
 
 
 def _mine(ctx: Context) -> Path:

@@ -1,11 +1,14 @@
 """Observes a guest that a job moves: facts only, from this host's processes, monitors and journals."""
 
+import asyncio
+
 from drover.errors import DroverError, Fatal, PreconditionFailed
 from drover.settings import Settings
 from models.database import transaction
 from models.host_rpc import Observation, Observe
 from models.job import Job, Side
 from models.plan import Plan
+from workers.launcher import cold
 from workers.process import processes
 from workers.process.processes import Process
 from workers.qemu.monitor import connect
@@ -30,7 +33,7 @@ async def observe(question: Observe, settings: Settings) -> Observation:
         raise PreconditionFailed(str(error)) from error
     if question.side is Side.SOURCE:
         return await _source(plan, directory)
-    return await _destination(plan, directory)
+    return await _destination(plan, job.guest, directory, settings)
 
 
 async def _source(plan: Plan, directory: JobDirectory) -> Observation:
@@ -46,8 +49,10 @@ async def _source(plan: Plan, directory: JobDirectory) -> Observation:
     )
 
 
-async def _destination(plan: Plan, directory: JobDirectory) -> Observation:
-    alive = bool(processes.find(directory.mark("incoming")))
+async def _destination(plan: Plan, guest: str, directory: JobDirectory, settings: Settings) -> Observation:
+    """A QEMU that was started cold there, by hand or by its unit, runs the guest like that of the move."""
+    incoming = bool(processes.find(directory.mark("incoming")))
+    alive = incoming or await asyncio.to_thread(cold.running, guest, settings) is not None
     runstate, migration = await _ask(plan.destination.qmp) if alive else SILENT
     return Observation(alive=alive, runstate=runstate, migration=migration, may_run=directory.may_run_here)
 

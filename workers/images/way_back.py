@@ -191,7 +191,10 @@ def _keep(ctx: Context, way: WayBack, *, kept: bool) -> None:
 
 
 def put_back(ctx: Context) -> None:
-    """The job is rolled back: the images are kept as before. What was written to them is in the bitmap as well."""
+    """The job is rolled back: the images are kept as before.
+
+    They are a way back as before only if nothing was sent but changes, which the bitmap holds as well.
+    """
     way = taken(ctx.directory)
     if way is None:
         return
@@ -207,7 +210,7 @@ def put_back(ctx: Context) -> None:
         ctx.directory.manifest.forget(path)
         left.append(evidence.of(kept_at))
     _keep(ctx, way, kept=True)
-    if None not in left:
+    if None not in left and all(disk.delta_bytes is not None for disk in ctx.job.disks):
         images = [image.model_copy(update={"evidence": seen}) for image, seen in zip(way.images, left, strict=True)]
         _write(ctx.settings, way.model_copy(update={"images": tuple(images)}))
     _taken_file(ctx.directory).unlink()

@@ -93,10 +93,21 @@ def _alone(guest: str, settings: Settings) -> Iterator[None]:
         raise PreconditionFailed(f"{guest} is being started on {settings.host} already") from None
 
 
+def running(guest: str, settings: Settings) -> Process | None:
+    """The guest's QEMU that its unit or its launch file has started here."""
+    if units.available():
+        pid = int(systemd.properties(units.of(guest), ["MainPID"]).get("MainPID", "0"))
+        return processes.process(pid) if pid else None
+    return processes.one(_mark(guest, settings))
+
+
+def _mark(guest: str, settings: Settings) -> str:
+    return f"{settings.directory}/launch/{guest}"
+
+
 def _started(launch: LaunchFile, settings: Settings) -> Process:
     if not units.available():
-        mark = f"{settings.directory}/launch/{launch.guest}"
-        return processes.spawn(mark, launch.argv, Path(launch.log))
+        return processes.spawn(_mark(launch.guest, settings), launch.argv, Path(launch.log))
     unit = units.of(launch.guest)
     systemd.ask("reset-failed", "--", unit)
     systemd.tell("start", "--", unit)

@@ -19,6 +19,7 @@ from workers.images.manifest import write_durably
 from workers.launcher import found, systemd
 from workers.preflight import checks
 from workers.process.environment import handed_on
+from workers.process.machine import boot
 from workers.step import Context
 from workers.trust import policy
 
@@ -123,14 +124,10 @@ def _wanted_again(ctx: Context, unit: str) -> None:
     launcher = ctx.source.launcher
     if launcher is None or launcher.name != unit or ctx.source_alive:
         return
-    rebooted = not (ctx.source.process or "").startswith(_boot())
+    rebooted = not (ctx.source.process or "").startswith(boot())
     if launcher.restart in STARTS_ANEW or (rebooted and launcher.wanted):
         log.info("%s is started: its guest ended during the move, which was rolled back", unit)
         systemd.tell("start", "--no-block", "--", unit)
-
-
-def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _run(told: Path | None, what: str, ctx: Context) -> None:

@@ -86,8 +86,10 @@ async def end(monitor: Monitor, mine: Path) -> None:
         for bitmap in node.get("dirty-bitmaps", ()):
             if str(bitmap.get("name", "")).startswith(PREFIX):
                 await monitor.execute("block-dirty-bitmap-remove", node=node["node-name"], name=bitmap["name"])
-    with contextlib.suppress(CommandRefused):  # it was never started
-        await monitor.execute("nbd-server-stop")
+    left = await monitor.query("query-block-exports")
+    if not any(export["type"] == "nbd" for export in left):  # else the server is another's
+        with contextlib.suppress(CommandRefused):  # it was never started
+            await monitor.execute("nbd-server-stop")
     mine.unlink()
 
 

@@ -11,7 +11,7 @@ import time
 
 from sqlalchemy import select
 
-from drover.errors import Committed, Fatal
+from drover.errors import Committed, Fatal, Unknown
 from models import fleet
 from models.database import transaction
 from models.documents import Health, MigrationOptions, RamProgress, Switchover
@@ -24,6 +24,7 @@ from workers.health import agent
 from workers.hooks import Point
 from workers.launcher import stillness
 from workers.media import listing
+from workers.process.machine import boot
 from workers.qemu import block, migration, written
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
@@ -117,6 +118,7 @@ class MigrateRamSource(StepHandler):
         told = await supervisor.watch(ctx, attempt, _Progress(ctx, attempt).write)
         ctx.note(wait_reason=None)
         if not told.committed and not _died_after_ending_mirrors(ctx, told):
+            _refuse_lost_journal(ctx, told)
             await self._keep(ctx, told)
 
     def _check_window(self, ctx: Context) -> None:
@@ -231,9 +233,26 @@ class MigrateRamSource(StepHandler):
         await supervisor.kill_all(ctx)
         if supervisor.committed(ctx) is not None and not ctx.job.kept_by_source:
             raise Committed("the source has handed the guest over already: the job can only go forward")
+        if ctx.job.switchover is not None and ctx.held is not None and not ctx.job.kept_by_source:
+            _refuse_lost_journal(ctx, supervisor.journal_state(ctx, ctx.job.switchover.attempt))
         if supervisor.attempts(ctx) and ctx.held is not None and ctx.source_alive:
             await self._take_back(ctx)
         await stillness.go_on(ctx)
+
+
+def _refuse_lost_journal(ctx: Context, told: JournalState) -> None:
+    """What a journal said last never reached the disk where this host went down: the guest may have been handed over.
+
+    Raises:
+        Unknown: only the destination knows.
+    """
+    begun, kept = ctx.job.cutover_begun_at is not None, told.last("keeping") or told.last("kept")
+    rebooted = not (ctx.source.process or boot()).startswith(boot())
+    if begun and rebooted and not kept and not ctx.source_alive:
+        raise Unknown(
+            f"{ctx.job.source} went down while it handed {ctx.job.guest} over, and cannot tell how that ended: ask "
+            f"both hosts by `drover reconcile`, then `drover job resolve {ctx.job.id}`"
+        )
 
 
 def _died_after_ending_mirrors(ctx: Context, told: JournalState) -> bool:

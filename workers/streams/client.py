@@ -82,6 +82,9 @@ class Client:
         except (OSError, DroverError) as error:
             log.info("the stream %s ended: %s", stream, error)
         finally:
+            if stream == NBD and far is not None:
+                handshake.drop(far)
+                far = None
             handshake.hang_up(near, far)
 
     def _check(self, near: socket.socket) -> None:

@@ -3,6 +3,7 @@
 import select
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -102,6 +103,13 @@ def hang_up(*connections: socket.socket | None) -> None:
     for connection in filter(None, connections):
         interrupt(connection)
         connection.close()
+
+
+def drop(connection: socket.socket) -> None:
+    """Close it now. What the kernel still holds is never sent: after an outage it would come behind something newer."""
+    with suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
 
 
 def interrupt(connection: socket.socket) -> None:

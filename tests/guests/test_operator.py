@@ -60,9 +60,9 @@ def _silent_since_long(host: str) -> None:
 
 def _cli(moves: Moves, *words: str) -> str:
     command = [fleet._program("drover"), *words]
-    return subprocess.run(
-        command, env=os.environ | moves.lab.environment, capture_output=True, text=True, check=True
-    ).stdout
+    done = subprocess.run(command, env=os.environ | moves.lab.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def _said(moves: Moves, job: Job, host: str, event: str) -> bool:

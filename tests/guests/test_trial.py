@@ -100,6 +100,20 @@ def test_a_guest_that_starts_and_gets_its_machine_is_not_refused(tmp_path: Path)
     assert here(tmp_path, "-vnc", ":0", "-netdev", "tap,id=n,ifname=none0", "-device", "virtio-net-pci,netdev=n") == []
 
 
+def test_of_several_trials_none_takes_away_what_another_has_made(tmp_path: Path) -> None:
+    ours = factories.offline(host="two", directory=tmp_path)
+    left = tmp_path / trial.FOLDER / "of a worker that died"
+    left.mkdir(parents=True)
+
+    async def two_at_once() -> None:
+        async with trial._folder(ours) as first, trial._folder(ours) as second:
+            assert first.is_dir()
+            assert second.is_dir()
+            assert not left.exists()
+
+    asyncio.run(two_at_once())
+
+
 @pytest.mark.guests
 def test_what_keeps_qemu_from_starting_is_known_beforehand(tmp_path: Path) -> None:
     [check] = here(tmp_path, "-bios", "/nowhere/bios.bin", qtree=("x",))

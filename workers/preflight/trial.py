@@ -3,6 +3,7 @@ makes, and ends. Nothing of the host is changed, see `workers.qemu.trial_line`.
 """
 
 import asyncio
+import os
 import re
 import shutil
 import tempfile
@@ -102,13 +103,13 @@ def _differences(seen: Inspection, plan: DestinationPlan, there: Topology) -> li
 
 @asynccontextmanager
 async def _folder(ours: Settings) -> AsyncIterator[Path]:
-    """The trial's own; what a worker that died has left of an earlier one goes."""
-    trials = ours.directory / FOLDER
+    """The trial's own; what a worker that died has left of earlier ones goes. Several may be under way at once."""
+    trials, mine = ours.directory / FOLDER, f"{os.getpid()}-"
     trials.mkdir(mode=0o700, exist_ok=True)
     for left in trials.iterdir():
-        if not processes.find_below(left):
+        if not left.name.startswith(mine) and not processes.find_below(left):
             await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(dir=trials))
+    folder = Path(tempfile.mkdtemp(dir=trials, prefix=mine))
     try:
         yield folder
     finally:

@@ -7,6 +7,8 @@ a host gives no answer nothing is decided without an operator's statement that i
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sqlalchemy.orm import selectinload
+
 from drover.errors import PreconditionFailed
 from models.database import transaction
 from models.host_rpc import Observation, Observe
@@ -107,7 +109,7 @@ def _seen(job: Job, host: str, side: Side) -> Observation | None:
 
 
 def unfinished_jobs(guest: str | None = None) -> list[Job]:
-    """The jobs that have not ended well, of one guest or of all."""
+    """The jobs that have not ended well with their steps, of one guest or of all."""
     with transaction() as session:
-        jobs = session.query(Job).where(unfinished()).order_by(Job.id)
+        jobs = session.query(Job).options(selectinload(Job.steps)).where(unfinished()).order_by(Job.id)
         return list(jobs.where(Job.guest == guest) if guest else jobs)

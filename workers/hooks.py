@@ -159,7 +159,7 @@ def _environment(ctx: Context, point: Point) -> dict[str, str]:
 
 
 def _call(ctx: Context, point: Point) -> HookCall:
-    job, plan = ctx.job, ctx.plan
+    job, plan = ctx.job, ctx.plan if ctx.job.plan is not None else None
     return HookCall(
         hook=point.value,
         side=ctx.claim.side.value,
@@ -168,7 +168,7 @@ def _call(ctx: Context, point: Point) -> HookCall:
         attempt=ctx.claim.token,
         source=job.source,
         destination=job.destination,
-        uuid=plan.source.uuid,
+        uuid=plan.source.uuid if plan is not None else None,
         reason=job.error,
         disks=tuple(
             HookDisk(
@@ -177,7 +177,7 @@ def _call(ctx: Context, point: Point) -> HookCall:
                 destination_path=disk.destination_path,
                 bytes_size=disk.virtual_size_bytes,
             )
-            for disk in plan.disks
+            for disk in (plan.disks if plan is not None else ())
         ),
     )
 

@@ -1,9 +1,11 @@
 """How both ends prove themselves, within a time that counts for all of it: TLS, then one line each way."""
 
+import fcntl
 import select
 import socket
 import ssl
 import struct
+import termios
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +15,7 @@ from drover.errors import DroverError
 from workers.streams.credentials import Credentials
 
 Answer = TypeVar("Answer")
+TAKEN_WITHIN_S = 1.0
 LONGEST_LINE = 512
 ACCEPTED = b"ok\n"
 
@@ -106,10 +109,21 @@ def hang_up(*connections: socket.socket | None) -> None:
 
 
 def drop(connection: socket.socket) -> None:
-    """Close it now. What the kernel still holds is never sent: after an outage it would come behind something newer."""
+    """Close it. What the peer has not taken soon is never sent: after an outage it would come behind newer things."""
+    deadline = time.monotonic() + TAKEN_WITHIN_S
     with suppress(OSError):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
+        while _outstanding(connection):
+            if time.monotonic() > deadline:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                break
+            time.sleep(0.01)
+    hang_up(connection)
+
+
+def _outstanding(connection: socket.socket) -> int:
+    """Bytes that the peer's kernel has not acknowledged, tcp(7)."""
+    count: int = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+    return count
 
 
 def interrupt(connection: socket.socket) -> None:

@@ -24,6 +24,7 @@ from workers.media.destination import Differs
 from workers.media.parameters import Incoming, ReceiverParameters
 from workers.media.receiver import Receiver
 from workers.media.sender import Gone, Way
+from workers.process import accounts
 from workers.process.processes import Process, process
 from workers.qemu.needed_files import named_files
 from workers.step import JobDirectory
@@ -540,7 +541,7 @@ def test_a_folder_is_known_with_its_mode_and_owner_and_made_so(hosts: Hosts) -> 
     assert (folder.path, folder.mode) == (str(hosts.folder / "two" / "d"), 0o2750)
     hosts.ours.policy.write_text('users = ["nobody"]')
     hosts.ours.policy.chmod(0o644)
-    assert placing.owner_of(folder, policy.of(hosts.ours)) == listing.ids("nobody", "nogroup")
+    assert placing.owner_of(folder, policy.of(hosts.ours)) == accounts.ids("nobody", "nogroup")
 
 
 def test_a_file_of_a_user_whom_the_policy_does_not_know_is_the_workers(hosts: Hosts) -> None:

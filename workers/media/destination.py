@@ -13,8 +13,9 @@ from models.preflight import Check
 from workers import files
 from workers.files import UnsafePath
 from workers.media import digests
-from workers.media.listing import PATIENCE_S, ids, me
+from workers.media.listing import PATIENCE_S, me
 from workers.preflight import checks
+from workers.process import accounts
 from workers.trust.policy import HostPolicy
 
 FIRMWARE = tuple(
@@ -180,4 +181,4 @@ def owner(made: PlannedFile | PlannedFolder, rules: HostPolicy) -> tuple[int, in
     """User and group that it gets here, our own where the policy does not know its user; None: it is unknown here."""
     if made.owner != "root" and made.owner not in rules.file.users:
         return me()
-    return ids(made.owner, made.group)
+    return accounts.ids(made.owner, made.group)

@@ -1,8 +1,6 @@
 """At the source: the files and folders that a guest needs besides its writable disks, as they are now."""
 
-import grp
 import os
-import pwd
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +14,7 @@ from models.preflight import Check
 from workers import files
 from workers.media import digests
 from workers.preflight import checks
-from workers.process import processes
+from workers.process import accounts, processes
 from workers.process.processes import Process
 from workers.qemu import inline_secrets
 from workers.qemu.disks import ReadOnlyImage
@@ -137,8 +135,8 @@ class _Search:
                 size_bytes=there.st_size,
                 digest=digest,
                 mode=there.st_mode & FILE_MODE,
-                owner=_user(there.st_uid),
-                group=_group(there.st_gid),
+                owner=accounts.user_name(there.st_uid),
+                group=accounts.group_name(there.st_gid),
                 format=image_format,
                 backing=backing,
             )
@@ -152,8 +150,8 @@ class _Search:
             size_bytes=len(content),
             digest=digests.of_secret(content),
             mode=inline_secrets.MODE,
-            owner=_user(owner.st_uid),
-            group=_group(owner.st_gid),
+            owner=accounts.user_name(owner.st_uid),
+            group=accounts.group_name(owner.st_gid),
             secret=named.secret,
         )
 
@@ -173,8 +171,8 @@ class _Search:
                 self.found.folders[str(folder)] = NeededFolder(
                     path=str(folder),
                     mode=there.st_mode & FOLDER_MODE,
-                    owner=_user(there.st_uid),
-                    group=_group(there.st_gid),
+                    owner=accounts.user_name(there.st_uid),
+                    group=accounts.group_name(there.st_gid),
                 )
 
 
@@ -205,26 +203,6 @@ def _is_still(file: NeededFile, ours: Settings) -> bool:
         return digests.equal(files.followed(Path(file.path)), file.digest, ours.directory)
     except (OSError, StepError):
         return False
-
-
-def _user(uid: int) -> str:
-    with suppress(KeyError):
-        return pwd.getpwuid(uid).pw_name
-    return str(uid)
-
-
-def _group(gid: int) -> str:
-    with suppress(KeyError):
-        return grp.getgrgid(gid).gr_name
-    return str(gid)
-
-
-def ids(owner: str, group: str) -> tuple[int, int] | None:
-    """Of this host's user and group of these names; None: it has them not."""
-    try:
-        return pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
-    except KeyError:
-        return None
 
 
 def me() -> tuple[int, int]:

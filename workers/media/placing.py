@@ -104,8 +104,7 @@ def _incoming(ctx: Context, file: PlannedFile) -> Incoming:
 async def stop(ctx: Context) -> None:
     """End that process; what it brought stays. If there is none, nothing happens."""
     ctx.guard()
-    for process in processes.find(ctx.directory.mark(ROLE)):
-        await process.end_now()  # it can be killed at any instant
+    await processes.end_all(ctx.directory.mark(ROLE))  # it can be killed at any instant
     ctx.directory.socket(FILES).unlink(missing_ok=True)
 
 

@@ -86,7 +86,7 @@ def _memory(needed: int) -> list[Check]:
     free = registration.memory_bytes("MemAvailable") - room.RESERVE_BYTES
     if needed <= free:
         return []
-    return [checks.NO_MEMORY.found(f"{_mib(needed)} MiB of memory are needed and {_mib(free)} are free")]
+    return [checks.NO_MEMORY.found(f"{room.mib(needed)} MiB of memory are needed and {room.mib(free)} are free")]
 
 
 def _images(plan: DestinationPlan, settings: Settings, rules: HostPolicy, question: PlanDestination) -> list[Check]:
@@ -154,7 +154,3 @@ def _address(address: str, source_machine: str) -> list[Check]:
     if not any(ip.is_loopback or ip.is_unspecified for ip in found):
         return []
     return [checks.ADDRESS.found(f"it listens at {address}, where no other host reaches it")]
-
-
-def _mib(size: int) -> int:
-    return max(size, 0) >> 20

@@ -4,7 +4,6 @@ One that a job is at work with is not asked: a monitor has room for one client.
 """
 
 import asyncio
-import pwd
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from models.preflight import Check, Verdict
 from workers.guest import monitors
 from workers.launcher import found
 from workers.preflight import checks, inspection, live_command_line
-from workers.process import processes, qemus, sockets
+from workers.process import accounts, processes, qemus, sockets
 from workers.process.qemus import Qemu
 
 ASKED_AT_ONCE = 4
@@ -72,10 +71,7 @@ def _by_the_kernel(qemu: Qemu) -> FoundQemu:
 
 
 def _user(pid: int) -> str:
-    uid = Path(f"/proc/{pid}").stat().st_uid
-    with suppress(KeyError):
-        return pwd.getpwuid(uid).pw_name
-    return str(uid)
+    return accounts.user_name(Path(f"/proc/{pid}").stat().st_uid)
 
 
 def _monitor(listening: monitors.Listening) -> FoundMonitor:

@@ -1,9 +1,7 @@
 """What a running guest is: everything its future host must know, read from QMP and /proc. Changes nothing."""
 
 import asyncio
-import pwd
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +22,7 @@ from workers.launcher import found, stillness
 from workers.media import listing
 from workers.preflight import checks, live_command_line, open_images
 from workers.preflight.live_command_line import LiveCommandLine
-from workers.process import processes, sockets, started_as, taps, tpm, vcpus
+from workers.process import accounts, processes, sockets, started_as, taps, tpm, vcpus
 from workers.process.processes import Process
 from workers.process.taps import HandedOver
 from workers.qemu import block, cpu, inline_secrets, known_bugs, plugged, present_media, process_state, topology
@@ -203,10 +201,7 @@ def _place(identity: _Identity, qmp: str, settings: Settings) -> str:
 def _forbidden(identity: _Identity, settings: Settings) -> list[Check]:
     """Why this host does not vouch for the guest: anybody may call a program of theirs a QEMU."""
     rules, uid = policy.of(settings), Path(f"/proc/{identity.process.pid}").stat().st_uid
-    user = str(uid)
-    with suppress(KeyError):
-        user = pwd.getpwuid(uid).pw_name
-    found = []
+    user, found = accounts.user_name(uid), []
     if not rules.may_run(identity.exe):
         seen = f"it is run by {identity.exe}, which {rules.name} on {settings.host} does not list under `qemu`"
         found.append(checks.PROGRAM_NOT_ALLOWED.found(seen))

@@ -209,6 +209,12 @@ def find(mark: str) -> list[Process]:
     return [found for name, found in _named(mark) if name == mark]
 
 
+async def end_all(mark: str) -> None:
+    """Kill all that were started under this name; none is fine. Errors as for `end_now`."""
+    for process in find(mark):
+        await process.end_now()
+
+
 def find_below(folder: Path) -> list[Process]:
     """All living processes started under a name that lies below this folder."""
     return [found for _, found in marked(folder)]

@@ -16,7 +16,7 @@ from pathlib import Path
 from models.plan import PlannedTpm, StartedAs
 from models.preflight import Check
 from workers.preflight import checks
-from workers.process import exec_qemu, vcpus
+from workers.process import accounts, exec_qemu, vcpus
 from workers.process.processes import Process
 from workers.process.taps import NOTHING, HandedOver
 from workers.qemu.command_line import parse_command_line
@@ -52,9 +52,9 @@ def read(
         uid, gid = (0, 0) if _changes_user(argv) else (int(status["Uid"].split()[1]), int(status["Gid"].split()[1]))
         cpus = os.sched_getaffinity(process.pid)
         return StartedAs(
-            user=_user(uid),
-            group=_group(gid),
-            groups=() if uid == 0 else tuple(_group(int(number)) for number in status["Groups"].split()),
+            user=accounts.user_name(uid),
+            group=accounts.group_name(gid),
+            groups=() if uid == 0 else tuple(accounts.group_name(int(number)) for number in status["Groups"].split()),
             nice=os.getpriority(os.PRIO_PROCESS, process.pid),
             oom_score_adj=int((folder / "oom_score_adj").read_text()),
             cpus=() if cpus == os.sched_getaffinity(0) else tuple(sorted(cpus)),
@@ -88,18 +88,6 @@ def _memory_policy(folder: Path) -> str | None:
         said = (folder / "numa_maps").read_text().partition("\n")[0].split()[1]
         return said if POLICY.fullmatch(said) else None
     return None
-
-
-def _user(uid: int) -> str:
-    with suppress(KeyError):
-        return pwd.getpwuid(uid).pw_name
-    return str(uid)
-
-
-def _group(gid: int) -> str:
-    with suppress(KeyError):
-        return grp.getgrgid(gid).gr_name
-    return str(gid)
 
 
 def impossible(wanted: StartedAs | None, rules: HostPolicy, what: str = "its QEMU") -> list[Check]:
@@ -178,8 +166,8 @@ def _differs(wanted: StartedAs) -> bool:
 def plainly() -> StartedAs:
     """As whatever a worker starts without further ado."""
     return StartedAs(
-        user=_user(os.geteuid()),
-        group=_group(os.getegid()),
+        user=accounts.user_name(os.geteuid()),
+        group=accounts.group_name(os.getegid()),
         nice=os.getpriority(os.PRIO_PROCESS, 0),
         oom_score_adj=int(Path("/proc/self/oom_score_adj").read_text()),
     )
@@ -193,8 +181,8 @@ def owner_here(wanted: StartedAs | None, owner: tuple[str, str] | None) -> tuple
     if os.geteuid() != 0:
         return None
     for user, group in filter(None, (owner, (wanted.user, wanted.group) if wanted is not None else None)):
-        with suppress(KeyError):
-            return pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid
+        if (here := accounts.ids(user, group)) is not None:
+            return here
     return None
 
 
@@ -202,5 +190,5 @@ def owner_of(path: Path) -> tuple[str, str, int] | None:
     """User and group of a file by their names, and its mode."""
     with suppress(OSError):
         status = path.stat()
-        return _user(status.st_uid), _group(status.st_gid), status.st_mode & 0o777
+        return accounts.user_name(status.st_uid), accounts.group_name(status.st_gid), status.st_mode & 0o777
     return None

@@ -46,8 +46,7 @@ async def start(ctx: Context) -> None:
 async def stop(ctx: Context) -> None:
     """End it, and take away what it left in the guest's QEMU. If there is none, nothing happens."""
     ctx.guard()
-    for process in processes.find(ctx.directory.mark(ROLE)):
-        await process.end_now()  # it can be killed at any instant
+    await processes.end_all(ctx.directory.mark(ROLE))  # it can be killed at any instant
     ctx.directory.socket(PROOF).unlink(missing_ok=True)
     mine = ctx.directory.path / "own-export"
     if mine.exists():

@@ -60,8 +60,7 @@ async def images(ctx: Context) -> AsyncIterator[dict[int, Export]]:
 
 async def stop(ctx: Context) -> None:
     """End it. Not there: fine."""
-    for process in processes.find(ctx.directory.mark(ROLE)):
-        await process.end_now()  # it holds nothing
+    await processes.end_all(ctx.directory.mark(ROLE))  # it holds nothing
     for left in ("reader.nbd", "reader.qmp"):
         (ctx.directory.path / left).unlink(missing_ok=True)
 

@@ -76,10 +76,10 @@ def check(
 
 
 def _too_little(folder: Path, size: int, free: int, promised: int) -> str:
-    others = f", after {_mib(promised)} MiB for moves under way" if promised else ""
+    others = f", after {mib(promised)} MiB for moves under way" if promised else ""
     return (
-        f"{_mib(size)} MiB are needed for images below {folder} and {_mib(free)} are free{others}: "
-        f"make room for {_mib(size - free)} more"
+        f"{mib(size)} MiB are needed for images below {folder} and {mib(free)} are free{others}: "
+        f"make room for {mib(size - free)} more"
     )
 
 
@@ -89,7 +89,7 @@ def _kept(folder: Path, ours: Settings) -> str:
         images = kept_images.below(kept_images.kept(session, host=ours.host), folder)
     if not (size := sum(image.takes_bytes or 0 for image in images)):
         return ""
-    return f" (images that guests left behind take {_mib(size)} MiB there: `drover image purge --host {ours.host}`)"
+    return f" (images that guests left behind take {mib(size)} MiB there: `drover image purge --host {ours.host}`)"
 
 
 def _grown(disks: Sequence[PlannedDisk], allocated_bytes: int | None) -> int:
@@ -146,5 +146,6 @@ def taken(descriptor: int) -> int:
     return os.fstat(descriptor).st_blocks * BLOCK
 
 
-def _mib(size: int) -> int:
+def mib(size: int) -> int:
+    """Whole MiB, and no less than none."""
     return max(size, 0) >> 20

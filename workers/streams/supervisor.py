@@ -36,8 +36,7 @@ def running(ctx: Context) -> Process | None:
 async def stop(ctx: Context) -> None:
     """End it. Not there: fine."""
     ctx.guard()
-    for process in processes.find(ctx.directory.mark(ROLE)):
-        await process.end_now()  # it holds nothing
+    await processes.end_all(ctx.directory.mark(ROLE))  # it holds nothing
     for left in (ctx.directory.streams, ctx.directory.guest_socket):
         left.unlink(missing_ok=True)
 

@@ -16,11 +16,13 @@ from lab.directory import Lab
 from lab.guest.spec import DiskSpec, GuestSpec
 from models.database import transaction
 from models.documents import MigrationOptions
+from models.host import Host
 from models.job import Event, Job, JobState
 from tests import saved_guests
 from workers.process import processes
 from workers.process.processes import Process
 from workflows import guests as guest_records
+from workflows.host_rpc import known_host
 from workflows.migration import jobs
 
 MIB = 1 << 20
@@ -34,6 +36,27 @@ def until(what: str, condition: Callable[[], Any], timeout_s: float = 60.0, ever
         assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain until {what}"
         time.sleep(every_s)
     return answer
+
+
+def next_heartbeat(host: str) -> None:
+    """Wait until the host's worker, which was just started, has sent a heartbeat."""
+    with transaction() as session:
+        before = session.get_one(Host, host).heartbeat_at
+
+    def beats() -> bool:
+        with transaction() as session:
+            return session.get_one(Host, host).heartbeat_at > before
+
+    until(f"the worker of {host} sends a heartbeat", beats)
+
+
+def is_served(host: str) -> bool:
+    """Whether the host's worker has sent a heartbeat lately."""
+    try:
+        known_host(host)
+    except PreconditionFailed:
+        return False
+    return True
 
 
 def stop(process: Process, grace_s: float = 30.0) -> None:
@@ -60,6 +83,7 @@ class Moves:
             **{"window_mib": 4, "write_rate": 100, "dirty_mib": 8, "dirty_rate": 2} | load,
         )
         self.names.append(name)
+        until(f"{host} is served", lambda: is_served(host))
         saved_guests.boot(self.lab, spec, host)
         return name
 

@@ -16,7 +16,7 @@ from lab.guest.spec import DiskSpec
 from models.database import transaction
 from models.host import Host
 from models.job import Job, JobState, Side
-from tests.helpers import MIB, Moves, until
+from tests.helpers import MIB, Moves, is_served, until
 from workers.executor import ROLLBACK_ATTEMPTS
 from workers.process import processes
 from workers.qemu.monitor import connect
@@ -33,17 +33,7 @@ def workers_come_back(moves: Moves) -> Iterator[None]:
     for host in moves.lab.hosts:
         if not processes.find(moves.lab.mark(f"worker-{host.name}")):
             fleet.start_worker(moves.lab, host)
-    until("the hosts are back", lambda: all(_is_alive(host.name) for host in moves.lab.hosts))
-
-
-def _is_alive(name: str) -> bool:
-    from workflows.host_rpc import known_host
-
-    try:
-        known_host(name)
-    except PreconditionFailed:
-        return False
-    return True
+    until("the hosts are back", lambda: all(is_served(host.name) for host in moves.lab.hosts))
 
 
 def _end_worker(moves: Moves, host: str) -> None:

@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from lab import fleet
 from lab.directory import Lab
 from models.database import transaction
 from models.guest import Guest
-from models.host import Host
 from models.job import Job, JobState
 from models.roll import HookRun, RollHost, RollHostState, RollState
 from tests import labs
-from tests.helpers import Moves, until
+from tests.helpers import Moves, next_heartbeat, until
 from workers.process import processes
 from workflows.roll import commands
 
@@ -162,7 +161,7 @@ def test_four_hosts_are_rebooted_one_by_one_although_the_controller_dies_twice_a
         assert "host-b: it was not healthy within 30:00: " in watched["error"]
         assert [row["state"] for row in watched["hosts"]] == ["done", "coming_back", "waiting", "waiting"]
         fleet.start_worker(lab, lab.host("host-b"))
-        until("host-b is back", lambda: _beats("host-b"))
+        next_heartbeat("host-b")
         commands.resume(number)
 
         for host in HOSTS[2:]:
@@ -197,9 +196,3 @@ def _a_hook_has_ended() -> bool:
 def _an_hour_passes(host: str) -> None:
     with transaction() as session:
         session.scalars(select(RollHost).where(RollHost.host == host)).one().since -= timedelta(hours=1)
-
-
-def _beats(host: str) -> bool:
-    with transaction() as session:
-        fresh = Host.heartbeat_at > func.clock_timestamp() - timedelta(seconds=2)
-        return session.scalar(select(Host.name).where(Host.name == host, fresh)) is not None

@@ -9,9 +9,8 @@ from sqlalchemy import select
 
 from lab import fleet
 from models.database import transaction
-from models.host import Host
 from models.job import Job, JobState
-from tests.helpers import Moves, stop, until
+from tests.helpers import Moves, next_heartbeat, stop, until
 
 pytestmark = pytest.mark.guests
 
@@ -70,26 +69,14 @@ def test_the_standard_celery_command_serves_a_host(moves: Moves) -> None:
     argv = [fleet._program("celery"), "-A", "drover.broker.app", "worker", "-Q", "drover.host-b", "-n", "host-b@%h"]
     plain = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _beats("host-b")
+        next_heartbeat("host-b")
         guest = moves.boot()
         moves.done(moves.move(guest, "host-b"))
     finally:
         plain.terminate()
         plain.wait(20)
         fleet.start_worker(moves.lab, moves.lab.host("host-b"))
-        _beats("host-b")
-
-
-def _beats(host: str) -> None:
-    """The worker that was just started serves it."""
-    with transaction() as session:
-        before = session.get_one(Host, host).heartbeat_at
-
-    def beats() -> bool:
-        with transaction() as session:
-            return session.get_one(Host, host).heartbeat_at > before
-
-    until(f"{host} beats", beats)
+        next_heartbeat("host-b")
 
 
 def test_a_second_worker_for_a_host_is_refused(moves: Moves) -> None:

@@ -19,7 +19,7 @@ from lab import fleet
 from models.database import transaction
 from models.job import DOWNTIME_PHASES, Job
 from tests import labs
-from tests.helpers import Moves, stop, until
+from tests.helpers import Moves, next_heartbeat, stop, until
 from workers.process import environment, processes
 from workers.switchover import trace
 from workflows.migration.chain import LINKS
@@ -223,6 +223,7 @@ def test_without_configuration_a_worker_loads_nothing_of_it(moves: Moves) -> Non
     begun = log.stat().st_size
     process = fleet.start_worker(lab, lab.host("host-a"), PYTHONPROFILEIMPORTTIME="1")
     try:
+        next_heartbeat("host-a")
         guest = moves.boot()
         moves.done(moves.move(guest, "host-b"))
         imported = log.read_bytes()[begun:].decode()
@@ -234,6 +235,7 @@ def test_without_configuration_a_worker_loads_nothing_of_it(moves: Moves) -> Non
     finally:
         stop(process)
         fleet.start_worker(lab, lab.host("host-a"))
+        next_heartbeat("host-a")
 
 
 def _said(code: str, **more: str) -> str:

@@ -112,9 +112,14 @@ class Lab:
             **self.settings,
         }
 
+    def environment_of(self, role: str) -> dict[str, str]:
+        """The variables of a service: like `environment`, whose role may do everything, but with a role of its own."""
+        database = self.environment["DROVER_DATABASE_URL"].replace("//drover@", f"//{role}@")
+        return self.environment | {"DROVER_DATABASE_URL": database}
+
     def host_environment(self, host: LabHost) -> dict[str, str]:
         """The variables of that host's worker."""
-        return self.environment | {
+        return self.environment_of(host.name) | {
             "DROVER_HOST": host.name,
             "DROVER_ADDRESS": host.address,
             "DROVER_DIRECTORY": str(host.folder / "drover"),

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psycopg
@@ -17,10 +17,14 @@ import redis
 
 from drover.errors import PreconditionFailed
 from lab.directory import Lab
+from migrations import rights
+from migrations.rights import Purpose
 from workers.process import processes
 from workers.process.processes import Process, process
 
 START_TIMEOUT_S = 30.0
+CONTROLLER, READER = "control", "console"
+"""Roles in the database, besides the hosts'."""
 
 
 def start_postgres(lab: Lab) -> Process:
@@ -36,6 +40,14 @@ def start_postgres(lab: Lab) -> Process:
     started = processes.spawn(lab.mark("postgres"), argv, lab.logs / "postgres.log")
     _wait(started, lambda: _answers_postgres(lab), lab.logs / "postgres.log")
     return started
+
+
+def make_roles(lab: Lab, hosts: Iterable[str]) -> None:
+    """Each service has a role of its own, as in a real deployment; the schema is there."""
+    script = rights.script({Purpose.HOST: hosts, Purpose.CONTROLLER: [CONTROLLER], Purpose.READER: [READER]}, {})
+    url = lab.environment["DROVER_DATABASE_URL"].replace("+psycopg", "")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(script.encode())
 
 
 def stop_postgres(lab: Lab) -> None:

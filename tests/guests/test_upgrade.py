@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import migrations
-from lab import fleet
+from lab import fleet, services
 from lab.directory import Lab
 from models.database import engine
 from models.job import Job
@@ -92,6 +92,7 @@ class Fleet:
     def start_all(self) -> None:
         """Start this version's."""
         fleet.write_policy(self.lab)
+        services.make_roles(self.lab, (host.name for host in self.lab.hosts))
         fleet.start_controller(self.lab)
         for host in self.lab.hosts:
             fleet.start_worker(self.lab, host)

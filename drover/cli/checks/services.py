@@ -98,7 +98,7 @@ def role(ours: Settings) -> Iterator[Check]:
         owns = session.scalar(owner)
         lacks = [f"{t}.{c}" for t, c in WRITTEN_BY_WORKERS if not session.scalar(may, {"table": t, "column": c})]
     purpose = f"--host {ours.host}" if ours.host else "--controller ROLE"
-    fix = f"give it a role with the rights that it needs: `drover db roles {purpose}`, docs/deploy.md"
+    fix = f"give it a role with the rights that it needs: `drover db roles {purpose}`, docs/how-to/deploy.md"
     if lacks:
         yield problem("database-role", f"this role may not write {', '.join(lacks)}", fix)
     elif ours.host and owns:
@@ -117,7 +117,7 @@ def queues(ours: Settings) -> Iterator[Check]:
     for queue, waiting in health.lengths(mine).items():
         if queue == UNROUTED_QUEUE and waiting:
             found = f"{waiting} messages were sent without a queue: nobody takes them"
-            yield warning("queues", found, f"send them to {CONTROL_QUEUE}, docs/cli.md")
+            yield warning("queues", found, f"send them to {CONTROL_QUEUE}, docs/reference/cli.md")
         elif waiting >= MANY_MESSAGES:
             found = f"{waiting} messages wait in {queue}"
             yield warning("queues", found, "see whether the service that takes them runs, and its log")
@@ -134,7 +134,7 @@ def connections(ours: Settings) -> Iterator[Check]:
         yield warning("database-tls", found, "add sslmode=verify-full&sslrootcert=FILE to DROVER_DATABASE_URL")
     if broker.scheme in {"redis", "sentinel"} and not _near(broker.hostname or ""):
         found = f"what goes to Redis at {broker.hostname} is not encrypted"
-        yield warning("broker-tls", found, "use rediss:// in DROVER_BROKER_URL, docs/deploy.md")
+        yield warning("broker-tls", found, "use rediss:// in DROVER_BROKER_URL, docs/how-to/deploy.md")
     used = parse_qs(broker.query)
     named = [
         *(("database-tls", path) for name in ("sslcert", "sslrootcert") for path in database.get(name, ())),
@@ -161,7 +161,7 @@ def certificate(name: str, path: Path) -> Check:
     except (OSError, ValueError) as error:
         return problem(name, f"{path} cannot be read ({error})", "put the certificate there, readable by this user")
     left = ends - datetime.now(UTC)
-    fix = "make a new one and restart the service, docs/deploy.md; guests and moves go on"
+    fix = "make a new one and restart the service, docs/how-to/deploy.md; guests and moves go on"
     if left < timedelta(0):
         return problem(name, f"{path} expired at {ends:%Y-%m-%d %H:%M} UTC", fix)
     if left < EXPIRES_SOON:

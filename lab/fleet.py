@@ -144,7 +144,7 @@ def start_flower(lab: Lab) -> Process:
             f"--db={lab.path}/flower",
         ],
         lab.logs / "flower.log",
-        environment=os.environ | lab.environment,
+        environment=os.environ | lab.environment_of(services.FLOWER),
     )
 
 

@@ -64,6 +64,7 @@ class Root(LazyGroup):
         "doctor": Lazy(
             "drover.cli.doctor:app", "Look at this machine: all that a job will need, and how to mend it.", RUNNING
         ),
+        "broker": Lazy("drover.cli.broker:app", "Who may do what in Redis.", RUNNING),
         "db": Lazy("drover.cli.database:app", "The database's schema, and who may do what there.", RUNNING),
         "worker": Lazy(
             "drover.cli.services:worker_app",

@@ -14,7 +14,7 @@ from workers.images import retention, way_back
 from workers.launcher import keep_out, stillness, units
 from workers.process import tpm
 from workers.proof import process, reading
-from workers.qemu import written
+from workers.qemu import permissions, written
 from workers.qemu.monitor import MonitorLost
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
@@ -42,6 +42,7 @@ class CleanupSource(StepHandler):
         if launcher is not None:
             await self._end_qemu(ctx, launcher)
         _write_way_back_down(ctx)
+        _set_written_aside(ctx)
         await self._end_tpm(ctx)
         stillness.end_scripts(ctx)
         units.left(ctx)
@@ -84,6 +85,12 @@ class CleanupSource(StepHandler):
             ctx.guard()
             await tpm.end(ctx.source.tpm)
             retention.set_more_aside(ctx, tpm.states(ctx.source.tpm))
+
+
+def _set_written_aside(ctx: Context) -> None:
+    """Its memory and the like would be in the way of the guest's return."""
+    left = run_files.in_the_way(permissions.written(ctx.source.argv))
+    retention.set_more_aside(ctx, filter(run_files.is_file, left))
 
 
 def _write_way_back_down(ctx: Context) -> None:

@@ -35,7 +35,8 @@ def host_name(text: str) -> str:
     return text
 
 
-GuestName = Annotated[str, AfterValidator(name)]
+Name = Annotated[str, AfterValidator(name)]
+GuestName = Name
 HostName = Annotated[str, AfterValidator(host_name)]
 
 

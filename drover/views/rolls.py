@@ -11,7 +11,7 @@ from drover.views.serializers import iso, public
 from models.base import Document
 from models.database import transaction
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
-from workflows import leader_election, standing
+from workflows import leader_election, wait_reasons
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _read(which: ColumnElement[bool], limit: int) -> list[RollShot]:
         RollShot(
             roll,
             [HostRow(row, runs.get(row.hook_run_id or 0)) for row in roll.hosts],
-            standing.of_roll(roll, controlled=controlled),
+            wait_reasons.of_roll(roll, controlled=controlled),
         )
         for roll in rolls
     ]

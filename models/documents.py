@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PlainSerializer, Strict
 
-from drover.names import Name
+from drover.names import OptionalName
 from drover.settings import StreamSecurity
 from models.contracts import Json, Many, Part, Versioned
 from models.plan import Chain, Layout
@@ -60,9 +60,9 @@ class MigrationOptions(Versioned):
     """How long its former images are kept; None: as its source's host or the fleet keeps them."""
     watch_s: float | None = None
     """How long it is looked at after the switchover; None: as the destination's worker is set."""
-    hooks: Name | None = None
+    hooks: OptionalName = None
     """A set of hooks of both hosts' administrators that runs besides the others."""
-    check: Name | None = None
+    check: OptionalName = None
     """The check, by its name in the destination's file, that tells whether it is well; None: its own."""
     given: Many[str] = ()
     """Fields that somebody asked for, also where they are as by default: no policy has a say in them."""

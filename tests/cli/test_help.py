@@ -47,7 +47,7 @@ def test_groups_have_help(group: str) -> None:
 
 def test_the_list_of_commands_is_the_documented_one() -> None:
     expected = "migrate worker controller console db/upgrade fleet/show fleet/set"
-    expected += " budget/set budget/list budget/remove"
+    expected += " budget/set budget/list budget/remove policy/set policy/list policy/show policy/remove"
     expected += " storage/list storage/set storage/map storage/unmap image/list image/purge"
     expected += " host/list host/set host/key host/trust host/cordon host/uncordon"
     expected += " host/ok-to-drain host/headroom"
@@ -65,7 +65,7 @@ def test_the_list_of_commands_is_the_documented_one() -> None:
     expected += " roll/submit roll/list roll/show roll/watch roll/pause roll/resume roll/cancel"
     expected += " return reconcile gc"
     assert {"/".join(words) for words in every_command()} == set(expected.split())
-    told = (Path(__file__).parents[2] / "docs/cli.md").read_text()
+    told = (Path(__file__).parents[2] / "docs/reference/cli.md").read_text()
     for words in every_command():
         assert f"drover {' '.join(words)}" in told
 

@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-GUIDE = ROOT / "docs" / "deploy.md"
+GUIDE = ROOT / "docs/how-to/deploy.md"
 UNITS = ROOT / "deploy" / "systemd"
 BLOCK = re.compile(r"<!-- (\w+): (.*?) -->\n```sh\n(.*?)```", re.DOTALL)
 SETTINGS = "set -a; . /etc/drover/environment; set +a; "
@@ -148,7 +148,7 @@ def guest(fleet: Fleet) -> Path:
         directory=folder,
         disks=(DiskSpec(size_bytes=64 * MIB, format="raw"),),
         window_mib=4,
-        write_rate=100,
+        write_rate=40,
         more=("-qmp", "unix:/run/web.qmp,server=on,wait=off"),
     )
     fleet.run(

@@ -65,7 +65,7 @@ class Fleet:
         for line in units.split("; "):
             name, *services = line.split()
             for service in services:
-                command = SETTINGS + "exec " + _start(service)
+                command = f"set -a; {_environment(service)} exec {_start(service)}"
                 argv = self.machines[name].argv("sh", "-c", command)
                 with (self.machines[name].folder / f"{service}.log").open("ab") as log:
                     self.services.append(subprocess.Popen(argv, stdout=log, stderr=log))
@@ -94,6 +94,12 @@ def _start(service: str) -> str:
     text = (UNITS / f"{service}.service").read_text().replace("\\\n", " ")
     [start] = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
     return str(start)
+
+
+def _environment(service: str) -> str:
+    """Its files, the later ones above the earlier."""
+    files = re.findall(r"^EnvironmentFile=-?(.*)$", (UNITS / f"{service}.service").read_text(), re.MULTILINE)
+    return " ".join(f"[ ! -e {file} ] || . {file};" for file in files)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +194,7 @@ def test_the_guide_moves_a_guest_by_tls_and_its_backup_can_be_restored(fleet: Fl
 def _redis(fleet: Fleet, name: str, *words: str) -> str:
     password = fleet.machines["control"].path("/etc/drover") / f"{name}.redis"
     certificate = "--cacert /etc/drover/ca.crt --cert /etc/drover/host.crt --key /etc/drover/host.key"
-    login = f"--user {name} --pass {password.read_text().strip()} --no-auth-warning"
+    login = f"--user {name} --pass {password.read_text().split()[0]} --no-auth-warning"
     return fleet.run(name, f"redis-cli --tls -h control -p 6380 {certificate} {login} {shlex.join(words)} 2>&1")
 
 

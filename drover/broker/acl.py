@@ -39,10 +39,9 @@ def lines(users: Mapping[Purpose, Sequence[str]], passwords: Mapping[str, Iterab
     hosts = users.get(Purpose.HOST, ())
     rules = {LOADER: f"{LOGGED_IN} +acl|load +acl|log"}
     rules |= {name: RULES[purpose](name, hosts) for purpose, names in users.items() for name in names}
-    made = [
+    return [
         f"user {name} on {_digests(passwords[name])} resetkeys resetchannels {rule}" for name, rule in rules.items()
     ]
-    return ["user default off resetpass resetkeys resetchannels -@all", *made]
 
 
 def _digests(passwords: Iterable[str]) -> str:

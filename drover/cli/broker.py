@@ -80,9 +80,7 @@ def acl(
     elif out is None:
         sys.stdout.write(text)
     else:
-        output.say(
-            f"{out} has {len(everybody)} users; Redis reads it at its next start, or at `ACL LOAD` of the user acl"
-        )
+        output.say(f"{out} has {len(everybody)} users; Redis reads it when it starts, or at `ACL LOAD` of the user acl")
 
 
 def _check(everybody: list[str], changed: list[str]) -> None:

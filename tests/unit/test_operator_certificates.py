@@ -1,10 +1,10 @@
 """Certificates of the operator's own: what is said before a move is what TLS would do in it."""
 
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,23 +33,20 @@ def _believe(source: Settings, destination: Settings) -> bool:
     believed: list[bool] = []
 
     def end(raw: socket.socket, ours: Settings, peer: str, *, server: bool) -> None:
-        try:
-            mine = supervisor.of_operator(ours, peer)
-            context = (credentials.server_context if server else credentials.client_context)(mine)
-            wrapped = handshake.wrap(raw, context, mine, server=server)
-            handshake.prove(wrapped, mine, time.monotonic() + 5, server=server)
+        mine, soon = supervisor.of_operator(ours, peer), time.monotonic() + 5
+        context = (credentials.server_context if server else credentials.client_context)(mine)
+        with suppress(OSError, DroverError), closing(handshake.wrap(raw, context, mine, server=server)) as wrapped:
+            handshake.prove(wrapped, mine, soon, server=server)
             if server:
-                handshake.write(wrapped, handshake.ACCEPTED, time.monotonic() + 5)
+                handshake.write(wrapped, handshake.ACCEPTED, soon)
             else:
-                handshake.read_line(wrapped, time.monotonic() + 5)
+                handshake.read_line(wrapped, soon)
             believed.append(True)
-        except (OSError, DroverError, ssl.SSLError):
-            raw.close()
 
-    ends: Any = (
+    ends = [
         threading.Thread(target=end, args=(near, source, destination.host), kwargs={"server": False}),
         threading.Thread(target=end, args=(far, destination, source.host), kwargs={"server": True}),
-    )
+    ]
     for thread in ends:
         thread.start()
     for thread in ends:

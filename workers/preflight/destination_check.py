@@ -23,7 +23,6 @@ from workers.media import destination
 from workers.preflight import checks, derivation, trial
 from workers.process.machine import machine
 from workers.qemu import cpu, ports
-from workers.qemu.refusals import shown
 from workers.step import JobDirectory
 from workers.storage import making, room
 from workers.trust import attestation, policy
@@ -140,7 +139,7 @@ def _dead(socket: Path) -> bool:
 
 def _ports(argv: Sequence[str]) -> list[Check]:
     found = ((port, ports.taken(port)) for port in ports.ports(argv))
-    return [checks.PORT_TAKEN.found(f"{shown(port.option)}: {why}") for port, why in found if why]
+    return [checks.PORT_TAKEN.found(f"{port.option.text}: {why}") for port, why in found if why]
 
 
 def _address(address: str, source_machine: str) -> list[Check]:

@@ -19,7 +19,7 @@ from workers.preflight import checks
 from workers.process import accounts, exec_qemu, vcpus
 from workers.process.processes import Process
 from workers.process.taps import NOTHING, HandedOver
-from workers.qemu.command_line import parse_command_line
+from workers.qemu.options import parse_command_line
 from workers.trust.policy import HostPolicy
 
 POLICY = re.compile("(?:prefer|bind|interleave):[0-9][0-9,-]*")

@@ -6,14 +6,12 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from workers.qemu.command_line import Option, listens, parse_command_line, words_of
-from workers.qemu.refusals import driver_of
+from workers.qemu.options import CHANNELS, NETWORKS, Option, parse_command_line
 
 FIRST_VNC = 5900
 _FORWARD = re.compile(r"(tcp|udp)?:([^:]*):(\d+)-")
 _CHANNEL = re.compile(r"(?:mon:)?(?:tcp|telnet|websocket):([^:,]*):(\d+)")
 _DISPLAY = re.compile(r"([^:,]*):(\d+)")
-_CHANNELS = words_of("serial parallel debugcon monitor qmp qmp-pretty")
 
 
 @dataclass(frozen=True)
@@ -30,13 +28,13 @@ class Port:
 def ports(argv: Sequence[str]) -> Iterator[Port]:
     """All that are named by number in a command line; where QEMU may take the next free one (`to=`) none is."""
     for option in parse_command_line(argv):
-        if option.name in {"netdev", "nic", "net"} and driver_of(option) == "user":
+        if option.name in NETWORKS and option.driver == "user":
             yield from _forwarded(option)
         elif option.name == "vnc" and option.get("to") is None:
             yield from _vnc(option)
-        elif option.name in _CHANNELS and listens(option):
+        elif option.name in CHANNELS and option.listens:
             yield from _matches(option, _CHANNEL)
-        elif option.name == "chardev" and driver_of(option) == "socket" and option.get("port") and listens(option):
+        elif option.name == "chardev" and option.driver == "socket" and option.get("port") and option.listens:
             yield from _at(option, option.get("host") or "", option.get("port"))
         elif option.name == "spice":
             yield from _at(option, option.get("addr") or "", option.get("port"))

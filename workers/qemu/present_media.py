@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workers.qemu.command_line import Option, Pairs, parse_command_line, spelled_out, write_options
+from workers.qemu.options import Option, Pairs, parse_command_line, spelled_out, write_options
 
 
 @dataclass(frozen=True, kw_only=True)

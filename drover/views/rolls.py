@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import selectinload
 
-from drover.errors import PreconditionFailed
 from drover.views.sentences import Command
 from drover.views.serializers import iso, public
 from models.base import Document
 from models.database import transaction
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
-from workflows import leader_election, wait_reasons
+from workflows import leader_election, not_there, wait_reasons
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def snapshot(roll_id: int) -> RollShot:
     """
     found = _read(Roll.id == roll_id, 1)
     if not found:
-        raise PreconditionFailed(f"there is no roll {roll_id}: see `drover roll list --all`")
+        raise not_there.roll(roll_id)
     return found[0]
 
 

@@ -13,7 +13,7 @@ from models.documents import AllowedHosts, Hook, MigrationOptions
 from models.drain import Drain, DrainState
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
 from models.said import say
-from workflows import hosts
+from workflows import hosts, not_there
 from workflows.capacity import CLOSED
 from workflows.drain import commands as drains
 from workflows.drain.planner import known
@@ -175,5 +175,5 @@ def existing(session: Session, roll_id: int) -> Roll:
     """
     roll = session.get(Roll, roll_id, with_for_update=True)
     if roll is None:
-        raise PreconditionFailed(f"there is no roll {roll_id}: see `drover roll list --all`")
+        raise not_there.roll(roll_id)
     return roll

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, CompoundSelect, Select, exists, func, literal, not_, or_, select, union_all
 from sqlalchemy.orm import Session, aliased
 
+from drover import words
 from drover.settings import Settings
 from drover.words import count
 from models import fleet, storage
@@ -102,7 +103,8 @@ class Room:
         return None
 
     def _short(self, needed: float, left: float, what: str) -> str:
-        return f"{self.host} has {max(left, 0) / 1e6:.0f} MB of {what} left for guests, {needed / 1e6:.0f} needed"
+        missing = words.size(needed - max(left, 0))
+        return f"{self.host} has {words.size(left)} of {what} left for guests, {missing} too little"
 
     def _remedy(self, size: Size, factor: float) -> str:
         """A greater factor helps only where what is written for certain fits."""

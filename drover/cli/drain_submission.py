@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import typer
 
+from drover import words
 from drover.cli import output
 from drover.cli.drain_view import exit_code
 from drover.cli.exit_codes import ExitCode
@@ -111,16 +112,16 @@ def print_forecast(forecast: Forecast) -> None:
                 move.candidate.name,
                 move.candidate.source,
                 move.destination,
-                output.size(move.candidate.size.disk_bytes),
-                output.size(move.candidate.size.memory_bytes),
-                output.span(forecast.move_s(move)),
+                words.size(move.candidate.size.disk_bytes),
+                words.size(move.candidate.size.memory_bytes),
+                words.span(forecast.move_s(move)),
             )
             for move in forecast.plan.placements
         ],
     )
     moves = len(forecast.plan.placements)
     output.say(
-        f"{count(moves, 'guest moves', 'guests move')} in about {output.span(forecast.total_s)}, {forecast.speed.basis}"
+        f"{count(moves, 'guest moves', 'guests move')} in about {words.span(forecast.total_s)}, {forecast.speed.basis}"
     )
     for guest, why in sorted(forecast.plan.left.items()):
         output.say(f"{guest} stays where it is and runs on: {why}")

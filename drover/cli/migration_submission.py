@@ -2,6 +2,7 @@
 
 import typer
 
+from drover import words
 from drover.cli import exit_codes, output
 from drover.cli.watching import emit_job, note_without_controller, watch
 from drover.views import queries, sentences, serializers
@@ -132,14 +133,14 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
         return
     output.say(f"{row.name} can be moved from {row.host} to {to}; nothing was changed. It would copy:")
     for disk in planned.disks:
-        amount = output.size(disk.virtual_size_bytes)
+        amount = words.size(disk.virtual_size_bytes)
         output.say(f"  disk {disk.index}: {_kind(disk)}, {amount}: {disk.source_path} -> {disk.destination_path}")
     for file in planned.destination.files:
-        becomes = "is there, and equal" if file.there else f"is copied, {output.size(file.size_bytes)}"
+        becomes = "is there, and equal" if file.there else f"is copied, {words.size(file.size_bytes)}"
         output.say(f"  {file.kind} {file.source_path}: {file.destination_path} {becomes}")
     _say_way_back(planned.destination)
     how = "while it runs" if planned.destination.ram == "live" else "while it is paused"
-    output.say(f"  memory: {output.size(planned.source.memory_bytes)}, copied {how}")
+    output.say(f"  memory: {words.size(planned.source.memory_bytes)}, copied {how}")
     output.say(f"It takes {sentences.estimate(expected)}")
     for warning in preflight.warnings(planned, options):
         output.note(f"warning: {warning}")
@@ -147,7 +148,7 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
 
 def _say_way_back(planned: DestinationPlan) -> None:
     if planned.way_back is not None:
-        changed = output.size(planned.way_back_bytes or 0)
+        changed = words.size(planned.way_back_bytes or 0)
         output.say(
             f"  only what it has written since job {planned.way_back} moved it away from there: {changed} by now"
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from drover import words
 from drover.cli import drain_submission, output
 from drover.cli.drain_view import exit_code
 from drover.cli.exit_codes import ExitCode
@@ -90,7 +91,7 @@ def show(path: Path, *, as_json: bool) -> None:
     output.table(
         ("GUEST", "FROM", "TO", "TIME", "WHY", "REMARK"),
         [
-            (move.guest, move.source, move.to, output.span(move.estimate_s), move.why, remark(move, differs))
+            (move.guest, move.source, move.to, words.span(move.estimate_s), move.why, remark(move, differs))
             for move in plan.moves
         ],
     )
@@ -99,7 +100,7 @@ def show(path: Path, *, as_json: bool) -> None:
     told = ", ".join(f"{one.by} at {one.at:%Y-%m-%d %H:%M %Z}" for one in plan_file.approvals(plan))
     output.say(
         f"made by {plan.made_by} at {plan.made_at}; {count(len(plan.going), 'guest moves', 'guests move')} in about "
-        f"{output.span(plan.total_s)}; approved by {told or 'nobody'}"
+        f"{words.span(plan.total_s)}; approved by {told or 'nobody'}"
     )
 
 

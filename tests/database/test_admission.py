@@ -88,8 +88,8 @@ def test_higher_priority_begins_first_then_the_older_one() -> None:
 @pytest.mark.parametrize(
     ("size", "why"),
     [
-        ({"memory_bytes": 5 * GB}, "two has 3000 MB of memory left for guests, 5000 needed"),
-        ({"disk_bytes": 60 * GB}, "two has 40000 MB of disk left for guests, 60000 needed"),
+        ({"memory_bytes": 5 * GB}, "two has 3.0 GB of memory left for guests, 2.0 GB too little"),
+        ({"disk_bytes": 60 * GB}, "two has 40.0 GB of disk left for guests, 20.0 GB too little"),
         ({"cpus": 5}, "two has 3 CPUs left for guests, 5 needed"),
     ],
 )
@@ -112,7 +112,7 @@ def test_guests_that_live_there_and_images_kept_there_count() -> None:
     guest("web", "one")
     waits = job("web", "two")
     admit()
-    assert load(waits).wait_reason == "two has 5000 MB of disk left for guests, 10000 needed"
+    assert load(waits).wait_reason == "two has 5.0 GB of disk left for guests, 5.0 GB too little"
 
 
 HUGE = {"disk_bytes": 1024 * GB, "allocated_bytes": GB // 100}
@@ -132,8 +132,9 @@ def test_a_thin_disk_counts_with_what_it_takes_and_a_part_of_what_it_may_write()
     guest("huge-too", "three", **HUGE)
     too_much = job("huge-too", "two")
     admit()
-    assert (load(too_much).wait_reason or "").startswith("two has 38790 MB of disk left for guests, 51210 needed (")
-    assert "drover storage set two guests --thin-factor N" in (load(too_much).wait_reason or "")
+    why = load(too_much).wait_reason or ""
+    assert why.startswith("two has 38.8 GB of disk left for guests, 12.4 GB too little (")
+    assert "drover storage set two guests --thin-factor N" in why
 
 
 @pytest.mark.parametrize(("factor", "state"), [(1, JobState.QUEUED), (11, JobState.QUEUED), (12, JobState.RUNNING)])
@@ -160,7 +161,7 @@ def test_no_factor_helps_where_what_is_written_does_not_fit() -> None:
     guest("web", "one")
     waits = job("web", "two", options=MigrationOptions(thin_factor=1000))
     admit()
-    assert load(waits).wait_reason == "two has 4071 MB of disk left for guests, 10000 needed"
+    assert load(waits).wait_reason == "two has 4.1 GB of disk left for guests, 5.9 GB too little"
 
 
 def test_a_guest_that_is_gone_does_not_count() -> None:

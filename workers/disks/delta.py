@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from drover import words
 from drover.errors import DroverError, Fatal
 from models.job import record_event
 from workers.disks import mirrors
@@ -112,7 +113,7 @@ def _note(ctx: Context, disks: Sequence[Changed]) -> None:
                 row.delta_bytes = row.bytes_total = row.bytes_first = changed[row.index]
                 row.bytes_copied = 0
         amount = sum(changed.values())
-        sentence = f"only what it has written since is sent: {amount / 1e6:.1f} MB"
+        sentence = f"only what it has written since is sent: {words.size(amount)}"
         record_event(session, job.id, by=ctx.claim.owner, action="way_back", sentence=sentence)
     ctx.job.disks = job.disks
 

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from drover import words
 from drover.errors import HostRefused, PreconditionFailed
 from drover.settings import Settings
 from models import preflight
@@ -85,7 +86,9 @@ def _memory(needed: int) -> list[Check]:
     free = registration.memory_bytes("MemAvailable") - room.RESERVE_BYTES
     if needed <= free:
         return []
-    return [checks.NO_MEMORY.found(f"{room.mib(needed)} MiB of memory are needed and {room.mib(free)} are free")]
+    missing = words.size(needed - max(free, 0))
+    seen = f"{words.size(needed)} of memory are needed and {words.size(free)} are free, {missing} too little"
+    return [checks.NO_MEMORY.found(seen)]
 
 
 def _images(plan: DestinationPlan, settings: Settings, rules: HostPolicy, question: PlanDestination) -> list[Check]:

@@ -36,6 +36,10 @@ def admit(**limits: Any) -> None:
         admission.admit(session, settings())
 
 
+def more_by(setting: str) -> str:
+    return f"(move a guest away from it, or raise DROVER_{setting} there)"
+
+
 def queued(count: int, on: str = "one", to: str = "two", **columns: object) -> list[int]:
     made = []
     for number in range(count):
@@ -88,9 +92,18 @@ def test_higher_priority_begins_first_then_the_older_one() -> None:
 @pytest.mark.parametrize(
     ("size", "why"),
     [
-        ({"memory_bytes": 5 * GB}, "two has 3.0 GB of memory left for guests, 2.0 GB too little"),
-        ({"disk_bytes": 60 * GB}, "two has 40.0 GB of disk left for guests, 20.0 GB too little"),
-        ({"cpus": 5}, "two has 3 CPUs left for guests, 5 needed"),
+        (
+            {"memory_bytes": 5 * GB},
+            f"two has 3.0 GB of memory left for guests, 2.0 GB too little {more_by('GUEST_MEMORY_BYTES')}",
+        ),
+        (
+            {"disk_bytes": 60 * GB},
+            f"two has 40.0 GB of disk left for guests, 20.0 GB too little {more_by('GUEST_DISK_BYTES')}",
+        ),
+        (
+            {"cpus": 5},
+            f"two has 3 CPUs left for guests, 5 needed {more_by('GUEST_CPUS')}",
+        ),
     ],
 )
 def test_what_a_move_needs_is_reserved_at_its_destination(size: dict[str, int], why: str) -> None:
@@ -112,7 +125,9 @@ def test_guests_that_live_there_and_images_kept_there_count() -> None:
     guest("web", "one")
     waits = job("web", "two")
     admit()
-    assert load(waits).wait_reason == "two has 5.0 GB of disk left for guests, 5.0 GB too little"
+    assert load(waits).wait_reason == "two has 5.0 GB of disk left for guests, 5.0 GB too little " + more_by(
+        "GUEST_DISK_BYTES"
+    )
 
 
 HUGE = {"disk_bytes": 1024 * GB, "allocated_bytes": GB // 100}
@@ -161,7 +176,9 @@ def test_no_factor_helps_where_what_is_written_does_not_fit() -> None:
     guest("web", "one")
     waits = job("web", "two", options=MigrationOptions(thin_factor=1000))
     admit()
-    assert load(waits).wait_reason == "two has 4.1 GB of disk left for guests, 5.9 GB too little"
+    assert load(waits).wait_reason == "two has 4.1 GB of disk left for guests, 5.9 GB too little " + more_by(
+        "GUEST_DISK_BYTES"
+    )
 
 
 def test_a_guest_that_is_gone_does_not_count() -> None:

@@ -351,6 +351,7 @@ QEMU_NOT_ALLOWED = Kind(
     name="qemu-not-allowed",
     what="a QEMU that the destination's policy does not list",
     side="destination",
+    remedy="list it under `qemu` in the policy there, if guests may be run by it",
     live=True,
 )
 MACHINE_TYPE = Kind(
@@ -364,6 +365,8 @@ POLICY = Kind(
     name="policy",
     what="what the destination's policy does not allow: paths, programs, options, users, monitors in the network",
     side="destination",
+    remedy="allow it in the policy there, if guests may have it, or move the guest elsewhere",
+    live=True,
 )
 IMAGE_KIND = Kind(name="image-kind", what="images as no host makes them", side="destination")
 IN_THE_WAY = Kind(

@@ -45,8 +45,7 @@ class Qemu:
 
 def running(ours: Settings) -> list[Qemu]:
     """All of them, by their pids."""
-    pids = sorted(int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit())
-    found = (qemu for pid in pids if (qemu := qemu_of(pid)) is not None)
+    found = (qemu for pid in sorted(processes.pids()) if (qemu := qemu_of(pid)) is not None)
     return [qemu for qemu in found if _is_of(qemu, ours)]
 
 

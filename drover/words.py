@@ -1,6 +1,7 @@
 """Amounts for people, in sentences and tables: one and many, bytes, rates, durations. No I/O."""
 
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 
 from rich import filesize
@@ -33,6 +34,11 @@ def span(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
+
+
+def pairs(told: Mapping[str, str]) -> str:
+    """`max-downtime-ms 50, verify yes`; `nothing` if there are none."""
+    return ", ".join(f"{name} {value}" for name, value in told.items()) or "nothing"
 
 
 def clock(seconds: float) -> str:

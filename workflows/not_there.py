@@ -6,8 +6,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from drover.errors import NotThere
+from models.budget import Budget
 from models.guest import Guest
 from models.host import Host
+from models.move_policy import MovePolicy
 
 AT_MOST, ALIKE = 3, 0.6
 """Names, and how like the one that was written: two of three letters."""
@@ -24,6 +26,18 @@ def guest(session: Session, name: str) -> NotThere:
         f"there is no guest {name!r}: {_did_you_mean(session, Guest.name, name)}see `drover guest list`, or adopt it "
         f"with `drover guest adopt {name} --host HOST --qmp SOCKET`"
     )
+
+
+def policy(session: Session, name: str) -> NotThere:
+    """No policy has this name. Likewise of the next."""
+    return NotThere(
+        f"there is no policy {name!r}: {_did_you_mean(session, MovePolicy.name, name)}see `drover policy list`"
+    )
+
+
+def budget(session: Session, name: str) -> NotThere:
+    """No budget."""
+    return NotThere(f"there is no budget {name!r}: {_did_you_mean(session, Budget.name, name)}see `drover budget list`")
 
 
 def job(number: int) -> NotThere:

@@ -1,16 +1,17 @@
 """From the options of `drover migrate` to a job."""
 
-from datetime import timedelta
+from collections.abc import Mapping
+from typing import Any
 
 import typer
 
 from drover import words
 from drover.cli import exit_codes, output
+from drover.cli.groups import Execution
 from drover.cli.options import given
 from drover.cli.watching import emit_job, note_without_controller, watch
 from drover.views import queries, sentences, serializers
 from drover.views.sentences import verdict
-from models.base import Document
 from models.plan import DestinationPlan, PlannedDisk
 from workflows import guests, policies
 from workflows.estimate import Way
@@ -20,77 +21,21 @@ from workflows.submissions import MigrationSubmission
 FILE_FIELDS = {"kind", "source_path", "destination_path", "size_bytes", "there"}
 
 
-def submit(
-    guest: str,
-    to: str | None,
-    *,
-    back: bool,
-    max_downtime_ms: int | None,
-    most_downtime_ms: int | None,
-    bandwidth: int | None,
-    launcher_stays: bool,
-    verify: bool | None,
-    verify_rate: int | None,
-    retention: timedelta | None,
-    chain: str,
-    drop_snapshots: bool,
-    thin_factor: float | None,
-    layout: Document,
-    at: str | None,
-    window: str | None,
-    window_end: str,
-    timezone: str,
-    hold: bool,
-    seed_now: bool,
-    priority: int,
-    webhook: str | None,
-    idempotency_key: str | None,
-    dry_run: bool,
-    wait: bool,
-    timeout: float | None,
-    as_json: bool,
-) -> None:
+def submit(said: Mapping[str, Any], run: Execution) -> None:
     """Submit the job, and watch it on request."""
-    asked = MigrationSubmission.read(
-        given(
-            {
-                "guest": guest,
-                "to": to,
-                "back": back,
-                "max_downtime_ms": max_downtime_ms,
-                "most_downtime_ms": most_downtime_ms,
-                "bandwidth": bandwidth,
-                "chain": chain,
-                "launcher_stays": launcher_stays,
-                "drop_snapshots": drop_snapshots,
-                "verify": verify,
-                "verify_rate": verify_rate,
-                "retention": retention,
-                "thin_factor": thin_factor,
-                "layout": layout,
-                "at": at,
-                "window": window,
-                "window_end": window_end,
-                "timezone": timezone,
-                "hold": hold,
-                "seed_now": seed_now,
-                "priority": priority,
-                "webhook": webhook,
-                "idempotency_key": idempotency_key,
-            }
-        )
-    )
-    if dry_run:
-        plan(asked, as_json=as_json)
+    asked = MigrationSubmission.read(given(said))
+    if run.dry_run:
+        plan(asked, as_json=run.as_json)
         return
     options, terms = asked.options(), asked.submit_options()
-    job = jobs.submit(guest, guests.destination(asked), options=options, terms=terms, idempotency_key=idempotency_key)
+    to, key = guests.destination(asked), asked.idempotency_key
+    job = jobs.submit(asked.guest, to, options=options, terms=terms, idempotency_key=key)
     for warning in queries.events(job.id, "warning"):
         output.note(f"warning: {warning.sentence}")
-    if wait:
-        watch(job.id, timeout_s=timeout, as_json=as_json)
+    if run.wait:
+        watch(job.id, timeout_s=run.timeout, as_json=run.as_json)
     else:
-        _submitted(job.id, as_json=as_json)
+        _submitted(job.id, as_json=run.as_json)
 
 
 def _submitted(job_id: int, *, as_json: bool) -> None:

@@ -6,8 +6,9 @@ import typer
 
 from drover.cli import completion
 from drover.cli.drains import Exclude, To
+from drover.cli.groups import Execution, grouped
 from drover.cli.lazy import ShortForSubmit
-from drover.cli.options import AsJson, Bandwidth, DryRun, MaxDowntime, Timeout, Wait, duration, examples
+from drover.cli.options import AsJson, Bandwidth, MaxDowntime, Timeout, Wait, duration, examples
 
 app = typer.Typer(
     cls=ShortForSubmit,
@@ -39,6 +40,7 @@ def group() -> None:
         "drover roll submit --hosts rack=r1 --hook 'upgrade-and-reboot --kernel 6.12' --wait",
     )
 )
+@grouped
 def submit(
     hook: Annotated[
         str,
@@ -49,6 +51,7 @@ def submit(
             show_default=False,
         ),
     ],
+    run: Execution,
     host: Hosts = None,
     selector: Annotated[
         str | None,
@@ -75,10 +78,6 @@ def submit(
     exclude: Exclude = None,
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = None,
-    dry_run: DryRun = False,
-    wait: Wait = False,
-    timeout: Timeout = None,
-    as_json: AsJson = False,
 ) -> None:
     """Take hosts out one after the other: drain, hook, wait until the host is healthy again, return, next.
 
@@ -98,7 +97,7 @@ def submit(
         max_downtime_ms=max_downtime_ms,
         bandwidth=bandwidth,
     )
-    roll_submission.plan_and_submit(request, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json)
+    roll_submission.plan_and_submit(request, run)
 
 
 @app.command("list", epilog=examples("drover roll list", "drover roll list --all --json"))

@@ -9,7 +9,7 @@ import asyncio
 from drover.errors import Fatal, Transient
 from drover.words import count
 from models.documents import DiskProof, Proof, Range
-from models.job import Side, record_event
+from models.job import Side
 from workers.disks.pace import Brake
 from workers.proof import reading, supervisor
 from workers.proof.comparing import Comparison, Peer
@@ -65,8 +65,7 @@ class CompareImagesSource(StepHandler):
         ctx.note(proof=found, progress_at=ctx.claim.now(), way_back_needed=bool(found.bytes_different or unwell))
         if found.bytes_different:
             raise Fatal(_alarm(ctx, found))
-        with ctx.record() as (session, job, _step):
-            record_event(session, job.id, by=ctx.claim.owner, action="verified", sentence=_sentence(found))
+        ctx.tell("verified", _sentence(found))
 
 
 async def _compared(ctx: Context) -> tuple[DiskProof, ...]:

@@ -63,13 +63,14 @@ def group() -> None:
 @grouped
 def submit(
     host: HostName,
-    how: How,
-    when: RepeatedWhen,
-    run: Execution,
     to: To = None,
     exclude: Exclude = None,
     selector: Selected = None,
+    *,
+    how: How,
+    when: RepeatedWhen,
     idempotency_key: IdempotencyKey = None,
+    run: Execution,
 ) -> None:
     """Empty a host: cordon it and move all its guests elsewhere, largest first.
 
@@ -98,7 +99,7 @@ return_app = typer.Typer(add_completion=False)
 @return_app.command("return", epilog=examples("drover return hv1 --dry-run", "drover return hv1 --wait"))
 @grouped
 def bring_home(
-    host: HostName, how: How, when: RepeatedWhen, run: Execution, idempotency_key: IdempotencyKey = None
+    host: HostName, *, how: How, when: RepeatedWhen, idempotency_key: IdempotencyKey = None, run: Execution
 ) -> None:
     """Bring the guests home that were drained from a host, and let it take guests again."""
     from drover.cli import drain_submission

@@ -39,15 +39,16 @@ Back = Annotated[
 @grouped
 def migrate(
     guest: GuestName,
-    how: How,
-    where: Layout,
-    when: When,
-    run: Execution,
     to: Destination = None,
     back: Back = False,
+    *,
+    how: How,
     drop_snapshots: DropSnapshots = False,
+    where: Layout,
     thin_factor: ThinFactor = None,
+    when: When,
     idempotency_key: IdempotencyKey = None,
+    run: Execution,
 ) -> None:
     """Move a running guest, its disks included, to another host.
 

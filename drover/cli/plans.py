@@ -38,11 +38,12 @@ def group() -> None:
 def drain(
     host: HostName,
     out: Out,
-    how: PlannedHow,
-    when: PlannedWhen,
     to: To = None,
     exclude: Exclude = None,
     selector: Selected = None,
+    *,
+    how: PlannedHow,
+    when: PlannedWhen,
     as_json: AsJson = False,
 ) -> None:
     """Write down who would go where, in which order, why, how long it takes, and what is left and why.

@@ -51,7 +51,6 @@ def submit(
             show_default=False,
         ),
     ],
-    run: Execution,
     host: Hosts = None,
     selector: Annotated[
         str | None,
@@ -78,6 +77,8 @@ def submit(
     exclude: Exclude = None,
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = None,
+    *,
+    run: Execution,
 ) -> None:
     """Take hosts out one after the other: drain, hook, wait until the host is healthy again, return, next.
 

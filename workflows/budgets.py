@@ -190,8 +190,8 @@ def enough(bytes_per_s: int) -> int:
         PreconditionFailed: it is too low.
     """
     if 0 < bytes_per_s < SLOWEST_BYTES_PER_S:
-        lowest = f"{SLOWEST_BYTES_PER_S} B/s"
-        raise PreconditionFailed(f"{bytes_per_s} B/s is too low for a budget: 0 (no limit), or at least {lowest}")
+        lowest = f"{SLOWEST_BYTES_PER_S} bytes/s"
+        raise PreconditionFailed(f"{bytes_per_s} bytes/s is too low for a budget: 0 (no limit), or at least {lowest}")
     return bytes_per_s
 
 

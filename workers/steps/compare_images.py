@@ -7,7 +7,7 @@ Where they differ, or cannot be compared, the job stops and the source keeps all
 import asyncio
 
 from drover.errors import Fatal, Transient
-from drover.words import count
+from drover.words import count, size
 from models.documents import DiskProof, Proof, Range
 from models.job import Side
 from workers.disks.pace import Brake
@@ -107,7 +107,7 @@ class _Record:
 def _sentence(found: Proof) -> str:
     equal, left_out = (sum(getattr(disk, f"bytes_{name}") for disk in found.disks) for name in ("equal", "left_out"))
     return (
-        f"both sides' images are equal, as digests of both hosts show: {equal} bytes; {left_out} bytes were left out "
+        f"both sides' images are equal, as digests of both hosts show: {size(equal)}; {size(left_out)} were left out "
         "because the guest has written them since its switchover"
     )
 

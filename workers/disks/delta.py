@@ -11,7 +11,6 @@ which it may do at any time, because the bitmap of the guest's writes is kept.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from drover import words
 from drover.errors import DroverError, Fatal
 from models.job import record_event
 from workers.disks import mirrors
+from workers.disks.pace import RateLimiter
 from workers.images.manifest import write_durably
 from workers.qemu import block, known_bugs, limits, nbd, own_export, written
 from workers.qemu.monitor import Monitor
@@ -197,7 +197,7 @@ class _Copier:
         self.bytes_per_s = bytes_per_s
         """0: no limit."""
         self.sent: dict[int, int] = {}
-        self.free_at = time.monotonic()
+        self.limiter = RateLimiter()
 
     async def send(self, here: Path, disk: Changed) -> None:
         """From the guest's QEMU to the destination, until all of it is on the disk over there.
@@ -227,15 +227,9 @@ class _Copier:
                 if data == bytes(extent.length):
                     await target.zeroes(extent.offset, extent.length)
                 else:
-                    await self._wait(extent.length)
+                    await self.limiter.keep(extent.length, self.bytes_per_s)
                     await target.write(extent.offset, data)
                 self.sent[index] = self.sent.get(index, 0) + extent.length
-
-    async def _wait(self, size_bytes: int) -> None:
-        if self.bytes_per_s:
-            now = time.monotonic()
-            self.free_at = max(self.free_at, now) + size_bytes / self.bytes_per_s
-            await asyncio.sleep(self.free_at - now)
 
     def record(self) -> None:
         """How far it is."""

@@ -10,7 +10,7 @@ from drover.errors import Fatal, Transient
 from drover.words import count, size
 from models.documents import DiskProof, Proof, Range
 from models.job import Side
-from workers.disks.pace import Brake
+from workers.disks.pace import RateLimiter
 from workers.proof import reading, supervisor
 from workers.proof.comparing import Comparison, Peer
 from workers.proof.protocol import BLOCK_BYTES
@@ -78,7 +78,7 @@ async def _compared(ctx: Context) -> tuple[DiskProof, ...]:
                 size_bytes=disk.virtual_size_bytes,
                 ours=ours[disk.index],
                 theirs=peer,
-                brake=record.brake,
+                limiter=record.limiter,
                 bytes_per_s=ctx.job.options.verify_bytes_per_s,
                 told=record.told,
             )
@@ -90,7 +90,7 @@ class _Record:
     """The disks that were compared, and how far the present one is."""
 
     def __init__(self, ctx: Context) -> None:
-        self.ctx, self.brake = ctx, Brake()
+        self.ctx, self.limiter = ctx, RateLimiter()
         self.done = list[DiskProof]()
 
     async def told(self, now: DiskProof) -> None:

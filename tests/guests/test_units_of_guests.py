@@ -107,7 +107,7 @@ def hosts_with_systemd() -> Iterator[HostsWithSystemd]:
             directory=lab.host("host-a").guests / "web",
             disks=(DiskSpec(size_bytes=64 * MIB),),
             window_mib=4,
-            write_rate=100,
+            write_rate=40,
         )
         yield HostsWithSystemd(lab, hosts, spec)
 

@@ -21,10 +21,9 @@ def exit_code(shot: RollShot) -> ExitCode:
 
 def cells(row: HostRow) -> tuple[object, ...]:
     """One host as a line of the table."""
-    host, run = row.host, row.run
-    hook = None if run is None else "works" if run.ended_at is None else f"ended with {run.exit_code}"
+    host = row.host
     since = f"{host.since.astimezone():%H:%M:%S}"
-    return host.host, host.state, since, host.drain_id, host.return_id, hook, row.remark
+    return host.host, host.state, since, host.drain_id, host.return_id, row.hook, row.remark
 
 
 class RollLines:

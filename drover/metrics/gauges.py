@@ -1,4 +1,4 @@
-"""What is under way: hosts, jobs and drains that have not ended."""
+"""What is under way: hosts, jobs, drains and rolls that have not ended."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -14,6 +14,7 @@ from models.drain import Drain, DrainState, GuestState
 from models.guest import Guest, Life
 from models.host import Host, HostState
 from models.job import CLAIMED, Job, JobState, StepState, unfinished
+from models.roll import Roll, RollHostState, RollState
 from models.storage import Storage
 from models.transitions import BEGUN, GOING_ON
 from workflows import capacity
@@ -143,6 +144,22 @@ def of_drains(session: Session, now: datetime) -> Iterator[Metric]:
     yield labelled("drover_drain_guests", "Guests of drains that have not ended", [*labels, "state"], guests)
     still = _still_drains(session, now)
     yield labelled("drover_drain_still_seconds", "Since any of its moves was last seen to move on", labels, still)
+
+
+def of_rolls(session: Session) -> Iterator[Metric]:
+    """How far they are. Only a few of them go on at a time, each through hosts that no other one has."""
+    living = select(Roll).where(Roll.finished_at.is_(None)).options(selectinload(Roll.hosts))
+    rolls = session.scalars(living).all()
+    states = {state.value: sum(roll.state is state for roll in rolls) for state in RollState if not state.ended}
+    yield labelled("drover_rolls", "Rolls that have not ended", ["state"], states)
+    hosts = {
+        (roll.id, state.value): sum(row.state is state for row in roll.hosts)
+        for roll in rolls
+        for state in RollHostState
+    }
+    yield labelled("drover_roll_hosts", "Hosts of rolls that have not ended", ["roll", "state"], hosts)
+    failed = {roll.id: int(roll.state is RollState.PAUSED and roll.error is not None) for roll in rolls}
+    yield labelled("drover_roll_failed", "1: it pauses because something failed", ["roll"], failed)
 
 
 def _still_drains(session: Session, now: datetime) -> dict[Labels, float]:

@@ -127,8 +127,9 @@ def events(job_id: int, action: str | None = None) -> list[Event]:
         return list(session.scalars(query))
 
 
-def delivery(*, job_id: int | None = None, drain_id: int | None = None) -> Delivery | None:
-    """The newest webhook about the end of a job or a drain."""
-    about = Delivery.job_id == job_id if job_id is not None else Delivery.drain_id == drain_id
+def delivery(*, job_id: int | None = None, drain_id: int | None = None, roll_id: int | None = None) -> Delivery | None:
+    """The newest webhook about a job, a drain or a roll."""
+    named = {Delivery.job_id: job_id, Delivery.drain_id: drain_id, Delivery.roll_id: roll_id}
+    about = next(column == number for column, number in named.items() if number is not None)
     with transaction() as session:
         return session.scalar(select(Delivery).where(about).order_by(Delivery.id.desc()).limit(1))

@@ -55,7 +55,7 @@ def job(number: Number) -> Document:
 @router.get("/jobs/{number}/events", responses=NOT_FOUND)
 def events(number: Number) -> Document:
     """As `drover job explain --json`."""
-    return documents.story(number)
+    return documents.explanation(number)
 
 
 def _known(number: Number) -> int:

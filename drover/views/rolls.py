@@ -15,8 +15,7 @@ from models.base import Document, now
 from models.database import transaction
 from models.drain import Drain
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
-from workflows import leader_election
-from workflows.standing import of_roll as why_it_waits
+from workflows import leader_election, wait_reasons
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _read(which: ColumnElement[bool], limit: int) -> list[RollShot]:
         return HostRow(row, drains.get(drain), runs.get(run), drains.get(homecoming))
 
     return [
-        RollShot(roll, list(map(with_its_work, roll.hosts)), why_it_waits(roll, controlled=controlled), at)
+        RollShot(roll, list(map(with_its_work, roll.hosts)), wait_reasons.of_roll(roll, controlled=controlled), at)
         for roll in rolls
     ]
 

@@ -44,7 +44,7 @@ def test_what_a_flipped_byte_a_failed_check_and_a_failed_hook_do_to_a_move(moves
     damage(job.disks[1].destination_path, b"\xee")
     job = moves.ended(job.id)
 
-    assert job.state is JobState.NEEDS_OPERATOR, moves.story(job.id)
+    assert job.state is JobState.NEEDS_OPERATOR, moves.events(job.id)
     assert job.proof is not None
     assert job.proof.disks[1].different == (Range(offset=95 * MIB, length=4096),)
     assert f"disk 1 differs at 1 place, 4096 bytes from {95 * MIB} on" in str(job.error)

@@ -183,17 +183,6 @@ class Pace(Versioned):
     """What all its mirrors may take together now; 0: no limit."""
 
 
-class Activity(Versioned):
-    """What a guest did while its host looked: each byte that it writes during a move has to be sent again."""
-
-    seconds: float = Field(gt=0)
-    """For how long it was looked at."""
-    written_per_s: float = 0.0
-    """Bytes per second to its writable disks."""
-    dirty_per_s: float | None = None
-    """Bytes of its RAM that it changes per second, as QEMU estimates it; None: this QEMU does not tell."""
-
-
 class Estimate(Versioned):
     """What a move was expected to take when it was submitted, in seconds without waiting for anything."""
 
@@ -208,6 +197,16 @@ class Estimate(Versioned):
     """0: none."""
     moves: int = 0
     """How many earlier moves it is from; 0: it is assumed."""
+    last_stretch_s: float = 0.0
+    """The part of `copy_s` after all was copied once: a guest that writes all the time keeps a limited mirror going."""
+    ram_bytes: int = 0
+    """What is sent of the guest's RAM."""
+    ram_s: float = 0.0
+    """The part of `switch_s` that this takes; the rest is before the copy, in the pause, and after it."""
+    downtime_ms: float | None = None
+    """How long the guest stands still; None: not known, because nothing was moved yet."""
+    never: str | None = None
+    """Why the move would not come to its end by itself, as a sentence; None: nothing speaks against it."""
 
     @property
     def total_s(self) -> float:

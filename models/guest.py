@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from sqlalchemy import BigInteger, ForeignKey, String, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
+from models.activity import Activity
 from models.base import Base
 from models.contracts import Typed
-from models.documents import Activity
 from models.launcher import Launcher
 
 

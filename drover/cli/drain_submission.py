@@ -122,5 +122,10 @@ def print_forecast(forecast: Forecast) -> None:
     output.say(
         f"{count(moves, 'guest moves', 'guests move')} in about {output.span(forecast.total_s)}, {forecast.speed.basis}"
     )
+    for night in forecast.nights:
+        output.say(
+            f"  in the window that opens at {night.opens:%Y-%m-%d %H:%M} UTC: {', '.join(night.guests)}, "
+            f"done at about {night.done_at:%H:%M}"
+        )
     for guest, why in sorted(forecast.plan.left.items()):
         output.say(f"{guest} stays where it is and runs on: {why}")

@@ -59,10 +59,10 @@ def _print(shot: Snapshot) -> None:
         f"guest paused for {downtime(job) or '-'}"
     )
     if job.estimate is not None:
-        took = serializers.took(job)
-        known = {"copy": took["copy_s"], "RAM and switchover": took["ram_s"], "in all": shot.total_s}
-        told = ", ".join(f"{name} {output.span(seconds)}" for name, seconds in known.items() if seconds is not None)
-        output.say(f"  estimated {sentences.estimate(job.estimate)}; took {told or 'nothing yet'}")
+        output.say(f"  estimated {sentences.estimate(job.estimate)}")
+        if remaining := sentences.left(shot):
+            output.say(f"  {remaining}, by what it has done so far")
+        output.table(("PART", "ESTIMATE", "TOOK"), sentences.comparison(shot))
     if phases := serializers.downtime_phases(job):
         output.say("  of which " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in phases.items()))
     if job.health is not None and job.health.finished:

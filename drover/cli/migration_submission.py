@@ -9,7 +9,6 @@ from drover.views.sentences import verdict
 from models.base import Document
 from models.plan import DestinationPlan, PlannedDisk
 from workflows import guests
-from workflows.estimate import Way
 from workflows.migration import jobs, preflight
 from workflows.submissions import MigrationSubmission
 
@@ -108,7 +107,7 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     """Print what the move would copy, and how long it would take; nothing is changed."""
     row, to, options = guests.known_guest(asked.guest), guests.destination(asked), asked.options()
     planned = preflight.plan(row, to, options, tried=True)
-    expected = preflight.estimated(row, asked.submit_options(), Way.of(row.host, to, options), planned)
+    expected = preflight.estimated(row, to, options, asked.submit_options(), planned)
     looked_at = (*planned.source.checks, *planned.destination.checks)
     if as_json:
         names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}
@@ -141,6 +140,8 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     how = "while it runs" if planned.destination.ram == "live" else "while it is paused"
     output.say(f"  memory: {output.size(planned.source.memory_bytes)}, copied {how}")
     output.say(f"It takes {sentences.estimate(expected)}")
+    if expected.never is not None:
+        output.note(f"warning: {row.name} may never cross: {expected.never}")
     for warning in preflight.warnings(planned, options):
         output.note(f"warning: {warning}")
 

@@ -37,6 +37,7 @@ def of_job(job_id: int) -> dict[str, Any]:
         "phases": phases,
         "paused_ms": sum(phases.values()),
         "estimate": estimates.of_job(job),
+        "comparison": sentences.comparison(shot),
         "copy_rate": estimates.copy_rate(job, shot.at),
         "timeline": timeline.of_job(job, shot.at),
         "line": timeline.line(job, shot.at),

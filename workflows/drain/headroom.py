@@ -12,7 +12,7 @@ from models.documents import AllowedHosts, Window
 from models.drain import DrainKind
 from models.host import Host
 from models.job import Job, JobState
-from workflows import estimate, hosts, leader_election, schedule
+from workflows import estimate, hosts, leader_election, schedule, timetable
 from workflows.drain import commands, planner
 from workflows.host_rpc import known_host
 from workflows.selectors import Selector
@@ -65,7 +65,7 @@ def _by_rows(session: Session, host: str, window: Window | None) -> Headroom:
     kept = planner.keep(DrainKind.DRAIN, guests, now(session))
     movable = [planner.candidate(one, preferred=None, refused_by={}) for one in guests if one.name not in kept]
     made = planner.placed(session, DrainKind.DRAIN, host, AllowedHosts(), movable)
-    total_s = estimate.total_s(made.placements, estimate.speed(session), fleet.limits(session))
+    total_s = timetable.total_s(made.placements, estimate.speed(session), fleet.limits(session))
     obstacles = _obstacles(session, host) + _too_long(session, total_s, window)
     return Headroom(host=host, guests=len(guests), total_s=total_s, left=kept | made.left, obstacles=tuple(obstacles))
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from sqlalchemy import func, select
@@ -14,7 +14,7 @@ from drover.settings import settings
 from models import fleet
 from models.base import now
 from models.database import transaction
-from models.documents import AllowedHosts, MigrationOptions
+from models.documents import AllowedHosts, Estimate, MigrationOptions, Window
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host
@@ -24,10 +24,11 @@ from models.transitions import BEGUN
 from workflows import capacity, estimate, schedule
 from workflows.capacity import Size
 from workflows.drain.placement import Candidate, DrainPlan, Placement, Resident, plan
-from workflows.estimate import Speed, way_of
+from workflows.estimate import Speed
 from workflows.migration import preflight
 from workflows.selectors import Selector
 from workflows.submit_options import SubmitOptions
+from workflows.timetable import Open, Times, timetable, way_of
 
 Asked = TypeVar("Asked")
 
@@ -36,6 +37,16 @@ Targets = Mapping[str, str]
 """{guest: the only host that it may go to}: by a plan, in the order of the moves."""
 ASKED_AT_ONCE = 8
 """Guests and hosts that are asked at the same time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Night:
+    """One opening of a window, and what a drain does in it."""
+
+    opens: datetime
+    guests: tuple[str, ...]
+    done_at: datetime
+    """When the last of them is expected to have moved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +59,52 @@ class Forecast:
     """{guest: the host that it is on}: all guests that the drain is about."""
     plan: DrainPlan
     speed: Speed
-    total_s: float
+    begins_at: datetime
+    times: Mapping[str, Times]
+    """{guest: when it moves}, from then on; without those that the fleet's limits never let begin."""
     asked_bytes_per_s: int = 0
     """For each move; 0: the hosts' budgets."""
+    window: Window | None = None
+    """In which its guests cross; None: at any time."""
+
+    @property
+    def nights(self) -> tuple[Night, ...]:
+        """What falls into which opening of its window, the first one first; none where there is no window."""
+        if self.window is None:
+            return ()
+        allowed, found = schedule.Window.of(self.window), dict[datetime, list[str]]()
+        for guest, times in self.times.items():
+            opens, _ = allowed.at_or_after(self.begins_at + timedelta(seconds=times.begins_s))
+            found.setdefault(opens, []).append(guest)
+        return tuple(
+            Night(opens=opens, guests=tuple(guests), done_at=self._ends_at(guests)) for opens, guests in found.items()
+        )
+
+    def _ends_at(self, guests: Iterable[str]) -> datetime:
+        return self.begins_at + timedelta(seconds=max(self.times[guest].ends_s for guest in guests))
+
+    @property
+    def total_s(self) -> float:
+        """How long all of it takes."""
+        return max((one.ends_s for one in self.times.values()), default=0.0)
 
     def move_s(self, placement: Placement) -> float:
         """How long one of its moves takes, in seconds."""
-        return self.speed.move_s(placement.candidate.size, way_of(placement, self.asked_bytes_per_s))
+        times = self.times.get(placement.candidate.name)
+        return times.takes_s if times is not None else self._alone(placement).total_s
+
+    def estimate(self, placement: Placement) -> Estimate:
+        """What one of its moves takes among the others."""
+        alone = self._alone(placement)
+        return alone.model_copy(update={"copy_s": max(self.move_s(placement) - alone.switch_s, 0.0)})
+
+    def moves_at(self, placement: Placement) -> datetime | None:
+        """When one of its moves begins; None: the fleet's limits never let it."""
+        times = self.times.get(placement.candidate.name)
+        return None if times is None else self.begins_at + timedelta(seconds=times.begins_s)
+
+    def _alone(self, placement: Placement) -> Estimate:
+        return self.speed.estimate(placement.candidate.size, way_of(placement, self.asked_bytes_per_s))
 
 
 def forecast(
@@ -91,7 +141,10 @@ def forecast(
     with transaction() as session:
         speed, at, limits = estimate.speed(session), now(session), fleet.limits(session)
     asked = options.bandwidth_bytes_per_s if options is not None else 0
-    never = _too_long(made, speed, terms or SubmitOptions(), at, asked)
+    terms = terms or SubmitOptions()
+    begins = max(at, terms.not_before or at)
+    hours = Open(window=None if terms.seed else terms.window, now=begins)
+    never = _too_long(made, speed, terms, at, asked)
     made = DrainPlan(
         placements=tuple(one for one in made.placements if one.candidate.name not in never),
         left=survey.immovable | made.left | never,
@@ -102,8 +155,10 @@ def forecast(
         sources={guest.name: guest.host for guest in guests.values()},
         plan=made,
         speed=speed,
-        total_s=estimate.total_s(made.placements, speed, limits, asked),
+        begins_at=begins,
+        times=timetable(made.placements, speed, limits, asked, hours),
         asked_bytes_per_s=asked,
+        window=None if terms.seed else terms.window,
     )
 
 
@@ -207,6 +262,7 @@ def candidate(
         name=guest.name,
         source=guest.host,
         size=Size.of(guest),
+        activity=guest.activity,
         priority=guest.priority,
         affinity=guest.affinity,
         anti_affinity=guest.anti_affinity,

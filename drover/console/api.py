@@ -1,6 +1,7 @@
 """`/api/v1`: the JSON documents of the command line, to be read over HTTP. `actions` has what can be changed.
 
-Documents have the fields that docs/cli.md describes; fields are added, never renamed or dropped, within one version.
+Documents have the fields that docs/reference/cli.md describes; within one version fields are added, never renamed or
+dropped.
 """
 
 from collections.abc import AsyncIterator

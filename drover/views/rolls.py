@@ -1,4 +1,7 @@
-"""What is shown of rolls: queries, JSON documents (docs/cli.md: only add, never rename or drop a field), sentences."""
+"""What is shown of rolls: queries, sentences, JSON documents.
+
+docs/reference/cli.md has the fields of documents: only add, never rename or drop one.
+"""
 
 import shlex
 from dataclasses import dataclass

@@ -11,8 +11,8 @@ from tests.chaos.faults import Fault
 from tests.chaos.points import Point
 from tests.chaos.trial import Outcome
 
-MATRIX = Path("docs/crash-matrix.md")
-SOAK = Path("docs/soak.md")
+MATRIX = Path("docs/explanation/crash-matrix.md")
+SOAK = Path("docs/explanation/soak.md")
 
 WORDS = {
     "done": "done",

@@ -25,7 +25,7 @@ BEGUN = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
 def moved(
-    number: int, *, held_s: int = 0, copy_s: int = 100, limit: int = 0, sent: int = GB, ms: float | None = None
+    number: int, *, held_s: int = 0, copy_s: int = 100, limit: int = 0, ram: int = GB, ms: float | None = None
 ) -> None:
     """A move of 10 GB of disk in 100 s and 1 GB of memory in 20 s, with 5 s around it."""
     guest(f"g{number}", "one")
@@ -33,7 +33,7 @@ def moved(
     job_id = job(f"g{number}", "two", state=JobState.DONE, options=options)
     with transaction() as session:
         made = session.get_one(Job, job_id)
-        made.ram = RamProgress(total=GB, transferred=sent)
+        made.ram = RamProgress(total=GB, transferred=ram)
         made.downtime = Downtime(ms=ms)
         made.started_at = BEGUN
         copied = BEGUN + timedelta(seconds=3 + copy_s)
@@ -120,9 +120,9 @@ def test_a_small_copy_whose_beginning_takes_most_of_its_time_hardly_counts_for_t
 def test_a_guest_is_expected_to_be_as_it_was_the_last_times() -> None:
     for name in ("one", "two"):
         host(name)
-    moved(0, sent=GB // 10, ms=20)
-    moved(1, sent=2 * GB, ms=80)
-    moved(2, sent=GB, ms=60)
+    moved(0, ram=GB // 10, ms=20)
+    moved(1, ram=2 * GB, ms=80)
+    moved(2, ram=GB, ms=60)
     with transaction() as session:
         found = estimate.speed(session)
     assert found.ram_bytes(SIZE, Way(guest="g0")) == GB // 10

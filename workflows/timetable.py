@@ -48,35 +48,34 @@ class Open:
         return (opens - at).total_seconds()
 
 
-def way_of(placement: Placement, asked_bytes_per_s: int = 0) -> Way:
+def way_of(placement: Placement) -> Way:
     """The way of a guest that a drain moves."""
     candidate = placement.candidate
     return Way(
         source=candidate.source,
         destination=placement.destination,
         guest=candidate.name,
-        asked_bytes_per_s=asked_bytes_per_s,
+        asked_bytes_per_s=candidate.asked_bytes_per_s,
         activity=candidate.activity,
     )
 
 
-def total_s(placements: Iterable[Placement], speed: Speed, limits: Limits, asked_bytes_per_s: int = 0) -> float:
+def total_s(placements: Iterable[Placement], speed: Speed, limits: Limits) -> float:
     """How long all of it takes."""
-    return max((one.ends_s for one in timetable(placements, speed, limits, asked_bytes_per_s).values()), default=0.0)
+    return max((one.ends_s for one in timetable(placements, speed, limits).values()), default=0.0)
 
 
 def timetable(
     placements: Iterable[Placement],
     speed: Speed,
     limits: Limits,
-    asked_bytes_per_s: int = 0,
     hours: Open | None = None,
 ) -> Mapping[str, Times]:
     """{guest: when it moves}, in the order given. One that the limits never let begin is missing."""
     waiting, under_way, found = list(placements), list[_Going](), dict[str, Times]()
     at_s = 0.0
     while waiting or under_way:
-        delays = _begin(waiting, under_way, _Terms(speed, limits, asked_bytes_per_s, hours), at_s)
+        delays = _begin(waiting, under_way, _Terms(speed, limits, hours), at_s)
         if not under_way:
             if not delays:
                 break  # the limits let nothing begin: what waits has no time
@@ -97,7 +96,6 @@ def timetable(
 class _Terms:
     speed: Speed
     limits: Limits
-    asked_bytes_per_s: int
     hours: Open | None
 
 
@@ -135,7 +133,7 @@ def _begin(waiting: list[Placement], under_way: list[_Going], terms: _Terms, at_
     for one in under_way:
         slots.reserve(one.way.source, one.way.destination)
     for placement in list(waiting):
-        way = way_of(placement, terms.asked_bytes_per_s)
+        way = way_of(placement)
         if slots.lacking(way.source, way.destination) is not None:
             continue
         takes_s = terms.speed.move_s(placement.candidate.size, way)

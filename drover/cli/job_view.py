@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from math import ceil
 
+from drover import words
 from drover.cli import output
 from drover.cli.watching import emit_job
 from drover.views import documents, queries, sentences, serializers
@@ -10,6 +11,7 @@ from drover.views.queries import Snapshot
 from drover.views.sentences import downtime, headline, remark
 from models.base import Document
 from models.job import Job, JobState, Step
+from workflows import policies
 from workflows.migration.completion import Price
 
 TITLES = ("JOB", "GUEST", "FROM", "TO", "STATE", "STEP", "COPIED", "DOWNTIME", "TIME", "WAITS FOR")
@@ -58,11 +60,9 @@ def _print(shot: Snapshot) -> None:
         f"  asked for {serializers.iso(job.created_at)}, time {output.span(shot.total_s) or '-'}, "
         f"guest paused for {downtime(job) or '-'}"
     )
-    if job.estimate is not None:
-        output.say(f"  estimated {sentences.estimate(job.estimate)}")
-        if remaining := sentences.left(shot):
-            output.say(f"  {remaining}, by what it has done so far")
-        output.table(("PART", "ESTIMATE", "TOOK"), sentences.comparison(shot))
+    if how := policies.told(job.options):
+        output.say(f"  how: {words.pairs(how)}")
+    _say_estimate(shot)
     if phases := serializers.downtime_phases(job):
         output.say("  of which " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in phases.items()))
     if job.health is not None and job.health.finished:
@@ -89,6 +89,16 @@ def _print(shot: Snapshot) -> None:
             for disk in job.disks
         ],
     )
+
+
+def _say_estimate(shot: Snapshot) -> None:
+    """What was expected beside what it took, and what is left."""
+    if shot.job.estimate is None:
+        return
+    output.say(f"  estimated {sentences.estimate(shot.job.estimate)}")
+    if remaining := sentences.left(shot):
+        output.say(f"  {remaining}, by what it has done so far")
+    output.table(("PART", "ESTIMATE", "TOOK"), sentences.comparison(shot))
 
 
 def _took(shot: Snapshot, step: Step) -> float | None:

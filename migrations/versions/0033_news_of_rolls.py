@@ -1,6 +1,6 @@
 """rolls tell by webhooks how they get on; what guests write and change is on record
 
-Revises: 0030
+Revises: 0031
 """
 
 import sqlalchemy as sa
@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0033"
-down_revision = "0030"
+down_revision = "0031"
 branch_labels = None
 depends_on = None
 

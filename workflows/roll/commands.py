@@ -52,7 +52,7 @@ class RollRequest:
             max_unavailable=asked.max_unavailable,
             back_within=timedelta(seconds=asked.back_within_s),
             where=AllowedHosts(to=asked.to, exclude=asked.exclude),
-            options=MigrationOptions(
+            options=MigrationOptions().asking(
                 max_downtime_ms=asked.max_downtime_ms, bandwidth_bytes_per_s=asked.bandwidth_bytes_per_s
             ),
             webhook=asked.webhook,

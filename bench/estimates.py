@@ -27,6 +27,7 @@ from models.drain import DrainKind
 from models.fleet import FleetLimits
 from models.job import JobState
 from workflows import guests as records
+from workflows import hosts
 from workflows.drain import commands, planner
 from workflows.drain.commands import DrainRequest
 from workflows.migration import jobs, preflight
@@ -189,6 +190,7 @@ def _drained(kind: Kind, guests: list[Guest], to: str) -> list[Record]:
         made = [Record.of(kind, guest.spec.name, by_guest[guest.spec.name]) for guest in guests]
         drain = commands.submit(DrainRequest(kind=DrainKind.DRAIN, host=source))
         _followed({job_of(drain.id, record.guest): record for record in made})
+    hosts.uncordon(source)
     return made
 
 

@@ -249,7 +249,7 @@ def test_a_drain_that_did_not_empty_its_host_pauses_the_roll_and_resume_tries_it
     advance(number, node)
     paused = shown(number)
     assert paused.state is RollState.PAUSED
-    assert f"one: drain {first} (drain) " in str(paused.error)
+    assert f"one: drain {first} " in str(paused.error)
     assert advance(number, node) == []
     assert states(number) == {"one": "draining", "two": "waiting", "three": "waiting"}
     commands.resume(number)

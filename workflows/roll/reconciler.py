@@ -175,7 +175,8 @@ def _begin_next(session: Session, roll: Roll, ours: Settings) -> tuple[RollHost,
         if row.host in away:
             row.reason = away[row.host]
         elif len(out) >= roll.max_unavailable:
-            row.reason = f"it waits for {', '.join(out)}: no more than {count(roll.max_unavailable, 'host')} may be out at a time"
+            most = count(roll.max_unavailable, "host")
+            row.reason = f"it waits for {', '.join(out)}: no more than {most} may be out at a time"
         elif fault := _hook_fault(roll, ours):
             return row, fault
         else:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from drover.metrics.builders import Labels, gauge, labelled
 from drover.settings import Settings
+from drover.views.remaining import left_s
 from models import kept_images
 from models.drain import Drain, DrainState, GuestState
 from models.guest import Guest, Life
@@ -105,6 +106,8 @@ def of_jobs(session: Session, now: datetime) -> Iterator[Metric]:
     )
     moved = {(job.id, job.guest): _moved_bytes(job) for job in started}
     yield labelled("drover_job_moved_bytes", "Of its disks and its RAM so far", ["job_id", "guest"], moved)
+    left = {(job.id, job.guest): seconds for job in started if (seconds := left_s(job, now)) is not None}
+    yield labelled("drover_job_left_seconds", "Until its end once it goes on, by estimate", ["job_id", "guest"], left)
     due = dict.fromkeys(session.scalars(select(Host.name)), 0.0)
     for job in started:
         step = job.next_step

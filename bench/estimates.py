@@ -22,7 +22,7 @@ from drover.views.remaining import copy_s
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec
 from models.database import transaction
-from models.documents import AllowedHosts, Estimate, MigrationOptions
+from models.documents import AllowedHosts, MigrationOptions
 from models.drain import DrainKind
 from models.fleet import FleetLimits
 from models.job import JobState
@@ -32,6 +32,7 @@ from workflows.drain import commands, planner
 from workflows.drain.commands import DrainRequest
 from workflows.migration import jobs, preflight
 from workflows.submit_options import SubmitOptions
+from workflows.timetable import way_of
 
 LOOK_S = 0.5
 SETTLED_S = 8.0
@@ -89,7 +90,6 @@ class Record:
     kind: str
     guest: str
     dry_run_s: float
-    dry_run_copy_s: float
     dry_run_downtime_ms: float | None
     """None: nobody was moved before."""
     half_s: float | None = None
@@ -97,17 +97,6 @@ class Record:
     total_s: float = 0.0
     copy_s: float = 0.0
     downtime_ms: float = 0.0
-
-    @classmethod
-    def of(cls, kind: Kind, guest: str, expected: Estimate) -> "Record":
-        """A move that is about to begin."""
-        return cls(
-            kind=kind.name,
-            guest=guest,
-            dry_run_s=expected.total_s,
-            dry_run_copy_s=expected.copy_s,
-            dry_run_downtime_ms=expected.downtime_ms,
-        )
 
     @property
     def dry_run_off(self) -> float:
@@ -128,9 +117,8 @@ class Record:
         half = "-" if self.half_s is None else f"{self.half_s:.1f}"
         paused = "-" if self.dry_run_downtime_ms is None else f"{self.dry_run_downtime_ms:.0f}"
         return (
-            f"{self.guest}: dry run {self.dry_run_s:.1f} s (copy {self.dry_run_copy_s:.1f}, paused "
-            f"{paused} ms), at half {half} s, took {self.total_s:.1f} s (copy {self.copy_s:.1f}, "
-            f"paused {self.downtime_ms:.0f} ms)"
+            f"{self.guest}: dry run {self.dry_run_s:.1f} s (paused {paused} ms), at half {half} s, "
+            f"took {self.total_s:.1f} s (copy {self.copy_s:.1f}, paused {self.downtime_ms:.0f} ms)"
         )
 
 
@@ -165,9 +153,10 @@ def _moved(kind: Kind, guests: list[Guest]) -> list[Record]:
         guest.go_on()
     time.sleep(SETTLED_S)
     made = _drained(kind, guests, to) if kind.guests > 1 else [_alone(kind, guests[0], to)]
-    for guest, record in zip(guests, made, strict=True):
+    for guest in guests:
         guest.moved_to(to)
         guest.rest()
+    for record in made:
         print(f"  {record}", flush=True)
     return made
 
@@ -176,7 +165,8 @@ def _alone(kind: Kind, guest: Guest, to: str) -> Record:
     name, options = guest.spec.name, MigrationOptions(bandwidth_bytes_per_s=kind.limit)
     row = records.known_guest(name)
     planned = preflight.plan(row, to, options, tried=True)
-    record = Record.of(kind, name, preflight.estimated(row, to, options, SubmitOptions(), planned))
+    expected = preflight.estimated(row, to, options, SubmitOptions(), planned)
+    record = Record(kind=kind.name, guest=name, dry_run_s=expected.total_s, dry_run_downtime_ms=expected.downtime_ms)
     job = jobs.submit(name, to, options=options)
     _followed({job.id: record})
     return record
@@ -186,8 +176,15 @@ def _drained(kind: Kind, guests: list[Guest], to: str) -> list[Record]:
     source = guests[0].host
     with _budget():
         plan = planner.forecast(DrainKind.DRAIN, source, AllowedHosts(), tried=True)
-        by_guest = {move.candidate.name: plan.estimate(move) for move in plan.plan.placements}
-        made = [Record.of(kind, guest.spec.name, by_guest[guest.spec.name]) for guest in guests]
+        made = [
+            Record(
+                kind=kind.name,
+                guest=move.candidate.name,
+                dry_run_s=plan.move_s(move),
+                dry_run_downtime_ms=plan.speed.pause_ms(way_of(move)),
+            )
+            for move in plan.plan.placements
+        ]
         drain = commands.submit(DrainRequest(kind=DrainKind.DRAIN, host=source))
         _followed({job_of(drain.id, record.guest): record for record in made})
     hosts.uncordon(source)

@@ -14,7 +14,7 @@ from drover.settings import settings
 from models import fleet
 from models.base import now
 from models.database import transaction
-from models.documents import AllowedHosts, Estimate, MigrationOptions, Window
+from models.documents import AllowedHosts, MigrationOptions, Window
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host
@@ -91,20 +91,12 @@ class Forecast:
     def move_s(self, placement: Placement) -> float:
         """How long one of its moves takes, in seconds."""
         times = self.times.get(placement.candidate.name)
-        return times.takes_s if times is not None else self._alone(placement).total_s
-
-    def estimate(self, placement: Placement) -> Estimate:
-        """What one of its moves takes among the others."""
-        alone = self._alone(placement)
-        return alone.model_copy(update={"copy_s": max(self.move_s(placement) - alone.switch_s, 0.0)})
+        return self.speed.move_s(placement.candidate.size, way_of(placement)) if times is None else times.takes_s
 
     def moves_at(self, placement: Placement) -> datetime | None:
         """When one of its moves begins; None: the fleet's limits never let it."""
         times = self.times.get(placement.candidate.name)
         return None if times is None else self.begins_at + timedelta(seconds=times.begins_s)
-
-    def _alone(self, placement: Placement) -> Estimate:
-        return self.speed.estimate(placement.candidate.size, way_of(placement))
 
 
 def forecast(

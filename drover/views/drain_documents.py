@@ -24,7 +24,7 @@ def forecast_document(forecast: Forecast) -> Document:
                 "memory_bytes": move.candidate.size.memory_bytes,
                 "cpus": move.candidate.size.cpus,
                 "estimate_s": round(forecast.move_s(move), 1),
-                "begins_at": iso(forecast.moves_at(move)),
+                "begins_s": forecast.begins_s(move),
                 "policies": policies.by_policies(forecast.options[move.candidate.name]),
             }
             for move in forecast.plan.placements

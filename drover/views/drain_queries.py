@@ -44,7 +44,10 @@ class Row:
         if self.guest.estimate_s is None or self.guest.state not in {GuestState.WAITING, GuestState.MOVING}:
             return None
         measured_s = left_s(self.job, self.at) if self.job is not None and self.at is not None else None
-        return self.guest.estimate_s if measured_s is None else measured_s
+        if measured_s is not None:
+            return measured_s
+        moving = self.guest.state is GuestState.MOVING and self.bytes_total
+        return self.guest.estimate_s * (1 - min(self.bytes_copied / self.bytes_total, 1) if moving else 1)
 
     @property
     def reason(self) -> str | None:

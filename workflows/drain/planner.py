@@ -93,10 +93,15 @@ class Forecast:
         times = self.times.get(placement.candidate.name)
         return self.speed.move_s(placement.candidate.size, way_of(placement)) if times is None else times.takes_s
 
-    def moves_at(self, placement: Placement) -> datetime | None:
-        """When one of its moves begins; None: the fleet's limits never let it."""
+    def begins_s(self, placement: Placement) -> float | None:
+        """When one of its moves begins, in seconds from its own beginning; None: the fleet's limits never let it."""
         times = self.times.get(placement.candidate.name)
-        return None if times is None else self.begins_at + timedelta(seconds=times.begins_s)
+        return None if times is None else round(times.begins_s, 1)
+
+    def moves_at(self, placement: Placement) -> datetime | None:
+        """The same as a time."""
+        begins_s = self.begins_s(placement)
+        return None if begins_s is None else self.begins_at + timedelta(seconds=begins_s)
 
 
 def forecast(

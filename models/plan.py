@@ -125,6 +125,8 @@ class NeededFolder(Part):
     mode: int
     owner: str
     group: str
+    pipe: bool = False
+    """It is a named pipe: QEMU makes none itself."""
 
 
 class BackingImage(Part):
@@ -394,6 +396,8 @@ class PlannedFolder(Part):
     mode: int
     owner: str
     group: str
+    pipe: bool = False
+    """See `NeededFolder.pipe`."""
 
 
 class PlannedTpm(Part):

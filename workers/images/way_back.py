@@ -59,8 +59,10 @@ def write_down(ctx: Context, bitmap: str, left: Mapping[str, Evidence]) -> None:
         image_format, kept_at = disk.source_format or disk.format, retention.aside(ctx, disk)
         seen = left.get(disk.source_path)
         why = "it is no file" if seen is None else _touched(Path(kept_at), seen)
-        if why is None and not manifest.only_a_disk(Path(kept_at), image_format):
-            why = "it has snapshots or bitmaps, which would be out of date, or a data file beside it"
+        if why is None and not manifest.only_a_disk(Path(kept_at), image_format, disk.virtual_size_bytes):
+            why = (
+                "it has snapshots or bitmaps, which would be out of date, a data file beside it, or more than the disk"
+            )
         if why is not None or seen is None:
             log.info("it will come back as a whole: %s: %s", kept_at, why)
             return
@@ -185,7 +187,9 @@ def take(ctx: Context, way: WayBack) -> None:
 def _keep(ctx: Context, way: WayBack, *, kept: bool) -> None:
     """Say in the rows of the job that left them here whether they are kept."""
     with ctx.record() as (session, _job, _step):
-        until = ctx.claim.now() + retention_of(session, ctx.settings.host) if kept else None
+        left_by = session.get_one(Job, way.job)
+        kept_for = retention_of(session, ctx.settings.host, left_by.options.retention_s)
+        until = ctx.claim.now() + kept_for if kept else None
         mine = (Disk.job_id == way.job) & Disk.retired_path.is_not(None)
         session.execute(update(Disk).where(mine).values(retired_until=until))
 

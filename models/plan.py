@@ -126,6 +126,8 @@ class NeededFolder(Part):
     mode: int
     owner: str
     group: str
+    pipe: bool = False
+    """It is a named pipe: QEMU makes none itself."""
 
 
 class BackingImage(Part):
@@ -397,6 +399,8 @@ class PlannedFolder(Part):
     mode: int
     owner: str
     group: str
+    pipe: bool = False
+    """See `NeededFolder.pipe`."""
 
 
 class PlannedTpm(Part):

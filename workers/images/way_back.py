@@ -59,8 +59,10 @@ def write_down(ctx: Context, bitmap: str, left: Mapping[str, Evidence]) -> None:
         image_format, kept_at = disk.source_format or disk.format, retention.aside(ctx, disk)
         seen = left.get(disk.source_path)
         why = "it is no file" if seen is None else _touched(Path(kept_at), seen)
-        if why is None and not manifest.only_a_disk(Path(kept_at), image_format):
-            why = "it has snapshots or bitmaps, which would be out of date, or a data file beside it"
+        if why is None and not manifest.only_a_disk(Path(kept_at), image_format, disk.virtual_size_bytes):
+            why = (
+                "it has snapshots or bitmaps, which would be out of date, a data file beside it, or more than the disk"
+            )
         if why is not None or seen is None:
             log.info("it will come back as a whole: %s: %s", kept_at, why)
             return

@@ -12,7 +12,7 @@ from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
 from models.plan import Inspection, Plan
-from models.preflight import Check, Verdict
+from models.preflight import Check, Verdict, refusals
 from workflows import estimate, host_keys, layouts, schedule
 from workflows.capacity import Size
 from workflows.estimate import Way
@@ -69,12 +69,15 @@ def plan(guest: Guest, destination: str, options: MigrationOptions | None = None
 def _with_those_of(
     destination: str, guest: Guest, refused: HostRefused, options: MigrationOptions | None
 ) -> HostRefused:
-    """What the destination has against it as well, so that all is known at once."""
+    """What the destination has against it besides, so that all is known at once."""
     try:
         planned_at(destination, guest, inspect(guest, options), options)
     except HostRefused as there:
-        if not there.failed and refused.checks:
-            return HostRefused(f"{refused}; {there}", host=guest.host, checks=(*refused.checks, *there.checks))
+        known = {check.name for check in refused.checks}
+        more = [check for check in there.checks if check.name not in known]
+        if more and refused.checks and not there.failed:
+            besides = f"{destination} cannot take {guest.name}: " + "; ".join(refusals(more))
+            return HostRefused(f"{refused}; {besides}", host=guest.host, checks=(*refused.checks, *more))
     except PreconditionFailed:
         pass  # it gives no answer: what is known already is reason enough
     return refused
@@ -91,8 +94,8 @@ def movable(guest: Guest, options: MigrationOptions | None = None) -> Inspection
     refuse_second_name(guest, inspection)
     found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]
     accepted = {check.sentence for check in _accepted(inspection, options)}
-    if refusals := [sentence for sentence in inspection.refusals if sentence not in accepted]:
-        why = f"{guest.name} cannot be moved now: " + "; ".join(refusals)
+    if against := [sentence for sentence in inspection.refusals if sentence not in accepted]:
+        why = f"{guest.name} cannot be moved now: " + "; ".join(against)
         raise HostRefused(why, host=guest.host, checks=[check for check in found if check.sentence not in accepted])
     return inspection
 

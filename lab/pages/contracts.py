@@ -19,9 +19,9 @@ from models.launcher import Inhibition
 from models.plan import ExecutionOrder
 from models.streams import StreamAccess
 from workers.proof.protocol import Answer, Question
-from workflows.submissions import Cancellation, DrainMove, DrainSubmission, MigrationSubmission
+from workflows.submissions import Cancellation, DrainMove, DrainSubmission, MigrationSubmission, RollSubmission
 
-SUBMISSIONS = (MigrationSubmission, DrainSubmission, Cancellation, DrainMove)
+SUBMISSIONS = (MigrationSubmission, DrainSubmission, RollSubmission, Cancellation, DrainMove)
 INTRODUCTION = """\
 # Contracts between processes
 

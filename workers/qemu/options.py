@@ -43,7 +43,8 @@ MONITORS = words_of("monitor qmp qmp-pretty")
 SERIAL_PORTS = words_of("serial parallel debugcon")
 CHANNELS = MONITORS | SERIAL_PORTS
 """Options whose argument is a character device as `-serial` takes it."""
-CHANNELS_AND_DISPLAYS = CHANNELS | words_of("gdb vnc display")
+CHANNELS_AND_GDB = CHANNELS | {"gdb"}
+CHANNELS_AND_DISPLAYS = CHANNELS_AND_GDB | words_of("vnc display")
 NETWORKS = words_of("netdev nic net")
 """Options that make a network of the host or a card of the guest."""
 

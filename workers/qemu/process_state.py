@@ -10,7 +10,7 @@ from typing import Any
 from models.preflight import Check
 from workers.preflight import checks
 from workers.qemu.monitor import CommandRefused, Monitor
-from workers.qemu.options import TRUE, Option, parse_command_line
+from workers.qemu.options import MONITORS, TRUE, Option, parse_command_line
 
 WATCHDOGS = frozenset({"i6300esb", "ib700", "diag288"})
 
@@ -18,6 +18,8 @@ WATCHDOGS = frozenset({"i6300esb", "ib700", "diag288"})
 def untold(argv: Sequence[str]) -> Iterator[Check]:
     """What may have been set while the guest ran and cannot be read."""
     for option in parse_command_line(argv):
+        if option.name in MONITORS and option.value == "stdio":
+            yield checks.MONITOR_STDIO.of(option.text)
         if _has_password_from_a_monitor(option):
             yield checks.DISPLAY_PASSWORD.of(option.text)
         if option.name == "device" and option.driver in WATCHDOGS:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict, field_validator
 
+from models.activity import Activity
 from models.contracts import Json, Many, Part, Versioned, nested
 from models.launcher import Launcher
 from models.preflight import Check
@@ -201,6 +202,20 @@ class Execution(Part):
     _above_2 = field_validator("vhost_net")(_descriptors)
 
 
+class Companion(Part):
+    """What is started with a QEMU, before it, and ends with it: the emulator of its TPM."""
+
+    argv: Many[str]
+    socket: str
+    """Where it listens for the QEMU."""
+
+
+class ExecutionOrder(Execution, Versioned):
+    """What `workers.process.exec_qemu` is told on its command line, which a launch file may hold for years."""
+
+    beside: Companion | None = None
+
+
 TpmFileBytes = Annotated[int, Field(ge=1, le=1 << 26)] | None
 """Size of the file with a TPM's state; None where it is a folder."""
 
@@ -327,6 +342,8 @@ class Inspection(Versioned):
     """Backing files before the images that lie on them."""
     folders: Many[NeededFolder] = ()
     """Each after the one that it lies in."""
+    activity: Annotated[Activity, nested(Activity)] | None = None
+    """What it did meanwhile; None: its host did not look."""
     refusals: Many[str] = ()
     """Why it cannot be moved now, as sentences."""
     warnings: Many[str] = ()

@@ -4,6 +4,9 @@ DECLARE
     purpose text;
     locking regprocedure;
 BEGIN
+    IF to_regclass('public.job') IS NULL THEN
+        RAISE 'the database % has no tables of Drover yet: run `drover db upgrade` first', current_database();
+    END IF;
     EXECUTE format('REVOKE TEMPORARY, CREATE ON DATABASE %I FROM PUBLIC', current_database());
     REVOKE CREATE ON SCHEMA public FROM PUBLIC;
     FOREACH purpose IN ARRAY ARRAY['drover_host', 'drover_controller', 'drover_reader'] LOOP
@@ -31,9 +34,9 @@ BEGIN
         RAISE 'the role % is a superuser''s, or owns tables: use another name, or give its tables away first', login;
     END IF;
     IF to_regrole(quote_ident(login)) IS NULL THEN
-        EXECUTE format('CREATE ROLE %I', login);
+        EXECUTE format('CREATE ROLE %I CONNECTION LIMIT 100', login); -- one that is stolen leaves some to others
     END IF;
     EXECUTE format('REVOKE drover_host, drover_controller, drover_reader FROM %I', login);
-    EXECUTE format('ALTER ROLE %I LOGIN INHERIT NOCREATEDB NOCREATEROLE CONNECTION LIMIT 100', login);
+    EXECUTE format('ALTER ROLE %I LOGIN INHERIT NOCREATEDB NOCREATEROLE', login);
     EXECUTE format('GRANT %I TO %I', purpose, login);
 END $$;

@@ -182,6 +182,12 @@ def take(ctx: Context, way: WayBack) -> None:
     records.way_back(ctx.settings, way.job).unlink(missing_ok=True)
 
 
+def give_up(ctx: Context) -> None:
+    """The guest has written to them here, which no bitmap of its source holds: they are a way back no more."""
+    ctx.guard()
+    _taken_file(ctx.directory).unlink(missing_ok=True)
+
+
 def _keep(ctx: Context, way: WayBack, *, kept: bool) -> None:
     """Say in the rows of the job that left them here whether they are kept."""
     with ctx.record() as (session, _job, _step):
@@ -204,9 +210,7 @@ def put_back(ctx: Context) -> None:
         path, kept_at = Path(image.path), Path(image.kept_at)
         if ctx.directory.manifest.owns(path):
             retention.remember(ctx.settings, way.job, image.kept_at, image.evidence.inode)
-            with suppress(FileExistsError):  # of a worker that died here
-                files.link(path, kept_at.name)
-            files.unlink(path)
+            files.move(path, kept_at.name)
         ctx.directory.manifest.forget(path)
         left.append(evidence.of(kept_at))
     _keep(ctx, way, kept=True)

@@ -3,11 +3,13 @@
 import sys
 
 from drover import logs
+from workers.guest import incoming_qemu
 from workers.process import processes
 from workers.process.processes import Process
 from workers.proof.answering import Parameters
 from workers.proof.reading import IN_NOBODYS_WAY
 from workers.qemu import own_export, written
+from workers.qemu.monitor import MonitorLost
 from workers.step import Context
 from workers.streams import local
 from workers.streams.parameters import PROOF
@@ -49,6 +51,11 @@ async def stop(ctx: Context) -> None:
     await processes.end_all(ctx.directory.mark(ROLE))  # it can be killed at any instant
     ctx.directory.socket(PROOF).unlink(missing_ok=True)
     mine = ctx.directory.path / "own-export"
-    if mine.exists():
+    if not mine.exists():
+        return
+    try:
         async with ctx.guest() as monitor:
             await own_export.end(monitor, mine)
+    except MonitorLost:
+        if incoming_qemu.running(ctx) is not None:
+            raise

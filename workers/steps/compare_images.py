@@ -40,6 +40,9 @@ class CompareImagesDestination(StepHandler):
         await process.start(ctx)
         await streams.serve(ctx, ctx.served_at.nonce)
 
+    async def rollback(self, ctx: Context) -> None:
+        await process.stop(ctx)
+
 
 class CompareImagesSource(StepHandler):
     """Both sides of all disks are equal, but for what the guest has written since its switchover."""
@@ -67,6 +70,9 @@ class CompareImagesSource(StepHandler):
             raise Fatal(_alarm(ctx, found))
         with ctx.record() as (session, job, _step):
             record_event(session, job.id, by=ctx.claim.owner, action="verified", sentence=_sentence(found))
+
+    async def rollback(self, ctx: Context) -> None:
+        await reading.stop(ctx)
 
 
 async def _compared(ctx: Context) -> tuple[DiskProof, ...]:

@@ -9,16 +9,16 @@ import asyncio
 import logging
 import time
 
-from drover.errors import NeverRan, StepError, Transient, Unknown
+from drover.errors import Fatal, NeverRan, StepError, Transient, Unknown
 from models.database import transaction
 from models.documents import Downtime, RamProgress, renamed
 from models.guest import Guest
 from models.job import Side
-from workers.disks import nbd_server
+from workers.disks import nbd_server, ownership
 from workers.guest import incoming_qemu
 from workers.guest.run_marker import SET_CONTENT
-from workers.images import manifest
-from workers.launcher import units
+from workers.images import manifest, retention
+from workers.launcher import cold, units
 from workers.process import processes
 from workers.process.processes import Process
 from workers.qemu import migration
@@ -58,6 +58,12 @@ class CutoverSource(StepHandler):
         log.info(
             "the guest was handed over, and stood still for %s ms", downtime.ms, extra={"downtime_ms": downtime.ms}
         )
+
+    async def rollback(self, ctx: Context) -> None:
+        """It goes on here although it was stopped for good: `cleanup` may have begun to clear away after it."""
+        if ctx.job.kept_by_source:
+            await asyncio.to_thread(retention.put_back, ctx)
+            await asyncio.to_thread(units.come_back, ctx)
 
     async def _stands_still(self, ctx: Context) -> bool:
         if not ctx.source_alive:
@@ -128,8 +134,43 @@ class CutoverDestination(StepHandler):
             )
         return NeverRan(f"{job.guest}'s QEMU on {job.destination} died before it was told to run")
 
+    async def rollback(self, ctx: Context) -> None:
+        """The source goes on although the guest ran here: an operator has said so. Nothing starts it here any more.
+
+        Raises:
+            Fatal: it runs here.
+        """
+        if not (ctx.job.kept_by_source and ctx.held is not None and ctx.directory.may_run_here):
+            return
+        await supervisor.kill_all(ctx)
+        await nbd_server.stop(ctx)
+        await asyncio.to_thread(_let_nothing_start_it, ctx)
+
     def _record(self, ctx: Context, qemu: Process | None) -> None:
         identity = processes.identity(qemu) if qemu else None
         launcher = units.now(ctx, qemu)
         with ctx.record() as (session, job, _step):
             session.get_one(Guest, job.guest).lives_on(job.destination, ctx.destination.qmp, identity, launcher)
+
+
+def _let_nothing_start_it(ctx: Context) -> None:
+    _runs_not(ctx)
+    units.leave(ctx)
+    _runs_not(ctx)  # its unit may have read the launch file right before
+    units.left(ctx)
+
+
+def _runs_not(ctx: Context) -> None:
+    """Whoever started it here: the move, its unit, or a person.
+
+    Raises:
+        Fatal: it runs here.
+    """
+    guest, host = ctx.job.guest, ctx.job.destination
+    started = (incoming_qemu.running(ctx), cold.running(guest, ctx.settings))
+    found = [qemu for qemu in started if qemu is not None] or ownership.users(ctx.disks)
+    if found:
+        raise Fatal(
+            f"{guest} runs on {host} (pid {found[0].pid}), and {ctx.job.source} is to go on with it: end that QEMU, by "
+            f"`systemctl stop {units.of(guest)}` where it is in that unit, then `drover job retry {ctx.job.id}`"
+        )

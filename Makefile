@@ -14,7 +14,7 @@ demo: setup ## Move a live guest between two hosts of a lab on this machine (KEE
 docs: setup ## Write the pages that show the code anew, build the site (build/site) and the manual pages (build/man)
 	.venv/bin/python -m lab.pages
 	.venv/bin/python -m lab.man build/man
-	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	.venv/bin/python -m lab.site
 
 test: check ## Check, then run the whole suite, real guests included
 	.venv/bin/pytest -n auto
@@ -22,10 +22,10 @@ test: check ## Check, then run the whole suite, real guests included
 test-guests: setup ## Move a guest of every launch line that we know there and back (root; about ten minutes)
 	.venv/bin/pytest -m 'guests or all_lines' tests/guests/test_launch_lines.py
 
-chaos: setup ## Run the whole crash matrix and write docs/crash-matrix.md (LANES=2 labs at a time; about two hours)
+chaos: setup ## Run the whole crash matrix and write docs/explanation/crash-matrix.md (LANES=2 labs at a time; about two hours)
 	PYTHONPATH=. .venv/bin/python -m tests.chaos.matrix --lanes $(or $(LANES),2)
 
-soak: setup ## Move N=100 guests with random faults and write docs/soak.md
+soak: setup ## Move N=100 guests with random faults and write docs/explanation/soak.md
 	PYTHONPATH=. .venv/bin/python -m tests.chaos.soak --moves $(or $(N),100) --lanes $(or $(LANES),2) $(if $(SEED),--seed $(SEED))
 
 bench: setup ## Measure Drover against a plain script and write bench/results (QUICK=1: a few minutes, writes nothing; RUNS=10; LIBVIRT=1: against libvirt)
@@ -47,7 +47,7 @@ check: setup ## Lint, formatting, words, types, layers; insecure code, secrets, 
 	.venv/bin/codespell --dictionary - --dictionary docs/old-words.txt
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	.venv/bin/python -m lab.site
 	.venv/bin/bandit --quiet --configfile pyproject.toml --recursive bench drover examples lab migrations models workers workflows
 	git ls-files -z | xargs -0 -r .venv/bin/detect-secrets-hook --baseline .secrets.baseline
 	.venv/bin/python -m lab.advisories

@@ -32,7 +32,7 @@ SOMETIMES = (
     *("direction", "drain", "roll", "action", "by"),
     *("outcome", "seconds", "downtime_ms", "pid", "trace"),
 )
-"""Fields of only those lines that have a value for them. docs/logging.md explains them all."""
+"""Fields of only those lines that have a value for them. docs/reference/logging.md explains them all."""
 FIELDS = ALWAYS + SOMETIMES
 IN_WORDS = ("outcome", "seconds", "downtime_ms", "trace")
 """Fields that text lines do not show: the message has them, or only programs use them."""

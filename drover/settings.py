@@ -1,8 +1,8 @@
 """What a process reads from its environment: every `DROVER_*` variable with its unit, default and range.
 
 The environment names the process, its machine and the services it connects to. Limits of the whole fleet are rows
-of the database, which a command changes while everything runs: see `models.fleet`. docs/settings.md is generated from
-this module.
+of the database, which a command changes while everything runs: see `models.fleet`. docs/reference/settings.md is
+generated from this module.
 """
 
 import os
@@ -281,7 +281,8 @@ class Settings(BaseSettings):
         "POLICY",
         Path("/etc/drover/policy.toml"),
         read_by=WORKER,
-        about="File of this host's administrator that says what may run here, see [security.md](security.md).",
+        about="File of this host's administrator that says what may run here, see "
+        "[security.md](../explanation/security.md).",
     )
     concurrency: int = _variable(
         "CONCURRENCY",
@@ -352,7 +353,7 @@ class Settings(BaseSettings):
         read_by=WORKER,
         ge=timedelta(0),
         le=timedelta(minutes=10),
-        about="For how long a guest that has arrived is watched before it counts as well, see docs/deploy.md.",
+        about="For how long a guest that has arrived is watched before it counts as well, see docs/how-to/deploy.md.",
     )
     republish_after: Seconds = _variable(
         "REPUBLISH_AFTER_S",

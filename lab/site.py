@@ -1,9 +1,11 @@
-"""A hook of MkDocs: links to files of the repository, which the site does not have, become their names.
+"""Builds the site: `python -m lab.site`, with arguments of `mkdocs build` if need be.
 
-A link to what is not there is an error, as one between pages is.
+It is a hook of MkDocs too: links to files of the repository, which the site does not have, become their names. A link
+to what is not there is an error, as one between pages is.
 """
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,3 +26,9 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         return f"{link[1]} (`{meant.relative_to(ROOT)}`)"
 
     return OUTSIDE.sub(named, markdown)
+
+
+if __name__ == "__main__":
+    from mkdocs.__main__ import cli
+
+    cli(["build", "--strict", *sys.argv[1:]])  # `--quiet` would let a broken link pass: it drops what `--strict` counts

@@ -29,7 +29,7 @@ class ApiToken(Base):
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     user: Mapped[str] = mapped_column(String(48))
-    """Whose it is; the story of a job names this user."""
+    """Whose it is; the events of a job name this user."""
     scope: Mapped[Scope] = mapped_column(by_value(Scope))
     digest: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
     """SHA-256 of the token. It has 256 random bits, so that nobody finds it by trying."""

@@ -37,7 +37,7 @@ class MigrationOptions(Versioned):
     bandwidth_bytes_per_s: int = 0
     """Of this job's streams; 0 leaves it to the host's budget."""
     window_end: Literal["wait", "rollback"] = "wait"
-    """When its window closes before it has crossed: it waits in sync for the next one, or is rolled back."""
+    """When its window closes before its switchover: it waits in sync for the next one, or is rolled back."""
     verify: bool = False
     """Both sides of each disk are compared after the switchover, before the source's are let go."""
     verify_bytes_per_s: int = VERIFY_BYTES_PER_S

@@ -15,4 +15,4 @@ class LaunchFile(Versioned):
     """Where the QEMU writes what it has to say."""
     environment: dict[str, str]
     vcpus: Many[Many[int]] = ()
-    """See `StartedAs.vcpus`."""
+    """See `Execution.vcpus`."""

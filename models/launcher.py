@@ -49,6 +49,14 @@ class Limits(Part):
         return self.model_copy(update={"slice": None, "devices": ()}) != Limits()
 
 
+class Inhibition(Versioned):
+    """What keeps a launcher from starting a guest that is about to leave its host."""
+
+    kind: Annotated[LauncherKind, Strict(False)]
+    """A unit has a file of ours that refuses its start; others were told by the administrator's program."""
+    unit: str | None = None
+
+
 class Launcher(Versioned):
     """Who launched a guest, as its host finds out by the process."""
 

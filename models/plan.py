@@ -176,7 +176,7 @@ class Tap(Part):
     _above_2 = field_validator("descriptors")(_descriptors)
 
 
-class StartedAs(Part):
+class Execution(Part):
     """As whom a QEMU runs, by names, within which limits of its own, and with what in its hands."""
 
     user: str
@@ -217,7 +217,7 @@ class Tpm(Part):
     state: str
     """The folder of its state, or one file with all of it."""
     file_bytes: TpmFileBytes = None
-    started_as: StartedAs
+    started_as: Execution
 
 
 class SourceDisk(Part):
@@ -305,7 +305,7 @@ class Inspection(Versioned):
     cpus: int = 0
     devices: Many[str]
     """QOM names of the guest's devices."""
-    started_as: StartedAs | None = None
+    started_as: Execution | None = None
     """None: it could not be looked at, or a worker of an earlier version did not look."""
     tpm: Tpm | None = None
     topology: Topology
@@ -403,7 +403,7 @@ class PlannedTpm(Part):
     socket: str
     state: str
     file_bytes: TpmFileBytes = None
-    started_as: StartedAs
+    started_as: Execution
 
 
 class DestinationPlan(Versioned):

@@ -24,7 +24,7 @@ class Check(Part):
     """One check of one guest."""
 
     name: str
-    """As docs/support.md lists it."""
+    """As docs/reference/support.md lists it."""
     side: Literal["source", "destination"]
     """The host that has looked."""
     verdict: Annotated[Verdict, Strict(False)]

@@ -1,7 +1,7 @@
 """What somebody who can write every row and every message tries with a worker, and what comes of it.
 
-`docs/security.md` shows the table; `tests/database/test_forgeries.py` tries each against the worker's own code and a
-real Postgres.
+`docs/explanation/security.md` shows the table; `tests/database/test_forgeries.py` tries each against the worker's own
+code and a real Postgres.
 """
 
 import asyncio

@@ -106,7 +106,7 @@ class Moves:
         try:
             until(f"job {job_id} ends", lambda: self.job(job_id).state.settled, timeout_s, every_s=0.05)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.story(job_id)}") from error
+            raise AssertionError(f"{error}\n{self.events(job_id)}") from error
         return self.job(job_id)
 
     def job(self, job_id: int) -> Job:
@@ -116,7 +116,7 @@ class Moves:
             _ = job.steps, job.disks
         return job
 
-    def story(self, job_id: int) -> str:
+    def events(self, job_id: int) -> str:
         """The job's record, for a failing assertion."""
         with transaction() as session:
             events = session.query(Event).where(Event.job_id == job_id).order_by(Event.id).all()
@@ -127,7 +127,7 @@ class Moves:
 
     def done(self, job: Job) -> None:
         """Assert that a job succeeded."""
-        assert job.state is JobState.DONE, f"{job.state}: {job.error}\n{self.story(job.id)}"
+        assert job.state is JobState.DONE, f"{job.state}: {job.error}\n{self.events(job.id)}"
 
     def intact(self, guest: str, host: str) -> None:
         """Assert that the guest lives on this host, goes on there, and has lost nothing."""

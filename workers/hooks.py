@@ -127,17 +127,12 @@ async def _one(ctx: Context, point: Point, hook: Hook) -> None:
         timeout_s=policy.of(ctx.settings).file.hook_s,
     )
     took = time.monotonic() - begun
-    how = "ended well" if ended.ok else f"failed ({_status(ended)}): {ended.said}"
-    told = f"{point} on {ctx.settings.host}: {hook.path} {how} after {took:.1f} s"
+    told = f"{point} on {ctx.settings.host}: {hook.path} {ended.how} after {took:.1f} s"
     with ctx.record() as (session, job, _step):
         action = "hook" if ended.ok else "warning"
         record_event(session, job.id, by=ctx.claim.owner, action=action, sentence=told)
     if not ended.ok and not hook.warns:
         raise _error(ctx, point, told)
-
-
-def _status(ended: programs.Outcome) -> str:
-    return "without a status" if ended.status is None else f"status {ended.status}"
 
 
 def _error(ctx: Context, point: Point, told: str) -> StepError:

@@ -14,19 +14,19 @@ from models.database import transaction
 from models.host import HostRequest, RequestState
 from models.host_rpc import Refusal, read_question
 from workers import orphans
-from workers.guest import guest_probe
+from workers.guest import probe
 from workers.launcher import cold
-from workers.preflight import destination_check, guest_scan, inspection
+from workers.preflight import destination_check, inspection, qemu_scan
 
 log = logging.getLogger(__name__)
 
 ANSWERS: dict[str, Callable[[Any, Settings], Coroutine[Any, Any, Versioned]]] = {
     "collect_garbage": orphans.collect,
-    "find_qemus": guest_scan.find_qemus,
+    "find_qemus": qemu_scan.find_qemus,
     "garbage": orphans.look,
     "inspect": inspection.inspect,
     "look_for_guest": cold.look,
-    "observe": guest_probe.observe,
+    "observe": probe.observe,
     "plan_destination": destination_check.plan_destination,
     "start_guest": cold.start,
     "stop_guest": cold.stop,

@@ -31,6 +31,13 @@ class Outcome:
         """It says that all is well."""
         return self.status == 0
 
+    @property
+    def how(self) -> str:
+        """It ended like that, for people."""
+        if self.ok:
+            return "ended well"
+        return f"failed ({'without a status' if self.status is None else f'status {self.status}'}): {self.said}"
+
 
 async def run(
     program: Path,

@@ -34,7 +34,7 @@ from models.host import Host
 from models.transitions import Actor
 from workers import files, upgrade
 from workers.executor import STOPPING
-from workers.guest import guest_watch
+from workers.guest import liveness
 from workers.images import retention
 from workers.process.machine import boot, machine
 from workers.qemu import program
@@ -229,7 +229,7 @@ def begin_heartbeat(**_: Any) -> None:
         heartbeat_s = settings().heartbeat.total_seconds()
         _repeat(HEARTBEAT, register, heartbeat_s)
         _repeat("look at storages", watch.look, max(heartbeat_s, LOOK_S))
-        _repeat("look at guests", guest_watch.look, max(heartbeat_s, LOOK_S))
+        _repeat("look at guests", liveness.look, max(heartbeat_s, LOOK_S))
         _repeat("look for room", retention.make_room, max(heartbeat_s, LOOK_S))
         _repeat("retirement", retention.delete_expired, heartbeat_s)  # beside it: a large image takes minutes
 

@@ -22,7 +22,7 @@ def check_user(user: str) -> None:
     """Refuse what a user cannot be called.
 
     Raises:
-        PreconditionFailed: it would mean more than itself in a story or a shell.
+        PreconditionFailed: it would mean more than itself in an event or a shell.
     """
     if USER.fullmatch(user) is None:
         raise PreconditionFailed(f"a user cannot be called {user[:80]!r}: a user's name has {ALLOWED}")

@@ -41,7 +41,7 @@ class Link:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Book:
+class Budgets:
     """All budgets as they are at one moment, in bytes per second; 0 is no limit."""
 
     hosts: Mapping[str, int] = field(default_factory=dict)
@@ -132,13 +132,13 @@ MOVES = table(
 """Those that copy disks, or send RAM."""
 
 
-def book(session: Session) -> Book:
+def current(session: Session) -> Budgets:
     """All budgets as they are now."""
     at, of_each = now(session), fleet.limits(session).bandwidth_bytes_per_s
     hosts = session.execute(select(HOSTS)).all()
     rows = session.scalars(select(Budget).order_by(Budget.name)).all()
     own = {row.name: of_each if row.bandwidth_bytes_per_s is None else row.bandwidth_bytes_per_s for row in hosts}
-    return Book(
+    return Budgets(
         hosts={row.name: rate_at(own[row.name], row.bandwidth_hours, at) for row in hosts},
         labels={row.name: labels_of(row.name, row.labels) for row in hosts},
         links=[
@@ -167,7 +167,7 @@ def rate_of(job: Job, *, asked_bytes_per_s: int | None = None) -> int:
             row.id: Move(source=row.source, destination=row.destination, asked_bytes_per_s=row.asked_bytes_per_s)
             for row in session.execute(select(MOVES))
         }
-        return book(session).shares({**moves, job.id: mine})[job.id]
+        return current(session).shares({**moves, job.id: mine})[job.id]
 
 
 def hours(texts: Iterable[str], timezone: str, rate: Mapping[str, int]) -> BandwidthHours | None:

@@ -19,7 +19,7 @@ from models.documents import Estimate, MigrationOptions
 from models.fleet import Limits
 from models.job import Disk, Job, JobState, Side, Step
 from workflows import budgets
-from workflows.budgets import Book
+from workflows.budgets import Budgets
 from workflows.capacity import Size, Slots
 from workflows.drain.placement import Placement
 from workflows.migration.chain import StepName
@@ -66,7 +66,7 @@ class Speed:
     """How many moves these figures are from; 0: they are assumed."""
     pairs: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """{(source, destination): bytes per second of disks}, where moves were made between them."""
-    book: Book = field(default_factory=Book)
+    budgets: Budgets = field(default_factory=Budgets)
     """The budgets."""
 
     def link_per_s(self, way: Way) -> float:
@@ -75,7 +75,7 @@ class Speed:
 
     def limit_per_s(self, way: Way) -> int:
         """What the move may take, in bytes per second; 0: no limit."""
-        held = [rate for rate in (way.asked_bytes_per_s, self.book.lowest(way.source, way.destination)) if rate]
+        held = [rate for rate in (way.asked_bytes_per_s, self.budgets.lowest(way.source, way.destination)) if rate]
         return min(held, default=0)
 
     def disks_s(self, size: Size, way: Way = ANY) -> float:
@@ -134,11 +134,11 @@ class _Move:
 
 def speed(session: Session) -> Speed:
     """What the newest moves took, and the limits as they are now."""
-    book = budgets.book(session)
+    now_allowed = budgets.current(session)
     rows = session.execute(_newest()).all()
     if not rows:
-        return Speed(book=book)
-    moves = [_move(row, rows[0].finished_at, book.lowest(row.source, row.destination)) for row in rows]
+        return Speed(budgets=now_allowed)
+    moves = [_move(row, rows[0].finished_at, now_allowed.lowest(row.source, row.destination)) for row in rows]
     ram_s, ram = sum(one.weight * one.ram_s for one in moves), sum(one.weight * one.ram_bytes for one in moves)
     sent = sum(one.weight * one.sent_bytes for one in moves)
     return Speed(
@@ -148,7 +148,7 @@ def speed(session: Session) -> Speed:
         fixed_s=max(median(one.rest_s for one in moves), 0.0),
         moves=len(rows),
         pairs={pair: rate for pair in {one.pair for one in moves} if (rate := _rate(moves, pair))},
-        book=book,
+        budgets=now_allowed,
     )
 
 

@@ -18,8 +18,8 @@ from models.launcher import Launcher
 from models.plan import Chain, Inspection
 from models.said import say
 from workflows.host_rpc import ask, known_host
-from workflows.meant import guess
 from workflows.selectors import relabelled
+from workflows.similar_names import did_you_mean
 from workflows.submissions import MigrationSubmission
 
 
@@ -185,7 +185,7 @@ def known_guest(name: str) -> Guest:
     names.check(name, "a guest")
     with transaction() as session:
         guest = session.get(Guest, name)
-        alike = "" if guest is not None else guess(session, Guest.name, name)
+        alike = "" if guest is not None else did_you_mean(session, Guest.name, name)
     if guest is None:
         raise PreconditionFailed(
             f"there is no guest {name!r}: {alike}see `drover guest list`, or adopt it with "

@@ -16,7 +16,7 @@ from models.contracts import Json
 from models.database import autocommitting, listening, transaction
 from models.host import ANSWERED_CHANNEL, Host, HostRequest, RequestState
 from models.host_rpc import Answer, Question, Refusal
-from workflows.meant import guess
+from workflows.similar_names import did_you_mean
 
 ANSWER_TIMEOUT_S = 30.0
 LOOK_S = 0.5
@@ -34,7 +34,7 @@ def known_host(name: str) -> Host:
     """
     with transaction() as session:
         found = session.execute(select(Host, alive(settings())).where(Host.name == name)).one_or_none()
-        alike = "" if found else guess(session, Host.name, name)
+        alike = "" if found else did_you_mean(session, Host.name, name)
         names = None if found else ", ".join(session.scalars(select(Host.name).order_by(Host.name).limit(MOST_NAMED)))
     if found is None:
         known = f"known hosts: {names or 'none, start a worker first'}"

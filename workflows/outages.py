@@ -1,4 +1,4 @@
-"""Outages that jobs outlived, told in their stories by whoever is back: a host's worker, the controller, Redis.
+"""Outages that jobs outlived, told in their events by whoever is back: a host's worker, the controller, Redis.
 
 What QEMU and the switchover processes did meanwhile went on; what waited shows in the times of the steps.
 """
@@ -38,7 +38,7 @@ def controller_looks(session: Session, by: str) -> None:
 
 
 def _tell(session: Session, since: datetime, why: str, *, by: str, host: str | None = None) -> None:
-    """In the stories of jobs that were there when it began."""
+    """In the events of jobs that were there when it began."""
     outlived = select(Job).where(unfinished(), Job.created_at < since).order_by(Job.id)
     if host is not None:
         outlived = outlived.where((Job.source == host) | (Job.destination == host))

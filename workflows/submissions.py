@@ -148,7 +148,7 @@ class Submission(Message):
     window: Text | None = Field(None, description="a text like 22:00-04:00")
     """The hours of every day: nothing begins that would not end within them by estimate."""
     window_end: Literal["wait", "rollback"] = Field("wait", description="`wait` or `rollback`")
-    """When the window closes before a move has crossed: it waits in sync for the next one, or is rolled back."""
+    """When the window closes before the switchover of a move: it waits in sync for the next one, or is rolled back."""
     timezone: Text = Field("UTC", description="a text like Europe/Berlin")
     """In which `at`, `window` and `every` are meant."""
     hold: bool = Field(False, description=FLAG)

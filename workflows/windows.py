@@ -1,4 +1,4 @@
-"""A job's window while the job is under way: until when it may cross, and what becomes of it when the window closes.
+"""A job's window while the job is under way: until when it may switch over, and what follows when the window closes.
 
 Pure; the clock is an argument, and always the database's.
 """
@@ -32,7 +32,7 @@ def is_closed(window: Window | None, at: datetime) -> bool:
 
 
 def closed(window: Window, at: datetime, options: MigrationOptions) -> str:
-    """What the story says when it closed before the job crossed."""
+    """What the job's event says when it closed before the switchover."""
     allowed = schedule.Window.of(window)
     if options.window_end == ROLLBACK:
         return f"its window {allowed} closed before the switchover: it is rolled back, as --window-end asks"

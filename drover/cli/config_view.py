@@ -13,7 +13,7 @@ def show(*, as_json: bool) -> None:
         output.emit({"settings": rows})
         return
     output.table(("VARIABLE", "VALUE", "FROM"), [(row["variable"], row["value"], row["from"]) for row in rows])
-    output.note("limits of the whole fleet: `drover fleet show`; what each setting means: docs/settings.md")
+    output.note("limits of the whole fleet: `drover fleet show`; what each setting means: docs/reference/settings.md")
 
 
 def _row(variable: str, default: object, required: bool) -> dict[str, str | None]:

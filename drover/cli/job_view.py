@@ -137,12 +137,12 @@ def requested(job: Job) -> str:
 
 def explain(job_id: int, *, as_json: bool) -> None:
     """Print a job's events."""
-    job, story = queries.snapshot(job_id).job, documents.story(job_id)
+    job, explained = queries.snapshot(job_id).job, documents.explanation(job_id)
     if as_json:
-        output.emit(story)
+        output.emit(explained)
         return
     output.say(f"{headline(job)}: {job.state}")
-    for event in story["events"]:
+    for event in explained["events"]:
         output.say(f"{event['at']}  {event['sentence']}  ({event['by']})")
     if job.wait_reason:
         output.say(f"it waits: {serializers.public(job.wait_reason)}")

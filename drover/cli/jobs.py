@@ -198,7 +198,7 @@ def explain(job_id: JobId, as_json: AsJson = False) -> None:
 
 @app.command(epilog=examples("drover job report 7 --html >job-7.html", "drover job report 7 --json | jq .parts"))
 def report(job_id: JobId, as_html: AsHtml = False, as_json: AsJson = False) -> None:
-    """Print all about a job as one page to be kept: steps, downtime by phase, story, and estimate beside outcome."""
+    """Print all about a job as one page to be kept: steps, downtime by phase, events, and estimate beside outcome."""
     from drover.cli import report_view
 
     report_view.of_job(job_id, as_html=as_html, as_json=as_json)

@@ -26,15 +26,15 @@ NewHours = Annotated[
     typer.Option(
         "--window",
         metavar="FROM-TO",
-        help="Every day's hours; '' is always. Whoever has not begun to cross obeys.",
+        help="Every day's hours; '' is always. Moves whose switchover has not begun obey.",
         show_default="as it is",
     ),
 ]
 WindowEnd = Annotated[
     Literal["wait", "rollback"],
     typer.Option(
-        help="When the window closes before a move has crossed: its disks are kept in sync until the next one, or it "
-        "is rolled back."
+        help="When the window closes before the switchover: the disks are kept in sync until the next one, or all is "
+        "rolled back."
     ),
 ]
 Timezone = Annotated[str, typer.Option(metavar="ZONE", help="In which --at, --window and --every are meant.")]

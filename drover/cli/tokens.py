@@ -17,7 +17,7 @@ def group() -> None:
 @app.command(epilog=examples("drover token add ada --scope operate --expires 90d", "drover token add grafana --json"))
 def add(
     user: Annotated[
-        str, typer.Argument(metavar="USER", help="Whose it is; stories of jobs name this user.", show_default=False)
+        str, typer.Argument(metavar="USER", help="Whose it is; events of jobs name this user.", show_default=False)
     ],
     scope: Annotated[
         Literal["read", "operate", "approve"],

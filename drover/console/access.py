@@ -30,7 +30,7 @@ class Person:
     name: str
     scope: Scope
     by: str
-    """As stories of jobs name them."""
+    """As events of jobs name them."""
 
 
 async def by_token(request: Request) -> Person | None:

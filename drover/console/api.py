@@ -1,6 +1,7 @@
 """`/api/v1`: the JSON documents of the command line, to be read over HTTP. `actions` has what can be changed.
 
-Documents have the fields that docs/cli.md describes; fields are added, never renamed or dropped, within one version.
+Documents have the fields that docs/reference/cli.md describes; within one version fields are added, never renamed or
+dropped.
 """
 
 from collections.abc import AsyncIterator
@@ -55,7 +56,7 @@ def job(number: Number) -> Document:
 @router.get("/jobs/{number}/events", responses=NOT_FOUND)
 def events(number: Number) -> Document:
     """As `drover job explain --json`."""
-    return documents.story(number)
+    return documents.explanation(number)
 
 
 def _known(number: Number) -> int:

@@ -1,6 +1,6 @@
 """What people do by buttons: a page says what will happen, and its only button does it. No script is needed.
 
-The reverse proxy says who they are; the job's story names them.
+The reverse proxy says who they are; the job's events name them.
 """
 
 from typing import Annotated, Literal

@@ -8,7 +8,10 @@ from models.access import Scope
 
 COMMAND = re.compile(r"drover (job|drain) (\w+) (\d+)(?: --owner (source|destination))?(?: --fenced (\S+))?")
 EFFECTS = {
-    ("job", "cancel"): "The job is rolled back; the guest goes on at the source, unless it has crossed already.",
+    (
+        "job",
+        "cancel",
+    ): "The job is rolled back; the guest goes on at the source, unless it has moved already.",
     ("job", "release"): "The RAM follows the disks now, and the guest is moved.",
     ("job", "retry"): "The job goes on from the step that failed.",
     ("job", "resolve"): "Make sure of it first: two running copies destroy a guest's disks.",

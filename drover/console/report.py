@@ -22,7 +22,7 @@ def drain_as_html(drain_id: int) -> str:
 
 
 def job_as_json(job_id: int) -> Document:
-    """The job's document, its story, its parts over time, and what was expected of it."""
+    """The job's document, its events, its parts over time, and what was expected of it."""
     shot = queries.snapshot(job_id)
     expected = estimates.of_job(shot.job)
     return {
@@ -33,7 +33,7 @@ def job_as_json(job_id: int) -> Document:
             {"part": bar.part.value, "started_at": iso(bar.begun), "finished_at": iso(bar.ended)}
             for bar in timeline.line(shot.job, shot.at).bars
         ],
-        "events": documents.story(job_id)["events"],
+        "events": documents.explanation(job_id)["events"],
     }
 
 

@@ -71,7 +71,7 @@ def _run(run: HookRun, roll: Roll) -> tuple[int | None, str]:
 
 
 def environment(run: HookRun, roll: Roll) -> dict[str, str]:
-    """What the hook is told. docs/cli.md has the same list."""
+    """What the hook is told. docs/reference/cli.md has the same list."""
     with transaction() as session:
         address = session.get_one(Host, run.host).address
     told = {"DROVER_ROLL": str(roll.id), "DROVER_ROLL_HOST": run.host, "DROVER_ROLL_ADDRESS": address}

@@ -1,7 +1,7 @@
 """Jobs under way whose window has closed: their disks are kept in sync until the next one, or they are rolled back.
 
-Nothing crosses meanwhile, whether a controller acts or not: the source looks at the window before it sends the RAM, and
-the switchover process right before the point of no return.
+No guest changes hosts meanwhile, whether a controller acts or not: the source looks at the window before it sends the
+RAM, and the switchover process right before the point of no return.
 """
 
 from datetime import datetime
@@ -22,7 +22,7 @@ TRIED = "close its window"
 
 
 def open_ended() -> ColumnElement[bool]:
-    """Jobs that may cross as far as the controller knows, though only within their window."""
+    """Jobs that may switch over as far as the controller knows, though only within their window."""
     uncommitted = and_(Job.committed_at.is_(None), Job.cutover_begun_at.is_(None))
     return and_(Job.state == JobState.RUNNING, Job.window.is_not(None), ~Job.seed, ~Job.cancel_requested, uncommitted)
 

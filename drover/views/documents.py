@@ -68,7 +68,7 @@ def job(job_id: int) -> Document:
     return serializers.job_document(shot, warnings, queries.delivery(job_id=job_id))
 
 
-def story(job_id: int) -> Document:
+def explanation(job_id: int) -> Document:
     """A job's events."""
     of = queries.snapshot(job_id).job
     names = ("id", "guest", "source", "destination", "state")

@@ -1,4 +1,4 @@
-"""The JSON documents of drains. Their fields are documented in docs/cli.md: only add, never rename or drop one."""
+"""The JSON documents of drains. docs/reference/cli.md has their fields: only add, never rename or drop one."""
 
 from drover.views.drain_queries import DrainShot, Row
 from drover.views.queries import delivery

@@ -14,7 +14,7 @@ from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.host import Host
 from models.job import Job, JobState
-from workflows import hosts, leader_election, standing
+from workflows import hosts, leader_election, wait_reasons
 from workflows.selectors import Selector
 
 
@@ -143,7 +143,7 @@ def _read(query: Select[Drain, datetime]) -> list[DrainShot]:
         max_outgoing = fleet.limits(session).max_outgoing
         controlled = leader_election.anybody_acts(session)
         for drain, _ in drains:
-            set_committed_value(drain, "wait_reason", standing.of_drain(drain, jobs, controlled=controlled))
+            set_committed_value(drain, "wait_reason", wait_reasons.of_drain(drain, jobs, controlled=controlled))
     return [
         DrainShot(drain, [Row(guest, jobs.get(guest.job_id or 0)) for guest in drain.guests], at, max_outgoing)
         for drain, at in drains

@@ -13,7 +13,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.job import Event, Job, unfinished
 from models.webhook import Delivery
-from workflows import leader_election, standing
+from workflows import leader_election, wait_reasons
 from workflows.selectors import Selector
 
 # What is never loaded cannot be printed: the NBD server's nonce and the switchover's key let their holder write into a
@@ -63,13 +63,13 @@ def with_scene() -> Select[Job, datetime, float, float, bool]:
 
     Of the time it is now(), not clock_timestamp(), which would differ from row to row of a join.
     """
-    return select(Job, func.now(), *standing.silences(), leader_election.acting()).options(*PUBLIC)
+    return select(Job, func.now(), *wait_reasons.silences(), leader_election.acting()).options(*PUBLIC)
 
 
 def completed(row: Any) -> Job:
-    """The job of such a row, with all of why it waits, see `workflows.standing`."""
+    """The job of such a row, with all of why it waits, see `workflows.wait_reasons`."""
     job, at, source_s, destination_s, controlled = row
-    standing.complete(job, at, source_s, destination_s, controlled=controlled)
+    wait_reasons.complete(job, at, source_s, destination_s, controlled=controlled)
     return cast("Job", job)
 
 

@@ -1,4 +1,7 @@
-"""What is shown of rolls: queries, JSON documents (docs/cli.md: only add, never rename or drop a field), sentences."""
+"""What is shown of rolls: queries, sentences, JSON documents.
+
+docs/reference/cli.md has the fields of documents: only add, never rename or drop one.
+"""
 
 from dataclasses import dataclass
 
@@ -11,7 +14,7 @@ from drover.views.serializers import iso, public
 from models.base import Document
 from models.database import transaction
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
-from workflows import leader_election, standing
+from workflows import leader_election, wait_reasons
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def _read(which: ColumnElement[bool], limit: int) -> list[RollShot]:
         RollShot(
             roll,
             [HostRow(row, runs.get(row.hook_run_id or 0)) for row in roll.hosts],
-            standing.of_roll(roll, controlled=controlled),
+            wait_reasons.of_roll(roll, controlled=controlled),
         )
         for roll in rolls
     ]

@@ -1,4 +1,4 @@
-"""The JSON documents. Their fields are documented in docs/cli.md: only add, never rename or drop one."""
+"""The JSON documents. Their fields are documented in docs/reference/cli.md: only add, never rename or drop one."""
 
 import re
 from collections.abc import Iterable

@@ -6,14 +6,14 @@ from lab.pages import contracts, security, settings, support, transitions
 
 DOCS = Path(__file__).parents[2] / "docs"
 WHOLE = {
-    "contracts.md": contracts.page,
-    "settings.md": settings.page,
-    "support.md": support.page,
+    "reference/contracts.md": contracts.page,
+    "reference/settings.md": settings.page,
+    "reference/support.md": support.page,
 }
 """{file name: what makes its text}."""
 PARTS = {
-    "architecture.md": transitions.page,
-    "security.md": security.page,
+    "explanation/architecture.md": transitions.page,
+    "explanation/security.md": security.page,
 }
 """{file name: what makes the parts in it anew that are not written by hand}."""
 

@@ -1,4 +1,4 @@
-"""`make chaos`: the whole crash matrix, and the table in `docs/crash-matrix.md` made of it."""
+"""`make chaos`: the whole crash matrix, and the table in `docs/explanation/crash-matrix.md` made of it."""
 
 import argparse
 import json

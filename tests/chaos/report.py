@@ -11,8 +11,8 @@ from tests.chaos.faults import Fault
 from tests.chaos.points import Point
 from tests.chaos.trial import Outcome
 
-MATRIX = Path("docs/crash-matrix.md")
-SOAK = Path("docs/soak.md")
+MATRIX = Path("docs/explanation/crash-matrix.md")
+SOAK = Path("docs/explanation/soak.md")
 
 WORDS = {
     "done": "done",
@@ -43,7 +43,7 @@ guest stands still from `pre-switchover` on, and `run` is the point of no return
 
 Checked in every cell: at no instant two copies ran (events of both QEMUs); no acknowledged write is missing or torn
 and one guest went on counting; it stood still for at most 2 s unless its own QEMU, or the link, was struck; the record
-says where the guest is, its steps agree with it, its story ends with its state; `drover gc --dry-run` finds nothing,
+says where the guest is, its steps agree with it, its events end with its state; `drover gc --dry-run` finds nothing,
 and no process, directory or file of the job is left; no worker or controller ended but by the fault. Each move has a
 webhook, whose receiver never ends its answer.
 """

@@ -87,7 +87,7 @@ def run(stage: Stage, point: Point, fault: Fault, durations: Durations, recipe: 
     except Missed:
         outcome.state = "missed"
     except Exception as error:
-        outcome.problems.append(f"{type(error).__name__}: {error}\n{trial.story()}")
+        outcome.problems.append(f"{type(error).__name__}: {error}\n{trial.events()}")
     finally:
         trial.clear_away()
     outcome.took_s = round(time.monotonic() - begun, 1)
@@ -115,7 +115,7 @@ def measure(stage: Stage) -> Durations:
         trial.clear_away()
     with transaction() as session:
         job = session.get_one(Job, job.id)
-        assert job.state is JobState.DONE, trial.story()
+        assert job.state is JobState.DONE, trial.events()
         return {step.seq: _took_s(step) for step in job.steps}
 
 
@@ -282,7 +282,7 @@ class _Trial:
         if not states <= legal:
             self.problem(f"the job is {job.state}, its steps are {sorted(states - legal)}")
         if last is None or last.action != job.state:
-            self.problem(f"the story ends with {last and last.action}, the job is {job.state}")
+            self.problem(f"the last event is {last and last.action}, the job is {job.state}")
 
     def _nothing_left(self, job: Job, home: str) -> None:
         for host in (SOURCE, DESTINATION):
@@ -300,11 +300,11 @@ class _Trial:
         if files - ({"watch.sock"} if former == SOURCE else set()):
             self.problem(f"files left on {former}: {sorted(files)}")
 
-    def story(self) -> str:
+    def events(self) -> str:
         with suppress(SQLAlchemyError), transaction() as session:
             events = session.query(Event).where(Event.job_id == self.job_id).order_by(Event.id).all()
             return "\n".join(f"{event.at:%T.%f} {event.by}: {event.action}: {event.sentence}" for event in events)
-        return "its story cannot be read"
+        return "its events cannot be read"
 
     def make_whole(self) -> None:
         """Nothing is frozen, cut or missing any more."""

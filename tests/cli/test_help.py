@@ -65,7 +65,7 @@ def test_the_list_of_commands_is_the_documented_one() -> None:
     expected += " roll/submit roll/list roll/show roll/watch roll/pause roll/resume roll/cancel"
     expected += " return reconcile gc"
     assert {"/".join(words) for words in every_command()} == set(expected.split())
-    told = (Path(__file__).parents[2] / "docs/cli.md").read_text()
+    told = (Path(__file__).parents[2] / "docs/reference/cli.md").read_text()
     for words in every_command():
         assert f"drover {' '.join(words)}" in told
 

@@ -66,9 +66,9 @@ def test_job_list(database: None) -> None:
 
 def test_job_explain(database: None) -> None:
     number = insert_job(JobState.RUNNING)
-    story = document("job", "explain", str(number))["events"]
-    assert [line["sentence"] for line in story] == ["web is to move", "the link is slow"]
-    assert datetime.fromisoformat(story[0]["at"]).tzinfo is not None
+    events = document("job", "explain", str(number))["events"]
+    assert [line["sentence"] for line in events] == ["web is to move", "the link is slow"]
+    assert datetime.fromisoformat(events[0]["at"]).tzinfo is not None
     assert "web is to move" in drover("job", "explain", str(number)).stdout
 
 

@@ -131,12 +131,12 @@ def test_the_rate_forgets_what_is_long_ago() -> None:
     assert len(meter.samples) <= 12
 
 
-def test_ram_is_complete_only_when_the_guest_has_crossed() -> None:
+def test_ram_is_complete_only_after_the_switchover() -> None:
     ram = RamProgress(total=1000, remaining=0, transferred=1000, bytes_per_s=50, passes=2)
     running = progress.Progress().bars(shot(1000, BEGUN, ram=ram))[-1]
     assert (running.label, running.percent, running.note) == ("RAM", 99, "pass 2")
-    crossed = progress.Progress().bars(shot(1000, BEGUN, ram=ram, committed_at=BEGUN))[-1]
-    assert crossed.percent == 100
+    after_the_switchover = progress.Progress().bars(shot(1000, BEGUN, ram=ram, committed_at=BEGUN))[-1]
+    assert after_the_switchover.percent == 100
 
 
 def test_plain_lines_are_few(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from models.job import Disk, Job, JobState, Step, StepState
 from tests import factories
 from tests.cli.support import drover
 from workflows import budgets, fleet_limits
-from workflows.budgets import Book, Link, Move, rate_at, shared
+from workflows.budgets import Budgets, Link, Move, rate_at, shared
 from workflows.estimate import Speed, Way
 from workflows.selectors import Selector
 
@@ -80,18 +80,18 @@ def test_a_link_covers_moves_between_hosts_with_these_labels_or_names() -> None:
     labels = {"a": {"rack": "r1", "host": "a"}, "b": {"rack": "r2", "host": "b"}, "c": {"rack": "r1", "host": "c"}}
     out = Link(name="out", source=Selector.read("rack=r1"), destination=Selector.read("rack!=r1"), bytes_per_s=100)
     pair = Link(name="pair", source=Selector.read("host=a"), destination=Selector.read("host=b|c"), bytes_per_s=40)
-    book = Book(hosts={"a": 0, "b": 70}, labels=labels, links=(out, pair))
-    lowest = {ends: book.lowest(*ends) for ends in (("a", "b"), ("c", "b"), ("a", "c"), ("b", "a"), ("c", "a"))}
+    drawn_up = Budgets(hosts={"a": 0, "b": 70}, labels=labels, links=(out, pair))
+    lowest = {ends: drawn_up.lowest(*ends) for ends in (("a", "b"), ("c", "b"), ("a", "c"), ("b", "a"), ("c", "a"))}
     assert lowest == {("a", "b"): 40, ("c", "b"): 100, ("a", "c"): 40, ("b", "a"): 70, ("c", "a"): 0}
     moves = {
         1: Move(source="a", destination="b"),
         2: Move(source="c", destination="b"),
         3: Move(source="b", destination="a"),
     }
-    assert book.shares(moves) == {1: 40, 2: 60, 3: 70}
+    assert drawn_up.shares(moves) == {1: 40, 2: 60, 3: 70}
     way = Way(source="a", destination="b", asked_bytes_per_s=30)
-    assert Speed(book=book).limit_per_s(way) == 30
-    assert Speed(book=book).limit_per_s(Way(source="a", destination="b", asked_bytes_per_s=50)) == 40
+    assert Speed(budgets=drawn_up).limit_per_s(way) == 30
+    assert Speed(budgets=drawn_up).limit_per_s(Way(source="a", destination="b", asked_bytes_per_s=50)) == 40
 
 
 @pytest.fixture

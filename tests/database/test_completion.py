@@ -11,7 +11,7 @@ from drover.errors import PreconditionFailed
 from models.documents import MigrationOptions, Pace, RamProgress
 from models.job import JobState
 from tests import factories
-from tests.database.test_windows import passed, story
+from tests.database.test_windows import passed, sentences
 from workers.switchover.parameters import SourceParameters, Terms
 from workers.switchover.source import UNLIMITED, Source
 from workflows import budgets
@@ -45,7 +45,7 @@ def test_an_accepted_pause_is_the_target_and_the_limit_and_a_hold_are_gone() -> 
     completion.complete_now(number, 42.0)
     found = factories.load(number)
     assert (found.options.max_downtime_ms, found.options.bandwidth_bytes_per_s, found.hold) == (42_000, 0, False)
-    assert "an operator has it completed now: web may stand still for up to 42 s" in story(number)
+    assert "an operator has it completed now: web may stand still for up to 42 s" in sentences(number)
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_names_and_sentences_are_shown_as_text_and_without_secrets(console: http
     assert NONCE not in shown
 
 
-def test_the_page_of_a_job_tells_its_story_its_downtime_and_estimate(console: httpx.Client) -> None:
+def test_the_page_of_a_job_tells_its_events_its_downtime_and_estimate(console: httpx.Client) -> None:
     made = consoles.fleet()
     shown = console.get(f"/jobs/{made.moved}").text
     for words in ("web04 lives on hv2", "paused for 48 ms", "device state", "the controller admits it", "0:04:00"):

@@ -1,4 +1,4 @@
-"""What can be changed through the API: by whom, what is refused, and who is named in the story."""
+"""What can be changed through the API: by whom, what is refused, and who is named in its events."""
 
 import json
 import subprocess

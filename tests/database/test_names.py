@@ -139,7 +139,7 @@ def test_the_upgrade_gives_guests_and_groups_of_earlier_versions_such_names_and_
     migrations.upgrade()
     with transaction() as session:
         found = {guest.name: guest.affinity for guest in session.query(Guest)}
-        [story] = session.execute(text("SELECT sentence FROM event")).scalars()
+        [event] = session.execute(text("SELECT sentence FROM event")).scalars()
     assert all(names.name(name) for name in found)
     assert len(found) == 5
     assert "web.server" in found, "what was right stays"
@@ -147,7 +147,7 @@ def test_the_upgrade_gives_guests_and_groups_of_earlier_versions_such_names_and_
     renamed = factories.load(job).guest
     assert renamed in found
     assert renamed.startswith("web_server-")
-    assert story == f'its guest was called "web server", which is no name any more, and is called {renamed}'
+    assert event == f'its guest was called "web server", which is no name any more, and is called {renamed}'
 
 
 @pytest.mark.usefixtures("database")

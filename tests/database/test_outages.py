@@ -1,4 +1,4 @@
-"""Outages that a job outlived are in its story: a silent host, no controller, a Redis that takes no messages."""
+"""Outages that a job outlived are among its events: a silent host, no controller, a Redis that takes no messages."""
 
 from datetime import timedelta
 
@@ -29,7 +29,7 @@ def job(database: None) -> int:
     return factories.job("web", "hv2", state=JobState.RUNNING, created_at=began)
 
 
-def story() -> list[tuple[int, str, str]]:
+def events() -> list[tuple[int, str, str]]:
     with transaction() as session:
         return [
             (event.job_id, event.action, event.sentence) for event in session.scalars(select(Event).order_by(Event.id))
@@ -48,7 +48,7 @@ def test_a_host_that_was_silent_says_so_once_in_the_stories_of_its_moves(job: in
     ours = factories.ours(host=host, address="127.0.0.1")
     registration.register(ours)
     registration.register(ours)
-    [(number, action, sentence)] = story()
+    [(number, action, sentence)] = events()
     assert (number, action) == (job, "outage")
     assert sentence == f"{host} was silent for 1:40: its worker was down, or could not reach the database"
 
@@ -59,18 +59,18 @@ def test_a_short_silence_and_that_of_a_host_which_has_no_part_in_it_are_in_no_st
     with transaction() as session:
         for host in ("hv1", "hv3", "new"):
             outages.host_is_back(session, host, PATIENCE)
-    assert story() == []
+    assert events() == []
 
 
 def test_a_controller_that_was_away_is_in_the_stories_and_a_first_one_is_not(job: int) -> None:
     with transaction() as session:
         outages.controller_looks(session, "controller")
-    assert story() == []
+    assert events() == []
     with transaction() as session:
         session.execute(update(Controller).values(looked_at=func.clock_timestamp() - timedelta(seconds=42)))
         outages.controller_looks(session, "controller")
         outages.controller_looks(session, "controller")
-    assert story() == [(job, "outage", "no controller was active for 42 s: no step was begun meanwhile")]
+    assert events() == [(job, "outage", "no controller was active for 42 s: no step was begun meanwhile")]
 
 
 def test_a_job_that_came_later_did_not_outlive_an_outage(job: int) -> None:
@@ -78,7 +78,7 @@ def test_a_job_that_came_later_did_not_outlive_an_outage(job: int) -> None:
     with transaction() as session:
         session.execute(update(Job).values(created_at=func.clock_timestamp()))
         outages.host_is_back(session, "hv1", PATIENCE)
-    assert story() == []
+    assert events() == []
 
 
 def test_a_redis_that_takes_no_messages_is_in_the_story_when_it_begins_and_when_it_is_over(
@@ -95,7 +95,7 @@ def test_a_redis_that_takes_no_messages_is_in_the_story_when_it_begins_and_when_
         with transaction() as session:
             found = session.get_one(Job, job)
             loop._publish(session, found, found.steps[0], fault)
-    told = [(action, sentence) for _, action, sentence in story()]
+    told = [(action, sentence) for _, action, sentence in events()]
     assert [action for action, _ in told] == ["held_up", "goes_on"]
     assert told[0][1].endswith("waits, the guest runs on: Redis takes no messages: OOM command not allowed")
     assert len(published) == 2

@@ -1,4 +1,4 @@
-"""Windows hold: nothing crosses outside of them, and what has not crossed waits in sync or is rolled back."""
+"""Windows hold: no guest changes hosts outside of them, and what has not yet waits in sync or is rolled back."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -78,7 +78,7 @@ def under_way(**columns: object) -> int:
     return job("web", "two", state=JobState.RUNNING, window=passed(), **columns)
 
 
-def story(job_id: int) -> list[str]:
+def sentences(job_id: int) -> list[str]:
     with transaction() as session:
         return [event.sentence for event in session.query(Event).where(Event.job_id == job_id).order_by(Event.id)]
 
@@ -90,9 +90,9 @@ def test_at_the_end_of_its_window_a_job_waits_in_sync_for_the_next_and_says_so()
     found = load(number)
     assert (found.state, found.seed) == (JobState.RUNNING, True)
     assert "its disks are kept in sync until it opens again, at" in (found.wait_reason or "")
-    assert found.wait_reason in story(number)
+    assert found.wait_reason in sentences(number)
     close(number)
-    assert len(story(number)) == 1
+    assert len(sentences(number)) == 1
 
 
 @pytest.mark.usefixtures("database")
@@ -100,7 +100,7 @@ def test_at_the_end_of_its_window_a_job_is_rolled_back_where_that_was_asked_for(
     number = under_way(options=MigrationOptions(window_end="rollback"))
     close(number)
     assert load(number).state in {JobState.ROLLING_BACK, JobState.ROLLED_BACK}
-    assert any("rolled back, as --window-end asks" in sentence for sentence in story(number))
+    assert any("rolled back, as --window-end asks" in sentence for sentence in sentences(number))
 
 
 @pytest.mark.usefixtures("database")

@@ -216,7 +216,7 @@ def test_a_move_that_is_rolled_back_leaves_no_volume(place: Place) -> None:
     try:
         until("the copy runs", lambda: moves.job(job.id).disks[0].bytes_copied, 20)
     except AssertionError:
-        print(moves.story(job.id), moves.job(job.id).wait_reason)
+        print(moves.events(job.id), moves.job(job.id).wait_reason)
         raise
     assert list((place.folder / "volumes").iterdir())
     jobs.cancel(job.id)

@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-GUIDE = ROOT / "docs" / "deploy.md"
+GUIDE = ROOT / "docs/how-to/deploy.md"
 UNITS = ROOT / "deploy" / "systemd"
 BLOCK = re.compile(r"<!-- (\w+): (.*?) -->\n```sh\n(.*?)```", re.DOTALL)
 SETTINGS = "set -a; . /etc/drover/environment; set +a; "

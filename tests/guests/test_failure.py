@@ -81,7 +81,7 @@ def test_an_exporter_that_is_killed_means_a_new_copy_and_the_job_says_so(moves: 
     ended = moves.ended(job.id)
     moves.done(ended)
     assert ended.nbd_server != before
-    assert "tried again" in moves.story(job.id)
+    assert "tried again" in moves.events(job.id)
     moves.intact(guest, "host-b")
 
 
@@ -99,7 +99,7 @@ def test_a_switch_process_that_is_killed_before_the_switch_costs_only_another_tr
             process.kill()
     ended = moves.ended(job.id)
     moves.done(ended)
-    assert "tried again" in moves.story(job.id)
+    assert "tried again" in moves.events(job.id)
     moves.intact(guest, "host-b")
 
 

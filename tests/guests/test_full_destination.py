@@ -50,7 +50,7 @@ def test_a_full_destination_holds_the_copy_up_which_goes_on_without_a_new_one_on
         job = _held_up(moves, guest, small)
         path = job.disks[0].destination_path
         assert f"host-b has no room left for {path}: make room there" in _step_error(moves, job)
-        assert f"`drover job cancel {job.id}`" in moves.story(job.id)
+        assert f"`drover job cancel {job.id}`" in moves.events(job.id)
         [remark] = [step["error"] for step in _document(job)["steps"] if step["name"] == "await_sync"]
         assert "no room left" in remark
         _goes_on_at_the_source(moves, guest)
@@ -58,8 +58,8 @@ def test_a_full_destination_holds_the_copy_up_which_goes_on_without_a_new_one_on
         ended = moves.ended(job.id)
         moves.done(ended)
         assert ended.nbd_server == job.nbd_server, "the copy began anew"
-        assert "the move goes on" in moves.story(job.id)
-        assert "tried again" not in moves.story(job.id)
+        assert "the move goes on" in moves.events(job.id)
+        assert "tried again" not in moves.events(job.id)
         assert not _step_error(moves, job)
         moves.intact(guest, "host-b")
 

@@ -254,7 +254,7 @@ def test_a_living_job_is_not_touched_while_it_runs(moves: Moves) -> None:
         asked += 1
     assert asked > 1
     moves.done(moves.job(job.id))
-    assert "tried again" not in moves.story(job.id)
+    assert "tried again" not in moves.events(job.id)
     moves.intact(guest, "host-b")
 
 

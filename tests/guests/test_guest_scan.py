@@ -17,10 +17,9 @@ from models.launcher import Launcher, LauncherKind
 from tests import factories
 from tests.cli.support import drover
 from tests.helpers import until
-from workers.preflight import checks, guest_scan
+from workers.preflight import checks, qemu_scan
 from workers.process import processes, qemus, sockets
-from workflows import guest_scan as scans
-from workflows import guests
+from workflows import guest_scan, guests
 
 Start = Callable[..., int]
 
@@ -53,7 +52,7 @@ def start(folder: Path) -> Iterator[Start]:
 
 
 def _scanned(pid: int) -> FoundQemu:
-    found = asyncio.run(guest_scan.find_qemus(FindQemus(), factories.ours(host="hv1")))
+    found = asyncio.run(qemu_scan.find_qemus(FindQemus(), factories.ours(host="hv1")))
     [one] = [qemu for qemu in found.qemus if qemu.pid == pid]
     return one
 
@@ -94,7 +93,7 @@ def test_a_qemu_that_gives_no_answer_or_is_at_work_does_not_hold_up_the_scan(
     process.signal(signal.SIGSTOP)
     until("it has stopped", lambda: (seen := qemus.qemu_of(pid)) is not None and seen.stopped)
     assert [check.name for check in _scanned(pid).checks] == ["frozen"]
-    monkeypatch.setattr(guest_scan, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(qemu_scan, "PATIENCE_S", 0.1)
     hung = [replace(seen, stopped=False) for seen in qemus.running(factories.ours(host="hv1"))]
     monkeypatch.setattr(qemus, "running", lambda _: hung)
     assert [check.name for check in _scanned(pid).checks] == ["frozen"], "its main loop hangs"
@@ -128,7 +127,7 @@ def host(monkeypatch: pytest.MonkeyPatch, database: None) -> None:
             _qemu(17, "twin"),
         )
     )
-    monkeypatch.setattr(scans, "ask", lambda _host, _question: seen)
+    monkeypatch.setattr(guest_scan, "ask", lambda _host, _question: seen)
 
 
 @pytest.mark.usefixtures("host")
@@ -140,7 +139,7 @@ def test_only_what_can_be_moved_and_has_a_name_of_its_own_is_adopted(monkeypatch
         raise PreconditionFailed("it has ended meanwhile")
 
     monkeypatch.setattr(guests, "adopt", adopt)
-    found = scans.scan("hv1")
+    found = guest_scan.scan("hv1")
     assert [(one.guest, one.name) for one in found[:2]] == [("web", None), (None, "db")]
     unnamed = [one.unnamed or "" for one in found[2:]]
     assert "started without a name" in unnamed[0]
@@ -151,7 +150,7 @@ def test_only_what_can_be_moved_and_has_a_name_of_its_own_is_adopted(monkeypatch
         "",
     )
     assert all("twin is the name of another guest" in why for why in unnamed[4:])
-    assert scans.adopt("hv1", found)[1].unnamed == "it has ended meanwhile"
+    assert guest_scan.adopt("hv1", found)[1].unnamed == "it has ended meanwhile"
     assert called == [("db", "hv1", "/run/11")]
 
 

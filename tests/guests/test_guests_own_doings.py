@@ -95,7 +95,7 @@ def _waits(moves: Moves, job: Job, sentence: str) -> None:
 
 def _rolled_back(moves: Moves, job: Job, why: str) -> Job:
     ended = moves.ended(job.id)
-    assert ended.state is JobState.ROLLED_BACK, moves.story(job.id)
+    assert ended.state is JobState.ROLLED_BACK, moves.events(job.id)
     assert why in (ended.error or "")
     moves.nothing_left(ended)
     assert not Path(ended.disks[0].destination_path).exists()

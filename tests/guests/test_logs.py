@@ -166,7 +166,7 @@ def test_fields_are_kept_by_asyncio_tasks_and_by_threads_that_are_given_them(wri
 
 
 def test_every_field_is_explained_in_the_documents() -> None:
-    table = (Path(__file__).parents[2] / "docs" / "logging.md").read_text()
+    table = (Path(__file__).parents[2] / "docs/reference/logging.md").read_text()
     assert [name for name in logs.FIELDS if f"| `{name}` |" not in table] == []
 
 

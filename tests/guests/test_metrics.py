@@ -46,7 +46,7 @@ from tests.helpers import until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules" / "moves.yml"
-WATCHING = DEPLOY.parent / "docs" / "watching.md"
+WATCHING = DEPLOY.parent / "docs/how-to/watching.md"
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
 

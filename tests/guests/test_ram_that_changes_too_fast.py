@@ -18,8 +18,8 @@ MINUTES_S = 180.0
 def rungs(job_id: int) -> list[str]:
     """What was done about it, in that order."""
     with transaction() as session:
-        story = session.scalars(select(Event.action).where(Event.job_id == job_id).order_by(Event.id)).all()
-    return [action for action in story if action in {"longer", "asked"}]
+        actions = session.scalars(select(Event.action).where(Event.job_id == job_id).order_by(Event.id)).all()
+    return [action for action in actions if action in {"longer", "asked"}]
 
 
 def asks(moves: Moves, job_id: int) -> str:
@@ -32,7 +32,7 @@ def asks(moves: Moves, job_id: int) -> str:
     try:
         return str(until("an operator is asked", reason, MINUTES_S, every_s=0.5))
     except AssertionError as error:
-        raise AssertionError(f"{error}\n{moves.job(job_id).ram}\n{moves.story(job_id)}") from error
+        raise AssertionError(f"{error}\n{moves.job(job_id).ram}\n{moves.events(job_id)}") from error
 
 
 def test_the_limit_is_raised_as_far_as_allowed_then_somebody_is_asked_and_a_longer_pause_completes_the_move(

@@ -81,7 +81,7 @@ def is_at(host: str, state: RollHostState) -> bool:
     return rows()[host].state is state
 
 
-def story() -> str:
+def events() -> str:
     with transaction() as session:
         runs = session.scalars(select(HookRun)).all()
     return "\n".join(str(vars(row)) for row in [*rows().values(), *runs])
@@ -167,7 +167,7 @@ def test_four_hosts_are_rebooted_one_by_one_although_the_controller_dies_twice_a
         for host in HOSTS[2:]:
             reboot(lab, hooks, host)
         ended = drover(moves, "roll", "watch", str(number), "--timeout", "300")
-    assert ended["state"] == RollState.DONE, story()
+    assert ended["state"] == RollState.DONE, events()
     assert asked(hooks) == list(HOSTS), "the hook was run once for each"
     assert "reboots host-a at" in ended["hosts"][0]["hook_run"]["output"]
     for guest, home in zip(moves.names, HOSTS, strict=False):

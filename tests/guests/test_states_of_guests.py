@@ -17,7 +17,7 @@ from models.guest import Guest, Life
 from models.host import Host
 from models.job import Job, JobState
 from tests import factories
-from workers.guest import guest_watch
+from workers.guest import liveness
 from workers.process import processes, qemus
 from workflows import twins
 
@@ -146,7 +146,7 @@ def test_a_worker_sees_its_qemus_and_asks_one_seldom(
     with transaction() as session:
         session.get_one(Guest, "web").qmp = f"{tmp_path}/q"
     ours = factories.ours(host="hv1")
-    guest_watch.look(ours)
+    liveness.look(ours)
     with transaction() as session:
         host, guest = session.get_one(Host, "hv1"), session.get_one(Guest, "web")
         assert host.qemus is not None
@@ -154,11 +154,11 @@ def test_a_worker_sees_its_qemus_and_asks_one_seldom(
         assert guest.runstate == "running"
     with socket.socket(socket.AF_UNIX) as holder:
         holder.connect(f"{tmp_path}/q")  # it is not asked again: the next look would have to wait for it
-        guest_watch.look(ours)
+        liveness.look(ours)
     qemu.send_signal(signal.SIGSTOP)
     while not qemus.qemu_of(qemu.pid).stopped:  # type: ignore[union-attr]
         pass
-    guest_watch.look(ours)
+    liveness.look(ours)
     with transaction() as session:
         assert session.get_one(Guest, "web").life(host_alive=True) is Life.PAUSED
     qemu.send_signal(signal.SIGCONT)

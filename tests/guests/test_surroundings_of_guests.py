@@ -12,11 +12,11 @@ import pytest
 from drover.errors import PreconditionFailed
 from lab import fleet, network
 from lab.directory import Lab
-from models.plan import Inspection, Plan, StartedAs, Tap
+from models.plan import Execution, Inspection, Plan, Tap
 from tests import labs
 from tests.helpers import Moves, until
 from tests.launch_lines import in_network_of
-from workers.process import exec_qemu, processes, started_as, vcpus
+from workers.process import exec_qemu, execution, processes, vcpus
 from workers.process.processes import Process
 from workers.qemu.monitor import connect
 from workflows import cold_start, guests
@@ -41,7 +41,7 @@ TAP = Tap(
     port={"isolated": True},
 )
 PLUGGED = TAP.model_copy(update={"name": "vnet8", "mac": "fe:54:00:12:34:57", "multi_queue": False, "port": {}})
-LIKE_THIS = StartedAs(
+LIKE_THIS = Execution(
     user="nobody",
     group="nogroup",
     groups=("nogroup",),
@@ -105,7 +105,7 @@ def start(lab: Lab) -> None:
         *("-chardev", f"socket,id=t,path={here}/tpm.sock", "-tpmdev", "emulator,id=tpm,chardev=t"),
         *("-device", "tpm-crb,tpmdev=tpm", "-device", "pcie-root-port,id=slot1,slot=1"),
     ]
-    words = [*network.inside(lab, lab.host("host-a")), *started_as.launched(argv, LIKE_THIS)]
+    words = [*network.inside(lab, lab.host("host-a")), *execution.launched(argv, LIKE_THIS)]
     processes.spawn(lab.mark(NAME), words, lab.logs / f"{NAME}.log")
     until("its monitor is there", (here / "qmp.sock").exists, 20)
     asyncio.run(_as_libvirt_goes_on(lab, f"{here}/qmp.sock"))

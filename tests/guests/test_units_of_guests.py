@@ -123,7 +123,7 @@ def _start_services(lab: Lab) -> None:
 
 
 def _install(lab: Lab, machine: Booted) -> None:
-    """What docs/deploy.md says of a hypervisor."""
+    """What docs/how-to/deploy.md says of a hypervisor."""
     there = machine.root / "etc/systemd/system"
     for unit in ("drover-worker.service", "drover-guest@.service"):
         shutil.copy(UNITS / unit, there / unit)

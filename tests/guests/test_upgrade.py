@@ -1,5 +1,7 @@
-"""From the last version to this one with a move under way, in the order of docs/deploy.md: what is Drover's is stopped,
-the database is upgraded, and this version is started. Guests, copies and helpers on the hosts go on meanwhile.
+"""From the last version to this one with a move under way, in the order of docs/how-to/deploy.md.
+
+What is Drover's is stopped, the database is upgraded, and this version is started. Guests, copies and helpers on the
+hosts go on meanwhile.
 
 The last version is a tree from git; both run with the same dependencies.
 """

@@ -45,7 +45,7 @@ def test_what_a_flipped_byte_a_failed_check_and_a_failed_hook_do_to_a_move(moves
     damage(job.disks[1].destination_path, b"\xee")
     job = moves.ended(job.id)
 
-    assert job.state is JobState.NEEDS_OPERATOR, moves.story(job.id)
+    assert job.state is JobState.NEEDS_OPERATOR, moves.events(job.id)
     assert job.proof is not None
     assert job.proof.disks[1].different == (Range(offset=95 * MIB, length=4096),)
     assert f"disk 1 differs at 1 place, 4096 bytes from {95 * MIB} on" in str(job.error)
@@ -118,13 +118,13 @@ def test_after_a_failed_proof_the_source_goes_on_from_the_switchover_and_nothing
     operator_actions.resolve(job.id, Side.SOURCE, None)
 
     ended = moves.ended(job.id)
-    assert ended.state is JobState.ROLLED_BACK, moves.story(job.id)
+    assert ended.state is JobState.ROLLED_BACK, moves.events(job.id)
     moves.intact(guest, "host-a")
     moves.nothing_left(ended)
     assert not launch.exists()
     kept = Path(f"{job.disks[0].destination_path}.drover-{job.id}")
     assert kept.exists(), "what the guest wrote there is nowhere else"
-    assert str(kept) in moves.story(job.id)
+    assert str(kept) in moves.events(job.id)
     assert not Path(job.disks[0].destination_path).exists()
 
 

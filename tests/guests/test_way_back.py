@@ -48,7 +48,7 @@ def host_of(guest: str) -> str:
 
 def came_as_a_whole(moves: Moves, job: Job, why: str) -> None:
     assert [disk.delta_bytes for disk in job.disks] == [None, None]
-    assert why in moves.story(job.id)
+    assert why in moves.events(job.id)
 
 
 def sent(job: Job) -> list[int]:
@@ -64,8 +64,8 @@ def test_a_guest_goes_back_and_forth_with_what_it_has_written_since(away: tuple[
     assert planned["way_back"] is not None
     for _ in range(2):
         job = move_back(moves, guest)
-        assert all(0 < changed < 32 * MIB for changed in sent(job)), moves.story(job.id)
-        assert f"only what it has written since is sent: {sum(sent(job)) / 1e6:.1f} MB" in moves.story(job.id)
+        assert all(0 < changed < 32 * MIB for changed in sent(job)), moves.events(job.id)
+        assert f"only what it has written since is sent: {sum(sent(job)) / 1e6:.1f} MB" in moves.events(job.id)
         moves.nothing_left(job)
 
 
@@ -93,7 +93,7 @@ def test_a_guest_whose_writes_were_not_recorded_comes_as_a_whole(away: tuple[Mov
 
 
 def _sends(moves: Moves, job: Job) -> None:
-    until("it sends what has changed", lambda: "only what it has" in moves.story(job.id))
+    until("it sends what has changed", lambda: "only what it has" in moves.events(job.id))
 
 
 def test_a_way_back_that_was_called_off_is_open_as_before(away: tuple[Moves, str]) -> None:
@@ -149,7 +149,7 @@ def test_no_write_is_lost_whatever_dies_as_what_changed_is_sent(away: tuple[Move
         moves.hurry(job.id)
         done = moves.ended(job.id)
         moves.done(done)
-        assert sent(done), moves.story(job.id)
+        assert sent(done), moves.events(job.id)
         moves.intact(guest, job.destination)
 
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from models.plan import StartedAs
+from models.plan import Execution
 from models.preflight import refusals
 from tests import factories
 from tests.helpers import until
-from workers.process import exec_qemu, processes, started_as
+from workers.process import exec_qemu, execution, processes
 from workers.process.processes import Process
 from workers.trust import policy
 from workers.trust.policy import HostPolicy, Policy
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-WANTED = StartedAs(
+WANTED = Execution(
     user="nobody",
     group="nogroup",
     groups=("daemon", "nogroup"),
@@ -43,23 +43,23 @@ def running(argv: list[str]) -> Iterator[Process]:
 
 @as_root
 def test_a_process_is_started_as_another_one_was_and_is_read_back_as_that() -> None:
-    with running(started_as.launched(["/bin/sleep", "60"], WANTED)) as process:
-        assert started_as.read(process, ["qemu"]) == WANTED
+    with running(execution.launched(["/bin/sleep", "60"], WANTED)) as process:
+        assert execution.read(process, ["qemu"]) == WANTED
 
 
 def test_a_process_like_the_workers_own_needs_no_help() -> None:
     with running(["/bin/sleep", "60"]) as process:
-        found = started_as.read(process, ["qemu"])
+        found = execution.read(process, ["qemu"])
         assert found is not None
-        assert started_as.launched(["qemu"], found.model_copy(update={"user": "root"})) == ["qemu"]
-        assert started_as.launched(["qemu"], None) == ["qemu"]
+        assert execution.launched(["qemu"], found.model_copy(update={"user": "root"})) == ["qemu"]
+        assert execution.launched(["qemu"], None) == ["qemu"]
 
 
 @as_root
 def test_a_qemu_that_changes_its_user_itself_is_started_by_root_again() -> None:
-    with running(started_as.launched(["/bin/sleep", "60"], WANTED)) as process:
+    with running(execution.launched(["/bin/sleep", "60"], WANTED)) as process:
         for words in (["-runas", "nobody"], ["-run-with", "user=nobody"]):
-            found = started_as.read(process, ["qemu", *words])
+            found = execution.read(process, ["qemu", *words])
             assert found is not None
             assert (found.user, found.group, found.groups) == ("root", "root", ())
 
@@ -68,23 +68,23 @@ def test_what_a_host_does_not_have_or_allow_is_refused_by_its_name() -> None:
     rules = HostPolicy(Policy(users=("nobody",)), factories.offline())
 
     def said(**changed: object) -> str:
-        return "; ".join(refusals(started_as.impossible(WANTED.model_copy(update=changed), rules)))
+        return "; ".join(refusals(execution.impossible(WANTED.model_copy(update=changed), rules)))
 
     assert said() == "" or os.geteuid() != 0
     assert said(user="nobody-at-all").endswith("as the user nobody-at-all, who does not exist here; create it there")
     assert "runs in the group no-such-group, which does not exist here" in said(groups=("no-such-group",))
     assert "does not list under `users`" in said(user="daemon")
     assert said(user="root") == ""
-    assert started_as.impossible(None, policy.of(factories.offline())) == []
+    assert execution.impossible(None, policy.of(factories.offline())) == []
 
 
 def test_what_a_qemu_is_pinned_to_and_this_host_does_not_have_is_warned_of() -> None:
     def said(**changed: object) -> list[str]:
-        return [check.seen for check in started_as.warnings(WANTED.model_copy(update=changed))]
+        return [check.seen for check in execution.warnings(WANTED.model_copy(update=changed))]
 
     here = min(os.sched_getaffinity(0))
     assert said() == said(vcpus=((), (here,))) == []
-    assert started_as.warnings(None) == []
+    assert execution.warnings(None) == []
     [cpus] = said(cpus=(here, 700), vcpus=((701,), ()))
     assert cpus.startswith("its QEMU is pinned to CPUs of which 700, 701 may not be used here")
     [nodes] = said(memory_policy="bind:0,70-71")
@@ -97,7 +97,7 @@ def test_lists_of_numbers_are_read_as_the_kernel_writes_them() -> None:
 
 @as_root
 def test_a_limit_that_may_not_be_raised_is_left_and_the_program_starts() -> None:
-    wanted = StartedAs(user="nobody", group="nogroup", limits={"nonsense": (1, 1)})
+    wanted = Execution(user="nobody", group="nogroup", limits={"nonsense": (1, 1)})
     program, document = [sys.executable, "-I", "-S", exec_qemu.__file__], wanted.model_dump_json()
     done = subprocess.run([*program, document, "/usr/bin/id", "-un"], capture_output=True, text=True, check=True)
     assert done.stdout == "nobody\n"

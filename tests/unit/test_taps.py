@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import pytest
 from pydantic import ValidationError
 
-from models.plan import StartedAs, Tap
+from models.plan import Execution, Tap
 from models.preflight import refusals
 from tests import factories
 from tests.helpers import until
 from workers.preflight import checks
-from workers.process import exec_qemu, processes, started_as, taps
+from workers.process import exec_qemu, execution, processes, taps
 from workers.process.processes import Process
 from workers.qemu import descriptors
 from workers.qemu.permissions import violations
@@ -37,7 +37,7 @@ WANTED = Tap(
     descriptors=(31, 30),
     port={"isolated": True, "learning": False},
 )
-AS_ROOT = StartedAs(user="root", group="root", taps=(WANTED,))
+AS_ROOT = Execution(user="root", group="root", taps=(WANTED,))
 LINE = ["qemu", "-netdev", "tap,id=n,fds=31:30"]
 
 Answer = TypeVar("Answer")
@@ -66,9 +66,9 @@ def names() -> set[str]:
 
 
 @contextmanager
-def holding(wanted: StartedAs) -> Iterator[Process]:
+def holding(wanted: Execution) -> Iterator[Process]:
     """A process that was started with these taps."""
-    with subprocess.Popen(started_as.launched(["/bin/sleep", "60"], wanted)) as child:
+    with subprocess.Popen(execution.launched(["/bin/sleep", "60"], wanted)) as child:
         until("it is another program", lambda: Path(f"/proc/{child.pid}/exe").samefile("/bin/sleep"), every_s=0.01)
         found = processes.process(child.pid)
         assert found is not None
@@ -91,9 +91,9 @@ def test_a_tap_is_opened_as_another_one_was_and_is_read_back_as_that(there: Any)
 def test_a_user_without_privileges_gets_taps_as_well(there: Any) -> None:
     wanted = AS_ROOT.model_copy(update={"user": "nobody", "group": "nogroup"})
 
-    def read_back() -> StartedAs | None:
+    def read_back() -> Execution | None:
         with holding(wanted) as process:
-            return started_as.read(process, LINE, taps.handed_over(process, LINE))
+            return execution.read(process, LINE, taps.handed_over(process, LINE))
 
     assert there(read_back) == wanted
 
@@ -110,7 +110,7 @@ def test_a_name_that_is_taken_becomes_the_next_free_one(there: Any) -> None:
 def test_without_its_bridge_no_program_is_started_and_nothing_is_left(there: Any) -> None:
     def tried() -> "tuple[subprocess.CompletedProcess[str], set[str]]":
         wanted = AS_ROOT.model_copy(update={"taps": (WANTED.model_copy(update={"bridge": "br1"}),)})
-        argv = started_as.launched(["/bin/echo", "started"], wanted)
+        argv = execution.launched(["/bin/echo", "started"], wanted)
         return subprocess.run(argv, capture_output=True, text=True), names()
 
     done, left = there(tried)
@@ -119,7 +119,7 @@ def test_without_its_bridge_no_program_is_started_and_nothing_is_left(there: Any
 
 
 def test_a_destination_that_cannot_have_such_a_tap_is_told_before_anything_begins(there: Any) -> None:
-    def said(wanted: StartedAs, **policy: Any) -> str:
+    def said(wanted: Execution, **policy: Any) -> str:
         rules = HostPolicy(Policy(**policy), factories.offline())
         return "; ".join(refusals(there(lambda: taps.impossible(wanted, rules))))
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from models.plan import DestinationPlan, Inspection, PlannedTpm, StartedAs, Tpm
+from models.plan import DestinationPlan, Execution, Inspection, PlannedTpm, Tpm
 from models.preflight import refusals
 from tests import factories
 from tests.helpers import until
 from workers.guest import qmp_ready
 from workers.preflight import derivation
-from workers.process import processes, started_as, tpm
+from workers.process import execution, processes, tpm
 from workers.trust.policy import HostPolicy, Policy
 
 with_swtpm = pytest.mark.skipif(shutil.which("swtpm") is None, reason="swtpm is not installed (lab/setup.sh does it)")
@@ -107,7 +107,7 @@ def test_it_is_started_beside_the_program_and_ends_with_it(tmp_path: Path) -> No
     here = tmp_path / "a"
     with emulated(here):
         plan = planned(found(here), here, tmp_path)
-    argv = started_as.launched(["/bin/sleep", "60"], started_as.plainly(), plan)
+    argv = execution.launched(["/bin/sleep", "60"], execution.plainly(), plan)
     with subprocess.Popen(argv, env={**os.environ, processes.MARK: "the guest"}) as child:
         until("it is another program", lambda: Path(f"/proc/{child.pid}/exe").samefile("/bin/sleep"), every_s=0.01)
         emulator = found(tmp_path)
@@ -136,7 +136,7 @@ def test_a_state_that_is_one_file_is_begun_by_an_empty_one_of_the_same_size(tmp_
     tpm.prepare(plan)
     assert (there / "state").stat().st_size == 4 << 20
     assert [check.name for check in tpm.in_the_way(plan)] == ["in-the-way"]
-    argv = started_as.launched(["/bin/echo", "started"], started_as.plainly(), plan)
+    argv = execution.launched(["/bin/echo", "started"], execution.plainly(), plan)
     assert subprocess.run(argv, capture_output=True, text=True).stdout == "started\n"
     asyncio.run(tpm.take_back(plan))
     assert not (there / "state").exists()
@@ -153,9 +153,9 @@ def test_a_program_whose_tpm_does_not_start_is_not_started(tmp_path: Path) -> No
         argv=("socket", *options(tmp_path / "gone")),
         socket=f"{tmp_path}/gone/sock",
         state="/",
-        started_as=started_as.plainly(),
+        started_as=execution.plainly(),
     )
-    argv = started_as.launched(["/bin/echo", "started"], started_as.plainly(), plan)
+    argv = execution.launched(["/bin/echo", "started"], execution.plainly(), plan)
     done = subprocess.run(argv, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert "drover: the guest's QEMU is not started: what listens at" in done.stderr
@@ -171,7 +171,7 @@ def test_a_destination_that_cannot_have_the_tpm_is_told_before_anything_begins(
         argv=("socket", *options(tmp_path)),
         socket=f"{tmp_path}/sock",
         state=str(tmp_path),
-        started_as=StartedAs(user="no-such-user", group="x"),
+        started_as=Execution(user="no-such-user", group="x"),
     )
     ours = factories.offline(guest_root=tmp_path)
     plan = planned(emulator, tmp_path, tmp_path)
@@ -194,7 +194,7 @@ def test_a_destination_that_cannot_have_the_tpm_is_told_before_anything_begins(
 
 def test_a_log_of_a_tpm_that_is_an_image_is_in_the_way(tmp_path: Path) -> None:
     plan = PlannedTpm(
-        argv=("socket", *options(tmp_path)), socket=f"{tmp_path}/sock", state="/", started_as=started_as.plainly()
+        argv=("socket", *options(tmp_path)), socket=f"{tmp_path}/sock", state="/", started_as=execution.plainly()
     )
     (tmp_path / "log").write_text("of an earlier one\n")
     there = DestinationPlan.model_construct(argv=("qemu",), tpm=plan)
@@ -205,7 +205,7 @@ def test_a_log_of_a_tpm_that_is_an_image_is_in_the_way(tmp_path: Path) -> None:
 
 def test_the_state_of_another_tpm_is_in_the_way_and_taken_back_is_only_the_state(tmp_path: Path) -> None:
     plan = PlannedTpm(
-        argv=(), socket=f"{tmp_path}/sock", state=str(tmp_path), started_as=StartedAs(user="root", group="root")
+        argv=(), socket=f"{tmp_path}/sock", state=str(tmp_path), started_as=Execution(user="root", group="root")
     )
     assert tpm.in_the_way(plan) == tpm.in_the_way(None) == []
     for name in ("tpm2-00.permall", ".lock", "log"):

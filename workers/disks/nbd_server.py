@@ -28,7 +28,7 @@ from workers.streams.parameters import NBD
 PROGRAM = "qemu-storage-daemon"
 ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 """Keeps the memory of one request for the next. glibc would give it back to the kernel, which makes it anew and zeroes
-it for each: a third of the NBD server's CPU with QEMU 10.0.2 (`docs/performance.md`). 32 MiB is the most it takes."""
+it for each: a third of the NBD server's CPU with QEMU 10.0.2 (docs/explanation/performance.md). 32 MiB is the most."""
 
 
 def images(ctx: Context, nonce: str) -> list[ExportedImage]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models.plan import PlannedDisk
 from workers import files
-from workers.process import processes, started_as
+from workers.process import execution, processes
 from workers.process.processes import Process
 from workers.step import Context
 
@@ -21,7 +21,7 @@ def give_away(ctx: Context, disk: PlannedDisk) -> None:
     there = files.status(Path(disk.destination_path))
     if there is None or not stat.S_ISREG(there.st_mode):
         return
-    owner = started_as.owner_here(ctx.source.started_as, (source.owner, source.group))
+    owner = execution.owner_here(ctx.source.started_as, (source.owner, source.group))
     descriptor = files.opened(Path(disk.destination_path), os.O_RDONLY)
     try:
         if owner is not None:

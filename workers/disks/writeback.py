@@ -2,7 +2,7 @@
 
 Linux would keep up to a tenth of the host's memory of it, and a mirror is ready only when QEMU has flushed all that is
 left: the copy would wait for the disk at its end, and so would every other user of that disk.
-This is a hint to the kernel only: where it ends early, nothing is lost. `docs/performance.md` has what it saves.
+This is a hint to the kernel only: where it ends early, nothing is lost. What it saves: docs/explanation/performance.md.
 """
 
 import ctypes

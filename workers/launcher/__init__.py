@@ -1,7 +1,7 @@
 """The life of a guest before and after its move: who launched it, and who starts it again.
 
 - `found` looks who launched a guest: a unit of systemd, a process that supervises it, a container, or nobody.
-- `stillness` tells that launcher at the source to keep still before the guest may go, and takes that back.
+- `inhibitor` keeps that launcher at the source from starting the guest again before it may go, and takes that back.
 - `keep_out` puts a folder in the place of an image where a launcher stays that nobody can tell anything.
 - `systemd` is the only place that calls `systemctl`.
 """

@@ -19,10 +19,10 @@ from models.launcher import Launcher, LauncherKind, Limits
 from models.preflight import Check
 from workers import files
 from workers.images.manifest import write_durably
-from workers.launcher import run, stillness, systemd
+from workers.launcher import inhibitor, run, systemd
 from workers.launcher.found import OURS
 from workers.preflight import checks
-from workers.process import processes, started_as, tpm
+from workers.process import execution, processes, tpm
 from workers.process.environment import handed_on
 from workers.process.processes import MARK, Process
 from workers.qemu.command_line import parse_command_line
@@ -77,7 +77,7 @@ def start_incoming(ctx: Context, output: Path) -> Process:
     unit = of(ctx.job.guest)
     files.private_folder(output.parent)
     write_durably(incoming, json.dumps(_launch(ctx, argv, output, {MARK: mark}).json_object()))
-    systemd.drop_in(unit, stillness.DROP_IN).unlink(missing_ok=True)  # it has left this host before, and comes back
+    systemd.drop_in(unit, inhibitor.DROP_IN).unlink(missing_ok=True)  # it has left this host before, and comes back
     systemd.add(systemd.drop_in(unit, SETTINGS), _settings(ctx.source.launcher, restart="no"))
     systemd.ask("reset-failed", "--", unit)
     before = systemd.properties(unit, ["InvocationID"])
@@ -179,7 +179,7 @@ def _former(ctx: Context) -> Path:
 def left(ctx: Context) -> None:
     """Its QEMU has ended: nothing of its unit is left. Errors as for `settle`."""
     unit = of(ctx.job.guest)
-    added = [systemd.drop_in(unit, name) for name in (SETTINGS, stillness.DROP_IN)]
+    added = [systemd.drop_in(unit, name) for name in (SETTINGS, inhibitor.DROP_IN)]
     if systemd.booted() and any(path.exists() for path in added):
         ctx.guard()
         systemd.ask("disable", "--quiet", "--", unit)
@@ -226,7 +226,7 @@ def _launch(ctx: Context, argv: Sequence[str], output: Path, more: dict[str, str
 
 
 def _launched(ctx: Context, argv: Sequence[str]) -> list[str]:
-    return started_as.launched(argv, ctx.source.started_as, ctx.destination.tpm)
+    return execution.launched(argv, ctx.source.started_as, ctx.destination.tpm)
 
 
 def _without_incoming(argv: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Every check of a guest that is to be moved, as data: what it looks for, why that matters, and what to do about it.
 
 A module that looks yields `KIND.of(...)` or `KIND.found(...)`; nothing else says why a guest cannot be moved. A new
-check is a `Kind` here and a line that yields it. `docs/support.md` is written from this list.
+check is a `Kind` here and a line that yields it. `docs/reference/support.md` is written from this list.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ class Kind:
 
     name: str
     what: str
-    """For docs/support.md."""
+    """For docs/reference/support.md."""
     why: str = ""
     """Why it is in the way; behind a colon in a sentence that begins with what was found."""
     remedy: str = ""

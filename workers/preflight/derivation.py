@@ -30,7 +30,7 @@ from workers.guest.qmp_ready import listens
 from workers.images import manifest
 from workers.media import destination
 from workers.preflight import checks
-from workers.process import started_as, taps, tpm
+from workers.process import execution, taps, tpm
 from workers.qemu import known_bugs, program
 from workers.qemu.command_line import destination_command_line
 from workers.qemu.image_options import Fit, fitted
@@ -73,7 +73,7 @@ def derive(
     needed = destination.planned_files(seen, root, ours, rules)
     emulator = tpm.planned(seen, root, ours)
     argv = _command_line(told, ours, chain, places, {file.source_path: file.destination_path for file in needed}, qemu)
-    problems += started_as.impossible(seen.started_as, rules) + taps.impossible(seen.started_as, rules)
+    problems += execution.impossible(seen.started_as, rules) + taps.impossible(seen.started_as, rules)
     problems += tpm.impossible(seen, emulator, rules)
     problems += outside + _disk_faults(places.disks, rules) + _path_faults(rules, places.qmp, places.pidfile)
     problems += _forbidden(argv, seen, places.images, {emulator.socket} if emulator else set(), ours, rules)
@@ -134,7 +134,7 @@ def _forbidden(
     argv: Sequence[str], seen: Inspection, images: set[str], spoken_to: set[str], ours: Settings, rules: HostPolicy
 ) -> list[Check]:
     """What no QEMU may be started with here."""
-    handed = started_as.descriptors(seen.started_as)
+    handed = execution.descriptors(seen.started_as)
     against = command_line_refusals(argv, source_root=str(ours.guest_root), images=images, descriptors=handed)
     forbidden = violations(argv, rules, images, spoken_to)
     return [*checks.at_destination(against), *(checks.POLICY.found(sentence) for sentence in forbidden)]
@@ -148,7 +148,7 @@ def _warnings(
         plain = "its disks and RAM go over the network in plain text: DROVER_STREAMS is plain on both hosts"
         found.append(checks.PLAIN_STREAMS.found(plain))
     changed = [checks.CHANGED_DISK.found(sentence) for sentence in changes(disks)]
-    handed = [*taps.warnings(seen.started_as), *started_as.warnings(seen.started_as)]
+    handed = [*taps.warnings(seen.started_as), *execution.warnings(seen.started_as)]
     return [*checks.at_destination(found), *changed, *handed]
 
 

@@ -18,11 +18,11 @@ from workers import files
 from workers.files import UnsafePath
 from workers.guest import monitors
 from workers.images import links
-from workers.launcher import found, stillness
+from workers.launcher import found, inhibitor
 from workers.media import listing
 from workers.preflight import checks, live_command_line, open_images
 from workers.preflight.live_command_line import LiveCommandLine
-from workers.process import accounts, processes, sockets, started_as, taps, tpm, vcpus
+from workers.process import accounts, execution, processes, sockets, taps, tpm, vcpus
 from workers.process.processes import Process
 from workers.process.taps import HandedOver
 from workers.qemu import block, cpu, inline_secrets, known_bugs, plugged, present_media, process_state, topology
@@ -108,7 +108,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         pidfile=identity.pidfile,
         qmp=question.qmp,
         devices=tuple(devices),
-        started_as=started_as.read(identity.process, identity.argv, identity.handed, await vcpus.threads(monitor)),
+        started_as=execution.read(identity.process, identity.argv, identity.handed, await vcpus.threads(monitor)),
         tpm=emulator,
         topology=layout,
         disks=present.disks,
@@ -147,7 +147,7 @@ async def _facts(monitor: Monitor) -> dict[str, Any]:
 def _launcher(qemu: Process, settings: Settings) -> Launcher:
     """Who launched it. What an administrator's program can tell to keep still does not stay."""
     launcher = found.launcher_of(qemu)
-    return launcher.model_copy(update={"stays": None}) if stillness.program(settings) else launcher
+    return launcher.model_copy(update={"stays": None}) if inhibitor.program(settings) else launcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +287,7 @@ def _followed(disk: SourceDisk, settings: Settings, refusals: list[Check]) -> So
     except UnsafePath as error:
         refusals.append(checks.BEHIND_LINK.found(str(error)))
         return disk
-    owner, group, mode = started_as.owner_of(Path(path)) or (None, None, None)
+    owner, group, mode = execution.owner_of(Path(path)) or (None, None, None)
     found = disk.model_copy(update={"owner": owner, "group": group, "mode": mode})
     return found.model_copy(update={"path": path, "named": disk.path, "links": tuple(through)}) if through else found
 

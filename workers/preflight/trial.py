@@ -18,7 +18,7 @@ from models.preflight import Check
 from workers.guest.qmp_ready import monitor_ready
 from workers.images import manifest
 from workers.preflight import checks, inspection
-from workers.process import processes, started_as, tpm
+from workers.process import execution, processes, tpm
 from workers.qemu import cpu, topology
 from workers.qemu.monitor import connect
 from workers.qemu.trial_line import TrialLine, trial_line
@@ -81,7 +81,7 @@ def _file(file: PlannedFile, stand_ins: dict[str, str]) -> None:
 
 async def _machine(line: TrialLine, folder: Path, emulator: PlannedTpm | None = None) -> Topology:
     log = folder / "log"
-    launched = started_as.launched(line.argv, started_as.plainly(), emulator)
+    launched = execution.launched(line.argv, execution.plainly(), emulator)
     started = processes.spawn(str(folder / "trial"), ["setpriv", "--pdeathsig", "KILL", *launched], log)
     try:
         await monitor_ready(started, line.qmp, log)

@@ -2,7 +2,7 @@
 
 Only the standard library. Launch files name this file by its path, so it stays where it is.
 
-`python exec_qemu.py DOCUMENT PROGRAM ARGUMENTS...`, where DOCUMENT is a `models.plan.StartedAs` as JSON, and in it
+`python exec_qemu.py DOCUMENT PROGRAM ARGUMENTS...`, where DOCUMENT is a `models.plan.Execution` as JSON, and in it
 `beside`: what is started first, and ends with the QEMU. The process stays the same, so whoever started it knows it.
 """
 

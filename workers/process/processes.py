@@ -142,6 +142,19 @@ def identity(process: Process) -> str:
     return f"{boot()}/{namespace}/{process.pid}/{process.started}"
 
 
+def identified(text: str | None) -> Process | None:
+    """The process that an identity names, living or dead; None for one of another namespace of pids."""
+    this_boot, namespace, pid, started = (text or "///").split("/")
+    if not pid or (this_boot == boot() and namespace != str(Path("/proc/self/ns/pid").stat().st_ino)):
+        return None
+    return Process(int(pid), int(started) if this_boot == boot() else -1)
+
+
+def booted_since(identity: str | None) -> bool:
+    """Whether this machine was booted anew since that process ran. Where that is not known it may have been: true."""
+    return (identity or "").partition("/")[0] != boot()
+
+
 def _start_time(pid: int) -> int | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.plan import StartedAs, Tap
+from models.plan import Execution, Tap
 from models.preflight import Check
 from workers.preflight import checks
 from workers.process.exec_qemu import TUN, VHOST_NET
@@ -140,7 +140,7 @@ def _kind(link: Link) -> str:
     return str(link.get("linkinfo", {}).get("info_kind", ""))
 
 
-def impossible(wanted: StartedAs | None, rules: HostPolicy) -> list[Check]:
+def impossible(wanted: Execution | None, rules: HostPolicy) -> list[Check]:
     """Why no such taps can be opened here."""
     if wanted is None or not wanted.taps:
         return []
@@ -159,7 +159,7 @@ def impossible(wanted: StartedAs | None, rules: HostPolicy) -> list[Check]:
     return found
 
 
-def warnings(wanted: StartedAs | None) -> list[Check]:
+def warnings(wanted: Execution | None) -> list[Check]:
     """What such taps would lack here."""
     taps = wanted.taps if wanted is not None else ()
     links = _links() if taps else {}

@@ -21,7 +21,7 @@ from workers import files
 from workers.guest.qmp_ready import listens
 from workers.media import destination
 from workers.preflight import checks
-from workers.process import processes, sockets, started_as
+from workers.process import execution, processes, sockets
 from workers.process.processes import Process
 from workers.qemu import program
 from workers.qemu.command_line import Pairs, parse_command_line, parse_options, words_of, write_options
@@ -87,7 +87,7 @@ def _read(socket: str | None) -> Tpm:
             f"it is emulated by {exe.readlink()} (pid {process.pid}), which is not the {PROGRAM} of this host"
         )
     words = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[1:-1]
-    runs_as = started_as.read(process, ["swtpm"])
+    runs_as = execution.read(process, ["swtpm"])
     if runs_as is None:
         raise Strange(f"its process {process.pid} may not be looked at")
     argv = _lasting(words)
@@ -219,7 +219,7 @@ def stand_in(plan: PlannedTpm, folder: Path) -> PlannedTpm:
             "argv": argv,
             "socket": places[plan.socket],
             "state": places[plan.state],
-            "started_as": started_as.plainly(),
+            "started_as": execution.plainly(),
         }
     )
     if plan.file_bytes is None:
@@ -236,7 +236,7 @@ def prepare(plan: PlannedTpm) -> None:
     descriptor = files.opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         os.ftruncate(descriptor, plan.file_bytes)
-        if (owner := started_as.owner_here(plan.started_as, None)) is not None:
+        if (owner := execution.owner_here(plan.started_as, None)) is not None:
             os.fchown(descriptor, *owner)
     finally:
         os.close(descriptor)
@@ -246,7 +246,7 @@ def impossible(seen: Inspection, plan: PlannedTpm | None, rules: HostPolicy) -> 
     """Why no such TPM can be started here."""
     if plan is None or seen.tpm is None:
         return []
-    found = started_as.impossible(plan.started_as, rules, "its TPM")
+    found = execution.impossible(plan.started_as, rules, "its TPM")
     if why := _strange(plan.argv):
         found.append(checks.NO_TPM.found(why, remedy=""))
     paths = list(_paths(plan.argv))

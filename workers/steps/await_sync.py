@@ -13,7 +13,7 @@ from models.fleet import limits
 from models.job import Side, record_event
 from workers import hooks
 from workers.disks import mirrors, nbd_server, pace
-from workers.guest import guest_events
+from workers.guest import readiness
 from workers.hooks import Point
 from workers.qemu import block
 from workers.qemu.block import Mirror
@@ -46,7 +46,7 @@ class AwaitSync(StepHandler):
     async def verify(self, ctx: Context) -> bool:
         async with ctx.guest() as monitor:
             in_sync = mirrors.all_in_sync(ctx, await block.mirrors(monitor, mirrors.names(ctx)))
-            held_up = await guest_events.held_up(ctx, monitor) is not None
+            held_up = await readiness.obstacle(ctx, monitor) is not None
         done = all(disk.ready_at for disk in ctx.job.disks) and hooks.finished(ctx, Point.BEFORE_SWITCHOVER)
         return in_sync and not held_up and not ctx.job.held and done
 
@@ -84,7 +84,7 @@ class _Watch:
             async with mirrors.unblocked(self.ctx, self.monitor):
                 states = await block.mirrors(self.monitor, mirrors.names(self.ctx))
             _raise_if_ended(self.ctx, states)
-            held_up = self.lacks_room(states) or await guest_events.held_up(self.ctx, self.monitor)
+            held_up = self.lacks_room(states) or await readiness.obstacle(self.ctx, self.monitor)
             await asyncio.to_thread(self.say, held_up, await asyncio.to_thread(self.low.sentence))
             in_sync = mirrors.all_in_sync(self.ctx, states) and held_up is None and not self.ctx.job.held
             await self.record_event(states, now=in_sync)

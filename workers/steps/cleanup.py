@@ -11,9 +11,10 @@ from workers.disks import nbd_server
 from workers.guest import run_files
 from workers.hooks import Point
 from workers.images import retention, way_back
-from workers.launcher import keep_out, stillness, units
+from workers.launcher import inhibitor, keep_out, units
 from workers.process import tpm
-from workers.proof import process, reading
+from workers.proof import reading
+from workers.proof import supervisor as proof
 from workers.qemu import written
 from workers.qemu.monitor import MonitorLost
 from workers.step import Context, StepHandler
@@ -36,14 +37,14 @@ class CleanupSource(StepHandler):
         self._owned_elsewhere(ctx)
         self._let_go(ctx)
         retention.write_down(ctx)  # of a job that was begun by an earlier version
-        launcher = await stillness.keep_still(ctx, whatever_it_is=True)  # likewise
+        launcher = await inhibitor.inhibit(ctx, whatever_it_is=True)  # likewise
         units.leave(ctx)
         retention.set_aside(ctx)  # first: what is started anew in its place must not find them
         if launcher is not None:
             await self._end_qemu(ctx, launcher)
         _write_way_back_down(ctx)
         await self._end_tpm(ctx)
-        stillness.end_scripts(ctx)
+        inhibitor.end_scripts(ctx)
         units.left(ctx)
         run_files.unlink_dead(ctx.settings, [ctx.source.qmp], ctx.source.pidfile)
         await supervisor.kill_all(ctx)
@@ -68,9 +69,9 @@ class CleanupSource(StepHandler):
             )
 
     async def _end_qemu(self, ctx: Context, launcher: Launcher) -> None:
-        if launcher.stays and stillness.program(ctx.settings) is None:
+        if launcher.stays and inhibitor.program(ctx.settings) is None:
             keep_out.put(ctx, launcher)
-        stillness.halt_scripts(ctx, launcher)
+        inhibitor.halt_scripts(ctx, launcher)
         try:
             async with ctx.guest() as monitor:
                 await monitor.execute("quit", timeout_s=10)
@@ -108,7 +109,7 @@ class CleanupDestination(StepHandler):
 
     async def do(self, ctx: Context) -> None:
         await nbd_server.stop(ctx)
-        await process.stop(ctx)
+        await proof.stop(ctx)
         await supervisor.kill_all(ctx)
         await streams.stop(ctx)
         await hooks.run(ctx, Point.AFTER_CLEANUP)

@@ -11,7 +11,7 @@ from drover.words import count
 from models.documents import DiskProof, Proof, Range
 from models.job import Side, record_event
 from workers.disks.pace import Brake
-from workers.proof import process, reading
+from workers.proof import reading, supervisor
 from workers.proof.comparing import Comparison, Peer
 from workers.proof.protocol import BLOCK_BYTES
 from workers.step import Context, StepHandler
@@ -34,14 +34,14 @@ class CompareImagesDestination(StepHandler):
     async def verify(self, ctx: Context) -> bool:
         if not ctx.job.options.verify:
             return True
-        return process.running(ctx) is not None and streams.running(ctx) is not None
+        return supervisor.running(ctx) is not None and streams.running(ctx) is not None
 
     async def do(self, ctx: Context) -> None:
-        await process.start(ctx)
+        await supervisor.start(ctx)
         await streams.serve(ctx, ctx.served_at.nonce)
 
     async def rollback(self, ctx: Context) -> None:
-        await process.stop(ctx)
+        await proof.stop(ctx)
 
 
 class CompareImagesSource(StepHandler):

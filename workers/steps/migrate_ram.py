@@ -23,9 +23,9 @@ from workers.guest import incoming_qemu
 from workers.health import agent
 from workers.hooks import Point
 from workers.images import way_back
-from workers.launcher import stillness
+from workers.launcher import inhibitor
 from workers.media import listing
-from workers.process.machine import boot
+from workers.process import processes
 from workers.qemu import block, migration, written
 from workers.step import Context, StepHandler
 from workers.storage import making
@@ -116,7 +116,7 @@ class MigrateRamSource(StepHandler):
             self._check_window(ctx)
             await self._check_guest(ctx)
             await self._ask_agent(ctx)
-            await stillness.keep_still(ctx)
+            await inhibitor.inhibit(ctx)
             await streams.connect(ctx)
             self._start(ctx, attempt)
         told = await supervisor.watch(ctx, attempt, _Progress(ctx, attempt).write)
@@ -241,7 +241,7 @@ class MigrateRamSource(StepHandler):
             _refuse_lost_journal(ctx, supervisor.journal_state(ctx, ctx.job.switchover.attempt))
         if supervisor.attempts(ctx) and ctx.held is not None and ctx.source_alive:
             await self._take_back(ctx)
-        await stillness.go_on(ctx)
+        await inhibitor.lift(ctx)
 
 
 def _keep_what_it_wrote(ctx: Context) -> None:
@@ -265,8 +265,8 @@ def _refuse_lost_journal(ctx: Context, told: JournalState) -> None:
         Unknown: only the destination knows.
     """
     begun, kept = ctx.job.cutover_begun_at is not None, told.last("keeping") or told.last("kept")
-    rebooted = not (ctx.source.process or boot()).startswith(boot())
-    if begun and rebooted and not kept and not ctx.source_alive:
+    booted = processes.booted_since(ctx.source.process)
+    if begun and booted and not kept and not ctx.source_alive:
         raise Unknown(
             f"{ctx.job.source} went down while it handed {ctx.job.guest} over, and cannot tell how that ended: ask "
             f"both hosts by `drover reconcile`, then `drover job resolve {ctx.job.id}`"
@@ -315,7 +315,7 @@ class _Progress:
         terms.save(self.terms_file)
 
     def _climb(self, ram: RamProgress) -> None:
-        """What is done about RAM that changes as fast as it is sent is part of the job's story."""
+        """What is done about RAM that changes as fast as it is sent is told in the job's events."""
         options, at = self.ctx.job.options, time.monotonic()
         self.ladder.obey(options.max_downtime_ms, _most_ms(options), at)
         for step in self.ladder.look(ram, at):

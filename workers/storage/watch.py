@@ -19,7 +19,7 @@ from drover.settings import Settings
 from models.database import transaction
 from models.guest import Guest
 from models.storage import Storage, is_low
-from workers.process.machine import boot
+from workers.process import processes
 from workers.process.processes import Process
 from workers.storage import room
 from workers.storage.places import Place, places
@@ -58,18 +58,10 @@ def look(ours: Settings) -> None:
 
 def _seen(guest: Guest) -> _Seen | None:
     """None where nothing can be said of it."""
-    process = _process(guest.process)
+    process = processes.identified(guest.process)
     if process is None or (not process.alive and _somebody_listens(guest.qmp)):
         return None
     return _Seen(gone=not process.alive, images=dict(_images(process)))
-
-
-def _process(identity: str | None) -> Process | None:
-    """The process that an identity names, living or dead; None for one of another namespace of pids."""
-    this_boot, namespace, pid, started = (identity or "///").split("/")
-    if not pid or (this_boot == boot() and namespace != str(Path("/proc/self/ns/pid").stat().st_ino)):
-        return None
-    return Process(int(pid), int(started) if this_boot == boot() else -1)
 
 
 def _somebody_listens(socket: str) -> bool:

@@ -188,7 +188,7 @@ class Source:
         self.check_window(RESERVE_S)
 
     def check_window(self, reserve_s: float) -> None:
-        """Nothing crosses outside of the job's window."""
+        """No switchover outside of the job's window."""
         if self.order.closes_at is not None and uptime() > self.order.closes_at - reserve_s:
             raise WindowClosed("its window closed before the switchover")
 

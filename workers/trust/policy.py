@@ -1,6 +1,6 @@
 """What this host lets a guest be made of, as its administrator says in a file that only root can write.
 
-Whatever the database or another host says, a guest is started here only within it. See docs/security.md.
+Whatever the database or another host says, a guest is started here only within it. See docs/explanation/security.md.
 """
 
 import os

@@ -64,7 +64,8 @@ def _refuse_in_vain(job: Job, closed: bool) -> None:
         raise PreconditionFailed(f"job {job.id} is past the point of no return: it is being completed")
     if closed:
         raise PreconditionFailed(
-            f"the window of job {job.id} is closed: `drover job set {job.id} --window ''` first, if it is to cross now"
+            f"the window of job {job.id} is closed: `drover job set {job.id} --window ''` first, if the guest is to "
+            "change hosts now"
         )
     pace, left = job.pace, sum(disk.bytes_left for disk in job.disks if disk.ready_at is None)
     if left and pace is not None and pace.copied_per_s and pace.written_per_s >= pace.copied_per_s:

@@ -30,7 +30,7 @@ def run(checks: Iterator[Check], *, as_json: bool) -> None:
 def configuration() -> Iterator[Check]:
     """The settings, and what they name."""
     for name in unknown(os.environ):
-        yield warning("settings", f"{name} is unknown to Drover", "see docs/settings.md for how it is spelled")
+        yield warning("settings", f"{name} is unknown to Drover", "docs/reference/settings.md has how it is spelled")
     if wrong := problems():
         yield from (problem("settings", sentence) for sentence in wrong)
         return

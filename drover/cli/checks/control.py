@@ -48,7 +48,7 @@ def _webhooks(ours: Settings) -> Iterator[Check]:
     with transaction() as session:
         receivers = session.scalars(select(Receiver)).all()
     if receivers and not ours.webhook_key:
-        fix = "set it to what made the receivers' secrets, docs/settings.md"
+        fix = "set it to what made the receivers' secrets, docs/reference/settings.md"
         yield problem("webhooks", "there are receivers, but DROVER_WEBHOOK_KEY is not set: none is told", fix)
 
 

@@ -16,7 +16,7 @@ from drover.words import count
 
 PROGRAMS = ("qemu-system-x86_64", "qemu-img", "qemu-storage-daemon")
 ENVIRONMENT = Path("/etc/drover/environment")
-"""Where docs/deploy.md keeps settings and credentials."""
+"""Where docs/how-to/deploy.md keeps settings and credentials."""
 
 
 def configuration(ours: Settings) -> Iterator[Check]:
@@ -49,7 +49,7 @@ def _policy(ours: Settings) -> Check:
         return problem("policy", str(error))
     if rules.file.hosts is None:
         found = f"{ours.policy}: any host's key is believed when it is first seen"
-        return warning("policy", found, "list them under `hosts`, see docs/security.md")
+        return warning("policy", found, "list them under `hosts`, see docs/explanation/security.md")
     return ok("policy", f"{ours.policy} lists {count(len(rules.file.hosts), 'host')} whose guests may come here")
 
 

@@ -102,7 +102,7 @@ def role(ours: Settings) -> Iterator[Check]:
         yield problem("database-role", f"this role may not write {', '.join(lacks)}", fix)
     elif ours.host and owns:
         found = "this hypervisor logs in as the owner of the tables: who takes it over may change every move"
-        yield warning("database-role", found, "give it a role of its own, docs/deploy.md")
+        yield warning("database-role", found, "give it a role of its own, docs/how-to/deploy.md")
     else:
         yield ok("database-role", "it permits what is needed")
 
@@ -116,7 +116,7 @@ def queues(ours: Settings) -> Iterator[Check]:
     for queue, waiting in health.lengths(mine).items():
         if queue == UNROUTED_QUEUE and waiting:
             found = f"{waiting} messages were sent without a queue: nobody takes them"
-            yield warning("queues", found, f"send them to {CONTROL_QUEUE}, docs/cli.md")
+            yield warning("queues", found, f"send them to {CONTROL_QUEUE}, docs/reference/cli.md")
         elif waiting >= MANY_MESSAGES:
             found = f"{waiting} messages wait in {queue}"
             yield warning("queues", found, "see whether the service that takes them runs, and its log")
@@ -133,7 +133,7 @@ def connections(ours: Settings) -> Iterator[Check]:
         yield warning("database-tls", found, "add sslmode=verify-full&sslrootcert=FILE to DROVER_DATABASE_URL")
     if broker.scheme in {"redis", "sentinel"} and not _near(broker.hostname or ""):
         found = f"what goes to Redis at {broker.hostname} is not encrypted"
-        yield warning("broker-tls", found, "use rediss:// in DROVER_BROKER_URL, docs/deploy.md")
+        yield warning("broker-tls", found, "use rediss:// in DROVER_BROKER_URL, docs/how-to/deploy.md")
     used = parse_qs(broker.query)
     named = [
         *(("database-tls", path) for name in ("sslcert", "sslrootcert") for path in database.get(name, ())),
@@ -160,7 +160,7 @@ def certificate(name: str, path: Path) -> Check:
     except (OSError, ValueError) as error:
         return problem(name, f"{path} cannot be read ({error})", "put the certificate there, readable by this user")
     left = ends - datetime.now(UTC)
-    fix = "make a new one and restart the service, docs/deploy.md; guests and moves go on"
+    fix = "make a new one and restart the service, docs/how-to/deploy.md; guests and moves go on"
     if left < timedelta(0):
         return problem(name, f"{path} expired at {ends:%Y-%m-%d %H:%M} UTC", fix)
     if left < EXPIRES_SOON:

@@ -1,4 +1,4 @@
-"""What the guest or its owner does during a move, and whether the move goes on, waits or ends because of it.
+"""Whether the guest can be moved as it is now: what it or its owner did during a move may end the move, or hold it up.
 
 Only a running guest is moved, with the devices that it had at the preflight. So a reset changes nothing, a guest that
 is paused or stopped is waited for, and one that is powered off, or has other devices now, stays where it is.
@@ -18,7 +18,7 @@ from workers.step import Context
 from workflows.migration.run_states import OVER, STANDING
 
 
-async def held_up(ctx: Context, monitor: Monitor) -> str | None:
+async def obstacle(ctx: Context, monitor: Monitor) -> str | None:
     """None if the guest can be moved as it is now, else what must be done first. To be called on the source.
 
     Raises:

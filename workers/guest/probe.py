@@ -38,14 +38,14 @@ async def observe(question: Observe, settings: Settings) -> Observation:
 
 async def _source(plan: Plan, directory: JobDirectory) -> Observation:
     alive = Process(plan.source.pid, plan.source.started).alive
-    stories = [journal.read(path) for _, path in directory.switch_journals(Side.SOURCE)]
+    journals = [journal.read(path) for _, path in directory.switch_journals(Side.SOURCE)]
     runstate, migration = await _ask(plan.source.qmp) if alive else SILENT
     return Observation(
         alive=alive,
         runstate=runstate,
         migration=migration,
-        told_to_run=any(story.committed for story in stories),
-        went_on=any(story.went_on and story.last("continuing") is not None for story in stories),
+        told_to_run=any(one.committed for one in journals),
+        went_on=any(one.went_on and one.last("continuing") is not None for one in journals),
     )
 
 

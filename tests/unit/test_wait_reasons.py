@@ -11,18 +11,18 @@ from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.job import Disk, Job, JobState, StepState
 from workers.disks import pace
 from workers.qemu.block import Mirror
-from workflows import standing
+from workflows import wait_reasons
 from workflows.migration import chain
-from workflows.standing import Scene
+from workflows.wait_reasons import Conditions
 
 NOW = datetime(2026, 3, 1, 22, tzinfo=UTC)
 MB = 10**6
 
 
-def scene(**changed: Any) -> Scene:
+def conditions(**changed: Any) -> Conditions:
     """Both hosts are heard of, and a controller acts."""
     usual: dict[str, Any] = {"at": NOW, "silences_s": {"a": 1.0, "b": 1.0}, "patience_s": 8.0, "controlled": True}
-    return Scene(**usual | changed)
+    return Conditions(**usual | changed)
 
 
 def job(at_work: str | None = "await_sync", **columns: Any) -> Job:
@@ -51,36 +51,36 @@ def in_sync(made: Job) -> Job:
 
 
 def test_a_job_that_goes_on_says_nothing() -> None:
-    assert standing.of_job(job(), scene()) is None
-    assert standing.of_job(job(pace=Pace(copied_per_s=12e6)), scene()) is None
+    assert wait_reasons.of_job(job(), conditions()) is None
+    assert wait_reasons.of_job(job(pace=Pace(copied_per_s=12e6)), conditions()) is None
 
 
 def test_a_held_move_says_how_it_is_released() -> None:
-    assert standing.of_job(job(hold=True), scene()) is None, "it still copies"
-    told = standing.of_job(in_sync(job(hold=True)), scene())
+    assert wait_reasons.of_job(job(hold=True), conditions()) is None, "it still copies"
+    told = wait_reasons.of_job(in_sync(job(hold=True)), conditions())
     assert told == "held, its disks are kept in sync, until `drover job release 13`"
 
 
 def test_a_dead_worker_of_the_destination_shows_while_the_source_copies_on() -> None:
-    told = standing.of_job(job(), scene(silences_s={"a": 1.0, "b": 40.0}))
+    told = wait_reasons.of_job(job(), conditions(silences_s={"a": 1.0, "b": 40.0}))
     assert told is not None
     assert told.startswith("b is silent for 40 s (is its worker down?); await_sync on a goes on, what follows waits")
     assert "`drover job cancel 13`" in told
 
 
 def test_a_silent_host_whose_step_is_next_holds_the_job_up() -> None:
-    told = standing.of_job(job(at_work=None), scene(silences_s={"a": 1.0, "b": 400.0}))
+    told = wait_reasons.of_job(job(at_work=None), conditions(silences_s={"a": 1.0, "b": 400.0}))
     assert told == "b is silent for 6:40 (is its worker down?): start it there, or `drover job cancel 13`"
 
 
 def test_a_copy_under_a_limit_says_how_long_it_takes() -> None:
     limited = job(pace=Pace(copied_per_s=4e6, limit_per_s=4_000_000))
-    assert standing.of_job(limited, scene()) == "limited to 4.0 MB/s, 3:10 left"
+    assert wait_reasons.of_job(limited, conditions()) == "limited to 4.0 MB/s, 3:10 left"
 
 
 def test_a_guest_that_writes_faster_than_the_limit_is_told_with_what_lifts_it() -> None:
     outrun = job(pace=Pace(copied_per_s=12e6, written_per_s=14e6, limit_per_s=12_000_000))
-    told = standing.of_job(outrun, scene()) or ""
+    told = wait_reasons.of_job(outrun, conditions()) or ""
     assert told.startswith(
         "the guest writes 14 MB/s and the copy is limited to 12 MB/s: `drover job set 13 --bandwidth"
     )
@@ -98,20 +98,20 @@ def test_a_guest_that_writes_faster_than_the_limit_is_told_with_what_lifts_it() 
     ],
 )
 def test_no_job_that_stands_is_without_a_reason(columns: dict[str, Any], changed: dict[str, Any], says: str) -> None:
-    assert (standing.of_job(job(at_work=None, **columns), scene(**changed)) or "").startswith(says)
+    assert (wait_reasons.of_job(job(at_work=None, **columns), conditions(**changed)) or "").startswith(says)
 
 
 def test_a_step_that_nobody_takes_up_and_one_that_is_tried_again_say_so() -> None:
     made = job(at_work=None)
     made.steps[0].enqueued_at = NOW - timedelta(seconds=9)
-    assert "has not taken up prepare_dest_image for 9 s" in (standing.of_job(made, scene()) or "")
+    assert "has not taken up prepare_dest_image for 9 s" in (wait_reasons.of_job(made, conditions()) or "")
     made.steps[0].next_at, made.steps[0].error = NOW + timedelta(seconds=5), "no route"
-    assert standing.of_job(made, scene()) == "prepare_dest_image is tried again in 5 s: no route"
+    assert wait_reasons.of_job(made, conditions()) == "prepare_dest_image is tried again in 5 s: no route"
 
 
 @pytest.mark.parametrize("state", [JobState.DONE, JobState.ROLLED_BACK])
 def test_a_job_that_has_ended_waits_for_nothing(state: JobState) -> None:
-    assert standing.of_job(job(state=state, wait_reason="old"), scene(controlled=False)) is None
+    assert wait_reasons.of_job(job(state=state, wait_reason="old"), conditions(controlled=False)) is None
 
 
 def drain(state: DrainState, *rows: DrainGuest) -> Drain:
@@ -120,13 +120,13 @@ def drain(state: DrainState, *rows: DrainGuest) -> Drain:
 
 def test_a_drain_says_why_it_begins_nothing() -> None:
     waits = DrainGuest(guest="web", state=GuestState.WAITING, reason="b has no room")
-    assert standing.of_drain(drain(DrainState.PAUSED), {}, controlled=True) == "paused: `drover drain resume 3`"
-    assert standing.of_drain(drain(DrainState.RUNNING, waits), {}, controlled=True) == "web: b has no room"
-    assert "no controller" in (standing.of_drain(drain(DrainState.RUNNING, waits), {}, controlled=False) or "")
+    assert wait_reasons.of_drain(drain(DrainState.PAUSED), {}, controlled=True) == "paused: `drover drain resume 3`"
+    assert wait_reasons.of_drain(drain(DrainState.RUNNING, waits), {}, controlled=True) == "web: b has no room"
+    assert "no controller" in (wait_reasons.of_drain(drain(DrainState.RUNNING, waits), {}, controlled=False) or "")
     moving = DrainGuest(guest="db", state=GuestState.MOVING, job_id=13)
-    assert standing.of_drain(drain(DrainState.RUNNING, waits, moving), {13: job()}, controlled=True) is None
+    assert wait_reasons.of_drain(drain(DrainState.RUNNING, waits, moving), {13: job()}, controlled=True) is None
     held = {13: in_sync(job(hold=True))}
-    told = standing.of_drain(drain(DrainState.RUNNING, moving), held, controlled=True)
+    told = wait_reasons.of_drain(drain(DrainState.RUNNING, moving), held, controlled=True)
     assert told == "1 move is held in sync until `drover drain release 3`"
 
 

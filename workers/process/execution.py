@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
-from models.plan import PlannedTpm, StartedAs
+from models.plan import Execution, PlannedTpm
 from models.preflight import Check
 from workers.preflight import checks
 from workers.process import accounts, exec_qemu, vcpus
@@ -40,7 +40,7 @@ LIMITS = {
 
 def read(
     process: Process, argv: Sequence[str], handed: HandedOver = NOTHING, threads: Sequence[int] = ()
-) -> StartedAs | None:
+) -> Execution | None:
     """What its process shows, with what it was handed and the threads of its vCPUs.
 
     None: it may not be looked at, or it has ended.
@@ -51,7 +51,7 @@ def read(
         status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line)
         uid, gid = (0, 0) if _changes_user(argv) else (int(status["Uid"].split()[1]), int(status["Gid"].split()[1]))
         cpus = os.sched_getaffinity(process.pid)
-        return StartedAs(
+        return Execution(
             user=accounts.user_name(uid),
             group=accounts.group_name(gid),
             groups=() if uid == 0 else tuple(accounts.group_name(int(number)) for number in status["Groups"].split()),
@@ -90,7 +90,7 @@ def _memory_policy(folder: Path) -> str | None:
     return None
 
 
-def impossible(wanted: StartedAs | None, rules: HostPolicy, what: str = "its QEMU") -> list[Check]:
+def impossible(wanted: Execution | None, rules: HostPolicy, what: str = "its QEMU") -> list[Check]:
     """Why nothing can be started like that here."""
     if wanted is None or wanted.user == "root":
         return []
@@ -109,7 +109,7 @@ def impossible(wanted: StartedAs | None, rules: HostPolicy, what: str = "its QEM
     return found
 
 
-def warnings(wanted: StartedAs | None) -> list[Check]:
+def warnings(wanted: Execution | None) -> list[Check]:
     """What it is pinned to and cannot have here."""
     if wanted is None:
         return []
@@ -136,14 +136,14 @@ def _is_group(name: str) -> bool:
     return False
 
 
-def descriptors(wanted: StartedAs | None) -> frozenset[int]:
+def descriptors(wanted: Execution | None) -> frozenset[int]:
     """Those that are opened anew for it."""
     if wanted is None:
         return frozenset()
     return frozenset((*wanted.vhost_net, *(number for tap in wanted.taps for number in tap.descriptors)))
 
 
-def launched(argv: Sequence[str], wanted: StartedAs | None, tpm: PlannedTpm | None = None) -> list[str]:
+def launched(argv: Sequence[str], wanted: Execution | None, tpm: PlannedTpm | None = None) -> list[str]:
     """The command line that starts it like that here, with its TPM beside it."""
     if wanted is None or not (tpm or _differs(wanted)):
         return list(argv)
@@ -157,15 +157,15 @@ def _beside(tpm: PlannedTpm) -> dict[str, object]:
     return {"argv": launched([*with_it, *tpm.argv], tpm.started_as), "socket": tpm.socket}
 
 
-def _differs(wanted: StartedAs) -> bool:
+def _differs(wanted: Execution) -> bool:
     other_user = wanted.user != "root" and os.geteuid() == 0
     same_user = {"user": wanted.user, "group": wanted.group, "groups": wanted.groups}
     return other_user or plainly().model_copy(update=same_user) != wanted
 
 
-def plainly() -> StartedAs:
+def plainly() -> Execution:
     """As whatever a worker starts without further ado."""
-    return StartedAs(
+    return Execution(
         user=accounts.user_name(os.geteuid()),
         group=accounts.group_name(os.getegid()),
         nice=os.getpriority(os.PRIO_PROCESS, 0),
@@ -173,7 +173,7 @@ def plainly() -> StartedAs:
     )
 
 
-def owner_here(wanted: StartedAs | None, owner: tuple[str, str] | None) -> tuple[int, int] | None:
+def owner_here(wanted: Execution | None, owner: tuple[str, str] | None) -> tuple[int, int] | None:
     """User and group that an image gets: those it had by name, or where they are not here those of its QEMU.
 
     None: as the worker makes it.

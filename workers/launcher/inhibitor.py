@@ -1,4 +1,4 @@
-"""A guest's launcher at the source keeps still once the guest may go, and goes on if the guest stays after all.
+"""A guest's launcher at the source starts nothing any more once the guest may go, and may again if the guest stays.
 
 Of a unit of systemd this is one file, which adds to the unit: it is not restarted, and a start is refused for as long
 as the file is there, at boot as well. The guest runs on meanwhile. Whether the unit is enabled is not touched.
@@ -9,17 +9,16 @@ import asyncio
 import json
 import logging
 import signal
-import subprocess
 from pathlib import Path
 
 from drover.errors import Fatal, Transient
 from drover.settings import Settings
-from models.launcher import Launcher, LauncherKind
+from models.launcher import Inhibition, Launcher, LauncherKind
+from workers import programs
 from workers.images.manifest import write_durably
 from workers.launcher import found, systemd
 from workers.preflight import checks
-from workers.process.environment import handed_on
-from workers.process.machine import boot
+from workers.process import processes
 from workers.step import Context
 from workers.trust import policy
 
@@ -27,7 +26,7 @@ log = logging.getLogger(__name__)
 
 DROP_IN = "zz-drover-moved"
 RECORD = "stilled.json"
-"""In the job's folder: who was told, written before."""
+"""In the job's folder, an `Inhibition`: written before, read by whichever version of the worker lifts it."""
 PROGRAM_S = 30.0
 STARTS_ANEW = frozenset({"always"})
 """Restart policies by which systemd would have started the guest again, however it ended."""
@@ -38,8 +37,8 @@ def program(settings: Settings) -> Path | None:
     return policy.of(settings).launcher
 
 
-async def keep_still(ctx: Context, *, whatever_it_is: bool = False) -> Launcher | None:
-    """Tell the launcher of the guest here to keep still; returns it, or None if the guest's QEMU has ended.
+async def inhibit(ctx: Context, *, whatever_it_is: bool = False) -> Launcher | None:
+    """Keep the launcher of the guest here from starting it again; returns it, or None if the guest's QEMU has ended.
 
     Args:
         ctx: of a step at the source.
@@ -56,23 +55,31 @@ async def keep_still(ctx: Context, *, whatever_it_is: bool = False) -> Launcher 
     accepted = ctx.job.options.launcher_stays and not any(disk.block_device for disk in ctx.source.disks)
     if launcher.kind is LauncherKind.UNIT or told:
         ctx.guard()
-        await asyncio.to_thread(_still, ctx, launcher, told)
+        unit = launcher.name if launcher.kind is LauncherKind.UNIT else None
+        inhibition = Inhibition(kind=launcher.kind, unit=unit or launcher.name)
+        await asyncio.to_thread(_write_down, ctx, inhibition)
+        await (asyncio.to_thread(_mask, ctx, unit) if unit else _tell(ctx, "still"))
     elif launcher.stays and not (whatever_it_is or accepted):
         raise Fatal(checks.LAUNCHER_STAYS.found(launcher.stays).sentence)
     return launcher
 
 
-def _still(ctx: Context, launcher: Launcher, told: Path | None) -> None:
-    write_durably(ctx.directory.path / RECORD, json.dumps({"kind": launcher.kind, "unit": launcher.name}))
-    if launcher.kind is not LauncherKind.UNIT or launcher.name is None:
-        _run(told, "still", ctx)
-        return
-    file = systemd.drop_in(launcher.name, DROP_IN)
-    systemd.add(file, _unwanted(ctx, file))
-    log.info("%s keeps still from now on: %s", launcher.name, file)
+def _write_down(ctx: Context, inhibition: Inhibition) -> None:
+    write_durably(ctx.directory.path / RECORD, json.dumps(inhibition.json_object()))
 
 
-def _unwanted(ctx: Context, file: Path) -> str:
+def _written_down(ctx: Context) -> Inhibition | None:
+    record = ctx.directory.path / RECORD
+    return Inhibition.read(json.loads(record.read_text())) if record.exists() else None
+
+
+def _mask(ctx: Context, unit: str) -> None:
+    file = systemd.drop_in(unit, DROP_IN)
+    systemd.add(file, _drop_in(ctx, file))
+    log.info("%s is not started from now on: %s", unit, file)
+
+
+def _drop_in(ctx: Context, file: Path) -> str:
     job = ctx.job
     return f"""\
 # Written by Drover, job {job.id}: {job.guest} moves to {job.destination}, and a second one must not be started here.
@@ -85,22 +92,21 @@ Restart=no
 """
 
 
-async def go_on(ctx: Context) -> None:
+async def lift(ctx: Context) -> None:
     """Take it back: the guest stays here. If it ended meanwhile, its unit does what it would have done.
 
     Raises:
         Transient: the launcher could not be told.
     """
-    record = ctx.directory.path / RECORD
-    if not record.exists():
+    inhibition = _written_down(ctx)
+    if inhibition is None:
         return
     ctx.guard()
-    told = json.loads(record.read_text())
-    if told["kind"] == LauncherKind.UNIT:
-        await asyncio.to_thread(_wanted_again, ctx, told["unit"])
+    if inhibition.kind is LauncherKind.UNIT and inhibition.unit:
+        await asyncio.to_thread(_unmask, ctx, inhibition.unit)
     else:
-        await asyncio.to_thread(_run, program(ctx.settings), "again", ctx)
-    record.unlink()
+        await _tell(ctx, "again")
+    (ctx.directory.path / RECORD).unlink()
 
 
 def halt_scripts(ctx: Context, launcher: Launcher) -> None:
@@ -112,40 +118,33 @@ def halt_scripts(ctx: Context, launcher: Launcher) -> None:
 
 
 def end_scripts(ctx: Context) -> None:
-    """Once the QEMU has ended: nothing is left in the unit that was told to keep still."""
-    record = ctx.directory.path / RECORD
-    if record.exists() and (told := json.loads(record.read_text()))["kind"] == LauncherKind.UNIT:
+    """Once the QEMU has ended: nothing is left in the unit that must start nothing."""
+    inhibition = _written_down(ctx)
+    if inhibition is not None and inhibition.kind is LauncherKind.UNIT and inhibition.unit:
         ctx.guard()
-        systemd.ask("kill", "--signal=SIGKILL", "--", told["unit"])  # it refuses where nothing is left
+        systemd.ask("kill", "--signal=SIGKILL", "--", inhibition.unit)  # it refuses where nothing is left
 
 
-def _wanted_again(ctx: Context, unit: str) -> None:
+def _unmask(ctx: Context, unit: str) -> None:
     systemd.take_away(systemd.drop_in(unit, DROP_IN))
     launcher = ctx.source.launcher
     if launcher is None or launcher.name != unit or ctx.source_alive:
         return
-    rebooted = not (ctx.source.process or "").startswith(boot())
-    if launcher.restart in STARTS_ANEW or (rebooted and launcher.wanted):
+    booted = processes.booted_since(ctx.source.process)
+    if launcher.restart in STARTS_ANEW or (booted and launcher.wanted):
         log.info("%s is started: its guest ended during the move, which was rolled back", unit)
         systemd.tell("start", "--no-block", "--", unit)
 
 
-def _run(told: Path | None, what: str, ctx: Context) -> None:
-    """The administrator's program: `PROGRAM still|again GUEST`."""
+async def _tell(ctx: Context, what: str) -> None:
+    """By the administrator's program: `PROGRAM still|again GUEST`."""
+    guest, told = ctx.job.guest, program(ctx.settings)
     if told is None:
-        raise Fatal(f"the policy names no `launcher` any more, which was to be told {what!r} about {ctx.job.guest}")
-    try:
-        done = subprocess.run(
-            [str(told), what, ctx.job.guest],
-            env={**handed_on(), "DROVER_GUEST": ctx.job.guest, "DROVER_JOB": str(ctx.job.id)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PROGRAM_S,
+        raise Fatal(
+            f"the policy of {ctx.settings.host} names no `launcher` any more, which was to be told {what!r} about "
+            f"{guest}: name it again in the policy there, then `drover job retry {ctx.job.id}`"
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Transient(f"{told} {what} {ctx.job.guest}: {error}") from error
-    if done.returncode:
-        said = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise Transient(f"{told} {what} {ctx.job.guest} ended with status {done.returncode}: {said}")
+    environment = {"DROVER_GUEST": guest, "DROVER_JOB": str(ctx.job.id)}
+    ended = await programs.run(told, what, guest, environment=environment, timeout_s=PROGRAM_S)
+    if not ended.ok:
+        raise Transient(f"{told} {what} {guest} {ended.how}")

@@ -31,7 +31,7 @@ UNATTENDED = "no controller is active: start `drover controller`"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class Conditions:
     """What a job depends on, as it is at one moment."""
 
     at: datetime
@@ -70,11 +70,11 @@ def complete(job: Job, at: datetime, source_s: float, destination_s: float, *, c
     """Have a job's `wait_reason` say all of it. Nothing is written: the row is to be shown."""
     silences_s = {job.source: source_s, job.destination: destination_s}
     patience_s = settings().host_timeout.total_seconds()
-    scene = Scene(at=at, silences_s=silences_s, patience_s=patience_s, controlled=controlled)
-    set_committed_value(job, "wait_reason", of_job(job, scene))
+    conditions = Conditions(at=at, silences_s=silences_s, patience_s=patience_s, controlled=controlled)
+    set_committed_value(job, "wait_reason", of_job(job, conditions))
 
 
-def of_job(job: Job, scene: Scene) -> str | None:
+def of_job(job: Job, conditions: Conditions) -> str | None:
     """Why it does not go on, or what slows it down; None if it goes on, or has ended. No I/O."""
     if job.state.finished:
         return None
@@ -82,27 +82,27 @@ def of_job(job: Job, scene: Scene) -> str | None:
         return f"an operator must decide: `drover job explain {job.id}` says what to do"
     at_work = next((step for step in job.steps if step.state in CLAIMED), None)
     reasons = (
-        None if scene.controlled or at_work is not None else UNATTENDED,
+        None if conditions.controlled or at_work is not None else UNATTENDED,
         job.wait_reason,
-        _silent(job, at_work, scene),
+        _silent(job, at_work, conditions),
         at_work.error if at_work is not None else None,
         _held(job),
-        _not_taken_up(job, scene) if at_work is None else None,
+        _not_taken_up(job, conditions) if at_work is None else None,
         _copying(job, at_work),
-        _still(job, at_work, scene),
+        _still(job, at_work, conditions),
         "the controller decides in a moment whether it may begin" if job.state is JobState.QUEUED else None,
     )
     told = [reason for reason in reasons if reason]
     return told[0] if told else None
 
 
-def _silent(job: Job, at_work: Step | None, scene: Scene) -> str | None:
+def _silent(job: Job, at_work: Step | None, conditions: Conditions) -> str | None:
     """The host of the next step holds the job up; the other one may let this step go on."""
-    told = scene.silent(job.source, job.destination)
+    told = conditions.silent(job.source, job.destination)
     if told is None or job.state is JobState.QUEUED:
         return told
     remedy = f"start it there, or `drover job cancel {job.id}`"
-    if at_work is not None and scene.silent(at_work.host) is None:
+    if at_work is not None and conditions.silent(at_work.host) is None:
         return f"{told}; {at_work.name} on {at_work.host} goes on, what follows waits: {remedy}"
     return f"{told}: {remedy}"
 
@@ -113,15 +113,15 @@ def _held(job: Job) -> str | None:
     return f"held, its disks are kept in sync, until `drover job release {job.id}`"
 
 
-def _not_taken_up(job: Job, scene: Scene) -> str | None:
+def _not_taken_up(job: Job, conditions: Conditions) -> str | None:
     step = next(iter(job.remaining), None)
     if step is None:
         return None
-    if step.next_at is not None and step.next_at > scene.at:
-        left, why = words.clock((step.next_at - scene.at).total_seconds()), f": {step.error}" if step.error else ""
+    if step.next_at is not None and step.next_at > conditions.at:
+        left, why = words.clock((step.next_at - conditions.at).total_seconds()), f": {step.error}" if step.error else ""
         return f"{step.name} is tried again in {left}{why}"
-    if step.enqueued_at is not None and scene.at - step.enqueued_at > UNCLAIMED:
-        waited = words.clock((scene.at - step.enqueued_at).total_seconds())
+    if step.enqueued_at is not None and conditions.at - step.enqueued_at > UNCLAIMED:
+        waited = words.clock((conditions.at - step.enqueued_at).total_seconds())
         return f"{step.host} has not taken up {step.name} for {waited}: its worker may be busy with other steps"
     return None
 
@@ -150,12 +150,12 @@ def _outrun(job: Job, written: float, limit: int) -> str:
     return f"the guest writes {words.rate(written)}, faster than its disks can be copied"
 
 
-def _still(job: Job, at_work: Step | None, scene: Scene) -> str | None:
+def _still(job: Job, at_work: Step | None, conditions: Conditions) -> str | None:
     last = job.progress_at or job.started_at
-    if last is None or job.held or scene.at - last < STILL:
+    if last is None or job.held or conditions.at - last < STILL:
         return None
     where = f"{at_work.name} on {at_work.host}" if at_work is not None else "no step is at work"
-    still = words.clock((scene.at - last).total_seconds())
+    still = words.clock((conditions.at - last).total_seconds())
     return f"no progress for {still} ({where}): `drover job explain {job.id}` says what led to it"
 
 

@@ -1,73 +1,40 @@
 """An operator gives a guest back to its source after it ran at the destination: it runs once, and nothing is lost."""
 
-import asyncio
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func
 
 from drover.errors import Fatal
 from models.database import transaction
 from models.evidence import Evidence
-from models.job import Direction, Event, Job, JobState, Side, StepState
-from models.plan import Plan
+from models.job import Direction, Event, Job, Side
 from models.way_back import FormerImage, WayBack
 from tests import factories
-from tests.documents import destination_plan, inspection
 from tests.helpers import until
+from tests.step_contexts import Link, claimed, done, ran_here
 from workers import files
-from workers.guest.run_marker import SET_CONTENT
 from workers.images import records, retention, way_back
 from workers.images.manifest import write_durably
 from workers.launcher import run
 from workers.process import processes
-from workers.step import Context, StepHandler
-from workers.steps import STEPS
-from workers.trust import held_plan
-from workflows.migration.chain import LINKS, StepName
+from workers.step import Context
+from workflows.migration.chain import StepName
 
 pytestmark = pytest.mark.usefixtures("database")
 
 
-def given_back(folder: Path, link: tuple[StepName, Side], *, kept: bool = True) -> Context:
-    """A worker is to roll this link of the job back, which moved web from host one to host two."""
-    for name in ("one", "two"):
-        factories.host(name)
-    factories.guest("web", "one")
-    position = LINKS.index(link)
-    job = factories.job("web", "two", state=JobState.ROLLING_BACK, kept_by_source=kept)
-    with transaction() as session:
-        row = session.get_one(Job, job)
-        for step in row.steps[: position + 1]:
-            step.state, step.started_at = StepState.TO_ROLL_BACK, func.now()
-    host = "two" if link[1] is Side.DESTINATION else "one"
-    ours = factories.ours(host=host, directory=folder / "worker", guest_root=folder)
-    ctx = Context(claim=factories.claim(ours, job, position, Direction.ROLLBACK), settings=ours)
-    files.private_folder(ctx.directory.path)
-    held_plan.hold(ctx.directory.path, planned(folder))
-    return ctx
+def given_back(folder: Path, link: Link, *, kept: bool = True) -> Context:
+    """This link is to be rolled back, and the source is to go on, if `kept`."""
+    return claimed(folder, link, Direction.ROLLBACK, kept_by_source=kept)
 
 
-def planned(folder: Path) -> Plan:
-    there, seen = destination_plan(), inspection()
-    places = {"source_path": str(folder / "here.raw"), "destination_path": str(folder / "there.raw")}
-    disks = tuple(disk.model_copy(update=places) for disk in there.disks)
-    return Plan(source=seen, destination=there.model_copy(update={"disks": disks}))
-
-
-def rolled_back(ctx: Context) -> None:
-    step: StepHandler = STEPS[ctx.claim.name, ctx.claim.side]
-    asyncio.run(step.rollback(ctx))
-
-
-def ran_here(ctx: Context) -> tuple[Path, Path]:
+def ran_on_its_image(ctx: Context) -> tuple[Path, Path]:
     """The guest ran on its image here, and may be started here; both files."""
-    write_durably(ctx.directory.marker, SET_CONTENT.decode())
+    ran_here(ctx)
     image = Path(ctx.disks[0].destination_path)
     ctx.directory.manifest.claim(image)
     image.write_text("what it wrote here")
@@ -83,7 +50,8 @@ def opened(tmp_path: Path) -> Iterator[Any]:
     started = []
 
     def by_somebody(path: Path) -> None:
-        reader = subprocess.Popen(["sleep", "300"], stdin=path.open())
+        with path.open() as file:
+            reader = subprocess.Popen(["sleep", "300"], stdin=file)
         started.append(reader)
         until("it has it open", lambda: any(found.pid == reader.pid for found in processes.having_open(path)))
 
@@ -95,9 +63,9 @@ def opened(tmp_path: Path) -> Iterator[Any]:
 
 def test_nothing_can_start_it_at_the_destination_any_more(tmp_path: Path) -> None:
     ctx = given_back(tmp_path, (StepName.CUTOVER, Side.DESTINATION))
-    image, cold = ran_here(ctx)
-    rolled_back(ctx)
-    rolled_back(ctx)
+    image, cold = ran_on_its_image(ctx)
+    done(ctx)
+    done(ctx)
     assert not cold.exists()
     assert image.exists()
     assert ctx.directory.may_run_here, "until the source's side is rolled back"
@@ -107,24 +75,24 @@ def test_whoever_has_its_image_open_at_the_destination_runs_it_there_and_all_sta
     tmp_path: Path, opened: Any
 ) -> None:
     ctx = given_back(tmp_path, (StepName.CUTOVER, Side.DESTINATION))
-    image, cold = ran_here(ctx)
+    image, cold = ran_on_its_image(ctx)
     opened(image)
     with pytest.raises(Fatal, match=r"web runs on two \(pid \d+\).*systemctl stop drover-guest@web.*drover job retry"):
-        rolled_back(ctx)
+        done(ctx)
     assert cold.exists()
 
 
 def test_a_destination_that_nobody_said_to_give_it_back_keeps_it(tmp_path: Path) -> None:
     ctx = given_back(tmp_path, (StepName.CUTOVER, Side.DESTINATION), kept=False)
-    _, cold = ran_here(ctx)
-    rolled_back(ctx)
+    _, cold = ran_on_its_image(ctx)
+    done(ctx)
     assert cold.exists()
 
 
 def test_what_it_wrote_at_the_destination_is_kept_there_under_another_name(tmp_path: Path) -> None:
     ctx = given_back(tmp_path, (StepName.MIGRATE_RAM, Side.DESTINATION))
-    image, _ = ran_here(ctx)
-    rolled_back(ctx)
+    image, _ = ran_on_its_image(ctx)
+    done(ctx)
     kept = tmp_path / f"there.raw.drover-{ctx.job.id}"
     assert kept.read_text() == "what it wrote here"
     assert not image.exists()
@@ -136,14 +104,14 @@ def test_what_it_wrote_at_the_destination_is_kept_there_under_another_name(tmp_p
 
 def test_an_image_that_it_came_back_to_and_wrote_to_is_no_way_back_any_more(tmp_path: Path) -> None:
     ctx = given_back(tmp_path, (StepName.MIGRATE_RAM, Side.DESTINATION))
-    image, _ = ran_here(ctx)
+    image, _ = ran_on_its_image(ctx)
     evidence = Evidence(device=1, inode=image.stat().st_ino, size_bytes=1, modified_ns=1, digest="")
     former = FormerImage(
         path=str(image), kept_at=str(tmp_path / "old"), format="raw", virtual_size_bytes=1, evidence=evidence
     )
     way = WayBack(guest="web", job=ctx.job.id, bitmap="b", images=(former,))
     write_durably(way_back._taken_file(ctx.directory), json.dumps(way.json_object()))
-    rolled_back(ctx)
+    done(ctx)
     way_back.put_back(ctx)  # as prepare_dest_image does next
     assert not (tmp_path / "old").exists()
     assert not list(way_back._known(ctx.settings))
@@ -161,7 +129,7 @@ def cleared_away(ctx: Context) -> tuple[Path, Path, Path]:
     launch.write_text("{}")
     with transaction() as session:
         disk = session.get_one(Job, ctx.job.id).disks[0]
-        disk.retired_path, disk.retired_until = str(image), func.now()
+        disk.retired_path, disk.retired_until = str(image), disk.job.created_at
     return image, state, launch
 
 
@@ -170,8 +138,8 @@ def test_the_source_gets_back_all_that_it_had_cleared_away(tmp_path: Path) -> No
     cleared_away(ctx)
     cold, _ = run.files_of("web", ctx.settings.directory)
     files.private_folder(cold.parent)
-    rolled_back(ctx)
-    rolled_back(ctx)
+    done(ctx)
+    done(ctx)
     assert (tmp_path / "here.raw").read_text() == "of the switchover"
     assert (tmp_path / "tpm").exists()
     assert cold.exists()
@@ -184,9 +152,8 @@ def test_a_worker_that_died_while_it_gave_a_name_back_is_followed_by_one_that_en
     ctx = given_back(tmp_path, (StepName.CUTOVER, Side.SOURCE))
     image, _, _ = cleared_away(ctx)
     (tmp_path / "here.raw").hardlink_to(image)
-    shutil.rmtree(tmp_path / "launch", ignore_errors=True)
     (ctx.directory.path / "launch.json").unlink()
-    rolled_back(ctx)
+    done(ctx)
     assert (tmp_path / "here.raw").exists()
     assert not image.exists()
 
@@ -196,6 +163,6 @@ def test_what_has_taken_the_place_of_its_image_meanwhile_is_not_replaced(tmp_pat
     image, _, _ = cleared_away(ctx)
     (tmp_path / "here.raw").write_text("somebody's")
     with pytest.raises(FileExistsError):
-        rolled_back(ctx)
+        done(ctx)
     assert (tmp_path / "here.raw").read_text() == "somebody's"
     assert image.exists()

@@ -178,10 +178,19 @@ def _former(ctx: Context) -> Path:
 
 def left(ctx: Context) -> None:
     """Its QEMU has ended: nothing of its unit is left. Errors as for `settle`."""
-    unit = of(ctx.job.guest)
+    ctx.guard()
+    take_away(ctx.job.guest)
+
+
+def take_away(guest: str) -> None:
+    """A guest's unit starts nothing any more, at boot neither. Where it has none of ours nothing happens.
+
+    Raises:
+        Transient: systemd does not take it.
+    """
+    unit = of(guest)
     added = [systemd.drop_in(unit, name) for name in (SETTINGS, inhibitor.DROP_IN)]
     if systemd.booted() and any(path.exists() for path in added):
-        ctx.guard()
         systemd.ask("disable", "--quiet", "--", unit)
         systemd.take_away(*added)
         systemd.ask("reset-failed", "--", unit)
@@ -217,6 +226,7 @@ def _launch(ctx: Context, argv: Sequence[str], output: Path, more: dict[str, str
     return LaunchFile(
         guest=ctx.job.guest,
         job=ctx.job.id,
+        host=ctx.settings.host,
         argv=tuple(_launched(ctx, argv)),
         qmp=ctx.destination.qmp,
         log=str(output),

@@ -1,5 +1,6 @@
 """At the destination: the process that answers, see `workers.proof.answering`."""
 
+import json
 import sys
 
 from drover import logs
@@ -26,11 +27,13 @@ def running(ctx: Context) -> Process | None:
 async def start(ctx: Context) -> None:
     """Start it anew."""
     await stop(ctx)
+    nodes = ctx.directory.written
     with local.listen(ctx.directory.socket(PROOF)) as listening:
         parameters = Parameters(
             listening=listening.fileno(),
             qmp=ctx.destination.qmp,
             bitmap=written.name(ctx.job.id, ctx.served_at.nonce),
+            nodes=json.loads(nodes.read_text()) if nodes.exists() else {},
             socket=str(ctx.directory.path / "own.nbd"),
             mine=str(ctx.directory.path / "own-export"),
         )

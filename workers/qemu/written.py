@@ -67,12 +67,13 @@ def _bitmap(shown: Mapping[str, Any]) -> Bitmap:
     return Bitmap(granularity=shown["granularity"], count=shown["count"])
 
 
-async def record(monitor: Monitor, name: str) -> None:
+async def record(monitor: Monitor, name: str) -> dict[int, str]:
     """From now on, under this name, on every writable disk; what was recorded of another copy is dropped.
 
-    Where that is done already nothing is changed, and nothing is forgotten.
+    Where that is done already nothing is changed, and nothing is forgotten. Returns the nodes by the disks' indices.
     """
-    for disk in (await disks(monitor)).values():
+    found = await disks(monitor)
+    for disk in found.values():
         for other in disk.bitmaps.keys() - {name}:
             await monitor.execute("block-dirty-bitmap-remove", node=disk.node, name=other)
         if name not in disk.bitmaps:
@@ -83,6 +84,7 @@ async def record(monitor: Monitor, name: str) -> None:
                 granularity=granularity(disk.size_bytes),
                 persistent=False,
             )
+    return {index: disk.node for index, disk in found.items()}
 
 
 def granularity(size_bytes: int) -> int:

@@ -41,7 +41,7 @@ class CompareImagesDestination(StepHandler):
         await streams.serve(ctx, ctx.served_at.nonce)
 
     async def rollback(self, ctx: Context) -> None:
-        await proof.stop(ctx)
+        await supervisor.stop(ctx)
 
 
 class CompareImagesSource(StepHandler):

@@ -7,6 +7,7 @@ nothing but the two hosts may matter. So this step ends when the switchover proc
 """
 
 import asyncio
+import json
 import time
 
 from sqlalchemy import select
@@ -23,6 +24,7 @@ from workers.guest import incoming_qemu
 from workers.health import agent
 from workers.hooks import Point
 from workers.images import way_back
+from workers.images.manifest import write_durably
 from workers.launcher import inhibitor
 from workers.media import listing
 from workers.process import processes
@@ -66,7 +68,8 @@ class MigrateRamDestination(StepHandler):
         if not waits:
             await incoming_qemu.start(ctx)
         async with ctx.guest() as monitor:
-            await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
+            nodes = await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
+        write_durably(ctx.directory.written, json.dumps(nodes))
         await streams.serve(ctx, ctx.served_at.nonce)
         await hooks.run(ctx, Point.BEFORE_SWITCHOVER)
         await self._start_switch(ctx)

@@ -1,0 +1,70 @@
+"""Where a guest lives, by the database's word: what is left here of one that lives elsewhere starts nothing any more.
+
+A guest leaves its host without that host's doing only by an operator's word that the host is off for good
+(`--fenced HOST`), or if it is forgotten and adopted elsewhere. Its launch file and its unit are on that host still.
+"""
+
+import logging
+from pathlib import Path
+
+from sqlalchemy import Select, or_, select
+from sqlalchemy.orm import Session
+
+from drover.settings import Settings, settings
+from models.database import transaction
+from models.guest import Guest
+from models.job import Job, unfinished
+from workers.launcher import run, units
+
+log = logging.getLogger(__name__)
+
+
+def elsewhere(guest: str, host: str) -> str | None:
+    """The host where it lives, if that is another one. A guest that nobody knows lives where it is.
+
+    Raises:
+        SQLAlchemyError: the database does not say.
+    """
+    with transaction() as session:
+        return session.scalars(_elsewhere(guest, host)).one_or_none()
+
+
+def _elsewhere(guest: str, host: str) -> "Select[str]":
+    return select(Guest.host).where(Guest.name == guest, Guest.host != host)
+
+
+def may_start(guest: str, host: str) -> str | None:
+    """Asked at boot: likewise, unless this host's administrator says that it need not be asked."""
+    if settings().start_unasked:
+        return None
+    named = host or settings().host
+    if not named:
+        raise LookupError("neither its launch file nor DROVER_HOST says which host this is")
+    return elsewhere(guest, named)
+
+
+def look(ours: Settings) -> None:
+    """Put aside what could start a guest here that lives elsewhere. A living QEMU is not touched."""
+    for path in sorted(run.files_of("any", ours.directory)[0].parent.glob("*.json")):
+        with transaction() as session:
+            there = _given_away(session, path.stem, ours.host)
+        if there is not None:
+            _put_aside(path, ours, there)
+
+
+def _given_away(session: Session, guest: str, host: str) -> str | None:
+    """Where it lives instead. While a job moves it from or to this host, unless it is fenced, steps see to that."""
+    involved = or_(Job.source == host, Job.destination == host)
+    moving = select(Job.id).where(unfinished(), Job.guest == guest, involved, Job.fenced.is_distinct_from(host))
+    return session.scalars(_elsewhere(guest, host).where(~moving.exists())).one_or_none()
+
+
+def _put_aside(cold: Path, ours: Settings, there: str) -> None:
+    guest, aside = cold.stem, cold.with_suffix(".moved")
+    cold.replace(aside)
+    units.take_away(guest)
+    log.warning(
+        "%s lives on %s, and is not started on %s any more: its launch file is %s now",
+        *(guest, there, ours.host, aside),
+        extra={"guest": guest},
+    )

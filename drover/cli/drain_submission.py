@@ -1,19 +1,21 @@
 """From the options of `drover drain` and `drover return` to a drain."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import typer
 
+from drover import words
 from drover.cli import output
 from drover.cli.drain_view import exit_code
 from drover.cli.exit_codes import ExitCode
-from drover.cli.migration_submission import how
+from drover.cli.options import given
 from drover.cli.watching import note_without_controller, watch_drain
 from drover.views import drain_queries
 from drover.views.drain_documents import drain_document, forecast_document
 from drover.views.drain_sentences import headline
-from drover.words import count
 from models.drain import DrainKind
+from workflows import policies
 from workflows.drain import commands
 from workflows.drain.commands import DrainRequest
 from workflows.drain.planner import Forecast
@@ -29,10 +31,11 @@ def request(
     selector: str | None = None,
     max_downtime_ms: int | None,
     most_downtime_ms: int | None,
-    bandwidth: int,
+    bandwidth: int | None,
     launcher_stays: bool,
-    verify: bool,
-    verify_rate: int,
+    verify: bool | None,
+    verify_rate: int | None,
+    retention: timedelta | None,
     chain: str,
     at: str | None,
     window: str | None,
@@ -51,26 +54,32 @@ def request(
         PreconditionFailed: one of them is wrong; one sentence names it.
     """
     asked = DrainSubmission.read(
-        {
-            "host": host,
-            "to": to or (),
-            "exclude": exclude or (),
-            "selector": selector or None,
-            **how(max_downtime_ms, bandwidth, chain, most_downtime_ms),
-            "launcher_stays": launcher_stays,
-            "verify": verify,
-            "verify_bytes_per_s": verify_rate,
-            "at": at,
-            "window": window,
-            "window_end": window_end,
-            "timezone": timezone,
-            "every": every,
-            "hold": hold,
-            "seed_now": seed_now,
-            "priority": priority,
-            "webhook": webhook,
-            "idempotency_key": idempotency_key,
-        }
+        given(
+            {
+                "host": host,
+                "to": to or None,
+                "exclude": exclude or None,
+                "selector": selector or None,
+                "max_downtime_ms": max_downtime_ms,
+                "most_downtime_ms": most_downtime_ms,
+                "bandwidth": bandwidth,
+                "chain": chain,
+                "launcher_stays": launcher_stays,
+                "verify": verify,
+                "verify_rate": verify_rate,
+                "retention": retention,
+                "at": at,
+                "window": window,
+                "window_end": window_end,
+                "timezone": timezone,
+                "every": every,
+                "hold": hold,
+                "seed_now": seed_now,
+                "priority": priority,
+                "webhook": webhook,
+                "idempotency_key": idempotency_key,
+            }
+        )
     )
     return DrainRequest.of(DrainKind(kind), asked)
 
@@ -119,8 +128,10 @@ def print_forecast(forecast: Forecast) -> None:
         ],
     )
     moves = len(forecast.plan.placements)
-    output.say(
-        f"{count(moves, 'guest moves', 'guests move')} in about {output.span(forecast.total_s)}, {forecast.speed.basis}"
-    )
+    going, takes = words.count(moves, "guest moves", "guests move"), output.span(forecast.total_s)
+    output.say(f"{going} in about {takes}, {forecast.speed.basis}")
+    for move in forecast.plan.placements:
+        if decided := policies.by_policies(forecast.options[move.candidate.name]):
+            output.say(f"{move.candidate.name}: {words.pairs(decided)}")
     for guest, why in sorted(forecast.plan.left.items()):
         output.say(f"{guest} stays where it is and runs on: {why}")

@@ -5,17 +5,17 @@ from typing import Literal
 
 from sqlalchemy import select
 
+from drover import words
 from drover.cli import output
 from drover.errors import PreconditionFailed
 from drover.views import documents, serializers
-from drover.words import count
 from models.base import Document
 from models.database import transaction
 from models.guest import Guest, Life
 from models.job import Job, unfinished
 from models.launcher import Launcher
 from models.plan import Inspection
-from workflows import guests, schedule, selectors
+from workflows import guests, policies, schedule, selectors
 from workflows.guests import NeverDrain
 from workflows.selectors import Selector
 
@@ -97,20 +97,23 @@ def _document(guest: Guest, inspection: Inspection) -> Document:
         job_id = session.scalar(select(Job.id).where(Job.guest == guest.name, unfinished()))
         row = serializers.guest_document(session.get(Guest, guest.name) or guest, job_id)
     found = serializers.inspection_document(inspection)
-    return {**row, "movable": not found["refusals"], "inspection": found}
+    decided = policies.by_policies(policies.of(guest))
+    return {**row, "movable": not found["refusals"], "policies": decided, "inspection": found}
 
 
 def _print(document: Document) -> None:
     found = document["inspection"]
     output.say(f"{document['name']} on {document['host']}: {found['runstate']}")
     output.say(f"  QEMU {found['qemu_version']} ({found['accel']}), pid {found['pid']}, {found['machine_type']}")
-    output.say(f"  {count(found['cpus'], 'CPU')}, {output.size(found['memory_bytes'])} of memory")
+    output.say(f"  {words.count(found['cpus'], 'CPU')}, {output.size(found['memory_bytes'])} of memory")
     for disk in found["disks"]:
         output.say(
             f"  disk {disk['index']}: {disk['format']}, {output.size(disk['virtual_size_bytes'])}, {disk['path']}"
         )
     if document["launcher"]:
         output.say(f"  launched by {Launcher.read(document['launcher']).sentence}")
+    if document["policies"]:
+        output.say(f"  by policies its moves have {words.pairs(document['policies'])}")
     output.say("  can be moved" if document["movable"] else "  cannot be moved now:")
     for refusal in found["refusals"]:
         output.say(f"    - {refusal}")

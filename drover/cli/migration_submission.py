@@ -1,28 +1,23 @@
 """From the options of `drover migrate` to a job."""
 
+from datetime import timedelta
+
 import typer
 
+from drover import words
 from drover.cli import exit_codes, output
+from drover.cli.options import given
 from drover.cli.watching import emit_job, note_without_controller, watch
 from drover.views import queries, sentences, serializers
 from drover.views.sentences import verdict
 from models.base import Document
 from models.plan import DestinationPlan, PlannedDisk
-from workflows import guests
+from workflows import guests, policies
 from workflows.estimate import Way
 from workflows.migration import jobs, preflight
 from workflows.submissions import MigrationSubmission
 
 FILE_FIELDS = {"kind", "source_path", "destination_path", "size_bytes", "there"}
-
-
-def how(
-    max_downtime_ms: int | None, bandwidth: int, chain: str, most_downtime_ms: int | None = None
-) -> dict[str, int | str]:
-    """These fields of a submission; the default of the first stands there."""
-    given = {"max_downtime_ms": max_downtime_ms, "most_downtime_ms": most_downtime_ms}
-    downtime = {name: value for name, value in given.items() if value is not None}
-    return {"bandwidth_bytes_per_s": bandwidth, "chain": chain, **downtime}
 
 
 def submit(
@@ -32,10 +27,11 @@ def submit(
     back: bool,
     max_downtime_ms: int | None,
     most_downtime_ms: int | None,
-    bandwidth: int,
+    bandwidth: int | None,
     launcher_stays: bool,
-    verify: bool,
-    verify_rate: int,
+    verify: bool | None,
+    verify_rate: int | None,
+    retention: timedelta | None,
     chain: str,
     drop_snapshots: bool,
     thin_factor: float | None,
@@ -56,27 +52,33 @@ def submit(
 ) -> None:
     """Submit the job, and watch it on request."""
     asked = MigrationSubmission.read(
-        {
-            "guest": guest,
-            "to": to,
-            "back": back,
-            **how(max_downtime_ms, bandwidth, chain, most_downtime_ms),
-            "launcher_stays": launcher_stays,
-            "drop_snapshots": drop_snapshots,
-            "verify": verify,
-            "verify_bytes_per_s": verify_rate,
-            "thin_factor": thin_factor,
-            "layout": layout,
-            "at": at,
-            "window": window,
-            "window_end": window_end,
-            "timezone": timezone,
-            "hold": hold,
-            "seed_now": seed_now,
-            "priority": priority,
-            "webhook": webhook,
-            "idempotency_key": idempotency_key,
-        }
+        given(
+            {
+                "guest": guest,
+                "to": to,
+                "back": back,
+                "max_downtime_ms": max_downtime_ms,
+                "most_downtime_ms": most_downtime_ms,
+                "bandwidth": bandwidth,
+                "chain": chain,
+                "launcher_stays": launcher_stays,
+                "drop_snapshots": drop_snapshots,
+                "verify": verify,
+                "verify_rate": verify_rate,
+                "retention": retention,
+                "thin_factor": thin_factor,
+                "layout": layout,
+                "at": at,
+                "window": window,
+                "window_end": window_end,
+                "timezone": timezone,
+                "hold": hold,
+                "seed_now": seed_now,
+                "priority": priority,
+                "webhook": webhook,
+                "idempotency_key": idempotency_key,
+            }
+        )
     )
     if dry_run:
         plan(asked, as_json=as_json)
@@ -106,7 +108,8 @@ def _submitted(job_id: int, *, as_json: bool) -> None:
 
 def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     """Print what the move would copy, and how long it would take; nothing is changed."""
-    row, to, options = guests.known_guest(asked.guest), guests.destination(asked), asked.options()
+    row, to = guests.known_guest(asked.guest), guests.destination(asked)
+    options = policies.of(row, asked.options())
     planned = preflight.plan(row, to, options, tried=True)
     expected = preflight.estimated(row, asked.submit_options(), Way.of(row.host, to, options), planned)
     looked_at = (*planned.source.checks, *planned.destination.checks)
@@ -123,6 +126,7 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
                 "disks": [disk.model_dump(mode="json", include=names) for disk in planned.disks],
                 "estimate": serializers.estimate_document(expected),
                 "files": [file.model_dump(mode="json", include=FILE_FIELDS) for file in planned.destination.files],
+                "options": options.public(),
                 "way_back": planned.destination.way_back,
                 "no_way_back": planned.destination.no_way_back,
                 "warnings": preflight.warnings(planned, options),
@@ -138,9 +142,11 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
         becomes = "is there, and equal" if file.there else f"is copied, {output.size(file.size_bytes)}"
         output.say(f"  {file.kind} {file.source_path}: {file.destination_path} {becomes}")
     _say_way_back(planned.destination)
-    how = "while it runs" if planned.destination.ram == "live" else "while it is paused"
-    output.say(f"  memory: {output.size(planned.source.memory_bytes)}, copied {how}")
+    while_it = "while it runs" if planned.destination.ram == "live" else "while it is paused"
+    output.say(f"  memory: {output.size(planned.source.memory_bytes)}, copied {while_it}")
     output.say(f"It takes {sentences.estimate(expected)}")
+    if how := policies.told(options):
+        output.say(f"How: {words.pairs(how)}")
     for warning in preflight.warnings(planned, options):
         output.note(f"warning: {warning}")
 

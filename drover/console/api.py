@@ -37,6 +37,12 @@ def guests() -> Document:
     return {"guests": documents.guests()}
 
 
+@router.get("/policies")
+def policies() -> Document:
+    """As `drover policy list --json`."""
+    return {"policies": documents.policies()}
+
+
 @router.get("/jobs")
 def jobs(
     everything: Everything = False,

@@ -7,10 +7,12 @@ from drover.settings import settings
 from drover.views import drain_documents, drain_queries, queries, serializers
 from models.base import Document
 from models.database import transaction
+from models.documents import MigrationOptions
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, unfinished
 from workflows import hosts as host_rows
+from workflows import policies as policy_rows
 from workflows.host_rpc import alive
 from workflows.selectors import Selector
 
@@ -50,6 +52,41 @@ def guests(selector: Selector = ALL) -> list[Document]:
             {**serializers.guest_document(guest, job_id), "state": guest.life(host_alive=host_alive).value}
             for guest, job_id, host_alive in session.execute(query)
         ]
+
+
+def policies() -> list[Document]:
+    """All policies, those of higher priority first, each with its guests and what others decide about those instead."""
+    with transaction() as session:
+        rules = policy_rows.all_of(session)
+        found = session.scalars(select(Guest).order_by(Guest.name)).all()
+    decided = {guest.name: policy_rows.decided(guest, MigrationOptions(), rules) for guest in found}
+    return [
+        {
+            "name": rule.name,
+            "priority": rule.priority,
+            "selector": rule.selector,
+            "decides": policy_rows.values(rule.options, rule.options.given),
+            "guests": {
+                guest.name: policy_rows.by_policies(decided[guest.name], instead_of=rule)
+                for guest in found
+                if Selector.read(rule.selector).matches(guest.labels)
+            },
+            "changed_at": serializers.iso(rule.changed_at),
+        }
+        for rule in rules
+    ]
+
+
+def policy(name: str) -> Document:
+    """One policy.
+
+    Raises:
+        NotThere: there is none.
+    """
+    for found in policies():
+        if found["name"] == name:
+            return found
+    raise NotThere(f"there is no policy {name!r}: see `drover policy list`")
 
 
 def jobs(*, everything: bool, guest: str | None, limit: int) -> list[Document]:

@@ -31,7 +31,11 @@ def journal(ctx: Context, *events: str) -> None:
 
 def handing_over(folder: Path, process: str, *, kept: bool = False) -> Context:
     """The source is to roll the sending of RAM back, whose cutover had begun."""
-    attempt: dict[str, Any] = {"switchover": Switchover(attempt=1), "cutover_begun_at": func.now(), "kept_by_source": kept}
+    attempt: dict[str, Any] = {
+        "switchover": Switchover(attempt=1),
+        "cutover_begun_at": func.now(),
+        "kept_by_source": kept,
+    }
     return claimed(folder, SENDS_RAM, Direction.ROLLBACK, process=process, **attempt)
 
 

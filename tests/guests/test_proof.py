@@ -39,7 +39,7 @@ class Pair:
 
     def write(self, disk: int, what: str) -> None:
         """As the guest would."""
-        said = self.guest("human-monitor-command", command_line=f'qemu-io d{disk} "{what}"')
+        said = self.guest("human-monitor-command", command_line=f'qemu-io -d disk{disk} "{what}"')
         assert "error" not in str(said).lower(), said
 
     def damage(self, disk: int, offset: int, pattern: int = 0xEE, length: int = 1) -> None:

@@ -98,8 +98,8 @@ def expected(settings: Settings, guest: str, disks: Sequence[SourceDisk], planne
     way = next((way for way in known if way.bitmap in recorded), None)
     if way is None:
         return Choice(
-            why="what it wrote since it left is not known: its QEMU was started anew, it has been elsewhere meanwhile, "
-            "or a disk of it is new"
+            why="what has changed since it left is not known: its QEMU was started anew, it has been elsewhere "
+            "meanwhile, or a disk of it is new or was made smaller meanwhile"
         )
     differences = [why for disk in planned if (why := _unlike(disk, way)) is not None]
     if len(planned) != len(way.images):

@@ -96,7 +96,7 @@ class Answering:
                     "what the guest wrote since its switchover is not recorded any more: its QEMU was restarted, or "
                     "its disks were changed"
                 )
-            await own_export.freeze(monitor, index, disk.node, self.told.bitmap, bitmap.granularity)
+            await own_export.freeze(monitor, index, disk.node, [self.told.bitmap], bitmap.granularity)
         opened = self.frozen[index] = AsyncExitStack()
         self.exports.push_async_exit(opened)
         name = own_export.frozen(index)

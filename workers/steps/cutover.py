@@ -6,6 +6,7 @@ died, the destination's link resumes the guest.
 """
 
 import asyncio
+import json
 import logging
 import time
 
@@ -21,8 +22,8 @@ from workers.images import manifest, retention
 from workers.launcher import cold, units
 from workers.process import processes
 from workers.process.processes import Process
-from workers.qemu import migration
-from workers.qemu.monitor import Monitor, MonitorLost
+from workers.qemu import migration, written
+from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost
 from workers.step import Context, StepHandler
 from workers.switchover import supervisor, trace
 from workflows.migration.run_states import WENT_ON
@@ -90,6 +91,7 @@ class CutoverDestination(StepHandler):
         try:
             async with ctx.guest() as monitor:
                 await self._let_run(ctx, monitor)
+                await _watch_size(ctx, monitor)
                 qemu = processes.process(monitor.pid)
         except MonitorLost as error:
             if incoming_qemu.running(ctx) is not None:
@@ -151,6 +153,18 @@ class CutoverDestination(StepHandler):
         launcher = units.now(ctx, qemu)
         with ctx.record() as (session, job, _step):
             session.get_one(Guest, job.guest).lives_on(job.destination, ctx.destination.qmp, identity, launcher)
+
+
+async def _watch_size(ctx: Context, monitor: Monitor) -> None:
+    """It is a condition of the way back by changes, and of nothing else."""
+    if not ctx.directory.written.exists():
+        return  # an earlier version has begun the move
+    nodes = json.loads(ctx.directory.written.read_text())
+    sizes = {nodes[str(disk.index)]: disk.virtual_size_bytes for disk in ctx.disks if str(disk.index) in nodes}
+    try:
+        await written.watch_size(monitor, written.name(ctx.job.id, ctx.served_at.nonce), sizes)
+    except CommandRefused as error:
+        log.warning("%s will go back as a whole: %s", ctx.job.guest, error)
 
 
 def _let_nothing_start_it(ctx: Context) -> None:

@@ -21,7 +21,7 @@ from models.job import Job, JobState
 from tests import factories
 from tests.helpers import until
 from workers import files
-from workers.launcher import cold, home, run
+from workers.launcher import cold, given_away, run, whereabouts
 
 NOWHERE = "postgresql+psycopg://drover@127.0.0.1:9/drover"
 
@@ -89,7 +89,7 @@ def test_without_an_answer_it_waits_and_a_launch_file_that_has_gone_meanwhile_is
         looks.append(1)
         if len(looks) == 3:
             launch_file(ours.directory)
-            monkeypatch.setattr(home, "may_start", lambda guest, host: None)
+            monkeypatch.setattr(whereabouts, "elsewhere", lambda guest, host: None)
             path.unlink()
 
     monkeypatch.setattr(time, "sleep", sleep)
@@ -111,9 +111,9 @@ def test_at_boot_without_a_database_a_guest_starts_only_where_the_administrator_
         started = subprocess.Popen(command, env=os.environ | environment, stderr=out)
     try:
         if unasked == "1":
-            assert started.wait(60) == 0
+            assert started.wait(20) == 0
         else:
-            until("it says that it waits", lambda: "web is not started yet" in said.read_text())
+            until("it says that it waits", lambda: "web is not started yet" in said.read_text(), 120)
         assert (tmp_path / "started").exists() == (unasked == "1")
     finally:
         started.kill()
@@ -122,10 +122,10 @@ def test_at_boot_without_a_database_a_guest_starts_only_where_the_administrator_
 
 def test_a_worker_that_comes_back_puts_aside_what_would_start_a_guest_that_lives_elsewhere(ours: Settings) -> None:
     path = its_launch_file(ours)
-    home.look(ours)
+    given_away.look(ours)
     assert path.exists()
     lives_on("one")
-    home.look(ours)
+    given_away.look(ours)
     assert not path.exists()
     assert path.with_suffix(".moved").exists()
 
@@ -138,5 +138,5 @@ def test_while_a_job_moves_it_its_steps_see_to_that_unless_this_host_is_fenced(
     with transaction() as session:
         session.get_one(Job, job).fenced = fenced
     lives_on("three")
-    home.look(ours)
+    given_away.look(ours)
     assert its_launch_file(ours).exists() == stays

@@ -132,10 +132,10 @@ async def _compared(pair: Pair, disk: int, meanwhile: Callable[[], None], nodes:
             bytes_per_s=0,
             told=once,
         ).run()
-        writer.close()
+        writer.write_eof()
         async with asyncio.timeout(20):
-            while (pair.folder / "mine").exists():
-                await asyncio.sleep(0.01)
+            assert await reader.read() == b""  # all is taken away
+        assert not (pair.folder / "mine").exists()
         return compared
 
 

@@ -1,4 +1,4 @@
-"""Where a guest lives, by the database's word: what is left here of one that lives elsewhere starts nothing any more.
+"""What is left here of a guest that lives elsewhere by now starts it no more.
 
 A guest leaves its host without that host's doing only by an operator's word that the host is off for good
 (`--fenced HOST`), or if it is forgotten and adopted elsewhere. Its launch file and its unit are on that host still.
@@ -7,40 +7,16 @@ A guest leaves its host without that host's doing only by an operator's word tha
 import logging
 from pathlib import Path
 
-from sqlalchemy import Select, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from drover.settings import Settings, settings
+from drover.settings import Settings
 from models.database import transaction
-from models.guest import Guest
 from models.job import Job, unfinished
 from workers.launcher import run, units
+from workers.launcher.whereabouts import not_on
 
 log = logging.getLogger(__name__)
-
-
-def elsewhere(guest: str, host: str) -> str | None:
-    """The host where it lives, if that is another one. A guest that nobody knows lives where it is.
-
-    Raises:
-        SQLAlchemyError: the database does not say.
-    """
-    with transaction() as session:
-        return session.scalars(_elsewhere(guest, host)).one_or_none()
-
-
-def _elsewhere(guest: str, host: str) -> "Select[str]":
-    return select(Guest.host).where(Guest.name == guest, Guest.host != host)
-
-
-def may_start(guest: str, host: str) -> str | None:
-    """Asked at boot: likewise, unless this host's administrator says that it need not be asked."""
-    if settings().start_unasked:
-        return None
-    named = host or settings().host
-    if not named:
-        raise LookupError("neither its launch file nor DROVER_HOST says which host this is")
-    return elsewhere(guest, named)
 
 
 def look(ours: Settings) -> None:
@@ -56,7 +32,7 @@ def _given_away(session: Session, guest: str, host: str) -> str | None:
     """Where it lives instead. While a job moves it from or to this host, unless it is fenced, steps see to that."""
     involved = or_(Job.source == host, Job.destination == host)
     moving = select(Job.id).where(unfinished(), Job.guest == guest, involved, Job.fenced.is_distinct_from(host))
-    return session.scalars(_elsewhere(guest, host).where(~moving.exists())).one_or_none()
+    return session.scalars(not_on(guest, host).where(~moving.exists())).one_or_none()
 
 
 def _put_aside(cold: Path, ours: Settings, there: str) -> None:

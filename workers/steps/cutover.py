@@ -10,16 +10,16 @@ import json
 import logging
 import time
 
-from drover.errors import Fatal, NeverRan, StepError, Transient, Unknown
+from drover.errors import NeverRan, StepError, Transient, Unknown
 from models.database import transaction
 from models.documents import Downtime, RamProgress, renamed
 from models.guest import Guest
 from models.job import Side
-from workers.disks import nbd_server, ownership
-from workers.guest import incoming_qemu
+from workers.disks import nbd_server
+from workers.guest import given_back, incoming_qemu
 from workers.guest.run_marker import SET_CONTENT
 from workers.images import manifest, retention
-from workers.launcher import cold, units
+from workers.launcher import units
 from workers.process import processes
 from workers.process.processes import Process
 from workers.qemu import migration, written
@@ -142,11 +142,10 @@ class CutoverDestination(StepHandler):
         Raises:
             Fatal: it runs here.
         """
-        if not (ctx.job.kept_by_source and ctx.held is not None and ctx.directory.may_run_here):
-            return
-        await supervisor.kill_all(ctx)
-        await nbd_server.stop(ctx)
-        await asyncio.to_thread(_let_nothing_start_it, ctx)
+        if given_back.is_to_be(ctx):
+            await supervisor.kill_all(ctx)
+            await nbd_server.stop(ctx)
+            await asyncio.to_thread(given_back.let_nothing_start_it, ctx)
 
     def _record(self, ctx: Context, qemu: Process | None) -> None:
         identity = processes.identity(qemu) if qemu else None
@@ -165,26 +164,3 @@ async def _watch_size(ctx: Context, monitor: Monitor) -> None:
         await written.watch_size(monitor, written.name(ctx.job.id, ctx.served_at.nonce), sizes)
     except CommandRefused as error:
         log.warning("%s will go back as a whole: %s", ctx.job.guest, error)
-
-
-def _let_nothing_start_it(ctx: Context) -> None:
-    _runs_not(ctx)
-    units.leave(ctx)
-    _runs_not(ctx)  # its unit may have read the launch file right before
-    units.left(ctx)
-
-
-def _runs_not(ctx: Context) -> None:
-    """Whoever started it here: the move, its unit, or a person.
-
-    Raises:
-        Fatal: it runs here.
-    """
-    guest, host = ctx.job.guest, ctx.job.destination
-    started = (incoming_qemu.running(ctx), cold.running(guest, ctx.settings))
-    found = [qemu for qemu in started if qemu is not None] or ownership.users(ctx.disks)
-    if found:
-        raise Fatal(
-            f"{guest} runs on {host} (pid {found[0].pid}), and {ctx.job.source} is to go on with it: end that QEMU, by "
-            f"`systemctl stop {units.of(guest)}` where it is in that unit, then `drover job retry {ctx.job.id}`"
-        )

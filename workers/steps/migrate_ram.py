@@ -20,17 +20,15 @@ from models.job import Job, Side, record_event
 from workers import hooks
 from workers.convergence import Ladder
 from workers.disks import mirrors, nbd_server
-from workers.guest import incoming_qemu
+from workers.guest import given_back, incoming_qemu
 from workers.health import agent
 from workers.hooks import Point
-from workers.images import way_back
 from workers.images.manifest import write_durably
 from workers.launcher import inhibitor
 from workers.media import listing
 from workers.process import processes
 from workers.qemu import block, migration, written
 from workers.step import Context, StepHandler
-from workers.storage import making
 from workers.streams import supervisor as streams
 from workers.streams.parameters import RAM, SWITCHOVER
 from workers.switchover import supervisor, timing
@@ -94,8 +92,8 @@ class MigrateRamDestination(StepHandler):
 
     async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
-        if ctx.job.kept_by_source and ctx.held is not None and ctx.directory.may_run_here:
-            await asyncio.to_thread(_keep_what_it_wrote, ctx)
+        if given_back.is_to_be(ctx):
+            await asyncio.to_thread(given_back.keep_what_it_wrote, ctx)
 
 
 class MigrateRamSource(StepHandler):
@@ -245,20 +243,6 @@ class MigrateRamSource(StepHandler):
         if supervisor.attempts(ctx) and ctx.held is not None and ctx.source_alive:
             await self._take_back(ctx)
         await inhibitor.lift(ctx)
-
-
-def _keep_what_it_wrote(ctx: Context) -> None:
-    """The guest ran here, and goes on at the source without what it did here: that is nowhere else.
-
-    Before this `cutover` was rolled back, so the guest runs here no more and nothing starts it.
-    """
-    kept = making.set_aside_all(ctx)
-    way_back.give_up(ctx)
-    with ctx.record() as (session, job, _step):
-        sentence = f"what {job.guest} wrote on {job.destination} stays there: {', '.join(map(str, kept))}"
-        record_event(session, job.id, by=ctx.claim.owner, action="warning", sentence=sentence)
-    ctx.guard()
-    ctx.directory.marker.unlink()
 
 
 def _refuse_lost_journal(ctx: Context, told: JournalState) -> None:

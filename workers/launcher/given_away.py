@@ -37,8 +37,8 @@ def _given_away(session: Session, guest: str, host: str) -> str | None:
 
 def _put_aside(cold: Path, ours: Settings, there: str) -> None:
     guest, aside = cold.stem, cold.with_suffix(".moved")
-    cold.replace(aside)
     units.take_away(guest)
+    cold.replace(aside)  # last: as long as it is there all of this is done again
     log.warning(
         "%s lives on %s, and is not started on %s any more: its launch file is %s now",
         *(guest, there, ours.host, aside),

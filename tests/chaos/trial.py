@@ -159,6 +159,7 @@ class _Trial:
         self.boot(DESTINATION)
         self.job_id = self.came_by = jobs.submit(self.guest, SOURCE).id
         assert self.wait_for_end().state is JobState.DONE, self.events()
+        assert not guests.check(self.stage.lab, self.guest).report.problems
 
     def submit(self) -> Job:
         recipe = self.recipe

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict, field_validator
 
+from models.activity import Activity
 from models.contracts import Json, Many, Part, Versioned, nested
 from models.launcher import Launcher
 from models.preflight import Check
@@ -125,6 +126,8 @@ class NeededFolder(Part):
     mode: int
     owner: str
     group: str
+    pipe: bool = False
+    """It is a named pipe: QEMU makes none itself."""
 
 
 class BackingImage(Part):
@@ -197,6 +200,20 @@ class Execution(Part):
     """Under these numbers it has /dev/vhost-net open."""
 
     _above_2 = field_validator("vhost_net")(_descriptors)
+
+
+class Companion(Part):
+    """What is started with a QEMU, before it, and ends with it: the emulator of its TPM."""
+
+    argv: Many[str]
+    socket: str
+    """Where it listens for the QEMU."""
+
+
+class ExecutionOrder(Execution, Versioned):
+    """What `workers.process.exec_qemu` is told on its command line, which a launch file may hold for years."""
+
+    beside: Companion | None = None
 
 
 TpmFileBytes = Annotated[int, Field(ge=1, le=1 << 26)] | None
@@ -314,6 +331,8 @@ class Inspection(Versioned):
     """Backing files before the images that lie on them."""
     folders: Many[NeededFolder] = ()
     """Each after the one that it lies in."""
+    activity: Annotated[Activity, nested(Activity)] | None = None
+    """What it did meanwhile; None: its host did not look."""
     refusals: Many[str] = ()
     """Why it cannot be moved now, as sentences."""
     warnings: Many[str] = ()
@@ -394,6 +413,8 @@ class PlannedFolder(Part):
     mode: int
     owner: str
     group: str
+    pipe: bool = False
+    """See `NeededFolder.pipe`."""
 
 
 class PlannedTpm(Part):

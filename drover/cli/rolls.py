@@ -6,8 +6,9 @@ import typer
 
 from drover.cli import completion
 from drover.cli.drains import Exclude, To
+from drover.cli.groups import Execution, grouped
 from drover.cli.lazy import ShortForSubmit
-from drover.cli.options import AsJson, Bandwidth, DryRun, MaxDowntime, Timeout, Wait, duration, examples
+from drover.cli.options import AsJson, Bandwidth, MaxDowntime, Timeout, Wait, duration, examples
 
 app = typer.Typer(
     cls=ShortForSubmit,
@@ -39,6 +40,7 @@ def group() -> None:
         "drover roll submit --hosts rack=r1 --hook 'upgrade-and-reboot --kernel 6.12' --wait",
     )
 )
+@grouped
 def submit(
     hook: Annotated[
         str,
@@ -75,10 +77,16 @@ def submit(
     exclude: Exclude = None,
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = None,
-    dry_run: DryRun = False,
-    wait: Wait = False,
-    timeout: Timeout = None,
-    as_json: AsJson = False,
+    webhook: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Report each step of the roll to this address, by a signed POST.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    run: Execution,
 ) -> None:
     """Take hosts out one after the other: drain, hook, wait until the host is healthy again, return, next.
 
@@ -88,17 +96,21 @@ def submit(
     from drover.cli import roll_submission
 
     request = roll_submission.request(
-        roll_submission.chosen(host, selector),
-        hook,
-        hook_timeout=hook_timeout,
-        max_unavailable=max_unavailable,
-        back_within=back_within,
-        to=to,
-        exclude=exclude,
-        max_downtime_ms=max_downtime_ms,
-        bandwidth=bandwidth,
+        {
+            "hosts": host,
+            "selector": selector,
+            "hook": hook,
+            "hook_timeout_s": hook_timeout.total_seconds(),
+            "max_unavailable": max_unavailable,
+            "back_within_s": back_within.total_seconds(),
+            "to": to,
+            "exclude": exclude,
+            "max_downtime_ms": max_downtime_ms,
+            "bandwidth_bytes_per_s": bandwidth,
+            "webhook": webhook,
+        }
     )
-    roll_submission.plan_and_submit(request, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json)
+    roll_submission.plan_and_submit(request, run)
 
 
 @app.command("list", epilog=examples("drover roll list", "drover roll list --all --json"))

@@ -22,7 +22,7 @@ from models.documents import MigrationOptions
 from models.guest import Guest
 from models.job import Disk, Event, Job, JobState, Step, StepState
 from tests import saved_guests
-from tests.chaos.faults import FOR_GOOD, Fault, Scene
+from tests.chaos.faults import FOR_GOOD, Fault, RunningMove
 from tests.chaos.points import Durations, Middle, Missed, Point
 from tests.chaos.stage import DESTINATION, SOURCE, Stage
 from tests.chaos.witness import Witness
@@ -135,7 +135,7 @@ class _Trial:
         self.stage, self.outcome, self.recipe = stage, outcome, recipe
         self.guest = f"t{time.time_ns():x}"
         self.job_id = 0
-        self.scene = Scene(stage, self.guest, job_id=0)
+        self.running_move = RunningMove(stage, self.guest, job_id=0)
         self.came_by: int | None = None
 
     def folder(self, host: str) -> Path:
@@ -186,11 +186,11 @@ class _Trial:
 
     def move(self, point: Point, fault: Fault, durations: Durations) -> bool:
         with point.armed(self.stage, durations) as meet:
-            self.scene = Scene(self.stage, self.guest, self.submit().id, point.side, came_by=self.came_by)
-            struck = meet(self.scene, lambda: fault.strike(self.scene))
+            self.running_move = RunningMove(self.stage, self.guest, self.submit().id, point.side, came_by=self.came_by)
+            struck = meet(self.running_move, lambda: fault.strike(self.running_move))
         if fault.lasts_s != FOR_GOOD:
             time.sleep(fault.lasts_s)  # so long the fault is to last: there is no event to await
-            fault.heal(self.scene)
+            fault.heal(self.running_move)
         return struck
 
     def wait_for_end(self) -> Job:
@@ -255,8 +255,8 @@ class _Trial:
         return DESTINATION if job.state is JobState.DONE else SOURCE
 
     def _qemu_alive(self, home: str) -> bool:
-        at_destination = f"{self.scene.directory(DESTINATION)}/incoming"
-        return bool(processes.find(at_destination if home == DESTINATION else self.scene.source_mark))
+        at_destination = f"{self.running_move.directory(DESTINATION)}/incoming"
+        return bool(processes.find(at_destination if home == DESTINATION else self.running_move.source_mark))
 
     def _goes_on(self, home: str, witness: Witness) -> None:
         until(f"the guest runs on {home}", lambda: witness.running_on() == home, HEARD_WITHIN_S)
@@ -275,7 +275,9 @@ class _Trial:
                 for index, disk in disks
             ]
             consoles = [self.folder(host) / "console.log" for host in (SOURCE, DESTINATION)]
-            report = verify(images, [console for console in consoles if console.exists() and console.stat().st_size])
+            before = sorted((self.stage.lab.path / "consoles" / self.guest).glob("*"))  # of a former move
+            heard = [console for console in consoles if console.exists() and console.stat().st_size]
+            report = verify(images, [*before, *heard])
         # one whose own QEMU was killed may have died there before its first tick or write
         died_early = () if alive else (NO_WRITE, NO_TICK)
         self.outcome.problems += [
@@ -304,10 +306,10 @@ class _Trial:
             swept = orphans.sweep(host, dry_run=True, unknown_jobs=True)
             if swept.finds or not swept.answered:
                 self.problem(f"gc on {host}: {[find.what for find in swept.finds]} {swept.notes}")
-            if self.scene.directory(host).exists():
-                self.problem(f"left on {host}: {self.scene.directory(host)}")
+            if self.running_move.directory(host).exists():
+                self.problem(f"left on {host}: {self.running_move.directory(host)}")
             guest_itself = job.state is JobState.DONE and host == DESTINATION
-            if not guest_itself and (left := processes.find_below(self.scene.directory(host))):
+            if not guest_itself and (left := processes.find_below(self.running_move.directory(host))):
                 self.problem(f"left running on {host}: {left}")
         former = SOURCE if home == DESTINATION else DESTINATION
         with transaction() as session:
@@ -326,7 +328,7 @@ class _Trial:
 
     def make_whole(self) -> None:
         """Nothing is frozen, cut or missing any more."""
-        for frozen in self.scene.frozen:
+        for frozen in self.running_move.frozen:
             frozen.signal(signal.SIGCONT)
         self.stage.mend_link()
         self.stage.supervise()

@@ -7,16 +7,8 @@ from typing import Any
 
 import pytest
 
-from workers.qemu.command_line import (
-    FLAGS,
-    Pairs,
-    anonymous_devices,
-    destination_command_line,
-    device_ids,
-    listening_sockets,
-    parse_options,
-    write_options,
-)
+from workers.qemu.command_line import anonymous_devices, destination_command_line, device_ids, listening_sockets
+from workers.qemu.options import FLAGS, Pairs, parse_options, write_options
 
 
 def derive(*words: str, source: str = "/hosts/a", destination: str = "/hosts/b", **more: Any) -> list[str]:
@@ -193,6 +185,7 @@ def test_devices_are_counted_with_and_without_id() -> None:
         '{"driver":"d"}',
     ]
     assert device_ids(argv) == {"one", "two"}
+    assert device_ids(["q", "-debugcon", "file:/x"]) == {"debugcon"}
     assert anonymous_devices([*argv, "-drive", "if=virtio,file=/x", "-drive", "if=none,id=n,file=/y"]) == 3
 
 

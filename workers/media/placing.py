@@ -44,16 +44,18 @@ def missing(ctx: Context) -> tuple[int, ...]:
 
 
 def make_folders(ctx: Context) -> None:
-    """Make those of the plan that are not there, where the policy lets guests write."""
+    """Make those of the plan that are not there, and named pipes, where the policy lets guests write."""
     rules, manifest = policy.of(ctx.settings), ctx.directory.files
     for folder in ctx.destination.folders:
         path = Path(folder.path)
         if os.path.lexists(path) or not rules.may_write(folder.path):
             continue
         ctx.guard()
-        manifest.made_folder(path)
+        if not folder.pipe:
+            manifest.made_folder(path)  # a pipe is worth nothing: it may stay
+        make = files.make_pipe if folder.pipe else files.make_folder
         with suppress(FileExistsError):
-            files.make_folder(files.below(ctx.settings.guest_root, folder.path), folder.mode, *owner_of(folder, rules))
+            make(files.below(ctx.settings.guest_root, folder.path), folder.mode, *owner_of(folder, rules))
 
 
 def owner_of(made: PlannedFile | PlannedFolder, rules: policy.HostPolicy) -> tuple[int, int]:
@@ -151,11 +153,10 @@ def _planned_by_another(path: Path, directory: JobDirectory) -> bool:
 
 def _named_by_a_process(path: Path) -> bool:
     wanted = os.fsencode(path)
-    pids = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) != os.getpid())
-    return any(wanted in _command_line(entry) for entry in pids)
+    return any(wanted in _command_line(pid) for pid in processes.pids() if pid != os.getpid())
 
 
-def _command_line(process: Path) -> bytes:
+def _command_line(pid: int) -> bytes:
     with suppress(OSError):  # it ended meanwhile
-        return (process / "cmdline").read_bytes()
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""

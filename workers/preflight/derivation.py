@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain as chained
 from pathlib import Path
 
 from drover.errors import PreconditionFailed
@@ -25,8 +26,7 @@ from models.plan import (
     Statement,
 )
 from models.preflight import Check
-from workers.guest import monitors
-from workers.guest.qmp_ready import listens
+from workers.guest import monitors, run_files
 from workers.images import manifest
 from workers.media import destination
 from workers.preflight import checks
@@ -34,9 +34,10 @@ from workers.process import execution, taps, tpm
 from workers.qemu import known_bugs, program
 from workers.qemu.command_line import destination_command_line
 from workers.qemu.image_options import Fit, fitted
+from workers.qemu.options import parse_command_line
 from workers.qemu.permissions import violations, written
 from workers.qemu.present_media import without_backing_files
-from workers.qemu.refusals import command_line_refusals
+from workers.qemu.refusals import refused_options
 from workers.storage.targets import Target, Targets, changes
 from workers.trust.policy import HostPolicy
 
@@ -133,11 +134,15 @@ def _command_line(
 def _forbidden(
     argv: Sequence[str], seen: Inspection, images: set[str], spoken_to: set[str], ours: Settings, rules: HostPolicy
 ) -> list[Check]:
-    """What no QEMU may be started with here."""
+    """What no QEMU may be started with here. The policy is not asked about what no host can start."""
     handed = execution.descriptors(seen.started_as)
-    against = command_line_refusals(argv, source_root=str(ours.guest_root), images=images, descriptors=handed)
-    forbidden = violations(argv, rules, images, spoken_to)
-    return [*checks.at_destination(against), *(checks.POLICY.found(sentence) for sentence in forbidden)]
+    against = refused_options(argv, source_root=str(ours.guest_root), images=images, descriptors=handed)
+    left = [word for option in parse_command_line(argv) if option not in against for word in option.words()]
+    forbidden = violations([argv[0], *left], rules, images, spoken_to)
+    return [
+        *checks.at_destination(chained.from_iterable(against.values())),
+        *(checks.POLICY.found(sentence) for sentence in forbidden),
+    ]
 
 
 def _warnings(
@@ -274,12 +279,16 @@ def _qemu(seen: Inspection, rules: HostPolicy) -> tuple[str, known_bugs.Version,
     try:
         version, machine_types = program.version(qemu), program.machine_types(qemu)
     except (OSError, subprocess.SubprocessError) as error:
-        return qemu, NO_QEMU, [checks.NO_QEMU.found(f"{qemu} does not work here: {error}")]
+        return qemu, NO_QEMU, [checks.NO_QEMU.found(f"{qemu} does not work here: {error}", remedy=_tried(qemu))]
     if version is None:
-        return qemu, NO_QEMU, [checks.NO_QEMU.found(f"{qemu} --version does not name a version")]
+        return qemu, NO_QEMU, [checks.NO_QEMU.found(f"{qemu} --version does not name a version", remedy=_tried(qemu))]
     if seen.machine_type not in machine_types:
         return qemu, version, [checks.MACHINE_TYPE.found(f"its QEMU has no machine type {seen.machine_type}")]
     return qemu, version, []
+
+
+def _tried(qemu: str) -> str:
+    return f"run `{qemu} --version` and `{qemu} -machine help` there, and mend what they say"
 
 
 def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[Check]:
@@ -292,33 +301,19 @@ def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[Chec
             found.append(_outside(f"a link to {path}", rules))
         if disk.format not in FORMATS or not all(manifest.is_known(*option) for option in options.items()):
             kind = ", ".join([disk.format, *(f"{name}={value}" for name, value in sorted(options.items()))])
-            found.append(checks.IMAGE_KIND.found(f"no image like {path} is made here ({kind})"))
+            seen = f"no image like {path} is made here ({kind})"
+            found.append(checks.IMAGE_KIND.found(seen, remedy="move the guest with `--format qcow2` or `--format raw`"))
     if [disk.index for disk in disks] != list(range(len(disks))):
-        found.append(checks.IMAGE_KIND.found("its disks are not numbered from 0 on"))
+        seen = "its disks are not numbered from 0 on, which no plan of Drover does"
+        found.append(checks.IMAGE_KIND.found(seen, remedy="submit the move again, and look who writes to the database"))
     return found
 
 
 def in_the_way(plan: DestinationPlan) -> list[Check]:
     """What QEMU would delete or overwrite: only a dead socket and a log may be where it makes its own."""
-    return [
-        checks.IN_THE_WAY.found(f"{path} exists already and is no log")
-        for path, text_may_be_there in (*written(plan.argv), *tpm.written(plan.tpm))
-        if os.path.lexists(path) and not _worthless(Path(path), text_may_be_there)
-    ] + tpm.in_the_way(plan.tpm)
-
-
-def _worthless(path: Path, text_may_be_there: bool) -> bool:
-    if path.is_fifo():
-        return True
-    if path.is_socket():
-        return not listens(path)
-    return text_may_be_there and path.is_file() and _is_text(path)
-
-
-def _is_text(path: Path) -> bool:
-    """No image begins like that."""
-    with path.open("rb") as file:
-        return b"\0" not in file.read(1 << 16)
+    made = (*written(plan.argv), *tpm.written(plan.tpm))
+    found = [checks.IN_THE_WAY.found(f"{path} exists already and is no log") for path in run_files.in_the_way(made)]
+    return found + tpm.in_the_way(plan.tpm)
 
 
 def _path_faults(rules: HostPolicy, *paths: str | None) -> list[Check]:

@@ -14,8 +14,8 @@ from workers.preflight import checks
 from workers.process import processes
 from workers.process.processes import Process
 from workers.qemu import config_file, paths
-from workers.qemu.command_line import parse_command_line
 from workers.qemu.config_file import UnreadableConfig
+from workers.qemu.options import parse_command_line
 
 CONFIG_LIMIT_BYTES = 1 << 20
 CLOCKS_DIFFER_S = 2.0
@@ -35,8 +35,8 @@ class LiveCommandLine:
     """Why it cannot be told to another host."""
 
     def place(self, name: str) -> str:
-        """The path from the root of a file that QEMU calls by this name."""
-        return _place(self.folder, name)
+        """The path from the root of a file that QEMU calls by this name; an address of another kind stays as it is."""
+        return name if paths.is_no_file(name) else _place(self.folder, name)
 
 
 def read(process: Process) -> LiveCommandLine:

@@ -24,8 +24,8 @@ from workers.preflight import checks
 from workers.process import execution, processes, sockets
 from workers.process.processes import Process
 from workers.qemu import program
-from workers.qemu.command_line import Pairs, parse_command_line, parse_options, words_of, write_options
-from workers.qemu.refusals import driver_of, shown
+from workers.qemu.options import Pairs, parse_command_line, parse_options, words_of, write_options
+from workers.qemu.permissions import Made
 from workers.trust.policy import HostPolicy
 
 PROGRAM = "swtpm"
@@ -65,12 +65,12 @@ def read(argv: Sequence[str]) -> tuple[Tpm | None, list[Check]]:
     options = parse_command_line(argv)
     behind = {option.get("id"): option for option in options if option.name == "chardev"}
     for option in options:
-        if option.name == "tpmdev" and driver_of(option) == "emulator":
+        if option.name == "tpmdev" and option.driver == "emulator":
             chardev = behind.get(option.get("chardev"))
             try:
                 return _read(chardev.get("path") if chardev is not None else None), []
             except (Strange, OSError, subprocess.SubprocessError) as error:
-                return None, [checks.TPM.found(f"{shown(option)}: {error}")]
+                return None, [checks.TPM.found(f"{option.text}: {error}")]
     return None, []
 
 
@@ -281,9 +281,10 @@ def in_the_way(plan: PlannedTpm | None) -> list[Check]:
     return [checks.IN_THE_WAY.found(f"{path}, the state of a TPM, exists already") for path in there]
 
 
-def written(plan: PlannedTpm | None) -> list[tuple[str, bool]]:
+def written(plan: PlannedTpm | None) -> list[Made]:
     """Like `permissions.written`: its socket and its log."""
-    return [(path, name == "log") for name, path in _paths(plan.argv) if name != "tpmstate"] if plan is not None else []
+    paths = _paths(plan.argv) if plan is not None else ()
+    return [Made(path, text=name == "log") for name, path in paths if name != "tpmstate"]
 
 
 async def take_back(plan: PlannedTpm) -> None:

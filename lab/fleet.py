@@ -169,7 +169,7 @@ def start_flower(lab: Lab) -> Process:
             f"--db={lab.path}/flower",
         ],
         lab.logs / "flower.log",
-        environment=os.environ | lab.environment_of(services.FLOWER),
+        environment=os.environ | lab.environment_of(services.FLOWER) | {"DROVER_HOST": services.FLOWER},
     )
 
 

@@ -16,6 +16,8 @@ TAKING = (
     "+hset +hget +hdel +set +get +del +evalsha +script|load"
 )
 """What kombu does to a queue whose messages it takes, and to its own record of those that it has taken."""
+SENDING = "-@all +lpush +llen"
+"""To a queue that others take messages from; kombu asks how long it is before it sends the first one."""
 BOUND = "(%W~_kombu.binding* -@all +sadd)"
 """Kombu notes which queues there are; nobody reads that but Flower."""
 
@@ -57,8 +59,8 @@ NOBODY_ELSE = "user default off resetpass resetkeys resetchannels -@all"
 def _host(name: str, hosts: Sequence[str]) -> str:
     """Takes messages from its own queue, and puts the next link of a chain into the queues of others."""
     own = " ".join(f"~{key}" for key in (host_queue(name), *unacked(name)))
-    others = " ".join(f"%W~{host_queue(other)}" for other in hosts if other != name)
-    push = f" ({others} -@all +lpush)" if others else ""
+    others = " ".join(f"~{host_queue(other)}" for other in hosts if other != name)
+    push = f" ({others} {SENDING})" if others else ""
     return f"{own} {EVENTS} {LOGGED_IN} {TAKING} +publish{push} {BOUND}"
 
 
@@ -71,16 +73,16 @@ def _controller(name: str, hosts: Sequence[str]) -> str:
 
 def _submitter(name: str, hosts: Sequence[str]) -> str:
     """Asks for moves and drains."""
-    return f"%W~{CONTROL_QUEUE} {EVENTS} {LOGGED_IN} +multi +exec +lpush +publish {BOUND}"
+    return f"{EVENTS} {LOGGED_IN} +multi +exec +publish (~{CONTROL_QUEUE} {SENDING}) {BOUND}"
 
 
 def _flower(name: str, hosts: Sequence[str]) -> str:
-    """Shows events, and how much waits."""
+    """Shows events, and how much waits. What it asks of workers is sent to a channel that none of them listens to."""
     queues = " ".join(f"%R~{queue}" for queue in (CONTROL_QUEUE, UNROUTED_QUEUE, *map(host_queue, hosts)))
+    own = " ".join(f"~{key}" for key in ("celeryev*", "*.reply.celery.pidbox", "_kombu.binding*", *unacked(name)))
     heard = "+subscribe +psubscribe +unsubscribe +punsubscribe"
-    return f"{queues} ~celeryev* ~_kombu.binding* {EVENTS} {LOGGED_IN} +multi +exec +llen {heard} " + (
-        "+sadd +srem +smembers +exists +del +brpop +zadd +zrem +zrangebyscore +evalsha +script|load"
-    )
+    bound = "+sadd +srem +smembers +exists +time +script|exists"
+    return f"{queues} {own} {EVENTS} {LOGGED_IN} {TAKING} {heard} {bound} (&/0.celery.pidbox -@all +publish)"
 
 
 RULES = {

@@ -64,7 +64,7 @@ def _say(client: "redis.Redis", command: str) -> Any:
     return client.execute_command(*command.split())  # type: ignore[no-untyped-call]
 
 
-EVERYBODY = ("FLUSHALL", "KEYS *", "CONFIG GET *", "CLIENT LIST", "ACL LIST", "SHUTDOWN", "DEBUG SLEEP 0")
+EVERYBODY = ("FLUSHALL", "KEYS *", "CONFIG GET *", "CLIENT LIST", "ACL LIST", "SHUTDOWN")
 A_HOST = (
     *("LRANGE drover.hv2 0 -1", "BRPOP drover.hv2 1", "DEL drover.hv2", "SET drover.hv2 x", "RPOP drover.hv2"),
     *("LPUSH drover.control x", "LPUSH drover.unrouted x", "DEL unacked.hv2", "HGET unacked.hv2 x"),
@@ -76,7 +76,7 @@ A_SUBMITTER = (
 )
 FLOWER = (
     *("LPUSH drover.hv1 x", "LPUSH drover.control x", "DEL drover.hv1", "BRPOP drover.hv1 1", "SET drover.hv1 x"),
-    *("PUBLISH /0.celeryev/worker.heartbeat x", "PUBLISH /0.celery.pidbox shutdown", "HGET unacked.hv1 x"),
+    *("PUBLISH /0.celeryev/worker.heartbeat x", "LRANGE drover.control 0 -1", "HGET unacked.hv1 x"),
 )
 TRIED = {"hv1": A_HOST, "billing": A_SUBMITTER, "flower": FLOWER, "control": (), "acl": ("LPUSH drover.hv1 x",)}
 

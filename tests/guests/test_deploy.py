@@ -200,6 +200,7 @@ def _redis(fleet: Fleet, name: str, *words: str) -> str:
 
 def test_a_hypervisor_gets_at_nobody_elses_messages_and_at_no_schema(fleet: Fleet) -> None:
     assert "NOPERM" in _redis(fleet, "hv1", "LRANGE", "drover.hv2", "0", "-1")
+    assert "NOPERM" in _redis(fleet, "hv1", "DEL", "drover.hv2")
     assert "NOPERM" in _redis(fleet, "hv1", "FLUSHALL")
     assert "NOPERM" in _redis(fleet, "hv1", "LPUSH", "drover.control", "a move of its own")
     assert "NOPERM" in _redis(fleet, "hv1", "PUBLISH", "/0.celery.pidbox", "shutdown")
@@ -244,6 +245,7 @@ def test_a_worker_was_denied_nothing_it_needed(fleet: Fleet, guest: Path) -> Non
         log = (fleet.machines[name].folder / "drover-worker.log").read_text()
         assert "permission denied" not in log
         assert "NOPERM" not in log
+        assert "no permissions" not in log  # as redis-py says it
 
 
 def test_the_certificates_stand_the_strict_check_that_python_makes_from_3_13_on(fleet: Fleet) -> None:

@@ -183,6 +183,17 @@ def drives(
     return tuple(found)
 
 
+def nodes_in_use(blockstats: Iterable[Reply]) -> set[str]:
+    """The names of the nodes that a drive is on, and of those below, from the reply of `query-blockstats`."""
+    found: set[str] = set()
+    left = list(blockstats)
+    while left:
+        node = left.pop()
+        found.add(str(node.get("node-name")))
+        left += [node[below] for below in ("parent", "backing") if below in node]
+    return found
+
+
 def _disk(index: int, medium: _Medium) -> SourceDisk:
     image = medium.image
     driver = str(medium.inserted["drv"])

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict, field_validator
 
+from models.activity import Activity
 from models.contracts import Json, Many, Part, Versioned, nested
 from models.launcher import Launcher
 from models.preflight import Check
@@ -344,6 +345,8 @@ class Inspection(Versioned):
     """Backing files before the images that lie on them."""
     folders: Many[NeededFolder] = ()
     """Each after the one that it lies in."""
+    activity: Annotated[Activity, nested(Activity)] | None = None
+    """What it did meanwhile; None: its host did not look."""
     refusals: Many[str] = ()
     """Why it cannot be moved now, as sentences."""
     warnings: Many[str] = ()

@@ -10,13 +10,14 @@ from typing import Any
 from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from models import preflight
+from models.activity import Activity
 from models.host_rpc import Inspect
 from models.launcher import Launcher
 from models.plan import BackingImage, Inspection, SourceDisk, Topology
 from models.preflight import Check
 from workers import files, hooks
 from workers.files import UnsafePath
-from workers.guest import monitors
+from workers.guest import activity, monitors
 from workers.images import links
 from workers.launcher import found, inhibitor
 from workers.media import listing
@@ -74,7 +75,7 @@ def _argv(pid: int) -> list[str]:
 
 async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> Inspection:
     identity, secrets = await _identified(monitor, question.qmp, settings)
-    facts, devices, layout, present, blockers, exports = await asyncio.gather(
+    look = asyncio.gather(
         _facts(monitor),
         block.device_names(monitor),
         machine(monitor),
@@ -82,6 +83,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         _blockers(monitor, identity.argv),
         process_state.exports(monitor),
     )
+    (facts, devices, layout, present, blockers, exports), did = await asyncio.gather(look, _activity(monitor, settings))
     emulator, strange = await asyncio.to_thread(tpm.read, present.argv)
     needed = await asyncio.to_thread(
         listing.listed,
@@ -122,6 +124,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         warnings=preflight.warnings(told),
         checks=checks.completed("source", told),
         launcher=launcher,
+        activity=did,
     )
     return seen if forbidden else attestation.attested(seen, settings)
 
@@ -146,6 +149,11 @@ async def _facts(monitor: Monitor) -> dict[str, Any]:
         "cpus": len(cpus),
         "uuid": uuid["UUID"] if uuid["UUID"] != NO_UUID else None,
     }
+
+
+async def _activity(monitor: Monitor, settings: Settings) -> Activity | None:
+    memory = await monitor.query("query-memory-size-summary")
+    return await activity.seen(monitor, memory["base-memory"], settings.look.total_seconds())
 
 
 def _launcher(qemu: Process, settings: Settings) -> Launcher:

@@ -286,6 +286,8 @@ class Made(NamedTuple):
     """A text may be there already: it is a log."""
     folder: bool = False
     """A folder may be there already: memory is made in it."""
+    own: bool = False
+    """A file there is this QEMU's alone, and nothing that others read: its memory, what a channel or filter writes."""
 
 
 def written(argv: Sequence[str]) -> Iterator[Made]:
@@ -294,7 +296,7 @@ def written(argv: Sequence[str]) -> Iterator[Made]:
     QEMU deletes what is where it is to listen, and maps what is where a guest's memory is to be.
     """
     for option in parse_command_line(argv):
-        if option.name in {"drive", "blockdev"}:
+        if option.name in {"drive", "blockdev", "global"}:
             continue
         for key, value in _values(option):
             path = _path(option, value)
@@ -302,7 +304,16 @@ def written(argv: Sequence[str]) -> Iterator[Made]:
                 continue
             made_anew = listens(option) or option.name in {"vnc", "spice", "display", "mem-path", "netdev"}
             memory = "mem-path" in {option.name, key}
-            yield Made(path, not (made_anew or memory or key == "localpath" or driver_of(option) == "pipe"), memory)
+            text = not (made_anew or memory or key == "localpath" or driver_of(option) == "pipe")
+            yield Made(path, text, folder=memory, own=_is_own(option))
+
+
+def _is_own(option: Option) -> bool:
+    """Memory that is not shared is only read from its file, which may be a template."""
+    if option.name == "object" and _kind_of(option).startswith("memory-backend-"):
+        shared, readonly = (str(option.get(key)).lower() in TRUE for key in ("share", "readonly"))
+        return shared and not readonly
+    return option.name in {"chardev", *CHANNELS} or (option.name == "object" and _kind_of(option) == "filter-dump")
 
 
 def _user(option: Option, rules: Rules) -> Iterator[str]:

@@ -35,4 +35,6 @@ def test_memory_that_a_qemu_left_is_in_the_way_until_it_is_removed_and_a_folder_
 def test_what_others_may_read_as_well_stays(tmp_path: Path, words: str) -> None:
     shared = tmp_path / "shared"
     shared.write_bytes(bytes(4096))
-    assert list(run_files.left_over(permissions.written(["qemu", *words.format(shared).split()]))) == []
+    made = list(permissions.written(["qemu", *words.format(shared).split()]))
+    assert list(run_files.left_over(made)) == []
+    assert list(run_files.in_the_way(made)) == ([shared] if "-set" in words else [])

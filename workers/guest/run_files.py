@@ -53,7 +53,7 @@ def unlink_left_over(made: Iterable[Made]) -> None:
 
 
 def _worthless(path: Path, made: Made) -> bool:
-    if path.is_fifo() or (made.folder and path.is_dir()):
+    if path.is_fifo() or (made.folder and path.is_dir()) or (made.read and path.is_file()):
         return True
     if path.is_socket():
         return not listens(path)

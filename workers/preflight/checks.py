@@ -241,7 +241,7 @@ REMOTE_IMAGE = Kind(
     why="the image is not a file of this host",
     remedy="only local images are moved: copy it to one while the guest runs (`blockdev-mirror`, `job-complete`)",
     live=True,
-    explains=frozenset({"image-not-named", "image-astray", "needed-file"}),
+    explains=frozenset({"blocked-by-qemu", "image-not-named", "image-astray", "needed-file"}),
 )
 NEEDED_FILE = Kind(
     name="needed-file",
@@ -255,7 +255,7 @@ IMAGE_FORMAT = Kind(
     "image), and filters besides throttle and copy-on-read",
     remedy="raw, qcow2 and LUKS are moved: copy it to one while the guest runs (`blockdev-mirror`, `job-complete`)",
     live=True,
-    explains=frozenset({"blocked-by-qemu", "backing-file"}),
+    explains=frozenset({"blocked-by-qemu", "backing-file", "image-not-named", "image-astray"}),
 )
 BACKING_FILE = Kind(
     name="backing-file",

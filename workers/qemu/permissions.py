@@ -286,6 +286,8 @@ class Made(NamedTuple):
     """A text may be there already: it is a log."""
     folder: bool = False
     """A folder may be there already: memory is made in it."""
+    read: bool = False
+    """A file that is there already is only read: memory that is not shared."""
     own: bool = False
     """A file there is this QEMU's alone, and nothing that others read: its memory, what a channel or filter writes."""
 
@@ -305,14 +307,18 @@ def written(argv: Sequence[str]) -> Iterator[Made]:
             made_anew = listens(option) or option.name in {"vnc", "spice", "display", "mem-path", "netdev"}
             memory = "mem-path" in {option.name, key}
             text = not (made_anew or memory or key == "localpath" or driver_of(option) == "pipe")
-            yield Made(path, text, folder=memory, own=_is_own(option))
+            yield Made(path, text, folder=memory, read=memory and not _shares(option), own=_is_own(option))
+
+
+def _shares(option: Option) -> bool:
+    shared, readonly = (str(option.get(key)).lower() in TRUE for key in ("share", "readonly"))
+    return shared and not readonly
 
 
 def _is_own(option: Option) -> bool:
-    """Memory that is not shared is only read from its file, which may be a template."""
+    """Memory that is not shared may be read from a template."""
     if option.name == "object" and _kind_of(option).startswith("memory-backend-"):
-        shared, readonly = (str(option.get(key)).lower() in TRUE for key in ("share", "readonly"))
-        return shared and not readonly
+        return _shares(option)
     return option.name in {"chardev", *CHANNELS} or (option.name == "object" and _kind_of(option) == "filter-dump")
 
 

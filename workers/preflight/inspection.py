@@ -27,7 +27,6 @@ from workers.process import accounts, execution, processes, sockets, taps, tpm, 
 from workers.process.processes import Process
 from workers.process.taps import HandedOver
 from workers.qemu import block, cpu, inline_secrets, known_bugs, plugged, present_media, process_state, topology
-from workers.qemu.command_line import parse_command_line
 from workers.qemu.disks import (
     ReadOnlyImage,
     disk_refusals,
@@ -40,8 +39,9 @@ from workers.qemu.disks import (
     unnamed_images,
 )
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
+from workers.qemu.options import parse_command_line
 from workers.qemu.present_media import Drive
-from workers.qemu.refusals import command_line_refusals, shown
+from workers.qemu.refusals import command_line_refusals
 from workers.storage import devices
 from workers.trust import attestation, policy
 
@@ -261,7 +261,7 @@ async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> _Pres
     argv = _with_present_media(seen, drives(**replies), named, media)
     unused = present_media.unused_nodes(argv, nodes_in_use(replies["blockstats"]))
     argv = [argv[0], *(word for option in parse_command_line(argv) if option not in unused for word in option.words())]
-    refusals += [checks.UNUSED_NODE.of(shown(option)) for option in unused]
+    refusals += [checks.UNUSED_NODE.of(option.text) for option in unused]
     refusals += unnamed_images([*named, *media], argv)
     refusals += keys_given_later(named, argv)
     refusals += named_data_files(named, argv)

@@ -15,7 +15,7 @@ from drover.errors import Committed, Fatal, Unknown
 from models import fleet
 from models.database import transaction
 from models.documents import Health, MigrationOptions, RamProgress, Switchover
-from models.job import Job, Side, record_event
+from models.job import Job, Side
 from workers import hooks
 from workers.convergence import Ladder
 from workers.disks import mirrors, nbd_server
@@ -140,8 +140,7 @@ class MigrateRamSource(StepHandler):
         if job.options.window_end == windows.ROLLBACK:
             raise Fatal(why)
         ctx.note(seed=True, wait_reason=why)
-        with ctx.record() as (session, _job, _step):
-            record_event(session, job.id, by=ctx.claim.owner, action="window_closed", sentence=why)
+        ctx.tell("window_closed", why)
 
     async def _check_guest(self, ctx: Context) -> None:
         """Nobody paused it or plugged anything in or out since the preflight: then it would not arrive as it is."""
@@ -301,8 +300,7 @@ class _Progress:
         options, at = self.ctx.job.options, time.monotonic()
         self.ladder.obey(options.max_downtime_ms, _most_ms(options), at)
         for step in self.ladder.look(ram, at):
-            with self.ctx.record() as (session, job, _step):
-                record_event(session, job.id, by=self.ctx.claim.owner, action=step.rung, sentence=step.sentence)
+            self.ctx.tell(step.rung, step.sentence)
 
 
 def _most_ms(options: MigrationOptions) -> int:

@@ -141,7 +141,8 @@ def forecast(
         speed, at, limits = estimate.speed(session), now(session), fleet.limits(session)
     terms = terms or SubmitOptions()
     begins = max(at, terms.not_before or at)
-    hours = Open(window=None if terms.seed else terms.window, now=begins)
+    window = None if terms.seed else terms.window
+    hours = None if window is None else Open(window=window, now=begins)
     never = _too_long(made, speed, terms, at)
     made = DrainPlan(
         placements=tuple(one for one in made.placements if one.candidate.name not in never),
@@ -156,7 +157,7 @@ def forecast(
         begins_at=begins,
         times=timetable(made.placements, speed, limits, hours),
         options=how,
-        window=hours.window,
+        window=window,
     )
 
 

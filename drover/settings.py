@@ -277,6 +277,13 @@ class Settings(BaseSettings):
         read_by=WORKER,
         about="Folder below which images, sockets and logs of guests lie; it is mapped onto the other host's.",
     )
+    start_unasked: bool = _variable(
+        "START_UNASKED",
+        False,
+        read_by=WORKER,
+        about="Guests are started at boot without asking the database whether they live elsewhere by now: for hosts "
+        "whose guests serve that database.",
+    )
     policy: Folder = _variable(
         "POLICY",
         Path("/etc/drover/policy.toml"),
@@ -354,6 +361,16 @@ class Settings(BaseSettings):
         ge=timedelta(0),
         le=timedelta(minutes=10),
         about="For how long a guest that has arrived is watched before it counts as well, see docs/how-to/deploy.md.",
+    )
+    look: Seconds = _variable(
+        "LOOK_S",
+        timedelta(seconds=1),
+        unit="s",
+        read_by=WORKER,
+        ge=timedelta(0),
+        le=timedelta(minutes=1),
+        about="For how long what a guest writes, and changes of its RAM, is looked at when its host describes it, so "
+        "that the time of a move can be told beforehand; 0: not at all.",
     )
     republish_after: Seconds = _variable(
         "REPUBLISH_AFTER_S",

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from drover import names
 from drover.errors import PreconditionFailed
+from models.activity import Activity
 from models.database import transaction
 from models.documents import MigrationOptions
 from models.guest import Guest
@@ -18,9 +19,9 @@ from models.job import Job, JobState, unfinished
 from models.launcher import Launcher
 from models.plan import Inspection
 from models.said import say
+from workflows import not_there
 from workflows.host_rpc import ask, known_host
 from workflows.selectors import relabelled
-from workflows.similar_names import did_you_mean
 from workflows.submissions import MigrationSubmission
 
 
@@ -54,7 +55,7 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
     return guest, inspection
 
 
-def _found(inspection: Inspection) -> dict[str, int | str | Launcher | None]:
+def _found(inspection: Inspection) -> dict[str, int | str | Launcher | Activity | None]:
     """What a guest is and takes of its host, by the columns of its record."""
     disk_bytes = sum(disk.virtual_size_bytes for disk in inspection.disks)
     sizes = {"cpus": inspection.cpus, "memory_bytes": inspection.memory_bytes, "disk_bytes": disk_bytes}
@@ -64,7 +65,7 @@ def _found(inspection: Inspection) -> dict[str, int | str | Launcher | None]:
         "gone_at": None,
         "runstate": inspection.runstate,
         "launcher": inspection.launcher,
-    }
+    } | ({"activity": inspection.activity} if inspection.activity is not None else {})
     on_devices = sum(disk.virtual_size_bytes for disk in inspection.disks if disk.block_device)
     return {**sizes, **who, "device_bytes": on_devices, "allocated_bytes": _allocated(inspection)}
 
@@ -186,12 +187,8 @@ def known_guest(name: str) -> Guest:
     names.check(name, "a guest")
     with transaction() as session:
         guest = session.get(Guest, name)
-        alike = "" if guest is not None else did_you_mean(session, Guest.name, name)
-    if guest is None:
-        raise PreconditionFailed(
-            f"there is no guest {name!r}: {alike}see `drover guest list`, or adopt it with "
-            f"`drover guest adopt {name} --host HOST --qmp SOCKET`"
-        )
+        if guest is None:
+            raise not_there.guest(session, name)
     return guest
 
 

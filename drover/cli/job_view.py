@@ -32,9 +32,9 @@ def _cells(row: Document) -> tuple[object, ...]:
     pause = row["downtime_ms"]
     return (
         *(row[name] for name in ("id", "guest", "source", "destination", "state", "step")),
-        f"{output.size(row['bytes_done'])} of {output.size(row['bytes_size'])}",
+        f"{words.size(row['bytes_done'])} of {words.size(row['bytes_size'])}",
         None if pause is None else f"{pause:.0f} ms",
-        output.span(row["total_s"]),
+        words.span(row["total_s"]),
         row["wait_reason"],
     )
 
@@ -57,16 +57,12 @@ def _print(shot: Snapshot) -> None:
     for event in queries.events(job.id, "warning"):
         output.note(f"warning: {serializers.public(event.sentence)}")
     output.say(
-        f"  asked for {serializers.iso(job.created_at)}, time {output.span(shot.total_s) or '-'}, "
+        f"  asked for {serializers.iso(job.created_at)}, time {words.span(shot.total_s) or '-'}, "
         f"guest paused for {downtime(job) or '-'}"
     )
     if how := policies.told(job.options):
         output.say(f"  how: {words.pairs(how)}")
-    if job.estimate is not None:
-        took = serializers.took(job)
-        known = {"copy": took["copy_s"], "RAM and switchover": took["ram_s"], "in all": shot.total_s}
-        told = ", ".join(f"{name} {output.span(seconds)}" for name, seconds in known.items() if seconds is not None)
-        output.say(f"  estimated {sentences.estimate(job.estimate)}; took {told or 'nothing yet'}")
+    _say_estimate(shot)
     if phases := serializers.downtime_phases(job):
         output.say("  of which " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in phases.items()))
     if job.health is not None and job.health.finished:
@@ -77,7 +73,7 @@ def _print(shot: Snapshot) -> None:
             output.say(f"    {place}")
     output.table(
         ("STEP", "HOST", "STATE", "TIME", "REMARK"),
-        [(step.name, step.host, step.state, output.span(_took(shot, step)), remark(step)) for step in job.steps],
+        [(step.name, step.host, step.state, words.span(_took(shot, step)), remark(step)) for step in job.steps],
     )
     output.table(
         ("DISK", "FORMAT", "COPIED", "LEFT", "WRITTEN ANEW", "DESTINATION"),
@@ -85,14 +81,24 @@ def _print(shot: Snapshot) -> None:
             (
                 disk.index,
                 disk.format,
-                f"{output.size(disk.bytes_done)} of {output.size(disk.bytes_size)}",
-                output.size(disk.bytes_left),
-                output.size(disk.bytes_rewritten),
+                f"{words.size(disk.bytes_done)} of {words.size(disk.bytes_size)}",
+                words.size(disk.bytes_left),
+                words.size(disk.bytes_rewritten),
                 disk.destination_path,
             )
             for disk in job.disks
         ],
     )
+
+
+def _say_estimate(shot: Snapshot) -> None:
+    """What was expected beside what it took, and what is left."""
+    if shot.job.estimate is None:
+        return
+    output.say(f"  estimated {sentences.estimate(shot.job.estimate)}")
+    if remaining := sentences.left(shot):
+        output.say(f"  {remaining}, by what it has done so far")
+    output.table(("PART", "ESTIMATE", "TOOK"), sentences.comparison(shot))
 
 
 def _took(shot: Snapshot, step: Step) -> float | None:
@@ -118,10 +124,10 @@ def price(job_id: int, price: Price, *, as_json: bool) -> None:
         bounds = {"pause_s": round(price.now_s, 3), "pause_most_s": round(price.most_s, 3)}
         output.emit({"job": job_id, "guest": price.guest, "ram_left_bytes": price.left_bytes, **bounds})
         return
-    left, total, rate = map(output.size, (price.left_bytes, price.total_bytes, price.bytes_per_s))
+    left, total, rate = words.size(price.left_bytes), words.size(price.total_bytes), words.rate(price.bytes_per_s)
     output.say(
-        f"{price.guest} would stand still for up to {output.span(price.now_s)} ({left} of RAM are left, at {rate}/s), "
-        f"and for {output.span(price.most_s)} if all of its {total} have to be sent again; nothing was changed. "
+        f"{price.guest} would stand still for up to {words.span(price.now_s)} ({left} of RAM are left, at {rate}), "
+        f"and for {words.span(price.most_s)} if all of its {total} have to be sent again; nothing was changed. "
         f"`drover job complete-now {job_id} --pause {ceil(price.most_s)}s` accepts that"
     )
 

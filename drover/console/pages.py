@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 
 from drover.console import access, facts, live
 from drover.console.rendering import page
-from drover.errors import NotThere
 from drover.settings import settings
 from drover.views import (
     drain_queries,
@@ -23,10 +22,12 @@ from drover.views import (
     history,
     inbox,
     queries,
+    rolls,
     serializers,
 )
 from models.base import now
 from models.database import transaction
+from workflows import not_there
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(access.visitor)])
 ROOMS_AT_ONCE = 100
@@ -92,9 +93,9 @@ def show_host(request: Request, name: Annotated[str, Path(max_length=64)]) -> HT
     with transaction() as session:
         rooms = fleet.rooms(session, settings())
         waiting, at = matters(session), now(session)
-    room = next((room for room in rooms if room.name == name), None)
-    if room is None:
-        raise NotThere(f"there is no host {name}")
+        room = next((room for room in rooms if room.name == name), None)
+        if room is None:
+            raise not_there.host(session, name)
     return page(request, "host.html", live="fleet", now=at, waiting=waiting, room=room)
 
 
@@ -137,6 +138,23 @@ def show_drain(request: Request, drain_id: Number) -> HTMLResponse:
     with transaction() as session:
         waiting = matters(session)
     return page(request, "drain.html", live=f"drain/{drain_id}", waiting=waiting, **facts.of_drain(drain_id))
+
+
+@router.get("/rolls")
+def show_rolls(request: Request) -> HTMLResponse:
+    """Rolls, the newest first."""
+    shots = rolls.newest(everything=True, limit=NEWEST)
+    with transaction() as session:
+        waiting, at = matters(session), now(session)
+    return page(request, "rolls.html", live="rolls", now=at, waiting=waiting, shots=shots)
+
+
+@router.get("/rolls/{roll_id}")
+def show_roll(request: Request, roll_id: Number) -> HTMLResponse:
+    """A timeline with a bar per host."""
+    with transaction() as session:
+        waiting = matters(session)
+    return page(request, "roll.html", live=f"roll/{roll_id}", waiting=waiting, **facts.of_roll(roll_id))
 
 
 @router.get("/inbox")

@@ -2,9 +2,9 @@
 
 from sqlalchemy import func, select
 
-from drover.errors import NotThere
 from drover.settings import settings
 from drover.views import drain_documents, drain_queries, queries, serializers
+from drover.views import rolls as roll_views
 from models.base import Document
 from models.database import transaction
 from models.documents import MigrationOptions
@@ -12,6 +12,7 @@ from models.guest import Guest
 from models.host import Host
 from models.job import Job, unfinished
 from workflows import hosts as host_rows
+from workflows import not_there
 from workflows import policies as policy_rows
 from workflows.host_rpc import alive
 from workflows.selectors import Selector
@@ -39,7 +40,8 @@ def host(name: str) -> Document:
     for found in hosts():
         if found["name"] == name:
             return found
-    raise NotThere(f"there is no host {name!r}: see `drover host list`")
+    with transaction() as session:
+        raise not_there.host(session, name)
 
 
 def guests(selector: Selector = ALL) -> list[Document]:
@@ -86,7 +88,8 @@ def policy(name: str) -> Document:
     for found in policies():
         if found["name"] == name:
             return found
-    raise NotThere(f"there is no policy {name!r}: see `drover policy list`")
+    with transaction() as session:
+        raise not_there.policy(session, name)
 
 
 def jobs(*, everything: bool, guest: str | None, limit: int) -> list[Document]:
@@ -126,3 +129,17 @@ def drain(drain_id: int) -> Document:
         PreconditionFailed: there is none.
     """
     return drain_documents.drain_document(drain_queries.snapshot(drain_id))
+
+
+def rolls(*, everything: bool, limit: int) -> list[Document]:
+    """Rolls, newest first, see `roll_views.newest`."""
+    return [roll_views.summary(shot) for shot in roll_views.newest(everything=everything, limit=limit)]
+
+
+def roll(roll_id: int) -> Document:
+    """Everything about one roll.
+
+    Raises:
+        NotThere: there is none.
+    """
+    return roll_views.document(roll_views.snapshot(roll_id))

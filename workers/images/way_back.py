@@ -92,7 +92,7 @@ def _known(settings: Settings) -> Iterator[WayBack]:
 
 
 def expected(settings: Settings, guest: str, disks: Sequence[SourceDisk], planned: Sequence[PlannedDisk]) -> Choice:
-    """What there is by all that is written down. Reads no image."""
+    """What there is by all that is written down, if nobody has touched the images since."""
     known = [way for way in _known(settings) if way.guest == guest]
     if not known or not disks:
         return Choice()
@@ -100,12 +100,17 @@ def expected(settings: Settings, guest: str, disks: Sequence[SourceDisk], planne
     way = next((way for way in known if way.bitmap in recorded), None)
     if way is None:
         return Choice(
-            why="what it wrote since it left is not known: its QEMU was started anew, it has been elsewhere meanwhile, "
-            "or a disk of it is new"
+            why="what has changed since it left is not known: its QEMU was started anew, it has been elsewhere "
+            "meanwhile, or a disk of it is new or was made smaller meanwhile"
         )
     differences = [why for disk in planned if (why := _unlike(disk, way)) is not None]
     if len(planned) != len(way.images):
         differences.append("it had another number of disks when it left")
+    differences += [
+        f"{image.kept_at}: {why}"
+        for image in way.images
+        if (why := _touched(Path(image.kept_at), image.evidence)) is not None
+    ]
     changed = sum(disk.written[way.bitmap] for disk in disks)
     return Choice(why="; ".join(differences)) if differences else Choice(way=way, changed_bytes=changed)
 
@@ -125,7 +130,7 @@ def _unlike(disk: PlannedDisk, way: WayBack) -> str | None:
 
 
 def chosen(ctx: Context) -> Choice:
-    """Likewise, and nobody has touched the images since. On the destination, before anything is made for the job."""
+    """Likewise, and they are still kept. On the destination, before anything is made for the job."""
     if (way := taken(ctx.directory)) is not None:
         return Choice(way=way)
     if any(ctx.directory.owns(Path(disk.destination_path)) for disk in ctx.disks):
@@ -135,9 +140,6 @@ def chosen(ctx: Context) -> Choice:
         return choice
     if len(_rows(choice.way)) != len(choice.way.images):
         return Choice(why="its images are not kept here any more")
-    for image in choice.way.images:
-        if (why := _touched(Path(image.kept_at), image.evidence)) is not None:
-            return Choice(why=f"{image.kept_at}: {why}")
     return choice
 
 
@@ -184,6 +186,12 @@ def take(ctx: Context, way: WayBack) -> None:
     records.way_back(ctx.settings, way.job).unlink(missing_ok=True)
 
 
+def give_up(ctx: Context) -> None:
+    """The guest has written to them here, which no bitmap of its source holds: they are a way back no more."""
+    ctx.guard()
+    _taken_file(ctx.directory).unlink(missing_ok=True)
+
+
 def _keep(ctx: Context, way: WayBack, *, kept: bool) -> None:
     """Say in the rows of the job that left them here whether they are kept."""
     with ctx.record() as (session, _job, _step):
@@ -208,9 +216,7 @@ def put_back(ctx: Context) -> None:
         path, kept_at = Path(image.path), Path(image.kept_at)
         if ctx.directory.manifest.owns(path):
             retention.remember(ctx.settings, way.job, image.kept_at, image.evidence.inode)
-            with suppress(FileExistsError):  # of a worker that died here
-                files.link(path, kept_at.name)
-            files.unlink(path)
+            files.move(path, kept_at.name)
         ctx.directory.manifest.forget(path)
         left.append(evidence.of(kept_at))
     _keep(ctx, way, kept=True)

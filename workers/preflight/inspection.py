@@ -10,13 +10,14 @@ from typing import Any
 from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from models import preflight
+from models.activity import Activity
 from models.host_rpc import Inspect
 from models.launcher import Launcher
 from models.plan import BackingImage, Inspection, SourceDisk, Topology
 from models.preflight import Check
 from workers import files, hooks
 from workers.files import UnsafePath
-from workers.guest import monitors
+from workers.guest import activity, monitors
 from workers.images import links
 from workers.launcher import found, inhibitor
 from workers.media import listing
@@ -32,11 +33,13 @@ from workers.qemu.disks import (
     drives,
     keys_given_later,
     named_data_files,
+    nodes_in_use,
     read_only_images,
     source_disks,
     unnamed_images,
 )
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
+from workers.qemu.options import parse_command_line
 from workers.qemu.present_media import Drive
 from workers.qemu.refusals import command_line_refusals
 from workers.storage import devices
@@ -72,7 +75,7 @@ def _argv(pid: int) -> list[str]:
 
 async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> Inspection:
     identity, secrets = await _identified(monitor, question.qmp, settings)
-    facts, devices, layout, present, blockers, exports = await asyncio.gather(
+    look = asyncio.gather(
         _facts(monitor),
         block.device_names(monitor),
         machine(monitor),
@@ -80,6 +83,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         _blockers(monitor, identity.argv),
         process_state.exports(monitor),
     )
+    (facts, devices, layout, present, blockers, exports), did = await asyncio.gather(look, _activity(monitor, settings))
     emulator, strange = await asyncio.to_thread(tpm.read, present.argv)
     needed = await asyncio.to_thread(
         listing.listed,
@@ -120,6 +124,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         warnings=preflight.warnings(told),
         checks=checks.completed("source", told),
         launcher=launcher,
+        activity=did,
     )
     return seen if forbidden else attestation.attested(seen, settings)
 
@@ -144,6 +149,11 @@ async def _facts(monitor: Monitor) -> dict[str, Any]:
         "cpus": len(cpus),
         "uuid": uuid["UUID"] if uuid["UUID"] != NO_UUID else None,
     }
+
+
+async def _activity(monitor: Monitor, settings: Settings) -> Activity | None:
+    memory = await monitor.query("query-memory-size-summary")
+    return await activity.seen(monitor, memory["base-memory"], settings.look.total_seconds())
 
 
 def _launcher(qemu: Process, settings: Settings) -> Launcher:
@@ -249,6 +259,9 @@ async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> _Pres
         for medium in read_only_images(**replies)
     ]
     argv = _with_present_media(seen, drives(**replies), named, media)
+    unused = present_media.unused_nodes(argv, nodes_in_use(replies["blockstats"]))
+    argv = [argv[0], *(word for option in parse_command_line(argv) if option not in unused for word in option.words())]
+    refusals += [checks.UNUSED_NODE.of(option.text) for option in unused]
     refusals += unnamed_images([*named, *media], argv)
     refusals += keys_given_later(named, argv)
     refusals += named_data_files(named, argv)

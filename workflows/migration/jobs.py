@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from drover import tracing
-from drover.errors import NotThere, PreconditionFailed
+from drover.errors import PreconditionFailed
 from models import refusal
 from models.base import now
 from models.database import transaction
@@ -25,8 +25,7 @@ from models.host import Host
 from models.job import Attempt, Disk, Job, Step, record_event
 from models.plan import Plan, PlannedDisk
 from models.transitions import Actor, Direction, JobEvent, JobState, StepEvent, StepState
-from workflows import policies, receivers, schedule
-from workflows.estimate import Way
+from workflows import not_there, policies, receivers, schedule
 from workflows.guests import known_guest, lock_as_planned
 from workflows.migration import chain, claims, preflight
 from workflows.submissions import is_text
@@ -78,7 +77,7 @@ def _checked(guest: str, destination: str, asked: MigrationOptions, terms: Submi
     row = known_guest(guest)
     options = policies.of(row, asked)
     planned = preflight.plan(row, destination, options)
-    expected = preflight.estimated(row, terms, Way.of(row.host, destination, options), planned)
+    expected = preflight.estimated(row, destination, options, terms, planned)
     job = Job(
         guest=row.name,
         source=row.host,
@@ -343,7 +342,7 @@ def existing(session: Session, job_id: int) -> Job:
     """
     job = claims.lock(session, job_id)
     if job is None:
-        raise NotThere(f"there is no job {job_id}: see `drover job list`")
+        raise not_there.job(job_id)
     return job
 
 

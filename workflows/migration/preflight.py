@@ -29,8 +29,10 @@ KNOWN_BUG = "known-bug"
 """The destination tells those of both hosts."""
 
 
-def estimated(guest: Guest, terms: SubmitOptions, way: Way, planned: Plan) -> Estimate:
-    """How long the move takes.
+def estimated(
+    guest: Guest, destination: str, options: MigrationOptions, terms: SubmitOptions, planned: Plan
+) -> Estimate:
+    """How long the move takes if it begins now, beside what is under way.
 
     Raises:
         PreconditionFailed: no window is long enough for it.
@@ -38,12 +40,14 @@ def estimated(guest: Guest, terms: SubmitOptions, way: Way, planned: Plan) -> Es
     with transaction() as session:
         newest = session.get(Guest, guest.name) or guest  # its hosts were asked meanwhile, or somebody has forgotten it
         size, speed, at = Size.of(newest), estimate.speed(session), now(session)
+        among_others = estimate.among(session, speed)
     if (changed := planned.destination.way_back_bytes) is not None:
         size = replace(size, disk_bytes=changed, allocated_bytes=changed)
+    way = Way.of(newest, destination, options)
     wait = schedule.obstacle(at, speed.needs_s(size, terms.seed, way), window=terms.window)
     if wait is not None and wait.for_good:
         raise PreconditionFailed(f"{guest.name} cannot be moved: {wait.why}")
-    return speed.estimate(size, way)
+    return among_others.estimate(size, way)
 
 
 def plan(guest: Guest, destination: str, options: MigrationOptions | None = None, *, tried: bool = False) -> Plan:

@@ -139,7 +139,8 @@ def forecast(
         speed, at, limits = estimate.speed(session), now(session), fleet.limits(session)
     terms = terms or SubmitOptions()
     begins = max(at, terms.not_before or at)
-    hours = Open(window=None if terms.seed else terms.window, now=begins)
+    window = None if terms.seed else terms.window
+    hours = None if window is None else Open(window=window, now=begins)
     made = _without(made, survey.immovable, _too_long(made, speed, terms, at))
     return Forecast(
         kind=kind,
@@ -150,7 +151,7 @@ def forecast(
         begins_at=begins,
         times=timetable(made.placements, speed, limits, hours),
         options=how,
-        window=hours.window,
+        window=window,
     )
 
 

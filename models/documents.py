@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, PlainSerializer, Strict
 
@@ -24,6 +25,22 @@ Streams = Annotated[StreamSecurity, Strict(False)]
 def renamed(old: str, new: str, document: Json) -> Json:
     """The document with a field under its new name."""
     return {new if name == old else name: value for name, value in document.items()}
+
+
+class Notice(Part):
+    """Who is asked whether a guest may be moved now, before a drain moves it. One of the first two."""
+
+    url: str | None = None
+    """It gets a signed POST, see `drover.controller.notices`."""
+    program: Many[str] = ()
+    """Its name in the controllers' folder of hooks, and its arguments."""
+    deadline_s: float = Field(default=10.0, gt=0, le=600)
+    silence: Literal["wait", "go-on"] = "wait"
+    """Without an answer by the deadline the guest waits and it is asked again, or the guest is moved."""
+
+    def __str__(self) -> str:
+        """For people: of an address the host alone, for the rest may hold a password."""
+        return " ".join(self.program) if self.url is None else str(urlsplit(self.url).hostname)
 
 
 class MigrationOptions(Versioned):
@@ -64,6 +81,8 @@ class MigrationOptions(Versioned):
     """A set of hooks of both hosts' administrators that runs besides the others."""
     check: OptionalName = None
     """The check, by its name in the destination's file, that tells whether it is well; None: its own."""
+    notice: Notice | None = None
+    """Who is asked before a drain moves the guest; None: nobody."""
     given: Many[str] = ()
     """Fields that somebody asked for, also where they are as by default: no policy has a say in them."""
     policies: dict[str, str] = {}  # noqa: RUF012 - pydantic copies it
@@ -78,6 +97,10 @@ class MigrationOptions(Versioned):
             if name in DECIDED_BY_POLICIES and name not in self.policies and getattr(self, name) != field.default
         }
         return frozenset(self.given) | changed
+
+    def public(self) -> Json:
+        """For output to users."""
+        return super().public() | {"notice": self.notice and str(self.notice)}
 
     def asking(self, **wanted: object) -> Self:
         """With these fields as somebody asks for them; None leaves one as it is."""
@@ -98,6 +121,7 @@ DECIDED_BY_POLICIES = frozenset(
         "watch_s",
         "hooks",
         "check",
+        "notice",
     }
 )
 """Fields of `MigrationOptions` that a policy may decide, see `workflows.policies`."""

@@ -39,7 +39,8 @@ def refused(*words: str) -> str:
 
 def moved(*words: str) -> MigrationOptions:
     """How web would be moved."""
-    return MigrationOptions.model_validate(document("migrate", "web", "--to", "hv2", "--dry-run", *words)["options"])
+    found = document("migrate", "web", "--to", "hv2", "--dry-run", *words)["options"]
+    return MigrationOptions.model_validate(found | {"notice": None})
 
 
 def newest() -> MigrationOptions:

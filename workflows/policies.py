@@ -74,6 +74,8 @@ def spelled(name: str) -> str:
 def _shown(name: str, value: object) -> str:
     if name.endswith("_bytes_per_s") and isinstance(value, int):
         return words.rate(value) if value else "no limit"
+    if name == "ladder" and isinstance(value, tuple):
+        return ",".join(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Notice):

@@ -135,19 +135,23 @@ def _copying(job: Job, at_work: Step | None) -> str | None:
     if not left or not pace.copied_per_s:
         return None
     if pace.written_per_s >= pace.copied_per_s:
-        return _outrun(job, pace.written_per_s, pace.limit_per_s)
+        slowed = f" (it is slowed to {words.rate(pace.slowed_per_s)} for each disk)" if pace.slowed_per_s else ""
+        return _outrun(job, f"the guest writes {words.rate(pace.written_per_s)}{slowed}", pace.limit_per_s)
     eta = words.clock(left / (pace.copied_per_s - pace.written_per_s))
     return f"limited to {words.rate(pace.limit_per_s)}, {eta} left" if pace.limit_per_s else None
 
 
-def _outrun(job: Job, written: float, limit: int) -> str:
+def _outrun(job: Job, writes: str, limit: int) -> str:
     if limit:
         return (
-            f"the guest writes {words.rate(written)} and the copy is limited to {words.rate(limit)}: "
+            f"{writes} and the copy is limited to {words.rate(limit)}: "
             f"`drover job set {job.id} --bandwidth 0` lifts what was asked for it, `drover host set {job.source} "
             "--bandwidth` its host's"
         )
-    return f"the guest writes {words.rate(written)}, faster than its disks can be copied"
+    return (
+        f"{writes}, faster than its disks can be copied: `drover job cancel {job.id}` ends the move, `--ladder "
+        "slow-writes` of another one has the guest slowed meanwhile"
+    )
 
 
 def _still(job: Job, at_work: Step | None, conditions: Conditions) -> str | None:

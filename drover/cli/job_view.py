@@ -11,6 +11,7 @@ from drover.views.queries import Snapshot
 from drover.views.sentences import downtime, headline, remark
 from models.base import Document
 from models.job import Job, JobState, Step
+from workers.convergence import ACTIONS
 from workflows import policies
 from workflows.migration.completion import Price
 
@@ -60,8 +61,7 @@ def _print(shot: Snapshot) -> None:
         f"  asked for {serializers.iso(job.created_at)}, time {output.span(shot.total_s) or '-'}, "
         f"guest paused for {downtime(job) or '-'}"
     )
-    if how := policies.told(job.options):
-        output.say(f"  how: {words.pairs(how)}")
+    _print_how(job)
     if job.estimate is not None:
         took = serializers.took(job)
         known = {"copy": took["copy_s"], "RAM and switchover": took["ram_s"], "in all": shot.total_s}
@@ -93,6 +93,15 @@ def _print(shot: Snapshot) -> None:
             for disk in job.disks
         ],
     )
+
+
+def _print_how(job: Job) -> None:
+    """By whose word it is moved so, and what was done because it did not converge."""
+    if how := policies.told(job.options):
+        output.say(f"  how: {words.pairs(how)}")
+    for event in queries.events(job.id):
+        if event.action in ACTIONS.values():
+            output.say(f"  {serializers.public(event.sentence)}")
 
 
 def _took(shot: Snapshot, step: Step) -> float | None:

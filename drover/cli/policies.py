@@ -16,6 +16,8 @@ from drover.cli.options import (
     duration,
     examples,
     given,
+    ladder,
+    rate,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Policies: how guests with certain labels are moved.")
@@ -53,6 +55,26 @@ Check = Annotated[
         metavar="NAME",
         help="The check in the destination's policy file that tells whether a guest is well which has none of its own.",
         show_default="that of `*`",
+    ),
+]
+LadderOf = Annotated[
+    Any,
+    typer.Option(
+        "--ladder",
+        metavar="MEASURES",
+        parser=ladder,
+        help="What is done, in this order, about a guest that changes its RAM, or writes to its disks, as fast as that "
+        "is sent: of slow-cpu, slow-writes, longer, ask, give-up; commas between them.",
+        show_default="slow-cpu,longer,ask,give-up",
+    ),
+]
+SlowestWrites = Annotated[
+    Any,
+    typer.Option(
+        metavar="RATE",
+        parser=rate,
+        help="With slow-writes: what a guest may always write to each disk.",
+        show_default="1M/s",
     ),
 ]
 NoticeBy = Annotated[
@@ -105,6 +127,8 @@ def define(
     watch: Watch = None,
     hooks: Hooks = None,
     check: Check = None,
+    ladder: LadderOf = None,
+    slowest_writes: SlowestWrites = None,
     notice: NoticeBy = None,
     notice_deadline: NoticeDeadline = "10s",
     notice_silence: NoticeSilence = "wait",
@@ -124,6 +148,8 @@ def define(
             "watch": watch,
             "hooks": hooks,
             "check": check,
+            "ladder": ladder,
+            "slowest_writes": slowest_writes,
             "notice": policy_view.notice(notice, notice_deadline, notice_silence) if notice is not None else None,
         }
     )

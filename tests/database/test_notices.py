@@ -24,7 +24,7 @@ from tests import factories
 from tests.cli.support import document, drover
 from tests.slow_receiver import slow_receiver
 from workflows import policy_commands
-from workflows.drain import job_sync, notices, reconciler
+from workflows.drain import notices, reconciler
 from workflows.drain.notices import Standing
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -106,7 +106,7 @@ def test_a_guest_is_moved_after_a_yes_and_its_job_tells_of_it(drain: int, progra
     with transaction() as session:
         [told] = session.query(Event).where(Event.job_id == number, Event.action == "notice").all()
         assert "may-move --now says yes to moving web now" in told.sentence
-        job_sync.notices.tell(session, session.get_one(Job, number))
+        notices.tell(session, session.get_one(Job, number))
         assert session.query(Event).where(Event.action == "notice").count() == 1
 
 

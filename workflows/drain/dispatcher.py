@@ -40,10 +40,11 @@ def choose(session: Session, drain: Drain, ours: Settings) -> list[str]:
     if not waiting:
         return []
     guests = _guests(session, promised | waiting.keys())
-    ways = _ways(session, drain, guests)
-    last, at = notices.newest(session, drain, ways), now(session)
-    waits = _obstacles(session, waiting, ours) | _kept(drain, guests, at)
-    waits |= notices.vetoes({name: ways[name] for name in waiting.keys() & ways.keys()}, last, at)
+    ways, at = _ways(session, drain, guests), now(session)
+    last = notices.newest(session, drain, ways)
+    theirs = {name: guest for name, guest in guests.items() if name in waiting}
+    waits = _obstacles(session, waiting, ours) | _kept(drain, theirs, at)
+    waits |= notices.vetoes({name: ways[name] for name in theirs}, last, at)
     candidates = _candidates(drain, guests, ways, promised, waiting.keys() - waits.keys())
     made = placed(session, drain.kind, drain.host, drain.allowed_hosts, candidates)
     waits |= _early(session, drain, [one for one in made.placements if one.candidate.name in waiting])

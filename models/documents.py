@@ -285,6 +285,8 @@ class RamProgress(Versioned):
     """Of its time that QEMU keeps the guest from running, so that less changes."""
     downtime_limit_ms: int | None = None
     """What the guest may be paused for now."""
+    limit_per_s: int = 0
+    """What may be sent now, in bytes per second; 0: no limit."""
 
 
 class Pace(Versioned):

@@ -298,13 +298,10 @@ class _Progress:
             job.options = session.scalars(select(Job.options).where(Job.id == job.id)).one()
             escalation.asked_s = fleet.limits(session).stalled_after.total_seconds()
         self._escalate(RamProgress.read(ram))
-        progress = RamProgress.read(ram | {"downtime_limit_ms": escalation.limit_ms})
+        limit = mirrors.budget(self.ctx)
+        progress = RamProgress.read(ram | {"downtime_limit_ms": escalation.limit_ms, "limit_per_s": limit})
         self.ctx.note(ram=progress, progress_at=self.ctx.claim.now(), wait_reason=escalation.asks)
-        terms = Terms(
-            bandwidth_bytes_per_s=mirrors.budget(self.ctx),
-            max_downtime_ms=escalation.limit_ms,
-            give_up=escalation.gives_up,
-        )
+        terms = Terms(bandwidth_bytes_per_s=limit, max_downtime_ms=escalation.limit_ms, give_up=escalation.gives_up)
         terms.save(self.terms_file)
 
     def _escalate(self, ram: RamProgress) -> None:

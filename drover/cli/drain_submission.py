@@ -130,6 +130,11 @@ def print_forecast(forecast: Forecast) -> None:
     moves = len(forecast.plan.placements)
     going, takes = words.count(moves, "guest moves", "guests move"), output.span(forecast.total_s)
     output.say(f"{going} in about {takes}, {forecast.speed.basis}")
+    for night in forecast.nights:
+        output.say(
+            f"  in the window that opens at {night.opens:%Y-%m-%d %H:%M} UTC: {', '.join(night.guests)}, "
+            f"done at about {night.done_at:%H:%M}"
+        )
     for move in forecast.plan.placements:
         if decided := policies.by_policies(forecast.options[move.candidate.name]):
             output.say(f"{move.candidate.name}: {words.pairs(decided)}")

@@ -13,7 +13,6 @@ from drover.views.sentences import verdict
 from models.base import Document
 from models.plan import DestinationPlan, PlannedDisk
 from workflows import guests, policies
-from workflows.estimate import Way
 from workflows.migration import jobs, preflight
 from workflows.submissions import MigrationSubmission
 
@@ -111,7 +110,7 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     row, to = guests.known_guest(asked.guest), guests.destination(asked)
     options = policies.of(row, asked.options())
     planned = preflight.plan(row, to, options, tried=True)
-    expected = preflight.estimated(row, asked.submit_options(), Way.of(row.host, to, options), planned)
+    expected = preflight.estimated(row, to, options, asked.submit_options(), planned)
     looked_at = (*planned.source.checks, *planned.destination.checks)
     if as_json:
         names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}
@@ -145,6 +144,8 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     while_it = "while it runs" if planned.destination.ram == "live" else "while it is paused"
     output.say(f"  memory: {output.size(planned.source.memory_bytes)}, copied {while_it}")
     output.say(f"It takes {sentences.estimate(expected)}")
+    if expected.never is not None:
+        output.note(f"warning: {row.name} may never cross: {expected.never}")
     if how := policies.told(options):
         output.say(f"How: {words.pairs(how)}")
     for warning in preflight.warnings(planned, options):

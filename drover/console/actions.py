@@ -19,7 +19,9 @@ from workflows import guests, hosts
 from workflows.drain import commands
 from workflows.drain.commands import DrainRequest
 from workflows.migration import jobs, operator_actions
-from workflows.submissions import DrainSubmission, MigrationSubmission
+from workflows.roll import commands as rolls
+from workflows.roll.commands import RollRequest
+from workflows.submissions import DrainSubmission, MigrationSubmission, RollSubmission
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +37,18 @@ Number = Annotated[int, Path(ge=1, lt=1 << 63)]
 Name = Annotated[str, Path(pattern=f"^{PATTERN}$")]
 JobAction = Literal["cancel", "release", "retry"]
 DrainAction = Literal["pause", "resume", "release", "cancel"]
+RollAction = Literal["pause", "resume", "cancel"]
 HostAction = Literal["cordon", "uncordon"]
 
 ON_DRAINS: dict[DrainAction, Callable[[int], object]] = {
     "pause": commands.pause,
     "resume": commands.resume,
     "cancel": commands.cancel,
+}
+ON_ROLLS: dict[RollAction, Callable[[int], object]] = {
+    "pause": rolls.pause,
+    "resume": rolls.resume,
+    "cancel": rolls.cancel,
 }
 ON_HOSTS: dict[HostAction, Callable[[str], object]] = {"cordon": hosts.cordon, "uncordon": hosts.uncordon}
 
@@ -124,6 +132,21 @@ def act_on_drain(number: Number, action: DrainAction, person: Operator) -> Docum
     return documents.drain(number)
 
 
+@router.post("/rolls", status_code=201)
+def roll(asked: RollSubmission, person: Operator) -> Document:
+    """As `drover roll submit`."""
+    made = rolls.submit(RollRequest.of(asked))
+    log.info("%s submitted roll %d", person.by, made.id, extra={"roll": made.id})
+    return documents.roll(made.id)
+
+
+@router.post("/rolls/{number}/{action}")
+def act_on_roll(number: Number, action: RollAction, person: Operator) -> Document:
+    """As `drover roll pause`, `resume` and `cancel`."""
+    on_roll(number, action, person)
+    return documents.roll(number)
+
+
 @router.post("/hosts/{name}/{action}")
 def act_on_host(name: Name, action: HostAction, person: Operator) -> Document:
     """As `drover host cordon` and `uncordon`."""
@@ -149,6 +172,12 @@ def on_drain(number: int, action: DrainAction, person: Person) -> None:
     else:
         ON_DRAINS[action](number)
     log.info("%s: %s drain %d", person.by, action, number, extra={"drain": number})
+
+
+def on_roll(number: int, action: RollAction, person: Person) -> None:
+    """Do it; errors are those of `workflows.roll.commands`."""
+    ON_ROLLS[action](number)
+    log.info("%s: %s roll %d", person.by, action, number, extra={"roll": number})
 
 
 def _submitted(kind: DrainKind, asked: DrainSubmission, person: Person) -> Document:

@@ -89,6 +89,18 @@ def drain(number: Number) -> Document:
     return documents.drain(number)
 
 
+@router.get("/rolls")
+def rolls(everything: Everything = False, limit: Limit = 100) -> Document:
+    """As `drover roll list --json`."""
+    return {"rolls": documents.rolls(everything=everything, limit=limit)}
+
+
+@router.get("/rolls/{number}", responses=NOT_FOUND)
+def roll(number: Number) -> Document:
+    """As `drover roll show --json`."""
+    return documents.roll(number)
+
+
 @router.get("/inbox")
 def waiting() -> Document:
     """All that waits for a person, the oldest first, with the commands to enter."""

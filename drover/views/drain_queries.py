@@ -9,6 +9,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from drover.errors import NotThere, PreconditionFailed
 from drover.views.queries import completed, elapsed_s, with_scene
+from drover.views.remaining import left_s
 from models import fleet, refusal
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState
@@ -24,6 +25,8 @@ class Row:
 
     guest: DrainGuest
     job: Job | None
+    at: datetime | None = None
+    """The database's time when both were read."""
 
     @property
     def bytes_total(self) -> int:
@@ -40,6 +43,9 @@ class Row:
         """Seconds that its move still takes once it goes on; None if unknown, or if it has ended."""
         if self.guest.estimate_s is None or self.guest.state not in {GuestState.WAITING, GuestState.MOVING}:
             return None
+        measured_s = left_s(self.job, self.at) if self.job is not None and self.at is not None else None
+        if measured_s is not None:
+            return measured_s
         moving = self.guest.state is GuestState.MOVING and self.bytes_total
         return self.guest.estimate_s * (1 - min(self.bytes_copied / self.bytes_total, 1) if moving else 1)
 
@@ -145,6 +151,6 @@ def _read(query: Select[Drain, datetime]) -> list[DrainShot]:
         for drain, _ in drains:
             set_committed_value(drain, "wait_reason", wait_reasons.of_drain(drain, jobs, controlled=controlled))
     return [
-        DrainShot(drain, [Row(guest, jobs.get(guest.job_id or 0)) for guest in drain.guests], at, max_outgoing)
+        DrainShot(drain, [Row(guest, jobs.get(guest.job_id or 0), at) for guest in drain.guests], at, max_outgoing)
         for drain, at in drains
     ]

@@ -80,7 +80,7 @@ class _Watch:
         self.slowdown = slow_writes.Slowdown(ctx, monitor)
         self.low = Low(ctx)
         self.said: str | None = None
-        self.seen: dict[str, int] = {}
+        self.seen: dict[str, mirrors.Passed] = {}
 
     async def until_in_sync(self) -> None:
         events = self.monitor.listen(*EVENTS)
@@ -137,7 +137,7 @@ class _Watch:
         found = self.meter.pace(states, self.bandwidth.limit_per_s)
         await self.slowdown.look(found, states)
         self.ctx.job.pace = found.model_copy(update={"slowed_per_s": self.slowdown.per_s})
-        await asyncio.to_thread(mirrors.record, self.ctx, states, self.seen)
+        await asyncio.to_thread(mirrors.record, self.ctx, states, self.seen, dict(self.bandwidth.given))
         await self.bandwidth.share(states)
 
     async def give_up_on_silence(self, states: dict[str, Mirror]) -> None:

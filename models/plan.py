@@ -202,6 +202,20 @@ class Execution(Part):
     _above_2 = field_validator("vhost_net")(_descriptors)
 
 
+class Companion(Part):
+    """What is started with a QEMU, before it, and ends with it: the emulator of its TPM."""
+
+    argv: Many[str]
+    socket: str
+    """Where it listens for the QEMU."""
+
+
+class ExecutionOrder(Execution, Versioned):
+    """What `workers.process.exec_qemu` is told on its command line, which a launch file may hold for years."""
+
+    beside: Companion | None = None
+
+
 TpmFileBytes = Annotated[int, Field(ge=1, le=1 << 26)] | None
 """Size of the file with a TPM's state; None where it is a folder."""
 

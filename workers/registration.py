@@ -23,7 +23,7 @@ from celery.signals import celeryd_init, worker_init, worker_shutting_down
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from drover import logs, names
+from drover import logs, names, words
 from drover.broker.app import CONTROL_MODULES, CONTROL_QUEUE, app, configuration
 from drover.errors import PreconditionFailed
 from drover.extras import require
@@ -134,7 +134,8 @@ def join(ours: Settings) -> None:
         upgrade.take_over(ours)
     register(ours)
     seen = facts(ours)
-    log.info("serves this host: %s CPUs, %s MiB, %s", seen.cpus, (seen.memory_bytes or 0) >> 20, seen.qemu or "no QEMU")
+    memory = words.size(seen.memory_bytes or 0)
+    log.info("serves this host: %s CPUs, %s of memory, %s", seen.cpus, memory, seen.qemu or "no QEMU")
     with transaction() as session:
         claims.expire(
             session,

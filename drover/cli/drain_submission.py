@@ -1,7 +1,7 @@
 """From the options of `drover drain` and `drover return` to a drain."""
 
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Mapping
+from typing import Any
 
 import typer
 
@@ -9,6 +9,7 @@ from drover import words
 from drover.cli import output
 from drover.cli.drain_view import exit_code
 from drover.cli.exit_codes import ExitCode
+from drover.cli.groups import Execution
 from drover.cli.options import given
 from drover.cli.watching import note_without_controller, watch_drain
 from drover.views import drain_queries
@@ -22,77 +23,22 @@ from workflows.drain.planner import Forecast
 from workflows.submissions import DrainSubmission
 
 
-def request(
-    kind: str,
-    host: str,
-    *,
-    to: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
-    selector: str | None = None,
-    max_downtime_ms: int | None,
-    most_downtime_ms: int | None,
-    bandwidth: int | None,
-    launcher_stays: bool,
-    verify: bool | None,
-    verify_rate: int | None,
-    retention: timedelta | None,
-    chain: str,
-    at: str | None,
-    window: str | None,
-    window_end: str,
-    timezone: str,
-    every: str | None,
-    hold: bool,
-    seed_now: bool,
-    priority: int,
-    webhook: str | None,
-    idempotency_key: str | None,
-) -> DrainRequest:
+def request(kind: DrainKind, said: Mapping[str, Any]) -> DrainRequest:
     """What was asked for, as typed on the command line.
 
     Raises:
         PreconditionFailed: one of them is wrong; one sentence names it.
     """
-    asked = DrainSubmission.read(
-        given(
-            {
-                "host": host,
-                "to": to or None,
-                "exclude": exclude or None,
-                "selector": selector or None,
-                "max_downtime_ms": max_downtime_ms,
-                "most_downtime_ms": most_downtime_ms,
-                "bandwidth": bandwidth,
-                "chain": chain,
-                "launcher_stays": launcher_stays,
-                "verify": verify,
-                "verify_rate": verify_rate,
-                "retention": retention,
-                "at": at,
-                "window": window,
-                "window_end": window_end,
-                "timezone": timezone,
-                "every": every,
-                "hold": hold,
-                "seed_now": seed_now,
-                "priority": priority,
-                "webhook": webhook,
-                "idempotency_key": idempotency_key,
-            }
-        )
-    )
-    return DrainRequest.of(DrainKind(kind), asked)
+    return DrainRequest.of(kind, DrainSubmission.read(given(said)))
 
 
-def plan_and_submit(
-    request: DrainRequest, key: str | None, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool
-) -> None:
+def plan_and_submit(request: DrainRequest, key: str | None, run: Execution) -> None:
     """Print who would go where; unless it is a dry run, submit it, and watch it on request."""
-    earlier, forecast = commands.submitted_or_forecast(request, key, tried=dry_run)
-    if dry_run and forecast is not None:
-        output.emit(forecast_document(forecast)) if as_json else print_forecast(forecast)
+    earlier, forecast = commands.submitted_or_forecast(request, key, tried=run.dry_run)
+    if run.dry_run and forecast is not None:
+        output.emit(forecast_document(forecast)) if run.as_json else print_forecast(forecast)
         raise typer.Exit(ExitCode.ROLLED_BACK if forecast.plan.left else ExitCode.DONE)
-    if forecast is not None and not as_json:
+    if forecast is not None and not run.as_json:
         print_forecast(forecast)
     if earlier is not None and key is None:
         output.note(
@@ -100,11 +46,11 @@ def plan_and_submit(
             f"(`drover drain set {earlier.id}` changes how it is done)"
         )
     drain = earlier or commands.submit(request, forecast=forecast, idempotency_key=key)
-    if wait:
-        watch_drain(drain.id, timeout_s=timeout, as_json=as_json)
+    if run.wait:
+        watch_drain(drain.id, timeout_s=run.timeout, as_json=run.as_json)
     note_without_controller()
     shot = drain_queries.snapshot(drain.id)
-    if as_json:
+    if run.as_json:
         output.emit(drain_document(shot))
     else:
         output.say(f"{headline(shot)}: `drover drain watch {drain.id}`")
@@ -120,15 +66,15 @@ def print_forecast(forecast: Forecast) -> None:
                 move.candidate.name,
                 move.candidate.source,
                 move.destination,
-                output.size(move.candidate.size.disk_bytes),
-                output.size(move.candidate.size.memory_bytes),
-                output.span(forecast.move_s(move)),
+                words.size(move.candidate.size.disk_bytes),
+                words.size(move.candidate.size.memory_bytes),
+                words.span(forecast.move_s(move)),
             )
             for move in forecast.plan.placements
         ],
     )
     moves = len(forecast.plan.placements)
-    going, takes = words.count(moves, "guest moves", "guests move"), output.span(forecast.total_s)
+    going, takes = words.count(moves, "guest moves", "guests move"), words.span(forecast.total_s)
     output.say(f"{going} in about {takes}, {forecast.speed.basis}")
     for night in forecast.nights:
         output.say(

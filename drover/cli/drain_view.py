@@ -10,12 +10,12 @@ from rich.table import Table
 from drover import words
 from drover.cli import output
 from drover.cli.exit_codes import ExitCode
-from drover.cli.output import size, span
 from drover.views import drain_queries
 from drover.views.drain_documents import drain_document, drain_summary
 from drover.views.drain_queries import DrainShot, Row
 from drover.views.drain_sentences import headline, standing, verdict
 from drover.views.serializers import public
+from drover.words import size, span
 from models.drain import DrainState, GuestState
 
 TITLES = ("GUEST", "STATE", "FROM", "TO", "JOB", "COPIED", "LEFT", "REMARK")

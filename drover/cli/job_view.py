@@ -33,9 +33,9 @@ def _cells(row: Document) -> tuple[object, ...]:
     pause = row["downtime_ms"]
     return (
         *(row[name] for name in ("id", "guest", "source", "destination", "state", "step")),
-        f"{output.size(row['bytes_done'])} of {output.size(row['bytes_size'])}",
+        f"{words.size(row['bytes_done'])} of {words.size(row['bytes_size'])}",
         None if pause is None else f"{pause:.0f} ms",
-        output.span(row["total_s"]),
+        words.span(row["total_s"]),
         row["wait_reason"],
     )
 
@@ -58,7 +58,7 @@ def _print(shot: Snapshot) -> None:
     for event in queries.events(job.id, "warning"):
         output.note(f"warning: {serializers.public(event.sentence)}")
     output.say(
-        f"  asked for {serializers.iso(job.created_at)}, time {output.span(shot.total_s) or '-'}, "
+        f"  asked for {serializers.iso(job.created_at)}, time {words.span(shot.total_s) or '-'}, "
         f"guest paused for {downtime(job) or '-'}"
     )
     _print_how(job)
@@ -73,7 +73,7 @@ def _print(shot: Snapshot) -> None:
             output.say(f"    {place}")
     output.table(
         ("STEP", "HOST", "STATE", "TIME", "REMARK"),
-        [(step.name, step.host, step.state, output.span(_took(shot, step)), remark(step)) for step in job.steps],
+        [(step.name, step.host, step.state, words.span(_took(shot, step)), remark(step)) for step in job.steps],
     )
     output.table(
         ("DISK", "FORMAT", "COPIED", "LEFT", "WRITTEN ANEW", "DESTINATION"),
@@ -81,9 +81,9 @@ def _print(shot: Snapshot) -> None:
             (
                 disk.index,
                 disk.format,
-                f"{output.size(disk.bytes_done)} of {output.size(disk.bytes_size)}",
-                output.size(disk.bytes_left),
-                output.size(disk.bytes_rewritten),
+                f"{words.size(disk.bytes_done)} of {words.size(disk.bytes_size)}",
+                words.size(disk.bytes_left),
+                words.size(disk.bytes_rewritten),
                 disk.destination_path,
             )
             for disk in job.disks
@@ -133,10 +133,10 @@ def price(job_id: int, price: Price, *, as_json: bool) -> None:
         bounds = {"pause_s": round(price.now_s, 3), "pause_most_s": round(price.most_s, 3)}
         output.emit({"job": job_id, "guest": price.guest, "ram_left_bytes": price.left_bytes, **bounds})
         return
-    left, total, rate = map(output.size, (price.left_bytes, price.total_bytes, price.bytes_per_s))
+    left, total, rate = words.size(price.left_bytes), words.size(price.total_bytes), words.rate(price.bytes_per_s)
     output.say(
-        f"{price.guest} would stand still for up to {output.span(price.now_s)} ({left} of RAM are left, at {rate}/s), "
-        f"and for {output.span(price.most_s)} if all of its {total} have to be sent again; nothing was changed. "
+        f"{price.guest} would stand still for up to {words.span(price.now_s)} ({left} of RAM are left, at {rate}), "
+        f"and for {words.span(price.most_s)} if all of its {total} have to be sent again; nothing was changed. "
         f"`drover job complete-now {job_id} --pause {ceil(price.most_s)}s` accepts that"
     )
 

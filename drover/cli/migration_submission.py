@@ -1,16 +1,17 @@
 """From the options of `drover migrate` to a job."""
 
-from datetime import timedelta
+from collections.abc import Mapping
+from typing import Any
 
 import typer
 
 from drover import words
 from drover.cli import exit_codes, output
+from drover.cli.groups import Execution
 from drover.cli.options import given
 from drover.cli.watching import emit_job, note_without_controller, watch
 from drover.views import queries, sentences, serializers
 from drover.views.sentences import verdict
-from models.base import Document
 from models.plan import DestinationPlan, PlannedDisk
 from workflows import guests, policies
 from workflows.migration import jobs, preflight
@@ -19,77 +20,21 @@ from workflows.submissions import MigrationSubmission
 FILE_FIELDS = {"kind", "source_path", "destination_path", "size_bytes", "there"}
 
 
-def submit(
-    guest: str,
-    to: str | None,
-    *,
-    back: bool,
-    max_downtime_ms: int | None,
-    most_downtime_ms: int | None,
-    bandwidth: int | None,
-    launcher_stays: bool,
-    verify: bool | None,
-    verify_rate: int | None,
-    retention: timedelta | None,
-    chain: str,
-    drop_snapshots: bool,
-    thin_factor: float | None,
-    layout: Document,
-    at: str | None,
-    window: str | None,
-    window_end: str,
-    timezone: str,
-    hold: bool,
-    seed_now: bool,
-    priority: int,
-    webhook: str | None,
-    idempotency_key: str | None,
-    dry_run: bool,
-    wait: bool,
-    timeout: float | None,
-    as_json: bool,
-) -> None:
+def submit(said: Mapping[str, Any], run: Execution) -> None:
     """Submit the job, and watch it on request."""
-    asked = MigrationSubmission.read(
-        given(
-            {
-                "guest": guest,
-                "to": to,
-                "back": back,
-                "max_downtime_ms": max_downtime_ms,
-                "most_downtime_ms": most_downtime_ms,
-                "bandwidth": bandwidth,
-                "chain": chain,
-                "launcher_stays": launcher_stays,
-                "drop_snapshots": drop_snapshots,
-                "verify": verify,
-                "verify_rate": verify_rate,
-                "retention": retention,
-                "thin_factor": thin_factor,
-                "layout": layout,
-                "at": at,
-                "window": window,
-                "window_end": window_end,
-                "timezone": timezone,
-                "hold": hold,
-                "seed_now": seed_now,
-                "priority": priority,
-                "webhook": webhook,
-                "idempotency_key": idempotency_key,
-            }
-        )
-    )
-    if dry_run:
-        plan(asked, as_json=as_json)
+    asked = MigrationSubmission.read(given(said))
+    if run.dry_run:
+        plan(asked, as_json=run.as_json)
         return
     options, terms = asked.options(), asked.submit_options()
-    job = jobs.submit(guest, guests.destination(asked), options=options, terms=terms, idempotency_key=idempotency_key)
+    to, key = guests.destination(asked), asked.idempotency_key
+    job = jobs.submit(asked.guest, to, options=options, terms=terms, idempotency_key=key)
     for warning in queries.events(job.id, "warning"):
         output.note(f"warning: {warning.sentence}")
-    if wait:
-        watch(job.id, timeout_s=timeout, as_json=as_json)
+    if run.wait:
+        watch(job.id, timeout_s=run.timeout, as_json=run.as_json)
     else:
-        _submitted(job.id, as_json=as_json)
+        _submitted(job.id, as_json=run.as_json)
 
 
 def _submitted(job_id: int, *, as_json: bool) -> None:
@@ -135,14 +80,14 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
         return
     output.say(f"{row.name} can be moved from {row.host} to {to}; nothing was changed. It would copy:")
     for disk in planned.disks:
-        amount = output.size(disk.virtual_size_bytes)
+        amount = words.size(disk.virtual_size_bytes)
         output.say(f"  disk {disk.index}: {_kind(disk)}, {amount}: {disk.source_path} -> {disk.destination_path}")
     for file in planned.destination.files:
-        becomes = "is there, and equal" if file.there else f"is copied, {output.size(file.size_bytes)}"
+        becomes = "is there, and equal" if file.there else f"is copied, {words.size(file.size_bytes)}"
         output.say(f"  {file.kind} {file.source_path}: {file.destination_path} {becomes}")
     _say_way_back(planned.destination)
     while_it = "while it runs" if planned.destination.ram == "live" else "while it is paused"
-    output.say(f"  memory: {output.size(planned.source.memory_bytes)}, copied {while_it}")
+    output.say(f"  memory: {words.size(planned.source.memory_bytes)}, copied {while_it}")
     output.say(f"It takes {sentences.estimate(expected)}")
     if expected.never is not None:
         output.note(f"warning: {row.name} may never cross: {expected.never}")
@@ -154,7 +99,7 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
 
 def _say_way_back(planned: DestinationPlan) -> None:
     if planned.way_back is not None:
-        changed = output.size(planned.way_back_bytes or 0)
+        changed = words.size(planned.way_back_bytes or 0)
         output.say(
             f"  only what it has written since job {planned.way_back} moved it away from there: {changed} by now"
         )

@@ -194,6 +194,26 @@ NewPriority = Annotated[
     int | None,
     typer.Option("--priority", metavar="N", help="Until it begins: higher ones first.", show_default="as it is"),
 ]
+Ladder = Annotated[
+    Any,
+    typer.Option(
+        "--ladder",
+        metavar="MEASURES",
+        parser=ladder,
+        help="What is done, in this order, about a guest that changes its RAM, or writes to its disks, as fast as that "
+        "is sent: of slow-cpu, slow-writes, longer, ask, give-up; commas between them.",
+        show_default="slow-cpu,longer,ask,give-up",
+    ),
+]
+SlowestWrites = Annotated[
+    Any,
+    typer.Option(
+        metavar="RATE",
+        parser=rate,
+        help="With slow-writes: what a guest may always write to each disk.",
+        show_default="1M/s",
+    ),
+]
 Retention = Annotated[
     Any,
     typer.Option(

@@ -7,17 +7,17 @@ import typer
 from drover.cli.options import (
     AsJson,
     Bandwidth,
+    Ladder,
     MaxDowntime,
     MostDowntime,
     Retention,
     Selected,
+    SlowestWrites,
     Verify,
     VerifyRate,
     duration,
     examples,
     given,
-    ladder,
-    rate,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Policies: how guests with certain labels are moved.")
@@ -55,26 +55,6 @@ Check = Annotated[
         metavar="NAME",
         help="The check in the destination's policy file that tells whether a guest is well which has none of its own.",
         show_default="that of `*`",
-    ),
-]
-LadderOf = Annotated[
-    Any,
-    typer.Option(
-        "--ladder",
-        metavar="MEASURES",
-        parser=ladder,
-        help="What is done, in this order, about a guest that changes its RAM, or writes to its disks, as fast as that "
-        "is sent: of slow-cpu, slow-writes, longer, ask, give-up; commas between them.",
-        show_default="slow-cpu,longer,ask,give-up",
-    ),
-]
-SlowestWrites = Annotated[
-    Any,
-    typer.Option(
-        metavar="RATE",
-        parser=rate,
-        help="With slow-writes: what a guest may always write to each disk.",
-        show_default="1M/s",
     ),
 ]
 NoticeBy = Annotated[
@@ -127,7 +107,7 @@ def define(
     watch: Watch = None,
     hooks: Hooks = None,
     check: Check = None,
-    ladder: LadderOf = None,
+    ladder: Ladder = None,
     slowest_writes: SlowestWrites = None,
     notice: NoticeBy = None,
     notice_deadline: NoticeDeadline = "10s",

@@ -6,8 +6,9 @@ import typer
 
 from drover.cli import completion
 from drover.cli.drains import Exclude, To
+from drover.cli.groups import Execution, grouped
 from drover.cli.lazy import ShortForSubmit
-from drover.cli.options import AsJson, Bandwidth, DryRun, MaxDowntime, Timeout, Wait, duration, examples
+from drover.cli.options import AsJson, Bandwidth, MaxDowntime, Timeout, Wait, duration, examples
 
 app = typer.Typer(
     cls=ShortForSubmit,
@@ -39,6 +40,7 @@ def group() -> None:
         "drover roll submit --hosts rack=r1 --hook 'upgrade-and-reboot --kernel 6.12' --wait",
     )
 )
+@grouped
 def submit(
     hook: Annotated[
         str,
@@ -83,10 +85,8 @@ def submit(
             show_default=False,
         ),
     ] = None,
-    dry_run: DryRun = False,
-    wait: Wait = False,
-    timeout: Timeout = None,
-    as_json: AsJson = False,
+    *,
+    run: Execution,
 ) -> None:
     """Take hosts out one after the other: drain, hook, wait until the host is healthy again, return, next.
 
@@ -110,7 +110,7 @@ def submit(
             "webhook": webhook,
         }
     )
-    roll_submission.plan_and_submit(request, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json)
+    roll_submission.plan_and_submit(request, run)
 
 
 @app.command("list", epilog=examples("drover roll list", "drover roll list --all --json"))

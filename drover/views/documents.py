@@ -2,7 +2,6 @@
 
 from sqlalchemy import func, select
 
-from drover.errors import NotThere
 from drover.settings import settings
 from drover.views import drain_documents, drain_queries, queries, serializers
 from drover.views import rolls as roll_views
@@ -13,6 +12,7 @@ from models.guest import Guest
 from models.host import Host
 from models.job import Job, unfinished
 from workflows import hosts as host_rows
+from workflows import not_there
 from workflows import policies as policy_rows
 from workflows.host_rpc import alive
 from workflows.selectors import Selector
@@ -40,7 +40,8 @@ def host(name: str) -> Document:
     for found in hosts():
         if found["name"] == name:
             return found
-    raise NotThere(f"there is no host {name!r}: see `drover host list`")
+    with transaction() as session:
+        raise not_there.host(session, name)
 
 
 def guests(selector: Selector = ALL) -> list[Document]:
@@ -87,7 +88,8 @@ def policy(name: str) -> Document:
     for found in policies():
         if found["name"] == name:
             return found
-    raise NotThere(f"there is no policy {name!r}: see `drover policy list`")
+    with transaction() as session:
+        raise not_there.policy(session, name)
 
 
 def jobs(*, everything: bool, guest: str | None, limit: int) -> list[Document]:

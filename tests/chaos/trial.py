@@ -21,7 +21,7 @@ from models.documents import MigrationOptions
 from models.guest import Guest
 from models.job import Event, Job, JobState, Step, StepState
 from tests import saved_guests
-from tests.chaos.faults import FOR_GOOD, Fault, Scene
+from tests.chaos.faults import FOR_GOOD, Fault, RunningMove
 from tests.chaos.points import Durations, Middle, Missed, Point
 from tests.chaos.stage import DESTINATION, SOURCE, Stage
 from tests.chaos.witness import Witness
@@ -132,7 +132,7 @@ class _Trial:
         self.stage, self.outcome, self.recipe = stage, outcome, recipe
         self.guest = f"t{time.time_ns():x}"
         self.job_id = 0
-        self.scene = Scene(stage, self.guest, job_id=0)
+        self.running_move = RunningMove(stage, self.guest, job_id=0)
 
     def folder(self, host: str) -> Path:
         return self.stage.lab.host(host).guests / self.guest
@@ -171,11 +171,11 @@ class _Trial:
 
     def move(self, point: Point, fault: Fault, durations: Durations) -> bool:
         with point.armed(self.stage, durations) as meet:
-            self.scene = Scene(self.stage, self.guest, self.submit().id, point.side)
-            struck = meet(self.scene, lambda: fault.strike(self.scene))
+            self.running_move = RunningMove(self.stage, self.guest, self.submit().id, point.side)
+            struck = meet(self.running_move, lambda: fault.strike(self.running_move))
         if fault.lasts_s != FOR_GOOD:
             time.sleep(fault.lasts_s)  # so long the fault is to last: there is no event to await
-            fault.heal(self.scene)
+            fault.heal(self.running_move)
         return struck
 
     def wait_for_end(self) -> Job:
@@ -240,7 +240,7 @@ class _Trial:
         return DESTINATION if job.state is JobState.DONE else SOURCE
 
     def _qemu_alive(self, home: str) -> bool:
-        find = f"{self.scene.directory(DESTINATION)}/incoming" if home == DESTINATION else None
+        find = f"{self.running_move.directory(DESTINATION)}/incoming" if home == DESTINATION else None
         return bool(processes.find(find or self.stage.lab.mark(f"guest-{self.guest}")))
 
     def _goes_on(self, home: str, witness: Witness) -> None:
@@ -289,10 +289,10 @@ class _Trial:
             swept = orphans.sweep(host, dry_run=True, unknown_jobs=True)
             if swept.finds or not swept.answered:
                 self.problem(f"gc on {host}: {[find.what for find in swept.finds]} {swept.notes}")
-            if self.scene.directory(host).exists():
-                self.problem(f"left on {host}: {self.scene.directory(host)}")
+            if self.running_move.directory(host).exists():
+                self.problem(f"left on {host}: {self.running_move.directory(host)}")
             guest_itself = job.state is JobState.DONE and host == DESTINATION
-            if not guest_itself and (left := processes.find_below(self.scene.directory(host))):
+            if not guest_itself and (left := processes.find_below(self.running_move.directory(host))):
                 self.problem(f"left running on {host}: {left}")
         former = SOURCE if home == DESTINATION else DESTINATION
         retired = {Path(disk.retired_path).name for disk in job.disks if disk.retired_path}
@@ -308,7 +308,7 @@ class _Trial:
 
     def make_whole(self) -> None:
         """Nothing is frozen, cut or missing any more."""
-        for frozen in self.scene.frozen:
+        for frozen in self.running_move.frozen:
             frozen.signal(signal.SIGCONT)
         self.stage.mend_link()
         self.stage.supervise()

@@ -15,7 +15,7 @@ from drover.errors import Fatal
 from models.documents import DiskProof, Range
 from tests.helpers import MIB, until
 from tests.qmp_guest import QEMU, Guest, guests, image
-from workers.disks.pace import Brake
+from workers.disks.pace import RateLimiter
 from workers.proof import answering, comparing
 from workers.proof.answering import Parameters
 from workers.proof.comparing import Comparison, Peer, joined
@@ -118,7 +118,7 @@ async def _compared(pair: Pair, disk: int, meanwhile: Callable[[], None]) -> Dis
             size_bytes=SIZE_MIB * MIB,
             ours=ours,
             theirs=Peer(reader=reader, writer=writer),
-            brake=Brake(),
+            limiter=RateLimiter(),
             bytes_per_s=0,
             told=once,
         ).run()

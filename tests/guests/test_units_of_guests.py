@@ -49,7 +49,7 @@ WantedBy=multi-user.target
 
 
 @dataclass
-class Scene:
+class HostsWithSystemd:
     """Two hosts that boot, and a guest that a unit of the first one keeps alive."""
 
     lab: Lab
@@ -85,7 +85,7 @@ def _said(console: Path) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
+def hosts_with_systemd() -> Iterator[HostsWithSystemd]:
     lab = Lab(Path(tempfile.mkdtemp(prefix="du", dir="/tmp")), BRISK, durable=False)
     folder = Path(tempfile.mkdtemp(prefix="drover-booted-", dir="/var/tmp"))
     with ExitStack() as stack:
@@ -109,7 +109,7 @@ def scene() -> Iterator[Scene]:
             window_mib=4,
             write_rate=40,
         )
-        yield Scene(lab, hosts, spec)
+        yield HostsWithSystemd(lab, hosts, spec)
 
 
 def _start_services(lab: Lab) -> None:
@@ -139,11 +139,15 @@ def _install(lab: Lab, machine: Booted) -> None:
     (settings / "environment").write_text("".join(f'{name}="{value}"\n' for name, value in lines.items()))
 
 
-def test_a_guest_that_systemd_keeps_alive_runs_once_wherever_it_lives(scene: Scene) -> None:
-    here, there, moves = scene.hosts["host-a"], scene.hosts["host-b"], Moves(scene.lab)
-    watching = threading.Thread(target=scene.watch, daemon=True)
-    _begin(scene)
-    adopted, _ = guests.adopt("web", "host-a", str(scene.spec.qmp_socket))
+def test_a_guest_that_systemd_keeps_alive_runs_once_wherever_it_lives(hosts_with_systemd: HostsWithSystemd) -> None:
+    here, there, moves = (
+        hosts_with_systemd.hosts["host-a"],
+        hosts_with_systemd.hosts["host-b"],
+        Moves(hosts_with_systemd.lab),
+    )
+    watching = threading.Thread(target=hosts_with_systemd.watch, daemon=True)
+    _begin(hosts_with_systemd)
+    adopted, _ = guests.adopt("web", "host-a", str(hosts_with_systemd.spec.qmp_socket))
     assert adopted.launcher is not None
     assert (adopted.launcher.kind, adopted.launcher.name) == (LauncherKind.UNIT, "web.service")
     watching.start()
@@ -160,36 +164,36 @@ def test_a_guest_that_systemd_keeps_alive_runs_once_wherever_it_lives(scene: Sce
     pid = there.unit("drover-guest@web", "MainPID")
     there.done("systemctl restart drover-worker")
     assert there.unit("drover-guest@web", "MainPID") == pid, "it outlives the worker"
-    scene.writes("host-b")
+    hosts_with_systemd.writes("host-b")
 
     here.shut_down()
     there.lose_power()
     here.boot()
     there.boot()
-    scene.writes("host-b")
+    hosts_with_systemd.writes("host-b")
     assert here.unit("web.service", "ActiveState") == "inactive", "it is not started at boot where it does not live"
 
-    fleet.wait_for_workers(scene.lab)
+    fleet.wait_for_workers(hosts_with_systemd.lab)
     until("host-b knows it again", _inspected, 60, every_s=0.5)
     moves.done(moves.move("web", "host-a"))
-    scene.writes("host-a")
+    hosts_with_systemd.writes("host-a")
     _lives_by_its_own_unit(here)
     assert there.unit("drover-guest@web", "ActiveState") == "inactive"
     assert there.unit("drover-guest@web", "UnitFileState") == "disabled"
-    scene.over.set()
+    hosts_with_systemd.over.set()
     watching.join()
-    assert scene.most == 1
+    assert hosts_with_systemd.most == 1
 
 
-def _begin(scene: Scene) -> None:
-    spec, here = scene.spec, scene.hosts["host-a"]
+def _begin(hosts_with_systemd: HostsWithSystemd) -> None:
+    spec, here = hosts_with_systemd.spec, hosts_with_systemd.hosts["host-a"]
     spec.directory.mkdir()
     words = command_line(spec, boot_files(default_cache()))
     command = " ".join('"' + word.replace("%", "%%") + '"' for word in [f"/usr/bin/{words[0]}", *words[1:]])
     unit = UNIT.format(image=spec.image(0), command=command)
-    (scene.hosts["host-a"].root / "etc/systemd/system/web.service").write_text(unit)
+    (hosts_with_systemd.hosts["host-a"].root / "etc/systemd/system/web.service").write_text(unit)
     here.done("systemctl daemon-reload && systemctl enable --quiet --now web.service")
-    scene.writes("host-a")
+    hosts_with_systemd.writes("host-a")
 
 
 def _lives_by_its_own_unit(host: Booted) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from drover import words
 from models.contracts import Json
 from models.documents import Measure, Pace
-from models.job import record_event
 from workers.convergence import ACTIONS, STUCK_S
 from workers.disks import mirrors
 from workers.images.manifest import write_durably
@@ -85,9 +84,10 @@ class Slowdown:
         if self.per_s and wanted >= self.per_s:
             return  # it is as slow as it may be: the job's wait reason has the rest
         await self._slow(wanted)
-        self._tell(
+        self.ctx.tell(
+            ACTIONS[Measure.SLOW_WRITES],
             f"{self.ctx.job.guest} writes {words.rate(pace.written_per_s)}, and {words.rate(pace.copied_per_s)} of its "
-            f"disks are copied: it may write {words.rate(wanted)} to each of them until it is moved"
+            f"disks are copied: it may write {words.rate(wanted)} to each of them until it is moved",
         )
 
     async def _slow(self, per_s: int) -> None:
@@ -100,7 +100,9 @@ class Slowdown:
         if self.per_s:
             await limits.give_back(self.monitor, self.record["drives"])
             self._write({"per_s": self.record["per_s"]})
-            self._tell(f"{self.ctx.job.guest} writes as it likes while the job is held")
+            self.ctx.tell(
+                ACTIONS[Measure.SLOW_WRITES], f"{self.ctx.job.guest} writes as it likes while the job is held"
+            )
 
     def caught_up(self, states: Mapping[str, Mirror], pace: Pace | None, *, ready: bool) -> bool:
         """The disks of a guest that was slowed lack hardly anything. Its RAM, for which all else is ready, has to wait
@@ -129,11 +131,6 @@ class Slowdown:
         self.record = record
         self.ctx.guard()
         write_durably(self.ctx.directory.slowed, json.dumps(record))
-
-    def _tell(self, sentence: str) -> None:
-        with self.ctx.record() as (session, job, _step):
-            action = ACTIONS[Measure.SLOW_WRITES]
-            record_event(session, job.id, by=self.ctx.claim.owner, action=action, sentence=sentence)
 
 
 def _left(states: Mapping[str, Mirror]) -> int:

@@ -18,8 +18,8 @@ from workers.guest.qmp_ready import monitor_ready
 from workers.launcher import found, run, systemd, units
 from workers.process import processes, vcpus
 from workers.process.processes import Process
-from workers.qemu.command_line import parse_command_line
 from workers.qemu.monitor import connect
+from workers.qemu.options import parse_command_line
 
 
 async def look(question: LookForGuest, settings: Settings) -> Sighting:

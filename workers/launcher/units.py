@@ -25,7 +25,7 @@ from workers.preflight import checks
 from workers.process import execution, processes, tpm
 from workers.process.environment import handed_on
 from workers.process.processes import MARK, Process
-from workers.qemu.command_line import parse_command_line
+from workers.qemu.options import parse_command_line
 from workers.step import Context
 
 SETTINGS = "50-drover"

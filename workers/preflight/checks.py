@@ -360,6 +360,7 @@ QEMU_NOT_ALLOWED = Kind(
     name="qemu-not-allowed",
     what="a QEMU that the destination's policy does not list",
     side="destination",
+    remedy="list it under `qemu` in the policy there, if guests may be run by it",
     live=True,
 )
 MACHINE_TYPE = Kind(
@@ -373,6 +374,8 @@ POLICY = Kind(
     name="policy",
     what="what the destination's policy does not allow: paths, programs, options, users, monitors in the network",
     side="destination",
+    remedy="allow it in the policy there, if guests may have it, or move the guest elsewhere",
+    live=True,
 )
 NO_HOOKS_THERE = Kind(
     name="no-hooks-there",

@@ -2,8 +2,8 @@
 
 Only the standard library. Launch files name this file by its path, so it stays where it is.
 
-`python exec_qemu.py DOCUMENT PROGRAM ARGUMENTS...`, where DOCUMENT is a `models.plan.Execution` as JSON, and in it
-`beside`: what is started first, and ends with the QEMU. The process stays the same, so whoever started it knows it.
+`python exec_qemu.py DOCUMENT PROGRAM ARGUMENTS...`, where DOCUMENT is a `models.plan.ExecutionOrder` as JSON, of this
+version or an earlier one. The process stays the same, so whoever started it knows it.
 """
 
 import ctypes
@@ -33,6 +33,8 @@ SO_ACCEPTCON = 0x10000
 MARK = "DROVER_PROCESS"
 """See `workers.process.processes`: whoever looks for the QEMU must not find another process."""
 LISTENS_WITHIN_S = 10.0
+VERSION = 1
+"""Of the documents that are read here."""
 SYSTEM_PATH = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
@@ -43,7 +45,10 @@ def apply(told: dict[str, Any]) -> None:
         OSError: it cannot become that user, or a tap cannot be opened. Then nothing may be started.
         KeyError: there is no such user or group.
         subprocess.CalledProcessError: a tap cannot be a port of its bridge.
+        ValueError: a newer Drover wrote the document.
     """
+    if told.get("version", 0) > VERSION:
+        raise ValueError(f"its document is of version {told['version']}, this Drover reads {VERSION}: upgrade it here")
     user, group = pwd.getpwnam(told["user"]), grp.getgrnam(told["group"])
     if beside := told.get("beside"):
         _start(beside, user.pw_uid, group.gr_gid)
@@ -178,6 +183,6 @@ def _try(what: str, change: Callable[[], None]) -> None:
 if __name__ == "__main__":
     try:
         apply(json.loads(sys.argv[1]))
-    except (OSError, KeyError, subprocess.CalledProcessError) as failed:
+    except (OSError, KeyError, ValueError, subprocess.CalledProcessError) as failed:
         sys.exit(f"drover: the guest's QEMU is not started: {failed}")
     os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 # nosec B606 # the command line that was derived on this host

@@ -13,13 +13,13 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
-from models.plan import Execution, PlannedTpm
+from models.plan import Companion, Execution, ExecutionOrder, PlannedTpm
 from models.preflight import Check
 from workers.preflight import checks
 from workers.process import accounts, exec_qemu, vcpus
 from workers.process.processes import Process
 from workers.process.taps import NOTHING, HandedOver
-from workers.qemu.command_line import parse_command_line
+from workers.qemu.options import parse_command_line
 from workers.trust.policy import HostPolicy
 
 POLICY = re.compile("(?:prefer|bind|interleave):[0-9][0-9,-]*")
@@ -147,14 +147,13 @@ def launched(argv: Sequence[str], wanted: Execution | None, tpm: PlannedTpm | No
     """The command line that starts it like that here, with its TPM beside it."""
     if wanted is None or not (tpm or _differs(wanted)):
         return list(argv)
-    document = {**wanted.json_object(), "beside": _beside(tpm) if tpm is not None else None}
-    return [sys.executable, "-I", "-S", exec_qemu.__file__, json.dumps(document), *argv]
+    order = ExecutionOrder(**dict(wanted), beside=_emulator(tpm) if tpm is not None else None)
+    return [sys.executable, "-I", "-S", exec_qemu.__file__, json.dumps(order.json_object()), *argv]
 
 
-def _beside(tpm: PlannedTpm) -> dict[str, object]:
-    """What `exec_qemu` starts first: it ends when the QEMU does."""
+def _emulator(tpm: PlannedTpm) -> Companion:
     with_it = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "TERM", shutil.which("swtpm") or "swtpm"]
-    return {"argv": launched([*with_it, *tpm.argv], tpm.started_as), "socket": tpm.socket}
+    return Companion(argv=tuple(launched([*with_it, *tpm.argv], tpm.started_as)), socket=tpm.socket)
 
 
 def _differs(wanted: Execution) -> bool:

@@ -19,7 +19,6 @@ from workers.preflight import checks
 from workers.process.exec_qemu import TUN, VHOST_NET
 from workers.process.processes import Process
 from workers.qemu import descriptors
-from workers.qemu.refusals import shown
 from workers.trust.policy import HostPolicy
 
 PORT = {
@@ -63,7 +62,7 @@ def handed_over(process: Process, argv: Sequence[str]) -> HandedOver:
             found.append(_tap(process, tap.queues, links))
             vhost += [_vhost_net(process, number) for number in tap.vhost]
         except LookupError as error:
-            refusals.append(checks.TAP.found(f"{shown(tap.option)}: {error.args[0]}"))
+            refusals.append(checks.TAP.found(f"{tap.option.text}: {error.args[0]}"))
     looked_at = frozenset(number for tap in named for number in (*tap.queues, *tap.vhost))
     return HandedOver(tuple(found), tuple(vhost), tuple(refusals), looked_at)
 

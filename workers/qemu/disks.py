@@ -13,11 +13,11 @@ from workers.preflight import checks
 from workers.preflight.checks import Kind
 from workers.qemu import inline_secrets
 from workers.qemu.bitmaps import is_theirs, misses_nothing
-from workers.qemu.command_line import Option, parse_command_line
 from workers.qemu.json_text import flat, spelled
 from workers.qemu.needed_files import chain_of
+from workers.qemu.options import Option, parse_command_line
 from workers.qemu.present_media import Drive
-from workers.qemu.refusals import REMOTE, leaves
+from workers.qemu.refusals import REMOTE
 from workers.qemu.topology import Reply
 
 FILTERS = frozenset({"mirror_top", "throttle", "copy-on-read"})
@@ -321,7 +321,7 @@ def _is_partial(image: Reply) -> bool:
 def keys_given_later(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[Check]:
     """Encrypted disks that QEMU could not open by this command line."""
     options = [option for option in parse_command_line(argv) if option.name in {"drive", "blockdev"}]
-    named = {value for option in options for key, value in leaves(option) if key == "key-secret"}
+    named = {value for option in options for key, value in option.leaves() if key == "key-secret"}
     return [
         checks.KEY_GIVEN_LATER.of(f"disk {disk.qdev} ({disk.path})")
         for disk in disks
@@ -355,4 +355,4 @@ def unnamed_images(images: Iterable[SourceDisk | ReadOnlyImage], argv: Sequence[
 def _values(option: Option) -> Iterator[str]:
     """All that it says, without escapes."""
     yield option.value or ""
-    yield from (value for _, value in leaves(option))
+    yield from (value for _, value in option.leaves())

@@ -9,9 +9,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workers.qemu.command_line import TRUE, Option, Pairs, parse_command_line, spelled_out, words_of, write_options
 from workers.qemu.image_options import FILES, OF_QCOW2, OF_RAW
-from workers.qemu.refusals import leaves
+from workers.qemu.options import TRUE, Option, Pairs, parse_command_line, spelled_out, words_of, write_options
 
 FILTERS = words_of("throttle copy-on-read")
 OF_ANY_NODE = words_of("node-name read-only auto-read-only discard detect-zeroes cache force-share")
@@ -72,7 +71,7 @@ def _is_changed(said: Sequence[Option], path: str | None) -> bool:
 def _images(option: Option) -> Iterator[str]:
     """What it names as an image; of `-blockdev`, `file` may be the name of a node."""
     keys = {"filename"} if option.name == "blockdev" else {"file", "filename"}
-    yield from (value for key, value in leaves(option) if key in keys)
+    yield from (value for key, value in option.leaves() if key in keys)
 
 
 def _of_image(key: str, of_format: Collection[str]) -> bool:

@@ -15,7 +15,7 @@ from drover.errors import Committed, Fatal, Unknown
 from models import fleet
 from models.database import transaction
 from models.documents import Health, Measure, MigrationOptions, RamProgress, Switchover
-from models.job import Job, Side, record_event
+from models.job import Job, Side
 from workers import hooks
 from workers.convergence import ACTIONS, Escalation
 from workers.disks import mirrors, nbd_server, slow_writes
@@ -140,8 +140,7 @@ class MigrateRamSource(StepHandler):
         if job.options.window_end == windows.ROLLBACK:
             raise Fatal(why)
         ctx.note(seed=True, wait_reason=why)
-        with ctx.record() as (session, _job, _step):
-            record_event(session, job.id, by=ctx.claim.owner, action="window_closed", sentence=why)
+        ctx.tell("window_closed", why)
 
     async def _check_guest(self, ctx: Context) -> None:
         """Nobody paused it or plugged anything in or out since the preflight: then it would not arrive as it is."""
@@ -309,9 +308,7 @@ class _Progress:
         options, at = self.ctx.job.options, time.monotonic()
         self.escalation.obey(options.max_downtime_ms, _most_ms(options), at)
         for taken in self.escalation.look(ram, at):
-            with self.ctx.record() as (session, job, _step):
-                action = ACTIONS[taken.measure]
-                record_event(session, job.id, by=self.ctx.claim.owner, action=action, sentence=taken.sentence)
+            self.ctx.tell(ACTIONS[taken.measure], taken.sentence)
 
 
 def _most_ms(options: MigrationOptions) -> int:

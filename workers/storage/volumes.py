@@ -76,7 +76,10 @@ class Volumes:
         entry = self.read().get(str(path))
         if entry is None or not self._half_made(path, entry):
             if path.is_symlink() or path.exists():
-                raise PreconditionFailed(f"{path} exists already: if no guest needs it, name it as --overwrite-device")
+                raise PreconditionFailed(
+                    f"{path} exists already, and was left as it is: if nobody needs what is on it, move the guest with "
+                    f"`--overwrite-device {path}`"
+                )
             self._record(path, Entry(number=None, storage=storage))
             drivers.driver(storage, rules).create(path.name, size_bytes)
         _wait_for(path)

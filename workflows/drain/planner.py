@@ -21,7 +21,7 @@ from models.host import Host
 from models.job import Job
 from models.plan import Inspection
 from models.transitions import BEGUN
-from workflows import capacity, estimate, policies, schedule
+from workflows import capacity, estimate, not_there, policies, schedule
 from workflows.capacity import Size
 from workflows.drain.placement import Candidate, DrainPlan, Placement, Resident, plan
 from workflows.estimate import Speed
@@ -328,4 +328,4 @@ def known(session: Session, hosts: Iterable[str]) -> None:
     names = set(session.scalars(select(Host.name)))
     for host in hosts:
         if host not in names:
-            raise PreconditionFailed(f"there is no host {host!r}; known hosts: {', '.join(sorted(names)) or 'none'}")
+            raise not_there.host(session, host)

@@ -2,12 +2,13 @@
 
 from sqlalchemy.orm import Session
 
-from drover.errors import NotThere, PreconditionFailed
+from drover.errors import PreconditionFailed
 from models.base import now
 from models.database import transaction
 from models.guest import Guest
 from models.job import Job, JobState, Side, Step, StepState
 from models.transitions import Actor, JobEvent, StepEvent
+from workflows import not_there
 from workflows.migration import chain, claims, reconcile
 from workflows.migration.chain import StepName
 from workflows.migration.jobs import existing, wake
@@ -24,7 +25,7 @@ def resolve(job_id: int, owner: Side, fenced: str | None, by: str = "command lin
     with transaction() as session:
         job = session.get(Job, job_id)
     if job is None:
-        raise NotThere(f"there is no job {job_id}: see `drover job list`")
+        raise not_there.job(job_id)
     if job.state is not JobState.NEEDS_OPERATOR:
         raise PreconditionFailed(f"job {job_id} is {job.state}: only a job that needs an operator can be resolved")
     other = job.destination if owner is Side.SOURCE else job.source

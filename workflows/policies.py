@@ -32,10 +32,14 @@ def decided(guest: Guest, asked: MigrationOptions, policies: Iterable[MovePolicy
     return asked.model_copy(update={**values, "policies": by, "given": tuple(sorted(asked.asked_for))})
 
 
-def of(guest: Guest, asked: MigrationOptions | None = None) -> MigrationOptions:
-    """Likewise, by the policies as they are now."""
+def of(guest: Guest, asked: MigrationOptions | None = None, *, drained: bool = True) -> MigrationOptions:
+    """Likewise, by the policies as they are now. Before a move that no drain makes nobody is asked."""
     with transaction() as session:
-        return decided(guest, asked or MigrationOptions(), all_of(session))
+        found = decided(guest, asked or MigrationOptions(), all_of(session))
+    if drained:
+        return found
+    by = {name: policy for name, policy in found.policies.items() if name != "notice"}
+    return found.model_copy(update={"notice": None, "policies": by})
 
 
 def values(options: MigrationOptions, fields: Iterable[str]) -> dict[str, str]:

@@ -210,6 +210,17 @@ def rename(path: Path, name: str) -> None:
         os.rename(path.name, name, src_dir_fd=parent, dst_dir_fd=parent)
 
 
+def move(path: Path, name: str) -> None:
+    """Likewise, unless something else has that name. Done again after dying half-way, it ends. Errors as for `link`."""
+    try:
+        link(path, name)
+    except FileExistsError:
+        here, there = status(path), status(path.with_name(name))
+        if here is None or there is None or not os.path.samestat(here, there):
+            raise
+    unlink(path)
+
+
 def remove_if_empty(path: Path) -> None:
     """Delete a folder that nothing is in; any other stays."""
     with suppress(OSError, UnsafePath), folder(path.parent) as parent:

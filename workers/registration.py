@@ -36,6 +36,7 @@ from workers import files, upgrade
 from workers.executor import STOPPING
 from workers.guest import liveness
 from workers.images import retention
+from workers.launcher import given_away
 from workers.process.machine import boot, machine
 from workers.qemu import program
 from workers.storage import places, watch
@@ -231,6 +232,7 @@ def begin_heartbeat(**_: Any) -> None:
         _repeat(HEARTBEAT, register, heartbeat_s)
         _repeat("look at storages", watch.look, max(heartbeat_s, LOOK_S))
         _repeat("look at guests", liveness.look, max(heartbeat_s, LOOK_S))
+        _repeat("look at launch files", given_away.look, max(heartbeat_s, LOOK_S))
         _repeat("look for room", retention.make_room, max(heartbeat_s, LOOK_S))
         _repeat("retirement", retention.delete_expired, heartbeat_s)  # beside it: a large image takes minutes
 

@@ -143,6 +143,13 @@ class JobDirectory:
         """The marker was written."""
         return run_marker.is_set(self.marker)
 
+    @property
+    def written(self) -> Path:
+        """Which nodes of the guest's QEMU at the destination its disks are, {index: node}: a disk that is unplugged and
+        plugged in again has another place among the others.
+        """
+        return self.path / "written.json"
+
     def mark(self, role: str) -> str:
         """The name in a process's environment by which it is found again."""
         return f"{self.path}/{role}"

@@ -34,10 +34,22 @@ class RunningMove:
     side: Side = Side.SOURCE
     """The side of the step at which the fault is injected."""
     frozen: list[Process] = field(default_factory=list)
+    came_by: int | None = None
+    """The job that brought the guest to the source; None: it was booted there."""
 
     def directory(self, host: str) -> Path:
         """The job's directory on a host."""
-        return self.stage.lab.host(host).folder / "drover" / "jobs" / str(self.job_id)
+        return self._jobs(host) / str(self.job_id)
+
+    @property
+    def source_mark(self) -> str:
+        """Of the guest's QEMU at the source."""
+        if self.came_by is None:
+            return self.stage.lab.mark(f"guest-{self.guest}")
+        return f"{self._jobs(SOURCE)}/{self.came_by}/incoming"
+
+    def _jobs(self, host: str) -> Path:
+        return self.stage.lab.host(host).folder / "drover" / "jobs"
 
 
 Role = Callable[[RunningMove], list[Process]]
@@ -103,7 +115,7 @@ def incoming_qemu(move: RunningMove) -> list[Process]:
 
 
 def source_qemu(move: RunningMove) -> list[Process]:
-    return processes.find(move.stage.lab.mark(f"guest-{move.guest}"))
+    return processes.find(move.source_mark)
 
 
 def postgres(move: RunningMove) -> list[Process]:

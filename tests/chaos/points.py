@@ -21,6 +21,8 @@ from workflows.migration.chain import LINKS
 REACHED_WITHIN_S = 90.0
 SWITCH = ("migrate_ram", Side.SOURCE)
 """The link in which the guest changes its owner."""
+BUILDS_ON_FORMER_IMAGES = {("prepare_dest_image", Side.DESTINATION), ("mirror_disks", Side.SOURCE)}
+"""The links that do something else when the guest goes back by what has changed."""
 JOURNAL_LINES = ("migrating", "pre-switchover", "continuing", "run")
 """The guest is paused from `pre-switchover` on; `run` is the point of no return."""
 
@@ -53,6 +55,9 @@ class Point(ABC):
     @abstractmethod
     def position(self) -> float:
         """In the middle of the third link: 3.0; right before it: 2.5."""
+
+    goes_back = False
+    """The guest goes back to images that it left behind at the destination, by what has changed."""
 
     @abstractmethod
     def armed(self, stage: Stage, durations: Durations) -> AbstractContextManager[Meet]:
@@ -102,6 +107,7 @@ class Middle(Point):
 
     seq: int
     share: float = 0.5
+    goes_back: bool = False
 
     @property
     def side(self) -> Side:
@@ -109,7 +115,7 @@ class Middle(Point):
 
     @property
     def name(self) -> str:
-        return f"during {_title(self.seq)}"
+        return f"during {_title(self.seq)}" + (", by changes" if self.goes_back else "")
 
     @property
     def position(self) -> float:
@@ -190,6 +196,8 @@ def _points() -> Iterator[Point]:
     for seq in range(1, len(LINKS) + 1):
         yield Boundary(seq)
         yield Middle(seq)
+        if LINKS[seq - 1] in BUILDS_ON_FORMER_IMAGES:
+            yield Middle(seq, goes_back=True)
         if LINKS[seq - 1] == SWITCH:
             yield from map(Line, JOURNAL_LINES)
 

@@ -18,6 +18,8 @@ from lab.directory import MARKER, Lab
 from lab.guest.boot_files import boot_files, default_cache
 from lab.guest.command_line import command_line
 from lab.guest.spec import DiskSpec, GuestSpec
+from models.database import transaction
+from models.guest import Guest
 from models.launcher import LauncherKind
 from tests import booted
 from tests.booted import Booted
@@ -180,9 +182,26 @@ def test_a_guest_that_systemd_keeps_alive_runs_once_wherever_it_lives(hosts_with
     _lives_by_its_own_unit(here)
     assert there.unit("drover-guest@web", "ActiveState") == "inactive"
     assert there.unit("drover-guest@web", "UnitFileState") == "disabled"
+    _starts_nothing_once_it_was_fenced(hosts_with_systemd)
     hosts_with_systemd.over.set()
     watching.join()
     assert hosts_with_systemd.most == 1
+
+
+def _starts_nothing_once_it_was_fenced(hosts_with_systemd: HostsWithSystemd) -> None:
+    """The guest's host loses power, an operator has the guest go on elsewhere, and the host comes back."""
+    here = hosts_with_systemd.hosts["host-a"]
+    launch = hosts_with_systemd.lab.host("host-a").folder / "drover" / "launch" / "web.json"
+    assert launch.exists()
+    here.lose_power()
+    with transaction() as session:
+        session.get_one(Guest, "web").host = "host-b"
+    heard = _said(hosts_with_systemd.at("host-a").console)
+    here.boot()
+    until("its worker puts the launch file aside", launch.with_suffix(".moved").exists, 120)
+    until("its unit is disabled", lambda: here.unit("drover-guest@web", "UnitFileState") == "disabled", 60)
+    until("its unit is not at work", lambda: here.unit("drover-guest@web", "ActiveState") in {"failed", "inactive"}, 60)
+    assert _said(hosts_with_systemd.at("host-a").console) == heard
 
 
 def _begin(hosts_with_systemd: HostsWithSystemd) -> None:

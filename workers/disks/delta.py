@@ -23,6 +23,7 @@ from workers.disks import mirrors
 from workers.disks.pace import RateLimiter
 from workers.images.manifest import write_durably
 from workers.qemu import block, known_bugs, limits, nbd, own_export, written
+from workers.qemu.bitmaps import of_size
 from workers.qemu.monitor import Monitor
 from workers.qemu.nbd import Export, Extent
 from workers.step import Context
@@ -91,6 +92,8 @@ async def _changed(ctx: Context, monitor: Monitor, index: int, bitmap: str) -> C
     disk = (await written.disks(monitor)).get(index)
     if disk is None or bitmap not in disk.bitmaps:
         raise CannotTell("its QEMU does not know any more what it has written")
+    if bitmap not in disk.never_smaller:
+        raise CannotTell("a disk was made smaller meanwhile, and what it lost is not recorded")
     if disk.node != next(seen.node for seen in ctx.source.disks if seen.index == index):
         raise CannotTell("its disks were plugged in anew since it was looked at")  # their indices may have changed
     seen = disk.bitmaps[bitmap]
@@ -146,7 +149,8 @@ async def _offered(ctx: Context, monitor: Monitor, disks: Sequence[Changed], bit
         with local.listen(path) as listening:
             await own_export.begin(monitor, listening, {disk.index: disk.node for disk in disks}, mine)
         for disk in disks:
-            await own_export.freeze(monitor, disk.index, disk.node, bitmap, disk.granularity)
+            both = (bitmap, of_size(bitmap))  # in the last page a disk may have been smaller
+            await own_export.freeze(monitor, disk.index, disk.node, both, disk.granularity)
     except Fatal as error:
         raise CannotTell(str(error)) from error
     try:

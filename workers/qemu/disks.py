@@ -12,7 +12,7 @@ from workers.images.manifest import ENCRYPTION
 from workers.preflight import checks
 from workers.preflight.checks import Kind
 from workers.qemu import inline_secrets
-from workers.qemu.bitmaps import is_theirs, misses_nothing
+from workers.qemu.bitmaps import is_theirs, misses_nothing, never_smaller
 from workers.qemu.json_text import flat, spelled
 from workers.qemu.needed_files import chain_of
 from workers.qemu.options import Option, parse_command_line
@@ -217,7 +217,11 @@ def _key_secret(image: Reply) -> str | None:
 
 def _recorded(medium: _Medium) -> dict[str, int]:
     bitmaps = medium.inserted.get("dirty-bitmaps", ())
-    return {str(bitmap["name"]): bitmap["count"] for bitmap in bitmaps if misses_nothing(bitmap)}
+    return {
+        str(bitmap["name"]): bitmap["count"]
+        for bitmap in bitmaps
+        if misses_nothing(bitmap) and never_smaller(bitmap["name"], bitmaps)
+    }
 
 
 def _thickness(medium: _Medium) -> dict[str, str]:

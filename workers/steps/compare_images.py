@@ -40,6 +40,9 @@ class CompareImagesDestination(StepHandler):
         await supervisor.start(ctx)
         await streams.serve(ctx, ctx.served_at.nonce)
 
+    async def rollback(self, ctx: Context) -> None:
+        await supervisor.stop(ctx)
+
 
 class CompareImagesSource(StepHandler):
     """Both sides of all disks are equal, but for what the guest has written since its switchover."""
@@ -66,6 +69,9 @@ class CompareImagesSource(StepHandler):
         if found.bytes_different:
             raise Fatal(_alarm(ctx, found))
         ctx.tell("verified", _sentence(found))
+
+    async def rollback(self, ctx: Context) -> None:
+        await reading.stop(ctx)
 
 
 async def _compared(ctx: Context) -> tuple[DiskProof, ...]:

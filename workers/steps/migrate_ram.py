@@ -7,6 +7,7 @@ nothing but the two hosts may matter. So this step ends when the switchover proc
 """
 
 import asyncio
+import json
 import time
 
 from sqlalchemy import select
@@ -19,9 +20,10 @@ from models.job import Job, Side
 from workers import hooks
 from workers.convergence import ACTIONS, Escalation
 from workers.disks import mirrors, nbd_server, slow_writes
-from workers.guest import incoming_qemu
+from workers.guest import given_back, incoming_qemu
 from workers.health import agent
 from workers.hooks import Point
+from workers.images.manifest import write_durably
 from workers.launcher import inhibitor
 from workers.media import listing
 from workers.process import processes
@@ -64,7 +66,8 @@ class MigrateRamDestination(StepHandler):
         if not waits:
             await incoming_qemu.start(ctx)
         async with ctx.guest() as monitor:
-            await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
+            nodes = await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
+        write_durably(ctx.directory.written, json.dumps(nodes))
         await streams.serve(ctx, ctx.served_at.nonce)
         await hooks.run(ctx, Point.BEFORE_SWITCHOVER)
         await self._start_switch(ctx)
@@ -89,6 +92,8 @@ class MigrateRamDestination(StepHandler):
 
     async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
+        if given_back.is_to_be(ctx):
+            await asyncio.to_thread(given_back.keep_what_it_wrote, ctx)
 
 
 class MigrateRamSource(StepHandler):

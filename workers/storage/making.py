@@ -170,3 +170,16 @@ def delete_all(ctx: Context) -> None:
     ctx.directory.manifest.delete_all()
     if ctx.directory.volumes.read():
         ctx.directory.volumes.delete_all(policy.of(ctx.settings))
+
+
+def set_aside_all(ctx: Context) -> list[Path]:
+    """Nothing of it is removed, and none of it is the job's any more: files get another name, devices stay."""
+    kept = []
+    for path in ctx.directory.manifest.files():
+        ctx.guard()
+        aside = path.with_name(f"{path.name}.drover-{ctx.job.id}")
+        files.move(path, aside.name)
+        ctx.directory.manifest.forget(path)
+        kept.append(aside)
+    ctx.guard()
+    return kept + ctx.directory.volumes.let_go()

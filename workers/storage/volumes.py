@@ -96,6 +96,12 @@ class Volumes:
             self.remove(path, rules)
         self.file.unlink(missing_ok=True)
 
+    def let_go(self) -> list[Path]:
+        """None is the job's any more; returns those that are there, and stay."""
+        left = [Path(name) for name in self.read() if self.owns(Path(name))]
+        self.file.unlink(missing_ok=True)
+        return left
+
     def _record(self, path: Path, entry: Entry) -> None:
         write_durably(self.file, json.dumps(self.read() | {str(path): entry}))
 

@@ -36,6 +36,8 @@ def resolve(job_id: int, owner: Side, fenced: str | None, by: str = "command lin
         _cannot_run_there(job, owner, other, looked)
     with transaction() as session:
         job = _unchanged_since(session, job)
+        if owner is Side.SOURCE and fenced is None:
+            _can_go_on_at_source(job, looked)
         _resolved(session, job, owner, fenced, by)
         if owner is Side.DESTINATION and looked.died_there:
             _started_cold(session, job)
@@ -67,7 +69,22 @@ def _cannot_run_there(job: Job, owner: Side, other: str, looked: reconcile.Look)
     if seen is None:
         raise PreconditionFailed(f"{other} cannot be asked: switch it off for good, then add `--fenced {other}`")
     if seen.runstate in WENT_ON or (owner is Side.SOURCE and seen.may_run and seen.alive):
-        raise PreconditionFailed(f"{job.guest} runs, or may run, on {other}: stop that QEMU first")
+        raise PreconditionFailed(
+            f"{job.guest} runs, or may run, on {other}: stop that QEMU first, by "
+            f"`systemctl stop drover-guest@{job.guest}` where it is in that unit"
+        )
+
+
+def _can_go_on_at_source(job: Job, looked: reconcile.Look) -> None:
+    """The source has nothing to go on with once it has cleared away after the guest."""
+    here = looked.seen[Side.SOURCE]
+    cleared = any(step.name == StepName.CLEANUP and step.side is Side.SOURCE and step.started_at for step in job.steps)
+    if cleared and not (here is not None and here.alive):
+        raise PreconditionFailed(
+            f"{job.source} has cleared away after {job.guest}, whose QEMU there has ended: only {job.destination} can "
+            f"go on with it. `drover job explain {job.id}` says what is in the way. If {job.destination} is off for "
+            f"good: `drover job resolve {job.id} --owner source --fenced {job.destination}`"
+        )
 
 
 def _resolved(session: Session, job: Job, owner: Side, fenced: str | None, by: str) -> None:

@@ -62,8 +62,9 @@ class Slowdown:
             await self._judge(pace, _left(states), time.monotonic())
 
     async def _judge(self, pace: Pace, left: int, at: float) -> None:
-        """One that is caught up with writes as much as is copied, too."""
-        if pace.written_per_s < LOSING * pace.copied_per_s or left <= FAR_S * pace.copied_per_s:
+        """A copy that stands still is not outrun; and a guest that is caught up with writes as much as is copied."""
+        winning = pace.written_per_s < LOSING * pace.copied_per_s or left <= FAR_S * pace.copied_per_s
+        if winning or not pace.copied_per_s:
             self.losing_since = None
         elif self.losing_since is None:
             self.losing_since, self.written = at, await self._written()

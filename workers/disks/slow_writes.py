@@ -17,7 +17,6 @@ from workers.disks import mirrors
 from workers.images.manifest import write_durably
 from workers.qemu import limits
 from workers.qemu.block import Mirror
-from workers.qemu.limits import Slowed
 from workers.qemu.monitor import Monitor
 from workers.step import Context
 
@@ -145,9 +144,7 @@ def slowed(ctx: Context) -> dict[str, Json]:
 
 async def give_back(ctx: Context, monitor: Monitor) -> None:
     """The guest stays: its drives have their own limits again."""
-    record: Slowed = slowed(ctx)
-    if record:
-        await limits.give_back(monitor, record)
+    await limits.give_back(monitor, slowed(ctx))
     ctx.directory.slowed.unlink(missing_ok=True)
 
 

@@ -61,7 +61,7 @@ class AwaitSync(StepHandler):
 
     async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
-        if ctx.held is not None and ctx.source_alive:
+        if slow_writes.slowed(ctx) and ctx.held is not None and ctx.source_alive:
             async with ctx.guest() as monitor:
                 await slow_writes.give_back(ctx, monitor)
 

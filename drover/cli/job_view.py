@@ -11,6 +11,7 @@ from drover.views.queries import Snapshot
 from drover.views.sentences import downtime, headline, remark
 from models.base import Document
 from models.job import Job, JobState, Step
+from workers.convergence import ACTIONS
 from workflows import policies
 from workflows.migration.completion import Price
 
@@ -60,8 +61,7 @@ def _print(shot: Snapshot) -> None:
         f"  asked for {serializers.iso(job.created_at)}, time {words.span(shot.total_s) or '-'}, "
         f"guest paused for {downtime(job) or '-'}"
     )
-    if how := policies.told(job.options):
-        output.say(f"  how: {words.pairs(how)}")
+    _print_how(job)
     _say_estimate(shot)
     if phases := serializers.downtime_phases(job):
         output.say("  of which " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in phases.items()))
@@ -89,6 +89,15 @@ def _print(shot: Snapshot) -> None:
             for disk in job.disks
         ],
     )
+
+
+def _print_how(job: Job) -> None:
+    """By whose word it is moved so, and what was done because it did not converge."""
+    if how := policies.told(job.options):
+        output.say(f"  how: {words.pairs(how)}")
+    for event in queries.events(job.id):
+        if event.action in ACTIONS.values():
+            output.say(f"  {serializers.public(event.sentence)}")
 
 
 def _say_estimate(shot: Snapshot) -> None:

@@ -53,7 +53,7 @@ def _submitted(job_id: int, *, as_json: bool) -> None:
 def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     """Print what the move would copy, and how long it would take; nothing is changed."""
     row, to = guests.known_guest(asked.guest), guests.destination(asked)
-    options = policies.of(row, asked.options())
+    options = policies.of(row, asked.options(), drained=False)
     planned = preflight.plan(row, to, options, tried=True)
     expected = preflight.estimated(row, to, options, asked.submit_options(), planned)
     looked_at = (*planned.source.checks, *planned.destination.checks)

@@ -90,9 +90,8 @@ def fleet() -> Shown:
 
 def moved(guest: str, to: str, begun: datetime, *, took_s: float, downtime_ms: float) -> int:
     """A job that is done."""
-    job_id = factories.job(guest, to, state=JobState.DONE)
     with transaction() as session:
-        job = session.get_one(Job, job_id)
+        job = factories.new_job(session, guest, to, state=JobState.DONE)
         job.created_at = begun - timedelta(seconds=2)
         job.started_at, job.finished_at = begun, begun + timedelta(seconds=took_s)
         stopped = begun + timedelta(seconds=0.9 * took_s)
@@ -108,9 +107,10 @@ def moved(guest: str, to: str, begun: datetime, *, took_s: float, downtime_ms: f
             assert sync.started_at is not None
             disk.bytes_copied = disk.bytes_total
             disk.ready_at = sync.started_at + timedelta(seconds=took_s / len(job.steps) / 2)
-        record_event(session, job_id, by="controller", action="running", sentence="the controller admits it")
-        record_event(session, job_id, by=to, action="done", sentence=f"{guest} runs on {to}")
-    return job_id
+        session.flush()
+        record_event(session, job.id, by="controller", action="running", sentence="the controller admits it")
+        record_event(session, job.id, by=to, action="done", sentence=f"{guest} runs on {to}")
+        return job.id
 
 
 def _all_steps(job: Job, begun: datetime, took_s: float) -> None:
@@ -122,9 +122,8 @@ def _all_steps(job: Job, begun: datetime, took_s: float) -> None:
 
 def copying(guest: str, to: str, begun: datetime, share: float, **columns: object) -> int:
     """A job whose disk is copied, to this share; all of it is in sync."""
-    job_id = factories.job(guest, to, state=JobState.RUNNING, **columns)
     with transaction() as session:
-        job = session.get_one(Job, job_id)
+        job = factories.new_job(session, guest, to, state=JobState.RUNNING, **columns)
         job.created_at = job.started_at = begun
         at_work = next(number for number, step in enumerate(job.steps) if step.name == StepName.AWAIT_SYNC)
         for step in job.steps[:at_work]:
@@ -136,8 +135,9 @@ def copying(guest: str, to: str, begun: datetime, share: float, **columns: objec
         for disk in job.disks:
             disk.bytes_copied = int(share * disk.bytes_total)
             disk.ready_at = begun + timedelta(minutes=4) if share >= 1 else None
-        record_event(session, job_id, by="controller", action="running", sentence="the controller admits it")
-    return job_id
+        session.flush()
+        record_event(session, job.id, by="controller", action="running", sentence="the controller admits it")
+        return job.id
 
 
 def _roll(at: datetime) -> int:

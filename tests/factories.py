@@ -89,19 +89,23 @@ def guest(name: str, on: str, **columns: Any) -> None:
         session.add(Guest(name=name, host=on, **usual | columns))
 
 
+def new_job(session: Session, name: str, to: str, **columns: Any) -> Job:
+    """A job that moves a guest, queued unless `state` is given; not sent to the database before more of it is set."""
+    source = session.get_one(Guest, name).host
+    made = Job(guest=name, source=source, destination=to, **columns)
+    made.steps = chain.steps(source, to)
+    made.disks = [Disk(index=0, device="d", format="raw", source_path="/s", destination_path="/d", bytes_total=10 * GB)]
+    if columns.get("state", JobState.QUEUED) is not JobState.QUEUED:
+        made.started_at = made.progress_at = func.now()
+    session.add(made)
+    return made
+
+
 def job(name: str, to: str, **columns: Any) -> int:
-    """A job that moves a guest, queued unless `state` is given."""
+    """Likewise, as a row; returns its number."""
     with transaction() as session:
-        source = session.get_one(Guest, name).host
-        made = Job(guest=name, source=source, destination=to, **columns)
-        made.steps = chain.steps(source, to)
-        made.disks = [
-            Disk(index=0, device="d", format="raw", source_path="/s", destination_path="/d", bytes_total=10 * GB)
-        ]
-        session.add(made)
+        made = new_job(session, name, to, **columns)
         session.flush()
-        if made.state is not JobState.QUEUED:
-            made.started_at = made.progress_at = func.now()
         return made.id
 
 

@@ -30,6 +30,8 @@ HALF_LIFE_S = 7 * 86400.0
 """A move that is older by this counts half as much: links and storages change."""
 THROTTLED = 0.6
 """A move that had this part of its limit, or more, was slowed down by it: it says nothing about the link."""
+TELLING_S = 60.0
+"""Nor does one under a limit that was shorter: its beginning and its last stretch are too much of it."""
 NEWEST_OF_GUEST = 5
 """How many of a guest's own moves say what it is like."""
 SEEN_WITHIN_S = 3.0
@@ -41,8 +43,6 @@ near.
 """
 LAST_STRETCH_S = 4.0
 """How many."""
-RAM_BEGINS_S = 2.0
-"""Within this time the first of its RAM is on its way, and after the last the step is over."""
 SLOWEST_PART = 0.1
 """Of its limit, for a guest that writes as fast as may be copied."""
 MOST_AGAIN = 0.75
@@ -246,15 +246,16 @@ class _Moved:
     @property
     def measures_the_link(self) -> bool:
         """It had all that the link gives."""
-        return not self.only_changes and not self._throttled(self.copied_bytes, self.copy_s - LAST_STRETCH_S)
+        return not self.only_changes and not self._throttled(self.copied_bytes, self.copy_s)
 
     @property
     def measures_ram(self) -> bool:
         """Likewise of its RAM."""
-        return not self._throttled(self.sent_bytes, self.ram_s - RAM_BEGINS_S)
+        return not self._throttled(self.sent_bytes, self.ram_s)
 
     def _throttled(self, amount: int, seconds: float) -> bool:
-        return amount >= THROTTLED * self.limit_per_s * seconds if self.limit_per_s else False
+        limit = self.limit_per_s
+        return limit > 0 and (seconds < TELLING_S or amount >= THROTTLED * limit * seconds)
 
     def fixed_s(self, ram_bytes_per_s: float) -> float:
         """What it took whatever its size."""

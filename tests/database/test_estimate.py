@@ -115,6 +115,18 @@ def test_a_move_that_shared_a_budget_with_others_says_nothing_about_the_link_onc
         assert estimate.speed(session).disk_bytes_per_s == pytest.approx(GB / 10)
 
 
+def test_a_short_copy_under_a_limit_says_nothing_about_the_link_although_it_was_slower_than_that() -> None:
+    for name in ("one", "two"):
+        host(name)
+    moved(0)
+    moved(1, copy_s=10)
+    with transaction() as session:
+        short = session.query(Job).where(Job.guest == "g1").one()
+        short.pace, short.disks[0].bytes_total = Pace(limit_per_s=12 * MB), 40 * MB
+    with transaction() as session:
+        assert estimate.speed(session).disk_bytes_per_s == pytest.approx(GB / 10, rel=1e-6)
+
+
 def test_a_small_copy_whose_beginning_takes_most_of_its_time_hardly_counts_for_the_link() -> None:
     for name in ("one", "two"):
         host(name)

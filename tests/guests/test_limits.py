@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers import MIB
 from tests.qmp_guest import QEMU, Start, guests, image
-from workers.qemu import block, limits
+from workers.qemu import block, drives, limits
 from workers.qemu.disks import disk_refusals, source_disks
 from workers.qemu.monitor import Monitor, connect
 
@@ -141,16 +141,16 @@ def test_drives_are_slowed_again_and_again_and_get_back_what_is_their_own(tmp_pa
     before = told(a, limits.read)
 
     async def slow(monitor: Monitor) -> Any:
-        there = {entry["qdev"] for entry in await monitor.query("query-block") if "inserted" in entry}
+        there = {entry["qdev"] for entry in await drives.present(monitor)}
         slowed: Any = {}
         for rate in (300_000, 200_000):
             slowed = await limits.slow_writes(monitor, there, rate, slowed)
             await limits.set_slowed(monitor, slowed)
-        return slowed, {drive["qdev"]: drive["inserted"] for drive in await monitor.query("query-block")}
+        return slowed, [entry["inserted"] for entry in await drives.present(monitor)]
 
-    slowed, drives = told(a, slow)
-    assert [drive["bps_wr"] for drive in drives.values()] == [200_000] * 3
-    [throttled] = [drive for drive in drives.values() if drive.get("group") == "drover-group"]
+    slowed, now = told(a, slow)
+    assert [drive["bps_wr"] for drive in now] == [200_000] * 3
+    [throttled] = [drive for drive in now if drive.get("group") == "drover-group"]
     assert (throttled["bps"], throttled["bps_rd"], throttled["bps_rd_max"]) == (0, MIB, 2 * MIB)
     assert set(slowed) == set(disks)
     assert told(a, lambda monitor: limits.read(monitor, slowed)) == before, "what the destination gets"

@@ -36,7 +36,12 @@ SHORTEST_KEY = 32
 LEVELS = "`, `".join(Level)
 EVERYBODY, WORKER, CONTROLLER = "everybody", "worker", "controller"
 
+API_URL, API_TOKEN = "DROVER_API_URL", "DROVER_API_TOKEN"  # nosec B105 # names of variables
+
 OTHER_VARIABLES = {
+    API_URL: "address of a console, like https://drover.example.org: the command line works by its API, and needs "
+    "neither database nor broker, see [cli.md](cli.md#from-another-machine)",
+    API_TOKEN: "what `drover token add` has printed, for that API",
     "DROVER_LAB_DIR": "folder of the lab that `drover lab` works on",
     "DROVER_GUEST": "what a program of the administrator's is told: about which guest; set by Drover alone",
     "DROVER_JOB": "likewise: for which job; set by Drover alone",
@@ -491,6 +496,10 @@ def _sentence(fault: ErrorDetails) -> str:
     if not fault["loc"]:
         return str(fault["ctx"]["error"])  # of several variables
     variable = str(fault["loc"][0])
+    if fault["type"] == "missing" and os.environ.get(API_URL):
+        return (
+            f"this is not done by the API that {API_URL} names, and {variable} is not set: enter it on a control node"
+        )
     if fault["type"] == "missing":
         return (
             f"{variable} is not set; in a lab run `eval $(drover lab env)`, "

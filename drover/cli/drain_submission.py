@@ -1,27 +1,23 @@
 """From the options of `drover drain` and `drover return` to a drain."""
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import typer
 
-from drover.cli import output
-from drover.cli.drain_view import exit_code
+from drover.cli import drain_view, output
+from drover.cli.backend import operations
 from drover.cli.exit_codes import ExitCode
 from drover.cli.migration_submission import how
 from drover.cli.watching import note_without_controller, watch_drain
-from drover.views import drain_queries
-from drover.views.drain_documents import drain_document, forecast_document
-from drover.views.drain_sentences import headline
 from drover.words import count
+from models.base import Document
 from models.drain import DrainKind
-from workflows.drain import commands
-from workflows.drain.commands import DrainRequest
-from workflows.drain.planner import Forecast
+from workflows import estimate
 from workflows.submissions import DrainSubmission
 
 
-def request(
-    kind: str,
+def asked(
     host: str,
     *,
     to: Sequence[str] | None = None,
@@ -44,13 +40,13 @@ def request(
     priority: int,
     webhook: str | None,
     idempotency_key: str | None,
-) -> DrainRequest:
+) -> DrainSubmission:
     """What was asked for, as typed on the command line.
 
     Raises:
         PreconditionFailed: one of them is wrong; one sentence names it.
     """
-    asked = DrainSubmission.read(
+    return DrainSubmission.read(
         {
             "host": host,
             "to": to or (),
@@ -72,55 +68,52 @@ def request(
             "idempotency_key": idempotency_key,
         }
     )
-    return DrainRequest.of(DrainKind(kind), asked)
 
 
 def plan_and_submit(
-    request: DrainRequest, key: str | None, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool
+    kind: str, asked: DrainSubmission, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool
 ) -> None:
-    """Print who would go where; unless it is a dry run, submit it, and watch it on request."""
-    earlier, forecast = commands.submitted_or_forecast(request, key, tried=dry_run)
-    if dry_run and forecast is not None:
-        output.emit(forecast_document(forecast)) if as_json else print_forecast(forecast)
-        raise typer.Exit(ExitCode.ROLLED_BACK if forecast.plan.left else ExitCode.DONE)
-    if forecast is not None and not as_json:
-        print_forecast(forecast)
-    if earlier is not None and key is None:
+    """Submit a drain, print who goes where, and watch it on request; a dry run only prints that."""
+    if dry_run:
+        _try(kind, asked, as_json=as_json)
+    made = operations().submit_drain(DrainKind(kind), asked)
+    drain = made.document
+    if made.forecast is not None and not as_json:
+        print_forecast(made.forecast)
+    if made.forecast is None and asked.idempotency_key is None:
         output.note(
-            f"drain {earlier.id} does this already, it is {earlier.state}: nothing was added "
-            f"(`drover drain set {earlier.id}` changes how it is done)"
+            f"drain {drain['id']} does this already, it is {drain['state']}: nothing was added "
+            f"(`drover drain set {drain['id']}` changes how it is done)"
         )
-    drain = earlier or commands.submit(request, forecast=forecast, idempotency_key=key)
     if wait:
-        watch_drain(drain.id, timeout_s=timeout, as_json=as_json)
+        watch_drain(drain["id"], timeout_s=timeout, as_json=as_json)
     note_without_controller()
-    shot = drain_queries.snapshot(drain.id)
-    if as_json:
-        output.emit(drain_document(shot))
-    else:
-        output.say(f"{headline(shot)}: `drover drain watch {drain.id}`")
-    raise typer.Exit(exit_code(shot))
+    drain_view.submitted(drain, as_json=as_json)
 
 
-def print_forecast(forecast: Forecast) -> None:
+def _try(kind: str, asked: DrainSubmission, *, as_json: bool) -> NoReturn:
+    told = operations().try_drain(DrainKind(kind), asked)
+    if "dry_run" not in told:  # it was submitted with this key before
+        drain_view.submitted(told, as_json=as_json)
+    output.emit(told) if as_json else print_forecast(told)
+    raise typer.Exit(ExitCode.ROLLED_BACK if told["skipped"] else ExitCode.DONE)
+
+
+def print_forecast(forecast: Document) -> None:
     """Who would go where, and who would stay."""
     output.table(
         ("GUEST", "FROM", "TO", "DISKS", "MEMORY", "TIME"),
         [
             (
-                move.candidate.name,
-                move.candidate.source,
-                move.destination,
-                output.size(move.candidate.size.disk_bytes),
-                output.size(move.candidate.size.memory_bytes),
-                output.span(forecast.move_s(move)),
+                *(move[name] for name in ("guest", "source", "destination")),
+                output.size(move["disk_bytes"]),
+                output.size(move["memory_bytes"]),
+                output.span(move["estimate_s"]),
             )
-            for move in forecast.plan.placements
+            for move in forecast["moves"]
         ],
     )
-    moves = len(forecast.plan.placements)
-    output.say(
-        f"{count(moves, 'guest moves', 'guests move')} in about {output.span(forecast.total_s)}, {forecast.speed.basis}"
-    )
-    for guest, why in sorted(forecast.plan.left.items()):
-        output.say(f"{guest} stays where it is and runs on: {why}")
+    moves, basis = len(forecast["moves"]), estimate.basis(forecast["estimated_from_moves"])
+    output.say(f"{count(moves, 'guest moves', 'guests move')} in about {output.span(forecast['total_s'])}, {basis}")
+    for left in forecast["skipped"]:
+        output.say(f"{left['guest']} stays where it is and runs on: {left['reason']}")

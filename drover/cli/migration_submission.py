@@ -1,19 +1,16 @@
 """From the options of `drover migrate` to a job."""
 
+from typing import NoReturn
+
 import typer
 
 from drover.cli import exit_codes, output
-from drover.cli.watching import emit_job, note_without_controller, watch
-from drover.views import queries, sentences, serializers
+from drover.cli.backend import operations
+from drover.cli.watching import note_without_controller, watch
+from drover.views import read_back, sentences
 from drover.views.sentences import verdict
 from models.base import Document
-from models.plan import DestinationPlan, PlannedDisk
-from workflows import guests
-from workflows.estimate import Way
-from workflows.migration import jobs, preflight
 from workflows.submissions import MigrationSubmission
-
-FILE_FIELDS = {"kind", "source_path", "destination_path", "size_bytes", "there"}
 
 
 def how(
@@ -81,82 +78,63 @@ def submit(
     if dry_run:
         plan(asked, as_json=as_json)
         return
-    options, terms = asked.options(), asked.submit_options()
-    job = jobs.submit(guest, guests.destination(asked), options=options, terms=terms, idempotency_key=idempotency_key)
-    for warning in queries.events(job.id, "warning"):
-        output.note(f"warning: {warning.sentence}")
+    job = operations().migrate(asked)
+    for warning in job["warnings"]:
+        output.note(f"warning: {warning}")
     if wait:
-        watch(job.id, timeout_s=timeout, as_json=as_json)
+        watch(job["id"], timeout_s=timeout, as_json=as_json)
     else:
-        _submitted(job.id, as_json=as_json)
+        _submitted(job, as_json=as_json)
 
 
-def _submitted(job_id: int, *, as_json: bool) -> None:
-    shot = queries.snapshot(job_id)
+def _submitted(job: Document, *, as_json: bool) -> NoReturn:
+    shot = read_back.job_shot(job)
     if not shot.ended:
         note_without_controller()
     if as_json:
-        emit_job(job_id)
+        output.emit(job)
     elif shot.job.state.settled:
         output.say(verdict(shot))
     else:
-        output.say(f"job {job_id} moves {shot.job.guest} to {shot.job.destination}: `drover job watch {job_id}`")
+        output.say(f"job {job['id']} moves {job['guest']} to {job['destination']}: `drover job watch {job['id']}`")
     raise typer.Exit(exit_codes.of_job(shot.job.state))
 
 
 def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     """Print what the move would copy, and how long it would take; nothing is changed."""
-    row, to, options = guests.known_guest(asked.guest), guests.destination(asked), asked.options()
-    planned = preflight.plan(row, to, options, tried=True)
-    expected = preflight.estimated(row, asked.submit_options(), Way.of(row.host, to, options), planned)
-    looked_at = (*planned.source.checks, *planned.destination.checks)
+    told = operations().try_migration(asked)
     if as_json:
-        names = {"index", "format", "source_path", "destination_path", "virtual_size_bytes"}
-        output.emit(
-            {
-                "dry_run": True,
-                "guest": row.name,
-                "source": row.host,
-                "destination": to,
-                "ram": planned.destination.ram,
-                "memory_bytes": planned.source.memory_bytes,
-                "disks": [disk.model_dump(mode="json", include=names) for disk in planned.disks],
-                "estimate": serializers.estimate_document(expected),
-                "files": [file.model_dump(mode="json", include=FILE_FIELDS) for file in planned.destination.files],
-                "way_back": planned.destination.way_back,
-                "no_way_back": planned.destination.no_way_back,
-                "warnings": preflight.warnings(planned, options),
-                "checks": [check.json_object() for check in looked_at],
-            }
-        )
+        output.emit(told)
         return
-    output.say(f"{row.name} can be moved from {row.host} to {to}; nothing was changed. It would copy:")
-    for disk in planned.disks:
-        amount = output.size(disk.virtual_size_bytes)
-        output.say(f"  disk {disk.index}: {_kind(disk)}, {amount}: {disk.source_path} -> {disk.destination_path}")
-    for file in planned.destination.files:
-        becomes = "is there, and equal" if file.there else f"is copied, {output.size(file.size_bytes)}"
-        output.say(f"  {file.kind} {file.source_path}: {file.destination_path} {becomes}")
-    _say_way_back(planned.destination)
-    how = "while it runs" if planned.destination.ram == "live" else "while it is paused"
-    output.say(f"  memory: {output.size(planned.source.memory_bytes)}, copied {how}")
-    output.say(f"It takes {sentences.estimate(expected)}")
-    for warning in preflight.warnings(planned, options):
+    source, to = told["source"], told["destination"]
+    output.say(f"{told['guest']} can be moved from {source} to {to}; nothing was changed. It would copy:")
+    for disk in told["disks"]:
+        kind, amount = _kind(disk), output.size(disk["virtual_size_bytes"])
+        output.say(f"  disk {disk['index']}: {kind}, {amount}: {disk['source_path']} -> {disk['destination_path']}")
+    for file in told["files"]:
+        becomes = "is there, and equal" if file["there"] else f"is copied, {output.size(file['size_bytes'])}"
+        output.say(f"  {file['kind']} {file['source_path']}: {file['destination_path']} {becomes}")
+    _say_way_back(told)
+    how = "while it runs" if told["ram"] == "live" else "while it is paused"
+    output.say(f"  memory: {output.size(told['memory_bytes'])}, copied {how}")
+    if (expected := read_back.estimate(told["estimate"])) is not None:
+        output.say(f"It takes {sentences.estimate(expected)}")
+    for warning in told["warnings"]:
         output.note(f"warning: {warning}")
 
 
-def _say_way_back(planned: DestinationPlan) -> None:
-    if planned.way_back is not None:
-        changed = output.size(planned.way_back_bytes or 0)
+def _say_way_back(told: Document) -> None:
+    if told["way_back"] is not None:
+        changed = output.size(told["way_back_bytes"] or 0)
         output.say(
-            f"  only what it has written since job {planned.way_back} moved it away from there: {changed} by now"
+            f"  only what it has written since job {told['way_back']} moved it away from there: {changed} by now"
         )
-    elif planned.no_way_back is not None:
-        output.say(f"  all of it, although there are images of it: {planned.no_way_back}")
+    elif told["no_way_back"] is not None:
+        output.say(f"  all of it, although there are images of it: {told['no_way_back']}")
 
 
-def _kind(disk: PlannedDisk) -> str:
+def _kind(disk: Document) -> str:
     """`qcow2`, or what becomes of it: `raw -> qcow2 on a block device`."""
-    was = f"{disk.source_format} -> " if disk.source_format else ""
-    made = f" made in {disk.volume_of}" if disk.volume_of else " that is there already"
-    return f"{was}{disk.format}" + (f" on a block device{made}" if disk.destination_device else "")
+    was = f"{disk['source_format']} -> " if disk["source_format"] else ""
+    made = f" made in {disk['volume_of']}" if disk["volume_of"] else " that is there already"
+    return f"{was}{disk['format']}" + (f" on a block device{made}" if disk["destination_device"] else "")

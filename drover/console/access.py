@@ -120,8 +120,9 @@ def not_too_often(who: str, rate: RateLimitItem = ACTIONS) -> None:
         raise Denied(429, "too often: wait a minute", {"Retry-After": "60"})
 
 
-Reader = Depends(by_token)
+Known = Depends(by_token)
 Described = Security(BEARER)
 """For OpenAPI: a token is needed."""
+Reader = Annotated[Person, Depends(permitted(Scope.READ))]
 Operator = Annotated[Person, Depends(permitted(Scope.OPERATE))]
 Approver = Annotated[Person, Depends(permitted(Scope.APPROVE))]

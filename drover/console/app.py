@@ -87,9 +87,9 @@ def make(*hosts: str, actions: bool = False, people_by: str | None = None) -> Fa
 NOWHERE = "There is no such page, or not for this kind of request; without --actions nothing can be changed here."
 
 
-def _told(request: Request, status: int, title: str, sentence: str) -> Response:
+def _told(request: Request, status: int, title: str, sentence: str, **more: object) -> Response:
     if request.url.path.startswith(f"{PREFIX}/"):
-        return JSONResponse({"error": {"code": CODES.get(status, "failed"), "message": sentence}}, status)
+        return JSONResponse({"error": {"code": CODES.get(status, "failed"), "message": sentence, **more}}, status)
     return page(request, "error.html", status=status, title=title, sentence=sentence)
 
 
@@ -98,7 +98,8 @@ def _refused(request: Request, error: Exception) -> Response:
         return _told(request, 404, "Not found", str(error))
     if isinstance(error, Unavailable) or isinstance(error.__cause__, BrokerUnreachable):
         return _told(request, 503, "No answer", str(error))
-    return _told(request, 409, "Refused", str(error))
+    checks = [check.json_object() for check in getattr(error, "checks", ())]
+    return _told(request, 409, "Refused", str(error), **({"checks": checks} if checks else {}))
 
 
 def _bad_request(request: Request, error: Exception) -> Response:

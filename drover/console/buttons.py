@@ -15,11 +15,11 @@ from drover.console.pages import matters
 from drover.console.rendering import page
 from drover.errors import PreconditionFailed
 from drover.names import PATTERN
+from drover.operations import ByDatabase, DrainAction, JobAction
 from drover.views import drain_queries, drain_sentences, queries, sentences
 from drover.views.sentences import Command
 from models.database import transaction
 from models.job import Side
-from workflows.migration import operator_actions
 
 router = APIRouter(include_in_schema=False)
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]
@@ -32,7 +32,7 @@ Fenced = Annotated[str | None, Query(pattern=f"^{PATTERN}$")]
 def ask_about_job(
     request: Request,
     number: Number,
-    action: actions.JobAction | Literal["resolve"],
+    action: JobAction | Literal["resolve"],
     person: Who,
     owner: Owner = None,
     fenced: Fenced = None,
@@ -47,7 +47,7 @@ def ask_about_job(
 
 
 @router.get("/drains/{number}/{action}")
-def ask_about_drain(request: Request, number: Number, action: actions.DrainAction, person: Who) -> HTMLResponse:
+def ask_about_drain(request: Request, number: Number, action: DrainAction, person: Who) -> HTMLResponse:
     """Likewise."""
     headline = drain_sentences.standing(drain_queries.snapshot(number))
     command = Command(f"drover drain {action} {number}", EFFECTS["drain", action])
@@ -75,7 +75,7 @@ def _asked(
 @router.post("/jobs/{number}/{action}", dependencies=[Depends(from_this_site)])
 def act_on_job(
     number: Number,
-    action: actions.JobAction | Literal["resolve"],
+    action: JobAction | Literal["resolve"],
     person: Who,
     owner: Owner = None,
     fenced: Fenced = None,
@@ -85,14 +85,14 @@ def act_on_job(
     if action == "resolve":
         if owner is None:
             raise PreconditionFailed("say who owns the guest: source or destination")
-        operator_actions.resolve(number, Side(owner), fenced, by=person.by)
+        ByDatabase(person.by).resolve(number, Side(owner), fenced)
     else:
-        actions.on_job(number, action, person)
+        ByDatabase(person.by).on_job(number, action)
     return RedirectResponse(f"/jobs/{number}", 303)
 
 
 @router.post("/drains/{number}/{action}", dependencies=[Depends(from_this_site)])
-def act_on_drain(number: Number, action: actions.DrainAction, person: Who) -> RedirectResponse:
+def act_on_drain(number: Number, action: DrainAction, person: Who) -> RedirectResponse:
     """Do it, and show the drain."""
     allow(person, needed(action))
     actions.on_drain(number, action, person)

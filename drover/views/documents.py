@@ -1,5 +1,7 @@
 """Each JSON document as a whole, read from the database: what the commands print with `--json`."""
 
+from datetime import timedelta
+
 from sqlalchemy import func, select
 
 from drover.errors import NotThere
@@ -10,6 +12,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, unfinished
+from models.plan import Inspection
 from workflows import hosts as host_rows
 from workflows.host_rpc import alive
 from workflows.selectors import Selector
@@ -52,9 +55,25 @@ def guests(selector: Selector = ALL) -> list[Document]:
         ]
 
 
-def jobs(*, everything: bool, guest: str | None, limit: int) -> list[Document]:
+def inspected(guest: Guest, inspection: Inspection) -> Document:
+    """One guest, with what its host has just reported about it."""
+    with transaction() as session:
+        job_id = session.scalar(select(Job.id).where(Job.guest == guest.name, unfinished()))
+        row = serializers.guest_document(session.get(Guest, guest.name) or guest, job_id)
+    found = serializers.inspection_document(inspection)
+    return {**row, "movable": not found["refusals"], "inspection": found}
+
+
+def jobs(
+    *,
+    everything: bool,
+    guest: str | None,
+    limit: int,
+    selector: Selector | None = None,
+    since: timedelta | None = None,
+) -> list[Document]:
     """Jobs, newest first, see `queries.newest`."""
-    shots = queries.newest(everything=everything, guest=guest, limit=limit)
+    shots = queries.newest(everything=everything, guest=guest, limit=limit, selector=selector, since=since)
     return [serializers.job_summary(shot) for shot in shots]
 
 
@@ -77,9 +96,12 @@ def explanation(job_id: int) -> Document:
     return {**told, "wait_reason": serializers.public(of.wait_reason), "events": events}
 
 
-def drains(*, everything: bool, limit: int) -> list[Document]:
+def drains(
+    *, everything: bool, limit: int, selector: Selector | None = None, since: timedelta | None = None
+) -> list[Document]:
     """Drains, newest first, see `drain_queries.newest`."""
-    return [drain_documents.drain_summary(shot) for shot in drain_queries.newest(everything=everything, limit=limit)]
+    shots = drain_queries.newest(everything=everything, limit=limit, selector=selector, since=since)
+    return [drain_documents.drain_summary(shot) for shot in shots]
 
 
 def drain(drain_id: int) -> Document:

@@ -239,6 +239,11 @@ def host_document(host: Host, *, is_alive: bool, guests: int) -> Document:
     }
 
 
+def host_state(host: Host) -> Document:
+    """What an operator wants of a host."""
+    return {"name": host.name, "state": host.state.value}
+
+
 def guest_document(guest: Guest, job_id: int | None) -> Document:
     """One guest, and the job that holds it."""
     return {

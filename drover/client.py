@@ -187,8 +187,8 @@ def _listing(wanted: Wanted) -> dict[str, object]:
 
 
 def _said(asked: MigrationSubmission | DrainSubmission) -> Document:
-    """Without what is the default anyway, which a console of another version may not know."""
-    return asked.model_dump(mode="json", exclude_defaults=True)
+    """What was asked for alone: policies decide the rest."""
+    return asked.model_dump(mode="json", exclude_unset=True)
 
 
 def _changed(changes: Changes) -> Document:

@@ -6,7 +6,7 @@ Postgres checks the same pattern, see revision 0012.
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from drover.errors import PreconditionFailed
 
@@ -35,6 +35,7 @@ def host_name(text: str) -> str:
     return text
 
 
+OptionalName = Annotated[str | None, Field(pattern=f"^{PATTERN}$")]
 GuestName = Annotated[str, AfterValidator(name)]
 HostName = Annotated[str, AfterValidator(host_name)]
 

@@ -1,6 +1,7 @@
 """Amounts in sentences: one and many, bytes, durations. No I/O."""
 
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -25,6 +26,11 @@ def rate(bytes_per_s: float) -> str:
     while amount >= 1000 and unit < len(UNITS) - 1:
         amount, unit = amount / 1000, unit + 1
     return f"{amount:.1f} {UNITS[unit]}/s" if amount < 10 and unit else f"{amount:.0f} {UNITS[unit]}/s"
+
+
+def pairs(told: Mapping[str, str]) -> str:
+    """`max-downtime-ms 50, verify yes`; `nothing` if there are none."""
+    return ", ".join(f"{name} {value}" for name, value in told.items()) or "nothing"
 
 
 def clock(seconds: float) -> str:

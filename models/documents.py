@@ -1,10 +1,11 @@
 """The documents in the JSON columns of jobs, drains and hosts; a job's plan is in `models.plan`."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PlainSerializer, Strict
 
+from drover.names import OptionalName
 from drover.settings import StreamSecurity
 from models.contracts import Json, Many, Part, Versioned
 from models.plan import Chain, Layout
@@ -26,7 +27,10 @@ def renamed(old: str, new: str, document: Json) -> Json:
 
 
 class MigrationOptions(Versioned):
-    """How a guest is to be moved."""
+    """How a guest is to be moved.
+
+    Of a drain it is as asked for; of a job what was left out is filled in by policies, as `policies` says.
+    """
 
     UPGRADES = {0: lambda document: renamed("max_blackout_ms", "max_downtime_ms", document)}  # noqa: RUF012
 
@@ -52,6 +56,51 @@ class MigrationOptions(Versioned):
     """How far the destination's storage may be over-committed for this move; None: as it is set there."""
     layout: Layout = Layout()
     """What is wanted of its disks at the destination."""
+    retention_s: float | None = None
+    """How long its former images are kept; None: as its source's host or the fleet keeps them."""
+    watch_s: float | None = None
+    """How long it is looked at after the switchover; None: as the destination's worker is set."""
+    hooks: OptionalName = None
+    """A set of hooks of both hosts' administrators that runs besides the others."""
+    check: OptionalName = None
+    """The check, by its name in the destination's file, that tells whether it is well; None: its own."""
+    given: Many[str] = ()
+    """Fields that somebody asked for, also where they are as by default: no policy has a say in them."""
+    policies: dict[str, str] = {}  # noqa: RUF012 - pydantic copies it
+    """{field: the policy that its value is from}."""
+
+    @property
+    def asked_for(self) -> frozenset[str]:
+        """The fields that no policy has a say in. A drain of before there were policies lists none."""
+        changed = {
+            name
+            for name, field in type(self).model_fields.items()
+            if name in DECIDED_BY_POLICIES and name not in self.policies and getattr(self, name) != field.default
+        }
+        return frozenset(self.given) | changed
+
+    def asking(self, **wanted: object) -> Self:
+        """With these fields as somebody asks for them; None leaves one as it is."""
+        values = {name: value for name, value in wanted.items() if value is not None}
+        given = sorted({*self.given, *(values.keys() & DECIDED_BY_POLICIES)})
+        left = {name: policy for name, policy in self.policies.items() if name not in values}
+        return type(self).model_validate(self.json_object() | values | {"given": given, "policies": left})
+
+
+DECIDED_BY_POLICIES = frozenset(
+    {
+        "max_downtime_ms",
+        "most_downtime_ms",
+        "bandwidth_bytes_per_s",
+        "verify",
+        "verify_bytes_per_s",
+        "retention_s",
+        "watch_s",
+        "hooks",
+        "check",
+    }
+)
+"""Fields of `MigrationOptions` that a policy may decide, see `workflows.policies`."""
 
 
 class NbdServer(Versioned):
@@ -288,6 +337,8 @@ class PlannedGuest(Versioned):
     uuid: str | None = None
     estimate_s: float
     """How long its move takes."""
+    policies: dict[str, str] | None = None
+    """{option: value and policy}: what policies decide about its move; null: it is not compared."""
 
 
 class HostBefore(Versioned):

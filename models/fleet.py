@@ -24,7 +24,8 @@ def _none_or_enough(bytes_per_s: int) -> int:
 
 
 Bandwidth = Annotated[int, AfterValidator(_none_or_enough), Field(ge=0, le=10**13)]
-Retention = Annotated[timedelta, Field(ge=timedelta(0), le=timedelta(days=3650))]
+LONGEST_RETENTION = timedelta(days=3650)
+Retention = Annotated[timedelta, Field(ge=timedelta(0), le=LONGEST_RETENTION)]
 
 
 class Limits(BaseModel):
@@ -112,8 +113,10 @@ def value(column: InstrumentedAttribute[Any]) -> ScalarSelect[Any]:
     return select(column).scalar_subquery()
 
 
-def retention_of(session: Session, host: str) -> timedelta:
-    """How long one host keeps what guests left behind: by its own rule, or the fleet's."""
+def retention_of(session: Session, host: str, of_move_s: float | None = None) -> timedelta:
+    """How long one host keeps what a guest left behind: as its move has it, by the host's own rule, or the fleet's."""
+    if of_move_s is not None:
+        return timedelta(seconds=of_move_s)
     own: ScalarSelect[Any] = select(Host.retention).where(Host.name == host).scalar_subquery()
     kept_for: timedelta = session.scalars(select(func.coalesce(own, value(FleetLimits.retention)))).one()
     return kept_for

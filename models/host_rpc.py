@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from pydantic import Strict
 
 from drover.errors import UnreadableDocument
-from drover.names import GuestName
+from drover.names import GuestName, OptionalName
 from models.contracts import Many, Part, Versioned, nested
 from models.job import Side
 from models.launcher import Launcher
@@ -33,6 +33,8 @@ class Inspect(Question[Inspection]):
     qmp: str
     chain: Chain = "keep"
     """Flattened: backing files are not needed, and not looked at."""
+    hooks: OptionalName = None
+    """See `MigrationOptions.hooks`."""
 
 
 class PlanDestination(Question[DestinationPlan]):
@@ -52,6 +54,9 @@ class PlanDestination(Question[DestinationPlan]):
     """See `MigrationOptions.thin_factor`."""
     layout: Layout = Layout()
     """See `Plan.layout`."""
+    hooks: OptionalName = None
+    """See `MigrationOptions.hooks`; likewise the next."""
+    check: OptionalName = None
     tried: bool = False
     """The guest's QEMU is started there as a trial."""
 

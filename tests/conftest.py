@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from lab.directory import Lab
 from models.database import engine
 from tests import factories, labs, saved_guests
 from tests.helpers import Moves
+
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of the many processes would compile all of Drover anew
 
 
 @pytest.hookimpl(tryfirst=True)

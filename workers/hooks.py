@@ -1,7 +1,8 @@
 """Programs of a host's administrator that run at certain points of a move: for bridges, DNS, load balancers, alerts.
 
-They lie in `POINT.d` below the policy's folder, and in `guests/GUEST/POINT.d` for one guest; those of the host run
-first, in the order of their names. A name says how its program runs:
+They lie in `POINT.d` below the policy's folder, in `sets/SET/POINT.d` for moves that want that set, and in
+`guests/GUEST/POINT.d` for one guest. They run in this order, those of one folder in the order of their names. A name
+says how its program runs:
 
     50-dns               as the worker, its failure counts
     50-dns@nobody        as that user
@@ -29,6 +30,7 @@ from workers.trust import policy
 
 NAME = re.compile(r"[0-9A-Za-z][\w.-]*?(?:@(?P<user>[a-z_][\w-]*))?(?P<warn>\.warn)?")
 GUESTS = "guests"
+SETS = "sets"
 
 
 class Point(StrEnum):
@@ -56,14 +58,24 @@ class Hook:
     """Its failure stops nothing."""
 
 
-def of(point: Point, folder: Path, guest: str) -> list[Hook]:
-    """Those of the host, then those of the guest.
+def of(point: Point, folder: Path, guest: str, wanted: str | None = None) -> list[Hook]:
+    """Those of the host, then those of the set that is wanted, then those of the guest.
 
     Raises:
-        Fatal: one could have been put there, or changed, by others than root; or its name says nothing.
+        Fatal: one could have been put there, or changed, by others than root; its name says nothing; or there is no
+            such set.
     """
-    below = (folder / f"{point}.d", folder / GUESTS / guest / f"{point}.d")
-    return [hook for one in below for hook in _in(one, folder)]
+    if why := missing(folder, wanted):
+        raise Fatal(why)
+    places = [folder, *([folder / SETS / wanted] if wanted else []), folder / GUESTS / guest]
+    return [hook for place in places for hook in _in(place / f"{point}.d", folder)]
+
+
+def missing(folder: Path, wanted: str | None) -> str | None:
+    """That there is no such set of hooks, as a sentence; None if there is, or none is wanted."""
+    if wanted is None or (folder / SETS / wanted).is_dir():
+        return None
+    return f"there is no set of hooks {wanted}: no folder {folder / SETS / wanted}"
 
 
 def _in(folder: Path, root: Path) -> Iterator[Hook]:
@@ -101,8 +113,7 @@ async def run(ctx: Context, point: Point) -> None:
     """
     if point is Point.AFTER_ROLLBACK and ctx.held is None:
         return
-    folder, guest = policy.of(ctx.settings).hooks, ctx.job.guest
-    found = {each: of(each, folder, guest) for each in (Point if point is Point.BEFORE_COPY else [point])}
+    found = {each: _of(ctx, each) for each in (Point if point is Point.BEFORE_COPY else [point])}
     done = _Done(ctx, point)
     for hook in found[point]:
         if str(hook.path) not in done.paths:
@@ -113,7 +124,11 @@ async def run(ctx: Context, point: Point) -> None:
 def finished(ctx: Context, point: Point) -> bool:
     """All have ended well, or there are none."""
     paths = _Done(ctx, point).paths
-    return all(str(hook.path) in paths for hook in of(point, policy.of(ctx.settings).hooks, ctx.job.guest))
+    return all(str(hook.path) in paths for hook in _of(ctx, point))
+
+
+def _of(ctx: Context, point: Point) -> list[Hook]:
+    return of(point, policy.of(ctx.settings).hooks, ctx.job.guest, ctx.job.options.hooks)
 
 
 async def _one(ctx: Context, point: Point, hook: Hook) -> None:

@@ -226,7 +226,7 @@ def _seconds(end: Any, begin: Any) -> float:
     return max((end - begin).total_seconds(), 0.001) if end and begin else 0.001
 
 
-def total_s(placements: Iterable[Placement], speed: Speed, limits: Limits, asked_bytes_per_s: int = 0) -> float:
+def total_s(placements: Iterable[Placement], speed: Speed, limits: Limits) -> float:
     """How long all of it takes if each move begins as soon as the limits let it. No I/O."""
     waiting, under_way = list(placements), list[tuple[float, int]]()
     at, made = 0.0, dict[int, Placement]()
@@ -239,7 +239,7 @@ def total_s(placements: Iterable[Placement], speed: Speed, limits: Limits, asked
                 waiting.remove(placement)
                 slots.reserve(placement.candidate.source, placement.destination)
                 made[len(made)] = placement
-                takes = speed.move_s(placement.candidate.size, way_of(placement, asked_bytes_per_s))
+                takes = speed.move_s(placement.candidate.size, way_of(placement))
                 heapq.heappush(under_way, (at + takes, len(made) - 1))
         if not under_way:  # the limits let nothing begin: what waits has no time
             break
@@ -247,8 +247,7 @@ def total_s(placements: Iterable[Placement], speed: Speed, limits: Limits, asked
     return at
 
 
-def way_of(placement: Placement, asked_bytes_per_s: int = 0) -> Way:
+def way_of(placement: Placement) -> Way:
     """The way of a guest that a drain moves."""
-    return Way(
-        source=placement.candidate.source, destination=placement.destination, asked_bytes_per_s=asked_bytes_per_s
-    )
+    guest = placement.candidate
+    return Way(source=guest.source, destination=placement.destination, asked_bytes_per_s=guest.asked_bytes_per_s)

@@ -11,11 +11,12 @@ from sqlalchemy.orm import Session
 from drover import names
 from drover.errors import PreconditionFailed
 from models.database import transaction
+from models.documents import MigrationOptions
 from models.guest import Guest
 from models.host_rpc import Inspect
 from models.job import Job, JobState, unfinished
 from models.launcher import Launcher
-from models.plan import Chain, Inspection
+from models.plan import Inspection
 from models.said import say
 from workflows.host_rpc import ask, known_host
 from workflows.selectors import relabelled
@@ -214,10 +215,11 @@ def destination(asked: MigrationSubmission) -> str:
     return came_from
 
 
-def inspect(guest: Guest, chain: Chain = "keep") -> Inspection:
-    """Ask its host what it is now."""
+def inspect(guest: Guest, how: MigrationOptions | None = None) -> Inspection:
+    """Ask its host what it is now, and what is against moving it so."""
     known_host(guest.host)
-    inspection = ask(guest.host, Inspect(qmp=guest.qmp, chain=chain))
+    wanted = how or MigrationOptions()
+    inspection = ask(guest.host, Inspect(qmp=guest.qmp, chain=wanted.chain, hooks=wanted.hooks))
     found = _found(inspection)
     if found != {column: getattr(guest, column) for column in found}:
         still_there = (Guest.name == guest.name) & (Guest.host == guest.host) & (Guest.qmp == guest.qmp)

@@ -15,7 +15,15 @@ from pydantic import AfterValidator, AnyHttpUrl, ConfigDict, Field, StringConstr
 from drover.errors import PreconditionFailed
 from drover.names import ALLOWED, CONTROL, GuestName, HostName
 from models.contracts import Many, Part, shown
-from models.documents import DOWNTIME_MS, VERIFY_BYTES_PER_S, AllowedHosts, MigrationOptions, Recurrence
+from models.documents import (
+    DECIDED_BY_POLICIES,
+    DOWNTIME_MS,
+    VERIFY_BYTES_PER_S,
+    AllowedHosts,
+    MigrationOptions,
+    Recurrence,
+)
+from models.fleet import LONGEST_RETENTION
 from models.plan import Chain, Layout
 from models.storage import MOST_THIN_FACTOR
 from workflows import schedule
@@ -29,6 +37,7 @@ LARGEST = 2**31 - 1
 LONGEST = 128
 """The length of keys, as in their columns."""
 LONGEST_HOST = 253
+LONGEST_RETENTION_S = LONGEST_RETENTION.total_seconds()
 HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 OLD_NAMES = {"max_blackout_ms": "max_downtime_ms"}
 """Field names of Drover 0.1, still taken in this release."""
@@ -111,7 +120,7 @@ class Message(Part):
 
 
 class Submission(Message):
-    """The fields of every submission."""
+    """The fields of every submission. What is left out policies decide, then the defaults; what is named counts."""
 
     version: int = Field(1, ge=1, le=1, description="the version of the submission's fields, 1")
     idempotency_key: Text | None = Field(None, description=TEXT)
@@ -139,6 +148,10 @@ class Submission(Message):
         VERIFY_BYTES_PER_S, ge=0, le=2**63 - 1, description=f"a whole number of bytes per second from 0 to {2**63 - 1}"
     )
     """What is read on either host for that; 0: no limit."""
+    retention_s: float | None = Field(
+        None, ge=0, le=LONGEST_RETENTION_S, description=f"a number of seconds from 0 to {LONGEST_RETENTION_S:.0f}"
+    )
+    """How long former images are kept; without it as their host or the fleet keeps them."""
     chain: Chain = Field("keep", description="keep or flatten")
     """What becomes of backing files: the destination has them as well, or the images hold all by themselves."""
     priority: int = Field(0, ge=-LARGEST, le=LARGEST, description=f"a whole number from {-LARGEST} to {LARGEST}")
@@ -168,8 +181,16 @@ class Submission(Message):
             launcher_stays=self.launcher_stays,
             verify=self.verify,
             verify_bytes_per_s=self.verify_bytes_per_s,
+            retention_s=self.retention_s,
             chain=self.chain,
+            given=tuple(sorted(self.named)),
         )
+
+    @property
+    def named(self) -> frozenset[str]:
+        """What somebody named of all that policies may decide."""
+        said = self.model_fields_set & DECIDED_BY_POLICIES
+        return frozenset(name for name in said if getattr(self, name) is not None)
 
     def submit_options(self, now: datetime | None = None) -> SubmitOptions:
         """When it may begin and go on, and which address gets the webhook.

@@ -1,16 +1,17 @@
 """From the options of `drover drain` and `drover return` to a drain."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import NoReturn
 
 import typer
 
+from drover import words
 from drover.cli import drain_view, output
 from drover.cli.backend import operations
 from drover.cli.exit_codes import ExitCode
-from drover.cli.migration_submission import how
+from drover.cli.options import given
 from drover.cli.watching import note_without_controller, watch_drain
-from drover.words import count
 from models.base import Document
 from models.drain import DrainKind
 from workflows import estimate
@@ -25,10 +26,11 @@ def asked(
     selector: str | None = None,
     max_downtime_ms: int | None,
     most_downtime_ms: int | None,
-    bandwidth: int,
+    bandwidth: int | None,
     launcher_stays: bool,
-    verify: bool,
-    verify_rate: int,
+    verify: bool | None,
+    verify_rate: int | None,
+    retention: timedelta | None,
     chain: str,
     at: str | None,
     window: str | None,
@@ -47,26 +49,32 @@ def asked(
         PreconditionFailed: one of them is wrong; one sentence names it.
     """
     return DrainSubmission.read(
-        {
-            "host": host,
-            "to": to or (),
-            "exclude": exclude or (),
-            "selector": selector or None,
-            **how(max_downtime_ms, bandwidth, chain, most_downtime_ms),
-            "launcher_stays": launcher_stays,
-            "verify": verify,
-            "verify_bytes_per_s": verify_rate,
-            "at": at,
-            "window": window,
-            "window_end": window_end,
-            "timezone": timezone,
-            "every": every,
-            "hold": hold,
-            "seed_now": seed_now,
-            "priority": priority,
-            "webhook": webhook,
-            "idempotency_key": idempotency_key,
-        }
+        given(
+            {
+                "host": host,
+                "to": to or None,
+                "exclude": exclude or None,
+                "selector": selector or None,
+                "max_downtime_ms": max_downtime_ms,
+                "most_downtime_ms": most_downtime_ms,
+                "bandwidth": bandwidth,
+                "chain": chain,
+                "launcher_stays": launcher_stays,
+                "verify": verify,
+                "verify_rate": verify_rate,
+                "retention": retention,
+                "at": at,
+                "window": window,
+                "window_end": window_end,
+                "timezone": timezone,
+                "every": every,
+                "hold": hold,
+                "seed_now": seed_now,
+                "priority": priority,
+                "webhook": webhook,
+                "idempotency_key": idempotency_key,
+            }
+        )
     )
 
 
@@ -114,6 +122,10 @@ def print_forecast(forecast: Document) -> None:
         ],
     )
     moves, basis = len(forecast["moves"]), estimate.basis(forecast["estimated_from_moves"])
-    output.say(f"{count(moves, 'guest moves', 'guests move')} in about {output.span(forecast['total_s'])}, {basis}")
+    going, takes = words.count(moves, "guest moves", "guests move"), output.span(forecast["total_s"])
+    output.say(f"{going} in about {takes}, {basis}")
+    for move in forecast["moves"]:
+        if move["policies"]:
+            output.say(f"{move['guest']}: {words.pairs(move['policies'])}")
     for left in forecast["skipped"]:
         output.say(f"{left['guest']} stays where it is and runs on: {left['reason']}")

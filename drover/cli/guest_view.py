@@ -3,11 +3,11 @@
 from datetime import UTC, datetime
 from typing import Literal
 
+from drover import words
 from drover.cli import output
 from drover.cli.backend import operations
 from drover.errors import PreconditionFailed
 from drover.views import documents, serializers
-from drover.words import count
 from models.base import Document
 from models.guest import Guest, Life
 from models.launcher import Launcher
@@ -91,13 +91,15 @@ def _print(document: Document) -> None:
     found = document["inspection"]
     output.say(f"{document['name']} on {document['host']}: {found['runstate']}")
     output.say(f"  QEMU {found['qemu_version']} ({found['accel']}), pid {found['pid']}, {found['machine_type']}")
-    output.say(f"  {count(found['cpus'], 'CPU')}, {output.size(found['memory_bytes'])} of memory")
+    output.say(f"  {words.count(found['cpus'], 'CPU')}, {output.size(found['memory_bytes'])} of memory")
     for disk in found["disks"]:
         output.say(
             f"  disk {disk['index']}: {disk['format']}, {output.size(disk['virtual_size_bytes'])}, {disk['path']}"
         )
     if document["launcher"]:
         output.say(f"  launched by {Launcher.read(document['launcher']).sentence}")
+    if document["policies"]:
+        output.say(f"  by policies its moves have {words.pairs(document['policies'])}")
     output.say("  can be moved" if document["movable"] else "  cannot be moved now:")
     for refusal in found["refusals"]:
         output.say(f"    - {refusal}")

@@ -2,6 +2,7 @@
 
 from math import ceil
 
+from drover import words
 from drover.cli import output
 from drover.cli.backend import operations
 from drover.operations import Wanted
@@ -10,6 +11,7 @@ from drover.views.queries import Snapshot
 from drover.views.sentences import downtime, headline, remark
 from models.base import Document
 from models.job import JobState, Step
+from workflows import policies
 
 TITLES = ("JOB", "GUEST", "FROM", "TO", "STATE", "STEP", "COPIED", "DOWNTIME", "TIME", "WAITS FOR")
 
@@ -59,6 +61,8 @@ def _print(shot: Snapshot, warnings: list[str]) -> None:
         f"  asked for {serializers.iso(job.created_at)}, time {output.span(shot.total_s) or '-'}, "
         f"guest paused for {downtime(job) or '-'}"
     )
+    if how := policies.told(job.options):
+        output.say(f"  how: {words.pairs(how)}")
     if job.estimate is not None:
         took = serializers.took(job)
         known = {"copy": took["copy_s"], "RAM and switchover": took["ram_s"], "in all": shot.total_s}

@@ -1,25 +1,21 @@
 """From the options of `drover migrate` to a job."""
 
+from datetime import timedelta
 from typing import NoReturn
 
 import typer
 
+from drover import words
 from drover.cli import exit_codes, output
 from drover.cli.backend import operations
+from drover.cli.options import given
 from drover.cli.watching import note_without_controller, watch
 from drover.views import read_back, sentences
 from drover.views.sentences import verdict
 from models.base import Document
+from models.documents import MigrationOptions
+from workflows import policies
 from workflows.submissions import MigrationSubmission
-
-
-def how(
-    max_downtime_ms: int | None, bandwidth: int, chain: str, most_downtime_ms: int | None = None
-) -> dict[str, int | str]:
-    """These fields of a submission; the default of the first stands there."""
-    given = {"max_downtime_ms": max_downtime_ms, "most_downtime_ms": most_downtime_ms}
-    downtime = {name: value for name, value in given.items() if value is not None}
-    return {"bandwidth_bytes_per_s": bandwidth, "chain": chain, **downtime}
 
 
 def submit(
@@ -29,10 +25,11 @@ def submit(
     back: bool,
     max_downtime_ms: int | None,
     most_downtime_ms: int | None,
-    bandwidth: int,
+    bandwidth: int | None,
     launcher_stays: bool,
-    verify: bool,
-    verify_rate: int,
+    verify: bool | None,
+    verify_rate: int | None,
+    retention: timedelta | None,
     chain: str,
     drop_snapshots: bool,
     thin_factor: float | None,
@@ -53,27 +50,33 @@ def submit(
 ) -> None:
     """Submit the job, and watch it on request."""
     asked = MigrationSubmission.read(
-        {
-            "guest": guest,
-            "to": to,
-            "back": back,
-            **how(max_downtime_ms, bandwidth, chain, most_downtime_ms),
-            "launcher_stays": launcher_stays,
-            "drop_snapshots": drop_snapshots,
-            "verify": verify,
-            "verify_bytes_per_s": verify_rate,
-            "thin_factor": thin_factor,
-            "layout": layout,
-            "at": at,
-            "window": window,
-            "window_end": window_end,
-            "timezone": timezone,
-            "hold": hold,
-            "seed_now": seed_now,
-            "priority": priority,
-            "webhook": webhook,
-            "idempotency_key": idempotency_key,
-        }
+        given(
+            {
+                "guest": guest,
+                "to": to,
+                "back": back,
+                "max_downtime_ms": max_downtime_ms,
+                "most_downtime_ms": most_downtime_ms,
+                "bandwidth": bandwidth,
+                "chain": chain,
+                "launcher_stays": launcher_stays,
+                "drop_snapshots": drop_snapshots,
+                "verify": verify,
+                "verify_rate": verify_rate,
+                "retention": retention,
+                "thin_factor": thin_factor,
+                "layout": layout,
+                "at": at,
+                "window": window,
+                "window_end": window_end,
+                "timezone": timezone,
+                "hold": hold,
+                "seed_now": seed_now,
+                "priority": priority,
+                "webhook": webhook,
+                "idempotency_key": idempotency_key,
+            }
+        )
     )
     if dry_run:
         plan(asked, as_json=as_json)
@@ -119,6 +122,8 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     output.say(f"  memory: {output.size(told['memory_bytes'])}, copied {how}")
     if (expected := read_back.estimate(told["estimate"])) is not None:
         output.say(f"It takes {sentences.estimate(expected)}")
+    if decided := policies.told(MigrationOptions.model_validate(told["options"])):
+        output.say(f"How: {words.pairs(decided)}")
     for warning in told["warnings"]:
         output.note(f"warning: {warning}")
 

@@ -1,7 +1,7 @@
 """Options and arguments that several commands share."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -114,6 +114,18 @@ def by_hours(texts: Iterable[str], timezone: str) -> "BandwidthHours | None":
     return budgets.hours(said, timezone, {text.partition("=")[2]: rate(text.partition("=")[2]) for text in said})
 
 
+def given(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a submission that were typed, by its names. What was left out policies decide."""
+    named = {name: value for name, value in asked.items() if value is not None}
+    for option, field in {"bandwidth": "bandwidth_bytes_per_s", "verify_rate": "verify_bytes_per_s"}.items():
+        if option in named:
+            named[field] = named.pop(option)
+    for option in ("retention", "watch"):
+        if option in named:
+            named[f"{option}_s"] = named.pop(option).total_seconds()
+    return named
+
+
 def examples(*commands: str) -> str:
     """An epilog with one example per line."""
     return block("Examples", *("$ " + command.replace("[", r"\[") for command in commands))
@@ -169,6 +181,15 @@ NewPriority = Annotated[
     int | None,
     typer.Option("--priority", metavar="N", help="Until it begins: higher ones first.", show_default="as it is"),
 ]
+Retention = Annotated[
+    Any,
+    typer.Option(
+        metavar="TIME",
+        parser=duration,
+        help="How long the images that the guest leaves behind are kept, like 7d.",
+        show_default="as the host or the fleet",
+    ),
+]
 LauncherStays = Annotated[
     bool,
     typer.Option(
@@ -177,10 +198,11 @@ LauncherStays = Annotated[
     ),
 ]
 Verify = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--verify",
+        "--verify/--no-verify",
         help="Compare both sides of each disk end to end after the switchover, before the source's images are let go.",
+        show_default="not compared",
     ),
 ]
 VerifyRate = Annotated[

@@ -8,19 +8,20 @@ from typing import Any
 
 import typer
 
+from drover import words
 from drover.cli import drain_submission, drain_view, output
 from drover.cli.exit_codes import ExitCode
-from drover.cli.migration_submission import how
+from drover.cli.options import given
 from drover.cli.watching import note_without_controller, watch_drain
 from drover.errors import PreconditionFailed
 from drover.views import documents
 from drover.views.drain_documents import forecast_document
 from drover.views.serializers import iso
-from drover.words import count
 from models.base import Document
 from models.database import transaction
 from models.drain import DrainKind
 from models.guest import Guest
+from workflows import policies
 from workflows.drain import plan_file, planner
 from workflows.drain.commands import DrainRequest
 from workflows.drain.plan_file import PlanFile
@@ -38,9 +39,7 @@ def write(kind: str, asked: Mapping[str, Any], out: Path, *, as_json: bool) -> N
     """Plan a drain, with every host asked, and write it down."""
     if out.exists():
         raise PreconditionFailed(f"{out} is there already: name another file, or remove it")
-    given = {name: value for name, value in asked.items() if value is not None and name != "bandwidth"}
-    given |= how(asked["max_downtime_ms"], asked["bandwidth"], asked["chain"])
-    submission = DrainSubmission.read(given)
+    submission = DrainSubmission.read(given(asked))
     request = DrainRequest.of(DrainKind(kind), submission)
     forecast = planner.forecast(
         request.kind,
@@ -86,9 +85,12 @@ def show(path: Path, *, as_json: bool) -> None:
         return
     differs = differences(plan)
     output.table(
-        ("GUEST", "FROM", "TO", "TIME", "WHY", "REMARK"),
+        ("GUEST", "FROM", "TO", "TIME", "HOW", "WHY", "REMARK"),
         [
-            (move.guest, move.source, move.to, output.span(move.estimate_s), move.why, remark(move, differs))
+            (
+                *(move.guest, move.source, move.to, output.span(move.estimate_s)),
+                *(words.pairs(move.policies) if move.policies else None, move.why, remark(move, differs)),
+            )
             for move in plan.moves
         ],
     )
@@ -96,8 +98,9 @@ def show(path: Path, *, as_json: bool) -> None:
         output.say(f"{left.guest} stays where it is and runs on: {left.why}")
     told = ", ".join(f"{one.by} at {one.at:%Y-%m-%d %H:%M %Z}" for one in plan_file.approvals(plan))
     output.say(
-        f"made by {plan.made_by} at {plan.made_at}; {count(len(plan.going), 'guest moves', 'guests move')} in about "
-        f"{output.span(plan.total_s)}; approved by {told or 'nobody'}"
+        f"made by {plan.made_by} at {plan.made_at}; "
+        f"{words.count(len(plan.going), 'guest moves', 'guests move')} in about {output.span(plan.total_s)}; "
+        f"approved by {told or 'nobody'}"
     )
 
 
@@ -108,8 +111,13 @@ def remark(move: plan_file.Move, differs: Mapping[str, str]) -> str | None:
 
 def differences(plan: PlanFile) -> dict[str, str]:
     """{guest: what is no longer as the plan says}, by what is on record of them."""
+    asked, found = plan.drain_request().options, dict[str, str | None]()
     with transaction() as session:
-        found = {move.guest: plan_file.difference(session.get(Guest, move.guest), move.planned) for move in plan.going}
+        rules = policies.all_of(session)
+        for move in plan.going:
+            guest = session.get(Guest, move.guest)
+            how = asked if guest is None else policies.decided(guest, asked, rules)
+            found[move.guest] = plan_file.difference(guest, move.planned, how)
     return {guest: why for guest, why in found.items() if why is not None}
 
 

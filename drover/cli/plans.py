@@ -43,7 +43,7 @@ def drain(
     exclude: Exclude = None,
     selector: Selected = None,
     max_downtime_ms: MaxDowntime = None,
-    bandwidth: Bandwidth = "0",
+    bandwidth: Bandwidth = None,
     chain: Chain = "keep",
     at: schedule_options.At = None,
     window: schedule_options.Hours = None,
@@ -61,8 +61,8 @@ def drain(
 
     asked = {
         "host": host,
-        "to": to or (),
-        "exclude": exclude or (),
+        "to": to or None,
+        "exclude": exclude or None,
         "selector": selector,
         "max_downtime_ms": max_downtime_ms,
         "bandwidth": bandwidth,
@@ -82,7 +82,7 @@ def bring_home(
     host: HostName,
     out: Out,
     max_downtime_ms: MaxDowntime = None,
-    bandwidth: Bandwidth = "0",
+    bandwidth: Bandwidth = None,
     chain: Chain = "keep",
     priority: schedule_options.Priority = 0,
     webhook: schedule_options.Webhook = None,

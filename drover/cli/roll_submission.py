@@ -15,7 +15,7 @@ from drover.errors import PreconditionFailed
 from drover.views import rolls
 from drover.views.drain_documents import forecast_document
 from models.database import transaction
-from models.documents import DOWNTIME_MS, AllowedHosts, Hook, MigrationOptions
+from models.documents import AllowedHosts, Hook, MigrationOptions
 from models.drain import DrainKind
 from models.host import Host
 from workflows.drain import planner
@@ -52,7 +52,7 @@ def request(
     to: Sequence[str] | None,
     exclude: Sequence[str] | None,
     max_downtime_ms: int | None,
-    bandwidth: int,
+    bandwidth: int | None,
 ) -> RollRequest:
     """What was asked for, as typed on the command line.
 
@@ -71,7 +71,7 @@ def request(
         max_unavailable=max_unavailable,
         back_within=back_within,
         where=AllowedHosts(to=tuple(to or ()), exclude=tuple(exclude or ())),
-        options=MigrationOptions(max_downtime_ms=max_downtime_ms or DOWNTIME_MS, bandwidth_bytes_per_s=bandwidth),
+        options=MigrationOptions().asking(max_downtime_ms=max_downtime_ms, bandwidth_bytes_per_s=bandwidth),
     )
     made.check()
     return made

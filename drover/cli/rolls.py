@@ -74,7 +74,7 @@ def submit(
     to: To = None,
     exclude: Exclude = None,
     max_downtime_ms: MaxDowntime = None,
-    bandwidth: Bandwidth = "0",
+    bandwidth: Bandwidth = None,
     dry_run: DryRun = False,
     wait: Wait = False,
     timeout: Timeout = None,

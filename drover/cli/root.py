@@ -56,6 +56,7 @@ class Root(LazyGroup):
         "image": Lazy("drover.cli.images:app", "Images that guests left behind: the way back, and its room.", MOVING),
         "fleet": Lazy("drover.cli.fleet:app", "Limits of the whole fleet, changed while everything runs.", RUNNING),
         "budget": Lazy("drover.cli.budgets:app", "What several moves share: of a link, of the whole fleet.", RUNNING),
+        "policy": Lazy("drover.cli.policies:app", "Policies: how guests with certain labels are moved.", RUNNING),
         "webhook": Lazy(
             "drover.cli.webhooks:app", "Who may be told by webhooks, each with a secret of its own.", RUNNING
         ),

@@ -44,6 +44,12 @@ def guests(selector: Labels = None) -> Document:
     return {"guests": ASKED.guests(selector)}
 
 
+@router.get("/policies")
+def policies() -> Document:
+    """As `drover policy list --json`."""
+    return {"policies": documents.policies()}
+
+
 def _wanted(
     everything: Annotated[bool, Query(alias="all", description="Those that have ended as well.")] = False,
     guest: Annotated[Text | None, Query(description="Jobs of this guest alone.")] = None,

@@ -9,11 +9,13 @@ from drover.settings import settings
 from drover.views import drain_documents, drain_queries, queries, serializers
 from models.base import Document
 from models.database import transaction
+from models.documents import MigrationOptions
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, unfinished
 from models.plan import Inspection
 from workflows import hosts as host_rows
+from workflows import policies as policy_rows
 from workflows.host_rpc import alive
 from workflows.selectors import Selector
 
@@ -61,7 +63,43 @@ def inspected(guest: Guest, inspection: Inspection) -> Document:
         job_id = session.scalar(select(Job.id).where(Job.guest == guest.name, unfinished()))
         row = serializers.guest_document(session.get(Guest, guest.name) or guest, job_id)
     found = serializers.inspection_document(inspection)
-    return {**row, "movable": not found["refusals"], "inspection": found}
+    decided = policy_rows.by_policies(policy_rows.of(guest))
+    return {**row, "movable": not found["refusals"], "policies": decided, "inspection": found}
+
+
+def policies() -> list[Document]:
+    """All policies, those of higher priority first, each with its guests and what others decide about those instead."""
+    with transaction() as session:
+        rules = policy_rows.all_of(session)
+        found = session.scalars(select(Guest).order_by(Guest.name)).all()
+    decided = {guest.name: policy_rows.decided(guest, MigrationOptions(), rules) for guest in found}
+    return [
+        {
+            "name": rule.name,
+            "priority": rule.priority,
+            "selector": rule.selector,
+            "decides": policy_rows.values(rule.options, rule.options.given),
+            "guests": {
+                guest.name: policy_rows.by_policies(decided[guest.name], instead_of=rule)
+                for guest in found
+                if Selector.read(rule.selector).matches(guest.labels)
+            },
+            "changed_at": serializers.iso(rule.changed_at),
+        }
+        for rule in rules
+    ]
+
+
+def policy(name: str) -> Document:
+    """One policy.
+
+    Raises:
+        NotThere: there is none.
+    """
+    for found in policies():
+        if found["name"] == name:
+            return found
+    raise NotThere(f"there is no policy {name!r}: see `drover policy list`")
 
 
 def jobs(

@@ -5,6 +5,7 @@ from drover.views.queries import delivery
 from drover.views.serializers import delivery_document, iso, public, timing_document
 from models.base import Document
 from models.drain import GuestState
+from workflows import policies
 from workflows.drain.planner import Forecast
 
 
@@ -23,6 +24,7 @@ def forecast_document(forecast: Forecast) -> Document:
                 "memory_bytes": move.candidate.size.memory_bytes,
                 "cpus": move.candidate.size.cpus,
                 "estimate_s": round(forecast.move_s(move), 1),
+                "policies": policies.by_policies(forecast.options[move.candidate.name]),
             }
             for move in forecast.plan.placements
         ],

@@ -2,7 +2,7 @@
 
 from drover.views import serializers
 from models.base import Document
-from workflows import guests
+from workflows import guests, policies
 from workflows.estimate import Way
 from workflows.migration import preflight
 from workflows.submissions import MigrationSubmission
@@ -26,7 +26,8 @@ def migration(asked: MigrationSubmission) -> Document:
     Raises:
         PreconditionFailed: it would be refused.
     """
-    row, to, options = guests.known_guest(asked.guest), guests.destination(asked), asked.options()
+    row, to = guests.known_guest(asked.guest), guests.destination(asked)
+    options = policies.of(row, asked.options())
     planned = preflight.plan(row, to, options, tried=True)
     expected = preflight.estimated(row, asked.submit_options(), Way.of(row.host, to, options), planned)
     looked_at = (*planned.source.checks, *planned.destination.checks)
@@ -40,6 +41,7 @@ def migration(asked: MigrationSubmission) -> Document:
         "disks": [disk.model_dump(mode="json", include=DISK_FIELDS) for disk in planned.disks],
         "estimate": serializers.estimate_document(expected),
         "files": [file.model_dump(mode="json", include=FILE_FIELDS) for file in planned.destination.files],
+        "options": options.public(),
         "way_back": planned.destination.way_back,
         "way_back_bytes": planned.destination.way_back_bytes,
         "no_way_back": planned.destination.no_way_back,

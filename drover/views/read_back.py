@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from drover.views.drain_queries import DrainShot, Row
 from drover.views.queries import Snapshot
 from models.base import Document
-from models.documents import AllowedHosts, Downtime, Estimate, Health, Proof, RamProgress
+from models.documents import AllowedHosts, Downtime, Estimate, Health, MigrationOptions, Proof, RamProgress
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.job import Disk, Event, Job, JobState, Side, Step, StepState
 
@@ -20,6 +20,7 @@ def job_shot(document: Document) -> Snapshot:
     job = Job(
         **{name: document[name] for name in names},
         state=JobState(document["state"]),
+        options=MigrationOptions.model_validate(document["options"]),
         steps=[_step(step) for step in document["steps"]],
         disks=[_disk(disk) for disk in document["disks"]],
         ram=_ram(document["ram"]),

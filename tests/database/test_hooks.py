@@ -160,3 +160,13 @@ def test_without_hooks_nothing_is_written(ctx: Context) -> None:
     assert not ctx.directory.path.exists()
     with transaction() as session:
         assert session.get_one(Job, ctx.job.id).state is JobState.RUNNING
+
+
+def test_those_of_a_set_run_only_where_a_policy_names_it_and_one_that_is_missing_is_refused(folder: Path) -> None:
+    hook(folder, "sets/db/before-copy.d/10-quiesce")
+    hook(folder, "guests/web/before-copy.d/20-own")
+    assert [it.path.name for it in hooks.of(Point.BEFORE_COPY, folder, "web")] == ["20-own"]
+    assert [it.path.name for it in hooks.of(Point.BEFORE_COPY, folder, "web", "db")] == ["10-quiesce", "20-own"]
+    assert hooks.of(Point.AFTER_CLEANUP, folder, "web", "db") == []
+    with pytest.raises(Fatal, match="there is no set of hooks cache: no folder"):
+        hooks.of(Point.BEFORE_COPY, folder, "web", "cache")

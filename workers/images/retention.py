@@ -111,7 +111,7 @@ def set_aside(ctx: Context) -> None:
     found = {disk.index: status for disk in ctx.disks if (status := _written_down(ctx, disk)) is not None}
     names = {disk.index: aside(ctx, disk) for disk in ctx.disks}
     with ctx.record() as (session, job, _step):
-        kept_for = retention_of(session, job.source)
+        kept_for = retention_of(session, job.source, job.options.retention_s)
         until = ctx.claim.now() + kept_for
         for disk in job.disks:
             disk.retired_path = names.get(disk.index)

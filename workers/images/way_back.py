@@ -185,7 +185,9 @@ def take(ctx: Context, way: WayBack) -> None:
 def _keep(ctx: Context, way: WayBack, *, kept: bool) -> None:
     """Say in the rows of the job that left them here whether they are kept."""
     with ctx.record() as (session, _job, _step):
-        until = ctx.claim.now() + retention_of(session, ctx.settings.host) if kept else None
+        left_by = session.get_one(Job, way.job)
+        kept_for = retention_of(session, ctx.settings.host, left_by.options.retention_s)
+        until = ctx.claim.now() + kept_for if kept else None
         mine = (Disk.job_id == way.job) & Disk.retired_path.is_not(None)
         session.execute(update(Disk).where(mine).values(retired_until=until))
 

@@ -332,6 +332,13 @@ IMAGE_LOST = Kind(
 BEHIND_LINK = Kind(name="behind-link", what="images behind links that are not the guest's own")
 HOT_PLUGGED = Kind(name="hot-plugged", what="devices that came or went while the guest ran")
 
+NO_HOOKS = Kind(
+    name="no-hooks",
+    what="a policy's set of hooks that the guest's host does not have",
+    remedy="make that folder, with what is to run there, or none",
+    live=True,
+)
+
 # --- The destination --------------------------------------------------------------------------------------------
 
 NOT_BELOW_ROOT = Kind(
@@ -364,6 +371,20 @@ POLICY = Kind(
     name="policy",
     what="what the destination's policy does not allow: paths, programs, options, users, monitors in the network",
     side="destination",
+)
+NO_HOOKS_THERE = Kind(
+    name="no-hooks-there",
+    what="a policy's set of hooks that the destination does not have",
+    side="destination",
+    remedy="make that folder, with what is to run there, or none",
+    live=True,
+)
+NO_CHECK_THERE = Kind(
+    name="no-check-there",
+    what="a policy's check of whether a guest is well that is not in the destination's file",
+    side="destination",
+    remedy="list it below `checks` there",
+    live=True,
 )
 IMAGE_KIND = Kind(name="image-kind", what="images as no host makes them", side="destination")
 IN_THE_WAY = Kind(

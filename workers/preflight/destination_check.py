@@ -14,7 +14,7 @@ from models import preflight
 from models.host_rpc import PlanDestination
 from models.plan import DestinationPlan, PlannedDisk
 from models.preflight import Check
-from workers import files, registration
+from workers import files, hooks, registration
 from workers.files import UnsafePath
 from workers.guest.qmp_ready import listens
 from workers.images import links, manifest, way_back
@@ -57,7 +57,7 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     problems += _images(plan, settings, rules, question)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
     problems += [] if problems else derivation.in_the_way(plan)
-    problems += _ports(plan.argv)
+    problems += _ports(plan.argv) + _wanted(question, rules)
     missing = cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
     problems += [checks.CPU.found(sentence) for sentence in missing]
     if question.tried and not problems:
@@ -72,6 +72,15 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
 def _refused(cannot: str, problems: Sequence[Check], settings: Settings) -> HostRefused:
     found = checks.told_once(problems)
     return HostRefused(cannot + "; ".join(preflight.refusals(found)), host=settings.host, checks=found)
+
+
+def _wanted(question: PlanDestination, rules: HostPolicy) -> list[Check]:
+    """What a policy of moves names and this host does not have."""
+    why, check = hooks.missing(rules.hooks, question.hooks), question.check
+    found = [checks.NO_HOOKS_THERE.found(why)] if why else []
+    if check is not None and check not in rules.file.checks:
+        found.append(checks.NO_CHECK_THERE.found(f"there is no check {check} in {rules.name}"))
+    return found
 
 
 def _programs() -> list[Check]:

@@ -14,7 +14,7 @@ from models.host_rpc import Inspect
 from models.launcher import Launcher
 from models.plan import Inspection, SourceDisk, Topology
 from models.preflight import Check
-from workers import files
+from workers import files, hooks
 from workers.files import UnsafePath
 from workers.guest import monitors
 from workers.images import links
@@ -94,8 +94,10 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
     )
     launcher = await asyncio.to_thread(_launcher, identity.process, settings)
     stays = [checks.LAUNCHER_STAYS.found(launcher.stays)] if launcher.stays else []
+    unhooked = hooks.missing(policy.of(settings).hooks, question.hooks)
+    no_hooks = [checks.NO_HOOKS.found(unhooked)] if unhooked else []
     forbidden = _forbidden(identity, settings)
-    against = [*forbidden, *present.refusals, *strange, *needed.refusals, *blockers, *stays]
+    against = [*forbidden, *no_hooks, *present.refusals, *strange, *needed.refusals, *blockers, *stays]
     bugs = known_bugs.warnings(facts["qemu_version"], facts["accel"], identity.argv)
     told = checks.told_once([*against, *process_state.untold(identity.argv), *exports, *bugs])
     seen = Inspection(

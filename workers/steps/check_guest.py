@@ -53,7 +53,8 @@ class CheckGuest(StepHandler):
 async def _watched(ctx: Context) -> Seen:
     try:
         async with ctx.guest() as monitor:
-            return await watching.watch(monitor, ctx.settings.watch.total_seconds())
+            wanted_s = ctx.job.options.watch_s
+            return await watching.watch(monitor, ctx.settings.watch.total_seconds() if wanted_s is None else wanted_s)
     except MonitorLost as error:
         return Seen(problems=[f"its QEMU gives no answer: {error}"])
 
@@ -69,8 +70,10 @@ async def _asked(ctx: Context, before: Health) -> tuple[bool | None, list[str]]:
 
 
 async def _owners(ctx: Context) -> list[str]:
-    checks = policy.of(ctx.settings).file.checks
-    check = checks.get(ctx.job.guest) or checks.get(EVERY_GUEST)
+    checks, wanted = policy.of(ctx.settings).file.checks, ctx.job.options.check
+    if wanted is not None and wanted not in checks:
+        return [f"there is no check {wanted} in {ctx.settings.policy}"]  # it was there when the move was planned
+    check = checks.get(ctx.job.guest) or checks.get(wanted or EVERY_GUEST)
     if check is None:
         return []
     job = ctx.job

@@ -15,7 +15,7 @@ from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.guest import Guest
 from models.job import Job, JobState, unfinished
-from workflows import capacity, estimate, isolation, schedule
+from workflows import capacity, estimate, isolation, policies, schedule
 from workflows.drain import job_sync, plan_file
 from workflows.drain.placement import Candidate, Placement
 from workflows.drain.plan_file import Differs
@@ -57,7 +57,7 @@ def _early(session: Session, drain: Drain, placements: Iterable[Placement]) -> d
     speed, at = estimate.speed(session), now(session)
 
     def takes_s(one: Placement) -> float:
-        return speed.needs_s(one.candidate.size, drain.seed, way_of(one, drain.options.bandwidth_bytes_per_s))
+        return speed.needs_s(one.candidate.size, drain.seed, way_of(one))
 
     waits = {one.candidate.name: schedule.obstacle(at, takes_s(one), window=drain.window) for one in placements}
     return {name: wait for name, wait in waits.items() if wait is not None and (wait.for_good or not drain.seed)}
@@ -76,7 +76,7 @@ def _with_slots(
             slots.reserve(guest.source, placement.destination)
             continue
         silent = f"{placement.destination} is silent" if rooms[placement.destination].silent else None
-        row.estimate_s = speed.move_s(guest.size, way_of(placement, drain.options.bandwidth_bytes_per_s))
+        row.estimate_s = speed.move_s(guest.size, way_of(placement))
         row.reason = silent or slots.lacking(guest.source, placement.destination)
         if row.reason is None:
             slots.reserve(guest.source, placement.destination)
@@ -128,9 +128,11 @@ def _kept(session: Session, drain: Drain, waiting: Mapping[str, DrainGuest]) -> 
 
 def _candidates(session: Session, drain: Drain, promised: set[str], waiting: set[str]) -> list[Candidate]:
     guests = {guest.name: guest for guest in session.scalars(select(Guest).where(Guest.name.in_(promised | waiting)))}
+    rules = policies.all_of(session)
     return [
         candidate(
             guests[row.guest],
+            policies.decided(guests[row.guest], drain.options, rules),
             preferred=row.destination,
             refused_by=row.refused_by if row.guest in waiting else {},
             promised=row.guest in promised,
@@ -159,7 +161,7 @@ def submit(drain_id: int, guest: str) -> None:
 
     about = {"drain": drain_id, "guest": guest}
 
-    def still_wanted(session: Session) -> None:
+    def still_wanted(session: Session, job: Job) -> None:
         drain = session.get_one(Drain, drain_id, with_for_update=True)
         if drain.state is not DrainState.RUNNING:
             raise Unavailable(f"drain {drain_id} is {drain.state}: it begins no other move")
@@ -167,7 +169,7 @@ def submit(drain_id: int, guest: str) -> None:
         if row.state is not GuestState.WAITING:
             raise Unavailable(f"{guest} does not wait for its turn in drain {drain_id} any more")
         if row.planned is not None:
-            plan_file.compare(session.get_one(Guest, guest), row.planned)  # its host has just looked at it
+            plan_file.compare(session.get_one(Guest, guest), row.planned, job.options)  # its host has just looked at it
 
     try:
         jobs.submit(

@@ -8,11 +8,11 @@ from sqlalchemy.orm import Session
 from models import fleet
 from models.base import now
 from models.database import transaction
-from models.documents import AllowedHosts, Window
+from models.documents import AllowedHosts, MigrationOptions, Window
 from models.drain import DrainKind
 from models.host import Host
 from models.job import Job, JobState
-from workflows import estimate, hosts, leader_election, schedule
+from workflows import estimate, hosts, leader_election, policies, schedule
 from workflows.drain import commands, planner
 from workflows.host_rpc import known_host
 from workflows.selectors import Selector
@@ -63,7 +63,9 @@ def of_all(selector: Selector, window: Window | None = None) -> list[Headroom]:
 def _by_rows(session: Session, host: str, window: Window | None) -> Headroom:
     guests = planner.guests_of(session, DrainKind.DRAIN, host)
     kept = planner.keep(DrainKind.DRAIN, guests, now(session))
-    movable = [planner.candidate(one, preferred=None, refused_by={}) for one in guests if one.name not in kept]
+    rules, going = policies.all_of(session), [one for one in guests if one.name not in kept]
+    how = {one.name: policies.decided(one, MigrationOptions(), rules) for one in going}
+    movable = [planner.candidate(one, how[one.name], preferred=None, refused_by={}) for one in going]
     made = planner.placed(session, DrainKind.DRAIN, host, AllowedHosts(), movable)
     total_s = estimate.total_s(made.placements, estimate.speed(session), fleet.limits(session))
     obstacles = _obstacles(session, host) + _too_long(session, total_s, window)

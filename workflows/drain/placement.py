@@ -30,6 +30,8 @@ class Candidate:
     """By its drain's plan it goes there or nowhere."""
     turn: int = 0
     """By its drain's plan."""
+    asked_bytes_per_s: int = 0
+    """The limit of its move; 0: what the budgets allow."""
     promised: bool = False
     """It has its place at `preferred` already, and is counted before all others."""
 

@@ -14,16 +14,18 @@ from pydantic import ConfigDict, Field, model_validator
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from drover import words
 from drover.errors import PreconditionFailed, UnreadableDocument
 from drover.names import GuestName, HostName
 from models import fleet
 from models.base import now
 from models.contracts import Many, Part, Versioned
 from models.database import transaction
-from models.documents import PlannedGuest
+from models.documents import MigrationOptions, PlannedGuest
 from models.drain import Drain, DrainGuest, DrainKind, GuestState, PlanApproval
 from models.guest import Guest
 from models.said import say
+from workflows import policies
 from workflows.drain import commands
 from workflows.drain.commands import DrainRequest
 from workflows.drain.planner import Forecast, Targets, known
@@ -55,6 +57,8 @@ class Move(Strict):
     memory_bytes: int
     disk_bytes: int
     uuid: str | None = None
+    policies: dict[str, str] = {}  # noqa: RUF012 - pydantic copies it
+    """{option: value and policy}: what policies decide about its move, see `workflows.policies`."""
 
     @property
     def planned(self) -> PlannedGuest:
@@ -66,6 +70,7 @@ class Move(Strict):
             disk_bytes=self.disk_bytes,
             uuid=self.uuid,
             estimate_s=self.estimate_s,
+            policies=self.policies,
         )
 
 
@@ -86,7 +91,7 @@ class PlanFile(Versioned):
     made_by: str
     total_s: float
     request: dict[str, Any]
-    """What was asked for, as `DrainSubmission` has it, without what is the default."""
+    """What was asked for, as `DrainSubmission` has it."""
     moves: Many[Move] = ()
     """In their order."""
     left: Many[Left] = ()
@@ -145,6 +150,7 @@ def made(forecast: Forecast, submission: DrainSubmission, by: str) -> PlanFile:
                 memory_bytes=guest.memory_bytes,
                 disk_bytes=guest.disk_bytes,
                 uuid=guest.uuid,
+                policies=policies.by_policies(forecast.options[guest.name]),
             )
         )
     return PlanFile(
@@ -152,7 +158,7 @@ def made(forecast: Forecast, submission: DrainSubmission, by: str) -> PlanFile:
         made_at=at.isoformat(timespec="seconds"),
         made_by=by,
         total_s=round(forecast.total_s, 1),
-        request=submission.model_dump(mode="json", exclude_defaults=True),
+        request=submission.model_dump(mode="json", exclude_unset=True, exclude_none=True),
         moves=tuple(moves),
         left=tuple(Left(guest=name, why=why) for name, why in sorted(forecast.plan.left.items())),
     )
@@ -276,17 +282,17 @@ class Differs(PreconditionFailed):
     """A guest is not as the plan that its drain follows says."""
 
 
-def compare(guest: Guest, planned: PlannedGuest) -> None:
-    """Refuse a guest that is not as planned.
+def compare(guest: Guest, planned: PlannedGuest, options: MigrationOptions) -> None:
+    """Refuse a guest that is not as planned, or whose move would be done otherwise.
 
     Raises:
         Differs: what differs, and what to do.
     """
-    if why := difference(guest, planned):
+    if why := difference(guest, planned, options):
         raise Differs(f"{guest.name} is not as the plan says: {why}; it stays where it is: make another plan for it")
 
 
-def difference(guest: Guest | None, planned: PlannedGuest) -> str | None:
+def difference(guest: Guest | None, planned: PlannedGuest, options: MigrationOptions) -> str | None:
     """What is no longer as the plan says, as a sentence; None if nothing is."""
     if guest is None:
         return "it is no guest of Drover any more"
@@ -298,4 +304,7 @@ def difference(guest: Guest | None, planned: PlannedGuest) -> str | None:
         is_now, was = getattr(guest, what), getattr(planned, what)
         if is_now != was:
             return f"its {what} is {is_now}, by the plan {was}"
+    decided = policies.by_policies(options)
+    if planned.policies is not None and decided != planned.policies:
+        return f"policies decide {words.pairs(decided)}, by the plan {words.pairs(planned.policies)}"
     return None

@@ -21,7 +21,7 @@ from models.host import Host
 from models.job import Job
 from models.plan import Inspection
 from models.transitions import BEGUN
-from workflows import capacity, estimate, schedule
+from workflows import capacity, estimate, policies, schedule
 from workflows.capacity import Size
 from workflows.drain.placement import Candidate, DrainPlan, Placement, Resident, plan
 from workflows.estimate import Speed, way_of
@@ -49,12 +49,12 @@ class Forecast:
     plan: DrainPlan
     speed: Speed
     total_s: float
-    asked_bytes_per_s: int = 0
-    """For each move; 0: the hosts' budgets."""
+    options: Mapping[str, MigrationOptions] = field(default_factory=dict)
+    """{guest: how it is moved}."""
 
     def move_s(self, placement: Placement) -> float:
         """How long one of its moves takes, in seconds."""
-        return self.speed.move_s(placement.candidate.size, way_of(placement, self.asked_bytes_per_s))
+        return self.speed.move_s(placement.candidate.size, way_of(placement))
 
 
 def forecast(
@@ -84,14 +84,15 @@ def forecast(
         meant = (guest for guest in guests_of(session, kind, host, selector))
         guests = {guest.name: guest for guest in meant if targets is None or guest.name in targets}
         kept = keep(kind, guests.values(), now(session))
-    survey = _Survey(guests, tried, options or MigrationOptions(), immovable=kept, targets=targets)
+        rules = policies.all_of(session)
+    how = {name: policies.decided(guest, options or MigrationOptions(), rules) for name, guest in guests.items()}
+    survey = _Survey(guests, tried, how, immovable=kept, targets=targets)
     survey.ask_guests()
     while survey.ask_destinations(made := _placed(kind, host, where, survey)):
         pass
     with transaction() as session:
         speed, at, limits = estimate.speed(session), now(session), fleet.limits(session)
-    asked = options.bandwidth_bytes_per_s if options is not None else 0
-    never = _too_long(made, speed, terms or SubmitOptions(), at, asked)
+    never = _too_long(made, speed, terms or SubmitOptions(), at)
     made = DrainPlan(
         placements=tuple(one for one in made.placements if one.candidate.name not in never),
         left=survey.immovable | made.left | never,
@@ -102,16 +103,16 @@ def forecast(
         sources={guest.name: guest.host for guest in guests.values()},
         plan=made,
         speed=speed,
-        total_s=estimate.total_s(made.placements, speed, limits, asked),
-        asked_bytes_per_s=asked,
+        total_s=estimate.total_s(made.placements, speed, limits),
+        options=how,
     )
 
 
-def _too_long(made: DrainPlan, speed: Speed, terms: SubmitOptions, at: datetime, asked: int) -> dict[str, str]:
+def _too_long(made: DrainPlan, speed: Speed, terms: SubmitOptions, at: datetime) -> dict[str, str]:
     """Guests whose move fits into no window."""
 
     def takes_s(one: Placement) -> float:
-        return speed.needs_s(one.candidate.size, terms.seed, way_of(one, asked))
+        return speed.needs_s(one.candidate.size, terms.seed, way_of(one))
 
     waits = {one.candidate.name: schedule.obstacle(at, takes_s(one), window=terms.window) for one in made.placements}
     return {name: wait.why for name, wait in waits.items() if wait is not None and wait.for_good}
@@ -124,7 +125,8 @@ class _Survey:
     guests: Mapping[str, Guest]
     tried: bool
     """The destinations start the guests' QEMUs for a moment."""
-    options: MigrationOptions = field(default_factory=MigrationOptions)
+    options: Mapping[str, MigrationOptions]
+    """{guest: how it is moved}."""
     inspections: dict[str, Inspection] = field(default_factory=dict)
     immovable: dict[str, str] = field(default_factory=dict)
     targets: Targets | None = None
@@ -133,7 +135,7 @@ class _Survey:
 
     def ask_guests(self) -> None:
         def ask(name: str) -> None:
-            self.inspections[name] = preflight.movable(self.guests[name], self.options)
+            self.inspections[name] = preflight.movable(self.guests[name], self.options[name])
 
         self.immovable |= _refused(ask, self.guests.keys() - self.immovable.keys())
 
@@ -141,9 +143,9 @@ class _Survey:
         """Ask about placements that are new; true if one of them was refused, so that the plan must be made anew."""
 
         def ask(pair: tuple[str, str]) -> None:
-            preflight.planned_at(
-                pair[1], self.guests[pair[0]], self.inspections[pair[0]], self.options, tried=self.tried
-            )
+            guest, destination = pair
+            how = self.options[guest]
+            preflight.planned_at(destination, self.guests[guest], self.inspections[guest], how, tried=self.tried)
 
         pairs = {(one.candidate.name, one.destination) for one in made.placements} - set(self.refusals)
         refused = _refused(ask, pairs)
@@ -152,11 +154,11 @@ class _Survey:
 
     def candidate(self, guest: Guest) -> Candidate:
         """With what the hosts have answered."""
-        refused, targets = self.refused_by(guest.name), self.targets
+        refused, targets, how = self.refused_by(guest.name), self.targets, self.options[guest.name]
         if targets is None:
-            return candidate(guest, preferred=None, refused_by=refused)
+            return candidate(guest, how, preferred=None, refused_by=refused)
         turn = list(targets).index(guest.name)
-        return candidate(guest, preferred=None, refused_by=refused, only=targets[guest.name], turn=turn)
+        return candidate(guest, how, preferred=None, refused_by=refused, only=targets[guest.name], turn=turn)
 
     def refused_by(self, guest: str) -> dict[str, str]:
         return {host: why for (name, host), why in self.refusals.items() if name == guest and why}
@@ -195,6 +197,7 @@ def placed(
 
 def candidate(
     guest: Guest,
+    how: MigrationOptions | None = None,
     *,
     preferred: str | None,
     refused_by: Mapping[str, str],
@@ -215,6 +218,7 @@ def candidate(
         promised=promised,
         only=only,
         turn=turn,
+        asked_bytes_per_s=how.bandwidth_bytes_per_s if how is not None else 0,
     )
 
 

@@ -25,7 +25,7 @@ from models.host import Host
 from models.job import Attempt, Disk, Job, Step, record_event
 from models.plan import Plan, PlannedDisk
 from models.transitions import Actor, Direction, JobEvent, JobState, StepEvent, StepState
-from workflows import receivers, schedule
+from workflows import policies, receivers, schedule
 from workflows.estimate import Way
 from workflows.guests import known_guest, lock_as_planned
 from workflows.migration import chain, claims, preflight
@@ -45,11 +45,11 @@ def submit(
     options: MigrationOptions | None = None,
     terms: SubmitOptions | None = None,
     drain_id: int | None = None,
-    still_wanted: Callable[[Session], None] = lambda session: None,
+    still_wanted: Callable[[Session, Job], None] = lambda session, job: None,
     idempotency_key: str | None = None,
     by: str = "command line",
 ) -> Job:
-    """Check that the guest can be moved, and queue the job.
+    """Check that the guest can be moved, and queue the job. What the options leave out policies decide.
 
     With an idempotency key that was used before, returns the earlier job. Asking the hosts takes a while: in the
     transaction that inserts the job `still_wanted` may still refuse it.
@@ -72,10 +72,11 @@ def submit(
         raise
 
 
-def _checked(guest: str, destination: str, options: MigrationOptions, terms: SubmitOptions) -> tuple[Job, Guest, Plan]:
+def _checked(guest: str, destination: str, asked: MigrationOptions, terms: SubmitOptions) -> tuple[Job, Guest, Plan]:
     """A job that could be done, and the guest and its plan as they were when that was found out."""
     receivers.check(terms.webhook)
     row = known_guest(guest)
+    options = policies.of(row, asked)
     planned = preflight.plan(row, destination, options)
     expected = preflight.estimated(row, terms, Way.of(row.host, destination, options), planned)
     job = Job(
@@ -116,10 +117,10 @@ def _disk(planned: PlannedDisk) -> Disk:
     )
 
 
-def _insert(job: Job, guest: Guest, planned: Plan, by: str, still_wanted: Callable[[Session], None]) -> Job:
+def _insert(job: Job, guest: Guest, planned: Plan, by: str, still_wanted: Callable[[Session, Job], None]) -> Job:
     try:
         with transaction() as session:
-            still_wanted(session)
+            still_wanted(session, job)
             lock_as_planned(session, guest, planned.source)
             if job.idempotency_key is not None:
                 refusal.forget(session, "job", job.idempotency_key)
@@ -261,8 +262,9 @@ class Changes:
 
     def apply(self, to: Job | Drain) -> None:
         """Write them down. The caller holds the row's lock."""
-        given = {"bandwidth_bytes_per_s": self.bandwidth_bytes_per_s, "max_downtime_ms": self.max_downtime_ms}
-        to.options = to.options.model_copy(update={name: value for name, value in given.items() if value is not None})
+        to.options = to.options.asking(
+            bandwidth_bytes_per_s=self.bandwidth_bytes_per_s, max_downtime_ms=self.max_downtime_ms
+        )
         to.priority = to.priority if self.priority is None else self.priority
         if self.window is not None:
             to.window = None if self.window == "always" else self.window

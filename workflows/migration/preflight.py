@@ -11,7 +11,7 @@ from models.documents import Estimate, MigrationOptions
 from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
-from models.plan import Chain, Inspection, Layout, Plan
+from models.plan import Inspection, Plan
 from models.preflight import Check, Verdict
 from workflows import estimate, host_keys, layouts, schedule
 from workflows.capacity import Size
@@ -67,7 +67,7 @@ def _with_those_of(
 ) -> HostRefused:
     """What the destination has against it as well, so that all is known at once."""
     try:
-        planned_at(destination, guest, inspect(guest, _chain(options)), options)
+        planned_at(destination, guest, inspect(guest, options), options)
     except HostRefused as there:
         if not there.failed and refused.checks:
             return HostRefused(f"{refused}; {there}", host=guest.host, checks=(*refused.checks, *there.checks))
@@ -83,7 +83,7 @@ def movable(guest: Guest, options: MigrationOptions | None = None) -> Inspection
         PreconditionFailed: it cannot, wherever to.
     """
     _no_other_job(guest.name)
-    inspection = inspect(guest, _chain(options))
+    inspection = inspect(guest, options)
     refuse_second_name(guest, inspection)
     found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]
     accepted = {check.sentence for check in _accepted(inspection, options)}
@@ -124,15 +124,18 @@ def planned_at(
         PreconditionFailed: it could not run there.
     """
     host, keys = known_host(guest.host), _keys(guest.host, destination)
-    layout = layouts.effective(guest.host, destination, inspection, options.layout if options else Layout())
+    wanted = options or MigrationOptions()
+    layout = layouts.effective(guest.host, destination, inspection, wanted.layout)
     question = PlanDestination(
         guest=guest.name,
         source_root=host.guest_root,
         source_machine=host.facts.machine,
         source=inspection,
-        thin_factor=options.thin_factor if options else None,
-        chain=_chain(options),
+        thin_factor=wanted.thin_factor,
+        chain=wanted.chain,
         layout=layout,
+        hooks=wanted.hooks,
+        check=wanted.check,
         tried=tried,
     )
     answer = ask(destination, question)
@@ -140,7 +143,7 @@ def planned_at(
         raise PreconditionFailed(
             f"the worker of {destination} is too old to take the files of {guest.name}: upgrade it"
         )
-    if options is not None and options.verify and answer.qmp.startswith("tcp:"):
+    if wanted.verify and answer.qmp.startswith("tcp:"):
         raise PreconditionFailed(
             f"{guest.name} cannot be verified: its monitor is reached by TCP, and QEMU takes no open file that way. "
             "Give it a monitor at a Unix socket, or move it without `--verify`"
@@ -152,10 +155,6 @@ def planned_at(
         source_key=keys[guest.host],
         destination_key=keys[destination],
     )
-
-
-def _chain(options: MigrationOptions | None) -> Chain:
-    return options.chain if options is not None else "keep"
 
 
 def _keys(source: str, destination: str) -> dict[str, str]:

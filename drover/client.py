@@ -54,6 +54,10 @@ class ByApi:
         self.address = address.rstrip("/")
         self._client = httpx.Client(base_url=f"{self.address}/api/v1", headers=headers, timeout=TIMEOUT)
 
+    def close(self) -> None:
+        """Let the connection go."""
+        self._client.close()
+
     def hosts(self, selector: str | None) -> list[Document]:
         return _rows(self._get("/hosts", selector=selector), "hosts")
 

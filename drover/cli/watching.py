@@ -21,7 +21,7 @@ from models.base import Document
 from models.database import transaction
 from workflows import leader_election
 
-POLL_S = 0.2
+POLL_S, POLL_API_S = 0.2, 1.0
 PATIENCE_S = 30.0
 """How long an unreachable database, or API, does not end the watching."""
 
@@ -160,7 +160,7 @@ def _until_ended(watched: Watched[Shot], timeout_s: float | None) -> Shot:
                 return shot
             if deadline is not None and time.monotonic() >= deadline:
                 raise StoppedWatching(f"not ended after {timeout_s:g} s")
-            time.sleep(POLL_S)
+            time.sleep(POLL_API_S if by_api() else POLL_S)
             shot = _patiently(watched.read)
 
 

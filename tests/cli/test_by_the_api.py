@@ -25,9 +25,9 @@ READING = (
     "host list --selector rack=r1",
     "guest list",
     "guest list --selector tier=db|web,!pinned",
-    "job list --all",
+    "job list --all --guest web",
     "job list --since 7d --guest web",
-    "job list --all --limit 1",
+    "job list --all --guest web --limit 1",
     "job show DONE",
     "job show --key nightly-1",
     "job watch DONE",
@@ -149,7 +149,7 @@ def test_a_job_that_needs_an_operator_is_resolved_by_the_api(api: Api) -> None:
         session.get_one(Job, int(api.numbers["RUNNING"])).state = JobState.NEEDS_OPERATOR
     answer = api.by_http("job resolve RUNNING --owner source --fenced hv2", "--json")
     assert answer.exit_code == 0, answer.output
-    assert json.loads(answer.stdout)["state"] == "rolling_back"
+    assert json.loads(answer.stdout)["state"] == "rolled_back"
 
 
 LAPTOP = """

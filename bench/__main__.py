@@ -15,6 +15,7 @@ from bench import (
     console,
     copies,
     drains,
+    estimates,
     hosts,
     libvirt,
     moves,
@@ -29,8 +30,21 @@ from lab import fleet
 from lab.directory import SHORT_PATHS, Lab
 
 QUICK_RUNS, FULL_RUNS = 3, 10
-PARTS = ("cli", "console", "moves", "hosts", "copies", "sparse", "streams", "drains", "crowd", "fleet", "back")
-NOT_QUICK = {"crowd", "fleet", "back"}
+PARTS = (
+    "cli",
+    "console",
+    "moves",
+    "hosts",
+    "copies",
+    "sparse",
+    "streams",
+    "drains",
+    "crowd",
+    "fleet",
+    "back",
+    "estimate",
+)
+NOT_QUICK = {"crowd", "fleet", "back", "estimate"}
 ASKED_FOR = ("libvirt", "spared")
 """Only by name: the one needs what `make setup` does not install, the other does not measure Drover."""
 SETTINGS = {"crowd": concurrency.SETTINGS}
@@ -42,6 +56,7 @@ def main() -> None:
     """Measure what was asked for; ends with 1 if the quick form finds a ratio far outside."""
     asked = _arguments()
     runs = asked.runs or (QUICK_RUNS if asked.quick else FULL_RUNS)
+    folder = Path(tempfile.mkdtemp(prefix="bench-")) if asked.quick else asked.results
     parts: dict[str, Callable[[Lab], list[Figure]]] = {
         "moves": lambda lab: _moves(lab, runs, quick=asked.quick, only=asked.scenario),
         "hosts": hosts.measure,
@@ -50,10 +65,10 @@ def main() -> None:
         "back": back.measure,
         "drains": drains.measure,
         "crowd": concurrency.measure,
+        "estimate": lambda lab: estimates.measure(lab, folder, quick=asked.quick),
         "spared": lambda lab: qemu_tuning.measure(lab, runs),
         "libvirt": lambda lab: libvirt.measure(lab, runs, asked.scenario),
     }
-    folder = Path(tempfile.mkdtemp(prefix="bench-")) if asked.quick else asked.results
     figures: list[Figure] = []
     for name in asked.part or [part for part in PARTS if not (asked.quick and part in NOT_QUICK)]:
         print(f"{name}:", flush=True)

@@ -360,6 +360,16 @@ class Settings(BaseSettings):
         le=timedelta(minutes=10),
         about="For how long a guest that has arrived is watched before it counts as well, see docs/how-to/deploy.md.",
     )
+    look: Seconds = _variable(
+        "LOOK_S",
+        timedelta(seconds=1),
+        unit="s",
+        read_by=WORKER,
+        ge=timedelta(0),
+        le=timedelta(minutes=1),
+        about="For how long what a guest writes, and changes of its RAM, is looked at when its host describes it, so "
+        "that the time of a move can be told beforehand; 0: not at all.",
+    )
     republish_after: Seconds = _variable(
         "REPUBLISH_AFTER_S",
         timedelta(seconds=10),

@@ -114,7 +114,8 @@ def deliver(delivery_id: int, ours: Settings) -> None:
             delivery.next_at = func.clock_timestamp() + min(FIRST_PAUSE * 2 ** (delivery.tries - 1), LONGEST_PAUSE)
         level = logging.WARNING if delivery.state is DeliveryState.FAILED else logging.INFO
         became = f"{delivery.state} (try {delivery.tries} of {TRIES})" + (f": {error}" if error else "")
-        say(session, f"the webhook is {became}", level=level, job=delivery.job_id, drain=delivery.drain_id)
+        about = {"job": delivery.job_id, "drain": delivery.drain_id, "roll": delivery.roll_id}
+        say(session, f"the webhook is {became}", level=level, **about)
 
 
 def _post(delivery: Delivery, ours: Settings) -> str | None:

@@ -152,6 +152,18 @@ def cut(
 
 
 @app.command()
+def reboot(
+    host: Annotated[str, typer.Argument(help="The host.")], directory: Directory = None, as_json: AsJson = False
+) -> None:
+    """End a host's worker and start it anew, which stands for a reboot: the hook `reboot` of `drover roll`."""
+    from lab import fleet
+
+    lab = _existing(directory)
+    fleet.reboot(lab, lab.host(host))
+    _show({"host": host}, f"{host} has been rebooted", as_json=as_json)
+
+
+@app.command()
 def down(directory: Directory = None, as_json: AsJson = False) -> None:
     """End all of it and leave nothing behind, guests included."""
     from lab import fleet

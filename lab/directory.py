@@ -103,12 +103,18 @@ class Lab:
         return self.path / "metrics.port"
 
     @property
+    def hooks(self) -> Path:
+        """The folder of programs that a roll may name."""
+        return self.path / "hooks"
+
+    @property
     def environment(self) -> dict[str, str]:
         """The variables with which `drover` uses this lab."""
         return {
             "DROVER_LAB_DIR": str(self.path),
             "DROVER_DATABASE_URL": f"postgresql+psycopg://drover@/drover?host={self.postgres}",
             "DROVER_BROKER_URL": f"redis+socket://{self.redis}/redis.sock",
+            "DROVER_HOOKS": str(self.hooks),
             **self.settings,
         }
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from workers.process import processes
 from workers.process.processes import Process
 from workers.trust.policy import FIRMWARE
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S, STOP_TIMEOUT_S = 60.0, 30.0
 FLOWER_COLUMNS = "name,args,kwargs,state,received,runtime,worker"
 """`args` is the guest and its hosts, `kwargs` job, link, host and progress; with `received` the newest come first."""
 
@@ -42,6 +43,7 @@ def up(lab: Lab, hosts: int, *, flower: bool = True, namespaces: bool = False) -
         lab.host(name).guests.mkdir(parents=True)
     (lab.path / MARKER).touch()
     write_policy(lab)
+    write_hook(lab)
     if namespaces:
         network.create(lab)
     services.start_postgres(lab)
@@ -94,6 +96,29 @@ def _drover(lab: Lab, *words: str) -> None:
     )
     if done.returncode:
         raise PreconditionFailed(f"drover {' '.join(words)} failed: {done.stderr.strip()}")
+
+
+HOOK = """#!/bin/sh -e
+# stands for `ssh HOST systemctl reboot`
+exec {drover} lab reboot "$DROVER_ROLL_HOST" --dir {folder}
+"""
+
+
+def write_hook(lab: Lab) -> None:
+    """The hook `reboot`, for `drover roll`."""
+    lab.hooks.mkdir(mode=0o755)
+    hook = lab.hooks / "reboot"
+    hook.write_text(HOOK.format(drover=_program("drover"), folder=lab.path))
+    hook.chmod(0o755)
+
+
+def reboot(lab: Lab, host: LabHost) -> None:
+    """What stands for a reboot: the host's worker ends, and begins anew. Its guests, if it has any, run on."""
+    for process in processes.find(lab.mark(f"worker-{host.name}")):
+        process.signal(signal.SIGTERM)
+        if not process.wait(STOP_TIMEOUT_S):
+            process.kill()
+    start_worker(lab, host)
 
 
 def start_worker(lab: Lab, host: LabHost, **settings: str) -> Process:

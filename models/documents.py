@@ -246,6 +246,16 @@ class Estimate(Versioned):
     """0: none."""
     moves: int = 0
     """How many earlier moves it is from; 0: it is assumed."""
+    last_stretch_s: float = 0.0
+    """The part of `copy_s` after all was copied once: a guest that writes all the time keeps a limited mirror going."""
+    ram_bytes: int = 0
+    """What is sent of the guest's RAM."""
+    ram_s: float = 0.0
+    """The part of `switch_s` that this takes; the rest is before the copy, in the pause, and after it."""
+    downtime_ms: float | None = None
+    """How long the guest stands still; None: not known, because nothing was moved yet."""
+    never: str | None = None
+    """Why the move would not come to its end by itself, as a sentence; None: nothing speaks against it."""
 
     @property
     def total_s(self) -> float:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from sqlalchemy import BigInteger, ForeignKey, String, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
+from models.activity import Activity
 from models.base import Base
 from models.contracts import Typed
 from models.launcher import Launcher
@@ -51,6 +52,8 @@ class Guest(Base):
     """What their image files take of the host now, as its worker last saw; null: not seen yet."""
     device_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """The part of `disk_bytes` that lies on block devices, which take nothing of a file system."""
+    activity: Mapped[Activity | None] = mapped_column(Typed(Activity))
+    """What it writes and changes of its RAM, as last looked at; null: not seen yet."""
     gone_at: Mapped[datetime | None]
     """Since when its QEMU is seen to have ended and no other has taken its place; it counts for nothing then."""
     runstate: Mapped[str | None] = mapped_column(String(32))

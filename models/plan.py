@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict, field_validator
 
+from models.activity import Activity
 from models.contracts import Json, Many, Part, Versioned, nested
 from models.launcher import Launcher
 from models.preflight import Check
@@ -125,6 +126,8 @@ class NeededFolder(Part):
     mode: int
     owner: str
     group: str
+    pipe: bool = False
+    """It is a named pipe: QEMU makes none itself."""
 
 
 class BackingImage(Part):
@@ -314,6 +317,8 @@ class Inspection(Versioned):
     """Backing files before the images that lie on them."""
     folders: Many[NeededFolder] = ()
     """Each after the one that it lies in."""
+    activity: Annotated[Activity, nested(Activity)] | None = None
+    """What it did meanwhile; None: its host did not look."""
     refusals: Many[str] = ()
     """Why it cannot be moved now, as sentences."""
     warnings: Many[str] = ()
@@ -394,6 +399,8 @@ class PlannedFolder(Part):
     mode: int
     owner: str
     group: str
+    pipe: bool = False
+    """See `NeededFolder.pipe`."""
 
 
 class PlannedTpm(Part):

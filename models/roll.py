@@ -16,6 +16,7 @@ from models.said import say
 from models.transitions import ROLL, ROLL_HOST
 from models.transitions import RollHostState as RollHostState
 from models.transitions import RollState as RollState
+from models.webhook import Delivery, Notification, RollHostNews, RollNews
 
 OUTPUT_KEPT = 4000
 """Characters of the end of a hook's output that are kept."""
@@ -28,6 +29,8 @@ class Roll(Base):
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     state: Mapped[RollState] = mapped_column(by_value(RollState), default=RollState.RUNNING)
+    since: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    """When it came into this state."""
     max_unavailable: Mapped[int]
     """So many of its hosts may be out at a time, whatever the cause."""
     hook: Mapped[Hook] = mapped_column(Typed(Hook))
@@ -36,6 +39,8 @@ class Roll(Base):
     allowed_hosts: Mapped[AllowedHosts] = mapped_column(Typed(AllowedHosts), default=AllowedHosts)
     """Of its drains. Likewise the next."""
     options: Mapped[MigrationOptions] = mapped_column(Typed(MigrationOptions), default=MigrationOptions)
+    webhook: Mapped[str | None] = mapped_column(Text)
+    """The address that gets a webhook whenever it, or one of its hosts, comes into another state."""
     wait_reason: Mapped[str | None] = mapped_column(Text)
     """Why it does not go on although nothing is wrong: one sentence."""
     error: Mapped[str | None] = mapped_column(Text)
@@ -51,9 +56,21 @@ class Roll(Base):
         Raises:
             IllegalTransition: the table has no such transition.
         """
-        self.state, self.wait_reason = ROLL.apply(self.state, to), None
-        self.finished_at = now(session) if to.ended else None
+        self.state, self.wait_reason, self.since = ROLL.apply(self.state, to), None, now(session)
+        self.finished_at = self.since if to.ended else None
         say(session, f"roll {self.id} is {to} now{f': {self.error}' if self.error else ''}", roll=self.id)
+        self.announce(session, f"roll.{to}")
+
+    def announce(self, session: Session, event: str, host: str | None = None) -> None:
+        """Queue a webhook about what has just happened, to it or to one of its hosts, if that was asked for."""
+        if self.webhook is None:
+            return
+        hosts = tuple(
+            RollHostNews(host=row.host, state=row.state, reason=row.reason, error=row.error) for row in self.hosts
+        )
+        about = RollNews(id=self.id, state=self.state, error=self.error, host=host, hosts=hosts)
+        body = Notification(event=event, at=now(session), roll=about)
+        session.add(Delivery(url=self.webhook, roll_id=self.id, body=body))
 
 
 class RollHost(Base):
@@ -92,6 +109,7 @@ class RollHost(Base):
         self.reason, self.error, self.since = reason, None, func.clock_timestamp()
         if (session := object_session(self)) is not None:
             say(session, f"{self.host} is {to} now{f': {reason}' if reason else ''}", roll=self.roll_id)
+            self.roll.announce(session, f"roll.host.{to}", self.host)
 
 
 class HookRun(Base):

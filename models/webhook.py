@@ -1,4 +1,5 @@
-"""Webhooks: messages about the end of a job or a drain. The row is the message and its delivery.
+"""Webhooks: messages about the end of a job or a drain, and about each step of a roll. The row is the message and its
+delivery.
 
 Messages go to receivers that an operator has listed, each with a secret of its own.
 """
@@ -48,20 +49,42 @@ class DrainEnd(Part):
     guests: Many[GuestEnd] = ()
 
 
+class RollHostNews(Part):
+    """How far a roll has come with one host."""
+
+    host: str
+    state: str
+    reason: str | None = None
+    error: str | None = None
+
+
+class RollNews(Part):
+    """How a roll stands."""
+
+    id: int
+    state: str
+    error: str | None = None
+    host: str | None = None
+    """Of which host the event tells; None: of the roll itself."""
+    hosts: Many[RollHostNews] = ()
+    """In their turn."""
+
+
 class Notification(Versioned):
-    """The body of a webhook: what ended, when and how. `delivery`, the message's number, is added when it is sent."""
+    """The body of a webhook: what happened, and when. `delivery`, the message's number, is added when it is sent."""
 
     event: str
-    """`job.` or `drain.` and the state that it ended in."""
+    """`job.` or `drain.` and the state that it ended in; `roll.` or `roll.host.` and the state that it came into."""
     at: Moment
     job: JobEnd | None = None
     """Of a job's end; what is not meant is left out."""
     drain: DrainEnd | None = None
+    roll: RollNews | None = None
 
     def json_object(self) -> Json:
         """The JSON that is sent and stored."""
-        ended = {"job"} if self.job is not None else {"drain"}
-        return self.model_dump(mode="json", include={"version", "event", "at"} | ended)
+        about = next((name for name in ("job", "drain", "roll") if getattr(self, name) is not None), "drain")
+        return self.model_dump(mode="json", include={"version", "event", "at", about})
 
 
 class DeliveryState(enum.StrEnum):
@@ -73,7 +96,7 @@ class DeliveryState(enum.StrEnum):
 
 
 class Delivery(Base):
-    """One message to one address; written in the transaction that ends the job or drain."""
+    """One message to one address; written in the transaction that ends the job or drain, or carries the roll on."""
 
     __tablename__ = "delivery"
     __table_args__ = (Index("ix_delivery_state", "state", "next_at"),)
@@ -81,6 +104,7 @@ class Delivery(Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     job_id: Mapped[int | None] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"))
     drain_id: Mapped[int | None] = mapped_column(ForeignKey("drain.id", ondelete="CASCADE"))
+    roll_id: Mapped[int | None] = mapped_column(ForeignKey("roll.id", ondelete="CASCADE"))
     url: Mapped[str] = mapped_column(Text)
     body: Mapped[Notification] = mapped_column(Typed(Notification), deferred=True)
     """Validated only when it is sent, so that the row of an unreadable one can still be updated with the error."""

@@ -35,7 +35,7 @@ def carry_through(ours: Settings, job_id: int) -> None:
         ctx = Context(claim=claim, settings=ours)
         held_plan.hold(ctx.directory.path, documents.plan())
         if (claim.name, claim.side) == ("await_sync", Side.SOURCE):
-            mirrors.record(ctx, {mirrors.name(job_id, 0): IN_SYNC}, {})
+            mirrors.record(ctx, {mirrors.name(job_id, 0): IN_SYNC}, {}, {})
         if (claim.name, claim.side) == ("migrate_ram", Side.SOURCE):
             MigrateRamSource()._record_commit(ctx)
             _Progress(ctx, 1)._record({"total": 1, "remaining": 0})

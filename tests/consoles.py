@@ -17,10 +17,11 @@ from drover.console.app import make
 from drover.console.serving import LOCAL_NAMES
 from models.base import now
 from models.database import transaction
-from models.documents import Downtime, RamProgress, Window
+from models.documents import Downtime, Hook, RamProgress, Window
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.job import DOWNTIME_PHASES, Job, JobState, Side, StepState, record_event
+from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
 from tests import factories
 from tests.factories import GB
 from tests.helpers import until
@@ -67,11 +68,13 @@ class Shown:
     copying: int
     held: int
     stuck: int
+    roll: int
+    """It pauses: hv2 did not come back."""
 
 
 def fleet() -> Shown:
     """Four hosts and twenty guests: a drain under way, a job that is held, one that needs an operator, a silent host,
-    and a week of moves that have ended.
+    a roll that pauses, and a week of moves that have ended.
     """
     hour = timedelta(hours=1)  # a test may take longer than a host may be silent
     with transaction() as session:
@@ -82,7 +85,7 @@ def fleet() -> Shown:
         factories.guest(f"web{number:02}", f"hv{number % 4 + 1}", memory_bytes=(number % 5 + 1) * GB)
     _history(at)
     drain, done, copies, _ = _drain(at)
-    return Shown(drain=drain, moved=done, copying=copies, held=_held(at), stuck=_stuck(at))
+    return Shown(drain=drain, moved=done, copying=copies, held=_held(at), stuck=_stuck(at), roll=_roll(at))
 
 
 def moved(guest: str, to: str, begun: datetime, *, took_s: float, downtime_ms: float) -> int:
@@ -135,6 +138,33 @@ def copying(guest: str, to: str, begun: datetime, share: float, **columns: objec
             disk.ready_at = begun + timedelta(minutes=4) if share >= 1 else None
         record_event(session, job_id, by="controller", action="running", sentence="the controller admits it")
     return job_id
+
+
+def _roll(at: datetime) -> int:
+    begun, why = at - timedelta(minutes=90), "it was not healthy within 30:00: hv2 has no QEMU: install it"
+    with transaction() as session:
+        roll = Roll(
+            max_unavailable=1,
+            hook=Hook(argv=("upgrade-and-reboot", "--kernel", "6.12")),
+            back_within=timedelta(minutes=30),
+            created_at=begun,
+        )
+        states = {"hv3": RollHostState.DONE, "hv2": RollHostState.COMING_BACK, "hv4": RollHostState.WAITING}
+        roll.hosts = [
+            RollHost(host=host, position=turn, state=state, since=begun + timedelta(minutes=20 * turn))
+            for turn, (host, state) in enumerate(states.items(), start=1)
+        ]
+        session.add(roll)
+        session.flush()
+        run = HookRun(roll_id=roll.id, host="hv2", asked_at=begun + timedelta(minutes=30))
+        run.begun_at, run.ended_at = run.asked_at, begun + timedelta(minutes=40)
+        run.exit_code, run.output = 0, "kernel 6.12 is installed"
+        session.add(run)
+        session.flush()
+        roll.hosts[1].hook_run_id, roll.hosts[1].error = run.id, why
+        roll.error = f"hv2: {why}"
+        roll.move(session, RollState.PAUSED)
+        return roll.id
 
 
 def _history(at: datetime) -> None:

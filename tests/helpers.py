@@ -80,7 +80,7 @@ class Moves:
             name=name,
             directory=self.lab.host(host).guests / name,
             disks=disks or (DiskSpec(size_bytes=64 * MIB),),
-            **{"window_mib": 4, "write_rate": 100, "dirty_mib": 8, "dirty_rate": 2} | load,
+            **{"window_mib": 4, "write_rate": 40, "dirty_mib": 8, "dirty_rate": 1} | load,
         )
         self.names.append(name)
         until(f"{host} is served", lambda: is_served(host))

@@ -16,6 +16,7 @@ BRISK = {
     "DROVER_HEARTBEAT_S": "1",
     "DROVER_REPUBLISH_AFTER_S": "2",
     "DROVER_WATCH_S": "0.2",
+    "DROVER_LOOK_S": "0",
 }
 """What was lost is found sooner than by default, and a busy machine still keeps up with it.
 

@@ -339,7 +339,7 @@ class _Trial:
 async def _media(monitor: Monitor) -> list[dict[str, Any]]:
     """The disks with an image in them. UEFI goes on writing into its variables."""
     found = await monitor.query("query-block")
-    return [one for one in found if "inserted" in one and not one.get("device", "").startswith("pflash")]
+    return [one for one in found if "inserted" in one and "flash" not in one.get("device", "") + one.get("qdev", "")]
 
 
 async def _state(monitor: Monitor) -> dict[str, Any]:

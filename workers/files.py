@@ -157,6 +157,14 @@ def make_folder(path: Path, mode: int, uid: int, gid: int) -> None:
             os.close(made)
 
 
+def make_pipe(path: Path, mode: int, uid: int, gid: int) -> None:
+    """Make a named pipe that is not there yet. Errors as for `make_folder`."""
+    with folder(path.parent) as parent:
+        os.mkfifo(path.name, PRIVATE, dir_fd=parent)
+        os.chown(path.name, uid, gid, dir_fd=parent, follow_symlinks=False)
+        os.chmod(path.name, mode, dir_fd=parent)
+
+
 def status(path: Path) -> os.stat_result | None:
     """Of what is there, a link not followed; None: there is nothing.
 

@@ -4,9 +4,8 @@ One estimate for all who ask: dry run, plan, drains, windows and live views. Bef
 assumption, which is shown.
 """
 
-import heapq
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from statistics import median
 from typing import Any
@@ -15,13 +14,14 @@ from sqlalchemy import func, select, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
+from drover import words
+from models.activity import Activity
 from models.documents import Estimate, MigrationOptions
-from models.fleet import Limits
+from models.guest import Guest
 from models.job import Disk, Job, JobState, Side, Step
 from workflows import budgets
-from workflows.budgets import Budgets
-from workflows.capacity import Size, Slots
-from workflows.drain.placement import Placement
+from workflows.budgets import Budgets, Move
+from workflows.capacity import Size
 from workflows.migration.chain import StepName
 
 NEWEST = 50
@@ -30,25 +30,71 @@ HALF_LIFE_S = 7 * 86400.0
 """A move that is older by this counts half as much: links and storages change."""
 THROTTLED = 0.6
 """A move that had this part of its limit, or more, was slowed down by it: it says nothing about the link."""
+NEWEST_OF_GUEST = 5
+"""How many of a guest's own moves say what it is like."""
+SEEN_WITHIN_S = 3.0
+"""That its disks are in sync is seen within this time; a job that waits longer was held."""
+BUSY_PER_S = 64e3
+"""A guest that writes this much is never seen without a write on its way. A limited mirror of its disks does not get
+ready before the limit is lifted, see `workers.disks.mirrors.Bandwidth`: that is done some seconds after its end was
+near.
+"""
+LAST_STRETCH_S = 4.0
+"""How many."""
+SLOWEST_PART = 0.1
+"""Of its limit, for a guest that writes as fast as may be copied."""
+MOST_AGAIN = 0.75
+"""Of what is sent of RAM, at most so much is sent again: then QEMU slows the guest down."""
+NOT_YET = 0
+"""The number of a job that does not exist yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """Between which hosts a move goes, and what was asked for it."""
+    """Who moves between which hosts, what was asked for the move, and what the guest does meanwhile."""
 
     source: str = ""
     destination: str = ""
+    guest: str = ""
     asked_bytes_per_s: int = 0
     """0: what the budgets allow."""
+    activity: Activity | None = None
+    """None: nobody has looked."""
 
     @classmethod
-    def of(cls, source: str, destination: str, options: MigrationOptions) -> "Way":
-        """The way of a job."""
-        return cls(source=source, destination=destination, asked_bytes_per_s=options.bandwidth_bytes_per_s)
+    def of(cls, guest: Guest, destination: str, options: MigrationOptions) -> "Way":
+        """The way of a guest from where it lives."""
+        return cls(
+            source=guest.host,
+            destination=destination,
+            guest=guest.name,
+            asked_bytes_per_s=options.bandwidth_bytes_per_s,
+            activity=guest.activity,
+        )
+
+    @property
+    def written_per_s(self) -> float:
+        """What the guest writes to its disks, in bytes per second, as far as is known."""
+        return self.activity.written_per_s if self.activity is not None else 0.0
+
+    @property
+    def dirty_per_s(self) -> float:
+        """Likewise what it changes of its RAM."""
+        return (self.activity.dirty_per_s or 0.0) if self.activity is not None else 0.0
 
 
 ANY = Way()
 """Nothing is known of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Habits:
+    """What the last moves of one guest were like."""
+
+    sent_bytes: float
+    """Of its RAM, pages that it had changed meanwhile counted again."""
+    downtime_ms: float | None
+    """None: no switchover has said it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +108,18 @@ class Speed:
     """What part of its RAM a guest sends: pages of zeroes hardly count, those that it writes anew count again."""
     fixed_s: float = 5.0
     """Of each move, whatever its size."""
+    downtime_ms: float | None = None
+    """Of a guest that was never moved; None: nobody was."""
     moves: int = 0
     """How many moves these figures are from; 0: they are assumed."""
     pairs: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """{(source, destination): bytes per second of disks}, where moves were made between them."""
+    guests: Mapping[str, Habits] = field(default_factory=dict)
+    """By their names, those that were moved lately."""
     budgets: Budgets = field(default_factory=Budgets)
     """The budgets."""
+    under_way: Mapping[int, Move] = field(default_factory=dict)
+    """The moves with which another one has to share them."""
 
     def link_per_s(self, way: Way) -> float:
         """What the disks get between these hosts without a limit."""
@@ -75,19 +127,33 @@ class Speed:
 
     def limit_per_s(self, way: Way) -> int:
         """What the move may take, in bytes per second; 0: no limit."""
-        held = [rate for rate in (way.asked_bytes_per_s, self.budgets.lowest(way.source, way.destination)) if rate]
-        return min(held, default=0)
+        mine = Move(source=way.source, destination=way.destination, asked_bytes_per_s=way.asked_bytes_per_s)
+        return self.budgets.shares({**self.under_way, NOT_YET: mine})[NOT_YET]
 
     def disks_s(self, size: Size, way: Way = ANY) -> float:
-        """Until both sides are equal, in seconds. A limit counts holes like data, for QEMU mirrors them like that."""
-        unlimited, limit = size.written_bytes / self.link_per_s(way), self.limit_per_s(way)
-        return max(unlimited, size.disk_bytes / limit) if limit else unlimited
+        """Until both sides are equal, in seconds. A limit leaves holes out, as the link does."""
+        link, limit = self.link_per_s(way), self.limit_per_s(way)
+        return size.written_bytes / copied_per_s(link, limit, way) + self.last_stretch_s(way, limit)
+
+    def last_stretch_s(self, way: Way, limit: int) -> float:
+        """How much longer a limited copy takes of a disk that is written all the time, see `BUSY_PER_S`."""
+        return LAST_STRETCH_S if limit and way.written_per_s >= BUSY_PER_S else 0.0
+
+    def ram_bytes(self, size: Size, way: Way = ANY) -> float:
+        """What is sent of a guest's RAM: as much as the last times, or what is sent of that of others."""
+        own = self.guests.get(way.guest)
+        return own.sent_bytes if own is not None and own.sent_bytes else size.memory_bytes * self.sent_part
+
+    def ram_s(self, size: Size, way: Way = ANY) -> float:
+        """Until what is left of the RAM is sent in the pause. What changes meanwhile is sent again, pass by pass."""
+        limit = self.limit_per_s(way)
+        rate = min(self.ram_bytes_per_s, limit) if limit else self.ram_bytes_per_s
+        again = 0.0 if way.guest in self.guests else min(way.dirty_per_s / rate, MOST_AGAIN)
+        return self.ram_bytes(size, way) / rate / (1 - again)
 
     def switch_s(self, size: Size, way: Way = ANY) -> float:
         """The rest, when the disks are in sync."""
-        unlimited, limit = size.memory_bytes / self.ram_bytes_per_s, self.limit_per_s(way)
-        sent = size.memory_bytes * self.sent_part
-        return (max(unlimited, sent / limit) if limit else unlimited) + self.fixed_s
+        return self.ram_s(size, way) + self.fixed_s
 
     def move_s(self, size: Size, way: Way = ANY) -> float:
         """All of it."""
@@ -97,14 +163,42 @@ class Speed:
         """What has to fit into a window: all of it, or what is left when the disks are copied ahead."""
         return self.switch_s(size, way) if seeded else self.move_s(size, way)
 
+    def pause_ms(self, way: Way) -> float | None:
+        """How long its guest will stand still: as the last times, or as others did; None: not known."""
+        own = self.guests.get(way.guest)
+        return self.downtime_ms if own is None or own.downtime_ms is None else own.downtime_ms
+
+    def never(self, way: Way) -> str | None:
+        """Why the move would not come to its end by itself, as a sentence; None: nothing speaks against it."""
+        limit = self.limit_per_s(way)
+        link = min(self.link_per_s(way), limit) if limit else self.link_per_s(way)
+        if way.written_per_s >= link:
+            return (
+                f"it writes {words.rate(way.written_per_s)} to its disks and {words.rate(link)} can be copied: they "
+                "are never in sync unless it writes less or the move may send more"
+            )
+        ram = min(self.ram_bytes_per_s, limit) if limit else self.ram_bytes_per_s
+        if way.dirty_per_s >= ram:
+            return (
+                f"it changes {words.rate(way.dirty_per_s)} of its RAM and {words.rate(ram)} can be sent: QEMU will "
+                "slow it down, and an operator may be asked for a longer pause"
+            )
+        return None
+
     def estimate(self, size: Size, way: Way) -> Estimate:
         """The estimate of a move, as a job keeps it."""
+        pause_ms = self.pause_ms(way)
         return Estimate(
             copy_s=round(self.disks_s(size, way), 1),
             switch_s=round(self.switch_s(size, way), 1),
             copy_bytes=size.written_bytes,
+            last_stretch_s=self.last_stretch_s(way, self.limit_per_s(way)),
+            ram_bytes=round(self.ram_bytes(size, way)),
+            ram_s=round(self.ram_s(size, way), 1),
             link_bytes_per_s=round(self.link_per_s(way), 1),
             limit_bytes_per_s=self.limit_per_s(way),
+            downtime_ms=None if pause_ms is None else round(pause_ms, 1),
+            never=self.never(way),
             moves=self.moves,
         )
 
@@ -116,62 +210,129 @@ def basis(moves: int) -> str:
     return "by the last move" if moves == 1 else f"by the last {moves} moves"
 
 
+def copied_per_s(link_per_s: float, limit_per_s: float, way: Way) -> float:
+    """At what rate the disks get equal. Under a limit what the guest writes anew is sent instead of something else;
+    without one it is part of what the link was measured with.
+    """
+    if not limit_per_s:
+        return link_per_s
+    return max(min(link_per_s, limit_per_s - way.written_per_s), SLOWEST_PART * limit_per_s)
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Move:
+class _Moved:
     """What one earlier move took."""
 
+    guest: str
     pair: tuple[str, str]
     weight: float
-    bytes: int
-    disks_s: float
-    says_nothing: bool
-    """Of the rate of disks: it had a limit, or only what had changed was sent."""
-    ram_bytes: int
-    ram_s: float
+    limit_per_s: int
+    copied_bytes: int
+    copy_s: float
+    only_changes: bool
+    """It went back to images that the guest had left behind."""
+    total_bytes: int
+    """Of its RAM; likewise what was sent of it."""
     sent_bytes: int
+    ram_s: float
     rest_s: float
+    """All but copying disks and sending RAM, and without waiting for a release."""
+    downtime_ms: float | None
+
+    @property
+    def measures_the_link(self) -> bool:
+        """It had all that the link gives."""
+        throttled = self.limit_per_s and self.copied_bytes / self.copy_s >= THROTTLED * self.limit_per_s
+        return not self.only_changes and not throttled
+
+    @property
+    def measures_ram(self) -> bool:
+        """Likewise of its RAM."""
+        return not (self.limit_per_s and self.sent_bytes / self.ram_s >= THROTTLED * self.limit_per_s)
+
+    def fixed_s(self, ram_bytes_per_s: float) -> float:
+        """What it took whatever its size."""
+        rate = min(ram_bytes_per_s, self.limit_per_s) if self.limit_per_s else ram_bytes_per_s
+        return self.rest_s + max(self.ram_s - self.sent_bytes / rate, 0.0)
 
 
 def speed(session: Session) -> Speed:
     """What the newest moves took, and the limits as they are now."""
-    now_allowed = budgets.current(session)
+    allowed = budgets.current(session)
     rows = session.execute(_newest()).all()
     if not rows:
-        return Speed(budgets=now_allowed)
-    moves = [_move(row, rows[0].finished_at, now_allowed.lowest(row.source, row.destination)) for row in rows]
-    ram_s, ram = sum(one.weight * one.ram_s for one in moves), sum(one.weight * one.ram_bytes for one in moves)
-    sent = sum(one.weight * one.sent_bytes for one in moves)
+        return Speed(budgets=allowed)
+    moves = [_moved(row, rows[0].finished_at, allowed.lowest(row.source, row.destination)) for row in rows]
+    ram = _rate((one.weight, one.sent_bytes, one.ram_s) for one in moves if one.measures_ram) or Speed.ram_bytes_per_s
+    total = sum(one.weight * one.total_bytes for one in moves)
     return Speed(
-        disk_bytes_per_s=_rate(moves) or Speed.disk_bytes_per_s,
-        ram_bytes_per_s=ram / ram_s or Speed.ram_bytes_per_s,
-        sent_part=sent / ram if ram and sent else 1.0,
-        fixed_s=max(median(one.rest_s for one in moves), 0.0),
+        disk_bytes_per_s=_link(moves) or Speed.disk_bytes_per_s,
+        ram_bytes_per_s=ram,
+        sent_part=sum(one.weight * one.sent_bytes for one in moves) / total if total else 1.0,
+        fixed_s=max(median(one.fixed_s(ram) for one in moves), 0.0),
+        downtime_ms=_typical_ms(moves),
         moves=len(rows),
-        pairs={pair: rate for pair in {one.pair for one in moves} if (rate := _rate(moves, pair))},
-        budgets=now_allowed,
+        pairs={pair: rate for pair in {one.pair for one in moves} if (rate := _link(moves, pair))},
+        guests={guest: _habits(guest, moves) for guest in {one.guest for one in moves}},
+        budgets=allowed,
     )
 
 
-def _rate(moves: Iterable[_Move], pair: tuple[str, str] | None = None) -> float | None:
+def among(session: Session, speed: Speed) -> Speed:
+    """The same with what is under way: a move that begins now shares the budgets with that."""
+    rows = session.execute(select(budgets.MOVES))
+    moves = {
+        row.id: Move(source=row.source, destination=row.destination, asked_bytes_per_s=row.asked_bytes_per_s)
+        for row in rows
+    }
+    return replace(speed, under_way=moves)
+
+
+def _link(moves: Iterable[_Moved], pair: tuple[str, str] | None = None) -> float | None:
     """Of the link, in bytes per second, by the moves that had all of it; None if there were none."""
-    free = [one for one in moves if not one.says_nothing and pair in {None, one.pair}]
-    return sum(one.weight * one.bytes for one in free) / sum(one.weight * one.disks_s for one in free) if free else None
+    return _rate(
+        (one.weight, one.copied_bytes, one.copy_s)
+        for one in moves
+        if one.measures_the_link and pair in {None, one.pair}
+    )
 
 
-def _move(row: Any, newest: datetime, budget: int) -> _Move:
-    disks_s = _seconds(row.copied_at, row.copy_at)
-    limit = row.options.bandwidth_bytes_per_s or budget
-    written = sum(_count(disk, "allocated_bytes", "virtual_size_bytes") for disk in row.planned or [])
-    return _Move(
+def _rate(measured: Iterable[tuple[float, int, float]]) -> float | None:
+    """From (weight, bytes, seconds): a line through zero, so that large ones count, whose beginning weighs little."""
+    known = list(measured)
+    seconds = sum(weight * amount * took_s for weight, amount, took_s in known)
+    return sum(weight * amount * amount for weight, amount, _ in known) / seconds if seconds else None
+
+
+def _habits(guest: str, moves: Sequence[_Moved]) -> Habits:
+    own = [one for one in moves if one.guest == guest][:NEWEST_OF_GUEST]
+    return Habits(sent_bytes=median(one.sent_bytes for one in own), downtime_ms=_typical_ms(own))
+
+
+def _typical_ms(moves: Iterable[_Moved]) -> float | None:
+    known = [one.downtime_ms for one in moves if one.downtime_ms is not None]
+    return median(known) if known else None
+
+
+def _moved(row: Any, newest: datetime, budget: int) -> _Moved:
+    copy_s, ram_s, held_s = _seconds(row.copied_at, row.copy_at), _seconds(row.sent_at, row.send_at), 0.0
+    if (waited_s := _seconds(row.sync_ended_at, row.copied_at)) > SEEN_WITHIN_S:
+        held_s = waited_s
+    planned = sum(_count(disk, "allocated_bytes", "virtual_size_bytes") for disk in row.planned or [])
+    total = _count(row.ram, "total")
+    return _Moved(
+        guest=row.guest,
         pair=(row.source, row.destination),
         weight=0.5 ** (max((newest - row.finished_at).total_seconds(), 0.0) / HALF_LIFE_S),
-        bytes=written or int(row.disk_bytes),
-        disks_s=disks_s,
-        says_nothing=row.ways_back > 0 or (bool(limit) and int(row.disk_bytes) / disks_s >= THROTTLED * limit),
-        ram_bytes=_count(row.ram, "total"),
-        ram_s=_seconds(row.sent_at, row.send_at),
-        sent_bytes=_count(row.ram, "transferred"),
-        rest_s=_seconds(row.finished_at, row.started_at) - _seconds(row.sent_at, row.copy_at),
+        limit_per_s=row.options.bandwidth_bytes_per_s or budget,
+        copied_bytes=planned or int(row.disk_bytes),
+        copy_s=copy_s,
+        only_changes=row.ways_back > 0,
+        total_bytes=total,
+        sent_bytes=_count(row.ram, "transferred") or total,
+        ram_s=ram_s,
+        rest_s=_seconds(row.finished_at, row.started_at) - copy_s - ram_s - held_s,
+        downtime_ms=row.downtime_ms,
     )
 
 
@@ -193,6 +354,7 @@ def _newest() -> Any:
     )
     return (
         select(
+            Job.guest,
             Job.source,
             Job.destination,
             Job.options,
@@ -202,7 +364,9 @@ def _newest() -> Any:
             type_coerce(Job.plan, JSONB)["source"]["disks"].label("planned"),
             disks.c.bytes.label("disk_bytes"),
             disks.c.ways_back,
+            Job.downtime["ms"].as_float().label("downtime_ms"),
             copying.c.started_at.label("copy_at"),
+            copying.c.finished_at.label("sync_ended_at"),
             disks.c.ready_at.label("copied_at"),
             sending.c.started_at.label("send_at"),
             sending.c.finished_at.label("sent_at"),
@@ -224,30 +388,3 @@ def _count(document: object, *names: str) -> int:
 
 def _seconds(end: Any, begin: Any) -> float:
     return max((end - begin).total_seconds(), 0.001) if end and begin else 0.001
-
-
-def total_s(placements: Iterable[Placement], speed: Speed, limits: Limits) -> float:
-    """How long all of it takes if each move begins as soon as the limits let it. No I/O."""
-    waiting, under_way = list(placements), list[tuple[float, int]]()
-    at, made = 0.0, dict[int, Placement]()
-    while waiting or under_way:
-        slots = Slots(limits=limits)
-        for _, number in under_way:
-            slots.reserve(made[number].candidate.source, made[number].destination)
-        for placement in list(waiting):
-            if slots.lacking(placement.candidate.source, placement.destination) is None:
-                waiting.remove(placement)
-                slots.reserve(placement.candidate.source, placement.destination)
-                made[len(made)] = placement
-                takes = speed.move_s(placement.candidate.size, way_of(placement))
-                heapq.heappush(under_way, (at + takes, len(made) - 1))
-        if not under_way:  # the limits let nothing begin: what waits has no time
-            break
-        at, _ = heapq.heappop(under_way)
-    return at
-
-
-def way_of(placement: Placement) -> Way:
-    """The way of a guest that a drain moves."""
-    guest = placement.candidate
-    return Way(source=guest.source, destination=placement.destination, asked_bytes_per_s=guest.asked_bytes_per_s)

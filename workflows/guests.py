@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from drover import names
 from drover.errors import PreconditionFailed
+from models.activity import Activity
 from models.database import transaction
 from models.documents import MigrationOptions
 from models.guest import Guest
@@ -54,7 +55,7 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
     return guest, inspection
 
 
-def _found(inspection: Inspection) -> dict[str, int | str | Launcher | None]:
+def _found(inspection: Inspection) -> dict[str, int | str | Launcher | Activity | None]:
     """What a guest is and takes of its host, by the columns of its record."""
     disk_bytes = sum(disk.virtual_size_bytes for disk in inspection.disks)
     sizes = {"cpus": inspection.cpus, "memory_bytes": inspection.memory_bytes, "disk_bytes": disk_bytes}
@@ -64,7 +65,7 @@ def _found(inspection: Inspection) -> dict[str, int | str | Launcher | None]:
         "gone_at": None,
         "runstate": inspection.runstate,
         "launcher": inspection.launcher,
-    }
+    } | ({"activity": inspection.activity} if inspection.activity is not None else {})
     on_devices = sum(disk.virtual_size_bytes for disk in inspection.disks if disk.block_device)
     return {**sizes, **who, "device_bytes": on_devices, "allocated_bytes": _allocated(inspection)}
 

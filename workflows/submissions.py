@@ -4,6 +4,7 @@ A field's description completes the sentence "FIELD is ...", which is what a wro
 """
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -86,6 +87,10 @@ NAME = f"a name that has {ALLOWED}"
 HOST_NAME = f"{NAME}, and is not `{CONTROL}`"
 HOST_NAMES = f"a list of names of hosts, each of which has {ALLOWED}"
 FLAG = "true or false"
+MILLISECONDS = f"a whole number of milliseconds from 1 to {LARGEST}"
+BYTES_PER_S = f"a whole number of bytes per second from 0 to {2**63 - 1}"
+DowntimeMs = Annotated[int, Field(ge=1, le=LARGEST, description=MILLISECONDS)]
+Rate = Annotated[int, Field(ge=0, le=2**63 - 1, description=BYTES_PER_S)]
 
 
 class Message(Part):
@@ -125,28 +130,19 @@ class Submission(Message):
     version: int = Field(1, ge=1, le=1, description="the version of the submission's fields, 1")
     idempotency_key: Text | None = Field(None, description=TEXT)
     """Identifies the submission: when it arrives again, nothing changes."""
-    max_downtime_ms: int = Field(
-        DOWNTIME_MS,
-        ge=1,
-        le=LARGEST,
-        description=f"a whole number of milliseconds from 1 to {LARGEST}",
-    )
+    max_downtime_ms: DowntimeMs = DOWNTIME_MS
     """The target downtime. `max_blackout_ms`, its name in Drover 0.1, is taken as well."""
     most_downtime_ms: int = Field(
         0, ge=0, le=LARGEST, description=f"a whole number of milliseconds from 0 to {LARGEST}"
     )
     """To what the target may be raised if RAM changes as fast as it is sent; 0: it is not raised."""
-    bandwidth_bytes_per_s: int = Field(
-        0, ge=0, le=2**63 - 1, description=f"a whole number of bytes per second from 0 to {2**63 - 1}"
-    )
+    bandwidth_bytes_per_s: Rate = 0
     """0: the host's budget."""
     launcher_stays: bool = Field(False, description=FLAG)
     """Move guests although a launcher that nobody can tell to keep still may start them again at the source."""
     verify: bool = Field(False, description=FLAG)
     """Compare both sides of each disk after the switchover, before the source's images are let go."""
-    verify_bytes_per_s: int = Field(
-        VERIFY_BYTES_PER_S, ge=0, le=2**63 - 1, description=f"a whole number of bytes per second from 0 to {2**63 - 1}"
-    )
+    verify_bytes_per_s: Rate = VERIFY_BYTES_PER_S
     """What is read on either host for that; 0: no limit."""
     retention_s: float | None = Field(
         None, ge=0, le=LONGEST_RETENTION_S, description=f"a number of seconds from 0 to {LONGEST_RETENTION_S:.0f}"
@@ -294,6 +290,51 @@ class DrainSubmission(Submission):
     def _not_before(self, now: datetime) -> datetime | None:
         repeated = self.recurrence()
         return super()._not_before(now) or (schedule.following(repeated, now) if repeated else None)
+
+
+class RollSubmission(Message):
+    """`drover roll`: take hosts out for maintenance in their turn."""
+
+    version: int = Field(1, ge=1, le=1, description="the version of the submission's fields, 1")
+    hosts: Many[HostName] = Field((), description=HOST_NAMES)
+    """In their turn."""
+    selector: Text | None = Field(None, description="a text like rack=r1,!spare")
+    """Instead of `hosts`: all that it selects by their labels, by name."""
+    hook: str = Field(description="a text: the name of a hook, and its arguments")
+    """A program in the folder DROVER_HOOKS of the control nodes, with its arguments as a shell would read them."""
+    hook_timeout_s: float = Field(3600.0, gt=0, description="a number of seconds above 0")
+    """The hook is ended after this time."""
+    max_unavailable: int = Field(1, ge=1, le=LARGEST, description=f"a whole number from 1 to {LARGEST}")
+    """So many of these hosts may be out at a time, whatever the cause."""
+    back_within_s: float = Field(1800.0, gt=0, description="a number of seconds above 0")
+    """The roll pauses if a host is not healthy this long after its hook."""
+    to: Many[HostName] = Field((), description=HOST_NAMES)
+    """Only these take guests; an empty list: all."""
+    exclude: Many[HostName] = Field((), description=HOST_NAMES)
+    """These take no guest."""
+    max_downtime_ms: DowntimeMs | None = Field(None, description=MILLISECONDS)
+    """Of each move, likewise the next; what is left out policies decide, then the defaults."""
+    bandwidth_bytes_per_s: Rate | None = Field(None, description=BYTES_PER_S)
+    webhook: Address | None = Field(None, description="an address like https://HOST/PATH")
+    """The address that gets a webhook whenever the roll or one of its hosts comes into another state."""
+
+    def argv(self) -> tuple[str, ...]:
+        """The hook and its arguments.
+
+        Raises:
+            PreconditionFailed: they cannot be told apart, or there is none.
+        """
+        words = tuple(_named("hook", _words, self.hook))
+        if not words:
+            raise PreconditionFailed("hook is the name of a hook, and empty: name a program")
+        return words
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise PreconditionFailed(f"{text!r} cannot be split into words: {error}") from error
 
 
 class Cancellation(Message):

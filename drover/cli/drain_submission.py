@@ -1,7 +1,7 @@
 """From the options of `drover drain` and `drover return` to a drain."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import NoReturn
 
 import typer
@@ -124,6 +124,12 @@ def print_forecast(forecast: Document) -> None:
     moves, basis = len(forecast["moves"]), estimate.basis(forecast["estimated_from_moves"])
     going, takes = words.count(moves, "guest moves", "guests move"), output.span(forecast["total_s"])
     output.say(f"{going} in about {takes}, {basis}")
+    for night in forecast["nights"]:
+        opens, done = (datetime.fromisoformat(night[name]) for name in ("opens", "done_at"))
+        output.say(
+            f"  in the window that opens at {opens:%Y-%m-%d %H:%M} UTC: {', '.join(night['guests'])}, "
+            f"done at about {done:%H:%M}"
+        )
     for move in forecast["moves"]:
         if move["policies"]:
             output.say(f"{move['guest']}: {words.pairs(move['policies'])}")

@@ -63,11 +63,7 @@ def _print(shot: Snapshot, warnings: list[str]) -> None:
     )
     if how := policies.told(job.options):
         output.say(f"  how: {words.pairs(how)}")
-    if job.estimate is not None:
-        took = serializers.took(job)
-        known = {"copy": took["copy_s"], "RAM and switchover": took["ram_s"], "in all": shot.total_s}
-        told = ", ".join(f"{name} {output.span(seconds)}" for name, seconds in known.items() if seconds is not None)
-        output.say(f"  estimated {sentences.estimate(job.estimate)}; took {told or 'nothing yet'}")
+    _say_estimate(shot)
     if phases := serializers.downtime_phases(job):
         output.say("  of which " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in phases.items()))
     if job.health is not None and job.health.finished:
@@ -94,6 +90,16 @@ def _print(shot: Snapshot, warnings: list[str]) -> None:
             for disk in job.disks
         ],
     )
+
+
+def _say_estimate(shot: Snapshot) -> None:
+    """What was expected beside what it took, and what is left."""
+    if shot.job.estimate is None:
+        return
+    output.say(f"  estimated {sentences.estimate(shot.job.estimate)}")
+    if remaining := sentences.left(shot):
+        output.say(f"  {remaining}, by what it has done so far")
+    output.table(("PART", "ESTIMATE", "TOOK"), sentences.comparison(shot))
 
 
 def _took(shot: Snapshot, step: Step) -> float | None:

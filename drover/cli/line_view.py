@@ -9,7 +9,7 @@ from drover.cli.output import size, span
 from drover.escaping import escaped
 from drover.views.progress import Bar, Progress
 from drover.views.queries import Snapshot, elapsed_s
-from drover.views.sentences import headline, pace, remark, standing
+from drover.views.sentences import headline, left, pace, remark, standing
 from models.job import Step, StepState
 
 INTERVAL_S = 1.0
@@ -47,7 +47,7 @@ class PlainLines:
 
 def _facts(shot: Snapshot, bars: list[Bar]) -> dict[str, tuple[str, str]]:
     """The facts to print, in order: {subject: (what causes a line when it changes, the line's text)}."""
-    job = f"{headline(shot.job)}: {standing(shot.job)}"
+    job = ", ".join(filter(None, (f"{headline(shot.job)}: {standing(shot.job)}", left(shot))))
     facts = {"job": (f"{shot.job.state} {words.gist(shot.job.wait_reason)}", job)}
     for step in shot.job.steps:
         if step.state not in {StepState.PENDING, StepState.TO_ROLL_BACK} or step.error:

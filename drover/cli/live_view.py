@@ -12,7 +12,7 @@ from drover.cli.output import cell, size, span
 from drover.escaping import escaped
 from drover.views.progress import Bar, Progress
 from drover.views.queries import Snapshot, elapsed_s
-from drover.views.sentences import headline, pace, remark, standing
+from drover.views.sentences import headline, left, pace, remark, standing
 from models.job import StepState
 
 LOOKS = {  # state: (mark, style)
@@ -48,7 +48,8 @@ class Screen:
 
 
 def _title(shot: Snapshot) -> Text:
-    return cell(f"{headline(shot.job)}   {standing(shot.job)}   {span(shot.total_s)}", "bold")
+    times = ", ".join(filter(None, (span(shot.total_s), left(shot))))
+    return cell(f"{headline(shot.job)}   {standing(shot.job)}   {times}", "bold")
 
 
 def _steps(shot: Snapshot) -> Table:

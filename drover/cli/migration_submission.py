@@ -122,6 +122,8 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     output.say(f"  memory: {output.size(told['memory_bytes'])}, copied {how}")
     if (expected := read_back.estimate(told["estimate"])) is not None:
         output.say(f"It takes {sentences.estimate(expected)}")
+        if expected.never is not None:
+            output.note(f"warning: {told['guest']} may never cross: {expected.never}")
     if decided := policies.told(MigrationOptions.model_validate(told["options"])):
         output.say(f"How: {words.pairs(decided)}")
     for warning in told["warnings"]:

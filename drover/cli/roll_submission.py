@@ -1,80 +1,32 @@
 """From the options of `drover roll` to a roll."""
 
-import shlex
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Mapping
+from typing import Any
 
 import typer
-from sqlalchemy import select
 
 from drover.cli import output
 from drover.cli.drain_submission import print_forecast
 from drover.cli.exit_codes import ExitCode
 from drover.cli.watching import note_without_controller, watch_roll
-from drover.errors import PreconditionFailed
 from drover.views import rolls
 from drover.views.drain_documents import forecast_document
 from models.database import transaction
-from models.documents import AllowedHosts, Hook, MigrationOptions
 from models.drain import DrainKind
-from models.host import Host
 from workflows.drain import planner
 from workflows.roll import commands
 from workflows.roll.commands import RollRequest
-from workflows.selectors import Selector
+from workflows.submissions import RollSubmission
 
 
-def chosen(named: Sequence[str] | None, selector: str | None) -> list[str]:
-    """The hosts that are named, or those that a selector means, by name.
-
-    Raises:
-        PreconditionFailed: both or neither is given, or the selector means none.
-    """
-    if bool(named) == (selector is not None):
-        raise PreconditionFailed("name the hosts either by `--host H`, which may be repeated, or by `--hosts SELECTOR`")
-    if selector is None:
-        return list(named or ())
-    wanted = Selector.read(selector).condition(Host.labels)
-    with transaction() as session:
-        found = list(session.scalars(select(Host.name).where(wanted).order_by(Host.name)))
-    if not found:
-        raise PreconditionFailed(f"no host is meant by {selector!r}: `drover host list` shows their labels")
-    return found
-
-
-def request(
-    hosts: Sequence[str],
-    hook: str,
-    *,
-    hook_timeout: timedelta,
-    max_unavailable: int,
-    back_within: timedelta,
-    to: Sequence[str] | None,
-    exclude: Sequence[str] | None,
-    max_downtime_ms: int | None,
-    bandwidth: int | None,
-) -> RollRequest:
-    """What was asked for, as typed on the command line.
+def request(typed: Mapping[str, Any]) -> RollRequest:
+    """What was asked for, as typed on the command line; what was not typed is None.
 
     Raises:
         PreconditionFailed: one of them is wrong; one sentence names it.
     """
-    try:
-        argv = tuple(shlex.split(hook))
-    except ValueError as error:
-        raise PreconditionFailed(f"--hook {hook!r} cannot be split into words: {error}") from error
-    if not argv or hook_timeout <= timedelta():
-        raise PreconditionFailed("--hook names a program and --hook-timeout is longer than 0")
-    made = RollRequest(
-        hosts=tuple(hosts),
-        hook=Hook(argv=argv, timeout_s=hook_timeout.total_seconds()),
-        max_unavailable=max_unavailable,
-        back_within=back_within,
-        where=AllowedHosts(to=tuple(to or ()), exclude=tuple(exclude or ())),
-        options=MigrationOptions().asking(max_downtime_ms=max_downtime_ms, bandwidth_bytes_per_s=bandwidth),
-    )
-    made.check()
-    return made
+    given = {name: value for name, value in typed.items() if value is not None}
+    return RollRequest.of(RollSubmission.read(given))
 
 
 def plan_and_submit(request: RollRequest, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool) -> None:

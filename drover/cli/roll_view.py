@@ -21,10 +21,9 @@ def exit_code(shot: RollShot) -> ExitCode:
 
 def cells(row: HostRow) -> tuple[object, ...]:
     """One host as a line of the table."""
-    host, run = row.host, row.run
-    hook = None if run is None else "works" if run.ended_at is None else f"ended with {run.exit_code}"
+    host = row.host
     since = f"{host.since.astimezone():%H:%M:%S}"
-    return host.host, host.state, since, host.drain_id, host.return_id, hook, row.remark
+    return host.host, host.state, since, host.drain_id, host.return_id, row.hook, row.remark
 
 
 class RollLines:
@@ -41,11 +40,17 @@ class RollLines:
 
     def show(self, shot: RollShot) -> None:
         """Write what changed."""
-        told = {"": rolls.headline(shot)} | {row.host.host: _sentence(row) for row in shot.rows}
+        told = {"": _about_all(shot)} | {row.host.host: _sentence(row) for row in shot.rows}
         news = [text for key, text in told.items() if words.gist(self._said.get(key)) != words.gist(text)]
         if news:
             output.note("; ".join(news))
             self._said = told
+
+
+def _about_all(shot: RollShot) -> str:
+    """Why it waits is said with the host that it is about."""
+    told = any(row.remark and row.remark in (shot.wait_reason or "") for row in shot.rows)
+    return rolls.standing(shot) if told or shot.failed else rolls.headline(shot)
 
 
 def _sentence(row: HostRow) -> str:

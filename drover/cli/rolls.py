@@ -75,6 +75,14 @@ def submit(
     exclude: Exclude = None,
     max_downtime_ms: MaxDowntime = None,
     bandwidth: Bandwidth = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Report each step of the roll to this address, by a signed POST.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: DryRun = False,
     wait: Wait = False,
     timeout: Timeout = None,
@@ -88,15 +96,19 @@ def submit(
     from drover.cli import roll_submission
 
     request = roll_submission.request(
-        roll_submission.chosen(host, selector),
-        hook,
-        hook_timeout=hook_timeout,
-        max_unavailable=max_unavailable,
-        back_within=back_within,
-        to=to,
-        exclude=exclude,
-        max_downtime_ms=max_downtime_ms,
-        bandwidth=bandwidth,
+        {
+            "hosts": host,
+            "selector": selector,
+            "hook": hook,
+            "hook_timeout_s": hook_timeout.total_seconds(),
+            "max_unavailable": max_unavailable,
+            "back_within_s": back_within.total_seconds(),
+            "to": to,
+            "exclude": exclude,
+            "max_downtime_ms": max_downtime_ms,
+            "bandwidth_bytes_per_s": bandwidth,
+            "webhook": webhook,
+        }
     )
     roll_submission.plan_and_submit(request, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json)
 

@@ -1,6 +1,7 @@
 """`/api/v1`: what can be changed through it, by whom. The commands of the same names do the same."""
 
 import logging
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path
@@ -18,7 +19,9 @@ from models.job import Side
 from workflows import schedule
 from workflows.migration import completion
 from workflows.migration.jobs import Changes
-from workflows.submissions import DrainSubmission, MigrationSubmission
+from workflows.roll import commands as rolls
+from workflows.roll.commands import RollRequest
+from workflows.submissions import DrainSubmission, MigrationSubmission, RollSubmission
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,13 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 router = APIRouter(prefix=PREFIX, responses=ANSWERS, dependencies=[Described])
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]
 Name = Annotated[str, Path(pattern=f"^{PATTERN}$")]
+RollAction = Literal["pause", "resume", "cancel"]
+
+ON_ROLLS: dict[RollAction, Callable[[int], object]] = {
+    "pause": rolls.pause,
+    "resume": rolls.resume,
+    "cancel": rolls.cancel,
+}
 
 
 class Change(Part):
@@ -162,6 +172,21 @@ def act_on_drain(number: Number, action: DrainAction, person: Operator) -> Docum
     return on_drain(number, action, person)
 
 
+@router.post("/rolls", status_code=201)
+def roll(asked: RollSubmission, person: Operator) -> Document:
+    """As `drover roll submit`."""
+    made = rolls.submit(RollRequest.of(asked))
+    log.info("%s submitted roll %d", person.by, made.id, extra={"roll": made.id})
+    return documents.roll(made.id)
+
+
+@router.post("/rolls/{number}/{action}")
+def act_on_roll(number: Number, action: RollAction, person: Operator) -> Document:
+    """As `drover roll pause`, `resume` and `cancel`."""
+    on_roll(number, action, person)
+    return documents.roll(number)
+
+
 @router.post("/hosts/{name}/{action}")
 def act_on_host(name: Name, action: HostAction, person: Operator) -> Document:
     """As `drover host cordon` and `uncordon`."""
@@ -184,6 +209,12 @@ def _meant(asked: MigrationSubmission) -> MigrationSubmission:
         PreconditionFailed: it names no destination, or two.
     """
     return MigrationSubmission.read(asked.model_dump(mode="json", exclude_unset=True))
+
+
+def on_roll(number: int, action: RollAction, person: Person) -> None:
+    """Do it; errors are those of `workflows.roll.commands`."""
+    ON_ROLLS[action](number)
+    log.info("%s: %s roll %d", person.by, action, number, extra={"roll": number})
 
 
 def _submitted(kind: DrainKind, asked: DrainSubmission, person: Person) -> Document:

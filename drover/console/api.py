@@ -27,6 +27,8 @@ router = APIRouter(prefix=PREFIX, responses=ALWAYS, dependencies=[Known])
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]
 Text = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00]*$")]
 Key = Annotated[Text, Query(min_length=1, description="The idempotency key of a submission.")]
+Everything = Annotated[bool, Query(alias="all", description="Those that have ended as well.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="The newest of them.")]
 Labels = Annotated[Text | None, Query(description="As for `--selector`: KEY=VALUE, KEY=A|B, KEY!=VALUE, KEY, !KEY.")]
 MOST_S = timedelta(days=36500).total_seconds()
 ASKED = ByDatabase()
@@ -51,13 +53,13 @@ def policies() -> Document:
 
 
 def _wanted(
-    everything: Annotated[bool, Query(alias="all", description="Those that have ended as well.")] = False,
+    everything: Everything = False,
     guest: Annotated[Text | None, Query(description="Jobs of this guest alone.")] = None,
     selector: Labels = None,
     since_s: Annotated[
         float | None, Query(ge=0, le=MOST_S, description="All that were submitted in the last so many seconds.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=1000, description="The newest of them.")] = 100,
+    limit: Limit = 100,
 ) -> Wanted:
     since = None if since_s is None else timedelta(seconds=since_s)
     return Wanted(everything=everything, guest=guest, selector=selector, since=since, limit=limit)
@@ -118,6 +120,18 @@ def drains(wanted: Which) -> Document:
 def drain(number: Number) -> Document:
     """As `drover drain show --json`."""
     return documents.drain(number)
+
+
+@router.get("/rolls")
+def rolls(everything: Everything = False, limit: Limit = 100) -> Document:
+    """As `drover roll list --json`."""
+    return {"rolls": documents.rolls(everything=everything, limit=limit)}
+
+
+@router.get("/rolls/{number}", responses=NOT_FOUND)
+def roll(number: Number) -> Document:
+    """As `drover roll show --json`."""
+    return documents.roll(number)
 
 
 @router.get("/inbox")

@@ -16,7 +16,7 @@ from drover.console.rendering import page
 from drover.errors import PreconditionFailed
 from drover.names import PATTERN
 from drover.operations import ByDatabase, DrainAction, JobAction
-from drover.views import drain_queries, drain_sentences, queries, sentences
+from drover.views import drain_queries, drain_sentences, queries, rolls, sentences
 from drover.views.sentences import Command
 from models.database import transaction
 from models.job import Side
@@ -52,6 +52,14 @@ def ask_about_drain(request: Request, number: Number, action: DrainAction, perso
     headline = drain_sentences.standing(drain_queries.snapshot(number))
     command = Command(f"drover drain {action} {number}", EFFECTS["drain", action])
     return _asked(request, person, action, command, f"/drains/{number}", headline)
+
+
+@router.get("/rolls/{number}/{action}")
+def ask_about_roll(request: Request, number: Number, action: actions.RollAction, person: Who) -> HTMLResponse:
+    """Likewise."""
+    headline = rolls.standing(rolls.snapshot(number))
+    command = Command(f"drover roll {action} {number}", EFFECTS["roll", action])
+    return _asked(request, person, action, command, f"/rolls/{number}", headline)
 
 
 def _asked(
@@ -97,3 +105,11 @@ def act_on_drain(number: Number, action: DrainAction, person: Who) -> RedirectRe
     allow(person, needed(action))
     actions.on_drain(number, action, person)
     return RedirectResponse(f"/drains/{number}", 303)
+
+
+@router.post("/rolls/{number}/{action}", dependencies=[Depends(from_this_site)])
+def act_on_roll(number: Number, action: actions.RollAction, person: Who) -> RedirectResponse:
+    """Do it, and show the roll."""
+    allow(person, needed(action))
+    actions.on_roll(number, action, person)
+    return RedirectResponse(f"/rolls/{number}", 303)

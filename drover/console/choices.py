@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 from drover.console.access import Person
 from models.access import Scope
 
-COMMAND = re.compile(r"drover (job|drain) (\w+) (\d+)(?: --owner (source|destination))?(?: --fenced (\S+))?")
+COMMAND = re.compile(r"drover (job|drain|roll) (\w+) (\d+)(?: --owner (source|destination))?(?: --fenced (\S+))?")
 EFFECTS = {
     (
         "job",
@@ -19,6 +19,9 @@ EFFECTS = {
     ("drain", "resume"): "It goes on, and tries guests again that it had left.",
     ("drain", "release"): "All its held moves send their RAM now.",
     ("drain", "cancel"): "Its moves under way are rolled back; guests that have moved stay where they are.",
+    ("roll", "pause"): "Nothing else of it begins; a drain, a hook or a return under way ends by itself.",
+    ("roll", "resume"): "It goes on, and tries again what has failed.",
+    ("roll", "cancel"): "Its drains and returns under way are cancelled; a hook that works is left to its end.",
 }
 """{(kind, action): what follows}."""
 

@@ -1,4 +1,4 @@
-"""What the pages of a job and of a drain show, and their reports."""
+"""What the pages of a job, a drain and a roll show, and their reports."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from drover.views import (
     estimates,
     progress,
     queries,
+    rolls,
     sentences,
     serializers,
     timeline,
@@ -36,6 +37,7 @@ def of_job(job_id: int) -> dict[str, Any]:
         "phases": phases,
         "paused_ms": sum(phases.values()),
         "estimate": estimates.of_job(job),
+        "comparison": sentences.comparison(shot),
         "copy_rate": estimates.copy_rate(job, shot.at),
         "timeline": timeline.of_job(job, shot.at),
         "line": timeline.line(job, shot.at),
@@ -60,4 +62,23 @@ def of_drain(drain_id: int) -> dict[str, Any]:
         "timeline": timeline.of_drain(shot),
         "rate": estimates.drain_rate(shot),
         "commands": drain_sentences.commands(shot.drain),
+    }
+
+
+def of_roll(roll_id: int) -> dict[str, Any]:
+    """Everything about one roll.
+
+    Raises:
+        PreconditionFailed: there is no such roll.
+    """
+    shot = rolls.snapshot(roll_id)
+    return {
+        "shot": shot,
+        "roll": shot.roll,
+        "now": shot.at,
+        "headline": rolls.headline(shot),
+        "verdict": rolls.verdict(shot) if shot.ended else None,
+        "timeline": timeline.of_roll(shot),
+        "hook": rolls.hook(shot.roll),
+        "commands": rolls.commands(shot.roll),
     }

@@ -19,6 +19,7 @@ from models.database import transaction
 from models.drain import Drain, DrainGuest
 from models.host import Host
 from models.job import Disk, Event, Job, JobState, Step, unfinished
+from models.roll import HookRun, Roll, RollHost
 from models.webhook import Delivery
 
 POLL_S = 0.5
@@ -33,6 +34,8 @@ class Page(enum.StrEnum):
     JOBS = "jobs"
     DRAIN = "drain"
     DRAINS = "drains"
+    ROLL = "roll"
+    ROLLS = "rolls"
     INBOX = "inbox"
     HISTORY = "history"
 
@@ -147,11 +150,29 @@ def _drains(session: Session, _: str) -> str:
     return str(session.execute(select(drains, guests.scalar_subquery())).one())
 
 
+def _roll(session: Session, number: str) -> str:
+    of = int(number) if number.isdecimal() else 0
+    rows = func.concat_ws(",", RollHost.host, RollHost.state, RollHost.reason, RollHost.error, RollHost.since)
+    hosts = select(func.md5(func.string_agg(rows, aggregate_order_by(literal(";"), RollHost.position)))).where(
+        RollHost.roll_id == of
+    )
+    runs = select(func.max(HookRun.seen_at)).where(HookRun.roll_id == of)
+    what = (Roll.state, Roll.wait_reason, Roll.error, hosts.scalar_subquery(), runs.scalar_subquery())
+    return str(session.execute(select(*what).where(Roll.id == of)).one_or_none())
+
+
+def _rolls(session: Session, _: str) -> str:
+    rows = func.concat_ws(",", Roll.id, Roll.state, Roll.wait_reason, Roll.error)
+    rolls = select(func.md5(func.string_agg(rows, aggregate_order_by(literal(";"), Roll.id)))).scalar_subquery()
+    hosts = select(func.md5(func.string_agg(RollHost.state, aggregate_order_by(literal(""), RollHost.host))))
+    return str(session.execute(select(rolls, hosts.scalar_subquery())).one())
+
+
 def _inbox(session: Session, _: str) -> str:
     newest = select(func.max(Delivery.id), func.count()).where(Delivery.state == "failed").subquery()
     keys = select(func.count()).where(Host.public_key != Host.trusted_key).scalar_subquery()
     told = str(session.execute(select(newest, keys)).one())
-    return told + _fleet(session, "") + _drains(session, "") + _jobs(session, "")
+    return told + _fleet(session, "") + _drains(session, "") + _rolls(session, "") + _jobs(session, "")
 
 
 def _history(session: Session, _: str) -> str:
@@ -164,6 +185,8 @@ VERSION_OF: dict[Page, Version] = {
     Page.JOBS: _jobs,
     Page.DRAIN: _drain,
     Page.DRAINS: _drains,
+    Page.ROLL: _roll,
+    Page.ROLLS: _rolls,
     Page.INBOX: _inbox,
     Page.HISTORY: _history,
 }

@@ -23,6 +23,7 @@ from drover.views import (
     history,
     inbox,
     queries,
+    rolls,
     serializers,
 )
 from models.base import now
@@ -137,6 +138,23 @@ def show_drain(request: Request, drain_id: Number) -> HTMLResponse:
     with transaction() as session:
         waiting = matters(session)
     return page(request, "drain.html", live=f"drain/{drain_id}", waiting=waiting, **facts.of_drain(drain_id))
+
+
+@router.get("/rolls")
+def show_rolls(request: Request) -> HTMLResponse:
+    """Rolls, the newest first."""
+    shots = rolls.newest(everything=True, limit=NEWEST)
+    with transaction() as session:
+        waiting, at = matters(session), now(session)
+    return page(request, "rolls.html", live="rolls", now=at, waiting=waiting, shots=shots)
+
+
+@router.get("/rolls/{roll_id}")
+def show_roll(request: Request, roll_id: Number) -> HTMLResponse:
+    """A timeline with a bar per host."""
+    with transaction() as session:
+        waiting = matters(session)
+    return page(request, "roll.html", live=f"roll/{roll_id}", waiting=waiting, **facts.of_roll(roll_id))
 
 
 @router.get("/inbox")

@@ -91,6 +91,7 @@ class Fleet(Collector):
                 *gauges.of_hosts(session, now, self.ours),
                 *gauges.of_jobs(session, now),
                 *gauges.of_drains(session, now),
+                *gauges.of_rolls(session),
                 *self.ended.metrics(session, now),
             ]
 

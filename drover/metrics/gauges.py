@@ -1,4 +1,4 @@
-"""What is under way: hosts, jobs and drains that have not ended."""
+"""What is under way: hosts, jobs, drains and rolls that have not ended."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -9,11 +9,13 @@ from sqlalchemy.orm import Session, selectinload
 
 from drover.metrics.builders import Labels, gauge, labelled
 from drover.settings import Settings
+from drover.views.remaining import left_s
 from models import kept_images
 from models.drain import Drain, DrainState, GuestState
 from models.guest import Guest, Life
 from models.host import Host, HostState
 from models.job import CLAIMED, Job, JobState, StepState, unfinished
+from models.roll import Roll, RollHostState, RollState
 from models.storage import Storage
 from models.transitions import BEGUN, GOING_ON
 from workflows import capacity
@@ -104,6 +106,8 @@ def of_jobs(session: Session, now: datetime) -> Iterator[Metric]:
     )
     moved = {(job.id, job.guest): _moved_bytes(job) for job in started}
     yield labelled("drover_job_moved_bytes", "Of its disks and its RAM so far", ["job_id", "guest"], moved)
+    left = {(job.id, job.guest): seconds for job in started if (seconds := left_s(job, now)) is not None}
+    yield labelled("drover_job_left_seconds", "Until its end once it goes on, by estimate", ["job_id", "guest"], left)
     due = dict.fromkeys(session.scalars(select(Host.name)), 0.0)
     for job in started:
         step = job.next_step
@@ -143,6 +147,22 @@ def of_drains(session: Session, now: datetime) -> Iterator[Metric]:
     yield labelled("drover_drain_guests", "Guests of drains that have not ended", [*labels, "state"], guests)
     still = _still_drains(session, now)
     yield labelled("drover_drain_still_seconds", "Since any of its moves was last seen to move on", labels, still)
+
+
+def of_rolls(session: Session) -> Iterator[Metric]:
+    """How far they are. Only a few of them go on at a time, each through hosts that no other one has."""
+    living = select(Roll).where(Roll.finished_at.is_(None)).options(selectinload(Roll.hosts))
+    rolls = session.scalars(living).all()
+    states = {state.value: sum(roll.state is state for roll in rolls) for state in RollState if not state.ended}
+    yield labelled("drover_rolls", "Rolls that have not ended", ["state"], states)
+    hosts = {
+        (roll.id, state.value): sum(row.state is state for row in roll.hosts)
+        for roll in rolls
+        for state in RollHostState
+    }
+    yield labelled("drover_roll_hosts", "Hosts of rolls that have not ended", ["roll", "state"], hosts)
+    failed = {roll.id: int(roll.state is RollState.PAUSED and roll.error is not None) for roll in rolls}
+    yield labelled("drover_roll_failed", "1: it pauses because something failed", ["roll"], failed)
 
 
 def _still_drains(session: Session, now: datetime) -> dict[Labels, float]:

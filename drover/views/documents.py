@@ -7,6 +7,7 @@ from sqlalchemy import func, select
 from drover.errors import NotThere
 from drover.settings import settings
 from drover.views import drain_documents, drain_queries, queries, serializers
+from drover.views import rolls as roll_views
 from models.base import Document
 from models.database import transaction
 from models.documents import MigrationOptions
@@ -149,3 +150,17 @@ def drain(drain_id: int) -> Document:
         PreconditionFailed: there is none.
     """
     return drain_documents.drain_document(drain_queries.snapshot(drain_id))
+
+
+def rolls(*, everything: bool, limit: int) -> list[Document]:
+    """Rolls, newest first, see `roll_views.newest`."""
+    return [roll_views.summary(shot) for shot in roll_views.newest(everything=everything, limit=limit)]
+
+
+def roll(roll_id: int) -> Document:
+    """Everything about one roll.
+
+    Raises:
+        NotThere: there is none.
+    """
+    return roll_views.document(roll_views.snapshot(roll_id))

@@ -24,6 +24,7 @@ def forecast_document(forecast: Forecast) -> Document:
                 "memory_bytes": move.candidate.size.memory_bytes,
                 "cpus": move.candidate.size.cpus,
                 "estimate_s": round(forecast.move_s(move), 1),
+                "begins_s": forecast.begins_s(move),
                 "policies": policies.by_policies(forecast.options[move.candidate.name]),
             }
             for move in forecast.plan.placements
@@ -31,6 +32,10 @@ def forecast_document(forecast: Forecast) -> Document:
         "skipped": [{"guest": guest, "reason": public(why)} for guest, why in sorted(forecast.plan.left.items())],
         "total_s": round(forecast.total_s, 1),
         "estimated_from_moves": forecast.speed.moves,
+        "nights": [
+            {"opens": iso(night.opens), "guests": list(night.guests), "done_at": iso(night.done_at)}
+            for night in forecast.nights
+        ],
     }
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from drover.errors import NotThere, PreconditionFailed
 from drover.views.queries import completed, elapsed_s, with_scene
+from drover.views.remaining import left_s
 from models import fleet, refusal
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState
@@ -33,11 +34,11 @@ class Row:
     """Seconds that its move still takes once it goes on; None if unknown, or if it has ended."""
 
     @classmethod
-    def of(cls, guest: DrainGuest, job: Job | None) -> Self:
-        """As it is now."""
+    def of(cls, guest: DrainGuest, job: Job | None, at: datetime) -> Self:
+        """As it is now, by the database's time."""
         disks = job.disks if job else []
         total, copied = sum(disk.bytes_size for disk in disks), sum(disk.bytes_done for disk in disks)
-        return cls(guest, job, total, copied, _eta_s(guest, total, copied))
+        return cls(guest, job, total, copied, _eta_s(guest, job, total, copied, at))
 
     @property
     def reason(self) -> str | None:
@@ -52,9 +53,12 @@ class Row:
         return self.job is not None and self.job.state is JobState.NEEDS_OPERATOR
 
 
-def _eta_s(guest: DrainGuest, total: int, copied: int) -> float | None:
+def _eta_s(guest: DrainGuest, job: Job | None, total: int, copied: int, at: datetime) -> float | None:
     if guest.estimate_s is None or guest.state not in {GuestState.WAITING, GuestState.MOVING}:
         return None
+    measured_s = None if job is None else left_s(job, at)
+    if measured_s is not None:
+        return measured_s
     moving = guest.state is GuestState.MOVING and total
     return guest.estimate_s * (1 - min(copied / total, 1) if moving else 1)
 
@@ -148,6 +152,6 @@ def _read(query: Select[Drain, datetime]) -> list[DrainShot]:
         for drain, _ in drains:
             set_committed_value(drain, "wait_reason", wait_reasons.of_drain(drain, jobs, controlled=controlled))
     return [
-        DrainShot(drain, [Row.of(guest, jobs.get(guest.job_id or 0)) for guest in drain.guests], at, max_outgoing)
+        DrainShot(drain, [Row.of(guest, jobs.get(guest.job_id or 0), at) for guest in drain.guests], at, max_outgoing)
         for drain, at in drains
     ]

@@ -3,7 +3,6 @@
 from drover.views import serializers
 from models.base import Document
 from workflows import guests, policies
-from workflows.estimate import Way
 from workflows.migration import preflight
 from workflows.submissions import MigrationSubmission
 
@@ -29,7 +28,7 @@ def migration(asked: MigrationSubmission) -> Document:
     row, to = guests.known_guest(asked.guest), guests.destination(asked)
     options = policies.of(row, asked.options())
     planned = preflight.plan(row, to, options, tried=True)
-    expected = preflight.estimated(row, asked.submit_options(), Way.of(row.host, to, options), planned)
+    expected = preflight.estimated(row, to, options, asked.submit_options(), planned)
     looked_at = (*planned.source.checks, *planned.destination.checks)
     return {
         "dry_run": True,

@@ -1,4 +1,4 @@
-"""What was expected of a move, and how fast it goes."""
+"""What was expected of a move, how fast it goes, and how long it still takes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from datetime import datetime
 from sqlalchemy import select
 
 from drover.views.drain_queries import DrainShot
+from drover.views.remaining import copied_since
 from drover.words import count
 from models.database import transaction
 from models.drain import DrainGuest
 from models.guest import Guest
-from models.job import Job, JobState, Side
+from models.job import Job, JobState
 from workflows import estimate
 from workflows.capacity import Size
-from workflows.migration.chain import StepName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,12 @@ class Estimate:
 
 
 def of_job(job: Job) -> Estimate | None:
-    """The estimate of its drain, or one by the newest moves; None of a guest that is not known any more."""
+    """The one of its submission; of a job of Drover 0.1 that of its drain, or one by the newest moves.
+
+    None of a guest that is not known any more.
+    """
+    if job.estimate is not None:
+        return Estimate(total_s=job.estimate.total_s, basis=_basis(job.estimate.moves))
     with transaction() as session:
         if job.drain_id is not None:
             planned = session.get(DrainGuest, (job.drain_id, job.guest))
@@ -37,15 +42,16 @@ def of_job(job: Job) -> Estimate | None:
         if guest is None:
             return None
         speed = estimate.speed(session)
-    basis = f"by the last {count(speed.moves, 'move')}" if speed.moves else "by assumed speeds: nothing has moved yet"
-    return Estimate(total_s=speed.move_s(Size.of(guest)), basis=basis)
+    return Estimate(total_s=speed.move_s(Size.of(guest)), basis=_basis(speed.moves))
+
+
+def _basis(moves: int) -> str:
+    return f"by the last {count(moves, 'move')}" if moves else "by assumed speeds: nothing has moved yet"
 
 
 def copy_rate(job: Job, now: datetime) -> float | None:
     """Bytes of its disks per second, as a mean since the copy began; None before that, or once it is over."""
-    begun = next(
-        (step.started_at for step in job.steps if (step.name, step.side) == (StepName.MIRROR_DISKS, Side.SOURCE)), None
-    )
+    begun = copied_since(job)
     if begun is None or job.state is not JobState.RUNNING or all(disk.ready_at for disk in job.disks):
         return None
     return sum(disk.bytes_copied for disk in job.disks) / max((now - begun).total_seconds(), 1.0)

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
 from drover.settings import Settings
-from drover.views import drain_sentences, sentences
+from drover.views import drain_sentences, rolls, sentences
 from drover.views.queries import PUBLIC
 from drover.views.sentences import Command
 from drover.views.serializers import iso, public
@@ -18,6 +18,7 @@ from models.drain import Drain, DrainState
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Event, Job, JobState
+from models.roll import Roll, RollState
 from models.webhook import Delivery, DeliveryState
 from workflows import capacity
 from workflows.host_rpc import alive
@@ -28,7 +29,7 @@ class Want(enum.StrEnum):
 
     DECISION = "decide"  # a job that needs an operator
     RELEASE = "release"  # a job that is held and in sync
-    DRAIN = "resume"  # one that is paused, or has left guests
+    RESUMPTION = "resume"  # of a drain or a roll that is paused, or a drain that has left guests
     GUEST = "guest"  # its QEMU has ended
     HOST = "host"  # silent, or with another key than before
     MESSAGE = "webhook"  # a webhook that did not arrive
@@ -59,8 +60,8 @@ class Item:
 
 def items(session: Session, ours: Settings) -> list[Item]:
     """All of them, the oldest first."""
-    found = [*_decisions(session), *_releases(session), *_drains(session), *_hosts(session, ours), *_keys(session)]
-    found += [*_guests(session), *_messages(session)]
+    found = [*_decisions(session), *_releases(session), *_drains(session), *_rolls(session)]
+    found += [*_hosts(session, ours), *_keys(session), *_guests(session), *_messages(session)]
     return sorted(found, key=lambda item: item.since)
 
 
@@ -97,12 +98,24 @@ def _drains(session: Session) -> Iterator[Item]:
     for drain in session.scalars(select(Drain).where(Drain.state.in_(waiting))):
         paused = drain.state is DrainState.PAUSED
         yield Item(
-            want=Want.DRAIN,
+            want=Want.RESUMPTION,
             since=drain.finished_at or drain.started_at or drain.created_at,
             about=f"{drain.host}: {drain.kind} {drain.id}",
             page=f"/drains/{drain.id}",
             sentence=(drain.wait_reason or "it is paused") if paused else (drain.error or "it has left guests"),
             commands=tuple(drain_sentences.commands(drain)),
+        )
+
+
+def _rolls(session: Session) -> Iterator[Item]:
+    for roll in session.scalars(select(Roll).where(Roll.state == RollState.PAUSED)):
+        yield Item(
+            want=Want.RESUMPTION,
+            since=roll.since,
+            about=f"roll {roll.id}",
+            page=f"/rolls/{roll.id}",
+            sentence=roll.error or "an operator has paused it",
+            commands=tuple(rolls.commands(roll)),
         )
 
 
@@ -150,9 +163,10 @@ def _guests(session: Session) -> Iterator[Item]:
 
 
 def _messages(session: Session) -> Iterator[Item]:
-    query = select(Delivery.job_id, Delivery.drain_id, Delivery.created_at, Delivery.error)
+    query = select(Delivery.job_id, Delivery.drain_id, Delivery.roll_id, Delivery.created_at, Delivery.error)
     for row in session.execute(query.where(Delivery.state == DeliveryState.FAILED)):
-        kind, number = ("job", row.job_id) if row.job_id is not None else ("drain", row.drain_id)
+        numbers = {"job": row.job_id, "drain": row.drain_id, "roll": row.roll_id}
+        kind, number = next((kind, number) for kind, number in numbers.items() if number is not None)
         yield Item(
             want=Want.MESSAGE,
             since=row.created_at,

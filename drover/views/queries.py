@@ -8,6 +8,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import defer, joinedload, selectinload
 
 from drover.errors import NotThere, PreconditionFailed
+from drover.views import remaining
 from models import refusal
 from models.database import transaction
 from models.guest import Guest
@@ -37,6 +38,17 @@ class Snapshot:
     def total_s(self) -> float | None:
         """From its start until its end, or until now."""
         return elapsed_s(self.job.started_at, self.job.finished_at or self.at)
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds that it still takes once it goes on, see `remaining.left_s`."""
+        return remaining.left_s(self.job, self.at)
+
+    @property
+    def expected_s(self) -> float | None:
+        """All of it, as expected now."""
+        left_s = self.eta_s
+        return None if left_s is None else left_s + (self.total_s or 0.0)
 
 
 def elapsed_s(begun: datetime | None, ended: datetime | None) -> float | None:
@@ -127,8 +139,9 @@ def events(job_id: int, action: str | None = None) -> list[Event]:
         return list(session.scalars(query))
 
 
-def delivery(*, job_id: int | None = None, drain_id: int | None = None) -> Delivery | None:
-    """The newest webhook about the end of a job or a drain."""
-    about = Delivery.job_id == job_id if job_id is not None else Delivery.drain_id == drain_id
+def delivery(*, job_id: int | None = None, drain_id: int | None = None, roll_id: int | None = None) -> Delivery | None:
+    """The newest webhook about a job, a drain or a roll."""
+    named = {Delivery.job_id: job_id, Delivery.drain_id: drain_id, Delivery.roll_id: roll_id}
+    about = next(column == number for column, number in named.items() if number is not None)
     with transaction() as session:
         return session.scalar(select(Delivery).where(about).order_by(Delivery.id.desc()).limit(1))

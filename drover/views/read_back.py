@@ -30,6 +30,7 @@ def job_shot(document: Document) -> Snapshot:
         proof=document["proof"] and Proof.model_validate(document["proof"]),
         created_at=_moment(document["created_at"]),
         started_at=_moment(document["started_at"]),
+        progress_at=_moment(document["progress_at"]),
         committed_at=_moment(document["committed_at"]),
         finished_at=_moment(document["finished_at"]),
     )

@@ -3,26 +3,39 @@
 docs/reference/cli.md has the fields of documents: only add, never rename or drop one.
 """
 
+import shlex
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import selectinload
 
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere
+from drover.views.queries import delivery
 from drover.views.sentences import Command
-from drover.views.serializers import iso, public
-from models.base import Document
+from drover.views.serializers import delivery_document, iso, public
+from models.base import Document, now
 from models.database import transaction
+from models.drain import Drain
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
 from workflows import leader_election, wait_reasons
 
 
 @dataclass(frozen=True)
 class HostRow:
-    """One host of a roll, and the run of the hook that counts."""
+    """One host of a roll, and those of its drains, returns and runs of the hook that count."""
 
     host: RollHost
+    drain: Drain | None
     run: HookRun | None
+    homecoming: Drain | None
+
+    @property
+    def hook(self) -> str | None:
+        """Whether the hook works, or how it ended."""
+        if self.run is None:
+            return None
+        return "works" if self.run.ended_at is None else f"ended with {self.run.exit_code}"
 
     @property
     def remark(self) -> str | None:
@@ -32,11 +45,12 @@ class HostRow:
 
 @dataclass(frozen=True)
 class RollShot:
-    """A roll with its hosts as they are now."""
+    """A roll with its hosts, and the database's time when it was read."""
 
     roll: Roll
     rows: list[HostRow]
     wait_reason: str | None
+    at: datetime
 
     @property
     def failed(self) -> bool:
@@ -49,6 +63,16 @@ class RollShot:
         return self.roll.state.ended or self.failed
 
     @property
+    def out(self) -> list[str]:
+        """Hosts that are out now."""
+        return [row.host.host for row in self.rows if row.host.state.out]
+
+    @property
+    def total_s(self) -> float:
+        """From its submission until its end, or until now."""
+        return ((self.roll.finished_at or self.at) - self.roll.created_at).total_seconds()
+
+    @property
     def done(self) -> int:
         """Hosts that are back."""
         return sum(row.host.state is RollHostState.DONE for row in self.rows)
@@ -58,11 +82,11 @@ def snapshot(roll_id: int) -> RollShot:
     """The roll as it is now.
 
     Raises:
-        PreconditionFailed: there is none.
+        NotThere: there is none.
     """
     found = _read(Roll.id == roll_id, 1)
     if not found:
-        raise PreconditionFailed(f"there is no roll {roll_id}: see `drover roll list --all`")
+        raise NotThere(f"there is no roll {roll_id}: see `drover roll list --all`")
     return found[0]
 
 
@@ -76,15 +100,19 @@ def _read(which: ColumnElement[bool], limit: int) -> list[RollShot]:
     query = select(Roll).where(which).order_by(Roll.id.desc()).limit(limit).options(selectinload(Roll.hosts))
     with transaction() as session:
         rolls = session.scalars(query).all()
-        counted = [row.hook_run_id for roll in rolls for row in roll.hosts if row.hook_run_id]
+        hosts = [row for roll in rolls for row in roll.hosts]
+        counted = [row.hook_run_id for row in hosts if row.hook_run_id]
+        theirs = [number for row in hosts for number in (row.drain_id, row.return_id) if number]
         runs = {run.id: run for run in session.scalars(select(HookRun).where(HookRun.id.in_(counted)))}
-        controlled = leader_election.anybody_acts(session)
+        drains = {drain.id: drain for drain in session.scalars(select(Drain).where(Drain.id.in_(theirs)))}
+        controlled, at = leader_election.anybody_acts(session), now(session)
+
+    def with_its_work(row: RollHost) -> HostRow:
+        drain, run, homecoming = row.drain_id or 0, row.hook_run_id or 0, row.return_id or 0
+        return HostRow(row, drains.get(drain), runs.get(run), drains.get(homecoming))
+
     return [
-        RollShot(
-            roll,
-            [HostRow(row, runs.get(row.hook_run_id or 0)) for row in roll.hosts],
-            wait_reasons.of_roll(roll, controlled=controlled),
-        )
+        RollShot(roll, list(map(with_its_work, roll.hosts)), wait_reasons.of_roll(roll, controlled=controlled), at)
         for roll in rolls
     ]
 
@@ -101,6 +129,7 @@ def document(shot: RollShot) -> Document:
         "exclude": list(roll.allowed_hosts.exclude),
         "options": roll.options.public(),
         "hosts": [_host_document(row) for row in shot.rows],
+        "webhook": delivery_document(delivery(roll_id=roll.id)),
     }
 
 
@@ -147,9 +176,18 @@ def _run_document(run: HookRun) -> Document:
 
 def headline(shot: RollShot) -> str:
     """The roll's state, how many hosts are done, and why it waits or what has failed."""
-    roll = shot.roll
-    why = public(roll.error or shot.wait_reason)
-    return f"roll {roll.id}: {roll.state}, {shot.done} of {len(shot.rows)} hosts done" + (f"; {why}" if why else "")
+    why = public(shot.roll.error or shot.wait_reason)
+    return standing(shot) + (f"; {why}" if why else "")
+
+
+def standing(shot: RollShot) -> str:
+    """The same without the reason."""
+    return f"roll {shot.roll.id}: {shot.roll.state}, {shot.done} of {len(shot.rows)} hosts done"
+
+
+def hook(roll: Roll) -> str:
+    """The program with its arguments, as it would be typed."""
+    return shlex.join(roll.hook.argv)
 
 
 def verdict(shot: RollShot) -> str:

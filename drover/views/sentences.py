@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from drover.views.progress import Bar
 from drover.views.queries import Snapshot
-from drover.views.serializers import public
+from drover.views.serializers import public, took
 from drover.views.words import size, span
 from drover.words import count, rate
 from models.documents import Estimate, Health, Proof
@@ -39,10 +39,35 @@ def estimate(expected: Estimate) -> str:
     basis = (
         f"by the last {count(expected.moves, 'move')}" if expected.moves else "assumed, because nothing was moved yet"
     )
+    pause = "" if expected.downtime_ms is None else f"; the guest stands still for about {expected.downtime_ms:.0f} ms"
     return (
         f"about {span(expected.total_s)} ({basis}): {span(expected.copy_s)} for {size(expected.copy_bytes)} of disks"
-        f"{limit}, {span(expected.switch_s)} for the rest"
+        f"{limit}, {span(expected.switch_s)} for the rest{pause}"
     )
+
+
+def comparison(shot: Snapshot) -> list[tuple[str, str, str]]:
+    """What was expected of each part of a move, and what it took: (part, expected, took)."""
+    job, expected = shot.job, shot.job.estimate
+    if expected is None:
+        return []
+    known = took(job)
+    copying, sending = known["copy_s"], known["ram_s"]
+    ended = shot.ended and shot.total_s is not None and copying is not None and sending is not None
+    rest = (shot.total_s or 0.0) - (copying or 0.0) - (sending or 0.0) if ended else None
+    pause = "" if expected.downtime_ms is None else f"{expected.downtime_ms:.0f} ms"
+    return [
+        ("copy of the disks", span(expected.copy_s), span(copying)),
+        ("RAM", span(expected.ram_s), span(sending)),
+        ("the rest", span(expected.switch_s - expected.ram_s), span(rest)),
+        ("in all", span(expected.total_s), span(shot.total_s)),
+        ("guest stands still", pause, downtime(job)),
+    ]
+
+
+def left(shot: Snapshot) -> str:
+    """How long it still takes; empty: it has ended, or nobody knows."""
+    return f"about {span(shot.eta_s)} left" if shot.eta_s is not None else ""
 
 
 def verdict(shot: Snapshot) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from drover.views.queries import Snapshot, elapsed_s
+from drover.views.remaining import copy_s
 from models.base import Document
 from models.documents import Downtime, Estimate
 from models.drain import Drain
@@ -59,6 +60,7 @@ def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery |
         "downtime_ms": downtime.ms,
         "downtime_phases": downtime_phases(job),
         "total_s": _rounded(shot.total_s),
+        "eta_s": _rounded(shot.eta_s),
         "error": public(job.error),
         "wait_reason": public(job.wait_reason),
         "estimate": estimate_document(job.estimate),
@@ -74,6 +76,7 @@ def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery |
         "webhook": delivery_document(delivery),
         "created_at": iso(job.created_at),
         "started_at": iso(job.started_at),
+        "progress_at": iso(job.progress_at),
         "committed_at": iso(job.committed_at),
         "finished_at": iso(job.finished_at),
         "idempotency_key": job.idempotency_key,
@@ -159,11 +162,8 @@ def estimate_document(estimate: Estimate | None) -> Document | None:
 def took(job: Job) -> dict[str, float | None]:
     """What of the estimate is known by now, in seconds: the copy of its disks, and its RAM with the switchover."""
     at_source = {step.name: (step.started_at, step.finished_at) for step in job.steps if step.side is Side.SOURCE}
-    copying_at, _ = at_source.get("await_sync", (None, None))
-    ready = [disk.ready_at for disk in job.disks if disk.ready_at is not None]
-    all_ready = max(ready) if ready and len(ready) == len(job.disks) else None
     return {
-        "copy_s": elapsed_s(copying_at, all_ready),
+        "copy_s": copy_s(job),
         "ram_s": elapsed_s(*at_source.get("migrate_ram", (None, None))),
     }
 
@@ -200,6 +200,7 @@ def job_summary(shot: Snapshot) -> Document:
         "bytes_done": sum(disk.bytes_done for disk in job.disks),
         "downtime_ms": job.downtime and job.downtime.ms,
         "total_s": _rounded(shot.total_s),
+        "eta_s": _rounded(shot.eta_s),
         "wait_reason": public(job.wait_reason),
         "error": public(job.error),
         "created_at": iso(job.created_at),

@@ -1,16 +1,18 @@
-"""Moves over time: which part of a move took place when. No I/O but for `of_drain`."""
+"""Moves and rolls over time: which part took place when. No I/O but for `of_drain`."""
 
 import enum
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Generic, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
 from drover.views.drain_queries import DrainShot, Row
 from drover.views.queries import PUBLIC
+from drover.views.rolls import HostRow, RollShot
 from models.database import transaction
 from models.documents import Window
 from models.drain import GuestState
@@ -24,7 +26,7 @@ MOST_WINDOWS = 60
 
 
 class Part(enum.StrEnum):
-    """What a move does at a time."""
+    """What a move, or a roll with one host, does at a time."""
 
     PREPARATION = "preparation"
     COPY = "copy"
@@ -32,11 +34,15 @@ class Part(enum.StrEnum):
     RAM = "RAM"
     REST = "rest"
     ROLLBACK = "rollback"
+    DRAIN = "drain"
+    HOOK = "hook"
+    COMING_BACK = "coming back"
+    RETURN = "return"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One part of a move, until it ended or until now."""
+    """One part, until it ended or until now."""
 
     part: Part
     begun: datetime
@@ -45,23 +51,26 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One move."""
+    """One move, or one host of a roll."""
 
     bars: Sequence[Bar]
-    paused_at: datetime | None
+    paused_at: datetime | None = None
     """When the guest stood still."""
 
 
+About = TypeVar("About")
+
+
 @dataclass(frozen=True, kw_only=True)
-class Timeline:
+class Timeline(Generic[About]):
     """Lines over one axis of time."""
 
     begins: datetime
     ends: datetime
     now: datetime
     windows: Sequence[Span]
-    lines: Sequence[tuple[Row, Line, Span | None]]
-    """Of each guest what was, and when the rest of its move is expected."""
+    lines: Sequence[tuple[About, Line, Span | None]]
+    """Of each guest or host what was, and when the rest is expected."""
 
     def place(self, at: datetime, width: float = 1000.0) -> float:
         """Where a moment is on an axis of this width."""
@@ -71,15 +80,22 @@ class Timeline:
 
 def line(job: Job, now: datetime) -> Line:
     """One job that has its steps and disks."""
-    starts = [(part, at) for part, at in _starts(job) if at is not None]
-    ends = [at for _, at in starts[1:]] + [job.finished_at or now]
-    bars = [
+    stopped = job.downtime.stopped_at if job.downtime is not None else None
+    return Line(
+        bars=_bars(_starts(job), job.finished_at or now),
+        paused_at=datetime.fromtimestamp(stopped, UTC) if stopped is not None else None,
+    )
+
+
+def _bars(begun: Iterable[tuple[Part, datetime | None]], until: datetime) -> list[Bar]:
+    """Each part until the next one began; None: it has not."""
+    starts = [(part, at) for part, at in begun if at is not None]
+    ends = [*(at for _, at in starts[1:]), until]
+    return [
         Bar(part=part, begun=begun, ended=ended)
-        for (part, begun), ended in zip(starts, ends, strict=True)
+        for (part, begun), ended in zip(starts, ends, strict=False)  # with no start there is no end either
         if ended > begun
     ]
-    stopped = job.downtime.stopped_at if job.downtime is not None else None
-    return Line(bars=bars, paused_at=datetime.fromtimestamp(stopped, UTC) if stopped is not None else None)
 
 
 def _starts(job: Job) -> Iterator[tuple[Part, datetime | None]]:
@@ -117,7 +133,7 @@ def _turned_at(job: Job) -> datetime | None:
     return min((step.started_at for step in job.steps if step.state in ROLLED and step.started_at), default=None)
 
 
-def of_drain(shot: DrainShot) -> Timeline:
+def of_drain(shot: DrainShot) -> Timeline[Row]:
     """All guests of a drain whose moves have begun, and its windows until all will have moved."""
     begins = shot.drain.started_at or shot.drain.created_at
     forecasts = _forecasts(shot)
@@ -134,14 +150,34 @@ def of_drain(shot: DrainShot) -> Timeline:
     )
 
 
-NOTHING = Line(bars=(), paused_at=None)
+NOTHING = Line(bars=())
 
 
-def of_job(job: Job, now: datetime) -> Timeline:
+def of_job(job: Job, now: datetime) -> Timeline[Job]:
     """One job that has its steps and disks."""
     begins = job.started_at or job.created_at
     ends = max(job.finished_at or now, begins + timedelta(seconds=1))
     return Timeline(begins=begins, ends=ends, now=now, windows=list(_windows(job.window, begins, ends)), lines=[])
+
+
+def of_roll(shot: RollShot) -> Timeline[HostRow]:
+    """All hosts of a roll."""
+    begins = shot.roll.created_at
+    ends = max(shot.roll.finished_at or shot.at, begins + timedelta(seconds=1))
+    lines = [(row, Line(bars=_bars(_turns(row), _over_at(row, ends))), None) for row in shot.rows]
+    return Timeline(begins=begins, ends=ends, now=shot.at, windows=[], lines=lines)
+
+
+def _turns(row: HostRow) -> Iterator[tuple[Part, datetime | None]]:
+    """When each part began with a host, in their order; None: it has not."""
+    yield Part.DRAIN, row.drain.created_at if row.drain else None
+    yield Part.HOOK, row.run.asked_at if row.run else None
+    yield Part.COMING_BACK, row.run.ended_at if row.run else None
+    yield Part.RETURN, row.homecoming.created_at if row.homecoming else None
+
+
+def _over_at(row: HostRow, ends: datetime) -> datetime:
+    return row.host.since if row.host.state.ended else ends
 
 
 def _with_steps(numbers: Sequence[int]) -> dict[int, Job]:

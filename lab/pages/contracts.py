@@ -15,9 +15,9 @@ from models.contracts import Part, Typed, Versioned
 from models.hook import HookCall
 from models.host_rpc import QUESTIONS, Refusal
 from workers.proof.protocol import Answer, Question
-from workflows.submissions import Cancellation, DrainMove, DrainSubmission, MigrationSubmission
+from workflows.submissions import Cancellation, DrainMove, DrainSubmission, MigrationSubmission, RollSubmission
 
-SUBMISSIONS = (MigrationSubmission, DrainSubmission, Cancellation, DrainMove)
+SUBMISSIONS = (MigrationSubmission, DrainSubmission, RollSubmission, Cancellation, DrainMove)
 INTRODUCTION = """\
 # Contracts between processes
 

@@ -143,7 +143,7 @@ class _Trial:
             directory=self.folder(SOURCE),
             disks=self.recipe.disks,
             window_mib=4,
-            write_rate=100,
+            write_rate=40,
             dirty_mib=8,
             dirty_rate=self.recipe.dirty_rate,
             fill_mib=self.recipe.fill_mib,

@@ -88,7 +88,7 @@ def hypervisor(database: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Stands in for the hosts' answers; a string is a refusal."""
+    """Stands in for the hosts' answers; a string or an error is a refusal."""
     inspection = documents.inspection(
         pid=42, exe="/usr/bin/qemu-system-x86_64", argv=("qemu", "-object", "secret,data=hunter2"), accel="kvm",
         machine_type="pc-q35-10.0", memory_bytes=1 << 30, cpus=2,
@@ -100,6 +100,8 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     said: dict[str, Any] = {"inspect": inspection, "plan_destination": planned}
 
     def ask(_host: str, question: Question[Any]) -> Versioned:
+        if isinstance(said[question.kind], Exception):
+            raise said[question.kind]
         if isinstance(said[question.kind], str):
             raise PreconditionFailed(said[question.kind])
         asked = {"qmp": question.qmp} if isinstance(question, Inspect) else {}  # by the monitor that was named

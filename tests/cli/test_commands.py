@@ -10,8 +10,10 @@ import pytest
 import typer
 
 from drover.cli import options
+from drover.errors import HostRefused
 from models.job import JobState
 from tests.cli.support import document, drover, end_job, insert_job
+from workers.preflight import checks
 
 
 def test_host_list(database: None) -> None:
@@ -66,6 +68,16 @@ def test_dry_run_changes_nothing(database: None, answers: dict[str, Any]) -> Non
     assert found["disks"][0]["destination_path"] == "/h/web.qcow2"
     assert "nothing was changed" in drover("migrate", "web", "--to", "hv2", "--dry-run").stdout
     assert document("job", "list", "--all") == {"jobs": []}
+
+
+def test_what_both_hosts_have_against_a_move_is_told_once(database: None, answers: dict[str, Any]) -> None:
+    snapshot, policy = checks.TEMPORARY_FILES.of("-snapshot"), checks.POLICY.found("/x is outside")
+    answers["inspect"] |= {"refusals": [snapshot.sentence], "checks": [snapshot.json_object()]}
+    there = checks.at_destination([snapshot, policy])
+    answers["plan_destination"] = HostRefused("hv2 cannot take web: all", host="hv2", checks=there)
+    result = drover("migrate", "web", "--to", "hv2", "--dry-run")
+    assert (result.exit_code, result.stderr.count("-snapshot")) == (2, 1)
+    assert result.stderr.endswith("; hv2 cannot take web: /x is outside\n")
 
 
 def test_migrate_submits(database: None, answers: dict[str, Any]) -> None:

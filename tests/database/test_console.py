@@ -18,7 +18,7 @@ from sqlalchemy import update
 from drover.console import serving
 from drover.errors import PreconditionFailed
 from drover.settings import settings
-from drover.views import fleet, history, inbox, timeline
+from drover.views import fleet, history, inbox, rolls, timeline
 from drover.views.drain_queries import snapshot
 from models.base import now
 from models.database import forget, transaction
@@ -29,7 +29,7 @@ from tests import consoles, factories
 from tests.cli.support import NONCE, drover
 from tests.factories import GB
 
-PAGES = ("/", "/hosts/hv1", "/jobs", "/jobs?all=1", "/drains", "/inbox", "/history")
+PAGES = ("/", "/hosts/hv1", "/jobs", "/jobs?all=1", "/drains", "/rolls", "/inbox", "/history")
 INLINE = r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:|https?://"
 
 
@@ -42,7 +42,7 @@ def console(database: None) -> Iterator[httpx.Client]:
 def test_every_page_answers_without_anything_inline_or_from_elsewhere(console: httpx.Client) -> None:
     made = consoles.fleet()
     jobs = (made.moved, made.copying, made.held, made.stuck)
-    for path in (*PAGES, f"/drains/{made.drain}", *(f"/jobs/{number}" for number in jobs)):
+    for path in (*PAGES, f"/drains/{made.drain}", f"/rolls/{made.roll}", *(f"/jobs/{number}" for number in jobs)):
         answer = console.get(path)
         assert answer.status_code == 200, path
         policy = answer.headers["Content-Security-Policy"]
@@ -56,7 +56,7 @@ def test_every_page_answers_without_anything_inline_or_from_elsewhere(console: h
 
 
 def test_pages_of_an_empty_database_say_what_to_do(console: httpx.Client) -> None:
-    for path in ("/jobs", "/drains", "/inbox", "/history"):
+    for path in ("/jobs", "/drains", "/rolls", "/inbox", "/history"):
         assert console.get(path).status_code == 200
     assert "drover worker --host NAME" in console.get("/").text
     assert "Nothing waits for you" in console.get("/inbox").text
@@ -141,6 +141,22 @@ def test_a_drain_has_a_line_for_each_guest_and_expects_those_that_wait_one_after
     assert len(shown.windows) == 1
 
 
+def test_a_roll_has_a_line_for_each_host_with_what_was_done_when_and_what_it_waits_for(console: httpx.Client) -> None:
+    number = consoles.fleet().roll
+    shown = timeline.of_roll(rolls.snapshot(number))
+    parts = {row.host.host: [str(bar.part) for bar in line.bars] for row, line, _ in shown.lines}
+    assert parts == {"hv3": [], "hv2": ["hook", "coming back"], "hv4": []}
+    page = console.get(f"/rolls/{number}").text
+    for told in (
+        "1 of 3 hosts",
+        "hv2 has no QEMU: install it",
+        f"drover roll resume {number}",
+        "6.12 is installed",
+    ):
+        assert told in page
+    assert f'href="/rolls/{number}"' in console.get("/rolls").text
+
+
 def test_the_inbox_has_all_that_waits_for_a_person_the_oldest_first_with_commands(console: httpx.Client) -> None:
     made = consoles.fleet()
     with transaction() as session:
@@ -155,12 +171,14 @@ def test_the_inbox_has_all_that_waits_for_a_person_the_oldest_first_with_command
         ("host", "hv4"),
         ("host", "hv2"),
         ("guest", "web20"),
+        ("resume", f"roll {made.roll}"),
     }
     shown = console.get("/inbox").text
     for command in (
         f"drover job release {made.held}",
         "drover reconcile web11",
         f"drover job resolve {made.stuck} --owner source",
+        f"drover roll resume {made.roll}",
     ):
         assert command in shown
     assert "drover host trust hv2" in shown
@@ -282,6 +300,8 @@ def test_the_api_answers_with_the_documents_of_the_command_line(console: httpx.C
         f"/jobs/{made.moved}": ("job", "show", str(made.moved)),
         f"/jobs/{made.stuck}/events": ("job", "explain", str(made.stuck)),
         "/drains": ("drain", "list"),
+        "/rolls": ("roll", "list"),
+        f"/rolls/{made.roll}": ("roll", "show", str(made.roll)),
     }
     for path, words in same.items():
         answer = console.get(f"/api/v1{path}")
@@ -303,6 +323,7 @@ def test_the_api_says_what_is_wrong_as_json_and_changes_nothing(console: httpx.C
     for path, status, code in (
         ("/jobs/7", 404, "not_found"),
         ("/drains/7", 404, "not_found"),
+        ("/rolls/7", 404, "not_found"),
         ("/nothing", 404, "not_found"),
         ("/jobs/web", 400, "not_understood"),
         ("/jobs?limit=0", 400, "not_understood"),

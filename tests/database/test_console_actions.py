@@ -16,6 +16,7 @@ from models.access import ApiToken, Scope
 from models.database import transaction
 from models.host import Host, HostState
 from models.job import Event, Job, JobState
+from models.roll import Roll, RollState
 from tests import consoles, factories
 from tests.cli.support import document, drover
 from workflows import access
@@ -149,6 +150,29 @@ def test_drains_and_hosts_obey(api: httpx.Client) -> None:
     drained = consoles.fleet().drain
     for action, state in (("pause", "paused"), ("resume", "running"), ("cancel", "cancelling")):
         assert api.post(f"/drains/{drained}/{action}", headers=operator).json()["state"] == state
+
+
+def test_a_roll_is_begun_paused_and_cancelled_through_the_api(api: httpx.Client) -> None:
+    operator = token()
+    asked = {"hosts": ["b", "a"], "hook": "upgrade --kernel 6.12"}
+    answer = api.post("/rolls", json=asked, headers=operator)
+    made = answer.json()
+    assert (answer.status_code, made["hook"]) == (201, ["upgrade", "--kernel", "6.12"])
+    assert [row["host"] for row in made["hosts"]] == ["b", "a"]
+    assert "has a already" in refused(api.post("/rolls", json={"hosts": ["a"], "hook": "u"}, headers=operator), 409)
+    for action, state in (("pause", "paused"), ("resume", "running"), ("cancel", "cancelling")):
+        assert api.post(f"/rolls/{made['id']}/{action}", headers=operator).json()["state"] == state
+    assert refused(api.post("/rolls/999999/pause", headers=operator), 404)
+
+
+def test_a_paused_roll_is_resumed_by_a_button(site: httpx.Client) -> None:
+    number, ada = consoles.fleet().roll, {"X-User": "ada"}
+    assert f'href="/rolls/{number}/resume"' in site.get("/inbox", headers=ada).text
+    assert "tries again what has failed" in site.get(f"/rolls/{number}/resume", headers=ada).text
+    answer = site.post(f"/rolls/{number}/resume", headers=ada)
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"/rolls/{number}")
+    with transaction() as session:
+        assert session.get_one(Roll, number).state is RollState.RUNNING
 
 
 def test_progress_is_told_until_the_job_ends(api: httpx.Client) -> None:

@@ -6,29 +6,37 @@ import pytest
 from sqlalchemy import literal, update
 from sqlalchemy.dialects.postgresql import JSONB
 
+from models.activity import Activity
 from models.database import transaction
-from models.documents import RamProgress
+from models.documents import Downtime, MigrationOptions, RamProgress
 from models.fleet import Limits
 from models.job import Job, JobState, Side, StepState
 from tests.factories import GB, guest, host, job
 from workflows import estimate
+from workflows.budgets import Budgets, Move
 from workflows.capacity import Size
 from workflows.drain.placement import Candidate, Placement
+from workflows.estimate import Habits, Speed, Way
+from workflows.timetable import total_s
 
 pytestmark = pytest.mark.usefixtures("database")
 
 BEGUN = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
-def moved(number: int, *, held_s: int = 0) -> None:
+def moved(
+    number: int, *, held_s: int = 0, copy_s: int = 100, limit: int = 0, ram: int = GB, ms: float | None = None
+) -> None:
     """A move of 10 GB of disk in 100 s and 1 GB of memory in 20 s, with 5 s around it."""
     guest(f"g{number}", "one")
-    job_id = job(f"g{number}", "two", state=JobState.DONE)
+    options = MigrationOptions(bandwidth_bytes_per_s=limit)
+    job_id = job(f"g{number}", "two", state=JobState.DONE, options=options)
     with transaction() as session:
         made = session.get_one(Job, job_id)
-        made.ram = RamProgress(total=GB)
+        made.ram = RamProgress(total=GB, transferred=ram)
+        made.downtime = Downtime(ms=ms)
         made.started_at = BEGUN
-        copied = BEGUN + timedelta(seconds=103)
+        copied = BEGUN + timedelta(seconds=3 + copy_s)
         sent = copied + timedelta(seconds=20 + held_s)
         made.disks[0].ready_at = copied
         made.finished_at = sent + timedelta(seconds=2)
@@ -77,4 +85,86 @@ def test_a_limit_of_nothing_is_no_disaster_for_a_forecast() -> None:
     size = Size(cpus=1, memory_bytes=GB, disk_bytes=GB)
     never = Placement(candidate=Candidate(name="web", source="one", size=size), destination="two")
     limits = Limits.model_construct(max_outgoing=0)
-    assert estimate.total_s([never], estimate.Speed(), limits) == 0
+    assert total_s([never], Speed(), limits) == 0
+
+
+MB = 10**6
+SIZE = Size(cpus=1, memory_bytes=GB, disk_bytes=10 * GB, allocated_bytes=GB)
+
+
+def test_a_throttled_move_says_nothing_about_the_link_and_its_limit_does_not_lengthen_what_others_take() -> None:
+    for name in ("one", "two"):
+        host(name)
+    moved(0)
+    moved(1, copy_s=1000, limit=10 * MB)
+    with transaction() as session:
+        found = estimate.speed(session)
+    assert found.link_per_s(Way(source="one", destination="two")) == pytest.approx(GB / 10)
+    assert found.ram_bytes_per_s == pytest.approx(GB / 20)
+    assert found.fixed_s == pytest.approx(5)
+
+
+def test_a_small_copy_whose_beginning_takes_most_of_its_time_hardly_counts_for_the_link() -> None:
+    for name in ("one", "two"):
+        host(name)
+    moved(0)
+    for number in (1, 2, 3):
+        moved(number, copy_s=3)
+    with transaction() as session:
+        for made in session.query(Job).where(Job.guest != "g0"):
+            made.disks[0].bytes_total = 10 * MB
+        session.flush()
+        assert estimate.speed(session).disk_bytes_per_s == pytest.approx(GB / 10, rel=0.01)
+
+
+def test_a_guest_is_expected_to_be_as_it_was_the_last_times() -> None:
+    for name in ("one", "two"):
+        host(name)
+    moved(0, ram=GB // 10, ms=20)
+    moved(1, ram=2 * GB, ms=80)
+    moved(2, ram=GB, ms=60)
+    with transaction() as session:
+        found = estimate.speed(session)
+    assert found.ram_bytes(SIZE, Way(guest="g0")) == GB // 10
+    assert found.ram_bytes(SIZE, Way(guest="another")) == pytest.approx(3.1 * GB / 3)
+    assert [found.pause_ms(Way(guest=guest)) for guest in ("g0", "g1", "another")] == [20, 80, 60]
+    assert Speed().pause_ms(Way()) is None
+
+
+def test_a_limit_counts_the_data_and_a_guest_that_writes_all_the_time_keeps_the_copy_going_for_a_while() -> None:
+    limited = Way(asked_bytes_per_s=10 * MB)
+    assert Speed().disks_s(SIZE, limited) == pytest.approx(100)
+    writes = Way(asked_bytes_per_s=10 * MB, activity=Activity(seconds=1, written_per_s=2.0 * MB))
+    assert Speed().disks_s(SIZE, writes) == pytest.approx(125 + estimate.LAST_STRETCH_S)
+    unlimited = Way(activity=Activity(seconds=1, written_per_s=2.0 * MB))
+    assert Speed().disks_s(SIZE, unlimited) == pytest.approx(10)
+
+
+def test_ram_that_changes_is_sent_again_unless_the_guests_own_moves_say_how_much_that_is() -> None:
+    busy = Activity(seconds=1, dirty_per_s=50.0 * MB)
+    assert Speed().ram_s(SIZE, Way(guest="web", activity=busy)) == pytest.approx(20)
+    known = Speed(guests={"web": Habits(sent_bytes=3 * GB, downtime_ms=None)})
+    assert known.ram_s(SIZE, Way(guest="web", activity=busy)) == pytest.approx(30)
+
+
+@pytest.mark.parametrize(
+    ("activity", "said"),
+    [
+        (Activity(seconds=1, written_per_s=12.0 * MB), "it writes 12 MB/s to its disks and 10 MB/s can be copied"),
+        (Activity(seconds=1, dirty_per_s=40.0 * MB), "it changes 40 MB/s of its RAM and 10 MB/s can be sent"),
+        (Activity(seconds=1, written_per_s=1.0 * MB, dirty_per_s=1.0 * MB), None),
+        (None, None),
+    ],
+)
+def test_what_would_never_come_to_its_end_is_told_beforehand(activity: Activity | None, said: str | None) -> None:
+    told = Speed().estimate(SIZE, Way(asked_bytes_per_s=10 * MB, activity=activity)).never
+    assert told is None if said is None else told is not None and told.startswith(said)
+
+
+def test_a_move_that_begins_now_shares_the_budget_with_what_is_under_way_and_one_for_later_does_not() -> None:
+    alone = Speed(budgets=Budgets(hosts={"one": 10 * MB}))
+    among = Speed(budgets=alone.budgets, under_way={7: Move(source="one", destination="two")})
+    way = Way(source="one", destination="two")
+    assert alone.disks_s(SIZE, way) == pytest.approx(100)
+    assert among.disks_s(SIZE, way) == pytest.approx(200)
+    assert among.estimate(SIZE, way).limit_bytes_per_s == 5 * MB

@@ -235,6 +235,7 @@ def test_a_purged_image_is_no_way_back(back: Context) -> None:
     [
         (["-f", "qcow2"], [], True),
         (["-f", "raw"], [], True),
+        (["-f", "raw"], ["truncate -s 2M {}"], False),
         (["-f", "qcow2"], ["qemu-img snapshot -c s {}"], False),
         (["-f", "qcow2"], ["qemu-img bitmap --add {} b"], False),
         (["-f", "qcow2", "-o", "data_file={}.data"], [], False),
@@ -248,4 +249,4 @@ def test_an_image_that_holds_more_than_its_disk_is_no_way_back(
     subprocess.run(["qemu-img", "create", "-q", *words, str(image), "1M"], check=True)
     for word in then:
         subprocess.run([part.format(image) for part in word.split()], check=True)
-    assert manifest.only_a_disk(image, made[1]) == plain
+    assert manifest.only_a_disk(image, made[1], 1 << 20) == plain

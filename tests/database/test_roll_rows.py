@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 from sqlalchemy import func, select, update
 
 from drover.errors import PreconditionFailed
+from drover.metrics import gauges
 from drover.settings import Settings
 from models.database import transaction
 from models.documents import Hook, HostFacts, SeenQemu, SeenQemus
@@ -28,6 +29,7 @@ from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Job
 from models.roll import HookRun, Roll, RollHost, RollState
+from models.webhook import Delivery
 from tests import factories
 from tests.factories import GB, guest, host, job, ours
 from workflows import hosts
@@ -162,6 +164,67 @@ def test_a_host_is_drained_then_the_hook_runs_then_its_guests_come_home_and_the_
     assert shown(number).wait_reason is not None
 
 
+def test_each_step_of_a_roll_is_told_by_a_webhook_and_a_failure_with_its_reason(node: Settings) -> None:
+    factories.receiver()
+    number = submit("one", webhook="http://127.0.0.1:9/rolls")
+    hooked(number, node, code=1, output="no space left")
+    commands.resume(number)
+    [again] = advance(number, node)
+    assert hooks.take(again) is not None
+    hooks.end(again, 0, "")
+    advance(number, node)
+    started_anew("one")
+    advance(number, node)
+    advance(number, node)
+    end_drain(row_of(number).return_id)
+    advance(number, node)
+    with transaction() as session:
+        told = [one.body for one in session.scalars(select(Delivery).order_by(Delivery.id))]
+    assert [one.event for one in told] == [
+        "roll.running",
+        "roll.host.draining",
+        "roll.host.in_hook",
+        "roll.paused",
+        "roll.running",
+        "roll.host.coming_back",
+        "roll.host.returning",
+        "roll.host.done",
+        "roll.done",
+    ]
+    news = [one.roll for one in told]
+    assert all(one is not None and one.id == number for one in news)
+    assert [one.host for one in news if one] == [None, "one", "one", None, None, "one", "one", "one", None]
+    paused = told[3].json_object()
+    assert "no space left" in paused["roll"]["error"]
+    assert paused["roll"]["hosts"][0]["state"] == "in_hook"
+    assert set(paused) == {"version", "event", "at", "roll"}
+
+
+def test_a_roll_whose_webhook_may_go_nowhere_is_refused(node: Settings) -> None:
+    with pytest.raises(PreconditionFailed, match="drover webhook allow"):
+        submit("one", webhook="http://127.0.0.1:9/rolls")
+
+
+def test_a_scrape_tells_how_far_rolls_are_and_which_have_failed(node: Settings) -> None:
+    number = submit("one", "two")
+    hooked(number, node, code=1)
+    with transaction() as session:
+        found = {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in gauges.of_rolls(session)
+            for sample in family.samples
+        }
+    assert found["drover_rolls", "paused"] == 1
+    assert found["drover_roll_hosts", str(number), "in_hook"] == 1
+    assert found["drover_roll_hosts", str(number), "waiting"] == 1
+    assert found["drover_roll_failed", str(number)] == 1
+    commands.cancel(number)
+    advance(number, node)
+    with transaction() as session:
+        ended = {family.name: family.samples for family in gauges.of_rolls(session)}
+    assert not ended["drover_roll_hosts"]
+
+
 def test_a_roll_is_done_when_every_host_is(node: Settings) -> None:
     number = submit("two")
     hooked(number, node, name="two")
@@ -186,7 +249,7 @@ def test_a_drain_that_did_not_empty_its_host_pauses_the_roll_and_resume_tries_it
     advance(number, node)
     paused = shown(number)
     assert paused.state is RollState.PAUSED
-    assert f"one: drain {first} (drain) " in str(paused.error)
+    assert f"one: drain {first} " in str(paused.error)
     assert advance(number, node) == []
     assert states(number) == {"one": "draining", "two": "waiting", "three": "waiting"}
     commands.resume(number)

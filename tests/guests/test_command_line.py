@@ -193,6 +193,7 @@ def test_devices_are_counted_with_and_without_id() -> None:
         '{"driver":"d"}',
     ]
     assert device_ids(argv) == {"one", "two"}
+    assert device_ids(["q", "-debugcon", "file:/x"]) == {"debugcon"}
     assert anonymous_devices([*argv, "-drive", "if=virtio,file=/x", "-drive", "if=none,id=n,file=/y"]) == 3
 
 

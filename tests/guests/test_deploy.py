@@ -148,7 +148,7 @@ def guest(fleet: Fleet) -> Path:
         directory=folder,
         disks=(DiskSpec(size_bytes=64 * MIB, format="raw"),),
         window_mib=4,
-        write_rate=100,
+        write_rate=40,
         more=("-qmp", "unix:/run/web.qmp,server=on,wait=off"),
     )
     fleet.run(

@@ -89,6 +89,7 @@ def test_an_envelope_that_is_dropped_is_never_a_valid_one() -> None:
     assert len(said) < 300
 
 
+@pytest.mark.xdist_group("test_garbage_messages")  # all in one lab: another one takes longer than the other tests
 @pytest.mark.parametrize(
     ("queue", "task", "role"),
     [

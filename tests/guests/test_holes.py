@@ -155,11 +155,11 @@ def context(allocated: int | None) -> Any:
     return SimpleNamespace(source=SimpleNamespace(disks=[ours], qemu_version=(10, 0, 2)), disks=[planned])
 
 
-def counted(allocated: int | None, copied: int, total: int) -> tuple[int, int]:
+def counted(allocated: int | None, copied: int, total: int, **how: Any) -> tuple[int, int]:
     mirror = Mirror(
         status="running", copied_bytes=copied, total_bytes=total, ready=False, healthy=True, no_room=False, error=None
     )
-    return mirrors.without_holes(cast("Any", context(allocated)), 0, mirror)
+    return mirrors.without_holes(cast("Any", context(allocated)), 0, mirror, **how)
 
 
 def test_holes_are_not_counted_as_copied() -> None:
@@ -169,3 +169,21 @@ def test_holes_are_not_counted_as_copied() -> None:
     assert counted(None, 500, 1000) == (500, 1000)
     assert counted(2000, 500, 1000) == (500, 1000)
     assert counted(100, 0, 0) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "copied", "data"),
+    [
+        (2, 40, 40),  # as much as the limit lets through: all of it is data
+        (2, 1000, 100),  # it is through
+        (2, 960, 60),  # what is left of the disk may all be data
+        (1, 600, 30),  # more than that went over holes
+    ],
+)
+def test_under_a_limit_only_what_it_has_let_through_is_data(
+    monkeypatch: pytest.MonkeyPatch, seconds: int, copied: int, data: int
+) -> None:
+    monkeypatch.setattr(mirrors, "LATE_BYTES", 0)
+    earlier = mirrors.Passed(at=1.0, counted_bytes=10, data_bytes=10)
+    found = counted(100, copied, 1000, earlier=earlier, limit_per_s=20, at=1.0 + seconds)
+    assert found == (data if seconds > 1 or copied < 50 else 30, 100)

@@ -104,7 +104,7 @@ def _looping(lab: Lab, name: str) -> Iterator[tuple[GuestSpec, Process]]:
         directory=lab.host("host-a").guests / name,
         disks=(DiskSpec(size_bytes=64 * MIB),),
         window_mib=4,
-        write_rate=100,
+        write_rate=40,
     )
     lab_guests.make_directory(lab, spec, "host-a")
     create_images(spec)

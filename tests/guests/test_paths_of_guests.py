@@ -66,6 +66,13 @@ def test_a_relative_path_is_written_from_the_root(words: str, there: str) -> Non
     assert " ".join(changed) == f"qemu {there}"
 
 
+@pytest.mark.parametrize("name", ["nbd+unix:///x?socket=/s", "json:{}", "/g/a", ""])
+def test_an_address_of_another_kind_is_no_relative_path(name: str) -> None:
+    started = live_command_line.LiveCommandLine(argv=[], said=[], folder=Path("/g"))
+    assert started.place(name) == name
+    assert started.place("base.img") == "/g/base.img"
+
+
 def test_a_json_name_in_an_option_is_looked_into() -> None:
     line = ["qemu", "-drive", 'file=json:{"driver":"qcow2",,"file":{"driver":"file",,"filename":"d"}}']
     (changed,) = paths.changed(line, lambda name: f"/w/{name}")[2:]

@@ -76,6 +76,40 @@ def test_changed_media_and_live_snapshots_are_on_the_next_command_line(line: Any
     assert _files(drives(**last.block())) == {f"{tmp_path}/disk.qcow2", f"{tmp_path}/over.qcow2"}
 
 
+NBD = "nbd:unix:/s:exportname=x"
+
+
+@pytest.mark.parametrize(
+    ("words", "now"),
+    [
+        (("-drive", f"file={NBD},if=virtio,format=raw"), ("-drive", "file=/g/new,format=qcow2,if=virtio")),
+        (
+            ("-drive", "driver=raw,file.driver=nbd,file.server.path=/s,file.export=x,cache=none"),
+            ("-drive", "file=/g/new,format=qcow2,cache=none"),
+        ),
+    ],
+)
+def test_a_network_disk_that_was_copied_to_a_file_is_that_file(words: tuple[str, ...], now: tuple[str, ...]) -> None:
+    copied = Drive(device="virtio0", qdev="", path="/g/new", format="qcow2")
+    assert as_it_is_now(["q", *words], [copied]) == ["q", *now]
+
+
+def test_nodes_of_a_network_disk_become_those_of_the_file_that_it_was_copied_to() -> None:
+    remote = {"driver": "nbd", "node-name": "s", "export": "x", "server": {"type": "unix", "path": "/s"}}
+    above = {"driver": "raw", "node-name": "f", "file": "s", "discard": "unmap", "size": 512}
+    line = ["q", "-blockdev", json.dumps(remote), "-blockdev", json.dumps(above), "-device", "scsi-hd,drive=f,id=d"]
+    _, _, node, *device = as_it_is_now(line, [Drive(device="", qdev="d", path="/g/new", format="qcow2")])
+    file = {"node-name": "s", "driver": "file", "filename": "/g/new"}
+    assert json.loads(node) == {"driver": "qcow2", "node-name": "f", "discard": "unmap", "file": file}
+    assert device == line[-2:]
+
+
+@pytest.mark.parametrize("words", ["file=/g/a,snapshot=on", f"file={NBD}", "file=rbd:pool/image:id=a"])
+def test_a_temporary_file_or_a_network_disk_stays_as_it_was_written(words: str) -> None:
+    there = Drive(device="virtio0", qdev="", path="/var/tmp/vl.X" if "snapshot" in words else NBD, format="qcow2")
+    assert as_it_is_now(["q", "-drive", words], [there]) == ["q", "-drive", words]
+
+
 def _files(found: Any) -> set[str]:
     return {drive.path for drive in found if drive.path is not None}
 

@@ -161,6 +161,20 @@ def test_a_port_that_is_taken_is_named_and_a_free_one_is_not() -> None:
         (["-chardev", "socket,id=c,host=0.0.0.0,port=4001,server=on"], [4001]),
         (["-netdev", "user,id=n,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:5353-:53"], [2222, 5353]),
         (["-spice", "port=5930,addr=127.0.0.1"], [5930]),
+        (["-display", "vnc=127.0.0.1:21"], [5921]),
+        (["-display", "none"], []),
+        (["-s"], [1234]),
+        (["-gdb", "tcp:127.0.0.1:1239"], [1239]),
+        (["-chardev", "udp,id=c,host=other,port=5999,localport=5998"], [5998]),
+        (["-netdev", "socket,id=n,listen=:15557"], [15557]),
+        (["-netdev", "socket,id=n,udp=other:15558,localaddr=127.0.0.1:15559"], [15559]),
+        (["-netdev", "socket,id=n,mcast=230.0.0.1:1234,localaddr=127.0.0.1"], []),
+        (["-netdev", '{"type":"stream","id":"n","server":true,"addr":{"type":"inet","host":"::1","port":"7"}}'], [7]),
+        (["-netdev", "stream,id=n,addr.type=inet,addr.host=other,addr.port=8"], []),
+        (
+            ["-netdev", "dgram,id=n,remote.type=inet,remote.host=other,remote.port=9,local.type=inet,local.port=10"],
+            [10],
+        ),
     ],
 )
 def test_the_ports_at_which_a_guest_listens_are_known_from_its_command_line(

@@ -107,7 +107,7 @@ def scene() -> Iterator[Scene]:
             directory=lab.host("host-a").guests / "web",
             disks=(DiskSpec(size_bytes=64 * MIB),),
             window_mib=4,
-            write_rate=100,
+            write_rate=40,
         )
         yield Scene(lab, hosts, spec)
 

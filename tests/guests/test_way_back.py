@@ -76,6 +76,8 @@ def test_an_image_that_somebody_has_touched_is_not_built_upon(away: tuple[Moves,
     with image.open("r+b") as file:
         file.seek(3 * MIB)
         file.write(b"x")
+    planned = document("migrate", guest, "--back", "--dry-run")
+    assert (planned["way_back"], planned["no_way_back"]) == (None, f"{image}: somebody has written to it")
     came_as_a_whole(moves, move_back(moves, guest), f"{image}: somebody has written to it")
 
 

@@ -19,6 +19,7 @@ from drover.settings import StreamSecurity
 from models.plan import FileKind, NeededFile, NeededFolder, PlannedFile
 from tests import documents, factories
 from tests.qmp_guest import image
+from workers import files
 from workers.media import destination, digests, listing, placing, protocol, receiver, sender
 from workers.media.destination import Differs
 from workers.media.parameters import Incoming, ReceiverParameters
@@ -542,6 +543,18 @@ def test_a_folder_is_known_with_its_mode_and_owner_and_made_so(hosts: Hosts) -> 
     hosts.ours.policy.write_text('users = ["nobody"]')
     hosts.ours.policy.chmod(0o644)
     assert placing.owner_of(folder, policy.of(hosts.ours)) == accounts.ids("nobody", "nogroup")
+
+
+def test_a_named_pipe_is_told_and_made(hosts: Hosts) -> None:
+    root = hosts.folder / "two"
+    os.mkfifo(root / "console.in", 0o640)
+    me = process(os.getpid())
+    assert me is not None
+    found = listing.listed(["qemu", "-serial", f"pipe:{root}/console"], me, (), (), (), hosts.ours, "keep")
+    [pipe] = found.folders.values()
+    assert (pipe.path, pipe.mode, pipe.pipe) == (f"{root}/console.in", 0o640, True)
+    files.make_pipe(root / "made", pipe.mode, os.geteuid(), os.getegid())
+    assert ((root / "made").is_fifo(), (root / "made").stat().st_mode & 0o777) == (True, 0o640)
 
 
 def test_a_file_of_a_user_whom_the_policy_does_not_know_is_the_workers(hosts: Hosts) -> None:

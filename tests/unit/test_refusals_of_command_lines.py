@@ -44,7 +44,7 @@ def refused(*words: str, root: str = "/hosts/a") -> list[str]:
         (["-serial", "file:/tmp/log"], "outside /hosts/a"),
         (["-chardev", "socket,id=c,path=/run/c,server=on"], "outside /hosts/a"),
         (["-pidfile", "/hosts/ab/p"], "outside /hosts/a"),
-        (["-qmp", "stdio"], "pipes"),
+        (["-device", "virtio-pmem-pci,memdev=m"], "QEMU sends nothing of its file"),
         (["-serial", "/dev/ttyS0"], "port of this host"),
     ],
 )
@@ -73,7 +73,16 @@ def test_an_ordinary_guest_is_not_refused() -> None:
     ]
     words += ["-drive", "file=/hosts/a/i.qcow2,if=virtio", "-drive", "if=ide,media=cdrom", "-vnc", ":1"]
     words += ["-cdrom", "/srv/iso/x.iso", "-bios", "bios.bin", "-kernel", "/boot/vmlinuz", "-serial", "null"]
-    words += ["-qmp", "tcp:127.0.0.1:4444,server=on,wait=off", "-serial", "pty", "-chardev", "stdio,id=c"]
+    words += [
+        "-qmp",
+        "tcp:127.0.0.1:4444,server=on,wait=off",
+        "-monitor",
+        "stdio",
+        "-serial",
+        "pty",
+        "-chardev",
+        "stdio,id=c",
+    ]
     words += ["-netdev", "tap,id=n,ifname=tap0", "-object", "rng-random,id=r,filename=/dev/urandom"]
     words += ["-blockdev", json.dumps({"driver": "file", "node-name": "f", "filename": "/hosts/a/f"})]
     words += ["-device", "vhost-vsock-pci,guest-cid=3", "-object", "memory-backend-file,id=m,mem-path=/dev/hugepages"]

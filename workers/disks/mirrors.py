@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 from models.fleet import SLOWEST_BYTES_PER_S
 from workers.disks import nbd_server
@@ -18,6 +19,9 @@ from workflows.migration import claims
 LAST_STRETCH_S = 2
 """What a mirror copies in this many seconds counts as the end of its copy, see `Bandwidth`."""
 PATIENCE_WITH_LAST_STRETCH_S = 6.0
+
+LATE_BYTES = 1 << 20
+"""A mirror counts what it sends in pieces of this size."""
 
 PATIENCE_S = 5.0
 """A QEMU that gives no answer for this long may be waiting for its link to the NBD server."""
@@ -55,18 +59,40 @@ async def connect(ctx: Context, monitor: Monitor, index: int, *, discard: str) -
     await target.connect(monitor, mine, server(ctx, index), discard=discard, zeroes=detect_zeroes(ctx, index))
 
 
-def without_holes(ctx: Context, index: int, mirror: Mirror) -> tuple[int, int]:
+@dataclass(frozen=True, kw_only=True)
+class Passed:
+    """What a mirror had gone over when it was last looked at."""
+
+    at: float = 0.0
+    """By the monotonic clock."""
+    counted_bytes: int = 0
+    """By QEMU, data and holes."""
+    data_bytes: int = 0
+
+
+NOTHING_PASSED = Passed()
+
+
+def without_holes(
+    ctx: Context, index: int, mirror: Mirror, *, earlier: Passed = NOTHING_PASSED, limit_per_s: int = 0, at: float = 0.0
+) -> tuple[int, int]:
     """(copied, to be copied) in bytes of data. QEMU may count holes, which cost nothing, like data.
 
-    How much of the holes it has passed it does not say: they are taken as spread evenly.
+    How much of the holes it has passed it does not say. A limited mirror goes over them at once: what is more than the
+    limit has let through is holes. Without a limit they are taken as spread evenly.
     """
     disk, size = ctx.disks[index], ctx.disks[index].virtual_size_bytes
     allocated = ctx.source.disks[index].allocated_bytes
     counts = known_bugs.mirror_counts_holes(ctx.source.qemu_version, ctx.source.disks[index].format, disk.discard)
     if allocated is None or not counts or mirror.total_bytes < size or not size:
         return mirror.copied_bytes, mirror.total_bytes
-    holes = max(size - allocated, 0)
-    return mirror.copied_bytes - holes * min(mirror.copied_bytes, size) // size, mirror.total_bytes - holes
+    holes, passed = max(size - allocated, 0), min(mirror.copied_bytes, size)
+    data = passed - holes * passed // size
+    if limit_per_s and earlier.at:
+        let_through = int(limit_per_s * (at - earlier.at)) + LATE_BYTES
+        data = earlier.data_bytes + min(passed - min(earlier.counted_bytes, size), let_through)
+        data = min(max(data, passed - holes), allocated, passed)
+    return data + mirror.copied_bytes - passed, mirror.total_bytes - holes
 
 
 def all_in_sync(ctx: Context, states: Mapping[str, Mirror]) -> bool:
@@ -153,20 +179,28 @@ class Bandwidth:
         return time.monotonic() - since > PATIENCE_WITH_LAST_STRETCH_S
 
 
-def record(ctx: Context, states: Mapping[str, Mirror], seen: dict[str, int]) -> None:
+def record(ctx: Context, states: Mapping[str, Mirror], seen: dict[str, Passed], limits: Mapping[str, int]) -> None:
     """Record the progress of each disk, and when it first was equal on both sides; read whether it is released.
 
-    `seen` holds what QEMU had counted of each when it was asked before: going over holes is progress as well.
+    Args:
+        ctx: of the job.
+        states: the mirrors now, by their names.
+        seen: what each had passed when it was looked at before: going over holes is progress as well.
+        limits: what each may take, in bytes per second; 0 or missing: no limit.
     """
+    at = time.monotonic()
     for disk in ctx.job.disks:
         mine = name(ctx.job.id, disk.index)
         mirror = states.get(mine)
         if mirror is None:
             continue
-        if seen.get(mine, 0) != mirror.copied_bytes:
-            seen[mine], ctx.job.progress_at = mirror.copied_bytes, ctx.claim.now()
-        before = disk.delta_bytes or 0
-        copied, total = (before + each for each in without_holes(ctx, disk.index, mirror))
+        earlier = seen.get(mine, NOTHING_PASSED)
+        if earlier.counted_bytes != mirror.copied_bytes:
+            ctx.job.progress_at = ctx.claim.now()
+        limit, before = limits.get(mine, 0), disk.delta_bytes or 0
+        data, of = without_holes(ctx, disk.index, mirror, earlier=earlier, limit_per_s=limit, at=at)
+        seen[mine] = Passed(at=at, counted_bytes=mirror.copied_bytes, data_bytes=data)
+        copied, total = before + data, before + of
         if mirror.total_bytes and (disk.bytes_first is None or copied < disk.bytes_copied):
             disk.bytes_first = total  # a copy begins, or begins anew
         disk.bytes_copied = copied

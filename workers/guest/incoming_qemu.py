@@ -12,7 +12,7 @@ from workers.launcher import units
 from workers.preflight import inspection
 from workers.process import processes, vcpus
 from workers.process.processes import Process
-from workers.qemu import cpu, topology
+from workers.qemu import cpu, permissions, topology
 from workers.qemu.command_line import listening_sockets
 from workers.qemu.monitor import MonitorLost, connect
 from workers.step import Context
@@ -114,3 +114,4 @@ async def stop(ctx: Context) -> None:
         await process.end_now()  # it holds nothing that needs an orderly end
     if ctx.held is not None:  # else none was ever started
         unlink_dead(ctx.destination, ctx.settings)
+        run_files.unlink_written(permissions.written(ctx.destination.argv))

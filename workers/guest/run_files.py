@@ -1,8 +1,8 @@
-"""Sockets and pidfiles that QEMUs which have ended left behind. Their paths come from a row, so each is looked at."""
+"""What QEMUs that have ended left behind: sockets, pidfiles, memory. The paths come from a row: each is looked at."""
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from workers import files
 from workers.files import UnsafePath
 from workers.guest.qmp_ready import listens
 from workers.process import processes
+from workers.qemu.permissions import Made
 
 LONGEST_PID = 20
 
@@ -27,6 +28,41 @@ def unlink_dead(settings: Settings, sockets: Iterable[str], pidfile: str | None)
     if pidfile:
         with suppress(UnsafePath, OSError):
             _unlink_pidfile(files.below(settings.guest_root, pidfile))
+
+
+def in_the_way(made: Iterable[Made]) -> Iterator[Path]:
+    """What lies where a QEMU makes its own, and is more than a dead socket or a log."""
+    for each in made:
+        if os.path.lexists(each.path) and not _worthless(Path(each.path), each):
+            yield Path(each.path)
+
+
+def unlink_written(made: Iterable[Made]) -> None:
+    """Remove the files among it: of a QEMU in which no guest ever ran."""
+    for path in in_the_way(made):
+        with suppress(UnsafePath):
+            if is_file(path):
+                files.unlink(path)
+
+
+def is_file(path: Path) -> bool:
+    """No folder, device or link. Errors as for `files.status`."""
+    there = files.status(path)
+    return there is not None and stat.S_ISREG(there.st_mode)
+
+
+def _worthless(path: Path, made: Made) -> bool:
+    if path.is_fifo() or (made.folder and path.is_dir()):
+        return True
+    if path.is_socket():
+        return not listens(path)
+    return made.text and path.is_file() and _is_text(path)
+
+
+def _is_text(path: Path) -> bool:
+    """No image begins like that."""
+    with path.open("rb") as file:
+        return b"\0" not in file.read(1 << 16)
 
 
 def _unlink_socket(path: Path) -> None:

@@ -110,13 +110,15 @@ def _run(argv: Sequence[str], path: Path, flags: int, *after: str) -> "subproces
         os.close(descriptor)
 
 
-def only_a_disk(path: Path, image_format: str) -> bool:
-    """Whether the image holds what a guest sees of it, all of that, and nothing else: no snapshots, no bitmaps."""
+def only_a_disk(path: Path, image_format: str, size_bytes: int) -> bool:
+    """Whether the image holds a guest's disk of this size, all of it, and nothing else: no snapshots, no bitmaps."""
     told = _run(["qemu-img", "info", "-U", "--output=json", "-f", image_format], path, os.O_RDONLY)
     if told.returncode:
         return False
     info = json.loads(told.stdout)
     specific = info.get("format-specific", {}).get("data", {})
+    if info["virtual-size"] != size_bytes:
+        return False  # `size=` lets a guest see only a part of it
     return not any([info.get("snapshots"), info.get("encrypted"), specific.get("bitmaps"), specific.get("data-file")])
 
 

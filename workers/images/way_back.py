@@ -59,8 +59,10 @@ def write_down(ctx: Context, bitmap: str, left: Mapping[str, Evidence]) -> None:
         image_format, kept_at = disk.source_format or disk.format, retention.aside(ctx, disk)
         seen = left.get(disk.source_path)
         why = "it is no file" if seen is None else _touched(Path(kept_at), seen)
-        if why is None and not manifest.only_a_disk(Path(kept_at), image_format):
-            why = "it has snapshots or bitmaps, which would be out of date, or a data file beside it"
+        if why is None and not manifest.only_a_disk(Path(kept_at), image_format, disk.virtual_size_bytes):
+            why = (
+                "it has snapshots or bitmaps, which would be out of date, a data file beside it, or more than the disk"
+            )
         if why is not None or seen is None:
             log.info("it will come back as a whole: %s: %s", kept_at, why)
             return
@@ -90,7 +92,7 @@ def _known(settings: Settings) -> Iterator[WayBack]:
 
 
 def expected(settings: Settings, guest: str, disks: Sequence[SourceDisk], planned: Sequence[PlannedDisk]) -> Choice:
-    """What there is by all that is written down. Reads no image."""
+    """What there is by all that is written down, if nobody has touched the images since."""
     known = [way for way in _known(settings) if way.guest == guest]
     if not known or not disks:
         return Choice()
@@ -104,6 +106,11 @@ def expected(settings: Settings, guest: str, disks: Sequence[SourceDisk], planne
     differences = [why for disk in planned if (why := _unlike(disk, way)) is not None]
     if len(planned) != len(way.images):
         differences.append("it had another number of disks when it left")
+    differences += [
+        f"{image.kept_at}: {why}"
+        for image in way.images
+        if (why := _touched(Path(image.kept_at), image.evidence)) is not None
+    ]
     changed = sum(disk.written[way.bitmap] for disk in disks)
     return Choice(why="; ".join(differences)) if differences else Choice(way=way, changed_bytes=changed)
 
@@ -123,7 +130,7 @@ def _unlike(disk: PlannedDisk, way: WayBack) -> str | None:
 
 
 def chosen(ctx: Context) -> Choice:
-    """Likewise, and nobody has touched the images since. On the destination, before anything is made for the job."""
+    """Likewise, and they are still kept. On the destination, before anything is made for the job."""
     if (way := taken(ctx.directory)) is not None:
         return Choice(way=way)
     if any(ctx.directory.owns(Path(disk.destination_path)) for disk in ctx.disks):
@@ -133,9 +140,6 @@ def chosen(ctx: Context) -> Choice:
         return choice
     if len(_rows(choice.way)) != len(choice.way.images):
         return Choice(why="its images are not kept here any more")
-    for image in choice.way.images:
-        if (why := _touched(Path(image.kept_at), image.evidence)) is not None:
-            return Choice(why=f"{image.kept_at}: {why}")
     return choice
 
 

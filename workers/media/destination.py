@@ -67,7 +67,7 @@ def _planned(file: NeededFile, root: str, ours: Settings, rules: HostPolicy) -> 
 
 def _folder(folder: NeededFolder, root: str, ours: Settings) -> PlannedFolder:
     path = relocated(folder.path, root, ours)
-    return PlannedFolder(path=path, mode=folder.mode, owner=folder.owner, group=folder.group)
+    return PlannedFolder(path=path, mode=folder.mode, owner=folder.owner, group=folder.group, pipe=folder.pipe)
 
 
 def _elsewhere(file: NeededFile, ours: Settings, rules: HostPolicy) -> str | None:

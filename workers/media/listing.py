@@ -1,6 +1,7 @@
 """At the source: the files and folders that a guest needs besides its writable disks, as they are now."""
 
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -83,8 +84,12 @@ class _Search:
         for named in _spread(named_files(self.argv)):
             self._file(named)
         everything = [*(disk.path for disk in disks), *self.found.files, *filter(None, paths)]
-        for path in (*everything, *(path for path, _ in written(self.argv))):
+        made = [each.path for each in written(self.argv)]
+        for path in (*everything, *made):
             self._folders(path)
+        for path in made:
+            for name in (path, f"{path}.in", f"{path}.out"):  # qemu-options(7), `-chardev pipe`
+                self._pipe(name)
         return self.found
 
     def _chain(self, image: str, chain: Sequence[BackingImage]) -> None:
@@ -158,6 +163,21 @@ class _Search:
     def _against(self, seen: str, remedy: str | None = checks.NEEDED_FILE.remedy) -> None:
         self.found.refusals.append(checks.NEEDED_FILE.found(seen, remedy=remedy or ""))
 
+    def _pipe(self, path: str) -> None:
+        with suppress(OSError):
+            there = Path(path).lstat()
+            if stat.S_ISFIFO(there.st_mode) and Path(path).is_relative_to(self.ours.guest_root):
+                self.found.folders[path] = self._needed(path, there, pipe=True)
+
+    def _needed(self, path: str, there: os.stat_result, *, pipe: bool = False) -> NeededFolder:
+        return NeededFolder(
+            path=path,
+            mode=there.st_mode & FOLDER_MODE,
+            owner=accounts.user_name(there.st_uid),
+            group=accounts.group_name(there.st_gid),
+            pipe=pipe,
+        )
+
     def _folders(self, path: str) -> None:
         """The folders on the way to it, from the guest root on."""
         root = self.ours.guest_root
@@ -167,13 +187,7 @@ class _Search:
             if str(folder) in self.found.folders or folder == root or not folder.is_relative_to(root):
                 continue
             with suppress(OSError):
-                there = folder.stat()
-                self.found.folders[str(folder)] = NeededFolder(
-                    path=str(folder),
-                    mode=there.st_mode & FOLDER_MODE,
-                    owner=accounts.user_name(there.st_uid),
-                    group=accounts.group_name(there.st_gid),
-                )
+                self.found.folders[str(folder)] = self._needed(str(folder), folder.stat())
 
 
 def _spread(named: Iterable[Named]) -> Iterator[Named]:

@@ -44,16 +44,18 @@ def missing(ctx: Context) -> tuple[int, ...]:
 
 
 def make_folders(ctx: Context) -> None:
-    """Make those of the plan that are not there, where the policy lets guests write."""
+    """Make those of the plan that are not there, and named pipes, where the policy lets guests write."""
     rules, manifest = policy.of(ctx.settings), ctx.directory.files
     for folder in ctx.destination.folders:
         path = Path(folder.path)
         if os.path.lexists(path) or not rules.may_write(folder.path):
             continue
         ctx.guard()
-        manifest.made_folder(path)
+        if not folder.pipe:
+            manifest.made_folder(path)  # a pipe is worth nothing: it may stay
+        make = files.make_pipe if folder.pipe else files.make_folder
         with suppress(FileExistsError):
-            files.make_folder(files.below(ctx.settings.guest_root, folder.path), folder.mode, *owner_of(folder, rules))
+            make(files.below(ctx.settings.guest_root, folder.path), folder.mode, *owner_of(folder, rules))
 
 
 def owner_of(made: PlannedFile | PlannedFolder, rules: policy.HostPolicy) -> tuple[int, int]:

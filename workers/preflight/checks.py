@@ -91,7 +91,7 @@ MIGRATION_UNDER_WAY = Kind(
 BLOCKED_BY_QEMU = Kind(
     name="blocked-by-qemu",
     what="devices that QEMU itself cannot migrate, such as NVMe disks",
-    remedy="restart the guest without the device: a disk can be attached by virtio-blk or virtio-scsi",
+    remedy=RESTART,
 )
 PROGRAM_NOT_ALLOWED = Kind(
     name="program-not-allowed",
@@ -164,6 +164,13 @@ SHARED_MEMORY = Kind(
     remedy=RESTART,
     explains=frozenset({"blocked-by-qemu"}),
 )
+PMEM = Kind(
+    name="virtio-pmem",
+    what="a file of the host as memory of the guest (virtio-pmem)",
+    why="QEMU sends nothing of its file, which is this host's alone",
+    remedy="restart the guest without it: attach the file as a disk, or as an NVDIMM",
+    explains=frozenset({"blocked-by-qemu", "other-machine"}),
+)
 SEV = Kind(
     name="encrypted-memory",
     what="encrypted memory (AMD SEV, SEV-ES, SEV-SNP, Intel TDX, s390 PV)",
@@ -208,12 +215,6 @@ NOT_UTF8 = Kind(
     why="a name that is no UTF-8 cannot be told to another host",
     remedy="rename it and start the guest with that",
 )
-MONITOR_STDIO = Kind(
-    name="monitor-stdio",
-    what="a monitor on stdio",
-    why="this monitor's pipes end at the source host",
-    remedy="use a unix socket",
-)
 RELATIVE_PATH = Kind(
     name="relative-path",
     what="paths relative to a folder that is not known",
@@ -232,14 +233,15 @@ TEMPORARY_FILES = Kind(
     what="`-snapshot`, `snapshot=on`: the guest writes to temporary files",
     why="the guest writes to a temporary file",
     remedy="restart it without",
-    explains=frozenset({"backing-file", "image-not-named"}),
+    explains=frozenset({"backing-file", "image-not-named", "image-astray", "outside-root"}),
 )
 REMOTE_IMAGE = Kind(
     name="remote-image",
     what="images that are no files of the host (NBD, RBD, iSCSI, NFS, HTTP, ...)",
     why="the image is not a file of this host",
-    remedy="only local images are moved: copy it to one by `blockdev-mirror`",
+    remedy="only local images are moved: copy it to one while the guest runs (`blockdev-mirror`, `job-complete`)",
     live=True,
+    explains=frozenset({"image-not-named", "image-astray", "needed-file"}),
 )
 NEEDED_FILE = Kind(
     name="needed-file",
@@ -523,6 +525,13 @@ FURTHER_KEYS = Kind(
     what="LUKS images with several passphrases",
     why="it is made anew with the passphrase by which the guest opens it alone: its other key slots are not copied",
     remedy="add the other passphrases again after the move (`qemu-img amend`)",
+    verdict=Verdict.WARN,
+)
+MONITOR_STDIO = Kind(
+    name="monitor-stdio",
+    what="a monitor on stdio",
+    why="whoever started the guest is behind this monitor, and nobody after the move",
+    remedy="use a unix socket, if it is still needed then",
     verdict=Verdict.WARN,
 )
 DISPLAY_PASSWORD = Kind(

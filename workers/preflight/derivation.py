@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain as chained
 from pathlib import Path
 
 from drover.errors import PreconditionFailed
@@ -25,18 +26,17 @@ from models.plan import (
     Statement,
 )
 from models.preflight import Check
-from workers.guest import monitors
-from workers.guest.qmp_ready import listens
+from workers.guest import monitors, run_files
 from workers.images import manifest
 from workers.media import destination
 from workers.preflight import checks
 from workers.process import execution, taps, tpm
 from workers.qemu import known_bugs, program
-from workers.qemu.command_line import destination_command_line
+from workers.qemu.command_line import destination_command_line, parse_command_line
 from workers.qemu.image_options import Fit, fitted
 from workers.qemu.permissions import violations, written
 from workers.qemu.present_media import without_backing_files
-from workers.qemu.refusals import command_line_refusals
+from workers.qemu.refusals import refused_options
 from workers.storage.targets import Target, Targets, changes
 from workers.trust.policy import HostPolicy
 
@@ -133,11 +133,15 @@ def _command_line(
 def _forbidden(
     argv: Sequence[str], seen: Inspection, images: set[str], spoken_to: set[str], ours: Settings, rules: HostPolicy
 ) -> list[Check]:
-    """What no QEMU may be started with here."""
+    """What no QEMU may be started with here. The policy is not asked about what no host can start."""
     handed = execution.descriptors(seen.started_as)
-    against = command_line_refusals(argv, source_root=str(ours.guest_root), images=images, descriptors=handed)
-    forbidden = violations(argv, rules, images, spoken_to)
-    return [*checks.at_destination(against), *(checks.POLICY.found(sentence) for sentence in forbidden)]
+    against = refused_options(argv, source_root=str(ours.guest_root), images=images, descriptors=handed)
+    left = [word for option in parse_command_line(argv) if option not in against for word in option.words()]
+    forbidden = violations([argv[0], *left], rules, images, spoken_to)
+    return [
+        *checks.at_destination(chained.from_iterable(against.values())),
+        *(checks.POLICY.found(sentence) for sentence in forbidden),
+    ]
 
 
 def _warnings(
@@ -300,25 +304,9 @@ def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[Chec
 
 def in_the_way(plan: DestinationPlan) -> list[Check]:
     """What QEMU would delete or overwrite: only a dead socket and a log may be where it makes its own."""
-    return [
-        checks.IN_THE_WAY.found(f"{path} exists already and is no log")
-        for path, text_may_be_there in (*written(plan.argv), *tpm.written(plan.tpm))
-        if os.path.lexists(path) and not _worthless(Path(path), text_may_be_there)
-    ] + tpm.in_the_way(plan.tpm)
-
-
-def _worthless(path: Path, text_may_be_there: bool) -> bool:
-    if path.is_fifo():
-        return True
-    if path.is_socket():
-        return not listens(path)
-    return text_may_be_there and path.is_file() and _is_text(path)
-
-
-def _is_text(path: Path) -> bool:
-    """No image begins like that."""
-    with path.open("rb") as file:
-        return b"\0" not in file.read(1 << 16)
+    made = (*written(plan.argv), *tpm.written(plan.tpm))
+    found = [checks.IN_THE_WAY.found(f"{path} exists already and is no log") for path in run_files.in_the_way(made)]
+    return found + tpm.in_the_way(plan.tpm)
 
 
 def _path_faults(rules: HostPolicy, *paths: str | None) -> list[Check]:

@@ -10,13 +10,14 @@ from typing import Any
 from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from models import preflight
+from models.activity import Activity
 from models.host_rpc import Inspect
 from models.launcher import Launcher
-from models.plan import Inspection, SourceDisk, Topology
+from models.plan import BackingImage, Inspection, SourceDisk, Topology
 from models.preflight import Check
 from workers import files, hooks
 from workers.files import UnsafePath
-from workers.guest import monitors
+from workers.guest import activity, monitors
 from workers.images import links
 from workers.launcher import found, inhibitor
 from workers.media import listing
@@ -72,7 +73,7 @@ def _argv(pid: int) -> list[str]:
 
 async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> Inspection:
     identity, secrets = await _identified(monitor, question.qmp, settings)
-    facts, devices, layout, present, blockers, exports = await asyncio.gather(
+    look = asyncio.gather(
         _facts(monitor),
         block.device_names(monitor),
         machine(monitor),
@@ -80,6 +81,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         _blockers(monitor, identity.argv),
         process_state.exports(monitor),
     )
+    (facts, devices, layout, present, blockers, exports), did = await asyncio.gather(look, _activity(monitor, settings))
     emulator, strange = await asyncio.to_thread(tpm.read, present.argv)
     needed = await asyncio.to_thread(
         listing.listed,
@@ -120,6 +122,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         warnings=preflight.warnings(told),
         checks=checks.completed("source", told),
         launcher=launcher,
+        activity=did,
     )
     return seen if forbidden else attestation.attested(seen, settings)
 
@@ -144,6 +147,11 @@ async def _facts(monitor: Monitor) -> dict[str, Any]:
         "cpus": len(cpus),
         "uuid": uuid["UUID"] if uuid["UUID"] != NO_UUID else None,
     }
+
+
+async def _activity(monitor: Monitor, settings: Settings) -> Activity | None:
+    memory = await monitor.query("query-memory-size-summary")
+    return await activity.seen(monitor, memory["base-memory"], settings.look.total_seconds())
 
 
 def _launcher(qemu: Process, settings: Settings) -> Launcher:
@@ -242,9 +250,12 @@ async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> _Pres
         "blockstats": await monitor.query("query-blockstats"),
     }
     called = source_disks(**replies)
-    named = [disk.model_copy(update={"path": seen.started.place(disk.path)}) for disk in called]
+    named = [_placed(disk, seen) for disk in called]
     refusals = disk_refusals(**replies, block_jobs=await monitor.query("query-block-jobs"))
-    media = [replace(medium, path=seen.started.place(medium.path)) for medium in read_only_images(**replies)]
+    media = [
+        replace(medium, path=seen.started.place(medium.path), chain=_placed_chain(medium.chain, seen))
+        for medium in read_only_images(**replies)
+    ]
     argv = _with_present_media(seen, drives(**replies), named, media)
     refusals += unnamed_images([*named, *media], argv)
     refusals += keys_given_later(named, argv)
@@ -255,14 +266,23 @@ async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> _Pres
     )
     rules = policy.of(settings)
     elsewhere = {disk.path for disk in found if disk.block_device or rules.may_write(disk.path)}
-    refusals += [
-        *seen.started.refusals,
-        *seen.handed.refusals,
-        *command_line_refusals(
-            argv, source_root=str(settings.guest_root), images=elsewhere, descriptors=seen.handed.looked_at
-        ),
-    ]
+    of_line = command_line_refusals(
+        argv, source_root=str(settings.guest_root), images=elsewhere, descriptors=seen.handed.looked_at
+    )
+    refusals += [*seen.started.refusals, *seen.handed.refusals]
+    refusals += [check for check in of_line if check.name != checks.REMOTE_IMAGE.name]  # the drives tell all of that
     return _Present(argv, found, tuple(media), refusals)
+
+
+def _placed(disk: SourceDisk, seen: _Identity) -> SourceDisk:
+    """With full paths: QEMU has those below an image that it was given by a relative path relative as well."""
+    return disk.model_copy(
+        update={"path": seen.started.place(disk.path), "chain": _placed_chain(disk.chain, seen)},
+    )
+
+
+def _placed_chain(chain: Sequence[BackingImage], seen: _Identity) -> tuple[BackingImage, ...]:
+    return tuple(level.model_copy(update={"path": seen.started.place(level.path)}) for level in chain)
 
 
 def _with_present_media(
@@ -281,6 +301,8 @@ def _followed(disk: SourceDisk, settings: Settings, refusals: list[Check]) -> So
 
     A block device keeps the name that it has, and takes all of its room, whatever was written to it.
     """
+    if not disk.path.startswith("/"):
+        return disk  # refused for that
     try:
         if devices.is_one(Path(disk.path)):
             return disk.model_copy(update={"block_device": True, "allocated_bytes": disk.virtual_size_bytes})
@@ -297,7 +319,7 @@ def _followed(disk: SourceDisk, settings: Settings, refusals: list[Check]) -> So
 async def _blockers(monitor: Monitor, argv: list[str]) -> list[Check]:
     """The reasons of QEMU itself, or of its present state, against a migration."""
     migrate = await monitor.query("query-migrate")
-    found = [checks.BLOCKED_BY_QEMU.found(f"QEMU reports: {reason}") for reason in migrate.get("blocked-reasons", [])]
+    found = [_blocked(reason) for reason in migrate.get("blocked-reasons", [])]
     status = (await monitor.query("query-status"))["status"]
     if status != "running":
         found.append(checks.NOT_RUNNING.found(f"the guest is {status}: only a running guest can be moved"))
@@ -308,6 +330,12 @@ async def _blockers(monitor: Monitor, argv: list[str]) -> list[Check]:
     found += [checks.QEMU_TOO_OLD.found(f"this QEMU is too old: it has no {name}") for name in missing]
     children = [await _children(monitor, where) for where in ("/machine/peripheral", "/machine/peripheral-anon")]
     return found + topology.hot_plugged(children[0], children[1], argv)
+
+
+def _blocked(reason: str) -> Check:
+    a_disk = "a disk can be attached by virtio-blk or virtio-scsi"
+    remedy = f"{checks.RESTART}: {a_disk}" if reason.endswith("/nvme") else None
+    return checks.BLOCKED_BY_QEMU.found(f"QEMU reports: {reason}", remedy=remedy)
 
 
 async def _children(monitor: Monitor, path: str) -> list[dict[str, Any]]:

@@ -35,8 +35,8 @@ class LiveCommandLine:
     """Why it cannot be told to another host."""
 
     def place(self, name: str) -> str:
-        """The path from the root of a file that QEMU calls by this name."""
-        return _place(self.folder, name)
+        """The path from the root of a file that QEMU calls by this name; an address of another kind stays as it is."""
+        return name if paths.is_no_file(name) else _place(self.folder, name)
 
 
 def read(process: Process) -> LiveCommandLine:

@@ -25,6 +25,7 @@ from workers.process import execution, processes, sockets
 from workers.process.processes import Process
 from workers.qemu import program
 from workers.qemu.command_line import Pairs, parse_command_line, parse_options, words_of, write_options
+from workers.qemu.permissions import Made
 from workers.qemu.refusals import driver_of, shown
 from workers.trust.policy import HostPolicy
 
@@ -281,9 +282,10 @@ def in_the_way(plan: PlannedTpm | None) -> list[Check]:
     return [checks.IN_THE_WAY.found(f"{path}, the state of a TPM, exists already") for path in there]
 
 
-def written(plan: PlannedTpm | None) -> list[tuple[str, bool]]:
+def written(plan: PlannedTpm | None) -> list[Made]:
     """Like `permissions.written`: its socket and its log."""
-    return [(path, name == "log") for name, path in _paths(plan.argv) if name != "tpmstate"] if plan is not None else []
+    paths = _paths(plan.argv) if plan is not None else ()
+    return [Made(path, text=name == "log") for name, path in paths if name != "tpmstate"]
 
 
 async def take_back(plan: PlannedTpm) -> None:

@@ -334,9 +334,11 @@ def listens(option: Option) -> bool:
 
 
 def device_ids(argv: Sequence[str]) -> set[str]:
-    """The ids given to `-device`."""
-    found = (option.get("id") for option in parse_command_line(argv) if option.name == "device")
-    return {identifier for identifier in found if identifier}
+    """The ids given to `-device`, and the one that QEMU itself gives to a device that it makes for an option."""
+    options = parse_command_line(argv)
+    found = {option.get("id") for option in options if option.name == "device"}
+    made = {option.name for option in options if option.name == "debugcon"}
+    return made | {identifier for identifier in found if identifier}
 
 
 def anonymous_devices(argv: Sequence[str]) -> int:

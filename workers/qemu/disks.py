@@ -17,7 +17,7 @@ from workers.qemu.command_line import Option, parse_command_line
 from workers.qemu.json_text import flat, spelled
 from workers.qemu.needed_files import chain_of
 from workers.qemu.present_media import Drive
-from workers.qemu.refusals import leaves
+from workers.qemu.refusals import REMOTE, leaves
 from workers.qemu.topology import Reply
 
 FILTERS = frozenset({"mirror_top", "throttle", "copy-on-read"})
@@ -39,6 +39,8 @@ class _Medium:
     inserted: Reply
     """The node with the image's format, below filters."""
     file_node: str | None
+    protocol: str
+    """The driver of that node."""
     path: str
 
     @property
@@ -95,6 +97,7 @@ def _medium(entry: Reply, nodes: Mapping[str, Reply], stats: Reply) -> _Medium:
         top=top,
         inserted=inserted,
         file_node=file_node,
+        protocol=str(nodes.get(file_node or "", inserted)["drv"]),
         path=_path(inserted, nodes.get(file_node or "")),
     )
 
@@ -271,6 +274,9 @@ def disk_refusals(
 
 def _refused(medium: _Medium) -> Iterator[Check]:
     driver = medium.inserted["drv"]
+    if medium.protocol in REMOTE:
+        yield checks.REMOTE_IMAGE.of(medium.shown)
+        return
     for level in chain_of(medium.image):
         if level.format in NOT_MIGRATED:
             yield checks.IMAGE_FORMAT.found(f"{medium.shown}: it lies on {level.path}, a {level.format} image")

@@ -40,7 +40,6 @@ _SEARCHED = words_of("bios romfile")
 _CHANNELS = words_of("qmp qmp-pretty monitor serial parallel debugcon gdb vnc display")
 _CHANNEL = re.compile(r"((?:mon:)?(?:unix|file|pipe):)(.+)", re.DOTALL)
 _NO_FILE = re.compile(r"$|@|(?!file:)[a-z][a-z0-9+.-]*:")
-"""Nothing, an abstract socket, or another protocol than that of files."""
 _PLAIN_PATH = re.compile(r"/(?!(.*/)?\.\.(/|$))", re.DOTALL)
 """From the root, and not up again."""
 
@@ -60,6 +59,11 @@ def changed(argv: Sequence[str], change: Change, *, searched: Change = str) -> l
     return words
 
 
+def is_no_file(name: str) -> bool:
+    """Nothing, an abstract socket, or another protocol than that of files: `nbd:...`, `json:...`."""
+    return _NO_FILE.match(name) is not None
+
+
 def relative(argv: Sequence[str]) -> list[str]:
     """The relative paths of a command line, without those that QEMU also looks for elsewhere."""
     found: dict[str, None] = {}
@@ -76,7 +80,7 @@ def relative(argv: Sequence[str]) -> list[str]:
 def _careful(change: Change) -> Change:
     def unless_plain(value: str) -> str:
         bare = value.removeprefix("file:")
-        return value if _NO_FILE.match(value) or _PLAIN_PATH.match(bare) else change(bare)
+        return value if is_no_file(value) or _PLAIN_PATH.match(bare) else change(bare)
 
     return unless_plain
 

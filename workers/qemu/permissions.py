@@ -7,7 +7,7 @@ start, and a monitor that the network reaches: whoever has QEMU's monitor can ha
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from workers.qemu.command_line import GUEST_KEYS, GUEST_TEXT, PLAIN, TRUE, Option, listens, parse_command_line, words_of
 from workers.qemu.refusals import driver_of, is_read_only, leaves, shown
@@ -46,8 +46,10 @@ KNOWN = words_of(
     "no-shutdown no-quit S incoming device overcommit mem-prealloc mem-path icount watchdog watchdog-action action "
     "sandbox usb iscsi append smbios fw_cfg pidfile kernel initrd dtb bios L drive blockdev chardev "
     "serial parallel debugcon monitor qmp qmp-pretty mon vnc spice netdev nic net object audiodev compat D d trace "
-    "dfilter run-with runas acpitable option-rom iscsi tpmdev"
+    "dfilter run-with runas acpitable option-rom iscsi tpmdev audio usbdevice gdb s echr only-migratable seed id "
+    "win2k-hack enable-sync-profile"
 )
+"""`-id` is Proxmox's own: the number of the guest."""
 NETWORKS = words_of("user tap bridge hubport socket stream dgram l2tpv3 none nic")
 PROGRAM_KEYS = words_of("script downscript helper")
 FORBIDDEN_KEYS = {
@@ -73,10 +75,13 @@ DEVICES = (
     *("/dev/hugepages", "/dev/shm"),  # nosec B108 # noqa: S108 - guests' memory
 )
 MONITORS = words_of("monitor qmp qmp-pretty")
-CHANNELS = words_of("monitor qmp qmp-pretty serial parallel debugcon")
+DEBUGGERS = words_of("gdb s")
+"""A debugger has QEMU's monitor as well (`monitor COMMAND`)."""
+CHANNELS = words_of("monitor qmp qmp-pretty serial parallel debugcon gdb")
 QUIET = words_of("none null pty ringbuf stdio file pipe /dev/null local")
 """What a monitor may be behind, besides a Unix socket: nobody reaches it from elsewhere."""
 _PREFIX = re.compile(r"(?:[\w.+-]+[:=])+(?=/)")
+_OF_NETWORK = words_of("tcp telnet websocket")
 _LOOPBACK = re.compile(r"(127\.\d+\.\d+\.\d+|localhost|\[?::1\]?):")
 _RELATIVE = re.compile(r"(?:mon:)?(?:unix|file|pipe):(?!/)")
 GUEST_WORDS = (GUEST_KEYS | {"append"}) - {"value"}
@@ -103,7 +108,7 @@ def violations(
             found.update(dict.fromkeys(check(option, rules)))
         found.update(dict.fromkeys(_sockets(option, rules, spoken_to)))
         found.update(dict.fromkeys(_images(option, images)))
-    found.update(dict.fromkeys(_monitors(options)))
+    found.update(dict.fromkeys(_monitors(options, rules)))
     return [f"{sentence}, see {rules.name} there" for sentence in found]
 
 
@@ -209,15 +214,16 @@ def _images(option: Option, images: Collection[str]) -> Iterator[str]:
             yield f"{shown(option)}: {path} is none of the images that are moved with the guest"
 
 
-def _monitors(options: Sequence[Option]) -> Iterator[str]:
-    """A monitor that somebody elsewhere may reach."""
+def _monitors(options: Sequence[Option], rules: Rules) -> Iterator[str]:
+    """A monitor, or a debugger, that somebody elsewhere may reach."""
     behind = {option.get("id"): option for option in options if option.name == "chardev"}
     seen_from_afar = any(_shows_consoles(option) for option in options)
     for option in options:
-        for kind in _kinds(option, behind):
+        for kind in _kinds(option, behind) if option.name not in rules.options else ():
             if kind in QUIET or kind == "unix" or (kind == "vc" and not seen_from_afar):
                 continue
-            yield f"{shown(option)}: the network may reach this monitor; use a unix socket"
+            what = "debugger" if option.name in DEBUGGERS else "monitor"
+            yield f"{shown(option)}: the network may reach this {what}; use a unix socket"
     if seen_from_afar and not any(option.name in {"nodefaults", "mon", *MONITORS} for option in options):
         yield "its display shows QEMU's own monitor to whoever connects; start the guest with `-monitor none`"
 
@@ -225,7 +231,9 @@ def _monitors(options: Sequence[Option]) -> Iterator[str]:
 def _kinds(option: Option, behind: dict[str | None, Option]) -> Iterator[str]:
     """What a monitor is behind; nothing for any other option."""
     value = option.value or ""
-    if option.name in MONITORS or (option.name in CHANNELS and value.startswith("mon:")):
+    if option.name == "s":
+        yield "tcp"
+    elif option.name in MONITORS | DEBUGGERS or (option.name in CHANNELS and value.startswith("mon:")):
         yield _kind(value.removeprefix("mon:"), behind)
     elif option.name == "mon":
         name = option.get("chardev") or next((text for key, text in option.pairs() if key is None), "")
@@ -235,7 +243,7 @@ def _kinds(option: Option, behind: dict[str | None, Option]) -> Iterator[str]:
 def _kind(value: str, behind: dict[str | None, Option]) -> str:
     kind, _, rest = value.partition(":")
     if kind != "chardev":
-        return "local" if kind == "tcp" and _LOOPBACK.match(rest) else re.split("[,:]", value, maxsplit=1)[0]
+        return "local" if kind in _OF_NETWORK and _LOOPBACK.match(rest) else re.split("[,:]", value, maxsplit=1)[0]
     chardev = behind.get(rest.partition(",")[0])
     if chardev is None:
         return "unknown"
@@ -270,8 +278,18 @@ def _connected(option: Option) -> Iterator[str]:
         yield str(_path(option, option.pairs()[0][1]))
 
 
-def written(argv: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """Every path that QEMU makes, or writes to, besides images, and whether only a text may be there already.
+class Made(NamedTuple):
+    """Something that QEMU makes, or writes to."""
+
+    path: str
+    text: bool
+    """A text may be there already: it is a log."""
+    folder: bool = False
+    """A folder may be there already: memory is made in it."""
+
+
+def written(argv: Sequence[str]) -> Iterator[Made]:
+    """All besides images.
 
     QEMU deletes what is where it is to listen, and maps what is where a guest's memory is to be.
     """
@@ -283,7 +301,8 @@ def written(argv: Sequence[str]) -> Iterator[tuple[str, bool]]:
             if path is None or path.startswith(DEVICES) or key in PROGRAM_KEYS or _only_read(option, key):
                 continue
             made_anew = listens(option) or option.name in {"vnc", "spice", "display", "mem-path", "netdev"}
-            yield path, not (made_anew or key in {"mem-path", "localpath"} or driver_of(option) == "pipe")
+            memory = "mem-path" in {option.name, key}
+            yield Made(path, not (made_anew or memory or key == "localpath" or driver_of(option) == "pipe"), memory)
 
 
 def _user(option: Option, rules: Rules) -> Iterator[str]:

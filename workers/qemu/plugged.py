@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.qemu import descriptors
-from workers.qemu.command_line import Option, parse_command_line
+from workers.qemu.command_line import Option, device_ids, parse_command_line
 from workers.qemu.json_text import flat, spelled
 from workers.qemu.monitor import CommandRefused, Monitor
 
@@ -64,7 +64,7 @@ class _Guest:
         except CommandRefused:  # it never had one
             children = []
         self.types = {child["name"]: child["type"][6:-1] for child in children if child["type"].startswith("child<")}
-        named = {name for name in self.named if name is not None}
+        named = device_ids(self.argv)
         self.plugged, self.gone = self.types.keys() - named, named - self.types.keys()
 
     async def kept(self) -> Words:

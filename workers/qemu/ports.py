@@ -3,17 +3,19 @@
 import errno
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from workers.qemu.command_line import Option, listens, parse_command_line, words_of
+from workers.qemu.command_line import TRUE, Option, listens, parse_command_line
+from workers.qemu.json_text import flat, spelled
 from workers.qemu.refusals import driver_of
 
 FIRST_VNC = 5900
+DEBUGGER = 1234
+"""`-s`."""
 _FORWARD = re.compile(r"(tcp|udp)?:([^:]*):(\d+)-")
 _CHANNEL = re.compile(r"(?:mon:)?(?:tcp|telnet|websocket):([^:,]*):(\d+)")
 _DISPLAY = re.compile(r"([^:,]*):(\d+)")
-_CHANNELS = words_of("serial parallel debugcon monitor qmp qmp-pretty")
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,8 @@ class Port:
 def ports(argv: Sequence[str]) -> Iterator[Port]:
     """All that are named by number in a command line; where QEMU may take the next free one (`to=`) none is."""
     for option in parse_command_line(argv):
-        if option.name in {"netdev", "nic", "net"} and driver_of(option) == "user":
-            yield from _forwarded(option)
-        elif option.name == "vnc" and option.get("to") is None:
-            yield from _vnc(option)
-        elif option.name in _CHANNELS and listens(option):
-            yield from _matches(option, _CHANNEL)
-        elif option.name == "chardev" and driver_of(option) == "socket" and option.get("port") and listens(option):
-            yield from _at(option, option.get("host") or "", option.get("port"))
-        elif option.name == "spice":
-            yield from _at(option, option.get("addr") or "", option.get("port"))
+        if option.get("to") is None:
+            yield from _KINDS.get(option.name, _none)(option)
 
 
 def taken(port: Port) -> str | None:
@@ -63,6 +57,53 @@ def taken(port: Port) -> str | None:
     return None
 
 
+def _none(_option: Option) -> Iterator[Port]:
+    yield from ()
+
+
+def _network(option: Option) -> Iterator[Port]:
+    kind, said = driver_of(option), _said(option)
+    if kind == "user":
+        yield from _forwarded(option)
+    elif kind == "socket" and (found := _DISPLAY.fullmatch(said.get("listen", ""))):
+        yield Port(option, found[1], int(found[2]))
+    elif kind == "socket" and "udp" in said and (found := _DISPLAY.fullmatch(said.get("localaddr", ""))):
+        yield Port(option, found[1], int(found[2]), socket.SOCK_DGRAM)
+    elif kind == "stream" and said.get("server", "").lower() in TRUE:
+        yield from _at(option, said.get("addr.host", ""), said.get("addr.port"))
+    elif kind == "dgram" and "remote.host" in said:  # else it is a group, which many may join
+        yield from _at(option, said.get("local.host", ""), said.get("local.port"), socket.SOCK_DGRAM)
+
+
+def _said(option: Option) -> dict[str, str]:
+    """All of it, by dotted keys."""
+    if option.is_json():
+        return {key: spelled(value) for key, value in flat(option.tree())}
+    return {key: value for key, value in option.pairs() if key is not None}
+
+
+def _chardev(option: Option) -> Iterator[Port]:
+    if driver_of(option) == "socket" and listens(option):
+        yield from _at(option, option.get("host") or "", option.get("port"))
+    elif driver_of(option) == "udp":
+        yield from _at(option, option.get("localaddr") or "", option.get("localport"), socket.SOCK_DGRAM)
+
+
+def _channel(option: Option) -> Iterator[Port]:
+    """A debugger needs no word to listen."""
+    found = _CHANNEL.match(option.value or "")
+    if found and (option.name == "gdb" or listens(option)):
+        yield Port(option, found[1], int(found[2]))
+
+
+def _debugger(option: Option) -> Iterator[Port]:
+    yield Port(option, "", DEBUGGER)
+
+
+def _spice(option: Option) -> Iterator[Port]:
+    yield from _at(option, option.get("addr") or "", option.get("port"))
+
+
 def _forwarded(option: Option) -> Iterator[Port]:
     for key, value in option.pairs():
         if key == "hostfwd" and (found := _FORWARD.match(value)):
@@ -71,16 +112,21 @@ def _forwarded(option: Option) -> Iterator[Port]:
 
 
 def _vnc(option: Option) -> Iterator[Port]:
-    if found := _DISPLAY.match(option.value or ""):
+    if found := _DISPLAY.match((option.value or "").removeprefix("vnc=")):
         yield Port(option, found[1], FIRST_VNC + int(found[2]))
         yield from _at(option, found[1], option.get("websocket"))
 
 
-def _matches(option: Option, pattern: re.Pattern[str]) -> Iterator[Port]:
-    if found := pattern.match(option.value or ""):
-        yield Port(option, found[1], int(found[2]))
-
-
-def _at(option: Option, host: str, number: str | None) -> Iterator[Port]:
+def _at(option: Option, host: str, number: str | None, kind: socket.SocketKind = socket.SOCK_STREAM) -> Iterator[Port]:
     if number is not None and number.isdigit() and number != "0":
-        yield Port(option, host, int(number))
+        yield Port(option, host, int(number), kind)
+
+
+_KINDS: Mapping[str, Callable[[Option], Iterator[Port]]] = {
+    **dict.fromkeys(("netdev", "nic", "net"), _network),
+    **dict.fromkeys(("vnc", "display"), _vnc),
+    **dict.fromkeys(("serial", "parallel", "debugcon", "monitor", "qmp", "qmp-pretty", "gdb"), _channel),
+    "chardev": _chardev,
+    "s": _debugger,
+    "spice": _spice,
+}

@@ -5,11 +5,17 @@ that of the command line; `-blockdev` by the device that uses its node.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workers.qemu.command_line import Option, Pairs, parse_command_line, spelled_out, write_options
+from workers.qemu.command_line import TRUE, Option, Pairs, parse_command_line, spelled_out, words_of, write_options
+from workers.qemu.image_options import FILES, OF_QCOW2, OF_RAW
+from workers.qemu.refusals import leaves
+
+FILTERS = words_of("throttle copy-on-read")
+OF_ANY_NODE = words_of("node-name read-only auto-read-only discard detect-zeroes cache force-share")
+"""What a node has whatever it is, and keeps when it becomes another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,24 +52,44 @@ def _with_drives(options: list[Option], named: Sequence[Drive]) -> list[Option]:
 
 def _drive(option: Option, drive: Drive) -> Option:
     written = spelled_out(option)
-    file = written.get("file")
-    simple = file is None or (not file.startswith("json:") and not any(key == "driver" for key, _ in written.pairs()))
-    if not simple or file == drive.path or (file or "").removeprefix("file:") == drive.path:
+    if written.get("snapshot") in TRUE or not _is_changed([written], drive.path):
         return option
-    if any(key is not None and key.startswith("file.") for key, _ in written.pairs()):
-        return option
-    kept = tuple(pair for pair in written.pairs() if pair[0] not in {"file", "format"})
+    foreign = frozenset() if drive.format == "qcow2" else OF_QCOW2
+    kept = tuple(pair for pair in written.pairs() if not _of_image(pair[0] or "", OF_RAW | foreign))
     medium: Pairs = () if drive.path is None else (("file", drive.path), ("format", drive.format))
     return replace(written, value=write_options((*medium, *kept)))
+
+
+def _is_changed(said: Sequence[Option], path: str | None) -> bool:
+    """Whether this file, or none, is in the drive while these options say something else.
+
+    An image that is no file is refused by the name that it was given.
+    """
+    named = [value.removeprefix("file:") for option in said for value in _images(option)]
+    return bool(named) if path is None else path.startswith("/") and path not in named
+
+
+def _images(option: Option) -> Iterator[str]:
+    """What it names as an image; of `-blockdev`, `file` may be the name of a node."""
+    keys = {"filename"} if option.name == "blockdev" else {"file", "filename"}
+    yield from (value for key, value in leaves(option) if key in keys)
+
+
+def _of_image(key: str, of_format: Collection[str]) -> bool:
+    """It says which image it is, and how that is opened; nothing about the drive."""
+    first = key.partition(".")[0]
+    return first in {"file", "format", "driver", "backing"} or first in of_format
 
 
 def _with_node(options: list[Option], drive: Drive) -> list[Option]:
     device = next((option for option in options if option.name == "device" and _is(option, drive.qdev)), None)
     node = device.get("drive") if device is not None else None
     nodes = {option.get("node-name"): option for option in options if option.name == "blockdev"}
-    if device is None or node not in nodes or _file(nodes[node], nodes) in {None, drive.path}:
+    if device is None or node not in nodes or nodes[node].get("driver") in FILTERS:
         return options
     below = _below(nodes[node], nodes)
+    if not _is_changed([nodes[node], *below], drive.path):
+        return options
     if drive.path is None:
         gone = [nodes[node], *below]
         return [_without_drive(one) if one is device else one for one in options if one not in gone]
@@ -96,15 +122,24 @@ def _node(node: Option, below: Sequence[Option], drive: Drive) -> Option:
     """The node on another file; it opens backing files as the image names them."""
     if not node.is_json():
         kept = tuple((key, value) for key, value in node.pairs() if key is not None and not _of_file(key))
+        if (node.get("driver") or node.pairs()[0][1]) != drive.format:
+            kept = tuple((key, value) for key, value in kept if key.partition(".")[0] in OF_ANY_NODE)
         file = (("driver", drive.format), ("file.driver", "file"), ("file.filename", str(drive.path)))
         return replace(node, value=write_options((*file, *kept)))
     tree: dict[str, Any] = node.tree()
-    inner = tree.get("file") if isinstance(tree.get("file"), dict) else None
+    inner = tree["file"] if isinstance(tree.get("file"), dict) else {}
     if below and below[0].is_json():
         inner = below[0].tree()
-    file_node = {**(inner or {}), "driver": "file", "filename": drive.path}
-    kept_tree = {key: value for key, value in tree.items() if key not in {"driver", "file", "filename", "backing"}}
+    file_node = {**_kept(inner, FILES), "driver": "file", "filename": drive.path}
+    kept_tree = _kept(tree, {drive.format})
     return replace(node, value=json.dumps({"driver": drive.format, **kept_tree, "file": file_node}))
+
+
+def _kept(tree: Mapping[str, Any], drivers: Collection[str]) -> dict[str, Any]:
+    """Of a node that was of one of these kinds all but its image, else what any node has."""
+    if tree.get("driver") in drivers:
+        return {key: value for key, value in tree.items() if not _of_file(key)}
+    return {key: value for key, value in tree.items() if key in OF_ANY_NODE}
 
 
 def _of_file(key: str) -> bool:

@@ -19,6 +19,8 @@ WATCHDOGS = frozenset({"i6300esb", "ib700", "diag288"})
 def untold(argv: Sequence[str]) -> Iterator[Check]:
     """What may have been set while the guest ran and cannot be read."""
     for option in parse_command_line(argv):
+        if option.name in {"monitor", "qmp", "qmp-pretty"} and option.value == "stdio":
+            yield checks.MONITOR_STDIO.of(shown(option))
         if _has_password_from_a_monitor(option):
             yield checks.DISPLAY_PASSWORD.of(shown(option))
         if option.name == "device" and driver_of(option) in WATCHDOGS:

@@ -24,13 +24,15 @@ _TIED_DEVICES = {
     "vhost-user-fs": checks.VIRTIOFS,
     "vhost-": checks.VHOST_USER,
     "virtio-9p": checks.SHARED_FOLDER,
+    "virtio-pmem": checks.PMEM,
 }
 _ENCRYPTED_MEMORY = ("sev-", "tdx-", "s390-pv-")
 """Kinds of objects that a machine names as `confidential-guest-support`."""
 _MOVABLE_VHOST = ("vhost-vsock",)
 _OF_TAPS = words_of("fd fds vhostfd vhostfds")
 _DESCRIPTORS = _OF_TAPS | words_of("sock_fd")
-_REMOTE = words_of("nbd nfs rbd http https ftp ftps ssh iscsi gluster sheepdog nvme vvfat fat")
+REMOTE = words_of("nbd nfs rbd http https ftp ftps ssh iscsi gluster sheepdog nvme vvfat fat")
+"""Drivers of images that are no files of the host."""
 _PATH_KEYS = {
     "drive": ("file", "filename"),
     "blockdev": ("filename",),
@@ -50,18 +52,28 @@ _NO_ROOT_NEEDED = ("/dev/hugepages", "/dev/null", "/dev/stdout", "/dev/stderr", 
 def command_line_refusals(
     argv: Sequence[str], *, source_root: str, images: Collection[str] = (), descriptors: Collection[int] = ()
 ) -> list[Check]:
-    """Why this command line cannot be rebuilt on another host; empty when it can.
+    """Why this command line cannot be rebuilt on another host; empty when it can. Takes what `refused_options` does."""
+    found = refused_options(argv, source_root=source_root, images=images, descriptors=descriptors)
+    return list(dict.fromkeys(check for each in found.values() for check in each))
+
+
+def refused_options(
+    argv: Sequence[str], *, source_root: str, images: Collection[str] = (), descriptors: Collection[int] = ()
+) -> dict[Option, list[Check]]:
+    """The options that cannot be rebuilt on another host, each with the reasons.
 
     `images` are disks whose place somebody else decides about: block devices, and images outside the guest root.
     `descriptors` are those of taps, likewise.
     """
-    found: dict[Check, None] = {}
-    for option in map(spelled_out, parse_command_line(argv)):
-        for look in (_refused_option, _refused_device, _refused_disk, _refused_monitor):
-            found.update(dict.fromkeys(look(option)))
-        found.update(dict.fromkeys(_refused_descriptor(option, descriptors)))
-        found.update(dict.fromkeys(_refused_path(option, source_root, images)))
-    return list(found)
+    found = {}
+    for written in parse_command_line(argv):
+        option = spelled_out(written)
+        against = [check for look in _LOOKS for check in look(option)]
+        against += _refused_descriptor(option, descriptors)
+        against += _refused_path(option, source_root, images)
+        if against:
+            found[written] = against
+    return found
 
 
 def shown(option: Option) -> str:
@@ -117,14 +129,12 @@ def _refused_disk(option: Option) -> Iterator[Check]:
         yield checks.TEMPORARY_FILES.of(shown(option))
     for key, value in leaves(option):
         has_protocol = option.name == "drive" and key == "file" and _PROTOCOL.match(value)
-        if has_protocol or (key == "driver" and value in _REMOTE):
+        if has_protocol or (key == "driver" and value in REMOTE):
             yield checks.REMOTE_IMAGE.of(shown(option))
 
 
-def _refused_monitor(option: Option) -> Iterator[Check]:
+def _refused_port(option: Option) -> Iterator[Check]:
     value = (option.value or "").removeprefix("mon:")
-    if option.name in {"qmp", "qmp-pretty", "monitor"} and value == "stdio":
-        yield checks.MONITOR_STDIO.of(shown(option))
     path = option.get("path") if option.name == "chardev" else value if option.name in _CHANNELS else ""
     if (path or "").startswith(("/dev/tty", "/dev/parport")):
         yield checks.HOST_PORT.of(shown(option))
@@ -184,3 +194,6 @@ def _tree_leaves(tree: Any, key: str) -> Iterator[tuple[str, str]]:
         yield key, tree
     elif isinstance(tree, bool):
         yield key, "on" if tree else "off"
+
+
+_LOOKS = (_refused_option, _refused_device, _refused_disk, _refused_port)

@@ -24,7 +24,7 @@ _GEOMETRY = {"cyls", "heads", "secs", "lcyls", "lheads", "lsecs"}
 Geometry given on the command line is carried over by the command line."""
 
 _VOLATILE = _FIRMWARE | _GEOMETRY
-_HOST_PATHS = ("chardev", "filename", "path", "logfile", "mem-path")
+_HOST_PATHS = ("chardev", "filename", "path", "logfile", "mem-path", "romfile")
 _MADE_UP = re.compile(r"#(block|net|chr|qdev)\d+")
 """A name that QEMU makes up for what has none: two digits of it are random (util/id.c). What it stands for follows
 from the command line's order, which is the same on both sides."""

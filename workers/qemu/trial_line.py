@@ -58,8 +58,8 @@ def _split(text: str) -> tuple[str, str]:
 def trial_line(argv: Sequence[str], *, stand_ins: Mapping[str, str], folder: Path) -> TrialLine:
     """The line that is tried, in a folder that is the trial's own."""
     trial = _Trial(folder, stand_ins)
-    for number, (path, _) in enumerate(written(argv)):
-        trial.made.setdefault(path, str(folder / f"made{number}"))
+    for number, each in enumerate(written(argv)):
+        trial.made.setdefault(each.path, str(folder / f"made{number}"))
     options = [made for option in parse_command_line(argv) if (made := _harmless(option, trial)) is not None]
     qmp = str(folder / "qmp")
     monitor = Option(word="-qmp", value=f"unix:{write_options(((None, qmp),))},server=on,wait=off")

@@ -76,7 +76,7 @@ class _Watch:
         self.meter = pace.Meter()
         self.low = Low(ctx)
         self.said: str | None = None
-        self.seen: dict[str, int] = {}
+        self.seen: dict[str, mirrors.Passed] = {}
 
     async def until_in_sync(self) -> None:
         events = self.monitor.listen(*EVENTS)
@@ -128,7 +128,7 @@ class _Watch:
         total = sum(mirror.total_bytes for mirror in states.values())
         self.ctx.announce(100 * sum(mirror.copied_bytes for mirror in states.values()) // max(total, 1))
         self.ctx.job.pace = self.meter.pace(states, self.bandwidth.limit_per_s)
-        await asyncio.to_thread(mirrors.record, self.ctx, states, self.seen)
+        await asyncio.to_thread(mirrors.record, self.ctx, states, self.seen, dict(self.bandwidth.given))
         await self.bandwidth.share(states)
 
     async def give_up_on_silence(self, states: dict[str, Mirror]) -> None:

@@ -15,7 +15,7 @@ from workers.launcher import inhibitor, keep_out, units
 from workers.process import tpm
 from workers.proof import reading
 from workers.proof import supervisor as proof
-from workers.qemu import written
+from workers.qemu import permissions, written
 from workers.qemu.monitor import MonitorLost
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
@@ -43,6 +43,7 @@ class CleanupSource(StepHandler):
         if launcher is not None:
             await self._end_qemu(ctx, launcher)
         _write_way_back_down(ctx)
+        _set_written_aside(ctx)
         await self._end_tpm(ctx)
         inhibitor.end_scripts(ctx)
         units.left(ctx)
@@ -85,6 +86,12 @@ class CleanupSource(StepHandler):
             ctx.guard()
             await tpm.end(ctx.source.tpm)
             retention.set_more_aside(ctx, tpm.states(ctx.source.tpm))
+
+
+def _set_written_aside(ctx: Context) -> None:
+    """Its memory and the like would be in the way of the guest's return."""
+    left = run_files.in_the_way(permissions.written(ctx.source.argv))
+    retention.set_more_aside(ctx, filter(run_files.is_file, left))
 
 
 def _write_way_back_down(ctx: Context) -> None:

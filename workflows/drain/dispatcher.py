@@ -20,11 +20,11 @@ from workflows.drain import job_sync, plan_file
 from workflows.drain.placement import Candidate, Placement
 from workflows.drain.plan_file import Differs
 from workflows.drain.planner import candidate, keep, placed
-from workflows.estimate import way_of
 from workflows.host_rpc import ANSWER_TIMEOUT_S
 from workflows.migration import jobs
 from workflows.schedule import Wait
 from workflows.submit_options import SubmitOptions
+from workflows.timetable import way_of
 
 log = logging.getLogger(__name__)
 

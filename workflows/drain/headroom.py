@@ -12,7 +12,7 @@ from models.documents import AllowedHosts, MigrationOptions, Window
 from models.drain import DrainKind
 from models.host import Host
 from models.job import Job, JobState
-from workflows import estimate, hosts, leader_election, policies, schedule
+from workflows import estimate, hosts, leader_election, policies, schedule, timetable
 from workflows.drain import commands, planner
 from workflows.host_rpc import known_host
 from workflows.selectors import Selector
@@ -67,7 +67,7 @@ def _by_rows(session: Session, host: str, window: Window | None) -> Headroom:
     how = {one.name: policies.decided(one, MigrationOptions(), rules) for one in going}
     movable = [planner.candidate(one, how[one.name], preferred=None, refused_by={}) for one in going]
     made = planner.placed(session, DrainKind.DRAIN, host, AllowedHosts(), movable)
-    total_s = estimate.total_s(made.placements, estimate.speed(session), fleet.limits(session))
+    total_s = timetable.total_s(made.placements, estimate.speed(session), fleet.limits(session))
     obstacles = _obstacles(session, host) + _too_long(session, total_s, window)
     return Headroom(host=host, guests=len(guests), total_s=total_s, left=kept | made.left, obstacles=tuple(obstacles))
 

@@ -9,6 +9,7 @@ tried as well.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from models.activity import Activity
 from workflows.capacity import Room, Size
 
 
@@ -19,6 +20,8 @@ class Candidate:
     name: str
     source: str
     size: Size
+    activity: Activity | None = None
+    """What it writes and changes of its RAM."""
     priority: int = 0
     affinity: str | None = None
     anti_affinity: str | None = None

@@ -7,6 +7,7 @@ with what the plan says of it, and one that differs is left, with the difference
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from typing import Any, Self
 
 import yaml
@@ -51,8 +52,10 @@ class Move(Strict):
     skip: bool = False
     """Leave it where it is."""
     estimate_s: float = Field(ge=0)
+    begins_at: str | None = None
+    """When, by estimate. For people, as the next."""
     why: str = ""
-    """Why there. For people."""
+    """Why there."""
     cpus: int
     memory_bytes: int
     disk_bytes: int
@@ -126,8 +129,12 @@ class PlanFile(Versioned):
         """Changes with each change of what would be done. Comments and the words for people do not count."""
         told = self.json_object()
         for each in told["moves"]:
-            del each["why"]
+            del each["why"], each["begins_at"]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _moment(at: datetime | None) -> str | None:
+    return None if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def made(forecast: Forecast, submission: DrainSubmission, by: str) -> PlanFile:
@@ -145,6 +152,7 @@ def made(forecast: Forecast, submission: DrainSubmission, by: str) -> PlanFile:
                 source=guest.host,
                 to=placement.destination,
                 estimate_s=round(forecast.move_s(placement), 1),
+                begins_at=_moment(forecast.moves_at(placement)),
                 why=placement.why,
                 cpus=guest.cpus,
                 memory_bytes=guest.memory_bytes,

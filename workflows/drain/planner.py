@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from sqlalchemy import func, select
@@ -14,7 +14,7 @@ from drover.settings import settings
 from models import fleet
 from models.base import now
 from models.database import transaction
-from models.documents import AllowedHosts, MigrationOptions
+from models.documents import AllowedHosts, MigrationOptions, Window
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host
@@ -24,10 +24,11 @@ from models.transitions import BEGUN
 from workflows import capacity, estimate, policies, schedule
 from workflows.capacity import Size
 from workflows.drain.placement import Candidate, DrainPlan, Placement, Resident, plan
-from workflows.estimate import Speed, way_of
+from workflows.estimate import Speed
 from workflows.migration import preflight
 from workflows.selectors import Selector
 from workflows.submit_options import SubmitOptions
+from workflows.timetable import Open, Times, timetable, way_of
 
 Asked = TypeVar("Asked")
 
@@ -36,6 +37,16 @@ Targets = Mapping[str, str]
 """{guest: the only host that it may go to}: by a plan, in the order of the moves."""
 ASKED_AT_ONCE = 8
 """Guests and hosts that are asked at the same time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Night:
+    """One opening of a window, and what a drain does in it."""
+
+    opens: datetime
+    guests: tuple[str, ...]
+    done_at: datetime
+    """When the last of them is expected to have moved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +59,49 @@ class Forecast:
     """{guest: the host that it is on}: all guests that the drain is about."""
     plan: DrainPlan
     speed: Speed
-    total_s: float
+    begins_at: datetime
+    times: Mapping[str, Times]
+    """{guest: when it moves}, from then on; without those that the fleet's limits never let begin."""
     options: Mapping[str, MigrationOptions] = field(default_factory=dict)
     """{guest: how it is moved}."""
+    window: Window | None = None
+    """In which its guests cross; None: at any time."""
+
+    @property
+    def nights(self) -> tuple[Night, ...]:
+        """What falls into which opening of its window, the first one first; none where there is no window."""
+        if self.window is None:
+            return ()
+        allowed, found = schedule.Window.of(self.window), dict[datetime, list[str]]()
+        for guest, times in self.times.items():
+            opens, _ = allowed.at_or_after(self.begins_at + timedelta(seconds=times.begins_s))
+            found.setdefault(opens, []).append(guest)
+        return tuple(
+            Night(opens=opens, guests=tuple(guests), done_at=self._ends_at(guests)) for opens, guests in found.items()
+        )
+
+    def _ends_at(self, guests: Iterable[str]) -> datetime:
+        return self.begins_at + timedelta(seconds=max(self.times[guest].ends_s for guest in guests))
+
+    @property
+    def total_s(self) -> float:
+        """How long all of it takes."""
+        return max((one.ends_s for one in self.times.values()), default=0.0)
 
     def move_s(self, placement: Placement) -> float:
         """How long one of its moves takes, in seconds."""
-        return self.speed.move_s(placement.candidate.size, way_of(placement))
+        times = self.times.get(placement.candidate.name)
+        return self.speed.move_s(placement.candidate.size, way_of(placement)) if times is None else times.takes_s
+
+    def begins_s(self, placement: Placement) -> float | None:
+        """When one of its moves begins, in seconds from its own beginning; None: the fleet's limits never let it."""
+        times = self.times.get(placement.candidate.name)
+        return None if times is None else round(times.begins_s, 1)
+
+    def moves_at(self, placement: Placement) -> datetime | None:
+        """The same as a time."""
+        begins_s = self.begins_s(placement)
+        return None if begins_s is None else self.begins_at + timedelta(seconds=begins_s)
 
 
 def forecast(
@@ -92,7 +139,10 @@ def forecast(
         pass
     with transaction() as session:
         speed, at, limits = estimate.speed(session), now(session), fleet.limits(session)
-    never = _too_long(made, speed, terms or SubmitOptions(), at)
+    terms = terms or SubmitOptions()
+    begins = max(at, terms.not_before or at)
+    hours = Open(window=None if terms.seed else terms.window, now=begins)
+    never = _too_long(made, speed, terms, at)
     made = DrainPlan(
         placements=tuple(one for one in made.placements if one.candidate.name not in never),
         left=survey.immovable | made.left | never,
@@ -103,8 +153,10 @@ def forecast(
         sources={guest.name: guest.host for guest in guests.values()},
         plan=made,
         speed=speed,
-        total_s=estimate.total_s(made.placements, speed, limits),
+        begins_at=begins,
+        times=timetable(made.placements, speed, limits, hours),
         options=how,
+        window=hours.window,
     )
 
 
@@ -210,6 +262,7 @@ def candidate(
         name=guest.name,
         source=guest.host,
         size=Size.of(guest),
+        activity=guest.activity,
         priority=guest.priority,
         affinity=guest.affinity,
         anti_affinity=guest.anti_affinity,

@@ -22,7 +22,7 @@ from models.said import say
 from models.transitions import Actor, JobEvent
 from workflows import capacity, estimate, schedule
 from workflows.capacity import Room, Size, Slots
-from workflows.estimate import Speed, Way
+from workflows.estimate import ANY, Speed, Way
 from workflows.isolation import PAUSES
 
 ADMISSION_LOCK = 0x61646D6974  # "admit"
@@ -56,7 +56,7 @@ def admit(session: Session, ours: Settings) -> dict[int, Exception]:
         job_id = job.id
         try:
             size = Size.of(guest) if guest is not None else Size(cpus=0, memory_bytes=0, disk_bytes=0)
-            why = _too_early(job, size, now, speed) or _obstacle(job, size, rooms[job.destination], slots)
+            why = _too_early(job, guest, size, now, speed) or _obstacle(job, size, rooms[job.destination], slots)
             why = why or _too_many_held(job, held, limits)
             if why is not None and why == job.wait_reason:
                 continue
@@ -130,11 +130,12 @@ def _waiting() -> Select[Job, Guest | None, datetime]:
     )
 
 
-def _too_early(job: Job, size: Size, now: datetime, speed: Speed) -> str | None:
+def _too_early(job: Job, guest: Guest | None, size: Size, now: datetime, speed: Speed) -> str | None:
     """Disks may be copied ahead at any time; all else only at its time, and if it can end within its window."""
     if job.seed and job.state is JobState.QUEUED:
         return None
-    takes_s = speed.needs_s(size, job.seed, Way.of(job.source, job.destination, job.options))
+    way = Way.of(guest, job.destination, job.options) if guest is not None else ANY
+    takes_s = speed.needs_s(size, job.seed, way)
     wait = schedule.obstacle(now, takes_s, not_before=job.not_before, window=job.window)
     return None if wait is None else wait.why
 

@@ -26,7 +26,6 @@ from models.job import Attempt, Disk, Job, Step, record_event
 from models.plan import Plan, PlannedDisk
 from models.transitions import Actor, Direction, JobEvent, JobState, StepEvent, StepState
 from workflows import policies, receivers, schedule
-from workflows.estimate import Way
 from workflows.guests import known_guest, lock_as_planned
 from workflows.migration import chain, claims, preflight
 from workflows.submissions import is_text
@@ -78,7 +77,7 @@ def _checked(guest: str, destination: str, asked: MigrationOptions, terms: Submi
     row = known_guest(guest)
     options = policies.of(row, asked)
     planned = preflight.plan(row, destination, options)
-    expected = preflight.estimated(row, terms, Way.of(row.host, destination, options), planned)
+    expected = preflight.estimated(row, destination, options, terms, planned)
     job = Job(
         guest=row.name,
         source=row.host,

@@ -12,7 +12,7 @@ from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.job import Job, unfinished
 from models.plan import Inspection, Plan
-from models.preflight import Check, Verdict
+from models.preflight import Check, Verdict, refusals
 from workflows import estimate, host_keys, layouts, schedule
 from workflows.capacity import Size
 from workflows.estimate import Way
@@ -29,8 +29,10 @@ KNOWN_BUG = "known-bug"
 """The destination tells those of both hosts."""
 
 
-def estimated(guest: Guest, terms: SubmitOptions, way: Way, planned: Plan) -> Estimate:
-    """How long the move takes.
+def estimated(
+    guest: Guest, destination: str, options: MigrationOptions, terms: SubmitOptions, planned: Plan
+) -> Estimate:
+    """How long the move takes if it begins now, beside what is under way.
 
     Raises:
         PreconditionFailed: no window is long enough for it.
@@ -38,12 +40,14 @@ def estimated(guest: Guest, terms: SubmitOptions, way: Way, planned: Plan) -> Es
     with transaction() as session:
         newest = session.get(Guest, guest.name) or guest  # its hosts were asked meanwhile, or somebody has forgotten it
         size, speed, at = Size.of(newest), estimate.speed(session), now(session)
+        among_others = estimate.among(session, speed)
     if (changed := planned.destination.way_back_bytes) is not None:
         size = replace(size, disk_bytes=changed, allocated_bytes=changed)
+    way = Way.of(newest, destination, options)
     wait = schedule.obstacle(at, speed.needs_s(size, terms.seed, way), window=terms.window)
     if wait is not None and wait.for_good:
         raise PreconditionFailed(f"{guest.name} cannot be moved: {wait.why}")
-    return speed.estimate(size, way)
+    return among_others.estimate(size, way)
 
 
 def plan(guest: Guest, destination: str, options: MigrationOptions | None = None, *, tried: bool = False) -> Plan:
@@ -65,12 +69,15 @@ def plan(guest: Guest, destination: str, options: MigrationOptions | None = None
 def _with_those_of(
     destination: str, guest: Guest, refused: HostRefused, options: MigrationOptions | None
 ) -> HostRefused:
-    """What the destination has against it as well, so that all is known at once."""
+    """What the destination has against it besides, so that all is known at once."""
     try:
         planned_at(destination, guest, inspect(guest, options), options)
     except HostRefused as there:
-        if not there.failed and refused.checks:
-            return HostRefused(f"{refused}; {there}", host=guest.host, checks=(*refused.checks, *there.checks))
+        known = {check.name for check in refused.checks}
+        more = [check for check in there.checks if check.name not in known]
+        if more and refused.checks and not there.failed:
+            besides = f"{destination} cannot take {guest.name}: " + "; ".join(refusals(more))
+            return HostRefused(f"{refused}; {besides}", host=guest.host, checks=(*refused.checks, *more))
     except PreconditionFailed:
         pass  # it gives no answer: what is known already is reason enough
     return refused
@@ -87,8 +94,8 @@ def movable(guest: Guest, options: MigrationOptions | None = None) -> Inspection
     refuse_second_name(guest, inspection)
     found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]
     accepted = {check.sentence for check in _accepted(inspection, options)}
-    if refusals := [sentence for sentence in inspection.refusals if sentence not in accepted]:
-        why = f"{guest.name} cannot be moved now: " + "; ".join(refusals)
+    if against := [sentence for sentence in inspection.refusals if sentence not in accepted]:
+        why = f"{guest.name} cannot be moved now: " + "; ".join(against)
         raise HostRefused(why, host=guest.host, checks=[check for check in found if check.sentence not in accepted])
     return inspection
 

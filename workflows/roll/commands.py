@@ -6,19 +6,22 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from models.base import now
 from models.database import transaction
 from models.documents import AllowedHosts, Hook, MigrationOptions
 from models.drain import Drain, DrainState
+from models.host import Host
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
 from models.said import say
-from workflows import hosts
+from workflows import hosts, receivers
 from workflows.capacity import CLOSED
 from workflows.drain import commands as drains
 from workflows.drain.planner import known
 from workflows.migration.jobs import wake
 from workflows.roll import hooks
+from workflows.selectors import Selector
+from workflows.submissions import RollSubmission
 
 ENDED = [state for state in RollState if state.ended]
 
@@ -34,6 +37,26 @@ class RollRequest:
     back_within: timedelta = timedelta(minutes=30)
     where: AllowedHosts = field(default_factory=AllowedHosts)
     options: MigrationOptions = field(default_factory=MigrationOptions)
+    webhook: str | None = None
+
+    @classmethod
+    def of(cls, asked: RollSubmission) -> "RollRequest":
+        """What a submission means.
+
+        Raises:
+            PreconditionFailed: the hook is not understood, or no host is meant.
+        """
+        return cls(
+            hosts=_meant(asked.hosts, asked.selector),
+            hook=Hook(argv=asked.argv(), timeout_s=asked.hook_timeout_s),
+            max_unavailable=asked.max_unavailable,
+            back_within=timedelta(seconds=asked.back_within_s),
+            where=AllowedHosts(to=asked.to, exclude=asked.exclude),
+            options=MigrationOptions().asking(
+                max_downtime_ms=asked.max_downtime_ms, bandwidth_bytes_per_s=asked.bandwidth_bytes_per_s
+            ),
+            webhook=asked.webhook,
+        )
 
     def check(self) -> None:
         """Refuse what makes no sense whatever the hosts are.
@@ -53,6 +76,22 @@ class RollRequest:
             raise PreconditionFailed("a host needs some time to come back: `--back-within 30m`")
 
 
+def _meant(named: tuple[str, ...], selector: str | None) -> tuple[str, ...]:
+    """The hosts that are named, or those that a selector means, by name."""
+    if bool(named) == (selector is not None):
+        raise PreconditionFailed(
+            "name the hosts either by `--host H`, which may be repeated, or by their labels with `--hosts SELECTOR`"
+        )
+    if selector is None:
+        return named
+    with transaction() as session:
+        wanted = Selector.read(selector).condition(hosts.labels())
+        found = tuple(session.scalars(select(Host.name).where(wanted).order_by(Host.name)))
+    if not found:
+        raise PreconditionFailed(f"no host is meant by {selector!r}: `drover host list` shows their labels")
+    return found
+
+
 def check(session: Session, request: RollRequest) -> None:
     """Refuse a roll that could not begin. The hosts' rows are locked, so that no other one takes them meanwhile.
 
@@ -60,6 +99,7 @@ def check(session: Session, request: RollRequest) -> None:
         PreconditionFailed: a host is unknown, closed, or in another roll; or the request makes no sense.
     """
     request.check()
+    receivers.check(request.webhook)
     known(session, [*request.where.to, *request.where.exclude])
     for name in sorted(request.hosts):
         host = hosts.existing(session, name)
@@ -85,11 +125,13 @@ def submit(request: RollRequest) -> Roll:
             back_within=request.back_within,
             allowed_hosts=request.where,
             options=request.options,
+            webhook=request.webhook,
             hosts=[RollHost(host=host, position=turn) for turn, host in enumerate(request.hosts, start=1)],
         )
         session.add(roll)
         session.flush()
         say(session, f"a roll through {', '.join(request.hosts)} was submitted", roll=roll.id)
+        roll.announce(session, f"roll.{roll.state}")
         wake(session)
         return roll
 
@@ -175,5 +217,5 @@ def existing(session: Session, roll_id: int) -> Roll:
     """
     roll = session.get(Roll, roll_id, with_for_update=True)
     if roll is None:
-        raise PreconditionFailed(f"there is no roll {roll_id}: see `drover roll list --all`")
+        raise NotThere(f"there is no roll {roll_id}: see `drover roll list --all`")
     return roll

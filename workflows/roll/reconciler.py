@@ -155,7 +155,7 @@ def _is_done(drain: Drain) -> bool:
 
 def _moves(drain: Drain) -> str:
     moved = sum(row.state is GuestState.MOVED for row in drain.guests)
-    gone = f"drain {drain.id} ({drain.kind}) is {drain.state}, {moved} of {count(len(drain.guests), 'guest')} moved"
+    gone = f"{drain.kind} {drain.id} is {drain.state}, {moved} of {count(len(drain.guests), 'guest')} moved"
     return f"{gone}; {drain.wait_reason}" if drain.wait_reason else gone
 
 
@@ -175,7 +175,8 @@ def _begin_next(session: Session, roll: Roll, ours: Settings) -> tuple[RollHost,
         if row.host in away:
             row.reason = away[row.host]
         elif len(out) >= roll.max_unavailable:
-            row.reason = f"{', '.join(out)}: no more than {count(roll.max_unavailable, 'host')} may be out at a time"
+            most = count(roll.max_unavailable, "host")
+            row.reason = f"it waits for {', '.join(out)}: no more than {most} may be out at a time"
         elif fault := _hook_fault(roll, ours):
             return row, fault
         else:

@@ -1,0 +1,70 @@
+"""How long a job that is under way still takes: by its estimate until there is something to measure. No I/O."""
+
+from datetime import datetime
+
+from models.documents import Estimate
+from models.job import Job, JobState, Side
+from workflows.migration.chain import StepName
+
+LEAST_S = 0.5
+"""While it goes on."""
+MEASURED_S = 3.0
+"""A copy that is younger says nothing about its rate."""
+
+
+def left_s(job: Job, at: datetime) -> float | None:
+    """Seconds until its end, once it goes on; None: it has ended, turns round, or nothing is known of it."""
+    expected = job.estimate
+    if expected is None or job.state not in {JobState.QUEUED, JobState.RUNNING}:
+        return None
+    if job.started_at is None:
+        return expected.total_s
+    since = (at - job.started_at).total_seconds()
+    begun = copied_since(job)
+    if begun is None:
+        return max(expected.total_s - since, expected.copy_s + expected.ram_s)
+    before_s = (begun - job.started_at).total_seconds()
+    rest_s = max(expected.switch_s - expected.ram_s - before_s, LEAST_S)
+    if not job.disks or not all(disk.ready_at for disk in job.disks):
+        return _copy_left_s(job, expected, begun, at) + expected.ram_s + rest_s
+    sending = job.ram is not None and job.ram.total > 0
+    return (_ram_left_s(job, expected) if sending else expected.ram_s) + _rest_left_s(job, rest_s, at)
+
+
+def copied_since(job: Job) -> datetime | None:
+    """When the copy of its disks began; None: it has not."""
+    return _begun(job, StepName.AWAIT_SYNC) or _begun(job, StepName.MIRROR_DISKS)
+
+
+def copy_s(job: Job) -> float | None:
+    """How long the copy took; None: it is not over."""
+    begun, ready = copied_since(job), [disk.ready_at for disk in job.disks]
+    known = [moment for moment in ready if moment is not None]
+    if begun is None or not known or len(known) < len(ready):
+        return None
+    return max((max(known) - begun).total_seconds(), 0.0)
+
+
+def _copy_left_s(job: Job, expected: Estimate, begun: datetime, at: datetime) -> float:
+    """By the rate since its beginning, as of when bytes were last seen to move."""
+    seen_at = max(job.progress_at or at, begun)
+    took_s, silent_s = (seen_at - begun).total_seconds(), max((at - seen_at).total_seconds(), 0.0)
+    done, left = sum(disk.bytes_done for disk in job.disks), sum(disk.bytes_left for disk in job.disks)
+    if not done or took_s < MEASURED_S:
+        return max(expected.copy_s - (at - begun).total_seconds(), 0.0)
+    return max(left * took_s / done - silent_s, 0.0) + expected.last_stretch_s
+
+
+def _ram_left_s(job: Job, expected: Estimate) -> float:
+    if job.ram is None or not job.ram.bytes_per_s or job.committed_at is not None:
+        return 0.0 if job.committed_at is not None else expected.ram_s
+    return job.ram.remaining / job.ram.bytes_per_s
+
+
+def _rest_left_s(job: Job, rest_s: float, at: datetime) -> float:
+    crossed = job.committed_at
+    return rest_s if crossed is None else max(rest_s - (at - crossed).total_seconds(), LEAST_S)
+
+
+def _begun(job: Job, name: StepName) -> datetime | None:
+    return next((step.started_at for step in job.steps if (step.name, step.side) == (name, Side.SOURCE)), None)

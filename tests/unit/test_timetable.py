@@ -1,0 +1,55 @@
+"""When the moves of a drain begin and end: how they share a budget, and what falls into which night."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from models.documents import Window
+from models.fleet import Limits
+from workflows.budgets import Budgets
+from workflows.capacity import Size
+from workflows.drain.placement import Candidate, Placement
+from workflows.estimate import Speed
+from workflows.timetable import Open, timetable, total_s
+
+MB = 10**6
+EVENING = datetime(2026, 11, 27, 21, tzinfo=UTC)
+
+
+def move(name: str, disk: int, source: str = "one") -> Placement:
+    size = Size(cpus=1, memory_bytes=0, disk_bytes=disk)
+    return Placement(candidate=Candidate(name=name, source=source, size=size), destination="two")
+
+
+def limits(moves: int) -> Limits:
+    return Limits(max_outgoing=moves, max_incoming=moves, max_moves=moves)
+
+
+def test_moves_that_are_under_way_together_share_the_budget_of_their_host() -> None:
+    speed = Speed(fixed_s=0, budgets=Budgets(hosts={"one": 10 * MB}))
+    found = timetable([move("small", 100 * MB), move("large", 300 * MB)], speed, limits(2))
+    assert found["small"].ends_s == pytest.approx(20)
+    assert found["large"].ends_s == pytest.approx(40), "once it is alone it has all of it"
+    assert total_s([move("small", 100 * MB), move("large", 300 * MB)], speed, limits(1)) == pytest.approx(40)
+
+
+def test_one_after_the_other_begins_as_soon_as_there_is_a_slot() -> None:
+    speed = Speed(disk_bytes_per_s=10 * MB, fixed_s=5)
+    found = timetable([move("a", 50 * MB), move("b", 100 * MB), move("c", 50 * MB)], speed, limits(2))
+    assert [found[name].begins_s for name in "abc"] == pytest.approx([0, 0, 10])
+    assert [found[name].ends_s for name in "abc"] == pytest.approx([10, 15, 20])
+
+
+def test_what_does_not_fit_into_a_night_waits_for_the_next_one() -> None:
+    speed = Speed(disk_bytes_per_s=MB, fixed_s=0)
+    hours = Open(window=Window(start="22:00", end="23:00", timezone="UTC"), now=EVENING)
+    found = timetable([move(name, 2400 * MB) for name in "ab"], speed, limits(1), hours=hours)
+    hour, day = 3600, 86400
+    assert found["a"].begins_s == pytest.approx(hour)
+    assert found["b"].begins_s == pytest.approx(day + hour)
+    small = timetable([move(name, 1200 * MB) for name in "abc"], speed, limits(1), hours=hours)
+    assert [one.begins_s // day for one in small.values()] == [0, 0, 0], "three of twenty minutes fill the hour"
+
+
+def test_what_the_limits_never_let_begin_has_no_time() -> None:
+    assert timetable([move("web", MB)], Speed(), Limits.model_construct(max_outgoing=0)) == {}

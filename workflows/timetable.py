@@ -1,0 +1,176 @@
+"""When each of several moves begins and ends, if each begins as soon as the limits let it. No I/O.
+
+Moves that are under way together share the budgets, and one that would not end within the window waits for the next.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from models.documents import Window
+from models.fleet import Limits
+from workflows import schedule
+from workflows.budgets import Move
+from workflows.capacity import Slots
+from workflows.drain.placement import Placement
+from workflows.estimate import Speed, Way, copied_per_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """When one move takes place, in seconds from now."""
+
+    begins_s: float
+    ends_s: float
+
+    @property
+    def takes_s(self) -> float:
+        """How long."""
+        return self.ends_s - self.begins_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Open:
+    """The hours in which moves may be under way, and what time it is now."""
+
+    window: Window | None = None
+    now: datetime
+
+    def delay_s(self, at_s: float, takes_s: float) -> float:
+        """How long what takes so many seconds has to wait at a time; 0 if it may begin."""
+        at = self.now + timedelta(seconds=at_s)
+        wait = schedule.obstacle(at, takes_s, window=self.window)
+        if wait is None or wait.for_good or self.window is None:
+            return 0.0
+        opens, closes = schedule.Window.of(self.window).at_or_after(at)
+        if opens <= at:
+            opens, _ = schedule.Window.of(self.window).at_or_after(closes)
+        return (opens - at).total_seconds()
+
+
+def way_of(placement: Placement) -> Way:
+    """The way of a guest that a drain moves."""
+    candidate = placement.candidate
+    return Way(
+        source=candidate.source,
+        destination=placement.destination,
+        guest=candidate.name,
+        asked_bytes_per_s=candidate.asked_bytes_per_s,
+        activity=candidate.activity,
+    )
+
+
+def total_s(placements: Iterable[Placement], speed: Speed, limits: Limits) -> float:
+    """How long all of it takes."""
+    return max((one.ends_s for one in timetable(placements, speed, limits).values()), default=0.0)
+
+
+def timetable(
+    placements: Iterable[Placement],
+    speed: Speed,
+    limits: Limits,
+    hours: Open | None = None,
+) -> Mapping[str, Times]:
+    """{guest: when it moves}, in the order given. One that the limits never let begin is missing."""
+    waiting, under_way, found = list(placements), list[_Going](), dict[str, Times]()
+    at_s = 0.0
+    while waiting or under_way:
+        delays = _begin(waiting, under_way, _Terms(speed, limits, hours), at_s)
+        if not under_way:
+            if not delays:
+                break  # the limits let nothing begin: what waits has no time
+            at_s += min(delays)
+            continue
+        rates = _rates(under_way, speed)
+        step_s = min(one.left / rate for one, rate in zip(under_way, rates, strict=True))
+        at_s += step_s
+        for one, rate in zip(under_way, rates, strict=True):
+            one.advance(step_s * rate)
+        for one in [one for one in under_way if not one.parts]:
+            under_way.remove(one)
+            found[one.placement.candidate.name] = Times(begins_s=one.begun_s, ends_s=at_s)
+    return found
+
+
+@dataclass(frozen=True)
+class _Terms:
+    speed: Speed
+    limits: Limits
+    hours: Open | None
+
+
+@dataclass
+class _Going:
+    """A move that has begun: what is left of it, part by part."""
+
+    placement: Placement
+    way: Way
+    begun_s: float
+    parts: list[tuple[str, float]] = field(default_factory=list)
+    """(`time`, seconds), (`disks`, bytes), (`ram`, bytes)."""
+
+    @property
+    def left(self) -> float:
+        return self.parts[0][1]
+
+    def advance(self, done: float) -> None:
+        what, left = self.parts[0]
+        self.parts[0] = (what, left - done)
+        if left - done <= ALMOST_NOTHING * max(left, 1.0):
+            self.parts.pop(0)
+
+    @property
+    def sends(self) -> bool:
+        return self.parts[0][0] != "time"
+
+
+ALMOST_NOTHING = 1e-9
+
+
+def _begin(waiting: list[Placement], under_way: list[_Going], terms: _Terms, at_s: float) -> list[float]:
+    """Begin what may; returns for how long others have to wait for their window."""
+    slots, delays = Slots(limits=terms.limits), []
+    for one in under_way:
+        slots.reserve(one.way.source, one.way.destination)
+    for placement in list(waiting):
+        way = way_of(placement)
+        if slots.lacking(way.source, way.destination) is not None:
+            continue
+        takes_s = terms.speed.move_s(placement.candidate.size, way)
+        if delay_s := terms.hours.delay_s(at_s, takes_s) if terms.hours is not None else 0.0:
+            delays.append(delay_s)
+            continue
+        waiting.remove(placement)
+        slots.reserve(way.source, way.destination)
+        under_way.append(_Going(placement, way, at_s, _parts(placement, way, terms.speed)))
+    return delays
+
+
+def _parts(placement: Placement, way: Way, speed: Speed) -> list[tuple[str, float]]:
+    size = placement.candidate.size
+    fixed_s = speed.fixed_s + speed.last_stretch_s(way, speed.limit_per_s(way))
+    parts = [("disks", float(size.written_bytes)), ("ram", speed.ram_bytes(size, way)), ("time", fixed_s)]
+    return [(what, amount) for what, amount in parts if amount > 0] or [("time", ALMOST_NOTHING)]
+
+
+def _rates(under_way: Iterable[_Going], speed: Speed) -> list[float]:
+    """At what each part goes on: seconds per second, or bytes per second."""
+    going = list(under_way)
+    sending = {
+        number: Move(
+            source=one.way.source, destination=one.way.destination, asked_bytes_per_s=one.way.asked_bytes_per_s
+        )
+        for number, one in enumerate(going)
+        if one.sends
+    }
+    shares = speed.budgets.shares(sending)
+    return [_rate(one, shares.get(number, 0), speed) for number, one in enumerate(going)]
+
+
+def _rate(one: _Going, share: int, speed: Speed) -> float:
+    what, _ = one.parts[0]
+    if what == "time":
+        return 1.0
+    if what == "disks":
+        return copied_per_s(speed.link_per_s(one.way), share, one.way)
+    return min(speed.ram_bytes_per_s, share) if share else speed.ram_bytes_per_s

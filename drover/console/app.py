@@ -18,6 +18,7 @@ from drover.console.access import Denied
 from drover.console.failures import CODES, PREFIX
 from drover.console.rendering import page
 from drover.errors import NotThere, PreconditionFailed, Unavailable
+from drover.settings import Settings
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; object-src 'none'; frame-ancestors 'none'; "
@@ -53,10 +54,11 @@ class Hardened:
         await self.app(scope, receive, sending)
 
 
-def make(*hosts: str, actions: bool = False, people_by: str | None = None) -> FastAPI:
+def make(*hosts: str, actions: bool = False, people_by: str | None = None, ours: Settings | None = None) -> FastAPI:
     """The console, for browsers that call it by one of these names; `*` is any. `actions`: things can be changed.
 
-    `people_by` is the header in which a reverse proxy says who looks at a page.
+    `people_by` is the header in which a reverse proxy says who looks at a page; people sign in where
+    these settings name a provider.
     """
     made = FastAPI(
         title="Drover",
@@ -70,9 +72,13 @@ def make(*hosts: str, actions: bool = False, people_by: str | None = None) -> Fa
     if actions:
         made.include_router(action_routes.router)
     made.state.people_by = people_by if actions else None
+    made.state.signed_in = None
+    signs_in = ours is not None and bool(ours.oidc_issuer)
     made.include_router(pages.router)
-    if made.state.people_by:
+    if actions and (people_by or signs_in):
         made.include_router(buttons.router)
+    if ours is not None and signs_in:
+        _have_people_sign_in(made, ours)
     made.mount("/static", StaticFiles(packages=[("drover.console", "static")]), name="static")
     made.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     made.add_middleware(Hardened)
@@ -82,6 +88,13 @@ def make(*hosts: str, actions: bool = False, people_by: str | None = None) -> Fa
     made.add_exception_handler(SQLAlchemyError, _away)
     made.add_exception_handler(BrokerUnreachable, _broker_away)
     return made
+
+
+def _have_people_sign_in(made: FastAPI, ours: Settings) -> None:
+    from drover.console import sign_in  # Authlib is large, and few need it
+
+    sign_in.install(made, ours)
+    made.state.signed_in = sign_in.signed_in
 
 
 NOWHERE = "There is no such page, or not for this kind of request; without --actions nothing can be changed here."

@@ -291,6 +291,13 @@ class Settings(BaseSettings):
         read_by=WORKER,
         about="Folder below which images, sockets and logs of guests lie; it is mapped onto the other host's.",
     )
+    start_unasked: bool = _variable(
+        "START_UNASKED",
+        False,
+        read_by=WORKER,
+        about="Guests are started at boot without asking the database whether they live elsewhere by now: for hosts "
+        "whose guests serve that database.",
+    )
     policy: Folder = _variable(
         "POLICY",
         Path("/etc/drover/policy.toml"),

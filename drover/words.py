@@ -1,11 +1,10 @@
-"""Amounts in sentences: one and many, bytes, durations. No I/O."""
+"""Amounts for people, in sentences and tables: one and many, bytes, rates, durations. No I/O."""
 
 import re
 from collections.abc import Mapping
 from datetime import timedelta
 
-UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-
+from rich import filesize
 
 NUMBER = re.compile(r"\d[\d:.]*")
 
@@ -20,12 +19,21 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
+def size(amount: float) -> str:
+    """Bytes: `1.2 GB`, in powers of 1000; no less than none."""
+    return filesize.decimal(max(int(amount), 0))
+
+
 def rate(bytes_per_s: float) -> str:
-    """`12 MB/s`, in powers of 1000; two digits at least."""
-    amount, unit = bytes_per_s, 0
-    while amount >= 1000 and unit < len(UNITS) - 1:
-        amount, unit = amount / 1000, unit + 1
-    return f"{amount:.1f} {UNITS[unit]}/s" if amount < 10 and unit else f"{amount:.0f} {UNITS[unit]}/s"
+    """Bytes per second: `12.0 MB/s`."""
+    return f"{size(bytes_per_s)}/s"
+
+
+def span(seconds: float | None) -> str:
+    """How long something took or takes: `3.2 s`, `3:10`, `2:05:00`; nothing if that is not known."""
+    if seconds is None:
+        return ""
+    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
 
 
 def pairs(told: Mapping[str, str]) -> str:
@@ -34,7 +42,7 @@ def pairs(told: Mapping[str, str]) -> str:
 
 
 def clock(seconds: float) -> str:
-    """How long something still lasts: `40 s`, `3:10`, `2:05:00`."""
+    """How long something still lasts, in whole seconds: `40 s`, `3:10`, `2:05:00`."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     hours, rest = divmod(timedelta(seconds=round(seconds)), timedelta(hours=1))

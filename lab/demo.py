@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from drover import words
 from lab import fleet, guests
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec, GuestSpec
@@ -69,8 +70,9 @@ def _table(verdict: guests.Verdict) -> Table:
     seconds = _seconds(mirroring.started_at, mirroring.finished_at)
     report = verdict.report
     table = Table(title="A live guest was moved", show_header=False)
-    table.add_row("disks copied", f"{copied / MIB:.0f} of {total / MIB:.0f} MiB, at {copied / MIB / seconds:.0f} MiB/s")
-    table.add_row("RAM sent", f"{(job.ram or RamProgress()).transferred / MIB:.0f} MiB")
+    rate = words.rate(copied / seconds)
+    table.add_row("disks copied", f"{words.size(copied)} of {words.size(total)}, at {rate}")
+    table.add_row("RAM sent", words.size((job.ram or RamProgress()).transferred))
     table.add_row("total time", f"{_seconds(job.created_at, job.finished_at):.1f} s")
     table.add_row("downtime", f"{(job.downtime or Downtime()).ms or 0:.0f} ms ({_ram_mode(job)})")
     table.add_row("acknowledged writes", f"{sum(disk.acknowledged for disk in report.disks)}")

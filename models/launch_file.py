@@ -14,5 +14,7 @@ class LaunchFile(Versioned):
     log: str
     """Where the QEMU writes what it has to say."""
     environment: dict[str, str]
+    host: str = ""
+    """Where it may be started; empty where an earlier version wrote it."""
     vcpus: Many[Many[int]] = ()
     """See `Execution.vcpus`."""

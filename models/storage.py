@@ -16,7 +16,7 @@ FILESYSTEM = "filesystem"
 THIN_FACTOR = 20.0
 """Of a storage that an operator has set to nothing else."""
 MOST_THIN_FACTOR = 1000.0
-LOW_SHARE, LOW_LEAST_BYTES, LOW_MOST_BYTES = 0.1, 256 << 20, 16 << 30
+LOW_SHARE, LOW_LEAST_BYTES, LOW_MOST_BYTES = 0.1, 256 * 10**6, 16 * 10**9
 """A storage is low once a tenth of it is free, at the least and at the most so many bytes."""
 
 

@@ -7,6 +7,7 @@ code and a real Postgres.
 import asyncio
 import shutil
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,11 +28,12 @@ from models.job import Direction, Disk, Job, JobState, Side, Step
 from models.plan import Inspection, Plan
 from models.transitions import StepState
 from tests import documents, factories
+from tests.helpers import until
 from workers import executor, host_rpc
 from workers.guest.run_marker import SET_CONTENT
 from workers.preflight import derivation, inspection
 from workers.preflight.live_command_line import LiveCommandLine
-from workers.process.processes import process, spawn
+from workers.process.processes import having_open, process, spawn
 from workers.step import Context, JobDirectory
 from workers.steps import STEPS
 from workers.streams import supervisor
@@ -41,12 +43,14 @@ from workflows.migration.chain import LINKS, StepName
 from workflows.migration.claims import Claim
 
 QEMU = str(Path(shutil.which("qemu-system-x86_64") or "/usr/bin/qemu-system-x86_64").resolve())
-PREPARE, START, MIRROR, CLEANUP = (
+PREPARE, START, MIRROR, SENDS_RAM, CUTOVER, CLEANUP = (
     LINKS.index(link)
     for link in (
         (StepName.PREPARE_DEST_IMAGE, Side.DESTINATION),
         (StepName.START_NBD, Side.DESTINATION),
         (StepName.MIRROR_DISKS, Side.SOURCE),
+        (StepName.MIGRATE_RAM, Side.DESTINATION),
+        (StepName.CUTOVER, Side.DESTINATION),
         (StepName.CLEANUP, Side.SOURCE),
     )
 )
@@ -317,6 +321,37 @@ def _rolled_back_beneath_it(stage: Stage) -> str:
     said = stage.step(job, PREPARE, Direction.ROLLBACK)
     assert stage.root("two", "web", "disk.raw").exists()
     return said
+
+
+def _ran_there(stage: Stage) -> tuple[int, Path]:
+    """A job by which the guest ran at the destination, and is to go on at its source say the rows; its image there."""
+    job = stage.job(kept_by_source=True)
+    assert stage.step(job, PREPARE) == "done"
+    JobDirectory(stage.destination.directory / "jobs" / str(job)).marker.write_bytes(SET_CONTENT)
+    image = stage.root("two", "web", "disk.raw")
+    image.write_bytes(b"web")
+    return job, image
+
+
+def _given_back_as_it_runs(stage: Stage) -> str:
+    job, image = _ran_there(stage)
+    with image.open("rb") as disk:
+        guest = subprocess.Popen(["sleep", "600"], stdin=disk)
+    try:
+        until("it has its disk open", lambda: having_open(image))
+        said = {stage.step(job, link, Direction.ROLLBACK) for link in (SENDS_RAM, CUTOVER)}
+    finally:
+        guest.kill()
+        guest.wait()
+    assert image.exists()
+    return said.pop() if len(said) == 1 else str(said)
+
+
+def _given_back(stage: Stage) -> str:
+    job, image = _ran_there(stage)
+    for link in (SENDS_RAM, PREPARE):
+        assert stage.step(job, link, Direction.ROLLBACK) == "done"
+    return "what it wrote is kept" if image.with_name(f"disk.raw.drover-{job}").read_bytes() == b"web" else "it is gone"
 
 
 def _not_handed_over(stage: Stage) -> str:
@@ -594,6 +629,16 @@ FORGERIES: tuple[Forgery, ...] = (
         "`step`, `job`: the destination's images are rolled back while the guest runs on them",
         "may be running on two already: its images there stay",
         _rolled_back_beneath_it,
+    ),
+    Forgery(
+        "`step`, `job`: the source is to go on, while the guest runs at the destination",
+        "web runs on two",
+        _given_back_as_it_runs,
+    ),
+    Forgery(
+        "`step`, `job`: the same, and what the destination has of the guest is to go",
+        "what it wrote is kept",
+        _given_back,
     ),
     Forgery(
         "`step`, `guest`: the source is to clean up after a guest that never left; its QEMU is not ended",

@@ -60,16 +60,16 @@ def folder(path: Path, *, make: bool = False) -> Iterator[int]:
             part = left.pop()
             below_it = _open(part, here, make=make)
             try:
-                target = _followed(below_it, path)
+                leads_to = _folders_target(below_it, path)
             except BaseException:
                 os.close(below_it)
                 raise
-            if target is None:
+            if leads_to is None:
                 os.close(here)
                 here = below_it
                 continue
             os.close(below_it)
-            left += reversed(target.parts)
+            left += reversed(Path(leads_to).parts)
             if (links := links + 1) > MOST_LINKS:
                 raise UnsafePath(f"{path} has too many symbolic links in it: it is not touched")
         yield here
@@ -88,20 +88,27 @@ def _open(part: str, above: int, *, make: bool) -> int:
     return os.open(part, SEARCH, dir_fd=above)
 
 
-def _followed(descriptor: int, path: Path) -> Path | None:
-    """Where a link that may be followed leads; None for a folder."""
-    status = os.fstat(descriptor)
-    if stat.S_ISDIR(status.st_mode):
-        return None
-    if not stat.S_ISLNK(status.st_mode):
+def _folders_target(descriptor: int, path: Path) -> str | None:
+    """Where a link on the way to a path leads; None for a folder."""
+    target = _target(descriptor)
+    if target is None and not stat.S_ISDIR(os.fstat(descriptor).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, "a part of it is no folder", str(path))
+    return target
+
+
+def _target(descriptor: int) -> str | None:
+    """Where an open link leads, which only root or the worker's own user may have made; None: it is no link."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISLNK(status.st_mode):
+        return None
     target = os.readlink("", dir_fd=descriptor)
     if status.st_uid not in {0, os.geteuid()}:
+        link = Path(f"/proc/self/fd/{descriptor}").readlink()
         raise UnsafePath(
-            f"on the way to {path} is a symbolic link to {target} that belongs to user {status.st_uid}: only links of "
-            "root's or of the worker's own user are followed; nothing was touched"
+            f"{link} is a symbolic link to {target} that belongs to user {status.st_uid}: only links of root's or of "
+            f"the worker's own user are followed; nothing was touched. `chown -h root {link}` if it is right"
         )
-    return Path(target)
+    return target
 
 
 def opened(path: Path, flags: int, *, make_folders: bool = False) -> int:
@@ -120,23 +127,28 @@ def opened(path: Path, flags: int, *, make_folders: bool = False) -> int:
             raise
 
 
-def followed(path: Path) -> Path:
-    """Where a path leads: itself, unless it is a symbolic link. Errors as for `folder`."""
-    for _ in range(MOST_LINKS):
+def target(path: Path) -> str | None:
+    """Where a link leads; None: it is none, or nothing is there.
+
+    Raises:
+        UnsafePath: it is somebody else's link, or one is on the way.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError), folder(path.parent) as parent:
+        descriptor = os.open(path.name, SEARCH, dir_fd=parent)
         try:
-            with folder(path.parent) as parent:
-                found = os.stat(path.name, dir_fd=parent, follow_symlinks=False)
-                if not stat.S_ISLNK(found.st_mode):
-                    return path
-                target = os.readlink(path.name, dir_fd=parent)
-        except (FileNotFoundError, NotADirectoryError):
+            return _target(descriptor)
+        finally:
+            os.close(descriptor)
+    return None
+
+
+def followed(path: Path) -> Path:
+    """Where a path leads: itself, unless it is a symbolic link. Errors as for `target`."""
+    for _ in range(MOST_LINKS):
+        leads_to = target(path)
+        if leads_to is None:
             return path
-        if found.st_uid not in {0, os.geteuid()}:
-            raise UnsafePath(
-                f"{path} is a symbolic link to {target} that belongs to user {found.st_uid}: only links of root's or "
-                "of the worker's own user are followed; nothing was touched"
-            )
-        path = Path(os.path.normpath(path.parent.resolve() / target))
+        path = Path(os.path.normpath(path.parent.resolve() / leads_to))
     raise UnsafePath(f"{path} has too many symbolic links in it: it is not touched")
 
 
@@ -196,6 +208,17 @@ def rename(path: Path, name: str) -> None:
     """Give a file another name in its folder. Errors as for `status`."""
     with folder(path.parent) as parent:
         os.rename(path.name, name, src_dir_fd=parent, dst_dir_fd=parent)
+
+
+def move(path: Path, name: str) -> None:
+    """Likewise, unless something else has that name. Done again after dying half-way, it ends. Errors as for `link`."""
+    try:
+        link(path, name)
+    except FileExistsError:
+        here, there = status(path), status(path.with_name(name))
+        if here is None or there is None or not os.path.samestat(here, there):
+            raise
+    unlink(path)
 
 
 def remove_if_empty(path: Path) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from drover.errors import Fatal, StepError, Transient
 from models.hook import HookCall, HookDisk
-from models.job import Direction, record_event
+from models.job import Direction
 from workers import files, programs
 from workers.images.manifest import write_durably
 from workers.step import Context
@@ -143,9 +143,7 @@ async def _one(ctx: Context, point: Point, hook: Hook) -> None:
     )
     took = time.monotonic() - begun
     told = f"{point} on {ctx.settings.host}: {hook.path} {ended.how} after {took:.1f} s"
-    with ctx.record() as (session, job, _step):
-        action = "hook" if ended.ok else "warning"
-        record_event(session, job.id, by=ctx.claim.owner, action=action, sentence=told)
+    ctx.tell("hook" if ended.ok else "warning", told)
     if not ended.ok and not hook.warns:
         raise _error(ctx, point, told)
 

@@ -23,7 +23,7 @@ from celery.signals import celeryd_init, worker_init, worker_shutting_down
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from drover import logs, names
+from drover import logs, names, words
 from drover.broker.app import CONTROL_MODULES, CONTROL_QUEUE, app, configuration
 from drover.errors import PreconditionFailed
 from drover.extras import require
@@ -36,6 +36,7 @@ from workers import files, upgrade
 from workers.executor import STOPPING
 from workers.guest import liveness
 from workers.images import retention
+from workers.launcher import given_away
 from workers.process.machine import boot, machine
 from workers.qemu import program
 from workers.storage import places, watch
@@ -134,7 +135,8 @@ def join(ours: Settings) -> None:
         upgrade.take_over(ours)
     register(ours)
     seen = facts(ours)
-    log.info("serves this host: %s CPUs, %s MiB, %s", seen.cpus, (seen.memory_bytes or 0) >> 20, seen.qemu or "no QEMU")
+    memory = words.size(seen.memory_bytes or 0)
+    log.info("serves this host: %s CPUs, %s of memory, %s", seen.cpus, memory, seen.qemu or "no QEMU")
     with transaction() as session:
         claims.expire(
             session,
@@ -230,6 +232,7 @@ def begin_heartbeat(**_: Any) -> None:
         _repeat(HEARTBEAT, register, heartbeat_s)
         _repeat("look at storages", watch.look, max(heartbeat_s, LOOK_S))
         _repeat("look at guests", liveness.look, max(heartbeat_s, LOOK_S))
+        _repeat("look at launch files", given_away.look, max(heartbeat_s, LOOK_S))
         _repeat("look for room", retention.make_room, max(heartbeat_s, LOOK_S))
         _repeat("retirement", retention.delete_expired, heartbeat_s)  # beside it: a large image takes minutes
 

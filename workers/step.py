@@ -21,7 +21,7 @@ from drover import names
 from drover.errors import Fatal, LeaseLost
 from drover.settings import Settings
 from models.documents import NbdServer, Switchover
-from models.job import Job, Side
+from models.job import Job, Side, record_event
 from models.job import Step as StepRow
 from models.plan import DestinationPlan, Inspection, Plan, PlannedDisk
 from workers import files
@@ -138,6 +138,13 @@ class JobDirectory:
         """The marker was written."""
         return run_marker.is_set(self.marker)
 
+    @property
+    def written(self) -> Path:
+        """Which nodes of the guest's QEMU at the destination its disks are, {index: node}: a disk that is unplugged and
+        plugged in again has another place among the others.
+        """
+        return self.path / "written.json"
+
     def mark(self, role: str) -> str:
         """The name in a process's environment by which it is found again."""
         return f"{self.path}/{role}"
@@ -248,6 +255,11 @@ class Context:
     def record(self) -> AbstractContextManager[tuple[Session, Job, StepRow]]:
         """A transaction on the job that commits only while the claim holds."""
         return fenced(self.claim)
+
+    def tell(self, action: str, sentence: str) -> None:
+        """Add an event to the job, while the claim holds."""
+        with self.record() as (session, job, _step):
+            record_event(session, job.id, by=self.claim.owner, action=action, sentence=sentence)
 
     def guard(self) -> None:
         """Called before every command that changes something on this host. From the first on the plan is held here.

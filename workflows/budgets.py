@@ -21,7 +21,7 @@ from models.database import transaction
 from models.fleet import SLOWEST_BYTES_PER_S
 from models.job import Job
 from models.said import say
-from workflows import schedule
+from workflows import not_there, schedule
 from workflows.hosts import labels_of
 from workflows.selectors import Selector
 
@@ -190,8 +190,8 @@ def enough(bytes_per_s: int) -> int:
         PreconditionFailed: it is too low.
     """
     if 0 < bytes_per_s < SLOWEST_BYTES_PER_S:
-        lowest = f"{SLOWEST_BYTES_PER_S} B/s"
-        raise PreconditionFailed(f"{bytes_per_s} B/s is too low for a budget: 0 (no limit), or at least {lowest}")
+        lowest = f"{SLOWEST_BYTES_PER_S} bytes/s"
+        raise PreconditionFailed(f"{bytes_per_s} bytes/s is too low for a budget: 0 (no limit), or at least {lowest}")
     return bytes_per_s
 
 
@@ -223,9 +223,9 @@ def remove(name: str) -> None:
     """Moves share it no more.
 
     Raises:
-        PreconditionFailed: there is none.
+        NotThere: there is none.
     """
     with transaction() as session:
         if not session.execute(delete(Budget).where(Budget.name == name).returning(Budget.name)).all():
-            raise PreconditionFailed(f"there is no budget {name!r}: see `drover budget list`")
+            raise not_there.budget(session, name)
         say(session, f"an operator removed the budget {name}")

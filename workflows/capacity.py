@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, CompoundSelect, Select, exists, func, literal, not_, or_, select, union_all
 from sqlalchemy.orm import Session, aliased
 
+from drover import words
 from drover.settings import Settings
 from drover.words import count
 from models import fleet, storage
@@ -91,23 +92,28 @@ class Room:
     def lacks(self, size: Size, thin_factor: float | None = None) -> str | None:
         """Which resource is short, as a sentence; None if the guest fits. The factor is that of this move alone."""
         if size.memory_bytes > self.memory_bytes:
-            return self._short(size.memory_bytes, self.memory_bytes, "memory")
+            return self._short(size.memory_bytes, self.memory_bytes, "memory") + self._more_by("GUEST_MEMORY_BYTES")
         factor = thin_factor or self.thin_factor
         needed = size.written_bytes + size.unwritten_bytes / factor
         left = self.disk_bytes - self.unwritten_bytes / factor
         if needed > left:
             return self._short(needed, left, "disk") + self._remedy(size, factor)
         if size.cpus > self.cpus:
-            return f"{self.host} has {count(round(max(self.cpus, 0)), 'CPU')} left for guests, {size.cpus} needed"
+            left_cpus = count(round(max(self.cpus, 0)), "CPU")
+            return f"{self.host} has {left_cpus} left for guests, {size.cpus} needed" + self._more_by("GUEST_CPUS")
         return None
 
     def _short(self, needed: float, left: float, what: str) -> str:
-        return f"{self.host} has {max(left, 0) / 1e6:.0f} MB of {what} left for guests, {needed / 1e6:.0f} needed"
+        missing = words.size(needed - max(left, 0))
+        return f"{self.host} has {words.size(left)} of {what} left for guests, {missing} too little"
+
+    def _more_by(self, setting: str) -> str:
+        return f" (move a guest away from it, or raise DROVER_{setting} there)"
 
     def _remedy(self, size: Size, factor: float) -> str:
         """A greater factor helps only where what is written for certain fits."""
         if size.written_bytes > self.disk_bytes or not (size.unwritten_bytes or self.unwritten_bytes):
-            return ""
+            return self._more_by("GUEST_DISK_BYTES")
         return (
             f" (what thin disks have not written counts with 1/{factor:g} of it: `--thin-factor` of the move, or "
             f"`drover storage set {self.host} {storage.GUESTS} --thin-factor N`, over-commits it further)"

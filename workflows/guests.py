@@ -19,9 +19,9 @@ from models.job import Job, JobState, unfinished
 from models.launcher import Launcher
 from models.plan import Inspection
 from models.said import say
+from workflows import not_there
 from workflows.host_rpc import ask, known_host
 from workflows.selectors import relabelled
-from workflows.similar_names import did_you_mean
 from workflows.submissions import MigrationSubmission
 
 
@@ -187,12 +187,8 @@ def known_guest(name: str) -> Guest:
     names.check(name, "a guest")
     with transaction() as session:
         guest = session.get(Guest, name)
-        alike = "" if guest is not None else did_you_mean(session, Guest.name, name)
-    if guest is None:
-        raise PreconditionFailed(
-            f"there is no guest {name!r}: {alike}see `drover guest list`, or adopt it with "
-            f"`drover guest adopt {name} --host HOST --qmp SOCKET`"
-        )
+        if guest is None:
+            raise not_there.guest(session, name)
     return guest
 
 

@@ -9,21 +9,17 @@ from sqlalchemy import ColumnElement, Select, func, insert, select
 
 from drover import tracing
 from drover.broker.app import app, host_queue
-from drover.errors import HostRefused, PreconditionFailed, Unavailable, UnreadableDocument
+from drover.errors import HostRefused, Unavailable, UnreadableDocument
 from drover.escaping import escaped
 from drover.settings import Settings, settings
 from models.contracts import Json
 from models.database import autocommitting, listening, transaction
 from models.host import ANSWERED_CHANNEL, Host, HostRequest, RequestState
 from models.host_rpc import Answer, Question, Refusal
-from workflows.similar_names import did_you_mean
+from workflows import not_there
 
 ANSWER_TIMEOUT_S = 30.0
 LOOK_S = 0.5
-
-
-MOST_NAMED = 50
-"""Hosts in one sentence."""
 
 
 def known_host(name: str) -> Host:
@@ -34,11 +30,8 @@ def known_host(name: str) -> Host:
     """
     with transaction() as session:
         found = session.execute(select(Host, alive(settings())).where(Host.name == name)).one_or_none()
-        alike = "" if found else did_you_mean(session, Host.name, name)
-        names = None if found else ", ".join(session.scalars(select(Host.name).order_by(Host.name).limit(MOST_NAMED)))
-    if found is None:
-        known = f"known hosts: {names or 'none, start a worker first'}"
-        raise PreconditionFailed(f"there is no host {name!r}; {alike}{known}")
+        if found is None:
+            raise not_there.host(session, name)
     host, is_alive = found
     if not is_alive:
         raise Unavailable(

@@ -7,15 +7,15 @@ from sqlalchemy import ColumnElement, func, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from drover.errors import NotThere, PreconditionFailed
+from drover.errors import PreconditionFailed
 from models.database import NO_KEY_UPDATE, transaction
 from models.drain import UNDER_WAY, Drain, DrainKind
 from models.host import Host, HostState
 from models.roll import taken_out_by
 from models.said import say
+from workflows import not_there
 from workflows.capacity import CLOSED
 from workflows.selectors import OWN
-from workflows.similar_names import did_you_mean
 
 
 def labels_of(name: str, labels: Mapping[str, str]) -> dict[str, str]:
@@ -69,7 +69,7 @@ def existing(session: Session, name: str) -> Host:
     """
     host = session.get(Host, name, with_for_update=NO_KEY_UPDATE)
     if host is None:
-        raise NotThere(f"there is no host {name!r}: {did_you_mean(session, Host.name, name)}see `drover host list`")
+        raise not_there.host(session, name)
     return host
 
 

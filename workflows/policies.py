@@ -12,13 +12,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from drover import names, words
-from drover.errors import NotThere, PreconditionFailed
+from drover.errors import PreconditionFailed
 from models.contracts import first_fault
 from models.database import transaction
 from models.documents import DECIDED_BY_POLICIES, MigrationOptions
 from models.guest import Guest
 from models.move_policy import MovePolicy
 from models.said import say
+from workflows import not_there
 from workflows.budgets import enough
 from workflows.selectors import Selector
 
@@ -143,5 +144,5 @@ def remove(name: str) -> None:
     """
     with transaction() as session:
         if not session.execute(delete(MovePolicy).where(MovePolicy.name == name).returning(MovePolicy.name)).all():
-            raise NotThere(f"there is no policy {name!r}: see `drover policy list`")
+            raise not_there.policy(session, name)
         say(session, f"an operator removed the policy {name}")

@@ -13,12 +13,12 @@ from drover import words
 from drover.cli import output
 from drover.cli.backend import operations
 from drover.cli.exit_codes import ExitCode
-from drover.cli.output import size, span
 from drover.operations import Wanted
 from drover.views import read_back
 from drover.views.drain_queries import DrainShot, Row
 from drover.views.drain_sentences import headline, standing, verdict
 from drover.views.serializers import public
+from drover.words import size, span
 from models.base import Document
 from models.drain import DrainState, GuestState
 

@@ -5,27 +5,19 @@ from typing import Annotated
 import typer
 
 from drover.cli import completion, schedule_options
+from drover.cli.groups import Execution, How, RepeatedWhen, grouped
 from drover.cli.lazy import ShortForSubmit
 from drover.cli.options import (
     AsHtml,
     AsJson,
-    Bandwidth,
-    Chain,
-    DryRun,
     HostName,
     IdempotencyKey,
-    LauncherStays,
-    MaxDowntime,
-    MostDowntime,
     NewBandwidth,
     NewMaxDowntime,
     NewPriority,
-    Retention,
     Selected,
     Since,
     Timeout,
-    Verify,
-    VerifyRate,
     Wait,
     examples,
 )
@@ -68,33 +60,17 @@ def group() -> None:
         "drover drain submit hv1 --to hv2 --to hv3 --idempotency-key kernel-42 --json",
     )
 )
+@grouped
 def submit(
     host: HostName,
     to: To = None,
     exclude: Exclude = None,
     selector: Selected = None,
-    dry_run: DryRun = False,
-    wait: Wait = False,
-    timeout: Timeout = None,
-    max_downtime_ms: MaxDowntime = None,
-    most_downtime_ms: MostDowntime = None,
-    bandwidth: Bandwidth = None,
-    launcher_stays: LauncherStays = False,
-    verify: Verify = None,
-    verify_rate: VerifyRate = None,
-    retention: Retention = None,
-    chain: Chain = "keep",
-    at: schedule_options.At = None,
-    window: schedule_options.Hours = None,
-    window_end: schedule_options.WindowEnd = "wait",
-    timezone: schedule_options.Timezone = "UTC",
-    every: schedule_options.Every = None,
-    hold: schedule_options.Hold = False,
-    seed_now: schedule_options.SeedNow = False,
-    priority: schedule_options.Priority = 0,
-    webhook: schedule_options.Webhook = None,
+    *,
+    how: How,
+    when: RepeatedWhen,
     idempotency_key: IdempotencyKey = None,
-    as_json: AsJson = False,
+    run: Execution,
 ) -> None:
     """Empty a host: cordon it and move all its guests elsewhere, largest first.
 
@@ -102,32 +78,11 @@ def submit(
     a list of the guests left and why (exit code 3, or 4 if an operator is needed).
     """
     from drover.cli import drain_submission
+    from models.drain import DrainKind
 
-    asked = drain_submission.asked(
-        host,
-        to=to,
-        exclude=exclude,
-        selector=selector,
-        max_downtime_ms=max_downtime_ms,
-        most_downtime_ms=most_downtime_ms,
-        bandwidth=bandwidth,
-        launcher_stays=launcher_stays,
-        verify=verify,
-        verify_rate=verify_rate,
-        retention=retention,
-        chain=chain,
-        at=at,
-        window=window,
-        window_end=window_end,
-        timezone=timezone,
-        every=every,
-        hold=hold,
-        seed_now=seed_now,
-        priority=priority,
-        webhook=webhook,
-        idempotency_key=idempotency_key,
-    )
-    drain_submission.plan_and_submit("drain", asked, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json)
+    chosen = {"to": to or None, "exclude": exclude or None, "selector": selector or None}
+    said = {"host": host, "idempotency_key": idempotency_key} | chosen | vars(how) | vars(when)
+    drain_submission.plan_and_submit(DrainKind.DRAIN, drain_submission.asked(said), run)
 
 
 @app.command(epilog=examples("drover drain report 3 --html >drain-3.html", "drover drain report 3 --json"))
@@ -142,56 +97,16 @@ return_app = typer.Typer(add_completion=False)
 
 
 @return_app.command("return", epilog=examples("drover return hv1 --dry-run", "drover return hv1 --wait"))
+@grouped
 def bring_home(
-    host: HostName,
-    dry_run: DryRun = False,
-    wait: Wait = False,
-    timeout: Timeout = None,
-    max_downtime_ms: MaxDowntime = None,
-    most_downtime_ms: MostDowntime = None,
-    bandwidth: Bandwidth = None,
-    launcher_stays: LauncherStays = False,
-    verify: Verify = None,
-    verify_rate: VerifyRate = None,
-    retention: Retention = None,
-    chain: Chain = "keep",
-    at: schedule_options.At = None,
-    window: schedule_options.Hours = None,
-    window_end: schedule_options.WindowEnd = "wait",
-    timezone: schedule_options.Timezone = "UTC",
-    every: schedule_options.Every = None,
-    hold: schedule_options.Hold = False,
-    seed_now: schedule_options.SeedNow = False,
-    priority: schedule_options.Priority = 0,
-    webhook: schedule_options.Webhook = None,
-    idempotency_key: IdempotencyKey = None,
-    as_json: AsJson = False,
+    host: HostName, *, how: How, when: RepeatedWhen, idempotency_key: IdempotencyKey = None, run: Execution
 ) -> None:
     """Bring the guests home that were drained from a host, and let it take guests again."""
     from drover.cli import drain_submission
+    from models.drain import DrainKind
 
-    asked = drain_submission.asked(
-        host,
-        max_downtime_ms=max_downtime_ms,
-        most_downtime_ms=most_downtime_ms,
-        bandwidth=bandwidth,
-        launcher_stays=launcher_stays,
-        verify=verify,
-        verify_rate=verify_rate,
-        retention=retention,
-        chain=chain,
-        at=at,
-        window=window,
-        window_end=window_end,
-        timezone=timezone,
-        every=every,
-        hold=hold,
-        seed_now=seed_now,
-        priority=priority,
-        webhook=webhook,
-        idempotency_key=idempotency_key,
-    )
-    drain_submission.plan_and_submit("return", asked, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json)
+    said = {"host": host, "idempotency_key": idempotency_key} | vars(how) | vars(when)
+    drain_submission.plan_and_submit(DrainKind.RETURN, drain_submission.asked(said), run)
 
 
 @app.command("list", epilog=examples("drover drain list", "drover drain list --since 7d --json"))

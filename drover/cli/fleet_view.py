@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from sqlalchemy import select
 
+from drover import words
 from drover.cli import output
 from drover.settings import amount
 from models import fleet
@@ -76,7 +77,7 @@ def by_hours(hours: BandwidthHours | None) -> str:
 
 
 def _rate(bytes_per_s: int) -> str:
-    return f"{output.size(bytes_per_s)}/s" if bytes_per_s else "no limit"
+    return words.rate(bytes_per_s) if bytes_per_s else "no limit"
 
 
 def _plain(value: object) -> object:

@@ -91,10 +91,10 @@ def _print(document: Document) -> None:
     found = document["inspection"]
     output.say(f"{document['name']} on {document['host']}: {found['runstate']}")
     output.say(f"  QEMU {found['qemu_version']} ({found['accel']}), pid {found['pid']}, {found['machine_type']}")
-    output.say(f"  {words.count(found['cpus'], 'CPU')}, {output.size(found['memory_bytes'])} of memory")
+    output.say(f"  {words.count(found['cpus'], 'CPU')}, {words.size(found['memory_bytes'])} of memory")
     for disk in found["disks"]:
         output.say(
-            f"  disk {disk['index']}: {disk['format']}, {output.size(disk['virtual_size_bytes'])}, {disk['path']}"
+            f"  disk {disk['index']}: {disk['format']}, {words.size(disk['virtual_size_bytes'])}, {disk['path']}"
         )
     if document["launcher"]:
         output.say(f"  launched by {Launcher.read(document['launcher']).sentence}")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import typer
 
+from drover import words
 from drover.cli import output
 from drover.cli.exit_codes import ExitCode
 from drover.views.serializers import public
@@ -32,7 +33,7 @@ def listed(found: Sequence[Headroom], *, as_json: bool) -> None:
     output.table(
         ("HOST", "CAN BE EMPTIED", "GUESTS", "TIME", "IN THE WAY"),
         [
-            (one.host, "yes" if one.ok else "no", one.guests, output.span(one.total_s), "; ".join(_reasons(one)))
+            (one.host, "yes" if one.ok else "no", one.guests, words.span(one.total_s), "; ".join(_reasons(one)))
             for one in found
         ],
     )
@@ -44,7 +45,7 @@ def _headline(found: Headroom) -> str:
     if not found.guests:
         return f"{found.host} is empty"
     moves = count(found.guests, "guest moves", "guests move")
-    return f"{found.host} can be emptied: {moves} in about {output.span(found.total_s)}"
+    return f"{found.host} can be emptied: {moves} in about {words.span(found.total_s)}"
 
 
 def _reasons(found: Headroom) -> list[str]:

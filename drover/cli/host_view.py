@@ -1,5 +1,6 @@
 """How hosts are shown, as text or as JSON."""
 
+from drover import words
 from drover.cli import output
 from drover.cli.backend import operations
 from drover.cli.fleet_view import shown
@@ -32,7 +33,7 @@ def listed(selector: str | None, *, as_json: bool) -> None:
                 row["address"],
                 row["guests"],
                 row["cpus"],
-                output.size(row["memory_bytes"] or 0),
+                words.size(row["memory_bytes"] or 0),
                 row["qemu"],
                 selectors.shown(row["labels"]),
             )

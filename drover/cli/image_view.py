@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from drover import words
 from drover.cli import output
 from drover.views.serializers import iso
 from drover.words import count
@@ -25,7 +26,7 @@ def listed(images: Sequence[KeptImage], *, as_json: bool) -> None:
                 image.job_id,
                 image.guest,
                 image.host,
-                "" if image.takes_bytes is None else output.size(image.takes_bytes),
+                "" if image.takes_bytes is None else words.size(image.takes_bytes),
                 f"{image.since:%Y-%m-%d %H:%M}",
                 "it moved again" if image.last_way_back else f"{image.until:%Y-%m-%d %H:%M}",
                 image.path,
@@ -33,7 +34,7 @@ def listed(images: Sequence[KeptImage], *, as_json: bool) -> None:
             for image in images
         ],
     )
-    output.say(f"together {output.size(_total(images))}")
+    output.say(f"together {words.size(_total(images))}")
 
 
 def purged(done: Purged, *, dry_run: bool, as_json: bool) -> None:
@@ -58,7 +59,7 @@ def purged(done: Purged, *, dry_run: bool, as_json: bool) -> None:
             f"{image.host}: {image.path} stays, {image.guest} may have to go back to it: its check failed after job "
             f"{image.job_id} (`--last-way-back` deletes it all the same)"
         )
-    output.say(f"{count(len(done.deleted), 'image')}, {output.size(_total(done.deleted))}")
+    output.say(f"{count(len(done.deleted), 'image')}, {words.size(_total(done.deleted))}")
 
 
 def document(image: KeptImage) -> Document:

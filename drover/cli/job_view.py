@@ -32,9 +32,9 @@ def _cells(row: Document) -> tuple[object, ...]:
     pause = row["downtime_ms"]
     return (
         *(row[name] for name in ("id", "guest", "source", "destination", "state", "step")),
-        f"{output.size(row['bytes_done'])} of {output.size(row['bytes_size'])}",
+        f"{words.size(row['bytes_done'])} of {words.size(row['bytes_size'])}",
         None if pause is None else f"{pause:.0f} ms",
-        output.span(row["total_s"]),
+        words.span(row["total_s"]),
         row["wait_reason"],
     )
 
@@ -58,7 +58,7 @@ def _print(shot: Snapshot, warnings: list[str]) -> None:
     for warning in warnings:
         output.note(f"warning: {warning}")
     output.say(
-        f"  asked for {serializers.iso(job.created_at)}, time {output.span(shot.total_s) or '-'}, "
+        f"  asked for {serializers.iso(job.created_at)}, time {words.span(shot.total_s) or '-'}, "
         f"guest paused for {downtime(job) or '-'}"
     )
     if how := policies.told(job.options):
@@ -74,7 +74,7 @@ def _print(shot: Snapshot, warnings: list[str]) -> None:
             output.say(f"    {place}")
     output.table(
         ("STEP", "HOST", "STATE", "TIME", "REMARK"),
-        [(step.name, step.host, step.state, output.span(_took(shot, step)), remark(step)) for step in job.steps],
+        [(step.name, step.host, step.state, words.span(_took(shot, step)), remark(step)) for step in job.steps],
     )
     output.table(
         ("DISK", "FORMAT", "COPIED", "LEFT", "WRITTEN ANEW", "DESTINATION"),
@@ -82,9 +82,9 @@ def _print(shot: Snapshot, warnings: list[str]) -> None:
             (
                 disk.index,
                 disk.format,
-                f"{output.size(disk.bytes_done)} of {output.size(disk.bytes_size)}",
-                output.size(disk.bytes_left),
-                output.size(disk.bytes_rewritten),
+                f"{words.size(disk.bytes_done)} of {words.size(disk.bytes_size)}",
+                words.size(disk.bytes_left),
+                words.size(disk.bytes_rewritten),
                 disk.destination_path,
             )
             for disk in job.disks
@@ -125,10 +125,14 @@ def price(price: Document, *, as_json: bool) -> None:
         output.emit(price)
         return
     guest, most_s = price["guest"], price["pause_most_s"]
-    left, total, rate = (output.size(price[name]) for name in ("ram_left_bytes", "ram_bytes", "bytes_per_s"))
+    left, total, rate = (
+        words.size(price["ram_left_bytes"]),
+        words.size(price["ram_bytes"]),
+        words.rate(price["bytes_per_s"]),
+    )
     output.say(
-        f"{guest} would stand still for up to {output.span(price['pause_s'])} ({left} of RAM are left, at {rate}/s), "
-        f"and for {output.span(most_s)} if all of its {total} have to be sent again; nothing was changed. "
+        f"{guest} would stand still for up to {words.span(price['pause_s'])} ({left} of RAM are left, at {rate}), "
+        f"and for {words.span(most_s)} if all of its {total} have to be sent again; nothing was changed. "
         f"`drover job complete-now {price['job']} --pause {ceil(most_s)}s` accepts that"
     )
 

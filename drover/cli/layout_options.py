@@ -1,6 +1,7 @@
 """Options of `drover migrate` that say where, and as what, disks are made at the destination."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -52,27 +53,31 @@ Overwritten = Annotated[
 ]
 
 
-def layout(
-    disks: Sequence[str] | None,
-    storages: Sequence[str] | None,
-    formats: Sequence[str] | None,
-    thick: bool | None,
-    overwritten: Sequence[str] | None,
-) -> dict[str, Any]:
-    """The field `layout` of a submission."""
-    each: dict[int, dict[str, Any]] = {}
-    common: dict[str, Any] = {"thick": thick, "overwrite": list(overwritten or ())}
-    for index, value in _numbered(disks or (), "--disk"):
-        if index is None:
-            raise typer.BadParameter(f"--disk {value}: write N=PATH, such as 0=/srv/images/web.qcow2")
-        each.setdefault(index, {})["path"] = value
-    for name, given in (("storage", storages), ("format", formats)):
-        for index, value in _numbered(given or (), f"--{name}"):
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where, and as what, disks are made."""
+
+    disk: Disks = None
+    storage: Storages = None
+    image_format: Formats = None
+    thick: Thick = None
+    overwrite_device: Overwritten = None
+
+    def field(self) -> dict[str, Any]:
+        """The field `layout` of a submission."""
+        each: dict[int, dict[str, Any]] = {}
+        common: dict[str, Any] = {"thick": self.thick, "overwrite": list(self.overwrite_device or ())}
+        for index, value in _numbered(self.disk or (), "--disk"):
             if index is None:
-                common[name] = value
-            else:
-                each.setdefault(index, {})[name] = value
-    return {**common, "disks": [{"index": index, **wanted} for index, wanted in sorted(each.items())]}
+                raise typer.BadParameter(f"--disk {value}: write N=PATH, such as 0=/srv/images/web.qcow2")
+            each.setdefault(index, {})["path"] = value
+        for name, given in (("storage", self.storage), ("format", self.image_format)):
+            for index, value in _numbered(given or (), f"--{name}"):
+                if index is None:
+                    common[name] = value
+                else:
+                    each.setdefault(index, {})[name] = value
+        return {**common, "disks": [{"index": index, **wanted} for index, wanted in sorted(each.items())]}
 
 
 def _numbered(words: Iterable[str], option: str) -> Iterable[tuple[int | None, str]]:

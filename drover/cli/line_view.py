@@ -5,11 +5,11 @@ import time
 from typing import TextIO
 
 from drover import words
-from drover.cli.output import size, span
 from drover.escaping import escaped
 from drover.views.progress import Bar, Progress
 from drover.views.queries import Snapshot, elapsed_s
 from drover.views.sentences import headline, left, pace, remark, standing
+from drover.words import size, span
 from models.job import Step, StepState
 
 INTERVAL_S = 1.0

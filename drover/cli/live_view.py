@@ -8,11 +8,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from drover.cli.output import cell, size, span
+from drover.cli.output import cell
 from drover.escaping import escaped
 from drover.views.progress import Bar, Progress
 from drover.views.queries import Snapshot, elapsed_s
 from drover.views.sentences import headline, left, pace, remark, standing
+from drover.words import size, span
 from models.job import StepState
 
 LOOKS = {  # state: (mark, style)

@@ -4,26 +4,10 @@ from typing import Annotated
 
 import typer
 
-from drover.cli import completion, layout_options, schedule_options
-from drover.cli.options import (
-    AsJson,
-    Bandwidth,
-    Chain,
-    DropSnapshots,
-    DryRun,
-    GuestName,
-    IdempotencyKey,
-    LauncherStays,
-    MaxDowntime,
-    MostDowntime,
-    Retention,
-    ThinFactor,
-    Timeout,
-    Verify,
-    VerifyRate,
-    Wait,
-    examples,
-)
+from drover.cli import completion
+from drover.cli.groups import Execution, How, When, grouped
+from drover.cli.layout_options import Layout
+from drover.cli.options import DropSnapshots, GuestName, IdempotencyKey, ThinFactor, examples
 
 app = typer.Typer(add_completion=False)
 
@@ -52,38 +36,19 @@ Back = Annotated[
         "drover migrate web --to hv2 --disk 0=/dev/vg0/web --overwrite-device /dev/vg0/web",
     )
 )
+@grouped
 def migrate(
     guest: GuestName,
     to: Destination = None,
     back: Back = False,
-    wait: Wait = False,
-    timeout: Timeout = None,
-    max_downtime_ms: MaxDowntime = None,
-    most_downtime_ms: MostDowntime = None,
-    bandwidth: Bandwidth = None,
-    launcher_stays: LauncherStays = False,
-    verify: Verify = None,
-    verify_rate: VerifyRate = None,
-    retention: Retention = None,
-    disk: layout_options.Disks = None,
-    storage: layout_options.Storages = None,
-    image_format: layout_options.Formats = None,
-    thick: layout_options.Thick = None,
-    overwrite_device: layout_options.Overwritten = None,
-    chain: Chain = "keep",
+    *,
+    how: How,
     drop_snapshots: DropSnapshots = False,
+    where: Layout,
     thin_factor: ThinFactor = None,
-    at: schedule_options.At = None,
-    window: schedule_options.Hours = None,
-    window_end: schedule_options.WindowEnd = "wait",
-    timezone: schedule_options.Timezone = "UTC",
-    hold: schedule_options.Hold = False,
-    seed_now: schedule_options.SeedNow = False,
-    priority: schedule_options.Priority = 0,
-    webhook: schedule_options.Webhook = None,
+    when: When,
     idempotency_key: IdempotencyKey = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
+    run: Execution,
 ) -> None:
     """Move a running guest, its disks included, to another host.
 
@@ -93,33 +58,13 @@ def migrate(
 
     if to is None and not back:
         raise typer.BadParameter("say where it is to go: --to HOST, or --back")
-    layout = layout_options.layout(disk, storage, image_format, thick, overwrite_device)
-    migration_submission.submit(
-        guest,
-        to,
-        back=back,
-        max_downtime_ms=max_downtime_ms,
-        most_downtime_ms=most_downtime_ms,
-        bandwidth=bandwidth,
-        launcher_stays=launcher_stays,
-        verify=verify,
-        verify_rate=verify_rate,
-        retention=retention,
-        chain=chain,
-        drop_snapshots=drop_snapshots,
-        thin_factor=thin_factor,
-        layout=layout,
-        at=at,
-        window=window,
-        window_end=window_end,
-        timezone=timezone,
-        hold=hold,
-        seed_now=seed_now,
-        priority=priority,
-        webhook=webhook,
-        idempotency_key=idempotency_key,
-        dry_run=dry_run,
-        wait=wait,
-        timeout=timeout,
-        as_json=as_json,
-    )
+    asked = {
+        "guest": guest,
+        "to": to,
+        "back": back,
+        "layout": where.field(),
+        "drop_snapshots": drop_snapshots,
+        "thin_factor": thin_factor,
+        "idempotency_key": idempotency_key,
+    }
+    migration_submission.submit(asked | vars(how) | vars(when), run)

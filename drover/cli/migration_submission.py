@@ -1,13 +1,14 @@
 """From the options of `drover migrate` to a job."""
 
-from datetime import timedelta
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import typer
 
 from drover import words
 from drover.cli import exit_codes, output
 from drover.cli.backend import operations
+from drover.cli.groups import Execution
 from drover.cli.options import given
 from drover.cli.watching import note_without_controller, watch
 from drover.views import read_back, sentences
@@ -18,76 +19,19 @@ from workflows import policies
 from workflows.submissions import MigrationSubmission
 
 
-def submit(
-    guest: str,
-    to: str | None,
-    *,
-    back: bool,
-    max_downtime_ms: int | None,
-    most_downtime_ms: int | None,
-    bandwidth: int | None,
-    launcher_stays: bool,
-    verify: bool | None,
-    verify_rate: int | None,
-    retention: timedelta | None,
-    chain: str,
-    drop_snapshots: bool,
-    thin_factor: float | None,
-    layout: Document,
-    at: str | None,
-    window: str | None,
-    window_end: str,
-    timezone: str,
-    hold: bool,
-    seed_now: bool,
-    priority: int,
-    webhook: str | None,
-    idempotency_key: str | None,
-    dry_run: bool,
-    wait: bool,
-    timeout: float | None,
-    as_json: bool,
-) -> None:
+def submit(said: Mapping[str, Any], run: Execution) -> None:
     """Submit the job, and watch it on request."""
-    asked = MigrationSubmission.read(
-        given(
-            {
-                "guest": guest,
-                "to": to,
-                "back": back,
-                "max_downtime_ms": max_downtime_ms,
-                "most_downtime_ms": most_downtime_ms,
-                "bandwidth": bandwidth,
-                "chain": chain,
-                "launcher_stays": launcher_stays,
-                "drop_snapshots": drop_snapshots,
-                "verify": verify,
-                "verify_rate": verify_rate,
-                "retention": retention,
-                "thin_factor": thin_factor,
-                "layout": layout,
-                "at": at,
-                "window": window,
-                "window_end": window_end,
-                "timezone": timezone,
-                "hold": hold,
-                "seed_now": seed_now,
-                "priority": priority,
-                "webhook": webhook,
-                "idempotency_key": idempotency_key,
-            }
-        )
-    )
-    if dry_run:
-        plan(asked, as_json=as_json)
+    asked = MigrationSubmission.read(given(said))
+    if run.dry_run:
+        plan(asked, as_json=run.as_json)
         return
     job = operations().migrate(asked)
     for warning in job["warnings"]:
         output.note(f"warning: {warning}")
-    if wait:
-        watch(job["id"], timeout_s=timeout, as_json=as_json)
+    if run.wait:
+        watch(job["id"], timeout_s=run.timeout, as_json=run.as_json)
     else:
-        _submitted(job, as_json=as_json)
+        _submitted(job, as_json=run.as_json)
 
 
 def _submitted(job: Document, *, as_json: bool) -> NoReturn:
@@ -112,14 +56,14 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     source, to = told["source"], told["destination"]
     output.say(f"{told['guest']} can be moved from {source} to {to}; nothing was changed. It would copy:")
     for disk in told["disks"]:
-        kind, amount = _kind(disk), output.size(disk["virtual_size_bytes"])
+        kind, amount = _kind(disk), words.size(disk["virtual_size_bytes"])
         output.say(f"  disk {disk['index']}: {kind}, {amount}: {disk['source_path']} -> {disk['destination_path']}")
     for file in told["files"]:
-        becomes = "is there, and equal" if file["there"] else f"is copied, {output.size(file['size_bytes'])}"
+        becomes = "is there, and equal" if file["there"] else f"is copied, {words.size(file['size_bytes'])}"
         output.say(f"  {file['kind']} {file['source_path']}: {file['destination_path']} {becomes}")
     _say_way_back(told)
     how = "while it runs" if told["ram"] == "live" else "while it is paused"
-    output.say(f"  memory: {output.size(told['memory_bytes'])}, copied {how}")
+    output.say(f"  memory: {words.size(told['memory_bytes'])}, copied {how}")
     if (expected := read_back.estimate(told["estimate"])) is not None:
         output.say(f"It takes {sentences.estimate(expected)}")
         if expected.never is not None:
@@ -132,7 +76,7 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
 
 def _say_way_back(told: Document) -> None:
     if told["way_back"] is not None:
-        changed = output.size(told["way_back_bytes"] or 0)
+        changed = words.size(told["way_back_bytes"] or 0)
         output.say(
             f"  only what it has written since job {told['way_back']} moved it away from there: {changed} by now"
         )

@@ -7,8 +7,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from drover.escaping import escaped, json_text
-from drover.views.words import size as size
-from drover.views.words import span as span
 
 if TYPE_CHECKING:
     from rich.text import Text

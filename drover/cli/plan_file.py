@@ -88,7 +88,7 @@ def show(path: Path, *, as_json: bool) -> None:
         ("GUEST", "FROM", "TO", "TIME", "HOW", "WHY", "REMARK"),
         [
             (
-                *(move.guest, move.source, move.to, output.span(move.estimate_s)),
+                *(move.guest, move.source, move.to, words.span(move.estimate_s)),
                 *(words.pairs(move.policies) if move.policies else None, move.why, remark(move, differs)),
             )
             for move in plan.moves
@@ -99,7 +99,7 @@ def show(path: Path, *, as_json: bool) -> None:
     told = ", ".join(f"{one.by} at {one.at:%Y-%m-%d %H:%M %Z}" for one in plan_file.approvals(plan))
     output.say(
         f"made by {plan.made_by} at {plan.made_at}; "
-        f"{words.count(len(plan.going), 'guest moves', 'guests move')} in about {output.span(plan.total_s)}; "
+        f"{words.count(len(plan.going), 'guest moves', 'guests move')} in about {words.span(plan.total_s)}; "
         f"approved by {told or 'nobody'}"
     )
 

@@ -7,13 +7,11 @@ import typer
 
 from drover.cli import schedule_options
 from drover.cli.drains import Exclude, To
+from drover.cli.groups import PlannedHow, PlannedWhen, grouped
 from drover.cli.options import (
     AsJson,
-    Bandwidth,
-    Chain,
     DryRun,
     HostName,
-    MaxDowntime,
     Selected,
     Timeout,
     Wait,
@@ -36,21 +34,16 @@ def group() -> None:
 
 
 @app.command(epilog=examples("drover plan drain hv17 --out plan.yaml", "drover plan drain hv17 --out p.yaml --to hv2"))
+@grouped
 def drain(
     host: HostName,
     out: Out,
     to: To = None,
     exclude: Exclude = None,
     selector: Selected = None,
-    max_downtime_ms: MaxDowntime = None,
-    bandwidth: Bandwidth = None,
-    chain: Chain = "keep",
-    at: schedule_options.At = None,
-    window: schedule_options.Hours = None,
-    window_end: schedule_options.WindowEnd = "wait",
-    timezone: schedule_options.Timezone = "UTC",
-    priority: schedule_options.Priority = 0,
-    webhook: schedule_options.Webhook = None,
+    *,
+    how: PlannedHow,
+    when: PlannedWhen,
     as_json: AsJson = False,
 ) -> None:
     """Write down who would go where, in which order, why, how long it takes, and what is left and why.
@@ -59,31 +52,16 @@ def drain(
     """
     from drover.cli import plan_file
 
-    asked = {
-        "host": host,
-        "to": to or None,
-        "exclude": exclude or None,
-        "selector": selector,
-        "max_downtime_ms": max_downtime_ms,
-        "bandwidth": bandwidth,
-        "chain": chain,
-        "at": at,
-        "window": window,
-        "window_end": window_end,
-        "timezone": timezone,
-        "priority": priority,
-        "webhook": webhook,
-    }
-    plan_file.write("drain", asked, out, as_json=as_json)
+    chosen = {"host": host, "to": to or None, "exclude": exclude or None, "selector": selector}
+    plan_file.write("drain", chosen | vars(how) | vars(when), out, as_json=as_json)
 
 
 @app.command("return", epilog=examples("drover plan return hv17 --out home.yaml"))
+@grouped
 def bring_home(
     host: HostName,
     out: Out,
-    max_downtime_ms: MaxDowntime = None,
-    bandwidth: Bandwidth = None,
-    chain: Chain = "keep",
+    how: PlannedHow,
     priority: schedule_options.Priority = 0,
     webhook: schedule_options.Webhook = None,
     as_json: AsJson = False,
@@ -91,15 +69,9 @@ def bring_home(
     """Likewise for the return of the guests that were drained from a host."""
     from drover.cli import plan_file
 
-    asked = {
-        "host": host,
-        "max_downtime_ms": max_downtime_ms,
-        "bandwidth": bandwidth,
-        "chain": chain,
-        "priority": priority,
-        "webhook": webhook,
-    }
-    plan_file.write("return", asked, out, as_json=as_json)
+    plan_file.write(
+        "return", {"host": host, "priority": priority, "webhook": webhook} | vars(how), out, as_json=as_json
+    )
 
 
 @app.command(epilog=examples("drover plan show plan.yaml", "drover plan show plan.yaml --json"))

@@ -8,6 +8,7 @@ import typer
 from drover.cli import output
 from drover.cli.drain_submission import print_forecast
 from drover.cli.exit_codes import ExitCode
+from drover.cli.groups import Execution
 from drover.cli.watching import note_without_controller, watch_roll
 from drover.views import rolls
 from drover.views.drain_documents import forecast_document
@@ -29,16 +30,16 @@ def request(typed: Mapping[str, Any]) -> RollRequest:
     return RollRequest.of(RollSubmission.read(given))
 
 
-def plan_and_submit(request: RollRequest, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool) -> None:
+def plan_and_submit(request: RollRequest, run: Execution) -> None:
     """Begin the roll and watch it on request; a dry run asks every host who would go where."""
-    if dry_run:
-        _forecast(request, as_json=as_json)
+    if run.dry_run:
+        _forecast(request, as_json=run.as_json)
     roll = commands.submit(request)
-    if wait:
-        watch_roll(roll.id, timeout_s=timeout, as_json=as_json)
+    if run.wait:
+        watch_roll(roll.id, timeout_s=run.timeout, as_json=run.as_json)
     note_without_controller()
     shot = rolls.snapshot(roll.id)
-    if as_json:
+    if run.as_json:
         output.emit(rolls.document(shot))
     else:
         output.say(f"{rolls.headline(shot)}: `drover roll watch {roll.id}`")

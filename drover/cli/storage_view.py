@@ -2,6 +2,7 @@
 
 from sqlalchemy import select
 
+from drover import words
 from drover.cli import output
 from drover.views.serializers import iso
 from models.base import Document
@@ -76,7 +77,7 @@ def document(storage: Storage) -> Document:
 
 
 def _size(count: int | None) -> str:
-    return "" if count is None else output.size(count)
+    return "" if count is None else words.size(count)
 
 
 def mapped(row: StorageMapping, *, as_json: bool) -> None:

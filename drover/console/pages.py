@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 
 from drover.console import access, facts, live
 from drover.console.rendering import page
-from drover.errors import NotThere
 from drover.settings import settings
 from drover.views import (
     drain_queries,
@@ -28,6 +27,7 @@ from drover.views import (
 )
 from models.base import now
 from models.database import transaction
+from workflows import not_there
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(access.visitor)])
 ROOMS_AT_ONCE = 100
@@ -93,9 +93,9 @@ def show_host(request: Request, name: Annotated[str, Path(max_length=64)]) -> HT
     with transaction() as session:
         rooms = fleet.rooms(session, settings())
         waiting, at = matters(session), now(session)
-    room = next((room for room in rooms if room.name == name), None)
-    if room is None:
-        raise NotThere(f"there is no host {name}")
+        room = next((room for room in rooms if room.name == name), None)
+        if room is None:
+            raise not_there.host(session, name)
     return page(request, "host.html", live="fleet", now=at, waiting=waiting, room=room)
 
 

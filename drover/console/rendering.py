@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from drover.console.choices import button
 from drover.escaping import escaped
 from drover.views.serializers import public
-from drover.views.words import size, span
+from drover.words import rate, size, span
 
 CODE = re.compile("`([^`]+)`")
 
@@ -74,6 +74,7 @@ ENVIRONMENT = Environment(
 )
 ENVIRONMENT.globals["person"] = None  # a report is looked at by whoever has it
 ENVIRONMENT.filters |= {
+    "rate": rate,
     "size": size,
     "span": span,
     "clock": _clock,

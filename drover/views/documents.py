@@ -4,7 +4,6 @@ from datetime import timedelta
 
 from sqlalchemy import func, select
 
-from drover.errors import NotThere
 from drover.settings import settings
 from drover.views import drain_documents, drain_queries, queries, serializers
 from drover.views import rolls as roll_views
@@ -16,6 +15,7 @@ from models.host import Host
 from models.job import Job, unfinished
 from models.plan import Inspection
 from workflows import hosts as host_rows
+from workflows import not_there
 from workflows import policies as policy_rows
 from workflows.host_rpc import alive
 from workflows.selectors import Selector
@@ -43,7 +43,8 @@ def host(name: str) -> Document:
     for found in hosts():
         if found["name"] == name:
             return found
-    raise NotThere(f"there is no host {name!r}: see `drover host list`")
+    with transaction() as session:
+        raise not_there.host(session, name)
 
 
 def guests(selector: Selector = ALL) -> list[Document]:
@@ -100,7 +101,8 @@ def policy(name: str) -> Document:
     for found in policies():
         if found["name"] == name:
             return found
-    raise NotThere(f"there is no policy {name!r}: see `drover policy list`")
+    with transaction() as session:
+        raise not_there.policy(session, name)
 
 
 def jobs(

@@ -8,15 +8,15 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 
-from drover.errors import NotThere, PreconditionFailed
-from drover.views.queries import completed, elapsed_s, with_scene
+from drover.errors import PreconditionFailed
+from drover.views.queries import completed, elapsed_s, with_conditions
 from drover.views.remaining import left_s
 from models import fleet, refusal
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.host import Host
 from models.job import Job, JobState
-from workflows import hosts, leader_election, wait_reasons
+from workflows import hosts, leader_election, not_there, wait_reasons
 from workflows.selectors import Selector
 
 
@@ -104,7 +104,7 @@ def snapshot(drain_id: int) -> DrainShot:
     """
     found = _read(select(Drain, func.now()).where(Drain.id == drain_id))
     if not found:
-        raise NotThere(f"there is no drain {drain_id}: see `drover drain list --all`")
+        raise not_there.drain(drain_id)
     return found[0]
 
 
@@ -145,7 +145,7 @@ def _read(query: Select[Drain, datetime]) -> list[DrainShot]:
     with transaction() as session:
         drains = session.execute(query.options(selectinload(Drain.guests))).all()
         numbers = [guest.job_id for drain, _ in drains for guest in drain.guests if guest.job_id]
-        wanted = with_scene().options(selectinload(Job.disks), selectinload(Job.steps)).where(Job.id.in_(numbers))
+        wanted = with_conditions().options(selectinload(Job.disks), selectinload(Job.steps)).where(Job.id.in_(numbers))
         jobs = {job.id: job for job in map(completed, session.execute(wanted))}
         max_outgoing = fleet.limits(session).max_outgoing
         controlled = leader_election.anybody_acts(session)

@@ -3,8 +3,7 @@
 from drover.views.drain_queries import DrainShot
 from drover.views.sentences import Command
 from drover.views.serializers import public
-from drover.views.words import span
-from drover.words import count
+from drover.words import count, span
 from models.drain import Drain, DrainKind, DrainState, GuestState
 
 

@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from drover.views.queries import Snapshot
-from drover.views.words import size
+from drover.words import size
 from models.documents import RamProgress
 from models.job import Disk, Job, JobState
 

@@ -7,14 +7,14 @@ from typing import Any, cast
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import defer, joinedload, selectinload
 
-from drover.errors import NotThere, PreconditionFailed
+from drover.errors import PreconditionFailed
 from drover.views import remaining
 from models import refusal
 from models.database import transaction
 from models.guest import Guest
 from models.job import Event, Job, unfinished
 from models.webhook import Delivery
-from workflows import leader_election, wait_reasons
+from workflows import leader_election, not_there, wait_reasons
 from workflows.selectors import Selector
 
 # What is never loaded cannot be printed: the NBD server's nonce and the switchover's key let their holder write into a
@@ -62,15 +62,15 @@ def snapshot(job_id: int) -> Snapshot:
     Raises:
         PreconditionFailed: there is none.
     """
-    query = with_scene().options(joinedload(Job.steps), joinedload(Job.disks)).where(Job.id == job_id)
+    query = with_conditions().options(joinedload(Job.steps), joinedload(Job.disks)).where(Job.id == job_id)
     with transaction() as session:
         row = session.execute(query).unique().one_or_none()
     if row is None:
-        raise NotThere(f"there is no job {job_id}: see `drover job list --all`")
+        raise not_there.job(job_id)
     return _shot(row)
 
 
-def with_scene() -> Select[Job, datetime, float, float, bool]:
+def with_conditions() -> Select[Job, datetime, float, float, bool]:
     """Jobs, each with the database's time and what else `completed` needs.
 
     Of the time it is now(), not clock_timestamp(), which would differ from row to row of a join.
@@ -117,7 +117,9 @@ def newest(
 
     A selector is about their guests. `since`: all that were submitted so long ago at the most.
     """
-    query = with_scene().options(selectinload(Job.steps), selectinload(Job.disks)).order_by(Job.id.desc()).limit(limit)
+    query = (
+        with_conditions().options(selectinload(Job.steps), selectinload(Job.disks)).order_by(Job.id.desc()).limit(limit)
+    )
     if since is not None:
         query = query.where(Job.created_at > func.clock_timestamp() - since)
     elif not everything:

@@ -10,7 +10,6 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import selectinload
 
-from drover.errors import NotThere
 from drover.views.queries import delivery
 from drover.views.sentences import Command
 from drover.views.serializers import delivery_document, iso, public
@@ -18,7 +17,7 @@ from models.base import Document, now
 from models.database import transaction
 from models.drain import Drain
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
-from workflows import leader_election, wait_reasons
+from workflows import leader_election, not_there, wait_reasons
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def snapshot(roll_id: int) -> RollShot:
     """
     found = _read(Roll.id == roll_id, 1)
     if not found:
-        raise NotThere(f"there is no roll {roll_id}: see `drover roll list --all`")
+        raise not_there.roll(roll_id)
     return found[0]
 
 

@@ -5,8 +5,7 @@ from typing import NamedTuple
 from drover.views.progress import Bar
 from drover.views.queries import Snapshot
 from drover.views.serializers import public, took
-from drover.views.words import size, span
-from drover.words import count, rate
+from drover.words import count, rate, size, span
 from models.documents import Estimate, Health, Proof
 from models.job import Job, JobState, Step
 
@@ -29,8 +28,8 @@ def remark(step: Step) -> str:
 
 def pace(bar: Bar) -> str:
     """Rate and remaining time."""
-    rate = f"{size(bar.bytes_per_s)}/s"
-    return rate if bar.eta_s is None else f"{rate}, {span(bar.eta_s)} left"
+    now = rate(bar.bytes_per_s)
+    return now if bar.eta_s is None else f"{now}, {span(bar.eta_s)} left"
 
 
 def estimate(expected: Estimate) -> str:

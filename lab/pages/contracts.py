@@ -14,6 +14,10 @@ from models.base import Base
 from models.contracts import Part, Typed, Versioned
 from models.hook import HookCall
 from models.host_rpc import QUESTIONS, Refusal
+from models.launch_file import LaunchFile
+from models.launcher import Inhibition
+from models.plan import ExecutionOrder
+from models.streams import StreamAccess
 from workers.proof.protocol import Answer, Question
 from workflows.submissions import Cancellation, DrainMove, DrainSubmission, MigrationSubmission, RollSubmission
 
@@ -80,7 +84,7 @@ def _types() -> Iterator[str]:
     for question in QUESTIONS.values():
         roots += [question, question.answer]
     found: dict[str, type[BaseModel]] = {}
-    roots += [Refusal, HookCall, Question, Answer]
+    roots += [Refusal, HookCall, Question, Answer, StreamAccess, ExecutionOrder, LaunchFile, Inhibition]
     for root in roots:
         _collect(root, found)
     for name in sorted(found):

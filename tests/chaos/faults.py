@@ -25,7 +25,7 @@ from workflows.migration.chain import LINKS
 
 
 @dataclass
-class Scene:
+class RunningMove:
     """One move that is under way, as faults and points see it."""
 
     stage: Stage
@@ -34,34 +34,46 @@ class Scene:
     side: Side = Side.SOURCE
     """The side of the step at which the fault is injected."""
     frozen: list[Process] = field(default_factory=list)
+    came_by: int | None = None
+    """The job that brought the guest to the source; None: it was booted there."""
 
     def directory(self, host: str) -> Path:
         """The job's directory on a host."""
-        return self.stage.lab.host(host).folder / "drover" / "jobs" / str(self.job_id)
+        return self._jobs(host) / str(self.job_id)
+
+    @property
+    def source_mark(self) -> str:
+        """Of the guest's QEMU at the source."""
+        if self.came_by is None:
+            return self.stage.lab.mark(f"guest-{self.guest}")
+        return f"{self._jobs(SOURCE)}/{self.came_by}/incoming"
+
+    def _jobs(self, host: str) -> Path:
+        return self.stage.lab.host(host).folder / "drover" / "jobs"
 
 
-Role = Callable[[Scene], list[Process]]
+Role = Callable[[RunningMove], list[Process]]
 
 
 def worker(host: str) -> Role:
-    return lambda scene: scene.stage.worker(host)
+    return lambda move: move.stage.worker(host)
 
 
-def both_workers(scene: Scene) -> list[Process]:
-    return [*scene.stage.worker(SOURCE), *scene.stage.worker(DESTINATION)]
+def both_workers(move: RunningMove) -> list[Process]:
+    return [*move.stage.worker(SOURCE), *move.stage.worker(DESTINATION)]
 
 
-def worker_of_the_step(scene: Scene) -> list[Process]:
-    return scene.stage.worker(SOURCE if scene.side is Side.SOURCE else DESTINATION)
+def worker_of_the_step(move: RunningMove) -> list[Process]:
+    return move.stage.worker(SOURCE if move.side is Side.SOURCE else DESTINATION)
 
 
-def controller(scene: Scene) -> list[Process]:
-    return scene.stage.controller()
+def controller(move: RunningMove) -> list[Process]:
+    return move.stage.controller()
 
 
 def switch(host: str) -> Role:
-    def find(scene: Scene) -> list[Process]:
-        return [found for found in processes.find_below(scene.directory(host)) if is_switch(found)]
+    def find(move: RunningMove) -> list[Process]:
+        return [found for found in processes.find_below(move.directory(host)) if is_switch(found)]
 
     return find
 
@@ -91,24 +103,24 @@ def _name(found: Process) -> str:
 
 
 def worker_and_switch(host: str) -> Role:
-    return lambda scene: [*worker(host)(scene), *switch(host)(scene)]
+    return lambda move: [*worker(host)(move), *switch(host)(move)]
 
 
-def nbd_server(scene: Scene) -> list[Process]:
-    return processes.find(f"{scene.directory(DESTINATION)}/exporter")
+def nbd_server(move: RunningMove) -> list[Process]:
+    return processes.find(f"{move.directory(DESTINATION)}/exporter")
 
 
-def incoming_qemu(scene: Scene) -> list[Process]:
-    return processes.find(f"{scene.directory(DESTINATION)}/incoming")
+def incoming_qemu(move: RunningMove) -> list[Process]:
+    return processes.find(f"{move.directory(DESTINATION)}/incoming")
 
 
-def source_qemu(scene: Scene) -> list[Process]:
-    return processes.find(scene.stage.lab.mark(f"guest-{scene.guest}"))
+def source_qemu(move: RunningMove) -> list[Process]:
+    return processes.find(move.source_mark)
 
 
-def postgres(scene: Scene) -> list[Process]:
+def postgres(move: RunningMove) -> list[Process]:
     """All its processes: one of them that went on would answer."""
-    postmasters = processes.find(scene.stage.lab.mark("postgres"))
+    postmasters = processes.find(move.stage.lab.mark("postgres"))
     return postmasters + [child for postmaster in postmasters for child in processes.children(postmaster)]
 
 
@@ -142,12 +154,12 @@ class Fault(ABC):
     """Between these positions (see `points.Point.position`) there may be somebody to do it to."""
 
     @abstractmethod
-    def strike(self, scene: Scene) -> bool:
+    def strike(self, move: RunningMove) -> bool:
         """Do it; false when there is nobody to do it to."""
 
-    def heal(self, scene: Scene) -> None:
+    def heal(self, move: RunningMove) -> None:
         """Put it right, as an operator or a supervisor would."""
-        scene.stage.supervise()
+        move.stage.supervise()
 
 
 class Kill(Fault):
@@ -159,12 +171,12 @@ class Kill(Fault):
         self.name, self.role, (self.first, self.last) = name, role, life
         self.may_lose_guest = self.may_pause_guest = guest
 
-    def strike(self, scene: Scene) -> bool:
-        victims = self.role(scene)
+    def strike(self, move: RunningMove) -> bool:
+        victims = self.role(move)
         for victim in victims:  # all at once
             victim.signal(signal.SIGKILL)
         for victim in victims:
-            scene.stage.killed.append(victim)
+            move.stage.killed.append(victim)
             victim.kill()
         return bool(victims)
 
@@ -181,16 +193,16 @@ class Freeze(Fault):
         self.name, self.role, self.lasts_s, (self.first, self.last) = name, role, lasts_s, life
         self.may_pause_guest = guest
 
-    def strike(self, scene: Scene) -> bool:
-        scene.frozen += self.role(scene)
-        for victim in scene.frozen:
+    def strike(self, move: RunningMove) -> bool:
+        move.frozen += self.role(move)
+        for victim in move.frozen:
             victim.signal(signal.SIGSTOP)
-        return bool(scene.frozen)
+        return bool(move.frozen)
 
-    def heal(self, scene: Scene) -> None:
-        for victim in scene.frozen:
+    def heal(self, move: RunningMove) -> None:
+        for victim in move.frozen:
             victim.signal(signal.SIGCONT)
-        scene.frozen.clear()
+        move.frozen.clear()
 
 
 class EmptyRedis(Fault):
@@ -198,10 +210,10 @@ class EmptyRedis(Fault):
 
     name, lasts_s = "Redis killed and emptied", 1.0
 
-    def strike(self, scene: Scene) -> bool:
-        for victim in processes.find(scene.stage.lab.mark("redis")):
+    def strike(self, move: RunningMove) -> bool:
+        for victim in processes.find(move.stage.lab.mark("redis")):
             victim.kill()
-        shutil.rmtree(scene.stage.lab.redis / "appendonlydir", ignore_errors=True)
+        shutil.rmtree(move.stage.lab.redis / "appendonlydir", ignore_errors=True)
         return True
 
 
@@ -210,14 +222,17 @@ class RedisReplica(Fault):
 
     name, lasts_s = "Redis a replica for 10 s", 10.0
 
-    def strike(self, scene: Scene) -> bool:
-        with suppress(redis.ConnectionError), brokers.connected(scene.stage.lab) as client:  # killed by another fault
+    def strike(self, move: RunningMove) -> bool:
+        with (
+            suppress(redis.ConnectionError),
+            brokers.connected(move.stage.lab) as client,
+        ):  # killed by another fault
             client.replicaof("127.0.0.1", 1)
         return True
 
-    def heal(self, scene: Scene) -> None:
-        super().heal(scene)
-        with brokers.connected(scene.stage.lab) as client:
+    def heal(self, move: RunningMove) -> None:
+        super().heal(move)
+        with brokers.connected(move.stage.lab) as client:
             client.replicaof("NO", "ONE")
 
 
@@ -226,10 +241,10 @@ class Garbage(Fault):
 
     name = "garbage in every queue"
 
-    def strike(self, scene: Scene) -> bool:
-        with suppress(redis.ConnectionError, redis.ResponseError), brokers.connected(scene.stage.lab) as client:
+    def strike(self, move: RunningMove) -> bool:
+        with suppress(redis.ConnectionError, redis.ResponseError), brokers.connected(move.stage.lab) as client:
             for queue, task in QUEUES.items():
-                poisoned = brokers.envelope(queue, task, {"job_id": scene.job_id, "seq": "x", "epoch": None})
+                poisoned = brokers.envelope(queue, task, {"job_id": move.job_id, "seq": "x", "epoch": None})
                 poisoned["headers"]["timelimit"] = "x"
                 client.lpush(queue, "garbage", "[1,2,3]", "[" * 100_000, json.dumps(poisoned))
         return True
@@ -247,18 +262,18 @@ class FailOverPostgres(Fault):
 
     name, lasts_s = "Postgres fails over", 10.0
 
-    def strike(self, scene: Scene) -> bool:
-        if scene.stage.fails_over or not processes.find(scene.stage.lab.mark(standby.FIRST)):
+    def strike(self, move: RunningMove) -> bool:
+        if move.stage.fails_over or not processes.find(move.stage.lab.mark(standby.FIRST)):
             return False
-        scene.stage.fails_over = True
-        standby.fail_over(cast("LabWithStandby", scene.stage.lab))
+        move.stage.fails_over = True
+        standby.fail_over(cast("LabWithStandby", move.stage.lab))
         return True
 
-    def heal(self, scene: Scene) -> None:
-        if scene.stage.fails_over:
-            standby.fail_back(cast("LabWithStandby", scene.stage.lab))
-            scene.stage.fails_over = False
-        super().heal(scene)
+    def heal(self, move: RunningMove) -> None:
+        if move.stage.fails_over:
+            standby.fail_back(cast("LabWithStandby", move.stage.lab))
+            move.stage.fails_over = False
+        super().heal(move)
 
 
 class RestartPostgres(Fault):
@@ -266,8 +281,8 @@ class RestartPostgres(Fault):
 
     name, lasts_s = "Postgres restarted", 1.0
 
-    def strike(self, scene: Scene) -> bool:
-        for postmaster in processes.find(scene.stage.lab.mark("postgres")):
+    def strike(self, move: RunningMove) -> bool:
+        for postmaster in processes.find(move.stage.lab.mark("postgres")):
             postmaster.signal(signal.SIGQUIT)
             postmaster.wait(20)
         return True
@@ -280,12 +295,12 @@ class CutLink(Fault):
         self.name, self.lasts_s = name, lasts_s
         self.may_pause_guest = True
 
-    def strike(self, scene: Scene) -> bool:
-        network.cut(scene.stage.lab, scene.stage.lab.host(SOURCE))
+    def strike(self, move: RunningMove) -> bool:
+        network.cut(move.stage.lab, move.stage.lab.host(SOURCE))
         return True
 
-    def heal(self, scene: Scene) -> None:
-        scene.stage.mend_link()
+    def heal(self, move: RunningMove) -> None:
+        move.stage.mend_link()
 
 
 FOR_GOOD = float("inf")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import psycopg
 
 from models.job import Side
-from tests.chaos.faults import Scene, worker_of_the_step
+from tests.chaos.faults import RunningMove, worker_of_the_step
 from tests.chaos.stage import CLAIMS, SOURCE, Stage
 from tests.helpers import until
 from workflows.migration.chain import LINKS
@@ -21,6 +21,8 @@ from workflows.migration.chain import LINKS
 REACHED_WITHIN_S = 90.0
 SWITCH = ("migrate_ram", Side.SOURCE)
 """The link in which the guest changes its owner."""
+BUILDS_ON_FORMER_IMAGES = {("prepare_dest_image", Side.DESTINATION), ("mirror_disks", Side.SOURCE)}
+"""The links that do something else when the guest goes back by what has changed."""
 JOURNAL_LINES = ("migrating", "pre-switchover", "continuing", "run")
 """The guest is paused from `pre-switchover` on; `run` is the point of no return."""
 
@@ -28,7 +30,7 @@ Durations = dict[int, float]
 """Of each link, by its number: seconds that it took in a move without faults."""
 
 
-Meet = Callable[[Scene, Callable[[], bool]], bool]
+Meet = Callable[[RunningMove, Callable[[], bool]], bool]
 """Waits for the moment, injects the fault, lets the move go on; returns whether the fault had a target."""
 
 
@@ -53,6 +55,9 @@ class Point(ABC):
     @abstractmethod
     def position(self) -> float:
         """In the middle of the third link: 3.0; right before it: 2.5."""
+
+    goes_back = False
+    """The guest goes back to images that it left behind at the destination, by what has changed."""
 
     @abstractmethod
     def armed(self, stage: Stage, durations: Durations) -> AbstractContextManager[Meet]:
@@ -82,7 +87,7 @@ class Boundary(Point):
         with stage.connect() as holder:
             holder.execute("SELECT pg_advisory_lock(%s, %s)", (CLAIMS, self.seq))
 
-            def meet(scene: Scene, strike: Callable[[], bool]) -> bool:
+            def meet(move: RunningMove, strike: Callable[[], bool]) -> bool:
                 until(f"the claim of {self.name} waits", lambda: _somebody_waits(holder), REACHED_WITHIN_S)
                 struck = strike()
                 holder.close()  # lets go of the lock; a Postgres that is frozen now would not answer a statement
@@ -102,6 +107,7 @@ class Middle(Point):
 
     seq: int
     share: float = 0.5
+    goes_back: bool = False
 
     @property
     def side(self) -> Side:
@@ -109,7 +115,7 @@ class Middle(Point):
 
     @property
     def name(self) -> str:
-        return f"during {_title(self.seq)}"
+        return f"during {_title(self.seq)}" + (", by changes" if self.goes_back else "")
 
     @property
     def position(self) -> float:
@@ -120,35 +126,35 @@ class Middle(Point):
         with stage.connect() as listener:
             listener.execute("LISTEN claimed")
 
-            def meet(scene: Scene, strike: Callable[[], bool]) -> bool:
-                self._wait_for_claim(listener, scene)
+            def meet(move: RunningMove, strike: Callable[[], bool]) -> bool:
+                self._wait_for_claim(listener, move)
                 time.sleep(self.share * durations[self.seq])  # the moment is one of time: there is no event to await
-                return self._strike_while_held(listener, scene, strike)
+                return self._strike_while_held(listener, move, strike)
 
             yield meet
 
-    def _wait_for_claim(self, listener: "psycopg.Connection[tuple[object, ...]]", scene: Scene) -> None:
-        wanted = f"{scene.job_id} {self.seq}"
+    def _wait_for_claim(self, listener: "psycopg.Connection[tuple[object, ...]]", move: RunningMove) -> None:
+        wanted = f"{move.job_id} {self.seq}"
         for told in listener.notifies(timeout=REACHED_WITHIN_S):
             if told.payload == wanted:
                 return
         raise AssertionError(f"{self.name} never came")
 
     def _strike_while_held(
-        self, listener: "psycopg.Connection[tuple[object, ...]]", scene: Scene, strike: Callable[[], bool]
+        self, listener: "psycopg.Connection[tuple[object, ...]]", move: RunningMove, strike: Callable[[], bool]
     ) -> bool:
         """The worker of the step is frozen for a moment, so that the step is known to be under way."""
-        held = worker_of_the_step(scene)
+        held = worker_of_the_step(move)
         for worker in held:
             worker.signal(signal.SIGSTOP)
         try:
             states = "SELECT state FROM step WHERE job_id = %s AND seq = %s"
-            if listener.execute(states, (scene.job_id, self.seq)).fetchone() != ("running",):
+            if listener.execute(states, (move.job_id, self.seq)).fetchone() != ("running",):
                 raise Missed(self.name)
             return strike()
         finally:
             for worker in held:
-                if worker not in scene.frozen:
+                if worker not in move.frozen:
                     worker.signal(signal.SIGCONT)
 
 
@@ -166,17 +172,17 @@ class Line(Point):
 
     @contextmanager
     def armed(self, stage: Stage, durations: Durations) -> Iterator[Meet]:
-        def meet(scene: Scene, strike: Callable[[], bool]) -> bool:
+        def meet(move: RunningMove, strike: Callable[[], bool]) -> bool:
             sign = f'"{self.event}"'.encode()
-            until("the switchover begins", lambda: _said(scene, b'"started"'), REACHED_WITHIN_S)
-            until(f"the switchover says {self.event}", lambda: _said(scene, sign), REACHED_WITHIN_S, every_s=0.0005)
+            until("the switchover begins", lambda: _said(move, b'"started"'), REACHED_WITHIN_S)
+            until(f"the switchover says {self.event}", lambda: _said(move, sign), REACHED_WITHIN_S, every_s=0.0005)
             return strike()
 
         yield meet
 
 
-def _said(scene: Scene, sign: bytes) -> bool:
-    journals = scene.directory(SOURCE).glob("switch-source-*.jsonl")
+def _said(move: RunningMove, sign: bytes) -> bool:
+    journals = move.directory(SOURCE).glob("switch-source-*.jsonl")
     return any(sign in journal.read_bytes() for journal in journals)
 
 
@@ -190,6 +196,8 @@ def _points() -> Iterator[Point]:
     for seq in range(1, len(LINKS) + 1):
         yield Boundary(seq)
         yield Middle(seq)
+        if LINKS[seq - 1] in BUILDS_ON_FORMER_IMAGES:
+            yield Middle(seq, goes_back=True)
         if LINKS[seq - 1] == SWITCH:
             yield from map(Line, JOURNAL_LINES)
 

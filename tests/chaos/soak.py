@@ -18,7 +18,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from lab.guest.spec import DiskSpec
 from models.job import Side
 from tests.chaos import lanes, report, trial
-from tests.chaos.faults import FOR_GOOD, OF_THE_SOAK, Fault, Scene
+from tests.chaos.faults import FOR_GOOD, OF_THE_SOAK, Fault, RunningMove
 from tests.chaos.points import Durations, Meet, Point
 from tests.chaos.stage import Stage
 from tests.chaos.trial import Outcome, Recipe
@@ -45,7 +45,7 @@ class AtOnce(Point):
 
     @contextmanager
     def armed(self, stage: Stage, durations: Durations) -> Iterator[Meet]:
-        yield lambda scene, strike: strike()
+        yield lambda move, strike: strike()
 
 
 class Several(Fault):
@@ -58,12 +58,12 @@ class Several(Fault):
         self.may_lose_guest = any(fault.may_lose_guest for _, fault in timed)
         self.may_pause_guest = any(fault.may_pause_guest for _, fault in timed)
 
-    def strike(self, scene: Scene) -> bool:
+    def strike(self, move: RunningMove) -> bool:
         agenda = sched.scheduler()
         for at, fault in self.timed:
-            agenda.enter(at, 1, fault.strike, (scene,))
+            agenda.enter(at, 1, fault.strike, (move,))
             if fault.lasts_s != FOR_GOOD:
-                agenda.enter(at + fault.lasts_s, 0, fault.heal, (scene,))
+                agenda.enter(at + fault.lasts_s, 0, fault.heal, (move,))
         agenda.run()
         return True
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from lab import fleet, guests
@@ -19,9 +20,9 @@ from lab.guest.verify import ImageRef, verify
 from models.database import transaction
 from models.documents import MigrationOptions
 from models.guest import Guest
-from models.job import Event, Job, JobState, Step, StepState
+from models.job import Disk, Event, Job, JobState, Step, StepState
 from tests import saved_guests
-from tests.chaos.faults import FOR_GOOD, Fault, Scene
+from tests.chaos.faults import FOR_GOOD, Fault, RunningMove
 from tests.chaos.points import Durations, Middle, Missed, Point
 from tests.chaos.stage import DESTINATION, SOURCE, Stage
 from tests.chaos.witness import Witness
@@ -50,6 +51,8 @@ class Recipe:
     fill_mib: int = 24
     dirty_rate: int = 2
     bandwidth_bytes_per_s: int = 48 * MIB
+    verify: bool = True
+    """Both sides' images are compared, so that the links which do that have something to do."""
 
     def all_raw(self) -> "Recipe":
         return replace(self, disks=tuple(replace(disk, format="raw") for disk in self.disks))
@@ -100,7 +103,7 @@ def run_in_time(stage: Stage, point: Point, fault: Fault, durations: Durations) 
     for share in (0.25, 0.0):
         if outcome.state != "missed" or not isinstance(point, Middle):
             break
-        outcome = run(stage, Middle(point.seq, share), fault, durations)
+        outcome = run(stage, replace(point, share=share), fault, durations)
     return outcome
 
 
@@ -132,15 +135,16 @@ class _Trial:
         self.stage, self.outcome, self.recipe = stage, outcome, recipe
         self.guest = f"t{time.time_ns():x}"
         self.job_id = 0
-        self.scene = Scene(stage, self.guest, job_id=0)
+        self.running_move = RunningMove(stage, self.guest, job_id=0)
+        self.came_by: int | None = None
 
     def folder(self, host: str) -> Path:
         return self.stage.lab.host(host).guests / self.guest
 
-    def boot(self) -> None:
+    def boot(self, host: str = SOURCE) -> None:
         spec = GuestSpec(
             name=self.guest,
-            directory=self.folder(SOURCE),
+            directory=self.folder(host),
             disks=self.recipe.disks,
             window_mib=4,
             write_rate=40,
@@ -148,16 +152,27 @@ class _Trial:
             dirty_rate=self.recipe.dirty_rate,
             fill_mib=self.recipe.fill_mib,
         )
-        saved_guests.boot(self.stage.lab, spec, SOURCE)
+        saved_guests.boot(self.stage.lab, spec, host)
+
+    def come_from_destination(self) -> None:
+        """The guest has left its images there."""
+        self.boot(DESTINATION)
+        self.job_id = self.came_by = jobs.submit(self.guest, SOURCE).id
+        assert self.wait_for_end().state is JobState.DONE, self.events()
+        assert not guests.check(self.stage.lab, self.guest).report.problems
 
     def submit(self) -> Job:
-        options = MigrationOptions(bandwidth_bytes_per_s=self.recipe.bandwidth_bytes_per_s)
+        recipe = self.recipe
+        options = MigrationOptions(bandwidth_bytes_per_s=recipe.bandwidth_bytes_per_s, verify=recipe.verify)
         job = jobs.submit(self.guest, DESTINATION, options=options, terms=SubmitOptions(webhook=self.stage.webhook))
         self.job_id = job.id
         return job
 
     def play(self, point: Point, fault: Fault, durations: Durations) -> None:
-        self.boot()
+        if point.goes_back:
+            self.come_from_destination()
+        else:
+            self.boot()
         sockets = {host: self.folder(host) / "watch.sock" for host in (SOURCE, DESTINATION)}
         with Witness(sockets) as witness:
             struck = self.move(point, fault, durations)
@@ -171,11 +186,11 @@ class _Trial:
 
     def move(self, point: Point, fault: Fault, durations: Durations) -> bool:
         with point.armed(self.stage, durations) as meet:
-            self.scene = Scene(self.stage, self.guest, self.submit().id, point.side)
-            struck = meet(self.scene, lambda: fault.strike(self.scene))
+            self.running_move = RunningMove(self.stage, self.guest, self.submit().id, point.side, came_by=self.came_by)
+            struck = meet(self.running_move, lambda: fault.strike(self.running_move))
         if fault.lasts_s != FOR_GOOD:
             time.sleep(fault.lasts_s)  # so long the fault is to last: there is no event to await
-            fault.heal(self.scene)
+            fault.heal(self.running_move)
         return struck
 
     def wait_for_end(self) -> Job:
@@ -240,8 +255,8 @@ class _Trial:
         return DESTINATION if job.state is JobState.DONE else SOURCE
 
     def _qemu_alive(self, home: str) -> bool:
-        find = f"{self.scene.directory(DESTINATION)}/incoming" if home == DESTINATION else None
-        return bool(processes.find(find or self.stage.lab.mark(f"guest-{self.guest}")))
+        at_destination = f"{self.running_move.directory(DESTINATION)}/incoming"
+        return bool(processes.find(at_destination if home == DESTINATION else self.running_move.source_mark))
 
     def _goes_on(self, home: str, witness: Witness) -> None:
         until(f"the guest runs on {home}", lambda: witness.running_on() == home, HEARD_WITHIN_S)
@@ -260,7 +275,9 @@ class _Trial:
                 for index, disk in disks
             ]
             consoles = [self.folder(host) / "console.log" for host in (SOURCE, DESTINATION)]
-            report = verify(images, [console for console in consoles if console.exists() and console.stat().st_size])
+            before = sorted((self.stage.lab.path / "consoles" / self.guest).glob("*"))  # of a former move
+            heard = [console for console in consoles if console.exists() and console.stat().st_size]
+            report = verify(images, [*before, *heard])
         # one whose own QEMU was killed may have died there before its first tick or write
         died_early = () if alive else (NO_WRITE, NO_TICK)
         self.outcome.problems += [
@@ -289,15 +306,18 @@ class _Trial:
             swept = orphans.sweep(host, dry_run=True, unknown_jobs=True)
             if swept.finds or not swept.answered:
                 self.problem(f"gc on {host}: {[find.what for find in swept.finds]} {swept.notes}")
-            if self.scene.directory(host).exists():
-                self.problem(f"left on {host}: {self.scene.directory(host)}")
+            if self.running_move.directory(host).exists():
+                self.problem(f"left on {host}: {self.running_move.directory(host)}")
             guest_itself = job.state is JobState.DONE and host == DESTINATION
-            if not guest_itself and (left := processes.find_below(self.scene.directory(host))):
+            if not guest_itself and (left := processes.find_below(self.running_move.directory(host))):
                 self.problem(f"left running on {host}: {left}")
         former = SOURCE if home == DESTINATION else DESTINATION
-        retired = {Path(disk.retired_path).name for disk in job.disks if disk.retired_path}
+        with transaction() as session:
+            of_all_its_moves = select(Disk.retired_path).join(Job).where(Job.guest == self.guest)
+            retired = {Path(path).name for path in session.scalars(of_all_its_moves) if path}
         files = {path.name for path in self.folder(former).glob("*")} - FILES_OF_A_FORMER_HOST - retired
-        if files - ({"watch.sock"} if former == SOURCE else set()):
+        booted_on = SOURCE if self.came_by is None else DESTINATION
+        if files - ({"watch.sock"} if former == booted_on else set()):
             self.problem(f"files left on {former}: {sorted(files)}")
 
     def events(self) -> str:
@@ -308,7 +328,7 @@ class _Trial:
 
     def make_whole(self) -> None:
         """Nothing is frozen, cut or missing any more."""
-        for frozen in self.scene.frozen:
+        for frozen in self.running_move.frozen:
             frozen.signal(signal.SIGCONT)
         self.stage.mend_link()
         self.stage.supervise()

@@ -153,7 +153,7 @@ def test_usage_errors(words: list[str]) -> None:
     ("words", "sentence"),
     [
         ("migrate nobody --to hv2", "there is no guest 'nobody'"),
-        ("migrate web --to nowhere", "there is no host 'nowhere'; known hosts: gone, hv1, hv2"),
+        ("migrate web --to nowhere", "there is no host 'nowhere': see `drover host list`"),
         ("migrate web --to hv1", "web is on hv1 already"),
         ("migrate web --to gone", "has sent no heartbeat since"),
         ("migrate web --to hv1 --dry-run", "web is on hv1 already"),

@@ -5,13 +5,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 import typer
 
-from drover.cli import completion, plugins
+from drover.cli import completion, groups, plugins
 from drover.cli.root import Root
 from drover.errors import PreconditionFailed
 from drover.views import serializers
@@ -173,3 +174,11 @@ def test_a_secret_is_what_looks_like_one() -> None:
     assert (
         serializers.public("uuid 123e4567-e89b-12d3-a456-426614174000") == "uuid 123e4567-e89b-12d3-a456-426614174000"
     )
+
+
+@pytest.mark.parametrize("words", [("migrate",), ("drain", "submit"), ("return",)], ids=" ".join)
+def test_options_of_a_group_are_those_of_each_command_that_takes_it(words: tuple[str, ...]) -> None:
+    shown = set(re.findall(r"--[a-z-]+", drover(*words, "--help").stdout))
+    declared = {field.name for group in (groups.How, groups.When, groups.Execution) for field in fields(group)}
+    named = {"as_json": "json"}
+    assert {f"--{named.get(name, name).replace('_', '-')}" for name in declared} <= shown

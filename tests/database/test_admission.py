@@ -36,6 +36,10 @@ def admit(**limits: Any) -> None:
         admission.admit(session, settings())
 
 
+def more_by(setting: str) -> str:
+    return f"(move a guest away from it, or raise DROVER_{setting} there)"
+
+
 def queued(count: int, on: str = "one", to: str = "two", **columns: object) -> list[int]:
     made = []
     for number in range(count):
@@ -88,9 +92,18 @@ def test_higher_priority_begins_first_then_the_older_one() -> None:
 @pytest.mark.parametrize(
     ("size", "why"),
     [
-        ({"memory_bytes": 5 * GB}, "two has 3000 MB of memory left for guests, 5000 needed"),
-        ({"disk_bytes": 60 * GB}, "two has 40000 MB of disk left for guests, 60000 needed"),
-        ({"cpus": 5}, "two has 3 CPUs left for guests, 5 needed"),
+        (
+            {"memory_bytes": 5 * GB},
+            f"two has 3.0 GB of memory left for guests, 2.0 GB too little {more_by('GUEST_MEMORY_BYTES')}",
+        ),
+        (
+            {"disk_bytes": 60 * GB},
+            f"two has 40.0 GB of disk left for guests, 20.0 GB too little {more_by('GUEST_DISK_BYTES')}",
+        ),
+        (
+            {"cpus": 5},
+            f"two has 3 CPUs left for guests, 5 needed {more_by('GUEST_CPUS')}",
+        ),
     ],
 )
 def test_what_a_move_needs_is_reserved_at_its_destination(size: dict[str, int], why: str) -> None:
@@ -112,7 +125,9 @@ def test_guests_that_live_there_and_images_kept_there_count() -> None:
     guest("web", "one")
     waits = job("web", "two")
     admit()
-    assert load(waits).wait_reason == "two has 5000 MB of disk left for guests, 10000 needed"
+    assert load(waits).wait_reason == "two has 5.0 GB of disk left for guests, 5.0 GB too little " + more_by(
+        "GUEST_DISK_BYTES"
+    )
 
 
 HUGE = {"disk_bytes": 1024 * GB, "allocated_bytes": GB // 100}
@@ -132,8 +147,9 @@ def test_a_thin_disk_counts_with_what_it_takes_and_a_part_of_what_it_may_write()
     guest("huge-too", "three", **HUGE)
     too_much = job("huge-too", "two")
     admit()
-    assert (load(too_much).wait_reason or "").startswith("two has 38790 MB of disk left for guests, 51210 needed (")
-    assert "drover storage set two guests --thin-factor N" in (load(too_much).wait_reason or "")
+    why = load(too_much).wait_reason or ""
+    assert why.startswith("two has 38.8 GB of disk left for guests, 12.4 GB too little (")
+    assert "drover storage set two guests --thin-factor N" in why
 
 
 @pytest.mark.parametrize(("factor", "state"), [(1, JobState.QUEUED), (11, JobState.QUEUED), (12, JobState.RUNNING)])
@@ -160,7 +176,9 @@ def test_no_factor_helps_where_what_is_written_does_not_fit() -> None:
     guest("web", "one")
     waits = job("web", "two", options=MigrationOptions(thin_factor=1000))
     admit()
-    assert load(waits).wait_reason == "two has 4071 MB of disk left for guests, 10000 needed"
+    assert load(waits).wait_reason == "two has 4.1 GB of disk left for guests, 5.9 GB too little " + more_by(
+        "GUEST_DISK_BYTES"
+    )
 
 
 def test_a_guest_that_is_gone_does_not_count() -> None:
@@ -206,7 +224,7 @@ def test_a_stalled_move_gives_its_slot_to_another_but_not_its_room() -> None:
     assert load(waits).state is JobState.RUNNING
     [third] = queued(1, on="three")
     admit(max_outgoing=1)
-    assert "MB of disk left" in (load(third).wait_reason or "")
+    assert "of disk left" in (load(third).wait_reason or "")
 
 
 @pytest.mark.parametrize(

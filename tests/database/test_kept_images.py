@@ -131,7 +131,7 @@ def test_a_host_whose_file_system_gets_full_deletes_the_oldest_images_until_it_i
 
 def test_whoever_lacks_room_is_told_what_kept_images_take_there(tmp_path: Path) -> None:
     left_behind("web", tmp_path, hours=1, bytes_=3 * MIB)
-    assert room._kept(tmp_path, ours(tmp_path)).startswith(" (images that guests left behind take 3 MiB there")
+    assert room._kept(tmp_path, ours(tmp_path)).startswith(" (images that guests left behind take 3.1 MB there")
     assert room._kept(tmp_path, factories.ours(host="two")) == ""
 
 

@@ -144,3 +144,13 @@ def test_a_silent_host_turns_no_job_round_whose_guest_is_at_the_destination_by_a
         assert row.next_step is not None
         loop.give_up_waiting(session, row, row.next_step)
     assert load(waiting).state is JobState.NEEDS_OPERATOR
+
+
+@pytest.mark.usefixtures("seen")
+def test_a_source_that_has_cleared_away_gets_no_guest_back_while_its_destination_may_have_it(waiting: int) -> None:
+    begun(waiting, 0, chain.LINKS.index((StepName.CLEANUP, Side.SOURCE)), committed=True)
+    with pytest.raises(PreconditionFailed, match=r"only two can go on with it.*--owner source --fenced two"):
+        operator_actions.resolve(waiting, Side.SOURCE, fenced=None)
+    assert load(waiting).state is JobState.NEEDS_OPERATOR
+    operator_actions.resolve(waiting, Side.SOURCE, fenced="two")
+    assert load(waiting).state is JobState.ROLLING_BACK

@@ -7,16 +7,8 @@ from typing import Any
 
 import pytest
 
-from workers.qemu.command_line import (
-    FLAGS,
-    Pairs,
-    anonymous_devices,
-    destination_command_line,
-    device_ids,
-    listening_sockets,
-    parse_options,
-    write_options,
-)
+from workers.qemu.command_line import anonymous_devices, destination_command_line, device_ids, listening_sockets
+from workers.qemu.options import FLAGS, Pairs, parse_options, write_options
 
 
 def derive(*words: str, source: str = "/hosts/a", destination: str = "/hosts/b", **more: Any) -> list[str]:

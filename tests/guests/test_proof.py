@@ -4,7 +4,7 @@ import asyncio
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from drover.errors import Fatal
 from models.documents import DiskProof, Range
 from tests.helpers import MIB, until
 from tests.qmp_guest import QEMU, Guest, guests, image
-from workers.disks.pace import Brake
+from workers.disks.pace import RateLimiter
 from workers.proof import answering, comparing
 from workers.proof.answering import Parameters
 from workers.proof.comparing import Comparison, Peer, joined
@@ -26,6 +26,7 @@ from workers.streams import local
 
 SIZE_MIB = 48
 OURS = written.name(7, "nonce")
+NODES = {"0": "d0", "1": "d1"}
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Pair:
 
     def write(self, disk: int, what: str) -> None:
         """As the guest would."""
-        said = self.guest("human-monitor-command", command_line=f'qemu-io -d vb{disk}/virtio-backend "{what}"')
+        said = self.guest("human-monitor-command", command_line=f'qemu-io -d disk{disk} "{what}"')
         assert "error" not in str(said).lower(), said
 
     def damage(self, disk: int, offset: int, pattern: int = 0xEE, length: int = 1) -> None:
@@ -52,9 +53,17 @@ class Pair:
             command = f"write -q -P {pattern} {offset} {length}"
             subprocess.run(["qemu-io", "--image-opts", *_unlocked(path), "-c", command], check=True)
 
-    def compared(self, disk: int, meanwhile: Callable[[], None] = lambda: None) -> DiskProof:
+    def compared(
+        self, disk: int, meanwhile: Callable[[], None] = lambda: None, nodes: Mapping[str, str] = NODES
+    ) -> DiskProof:
         """The outcome. `meanwhile` is done before it is asked what the guest has written."""
-        return asyncio.run(_compared(self, disk, meanwhile))
+        return asyncio.run(_compared(self, disk, meanwhile, nodes))
+
+    def replug(self, disk: int) -> None:
+        """Its place among the disks is another one then."""
+        self.guest("device_del", id=f"disk{disk}")
+        until("it is unplugged", lambda: f"disk{disk}" not in str(self.guest("query-block")))
+        self.guest("device_add", driver="scsi-hd", id=f"disk{disk}", drive=f"d{disk}")
 
 
 def _unlocked(path: Path) -> list[str]:
@@ -63,7 +72,7 @@ def _unlocked(path: Path) -> list[str]:
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    line = [QEMU, "-display", "none", "-M", "q35", "-S"]
+    line = [QEMU, "-display", "none", "-M", "q35", "-S", "-device", "virtio-scsi-pci"]
     line += [word for name in ("q", "q2") for word in ("-qmp", f"unix:{tmp_path}/{name},server=on,wait=off")]
     daemon = ["qemu-storage-daemon", "--nbd-server", f"addr.type=unix,addr.path={tmp_path}/originals"]
     for index, fmt in enumerate(("raw", "qcow2")):
@@ -71,8 +80,8 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
         commands = ["-c", "write -q -P 5 1M 3M", "-c", "write -q -P 6 40M 1M"]
         subprocess.run(["qemu-io", "-f", fmt, *commands, str(path)], check=True)
         shutil.copy(path, tmp_path / f"disk{index}")
-        line += ["-drive", f"file={tmp_path}/disk{index},if=none,id=d{index},format={fmt}"]
-        line += ["-device", f"virtio-blk-pci,drive=d{index},id=vb{index}"]
+        line += ["-blockdev", f"driver={fmt},node-name=d{index},file.driver=file,file.filename={tmp_path}/disk{index}"]
+        line += ["-device", f"scsi-hd,drive=d{index},id=disk{index}"]
         node = {"driver": fmt, "node-name": f"o{index}", "read-only": True}
         daemon += ["--blockdev", json.dumps(node | {"file": {"driver": "file", "filename": str(path)}})]
         daemon += ["--export", f"type=nbd,id=o{index},node-name=o{index},name=o{index}"]
@@ -93,7 +102,7 @@ async def _record(folder: Path) -> None:
         await written.record(monitor, OURS)
 
 
-async def _compared(pair: Pair, disk: int, meanwhile: Callable[[], None]) -> DiskProof:
+async def _compared(pair: Pair, disk: int, meanwhile: Callable[[], None], nodes: Mapping[str, str]) -> DiskProof:
     stream = pair.folder / "stream"
     async with AsyncExitStack() as stack:
         with local.listen(stream) as listening:
@@ -101,6 +110,7 @@ async def _compared(pair: Pair, disk: int, meanwhile: Callable[[], None]) -> Dis
                 listening=listening.detach(),
                 qmp=str(pair.folder / "q2"),
                 bitmap=OURS,
+                nodes=nodes,
                 socket=str(pair.folder / "own"),
                 mine=str(pair.folder / "mine"),
             )
@@ -118,14 +128,14 @@ async def _compared(pair: Pair, disk: int, meanwhile: Callable[[], None]) -> Dis
             size_bytes=SIZE_MIB * MIB,
             ours=ours,
             theirs=Peer(reader=reader, writer=writer),
-            brake=Brake(),
+            limiter=RateLimiter(),
             bytes_per_s=0,
             told=once,
         ).run()
-        writer.close()
+        writer.write_eof()
         async with asyncio.timeout(20):
-            while (pair.folder / "mine").exists():
-                await asyncio.sleep(0.01)
+            assert await reader.read() == b""  # all is taken away
+        assert not (pair.folder / "mine").exists()
         return compared
 
 
@@ -168,6 +178,22 @@ def test_what_the_guest_writes_while_its_disk_is_compared_is_no_difference(
     found = pair.compared(1, meanwhile=lambda: pair.write(1, f"write -P 8 {next(places) * 4 % 48 + 1}M 100k"))
     assert found.bytes_different == 0
     assert found.bytes_left_out > 0
+
+
+@pytest.mark.guests
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_disk_that_is_plugged_in_anew_is_compared_with_its_own_former_image(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr(comparing, "RECORD_S", 0)
+    pair.write(1, "write -P 9 2M 8k")
+    if when == "before":
+        pair.replug(0)
+        found = pair.compared(1)
+    else:
+        replugs = iter([pair.replug])
+        found = pair.compared(1, meanwhile=lambda: next(replugs, lambda _: None)(0), nodes={})
+    assert (found.bytes_different, found.bytes_left_out) == (0, 8192)
 
 
 @pytest.mark.guests

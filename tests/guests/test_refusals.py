@@ -67,7 +67,7 @@ def test_an_unknown_guest(moves: Moves) -> None:
 @pytest.mark.usefixtures("nothing_changes")
 def test_an_unknown_host_and_the_host_it_is_on(moves: Moves) -> None:
     guest = moves.boot()
-    assert "known hosts: host-a, host-b" in refused(moves, guest, "host-x")
+    assert "did you mean host-b or host-a? see `drover host list`" in refused(moves, guest, "host-x")
     assert "is on host-a already" in refused(moves, guest, "host-a")
 
 

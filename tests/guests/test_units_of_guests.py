@@ -18,6 +18,8 @@ from lab.directory import MARKER, Lab
 from lab.guest.boot_files import boot_files, default_cache
 from lab.guest.command_line import command_line
 from lab.guest.spec import DiskSpec, GuestSpec
+from models.database import transaction
+from models.guest import Guest
 from models.launcher import LauncherKind
 from tests import booted
 from tests.booted import Booted
@@ -49,7 +51,7 @@ WantedBy=multi-user.target
 
 
 @dataclass
-class Scene:
+class HostsWithSystemd:
     """Two hosts that boot, and a guest that a unit of the first one keeps alive."""
 
     lab: Lab
@@ -85,7 +87,7 @@ def _said(console: Path) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
+def hosts_with_systemd() -> Iterator[HostsWithSystemd]:
     lab = Lab(Path(tempfile.mkdtemp(prefix="du", dir="/tmp")), BRISK, durable=False)
     folder = Path(tempfile.mkdtemp(prefix="drover-booted-", dir="/var/tmp"))
     with ExitStack() as stack:
@@ -109,7 +111,7 @@ def scene() -> Iterator[Scene]:
             window_mib=4,
             write_rate=40,
         )
-        yield Scene(lab, hosts, spec)
+        yield HostsWithSystemd(lab, hosts, spec)
 
 
 def _start_services(lab: Lab) -> None:
@@ -139,11 +141,15 @@ def _install(lab: Lab, machine: Booted) -> None:
     (settings / "environment").write_text("".join(f'{name}="{value}"\n' for name, value in lines.items()))
 
 
-def test_a_guest_that_systemd_keeps_alive_runs_once_wherever_it_lives(scene: Scene) -> None:
-    here, there, moves = scene.hosts["host-a"], scene.hosts["host-b"], Moves(scene.lab)
-    watching = threading.Thread(target=scene.watch, daemon=True)
-    _begin(scene)
-    adopted, _ = guests.adopt("web", "host-a", str(scene.spec.qmp_socket))
+def test_a_guest_that_systemd_keeps_alive_runs_once_wherever_it_lives(hosts_with_systemd: HostsWithSystemd) -> None:
+    here, there, moves = (
+        hosts_with_systemd.hosts["host-a"],
+        hosts_with_systemd.hosts["host-b"],
+        Moves(hosts_with_systemd.lab),
+    )
+    watching = threading.Thread(target=hosts_with_systemd.watch, daemon=True)
+    _begin(hosts_with_systemd)
+    adopted, _ = guests.adopt("web", "host-a", str(hosts_with_systemd.spec.qmp_socket))
     assert adopted.launcher is not None
     assert (adopted.launcher.kind, adopted.launcher.name) == (LauncherKind.UNIT, "web.service")
     watching.start()
@@ -160,36 +166,53 @@ def test_a_guest_that_systemd_keeps_alive_runs_once_wherever_it_lives(scene: Sce
     pid = there.unit("drover-guest@web", "MainPID")
     there.done("systemctl restart drover-worker")
     assert there.unit("drover-guest@web", "MainPID") == pid, "it outlives the worker"
-    scene.writes("host-b")
+    hosts_with_systemd.writes("host-b")
 
     here.shut_down()
     there.lose_power()
     here.boot()
     there.boot()
-    scene.writes("host-b")
+    hosts_with_systemd.writes("host-b")
     assert here.unit("web.service", "ActiveState") == "inactive", "it is not started at boot where it does not live"
 
-    fleet.wait_for_workers(scene.lab)
+    fleet.wait_for_workers(hosts_with_systemd.lab)
     until("host-b knows it again", _inspected, 60, every_s=0.5)
     moves.done(moves.move("web", "host-a"))
-    scene.writes("host-a")
+    hosts_with_systemd.writes("host-a")
     _lives_by_its_own_unit(here)
     assert there.unit("drover-guest@web", "ActiveState") == "inactive"
     assert there.unit("drover-guest@web", "UnitFileState") == "disabled"
-    scene.over.set()
+    _starts_nothing_once_it_was_fenced(hosts_with_systemd)
+    hosts_with_systemd.over.set()
     watching.join()
-    assert scene.most == 1
+    assert hosts_with_systemd.most == 1
 
 
-def _begin(scene: Scene) -> None:
-    spec, here = scene.spec, scene.hosts["host-a"]
+def _starts_nothing_once_it_was_fenced(hosts_with_systemd: HostsWithSystemd) -> None:
+    """The guest's host loses power, an operator has the guest go on elsewhere, and the host comes back."""
+    here = hosts_with_systemd.hosts["host-a"]
+    launch = hosts_with_systemd.lab.host("host-a").folder / "drover" / "launch" / "web.json"
+    assert launch.exists()
+    here.lose_power()
+    with transaction() as session:
+        session.get_one(Guest, "web").host = "host-b"
+    heard = _said(hosts_with_systemd.at("host-a").console)
+    here.boot()
+    until("its worker puts the launch file aside", launch.with_suffix(".moved").exists, 120)
+    until("its unit is disabled", lambda: here.unit("drover-guest@web", "UnitFileState") == "disabled", 60)
+    until("its unit is not at work", lambda: here.unit("drover-guest@web", "ActiveState") in {"failed", "inactive"}, 60)
+    assert _said(hosts_with_systemd.at("host-a").console) == heard
+
+
+def _begin(hosts_with_systemd: HostsWithSystemd) -> None:
+    spec, here = hosts_with_systemd.spec, hosts_with_systemd.hosts["host-a"]
     spec.directory.mkdir()
     words = command_line(spec, boot_files(default_cache()))
     command = " ".join('"' + word.replace("%", "%%") + '"' for word in [f"/usr/bin/{words[0]}", *words[1:]])
     unit = UNIT.format(image=spec.image(0), command=command)
-    (scene.hosts["host-a"].root / "etc/systemd/system/web.service").write_text(unit)
+    (hosts_with_systemd.hosts["host-a"].root / "etc/systemd/system/web.service").write_text(unit)
     here.done("systemctl daemon-reload && systemctl enable --quiet --now web.service")
-    scene.writes("host-a")
+    hosts_with_systemd.writes("host-a")
 
 
 def _lives_by_its_own_unit(host: Booted) -> None:

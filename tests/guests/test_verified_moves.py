@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from drover.errors import PreconditionFailed
 from drover.metrics import gauges
 from drover.settings import settings
 from drover.views import sentences
@@ -14,11 +15,11 @@ from lab.guest.spec import DiskSpec
 from models.base import now
 from models.database import transaction
 from models.documents import Range
-from models.job import JobState
+from models.job import JobState, Side
 from tests.helpers import MIB, Moves, until
 from workers.hooks import Point
 from workers.process import processes
-from workflows.migration import jobs
+from workflows.migration import jobs, operator_actions
 
 pytestmark = pytest.mark.guests
 
@@ -97,6 +98,34 @@ def test_what_a_flipped_byte_a_failed_check_and_a_failed_hook_do_to_a_move(moves
         "after-rollback destination",
     ]
     shutil.rmtree(hooks)
+
+
+def test_after_a_failed_proof_the_source_goes_on_from_the_switchover_and_nothing_can_start_the_guest_elsewhere(
+    moves: Moves,
+) -> None:
+    guest = moves.boot(DiskSpec(size_bytes=96 * MIB, format="raw"))
+    job = moves.submit(guest, "host-b", **SLOW)
+    until("the images are being compared", lambda: moves.job(job.id).proof, 60)
+    damage(job.disks[0].destination_path, b"\xee")
+    assert moves.ended(job.id).state is JobState.NEEDS_OPERATOR
+    with pytest.raises(PreconditionFailed, match=f"systemctl stop drover-guest@{guest}"):
+        operator_actions.resolve(job.id, Side.SOURCE, None)
+    [qemu] = processes.find(f"{moves.directory(job, 'host-b')}/incoming")
+    qemu.kill()
+    launch = moves.lab.host("host-b").folder / "drover" / "launch" / f"{guest}.json"
+    assert launch.exists()
+
+    operator_actions.resolve(job.id, Side.SOURCE, None)
+
+    ended = moves.ended(job.id)
+    assert ended.state is JobState.ROLLED_BACK, moves.events(job.id)
+    moves.intact(guest, "host-a")
+    moves.nothing_left(ended)
+    assert not launch.exists()
+    kept = Path(f"{job.disks[0].destination_path}.drover-{job.id}")
+    assert kept.exists(), "what the guest wrote there is nowhere else"
+    assert str(kept) in moves.events(job.id)
+    assert not Path(job.disks[0].destination_path).exists()
 
 
 HOOKS_OF_A_MOVE = [

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from drover import words
 from lab import fleet
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec
@@ -65,7 +66,7 @@ def test_a_guest_goes_back_and_forth_with_what_it_has_written_since(away: tuple[
     for _ in range(2):
         job = move_back(moves, guest)
         assert all(0 < changed < 32 * MIB for changed in sent(job)), moves.events(job.id)
-        assert f"only what it has written since is sent: {sum(sent(job)) / 1e6:.1f} MB" in moves.events(job.id)
+        assert f"only what it has written since is sent: {words.size(sum(sent(job)))}" in moves.events(job.id)
         moves.nothing_left(job)
 
 
@@ -91,7 +92,7 @@ def test_a_guest_whose_writes_were_not_recorded_comes_as_a_whole(away: tuple[Mov
                     await monitor.execute("block-dirty-bitmap-remove", node=disk.node, name=name)
 
     asyncio.run(forget())
-    came_as_a_whole(moves, move_back(moves, guest), "what it wrote since it left is not known")
+    came_as_a_whole(moves, move_back(moves, guest), "what has changed since it left is not known")
 
 
 def _sends(moves: Moves, job: Job) -> None:

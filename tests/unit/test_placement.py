@@ -50,7 +50,8 @@ def test_a_guest_that_fits_nowhere_is_left_and_told_why_host_by_host() -> None:
     assert where(made) == {"web": "two"}
     assert made.left == {
         "huge": "no host takes it: four takes no guest: it is silent; three takes no guest: it is cordoned; "
-        "two has 8000 MB of memory left for guests, 9000 needed"
+        "two has 8.0 GB of memory left for guests, 1.0 GB too little "
+        "(move a guest away from it, or raise DROVER_GUEST_MEMORY_BYTES there)"
     }
 
 
@@ -147,5 +148,6 @@ def test_by_a_plan_guests_go_in_its_order_to_its_targets_whatever_their_size_and
 def test_a_guest_whose_target_by_plan_is_full_is_left_and_not_sent_elsewhere() -> None:
     made = plan([guest("web", 4, only="two")], rooms(room("two", 2), room("three")), [])
     assert made.left == {
-        "web": "by the plan it goes to two or nowhere: two has 2000 MB of memory left for guests, 4000 needed"
+        "web": "by the plan it goes to two or nowhere: two has 2.0 GB of memory left for guests, 2.0 GB too little "
+        "(move a guest away from it, or raise DROVER_GUEST_MEMORY_BYTES there)"
     }

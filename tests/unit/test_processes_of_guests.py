@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from models.plan import Execution
+from models.plan import Execution, ExecutionOrder
 from models.preflight import refusals
 from tests import factories
 from tests.helpers import until
@@ -102,3 +102,12 @@ def test_a_limit_that_may_not_be_raised_is_left_and_the_program_starts() -> None
     done = subprocess.run([*program, document, "/usr/bin/id", "-un"], capture_output=True, text=True, check=True)
     assert done.stdout == "nobody\n"
     assert "drover: limit nonsense is not as at the source" in done.stderr
+
+
+def test_a_document_of_a_newer_version_starts_nothing() -> None:
+    newer = ExecutionOrder(user="nobody", group="nogroup", version=exec_qemu.VERSION + 1)
+    program = [sys.executable, "-I", "-S", exec_qemu.__file__, newer.model_dump_json(), "/usr/bin/id"]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "upgrade it here" in done.stderr
+    assert ExecutionOrder.latest() == exec_qemu.VERSION

@@ -17,9 +17,11 @@ import pytest
 from drover.errors import Transient
 from drover.settings import PortRange
 from lab.fleet import free_port
+from models.streams import StreamAccess
 from tests import factories
 from tests.helpers import until
 from workers.streams import client, credentials, handshake, supervisor
+from workers.streams.credentials import Credentials
 from workers.streams.parameters import ClientParameters, ServerParameters
 
 MIB = 1 << 20
@@ -251,3 +253,13 @@ def test_the_port_of_before_is_taken_again_if_it_is_free() -> None:
     ours = factories.offline(ports=PortRange(first - 3, first), address=LOCAL)
     with supervisor.bind(ours, first) as again:
         assert again.getsockname()[1] == first
+
+
+def test_what_an_earlier_version_sealed_without_a_version_is_understood() -> None:
+    pair = credentials.make()
+    sealed = {"job": 7, "address": "10.0.0.2", "port": 4711, "secret": "s", "credentials": vars(pair.client)}
+    access = StreamAccess.read(sealed)
+    assert access.credentials is not None
+    assert Credentials(**access.credentials.json_object()) == pair.client
+    assert (access.job, access.port, access.bitmap) == (7, 4711, None)
+    assert StreamAccess.read(sealed | {"credentials": None}).credentials is None

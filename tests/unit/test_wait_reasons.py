@@ -82,7 +82,7 @@ def test_a_guest_that_writes_faster_than_the_limit_is_told_with_what_lifts_it() 
     outrun = job(pace=Pace(copied_per_s=12e6, written_per_s=14e6, limit_per_s=12_000_000))
     told = wait_reasons.of_job(outrun, conditions()) or ""
     assert told.startswith(
-        "the guest writes 14 MB/s and the copy is limited to 12 MB/s: `drover job set 13 --bandwidth"
+        "the guest writes 14.0 MB/s and the copy is limited to 12.0 MB/s: `drover job set 13 --bandwidth"
     )
 
 
@@ -158,6 +158,6 @@ def test_the_pace_is_what_is_copied_and_what_is_written_anew_in_a_second() -> No
 def test_words_for_one_and_for_many_and_for_rates_and_times() -> None:
     assert (words.count(1, "guest"), words.count(2, "guest")) == ("1 guest", "2 guests")
     assert words.count(2, "move leaves", "moves leave") == "2 moves leave"
-    assert [words.rate(n) for n in (100, 1_500, 12_300_000)] == ["100 B/s", "1.5 kB/s", "12 MB/s"]
+    assert [words.rate(n) for n in (100, 1_500, 12_300_000)] == ["100 bytes/s", "1.5 kB/s", "12.3 MB/s"]
     assert [words.clock(n) for n in (40, 190, 7500)] == ["40 s", "3:10", "2:05:00"]
     assert words.gist("limited to 12 MB/s, 3:10 left") == words.gist("limited to 12 MB/s, 0:40 left")

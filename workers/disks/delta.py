@@ -11,17 +11,19 @@ which it may do at any time, because the bitmap of the guest's writes is kept.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from drover import words
 from drover.errors import DroverError, Fatal
 from models.job import record_event
 from workers.disks import mirrors
+from workers.disks.pace import RateLimiter
 from workers.images.manifest import write_durably
 from workers.qemu import block, known_bugs, limits, nbd, own_export, written
+from workers.qemu.bitmaps import of_size
 from workers.qemu.monitor import Monitor
 from workers.qemu.nbd import Export, Extent
 from workers.step import Context
@@ -90,6 +92,8 @@ async def _changed(ctx: Context, monitor: Monitor, index: int, bitmap: str) -> C
     disk = (await written.disks(monitor)).get(index)
     if disk is None or bitmap not in disk.bitmaps:
         raise CannotTell("its QEMU does not know any more what it has written")
+    if bitmap not in disk.never_smaller:
+        raise CannotTell("a disk was made smaller meanwhile, and what it lost is not recorded")
     if disk.node != next(seen.node for seen in ctx.source.disks if seen.index == index):
         raise CannotTell("its disks were plugged in anew since it was looked at")  # their indices may have changed
     seen = disk.bitmaps[bitmap]
@@ -112,7 +116,7 @@ def _note(ctx: Context, disks: Sequence[Changed]) -> None:
                 row.delta_bytes = row.bytes_total = row.bytes_first = changed[row.index]
                 row.bytes_copied = 0
         amount = sum(changed.values())
-        sentence = f"only what it has written since is sent: {amount / 1e6:.1f} MB"
+        sentence = f"only what it has written since is sent: {words.size(amount)}"
         record_event(session, job.id, by=ctx.claim.owner, action="way_back", sentence=sentence)
     ctx.job.disks = job.disks
 
@@ -145,7 +149,8 @@ async def _offered(ctx: Context, monitor: Monitor, disks: Sequence[Changed], bit
         with local.listen(path) as listening:
             await own_export.begin(monitor, listening, {disk.index: disk.node for disk in disks}, mine)
         for disk in disks:
-            await own_export.freeze(monitor, disk.index, disk.node, bitmap, disk.granularity)
+            both = (bitmap, of_size(bitmap))  # in the last page a disk may have been smaller
+            await own_export.freeze(monitor, disk.index, disk.node, both, disk.granularity)
     except Fatal as error:
         raise CannotTell(str(error)) from error
     try:
@@ -196,7 +201,7 @@ class _Copier:
         self.bytes_per_s = bytes_per_s
         """0: no limit."""
         self.sent: dict[int, int] = {}
-        self.free_at = time.monotonic()
+        self.limiter = RateLimiter()
 
     async def send(self, here: Path, disk: Changed) -> None:
         """From the guest's QEMU to the destination, until all of it is on the disk over there.
@@ -226,15 +231,9 @@ class _Copier:
                 if data == bytes(extent.length):
                     await target.zeroes(extent.offset, extent.length)
                 else:
-                    await self._wait(extent.length)
+                    await self.limiter.keep(extent.length, self.bytes_per_s)
                     await target.write(extent.offset, data)
                 self.sent[index] = self.sent.get(index, 0) + extent.length
-
-    async def _wait(self, size_bytes: int) -> None:
-        if self.bytes_per_s:
-            now = time.monotonic()
-            self.free_at = max(self.free_at, now) + size_bytes / self.bytes_per_s
-            await asyncio.sleep(self.free_at - now)
 
     def record(self) -> None:
         """How far it is."""

@@ -1,12 +1,15 @@
-"""An image at the destination belongs to whom it belonged, by name: its QEMU opens it as that user."""
+"""An image at the destination belongs to whom it belonged, by name: its QEMU opens it as that user; and who does."""
 
 import os
 import stat
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from models.plan import PlannedDisk
 from workers import files
-from workers.process import execution
+from workers.process import execution, processes
+from workers.process.processes import Process
 from workers.step import Context
 
 
@@ -26,3 +29,12 @@ def give_away(ctx: Context, disk: PlannedDisk) -> None:
         os.fchmod(descriptor, source.mode)
     finally:
         os.close(descriptor)
+
+
+def users(disks: Iterable[PlannedDisk]) -> list[Process]:
+    """The processes that have images at the destination open."""
+    found = []
+    for disk in disks:
+        with suppress(FileNotFoundError):
+            found += processes.having_open(Path(disk.destination_path))
+    return found

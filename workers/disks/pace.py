@@ -13,7 +13,7 @@ OVER_S = 10.0
 """Rates are means over this time: a single second of a limited mirror says little."""
 
 
-class Brake:
+class RateLimiter:
     """Keeps work to a rate, which may change at any time."""
 
     def __init__(self) -> None:

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from workers.process import sockets
-from workers.qemu.command_line import Option, listens, parse_command_line
-from workers.qemu.refusals import driver_of
+from workers.qemu.options import MONITORS, Option, parse_command_line
 
 OURS = "drover-monitor"
 """The id of a monitor that was added for the next host, where the guest had none that can be reached there alike."""
@@ -38,7 +37,7 @@ def listening(argv: Sequence[str]) -> list[Listening]:
 
 def _monitors(option: Option, behind: dict[str | None, str | None]) -> Iterator[Listening]:
     value = option.value or ""
-    if option.name in {"qmp", "qmp-pretty", "monitor"} or value.startswith("mon:"):
+    if option.name in MONITORS or value.startswith("mon:"):
         value = value.removeprefix("mon:")
         address = behind.get(value.removeprefix("chardev:")) if value.startswith("chardev:") else _of_channel(option)
         if address is not None:
@@ -52,13 +51,13 @@ def _monitors(option: Option, behind: dict[str | None, str | None]) -> Iterator[
 def _of_channel(option: Option) -> str | None:
     """`unix:PATH,server`, `tcp:HOST:PORT,server`."""
     kind, _, rest = next(iter(option.pairs()), (None, ""))[1].removeprefix("mon:").partition(":")
-    if not listens(option):
+    if not option.listens:
         return None
     return rest if kind == "unix" else f"tcp:{_host(rest)}" if kind == "tcp" else None
 
 
 def _of_chardev(option: Option) -> str | None:
-    if driver_of(option) != "socket" or not listens(option):
+    if option.driver != "socket" or not option.listens:
         return None
     path, host, port = option.get("path"), option.get("host") or "", option.get("port")
     return path or (f"tcp:{_host(f'{host}:{port}')}" if port else None)

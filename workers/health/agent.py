@@ -5,7 +5,8 @@ import json
 import secrets
 from collections.abc import Sequence
 
-from workers.qemu.command_line import listening_sockets, parse_command_line
+from workers.qemu.command_line import listening_sockets
+from workers.qemu.options import parse_command_line
 
 NAME = "org.qemu.guest_agent.0"
 LONGEST_ANSWER = 1 << 16

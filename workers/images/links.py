@@ -25,7 +25,7 @@ def followed(path: str, root: Path) -> tuple[str, list[Link]]:
     here, links = root, list[Link]()
     while left:
         there = here / left.pop()
-        target = _target(there)
+        target = files.target(there)
         if target is None:
             here = there
             continue
@@ -38,25 +38,12 @@ def followed(path: str, root: Path) -> tuple[str, list[Link]]:
     return str(here), links
 
 
-def _target(path: Path) -> str | None:
-    """Where a link leads; None: it is none, or nothing is there."""
-    with suppress(OSError):
-        target = str(path.readlink())
-        if (owner := path.lstat().st_uid) not in {0, os.geteuid()}:
-            raise UnsafePath(
-                f"{path} is a symbolic link to {target} that belongs to user {owner}: only links of root's or of the "
-                f"worker's own user are followed; `chown -h root {path}` if it is right"
-            )
-        return target
-    return None
-
-
 def in_the_way(links: Sequence[Link]) -> list[str]:
     """What is where a link is to be made, as sentences."""
     return [
         f"{link.path} exists already and is no link to {link.target}: move it away"
         for link in links
-        if os.path.lexists(link.path) and _target(Path(link.path)) != link.target
+        if os.path.lexists(link.path) and files.target(Path(link.path)) != link.target
     ]
 
 
@@ -80,5 +67,5 @@ def remove_dangling(links: Sequence[Link]) -> None:
     for link in links:
         with suppress(UnsafePath):
             path = Path(link.path)
-            if _target(path) == link.target and not path.exists():
+            if files.target(path) == link.target and not path.exists():
                 files.unlink(path)

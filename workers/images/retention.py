@@ -128,6 +128,46 @@ def set_aside(ctx: Context) -> None:
         delete_expired(ctx.settings)
 
 
+def put_back(ctx: Context) -> None:
+    """The guest goes on here after all: what was set aside of it has its former names again.
+
+    Raises:
+        FileExistsError: something else has one of them.
+    """
+    for disk in ctx.disks:
+        kept_at = Path(aside(ctx, disk))
+        if knows(ctx.settings, ctx.job.id, kept_at):
+            ctx.guard()
+            keep_out.clear(ctx.settings, Path(disk.source_path))
+            _rename_back(ctx, disk, kept_at)
+            forget(ctx.settings, ctx.job.id, kept_at)
+    _put_more_back(ctx)
+    records.way_back(ctx.settings, ctx.job.id).unlink(missing_ok=True)
+    with ctx.record() as (_session, job, _step):
+        for row in job.disks:
+            row.retired_path, row.retired_until, row.retired_bytes = None, None, None
+    ctx.job.disks = job.disks
+
+
+def _rename_back(ctx: Context, disk: PlannedDisk, kept_at: Path) -> None:
+    rules, path = policy.of(ctx.settings), Path(disk.source_path)
+    if leaving.is_device(disk, rules):
+        leaving.put_back(kept_at, path, rules)
+    else:
+        files.move(kept_at, path.name)
+
+
+def _put_more_back(ctx: Context) -> None:
+    record = records.retired_more(ctx.settings, ctx.job.id)
+    for kept_at in map(Path, record.read()):
+        there = files.status(kept_at)
+        if there is not None and record.has(kept_at, there):
+            ctx.guard()
+            files.move(kept_at, kept_at.name.removesuffix(f".drover-{ctx.job.id}"))
+        with _records:
+            record.forget(kept_at)
+
+
 def set_more_aside(ctx: Context, paths: Iterable[Path]) -> None:
     """Further files that are the guest's alone: kept for as long as its images, gone where those are."""
     with transaction() as session:

@@ -100,8 +100,8 @@ def expected(settings: Settings, guest: str, disks: Sequence[SourceDisk], planne
     way = next((way for way in known if way.bitmap in recorded), None)
     if way is None:
         return Choice(
-            why="what it wrote since it left is not known: its QEMU was started anew, it has been elsewhere meanwhile, "
-            "or a disk of it is new"
+            why="what has changed since it left is not known: its QEMU was started anew, it has been elsewhere "
+            "meanwhile, or a disk of it is new or was made smaller meanwhile"
         )
     differences = [why for disk in planned if (why := _unlike(disk, way)) is not None]
     if len(planned) != len(way.images):
@@ -186,6 +186,12 @@ def take(ctx: Context, way: WayBack) -> None:
     records.way_back(ctx.settings, way.job).unlink(missing_ok=True)
 
 
+def give_up(ctx: Context) -> None:
+    """The guest has written to them here, which no bitmap of its source holds: they are a way back no more."""
+    ctx.guard()
+    _taken_file(ctx.directory).unlink(missing_ok=True)
+
+
 def _keep(ctx: Context, way: WayBack, *, kept: bool) -> None:
     """Say in the rows of the job that left them here whether they are kept."""
     with ctx.record() as (session, _job, _step):
@@ -210,9 +216,7 @@ def put_back(ctx: Context) -> None:
         path, kept_at = Path(image.path), Path(image.kept_at)
         if ctx.directory.manifest.owns(path):
             retention.remember(ctx.settings, way.job, image.kept_at, image.evidence.inode)
-            with suppress(FileExistsError):  # of a worker that died here
-                files.link(path, kept_at.name)
-            files.unlink(path)
+            files.move(path, kept_at.name)
         ctx.directory.manifest.forget(path)
         left.append(evidence.of(kept_at))
     _keep(ctx, way, kept=True)

@@ -15,11 +15,11 @@ from drover.settings import Settings
 from models.host_rpc import LookForGuest, Sighting, StartGuest, StopGuest
 from models.launch_file import LaunchFile
 from workers.guest.qmp_ready import monitor_ready
-from workers.launcher import found, run, systemd, units
+from workers.launcher import found, run, systemd, units, whereabouts
 from workers.process import processes, vcpus
 from workers.process.processes import Process
-from workers.qemu.command_line import parse_command_line
 from workers.qemu.monitor import connect
+from workers.qemu.options import parse_command_line
 
 
 async def look(question: LookForGuest, settings: Settings) -> Sighting:
@@ -66,6 +66,8 @@ async def start(question: StartGuest, settings: Settings) -> Sighting:
                 "start it as it was started before, then "
                 f"`drover guest adopt {guest} --host {settings.host} --qmp SOCKET`"
             )
+        if (there := await asyncio.to_thread(whereabouts.elsewhere, guest, settings.host)) is not None:
+            raise PreconditionFailed(f"{guest} lives on {there}, not on {settings.host}: nothing was started")
         seen = _seen(guest, question.uuid, settings)
         if seen.pid is not None:
             raise PreconditionFailed(f"{guest} runs on {settings.host} already (pid {seen.pid})")

@@ -56,8 +56,7 @@ async def inhibit(ctx: Context, *, whatever_it_is: bool = False) -> Launcher | N
     if launcher.kind is LauncherKind.UNIT or told:
         ctx.guard()
         unit = launcher.name if launcher.kind is LauncherKind.UNIT else None
-        inhibition = Inhibition(kind=launcher.kind, unit=unit or launcher.name)
-        await asyncio.to_thread(_write_down, ctx, inhibition)
+        await asyncio.to_thread(_write_down, ctx, Inhibition(kind=launcher.kind, unit=unit))
         await (asyncio.to_thread(_mask, ctx, unit) if unit else _tell(ctx, "still"))
     elif launcher.stays and not (whatever_it_is or accepted):
         raise Fatal(checks.LAUNCHER_STAYS.found(launcher.stays).sentence)

@@ -1,17 +1,22 @@
 """`python -m workers.launcher.run GUEST`: become the guest's QEMU. What `drover-guest@GUEST.service` starts.
 
-The incoming QEMU of a move, once, if one is asked for; else the guest, cold, by its launch file. Standard library
-alone: this is at work at every boot, whatever became of the rest of Drover.
+The incoming QEMU of a move, once, if one is asked for; else the guest, cold, by its launch file, once it is certain
+that it does not live elsewhere by now: an operator may have said so while this host was off. As long as nobody can say,
+it waits. Standard library alone but for that question.
 """
 
 import json
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 
 NOT_HERE, RUNS_ALREADY = 78, 75
 """EX_CONFIG and EX_TEMPFAIL of sysexits.h."""
+ASK_AGAIN_S = 2.0
+UNASKED, YES = "DROVER_START_UNASKED", {"1", "on", "t", "true", "y", "yes"}
+"""A setting, see `drover.settings`; what that takes for yes."""
 
 
 def files_of(guest: str, directory: Path) -> tuple[Path, Path]:
@@ -35,13 +40,39 @@ def main(guest: str) -> None:
 
 
 def _cold(guest: str, path: Path) -> dict[str, str]:
+    launch = _launch(guest, path)
+    if (there := _elsewhere(guest, launch.get("host", ""))) is not None:
+        _refuse(NOT_HERE, f"{guest} lives on {there} now, not on this host")
+    launch = _launch(guest, path)  # it may have been asked for long
+    if _listens(launch["qmp"]):
+        _refuse(RUNS_ALREADY, f"{guest} runs already: a QEMU listens at {launch['qmp']}")
+    return launch
+
+
+def _launch(guest: str, path: Path) -> dict[str, str]:
     try:
         launch: dict[str, str] = json.loads(path.read_text())
     except FileNotFoundError:
         _refuse(NOT_HERE, f"{guest} does not live on this host: there is no {path}")
-    if _listens(launch["qmp"]):
-        _refuse(RUNS_ALREADY, f"{guest} runs already: a QEMU listens at {launch['qmp']}")
     return launch
+
+
+def _elsewhere(guest: str, host: str) -> str | None:
+    """Where it lives by the database's word, if not here. Waits for as long as there is no answer."""
+    if os.environ.get(UNASKED, "").lower() in YES:
+        return None
+    said = None
+    while True:
+        try:
+            from workers.launcher import whereabouts
+
+            return whereabouts.elsewhere(guest, host)
+        except Exception as error:  # whatever it is, nobody knows
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            if why != said:
+                print(f"{guest} is not started yet: nobody can say whether it lives here: {why}", file=sys.stderr)
+            said = why
+        time.sleep(ASK_AGAIN_S)
 
 
 def _listens(path: str) -> bool:

@@ -25,8 +25,9 @@ from workers.preflight import checks
 from workers.process import execution, processes, tpm
 from workers.process.environment import handed_on
 from workers.process.processes import MARK, Process
-from workers.qemu.command_line import parse_command_line
+from workers.qemu.options import parse_command_line
 from workers.step import Context
+from workers.trust import policy
 
 SETTINGS = "50-drover"
 """The file that adds to a guest's unit what this guest needs."""
@@ -128,15 +129,19 @@ def settle(ctx: Context) -> None:
         Transient: systemd does not take it.
     """
     ctx.guard()
-    launcher = ctx.source.launcher
     if available():
-        unit = of(ctx.job.guest)
-        systemd.add(systemd.drop_in(unit, SETTINGS), _settings(launcher, restart=_policy(launcher)))
-        if launcher is None or launcher.wanted:
-            systemd.tell("enable", "--quiet", "--", unit)
+        _restart_as_before(ctx)
     cold, _incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
     launch = _launch(ctx, _without_incoming(ctx.destination.argv), ctx.directory.incoming_log(ctx.job.guest), {})
     write_durably(cold, json.dumps(launch.json_object(), indent=1))
+
+
+def _restart_as_before(ctx: Context) -> None:
+    """The guest's unit is restarted as its former one was, and started at boot if that was."""
+    launcher, unit = ctx.source.launcher, of(ctx.job.guest)
+    systemd.add(systemd.drop_in(unit, SETTINGS), _settings(launcher, restart=_policy(launcher)))
+    if launcher is None or launcher.wanted:
+        systemd.tell("enable", "--quiet", "--", unit)
 
 
 def take_back(ctx: Context) -> None:
@@ -150,19 +155,43 @@ def take_back(ctx: Context) -> None:
 
 
 def leave(ctx: Context) -> None:
-    """The guest has moved away: it cannot be started here any more. At the source, before its QEMU is ended."""
+    """The guest cannot be started here any more: it has moved away, or did not stay. Its QEMU is ended next, or was."""
     cold, _incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
     if cold.exists():
         ctx.guard()
-        cold.unlink()
+        cold.replace(_former(ctx))
+
+
+def come_back(ctx: Context) -> None:
+    """It goes on here after all: it may be started here as before. Errors as for `settle`."""
+    cold, _incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
+    if _former(ctx).exists():
+        ctx.guard()
+        if available():
+            _restart_as_before(ctx)
+        _former(ctx).replace(cold)
+
+
+def _former(ctx: Context) -> Path:
+    """The guest's launch file once it has left."""
+    return ctx.directory.path / "launch.json"
 
 
 def left(ctx: Context) -> None:
     """Its QEMU has ended: nothing of its unit is left. Errors as for `settle`."""
-    unit = of(ctx.job.guest)
+    ctx.guard()
+    take_away(ctx.job.guest)
+
+
+def take_away(guest: str) -> None:
+    """A guest's unit starts nothing any more, at boot neither. Where it has none of ours nothing happens.
+
+    Raises:
+        Transient: systemd does not take it.
+    """
+    unit = of(guest)
     added = [systemd.drop_in(unit, name) for name in (SETTINGS, inhibitor.DROP_IN)]
     if systemd.booted() and any(path.exists() for path in added):
-        ctx.guard()
         systemd.ask("disable", "--quiet", "--", unit)
         systemd.take_away(*added)
         systemd.ask("reset-failed", "--", unit)
@@ -198,6 +227,7 @@ def _launch(ctx: Context, argv: Sequence[str], output: Path, more: dict[str, str
     return LaunchFile(
         guest=ctx.job.guest,
         job=ctx.job.id,
+        host=ctx.settings.host,
         argv=tuple(_launched(ctx, argv)),
         qmp=ctx.destination.qmp,
         log=str(output),
@@ -207,7 +237,8 @@ def _launch(ctx: Context, argv: Sequence[str], output: Path, more: dict[str, str
 
 
 def _launched(ctx: Context, argv: Sequence[str]) -> list[str]:
-    return execution.launched(argv, ctx.source.started_as, ctx.destination.tpm)
+    opens_taps = policy.of(ctx.settings).file.taps
+    return execution.launched(argv, ctx.source.started_as, ctx.destination.tpm, opens_taps)
 
 
 def _without_incoming(argv: Sequence[str]) -> list[str]:

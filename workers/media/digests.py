@@ -23,6 +23,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from drover import words
 from drover.errors import Fatal, Unavailable
 from workers import files
 
@@ -169,7 +170,7 @@ def _read(path: Path, wanted: str, kept_in: Path, size: int, wait_s: float | Non
         return known.result(wait_s)
     except TookTooLong:
         raise StillRead(
-            f"{path} ({size >> 20} MiB) is being read so that the other host can tell whether it has the same file: "
+            f"{path} ({words.size(size)}) is being read so that the other host can tell whether it has the same file: "
             "nothing was changed, try again in a moment"
         ) from None
 

@@ -153,11 +153,10 @@ def _planned_by_another(path: Path, directory: JobDirectory) -> bool:
 
 def _named_by_a_process(path: Path) -> bool:
     wanted = os.fsencode(path)
-    pids = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) != os.getpid())
-    return any(wanted in _command_line(entry) for entry in pids)
+    return any(wanted in _command_line(pid) for pid in processes.pids() if pid != os.getpid())
 
 
-def _command_line(process: Path) -> bytes:
+def _command_line(pid: int) -> bytes:
     with suppress(OSError):  # it ended meanwhile
-        return (process / "cmdline").read_bytes()
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""

@@ -11,7 +11,7 @@ from pathlib import Path
 from drover.errors import Fatal, Transient
 from models.plan import PlannedFile
 from workers import files
-from workers.disks.pace import Brake
+from workers.disks.pace import RateLimiter
 from workers.media import digests, protocol
 from workers.media.protocol import BUSY, FROM, LONGEST_LINE, PIECE, PIECE_BYTES, THERE, WAIT
 from workers.switchover.channel import PeerLost, call
@@ -85,14 +85,14 @@ async def _content(file: PlannedFile, begin: int, writer: asyncio.StreamWriter, 
     with _opened(file, way) as (descriptor, there):
         if there.st_size != file.size_bytes:
             raise Fatal(f"{file.source_path} has changed since the move was planned: move the guest again")
-        brake = Brake()
+        limiter = RateLimiter()
         for offset, length in _pieces(descriptor, begin, there.st_size):
             piece = await asyncio.to_thread(os.pread, descriptor, length, offset)
             writer.write(PIECE.pack(offset, len(piece)) + piece)
             async with asyncio.timeout(protocol.SILENCE_S):
                 await writer.drain()
             await way.copied(offset + len(piece))
-            await brake.keep(len(piece), await way.rate())
+            await limiter.keep(len(piece), await way.rate())
     writer.write(PIECE.pack(0, 0))
     await writer.drain()
 

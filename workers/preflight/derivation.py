@@ -32,8 +32,9 @@ from workers.media import destination
 from workers.preflight import checks
 from workers.process import execution, taps, tpm
 from workers.qemu import known_bugs, program
-from workers.qemu.command_line import destination_command_line, parse_command_line
+from workers.qemu.command_line import destination_command_line
 from workers.qemu.image_options import Fit, fitted
+from workers.qemu.options import parse_command_line
 from workers.qemu.permissions import violations, written
 from workers.qemu.present_media import without_backing_files
 from workers.qemu.refusals import refused_options
@@ -278,12 +279,16 @@ def _qemu(seen: Inspection, rules: HostPolicy) -> tuple[str, known_bugs.Version,
     try:
         version, machine_types = program.version(qemu), program.machine_types(qemu)
     except (OSError, subprocess.SubprocessError) as error:
-        return qemu, NO_QEMU, [checks.NO_QEMU.found(f"{qemu} does not work here: {error}")]
+        return qemu, NO_QEMU, [checks.NO_QEMU.found(f"{qemu} does not work here: {error}", remedy=_tried(qemu))]
     if version is None:
-        return qemu, NO_QEMU, [checks.NO_QEMU.found(f"{qemu} --version does not name a version")]
+        return qemu, NO_QEMU, [checks.NO_QEMU.found(f"{qemu} --version does not name a version", remedy=_tried(qemu))]
     if seen.machine_type not in machine_types:
         return qemu, version, [checks.MACHINE_TYPE.found(f"its QEMU has no machine type {seen.machine_type}")]
     return qemu, version, []
+
+
+def _tried(qemu: str) -> str:
+    return f"run `{qemu} --version` and `{qemu} -machine help` there, and mend what they say"
 
 
 def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[Check]:
@@ -296,9 +301,11 @@ def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[Chec
             found.append(_outside(f"a link to {path}", rules))
         if disk.format not in FORMATS or not all(manifest.is_known(*option) for option in options.items()):
             kind = ", ".join([disk.format, *(f"{name}={value}" for name, value in sorted(options.items()))])
-            found.append(checks.IMAGE_KIND.found(f"no image like {path} is made here ({kind})"))
+            seen = f"no image like {path} is made here ({kind})"
+            found.append(checks.IMAGE_KIND.found(seen, remedy="move the guest with `--format qcow2` or `--format raw`"))
     if [disk.index for disk in disks] != list(range(len(disks))):
-        found.append(checks.IMAGE_KIND.found("its disks are not numbered from 0 on"))
+        seen = "its disks are not numbered from 0 on, which no plan of Drover does"
+        found.append(checks.IMAGE_KIND.found(seen, remedy="submit the move again, and look who writes to the database"))
     return found
 
 

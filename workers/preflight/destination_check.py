@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from drover import words
 from drover.errors import HostRefused, PreconditionFailed
 from drover.settings import Settings
 from models import preflight
@@ -23,7 +24,6 @@ from workers.media import destination
 from workers.preflight import checks, derivation, trial
 from workers.process.machine import machine
 from workers.qemu import cpu, ports
-from workers.qemu.refusals import shown
 from workers.step import JobDirectory
 from workers.storage import making, room
 from workers.trust import attestation, policy
@@ -95,7 +95,9 @@ def _memory(needed: int) -> list[Check]:
     free = registration.memory_bytes("MemAvailable") - room.RESERVE_BYTES
     if needed <= free:
         return []
-    return [checks.NO_MEMORY.found(f"{room.mib(needed)} MiB of memory are needed and {room.mib(free)} are free")]
+    missing = words.size(needed - max(free, 0))
+    seen = f"{words.size(needed)} of memory are needed and {words.size(free)} are free, {missing} too little"
+    return [checks.NO_MEMORY.found(seen)]
 
 
 def _images(plan: DestinationPlan, settings: Settings, rules: HostPolicy, question: PlanDestination) -> list[Check]:
@@ -149,7 +151,7 @@ def _dead(socket: Path) -> bool:
 
 def _ports(argv: Sequence[str]) -> list[Check]:
     found = ((port, ports.taken(port)) for port in ports.ports(argv))
-    return [checks.PORT_TAKEN.found(f"{shown(port.option)}: {why}") for port, why in found if why]
+    return [checks.PORT_TAKEN.found(f"{port.option.text}: {why}") for port, why in found if why]
 
 
 def _address(address: str, source_machine: str) -> list[Check]:

@@ -14,8 +14,8 @@ from workers.preflight import checks
 from workers.process import processes
 from workers.process.processes import Process
 from workers.qemu import config_file, paths
-from workers.qemu.command_line import parse_command_line
 from workers.qemu.config_file import UnreadableConfig
+from workers.qemu.options import parse_command_line
 
 CONFIG_LIMIT_BYTES = 1 << 20
 CLOCKS_DIFFER_S = 2.0

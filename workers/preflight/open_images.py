@@ -15,8 +15,7 @@ from models.plan import SourceDisk
 from models.preflight import Check
 from workers.preflight import checks
 from workers.process.processes import Process
-from workers.qemu.command_line import TRUE, parse_command_line, spelled_out
-from workers.qemu.refusals import leaves
+from workers.qemu.options import TRUE, parse_command_line, spelled_out
 
 Identity = tuple[int, int]
 STDERR = 2
@@ -112,7 +111,7 @@ def lost(process: Process, names: Sequence[str], argv: Sequence[str]) -> list[Ch
 def _opened_anew(argv: Sequence[str]) -> set[str]:
     """Values on the command line that name images which may become read-only by themselves."""
     options = [spelled_out(option) for option in parse_command_line(argv)]
-    said = [(option, list(leaves(option))) for option in options if option.name in {"drive", "blockdev"}]
+    said = [(option, list(option.leaves())) for option in options if option.name in {"drive", "blockdev"}]
     default = {"drive": "on", "blockdev": "off"}
     return {
         value.removeprefix("file:")

@@ -13,13 +13,13 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
-from models.plan import Execution, PlannedTpm
+from models.plan import Companion, Execution, ExecutionOrder, PlannedTpm
 from models.preflight import Check
 from workers.preflight import checks
 from workers.process import accounts, exec_qemu, vcpus
 from workers.process.processes import Process
 from workers.process.taps import NOTHING, HandedOver
-from workers.qemu.command_line import parse_command_line
+from workers.qemu.options import parse_command_line
 from workers.trust.policy import HostPolicy
 
 POLICY = re.compile("(?:prefer|bind|interleave):[0-9][0-9,-]*")
@@ -62,6 +62,7 @@ def read(
             memory_policy=_memory_policy(folder),
             limits=dict(_limits(process)),
             taps=handed.taps,
+            other_taps=handed.other_taps,
             vhost_net=handed.vhost_net,
         )
     return None
@@ -140,21 +141,27 @@ def descriptors(wanted: Execution | None) -> frozenset[int]:
     """Those that are opened anew for it."""
     if wanted is None:
         return frozenset()
-    return frozenset((*wanted.vhost_net, *(number for tap in wanted.taps for number in tap.descriptors)))
+    of_taps = (tap.descriptors for tap in wanted.taps), (tap.descriptors for tap in wanted.other_taps)
+    return frozenset((*wanted.vhost_net, *chain.from_iterable(chain(*of_taps))))
 
 
-def launched(argv: Sequence[str], wanted: Execution | None, tpm: PlannedTpm | None = None) -> list[str]:
-    """The command line that starts it like that here, with its TPM beside it."""
+def launched(
+    argv: Sequence[str], wanted: Execution | None, tpm: PlannedTpm | None = None, taps: Path | None = None
+) -> list[str]:
+    """The command line that starts it like that here, with its TPM beside it; `taps` opens those of other kinds."""
     if wanted is None or not (tpm or _differs(wanted)):
         return list(argv)
-    document = {**wanted.json_object(), "beside": _beside(tpm) if tpm is not None else None}
-    return [sys.executable, "-I", "-S", exec_qemu.__file__, json.dumps(document), *argv]
+    order = ExecutionOrder(
+        **dict(wanted),
+        beside=_emulator(tpm) if tpm is not None else None,
+        opens_taps=str(taps) if taps is not None else None,
+    )
+    return [sys.executable, "-I", "-S", exec_qemu.__file__, json.dumps(order.json_object()), *argv]
 
 
-def _beside(tpm: PlannedTpm) -> dict[str, object]:
-    """What `exec_qemu` starts first: it ends when the QEMU does."""
+def _emulator(tpm: PlannedTpm) -> Companion:
     with_it = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "TERM", shutil.which("swtpm") or "swtpm"]
-    return {"argv": launched([*with_it, *tpm.argv], tpm.started_as), "socket": tpm.socket}
+    return Companion(argv=tuple(launched([*with_it, *tpm.argv], tpm.started_as)), socket=tpm.socket)
 
 
 def _differs(wanted: Execution) -> bool:

@@ -130,6 +130,11 @@ def _descriptor(pid: int) -> Iterator[int]:
         os.close(descriptor)
 
 
+def pids() -> list[int]:
+    """Of all processes that there are now."""
+    return [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
+
+
 def process(pid: int) -> Process | None:
     """The living process with this pid."""
     started = _start_time(pid)
@@ -244,20 +249,20 @@ def _named(start: str) -> list[tuple[str, Process]]:
     A host has thousands of processes, and each link asks several times: of the others only their environment is read.
     """
     wanted, found = f"{MARK}={start}".encode(), []
-    for pid in filter(str.isdigit, (entry.name for entry in os.scandir("/proc"))):
+    for pid in pids():
         _, is_there, rest = (b"\0" + _environment(pid)).partition(b"\0" + wanted)
-        if is_there and (alive := process(int(pid))) is not None:
+        if is_there and (alive := process(pid)) is not None:
             found.append((start + rest.partition(b"\0")[0].decode(errors="replace"), alive))
     return found
 
 
-def _environment(pid: str) -> bytes:
+def _environment(pid: int) -> bytes:
     """Empty if there is none that we may see.
 
     While a process becomes another program (`exec`; a wrapper script does it twice), its environment reads empty for
     some hundredths of a millisecond, longer where all cores are busy (seen on 6.18).
     """
-    folder, begun = Path("/proc", pid), time.monotonic()
+    folder, begun = Path(f"/proc/{pid}"), time.monotonic()
     with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
         while not (environment := (folder / "environ").read_bytes()):
             if time.monotonic() >= begun + _patience_s(folder):
@@ -279,8 +284,8 @@ def _patience_s(folder: Path) -> float:
 def children(parent: Process) -> list[Process]:
     """The living processes that it has started itself."""
     tasks = Path(f"/proc/{parent.pid}/task")
-    pids = [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-    return [alive for pid in pids if (alive := process(int(pid))) is not None]
+    below = [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+    return [alive for pid in below if (alive := process(int(pid))) is not None]
 
 
 def parent(child: Process) -> Process | None:
@@ -294,21 +299,19 @@ def parent(child: Process) -> Process | None:
 
 def mark_of(process: Process) -> str | None:
     """The name under which it, or a process above it, was started by `spawn`."""
-    _, is_there, rest = (b"\0" + _environment(str(process.pid))).partition(f"\0{MARK}=".encode())
+    _, is_there, rest = (b"\0" + _environment(process.pid)).partition(f"\0{MARK}=".encode())
     return rest.partition(b"\0")[0].decode(errors="replace") if is_there else None
 
 
 def everybody() -> list[Process]:
     """All living processes."""
-    pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
-    return [alive for pid in pids if (alive := process(pid)) is not None]
+    return [alive for pid in pids() if (alive := process(pid)) is not None]
 
 
 def having_open(file: Path) -> list[Process]:
     """The processes that have this file open, as far as we may see them."""
     wanted = file.stat()
-    pids = (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit())
-    found = (process(pid) for pid in pids if _opens(pid, wanted))
+    found = (process(pid) for pid in pids() if _opens(pid, wanted))
     return [alive for alive in found if alive is not None]
 
 

@@ -11,8 +11,7 @@ from drover.settings import Settings
 from models.documents import SeenQemu
 from workers.process import processes
 from workers.process.processes import Process
-from workers.qemu.command_line import parse_command_line
-from workers.qemu.refusals import driver_of, leaves
+from workers.qemu.options import parse_command_line
 
 PROGRAM = re.compile(r"qemu-(system-.+|kvm)|kvm")
 LAB = "DROVER_LAB_DIR"
@@ -46,8 +45,7 @@ class Qemu:
 
 def running(ours: Settings) -> list[Qemu]:
     """All of them, by their pids."""
-    pids = sorted(int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit())
-    found = (qemu for pid in pids if (qemu := qemu_of(pid)) is not None)
+    found = (qemu for pid in sorted(processes.pids()) if (qemu := qemu_of(pid)) is not None)
     return [qemu for qemu in found if _is_of(qemu, ours)]
 
 
@@ -110,5 +108,5 @@ def macs_of(argv: Sequence[str]) -> tuple[str, ...]:
 
 def _macs(argv: Sequence[str]) -> Iterator[str]:
     for option in parse_command_line(argv):
-        if option.name in {"device", "nic"} or (option.name, driver_of(option)) == ("net", "nic"):
-            yield from (value.lower() for key, value in leaves(option) if key in {"mac", "macaddr"})
+        if option.name in {"device", "nic"} or (option.name, option.driver) == ("net", "nic"):
+            yield from (value.lower() for key, value in option.leaves() if key in {"mac", "macaddr"})

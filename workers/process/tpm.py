@@ -24,9 +24,8 @@ from workers.preflight import checks
 from workers.process import execution, processes, sockets
 from workers.process.processes import Process
 from workers.qemu import program
-from workers.qemu.command_line import Pairs, parse_command_line, parse_options, words_of, write_options
+from workers.qemu.options import Pairs, parse_command_line, parse_options, words_of, write_options
 from workers.qemu.permissions import Made
-from workers.qemu.refusals import driver_of, shown
 from workers.trust.policy import HostPolicy
 
 PROGRAM = "swtpm"
@@ -66,12 +65,12 @@ def read(argv: Sequence[str]) -> tuple[Tpm | None, list[Check]]:
     options = parse_command_line(argv)
     behind = {option.get("id"): option for option in options if option.name == "chardev"}
     for option in options:
-        if option.name == "tpmdev" and driver_of(option) == "emulator":
+        if option.name == "tpmdev" and option.driver == "emulator":
             chardev = behind.get(option.get("chardev"))
             try:
                 return _read(chardev.get("path") if chardev is not None else None), []
             except (Strange, OSError, subprocess.SubprocessError) as error:
-                return None, [checks.TPM.found(f"{shown(option)}: {error}")]
+                return None, [checks.TPM.found(f"{option.text}: {error}")]
     return None, []
 
 

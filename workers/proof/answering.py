@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from workers.images.manifest import write_durably
 from workers.proof.digests import segment
 from workers.proof.protocol import LONGEST_LINE, Answer, Question
 from workers.qemu import nbd, own_export, written
-from workers.qemu.monitor import connect
+from workers.qemu.monitor import Monitor, connect
 from workers.qemu.nbd import ALLOCATION, Export
 from workers.qemu.written import Disk
 from workers.streams import local
@@ -37,6 +37,8 @@ class Parameters:
     """Of the guest's QEMU."""
     bitmap: str
     """See `workers.qemu.written.name`."""
+    nodes: Mapping[str, str]
+    """{index of a disk: its node}; empty of a move that an earlier version began."""
     socket: str
     """Where it reads what QEMU offers."""
     mine: str
@@ -55,15 +57,15 @@ class Parameters:
 class Answering:
     """What is known about the guest while one source asks."""
 
-    def __init__(self, told: Parameters, disks: dict[int, Disk], exports: AsyncExitStack) -> None:
-        self.told, self.disks, self.exports = told, disks, exports
+    def __init__(self, told: Parameters, nodes: dict[int, str], exports: AsyncExitStack) -> None:
+        self.told, self.nodes, self.exports = told, nodes, exports
         self.content: dict[int, Export] = {}
         self.frozen: dict[int, AsyncExitStack] = {}
         self.written: dict[int, Export] = {}
 
     async def answer(self, asked: Question) -> Answer:
         """One question."""
-        if asked.disk not in self.disks:
+        if asked.disk not in self.nodes:
             raise Fatal(f"the guest has no disk {asked.disk} any more")
         match asked.about:
             case "digests":
@@ -87,14 +89,14 @@ class Answering:
         if (before := self.frozen.pop(index, None)) is not None:
             await before.aclose()
         async with connect(self.told.qmp) as monitor:
-            disk = (await written.disks(monitor)).get(index)
+            disk = (await _disks(monitor, self.nodes)).get(index)
             bitmap = None if disk is None else disk.bitmaps.get(self.told.bitmap)
             if disk is None or bitmap is None:
                 raise Fatal(
                     "what the guest wrote since its switchover is not recorded any more: its QEMU was restarted, or "
                     "its disks were changed"
                 )
-            await own_export.freeze(monitor, index, disk.node, self.told.bitmap, bitmap.granularity)
+            await own_export.freeze(monitor, index, disk.node, [self.told.bitmap], bitmap.granularity)
         opened = self.frozen[index] = AsyncExitStack()
         self.exports.push_async_exit(opened)
         name = own_export.frozen(index)
@@ -102,18 +104,27 @@ class Answering:
         self.written[index] = await opened.enter_async_context(offered)
 
 
+async def _nodes(monitor: Monitor) -> dict[int, str]:
+    return {index: disk.node for index, disk in (await written.disks(monitor)).items()}
+
+
+async def _disks(monitor: Monitor, nodes: Mapping[int, str]) -> dict[int, Disk]:
+    """Those of these disks that the guest has now, wherever among the others they are plugged in."""
+    there = {disk.node: disk for disk in (await written.disks(monitor)).values()}
+    return {index: there[node] for index, node in nodes.items() if node in there}
+
+
 @asynccontextmanager
 async def offered(told: Parameters) -> AsyncIterator[Answering]:
     """The guest's disks are offered by its QEMU for the time of a `with` block."""
     with local.listen(Path(told.socket)) as listening:
         async with connect(told.qmp) as monitor:
-            disks = await written.disks(monitor)
-            await own_export.begin(
-                monitor, listening, {index: disk.node for index, disk in disks.items()}, Path(told.mine)
-            )
+            asked = {int(index): node for index, node in told.nodes.items()} or await _nodes(monitor)
+            nodes = {index: disk.node for index, disk in (await _disks(monitor, asked)).items()}
+            await own_export.begin(monitor, listening, nodes, Path(told.mine))
     try:
         async with AsyncExitStack() as exports:
-            yield Answering(told, disks, exports)
+            yield Answering(told, nodes, exports)
     finally:
         async with connect(told.qmp) as monitor:
             await own_export.end(monitor, Path(told.mine))

@@ -10,7 +10,7 @@ from itertools import groupby
 
 from drover.errors import Fatal, Transient
 from models.documents import DiskProof, Range
-from workers.disks.pace import Brake
+from workers.disks.pace import RateLimiter
 from workers.proof import protocol
 from workers.proof.digests import segment
 from workers.proof.protocol import BLOCK_BYTES, LONGEST_LINE, PIECE_BYTES, SEGMENT_BYTES, Answer, Question
@@ -79,7 +79,7 @@ class Comparison:
     size_bytes: int
     ours: Export
     theirs: Peer
-    brake: Brake
+    limiter: RateLimiter
     bytes_per_s: int
     told: Told
     suspects: Pieces = field(default_factory=list)
@@ -107,7 +107,7 @@ class Comparison:
         mine, answer = await asyncio.gather(segment(self.ours, offset, length, block), self.theirs.ask(asked))
         if len(answer.digests) != len(mine.digests):
             raise Fatal("the destination answered something else than it was asked")
-        await self.brake.keep(mine.read_bytes, self.bytes_per_s)
+        await self.limiter.keep(mine.read_bytes, self.bytes_per_s)
         both = enumerate(zip(mine.digests, answer.digests, strict=True))
         places = [offset + number * block for number, (here, there) in both if here != there]
         return [(place, min(block, offset + length - place)) for place in places]

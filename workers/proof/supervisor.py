@@ -1,13 +1,16 @@
 """At the destination: the process that answers, see `workers.proof.answering`."""
 
+import json
 import sys
 
 from drover import logs
+from workers.guest import incoming_qemu
 from workers.process import processes
 from workers.process.processes import Process
 from workers.proof.answering import Parameters
 from workers.proof.reading import IN_NOBODYS_WAY
 from workers.qemu import own_export, written
+from workers.qemu.monitor import MonitorLost
 from workers.step import Context
 from workers.streams import local
 from workers.streams.parameters import PROOF
@@ -24,11 +27,13 @@ def running(ctx: Context) -> Process | None:
 async def start(ctx: Context) -> None:
     """Start it anew."""
     await stop(ctx)
+    nodes = ctx.directory.written
     with local.listen(ctx.directory.socket(PROOF)) as listening:
         parameters = Parameters(
             listening=listening.fileno(),
             qmp=ctx.destination.qmp,
             bitmap=written.name(ctx.job.id, ctx.served_at.nonce),
+            nodes=json.loads(nodes.read_text()) if nodes.exists() else {},
             socket=str(ctx.directory.path / "own.nbd"),
             mine=str(ctx.directory.path / "own-export"),
         )
@@ -49,6 +54,11 @@ async def stop(ctx: Context) -> None:
     await processes.end_all(ctx.directory.mark(ROLE))  # it can be killed at any instant
     ctx.directory.socket(PROOF).unlink(missing_ok=True)
     mine = ctx.directory.path / "own-export"
-    if mine.exists():
+    if not mine.exists():
+        return
+    try:
         async with ctx.guest() as monitor:
             await own_export.end(monitor, mine)
+    except MonitorLost:
+        if incoming_qemu.running(ctx) is not None:
+            raise

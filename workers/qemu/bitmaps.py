@@ -6,7 +6,7 @@ may be made up in each process, so both sides count the nodes of a drive from th
 keeps a persistent one marked as in use, so that no backup relies on it there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from workers.qemu import drives
@@ -17,6 +17,9 @@ OURS = "drover-"
 """Begins the names of bitmaps that a move makes for itself: they stay where they are."""
 WRITTEN = f"{OURS}written-"
 """Likewise of those of `workers.qemu.written`."""
+
+SIZE = f"{OURS}size-"
+"""Likewise of those that show whether a disk was made smaller, see `workers.qemu.written.watch_size`."""
 
 Bitmaps = dict[str, list[list[str]]]
 """{drive: names of the bitmaps on its topmost node, on the one below it, and so on}."""
@@ -31,6 +34,16 @@ def misses_nothing(bitmap: Mapping[str, Any]) -> bool:
     """It is one of `workers.qemu.written`, and has all that was written since it was made."""
     named = str(bitmap.get("name", "")).startswith(WRITTEN)
     return named and bool(bitmap["recording"]) and not bitmap.get("inconsistent")
+
+
+def of_size(name: str) -> str:
+    """What shows, beside the bitmap of this name, that its disk was never smaller."""
+    return SIZE + name.removeprefix(WRITTEN)
+
+
+def never_smaller(name: str, beside: Iterable[Mapping[str, Any]]) -> bool:
+    """The disk of the bitmap of this name was never smaller since the switchover, by the bitmaps beside it."""
+    return any(bitmap.get("name") == of_size(name) and bitmap["count"] for bitmap in beside)
 
 
 async def read(monitor: Monitor) -> Bitmaps:

@@ -12,152 +12,23 @@ Nothing here touches a host. Whether the derived line works is proven by startin
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from workers.qemu import json_text
-
-Pairs = tuple[tuple[str | None, str], ...]
-"""`key=value` pieces of an option string in order; the key is None where only a value stands."""
+from workers.qemu.options import (
+    DROPPED,
+    GUEST_KEYS,
+    GUEST_TEXT,
+    PLAIN,
+    Option,
+    leaf,
+    parse_command_line,
+    spelled_out,
+    write_options,
+)
 
 Relocate = Callable[[str], str]
-
-
-def words_of(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-FLAGS = words_of(
-    "h help audio-help version S s snapshot daemonize nographic nodefaults nodefconfig no-user-config no-reboot "
-    "no-shutdown no-acpi no-hpet no-kvm no-fd-bootchk no-quit no-frame usb full-screen win2k-hack alt-grab "
-    "ctrl-grab sdl curses portrait enable-kvm enable-hax enable-fips enable-sync-profile only-migratable "
-    "mem-prealloc preconfig jitdump perfmap singlestep semihosting old-param xen-attach xen-domid-restrict"
-)
-"""Options that take no argument (qemu-options.def); the word after any other one is its value."""
-
-DROPPED = words_of("S incoming daemonize")
-"""Added anew (`-S -incoming`) or decided by the supervisor (`-daemonize`), so never copied."""
-
-PLAIN = words_of("pidfile kernel initrd dtb bios L D mem-path")
-"""Options whose whole argument is a file name: a comma in it is a comma."""
-
-GUEST_TEXT = words_of("append name uuid cpu")
-"""Options never relocated: what looks like a path in them is text for the guest."""
-
-GUEST_KEYS = words_of("serial string value id vendor product model version asset sku family manufacturer hostname")
-"""Keys never relocated, for the same reason: a disk's serial number may begin with a slash."""
-
-_HARD_DISK = "index={},media=disk"
-SHORTHANDS = {
-    "": _HARD_DISK.format(0),
-    **{f"hd{letter}": _HARD_DISK.format(index) for index, letter in enumerate("abcd")},
-    "cdrom": "index=2,media=cdrom",
-    "fda": "if=floppy,index=0",
-    "fdb": "if=floppy,index=1",
-    "pflash": "if=pflash",
-    "mtdblock": "if=mtd",
-    "sd": "if=sd",
-}
-"""What QEMU itself makes of these (`drive_add` in system/vl.c). Written out as `-drive`, because
-only there can `file.drop-cache` be given; `-set drive.ide0-hd0...` does not find them."""
-
-
-TRUE = frozenset({"on", "yes", "true", "y"})
-"""As QEMU reads a switch (`qapi_bool_parse`)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Option:
-    """One option with its argument, spelled as on the command line."""
-
-    word: str
-    """`-drive` or `--drive`; empty for a bare image name, which QEMU takes for `-hda`."""
-    value: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.word.removeprefix("-").removeprefix("-")
-
-    def words(self) -> list[str]:
-        return [part for part in (self.word or None, self.value) if part is not None]
-
-    def is_json(self) -> bool:
-        return (self.value or "").startswith("{")
-
-    def tree(self) -> dict[str, Any]:
-        """The argument of a JSON option, as QEMU reads it."""
-        found: dict[str, Any] = json_text.loads(self.value or "{}")
-        return found
-
-    def pairs(self) -> Pairs:
-        """The argument's pieces; empty for JSON, flags and plain file names."""
-        if self.value is None or self.is_json() or self.name in PLAIN:
-            return ()
-        return parse_options(self.value)
-
-    def get(self, key: str) -> str | None:
-        """The value of a top-level key, in either form; the last one wins, as in QEMU."""
-        if self.is_json():
-            value = self.tree().get(key)
-            return None if value is None else str(value)
-        return next((value for name, value in reversed(self.pairs()) if name == key), None)
-
-
-def parse_options(text: str) -> Pairs:
-    """Split an option string as QEMU does (`get_opt_name_value`): a doubled comma is a comma."""
-    pairs: list[tuple[str | None, str]] = []
-    position = 0
-    while position <= len(text):
-        key, position = _key_at(text, position)
-        value, position = _value_at(text, position)
-        pairs.append((key, value))
-    return tuple(pairs)
-
-
-def _key_at(text: str, position: int) -> tuple[str | None, int]:
-    found = re.compile("[=,]").search(text, position)
-    if found is None or found[0] == ",":
-        return None, position
-    return text[position : found.start()], found.end()
-
-
-def _value_at(text: str, position: int) -> tuple[str, int]:
-    found = re.compile("(?:[^,]|,,)*").match(text, position)
-    assert found is not None  # the pattern matches the empty string
-    return found[0].replace(",,", ","), found.end() + 1
-
-
-def write_options(pairs: Pairs) -> str:
-    """The inverse of `parse_options`, to the letter."""
-    return ",".join(_escape(value) if key is None else f"{key}={_escape(value)}" for key, value in pairs)
-
-
-def _escape(value: str) -> str:
-    return value.replace(",", ",,")
-
-
-def parse_command_line(argv: Sequence[str]) -> tuple[Option, ...]:
-    """The options after argv[0]. `/proc/PID/cmdline` split at NUL ends in one empty word: ignored."""
-    words = list(argv[1:])
-    if words and not words[-1]:
-        words.pop()
-    options: list[Option] = []
-    rest = iter(words)
-    for word in rest:
-        if not word.startswith("-"):
-            options.append(Option(word="", value=word))
-        elif word.lstrip("-") in FLAGS:
-            options.append(Option(word=word))
-        else:
-            options.append(Option(word=word, value=next(rest, None)))
-    return tuple(options)
-
-
-def spelled_out(option: Option) -> Option:
-    """A shorthand such as `-hda FILE` as the `-drive` it stands for; anything else unchanged."""
-    if option.name not in SHORTHANDS or option.value is None:
-        return option
-    return Option(word="-drive", value=f"file={_escape(option.value)},{SHORTHANDS[option.name]}")
 
 
 def destination_command_line(
@@ -235,10 +106,6 @@ def _edit_json(option: Option, edit: Callable[[Any], Any]) -> Option:
     return option if after == before else replace(option, value=json.dumps(after))
 
 
-def leaf(key: str) -> str:
-    return key.rpartition(".")[2]
-
-
 def _without_cache_drop(option: Option) -> Option:
     """Set `drop-cache=off` on every host file of a `-drive` or `-blockdev`.
 
@@ -313,7 +180,7 @@ def _pinned_option(option: Option, machine_type: str) -> Option:
 
 def listening_sockets(argv: Sequence[str]) -> list[str]:
     """Unix sockets that a QEMU with this command line makes and listens on."""
-    return [path for option in parse_command_line(argv) if (path := _socket(option)) and listens(option)]
+    return [path for option in parse_command_line(argv) if (path := _socket(option)) and option.listens]
 
 
 def _socket(option: Option) -> str | None:
@@ -322,15 +189,6 @@ def _socket(option: Option) -> str | None:
     if first.startswith("unix:"):
         return first.removeprefix("unix:")
     return option.get("path") if (option.name, first) == ("chardev", "socket") else None
-
-
-def listens(option: Option) -> bool:
-    """It is a server, as QEMU reads it: the last word counts; `server` is `server=on`, `noserver` the opposite."""
-    if option.is_json():
-        return option.get("server") == "True"
-    said = [value for key, value in option.pairs() if key == "server"]
-    bare = [value for key, value in option.pairs() if key is None]
-    return "noserver" not in bare and all(value in TRUE for value in said) and bool(said or "server" in bare)
 
 
 def device_ids(argv: Sequence[str]) -> set[str]:

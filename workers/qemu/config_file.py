@@ -6,7 +6,7 @@ QEMU keeps both in the same lists (`qemu_parse_config_group` in system/vl.c), so
 import re
 from collections.abc import Callable, Sequence
 
-from workers.qemu.command_line import Option, Pairs, parse_command_line, write_options
+from workers.qemu.options import Option, Pairs, parse_command_line, write_options
 
 _GROUP = re.compile(r'\[\s*([\w-]+)(?:\s+"([^"]*)")?\s*\]')
 _PAIR = re.compile(r'([\w.-]+)\s*=\s*"([^"]*)"')

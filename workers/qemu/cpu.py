@@ -14,8 +14,8 @@ from typing import Any
 
 from models.plan import Cpu
 from workers.qemu import program
-from workers.qemu.command_line import Option, parse_command_line, words_of, write_options
 from workers.qemu.monitor import CommandRefused, Monitor
+from workers.qemu.options import Option, parse_command_line, words_of, write_options
 
 _TOPOLOGY = {"CPUID.01H:EDX": 1 << 28, "CPUID.80000001H:ECX": 1 << 1}
 """HTT and CMP_LEGACY follow from `-smp`, which is the same on both sides; only some versions count them as features."""

@@ -12,18 +12,19 @@ from workers.images.manifest import ENCRYPTION
 from workers.preflight import checks
 from workers.preflight.checks import Kind
 from workers.qemu import inline_secrets
-from workers.qemu.bitmaps import is_theirs, misses_nothing
-from workers.qemu.command_line import Option, parse_command_line
+from workers.qemu.bitmaps import is_theirs, misses_nothing, never_smaller
 from workers.qemu.json_text import flat, spelled
 from workers.qemu.needed_files import chain_of
+from workers.qemu.options import Option, parse_command_line
 from workers.qemu.present_media import Drive
-from workers.qemu.refusals import REMOTE, leaves
+from workers.qemu.refusals import REMOTE
 from workers.qemu.topology import Reply
 
 FILTERS = frozenset({"mirror_top", "throttle", "copy-on-read"})
 """Nodes through which a disk is seen as it is."""
 NOT_MIGRATED = frozenset({"parallels", "qcow", "vdi", "vhdx", "vmdk", "vpc"})
 """QEMU migrates no guest that has one of these open, be it to read (`migrate_add_blocker` in block/*.c, 10.0)."""
+FORMATS = {"raw", "qcow2", "luks"}
 FILES = {"file", "host_device"}
 """Drivers of the node that a format is put on, or none: a device on the bare file sees raw data."""
 
@@ -183,6 +184,17 @@ def drives(
     return tuple(found)
 
 
+def nodes_in_use(blockstats: Iterable[Reply]) -> set[str]:
+    """The names of the nodes that a drive is on, and of those below, from the reply of `query-blockstats`."""
+    found: set[str] = set()
+    left = list(blockstats)
+    while left:
+        node = left.pop()
+        found.add(str(node.get("node-name")))
+        left += [node[below] for below in ("parent", "backing") if below in node]
+    return found
+
+
 def _disk(index: int, medium: _Medium) -> SourceDisk:
     image = medium.image
     driver = str(medium.inserted["drv"])
@@ -217,7 +229,11 @@ def _key_secret(image: Reply) -> str | None:
 
 def _recorded(medium: _Medium) -> dict[str, int]:
     bitmaps = medium.inserted.get("dirty-bitmaps", ())
-    return {str(bitmap["name"]): bitmap["count"] for bitmap in bitmaps if misses_nothing(bitmap)}
+    return {
+        str(bitmap["name"]): bitmap["count"]
+        for bitmap in bitmaps
+        if misses_nothing(bitmap) and never_smaller(bitmap["name"], bitmaps)
+    }
 
 
 def _thickness(medium: _Medium) -> dict[str, str]:
@@ -274,7 +290,7 @@ def disk_refusals(
 
 def _refused(medium: _Medium) -> Iterator[Check]:
     driver = medium.inserted["drv"]
-    if medium.protocol in REMOTE:
+    if medium.protocol in REMOTE or (driver in FORMATS and medium.protocol not in {*FILES, *FILTERS, "host_cdrom"}):
         yield checks.REMOTE_IMAGE.of(medium.shown)
         return
     for level in chain_of(medium.image):
@@ -282,7 +298,7 @@ def _refused(medium: _Medium) -> Iterator[Check]:
             yield checks.IMAGE_FORMAT.found(f"{medium.shown}: it lies on {level.path}, a {level.format} image")
     if _read_only(medium) and driver not in NOT_MIGRATED:
         return  # see `workers.media.listing`
-    if driver not in {"raw", "qcow2", "luks", *FILES}:
+    if driver not in FORMATS | FILES:
         yield checks.IMAGE_FORMAT.found(f"{medium.shown}: a {driver} node is on top")
         return
     for kind, applies in _reasons(medium).items():
@@ -321,7 +337,7 @@ def _is_partial(image: Reply) -> bool:
 def keys_given_later(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[Check]:
     """Encrypted disks that QEMU could not open by this command line."""
     options = [option for option in parse_command_line(argv) if option.name in {"drive", "blockdev"}]
-    named = {value for option in options for key, value in leaves(option) if key == "key-secret"}
+    named = {value for option in options for key, value in option.leaves() if key == "key-secret"}
     return [
         checks.KEY_GIVEN_LATER.of(f"disk {disk.qdev} ({disk.path})")
         for disk in disks
@@ -355,4 +371,4 @@ def unnamed_images(images: Iterable[SourceDisk | ReadOnlyImage], argv: Sequence[
 def _values(option: Option) -> Iterator[str]:
     """All that it says, without escapes."""
     yield option.value or ""
-    yield from (value for _, value in leaves(option))
+    yield from (value for _, value in option.leaves())

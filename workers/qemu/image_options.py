@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workers.qemu.command_line import Option, leaf, parse_command_line, words_of, write_options
 from workers.qemu.json_text import flat, loads, spelled
+from workers.qemu.options import Option, leaf, parse_command_line, words_of, write_options
 
 OF_QCOW2 = words_of(
     "lazy-refcounts pass-discard-request pass-discard-snapshot pass-discard-other discard-no-unref overlap-check "

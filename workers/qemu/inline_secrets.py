@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from workers.qemu import json_text
-from workers.qemu.command_line import Option, parse_command_line, write_options
-from workers.qemu.refusals import driver_of
+from workers.qemu.options import Option, parse_command_line, write_options
 
 MODE = 0o600
 
@@ -53,7 +52,7 @@ def _chain(by_id: dict[str | None, Option], name: str) -> Iterator[str]:
 
 
 def _is_secret(option: Option) -> bool:
-    return option.name == "object" and (option.get("qom-type") or driver_of(option)) == "secret"
+    return option.name == "object" and option.kind == "secret"
 
 
 def _name(option: Option) -> str | None:

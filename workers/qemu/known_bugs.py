@@ -14,7 +14,7 @@ from typing import Any, Literal
 from models.preflight import Check
 from workers.preflight import checks
 from workers.qemu.block import GRANULARITY
-from workers.qemu.command_line import GUEST_TEXT, Option, parse_command_line, spelled_out
+from workers.qemu.options import GUEST_TEXT, Option, parse_command_line, spelled_out
 
 Version = tuple[int, int, int]
 Accel = Literal["tcg", "kvm"]

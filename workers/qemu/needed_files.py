@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.plan import BackingImage, FileKind
-from workers.qemu.command_line import Option, parse_command_line
-from workers.qemu.refusals import driver_of, leaves
+from workers.qemu.options import Option, parse_command_line
 from workers.qemu.topology import Reply
 
 _PLAIN = {"kernel": FileKind.KERNEL, "initrd": FileKind.KERNEL, "dtb": FileKind.KERNEL, "bios": FileKind.FIRMWARE}
@@ -62,7 +61,7 @@ def _of(option: Option) -> Iterator[Named]:
     if option.name == "object":
         yield from _of_object(option)
     kinds = _KEYS.get(option.name, {})
-    for key, value in leaves(option) if kinds else ():
+    for key, value in option.leaves() if kinds else ():
         if key in kinds:
             parts = value.split(":") if option.name == "acpitable" else [value]
             yield from (Named(kinds[key], part, optional=option.name in _OPTIONAL) for part in parts if part)
@@ -71,8 +70,8 @@ def _of(option: Option) -> Iterator[Named]:
 
 
 def _of_object(option: Option) -> Iterator[Named]:
-    kind = option.get("qom-type") or driver_of(option)
-    for key, value in leaves(option):
+    kind = option.kind
+    for key, value in option.leaves():
         if kind.startswith(_SECRET_OBJECTS) and key == "file":
             yield Named(FileKind.SECRET, value, secret=option.get("id"))
         if kind.startswith(_SECRET_OBJECTS) and key == "dir":

@@ -7,7 +7,7 @@ open file, so that it needs no access to our folders, whatever user it runs as.
 import asyncio
 import contextlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from drover.errors import Fatal
@@ -49,8 +49,8 @@ async def begin(monitor: Monitor, listening: socket.socket, nodes: Mapping[int, 
         await monitor.execute("block-export-add", type="nbd", id=name(index), node_name=node, name=name(index))
 
 
-async def freeze(monitor: Monitor, index: int, node: str, bitmap: str, granularity: int) -> None:
-    """Offer a copy of a disk's bitmap as it is now, in place of an earlier one.
+async def freeze(monitor: Monitor, index: int, node: str, bitmaps: Sequence[str], granularity: int) -> None:
+    """Offer a copy of what these bitmaps of a disk hold now together, in place of an earlier one.
 
     A transaction waits for all requests that are on their way, so what they write is in the bitmap.
     """
@@ -60,7 +60,7 @@ async def freeze(monitor: Monitor, index: int, node: str, bitmap: str, granulari
         {"type": "block-dirty-bitmap-add", "data": {**copy, "granularity": granularity, "disabled": True}},
         {
             "type": "block-dirty-bitmap-merge",
-            "data": {"node": node, "target": frozen(index), "bitmaps": [bitmap]},
+            "data": {"node": node, "target": frozen(index), "bitmaps": list(bitmaps)},
         },
     ]
     await monitor.execute("transaction", actions=actions)

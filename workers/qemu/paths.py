@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from workers.qemu import json_text
-from workers.qemu.command_line import (
+from workers.qemu.options import (
+    CHANNELS_AND_DISPLAYS,
     PLAIN,
     SHORTHANDS,
     Option,
@@ -37,7 +38,6 @@ _KEYS = {
 _IN_A_TREE = words_of("filename path logfile mem-path dir")
 _SEARCHED = words_of("bios romfile")
 """Names that QEMU also looks for in folders of its own, if nothing of that name is where it was started."""
-_CHANNELS = words_of("qmp qmp-pretty monitor serial parallel debugcon gdb vnc display")
 _CHANNEL = re.compile(r"((?:mon:)?(?:unix|file|pipe):)(.+)", re.DOTALL)
 _NO_FILE = re.compile(r"$|@|(?!file:)[a-z][a-z0-9+.-]*:")
 _PLAIN_PATH = re.compile(r"/(?!(.*/)?\.\.(/|$))", re.DOTALL)
@@ -95,7 +95,7 @@ def _edited(option: Option, change: Change) -> Option:
         return replace(option, value=_value(value, change))
     if option.is_json():
         return replace(option, value=_json(value, _KEYS.get(option.name, frozenset()) & _IN_A_TREE, change))
-    if option.name in _CHANNELS:
+    if option.name in CHANNELS_AND_DISPLAYS:
         return _pairs(option, lambda key, text: _channel(text, change) if key in {None, "vnc"} else text)
     keys = _KEYS.get(option.name, frozenset())
     return _pairs(option, lambda key, text: _value(text, change) if key is not None and leaf(key) in keys else text)

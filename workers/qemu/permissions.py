@@ -9,8 +9,18 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from workers.qemu.command_line import GUEST_KEYS, GUEST_TEXT, PLAIN, TRUE, Option, listens, parse_command_line, words_of
-from workers.qemu.refusals import driver_of, is_read_only, leaves, shown
+from workers.qemu.options import (
+    CHANNELS_AND_GDB,
+    GUEST_KEYS,
+    GUEST_TEXT,
+    MONITORS,
+    NETWORKS,
+    PLAIN,
+    TRUE,
+    Option,
+    parse_command_line,
+    words_of,
+)
 
 
 class Rules(Protocol):
@@ -50,7 +60,7 @@ KNOWN = words_of(
     "win2k-hack enable-sync-profile"
 )
 """`-id` is Proxmox's own: the number of the guest."""
-NETWORKS = words_of("user tap bridge hubport socket stream dgram l2tpv3 none nic")
+NETWORK_KINDS = words_of("user tap bridge hubport socket stream dgram l2tpv3 none nic")
 PROGRAM_KEYS = words_of("script downscript helper")
 FORBIDDEN_KEYS = {
     "smb": "it would start a file server",
@@ -74,10 +84,8 @@ DEVICES = (
     *("/dev/null", "/dev/urandom", "/dev/random", "/dev/hwrng", "/dev/net/tun"),
     *("/dev/hugepages", "/dev/shm"),  # nosec B108 # noqa: S108 - guests' memory
 )
-MONITORS = words_of("monitor qmp qmp-pretty")
 DEBUGGERS = words_of("gdb s")
 """A debugger has QEMU's monitor as well (`monitor COMMAND`)."""
-CHANNELS = words_of("monitor qmp qmp-pretty serial parallel debugcon gdb")
 QUIET = words_of("none null pty ringbuf stdio file pipe /dev/null local")
 """What a monitor may be behind, besides a Unix socket: nobody reaches it from elsewhere."""
 _PREFIX = re.compile(r"(?:[\w.+-]+[:=])+(?=/)")
@@ -115,46 +123,42 @@ def violations(
 def _option(option: Option, rules: Rules) -> Iterator[str]:
     """Options, kinds of objects and devices that nobody has looked at."""
     if option.name not in KNOWN:
-        yield f"{shown(option) or option.value} is not among the options that its policy allows"
+        yield f"{option.text} is not among the options that its policy allows"
     if option.name == "incoming" and option.value != "defer":
-        yield f"{shown(option)}: only a move brings a guest in"
-    if option.name in {"object", "device"} and _kind_of(option).startswith(FORBIDDEN_OBJECTS):
-        yield f"{shown(option)} is not allowed by its policy"
-
-
-def _kind_of(option: Option) -> str:
-    return option.get("qom-type") or driver_of(option)
+        yield f"{option.text}: only a move brings a guest in"
+    if option.name in {"object", "device"} and option.kind.startswith(FORBIDDEN_OBJECTS):
+        yield f"{option.text} is not allowed by its policy"
 
 
 def _network(option: Option, rules: Rules) -> Iterator[str]:
-    if option.name not in {"netdev", "nic", "net"}:
+    if option.name not in NETWORKS:
         return
-    kind, text = driver_of(option), shown(option)
-    if kind and kind not in NETWORKS:
+    kind, text = option.driver, option.text
+    if kind and kind not in NETWORK_KINDS:
         yield f"{text}: this kind of network is not allowed by its policy"
-    named = {key for key, _ in leaves(option)}
+    named = {key for key, _ in option.leaves()}
     if kind == "tap" and not named & {"script", "helper", "fd", "fds"} and not rules.may_start("/etc/qemu-ifup"):
         yield f"{text}: it would start /etc/qemu-ifup, which its policy does not allow"
 
 
 def _programs(option: Option, rules: Rules) -> Iterator[str]:
     """What QEMU would start."""
-    for key, value in leaves(option):
+    for key, value in option.leaves():
         if key in PROGRAM_KEYS and value not in {"", "no"} and not rules.may_start(value):
-            yield f"{shown(option)}: it would start {value}, which its policy does not allow"
+            yield f"{option.text}: it would start {value}, which its policy does not allow"
         if key == "guestfwd" and "cmd:" in value:
-            yield f"{shown(option)}: it would start a program, which its policy does not allow"
+            yield f"{option.text}: it would start a program, which its policy does not allow"
         if key in FORBIDDEN_KEYS and option.name not in GUEST_TEXT:
-            yield f"{shown(option)}: {FORBIDDEN_KEYS[key]}, which its policy does not allow"
+            yield f"{option.text}: {FORBIDDEN_KEYS[key]}, which its policy does not allow"
 
 
 def _paths(option: Option, rules: Rules) -> Iterator[str]:
     for key, value in _values(option):
         path = _path(option, value)
         if path is not None and key not in PROGRAM_KEYS and not _allowed(path, option, key, rules):
-            yield f"{shown(option)}: {path} is outside the folders that its policy allows"
+            yield f"{option.text}: {path} is outside the folders that its policy allows"
         if path is None and (_RELATIVE.match(value) or (key in PATH_KEYS and not _is_no_path(option, key, value))):
-            yield f"{shown(option)}: {value} is no absolute path"
+            yield f"{option.text}: {value} is no absolute path"
 
 
 def _values(option: Option) -> Iterator[tuple[str, str]]:
@@ -164,7 +168,7 @@ def _values(option: Option) -> Iterator[tuple[str, str]]:
     if option.name in PLAIN:
         yield option.name if option.name in LOOKED_UP else "file", option.value
     else:
-        yield from ((key, value) for key, value in leaves(option) if key not in GUEST_WORDS)
+        yield from ((key, value) for key, value in option.leaves() if key not in GUEST_WORDS)
 
 
 def _path(option: Option, value: str) -> str | None:
@@ -192,7 +196,7 @@ def _only_read(option: Option, key: str) -> bool:
     if option.name in READ_BY_OPTION or key in READ_KEYS or key.startswith("x509-"):
         return True
     if option.name == "object":
-        return _kind_of(option).startswith(READ_BY_OBJECT)
+        return option.kind.startswith(READ_BY_OBJECT)
     return option.name in {"drive", "blockdev"} and _wholly_read_only(option)
 
 
@@ -200,18 +204,18 @@ def _wholly_read_only(option: Option) -> bool:
     """No part of it could be opened for writing under a name of its own."""
     if any(key is None and value.startswith("no") for key, value in option.pairs()):
         return False  # QEMU takes `noreadonly` for `readonly=off`
-    parts = (value for key, value in leaves(option) if key in {"read-only", "readonly"})
-    return is_read_only(option) and all(value.lower() in TRUE for value in parts)
+    parts = (value for key, value in option.leaves() if key in {"read-only", "readonly"})
+    return option.read_only and all(value.lower() in TRUE for value in parts)
 
 
 def _images(option: Option, images: Collection[str]) -> Iterator[str]:
     """An image that is opened for writing is one that is made for this guest."""
     if option.name not in {"drive", "blockdev"} or _wholly_read_only(option):
         return
-    for key, value in leaves(option):
+    for key, value in option.leaves():
         path = value.removeprefix("file:")
         if key in {"file", "filename"} and path.startswith("/") and path not in images:
-            yield f"{shown(option)}: {path} is none of the images that are moved with the guest"
+            yield f"{option.text}: {path} is none of the images that are moved with the guest"
 
 
 def _monitors(options: Sequence[Option], rules: Rules) -> Iterator[str]:
@@ -223,7 +227,7 @@ def _monitors(options: Sequence[Option], rules: Rules) -> Iterator[str]:
             if kind in QUIET or kind == "unix" or (kind == "vc" and not seen_from_afar):
                 continue
             what = "debugger" if option.name in DEBUGGERS else "monitor"
-            yield f"{shown(option)}: the network may reach this {what}; use a unix socket"
+            yield f"{option.text}: the network may reach this {what}; use a unix socket"
     if seen_from_afar and not any(option.name in {"nodefaults", "mon", *MONITORS} for option in options):
         yield "its display shows QEMU's own monitor to whoever connects; start the guest with `-monitor none`"
 
@@ -233,7 +237,7 @@ def _kinds(option: Option, behind: dict[str | None, Option]) -> Iterator[str]:
     value = option.value or ""
     if option.name == "s":
         yield "tcp"
-    elif option.name in MONITORS | DEBUGGERS or (option.name in CHANNELS and value.startswith("mon:")):
+    elif option.name in MONITORS | DEBUGGERS or (option.name in CHANNELS_AND_GDB and value.startswith("mon:")):
         yield _kind(value.removeprefix("mon:"), behind)
     elif option.name == "mon":
         name = option.get("chardev") or next((text for key, text in option.pairs() if key is None), "")
@@ -247,9 +251,9 @@ def _kind(value: str, behind: dict[str | None, Option]) -> str:
     chardev = behind.get(rest.partition(",")[0])
     if chardev is None:
         return "unknown"
-    if driver_of(chardev) == "socket":
+    if chardev.driver == "socket":
         return "unix" if chardev.get("path") else "local" if _LOOPBACK.match(f"{chardev.get('host')}:") else "tcp"
-    return driver_of(chardev)
+    return chardev.driver
 
 
 def _shows_consoles(option: Option) -> bool:
@@ -264,17 +268,17 @@ def _sockets(option: Option, rules: Rules, spoken_to: Collection[str]) -> Iterat
     """Programs of the host that the guest would speak with: another guest's monitor may be among them."""
     for path in _connected(option):
         if path not in spoken_to and not rules.may_connect(path):
-            yield f"{shown(option)}: it would connect to {path}, which its policy does not list under `sockets`"
+            yield f"{option.text}: it would connect to {path}, which its policy does not list under `sockets`"
 
 
 def _connected(option: Option) -> Iterator[str]:
     """The Unix sockets at which it does not listen itself."""
-    if listens(option):
+    if option.listens:
         return
-    kind = driver_of(option)
+    kind = option.driver
     if (option.name == "chardev" and kind == "socket") or (option.name == "netdev" and kind in {"stream", "dgram"}):
-        yield from (value for key, value in leaves(option) if key == "path")
-    elif option.name in CHANNELS and (option.value or "").removeprefix("mon:").startswith("unix:"):
+        yield from (value for key, value in option.leaves() if key == "path")
+    elif option.name in CHANNELS_AND_GDB and (option.value or "").removeprefix("mon:").startswith("unix:"):
         yield str(_path(option, option.pairs()[0][1]))
 
 
@@ -286,6 +290,10 @@ class Made(NamedTuple):
     """A text may be there already: it is a log."""
     folder: bool = False
     """A folder may be there already: memory is made in it."""
+    read: bool = False
+    """A file that is there already is only read: memory that is not shared."""
+    own: bool = False
+    """A file there is this QEMU's alone, and nothing that others read: its memory, what a channel or filter writes."""
 
 
 def written(argv: Sequence[str]) -> Iterator[Made]:
@@ -294,18 +302,31 @@ def written(argv: Sequence[str]) -> Iterator[Made]:
     QEMU deletes what is where it is to listen, and maps what is where a guest's memory is to be.
     """
     for option in parse_command_line(argv):
-        if option.name in {"drive", "blockdev"}:
+        if option.name in {"drive", "blockdev", "global"}:
             continue
         for key, value in _values(option):
             path = _path(option, value)
             if path is None or path.startswith(DEVICES) or key in PROGRAM_KEYS or _only_read(option, key):
                 continue
-            made_anew = listens(option) or option.name in {"vnc", "spice", "display", "mem-path", "netdev"}
+            made_anew = option.listens or option.name in {"vnc", "spice", "display", "mem-path", "netdev"}
             memory = "mem-path" in {option.name, key}
-            yield Made(path, not (made_anew or memory or key == "localpath" or driver_of(option) == "pipe"), memory)
+            text = not (made_anew or memory or key == "localpath" or option.driver == "pipe")
+            yield Made(path, text, folder=memory, read=memory and not _shares(option), own=_is_own(option))
+
+
+def _shares(option: Option) -> bool:
+    shared, readonly = (str(option.get(key)).lower() in TRUE for key in ("share", "readonly"))
+    return shared and not readonly
+
+
+def _is_own(option: Option) -> bool:
+    """Memory that is not shared may be read from a template."""
+    if option.name == "object" and option.kind.startswith("memory-backend-"):
+        return _shares(option)
+    return option.name in {"chardev", *CHANNELS_AND_GDB} or (option.name == "object" and option.kind == "filter-dump")
 
 
 def _user(option: Option, rules: Rules) -> Iterator[str]:
     named = option.value if option.name == "runas" else option.get("user") if option.name == "run-with" else None
     if named and not rules.may_name(named.partition(":")[0]):
-        yield f"{shown(option)}: its policy does not allow that user"
+        yield f"{option.text}: its policy does not allow that user"

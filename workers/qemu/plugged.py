@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from workers.qemu import descriptors
-from workers.qemu.command_line import Option, device_ids, parse_command_line
+from workers.qemu.command_line import device_ids
 from workers.qemu.json_text import flat, spelled
 from workers.qemu.monitor import CommandRefused, Monitor
+from workers.qemu.options import Option, parse_command_line
 
 PERIPHERAL = "/machine/peripheral"
 TIED = frozenset({"drive", "netdev", "chardev", "serial", "mac", "memdev", "iothread", "wwn", "port_wwn"})

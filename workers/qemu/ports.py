@@ -6,9 +6,8 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from workers.qemu.command_line import TRUE, Option, listens, parse_command_line
 from workers.qemu.json_text import flat, spelled
-from workers.qemu.refusals import driver_of
+from workers.qemu.options import CHANNELS_AND_GDB, NETWORKS, TRUE, Option, parse_command_line
 
 FIRST_VNC = 5900
 DEBUGGER = 1234
@@ -62,7 +61,7 @@ def _none(_option: Option) -> Iterator[Port]:
 
 
 def _network(option: Option) -> Iterator[Port]:
-    kind, said = driver_of(option), _said(option)
+    kind, said = option.driver, _said(option)
     if kind == "user":
         yield from _forwarded(option)
     elif kind == "socket" and (found := _DISPLAY.fullmatch(said.get("listen", ""))):
@@ -83,16 +82,16 @@ def _said(option: Option) -> dict[str, str]:
 
 
 def _chardev(option: Option) -> Iterator[Port]:
-    if driver_of(option) == "socket" and listens(option):
+    if option.driver == "socket" and option.listens:
         yield from _at(option, option.get("host") or "", option.get("port"))
-    elif driver_of(option) == "udp":
+    elif option.driver == "udp":
         yield from _at(option, option.get("localaddr") or "", option.get("localport"), socket.SOCK_DGRAM)
 
 
 def _channel(option: Option) -> Iterator[Port]:
     """A debugger needs no word to listen."""
     found = _CHANNEL.match(option.value or "")
-    if found and (option.name == "gdb" or listens(option)):
+    if found and (option.name == "gdb" or option.listens):
         yield Port(option, found[1], int(found[2]))
 
 
@@ -123,9 +122,9 @@ def _at(option: Option, host: str, number: str | None, kind: socket.SocketKind =
 
 
 _KINDS: Mapping[str, Callable[[Option], Iterator[Port]]] = {
-    **dict.fromkeys(("netdev", "nic", "net"), _network),
+    **dict.fromkeys(NETWORKS, _network),
     **dict.fromkeys(("vnc", "display"), _vnc),
-    **dict.fromkeys(("serial", "parallel", "debugcon", "monitor", "qmp", "qmp-pretty", "gdb"), _channel),
+    **dict.fromkeys(CHANNELS_AND_GDB, _channel),
     "chardev": _chardev,
     "s": _debugger,
     "spice": _spice,

@@ -9,9 +9,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workers.qemu.command_line import TRUE, Option, Pairs, parse_command_line, spelled_out, words_of, write_options
 from workers.qemu.image_options import FILES, OF_QCOW2, OF_RAW
-from workers.qemu.refusals import leaves
+from workers.qemu.options import TRUE, Option, Pairs, parse_command_line, spelled_out, words_of, write_options
 
 FILTERS = words_of("throttle copy-on-read")
 OF_ANY_NODE = words_of("node-name read-only auto-read-only discard detect-zeroes cache force-share")
@@ -72,7 +71,7 @@ def _is_changed(said: Sequence[Option], path: str | None) -> bool:
 def _images(option: Option) -> Iterator[str]:
     """What it names as an image; of `-blockdev`, `file` may be the name of a node."""
     keys = {"filename"} if option.name == "blockdev" else {"file", "filename"}
-    yield from (value for key, value in leaves(option) if key in keys)
+    yield from (value for key, value in option.leaves() if key in keys)
 
 
 def _of_image(key: str, of_format: Collection[str]) -> bool:
@@ -151,6 +150,23 @@ def _without_drive(device: Option) -> Option:
         tree = device.tree()
         return replace(device, value=json.dumps({key: value for key, value in tree.items() if key != "drive"}))
     return replace(device, value=write_options(tuple(pair for pair in device.pairs() if pair[0] != "drive")))
+
+
+def unused_nodes(argv: Sequence[str], used: Collection[str]) -> list[Option]:
+    """The options for nodes of block devices that nothing is on any more: a disk was unplugged, its node was left."""
+    left, unused = list(parse_command_line(argv)), list[Option]()
+    while more := [option for option in left if _is_unused(option, left, used)]:
+        left = [option for option in left if option not in more]
+        unused += more
+    return unused
+
+
+def _is_unused(option: Option, options: Sequence[Option], used: Collection[str]) -> bool:
+    """No drive is on it, and nothing else names it."""
+    name = option.get("node-name")
+    if option.name != "blockdev" or name is None or name in used:
+        return False
+    return not any(value == name for other in options if other is not option for _, value in other.leaves())
 
 
 def opened_read_only(argv: Sequence[str], paths: Collection[str]) -> list[str]:

@@ -9,9 +9,8 @@ from typing import Any
 
 from models.preflight import Check
 from workers.preflight import checks
-from workers.qemu.command_line import TRUE, Option, parse_command_line
 from workers.qemu.monitor import CommandRefused, Monitor
-from workers.qemu.refusals import driver_of, leaves, shown
+from workers.qemu.options import MONITORS, TRUE, Option, parse_command_line
 
 WATCHDOGS = frozenset({"i6300esb", "ib700", "diag288"})
 
@@ -19,12 +18,12 @@ WATCHDOGS = frozenset({"i6300esb", "ib700", "diag288"})
 def untold(argv: Sequence[str]) -> Iterator[Check]:
     """What may have been set while the guest ran and cannot be read."""
     for option in parse_command_line(argv):
-        if option.name in {"monitor", "qmp", "qmp-pretty"} and option.value == "stdio":
-            yield checks.MONITOR_STDIO.of(shown(option))
+        if option.name in MONITORS and option.value == "stdio":
+            yield checks.MONITOR_STDIO.of(option.text)
         if _has_password_from_a_monitor(option):
-            yield checks.DISPLAY_PASSWORD.of(shown(option))
-        if option.name == "device" and driver_of(option) in WATCHDOGS:
-            yield checks.WATCHDOG_ACTION.of(shown(option))
+            yield checks.DISPLAY_PASSWORD.of(option.text)
+        if option.name == "device" and option.driver in WATCHDOGS:
+            yield checks.WATCHDOG_ACTION.of(option.text)
 
 
 async def exports(monitor: Monitor) -> list[Check]:
@@ -37,7 +36,7 @@ async def exports(monitor: Monitor) -> list[Check]:
 
 
 def _has_password_from_a_monitor(option: Option) -> bool:
-    said: dict[str, Any] = dict(leaves(option))
+    said: dict[str, Any] = dict(option.leaves())
     if option.name == "vnc":
         wanted = said.get("password", "").lower() in TRUE or (None, "password") in option.pairs()
         return wanted and "password-secret" not in said

@@ -2,12 +2,20 @@
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
 
 from models.preflight import Check
 from workers.preflight import checks
-from workers.qemu import json_text
-from workers.qemu.command_line import DROPPED, GUEST_TEXT, TRUE, Option, leaf, parse_command_line, spelled_out, words_of
+from workers.qemu.options import (
+    CHANNELS_AND_DISPLAYS,
+    DROPPED,
+    GUEST_TEXT,
+    NETWORKS,
+    TRUE,
+    Option,
+    parse_command_line,
+    spelled_out,
+    words_of,
+)
 
 _REFUSED_OPTIONS = {
     "add-fd": checks.DESCRIPTOR,
@@ -44,7 +52,6 @@ _PATH_KEYS = {
 _WRITTEN = words_of("pidfile D mem-path")
 _READ = words_of("kernel initrd dtb L")
 _PROTOCOL = re.compile(r"(?!file:|json:)([a-z][a-z0-9+.-]*):")
-_CHANNELS = words_of("qmp qmp-pretty monitor serial parallel debugcon gdb vnc display")
 _CHANNEL = re.compile(r"(?:vnc=)?(?:mon:)?(?:unix|file|pipe):([^,]+)")
 _NO_ROOT_NEEDED = ("/dev/hugepages", "/dev/null", "/dev/stdout", "/dev/stderr", "/dev/fdset/")
 
@@ -76,46 +83,34 @@ def refused_options(
     return found
 
 
-def shown(option: Option) -> str:
-    """For people: as it was written."""
-    return " ".join(option.words())
-
-
-def driver_of(option: Option) -> str:
-    """The kind of device, network or object."""
-    pairs = option.pairs()
-    first = pairs[0][1] if pairs and pairs[0][0] is None else ""
-    return option.get("driver") or option.get("type") or first
-
-
 def _refused_option(option: Option) -> Iterator[Check]:
     if option.name in _REFUSED_OPTIONS:
-        yield _REFUSED_OPTIONS[option.name].of(shown(option))
-    if option.name == "tpmdev" and driver_of(option) != "emulator":
-        yield checks.REAL_TPM.of(shown(option))
-    if option.name == "object" and (option.get("qom-type") or driver_of(option)).startswith(_ENCRYPTED_MEMORY):
-        yield checks.SEV.of(shown(option))
+        yield _REFUSED_OPTIONS[option.name].of(option.text)
+    if option.name == "tpmdev" and option.driver != "emulator":
+        yield checks.REAL_TPM.of(option.text)
+    if option.name == "object" and option.kind.startswith(_ENCRYPTED_MEMORY):
+        yield checks.SEV.of(option.text)
 
 
 def _refused_device(option: Option) -> Iterator[Check]:
-    driver = driver_of(option)
-    if option.name in {"netdev", "nic", "net"} and driver in {"vhost-user", "vhost-vdpa"}:
-        yield checks.VHOST_USER.of(shown(option))
+    driver = option.driver
+    if option.name in NETWORKS and driver in {"vhost-user", "vhost-vdpa"}:
+        yield checks.VHOST_USER.of(option.text)
     if option.name != "device" or driver.startswith(_MOVABLE_VHOST):
         return
     kind = next((kind for prefix, kind in _TIED_DEVICES.items() if driver.startswith(prefix)), None)
     if kind is not None:
-        yield kind.of(shown(option))
+        yield kind.of(option.text)
 
 
 def _refused_descriptor(option: Option, known: Collection[int]) -> Iterator[Check]:
     if option.name in {"add-fd", *GUEST_TEXT, *DROPPED}:
         return
-    for key, value in leaves(option):
-        if key in _OF_TAPS and driver_of(option) == "tap" and _all_known(value, known):
+    for key, value in option.leaves():
+        if key in _OF_TAPS and option.driver == "tap" and _all_known(value, known):
             continue
         if key in _DESCRIPTORS or "/dev/fdset/" in value or (key == "type" and value == "fd"):
-            yield checks.DESCRIPTOR.of(shown(option))
+            yield checks.DESCRIPTOR.of(option.text)
 
 
 def _all_known(value: str, known: Collection[int]) -> bool:
@@ -126,18 +121,18 @@ def _refused_disk(option: Option) -> Iterator[Check]:
     if option.name not in {"drive", "blockdev"}:
         return
     if option.get("snapshot") in TRUE:
-        yield checks.TEMPORARY_FILES.of(shown(option))
-    for key, value in leaves(option):
+        yield checks.TEMPORARY_FILES.of(option.text)
+    for key, value in option.leaves():
         has_protocol = option.name == "drive" and key == "file" and _PROTOCOL.match(value)
         if has_protocol or (key == "driver" and value in REMOTE):
-            yield checks.REMOTE_IMAGE.of(shown(option))
+            yield checks.REMOTE_IMAGE.of(option.text)
 
 
 def _refused_port(option: Option) -> Iterator[Check]:
     value = (option.value or "").removeprefix("mon:")
-    path = option.get("path") if option.name == "chardev" else value if option.name in _CHANNELS else ""
+    path = option.get("path") if option.name == "chardev" else value if option.name in CHANNELS_AND_DISPLAYS else ""
     if (path or "").startswith(("/dev/tty", "/dev/parport")):
-        yield checks.HOST_PORT.of(shown(option))
+        yield checks.HOST_PORT.of(option.text)
 
 
 def _host_files(option: Option) -> Iterator[tuple[str, bool]]:
@@ -145,18 +140,12 @@ def _host_files(option: Option) -> Iterator[tuple[str, bool]]:
     if option.name in _WRITTEN | _READ and option.value:
         yield option.value, option.name in _WRITTEN
     channel = _CHANNEL.match(option.value or "")
-    if channel and option.name in _CHANNELS:
+    if channel and option.name in CHANNELS_AND_DISPLAYS:
         yield channel[1], True
     keys = _PATH_KEYS.get(option.name, ())
-    for key, value in leaves(option) if keys else ():
+    for key, value in option.leaves() if keys else ():
         if key in keys and value and not _PROTOCOL.match(value):
-            yield value.removeprefix("file:"), not is_read_only(option)
-
-
-def is_read_only(option: Option) -> bool:
-    """A medium that the guest cannot write."""
-    given = (option.get(key) or "" for key in ("readonly", "read-only"))
-    return option.get("media") == "cdrom" or any(value.lower() in TRUE for value in given)
+            yield value.removeprefix("file:"), not option.read_only
 
 
 def _refused_path(option: Option, source_root: str, images: Collection[str]) -> Iterator[Check]:
@@ -165,35 +154,9 @@ def _refused_path(option: Option, source_root: str, images: Collection[str]) -> 
         if path.startswith(("@", *_NO_ROOT_NEEDED)) or path in images:
             continue
         if not path.startswith("/"):
-            yield checks.RELATIVE_PATH.found(f"{shown(option)}: {path} is relative to an unknown directory")
+            yield checks.RELATIVE_PATH.found(f"{option.text}: {path} is relative to an unknown directory")
         elif written and not path.startswith(root + "/"):
-            yield checks.OUTSIDE_ROOT.found(f"{shown(option)}: {path} is written but lies outside {source_root}")
-
-
-def leaves(option: Option) -> Iterator[tuple[str, str]]:
-    """Every (last part of the key, text value) of an option, however deeply nested."""
-    if option.is_json():
-        yield from _tree_leaves(json_text.loads(option.value or "null"), "")
-        return
-    for key, value in option.pairs():
-        name = leaf(key) if key is not None else ("driver" if option.name == "blockdev" else "")
-        if value.startswith("json:"):
-            yield from _tree_leaves(json_text.loads(value.removeprefix("json:")), "")
-        else:
-            yield name, value
-
-
-def _tree_leaves(tree: Any, key: str) -> Iterator[tuple[str, str]]:
-    if isinstance(tree, dict):
-        for name, value in tree.items():
-            yield from _tree_leaves(value, leaf(name))
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _tree_leaves(value, key)
-    elif isinstance(tree, str):
-        yield key, tree
-    elif isinstance(tree, bool):
-        yield key, "on" if tree else "off"
+            yield checks.OUTSIDE_ROOT.found(f"{option.text}: {path} is written but lies outside {source_root}")
 
 
 _LOOKS = (_refused_option, _refused_device, _refused_disk, _refused_port)

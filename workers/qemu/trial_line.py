@@ -12,13 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from workers.qemu import json_text
-from workers.qemu.command_line import Option, parse_command_line, words_of, write_options
+from workers.qemu.options import MONITORS, NETWORKS, SERIAL_PORTS, Option, parse_command_line, words_of, write_options
 from workers.qemu.permissions import written
-from workers.qemu.refusals import driver_of
 
-NETWORKS = words_of("netdev nic net")
-CHANNELS = words_of("serial parallel debugcon")
-MONITORS = words_of("monitor qmp qmp-pretty")
 LEFT_OUT = words_of("s vnc gdb daemonize pidfile D d trace mem-prealloc runas run-with display")
 """They open ports, write logs, take memory, or say as whom and where: no part of the machine."""
 TAKEN_BEFOREHAND = {"prealloc": "off", "mem-lock": "off"}
@@ -120,7 +116,7 @@ def _of_file(driver: str) -> str:
 
 def _unconnected(option: Option, _trial: _Trial) -> Option:
     """The same card, on a network of its own that nobody else is on."""
-    if driver_of(option) in {"none", "hubport"} or (option.name, driver_of(option)) == ("net", "nic"):
+    if option.driver in {"none", "hubport"} or (option.name, option.driver) == ("net", "nic"):
         return option
     if option.is_json():
         return replace(option, value=json.dumps({"type": "user", "id": option.get("id"), "restrict": True}))
@@ -151,7 +147,7 @@ def _unseen(_option: Option, trial: _Trial) -> Option:
 
 UNHEARD: Mapping[str, Callable[[Option, _Trial], Option]] = {
     **dict.fromkeys(NETWORKS, _unconnected),
-    **dict.fromkeys(CHANNELS, _unheard),
+    **dict.fromkeys(SERIAL_PORTS, _unheard),
     "chardev": _unheard_chardev,
     "spice": _unseen,
 }

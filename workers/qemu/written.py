@@ -5,16 +5,19 @@ until then the images are written by the NBD server, which is another process. T
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from workers.qemu.bitmaps import WRITTEN, misses_nothing
+from models.plan import SourceDisk
+from workers.qemu.bitmaps import WRITTEN, misses_nothing, never_smaller, of_size
 from workers.qemu.disks import source_disks
-from workers.qemu.monitor import Monitor
+from workers.qemu.monitor import CommandRefused, Monitor
 
 FINEST = 1 << 12
 """Bytes that one bit stands for, at least: what a guest changes is mostly pages of its file systems."""
+BLANK, SECTOR = "drover-blank", 512
 MOST_BITS = 1 << 24
 """2 MiB of memory for one disk. The bits of a larger one stand for more."""
 
@@ -38,6 +41,8 @@ class Disk:
     size_bytes: int
     bitmaps: Mapping[str, Bitmap] = field(default_factory=dict)
     """{name: bitmap}, only ours, and only those that miss nothing."""
+    never_smaller: frozenset[str] = frozenset()
+    """Those of them that are known to hold all that differs: the disk was never smaller meanwhile."""
 
 
 def name(job_id: int, nonce: str) -> str:
@@ -53,26 +58,30 @@ async def disks(monitor: Monitor) -> dict[int, Disk]:
         "blockstats": await monitor.query("query-blockstats"),
     }
     shown = {node["node-name"]: node.get("dirty-bitmaps", ()) for node in replies["named_block_nodes"]}
-    return {
-        disk.index: Disk(
-            node=disk.node,
-            size_bytes=disk.virtual_size_bytes,
-            bitmaps={bitmap["name"]: _bitmap(bitmap) for bitmap in shown[disk.node] if misses_nothing(bitmap)},
-        )
-        for disk in source_disks(**replies)
-    }
+    return {disk.index: _disk(disk, shown[disk.node]) for disk in source_disks(**replies)}
+
+
+def _disk(disk: SourceDisk, bitmaps: Sequence[Mapping[str, Any]]) -> Disk:
+    found = {bitmap["name"]: _bitmap(bitmap) for bitmap in bitmaps if misses_nothing(bitmap)}
+    return Disk(
+        node=disk.node,
+        size_bytes=disk.virtual_size_bytes,
+        bitmaps=found,
+        never_smaller=frozenset(name for name in found if never_smaller(name, bitmaps)),
+    )
 
 
 def _bitmap(shown: Mapping[str, Any]) -> Bitmap:
     return Bitmap(granularity=shown["granularity"], count=shown["count"])
 
 
-async def record(monitor: Monitor, name: str) -> None:
+async def record(monitor: Monitor, name: str) -> dict[int, str]:
     """From now on, under this name, on every writable disk; what was recorded of another copy is dropped.
 
-    Where that is done already nothing is changed, and nothing is forgotten.
+    Where that is done already nothing is changed, and nothing is forgotten. Returns the nodes by the disks' indices.
     """
-    for disk in (await disks(monitor)).values():
+    found = await disks(monitor)
+    for disk in found.values():
         for other in disk.bitmaps.keys() - {name}:
             await monitor.execute("block-dirty-bitmap-remove", node=disk.node, name=other)
         if name not in disk.bitmaps:
@@ -83,6 +92,48 @@ async def record(monitor: Monitor, name: str) -> None:
                 granularity=granularity(disk.size_bytes),
                 persistent=False,
             )
+    return {index: disk.node for index, disk in found.items()}
+
+
+async def watch_size(monitor: Monitor, name: str, sizes: Mapping[str, int]) -> None:
+    """From now on it shows if a disk is made smaller: what it loses then, and has as zeroes once it is larger again, is
+    in no bitmap (10.0.2). Disks that have not the size that they had at the switchover, {node: bytes}, are left out.
+
+    It is a bitmap that records nothing, whose last bit is set. QEMU shortens it with the disk, and the bit does not
+    come back. No command sets a bit, so it is merged from the bitmap of a node that holds nothing. The guest must run:
+    a QEMU that waits for its RAM ends when anything is written.
+
+    Raises:
+        CommandRefused: QEMU knows no such bitmaps or nodes.
+    """
+    for disk in (await disks(monitor)).values():
+        if name in disk.bitmaps and name not in disk.never_smaller and sizes.get(disk.node) == disk.size_bytes:
+            await _watch_size(monitor, of_size(name), disk, disk.bitmaps[name].granularity)
+
+
+async def _watch_size(monitor: Monitor, name: str, disk: Disk, grain: int) -> None:
+    bitmap: dict[str, Any] = {"name": name, "granularity": grain, "persistent": False}
+    await _drop_blank(monitor)  # of a worker that died
+    await monitor.execute("blockdev-add", driver="null-co", node_name=BLANK, size=disk.size_bytes)
+    try:
+        await monitor.execute("block-dirty-bitmap-add", node=BLANK, **bitmap)
+        last = f'qemu-io {BLANK} "write -z {disk.size_bytes - SECTOR} {SECTOR}"'
+        await monitor.execute("human-monitor-command", command_line=last)
+        actions = [
+            {"type": "block-dirty-bitmap-add", "data": {"node": disk.node, "disabled": True, **bitmap}},
+            {
+                "type": "block-dirty-bitmap-merge",
+                "data": {"node": disk.node, "target": name, "bitmaps": [{"node": BLANK, "name": name}]},
+            },
+        ]
+        await monitor.execute("transaction", actions=actions)
+    finally:
+        await _drop_blank(monitor)
+
+
+async def _drop_blank(monitor: Monitor) -> None:
+    with suppress(CommandRefused):  # there is none
+        await monitor.execute("blockdev-del", node_name=BLANK)
 
 
 def granularity(size_bytes: int) -> int:

@@ -75,7 +75,7 @@ class _Watch:
         self.bandwidth = mirrors.Bandwidth(ctx, monitor)
         self.meter = pace.Meter()
         self.low = Low(ctx)
-        self.said: str | None = None
+        self.remark: str | None = None
         self.seen: dict[str, mirrors.Passed] = {}
 
     async def until_in_sync(self) -> None:
@@ -85,9 +85,9 @@ class _Watch:
                 states = await block.mirrors(self.monitor, mirrors.names(self.ctx))
             _raise_if_ended(self.ctx, states)
             held_up = self.lacks_room(states) or await readiness.obstacle(self.ctx, self.monitor)
-            await asyncio.to_thread(self.say, held_up, await asyncio.to_thread(self.low.sentence))
+            await asyncio.to_thread(self.tell, held_up, await asyncio.to_thread(self.low.sentence))
             in_sync = mirrors.all_in_sync(self.ctx, states) and held_up is None and not self.ctx.job.held
-            await self.record_event(states, now=in_sync)
+            await self.record_progress(states, at_once=in_sync)
             if in_sync and all(disk.ready_at for disk in self.ctx.job.disks):
                 return
             await self.heal(states)
@@ -109,20 +109,20 @@ class _Watch:
             f"or end it with `drover job cancel {job.id}`"
         )
 
-    def say(self, held_up: str | None, low: str | None) -> None:
+    def tell(self, held_up: str | None, low: str | None) -> None:
         """Record an event when it begins and one when it is over; meanwhile it is the step's remark."""
         remark = held_up or low
-        if remark == self.said:
+        if remark == self.remark:
             return
         action = "held_up" if held_up else "warning" if low else "goes_on"
         with self.ctx.record() as (session, job, step):
             step.error = remark
             sentence = remark or "the move goes on"
             record_event(session, job.id, by=self.ctx.claim.owner, action=action, sentence=sentence)
-        self.said = remark
+        self.remark = remark
 
-    async def record_event(self, states: dict[str, Mirror], now: bool) -> None:
-        if not now and time.monotonic() < self.record_at:
+    async def record_progress(self, states: dict[str, Mirror], *, at_once: bool) -> None:
+        if not at_once and time.monotonic() < self.record_at:
             return
         self.record_at = time.monotonic() + RECORD_S
         total = sum(mirror.total_bytes for mirror in states.values())

@@ -8,7 +8,7 @@ from models.job import Side
 from models.launcher import Launcher
 from workers import hooks
 from workers.disks import nbd_server
-from workers.guest import incoming_qemu, run_files
+from workers.guest import run_files
 from workers.hooks import Point
 from workers.images import retention, way_back
 from workers.launcher import inhibitor, keep_out, units
@@ -90,8 +90,7 @@ class CleanupSource(StepHandler):
 
 def _set_written_aside(ctx: Context) -> None:
     """Its memory and the like would be in the way of the guest's return."""
-    left = run_files.in_the_way(permissions.written(ctx.source.argv))
-    retention.set_more_aside(ctx, filter(run_files.is_file, left))
+    retention.set_more_aside(ctx, run_files.left_over(permissions.written(ctx.source.argv)))
 
 
 def _write_way_back_down(ctx: Context) -> None:
@@ -116,15 +115,8 @@ class CleanupDestination(StepHandler):
 
     async def do(self, ctx: Context) -> None:
         await nbd_server.stop(ctx)
-        await self._answers_no_more(ctx)
+        await proof.stop(ctx)
         await supervisor.kill_all(ctx)
         await streams.stop(ctx)
         await hooks.run(ctx, Point.AFTER_CLEANUP)
         ctx.directory.remove()
-
-    async def _answers_no_more(self, ctx: Context) -> None:
-        try:
-            await proof.stop(ctx)
-        except MonitorLost:
-            if incoming_qemu.running(ctx) is not None:
-                raise

@@ -7,10 +7,10 @@ Where they differ, or cannot be compared, the job stops and the source keeps all
 import asyncio
 
 from drover.errors import Fatal, Transient
-from drover.words import count
+from drover.words import count, size
 from models.documents import DiskProof, Proof, Range
-from models.job import Side, record_event
-from workers.disks.pace import Brake
+from models.job import Side
+from workers.disks.pace import RateLimiter
 from workers.proof import reading, supervisor
 from workers.proof.comparing import Comparison, Peer
 from workers.proof.protocol import BLOCK_BYTES
@@ -40,6 +40,9 @@ class CompareImagesDestination(StepHandler):
         await supervisor.start(ctx)
         await streams.serve(ctx, ctx.served_at.nonce)
 
+    async def rollback(self, ctx: Context) -> None:
+        await supervisor.stop(ctx)
+
 
 class CompareImagesSource(StepHandler):
     """Both sides of all disks are equal, but for what the guest has written since its switchover."""
@@ -65,8 +68,10 @@ class CompareImagesSource(StepHandler):
         ctx.note(proof=found, progress_at=ctx.claim.now(), way_back_needed=bool(found.bytes_different or unwell))
         if found.bytes_different:
             raise Fatal(_alarm(ctx, found))
-        with ctx.record() as (session, job, _step):
-            record_event(session, job.id, by=ctx.claim.owner, action="verified", sentence=_sentence(found))
+        ctx.tell("verified", _sentence(found))
+
+    async def rollback(self, ctx: Context) -> None:
+        await reading.stop(ctx)
 
 
 async def _compared(ctx: Context) -> tuple[DiskProof, ...]:
@@ -79,7 +84,7 @@ async def _compared(ctx: Context) -> tuple[DiskProof, ...]:
                 size_bytes=disk.virtual_size_bytes,
                 ours=ours[disk.index],
                 theirs=peer,
-                brake=record.brake,
+                limiter=record.limiter,
                 bytes_per_s=ctx.job.options.verify_bytes_per_s,
                 told=record.told,
             )
@@ -91,7 +96,7 @@ class _Record:
     """The disks that were compared, and how far the present one is."""
 
     def __init__(self, ctx: Context) -> None:
-        self.ctx, self.brake = ctx, Brake()
+        self.ctx, self.limiter = ctx, RateLimiter()
         self.done = list[DiskProof]()
 
     async def told(self, now: DiskProof) -> None:
@@ -108,7 +113,7 @@ class _Record:
 def _sentence(found: Proof) -> str:
     equal, left_out = (sum(getattr(disk, f"bytes_{name}") for disk in found.disks) for name in ("equal", "left_out"))
     return (
-        f"both sides' images are equal, as digests of both hosts show: {equal} bytes; {left_out} bytes were left out "
+        f"both sides' images are equal, as digests of both hosts show: {size(equal)}; {size(left_out)} were left out "
         "because the guest has written them since its switchover"
     )
 

@@ -6,6 +6,7 @@ died, the destination's link resumes the guest.
 """
 
 import asyncio
+import json
 import logging
 import time
 
@@ -15,14 +16,14 @@ from models.documents import Downtime, RamProgress, renamed
 from models.guest import Guest
 from models.job import Side
 from workers.disks import nbd_server
-from workers.guest import incoming_qemu
+from workers.guest import given_back, incoming_qemu
 from workers.guest.run_marker import SET_CONTENT
-from workers.images import manifest
+from workers.images import manifest, retention
 from workers.launcher import units
 from workers.process import processes
 from workers.process.processes import Process
-from workers.qemu import migration
-from workers.qemu.monitor import Monitor, MonitorLost
+from workers.qemu import migration, written
+from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost
 from workers.step import Context, StepHandler
 from workers.switchover import supervisor, trace
 from workflows.migration.run_states import WENT_ON
@@ -59,6 +60,12 @@ class CutoverSource(StepHandler):
             "the guest was handed over, and stood still for %s ms", downtime.ms, extra={"downtime_ms": downtime.ms}
         )
 
+    async def rollback(self, ctx: Context) -> None:
+        """It goes on here although it was stopped for good: `cleanup` may have begun to clear away after it."""
+        if ctx.job.kept_by_source:
+            await asyncio.to_thread(retention.put_back, ctx)
+            await asyncio.to_thread(units.come_back, ctx)
+
     async def _stands_still(self, ctx: Context) -> bool:
         if not ctx.source_alive:
             return True
@@ -84,6 +91,7 @@ class CutoverDestination(StepHandler):
         try:
             async with ctx.guest() as monitor:
                 await self._let_run(ctx, monitor)
+                await _watch_size(ctx, monitor)
                 qemu = processes.process(monitor.pid)
         except MonitorLost as error:
             if incoming_qemu.running(ctx) is not None:
@@ -128,8 +136,31 @@ class CutoverDestination(StepHandler):
             )
         return NeverRan(f"{job.guest}'s QEMU on {job.destination} died before it was told to run")
 
+    async def rollback(self, ctx: Context) -> None:
+        """The source goes on although the guest ran here: an operator has said so. Nothing starts it here any more.
+
+        Raises:
+            Fatal: it runs here.
+        """
+        if given_back.is_to_be(ctx):
+            await supervisor.kill_all(ctx)
+            await nbd_server.stop(ctx)
+            await asyncio.to_thread(given_back.let_nothing_start_it, ctx)
+
     def _record(self, ctx: Context, qemu: Process | None) -> None:
         identity = processes.identity(qemu) if qemu else None
         launcher = units.now(ctx, qemu)
         with ctx.record() as (session, job, _step):
             session.get_one(Guest, job.guest).lives_on(job.destination, ctx.destination.qmp, identity, launcher)
+
+
+async def _watch_size(ctx: Context, monitor: Monitor) -> None:
+    """It is a condition of the way back by changes, and of nothing else."""
+    if not ctx.directory.written.exists():
+        return  # an earlier version has begun the move
+    nodes = json.loads(ctx.directory.written.read_text())
+    sizes = {nodes[str(disk.index)]: disk.virtual_size_bytes for disk in ctx.disks if str(disk.index) in nodes}
+    try:
+        await written.watch_size(monitor, written.name(ctx.job.id, ctx.served_at.nonce), sizes)
+    except CommandRefused as error:
+        log.warning("%s will go back as a whole: %s", ctx.job.guest, error)

@@ -7,6 +7,7 @@ nothing but the two hosts may matter. So this step ends when the switchover proc
 """
 
 import asyncio
+import json
 import time
 
 from sqlalchemy import select
@@ -15,13 +16,14 @@ from drover.errors import Committed, Fatal, Unknown
 from models import fleet
 from models.database import transaction
 from models.documents import Health, MigrationOptions, RamProgress, Switchover
-from models.job import Job, Side, record_event
+from models.job import Job, Side
 from workers import hooks
 from workers.convergence import Ladder
 from workers.disks import mirrors, nbd_server
-from workers.guest import incoming_qemu
+from workers.guest import given_back, incoming_qemu
 from workers.health import agent
 from workers.hooks import Point
+from workers.images.manifest import write_durably
 from workers.launcher import inhibitor
 from workers.media import listing
 from workers.process import processes
@@ -64,7 +66,8 @@ class MigrateRamDestination(StepHandler):
         if not waits:
             await incoming_qemu.start(ctx)
         async with ctx.guest() as monitor:
-            await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
+            nodes = await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
+        write_durably(ctx.directory.written, json.dumps(nodes))
         await streams.serve(ctx, ctx.served_at.nonce)
         await hooks.run(ctx, Point.BEFORE_SWITCHOVER)
         await self._start_switch(ctx)
@@ -89,6 +92,8 @@ class MigrateRamDestination(StepHandler):
 
     async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
+        if given_back.is_to_be(ctx):
+            await asyncio.to_thread(given_back.keep_what_it_wrote, ctx)
 
 
 class MigrateRamSource(StepHandler):
@@ -140,8 +145,7 @@ class MigrateRamSource(StepHandler):
         if job.options.window_end == windows.ROLLBACK:
             raise Fatal(why)
         ctx.note(seed=True, wait_reason=why)
-        with ctx.record() as (session, _job, _step):
-            record_event(session, job.id, by=ctx.claim.owner, action="window_closed", sentence=why)
+        ctx.tell("window_closed", why)
 
     async def _check_guest(self, ctx: Context) -> None:
         """Nobody paused it or plugged anything in or out since the preflight: then it would not arrive as it is."""
@@ -301,8 +305,7 @@ class _Progress:
         options, at = self.ctx.job.options, time.monotonic()
         self.ladder.obey(options.max_downtime_ms, _most_ms(options), at)
         for step in self.ladder.look(ram, at):
-            with self.ctx.record() as (session, job, _step):
-                record_event(session, job.id, by=self.ctx.claim.owner, action=step.rung, sentence=step.sentence)
+            self.ctx.tell(step.rung, step.sentence)
 
 
 def _most_ms(options: MigrationOptions) -> int:

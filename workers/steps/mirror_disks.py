@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from models.job import Side, record_event
+from models.job import Side
 from workers import hooks
 from workers.disks import delta, mirrors
 from workers.hooks import Point
@@ -78,12 +78,8 @@ class MirrorDisks(StepHandler):
             "all the time, and this QEMU may miss a write as it begins to copy the rest alone (mended in 10.0.10 and "
             "10.2.2)"
         )
-        await asyncio.to_thread(self._warn, ctx, sentence)
+        await asyncio.to_thread(ctx.tell, "warning", sentence)
         return False
-
-    def _warn(self, ctx: Context, sentence: str) -> None:
-        with ctx.record() as (session, job, _step):
-            record_event(session, job.id, by=ctx.claim.owner, action="warning", sentence=sentence)
 
     async def _connect(self, ctx: Context, monitor: Monitor, index: int) -> None:
         await mirrors.connect(ctx, monitor, index, discard=ctx.plan.disks[index].discard)

@@ -6,7 +6,7 @@ from pathlib import Path
 from drover.errors import Fatal, Transient
 from models.database import transaction
 from models.guest import Guest
-from models.job import Side, record_event
+from models.job import Side
 from workers import hooks
 from workers.disks import ownership
 from workers.hooks import Point
@@ -62,20 +62,19 @@ async def _begin_images(ctx: Context, choice: Choice) -> None:
     """With what the guest left behind here, or with empty images; encrypted ones are made in `start_nbd`."""
     if choice.way is not None:
         await asyncio.to_thread(way_back.take, ctx, choice.way)
-        _tell(ctx, f"{ctx.job.destination} has its images as they were when job {choice.way.job} moved it away")
+        ctx.tell(
+            "way_back", f"{ctx.job.destination} has its images as they were when job {choice.way.job} moved it away"
+        )
         return
     if choice.why is not None:
-        _tell(ctx, f"all of its disks is copied, although {ctx.job.destination} has images of it: {choice.why}")
+        ctx.tell(
+            "way_back", f"all of its disks is copied, although {ctx.job.destination} has images of it: {choice.why}"
+        )
     for disk in ctx.plan.disks:
         ctx.guard()
         await asyncio.to_thread(making.claim, ctx, disk)
     empty = [disk for disk in ctx.plan.disks if disk.key_secret is None]
     await asyncio.gather(*(asyncio.to_thread(making.fill, disk) for disk in empty))
-
-
-def _tell(ctx: Context, sentence: str) -> None:
-    with ctx.record() as (session, job, _step):
-        record_event(session, job.id, by=ctx.claim.owner, action="way_back", sentence=sentence)
 
 
 def _may_be_an_image(ctx: Context, path: Path) -> None:

@@ -11,8 +11,6 @@ from workers import files
 from workers.files import UnsafePath
 from workers.process import processes
 
-MOST_LINKS = 8
-
 
 def real(path: Path) -> Path:
     """The block device that a path means, through links of root's or of the worker's own user.
@@ -21,19 +19,13 @@ def real(path: Path) -> Path:
         UnsafePath: somebody else's link is on the way.
         PreconditionFailed: there is no block device.
     """
-    there = path
-    for _ in range(MOST_LINKS):
-        status = files.status(there)
-        if status is None:
-            raise PreconditionFailed(f"there is no {path}")
-        if stat.S_ISBLK(status.st_mode):
-            return there
-        if not stat.S_ISLNK(status.st_mode):
-            raise PreconditionFailed(f"{path} is no block device")
-        if status.st_uid not in {0, os.geteuid()}:
-            raise UnsafePath(f"{path} is a symbolic link of user {status.st_uid}: it is not followed")
-        there = Path(os.path.normpath(there.parent / there.readlink()))
-    raise UnsafePath(f"{path} leads through too many symbolic links: it is not touched")
+    there = files.followed(path)
+    status = files.status(there)
+    if status is None:
+        raise PreconditionFailed(f"there is no {path}")
+    if not stat.S_ISBLK(status.st_mode):
+        raise PreconditionFailed(f"{path} is no block device")
+    return there
 
 
 def is_one(path: Path) -> bool:

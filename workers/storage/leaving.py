@@ -34,6 +34,13 @@ def set_aside(path: Path, name: str, rules: HostPolicy) -> None:
         made_by.rename(path.name, Path(name).name)
 
 
+def put_back(kept_at: Path, path: Path, rules: HostPolicy) -> None:
+    """Give it its former name again."""
+    made_by = renamer(path, rules)
+    if made_by is not None and kept_at != path:
+        made_by.rename(kept_at.name, path.name)
+
+
 def free(path: Path, number: int, rules: HostPolicy) -> bool:
     """Remove a volume that was set aside; false: no storage of this host has made it, so it stays.
 

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from drover import words
 from drover.errors import Fatal, PreconditionFailed, UnreadableDocument
 from drover.settings import Settings
 from models.plan import DestinationPlan, Layout, PlannedDisk
@@ -50,7 +51,8 @@ def _problem(disk: PlannedDisk, ours: Settings, rules: HostPolicy, layout: Layou
     except (Fatal, PreconditionFailed) as error:
         return str(error)
     if room is not None and room[1] < (needed := needed_bytes(disk)):
-        return f"the storage {disk.volume_of} has {room[1] >> 20} MiB free, {needed >> 20} are needed for {path}"
+        short = f"the storage {disk.volume_of} has {words.size(room[1])} free and {path} needs {words.size(needed)}"
+        return f"{short}: make room there, or name another storage with --storage"
     return None
 
 
@@ -168,3 +170,16 @@ def delete_all(ctx: Context) -> None:
     ctx.directory.manifest.delete_all()
     if ctx.directory.volumes.read():
         ctx.directory.volumes.delete_all(policy.of(ctx.settings))
+
+
+def set_aside_all(ctx: Context) -> list[Path]:
+    """Nothing of it is removed, and none of it is the job's any more: files get another name, devices stay."""
+    kept = []
+    for path in ctx.directory.manifest.files():
+        ctx.guard()
+        aside = path.with_name(f"{path.name}.drover-{ctx.job.id}")
+        files.move(path, aside.name)
+        ctx.directory.manifest.forget(path)
+        kept.append(aside)
+    ctx.guard()
+    return kept + ctx.directory.volumes.let_go()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from drover import words
 from drover.errors import PreconditionFailed, UnreadableDocument
 from drover.settings import Settings
 from models import kept_images
@@ -76,10 +77,10 @@ def check(
 
 
 def _too_little(folder: Path, size: int, free: int, promised: int) -> str:
-    others = f", after {mib(promised)} MiB for moves under way" if promised else ""
+    others = f", after {words.size(promised)} for moves under way" if promised else ""
     return (
-        f"{mib(size)} MiB are needed for images below {folder} and {mib(free)} are free{others}: "
-        f"make room for {mib(size - free)} more"
+        f"{words.size(size)} are needed for images below {folder} and {words.size(free)} are free{others}: "
+        f"make room for {words.size(size - max(free, 0))} more"
     )
 
 
@@ -89,7 +90,7 @@ def _kept(folder: Path, ours: Settings) -> str:
         images = kept_images.below(kept_images.kept(session, host=ours.host), folder)
     if not (size := sum(image.takes_bytes or 0 for image in images)):
         return ""
-    return f" (images that guests left behind take {mib(size)} MiB there: `drover image purge --host {ours.host}`)"
+    return f" (images that guests left behind take {words.size(size)} there: `drover image purge --host {ours.host}`)"
 
 
 def _grown(disks: Sequence[PlannedDisk], allocated_bytes: int | None) -> int:
@@ -144,8 +145,3 @@ def _thin_factor(ours: Settings) -> float:
 def taken(descriptor: int) -> int:
     """Bytes that an open file takes of its file system."""
     return os.fstat(descriptor).st_blocks * BLOCK
-
-
-def mib(size: int) -> int:
-    """Whole MiB, and no less than none."""
-    return max(size, 0) >> 20

@@ -76,7 +76,10 @@ class Volumes:
         entry = self.read().get(str(path))
         if entry is None or not self._half_made(path, entry):
             if path.is_symlink() or path.exists():
-                raise PreconditionFailed(f"{path} exists already: if no guest needs it, name it as --overwrite-device")
+                raise PreconditionFailed(
+                    f"{path} exists already, and was left as it is: if nobody needs what is on it, move the guest with "
+                    f"`--overwrite-device {path}`"
+                )
             self._record(path, Entry(number=None, storage=storage))
             drivers.driver(storage, rules).create(path.name, size_bytes)
         _wait_for(path)
@@ -92,6 +95,12 @@ class Volumes:
         for path in list(self.made()):
             self.remove(path, rules)
         self.file.unlink(missing_ok=True)
+
+    def let_go(self) -> list[Path]:
+        """None is the job's any more; returns those that are there, and stay."""
+        left = [Path(name) for name in self.read() if self.owns(Path(name))]
+        self.file.unlink(missing_ok=True)
+        return left
 
     def _record(self, path: Path, entry: Entry) -> None:
         write_durably(self.file, json.dumps(self.read() | {str(path): entry}))

@@ -15,6 +15,7 @@ from pathlib import Path
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from drover import words
 from drover.settings import Settings
 from models.database import transaction
 from models.guest import Guest
@@ -119,10 +120,10 @@ def _say(place: Place) -> None:
     low = is_low(place.total_bytes, place.free_bytes)
     if low and place.name not in _low:
         log.warning(
-            "the storage %s (%s) has only %d MB left: make room before guests that write there have to stop",
+            "the storage %s (%s) has only %s left: make room before guests that write there have to stop",
             place.name,
             place.place,
-            (place.free_bytes or 0) // 1_000_000,
+            words.size(place.free_bytes or 0),
         )
         _low.add(place.name)
     elif not low and place.name in _low:

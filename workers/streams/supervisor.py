@@ -4,13 +4,13 @@ import logging
 import socket
 import sys
 from pathlib import Path
-from typing import Any
 
 from drover import logs
-from drover.errors import Fatal, PreconditionFailed, Transient
+from drover.errors import Fatal, PreconditionFailed, Transient, UnreadableDocument
 from drover.settings import Settings, StreamSecurity
 from models.documents import NbdServer
 from models.job import Side
+from models.streams import StreamAccess, StreamCredentials
 from workers import files
 from workers.images import way_back
 from workers.process import processes
@@ -58,9 +58,15 @@ async def serve(ctx: Context, nonce: str) -> None:
         mine, theirs = _credentials(ctx)
         secret = credentials.make_secret()
         way = way_back.taken(ctx.directory)
-        told = {"job": ctx.job.id, "address": address, "port": port, "secret": secret}
-        told |= {"bitmap": way.bitmap} if way is not None else {}
-        sealed = host_key.seal(ctx.settings, _peer_key(ctx), told | {"credentials": theirs and vars(theirs)})
+        access = StreamAccess(
+            job=ctx.job.id,
+            address=address,
+            port=port,
+            secret=secret,
+            bitmap=way.bitmap if way is not None else None,
+            credentials=StreamCredentials(**vars(theirs)) if theirs is not None else None,
+        )
+        sealed = host_key.seal(ctx.settings, _peer_key(ctx), access.json_object())
         ctx.note(
             nbd_server=NbdServer(nonce=nonce, address=address, port=port, streams=ctx.settings.streams, sealed=sealed)
         )
@@ -179,27 +185,26 @@ def begun_with(ctx: Context) -> str | None:
     """On the source: the name of the bitmaps that hold all in which the destination's images differ from the guest's
     disks; None: these are empty. Errors as for `connect`.
     """
-    bitmap = _told(ctx).get("bitmap")
-    return None if bitmap is None else str(bitmap)
+    return _access(ctx).bitmap
 
 
 def _parameters(ctx: Context, listening: dict[str, int]) -> ClientParameters:
-    told = _told(ctx)
-    given = Credentials(**told["credentials"]) if told["credentials"] else None
+    access = _access(ctx)
+    given = Credentials(**access.credentials.json_object()) if access.credentials is not None else None
     if ctx.served_at.streams is StreamSecurity.CERTIFICATES:
         given = of_operator(ctx.settings, ctx.job.destination)
     return ClientParameters(
         sockets={stream: str(ctx.directory.socket(stream)) for stream in STREAMS},
-        secret=told["secret"],
+        secret=access.secret,
         credentials=given,
-        address=told["address"],
-        port=told["port"],
+        address=access.address,
+        port=access.port,
         guest_pid=ctx.source.pid,
         listening=listening,
     )
 
 
-def _told(ctx: Context) -> dict[str, Any]:
+def _access(ctx: Context) -> StreamAccess:
     """What the destination sealed for this host."""
     served = ctx.served_at
     if served.sealed is None:
@@ -210,12 +215,12 @@ def _told(ctx: Context) -> dict[str, Any]:
             f"{ctx.job.destination}: both hosts need the same"
         )
     try:
-        told: dict[str, Any] = host_key.unseal(ctx.settings, _peer_key(ctx), served.sealed)
-    except host_key.NotFromThatHost as error:
+        access = StreamAccess.read(host_key.unseal(ctx.settings, _peer_key(ctx), served.sealed))
+    except (host_key.NotFromThatHost, UnreadableDocument) as error:
         raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: {error}") from error
-    if told["job"] != ctx.job.id:
-        raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: it is of job {told['job']}")
-    return told
+    if access.job != ctx.job.id:
+        raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: it is of job {access.job}")
+    return access
 
 
 def _peer_key(ctx: Context) -> str:

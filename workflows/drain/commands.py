@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from drover.errors import NotThere, PreconditionFailed
+from drover.errors import PreconditionFailed
 from models import refusal
 from models.database import NO_KEY_UPDATE, transaction
 from models.documents import AllowedHosts, MigrationOptions, Recurrence
@@ -19,7 +19,7 @@ from models.host import Host, HostState
 from models.job import Job, unfinished
 from models.roll import taken_out_by
 from models.said import say
-from workflows import receivers
+from workflows import not_there, receivers
 from workflows.drain import planner
 from workflows.drain.planner import Forecast, guests_of, known
 from workflows.migration import claims, jobs
@@ -392,7 +392,7 @@ def existing(session: Session, drain_id: int) -> Drain:
     """
     drain = session.get(Drain, drain_id, with_for_update=True)
     if drain is None:
-        raise NotThere(f"there is no drain {drain_id}: see `drover drain list --all`")
+        raise not_there.drain(drain_id)
     return drain
 
 

@@ -21,7 +21,7 @@ from models.host import Host
 from models.job import Job
 from models.plan import Inspection
 from models.transitions import BEGUN
-from workflows import capacity, estimate, policies, schedule
+from workflows import capacity, estimate, not_there, policies, schedule
 from workflows.capacity import Size
 from workflows.drain.placement import Candidate, DrainPlan, Placement, Resident, plan
 from workflows.estimate import Speed
@@ -141,7 +141,8 @@ def forecast(
         speed, at, limits = estimate.speed(session), now(session), fleet.limits(session)
     terms = terms or SubmitOptions()
     begins = max(at, terms.not_before or at)
-    hours = Open(window=None if terms.seed else terms.window, now=begins)
+    window = None if terms.seed else terms.window
+    hours = None if window is None else Open(window=window, now=begins)
     never = _too_long(made, speed, terms, at)
     made = DrainPlan(
         placements=tuple(one for one in made.placements if one.candidate.name not in never),
@@ -156,7 +157,7 @@ def forecast(
         begins_at=begins,
         times=timetable(made.placements, speed, limits, hours),
         options=how,
-        window=hours.window,
+        window=window,
     )
 
 
@@ -328,4 +329,4 @@ def known(session: Session, hosts: Iterable[str]) -> None:
     names = set(session.scalars(select(Host.name)))
     for host in hosts:
         if host not in names:
-            raise PreconditionFailed(f"there is no host {host!r}; known hosts: {', '.join(sorted(names)) or 'none'}")
+            raise not_there.host(session, host)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from drover import tracing
-from drover.errors import NotThere, PreconditionFailed
+from drover.errors import PreconditionFailed
 from models import refusal
 from models.base import now
 from models.database import transaction
@@ -25,7 +25,7 @@ from models.host import Host
 from models.job import Attempt, Disk, Job, Step, record_event
 from models.plan import Plan, PlannedDisk
 from models.transitions import Actor, Direction, JobEvent, JobState, StepEvent, StepState
-from workflows import policies, receivers, schedule
+from workflows import not_there, policies, receivers, schedule
 from workflows.guests import known_guest, lock_as_planned
 from workflows.migration import chain, claims, preflight
 from workflows.submissions import is_text
@@ -342,7 +342,7 @@ def existing(session: Session, job_id: int) -> Job:
     """
     job = claims.lock(session, job_id)
     if job is None:
-        raise NotThere(f"there is no job {job_id}: see `drover job list`")
+        raise not_there.job(job_id)
     return job
 
 

@@ -2,12 +2,13 @@
 
 from sqlalchemy.orm import Session
 
-from drover.errors import NotThere, PreconditionFailed
+from drover.errors import PreconditionFailed
 from models.base import now
 from models.database import transaction
 from models.guest import Guest
 from models.job import Job, JobState, Side, Step, StepState
 from models.transitions import Actor, JobEvent, StepEvent
+from workflows import not_there
 from workflows.migration import chain, claims, reconcile
 from workflows.migration.chain import StepName
 from workflows.migration.jobs import existing, wake
@@ -24,7 +25,7 @@ def resolve(job_id: int, owner: Side, fenced: str | None, by: str = "command lin
     with transaction() as session:
         job = session.get(Job, job_id)
     if job is None:
-        raise NotThere(f"there is no job {job_id}: see `drover job list`")
+        raise not_there.job(job_id)
     if job.state is not JobState.NEEDS_OPERATOR:
         raise PreconditionFailed(f"job {job_id} is {job.state}: only a job that needs an operator can be resolved")
     other = job.destination if owner is Side.SOURCE else job.source
@@ -35,6 +36,8 @@ def resolve(job_id: int, owner: Side, fenced: str | None, by: str = "command lin
         _cannot_run_there(job, owner, other, looked)
     with transaction() as session:
         job = _unchanged_since(session, job)
+        if owner is Side.SOURCE and fenced is None:
+            _can_go_on_at_source(job, looked)
         _resolved(session, job, owner, fenced, by)
         if owner is Side.DESTINATION and looked.died_there:
             _started_cold(session, job)
@@ -66,7 +69,22 @@ def _cannot_run_there(job: Job, owner: Side, other: str, looked: reconcile.Look)
     if seen is None:
         raise PreconditionFailed(f"{other} cannot be asked: switch it off for good, then add `--fenced {other}`")
     if seen.runstate in WENT_ON or (owner is Side.SOURCE and seen.may_run and seen.alive):
-        raise PreconditionFailed(f"{job.guest} runs, or may run, on {other}: stop that QEMU first")
+        raise PreconditionFailed(
+            f"{job.guest} runs, or may run, on {other}: stop that QEMU first, by "
+            f"`systemctl stop drover-guest@{job.guest}` where it is in that unit"
+        )
+
+
+def _can_go_on_at_source(job: Job, looked: reconcile.Look) -> None:
+    """The source has nothing to go on with once it has cleared away after the guest."""
+    here = looked.seen[Side.SOURCE]
+    cleared = any(step.name == StepName.CLEANUP and step.side is Side.SOURCE and step.started_at for step in job.steps)
+    if cleared and not (here is not None and here.alive):
+        raise PreconditionFailed(
+            f"{job.source} has cleared away after {job.guest}, whose QEMU there has ended: only {job.destination} can "
+            f"go on with it. `drover job explain {job.id}` says what is in the way. If {job.destination} is off for "
+            f"good: `drover job resolve {job.id} --owner source --fenced {job.destination}`"
+        )
 
 
 def _resolved(session: Session, job: Job, owner: Side, fenced: str | None, by: str) -> None:

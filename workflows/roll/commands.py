@@ -6,7 +6,7 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from drover.errors import NotThere, PreconditionFailed
+from drover.errors import PreconditionFailed
 from models.base import now
 from models.database import transaction
 from models.documents import AllowedHosts, Hook, MigrationOptions
@@ -14,7 +14,7 @@ from models.drain import Drain, DrainState
 from models.host import Host
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
 from models.said import say
-from workflows import hosts, receivers
+from workflows import hosts, not_there, receivers
 from workflows.capacity import CLOSED
 from workflows.drain import commands as drains
 from workflows.drain.planner import known
@@ -217,5 +217,5 @@ def existing(session: Session, roll_id: int) -> Roll:
     """
     roll = session.get(Roll, roll_id, with_for_update=True)
     if roll is None:
-        raise NotThere(f"there is no roll {roll_id}: see `drover roll list --all`")
+        raise not_there.roll(roll_id)
     return roll

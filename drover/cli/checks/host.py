@@ -109,7 +109,7 @@ def _is_free(ours: Settings, port: int) -> bool:
 
 
 def _rooms(ours: Settings) -> Iterator[Check]:
-    from drover.cli.output import size
+    from drover.words import size
     from models.storage import is_low
     from workers.storage import places
     from workers.trust import policy

@@ -124,17 +124,8 @@ def price(price: Document, *, as_json: bool) -> None:
     if as_json:
         output.emit(price)
         return
-    guest, most_s = price["guest"], price["pause_most_s"]
-    left, total, rate = (
-        words.size(price["ram_left_bytes"]),
-        words.size(price["ram_bytes"]),
-        words.rate(price["bytes_per_s"]),
-    )
-    output.say(
-        f"{guest} would stand still for up to {words.span(price['pause_s'])} ({left} of RAM are left, at {rate}), "
-        f"and for {words.span(most_s)} if all of its {total} have to be sent again; nothing was changed. "
-        f"`drover job complete-now {price['job']} --pause {ceil(most_s)}s` accepts that"
-    )
+    accepting = f"`drover job complete-now {price['job']} --pause {ceil(price['pause_most_s'])}s` accepts that"
+    output.say(f"{sentences.price(price)}; nothing was changed. {accepting}")
 
 
 def requested(job: Document) -> str:

@@ -3,10 +3,11 @@
 The reverse proxy says who they are; the job's events name them.
 """
 
+from math import ceil
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from drover.console import actions
 from drover.console.access import Person, allow, from_this_site, visitor
@@ -25,7 +26,29 @@ router = APIRouter(include_in_schema=False)
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]
 Who = Annotated[Person, Depends(visitor)]
 Owner = Annotated[Literal["source", "destination"] | None, Query()]
+Pause = Annotated[float | None, Query(ge=0.001)]
 Fenced = Annotated[str | None, Query(pattern=f"^{PATTERN}$")]
+
+
+@router.get("/jobs/{number}/complete-now")
+def ask_for_the_end(request: Request, number: Number, person: Who, pause_s: Pause = None) -> Response:
+    """What it costs to complete a move now. Its button accepts the pause that the address of the page has."""
+    allow(person, needed("complete-now"))
+    price = ByDatabase(person.by).price(number)
+    if pause_s is None:
+        return RedirectResponse(f"/jobs/{number}/complete-now?pause_s={ceil(price['pause_most_s'])}", 303)
+    told = f"{sentences.price(price)}. The move's own limit of bandwidth and a hold end."
+    command = Command(f"drover job complete-now {number} --pause {pause_s:g}s", told)
+    headline = sentences.headline(queries.snapshot(number).job)
+    return _asked(request, person, "complete-now", command, f"/jobs/{number}", headline)
+
+
+@router.post("/jobs/{number}/complete-now", dependencies=[Depends(from_this_site)])
+def complete_now(number: Number, person: Who, pause_s: Annotated[float, Query(ge=0.001)]) -> RedirectResponse:
+    """Do it, and show the job."""
+    allow(person, needed("complete-now"))
+    ByDatabase(person.by).complete_now(number, pause_s)
+    return RedirectResponse(f"/jobs/{number}", 303)
 
 
 @router.get("/jobs/{number}/{action}")

@@ -6,6 +6,7 @@ from drover.views.progress import Bar
 from drover.views.queries import Snapshot
 from drover.views.serializers import public, took
 from drover.words import count, rate, size, span
+from models.base import Document
 from models.documents import Estimate, Health, Proof
 from models.job import Job, JobState, Step
 

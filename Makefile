@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-guests check check-console docs chaos soak bench compose
+.PHONY: help setup demo test test-guests check check-console docs chaos soak bench compose recording
 .NOTPARALLEL:
 
 help: ## Say what can be made
@@ -10,6 +10,9 @@ setup: ## Get this machine ready: system packages (root or sudo), virtual enviro
 
 demo: setup ## Move a live guest between two hosts of a lab on this machine (KEEP=1 leaves the lab running)
 	@.venv/bin/drover lab demo $(if $(KEEP),--keep)
+
+recording: setup ## Run the demo and record it for the documents (docs/images/demo.cast, demo.svg)
+	.venv/bin/python -m lab.recording
 
 docs: setup ## Write the pages that show the code anew, build the site (build/site) and the manual pages (build/man)
 	.venv/bin/python -m lab.pages

@@ -130,7 +130,7 @@ def test_what_cannot_be_done_is_refused_in_the_words_of_the_command(api: httpx.C
     name = refused(api.post("/migrations", json={**MIGRATION, "guest": "../../x"}, headers=operator), 400)
     assert name.startswith("guest: ")
     assert "JSON" in refused(api.post("/migrations", content=b"{", headers=operator), 400)
-    assert "no host 'c'" in refused(api.post("/drains", json={"host": "c"}, headers=operator), 409)
+    assert "no host 'c'" in refused(api.post("/drains", json={"host": "c"}, headers=operator), 404)
 
 
 def test_a_submission_with_a_key_that_was_used_returns_the_earlier_job(api: httpx.Client) -> None:

@@ -171,6 +171,14 @@ def test_holes_are_not_counted_as_copied() -> None:
     assert counted(100, 0, 0) == (0, 0)
 
 
+def test_what_was_data_stays_data_when_the_limit_is_lifted() -> None:
+    earlier = mirrors.Passed(at=1.0, counted_bytes=500, data_bytes=90)
+    assert counted(100, 600, 1000, earlier=earlier, at=2.0) == (90, 100)
+    for limit in (0, 20):
+        anew = counted(100, 10, 1000, earlier=earlier, at=2.0, limit_per_s=limit)
+        assert anew == (1, 100), "it began anew"
+
+
 @pytest.mark.parametrize(
     ("seconds", "copied", "data"),
     [

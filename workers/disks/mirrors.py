@@ -88,10 +88,13 @@ def without_holes(
         return mirror.copied_bytes, mirror.total_bytes
     holes, passed = max(size - allocated, 0), min(mirror.copied_bytes, size)
     data = passed - holes * passed // size
+    if mirror.copied_bytes < earlier.counted_bytes:
+        earlier = NOTHING_PASSED  # it began anew
     if limit_per_s and earlier.at:
         let_through = int(limit_per_s * (at - earlier.at)) + LATE_BYTES
         data = earlier.data_bytes + min(passed - min(earlier.counted_bytes, size), let_through)
-        data = min(max(data, passed - holes), allocated, passed)
+        data = max(data, passed - holes)
+    data = min(max(data, earlier.data_bytes), allocated, passed)  # not less when the limit is lifted
     return data + mirror.copied_bytes - passed, mirror.total_bytes - holes
 
 

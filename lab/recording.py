@@ -14,6 +14,8 @@ from rich.text import Text
 
 ROOT = Path(__file__).parents[1]
 CAST, PICTURE = ROOT / "docs/images/demo.cast", ROOT / "docs/images/demo.svg"
+CONTROLS = re.compile(r"(\r?\n|\r|\x1b\[\d*A|\x1b\[2K|\x1b\[\?25[lh])")
+"""Of a terminal: a new line, back to its beginning, up, emptied; the cursor is shown or not."""
 COLUMNS, ROWS = 100, 40
 FETCHED = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 """Rich has fonts fetched from elsewhere; readers of the documents have one of their own."""
@@ -47,9 +49,25 @@ def cast(printed: list[tuple[float, str]]) -> str:
 def picture(printed: list[tuple[float, str]]) -> str:
     """The lines as they stand in the end, as SVG."""
     console = Console(record=True, width=COLUMNS, file=StringIO(), force_terminal=True)
-    text = "".join(text for _, text in printed).replace("\r\n", "\n")
-    console.print(Text.from_ansi("$ make demo\n" + text))
+    text = "\n".join(["$ make demo", *screen("".join(text for _, text in printed))])
+    console.print(Text.from_ansi(text))
     return FETCHED.sub("", console.export_svg(title="make demo"))
+
+
+def screen(text: str) -> list[str]:
+    """The lines as they stand in the end, where a live view draws over its former lines."""
+    lines, row = [""], 0
+    for part in CONTROLS.split(text):
+        if part in {"\n", "\r\n"}:
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif part.endswith("A") and part.startswith("\x1b["):
+            row -= int(part[2:-1] or 1)
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif not CONTROLS.fullmatch(part):
+            lines[row] += part
+    return lines
 
 
 if __name__ == "__main__":

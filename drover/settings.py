@@ -399,8 +399,8 @@ class Settings(BaseSettings):
         "HOOKS",
         Path("/etc/drover/hooks"),
         read_by=CONTROLLER,
-        about="Folder of the control node's administrator with the programs that `drover roll --hook` may name. The "
-        "same ones on all control nodes.",
+        about="Folder of the control node's administrator with the programs that `drover roll --hook` and `drover "
+        "policy set --notice` may name. The same ones on all control nodes.",
     )
     oidc_issuer: Annotated[str, AfterValidator(_https)] = _variable(
         "OIDC_ISSUER",

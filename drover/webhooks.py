@@ -132,32 +132,50 @@ def _post(delivery: Delivery, ours: Settings) -> str | None:
 
 
 async def _answer(delivery: Delivery, ours: Settings) -> int:
-    """The status. The name is looked up once, and the message goes to an address that was found and checked.
+    """The status.
 
     Raises:
         PreconditionFailed: no message may go there.
     """
-    host, port = receivers.host_and_port(delivery.url)
+    with transaction() as session:
+        told = session.scalars(select(Delivery.body).where(Delivery.id == delivery.id)).one()
+    body = json.dumps({"delivery": delivery.id, **told.json_object()})
+    status, _ = await send(delivery.url, message_id(delivery), body, ours, timeout_s=TIMEOUT_S)
+    return status
+
+
+async def send(
+    url: str, message: str, body: str, ours: Settings, *, timeout_s: float, most_bytes: int = 0
+) -> tuple[int, bytes]:
+    """Send a signed message; answers the status, and as much of what was answered as is wanted.
+
+    The name is looked up once, and the message goes to an address that was found and checked.
+
+    Raises:
+        PreconditionFailed: no message may go there.
+        httpx.HTTPError: it did not arrive.
+    """
+    host, port = receivers.host_and_port(url)
     listed = receivers.listed()
     found = await addresses_of(host, port) if receivers.may_be_one(host, listed) else ()
     receiver, addresses = receivers.chosen(host, found, listed)
     with transaction() as session:
         secrets = receivers.secrets_of(session, receiver.name, ours)
-        told = session.scalars(select(Delivery.body).where(Delivery.id == delivery.id)).one()
-    body = json.dumps({"delivery": delivery.id, **told.json_object()})
-    signed = headers(message_id(delivery), body, secrets, datetime.now(UTC))
+    signed = headers(message, body, secrets, datetime.now(UTC))
     signed |= former_headers(body, ours.webhook_secret, time.time()) if ours.webhook_secret else {}
-    return await _status(delivery.url, body, signed, addresses)
+    return await _answered(url, body, signed, addresses, timeout_s, most_bytes)
 
 
-async def _status(url: str, body: str, signed: Mapping[str, str], addresses: Sequence[Address]) -> int:
-    """What the first address says that takes a connection. Nothing else of the answer is read.
+async def _answered(
+    url: str, body: str, signed: Mapping[str, str], addresses: Sequence[Address], timeout_s: float, most_bytes: int
+) -> tuple[int, bytes]:
+    """What the first address says that takes a connection.
 
     Redirects are not followed, and no proxy of the environment is asked: who was checked must answer. By TLS it must
     still be the one that the URL names.
     """
     named = httpx.URL(url)
-    patience = httpx.Timeout(TIMEOUT_S, connect=TIMEOUT_S / len(addresses))
+    patience = httpx.Timeout(timeout_s, connect=timeout_s / len(addresses))
     sent = {"Host": named.netloc.decode(), "Content-Type": "application/json", **signed}
     extensions = {"sni_hostname": named.host}
     client = httpx.AsyncClient(verify=_trusted(), trust_env=False, follow_redirects=False, timeout=patience)
@@ -166,11 +184,22 @@ async def _status(url: str, body: str, signed: Mapping[str, str], addresses: Seq
             there = named.copy_with(host=str(address))
             try:
                 async with client.stream("POST", there, content=body, headers=sent, extensions=extensions) as answer:
-                    return answer.status_code
+                    return answer.status_code, await _read(answer, most_bytes)
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 if address == addresses[-1]:
                     raise
     raise AssertionError("there is at least one address")
+
+
+async def _read(answer: httpx.Response, most_bytes: int) -> bytes:
+    """The beginning; the rest is not read."""
+    read = b""
+    if most_bytes:
+        async for part in answer.aiter_bytes():
+            read += part
+            if len(read) >= most_bytes:
+                break
+    return read[:most_bytes]
 
 
 @cache

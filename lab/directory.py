@@ -70,7 +70,7 @@ class Lab:
     @property
     def hosts(self) -> list[LabHost]:
         """Its hosts, in order of their names."""
-        return [self.host(folder.name) for folder in sorted((self.path / "hosts").iterdir())]
+        return [self.host(folder.name) for folder in sorted((self.path / "hosts").glob("*"))]
 
     def host(self, name: str) -> LabHost:
         """One of its hosts: `host-a` is 127.0.0.11, or 10.213.0.11 in a network namespace, and so on."""
@@ -118,9 +118,15 @@ class Lab:
             **self.settings,
         }
 
+    def environment_of(self, role: str) -> dict[str, str]:
+        """The variables of a service: `environment` may do everything, this has a role and a user of its own."""
+        database = self.environment["DROVER_DATABASE_URL"].replace("//drover@", f"//{role}@")
+        broker = self.environment["DROVER_BROKER_URL"].replace("redis+socket://", f"redis+socket://{role}:{role}@")
+        return self.environment | {"DROVER_DATABASE_URL": database, "DROVER_BROKER_URL": broker}
+
     def host_environment(self, host: LabHost) -> dict[str, str]:
         """The variables of that host's worker."""
-        return self.environment | {
+        return self.environment_of(host.name) | {
             "DROVER_HOST": host.name,
             "DROVER_ADDRESS": host.address,
             "DROVER_DIRECTORY": str(host.folder / "drover"),

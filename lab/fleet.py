@@ -49,6 +49,7 @@ def up(lab: Lab, hosts: int, *, flower: bool = True, namespaces: bool = False) -
     services.start_postgres(lab)
     services.start_redis(lab)
     _drover(lab, "db", "upgrade")
+    services.make_roles(lab, host_names(hosts))
     if lab.limits:
         _drover(lab, "fleet", "set", *(f"{limit}={value}" for limit, value in lab.limits.items()))
     for host in lab.hosts:
@@ -138,7 +139,7 @@ def start_controller(lab: Lab) -> Process:
         lab.mark("controller"),
         [_program("drover"), "controller", "--metrics", f"127.0.0.1:{port}"],
         lab.logs / "controller.log",
-        environment=os.environ | lab.environment,
+        environment=os.environ | lab.environment_of(services.CONTROLLER),
     )
 
 
@@ -168,7 +169,7 @@ def start_flower(lab: Lab) -> Process:
             f"--db={lab.path}/flower",
         ],
         lab.logs / "flower.log",
-        environment=os.environ | lab.environment,
+        environment=os.environ | lab.environment_of(services.FLOWER) | {"DROVER_HOST": services.FLOWER},
     )
 
 

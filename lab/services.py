@@ -9,18 +9,24 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 
 import psycopg
 import redis
 
+from drover.broker import acl
 from drover.errors import PreconditionFailed
 from lab.directory import Lab
+from migrations import rights
+from migrations.rights import Purpose
 from workers.process import processes
 from workers.process.processes import Process, process
 
 START_TIMEOUT_S = 30.0
+CONTROLLER, READER, FLOWER = "control", "console", "flower"
+"""Roles in the database and users of Redis, besides the hosts'."""
 
 
 def start_postgres(lab: Lab) -> Process:
@@ -36,6 +42,14 @@ def start_postgres(lab: Lab) -> Process:
     started = processes.spawn(lab.mark("postgres"), argv, lab.logs / "postgres.log")
     _wait(started, lambda: _answers_postgres(lab), lab.logs / "postgres.log")
     return started
+
+
+def make_roles(lab: Lab, hosts: Iterable[str]) -> None:
+    """Each service has a role of its own, as in a real deployment; the schema is there."""
+    script = rights.script({Purpose.HOST: hosts, Purpose.CONTROLLER: [CONTROLLER], Purpose.READER: [READER]}, {})
+    url = lab.environment["DROVER_DATABASE_URL"].replace("+psycopg", "")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(script.encode())
 
 
 def stop_postgres(lab: Lab) -> None:
@@ -104,12 +118,26 @@ def start_redis(lab: Lab) -> Process:
         "appendonly": "yes",
         "save": "",
         "maxmemory-policy": "noeviction",
+        "aclfile": str(_write_users(lab)),
         "set-proc-title": "no",  # it would overwrite the environment, by which `lab down` finds it again
     }
     argv = [program, *(word for key, value in options.items() for word in (f"--{key}", value))]
     started = processes.spawn(lab.mark("redis"), argv, lab.logs / "redis.log")
     _wait(started, lambda: _answers_redis(socket), lab.logs / "redis.log")
     return started
+
+
+def _write_users(lab: Lab) -> Path:
+    """The ACL file: each service has a user of its own, as in a real deployment, and a password like its name."""
+    file = lab.redis / "users.acl"
+    file.write_text("\n".join(["user default on nopass ~* &* +@all", *users(host.name for host in lab.hosts), ""]))
+    return file
+
+
+def users(hosts: Iterable[str]) -> list[str]:
+    """Lines of the ACL file."""
+    named = {acl.Purpose.HOST: list(hosts), acl.Purpose.CONTROLLER: [CONTROLLER], acl.Purpose.FLOWER: [FLOWER]}
+    return acl.lines(named, {name: [name] for name in (acl.LOADER, *chain.from_iterable(named.values()))})
 
 
 def _answers_redis(socket: Path) -> bool:

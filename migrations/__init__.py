@@ -8,6 +8,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
+from migrations import rights
+from models.database import engine
+
+UPGRADE_LOCK = rights.LOCK
+"""Two upgrades at once wait for each other."""
+
 
 def config() -> Config:
     """Alembic's configuration, also from an installed wheel: there is no alembic.ini."""
@@ -27,5 +33,8 @@ def present(connection: Connection) -> str | None:
 
 
 def upgrade(revision: str = "head") -> None:
-    """Bring the database to a revision."""
+    """Bring the database to a revision, and the rights of its roles to those of this version."""
     command.upgrade(config(), revision)
+    if revision == "head":
+        with engine().connect() as connection:
+            rights.renew(connection)

@@ -3,10 +3,9 @@
 from alembic import context
 from sqlalchemy import text
 
+from migrations import UPGRADE_LOCK
 from models.base import Base
 from models.database import engine
-
-UPGRADE_LOCK = 0x64726F766572  # "drover": two upgrades at once wait for each other
 
 with engine().connect() as connection:
     connection.execute(text("SET lock_timeout = '10s'"))

@@ -17,6 +17,7 @@ import models.fleet
 import models.guest
 import models.host
 import models.move_policy
+import models.notice
 import models.roll
 import models.storage  # likewise
 import models.webhook  # noqa: F401 - tables refer to each other: with these all are known

@@ -1,13 +1,15 @@
 """The documents in the JSON columns of jobs, drains and hosts; a job's plan is in `models.plan`."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, PlainSerializer, Strict
+from pydantic import AfterValidator, Field, PlainSerializer, Strict
 
 from drover.names import OptionalName
 from drover.settings import StreamSecurity
-from models.contracts import Json, Many, Part, Versioned
+from models.contracts import Json, Many, Part, Versioned, nested
 from models.plan import Chain, Layout
 
 DOWNTIME_MS = 300
@@ -24,6 +26,57 @@ Streams = Annotated[StreamSecurity, Strict(False)]
 def renamed(old: str, new: str, document: Json) -> Json:
     """The document with a field under its new name."""
     return {new if name == old else name: value for name, value in document.items()}
+
+
+class Measure(StrEnum):
+    """What is done about a guest that changes its RAM, or writes to its disks, as fast as they are sent.
+
+    Postcopy is none of them: see `workers.convergence`.
+    """
+
+    SLOW_CPU = "slow-cpu"
+    """QEMU keeps the guest from running for a part of its time, from the second pass over its RAM on."""
+    SLOW_WRITES = "slow-writes"
+    """While its disks are copied the guest may write less, by limits of its own drives."""
+    LONGER = "longer"
+    """It may be paused for longer, up to `most_downtime_ms`."""
+    ASK = "ask"
+    """An operator is asked, for the fleet's `stalled-after`."""
+    GIVE_UP = "give-up"
+    """The attempt is given up, and the copy of the disks kept in sync."""
+
+
+def each_once(ladder: tuple[Measure, ...]) -> tuple[Measure, ...]:
+    """A measure that comes twice is a mistake.
+
+    Raises:
+        ValueError: one does.
+    """
+    if len(set(ladder)) < len(ladder):
+        raise ValueError("each measure once is wanted")
+    return ladder
+
+
+Ladder = Annotated[tuple[Annotated[Measure, Strict(False)], ...], Strict(False), AfterValidator(each_once)]
+LADDER = (Measure.SLOW_CPU, Measure.LONGER, Measure.ASK, Measure.GIVE_UP)
+SLOWEST_WRITES = 1_000_000
+"""Bytes per second that a guest may always write to each disk."""
+
+
+class Notice(Versioned):
+    """Who is asked whether a guest may be moved now, before a drain moves it. One of the first two."""
+
+    url: str | None = None
+    """It gets a signed POST, see `drover.controller.notices`."""
+    program: Many[str] = ()
+    """Its name in the controllers' folder of hooks, and its arguments."""
+    deadline_s: float = Field(default=10.0, gt=0, le=600)
+    silence: Literal["wait", "go-on"] = "wait"
+    """Without an answer by the deadline the guest waits and it is asked again, or the guest is moved."""
+
+    def __str__(self) -> str:
+        """For people: of an address the host alone, for the rest may hold a password."""
+        return " ".join(self.program) if self.url is None else str(urlsplit(self.url).hostname)
 
 
 class MigrationOptions(Versioned):
@@ -64,6 +117,12 @@ class MigrationOptions(Versioned):
     """A set of hooks of both hosts' administrators that runs besides the others."""
     check: OptionalName = None
     """The check, by its name in the destination's file, that tells whether it is well; None: its own."""
+    ladder: Ladder = LADDER
+    """What is done about a guest that does not converge, in this order."""
+    slowest_writes_bytes_per_s: int = SLOWEST_WRITES
+    """A guest is not slowed to less than this for each of its disks."""
+    notice: Annotated[Notice, nested(Notice)] | None = None
+    """Who is asked before a drain moves the guest; None: nobody."""
     given: Many[str] = ()
     """Fields that somebody asked for, also where they are as by default: no policy has a say in them."""
     policies: dict[str, str] = {}  # noqa: RUF012 - pydantic copies it
@@ -78,6 +137,10 @@ class MigrationOptions(Versioned):
             if name in DECIDED_BY_POLICIES and name not in self.policies and getattr(self, name) != field.default
         }
         return frozenset(self.given) | changed
+
+    def public(self) -> Json:
+        """For output to users."""
+        return super().public() | {"notice": self.notice and str(self.notice)}
 
     def asking(self, **wanted: object) -> Self:
         """With these fields as somebody asks for them; None leaves one as it is."""
@@ -98,6 +161,9 @@ DECIDED_BY_POLICIES = frozenset(
         "watch_s",
         "hooks",
         "check",
+        "notice",
+        "ladder",
+        "slowest_writes_bytes_per_s",
     }
 )
 """Fields of `MigrationOptions` that a policy may decide, see `workflows.policies`."""
@@ -219,6 +285,8 @@ class RamProgress(Versioned):
     """Of its time that QEMU keeps the guest from running, so that less changes."""
     downtime_limit_ms: int | None = None
     """What the guest may be paused for now."""
+    limit_per_s: int = 0
+    """What may be sent now, in bytes per second; 0: no limit."""
 
 
 class Pace(Versioned):
@@ -230,6 +298,8 @@ class Pace(Versioned):
     """What the guest wrote anew where it had been copied before, likewise: it has to be copied again."""
     limit_per_s: int = 0
     """What all its mirrors may take together now; 0: no limit."""
+    slowed_per_s: int = 0
+    """What the guest may write to each disk meanwhile; 0: as much as it may at other times."""
 
 
 class Estimate(Versioned):

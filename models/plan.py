@@ -328,6 +328,15 @@ class Attestation(Part):
     signature: str
 
 
+class StreamCertificates(Part):
+    """What a host shows of the certificates that its operator made for its streams: nothing secret. PEM texts."""
+
+    certificate: str
+    """Its own, and those between that and a root."""
+    authority: str
+    """Those that it trusts."""
+
+
 class Inspection(Versioned):
     """A running guest as its host describes it: all that its next host needs."""
 
@@ -340,6 +349,8 @@ class Inspection(Versioned):
     """See `workers.process.processes.identity`; None: a worker of Drover 0.1 before revision 0006."""
     uuid: str | None = None
     """The machine's, where one is set."""
+    certificates: StreamCertificates | None = None
+    """Of the host; None: its streams are protected otherwise."""
     qmp: str
     argv: Many[str]
     exe: str

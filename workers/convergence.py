@@ -1,17 +1,20 @@
-"""RAM that changes as fast as it is sent is found within a minute or so, and answered rung by rung.
+"""RAM that changes as fast as it is sent is found within a minute or so, and answered measure by measure.
 
-QEMU slows the guest by itself (auto-converge). Where that does not help, the downtime limit is raised, as far as the
-job allows; then an operator is asked while the RAM is still sent; then the attempt is given up and the copy of the
-disks is kept. Postcopy is no rung: the destination would run before it holds all of the guest, and whichever host died
-then would take the guest with it. Pure: the clock is an argument, in seconds.
+QEMU slows the guest by itself (auto-converge). Where that does not help, the measures of the job are taken in their
+order: the downtime limit is raised, as far as the job allows; an operator is asked while the RAM is still sent; the
+attempt is given up and the copy of the disks is kept. Pure: the clock is an argument, in seconds.
+
+Postcopy is no measure. The destination would have to run before it holds all of the guest, so from that moment on
+neither host could go on alone. Seen with 10.0.2: in `postcopy-active` the source answers `migrate_cancel` with
+"Postcopy migration in progress, cannot cancel" and `cont` with "Migration is not finalized yet"; once the source has
+died the destination stays `postcopy-paused`, with the rest of the RAM lost. A guest must outlive a host that it leaves.
 """
 
-import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from drover import words
-from models.documents import RamProgress
+from models.documents import LADDER, Measure, RamProgress
 
 STUCK_S = 30.0
 """So long, and so many passes, what is left has to stay as it is."""
@@ -22,27 +25,26 @@ SPARE = 1.25
 """What is left varies from pass to pass."""
 SLOWED_HARD = 90
 """Percent of its time that a guest does not run."""
-
-
-class Rung(enum.StrEnum):
-    """What was done about it."""
-
-    SLOWED = "slowed"
-    LONGER = "longer"
-    ASKED = "asked"
-    GIVEN_UP = "given_up"
+ACTIONS = {
+    Measure.SLOW_CPU: "slowed",
+    Measure.SLOW_WRITES: "slowed_writes",
+    Measure.LONGER: "longer",
+    Measure.ASK: "asked",
+    Measure.GIVE_UP: "given_up",
+}
+"""What events are called that tell of a measure."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """A rung that was just taken, in a sentence."""
+class Taken:
+    """A measure that was just taken, in a sentence."""
 
-    rung: Rung
+    measure: Measure
     sentence: str
 
 
 @dataclass
-class Ladder:
+class Escalation:
     """One attempt at sending the RAM of a guest."""
 
     guest: str
@@ -50,7 +52,9 @@ class Ladder:
     target_ms: int
     most_ms: int
     asked_s: float
-    """For this long an operator is asked before the attempt is given up."""
+    """For this long an operator is asked before the next measure."""
+    measures: tuple[Measure, ...] = LADDER
+    """In their order."""
     limit_ms: int = 0
     """What the guest may be paused for now."""
     asks: str | None = None
@@ -61,6 +65,8 @@ class Ladder:
     _since_s: float = 0.0
     _since_pass: int = 0
     _slowed: int = 0
+    _at: int = 0
+    """Which of the measures is next."""
 
     def __post_init__(self) -> None:
         self.limit_ms = self.limit_ms or self.target_ms
@@ -69,10 +75,10 @@ class Ladder:
         """An operator has changed what is allowed: what was asked is answered."""
         if (target_ms, most_ms) != (self.target_ms, self.most_ms):
             self.target_ms, self.most_ms, self.limit_ms, self.asks = target_ms, most_ms, target_ms, None
-            self._since_s = at_s
+            self._since_s, self._at = at_s, 0
 
-    def look(self, ram: RamProgress, at_s: float) -> Iterator[Step]:
-        """The rungs that are taken because of this progress."""
+    def look(self, ram: RamProgress, at_s: float) -> Iterator[Taken]:
+        """The measures that are taken because of this progress."""
         if ram.throttle_percent and (not self._slowed or self._slowed < SLOWED_HARD <= ram.throttle_percent):
             yield self._slow(ram.throttle_percent)
         needed, passes = ram.expected_downtime_ms, ram.passes or 0
@@ -82,31 +88,42 @@ class Ladder:
             self._least_ms, self._since_s, self._since_pass = needed, at_s, passes
         elif at_s - self._since_s >= self._patience_s and passes - self._since_pass >= PASSES:
             self._since_s, self._since_pass = at_s, passes
-            yield self._climb(self._least_ms, ram)
+            yield from self._escalate(self._least_ms, ram)
 
     @property
     def _patience_s(self) -> float:
         return self.asked_s if self.asks else STUCK_S
 
-    def _slow(self, percent: int) -> Step:
+    def _slow(self, percent: int) -> Taken:
         self._slowed = percent
-        return Step(Rung.SLOWED, f"QEMU slows the CPUs of {self.guest} by {percent} %: its RAM changes too fast")
+        sentence = f"QEMU slows the CPUs of {self.guest} by {percent} %: its RAM changes too fast"
+        return Taken(Measure.SLOW_CPU, sentence)
 
-    def _climb(self, least_ms: int, ram: RamProgress) -> Step:
+    def _escalate(self, least_ms: int, ram: RamProgress) -> Iterator[Taken]:
         needed_ms = int(SPARE * least_ms) + 1
         why = (
             f"the RAM of {self.guest} changes as fast as it is sent ({words.rate(ram.bytes_per_s)}): what is left "
             f"takes a pause of about {needed_ms} ms"
         )
-        if self.limit_ms < self.most_ms:
-            self.limit_ms = min(max(needed_ms, 2 * self.limit_ms), self.most_ms)
-            return Step(Rung.LONGER, f"{why}; {self.limit_ms} ms are allowed from now on, of {self.most_ms} at most")
-        if self.asks is None:
+        for measure in self.measures[self._at :]:
+            if sentence := self._take(measure, why, needed_ms):
+                yield Taken(measure, sentence)
+                return
+            self._at += 1
+
+    def _take(self, measure: Measure, why: str, needed_ms: int) -> str | None:
+        """None: it has nothing more to give."""
+        if measure is Measure.LONGER and self.limit_ms < self.most_ms:
+            self.limit_ms, self.asks = min(max(needed_ms, 2 * self.limit_ms), self.most_ms), None
+            return f"{why}; {self.limit_ms} ms are allowed from now on, of {self.most_ms} at most"
+        if measure is Measure.ASK and self.asks is None:
             self.asks = (
                 f"{why}, and {self.limit_ms} ms are allowed: `drover job set {self.job} --max-downtime-ms "
                 f"{needed_ms}` allows it, `drover job complete-now {self.job}` completes it at once, `drover job "
                 f"cancel {self.job}` ends it"
             )
-            return Step(Rung.ASKED, self.asks)
-        self.gives_up = f"{why}, and nobody allowed it; the guest runs on, its disks are kept in sync"
-        return Step(Rung.GIVEN_UP, self.gives_up)
+            return self.asks
+        if measure is Measure.GIVE_UP:
+            self.gives_up = f"{why}, and nobody allowed it; the guest runs on, its disks are kept in sync"
+            return self.gives_up
+        return None

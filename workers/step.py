@@ -96,6 +96,11 @@ class JobDirectory:
         """The guest's images on its source, before they are set aside."""
         return ImageRecord(self.path / "images.json")
 
+    @property
+    def slowed(self) -> Path:
+        """How slowly the guest may write for this move, see `workers.disks.slow_writes`."""
+        return self.path / "slowed.json"
+
     def switch_journal(self, side: Side, attempt: int) -> Path:
         """What the switchover process of one attempt did."""
         return self._of_switchover(side, attempt, "jsonl")

@@ -5,7 +5,7 @@ What QEMU and the switchover processes did meanwhile went on; what waited shows 
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from drover.words import clock
@@ -13,9 +13,17 @@ from models.base import now
 from models.controller import Controller
 from models.host import Host
 from models.job import Job, record_event, unfinished
+from workflows import leader_election
 
 AWAY = timedelta(seconds=15)
 """A controller that did not look for this long was away; others take the lead within a second or two."""
+ATTENDED = timedelta(seconds=20)
+
+
+def attended() -> ColumnElement[bool]:
+    """A controller leads, or did a moment ago: while Redis takes no messages it gives the lead up again and again."""
+    looked = exists().where(Controller.looked_at > func.clock_timestamp() - ATTENDED)
+    return or_(leader_election.acting(), looked)
 
 
 def host_is_back(session: Session, host: str, timeout: timedelta) -> None:

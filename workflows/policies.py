@@ -6,21 +6,14 @@ priority that names the guest by its labels and decides this value; the host's o
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from pydantic import ValidationError
-from sqlalchemy import delete, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from drover import names, words
-from drover.errors import PreconditionFailed
-from models.contracts import first_fault
+from drover import words
 from models.database import transaction
-from models.documents import DECIDED_BY_POLICIES, MigrationOptions
+from models.documents import MigrationOptions, Notice
 from models.guest import Guest
 from models.move_policy import MovePolicy
-from models.said import say
-from workflows import not_there
-from workflows.budgets import enough
 from workflows.selectors import Selector
 
 
@@ -39,13 +32,14 @@ def decided(guest: Guest, asked: MigrationOptions, policies: Iterable[MovePolicy
     return asked.model_copy(update={**values, "policies": by, "given": tuple(sorted(asked.asked_for))})
 
 
-def of(guest: Guest, asked: MigrationOptions | None = None) -> MigrationOptions:
-    """Likewise, by the policies as they are now."""
+def of(guest: Guest, asked: MigrationOptions | None = None, *, drained: bool = True) -> MigrationOptions:
+    """Likewise, by the policies as they are now. Before a move that no drain makes nobody is asked."""
     with transaction() as session:
-        return decided(guest, asked or MigrationOptions(), all_of(session))
-
-
-# --- For people -------------------------------------------------------------------------------------------------------
+        found = decided(guest, asked or MigrationOptions(), all_of(session))
+    if drained:
+        return found
+    by = {name: policy for name, policy in found.policies.items() if name != "notice"}
+    return found.model_copy(update={"notice": None, "policies": by})
 
 
 def values(options: MigrationOptions, fields: Iterable[str]) -> dict[str, str]:
@@ -84,65 +78,12 @@ def spelled(name: str) -> str:
 def _shown(name: str, value: object) -> str:
     if name.endswith("_bytes_per_s") and isinstance(value, int):
         return words.rate(value) if value else "no limit"
+    if name == "ladder" and isinstance(value, tuple):
+        return ",".join(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Notice):
+        return f"{value} (up to {value.deadline_s:g} s, without an answer {value.silence})"
     if name.endswith("_s") and isinstance(value, float):
         return words.clock(value)
     return str(value)
-
-
-# --- Changing them ----------------------------------------------------------------------------------------------------
-
-
-def define(name: str, selector: str | None, priority: int, values: Mapping[str, object]) -> MovePolicy:
-    """Set the policy of this name: these fields of `MigrationOptions` are all that it decides.
-
-    Moves that are submitted from now on follow it; those under way keep what they have.
-
-    Raises:
-        PreconditionFailed: the name, selector or a value cannot be that, or another policy has this priority.
-    """
-    names.check(name, "a policy")
-    Selector.read(selector)
-    if not values.keys() & DECIDED_BY_POLICIES or values.keys() - DECIDED_BY_POLICIES:
-        raise PreconditionFailed(
-            f"a policy decides one or more of {', '.join(map(spelled, sorted(DECIDED_BY_POLICIES)))}"
-        )
-    try:
-        options = MigrationOptions().asking(**values)
-    except ValidationError as error:
-        raise PreconditionFailed(f"the policy {name} cannot be that: {first_fault(error)}") from error
-    enough(options.bandwidth_bytes_per_s)
-    made = MovePolicy(name=name, selector=selector or None, priority=priority, options=options)
-    try:
-        with transaction() as session:
-            _refuse_equal_priority(session, name, priority)
-            merged = session.merge(made)
-            session.flush()
-            session.refresh(merged)
-            say(session, f"an operator set the policy {name}")
-    except IntegrityError as error:  # another came first
-        raise PreconditionFailed(f"another policy got priority {priority} at the same moment: try again") from error
-    return merged
-
-
-def _refuse_equal_priority(session: Session, name: str, priority: int) -> None:
-    """A guest may get labels of both at any time: which of them counts is to be clear before that."""
-    same = select(MovePolicy.name).where(MovePolicy.priority == priority, MovePolicy.name != name)
-    if (other := session.scalar(same)) is not None:
-        raise PreconditionFailed(
-            f"the policy {other} has priority {priority}, and nobody could tell which of the two counts for a guest "
-            "that both name: give this one another `--priority`, the higher one counts"
-        )
-
-
-def remove(name: str) -> None:
-    """Moves that are submitted from now on do not follow it.
-
-    Raises:
-        NotThere: there is none.
-    """
-    with transaction() as session:
-        if not session.execute(delete(MovePolicy).where(MovePolicy.name == name).returning(MovePolicy.name)).all():
-            raise not_there.policy(session, name)
-        say(session, f"an operator removed the policy {name}")

@@ -19,8 +19,12 @@ from models.contracts import Many, Part, shown
 from models.documents import (
     DECIDED_BY_POLICIES,
     DOWNTIME_MS,
+    LADDER,
+    SLOWEST_WRITES,
     VERIFY_BYTES_PER_S,
     AllowedHosts,
+    Ladder,
+    Measure,
     MigrationOptions,
     Recurrence,
 )
@@ -87,6 +91,8 @@ NAME = f"a name that has {ALLOWED}"
 HOST_NAME = f"{NAME}, and is not `{CONTROL}`"
 HOST_NAMES = f"a list of names of hosts, each of which has {ALLOWED}"
 FLAG = "true or false"
+NO_POSTCOPY = "postcopy is none: neither host could go on alone with a guest whose RAM is on both"
+LADDER_SAYS = f"a list of {', '.join(Measure)}, each once, in the order in which they are tried ({NO_POSTCOPY})"
 MILLISECONDS = f"a whole number of milliseconds from 1 to {LARGEST}"
 BYTES_PER_S = f"a whole number of bytes per second from 0 to {2**63 - 1}"
 DowntimeMs = Annotated[int, Field(ge=1, le=LARGEST, description=MILLISECONDS)]
@@ -148,6 +154,12 @@ class Submission(Message):
         None, ge=0, le=LONGEST_RETENTION_S, description=f"a number of seconds from 0 to {LONGEST_RETENTION_S:.0f}"
     )
     """How long former images are kept; without it as their host or the fleet keeps them."""
+    ladder: Ladder = Field(LADDER, description=LADDER_SAYS)
+    """What is done about a guest that changes its RAM, or writes to its disks, as fast as they are sent."""
+    slowest_writes_bytes_per_s: int = Field(
+        SLOWEST_WRITES, ge=1 << 16, le=2**63 - 1, description=f"a whole number of bytes per second from {1 << 16}"
+    )
+    """With `slow-writes` in the ladder: a guest may always write this to each disk."""
     chain: Chain = Field("keep", description="keep or flatten")
     """What becomes of backing files: the destination has them as well, or the images hold all by themselves."""
     priority: int = Field(0, ge=-LARGEST, le=LARGEST, description=f"a whole number from {-LARGEST} to {LARGEST}")
@@ -178,6 +190,8 @@ class Submission(Message):
             verify=self.verify,
             verify_bytes_per_s=self.verify_bytes_per_s,
             retention_s=self.retention_s,
+            ladder=self.ladder,
+            slowest_writes_bytes_per_s=self.slowest_writes_bytes_per_s,
             chain=self.chain,
             given=tuple(sorted(self.named)),
         )

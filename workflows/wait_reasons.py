@@ -83,12 +83,13 @@ def of_job(job: Job, conditions: Conditions) -> str | None:
     at_work = next((step for step in job.steps if step.state in CLAIMED), None)
     reasons = (
         None if conditions.controlled or at_work is not None else UNATTENDED,
-        job.wait_reason,
+        _decided(job),
         _silent(job, at_work, conditions),
         at_work.error if at_work is not None else None,
         _held(job),
         _not_taken_up(job, conditions) if at_work is None else None,
         _copying(job, at_work),
+        _sending(job, at_work),
         _still(job, at_work, conditions),
         "the controller decides in a moment whether it may begin" if job.state is JobState.QUEUED else None,
     )
@@ -107,7 +108,19 @@ def _silent(job: Job, at_work: Step | None, conditions: Conditions) -> str | Non
     return f"{told}: {remedy}"
 
 
+def _decided(job: Job) -> str | None:
+    """What a decision found out, with the command that changes it."""
+    why = job.wait_reason
+    if why is None or "`" in why:
+        return why
+    if job.window is not None and "its window" in why:
+        return f"{why}; `drover job set {job.id} --window ''` lets it cross at any time"
+    return f"{why}; `drover fleet set` changes that" if why.endswith("at a time") else why
+
+
 def _held(job: Job) -> str | None:
+    if job.state is not JobState.RUNNING or job.cancel_requested:
+        return None
     if not job.hold or not job.disks or any(disk.ready_at is None for disk in job.disks):
         return None
     return f"held, its disks are kept in sync, until `drover job release {job.id}`"
@@ -135,19 +148,33 @@ def _copying(job: Job, at_work: Step | None) -> str | None:
     if not left or not pace.copied_per_s:
         return None
     if pace.written_per_s >= pace.copied_per_s:
-        return _outrun(job, pace.written_per_s, pace.limit_per_s)
+        slowed = f" (it is slowed to {words.rate(pace.slowed_per_s)} for each disk)" if pace.slowed_per_s else ""
+        return _outrun(job, f"the guest writes {words.rate(pace.written_per_s)}{slowed}", pace.limit_per_s)
     eta = words.clock(left / (pace.copied_per_s - pace.written_per_s))
     return f"limited to {words.rate(pace.limit_per_s)}, {eta} left" if pace.limit_per_s else None
 
 
-def _outrun(job: Job, written: float, limit: int) -> str:
+def _sending(job: Job, at_work: Step | None) -> str | None:
+    """RAM under a limit."""
+    ram = job.ram
+    if ram is None or at_work is None or at_work.name != StepName.MIGRATE_RAM:
+        return None
+    if not ram.limit_per_s or not ram.bytes_per_s or not ram.remaining:
+        return None
+    return f"limited to {words.rate(ram.limit_per_s)}, {words.clock(ram.remaining / ram.bytes_per_s)} of its RAM left"
+
+
+def _outrun(job: Job, writes: str, limit: int) -> str:
     if limit:
         return (
-            f"the guest writes {words.rate(written)} and the copy is limited to {words.rate(limit)}: "
+            f"{writes} and the copy is limited to {words.rate(limit)}: "
             f"`drover job set {job.id} --bandwidth 0` lifts what was asked for it, `drover host set {job.source} "
             "--bandwidth` its host's"
         )
-    return f"the guest writes {words.rate(written)}, faster than its disks can be copied"
+    return (
+        f"{writes}, faster than its disks can be copied: `drover job cancel {job.id}` ends the move, `--ladder "
+        "slow-writes` of another one has the guest slowed meanwhile"
+    )
 
 
 def _still(job: Job, at_work: Step | None, conditions: Conditions) -> str | None:

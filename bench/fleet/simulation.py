@@ -76,6 +76,7 @@ def _simulated(hosts: int) -> Iterator[Lab]:
         services.start_redis(lab)
         with fleet.pointed_at(lab):
             upgrade()
+            services.make_roles(lab, ())
             fleet_limits.change({"max_moves": MAX_MOVES})
             _populate(hosts)
             for first in range(0, hosts, HOSTS_PER_PROCESS):

@@ -33,6 +33,11 @@ def host_queue(host: str) -> str:
     return f"drover.{host}"
 
 
+def unacked(owner: str) -> tuple[str, str, str]:
+    """Keys of what a process has taken and not yet acknowledged: messages, their index, and who restores them."""
+    return f"unacked.{owner}", f"unacked_index.{owner}", f"unacked_mutex.{owner}"
+
+
 def configuration() -> dict[str, Any]:
     """Celery's settings, from ours."""
     ours = settings()
@@ -76,9 +81,7 @@ def configuration() -> dict[str, Any]:
             "socket_connect_timeout": 3,
             "socket_keepalive": True,
             "health_check_interval": 10,
-            "unacked_key": f"unacked.{me}",
-            "unacked_index_key": f"unacked_index.{me}",
-            "unacked_mutex_key": f"unacked_mutex.{me}",
+            **dict(zip(("unacked_key", "unacked_index_key", "unacked_mutex_key"), unacked(me), strict=True)),
             "master_name": ours.broker_master,  # for Sentinels; others ignore it
             "priority_steps": [0],  # a queue is one key, whose name can be granted
         },

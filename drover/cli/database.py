@@ -1,7 +1,9 @@
 """`drover db`: the database's schema."""
 
+import secrets
 import sys
 from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -9,12 +11,16 @@ from drover.cli import output
 from drover.cli.options import AsJson, examples
 from drover.errors import PreconditionFailed
 
-app = typer.Typer(no_args_is_help=True, help="The database's schema.")
+if TYPE_CHECKING:
+    import psycopg
+
+app = typer.Typer(no_args_is_help=True, help="The database's schema, and who may do what there.")
+Roles = list[str] | None
 
 
 @app.callback()
 def group() -> None:
-    """The database's schema."""
+    """The database's schema, and who may do what there."""
 
 
 @app.command(epilog=examples("drover db upgrade"))
@@ -37,6 +43,52 @@ def upgrade(as_json: AsJson = False) -> None:
         output.say(f"the schema is at revision {after} already")
     else:
         output.say(f"the schema is at revision {after} now (before: {before or 'empty'})")
+
+
+@app.command(
+    epilog=examples(
+        "drover db roles --host hv1 --host hv2 --controller control | su postgres -c 'psql --quiet drover'",
+        "drover db roles --host hv1 --password hv1 >roles.sql",
+    )
+)
+def roles(
+    host: Annotated[Roles, typer.Option(metavar="NAME", help="A worker's role: its host's name.")] = None,
+    controller: Annotated[
+        Roles, typer.Option(metavar="NAME", help="A role of controllers, the console with --actions and operators.")
+    ] = None,
+    reader: Annotated[
+        Roles, typer.Option(metavar="NAME", help="A role that only looks: lists, the console without --actions.")
+    ] = None,
+    password: Annotated[
+        Roles, typer.Option(metavar="NAME", help="Give this role a new password, which is shown once, on stderr.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the SQL that makes roles, or renews their rights; a superuser of Postgres runs it.
+
+    Each option may be given several times. A role that is not named stays as it is. Nothing is changed by this command.
+    """
+    from migrations import rights
+    from migrations.rights import Purpose
+
+    members = {Purpose.HOST: host or (), Purpose.CONTROLLER: controller or (), Purpose.READER: reader or ()}
+    made = {name: secrets.token_urlsafe(24) for name in password or ()}
+    script = rights.script(members, {name: _verifier(name, text) for name, text in made.items()})
+    if as_json:
+        output.emit({"sql": script, "passwords": made})
+        return
+    for name, text in made.items():
+        output.note(f"once this has run, the password of {name} is {text}")
+    sys.stdout.write(script + "\n")
+
+
+def _verifier(role: str, password: str) -> str:
+    """What Postgres stores of a password; the password itself must not get into its log."""
+    from models.database import engine
+
+    with engine().connect() as connection:
+        raw = cast("psycopg.Connection", connection.connection.dbapi_connection)
+        return raw.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
 
 
 def _revision() -> str | None:

@@ -10,6 +10,7 @@ from drover.cli.lazy import ShortForSubmit
 from drover.cli.options import (
     AsHtml,
     AsJson,
+    GuestName,
     HostName,
     IdempotencyKey,
     NewBandwidth,
@@ -197,6 +198,18 @@ def release(drain_id: DrainId, as_json: AsJson = False) -> None:
     from drover.cli.backend import operations
 
     drain_view.report(operations().on_drain(drain_id, "release"), as_json=as_json)
+
+
+@app.command(epilog=examples("drover drain overrule 3 db1"))
+def overrule(drain_id: DrainId, guest: GuestName, as_json: AsJson = False) -> None:
+    """Have a guest of a drain moved although who is asked before says no, or nothing."""
+    from drover.cli import drain_view
+    from drover.cli.plan_file import user
+    from drover.views import documents
+    from workflows.drain import notices
+
+    notices.overrule(drain_id, guest, user())
+    drain_view.report(documents.drain(drain_id), as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain cancel 3", "drover drain cancel 3 --wait"))

@@ -97,8 +97,8 @@ def _database(error: SQLAlchemyError) -> Fault:
         return Fault("schema", "the database lacks Drover's tables, or has old ones: run `drover db upgrade`")
     if isinstance(said, postgres.InsufficientPrivilege):
         return _refused(
-            f"the database does not permit that to this role ({_first_line(said)}): after each `drover db upgrade` run "
-            "deploy/postgres/hosts.sql; the roles of hypervisors are for their workers alone"
+            f"the database does not permit that to this role ({_first_line(said)}): `drover db roles` gives each "
+            "what it needs; the roles of hypervisors are for their workers alone"
         )
     if isinstance(said, postgres.LockNotAvailable):
         return Fault("failed", "another process is changing the schema now, nothing was changed: try again in a moment")

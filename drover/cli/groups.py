@@ -15,10 +15,12 @@ from drover.cli.options import (
     Bandwidth,
     Chain,
     DryRun,
+    Ladder,
     LauncherStays,
     MaxDowntime,
     MostDowntime,
     Retention,
+    SlowestWrites,
     Timeout,
     Verify,
     VerifyRate,
@@ -76,6 +78,8 @@ class How(PlannedHow):
     verify: Verify = None
     verify_rate: VerifyRate = None
     retention: Retention = None
+    ladder: Ladder = None
+    slowest_writes: SlowestWrites = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from drover.views import queries, read_back, sentences, serializers
 from drover.views.queries import Snapshot
 from drover.views.sentences import downtime, headline, remark
 from models.base import Document
-from models.job import JobState, Step
+from models.job import Job, JobState, Step
+from workers.convergence import ACTIONS
 from workflows import policies
 
 TITLES = ("JOB", "GUEST", "FROM", "TO", "STATE", "STEP", "COPIED", "DOWNTIME", "TIME", "WAITS FOR")
@@ -61,8 +62,7 @@ def _print(shot: Snapshot, warnings: list[str]) -> None:
         f"  asked for {serializers.iso(job.created_at)}, time {words.span(shot.total_s) or '-'}, "
         f"guest paused for {downtime(job) or '-'}"
     )
-    if how := policies.told(job.options):
-        output.say(f"  how: {words.pairs(how)}")
+    _print_how(job)
     _say_estimate(shot)
     if phases := serializers.downtime_phases(job):
         output.say("  of which " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in phases.items()))
@@ -90,6 +90,15 @@ def _print(shot: Snapshot, warnings: list[str]) -> None:
             for disk in job.disks
         ],
     )
+
+
+def _print_how(job: Job) -> None:
+    """By whose word it is moved so, and what was done because it did not converge."""
+    if how := policies.told(job.options):
+        output.say(f"  how: {words.pairs(how)}")
+    for event in operations().explanation(job.id)["events"]:
+        if event["action"] in ACTIONS.values():
+            output.say(f"  {event['sentence']}")
 
 
 def _say_estimate(shot: Snapshot) -> None:

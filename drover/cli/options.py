@@ -114,12 +114,25 @@ def by_hours(texts: Iterable[str], timezone: str) -> "BandwidthHours | None":
     return budgets.hours(said, timezone, {text.partition("=")[2]: rate(text.partition("=")[2]) for text in said})
 
 
+def ladder(text: str) -> tuple[str, ...]:
+    """From `slow-cpu,ask,give-up`."""
+    from models.documents import Measure
+    from workflows.submissions import LADDER_SAYS, NO_POSTCOPY
+
+    measures = tuple(part.strip() for part in text.split(","))
+    if "postcopy" in measures:
+        raise typer.BadParameter(f"{NO_POSTCOPY}, so whichever host died would take the guest with it")
+    if len(set(measures)) < len(measures) or not {*measures} <= {*Measure}:
+        raise typer.BadParameter(f"{text!r} is not {LADDER_SAYS}")
+    return measures
+
+
 def given(asked: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a submission that were typed, by its names. What was left out policies decide."""
     named = {name: value for name, value in asked.items() if value is not None}
-    for option, field in {"bandwidth": "bandwidth_bytes_per_s", "verify_rate": "verify_bytes_per_s"}.items():
+    for option in ("bandwidth", "verify_rate", "slowest_writes"):
         if option in named:
-            named[field] = named.pop(option)
+            named[f"{option.removesuffix('_rate')}_bytes_per_s"] = named.pop(option)
     for option in ("retention", "watch"):
         if option in named:
             named[f"{option}_s"] = named.pop(option).total_seconds()
@@ -180,6 +193,26 @@ NewMaxDowntime = Annotated[
 NewPriority = Annotated[
     int | None,
     typer.Option("--priority", metavar="N", help="Until it begins: higher ones first.", show_default="as it is"),
+]
+Ladder = Annotated[
+    Any,
+    typer.Option(
+        "--ladder",
+        metavar="MEASURES",
+        parser=ladder,
+        help="What is done, in this order, about a guest that changes its RAM, or writes to its disks, as fast as that "
+        "is sent: of slow-cpu, slow-writes, longer, ask, give-up; commas between them.",
+        show_default="slow-cpu,longer,ask,give-up",
+    ),
+]
+SlowestWrites = Annotated[
+    Any,
+    typer.Option(
+        metavar="RATE",
+        parser=rate,
+        help="With slow-writes: what a guest may always write to each disk.",
+        show_default="1M/s",
+    ),
 ]
 Retention = Annotated[
     Any,

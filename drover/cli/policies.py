@@ -1,16 +1,18 @@
 """`drover policy`: how guests with certain labels are moved."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from drover.cli.options import (
     AsJson,
     Bandwidth,
+    Ladder,
     MaxDowntime,
     MostDowntime,
     Retention,
     Selected,
+    SlowestWrites,
     Verify,
     VerifyRate,
     duration,
@@ -55,6 +57,23 @@ Check = Annotated[
         show_default="that of `*`",
     ),
 ]
+NoticeBy = Annotated[
+    str | None,
+    typer.Option(
+        "--notice",
+        metavar="URL|PROGRAM",
+        help="Before a drain, return or roll moves a guest, ask there whether it may: an address that gets a signed "
+        "POST, or a program in DROVER_HOOKS of every control node, with arguments.",
+        show_default="nobody is asked",
+    ),
+]
+NoticeDeadline = Annotated[
+    Any, typer.Option(metavar="TIME", parser=duration, help="For how long an answer is awaited, up to 10m.")
+]
+NoticeSilence = Annotated[
+    Literal["wait", "go-on"],
+    typer.Option(help="Without an answer by then: wait and ask again, or go on and move the guest."),
+]
 
 
 @app.callback()
@@ -71,6 +90,8 @@ def group() -> None:
     epilog=examples(
         "drover policy set db --selector tier=db --priority 20 --max-downtime-ms 50 --verify --retention 7d",
         "drover policy set all --priority 0 --bandwidth 200M/s --watch 30s",
+        "drover policy set ask --selector owner=dba --priority 30 --notice https://dba.example.org/may-move",
+        "drover policy set backup --selector backup --priority 40 --notice 'no-backup-runs --strict'",
     ),
 )
 def define(
@@ -86,6 +107,11 @@ def define(
     watch: Watch = None,
     hooks: Hooks = None,
     check: Check = None,
+    ladder: Ladder = None,
+    slowest_writes: SlowestWrites = None,
+    notice: NoticeBy = None,
+    notice_deadline: NoticeDeadline = "10s",
+    notice_silence: NoticeSilence = "wait",
     as_json: AsJson = False,
 ) -> None:
     """Set a policy: what is given here is all that it decides. Moves that are submitted from now on follow it."""
@@ -102,6 +128,9 @@ def define(
             "watch": watch,
             "hooks": hooks,
             "check": check,
+            "ladder": ladder,
+            "slowest_writes": slowest_writes,
+            "notice": policy_view.notice(notice, notice_deadline, notice_silence) if notice is not None else None,
         }
     )
     policy_view.define(name, selector, priority, values, as_json=as_json)
@@ -127,9 +156,9 @@ def show(name: Name, as_json: AsJson = False) -> None:
 def remove(name: Name, as_json: AsJson = False) -> None:
     """Remove a policy. Moves under way keep what they have."""
     from drover.cli import output
-    from workflows import policies
+    from workflows import policy_commands
 
-    policies.remove(name)
+    policy_commands.remove(name)
     if as_json:
         output.emit({"removed": name})
     else:

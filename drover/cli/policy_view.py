@@ -1,19 +1,37 @@
 """How policies are set and shown, as text or as JSON."""
 
+import shlex
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from drover import words
 from drover.cli import output
+from drover.errors import PreconditionFailed
 from drover.views import documents
 from models.base import Document
-from workflows import policies
+from workflows import policy_commands
 
 
 def define(name: str, selector: str | None, priority: int, values: Mapping[str, Any], *, as_json: bool) -> None:
     """Set one, and print it."""
-    policies.define(name, selector, priority, values)
+    policy_commands.define(name, selector, priority, values)
     show(name, as_json=as_json)
+
+
+def notice(said: str, deadline: timedelta, silence: str) -> Document:
+    """Who is to be asked: an address, or the words of a command.
+
+    Raises:
+        PreconditionFailed: these are no words.
+    """
+    how = {"deadline_s": deadline.total_seconds(), "silence": silence}
+    if said.startswith(("http://", "https://")):
+        return {"url": said, **how}
+    try:
+        return {"program": shlex.split(said), **how}
+    except ValueError as error:
+        raise PreconditionFailed(f"--notice {said!r} cannot be split into words: {error}") from error
 
 
 def listed(*, as_json: bool) -> None:

@@ -65,7 +65,8 @@ class Root(LazyGroup):
         "doctor": Lazy(
             "drover.cli.doctor:app", "Look at this machine: all that a job will need, and how to mend it.", RUNNING
         ),
-        "db": Lazy("drover.cli.database:app", "The database's schema.", RUNNING),
+        "broker": Lazy("drover.cli.broker:app", "Who may do what in Redis.", RUNNING),
+        "db": Lazy("drover.cli.database:app", "The database's schema, and who may do what there.", RUNNING),
         "worker": Lazy(
             "drover.cli.services:worker_app",
             "Serve one hypervisor: run on every host that guests live on, once.",

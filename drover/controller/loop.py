@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, aliased
 from drover import logs, metrics, webhooks
 from drover.broker import health
 from drover.broker.app import CONTROL_QUEUE
-from drover.controller import rolls, windows
+from drover.controller import notices, rolls, windows
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, settings
 from models import fleet, said
@@ -33,6 +33,7 @@ from models.transitions import CLAIMED, GOING_ON, Actor, StepState
 from workers.executor import STOPPING
 from workflows import host_keys, isolation, leader_election, outages, twins
 from workflows.drain import reconciler as drains
+from workflows.drain.notices import unanswered
 from workflows.host_rpc import alive
 from workflows.isolation import PAUSES, alone
 from workflows.migration import admission, claims
@@ -179,6 +180,7 @@ def tick(ours: Settings) -> None:
         (due, _advance_all),
         (at_hand.drains, drains.tick),  # after what a job may wait for
         (at_hand.rolls, rolls.tick),
+        (at_hand.notices, notices.tick),
         (at_hand.deliveries, webhooks.tick),
         (_is_time(), _look_for_twins),
     ]
@@ -244,6 +246,7 @@ def _look(ours: Settings) -> Any:
         "due": _due(ours).exists(),
         "drains": exists().where(drains.unfinished()),
         "rolls": exists().where(roll_reconciler.unfinished()),
+        "notices": exists().where(unanswered()),
         "deliveries": exists().where(webhooks.due()),
     }
     with transaction() as session:

@@ -16,7 +16,7 @@ from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.host import Host
 from models.job import Job, JobState
-from workflows import hosts, leader_election, not_there, wait_reasons
+from workflows import hosts, not_there, outages, wait_reasons
 from workflows.selectors import Selector
 
 
@@ -148,7 +148,7 @@ def _read(query: Select[Drain, datetime]) -> list[DrainShot]:
         wanted = with_conditions().options(selectinload(Job.disks), selectinload(Job.steps)).where(Job.id.in_(numbers))
         jobs = {job.id: job for job in map(completed, session.execute(wanted))}
         max_outgoing = fleet.limits(session).max_outgoing
-        controlled = leader_election.anybody_acts(session)
+        controlled = bool(session.scalar(select(outages.attended())))
         for drain, _ in drains:
             set_committed_value(drain, "wait_reason", wait_reasons.of_drain(drain, jobs, controlled=controlled))
     return [

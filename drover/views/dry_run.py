@@ -26,7 +26,7 @@ def migration(asked: MigrationSubmission) -> Document:
         PreconditionFailed: it would be refused.
     """
     row, to = guests.known_guest(asked.guest), guests.destination(asked)
-    options = policies.of(row, asked.options())
+    options = policies.of(row, asked.options(), drained=False)
     planned = preflight.plan(row, to, options, tried=True)
     expected = preflight.estimated(row, to, options, asked.submit_options(), planned)
     looked_at = (*planned.source.checks, *planned.destination.checks)

@@ -14,7 +14,7 @@ from models.database import transaction
 from models.guest import Guest
 from models.job import Event, Job, unfinished
 from models.webhook import Delivery
-from workflows import leader_election, not_there, wait_reasons
+from workflows import not_there, outages, wait_reasons
 from workflows.selectors import Selector
 
 # What is never loaded cannot be printed: the NBD server's nonce and the switchover's key let their holder write into a
@@ -75,7 +75,7 @@ def with_conditions() -> Select[Job, datetime, float, float, bool]:
 
     Of the time it is now(), not clock_timestamp(), which would differ from row to row of a join.
     """
-    return select(Job, func.now(), *wait_reasons.silences(), leader_election.acting()).options(*PUBLIC)
+    return select(Job, func.now(), *wait_reasons.silences(), outages.attended()).options(*PUBLIC)
 
 
 def completed(row: Any) -> Job:

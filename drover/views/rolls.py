@@ -17,7 +17,7 @@ from models.base import Document, now
 from models.database import transaction
 from models.drain import Drain
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
-from workflows import leader_election, not_there, wait_reasons
+from workflows import not_there, outages, wait_reasons
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _read(which: ColumnElement[bool], limit: int) -> list[RollShot]:
         theirs = [number for row in hosts for number in (row.drain_id, row.return_id) if number]
         runs = {run.id: run for run in session.scalars(select(HookRun).where(HookRun.id.in_(counted)))}
         drains = {drain.id: drain for drain in session.scalars(select(Drain).where(Drain.id.in_(theirs)))}
-        controlled, at = leader_election.anybody_acts(session), now(session)
+        controlled, at = bool(session.scalar(select(outages.attended()))), now(session)
 
     def with_its_work(row: RollHost) -> HostRow:
         drain, run, homecoming = row.drain_id or 0, row.hook_run_id or 0, row.return_id or 0

@@ -177,6 +177,7 @@ def _pace(job: Job) -> Document | None:
         "copied_bytes_per_s": shown.copied_per_s,
         "written_bytes_per_s": shown.written_per_s,
         "limit_bytes_per_s": shown.limit_per_s,
+        "slowed_bytes_per_s": shown.slowed_per_s,
     }
 
 

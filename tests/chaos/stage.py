@@ -25,7 +25,7 @@ PATIENCE_S = 60.0
 machine takes to start a worker."""
 
 TELL = f"""
-CREATE FUNCTION chaos_tell() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION chaos_tell() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   PERFORM pg_advisory_xact_lock({CLAIMS}, NEW.seq);
   PERFORM pg_notify('claimed', NEW.job_id || ' ' || NEW.seq);

@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import update
 
 from drover.broker.app import CONTROL_QUEUE, UNROUTED_QUEUE
@@ -24,6 +21,7 @@ from models.database import transaction
 from models.documents import HostFacts
 from models.host import Host
 from tests import brokers
+from tests.certificates import Authority
 from tests.cli.support import drover, forget_caches
 from workers.launcher import systemd, units
 from workers.qemu import program
@@ -60,23 +58,6 @@ def control(database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
         yield lab
     server.kill()
     shutil.rmtree(lab.path, ignore_errors=True)
-
-
-def certificate(folder: Path, name: str, left: timedelta) -> dict[str, Path]:
-    """A certificate of its own, valid for so long, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    who = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    made = x509.CertificateBuilder().subject_name(who).issuer_name(who).public_key(key.public_key())
-    made = made.serial_number(1).not_valid_before(datetime.now(UTC) - timedelta(days=400))
-    made = made.not_valid_after(datetime.now(UTC) + left)
-    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-    private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    files = {"certificate": folder / "host.crt", "key": folder / "host.key", "authority": folder / "ca.crt"}
-    pem = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    files["certificate"].write_bytes(pem)
-    files["authority"].write_bytes(pem)
-    files["key"].write_bytes(key.private_bytes(serialization.Encoding.PEM, *private))
-    return files
 
 
 def with_certificates(monkeypatch: pytest.MonkeyPatch, files: dict[str, Path]) -> None:
@@ -130,15 +111,15 @@ def test_a_clock_that_is_off_is_told(
 @pytest.mark.parametrize(
     ("name", "left", "status", "said"),
     [
-        ("hv1", timedelta(days=-1), "problem", "host.crt expired at"),
-        ("hv1", timedelta(days=9, hours=1), "warning", "host.crt expires in 9 days"),
-        ("hv2", timedelta(days=99), "problem", "is for hv2, not for hv1"),
+        ("hv1", timedelta(days=-1), "problem", "hv1.certificate expired at"),
+        ("hv1", timedelta(days=9, hours=1), "warning", "hv1.certificate expires in 9 days"),
+        ("hv2", timedelta(days=99), "problem", "the certificate of hv1 is for hv2"),
     ],
 )
 def test_certificates_that_expire_or_are_of_another_host_are_told(
     hypervisor: Path, name: str, left: timedelta, status: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_certificates(monkeypatch, certificate(hypervisor, name, left))
+    with_certificates(monkeypatch, Authority("root").issue(hypervisor, "hv1", name=name, left=left))
     assert one(examined(code=1), "streams", said)["status"] == status
 
 

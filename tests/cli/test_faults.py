@@ -78,7 +78,7 @@ def test_a_service_that_redis_does_not_let_in_says_so_and_ends(
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_role_without_rights_hears_which_script_gives_them(database: None) -> None:
+def test_a_role_without_rights_hears_what_gives_them(database: None) -> None:
     with transaction() as session:
         session.execute(text("DROP ROLE IF EXISTS nobody_much"))
         session.execute(text("CREATE ROLE nobody_much LOGIN"))
@@ -87,7 +87,7 @@ def test_a_role_without_rights_hears_which_script_gives_them(database: None) -> 
     environment = os.environ | {"DROVER_DATABASE_URL": url}
     ended = subprocess.run([DROVER, "job", "list"], env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert "run deploy/postgres/hosts.sql" in ended.stderr
+    assert "`drover db roles` gives each what it needs" in ended.stderr
 
 
 def test_db_upgrade_from_empty_and_again(bare: None) -> None:

@@ -47,7 +47,7 @@ def test_groups_have_help(group: str) -> None:
 
 
 def test_the_list_of_commands_is_the_documented_one() -> None:
-    expected = "migrate worker controller console db/upgrade fleet/show fleet/set"
+    expected = "migrate worker controller console db/upgrade db/roles broker/acl fleet/show fleet/set"
     expected += " budget/set budget/list budget/remove policy/set policy/list policy/show policy/remove"
     expected += " storage/list storage/set storage/map storage/unmap image/list image/purge"
     expected += " host/list host/set host/key host/trust host/cordon host/uncordon"
@@ -61,7 +61,7 @@ def test_the_list_of_commands_is_the_documented_one() -> None:
     expected += (
         " drain/submit drain/list drain/show drain/watch drain/pause drain/set drain/release drain/resume drain/cancel"
     )
-    expected += " drain/report"
+    expected += " drain/report drain/overrule"
     expected += " plan/drain plan/return plan/show plan/approve plan/apply"
     expected += " roll/submit roll/list roll/show roll/watch roll/pause roll/resume roll/cancel"
     expected += " return reconcile gc"

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from drover.cli.exit_codes import ExitCode
+from drover.errors import PreconditionFailed
 from drover.settings import settings
 from models.database import transaction
 from models.documents import MigrationOptions
@@ -39,7 +40,8 @@ def refused(*words: str) -> str:
 
 def moved(*words: str) -> MigrationOptions:
     """How web would be moved."""
-    return MigrationOptions.model_validate(document("migrate", "web", "--to", "hv2", "--dry-run", *words)["options"])
+    found = document("migrate", "web", "--to", "hv2", "--dry-run", *words)["options"]
+    return MigrationOptions.model_validate(found | {"notice": None})
 
 
 def newest() -> MigrationOptions:
@@ -104,6 +106,36 @@ def test_guests_dry_runs_and_jobs_say_which_policy_gave_which_value() -> None:
         "how: bandwidth 100.0 MB/s by policy db, max-downtime-ms 50 by policy db"
         in drover("job", "show", str(number)).stdout
     )
+
+
+def test_nobody_is_asked_before_a_move_that_no_drain_makes() -> None:
+    policy("ask", "--notice", "may-move", "--max-downtime-ms", "50")
+    asked = "may-move (up to 10 s, without an answer wait) by policy ask"
+    assert document("guest", "show", "web")["policies"]["notice"] == asked
+    found = document("migrate", "web", "--to", "hv2")["options"]
+    assert (found["notice"], found["policies"]) == (None, {"max_downtime_ms": "ask"})
+
+
+@pytest.mark.parametrize(
+    ("ladder", "said"),
+    [
+        ("postcopy,ask", "neither host could go on alone"),
+        ("ask,ask", "each once"),
+        ("faster", "'faster' is not a list of slow-cpu, slow-writes, longer, ask, give-up"),
+    ],
+)
+def test_a_ladder_of_other_measures_is_refused_wherever_it_is_said(ladder: str, said: str) -> None:
+    assert said in " ".join(refused("policy", "set", "x", "--priority", "1", "--ladder", ladder).split())
+    assert said in " ".join(refused("migrate", "web", "--to", "hv2", "--ladder", ladder).split())
+    with pytest.raises(PreconditionFailed, match=r"ladder is a list of .* \(postcopy is none"):
+        MigrationSubmission.read({"guest": "web", "to": "hv2", "ladder": ladder.split(",")})
+
+
+def test_the_ladder_of_a_move_counts_before_that_of_a_policy() -> None:
+    policy("db", "--ladder", "slow-writes,give-up", "--slowest-writes", "2M/s")
+    how = moved()
+    assert (how.ladder, how.slowest_writes_bytes_per_s) == (("slow-writes", "give-up"), 2_000_000)
+    assert moved("--ladder", "ask").ladder == ("ask",)
 
 
 def test_a_policy_shows_its_guests_and_what_others_decide_instead() -> None:

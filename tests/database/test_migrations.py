@@ -15,11 +15,13 @@ from models.base import Base
 from models.budget import Budget
 from models.controller import Controller
 from models.database import engine, transaction
-from models.documents import Hook, HostFacts
+from models.documents import Hook, HostFacts, MigrationOptions, Notice
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState, PlanApproval
 from models.guest import Guest
 from models.host import Host, HostRequest, HostState
 from models.job import Attempt, Disk, Job, JobState, Step, StepState, record_event
+from models.move_policy import MovePolicy
+from models.notice import GuestNotice
 from models.roll import HookRun, Roll, RollHost
 from models.storage import Storage, StorageMapping
 from models.webhook import Delivery, Notification, Receiver, ReceiverSecret
@@ -99,9 +101,14 @@ def _rows_in_every_table() -> None:
         session.add(ReceiverSecret(receiver="hooks.example.org", salt=b"salt", key_id="k"))
         session.add(ApiToken(user="ada", scope=Scope.READ, digest=b"digest"))
         session.add(ConsoleUser(name="ada", scope=Scope.READ))
+        session.add(MovePolicy(name="db", priority=1, options=MigrationOptions()))
         drain = Drain(kind=DrainKind.DRAIN, host="one", state=DrainState.RUNNING)
         session.add(drain)
         session.flush()
+        asked = GuestNotice(
+            drain_id=drain.id, guest="web", source="one", destination="two", notice=Notice(url="http://x")
+        )
+        session.add(asked)
         for guest in ("web", "forgotten"):
             job = Job(guest=guest, source="one", destination="two", drain_id=drain.id, state=JobState.DONE)
             job.steps = chain.steps("one", "two")

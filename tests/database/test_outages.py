@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from drover.controller import loop
+from drover.views import queries
 from models.controller import Controller
 from models.database import transaction
 from models.host import Host
@@ -13,6 +14,7 @@ from models.job import Event, Job, JobState
 from tests import factories
 from workers import registration
 from workflows import outages
+from workflows.wait_reasons import UNATTENDED
 
 PATIENCE = timedelta(seconds=20)
 
@@ -99,3 +101,14 @@ def test_a_redis_that_takes_no_messages_is_in_the_story_when_it_begins_and_when_
     assert [action for action, _ in told] == ["held_up", "goes_on"]
     assert told[0][1].endswith("waits, the guest runs on: Redis takes no messages: OOM command not allowed")
     assert len(published) == 2
+
+
+def test_a_controller_that_gave_up_the_lead_a_moment_ago_is_not_called_missing(job: int) -> None:
+    """As it does again and again while Redis takes no messages."""
+    assert queries.snapshot(job).job.wait_reason == UNATTENDED
+    with transaction() as session:
+        outages.controller_looks(session, "controller")
+    assert queries.snapshot(job).job.wait_reason != UNATTENDED
+    with transaction() as session:
+        session.execute(update(Controller).values(looked_at=func.clock_timestamp() - timedelta(seconds=21)))
+    assert queries.snapshot(job).job.wait_reason == UNATTENDED

@@ -65,7 +65,7 @@ class Fleet:
         for line in units.split("; "):
             name, *services = line.split()
             for service in services:
-                command = SETTINGS + "exec " + _start(service)
+                command = f"set -a; {_environment(service)} exec {_start(service)}"
                 argv = self.machines[name].argv("sh", "-c", command)
                 with (self.machines[name].folder / f"{service}.log").open("ab") as log:
                     self.services.append(subprocess.Popen(argv, stdout=log, stderr=log))
@@ -94,6 +94,12 @@ def _start(service: str) -> str:
     text = (UNITS / f"{service}.service").read_text().replace("\\\n", " ")
     [start] = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
     return str(start)
+
+
+def _environment(service: str) -> str:
+    """Its files, the later ones above the earlier."""
+    files = re.findall(r"^EnvironmentFile=-?(.*)$", (UNITS / f"{service}.service").read_text(), re.MULTILINE)
+    return " ".join(f"[ ! -e {file} ] || . {file};" for file in files)
 
 
 @pytest.fixture(scope="module")
@@ -188,12 +194,13 @@ def test_the_guide_moves_a_guest_by_tls_and_its_backup_can_be_restored(fleet: Fl
 def _redis(fleet: Fleet, name: str, *words: str) -> str:
     password = fleet.machines["control"].path("/etc/drover") / f"{name}.redis"
     certificate = "--cacert /etc/drover/ca.crt --cert /etc/drover/host.crt --key /etc/drover/host.key"
-    login = f"--user {name} --pass {password.read_text().strip()} --no-auth-warning"
+    login = f"--user {name} --pass {password.read_text().split()[0]} --no-auth-warning"
     return fleet.run(name, f"redis-cli --tls -h control -p 6380 {certificate} {login} {shlex.join(words)} 2>&1")
 
 
 def test_a_hypervisor_gets_at_nobody_elses_messages_and_at_no_schema(fleet: Fleet) -> None:
     assert "NOPERM" in _redis(fleet, "hv1", "LRANGE", "drover.hv2", "0", "-1")
+    assert "NOPERM" in _redis(fleet, "hv1", "DEL", "drover.hv2")
     assert "NOPERM" in _redis(fleet, "hv1", "FLUSHALL")
     assert "NOPERM" in _redis(fleet, "hv1", "LPUSH", "drover.control", "a move of its own")
     assert "NOPERM" in _redis(fleet, "hv1", "PUBLISH", "/0.celery.pidbox", "shutdown")
@@ -238,6 +245,7 @@ def test_a_worker_was_denied_nothing_it_needed(fleet: Fleet, guest: Path) -> Non
         log = (fleet.machines[name].folder / "drover-worker.log").read_text()
         assert "permission denied" not in log
         assert "NOPERM" not in log
+        assert "no permissions" not in log  # as redis-py says it
 
 
 def test_the_certificates_stand_the_strict_check_that_python_makes_from_3_13_on(fleet: Fleet) -> None:

@@ -13,7 +13,7 @@ import pytest
 import redis
 from sqlalchemy import select
 
-from lab import fleet
+from lab import fleet, services
 from lab.directory import MARKER, Lab, host_names
 from models.database import transaction
 from models.job import Step, StepState
@@ -54,6 +54,7 @@ def moves() -> Iterator[Moves]:
         standby.start(lab)
         _start_redis(lab)
         fleet._drover(lab, "db", "upgrade")
+        services.make_roles(lab, host_names(2))
         for host in lab.hosts:
             fleet.start_worker(lab, host)
         fleet.start_controller(lab)

@@ -114,3 +114,54 @@ def test_a_mirror_is_not_slowed_by_the_limits_of_its_guest_which_stay_as_they_ar
     assert guest("qom-get", path="/objects/group", property="limits")["bps-total"] == MIB
     guest.close()
     subprocess.run(["qemu-img", "compare", "-q", str(a / "a"), str(tmp_path / "copy")], check=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        ({}, {"bps_wr": MIB}),
+        ({"bps_wr": 10 * MIB, "bps_wr_max": 20 * MIB, "bps_wr_max_length": 3}, {"bps_wr": MIB}),
+        ({"bps_wr": 1000, "iops": 7}, {"bps_wr": 1000, "iops": 7}),
+        (
+            {"bps": 4 * MIB, "bps_max": 5 * MIB, "bps_max_length": 2},
+            {"bps_wr": MIB, "bps_rd": 4 * MIB, "bps_rd_max": 5 * MIB, "bps_rd_max_length": 2},
+        ),
+    ],
+)
+def test_writes_alone_are_slowed_and_never_quickened(before: dict[str, Any], expected: dict[str, Any]) -> None:
+    made = limits.slower({**limits.NO_LIMITS, **before}, MIB)
+    assert {name: value for name, value in made.items() if value} == expected
+
+
+def test_drives_are_slowed_again_and_again_and_get_back_what_is_their_own(tmp_path: Path, start: Start) -> None:
+    a = tmp_path / "a"
+    start([*line(a), "-S"], a / "q")
+    disks = ["/machine/peripheral/disk0/virtio-backend", "virtio0", "virtio1"]
+    told(a, limits.step_aside)
+    before = told(a, limits.read)
+
+    async def slow(monitor: Monitor) -> Any:
+        there = {entry["qdev"] for entry in await monitor.query("query-block") if "inserted" in entry}
+        slowed: Any = {}
+        for rate in (300_000, 200_000):
+            slowed = await limits.slow_writes(monitor, there, rate, slowed)
+            await limits.set_slowed(monitor, slowed)
+        return slowed, {drive["qdev"]: drive["inserted"] for drive in await monitor.query("query-block")}
+
+    slowed, drives = told(a, slow)
+    assert [drive["bps_wr"] for drive in drives.values()] == [200_000] * 3
+    [throttled] = [drive for drive in drives.values() if drive.get("group") == "drover-group"]
+    assert (throttled["bps"], throttled["bps_rd"], throttled["bps_rd_max"]) == (0, MIB, 2 * MIB)
+    assert set(slowed) == set(disks)
+    assert told(a, lambda monitor: limits.read(monitor, slowed)) == before, "what the destination gets"
+    told(
+        a, lambda monitor: monitor.execute("block_set_io_throttle", device="virtio1", **limits.NO_LIMITS | {"iops": 9})
+    )
+    for _ in range(2):
+        told(a, lambda monitor: limits.give_back(monitor, json.loads(json.dumps(slowed))))
+    now = told(a, limits.read)
+    assert now["groups"] == before["groups"]
+    assert now["drives"]["virtio0"] == before["drives"]["virtio0"]
+    assert now["drives"]["virtio1"]["iops"] == 9, "somebody else has set that meanwhile"
+    told(a, limits.step_back)
+    assert told(a, limits.read)["groups"]["group"]["bps-total"] == MIB

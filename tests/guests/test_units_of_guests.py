@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lab import fleet, services
-from lab.directory import MARKER, Lab
+from lab.directory import MARKER, Lab, host_names
 from lab.guest.boot_files import boot_files, default_cache
 from lab.guest.command_line import command_line
 from lab.guest.spec import DiskSpec, GuestSpec
@@ -95,8 +95,7 @@ def hosts_with_systemd() -> Iterator[HostsWithSystemd]:
         stack.callback(fleet.down, lab)
         _start_services(lab)
         hosts = {}
-        for name in ("host-a", "host-b"):
-            lab.host(name).guests.mkdir(parents=True)
+        for name in host_names(2):
             shared = [lab.path, ROOT, default_cache()]
             made = stack.enter_context(booted.machine(name, folder / name, shared))
             _install(lab, made)
@@ -117,10 +116,13 @@ def hosts_with_systemd() -> Iterator[HostsWithSystemd]:
 def _start_services(lab: Lab) -> None:
     (lab.path / MARKER).touch()
     lab.path.chmod(0o711)
+    for name in host_names(2):
+        lab.host(name).guests.mkdir(parents=True)
     fleet.write_policy(lab)
     services.start_postgres(lab)
     services.start_redis(lab)
     fleet._drover(lab, "db", "upgrade")
+    services.make_roles(lab, host_names(2))
     fleet.start_controller(lab)
 
 

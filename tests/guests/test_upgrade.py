@@ -20,10 +20,11 @@ from pathlib import Path
 import pytest
 
 import migrations
-from lab import fleet
+from lab import fleet, services
 from lab.directory import Lab
 from models.database import engine
 from models.job import Job
+from tests import brokers
 from tests.helpers import Moves, stop, until
 from workers.process import processes
 from workers.process.processes import Process
@@ -94,6 +95,11 @@ class Fleet:
     def start_all(self) -> None:
         """Start this version's."""
         fleet.write_policy(self.lab)
+        hosts = [host.name for host in self.lab.hosts]
+        services.make_roles(self.lab, hosts)
+        with brokers.connected(self.lab) as redis:
+            for user in services.users(hosts):
+                redis.execute_command("ACL", "SETUSER", *user.split()[1:])  # type: ignore[no-untyped-call]
         fleet.start_controller(self.lab)
         for host in self.lab.hosts:
             fleet.start_worker(self.lab, host)

@@ -1,22 +1,23 @@
-"""RAM that changes as fast as it is sent: which rungs are taken, and when."""
+"""RAM that changes as fast as it is sent: which measures are taken, and when."""
 
 import pytest
 
-from models.documents import RamProgress
-from workers.convergence import PASSES, STUCK_S, Ladder, Rung, Step
+from models.documents import LADDER, Measure, RamProgress
+from workers.convergence import PASSES, STUCK_S, Escalation, Taken
 
 ASKED_S = 300.0
 
 
 class Sending:
-    """A ladder, and a guest whose RAM is sent; a second goes by with each look."""
+    """An escalation, and a guest whose RAM is sent; a second goes by with each look."""
 
-    def __init__(self, target_ms: int = 300, most_ms: int = 300) -> None:
-        self.ladder, self.at_s, self.passes = Ladder("web", 7, target_ms, most_ms, ASKED_S), 0.0, 2.0
+    def __init__(self, target_ms: int = 300, most_ms: int = 300, measures: tuple[Measure, ...] = LADDER) -> None:
+        self.escalation = Escalation("web", 7, target_ms, most_ms, ASKED_S, measures)
+        self.at_s, self.passes = 0.0, 2.0
 
-    def go_on(self, seconds: float, needed_ms: int, throttle: int = 0, passes_per_s: float = 1.0) -> list[Step]:
+    def go_on(self, seconds: float, needed_ms: int, throttle: int = 0, passes_per_s: float = 1.0) -> list[Taken]:
         """What is done while what is left stays as it is."""
-        taken: list[Step] = []
+        taken: list[Taken] = []
         for _ in range(int(seconds)):
             self.at_s += 1
             self.passes += passes_per_s
@@ -26,12 +27,12 @@ class Sending:
                 expected_downtime_ms=needed_ms,
                 throttle_percent=throttle,
             )
-            taken += self.ladder.look(ram, self.at_s)
+            taken += self.escalation.look(ram, self.at_s)
         return taken
 
 
-def rungs(steps: list[Step]) -> list[Rung]:
-    return [step.rung for step in steps]
+def measures(taken: list[Taken]) -> list[Measure]:
+    return [one.measure for one in taken]
 
 
 def test_what_gets_less_from_pass_to_pass_is_left_alone() -> None:
@@ -42,24 +43,24 @@ def test_what_gets_less_from_pass_to_pass_is_left_alone() -> None:
 def test_what_stays_as_it_is_is_found_within_a_minute_and_an_operator_is_asked_with_the_price() -> None:
     sending = Sending()
     [asked] = sending.go_on(60, 2000)
-    assert asked.rung is Rung.ASKED
+    assert asked.measure is Measure.ASK
     assert "a pause of about 2501 ms, and 300 ms are allowed" in asked.sentence
     assert "`drover job set 7 --max-downtime-ms 2501`" in asked.sentence
-    assert sending.ladder.asks == asked.sentence
-    assert sending.ladder.gives_up == ""
+    assert sending.escalation.asks == asked.sentence
+    assert sending.escalation.gives_up == ""
 
 
 def test_the_downtime_limit_is_raised_to_what_is_needed_before_anybody_is_asked() -> None:
     sending = Sending(most_ms=5000)
     [longer] = sending.go_on(60, 2000)[:1]
-    assert longer.rung is Rung.LONGER
-    assert sending.ladder.limit_ms == 2501
+    assert longer.measure is Measure.LONGER
+    assert sending.escalation.limit_ms == 2501
 
 
 def test_the_downtime_limit_is_never_raised_above_what_the_job_allows() -> None:
     sending = Sending(most_ms=1000)
-    assert rungs(sending.go_on(2 * STUCK_S + 3, 2000)) == [Rung.LONGER, Rung.ASKED]
-    assert sending.ladder.limit_ms == 1000
+    assert measures(sending.go_on(2 * STUCK_S + 3, 2000)) == [Measure.LONGER, Measure.ASK]
+    assert sending.escalation.limit_ms == 1000
 
 
 def test_an_operator_who_does_not_answer_is_waited_for_and_then_the_attempt_is_given_up() -> None:
@@ -67,15 +68,15 @@ def test_an_operator_who_does_not_answer_is_waited_for_and_then_the_attempt_is_g
     sending.go_on(STUCK_S + 2, 2000)
     assert sending.go_on(ASKED_S - 2, 2000) == []
     [given_up] = sending.go_on(3, 2000)
-    assert given_up.rung is Rung.GIVEN_UP
-    assert sending.ladder.gives_up.endswith("the guest runs on, its disks are kept in sync")
+    assert given_up.measure is Measure.GIVE_UP
+    assert sending.escalation.gives_up.endswith("the guest runs on, its disks are kept in sync")
 
 
 def test_an_operator_who_allows_more_is_obeyed_and_no_longer_asked() -> None:
     sending = Sending()
     sending.go_on(STUCK_S + 2, 2000)
-    sending.ladder.obey(4000, 4000, sending.at_s)
-    assert (sending.ladder.limit_ms, sending.ladder.asks) == (4000, None)
+    sending.escalation.obey(4000, 4000, sending.at_s)
+    assert (sending.escalation.limit_ms, sending.escalation.asks) == (4000, None)
     assert sending.go_on(STUCK_S - 1, 2000) == []
 
 
@@ -98,6 +99,28 @@ def test_without_an_estimate_of_qemu_nothing_is_decided(needed_ms: int) -> None:
 def test_that_qemu_slows_the_guest_is_said_when_it_begins_and_when_it_hardly_runs() -> None:
     sending = Sending()
     told = [step for percent in (0, 20, 30, 80, 90, 99) for step in sending.go_on(2, 2000, throttle=percent)]
-    assert rungs(told) == [Rung.SLOWED, Rung.SLOWED]
+    assert measures(told) == [Measure.SLOW_CPU, Measure.SLOW_CPU]
     assert "by 20 %" in told[0].sentence
     assert "by 90 %" in told[1].sentence
+
+
+@pytest.mark.parametrize(
+    ("ladder", "expected"),
+    [
+        ((Measure.GIVE_UP,), [Measure.GIVE_UP]),
+        ((Measure.ASK, Measure.LONGER, Measure.GIVE_UP), [Measure.ASK, Measure.LONGER, Measure.GIVE_UP]),
+        ((Measure.LONGER, Measure.GIVE_UP), [Measure.LONGER, Measure.GIVE_UP]),
+        ((Measure.LONGER, Measure.ASK), [Measure.LONGER, Measure.ASK]),
+        ((Measure.SLOW_CPU,), []),
+    ],
+)
+def test_only_the_measures_of_the_ladder_are_taken_in_its_order(
+    ladder: tuple[Measure, ...], expected: list[Measure]
+) -> None:
+    sending = Sending(most_ms=600, measures=ladder)
+    taken: list[Taken] = []
+    while not sending.escalation.gives_up and sending.at_s < 2000:
+        taken += sending.go_on(1, 2000)
+    assert measures(taken) == expected
+    asks = sending.escalation.asks
+    assert (asks is not None) is (expected[-1:] == [Measure.ASK]), "who is asked last is asked on"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from drover import words
-from models.documents import Pace
+from models.documents import Pace, RamProgress, Window
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.job import Disk, Job, JobState, StepState
 from workers.disks import pace
@@ -59,6 +59,25 @@ def test_a_held_move_says_how_it_is_released() -> None:
     assert wait_reasons.of_job(job(hold=True), conditions()) is None, "it still copies"
     told = wait_reasons.of_job(in_sync(job(hold=True)), conditions())
     assert told == "held, its disks are kept in sync, until `drover job release 13`"
+
+
+def test_a_held_move_that_is_rolled_back_is_not_called_held() -> None:
+    for ending in ({"state": JobState.ROLLING_BACK}, {"cancel_requested": True}):
+        assert "held" not in str(wait_reasons.of_job(in_sync(job(hold=True, **ending)), conditions()))
+
+
+def test_what_a_decision_found_out_is_told_with_the_command_that_changes_it() -> None:
+    hours = Window(start="22:00", end="23:00", timezone="UTC")
+    opens = job(window=hours, wait_reason="its window 22:00-23:00 UTC opens at 2026-01-01 22:00 UTC")
+    assert "`drover job set 13 --window ''`" in str(wait_reasons.of_job(opens, conditions()))
+    slots = job(wait_reason="2 moves leave a already, 2 may at a time")
+    assert str(wait_reasons.of_job(slots, conditions())).endswith("at a time; `drover fleet set` changes that")
+
+
+def test_ram_under_a_limit_says_how_long_it_takes() -> None:
+    ram = RamProgress(limit_per_s=10**6, bytes_per_s=10**6, remaining=40 * 10**6)
+    sending = job(at_work="migrate_ram", ram=ram)
+    assert wait_reasons.of_job(sending, conditions()) == "limited to 1.0 MB/s, 40 s of its RAM left"
 
 
 def test_a_dead_worker_of_the_destination_shows_while_the_source_copies_on() -> None:

@@ -471,6 +471,20 @@ NO_MEMORY = Kind(
     remedy="move another guest away first",
     live=True,
 )
+CERTIFICATE = Kind(
+    name="certificate",
+    what="`DROVER_STREAMS=certificates` and a certificate of the source that has expired, is another host's, or is of "
+    "no authority that it trusts itself",
+    remedy="make a new one (`drover doctor` on that host says more); the next move uses it",
+    live=True,
+)
+CERTIFICATE_THERE = Kind(
+    name="certificate-there",
+    what="the same at the destination, and two hosts of which one does not trust the authority of the other",
+    side="destination",
+    remedy="make a new one, or list the authorities of both hosts in `DROVER_TLS_AUTHORITY` of both",
+    live=True,
+)
 NO_TOOLS = Kind(
     name="no-tools",
     what="a destination without qemu-img or qemu-storage-daemon",

@@ -13,7 +13,7 @@ from drover.errors import HostRefused, PreconditionFailed
 from drover.settings import Settings
 from models import preflight
 from models.host_rpc import PlanDestination
-from models.plan import DestinationPlan, PlannedDisk
+from models.plan import DestinationPlan, PlannedDisk, Statement
 from models.preflight import Check
 from workers import files, hooks, registration
 from workers.files import UnsafePath
@@ -26,6 +26,7 @@ from workers.process.machine import machine
 from workers.qemu import cpu, ports
 from workers.step import JobDirectory
 from workers.storage import making, room
+from workers.streams import operator_certificates
 from workers.trust import attestation, policy
 from workers.trust.policy import HostPolicy
 
@@ -57,7 +58,7 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     problems += _images(plan, settings, rules, question)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
     problems += [] if problems else derivation.in_the_way(plan)
-    problems += _ports(plan.argv) + _wanted(question, rules)
+    problems += _ports(plan.argv) + _wanted(question, rules) + _certificates(settings, told)
     missing = cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
     problems += [checks.CPU.found(sentence) for sentence in missing]
     if question.tried and not problems:
@@ -81,6 +82,12 @@ def _wanted(question: PlanDestination, rules: HostPolicy) -> list[Check]:
     if check is not None and check not in rules.file.checks:
         found.append(checks.NO_CHECK_THERE.found(f"there is no check {check} in {rules.name}"))
     return found
+
+
+def _certificates(settings: Settings, told: Statement) -> list[Check]:
+    own = operator_certificates.own_faults(settings)
+    between = operator_certificates.faults_between(settings, told.host, told.inspection.certificates)
+    return [checks.CERTIFICATE_THERE.found(why) for why in (*own, *between)]
 
 
 def _programs() -> list[Check]:

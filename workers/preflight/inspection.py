@@ -43,6 +43,7 @@ from workers.qemu.options import parse_command_line
 from workers.qemu.present_media import Drive
 from workers.qemu.refusals import command_line_refusals
 from workers.storage import devices
+from workers.streams import operator_certificates
 from workers.trust import attestation, policy
 
 CAPABILITIES = ("pause-before-switchover", "return-path", "events")
@@ -101,7 +102,8 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
     unhooked = hooks.missing(policy.of(settings).hooks, question.hooks)
     no_hooks = [checks.NO_HOOKS.found(unhooked)] if unhooked else []
     forbidden = _forbidden(identity, settings)
-    against = [*forbidden, *no_hooks, *present.refusals, *strange, *needed.refusals, *blockers, *stays]
+    unproven = [checks.CERTIFICATE.found(why) for why in operator_certificates.own_faults(settings)]
+    against = [*forbidden, *no_hooks, *unproven, *present.refusals, *strange, *needed.refusals, *blockers, *stays]
     bugs = known_bugs.warnings(facts["qemu_version"], facts["accel"], identity.argv)
     told = checks.told_once([*against, *process_state.untold(identity.argv), *exports, *bugs])
     seen = Inspection(
@@ -124,6 +126,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         warnings=preflight.warnings(told),
         checks=checks.completed("source", told),
         launcher=launcher,
+        certificates=operator_certificates.shown(settings),
         activity=did,
     )
     return seen if forbidden else attestation.attested(seen, settings)

@@ -7,7 +7,7 @@ while disks are mirrored a group's limits are those of its drives: the guest is 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from workers.qemu import drives
@@ -24,14 +24,20 @@ FIELDS = {
 NO_LIMITS = dict.fromkeys(FIELDS.values(), 0)
 
 Limits = dict[str, Any]
+Slowed = Mapping[str, Limits]
+"""{drive: {"before": its own limits, "set": [what was set for a move alone, each time]}}."""
+NOTHING: Slowed = {}
 
 
-async def read(monitor: Monitor) -> Limits:
-    """All limits as they are now: {"groups": {group: limits}, "drives": {drive: limits}}, as `apply` takes them."""
+async def read(monitor: Monitor, slowed: Slowed = NOTHING) -> Limits:
+    """All limits as they are now: {"groups": {group: limits}, "drives": {drive: limits}}, as `apply` takes them.
+
+    Of drives that are slowed for a move alone, those that are their own.
+    """
     groups = {name: await _of_group(monitor, name) for name in await _groups(monitor)}
     of_drives = {}
     for entry in await drives.present(monitor):
-        found = _of_drive(entry["inserted"])
+        found = own(_of_drive(entry["inserted"]), slowed.get(drives.name_of(entry)))
         group = str(found.get("group", ""))
         if group.startswith(ASIDE):
             groups[group.removeprefix(ASIDE)] = _as_group(found)
@@ -79,6 +85,61 @@ async def step_back(monitor: Monitor) -> None:
         if group.startswith(ASIDE):
             await _set_group(monitor, group.removeprefix(ASIDE), _as_group(found))
             await _set_drive(monitor, entry, NO_LIMITS)
+
+
+async def slow_writes(monitor: Monitor, qdevs: Collection[str], bytes_per_s: int, slowed: Slowed) -> Slowed:
+    """What is to be set, and written down before, so that the guest writes no more than this to each of these disks.
+
+    Drives in one group have the same limits, so those that share one with a disk are among them.
+    """
+    there = {drives.name_of(entry): entry for entry in await drives.present(monitor)}
+    before = {name: own(_of_drive(entry["inserted"]), slowed.get(name)) for name, entry in there.items()}
+    groups = {before[name].get("group") for name, entry in there.items() if entry.get("qdev") in qdevs} - {None}
+    wanted = {name for name in there if there[name].get("qdev") in qdevs or before[name].get("group") in groups}
+    return {
+        name: {"before": before[name], "set": [*slowed.get(name, {}).get("set", []), slower(before[name], bytes_per_s)]}
+        for name in sorted(wanted)
+    }
+
+
+async def set_slowed(monitor: Monitor, slowed: Slowed) -> None:
+    """Have the guest write as slowly as was set down last; a drive that somebody else has limited since stays so."""
+    for entry in await drives.present(monitor):
+        record, found = slowed.get(drives.name_of(entry)), _of_drive(entry["inserted"])
+        if record is not None and _rates(own(found, record)) == _rates(record["before"]):
+            await _set_drive(monitor, entry, record["set"][-1])
+
+
+async def give_back(monitor: Monitor, slowed: Slowed) -> None:
+    """Drives that were slowed have their own limits again. What somebody else has set meanwhile stays."""
+    for entry in await drives.present(monitor):
+        found = _of_drive(entry["inserted"])
+        before = own(found, slowed.get(drives.name_of(entry)))
+        if before != found:
+            await _set_drive(monitor, entry, before)
+
+
+def own(found: Limits, record: Limits | None) -> Limits:
+    """The limits of a drive, without those that were set for a move alone. No I/O."""
+    if record is not None and any(_rates(found) == _rates(each) for each in record["set"]):
+        return dict(record["before"])
+    return found
+
+
+def slower(before: Limits, bytes_per_s: int) -> Limits:
+    """Limits that let the guest write no more than this; all else stays. No I/O."""
+    made = {name: value for name, value in before.items() if not name.startswith(("bps_wr_max", "bps_max"))}
+    if both := made.get("bps", 0):  # QEMU takes none of writes beside one of both
+        made |= {"bps": 0, "bps_rd": both}
+        bursts = {name: before[name] for name in ("bps_max", "bps_max_length") if name in before}
+        made |= {name.replace("bps", "bps_rd"): value for name, value in bursts.items()}
+    made["bps_wr"] = min(filter(None, (both, before.get("bps_wr", 0), bytes_per_s)))
+    return made
+
+
+def _rates(limits: Limits) -> Limits:
+    """What tells two apart: QEMU names groups and lengths also where nobody has."""
+    return {name: value for name, value in limits.items() if value and name != "group" and not name.endswith("_length")}
 
 
 async def _groups(monitor: Monitor) -> list[str]:

@@ -12,7 +12,7 @@ from models.database import transaction
 from models.fleet import limits
 from models.job import Side, record_event
 from workers import hooks
-from workers.disks import mirrors, nbd_server, pace
+from workers.disks import mirrors, nbd_server, pace, slow_writes
 from workers.guest import readiness
 from workers.hooks import Point
 from workers.qemu import block
@@ -61,6 +61,9 @@ class AwaitSync(StepHandler):
 
     async def rollback(self, ctx: Context) -> None:
         await supervisor.kill_all(ctx)
+        if slow_writes.slowed(ctx) and ctx.held is not None and ctx.source_alive:
+            async with ctx.guest() as monitor:
+                await slow_writes.give_back(ctx, monitor)
 
 
 class _Watch:
@@ -74,6 +77,7 @@ class _Watch:
         self.room = _Room()
         self.bandwidth = mirrors.Bandwidth(ctx, monitor)
         self.meter = pace.Meter()
+        self.slowdown = slow_writes.Slowdown(ctx, monitor)
         self.low = Low(ctx)
         self.remark: str | None = None
         self.seen: dict[str, mirrors.Passed] = {}
@@ -84,9 +88,12 @@ class _Watch:
             async with mirrors.unblocked(self.ctx, self.monitor):
                 states = await block.mirrors(self.monitor, mirrors.names(self.ctx))
             _raise_if_ended(self.ctx, states)
+            ready = mirrors.all_in_sync(self.ctx, states) and not self.ctx.job.held
+            caught_up = self.slowdown.caught_up(states, self.ctx.job.pace, ready=ready)
             held_up = self.lacks_room(states) or await readiness.obstacle(self.ctx, self.monitor)
+            held_up = held_up or self.slowdown.behind()
             await asyncio.to_thread(self.tell, held_up, await asyncio.to_thread(self.low.sentence))
-            in_sync = mirrors.all_in_sync(self.ctx, states) and held_up is None and not self.ctx.job.held
+            in_sync = ready and caught_up and held_up is None
             await self.record_progress(states, at_once=in_sync)
             if in_sync and all(disk.ready_at for disk in self.ctx.job.disks):
                 return
@@ -127,7 +134,9 @@ class _Watch:
         self.record_at = time.monotonic() + RECORD_S
         total = sum(mirror.total_bytes for mirror in states.values())
         self.ctx.announce(100 * sum(mirror.copied_bytes for mirror in states.values()) // max(total, 1))
-        self.ctx.job.pace = self.meter.pace(states, self.bandwidth.limit_per_s)
+        found = self.meter.pace(states, self.bandwidth.limit_per_s)
+        await self.slowdown.look(found, states)
+        self.ctx.job.pace = found.model_copy(update={"slowed_per_s": self.slowdown.per_s})
         await asyncio.to_thread(mirrors.record, self.ctx, states, self.seen, dict(self.bandwidth.given))
         await self.bandwidth.share(states)
 

@@ -15,11 +15,11 @@ from sqlalchemy import select
 from drover.errors import Committed, Fatal, Unknown
 from models import fleet
 from models.database import transaction
-from models.documents import Health, MigrationOptions, RamProgress, Switchover
+from models.documents import Health, Measure, MigrationOptions, RamProgress, Switchover
 from models.job import Job, Side
 from workers import hooks
-from workers.convergence import Ladder
-from workers.disks import mirrors, nbd_server
+from workers.convergence import ACTIONS, Escalation
+from workers.disks import mirrors, nbd_server, slow_writes
 from workers.guest import given_back, incoming_qemu
 from workers.health import agent
 from workers.hooks import Point
@@ -187,6 +187,8 @@ class MigrateRamSource(StepHandler):
             deadline_s=DEADLINE_S,
             devices=list(ctx.source.devices),
             closes_at=self._closes_at(ctx),
+            slow_cpu=Measure.SLOW_CPU in ctx.job.options.ladder,
+            slowed=slow_writes.slowed(ctx),
         )
 
     def _closes_at(self, ctx: Context) -> float | None:
@@ -277,7 +279,14 @@ class _Progress:
     def __init__(self, ctx: Context, attempt: int) -> None:
         self.ctx, self.next_at = ctx, 0.0
         allowed = ctx.job.options
-        self.ladder = Ladder(ctx.job.guest, ctx.job.id, allowed.max_downtime_ms, _most_ms(allowed), asked_s=0.0)
+        self.escalation = Escalation(
+            ctx.job.guest,
+            ctx.job.id,
+            allowed.max_downtime_ms,
+            _most_ms(allowed),
+            asked_s=0.0,
+            measures=allowed.ladder,
+        )
         self.terms_file = ctx.directory.terms_file(Side.SOURCE, attempt)
 
     def write(self, ram: dict[str, int]) -> None:
@@ -288,24 +297,23 @@ class _Progress:
         asyncio.get_running_loop().run_in_executor(None, self._record, ram)
 
     def _record(self, ram: dict[str, int]) -> None:
-        job, ladder = self.ctx.job, self.ladder
+        job, escalation = self.ctx.job, self.escalation
         with transaction() as session:  # an operator may have changed them
             job.options = session.scalars(select(Job.options).where(Job.id == job.id)).one()
-            ladder.asked_s = fleet.limits(session).stalled_after.total_seconds()
-        self._climb(RamProgress.read(ram))
-        progress = RamProgress.read(ram | {"downtime_limit_ms": ladder.limit_ms})
-        self.ctx.note(ram=progress, progress_at=self.ctx.claim.now(), wait_reason=ladder.asks)
-        terms = Terms(
-            bandwidth_bytes_per_s=mirrors.budget(self.ctx), max_downtime_ms=ladder.limit_ms, give_up=ladder.gives_up
-        )
+            escalation.asked_s = fleet.limits(session).stalled_after.total_seconds()
+        self._escalate(RamProgress.read(ram))
+        limit = mirrors.budget(self.ctx)
+        progress = RamProgress.read(ram | {"downtime_limit_ms": escalation.limit_ms, "limit_per_s": limit})
+        self.ctx.note(ram=progress, progress_at=self.ctx.claim.now(), wait_reason=escalation.asks)
+        terms = Terms(bandwidth_bytes_per_s=limit, max_downtime_ms=escalation.limit_ms, give_up=escalation.gives_up)
         terms.save(self.terms_file)
 
-    def _climb(self, ram: RamProgress) -> None:
+    def _escalate(self, ram: RamProgress) -> None:
         """What is done about RAM that changes as fast as it is sent is told in the job's events."""
         options, at = self.ctx.job.options, time.monotonic()
-        self.ladder.obey(options.max_downtime_ms, _most_ms(options), at)
-        for step in self.ladder.look(ram, at):
-            self.ctx.tell(step.rung, step.sentence)
+        self.escalation.obey(options.max_downtime_ms, _most_ms(options), at)
+        for taken in self.escalation.look(ram, at):
+            self.ctx.tell(ACTIONS[taken.measure], taken.sentence)
 
 
 def _most_ms(options: MigrationOptions) -> int:

@@ -11,10 +11,10 @@ import os
 import select
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from io import FileIO
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from drover.errors import UnreadableDocument
 from workers.images.manifest import write_durably
@@ -58,7 +58,7 @@ class Parameters:
                 f"{path} is of version {told['version']} and this process reads up to version {VERSION}: "
                 "it was started by a worker of an earlier version"
             )
-        return cls(**{field.name: told[field.name] for field in fields(cls) if field.name in told})
+        return cls(**{each.name: told[each.name] for each in fields(cls) if each.name in told})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +143,10 @@ class SourceParameters(Parameters):
     """QOM names of the guest's devices at preflight: nothing may have been plugged since."""
     closes_at: float | None = None
     """When the job's window closes, by this host's `timing.uptime`; None: it has none."""
+    slow_cpu: bool = True
+    """QEMU may keep the guest from running for a part of its time."""
+    slowed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Drives whose writes are limited for the move alone, as `workers.qemu.limits.own` takes them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,9 +117,8 @@ class Source:
         await self.check_guest({"running"})
         carried = await bitmaps.read(self.guest)
         more = [bitmaps.CAPABILITY] if carried else []
-        await migration.set_capabilities(
-            self.guest, "events", "return-path", "pause-before-switchover", "auto-converge", *more
-        )
+        more += ["auto-converge"] if self.order.slow_cpu else []
+        await migration.set_capabilities(self.guest, "events", "return-path", "pause-before-switchover", *more)
         await self.guest.execute(
             "migrate-set-parameters",
             max_bandwidth=self.order.bandwidth_bytes_per_s or UNLIMITED,
@@ -133,7 +132,7 @@ class Source:
 
     async def carry(self) -> None:
         """What is in no device's state and may have changed since the start, as it is now."""
-        found = await limits.read(self.guest)
+        found = await limits.read(self.guest, self.order.slowed)
         if found["groups"] or found["drives"]:
             await self.ask("limit", limits=found)
         if asked := await balloon.intervals(self.guest):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
@@ -12,11 +12,12 @@ from drover.settings import Settings
 from models import fleet
 from models.base import now
 from models.database import transaction
+from models.documents import MigrationOptions
 from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.guest import Guest
 from models.job import Job, JobState, unfinished
 from workflows import capacity, estimate, isolation, policies, schedule
-from workflows.drain import job_sync, plan_file
+from workflows.drain import job_sync, notices, plan_file
 from workflows.drain.placement import Candidate, Placement
 from workflows.drain.plan_file import Differs
 from workflows.drain.planner import candidate, keep, placed
@@ -38,14 +39,22 @@ def choose(session: Session, drain: Drain, ours: Settings) -> list[str]:
     waiting = {row.guest: row for row in drain.guests if row.state is GuestState.WAITING and row.guest not in promised}
     if not waiting:
         return []
-    waits = _obstacles(session, waiting, ours) | _kept(session, drain, waiting)
-    candidates = _candidates(session, drain, promised, waiting.keys() - waits.keys())
+    guests = _guests(session, promised | waiting.keys())
+    ways, at = _ways(session, drain, guests), now(session)
+    last = notices.newest(session, drain, ways)
+    theirs = {name: guest for name, guest in guests.items() if name in waiting}
+    waits = _obstacles(session, waiting, ours) | _kept(drain, theirs, at)
+    waits |= notices.vetoes({name: ways[name] for name in theirs}, last, at)
+    candidates = _candidates(drain, guests, ways, promised, waiting.keys() - waits.keys())
     made = placed(session, drain.kind, drain.host, drain.allowed_hosts, candidates)
     waits |= _early(session, drain, [one for one in made.placements if one.candidate.name in waiting])
-    chosen = _with_slots(
-        session, drain, [one for one in made.placements if one.candidate.name not in waits], waiting, ours
-    )
-    busy = bool(promised or chosen) or job_sync.moves_under_way(session, drain)
+    due = _with_slots(session, [one for one in made.placements if one.candidate.name not in waits], waiting, ours)
+    for name in due:
+        waiting[name].reason = notices.ask_first(session, waiting[name], ways, last, at)
+    chosen = [name for name in due if waiting[name].reason is None]
+    for name in chosen:
+        waiting[name].asked_at = func.clock_timestamp()
+    busy = bool(promised or due) or job_sync.moves_under_way(session, drain)
     waits |= {name: Wait(why=why, for_good=not busy) for name, why in made.left.items() if name in waiting}
     for name, wait in waits.items():
         _wait_or_leave(waiting[name], wait)
@@ -64,7 +73,7 @@ def _early(session: Session, drain: Drain, placements: Iterable[Placement]) -> d
 
 
 def _with_slots(
-    session: Session, drain: Drain, placements: Iterable[Placement], waiting: Mapping[str, DrainGuest], ours: Settings
+    session: Session, placements: Iterable[Placement], waiting: Mapping[str, DrainGuest], ours: Settings
 ) -> list[str]:
     """Give the free slots away in the order of the plan; who was promised a place holds one already."""
     slots, speed = capacity.slots(session, fleet.limits(session)), estimate.speed(session)
@@ -80,7 +89,7 @@ def _with_slots(
         row.reason = silent or slots.lacking(guest.source, placement.destination)
         if row.reason is None:
             slots.reserve(guest.source, placement.destination)
-            row.destination, row.asked_at = placement.destination, func.clock_timestamp()
+            row.destination = placement.destination
             chosen.append(guest.name)
     return chosen
 
@@ -121,18 +130,30 @@ def _obstacles(session: Session, waiting: Mapping[str, DrainGuest], ours: Settin
     return silent | {job.guest: Wait(why=f"job {job.id} is moving it to {job.destination}") for job in others}
 
 
-def _kept(session: Session, drain: Drain, waiting: Mapping[str, DrainGuest]) -> dict[str, Wait]:
-    guests = session.scalars(select(Guest).where(Guest.name.in_(list(waiting)))).all()
-    return {name: Wait(why=why, for_good=True) for name, why in keep(drain.kind, guests, now(session)).items()}
+def _guests(session: Session, names: set[str]) -> dict[str, Guest]:
+    return {guest.name: guest for guest in session.scalars(select(Guest).where(Guest.name.in_(names)))}
 
 
-def _candidates(session: Session, drain: Drain, promised: set[str], waiting: set[str]) -> list[Candidate]:
-    guests = {guest.name: guest for guest in session.scalars(select(Guest).where(Guest.name.in_(promised | waiting)))}
+def _ways(session: Session, drain: Drain, guests: Mapping[str, Guest]) -> dict[str, MigrationOptions]:
     rules = policies.all_of(session)
+    return {name: policies.decided(guest, drain.options, rules) for name, guest in guests.items()}
+
+
+def _kept(drain: Drain, guests: Mapping[str, Guest], at: datetime) -> dict[str, Wait]:
+    return {name: Wait(why=why, for_good=True) for name, why in keep(drain.kind, guests.values(), at).items()}
+
+
+def _candidates(
+    drain: Drain,
+    guests: Mapping[str, Guest],
+    ways: Mapping[str, MigrationOptions],
+    promised: set[str],
+    waiting: set[str],
+) -> list[Candidate]:
     return [
         candidate(
             guests[row.guest],
-            policies.decided(guests[row.guest], drain.options, rules),
+            ways[row.guest],
             preferred=row.destination,
             refused_by=row.refused_by if row.guest in waiting else {},
             promised=row.guest in promised,
@@ -140,7 +161,7 @@ def _candidates(session: Session, drain: Drain, promised: set[str], waiting: set
             turn=row.position if drain.follows_plan else 0,
         )
         for row in drain.guests
-        if row.guest in guests
+        if row.guest in guests and row.guest in promised | waiting
     ]
 
 

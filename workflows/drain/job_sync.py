@@ -9,6 +9,7 @@ from models.guest import Guest
 from models.job import Job, JobState
 from models.transitions import Actor
 from workflows import capacity
+from workflows.drain import notices
 from workflows.migration import claims
 
 
@@ -23,6 +24,7 @@ def follow(session: Session, drain: Drain, ours: Settings) -> None:
         if row.state is GuestState.WAITING and job is not None and job.id != row.job_id:
             row.job_id, row.destination = job.id, job.destination
             row.move(GuestState.MOVING)
+            notices.tell(session, job)
         if row.state is GuestState.MOVING and job is not None:
             _follow_job(session, row, job, rooms[job.destination].closed_because)
         elif row.state is not GuestState.MOVED and _is_away(session, drain, row):

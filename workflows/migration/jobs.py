@@ -60,7 +60,8 @@ def submit(
         return earlier
     try:
         with tracing.span("submit", guest=guest, destination=destination, drain=drain_id, by=by) as span:
-            job, row, planned = _checked(guest, destination, options or MigrationOptions(), terms or SubmitOptions())
+            asked, wanted = options or MigrationOptions(), terms or SubmitOptions()
+            job, row, planned = _checked(guest, destination, asked, wanted, drained=drain_id is not None)
             job.drain_id, job.idempotency_key, job.traceparent = drain_id, idempotency_key, span.traceparent
             inserted = _insert(job, row, planned, by, still_wanted)
             span.set(job=inserted.id, source=inserted.source)
@@ -71,11 +72,13 @@ def submit(
         raise
 
 
-def _checked(guest: str, destination: str, asked: MigrationOptions, terms: SubmitOptions) -> tuple[Job, Guest, Plan]:
+def _checked(
+    guest: str, destination: str, asked: MigrationOptions, terms: SubmitOptions, *, drained: bool
+) -> tuple[Job, Guest, Plan]:
     """A job that could be done, and the guest and its plan as they were when that was found out."""
     receivers.check(terms.webhook)
     row = known_guest(guest)
-    options = policies.of(row, asked)
+    options = policies.of(row, asked, drained=drained)
     planned = preflight.plan(row, destination, options)
     expected = preflight.estimated(row, destination, options, terms, planned)
     job = Job(

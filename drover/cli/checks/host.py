@@ -138,25 +138,16 @@ def _streams(ours: Settings) -> Iterator[Check]:
 
 
 def _certificates(ours: Settings) -> Iterator[Check]:
-    from cryptography import x509
-
-    from workers.streams import credentials, supervisor
+    from workers.streams import operator_certificates
 
     for path in (ours.tls_certificate, ours.tls_authority):
         if path is not None:
             yield services.certificate("streams", path)
-    mine = supervisor.of_operator(ours, ours.host)
-    try:
-        credentials.server_context(mine)
-        names = x509.load_pem_x509_certificate(mine.certificate.encode()).extensions
-        named = names.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
-    except (OSError, ValueError, x509.ExtensionNotFound) as error:
-        found = f"certificate and key of this host do not go together ({error})"
-        yield problem("streams", found, "put both of one pair there, with an alternative name")
-        return
-    if ours.host not in named:
-        found = f"{ours.tls_certificate} is for {', '.join(named) or 'nobody'}, not for {ours.host}"
-        yield problem("streams", found, f"make one with the alternative name DNS:{ours.host}")
+    fix = (
+        f"put one with the alternative name DNS:{ours.host} there, by an authority of DROVER_TLS_AUTHORITY, and its key"
+    )
+    for why in operator_certificates.own_faults(ours):
+        yield problem("streams", why, fix)
 
 
 def _permissions(ours: Settings) -> Iterator[Check]:

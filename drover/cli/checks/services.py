@@ -14,7 +14,7 @@ from drover.settings import Settings
 from drover.words import count
 
 WRITTEN_BY_WORKERS = (("job", "wait_reason"), ("guest", "launcher"), ("host", "qemus"), ("storage", "free_bytes"))
-"""Columns that a worker writes; among them the newest that deploy/postgres/hosts.sql grants."""
+"""Columns that a worker writes; among them the newest that it is permitted to."""
 CLOCKS_NEAR = timedelta(seconds=1)
 EXPIRES_SOON = timedelta(days=30)
 MANY_MESSAGES = 100
@@ -87,7 +87,7 @@ def clock() -> Iterator[Check]:
 
 
 def role(ours: Settings) -> Iterator[Check]:
-    """What the database permits this machine: a hypervisor its own work and no more."""
+    """What the database permits this machine: its own work and no more."""
     from sqlalchemy import text
 
     from models.database import transaction
@@ -97,12 +97,13 @@ def role(ours: Settings) -> Iterator[Check]:
     with transaction() as session:
         owns = session.scalar(owner)
         lacks = [f"{t}.{c}" for t, c in WRITTEN_BY_WORKERS if not session.scalar(may, {"table": t, "column": c})]
+    purpose = f"--host {ours.host}" if ours.host else "--controller ROLE"
+    fix = f"give it a role with the rights that it needs: `drover db roles {purpose}`, docs/how-to/deploy.md"
     if lacks:
-        fix = "after each `drover db upgrade` run deploy/postgres/hosts.sql"
         yield problem("database-role", f"this role may not write {', '.join(lacks)}", fix)
     elif ours.host and owns:
         found = "this hypervisor logs in as the owner of the tables: who takes it over may change every move"
-        yield warning("database-role", found, "give it a role of its own, docs/how-to/deploy.md")
+        yield warning("database-role", found, fix)
     else:
         yield ok("database-role", "it permits what is needed")
 

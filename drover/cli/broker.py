@@ -1,0 +1,112 @@
+"""`drover broker`: who may do what in Redis."""
+
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drover.cli import output
+from drover.cli.options import AsJson, examples
+from drover.errors import PreconditionFailed
+
+app = typer.Typer(no_args_is_help=True, help="Who may do what in Redis.")
+Names = list[str] | None
+
+
+@app.callback()
+def group() -> None:
+    """Who may do what in Redis."""
+
+
+@app.command(
+    epilog=examples(
+        "drover broker acl --host hv1 --host hv2 --controller control --flower flower --out users.acl",
+        "drover broker acl --host hv1 --host hv2 --controller control --renew hv1 --out users.acl",
+    )
+)
+def acl(
+    host: Annotated[Names, typer.Option(metavar="NAME", help="A worker's user: its host's name.")] = None,
+    controller: Annotated[
+        Names, typer.Option(metavar="NAME", help="A user of controllers, the console with --actions and operators.")
+    ] = None,
+    submitter: Annotated[
+        Names, typer.Option(metavar="NAME", help="A user that may ask for moves and drains by messages, and no more.")
+    ] = None,
+    flower: Annotated[Names, typer.Option(metavar="NAME", help="Flower's user, which only looks.")] = None,
+    passwords: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where NAME.redis has the passwords of each; missing ones are made.")
+    ] = Path("/etc/drover"),
+    renew: Annotated[
+        Names, typer.Option(metavar="NAME", help="Give this user a new password; the former one counts as well.")
+    ] = None,
+    settle: Annotated[
+        Names, typer.Option(metavar="NAME", help="Only the newest password of this user counts from now on.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The ACL file to write, in one piece.", show_default="stdout")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the ACL file of Redis: name every user that there is to be, each option as often as needed.
+
+    Redis reads it when it starts, or when the user `acl` says `ACL LOAD`. It has digests of the passwords only.
+    """
+    from drover import names
+    from drover.broker.acl import LOADER, NOBODY_ELSE, Purpose, lines
+
+    users = {
+        Purpose.HOST: host or [],
+        Purpose.CONTROLLER: controller or [],
+        Purpose.SUBMITTER: submitter or [],
+        Purpose.FLOWER: flower or [],
+    }
+    everybody = [LOADER, *(name for chosen in users.values() for name in chosen)]
+    for purpose, chosen in users.items():
+        for name in chosen:
+            names.check(name, "a host" if purpose is Purpose.HOST else "a user")
+    _check(everybody, [*(renew or ()), *(settle or ())])
+    known = {
+        name: _passwords(passwords / f"{name}.redis", renew=name in (renew or ()), settle=name in (settle or ()))
+        for name in everybody
+    }
+    text = "".join(f"{line}\n" for line in (NOBODY_ELSE, *lines(users, known)))
+    if out is not None:
+        _write(out, text)
+    if as_json:
+        output.emit({"acl": text, "out": None if out is None else str(out)})
+    elif out is None:
+        sys.stdout.write(text)
+    else:
+        output.say(f"{out} has {len(everybody)} users; Redis reads it when it starts, or at `ACL LOAD` of the user acl")
+
+
+def _check(everybody: list[str], changed: list[str]) -> None:
+    twice = {name for name in everybody if everybody.count(name) > 1}
+    if twice or "default" in everybody:
+        raise PreconditionFailed(f"each user has one purpose and a name of its own: {', '.join(twice or ['default'])}")
+    if strange := sorted(set(changed) - set(everybody)):
+        raise PreconditionFailed(f"{', '.join(strange)} is none of the users that are named here")
+
+
+def _passwords(path: Path, *, renew: bool, settle: bool) -> list[str]:
+    """Those that count, the newest first; the file is for its owner alone from its first instant."""
+    known = path.read_text().split() if path.exists() else []
+    wanted = [secrets.token_hex(24), *known[:1]] if renew or not known else known
+    wanted = wanted[:1] if settle else wanted
+    if wanted != known:
+        _write(path, "".join(f"{password}\n" for password in wanted))
+    return wanted
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file; its owner and mode stay, a new one is for its owner alone."""
+    from workers.images.manifest import write_durably
+
+    former = path.stat() if path.exists() else None
+    write_durably(path, text)
+    if former is not None:
+        os.chown(path, former.st_uid, former.st_gid)
+        path.chmod(former.st_mode & 0o777)

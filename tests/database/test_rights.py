@@ -1,0 +1,275 @@
+"""What each role may do in the database, and what it may not: `drover db roles`. That each may do all it needs is seen
+by every test with a lab, whose services have roles of their own.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import ProgrammingError
+
+import migrations
+from drover.errors import PreconditionFailed
+from drover.settings import settings
+from lab import services
+from lab.directory import Lab
+from migrations import rights
+from migrations.rights import Purpose
+from models import database as connections
+from models.access import Scope
+from models.database import transaction
+from models.host import Host
+from models.job import Event, Job, JobState
+from tests import factories
+from tests.cli.support import drover
+from workers import registration
+from workflows import access, budgets, fleet_limits, leader_election
+from workflows.migration import claims
+
+ROOT = Path(__file__).parents[2]
+HOSTS = ("one", "two", "three")
+
+
+@pytest.fixture
+def _granted(database_lab: Lab, database: None) -> None:
+    with transaction() as session:
+        session.execute(text("GRANT ALL ON SCHEMA public TO CURRENT_USER"))  # a test before may have made it anew
+    services.make_roles(database_lab, HOSTS)
+
+
+@pytest.fixture
+def moving(_granted: None) -> int:
+    """A move from one host to another, and a guest that a third host has."""
+    for name in HOSTS:
+        factories.host(name)
+    factories.guest("web", "one")
+    factories.guest("db", "three")
+    return factories.job("web", "two", state=JobState.RUNNING)
+
+
+@contextmanager
+def _as(role: str) -> Iterator[None]:
+    """This process logs in with that role."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DROVER_DATABASE_URL", settings().database_url.replace("//drover@", f"//{role}@"))
+        connections.forget()
+        try:
+            yield
+        finally:
+            connections.forget()
+
+
+def _denied(statement: str) -> bool:
+    """The database refuses it, or it finds no row that it could change."""
+    try:
+        with transaction() as session:
+            return session.connection().exec_driver_sql(statement).rowcount == 0
+    except ProgrammingError as error:
+        return isinstance(error.orig, psycopg.errors.InsufficientPrivilege)
+
+
+EVERYBODY = [
+    "DROP TABLE job",
+    "ALTER TABLE job DISABLE ROW LEVEL SECURITY",
+    "TRUNCATE job CASCADE",
+    "UPDATE alembic_version SET version_num = '0001'",
+    "CREATE TABLE mine (x int)",
+    "CREATE TEMPORARY TABLE mine (x int)",
+    "CREATE ROLE mine",
+    "DELETE FROM job",
+    "DELETE FROM event",
+    "UPDATE event SET sentence = 'it never happened'",
+    "COPY job TO PROGRAM 'cat'",
+]
+A_HOST = [
+    *EVERYBODY,
+    "UPDATE job SET plan = '{}'",
+    "UPDATE job SET source = 'one'",
+    "UPDATE disk SET destination_path = '/etc/passwd'",
+    "UPDATE host SET state = 'maintenance'",
+    "UPDATE host SET trusted_key = public_key",
+    "UPDATE host SET heartbeat_at = now() WHERE name <> 'one'",
+    "UPDATE guest SET host = 'two' WHERE name = 'web'",
+    "UPDATE guest SET host = 'one' WHERE name = 'db'",
+    "INSERT INTO job (guest, source, destination, state) VALUES ('web', 'two', 'one', 'queued')",
+    "INSERT INTO host SELECT 'four', address, guest_root, incarnation, heartbeat_at, facts, state FROM host",
+    "UPDATE fleet_limits SET max_moves = 0",
+    "SELECT * FROM drain",
+    "SELECT * FROM api_token",
+    "SELECT * FROM webhook_secret",
+    "SELECT pg_try_advisory_lock(1)",
+]
+THE_CONTROLLER = [*EVERYBODY, "DELETE FROM step", "DELETE FROM host", "UPDATE pg_authid SET rolsuper = true"]
+A_READER = [
+    *EVERYBODY,
+    "UPDATE job SET state = 'done'",
+    "INSERT INTO console_user VALUES ('me', 'approve')",
+    "UPDATE api_token SET scope = 'approve'",
+    "UPDATE fleet_limits SET max_moves = 0",
+    "SELECT * FROM webhook_secret",
+    "SELECT pg_try_advisory_lock(1)",
+]
+TRIED = {"one": A_HOST, services.CONTROLLER: THE_CONTROLLER, services.READER: A_READER}
+
+
+@pytest.mark.parametrize("role", TRIED)
+def test_nobody_may_do_what_is_not_its_purpose(moving: int, role: str) -> None:
+    access.add("ada", Scope.READ, None)
+    with transaction() as session:
+        session.add(Event(job_id=moving, by="test", action="test", sentence="it happened"))
+    with _as(role):
+        assert [statement for statement in TRIED[role] if not _denied(statement)] == []
+
+
+def test_a_host_neither_sees_nor_changes_the_moves_of_others(moving: int) -> None:
+    factories.guest("mail", "two")
+    other = factories.job("mail", "three", state=JobState.RUNNING)
+    with _as("one"):
+        with transaction() as session:
+            assert session.scalars(select(Host.name)).all() == ["one"]
+            assert session.scalars(select(Job.id)).all() == [moving]
+        about_it = (f"{what} WHERE job_id = {other}" for what in ("UPDATE step SET attempts = 9", "SELECT FROM disk"))
+        assert all(map(_denied, (f"UPDATE job SET state = 'done' WHERE id = {other}", *about_it)))
+        assert _denied(f"INSERT INTO event (job_id, by, action, sentence) VALUES ({other}, 'one', 'x', 'x')")
+
+
+def test_a_host_cannot_keep_controllers_from_leading(moving: int) -> None:
+    with _as("one"), connections.autocommitting() as connection, pytest.raises(ProgrammingError, match="denied"):
+        leader_election.acquire(connection)
+    with _as(services.CONTROLLER), connections.unpooled() as connection:
+        assert leader_election.acquire(connection)
+
+
+def test_a_reader_sees_lists_and_whose_token_it_is(moving: int) -> None:
+    _, token = access.add("ada", Scope.READ, None)
+    with _as(services.READER):
+        for words in (["job", "list"], ["job", "show", str(moving)], ["host", "list"], ["drain", "list"]):
+            assert drover(*words).exit_code == 0
+        holder = access.holder(token)
+        assert holder is not None
+        assert holder.user == "ada"
+        refused = drover("job", "cancel", str(moving))
+    assert refused.exit_code == 2
+    assert "does not permit that to this role" in refused.stderr
+
+
+def test_an_upgrade_renews_the_rights_of_the_version_before(moving: int) -> None:
+    with transaction() as session:
+        session.execute(text("REVOKE ALL ON step FROM drover_host"))
+        session.execute(text("GRANT DELETE ON job TO drover_controller"))
+        session.execute(text("DROP POLICY host_all ON step"))
+    migrations.upgrade()
+    with _as("one"), transaction() as session:
+        assert session.scalar(text("SELECT count(*) FROM step"))
+    with _as(services.CONTROLLER):
+        assert _denied("DELETE FROM job")
+
+
+def test_roles_can_be_made_again_while_others_work(moving: int, database_lab: Lab) -> None:
+    with _as("one"), transaction() as session:
+        session.execute(text("UPDATE job SET pace = pace"))
+        services.make_roles(database_lab, [*HOSTS, "four"])
+
+
+def test_a_role_has_the_purpose_that_was_named_last(moving: int, database_lab: Lab) -> None:
+    _run(database_lab, rights.script({Purpose.READER: ["two"]}, {}))
+    with _as("two"):
+        assert _denied("UPDATE job SET error = 'x'")
+
+
+@pytest.mark.parametrize("name", ["postgres", "pg_monitor", "drover_host", "a b", "x'; DROP TABLE job; --"])
+def test_a_role_that_has_another_use_is_refused(name: str) -> None:
+    with pytest.raises(PreconditionFailed, match="cannot be called"):
+        rights.script({Purpose.READER: [name]}, {})
+
+
+def test_the_owner_of_the_tables_is_not_made_anything_less(moving: int, database_lab: Lab) -> None:
+    with pytest.raises(psycopg.errors.RaiseException, match="the role drover is a superuser's, or owns tables"):
+        _run(database_lab, rights.script({Purpose.CONTROLLER: ["drover"]}, {}))
+
+
+def test_a_new_password_is_shown_once_and_is_not_in_the_script(moving: int, database_lab: Lab) -> None:
+    made = drover("db", "roles", "--host", "one", "--password", "one")
+    [password] = re.findall(r"the password of one is (\S+)", made.stderr)
+    assert password not in made.stdout
+    _run(database_lab, made.stdout)
+    with _asked_for_passwords(database_lab, "one"):
+        login = f"host={database_lab.postgres} dbname=drover user=one"
+        psycopg.connect(login, password=password).close()
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(login, password="another")
+
+
+def test_a_password_is_for_a_role_that_is_named(moving: int) -> None:
+    refused = drover("db", "roles", "--host", "one", "--password", "two")
+    assert refused.exit_code == 2
+    assert "two is none of the roles that are named here" in refused.stderr
+
+
+def _run(lab: Lab, script: str) -> None:
+    with psycopg.connect(f"host={lab.postgres} user=drover dbname=drover", autocommit=True) as connection:
+        connection.execute(script.encode())
+
+
+@contextmanager
+def _asked_for_passwords(lab: Lab, role: str) -> Iterator[None]:
+    """Postgres asks this role for its password."""
+    file = lab.postgres / "data/pg_hba.conf"
+    before = file.read_text()
+    for now in (f"local all {role} scram-sha-256\n{before}", before):
+        file.write_text(now)
+        _run(lab, "SELECT pg_reload_conf()")
+        if now != before:
+            yield
+
+
+@pytest.mark.usefixtures("_granted")
+def test_a_worker_may_write_every_column_that_steps_note() -> None:
+    noted = set(_noted())
+    assert {"switchover", "file_copy"} <= noted
+    with transaction() as session:
+        may = text("SELECT has_column_privilege('drover_host', 'job', :column, 'UPDATE')")
+        assert [column for column in noted if not session.scalar(may, {"column": column})] == []
+
+
+def _noted() -> Iterator[str]:
+    """The names in `note(name=...)`, all over the workers."""
+    for path in (ROOT / "workers").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "note":
+                yield from (keyword.arg for keyword in node.keywords if keyword.arg)
+
+
+def test_a_worker_may_write_how_far_its_copy_is(moving: int) -> None:
+    claim = factories.claim(settings(), moving, 0)
+    with _as("one"):
+        claims.progress(claim, settings())
+
+
+def test_a_worker_knows_its_share_of_what_moves_take_that_it_does_not_see(moving: int) -> None:
+    other = factories.job("db", "two", state=JobState.RUNNING)
+    fleet_limits.describe_host("three", {}, ["rack=r3"])
+    budgets.define("all", None, None, 10**8, None)
+    budgets.define("slow", "rack=r3", None, 10**7, None)
+    job = factories.load(moving)
+    with _as("one"):
+        with transaction() as session:
+            assert session.get(Job, other) is None
+        assert budgets.rate_of(job) == 9 * 10**7
+
+
+def test_a_worker_that_is_back_may_say_so_in_the_stories_of_its_moves(moving: int) -> None:
+    with transaction() as session:
+        session.get_one(Host, "one").heartbeat_at = func.clock_timestamp() - timedelta(minutes=5)
+        session.get_one(Job, moving).created_at = func.clock_timestamp() - timedelta(hours=1)
+    with _as("one"):
+        registration.register(factories.ours(host="one", address="127.0.0.1"))
+        with transaction() as session:
+            told = session.scalars(select(Event.sentence).where(Event.job_id == moving, Event.action == "outage")).all()
+    assert [one.startswith("one was silent for 5:0") for one in told] == [True]

@@ -1,0 +1,156 @@
+"""A guest that writes faster than its disks are copied may write less while they are, where its move's ladder says so.
+
+The limits are those of its own drives (`workers.qemu.limits`). Before one is set, what the drive has of its own is
+written down in the job's folder, so that whoever takes the job up, or rolls it back, can give it back; the destination
+gets what is a drive's own. While the job is held in sync the guest has its own limits.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+
+from drover import words
+from models.contracts import Json
+from models.documents import Measure, Pace
+from workers.convergence import ACTIONS, STUCK_S
+from workers.disks import mirrors
+from workers.images.manifest import write_durably
+from workers.qemu import limits
+from workers.qemu.block import Mirror
+from workers.qemu.monitor import Monitor
+from workers.step import Context
+
+LOSING = 0.9
+"""A guest that writes this part of what is copied, or more, is never caught up with in time."""
+PART = 0.5
+"""Of what it writes, or could write before: a small write may dirty much, so what is copied says little of that."""
+FAR_S = 3.0
+"""Disks that lack less than is copied in this time are being caught up with."""
+BEHIND_S = 15.0
+LEFT_S = 1.0
+"""Disks that lack no more than is copied in this time count as equal."""
+
+
+class Slowdown:
+    """How slowly a guest writes in one wait for its mirrors."""
+
+    def __init__(self, ctx: Context, monitor: Monitor) -> None:
+        self.ctx, self.monitor = ctx, monitor
+        self.record = _read(ctx)
+        self.losing_since: float | None = None
+        self.written: dict[str, int] = {}
+        """By then, to each disk, in bytes."""
+        self.behind_since: float | None = None
+        self.looked = False
+
+    @property
+    def per_s(self) -> int:
+        """What it may write to each disk, in bytes per second; 0: it is not slowed."""
+        return int(self.record.get("per_s", 0)) if self.record.get("drives") else 0
+
+    async def look(self, pace: Pace, states: Mapping[str, Mirror]) -> None:
+        """Slow it if it has outrun its mirrors for a while; let go while the job is held in sync."""
+        if not self.looked:
+            self.looked = True
+            await limits.set_slowed(self.monitor, self.record.get("drives", {}))  # a worker may have died before it did
+        if self.ctx.job.held and mirrors.all_in_sync(self.ctx, states):
+            await self._let_go()
+        elif self.record and not self.per_s:
+            await self._slow(int(self.record["per_s"]))  # it was released
+        elif Measure.SLOW_WRITES in self.ctx.job.options.ladder:
+            await self._judge(pace, _left(states), time.monotonic())
+
+    async def _judge(self, pace: Pace, left: int, at: float) -> None:
+        """A copy that stands still is not outrun; and a guest that is caught up with writes as much as is copied."""
+        winning = pace.written_per_s < LOSING * pace.copied_per_s or left <= FAR_S * pace.copied_per_s
+        if winning or not pace.copied_per_s:
+            self.losing_since = None
+        elif self.losing_since is None:
+            self.losing_since, self.written = at, await self._written()
+        elif at - self.losing_since >= STUCK_S:
+            await self._slower(pace, at - self.losing_since)
+            self.losing_since = None
+
+    async def _written(self) -> dict[str, int]:
+        qdevs = {disk.qdev for disk in self.ctx.source.disks}
+        stats = await self.monitor.query("query-blockstats")
+        return {one["qdev"]: one["stats"]["wr_bytes"] for one in stats if one.get("qdev") in qdevs}
+
+    async def _slower(self, pace: Pace, seconds: float) -> None:
+        now = await self._written()
+        most_per_s = max((now[qdev] - self.written.get(qdev, 0) for qdev in now), default=0) / seconds
+        floor = self.ctx.job.options.slowest_writes_bytes_per_s
+        wanted = max(int(PART * min(most_per_s, self.per_s or most_per_s)), floor)
+        if self.per_s and wanted >= self.per_s:
+            return  # it is as slow as it may be: the job's wait reason has the rest
+        await self._slow(wanted)
+        self.ctx.tell(
+            ACTIONS[Measure.SLOW_WRITES],
+            f"{self.ctx.job.guest} writes {words.rate(pace.written_per_s)}, and {words.rate(pace.copied_per_s)} of its "
+            f"disks are copied: it may write {words.rate(wanted)} to each of them until it is moved",
+        )
+
+    async def _slow(self, per_s: int) -> None:
+        qdevs = {disk.qdev for disk in self.ctx.source.disks}
+        found = await limits.slow_writes(self.monitor, qdevs, per_s, self.record.get("drives", {}))
+        self._write({"per_s": per_s, "drives": found})
+        await limits.set_slowed(self.monitor, found)
+
+    async def _let_go(self) -> None:
+        if self.per_s:
+            await limits.give_back(self.monitor, self.record["drives"])
+            self._write({"per_s": self.record["per_s"]})
+            self.ctx.tell(
+                ACTIONS[Measure.SLOW_WRITES], f"{self.ctx.job.guest} writes as it likes while the job is held"
+            )
+
+    def caught_up(self, states: Mapping[str, Mirror], pace: Pace | None, *, ready: bool) -> bool:
+        """The disks of a guest that was slowed lack hardly anything. Its RAM, for which all else is ready, has to wait
+        for that.
+        """
+        copied_per_s = pace.copied_per_s if pace is not None else 0.0
+        near = bool(self.per_s) and _left(states) <= LEFT_S * max(copied_per_s, self.per_s)
+        if not ready or not self.record or near:
+            self.behind_since = None
+        elif self.behind_since is None:
+            self.behind_since = time.monotonic()
+        return self.behind_since is None
+
+    def behind(self) -> str | None:
+        """That it has waited for that for a while, as a sentence."""
+        at = time.monotonic()
+        if self.behind_since is None or at - self.behind_since < BEHIND_S:
+            return None
+        return (
+            f"{self.ctx.job.guest} may write {words.rate(self.per_s)} to each disk, and that is faster than they are "
+            f"copied: `drover job set {self.ctx.job.id} --bandwidth 0` lifts what was asked for the copy, `drover job "
+            f"cancel {self.ctx.job.id}` ends the move"
+        )
+
+    def _write(self, record: Json) -> None:
+        self.record = record
+        self.ctx.guard()
+        write_durably(self.ctx.directory.slowed, json.dumps(record))
+
+
+def _left(states: Mapping[str, Mirror]) -> int:
+    return sum(mirror.total_bytes - mirror.copied_bytes for mirror in states.values())
+
+
+def slowed(ctx: Context) -> dict[str, Json]:
+    """The drives that are slowed, see `workers.qemu.limits.Slowed`."""
+    return dict(_read(ctx).get("drives", {}))
+
+
+async def give_back(ctx: Context, monitor: Monitor) -> None:
+    """The guest stays: its drives have their own limits again."""
+    await limits.give_back(monitor, slowed(ctx))
+    ctx.directory.slowed.unlink(missing_ok=True)
+
+
+def _read(ctx: Context) -> Json:
+    try:
+        record: Json = json.loads(ctx.directory.slowed.read_text())
+    except FileNotFoundError:
+        return {}
+    return record

@@ -1,6 +1,7 @@
 """The errors of Drover. Each class decides what may be done next.
 
 DroverError
+├── Unreachable          a service did not answer: look what came of it
 ├── PreconditionFailed   nothing was touched: report it to the caller (exit code 2)
 │   ├── NotThere         there is nothing of that number or name
 │   ├── Unavailable      no answer came: the same request may succeed later
@@ -22,6 +23,10 @@ from typing import Any
 
 class DroverError(Exception):
     """Base class of all errors that Drover raises on purpose."""
+
+
+class Unreachable(DroverError):
+    """A service that this process works by does not answer: nobody knows what came of a request that was on its way."""
 
 
 class PreconditionFailed(DroverError):

@@ -6,7 +6,8 @@ from drover.errors import PreconditionFailed
 
 MODULES = {
     "controller": ("httpx", "prometheus_client", "standardwebhooks"),
-    "console": ("fastapi", "jinja2", "limits", "uvicorn"),
+    "console": ("authlib", "fastapi", "httpx", "itsdangerous", "jinja2", "limits", "uvicorn"),
+    "client": ("httpx",),
     "flower": ("flower",),
 }
 """The packages of each extra of pyproject.toml, by their import names."""

@@ -23,6 +23,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from drover.errors import PreconditionFailed
+from drover.listening import only_here
 from drover.logs import Format, Level
 from drover.names import host_name
 
@@ -34,9 +35,14 @@ SHORTEST_KEY = 32
 """Whoever reads the database can try keys out: a word of a person would be found."""
 
 LEVELS = "`, `".join(Level)
-EVERYBODY, WORKER, CONTROLLER = "everybody", "worker", "controller"
+EVERYBODY, WORKER, CONTROLLER, CONSOLE = "everybody", "worker", "controller", "console"
+
+API_URL, API_TOKEN = "DROVER_API_URL", "DROVER_API_TOKEN"  # nosec B105 # names of variables
 
 OTHER_VARIABLES = {
+    API_URL: "address of a console, like https://drover.example.org: the command line works by its API, and needs "
+    "neither database nor broker, see [cli.md](cli.md#from-another-machine)",
+    API_TOKEN: "what `drover token add` has printed, for that API",
     "DROVER_LAB_DIR": "folder of the lab that `drover lab` works on",
     "DROVER_GUEST": "what a program of the administrator's is told: about which guest; set by Drover alone",
     "DROVER_JOB": "likewise: for which job; set by Drover alone",
@@ -190,6 +196,14 @@ def _key(key: str) -> str:
     if key and len(key) < SHORTEST_KEY:
         raise ValueError(f"at least {SHORTEST_KEY} characters are wanted: `openssl rand -base64 32` makes a key")
     return key
+
+
+def _https(url: str) -> str:
+    parts = urlsplit(url)
+    safe = parts.scheme == "https" or (parts.scheme == "http" and only_here(parts.hostname or ""))
+    if url and not (safe and parts.hostname and not parts.query and not parts.username):
+        raise ValueError("an address like https://id.example.org is wanted")
+    return url
 
 
 def _absolute(path: Path) -> Path:
@@ -388,6 +402,33 @@ class Settings(BaseSettings):
         about="Folder of the control node's administrator with the programs that `drover roll --hook` and `drover "
         "policy set --notice` may name. The same ones on all control nodes.",
     )
+    oidc_issuer: Annotated[str, AfterValidator(_https)] = _variable(
+        "OIDC_ISSUER",
+        "",
+        read_by=CONSOLE,
+        about="OpenID Connect provider with which people sign in, see "
+        "[console.md](../how-to/console.md#people-sign-in); empty: they do not. The next five are needed with it.",
+    )
+    oidc_client_id: str = _variable("OIDC_CLIENT_ID", "", read_by=CONSOLE, about="What the provider calls the console.")
+    oidc_client_secret: str = _variable(
+        "OIDC_CLIENT_SECRET", "", read_by=CONSOLE, about="What the console proves itself with there."
+    )
+    oidc_claim: str = _variable(
+        "OIDC_CLAIM",
+        "roles",
+        read_by=CONSOLE,
+        about="Claim with somebody's roles: `drover-read`, `drover-operate`, `drover-approve`.",
+    )
+    console_url: Annotated[str, AfterValidator(_https)] = _variable(
+        "CONSOLE_URL", "", read_by=CONSOLE, about="Address by which browsers call the console."
+    )
+    console_key: Annotated[str, AfterValidator(_key)] = _variable(
+        "CONSOLE_KEY",
+        "",
+        read_by=CONSOLE,
+        about="Signs the cookies of those who have signed in, at least 32 characters: `openssl rand -base64 32` makes "
+        "one. The same for all consoles of one address.",
+    )
     webhook_key: Annotated[str, AfterValidator(_key)] = _variable(
         "WEBHOOK_KEY",
         "",
@@ -437,13 +478,27 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _people_can_sign_in(self) -> Self:
+        needed = ("oidc_client_id", "oidc_client_secret", "oidc_claim", "console_url", "console_key")
+        missing = [f"{PREFIX}{name.upper()}" for name in needed if not getattr(self, name)]
+        if self.oidc_issuer and missing:
+            raise ValueError(f"DROVER_OIDC_ISSUER is set: {', '.join(missing)} are needed as well")
+        return self
+
     @property
     def host_timeout(self) -> timedelta:
         """A host that was silent for this long counts as unreachable."""
         return 4 * self.heartbeat
 
 
-SECRETS = {"DROVER_WEBHOOK_KEY", "DROVER_WEBHOOK_KEY_FORMER", "DROVER_WEBHOOK_SECRET"}
+SECRETS = {
+    "DROVER_CONSOLE_KEY",
+    "DROVER_OIDC_CLIENT_SECRET",
+    "DROVER_WEBHOOK_KEY",
+    "DROVER_WEBHOOK_KEY_FORMER",
+    "DROVER_WEBHOOK_SECRET",
+}
 
 
 def variables() -> dict[str, tuple[str, FieldInfo]]:
@@ -508,6 +563,10 @@ def _sentence(fault: ErrorDetails) -> str:
     if not fault["loc"]:
         return str(fault["ctx"]["error"])  # of several variables
     variable = str(fault["loc"][0])
+    if fault["type"] == "missing" and os.environ.get(API_URL):
+        return (
+            f"this is not done by the API that {API_URL} names, and {variable} is not set: enter it on a control node"
+        )
     if fault["type"] == "missing":
         return (
             f"{variable} is not set; in a lab run `eval $(drover lab env)`, "

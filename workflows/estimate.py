@@ -204,12 +204,12 @@ class Speed:
             moves=self.moves,
         )
 
-    @property
-    def basis(self) -> str:
-        """What the figures are from, for people."""
-        if not self.moves:
-            return "assuming 100 MB/s, because nothing was moved yet"
-        return "by the last move" if self.moves == 1 else f"by the last {self.moves} moves"
+
+def basis(moves: int) -> str:
+    """What the figures are from, for people; `moves` as in `Speed`."""
+    if not moves:
+        return "assuming 100 MB/s, because nothing was moved yet"
+    return "by the last move" if moves == 1 else f"by the last {moves} moves"
 
 
 def copied_per_s(link_per_s: float, limit_per_s: float, way: Way) -> float:

@@ -2,20 +2,24 @@
 
 import time
 from collections.abc import Iterable
+from typing import NoReturn
 
+import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
 from drover import words
 from drover.cli import output
+from drover.cli.backend import operations
 from drover.cli.exit_codes import ExitCode
-from drover.views import drain_queries
-from drover.views.drain_documents import drain_document, drain_summary
+from drover.operations import Wanted
+from drover.views import read_back
 from drover.views.drain_queries import DrainShot, Row
 from drover.views.drain_sentences import headline, standing, verdict
 from drover.views.serializers import public
 from drover.words import size, span
+from models.base import Document
 from models.drain import DrainState, GuestState
 
 TITLES = ("GUEST", "STATE", "FROM", "TO", "JOB", "COPIED", "LEFT", "REMARK")
@@ -103,13 +107,14 @@ def _sentence(row: Row) -> str:
     return _whereabouts(row) + (f" ({public(row.reason)})" if row.reason else "")
 
 
-def listed(shots: Iterable[DrainShot], everything: bool, *, as_json: bool) -> None:
+def listed(wanted: Wanted, *, as_json: bool) -> None:
     """Print a line for each drain."""
-    rows = [drain_summary(shot) for shot in shots]
+    rows = operations().drains(wanted)
     if as_json:
         output.emit({"drains": rows})
         return
     if not rows:
+        everything = wanted.everything or wanted.since is not None
         output.note("no drain" if everything else "no drain is under way (`--all` lists those that ended)")
     names = ("id", "kind", "host", "state", "moved", "skipped", "total")
     output.table(
@@ -118,13 +123,23 @@ def listed(shots: Iterable[DrainShot], everything: bool, *, as_json: bool) -> No
     )
 
 
-def report(drain_id: int, *, as_json: bool) -> None:
+def report(document: Document, *, as_json: bool) -> None:
     """Print a drain and all its guests."""
-    shot = drain_queries.snapshot(drain_id)
     if as_json:
-        output.emit(drain_document(shot))
+        output.emit(document)
         return
+    shot = read_back.drain_shot(document)
     output.say(headline(shot))
     output.table(TITLES, map(cells, shot.rows))
     if shot.ended:
         output.say(verdict(shot))
+
+
+def submitted(document: Document, *, as_json: bool) -> NoReturn:
+    """Print that a drain was submitted; exits with the code for that."""
+    shot = read_back.drain_shot(document)
+    if as_json:
+        output.emit(document)
+    else:
+        output.say(f"{headline(shot)}: `drover drain watch {shot.drain.id}`")
+    raise typer.Exit(exit_code(shot))

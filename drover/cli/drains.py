@@ -82,8 +82,8 @@ def submit(
     from models.drain import DrainKind
 
     chosen = {"to": to or None, "exclude": exclude or None, "selector": selector or None}
-    asked = {"host": host, "idempotency_key": idempotency_key} | chosen | vars(how) | vars(when)
-    drain_submission.plan_and_submit(drain_submission.request(DrainKind.DRAIN, asked), idempotency_key, run)
+    said = {"host": host, "idempotency_key": idempotency_key} | chosen | vars(how) | vars(when)
+    drain_submission.plan_and_submit(DrainKind.DRAIN, drain_submission.asked(said), run)
 
 
 @app.command(epilog=examples("drover drain report 3 --html >drain-3.html", "drover drain report 3 --json"))
@@ -106,8 +106,8 @@ def bring_home(
     from drover.cli import drain_submission
     from models.drain import DrainKind
 
-    asked = {"host": host, "idempotency_key": idempotency_key} | vars(how) | vars(when)
-    drain_submission.plan_and_submit(drain_submission.request(DrainKind.RETURN, asked), idempotency_key, run)
+    said = {"host": host, "idempotency_key": idempotency_key} | vars(how) | vars(when)
+    drain_submission.plan_and_submit(DrainKind.RETURN, drain_submission.asked(said), run)
 
 
 @app.command("list", epilog=examples("drover drain list", "drover drain list --since 7d --json"))
@@ -120,12 +120,10 @@ def list_drains(
 ) -> None:
     """List the drains and returns that go on or have left something, newest first."""
     from drover.cli import drain_view
-    from drover.views import drain_queries
-    from workflows.selectors import Selector
+    from drover.operations import Wanted
 
-    wanted = Selector.read(selector) if selector else None
-    shots = drain_queries.newest(everything=everything, limit=limit, selector=wanted, since=since)
-    drain_view.listed(shots, everything or since is not None, as_json=as_json)
+    wanted = Wanted(everything=everything, selector=selector, since=since, limit=limit)
+    drain_view.listed(wanted, as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain show 3", "drover drain show --key kernel-42 --json"))
@@ -142,9 +140,11 @@ def show(
     if (drain_id is None) == (key is None):
         raise typer.BadParameter("name the drain either by its number or by --key")
     from drover.cli import drain_view
-    from drover.views import drain_queries
+    from drover.cli.backend import operations
 
-    drain_view.report(drain_queries.id_of(key) if key is not None else int(drain_id or 0), as_json=as_json)
+    number = operations().drain_of_key(key) if key is not None else drain_id
+    assert number is not None
+    drain_view.report(operations().drain(number), as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain watch 3", "drover drain watch 3 --timeout 600 --json"))
@@ -159,18 +159,18 @@ def watch(drain_id: DrainId, timeout: Timeout = None, as_json: AsJson = False) -
 def pause(drain_id: DrainId, as_json: AsJson = False) -> None:
     """Begin no other move; those under way go on."""
     from drover.cli import drain_view
-    from workflows.drain import commands
+    from drover.cli.backend import operations
 
-    drain_view.report(commands.pause(drain_id).id, as_json=as_json)
+    drain_view.report(operations().on_drain(drain_id, "pause"), as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain resume 3"))
 def resume(drain_id: DrainId, as_json: AsJson = False) -> None:
     """Go on after a pause, or try the guests again that an ended drain has skipped."""
     from drover.cli import drain_view
-    from workflows.drain import commands
+    from drover.cli.backend import operations
 
-    drain_view.report(commands.resume(drain_id).id, as_json=as_json)
+    drain_view.report(operations().on_drain(drain_id, "resume"), as_json=as_json)
 
 
 @app.command("set", epilog=examples("drover drain set 3 --bandwidth 50M/s", "drover drain set 3 --window 22:00-04:00"))
@@ -185,19 +185,19 @@ def change(
 ) -> None:
     """Change how a drain is done, also its moves that are under way."""
     from drover.cli import drain_view
-    from workflows.drain import commands
+    from drover.cli.backend import operations
 
     changes = schedule_options.changes(bandwidth, max_downtime_ms, window, timezone, priority)
-    drain_view.report(commands.change(drain_id, changes).id, as_json=as_json)
+    drain_view.report(operations().change_drain(drain_id, changes), as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain release 3"))
 def release(drain_id: DrainId, as_json: AsJson = False) -> None:
     """Let all moves of a drain go on that was submitted with --hold: the RAM is sent, the guests are moved."""
     from drover.cli import drain_view
-    from workflows.drain import commands
+    from drover.cli.backend import operations
 
-    drain_view.report(commands.release(drain_id).id, as_json=as_json)
+    drain_view.report(operations().on_drain(drain_id, "release"), as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain overrule 3 db1"))
@@ -205,10 +205,11 @@ def overrule(drain_id: DrainId, guest: GuestName, as_json: AsJson = False) -> No
     """Have a guest of a drain moved although who is asked before says no, or nothing."""
     from drover.cli import drain_view
     from drover.cli.plan_file import user
+    from drover.views import documents
     from workflows.drain import notices
 
     notices.overrule(drain_id, guest, user())
-    drain_view.report(drain_id, as_json=as_json)
+    drain_view.report(documents.drain(drain_id), as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain cancel 3", "drover drain cancel 3 --wait"))
@@ -218,9 +219,9 @@ def cancel(drain_id: DrainId, wait: Wait = False, timeout: Timeout = None, as_js
     A move that passed its point of no return first is completed: --wait shows where each guest is in the end.
     """
     from drover.cli import drain_view, watching
-    from workflows.drain import commands
+    from drover.cli.backend import operations
 
-    commands.cancel(drain_id)
+    drain = operations().on_drain(drain_id, "cancel")
     if wait:
         watching.watch_drain(drain_id, timeout_s=timeout, as_json=as_json)
-    drain_view.report(drain_id, as_json=as_json)
+    drain_view.report(drain, as_json=as_json)

@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from drover.cli.exit_codes import ExitCode
-from drover.errors import DroverError, PreconditionFailed
+from drover.errors import DroverError, PreconditionFailed, Unreachable
 from drover.settings import settings
 
 DATABASE_FORM = "postgresql+psycopg://USER@HOST/NAME"
@@ -41,6 +41,8 @@ def fault(error: Exception) -> Fault:
         return _database(error)
     if isinstance(error, ModuleNotFoundError) and error.name == "psycopg2":
         return _refused(f"DROVER_DATABASE_URL names no driver: write it as {DATABASE_FORM}")
+    if isinstance(error, Unreachable):
+        return Fault("unreachable", str(error))
     if isinstance(error, DroverError):
         return Fault("failed", str(error))
     return Fault("failed", f"{type(error).__name__}: {_first_line(error)} (`drover --debug ...` shows where)")

@@ -3,21 +3,17 @@
 from datetime import UTC, datetime
 from typing import Literal
 
-from sqlalchemy import select
-
 from drover import words
 from drover.cli import output
+from drover.cli.backend import operations
 from drover.errors import PreconditionFailed
 from drover.views import documents, serializers
 from models.base import Document
-from models.database import transaction
 from models.guest import Guest, Life
-from models.job import Job, unfinished
 from models.launcher import Launcher
 from models.plan import Inspection
-from workflows import guests, policies, schedule, selectors
+from workflows import schedule, selectors
 from workflows.guests import NeverDrain
-from workflows.selectors import Selector
 
 
 def adopted(guest: Guest, inspection: Inspection, *, as_json: bool) -> None:
@@ -27,7 +23,7 @@ def adopted(guest: Guest, inspection: Inspection, *, as_json: bool) -> None:
     for warning in inspection.warnings:
         output.note(f"warning: {warning}")
     if as_json:
-        output.emit(_document(guest, inspection))
+        output.emit(documents.inspected(guest, inspection))
     else:
         output.say(f"{guest.name} on {guest.host} is adopted")
 
@@ -62,7 +58,7 @@ def described(guest: Guest, *, as_json: bool) -> None:
 
 def listed(selector: str | None, *, as_json: bool) -> None:
     """Print a line for each guest."""
-    rows = documents.guests(Selector.read(selector))
+    rows = operations().guests(selector)
     if as_json:
         output.emit({"guests": rows})
         return
@@ -84,21 +80,11 @@ def listed(selector: str | None, *, as_json: bool) -> None:
 
 def show(name: str, *, as_json: bool) -> None:
     """Print what a guest's host reports about it now."""
-    guest = guests.known_guest(name)
-    document = _document(guest, guests.inspect(guest))
+    document = operations().guest(name)
     if as_json:
         output.emit(document)
     else:
         _print(document)
-
-
-def _document(guest: Guest, inspection: Inspection) -> Document:
-    with transaction() as session:
-        job_id = session.scalar(select(Job.id).where(Job.guest == guest.name, unfinished()))
-        row = serializers.guest_document(session.get(Guest, guest.name) or guest, job_id)
-    found = serializers.inspection_document(inspection)
-    decided = policies.by_policies(policies.of(guest))
-    return {**row, "movable": not found["refusals"], "policies": decided, "inspection": found}
 
 
 def _print(document: Document) -> None:

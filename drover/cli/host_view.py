@@ -2,22 +2,21 @@
 
 from drover import words
 from drover.cli import output
+from drover.cli.backend import operations
 from drover.cli.fleet_view import shown
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, settings
-from drover.views import documents
 from models.base import Document
 from models.host import Host, HostState
 from workers.trust import host_key, known_hosts
 from workers.trust.policy import PUBLIC_KEY
 from workflows import selectors
 from workflows.fleet_limits import OF_ONE_HOST, spelled
-from workflows.selectors import Selector
 
 
 def listed(selector: str | None, *, as_json: bool) -> None:
     """Print a line for each host."""
-    rows = documents.hosts(Selector.read(selector))
+    rows = operations().hosts(selector)
     if as_json:
         output.emit({"hosts": rows})
         return
@@ -48,12 +47,12 @@ def _states(row: Document) -> list[str]:
     return ["alive" if row["alive"] else f"silent since {row['heartbeat_at']}", *wanted]
 
 
-def report(host: Host, *, as_json: bool) -> None:
+def report(host: Document, *, as_json: bool) -> None:
     """Print a host's state."""
     if as_json:
-        output.emit({"name": host.name, "state": host.state.value})
+        output.emit(host)
     else:
-        output.say(f"{host.name} is {host.state}")
+        output.say(f"{host['name']} is {host['state']}")
 
 
 def key(*, as_json: bool) -> None:

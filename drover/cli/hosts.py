@@ -136,9 +136,9 @@ def headroom_of_all(
 def cordon(host: HostName, as_json: AsJson = False) -> None:
     """Let a host take no guest. Those that it has stay, and moves that have begun go on."""
     from drover.cli import host_view
-    from workflows import hosts
+    from drover.cli.backend import operations
 
-    host_view.report(hosts.cordon(host), as_json=as_json)
+    host_view.report(operations().on_host(host, "cordon"), as_json=as_json)
 
 
 @app.command(epilog=examples("drover host trust hv2", "drover host trust hv2 --key rL5cD1..."))
@@ -158,21 +158,22 @@ def trust(
     it are refused until then. Make sure that it is that host. Hypervisors that know its former key need it with --key.
     """
     from drover.cli import host_view
+    from drover.views import serializers
     from workflows import host_keys
 
     if key is not None:
         host_view.trusted(host, key, as_json=as_json)
         return
-    host_view.report(host_keys.trust(host), as_json=as_json)
+    host_view.report(serializers.host_state(host_keys.trust(host)), as_json=as_json)
 
 
 @app.command(epilog=examples("drover host uncordon hv2"))
 def uncordon(host: HostName, as_json: AsJson = False) -> None:
     """Let a host take guests again, whether it was cordoned or in maintenance."""
     from drover.cli import host_view
-    from workflows import hosts
+    from drover.cli.backend import operations
 
-    host_view.report(hosts.uncordon(host), as_json=as_json)
+    host_view.report(operations().on_host(host, "uncordon"), as_json=as_json)
 
 
 @app.command("key", epilog=examples("drover host key", "drover host key --json | jq --raw-output .key"))

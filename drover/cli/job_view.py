@@ -1,30 +1,30 @@
 """Display of jobs: a list, everything about one, its events; as text or as JSON."""
 
-from collections.abc import Iterable
 from math import ceil
 
 from drover import words
 from drover.cli import output
-from drover.cli.watching import emit_job
-from drover.views import documents, queries, sentences, serializers
+from drover.cli.backend import operations
+from drover.operations import Wanted
+from drover.views import queries, read_back, sentences, serializers
 from drover.views.queries import Snapshot
 from drover.views.sentences import downtime, headline, remark
 from models.base import Document
 from models.job import Job, JobState, Step
 from workers.convergence import ACTIONS
 from workflows import policies
-from workflows.migration.completion import Price
 
 TITLES = ("JOB", "GUEST", "FROM", "TO", "STATE", "STEP", "COPIED", "DOWNTIME", "TIME", "WAITS FOR")
 
 
-def listed(shots: Iterable[Snapshot], everything: bool, *, as_json: bool) -> None:
+def listed(wanted: Wanted, *, as_json: bool) -> None:
     """Print a line for each job."""
-    rows = [serializers.job_summary(shot) for shot in shots]
+    rows = operations().jobs(wanted)
     if as_json:
         output.emit({"jobs": rows})
         return
     if not rows:
+        everything = wanted.everything or wanted.since is not None
         output.note("no job" if everything else "no job is under way (`--all` lists those that ended)")
     output.table(TITLES, map(_cells, rows))
 
@@ -42,21 +42,22 @@ def _cells(row: Document) -> tuple[object, ...]:
 
 def show(job_id: int, *, as_json: bool) -> None:
     """Print everything about one job."""
+    document = operations().job(job_id)
     if as_json:
-        emit_job(job_id)
+        output.emit(document)
     else:
-        _print(queries.snapshot(job_id))
+        _print(read_back.job_shot(document), document["warnings"])
 
 
-def _print(shot: Snapshot) -> None:
+def _print(shot: Snapshot, warnings: list[str]) -> None:
     job = shot.job
     output.say(f"{headline(job)}: {job.state}")
     if job.error:
         output.say(f"  {serializers.public(job.error)}")
     if job.wait_reason:
         output.say(f"  it waits: {serializers.public(job.wait_reason)}")
-    for event in queries.events(job.id, "warning"):
-        output.note(f"warning: {serializers.public(event.sentence)}")
+    for warning in warnings:
+        output.note(f"warning: {warning}")
     output.say(
         f"  asked for {serializers.iso(job.created_at)}, time {words.span(shot.total_s) or '-'}, "
         f"guest paused for {downtime(job) or '-'}"
@@ -95,9 +96,9 @@ def _print_how(job: Job) -> None:
     """By whose word it is moved so, and what was done because it did not converge."""
     if how := policies.told(job.options):
         output.say(f"  how: {words.pairs(how)}")
-    for event in queries.events(job.id):
-        if event.action in ACTIONS.values():
-            output.say(f"  {serializers.public(event.sentence)}")
+    for event in operations().explanation(job.id)["events"]:
+        if event["action"] in ACTIONS.values():
+            output.say(f"  {event['sentence']}")
 
 
 def _say_estimate(shot: Snapshot) -> None:
@@ -114,54 +115,48 @@ def _took(shot: Snapshot, step: Step) -> float | None:
     return queries.elapsed_s(step.started_at, step.finished_at or shot.at)
 
 
-def report(job_id: int, sentence: str, *, as_json: bool) -> None:
+def report(job: Document, sentence: str, *, as_json: bool) -> None:
     """Print what was done to a job, or its document."""
     if as_json:
-        emit_job(job_id)
+        output.emit(job)
     else:
         output.say(sentence)
 
 
-def goes_on(job_id: int, *, as_json: bool) -> None:
+def goes_on(job: Document, *, as_json: bool) -> None:
     """Print that a job goes on."""
-    report(job_id, f"job {job_id} goes on (`drover job watch {job_id}`)", as_json=as_json)
+    report(job, f"job {job['id']} goes on (`drover job watch {job['id']}`)", as_json=as_json)
 
 
-def price(job_id: int, price: Price, *, as_json: bool) -> None:
+def price(price: Document, *, as_json: bool) -> None:
     """Print what completing a job now would cost."""
     if as_json:
-        bounds = {"pause_s": round(price.now_s, 3), "pause_most_s": round(price.most_s, 3)}
-        output.emit({"job": job_id, "guest": price.guest, "ram_left_bytes": price.left_bytes, **bounds})
+        output.emit(price)
         return
-    left, total, rate = words.size(price.left_bytes), words.size(price.total_bytes), words.rate(price.bytes_per_s)
-    output.say(
-        f"{price.guest} would stand still for up to {words.span(price.now_s)} ({left} of RAM are left, at {rate}), "
-        f"and for {words.span(price.most_s)} if all of its {total} have to be sent again; nothing was changed. "
-        f"`drover job complete-now {job_id} --pause {ceil(price.most_s)}s` accepts that"
-    )
+    accepting = f"`drover job complete-now {price['job']} --pause {ceil(price['pause_most_s'])}s` accepts that"
+    output.say(f"{sentences.price(price)}; nothing was changed. {accepting}")
 
 
-def requested(job: Job) -> str:
+def requested(job: Document) -> str:
     """The effect of a cancellation so far."""
-    if job.state is JobState.ROLLED_BACK:
-        return f"job {job.id} is rolled back: {job.guest} stays on {job.source}"
-    look = f"`drover job watch {job.id}` shows how it ends"
-    if job.state is JobState.ROLLING_BACK:
-        return f"job {job.id} is being rolled back, {job.guest} stays on {job.source}: {look}"
-    return (
-        f"cancellation of job {job.id} is requested: {job.guest} stays on {job.source} unless its switchover comes "
-        f"first; {look}"
-    )
+    number, guest, source = job["id"], job["guest"], job["source"]
+    if job["state"] == JobState.ROLLED_BACK:
+        return f"job {number} is rolled back: {guest} stays on {source}"
+    look = f"`drover job watch {number}` shows how it ends"
+    if job["state"] == JobState.ROLLING_BACK:
+        return f"job {number} is being rolled back, {guest} stays on {source}: {look}"
+    unless = "unless its switchover comes first"
+    return f"cancellation of job {number} is requested: {guest} stays on {source} {unless}; {look}"
 
 
 def explain(job_id: int, *, as_json: bool) -> None:
     """Print a job's events."""
-    job, explained = queries.snapshot(job_id).job, documents.explanation(job_id)
+    told = operations().explanation(job_id)
     if as_json:
-        output.emit(explained)
+        output.emit(told)
         return
-    output.say(f"{headline(job)}: {job.state}")
-    for event in explained["events"]:
+    output.say(f"job {told['id']}: {told['guest']} from {told['source']} to {told['destination']}: {told['state']}")
+    for event in told["events"]:
         output.say(f"{event['at']}  {event['sentence']}  ({event['by']})")
-    if job.wait_reason:
-        output.say(f"it waits: {serializers.public(job.wait_reason)}")
+    if told["wait_reason"]:
+        output.say(f"it waits: {told['wait_reason']}")

@@ -42,12 +42,10 @@ def list_jobs(
 ) -> None:
     """List the jobs that have not ended or wait for an operator, newest first."""
     from drover.cli import job_view
-    from drover.views import queries
-    from workflows.selectors import Selector
+    from drover.operations import Wanted
 
-    wanted = Selector.read(selector) if selector else None
-    shots = queries.newest(everything=everything, guest=guest, limit=limit, selector=wanted, since=since)
-    job_view.listed(shots, everything or since is not None, as_json=as_json)
+    wanted = Wanted(everything=everything, guest=guest, selector=selector, since=since, limit=limit)
+    job_view.listed(wanted, as_json=as_json)
 
 
 @app.command(
@@ -70,9 +68,9 @@ def show(
     if (job_id is None) == (key is None):
         raise typer.BadParameter("name the job either by its number or by --key")
     from drover.cli import job_view
-    from drover.views import queries
+    from drover.cli.backend import operations
 
-    number = queries.id_of(key) if key is not None else job_id
+    number = operations().job_of_key(key) if key is not None else job_id
     assert number is not None
     job_view.show(number, as_json=as_json)
 
@@ -93,22 +91,21 @@ def cancel(job_id: JobId, wait: Wait = False, timeout: Timeout = None, as_json: 
     exit code 3 if the guest stays at the source, 0 if it was moved.
     """
     from drover.cli import job_view, watching
-    from workflows.migration import jobs
+    from drover.cli.backend import operations
 
-    job = jobs.cancel(job_id)
+    job = operations().on_job(job_id, "cancel")
     if wait:
         watching.watch(job_id, timeout_s=timeout, as_json=as_json)
-    job_view.report(job_id, job_view.requested(job), as_json=as_json)
+    job_view.report(job, job_view.requested(job), as_json=as_json)
 
 
 @app.command(epilog=examples("drover job release 7"))
 def release(job_id: JobId, as_json: AsJson = False) -> None:
     """Let a job that was submitted with --hold go on: its RAM is sent and the guest is moved."""
     from drover.cli import job_view
-    from workflows.migration import jobs
+    from drover.cli.backend import operations
 
-    jobs.release(job_id)
-    job_view.goes_on(job_id, as_json=as_json)
+    job_view.goes_on(operations().on_job(job_id, "release"), as_json=as_json)
 
 
 @app.command("set", epilog=examples("drover job set 7 --bandwidth 50M/s", "drover job set 7 --bandwidth 0 --window ''"))
@@ -123,10 +120,10 @@ def change(
 ) -> None:
     """Change how a job is done while it is under way."""
     from drover.cli import job_view
-    from workflows.migration import jobs
+    from drover.cli.backend import operations
 
     changes = schedule_options.changes(bandwidth, max_downtime_ms, window, timezone, priority)
-    jobs.change(job_id, changes)
+    operations().change_job(job_id, changes)
     job_view.show(job_id, as_json=as_json)
 
 
@@ -147,24 +144,22 @@ def complete_now(
     do so. A hold ends, and the job's own limit of bandwidth.
     """
     from drover.cli import job_view
-    from workflows.migration import completion
+    from drover.cli.backend import operations
 
-    price = completion.price(job_id)
+    price = operations().price(job_id)
     if pause is None:
-        job_view.price(job_id, price, as_json=as_json)
+        job_view.price(price, as_json=as_json)
         return
-    completion.complete_now(job_id, duration(pause).total_seconds())
-    job_view.goes_on(job_id, as_json=as_json)
+    job_view.goes_on(operations().complete_now(job_id, duration(pause).total_seconds()), as_json=as_json)
 
 
 @app.command(epilog=examples("drover job retry 7"))
 def retry(job_id: JobId, as_json: AsJson = False) -> None:
     """Let a job that waits for an operator go on from the step that failed."""
     from drover.cli import job_view
-    from workflows.migration import jobs
+    from drover.cli.backend import operations
 
-    jobs.retry(job_id)
-    job_view.goes_on(job_id, as_json=as_json)
+    job_view.goes_on(operations().on_job(job_id, "retry"), as_json=as_json)
 
 
 @app.command(
@@ -181,11 +176,10 @@ def resolve(
 ) -> None:
     """Decide who owns the guest of a job that needs an operator, so that it can go forward or back."""
     from drover.cli import job_view
+    from drover.cli.backend import operations
     from models.job import Side
-    from workflows.migration import operator_actions
 
-    operator_actions.resolve(job_id, Side(owner), fenced)
-    job_view.goes_on(job_id, as_json=as_json)
+    job_view.goes_on(operations().resolve(job_id, Side(owner), fenced), as_json=as_json)
 
 
 @app.command(epilog=examples("drover job explain 7"))

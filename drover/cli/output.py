@@ -2,8 +2,10 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from itertools import accumulate
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from drover.escaping import escaped, json_text
@@ -11,8 +13,15 @@ from drover.escaping import escaped, json_text
 if TYPE_CHECKING:
     from rich.text import Text
 
-PIPE_WIDTH = 500
-"""A pipe has no width: tables must not be cut at 80 columns there."""
+PIPE_WIDTH = 10_000
+"""A pipe has no width: all of a row is in one line there."""
+GAP = 2
+BELOW: dict[str, Any] = {
+    "initial_indent": "    ",
+    "subsequent_indent": "    ",
+    "break_long_words": False,
+    "break_on_hyphens": False,
+}
 
 
 class Form(StrEnum):
@@ -48,20 +57,42 @@ def note(sentence: str) -> None:
     print(escaped(sentence), file=sys.stderr, flush=True)
 
 
-def table(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table without borders."""
+def table(titles: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table without borders; no word of it is broken."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for title in titles:
-        made.add_column(title, overflow="fold")
-    for row in rows:
-        made.add_row(*map(cell, row))
     console = Console(file=sys.stdout)
-    if form is Form.WIDE or not console.is_terminal:
-        console = Console(file=sys.stdout, width=PIPE_WIDTH)
-    console.print(made)
+    width = PIPE_WIDTH if form is Form.WIDE or not console.is_terminal else console.width
+    head, *body = lines(titles, rows, width)
+    console.print(Text(head, style="bold"), soft_wrap=True)
+    for line in body:
+        console.print(Text(line), soft_wrap=True)
+
+
+def lines(titles: Sequence[str], rows: Iterable[Iterable[object]], width: int) -> list[str]:
+    """The lines of a table. Columns for which a row has no room stand below it, each with its title."""
+    from rich.cells import cell_len
+
+    shown = [[cell(one).plain for one in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(titles, *shown, strict=True)]
+    ends = accumulate(widths, lambda end, more: end + GAP + more)
+    beside = max(1, sum(end <= width for end in ends))
+    made = [_beside(titles[:beside], widths)]
+    for row in shown:
+        made.append(_beside(row[:beside], widths))
+        below = [
+            f"{title.lower()} {one}" for title, one in zip(titles[beside:], row[beside:], strict=True) if one != "-"
+        ]
+        made += wrap("; ".join(below), width, **BELOW)
+    return made
+
+
+def _beside(row: Iterable[str], widths: Iterable[int]) -> str:
+    from rich.cells import cell_len
+
+    padded = (one + " " * (width - cell_len(one)) for one, width in zip(row, widths, strict=False))
+    return (" " * GAP).join(padded).rstrip()
 
 
 def cell(shown: object, style: str = "") -> "Text":

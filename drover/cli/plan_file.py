@@ -9,15 +9,13 @@ from typing import Any
 import typer
 
 from drover import words
-from drover.cli import drain_submission, output
-from drover.cli.drain_view import exit_code
+from drover.cli import drain_submission, drain_view, output
 from drover.cli.exit_codes import ExitCode
 from drover.cli.options import given
 from drover.cli.watching import note_without_controller, watch_drain
 from drover.errors import PreconditionFailed
-from drover.views import drain_queries
-from drover.views.drain_documents import drain_document, forecast_document
-from drover.views.drain_sentences import headline
+from drover.views import documents
+from drover.views.drain_documents import forecast_document
 from drover.views.serializers import iso
 from models.base import Document
 from models.database import transaction
@@ -61,7 +59,7 @@ def write(kind: str, asked: Mapping[str, Any], out: Path, *, as_json: bool) -> N
     if as_json:
         output.emit(document(plan))
         return
-    drain_submission.print_forecast(forecast)
+    drain_submission.print_forecast(forecast_document(forecast))
     output.say(f"the plan is in {out}: edit it, `drover plan approve {out}`, `drover plan apply {out}`")
 
 
@@ -152,12 +150,7 @@ def apply(path: Path, *, dry_run: bool, wait: bool, timeout: float | None, as_js
     if wait:
         watch_drain(drain.id, timeout_s=timeout, as_json=as_json)
     note_without_controller()
-    shot = drain_queries.snapshot(drain.id)
-    if as_json:
-        output.emit(drain_document(shot))
-    else:
-        output.say(f"{headline(shot)}: `drover drain watch {drain.id}`")
-    raise typer.Exit(exit_code(shot))
+    drain_view.submitted(documents.drain(drain.id), as_json=as_json)
 
 
 def _try(plan: PlanFile, *, as_json: bool) -> None:
@@ -168,10 +161,11 @@ def _try(plan: PlanFile, *, as_json: bool) -> None:
         request.kind, request.host, request.where, request.terms, request.options, targets=plan.targets(), tried=True
     )
     differs = differences(plan)  # the hosts have just been asked
+    told = forecast_document(forecast)
     if as_json:
-        output.emit(forecast_document(forecast) | {"differences": differs})
+        output.emit(told | {"differences": differs})
     else:
-        drain_submission.print_forecast(forecast)
+        drain_submission.print_forecast(told)
         for guest, why in sorted(differs.items()):
             output.say(f"{guest} would be left, it is not as the plan says: {why}")
     refused = differs.keys() | (forecast.plan.left.keys() & plan.targets().keys())

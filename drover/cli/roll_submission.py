@@ -50,14 +50,14 @@ def _forecast(request: RollRequest, *, as_json: bool) -> None:
     with transaction() as session:
         commands.check(session, request)
     forecasts = [
-        planner.forecast(DrainKind.DRAIN, host, request.where, options=request.options, tried=True)
+        forecast_document(planner.forecast(DrainKind.DRAIN, host, request.where, options=request.options, tried=True))
         for host in request.hosts
     ]
     if as_json:
-        output.emit({"dry_run": True, "drains": [forecast_document(one) for one in forecasts]})
+        output.emit({"dry_run": True, "drains": forecasts})
     else:
         for host, one in zip(request.hosts, forecasts, strict=True):
             output.say(f"{host}:")
             print_forecast(one)
-    left = any(one.plan.left for one in forecasts)
+    left = any(one["skipped"] for one in forecasts)
     raise typer.Exit(ExitCode.ROLLED_BACK if left else ExitCode.DONE)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, NoReturn, Protocol, runtime_checkab
 
 import typer
 
-from drover.cli import exit_codes, output
+from drover.cli import backend, exit_codes, output
 from drover.cli.exit_codes import ExitCode
 from drover.cli.lazy import Lazy, LazyGroup
 from drover.cli.options import block
@@ -144,6 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         answer = ExitCode.DONE
     except Exception as error:
         answer = _report(error, as_json="--json" in words, debug="--debug" in words)
+    finally:
+        backend.close()
     sys.exit(int(answer) if isinstance(answer, int) else ExitCode.DONE)
 
 

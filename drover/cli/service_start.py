@@ -54,7 +54,7 @@ def serve_console(address: str, *, behind_proxy: bool, actions: bool, people_by:
     from drover.console import serving
 
     settings.cache_clear()
-    serving.check(address, behind_proxy=behind_proxy)
+    serving.check(address, behind_proxy=behind_proxy, people_by=people_by)
     _check_database()
     if as_json:
         output.emit({"pid": os.getpid(), "url": f"http://{address}/"})

@@ -11,18 +11,19 @@ from rich.console import Console
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from drover.cli import drain_view, exit_codes, output, roll_view
+from drover.cli.backend import by_api, operations
 from drover.cli.exit_codes import ExitCode
 from drover.cli.line_view import PlainLines
 from drover.cli.live_view import Screen
-from drover.errors import DroverError
-from drover.views import documents, drain_queries, drain_sentences, queries, rolls, sentences
+from drover.errors import DroverError, Unreachable
+from drover.views import drain_sentences, rolls, sentences
 from models.base import Document
 from models.database import transaction
 from workflows import leader_election
 
-POLL_S = 0.2
+POLL_S, POLL_API_S = 0.2, 1.0
 PATIENCE_S = 30.0
-"""How long an unreachable database does not end the watching."""
+"""How long an unreachable database, or API, does not end the watching."""
 
 
 class StoppedWatching(DroverError):
@@ -73,12 +74,12 @@ def watch(job_id: int, *, timeout_s: float | None, as_json: bool) -> None:
     _watch(
         Watched(
             name=f"job {job_id}",
-            read=lambda: queries.snapshot(job_id),
+            read=lambda: operations().job_shot(job_id),
             on_terminal=Screen,
             elsewhere=PlainLines,
             verdict=sentences.verdict,
             exit_code=lambda shot: exit_codes.of_job(shot.job.state),
-            document=lambda: documents.job(job_id),
+            document=lambda: operations().job(job_id),
         ),
         timeout_s=timeout_s,
         as_json=as_json,
@@ -90,12 +91,12 @@ def watch_drain(drain_id: int, *, timeout_s: float | None, as_json: bool) -> Non
     _watch(
         Watched(
             name=f"drain {drain_id}",
-            read=lambda: drain_queries.snapshot(drain_id),
+            read=lambda: operations().drain_shot(drain_id),
             on_terminal=drain_view.DrainScreen,
             elsewhere=drain_view.DrainLines,
             verdict=drain_sentences.verdict,
             exit_code=drain_view.exit_code,
-            document=lambda: documents.drain(drain_id),
+            document=lambda: operations().drain(drain_id),
         ),
         timeout_s=timeout_s,
         as_json=as_json,
@@ -140,14 +141,11 @@ def _watch(watched: Watched[Shot], *, timeout_s: float | None, as_json: bool) ->
 
 def note_without_controller() -> None:
     """Warn if no controller is active: no step would be published, without any other sign of it."""
+    if by_api():
+        return  # what waits for one has that as its `wait_reason`
     with transaction() as session:
         if not leader_election.anybody_acts(session):
             output.note("no controller is active: nothing begins until `drover controller` runs somewhere")
-
-
-def emit_job(job_id: int) -> None:
-    """Print the job's JSON document."""
-    output.emit(documents.job(job_id))
 
 
 def _until_ended(watched: Watched[Shot], timeout_s: float | None) -> Shot:
@@ -162,7 +160,7 @@ def _until_ended(watched: Watched[Shot], timeout_s: float | None) -> Shot:
                 return shot
             if deadline is not None and time.monotonic() >= deadline:
                 raise StoppedWatching(f"not ended after {timeout_s:g} s")
-            time.sleep(POLL_S)
+            time.sleep(POLL_API_S if by_api() else POLL_S)
             shot = _patiently(watched.read)
 
 
@@ -171,7 +169,7 @@ def _patiently(read: Callable[[], Shot]) -> Shot:
     while True:
         try:
             return read()
-        except (OperationalError, InterfaceError):
+        except (OperationalError, InterfaceError, Unreachable):
             if time.monotonic() >= deadline:
                 raise
             time.sleep(1)

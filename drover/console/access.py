@@ -23,6 +23,10 @@ class Denied(HTTPException):
     """Who asks is not known, or may not do that; one sentence says what to do."""
 
 
+class NotSignedIn(Exception):
+    """Nobody knows who asks; they may sign in."""
+
+
 @dataclass(frozen=True)
 class Person:
     """Somebody who is known."""
@@ -40,6 +44,8 @@ async def by_token(request: Request) -> Person | None:
         Denied: it is none that is valid.
     """
     given = await BEARER(request)
+    if given is None and request.app.state.signed_in is not None:
+        raise Denied(401, "a token is needed: `drover token add USER`", ASKED)
     if given is None:
         return None
     token = await run_in_threadpool(access.holder, given.credentials)
@@ -77,11 +83,16 @@ def allow(person: Person, scope: Scope) -> None:
 
 
 def visitor(request: Request) -> Person | None:
-    """Who looks at a page, as the reverse proxy names them; None where it is not asked to.
+    """Who looks at a page: who has signed in, or whom the reverse proxy names. None where neither is asked for.
 
     Raises:
-        Denied: it names nobody, which it must not let through.
+        NotSignedIn: nobody has.
+        Denied: the proxy names nobody, which it must not let through.
     """
+    signed_in: Callable[[Request], Person] | None = request.app.state.signed_in
+    if signed_in is not None:
+        request.state.person = signed_in(request)
+        return signed_in(request)
     header: str | None = request.app.state.people_by
     if header is None:
         return None
@@ -120,8 +131,9 @@ def not_too_often(who: str, rate: RateLimitItem = ACTIONS) -> None:
         raise Denied(429, "too often: wait a minute", {"Retry-After": "60"})
 
 
-Reader = Depends(by_token)
+Known = Depends(by_token)
 Described = Security(BEARER)
 """For OpenAPI: a token is needed."""
+Reader = Annotated[Person, Depends(permitted(Scope.READ))]
 Operator = Annotated[Person, Depends(permitted(Scope.OPERATE))]
 Approver = Annotated[Person, Depends(permitted(Scope.APPROVE))]

@@ -7,18 +7,18 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path
 from pydantic import ConfigDict, Field
 
-from drover.console.access import Approver, Described, Operator, Person
+from drover.console.access import Approver, Described, Operator, Person, Reader
 from drover.console.failures import ALWAYS, PREFIX, Failure
 from drover.names import PATTERN
+from drover.operations import ByDatabase, DrainAction, HostAction, JobAction
 from drover.views import documents
 from models.base import Document
 from models.contracts import Part
 from models.drain import DrainKind
 from models.job import Side
-from workflows import guests, hosts
-from workflows.drain import commands
-from workflows.drain.commands import DrainRequest
-from workflows.migration import jobs, operator_actions
+from workflows import schedule
+from workflows.migration import completion
+from workflows.migration.jobs import Changes
 from workflows.roll import commands as rolls
 from workflows.roll.commands import RollRequest
 from workflows.submissions import DrainSubmission, MigrationSubmission, RollSubmission
@@ -35,22 +35,13 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 router = APIRouter(prefix=PREFIX, responses=ANSWERS, dependencies=[Described])
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]
 Name = Annotated[str, Path(pattern=f"^{PATTERN}$")]
-JobAction = Literal["cancel", "release", "retry"]
-DrainAction = Literal["pause", "resume", "release", "cancel"]
 RollAction = Literal["pause", "resume", "cancel"]
-HostAction = Literal["cordon", "uncordon"]
 
-ON_DRAINS: dict[DrainAction, Callable[[int], object]] = {
-    "pause": commands.pause,
-    "resume": commands.resume,
-    "cancel": commands.cancel,
-}
 ON_ROLLS: dict[RollAction, Callable[[int], object]] = {
     "pause": rolls.pause,
     "resume": rolls.resume,
     "cancel": rolls.cancel,
 }
-ON_HOSTS: dict[HostAction, Callable[[str], object]] = {"cordon": hosts.cordon, "uncordon": hosts.uncordon}
 
 
 class Change(Part):
@@ -61,6 +52,30 @@ class Change(Part):
     bandwidth_bytes_per_s: int | None = Field(None, ge=0, lt=1 << 63)
     max_downtime_ms: int | None = Field(None, ge=1, lt=1 << 31)
     priority: int | None = Field(None, gt=-(1 << 31), lt=1 << 31)
+    window: str | None = Field(None, max_length=32, description="Like 22:00-04:00; an empty text is always.")
+    timezone: str = Field("UTC", max_length=64, description="In which `window` is meant, like Europe/Berlin.")
+
+    def changes(self) -> Changes:
+        """What is to be different.
+
+        Raises:
+            PreconditionFailed: the window is none.
+        """
+        hours = schedule.window(self.window, self.timezone) if self.window else None
+        return Changes(
+            bandwidth_bytes_per_s=self.bandwidth_bytes_per_s,
+            max_downtime_ms=self.max_downtime_ms,
+            priority=self.priority,
+            window="always" if self.window == "" else hours,
+        )
+
+
+class Pause(Part):
+    """For how long a guest may stand still, as for `drover job complete-now --pause`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pause_s: float = Field(ge=0.001, le=completion.MOST_S)
 
 
 class Decision(Part):
@@ -73,49 +88,57 @@ class Decision(Part):
     """The other host, which somebody has made sure is off."""
 
 
+@router.get("/guests/{name}")
+def guest(name: Name, person: Reader) -> Document:
+    """As `drover guest show --json`: its host is asked."""
+    return ByDatabase(person.by).guest(name)
+
+
 @router.post("/migrations", status_code=201)
 def migrate(asked: MigrationSubmission, person: Operator) -> Document:
     """As `drover migrate`. With an idempotency key that was used before: the earlier job."""
-    job = jobs.submit(
-        asked.guest,
-        guests.destination(asked),
-        options=asked.options(),
-        terms=asked.submit_options(),
-        idempotency_key=asked.idempotency_key,
-        by=person.by,
-    )
-    return documents.job(job.id)
+    return ByDatabase(person.by).migrate(_meant(asked))
+
+
+@router.post("/migrations/dry-run")
+def try_migration(asked: MigrationSubmission, person: Operator) -> Document:
+    """As `drover migrate --dry-run`: both hosts are asked, and nothing is changed."""
+    return ByDatabase(person.by).try_migration(_meant(asked))
+
+
+@router.get("/jobs/{number}/price")
+def price(number: Number, person: Reader) -> Document:
+    """As `drover job complete-now`: how long the guest would stand still."""
+    return ByDatabase(person.by).price(number)
+
+
+@router.post("/jobs/{number}/complete-now")
+def complete_now(number: Number, wanted: Pause, person: Operator) -> Document:
+    """As `drover job complete-now --pause`."""
+    return ByDatabase(person.by).complete_now(number, wanted.pause_s)
 
 
 @router.post("/jobs/{number}/set")
 def change(number: Number, wanted: Change, person: Operator) -> Document:
     """As `drover job set`."""
-    changes = jobs.Changes(
-        bandwidth_bytes_per_s=wanted.bandwidth_bytes_per_s,
-        max_downtime_ms=wanted.max_downtime_ms,
-        priority=wanted.priority,
-    )
-    jobs.change(number, changes, by=person.by)
-    return documents.job(number)
+    return ByDatabase(person.by).change_job(number, wanted.changes())
 
 
 @router.post("/jobs/{number}/resolve")
 def resolve(number: Number, decided: Decision, person: Approver) -> Document:
     """As `drover job resolve`."""
-    operator_actions.resolve(number, Side(decided.owner), decided.fenced, by=person.by)
-    return documents.job(number)
+    return ByDatabase(person.by).resolve(number, Side(decided.owner), decided.fenced)
 
 
 @router.post("/jobs/{number}/{action}")
 def act_on_job(number: Number, action: JobAction, person: Operator) -> Document:
     """As `drover job cancel`, `release` and `retry`."""
-    on_job(number, action, person)
-    return documents.job(number)
+    return ByDatabase(person.by).on_job(number, action)
 
 
 @router.post("/drains", status_code=201)
 def drain(asked: DrainSubmission, person: Operator) -> Document:
-    """As `drover drain submit`."""
+    """As `drover drain submit`; `forecast` has who goes where, or is null where there was such a drain already."""
     return _submitted(DrainKind.DRAIN, asked, person)
 
 
@@ -125,11 +148,28 @@ def bring_home(asked: DrainSubmission, person: Operator) -> Document:
     return _submitted(DrainKind.RETURN, asked, person)
 
 
+@router.post("/drains/dry-run")
+def try_drain(asked: DrainSubmission, person: Operator) -> Document:
+    """As `drover drain --dry-run`: all hosts are asked, and nothing is changed."""
+    return ByDatabase(person.by).try_drain(DrainKind.DRAIN, asked)
+
+
+@router.post("/returns/dry-run")
+def try_return(asked: DrainSubmission, person: Operator) -> Document:
+    """As `drover return --dry-run`."""
+    return ByDatabase(person.by).try_drain(DrainKind.RETURN, asked)
+
+
+@router.post("/drains/{number}/set")
+def change_drain(number: Number, wanted: Change, person: Operator) -> Document:
+    """As `drover drain set`."""
+    return ByDatabase(person.by).change_drain(number, wanted.changes())
+
+
 @router.post("/drains/{number}/{action}")
 def act_on_drain(number: Number, action: DrainAction, person: Operator) -> Document:
     """As `drover drain pause`, `resume`, `release` and `cancel`."""
-    on_drain(number, action, person)
-    return documents.drain(number)
+    return on_drain(number, action, person)
 
 
 @router.post("/rolls", status_code=201)
@@ -150,28 +190,25 @@ def act_on_roll(number: Number, action: RollAction, person: Operator) -> Documen
 @router.post("/hosts/{name}/{action}")
 def act_on_host(name: Name, action: HostAction, person: Operator) -> Document:
     """As `drover host cordon` and `uncordon`."""
-    ON_HOSTS[action](name)
+    ByDatabase(person.by).on_host(name, action)
     log.info("%s: %s %s", person.by, action, name)
     return documents.host(name)
 
 
-def on_job(number: int, action: JobAction, person: Person) -> None:
-    """Do it; errors are those of `jobs`."""
-    if action == "cancel":
-        jobs.cancel(number, by=person.by)
-    elif action == "release":
-        jobs.release(number, by=person.by)
-    else:
-        jobs.retry(number, by=person.by)
-
-
-def on_drain(number: int, action: DrainAction, person: Person) -> None:
+def on_drain(number: int, action: DrainAction, person: Person) -> Document:
     """Do it; errors are those of `workflows.drain.commands`."""
-    if action == "release":
-        commands.release(number, by=person.by)
-    else:
-        ON_DRAINS[action](number)
+    done = ByDatabase(person.by).on_drain(number, action)
     log.info("%s: %s drain %d", person.by, action, number, extra={"drain": number})
+    return done
+
+
+def _meant(asked: MigrationSubmission) -> MigrationSubmission:
+    """With what no single field can tell.
+
+    Raises:
+        PreconditionFailed: it names no destination, or two.
+    """
+    return MigrationSubmission.read(asked.model_dump(mode="json", exclude_unset=True))
 
 
 def on_roll(number: int, action: RollAction, person: Person) -> None:
@@ -181,8 +218,7 @@ def on_roll(number: int, action: RollAction, person: Person) -> None:
 
 
 def _submitted(kind: DrainKind, asked: DrainSubmission, person: Person) -> Document:
-    request = DrainRequest.of(kind, asked)
-    earlier, forecast = commands.submitted_or_forecast(request, asked.idempotency_key)
-    made = earlier or commands.submit(request, forecast=forecast, idempotency_key=asked.idempotency_key)
-    log.info("%s submitted %s %d of %s", person.by, kind, made.id, made.host, extra={"drain": made.id})
-    return documents.drain(made.id)
+    made = ByDatabase(person.by).submit_drain(kind, asked)
+    number = made.document["id"]
+    log.info("%s submitted %s %d of %s", person.by, kind, number, asked.host, extra={"drain": number})
+    return {**made.document, "forecast": made.forecast}

@@ -5,36 +5,45 @@ dropped.
 """
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import StringConstraints
 
 from drover.console import live
-from drover.console.access import Reader
+from drover.console.access import Known
 from drover.console.failures import ALWAYS, PREFIX, Failure
+from drover.operations import ByDatabase, Wanted
 from drover.settings import settings
 from drover.views import documents, inbox
 from models.base import Document
 from models.database import transaction
 
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Failure, "description": "There is no such number."}}
-router = APIRouter(prefix=PREFIX, responses=ALWAYS, dependencies=[Reader])
+REFUSED: dict[int | str, dict[str, Any]] = {409: {"model": Failure, "description": "The selector is not understood."}}
+router = APIRouter(prefix=PREFIX, responses=ALWAYS, dependencies=[Known])
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]
+Text = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00]*$")]
+Key = Annotated[Text, Query(min_length=1, description="The idempotency key of a submission.")]
 Everything = Annotated[bool, Query(alias="all", description="Those that have ended as well.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="The newest of them.")]
+Labels = Annotated[Text | None, Query(description="As for `--selector`: KEY=VALUE, KEY=A|B, KEY!=VALUE, KEY, !KEY.")]
+MOST_S = timedelta(days=36500).total_seconds()
+ASKED = ByDatabase()
 
 
-@router.get("/hosts")
-def hosts() -> Document:
+@router.get("/hosts", responses=REFUSED)
+def hosts(selector: Labels = None) -> Document:
     """As `drover host list --json`."""
-    return {"hosts": documents.hosts()}
+    return {"hosts": ASKED.hosts(selector)}
 
 
-@router.get("/guests")
-def guests() -> Document:
+@router.get("/guests", responses=REFUSED)
+def guests(selector: Labels = None) -> Document:
     """As `drover guest list --json`."""
-    return {"guests": documents.guests()}
+    return {"guests": ASKED.guests(selector)}
 
 
 @router.get("/policies")
@@ -43,14 +52,38 @@ def policies() -> Document:
     return {"policies": documents.policies()}
 
 
-@router.get("/jobs")
-def jobs(
+def _wanted(
     everything: Everything = False,
-    guest: Annotated[str | None, Query(max_length=128, pattern=r"^[^\x00]*$")] = None,
+    guest: Annotated[Text | None, Query(description="Jobs of this guest alone.")] = None,
+    selector: Labels = None,
+    since_s: Annotated[
+        float | None, Query(ge=0, le=MOST_S, description="All that were submitted in the last so many seconds.")
+    ] = None,
     limit: Limit = 100,
-) -> Document:
+) -> Wanted:
+    since = None if since_s is None else timedelta(seconds=since_s)
+    return Wanted(everything=everything, guest=guest, selector=selector, since=since, limit=limit)
+
+
+Which = Annotated[Wanted, Depends(_wanted)]
+
+
+@router.get("/jobs", responses=REFUSED)
+def jobs(wanted: Which) -> Document:
     """As `drover job list --json`."""
-    return {"jobs": documents.jobs(everything=everything, guest=guest, limit=limit)}
+    return {"jobs": ASKED.jobs(wanted)}
+
+
+@router.get("/submissions/job", responses=NOT_FOUND | REFUSED)
+def job_of_key(key: Key) -> Document:
+    """The number of the job that was submitted with this idempotency key."""
+    return {"id": ASKED.job_of_key(key)}
+
+
+@router.get("/submissions/drain", responses=NOT_FOUND | REFUSED)
+def drain_of_key(key: Key) -> Document:
+    """Likewise of a drain or return."""
+    return {"id": ASKED.drain_of_key(key)}
 
 
 @router.get("/jobs/{number}", responses=NOT_FOUND)
@@ -77,10 +110,10 @@ async def progress(number: Annotated[int, Depends(_known)]) -> AsyncIterator[Ser
         yield told
 
 
-@router.get("/drains")
-def drains(everything: Everything = False, limit: Limit = 100) -> Document:
+@router.get("/drains", responses=REFUSED)
+def drains(wanted: Which) -> Document:
     """As `drover drain list --json`."""
-    return {"drains": documents.drains(everything=everything, limit=limit)}
+    return {"drains": ASKED.drains(wanted)}
 
 
 @router.get("/drains/{number}", responses=NOT_FOUND)

@@ -18,6 +18,7 @@ from drover.console.access import Denied
 from drover.console.failures import CODES, PREFIX
 from drover.console.rendering import page
 from drover.errors import NotThere, PreconditionFailed, Unavailable
+from drover.settings import Settings
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; object-src 'none'; frame-ancestors 'none'; "
@@ -53,10 +54,11 @@ class Hardened:
         await self.app(scope, receive, sending)
 
 
-def make(*hosts: str, actions: bool = False, people_by: str | None = None) -> FastAPI:
+def make(*hosts: str, actions: bool = False, people_by: str | None = None, ours: Settings | None = None) -> FastAPI:
     """The console, for browsers that call it by one of these names; `*` is any. `actions`: things can be changed.
 
-    `people_by` is the header in which a reverse proxy says who looks at a page.
+    `people_by` is the header in which a reverse proxy says who looks at a page; people sign in where
+    these settings name a provider.
     """
     made = FastAPI(
         title="Drover",
@@ -70,9 +72,13 @@ def make(*hosts: str, actions: bool = False, people_by: str | None = None) -> Fa
     if actions:
         made.include_router(action_routes.router)
     made.state.people_by = people_by if actions else None
+    made.state.signed_in = None
+    signs_in = ours is not None and bool(ours.oidc_issuer)
     made.include_router(pages.router)
-    if made.state.people_by:
+    if actions and (people_by or signs_in):
         made.include_router(buttons.router)
+    if ours is not None and signs_in:
+        _have_people_sign_in(made, ours)
     made.mount("/static", StaticFiles(packages=[("drover.console", "static")]), name="static")
     made.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     made.add_middleware(Hardened)
@@ -84,12 +90,19 @@ def make(*hosts: str, actions: bool = False, people_by: str | None = None) -> Fa
     return made
 
 
+def _have_people_sign_in(made: FastAPI, ours: Settings) -> None:
+    from drover.console import sign_in  # Authlib is large, and few need it
+
+    sign_in.install(made, ours)
+    made.state.signed_in = sign_in.signed_in
+
+
 NOWHERE = "There is no such page, or not for this kind of request; without --actions nothing can be changed here."
 
 
-def _told(request: Request, status: int, title: str, sentence: str) -> Response:
+def _told(request: Request, status: int, title: str, sentence: str, **more: object) -> Response:
     if request.url.path.startswith(f"{PREFIX}/"):
-        return JSONResponse({"error": {"code": CODES.get(status, "failed"), "message": sentence}}, status)
+        return JSONResponse({"error": {"code": CODES.get(status, "failed"), "message": sentence, **more}}, status)
     return page(request, "error.html", status=status, title=title, sentence=sentence)
 
 
@@ -98,7 +111,8 @@ def _refused(request: Request, error: Exception) -> Response:
         return _told(request, 404, "Not found", str(error))
     if isinstance(error, Unavailable) or isinstance(error.__cause__, BrokerUnreachable):
         return _told(request, 503, "No answer", str(error))
-    return _told(request, 409, "Refused", str(error))
+    checks = [check.json_object() for check in getattr(error, "checks", ())]
+    return _told(request, 409, "Refused", str(error), **({"checks": checks} if checks else {}))
 
 
 def _bad_request(request: Request, error: Exception) -> Response:

@@ -3,10 +3,11 @@
 The reverse proxy says who they are; the job's events name them.
 """
 
+from math import ceil
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from drover.console import actions
 from drover.console.access import Person, allow, from_this_site, visitor
@@ -15,24 +16,46 @@ from drover.console.pages import matters
 from drover.console.rendering import page
 from drover.errors import PreconditionFailed
 from drover.names import PATTERN
+from drover.operations import ByDatabase, DrainAction, JobAction
 from drover.views import drain_queries, drain_sentences, queries, rolls, sentences
 from drover.views.sentences import Command
 from models.database import transaction
 from models.job import Side
-from workflows.migration import operator_actions
 
 router = APIRouter(include_in_schema=False)
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]
 Who = Annotated[Person, Depends(visitor)]
 Owner = Annotated[Literal["source", "destination"] | None, Query()]
+Pause = Annotated[float | None, Query(ge=0.001)]
 Fenced = Annotated[str | None, Query(pattern=f"^{PATTERN}$")]
+
+
+@router.get("/jobs/{number}/complete-now")
+def ask_for_the_end(request: Request, number: Number, person: Who, pause_s: Pause = None) -> Response:
+    """What it costs to complete a move now. Its button accepts the pause that the address of the page has."""
+    allow(person, needed("complete-now"))
+    price = ByDatabase(person.by).price(number)
+    if pause_s is None:
+        return RedirectResponse(f"/jobs/{number}/complete-now?pause_s={ceil(price['pause_most_s'])}", 303)
+    told = f"{sentences.price(price)}. The move's own limit of bandwidth and a hold end."
+    command = Command(f"drover job complete-now {number} --pause {pause_s:g}s", told)
+    headline = sentences.headline(queries.snapshot(number).job)
+    return _asked(request, person, "complete-now", command, f"/jobs/{number}", headline)
+
+
+@router.post("/jobs/{number}/complete-now", dependencies=[Depends(from_this_site)])
+def complete_now(number: Number, person: Who, pause_s: Annotated[float, Query(ge=0.001)]) -> RedirectResponse:
+    """Do it, and show the job."""
+    allow(person, needed("complete-now"))
+    ByDatabase(person.by).complete_now(number, pause_s)
+    return RedirectResponse(f"/jobs/{number}", 303)
 
 
 @router.get("/jobs/{number}/{action}")
 def ask_about_job(
     request: Request,
     number: Number,
-    action: actions.JobAction | Literal["resolve"],
+    action: JobAction | Literal["resolve"],
     person: Who,
     owner: Owner = None,
     fenced: Fenced = None,
@@ -47,7 +70,7 @@ def ask_about_job(
 
 
 @router.get("/drains/{number}/{action}")
-def ask_about_drain(request: Request, number: Number, action: actions.DrainAction, person: Who) -> HTMLResponse:
+def ask_about_drain(request: Request, number: Number, action: DrainAction, person: Who) -> HTMLResponse:
     """Likewise."""
     headline = drain_sentences.standing(drain_queries.snapshot(number))
     command = Command(f"drover drain {action} {number}", EFFECTS["drain", action])
@@ -83,7 +106,7 @@ def _asked(
 @router.post("/jobs/{number}/{action}", dependencies=[Depends(from_this_site)])
 def act_on_job(
     number: Number,
-    action: actions.JobAction | Literal["resolve"],
+    action: JobAction | Literal["resolve"],
     person: Who,
     owner: Owner = None,
     fenced: Fenced = None,
@@ -93,14 +116,14 @@ def act_on_job(
     if action == "resolve":
         if owner is None:
             raise PreconditionFailed("say who owns the guest: source or destination")
-        operator_actions.resolve(number, Side(owner), fenced, by=person.by)
+        ByDatabase(person.by).resolve(number, Side(owner), fenced)
     else:
-        actions.on_job(number, action, person)
+        ByDatabase(person.by).on_job(number, action)
     return RedirectResponse(f"/jobs/{number}", 303)
 
 
 @router.post("/drains/{number}/{action}", dependencies=[Depends(from_this_site)])
-def act_on_drain(number: Number, action: actions.DrainAction, person: Who) -> RedirectResponse:
+def act_on_drain(number: Number, action: DrainAction, person: Who) -> RedirectResponse:
     """Do it, and show the drain."""
     allow(person, needed(action))
     actions.on_drain(number, action, person)

@@ -6,13 +6,14 @@ from urllib.parse import urlencode
 from drover.console.access import Person
 from models.access import Scope
 
-COMMAND = re.compile(r"drover (job|drain|roll) (\w+) (\d+)(?: --owner (source|destination))?(?: --fenced (\S+))?")
+COMMAND = re.compile(r"drover (job|drain|roll) ([\w-]+) (\d+)(?: --owner (source|destination))?(?: --fenced (\S+))?")
 EFFECTS = {
     (
         "job",
         "cancel",
     ): "The job is rolled back; the guest goes on at the source, unless it has moved already.",
     ("job", "release"): "The RAM follows the disks now, and the guest is moved.",
+    ("job", "complete-now"): "",  # its page tells the price
     ("job", "retry"): "The job goes on from the step that failed.",
     ("job", "resolve"): "Make sure of it first: two running copies destroy a guest's disks.",
     ("drain", "pause"): "No other move begins; those under way go on.",

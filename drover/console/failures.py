@@ -4,12 +4,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from models.base import Document
+
 
 class Fault(BaseModel):
     """What is wrong, as the command line has it."""
 
     code: str
     message: str
+    checks: list[Document] | None = None
+    """What is against moving a guest, each by itself; only where that is why."""
 
 
 class Failure(BaseModel):

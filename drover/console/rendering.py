@@ -19,7 +19,9 @@ CODE = re.compile("`([^`]+)`")
 
 def page(request: Request, template: str, *, status: int = 200, **shown: Any) -> HTMLResponse:
     """One page."""
-    common = {"path": request.url.path, "query": request.query_params, "person": getattr(request.state, "person", None)}
+    person = getattr(request.state, "person", None)
+    signed_in = person is not None and request.app.state.signed_in is not None
+    common = {"path": request.url.path, "query": request.query_params, "person": person, "signed_in": signed_in}
     text = ENVIRONMENT.get_template(template).render(**common, **shown)
     return HTMLResponse(text, status)
 

@@ -1,21 +1,26 @@
 """Serves the console at an address."""
 
+from urllib.parse import urlsplit
+
 import uvicorn
 
 from drover import listening
 from drover.console.app import make
 from drover.errors import PreconditionFailed
+from drover.settings import settings
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 MOST_CONNECTIONS = 500
 
 
-def check(address: str, *, behind_proxy: bool) -> None:
+def check(address: str, *, behind_proxy: bool, people_by: str | None = None) -> None:
     """Refuse an address at which the console cannot or should not listen.
 
     Raises:
         PreconditionFailed: nothing can listen there, or it is not loopback and nobody checks who asks.
     """
+    if people_by and settings().oidc_issuer:
+        raise PreconditionFailed("--people-by and DROVER_OIDC_ISSUER both say who somebody is: use one of them")
     listening.check(address, "no console can be served", "--listen", "9465")
     host, _ = listening.split(address)
     if not behind_proxy and not listening.only_here(host):
@@ -29,7 +34,10 @@ def check(address: str, *, behind_proxy: bool) -> None:
 def serve(address: str, *, behind_proxy: bool, actions: bool, people_by: str | None) -> None:
     """Answer until it is told to stop."""
     host, port = listening.split(address)
-    app = make(*(["*"] if behind_proxy else [*LOCAL_NAMES, host]), actions=actions, people_by=people_by)
+    ours = settings()
+    public = urlsplit(ours.console_url).hostname if ours.oidc_issuer else None
+    names = [public] if public else ["*"] if behind_proxy else [*LOCAL_NAMES, host]
+    app = make(*names, actions=actions, people_by=people_by, ours=ours)
     uvicorn.run(
         app,
         host=host,

@@ -1,5 +1,7 @@
 """Each JSON document as a whole, read from the database: what the commands print with `--json`."""
 
+from datetime import timedelta
+
 from sqlalchemy import func, select
 
 from drover.settings import settings
@@ -11,6 +13,7 @@ from models.documents import MigrationOptions
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, unfinished
+from models.plan import Inspection
 from workflows import hosts as host_rows
 from workflows import not_there
 from workflows import policies as policy_rows
@@ -56,6 +59,16 @@ def guests(selector: Selector = ALL) -> list[Document]:
         ]
 
 
+def inspected(guest: Guest, inspection: Inspection) -> Document:
+    """One guest, with what its host has just reported about it."""
+    with transaction() as session:
+        job_id = session.scalar(select(Job.id).where(Job.guest == guest.name, unfinished()))
+        row = serializers.guest_document(session.get(Guest, guest.name) or guest, job_id)
+    found = serializers.inspection_document(inspection)
+    decided = policy_rows.by_policies(policy_rows.of(guest))
+    return {**row, "movable": not found["refusals"], "policies": decided, "inspection": found}
+
+
 def policies() -> list[Document]:
     """All policies, those of higher priority first, each with its guests and what others decide about those instead."""
     with transaction() as session:
@@ -92,9 +105,16 @@ def policy(name: str) -> Document:
         raise not_there.policy(session, name)
 
 
-def jobs(*, everything: bool, guest: str | None, limit: int) -> list[Document]:
+def jobs(
+    *,
+    everything: bool,
+    guest: str | None,
+    limit: int,
+    selector: Selector | None = None,
+    since: timedelta | None = None,
+) -> list[Document]:
     """Jobs, newest first, see `queries.newest`."""
-    shots = queries.newest(everything=everything, guest=guest, limit=limit)
+    shots = queries.newest(everything=everything, guest=guest, limit=limit, selector=selector, since=since)
     return [serializers.job_summary(shot) for shot in shots]
 
 
@@ -117,9 +137,12 @@ def explanation(job_id: int) -> Document:
     return {**told, "wait_reason": serializers.public(of.wait_reason), "events": events}
 
 
-def drains(*, everything: bool, limit: int) -> list[Document]:
+def drains(
+    *, everything: bool, limit: int, selector: Selector | None = None, since: timedelta | None = None
+) -> list[Document]:
     """Drains, newest first, see `drain_queries.newest`."""
-    return [drain_documents.drain_summary(shot) for shot in drain_queries.newest(everything=everything, limit=limit)]
+    shots = drain_queries.newest(everything=everything, limit=limit, selector=selector, since=since)
+    return [drain_documents.drain_summary(shot) for shot in shots]
 
 
 def drain(drain_id: int) -> Document:

@@ -48,6 +48,7 @@ def drain_document(shot: DrainShot) -> Document:
         "selector": drain.selector,
         "to": list(drain.allowed_hosts.to),
         "exclude": list(drain.allowed_hosts.exclude),
+        "max_outgoing": shot.max_outgoing,
         "options": drain.options.public(),
         **timing_document(drain),
         "recurrence": drain.recurrence and drain.recurrence.public(),

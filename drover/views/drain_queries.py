@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Self
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import selectinload
@@ -25,29 +26,19 @@ class Row:
 
     guest: DrainGuest
     job: Job | None
-    at: datetime | None = None
-    """The database's time when both were read."""
+    bytes_total: int
+    """Of all disks, each byte counted once; 0 before there is a job."""
+    bytes_copied: int
+    """Of those, what is equal on both sides."""
+    eta_s: float | None
+    """Seconds that its move still takes once it goes on; None if unknown, or if it has ended."""
 
-    @property
-    def bytes_total(self) -> int:
-        """Of all disks, each byte counted once; 0 before there is a job."""
-        return sum(disk.bytes_size for disk in self.job.disks) if self.job else 0
-
-    @property
-    def bytes_copied(self) -> int:
-        """Of those, what is equal on both sides."""
-        return sum(disk.bytes_done for disk in self.job.disks) if self.job else 0
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds that its move still takes once it goes on; None if unknown, or if it has ended."""
-        if self.guest.estimate_s is None or self.guest.state not in {GuestState.WAITING, GuestState.MOVING}:
-            return None
-        measured_s = left_s(self.job, self.at) if self.job is not None and self.at is not None else None
-        if measured_s is not None:
-            return measured_s
-        moving = self.guest.state is GuestState.MOVING and self.bytes_total
-        return self.guest.estimate_s * (1 - min(self.bytes_copied / self.bytes_total, 1) if moving else 1)
+    @classmethod
+    def of(cls, guest: DrainGuest, job: Job | None, at: datetime) -> Self:
+        """As it is now, by the database's time."""
+        disks = job.disks if job else []
+        total, copied = sum(disk.bytes_size for disk in disks), sum(disk.bytes_done for disk in disks)
+        return cls(guest, job, total, copied, _eta_s(guest, job, total, copied, at))
 
     @property
     def reason(self) -> str | None:
@@ -60,6 +51,16 @@ class Row:
     def needs_operator(self) -> bool:
         """An operator must decide about its job."""
         return self.job is not None and self.job.state is JobState.NEEDS_OPERATOR
+
+
+def _eta_s(guest: DrainGuest, job: Job | None, total: int, copied: int, at: datetime) -> float | None:
+    if guest.estimate_s is None or guest.state not in {GuestState.WAITING, GuestState.MOVING}:
+        return None
+    measured_s = None if job is None else left_s(job, at)
+    if measured_s is not None:
+        return measured_s
+    moving = guest.state is GuestState.MOVING and total
+    return guest.estimate_s * (1 - min(copied / total, 1) if moving else 1)
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,6 @@ def _read(query: Select[Drain, datetime]) -> list[DrainShot]:
         for drain, _ in drains:
             set_committed_value(drain, "wait_reason", wait_reasons.of_drain(drain, jobs, controlled=controlled))
     return [
-        DrainShot(drain, [Row(guest, jobs.get(guest.job_id or 0), at) for guest in drain.guests], at, max_outgoing)
+        DrainShot(drain, [Row.of(guest, jobs.get(guest.job_id or 0), at) for guest in drain.guests], at, max_outgoing)
         for drain, at in drains
     ]

@@ -6,6 +6,7 @@ from drover.views.progress import Bar
 from drover.views.queries import Snapshot
 from drover.views.serializers import public, took
 from drover.words import count, rate, size, span
+from models.base import Document
 from models.documents import Estimate, Health, Proof
 from models.job import Job, JobState, Step
 
@@ -143,12 +144,23 @@ def commands(job: Job) -> list[Command]:
     found = []
     if job.held and job.state is JobState.RUNNING:
         found.append(Command(f"drover job release {job.id}", f"its RAM follows, and {job.guest} goes on there"))
+    if job.state is JobState.RUNNING and job.ram is not None and job.committed_at is None and not job.cancel_requested:
+        found.append(Command(f"drover job complete-now {job.id}", "tells what it costs if its RAM does not converge"))
     cancellable = job.state in {JobState.QUEUED, JobState.RUNNING} and job.committed_at is None
     if cancellable and not job.cancel_requested:
         found.append(
             Command(f"drover job cancel {job.id}", f"it is rolled back, and {job.guest} stays on {job.source}")
         )
     return found
+
+
+def price(told: Document) -> str:
+    """For how long a guest would stand still if its move was completed now, from the document of that."""
+    left, total, rate_now = size(told["ram_left_bytes"]), size(told["ram_bytes"]), rate(told["bytes_per_s"])
+    return (
+        f"{told['guest']} would stand still for up to {span(told['pause_s'])} ({left} of RAM are left, at {rate_now}), "
+        f"and for {span(told['pause_most_s'])} if all of its {total} have to be sent again"
+    )
 
 
 def decisions(job: Job) -> list[Command]:

@@ -76,6 +76,7 @@ def job_document(shot: Snapshot, warnings: Iterable[Event], delivery: Delivery |
         "webhook": delivery_document(delivery),
         "created_at": iso(job.created_at),
         "started_at": iso(job.started_at),
+        "progress_at": iso(job.progress_at),
         "committed_at": iso(job.committed_at),
         "finished_at": iso(job.finished_at),
         "idempotency_key": job.idempotency_key,
@@ -238,6 +239,11 @@ def host_document(host: Host, *, is_alive: bool, guests: int) -> Document:
         "qemu": host.facts.qemu,
         "labels": host.labels,
     }
+
+
+def host_state(host: Host) -> Document:
+    """What an operator wants of a host."""
+    return {"name": host.name, "state": host.state.value}
 
 
 def guest_document(guest: Guest, job_id: int | None) -> Document:

@@ -14,6 +14,7 @@ from sqlalchemy import func, select, update
 from drover.console.access import LIMITER
 from models.access import ApiToken, Scope
 from models.database import transaction
+from models.documents import RamProgress
 from models.host import Host, HostState
 from models.job import Event, Job, JobState
 from models.roll import Roll, RollState
@@ -232,6 +233,27 @@ def test_a_button_says_what_follows_and_does_it_in_the_name_of_the_person(site: 
         by = session.scalars(select(Event.by).where(Event.job_id == number, Event.action == "released")).one()
     assert by == "ada (console)"
     assert "Set-Cookie" not in answer.headers
+
+
+def test_a_move_that_does_not_converge_is_completed_by_a_button_for_the_pause_that_its_page_tells(
+    site: httpx.Client,
+) -> None:
+    sending = RamProgress(total=4_000_000_000, remaining=1_000_000_000, bytes_per_s=100_000_000, passes=9)
+    number = factories.job("web", "b", state=JobState.RUNNING, ram=sending, cutover_begun_at=func.now())
+    with transaction() as session:
+        for disk in session.get_one(Job, number).disks:
+            disk.bytes_copied, disk.ready_at = disk.bytes_total, func.now()
+    ada, path = {"X-User": "ada"}, f"/jobs/{number}/complete-now"
+    assert f'href="{path}"' in site.get(f"/jobs/{number}", headers=ada).text
+    asked = site.get(path, headers=ada).headers["Location"]
+    assert asked == f"{path}?pause_s=40"
+    shown = site.get(asked, headers=ada).text
+    assert "for up to 10" in shown
+    assert site.post(asked, headers={"X-User": "eve"}).status_code == 403
+    assert site.post(asked, headers=ada).status_code == 303
+    with transaction() as session:
+        assert session.get_one(Job, number).options.max_downtime_ms == 40_000
+        assert "ada (console)" in session.scalars(select(Event.by).where(Event.job_id == number))
 
 
 @pytest.mark.parametrize(

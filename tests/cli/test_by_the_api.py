@@ -1,0 +1,210 @@
+"""Commands by the HTTP API: they print what they print by the database, and need neither database nor broker."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from drover.settings import API_TOKEN, API_URL
+from models.access import Scope
+from models.database import transaction
+from models.documents import Estimate, Health
+from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
+from models.host import Host
+from models.job import Job, JobState, record_event
+from tests import consoles, factories
+from tests.cli import support
+from tests.cli.support import Result, document, drover
+from workflows import access
+
+READING = (
+    "host list",
+    "host list --selector rack=r1",
+    "guest list",
+    "guest list --selector tier=db|web,!pinned",
+    "job list --all --guest web",
+    "job list --since 7d --guest web",
+    "job list --all --guest web --limit 1",
+    "job show DONE",
+    "job show --key nightly-1",
+    "job watch DONE",
+    "job explain DONE",
+    "job show QUEUED",
+    "job complete-now RUNNING",
+    "drain list --all",
+    "drain show DRAIN",
+    "drain watch DRAIN",
+    "drain show --key kernel-1",
+)
+REFUSED = (
+    "job show 999999",
+    "job show --key unknown",
+    "job cancel DONE",
+    "job release QUEUED",
+    "job list --selector ==",
+    "guest show nobody",
+    "migrate web --to nowhere",
+    "migrate web --to hv1 --dry-run",
+    "drain nowhere --dry-run",
+    "drain pause DRAIN",
+    "drain set 999999 --priority 3",
+    "host cordon nowhere",
+)
+
+
+@pytest.fixture
+def numbers(database: None) -> dict[str, str]:
+    """Rows to show, and what a command may call them."""
+    for name, labels in (("db", {"tier": "db"}), ("cache", {"tier": "web", "pinned": ""})):
+        factories.guest(name, "hv1", labels=labels)
+    with transaction() as session:
+        session.get_one(Host, "hv1").labels = {"rack": "r1"}
+    estimate = Estimate(copy_s=9.5, switch_s=3, copy_bytes=10**9, link_bytes_per_s=1e8, moves=3)
+    health = Health(finished=True, runstate="running", seconds=3, reads=2)
+    done = support.insert_job(JobState.DONE, idempotency_key="nightly-1", estimate=estimate, health=health)
+    rolled_back = support.insert_job(JobState.ROLLED_BACK)
+    queued, running = factories.job("web", "hv2"), factories.job("db", "hv2", state=JobState.RUNNING, hold=True)
+    with transaction() as session:
+        drain = Drain(kind=DrainKind.DRAIN, host="hv1", state=DrainState.INCOMPLETE, idempotency_key="kernel-1")
+        drain.error = "1 guest is left"
+        drain.started_at, drain.finished_at = support.BEGUN, support.BEGUN
+        drain.guests = [
+            DrainGuest(guest="web", position=0, source="hv1", destination="hv2", job_id=done, state=GuestState.MOVED),
+            DrainGuest(guest="db", position=1, source="hv1", state=GuestState.SKIPPED, reason="it is too large"),
+            DrainGuest(guest="x", position=2, source="hv1", destination="hv2", job_id=rolled_back, estimate_s=7.0),
+        ]
+        session.add(drain)
+        record_event(session, queued, by="test", action="submitted", sentence="web is to move")
+        session.flush()
+        named = {"DONE": done, "QUEUED": queued, "RUNNING": running, "DRAIN": drain.id}
+    return {name: str(number) for name, number in named.items()}
+
+
+@pytest.fixture
+def api(numbers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator["Api"]:
+    """A console that answers from this process, and the numbers of what it shows."""
+    with consoles.serving(actions=True) as address:
+        yield Api(numbers, {API_URL: address, API_TOKEN: access.add("ada", Scope.APPROVE, None)[1]}, monkeypatch)
+
+
+class Api:
+    """Runs commands by the database, and by the API."""
+
+    def __init__(self, numbers: dict[str, str], by_api: dict[str, str], patch: pytest.MonkeyPatch) -> None:
+        self.numbers, self.by_api, self.patch = numbers, by_api, patch
+
+    def words(self, command: str) -> list[str]:
+        return [self.numbers.get(word, word) for word in command.split()]
+
+    def direct(self, command: str, *more: str) -> Result:
+        return drover(*self.words(command), *more)
+
+    def by_http(self, command: str, *more: str) -> Result:
+        with self.patch.context() as patch:
+            for name, value in self.by_api.items():
+                patch.setenv(name, value)
+            return drover(*self.words(command), *more)
+
+
+@pytest.mark.parametrize("command", READING)
+def test_a_command_prints_the_same_by_the_database_and_by_the_api(api: Api, command: str) -> None:
+    for more in ([], ["--json"]):
+        direct, by_http = api.direct(command, *more), api.by_http(command, *more)
+        assert (by_http.exit_code, by_http.stdout) == (direct.exit_code, direct.stdout), by_http.stderr
+        assert direct.stdout
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_a_refusal_has_the_same_words_and_exit_code(api: Api, command: str) -> None:
+    direct, by_http = api.direct(command, "--json"), api.by_http(command, "--json")
+    assert (by_http.exit_code, by_http.output) == (direct.exit_code, direct.output)
+    assert direct.exit_code == 2
+
+
+def test_what_is_changed_by_the_api_is_changed_and_its_events_name_the_user(api: Api) -> None:
+    for command in (
+        "job set QUEUED --priority 5 --window 22:00-04:00 --timezone Europe/Berlin",
+        "job release RUNNING",
+        "job cancel QUEUED",
+        "host cordon hv2",
+        "drain resume DRAIN",
+        "drain set DRAIN --bandwidth 50M/s",
+    ):
+        done = api.by_http(command)
+        assert done.exit_code in (0, 3), (command, done.output)
+    queued = document("job", "show", api.numbers["QUEUED"], code=0)
+    assert (queued["priority"], queued["state"]) == (5, "rolled_back")
+    assert queued["window"] == {"start": "22:00", "end": "04:00", "timezone": "Europe/Berlin"}
+    events = document("job", "explain", api.numbers["RUNNING"])["events"]
+    assert ("released", "ada (API)") in {(event["action"], event["by"]) for event in events}
+    assert {host["name"]: host["state"] for host in document("host", "list")["hosts"]}["hv2"] == "cordoned"
+    assert document("drain", "show", api.numbers["DRAIN"])["options"]["bandwidth_bytes_per_s"] == 50_000_000
+
+
+def test_a_job_that_needs_an_operator_is_resolved_by_the_api(api: Api) -> None:
+    with transaction() as session:
+        session.get_one(Job, int(api.numbers["RUNNING"])).state = JobState.NEEDS_OPERATOR
+    answer = api.by_http("job resolve RUNNING --owner source --fenced hv2", "--json")
+    assert answer.exit_code == 0, answer.output
+    assert json.loads(answer.stdout)["state"] == "rolled_back"
+
+
+LAPTOP = """
+import json, sys
+from contextlib import redirect_stdout
+from io import StringIO
+from drover.cli import main
+for words in json.load(sys.stdin):
+    with redirect_stdout(StringIO()) as said:
+        try:
+            main(words)
+        except SystemExit as ended:
+            code = ended.code
+    print(json.dumps([code, said.getvalue()]))
+"""
+
+
+def test_a_laptop_needs_no_database_and_is_told_what_the_api_does_not_do(api: Api) -> None:
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("DROVER_")}
+    commands = [api.words(f"{command} --json") for command in (*READING, "gc", "fleet show", "guest forget web")]
+    done = subprocess.run(
+        [sys.executable, "-c", LAPTOP],
+        env=bare | api.by_api,
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [code for code, _ in answers[: len(READING)]] == [0] * (len(READING) - 3) + [0, 3, 0], done.stderr
+    for code, said in answers[len(READING) :]:
+        told = json.loads(said)["error"]["message"]
+        assert (code, "is not done by the API" in told, "control node" in told) == (2, True, True), told
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("drover.example.org", "write it as https://"),
+        ("http://10.0.0.1:9465", "could read the token"),
+        ("http://127.0.0.1:1", "cannot be reached"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_told_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch, url: str, told: str
+) -> None:
+    monkeypatch.setenv(API_URL, url)
+    monkeypatch.setenv(API_TOKEN, "drover_x")
+    result = drover("host", "list")
+    assert told in result.stderr
+    assert result.exit_code == (1 if "reached" in told else 2)
+
+
+def test_names_are_completed_by_the_api(api: Api) -> None:
+    asked = {"_DROVER_COMPLETE": "complete_bash", "COMP_WORDS": "drover job list --guest w", "COMP_CWORD": "4"}
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("DROVER_")}
+    done = subprocess.run([support.DROVER], env=bare | asked | api.by_api, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["web"]

@@ -88,6 +88,14 @@ def test_a_dead_qemu_leaves_the_guest_to_the_source_only_if_it_was_never_told_to
         done(ctx)
 
 
+def test_where_the_record_of_what_the_guest_wrote_is_gone_there_is_no_proof_and_the_text_says_how_to_go_on(
+    tmp_path: Path,
+) -> None:
+    ctx = claimed(tmp_path, (StepName.COMPARE_IMAGES, Side.DESTINATION), Direction.DO, committed_at=func.now())
+    with pytest.raises(Fatal, match=r"cannot be compared any more.*drover job resolve \d+ --owner destination"):
+        done(ctx)
+
+
 def test_a_qemu_in_which_the_guest_may_run_is_not_ended(tmp_path: Path) -> None:
     ctx = claimed(tmp_path, (StepName.START_NBD, Side.DESTINATION), Direction.ROLLBACK)
     ran_here(ctx)

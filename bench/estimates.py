@@ -65,6 +65,7 @@ class Kind:
 
 
 KINDS = (
+    Kind(name="large", moves=3, load=LIGHT, disk_mib=(2048,), fill_mib=1024),
     Kind(name="small", moves=4, disk_mib=(256,)),
     Kind(name="limited", moves=4, fill_mib=128, limit=16 * MIB),
     Kind(name="slow", moves=3, limit=5 * MIB),
@@ -73,7 +74,6 @@ KINDS = (
     Kind(name="two-disks", moves=3, load=LIGHT, disk_mib=(256, 512), limit=16 * MIB),
     Kind(name="sparse", moves=3, disk_mib=(8192,), fill_mib=128, limit=16 * MIB),
     Kind(name="raw", moves=3, load=LIGHT, format="raw", fill_mib=96, limit=16 * MIB),
-    Kind(name="large", moves=3, load=LIGHT, disk_mib=(2048,), fill_mib=1024),
     Kind(name="three", moves=9, load=LIGHT, fill_mib=64, guests=3),
 )
 QUICK_KINDS = (

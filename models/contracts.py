@@ -10,6 +10,7 @@ see `workers.switchover.parameters`.
 
 import reprlib
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError
@@ -46,6 +47,7 @@ class Versioned(Part):
     version: int = 1
 
     @classmethod
+    @cache
     def latest(cls) -> int:
         """The version that this Drover writes."""
         return int(cls.model_fields["version"].default)

@@ -159,12 +159,39 @@ def _descriptors(numbers: tuple[int, ...]) -> tuple[int, ...]:
     return numbers
 
 
+MAC = Field(pattern="^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")
+
+
+class OtherTap(Part):
+    """A tap, or macvtap, by open descriptors that only a program of the destination's administrator can open."""
+
+    name: Annotated[str, LINK]
+    kind: Literal["tap", "macvtap"]
+    why: str
+    """What it is, for people."""
+    master: Annotated[str, LINK] | None = None
+    """What it is a port of, such as an Open vSwitch or a bridge with VLANs."""
+    parent: Annotated[str, LINK] | None = None
+    """Of a macvtap: the interface that it is on."""
+    mode: str | None = None
+    """Likewise: `bridge`, `vepa`, `private`, `passthru`."""
+    mac: Annotated[str, MAC]
+    """Of a macvtap it is that of the guest's card."""
+    mtu: Annotated[int, Field(ge=68, lt=1 << 16)]
+    headers: bool = True
+    """See `Tap`, as the next."""
+    multi_queue: bool = False
+    descriptors: Many[int]
+
+    _above_2 = field_validator("descriptors")(_descriptors)
+
+
 class Tap(Part):
     """A tap that a QEMU was handed as open descriptors, and its port on a bridge."""
 
     name: Annotated[str, LINK]
     bridge: Annotated[str, LINK]
-    mac: Annotated[str, Field(pattern="^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
+    mac: Annotated[str, MAC]
     """Of the tap itself, not of the guest's card."""
     mtu: Annotated[int, Field(ge=68, lt=1 << 16)]
     up: bool = True
@@ -196,6 +223,7 @@ class Execution(Part):
     limits: dict[str, Annotated[tuple[int, int], Strict(False)]] = {}  # noqa: RUF012 - pydantic copies it
     """{"nofile": (soft, hard)}, -1 for none; only those that differ from the worker's."""
     taps: Many[Tap] = ()
+    other_taps: Many[OtherTap] = ()
     vhost_net: Many[int] = ()
     """Under these numbers it has /dev/vhost-net open."""
 
@@ -214,6 +242,8 @@ class ExecutionOrder(Execution, Versioned):
     """What `workers.process.exec_qemu` is told on its command line, which a launch file may hold for years."""
 
     beside: Companion | None = None
+    opens_taps: str | None = None
+    """The program that opens `other_taps`."""
 
 
 TpmFileBytes = Annotated[int, Field(ge=1, le=1 << 26)] | None

@@ -41,6 +41,8 @@ near.
 """
 LAST_STRETCH_S = 4.0
 """How many."""
+RAM_BEGINS_S = 2.0
+"""Within this time the first of its RAM is on its way, and after the last the step is over."""
 SLOWEST_PART = 0.1
 """Of its limit, for a guest that writes as fast as may be copied."""
 MOST_AGAIN = 0.75
@@ -227,6 +229,8 @@ class _Moved:
     pair: tuple[str, str]
     weight: float
     limit_per_s: int
+    """Its share at the end of the copy, as its worker recorded it; of an earlier version what would be its limit now.
+    """
     copied_bytes: int
     copy_s: float
     only_changes: bool
@@ -242,13 +246,15 @@ class _Moved:
     @property
     def measures_the_link(self) -> bool:
         """It had all that the link gives."""
-        throttled = self.limit_per_s and self.copied_bytes / self.copy_s >= THROTTLED * self.limit_per_s
-        return not self.only_changes and not throttled
+        return not self.only_changes and not self._throttled(self.copied_bytes, self.copy_s - LAST_STRETCH_S)
 
     @property
     def measures_ram(self) -> bool:
         """Likewise of its RAM."""
-        return not (self.limit_per_s and self.sent_bytes / self.ram_s >= THROTTLED * self.limit_per_s)
+        return not self._throttled(self.sent_bytes, self.ram_s - RAM_BEGINS_S)
+
+    def _throttled(self, amount: int, seconds: float) -> bool:
+        return amount >= THROTTLED * self.limit_per_s * seconds if self.limit_per_s else False
 
     def fixed_s(self, ram_bytes_per_s: float) -> float:
         """What it took whatever its size."""
@@ -324,7 +330,7 @@ def _moved(row: Any, newest: datetime, budget: int) -> _Moved:
         guest=row.guest,
         pair=(row.source, row.destination),
         weight=0.5 ** (max((newest - row.finished_at).total_seconds(), 0.0) / HALF_LIFE_S),
-        limit_per_s=row.options.bandwidth_bytes_per_s or budget,
+        limit_per_s=_count(row.pace, "limit_per_s") or row.options.bandwidth_bytes_per_s or budget,
         copied_bytes=planned or int(row.disk_bytes),
         copy_s=copy_s,
         only_changes=row.ways_back > 0,
@@ -361,6 +367,7 @@ def _newest() -> Any:
             Job.started_at,
             Job.finished_at,
             type_coerce(Job.ram, JSONB).label("ram"),
+            type_coerce(Job.pace, JSONB).label("pace"),
             type_coerce(Job.plan, JSONB)["source"]["disks"].label("planned"),
             disks.c.bytes.label("disk_bytes"),
             disks.c.ways_back,

@@ -33,18 +33,19 @@ class Times:
 class Open:
     """The hours in which moves may be under way, and what time it is now."""
 
-    window: Window | None = None
+    window: Window
     now: datetime
 
     def delay_s(self, at_s: float, takes_s: float) -> float:
         """How long what takes so many seconds has to wait at a time; 0 if it may begin."""
         at = self.now + timedelta(seconds=at_s)
         wait = schedule.obstacle(at, takes_s, window=self.window)
-        if wait is None or wait.for_good or self.window is None:
+        if wait is None or wait.for_good:
             return 0.0
-        opens, closes = schedule.Window.of(self.window).at_or_after(at)
+        allowed = schedule.Window.of(self.window)
+        opens, closes = allowed.at_or_after(at)
         if opens <= at:
-            opens, _ = schedule.Window.of(self.window).at_or_after(closes)
+            opens, _ = allowed.at_or_after(closes)
         return (opens - at).total_seconds()
 
 
@@ -129,19 +130,24 @@ ALMOST_NOTHING = 1e-9
 
 def _begin(waiting: list[Placement], under_way: list[_Going], terms: _Terms, at_s: float) -> list[float]:
     """Begin what may; returns for how long others have to wait for their window."""
-    slots, delays = Slots(limits=terms.limits), []
+    slots, delays, full = Slots(limits=terms.limits), list[float](), set[tuple[str, str]]()
     for one in under_way:
         slots.reserve(one.way.source, one.way.destination)
     for placement in list(waiting):
+        pair = placement.candidate.source, placement.destination
+        if pair in full:
+            continue
+        if slots.lacking(*pair) is not None:
+            full.add(pair)
+            continue
         way = way_of(placement)
-        if slots.lacking(way.source, way.destination) is not None:
-            continue
-        takes_s = terms.speed.move_s(placement.candidate.size, way)
-        if delay_s := terms.hours.delay_s(at_s, takes_s) if terms.hours is not None else 0.0:
-            delays.append(delay_s)
-            continue
+        if terms.hours is not None:
+            delay_s = terms.hours.delay_s(at_s, terms.speed.move_s(placement.candidate.size, way))
+            if delay_s:
+                delays.append(delay_s)
+                continue
         waiting.remove(placement)
-        slots.reserve(way.source, way.destination)
+        slots.reserve(*pair)
         under_way.append(_Going(placement, way, at_s, _parts(placement, way, terms.speed)))
     return delays
 

@@ -5,7 +5,7 @@ A command has one parameter for all of a group. `grouped` shows Typer each field
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -49,8 +49,11 @@ def grouped(command: Command) -> Command:
 
 
 def _options(group: Any) -> list[inspect.Parameter]:
+    kind, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
     return [
-        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        inspect.Parameter(
+            field.name, kind, default=empty if field.default is MISSING else field.default, annotation=field.type
+        )
         for field in fields(group)
     ]
 

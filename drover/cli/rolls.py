@@ -1,5 +1,6 @@
 """`drover roll`: rolling maintenance, hosts taken out in their turn."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -29,6 +30,71 @@ Hosts = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which hosts are taken out, for what, and how their guests are moved meanwhile."""
+
+    hook: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="A program in the folder DROVER_HOOKS of the control nodes, with its arguments: it runs there once a "
+            "host is empty, and reboots it or has its worker started anew.",
+            show_default=False,
+        ),
+    ]
+    host: Hosts = None
+    selector: Annotated[
+        str | None,
+        typer.Option(
+            "--hosts",
+            metavar="SELECTOR",
+            help="All hosts with these labels, by name: 'rack=r1' or 'rack=r1,!spare'.",
+            show_default=False,
+        ),
+    ] = None
+    max_unavailable: Annotated[
+        int, typer.Option(metavar="N", min=1, help="So many of these hosts may be out at a time, whatever the cause.")
+    ] = 1
+    hook_timeout: Annotated[
+        Any, typer.Option(metavar="TIME", parser=duration, help="The hook is ended after this time.")
+    ] = "1h"
+    back_within: Annotated[
+        Any,
+        typer.Option(
+            metavar="TIME", parser=duration, help="The roll pauses if a host is not healthy this long after its hook."
+        ),
+    ] = "30m"
+    to: To = None
+    exclude: Exclude = None
+    max_downtime_ms: MaxDowntime = None
+    bandwidth: Bandwidth = None
+    webhook: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Report each step of the roll to this address, by a signed POST.",
+            show_default=False,
+        ),
+    ] = None
+
+    def fields(self) -> dict[str, Any]:
+        """Those of a submission."""
+        return {
+            "hosts": self.host,
+            "selector": self.selector,
+            "hook": self.hook,
+            "hook_timeout_s": self.hook_timeout.total_seconds(),
+            "max_unavailable": self.max_unavailable,
+            "back_within_s": self.back_within.total_seconds(),
+            "to": self.to,
+            "exclude": self.exclude,
+            "max_downtime_ms": self.max_downtime_ms,
+            "bandwidth_bytes_per_s": self.bandwidth,
+            "webhook": self.webhook,
+        }
+
+
 @app.callback()
 def group() -> None:
     """Take hosts out for maintenance in their turn. `drover roll --host H --hook NAME` begins."""
@@ -41,53 +107,7 @@ def group() -> None:
     )
 )
 @grouped
-def submit(
-    hook: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="A program in the folder DROVER_HOOKS of the control nodes, with its arguments: it runs there once a "
-            "host is empty, and reboots it or has its worker started anew.",
-            show_default=False,
-        ),
-    ],
-    host: Hosts = None,
-    selector: Annotated[
-        str | None,
-        typer.Option(
-            "--hosts",
-            metavar="SELECTOR",
-            help="All hosts with these labels, by name: 'rack=r1' or 'rack=r1,!spare'.",
-            show_default=False,
-        ),
-    ] = None,
-    max_unavailable: Annotated[
-        int, typer.Option(metavar="N", min=1, help="So many of these hosts may be out at a time, whatever the cause.")
-    ] = 1,
-    hook_timeout: Annotated[
-        Any, typer.Option(metavar="TIME", parser=duration, help="The hook is ended after this time.")
-    ] = "1h",
-    back_within: Annotated[
-        Any,
-        typer.Option(
-            metavar="TIME", parser=duration, help="The roll pauses if a host is not healthy this long after its hook."
-        ),
-    ] = "30m",
-    to: To = None,
-    exclude: Exclude = None,
-    max_downtime_ms: MaxDowntime = None,
-    bandwidth: Bandwidth = None,
-    webhook: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Report each step of the roll to this address, by a signed POST.",
-            show_default=False,
-        ),
-    ] = None,
-    *,
-    run: Execution,
-) -> None:
+def submit(wanted: Wanted, run: Execution) -> None:
     """Take hosts out one after the other: drain, hook, wait until the host is healthy again, return, next.
 
     It goes on whatever dies, and pauses on the first failure (exit code 4 with --wait): `drover roll resume` tries that
@@ -95,22 +115,7 @@ def submit(
     """
     from drover.cli import roll_submission
 
-    request = roll_submission.request(
-        {
-            "hosts": host,
-            "selector": selector,
-            "hook": hook,
-            "hook_timeout_s": hook_timeout.total_seconds(),
-            "max_unavailable": max_unavailable,
-            "back_within_s": back_within.total_seconds(),
-            "to": to,
-            "exclude": exclude,
-            "max_downtime_ms": max_downtime_ms,
-            "bandwidth_bytes_per_s": bandwidth,
-            "webhook": webhook,
-        }
-    )
-    roll_submission.plan_and_submit(request, run)
+    roll_submission.plan_and_submit(roll_submission.request(wanted.fields()), run)
 
 
 @app.command("list", epilog=examples("drover roll list", "drover roll list --all --json"))

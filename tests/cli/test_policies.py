@@ -91,17 +91,17 @@ def test_what_makes_no_policy_is_refused(words: list[str], said: str) -> None:
 
 def test_guests_dry_runs_and_jobs_say_which_policy_gave_which_value() -> None:
     policy("db", "--max-downtime-ms", "50", "--bandwidth", "100M/s")
-    decided = {"bandwidth": "100 MB/s by policy db", "max-downtime-ms": "50 by policy db"}
+    decided = {"bandwidth": "100.0 MB/s by policy db", "max-downtime-ms": "50 by policy db"}
     assert document("guest", "show", "web")["policies"] == decided
-    assert "by policies its moves have bandwidth 100 MB/s by policy db" in drover("guest", "show", "web").stdout
+    assert "by policies its moves have bandwidth 100.0 MB/s by policy db" in drover("guest", "show", "web").stdout
     dry = drover("migrate", "web", "--to", "hv2", "--dry-run", "--max-downtime-ms", "70").stdout
-    assert "How: bandwidth 100 MB/s by policy db, max-downtime-ms 70 as asked" in dry
+    assert "How: bandwidth 100.0 MB/s by policy db, max-downtime-ms 70 as asked" in dry
     [move] = document("drain", "hv1", "--dry-run")["moves"]
     assert move["policies"] == decided
-    assert "web: bandwidth 100 MB/s by policy db" in drover("drain", "hv1", "--dry-run").stdout
+    assert "web: bandwidth 100.0 MB/s by policy db" in drover("drain", "hv1", "--dry-run").stdout
     number = document("migrate", "web", "--to", "hv2")["id"]
     assert (
-        "how: bandwidth 100 MB/s by policy db, max-downtime-ms 50 by policy db"
+        "how: bandwidth 100.0 MB/s by policy db, max-downtime-ms 50 by policy db"
         in drover("job", "show", str(number)).stdout
     )
 

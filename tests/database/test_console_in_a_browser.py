@@ -17,7 +17,16 @@ from workflows import access
 
 pytestmark = pytest.mark.skipif(consoles.BROWSER is None, reason="no chromium (Debian's package) on this machine")
 PAGES = (
-    *("/", "/hosts/hv1", "/jobs?all=1", "/jobs/{moved}", "/jobs/{stuck}", "/drains", "/drains/{drain}"),
+    *(
+        "/",
+        "/hosts/hv1",
+        "/jobs?all=1",
+        "/jobs/{moved}",
+        "/jobs/{stuck}",
+        "/drains",
+        "/drains/{drain}",
+        "/rolls/{roll}",
+    ),
     *("/inbox", "/history", "/jobs/999999"),
 )
 RULES = {

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from models.activity import Activity
 from models.database import transaction
-from models.documents import Downtime, MigrationOptions, RamProgress
+from models.documents import Downtime, MigrationOptions, Pace, RamProgress
 from models.fleet import Limits
 from models.job import Job, JobState, Side, StepState
 from tests.factories import GB, guest, host, job
@@ -102,6 +102,17 @@ def test_a_throttled_move_says_nothing_about_the_link_and_its_limit_does_not_len
     assert found.link_per_s(Way(source="one", destination="two")) == pytest.approx(GB / 10)
     assert found.ram_bytes_per_s == pytest.approx(GB / 20)
     assert found.fixed_s == pytest.approx(5)
+
+
+def test_a_move_that_shared_a_budget_with_others_says_nothing_about_the_link_once_the_budget_is_gone() -> None:
+    for name in ("one", "two"):
+        host(name)
+    moved(0)
+    moved(1, copy_s=2500)
+    with transaction() as session:
+        session.query(Job).where(Job.guest == "g1").one().pace = Pace(limit_per_s=4 * MB)
+    with transaction() as session:
+        assert estimate.speed(session).disk_bytes_per_s == pytest.approx(GB / 10)
 
 
 def test_a_small_copy_whose_beginning_takes_most_of_its_time_hardly_counts_for_the_link() -> None:

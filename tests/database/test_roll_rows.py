@@ -32,7 +32,7 @@ from models.roll import HookRun, Roll, RollHost, RollState
 from models.webhook import Delivery
 from tests import factories
 from tests.factories import GB, guest, host, job, ours
-from workflows import hosts
+from workflows import capacity, hosts
 from workflows.drain import commands as drains
 from workflows.drain import reconciler as drain_reconciler
 from workflows.drain.commands import DrainRequest
@@ -146,6 +146,20 @@ def hooked(roll_id: int, node: Settings, code: int | None = 0, name: str = "one"
     assert hooks.take(run) is not None
     hooks.end(run, code, output)
     advance(roll_id, node)
+
+
+def test_a_look_asks_for_the_room_of_the_fleet_once_however_many_hosts_it_has(
+    node: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, asked, real = submit(), [], capacity.rooms
+
+    def rooms(*arguments: Any, **more: Any) -> dict[str, capacity.Room]:
+        asked.append(arguments)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(capacity, "rooms", rooms)
+    advance(number, node)
+    assert len(asked) == 1
 
 
 def test_a_host_is_drained_then_the_hook_runs_then_its_guests_come_home_and_the_next_one_begins(node: Settings) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run
 from sqlalchemy import delete, text, update
-from sqlalchemy.orm import joinedload
+from sqlalchemy.orm import selectinload
 
 from drover.controller import loop
 from drover.errors import LeaseLost, PreconditionFailed
@@ -101,7 +101,7 @@ class Life(RuleBasedStateMachine):
 
     def _load(self) -> Job:
         with transaction() as session:
-            return session.get_one(Job, self.job_id, options=[joinedload(Job.steps)])
+            return session.get_one(Job, self.job_id, options=[selectinload(Job.steps)])
 
     def _heard_of(self, host: str, at: datetime) -> None:
         with transaction() as session:

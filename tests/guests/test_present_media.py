@@ -9,7 +9,7 @@ import pytest
 
 from tests.qmp_guest import QEMU, Start, guests, image
 from workers.qemu.disks import drives
-from workers.qemu.present_media import Drive, as_it_is_now, opened_read_only, without_backing_files
+from workers.qemu.present_media import Drive, as_it_is_now, opened_read_only, unused_nodes, without_backing_files
 
 
 @pytest.fixture
@@ -102,6 +102,15 @@ def test_nodes_of_a_network_disk_become_those_of_the_file_that_it_was_copied_to(
     file = {"node-name": "s", "driver": "file", "filename": "/g/new"}
     assert json.loads(node) == {"driver": "qcow2", "node-name": "f", "discard": "unmap", "file": file}
     assert device == line[-2:]
+
+
+def test_nodes_that_nothing_is_on_any_more_are_known_with_those_below() -> None:
+    def node(name: str, **more: str) -> list[str]:
+        return ["-blockdev", json.dumps({"driver": "raw", "node-name": name, **more})]
+
+    line = ["q", *node("s", filename="/a"), *node("f", file="s"), *node("t", filename="/b"), *node("g", file="t")]
+    assert [option.get("node-name") for option in unused_nodes(line, {"g", "t"})] == ["f", "s"]
+    assert unused_nodes([*line, "-machine", "q35,pflash0=f"], {"g", "t"}) == []
 
 
 @pytest.mark.parametrize("words", ["file=/g/a,snapshot=on", f"file={NBD}", "file=rbd:pool/image:id=a"])

@@ -40,7 +40,7 @@ def found(*more: str, images: tuple[str, ...] = (), ours: Settings | None = None
         '-object {"qom-type":"memory-backend-file","id":"m","mem-path":"/dev/hugepages"}',
         "-object memory-backend-file,id=m,size=1G,mem-path=/dev/shm/web,share=on",
         "-monitor telnet:127.0.0.1:5555,server=on -qmp websocket:[::1]:80,server=on -gdb tcp:127.0.0.1:1234",
-        "-id 105 -usbdevice tablet -audio none,model=hda -debugcon stdio -only-migratable -echr 20 -seed 1",
+        "-id 105 -usbdevice tablet -audio none,model=ac97 -debugcon stdio -only-migratable -echr 20 -seed 1",
         "-runas qemu -spice port=5900 -display gtk -rtc base=utc -boot order=c -cpu host -m 1G,slots=2 -smp 2",
     ],
 )

@@ -88,3 +88,12 @@ def test_a_spawned_process_outlives_its_parent(tmp_path: Path) -> None:
     [left] = processes.find(f"{tmp_path}/mark")
     assert left.alive
     left.kill()
+
+
+def test_a_host_of_which_nothing_is_known_may_have_been_booted_since() -> None:
+    me = processes.process(os.getpid())
+    assert me is not None
+    assert not processes.booted_since(processes.identity(me))
+    assert processes.booted_since("another-boot/1/2/3")
+    assert processes.booted_since(None)
+    assert processes.identified(processes.identity(me)) == me

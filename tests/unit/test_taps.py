@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 from pydantic import ValidationError
 
-from models.plan import Execution, Tap
+from models.plan import Execution, OtherTap, Tap
 from models.preflight import refusals
 from tests import factories
 from tests.helpers import until
@@ -66,9 +67,9 @@ def names() -> set[str]:
 
 
 @contextmanager
-def holding(wanted: Execution) -> Iterator[Process]:
-    """A process that was started with these taps."""
-    with subprocess.Popen(execution.launched(["/bin/sleep", "60"], wanted)) as child:
+def holding(wanted: Execution, program: Path | None = None) -> Iterator[Process]:
+    """A process that was started with these taps; the program opens others."""
+    with subprocess.Popen(execution.launched(["/bin/sleep", "60"], wanted, taps=program)) as child:
         until("it is another program", lambda: Path(f"/proc/{child.pid}/exe").samefile("/bin/sleep"), every_s=0.01)
         found = processes.process(child.pid)
         assert found is not None
@@ -138,25 +139,74 @@ def test_a_bridge_with_a_smaller_mtu_is_warned_of(there: Any) -> None:
     assert check.seen == "its tap has an MTU of 9000, and br0 one of 1500 here"
 
 
-@pytest.mark.parametrize(
-    ("then", "why"),
-    [
-        (("link", "set", "vnet7", "nomaster"), "its tap vnet7 is no port of a bridge"),
-        (("link", "set", "vnet7", "name", "other"), None),
-    ],
-)
-def test_only_a_tap_that_is_a_port_of_a_bridge_can_be_opened_anew(
-    there: Any, then: tuple[str], why: str | None
+def read_after(*then: str) -> taps.HandedOver:
+    """What is known of a tap to which something was done."""
+    with holding(AS_ROOT) as process:
+        ip(*then)
+        return taps.handed_over(process, LINE)
+
+
+def test_a_tap_that_got_another_name_is_opened_under_that(there: Any) -> None:
+    handed = there(lambda: read_after("link", "set", "vnet7", "name", "other"))
+    assert ([tap.name for tap in handed.taps], handed.other_taps) == (["other"], ())
+
+
+def test_a_tap_that_is_no_port_of_a_bridge_is_opened_by_a_program_of_the_destinations(
+    there: Any, tmp_path: Path
 ) -> None:
-    def found() -> taps.HandedOver:
-        with holding(AS_ROOT) as process:
-            ip(*then)
+    handed = there(lambda: read_after("link", "set", "vnet7", "nomaster"))
+    assert (handed.taps, handed.refusals, handed.looked_at) == ((), (), {30, 31})
+    [other] = handed.other_taps
+    assert (other.kind, other.why, other.master) == ("tap", "its tap vnet7 is no port of a bridge", None)
+    wanted = AS_ROOT.model_copy(update={"taps": (), "other_taps": handed.other_taps})
+    assert execution.descriptors(wanted) == {30, 31}
+    program = tmp_path / "taps"
+    ours = factories.offline(host="two")
+    [check] = there(lambda: taps.impossible(wanted, HostPolicy(Policy(), ours)))
+    assert (check.name, check.side) == (checks.NO_TAP_PROGRAM.name, "destination")
+    assert check.seen.startswith("its tap vnet7 is no port of a bridge, and ")
+    [check] = there(lambda: taps.impossible(wanted, HostPolicy(Policy(taps=program), ours)))
+    assert check.sentence.endswith("cannot be run; put it there")
+    shutil.copy(Path(__file__).parents[2] / "examples" / "taps", program)
+    (tmp_path / "networks").write_text("vnet8 br1\nvnet7 br0\n")
+    assert there(lambda: taps.impossible(wanted, HostPolicy(Policy(taps=program), ours))) == []
+
+    def opened() -> taps.HandedOver:
+        with holding(wanted, program) as process:
             return taps.handed_over(process, LINE)
 
-    handed = there(found)
-    assert [check.name for check in handed.refusals] == ([checks.TAP.name] if why else [])
-    assert (why or "") in "".join(check.seen for check in handed.refusals)
-    assert [tap.name for tap in handed.taps] == ([] if why else ["other"])
+    [tap] = there(opened).taps
+    assert tap == WANTED.model_copy(update={"port": {}})
+
+
+@pytest.mark.parametrize(("program", "why"), [("true", "handed over 0 descriptors"), ("false", "exit status 1")])
+def test_nothing_is_started_where_the_program_hands_over_nothing(there: Any, program: str, why: str) -> None:
+    other = OtherTap(name="vnet7", kind="tap", why="", mac=WANTED.mac, mtu=1500, descriptors=(30,))
+    wanted = AS_ROOT.model_copy(update={"taps": (), "other_taps": (other,)})
+    argv = execution.launched(["/bin/echo", "started"], wanted, taps=Path("/bin", program))
+    done = there(lambda: subprocess.run(argv, capture_output=True, text=True))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert why in done.stderr
+
+
+def test_a_macvtap_is_known_by_the_number_of_its_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = {
+        "ifname": "macvtap0",
+        "ifindex": 9,
+        "link": "eno1",
+        "address": "52:54:00:12:34:56",
+        "mtu": 1500,
+        "flags": ["UP"],
+        "linkinfo": {"info_kind": "macvtap", "info_data": {"mode": "bridge"}},
+    }
+    monkeypatch.setattr(taps, "_links", lambda: {"macvtap0": link})
+    monkeypatch.setattr(taps, "_opened", lambda process, number: "/dev/tap9")
+    me = processes.process(os.getpid())
+    assert me is not None
+    handed = taps.handed_over(me, ["qemu", "-netdev", "tap,id=n,fd=30"])
+    [tap] = handed.other_taps
+    assert (tap.kind, tap.name, tap.parent, tap.mode) == ("macvtap", "macvtap0", "eno1", "bridge")
+    assert (tap.why, handed.refusals) == ("its macvtap macvtap0 is on eno1", ())
 
 
 def test_a_tap_of_another_network_namespace_and_what_is_no_tap_are_refused_by_that(there: Any) -> None:

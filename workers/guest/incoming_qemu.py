@@ -114,4 +114,4 @@ async def stop(ctx: Context) -> None:
         await process.end_now()  # it holds nothing that needs an orderly end
     if ctx.held is not None:  # else none was ever started
         unlink_dead(ctx.destination, ctx.settings)
-        run_files.unlink_written(permissions.written(ctx.destination.argv))
+        run_files.unlink_left_over(permissions.written(ctx.destination.argv))

@@ -27,10 +27,13 @@ async def obstacle(ctx: Context, monitor: Monitor) -> str | None:
     job = ctx.job
     changed = _plugged(ctx.source.devices, await block.device_names(monitor))
     if changed:
-        raise Fatal(f"{changed} while {job.guest} was being moved")
+        raise Fatal(f"{changed} while {job.guest} was being moved: it stays on {job.source}, move it again")
     runstate = (await monitor.query("query-status"))["status"]
     if runstate in OVER:
-        raise Fatal(f"{job.guest} {OVER[runstate]} while it was being moved")
+        raise Fatal(
+            f"{job.guest} {OVER[runstate]} while it was being moved: it stays on {job.source} with all its images; "
+            "start it there, then move it again"
+        )
     if runstate == "running":
         return None
     return (

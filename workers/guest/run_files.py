@@ -37,22 +37,23 @@ def in_the_way(made: Iterable[Made]) -> Iterator[Path]:
             yield Path(each.path)
 
 
-def unlink_written(made: Iterable[Made]) -> None:
-    """Remove the files among it: of a QEMU in which no guest ever ran."""
-    for path in in_the_way(made):
+def left_over(made: Iterable[Made]) -> Iterator[Path]:
+    """The files among it that are of no use to anybody else."""
+    for path in in_the_way(each for each in made if each.own):
         with suppress(UnsafePath):
-            if is_file(path):
-                files.unlink(path)
+            there = files.status(path)
+            if there is not None and stat.S_ISREG(there.st_mode):
+                yield path
 
 
-def is_file(path: Path) -> bool:
-    """No folder, device or link. Errors as for `files.status`."""
-    there = files.status(path)
-    return there is not None and stat.S_ISREG(there.st_mode)
+def unlink_left_over(made: Iterable[Made]) -> None:
+    """Remove them: of a QEMU in which no guest ever ran."""
+    for path in left_over(made):
+        files.unlink(path)
 
 
 def _worthless(path: Path, made: Made) -> bool:
-    if path.is_fifo() or (made.folder and path.is_dir()):
+    if path.is_fifo() or (made.folder and path.is_dir()) or (made.read and path.is_file()):
         return True
     if path.is_socket():
         return not listens(path)

@@ -27,6 +27,7 @@ from workers.process.environment import handed_on
 from workers.process.processes import MARK, Process
 from workers.qemu.options import parse_command_line
 from workers.step import Context
+from workers.trust import policy
 
 SETTINGS = "50-drover"
 """The file that adds to a guest's unit what this guest needs."""
@@ -236,7 +237,8 @@ def _launch(ctx: Context, argv: Sequence[str], output: Path, more: dict[str, str
 
 
 def _launched(ctx: Context, argv: Sequence[str]) -> list[str]:
-    return execution.launched(argv, ctx.source.started_as, ctx.destination.tpm)
+    opens_taps = policy.of(ctx.settings).file.taps
+    return execution.launched(argv, ctx.source.started_as, ctx.destination.tpm, opens_taps)
 
 
 def _without_incoming(argv: Sequence[str]) -> list[str]:

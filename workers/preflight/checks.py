@@ -120,13 +120,13 @@ LAUNCHER_STAYS = Kind(
 
 DESCRIPTOR = Kind(
     name="open-file",
-    what="open files handed to QEMU (`-add-fd`, `fd=`), besides taps that are ports of a Linux bridge",
+    what="open files handed to QEMU (`-add-fd`, `fd=`), besides taps and macvtaps",
     why="an open file of this host cannot be handed over",
     remedy="give QEMU a path instead",
 )
 TAP = Kind(
     name="tap",
-    what="a tap by descriptor that is no port of a Linux bridge, a port with VLANs of its own, or a macvtap",
+    what="a tap by descriptor that is in another network namespace than its host's worker, or that is none",
     remedy="let it be an untagged port of a bridge, or have QEMU open a tap by name (`ifname=`)",
 )
 SHARED_FOLDER = Kind(
@@ -241,7 +241,7 @@ REMOTE_IMAGE = Kind(
     why="the image is not a file of this host",
     remedy="only local images are moved: copy it to one while the guest runs (`blockdev-mirror`, `job-complete`)",
     live=True,
-    explains=frozenset({"image-not-named", "image-astray", "needed-file"}),
+    explains=frozenset({"blocked-by-qemu", "image-not-named", "image-astray", "needed-file"}),
 )
 NEEDED_FILE = Kind(
     name="needed-file",
@@ -255,7 +255,7 @@ IMAGE_FORMAT = Kind(
     "image), and filters besides throttle and copy-on-read",
     remedy="raw, qcow2 and LUKS are moved: copy it to one while the guest runs (`blockdev-mirror`, `job-complete`)",
     live=True,
-    explains=frozenset({"blocked-by-qemu", "backing-file"}),
+    explains=frozenset({"blocked-by-qemu", "backing-file", "image-not-named", "image-astray"}),
 )
 BACKING_FILE = Kind(
     name="backing-file",
@@ -435,6 +435,15 @@ NO_BRIDGE = Kind(
     side="destination",
     live=True,
 )
+NO_TAP_PROGRAM = Kind(
+    name="no-tap-program",
+    what="a tap by descriptor that is no port of a Linux bridge, a port with VLANs of its own, or a macvtap, and a "
+    "destination whose policy names no program that opens such a one (`taps`)",
+    remedy="name one that opens the like under `taps` there, let it be an untagged port of a bridge, or have QEMU open "
+    "a tap by name (`ifname=`)",
+    side="destination",
+    live=True,
+)
 IMAGE_EXISTS = Kind(
     name="image-exists",
     what="an image that is there already, or a place where none can be made",
@@ -553,6 +562,14 @@ WATCHDOG_ACTION = Kind(
     verdict=Verdict.WARN,
     live=True,
 )
+UNUSED_NODE = Kind(
+    name="unused-node",
+    what="a node of a block device (`-blockdev`) that no device is on: its disk was unplugged",
+    why="no device of the guest is on it, so it stays behind",
+    remedy="add it again after the move (`blockdev-add`), if a disk is to be plugged in on it",
+    verdict=Verdict.WARN,
+    live=True,
+)
 BLOCK_EXPORT = Kind(
     name="block-export",
     what="disks that the guest's QEMU exports to others (NBD)",
@@ -655,6 +672,10 @@ MOVED = (
         what="taps by descriptor (`fd=`, `fds=`, `vhostfd=`, or plugged in) on a Linux bridge",
         how="opened anew on the bridge of that name, with the same queues, MTU, MAC and port flags; under the same "
         "name, or if that is taken under the next free one",
+    ),
+    Supported(
+        what="other taps by descriptor (Open vSwitch, VLANs, routed), macvtap",
+        how="handed over by a program that the destination's policy names (`taps`), under the same numbers",
     ),
     Supported(
         what="user networks, taps by name, bridges by helper",

@@ -33,11 +33,13 @@ from workers.qemu.disks import (
     drives,
     keys_given_later,
     named_data_files,
+    nodes_in_use,
     read_only_images,
     source_disks,
     unnamed_images,
 )
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
+from workers.qemu.options import parse_command_line
 from workers.qemu.present_media import Drive
 from workers.qemu.refusals import command_line_refusals
 from workers.storage import devices
@@ -257,6 +259,9 @@ async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> _Pres
         for medium in read_only_images(**replies)
     ]
     argv = _with_present_media(seen, drives(**replies), named, media)
+    unused = present_media.unused_nodes(argv, nodes_in_use(replies["blockstats"]))
+    argv = [argv[0], *(word for option in parse_command_line(argv) if option not in unused for word in option.words())]
+    refusals += [checks.UNUSED_NODE.of(option.text) for option in unused]
     refusals += unnamed_images([*named, *media], argv)
     refusals += keys_given_later(named, argv)
     refusals += named_data_files(named, argv)

@@ -14,6 +14,7 @@ import json
 import os
 import pwd
 import resource
+import socket
 import struct
 import subprocess
 import sys
@@ -33,6 +34,7 @@ SO_ACCEPTCON = 0x10000
 MARK = "DROVER_PROCESS"
 """See `workers.process.processes`: whoever looks for the QEMU must not find another process."""
 LISTENS_WITHIN_S = 10.0
+OPENS_WITHIN_S = 30.0
 VERSION = 1
 """Of the documents that are read here."""
 SYSTEM_PATH = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -44,7 +46,7 @@ def apply(told: dict[str, Any]) -> None:
     Raises:
         OSError: it cannot become that user, or a tap cannot be opened. Then nothing may be started.
         KeyError: there is no such user or group.
-        subprocess.CalledProcessError: a tap cannot be a port of its bridge.
+        subprocess.SubprocessError: a tap cannot be a port of its bridge, or be opened by the administrator's program.
         ValueError: a newer Drover wrote the document.
     """
     if told.get("version", 0) > VERSION:
@@ -99,6 +101,8 @@ def _hand_over(told: dict[str, Any]) -> None:
     opened: dict[int, int] = {}
     for tap in told.get("taps", ()):
         opened.update(zip(tap["descriptors"], _tap(tap), strict=True))
+    for tap in told.get("other_taps", ()):
+        opened.update(zip(tap["descriptors"], _opened_by(told["opens_taps"], tap), strict=True))
     for number in told.get("vhost_net", ()):
         opened[number] = os.open(VHOST_NET, os.O_RDWR)
     above = max(opened, default=0) + 1
@@ -123,6 +127,25 @@ def _tap(told: Mapping[str, Any]) -> list[int]:
         _run(*link, "type", "bridge_slave", *port)
     _run(*link, state)
     return queues
+
+
+def _opened_by(program: str | None, told: Mapping[str, Any]) -> list[int]:
+    """What a program of the administrator's has opened: it sends one descriptor for each queue (SCM_RIGHTS)."""
+    if program is None:
+        raise OSError(f"the policy names no program that opens {told['name']}")
+    wanted = len(told["descriptors"])
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            environment = {**SYSTEM_PATH, "DROVER_SOCKET": str(theirs.fileno())}
+            said = json.dumps(told).encode()
+            subprocess.run(
+                [program], check=True, env=environment, input=said, pass_fds=[theirs.fileno()], timeout=OPENS_WITHIN_S
+            )
+        opened = socket.recv_fds(ours, 1, wanted)[1]
+    if len(opened) != wanted:
+        raise OSError(f"{program} handed over {len(opened)} descriptors for {told['name']} and not {wanted}")
+    return opened
 
 
 def _new(name: str, flags: int) -> tuple[int, str]:
@@ -183,6 +206,6 @@ def _try(what: str, change: Callable[[], None]) -> None:
 if __name__ == "__main__":
     try:
         apply(json.loads(sys.argv[1]))
-    except (OSError, KeyError, ValueError, subprocess.CalledProcessError) as failed:
+    except (OSError, KeyError, ValueError, subprocess.SubprocessError) as failed:
         sys.exit(f"drover: the guest's QEMU is not started: {failed}")
     os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 # nosec B606 # the command line that was derived on this host

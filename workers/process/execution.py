@@ -62,6 +62,7 @@ def read(
             memory_policy=_memory_policy(folder),
             limits=dict(_limits(process)),
             taps=handed.taps,
+            other_taps=handed.other_taps,
             vhost_net=handed.vhost_net,
         )
     return None
@@ -140,14 +141,21 @@ def descriptors(wanted: Execution | None) -> frozenset[int]:
     """Those that are opened anew for it."""
     if wanted is None:
         return frozenset()
-    return frozenset((*wanted.vhost_net, *(number for tap in wanted.taps for number in tap.descriptors)))
+    of_taps = (tap.descriptors for tap in wanted.taps), (tap.descriptors for tap in wanted.other_taps)
+    return frozenset((*wanted.vhost_net, *chain.from_iterable(chain(*of_taps))))
 
 
-def launched(argv: Sequence[str], wanted: Execution | None, tpm: PlannedTpm | None = None) -> list[str]:
-    """The command line that starts it like that here, with its TPM beside it."""
+def launched(
+    argv: Sequence[str], wanted: Execution | None, tpm: PlannedTpm | None = None, taps: Path | None = None
+) -> list[str]:
+    """The command line that starts it like that here, with its TPM beside it; `taps` opens those of other kinds."""
     if wanted is None or not (tpm or _differs(wanted)):
         return list(argv)
-    order = ExecutionOrder(**dict(wanted), beside=_emulator(tpm) if tpm is not None else None)
+    order = ExecutionOrder(
+        **dict(wanted),
+        beside=_emulator(tpm) if tpm is not None else None,
+        opens_taps=str(taps) if taps is not None else None,
+    )
     return [sys.executable, "-I", "-S", exec_qemu.__file__, json.dumps(order.json_object()), *argv]
 
 

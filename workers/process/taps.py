@@ -6,6 +6,7 @@ kernel removes such a tap when its QEMU ends.
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.plan import Execution, Tap
+from models.plan import Execution, OtherTap, Tap
 from models.preflight import Check
 from workers.preflight import checks
 from workers.process.exec_qemu import TUN, VHOST_NET
@@ -31,6 +32,7 @@ PORT = {
     "isolated": False,
 }
 """Flags of a bridge's port, as they are by default."""
+MACVTAP = re.compile(r"/dev/tap(\d+)")
 UNTAGGED = [{"vlan": 1, "flags": ["PVID", "Egress Untagged"]}]
 
 Link = Mapping[str, Any]
@@ -42,6 +44,7 @@ class HandedOver:
     """What of a QEMU's open descriptors can be opened anew, and why the others of its taps cannot."""
 
     taps: tuple[Tap, ...] = ()
+    other_taps: tuple[OtherTap, ...] = ()
     vhost_net: tuple[int, ...] = ()
     refusals: tuple[Check, ...] = ()
     looked_at: frozenset[int] = frozenset()
@@ -56,7 +59,8 @@ def handed_over(process: Process, argv: Sequence[str]) -> HandedOver:
     named = list(descriptors.taps(argv))
     if not named:
         return NOTHING
-    links, found, vhost, refusals = _links(), [], [], []
+    links, vhost, refusals = _links(), [], []
+    found: list[Tap | OtherTap] = []
     for tap in named:
         try:
             found.append(_tap(process, tap.queues, links))
@@ -64,21 +68,29 @@ def handed_over(process: Process, argv: Sequence[str]) -> HandedOver:
         except LookupError as error:
             refusals.append(checks.TAP.found(f"{tap.option.text}: {error.args[0]}"))
     looked_at = frozenset(number for tap in named for number in (*tap.queues, *tap.vhost))
-    return HandedOver(tuple(found), tuple(vhost), tuple(refusals), looked_at)
+    return HandedOver(
+        taps=tuple(tap for tap in found if isinstance(tap, Tap)),
+        other_taps=tuple(tap for tap in found if isinstance(tap, OtherTap)),
+        vhost_net=tuple(vhost),
+        refusals=tuple(refusals),
+        looked_at=looked_at,
+    )
 
 
-def _tap(process: Process, numbers: Sequence[int], links: Mapping[str, Link]) -> Tap:
+def _tap(process: Process, numbers: Sequence[int], links: Mapping[str, Link]) -> Tap | OtherTap:
     """Raises LookupError with the reason why there can be no other one like it."""
-    name = _name(process, numbers[0])
+    name = _name(process, numbers[0], links)
     link = links.get(name)
     if link is None:
         raise LookupError(f"its tap {name} is in another network namespace than this worker")
+    if _kind(link) == "macvtap":
+        return _other(link, numbers, f"its macvtap {name} is on {link.get('link')}")
     bridge = link.get("master")
     if bridge is None or _kind(links.get(bridge, {})) != "bridge":
         where = f"a port of {bridge}, which is no Linux bridge" if bridge else "no port of a bridge"
-        raise LookupError(f"its tap {name} is {where}: what leads to it is not set up at another host")
+        return _other(link, numbers, f"its tap {name} is {where}")
     if _vlans(name) not in ([], UNTAGGED):
-        raise LookupError(f"its tap {name} has VLANs of its own on {bridge}: they are not set up at another host")
+        return _other(link, numbers, f"its tap {name} has VLANs of its own on {bridge}")
     told, port = link["linkinfo"]["info_data"], link["linkinfo"].get("info_slave_data", {})
     return Tap(
         name=name,
@@ -93,10 +105,30 @@ def _tap(process: Process, numbers: Sequence[int], links: Mapping[str, Link]) ->
     )
 
 
-def _name(process: Process, number: int) -> str:
+def _other(link: Link, numbers: Sequence[int], why: str) -> OtherTap:
+    told = link["linkinfo"]["info_data"]
+    macvtap = _kind(link) == "macvtap"
+    return OtherTap(
+        name=link["ifname"],
+        kind="macvtap" if macvtap else "tap",
+        why=why,
+        master=link.get("master"),
+        parent=link.get("link") if macvtap else None,
+        mode=told.get("mode") if macvtap else None,
+        mac=link["address"],
+        mtu=link["mtu"],
+        headers=told.get("vnet_hdr", True),
+        multi_queue=told.get("multi_queue", len(numbers) > 1),
+        descriptors=tuple(numbers),
+    )
+
+
+def _name(process: Process, number: int, links: Mapping[str, Link]) -> str:
     opened = _opened(process, number)
-    if opened.startswith("/dev/tap"):
-        raise LookupError("it is a macvtap: there would be two interfaces with the guest's MAC address")
+    if macvtap := MACVTAP.fullmatch(opened):
+        index = int(macvtap[1])
+        named = (name for name, link in links.items() if link["ifindex"] == index)
+        return next(named, f"with the number {index}")
     if opened == TUN:
         info = Path(f"/proc/{process.pid}/fdinfo/{number}").read_text()
         for line in info.splitlines():
@@ -141,7 +173,7 @@ def _kind(link: Link) -> str:
 
 def impossible(wanted: Execution | None, rules: HostPolicy) -> list[Check]:
     """Why no such taps can be opened here."""
-    if wanted is None or not wanted.taps:
+    if wanted is None or not (wanted.taps or wanted.other_taps):
         return []
     if os.geteuid() != 0:
         return [checks.NO_BRIDGE.found("this worker is no root and cannot open taps", remedy="run the worker as root")]
@@ -155,7 +187,16 @@ def impossible(wanted: Execution | None, rules: HostPolicy) -> list[Check]:
         elif not rules.may_join(bridge):
             seen = f"its network is the bridge {bridge}, which {rules.name} here does not list under `bridges`"
             found.append(checks.NO_BRIDGE.found(seen, remedy="list it there, if guests may be on it"))
-    return found
+    return found + _without_program(wanted.other_taps, rules)
+
+
+def _without_program(others: Sequence[OtherTap], rules: HostPolicy) -> list[Check]:
+    program = rules.file.taps
+    if program is None:
+        return [checks.NO_TAP_PROGRAM.found(f"{tap.why}, and {rules.name} here names no program") for tap in others]
+    if others and not os.access(program, os.X_OK):
+        return [checks.NO_TAP_PROGRAM.found(f"{program}, by {rules.name} here, cannot be run", remedy="put it there")]
+    return []
 
 
 def warnings(wanted: Execution | None) -> list[Check]:

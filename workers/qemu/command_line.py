@@ -206,4 +206,9 @@ def anonymous_devices(argv: Sequence[str]) -> int:
     """
     options = parse_command_line(argv)
     devices = sum(option.name == "device" and not option.get("id") for option in options)
-    return devices + sum(option.name == "drive" and option.get("if") == "virtio" for option in options)
+    return devices + sum(map(makes_device, options))
+
+
+def makes_device(option: Option) -> bool:
+    """QEMU itself makes the device of this drive."""
+    return option.name == "drive" and option.get("if") == "virtio"

@@ -24,6 +24,7 @@ FILTERS = frozenset({"mirror_top", "throttle", "copy-on-read"})
 """Nodes through which a disk is seen as it is."""
 NOT_MIGRATED = frozenset({"parallels", "qcow", "vdi", "vhdx", "vmdk", "vpc"})
 """QEMU migrates no guest that has one of these open, be it to read (`migrate_add_blocker` in block/*.c, 10.0)."""
+FORMATS = {"raw", "qcow2", "luks"}
 FILES = {"file", "host_device"}
 """Drivers of the node that a format is put on, or none: a device on the bare file sees raw data."""
 
@@ -183,6 +184,17 @@ def drives(
     return tuple(found)
 
 
+def nodes_in_use(blockstats: Iterable[Reply]) -> set[str]:
+    """The names of the nodes that a drive is on, and of those below, from the reply of `query-blockstats`."""
+    found: set[str] = set()
+    left = list(blockstats)
+    while left:
+        node = left.pop()
+        found.add(str(node.get("node-name")))
+        left += [node[below] for below in ("parent", "backing") if below in node]
+    return found
+
+
 def _disk(index: int, medium: _Medium) -> SourceDisk:
     image = medium.image
     driver = str(medium.inserted["drv"])
@@ -278,7 +290,7 @@ def disk_refusals(
 
 def _refused(medium: _Medium) -> Iterator[Check]:
     driver = medium.inserted["drv"]
-    if medium.protocol in REMOTE:
+    if medium.protocol in REMOTE or (driver in FORMATS and medium.protocol not in {*FILES, *FILTERS, "host_cdrom"}):
         yield checks.REMOTE_IMAGE.of(medium.shown)
         return
     for level in chain_of(medium.image):
@@ -286,7 +298,7 @@ def _refused(medium: _Medium) -> Iterator[Check]:
             yield checks.IMAGE_FORMAT.found(f"{medium.shown}: it lies on {level.path}, a {level.format} image")
     if _read_only(medium) and driver not in NOT_MIGRATED:
         return  # see `workers.media.listing`
-    if driver not in {"raw", "qcow2", "luks", *FILES}:
+    if driver not in FORMATS | FILES:
         yield checks.IMAGE_FORMAT.found(f"{medium.shown}: a {driver} node is on top")
         return
     for kind, applies in _reasons(medium).items():

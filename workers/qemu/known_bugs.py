@@ -255,8 +255,12 @@ def _named(hosts: Mapping[str, Version]) -> str:
 
 
 def _described(argv: Sequence[str]) -> str:
-    """The options in one string, without texts for the guest and with the disks that bare `-drive` and `-hda` make."""
-    options = [spelled_out(option) for option in parse_command_line(argv) if option.name not in GUEST_TEXT]
+    """The options in one string, without texts for the guest and with the disks that bare `-drive` and `-hda` make.
+
+    `-global` says how a device would be, not that there is one: libvirt has one for UEFI flash on every line.
+    """
+    without = {*GUEST_TEXT, "global"}
+    options = [spelled_out(option) for option in parse_command_line(argv) if option.name not in without]
     implied = ["ide-hd" for option in options if _makes_ide_disk(option)]
     return " ".join([*(word for option in options for word in option.words()), *implied])
 

@@ -290,6 +290,10 @@ class Made(NamedTuple):
     """A text may be there already: it is a log."""
     folder: bool = False
     """A folder may be there already: memory is made in it."""
+    read: bool = False
+    """A file that is there already is only read: memory that is not shared."""
+    own: bool = False
+    """A file there is this QEMU's alone, and nothing that others read: its memory, what a channel or filter writes."""
 
 
 def written(argv: Sequence[str]) -> Iterator[Made]:
@@ -298,7 +302,7 @@ def written(argv: Sequence[str]) -> Iterator[Made]:
     QEMU deletes what is where it is to listen, and maps what is where a guest's memory is to be.
     """
     for option in parse_command_line(argv):
-        if option.name in {"drive", "blockdev"}:
+        if option.name in {"drive", "blockdev", "global"}:
             continue
         for key, value in _values(option):
             path = _path(option, value)
@@ -306,7 +310,20 @@ def written(argv: Sequence[str]) -> Iterator[Made]:
                 continue
             made_anew = option.listens or option.name in {"vnc", "spice", "display", "mem-path", "netdev"}
             memory = "mem-path" in {option.name, key}
-            yield Made(path, not (made_anew or memory or key == "localpath" or option.driver == "pipe"), memory)
+            text = not (made_anew or memory or key == "localpath" or option.driver == "pipe")
+            yield Made(path, text, folder=memory, read=memory and not _shares(option), own=_is_own(option))
+
+
+def _shares(option: Option) -> bool:
+    shared, readonly = (str(option.get(key)).lower() in TRUE for key in ("share", "readonly"))
+    return shared and not readonly
+
+
+def _is_own(option: Option) -> bool:
+    """Memory that is not shared may be read from a template."""
+    if option.name == "object" and option.kind.startswith("memory-backend-"):
+        return _shares(option)
+    return option.name in {"chardev", *CHANNELS_AND_GDB} or (option.name == "object" and option.kind == "filter-dump")
 
 
 def _user(option: Option, rules: Rules) -> Iterator[str]:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from workers.qemu import descriptors
-from workers.qemu.command_line import device_ids
+from workers.qemu.command_line import device_ids, makes_device
 from workers.qemu.json_text import flat, spelled
 from workers.qemu.monitor import CommandRefused, Monitor
-from workers.qemu.options import Option, parse_command_line
+from workers.qemu.options import Option, parse_command_line, write_options
 
 PERIPHERAL = "/machine/peripheral"
+ANONYMOUS = "/machine/peripheral-anon"
 TIED = frozenset({"drive", "netdev", "chardev", "serial", "mac", "memdev", "iothread", "wwn", "port_wwn"})
 """Properties without a default that make a device what it is. Links are named by the last part of their path."""
 DERIVED = frozenset({"cyls", "heads", "secs", "lcyls", "lheads", "lsecs", "romsize", "busnr", "hotplugged", "realized"})
@@ -70,15 +71,57 @@ class _Guest:
 
     async def kept(self) -> Words:
         """The options without those of what is gone. The addresses of what stays do not depend on it any more."""
-        if not self.gone or not all(map(_has_place, self.options)):
+        nameless = await self._nameless() if self.gone else None
+        if nameless is None:
             return [word for option in self.options for word in option.words()]
         there = await self._there()
         words: Words = []
-        for option in self.options:
+        for place, option in enumerate(self.options):
             if option.name in there and _id(option) is not None and _id(option) not in there[option.name]:
                 continue
-            words += (await self._pinned(option)).words()
+            pinned = nameless[place] if place in nameless else [await self._pinned(option)]
+            words += [word for each in pinned for word in each.words()]
         return words
+
+    async def _nameless(self) -> dict[int, list[Option]] | None:
+        """Devices without an id, and those of drives, at their addresses: {place of the option: options}.
+
+        QEMU makes those of drives after the others. None: one came or went, and nobody knows which.
+        """
+        places = [place for place, option in enumerate(self.options) if _is_nameless(option)]
+        places += [place for place, option in enumerate(self.options) if makes_device(option)]
+        if len(await self._children(ANONYMOUS)) != len(places):
+            return None
+        paths = (f"{ANONYMOUS}/device[{number}]" for number in range(len(places)))
+        return {place: await self._at(self.options[place], path) for place, path in zip(places, paths, strict=True)}
+
+    async def _at(self, option: Option, path: str) -> list[Option]:
+        """A device without an id at its present address; that of a drive with an option of its own."""
+        address = await self._address(path)
+        if not makes_device(option):
+            return [option if address is None else _with_address(option, address)]
+        name, driver = await self._of(path, "drive"), await self._of(path, "type")
+        kept = tuple((key, value) for key, value in option.pairs() if key not in {"if", "index", "id"})
+        drive = Option(word=option.word, value=write_options((*kept, ("if", "none"), ("id", name))))
+        device = Option(word="-device", value=f"{driver},drive={name}")
+        return [drive, device if address is None else _with_address(device, address)]
+
+    async def _address(self, path: str) -> str | None:
+        """Of a PCI device that has none on its command line."""
+        value = await self._of(path, "addr")
+        is_pci = await self._of(path, "romfile") is not None
+        return f"{value >> 3:x}.{value & 7:x}" if is_pci and isinstance(value, int) else None
+
+    async def _of(self, path: str, key: str) -> Any:
+        with suppress(CommandRefused):  # it has no such property
+            return await self.monitor.query("qom-get", path=path, property=key)
+        return None
+
+    async def _children(self, path: str) -> list[str]:
+        with suppress(CommandRefused):  # it never had one
+            found = await self.monitor.query("qom-list", path=path)
+            return [child["name"] for child in found if child["type"].startswith("child<")]
+        return []
 
     async def _there(self) -> dict[str, set[str]]:
         """The ids of what may have gone, by the option that makes it."""
@@ -103,9 +146,7 @@ class _Guest:
         address = (await self._properties(name)).get("addr")
         if not isinstance(address, str):
             return option
-        if option.is_json():
-            return Option(word=option.word, value=json.dumps({**option.tree(), "addr": address}))
-        return Option(word=option.word, value=f"{option.value},addr={address}")
+        return _with_address(option, address)
 
     async def in_order(self) -> list[str]:
         """What came, each after the device whose bus it is on."""
@@ -251,11 +292,16 @@ def _id(option: Option) -> str | None:
     return option.get("node-name") if option.name == "blockdev" else option.get("id")
 
 
-def _has_place(option: Option) -> bool:
-    """Its address can be given: a device without an id, or one that QEMU makes for a drive, would take a free one."""
-    if option.name == "device":
-        return option.get("id") is not None or option.get("addr") is not None
-    return not (option.name == "drive" and option.get("if") == "virtio")
+def _is_nameless(option: Option) -> bool:
+    return option.name == "device" and not option.get("id")
+
+
+def _with_address(option: Option, address: str) -> Option:
+    if option.get("addr") is not None:
+        return option
+    if option.is_json():
+        return Option(word=option.word, value=json.dumps({**option.tree(), "addr": address}))
+    return Option(word=option.word, value=f"{option.value},addr={address}")
 
 
 def _tree(name: str, nodes: Mapping[str, Any], chains: Mapping[str, Any]) -> dict[str, Any]:

@@ -152,6 +152,23 @@ def _without_drive(device: Option) -> Option:
     return replace(device, value=write_options(tuple(pair for pair in device.pairs() if pair[0] != "drive")))
 
 
+def unused_nodes(argv: Sequence[str], used: Collection[str]) -> list[Option]:
+    """The options for nodes of block devices that nothing is on any more: a disk was unplugged, its node was left."""
+    left, unused = list(parse_command_line(argv)), list[Option]()
+    while more := [option for option in left if _is_unused(option, left, used)]:
+        left = [option for option in left if option not in more]
+        unused += more
+    return unused
+
+
+def _is_unused(option: Option, options: Sequence[Option], used: Collection[str]) -> bool:
+    """No drive is on it, and nothing else names it."""
+    name = option.get("node-name")
+    if option.name != "blockdev" or name is None or name in used:
+        return False
+    return not any(value == name for other in options if other is not option for _, value in other.leaves())
+
+
 def opened_read_only(argv: Sequence[str], paths: Collection[str]) -> list[str]:
     """The command line with these files opened for nothing but reading: QEMU may only do so by itself so far."""
     options = [_read_only(option, paths) for option in parse_command_line(argv)]

@@ -90,8 +90,7 @@ class CleanupSource(StepHandler):
 
 def _set_written_aside(ctx: Context) -> None:
     """Its memory and the like would be in the way of the guest's return."""
-    left = run_files.in_the_way(permissions.written(ctx.source.argv))
-    retention.set_more_aside(ctx, filter(run_files.is_file, left))
+    retention.set_more_aside(ctx, run_files.left_over(permissions.written(ctx.source.argv)))
 
 
 def _write_way_back_down(ctx: Context) -> None:

@@ -142,6 +142,9 @@ class Policy(Part):
     """As whom QEMU may run, besides root and the worker's own user."""
     bridges: Many[str] | None = None
     """Bridges that a guest with a tap by descriptor may be on; without it all of this host."""
+    taps: Place | None = None
+    """A program that opens macvtaps, and taps by descriptor that are no untagged ports of a Linux bridge, and hands
+    over what it has opened, see `examples/taps`."""
     launcher: Place | None = None
     """A program that tells launchers of guests other than systemd to keep still: `PROGRAM still GUEST` before the guest
     may leave this host, `PROGRAM again GUEST` if it stays after all."""

@@ -134,19 +134,14 @@ def forecast(
         rules = policies.all_of(session)
     how = {name: policies.decided(guest, options or MigrationOptions(), rules) for name, guest in guests.items()}
     survey = _Survey(guests, tried, how, immovable=kept, targets=targets)
-    survey.ask_guests()
-    while survey.ask_destinations(made := _placed(kind, host, where, survey)):
-        pass
+    made = _surveyed(kind, host, where, survey)
     with transaction() as session:
         speed, at, limits = estimate.speed(session), now(session), fleet.limits(session)
     terms = terms or SubmitOptions()
     begins = max(at, terms.not_before or at)
-    hours = Open(window=None if terms.seed else terms.window, now=begins)
-    never = _too_long(made, speed, terms, at)
-    made = DrainPlan(
-        placements=tuple(one for one in made.placements if one.candidate.name not in never),
-        left=survey.immovable | made.left | never,
-    )
+    window = None if terms.seed else terms.window
+    hours = None if window is None else Open(window=window, now=begins)
+    made = _without(made, survey.immovable, _too_long(made, speed, terms, at))
     return Forecast(
         kind=kind,
         host=host,
@@ -156,8 +151,22 @@ def forecast(
         begins_at=begins,
         times=timetable(made.placements, speed, limits, hours),
         options=how,
-        window=hours.window,
+        window=window,
     )
+
+
+def _surveyed(kind: DrainKind, host: str, where: AllowedHosts, survey: "_Survey") -> DrainPlan:
+    """Ask every guest's host, then destinations until no answer changes who goes where."""
+    survey.ask_guests()
+    while survey.ask_destinations(made := _placed(kind, host, where, survey)):
+        pass
+    return made
+
+
+def _without(made: DrainPlan, immovable: Mapping[str, str], never: Mapping[str, str]) -> DrainPlan:
+    """Those that cannot be moved, or not within the window, are left: {guest: why}."""
+    placements = tuple(one for one in made.placements if one.candidate.name not in never)
+    return DrainPlan(placements=placements, left={**immovable, **made.left, **never})
 
 
 def _too_long(made: DrainPlan, speed: Speed, terms: SubmitOptions, at: datetime) -> dict[str, str]:

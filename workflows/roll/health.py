@@ -15,7 +15,7 @@ from models.job import Job
 from models.roll import RollHost
 from models.transitions import BEGUN
 from workflows import capacity
-from workflows.capacity import CLOSED
+from workflows.capacity import Room
 from workflows.drain.planner import candidate, guests_of, placed
 
 VERSION = re.compile(r"\d+(?:\.\d+)+")
@@ -26,13 +26,11 @@ def before(host: Host) -> HostBefore:
     return HostBefore(incarnation=host.incarnation, qemu=host.facts.qemu)
 
 
-def unavailable(session: Session, name: str, ours: Settings) -> str | None:
+def unavailable(room: Room) -> str | None:
     """Why a host is out already, whatever the cause; None if guests can run there."""
-    room = capacity.rooms(session, ours)[name]
     if room.silent:
-        return f"{name} is silent"
-    closed = CLOSED[session.get_one(Host, name).state]
-    return f"{name} takes no guest: {closed}" if closed else None
+        return f"{room.host} is silent"
+    return f"{room.host} takes no guest: {room.closed}" if room.closed else None
 
 
 def in_the_way(session: Session, name: str) -> str | None:

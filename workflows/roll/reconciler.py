@@ -17,6 +17,7 @@ from models.database import NO_KEY_UPDATE
 from models.drain import Drain, DrainKind, DrainState, GuestState
 from models.host import Host, HostState
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
+from workflows import capacity
 from workflows.drain import commands as drains
 from workflows.drain.commands import DrainRequest
 from workflows.drain.planner import guests_of
@@ -165,11 +166,8 @@ def _begin_next(session: Session, roll: Roll, ours: Settings) -> tuple[RollHost,
     Returns a host whose hook cannot be run, and why.
     """
     waiting = [row for row in roll.hosts if row.state is RollHostState.WAITING]
-    away = {
-        row.host: why
-        for row in roll.hosts
-        if not row.state.out and (why := health.unavailable(session, row.host, ours))
-    }
+    rooms = capacity.rooms(session, ours)
+    away = {row.host: why for row in roll.hosts if not row.state.out and (why := health.unavailable(rooms[row.host]))}
     out = [row.host for row in roll.hosts if row.state.out] + list(away)
     for row in waiting:
         if row.host in away:

@@ -1,0 +1,64 @@
+"""What keeps a guest's launcher at the source from starting it again, where the administrator's program tells it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from drover.errors import Fatal, Transient
+from drover.settings import settings
+from models.job import JobState
+from tests import factories
+from workers.launcher import inhibitor
+from workers.step import Context
+
+
+@pytest.fixture
+def ctx(database: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
+    """Of a job that has told a launcher in version 0 of the record, and goes back."""
+    monkeypatch.setenv("DROVER_POLICY", str(tmp_path / "policy.toml"))
+    monkeypatch.setenv("DROVER_DIRECTORY", str(tmp_path / "drover"))
+    _policy(tmp_path, f'echo "$@ $DROVER_JOB" >{tmp_path}/told')
+    settings.cache_clear()
+    for name in ("one", "two"):
+        factories.host(name)
+    factories.guest("web", "one")
+    claim = factories.claim(settings(), factories.job("web", "two", state=JobState.RUNNING), 0)
+    made = Context(claim=claim, settings=settings())
+    made.directory.path.mkdir(parents=True, exist_ok=True)
+    _record(made).write_text('{"kind": "supervisor", "unit": "sh"}')
+    return made
+
+
+def _policy(folder: Path, script: str) -> None:
+    program = folder / "launcher"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    (folder / "policy.toml").write_text(f'launcher = "{program}"\n')
+
+
+def _record(ctx: Context) -> Path:
+    return ctx.directory.path / inhibitor.RECORD
+
+
+def test_the_program_is_told_once_that_the_guest_stays(ctx: Context, tmp_path: Path) -> None:
+    asyncio.run(inhibitor.lift(ctx))
+    assert (tmp_path / "told").read_text() == f"again web {ctx.job.id}\n"
+    assert not _record(ctx).exists()
+    (tmp_path / "told").unlink()
+    asyncio.run(inhibitor.lift(ctx))
+    assert not (tmp_path / "told").exists()
+
+
+def test_a_program_that_fails_is_tried_again(ctx: Context, tmp_path: Path) -> None:
+    _policy(tmp_path, "echo no such guest; exit 3")
+    with pytest.raises(Transient, match=r"again web failed \(status 3\): no such guest"):
+        asyncio.run(inhibitor.lift(ctx))
+    assert _record(ctx).exists()
+
+
+def test_a_program_that_the_policy_no_longer_names_is_asked_for(ctx: Context, tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text("")
+    with pytest.raises(Fatal, match=f"name it again in the policy there, then `drover job retry {ctx.job.id}`"):
+        asyncio.run(inhibitor.lift(ctx))
+    assert _record(ctx).exists()

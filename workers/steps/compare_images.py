@@ -35,11 +35,11 @@ class CompareImagesDestination(StepHandler):
     async def verify(self, ctx: Context) -> bool:
         if not ctx.job.options.verify:
             return True
+        if incoming_qemu.running(ctx) is None:
+            raise Fatal(_no_record(ctx))
         return supervisor.running(ctx) is not None and streams.running(ctx) is not None
 
     async def do(self, ctx: Context) -> None:
-        if incoming_qemu.running(ctx) is None:
-            raise Fatal(_no_record(ctx))
         await supervisor.start(ctx)
         await streams.serve(ctx, ctx.served_at.nonce)
 

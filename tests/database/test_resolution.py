@@ -104,10 +104,11 @@ def test_a_guest_that_had_arrived_lives_at_the_source_again_when_an_operator_say
 
 
 @pytest.mark.usefixtures("seen")
+@pytest.mark.parametrize("side", Side)
 def test_a_person_goes_on_without_a_proof_that_failed_and_the_images_stay_but_reconciliation_does_not(
-    waiting: int,
+    waiting: int, side: Side
 ) -> None:
-    place = chain.LINKS.index((StepName.COMPARE_IMAGES, Side.SOURCE))
+    place = chain.LINKS.index((StepName.COMPARE_IMAGES, side))
     with transaction() as session:
         row = session.get_one(Job, waiting)
         row.error, row.committed_at = "its images differ", func.now()

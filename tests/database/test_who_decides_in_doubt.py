@@ -1,5 +1,6 @@
 """Where one host alone cannot tell who owns a guest, or what is on it is not to be touched, a step stops there."""
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -9,11 +10,12 @@ import pytest
 from sqlalchemy import func
 
 from drover.errors import Committed, Fatal, NeverRan, Unknown
-from models.documents import Switchover
+from models.documents import MigrationOptions, Switchover
 from models.job import Direction, Side
 from tests.step_contexts import claimed, done, ran_here
 from workers.process import processes
 from workers.step import Context
+from workers.steps import STEPS
 from workflows.migration.chain import StepName
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -86,6 +88,16 @@ def test_a_dead_qemu_leaves_the_guest_to_the_source_only_if_it_was_never_told_to
         ran_here(ctx)
     with pytest.raises(raised, match=r"died"):
         done(ctx)
+
+
+def test_where_the_record_of_what_the_guest_wrote_is_gone_there_is_no_proof_and_the_text_says_how_to_go_on(
+    tmp_path: Path,
+) -> None:
+    verified = MigrationOptions(verify=True)
+    link = (StepName.COMPARE_IMAGES, Side.DESTINATION)
+    ctx = claimed(tmp_path, link, Direction.DO, committed_at=func.now(), options=verified)
+    with pytest.raises(Fatal, match=r"cannot be compared any more.*drover job resolve \d+ --owner destination"):
+        asyncio.run(STEPS[link].verify(ctx))
 
 
 def test_a_qemu_in_which_the_guest_may_run_is_not_ended(tmp_path: Path) -> None:

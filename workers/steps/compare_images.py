@@ -11,6 +11,7 @@ from drover.words import count, size
 from models.documents import DiskProof, Proof, Range
 from models.job import Side
 from workers.disks.pace import RateLimiter
+from workers.guest import incoming_qemu
 from workers.proof import reading, supervisor
 from workers.proof.comparing import Comparison, Peer
 from workers.proof.protocol import BLOCK_BYTES
@@ -34,6 +35,8 @@ class CompareImagesDestination(StepHandler):
     async def verify(self, ctx: Context) -> bool:
         if not ctx.job.options.verify:
             return True
+        if incoming_qemu.running(ctx) is None:
+            raise Fatal(_no_record(ctx))
         return supervisor.running(ctx) is not None and streams.running(ctx) is not None
 
     async def do(self, ctx: Context) -> None:
@@ -126,6 +129,16 @@ def _alarm(ctx: Context, found: Proof) -> str:
         f"{job.destination} with them, and {job.source} keeps its own, of the instant of the switchover. To go back to "
         f"them, without what the guest did since: end its QEMU on {job.destination}, then `drover job resolve {job.id} "
         f"--owner source`. To stay, and keep them all the same: `drover job resolve {job.id} --owner destination`"
+    )
+
+
+def _no_record(ctx: Context) -> str:
+    job = ctx.job
+    return (
+        f"{job.guest}'s QEMU on {job.destination} has ended, and with it the record of what it wrote since its "
+        f"switchover: its images cannot be compared any more. {job.source} keeps its own, of the instant of the "
+        "switchover. To end the move without a proof, and keep them all the same: `drover job resolve "
+        f"{job.id} --owner destination`, then `drover guest start {job.guest}`"
     )
 
 

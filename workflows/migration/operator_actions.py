@@ -117,13 +117,13 @@ def _on_to_destination(session: Session, job: Job, why: str, by: str) -> None:
     job.committed_at, job.kept_by_source = job.committed_at or now(session), False
     job.epoch += 1
     job.apply(session, JobEvent.GO_FORWARD, why, actor=Actor.OPERATOR, by=by)
+    unproven = any(map(_unproven, job.steps))
+    job.way_back_needed = job.way_back_needed or unproven
     for step in job.remaining:
-        unproven = _unproven(step)
         step.apply(StepEvent.REDO, Actor.OPERATOR)
         step.error = None
-        if unproven:
-            job.way_back_needed = True
-        if unproven or step.name not in chain.ONCE_COMMITTED or step.host == job.fenced:
+        without_proof = unproven and step.name == StepName.COMPARE_IMAGES
+        if without_proof or step.name not in chain.ONCE_COMMITTED or step.host == job.fenced:
             _skip(step, why)
 
 

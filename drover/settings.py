@@ -51,6 +51,7 @@ OTHER_VARIABLES = {
     "DROVER_SIDE": "likewise: on which of its two hosts; set by Drover alone",
     "DROVER_SOURCE": "likewise: where the guest was; set by Drover alone",
     "DROVER_DESTINATION": "likewise: where it goes; set by Drover alone",
+    "DROVER_SOCKET": "what a program that opens taps is told: the number of its descriptor; set by Drover alone",
     "DROVER_LOG_ABOUT": "fields of the log of a process that Drover started; set by Drover alone",
     "DROVER_MIGRATION_NET": "first three numbers of the migration network of docker-compose.yml",
     "DROVER_ROLL": "what the hook of a roll is told: the roll's number; set by Drover alone",

@@ -556,7 +556,7 @@ FORGERIES: tuple[Forgery, ...] = (
     _argv(
         *("-chardev", "file,id=c,path={stage.precious}"),
         what="a log that overwrites a file of the host",
-        answer="is outside the folders that its policy allows",
+        answer="is written but lies outside",
     ),
     _argv(
         *("-chardev", "file,id=c,path={stage.destination.guest_root}/../../outside/shadow"),
@@ -576,7 +576,7 @@ FORGERIES: tuple[Forgery, ...] = (
     _argv(
         *("-object", "memory-backend-file,id=m,size=1M,mem-path=shadow"),
         what="a path relative to wherever the worker is",
-        answer="shadow is no absolute path",
+        answer="shadow is relative to an unknown directory",
     ),
     _argv(
         *("-drive", "if=none,id=x,format=raw,file={stage.neighbour}"),

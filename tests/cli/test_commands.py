@@ -77,7 +77,7 @@ def test_what_both_hosts_have_against_a_move_is_told_once(database: None, answer
     answers["plan_destination"] = HostRefused("hv2 cannot take web: all", host="hv2", checks=there)
     result = drover("migrate", "web", "--to", "hv2", "--dry-run")
     assert (result.exit_code, result.stderr.count("-snapshot")) == (2, 1)
-    assert result.stderr.endswith("; hv2 cannot take web: /x is outside\n")
+    assert result.stderr.endswith("; hv2 cannot take web: /x is outside; " + checks.POLICY.remedy + "\n")
 
 
 def test_migrate_submits(database: None, answers: dict[str, Any]) -> None:

@@ -173,8 +173,8 @@ def test_ram_that_changes_is_sent_again_unless_the_guests_own_moves_say_how_much
 @pytest.mark.parametrize(
     ("activity", "said"),
     [
-        (Activity(seconds=1, written_per_s=12.0 * MB), "it writes 12 MB/s to its disks and 10 MB/s can be copied"),
-        (Activity(seconds=1, dirty_per_s=40.0 * MB), "it changes 40 MB/s of its RAM and 10 MB/s can be sent"),
+        (Activity(seconds=1, written_per_s=12.0 * MB), "it writes 12.0 MB/s to its disks and 10.0 MB/s can be copied"),
+        (Activity(seconds=1, dirty_per_s=40.0 * MB), "it changes 40.0 MB/s of its RAM and 10.0 MB/s can be sent"),
         (Activity(seconds=1, written_per_s=1.0 * MB, dirty_per_s=1.0 * MB), None),
         (None, None),
     ],

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("database")
 REVISIONS = [revision.revision for revision in ScriptDirectory.from_config(migrations.config()).walk_revisions()]
 NEW = {"drain", "drain_guest", "delivery", "refused_submission", "webhook_receiver", "webhook_secret", "storage"} | {
     *("storage_mapping", "roll", "roll_host", "hook_run", "plan_approval", "api_token", "budget", "controller"),
-    "console_user",
+    *("console_user", "move_policy", "guest_notice"),
 }
 """Tables that earlier revisions do not have."""
 

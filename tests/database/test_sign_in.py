@@ -1,8 +1,11 @@
 """People sign in with a real OpenID Connect provider, a process beside the console; the console answers over TLS."""
 
+import json
 import re
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +15,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
-import oidc_provider_mock
 import pytest
 import uvicorn
 from cryptography import x509
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from drover.console.access import LIMITER
 from drover.console.app import make
+from lab.fleet import free_port
 from models.database import transaction
 from models.job import Event, Job, JobState
 from tests import factories
@@ -37,21 +40,32 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return _self_signed(tmp_path_factory.mktemp("tls"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def provider() -> Iterator[str]:
     """Its address; it knows some people."""
-    LIMITER.storage.reset()
-    with oidc_provider_mock.run_server_in_thread(require_nonce=True) as server:
-        address = f"http://localhost:{server.server_port}"
-        for name, roles in PEOPLE.items():
-            claims = {"preferred_username": name, "email": f"{name}@example.org", "roles": roles}
-            httpx.put(f"{address}/users/{name}", json=claims).raise_for_status()
-        yield address
+    port = free_port()
+    argv = [sys.executable, "-W", "ignore", "-m", "oidc_provider_mock", "--port", str(port), "--require-nonce", "true"]
+    for name, roles in PEOPLE.items():
+        claims = {"sub": name, "preferred_username": name, "email": f"{name}@example.org", "roles": roles}
+        argv += ["--user-claims", json.dumps(claims)]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until("the provider answers", lambda: answers(port))
+        yield f"http://localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
 def console(database: None, provider: str, certificate: tuple[Path, Path]) -> Iterator[httpx.Client]:
     """A browser without scripts, which is at the console and follows no redirect by itself."""
+    LIMITER.storage.reset()
     with _serving(provider, certificate) as address, _browser(address, certificate[0]) as browser:
         yield browser
 

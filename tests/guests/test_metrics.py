@@ -33,7 +33,7 @@ from lab.cli import metrics_url
 from lab.directory import Lab
 from lab.fleet import free_port
 from models.database import forget, transaction
-from models.documents import Downtime, Health, RamProgress, Window
+from models.documents import Downtime, Estimate, Health, Hook, RamProgress, Window
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.job import Attempt, Job, JobState, StepState
@@ -43,6 +43,8 @@ from tests import factories
 from tests.cli.test_help import every_command
 from tests.factories import happens
 from tests.helpers import until
+from workflows.roll import commands as rolls
+from workflows.roll.commands import RollRequest
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules" / "moves.yml"
@@ -350,6 +352,10 @@ def described(scrape: Scrape) -> dict[str, tuple[str, frozenset[str]]]:
 @pytest.fixture
 def telling(fleet: Scrape, drain: Drain, database_lab: Lab) -> Iterator[Scrape]:
     """A fleet with a value for each metric."""
+    factories.guest("tmp", "hv1")
+    expected = Estimate(copy_s=60, switch_s=6, copy_bytes=60, link_bytes_per_s=1)
+    factories.job("tmp", "hv2", state=JobState.RUNNING, estimate=expected)
+    rolls.submit(RollRequest(hosts=("hv1", "hv2"), hook=Hook(argv=("upgrade",))))
     job = factories.job("old", "hv2", state=JobState.RUNNING)
     end(job, downtime_ms=42, ago_s=60)
     arrived_unwell("old", job)

@@ -30,8 +30,9 @@ logger = logging.getLogger(__name__)
 MARK = "DROVER_PROCESS"
 NO_PROGRAM = 0x00200000 | 0x4
 """PF_KTHREAD and PF_EXITING in the flags of proc_pid_stat(5)."""
-EXEC_S, SETTING_UP_S = 1.0, 0.003
-"""How long `exec` is waited for (its file may lie on a slow disk), and the moment in it without an environment."""
+EXEC_S, SETTING_UP_S = 1.0, 0.05
+"""How long `exec` is waited for (its file may lie on a slow disk), and the moment in it without an environment: 3 ms
+were too short where six processes wait for each core. Few programs are started without one."""
 KILLED_S = 10.0
 """A killed process that still exists after this time waits in the kernel, for instance for slow storage."""
 _ours: "dict[str, Process]" = {}

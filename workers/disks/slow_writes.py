@@ -8,6 +8,7 @@ gets what is a drive's own. While the job is held in sync the guest has its own 
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from drover import words
 from models.contracts import Json
@@ -31,15 +32,34 @@ LEFT_S = 1.0
 """Disks that lack no more than is copied in this time count as equal."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Counts:
+    """What was counted until one moment, in bytes."""
+
+    at: float
+    copied: int
+    total: int
+    """To be copied: it grows by what the guest writes anew."""
+    written: dict[str, int]
+    """By the guest, to each disk."""
+
+    def outruns(self, before: "_Counts") -> bool:
+        """Since then as much was written anew as was copied. A copy that stands still is not outrun; and a guest that
+        is caught up with writes as much as is copied.
+        """
+        copied, anew = self.copied - before.copied, self.total - before.total
+        far = self.total - self.copied > FAR_S * copied / (self.at - before.at)
+        return copied > 0 and anew >= LOSING * copied and far
+
+
 class Slowdown:
     """How slowly a guest writes in one wait for its mirrors."""
 
     def __init__(self, ctx: Context, monitor: Monitor) -> None:
         self.ctx, self.monitor = ctx, monitor
         self.record = _read(ctx)
-        self.losing_since: float | None = None
-        self.written: dict[str, int] = {}
-        """By then, to each disk, in bytes."""
+        self.begun: _Counts | None = None
+        """Where the present period of judgement began."""
         self.behind_since: float | None = None
         self.looked = False
 
@@ -48,7 +68,7 @@ class Slowdown:
         """What it may write to each disk, in bytes per second; 0: it is not slowed."""
         return int(self.record.get("per_s", 0)) if self.record.get("drives") else 0
 
-    async def look(self, pace: Pace, states: Mapping[str, Mirror]) -> None:
+    async def look(self, states: Mapping[str, Mirror]) -> None:
         """Slow it if it has outrun its mirrors for a while; let go while the job is held in sync."""
         if not self.looked:
             self.looked = True
@@ -58,36 +78,41 @@ class Slowdown:
         elif self.record and not self.per_s:
             await self._slow(int(self.record["per_s"]))  # it was released
         elif Measure.SLOW_WRITES in self.ctx.job.options.ladder:
-            await self._judge(pace, _left(states), time.monotonic())
+            await self._judge(states)
 
-    async def _judge(self, pace: Pace, left: int, at: float) -> None:
-        """A copy that stands still is not outrun; and a guest that is caught up with writes as much as is copied."""
-        winning = pace.written_per_s < LOSING * pace.copied_per_s or left <= FAR_S * pace.copied_per_s
-        if winning or not pace.copied_per_s:
-            self.losing_since = None
-        elif self.losing_since is None:
-            self.losing_since, self.written = at, await self._written()
-        elif at - self.losing_since >= STUCK_S:
-            await self._slower(pace, at - self.losing_since)
-            self.losing_since = None
+    async def _judge(self, states: Mapping[str, Mirror]) -> None:
+        """By all of a period: from one second to the next the rates of a limited copy go up and down."""
+        now = await self._counted(states)
+        if self.begun is None or now.copied < self.begun.copied:  # or a mirror began anew
+            self.begun = now
+        elif now.at - self.begun.at >= STUCK_S:
+            before, self.begun = self.begun, now
+            if now.outruns(before):
+                await self._slower(before, now)
 
-    async def _written(self) -> dict[str, int]:
+    async def _counted(self, states: Mapping[str, Mirror]) -> "_Counts":
         qdevs = {disk.qdev for disk in self.ctx.source.disks}
         stats = await self.monitor.query("query-blockstats")
-        return {one["qdev"]: one["stats"]["wr_bytes"] for one in stats if one.get("qdev") in qdevs}
+        return _Counts(
+            at=time.monotonic(),
+            copied=sum(mirror.copied_bytes for mirror in states.values()),
+            total=sum(mirror.total_bytes for mirror in states.values()),
+            written={one["qdev"]: one["stats"]["wr_bytes"] for one in stats if one.get("qdev") in qdevs},
+        )
 
-    async def _slower(self, pace: Pace, seconds: float) -> None:
-        now = await self._written()
-        most_per_s = max((now[qdev] - self.written.get(qdev, 0) for qdev in now), default=0) / seconds
+    async def _slower(self, before: "_Counts", now: "_Counts") -> None:
+        seconds = now.at - before.at
+        most_per_s = max((now.written[qdev] - before.written.get(qdev, 0) for qdev in now.written), default=0) / seconds
         floor = self.ctx.job.options.slowest_writes_bytes_per_s
         wanted = max(int(PART * min(most_per_s, self.per_s or most_per_s)), floor)
         if self.per_s and wanted >= self.per_s:
             return  # it is as slow as it may be: the job's wait reason has the rest
         await self._slow(wanted)
+        copied, anew = (now.copied - before.copied) / seconds, (now.total - before.total) / seconds
         self.ctx.tell(
             ACTIONS[Measure.SLOW_WRITES],
-            f"{self.ctx.job.guest} writes {words.rate(pace.written_per_s)}, and {words.rate(pace.copied_per_s)} of its "
-            f"disks are copied: it may write {words.rate(wanted)} to each of them until it is moved",
+            f"{self.ctx.job.guest} writes {words.rate(anew)} anew, and {words.rate(copied)} of its disks are copied: "
+            f"it may write {words.rate(wanted)} to each of them until it is moved",
         )
 
     async def _slow(self, per_s: int) -> None:

@@ -135,7 +135,7 @@ class _Watch:
         total = sum(mirror.total_bytes for mirror in states.values())
         self.ctx.announce(100 * sum(mirror.copied_bytes for mirror in states.values()) // max(total, 1))
         found = self.meter.pace(states, self.bandwidth.limit_per_s)
-        await self.slowdown.look(found, states)
+        await self.slowdown.look(states)
         self.ctx.job.pace = found.model_copy(update={"slowed_per_s": self.slowdown.per_s})
         await asyncio.to_thread(mirrors.record, self.ctx, states, self.seen, dict(self.bandwidth.given))
         await self.bandwidth.share(states)

@@ -8,7 +8,7 @@ repeated by the visibility timeout; no result backend, because all state is in P
 from typing import Any
 
 from celery import Celery, Task
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_init
 from kombu.transport import TRANSPORT_ALIASES
 
 from drover import logs, tracing
@@ -106,6 +106,15 @@ class TaskWithLog(Task[Any, Any]):
 
 app = Celery("drover", task_cls="drover.broker.app:TaskWithLog", include=["workers.tasks", "workers.registration"])
 app.add_defaults(configuration)  # evaluated at first use, so that importing needs no environment
+
+
+@worker_init.connect
+def ask_no_other_worker(sender: Any, **_: Any) -> None:
+    """Celery's gossip and mingle speak to all workers, which a host's user of Redis may not, and nothing needs them.
+
+    With them a worker that the standard command starts would connect again and again.
+    """
+    sender.options |= {"without_gossip": True, "without_mingle": True}
 
 
 @setup_logging.connect

@@ -38,7 +38,6 @@ def become(*options: str, as_json: bool) -> None:
         log.warning("%s", warning)
     _check_broker()
     argv = [sys.executable, "-m", "workers", *options]
-    argv += ["--without-gossip", "--without-mingle"]
     if as_json:
         output.emit({"pid": os.getpid(), "argv": argv})
         sys.stdout.flush()

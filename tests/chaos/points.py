@@ -21,6 +21,7 @@ from workflows.migration.chain import LINKS
 REACHED_WITHIN_S = 90.0
 SWITCH = ("migrate_ram", Side.SOURCE)
 """The link in which the guest changes its owner."""
+PROOF = "compare_images"
 BUILDS_ON_FORMER_IMAGES = {("prepare_dest_image", Side.DESTINATION), ("mirror_disks", Side.SOURCE)}
 """The links that do something else when the guest goes back by what has changed."""
 JOURNAL_LINES = ("migrating", "pre-switchover", "continuing", "run")
@@ -56,6 +57,11 @@ class Point(ABC):
     def position(self) -> float:
         """In the middle of the third link: 3.0; right before it: 2.5."""
 
+    @property
+    def proves(self) -> bool:
+        """Both sides' images are compared, so that the link has something to do."""
+        return False
+
     goes_back = False
     """The guest goes back to images that it left behind at the destination, by what has changed."""
 
@@ -73,6 +79,10 @@ class Boundary(Point):
     @property
     def side(self) -> Side:
         return LINKS[self.seq - 1][1]
+
+    @property
+    def proves(self) -> bool:
+        return _proves(self.seq)
 
     @property
     def name(self) -> str:
@@ -96,6 +106,10 @@ class Boundary(Point):
             yield meet
 
 
+def _proves(seq: int) -> bool:
+    return LINKS[seq - 1][0] == PROOF
+
+
 def _somebody_waits(connection: "psycopg.Connection[tuple[object, ...]]") -> bool:
     waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND NOT granted"
     return connection.execute(waiting, (CLAIMS,)).fetchone() is not None
@@ -112,6 +126,10 @@ class Middle(Point):
     @property
     def side(self) -> Side:
         return LINKS[self.seq - 1][1]
+
+    @property
+    def proves(self) -> bool:
+        return _proves(self.seq)
 
     @property
     def name(self) -> str:

@@ -29,8 +29,8 @@ Made by `make chaos`; not written by hand. Each cell is one move of a real guest
 namespaces, real Postgres, Redis and workers) in which the fault of the column struck at the point of the row. "before"
 is the boundary at which all earlier links are done and the link's worker is about to claim it, met exactly; "during" is
 half of the time that the link takes when nothing goes wrong; "switch" are lines of the source's switch journal (the
-guest stands still from `pre-switchover` on, and `run` is the point of no return). Each move ends with a proof of the
-copy (`--verify`); "by changes" is one back to images that the guest left behind.
+guest stands still from `pre-switchover` on, and `run` is the point of no return). Moves in the rows of `compare_images`
+are to be proven (`--verify`); "by changes" is a move back to images that the guest left behind.
 
 | word | meaning |
 | --- | --- |

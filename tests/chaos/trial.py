@@ -51,8 +51,6 @@ class Recipe:
     fill_mib: int = 24
     dirty_rate: int = 2
     bandwidth_bytes_per_s: int = 48 * MIB
-    verify: bool = True
-    """Both sides' images are compared, so that the links which do that have something to do."""
 
     def all_raw(self) -> "Recipe":
         return replace(self, disks=tuple(replace(disk, format="raw") for disk in self.disks))
@@ -112,7 +110,7 @@ def measure(stage: Stage) -> Durations:
     trial = _Trial(stage, Outcome("", ""), Recipe())
     try:
         trial.boot()
-        job = trial.submit()
+        job = trial.submit(verify=True)
         trial.wait_for_end()
     finally:
         trial.clear_away()
@@ -161,9 +159,8 @@ class _Trial:
         assert self.wait_for_end().state is JobState.DONE, self.events()
         assert not guests.check(self.stage.lab, self.guest).report.problems
 
-    def submit(self) -> Job:
-        recipe = self.recipe
-        options = MigrationOptions(bandwidth_bytes_per_s=recipe.bandwidth_bytes_per_s, verify=recipe.verify)
+    def submit(self, *, verify: bool) -> Job:
+        options = MigrationOptions(bandwidth_bytes_per_s=self.recipe.bandwidth_bytes_per_s, verify=verify)
         job = jobs.submit(self.guest, DESTINATION, options=options, terms=SubmitOptions(webhook=self.stage.webhook))
         self.job_id = job.id
         return job
@@ -186,7 +183,9 @@ class _Trial:
 
     def move(self, point: Point, fault: Fault, durations: Durations) -> bool:
         with point.armed(self.stage, durations) as meet:
-            self.running_move = RunningMove(self.stage, self.guest, self.submit().id, point.side, came_by=self.came_by)
+            self.running_move = RunningMove(
+                self.stage, self.guest, self.submit(verify=point.proves).id, point.side, came_by=self.came_by
+            )
             struck = meet(self.running_move, lambda: fault.strike(self.running_move))
         if fault.lasts_s != FOR_GOOD:
             time.sleep(fault.lasts_s)  # so long the fault is to last: there is no event to await

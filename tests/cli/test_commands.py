@@ -143,7 +143,7 @@ def test_worker_becomes_celery(database: None, monkeypatch: pytest.MonkeyPatch) 
     assert drover("worker", "--host", "hv1", "--log-level", "debug", "--log-format", "json").exit_code == 0
     assert os.environ["DROVER_HOST"] == "hv1"
     assert (os.environ["DROVER_LOG_LEVEL"], os.environ["DROVER_LOG_FORMAT"]) == ("debug", "json")
-    assert " ".join(done[0][1:]) == "-m workers -Q drover.hv1 -n hv1@%h --without-gossip --without-mingle"
+    assert " ".join(done[0][1:]) == "-m workers -Q drover.hv1 -n hv1@%h"
     assert drover("controller").exit_code == 0
     assert "DROVER_HOST" not in os.environ
     assert "-m workers -Q drover.control -n controller@%h -c 4" in " ".join(done[1])

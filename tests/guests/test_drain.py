@@ -117,10 +117,11 @@ def test_a_drain_does_what_its_dry_run_said_and_the_return_brings_everybody_home
 
 
 def test_a_killed_worker_a_full_host_and_a_dead_one_do_not_keep_a_host_from_being_emptied(moves: Moves) -> None:
-    drain = drover(moves, "drain", "host-a", "--bandwidth", "16M")  # so that a move takes some seconds
+    drain = drover(moves, "drain", "host-a", "--bandwidth", "1M")  # so that no move is faster than a busy machine
     doomed = until("a copy to host-c runs", lambda: _frozen_while_copying_to(moves, "host-c"), 120)
     _power_off(moves, "host-c")
     _restart_worker(moves.lab, "host-a")
+    drover(moves, "drain", "set", str(drain["id"]), "--bandwidth", "64M")
     until("the drain has ended", lambda: _with_operators_help(moves, drain["id"]), 400, every_s=0.5)
     ended = drover(moves, "drain", "show", str(drain["id"]))
     assert ended["state"] == "done", ended

@@ -149,7 +149,7 @@ class Speed:
     def ram_s(self, size: Size, way: Way = ANY) -> float:
         """Until what is left of the RAM is sent in the pause. What changes meanwhile is sent again, pass by pass."""
         limit = self.limit_per_s(way)
-        rate = min(self.ram_bytes_per_s, limit) if limit else self.ram_bytes_per_s
+        rate = within(self.ram_bytes_per_s, limit)
         again = 0.0 if way.guest in self.guests else min(way.dirty_per_s / rate, MOST_AGAIN)
         return self.ram_bytes(size, way) / rate / (1 - again)
 
@@ -173,13 +173,13 @@ class Speed:
     def never(self, way: Way) -> str | None:
         """Why the move would not come to its end by itself, as a sentence; None: nothing speaks against it."""
         limit = self.limit_per_s(way)
-        link = min(self.link_per_s(way), limit) if limit else self.link_per_s(way)
+        link = within(self.link_per_s(way), limit)
         if way.written_per_s >= link:
             return (
                 f"it writes {words.rate(way.written_per_s)} to its disks and {words.rate(link)} can be copied: they "
                 "are never in sync unless it writes less or the move may send more"
             )
-        ram = min(self.ram_bytes_per_s, limit) if limit else self.ram_bytes_per_s
+        ram = within(self.ram_bytes_per_s, limit)
         if way.dirty_per_s >= ram:
             return (
                 f"it changes {words.rate(way.dirty_per_s)} of its RAM and {words.rate(ram)} can be sent: QEMU will "
@@ -210,6 +210,11 @@ def basis(moves: int) -> str:
     if not moves:
         return "assuming 100 MB/s, because nothing was moved yet"
     return "by the last move" if moves == 1 else f"by the last {moves} moves"
+
+
+def within(rate_per_s: float, limit_per_s: float) -> float:
+    """A rate under a limit, both in bytes per second; a limit of 0 is none."""
+    return min(rate_per_s, limit_per_s) if limit_per_s else rate_per_s
 
 
 def copied_per_s(link_per_s: float, limit_per_s: float, way: Way) -> float:
@@ -259,7 +264,7 @@ class _Moved:
 
     def fixed_s(self, ram_bytes_per_s: float) -> float:
         """What it took whatever its size."""
-        rate = min(ram_bytes_per_s, self.limit_per_s) if self.limit_per_s else ram_bytes_per_s
+        rate = within(ram_bytes_per_s, self.limit_per_s)
         return self.rest_s + max(self.ram_s - self.sent_bytes / rate, 0.0)
 
 

@@ -13,7 +13,7 @@ from workflows import schedule
 from workflows.budgets import Move
 from workflows.capacity import Slots
 from workflows.drain.placement import Placement
-from workflows.estimate import Speed, Way, copied_per_s
+from workflows.estimate import Speed, Way, copied_per_s, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,4 +179,4 @@ def _rate(one: _Going, share: int, speed: Speed) -> float:
         return 1.0
     if what == "disks":
         return copied_per_s(speed.link_per_s(one.way), share, one.way)
-    return min(speed.ram_bytes_per_s, share) if share else speed.ram_bytes_per_s
+    return within(speed.ram_bytes_per_s, share)

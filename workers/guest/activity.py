@@ -11,6 +11,8 @@ SAMPLES = 8192
 """Pages of RAM that QEMU compares, of whatever size the guest is: each costs some microseconds."""
 FEWEST, MOST = 128, 16384
 """That it takes for each GiB."""
+PATIENCE, PAUSE_S = 10, 0.1
+"""So many times it is asked whether the comparison is over, with a pause before each."""
 MIB, GIB = 1 << 20, 1 << 30
 
 
@@ -55,6 +57,3 @@ async def _dirty(monitor: Monitor) -> float | None:
             return float(told["dirty-rate"]) * MIB
         await asyncio.sleep(PAUSE_S)
     return None
-
-
-PATIENCE, PAUSE_S = 10, 0.1

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from drover.settings import Settings
 from models.database import transaction
+from models.guest import Guest
 from models.job import Job, unfinished
 from workers.launcher import run, units
 from workers.launcher.whereabouts import not_on
@@ -21,11 +22,16 @@ log = logging.getLogger(__name__)
 
 def look(ours: Settings) -> None:
     """Put aside what could start a guest here that lives elsewhere. A living QEMU is not touched."""
-    for path in sorted(run.files_of("any", ours.directory)[0].parent.glob("*.json")):
+    files = {path.stem: path for path in run.files_of("any", ours.directory)[0].parent.glob("*.json")}
+    if not files:
+        return
+    with transaction() as session:
+        absent = session.scalars(select(Guest.name).where(Guest.name.in_(files), Guest.host != ours.host)).all()
+    for guest in sorted(absent):  # hardly ever one; each is asked about right before its file goes
         with transaction() as session:
-            there = _given_away(session, path.stem, ours.host)
+            there = _given_away(session, guest, ours.host)
         if there is not None:
-            _put_aside(path, ours, there)
+            _put_aside(files[guest], ours, there)
 
 
 def _given_away(session: Session, guest: str, host: str) -> str | None:

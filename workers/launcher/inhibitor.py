@@ -59,7 +59,7 @@ async def inhibit(ctx: Context, *, whatever_it_is: bool = False) -> Launcher | N
         await asyncio.to_thread(_write_down, ctx, Inhibition(kind=launcher.kind, unit=unit))
         await (asyncio.to_thread(_mask, ctx, unit) if unit else _tell(ctx, "still"))
     elif launcher.stays and not (whatever_it_is or accepted):
-        raise Fatal(checks.LAUNCHER_STAYS.found(launcher.stays).sentence)
+        raise Fatal(checks.process.LAUNCHER_STAYS.found(launcher.stays).sentence)
     return launcher
 
 

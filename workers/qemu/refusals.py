@@ -18,21 +18,21 @@ from workers.qemu.options import (
 )
 
 _REFUSED_OPTIONS = {
-    "add-fd": checks.DESCRIPTOR,
-    "fsdev": checks.SHARED_FOLDER,
-    "virtfs": checks.SHARED_FOLDER,
-    "snapshot": checks.TEMPORARY_FILES,
-    "loadvm": checks.LOADVM,
+    "add-fd": checks.ties.DESCRIPTOR,
+    "fsdev": checks.ties.SHARED_FOLDER,
+    "virtfs": checks.ties.SHARED_FOLDER,
+    "snapshot": checks.disks.TEMPORARY_FILES,
+    "loadvm": checks.machine.LOADVM,
 }
 _TIED_DEVICES = {
-    "vfio-": checks.PASSTHROUGH,
-    "usb-host": checks.PASSTHROUGH,
-    "u2f-passthru": checks.PASSTHROUGH,
-    "ivshmem": checks.SHARED_MEMORY,
-    "vhost-user-fs": checks.VIRTIOFS,
-    "vhost-": checks.VHOST_USER,
-    "virtio-9p": checks.SHARED_FOLDER,
-    "virtio-pmem": checks.PMEM,
+    "vfio-": checks.ties.PASSTHROUGH,
+    "usb-host": checks.ties.PASSTHROUGH,
+    "u2f-passthru": checks.ties.PASSTHROUGH,
+    "ivshmem": checks.machine.SHARED_MEMORY,
+    "vhost-user-fs": checks.ties.VIRTIOFS,
+    "vhost-": checks.ties.VHOST_USER,
+    "virtio-9p": checks.ties.SHARED_FOLDER,
+    "virtio-pmem": checks.machine.PMEM,
 }
 _ENCRYPTED_MEMORY = ("sev-", "tdx-", "s390-pv-")
 """Kinds of objects that a machine names as `confidential-guest-support`."""
@@ -87,15 +87,15 @@ def _refused_option(option: Option) -> Iterator[Check]:
     if option.name in _REFUSED_OPTIONS:
         yield _REFUSED_OPTIONS[option.name].of(option.text)
     if option.name == "tpmdev" and option.driver != "emulator":
-        yield checks.REAL_TPM.of(option.text)
+        yield checks.machine.REAL_TPM.of(option.text)
     if option.name == "object" and option.kind.startswith(_ENCRYPTED_MEMORY):
-        yield checks.SEV.of(option.text)
+        yield checks.machine.SEV.of(option.text)
 
 
 def _refused_device(option: Option) -> Iterator[Check]:
     driver = option.driver
     if option.name in NETWORKS and driver in {"vhost-user", "vhost-vdpa"}:
-        yield checks.VHOST_USER.of(option.text)
+        yield checks.ties.VHOST_USER.of(option.text)
     if option.name != "device" or driver.startswith(_MOVABLE_VHOST):
         return
     kind = next((kind for prefix, kind in _TIED_DEVICES.items() if driver.startswith(prefix)), None)
@@ -110,7 +110,7 @@ def _refused_descriptor(option: Option, known: Collection[int]) -> Iterator[Chec
         if key in _OF_TAPS and option.driver == "tap" and _all_known(value, known):
             continue
         if key in _DESCRIPTORS or "/dev/fdset/" in value or (key == "type" and value == "fd"):
-            yield checks.DESCRIPTOR.of(option.text)
+            yield checks.ties.DESCRIPTOR.of(option.text)
 
 
 def _all_known(value: str, known: Collection[int]) -> bool:
@@ -121,18 +121,18 @@ def _refused_disk(option: Option) -> Iterator[Check]:
     if option.name not in {"drive", "blockdev"}:
         return
     if option.get("snapshot") in TRUE:
-        yield checks.TEMPORARY_FILES.of(option.text)
+        yield checks.disks.TEMPORARY_FILES.of(option.text)
     for key, value in option.leaves():
         has_protocol = option.name == "drive" and key == "file" and _PROTOCOL.match(value)
         if has_protocol or (key == "driver" and value in REMOTE):
-            yield checks.REMOTE_IMAGE.of(option.text)
+            yield checks.disks.REMOTE_IMAGE.of(option.text)
 
 
 def _refused_port(option: Option) -> Iterator[Check]:
     value = (option.value or "").removeprefix("mon:")
     path = option.get("path") if option.name == "chardev" else value if option.name in CHANNELS_AND_DISPLAYS else ""
     if (path or "").startswith(("/dev/tty", "/dev/parport")):
-        yield checks.HOST_PORT.of(option.text)
+        yield checks.ties.HOST_PORT.of(option.text)
 
 
 def _host_files(option: Option) -> Iterator[tuple[str, bool]]:
@@ -154,9 +154,9 @@ def _refused_path(option: Option, source_root: str, images: Collection[str]) -> 
         if path.startswith(("@", *_NO_ROOT_NEEDED)) or path in images:
             continue
         if not path.startswith("/"):
-            yield checks.RELATIVE_PATH.found(f"{option.text}: {path} is relative to an unknown directory")
+            yield checks.files.RELATIVE_PATH.found(f"{option.text}: {path} is relative to an unknown directory")
         elif written and not path.startswith(root + "/"):
-            yield checks.OUTSIDE_ROOT.found(f"{option.text}: {path} is written but lies outside {source_root}")
+            yield checks.files.OUTSIDE_ROOT.found(f"{option.text}: {path} is written but lies outside {source_root}")
 
 
 _LOOKS = (_refused_option, _refused_device, _refused_disk, _refused_port)

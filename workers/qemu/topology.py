@@ -196,11 +196,13 @@ def hot_plugged(peripheral: Sequence[Reply], peripheral_anon: Sequence[Reply], a
     anonymous, expected = len(_children(peripheral_anon)), anonymous_devices(argv)
     plugged = {name: f"device {name} was plugged in while the guest ran" for name in sorted(present - named)}
     unplugged = {name: f"device {name} was unplugged while the guest ran" for name in sorted(named - present)}
-    found = [checks.HOT_PLUGGED.found(seen, remedy="unplug it") for seen in plugged.values()]
-    found += [checks.HOT_PLUGGED.found(seen, remedy="plug it in again") for seen in unplugged.values()]
+    found = [checks.machine.HOT_PLUGGED.found(seen, remedy="unplug it") for seen in plugged.values()]
+    found += [checks.machine.HOT_PLUGGED.found(seen, remedy="plug it in again") for seen in unplugged.values()]
     if anonymous != expected:
         seen = f"{anonymous} devices without an id where the command line makes {expected}: some came or went since"
-        found.append(checks.HOT_PLUGGED.found(seen, remedy="start the guest anew with the devices that it has now"))
+        found.append(
+            checks.machine.HOT_PLUGGED.found(seen, remedy="start the guest anew with the devices that it has now")
+        )
     return found
 
 

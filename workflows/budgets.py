@@ -153,6 +153,14 @@ def current(session: Session) -> Budgets:
     )
 
 
+def under_way(session: Session) -> dict[int, Move]:
+    """The moves that share the budgets now, by their jobs' numbers."""
+    return {
+        row.id: Move(source=row.source, destination=row.destination, asked_bytes_per_s=row.asked_bytes_per_s)
+        for row in session.execute(select(MOVES))
+    }
+
+
 def rate_of(job: Job, *, asked_bytes_per_s: int | None = None) -> int:
     """What a job's streams may take together now, in bytes per second; 0: no limit.
 
@@ -163,11 +171,7 @@ def rate_of(job: Job, *, asked_bytes_per_s: int | None = None) -> int:
     asked = job.options.bandwidth_bytes_per_s if asked_bytes_per_s is None else asked_bytes_per_s
     mine = Move(source=job.source, destination=job.destination, asked_bytes_per_s=asked)
     with transaction() as session:
-        moves = {
-            row.id: Move(source=row.source, destination=row.destination, asked_bytes_per_s=row.asked_bytes_per_s)
-            for row in session.execute(select(MOVES))
-        }
-        return current(session).shares({**moves, job.id: mine})[job.id]
+        return current(session).shares({**under_way(session), job.id: mine})[job.id]
 
 
 def hours(texts: Iterable[str], timezone: str, rate: Mapping[str, int]) -> BandwidthHours | None:

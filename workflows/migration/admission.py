@@ -135,7 +135,7 @@ def _too_early(job: Job, guest: Guest | None, size: Size, now: datetime, speed: 
     if job.seed and job.state is JobState.QUEUED:
         return None
     way = Way.of(guest, job.destination, job.options) if guest is not None else ANY
-    takes_s = speed.needs_s(size, job.seed, way)
+    takes_s = speed.of(way).needs_s(size, seeded=job.seed)
     wait = schedule.obstacle(now, takes_s, not_before=job.not_before, window=job.window)
     return None if wait is None else wait.why
 

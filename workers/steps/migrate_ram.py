@@ -20,7 +20,7 @@ from models.job import Job, Side
 from workers import hooks
 from workers.convergence import ACTIONS, Escalation
 from workers.disks import mirrors, nbd_server, slow_writes
-from workers.guest import given_back, incoming_qemu
+from workers.guest import given_back, incoming_qemu, readiness
 from workers.health import agent
 from workers.hooks import Point
 from workers.images.manifest import write_durably
@@ -148,16 +148,14 @@ class MigrateRamSource(StepHandler):
         ctx.tell("window_closed", why)
 
     async def _check_guest(self, ctx: Context) -> None:
-        """Nobody paused it or plugged anything in or out since the preflight: then it would not arrive as it is."""
+        """Nobody paused it, or changed its devices or what it lies on, since the preflight."""
         async with ctx.guest() as monitor:
+            await readiness.refuse_other_devices(ctx, monitor)
             status = (await monitor.query("query-status"))["status"]
-            devices = await block.device_names(monitor)
         if status != "running":
             raise Fatal(f"{ctx.job.guest} is {status} since the move began: let it run, then move it again")
         if bases := await asyncio.to_thread(listing.changed, ctx.source.files, ctx.settings):
             raise Fatal(f"{', '.join(bases)} was changed under {ctx.job.guest}, which lies on it, since the move began")
-        if changed := set(devices) ^ set(ctx.source.devices):
-            raise Fatal(f"{', '.join(sorted(changed))} was plugged in or out of {ctx.job.guest} since the move began")
 
     async def _ask_agent(self, ctx: Context) -> None:
         """Whether the guest's agent answers here: by that it is known whether it has to over there."""

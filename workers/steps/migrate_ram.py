@@ -7,7 +7,6 @@ nothing but the two hosts may matter. So this step ends when the switchover proc
 """
 
 import asyncio
-import json
 import time
 
 from sqlalchemy import select
@@ -17,13 +16,13 @@ from models import fleet
 from models.database import transaction
 from models.documents import Health, Measure, MigrationOptions, RamProgress, Switchover
 from models.job import Job, Side
+from models.job_folder import RecordedNodes
 from workers import hooks
 from workers.convergence import ACTIONS, Escalation
 from workers.disks import mirrors, nbd_server, slow_writes
 from workers.guest import given_back, incoming_qemu, readiness
 from workers.health import agent
 from workers.hooks import Point
-from workers.images.manifest import write_durably
 from workers.launcher import inhibitor
 from workers.media import listing
 from workers.process import processes
@@ -67,7 +66,7 @@ class MigrateRamDestination(StepHandler):
             await incoming_qemu.start(ctx)
         async with ctx.guest() as monitor:
             nodes = await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
-        write_durably(ctx.directory.written, json.dumps(nodes))
+        ctx.directory.recorded_nodes.write(RecordedNodes(nodes=nodes))
         await streams.serve(ctx, ctx.served_at.nonce)
         await hooks.run(ctx, Point.BEFORE_SWITCHOVER)
         await self._start_switch(ctx)

@@ -1,0 +1,18 @@
+"""A drive whose writes are limited for a move alone. No pydantic: the switchover process gets it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Limits = dict[str, Any]
+"""As `block_set_io_throttle` takes them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowedDrive:
+    """What tells its own limits from those that were set for the move."""
+
+    before: Limits
+    """Its own."""
+    set: Sequence[Limits]
+    """What was set for the move, each time."""

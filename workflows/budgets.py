@@ -13,14 +13,13 @@ from sqlalchemy.orm import Session
 
 from drover import names
 from drover.errors import PreconditionFailed
-from models import fleet
+from models import decision_log, fleet
 from models.base import now
 from models.budget import BandwidthHours, Budget, Hours
 from models.contracts import Typed
 from models.database import transaction
 from models.fleet import SLOWEST_BYTES_PER_S
 from models.job import Job
-from models.said import say
 from workflows import not_there, schedule
 from workflows.hosts import labels_of
 from workflows.selectors import Selector
@@ -219,7 +218,7 @@ def define(
             hours=by_hours,
         )
         merged = session.merge(made)
-        say(session, f"an operator set the budget {name}")
+        decision_log.add(session, f"an operator set the budget {name}")
     return merged
 
 
@@ -232,4 +231,4 @@ def remove(name: str) -> None:
     with transaction() as session:
         if not session.execute(delete(Budget).where(Budget.name == name).returning(Budget.name)).all():
             raise not_there.budget(session, name)
-        say(session, f"an operator removed the budget {name}")
+        decision_log.add(session, f"an operator removed the budget {name}")

@@ -13,12 +13,11 @@ from sqlalchemy.orm import Session
 
 from drover import words
 from drover.settings import Settings
-from models import fleet
+from models import decision_log, fleet
 from models.database import away
 from models.fleet import Limits
 from models.guest import Guest
 from models.job import Job, JobState, record_event
-from models.said import say
 from models.transitions import Actor, JobEvent
 from workflows import capacity, estimate, schedule
 from workflows.capacity import Room, Size, Slots
@@ -82,7 +81,7 @@ def _decide(session: Session, job: Job, why: str | None, now: datetime) -> None:
     """Write down why a job waits, or let it go on."""
     if why is not None:
         job.wait_reason = why
-        say(session, f"waits: {why}", job=job.id, guest=job.guest, drain=job.drain_id)
+        decision_log.add(session, f"waits: {why}", job=job.id, guest=job.guest, drain=job.drain_id)
     elif job.state is JobState.QUEUED:
         job.apply(session, JobEvent.BEGIN, "the job begins", actor=Actor.CONTROLLER, by=ME)
     else:

@@ -13,17 +13,20 @@ from drover.errors import HostRefused, PreconditionFailed
 from drover.settings import Settings
 from models import preflight
 from models.host_rpc import PlanDestination
-from models.plan import DestinationPlan, PlannedDisk, Statement
+from models.plan import DestinationPlan, Inspection, PlannedDisk, Statement
 from models.preflight import Check
 from workers import files, hooks, registration
 from workers.files import UnsafePath
+from workers.guest import run_files
 from workers.guest.qmp_ready import listens
 from workers.images import links, manifest, way_back
 from workers.launcher import keep_out, units
 from workers.media import destination
 from workers.preflight import checks, derivation, trial
+from workers.process import processes
 from workers.process.machine import machine
-from workers.qemu import cpu, ports
+from workers.process.processes import Process
+from workers.qemu import cpu, permissions, ports
 from workers.step import JobDirectory
 from workers.storage import making, room
 from workers.streams import operator_certificates
@@ -57,6 +60,7 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     plan = plan.model_copy(update={**found, "no_way_back": choice.why})
     problems += _images(plan, settings, rules, question)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
+    problems += _same_memory(plan, source)
     problems += [] if problems else derivation.in_the_way(plan)
     problems += _ports(plan.argv) + _wanted(question, rules) + _certificates(settings, told)
     missing = cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
@@ -156,6 +160,14 @@ def _socket(qmp: str) -> list[Check]:
 def _dead(socket: Path) -> bool:
     """A QEMU that was killed, or did not start, left it: the next one replaces it."""
     return socket.is_socket() and not listens(socket)
+
+
+def _same_memory(plan: DestinationPlan, source: Inspection) -> list[Check]:
+    """Of two hosts of one machine: the guest's process is one of this host as well."""
+    guest = Process(source.pid, source.started)
+    there = run_files.in_the_way(made for made in permissions.written(plan.argv) if made.folder)
+    both = (path for path in there if guest.alive and processes.has_open(guest, path.stat()))
+    return [checks.machine.SAME_MEMORY.of(str(path)) for path in both]
 
 
 def _ports(argv: Sequence[str]) -> list[Check]:

@@ -13,6 +13,7 @@ from workers.qemu.options import (
     CHANNELS_AND_GDB,
     GUEST_KEYS,
     GUEST_TEXT,
+    MEMORY_FOLDERS,
     MONITORS,
     NETWORKS,
     PLAIN,
@@ -80,10 +81,7 @@ READ_KEYS = words_of("romfile firmware kernel initrd dtb splash events rendernod
 LOOKED_UP = words_of("bios romfile firmware")
 """A name without a slash is looked for in QEMU's own folders."""
 FORBIDDEN_OBJECTS = ("x-", "qtest", "vhost-user-", "pr-manager-")
-DEVICES = (
-    *("/dev/null", "/dev/urandom", "/dev/random", "/dev/hwrng", "/dev/net/tun"),
-    *("/dev/hugepages", "/dev/shm"),  # nosec B108 # noqa: S108 - guests' memory
-)
+DEVICES = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/hwrng", "/dev/net/tun")
 DEBUGGERS = words_of("gdb s")
 """A debugger has QEMU's monitor as well (`monitor COMMAND`)."""
 QUIET = words_of("none null pty ringbuf stdio file pipe /dev/null local")
@@ -187,7 +185,8 @@ def _is_no_path(option: Option, key: str, value: str) -> bool:
 def _allowed(path: str, option: Option, key: str, rules: Rules) -> bool:
     if ".." in Path(path).parts:
         return False
-    if any(path == device or path.startswith(f"{device}/") for device in DEVICES):
+    places = (*DEVICES, *MEMORY_FOLDERS) if option.is_memory(key) else DEVICES
+    if any(path == place or path.startswith(f"{place}/") for place in places):
         return True
     return rules.may_read(path) if _only_read(option, key) else rules.may_write(path)
 
@@ -309,7 +308,7 @@ def written(argv: Sequence[str]) -> Iterator[Made]:
             if path is None or path.startswith(DEVICES) or key in PROGRAM_KEYS or _only_read(option, key):
                 continue
             made_anew = option.listens or option.name in {"vnc", "spice", "display", "mem-path", "netdev"}
-            memory = "mem-path" in {option.name, key}
+            memory = option.is_memory(key)
             text = not (made_anew or memory or key == "localpath" or option.driver == "pipe")
             yield Made(path, text, folder=memory, read=memory and not _shares(option), own=_is_own(option))
 

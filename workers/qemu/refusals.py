@@ -9,6 +9,7 @@ from workers.qemu.options import (
     CHANNELS_AND_DISPLAYS,
     DROPPED,
     GUEST_TEXT,
+    MEMORY_FOLDERS,
     NETWORKS,
     TRUE,
     Option,
@@ -53,7 +54,7 @@ _WRITTEN = words_of("pidfile D mem-path")
 _READ = words_of("kernel initrd dtb L")
 _PROTOCOL = re.compile(r"(?!file:|json:)([a-z][a-z0-9+.-]*):")
 _CHANNEL = re.compile(r"(?:vnc=)?(?:mon:)?(?:unix|file|pipe):([^,]+)")
-_NO_ROOT_NEEDED = ("/dev/hugepages", "/dev/null", "/dev/stdout", "/dev/stderr", "/dev/fdset/")
+_NO_ROOT_NEEDED = ("/dev/null", "/dev/stdout", "/dev/stderr", "/dev/fdset/")
 
 
 def command_line_refusals(
@@ -136,7 +137,9 @@ def _refused_port(option: Option) -> Iterator[Check]:
 
 
 def _host_files(option: Option) -> Iterator[tuple[str, bool]]:
-    """(path, whether it is written) for every host file the option names."""
+    """(path, whether it is written) for every host file the option names. Memory may be where it is on every host."""
+    if option.name == "mem-path" and (option.value or "").startswith(MEMORY_FOLDERS):
+        return
     if option.name in _WRITTEN | _READ and option.value:
         yield option.value, option.name in _WRITTEN
     channel = _CHANNEL.match(option.value or "")
@@ -144,6 +147,8 @@ def _host_files(option: Option) -> Iterator[tuple[str, bool]]:
         yield channel[1], True
     keys = _PATH_KEYS.get(option.name, ())
     for key, value in option.leaves() if keys else ():
+        if option.is_memory(key) and value.startswith(MEMORY_FOLDERS):
+            continue
         if key in keys and value and not _PROTOCOL.match(value):
             yield value.removeprefix("file:"), not option.read_only
 

@@ -58,6 +58,14 @@ SHARED_MEMORY = Kind(
     remedy=RESTART,
     explains=frozenset({"blocked-by-qemu"}),
 )
+SAME_MEMORY = Kind(
+    name="same-memory",
+    side="destination",
+    what="memory in a file that both hosts see (`share=on`), as two hosts of one machine do",
+    why="both hosts see this file: the guest's next QEMU would write into the memory of the running one",
+    remedy="restart the guest with a folder as `mem-path`, with memory-backend-memfd, or with a file below its host's "
+    "guest root",
+)
 PMEM = Kind(
     name="virtio-pmem",
     what="a file of the host as memory of the guest (virtio-pmem)",

@@ -30,7 +30,7 @@ FLAGS = words_of(
 DROPPED = words_of("S incoming daemonize")
 """Added anew (`-S -incoming`) or decided by the supervisor (`-daemonize`), so never copied."""
 
-PLAIN = words_of("pidfile kernel initrd dtb bios L D mem-path")
+PLAIN = words_of("pidfile kernel initrd shim dtb bios L D mem-path")
 """Options whose whole argument is a file name: a comma in it is a comma."""
 
 GUEST_TEXT = words_of("append name uuid cpu")

@@ -29,11 +29,21 @@ _TIED_DEVICES = {
     "vfio-": checks.ties.PASSTHROUGH,
     "usb-host": checks.ties.PASSTHROUGH,
     "u2f-passthru": checks.ties.PASSTHROUGH,
+    "scsi-block": checks.ties.PASSTHROUGH,
+    "scsi-generic": checks.ties.PASSTHROUGH,
+    "virtio-input-host": checks.ties.PASSTHROUGH,
+    "usb-mtp": checks.ties.SHARED_FOLDER,
     "ivshmem": checks.machine.SHARED_MEMORY,
     "vhost-user-fs": checks.ties.VIRTIOFS,
     "vhost-": checks.ties.VHOST_USER,
     "virtio-9p": checks.ties.SHARED_FOLDER,
     "virtio-pmem": checks.machine.PMEM,
+}
+_TIED_OBJECTS = {
+    "input-linux": checks.ties.PASSTHROUGH,
+    "iommufd": checks.ties.PASSTHROUGH,
+    "can-host-socketcan": checks.ties.PASSTHROUGH,
+    "secret_keyring": checks.ties.KEYRING,
 }
 _ENCRYPTED_MEMORY = ("sev-", "tdx-", "s390-pv-")
 """Kinds of objects that a machine names as `confidential-guest-support`."""
@@ -51,7 +61,7 @@ _PATH_KEYS = {
     "trace": ("file",),
 }
 _WRITTEN = words_of("pidfile D mem-path")
-_READ = words_of("kernel initrd dtb L")
+_READ = words_of("kernel initrd shim dtb L")
 _PROTOCOL = re.compile(r"(?!file:|json:)([a-z][a-z0-9+.-]*):")
 _CHANNEL = re.compile(r"(?:vnc=)?(?:mon:)?(?:unix|file|pipe):([^,]+)")
 _NO_ROOT_NEEDED = ("/dev/null", "/dev/stdout", "/dev/stderr", "/dev/fdset/")
@@ -89,6 +99,8 @@ def _refused_option(option: Option) -> Iterator[Check]:
         yield _REFUSED_OPTIONS[option.name].of(option.text)
     if option.name == "tpmdev" and option.driver != "emulator":
         yield checks.machine.REAL_TPM.of(option.text)
+    if option.name == "object" and option.kind in _TIED_OBJECTS:
+        yield _TIED_OBJECTS[option.kind].of(option.text)
     if option.name == "object" and option.kind.startswith(_ENCRYPTED_MEMORY):
         yield checks.machine.SEV.of(option.text)
 

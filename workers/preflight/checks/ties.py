@@ -10,7 +10,7 @@ DESCRIPTOR = Kind(
 )
 SHARED_FOLDER = Kind(
     name="shared-folder",
-    what="a folder of the host that is shared with the guest (`-virtfs`, `-fsdev`, virtio-9p)",
+    what="a folder of the host that is shared with the guest (`-virtfs`, `-fsdev`, virtio-9p, `usb-mtp`)",
     why="a shared host directory cannot be moved",
     remedy="unmount it in the guest and restart the guest without the option; share it over the network instead",
     explains=frozenset({"hot-plugged", "blocked-by-qemu"}),
@@ -31,10 +31,16 @@ VHOST_USER = Kind(
 )
 PASSTHROUGH = Kind(
     name="passthrough",
-    what="devices of the host that are passed through (`vfio-*`, `usb-host`, `u2f-passthru`)",
+    what="devices of the host that are passed through (`vfio-*`, `usb-host`, `scsi-block`, `input-linux`, ...)",
     why="it is tied to hardware of this host",
     remedy="restart the guest without it, with an emulated or virtio device instead",
     explains=frozenset({"blocked-by-qemu"}),
+)
+KEYRING = Kind(
+    name="keyring",
+    what="secrets in the keyring of the host's kernel (`secret_keyring`)",
+    why="its secret is in the keyring of this host's kernel",
+    remedy="restart the guest with the secret in a file (`-object secret,file=`)",
 )
 HOST_PORT = Kind(
     name="host-port",

@@ -51,7 +51,7 @@ def test_a_remedy_names_commands_and_options_that_exist(kind: Kind) -> None:
         (["-drive", "file=iscsi://10.0.0.1/iqn.2001-04.com.example/0,if=virtio"], "remote-image"),
         (["-drive", "file=https://example.org/x.iso,media=cdrom"], "remote-image"),
         (
-            ["-blockdev", '{"driver":"ssh","node-name":"a","path":"/x","server":{"host":"h","port":"22"}}'],
+            ["-blockdev", '{"driver":"ssh","node-name":"a","path":"/x"}'],
             "remote-image",
         ),
         (["-device", "vhost-user-fs-pci,chardev=c,tag=t"], "virtiofs"),

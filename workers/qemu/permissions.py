@@ -72,7 +72,8 @@ FORBIDDEN_KEYS = {
 }
 PATH_KEYS = words_of(
     "file filename path logfile mem-path mem_path dir romfile firmware kernel initrd shim dtb db evdev vhostdev "
-    "localpath sockpath chroot rendernode splash events x509-dir x509-cert-file x509-key-file x509-cacert-file x509-dh-key-file"
+    "localpath sockpath chroot rendernode splash events x509-dir "
+    "x509-cert-file x509-key-file x509-cacert-file x509-dh-key-file"
 )
 """Keys whose value is a path however it begins; elsewhere a path begins with a slash."""
 READ_BY_OPTION = words_of("kernel initrd shim dtb bios L smbios fw_cfg device spice acpitable option-rom")

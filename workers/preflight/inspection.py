@@ -340,7 +340,8 @@ async def _blockers(monitor: Monitor, argv: list[str]) -> list[Check]:
     missing = [name for name in CAPABILITIES if name not in offered]
     found += [checks.machine.QEMU_TOO_OLD.found(f"this QEMU is too old: it has no {name}") for name in missing]
     children = [await _children(monitor, where) for where in ("/machine/peripheral", "/machine/peripheral-anon")]
-    return found + topology.hot_plugged(children[0], children[1], argv)
+    cpus = len(await monitor.query("query-cpus-fast"))
+    return found + topology.hot_plugged(children[0], children[1], argv) + topology.unplugged_cpus(cpus, argv)
 
 
 def _blocked(reason: str) -> Check:

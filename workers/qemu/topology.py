@@ -12,6 +12,7 @@ from typing import Any
 
 from models.preflight import Check
 from workers.preflight import checks
+from workers.qemu import boot_cpus
 from workers.qemu.command_line import anonymous_devices, device_ids
 
 Reply = Mapping[str, Any]
@@ -184,6 +185,16 @@ def _without_children(lines: Sequence[str]) -> list[str]:
     devices = {line for line in lines if ": " not in line}
     inside = tuple(device + end for device in devices for end in ("/", ": "))
     return sorted((line for line in lines if not line.startswith(inside)), key=lambda line: line not in devices)
+
+
+def unplugged_cpus(present: int, argv: Sequence[str]) -> list[Check]:
+    """CPUs that the command line would make although they are gone, or the other way round."""
+    started = boot_cpus.started_with(argv)
+    if started is None or started + boot_cpus.plugged_by(argv) == present:
+        return []
+    expected = started + boot_cpus.plugged_by(argv)
+    seen = f"the guest has {present} CPUs where its command line makes {expected}: some were unplugged in between"
+    return [checks.machine.HOT_PLUGGED.found(seen, remedy="start the guest anew with the CPUs that it has now")]
 
 
 def hot_plugged(peripheral: Sequence[Reply], peripheral_anon: Sequence[Reply], argv: Sequence[str]) -> list[Check]:

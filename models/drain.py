@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, object_session, relat
 
 from models import decision_log
 from models.base import Base, by_value, now
-from models.contracts import Typed
+from models.columns import Typed
 from models.documents import AllowedHosts, MigrationOptions, PlannedGuest, Recurrence, Window
 from models.transitions import DRAIN, DRAIN_GUEST
 from models.transitions import DrainState as DrainState

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, object_session, relat
 
 from models import decision_log
 from models.base import Base, by_value, now
-from models.contracts import Typed
+from models.columns import Typed
 from models.documents import AllowedHosts, Hook, HostBefore, MigrationOptions
 from models.transitions import ROLL, ROLL_HOST
 from models.transitions import RollHostState as RollHostState

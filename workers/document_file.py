@@ -3,20 +3,22 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic
+from typing import Generic, TypeVar
 
-from models.contracts import Kept
+from models.contracts import Versioned
 from workers.images.manifest import write_durably
+
+Document = TypeVar("Document", bound=Versioned)
 
 
 @dataclass(frozen=True)
-class DocumentFile(Generic[Kept]):
+class DocumentFile(Generic[Document]):
     """It is replaced as a whole: after a crash either the old or the new document is there."""
 
     path: Path
-    kind: type[Kept]
+    kind: type[Document]
 
-    def read(self) -> Kept | None:
+    def read(self) -> Document | None:
         """What it holds; None: it is not there.
 
         Raises:
@@ -28,7 +30,7 @@ class DocumentFile(Generic[Kept]):
             return None
         return self.kind.read(json.loads(text))
 
-    def write(self, document: Kept) -> None:
+    def write(self, document: Document) -> None:
         """Replace what it holds."""
         write_durably(self.path, json.dumps(document.json_object()))
 

@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Limits = dict[str, Any]
-"""As `block_set_io_throttle` takes them."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class SlowedDrive:
-    """What tells its own limits from those that were set for the move."""
+    """What tells its own limits from those that were set for the move, as `block_set_io_throttle` takes them."""
 
-    before: Limits
+    before: dict[str, Any]
     """Its own."""
-    set: Sequence[Limits]
+    set: Sequence[dict[str, Any]]
     """What was set for the move, each time."""

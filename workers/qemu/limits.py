@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from models.slowed import Limits, SlowedDrive
+from models.slowed import SlowedDrive
 from workers.qemu import drives
 from workers.qemu.monitor import Monitor
 
@@ -24,6 +24,7 @@ FIELDS = {
 """Limits by their names in a throttle group, and of a drive. Each has a burst (`max`) and its length besides."""
 NO_LIMITS = dict.fromkeys(FIELDS.values(), 0)
 
+Limits = dict[str, Any]
 Slowed = Mapping[str, SlowedDrive]
 """By the drives' names."""
 NOTHING: Slowed = {}

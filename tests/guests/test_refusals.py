@@ -90,7 +90,7 @@ def test_an_image_that_was_moved_away_under_the_running_guest(moves: Moves) -> N
 
 @pytest.mark.usefixtures("nothing_changes")
 def test_no_room_for_the_disks(moves: Moves) -> None:
-    guest = moves.boot(DiskSpec(size_bytes=64 * MIB), DiskSpec(size_bytes=16_000_000 * MIB))
+    guest = moves.boot(DiskSpec(size_bytes=64 * MIB), DiskSpec(size_bytes=16_000_000 * MIB, format="raw"))
     assert "make room for" in refused(moves, guest, "host-b")
 
 

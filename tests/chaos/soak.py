@@ -98,9 +98,7 @@ def _recipe(dice: random.Random) -> Recipe:
 def main() -> None:
     options = _options()
     RESULTS.parent.mkdir(exist_ok=True)
-    seeds = (
-        [options.only] if options.only else [options.seed + number for number in range(options.moves)]
-    )
+    seeds = [options.only] if options.only else [options.seed + number for number in range(options.moves)]
     outcomes = []
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress, RESULTS.open("w") as file:

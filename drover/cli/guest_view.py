@@ -30,8 +30,8 @@ def described(guest: Document, *, as_json: bool) -> None:
         f"{guest['name']}: priority {guest['priority']}, together with {guest['affinity'] or 'nobody'}, "
         f"apart from {guest['anti_affinity'] or 'nobody'}, labels {selectors.shown(guest['labels']) or 'none'}"
     )
-    if guest["stays"]:
-        output.say(guest["stays"])
+    if stays := guest.get("stays"):
+        output.say(stays)
 
 
 def listed(selector: str | None, *, as_json: bool) -> None:

@@ -133,6 +133,8 @@ def test_a_submitted_plan_is_approved_and_applied_by_its_number_and_keeps_it(
     drain = document("plan", "apply", number)["id"]
     assert document("plan", "apply", str(plan))["id"] == drain, "by its file it is the same"
     assert document("plan", "list") == {"plans": []}
+    told = drover("drain", "show", str(drain)).stdout
+    assert f"it follows plan {number}: approved by alice, applied by {backend.user()}" in told
     shown = document("plan", "show", number)
     assert (shown["state"], shown["drain"], shown["applied_by"]) == ("applied", drain, backend.user())
     assert f"plan {number} was applied" in refused("plan", "approve", number)

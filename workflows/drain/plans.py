@@ -50,7 +50,6 @@ def approve(number: int, by: str) -> None:
         if session.get(PlanApproval, (row.digest, by)) is None:
             session.add(PlanApproval(digest=row.digest, by=by, at=now(session)))
             say(session, f"{by} approves the plan {number} of {_host(row)}, {row.digest[:12]}")
-            wake(session)
 
 
 def withdraw(number: int, by: str) -> None:
@@ -176,7 +175,6 @@ def _submit(session: Session, plan: PlanFile, by: str) -> SubmittedPlan:
         row.drain_id = session.scalar(select(Drain.id).where(Drain.idempotency_key == _key(plan)))
     if new is not None:
         say(session, f"{by} submits the plan {new} of {_host(row)}, {plan.digest[:12]}")
-        wake(session)
     return row
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, Identity, Index, String, Te
 from sqlalchemy.orm import Mapped, Session, mapped_column, object_session, relationship
 
 from models.base import Base, Document, by_value, now
-from models.contracts import Typed
+from models.columns import Typed
 from models.documents import AllowedHosts, MigrationOptions, PlannedGuest, Recurrence, Window
 from models.said import say
 from models.transitions import DRAIN, DRAIN_GUEST

@@ -10,7 +10,7 @@ from models.budget import BandwidthHours
 from models.contracts import Many
 from models.guest import Guest
 from models.host import Host
-from workflows import fleet_limits, guests, schedule
+from workflows import budgets, fleet_limits, guests, schedule
 from workflows.guests import NeverDrain
 from workflows.submissions import BYTES_PER_S, Message
 
@@ -84,6 +84,8 @@ class HostDescription(Description):
         """
         for hours in self.bandwidth_hours.hours if self.bandwidth_hours is not None else ():
             schedule.Window.of(hours.window)
+            if not 0 <= budgets.enough(hours.bytes_per_s) < 1 << 63:
+                raise PreconditionFailed(f"bytes_per_s is {BYTES_PER_S}, not {hours.bytes_per_s}")
         wanted = {limit: getattr(self, limit) for limit in self.model_fields_set & fleet_limits.OF_ONE_HOST.keys()}
         if "retention_s" in self.model_fields_set:
             wanted["retention"] = None if self.retention_s is None else timedelta(seconds=self.retention_s)

@@ -1,4 +1,4 @@
-"""plans that are submitted stand in the database
+"""plans that are submitted stand in the database; guests that were not well are found at once
 
 Revises: 0033
 """
@@ -30,7 +30,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("digest", name="uq_submitted_plan_digest"),
     )
     op.create_index("ix_submitted_plan_drain_id", "submitted_plan", ["drain_id"])
+    op.create_index("ix_job_way_back_needed", "job", ["guest"], postgresql_where=sa.text("way_back_needed"))
 
 
 def downgrade() -> None:
+    op.drop_index("ix_job_way_back_needed", "job")
     op.drop_table("submitted_plan")

@@ -61,7 +61,9 @@ def drain_document(shot: DrainShot) -> Document:
 def _plan_document(drain: Drain) -> Document | None:
     """The plan that it follows, and who has approved it."""
     plan = plans.followed_by(drain.id)
-    return plan and {**plans.summary(plan), "approved_by": [one.by for one in plan.approvals]}
+    if plan is None:
+        return None
+    return {**plans.summary(plan), "approved_by": [one.by for one in plan.approvals]}
 
 
 def drain_summary(shot: DrainShot) -> Document:

@@ -89,7 +89,7 @@ class PlanFile(Versioned):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: int = Field(1, ge=1, le=1)
+    version: Annotated[int, Field(ge=1, le=1)] = 1
     kind: str = Field(pattern="^(drain|return)$")
     made_at: Words
     made_by: Words

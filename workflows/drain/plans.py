@@ -12,12 +12,11 @@ from sqlalchemy.orm import Session
 
 from drover import words
 from drover.errors import PreconditionFailed
-from models import fleet
+from models import decision_log, fleet
 from models.base import now
 from models.database import transaction
 from models.drain import Drain, DrainGuest, GuestState, PlanApproval, SubmittedPlan
 from models.guest import Guest
-from models.said import say
 from workflows import not_there, policies
 from workflows.drain import commands, planner
 from workflows.drain.plan_file import PlanFile, difference
@@ -49,7 +48,7 @@ def approve(number: int, by: str) -> None:
         _check_names(session, PlanFile.read(row.document))
         if session.get(PlanApproval, (row.digest, by)) is None:
             session.add(PlanApproval(digest=row.digest, by=by, at=now(session)))
-            say(session, f"{by} approves the plan {number} of {_host(row)}, {row.digest[:12]}")
+            decision_log.add(session, f"{by} approves the plan {number} of {_host(row)}, {row.digest[:12]}")
 
 
 def withdraw(number: int, by: str) -> None:
@@ -67,7 +66,7 @@ def withdraw(number: int, by: str) -> None:
         if row.withdrawn_by is None:
             row.withdrawn_by = by
             session.execute(delete(PlanApproval).where(PlanApproval.digest == row.digest))
-            say(session, f"{by} withdraws the plan {number} of {_host(row)}, {row.digest[:12]}")
+            decision_log.add(session, f"{by} withdraws the plan {number} of {_host(row)}, {row.digest[:12]}")
 
 
 def apply(plan: PlanFile, by: str) -> Drain:
@@ -174,7 +173,7 @@ def _submit(session: Session, plan: PlanFile, by: str) -> SubmittedPlan:
     if row.drain_id is None:  # it was applied from its file by an earlier version
         row.drain_id = session.scalar(select(Drain.id).where(Drain.idempotency_key == _key(plan)))
     if new is not None:
-        say(session, f"{by} submits the plan {new} of {_host(row)}, {plan.digest[:12]}")
+        decision_log.add(session, f"{by} submits the plan {new} of {_host(row)}, {plan.digest[:12]}")
     return row
 
 
@@ -187,7 +186,7 @@ def _apply(session: Session, row: SubmittedPlan, by: str) -> Drain:
     drain.follows_plan = True
     drain.guests = _rows(plan)
     row.drain_id, row.applied_by = drain.id, by
-    say(session, f"{by} applies the plan {row.id}, {row.digest[:12]}", drain=drain.id)
+    decision_log.add(session, f"{by} applies the plan {row.id}, {row.digest[:12]}", drain=drain.id)
     wake(session)
     return drain
 

@@ -42,6 +42,7 @@ def of_job(job_id: int) -> dict[str, Any]:
         "copy_rate": estimates.copy_rate(job, shot.at),
         "timeline": timeline.of_job(job, shot.at),
         "line": timeline.line(job, shot.at),
+        "looked_at": sentences.looked_at(job),
         "events": queries.events(job_id),
         "commands": sentences.ways_out(job) if queries.may_go_home(job_id) else sentences.commands(job),
     }

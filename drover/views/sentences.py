@@ -154,6 +154,16 @@ def commands(job: Job) -> list[Command]:
     return found
 
 
+def looked_at(job: Job) -> list[tuple[str, str]]:
+    """What was found about the guest after its switchover: (what, sentence)."""
+    found = []
+    if job.health is not None and job.health.finished:
+        found.append(("the guest was looked at", health(job.health)))
+    if job.proof is not None:
+        found += [("both sides' images", proof(job.proof)), *(("", place) for place in places(job.proof))]
+    return found
+
+
 def not_well(job: Job) -> str:
     """What its check, or the comparison of its images, had against a guest that has moved."""
     if job.health is not None and job.health.problems:

@@ -36,6 +36,7 @@ from workflows.submissions import DrainSubmission, MigrationSubmission, RollSubm
 
 TIMEOUT = httpx.Timeout(10, read=150)
 """Of one request. Hosts are asked before a move is taken on."""
+MOST_JOBS = 1000
 PATHS = {DrainKind.DRAIN: "drains", DrainKind.RETURN: "returns"}
 
 
@@ -226,7 +227,10 @@ class ByApi:
         return self._post(f"/hosts/{quote(host, safe='')}/trust")
 
     def reconcile(self, guest: str | None, *, dry_run: bool) -> Document:
-        return self._post("/reconcile", {"guest": guest, "dry_run": dry_run})
+        unfinished = self.jobs(Wanted(limit=MOST_JOBS)) if guest is None else [{"guest": guest}]
+        names = sorted({job["guest"] for job in unfinished})
+        answers = (self._post(f"/guests/{quote(name, safe='')}/reconcile", {"dry_run": dry_run}) for name in names)
+        return {"jobs": [job for answer in answers for job in answer["jobs"]]}
 
     def describe_host(self, name: str, said: HostDescription) -> Document:
         return self._post(f"/hosts/{quote(name, safe='')}/set", _said(said))

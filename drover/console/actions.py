@@ -122,12 +122,11 @@ class Qemu(Part):
 
 
 class Question(Part):
-    """Of which jobs both hosts are asked, as for `drover reconcile`."""
+    """How both hosts are asked, as for `drover reconcile`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    guest: str | None = Field(None, pattern=f"^{PATTERN}$")
-    dry_run: bool = False
+    dry_run: bool = Field(False, description="Only look.")
 
 
 def asked_by(person: Person) -> ByDatabase:
@@ -343,10 +342,10 @@ def trust(name: Name, person: Approver) -> Document:
     return told
 
 
-@router.post("/reconcile")
-def reconcile(asked: Question, person: Operator) -> Document:
-    """As `drover reconcile`: both hosts of each unfinished job are asked."""
-    return asked_by(person).reconcile(asked.guest, dry_run=asked.dry_run)
+@router.post("/guests/{name}/reconcile")
+def reconcile(name: Name, asked: Question, person: Operator) -> Document:
+    """As `drover reconcile GUEST`: both hosts of its unfinished job are asked."""
+    return asked_by(person).reconcile(name, dry_run=asked.dry_run)
 
 
 @router.post("/guests/{name}/set")

@@ -235,7 +235,7 @@ def test_a_report_is_the_same_by_the_api(api: Api, kind: str) -> None:
 
 
 def without_time(text: str) -> str:
-    return re.sub(r"\d+:\d\d:\d\d[.\d]*", "", text)
+    return re.sub(r"\d+", "", text)
 
 
 def test_a_job_that_needs_an_operator_is_resolved_by_the_api(api: Api) -> None:

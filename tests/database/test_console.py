@@ -361,7 +361,6 @@ def test_the_api_answers_with_the_documents_of_the_command_line(console: httpx.C
         "/rolls": ("roll", "list"),
         f"/rolls/{made.roll}": ("roll", "show", str(made.roll)),
         f"/jobs/{made.moved}/report": ("job", "report", str(made.moved)),
-        f"/drains/{made.drain}/report": ("drain", "report", str(made.drain)),
         "/plans": ("plan", "list"),
         f"/plans/{made.plan}": ("plan", "show", str(made.plan)),
         "/images": ("image", "list"),

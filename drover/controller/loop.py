@@ -182,11 +182,16 @@ def tick(ours: Settings) -> None:
         (at_hand.rolls, rolls.tick),
         (at_hand.notices, notices.tick),
         (at_hand.deliveries, webhooks.tick),
+        (at_hand.changed_keys, _follow_renewed_keys),
         (_is_time(), _look_for_twins),
     ]
     errors = [error for wanted, part in parts if wanted and (error := _tried(part, ours))]
     if errors:
         raise errors[0]
+
+
+def _follow_renewed_keys(_: Settings) -> None:
+    host_keys.follow_renewed()
 
 
 def _is_time() -> bool:
@@ -248,6 +253,7 @@ def _look(ours: Settings) -> Any:
         "rolls": exists().where(roll_reconciler.unfinished()),
         "notices": exists().where(unanswered()),
         "deliveries": exists().where(webhooks.due()),
+        "changed_keys": exists().where(Host.public_key != Host.trusted_key),
     }
     with transaction() as session:
         return session.execute(select(*(truth.label(name) for name, truth in what.items()))).one()
@@ -318,11 +324,10 @@ def _keys_are_known(session: Session, job: Job) -> bool:
     if job.plan is None or job.plan.source_key is not None:
         return True
     try:
-        keys = host_keys.of_both(session, job.source, job.destination)
+        added = host_keys.of_plan(session, job.source, job.destination)
     except PreconditionFailed as error:
         job.wait_reason = str(error)
         return False
-    added = {"source_key": keys[job.source], "destination_key": keys[job.destination]}
     job.plan, job.wait_reason = job.plan.model_copy(update=added), None
     return True
 

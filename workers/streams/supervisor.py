@@ -13,6 +13,7 @@ from models.job import Side
 from models.streams import StreamAccess, StreamCredentials
 from workers import files
 from workers.images import way_back
+from workers.images.manifest import write_durably
 from workers.process import processes
 from workers.process.processes import Process
 from workers.step import Context
@@ -66,7 +67,7 @@ async def serve(ctx: Context, nonce: str) -> None:
             bitmap=way.bitmap if way is not None else None,
             credentials=StreamCredentials(**vars(theirs)) if theirs is not None else None,
         )
-        sealed = host_key.seal(ctx.settings, _peer_key(ctx), access.json_object())
+        sealed = host_key.seal(ctx.settings, _peer_key(ctx), access.json_object(), by=_own_key(ctx))
         ctx.note(
             nbd_server=NbdServer(nonce=nonce, address=address, port=port, streams=ctx.settings.streams, sealed=sealed)
         )
@@ -215,7 +216,8 @@ def _access(ctx: Context) -> StreamAccess:
             f"{ctx.job.destination}: both hosts need the same"
         )
     try:
-        access = StreamAccess.read(host_key.unseal(ctx.settings, _peer_key(ctx), served.sealed))
+        opened = host_key.unseal(ctx.settings, _peer_key(ctx), served.sealed, by=_own_key(ctx))
+        access = StreamAccess.read(opened)
     except (host_key.NotFromThatHost, UnreadableDocument) as error:
         raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: {error}") from error
     if access.job != ctx.job.id:
@@ -223,8 +225,14 @@ def _access(ctx: Context) -> StreamAccess:
     return access
 
 
+def _own_key(ctx: Context) -> str | None:
+    """By which key the other host knows this one, for this job."""
+    plan = ctx.job.plan
+    return None if plan is None else plan.source_key if ctx.claim.side is Side.SOURCE else plan.destination_key
+
+
 def _peer_key(ctx: Context) -> str:
-    """From the row, as far as this host believes that host by it.
+    """From the row, as far as this host believes that host by it. What it believed once it believes to the job's end.
 
     Raises:
         Fatal: it knows that host by another key.
@@ -233,12 +241,16 @@ def _peer_key(ctx: Context) -> str:
     plan, job = ctx.job.plan, ctx.job
     at_source = ctx.claim.side is Side.SOURCE
     key = None if plan is None else plan.destination_key if at_source else plan.source_key
-    if key is None:
+    if plan is None or key is None:
         raise Transient("the keys of the two hosts are not on record yet: the controller adds them")
+    believed = ctx.directory.peer_key
+    if believed.exists() and believed.read_text() == key:
+        return key
     try:
-        known_hosts.refuse_unknown(job.destination if at_source else job.source, key, ctx.settings)
+        known_hosts.refuse_unknown(job.destination if at_source else job.source, key, ctx.settings, plan.successions)
     except PreconditionFailed as error:
         raise Fatal(f"the streams of job {job.id} are not trusted, nothing was sent: {error}") from error
+    write_durably(believed, key)
     return key
 
 

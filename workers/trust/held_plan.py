@@ -27,6 +27,11 @@ def held(folder: Path) -> Plan | None:
     return Plan.read(json.loads(path.read_text())) if path.exists() else None
 
 
+def oldest(jobs: Path) -> float | None:
+    """Since when the oldest of the jobs with folders in this one is under way here, in seconds since 1970."""
+    return min((path.stat().st_mtime for path in jobs.glob(f"*/{NAME}")), default=None)
+
+
 def followed(folder: Path, job: Job, side: Side, ours: Settings) -> Plan:
     """What this host holds, or else what it could hold to. Errors as for `proven`."""
     return held(folder) or proven(job, side, ours)

@@ -18,7 +18,7 @@ from workers.process import processes
 from workers.process.processes import Process
 from workers.step import Context
 from workers.streams import client, credentials, local
-from workers.streams.credentials import Credentials
+from workers.streams.credentials import CredentialFiles, Credentials
 from workers.streams.handshake import Refused, hang_up
 from workers.streams.parameters import NBD, STREAMS, ClientParameters, ServerParameters
 from workers.trust import host_key, known_hosts
@@ -77,28 +77,46 @@ async def serve(ctx: Context, nonce: str) -> None:
         _spawn(ctx, "server", [listening.fileno()])
 
 
-def _credentials(ctx: Context) -> tuple[Credentials | None, Credentials | None]:
+def _credentials(ctx: Context) -> tuple[Credentials | CredentialFiles | None, Credentials | None]:
     """The server's, and what of them the source cannot have by itself."""
     if ctx.settings.streams is StreamSecurity.PLAIN:
         return None, None
     if ctx.settings.streams is StreamSecurity.CERTIFICATES:
-        return of_operator(ctx.settings, ctx.job.source), None
+        return _readable(files_of_operator(ctx.settings, ctx.job.source), ctx.settings), None
     pair = credentials.make()
     return pair.server, pair.client
 
 
-def of_operator(ours: Settings, peer: str) -> Credentials:
-    """Those that the settings name.
+def files_of_operator(ours: Settings, peer: str) -> CredentialFiles:
+    """Those that the settings name."""
+    named = (ours.tls_certificate, ours.tls_key, ours.tls_authority)
+    certificate, key, authority = (str(path.absolute()) for path in named if path is not None)
+    return CredentialFiles(certificate=certificate, key=key, authority=authority, peer_name=peer)
+
+
+def _readable(files: CredentialFiles, ours: Settings) -> CredentialFiles:
+    """They may be in the middle of being renewed.
 
     Raises:
-        Fatal: a file cannot be read.
+        Transient: one cannot be read now.
     """
-    paths = (ours.tls_certificate, ours.tls_key, ours.tls_authority)
     try:
-        certificate, key, authority = (path.read_text() for path in paths if path is not None)
+        files.read()
+    except OSError as error:
+        raise Transient(f"a certificate of {ours.host} cannot be read: {error}") from error
+    return files
+
+
+def of_operator(ours: Settings, peer: str) -> Credentials:
+    """What stands in these files now.
+
+    Raises:
+        Fatal: one cannot be read.
+    """
+    try:
+        return files_of_operator(ours, peer).read()
     except OSError as error:
         raise Fatal(f"a certificate of {ours.host} cannot be read: {error}") from error
-    return Credentials(certificate=certificate, key=key, peer=authority, peer_name=peer)
 
 
 def bind(ours: Settings, wanted: int | None = None) -> socket.socket:
@@ -141,7 +159,10 @@ async def connect(ctx: Context) -> None:
     listening[NBD] = _listen_for_guest(ctx.directory.guest_socket)
     try:
         numbers = {stream: unix.fileno() for stream, unix in listening.items()}
-        _parameters(ctx, numbers).save(ctx.directory.streams)
+        told = _parameters(ctx, numbers)
+        if isinstance(told.credentials, CredentialFiles):
+            _readable(told.credentials, ctx.settings)
+        told.save(ctx.directory.streams)
         _spawn(ctx, "client", list(numbers.values()))
     finally:
         for unix in listening.values():
@@ -191,9 +212,11 @@ def begun_with(ctx: Context) -> str | None:
 
 def _parameters(ctx: Context, listening: dict[str, int]) -> ClientParameters:
     access = _access(ctx)
-    given = Credentials(**access.credentials.json_object()) if access.credentials is not None else None
+    given: Credentials | CredentialFiles | None = None
+    if access.credentials is not None:
+        given = Credentials(**access.credentials.json_object())
     if ctx.served_at.streams is StreamSecurity.CERTIFICATES:
-        given = of_operator(ctx.settings, ctx.job.destination)
+        given = files_of_operator(ctx.settings, ctx.job.destination)
     return ClientParameters(
         sockets={stream: str(ctx.directory.socket(stream)) for stream in STREAMS},
         secret=access.secret,

@@ -17,7 +17,7 @@ from tests.cli.support import drover
 from workers import registration
 from workers.step import JobDirectory
 from workers.trust import attestation, held_plan, host_key, known_hosts
-from workers.trust.own_file import edited
+from workers.trust.own_file import content, edited
 
 KEY = "A" * 43 + "="
 
@@ -35,8 +35,7 @@ def key(of: Settings) -> str:
 
 
 def believed(by: Settings) -> dict[str, str]:
-    with edited(by.directory / known_hosts.NAME) as keys:
-        return dict(keys)
+    return {host: entry["key"] for host, entry in content(by.directory / known_hosts.NAME).items()}
 
 
 def test_a_key_is_believed_when_it_is_first_seen_and_then_no_other(tmp_path: Path) -> None:
@@ -98,6 +97,15 @@ def test_a_renewed_key_is_believed_and_the_former_one_counts_for_what_was_signed
         attestation.proven(before, here)
 
 
+def test_a_key_that_an_earlier_version_has_written_down_counts(tmp_path: Path) -> None:
+    here, there = host(tmp_path, "two"), host(tmp_path, "one")
+    with edited(here.directory / known_hosts.NAME) as entries:
+        entries["one"] = key(there)
+    assert attestation.proven(said_by(there), here).host == "one"
+    with pytest.raises(PreconditionFailed, match="has another key"):
+        attestation.proven(said_by(host(tmp_path, "one", installed=2)), here)
+
+
 def test_a_former_key_does_not_come_back_and_does_not_count_once_a_key_was_told(tmp_path: Path) -> None:
     here, there = host(tmp_path, "two"), host(tmp_path, "one")
     before = said_by(there)
@@ -119,8 +127,12 @@ def test_a_policy_that_lists_a_former_key_lets_the_one_in_that_it_has_signed(tmp
     here.policy.write_text(f'[hosts]\none = "{key(one)}"\n')
     before = said_by(one)
     host_key.renew(one)
-    for said in (before, said_by(one)):
+    for said in (before, said_by(one), before):
         assert attestation.proven(said, here).host == "one"
+    assert known_hosts.renewed(here) == {"one": key(one)}
+    here.policy.write_text(f'[hosts]\none = "{key(host(tmp_path, "one", installed=2))}"\n')
+    with pytest.raises(PreconditionFailed, match=r"another key than the one that .* lists"):
+        attestation.proven(before, here)
 
 
 def test_nobody_else_speaks_in_a_hosts_own_name(tmp_path: Path) -> None:

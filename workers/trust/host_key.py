@@ -24,7 +24,7 @@ from drover.settings import Settings
 from models.succession import Succession, signed
 from workers import files
 from workers.images.manifest import write_durably
-from workers.trust.own_file import edited
+from workers.trust.own_file import content, edited
 
 
 class NotFromThatHost(DroverError):
@@ -153,9 +153,7 @@ def _own(ours: Settings, wanted: str | None) -> SigningKey:
 
 
 def _former(ours: Settings) -> dict[str, Any]:
-    path = ours.directory / FORMER
-    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return known
+    return content(ours.directory / FORMER)
 
 
 def _key(ours: Settings) -> SigningKey:

@@ -11,7 +11,7 @@ from drover.errors import Fatal, PreconditionFailed
 from drover.settings import Settings
 from models.contracts import Json
 from models.job import Job, Side
-from models.plan import DestinationPlan, Plan
+from models.plan import DestinationPlan, Inspection, Plan, PlannedFile
 from models.preflight import refusals
 from workers.images.manifest import write_durably
 from workers.preflight import derivation
@@ -85,8 +85,25 @@ def _of_source(job: Job, row: Plan, ours: Settings) -> Plan:
         )
         for disk in seen.disks
     )
-    planned = row.destination.model_copy(update={"disks": disks})
+    planned = row.destination.model_copy(update={"disks": disks, "files": _files_of_source(job, row, seen, ours)})
     return row.model_copy(update={"source": seen, "destination": planned})
+
+
+def _files_of_source(job: Job, row: Plan, seen: Inspection, ours: Settings) -> tuple[PlannedFile, ...]:
+    """What is read here and sent: the guest's own files, whatever the row names."""
+    if len(row.destination.files) != len(seen.files):
+        raise Fatal(_differs(job, ours, "the files"))
+    return tuple(
+        planned.model_copy(
+            update={
+                "source_path": file.path,
+                "size_bytes": file.size_bytes,
+                "digest": file.digest,
+                "secret": file.secret,
+            }
+        )
+        for planned, file in zip(row.destination.files, seen.files, strict=True)
+    )
 
 
 def _of_destination(job: Job, row: Plan, ours: Settings) -> Plan:

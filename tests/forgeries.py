@@ -279,8 +279,9 @@ def _needed_file(stage: Stage) -> NeededFile:
     """A file of the guest's, which lies at its source."""
     path = stage.root("one", "web", "medium.iso")
     path.write_bytes(b"medium")
-    common = {"mode": 0o600, "owner": "root", "group": "root"}
-    return NeededFile(kind=FileKind.MEDIUM, path=str(path), size_bytes=6, digest="0" * 64, **common)
+    return NeededFile(
+        kind=FileKind.MEDIUM, path=str(path), size_bytes=6, digest="0" * 64, mode=0o600, owner="root", group="root"
+    )
 
 
 def _file_of_the_host(stage: Stage) -> PlannedFile:
@@ -369,6 +370,14 @@ def _limits_that_say_more(stage: Stage) -> str:
     return stage.asked(seen.model_copy(update={"attestation": forged}))
 
 
+def _named_by_a_path(kind: str) -> Forgery:
+    return Forgery(
+        f"`host_request`: `{kind}` with a path as the guest's name",
+        "guest",
+        lambda stage: stage.answer("two", kind, {"guest": "../../outside/shadow"}),
+    )
+
+
 def _own_successor(stage: Stage) -> str:
     """That the key of a host that is known was followed by the attacker's, signed by the latter."""
     stage.plan()  # the destination knows the source's key from here on
@@ -414,7 +423,7 @@ def _sealed_for_another_job(stage: Stage) -> str:
     }
     plan = stage.plan().model_copy(update={f"{name}_key": key for name, key in keys.items()})
     access = StreamAccess(job=4711, address="127.0.0.1", port=49152, secret="of another")
-    sealed = host_key.seal(stage.destination, keys["source"], access.json_object())
+    sealed = host_key.seal(stage.destination, keys["source_key"], access.json_object())
     served = NbdServer(nonce="n", address="127.0.0.1", port=49152, streams=stage.source.streams, sealed=sealed)
     claim = stage.claim(stage.job(plan, nbd_server=served), MIRROR)
     try:
@@ -866,14 +875,7 @@ FORGERIES: tuple[Forgery, ...] = (
         "has no launch file on two",
         lambda stage: stage.answer("two", "start_guest", StartGuest(guest="web").json_object()),
     ),
-    *(
-        Forgery(
-            f"`host_request`: {what} a guest whose name is a path",
-            "guest",
-            lambda stage, kind=kind: stage.answer("two", kind, {"guest": "../../outside/shadow"}),
-        )
-        for what, kind in (("start", "start_guest"), ("stop", "stop_guest"), ("look for", "look_for_guest"))
-    ),
+    *map(_named_by_a_path, ("start_guest", "stop_guest", "look_for_guest")),
     Forgery(
         "`host_request`: a host's next key, signed by that key and not by the former one",
         "one has another key",

@@ -93,17 +93,9 @@ def _files_of_source(job: Job, row: Plan, seen: Inspection, ours: Settings) -> t
     """What is read here and sent: the guest's own files, whatever the row names."""
     if len(row.destination.files) != len(seen.files):
         raise Fatal(_differs(job, ours, "the files"))
-    return tuple(
-        planned.model_copy(
-            update={
-                "source_path": file.path,
-                "size_bytes": file.size_bytes,
-                "digest": file.digest,
-                "secret": file.secret,
-            }
-        )
-        for planned, file in zip(row.destination.files, seen.files, strict=True)
-    )
+    theirs = ({"source_path": file.path, "size_bytes": file.size_bytes, "secret": file.secret} for file in seen.files)
+    both = zip(row.destination.files, theirs, strict=True)
+    return tuple(planned.model_copy(update=file) for planned, file in both)
 
 
 def _of_destination(job: Job, row: Plan, ours: Settings) -> Plan:

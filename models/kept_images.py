@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class KeptImage:
     """The guest's check failed after this move: it stays until the guest has moved again."""
 
 
+@cache
 def last_way_back() -> ColumnElement[bool]:
     """Of jobs: the guest may have to go back to the images that this one left behind."""
     later = aliased(Job)
@@ -80,6 +82,7 @@ def _image(row: Any) -> KeptImage:
     )
 
 
+@cache
 def expired() -> ColumnElement[bool]:
     """Of disks joined to their jobs: the image was kept long enough, and nobody may need it."""
     return and_(Disk.retired_until <= func.clock_timestamp(), ~last_way_back())

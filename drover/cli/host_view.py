@@ -58,6 +58,8 @@ def report(host: Document, *, as_json: bool) -> None:
 def key(*, renew: bool, as_json: bool) -> None:
     """Print the public key of this host, after it was renewed if so wanted."""
     ours = _hypervisor()
+    if renew and not host_key.exists(ours):
+        raise PreconditionFailed(f"{ours.host} has no key yet: its worker makes one when it first starts")
     former = host_key.renew(ours).former if renew else None
     shown = host_key.public(ours)
     if as_json:

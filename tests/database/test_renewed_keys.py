@@ -10,8 +10,8 @@ from drover.settings import Settings, StreamSecurity
 from models.database import transaction
 from models.documents import HostFacts
 from models.host import Host
-from tests.forgeries import MIRROR, PREPARE, START, Stage
 from tests.helpers import until
+from tests.stage import MIRROR, PREPARE, START, Stage
 from workers.step import Context
 from workers.streams import client, handshake, supervisor
 from workers.streams.parameters import NBD

@@ -241,10 +241,8 @@ def _key_that_was_never_ours(stage: Stage) -> str:
 
 def _sealed_for_another_job(stage: Stage) -> str:
     """What a destination sealed for one job is put into another's row."""
-    keys = {
-        name: host_key.public(ours) for name, ours in (("source", stage.source), ("destination", stage.destination))
-    }
-    plan = stage.plan().model_copy(update={f"{name}_key": key for name, key in keys.items()})
+    keys = {"source_key": host_key.public(stage.source), "destination_key": host_key.public(stage.destination)}
+    plan = stage.plan().model_copy(update=keys)
     access = StreamAccess(job=4711, address="127.0.0.1", port=49152, secret="of another")
     sealed = host_key.seal(stage.destination, keys["source_key"], access.json_object())
     served = NbdServer(nonce="n", address="127.0.0.1", port=49152, streams=stage.source.streams, sealed=sealed)

@@ -1,6 +1,7 @@
 """A password for Postgres in a file, while it is renewed: which connections come about, on a real server."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,18 @@ from tests import factories, roles
 ROLE = "renewed"
 
 
-def _new(file: Path) -> Engine:
-    """A pool without connections, as a process has it that starts now."""
+@contextmanager
+def _pool_of(file: Path) -> Iterator[Engine]:
+    """Without connections, as a process has it that starts now."""
     url = settings().database_url.replace("//drover@", f"//{ROLE}@")
-    return _pool(factories.ours(database_url=url, database_password_file=file))
+    made = _pool(factories.ours(database_url=url, database_password_file=file))
+    yield made
+    made.dispose()
 
 
 def _refused(file: Path) -> OperationalError:
-    with pytest.raises(OperationalError) as refusal:
-        _new(file).connect()
+    with _pool_of(file) as pool, pytest.raises(OperationalError) as refusal:
+        pool.connect()
     return refusal.value
 
 
@@ -40,17 +44,21 @@ def file(database_lab: Lab, database: None, tmp_path: Path) -> Iterator[Path]:
         roles.run(database_lab, f"DROP ROLE {ROLE}")
 
 
+def _another(pool: Engine) -> None:
+    """A connection that was not there before."""
+    connection = pool.connect()
+    connection.detach()
+    connection.close()
+
+
 def test_while_a_password_is_renewed_connections_come_about_at_every_moment(file: Path, database_lab: Lab) -> None:
     file.write_text("first\n")
-    pool = _new(file)
-    with pool.connect() as open_one:
+    with _pool_of(file) as pool, pool.connect() as open_one:
         file.write_text("second\nfirst\n")
-        pool.connect().close()
+        _another(pool)
         roles.run(database_lab, f"ALTER ROLE {ROLE} PASSWORD 'second'")
-        pool.connect().close()
-        _new(file).connect().close()
+        _another(pool)
         assert open_one.execute(text("SELECT current_user")).scalar() == ROLE
-    pool.dispose()
 
 
 def test_a_worker_waits_while_no_password_of_the_file_counts_or_it_is_away(file: Path) -> None:

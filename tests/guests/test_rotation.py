@@ -119,7 +119,7 @@ def test_a_guest_moves_on_while_all_credentials_are_renewed(moves: Moves, kept: 
     lab = moves.lab
     with roles.asked_for_passwords(lab, *SERVICES):
         _renew_passwords_of_postgres(lab, kept)  # those that count so far were never asked for
-        guest = moves.boot(fill_mib=48)
+        guest = moves.boot(fill_mib=16)
         job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=3 * MIB)
         until("the copy runs", lambda: moves.step_is(job.id, "await_sync", "running"))
 
@@ -136,6 +136,7 @@ def test_a_guest_moves_on_while_all_credentials_are_renewed(moves: Moves, kept: 
         now = moves.job(job.id)
         assert (now.state, now.disks[0].ready_at) == (JobState.RUNNING, None), "the copy was over too soon"
 
+        moves.hurry(job.id)
         moves.done(moves.ended(job.id, 240))
         moves.intact(guest, "host-b")
         moves.done(moves.move(guest, "host-a"))  # by the new credentials from its beginning

@@ -8,9 +8,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
+from models import decision_log
 from models.database import transaction
 from models.host import Host
-from models.said import say
 from models.succession import leads
 from workflows.hosts import existing
 
@@ -45,7 +45,7 @@ def _follow(session: Session, host: Host) -> bool:
     if not leads(known, shown, host.name, host.facts.successions):
         return False
     host.trusted_key = shown
-    say(session, f"{host.name} has a new key, which its former one has signed")
+    decision_log.add(session, f"{host.name} has a new key, which its former one has signed")
     return True
 
 
@@ -86,5 +86,5 @@ def trust(name: str) -> Host:
             raise PreconditionFailed(f"{name} has no key yet: start a worker of this version there")
         if host.trusted_key != host.public_key:
             host.trusted_key = host.public_key
-            say(session, f"an operator trusts the key that {name} shows now")
+            decision_log.add(session, f"an operator trusts the key that {name} shows now")
     return host

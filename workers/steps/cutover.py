@@ -6,7 +6,6 @@ died, the destination's link resumes the guest.
 """
 
 import asyncio
-import json
 import logging
 import time
 
@@ -156,10 +155,11 @@ class CutoverDestination(StepHandler):
 
 async def _watch_size(ctx: Context, monitor: Monitor) -> None:
     """It is a condition of the way back by changes, and of nothing else."""
-    if not ctx.directory.written.exists():
+    recorded = ctx.directory.recorded_nodes.read()
+    if recorded is None:
         return  # an earlier version has begun the move
-    nodes = json.loads(ctx.directory.written.read_text())
-    sizes = {nodes[str(disk.index)]: disk.virtual_size_bytes for disk in ctx.disks if str(disk.index) in nodes}
+    nodes = recorded.nodes
+    sizes = {nodes[disk.index]: disk.virtual_size_bytes for disk in ctx.disks if disk.index in nodes}
     try:
         await written.watch_size(monitor, written.name(ctx.job.id, ctx.served_at.nonce), sizes)
     except CommandRefused as error:

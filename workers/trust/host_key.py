@@ -21,6 +21,7 @@ from nacl.signing import SigningKey, VerifyKey
 
 from drover.errors import DroverError, Fatal
 from drover.settings import Settings
+from models.contracts import Part
 from models.succession import Succession, signed
 from workers import files
 from workers.images.manifest import write_durably
@@ -33,11 +34,22 @@ class NotFromThatHost(DroverError):
 
 NAME = "host.key"
 FORMER = "former_keys.json"
-"""{public half: {`seed`: as long as it is kept, `until`: when it was the key, in seconds since 1970, `succession`}}"""
+"""{public half: a `FormerKey`}"""
 KEPT = timedelta(days=30)
 """A move that was planned with a former key may begin so long after the change."""
 SHOWN = 8
 """Changes that a host tells of: one that has missed more of them has to be told the key."""
+
+
+class FormerKey(Part):
+    """A key that this host had before."""
+
+    seed: str | None
+    """None: it is forgotten."""
+    until: float
+    """When it was renewed, in seconds since 1970."""
+    succession: Succession
+    """What it has signed."""
 
 
 def exists(ours: Settings) -> bool:
@@ -58,20 +70,21 @@ def renew(ours: Settings) -> Succession:
         signature = _text(key.sign(signed(ours.host, was, now)).signature)
         succession = Succession(host=ours.host, former=was, key=now, signature=signature)
         with edited(ours.directory / FORMER) as former:  # first: whatever happens now, the key is not lost
-            former[was] = {"seed": _text(bytes(key)), "until": time.time(), "succession": succession.json_object()}
+            kept = FormerKey(seed=_text(bytes(key)), until=time.time(), succession=succession)
+            former[was] = kept.json_object()
         write_durably(ours.directory / NAME, _text(bytes(following)))
     return succession
 
 
 def successions(ours: Settings) -> tuple[Succession, ...]:
     """How this host came to its present key, if it had others before: the newest few changes."""
-    told = sorted(_former(ours).values(), key=lambda each: float(each["until"]))
-    return tuple(Succession(**each["succession"]) for each in told[-SHOWN:])
+    told = sorted(_former(ours).values(), key=lambda each: each.until)
+    return tuple(each.succession for each in told[-SHOWN:])
 
 
 def all_public(ours: Settings) -> set[str]:
     """The public halves of the present key, and of former ones that are kept."""
-    return {public(ours), *(key for key, each in _former(ours).items() if each["seed"])}
+    return {public(ours), *(key for key, each in _former(ours).items() if each.seed)}
 
 
 def drop_former(ours: Settings, oldest_move: float | None) -> None:
@@ -81,13 +94,11 @@ def drop_former(ours: Settings, oldest_move: float | None) -> None:
         ours: settings.
         oldest_move: since when the oldest move is under way here, in seconds since 1970; None: there is none.
     """
-    path = ours.directory / FORMER
-    if not path.exists():
-        return
     needed_since = min(time.time(), oldest_move or float("inf")) - KEPT.total_seconds()
-    with edited(path) as former:
-        for each in former.values():
-            each["seed"] = each["seed"] if each["until"] >= needed_since else None
+    useless = {key: each for key, each in _former(ours).items() if each.seed and each.until < needed_since}
+    if useless:
+        with edited(ours.directory / FORMER) as former:
+            former |= {key: each.model_copy(update={"seed": None}).json_object() for key, each in useless.items()}
 
 
 def seal(ours: Settings, for_key: str, document: dict[str, Any], *, by: str | None = None) -> str:
@@ -147,13 +158,13 @@ def _own(ours: Settings, wanted: str | None) -> SigningKey:
     if wanted in {None, _text(bytes(present.verify_key))}:
         return present
     kept = _former(ours).get(str(wanted))
-    if kept is None or not kept["seed"]:
+    if kept is None or kept.seed is None:
         raise Fatal(f"{ours.host} does not have the key any more with which this move was planned: submit it anew")
-    return SigningKey(b64decode(kept["seed"]))
+    return SigningKey(b64decode(kept.seed))
 
 
-def _former(ours: Settings) -> dict[str, Any]:
-    return content(ours.directory / FORMER)
+def _former(ours: Settings) -> dict[str, FormerKey]:
+    return {key: FormerKey.model_validate(each) for key, each in content(ours.directory / FORMER).items()}
 
 
 def _key(ours: Settings) -> SigningKey:

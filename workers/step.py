@@ -150,6 +150,11 @@ class JobDirectory:
         """
         return self.path / "written.json"
 
+    @property
+    def closed(self) -> Path:
+        """Of which copy the images are, by its nonce: the NBD server has closed them, with all that it was sent."""
+        return self.path / "closed"
+
     def mark(self, role: str) -> str:
         """The name in a process's environment by which it is found again."""
         return f"{self.path}/{role}"

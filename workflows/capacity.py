@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, aliased
 from drover import words
 from drover.settings import Settings
 from drover.words import count
-from models import fleet, storage
+from models import fleet, kept_images, storage
 from models.drain import UNDER_WAY, Drain, DrainGuest, GuestState
 from models.fleet import FleetLimits, Limits
 from models.guest import Guest
@@ -264,14 +264,14 @@ def _planned(but_for: Collection[str]) -> Select[Any, int, int, int, int]:
 
 
 def _set_aside(planning: Collection[str] = ()) -> Select[Any, int, int, int, int]:
-    """Images that were left behind and are still kept; not those of guests that go back to them, or may."""
-    kept, back = func.coalesce(Disk.retired_bytes, Disk.bytes_total), aliased(Job)
-    moves_back = exists().where(back.guest == Job.guest, back.destination == Job.source, back.state.not_in(FINISHED))
+    """Images that are still kept for guests; not those of guests that go back to them, or may."""
+    kept, back, host = func.coalesce(Disk.retired_bytes, Disk.bytes_total), aliased(Job), kept_images.on_host()
+    moves_back = exists().where(back.guest == Job.guest, back.destination == host, back.state.not_in(FINISHED))
     waits = exists().where(
-        DrainGuest.guest == Job.guest, DrainGuest.destination == Job.source, DrainGuest.state == GuestState.WAITING
+        DrainGuest.guest == Job.guest, DrainGuest.destination == host, DrainGuest.state == GuestState.WAITING
     )
     return (
-        select(Job.source, literal(0), literal(0), kept, literal(0))
+        select(host, literal(0), literal(0), kept, literal(0))
         .join(Disk)
         .where(Disk.retired_until.is_not(None), ~moves_back, ~waits, Job.guest.not_in(planning))
     )

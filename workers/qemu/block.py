@@ -322,6 +322,14 @@ async def _add_backing(monitor: Monitor, image: ExportedImage, level: int, below
     return format_node
 
 
+async def withdraw(monitor: Monitor, exports: Sequence[str], nodes: Sequence[str]) -> None:
+    """Close images that are offered: what was written to them is in their files then."""
+    await monitor.execute_each("block-export-del", ({"id": export, "mode": "hard"} for export in exports))
+    while await monitor.query("query-block-exports"):
+        await asyncio.sleep(0.0005)  # gone as soon as the last request is done
+    await monitor.execute_each("blockdev-del", ({"node_name": node} for node in nodes))
+
+
 async def exports(monitor: Monitor) -> set[str]:
     """The names under which images are offered."""
     return {entry["id"] for entry in await monitor.query("query-block-exports")}

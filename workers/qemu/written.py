@@ -50,6 +50,12 @@ def name(job_id: int, nonce: str) -> str:
     return f"{WRITTEN}{job_id}-{hashlib.sha256(nonce.encode()).hexdigest()[:12]}"
 
 
+def job_of(name: str) -> int | None:
+    """Whose bitmap that is; None: none of ours."""
+    number, _, _ = name.removeprefix(WRITTEN).partition("-")
+    return int(number) if number.isdecimal() else None
+
+
 async def disks(monitor: Monitor) -> dict[int, Disk]:
     """A guest's writable disks with their bitmaps, by the disk's index."""
     replies = {
@@ -85,14 +91,26 @@ async def record(monitor: Monitor, name: str) -> dict[int, str]:
         for other in disk.bitmaps.keys() - {name}:
             await monitor.execute("block-dirty-bitmap-remove", node=disk.node, name=other)
         if name not in disk.bitmaps:
-            await monitor.execute(
-                "block-dirty-bitmap-add",
-                node=disk.node,
-                name=name,
-                granularity=granularity(disk.size_bytes),
-                persistent=False,
-            )
+            await add(monitor, disk, name)
     return {index: disk.node for index, disk in found.items()}
+
+
+async def add(monitor: Monitor, disk: Disk, name: str) -> None:
+    """From now on what is written to this disk is recorded under this name."""
+    await monitor.execute(
+        "block-dirty-bitmap-add",
+        node=disk.node,
+        name=name,
+        granularity=granularity(disk.size_bytes),
+        persistent=False,
+    )
+
+
+async def forget(monitor: Monitor, node: str, name: str) -> None:
+    """Nothing is known by this name any more. If nothing is, nothing happens."""
+    for bitmap in (name, of_size(name)):
+        with suppress(CommandRefused):  # there is none
+            await monitor.execute("block-dirty-bitmap-remove", node=node, name=bitmap)
 
 
 async def watch_size(monitor: Monitor, name: str, sizes: Mapping[str, int]) -> None:

@@ -50,6 +50,7 @@ class PrepareDestImage(StepHandler):
         ctx.guard()
         _nobody_uses(ctx)
         await asyncio.to_thread(way_back.put_back, ctx)
+        await asyncio.to_thread(way_back.keep_copy, ctx)
         await asyncio.to_thread(making.delete_all, ctx)
         await asyncio.to_thread(placing.take_back, ctx.directory, ctx.settings.directory)
         for disk in ctx.held.disks if ctx.held is not None else ():
@@ -62,9 +63,7 @@ async def _begin_images(ctx: Context, choice: Choice) -> None:
     """With what the guest left behind here, or with empty images; encrypted ones are made in `start_nbd`."""
     if choice.way is not None:
         await asyncio.to_thread(way_back.take, ctx, choice.way)
-        ctx.tell(
-            "way_back", f"{ctx.job.destination} has its images as they were when job {choice.way.job} moved it away"
-        )
+        ctx.tell("way_back", f"{ctx.job.destination} has images of it that job {choice.way.job} has left there")
         return
     if choice.why is not None:
         ctx.tell(

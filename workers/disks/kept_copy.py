@@ -9,17 +9,22 @@ lets nobody change the size.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from drover.errors import Transient
 from models import kept_images
 from models.database import transaction
 from models.way_back import COPY_RECORDED
 from workers.disks import mirrors
 from workers.qemu import block, written
-from workers.qemu.monitor import CommandRefused, Monitor
+from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost
 from workers.step import Context
 
 log = logging.getLogger(__name__)
+
+TRIES, STILL_S = 25, 2.0
+CATCHES_UP_S = 0.01
+"""What a guest writes in a moment is sent within so long; then the mirror rests for a tenth of a second (10.0.2)."""
 
 
 async def begin(ctx: Context, monitor: Monitor, indices: Sequence[int]) -> None:
@@ -47,6 +52,8 @@ async def keep(ctx: Context, monitor: Monitor) -> None:
     name, disks = _name(ctx), await written.disks(monitor)
     recorded = bool(disks) and all(name in disk.never_smaller for disk in disks.values())
     if not recorded and await _was_complete(ctx, monitor):
+        async with mirrors.unblocked(ctx, monitor):
+            await _narrow(ctx, monitor, {index: disk.node for index, disk in disks.items()})
         await block.cut(monitor, mirrors.names(ctx))  # else QEMU, and the guest, would wait for what is on its way
         recorded = await _recorded(ctx, monitor, name)
     if recorded:
@@ -65,6 +72,33 @@ async def _was_complete(ctx: Context, monitor: Monitor) -> bool:
     states = await block.mirrors(monitor, mirrors.names(ctx))
     ready = len(states) == len(ctx.disks) and all(mirror.ready and not mirror.no_room for mirror in states.values())
     return ready and not await mirrors.missing(ctx, monitor)
+
+
+async def _narrow(ctx: Context, monitor: Monitor, nodes: Mapping[int, str]) -> None:
+    """What was recorded while the disks were copied, or kept in sync, is over there by now, but for the last of it.
+
+    The mirrors stand still afterwards. Where that does not succeed, for instance because the guest writes all the time
+    or the link is cut, the bitmap holds more than is missing.
+    """
+    try:
+        for index, node in nodes.items():
+            await narrow(monitor, mirrors.name(ctx.job.id, index), node, _name(ctx))
+    except (CommandRefused, MonitorLost, Transient) as error:
+        log.info("more than is missing will be sent: %s", error)
+
+
+async def narrow(monitor: Monitor, mirror: str, node: str, name: str) -> None:
+    """Likewise of one disk. Errors as for `block.stand_still`."""
+
+    async def nothing_is_left() -> bool:
+        return await block.unsent(monitor, node) == 0
+
+    for _ in range(TRIES):
+        await block.stand_still(monitor, mirror, STILL_S)
+        if await written.narrow(monitor, node, name, nothing_is_left):
+            return
+        await monitor.execute("block-job-resume", device=mirror)
+        await asyncio.sleep(CATCHES_UP_S)
 
 
 async def _recorded(ctx: Context, monitor: Monitor, name: str) -> bool:

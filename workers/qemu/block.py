@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from drover.errors import Transient
+from workers.qemu import drives
 from workers.qemu.monitor import CommandRefused, Monitor
 
 Sync = Literal["full", "top", "none"]
@@ -119,8 +120,17 @@ async def start_standing_mirror(monitor: Monitor, name: str, device: str) -> Non
     """
     await monitor.execute("block-dirty-bitmap-add", node=device, name=name, persistent=False, disabled=True)
     await _start_mirror(monitor, name, device, "none")
+    await stand_still(monitor, name, STANDS_S)
+
+
+async def stand_still(monitor: Monitor, name: str, timeout_s: float) -> None:
+    """Pause a mirror, until nothing of it is on its way.
+
+    Raises:
+        Transient: it goes on all the same.
+    """
     await monitor.execute("block-job-pause", device=name)
-    deadline = time.monotonic() + STANDS_S
+    deadline = time.monotonic() + timeout_s
     while (mirror := (await mirrors(monitor, [name])).get(name)) is None or mirror.status not in STANDING:
         if mirror is None or mirror.concluded or time.monotonic() > deadline:
             raise Transient(f"mirror {name} cannot be paused")
@@ -131,6 +141,17 @@ async def let_mirror_go_on(monitor: Monitor, name: str, device: str) -> None:
     """Somebody else has made both sides equal but for what it has recorded: it goes on, and may be used."""
     await monitor.execute("block-job-resume", device=name)
     await monitor.execute("block-dirty-bitmap-remove", node=device, name=name)
+
+
+async def unsent(monitor: Monitor, node: str) -> int | None:
+    """Bytes of this node that its mirror is to send again, in whole pieces; None: QEMU does not tell.
+
+    It keeps them in a bitmap without a name above the node. What is on its way is not in there any more.
+    """
+    chains = (await drives.chains(monitor)).values()
+    above = next((chain for chain in chains if any(each["node-name"] == node for each in chain)), [])
+    counts = [bitmap["count"] for each in above for bitmap in each.get("dirty-bitmaps", ()) if not bitmap.get("name")]
+    return sum(counts) if counts else None
 
 
 async def unproven(monitor: Monitor) -> set[str]:

@@ -5,7 +5,7 @@ until then the images are written by the NBD server, which is another process. T
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from workers.qemu.monitor import CommandRefused, Monitor
 FINEST = 1 << 12
 """Bytes that one bit stands for, at least: what a guest changes is mostly pages of its file systems."""
 BLANK, SECTOR = "drover-blank", 512
+SINCE = "drover-since"
 MOST_BITS = 1 << 24
 """2 MiB of memory for one disk. The bits of a larger one stand for more."""
 
@@ -111,6 +112,33 @@ async def forget(monitor: Monitor, node: str, name: str) -> None:
     for bitmap in (name, of_size(name)):
         with suppress(CommandRefused):  # there is none
             await monitor.execute("block-dirty-bitmap-remove", node=node, name=bitmap)
+
+
+async def narrow(monitor: Monitor, node: str, name: str, over_there: Callable[[], Awaitable[bool]]) -> bool:
+    """Take out of a bitmap what was written before this instant, if the answer is that all of that is over there.
+
+    What is written while that is asked stays. A transaction waits for all requests that are on their way, so each of
+    them is either known to whoever answers or in the new bitmap, which is merged before anything is lost.
+    """
+    since = {"node": node, "name": SINCE}
+    await _drop_since(monitor, node)  # of a worker that died
+    adding = {**since, "granularity": FINEST, "persistent": False}
+    await monitor.execute("transaction", actions=[{"type": "block-dirty-bitmap-add", "data": adding}])
+    narrowed = await over_there()
+    if narrowed:
+        merging = {"node": node, "target": name, "bitmaps": [SINCE]}
+        actions = [
+            {"type": "block-dirty-bitmap-clear", "data": {"node": node, "name": name}},
+            {"type": "block-dirty-bitmap-merge", "data": merging},
+        ]
+        await monitor.execute("transaction", actions=actions)
+    await _drop_since(monitor, node)
+    return narrowed
+
+
+async def _drop_since(monitor: Monitor, node: str) -> None:
+    with suppress(CommandRefused):  # there is none
+        await monitor.execute("block-dirty-bitmap-remove", node=node, name=SINCE)
 
 
 async def watch_size(monitor: Monitor, name: str, sizes: Mapping[str, int]) -> None:

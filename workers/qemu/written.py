@@ -124,15 +124,17 @@ async def narrow(monitor: Monitor, node: str, name: str, over_there: Callable[[]
     await _drop_since(monitor, node)  # of a worker that died
     adding = {**since, "granularity": FINEST, "persistent": False}
     await monitor.execute("transaction", actions=[{"type": "block-dirty-bitmap-add", "data": adding}])
-    narrowed = await over_there()
-    if narrowed:
-        merging = {"node": node, "target": name, "bitmaps": [SINCE]}
-        actions = [
-            {"type": "block-dirty-bitmap-clear", "data": {"node": node, "name": name}},
-            {"type": "block-dirty-bitmap-merge", "data": merging},
-        ]
-        await monitor.execute("transaction", actions=actions)
-    await _drop_since(monitor, node)
+    try:
+        narrowed = await over_there()
+        if narrowed:
+            merging = {"node": node, "target": name, "bitmaps": [SINCE]}
+            actions = [
+                {"type": "block-dirty-bitmap-clear", "data": {"node": node, "name": name}},
+                {"type": "block-dirty-bitmap-merge", "data": merging},
+            ]
+            await monitor.execute("transaction", actions=actions)
+    finally:
+        await _drop_since(monitor, node)
     return narrowed
 
 

@@ -146,7 +146,7 @@ async def let_mirror_go_on(monitor: Monitor, name: str, device: str) -> None:
 async def unsent(monitor: Monitor, node: str) -> int | None:
     """Bytes of this node that its mirror is to send again, in whole pieces; None: QEMU does not tell.
 
-    It keeps them in a bitmap without a name, on its own node above (10.0.2). What is on its way is not in there any more.
+    It keeps them in a bitmap without a name, on its own node above (10.0.2). What is on its way is in there no more.
     """
     chains = (await drives.chains(monitor)).values()
     above = next((chain for chain in chains if any(each["node-name"] == node for each in chain)), [])

@@ -90,7 +90,7 @@ async def record(monitor: Monitor, name: str) -> dict[int, str]:
     found = await disks(monitor)
     for disk in found.values():
         for other in disk.bitmaps.keys() - {name}:
-            await monitor.execute("block-dirty-bitmap-remove", node=disk.node, name=other)
+            await forget(monitor, disk.node, other)
         if name not in disk.bitmaps:
             await add(monitor, disk, name)
     return {index: disk.node for index, disk in found.items()}
@@ -143,27 +143,29 @@ async def _drop_since(monitor: Monitor, node: str) -> None:
         await monitor.execute("block-dirty-bitmap-remove", node=node, name=SINCE)
 
 
-async def watch_size(monitor: Monitor, name: str, sizes: Mapping[str, int]) -> None:
+async def watch_size(monitor: Monitor, name: str, sizes: Mapping[str, int], *, runs: bool = True) -> None:
     """From now on it shows if a disk is made smaller: what it loses then, and has as zeroes once it is larger again, is
     in no bitmap (10.0.2). Disks that have not the size that they had at the switchover, {node: bytes}, are left out.
 
     It is a bitmap that records nothing, whose last bit is set. QEMU shortens it with the disk, and the bit does not
-    come back. No command sets a bit, so it is merged from the bitmap of a node that holds nothing. The guest must run:
-    a QEMU that waits for its RAM ends when anything is written.
+    come back. No command sets a bit, so it is merged from the bitmap of a node that holds nothing. A QEMU that waits
+    for its RAM (`runs` is false) makes nodes that are not active, and ends when anything is written to one.
 
     Raises:
-        CommandRefused: QEMU knows no such bitmaps or nodes.
+        CommandRefused: QEMU knows no such bitmaps or nodes, or before 10.0 cannot activate one.
     """
     for disk in (await disks(monitor)).values():
         if name in disk.bitmaps and name not in disk.never_smaller and sizes.get(disk.node) == disk.size_bytes:
-            await _watch_size(monitor, of_size(name), disk, disk.bitmaps[name].granularity)
+            await _watch_size(monitor, of_size(name), disk, disk.bitmaps[name].granularity, runs=runs)
 
 
-async def _watch_size(monitor: Monitor, name: str, disk: Disk, grain: int) -> None:
+async def _watch_size(monitor: Monitor, name: str, disk: Disk, grain: int, *, runs: bool) -> None:
     bitmap: dict[str, Any] = {"name": name, "granularity": grain, "persistent": False}
     await _drop_blank(monitor)  # of a worker that died
     await monitor.execute("blockdev-add", driver="null-co", node_name=BLANK, size=disk.size_bytes)
     try:
+        if not runs:
+            await monitor.execute("blockdev-set-active", node_name=BLANK, active=True)
         await monitor.execute("block-dirty-bitmap-add", node=BLANK, **bitmap)
         last = f'qemu-io {BLANK} "write -z {disk.size_bytes - SECTOR} {SECTOR}"'
         await monitor.execute("human-monitor-command", command_line=last)

@@ -20,7 +20,7 @@ from models.job import Job, Side
 from workers import hooks
 from workers.convergence import ACTIONS, Escalation
 from workers.disks import mirrors, nbd_server, slow_writes
-from workers.guest import given_back, incoming_qemu
+from workers.guest import given_back, incoming_qemu, size_watch
 from workers.health import agent
 from workers.hooks import Point
 from workers.images.manifest import write_durably
@@ -67,7 +67,8 @@ class MigrateRamDestination(StepHandler):
             await incoming_qemu.start(ctx)
         async with ctx.guest() as monitor:
             nodes = await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
-        write_durably(ctx.directory.written, json.dumps(nodes))
+            write_durably(ctx.directory.written, json.dumps(nodes))
+            await size_watch.begin(ctx, monitor, runs=False)
         await streams.serve(ctx, ctx.served_at.nonce)
         await hooks.run(ctx, Point.BEFORE_SWITCHOVER)
         await self._start_switch(ctx)

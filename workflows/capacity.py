@@ -264,16 +264,19 @@ def _planned(but_for: Collection[str]) -> Select[Any, int, int, int, int]:
 
 
 def _set_aside(planning: Collection[str] = ()) -> Select[Any, int, int, int, int]:
-    """Images that are still kept for guests; not those of guests that go back to them, or may."""
-    kept, back, host = func.coalesce(Disk.retired_bytes, Disk.bytes_total), aliased(Job), kept_images.on_host()
-    moves_back = exists().where(back.guest == Job.guest, back.destination == host, back.state.not_in(FINISHED))
+    """Images that were left behind and are still kept; not those of guests that go back to them, or may, nor copies of
+    moves that were rolled back, which give way.
+    """
+    kept, back = func.coalesce(Disk.retired_bytes, Disk.bytes_total), aliased(Job)
+    moves_back = exists().where(back.guest == Job.guest, back.destination == Job.source, back.state.not_in(FINISHED))
     waits = exists().where(
-        DrainGuest.guest == Job.guest, DrainGuest.destination == host, DrainGuest.state == GuestState.WAITING
+        DrainGuest.guest == Job.guest, DrainGuest.destination == Job.source, DrainGuest.state == GuestState.WAITING
     )
     return (
-        select(host, literal(0), literal(0), kept, literal(0))
+        select(Job.source, literal(0), literal(0), kept, literal(0))
         .join(Disk)
-        .where(Disk.retired_until.is_not(None), ~moves_back, ~waits, Job.guest.not_in(planning))
+        .where(Disk.retired_until.is_not(None), ~kept_images.is_copy(), ~moves_back, ~waits)
+        .where(Job.guest.not_in(planning))
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from drover.errors import PreconditionFailed
 from models import kept_images
 from models.database import transaction
 from models.documents import MigrationOptions
@@ -17,9 +18,11 @@ from tests import factories
 from tests.cli.support import document, drover
 from tests.documents import inspection
 from tests.step_contexts import claimed, done
-from workers.images import retention, way_back
+from workers.images import manifest, retention, way_back
 from workers.qemu import written
 from workers.step import Context
+from workers.steps import prepare_dest_image
+from workers.storage import room
 from workflows.migration.chain import StepName
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -159,6 +162,23 @@ def test_room_that_gets_short_is_taken_from_copies_before_images_on_which_a_gues
     first = retention._oldest_in_the_way(copy.settings)
     assert first is not None
     assert first.job_id == copy.job.id
+
+
+def test_copies_give_way_to_a_move_that_lacks_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx = rolled_back(tmp_path)
+    ended(ctx)
+    needed = 2 * ctx.disks[0].virtual_size_bytes
+    with transaction() as session:
+        session.execute(update(Disk).values(retired_bytes=needed))
+    monkeypatch.setattr(manifest, "free_bytes", lambda _: 0 if kept_at(ctx).exists() else needed)
+    with pytest.raises(PreconditionFailed):
+        room.check(ctx.disks, ctx.settings)
+    room.check(ctx.disks, ctx.settings, copies_give_way=True)
+    prepare_dest_image._have_room(ctx)
+    assert not kept_at(ctx).exists()
+    monkeypatch.setattr(manifest, "free_bytes", lambda _: 0)
+    with pytest.raises(PreconditionFailed):
+        prepare_dest_image._have_room(ctx)
 
 
 def test_bitmaps_are_of_use_as_long_as_the_images_are_kept(tmp_path: Path) -> None:

@@ -313,6 +313,16 @@ def make_room(settings: Settings) -> None:
         delete_expired(settings)
 
 
+def drop_a_copy(settings: Settings, folders: Iterable[Path]) -> bool:
+    """Delete the oldest copy of a move that was rolled back in the file systems of these folders; false: none is left."""
+    with transaction() as session:
+        images = [image for image in kept_images.kept(session, host=settings.host) if image.copy]
+        copies = [image for folder in folders for image in kept_images.below(images, folder)]
+        kept_images.expire(session, copies[:1])
+    delete_expired(settings)
+    return bool(copies)
+
+
 def _oldest_in_the_way(settings: Settings) -> KeptImage | None:
     with transaction() as session:
         images = sorted(kept_images.kept(session, host=settings.host), key=lambda image: not image.copy)

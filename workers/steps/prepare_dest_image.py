@@ -3,14 +3,14 @@
 import asyncio
 from pathlib import Path
 
-from drover.errors import Fatal, Transient
+from drover.errors import Fatal, PreconditionFailed, Transient
 from models.database import transaction
 from models.guest import Guest
 from models.job import Side
 from workers import hooks
 from workers.disks import ownership
 from workers.hooks import Point
-from workers.images import links, way_back
+from workers.images import links, manifest, retention, way_back
 from workers.images.way_back import Choice
 from workers.launcher import keep_out
 from workers.media import placing
@@ -36,7 +36,7 @@ class PrepareDestImage(StepHandler):
         disks = ctx.plan.disks
         choice = await asyncio.to_thread(way_back.chosen, ctx)
         if choice.way is None:
-            await asyncio.to_thread(_check_room, ctx)
+            await asyncio.to_thread(_have_room, ctx)
         await asyncio.to_thread(placing.make_folders, ctx)
         for disk in disks:
             ctx.guard()
@@ -83,17 +83,30 @@ def _may_be_an_image(ctx: Context, path: Path) -> None:
     keep_out.clear(ctx.settings, path)
 
 
-def _check_room(ctx: Context) -> None:
+def _have_room(ctx: Context) -> None:
+    """Copies of moves that were rolled back give way."""
+    folders = {manifest.existing_parent(Path(disk.destination_path)) for disk in ctx.disks}
+    while (lacking := _lacks_room(ctx)) is not None:
+        ctx.guard()
+        if not retention.drop_a_copy(ctx.settings, folders):
+            raise lacking
+
+
+def _lacks_room(ctx: Context) -> PreconditionFailed | None:
     with transaction() as session:
         guest = session.get(Guest, ctx.job.guest)
-    room.check(
-        ctx.plan.disks,
-        ctx.settings,
-        needed_files=ctx.destination.files,
-        thin_factor=ctx.job.options.thin_factor,
-        allocated_bytes=guest.allocated_bytes if guest is not None else None,
-        job_id=ctx.job.id,
-    )
+    try:
+        room.check(
+            ctx.plan.disks,
+            ctx.settings,
+            needed_files=ctx.destination.files,
+            thin_factor=ctx.job.options.thin_factor,
+            allocated_bytes=guest.allocated_bytes if guest is not None else None,
+            job_id=ctx.job.id,
+        )
+    except PreconditionFailed as error:
+        return error
+    return None
 
 
 def _nobody_uses(ctx: Context) -> None:

@@ -314,7 +314,7 @@ def make_room(settings: Settings) -> None:
 
 
 def drop_a_copy(settings: Settings, folders: Iterable[Path]) -> bool:
-    """Delete the oldest copy of a move that was rolled back in the file systems of these folders; false: none is left."""
+    """Delete the oldest copy of a rolled back move in the file systems of these folders; false: there is none."""
     with transaction() as session:
         images = [image for image in kept_images.kept(session, host=settings.host) if image.copy]
         copies = [image for folder in folders for image in kept_images.below(images, folder)]

@@ -6,7 +6,8 @@ from sqlalchemy import BigInteger, CheckConstraint, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base
-from models.contracts import Many, Part, Typed, Versioned, nested
+from models.columns import Typed
+from models.contracts import Many, Part, Versioned, nested
 from models.documents import Window
 
 

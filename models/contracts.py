@@ -4,19 +4,17 @@ A document is validated where it enters: `read` upgrades what an earlier version
 A field that older readers may overlook is added without a new version, because they ignore unknown fields.
 Anything else raises the version and needs an entry in `UPGRADES`.
 
-pydantic costs about 80 ms of CPU to import. The switchover processes start during a move, so they import none of this,
-see `workers.switchover.parameters`.
+Columns that hold documents are in `models.columns`: SQLAlchemy costs half a second of CPU to import, and the processes
+of a proof need documents but no database. pydantic costs about 80 ms. The switchover processes start during a move, so
+they import none of this, see `workers.switchover.parameters`.
 """
 
 import reprlib
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError
-from sqlalchemy import JSON, Dialect
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from drover.errors import UnreadableDocument
 
@@ -118,52 +116,3 @@ Nested = TypeVar("Nested", bound=Versioned)
 def nested(kind: type[Nested]) -> BeforeValidator:
     """Metadata of a field that holds a document with a version of its own: it is upgraded by itself."""
     return BeforeValidator(kind.upgraded)
-
-
-Kept = TypeVar("Kept", bound=Versioned)
-
-
-class Typed(TypeDecorator[Kept], Generic[Kept]):
-    """A JSON column whose values are documents.
-
-    Args:
-        kind: what the column holds.
-        empty: the column is NOT NULL, and `{}` means no document.
-    """
-
-    impl = JSON
-    cache_ok = True
-
-    def __init__(self, kind: type[Kept], *, empty: bool = False) -> None:
-        super().__init__(none_as_null=True)
-        self.kind = kind
-        self.empty = empty
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """JSONB where the database has it."""
-        postgres = dialect.name == "postgresql"
-        return dialect.type_descriptor(JSONB(none_as_null=True) if postgres else JSON(none_as_null=True))
-
-    def process_bind_param(self, value: Kept | None, dialect: Dialect) -> Json | None:
-        """What is stored."""
-        if value is None:
-            return {} if self.empty else None
-        if not isinstance(value, self.kind):
-            raise TypeError(f"{self.kind.__name__} is wanted, not {type(value).__name__}")
-        return value.json_object()
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> Kept | None:
-        """What is read.
-
-        Raises:
-            UnreadableDocument: a later version wrote it, or it does not match its type.
-        """
-        return None if value is None or (self.empty and not value) else self.kind.read(value)
-
-    def coerce_compared_value(self, op: Any, value: Any) -> Any:
-        """What is compared with a part of the document is plain JSON."""
-        return self.impl_instance.coerce_compared_value(op, value)
-
-
-def nothing() -> None:
-    """The default of a column that holds no document yet: `{}` where it is NOT NULL, see `Typed`."""

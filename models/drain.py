@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, fa
 from sqlalchemy.orm import Mapped, Session, mapped_column, object_session, relationship
 
 from models.base import Base, by_value, now
-from models.contracts import Typed
+from models.columns import Typed
 from models.documents import AllowedHosts, MigrationOptions, PlannedGuest, Recurrence, Window
 from models.said import say
 from models.transitions import DRAIN, DRAIN_GUEST

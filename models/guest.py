@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from models.activity import Activity
 from models.base import Base
-from models.contracts import Typed
+from models.columns import Typed
 from models.launcher import Launcher
 
 

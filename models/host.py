@@ -8,7 +8,8 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models.base import Base, Document, by_value
 from models.budget import BandwidthHours
-from models.contracts import Typed, Versioned
+from models.columns import Typed
+from models.contracts import Versioned
 from models.documents import HostFacts, SeenQemus
 
 

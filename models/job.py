@@ -16,7 +16,7 @@ from sqlalchemy.orm.util import identity_key
 from drover import logs
 from models import transitions
 from models.base import Base, Document, by_value, now
-from models.contracts import Typed, nothing
+from models.columns import Typed, nothing
 from models.documents import (
     Downtime,
     Estimate,

@@ -6,6 +6,7 @@ Likewise those of moves that were rolled back after the copy was complete: the n
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class KeptImage:
     """The guest never lived on it: a move that was rolled back has made it."""
 
 
+@cache
 def last_way_back() -> ColumnElement[bool]:
     """Of jobs: the guest may have to go back to the images that this one left behind."""
     later = aliased(Job)
@@ -103,6 +105,7 @@ def any_of(session: Session, job_id: int) -> bool:
     return bool(session.scalar(select(kept)))
 
 
+@cache
 def expired() -> ColumnElement[bool]:
     """Of disks joined to their jobs: the image was kept long enough, and nobody may need it."""
     return and_(Disk.retired_until <= func.clock_timestamp(), ~last_way_back())

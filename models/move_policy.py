@@ -6,7 +6,7 @@ from sqlalchemy import String, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base
-from models.contracts import Typed
+from models.columns import Typed
 from models.documents import MigrationOptions
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, fu
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, by_value
-from models.contracts import Typed
+from models.columns import Typed
 from models.documents import Notice
 
 

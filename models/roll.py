@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, ForeignKey, Identity, Interval, String, Text,
 from sqlalchemy.orm import Mapped, Session, mapped_column, object_session, relationship
 
 from models.base import Base, by_value, now
-from models.contracts import Typed
+from models.columns import Typed
 from models.documents import AllowedHosts, Hook, HostBefore, MigrationOptions
 from models.said import say
 from models.transitions import ROLL, ROLL_HOST

@@ -12,7 +12,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.base import Base, by_value
-from models.contracts import Json, Many, Part, Typed, Versioned
+from models.columns import Typed
+from models.contracts import Json, Many, Part, Versioned
 from models.documents import Moment
 
 

@@ -16,7 +16,7 @@ from drover.errors import PreconditionFailed
 from models import fleet
 from models.base import now
 from models.budget import BandwidthHours, Budget, Hours
-from models.contracts import Typed
+from models.columns import Typed
 from models.database import transaction
 from models.fleet import SLOWEST_BYTES_PER_S
 from models.job import Job

@@ -1,4 +1,4 @@
-"""Starts a service: checks what it needs, then replaces this process by Celery's worker."""
+"""Starts a service: checks what it needs, then this process becomes Celery's worker."""
 
 import logging
 import os
@@ -14,6 +14,7 @@ from drover.cli.errors import broker_refuses
 from drover.settings import settings
 from models.database import patiently, transaction
 from models.host import Host
+from workers import celery_worker
 from workflows import fleet_limits
 
 log = logging.getLogger(__name__)
@@ -31,17 +32,16 @@ def check_metrics_address(address: str) -> None:
 
 
 def become(*options: str, as_json: bool) -> None:
-    """Replace this process by Celery's, so that signals and supervisors reach it."""
+    """Run Celery's worker in this process until it is told to stop."""
     settings.cache_clear()
     _check_database()
     for warning in fleet_limits.warnings(os.environ, settings()):
         log.warning("%s", warning)
     _check_broker()
-    argv = [sys.executable, "-m", "workers", *options]
     if as_json:
-        output.emit({"pid": os.getpid(), "argv": argv})
+        output.emit({"pid": os.getpid(), "options": options})
         sys.stdout.flush()
-    os.execv(argv[0], argv)  # nosec B606 # noqa: S606 - no shell is wanted
+    celery_worker.main(options)
 
 
 def serve_console(address: str, *, behind_proxy: bool, actions: bool, people_by: str | None, as_json: bool) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 from celery.signals import worker_init
@@ -237,30 +238,37 @@ def _admit(ours: Settings) -> None:
 
 def _look(ours: Settings) -> Any:
     """Which kinds of work there are now, each true or false."""
+    with transaction() as session:
+        return session.execute(_kinds_of_work(ours.republish_after)).one()
+
+
+@cache
+def _kinds_of_work(republish_after: timedelta) -> Select[*tuple[Any, ...]]:
+    """Made once: to make this statement costs several times what Postgres needs to answer it."""
     what: dict[str, ColumnElement[bool]] = {
         "overdue": exists().where(Step.state.in_(CLAIMED), claims.overdue()),
         "old_questions": exists().where(_old()),
         "stopped": exists().where(Job.state == JobState.NEEDS_OPERATOR),
         "waiting": exists().where(admission.waits()),
         "in_windows": exists().where(windows.open_ended()),
-        "due": _due(ours).exists(),
+        "due": _due(republish_after).exists(),
         "drains": exists().where(drains.unfinished()),
         "rolls": exists().where(roll_reconciler.unfinished()),
         "notices": exists().where(unanswered()),
         "deliveries": exists().where(webhooks.due()),
     }
-    with transaction() as session:
-        return session.execute(select(*(truth.label(name) for name, truth in what.items()))).one()
+    return select(*(truth.label(name) for name, truth in what.items()))
 
 
 def _old() -> ColumnElement[bool]:
     return HostRequest.created_at < func.clock_timestamp() - QUESTIONS_KEPT
 
 
-def _due(ours: Settings) -> Select[int]:
+@cache
+def _due(republish_after: timedelta) -> Select[int]:
     """Jobs with a step to publish or a rollback to start."""
     claimed = aliased(Step)
-    stale = Step.enqueued_at < func.clock_timestamp() - ours.republish_after
+    stale = Step.enqueued_at < func.clock_timestamp() - republish_after
     return (
         select(Job.id)
         .join(Step)
@@ -275,7 +283,7 @@ def _due(ours: Settings) -> Select[int]:
 
 def _advance_all(ours: Settings) -> None:
     with transaction() as session:
-        due = sorted(set(session.scalars(_due(ours))))
+        due = sorted(set(session.scalars(_due(ours.republish_after))))
     fault = _broker_fault() if due else None  # asked with no transaction open: with a frozen Redis it takes seconds
     for job_id in PAUSES.due("advance", due):
         with alone("advance", Job, job_id), transaction() as session:

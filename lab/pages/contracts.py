@@ -4,14 +4,17 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator
-from typing import Any, get_args
+from enum import Enum
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import workflows.tasks  # noqa: F401 - with it all tables are known
 from models.base import Base
-from models.contracts import Part, Typed, Versioned
+from models.columns import Typed
+from models.contracts import Part, Versioned
 from models.hook import HookCall
 from models.host_rpc import QUESTIONS, Refusal
 from models.launch_file import LaunchFile
@@ -126,14 +129,31 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     default = field.get_default(call_default_factory=True)
-    return "" if default in (None, (), {}) else f"`{default}`"
+    if default in (None, (), {}) or isinstance(default, BaseModel):
+        return ""
+    return ", ".join(f"`{one}`" for one in (default if isinstance(default, tuple) else (default,)))
 
 
 def _type(annotation: Any) -> str:
-    names = inspect.formatannotation(annotation)
-    for wordy in ("models.plan.", "models.host_rpc.", "models.webhook.", "models.job.", "typing.", "datetime."):
-        names = names.replace(wordy, "")
-    return f"`{names}`"
+    """Of a field, for a reader of JSON: what `Annotated` adds is left out."""
+    kind, arguments = get_origin(annotation), get_args(annotation)
+    if kind is Annotated:
+        return _type(arguments[0])
+    if kind in {Union, UnionType}:
+        return " or ".join(_type(one) for one in arguments if one is not type(None))
+    if kind is Literal:
+        return " or ".join(f"`{one}`" for one in arguments)
+    if kind is tuple and ... not in arguments:
+        return f"[{', '.join(map(_type, arguments))}]"
+    if kind in {tuple, list}:
+        return f"list of {_type(arguments[0])}"
+    if kind is dict:
+        return f"object: {_type(arguments[0])} to {_type(arguments[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return _link(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return " or ".join(f"`{one.value}`" for one in annotation)
+    return f"`{getattr(annotation, '__name__', annotation)}`"
 
 
 def docstrings(kind: type[BaseModel]) -> dict[str, str]:

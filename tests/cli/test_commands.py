@@ -135,18 +135,18 @@ def test_wrong_rates(text: str) -> None:
 
 
 def test_worker_becomes_celery(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[list[str]] = []
-    monkeypatch.setattr("drover.cli.services.os.execv", lambda _program, argv: done.append(argv))
+    done: list[tuple[str, ...]] = []
+    monkeypatch.setattr("workers.celery_worker.main", done.append)
     monkeypatch.setenv("DROVER_HOST", "other")
     monkeypatch.setenv("DROVER_LOG_LEVEL", "info")  # so that it is put back
     monkeypatch.setenv("DROVER_LOG_FORMAT", "text")
     assert drover("worker", "--host", "hv1", "--log-level", "debug", "--log-format", "json").exit_code == 0
     assert os.environ["DROVER_HOST"] == "hv1"
     assert (os.environ["DROVER_LOG_LEVEL"], os.environ["DROVER_LOG_FORMAT"]) == ("debug", "json")
-    assert " ".join(done[0][1:]) == "-m workers -Q drover.hv1 -n hv1@%h"
+    assert " ".join(done[0]) == "-Q drover.hv1 -n hv1@%h"
     assert drover("controller").exit_code == 0
     assert "DROVER_HOST" not in os.environ
-    assert "-m workers -Q drover.control -n controller@%h -c 4" in " ".join(done[1])
+    assert " ".join(done[1]) == "-Q drover.control -n controller@%h -c 4"
 
 
 def test_a_controller_says_at_once_that_its_metrics_address_is_taken(database: None) -> None:
@@ -164,10 +164,10 @@ def test_a_host_cannot_be_called_so(database: None, name: str) -> None:
 
 
 def test_worker_prints_its_document_before_it_begins(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[list[str]] = []
-    monkeypatch.setattr("drover.cli.services.os.execv", lambda _program, argv: done.append(argv))
+    done: list[tuple[str, ...]] = []
+    monkeypatch.setattr("workers.celery_worker.main", done.append)
     result = drover("worker", "--host", "hv1", "--json")
-    assert json.loads(result.stdout) == {"pid": os.getpid(), "argv": done[0]}
+    assert json.loads(result.stdout) == {"pid": os.getpid(), "options": list(done[0])}
 
 
 @pytest.mark.parametrize("words", [["--log-level", "loud"], ["--log-format", "xml"]])

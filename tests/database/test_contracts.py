@@ -12,7 +12,8 @@ from sqlalchemy import text
 from drover.errors import HostRefused, UnreadableDocument
 from drover.settings import settings
 from lab.pages import contracts
-from models.contracts import Typed, Versioned, shown
+from models.columns import Typed
+from models.contracts import Versioned, shown
 from models.database import transaction
 from models.documents import AllowedHosts, MigrationOptions, NbdServer
 from models.drain import Drain, DrainKind
@@ -241,8 +242,12 @@ def test_parameters_of_a_newer_version_are_refused_and_older_ones_read(tmp_path:
         SourceParameters.load(file)
 
 
-def test_the_switchover_process_imports_neither_pydantic_nor_sqlalchemy() -> None:
-    asked = "import sys, workers.switchover.__main__; print({'pydantic', 'sqlalchemy'} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("process", "spared"),
+    [("workers.switchover.__main__", {"pydantic", "sqlalchemy"}), ("workers.proof.answering", {"sqlalchemy"})],
+)
+def test_processes_that_start_during_a_move_import_little(process: str, spared: set[str]) -> None:
+    asked = f"import sys, {process}; print({spared} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", asked], text=True).strip() == "set()"
 
 

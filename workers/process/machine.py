@@ -1,8 +1,10 @@
 """Which machine this is, and which boot of it."""
 
+from functools import cache
 from pathlib import Path
 
 
+@cache
 def boot() -> str:
     """Names this boot of the kernel."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

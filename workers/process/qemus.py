@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from drover.settings import Settings
@@ -32,15 +33,20 @@ class Qemu:
     @property
     def seen(self) -> SeenQemu:
         """What is reported of it."""
-        job = _JOB.search(self.mark)
-        return SeenQemu(
-            process=processes.identity(self.process),
-            pid=self.process.pid,
-            name=name_of(self.argv),
-            uuid=uuid_of(self.argv),
-            macs=macs_of(self.argv),
-            job=int(job[1]) if job else None,
-        )
+        return _seen(self.process, self.argv, self.mark)
+
+
+@lru_cache(maxsize=1024)
+def _seen(process: Process, argv: tuple[str, ...], mark: str) -> SeenQemu:
+    job = _JOB.search(mark)
+    return SeenQemu(
+        process=processes.identity(process),
+        pid=process.pid,
+        name=name_of(argv),
+        uuid=uuid_of(argv),
+        macs=macs_of(argv),
+        job=int(job[1]) if job else None,
+    )
 
 
 def running(ours: Settings) -> list[Qemu]:
@@ -51,23 +57,32 @@ def running(ours: Settings) -> list[Qemu]:
 
 def qemu_of(pid: int) -> Qemu | None:
     """The QEMU with this pid; None if the process is none, or has ended."""
-    folder = Path("/proc", str(pid))
     with suppress(OSError):
-        if not PROGRAM.fullmatch(folder.joinpath("exe").readlink().name.removesuffix(" (deleted)")):
+        program = os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115 # of all processes again and again: a Path costs more
+        if not PROGRAM.fullmatch(program.rpartition("/")[2].removesuffix(" (deleted)")):
             return None
-        argv = folder.joinpath("cmdline").read_bytes().split(b"\0")[:-1]
-        environment = folder.joinpath("environ").read_bytes().split(b"\0")
-        state = folder.joinpath("stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         process = processes.process(pid)
-        if process is not None and argv:
-            marks = (word.partition(b"=")[2] for word in environment if word.startswith(f"{processes.MARK}=".encode()))
-            return Qemu(
-                process=process,
-                argv=tuple(map(os.fsdecode, argv)),
-                mark=os.fsdecode(next(marks, b"")),
-                stopped=state in "Tt",
-            )
+        if process is not None:
+            argv, mark = _launch_of(process)
+            return Qemu(process=process, argv=argv, mark=mark, stopped=state in "Tt")
     return None
+
+
+@lru_cache(maxsize=1024)
+def _launch_of(process: Process) -> tuple[tuple[str, ...], str]:
+    """Its command line, and the name under which a worker has started it. A QEMU keeps both until it ends.
+
+    Raises:
+        OSError: it has ended.
+    """
+    folder = Path(f"/proc/{process.pid}")
+    argv = folder.joinpath("cmdline").read_bytes().split(b"\0")[:-1]
+    if not argv:
+        raise ProcessLookupError(process.pid)
+    environment = folder.joinpath("environ").read_bytes().split(b"\0")
+    marks = (word.partition(b"=")[2] for word in environment if word.startswith(f"{processes.MARK}=".encode()))
+    return tuple(map(os.fsdecode, argv)), os.fsdecode(next(marks, b""))
 
 
 def _is_of(qemu: Qemu, ours: Settings) -> bool:

@@ -1,0 +1,57 @@
+"""Columns of the database that hold documents."""
+
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import JSON, Dialect
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from models.contracts import Json, Versioned
+
+Kept = TypeVar("Kept", bound=Versioned)
+
+
+class Typed(TypeDecorator[Kept], Generic[Kept]):
+    """A JSON column whose values are documents.
+
+    Args:
+        kind: what the column holds.
+        empty: the column is NOT NULL, and `{}` means no document.
+    """
+
+    impl = JSON
+    cache_ok = True
+
+    def __init__(self, kind: type[Kept], *, empty: bool = False) -> None:
+        super().__init__(none_as_null=True)
+        self.kind = kind
+        self.empty = empty
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """JSONB where the database has it."""
+        postgres = dialect.name == "postgresql"
+        return dialect.type_descriptor(JSONB(none_as_null=True) if postgres else JSON(none_as_null=True))
+
+    def process_bind_param(self, value: Kept | None, dialect: Dialect) -> Json | None:
+        """What is stored."""
+        if value is None:
+            return {} if self.empty else None
+        if not isinstance(value, self.kind):
+            raise TypeError(f"{self.kind.__name__} is wanted, not {type(value).__name__}")
+        return value.json_object()
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Kept | None:
+        """What is read.
+
+        Raises:
+            UnreadableDocument: a later version wrote it, or it does not match its type.
+        """
+        return None if value is None or (self.empty and not value) else self.kind.read(value)
+
+    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+        """What is compared with a part of the document is plain JSON."""
+        return self.impl_instance.coerce_compared_value(op, value)
+
+
+def nothing() -> None:
+    """The default of a column that holds no document yet: `{}` where it is NOT NULL, see `Typed`."""

@@ -46,11 +46,13 @@ def last_way_back() -> ColumnElement[bool]:
     return and_(Job.way_back_needed, lives_there, ~moved_again)
 
 
+@cache
 def is_copy() -> ColumnElement[bool]:
     """Of jobs: what is kept of them was made at the destination, where the guest never lived."""
     return and_(Job.committed_at.is_(None), ~Job.kept_by_source, Job.state != JobState.DONE)
 
 
+@cache
 def on_host() -> ColumnElement[str]:
     """Of jobs: where what is kept of them lies."""
     return case((is_copy(), Job.destination), else_=Job.source)

@@ -72,7 +72,7 @@ async def copied_and_cut_off(folder: Path, chance: random.Random) -> int | None:
         async with asyncio.timeout(60):
             await ready.get()
         await asyncio.sleep(chance.uniform(0, 0.3))  # it writes meanwhile
-        await kept_copy.narrow(monitor, MIRROR, NODE, NAME)
+        await kept_copy.narrow(monitor, MIRROR, disks[0], NAME)
         count = await _count(monitor)
         await block.drop_mirrors(monitor, [MIRROR])
         return count

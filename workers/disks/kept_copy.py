@@ -18,6 +18,7 @@ from models.way_back import COPY_RECORDED
 from workers.disks import mirrors
 from workers.qemu import block, written
 from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost
+from workers.qemu.written import Disk
 from workers.step import Context
 
 log = logging.getLogger(__name__)
@@ -50,10 +51,11 @@ async def keep(ctx: Context, monitor: Monitor) -> None:
     if ctx.job.nbd_server is None:
         return
     name, disks = _name(ctx), await written.disks(monitor)
-    recorded = bool(disks) and all(name in disk.never_smaller for disk in disks.values())
-    if not recorded and await _was_complete(ctx, monitor):
+    begun = bool(disks) and all(name in disk.bitmaps for disk in disks.values())  # else it went by changes
+    recorded = begun and all(name in disk.never_smaller for disk in disks.values())
+    if begun and not recorded and await _was_complete(ctx, monitor):
         async with mirrors.unblocked(ctx, monitor):
-            await _narrow(ctx, monitor, {index: disk.node for index, disk in disks.items()})
+            await _narrow(ctx, monitor, disks)
         await block.cut(monitor, mirrors.names(ctx))  # else QEMU, and the guest, would wait for what is on its way
         recorded = await _recorded(ctx, monitor, name)
     if recorded:
@@ -74,28 +76,28 @@ async def _was_complete(ctx: Context, monitor: Monitor) -> bool:
     return ready and not await mirrors.missing(ctx, monitor)
 
 
-async def _narrow(ctx: Context, monitor: Monitor, nodes: Mapping[int, str]) -> None:
+async def _narrow(ctx: Context, monitor: Monitor, disks: Mapping[int, Disk]) -> None:
     """What was recorded while the disks were copied, or kept in sync, is over there by now, but for the last of it.
 
     The mirrors stand still afterwards. Where that does not succeed, for instance because the guest writes all the time
     or the link is cut, the bitmap holds more than is missing.
     """
     try:
-        for index, node in nodes.items():
-            await narrow(monitor, mirrors.name(ctx.job.id, index), node, _name(ctx))
+        for index, disk in disks.items():
+            await narrow(monitor, mirrors.name(ctx.job.id, index), disk, _name(ctx))
     except (CommandRefused, MonitorLost, Transient) as error:
         log.info("more than is missing will be sent: %s", error)
 
 
-async def narrow(monitor: Monitor, mirror: str, node: str, name: str) -> None:
+async def narrow(monitor: Monitor, mirror: str, disk: Disk, name: str) -> None:
     """Likewise of one disk. Errors as for `block.stand_still`."""
 
     async def nothing_is_left() -> bool:
-        return await block.unsent(monitor, node) == 0
+        return await block.unsent(monitor, disk.node) == 0
 
     for _ in range(TRIES):
         await block.stand_still(monitor, mirror, STILL_S)
-        if await written.narrow(monitor, node, name, nothing_is_left):
+        if await written.narrow(monitor, disk, name, nothing_is_left):
             return
         await monitor.execute("block-job-resume", device=mirror)
         await asyncio.sleep(CATCHES_UP_S)

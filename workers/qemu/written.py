@@ -114,15 +114,15 @@ async def forget(monitor: Monitor, node: str, name: str) -> None:
             await monitor.execute("block-dirty-bitmap-remove", node=node, name=bitmap)
 
 
-async def narrow(monitor: Monitor, node: str, name: str, over_there: Callable[[], Awaitable[bool]]) -> bool:
+async def narrow(monitor: Monitor, disk: Disk, name: str, over_there: Callable[[], Awaitable[bool]]) -> bool:
     """Take out of a bitmap what was written before this instant, if the answer is that all of that is over there.
 
     What is written while that is asked stays. A transaction waits for all requests that are on their way, so each of
     them is either known to whoever answers or in the new bitmap, which is merged before anything is lost.
     """
-    since = {"node": node, "name": SINCE}
+    node, grain = disk.node, granularity(disk.size_bytes)
     await _drop_since(monitor, node)  # of a worker that died
-    adding = {**since, "granularity": FINEST, "persistent": False}
+    adding = {"node": node, "name": SINCE, "granularity": grain, "persistent": False}
     await monitor.execute("transaction", actions=[{"type": "block-dirty-bitmap-add", "data": adding}])
     try:
         narrowed = await over_there()

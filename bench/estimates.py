@@ -181,7 +181,7 @@ def _drained(kind: Kind, guests: list[Guest], to: str) -> list[Record]:
                 kind=kind.name,
                 guest=move.candidate.name,
                 dry_run_s=plan.move_s(move),
-                dry_run_downtime_ms=plan.speed.pause_ms(way_of(move)),
+                dry_run_downtime_ms=plan.speed.of(way_of(move)).pause_ms,
             )
             for move in plan.plan.placements
         ]

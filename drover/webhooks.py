@@ -23,8 +23,8 @@ from standardwebhooks.webhooks import Webhook
 
 from drover.errors import PreconditionFailed
 from drover.settings import Settings
+from models import decision_log
 from models.database import transaction
-from models.said import say
 from models.webhook import Delivery, DeliveryState
 from workflows import receivers
 from workflows.addresses import Address, addresses_of, in_time
@@ -115,7 +115,7 @@ def deliver(delivery_id: int, ours: Settings) -> None:
         level = logging.WARNING if delivery.state is DeliveryState.FAILED else logging.INFO
         became = f"{delivery.state} (try {delivery.tries} of {TRIES})" + (f": {error}" if error else "")
         about = {"job": delivery.job_id, "drain": delivery.drain_id, "roll": delivery.roll_id}
-        say(session, f"the webhook is {became}", level=level, **about)
+        decision_log.add(session, f"the webhook is {became}", level=level, **about)
 
 
 def _post(delivery: Delivery, ours: Settings) -> str | None:

@@ -22,7 +22,7 @@ import models.roll
 import models.storage  # likewise
 import models.webhook  # noqa: F401 - tables refer to each other: with these all are known
 from drover.settings import Settings, settings
-from models.said import log_said
+from models import decision_log
 
 T = TypeVar("T")
 
@@ -139,7 +139,7 @@ def transaction() -> Iterator[Session]:
     with Session(engine(), expire_on_commit=False) as session:
         with session.begin():
             yield session
-        log_said(session)
+        decision_log.write(session)
 
 
 @contextmanager

@@ -10,10 +10,10 @@ from datetime import datetime
 from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, false, func, text
 from sqlalchemy.orm import Mapped, Session, mapped_column, object_session, relationship
 
+from models import decision_log
 from models.base import Base, by_value, now
 from models.columns import Typed
 from models.documents import AllowedHosts, MigrationOptions, PlannedGuest, Recurrence, Window
-from models.said import say
 from models.transitions import DRAIN, DRAIN_GUEST
 from models.transitions import DrainState as DrainState
 from models.transitions import GuestState as GuestState
@@ -94,7 +94,7 @@ class Drain(Base):
         self.started_at = self.started_at or (now(session) if to is DrainState.RUNNING else None)
         self.finished_at = now(session) if to.ended else None
         why = f": {self.error}" if to.ended and self.error else ""
-        say(session, f"the {self.kind} of {self.host} is {to} now{why}", drain=self.id)
+        decision_log.add(session, f"the {self.kind} of {self.host} is {to} now{why}", drain=self.id)
         if to.ended:
             self.announce(session)
 
@@ -153,7 +153,7 @@ class DrainGuest(Base):
         self.reason, self.asked_at = reason, None
         if (session := object_session(self)) is not None:
             sentence = f"{self.guest} is {to} now{f': {reason}' if reason else ''}"
-            say(session, sentence, drain=self.drain_id, guest=self.guest, job=self.job_id)
+            decision_log.add(session, sentence, drain=self.drain_id, guest=self.guest, job=self.job_id)
 
 
 class PlanApproval(Base):

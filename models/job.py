@@ -14,7 +14,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 from sqlalchemy.orm.util import identity_key
 
 from drover import logs
-from models import transitions
+from models import decision_log, transitions
 from models.base import Base, Document, by_value, now
 from models.columns import Typed, nothing
 from models.documents import (
@@ -31,7 +31,6 @@ from models.documents import (
     Window,
 )
 from models.plan import Plan
-from models.said import say
 from models.transitions import CLAIMED as CLAIMED
 from models.transitions import FINISHED, WAYS, Actor, JobEvent, StepEvent
 from models.transitions import Direction as Direction
@@ -361,4 +360,4 @@ def record_event(
     about = {"guest": job.guest, "drain": job.drain_id, **logs.trace_of(job.traceparent)} if job is not None else {}
     serious = action in {JobState.NEEDS_OPERATOR, "warning"}
     level = logging.WARNING if serious else logging.INFO
-    say(session, sentence, level=level, job=job_id, action=str(action), by=by, **about)
+    decision_log.add(session, sentence, level=level, job=job_id, action=str(action), by=by, **about)

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import BigInteger, ForeignKey, Identity, Interval, String, Text, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column, object_session, relationship
 
+from models import decision_log
 from models.base import Base, by_value, now
 from models.columns import Typed
 from models.documents import AllowedHosts, Hook, HostBefore, MigrationOptions
-from models.said import say
 from models.transitions import ROLL, ROLL_HOST
 from models.transitions import RollHostState as RollHostState
 from models.transitions import RollState as RollState
@@ -58,7 +58,7 @@ class Roll(Base):
         """
         self.state, self.wait_reason, self.since = ROLL.apply(self.state, to), None, now(session)
         self.finished_at = self.since if to.ended else None
-        say(session, f"roll {self.id} is {to} now{f': {self.error}' if self.error else ''}", roll=self.id)
+        decision_log.add(session, f"roll {self.id} is {to} now{f': {self.error}' if self.error else ''}", roll=self.id)
         self.announce(session, f"roll.{to}")
 
     def announce(self, session: Session, event: str, host: str | None = None) -> None:
@@ -108,7 +108,7 @@ class RollHost(Base):
         self.state = ROLL_HOST.apply(self.state, to)
         self.reason, self.error, self.since = reason, None, func.clock_timestamp()
         if (session := object_session(self)) is not None:
-            say(session, f"{self.host} is {to} now{f': {reason}' if reason else ''}", roll=self.roll_id)
+            decision_log.add(session, f"{self.host} is {to} now{f': {reason}' if reason else ''}", roll=self.roll_id)
             self.roll.announce(session, f"roll.host.{to}", self.host)
 
 

@@ -3,7 +3,7 @@
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drover.errors import PreconditionFailed
-from lab import guests
+from lab import fleet, guests
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec, GuestSpec
 from models.database import transaction
@@ -50,13 +50,25 @@ def next_heartbeat(host: str) -> None:
     until(f"the worker of {host} sends a heartbeat", beats)
 
 
-def is_served(host: str) -> bool:
-    """Whether the host's worker has sent a heartbeat lately."""
+def is_served(host: str, *, but_for: Collection[str] = ()) -> bool:
+    """Whether the host's worker has sent a heartbeat lately, and is none of these incarnations."""
     try:
-        known_host(host)
+        return known_host(host).incarnation not in but_for
     except PreconditionFailed:
         return False
-    return True
+
+
+def start_workers(lab: Lab, *, but_for: Collection[str] = ()) -> None:
+    """Start those that were ended, and wait until each host is served.
+
+    Args:
+        lab: whose.
+        but_for: incarnations that are known to be dead: a heartbeat of theirs does not count.
+    """
+    for host in lab.hosts:
+        if not processes.find(lab.mark(f"worker-{host.name}")):
+            fleet.start_worker(lab, host)
+    until("the hosts are back", lambda: all(is_served(host.name, but_for=but_for) for host in lab.hosts))
 
 
 def stop(process: Process, grace_s: float = 30.0) -> None:

@@ -23,8 +23,10 @@ from drover.settings import Settings
 from models.documents import NbdServer, Switchover
 from models.job import Job, Side, record_event
 from models.job import Step as StepRow
+from models.job_folder import ClosedImages, RecordedNodes, SlowedWrites
 from models.plan import DestinationPlan, Inspection, Plan, PlannedDisk
 from workers import files
+from workers.document_file import DocumentFile
 from workers.guest import run_marker
 from workers.images.manifest import Manifest
 from workers.images.records import ImageRecord
@@ -97,9 +99,9 @@ class JobDirectory:
         return ImageRecord(self.path / "images.json")
 
     @property
-    def slowed(self) -> Path:
+    def slowed(self) -> DocumentFile[SlowedWrites]:
         """How slowly the guest may write for this move, see `workers.disks.slow_writes`."""
-        return self.path / "slowed.json"
+        return DocumentFile(self.path / "slowed.json", SlowedWrites)
 
     def switch_journal(self, side: Side, attempt: int) -> Path:
         """What the switchover process of one attempt did."""
@@ -144,16 +146,14 @@ class JobDirectory:
         return run_marker.is_set(self.marker)
 
     @property
-    def written(self) -> Path:
-        """Which nodes of the guest's QEMU at the destination its disks are, {index: node}: a disk that is unplugged and
-        plugged in again has another place among the others.
-        """
-        return self.path / "written.json"
+    def recorded_nodes(self) -> DocumentFile[RecordedNodes]:
+        """Where it is recorded what the guest writes at the destination, see `workers.qemu.written`."""
+        return DocumentFile(self.path / "written.json", RecordedNodes)
 
     @property
-    def closed(self) -> Path:
-        """Of which copy the images are, by its nonce: the NBD server has closed them, with all that it was sent."""
-        return self.path / "closed"
+    def closed_images(self) -> DocumentFile[ClosedImages]:
+        """At the destination, once the move is rolled back."""
+        return DocumentFile(self.path / "closed.json", ClosedImages)
 
     def mark(self, role: str) -> str:
         """The name in a process's environment by which it is found again."""

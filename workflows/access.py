@@ -8,9 +8,9 @@ from datetime import timedelta
 from sqlalchemy import func, select, update
 
 from drover.errors import PreconditionFailed
+from models import decision_log
 from models.access import ApiToken, ConsoleUser, Scope
 from models.database import transaction
-from models.said import say
 
 PREFIX = "drover_"
 """Scanners that look for secrets know a token by it."""
@@ -44,7 +44,7 @@ def add(user: str, scope: Scope, lifetime: timedelta | None) -> tuple[ApiToken, 
         session.add(token)
         session.flush()
         session.refresh(token)
-        say(session, f"an operator made token {token.id} for {user}, who may {scope}")
+        decision_log.add(session, f"an operator made token {token.id} for {user}, who may {scope}")
     return token, text
 
 
@@ -66,7 +66,7 @@ def revoke(number: int) -> ApiToken:
             raise PreconditionFailed(f"there is no token {number}: see `drover token list`")
         if token.revoked_at is None:
             token.revoked_at = func.clock_timestamp()
-            say(session, f"an operator revoked token {number} of {token.user}")
+            decision_log.add(session, f"an operator revoked token {number} of {token.user}")
     return token
 
 
@@ -91,7 +91,7 @@ def allow(user: str, scope: Scope) -> None:
     check_user(user)
     with transaction() as session:
         session.merge(ConsoleUser(name=user, scope=scope))
-        say(session, f"an operator lets {user} {scope} in the console")
+        decision_log.add(session, f"an operator lets {user} {scope} in the console")
 
 
 def people() -> list[ConsoleUser]:

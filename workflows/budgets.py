@@ -13,14 +13,13 @@ from sqlalchemy.orm import Session
 
 from drover import names
 from drover.errors import PreconditionFailed
-from models import fleet
+from models import decision_log, fleet
 from models.base import now
 from models.budget import BandwidthHours, Budget, Hours
 from models.columns import Typed
 from models.database import transaction
 from models.fleet import SLOWEST_BYTES_PER_S
 from models.job import Job
-from models.said import say
 from workflows import not_there, schedule
 from workflows.hosts import labels_of
 from workflows.selectors import Selector
@@ -153,6 +152,14 @@ def current(session: Session) -> Budgets:
     )
 
 
+def under_way(session: Session) -> dict[int, Move]:
+    """The moves that share the budgets now, by their jobs' numbers."""
+    return {
+        row.id: Move(source=row.source, destination=row.destination, asked_bytes_per_s=row.asked_bytes_per_s)
+        for row in session.execute(select(MOVES))
+    }
+
+
 def rate_of(job: Job, *, asked_bytes_per_s: int | None = None) -> int:
     """What a job's streams may take together now, in bytes per second; 0: no limit.
 
@@ -163,11 +170,7 @@ def rate_of(job: Job, *, asked_bytes_per_s: int | None = None) -> int:
     asked = job.options.bandwidth_bytes_per_s if asked_bytes_per_s is None else asked_bytes_per_s
     mine = Move(source=job.source, destination=job.destination, asked_bytes_per_s=asked)
     with transaction() as session:
-        moves = {
-            row.id: Move(source=row.source, destination=row.destination, asked_bytes_per_s=row.asked_bytes_per_s)
-            for row in session.execute(select(MOVES))
-        }
-        return current(session).shares({**moves, job.id: mine})[job.id]
+        return current(session).shares({**under_way(session), job.id: mine})[job.id]
 
 
 def hours(texts: Iterable[str], timezone: str, rate: Mapping[str, int]) -> BandwidthHours | None:
@@ -215,7 +218,7 @@ def define(
             hours=by_hours,
         )
         merged = session.merge(made)
-        say(session, f"an operator set the budget {name}")
+        decision_log.add(session, f"an operator set the budget {name}")
     return merged
 
 
@@ -228,4 +231,4 @@ def remove(name: str) -> None:
     with transaction() as session:
         if not session.execute(delete(Budget).where(Budget.name == name).returning(Budget.name)).all():
             raise not_there.budget(session, name)
-        say(session, f"an operator removed the budget {name}")
+        decision_log.add(session, f"an operator removed the budget {name}")

@@ -5,11 +5,11 @@ import time
 from sqlalchemy import select
 
 from drover.errors import PreconditionFailed, Unavailable
+from models import decision_log
 from models.database import transaction
 from models.guest import Guest
 from models.host_rpc import LookForGuest, Sighting, StartGuest, StopGuest
 from models.job import Job
-from models.said import say
 from workflows.guests import known_guest, refuse_in_mid_job
 from workflows.host_rpc import ask, known_host
 
@@ -41,7 +41,7 @@ def start(name: str, *, fenced: tuple[str, ...] = ()) -> Guest:
             raise PreconditionFailed(f"{name} was forgotten or adopted anew meanwhile: try again")
         seen = ask(locked.host, StartGuest(guest=name, uuid=locked.uuid))
         locked.process, locked.launcher, locked.gone_at = seen.process, seen.launcher, None
-        say(session, f"an operator had the guest started on {locked.host}", guest=name)
+        decision_log.add(session, f"an operator had the guest started on {locked.host}", guest=name)
     return locked
 
 
@@ -74,7 +74,7 @@ def stop(name: str, *, timeout_s: float) -> bool:
     known_host(guest.host)
     ask(guest.host, StopGuest(guest=name, uuid=guest.uuid))
     with transaction() as session:
-        say(session, f"an operator had the guest stopped on {guest.host}", guest=name)
+        decision_log.add(session, f"an operator had the guest stopped on {guest.host}", guest=name)
     deadline = time.monotonic() + timeout_s
     while _look(guest, guest.host).pid is not None:
         if time.monotonic() > deadline:

@@ -52,14 +52,10 @@ NOT_YET = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class Way(Move):
     """Who moves between which hosts, what was asked for the move, and what the guest does meanwhile."""
 
-    source: str = ""
-    destination: str = ""
     guest: str = ""
-    asked_bytes_per_s: int = 0
-    """0: what the budgets allow."""
     activity: Activity | None = None
     """None: nobody has looked."""
 
@@ -85,7 +81,7 @@ class Way:
         return (self.activity.dirty_per_s or 0.0) if self.activity is not None else 0.0
 
 
-ANY = Way()
+ANY = Way(source="", destination="")
 """Nothing is known of it."""
 
 
@@ -127,81 +123,102 @@ class Speed:
         """What the disks get between these hosts without a limit."""
         return self.pairs.get((way.source, way.destination), self.disk_bytes_per_s)
 
-    def limit_per_s(self, way: Way) -> int:
-        """What the move may take, in bytes per second; 0: no limit."""
-        mine = Move(source=way.source, destination=way.destination, asked_bytes_per_s=way.asked_bytes_per_s)
-        return self.budgets.shares({**self.under_way, NOT_YET: mine})[NOT_YET]
+    def of(self, way: Way = ANY) -> "MoveSpeed":
+        """Those of one move, with its share of the budgets beside what is under way."""
+        limit = self.budgets.shares({**self.under_way, NOT_YET: way})[NOT_YET]
+        return MoveSpeed(speed=self, way=way, limit_per_s=limit)
 
-    def disks_s(self, size: Size, way: Way = ANY) -> float:
+
+@dataclass(frozen=True, kw_only=True)
+class MoveSpeed:
+    """The speeds that an estimate of one move assumes, and how long it takes by them."""
+
+    speed: Speed
+    way: Way
+    limit_per_s: int
+    """What it may take, in bytes per second; 0: no limit."""
+
+    @property
+    def link_per_s(self) -> float:
+        """What its disks get without a limit."""
+        return self.speed.link_per_s(self.way)
+
+    @property
+    def ram_per_s(self) -> float:
+        """What its RAM gets."""
+        return within(self.speed.ram_bytes_per_s, self.limit_per_s)
+
+    def disks_s(self, size: Size) -> float:
         """Until both sides are equal, in seconds. A limit leaves holes out, as the link does."""
-        link, limit = self.link_per_s(way), self.limit_per_s(way)
-        return size.written_bytes / copied_per_s(link, limit, way) + self.last_stretch_s(way, limit)
+        return size.written_bytes / copied_per_s(self.link_per_s, self.limit_per_s, self.way) + self.last_stretch_s
 
-    def last_stretch_s(self, way: Way, limit: int) -> float:
+    @property
+    def last_stretch_s(self) -> float:
         """How much longer a limited copy takes of a disk that is written all the time, see `BUSY_PER_S`."""
-        return LAST_STRETCH_S if limit and way.written_per_s >= BUSY_PER_S else 0.0
+        return LAST_STRETCH_S if self.limit_per_s and self.way.written_per_s >= BUSY_PER_S else 0.0
 
-    def ram_bytes(self, size: Size, way: Way = ANY) -> float:
-        """What is sent of a guest's RAM: as much as the last times, or what is sent of that of others."""
-        own = self.guests.get(way.guest)
-        return own.sent_bytes if own is not None and own.sent_bytes else size.memory_bytes * self.sent_part
+    @property
+    def _habits(self) -> Habits | None:
+        return self.speed.guests.get(self.way.guest)
 
-    def ram_s(self, size: Size, way: Way = ANY) -> float:
+    def ram_bytes(self, size: Size) -> float:
+        """What is sent of the guest's RAM: as much as the last times, or what is sent of that of others."""
+        own = self._habits
+        return own.sent_bytes if own is not None and own.sent_bytes else size.memory_bytes * self.speed.sent_part
+
+    def ram_s(self, size: Size) -> float:
         """Until what is left of the RAM is sent in the pause. What changes meanwhile is sent again, pass by pass."""
-        limit = self.limit_per_s(way)
-        rate = within(self.ram_bytes_per_s, limit)
-        again = 0.0 if way.guest in self.guests else min(way.dirty_per_s / rate, MOST_AGAIN)
-        return self.ram_bytes(size, way) / rate / (1 - again)
+        again = 0.0 if self._habits is not None else min(self.way.dirty_per_s / self.ram_per_s, MOST_AGAIN)
+        return self.ram_bytes(size) / self.ram_per_s / (1 - again)
 
-    def switch_s(self, size: Size, way: Way = ANY) -> float:
+    def switch_s(self, size: Size) -> float:
         """The rest, when the disks are in sync."""
-        return self.ram_s(size, way) + self.fixed_s
+        return self.ram_s(size) + self.speed.fixed_s
 
-    def move_s(self, size: Size, way: Way = ANY) -> float:
+    def move_s(self, size: Size) -> float:
         """All of it."""
-        return self.disks_s(size, way) + self.switch_s(size, way)
+        return self.disks_s(size) + self.switch_s(size)
 
-    def needs_s(self, size: Size, seeded: bool, way: Way = ANY) -> float:
+    def needs_s(self, size: Size, *, seeded: bool) -> float:
         """What has to fit into a window: all of it, or what is left when the disks are copied ahead."""
-        return self.switch_s(size, way) if seeded else self.move_s(size, way)
+        return self.switch_s(size) if seeded else self.move_s(size)
 
-    def pause_ms(self, way: Way) -> float | None:
-        """How long its guest will stand still: as the last times, or as others did; None: not known."""
-        own = self.guests.get(way.guest)
-        return self.downtime_ms if own is None or own.downtime_ms is None else own.downtime_ms
+    @property
+    def pause_ms(self) -> float | None:
+        """How long the guest will stand still: as the last times, or as others did; None: not known."""
+        own = self._habits
+        return self.speed.downtime_ms if own is None or own.downtime_ms is None else own.downtime_ms
 
-    def never(self, way: Way) -> str | None:
+    @property
+    def never(self) -> str | None:
         """Why the move would not come to its end by itself, as a sentence; None: nothing speaks against it."""
-        limit = self.limit_per_s(way)
-        link = within(self.link_per_s(way), limit)
-        if way.written_per_s >= link:
+        link = within(self.link_per_s, self.limit_per_s)
+        if self.way.written_per_s >= link:
             return (
-                f"it writes {words.rate(way.written_per_s)} to its disks and {words.rate(link)} can be copied: they "
-                "are never in sync unless it writes less or the move may send more"
+                f"it writes {words.rate(self.way.written_per_s)} to its disks and {words.rate(link)} can be copied: "
+                "they are never in sync unless it writes less or the move may send more"
             )
-        ram = within(self.ram_bytes_per_s, limit)
-        if way.dirty_per_s >= ram:
+        if self.way.dirty_per_s >= self.ram_per_s:
             return (
-                f"it changes {words.rate(way.dirty_per_s)} of its RAM and {words.rate(ram)} can be sent: QEMU will "
-                "slow it down, and an operator may be asked for a longer pause"
+                f"it changes {words.rate(self.way.dirty_per_s)} of its RAM and {words.rate(self.ram_per_s)} can be "
+                "sent: QEMU will slow it down, and an operator may be asked for a longer pause"
             )
         return None
 
-    def estimate(self, size: Size, way: Way) -> Estimate:
-        """The estimate of a move, as a job keeps it."""
-        pause_ms = self.pause_ms(way)
+    def estimate(self, size: Size) -> Estimate:
+        """The estimate of the move, as a job keeps it."""
         return Estimate(
-            copy_s=round(self.disks_s(size, way), 1),
-            switch_s=round(self.switch_s(size, way), 1),
+            copy_s=round(self.disks_s(size), 1),
+            switch_s=round(self.switch_s(size), 1),
             copy_bytes=size.written_bytes,
-            last_stretch_s=self.last_stretch_s(way, self.limit_per_s(way)),
-            ram_bytes=round(self.ram_bytes(size, way)),
-            ram_s=round(self.ram_s(size, way), 1),
-            link_bytes_per_s=round(self.link_per_s(way), 1),
-            limit_bytes_per_s=self.limit_per_s(way),
-            downtime_ms=None if pause_ms is None else round(pause_ms, 1),
-            never=self.never(way),
-            moves=self.moves,
+            last_stretch_s=self.last_stretch_s,
+            ram_bytes=round(self.ram_bytes(size)),
+            ram_s=round(self.ram_s(size), 1),
+            link_bytes_per_s=round(self.link_per_s, 1),
+            limit_bytes_per_s=self.limit_per_s,
+            downtime_ms=None if self.pause_ms is None else round(self.pause_ms, 1),
+            never=self.never,
+            moves=self.speed.moves,
         )
 
 
@@ -292,12 +309,7 @@ def speed(session: Session) -> Speed:
 
 def among(session: Session, speed: Speed) -> Speed:
     """The same with what is under way: a move that begins now shares the budgets with that."""
-    rows = session.execute(select(budgets.MOVES))
-    moves = {
-        row.id: Move(source=row.source, destination=row.destination, asked_bytes_per_s=row.asked_bytes_per_s)
-        for row in rows
-    }
-    return replace(speed, under_way=moves)
+    return replace(speed, under_way=budgets.under_way(session))
 
 
 def _link(moves: Iterable[_Moved], pair: tuple[str, str] | None = None) -> float | None:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from drover import names
 from drover.errors import PreconditionFailed
+from models import decision_log
 from models.activity import Activity
 from models.database import transaction
 from models.documents import MigrationOptions
@@ -18,7 +19,6 @@ from models.host_rpc import Inspect
 from models.job import Job, JobState, unfinished
 from models.launcher import Launcher
 from models.plan import Inspection
-from models.said import say
 from workflows import not_there
 from workflows.host_rpc import ask, known_host
 from workflows.selectors import relabelled
@@ -51,7 +51,7 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
         for column, value in _found(inspection).items():
             setattr(guest, column, value)
         session.add(guest)
-        say(session, f"the guest was adopted on {host}, by its monitor {qmp}", guest=name)
+        decision_log.add(session, f"the guest was adopted on {host}, by its monitor {qmp}", guest=name)
     return guest, inspection
 
 
@@ -120,7 +120,9 @@ def forget(name: str) -> Guest:
         refuse_in_mid_job(session, name)
         if locked is not None:  # else another command came first
             session.delete(locked)
-            say(session, "an operator deleted the guest's record; the guest itself was not touched", guest=name)
+            decision_log.add(
+                session, "an operator deleted the guest's record; the guest itself was not touched", guest=name
+            )
     return guest
 
 
@@ -174,7 +176,7 @@ def describe(
         guest.priority = guest.priority if priority is None else priority
         guest.affinity = guest.affinity if affinity is None else affinity or None
         guest.anti_affinity = guest.anti_affinity if anti_affinity is None else anti_affinity or None
-        say(session, "an operator changed what drains consider about the guest", guest=name)
+        decision_log.add(session, "an operator changed what drains consider about the guest", guest=name)
     return guest
 
 

@@ -3,9 +3,9 @@
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
+from models import decision_log
 from models.database import transaction
 from models.host import Host
-from models.said import say
 from workflows.hosts import existing
 
 
@@ -56,5 +56,5 @@ def trust(name: str) -> Host:
             raise PreconditionFailed(f"{name} has no key yet: start a worker of this version there")
         if host.trusted_key != host.public_key:
             host.trusted_key = host.public_key
-            say(session, f"an operator trusts the key that {name} shows now")
+            decision_log.add(session, f"an operator trusts the key that {name} shows now")
     return host

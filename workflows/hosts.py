@@ -8,11 +8,11 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
+from models import decision_log
 from models.database import NO_KEY_UPDATE, transaction
 from models.drain import UNDER_WAY, Drain, DrainKind
 from models.host import Host, HostState
 from models.roll import taken_out_by
-from models.said import say
 from workflows import not_there
 from workflows.capacity import CLOSED
 from workflows.selectors import OWN
@@ -38,7 +38,7 @@ def cordon(name: str) -> Host:
         host = existing(session, name)
         if host.state is HostState.ACTIVE:
             host.state = HostState.CORDONED
-            say(session, f"an operator cordoned {name}: it takes no guest")
+            decision_log.add(session, f"an operator cordoned {name}: it takes no guest")
     return host
 
 
@@ -57,7 +57,7 @@ def uncordon(name: str) -> Host:
         if held := taken_out_by(session, name):
             raise PreconditionFailed(held)
         host.state = HostState.ACTIVE
-        say(session, f"an operator uncordoned {name}: it takes guests again")
+        decision_log.add(session, f"an operator uncordoned {name}: it takes guests again")
     return host
 
 

@@ -9,11 +9,10 @@ from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
 from drover.settings import settings
-from models import kept_images
+from models import decision_log, kept_images
 from models.database import transaction
 from models.host import Host
 from models.kept_images import KeptImage
-from models.said import say
 from workflows.host_rpc import alive
 from workflows.hosts import existing, labels
 from workflows.selectors import Selector
@@ -68,7 +67,7 @@ def purge(which: Which, *, last_way_back: bool = False, dry_run: bool = False) -
         if not dry_run:
             kept_images.expire(session, deleted)
             for image in deleted:
-                say(session, f"an operator had {image.path} deleted on {image.host}", job=image.job_id)
+                decision_log.add(session, f"an operator had {image.path} deleted on {image.host}", job=image.job_id)
     return purged
 
 

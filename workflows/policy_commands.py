@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session
 
 from drover import names
 from drover.errors import PreconditionFailed
+from models import decision_log
 from models.contracts import first_fault
 from models.database import transaction
 from models.documents import DECIDED_BY_POLICIES, Hook, MigrationOptions, Notice
 from models.move_policy import MovePolicy
-from models.said import say
 from workflows import not_there, policies, receivers
 from workflows.budgets import enough
 from workflows.roll import hooks
@@ -47,7 +47,7 @@ def define(name: str, selector: str | None, priority: int, values: Mapping[str, 
             merged = session.merge(made)
             session.flush()
             session.refresh(merged)
-            say(session, f"an operator set the policy {name}")
+            decision_log.add(session, f"an operator set the policy {name}")
     except IntegrityError as error:  # another came first
         raise PreconditionFailed(f"another policy got priority {priority} at the same moment: try again") from error
     return merged
@@ -79,4 +79,4 @@ def remove(name: str) -> None:
     with transaction() as session:
         if not session.execute(delete(MovePolicy).where(MovePolicy.name == name).returning(MovePolicy.name)).all():
             raise not_there.policy(session, name)
-        say(session, f"an operator removed the policy {name}")
+        decision_log.add(session, f"an operator removed the policy {name}")

@@ -6,8 +6,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
+from models import decision_log
 from models.database import transaction
-from models.said import say
 from models.storage import MOST_THIN_FACTOR, Storage, StorageMapping
 from workflows import layouts
 from workflows.hosts import existing
@@ -29,7 +29,7 @@ def describe(host: str, name: str, thin_factor: float) -> Storage:
             _known(session, host, [name])
             raise PreconditionFailed(f"{host} has no storage {name!r} any more")
         storage.thin_factor = thin_factor
-        say(session, f"an operator set the thin factor of {name} on {host} to {thin_factor:g}")
+        decision_log.add(session, f"an operator set the thin factor of {name} on {host} to {thin_factor:g}")
         wake(session)
     return storage
 
@@ -56,7 +56,7 @@ def map_to(
         row = row or StorageMapping(host=host, storage=storage, destination=destination)
         row.destination_storage, row.format, row.thick = there, image_format, thick
         session.add(row)
-        say(session, f"an operator mapped {storage} of {host} to {there} of {destination}")
+        decision_log.add(session, f"an operator mapped {storage} of {host} to {there} of {destination}")
     return row
 
 
@@ -71,7 +71,7 @@ def unmap(host: str, storage: str, destination: str) -> StorageMapping:
         if row is None:
             raise PreconditionFailed(f"{storage} of {host} is not mapped to {destination}: see `drover storage list`")
         session.delete(row)
-        say(session, f"an operator deleted the mapping of {storage} of {host} to {destination}")
+        decision_log.add(session, f"an operator deleted the mapping of {storage} of {host} to {destination}")
     return row
 
 

@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from models.documents import Window
 from models.fleet import Limits
 from workflows import schedule
-from workflows.budgets import Move
 from workflows.capacity import Slots
 from workflows.drain.placement import Placement
 from workflows.estimate import Speed, Way, copied_per_s, within
@@ -142,7 +141,7 @@ def _begin(waiting: list[Placement], under_way: list[_Going], terms: _Terms, at_
             continue
         way = way_of(placement)
         if terms.hours is not None:
-            delay_s = terms.hours.delay_s(at_s, terms.speed.move_s(placement.candidate.size, way))
+            delay_s = terms.hours.delay_s(at_s, terms.speed.of(way).move_s(placement.candidate.size))
             if delay_s:
                 delays.append(delay_s)
                 continue
@@ -153,23 +152,16 @@ def _begin(waiting: list[Placement], under_way: list[_Going], terms: _Terms, at_
 
 
 def _parts(placement: Placement, way: Way, speed: Speed) -> list[tuple[str, float]]:
-    size = placement.candidate.size
-    fixed_s = speed.fixed_s + speed.last_stretch_s(way, speed.limit_per_s(way))
-    parts = [("disks", float(size.written_bytes)), ("ram", speed.ram_bytes(size, way)), ("time", fixed_s)]
+    size, expected = placement.candidate.size, speed.of(way)
+    fixed_s = speed.fixed_s + expected.last_stretch_s
+    parts = [("disks", float(size.written_bytes)), ("ram", expected.ram_bytes(size)), ("time", fixed_s)]
     return [(what, amount) for what, amount in parts if amount > 0] or [("time", ALMOST_NOTHING)]
 
 
 def _rates(under_way: Iterable[_Going], speed: Speed) -> list[float]:
     """At what each part goes on: seconds per second, or bytes per second."""
     going = list(under_way)
-    sending = {
-        number: Move(
-            source=one.way.source, destination=one.way.destination, asked_bytes_per_s=one.way.asked_bytes_per_s
-        )
-        for number, one in enumerate(going)
-        if one.sends
-    }
-    shares = speed.budgets.shares(sending)
+    shares = speed.budgets.shares({number: one.way for number, one in enumerate(going) if one.sends})
     return [_rate(one, shares.get(number, 0), speed) for number, one in enumerate(going)]
 
 

@@ -11,12 +11,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from drover.settings import Settings
+from models import decision_log
 from models.database import transaction
 from models.documents import SeenQemu
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, unfinished
-from models.said import say
 from workflows.host_rpc import alive
 
 LATELY = timedelta(minutes=5)
@@ -66,9 +66,9 @@ def _compare(
     twin = next(twins, None)
     if twin is not None and guest.twin is None:
         sentence = f"the guest runs twice: {twin}. End one of the two before both have written to its data"
-        say(session, sentence, level=logging.ERROR, guest=guest.name)
+        decision_log.add(session, sentence, level=logging.ERROR, guest=guest.name)
     elif twin is None and guest.twin is not None:
-        say(session, "the guest runs only once again", guest=guest.name)
+        decision_log.add(session, "the guest runs only once again", guest=guest.name)
     guest.twin = twin
 
 

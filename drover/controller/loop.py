@@ -25,7 +25,7 @@ from drover.broker.app import CONTROL_QUEUE
 from drover.controller import notices, rolls, windows
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, settings
-from models import fleet, said
+from models import decision_log, fleet
 from models.database import away, listening, transaction, unpooled
 from models.fleet import FleetLimits
 from models.host import Host, HostRequest
@@ -62,7 +62,7 @@ LEADING = threading.Event()
 """Set while this process leads."""
 _looked: dict[str, float] = {}
 """When it did so last."""
-_said: set[str] = set()
+_reported: set[str] = set()
 """Services that are unreachable in the present outage and were logged."""
 
 
@@ -104,9 +104,9 @@ def lead(ours: Settings) -> None:
             STOPPING.wait(PAUSE_S)  # another controller may be able to publish
         if not leader_election.acquire(connection):
             return
-        with listening(connection, WAKE_CHANNEL, said.CHANNEL) as wait:
+        with listening(connection, WAKE_CHANNEL, decision_log.CHANNEL) as wait:
             LEADING.set()
-            if not _said:  # else an outage goes on, in which it tries again and again
+            if not _reported:  # else an outage goes on, in which it tries again and again
                 log.info("leads: this controller handles all jobs and drains")
             try:
                 _act(ours, wait)
@@ -139,7 +139,7 @@ def _act(ours: Settings, wait: Callable[[float], list[str]]) -> None:
                     outages.controller_looks(session, ME)
                 health.check_broker()
                 check_at = time.monotonic() + CHECK_S
-                _said.clear()  # both can be reached: the outage is over
+                _reported.clear()  # both can be reached: the outage is over
             failing_since = None
         except Exception as error:
             failing_since = failing_since or time.monotonic()
@@ -147,17 +147,17 @@ def _act(ours: Settings, wait: Callable[[float], list[str]]) -> None:
                 raise
             _log(error, "a look of the controller failed")
             check_at = 0.0  # with the next look
-        said.log_notified(wait(TICK_S))
+        decision_log.write_notified(wait(TICK_S))
 
 
 def _log(error: Exception, what: str) -> None:
     """One line for an outage of database or broker; anything else is a bug, logged with its traceback."""
     if away(error) or isinstance(error, (BrokerUnreachable, RedisError, ConnectionError)):
         missing = "Postgres" if away(error) else "Redis"
-        if missing not in _said:
+        if missing not in _reported:
             told = next(iter(str(error).splitlines()), "")
             log.warning("%s, %s is unreachable; guests run on: %s: %s", what, missing, type(error).__name__, told)
-        _said.add(missing)
+        _reported.add(missing)
     else:
         log.error("%s", what, exc_info=error)
 

@@ -42,7 +42,7 @@ def of_job(job: Job) -> Estimate | None:
         if guest is None:
             return None
         speed = estimate.speed(session)
-    return Estimate(total_s=speed.move_s(Size.of(guest)), basis=_basis(speed.moves))
+    return Estimate(total_s=speed.of().move_s(Size.of(guest)), basis=_basis(speed.moves))
 
 
 def _basis(moves: int) -> str:

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Iterator
 from lab.pages.contracts import cell
 from models.preflight import Verdict
 from workers.preflight import checks
-from workers.preflight.checks import Kind
+from workers.preflight.checks import supported
+from workers.preflight.checks.kind import Kind
 
 INTRODUCTION = """\
 # What is moved, and what is not
 
-`make docs` writes this page from `workers/preflight/checks.py`; do not edit it.
+`make docs` writes this page from `workers/preflight/checks/`; do not edit it.
 
 `drover guest show`, `drover migrate --dry-run`, drains and every job look at the same list. With `--json` each check is
 an object: `name`, `side`, `verdict` (`ok`, `warn`, `refuse`), what was `seen`, the `remedy`, and whether the guest may
@@ -26,8 +27,8 @@ def page() -> str:
     return "\n".join(
         [
             INTRODUCTION,
-            *_table("Moved", ("what", "how"), ((one.what, one.how) for one in checks.MOVED)),
-            *_table("Carried", ("what", "how"), ((one.what, one.how) for one in checks.CARRIED)),
+            *_table("Moved", ("what", "how"), ((one.what, one.how) for one in supported.MOVED)),
+            *_table("Carried", ("what", "how"), ((one.what, one.how) for one in supported.CARRIED)),
             *_table("Warned of", ("check", "what", "what to do"), map(_row, warned)),
             *_refused(refused),
         ]

@@ -71,13 +71,13 @@ def test_dry_run_changes_nothing(database: None, answers: dict[str, Any]) -> Non
 
 
 def test_what_both_hosts_have_against_a_move_is_told_once(database: None, answers: dict[str, Any]) -> None:
-    snapshot, policy = checks.TEMPORARY_FILES.of("-snapshot"), checks.POLICY.found("/x is outside")
+    snapshot, policy = checks.disks.TEMPORARY_FILES.of("-snapshot"), checks.rules.POLICY.found("/x is outside")
     answers["inspect"] |= {"refusals": [snapshot.sentence], "checks": [snapshot.json_object()]}
     there = checks.at_destination([snapshot, policy])
     answers["plan_destination"] = HostRefused("hv2 cannot take web: all", host="hv2", checks=there)
     result = drover("migrate", "web", "--to", "hv2", "--dry-run")
     assert (result.exit_code, result.stderr.count("-snapshot")) == (2, 1)
-    assert result.stderr.endswith("; hv2 cannot take web: /x is outside; " + checks.POLICY.remedy + "\n")
+    assert result.stderr.endswith("; hv2 cannot take web: /x is outside; " + checks.rules.POLICY.remedy + "\n")
 
 
 def test_migrate_submits(database: None, answers: dict[str, Any]) -> None:

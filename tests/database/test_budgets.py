@@ -90,8 +90,8 @@ def test_a_link_covers_moves_between_hosts_with_these_labels_or_names() -> None:
     }
     assert drawn_up.shares(moves) == {1: 40, 2: 60, 3: 70}
     way = Way(source="a", destination="b", asked_bytes_per_s=30)
-    assert Speed(budgets=drawn_up).limit_per_s(way) == 30
-    assert Speed(budgets=drawn_up).limit_per_s(Way(source="a", destination="b", asked_bytes_per_s=50)) == 40
+    assert Speed(budgets=drawn_up).of(way).limit_per_s == 30
+    assert Speed(budgets=drawn_up).of(Way(source="a", destination="b", asked_bytes_per_s=50)).limit_per_s == 40
 
 
 @pytest.fixture

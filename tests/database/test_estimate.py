@@ -24,6 +24,10 @@ pytestmark = pytest.mark.usefixtures("database")
 BEGUN = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
+def of_guest(name: str, asked_bytes_per_s: int = 0, activity: Activity | None = None) -> Way:
+    return Way(source="", destination="", guest=name, asked_bytes_per_s=asked_bytes_per_s, activity=activity)
+
+
 def moved(
     number: int, *, held_s: int = 0, copy_s: int = 100, limit: int = 0, ram: int = GB, ms: float | None = None
 ) -> None:
@@ -66,8 +70,8 @@ def test_the_figures_are_those_of_the_last_moves_and_waiting_for_a_release_does_
     assert found.ram_bytes_per_s == pytest.approx(GB / 20)
     assert found.fixed_s == pytest.approx(5)
     size = Size(cpus=1, memory_bytes=GB, disk_bytes=10 * GB)
-    assert found.move_s(size) == pytest.approx(125)
-    assert found.switch_s(size) == pytest.approx(25)
+    assert found.of().move_s(size) == pytest.approx(125)
+    assert found.of().switch_s(size) == pytest.approx(25)
 
 
 @pytest.mark.parametrize("ram", [[], "much", {"total": "much"}])
@@ -148,26 +152,26 @@ def test_a_guest_is_expected_to_be_as_it_was_the_last_times() -> None:
     moved(2, ram=GB, ms=60)
     with transaction() as session:
         found = estimate.speed(session)
-    assert found.ram_bytes(SIZE, Way(guest="g0")) == GB // 10
-    assert found.ram_bytes(SIZE, Way(guest="another")) == pytest.approx(3.1 * GB / 3)
-    assert [found.pause_ms(Way(guest=guest)) for guest in ("g0", "g1", "another")] == [20, 80, 60]
-    assert Speed().pause_ms(Way()) is None
+    assert found.of(of_guest("g0")).ram_bytes(SIZE) == GB // 10
+    assert found.of(of_guest("another")).ram_bytes(SIZE) == pytest.approx(3.1 * GB / 3)
+    assert [found.of(of_guest(guest)).pause_ms for guest in ("g0", "g1", "another")] == [20, 80, 60]
+    assert Speed().of().pause_ms is None
 
 
 def test_a_limit_counts_the_data_and_a_guest_that_writes_all_the_time_keeps_the_copy_going_for_a_while() -> None:
-    limited = Way(asked_bytes_per_s=10 * MB)
-    assert Speed().disks_s(SIZE, limited) == pytest.approx(100)
-    writes = Way(asked_bytes_per_s=10 * MB, activity=Activity(seconds=1, written_per_s=2.0 * MB))
-    assert Speed().disks_s(SIZE, writes) == pytest.approx(125 + estimate.LAST_STRETCH_S)
-    unlimited = Way(activity=Activity(seconds=1, written_per_s=2.0 * MB))
-    assert Speed().disks_s(SIZE, unlimited) == pytest.approx(10)
+    limited = of_guest("web", asked_bytes_per_s=10 * MB)
+    assert Speed().of(limited).disks_s(SIZE) == pytest.approx(100)
+    writes = of_guest("web", asked_bytes_per_s=10 * MB, activity=Activity(seconds=1, written_per_s=2.0 * MB))
+    assert Speed().of(writes).disks_s(SIZE) == pytest.approx(125 + estimate.LAST_STRETCH_S)
+    unlimited = of_guest("web", activity=Activity(seconds=1, written_per_s=2.0 * MB))
+    assert Speed().of(unlimited).disks_s(SIZE) == pytest.approx(10)
 
 
 def test_ram_that_changes_is_sent_again_unless_the_guests_own_moves_say_how_much_that_is() -> None:
     busy = Activity(seconds=1, dirty_per_s=50.0 * MB)
-    assert Speed().ram_s(SIZE, Way(guest="web", activity=busy)) == pytest.approx(20)
+    assert Speed().of(of_guest("web", activity=busy)).ram_s(SIZE) == pytest.approx(20)
     known = Speed(guests={"web": Habits(sent_bytes=3 * GB, downtime_ms=None)})
-    assert known.ram_s(SIZE, Way(guest="web", activity=busy)) == pytest.approx(30)
+    assert known.of(of_guest("web", activity=busy)).ram_s(SIZE) == pytest.approx(30)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +184,7 @@ def test_ram_that_changes_is_sent_again_unless_the_guests_own_moves_say_how_much
     ],
 )
 def test_what_would_never_come_to_its_end_is_told_beforehand(activity: Activity | None, said: str | None) -> None:
-    told = Speed().estimate(SIZE, Way(asked_bytes_per_s=10 * MB, activity=activity)).never
+    told = Speed().of(of_guest("web", asked_bytes_per_s=10 * MB, activity=activity)).never
     assert told is None if said is None else told is not None and told.startswith(said)
 
 
@@ -188,6 +192,6 @@ def test_a_move_that_begins_now_shares_the_budget_with_what_is_under_way_and_one
     alone = Speed(budgets=Budgets(hosts={"one": 10 * MB}))
     among = Speed(budgets=alone.budgets, under_way={7: Move(source="one", destination="two")})
     way = Way(source="one", destination="two")
-    assert alone.disks_s(SIZE, way) == pytest.approx(100)
-    assert among.disks_s(SIZE, way) == pytest.approx(200)
-    assert among.estimate(SIZE, way).limit_bytes_per_s == 5 * MB
+    assert alone.of(way).disks_s(SIZE) == pytest.approx(100)
+    assert among.of(way).disks_s(SIZE) == pytest.approx(200)
+    assert among.of(way).estimate(SIZE).limit_bytes_per_s == 5 * MB

@@ -38,7 +38,7 @@ def _policy(folder: Path, script: str) -> None:
 
 
 def _record(ctx: Context) -> Path:
-    return ctx.directory.path / inhibitor.RECORD
+    return inhibitor._record(ctx).path
 
 
 def test_the_program_is_told_once_that_the_guest_stays(ctx: Context, tmp_path: Path) -> None:

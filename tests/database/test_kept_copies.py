@@ -13,6 +13,7 @@ from models import kept_images
 from models.database import transaction
 from models.documents import MigrationOptions
 from models.job import Direction, Disk, Job, JobState, Side, record_event
+from models.job_folder import ClosedImages
 from models.way_back import COPY_RECORDED
 from tests import factories
 from tests.cli.support import document, drover
@@ -39,7 +40,7 @@ def rolled_back(folder: Path, *, closed: bool = True, recorded: bool = True, **c
         file.write(b"what was copied")
         file.truncate(disk.virtual_size_bytes)
     if closed:
-        ctx.directory.closed.write_text(NONCE)
+        ctx.directory.closed_images.write(ClosedImages(nonce=NONCE))
     if recorded:
         with transaction() as session:
             record_event(session, ctx.job.id, by="one", action=COPY_RECORDED, sentence="said the source")

@@ -18,7 +18,6 @@ from tests.helpers import until
 from tests.step_contexts import Link, claimed, done, ran_here
 from workers import files
 from workers.images import records, retention, way_back
-from workers.images.manifest import write_durably
 from workers.launcher import run
 from workers.process import processes
 from workers.step import Context
@@ -110,7 +109,7 @@ def test_an_image_that_it_came_back_to_and_wrote_to_is_no_way_back_any_more(tmp_
         path=str(image), kept_at=str(tmp_path / "old"), format="raw", virtual_size_bytes=1, evidence=evidence
     )
     way = WayBack(guest="web", job=ctx.job.id, bitmap="b", images=(former,))
-    write_durably(way_back._taken_file(ctx.directory), json.dumps(way.json_object()))
+    way_back._taken(ctx.directory).write(way)
     done(ctx)
     way_back.put_back(ctx)  # as prepare_dest_image does next
     assert not (tmp_path / "old").exists()

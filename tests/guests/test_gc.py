@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, func, update
 
-from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from lab import fleet
 from lab.directory import Lab
@@ -35,7 +34,6 @@ from workers.orphans.naming import mirror_names
 from workers.process import processes
 from workers.process.processes import Process
 from workers.qemu.monitor import connect
-from workflows.host_rpc import known_host
 from workflows.migration import jobs
 
 pytestmark = pytest.mark.guests
@@ -96,24 +94,11 @@ def workers_end(moves: Moves) -> Iterator[Any]:
                 process.kill()
 
     yield end
-    start_workers(moves)
-
-
-def start_workers(moves: Moves) -> None:
-    for host in moves.lab.hosts:
-        if not processes.find(moves.lab.mark(f"worker-{host.name}")):
-            fleet.start_worker(moves.lab, host)
-    until("the hosts are back", lambda: all(_is_served(moves, host.name) for host in moves.lab.hosts))
-
-
-def _is_served(moves: Moves, name: str) -> bool:
-    try:
-        return known_host(name).incarnation not in _killed
-    except PreconditionFailed:
-        return False
+    helpers.start_workers(moves.lab, but_for=_killed)
 
 
 _killed: set[str] = set()
+"""Incarnations of workers."""
 
 
 def copying(moves: Moves, guest: str, **options: Any) -> Job:
@@ -129,7 +114,7 @@ def abandoned(moves: Moves, guest: str, workers_end: Any) -> Job:
         _killed.update(host.incarnation for host in session.query(Host).all())
     workers_end()
     force(job.id, JobState.NEEDS_OPERATOR)
-    start_workers(moves)
+    helpers.start_workers(moves.lab, but_for=_killed)
     assert not gc(moves).of(job.id), "it waits for an operator: nothing of it is garbage"
     force(job.id, JobState.ROLLED_BACK)
     return moves.job(job.id)

@@ -122,7 +122,7 @@ def host(monkeypatch: pytest.MonkeyPatch, database: None) -> None:
             _qemu(12, None),
             _qemu(13, "web"),
             _qemu(14, "a b"),
-            _qemu(15, "bad", checks=(checks.FROZEN.found("a signal has stopped pid 15"),)),
+            _qemu(15, "bad", checks=(checks.process.FROZEN.found("a signal has stopped pid 15"),)),
             _qemu(16, "twin"),
             _qemu(17, "twin"),
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from models.job_folder import SlowedWrites
 from tests.helpers import MIB
 from tests.qmp_guest import QEMU, Start, guests, image
 from workers.qemu import block, drives, limits
@@ -157,8 +158,9 @@ def test_drives_are_slowed_again_and_again_and_get_back_what_is_their_own(tmp_pa
     told(
         a, lambda monitor: monitor.execute("block_set_io_throttle", device="virtio1", **limits.NO_LIMITS | {"iops": 9})
     )
+    record = SlowedWrites.read(json.loads(json.dumps(SlowedWrites(per_s=MIB, drives=slowed).json_object())))
     for _ in range(2):
-        told(a, lambda monitor: limits.give_back(monitor, json.loads(json.dumps(slowed))))
+        told(a, lambda monitor: limits.give_back(monitor, record.drives))
     now = told(a, limits.read)
     assert now["groups"] == before["groups"]
     assert now["drives"]["virtio0"] == before["drives"]["virtio0"]

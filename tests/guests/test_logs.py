@@ -20,7 +20,7 @@ from sqlalchemy.exc import DataError
 from drover import logs
 from lab import services
 from lab.directory import Lab
-from models import said
+from models import decision_log
 from models.database import transaction
 from models.host import Host
 from models.job import Job, JobState, record_event
@@ -241,8 +241,8 @@ class TestWhatWasDecided:
         with transaction() as session:
             locked = session.get_one(Job, job)
             record_event(session, locked.id, by="controller", action="retry", sentence="it is tried again")
-            assert [line for line in caplog.records if line.name == said.__name__] == []
-        [line] = [line for line in caplog.records if line.name == said.__name__]
+            assert [line for line in caplog.records if line.name == decision_log.__name__] == []
+        [line] = [line for line in caplog.records if line.name == decision_log.__name__]
         assert line.getMessage() == "it is tried again"
         assert (line.job, line.guest, line.action) == (job, "g1", "retry")  # type: ignore[attr-defined]
 
@@ -257,7 +257,7 @@ class TestWhatWasDecided:
         with suppress(ValueError), transaction() as session:
             record_event(session, job, by="controller", action="released", sentence="not at all")
             raise ValueError
-        assert [line.getMessage() for line in caplog.records if line.name == said.__name__] == ["outside"]
+        assert [line.getMessage() for line in caplog.records if line.name == decision_log.__name__] == ["outside"]
 
     def test_an_error_of_the_database_shows_no_value_of_a_statement(self) -> None:
         with pytest.raises(DataError) as caught, transaction() as session:

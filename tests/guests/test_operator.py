@@ -16,7 +16,7 @@ from lab.guest.spec import DiskSpec
 from models.database import transaction
 from models.host import Host
 from models.job import Job, JobState, Side
-from tests.helpers import MIB, Moves, is_served, until
+from tests.helpers import MIB, Moves, start_workers, until
 from workers.executor import ROLLBACK_ATTEMPTS
 from workers.process import processes
 from workers.qemu.monitor import connect
@@ -30,10 +30,7 @@ pytestmark = pytest.mark.guests
 def workers_come_back(moves: Moves) -> Iterator[None]:
     """The workers that a test ends are started again for the next one."""
     yield
-    for host in moves.lab.hosts:
-        if not processes.find(moves.lab.mark(f"worker-{host.name}")):
-            fleet.start_worker(moves.lab, host)
-    until("the hosts are back", lambda: all(is_served(host.name) for host in moves.lab.hosts))
+    start_workers(moves.lab)
 
 
 def _end_worker(moves: Moves, host: str) -> None:

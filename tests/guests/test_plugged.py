@@ -13,7 +13,7 @@ from workers.qemu import plugged
 from workers.qemu.command_line import destination_command_line
 from workers.qemu.monitor import connect
 from workers.qemu.refusals import command_line_refusals
-from workers.qemu.topology import differences, hot_plugged
+from workers.qemu.topology import differences, hot_plugged, unplugged_cpus
 
 pytestmark = pytest.mark.guests
 
@@ -126,3 +126,69 @@ def test_devices_without_an_id_stay_at_their_address_as_well(tmp_path: Path, sta
     again, later = moved(arrived, there, here, start)
     assert {"virtio-rng-pci,addr=4.0", "virtio-blk-pci,drive=virtio0,addr=5.0"} < set(later)
     assert again("query-block")[0]["device"] == "virtio0"
+
+
+CPU_HOTPLUG = 0xAF00
+"""The ports by which the firmware of `pc` tells that a CPU may go (docs/specs/acpi_cpu_hotplug.rst)."""
+
+
+def eject_cpu(guest: Guest, number: int, path: str) -> None:
+    """As an operating system does it when it is asked for."""
+    guest("device_del", id=path)
+    for command in (f"o/l {CPU_HOTPLUG:#x} 0", f"o/l {CPU_HOTPLUG:#x} {number}", f"o/b {CPU_HOTPLUG + 4:#x} 8"):
+        guest("human-monitor-command", command_line=command)
+
+
+def smp(argv: list[str]) -> str:
+    return argv[len(argv) - argv[::-1].index("-smp")]
+
+
+def test_a_cpu_that_was_plugged_in_and_unplugged_again_leaves_no_trace(tmp_path: Path, start: Start) -> None:
+    here, there = tmp_path / "x", tmp_path / "y"
+    guest = start(line(here), here / "q")
+    plug_in(guest, here)
+    eject_cpu(guest, 1, "cpu1")
+    arrived, argv = moved(guest, here, there, start)
+    assert "-cpu" not in " ".join(argv)
+    assert smp(argv) == "1,maxcpus=2"
+    assert len(arrived("query-cpus-fast")) == 1
+
+
+def test_a_cpu_that_the_guest_was_started_with_and_that_went_is_not_there(tmp_path: Path, start: Start) -> None:
+    places = [tmp_path / name for name in "xy"]
+    guest = start([*line(places[0]), "-smp", "3,sockets=3,maxcpus=3"], places[0] / "q")
+    cpus = sorted(slot["qom-path"] for slot in guest("query-hotpluggable-cpus"))
+    eject_cpu(guest, 2, max(cpus, key=lambda path: int(path.rpartition("[")[2].rstrip("]"))))
+    for turn in range(3):
+        guest, argv = moved(guest, places[turn % 2], places[(turn + 1) % 2], start)
+        assert smp(argv) == "cpus=2,maxcpus=3,sockets=3"
+        assert len(guest("query-cpus-fast")) == 2
+        assert unplugged_cpus(2, argv) == []
+
+
+def test_a_cpu_that_is_missing_between_others_is_told(tmp_path: Path, start: Start) -> None:
+    here = tmp_path / "x"
+    guest = start([*line(here), "-smp", "3,sockets=3,maxcpus=3"], here / "q")
+    paths = sorted((slot["qom-path"] for slot in guest("query-hotpluggable-cpus")), key=lambda path: (len(path), path))
+    eject_cpu(guest, 1, paths[1])
+    argv = now(here, [word for word in guest.argv() if word])
+    assert [check.seen for check in unplugged_cpus(len(guest("query-cpus-fast")), argv)] == [
+        "the guest has 2 CPUs where its command line makes 1: some were unplugged in between"
+    ]
+
+
+def test_channels_and_random_numbers_that_were_plugged_in_are_there(tmp_path: Path, start: Start) -> None:
+    here, there = tmp_path / "x", tmp_path / "y"
+    guest = start(line(here, "-device", "virtio-serial,id=ports"), here / "q")
+    guest("object-add", qom_type="rng-random", id="entropy", filename="/dev/urandom")
+    guest("device_add", driver="virtio-rng-pci", id="rng1", rng="entropy")
+    address = {"type": "unix", "data": {"path": f"{here}/channel.sock"}}
+    backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}
+    guest("chardev-add", id="channel", backend=backend)
+    guest("device_add", driver="virtserialport", id="port1", bus="ports.0", chardev="channel", name="org.example")
+    guest("chardev-add", id="terminal", backend={"type": "pty", "data": {}})
+    guest("device_add", driver="virtconsole", id="port2", bus="ports.0", chardev="terminal")
+    arrived, argv = moved(guest, here, there, start)
+    assert f"socket,id=channel,path={here}/channel.sock,server=on,wait=off" in argv
+    assert "pty,id=terminal" in argv
+    assert {"channel", "terminal"} <= {entry["label"] for entry in arrived("query-chardev")}

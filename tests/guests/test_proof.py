@@ -26,7 +26,7 @@ from workers.streams import local
 
 SIZE_MIB = 48
 OURS = written.name(7, "nonce")
-NODES = {"0": "d0", "1": "d1"}
+NODES = {0: "d0", 1: "d1"}
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Pair:
             subprocess.run(["qemu-io", "--image-opts", *_unlocked(path), "-c", command], check=True)
 
     def compared(
-        self, disk: int, meanwhile: Callable[[], None] = lambda: None, nodes: Mapping[str, str] = NODES
+        self, disk: int, meanwhile: Callable[[], None] = lambda: None, nodes: Mapping[int, str] = NODES
     ) -> DiskProof:
         """The outcome. `meanwhile` is done before it is asked what the guest has written."""
         return asyncio.run(_compared(self, disk, meanwhile, nodes))
@@ -102,7 +102,7 @@ async def _record(folder: Path) -> None:
         await written.record(monitor, OURS)
 
 
-async def _compared(pair: Pair, disk: int, meanwhile: Callable[[], None], nodes: Mapping[str, str]) -> DiskProof:
+async def _compared(pair: Pair, disk: int, meanwhile: Callable[[], None], nodes: Mapping[int, str]) -> DiskProof:
     stream = pair.folder / "stream"
     async with AsyncExitStack() as stack:
         with local.listen(stream) as listening:

@@ -53,7 +53,7 @@ def test_the_narrowest_limits_of_a_scope_count(qemu: Process, place: Path, tmp_p
     put(place / "libvirt" / "emulator", "cpu.max", "50000 100000\n")
     put(place / "libvirt", "cpu.max", "max 100000\n")
     put(place, "cpu.weight", "200\n")
-    put(place, "io.weight", "default 100\n")
+    put(place, "io.weight", "default 100\n8:0 300\n")
     put(place / "libvirt" / "emulator", "cpuset.cpus", "2-3\n")
     put(place, "io.max", "8:0 rbps=1000 wbps=max riops=max wiops=max\n")
     assert cgroups.limits(qemu, tmp_path) == Limits(

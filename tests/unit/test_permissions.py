@@ -53,6 +53,7 @@ def test_usual_command_lines_are_allowed(words: str) -> None:
     [
         ("-netdev user,id=n,guestfwd=tcp:10.0.2.9:7-file:/etc/x", "/etc/x is outside"),
         ("-netdev user,id=n,smb=/srv/guests", "a file server"),
+        ("-chardev socket,id=c,path=/dev/shm/web,server=on", "/dev/shm/web is outside"),
         ("-netdev user,id=n,tftp=/srv/guests", "share a folder"),
         ('-netdev {"type":"tap","id":"n","script":"/x"}', "it would start /x"),
         ("-netdev vde,id=n,sock=/srv/guests/web/vde", "this kind of network"),

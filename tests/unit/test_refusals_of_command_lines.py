@@ -87,7 +87,12 @@ def test_an_ordinary_guest_is_not_refused() -> None:
     words += ["-blockdev", json.dumps({"driver": "file", "node-name": "f", "filename": "/hosts/a/f"})]
     words += ["-device", "vhost-vsock-pci,guest-cid=3", "-object", "memory-backend-file,id=m,mem-path=/dev/hugepages"]
     words += ["-drive", "if=pflash,file=/usr/share/OVMF/OVMF_CODE.fd,readonly=on"]
+    words += ["-object", "memory-backend-file,id=n,mem-path=/dev/shm/web,share=on", "-mem-path", "/dev/shm"]
     assert refused(*words) == []
+
+
+def test_memory_alone_may_be_where_the_hosts_memory_is() -> None:
+    assert "lies outside" in refused("-chardev", "socket,id=c,path=/dev/shm/web,server=on")[0]
 
 
 def test_a_block_device_whose_place_is_decided_elsewhere_is_no_matter() -> None:

@@ -163,7 +163,7 @@ def test_a_tap_that_is_no_port_of_a_bridge_is_opened_by_a_program_of_the_destina
     program = tmp_path / "taps"
     ours = factories.offline(host="two")
     [check] = there(lambda: taps.impossible(wanted, HostPolicy(Policy(), ours)))
-    assert (check.name, check.side) == (checks.NO_TAP_PROGRAM.name, "destination")
+    assert (check.name, check.side) == (checks.network.NO_TAP_PROGRAM.name, "destination")
     assert check.seen.startswith("its tap vnet7 is no port of a bridge, and ")
     [check] = there(lambda: taps.impossible(wanted, HostPolicy(Policy(taps=program), ours)))
     assert check.sentence.endswith("cannot be run; put it there")

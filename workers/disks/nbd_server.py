@@ -12,11 +12,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from models.job_folder import ClosedImages
 from models.plan import PlannedDisk
 from workers import files
 from workers.disks import writeback
 from workers.guest.qmp_ready import monitor_ready
-from workers.images.manifest import write_durably
 from workers.process import processes
 from workers.process.processes import Process
 from workers.qemu import block
@@ -109,8 +109,9 @@ async def start(ctx: Context, nonce: str) -> None:
     """
     ctx.only_own_images()
     path, unix = ctx.directory.nbd_server_qmp, ctx.directory.socket(NBD)
-    for left in (path, unix, ctx.directory.closed):
+    for left in (path, unix):
         left.unlink(missing_ok=True)
+    ctx.directory.closed_images.remove()
     argv = [
         PROGRAM,
         *("--chardev", f"socket,id=monitor,path={path},server=on,wait=off"),
@@ -171,7 +172,7 @@ async def close(ctx: Context) -> None:
     except (CommandRefused, MonitorLost, TimeoutError) as error:
         log.info("the NBD server did not close the images: %s", error)
         return
-    write_durably(ctx.directory.closed, nonce)
+    ctx.directory.closed_images.write(ClosedImages(nonce=nonce))
 
 
 async def stop(ctx: Context) -> None:

@@ -5,17 +5,16 @@ written down in the job's folder, so that whoever takes the job up, or rolls it 
 gets what is a drive's own. While the job is held in sync the guest has its own limits.
 """
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from drover import words
-from models.contracts import Json
 from models.documents import Measure, Pace
+from models.job_folder import SlowedWrites
+from models.slowed import SlowedDrive
 from workers.convergence import ACTIONS, STUCK_S
 from workers.disks import mirrors
-from workers.images.manifest import write_durably
 from workers.qemu import limits
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
@@ -57,7 +56,7 @@ class Slowdown:
 
     def __init__(self, ctx: Context, monitor: Monitor) -> None:
         self.ctx, self.monitor = ctx, monitor
-        self.record = _read(ctx)
+        self.record = ctx.directory.slowed.read() or SlowedWrites()
         self.begun: _Counts | None = None
         """Where the present period of judgement began."""
         self.behind_since: float | None = None
@@ -66,17 +65,17 @@ class Slowdown:
     @property
     def per_s(self) -> int:
         """What it may write to each disk, in bytes per second; 0: it is not slowed."""
-        return int(self.record.get("per_s", 0)) if self.record.get("drives") else 0
+        return self.record.per_s if self.record.drives else 0
 
     async def look(self, states: Mapping[str, Mirror]) -> None:
         """Slow it if it has outrun its mirrors for a while; let go while the job is held in sync."""
         if not self.looked:
             self.looked = True
-            await limits.set_slowed(self.monitor, self.record.get("drives", {}))  # a worker may have died before it did
+            await limits.set_slowed(self.monitor, self.record.drives)  # a worker may have died before it did
         if self.ctx.job.held and mirrors.all_in_sync(self.ctx, states):
             await self._let_go()
-        elif self.record and not self.per_s:
-            await self._slow(int(self.record["per_s"]))  # it was released
+        elif self.record.per_s and not self.per_s:
+            await self._slow(self.record.per_s)  # it was released
         elif Measure.SLOW_WRITES in self.ctx.job.options.ladder:
             await self._judge(states)
 
@@ -117,14 +116,14 @@ class Slowdown:
 
     async def _slow(self, per_s: int) -> None:
         qdevs = {disk.qdev for disk in self.ctx.source.disks}
-        found = await limits.slow_writes(self.monitor, qdevs, per_s, self.record.get("drives", {}))
-        self._write({"per_s": per_s, "drives": found})
+        found = await limits.slow_writes(self.monitor, qdevs, per_s, self.record.drives)
+        self._write(SlowedWrites(per_s=per_s, drives=dict(found)))
         await limits.set_slowed(self.monitor, found)
 
     async def _let_go(self) -> None:
         if self.per_s:
-            await limits.give_back(self.monitor, self.record["drives"])
-            self._write({"per_s": self.record["per_s"]})
+            await limits.give_back(self.monitor, self.record.drives)
+            self._write(SlowedWrites(per_s=self.record.per_s))
             self.ctx.tell(
                 ACTIONS[Measure.SLOW_WRITES], f"{self.ctx.job.guest} writes as it likes while the job is held"
             )
@@ -135,7 +134,7 @@ class Slowdown:
         """
         copied_per_s = pace.copied_per_s if pace is not None else 0.0
         near = bool(self.per_s) and _left(states) <= LEFT_S * max(copied_per_s, self.per_s)
-        if not ready or not self.record or near:
+        if not ready or not self.record.per_s or near:
             self.behind_since = None
         elif self.behind_since is None:
             self.behind_since = time.monotonic()
@@ -152,30 +151,23 @@ class Slowdown:
             f"cancel {self.ctx.job.id}` ends the move"
         )
 
-    def _write(self, record: Json) -> None:
+    def _write(self, record: SlowedWrites) -> None:
         self.record = record
         self.ctx.guard()
-        write_durably(self.ctx.directory.slowed, json.dumps(record))
+        self.ctx.directory.slowed.write(record)
 
 
 def _left(states: Mapping[str, Mirror]) -> int:
     return sum(mirror.total_bytes - mirror.copied_bytes for mirror in states.values())
 
 
-def slowed(ctx: Context) -> dict[str, Json]:
-    """The drives that are slowed, see `workers.qemu.limits.Slowed`."""
-    return dict(_read(ctx).get("drives", {}))
+def slowed(ctx: Context) -> dict[str, SlowedDrive]:
+    """The drives that are slowed, by their names."""
+    record = ctx.directory.slowed.read()
+    return record.drives if record is not None else {}
 
 
 async def give_back(ctx: Context, monitor: Monitor) -> None:
     """The guest stays: its drives have their own limits again."""
     await limits.give_back(monitor, slowed(ctx))
-    ctx.directory.slowed.unlink(missing_ok=True)
-
-
-def _read(ctx: Context) -> Json:
-    try:
-        record: Json = json.loads(ctx.directory.slowed.read_text())
-    except FileNotFoundError:
-        return {}
-    return record
+    ctx.directory.slowed.remove()

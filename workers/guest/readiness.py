@@ -25,9 +25,7 @@ async def obstacle(ctx: Context, monitor: Monitor) -> str | None:
         Fatal: it is no longer the guest that was to be moved.
     """
     job = ctx.job
-    changed = _plugged(ctx.source.devices, await block.device_names(monitor))
-    if changed:
-        raise Fatal(f"{changed} while {job.guest} was being moved: it stays on {job.source}, move it again")
+    await refuse_other_devices(ctx, monitor)
     runstate = (await monitor.query("query-status"))["status"]
     if runstate in OVER:
         raise Fatal(
@@ -40,6 +38,16 @@ async def obstacle(ctx: Context, monitor: Monitor) -> str | None:
         f"{job.guest} {STANDING.get(runstate, 'is paused')} on {job.source}: let it run and the move goes on, "
         f"or end it with `drover job cancel {job.id}`"
     )
+
+
+async def refuse_other_devices(ctx: Context, monitor: Monitor) -> None:
+    """Nothing may have been plugged in or out since the preflight: the guest would not arrive as it is.
+
+    Raises:
+        Fatal: something was.
+    """
+    if changed := _plugged(ctx.source.devices, await block.device_names(monitor)):
+        raise Fatal(f"{changed} while {ctx.job.guest} was being moved: it stays on {ctx.job.source}, move it again")
 
 
 def _plugged(before: Sequence[str], after: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from workers import files
 from workers.files import UnsafePath
 from workers.guest.qmp_ready import listens
 from workers.process import processes
+from workers.qemu.options import MEMORY_FOLDERS
 from workers.qemu.permissions import Made
 
 LONGEST_PID = 20
@@ -44,6 +45,12 @@ def left_over(made: Iterable[Made]) -> Iterator[Path]:
             there = files.status(path)
             if there is not None and stat.S_ISREG(there.st_mode):
                 yield path
+
+
+def unlink_memory(made: Iterable[Made]) -> None:
+    """Remove memory of a guest that does not run here any more from where it takes that of the host."""
+    for path in left_over(each for each in made if each.path.startswith(MEMORY_FOLDERS)):
+        files.unlink(path)
 
 
 def unlink_left_over(made: Iterable[Made]) -> None:

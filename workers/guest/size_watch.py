@@ -5,7 +5,6 @@ With an earlier one it begins once the guest runs, and only where that is soon: 
 smaller and larger again within that time to go unseen.
 """
 
-import json
 import logging
 import time
 
@@ -20,12 +19,13 @@ SOON_S = 5.0
 
 async def begin(ctx: Context, monitor: Monitor, *, runs: bool) -> None:
     """For the disks that have the size of the plan, before the guest comes or when it runs."""
-    if not ctx.directory.written.exists():
+    recorded = ctx.directory.recorded_nodes.read()
+    if recorded is None:
         return  # an earlier version has begun the move
     if runs and time.time() > ctx.directory.marker.stat().st_mtime + SOON_S:
         return
-    nodes = json.loads(ctx.directory.written.read_text())
-    sizes = {nodes[str(disk.index)]: disk.virtual_size_bytes for disk in ctx.disks if str(disk.index) in nodes}
+    nodes = recorded.nodes
+    sizes = {nodes[disk.index]: disk.virtual_size_bytes for disk in ctx.disks if disk.index in nodes}
     name = written.name(ctx.job.id, ctx.served_at.nonce)
     try:
         await written.watch_size(monitor, name, sizes, runs=runs)

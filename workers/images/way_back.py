@@ -28,6 +28,7 @@ from models.job import Disk, Event, Job
 from models.plan import PlannedDisk, SourceDisk
 from models.way_back import COPY_RECORDED, FormerImage, WayBack
 from workers import files
+from workers.document_file import DocumentFile
 from workers.images import evidence, manifest, records, retention
 from workers.images.manifest import write_durably
 from workers.qemu import written
@@ -47,8 +48,8 @@ class Choice:
     """Why all of it is copied although images of it are here."""
 
 
-def _taken_file(directory: JobDirectory) -> Path:
-    return directory.path / "way-back.json"
+def _taken(directory: JobDirectory) -> DocumentFile[WayBack]:
+    return DocumentFile(directory.path / "way-back.json", WayBack)
 
 
 def write_down(ctx: Context, bitmap: str, left: Mapping[str, Evidence]) -> None:
@@ -127,14 +128,15 @@ def _complete_copy(ctx: Context) -> WayBack | None:
 
 def _bitmap_of_copy(ctx: Context) -> str | None:
     """The source's, of what this copy lacks; None: there is none, or nothing is to be kept here."""
-    if not ctx.directory.closed.exists():
+    closed = ctx.directory.closed_images.read()
+    if closed is None:
         return None
     with transaction() as session:
         recorded = exists().where(Event.job_id == ctx.job.id, Event.action == COPY_RECORDED)
         wanted = retention_of(session, ctx.settings.host, ctx.job.options.retention_s)
         if not wanted or not session.scalar(select(recorded)):
             return None
-    return written.name(ctx.job.id, ctx.directory.closed.read_text())
+    return written.name(ctx.job.id, closed.nonce)
 
 
 def _as_it_is(ctx: Context, disk: PlannedDisk) -> FormerImage:
@@ -251,8 +253,7 @@ def _rows(way: WayBack) -> list[Disk]:
 
 def taken(directory: JobDirectory) -> WayBack | None:
     """The images that this job began with on this host."""
-    path = _taken_file(directory)
-    return WayBack.read(json.loads(path.read_text())) if path.exists() else None
+    return _taken(directory).read()
 
 
 def take(ctx: Context, way: WayBack) -> None:
@@ -262,7 +263,7 @@ def take(ctx: Context, way: WayBack) -> None:
         Transient: one of them vanished; the next attempt copies everything.
     """
     ctx.guard()
-    write_durably(_taken_file(ctx.directory), json.dumps(way.json_object()))
+    _taken(ctx.directory).write(way)
     _keep(ctx, way, kept=False)
     for image in way.images:
         ctx.guard()
@@ -282,7 +283,7 @@ def take(ctx: Context, way: WayBack) -> None:
 def give_up(ctx: Context) -> None:
     """The guest has written to them here, which no bitmap of its source holds: they are a way back no more."""
     ctx.guard()
-    _taken_file(ctx.directory).unlink(missing_ok=True)
+    _taken(ctx.directory).remove()
 
 
 def _keep(ctx: Context, way: WayBack, *, kept: bool) -> None:
@@ -312,4 +313,4 @@ def put_back(ctx: Context) -> None:
     if None not in left and all(disk.delta_bytes is not None for disk in ctx.job.disks):
         images = [image.model_copy(update={"evidence": seen}) for image, seen in zip(way.images, left, strict=True)]
         _write(ctx.settings, way.model_copy(update={"images": tuple(images)}))
-    _taken_file(ctx.directory).unlink()
+    _taken(ctx.directory).remove()

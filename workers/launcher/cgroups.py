@@ -77,8 +77,8 @@ def _least(folders: list[Path], name: str, read: Callable[[str], int | None]) ->
 
 
 def _changed(folder: Path, name: str) -> int | None:
-    """A weight other than the usual 100."""
-    value = _text(folder, name).rpartition(" ")[2]
+    """A weight other than the usual 100. Those of single block devices are in further lines."""
+    value = _text(folder, name).partition("\n")[0].rpartition(" ")[2]
     return int(value) if value.isdigit() and value != "100" else None
 
 

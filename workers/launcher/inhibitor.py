@@ -6,7 +6,6 @@ Other launchers are told by a program of the administrator's, if the policy name
 """
 
 import asyncio
-import json
 import logging
 import signal
 from pathlib import Path
@@ -15,7 +14,7 @@ from drover.errors import Fatal, Transient
 from drover.settings import Settings
 from models.launcher import Inhibition, Launcher, LauncherKind
 from workers import programs
-from workers.images.manifest import write_durably
+from workers.document_file import DocumentFile
 from workers.launcher import found, systemd
 from workers.preflight import checks
 from workers.process import processes
@@ -25,7 +24,6 @@ from workers.trust import policy
 log = logging.getLogger(__name__)
 
 DROP_IN = "zz-drover-moved"
-RECORD = "stilled.json"
 """In the job's folder, an `Inhibition`: written before, read by whichever version of the worker lifts it."""
 PROGRAM_S = 30.0
 STARTS_ANEW = frozenset({"always"})
@@ -56,20 +54,15 @@ async def inhibit(ctx: Context, *, whatever_it_is: bool = False) -> Launcher | N
     if launcher.kind is LauncherKind.UNIT or told:
         ctx.guard()
         unit = launcher.name if launcher.kind is LauncherKind.UNIT else None
-        await asyncio.to_thread(_write_down, ctx, Inhibition(kind=launcher.kind, unit=unit))
+        await asyncio.to_thread(_record(ctx).write, Inhibition(kind=launcher.kind, unit=unit))
         await (asyncio.to_thread(_mask, ctx, unit) if unit else _tell(ctx, "still"))
     elif launcher.stays and not (whatever_it_is or accepted):
-        raise Fatal(checks.LAUNCHER_STAYS.found(launcher.stays).sentence)
+        raise Fatal(checks.process.LAUNCHER_STAYS.found(launcher.stays).sentence)
     return launcher
 
 
-def _write_down(ctx: Context, inhibition: Inhibition) -> None:
-    write_durably(ctx.directory.path / RECORD, json.dumps(inhibition.json_object()))
-
-
-def _written_down(ctx: Context) -> Inhibition | None:
-    record = ctx.directory.path / RECORD
-    return Inhibition.read(json.loads(record.read_text())) if record.exists() else None
+def _record(ctx: Context) -> DocumentFile[Inhibition]:
+    return DocumentFile(ctx.directory.path / "stilled.json", Inhibition)
 
 
 def _mask(ctx: Context, unit: str) -> None:
@@ -97,7 +90,7 @@ async def lift(ctx: Context) -> None:
     Raises:
         Transient: the launcher could not be told.
     """
-    inhibition = _written_down(ctx)
+    inhibition = _record(ctx).read()
     if inhibition is None:
         return
     ctx.guard()
@@ -105,7 +98,7 @@ async def lift(ctx: Context) -> None:
         await asyncio.to_thread(_unmask, ctx, inhibition.unit)
     else:
         await _tell(ctx, "again")
-    (ctx.directory.path / RECORD).unlink()
+    _record(ctx).remove()
 
 
 def halt_scripts(ctx: Context, launcher: Launcher) -> None:
@@ -118,7 +111,7 @@ def halt_scripts(ctx: Context, launcher: Launcher) -> None:
 
 def end_scripts(ctx: Context) -> None:
     """Once the QEMU has ended: nothing is left in the unit that must start nothing."""
-    inhibition = _written_down(ctx)
+    inhibition = _record(ctx).read()
     if inhibition is not None and inhibition.kind is LauncherKind.UNIT and inhibition.unit:
         ctx.guard()
         systemd.ask("kill", "--signal=SIGKILL", "--", inhibition.unit)  # it refuses where nothing is left

@@ -53,11 +53,11 @@ def limits_left(launcher: Launcher | None) -> list[Check]:
     found = []
     if limits.any and not available():
         found.append(
-            checks.NO_LIMITS.found("its limits of memory and CPU are not set here: no unit for guests is here")
+            checks.process.NO_LIMITS.found("its limits of memory and CPU are not set here: no unit for guests is here")
         )
     if limits.devices:
         seen = f"its limits of single block devices are not set here ({'; '.join(limits.devices)})"
-        found.append(checks.NO_LIMITS.found(seen, remedy="set them by hand after the move"))
+        found.append(checks.process.NO_LIMITS.found(seen, remedy="set them by hand after the move"))
     return found
 
 

@@ -102,7 +102,7 @@ def looked_up(
             there = is_there(file, ours, max(until - time.monotonic(), 0.0))
         except Differs as error:
             problems.append(
-                checks.FILE_DIFFERS.found(f"{error}, which {guest} uses as its {file.kind}", remedy=_remedy(file))
+                checks.files.FILE_DIFFERS.found(f"{error}, which {guest} uses as its {file.kind}", remedy=_remedy(file))
             )
             there = True
         found.append(file.model_copy(update={"there": there}))
@@ -161,17 +161,17 @@ def _cannot_be_made(file: PlannedFile, ours: Settings, rules: HostPolicy) -> Ite
         outside = True
     if outside:
         which = "" if file.kind is FileKind.SECRET else f" ({file.size_bytes} bytes, {file.digest})"
-        yield checks.FILE_NOT_COPIED.found(
+        yield checks.files.FILE_NOT_COPIED.found(
             f"{path}, which the guest needs as its {file.kind}, is not there, and lies outside of the guests' folders",
             remedy=f"put the same file{which} there",
         )
     if file.kind is FileKind.SECRET and ours.streams is StreamSecurity.PLAIN:
-        yield checks.FILE_NOT_COPIED.found(
+        yield checks.files.FILE_NOT_COPIED.found(
             f"{path} is a secret and would go over the network in plain text",
             remedy="encrypt the streams (DROVER_STREAMS), or put it there by hand",
         )
     if owner(file, rules) is None:
-        yield checks.FILE_NOT_COPIED.found(
+        yield checks.files.FILE_NOT_COPIED.found(
             f"{path} is {file.owner}:{file.group}'s on the guest's host, and {ours.host} has no such user or group",
             remedy="make them",
         )

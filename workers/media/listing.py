@@ -74,7 +74,7 @@ class _Search:
         for disk in disks if chain == "keep" else ():
             if disk.chain and disk.key_secret:
                 self.found.refusals.append(
-                    checks.BACKING_FILE.found(f"{disk.path} is encrypted, and lies on {disk.chain[0].path}")
+                    checks.disks.BACKING_FILE.found(f"{disk.path} is encrypted, and lies on {disk.chain[0].path}")
                 )
             self._chain(disk.path, disk.chain)
         for medium in media:
@@ -98,7 +98,7 @@ class _Search:
             below = chain[level + 1].path if level + 1 < len(chain) else None
             if not backing.path.startswith("/") or backing.format not in FORMATS:
                 self.found.refusals.append(
-                    checks.BACKING_FILE.found(f"{image} lies on {backing.path} ({backing.format})")
+                    checks.disks.BACKING_FILE.found(f"{image} lies on {backing.path} ({backing.format})")
                 )
                 return
             self._image(FileKind.BACKING, backing.path, backing.format, below)
@@ -160,8 +160,8 @@ class _Search:
             secret=named.secret,
         )
 
-    def _against(self, seen: str, remedy: str | None = checks.NEEDED_FILE.remedy) -> None:
-        self.found.refusals.append(checks.NEEDED_FILE.found(seen, remedy=remedy or ""))
+    def _against(self, seen: str, remedy: str | None = checks.files.NEEDED_FILE.remedy) -> None:
+        self.found.refusals.append(checks.files.NEEDED_FILE.found(seen, remedy=remedy or ""))
 
     def _pipe(self, path: str) -> None:
         with suppress(OSError):

@@ -108,9 +108,9 @@ def _places(
         pidfile = relocate(seen.pidfile) if seen.pidfile else None
         return _Places(disks, _monitor(seen, disks, relocate), pidfile), []
     except ValueError:
-        return _Places(), [checks.NOT_BELOW_ROOT.found(f"not all files of the guest lie below {root}")]
+        return _Places(), [checks.files.NOT_BELOW_ROOT.found(f"not all files of the guest lie below {root}")]
     except PreconditionFailed as error:
-        return _Places(), [checks.LAYOUT.found(str(error))]
+        return _Places(), [checks.disks.LAYOUT.found(str(error))]
 
 
 def _command_line(
@@ -141,7 +141,7 @@ def _forbidden(
     forbidden = violations([argv[0], *left], rules, images, spoken_to)
     return [
         *checks.at_destination(chained.from_iterable(against.values())),
-        *(checks.POLICY.found(sentence) for sentence in forbidden),
+        *(checks.rules.POLICY.found(sentence) for sentence in forbidden),
     ]
 
 
@@ -151,8 +151,8 @@ def _warnings(
     found = known_bugs.warnings(seen.qemu_version, seen.accel, seen.argv, destination_version=version)
     if streams is StreamSecurity.PLAIN:
         plain = "its disks and RAM go over the network in plain text: DROVER_STREAMS is plain on both hosts"
-        found.append(checks.PLAIN_STREAMS.found(plain))
-    changed = [checks.CHANGED_DISK.found(sentence) for sentence in changes(disks)]
+        found.append(checks.network.PLAIN_STREAMS.found(plain))
+    changed = [checks.disks.CHANGED_DISK.found(sentence) for sentence in changes(disks)]
     handed = [*taps.warnings(seen.started_as), *execution.warnings(seen.started_as)]
     return [*checks.at_destination(found), *changed, *handed]
 
@@ -272,18 +272,22 @@ def _qemu(seen: Inspection, rules: HostPolicy) -> tuple[str, known_bugs.Version,
     name = Path(seen.exe).name
     qemu = seen.exe if os.access(seen.exe, os.X_OK) else shutil.which(name)
     if qemu is None:
-        return "", NO_QEMU, [checks.NO_QEMU.found(f"there is no {name} here")]
+        return "", NO_QEMU, [checks.process.NO_QEMU.found(f"there is no {name} here")]
     if not rules.may_run(qemu):
         seen_there = f"{qemu} is not among the programs that may run guests here, see {rules.name} there"
-        return qemu, NO_QEMU, [checks.QEMU_NOT_ALLOWED.found(seen_there)]
+        return qemu, NO_QEMU, [checks.process.QEMU_NOT_ALLOWED.found(seen_there)]
     try:
         version, machine_types = program.version(qemu), program.machine_types(qemu)
     except (OSError, subprocess.SubprocessError) as error:
-        return qemu, NO_QEMU, [checks.NO_QEMU.found(f"{qemu} does not work here: {error}", remedy=_tried(qemu))]
+        return qemu, NO_QEMU, [checks.process.NO_QEMU.found(f"{qemu} does not work here: {error}", remedy=_tried(qemu))]
     if version is None:
-        return qemu, NO_QEMU, [checks.NO_QEMU.found(f"{qemu} --version does not name a version", remedy=_tried(qemu))]
+        return (
+            qemu,
+            NO_QEMU,
+            [checks.process.NO_QEMU.found(f"{qemu} --version does not name a version", remedy=_tried(qemu))],
+        )
     if seen.machine_type not in machine_types:
-        return qemu, version, [checks.MACHINE_TYPE.found(f"its QEMU has no machine type {seen.machine_type}")]
+        return qemu, version, [checks.machine.MACHINE_TYPE.found(f"its QEMU has no machine type {seen.machine_type}")]
     return qemu, version, []
 
 
@@ -302,17 +306,23 @@ def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[Chec
         if disk.format not in FORMATS or not all(manifest.is_known(*option) for option in options.items()):
             kind = ", ".join([disk.format, *(f"{name}={value}" for name, value in sorted(options.items()))])
             seen = f"no image like {path} is made here ({kind})"
-            found.append(checks.IMAGE_KIND.found(seen, remedy="move the guest with `--format qcow2` or `--format raw`"))
+            found.append(
+                checks.disks.IMAGE_KIND.found(seen, remedy="move the guest with `--format qcow2` or `--format raw`")
+            )
     if [disk.index for disk in disks] != list(range(len(disks))):
         seen = "its disks are not numbered from 0 on, which no plan of Drover does"
-        found.append(checks.IMAGE_KIND.found(seen, remedy="submit the move again, and look who writes to the database"))
+        found.append(
+            checks.disks.IMAGE_KIND.found(seen, remedy="submit the move again, and look who writes to the database")
+        )
     return found
 
 
 def in_the_way(plan: DestinationPlan) -> list[Check]:
     """What QEMU would delete or overwrite: only a dead socket and a log may be where it makes its own."""
     made = (*written(plan.argv), *tpm.written(plan.tpm))
-    found = [checks.IN_THE_WAY.found(f"{path} exists already and is no log") for path in run_files.in_the_way(made)]
+    found = [
+        checks.files.IN_THE_WAY.found(f"{path} exists already and is no log") for path in run_files.in_the_way(made)
+    ]
     return found + tpm.in_the_way(plan.tpm)
 
 
@@ -321,4 +331,4 @@ def _path_faults(rules: HostPolicy, *paths: str | None) -> list[Check]:
 
 
 def _outside(path: str, rules: HostPolicy) -> Check:
-    return checks.POLICY.found(f"{path} is outside the folders that its policy allows, see {rules.name} there")
+    return checks.rules.POLICY.found(f"{path} is outside the folders that its policy allows, see {rules.name} there")

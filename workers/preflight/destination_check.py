@@ -13,17 +13,20 @@ from drover.errors import HostRefused, PreconditionFailed
 from drover.settings import Settings
 from models import preflight
 from models.host_rpc import PlanDestination
-from models.plan import DestinationPlan, PlannedDisk, Statement
+from models.plan import DestinationPlan, Inspection, PlannedDisk, Statement
 from models.preflight import Check
 from workers import files, hooks, registration
 from workers.files import UnsafePath
+from workers.guest import run_files
 from workers.guest.qmp_ready import listens
 from workers.images import links, manifest, way_back
 from workers.launcher import keep_out, units
 from workers.media import destination
 from workers.preflight import checks, derivation, trial
+from workers.process import processes
 from workers.process.machine import machine
-from workers.qemu import cpu, ports
+from workers.process.processes import Process
+from workers.qemu import cpu, permissions, ports
 from workers.step import JobDirectory
 from workers.storage import making, room
 from workers.streams import operator_certificates
@@ -57,10 +60,11 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     plan = plan.model_copy(update={**found, "no_way_back": choice.why})
     problems += _images(plan, settings, rules, question)
     problems += _socket(plan.qmp) + _address(settings.address, told.machine)
+    problems += _same_memory(plan, source)
     problems += [] if problems else derivation.in_the_way(plan)
     problems += _ports(plan.argv) + _wanted(question, rules) + _certificates(settings, told)
     missing = cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
-    problems += [checks.CPU.found(sentence) for sentence in missing]
+    problems += [checks.machine.CPU.found(sentence) for sentence in missing]
     if question.tried and not problems:
         problems += await trial.tried(source, plan, settings)
     if problems:
@@ -78,21 +82,21 @@ def _refused(cannot: str, problems: Sequence[Check], settings: Settings) -> Host
 def _wanted(question: PlanDestination, rules: HostPolicy) -> list[Check]:
     """What a policy of moves names and this host does not have."""
     why, check = hooks.missing(rules.hooks, question.hooks), question.check
-    found = [checks.NO_HOOKS_THERE.found(why)] if why else []
+    found = [checks.rules.NO_HOOKS_THERE.found(why)] if why else []
     if check is not None and check not in rules.file.checks:
-        found.append(checks.NO_CHECK_THERE.found(f"there is no check {check} in {rules.name}"))
+        found.append(checks.rules.NO_CHECK_THERE.found(f"there is no check {check} in {rules.name}"))
     return found
 
 
 def _certificates(settings: Settings, told: Statement) -> list[Check]:
     own = operator_certificates.own_faults(settings)
     between = operator_certificates.faults_between(settings, told.host, told.inspection.certificates)
-    return [checks.CERTIFICATE_THERE.found(why) for why in (*own, *between)]
+    return [checks.network.CERTIFICATE_THERE.found(why) for why in (*own, *between)]
 
 
 def _programs() -> list[Check]:
     return [
-        checks.NO_TOOLS.found(f"there is no {name} here")
+        checks.disks.NO_TOOLS.found(f"there is no {name} here")
         for name in ("qemu-img", "qemu-storage-daemon")
         if shutil.which(name) is None
     ]
@@ -104,24 +108,24 @@ def _memory(needed: int) -> list[Check]:
         return []
     missing = words.size(needed - max(free, 0))
     seen = f"{words.size(needed)} of memory are needed and {words.size(free)} are free, {missing} too little"
-    return [checks.NO_MEMORY.found(seen)]
+    return [checks.machine.NO_MEMORY.found(seen)]
 
 
 def _images(plan: DestinationPlan, settings: Settings, rules: HostPolicy, question: PlanDestination) -> list[Check]:
     disks = [disk for disk in plan.disks if not disk.destination_device]
-    problems = [checks.NO_LVM.found(why) for why in making.programs(plan.disks, rules)]
+    problems = [checks.disks.NO_LVM.found(why) for why in making.programs(plan.disks, rules)]
     if not problems:
         devices = making.device_problems(plan.disks, settings, rules, question.layout)
-        problems = [checks.TARGET_DEVICE.found(why) for why in devices]
+        problems = [checks.disks.TARGET_DEVICE.found(why) for why in devices]
     places = (_place(disk, settings, rules) for disk in disks)
-    problems += [checks.IMAGE_EXISTS.found(why) for why in places if why]
+    problems += [checks.disks.IMAGE_EXISTS.found(why) for why in places if why]
     try:
         made = disks if plan.way_back is None else []
         room.check(made, settings, needed_files=plan.files, thin_factor=question.thin_factor, copies_give_way=True)
     except PreconditionFailed as error:
-        problems.append(checks.NO_ROOM.found(str(error)))
+        problems.append(checks.disks.NO_ROOM.found(str(error)))
     return problems + [
-        checks.IMAGE_EXISTS.found(f"{parent} cannot be written by this worker", remedy="give it permission")
+        checks.disks.IMAGE_EXISTS.found(f"{parent} cannot be written by this worker", remedy="give it permission")
         for parent in {manifest.existing_parent(Path(disk.destination_path)) for disk in disks}
         if not os.access(parent, os.W_OK)
     ]
@@ -144,10 +148,12 @@ def _place(disk: PlannedDisk, settings: Settings, rules: HostPolicy) -> str | No
 def _socket(qmp: str) -> list[Check]:
     if len(qmp) > SOCKET_PATH_LIMIT:
         return [
-            checks.SOCKET.found(f"the QMP socket's path {qmp} would be too long", remedy="use a shorter guest root")
+            checks.process.SOCKET.found(
+                f"the QMP socket's path {qmp} would be too long", remedy="use a shorter guest root"
+            )
         ]
     if Path(qmp).exists() and not _dead(Path(qmp)):
-        return [checks.SOCKET.found(f"{qmp} exists already", remedy="if no guest uses it, delete it")]
+        return [checks.process.SOCKET.found(f"{qmp} exists already", remedy="if no guest uses it, delete it")]
     return []
 
 
@@ -156,9 +162,17 @@ def _dead(socket: Path) -> bool:
     return socket.is_socket() and not listens(socket)
 
 
+def _same_memory(plan: DestinationPlan, source: Inspection) -> list[Check]:
+    """Of two hosts of one machine: the guest's process is one of this host as well."""
+    guest = Process(source.pid, source.started)
+    there = run_files.in_the_way(made for made in permissions.written(plan.argv) if made.folder)
+    both = (path for path in there if guest.alive and processes.has_open(guest, path.stat()))
+    return [checks.machine.SAME_MEMORY.of(str(path)) for path in both]
+
+
 def _ports(argv: Sequence[str]) -> list[Check]:
     found = ((port, ports.taken(port)) for port in ports.ports(argv))
-    return [checks.PORT_TAKEN.found(f"{port.option.text}: {why}") for port, why in found if why]
+    return [checks.network.PORT_TAKEN.found(f"{port.option.text}: {why}") for port, why in found if why]
 
 
 def _address(address: str, source_machine: str) -> list[Check]:
@@ -168,7 +182,7 @@ def _address(address: str, source_machine: str) -> list[Check]:
     try:
         found = {ipaddress.ip_address(entry[4][0]) for entry in socket.getaddrinfo(address, None)}
     except OSError as error:
-        return [checks.ADDRESS.found(f"its DROVER_ADDRESS {address!r} is no address ({error.strerror})")]
+        return [checks.network.ADDRESS.found(f"its DROVER_ADDRESS {address!r} is no address ({error.strerror})")]
     if not any(ip.is_loopback or ip.is_unspecified for ip in found):
         return []
-    return [checks.ADDRESS.found(f"it listens at {address}, where no other host reaches it")]
+    return [checks.network.ADDRESS.found(f"it listens at {address}, where no other host reaches it")]

@@ -22,6 +22,7 @@ from workers.images import links
 from workers.launcher import found, inhibitor
 from workers.media import listing
 from workers.preflight import checks, live_command_line, open_images
+from workers.preflight.checks.kind import RESTART
 from workers.preflight.live_command_line import LiveCommandLine
 from workers.process import accounts, execution, processes, sockets, taps, tpm, vcpus
 from workers.process.processes import Process
@@ -98,11 +99,11 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         secrets,
     )
     launcher = await asyncio.to_thread(_launcher, identity.process, settings)
-    stays = [checks.LAUNCHER_STAYS.found(launcher.stays)] if launcher.stays else []
+    stays = [checks.process.LAUNCHER_STAYS.found(launcher.stays)] if launcher.stays else []
     unhooked = hooks.missing(policy.of(settings).hooks, question.hooks)
-    no_hooks = [checks.NO_HOOKS.found(unhooked)] if unhooked else []
+    no_hooks = [checks.rules.NO_HOOKS.found(unhooked)] if unhooked else []
     forbidden = _forbidden(identity, settings)
-    unproven = [checks.CERTIFICATE.found(why) for why in operator_certificates.own_faults(settings)]
+    unproven = [checks.network.CERTIFICATE.found(why) for why in operator_certificates.own_faults(settings)]
     against = [*forbidden, *no_hooks, *unproven, *present.refusals, *strange, *needed.refusals, *blockers, *stays]
     bugs = known_bugs.warnings(facts["qemu_version"], facts["accel"], identity.argv)
     told = checks.told_once([*against, *process_state.untold(identity.argv), *exports, *bugs])
@@ -219,10 +220,10 @@ def _forbidden(identity: _Identity, settings: Settings) -> list[Check]:
     user, found = accounts.user_name(uid), []
     if not rules.may_run(identity.exe):
         seen = f"it is run by {identity.exe}, which {rules.name} on {settings.host} does not list under `qemu`"
-        found.append(checks.PROGRAM_NOT_ALLOWED.found(seen))
+        found.append(checks.process.PROGRAM_NOT_ALLOWED.found(seen))
     if not rules.may_be(uid, user):
         seen = f"it is run by the user {user}, whom {rules.name} on {settings.host} does not list under `users`"
-        found.append(checks.USER_NOT_ALLOWED.found(seen))
+        found.append(checks.process.USER_NOT_ALLOWED.found(seen))
     return found
 
 
@@ -264,7 +265,7 @@ async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> _Pres
     argv = _with_present_media(seen, drives(**replies), named, media)
     unused = present_media.unused_nodes(argv, nodes_in_use(replies["blockstats"]))
     argv = [argv[0], *(word for option in parse_command_line(argv) if option not in unused for word in option.words())]
-    refusals += [checks.UNUSED_NODE.of(option.text) for option in unused]
+    refusals += [checks.disks.UNUSED_NODE.of(option.text) for option in unused]
     refusals += unnamed_images([*named, *media], argv)
     refusals += keys_given_later(named, argv)
     refusals += named_data_files(named, argv)
@@ -278,7 +279,9 @@ async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> _Pres
         argv, source_root=str(settings.guest_root), images=elsewhere, descriptors=seen.handed.looked_at
     )
     refusals += [*seen.started.refusals, *seen.handed.refusals]
-    refusals += [check for check in of_line if check.name != checks.REMOTE_IMAGE.name]  # the drives tell all of that
+    refusals += [
+        check for check in of_line if check.name != checks.disks.REMOTE_IMAGE.name
+    ]  # the drives tell all of that
     return _Present(argv, found, tuple(media), refusals)
 
 
@@ -317,7 +320,7 @@ def _followed(disk: SourceDisk, settings: Settings, refusals: list[Check]) -> So
         path, through = links.followed(disk.path, settings.guest_root)
         files.status(Path(path))
     except UnsafePath as error:
-        refusals.append(checks.BEHIND_LINK.found(str(error)))
+        refusals.append(checks.disks.BEHIND_LINK.found(str(error)))
         return disk
     owner, group, mode = execution.owner_of(Path(path)) or (None, None, None)
     found = disk.model_copy(update={"owner": owner, "group": group, "mode": mode})
@@ -330,20 +333,21 @@ async def _blockers(monitor: Monitor, argv: list[str]) -> list[Check]:
     found = [_blocked(reason) for reason in migrate.get("blocked-reasons", [])]
     status = (await monitor.query("query-status"))["status"]
     if status != "running":
-        found.append(checks.NOT_RUNNING.found(f"the guest is {status}: only a running guest can be moved"))
+        found.append(checks.machine.NOT_RUNNING.found(f"the guest is {status}: only a running guest can be moved"))
     if migrate.get("status") in {"setup", "active", "pre-switchover", "device"}:
-        found.append(checks.MIGRATION_UNDER_WAY.found("another migration of this guest is under way"))
+        found.append(checks.machine.MIGRATION_UNDER_WAY.found("another migration of this guest is under way"))
     offered = {entry["capability"] for entry in await monitor.query("query-migrate-capabilities")}
     missing = [name for name in CAPABILITIES if name not in offered]
-    found += [checks.QEMU_TOO_OLD.found(f"this QEMU is too old: it has no {name}") for name in missing]
+    found += [checks.machine.QEMU_TOO_OLD.found(f"this QEMU is too old: it has no {name}") for name in missing]
     children = [await _children(monitor, where) for where in ("/machine/peripheral", "/machine/peripheral-anon")]
-    return found + topology.hot_plugged(children[0], children[1], argv)
+    cpus = len(await monitor.query("query-cpus-fast"))
+    return found + topology.hot_plugged(children[0], children[1], argv) + topology.unplugged_cpus(cpus, argv)
 
 
 def _blocked(reason: str) -> Check:
     a_disk = "a disk can be attached by virtio-blk or virtio-scsi"
-    remedy = f"{checks.RESTART}: {a_disk}" if reason.endswith("/nvme") else None
-    return checks.BLOCKED_BY_QEMU.found(f"QEMU reports: {reason}", remedy=remedy)
+    remedy = f"{RESTART}: {a_disk}" if reason.endswith("/nvme") else None
+    return checks.machine.BLOCKED_BY_QEMU.found(f"QEMU reports: {reason}", remedy=remedy)
 
 
 async def _children(monitor: Monitor, path: str) -> list[dict[str, Any]]:

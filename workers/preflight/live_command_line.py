@@ -49,7 +49,7 @@ def read(process: Process) -> LiveCommandLine:
     try:
         said = config_file.merged(words, lambda name: _config(process, _place(folder, name)))
     except (OSError, UnicodeError, UnreadableConfig) as error:
-        refusals = (checks.READCONFIG.found(f"{checks.READCONFIG.why}: {error}"),)
+        refusals = (checks.process.READCONFIG.found(f"{checks.process.READCONFIG.why}: {error}"),)
         return LiveCommandLine(argv=_absolute(words, folder), said=words, folder=folder, refusals=refusals)
     return LiveCommandLine(argv=_absolute(said, folder), said=said, folder=folder)
 
@@ -70,7 +70,7 @@ def _is_utf8(word: bytes) -> bool:
 
 
 def _not_utf8(word: bytes) -> Check:
-    return checks.NOT_UTF8.of(word.decode(errors="backslashreplace"))
+    return checks.files.NOT_UTF8.of(word.decode(errors="backslashreplace"))
 
 
 def _config(process: Process, name: str) -> str:

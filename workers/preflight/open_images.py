@@ -29,7 +29,7 @@ def elsewhere(process: Process, disks: Sequence[SourceDisk], argv: Sequence[str]
         opened = _open_for_writing(process)
     except PermissionError:
         return [
-            checks.IMAGE_ASTRAY.found(
+            checks.disks.IMAGE_ASTRAY.found(
                 f"this worker may not see what QEMU (pid {process.pid}) has open", remedy="run the worker as root"
             )
         ]
@@ -81,7 +81,7 @@ def _sentence(disk: SourceDisk, process: Process, there: Identity | None, astray
     else:
         remedy = f"{aside}put it back, it is one of {', '.join(astray)}"
     seen = f"{disk.path}, the image of disk {disk.qdev}, {what}, and QEMU (pid {process.pid}) has it open"
-    return checks.IMAGE_ASTRAY.found(seen, remedy=remedy)
+    return checks.disks.IMAGE_ASTRAY.found(seen, remedy=remedy)
 
 
 def lost(process: Process, names: Sequence[str], argv: Sequence[str]) -> list[Check]:
@@ -99,7 +99,7 @@ def lost(process: Process, names: Sequence[str], argv: Sequence[str]) -> list[Ch
     except OSError:
         return []  # that it may not be looked at says `elsewhere`
     return [
-        checks.IMAGE_LOST.found(
+        checks.disks.IMAGE_LOST.found(
             f"QEMU (pid {process.pid}) does not find {name} any more by that name, and would have to when the guest is "
             "handed over, for it has left the folder or the root that it was started in"
         )

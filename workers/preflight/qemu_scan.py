@@ -83,7 +83,9 @@ async def _asked(qemu: Qemu, seen: FoundQemu, ours: Settings) -> dict[str, objec
     """What QEMU itself says, by a monitor that is free."""
     if qemu.stopped:
         return {
-            "checks": (checks.FROZEN.found(f"a signal has stopped it: `kill -CONT {qemu.process.pid}`", remedy=""),)
+            "checks": (
+                checks.process.FROZEN.found(f"a signal has stopped it: `kill -CONT {qemu.process.pid}`", remedy=""),
+            )
         }
     free = next((monitor.address for monitor in seen.monitors if monitor.qmp and monitor.held_by is None), None)
     if free is None:
@@ -92,9 +94,9 @@ async def _asked(qemu: Qemu, seen: FoundQemu, ours: Settings) -> dict[str, objec
         async with asyncio.timeout(PATIENCE_S):
             inspected = await inspection.inspect(Inspect(qmp=free), ours)
     except TimeoutError:
-        return {"checks": (checks.FROZEN.found(f"it gave no answer at {free} within {PATIENCE_S:g} s"),)}
+        return {"checks": (checks.process.FROZEN.found(f"it gave no answer at {free} within {PATIENCE_S:g} s"),)}
     except PreconditionFailed as error:
-        return {"checks": (checks.FROZEN.found(str(error)),)}
+        return {"checks": (checks.process.FROZEN.found(str(error)),)}
     against = tuple(check for check in inspected.checks if check.verdict is Verdict.REFUSE)
     return {"qmp": inspected.qmp, "uuid": inspected.uuid, "checks": against}
 
@@ -102,7 +104,7 @@ async def _asked(qemu: Qemu, seen: FoundQemu, ours: Settings) -> dict[str, objec
 def _without_monitor(there: Sequence[FoundMonitor]) -> Check:
     held = [f"{monitor.address} is held by {monitor.held_by}" for monitor in there if monitor.qmp]
     if held:
-        return checks.MONITOR_HELD.found("; ".join(held))
+        return checks.process.MONITOR_HELD.found("; ".join(held))
     people = next((monitor.address for monitor in there if not monitor.qmp), None)
     only = f" but the human monitor {people}, by which none can be added" if people else ""
-    return checks.NO_MONITOR.found(f"it has no QMP monitor that listens{only}")
+    return checks.process.NO_MONITOR.found(f"it has no QMP monitor that listens{only}")

@@ -49,7 +49,7 @@ async def tried(seen: Inspection, plan: DestinationPlan, ours: Settings) -> list
         try:
             found = await _machine(line, folder, emulator)
         except DroverError as error:
-            return [checks.DOES_NOT_START.found(f"the destination's QEMU does not start: {error}")]
+            return [checks.machine.DOES_NOT_START.found(f"the destination's QEMU does not start: {error}")]
     return _differences(seen, plan, found) if line.same_machine else []
 
 
@@ -96,8 +96,8 @@ def _differences(seen: Inspection, plan: DestinationPlan, there: Topology) -> li
     same = seen.qemu_version == plan.qemu_version
     parts = ((here.qtree, there.qtree), (here.ramblocks, there.ramblocks))
     devices = [sentence for ours, theirs in parts for sentence in topology.differences(ours, theirs, same_version=same)]
-    return [checks.OTHER_MACHINE.found(f"its machine would differ: {sentence}") for sentence in devices] + [
-        checks.CPU.found(sentence) for sentence in cpu.missing(here.cpu, there.cpu)
+    return [checks.machine.OTHER_MACHINE.found(f"its machine would differ: {sentence}") for sentence in devices] + [
+        checks.machine.CPU.found(sentence) for sentence in cpu.missing(here.cpu, there.cpu)
     ]
 
 

@@ -99,14 +99,16 @@ def impossible(wanted: Execution | None, rules: HostPolicy, what: str = "its QEM
         uid = pwd.getpwnam(wanted.user).pw_uid
         missing = [name for name in (wanted.group, *wanted.groups) if not _is_group(name)]
     except KeyError:
-        return [checks.NO_USER.found(f"{what} runs as the user {wanted.user}, who does not exist here")]
-    found = [checks.NO_USER.found(f"{what} runs in the group {name}, which does not exist here") for name in missing]
+        return [checks.process.NO_USER.found(f"{what} runs as the user {wanted.user}, who does not exist here")]
+    found = [
+        checks.process.NO_USER.found(f"{what} runs in the group {name}, which does not exist here") for name in missing
+    ]
     if not rules.may_be(uid, wanted.user):
         seen = f"{what} runs as the user {wanted.user}, whom {rules.name} here does not list under `users`"
-        found.append(checks.NO_USER.found(seen, remedy="list the user there, if guests may be run by it"))
+        found.append(checks.process.NO_USER.found(seen, remedy="list the user there, if guests may be run by it"))
     if os.geteuid() not in {0, uid}:
         seen = f"{what} runs as the user {wanted.user}, and this worker is no root"
-        found.append(checks.NO_USER.found(seen, remedy="run the worker as root"))
+        found.append(checks.process.NO_USER.found(seen, remedy="run the worker as root"))
     return found
 
 
@@ -118,11 +120,11 @@ def warnings(wanted: Execution | None) -> list[Check]:
     found = []
     if missing := sorted(pinned - here):
         seen = f"its QEMU is pinned to CPUs of which {_listed(missing)} may not be used here: it gets the others"
-        found.append(checks.PINNED.found(seen))
+        found.append(checks.process.PINNED.found(seen))
     nodes = exec_qemu.numbers(wanted.memory_policy.partition(":")[2]) if wanted.memory_policy else []
     if gone := [node for node in nodes if not Path(f"/sys/devices/system/node/node{node}").exists()]:
         seen = f"its memory policy ({wanted.memory_policy}) names NUMA nodes of which {_listed(gone)} do not exist here"
-        found.append(checks.PINNED.found(seen))
+        found.append(checks.process.PINNED.found(seen))
     return found
 
 

@@ -66,7 +66,7 @@ def handed_over(process: Process, argv: Sequence[str]) -> HandedOver:
             found.append(_tap(process, tap.queues, links))
             vhost += [_vhost_net(process, number) for number in tap.vhost]
         except LookupError as error:
-            refusals.append(checks.TAP.found(f"{tap.option.text}: {error.args[0]}"))
+            refusals.append(checks.network.TAP.found(f"{tap.option.text}: {error.args[0]}"))
     looked_at = frozenset(number for tap in named for number in (*tap.queues, *tap.vhost))
     return HandedOver(
         taps=tuple(tap for tap in found if isinstance(tap, Tap)),
@@ -176,26 +176,40 @@ def impossible(wanted: Execution | None, rules: HostPolicy) -> list[Check]:
     if wanted is None or not (wanted.taps or wanted.other_taps):
         return []
     if os.geteuid() != 0:
-        return [checks.NO_BRIDGE.found("this worker is no root and cannot open taps", remedy="run the worker as root")]
+        return [
+            checks.network.NO_BRIDGE.found(
+                "this worker is no root and cannot open taps", remedy="run the worker as root"
+            )
+        ]
     links = _links()
     devices = (TUN, *([VHOST_NET] if wanted.vhost_net else []))
     missing = [device for device in devices if not Path(device).is_char_device()]
-    found = [checks.NO_BRIDGE.found(f"there is no {device} here", remedy="load its module") for device in missing]
+    found = [
+        checks.network.NO_BRIDGE.found(f"there is no {device} here", remedy="load its module") for device in missing
+    ]
     for bridge in sorted({tap.bridge for tap in wanted.taps}):
         if _kind(links.get(bridge, {})) != "bridge":
-            found.append(checks.NO_BRIDGE.found(f"its network is the bridge {bridge}, which does not exist here"))
+            found.append(
+                checks.network.NO_BRIDGE.found(f"its network is the bridge {bridge}, which does not exist here")
+            )
         elif not rules.may_join(bridge):
             seen = f"its network is the bridge {bridge}, which {rules.name} here does not list under `bridges`"
-            found.append(checks.NO_BRIDGE.found(seen, remedy="list it there, if guests may be on it"))
+            found.append(checks.network.NO_BRIDGE.found(seen, remedy="list it there, if guests may be on it"))
     return found + _without_program(wanted.other_taps, rules)
 
 
 def _without_program(others: Sequence[OtherTap], rules: HostPolicy) -> list[Check]:
     program = rules.file.taps
     if program is None:
-        return [checks.NO_TAP_PROGRAM.found(f"{tap.why}, and {rules.name} here names no program") for tap in others]
+        return [
+            checks.network.NO_TAP_PROGRAM.found(f"{tap.why}, and {rules.name} here names no program") for tap in others
+        ]
     if others and not os.access(program, os.X_OK):
-        return [checks.NO_TAP_PROGRAM.found(f"{program}, by {rules.name} here, cannot be run", remedy="put it there")]
+        return [
+            checks.network.NO_TAP_PROGRAM.found(
+                f"{program}, by {rules.name} here, cannot be run", remedy="put it there"
+            )
+        ]
     return []
 
 
@@ -204,7 +218,7 @@ def warnings(wanted: Execution | None) -> list[Check]:
     taps = wanted.taps if wanted is not None else ()
     links = _links() if taps else {}
     return [
-        checks.SMALLER_BRIDGE.found(f"its tap has an MTU of {tap.mtu}, and {tap.bridge} one of {there} here")
+        checks.network.SMALLER_BRIDGE.found(f"its tap has an MTU of {tap.mtu}, and {tap.bridge} one of {there} here")
         for tap in taps
         if (there := links.get(tap.bridge, {}).get("mtu", tap.mtu)) < tap.mtu
     ]

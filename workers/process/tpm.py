@@ -70,7 +70,7 @@ def read(argv: Sequence[str]) -> tuple[Tpm | None, list[Check]]:
             try:
                 return _read(chardev.get("path") if chardev is not None else None), []
             except (Strange, OSError, subprocess.SubprocessError) as error:
-                return None, [checks.TPM.found(f"{option.text}: {error}")]
+                return None, [checks.machine.TPM.found(f"{option.text}: {error}")]
     return None, []
 
 
@@ -248,28 +248,30 @@ def impossible(seen: Inspection, plan: PlannedTpm | None, rules: HostPolicy) -> 
         return []
     found = execution.impossible(plan.started_as, rules, "its TPM")
     if why := _strange(plan.argv):
-        found.append(checks.NO_TPM.found(why, remedy=""))
+        found.append(checks.machine.NO_TPM.found(why, remedy=""))
     paths = list(_paths(plan.argv))
     if {("ctrl", plan.socket), ("tpmstate", plan.state)} != {each for each in paths if each[0] != "log"}:
-        found.append(checks.NO_TPM.found("its TPM's options name other paths than it is said to have", remedy=""))
+        found.append(
+            checks.machine.NO_TPM.found("its TPM's options name other paths than it is said to have", remedy="")
+        )
     for _, path in paths:
         if not rules.may_write(path):
             seen_there = f"{path} of its TPM is outside the folders that the policy allows, see {rules.name} there"
-            found.append(checks.NO_TPM.found(seen_there, remedy="list them there"))
+            found.append(checks.machine.NO_TPM.found(seen_there, remedy="list them there"))
     return found + _too_old(seen.tpm)
 
 
 def _too_old(tpm: Tpm) -> list[Check]:
     here = shutil.which(PROGRAM)
     if here is None:
-        return [checks.NO_TPM.found(f"there is no {PROGRAM} here")]
+        return [checks.machine.NO_TPM.found(f"there is no {PROGRAM} here")]
     version = None
     with suppress(OSError, subprocess.SubprocessError):
         version = program.version(here)
     if version is None or version < tpm.version:
         ours, theirs = (".".join(map(str, each)) for each in (version or (0,), tpm.version))
         seen = f"{PROGRAM} here is of version {ours}, and {theirs} at the source"
-        return [checks.NO_TPM.found(seen, remedy="install the newer one")]
+        return [checks.machine.NO_TPM.found(seen, remedy="install the newer one")]
     return []
 
 
@@ -278,7 +280,7 @@ def in_the_way(plan: PlannedTpm | None) -> list[Check]:
     if plan is None:
         return []
     there = [path for path in states(plan) if files.status(path) is not None]
-    return [checks.IN_THE_WAY.found(f"{path}, the state of a TPM, exists already") for path in there]
+    return [checks.files.IN_THE_WAY.found(f"{path}, the state of a TPM, exists already") for path in there]
 
 
 def written(plan: PlannedTpm | None) -> list[Made]:

@@ -37,7 +37,7 @@ class Parameters:
     """Of the guest's QEMU."""
     bitmap: str
     """See `workers.qemu.written.name`."""
-    nodes: Mapping[str, str]
+    nodes: Mapping[int, str]
     """{index of a disk: its node}; empty of a move that an earlier version began."""
     socket: str
     """Where it reads what QEMU offers."""
@@ -51,7 +51,8 @@ class Parameters:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read it."""
-        return cls(**json.loads(path.read_text()))
+        told = json.loads(path.read_text())
+        return cls(**told | {"nodes": {int(index): node for index, node in told["nodes"].items()}})
 
 
 class Answering:
@@ -119,7 +120,7 @@ async def offered(told: Parameters) -> AsyncIterator[Answering]:
     """The guest's disks are offered by its QEMU for the time of a `with` block."""
     with local.listen(Path(told.socket)) as listening:
         async with connect(told.qmp) as monitor:
-            asked = {int(index): node for index, node in told.nodes.items()} or await _nodes(monitor)
+            asked = told.nodes or await _nodes(monitor)
             nodes = {index: disk.node for index, disk in (await _disks(monitor, asked)).items()}
             await own_export.begin(monitor, listening, nodes, Path(told.mine))
     try:

@@ -1,6 +1,5 @@
 """At the destination: the process that answers, see `workers.proof.answering`."""
 
-import json
 import sys
 
 from drover import logs
@@ -27,13 +26,13 @@ def running(ctx: Context) -> Process | None:
 async def start(ctx: Context) -> None:
     """Start it anew."""
     await stop(ctx)
-    nodes = ctx.directory.written
+    recorded = ctx.directory.recorded_nodes.read()
     with local.listen(ctx.directory.socket(PROOF)) as listening:
         parameters = Parameters(
             listening=listening.fileno(),
             qmp=ctx.destination.qmp,
             bitmap=written.name(ctx.job.id, ctx.served_at.nonce),
-            nodes=json.loads(nodes.read_text()) if nodes.exists() else {},
+            nodes=recorded.nodes if recorded is not None else {},
             socket=str(ctx.directory.path / "own.nbd"),
             mine=str(ctx.directory.path / "own-export"),
         )

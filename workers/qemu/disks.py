@@ -10,7 +10,7 @@ from models.plan import BackingImage, FileKind, SourceDisk
 from models.preflight import Check
 from workers.images.manifest import ENCRYPTION
 from workers.preflight import checks
-from workers.preflight.checks import Kind
+from workers.preflight.checks.kind import Kind
 from workers.qemu import inline_secrets
 from workers.qemu.bitmaps import is_theirs, misses_nothing, never_smaller
 from workers.qemu.json_text import flat, spelled
@@ -280,10 +280,14 @@ def disk_refusals(
     """
     media = _media(query_block, named_block_nodes, blockstats)
     found = [check for medium in media for check in _refused(medium)]
-    found += [checks.BLOCK_JOB.found(f"block job {job['device']} ({job['type']}) is running") for job in block_jobs]
+    found += [
+        checks.disks.BLOCK_JOB.found(f"block job {job['device']} ({job['type']}) is running") for job in block_jobs
+    ]
     paths = Counter(medium.path for medium in media if not _read_only(medium))
     found += [
-        checks.SHARED_IMAGE.found(f"{path} is used by {count} disks") for path, count in paths.items() if count > 1
+        checks.disks.SHARED_IMAGE.found(f"{path} is used by {count} disks")
+        for path, count in paths.items()
+        if count > 1
     ]
     return found
 
@@ -291,15 +295,15 @@ def disk_refusals(
 def _refused(medium: _Medium) -> Iterator[Check]:
     driver = medium.inserted["drv"]
     if medium.protocol in REMOTE or (driver in FORMATS and medium.protocol not in {*FILES, *FILTERS, "host_cdrom"}):
-        yield checks.REMOTE_IMAGE.of(medium.shown)
+        yield checks.disks.REMOTE_IMAGE.of(medium.shown)
         return
     for level in chain_of(medium.image):
         if level.format in NOT_MIGRATED:
-            yield checks.IMAGE_FORMAT.found(f"{medium.shown}: it lies on {level.path}, a {level.format} image")
+            yield checks.disks.IMAGE_FORMAT.found(f"{medium.shown}: it lies on {level.path}, a {level.format} image")
     if _read_only(medium) and driver not in NOT_MIGRATED:
         return  # see `workers.media.listing`
     if driver not in FORMATS | FILES:
-        yield checks.IMAGE_FORMAT.found(f"{medium.shown}: a {driver} node is on top")
+        yield checks.disks.IMAGE_FORMAT.found(f"{medium.shown}: a {driver} node is on top")
         return
     for kind, applies in _reasons(medium).items():
         if applies:
@@ -311,14 +315,14 @@ def _reasons(medium: _Medium) -> dict[Kind, bool]:
     encryption = specific if inserted["drv"] == "luks" else specific.get("encrypt", {})
     unusable = [bitmap["name"] for bitmap in _bitmaps(medium) if bitmap.get("busy") or bitmap.get("inconsistent")]
     return {
-        checks.INTERNAL_SNAPSHOTS: bool(image.get("snapshots")),
-        checks.DETACHED_HEADER: bool(encryption.get("detached-header")),
-        checks.KEY_DERIVED_AGAIN: inserted["drv"] == "qcow2" and bool(encryption),
-        checks.FURTHER_KEYS: sum(slot["active"] for slot in encryption.get("slots", ())) > 1,
-        checks.DATA_FILE_JOINED: "data-file" in specific,
-        checks.DIRTY_BITMAPS: bool(unusable),
-        checks.PARTIAL_IMAGE: _is_partial(image),
-        checks.CORRUPT_IMAGE: bool(specific.get("corrupt")),
+        checks.disks.INTERNAL_SNAPSHOTS: bool(image.get("snapshots")),
+        checks.disks.DETACHED_HEADER: bool(encryption.get("detached-header")),
+        checks.disks.KEY_DERIVED_AGAIN: inserted["drv"] == "qcow2" and bool(encryption),
+        checks.disks.FURTHER_KEYS: sum(slot["active"] for slot in encryption.get("slots", ())) > 1,
+        checks.disks.DATA_FILE_JOINED: "data-file" in specific,
+        checks.disks.DIRTY_BITMAPS: bool(unusable),
+        checks.disks.PARTIAL_IMAGE: _is_partial(image),
+        checks.disks.CORRUPT_IMAGE: bool(specific.get("corrupt")),
     }
 
 
@@ -339,7 +343,7 @@ def keys_given_later(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[C
     options = [option for option in parse_command_line(argv) if option.name in {"drive", "blockdev"}]
     named = {value for option in options for key, value in option.leaves() if key == "key-secret"}
     return [
-        checks.KEY_GIVEN_LATER.of(f"disk {disk.qdev} ({disk.path})")
+        checks.disks.KEY_GIVEN_LATER.of(f"disk {disk.qdev} ({disk.path})")
         for disk in disks
         if disk.key_secret is not None
         if disk.key_secret not in named or not inline_secrets.objects(argv, disk.key_secret)
@@ -350,7 +354,7 @@ def named_data_files(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[C
     """Data files that the command line names: QEMU would open them at the destination, where there are none."""
     said = {value for option in parse_command_line(argv) for value in _values(option)}
     return [
-        checks.DATA_FILE.of(f"disk {disk.qdev} ({disk.path})")
+        checks.disks.DATA_FILE.of(f"disk {disk.qdev} ({disk.path})")
         for disk in disks
         if disk.data_file is not None and any(disk.data_file in value for value in said)
     ]
@@ -360,7 +364,7 @@ def unnamed_images(images: Iterable[SourceDisk | ReadOnlyImage], argv: Sequence[
     """Those that are not on the command line: a snapshot or a pivot changed it since the start."""
     said = {value for option in parse_command_line(argv) for value in _values(option)}
     return [
-        checks.IMAGE_NOT_NAMED.found(
+        checks.disks.IMAGE_NOT_NAMED.found(
             f"{image.path}, the image of disk {image.qdev}, is not on the guest's command line"
         )
         for image in images

@@ -243,7 +243,7 @@ def warnings(
         hosts["destination"] = destination_version
     described = _described(argv)
     return [
-        checks.KNOWN_BUG.found(f"{_named(affected)}: {bug.what} ({bug.id})")
+        checks.machine.KNOWN_BUG.found(f"{_named(affected)}: {bug.what} ({bug.id})")
         for bug in BUGS
         if bug.severity is Severity.WARN and bug.concerns_guest(described)
         if (affected := {place: qemu for place, qemu in hosts.items() if bug.affects(qemu, accel)})

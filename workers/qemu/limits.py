@@ -10,6 +10,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from models.slowed import SlowedDrive
 from workers.qemu import drives
 from workers.qemu.monitor import Monitor
 
@@ -24,8 +25,8 @@ FIELDS = {
 NO_LIMITS = dict.fromkeys(FIELDS.values(), 0)
 
 Limits = dict[str, Any]
-Slowed = Mapping[str, Limits]
-"""{drive: {"before": its own limits, "set": [what was set for a move alone, each time]}}."""
+Slowed = Mapping[str, SlowedDrive]
+"""By the drives' names."""
 NOTHING: Slowed = {}
 
 
@@ -96,8 +97,9 @@ async def slow_writes(monitor: Monitor, qdevs: Collection[str], bytes_per_s: int
     before = {name: own(_of_drive(entry["inserted"]), slowed.get(name)) for name, entry in there.items()}
     groups = {before[name].get("group") for name, entry in there.items() if entry.get("qdev") in qdevs} - {None}
     wanted = {name for name in there if there[name].get("qdev") in qdevs or before[name].get("group") in groups}
+    earlier = {name: slowed[name].set if name in slowed else () for name in wanted}
     return {
-        name: {"before": before[name], "set": [*slowed.get(name, {}).get("set", []), slower(before[name], bytes_per_s)]}
+        name: SlowedDrive(before=before[name], set=[*earlier[name], slower(before[name], bytes_per_s)])
         for name in sorted(wanted)
     }
 
@@ -106,8 +108,8 @@ async def set_slowed(monitor: Monitor, slowed: Slowed) -> None:
     """Have the guest write as slowly as was set down last; a drive that somebody else has limited since stays so."""
     for entry in await drives.present(monitor):
         record, found = slowed.get(drives.name_of(entry)), _of_drive(entry["inserted"])
-        if record is not None and _rates(own(found, record)) == _rates(record["before"]):
-            await _set_drive(monitor, entry, record["set"][-1])
+        if record is not None and _rates(own(found, record)) == _rates(record.before):
+            await _set_drive(monitor, entry, record.set[-1])
 
 
 async def give_back(monitor: Monitor, slowed: Slowed) -> None:
@@ -119,10 +121,10 @@ async def give_back(monitor: Monitor, slowed: Slowed) -> None:
             await _set_drive(monitor, entry, before)
 
 
-def own(found: Limits, record: Limits | None) -> Limits:
+def own(found: Limits, record: SlowedDrive | None) -> Limits:
     """The limits of a drive, without those that were set for a move alone. No I/O."""
-    if record is not None and any(_rates(found) == _rates(each) for each in record["set"]):
-        return dict(record["before"])
+    if record is not None and any(_rates(found) == _rates(each) for each in record.set):
+        return dict(record.before)
     return found
 
 

@@ -9,11 +9,12 @@ from models.plan import BackingImage, FileKind
 from workers.qemu.options import Option, parse_command_line
 from workers.qemu.topology import Reply
 
-_PLAIN = {"kernel": FileKind.KERNEL, "initrd": FileKind.KERNEL, "dtb": FileKind.KERNEL, "bios": FileKind.FIRMWARE}
+_PLAIN = dict.fromkeys(("kernel", "initrd", "shim", "dtb"), FileKind.KERNEL) | {"bios": FileKind.FIRMWARE}
 _KEYS = {
     "machine": {
         "kernel": FileKind.KERNEL,
         "initrd": FileKind.KERNEL,
+        "shim": FileKind.KERNEL,
         "dtb": FileKind.KERNEL,
         "firmware": FileKind.FIRMWARE,
     },

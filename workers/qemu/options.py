@@ -30,7 +30,7 @@ FLAGS = words_of(
 DROPPED = words_of("S incoming daemonize")
 """Added anew (`-S -incoming`) or decided by the supervisor (`-daemonize`), so never copied."""
 
-PLAIN = words_of("pidfile kernel initrd dtb bios L D mem-path")
+PLAIN = words_of("pidfile kernel initrd shim dtb bios L D mem-path")
 """Options whose whole argument is a file name: a comma in it is a comma."""
 
 GUEST_TEXT = words_of("append name uuid cpu")
@@ -62,6 +62,9 @@ SHORTHANDS = {
 """What QEMU itself makes of these (`drive_add` in system/vl.c). Written out as `-drive`, because
 only there can `file.drop-cache` be given; `-set drive.ide0-hd0...` does not find them."""
 
+
+MEMORY_FOLDERS = ("/dev/hugepages", "/dev/shm")  # nosec B108 # noqa: S108 - guests' memory
+"""Where a guest's memory may be on every host, and nothing else of it."""
 
 TRUE = frozenset({"on", "yes", "true", "y"})
 """As QEMU reads a switch (`qapi_bool_parse`)."""
@@ -122,6 +125,10 @@ class Option:
     def kind(self) -> str:
         """Of an object: its type; of anything else its driver."""
         return self.get("qom-type") or self.driver
+
+    def is_memory(self, key: str) -> bool:
+        """What it has under this key is a file, or the folder of one without a name, that is the guest's memory."""
+        return "mem-path" in {self.name, key}
 
     @property
     def read_only(self) -> bool:

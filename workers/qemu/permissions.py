@@ -13,6 +13,7 @@ from workers.qemu.options import (
     CHANNELS_AND_GDB,
     GUEST_KEYS,
     GUEST_TEXT,
+    MEMORY_FOLDERS,
     MONITORS,
     NETWORKS,
     PLAIN,
@@ -54,7 +55,7 @@ KNOWN = words_of(
     "name uuid machine M accel cpu smp m numa nodefaults no-user-config nodefconfig enable-kvm no-kvm no-acpi no-hpet "
     "display vga nographic full-screen alt-grab ctrl-grab rtc boot no-fd-bootchk global set k msg no-reboot "
     "no-shutdown no-quit S incoming device overcommit mem-prealloc mem-path icount watchdog watchdog-action action "
-    "sandbox usb iscsi append smbios fw_cfg pidfile kernel initrd dtb bios L drive blockdev chardev "
+    "sandbox usb iscsi append smbios fw_cfg pidfile kernel initrd shim dtb bios L drive blockdev chardev "
     "serial parallel debugcon monitor qmp qmp-pretty mon vnc spice netdev nic net object audiodev compat D d trace "
     "dfilter run-with runas acpitable option-rom iscsi tpmdev audio usbdevice gdb s echr only-migratable seed id "
     "win2k-hack enable-sync-profile"
@@ -70,20 +71,18 @@ FORBIDDEN_KEYS = {
     "input-path": "it would read a file of the host",
 }
 PATH_KEYS = words_of(
-    "file filename path logfile mem-path mem_path dir romfile firmware kernel initrd dtb db evdev vhostdev localpath "
-    "sockpath chroot rendernode splash events x509-dir x509-cert-file x509-key-file x509-cacert-file x509-dh-key-file"
+    "file filename path logfile mem-path mem_path dir romfile firmware kernel initrd shim dtb db evdev vhostdev "
+    "localpath sockpath chroot rendernode splash events x509-dir "
+    "x509-cert-file x509-key-file x509-cacert-file x509-dh-key-file"
 )
 """Keys whose value is a path however it begins; elsewhere a path begins with a slash."""
-READ_BY_OPTION = words_of("kernel initrd dtb bios L smbios fw_cfg device spice acpitable option-rom")
+READ_BY_OPTION = words_of("kernel initrd shim dtb bios L smbios fw_cfg device spice acpitable option-rom")
 READ_BY_OBJECT = ("secret", "tls-creds", "rng-random", "authz-")
-READ_KEYS = words_of("romfile firmware kernel initrd dtb splash events rendernode")
+READ_KEYS = words_of("romfile firmware kernel initrd shim dtb splash events rendernode")
 LOOKED_UP = words_of("bios romfile firmware")
 """A name without a slash is looked for in QEMU's own folders."""
 FORBIDDEN_OBJECTS = ("x-", "qtest", "vhost-user-", "pr-manager-")
-DEVICES = (
-    *("/dev/null", "/dev/urandom", "/dev/random", "/dev/hwrng", "/dev/net/tun"),
-    *("/dev/hugepages", "/dev/shm"),  # nosec B108 # noqa: S108 - guests' memory
-)
+DEVICES = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/hwrng", "/dev/net/tun")
 DEBUGGERS = words_of("gdb s")
 """A debugger has QEMU's monitor as well (`monitor COMMAND`)."""
 QUIET = words_of("none null pty ringbuf stdio file pipe /dev/null local")
@@ -187,7 +186,8 @@ def _is_no_path(option: Option, key: str, value: str) -> bool:
 def _allowed(path: str, option: Option, key: str, rules: Rules) -> bool:
     if ".." in Path(path).parts:
         return False
-    if any(path == device or path.startswith(f"{device}/") for device in DEVICES):
+    places = (*DEVICES, *MEMORY_FOLDERS) if option.is_memory(key) else DEVICES
+    if any(path == place or path.startswith(f"{place}/") for place in places):
         return True
     return rules.may_read(path) if _only_read(option, key) else rules.may_write(path)
 
@@ -309,7 +309,7 @@ def written(argv: Sequence[str]) -> Iterator[Made]:
             if path is None or path.startswith(DEVICES) or key in PROGRAM_KEYS or _only_read(option, key):
                 continue
             made_anew = option.listens or option.name in {"vnc", "spice", "display", "mem-path", "netdev"}
-            memory = "mem-path" in {option.name, key}
+            memory = option.is_memory(key)
             text = not (made_anew or memory or key == "localpath" or option.driver == "pipe")
             yield Made(path, text, folder=memory, read=memory and not _shares(option), own=_is_own(option))
 

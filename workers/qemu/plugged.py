@@ -9,10 +9,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from workers.qemu import descriptors
+from workers.qemu import boot_cpus, descriptors
 from workers.qemu.command_line import device_ids, makes_device
 from workers.qemu.json_text import flat, spelled
 from workers.qemu.monitor import CommandRefused, Monitor
@@ -20,16 +21,22 @@ from workers.qemu.options import Option, parse_command_line, write_options
 
 PERIPHERAL = "/machine/peripheral"
 ANONYMOUS = "/machine/peripheral-anon"
-TIED = frozenset({"drive", "netdev", "chardev", "serial", "mac", "memdev", "iothread", "wwn", "port_wwn"})
-"""Properties without a default that make a device what it is. Links are named by the last part of their path."""
+UNATTACHED = "/machine/unattached/"
+"""Where QEMU puts the devices that it makes by itself, the CPUs of `-smp` among them."""
+OBJECTS = frozenset({"memdev", "iothread", "rng"})
+"""Properties that link to an object, which is named by the last part of its path."""
+TIED = OBJECTS | {"drive", "netdev", "chardev", "serial", "mac", "wwn", "port_wwn"}
+"""Properties without a default that make a device what it is."""
 DERIVED = frozenset({"cyls", "heads", "secs", "lcyls", "lheads", "lsecs", "romsize", "busnr", "hotplugged", "realized"})
 """Properties that the device finds out for itself."""
-MEMORY = ("size", "share", "mem-path")
+OF_OBJECTS = ("size", "share", "mem-path", "filename")
+"""What has to be said of an object besides its kind and id, where it has it."""
 FORMATS = frozenset({"raw", "qcow2"})
 FILTERS = frozenset({"throttle", "copy-on-read"})
 FILES = frozenset({"file", "host_device"})
 CPU_PLACE = ("socket-id", "die-id", "module-id", "cluster-id", "core-id", "thread-id")
 _NETWORK = re.compile(r"^(?: \\ )?(\S+): index=\d+,type=(\w+)(?:,(.*))?$")
+_LISTENING = re.compile(r"unix:(.+),server=on")
 _FORWARD = re.compile(r"^\s+(TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+(\S+)\s+(\d+)\s+(\S+)\s+(\d+)\s", re.MULTILINE)
 
 Words = list[str]
@@ -37,6 +44,7 @@ Words = list[str]
 
 async def as_it_is_now(monitor: Monitor, argv: Sequence[str]) -> Words:
     """The command line that makes the present machine; the given one where nothing came or went."""
+    argv = await _without_unplugged_cpus(monitor, argv)
     guest = _Guest(monitor, argv)
     await guest.look()
     if not guest.plugged and not guest.gone:
@@ -44,6 +52,18 @@ async def as_it_is_now(monitor: Monitor, argv: Sequence[str]) -> Words:
     kept = await guest.kept()
     added = [word for name in await guest.in_order() for word in await guest.described(name)]
     return [argv[0], *kept, *added]
+
+
+async def _without_unplugged_cpus(monitor: Monitor, argv: Sequence[str]) -> Sequence[str]:
+    """As if the guest had been started with those of its first CPUs that are still there. Others have ids."""
+    with suppress(CommandRefused):  # its machine has no places for more
+        places = await monitor.query("query-hotpluggable-cpus")
+        places.sort(key=lambda place: [place["props"].get(key, 0) for key in CPU_PLACE])
+        there = takewhile(lambda place: str(place.get("qom-path", "")).startswith(UNATTACHED), places)
+        left, started = len(list(there)), boot_cpus.started_with(argv)
+        if started is not None and left < started:
+            return boot_cpus.with_fewer(argv, left, len(places))
+    return argv
 
 
 class _Guest:
@@ -176,9 +196,10 @@ class _Guest:
             behind += await self._disk(properties["drive"])
         if "netdev" in properties:
             behind += await self._network(properties["netdev"])
-        for key in ("memdev", "iothread"):
-            if key in properties:
-                behind += await self._object(properties[key])
+        if "chardev" in properties:
+            behind += await self._chardev(properties["chardev"])
+        for key in sorted(OBJECTS & properties.keys()):
+            behind += await self._object(properties[key])
         return [*behind, "-device", json.dumps({"driver": driver, "id": name, **properties})]
 
     async def _get(self, name: str, key: str) -> Any:
@@ -200,7 +221,7 @@ class _Guest:
                 continue
             if key == "addr" and each["type"] == "str":
                 value = f"{value >> 3:x}.{value & 7:x}"
-            found[key] = value.rpartition("/")[2] if key in {"memdev", "iothread"} else value
+            found[key] = value.rpartition("/")[2] if key in OBJECTS else value
         bus = str(await self._get(name, "parent_bus") or "").rpartition("/")[2]
         return {**({"bus": bus} if bus else {}), **found}
 
@@ -271,18 +292,31 @@ class _Guest:
                 ]
         return []
 
+    async def _chardev(self, name: str) -> Words:
+        """A Unix socket that QEMU listens on, a terminal of its own, or nothing; others cannot be told."""
+        if ("chardev", name) in self.known:
+            return []
+        for entry in await self.monitor.query("query-chardev"):
+            said = str(entry["filename"]).removeprefix("disconnected:")
+            if entry["label"] == name and (found := _LISTENING.fullmatch(said)):
+                pairs = ((None, "socket"), ("id", name), ("path", found[1]), ("server", "on"), ("wait", "off"))
+                return ["-chardev", write_options(pairs)]
+            if entry["label"] == name and (kind := said.partition(":")[0]) in {"null", "pty"}:
+                return ["-chardev", write_options(((None, kind), ("id", name)))]
+        return []
+
     async def _object(self, name: str) -> Words:
-        """A memory back end, or an I/O thread."""
+        """A memory back end, an I/O thread, or where random numbers come from."""
         if ("object", name) in self.known:
             return []
         children = await self.monitor.query("qom-list", path="/objects")
         kind = next((child["type"][6:-1] for child in children if child["name"] == name), "")
-        if not kind.startswith(("memory-backend-", "iothread")):
+        if not kind.startswith(("memory-backend-", "iothread", "rng-random", "rng-builtin")):
             return []
         offered = {each["name"] for each in await self.monitor.query("qom-list", path=f"/objects/{name}")}
         found = {
             key: await self.monitor.query("qom-get", path=f"/objects/{name}", property=key)
-            for key in MEMORY
+            for key in OF_OBJECTS
             if key in offered
         }
         return ["-object", json.dumps({"qom-type": kind, "id": name, **found})]

@@ -19,11 +19,11 @@ def untold(argv: Sequence[str]) -> Iterator[Check]:
     """What may have been set while the guest ran and cannot be read."""
     for option in parse_command_line(argv):
         if option.name in MONITORS and option.value == "stdio":
-            yield checks.MONITOR_STDIO.of(option.text)
+            yield checks.process.MONITOR_STDIO.of(option.text)
         if _has_password_from_a_monitor(option):
-            yield checks.DISPLAY_PASSWORD.of(option.text)
+            yield checks.process.DISPLAY_PASSWORD.of(option.text)
         if option.name == "device" and option.driver in WATCHDOGS:
-            yield checks.WATCHDOG_ACTION.of(option.text)
+            yield checks.machine.WATCHDOG_ACTION.of(option.text)
 
 
 async def exports(monitor: Monitor) -> list[Check]:
@@ -32,7 +32,7 @@ async def exports(monitor: Monitor) -> list[Check]:
         found = await monitor.query("query-block-exports")
     except CommandRefused:  # before 5.2
         return []
-    return [checks.BLOCK_EXPORT.of(f"the export {entry['id']} of {entry['node-name']}") for entry in found]
+    return [checks.disks.BLOCK_EXPORT.of(f"the export {entry['id']} of {entry['node-name']}") for entry in found]
 
 
 def _has_password_from_a_monitor(option: Option) -> bool:

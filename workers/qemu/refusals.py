@@ -9,6 +9,7 @@ from workers.qemu.options import (
     CHANNELS_AND_DISPLAYS,
     DROPPED,
     GUEST_TEXT,
+    MEMORY_FOLDERS,
     NETWORKS,
     TRUE,
     Option,
@@ -18,21 +19,31 @@ from workers.qemu.options import (
 )
 
 _REFUSED_OPTIONS = {
-    "add-fd": checks.DESCRIPTOR,
-    "fsdev": checks.SHARED_FOLDER,
-    "virtfs": checks.SHARED_FOLDER,
-    "snapshot": checks.TEMPORARY_FILES,
-    "loadvm": checks.LOADVM,
+    "add-fd": checks.ties.DESCRIPTOR,
+    "fsdev": checks.ties.SHARED_FOLDER,
+    "virtfs": checks.ties.SHARED_FOLDER,
+    "snapshot": checks.disks.TEMPORARY_FILES,
+    "loadvm": checks.machine.LOADVM,
 }
 _TIED_DEVICES = {
-    "vfio-": checks.PASSTHROUGH,
-    "usb-host": checks.PASSTHROUGH,
-    "u2f-passthru": checks.PASSTHROUGH,
-    "ivshmem": checks.SHARED_MEMORY,
-    "vhost-user-fs": checks.VIRTIOFS,
-    "vhost-": checks.VHOST_USER,
-    "virtio-9p": checks.SHARED_FOLDER,
-    "virtio-pmem": checks.PMEM,
+    "vfio-": checks.ties.PASSTHROUGH,
+    "usb-host": checks.ties.PASSTHROUGH,
+    "u2f-passthru": checks.ties.PASSTHROUGH,
+    "scsi-block": checks.ties.PASSTHROUGH,
+    "scsi-generic": checks.ties.PASSTHROUGH,
+    "virtio-input-host": checks.ties.PASSTHROUGH,
+    "usb-mtp": checks.ties.SHARED_FOLDER,
+    "ivshmem": checks.machine.SHARED_MEMORY,
+    "vhost-user-fs": checks.ties.VIRTIOFS,
+    "vhost-": checks.ties.VHOST_USER,
+    "virtio-9p": checks.ties.SHARED_FOLDER,
+    "virtio-pmem": checks.machine.PMEM,
+}
+_TIED_OBJECTS = {
+    "input-linux": checks.ties.PASSTHROUGH,
+    "iommufd": checks.ties.PASSTHROUGH,
+    "can-host-socketcan": checks.ties.PASSTHROUGH,
+    "secret_keyring": checks.ties.KEYRING,
 }
 _ENCRYPTED_MEMORY = ("sev-", "tdx-", "s390-pv-")
 """Kinds of objects that a machine names as `confidential-guest-support`."""
@@ -50,10 +61,10 @@ _PATH_KEYS = {
     "trace": ("file",),
 }
 _WRITTEN = words_of("pidfile D mem-path")
-_READ = words_of("kernel initrd dtb L")
+_READ = words_of("kernel initrd shim dtb L")
 _PROTOCOL = re.compile(r"(?!file:|json:)([a-z][a-z0-9+.-]*):")
 _CHANNEL = re.compile(r"(?:vnc=)?(?:mon:)?(?:unix|file|pipe):([^,]+)")
-_NO_ROOT_NEEDED = ("/dev/hugepages", "/dev/null", "/dev/stdout", "/dev/stderr", "/dev/fdset/")
+_NO_ROOT_NEEDED = ("/dev/null", "/dev/stdout", "/dev/stderr", "/dev/fdset/")
 
 
 def command_line_refusals(
@@ -87,15 +98,17 @@ def _refused_option(option: Option) -> Iterator[Check]:
     if option.name in _REFUSED_OPTIONS:
         yield _REFUSED_OPTIONS[option.name].of(option.text)
     if option.name == "tpmdev" and option.driver != "emulator":
-        yield checks.REAL_TPM.of(option.text)
+        yield checks.machine.REAL_TPM.of(option.text)
+    if option.name == "object" and option.kind in _TIED_OBJECTS:
+        yield _TIED_OBJECTS[option.kind].of(option.text)
     if option.name == "object" and option.kind.startswith(_ENCRYPTED_MEMORY):
-        yield checks.SEV.of(option.text)
+        yield checks.machine.SEV.of(option.text)
 
 
 def _refused_device(option: Option) -> Iterator[Check]:
     driver = option.driver
     if option.name in NETWORKS and driver in {"vhost-user", "vhost-vdpa"}:
-        yield checks.VHOST_USER.of(option.text)
+        yield checks.ties.VHOST_USER.of(option.text)
     if option.name != "device" or driver.startswith(_MOVABLE_VHOST):
         return
     kind = next((kind for prefix, kind in _TIED_DEVICES.items() if driver.startswith(prefix)), None)
@@ -110,7 +123,7 @@ def _refused_descriptor(option: Option, known: Collection[int]) -> Iterator[Chec
         if key in _OF_TAPS and option.driver == "tap" and _all_known(value, known):
             continue
         if key in _DESCRIPTORS or "/dev/fdset/" in value or (key == "type" and value == "fd"):
-            yield checks.DESCRIPTOR.of(option.text)
+            yield checks.ties.DESCRIPTOR.of(option.text)
 
 
 def _all_known(value: str, known: Collection[int]) -> bool:
@@ -121,22 +134,24 @@ def _refused_disk(option: Option) -> Iterator[Check]:
     if option.name not in {"drive", "blockdev"}:
         return
     if option.get("snapshot") in TRUE:
-        yield checks.TEMPORARY_FILES.of(option.text)
+        yield checks.disks.TEMPORARY_FILES.of(option.text)
     for key, value in option.leaves():
         has_protocol = option.name == "drive" and key == "file" and _PROTOCOL.match(value)
         if has_protocol or (key == "driver" and value in REMOTE):
-            yield checks.REMOTE_IMAGE.of(option.text)
+            yield checks.disks.REMOTE_IMAGE.of(option.text)
 
 
 def _refused_port(option: Option) -> Iterator[Check]:
     value = (option.value or "").removeprefix("mon:")
     path = option.get("path") if option.name == "chardev" else value if option.name in CHANNELS_AND_DISPLAYS else ""
     if (path or "").startswith(("/dev/tty", "/dev/parport")):
-        yield checks.HOST_PORT.of(option.text)
+        yield checks.ties.HOST_PORT.of(option.text)
 
 
 def _host_files(option: Option) -> Iterator[tuple[str, bool]]:
-    """(path, whether it is written) for every host file the option names."""
+    """(path, whether it is written) for every host file the option names. Memory may be where it is on every host."""
+    if option.name == "mem-path" and (option.value or "").startswith(MEMORY_FOLDERS):
+        return
     if option.name in _WRITTEN | _READ and option.value:
         yield option.value, option.name in _WRITTEN
     channel = _CHANNEL.match(option.value or "")
@@ -144,6 +159,8 @@ def _host_files(option: Option) -> Iterator[tuple[str, bool]]:
         yield channel[1], True
     keys = _PATH_KEYS.get(option.name, ())
     for key, value in option.leaves() if keys else ():
+        if option.is_memory(key) and value.startswith(MEMORY_FOLDERS):
+            continue
         if key in keys and value and not _PROTOCOL.match(value):
             yield value.removeprefix("file:"), not option.read_only
 
@@ -154,9 +171,9 @@ def _refused_path(option: Option, source_root: str, images: Collection[str]) -> 
         if path.startswith(("@", *_NO_ROOT_NEEDED)) or path in images:
             continue
         if not path.startswith("/"):
-            yield checks.RELATIVE_PATH.found(f"{option.text}: {path} is relative to an unknown directory")
+            yield checks.files.RELATIVE_PATH.found(f"{option.text}: {path} is relative to an unknown directory")
         elif written and not path.startswith(root + "/"):
-            yield checks.OUTSIDE_ROOT.found(f"{option.text}: {path} is written but lies outside {source_root}")
+            yield checks.files.OUTSIDE_ROOT.found(f"{option.text}: {path} is written but lies outside {source_root}")
 
 
 _LOOKS = (_refused_option, _refused_device, _refused_disk, _refused_port)

@@ -12,6 +12,7 @@ from typing import Any
 
 from models.preflight import Check
 from workers.preflight import checks
+from workers.qemu import boot_cpus
 from workers.qemu.command_line import anonymous_devices, device_ids
 
 Reply = Mapping[str, Any]
@@ -186,6 +187,16 @@ def _without_children(lines: Sequence[str]) -> list[str]:
     return sorted((line for line in lines if not line.startswith(inside)), key=lambda line: line not in devices)
 
 
+def unplugged_cpus(present: int, argv: Sequence[str]) -> list[Check]:
+    """CPUs that the command line would make although they are gone, or the other way round."""
+    started = boot_cpus.started_with(argv)
+    if started is None or started + boot_cpus.plugged_by(argv) == present:
+        return []
+    expected = started + boot_cpus.plugged_by(argv)
+    seen = f"the guest has {present} CPUs where its command line makes {expected}: some were unplugged in between"
+    return [checks.machine.HOT_PLUGGED.found(seen, remedy="start the guest anew with the CPUs that it has now")]
+
+
 def hot_plugged(peripheral: Sequence[Reply], peripheral_anon: Sequence[Reply], argv: Sequence[str]) -> list[Check]:
     """Devices that came or went since the start, which the command line would not rebuild.
 
@@ -196,11 +207,13 @@ def hot_plugged(peripheral: Sequence[Reply], peripheral_anon: Sequence[Reply], a
     anonymous, expected = len(_children(peripheral_anon)), anonymous_devices(argv)
     plugged = {name: f"device {name} was plugged in while the guest ran" for name in sorted(present - named)}
     unplugged = {name: f"device {name} was unplugged while the guest ran" for name in sorted(named - present)}
-    found = [checks.HOT_PLUGGED.found(seen, remedy="unplug it") for seen in plugged.values()]
-    found += [checks.HOT_PLUGGED.found(seen, remedy="plug it in again") for seen in unplugged.values()]
+    found = [checks.machine.HOT_PLUGGED.found(seen, remedy="unplug it") for seen in plugged.values()]
+    found += [checks.machine.HOT_PLUGGED.found(seen, remedy="plug it in again") for seen in unplugged.values()]
     if anonymous != expected:
         seen = f"{anonymous} devices without an id where the command line makes {expected}: some came or went since"
-        found.append(checks.HOT_PLUGGED.found(seen, remedy="start the guest anew with the devices that it has now"))
+        found.append(
+            checks.machine.HOT_PLUGGED.found(seen, remedy="start the guest anew with the devices that it has now")
+        )
     return found
 
 

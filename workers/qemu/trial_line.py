@@ -12,8 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from workers.qemu import json_text
-from workers.qemu.options import MONITORS, NETWORKS, SERIAL_PORTS, Option, parse_command_line, words_of, write_options
-from workers.qemu.permissions import written
+from workers.qemu.options import (
+    MEMORY_FOLDERS,
+    MONITORS,
+    NETWORKS,
+    SERIAL_PORTS,
+    Option,
+    parse_command_line,
+    words_of,
+    write_options,
+)
+from workers.qemu.permissions import Made, written
 
 LEFT_OUT = words_of("s vnc gdb daemonize pidfile D d trace mem-prealloc runas run-with display")
 """They open ports, write logs, take memory, or say as whom and where: no part of the machine."""
@@ -55,13 +64,20 @@ def trial_line(argv: Sequence[str], *, stand_ins: Mapping[str, str], folder: Pat
     """The line that is tried, in a folder that is the trial's own."""
     trial = _Trial(folder, stand_ins)
     for number, each in enumerate(written(argv)):
-        trial.made.setdefault(each.path, str(folder / f"made{number}"))
+        trial.made.setdefault(each.path, _place_of(each, folder / f"made{number}"))
     options = [made for option in parse_command_line(argv) if (made := _harmless(option, trial)) is not None]
     qmp = str(folder / "qmp")
     monitor = Option(word="-qmp", value=f"unix:{write_options(((None, qmp),))},server=on,wait=off")
     added = (Option(word="-display", value="none"), monitor)
     words = [word for option in (*options, *added) for word in option.words()]
     return TrialLine([argv[0], *words], same_machine=not any(map(_has_queues, parse_command_line(argv))), qmp=qmp)
+
+
+def _place_of(made: Made, own: Path) -> str:
+    """Memory stays in its folder, whose pages may be huge ones, and has no name there."""
+    if not made.path.startswith(MEMORY_FOLDERS):
+        return str(own)
+    return made.path if Path(made.path).is_dir() else str(Path(made.path).parent)
 
 
 def _has_queues(option: Option) -> bool:

@@ -90,7 +90,10 @@ class CleanupSource(StepHandler):
 
 def _set_written_aside(ctx: Context) -> None:
     """Its memory and the like would be in the way of the guest's return."""
-    retention.set_more_aside(ctx, run_files.left_over(permissions.written(ctx.source.argv)))
+    made = [*permissions.written(ctx.source.argv)]
+    ctx.guard()
+    run_files.unlink_memory(made)
+    retention.set_more_aside(ctx, run_files.left_over(made))
 
 
 def _write_way_back_down(ctx: Context) -> None:

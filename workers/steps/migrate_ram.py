@@ -7,7 +7,6 @@ nothing but the two hosts may matter. So this step ends when the switchover proc
 """
 
 import asyncio
-import json
 import time
 
 from sqlalchemy import select
@@ -17,13 +16,13 @@ from models import fleet
 from models.database import transaction
 from models.documents import Health, Measure, MigrationOptions, RamProgress, Switchover
 from models.job import Job, Side
+from models.job_folder import RecordedNodes
 from workers import hooks
 from workers.convergence import ACTIONS, Escalation
 from workers.disks import mirrors, nbd_server, slow_writes
-from workers.guest import given_back, incoming_qemu, size_watch
+from workers.guest import given_back, incoming_qemu, readiness, size_watch
 from workers.health import agent
 from workers.hooks import Point
-from workers.images.manifest import write_durably
 from workers.launcher import inhibitor
 from workers.media import listing
 from workers.process import processes
@@ -67,7 +66,7 @@ class MigrateRamDestination(StepHandler):
             await incoming_qemu.start(ctx)
         async with ctx.guest() as monitor:
             nodes = await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
-            write_durably(ctx.directory.written, json.dumps(nodes))
+            ctx.directory.recorded_nodes.write(RecordedNodes(nodes=nodes))
             await size_watch.begin(ctx, monitor, runs=False)
         await streams.serve(ctx, ctx.served_at.nonce)
         await hooks.run(ctx, Point.BEFORE_SWITCHOVER)
@@ -149,16 +148,14 @@ class MigrateRamSource(StepHandler):
         ctx.tell("window_closed", why)
 
     async def _check_guest(self, ctx: Context) -> None:
-        """Nobody paused it or plugged anything in or out since the preflight: then it would not arrive as it is."""
+        """Nobody paused it, or changed its devices or what it lies on, since the preflight."""
         async with ctx.guest() as monitor:
+            await readiness.refuse_other_devices(ctx, monitor)
             status = (await monitor.query("query-status"))["status"]
-            devices = await block.device_names(monitor)
         if status != "running":
             raise Fatal(f"{ctx.job.guest} is {status} since the move began: let it run, then move it again")
         if bases := await asyncio.to_thread(listing.changed, ctx.source.files, ctx.settings):
             raise Fatal(f"{', '.join(bases)} was changed under {ctx.job.guest}, which lies on it, since the move began")
-        if changed := set(devices) ^ set(ctx.source.devices):
-            raise Fatal(f"{', '.join(sorted(changed))} was plugged in or out of {ctx.job.guest} since the move began")
 
     async def _ask_agent(self, ctx: Context) -> None:
         """Whether the guest's agent answers here: by that it is known whether it has to over there."""

@@ -11,12 +11,13 @@ import os
 import select
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from io import FileIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from drover.errors import UnreadableDocument
+from models.slowed import SlowedDrive
 from workers.images.manifest import write_durably
 
 LOOK_S = 1.0
@@ -145,8 +146,14 @@ class SourceParameters(Parameters):
     """When the job's window closes, by this host's `timing.uptime`; None: it has none."""
     slow_cpu: bool = True
     """QEMU may keep the guest from running for a part of its time."""
-    slowed: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Drives whose writes are limited for the move alone, as `workers.qemu.limits.own` takes them."""
+    slowed: dict[str, SlowedDrive] = field(default_factory=dict)
+    """Drives whose writes are limited for the move alone, by their names."""
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read it in that process; errors as for `Parameters.load`."""
+        told = super().load(path)
+        return replace(told, slowed={name: SlowedDrive(**drive) for name, drive in asdict(told)["slowed"].items()})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ The row of the job says what was agreed on. What is done here follows from what 
 reads its own statement, the destination derives how the guest would run. A row that says something else is refused.
 """
 
-import json
 from pathlib import Path
 
 from drover.errors import Fatal, PreconditionFailed
@@ -13,7 +12,7 @@ from models.contracts import Json
 from models.job import Job, Side
 from models.plan import DestinationPlan, Plan
 from models.preflight import refusals
-from workers.images.manifest import write_durably
+from workers.document_file import DocumentFile
 from workers.preflight import derivation
 from workers.trust import attestation, policy
 
@@ -23,8 +22,7 @@ UNTOUCHED = "nothing was done on this host"
 
 def held(folder: Path) -> Plan | None:
     """What this host holds for the job with this folder."""
-    path = folder / NAME
-    return Plan.read(json.loads(path.read_text())) if path.exists() else None
+    return DocumentFile(folder / NAME, Plan).read()
 
 
 def followed(folder: Path, job: Job, side: Side, ours: Settings) -> Plan:
@@ -45,7 +43,7 @@ def begin(folder: Path, plan: Plan, side: Side) -> None:
 
 def hold(folder: Path, plan: Plan) -> None:
     """Write it down."""
-    write_durably(folder / NAME, json.dumps(plan.json_object()))
+    DocumentFile(folder / NAME, Plan).write(plan)
 
 
 def proven(job: Job, side: Side, ours: Settings) -> Plan:

@@ -11,14 +11,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
-from models import refusal
+from models import decision_log, refusal
 from models.database import NO_KEY_UPDATE, transaction
 from models.documents import AllowedHosts, MigrationOptions, Recurrence
 from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.host import Host, HostState
 from models.job import Job, unfinished
 from models.roll import taken_out_by
-from models.said import say
 from workflows import not_there, receivers
 from workflows.drain import planner
 from workflows.drain.planner import Forecast, guests_of, known
@@ -178,7 +177,7 @@ def queue(session: Session, request: DrainRequest, forecast: Forecast | None = N
     if key is not None:
         refusal.forget(session, "drain", key)
     session.flush()
-    say(session, f"a {drain.kind} of {drain.host} was submitted", drain=drain.id)
+    decision_log.add(session, f"a {drain.kind} of {drain.host} was submitted", drain=drain.id)
     return drain
 
 
@@ -263,7 +262,7 @@ def change(drain_id: int, changes: Changes, by: str = "command line") -> Drain:
         if drain.state.ended:
             raise PreconditionFailed(f"drain {drain_id} has ended, it is {drain.state}: there is nothing to change")
         changes.apply(drain)
-        say(session, f"an operator changed it: {changes}", drain=drain_id)
+        decision_log.add(session, f"an operator changed it: {changes}", drain=drain_id)
         moves = select(Job.id).where(Job.drain_id == drain_id, unfinished()).order_by(Job.id)
         for number in session.scalars(moves).all():
             job = claims.lock(session, number)

@@ -66,7 +66,7 @@ def _early(session: Session, drain: Drain, placements: Iterable[Placement]) -> d
     speed, at = estimate.speed(session), now(session)
 
     def takes_s(one: Placement) -> float:
-        return speed.needs_s(one.candidate.size, drain.seed, way_of(one))
+        return speed.of(way_of(one)).needs_s(one.candidate.size, seeded=drain.seed)
 
     waits = {one.candidate.name: schedule.obstacle(at, takes_s(one), window=drain.window) for one in placements}
     return {name: wait for name, wait in waits.items() if wait is not None and (wait.for_good or not drain.seed)}
@@ -85,7 +85,7 @@ def _with_slots(
             slots.reserve(guest.source, placement.destination)
             continue
         silent = f"{placement.destination} is silent" if rooms[placement.destination].silent else None
-        row.estimate_s = speed.move_s(guest.size, way_of(placement))
+        row.estimate_s = speed.of(way_of(placement)).move_s(guest.size)
         row.reason = silent or slots.lacking(guest.source, placement.destination)
         if row.reason is None:
             slots.reserve(guest.source, placement.destination)

@@ -13,13 +13,13 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
+from models import decision_log
 from models.base import now
 from models.database import transaction
 from models.documents import MigrationOptions, Notice
 from models.drain import Drain, DrainGuest, GuestState
 from models.job import Job, record_event
 from models.notice import Answer, GuestNotice
-from models.said import say
 from workflows import policies
 from workflows.drain import commands
 from workflows.guests import known_guest
@@ -103,7 +103,9 @@ def ask_first(session: Session, row: DrainGuest, ways: Ways, last: Newest, at: d
             drain_id=row.drain_id, guest=row.guest, source=row.source, destination=row.destination, notice=notice
         )
         session.add(last[row.guest])
-        say(session, f"{notice} is asked whether {row.guest} may be moved now", drain=row.drain_id, guest=row.guest)
+        decision_log.add(
+            session, f"{notice} is asked whether {row.guest} may be moved now", drain=row.drain_id, guest=row.guest
+        )
     anyway = f"`drover drain overrule {row.drain_id} {row.guest}` moves it anyway"
     return f"{notice} is asked whether it may be moved now, for up to {notice.deadline_s:g} s ({anyway})"
 
@@ -120,7 +122,7 @@ def answer(number: int, told: Answer, reason: str | None, not_before: datetime |
         values = {"answer": told, "reason": reason, "not_before": not_before, "answered_at": now(session)}
         row = session.scalar(update(GuestNotice).where(mine).values(values).returning(GuestNotice))
         if row is not None:
-            say(session, row.sentence, drain=row.drain_id, guest=row.guest)
+            decision_log.add(session, row.sentence, drain=row.drain_id, guest=row.guest)
             wake(session)
 
 
@@ -147,7 +149,7 @@ def overrule(drain_id: int, guest: str, by: str) -> None:
         overruled = GuestNotice(drain_id=drain_id, guest=guest, notice=how.notice, **where, **said)
         session.add(overruled)
         row.reason = None
-        say(session, overruled.sentence, drain=drain_id, guest=guest)
+        decision_log.add(session, overruled.sentence, drain=drain_id, guest=guest)
         wake(session)
 
 

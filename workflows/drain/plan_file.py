@@ -18,14 +18,13 @@ from sqlalchemy.orm import Session
 from drover import words
 from drover.errors import PreconditionFailed, UnreadableDocument
 from drover.names import GuestName, HostName
-from models import fleet
+from models import decision_log, fleet
 from models.base import now
 from models.contracts import Many, Part, Versioned
 from models.database import transaction
 from models.documents import MigrationOptions, PlannedGuest
 from models.drain import Drain, DrainGuest, DrainKind, GuestState, PlanApproval
 from models.guest import Guest
-from models.said import say
 from workflows import policies
 from workflows.drain import commands
 from workflows.drain.commands import DrainRequest
@@ -205,7 +204,7 @@ def approve(plan: PlanFile, by: str) -> PlanApproval:
         if found is None:
             found = PlanApproval(digest=plan.digest, by=by, at=now(session))
             session.add(found)
-            say(session, f"{by} approves the plan {plan.digest[:12]} of {plan.drain_request().host}")
+            decision_log.add(session, f"{by} approves the plan {plan.digest[:12]} of {plan.drain_request().host}")
     return found
 
 
@@ -235,7 +234,7 @@ def apply(plan: PlanFile, by: str) -> Drain:
         drain = commands.queue(session, request, key=key)
         drain.follows_plan = True
         drain.guests = _rows(session, plan)
-        say(session, f"{by} applies the plan {plan.digest[:12]}", drain=drain.id)
+        decision_log.add(session, f"{by} applies the plan {plan.digest[:12]}", drain=drain.id)
         wake(session)
         return drain
 

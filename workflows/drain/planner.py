@@ -91,7 +91,7 @@ class Forecast:
     def move_s(self, placement: Placement) -> float:
         """How long one of its moves takes, in seconds."""
         times = self.times.get(placement.candidate.name)
-        return self.speed.move_s(placement.candidate.size, way_of(placement)) if times is None else times.takes_s
+        return self.speed.of(way_of(placement)).move_s(placement.candidate.size) if times is None else times.takes_s
 
     def begins_s(self, placement: Placement) -> float | None:
         """When one of its moves begins, in seconds from its own beginning; None: the fleet's limits never let it."""
@@ -173,7 +173,7 @@ def _too_long(made: DrainPlan, speed: Speed, terms: SubmitOptions, at: datetime)
     """Guests whose move fits into no window."""
 
     def takes_s(one: Placement) -> float:
-        return speed.needs_s(one.candidate.size, terms.seed, way_of(one))
+        return speed.of(way_of(one)).needs_s(one.candidate.size, seeded=terms.seed)
 
     waits = {one.candidate.name: schedule.obstacle(at, takes_s(one), window=terms.window) for one in made.placements}
     return {name: wait.why for name, wait in waits.items() if wait is not None and wait.for_good}

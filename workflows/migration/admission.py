@@ -13,12 +13,11 @@ from sqlalchemy.orm import Session
 
 from drover import words
 from drover.settings import Settings
-from models import fleet
+from models import decision_log, fleet
 from models.database import away
 from models.fleet import Limits
 from models.guest import Guest
 from models.job import Job, JobState, record_event
-from models.said import say
 from models.transitions import Actor, JobEvent
 from workflows import capacity, estimate, schedule
 from workflows.capacity import Room, Size, Slots
@@ -82,7 +81,7 @@ def _decide(session: Session, job: Job, why: str | None, now: datetime) -> None:
     """Write down why a job waits, or let it go on."""
     if why is not None:
         job.wait_reason = why
-        say(session, f"waits: {why}", job=job.id, guest=job.guest, drain=job.drain_id)
+        decision_log.add(session, f"waits: {why}", job=job.id, guest=job.guest, drain=job.drain_id)
     elif job.state is JobState.QUEUED:
         job.apply(session, JobEvent.BEGIN, "the job begins", actor=Actor.CONTROLLER, by=ME)
     else:
@@ -135,7 +134,7 @@ def _too_early(job: Job, guest: Guest | None, size: Size, now: datetime, speed: 
     if job.seed and job.state is JobState.QUEUED:
         return None
     way = Way.of(guest, job.destination, job.options) if guest is not None else ANY
-    takes_s = speed.needs_s(size, job.seed, way)
+    takes_s = speed.of(way).needs_s(size, seeded=job.seed)
     wait = schedule.obstacle(now, takes_s, not_before=job.not_before, window=job.window)
     return None if wait is None else wait.why
 

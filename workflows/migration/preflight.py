@@ -44,10 +44,10 @@ def estimated(
     if (changed := planned.destination.way_back_bytes) is not None:
         size = replace(size, disk_bytes=changed, allocated_bytes=changed)
     way = Way.of(newest, destination, options)
-    wait = schedule.obstacle(at, speed.needs_s(size, terms.seed, way), window=terms.window)
+    wait = schedule.obstacle(at, speed.of(way).needs_s(size, seeded=terms.seed), window=terms.window)
     if wait is not None and wait.for_good:
         raise PreconditionFailed(f"{guest.name} cannot be moved: {wait.why}")
-    return among_others.estimate(size, way)
+    return among_others.of(way).estimate(size)
 
 
 def plan(guest: Guest, destination: str, options: MigrationOptions | None = None, *, tried: bool = False) -> Plan:

@@ -7,13 +7,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
+from models import decision_log
 from models.base import now
 from models.database import transaction
 from models.documents import AllowedHosts, Hook, MigrationOptions
 from models.drain import Drain, DrainState
 from models.host import Host
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
-from models.said import say
 from workflows import hosts, not_there, receivers
 from workflows.capacity import CLOSED
 from workflows.drain import commands as drains
@@ -130,7 +130,7 @@ def submit(request: RollRequest) -> Roll:
         )
         session.add(roll)
         session.flush()
-        say(session, f"a roll through {', '.join(request.hosts)} was submitted", roll=roll.id)
+        decision_log.add(session, f"a roll through {', '.join(request.hosts)} was submitted", roll=roll.id)
         roll.announce(session, f"roll.{roll.state}")
         wake(session)
         return roll

@@ -16,16 +16,17 @@ from drover import logs
 log = logging.getLogger(__name__)
 
 CHANNEL = "drover_said"
+"""Commands of earlier versions use this name as well."""
 LONGEST = 2000
 """Postgres takes 8000 bytes in a notification."""
-_SAID = "said"
+_KEY = "decisions"
 
 
-def say(session: Session, sentence: str, *, level: int = logging.INFO, **fields: object) -> None:
+def add(session: Session, sentence: str, *, level: int = logging.INFO, **fields: object) -> None:
     """Log a sentence after this session's transaction has committed; if it is rolled back, never."""
     told = {name: value for name, value in fields.items() if value is not None}
     if logs.configured():
-        session.info.setdefault(_SAID, []).append((session.get_nested_transaction(), level, sentence, told))
+        session.info.setdefault(_KEY, []).append((session.get_nested_transaction(), level, sentence, told))
         return
     payload = json.dumps({"level": level, "sentence": sentence[:LONGEST], "fields": told}, default=str)
     session.connection().execute(select(func.pg_notify(CHANNEL, payload)))  # past the session: nothing is flushed by it
@@ -34,16 +35,16 @@ def say(session: Session, sentence: str, *, level: int = logging.INFO, **fields:
 @event.listens_for(Session, "after_soft_rollback")
 def _forget(session: Session, savepoint: SessionTransaction) -> None:
     """Drop the sentences of a savepoint that was rolled back."""
-    session.info[_SAID] = [one for one in session.info.get(_SAID, ()) if one[0] is not savepoint]
+    session.info[_KEY] = [one for one in session.info.get(_KEY, ()) if one[0] is not savepoint]
 
 
-def log_said(session: Session) -> None:
-    """To be called after the commit."""
-    for _, level, sentence, fields in session.info.pop(_SAID, ()):
+def write(session: Session) -> None:
+    """Log the sentences of a session whose transaction has committed."""
+    for _, level, sentence, fields in session.info.pop(_KEY, ()):
         log.log(level, "%s", sentence, extra=fields)
 
 
-def log_notified(payloads: Sequence[str]) -> None:
+def write_notified(payloads: Sequence[str]) -> None:
     """Log the sentences that commands sent; called in the controller that leads."""
     for payload in payloads:
         if payload:

@@ -1,0 +1,54 @@
+"""Paths and files that the guest needs besides its disks."""
+
+from workers.preflight.checks.kind import Kind
+
+NOT_UTF8 = Kind(
+    name="no-utf8",
+    what="names that are no UTF-8",
+    why="a name that is no UTF-8 cannot be told to another host",
+    remedy="rename it and start the guest with that",
+)
+RELATIVE_PATH = Kind(
+    name="relative-path",
+    what="paths relative to a folder that is not known",
+    remedy="give the full path",
+)
+OUTSIDE_ROOT = Kind(
+    name="outside-root",
+    what="files that are written and lie outside the guest root",
+    remedy="move it below",
+)
+NOT_BELOW_ROOT = Kind(
+    name="not-below-root",
+    what="files outside the guest root of the guest's host",
+    side="destination",
+    remedy="let its DROVER_GUEST_ROOT hold them all",
+)
+NEEDED_FILE = Kind(
+    name="needed-file",
+    what="a file that the guest needs and that is gone, cannot be read, or is no file (a CD drive of the host)",
+    remedy="put it back where it was",
+    live=True,
+)
+IN_THE_WAY = Kind(
+    name="in-the-way",
+    what="files that QEMU would delete or overwrite at the destination",
+    side="destination",
+    remedy="if no guest needs it, move it away",
+    live=True,
+)
+FILE_DIFFERS = Kind(
+    name="file-differs",
+    what="another file where one that the guest needs belongs: medium, backing file, firmware, kernel, secret",
+    side="destination",
+    remedy="move it away if no guest needs it",
+    live=True,
+)
+FILE_NOT_COPIED = Kind(
+    name="file-not-copied",
+    what="a file that is missing there and is not copied: it lies outside of the folders for guests, is a "
+    "secret where streams are in plain text, or belongs to a user who is unknown there",
+    side="destination",
+    remedy="put it there",
+    live=True,
+)

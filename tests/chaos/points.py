@@ -218,7 +218,11 @@ class InHook(Point):
     """A hook of the host's administrator runs; it ends once the fault has struck."""
 
     point: HookPoint
-    side: Side
+    host: Side
+
+    @property
+    def side(self) -> Side:
+        return self.host
 
     @property
     def position(self) -> float:

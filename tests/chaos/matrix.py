@@ -43,7 +43,8 @@ def chosen() -> list[Cell]:
 
 def _tells_most(row: int, column: int) -> bool:
     """A hook that was running is run again by another worker: that is what it must bear."""
-    return not isinstance(POINTS[row], InHook) or "worker killed" in FAULTS[column].name
+    point, its_worker = POINTS[row], {f"{POINTS[row].side} worker killed", "both workers killed"}
+    return not isinstance(point, InHook) or FAULTS[column].name in its_worker
 
 
 def _under_fire() -> list[Cell]:

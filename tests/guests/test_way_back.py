@@ -92,7 +92,7 @@ def test_a_guest_whose_writes_were_not_recorded_comes_as_a_whole(away: tuple[Mov
                     await monitor.execute("block-dirty-bitmap-remove", node=disk.node, name=name)
 
     asyncio.run(forget())
-    came_as_a_whole(moves, move_back(moves, guest), "what has changed since it left is not known")
+    came_as_a_whole(moves, move_back(moves, guest), "what has changed since then is not known")
 
 
 def _sends(moves: Moves, job: Job) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from drover.errors import Transient
 from models import kept_images
 from models.database import transaction
+from models.fleet import retention_of
 from models.way_back import COPY_RECORDED
 from workers.disks import mirrors
 from workers.qemu import block, written
@@ -30,6 +31,8 @@ CATCHES_UP_S = 0.01
 
 async def begin(ctx: Context, monitor: Monitor, indices: Sequence[int]) -> None:
     """Right before the mirrors of these disks: what was recorded of an earlier copy onto the same images is dropped."""
+    if not await asyncio.to_thread(_would_be_kept, ctx):
+        return
     name, disks = _name(ctx), await written.disks(monitor)
     for disk in disks.values():
         for useless in await asyncio.to_thread(_of_no_use, ctx, disk.bitmaps):
@@ -37,6 +40,13 @@ async def begin(ctx: Context, monitor: Monitor, indices: Sequence[int]) -> None:
     for index in indices:
         await written.forget(monitor, disks[index].node, name)
         await written.add(monitor, disks[index], name)
+
+
+def _would_be_kept(ctx: Context) -> bool:
+    """The destination keeps files that are not encrypted, and them for some time."""
+    with transaction() as session:
+        kept_for = retention_of(session, ctx.job.destination, ctx.job.options.retention_s)
+    return bool(kept_for) and not any(disk.destination_device or disk.key_secret for disk in ctx.disks)
 
 
 def _of_no_use(ctx: Context, bitmaps: Iterable[str]) -> list[str]:

@@ -221,6 +221,8 @@ class Proof(Versioned):
     disks: Many[DiskProof] = ()
     finished: bool = False
     """All of all disks was compared."""
+    not_proven: str | None = None
+    """Why that was given up: nothing is known of what was not compared."""
 
     @property
     def bytes_different(self) -> int:

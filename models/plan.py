@@ -490,7 +490,7 @@ class DestinationPlan(Versioned):
     folders: Many[PlannedFolder] = ()
     tpm: PlannedTpm | None = None
     way_back: int | None = None
-    """The job whose guest left its images here: only what it has written since has to be sent."""
+    """The job that has left images of the guest here: only what it has written since has to be sent."""
     way_back_bytes: int | None = None
     """How much that is."""
     no_way_back: str | None = None

@@ -20,12 +20,13 @@ def listed(images: Sequence[KeptImage], *, as_json: bool) -> None:
         output.note("no image is kept: those of guests that are moved are, for the retention")
         return
     output.table(
-        ("JOB", "GUEST", "HOST", "TAKES", "LEFT BEHIND", "KEPT UNTIL", "IMAGE"),
+        ("JOB", "GUEST", "HOST", "IS", "TAKES", "SINCE", "KEPT UNTIL", "IMAGE"),
         [
             (
                 image.job_id,
                 image.guest,
                 image.host,
+                "a copy" if image.copy else "left behind",
                 "" if image.takes_bytes is None else words.size(image.takes_bytes),
                 f"{image.since:%Y-%m-%d %H:%M}",
                 "it moved again" if image.last_way_back else f"{image.until:%Y-%m-%d %H:%M}",
@@ -74,6 +75,7 @@ def document(image: KeptImage) -> Document:
         "since": iso(image.since),
         "until": iso(image.until),
         "last_way_back": image.last_way_back,
+        "copy": image.copy,
     }
 
 

@@ -58,14 +58,22 @@ def report(host: Document, *, as_json: bool) -> None:
         output.say(f"{host['name']} is {host['state']}")
 
 
-def key(*, as_json: bool) -> None:
-    """Print the public key of this host."""
+def key(*, renew: bool, as_json: bool) -> None:
+    """Print the public key of this host, after it was renewed if so wanted."""
     ours = _hypervisor()
+    if renew and not host_key.exists(ours):
+        raise PreconditionFailed(f"{ours.host} has no key yet: its worker makes one when it first starts")
+    former = host_key.renew(ours).former if renew else None
     shown = host_key.public(ours)
     if as_json:
-        output.emit({"name": ours.host, "key": shown})
-    else:
-        output.say(shown)
+        output.emit({"name": ours.host, "key": shown} | ({"former": former} if renew else {}))
+        return
+    output.say(shown)
+    if renew:
+        output.note(
+            f"{ours.host} has this key from now on, signed by the former one, {former}: moves go on, and other hosts "
+            "believe it. Where a policy lists the former one, list this one"
+        )
 
 
 def trusted(host: str, key: str, *, as_json: bool) -> None:

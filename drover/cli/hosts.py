@@ -176,8 +176,17 @@ def uncordon(host: HostName, as_json: AsJson = False) -> None:
 
 
 @app.command("key", epilog=examples("drover host key", "drover host key --json | jq --raw-output .key"))
-def show_key(as_json: AsJson = False) -> None:
-    """Show the public key of this host: run it on the host itself."""
+def show_key(
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Make another key now. Other hosts believe it; moves go on.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the public key of this host, or renew it: run it on the host itself.
+
+    The former key signs the new one, so nothing has to be told anywhere. It is kept for moves that were planned with
+    it.
+    """
     from drover.cli import host_view
 
-    host_view.key(as_json=as_json)
+    host_view.key(renew=renew, as_json=as_json)

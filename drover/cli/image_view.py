@@ -17,12 +17,13 @@ def listed(found: Document, *, as_json: bool) -> None:
         output.note("no image is kept: those of guests that are moved are, for the retention")
         return
     output.table(
-        ("JOB", "GUEST", "HOST", "TAKES", "LEFT BEHIND", "KEPT UNTIL", "IMAGE"),
+        ("JOB", "GUEST", "HOST", "IS", "TAKES", "SINCE", "KEPT UNTIL", "IMAGE"),
         [
             (
                 image["job"],
                 image["guest"],
                 image["host"],
+                "a copy" if image["copy"] else "left behind",
                 "" if image["takes_bytes"] is None else words.size(image["takes_bytes"]),
                 _moment(image["since"]),
                 "it moved again" if image["last_way_back"] else _moment(image["until"]),

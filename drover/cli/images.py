@@ -37,7 +37,10 @@ OlderThan = Annotated[
 
 @app.callback()
 def group() -> None:
-    """Images that guests left behind, kept for the retention: a guest that goes back needs only what changed."""
+    """Images that guests left behind, kept for the retention: a guest that goes back needs only what changed.
+
+    Likewise the copies of moves that were rolled back once the disks were in sync: the next move there needs only that.
+    """
 
 
 @app.command("list", epilog=examples("drover image list", "drover image list --host hv1 --json"))

@@ -102,6 +102,8 @@ def health(found: Health) -> str:
 
 def proof(found: Proof) -> str:
     """How the comparison of both sides' images stands, or ended."""
+    if found.not_proven is not None:
+        return f"not proven: {found.not_proven}"
     total, compared, equal, left_out, different = (
         sum(getattr(disk, f"bytes_{name}") for disk in found.disks)
         for name in ("total", "compared", "equal", "left_out", "different")

@@ -271,6 +271,7 @@ def kept_image(image: KeptImage) -> Document:
         "since": iso(image.since),
         "until": iso(image.until),
         "last_way_back": image.last_way_back,
+        "copy": image.copy,
     }
 
 

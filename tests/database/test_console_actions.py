@@ -116,6 +116,20 @@ def test_a_token_that_is_revoked_or_has_ended_is_refused_also_to_read(api: httpx
     assert api.get("/hosts", headers=headers).status_code == 401
 
 
+def test_what_was_begun_with_a_token_goes_on_when_that_is_renewed(api: httpx.Client) -> None:
+    former, text = access.add("ada", Scope.OPERATE, timedelta(days=1))
+    headers = {"Authorization": f"Bearer {text}"}
+    job, drained = factories.job("web", "b", state=JobState.RUNNING, hold=True), consoles.fleet().drain
+    assert api.post(f"/drains/{drained}/pause", headers=headers).status_code == 200
+    renewed = token(user="ada")
+    access.revoke(former.id)
+    assert api.post(f"/jobs/{job}/release", headers=headers).status_code == 401
+    assert api.post(f"/jobs/{job}/release", headers=renewed).json()["id"] == job
+    assert api.post(f"/drains/{drained}/resume", headers=renewed).json()["state"] == "running"
+    with transaction() as session:
+        assert session.get_one(Job, job).state is JobState.RUNNING
+
+
 def test_nothing_can_be_changed_where_actions_are_not_switched_on(database: None) -> None:
     factories.host("a")
     with consoles.serving() as address:

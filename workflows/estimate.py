@@ -263,9 +263,12 @@ class _Moved:
     only_changes: bool
     """It went back to images that the guest had left behind."""
     total_bytes: int
-    """Of its RAM; likewise what was sent of it, and what the guest changed of it per second."""
+    """Of its RAM; likewise what was sent of it."""
     sent_bytes: int
+    measured_per_s: int
+    """At what rate QEMU sent it at the end; 0: it was too short."""
     dirty_per_s: float
+    """What the guest changed of it per second, as it was looked at before."""
     ram_s: float
     rest_s: float
     """All but copying disks and sending RAM, and without waiting for a release."""
@@ -287,12 +290,15 @@ class _Moved:
 
     def once_bytes(self, ram_bytes_per_s: float) -> float:
         """What would have been sent of its RAM if it had changed none meanwhile."""
-        return self.sent_bytes * (1 - sent_again(self.dirty_per_s, within(ram_bytes_per_s, self.limit_per_s)))
+        return self.sent_bytes * (1 - sent_again(self.dirty_per_s, self._sent_per_s(ram_bytes_per_s)))
 
     def fixed_s(self, ram_bytes_per_s: float) -> float:
         """What it took whatever its size."""
-        rate = within(ram_bytes_per_s, self.limit_per_s)
-        return self.rest_s + max(self.ram_s - self.sent_bytes / rate, 0.0)
+        return self.rest_s + max(self.ram_s - self.sent_bytes / self._sent_per_s(ram_bytes_per_s), 0.0)
+
+    def _sent_per_s(self, ram_bytes_per_s: float) -> float:
+        """At what rate its RAM was sent: as QEMU measured it, for its share of the budgets may have changed."""
+        return self.measured_per_s or within(ram_bytes_per_s, self.limit_per_s)
 
 
 def speed(session: Session) -> Speed:
@@ -364,6 +370,7 @@ def _moved(row: Any, newest: datetime, budget: int) -> _Moved:
         only_changes=row.ways_back > 0,
         total_bytes=total,
         sent_bytes=_count(row.ram, "transferred") or total,
+        measured_per_s=_count(row.ram, "bytes_per_s"),
         dirty_per_s=row.dirty_per_s or 0.0,
         ram_s=ram_s,
         rest_s=_seconds(row.finished_at, row.started_at) - copy_s - ram_s - held_s,

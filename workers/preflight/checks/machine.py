@@ -37,6 +37,12 @@ BLOCKED_BY_QEMU = Kind(
     what="devices that QEMU itself cannot migrate, such as NVMe disks",
     remedy=RESTART,
 )
+CRASHES_QEMU = Kind(
+    name="crashes-qemu",
+    what="devices at which QEMU itself crashes when it saves them (`pci-serial-2x`)",
+    why="QEMU crashes when it saves the state of this device (seen with 10.0.2), and the guest with it",
+    remedy="restart the guest with `pci-serial` or `pci-serial-4x` instead",
+)
 LOADVM = Kind(
     name="loadvm",
     what="`-loadvm`",

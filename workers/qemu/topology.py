@@ -87,7 +87,7 @@ def _property(content: str) -> str | None:
     if content.startswith("mmio "):
         return "mmio of " + content.rpartition("/")[2].lstrip("0") + " bytes (hex)"
     if content.startswith("class "):
-        return re.sub(r"addr [0-9a-f]+:", "addr *:", content)  # the bus number is the firmware's
+        return _class(content)
     name, equals, value = content.partition(" = ")
     if not equals:
         return _status(content)
@@ -96,6 +96,12 @@ def _property(content: str) -> str | None:
     if name in _VOLATILE or (name in _HOST_PATHS and "/" in value):
         return None
     return f"{name} = {_value(value)}"
+
+
+def _class(content: str) -> str:
+    """The bus number is the firmware's; so is what QEMU shows as `sub` of a bridge, half of a window's address."""
+    found = re.sub(r"addr [0-9a-f]+:", "addr *:", content)
+    return re.sub(r" \(sub [^)]*\)$", "", found) if found.startswith("class PCI bridge,") else found
 
 
 def _status(content: str) -> str | None:

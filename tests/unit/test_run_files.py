@@ -25,6 +25,13 @@ def test_memory_that_a_qemu_left_is_in_the_way_until_it_is_removed_and_a_folder_
     assert (memory.exists(), folder.exists(), log.exists()) == (False, True, True)
 
 
+def test_sound_that_a_qemu_has_written_is_its_own(tmp_path: Path) -> None:
+    sound = tmp_path / "out.wav"
+    sound.write_bytes(b"RIFF\0\0")
+    argv = ["qemu", "-audiodev", f"wav,id=w,path={sound}"]
+    assert list(run_files.left_over(permissions.written(argv))) == [sound]
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -323,7 +323,9 @@ def _is_own(option: Option) -> bool:
     """Memory that is not shared may be read from a template."""
     if option.name == "object" and option.kind.startswith("memory-backend-"):
         return _shares(option)
-    return option.name in {"chardev", *CHANNELS_AND_GDB} or (option.name == "object" and option.kind == "filter-dump")
+    return option.name in {"audiodev", "chardev", *CHANNELS_AND_GDB} or (
+        option.name == "object" and option.kind == "filter-dump"
+    )
 
 
 def _user(option: Option, rules: Rules) -> Iterator[str]:

@@ -321,9 +321,9 @@ def _shares(option: Option) -> bool:
 
 def _is_own(option: Option) -> bool:
     """Memory that is not shared may be read from a template."""
-    if option.name == "object" and option.kind.startswith("memory-backend-"):
-        return _shares(option)
-    return option.name in {"audiodev", "chardev", *CHANNELS_AND_GDB} or (
+    if option.name == "object":
+        return option.kind == "filter-dump" or (option.kind.startswith("memory-backend-") and _shares(option))
+    return option.name in {"audiodev", "chardev", *CHANNELS_AND_GDB}
         option.name == "object" and option.kind == "filter-dump"
     )
 

@@ -324,8 +324,6 @@ def _is_own(option: Option) -> bool:
     if option.name == "object":
         return option.kind == "filter-dump" or (option.kind.startswith("memory-backend-") and _shares(option))
     return option.name in {"audiodev", "chardev", *CHANNELS_AND_GDB}
-        option.name == "object" and option.kind == "filter-dump"
-    )
 
 
 def _user(option: Option, rules: Rules) -> Iterator[str]:

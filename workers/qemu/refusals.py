@@ -112,6 +112,8 @@ def _refused_device(option: Option) -> Iterator[Check]:
         yield checks.ties.VHOST_USER.of(option.text)
     if option.name != "device" or driver.startswith(_MOVABLE_VHOST):
         return
+    if driver.startswith("uefi-vars-") and option.get("jsonfile"):
+        yield checks.files.UEFI_VARIABLES.of(option.text)
     kind = next((kind for prefix, kind in _TIED_DEVICES.items() if driver.startswith(prefix)), None)
     if kind is not None:
         yield kind.of(option.text)

@@ -23,7 +23,7 @@ from lab.directory import Lab
 from lab.guest.spec import DiskSpec
 from models.database import transaction
 from models.documents import AllowedHosts, MigrationOptions
-from models.drain import DrainKind
+from models.drain import Drain, DrainKind
 from models.fleet import FleetLimits
 from models.job import JobState
 from workflows import guests as records
@@ -187,8 +187,17 @@ def _drained(kind: Kind, guests: list[Guest], to: str) -> list[Record]:
         ]
         drain = commands.submit(DrainRequest(kind=DrainKind.DRAIN, host=source))
         _followed({job_of(drain.id, record.guest): record for record in made})
+        _until_ended(drain.id)
     hosts.uncordon(source)
     return made
+
+
+def _until_ended(drain_id: int) -> None:
+    while True:
+        with transaction() as session:
+            if session.get_one(Drain, drain_id).state.ended:
+                return
+        time.sleep(LOOK_S)
 
 
 @contextmanager

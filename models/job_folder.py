@@ -28,3 +28,10 @@ class RecordedNodes(Versioned):
 
     nodes: dict[Annotated[int, Strict(False)], str]
     """{index of the disk: node}. A disk that is unplugged and plugged in again has another place among the others."""
+
+
+class ClosedImages(Versioned):
+    """The destination's images, which the NBD server has closed in good order: all that it was sent is in them."""
+
+    nonce: str
+    """Of that NBD server: which copy they are."""

@@ -1,4 +1,7 @@
-"""Images that guests left behind and that are still kept: the way back to where each of them came from."""
+"""Images that guests left behind and that are still kept: the way back to where each of them came from.
+
+Likewise those of moves that were rolled back after the copy was complete: the next move there sends only what changed.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, select, update
+from sqlalchemy import ColumnElement, and_, case, exists, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from models.guest import Guest
@@ -19,7 +22,7 @@ class KeptImage:
     """One of them."""
 
     job_id: int
-    """Which moved the guest away."""
+    """Which moved the guest away, or was rolled back."""
     index: int
     guest: str
     host: str
@@ -30,6 +33,8 @@ class KeptImage:
     until: datetime
     last_way_back: bool
     """The guest's check failed after this move: it stays until the guest has moved again."""
+    copy: bool = False
+    """The guest never lived on it: a move that was rolled back has made it."""
 
 
 @cache
@@ -41,6 +46,18 @@ def last_way_back() -> ColumnElement[bool]:
     return and_(Job.way_back_needed, lives_there, ~moved_again)
 
 
+@cache
+def is_copy() -> ColumnElement[bool]:
+    """Of jobs: what is kept of them was made at the destination, where the guest never lived."""
+    return and_(Job.committed_at.is_(None), ~Job.kept_by_source, Job.state != JobState.DONE)
+
+
+@cache
+def on_host() -> ColumnElement[str]:
+    """Of jobs: where what is kept of them lies."""
+    return case((is_copy(), Job.destination), else_=Job.source)
+
+
 def kept(
     session: Session, *, guest: str | None = None, host: str | None = None, older_than: timedelta | None = None
 ) -> list[KeptImage]:
@@ -48,14 +65,15 @@ def kept(
     since = func.coalesce(Job.committed_at, Job.finished_at, Job.created_at)
     conditions = [
         *([Job.guest == guest] if guest is not None else []),
-        *([Job.source == host] if host is not None else []),
+        *([on_host() == host] if host is not None else []),
         *([since < func.now() - older_than] if older_than is not None else []),
     ]
     query = (
         select(
             Disk,
             Job.guest,
-            Job.source,
+            on_host().label("host"),
+            is_copy().label("copy"),
             since.label("since"),
             Disk.retired_until.label("until"),
             last_way_back().label("needed"),
@@ -73,13 +91,20 @@ def _image(row: Any) -> KeptImage:
         job_id=disk.job_id,
         index=disk.index,
         guest=row.guest,
-        host=row.source,
+        host=row.host,
         path=str(disk.retired_path),
         takes_bytes=disk.retired_bytes,
         since=row.since,
         until=row.until,
         last_way_back=row.needed,
+        copy=row.copy,
     )
+
+
+def any_of(session: Session, job_id: int) -> bool:
+    """Whether an image is kept that this job has left."""
+    kept = exists().where(Disk.job_id == job_id, Disk.retired_until.is_not(None))
+    return bool(session.scalar(select(kept)))
 
 
 @cache

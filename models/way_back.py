@@ -8,6 +8,9 @@ from models.contracts import Many, Part, Versioned
 from models.evidence import Evidence
 from models.plan import BackingImage
 
+COPY_RECORDED = "copy_recorded"
+"""Action of the event by which the source says that it knows all that a copy lacks which is rolled back."""
+
 
 def _evidence(told: object) -> object:
     return Evidence(**told) if isinstance(told, dict) else told
@@ -28,11 +31,11 @@ class FormerImage(Part):
 
 
 class WayBack(Versioned):
-    """All writable disks of a guest as they were once. Bitmaps of its present QEMU hold what it has written since."""
+    """All writable disks of a guest as they were once. Bitmaps of its present QEMU hold all that is not there."""
 
     guest: str
     job: int
-    """Which moved the guest away."""
+    """Which moved the guest away, or was rolled back."""
     bitmap: str
     """The name of these bitmaps, see `workers.qemu.written`."""
     images: Many[FormerImage]

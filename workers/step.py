@@ -23,7 +23,7 @@ from drover.settings import Settings
 from models.documents import NbdServer, Switchover
 from models.job import Job, Side, record_event
 from models.job import Step as StepRow
-from models.job_folder import RecordedNodes, SlowedWrites
+from models.job_folder import ClosedImages, RecordedNodes, SlowedWrites
 from models.plan import DestinationPlan, Inspection, Plan, PlannedDisk
 from workers import files
 from workers.document_file import DocumentFile
@@ -73,6 +73,11 @@ class JobDirectory:
     def streams(self) -> Path:
         """What the process that carries the streams is told."""
         return self.path / "streams.json"
+
+    @property
+    def peer_key(self) -> Path:
+        """By which key this host believed the other one when the job's streams began."""
+        return self.path / "peer.key"
 
     @property
     def manifest(self) -> Manifest:
@@ -149,6 +154,11 @@ class JobDirectory:
     def recorded_nodes(self) -> DocumentFile[RecordedNodes]:
         """Where it is recorded what the guest writes at the destination, see `workers.qemu.written`."""
         return DocumentFile(self.path / "written.json", RecordedNodes)
+
+    @property
+    def closed_images(self) -> DocumentFile[ClosedImages]:
+        """At the destination, once the move is rolled back."""
+        return DocumentFile(self.path / "closed.json", ClosedImages)
 
     def mark(self, role: str) -> str:
         """The name in a process's environment by which it is found again."""

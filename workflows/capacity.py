@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, aliased
 from drover import words
 from drover.settings import Settings
 from drover.words import count
-from models import fleet, storage
+from models import fleet, kept_images, storage
 from models.drain import UNDER_WAY, Drain, DrainGuest, GuestState
 from models.fleet import FleetLimits, Limits
 from models.guest import Guest
@@ -264,7 +264,9 @@ def _planned(but_for: Collection[str]) -> Select[Any, int, int, int, int]:
 
 
 def _set_aside(planning: Collection[str] = ()) -> Select[Any, int, int, int, int]:
-    """Images that were left behind and are still kept; not those of guests that go back to them, or may."""
+    """Images that were left behind and are still kept; not those of guests that go back to them, or may, nor copies of
+    moves that were rolled back, which give way.
+    """
     kept, back = func.coalesce(Disk.retired_bytes, Disk.bytes_total), aliased(Job)
     moves_back = exists().where(back.guest == Job.guest, back.destination == Job.source, back.state.not_in(FINISHED))
     waits = exists().where(
@@ -273,7 +275,8 @@ def _set_aside(planning: Collection[str] = ()) -> Select[Any, int, int, int, int
     return (
         select(Job.source, literal(0), literal(0), kept, literal(0))
         .join(Disk)
-        .where(Disk.retired_until.is_not(None), ~moves_back, ~waits, Job.guest.not_in(planning))
+        .where(Disk.retired_until.is_not(None), ~kept_images.is_copy(), ~moves_back, ~waits)
+        .where(Job.guest.not_in(planning))
     )
 
 

@@ -103,7 +103,7 @@ class Speed:
     """Over all hosts."""
     ram_bytes_per_s: float = 100e6
     sent_part: float = 1.0
-    """What part of its RAM a guest sends: pages of zeroes hardly count, those that it writes anew count again."""
+    """What part of its RAM a guest that rests sends: pages of zeroes hardly count."""
     fixed_s: float = 5.0
     """Of each move, whatever its size."""
     downtime_ms: float | None = None
@@ -168,7 +168,7 @@ class MoveSpeed:
 
     def ram_s(self, size: Size) -> float:
         """Until what is left of the RAM is sent in the pause. What changes meanwhile is sent again, pass by pass."""
-        again = 0.0 if self._habits is not None else min(self.way.dirty_per_s / self.ram_per_s, MOST_AGAIN)
+        again = 0.0 if self._habits is not None else sent_again(self.way.dirty_per_s, self.ram_per_s)
         return self.ram_bytes(size) / self.ram_per_s / (1 - again)
 
     def switch_s(self, size: Size) -> float:
@@ -234,6 +234,11 @@ def within(rate_per_s: float, limit_per_s: float) -> float:
     return min(rate_per_s, limit_per_s) if limit_per_s else rate_per_s
 
 
+def sent_again(dirty_per_s: float, rate_per_s: float) -> float:
+    """What part of all that is sent of a guest's RAM was sent before and has changed since."""
+    return min(dirty_per_s / rate_per_s, MOST_AGAIN)
+
+
 def copied_per_s(link_per_s: float, limit_per_s: float, way: Way) -> float:
     """At what rate the disks get equal. Under a limit what the guest writes anew is sent instead of something else;
     without one it is part of what the link was measured with.
@@ -258,8 +263,9 @@ class _Moved:
     only_changes: bool
     """It went back to images that the guest had left behind."""
     total_bytes: int
-    """Of its RAM; likewise what was sent of it."""
+    """Of its RAM; likewise what was sent of it, and what the guest changed of it per second."""
     sent_bytes: int
+    dirty_per_s: float
     ram_s: float
     rest_s: float
     """All but copying disks and sending RAM, and without waiting for a release."""
@@ -279,6 +285,10 @@ class _Moved:
         limit = self.limit_per_s
         return limit > 0 and (seconds < TELLING_S or amount >= THROTTLED * limit * seconds)
 
+    def once_bytes(self, ram_bytes_per_s: float) -> float:
+        """What would have been sent of its RAM if it had changed none meanwhile."""
+        return self.sent_bytes * (1 - sent_again(self.dirty_per_s, within(ram_bytes_per_s, self.limit_per_s)))
+
     def fixed_s(self, ram_bytes_per_s: float) -> float:
         """What it took whatever its size."""
         rate = within(ram_bytes_per_s, self.limit_per_s)
@@ -297,7 +307,7 @@ def speed(session: Session) -> Speed:
     return Speed(
         disk_bytes_per_s=_link(moves) or Speed.disk_bytes_per_s,
         ram_bytes_per_s=ram,
-        sent_part=sum(one.weight * one.sent_bytes for one in moves) / total if total else 1.0,
+        sent_part=sum(one.weight * one.once_bytes(ram) for one in moves) / total if total else 1.0,
         fixed_s=max(median(one.fixed_s(ram) for one in moves), 0.0),
         downtime_ms=_typical_ms(moves),
         moves=len(rows),
@@ -354,6 +364,7 @@ def _moved(row: Any, newest: datetime, budget: int) -> _Moved:
         only_changes=row.ways_back > 0,
         total_bytes=total,
         sent_bytes=_count(row.ram, "transferred") or total,
+        dirty_per_s=row.dirty_per_s or 0.0,
         ram_s=ram_s,
         rest_s=_seconds(row.finished_at, row.started_at) - copy_s - ram_s - held_s,
         downtime_ms=row.downtime_ms,
@@ -387,6 +398,7 @@ def _newest() -> Any:
             type_coerce(Job.ram, JSONB).label("ram"),
             type_coerce(Job.pace, JSONB).label("pace"),
             type_coerce(Job.plan, JSONB)["source"]["disks"].label("planned"),
+            type_coerce(Job.plan, JSONB)["source"]["activity"]["dirty_per_s"].as_float().label("dirty_per_s"),
             disks.c.bytes.label("disk_bytes"),
             disks.c.ways_back,
             Job.downtime["ms"].as_float().label("downtime_ms"),

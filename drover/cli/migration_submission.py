@@ -78,7 +78,7 @@ def _say_way_back(told: Document) -> None:
     if told["way_back"] is not None:
         changed = words.size(told["way_back_bytes"] or 0)
         output.say(
-            f"  only what it has written since job {told['way_back']} moved it away from there: {changed} by now"
+            f"  only what it has written since job {told['way_back']} has left images of it there: {changed} by now"
         )
     elif told["no_way_back"] is not None:
         output.say(f"  all of it, although there are images of it: {told['no_way_back']}")

@@ -63,10 +63,11 @@ def _of_arrivals(session: Session) -> Iterator[Metric]:
     unwell = dict[Labels, float]()
     for job in session.scalars(select(Job).where(kept_images.last_way_back(), Job.state == JobState.DONE)):
         why = "check" if job.health is not None and job.health.problems else "images"
+        why = "not proven" if job.proof is not None and job.proof.not_proven is not None else why
         unwell[job.guest, job.destination, str(job.id), why] = 1.0
     yield labelled(
         "drover_guest_unwell",
-        "1: after its move its check failed, or its images differ",
+        "1: after its move its check failed, or its images differ or are not proven",
         ["guest", "host", "job_id", "reason"],
         unwell,
     )

@@ -46,13 +46,18 @@ def copy_s(job: Job) -> float | None:
 
 
 def _copy_left_s(job: Job, expected: Estimate, begun: datetime, at: datetime) -> float:
-    """By the rate since its beginning, as of when bytes were last seen to move."""
+    """By the rate since its beginning, as of when bytes were last seen to move. That of a limited copy is what it was
+    during the last seconds: it begins slowly.
+    """
     seen_at = max(job.progress_at or at, begun)
     took_s, silent_s = (seen_at - begun).total_seconds(), max((at - seen_at).total_seconds(), 0.0)
     done, left = sum(disk.bytes_done for disk in job.disks), sum(disk.bytes_left for disk in job.disks)
     if not done or took_s < MEASURED_S:
         return max(expected.copy_s - (at - begun).total_seconds(), 0.0)
-    return max(left * took_s / done - silent_s, 0.0) + expected.last_stretch_s
+    rate, pace = done / took_s, job.pace
+    if pace is not None and pace.limit_per_s:
+        rate = max(rate, min(pace.copied_per_s, pace.limit_per_s))
+    return max(left / rate - silent_s, 0.0) + expected.last_stretch_s
 
 
 def _ram_left_s(job: Job, expected: Estimate) -> float:

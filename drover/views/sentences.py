@@ -102,6 +102,8 @@ def health(found: Health) -> str:
 
 def proof(found: Proof) -> str:
     """How the comparison of both sides' images stands, or ended."""
+    if found.not_proven is not None:
+        return f"not proven: {found.not_proven}"
     total, compared, equal, left_out, different = (
         sum(getattr(disk, f"bytes_{name}") for disk in found.disks)
         for name in ("total", "compared", "equal", "left_out", "different")
@@ -152,6 +154,35 @@ def commands(job: Job) -> list[Command]:
             Command(f"drover job cancel {job.id}", f"it is rolled back, and {job.guest} stays on {job.source}")
         )
     return found
+
+
+def looked_at(job: Job) -> list[tuple[str, str]]:
+    """What was found about the guest after its switchover: (what, sentence)."""
+    found = []
+    if job.health is not None and job.health.finished:
+        found.append(("the guest was looked at", health(job.health)))
+    if job.proof is not None:
+        found += [("both sides' images", proof(job.proof)), *(("", place) for place in places(job.proof))]
+    return found
+
+
+def not_well(job: Job) -> str:
+    """What its check, or the comparison of its images, had against a guest that has moved."""
+    if job.health is not None and job.health.problems:
+        return f"it was {health(job.health)}"
+    if job.proof is not None and job.proof.finished:
+        return f"its images were compared: {proof(job.proof)}"
+    return "nobody has proven that its images are equal"
+
+
+def ways_out(job: Job) -> list[Command]:
+    """What may be done about such a guest, while its old images are kept."""
+    return [
+        Command(
+            f"drover migrate {job.guest} --back", f"it goes home to {job.source}: only what it has written is sent"
+        ),
+        Command(f"drover image purge --job {job.id} --last-way-back", "it stays, and its old images are deleted"),
+    ]
 
 
 def price(told: Document) -> str:

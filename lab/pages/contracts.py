@@ -17,7 +17,7 @@ from models.columns import Typed
 from models.contracts import Part, Versioned
 from models.hook import HookCall
 from models.host_rpc import QUESTIONS, Refusal
-from models.job_folder import RecordedNodes, SlowedWrites
+from models.job_folder import ClosedImages, RecordedNodes, SlowedWrites
 from models.launch_file import LaunchFile
 from models.launcher import Inhibition
 from models.plan import ExecutionOrder
@@ -89,7 +89,7 @@ def _types() -> Iterator[str]:
         roots += [question, question.answer]
     found: dict[str, type[BaseModel]] = {}
     roots += [Refusal, HookCall, Question, Answer, StreamAccess, ExecutionOrder, LaunchFile, Inhibition]
-    roots += [SlowedWrites, RecordedNodes]
+    roots += [SlowedWrites, RecordedNodes, ClosedImages]
     for root in roots:
         _collect(root, found)
     for name in sorted(found):

@@ -16,7 +16,8 @@ from models.job import Side
 from tests.chaos.faults import RunningMove, worker_of_the_step
 from tests.chaos.stage import CLAIMS, SOURCE, Stage
 from tests.helpers import until
-from workflows.migration.chain import LINKS
+from workers.hooks import Point as HookPoint
+from workflows.migration.chain import LINKS, StepName
 
 REACHED_WITHIN_S = 90.0
 SWITCH = ("migrate_ram", Side.SOURCE)
@@ -24,6 +25,15 @@ SWITCH = ("migrate_ram", Side.SOURCE)
 PROOF = "compare_images"
 BUILDS_ON_FORMER_IMAGES = {("prepare_dest_image", Side.DESTINATION), ("mirror_disks", Side.SOURCE)}
 """The links that do something else when the guest goes back by what has changed."""
+BUILDS_ON_A_COPY = {("mirror_disks", Side.SOURCE)}
+"""The links in which a move by what has changed differs by where that is recorded: in a QEMU that never moved."""
+HOOKS = {
+    (HookPoint.BEFORE_COPY, Side.DESTINATION): "prepare_dest_image",
+    (HookPoint.BEFORE_SWITCHOVER, Side.SOURCE): "await_sync",
+    (HookPoint.AFTER_SWITCHOVER, Side.DESTINATION): "after_switchover",
+    (HookPoint.AFTER_CLEANUP, Side.SOURCE): "cleanup",
+}
+"""One hook of each point, with the step that runs it."""
 JOURNAL_LINES = ("migrating", "pre-switchover", "continuing", "run")
 """The guest is paused from `pre-switchover` on; `run` is the point of no return."""
 
@@ -64,6 +74,8 @@ class Point(ABC):
 
     goes_back = False
     """The guest goes back to images that it left behind at the destination, by what has changed."""
+    goes_again = False
+    """A move there was rolled back once its disks were in sync, and this one sends what has changed since."""
 
     @abstractmethod
     def armed(self, stage: Stage, durations: Durations) -> AbstractContextManager[Meet]:
@@ -122,6 +134,7 @@ class Middle(Point):
     seq: int
     share: float = 0.5
     goes_back: bool = False
+    goes_again: bool = False
 
     @property
     def side(self) -> Side:
@@ -133,7 +146,8 @@ class Middle(Point):
 
     @property
     def name(self) -> str:
-        return f"during {_title(self.seq)}" + (", by changes" if self.goes_back else "")
+        how = ", by changes" if self.goes_back else ", by changes after a rollback" if self.goes_again else ""
+        return f"during {_title(self.seq)}{how}"
 
     @property
     def position(self) -> float:
@@ -199,6 +213,51 @@ class Line(Point):
         yield meet
 
 
+@dataclass(frozen=True)
+class InHook(Point):
+    """A hook of the host's administrator runs; it ends once the fault has struck."""
+
+    point: HookPoint
+    host: Side
+
+    @property
+    def side(self) -> Side:
+        return self.host
+
+    @property
+    def position(self) -> float:
+        return 1.0 + LINKS.index((StepName(HOOKS[self.point, self.side]), self.side))
+
+    @property
+    def name(self) -> str:
+        return f"in the hook `{self.point}` ({self.side})"
+
+    @contextmanager
+    def armed(self, stage: Stage, durations: Durations) -> Iterator[Meet]:
+        begun, held = (stage.lab.path / f"{self.point}-{self.side}-{what}" for what in ("begun", "held"))
+        program = stage.lab.policy.with_name("hooks") / f"{self.point}.d/50-held"
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(
+            f"#!/bin/sh\n[ $DROVER_SIDE = {self.side} ] || exit 0\ntouch {begun}\n"
+            f"while [ -e {held} ]; do sleep 0.05; done\n"
+        )
+        program.chmod(0o755)
+        begun.unlink(missing_ok=True)  # of another guest: the hook stays, so that it is run again where it has to be
+        held.touch()
+
+        def meet(move: RunningMove, strike: Callable[[], bool]) -> bool:
+            until(f"{self.name} the fault strikes", begun.exists, REACHED_WITHIN_S)
+            try:
+                return strike()
+            finally:
+                held.unlink()
+
+        try:
+            yield meet
+        finally:
+            held.unlink(missing_ok=True)
+
+
 def _said(move: RunningMove, sign: bytes) -> bool:
     journals = move.directory(SOURCE).glob("switch-source-*.jsonl")
     return any(sign in journal.read_bytes() for journal in journals)
@@ -216,8 +275,11 @@ def _points() -> Iterator[Point]:
         yield Middle(seq)
         if LINKS[seq - 1] in BUILDS_ON_FORMER_IMAGES:
             yield Middle(seq, goes_back=True)
+        if LINKS[seq - 1] in BUILDS_ON_A_COPY:
+            yield Middle(seq, goes_again=True)
         if LINKS[seq - 1] == SWITCH:
             yield from map(Line, JOURNAL_LINES)
+    yield from (InHook(point, side) for point, side in HOOKS)
 
 
 POINTS: tuple[Point, ...] = tuple(_points())

@@ -30,7 +30,8 @@ namespaces, real Postgres, Redis and workers) in which the fault of the column s
 is the boundary at which all earlier links are done and the link's worker is about to claim it, met exactly; "during" is
 half of the time that the link takes when nothing goes wrong; "switch" are lines of the source's switch journal (the
 guest stands still from `pre-switchover` on, and `run` is the point of no return). Moves in the rows of `compare_images`
-are to be proven (`--verify`); "by changes" is a move back to images that the guest left behind.
+are to be proven (`--verify`); "by changes" is a move back to images that the guest left behind, or to the copy of a
+move that was rolled back; in the rows of hooks a program of the host's administrator runs when the fault strikes.
 
 | word | meaning |
 | --- | --- |

@@ -159,6 +159,14 @@ class _Trial:
         assert self.wait_for_end().state is JobState.DONE, self.events()
         assert not guests.check(self.stage.lab, self.guest).report.problems
 
+    def have_a_copy_at_destination(self) -> None:
+        """A move there was rolled back once both sides were equal."""
+        self.boot()
+        self.job_id = jobs.submit(self.guest, DESTINATION, terms=SubmitOptions(hold=True)).id
+        until("both sides are equal", lambda: all(disk.ready_at for disk in self._job().disks))
+        jobs.cancel(self.job_id)
+        assert self.wait_for_end().state is JobState.ROLLED_BACK, self.events()
+
     def submit(self, *, verify: bool) -> Job:
         options = MigrationOptions(bandwidth_bytes_per_s=self.recipe.bandwidth_bytes_per_s, verify=verify)
         job = jobs.submit(self.guest, DESTINATION, options=options, terms=SubmitOptions(webhook=self.stage.webhook))
@@ -168,6 +176,8 @@ class _Trial:
     def play(self, point: Point, fault: Fault, durations: Durations) -> None:
         if point.goes_back:
             self.come_from_destination()
+        elif point.goes_again:
+            self.have_a_copy_at_destination()
         else:
             self.boot()
         sockets = {host: self.folder(host) / "watch.sock" for host in (SOURCE, DESTINATION)}

@@ -1,14 +1,18 @@
 """Disks that are copied ahead stay in sync while the guest writes, until somebody or the clock lets the rest follow."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import update
 
+from lab.guest.spec import DiskSpec
 from models.database import transaction
-from models.documents import Window
+from models.documents import MigrationOptions, Window
 from models.job import Job, JobState
-from tests.helpers import Moves, until
+from tests.cli.support import document
+from tests.helpers import MIB, Moves, until
+from workers.process import processes
 from workflows.migration import jobs
 from workflows.submit_options import SubmitOptions
 
@@ -63,8 +67,11 @@ def _opens(job_id: int, after: timedelta) -> datetime:
     return at
 
 
-def test_a_held_move_that_is_cancelled_leaves_the_guest_where_it_is(moves: Moves) -> None:
-    guest = moves.boot()
+def test_a_held_move_that_is_cancelled_leaves_the_guest_where_it_is_and_the_next_one_sends_the_rest(
+    moves: Moves,
+) -> None:
+    disks = DiskSpec(size_bytes=64 * MIB), DiskSpec(size_bytes=64 * MIB, format="raw")
+    guest = moves.boot(*disks, write_rate=200, fill_mib=32)
     held = jobs.submit(guest, "host-b", terms=SubmitOptions(hold=True))
     until("both sides are equal", lambda: in_sync(moves, held.id))
     jobs.cancel(held.id)
@@ -72,6 +79,28 @@ def test_a_held_move_that_is_cancelled_leaves_the_guest_where_it_is(moves: Moves
     assert ended.state is JobState.ROLLED_BACK
     moves.nothing_left(ended)
     moves.intact(guest, "host-a")
+    assert document("migrate", guest, "--to", "host-b", "--dry-run")["way_back"] == held.id
+
+    again = jobs.submit(guest, "host-b", options=MigrationOptions(verify=True), terms=SubmitOptions(hold=True))
+    until("both sides are equal", lambda: in_sync(moves, again.id))
+    wire, at = _sent(moves, again), moves.job(again.id).progress_at
+    until("that is on record", lambda: moves.job(again.id).progress_at != at)
+    copied = moves.job(again.id).disks
+    assert wire <= 1.1 * sum(disk.bytes_copied for disk in copied), "what was recorded, and what the guest wrote since"
+    changed = [disk.delta_bytes for disk in copied]
+    assert all(each is not None and 0 < each < 8 * MIB for each in changed), (changed, moves.events(again.id))
+    jobs.release(again.id)
+    done = moves.ended(again.id)
+    moves.done(done)
+    moves.intact(guest, "host-b")
+    assert document("image", "list", "--guest", guest, "--host", "host-b")["images"] == []
+
+
+def _sent(moves: Moves, job: Job) -> int:
+    """Bytes that the source's end of the streams has written: to the link, and its answers to QEMU."""
+    [streams] = processes.find(f"{moves.directory(job, job.source)}/streams")
+    counted = dict(line.split(": ") for line in Path(f"/proc/{streams.pid}/io").read_text().splitlines())
+    return int(counted["wchar"])
 
 
 def _copied(moves: Moves, job_id: int) -> int:

@@ -52,6 +52,7 @@ while True:
 LISTEN = """
 import socket, sys
 with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as wire, open(sys.argv[1], "wb", 0) as file:
+    wire.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE: nothing is lost while the machine is busy
     print("listening", flush=True)
     while file.tell() < 1 << 29:
         file.write(wire.recv(1 << 17))

@@ -103,3 +103,24 @@ def test_a_monitor_that_is_held_is_told_by_its_holder_and_a_free_one_is_taken(
 async def answers_soon(address: str) -> None:
     async with connect(address, timeout_s=0.3):
         pass
+
+
+@pytest.mark.guests
+def test_when_somebody_is_quicker_at_a_free_monitor_another_one_is_taken(
+    guest: tuple[Guest, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, line = guest
+    ours, pretty, tcp = (monitor.address for monitor in monitors.listening(line) if monitor.control)
+    monkeypatch.setattr(monitors, "connect", lambda address: connect(address, timeout_s=0.5))
+    seen = iter([False])
+    holder = sockets.holder
+    monkeypatch.setattr(sockets, "holder", lambda address: holder(address) if next(seen, True) else None)
+
+    async def taken() -> str:
+        async with monitors.connected(line, pretty) as (address, monitor):
+            assert (await monitor.query("query-status"))["status"] == "prelaunch"
+            return address
+
+    with held(pretty):
+        seen = iter([False])  # it looks free once more
+        assert asyncio.run(taken()) in {ours, tcp}

@@ -20,12 +20,14 @@ from lab.guest.command_line import command_line
 from lab.guest.spec import DiskSpec, GuestSpec
 from models.database import transaction
 from models.guest import Guest
+from models.job import Side, StepState
 from models.launcher import LauncherKind
 from tests import booted
 from tests.booted import Booted
 from tests.helpers import MIB, Moves, until
 from tests.labs import BRISK
 from workflows import guests
+from workflows.migration.chain import StepName
 
 pytestmark = [
     pytest.mark.guests,
@@ -179,7 +181,7 @@ def test_a_guest_that_systemd_keeps_alive_runs_once_wherever_it_lives(hosts_with
 
     fleet.wait_for_workers(hosts_with_systemd.lab)
     until("host-b knows it again", _inspected, 60, every_s=0.5)
-    moves.done(moves.move("web", "host-a"))
+    _moved_while_workers_are_killed(hosts_with_systemd, moves)
     hosts_with_systemd.writes("host-a")
     _lives_by_its_own_unit(here)
     assert there.unit("drover-guest@web", "ActiveState") == "inactive"
@@ -188,6 +190,32 @@ def test_a_guest_that_systemd_keeps_alive_runs_once_wherever_it_lives(hosts_with
     hosts_with_systemd.over.set()
     watching.join()
     assert hosts_with_systemd.most == 1
+
+
+EDGES = {
+    (StepName.START_NBD, Side.DESTINATION),
+    (StepName.MIGRATE_RAM, Side.SOURCE),
+    (StepName.CUTOVER, Side.DESTINATION),
+    (StepName.CLEANUP, Side.SOURCE),
+}
+"""The links that do something about the guest's units."""
+
+
+def _moved_while_workers_are_killed(hosts_with_systemd: HostsWithSystemd, moves: Moves) -> None:
+    """Home to host-a; each of these links is begun twice, the second time by a worker that systemd has started."""
+    job_id, left = moves.submit("web", "host-a").id, set(EDGES)
+
+    def ended() -> bool:
+        job = moves.job(job_id)
+        for step in job.steps:
+            if (step.name, step.side) in left and step.state is StepState.RUNNING:
+                left.remove((StepName(step.name), step.side))
+                hosts_with_systemd.hosts[step.host].done("systemctl kill --kill-whom=main -s KILL drover-worker")
+        return job.state.settled
+
+    until("the job ends", ended, 240, every_s=0.01)
+    moves.done(moves.job(job_id))
+    assert len(left) < len(EDGES), "all were over before their workers could be killed"
 
 
 def _starts_nothing_once_it_was_fenced(hosts_with_systemd: HostsWithSystemd) -> None:

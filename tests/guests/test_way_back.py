@@ -24,11 +24,11 @@ OTHER = {"host-a": "host-b", "host-b": "host-a"}
 
 
 @pytest.fixture(scope="module")
-def away(lab: Lab) -> Iterator[tuple[Moves, str]]:
-    """A guest with a qcow2 and a raw disk that has been moved to host-b."""
+def away(lab: Lab, round_trips: int) -> Iterator[tuple[Moves, str]]:
+    """A guest with a qcow2 and a raw disk that has been moved to host-b: the more rounds, the more it writes."""
     made = Moves(lab)
     disks = (DiskSpec(size_bytes=64 * MIB), DiskSpec(size_bytes=64 * MIB, format="raw"))
-    guest = made.boot(*disks, write_rate=20)
+    guest = made.boot(*disks, write_rate=min(20 * round_trips, 200))
     made.done(made.move(guest, "host-b"))
     made.intact(guest, "host-b")
     yield made, guest
@@ -92,7 +92,7 @@ def test_a_guest_whose_writes_were_not_recorded_comes_as_a_whole(away: tuple[Mov
                     await monitor.execute("block-dirty-bitmap-remove", node=disk.node, name=name)
 
     asyncio.run(forget())
-    came_as_a_whole(moves, move_back(moves, guest), "what has changed since it left is not known")
+    came_as_a_whole(moves, move_back(moves, guest), "what has changed since then is not known")
 
 
 def _sends(moves: Moves, job: Job) -> None:

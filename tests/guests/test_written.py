@@ -40,9 +40,9 @@ async def seen(folder: Path) -> dict[int, Disk]:
         return await written.disks(monitor)
 
 
-async def watched(folder: Path, sizes: Mapping[str, int]) -> None:
+async def watched(folder: Path, sizes: Mapping[str, int], *, runs: bool = True) -> None:
     async with connect(folder / "qmp2") as monitor:
-        await written.watch_size(monitor, OURS, sizes)
+        await written.watch_size(monitor, OURS, sizes, runs=runs)
 
 
 @pytest.mark.guests
@@ -63,6 +63,16 @@ def test_writes_are_counted_in_whole_pages(tmp_path: Path, start: Start) -> None
     after = asyncio.run(seen(tmp_path))
     assert {disk.node for disk in after.values() if disk.bitmaps[OURS].count} == {"n1"}
     assert [disk.bitmaps[OURS].count for disk in after.values() if disk.node == "n1"] == [FINEST]
+
+
+@pytest.mark.guests
+def test_a_qemu_that_waits_for_its_guest_is_watched_already(tmp_path: Path, start: Start) -> None:
+    guest = start([*line(tmp_path), "-incoming", "defer"], tmp_path / "qmp")
+    sizes = {disk.node: disk.size_bytes for disk in asyncio.run(recorded(tmp_path)).values()}
+    asyncio.run(watched(tmp_path, sizes, runs=False))
+    assert all(OURS in disk.never_smaller for disk in asyncio.run(seen(tmp_path)).values())
+    assert "drover-blank" not in str(guest("query-named-block-nodes"))
+    assert guest("query-status")["status"] == "inmigrate"
 
 
 @pytest.mark.guests

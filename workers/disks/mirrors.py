@@ -7,7 +7,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
+from sqlalchemy import func, select
+
+from models.database import transaction
 from models.fleet import SLOWEST_BYTES_PER_S
+from models.job import Side, Step
 from workers.disks import nbd_server
 from workers.qemu import block, known_bugs, target
 from workers.qemu.block import Mirror
@@ -15,6 +19,7 @@ from workers.qemu.monitor import Monitor, MonitorLost
 from workers.step import Context
 from workflows import budgets
 from workflows.migration import claims
+from workflows.migration.chain import StepName
 
 LAST_STRETCH_S = 2
 """What a mirror copies in this many seconds counts as the end of its copy, see `Bandwidth`."""
@@ -71,6 +76,16 @@ class Passed:
 
 
 NOTHING_PASSED = Passed()
+
+
+def just_begun(ctx: Context) -> dict[str, Passed]:
+    """{mirror: when it began} where no progress was recorded yet: it has copied what the limit let through since."""
+    age = func.extract("epoch", func.clock_timestamp() - Step.started_at)
+    mine = (Step.job_id == ctx.job.id) & (Step.name == StepName.MIRROR_DISKS) & (Step.side == Side.SOURCE)
+    with transaction() as session:
+        seconds = session.scalar(select(age).where(mine))
+    at = time.monotonic() - float(seconds or 0)
+    return {name(ctx.job.id, disk.index): Passed(at=at) for disk in ctx.job.disks if not disk.bytes_copied}
 
 
 def without_holes(

@@ -5,11 +5,14 @@ closed while an image is still exported. Export names hold a nonce that changes 
 never attach itself to a restarted NBD server, which may have lost writes that it had acknowledged.
 """
 
+import asyncio
+import logging
 import os
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from models.job_folder import ClosedImages
 from models.plan import PlannedDisk
 from workers import files
 from workers.disks import writeback
@@ -19,13 +22,17 @@ from workers.process.processes import Process
 from workers.qemu import block
 from workers.qemu.block import ExportedImage
 from workers.qemu.known_bugs import Version, exporter_detect_zeroes
-from workers.qemu.monitor import MonitorLost
+from workers.qemu.monitor import CommandRefused, MonitorLost
 from workers.step import Context
 from workers.storage import devices, making
 from workers.streams import supervisor as streams
 from workers.streams.parameters import NBD
 
+log = logging.getLogger(__name__)
+
 PROGRAM = "qemu-storage-daemon"
+CLOSED_S = 60.0
+"""What it holds in memory of images is little; slow storage may take long for it all the same."""
 ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 """Keeps the memory of one request for the next. glibc would give it back to the kernel, which makes it anew and zeroes
 it for each: a third of the NBD server's CPU with QEMU 10.0.2 (docs/explanation/performance.md). 32 MiB is the most."""
@@ -104,6 +111,7 @@ async def start(ctx: Context, nonce: str) -> None:
     path, unix = ctx.directory.nbd_server_qmp, ctx.directory.socket(NBD)
     for left in (path, unix):
         left.unlink(missing_ok=True)
+    ctx.directory.closed_images.remove()
     argv = [
         PROGRAM,
         *("--chardev", f"socket,id=monitor,path={path},server=on,wait=off"),
@@ -147,6 +155,24 @@ def _opened(image: ExportedImage, stack: ExitStack) -> tuple[ExportedImage, list
 
 def _file(image: ExportedImage) -> Path:
     return devices.real(Path(image.path)) if image.device else Path(image.path)
+
+
+async def close(ctx: Context) -> None:
+    """Have it close all images in good order, and write down of which copy they are. One that does not offer all of
+    them any more is left as it is.
+    """
+    if not await serves(ctx):
+        return
+    nonce = ctx.served_at.nonce
+    served = images(ctx, nonce)
+    try:
+        async with asyncio.timeout(CLOSED_S), ctx.nbd_server() as monitor:
+            nodes = [node for image in served for node in image.nodes]
+            await block.withdraw(monitor, [image.export for image in served], nodes)
+    except (CommandRefused, MonitorLost, TimeoutError) as error:
+        log.info("the NBD server did not close the images: %s", error)
+        return
+    ctx.directory.closed_images.write(ClosedImages(nonce=nonce))
 
 
 async def stop(ctx: Context) -> None:

@@ -1,9 +1,12 @@
 """The monitors of a running QEMU: where they listen, who holds each, and which one is free."""
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from workers.process import sockets
+from workers.qemu.monitor import Monitor, MonitorLost, connect
 from workers.qemu.options import MONITORS, Option, parse_command_line
 
 OURS = "drover-monitor"
@@ -89,6 +92,26 @@ def free(argv: Sequence[str], wanted: str) -> str:
         return wanted
     others = (monitor.address for monitor in listening(argv) if monitor.control and monitor.address != wanted)
     return next((address for address in others if sockets.holder(address) is None), wanted)
+
+
+@asynccontextmanager
+async def connected(argv: Sequence[str], wanted: str) -> AsyncIterator[tuple[str, Monitor]]:
+    """A connection to it, and its address. Somebody else may be quicker at one that was free a moment ago: then what is
+    free now is taken.
+
+    Raises:
+        MonitorLost: none answers.
+    """
+    address = await asyncio.to_thread(free, argv, wanted)
+    async with AsyncExitStack() as stack:
+        try:
+            monitor = await stack.enter_async_context(connect(address))
+        except MonitorLost:
+            lost, address = address, await asyncio.to_thread(free, argv, wanted)
+            if address == lost:
+                raise
+            monitor = await stack.enter_async_context(connect(address))
+        yield address, monitor
 
 
 def why_none(argv: Sequence[str]) -> str:

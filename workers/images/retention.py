@@ -1,5 +1,7 @@
 """The images that a guest left behind: set aside under another name, deleted when their time is over.
 
+So is what a move that was rolled back has made at its destination, see `workers.images.way_back.keep_copy`.
+
 The rows say when. Which files they are the host wrote down itself: at the source's first step those that the guest's
 QEMU has open, and later those that it set aside.
 """
@@ -117,7 +119,7 @@ def set_aside(ctx: Context) -> None:
             disk.retired_path = names.get(disk.index)
             disk.retired_until = until
             if disk.index in found:
-                disk.retired_bytes = _taken(found[disk.index])
+                disk.retired_bytes = taken(found[disk.index])
     for planned in ctx.disks:
         ctx.guard()
         if planned.index in found:
@@ -195,7 +197,7 @@ def aside(ctx: Context, disk: PlannedDisk) -> str:
     return f"{disk.source_path}.drover-{ctx.job.id}"
 
 
-def _taken(status: os.stat_result) -> int:
+def taken(status: os.stat_result) -> int:
     """Of the file system: a block device takes nothing."""
     return 0 if stat.S_ISBLK(status.st_mode) else status.st_blocks * BLOCK
 
@@ -235,7 +237,7 @@ def delete_expired(settings: Settings) -> None:
     adopt(settings)
     with transaction() as session:
         expired = session.scalars(
-            select(Disk).join(Job).where(Job.source == settings.host, kept_images.expired())
+            select(Disk).join(Job).where(kept_images.on_host() == settings.host, kept_images.expired())
         ).all()
     for disk in expired:
         about = {"job": disk.job_id}
@@ -262,7 +264,7 @@ def delete_expired(settings: Settings) -> None:
                 "%s stays: no storage made it. The guest left it behind, and it was kept long enough", path, extra=about
             )
             continue
-        log.info("deleted %s: the guest left it behind, and it was kept long enough", path, extra=about)
+        log.info("deleted %s: it was kept long enough", path, extra=about)
     for job_id in {disk.job_id for disk in expired}:
         _delete_more(settings, job_id)
 
@@ -295,10 +297,13 @@ def forget(settings: Settings, job_id: int, path: Path) -> None:
 
 
 def make_room(settings: Settings) -> None:
-    """Where a file system gets full, delete the oldest of what is kept there, one after the other until it is not."""
+    """Where a file system gets full, delete the oldest of what is kept there, one after the other until it is not.
+
+    Copies of moves that were rolled back come first: no guest ever lived on them.
+    """
     while (image := _oldest_in_the_way(settings)) is not None:
         log.warning(
-            "%s is deleted before its time: its file system gets full. The guest %s left it behind",
+            "%s is deleted before its time: its file system gets full. It is kept for the guest %s",
             image.path,
             image.guest,
             extra={"job": image.job_id, "guest": image.guest},
@@ -308,9 +313,19 @@ def make_room(settings: Settings) -> None:
         delete_expired(settings)
 
 
+def drop_a_copy(settings: Settings, folders: Iterable[Path]) -> bool:
+    """Delete the oldest copy of a rolled back move in the file systems of these folders; false: there is none."""
+    with transaction() as session:
+        images = [image for image in kept_images.kept(session, host=settings.host) if image.copy]
+        copies = [image for folder in folders for image in kept_images.below(images, folder)]
+        kept_images.expire(session, copies[:1])
+    delete_expired(settings)
+    return bool(copies)
+
+
 def _oldest_in_the_way(settings: Settings) -> KeptImage | None:
     with transaction() as session:
-        images = kept_images.kept(session, host=settings.host)
+        images = sorted(kept_images.kept(session, host=settings.host), key=lambda image: not image.copy)
     return next((image for image in images if image.takes_bytes and not image.last_way_back and _cramped(image)), None)
 
 

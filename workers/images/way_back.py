@@ -4,6 +4,9 @@ A changed page on an image that is not what it is taken for would be silent corr
 same instant, at the switchover, what they build on: the source what its images were (`workers.images.evidence`), under
 the name of the bitmaps in which the destination's QEMU records all that the guest writes from then on. The name stands
 for one copy of one move. Whatever does not fit leads to a copy of everything, and is told.
+
+What a move that was rolled back has made at its destination is such a beginning as well if the copy was complete. Then
+the bitmaps are in the QEMU of the source, which the guest never left, see `workers.disks.kept_copy`.
 """
 
 import json
@@ -13,21 +16,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select, update
+from sqlalchemy import exists, select, update
 
-from drover.errors import DroverError, Transient, UnreadableDocument
+from drover.errors import DroverError, PreconditionFailed, Transient, UnreadableDocument
 from drover.settings import Settings
 from models import kept_images
 from models.database import transaction
 from models.evidence import Evidence
 from models.fleet import retention_of
-from models.job import Disk, Job
+from models.job import Disk, Event, Job
 from models.plan import PlannedDisk, SourceDisk
-from models.way_back import FormerImage, WayBack
+from models.way_back import COPY_RECORDED, FormerImage, WayBack
 from workers import files
 from workers.document_file import DocumentFile
 from workers.images import evidence, manifest, records, retention
 from workers.images.manifest import write_durably
+from workers.qemu import written
 from workers.step import Context, JobDirectory
 
 log = logging.getLogger(__name__)
@@ -60,10 +64,7 @@ def write_down(ctx: Context, bitmap: str, left: Mapping[str, Evidence]) -> None:
         image_format, kept_at = disk.source_format or disk.format, retention.aside(ctx, disk)
         seen = left.get(disk.source_path)
         why = "it is no file" if seen is None else _touched(Path(kept_at), seen)
-        if why is None and not manifest.only_a_disk(Path(kept_at), image_format, disk.virtual_size_bytes):
-            why = (
-                "it has snapshots or bitmaps, which would be out of date, a data file beside it, or more than the disk"
-            )
+        why = why or _more_than_a_disk(Path(kept_at), image_format, disk.virtual_size_bytes)
         if why is not None or seen is None:
             log.info("it will come back as a whole: %s: %s", kept_at, why)
             return
@@ -78,6 +79,91 @@ def write_down(ctx: Context, bitmap: str, left: Mapping[str, Evidence]) -> None:
             )
         )
     _write(ctx.settings, WayBack(guest=ctx.job.guest, job=ctx.job.id, bitmap=bitmap, images=tuple(images)))
+
+
+def _more_than_a_disk(image: Path, image_format: str, size_bytes: int) -> str | None:
+    if manifest.only_a_disk(image, image_format, size_bytes):
+        return None
+    return "it has snapshots or bitmaps, which would be out of date, a data file beside it, or more than the disk"
+
+
+def keep_copy(ctx: Context) -> None:
+    """The move is rolled back. Its images are set aside where they are of use for the next one. May be done again."""
+    way = _of_this_job(ctx) or _complete_copy(ctx)
+    if way is None:
+        return
+    _write(ctx.settings, way)
+    with ctx.record() as (session, job, _step):
+        kept_for = retention_of(session, ctx.settings.host, job.options.retention_s)
+        for disk in job.disks:
+            image = way.images[disk.index]
+            there = files.status(Path(image.path)) or files.status(Path(image.kept_at))
+            disk.retired_path, disk.retired_until = image.kept_at, ctx.claim.now() + kept_for
+            disk.retired_bytes = retention.taken(there) if there is not None else None
+    for image in way.images:
+        ctx.guard()
+        _set_aside(ctx, way, image)
+
+
+def _of_this_job(ctx: Context) -> WayBack | None:
+    """A worker that died has begun to keep its copy."""
+    return next((way for way in _known(ctx.settings) if way.job == ctx.job.id), None)
+
+
+def _complete_copy(ctx: Context) -> WayBack | None:
+    """What the images of this job are, if nothing but what the source has recorded is missing in them.
+
+    The NBD server must have closed them: one that was killed may take anything along that it had acknowledged.
+    """
+    bitmap = _bitmap_of_copy(ctx)
+    if bitmap is None or not all(ctx.directory.manifest.owns(Path(disk.destination_path)) for disk in ctx.disks):
+        return None
+    try:
+        images = tuple(_as_it_is(ctx, disk) for disk in ctx.disks)
+    except (OSError, DroverError) as error:
+        log.info("the copy is not kept: %s", error)
+        return None
+    return WayBack(guest=ctx.job.guest, job=ctx.job.id, bitmap=bitmap, images=images)
+
+
+def _bitmap_of_copy(ctx: Context) -> str | None:
+    """The source's, of what this copy lacks; None: there is none, or nothing is to be kept here."""
+    closed = ctx.directory.closed_images.read()
+    if closed is None:
+        return None
+    with transaction() as session:
+        recorded = exists().where(Event.job_id == ctx.job.id, Event.action == COPY_RECORDED)
+        wanted = retention_of(session, ctx.settings.host, ctx.job.options.retention_s)
+        if not wanted or not session.scalar(select(recorded)):
+            return None
+    return written.name(ctx.job.id, closed.nonce)
+
+
+def _as_it_is(ctx: Context, disk: PlannedDisk) -> FormerImage:
+    path = Path(disk.destination_path)
+    kept_at = path.with_name(f"{path.name}.drover-{ctx.job.id}")
+    seen = evidence.of(path)
+    why = "it is no file" if seen is None else "it is encrypted" if disk.key_secret is not None else None
+    why = why or ("its place is taken" if files.status(kept_at) is not None else None)
+    why = why or _more_than_a_disk(path, disk.format, disk.virtual_size_bytes)
+    if why is not None or seen is None:
+        raise PreconditionFailed(f"{path}: {why}")
+    return FormerImage(
+        path=disk.destination_path,
+        kept_at=str(kept_at),
+        format=disk.format,
+        virtual_size_bytes=disk.virtual_size_bytes,
+        chain=disk.chain,
+        evidence=seen,
+    )
+
+
+def _set_aside(ctx: Context, way: WayBack, image: FormerImage) -> None:
+    path = Path(image.path)
+    if ctx.directory.manifest.owns(path):
+        retention.remember(ctx.settings, way.job, image.kept_at, image.evidence.inode)
+        files.move(path, Path(image.kept_at).name)
+    ctx.directory.manifest.forget(path)
 
 
 def _write(settings: Settings, way: WayBack) -> None:
@@ -98,12 +184,21 @@ def expected(settings: Settings, guest: str, disks: Sequence[SourceDisk], planne
     if not known or not disks:
         return Choice()
     recorded = frozenset.intersection(*(frozenset(disk.written) for disk in disks))
-    way = next((way for way in known if way.bitmap in recorded), None)
-    if way is None:
+    ways = [(way, _differences(way, planned)) for way in known if way.bitmap in recorded]
+    if not ways:
         return Choice(
-            why="what has changed since it left is not known: its QEMU was started anew, it has been elsewhere "
+            why="what has changed since then is not known: its QEMU was started anew, it has been elsewhere "
             "meanwhile, or a disk of it is new or was made smaller meanwhile"
         )
+    fit = [(sum(disk.written[way.bitmap] for disk in disks), way) for way, why in ways if not why]
+    if not fit:
+        return Choice(why=ways[0][1])
+    changed, way = min(fit, key=lambda found: found[0])
+    return Choice(way=way, changed_bytes=changed)
+
+
+def _differences(way: WayBack, planned: Sequence[PlannedDisk]) -> str:
+    """Why these disks cannot be begun with what is kept; empty: nothing is against it."""
     differences = [why for disk in planned if (why := _unlike(disk, way)) is not None]
     if len(planned) != len(way.images):
         differences.append("it had another number of disks when it left")
@@ -112,8 +207,7 @@ def expected(settings: Settings, guest: str, disks: Sequence[SourceDisk], planne
         for image in way.images
         if (why := _touched(Path(image.kept_at), image.evidence)) is not None
     ]
-    changed = sum(disk.written[way.bitmap] for disk in disks)
-    return Choice(why="; ".join(differences)) if differences else Choice(way=way, changed_bytes=changed)
+    return "; ".join(differences)
 
 
 def _unlike(disk: PlannedDisk, way: WayBack) -> str | None:
@@ -213,12 +307,8 @@ def put_back(ctx: Context) -> None:
     left = []
     for image in way.images:
         ctx.guard()
-        path, kept_at = Path(image.path), Path(image.kept_at)
-        if ctx.directory.manifest.owns(path):
-            retention.remember(ctx.settings, way.job, image.kept_at, image.evidence.inode)
-            files.move(path, kept_at.name)
-        ctx.directory.manifest.forget(path)
-        left.append(evidence.of(kept_at))
+        _set_aside(ctx, way, image)
+        left.append(evidence.of(Path(image.kept_at)))
     _keep(ctx, way, kept=True)
     if None not in left and all(disk.delta_bytes is not None for disk in ctx.job.disks):
         images = [image.model_copy(update={"evidence": seen}) for image, seen in zip(way.images, left, strict=True)]

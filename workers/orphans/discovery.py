@@ -75,7 +75,8 @@ def _files(settings: Settings) -> list[Find]:
 
 
 def _retired(settings: Settings) -> list[Find]:
-    query = select(Disk.job_id, Disk.retired_path).join(Job).where(Job.source == settings.host, kept_images.expired())
+    here = kept_images.on_host() == settings.host
+    query = select(Disk.job_id, Disk.retired_path).join(Job).where(here, kept_images.expired())
     with transaction() as session:
         rows = session.execute(query).all()
     paths = ((job_id, Path(str(name))) for job_id, name in rows)

@@ -123,7 +123,7 @@ def _images(plan: DestinationPlan, settings: Settings, rules: HostPolicy, questi
     problems += [checks.disks.IMAGE_EXISTS.found(why) for why in places if why]
     try:
         made = disks if plan.way_back is None else []
-        room.check(made, settings, needed_files=plan.files, thin_factor=question.thin_factor)
+        room.check(made, settings, needed_files=plan.files, thin_factor=question.thin_factor, copies_give_way=True)
     except PreconditionFailed as error:
         problems.append(checks.disks.NO_ROOM.found(str(error)))
     return problems + [

@@ -39,7 +39,7 @@ from workers.qemu.disks import (
     source_disks,
     unnamed_images,
 )
-from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, connect
+from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost
 from workers.qemu.options import parse_command_line
 from workers.qemu.present_media import Drive
 from workers.qemu.refusals import command_line_refusals
@@ -61,9 +61,8 @@ async def inspect(question: Inspect, settings: Settings) -> Inspection:
     """
     owner = await asyncio.to_thread(sockets.listener, question.qmp)
     argv = _argv(owner.pid) if owner is not None else []
-    qmp = await asyncio.to_thread(monitors.free, argv, question.qmp)
     try:
-        async with connect(qmp) as monitor:
+        async with monitors.connected(argv, question.qmp) as (qmp, monitor):
             return await _describe(monitor, question.model_copy(update={"qmp": qmp}), settings)
     except MonitorLost as error:
         others = await asyncio.to_thread(monitors.why_none, argv)

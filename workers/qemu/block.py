@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from drover.errors import Transient
+from workers.qemu import drives
 from workers.qemu.monitor import CommandRefused, Monitor
 
 Sync = Literal["full", "top", "none"]
@@ -119,8 +120,17 @@ async def start_standing_mirror(monitor: Monitor, name: str, device: str) -> Non
     """
     await monitor.execute("block-dirty-bitmap-add", node=device, name=name, persistent=False, disabled=True)
     await _start_mirror(monitor, name, device, "none")
+    await stand_still(monitor, name, STANDS_S)
+
+
+async def stand_still(monitor: Monitor, name: str, timeout_s: float) -> None:
+    """Pause a mirror, until nothing of it is on its way.
+
+    Raises:
+        Transient: it goes on all the same.
+    """
     await monitor.execute("block-job-pause", device=name)
-    deadline = time.monotonic() + STANDS_S
+    deadline = time.monotonic() + timeout_s
     while (mirror := (await mirrors(monitor, [name])).get(name)) is None or mirror.status not in STANDING:
         if mirror is None or mirror.concluded or time.monotonic() > deadline:
             raise Transient(f"mirror {name} cannot be paused")
@@ -131,6 +141,22 @@ async def let_mirror_go_on(monitor: Monitor, name: str, device: str) -> None:
     """Somebody else has made both sides equal but for what it has recorded: it goes on, and may be used."""
     await monitor.execute("block-job-resume", device=name)
     await monitor.execute("block-dirty-bitmap-remove", node=device, name=name)
+
+
+async def unsent(monitor: Monitor, node: str) -> int | None:
+    """Bytes of this node that its mirror is to send again, in whole pieces; None: QEMU does not tell.
+
+    It keeps them in a bitmap without a name, on its own node above (10.0.2). What is on its way is in there no more.
+    """
+    chains = (await drives.chains(monitor)).values()
+    above = next((chain for chain in chains if any(each["node-name"] == node for each in chain)), [])
+    counts = [
+        bitmap["count"]
+        for each in above
+        for bitmap in each.get("dirty-bitmaps", ())
+        if each["drv"] == "mirror_top" and not bitmap.get("name")
+    ]
+    return sum(counts) if counts else None
 
 
 async def unproven(monitor: Monitor) -> set[str]:
@@ -320,6 +346,14 @@ async def _add_backing(monitor: Monitor, image: ExportedImage, level: int, below
         "blockdev-add", driver=driver, node_name=format_node, file=file_node, read_only=True, **{**ends, **below}
     )
     return format_node
+
+
+async def withdraw(monitor: Monitor, exports: Sequence[str], nodes: Sequence[str]) -> None:
+    """Close images that are offered: what was written to them is in their files then."""
+    await monitor.execute_each("block-export-del", ({"id": export, "mode": "hard"} for export in exports))
+    while await monitor.query("query-block-exports"):
+        await asyncio.sleep(0.0005)  # gone as soon as the last request is done
+    await monitor.execute_each("blockdev-del", ({"node_name": node} for node in nodes))
 
 
 async def exports(monitor: Monitor) -> set[str]:

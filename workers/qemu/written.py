@@ -5,7 +5,7 @@ until then the images are written by the NBD server, which is another process. T
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from workers.qemu.monitor import CommandRefused, Monitor
 FINEST = 1 << 12
 """Bytes that one bit stands for, at least: what a guest changes is mostly pages of its file systems."""
 BLANK, SECTOR = "drover-blank", 512
+SINCE = "drover-since"
 MOST_BITS = 1 << 24
 """2 MiB of memory for one disk. The bits of a larger one stand for more."""
 
@@ -48,6 +49,12 @@ class Disk:
 def name(job_id: int, nonce: str) -> str:
     """Of the bitmaps of a guest that a job moves by this copy: no other copy's are taken for it."""
     return f"{WRITTEN}{job_id}-{hashlib.sha256(nonce.encode()).hexdigest()[:12]}"
+
+
+def job_of(name: str) -> int | None:
+    """Whose bitmap that is; None: none of ours."""
+    number, _, _ = name.removeprefix(WRITTEN).partition("-")
+    return int(number) if number.isdecimal() else None
 
 
 async def disks(monitor: Monitor) -> dict[int, Disk]:
@@ -83,39 +90,82 @@ async def record(monitor: Monitor, name: str) -> dict[int, str]:
     found = await disks(monitor)
     for disk in found.values():
         for other in disk.bitmaps.keys() - {name}:
-            await monitor.execute("block-dirty-bitmap-remove", node=disk.node, name=other)
+            await forget(monitor, disk.node, other)
         if name not in disk.bitmaps:
-            await monitor.execute(
-                "block-dirty-bitmap-add",
-                node=disk.node,
-                name=name,
-                granularity=granularity(disk.size_bytes),
-                persistent=False,
-            )
+            await add(monitor, disk, name)
     return {index: disk.node for index, disk in found.items()}
 
 
-async def watch_size(monitor: Monitor, name: str, sizes: Mapping[str, int]) -> None:
+async def add(monitor: Monitor, disk: Disk, name: str) -> None:
+    """From now on what is written to this disk is recorded under this name."""
+    await monitor.execute(
+        "block-dirty-bitmap-add",
+        node=disk.node,
+        name=name,
+        granularity=granularity(disk.size_bytes),
+        persistent=False,
+    )
+
+
+async def forget(monitor: Monitor, node: str, name: str) -> None:
+    """Nothing is known by this name any more. If nothing is, nothing happens."""
+    for bitmap in (name, of_size(name)):
+        with suppress(CommandRefused):  # there is none
+            await monitor.execute("block-dirty-bitmap-remove", node=node, name=bitmap)
+
+
+async def narrow(monitor: Monitor, disk: Disk, name: str, over_there: Callable[[], Awaitable[bool]]) -> bool:
+    """Take out of a bitmap what was written before this instant, if the answer is that all of that is over there.
+
+    What is written while that is asked stays. A transaction waits for all requests that are on their way, so each of
+    them is either known to whoever answers or in the new bitmap, which is merged before anything is lost.
+    """
+    node, grain = disk.node, granularity(disk.size_bytes)
+    await _drop_since(monitor, node)  # of a worker that died
+    adding = {"node": node, "name": SINCE, "granularity": grain, "persistent": False}
+    await monitor.execute("transaction", actions=[{"type": "block-dirty-bitmap-add", "data": adding}])
+    try:
+        narrowed = await over_there()
+        if narrowed:
+            merging = {"node": node, "target": name, "bitmaps": [SINCE]}
+            actions = [
+                {"type": "block-dirty-bitmap-clear", "data": {"node": node, "name": name}},
+                {"type": "block-dirty-bitmap-merge", "data": merging},
+            ]
+            await monitor.execute("transaction", actions=actions)
+    finally:
+        await _drop_since(monitor, node)
+    return narrowed
+
+
+async def _drop_since(monitor: Monitor, node: str) -> None:
+    with suppress(CommandRefused):  # there is none
+        await monitor.execute("block-dirty-bitmap-remove", node=node, name=SINCE)
+
+
+async def watch_size(monitor: Monitor, name: str, sizes: Mapping[str, int], *, runs: bool = True) -> None:
     """From now on it shows if a disk is made smaller: what it loses then, and has as zeroes once it is larger again, is
     in no bitmap (10.0.2). Disks that have not the size that they had at the switchover, {node: bytes}, are left out.
 
     It is a bitmap that records nothing, whose last bit is set. QEMU shortens it with the disk, and the bit does not
-    come back. No command sets a bit, so it is merged from the bitmap of a node that holds nothing. The guest must run:
-    a QEMU that waits for its RAM ends when anything is written.
+    come back. No command sets a bit, so it is merged from the bitmap of a node that holds nothing. A QEMU that waits
+    for its RAM (`runs` is false) makes nodes that are not active, and ends when anything is written to one.
 
     Raises:
-        CommandRefused: QEMU knows no such bitmaps or nodes.
+        CommandRefused: QEMU knows no such bitmaps or nodes, or before 10.0 cannot activate one.
     """
     for disk in (await disks(monitor)).values():
         if name in disk.bitmaps and name not in disk.never_smaller and sizes.get(disk.node) == disk.size_bytes:
-            await _watch_size(monitor, of_size(name), disk, disk.bitmaps[name].granularity)
+            await _watch_size(monitor, of_size(name), disk, disk.bitmaps[name].granularity, runs=runs)
 
 
-async def _watch_size(monitor: Monitor, name: str, disk: Disk, grain: int) -> None:
+async def _watch_size(monitor: Monitor, name: str, disk: Disk, grain: int, *, runs: bool) -> None:
     bitmap: dict[str, Any] = {"name": name, "granularity": grain, "persistent": False}
     await _drop_blank(monitor)  # of a worker that died
     await monitor.execute("blockdev-add", driver="null-co", node_name=BLANK, size=disk.size_bytes)
     try:
+        if not runs:
+            await monitor.execute("blockdev-set-active", node_name=BLANK, active=True)
         await monitor.execute("block-dirty-bitmap-add", node=BLANK, **bitmap)
         last = f'qemu-io {BLANK} "write -z {disk.size_bytes - SECTOR} {SECTOR}"'
         await monitor.execute("human-monitor-command", command_line=last)

@@ -83,6 +83,7 @@ class _Watch:
         self.seen: dict[str, mirrors.Passed] = {}
 
     async def until_in_sync(self) -> None:
+        self.seen |= await asyncio.to_thread(mirrors.just_begun, self.ctx)
         events = self.monitor.listen(*EVENTS)
         while True:
             async with mirrors.unblocked(self.ctx, self.monitor):
@@ -137,8 +138,8 @@ class _Watch:
         found = self.meter.pace(states, self.bandwidth.limit_per_s)
         await self.slowdown.look(states)
         self.ctx.job.pace = found.model_copy(update={"slowed_per_s": self.slowdown.per_s})
-        await asyncio.to_thread(mirrors.record, self.ctx, states, self.seen, dict(self.bandwidth.given))
         await self.bandwidth.share(states)
+        await asyncio.to_thread(mirrors.record, self.ctx, states, self.seen, dict(self.bandwidth.given))
 
     async def give_up_on_silence(self, states: dict[str, Mirror]) -> None:
         """A link that drops packets causes no error for a quarter of an hour, by TCP's own timeout.

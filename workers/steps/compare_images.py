@@ -1,7 +1,9 @@
 """Between steps 6 and 7, on request: before the source's images are let go, both sides are compared end to end.
 
 The destination has a process answer what the guest's images hold there; the source compares. See `workers.proof`.
-Where they differ, or cannot be compared, the job stops and the source keeps all that it has.
+Where they differ the job stops and the source keeps all that it has. Where they cannot be compared, because the hosts
+do not reach each other, the job ends without a proof: the guest runs at the destination whatever its images are found
+to be, and its former ones stay until it has moved again.
 """
 
 import asyncio
@@ -50,7 +52,8 @@ class CompareImagesDestination(StepHandler):
 class CompareImagesSource(StepHandler):
     """Both sides of all disks are equal, but for what the guest has written since its switchover."""
 
-    name, side, attempts = "compare_images", Side.SOURCE, 5
+    name, side, attempts = "compare_images", Side.SOURCE, 8
+    """About two minutes of a link that is cut."""
 
     async def abandon(self, ctx: Context) -> bool:
         return False
@@ -59,14 +62,17 @@ class CompareImagesSource(StepHandler):
         if not ctx.job.options.verify:
             return True
         found = ctx.job.proof
-        return found is not None and found.finished and not found.bytes_different
+        return found is not None and (found.finished or found.not_proven is not None) and not found.bytes_different
 
     async def do(self, ctx: Context) -> None:
         ctx.note(proof=Proof())
         try:
             found = Proof(disks=await _compared(ctx), finished=True)
         except Transient as error:  # the process at the destination, or the way to it, may be gone
-            raise BeginAnew(str(error), Restart.PROOF) from error
+            if ctx.claim.attempt < self.attempts:
+                raise BeginAnew(str(error), Restart.PROOF) from error
+            _go_on_without(ctx, str(error))
+            return
         unwell = ctx.job.health is not None and ctx.job.health.problems
         ctx.note(proof=found, progress_at=ctx.claim.now(), way_back_needed=bool(found.bytes_different or unwell))
         if found.bytes_different:
@@ -75,6 +81,17 @@ class CompareImagesSource(StepHandler):
 
     async def rollback(self, ctx: Context) -> None:
         await reading.stop(ctx)
+
+
+def _go_on_without(ctx: Context, why: str) -> None:
+    ctx.note(proof=Proof(not_proven=why), way_back_needed=True)
+    job = ctx.job
+    sentence = (
+        f"the copy of {job.guest} is not proven: {why}. It runs on {job.destination}, and {job.source} keeps its "
+        "images of the instant of the switchover until it has moved again, or until `drover image purge --guest "
+        f"{job.guest} --last-way-back` gives them up"
+    )
+    ctx.tell("warning", sentence)
 
 
 async def _compared(ctx: Context) -> tuple[DiskProof, ...]:

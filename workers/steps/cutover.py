@@ -15,14 +15,14 @@ from models.documents import Downtime, RamProgress, renamed
 from models.guest import Guest
 from models.job import Side
 from workers.disks import nbd_server
-from workers.guest import given_back, incoming_qemu
+from workers.guest import given_back, incoming_qemu, size_watch
 from workers.guest.run_marker import SET_CONTENT
 from workers.images import manifest, retention
 from workers.launcher import units
 from workers.process import processes
 from workers.process.processes import Process
-from workers.qemu import migration, written
-from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost
+from workers.qemu import migration
+from workers.qemu.monitor import Monitor, MonitorLost
 from workers.step import Context, StepHandler
 from workers.switchover import supervisor, trace
 from workflows.migration.run_states import WENT_ON
@@ -90,7 +90,7 @@ class CutoverDestination(StepHandler):
         try:
             async with ctx.guest() as monitor:
                 await self._let_run(ctx, monitor)
-                await _watch_size(ctx, monitor)
+                await size_watch.begin(ctx, monitor, runs=True)
                 qemu = processes.process(monitor.pid)
         except MonitorLost as error:
             if incoming_qemu.running(ctx) is not None:
@@ -151,16 +151,3 @@ class CutoverDestination(StepHandler):
         launcher = units.now(ctx, qemu)
         with ctx.record() as (session, job, _step):
             session.get_one(Guest, job.guest).lives_on(job.destination, ctx.destination.qmp, identity, launcher)
-
-
-async def _watch_size(ctx: Context, monitor: Monitor) -> None:
-    """It is a condition of the way back by changes, and of nothing else."""
-    recorded = ctx.directory.recorded_nodes.read()
-    if recorded is None:
-        return  # an earlier version has begun the move
-    nodes = recorded.nodes
-    sizes = {nodes[disk.index]: disk.virtual_size_bytes for disk in ctx.disks if disk.index in nodes}
-    try:
-        await written.watch_size(monitor, written.name(ctx.job.id, ctx.served_at.nonce), sizes)
-    except CommandRefused as error:
-        log.warning("%s will go back as a whole: %s", ctx.job.guest, error)

@@ -20,7 +20,7 @@ from models.job_folder import RecordedNodes
 from workers import hooks
 from workers.convergence import ACTIONS, Escalation
 from workers.disks import mirrors, nbd_server, slow_writes
-from workers.guest import given_back, incoming_qemu, readiness
+from workers.guest import given_back, incoming_qemu, readiness, size_watch
 from workers.health import agent
 from workers.hooks import Point
 from workers.launcher import inhibitor
@@ -66,7 +66,8 @@ class MigrateRamDestination(StepHandler):
             await incoming_qemu.start(ctx)
         async with ctx.guest() as monitor:
             nodes = await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
-        ctx.directory.recorded_nodes.write(RecordedNodes(nodes=nodes))
+            ctx.directory.recorded_nodes.write(RecordedNodes(nodes=nodes))
+            await size_watch.begin(ctx, monitor, runs=False)
         await streams.serve(ctx, ctx.served_at.nonce)
         await hooks.run(ctx, Point.BEFORE_SWITCHOVER)
         await self._start_switch(ctx)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from models.job import Side
 from workers import hooks
-from workers.disks import delta, mirrors
+from workers.disks import delta, kept_copy, mirrors
 from workers.hooks import Point
 from workers.images import retention
 from workers.qemu import block, known_bugs, limits, target
@@ -41,6 +41,7 @@ class MirrorDisks(StepHandler):
                     return
                 async with mirrors.unblocked(ctx, monitor):
                     await limits.step_aside(monitor)
+                    await kept_copy.begin(ctx, monitor, missing)
                     await self._start(ctx, monitor, missing, rate)
             except CommandRefused as error:  # the NBD server cannot be reached, or it died: the destination must look
                 raise BeginAnew(str(error), Restart.NBD_SERVER) from error
@@ -95,6 +96,7 @@ class MirrorDisks(StepHandler):
         if ctx.held is not None and ctx.source_alive:
             async with ctx.guest() as monitor:
                 await delta.withdraw(ctx, monitor)
+                await kept_copy.keep(ctx, monitor)
                 await block.drop_mirrors(monitor, mirrors.names(ctx))
                 await limits.step_back(monitor)
         await streams.stop(ctx)

@@ -3,14 +3,14 @@
 import asyncio
 from pathlib import Path
 
-from drover.errors import Fatal, Transient
+from drover.errors import Fatal, PreconditionFailed, Transient
 from models.database import transaction
 from models.guest import Guest
 from models.job import Side
 from workers import hooks
 from workers.disks import ownership
 from workers.hooks import Point
-from workers.images import links, way_back
+from workers.images import links, manifest, retention, way_back
 from workers.images.way_back import Choice
 from workers.launcher import keep_out
 from workers.media import placing
@@ -36,7 +36,7 @@ class PrepareDestImage(StepHandler):
         disks = ctx.plan.disks
         choice = await asyncio.to_thread(way_back.chosen, ctx)
         if choice.way is None:
-            await asyncio.to_thread(_check_room, ctx)
+            await asyncio.to_thread(_have_room, ctx)
         await asyncio.to_thread(placing.make_folders, ctx)
         for disk in disks:
             ctx.guard()
@@ -50,6 +50,7 @@ class PrepareDestImage(StepHandler):
         ctx.guard()
         _nobody_uses(ctx)
         await asyncio.to_thread(way_back.put_back, ctx)
+        await asyncio.to_thread(way_back.keep_copy, ctx)
         await asyncio.to_thread(making.delete_all, ctx)
         await asyncio.to_thread(placing.take_back, ctx.directory, ctx.settings.directory)
         for disk in ctx.held.disks if ctx.held is not None else ():
@@ -62,9 +63,7 @@ async def _begin_images(ctx: Context, choice: Choice) -> None:
     """With what the guest left behind here, or with empty images; encrypted ones are made in `start_nbd`."""
     if choice.way is not None:
         await asyncio.to_thread(way_back.take, ctx, choice.way)
-        ctx.tell(
-            "way_back", f"{ctx.job.destination} has its images as they were when job {choice.way.job} moved it away"
-        )
+        ctx.tell("way_back", f"{ctx.job.destination} has images of it that job {choice.way.job} has left there")
         return
     if choice.why is not None:
         ctx.tell(
@@ -84,17 +83,30 @@ def _may_be_an_image(ctx: Context, path: Path) -> None:
     keep_out.clear(ctx.settings, path)
 
 
-def _check_room(ctx: Context) -> None:
+def _have_room(ctx: Context) -> None:
+    """Copies of moves that were rolled back give way."""
+    folders = {manifest.existing_parent(Path(disk.destination_path)) for disk in ctx.disks}
+    while (lacking := _lacks_room(ctx)) is not None:
+        ctx.guard()
+        if not retention.drop_a_copy(ctx.settings, folders):
+            raise lacking
+
+
+def _lacks_room(ctx: Context) -> PreconditionFailed | None:
     with transaction() as session:
         guest = session.get(Guest, ctx.job.guest)
-    room.check(
-        ctx.plan.disks,
-        ctx.settings,
-        needed_files=ctx.destination.files,
-        thin_factor=ctx.job.options.thin_factor,
-        allocated_bytes=guest.allocated_bytes if guest is not None else None,
-        job_id=ctx.job.id,
-    )
+    try:
+        room.check(
+            ctx.plan.disks,
+            ctx.settings,
+            needed_files=ctx.destination.files,
+            thin_factor=ctx.job.options.thin_factor,
+            allocated_bytes=guest.allocated_bytes if guest is not None else None,
+            job_id=ctx.job.id,
+        )
+    except PreconditionFailed as error:
+        return error
+    return None
 
 
 def _nobody_uses(ctx: Context) -> None:

@@ -56,6 +56,7 @@ class StartNbd(StepHandler):
             if ctx.destination.tpm is not None:
                 ctx.guard()
                 await tpm.take_back(ctx.destination.tpm)
+        await nbd_server.close(ctx)  # whatever is sent to it no more: its images may be kept
         await nbd_server.stop(ctx)
         await streams.stop(ctx)
 

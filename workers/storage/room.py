@@ -13,6 +13,7 @@ from drover.errors import PreconditionFailed, UnreadableDocument
 from drover.settings import Settings
 from models import kept_images
 from models.database import transaction
+from models.kept_images import KeptImage
 from models.plan import PlannedDisk, PlannedFile
 from models.storage import GUESTS, THIN_FACTOR, Storage, counted_bytes
 from workers import files
@@ -35,6 +36,7 @@ def check(
     thin_factor: float | None = None,
     allocated_bytes: int | None = None,
     job_id: int | None = None,
+    copies_give_way: bool = False,
 ) -> None:
     """Every file system must have room for the images that it will hold, and for those that are on their way to it.
 
@@ -47,6 +49,7 @@ def check(
         thin_factor: of this move alone; None: as it is set for the storage.
         allocated_bytes: what the images take at the source by now; None: what they took when the move was planned.
         job_id: the job that brings them, which is not counted twice.
+        copies_give_way: copies of moves that were rolled back are deleted once the room is needed.
 
     Raises:
         PreconditionFailed: one has not; the text has the missing size.
@@ -70,9 +73,10 @@ def check(
             example.setdefault(device, path)
     for device, size in needed.items():
         promised = _promised(device, factor, ours, but_for=job_id)
+        folder = manifest.existing_parent(example[device])
         free = manifest.free_bytes(example[device]) - RESERVE_BYTES - promised
+        free += _of_copies(folder, ours) if copies_give_way else 0
         if size > free:
-            folder = manifest.existing_parent(example[device])
             raise PreconditionFailed(_too_little(folder, size, free, promised) + _kept(folder, ours))
 
 
@@ -84,10 +88,18 @@ def _too_little(folder: Path, size: int, free: int, promised: int) -> str:
     )
 
 
+def _of_copies(folder: Path, ours: Settings) -> int:
+    return sum(image.takes_bytes or 0 for image in _kept_in(folder, ours) if image.copy)
+
+
+def _kept_in(folder: Path, ours: Settings) -> list[KeptImage]:
+    with transaction() as session:
+        return kept_images.below(kept_images.kept(session, host=ours.host), folder)
+
+
 def _kept(folder: Path, ours: Settings) -> str:
     """What could be deleted at once, if there is something."""
-    with transaction() as session:
-        images = kept_images.below(kept_images.kept(session, host=ours.host), folder)
+    images = _kept_in(folder, ours)
     if not (size := sum(image.takes_bytes or 0 for image in images)):
         return ""
     return f" (images that guests left behind take {words.size(size)} there: `drover image purge --host {ours.host}`)"

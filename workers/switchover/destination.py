@@ -12,7 +12,7 @@ from drover.errors import DroverError
 from workers import files
 from workers.guest.run_marker import SET_CONTENT
 from workers.images import manifest
-from workers.qemu import balloon, bitmaps, limits, migration
+from workers.qemu import balloon, bitmaps, block, limits, migration
 from workers.qemu.monitor import Monitor, connect
 from workers.switchover import channel
 from workers.switchover.channel import Channel, PeerLost
@@ -94,12 +94,7 @@ class Destination:
 
     async def release(self) -> dict[str, Any]:
         """Take the exports and their nodes away: QEMU can then lock the images itself."""
-        await self.nbd_server.execute_each(
-            "block-export-del", ({"id": export, "mode": "hard"} for export in self.order.exports)
-        )
-        while await self.nbd_server.query("query-block-exports"):
-            await asyncio.sleep(0.0005)  # gone as soon as the last request is done
-        await self.nbd_server.execute_each("blockdev-del", ({"node_name": node} for node in self.order.nodes))
+        await block.withdraw(self.nbd_server, self.order.exports, self.order.nodes)
         self.journal.write("released")
         return {}
 

@@ -44,6 +44,7 @@ def test_a_remedy_names_commands_and_options_that_exist(kind: Kind) -> None:
         (["-object", '{"qom-type":"tdx-guest","id":"tdx0"}'], "encrypted-memory"),
         (["-device", "scsi-block,drive=d"], "passthrough"),
         (["-device", "pci-serial-2x,chardev1=c"], "crashes-qemu"),
+        (["-device", "cxl-type3,bus=rp0,volatile-memdev=m"], "cxl-memory"),
         (["-device", "uefi-vars-x64,jsonfile=/hosts/a/vars"], "uefi-variables"),
         (["-device", "virtio-input-host-pci,evdev=/dev/input/event0"], "passthrough"),
         (["-object", "input-linux,id=i,evdev=/dev/input/event0"], "passthrough"),

@@ -38,6 +38,7 @@ _TIED_DEVICES = {
     "vhost-": checks.ties.VHOST_USER,
     "virtio-9p": checks.ties.SHARED_FOLDER,
     "virtio-pmem": checks.machine.PMEM,
+    "cxl-type3": checks.machine.CXL,
     "pci-serial-2x": checks.machine.CRASHES_QEMU,
 }
 _TIED_OBJECTS = {

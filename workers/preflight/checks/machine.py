@@ -72,6 +72,13 @@ SAME_MEMORY = Kind(
     remedy="restart the guest with a folder as `mem-path`, with memory-backend-memfd, or with a file below its host's "
     "guest root",
 )
+CXL = Kind(
+    name="cxl-memory",
+    what="memory on CXL (`cxl-type3`)",
+    why="QEMU sends nothing of this memory: its block has no name",
+    remedy="restart the guest with a NUMA node of its own, or a pc-dimm, for that memory",
+    explains=frozenset({"other-machine"}),
+)
 PMEM = Kind(
     name="virtio-pmem",
     what="a file of the host as memory of the guest (virtio-pmem)",

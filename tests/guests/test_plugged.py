@@ -134,9 +134,9 @@ CPU_HOTPLUG = 0xAF00
 
 def eject_cpu(guest: Guest, number: int, path: str) -> None:
     """As an operating system does it when it is asked for."""
-    guest("human-monitor-command", command_line=f"o/l {CPU_HOTPLUG:#x} 0")  # its firmware knows of unplugging
+    guest("human-monitor-command", command_line=f"o/b {CPU_HOTPLUG:#x} 0")  # its firmware knows of unplugging
     guest("device_del", id=path)
-    for command in (f"o/l {CPU_HOTPLUG:#x} {number}", f"o/b {CPU_HOTPLUG + 4:#x} 8"):
+    for command in (f"o/w {CPU_HOTPLUG:#x} {number}", f"o/b {CPU_HOTPLUG + 4:#x} 8"):
         guest("human-monitor-command", command_line=command)
 
 

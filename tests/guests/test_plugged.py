@@ -161,7 +161,9 @@ def test_a_cpu_that_the_guest_was_started_with_and_that_went_is_not_there(tmp_pa
     cpus = sorted(slot["qom-path"] for slot in guest("query-hotpluggable-cpus"))
     eject_cpu(guest, 2, max(cpus, key=lambda path: int(path.rpartition("[")[2].rstrip("]"))))
     for turn in range(3):
-        guest, argv = moved(guest, places[turn % 2], places[(turn + 1) % 2], start)
+        arrived, argv = moved(guest, places[turn % 2], places[(turn + 1) % 2], start)
+        guest.close()
+        guest = arrived
         assert smp(argv) == "cpus=2,maxcpus=3,sockets=3"
         assert len(guest("query-cpus-fast")) == 2
         assert unplugged_cpus(2, argv) == []

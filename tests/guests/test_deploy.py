@@ -204,7 +204,7 @@ def test_the_page_about_rotation_is_followed_while_a_guest_moves(fleet: Fleet, g
     to = "hv1" if found["host"] == "hv2" else "hv2"
     job = json.loads(fleet.drover("migrate", "web", "--to", to, "--hold", "--json"))["id"]
     shown = ("job", "show", str(job), "--json")
-    until("it is in sync", lambda: "hold" in str(json.loads(fleet.drover(*shown))["wait_reason"]), every_s=0.5)
+    until("it is in sync", lambda: json.loads(fleet.drover(*shown))["disks"][0]["ready_at"], every_s=0.5)
     fleet.follow("run", page=ROTATION)
     _hand_over(fleet, "hv1")
     fleet.follow("settle", page=ROTATION)

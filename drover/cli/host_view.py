@@ -1,5 +1,7 @@
 """How hosts are shown, as text or as JSON."""
 
+from datetime import timedelta
+
 from drover import words
 from drover.cli import output
 from drover.cli.backend import operations
@@ -7,11 +9,12 @@ from drover.cli.fleet_view import shown
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, settings
 from models.base import Document
-from models.host import Host, HostState
+from models.budget import BandwidthHours
+from models.host import HostState
 from workers.trust import host_key, known_hosts
 from workers.trust.policy import PUBLIC_KEY
 from workflows import selectors
-from workflows.fleet_limits import OF_ONE_HOST, spelled
+from workflows.fleet_limits import spelled
 
 
 def listed(selector: str | None, *, as_json: bool) -> None:
@@ -96,28 +99,20 @@ def _hypervisor() -> Settings:
     return ours
 
 
-def described(host: Host, *, as_json: bool) -> None:
+def described(host: Document, *, as_json: bool) -> None:
     """Print what a host has of its own."""
     if as_json:
-        kept_for = host.retention
-        hours = host.bandwidth_hours
-        own = {
-            "bandwidth_bytes_per_s": host.bandwidth_bytes_per_s,
-            "bandwidth_hours": hours.json_object()["hours"] if hours is not None else [],
-        }
-        output.emit(
-            {
-                "name": host.name,
-                **own,
-                "retention_s": kept_for.total_seconds() if kept_for is not None else None,
-                "labels": host.labels,
-            }
-        )
+        output.emit(host)
         return
-    own = {name: getattr(host, name) for name in OF_ONE_HOST}
+    kept_for = host["retention_s"]
+    own = {
+        "bandwidth_bytes_per_s": host["bandwidth_bytes_per_s"],
+        "bandwidth_hours": BandwidthHours.read({"hours": host["bandwidth_hours"]}) if host["bandwidth_hours"] else None,
+        "retention": None if kept_for is None else timedelta(seconds=kept_for),
+    }
     told = [
         f"{spelled(name)} {'as the fleet' if value is None else shown(name, value)}"
         for name, value in own.items()
         if value is not None or name != "bandwidth_hours"
     ]
-    output.say(f"{host.name}: {', '.join(told)}, labels {selectors.shown(host.labels) or 'none'}")
+    output.say(f"{host['name']}: {', '.join(told)}, labels {selectors.shown(host['labels']) or 'none'}")

@@ -98,9 +98,7 @@ def _recipe(dice: random.Random) -> Recipe:
 def main() -> None:
     options = _options()
     RESULTS.parent.mkdir(exist_ok=True)
-    seeds = (
-        [options.allowed_hosts] if options.allowed_hosts else [options.seed + number for number in range(options.moves)]
-    )
+    seeds = [options.only] if options.only else [options.seed + number for number in range(options.moves)]
     outcomes = []
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress, RESULTS.open("w") as file:
@@ -111,7 +109,7 @@ def main() -> None:
             file.flush()
             progress.console.print(report.line(outcome), soft_wrap=True)
             progress.advance(bar)
-    if not options.allowed_hosts:
+    if not options.only:
         report.write_soak(outcomes, options.seed)
     sys.exit(1 if any(outcome.problems for outcome in outcomes) else 0)
 

@@ -94,7 +94,7 @@ def test_retry(database: None) -> None:
     assert drover("job", "retry", str(number)).exit_code == 2
 
 
-def test_a_move_that_was_rolled_back_tells_no_times_of_parts_that_are_those_of_the_rollback() -> None:
+def test_a_move_that_was_rolled_back_tells_no_times_of_parts_that_are_those_of_the_rollback(database: None) -> None:
     number = insert_job(JobState.ROLLED_BACK)
     with transaction() as session:
         job = session.get_one(Job, number)

@@ -22,7 +22,7 @@ docs: setup ## Write the pages that show the code anew, build the site (build/si
 test: check ## Check, then run the whole suite, real guests included
 	.venv/bin/pytest -n auto
 
-test-guests: setup ## Move a guest of every launch line that we know there and back (root; about twenty minutes)
+test-guests: setup ## Move a guest of every launch line that we know there and back (root; about half an hour)
 	.venv/bin/pytest -m 'guests or all_lines' tests/guests/test_launch_lines.py
 
 chaos: setup ## Run the whole crash matrix and write docs/explanation/crash-matrix.md (LANES=2 labs at a time; about two hours)

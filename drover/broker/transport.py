@@ -56,7 +56,7 @@ class FromFile(CredentialProvider):
         return (self.user, password) if self.user else (password,)
 
 
-class Ours:
+class OurChannel:
     """What our channels have in common."""
 
     def _get_client(self) -> Any:
@@ -71,11 +71,11 @@ class Ours:
         return parameters
 
 
-class Channel(Ours, transport.Channel):
+class Channel(OurChannel, transport.Channel):
     """On the Redis of the URL."""
 
 
-class SentinelChannel(Ours, transport.SentinelChannel):
+class SentinelChannel(OurChannel, transport.SentinelChannel):
     """On the master that the Sentinels name."""
 
 

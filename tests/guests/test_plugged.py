@@ -134,8 +134,9 @@ CPU_HOTPLUG = 0xAF00
 
 def eject_cpu(guest: Guest, number: int, path: str) -> None:
     """As an operating system does it when it is asked for."""
+    guest("human-monitor-command", command_line=f"o/b {CPU_HOTPLUG:#x} 0")  # its firmware knows of unplugging
     guest("device_del", id=path)
-    for command in (f"o/l {CPU_HOTPLUG:#x} 0", f"o/l {CPU_HOTPLUG:#x} {number}", f"o/b {CPU_HOTPLUG + 4:#x} 8"):
+    for command in (f"o/w {CPU_HOTPLUG:#x} {number}", f"o/b {CPU_HOTPLUG + 4:#x} 8"):
         guest("human-monitor-command", command_line=command)
 
 
@@ -160,7 +161,9 @@ def test_a_cpu_that_the_guest_was_started_with_and_that_went_is_not_there(tmp_pa
     cpus = sorted(slot["qom-path"] for slot in guest("query-hotpluggable-cpus"))
     eject_cpu(guest, 2, max(cpus, key=lambda path: int(path.rpartition("[")[2].rstrip("]"))))
     for turn in range(3):
-        guest, argv = moved(guest, places[turn % 2], places[(turn + 1) % 2], start)
+        arrived, argv = moved(guest, places[turn % 2], places[(turn + 1) % 2], start)
+        guest.close()
+        guest = arrived
         assert smp(argv) == "cpus=2,maxcpus=3,sockets=3"
         assert len(guest("query-cpus-fast")) == 2
         assert unplugged_cpus(2, argv) == []

@@ -169,6 +169,10 @@ def tree_with(line: str) -> tuple[str, ...]:
         ("MCFG = 2952790016 (0xb0000000)", "MCFG = -1 (0xffffffffffffffff)"),
         ("bar 0: mem at 0xfea10000 [0xfea13fff]", "bar 0: mem at 0xffffffffffffffff [0x3ffe]"),
         ("class VGA, addr 01:02.0, pci id 1:2 (sub 3:4)", "class VGA, addr 00:02.0, pci id 1:2 (sub 3:4)"),
+        (
+            "class PCI bridge, addr 00:02.0, pci id 1b36:000c (sub 00e0:0000)",
+            "class PCI bridge, addr 00:02.0, pci id 1b36:000c (sub 0000:0000)",
+        ),
         ('drive = "#block123"', 'drive = "#block456"'),
         ('netdev = "#net071"', 'netdev = "#net172"'),
         ('chardev = "/hosts/a/x"', 'chardev = "/hosts/b/x"'),
@@ -189,6 +193,7 @@ def test_what_firmware_guest_or_host_decide_is_no_difference(source: str, destin
         ("port 1, guest on, host on, throttle off", "port 2, guest on, host on, throttle off"),
         ("bar 0: mem at 0xfea10000 [0xfea13fff]", "bar 0: mem at 0xffffffffffffffff [0x1ffe]"),
         ("class VGA, addr 00:02.0, pci id 1:2 (sub 3:4)", "class VGA, addr 00:03.0, pci id 1:2 (sub 3:4)"),
+        ("class VGA, addr 00:02.0, pci id 1:2 (sub 3:4)", "class VGA, addr 00:02.0, pci id 1:2 (sub 3:5)"),
         ('chardev = "charserial0"', 'chardev = "charserial1"'),
         ('netdev = "net0"', 'netdev = "net1"'),
         ('netdev = "#net071"', 'netdev = ""'),

@@ -155,6 +155,8 @@ def test_a_policy_that_is_not_understood_allows_nothing(tmp_path: Path, text: st
         "-chardev socket,id=c,path=/srv/guests/other/qmp,server,noserver",
         "-serial unix:/srv/guests/other/qmp",
         "-netdev stream,id=n,addr.type=unix,addr.path=/srv/guests/other/qmp",
+        "-nic stream,addr.type=unix,addr.path=/srv/guests/other/qmp",
+        "-netdev dgram,id=n,local.type=inet,remote.type=unix,remote.path=/srv/guests/other/qmp",
     ],
 )
 def test_a_guest_is_not_connected_to_sockets_of_others(words: str) -> None:

@@ -1,5 +1,6 @@
 """What a QEMU that has ended left behind."""
 
+import socket
 import tempfile
 from pathlib import Path
 
@@ -23,6 +24,25 @@ def test_memory_that_a_qemu_left_is_in_the_way_until_it_is_removed_and_a_folder_
     run_files.unlink_left_over(permissions.written(argv))
     assert list(run_files.in_the_way(permissions.written(argv))) == []
     assert (memory.exists(), folder.exists(), log.exists()) == (False, True, True)
+
+
+def test_a_program_that_the_guest_speaks_with_is_not_in_the_way(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(f"{tmp_path}/events.sock")
+        theirs.listen()
+        argv = ["qemu", "-chardev", f"socket,id=e,path={tmp_path}/events.sock,reconnect-ms=5000"]
+        argv += ["-netdev", f"stream,id=n,server=off,addr.type=unix,addr.path={tmp_path}/events.sock"]
+        argv += ["-netdev", f"dgram,id=d,local.type=unix,local.path={tmp_path}/d,remote.path={tmp_path}/events.sock"]
+        made = list(permissions.written(argv))
+        assert [each.path for each in made] == [f"{tmp_path}/d"]
+        assert list(run_files.in_the_way(made)) == []
+
+
+def test_sound_that_a_qemu_has_written_is_its_own(tmp_path: Path) -> None:
+    sound = tmp_path / "out.wav"
+    sound.write_bytes(b"RIFF\0\0")
+    argv = ["qemu", "-audiodev", f"wav,id=w,path={sound}"]
+    assert list(run_files.left_over(permissions.written(argv))) == [sound]
 
 
 @pytest.mark.parametrize(

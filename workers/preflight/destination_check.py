@@ -14,7 +14,7 @@ from drover.settings import Settings
 from models import preflight
 from models.host_rpc import PlanDestination
 from models.plan import DestinationPlan, Inspection, PlannedDisk, Statement
-from models.preflight import Check
+from models.preflight import Check, Verdict
 from workers import files, hooks, registration
 from workers.files import UnsafePath
 from workers.guest import run_files
@@ -51,7 +51,7 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     source = told.inspection
     plan, problems = derivation.derive(told, settings, rules, question.chain, question.layout)
     if problems:
-        raise _refused(cannot, problems, settings)
+        raise _refused(cannot, source, problems, settings)
     needed, against = await asyncio.to_thread(destination.looked_up, plan.files, settings, rules, question.guest)
     plan = plan.model_copy(update={"files": needed})
     problems += against + _programs() + _memory(source.memory_bytes)
@@ -68,15 +68,17 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     if question.tried and not problems:
         problems += await trial.tried(source, plan, settings)
     if problems:
-        raise _refused(cannot, problems, settings)
+        raise _refused(cannot, source, problems, settings)
     warned = [*plan.checks, *await asyncio.to_thread(units.limits_left, source.launcher)]
     told_of = {"warnings": preflight.warnings(warned), "checks": checks.completed("destination", warned)}
     return plan.model_copy(update=told_of)
 
 
-def _refused(cannot: str, problems: Sequence[Check], settings: Settings) -> HostRefused:
-    found = checks.told_once(problems)
-    return HostRefused(cannot + "; ".join(preflight.refusals(found)), host=settings.host, checks=found)
+def _refused(cannot: str, source: Inspection, problems: Sequence[Check], settings: Settings) -> HostRefused:
+    """What follows from what the source has against it already is no reason of its own."""
+    there = [check for check in source.checks if check.verdict is Verdict.REFUSE]
+    found = [check for check in checks.told_once([*there, *problems]) if check not in there]
+    return HostRefused(cannot + "; ".join(preflight.refusals(found or there)), host=settings.host, checks=found)
 
 
 def _wanted(question: PlanDestination, rules: HostPolicy) -> list[Check]:

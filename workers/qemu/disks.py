@@ -40,8 +40,9 @@ class _Medium:
     inserted: Reply
     """The node with the image's format, below filters."""
     file_node: str | None
-    protocol: str
-    """The driver of that node."""
+    """The lowest node."""
+    below: tuple[Reply, ...]
+    """The nodes below that with the format, from there down to it."""
     path: str
 
     @property
@@ -53,6 +54,12 @@ class _Medium:
     def specific(self) -> Reply:
         data: Reply = self.image.get("format-specific", {}).get("data", {})
         return data
+
+    @property
+    def protocol(self) -> str:
+        """What the format lies on: the driver of the first node below that is no plain view of the next."""
+        drivers = [str(node["drv"]) for node in (self.inserted, *self.below)]
+        return next((driver for driver in drivers[1:] if driver != "raw"), drivers[-1])
 
     @property
     def shown(self) -> str:
@@ -89,26 +96,29 @@ def _medium(entry: Reply, nodes: Mapping[str, Reply], stats: Reply) -> _Medium:
         stats = stats["parent"]
         inserted = nodes[stats["node-name"]]
         top = inserted["node-name"] if ours else top
-    file_node = stats.get("parent", {}).get("node-name")
-    if inserted["drv"] in FILES:
-        file_node = inserted["node-name"]
+    below = tuple(nodes[name] for name in _names_below(stats) if name in nodes)
+    lowest = below[-1] if below else inserted
     return _Medium(
         device=entry.get("device", ""),
         qdev=entry.get("qdev", ""),
         top=top,
         inserted=inserted,
-        file_node=file_node,
-        protocol=str(nodes.get(file_node or "", inserted)["drv"]),
-        path=_path(inserted, nodes.get(file_node or "")),
+        file_node=lowest["node-name"] if below or inserted["drv"] in FILES else None,
+        below=below,
+        path=_path(inserted, lowest),
     )
 
 
-def _path(inserted: Reply, file_node: Reply | None) -> str:
+def _names_below(stats: Reply) -> Iterator[str]:
+    while "parent" in stats:
+        stats = stats["parent"]
+        yield str(stats.get("node-name"))
+
+
+def _path(inserted: Reply, lowest: Reply) -> str:
     """The image's file. A node opened with unusual options shows `json:{...}` instead of a name."""
     name = str(inserted["image"]["filename"])
-    if name.startswith("json:") and file_node is not None:
-        return str(file_node["image"]["filename"])
-    return name
+    return str(lowest["image"]["filename"]) if name.startswith("json:") else name
 
 
 def source_disks(
@@ -211,7 +221,7 @@ def _disk(index: int, medium: _Medium) -> SourceDisk:
         allocated_bytes=size if driver == "luks" else taken,  # what was never written is no zeroes there
         cluster_size_bytes=image.get("cluster-size"),
         create_options=_create_options(medium),
-        chain=chain_of(image),
+        chain=chain_of(image) if driver in FORMATS else (),  # of a filter it is what it filters
         data_file=medium.specific.get("data-file"),
         key_secret=_key_secret(image),
         bitmaps=tuple(bitmap["name"] for bitmap in _bitmaps(medium) if bitmap["persistent"]),
@@ -294,8 +304,11 @@ def disk_refusals(
 
 def _refused(medium: _Medium) -> Iterator[Check]:
     driver = medium.inserted["drv"]
-    if medium.protocol in REMOTE or (driver in FORMATS and medium.protocol not in {*FILES, *FILTERS, "host_cdrom"}):
+    if medium.protocol in REMOTE:
         yield checks.disks.REMOTE_IMAGE.of(medium.shown)
+        return
+    if driver in FORMATS and medium.protocol not in {*FILES, *FILTERS, "host_cdrom"}:
+        yield checks.disks.IMAGE_FORMAT.found(f"{medium.shown}: a {medium.protocol} node is below")
         return
     for level in chain_of(medium.image):
         if level.format in NOT_MIGRATED:
@@ -321,7 +334,7 @@ def _reasons(medium: _Medium) -> dict[Kind, bool]:
         checks.disks.FURTHER_KEYS: sum(slot["active"] for slot in encryption.get("slots", ())) > 1,
         checks.disks.DATA_FILE_JOINED: "data-file" in specific,
         checks.disks.DIRTY_BITMAPS: bool(unusable),
-        checks.disks.PARTIAL_IMAGE: _is_partial(image),
+        checks.disks.PARTIAL_IMAGE: any(map(_is_partial, (image, *(node["image"] for node in medium.below)))),
         checks.disks.CORRUPT_IMAGE: bool(specific.get("corrupt")),
     }
 

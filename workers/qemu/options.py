@@ -145,6 +145,12 @@ class Option:
         bare = [value for key, value in self.pairs() if key is None]
         return "noserver" not in bare and all(value in TRUE for value in said) and bool(said or "server" in bare)
 
+    def dotted(self) -> dict[str, str]:
+        """All of it, by dotted keys: `local.path`."""
+        if self.is_json():
+            return {key: json_text.spelled(value) for key, value in json_text.flat(self.tree())}
+        return {key: value for key, value in self.pairs() if key is not None}
+
     def leaves(self) -> Iterator[tuple[str, str]]:
         """Every (last part of the key, text value), however deeply nested."""
         if self.is_json():

@@ -275,8 +275,10 @@ def _connected(option: Option) -> Iterator[str]:
     """The Unix sockets at which it does not listen itself."""
     if option.listens:
         return
-    kind = option.driver
-    if (option.name == "chardev" and kind == "socket") or (option.name == "netdev" and kind in {"stream", "dgram"}):
+    kind, said = option.driver, option.dotted()
+    if option.name in NETWORKS and kind in {"stream", "dgram"}:
+        yield from (said[key] for key in ("addr.path", "remote.path") if key in said)
+    elif option.name == "chardev" and kind == "socket":
         yield from (value for key, value in option.leaves() if key == "path")
     elif option.name in CHANNELS_AND_GDB and (option.value or "").removeprefix("mon:").startswith("unix:"):
         yield str(_path(option, option.pairs()[0][1]))
@@ -304,8 +306,11 @@ def written(argv: Sequence[str]) -> Iterator[Made]:
     for option in parse_command_line(argv):
         if option.name in {"drive", "blockdev", "global"}:
             continue
+        connected = set(_connected(option))
         for key, value in _values(option):
             path = _path(option, value)
+            if path in connected:
+                continue  # somebody else listens there
             if path is None or path.startswith(DEVICES) or key in PROGRAM_KEYS or _only_read(option, key):
                 continue
             made_anew = option.listens or option.name in {"vnc", "spice", "display", "mem-path", "netdev"}
@@ -321,9 +326,9 @@ def _shares(option: Option) -> bool:
 
 def _is_own(option: Option) -> bool:
     """Memory that is not shared may be read from a template."""
-    if option.name == "object" and option.kind.startswith("memory-backend-"):
-        return _shares(option)
-    return option.name in {"chardev", *CHANNELS_AND_GDB} or (option.name == "object" and option.kind == "filter-dump")
+    if option.name == "object":
+        return option.kind == "filter-dump" or (option.kind.startswith("memory-backend-") and _shares(option))
+    return option.name in {"audiodev", "chardev", *CHANNELS_AND_GDB}
 
 
 def _user(option: Option, rules: Rules) -> Iterator[str]:

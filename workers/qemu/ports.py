@@ -6,7 +6,6 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from workers.qemu.json_text import flat, spelled
 from workers.qemu.options import CHANNELS_AND_GDB, NETWORKS, TRUE, Option, parse_command_line
 
 FIRST_VNC = 5900
@@ -61,7 +60,7 @@ def _none(_option: Option) -> Iterator[Port]:
 
 
 def _network(option: Option) -> Iterator[Port]:
-    kind, said = option.driver, _said(option)
+    kind, said = option.driver, option.dotted()
     if kind == "user":
         yield from _forwarded(option)
     elif kind == "socket" and (found := _DISPLAY.fullmatch(said.get("listen", ""))):
@@ -72,13 +71,6 @@ def _network(option: Option) -> Iterator[Port]:
         yield from _at(option, said.get("addr.host", ""), said.get("addr.port"))
     elif kind == "dgram" and "remote.host" in said:  # else it is a group, which many may join
         yield from _at(option, said.get("local.host", ""), said.get("local.port"), socket.SOCK_DGRAM)
-
-
-def _said(option: Option) -> dict[str, str]:
-    """All of it, by dotted keys."""
-    if option.is_json():
-        return {key: spelled(value) for key, value in flat(option.tree())}
-    return {key: value for key, value in option.pairs() if key is not None}
 
 
 def _chardev(option: Option) -> Iterator[Port]:

@@ -38,6 +38,8 @@ _TIED_DEVICES = {
     "vhost-": checks.ties.VHOST_USER,
     "virtio-9p": checks.ties.SHARED_FOLDER,
     "virtio-pmem": checks.machine.PMEM,
+    "cxl-type3": checks.machine.CXL,
+    "pci-serial-2x": checks.machine.CRASHES_QEMU,
 }
 _TIED_OBJECTS = {
     "input-linux": checks.ties.PASSTHROUGH,
@@ -111,6 +113,8 @@ def _refused_device(option: Option) -> Iterator[Check]:
         yield checks.ties.VHOST_USER.of(option.text)
     if option.name != "device" or driver.startswith(_MOVABLE_VHOST):
         return
+    if driver.startswith("uefi-vars-") and option.get("jsonfile"):
+        yield checks.files.UEFI_VARIABLES.of(option.text)
     kind = next((kind for prefix, kind in _TIED_DEVICES.items() if driver.startswith(prefix)), None)
     if kind is not None:
         yield kind.of(option.text)

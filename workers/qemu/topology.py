@@ -24,6 +24,9 @@ _GEOMETRY = {"cyls", "heads", "secs", "lcyls", "lheads", "lsecs"}
 """Guessed from the partition table in the image's first sector, which may not be copied yet.
 Geometry given on the command line is carried over by the command line."""
 
+_RAMBLOCK = re.compile(r"\s*(?:(\S+)\s+)?(\d+ \w+)\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)")
+"""Name, page size, (offset), used and total length; some blocks have no name."""
+
 _VOLATILE = _FIRMWARE | _GEOMETRY
 _HOST_PATHS = ("chardev", "filename", "path", "logfile", "mem-path", "romfile")
 _MADE_UP = re.compile(r"#(block|net|chr|qdev)\d+")
@@ -87,7 +90,7 @@ def _property(content: str) -> str | None:
     if content.startswith("mmio "):
         return "mmio of " + content.rpartition("/")[2].lstrip("0") + " bytes (hex)"
     if content.startswith("class "):
-        return re.sub(r"addr [0-9a-f]+:", "addr *:", content)  # the bus number is the firmware's
+        return _class(content)
     name, equals, value = content.partition(" = ")
     if not equals:
         return _status(content)
@@ -96,6 +99,12 @@ def _property(content: str) -> str | None:
     if name in _VOLATILE or (name in _HOST_PATHS and "/" in value):
         return None
     return f"{name} = {_value(value)}"
+
+
+def _class(content: str) -> str:
+    """The bus number is the firmware's; so is what QEMU shows as `sub` of a bridge, half of a window's address."""
+    found = re.sub(r"addr [0-9a-f]+:", "addr *:", content)
+    return re.sub(r" \(sub [^)]*\)$", "", found) if found.startswith("class PCI bridge,") else found
 
 
 def _status(content: str) -> str | None:
@@ -122,13 +131,12 @@ def normalise_ramblocks(text: str) -> tuple[str, ...]:
     counts for blocks QEMU may resize (`/rom@...`). Offsets are QEMU's own bookkeeping, and 7.2 has no
     column for read-only.
     """
-    rows = [line.split() for line in text.replace("\r", "").splitlines()[1:] if line.strip()]
-    return tuple(sorted(_ramblock(row) for row in rows))
+    rows = (_RAMBLOCK.match(line) for line in text.replace("\r", "").splitlines()[1:])
+    return tuple(sorted(_ramblock(*row.groups(default="")) for row in rows if row is not None))
 
 
-def _ramblock(row: Sequence[str]) -> str:
-    name, page = row[0], " ".join(row[1:3])
-    used, total = int(row[4], 16), int(row[5], 16)
+def _ramblock(name: str, page: str, used_hex: str, total_hex: str) -> str:
+    used, total = int(used_hex, 16), int(total_hex, 16)
     length = f"{total} bytes" if name.startswith("/rom@") else f"{used} of {total} bytes"
     return f"{name}: pages of {page}, {length}"
 

@@ -16,7 +16,7 @@ REMOTE_IMAGE = Kind(
     why="the image is not a file of this host",
     remedy="only local images are moved: copy it to one while the guest runs (`blockdev-mirror`, `job-complete`)",
     live=True,
-    explains=frozenset({"blocked-by-qemu", "image-not-named", "image-astray", "needed-file"}),
+    explains=frozenset({"blocked-by-qemu", "image-not-named", "image-astray", "needed-file", "image-kind", "layout"}),
 )
 IMAGE_FORMAT = Kind(
     name="image-format",
@@ -24,7 +24,7 @@ IMAGE_FORMAT = Kind(
     "image), and filters besides throttle and copy-on-read",
     remedy="raw, qcow2 and LUKS are moved: copy it to one while the guest runs (`blockdev-mirror`, `job-complete`)",
     live=True,
-    explains=frozenset({"blocked-by-qemu", "backing-file", "image-not-named", "image-astray"}),
+    explains=frozenset({"blocked-by-qemu", "backing-file", "image-not-named", "image-astray", "image-kind", "layout"}),
 )
 BACKING_FILE = Kind(
     name="backing-file",

@@ -30,6 +30,12 @@ NEEDED_FILE = Kind(
     remedy="put it back where it was",
     live=True,
 )
+UEFI_VARIABLES = Kind(
+    name="uefi-variables",
+    what="UEFI variables in a JSON file (`uefi-vars-x64,jsonfile=`)",
+    why="QEMU writes this file only when the guest changes a variable: at the destination it would be empty until then",
+    remedy="restart the guest with its variables on a pflash drive",
+)
 IN_THE_WAY = Kind(
     name="in-the-way",
     what="files that QEMU would delete or overwrite at the destination",

@@ -37,6 +37,12 @@ BLOCKED_BY_QEMU = Kind(
     what="devices that QEMU itself cannot migrate, such as NVMe disks",
     remedy=RESTART,
 )
+CRASHES_QEMU = Kind(
+    name="crashes-qemu",
+    what="devices at which QEMU itself crashes when it saves them (`pci-serial-2x`)",
+    why="QEMU crashes when it saves the state of this device (seen with 10.0.2), and the guest with it",
+    remedy="restart the guest with `pci-serial` or `pci-serial-4x` instead",
+)
 LOADVM = Kind(
     name="loadvm",
     what="`-loadvm`",
@@ -65,6 +71,13 @@ SAME_MEMORY = Kind(
     why="both hosts see this file: the guest's next QEMU would write into the memory of the running one",
     remedy="restart the guest with a folder as `mem-path`, with memory-backend-memfd, or with a file below its host's "
     "guest root",
+)
+CXL = Kind(
+    name="cxl-memory",
+    what="memory on CXL (`cxl-type3`)",
+    why="QEMU sends nothing of this memory: its block has no name",
+    remedy="restart the guest with a NUMA node of its own, or a pc-dimm, for that memory",
+    explains=frozenset({"other-machine"}),
 )
 PMEM = Kind(
     name="virtio-pmem",

@@ -102,7 +102,7 @@ def _silent(job: Job, at_work: Step | None, conditions: Conditions) -> str | Non
     told = conditions.silent(job.source, job.destination)
     if told is None or job.state is JobState.QUEUED:
         return told
-    remedy = f"start it there, or `drover job cancel {job.id}`"
+    remedy = "start it there" + ("" if job.committed_at is not None else f", or `drover job cancel {job.id}`")
     if at_work is not None and conditions.silent(at_work.host) is None:
         return f"{told}; {at_work.name} on {at_work.host} goes on, what follows waits: {remedy}"
     return f"{told}: {remedy}"

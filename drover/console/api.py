@@ -27,6 +27,7 @@ from workflows import schedule
 from workflows.kept_images import Which as Images
 
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Failure, "description": "There is no such number."}}
+A_PAGE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/html": {}}}}
 REFUSED: dict[int | str, dict[str, Any]] = {409: {"model": Failure, "description": "The selector is not understood."}}
 router = APIRouter(prefix=PREFIX, responses=ALWAYS, dependencies=[Known])
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]
@@ -131,7 +132,7 @@ def report_of(kind: Reported, number: Number) -> Document:
     return ASKED.report(kind, number)
 
 
-@router.get("/{kind}s/{number}/report.html", responses=NOT_FOUND, response_class=HTMLResponse)
+@router.get("/{kind}s/{number}/report.html", responses=NOT_FOUND | A_PAGE, response_model=None)
 def page_of_report(kind: Reported, number: Number) -> HTMLResponse:
     """The same as one HTML page, to be kept."""
     return HTMLResponse(report.page(kind, number), headers=report.named(kind, number))

@@ -160,9 +160,9 @@ def _plan(session: Session, number: str) -> str:
 
 
 def _plans(session: Session) -> str:
-    waiting = select(func.count(), func.max(SubmittedPlan.submitted_at)).where(plans.WAITING).subquery()
-    approved = select(func.count(), func.max(PlanApproval.at)).subquery()
-    return str(session.execute(select(waiting, approved)).one())
+    waiting = select(func.concat_ws(",", func.count(), func.max(SubmittedPlan.submitted_at))).where(plans.WAITING)
+    approved = select(func.concat_ws(",", func.count(), func.max(PlanApproval.at)))
+    return str(session.execute(select(waiting.scalar_subquery(), approved.scalar_subquery())).one())
 
 
 def _roll(session: Session, number: str) -> str:

@@ -77,7 +77,8 @@ def verdict(shot: Snapshot) -> str:
         late = "its switchover came before the cancellation"
         return f"done: {job.guest} lives on {job.destination}; {late}; {_figures(shot)}"
     if job.state is JobState.DONE:
-        return f"done: {job.guest} lives on {job.destination}; {_figures(shot)}"
+        unwell = f"; but it was {health(job.health)}" if job.health is not None and job.health.problems else ""
+        return f"done: {job.guest} lives on {job.destination}; {_figures(shot)}{unwell}"
     why = public(job.error) or "no reason was recorded"
     if job.state is JobState.ROLLED_BACK:
         return f"rolled_back: {job.guest} stays on {job.source}; {why}"

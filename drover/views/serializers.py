@@ -11,7 +11,7 @@ from models.documents import Downtime, Estimate
 from models.drain import Drain
 from models.guest import Guest
 from models.host import Host
-from models.job import DOWNTIME_PHASES, Disk, Event, Job, Side, Step
+from models.job import DOWNTIME_PHASES, Disk, Event, Job, JobState, Side, Step
 from models.kept_images import KeptImage
 from models.plan import Inspection
 from models.webhook import Delivery
@@ -161,7 +161,12 @@ def estimate_document(estimate: Estimate | None) -> Document | None:
 
 
 def took(job: Job) -> dict[str, float | None]:
-    """What of the estimate is known by now, in seconds: the copy of its disks, and its RAM with the switchover."""
+    """What of the estimate is known by now, in seconds: the copy of its disks, and its RAM with the switchover.
+
+    Nothing of one that is rolled back: the times of its steps are those of that.
+    """
+    if job.state in {JobState.ROLLING_BACK, JobState.ROLLED_BACK}:
+        return {"copy_s": None, "ram_s": None}
     at_source = {step.name: (step.started_at, step.finished_at) for step in job.steps if step.side is Side.SOURCE}
     return {
         "copy_s": copy_s(job),

@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 
 from models.database import transaction
-from models.job import JobState, record_event
+from models.job import Job, JobState, record_event
 from tests.cli.support import BEGUN, KEY, NONCE, document, drover, insert_job
 from workflows.migration import chain
 
@@ -92,3 +92,14 @@ def test_retry(database: None) -> None:
     found = document("job", "retry", str(number))
     assert found["state"] == "running"
     assert drover("job", "retry", str(number)).exit_code == 2
+
+
+def test_a_move_that_was_rolled_back_tells_no_times_of_parts_that_are_those_of_the_rollback(database: None) -> None:
+    number = insert_job(JobState.ROLLED_BACK)
+    with transaction() as session:
+        job = session.get_one(Job, number)
+        for step in job.steps:
+            step.started_at = step.finished_at = BEGUN
+        for disk in job.disks:
+            disk.ready_at = BEGUN
+    assert document("job", "show", str(number))["took"] == {"copy_s": None, "ram_s": None}

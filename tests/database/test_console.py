@@ -306,7 +306,9 @@ def test_a_page_has_its_report_as_a_file_to_be_kept(console: httpx.Client) -> No
 
 def test_the_page_of_a_guest_that_was_not_well_says_how_it_goes_home_until_it_has(console: httpx.Client) -> None:
     made = consoles.fleet()
-    assert "drover migrate web09 --back" in console.get(f"/jobs/{made.unwell}").text
+    shown = console.get(f"/jobs/{made.unwell}").text
+    assert "drover migrate web09 --back" in shown
+    assert "but it was not well: its agent does not answer any more" in shown
     with transaction() as session:
         session.execute(update(Guest).where(Guest.name == "web09").values(host="hv2"))
     assert "drover migrate web09 --back" not in console.get(f"/jobs/{made.unwell}").text

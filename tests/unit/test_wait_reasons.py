@@ -92,6 +92,12 @@ def test_a_silent_host_whose_step_is_next_holds_the_job_up() -> None:
     assert told == "b is silent for 6:40 (is its worker down?): start it there, or `drover job cancel 13`"
 
 
+def test_a_move_past_its_point_of_no_return_is_not_to_be_cancelled() -> None:
+    crossed = job(at_work=None, committed_at=NOW)
+    told = wait_reasons.of_job(crossed, conditions(silences_s={"a": 1.0, "b": 40.0}))
+    assert told == "b is silent for 40 s (is its worker down?): start it there"
+
+
 def test_a_copy_under_a_limit_says_how_long_it_takes() -> None:
     limited = job(pace=Pace(copied_per_s=4e6, limit_per_s=4_000_000))
     assert wait_reasons.of_job(limited, conditions()) == "limited to 4.0 MB/s, 3:10 left"

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import os
 import time
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -38,7 +39,14 @@ async def _tried(check: GuestCheck, environment: Mapping[str, str], left_s: floa
                 return None
             return await asyncio.to_thread(_page, str(check.http), min(left_s, ONCE_S))
     except (OSError, http.client.HTTPException) as error:
-        return f"{check.tcp or check.http}: {str(error) or 'no answer in time'}"
+        return f"{check.tcp or check.http}: {_said(error)}"
+
+
+def _said(error: OSError | http.client.HTTPException) -> str:
+    """As the system calls it: asyncio repeats the address, and what it tried."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error) or "no answer in time"
 
 
 def _page(url: str, timeout_s: float) -> str | None:

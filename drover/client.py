@@ -8,19 +8,35 @@ import httpx
 
 from drover import listening
 from drover.errors import DroverError, NotThere, PreconditionFailed, Unreachable
-from drover.operations import DrainAction, HostAction, JobAction, SubmittedDrain, Wanted
+from drover.operations import (
+    DrainAction,
+    HostAction,
+    JobAction,
+    PlanAction,
+    Reported,
+    RollAction,
+    SubmittedDrain,
+    Wanted,
+)
 from drover.views import read_back
 from drover.views.drain_queries import DrainShot
 from drover.views.queries import Snapshot
+from drover.views.rolls import RollShot
 from models.base import Document
+from models.contracts import Part
+from models.documents import Window
 from models.drain import DrainKind
 from models.job import Side
 from models.preflight import Check
+from workflows.descriptions import GuestDescription, HostDescription
+from workflows.drain.plan_file import PlanFile
+from workflows.kept_images import Which
 from workflows.migration.jobs import Changes
-from workflows.submissions import DrainSubmission, MigrationSubmission
+from workflows.submissions import DrainSubmission, MigrationSubmission, RollSubmission
 
 TIMEOUT = httpx.Timeout(10, read=150)
 """Of one request. Hosts are asked before a move is taken on."""
+MOST_JOBS = 1000
 PATHS = {DrainKind.DRAIN: "drains", DrainKind.RETURN: "returns"}
 
 
@@ -132,6 +148,99 @@ class ByApi:
     def change_drain(self, number: int, changes: Changes) -> Document:
         return self._post(f"/drains/{number}/set", _changed(changes))
 
+    def overrule(self, number: int, guest: str) -> Document:
+        return self._post(f"/drains/{number}/guests/{quote(guest, safe='')}/overrule")
+
+    def report(self, kind: Reported, number: int) -> Document:
+        return self._get(f"/{kind}s/{number}/report")
+
+    def report_page(self, kind: Reported, number: int) -> str:
+        """One HTML page, to be kept."""
+        answer = self._sent("GET", f"/{kind}s/{number}/report.html")
+        if not answer.is_success:
+            raise _refusal(_read(answer, self.address), answer.status_code, self.address)
+        return answer.text
+
+    def draft_plan(self, kind: DrainKind, asked: DrainSubmission) -> Document:
+        return self._post(f"/{PATHS[kind]}/plan", _said(asked))
+
+    def look_at_plan(self, plan: PlanFile) -> Document:
+        return self._post("/plans/look", plan.json_object())
+
+    def try_plan(self, plan: PlanFile) -> Document:
+        return self._post("/plans/dry-run", plan.json_object())
+
+    def submit_plan(self, plan: PlanFile) -> Document:
+        return self._post("/plans", plan.json_object())
+
+    def apply_plan(self, plan: PlanFile) -> Document:
+        return self._post("/plans/apply", plan.json_object())
+
+    def plans(self, *, everything: bool, limit: int) -> list[Document]:
+        return _rows(self._get("/plans", all=1 if everything else None, limit=limit), "plans")
+
+    def plan(self, number: int) -> Document:
+        return self._get(f"/plans/{number}")
+
+    def on_plan(self, number: int, action: PlanAction) -> Document:
+        return self._post(f"/plans/{number}/{action}")
+
+    def rolls(self, *, everything: bool, limit: int) -> list[Document]:
+        return _rows(self._get("/rolls", all=1 if everything else None, limit=limit), "rolls")
+
+    def roll(self, number: int) -> Document:
+        return self._get(f"/rolls/{number}")
+
+    def roll_shot(self, number: int) -> RollShot:
+        return read_back.roll_shot(self.roll(number))
+
+    def try_roll(self, asked: RollSubmission) -> Document:
+        return self._post("/rolls/dry-run", _said(asked))
+
+    def submit_roll(self, asked: RollSubmission) -> Document:
+        return self._post("/rolls", _said(asked))
+
+    def on_roll(self, number: int, action: RollAction) -> Document:
+        return self._post(f"/rolls/{number}/{action}")
+
+    def images(self, which: Which, selector: str | None) -> Document:
+        return self._get("/images", **_which(which), selector=selector)
+
+    def purge(self, which: Which, *, last_way_back: bool, dry_run: bool) -> Document:
+        how = {"everything": which.all, "last_way_back": last_way_back, "dry_run": dry_run}
+        return self._post("/images/purge", _which(which) | how)
+
+    def describe_guest(self, name: str, said: GuestDescription) -> Document:
+        return self._post(f"/guests/{quote(name, safe='')}/set", _said(said))
+
+    def adopt(self, name: str, host: str, qmp: str) -> Document:
+        return self._post(f"/guests/{quote(name, safe='')}/adopt", {"host": host, "qmp": qmp})
+
+    def forget(self, name: str) -> Document:
+        return self._post(f"/guests/{quote(name, safe='')}/forget")
+
+    def qemus(self, host: str, *, adopt: bool) -> Document:
+        path = f"/hosts/{quote(host, safe='')}/qemus"
+        return self._post(f"{path}/adopt") if adopt else self._get(path)
+
+    def trust(self, host: str) -> Document:
+        return self._post(f"/hosts/{quote(host, safe='')}/trust")
+
+    def reconcile(self, guest: str | None, *, dry_run: bool) -> Document:
+        unfinished = self.jobs(Wanted(limit=MOST_JOBS)) if guest is None else [{"guest": guest}]
+        names = sorted({job["guest"] for job in unfinished})
+        answers = (self._post(f"/guests/{quote(name, safe='')}/reconcile", {"dry_run": dry_run}) for name in names)
+        return {"jobs": [job for answer in answers for job in answer["jobs"]]}
+
+    def describe_host(self, name: str, said: HostDescription) -> Document:
+        return self._post(f"/hosts/{quote(name, safe='')}/set", _said(said))
+
+    def ok_to_drain(self, name: str, window: Window | None) -> Document:
+        return self._get(f"/hosts/{quote(name, safe='')}/ok-to-drain", **_hours(window))
+
+    def headroom(self, selector: str | None, window: Window | None) -> list[Document]:
+        return _rows(self._get("/headroom", selector=selector, **_hours(window)), "hosts")
+
     def _get(self, path: str, **query: object) -> Document:
         given = {name: str(value) for name, value in query.items() if value is not None}
         return self._ask("GET", path, params=given)
@@ -140,19 +249,27 @@ class ByApi:
         return self._ask("POST", path, json=body)
 
     def _ask(self, method: str, path: str, **said: Any) -> Document:
+        answer = self._sent(method, path, **said)
+        document = _read(answer, self.address)
+        if answer.is_success and isinstance(document, dict):
+            return document
+        raise _refusal(document, answer.status_code, self.address)
+
+    def _sent(self, method: str, path: str, **said: Any) -> httpx.Response:
         try:
-            answer = self._client.request(method, path, **said)
-            document = answer.json()
+            return self._client.request(method, path, **said)
         except httpx.TransportError as error:
             raise Unreachable(
                 f"the API at {self.address} cannot be reached ({error}): is `drover console` running, and is "
                 "DROVER_API_URL right? Guests and moves go on"
             ) from error
-        except ValueError as error:
-            raise Unreachable(_no_answer_of_ours(self.address, answer.status_code)) from error
-        if answer.is_success and isinstance(document, dict):
-            return document
-        raise _refusal(document, answer.status_code, self.address)
+
+
+def _read(answer: httpx.Response, address: str) -> Any:
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise Unreachable(_no_answer_of_ours(address, answer.status_code)) from error
 
 
 def _check(address: str, token: str) -> None:
@@ -190,8 +307,8 @@ def _listing(wanted: Wanted) -> dict[str, object]:
     return {"all": everything, "selector": wanted.selector, "since_s": since, "limit": wanted.limit}
 
 
-def _said(asked: MigrationSubmission | DrainSubmission) -> Document:
-    """What was asked for alone: policies decide the rest."""
+def _said(asked: Part) -> Document:
+    """What was asked for alone: policies decide the rest, or it stays."""
     return asked.model_dump(mode="json", exclude_unset=True)
 
 
@@ -199,9 +316,16 @@ def _changed(changes: Changes) -> Document:
     told = {name: value for name, value in vars(changes).items() if value is not None}
     if changes.window == "always":
         return told | {"window": ""}
-    if changes.window is None:
-        return told
-    return told | {"window": f"{changes.window.start}-{changes.window.end}", "timezone": changes.window.timezone}
+    return told if changes.window is None else told | _hours(changes.window)
+
+
+def _which(which: Which) -> Document:
+    older = None if which.older_than is None else which.older_than.total_seconds()
+    return {"guest": which.guest, "host": which.host, "job": which.job, "older_than_s": older}
+
+
+def _hours(window: Window | None) -> Document:
+    return {} if window is None else {"window": f"{window.start}-{window.end}", "timezone": window.timezone}
 
 
 def _rows(document: Document, name: str) -> list[Document]:

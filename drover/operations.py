@@ -1,30 +1,32 @@
 """What operators ask for and have done. Each answers the JSON document that the command prints with `--json`.
 
-`ByDatabase` does it here, for commands and for the HTTP API; `drover.client` has the API do it. What is not here
-is done by the database alone.
+`drover.by_database` does it here, for commands and for the HTTP API; `drover.client` has the API do it. What is not
+here is done by the database alone.
 """
 
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, Protocol
 
-from drover.views import documents, drain_documents, drain_queries, dry_run, queries, serializers
 from drover.views.drain_queries import DrainShot
 from drover.views.queries import Snapshot
+from drover.views.rolls import RollShot
 from models.base import Document
+from models.documents import Window
 from models.drain import DrainKind
 from models.job import Side
-from workflows import guests, hosts
-from workflows.drain import commands
-from workflows.drain.commands import DrainRequest
-from workflows.migration import completion, jobs, operator_actions
+from workflows.descriptions import GuestDescription, HostDescription
+from workflows.drain.plan_file import PlanFile
+from workflows.kept_images import Which
 from workflows.migration.jobs import Changes
-from workflows.selectors import Selector
-from workflows.submissions import DrainSubmission, MigrationSubmission
+from workflows.submissions import DrainSubmission, MigrationSubmission, RollSubmission
 
 JobAction = Literal["cancel", "release", "retry"]
 DrainAction = Literal["pause", "resume", "release", "cancel"]
 HostAction = Literal["cordon", "uncordon"]
+RollAction = Literal["pause", "resume", "cancel"]
+PlanAction = Literal["approve", "apply", "withdraw"]
+Reported = Literal["job", "drain"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,134 +128,83 @@ class Operations(Protocol):
     def change_drain(self, number: int, changes: Changes) -> Document:
         """Change how a drain is done."""
 
+    def overrule(self, number: int, guest: str) -> Document:
+        """Have a guest of a drain moved although who is asked before says no, or nothing."""
 
-class ByDatabase:
-    """In this process, with database and broker.
+    def report(self, kind: Reported, number: int) -> Document:
+        """All about a job or a drain, to be kept."""
 
-    Args:
-        by: who asks, as events name them.
-    """
+    def draft_plan(self, kind: DrainKind, asked: DrainSubmission) -> Document:
+        """The plan of a drain or return, and its forecast: every host is asked, and nothing is changed."""
 
-    def __init__(self, by: str = "command line") -> None:
-        self.by = by
+    def look_at_plan(self, plan: PlanFile) -> Document:
+        """A plan, who has approved it, and what is no longer as it says."""
 
-    def hosts(self, selector: str | None) -> list[Document]:
-        return documents.hosts(Selector.read(selector))
+    def try_plan(self, plan: PlanFile) -> Document:
+        """What it would do: every guest and target in it is asked, and nothing is changed."""
 
-    def on_host(self, name: str, action: HostAction) -> Document:
-        host = hosts.cordon(name) if action == "cordon" else hosts.uncordon(name)
-        return serializers.host_state(host)
+    def submit_plan(self, plan: PlanFile) -> Document:
+        """Put it where others approve it."""
 
-    def guests(self, selector: str | None) -> list[Document]:
-        return documents.guests(Selector.read(selector))
+    def apply_plan(self, plan: PlanFile) -> Document:
+        """Begin its drain."""
 
-    def guest(self, name: str) -> Document:
-        row = guests.known_guest(name)
-        return documents.inspected(row, guests.inspect(row))
+    def plans(self, *, everything: bool, limit: int) -> list[Document]:
+        """Those that were submitted, the newest first."""
 
-    def jobs(self, wanted: Wanted) -> list[Document]:
-        return documents.jobs(
-            everything=wanted.everything,
-            guest=wanted.guest,
-            limit=wanted.limit,
-            selector=Selector.read(wanted.selector) if wanted.selector else None,
-            since=wanted.since,
-        )
+    def plan(self, number: int) -> Document:
+        """One that was submitted."""
 
-    def job(self, number: int) -> Document:
-        return documents.job(number)
+    def on_plan(self, number: int, action: PlanAction) -> Document:
+        """Do this to a plan; applied, it answers the drain."""
 
-    def job_shot(self, number: int) -> Snapshot:
-        return queries.snapshot(number)
+    def rolls(self, *, everything: bool, limit: int) -> list[Document]:
+        """Rolls, the newest first."""
 
-    def job_of_key(self, key: str) -> int:
-        return queries.id_of(key)
+    def roll(self, number: int) -> Document:
+        """Everything about one roll."""
 
-    def explanation(self, number: int) -> Document:
-        return documents.explanation(number)
+    def roll_shot(self, number: int) -> RollShot:
+        """The same, for those who show it."""
 
-    def try_migration(self, asked: MigrationSubmission) -> Document:
-        return dry_run.migration(asked)
+    def try_roll(self, asked: RollSubmission) -> Document:
+        """Who would go where, for each host; nothing is changed."""
 
-    def migrate(self, asked: MigrationSubmission) -> Document:
-        job = jobs.submit(
-            asked.guest,
-            guests.destination(asked),
-            options=asked.options(),
-            terms=asked.submit_options(),
-            idempotency_key=asked.idempotency_key,
-            by=self.by,
-        )
-        return documents.job(job.id)
+    def submit_roll(self, asked: RollSubmission) -> Document:
+        """Begin a roll."""
 
-    def on_job(self, number: int, action: JobAction) -> Document:
-        act = {"cancel": jobs.cancel, "release": jobs.release, "retry": jobs.retry}[action]
-        act(number, by=self.by)
-        return documents.job(number)
+    def on_roll(self, number: int, action: RollAction) -> Document:
+        """Do this to a roll."""
 
-    def change_job(self, number: int, changes: Changes) -> Document:
-        jobs.change(number, changes, by=self.by)
-        return documents.job(number)
+    def images(self, which: Which, selector: str | None) -> Document:
+        """Images that guests left behind."""
 
-    def resolve(self, number: int, owner: Side, fenced: str | None) -> Document:
-        operator_actions.resolve(number, owner, fenced, by=self.by)
-        return documents.job(number)
+    def purge(self, which: Which, *, last_way_back: bool, dry_run: bool) -> Document:
+        """Delete some before their time."""
 
-    def price(self, number: int) -> Document:
-        price = completion.price(number)
-        return {
-            "job": number,
-            "guest": price.guest,
-            "ram_left_bytes": price.left_bytes,
-            "ram_bytes": price.total_bytes,
-            "bytes_per_s": round(price.bytes_per_s),
-            "pause_s": round(price.now_s, 3),
-            "pause_most_s": round(price.most_s, 3),
-        }
+    def describe_guest(self, name: str, said: GuestDescription) -> Document:
+        """Set what drains consider about a guest."""
 
-    def complete_now(self, number: int, pause_s: float) -> Document:
-        completion.complete_now(number, pause_s, by=self.by)
-        return documents.job(number)
+    def adopt(self, name: str, host: str, qmp: str) -> Document:
+        """Adopt a running QEMU as a guest."""
 
-    def drains(self, wanted: Wanted) -> list[Document]:
-        return documents.drains(
-            everything=wanted.everything,
-            limit=wanted.limit,
-            selector=Selector.read(wanted.selector) if wanted.selector else None,
-            since=wanted.since,
-        )
+    def forget(self, name: str) -> Document:
+        """Delete a guest's record."""
 
-    def drain(self, number: int) -> Document:
-        return documents.drain(number)
+    def qemus(self, host: str, *, adopt: bool) -> Document:
+        """The QEMUs of a host; on request those are adopted that can be moved and have a name."""
 
-    def drain_shot(self, number: int) -> DrainShot:
-        return drain_queries.snapshot(number)
+    def trust(self, host: str) -> Document:
+        """Take the key that a host shows now for its own."""
 
-    def drain_of_key(self, key: str) -> int:
-        return drain_queries.id_of(key)
+    def reconcile(self, guest: str | None, *, dry_run: bool) -> Document:
+        """Ask both hosts of unfinished jobs where the guest really runs; what is beyond doubt goes on."""
 
-    def try_drain(self, kind: DrainKind, asked: DrainSubmission) -> Document:
-        request, key = DrainRequest.of(kind, asked), asked.idempotency_key
-        earlier, forecast = commands.submitted_or_forecast(request, key, tried=True)
-        if earlier is not None:
-            return documents.drain(earlier.id)
-        assert forecast is not None
-        return drain_documents.forecast_document(forecast)
+    def describe_host(self, name: str, said: HostDescription) -> Document:
+        """Give a host labels, a bandwidth or a retention of its own."""
 
-    def submit_drain(self, kind: DrainKind, asked: DrainSubmission) -> SubmittedDrain:
-        request, key = DrainRequest.of(kind, asked), asked.idempotency_key
-        earlier, forecast = commands.submitted_or_forecast(request, key)
-        drain = earlier or commands.submit(request, forecast=forecast, idempotency_key=key)
-        planned = None if forecast is None else drain_documents.forecast_document(forecast)
-        return SubmittedDrain(documents.drain(drain.id), planned)
+    def ok_to_drain(self, name: str, window: Window | None) -> Document:
+        """Whether a host could be emptied now; all hosts are asked."""
 
-    def on_drain(self, number: int, action: DrainAction) -> Document:
-        if action == "release":
-            commands.release(number, by=self.by)
-        else:
-            {"pause": commands.pause, "resume": commands.resume, "cancel": commands.cancel}[action](number)
-        return documents.drain(number)
-
-    def change_drain(self, number: int, changes: Changes) -> Document:
-        commands.change(number, changes, by=self.by)
-        return documents.drain(number)
+    def headroom(self, selector: str | None, window: Window | None) -> list[Document]:
+        """Likewise of each host, by what is on record."""

@@ -148,6 +148,12 @@ def _is_database(url: str) -> bool:
     return parts.scheme == "postgresql+psycopg" and "," not in parts.netloc
 
 
+def _has_password(url: str) -> bool:
+    """Of an URL that is valid; of several servers' each has it."""
+    parts = urlsplit(url.split(";")[0])
+    return parts.password is not None or "password" in parse_qs(parts.query)
+
+
 def _is_port(text: str) -> bool:
     return text.isdecimal() and 0 < int(text) < 1 << 16
 
@@ -238,6 +244,18 @@ class Settings(BaseSettings):
         "BROKER_URL",
         about="Redis: `redis://HOST/0`, `rediss://...`, `redis+socket:///PATH`, or all Sentinels: "
         "`sentinel://A:26379;sentinel://B:26379`.",
+    )
+    database_password_file: Path | None = _variable(
+        "DATABASE_PASSWORD_FILE",
+        None,
+        about="File with the password for Postgres, read for each new connection. Of several, one a line, the first "
+        "that counts is taken, see [tls-and-keys.md](../how-to/tls-and-keys.md#postgres).",
+    )
+    broker_password_file: Path | None = _variable(
+        "BROKER_PASSWORD_FILE",
+        None,
+        about="File whose first line is the password for Redis, read for each new connection: `NAME.redis` as `drover "
+        "broker acl` makes it.",
     )
     broker_master: str = _variable(
         "BROKER_MASTER",
@@ -477,6 +495,18 @@ class Settings(BaseSettings):
                 "DROVER_STREAMS is certificates: DROVER_TLS_CERTIFICATE, DROVER_TLS_KEY and DROVER_TLS_AUTHORITY are "
                 "needed as well"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_password_has_one_place(self) -> Self:
+        for name, url, file in (
+            ("DATABASE", self.database_url, self.database_password_file),
+            ("BROKER", self.broker_url, self.broker_password_file),
+        ):
+            if file is not None and _has_password(url):
+                raise ValueError(
+                    f"DROVER_{name}_PASSWORD_FILE is set, and DROVER_{name}_URL has a password: take it out of the URL"
+                )
         return self
 
     @model_validator(mode="after")

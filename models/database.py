@@ -3,10 +3,12 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -21,6 +23,7 @@ import models.notice
 import models.roll
 import models.storage  # likewise
 import models.webhook  # noqa: F401 - tables refer to each other: with these all are known
+from drover import passwords
 from drover.settings import Settings, settings
 from models import decision_log
 
@@ -86,7 +89,7 @@ LONGEST_SILENCE_MS = 5000
 """Between two statements of one transaction; ours hold no more than a few rows for a few milliseconds."""
 
 
-_engines: dict[tuple[str, str | None, int], Engine] = {}
+_engines: dict[tuple[str, Path | None, str | None, int], Engine] = {}
 
 
 def engine() -> Engine:
@@ -95,7 +98,7 @@ def engine() -> Engine:
     A process that is pointed at another database and back finds its statements compiled.
     """
     ours = settings()
-    key = (ours.database_url, ours.host, ours.concurrency)
+    key = (ours.database_url, ours.database_password_file, ours.host, ours.concurrency)
     if key not in _engines:
         _engines[key] = _pool(ours)
     return _engines[key]
@@ -107,7 +110,7 @@ def _pool(ours: Settings) -> Engine:
     TCP keep-alives are short so that a vanished server is noticed within seconds. The server likewise ends a
     transaction whose client is frozen or vanished: it would hold its job's lock and so block that job's recovery.
     """
-    return create_engine(
+    made = create_engine(
         ours.database_url,
         pool_pre_ping=True,
         hide_parameters=True,  # errors with the values of a statement would carry keys into logs
@@ -124,6 +127,30 @@ def _pool(ours: Settings) -> Engine:
             "application_name": f"drover {ours.host or 'control'}",
         },
     )
+    if ours.database_password_file is not None:
+        event.listen(made, "do_connect", partial(_log_in, ours.database_password_file))
+    return made
+
+
+def _log_in(file: Path, dialect: Any, _record: Any, arguments: Any, named: Any) -> Any:
+    """By the first password of the file that counts: while one is renewed, that is the new one or the former one.
+
+    Raises:
+        OperationalError: of psycopg; none counts, or there is no connection.
+    """
+    refused = None
+    try:
+        known = passwords.listed(file)
+    except OSError as error:
+        raise psycopg.OperationalError(f"the password for Postgres cannot be read: {error}") from error
+    for password in known:
+        try:
+            return dialect.connect(*arguments, **(named | {"password": password}))
+        except psycopg.OperationalError as error:
+            if error.pgconn is None or not error.pgconn.used_password:
+                raise
+            refused = error
+    raise refused or psycopg.OperationalError(f"{file} has no password in it")
 
 
 def forget() -> None:

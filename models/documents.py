@@ -11,6 +11,7 @@ from drover.names import OptionalName
 from drover.settings import StreamSecurity
 from models.contracts import Json, Many, Part, Versioned, nested
 from models.plan import Chain, Layout
+from models.succession import Succession
 
 DOWNTIME_MS = 300
 """The default target downtime."""
@@ -398,6 +399,8 @@ class HostFacts(Versioned):
     """See `workers.registration.machine_id`."""
     streams: Streams | None = None
     """How it protects the streams of moves; None: a worker of Drover 0.1."""
+    successions: Many[Succession] = ()
+    """How it came to its present key, if it had others before."""
 
 
 class Hook(Versioned):

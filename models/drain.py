@@ -7,11 +7,11 @@ of a drain is held in memory, so any process may carry it on.
 import enum
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Index, String, Text, false, func, text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Identity, Index, String, Text, false, func, text
 from sqlalchemy.orm import Mapped, Session, mapped_column, object_session, relationship
 
 from models import decision_log
-from models.base import Base, by_value, now
+from models.base import Base, Document, by_value, now
 from models.columns import Typed
 from models.documents import AllowedHosts, MigrationOptions, PlannedGuest, Recurrence, Window
 from models.transitions import DRAIN, DRAIN_GUEST
@@ -157,10 +157,27 @@ class DrainGuest(Base):
 
 
 class PlanApproval(Base):
-    """Somebody has approved a plan, see `workflows.drain.plan_file`. An edited plan has another digest."""
+    """Somebody has approved a plan, see `workflows.drain.plans`. An edited plan has another digest."""
 
     __tablename__ = "plan_approval"
 
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     by: Mapped[str] = mapped_column(String(128), primary_key=True)
     at: Mapped[datetime]
+
+
+class SubmittedPlan(Base):
+    """A plan that stands in the database: others approve it, and somebody applies it, see `workflows.drain.plans`."""
+
+    __tablename__ = "submitted_plan"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    document: Mapped[Document] = mapped_column(JSON)
+    """The plan. As text, for its digest is of each number as it was written."""
+    submitted_by: Mapped[str] = mapped_column(String(128))
+    submitted_at: Mapped[datetime]
+    withdrawn_by: Mapped[str | None] = mapped_column(String(128))
+    applied_by: Mapped[str | None] = mapped_column(String(128))
+    drain_id: Mapped[int | None] = mapped_column(ForeignKey("drain.id", ondelete="CASCADE"), index=True)
+    """The drain that follows it."""

@@ -73,6 +73,7 @@ class Job(Base):
         ),
         Index("ix_job_state", "state"),
         Index("ix_job_finished_at", "finished_at"),
+        Index("ix_job_way_back_needed", "guest", postgresql_where=text("way_back_needed")),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)

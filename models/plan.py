@@ -9,6 +9,7 @@ from models.activity import Activity
 from models.contracts import Json, Many, Part, Versioned, nested
 from models.launcher import Launcher
 from models.preflight import Check
+from models.succession import Succession
 
 QemuVersion = Annotated[tuple[int, int, int], Strict(False)]
 Accel = Literal["kvm", "tcg"]
@@ -326,6 +327,8 @@ class Attestation(Part):
     statement: str
     """A `Statement` as JSON, to the letter as it was signed."""
     signature: str
+    successions: Many[Succession] = ()
+    """How the host came to this key, if it had others before."""
 
 
 class StreamCertificates(Part):
@@ -517,6 +520,8 @@ class Plan(Versioned):
     controller adds both keys before the job goes on."""
     destination_key: str | None = None
     """The destination's, by which the source knows from whom they are."""
+    successions: Many[Succession] = ()
+    """How both came to these keys, if they had others before."""
 
     @property
     def disks(self) -> tuple[PlannedDisk, ...]:

@@ -32,6 +32,10 @@ class Authority:
         """Its certificate, and those of its signers up to a root that is left out."""
         return "" if self.by is None else _pem(self.certificate) + self.by.pem()
 
+    def pem_of_root(self) -> str:
+        """What peers trust."""
+        return _pem(self.root.certificate)
+
     def issue(self, folder: Path, host: str, *, name: str | None = None, left: timedelta = USUAL) -> dict[str, Path]:
         """Files of a host, for a certificate that is valid for so long and names the host, or somebody else."""
         key = ec.generate_private_key(ec.SECP256R1())
@@ -40,7 +44,7 @@ class Authority:
         made = _signed(self, who, key, left, names)
         files = {what: folder / f"{host}.{what}" for what in ("certificate", "key", "authority")}
         files["certificate"].write_text(_pem(made) + self.pem())
-        files["authority"].write_text(_pem(self.root.certificate))
+        files["authority"].write_text(self.pem_of_root())
         private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         files["key"].write_bytes(key.private_bytes(serialization.Encoding.PEM, *private))
         return files

@@ -17,14 +17,16 @@ from drover.console.app import make
 from drover.console.serving import LOCAL_NAMES
 from models.base import now
 from models.database import transaction
-from models.documents import Downtime, Hook, RamProgress, Window
-from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
+from models.documents import Downtime, Health, Hook, RamProgress, Window
+from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState, SubmittedPlan
 from models.guest import Guest
 from models.job import DOWNTIME_PHASES, Job, JobState, Side, StepState, record_event
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
 from tests import factories
 from tests.factories import GB
 from tests.helpers import until
+from workflows.drain import plans
+from workflows.drain.plan_file import Move, PlanFile
 from workflows.migration.chain import StepName
 
 BROWSER = shutil.which("chromium")
@@ -70,11 +72,16 @@ class Shown:
     stuck: int
     roll: int
     """It pauses: hv2 did not come back."""
+    plan: int
+    """It needs an approval."""
+    unwell: int
+    """A job that is done, after which its guest was not well."""
 
 
 def fleet() -> Shown:
     """Four hosts and twenty guests: a drain under way, a job that is held, one that needs an operator, a silent host,
-    a roll that pauses, and a week of moves that have ended.
+    a roll that pauses, a plan to be approved, a guest that was not well after its move, and a week of moves that have
+    ended.
     """
     hour = timedelta(hours=1)  # a test may take longer than a host may be silent
     with transaction() as session:
@@ -85,7 +92,16 @@ def fleet() -> Shown:
         factories.guest(f"web{number:02}", f"hv{number % 4 + 1}", memory_bytes=(number % 5 + 1) * GB)
     _history(at)
     drain, done, copies, _ = _drain(at)
-    return Shown(drain=drain, moved=done, copying=copies, held=_held(at), stuck=_stuck(at), roll=_roll(at))
+    return Shown(
+        drain=drain,
+        moved=done,
+        copying=copies,
+        held=_held(at),
+        stuck=_stuck(at),
+        roll=_roll(at),
+        plan=_plan(at),
+        unwell=_unwell(at),
+    )
 
 
 def moved(guest: str, to: str, begun: datetime, *, took_s: float, downtime_ms: float) -> int:
@@ -165,6 +181,35 @@ def _roll(at: datetime) -> int:
         roll.error = f"hv2: {why}"
         roll.move(session, RollState.PAUSED)
         return roll.id
+
+
+def _plan(at: datetime) -> int:
+    factories.limits(plan_approvals=1)
+    number = plans.submit(planned("web10", "hv3", "hv2"), "ada")
+    with transaction() as session:
+        session.get_one(SubmittedPlan, number).submitted_at = at - timedelta(minutes=50)
+    return number
+
+
+def planned(guest: str, source: str, to: str) -> PlanFile:
+    """The plan of a drain of one guest."""
+    move = Move(
+        guest=guest, source=source, to=to, estimate_s=240.0, why="it has the most memory left",
+        cpus=1, memory_bytes=GB, disk_bytes=10 * GB,
+    )  # fmt: skip
+    return PlanFile(
+        kind="drain", made_at="2026-11-27T20:00:00+00:00", made_by="ada", total_s=240.0, request={"host": source},
+        moves=(move,),
+    )  # fmt: skip
+
+
+def _unwell(at: datetime) -> int:
+    job_id = moved("web09", "hv1", at - timedelta(minutes=30), took_s=210, downtime_ms=51)
+    with transaction() as session:
+        job = session.get_one(Job, job_id)
+        job.health, job.way_back_needed = Health(finished=True, problems=("its agent does not answer any more",)), True
+        session.get_one(Guest, "web09").host = "hv1"
+    return job_id
 
 
 def _history(at: datetime) -> None:

@@ -5,32 +5,38 @@ code and a real Postgres.
 """
 
 import asyncio
-import shutil
+import json
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from celery.exceptions import Ignore
-from sqlalchemy import func, update
+from sqlalchemy import func, text, update
 
-from drover.errors import DroverError
-from drover.settings import Settings
+from drover.controller import notices
+from drover.errors import DroverError, UnreadableDocument
 from models import preflight
 from models.database import transaction
+from models.documents import Hook, NbdServer, Notice
+from models.drain import Drain, DrainKind, DrainState
 from models.guest import Guest
-from models.host import Host, HostRequest, RequestState
-from models.host_rpc import CollectOrphans, Observe, PlanDestination
+from models.host import Host
+from models.host_rpc import CollectOrphans, Observe, PlanDestination, StartGuest
 from models.job import Direction, Disk, Job, JobState, Side, Step
-from models.plan import Inspection, Plan
-from models.transitions import StepState
+from models.launcher import Launcher, LauncherKind, Limits
+from models.notice import GuestNotice
+from models.plan import DiskLayout, FileKind, Layout, NeededFile, Plan, PlannedFile, PlannedFolder
+from models.storage import Storage
+from models.streams import StreamAccess
+from models.succession import Succession, signed
 from tests import documents, factories
 from tests.helpers import until
-from workers import executor, host_rpc
+from tests.stage import CLEANUP, CUTOVER, MIRROR, PRECIOUS, PREPARE, SENDS_FILES, SENDS_RAM, START, Stage
 from workers.guest.run_marker import SET_CONTENT
+from workers.launcher import given_away
 from workers.preflight import derivation, inspection
 from workers.preflight.live_command_line import LiveCommandLine
 from workers.process.processes import having_open, process, spawn
@@ -39,171 +45,7 @@ from workers.steps import STEPS
 from workers.streams import supervisor
 from workers.trust import attestation, host_key, known_hosts, policy
 from workflows.migration import claims
-from workflows.migration.chain import LINKS, StepName
-from workflows.migration.claims import Claim
-
-QEMU = str(Path(shutil.which("qemu-system-x86_64") or "/usr/bin/qemu-system-x86_64").resolve())
-PREPARE, START, MIRROR, SENDS_RAM, CUTOVER, CLEANUP = (
-    LINKS.index(link)
-    for link in (
-        (StepName.PREPARE_DEST_IMAGE, Side.DESTINATION),
-        (StepName.START_NBD, Side.DESTINATION),
-        (StepName.MIRROR_DISKS, Side.SOURCE),
-        (StepName.MIGRATE_RAM, Side.DESTINATION),
-        (StepName.CUTOVER, Side.DESTINATION),
-        (StepName.CLEANUP, Side.SOURCE),
-    )
-)
-"""Positions of links in the chain."""
-PRECIOUS = b"precious\0"
-
-
-@dataclass
-class Stage:
-    """Two hosts with a guest, and what nobody may touch."""
-
-    folder: Path
-    source: Settings = field(init=False)
-    destination: Settings = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.source, self.destination = self._host("one"), self._host("two")
-        for path in (self.precious, self.neighbour):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(PRECIOUS)
-        self.program.write_text(f"#!/bin/sh\ntouch {self.ran}\n")
-        self.program.chmod(0o755)
-        self.root("one", "web").mkdir(parents=True)
-        self.root("one", "web", "disk.raw").write_bytes(b"web")
-        for ours in (self.source, self.destination):
-            factories.host(ours.host, guest_root=str(ours.guest_root))
-        factories.guest("web", "one", qmp=str(self.root("one", "web", "qmp")))
-
-    def _host(self, name: str) -> Settings:
-        folder = self.folder / name
-        guests = folder / "guests"
-        guests.mkdir(parents=True)
-        return factories.ours(
-            host=name,
-            directory=folder / "drover",
-            guest_root=guests,
-            policy=folder / "policy.toml",
-            address="127.0.0.1",
-        )
-
-    @property
-    def program(self) -> Path:
-        """An executable file of the attacker's. Whoever starts it leaves `ran`."""
-        return self.folder / "outside" / "qemu-system-x86_64"
-
-    @property
-    def ran(self) -> Path:
-        """Exists once that program was started."""
-        return self.folder / "outside" / "ran"
-
-    @property
-    def precious(self) -> Path:
-        """A file outside the guest roots."""
-        return self.folder / "outside" / "shadow"
-
-    @property
-    def neighbour(self) -> Path:
-        """The image of another guest, below the destination's guest root."""
-        return self.root("two", "neighbour", "disk.raw")
-
-    def root(self, host: str, *below: str) -> Path:
-        """A path below a host's guest root."""
-        return Path(self.folder, host, "guests", *below)
-
-    def described(self, *more: str, **fields: Any) -> Inspection:
-        """The guest as its host sees it; `more` stands at the end of its command line."""
-        folder = self.root("one", "web")
-        argv = (
-            *(QEMU, "-name", "guest=web", "-machine", "q35", "-nodefaults"),
-            *("-qmp", f"unix:{folder}/qmp,server=on,wait=off", "-pidfile", f"{folder}/pid"),
-            *("-blockdev", f"driver=raw,node-name=d,file.driver=file,file.filename={folder}/disk.raw"),
-            *("-device", "virtio-blk-pci,drive=d,id=d"),
-            *more,
-        )
-        disk = (
-            documents.inspection()
-            .disks[0]
-            .model_copy(update={"path": f"{folder}/disk.raw", "virtual_size_bytes": 1 << 20})
-        )
-        common = {"argv": argv, "exe": QEMU, "qmp": f"{folder}/qmp", "pidfile": f"{folder}/pid", "disks": (disk,)}
-        return documents.inspection(**common | fields)
-
-    def signed(self, *more: str, **fields: Any) -> Inspection:
-        """Likewise, signed by its host."""
-        return attestation.attested(self.described(*more, **fields), self.source)
-
-    def plan(self, seen: Inspection | None = None) -> Plan:
-        """What both hosts agree on."""
-        seen = seen or self.signed()
-        told = attestation.proven(seen, self.destination)
-        derived, problems = derivation.derive(told, self.destination, policy.of(self.destination))
-        assert not problems, problems
-        return Plan(source=seen, destination=derived)
-
-    def job(self, plan: Plan | None = None, **columns: Any) -> int:
-        """A job that moves the guest, under way."""
-        return factories.job("web", "two", **{"state": JobState.RUNNING, "plan": plan or self.plan()} | columns)
-
-    def claim(self, job_id: int, position: int, direction: Direction = Direction.DO) -> Claim:
-        """A link of the chain, due because its row says so."""
-        with transaction() as session:
-            job = session.get_one(Job, job_id)
-            for before, step in enumerate(job.steps):
-                step.state = StepState.DONE if before < position else StepState.PENDING
-            step = job.steps[position]
-            if direction is Direction.ROLLBACK:
-                step.state, job.state = StepState.TO_ROLL_BACK, JobState.ROLLING_BACK
-        ours = self.source if step.side is Side.SOURCE else self.destination
-        return factories.claim(ours, job_id, position, direction)
-
-    def step(self, job_id: int, position: int, direction: Direction = Direction.DO) -> str:
-        """Have a worker take that link; answers what it says."""
-        claim = self.claim(job_id, position, direction)
-        ours = self.source if claim.side is Side.SOURCE else self.destination
-        try:
-            executor.run(STEPS[claim.name, claim.side], claim, ours)
-        except Ignore as error:
-            return str(error.__cause__)
-        except DroverError as error:
-            return str(error)
-        return "done"
-
-    def answer(self, host: str, kind: str, question: dict[str, Any], to: Settings | None = None) -> str:
-        """Put a question as a row, have the worker read it; answers its reply."""
-        request = HostRequest(host=host, kind=kind, question=question)
-        with transaction() as session:
-            session.add(request)
-        host_rpc.answer(request.id, to or (self.source if host == "one" else self.destination))
-        with transaction() as session:
-            row = session.get_one(HostRequest, request.id)
-        return "left alone" if row.state is RequestState.ASKED else str(row.reply)
-
-    def asked(self, seen: Inspection) -> str:
-        """The destination is asked whether it could run such a guest."""
-        question = PlanDestination(guest="web", source_root=str(self.source.guest_root), source=seen)
-        return self.answer("two", "plan_destination", question.json_object())
-
-    def invented(self, *more: str, **fields: Any) -> Inspection:
-        """A guest of a host that there is not, signed by a key of the attacker's."""
-        return attestation.attested(self.described(*more, **fields), self.mallory)
-
-    @property
-    def mallory(self) -> Settings:
-        """The settings of that host; its key is made when it is first used."""
-        return self.source.model_copy(update={"host": "invented", "directory": self.folder / "invented"})
-
-    def untouched(self) -> None:
-        """Assert that nothing was executed, changed or removed that is not the guest's."""
-        assert not self.ran.exists(), "the attacker's program was started"
-        for path in (self.precious, self.neighbour):
-            assert path.read_bytes() == PRECIOUS, path
-        assert self.root("one", "web", "disk.raw").read_bytes() == b"web"
-        assert [path.name for path in self.root("two", "neighbour").iterdir()] == ["disk.raw"]
+from workflows.roll import hooks
 
 
 @dataclass(frozen=True)
@@ -254,6 +96,188 @@ def _plan_with(what: str, forge: Callable[[Stage], dict[str, Any]], position: in
     return Forgery(
         f"`job.plan`: {what}", "has another plan than the one that two derives from what one signed", attempt
     )
+
+
+def _needed_file(stage: Stage) -> NeededFile:
+    """A file of the guest's, which lies at its source."""
+    path = stage.root("one", "web", "medium.iso")
+    path.write_bytes(b"medium")
+    return NeededFile(
+        kind=FileKind.MEDIUM, path=str(path), size_bytes=6, digest="0" * 64, mode=0o600, owner="root", group="root"
+    )
+
+
+def _file_of_the_host(stage: Stage) -> PlannedFile:
+    return PlannedFile(
+        **_needed_file(stage).model_dump(exclude={"path"}),
+        source_path=str(stage.precious),
+        destination_path=str(stage.precious),
+    )
+
+
+def _sent_by_the_source(stage: Stage) -> str:
+    file = _needed_file(stage)
+    plan = stage.plan(stage.signed(files=(file,)))
+    stolen = _file_of_the_host(stage).model_copy(update={"size_bytes": len(PRECIOUS)})
+    job = stage.job(Plan(source=plan.source, destination=plan.destination.model_copy(update={"files": (stolen,)})))
+    [sent] = Context(claim=stage.claim(job, SENDS_FILES), settings=stage.source).destination.files
+    assert (sent.source_path, sent.size_bytes) == (file.path, file.size_bytes)
+    return "the file is sent that its host signed"
+
+
+def _laid_out(stage: Stage, **layout: Any) -> str:
+    """Where its disk is to be is forged in all that the row says."""
+    wanted, seen = Layout(disks=(DiskLayout(index=0, **layout),)), stage.signed()
+    told = attestation.proven(seen, stage.destination)
+    derived, _ = derivation.derive(told, stage.destination, policy.of(stage.destination), layout=wanted)
+    return stage.step(stage.job(Plan(source=seen, destination=derived, layout=wanted)), PREPARE)
+
+
+def _storage_of_the_attackers(stage: Stage) -> str:
+    with transaction() as session:
+        session.add(Storage(host="two", name="mine", driver="folder", place=str(stage.precious.parent)))
+    seen, wanted = stage.signed(), Layout(storage="mine")
+    question = PlanDestination(guest="web", source_root=str(stage.source.guest_root), source=seen, layout=wanted)
+    return stage.answer("two", "plan_destination", question.json_object())
+
+
+def _way_back(stage: Stage) -> str:
+    plan = stage.plan()
+    image = stage.root("two", "web", "disk.raw.drover-7")
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"former")
+    job = stage.job(Plan(source=plan.source, destination=plan.destination.model_copy(update={"way_back": 7})))
+    assert stage.step(job, PREPARE) == "done"
+    assert image.read_bytes() == b"former"
+    made = stage.root("two", "web", "disk.raw").stat().st_size == 1 << 20
+    return "the image is made anew" if made else "the other file is taken"
+
+
+def _set_of_hooks(stage: Stage) -> str:
+    job = stage.job()
+    with transaction() as session:
+        named = {"job": job, "set": json.dumps({"hooks": "../../../outside"})}
+        session.execute(text("UPDATE job SET options = options || CAST(:set AS jsonb) WHERE id = :job"), named)
+    try:
+        return stage.step(job, PREPARE)
+    except UnreadableDocument as error:
+        return str(error)
+
+
+def _lives_elsewhere(stage: Stage) -> str:
+    launch = stage.source.directory / "launch" / "web.json"
+    launch.parent.mkdir(parents=True)
+    launch.write_text("{}")
+    with transaction() as session:
+        session.get_one(Guest, "web").host = "two"
+    guest = spawn(str(stage.folder / "guest"), ["sleep", "600"], stage.folder / "log")
+    try:
+        given_away.look(stage.source)
+        assert process(guest.pid) == guest
+    finally:
+        guest.kill()
+    return "its launch file is kept aside" if launch.with_suffix(".moved").read_text() == "{}" else "it is gone"
+
+
+def _limits_that_say_more(stage: Stage) -> str:
+    """A line more in the file by which systemd runs the guest."""
+    launcher = Launcher(kind=LauncherKind.UNIT, name="web.service", limits=Limits(allowed_cpus="0"))
+    seen = stage.invented(launcher=launcher)
+    told = seen.attestation
+    assert told is not None
+    more = json.dumps(f"0\nExecStartPre={stage.program}")
+    statement = told.statement.replace('"allowed_cpus": "0"', f'"allowed_cpus": {more}')
+    assert statement != told.statement
+    signature = host_key.sign(stage.mallory, attestation.PURPOSE + statement.encode())
+    forged = told.model_copy(update={"statement": statement, "signature": signature})
+    return stage.asked(seen.model_copy(update={"attestation": forged}))
+
+
+def _named_by_a_path(kind: str) -> Forgery:
+    return Forgery(
+        f"`host_request`: `{kind}` with a path as the guest's name",
+        "guest",
+        lambda stage: stage.answer("two", kind, {"guest": "../../outside/shadow"}),
+    )
+
+
+def _own_successor(stage: Stage) -> str:
+    """That the key of a host that is known was followed by the attacker's, signed by the latter."""
+    stage.plan()  # the destination knows the source's key from here on
+    forged = stage.invented().attestation
+    assert forged is not None
+    statement = forged.statement.replace('"invented"', '"one"')
+    signature = host_key.sign(stage.mallory, attestation.PURPOSE + statement.encode())
+    changes = {"host": "one", "statement": statement, "signature": signature, "successions": (_succession(stage),)}
+    return stage.asked(stage.described().model_copy(update={"attestation": forged.model_copy(update=changes)}))
+
+
+def _succession(stage: Stage) -> Succession:
+    former, key = host_key.public(stage.source), host_key.public(stage.mallory)
+    signature = host_key.sign(stage.mallory, signed("one", former, key))
+    return Succession(host="one", former=former, key=key, signature=signature)
+
+
+def _successor_in_the_plan(stage: Stage) -> str:
+    plan = stage.plan()
+    changes = {"source_key": host_key.public(stage.mallory), "successions": (_succession(stage),)}
+    return _sealed_for(stage, plan.model_copy(update=changes))
+
+
+def _sealed_for(stage: Stage, plan: Plan) -> str:
+    """The destination is to seal the credentials of the streams for whom the plan says."""
+    claim = stage.claim(stage.job(plan), START)
+    try:
+        asyncio.run(supervisor.serve(Context(claim=claim, settings=stage.destination), "nonce"))
+    except DroverError as error:
+        return str(error)
+    return "sealed"
+
+
+def _key_that_was_never_ours(stage: Stage) -> str:
+    keys = {"source_key": host_key.public(stage.source), "destination_key": host_key.public(stage.mallory)}
+    return _sealed_for(stage, stage.plan().model_copy(update=keys))
+
+
+def _sealed_for_another_job(stage: Stage) -> str:
+    """What a destination sealed for one job is put into another's row."""
+    keys = {"source_key": host_key.public(stage.source), "destination_key": host_key.public(stage.destination)}
+    plan = stage.plan().model_copy(update=keys)
+    access = StreamAccess(job=4711, address="127.0.0.1", port=49152, secret="of another")
+    sealed = host_key.seal(stage.destination, keys["source_key"], access.json_object())
+    served = NbdServer(nonce="n", address="127.0.0.1", port=49152, streams=stage.source.streams, sealed=sealed)
+    claim = stage.claim(stage.job(plan, nbd_server=served), MIRROR)
+    try:
+        return supervisor.begun_with(Context(claim=claim, settings=stage.source)) or "connected"
+    except DroverError as error:
+        return str(error)
+
+
+def _hook_of_a_roll(stage: Stage) -> str:
+    try:
+        return str(hooks.program(Hook(argv=("../outside/qemu-system-x86_64",)), stage.control))
+    except DroverError as error:
+        return str(error)
+
+
+def _asked_first(stage: Stage, notice: Notice) -> str:
+    """Who is asked before a guest is moved, as a row of the database names it."""
+    with transaction() as session:
+        drain = Drain(kind=DrainKind.DRAIN, host="one", state=DrainState.RUNNING)
+        session.add(drain)
+        session.flush()
+        row = GuestNotice(drain_id=drain.id, guest="web", source="one", destination="two", notice=notice)
+        session.add(row)
+    notices.ask(row, stage.control)
+    with transaction() as session:
+        return str(session.get_one(GuestNotice, row.id).reason)
+
+
+def _asked_by_post(stage: Stage) -> str:
+    with _listening(("127.0.0.1", 0)) as heard:
+        said = _asked_first(stage, Notice(url=f"http://127.0.0.1:{heard.port}/"))
+        assert not heard(), "somebody was told whom no operator has listed"
+    return said
 
 
 def _image_elsewhere(stage: Stage) -> dict[str, Any]:
@@ -424,22 +448,33 @@ def _observed(stage: Stage) -> str:
     return said
 
 
+@dataclass
+class Heard:
+    """A socket that listens."""
+
+    listening: socket.socket
+
+    @property
+    def port(self) -> int:
+        return int(self.listening.getsockname()[1])
+
+    def __call__(self) -> bool:
+        """Whether anybody has connected to it."""
+        try:
+            self.listening.accept()[0].close()
+        except BlockingIOError:
+            return False
+        return True
+
+
 @contextmanager
-def _listening(path: Path) -> Iterator[Callable[[], bool]]:
-    """A Unix socket; whether anybody has connected to it."""
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(path))
+def _listening(where: Path | tuple[str, int]) -> Iterator[Heard]:
+    """At a path, or at an address and port."""
+    with socket.socket(socket.AF_UNIX if isinstance(where, Path) else socket.AF_INET) as listening:
+        listening.bind(str(where) if isinstance(where, Path) else where)
         listening.listen()
         listening.setblocking(False)
-
-        def heard() -> bool:
-            try:
-                listening.accept()[0].close()
-            except BlockingIOError:
-                return False
-            return True
-
-        yield heard
+        yield Heard(listening)
 
 
 def _program_called_qemu(stage: Stage) -> str:
@@ -616,6 +651,75 @@ FORGERIES: tuple[Forgery, ...] = (
     _plan_with("another monitor's socket", lambda stage: {"qmp": str(stage.root("two", "neighbour", "qmp"))}),
     _plan_with("a file to be removed as if it were a pidfile", lambda stage: {"pidfile": str(stage.precious)}),
     _plan_with("the image of another guest as the copy's place", _image_elsewhere),
+    _plan_with(
+        "a file of the host's as one that the guest needs", lambda stage: {"files": (_file_of_the_host(stage),)}
+    ),
+    _plan_with(
+        "a folder for the guest outside of its host's",
+        lambda stage: {"folders": (PlannedFolder(path=f"{stage.precious}.d", mode=0o777, owner="root", group="root"),)},
+    ),
+    Forgery(
+        "`job.plan`: a file of the source's host as one of the guest's, to be sent to the destination",
+        "the file is sent that its host signed",
+        _sent_by_the_source,
+    ),
+    Forgery(
+        "`job.plan`: a layout with the image of another guest as the copy's place",
+        "disk.raw",
+        lambda stage: _laid_out(stage, path=str(stage.neighbour)),
+    ),
+    Forgery(
+        "`job.plan`: a layout with a file of the host as the copy's place",
+        "shadow",
+        lambda stage: _laid_out(stage, path=str(stage.precious)),
+    ),
+    Forgery("`storage`: one in a folder of the host, for the copy", "mine", _storage_of_the_attackers),
+    Forgery(
+        "`job.plan`: a file at the destination as the image that the guest left there",
+        "the image is made anew",
+        _way_back,
+    ),
+    Forgery("`job.options`: a set of hooks outside of the folder of hooks", "hooks", _set_of_hooks),
+    Forgery(
+        "`guest.host`: the guest lives elsewhere; its launch file and its QEMU stay",
+        "its launch file is kept aside",
+        _lives_elsewhere,
+    ),
+    Forgery(
+        "`host_request`: a guest that a host of the attacker's invention signed, with limits that have a line more for "
+        "systemd",
+        "is not what invented signed",
+        _limits_that_say_more,
+    ),
+    Forgery(
+        "`host_request`: start a guest that no move brought here",
+        "has no launch file on two",
+        lambda stage: stage.answer("two", "start_guest", StartGuest(guest="web").json_object()),
+    ),
+    *map(_named_by_a_path, ("start_guest", "stop_guest", "look_for_guest")),
+    Forgery(
+        "`host_request`: a host's next key, signed by that key and not by the former one",
+        "one has another key",
+        _own_successor,
+    ),
+    Forgery("`job.plan`: the same, for credentials to be sealed for", "one has another key", _successor_in_the_plan),
+    Forgery(
+        "`job.plan`: a key of the destination's that it never had",
+        "does not have the key any more",
+        _key_that_was_never_ours,
+    ),
+    Forgery("`job.nbd_server`: what was sealed for another job", "it is of job 4711", _sealed_for_another_job),
+    Forgery(
+        "`roll.hook`, on a control node: a program outside of the folder of hooks",
+        "is no name of a hook",
+        _hook_of_a_roll,
+    ),
+    Forgery(
+        "`guest_notice.notice`, `move_policy.options`, on a control node: likewise",
+        "is no name of a hook",
+        lambda stage: _asked_first(stage, Notice(program=(str(stage.program),))),
+    ),
+    Forgery("the same: an address that no operator has listed", "drover webhook allow", _asked_by_post),
     Forgery("`job.source`: another host than the one that signed", "is signed by one, which is not three", _of_another),
     Forgery("`job.plan`: changed after the destination began", "the plan that was proven is followed", _changed_later),
     Forgery(

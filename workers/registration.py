@@ -39,8 +39,9 @@ from workers.images import retention
 from workers.launcher import given_away
 from workers.process.machine import boot, machine
 from workers.qemu import program
+from workers.step import JobDirectory
 from workers.storage import places, watch
-from workers.trust import host_key, policy
+from workers.trust import held_plan, host_key, policy
 from workflows import outages
 from workflows.migration import claims
 
@@ -201,6 +202,7 @@ def facts(ours: Settings) -> HostFacts:
         machine_id=machine_id(),
         concurrency=ours.concurrency,
         streams=ours.streams,
+        successions=host_key.successions(ours),
     )
 
 
@@ -234,7 +236,13 @@ def begin_heartbeat(**_: Any) -> None:
         _repeat("look at guests", liveness.look, max(heartbeat_s, LOOK_S))
         _repeat("look at launch files", given_away.look, max(heartbeat_s, LOOK_S))
         _repeat("look for room", retention.make_room, max(heartbeat_s, LOOK_S))
+        _repeat("look at former keys", forget_keys, max(heartbeat_s, LOOK_S))
         _repeat("retirement", retention.delete_expired, heartbeat_s)  # beside it: a large image takes minutes
+
+
+def forget_keys(ours: Settings) -> None:
+    """Former keys of this host that no move needs any more."""
+    host_key.drop_former(ours, held_plan.oldest(JobDirectory.all_below(ours)))
 
 
 def _repeat(name: str, what: Callable[[Settings], None], every_s: float) -> None:

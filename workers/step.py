@@ -75,6 +75,11 @@ class JobDirectory:
         return self.path / "streams.json"
 
     @property
+    def peer_key(self) -> Path:
+        """By which key this host believed the other one when the job's streams began."""
+        return self.path / "peer.key"
+
+    @property
     def manifest(self) -> Manifest:
         """What the job created on this host."""
         return Manifest(self.path / "created.json")

@@ -1,11 +1,17 @@
-"""The public keys of hosts: pinned at the first move, and a changed one counts only once an operator says so."""
+"""The public keys of hosts: pinned at the first move. A changed one counts if the former one has signed it, else only
+once an operator says so.
+"""
 
+from typing import Any
+
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
 from models import decision_log
 from models.database import transaction
 from models.host import Host
+from models.succession import leads
 from workflows.hosts import existing
 
 
@@ -19,11 +25,28 @@ def pin(session: Session, host: Host) -> None:
         raise PreconditionFailed(f"{host.name} has no key yet: start a worker of this version there")
     if host.trusted_key is None:
         host.trusted_key = host.public_key
-    elif host.trusted_key != host.public_key:
+    elif host.trusted_key != host.public_key and not _follow(session, host):
         raise PreconditionFailed(
             f"{host.name} shows another key than before: if its worker's folder was made anew, `drover host trust "
             f"{host.name}`; if not, somebody else may be serving that name"
         )
+
+
+def follow_renewed() -> None:
+    """Trust the new keys of hosts whose former ones have signed them."""
+    changed = select(Host).where(Host.public_key != Host.trusted_key).order_by(Host.name)
+    with transaction() as session:
+        for host in session.scalars(changed):
+            _follow(session, host)
+
+
+def _follow(session: Session, host: Host) -> bool:
+    known, shown = str(host.trusted_key), str(host.public_key)
+    if not leads(known, shown, host.name, host.facts.successions):
+        return False
+    host.trusted_key = shown
+    decision_log.add(session, f"{host.name} has a new key, which its former one has signed")
+    return True
 
 
 def of_both(session: Session, source: str, destination: str) -> dict[str, str]:
@@ -42,6 +65,13 @@ def of_both(session: Session, source: str, destination: str) -> dict[str, str]:
             "the same"
         )
     return {host.name: str(host.public_key) for host in hosts}
+
+
+def of_plan(session: Session, source: str, destination: str) -> dict[str, Any]:
+    """The same as fields of a move's plan, and how both hosts came to their keys. Errors as for `of_both`."""
+    keys = of_both(session, source, destination)
+    told = [each for name in (source, destination) for each in existing(session, name).facts.successions]
+    return {"source_key": keys[source], "destination_key": keys[destination], "successions": tuple(told)}
 
 
 def trust(name: str) -> Host:

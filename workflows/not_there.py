@@ -55,6 +55,11 @@ def roll(number: int) -> NotThere:
     return NotThere(f"there is no roll {number}: see `drover roll list --all`")
 
 
+def plan(number: int) -> NotThere:
+    """No plan was submitted with this number."""
+    return NotThere(f"there is no plan {number}: see `drover plan list --all`")
+
+
 def _did_you_mean(session: Session, column: InstrumentedAttribute[str], name: str) -> str:
     """`did you mean web01 or web02? `, or nothing."""
     alike = get_close_matches(name, session.scalars(select(column)).all(), AT_MOST, ALIKE)

@@ -28,6 +28,7 @@ LOOKUP_S = 3.0
 """So long a submission waits for the address of a name; each message looks it up anew."""
 SALT_BYTES = 32
 KEY_ID_DIGITS = 16
+IN_FORCE = or_(ReceiverSecret.ends_at.is_(None), ReceiverSecret.ends_at > func.clock_timestamp())
 
 
 @dataclass(frozen=True)
@@ -256,8 +257,7 @@ def secrets_of(session: Session, receiver: str, ours: Settings) -> list[str]:
     keys = {_key_id(key): key for key in (ours.webhook_key, ours.webhook_key_former) if key}
     if not keys:
         raise PreconditionFailed("the controller has no DROVER_WEBHOOK_KEY to sign with: set it")
-    in_force = or_(ReceiverSecret.ends_at.is_(None), ReceiverSecret.ends_at > func.clock_timestamp())
-    query = select(ReceiverSecret).where(ReceiverSecret.receiver == receiver, in_force)
+    query = select(ReceiverSecret).where(ReceiverSecret.receiver == receiver, IN_FORCE)
     made = session.scalars(query.order_by(ReceiverSecret.id.desc())).all()
     known = [_secret(keys[one.key_id], receiver, one.salt) for one in made if one.key_id in keys]
     if not known:
@@ -266,6 +266,14 @@ def secrets_of(session: Session, receiver: str, ours: Settings) -> list[str]:
             f"or make a new secret with `drover webhook rotate {receiver}`"
         )
     return known
+
+
+def with_former_key(ours: Settings) -> list[str]:
+    """Receivers with secrets in force that follow from DROVER_WEBHOOK_KEY_FORMER."""
+    theirs = IN_FORCE & (ReceiverSecret.key_id == _key_id(ours.webhook_key_former))
+    with transaction() as session:
+        found = session.scalars(select(ReceiverSecret.receiver).where(theirs).distinct())
+        return sorted(found)
 
 
 def _add_secret(session: Session, receiver: str, ours: Settings) -> str:

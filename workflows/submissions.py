@@ -93,6 +93,8 @@ HOST_NAMES = f"a list of names of hosts, each of which has {ALLOWED}"
 FLAG = "true or false"
 NO_POSTCOPY = "postcopy is none: neither host could go on alone with a guest whose RAM is on both"
 LADDER_SAYS = f"a list of {', '.join(Measure)}, each once, in the order in which they are tried ({NO_POSTCOPY})"
+A_YEAR_S = 366 * 86400.0
+SOME_SECONDS = "a number of seconds above 0, of a year at the most"
 MILLISECONDS = f"a whole number of milliseconds from 1 to {LARGEST}"
 BYTES_PER_S = f"a whole number of bytes per second from 0 to {2**63 - 1}"
 DowntimeMs = Annotated[int, Field(ge=1, le=LARGEST, description=MILLISECONDS)]
@@ -316,11 +318,11 @@ class RollSubmission(Message):
     """Instead of `hosts`: all that it selects by their labels, by name."""
     hook: str = Field(description="a text: the name of a hook, and its arguments")
     """A program in the folder DROVER_HOOKS of the control nodes, with its arguments as a shell would read them."""
-    hook_timeout_s: float = Field(3600.0, gt=0, description="a number of seconds above 0")
+    hook_timeout_s: float = Field(3600.0, gt=0, le=A_YEAR_S, description=SOME_SECONDS)
     """The hook is ended after this time."""
     max_unavailable: int = Field(1, ge=1, le=LARGEST, description=f"a whole number from 1 to {LARGEST}")
     """So many of these hosts may be out at a time, whatever the cause."""
-    back_within_s: float = Field(1800.0, gt=0, description="a number of seconds above 0")
+    back_within_s: float = Field(1800.0, gt=0, le=A_YEAR_S, description=SOME_SECONDS)
     """The roll pauses if a host is not healthy this long after its hook."""
     to: Many[HostName] = Field((), description=HOST_NAMES)
     """Only these take guests; an empty list: all."""

@@ -5,13 +5,17 @@ workers, controller, command line, Flower.
 """
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from kombu.transport import redis as transport
-from redis import Redis
+from redis import CredentialProvider, Redis
+from redis.exceptions import ConnectionError as Unreachable
 from redis.exceptions import ResponseError
 
+from drover import passwords
 from drover.broker import envelope
+from drover.settings import settings
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +41,42 @@ class Client(Redis):
         return None  # as if nothing had come
 
 
-class Channel(transport.Channel):
-    """With our client."""
+class FromFile(CredentialProvider):
+    """Asked for each new connection."""
+
+    def __init__(self, user: str | None, file: Path) -> None:
+        self.user, self.file = user, file
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """User, and the newest password in the file."""
+        try:
+            password = passwords.listed(self.file)[0]
+        except OSError as error:
+            raise Unreachable(f"the password for Redis cannot be read: {error}") from error
+        return (self.user, password) if self.user else (password,)
+
+
+class Ours:
+    """What our channels have in common."""
 
     def _get_client(self) -> Any:
         return Client
 
+    def _connparams(self, asynchronous: bool = False) -> Any:
+        above: Any = super()
+        parameters, file = above._connparams(asynchronous), settings().broker_password_file
+        if file is not None:
+            parameters["credential_provider"] = FromFile(parameters.pop("username", None), file)
+            parameters.pop("password", None)
+        return parameters
 
-class SentinelChannel(transport.SentinelChannel):
-    """With our client, on the master that the Sentinels name."""
 
-    def _get_client(self) -> Any:
-        return Client
+class Channel(Ours, transport.Channel):
+    """On the Redis of the URL."""
+
+
+class SentinelChannel(Ours, transport.SentinelChannel):
+    """On the master that the Sentinels name."""
 
 
 class Transport(transport.Transport):

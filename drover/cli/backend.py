@@ -1,6 +1,7 @@
 """By what commands do their work: the database, or the HTTP API where DROVER_API_URL names one."""
 
 import os
+import pwd
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,10 +23,15 @@ def operations() -> "Operations":
     Raises:
         PreconditionFailed: the API's address or token cannot be used.
     """
-    if not by_api():
-        from drover.operations import ByDatabase
+    if by_api():
+        return api()
+    from drover.by_database import ByDatabase
 
-        return ByDatabase()
+    return ByDatabase(user=user())
+
+
+def api() -> "ByApi":
+    """The API. Errors as for `operations`."""
     if not _connected:
         from drover import extras
         from drover.settings import API_TOKEN, API_URL
@@ -35,6 +41,12 @@ def operations() -> "Operations":
 
         _connected.append(ByApi(os.environ[API_URL], os.environ.get(API_TOKEN, "")))
     return _connected[0]
+
+
+def user() -> str:
+    """Who enters this: by the kernel, and behind `sudo` by what it says of who called it."""
+    name = pwd.getpwuid(os.getuid()).pw_name
+    return os.environ.get("SUDO_USER", name) if os.getuid() == 0 else name
 
 
 def close() -> None:

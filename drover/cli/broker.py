@@ -1,6 +1,5 @@
 """`drover broker`: who may do what in Redis."""
 
-import os
 import secrets
 import sys
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from drover.cli import output
+from drover.cli import output, own_files
 from drover.cli.options import AsJson, examples
 from drover.errors import PreconditionFailed
 
@@ -74,7 +73,7 @@ def acl(
     }
     text = "".join(f"{line}\n" for line in (NOBODY_ELSE, *lines(users, known)))
     if out is not None:
-        _write(out, text)
+        own_files.replace(out, text)
     if as_json:
         output.emit({"acl": text, "out": None if out is None else str(out)})
     elif out is None:
@@ -92,21 +91,6 @@ def _check(everybody: list[str], changed: list[str]) -> None:
 
 
 def _passwords(path: Path, *, renew: bool, settle: bool) -> list[str]:
-    """Those that count, the newest first; the file is for its owner alone from its first instant."""
-    known = path.read_text().split() if path.exists() else []
-    wanted = [secrets.token_hex(24), *known[:1]] if renew or not known else known
-    wanted = wanted[:1] if settle else wanted
-    if wanted != known:
-        _write(path, "".join(f"{password}\n" for password in wanted))
-    return wanted
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file; its owner and mode stay, a new one is for its owner alone."""
-    from workers.images.manifest import write_durably
-
-    former = path.stat() if path.exists() else None
-    write_durably(path, text)
-    if former is not None:
-        os.chown(path, former.st_uid, former.st_gid)
-        path.chmod(former.st_mode & 0o777)
+    """Those that count, the newest first."""
+    new = secrets.token_hex(24) if renew or not path.exists() else None
+    return own_files.passwords(path, new, settle=settle)

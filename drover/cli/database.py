@@ -3,12 +3,14 @@
 import secrets
 import sys
 from contextlib import redirect_stdout
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from drover.cli import output
-from drover.cli.options import AsJson, examples
+from drover.cli import output, own_files
+from drover.cli.options import AsJson, duration, examples
 from drover.errors import PreconditionFailed
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def upgrade(as_json: AsJson = False) -> None:
 @app.command(
     epilog=examples(
         "drover db roles --host hv1 --host hv2 --controller control | su postgres -c 'psql --quiet drover'",
-        "drover db roles --host hv1 --password hv1 >roles.sql",
+        "drover db roles --host hv1 --password hv1 --into /etc/drover >roles.sql",
     )
 )
 def roles(
@@ -62,6 +64,18 @@ def roles(
     password: Annotated[
         Roles, typer.Option(metavar="NAME", help="Give this role a new password, which is shown once, on stderr.")
     ] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write new passwords into NAME.postgres there instead, above the former ones.",
+            show_default=False,
+        ),
+    ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="New passwords end after this time, like 90d.", show_default="never"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the SQL that makes roles, or renews their rights; a superuser of Postgres runs it.
@@ -73,12 +87,18 @@ def roles(
 
     members = {Purpose.HOST: host or (), Purpose.CONTROLLER: controller or (), Purpose.READER: reader or ()}
     made = {name: secrets.token_urlsafe(24) for name in password or ()}
-    script = rights.script(members, {name: _verifier(name, text) for name, text in made.items()})
+    until = None if expires is None else datetime.now(UTC) + duration(expires)
+    script = rights.script(members, {name: _verifier(name, text) for name, text in made.items()}, until)
+    files = {name: into / f"{name}.postgres" for name in made} if into is not None else {}
+    for name, path in files.items():
+        own_files.passwords(path, made[name])
     if as_json:
-        output.emit({"sql": script, "passwords": made})
+        shown = {"files": {name: str(path) for name, path in files.items()}} if files else {"passwords": made}
+        output.emit({"sql": script} | shown)
         return
     for name, text in made.items():
-        output.note(f"once this has run, the password of {name} is {text}")
+        place = f"the first line of {files[name]}" if name in files else text
+        output.note(f"once this has run, the password of {name} is {place}")
     sys.stdout.write(script + "\n")
 
 

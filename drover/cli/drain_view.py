@@ -130,6 +130,9 @@ def report(document: Document, *, as_json: bool) -> None:
         return
     shot = read_back.drain_shot(document)
     output.say(headline(shot))
+    if plan := document.get("plan"):
+        approved = ", ".join(plan["approved_by"]) or "nobody"
+        output.say(f"it follows plan {plan['id']}: approved by {approved}, applied by {plan['applied_by']}")
     output.table(TITLES, map(cells, shot.rows))
     if shot.ended:
         output.say(verdict(shot))

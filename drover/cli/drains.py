@@ -91,7 +91,7 @@ def report(drain_id: DrainId, as_html: AsHtml = False, as_json: AsJson = False) 
     """Print all about a drain as one page to be kept: a line per guest over time, and what is left and why."""
     from drover.cli import report_view
 
-    report_view.of_drain(drain_id, as_html=as_html, as_json=as_json)
+    report_view.printed("drain", drain_id, as_html=as_html, as_json=as_json)
 
 
 return_app = typer.Typer(add_completion=False)
@@ -204,12 +204,9 @@ def release(drain_id: DrainId, as_json: AsJson = False) -> None:
 def overrule(drain_id: DrainId, guest: GuestName, as_json: AsJson = False) -> None:
     """Have a guest of a drain moved although who is asked before says no, or nothing."""
     from drover.cli import drain_view
-    from drover.cli.plan_file import user
-    from drover.views import documents
-    from workflows.drain import notices
+    from drover.cli.backend import operations
 
-    notices.overrule(drain_id, guest, user())
-    drain_view.report(documents.drain(drain_id), as_json=as_json)
+    drain_view.report(operations().overrule(drain_id, guest), as_json=as_json)
 
 
 @app.command(epilog=examples("drover drain cancel 3", "drover drain cancel 3 --wait"))

@@ -1,58 +1,36 @@
 """How guests are shown, as text or as JSON."""
 
-from datetime import UTC, datetime
-from typing import Literal
-
 from drover import words
 from drover.cli import output
 from drover.cli.backend import operations
-from drover.errors import PreconditionFailed
-from drover.views import documents, serializers
 from models.base import Document
-from models.guest import Guest, Life
+from models.guest import Life
 from models.launcher import Launcher
-from models.plan import Inspection
-from workflows import schedule, selectors
-from workflows.guests import NeverDrain
+from workflows import selectors
 
 
-def adopted(guest: Guest, inspection: Inspection, *, as_json: bool) -> None:
+def adopted(guest: Document, *, as_json: bool) -> None:
     """Print that a guest was adopted, and what prevents a move of it."""
-    for refusal in inspection.refusals:
+    for refusal in guest["inspection"]["refusals"]:
         output.note(f"adopted, but cannot be moved yet: {refusal}")
-    for warning in inspection.warnings:
+    for warning in guest["inspection"]["warnings"]:
         output.note(f"warning: {warning}")
     if as_json:
-        output.emit(documents.inspected(guest, inspection))
+        output.emit(guest)
     else:
-        output.say(f"{guest.name} on {guest.host} is adopted")
+        output.say(f"{guest['name']} on {guest['host']} is adopted")
 
 
-def never_drain(reason: str | None, until: str | None, timezone: str) -> NeverDrain | Literal[""] | None:
-    """What `--never-drain` and `--until` mean together.
-
-    Raises:
-        PreconditionFailed: one is there without the other, or the time is not understood or has passed.
-    """
-    if reason and until:
-        return NeverDrain(reason=reason, until=schedule.moment(until, timezone, datetime.now(UTC)))
-    if reason or until:
-        raise PreconditionFailed(
-            "--never-drain REASON and --until TIME go together: who reads it later must know why and how long"
-        )
-    return "" if reason == "" else None
-
-
-def described(guest: Guest, *, as_json: bool) -> None:
+def described(guest: Document, *, as_json: bool) -> None:
     """Print what drains consider about a guest."""
     if as_json:
-        output.emit(serializers.guest_document(guest, None))
+        output.emit(guest)
         return
     output.say(
-        f"{guest.name}: priority {guest.priority}, together with {guest.affinity or 'nobody'}, "
-        f"apart from {guest.anti_affinity or 'nobody'}, labels {selectors.shown(guest.labels) or 'none'}"
+        f"{guest['name']}: priority {guest['priority']}, together with {guest['affinity'] or 'nobody'}, "
+        f"apart from {guest['anti_affinity'] or 'nobody'}, labels {selectors.shown(guest['labels']) or 'none'}"
     )
-    if stays := guest.stays(datetime.now(UTC)):
+    if stays := guest.get("stays"):
         output.say(stays)
 
 

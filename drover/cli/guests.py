@@ -29,10 +29,9 @@ def adopt(
 ) -> None:
     """Adopt a running QEMU as a guest. It is inspected, not changed."""
     from drover.cli import guest_view
-    from workflows import guests
+    from drover.cli.backend import operations
 
-    guest, inspection = guests.adopt(name, host, qmp)
-    guest_view.adopted(guest, inspection, as_json=as_json)
+    guest_view.adopted(operations().adopt(name, host, qmp), as_json=as_json)
 
 
 @app.command(epilog=examples("drover guest scan --host hv1", "drover guest scan --host hv1 --adopt"))
@@ -45,10 +44,9 @@ def scan(
 ) -> None:
     """List the QEMUs of a host: what each is, who runs it, and whether it can be moved or what is in the way."""
     from drover.cli import scan_view
-    from workflows import guest_scan
+    from drover.cli.backend import operations
 
-    findings = guest_scan.scan(host)
-    scan_view.listed(host, guest_scan.adopt(host, findings) if adopt else findings, as_json=as_json)
+    scan_view.listed(operations().qemus(host, adopt=adopt), as_json=as_json)
 
 
 @app.command(
@@ -90,30 +88,25 @@ def describe(
 ) -> None:
     """Set what drains consider about a guest: priority, groups, labels, and whether they leave it where it is."""
     from drover.cli import guest_view
-    from workflows import guests
+    from drover.cli.backend import operations
+    from workflows.descriptions import GuestDescription
 
-    guest = guests.describe(
-        name,
-        priority=priority,
-        affinity=affinity,
-        anti_affinity=anti_affinity,
-        labels=label or (),
-        unlabel=unlabel or (),
-        never_drain=guest_view.never_drain(never_drain, until, timezone),
-    )
-    guest_view.described(guest, as_json=as_json)
+    said = {"priority": priority, "affinity": affinity, "anti_affinity": anti_affinity, "labels": label}
+    said |= {"unlabel": unlabel, "never_drain": never_drain, "until": until, "timezone": timezone}
+    description = GuestDescription.read({name: value for name, value in said.items() if value is not None})
+    guest_view.described(operations().describe_guest(name, description), as_json=as_json)
 
 
 @app.command(epilog=examples("drover guest forget web"))
 def forget(name: GuestName, as_json: AsJson = False) -> None:
     """Delete a guest's record, for instance after it was powered off. The guest itself is not touched."""
-    from workflows import guests
+    from drover.cli.backend import operations
 
-    guest = guests.forget(name)
+    gone = operations().forget(name)
     if as_json:
-        output.emit({"forgotten": guest.name, "host": guest.host})
+        output.emit(gone)
     else:
-        output.say(f"the record of {guest.name} on {guest.host} is deleted; the guest was not touched")
+        output.say(f"the record of {gone['forgotten']} on {gone['host']} is deleted; the guest was not touched")
 
 
 @app.command("list", epilog=examples("drover guest list", "drover guest list --selector 'tier=db,!pinned' --json"))

@@ -1,5 +1,7 @@
 """How hosts are shown, as text or as JSON."""
 
+from datetime import timedelta
+
 from drover import words
 from drover.cli import output
 from drover.cli.backend import operations
@@ -7,11 +9,12 @@ from drover.cli.fleet_view import shown
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, settings
 from models.base import Document
-from models.host import Host, HostState
+from models.budget import BandwidthHours
+from models.host import HostState
 from workers.trust import host_key, known_hosts
 from workers.trust.policy import PUBLIC_KEY
 from workflows import selectors
-from workflows.fleet_limits import OF_ONE_HOST, spelled
+from workflows.fleet_limits import spelled
 
 
 def listed(selector: str | None, *, as_json: bool) -> None:
@@ -55,14 +58,22 @@ def report(host: Document, *, as_json: bool) -> None:
         output.say(f"{host['name']} is {host['state']}")
 
 
-def key(*, as_json: bool) -> None:
-    """Print the public key of this host."""
+def key(*, renew: bool, as_json: bool) -> None:
+    """Print the public key of this host, after it was renewed if so wanted."""
     ours = _hypervisor()
+    if renew and not host_key.exists(ours):
+        raise PreconditionFailed(f"{ours.host} has no key yet: its worker makes one when it first starts")
+    former = host_key.renew(ours).former if renew else None
     shown = host_key.public(ours)
     if as_json:
-        output.emit({"name": ours.host, "key": shown})
-    else:
-        output.say(shown)
+        output.emit({"name": ours.host, "key": shown} | ({"former": former} if renew else {}))
+        return
+    output.say(shown)
+    if renew:
+        output.note(
+            f"{ours.host} has this key from now on, signed by the former one, {former}: moves go on, and other hosts "
+            "believe it. Where a policy lists the former one, list this one"
+        )
 
 
 def trusted(host: str, key: str, *, as_json: bool) -> None:
@@ -88,28 +99,20 @@ def _hypervisor() -> Settings:
     return ours
 
 
-def described(host: Host, *, as_json: bool) -> None:
+def described(host: Document, *, as_json: bool) -> None:
     """Print what a host has of its own."""
     if as_json:
-        kept_for = host.retention
-        hours = host.bandwidth_hours
-        own = {
-            "bandwidth_bytes_per_s": host.bandwidth_bytes_per_s,
-            "bandwidth_hours": hours.json_object()["hours"] if hours is not None else [],
-        }
-        output.emit(
-            {
-                "name": host.name,
-                **own,
-                "retention_s": kept_for.total_seconds() if kept_for is not None else None,
-                "labels": host.labels,
-            }
-        )
+        output.emit(host)
         return
-    own = {name: getattr(host, name) for name in OF_ONE_HOST}
+    kept_for = host["retention_s"]
+    own = {
+        "bandwidth_bytes_per_s": host["bandwidth_bytes_per_s"],
+        "bandwidth_hours": BandwidthHours.read({"hours": host["bandwidth_hours"]}) if host["bandwidth_hours"] else None,
+        "retention": None if kept_for is None else timedelta(seconds=kept_for),
+    }
     told = [
         f"{spelled(name)} {'as the fleet' if value is None else shown(name, value)}"
         for name, value in own.items()
         if value is not None or name != "bandwidth_hours"
     ]
-    output.say(f"{host.name}: {', '.join(told)}, labels {selectors.shown(host.labels) or 'none'}")
+    output.say(f"{host['name']}: {', '.join(told)}, labels {selectors.shown(host['labels']) or 'none'}")

@@ -76,16 +76,17 @@ def describe(
 ) -> None:
     """Give a host labels, a bandwidth or a retention of its own. It takes effect at once, also for moves under way."""
     from drover.cli import host_view
-    from workflows import fleet_limits
+    from drover.cli.backend import operations
+    from workflows.descriptions import HostDescription
 
-    wanted: dict[str, object] = {}
+    own: dict[str, object] = {"labels": label or (), "unlabel": unlabel or ()}
     if bandwidth is not None:
-        wanted["bandwidth_bytes_per_s"] = rate(bandwidth) if bandwidth else None
+        own["bandwidth_bytes_per_s"] = rate(bandwidth) if bandwidth else None
     if bandwidth_at is not None:
-        wanted["bandwidth_hours"] = by_hours(bandwidth_at, timezone)
+        own["bandwidth_hours"] = by_hours(bandwidth_at, timezone)
     if retention is not None:
-        wanted["retention"] = duration(retention) if retention else None
-    host_view.described(fleet_limits.describe_host(host, wanted, label or (), unlabel or ()), as_json=as_json)
+        own["retention_s"] = duration(retention).total_seconds() if retention else None
+    host_view.described(operations().describe_host(host, HostDescription.read(own)), as_json=as_json)
 
 
 @app.command(
@@ -103,11 +104,11 @@ def ok_to_drain(
     Exit code 3: it could not. Changes nothing.
     """
     from drover.cli import headroom_view
+    from drover.cli.backend import operations
     from workflows import schedule
-    from workflows.drain import headroom
 
     hours = schedule.window(window, timezone) if window else None
-    headroom_view.verdict(headroom.ok_to_drain(host, hours), as_json=as_json)
+    headroom_view.verdict(operations().ok_to_drain(host, hours), as_json=as_json)
 
 
 @app.command(
@@ -124,12 +125,11 @@ def headroom_of_all(
     By what is on record: `drover host ok-to-drain` asks.
     """
     from drover.cli import headroom_view
+    from drover.cli.backend import operations
     from workflows import schedule
-    from workflows.drain import headroom
-    from workflows.selectors import Selector
 
     hours = schedule.window(window, timezone) if window else None
-    headroom_view.listed(headroom.of_all(Selector.read(selector), hours), as_json=as_json)
+    headroom_view.listed(operations().headroom(selector, hours), as_json=as_json)
 
 
 @app.command(epilog=examples("drover host cordon hv2"))
@@ -158,13 +158,12 @@ def trust(
     it are refused until then. Make sure that it is that host. Hypervisors that know its former key need it with --key.
     """
     from drover.cli import host_view
-    from drover.views import serializers
-    from workflows import host_keys
+    from drover.cli.backend import operations
 
     if key is not None:
         host_view.trusted(host, key, as_json=as_json)
         return
-    host_view.report(serializers.host_state(host_keys.trust(host)), as_json=as_json)
+    host_view.report(operations().trust(host), as_json=as_json)
 
 
 @app.command(epilog=examples("drover host uncordon hv2"))
@@ -177,8 +176,17 @@ def uncordon(host: HostName, as_json: AsJson = False) -> None:
 
 
 @app.command("key", epilog=examples("drover host key", "drover host key --json | jq --raw-output .key"))
-def show_key(as_json: AsJson = False) -> None:
-    """Show the public key of this host: run it on the host itself."""
+def show_key(
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Make another key now. Other hosts believe it; moves go on.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the public key of this host, or renew it: run it on the host itself.
+
+    The former key signs the new one, so nothing has to be told anywhere. It is kept for moves that were planned with
+    it.
+    """
     from drover.cli import host_view
 
-    host_view.key(as_json=as_json)
+    host_view.key(renew=renew, as_json=as_json)

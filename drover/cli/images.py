@@ -54,11 +54,9 @@ def list_images(
 ) -> None:
     """List the images that are kept, the oldest first, with the room that each would give."""
     from drover.cli import image_view
-    from workflows import kept_images
-    from workflows.selectors import Selector
+    from drover.cli.backend import operations
 
-    found = kept_images.listed(_which(guest, host, job, older_than), Selector.read(selector))
-    image_view.listed(found, as_json=as_json)
+    image_view.listed(operations().images(_which(guest, host, job, older_than), selector), as_json=as_json)
 
 
 @app.command(
@@ -81,13 +79,13 @@ def purge(
 ) -> None:
     """Delete kept images before their time. A guest that goes back later is copied as a whole."""
     from drover.cli import image_view
-    from workflows import kept_images
+    from drover.cli.backend import operations
 
     which = _which(guest, host, job, older_than)
     if which.all != everything:
         raise PreconditionFailed("name either some images by --guest, --host, --job or --older-than, or --all of them")
-    purged = kept_images.purge(which, last_way_back=last_way_back, dry_run=dry_run)
-    image_view.purged(purged, dry_run=dry_run, as_json=as_json)
+    purged = operations().purge(which, last_way_back=last_way_back, dry_run=dry_run)
+    image_view.purged(purged, as_json=as_json)
 
 
 def _which(guest: str | None, host: str | None, job: int | None, older_than: timedelta | None) -> Any:

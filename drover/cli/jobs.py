@@ -195,4 +195,4 @@ def report(job_id: JobId, as_html: AsHtml = False, as_json: AsJson = False) -> N
     """Print all about a job as one page to be kept: steps, downtime by phase, events, and estimate beside outcome."""
     from drover.cli import report_view
 
-    report_view.of_job(job_id, as_html=as_html, as_json=as_json)
+    report_view.printed("job", job_id, as_html=as_html, as_json=as_json)

@@ -1,66 +1,73 @@
-"""Plans of drains as files: writing, showing, approving and applying them."""
+"""From a plan's file, or its number, to what is done with it."""
 
-import os
-import pwd
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
-from drover import words
-from drover.cli import drain_submission, drain_view, output
+from drover.cli import drain_submission, drain_view, output, plan_view
+from drover.cli.backend import operations
 from drover.cli.exit_codes import ExitCode
 from drover.cli.options import given
 from drover.cli.watching import note_without_controller, watch_drain
 from drover.errors import PreconditionFailed
-from drover.views import documents
-from drover.views.drain_documents import forecast_document
-from drover.views.serializers import iso
 from models.base import Document
-from models.database import transaction
 from models.drain import DrainKind
-from models.guest import Guest
-from workflows import policies
-from workflows.drain import plan_file, planner
-from workflows.drain.commands import DrainRequest
+from workflows.drain import plan_file
 from workflows.drain.plan_file import PlanFile
-from workflows.selectors import Selector
 from workflows.submissions import DrainSubmission
-
-
-def user() -> str:
-    """Who enters this: by the kernel, and behind `sudo` by what it says of who called it."""
-    name = pwd.getpwuid(os.getuid()).pw_name
-    return os.environ.get("SUDO_USER", name) if os.getuid() == 0 else name
 
 
 def write(kind: str, asked: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
     """Plan a drain, with every host asked, and write it down."""
     if out.exists():
         raise PreconditionFailed(f"{out} is there already: name another file, or remove it")
-    submission = DrainSubmission.read(given(asked))
-    request = DrainRequest.of(DrainKind(kind), submission)
-    forecast = planner.forecast(
-        request.kind,
-        request.host,
-        request.where,
-        request.terms,
-        request.options,
-        selector=Selector.read(request.selector),
-        tried=True,
-    )
-    plan = plan_file.made(forecast, submission, user())
+    made = operations().draft_plan(DrainKind(kind), DrainSubmission.read(given(asked)))
+    plan = PlanFile.read(made["plan"])
     try:
         with out.open("x") as file:
             file.write(plan_file.written(plan))
     except OSError as error:
         raise PreconditionFailed(f"{out} cannot be written: {error.strerror}") from error
     if as_json:
-        output.emit(document(plan))
+        output.emit(operations().look_at_plan(plan))
         return
-    drain_submission.print_forecast(forecast_document(forecast))
-    output.say(f"the plan is in {out}: edit it, `drover plan approve {out}`, `drover plan apply {out}`")
+    drain_submission.print_forecast(made["forecast"])
+    output.say(f"the plan is in {out}: edit it, `drover plan submit {out}` for others, `drover plan apply {out}`")
+
+
+def submit(path: Path, *, as_json: bool) -> None:
+    """Put the plan in a file into the inbox."""
+    made = operations().submit_plan(read(path))
+    if as_json:
+        output.emit(made)
+        return
+    plan_view.say_standing(made)
+    output.say(f"`drover plan approve {made['id']}`, `drover plan apply {made['id']}`, or by the console's inbox")
+
+
+def approve(named: str, *, as_json: bool) -> None:
+    """Approve a plan; one in a file is submitted by that."""
+    number = int(named) if named.isdecimal() else operations().submit_plan(read(Path(named)))["id"]
+    plan_view.report(operations().on_plan(number, "approve"), as_json=as_json)
+
+
+def apply(named: str, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool) -> None:
+    """Begin the drain of a plan; a dry run asks every guest and every target in it."""
+    if dry_run:
+        _try(PlanFile.of(found(named)), as_json=as_json)
+    by_number = named.isdecimal()
+    drain = operations().on_plan(int(named), "apply") if by_number else operations().apply_plan(read(Path(named)))
+    if wait:
+        watch_drain(drain["id"], timeout_s=timeout, as_json=as_json)
+    note_without_controller()
+    drain_view.submitted(drain, as_json=as_json)
+
+
+def found(named: str) -> Document:
+    """The document of a plan by its file, or by its number."""
+    return operations().plan(int(named)) if named.isdecimal() else operations().look_at_plan(read(Path(named)))
 
 
 def read(path: Path) -> PlanFile:
@@ -77,96 +84,14 @@ def read(path: Path) -> PlanFile:
     return plan_file.read(text, str(path))
 
 
-def show(path: Path, *, as_json: bool) -> None:
-    """Print a plan, and what is no longer as it says."""
-    plan = read(path)
+def _try(plan: PlanFile, *, as_json: bool) -> NoReturn:
+    told = operations().try_plan(plan)
     if as_json:
-        output.emit(document(plan))
-        return
-    differs = differences(plan)
-    output.table(
-        ("GUEST", "FROM", "TO", "TIME", "HOW", "WHY", "REMARK"),
-        [
-            (
-                *(move.guest, move.source, move.to, words.span(move.estimate_s)),
-                *(words.pairs(move.policies) if move.policies else None, move.why, remark(move, differs)),
-            )
-            for move in plan.moves
-        ],
-    )
-    for left in plan.left:
-        output.say(f"{left.guest} stays where it is and runs on: {left.why}")
-    told = ", ".join(f"{one.by} at {one.at:%Y-%m-%d %H:%M %Z}" for one in plan_file.approvals(plan))
-    output.say(
-        f"made by {plan.made_by} at {plan.made_at}; "
-        f"{words.count(len(plan.going), 'guest moves', 'guests move')} in about {words.span(plan.total_s)}; "
-        f"approved by {told or 'nobody'}"
-    )
-
-
-def remark(move: plan_file.Move, differs: Mapping[str, str]) -> str | None:
-    """What is special about a move."""
-    return "is skipped" if move.skip else differs.get(move.guest)
-
-
-def differences(plan: PlanFile) -> dict[str, str]:
-    """{guest: what is no longer as the plan says}, by what is on record of them."""
-    asked, found = plan.drain_request().options, dict[str, str | None]()
-    with transaction() as session:
-        rules = policies.all_of(session)
-        for move in plan.going:
-            guest = session.get(Guest, move.guest)
-            how = asked if guest is None else policies.decided(guest, asked, rules)
-            found[move.guest] = plan_file.difference(guest, move.planned, how)
-    return {guest: why for guest, why in found.items() if why is not None}
-
-
-def document(plan: PlanFile) -> Document:
-    """The plan as JSON, with its approvals and what is no longer as it says."""
-    return {
-        **plan.public(),
-        "digest": plan.digest,
-        "approvals": [{"by": one.by, "at": iso(one.at)} for one in plan_file.approvals(plan)],
-        "differences": differences(plan),
-    }
-
-
-def approve(path: Path, *, as_json: bool) -> None:
-    """Approve the plan in a file."""
-    plan = read(path)
-    approval = plan_file.approve(plan, user())
-    if as_json:
-        output.emit(document(plan))
-    else:
-        output.say(f"{approval.by} approves the plan {plan.digest[:12]} in {path}, as it is now")
-
-
-def apply(path: Path, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool) -> None:
-    """Begin the drain of a plan; a dry run asks every guest and every target in it."""
-    plan = read(path)
-    if dry_run:
-        _try(plan, as_json=as_json)
-    drain = plan_file.apply(plan, user())
-    if wait:
-        watch_drain(drain.id, timeout_s=timeout, as_json=as_json)
-    note_without_controller()
-    drain_view.submitted(documents.drain(drain.id), as_json=as_json)
-
-
-def _try(plan: PlanFile, *, as_json: bool) -> None:
-    request = plan.drain_request()
-    with transaction() as session:
-        plan_file.check(session, plan, user())
-    forecast = planner.forecast(
-        request.kind, request.host, request.where, request.terms, request.options, targets=plan.targets(), tried=True
-    )
-    differs = differences(plan)  # the hosts have just been asked
-    told = forecast_document(forecast)
-    if as_json:
-        output.emit(told | {"differences": differs})
+        output.emit(told)
     else:
         drain_submission.print_forecast(told)
-        for guest, why in sorted(differs.items()):
+        for guest, why in sorted(told["differences"].items()):
             output.say(f"{guest} would be left, it is not as the plan says: {why}")
-    refused = differs.keys() | (forecast.plan.left.keys() & plan.targets().keys())
+    left = {one["guest"] for one in told["skipped"]}
+    refused = told["differences"].keys() | (left & plan.targets().keys())
     raise typer.Exit(ExitCode.ROLLED_BACK if refused else ExitCode.DONE)

@@ -1,4 +1,4 @@
-"""`drover plan`: a drain's plan as a file that is reviewed, edited, approved and applied."""
+"""`drover plan`: a drain's plan as a file that is reviewed, edited, submitted, approved and applied."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,10 +18,16 @@ from drover.cli.options import (
     examples,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Plans of drains as files: review, edit, approve, apply.")
+app = typer.Typer(no_args_is_help=True, help="Plans of drains: review, edit, submit, approve, apply.")
 
 PlanPath = Annotated[
     Path, typer.Argument(metavar="FILE", help="A plan that `drover plan drain` has written.", show_default=False)
+]
+PlanOrNumber = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE|ID", help="A plan: its file, or the number of one that was submitted.", show_default=False
+    ),
 ]
 Out = Annotated[
     Path, typer.Option(metavar="FILE", help="Where the plan is written; a file that is there is kept.", dir_okay=False)
@@ -30,7 +36,7 @@ Out = Annotated[
 
 @app.callback()
 def group() -> None:
-    """Plans of drains as files: review, edit, approve, apply."""
+    """Plans of drains: review, edit, submit, approve, apply."""
 
 
 @app.command(epilog=examples("drover plan drain hv17 --out plan.yaml", "drover plan drain hv17 --out p.yaml --to hv2"))
@@ -74,25 +80,57 @@ def bring_home(
     )
 
 
-@app.command(epilog=examples("drover plan show plan.yaml", "drover plan show plan.yaml --json"))
-def show(path: PlanPath, as_json: AsJson = False) -> None:
+@app.command(epilog=examples("drover plan show plan.yaml", "drover plan show 3 --json"))
+def show(plan: PlanOrNumber, as_json: AsJson = False) -> None:
     """Show a plan: who goes where, what is left, who has approved it, and what is no longer as it says."""
+    from drover.cli import plan_file, plan_view
+
+    plan_view.report(plan_file.found(plan), as_json=as_json)
+
+
+@app.command("list", epilog=examples("drover plan list", "drover plan list --all --json"))
+def list_plans(
+    everything: Annotated[bool, typer.Option("--all", help="Those that were applied or withdrawn as well.")] = False,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="The newest N.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List the plans that were submitted and are not applied yet, newest first."""
+    from drover.cli import plan_view
+
+    plan_view.listed(everything=everything, limit=limit, as_json=as_json)
+
+
+@app.command(epilog=examples("drover plan submit plan.yaml"))
+def submit(path: PlanPath, as_json: AsJson = False) -> None:
+    """Put a plan into the inbox, where another user reads and approves it; they need no file then."""
     from drover.cli import plan_file
 
-    plan_file.show(path, as_json=as_json)
+    plan_file.submit(path, as_json=as_json)
 
 
-@app.command(epilog=examples("drover plan approve plan.yaml"))
-def approve(path: PlanPath, as_json: AsJson = False) -> None:
+@app.command(epilog=examples("drover plan approve plan.yaml", "drover plan approve 3"))
+def approve(plan: PlanOrNumber, as_json: AsJson = False) -> None:
     """Approve exactly this plan, as the user who enters this. Whoever edits it afterwards needs another approval."""
     from drover.cli import plan_file
 
-    plan_file.approve(path, as_json=as_json)
+    plan_file.approve(plan, as_json=as_json)
 
 
-@app.command(epilog=examples("drover plan apply plan.yaml --dry-run", "drover plan apply plan.yaml --wait"))
+@app.command(epilog=examples("drover plan withdraw 3"))
+def withdraw(
+    number: Annotated[int, typer.Argument(metavar="ID", help="The plan's number.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Take a plan out of the inbox: nobody approves or applies it any more."""
+    from drover.cli import plan_view
+    from drover.cli.backend import operations
+
+    plan_view.report(operations().on_plan(number, "withdraw"), as_json=as_json)
+
+
+@app.command(epilog=examples("drover plan apply plan.yaml --dry-run", "drover plan apply 3 --wait"))
 def apply(
-    path: PlanPath, dry_run: DryRun = False, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False
+    plan: PlanOrNumber, dry_run: DryRun = False, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False
 ) -> None:
     """Begin a drain that follows a plan: nobody else is moved, and nobody is sent elsewhere.
 
@@ -100,4 +138,4 @@ def apply(
     """
     from drover.cli import plan_file
 
-    plan_file.apply(path, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json)
+    plan_file.apply(plan, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json)

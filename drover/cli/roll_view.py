@@ -1,12 +1,12 @@
 """Display of rolls: the table of their hosts, and a line for each change."""
 
-from collections.abc import Iterable
-
 from drover import words
 from drover.cli import output
+from drover.cli.backend import operations
 from drover.cli.exit_codes import ExitCode
-from drover.views import rolls
+from drover.views import read_back, rolls
 from drover.views.rolls import HostRow, RollShot
+from models.base import Document
 from models.roll import RollState
 
 TITLES = ("HOST", "STATE", "SINCE", "DRAIN", "RETURN", "HOOK", "REMARK")
@@ -57,9 +57,9 @@ def _sentence(row: HostRow) -> str:
     return f"{row.host.host} {row.host.state}" + (f" ({row.remark})" if row.remark else "")
 
 
-def listed(shots: Iterable[RollShot], everything: bool, *, as_json: bool) -> None:
+def listed(*, everything: bool, limit: int, as_json: bool) -> None:
     """Print a line for each roll."""
-    rows = [rolls.summary(shot) for shot in shots]
+    rows = operations().rolls(everything=everything, limit=limit)
     if as_json:
         output.emit({"rolls": rows})
         return
@@ -71,12 +71,12 @@ def listed(shots: Iterable[RollShot], everything: bool, *, as_json: bool) -> Non
     )
 
 
-def report(roll_id: int, *, as_json: bool) -> None:
+def report(document: Document, *, as_json: bool) -> None:
     """Print a roll and all its hosts."""
-    shot = rolls.snapshot(roll_id)
     if as_json:
-        output.emit(rolls.document(shot))
+        output.emit(document)
         return
+    shot = read_back.roll_shot(document)
     output.say(rolls.headline(shot))
     output.table(TITLES, map(cells, shot.rows))
     for command in rolls.commands(shot.roll):

@@ -115,7 +115,7 @@ def submit(wanted: Wanted, run: Execution) -> None:
     """
     from drover.cli import roll_submission
 
-    roll_submission.plan_and_submit(roll_submission.request(wanted.fields()), run)
+    roll_submission.plan_and_submit(roll_submission.asked(wanted.fields()), run)
 
 
 @app.command("list", epilog=examples("drover roll list", "drover roll list --all --json"))
@@ -126,17 +126,17 @@ def list_rolls(
 ) -> None:
     """List the rolls that have not ended, newest first."""
     from drover.cli import roll_view
-    from drover.views import rolls
 
-    roll_view.listed(rolls.newest(everything=everything, limit=limit), everything, as_json=as_json)
+    roll_view.listed(everything=everything, limit=limit, as_json=as_json)
 
 
 @app.command(epilog=examples("drover roll show 3", "drover roll show 3 --json"))
 def show(roll_id: RollId, as_json: AsJson = False) -> None:
     """Show a roll and all its hosts."""
     from drover.cli import roll_view
+    from drover.cli.backend import operations
 
-    roll_view.report(roll_id, as_json=as_json)
+    roll_view.report(operations().roll(roll_id), as_json=as_json)
 
 
 @app.command(epilog=examples("drover roll watch 3"))
@@ -151,27 +151,27 @@ def watch(roll_id: RollId, timeout: Timeout = None, as_json: AsJson = False) -> 
 def pause(roll_id: RollId, as_json: AsJson = False) -> None:
     """Begin nothing else of it; a drain, a hook or a return under way ends by itself."""
     from drover.cli import roll_view
-    from workflows.roll import commands
+    from drover.cli.backend import operations
 
-    roll_view.report(commands.pause(roll_id).id, as_json=as_json)
+    roll_view.report(operations().on_roll(roll_id, "pause"), as_json=as_json)
 
 
 @app.command(epilog=examples("drover roll resume 3"))
 def resume(roll_id: RollId, as_json: AsJson = False) -> None:
     """Go on after a pause. What has failed is tried again: guests that were left, the hook, the wait for a host."""
     from drover.cli import roll_view
-    from workflows.roll import commands
+    from drover.cli.backend import operations
 
-    roll_view.report(commands.resume(roll_id).id, as_json=as_json)
+    roll_view.report(operations().on_roll(roll_id, "resume"), as_json=as_json)
 
 
 @app.command(epilog=examples("drover roll cancel 3", "drover roll cancel 3 --wait"))
 def cancel(roll_id: RollId, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False) -> None:
     """End a roll: its drains and returns under way are cancelled, a hook that works is left to its end."""
     from drover.cli import roll_view, watching
-    from workflows.roll import commands
+    from drover.cli.backend import operations
 
-    commands.cancel(roll_id)
+    roll = operations().on_roll(roll_id, "cancel")
     if wait:
         watching.watch_roll(roll_id, timeout_s=timeout, as_json=as_json)
-    roll_view.report(roll_id, as_json=as_json)
+    roll_view.report(roll, as_json=as_json)

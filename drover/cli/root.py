@@ -37,7 +37,7 @@ class Root(LazyGroup):
             "Bring the guests home that were drained from a host, and let it take guests again.",
             MOVING,
         ),
-        "plan": Lazy("drover.cli.plans:app", "Plans of drains as files: review, edit, approve, apply.", MOVING),
+        "plan": Lazy("drover.cli.plans:app", "Plans of drains: review, edit, submit, approve, apply.", MOVING),
         "roll": Lazy(
             "drover.cli.rolls:app", "Take hosts out for maintenance in their turn: drain, hook, return, next.", MOVING
         ),

@@ -108,12 +108,12 @@ def watch_roll(roll_id: int, *, timeout_s: float | None, as_json: bool) -> None:
     _watch(
         Watched(
             name=f"roll {roll_id}",
-            read=lambda: rolls.snapshot(roll_id),
+            read=lambda: operations().roll_shot(roll_id),
             on_terminal=lambda _: roll_view.RollLines(),
             elsewhere=roll_view.RollLines,
             verdict=rolls.verdict,
             exit_code=roll_view.exit_code,
-            document=lambda: rolls.document(rolls.snapshot(roll_id)),
+            document=lambda: operations().roll(roll_id),
         ),
         timeout_s=timeout_s,
         as_json=as_json,

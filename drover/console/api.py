@@ -9,17 +9,22 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
+from fastapi.responses import HTMLResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import StringConstraints
 
-from drover.console import live
+from drover.by_database import ByDatabase
+from drover.console import live, report
 from drover.console.access import Known
 from drover.console.failures import ALWAYS, PREFIX, Failure
-from drover.operations import ByDatabase, Wanted
+from drover.operations import Reported, Wanted
 from drover.settings import settings
 from drover.views import documents, inbox
 from models.base import Document
 from models.database import transaction
+from models.documents import Window
+from workflows import schedule
+from workflows.kept_images import Which as Images
 
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Failure, "description": "There is no such number."}}
 REFUSED: dict[int | str, dict[str, Any]] = {409: {"model": Failure, "description": "The selector is not understood."}}
@@ -32,6 +37,16 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="The newest of them.")]
 Labels = Annotated[Text | None, Query(description="As for `--selector`: KEY=VALUE, KEY=A|B, KEY!=VALUE, KEY, !KEY.")]
 MOST_S = timedelta(days=36500).total_seconds()
 ASKED = ByDatabase()
+
+
+def _hours(
+    window: Annotated[Text | None, Query(description="Like 22:00-04:00.")] = None,
+    timezone: Annotated[Text, Query(description="In which `window` is meant, like Europe/Berlin.")] = "UTC",
+) -> Window | None:
+    return schedule.window(window, timezone) if window else None
+
+
+Hours = Annotated[Window | None, Depends(_hours)]
 
 
 @router.get("/hosts", responses=REFUSED)
@@ -110,6 +125,18 @@ async def progress(number: Annotated[int, Depends(_known)]) -> AsyncIterator[Ser
         yield told
 
 
+@router.get("/{kind}s/{number}/report", responses=NOT_FOUND)
+def report_of(kind: Reported, number: Number) -> Document:
+    """As `drover job report --json` and `drover drain report --json`."""
+    return ASKED.report(kind, number)
+
+
+@router.get("/{kind}s/{number}/report.html", responses=NOT_FOUND, response_class=HTMLResponse)
+def page_of_report(kind: Reported, number: Number) -> HTMLResponse:
+    """The same as one HTML page, to be kept."""
+    return HTMLResponse(report.page(kind, number), headers=report.named(kind, number))
+
+
 @router.get("/drains", responses=REFUSED)
 def drains(wanted: Which) -> Document:
     """As `drover drain list --json`."""
@@ -132,6 +159,37 @@ def rolls(everything: Everything = False, limit: Limit = 100) -> Document:
 def roll(number: Number) -> Document:
     """As `drover roll show --json`."""
     return documents.roll(number)
+
+
+@router.get("/plans")
+def plans(everything: Everything = False, limit: Limit = 100) -> Document:
+    """As `drover plan list --json`."""
+    return {"plans": ASKED.plans(everything=everything, limit=limit)}
+
+
+@router.get("/plans/{number}", responses=NOT_FOUND)
+def plan(number: Number) -> Document:
+    """As `drover plan show --json`."""
+    return ASKED.plan(number)
+
+
+@router.get("/headroom", responses=REFUSED)
+def headroom(hours: Hours, selector: Labels = None) -> Document:
+    """As `drover host headroom --json`."""
+    return {"hosts": ASKED.headroom(selector, hours)}
+
+
+@router.get("/images", responses=NOT_FOUND | REFUSED)
+def images(
+    guest: Text | None = None,
+    host: Text | None = None,
+    job: Annotated[int | None, Query(ge=1, lt=1 << 63)] = None,
+    older_than_s: Annotated[float | None, Query(ge=0, le=MOST_S)] = None,
+    selector: Labels = None,
+) -> Document:
+    """As `drover image list --json`."""
+    older_than = None if older_than_s is None else timedelta(seconds=older_than_s)
+    return ASKED.images(Images(guest=guest, host=host, job=job, older_than=older_than), selector)
 
 
 @router.get("/inbox")

@@ -16,8 +16,8 @@ from drover.console.pages import matters
 from drover.console.rendering import page
 from drover.errors import PreconditionFailed
 from drover.names import PATTERN
-from drover.operations import ByDatabase, DrainAction, JobAction
-from drover.views import drain_queries, drain_sentences, queries, rolls, sentences
+from drover.operations import DrainAction, JobAction, PlanAction, RollAction
+from drover.views import drain_queries, drain_sentences, plans, queries, rolls, sentences
 from drover.views.sentences import Command
 from models.database import transaction
 from models.job import Side
@@ -34,7 +34,7 @@ Fenced = Annotated[str | None, Query(pattern=f"^{PATTERN}$")]
 def ask_for_the_end(request: Request, number: Number, person: Who, pause_s: Pause = None) -> Response:
     """What it costs to complete a move now. Its button accepts the pause that the address of the page has."""
     allow(person, needed("complete-now"))
-    price = ByDatabase(person.by).price(number)
+    price = actions.asked_by(person).price(number)
     if pause_s is None:
         return RedirectResponse(f"/jobs/{number}/complete-now?pause_s={ceil(price['pause_most_s'])}", 303)
     told = f"{sentences.price(price)}. The move's own limit of bandwidth and a hold end."
@@ -47,7 +47,7 @@ def ask_for_the_end(request: Request, number: Number, person: Who, pause_s: Paus
 def complete_now(number: Number, person: Who, pause_s: Annotated[float, Query(ge=0.001)]) -> RedirectResponse:
     """Do it, and show the job."""
     allow(person, needed("complete-now"))
-    ByDatabase(person.by).complete_now(number, pause_s)
+    actions.asked_by(person).complete_now(number, pause_s)
     return RedirectResponse(f"/jobs/{number}", 303)
 
 
@@ -78,11 +78,18 @@ def ask_about_drain(request: Request, number: Number, action: DrainAction, perso
 
 
 @router.get("/rolls/{number}/{action}")
-def ask_about_roll(request: Request, number: Number, action: actions.RollAction, person: Who) -> HTMLResponse:
+def ask_about_roll(request: Request, number: Number, action: RollAction, person: Who) -> HTMLResponse:
     """Likewise."""
     headline = rolls.standing(rolls.snapshot(number))
     command = Command(f"drover roll {action} {number}", EFFECTS["roll", action])
     return _asked(request, person, action, command, f"/rolls/{number}", headline)
+
+
+@router.get("/plans/{number}/{action}")
+def ask_about_plan(request: Request, number: Number, action: PlanAction, person: Who) -> HTMLResponse:
+    """Likewise."""
+    command = Command(f"drover plan {action} {number}", EFFECTS["plan", action])
+    return _asked(request, person, action, command, f"/plans/{number}", plans.headline(plans.snapshot(number)))
 
 
 def _asked(
@@ -116,9 +123,9 @@ def act_on_job(
     if action == "resolve":
         if owner is None:
             raise PreconditionFailed("say who owns the guest: source or destination")
-        ByDatabase(person.by).resolve(number, Side(owner), fenced)
+        actions.asked_by(person).resolve(number, Side(owner), fenced)
     else:
-        ByDatabase(person.by).on_job(number, action)
+        actions.asked_by(person).on_job(number, action)
     return RedirectResponse(f"/jobs/{number}", 303)
 
 
@@ -131,8 +138,16 @@ def act_on_drain(number: Number, action: DrainAction, person: Who) -> RedirectRe
 
 
 @router.post("/rolls/{number}/{action}", dependencies=[Depends(from_this_site)])
-def act_on_roll(number: Number, action: actions.RollAction, person: Who) -> RedirectResponse:
+def act_on_roll(number: Number, action: RollAction, person: Who) -> RedirectResponse:
     """Do it, and show the roll."""
     allow(person, needed(action))
     actions.on_roll(number, action, person)
     return RedirectResponse(f"/rolls/{number}", 303)
+
+
+@router.post("/plans/{number}/{action}", dependencies=[Depends(from_this_site)])
+def act_on_plan(number: Number, action: PlanAction, person: Who) -> RedirectResponse:
+    """Do it, and show the plan, or the drain that follows it."""
+    allow(person, needed(action))
+    done = actions.asked_by(person).on_plan(number, action)
+    return RedirectResponse(f"/drains/{done['id']}" if action == "apply" else f"/plans/{number}", 303)

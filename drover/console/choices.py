@@ -6,7 +6,9 @@ from urllib.parse import urlencode
 from drover.console.access import Person
 from models.access import Scope
 
-COMMAND = re.compile(r"drover (job|drain|roll) ([\w-]+) (\d+)(?: --owner (source|destination))?(?: --fenced (\S+))?")
+COMMAND = re.compile(
+    r"drover (job|drain|roll|plan) ([\w-]+) (\d+)(?: --owner (source|destination))?(?: --fenced (\S+))?"
+)
 EFFECTS = {
     (
         "job",
@@ -23,6 +25,10 @@ EFFECTS = {
     ("roll", "pause"): "Nothing else of it begins; a drain, a hook or a return under way ends by itself.",
     ("roll", "resume"): "It goes on, and tries again what has failed.",
     ("roll", "cancel"): "Its drains and returns under way are cancelled; a hook that works is left to its end.",
+    ("plan", "approve"): "You have read the plan, and have nothing against it. Where four eyes are wanted another "
+    "one applies it.",
+    ("plan", "apply"): "Its drain begins: each guest goes where the plan says, or stays where it is.",
+    ("plan", "withdraw"): "Nobody approves or applies it any more, and its approvals are void.",
 }
 """{(kind, action): what follows}."""
 
@@ -40,4 +46,4 @@ def button(command: str, person: Person | None) -> str:
 
 def needed(action: str) -> Scope:
     """What somebody has to be allowed for it."""
-    return Scope.APPROVE if action == "resolve" else Scope.OPERATE
+    return Scope.APPROVE if action in {"resolve", "approve"} else Scope.OPERATE

@@ -6,6 +6,7 @@ from drover.views import (
     drain_queries,
     drain_sentences,
     estimates,
+    plans,
     progress,
     queries,
     rolls,
@@ -41,8 +42,9 @@ def of_job(job_id: int) -> dict[str, Any]:
         "copy_rate": estimates.copy_rate(job, shot.at),
         "timeline": timeline.of_job(job, shot.at),
         "line": timeline.line(job, shot.at),
+        "looked_at": sentences.looked_at(job),
         "events": queries.events(job_id),
-        "commands": sentences.commands(job),
+        "commands": sentences.ways_out(job) if queries.may_go_home(job_id) else sentences.commands(job),
     }
 
 
@@ -56,6 +58,7 @@ def of_drain(drain_id: int) -> dict[str, Any]:
     return {
         "shot": shot,
         "drain": shot.drain,
+        "plan": plans.followed_by(drain_id),
         "now": shot.at,
         "headline": drain_sentences.headline(shot),
         "verdict": drain_sentences.verdict(shot) if shot.ended else None,
@@ -81,4 +84,21 @@ def of_roll(roll_id: int) -> dict[str, Any]:
         "timeline": timeline.of_roll(shot),
         "hook": rolls.hook(shot.roll),
         "commands": rolls.commands(shot.roll),
+    }
+
+
+def of_plan(number: int) -> dict[str, Any]:
+    """Everything about one plan that was submitted.
+
+    Raises:
+        NotThere: there is no such plan.
+    """
+    shot = plans.snapshot(number)
+    differences = plans.document(shot)["differences"]
+    return {
+        "shot": shot,
+        "headline": plans.headline(shot),
+        "standing": plans.standing(shot),
+        "remark": lambda move: plans.remark(move, differences),
+        "commands": plans.commands(shot),
     }

@@ -16,11 +16,12 @@ from sqlalchemy.orm import Session
 from drover.settings import settings
 from drover.views import documents, fleet
 from models.database import transaction
-from models.drain import Drain, DrainGuest
+from models.drain import Drain, DrainGuest, PlanApproval, SubmittedPlan
 from models.host import Host
 from models.job import Disk, Event, Job, JobState, Step, unfinished
 from models.roll import HookRun, Roll, RollHost
 from models.webhook import Delivery
+from workflows.drain import plans
 
 POLL_S = 0.5
 AWAY = "The database does not answer: what is shown may be old."
@@ -34,6 +35,7 @@ class Page(enum.StrEnum):
     JOBS = "jobs"
     DRAIN = "drain"
     DRAINS = "drains"
+    PLAN = "plan"
     ROLL = "roll"
     ROLLS = "rolls"
     INBOX = "inbox"
@@ -150,6 +152,19 @@ def _drains(session: Session, _: str) -> str:
     return str(session.execute(select(drains, guests.scalar_subquery())).one())
 
 
+def _plan(session: Session, number: str) -> str:
+    of = int(number) if number.isdecimal() else 0
+    approved = select(func.count()).where(PlanApproval.digest == SubmittedPlan.digest).scalar_subquery()
+    what = (SubmittedPlan.withdrawn_by, SubmittedPlan.drain_id, SubmittedPlan.submitted_at, approved)
+    return str(session.execute(select(*what).where(SubmittedPlan.id == of)).one_or_none())
+
+
+def _plans(session: Session) -> str:
+    waiting = select(func.count(), func.max(SubmittedPlan.submitted_at)).where(plans.WAITING).subquery()
+    approved = select(func.count(), func.max(PlanApproval.at)).subquery()
+    return str(session.execute(select(waiting, approved)).one())
+
+
 def _roll(session: Session, number: str) -> str:
     of = int(number) if number.isdecimal() else 0
     rows = func.concat_ws(",", RollHost.host, RollHost.state, RollHost.reason, RollHost.error, RollHost.since)
@@ -172,7 +187,9 @@ def _inbox(session: Session, _: str) -> str:
     newest = select(func.max(Delivery.id), func.count()).where(Delivery.state == "failed").subquery()
     keys = select(func.count()).where(Host.public_key != Host.trusted_key).scalar_subquery()
     told = str(session.execute(select(newest, keys)).one())
-    return told + _fleet(session, "") + _drains(session, "") + _rolls(session, "") + _jobs(session, "")
+    return (
+        told + _plans(session) + _fleet(session, "") + _drains(session, "") + _rolls(session, "") + _jobs(session, "")
+    )
 
 
 def _history(session: Session, _: str) -> str:
@@ -185,6 +202,7 @@ VERSION_OF: dict[Page, Version] = {
     Page.JOBS: _jobs,
     Page.DRAIN: _drain,
     Page.DRAINS: _drains,
+    Page.PLAN: _plan,
     Page.ROLL: _roll,
     Page.ROLLS: _rolls,
     Page.INBOX: _inbox,

@@ -12,8 +12,9 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
-from drover.console import access, facts, live
+from drover.console import access, facts, live, report
 from drover.console.rendering import page
+from drover.operations import Reported
 from drover.settings import settings
 from drover.views import (
     drain_queries,
@@ -121,6 +122,22 @@ def show_job(request: Request, job_id: Number) -> HTMLResponse:
     return page(request, "job.html", live=f"job/{job_id}", waiting=waiting, **facts.of_job(job_id))
 
 
+@router.get("/jobs/{number}/report.html")
+def report_of_job(number: Number) -> Response:
+    """One file about a move, to be kept."""
+    return _kept("job", number)
+
+
+@router.get("/drains/{number}/report.html")
+def report_of_drain(number: Number) -> Response:
+    """Likewise about a drain."""
+    return _kept("drain", number)
+
+
+def _kept(kind: Reported, number: int) -> Response:
+    return HTMLResponse(report.page(kind, number), headers=report.named(kind, number))
+
+
 @router.get("/drains")
 def show_drains(request: Request) -> HTMLResponse:
     """Drains and returns, the newest first."""
@@ -138,6 +155,14 @@ def show_drain(request: Request, drain_id: Number) -> HTMLResponse:
     with transaction() as session:
         waiting = matters(session)
     return page(request, "drain.html", live=f"drain/{drain_id}", waiting=waiting, **facts.of_drain(drain_id))
+
+
+@router.get("/plans/{number}")
+def show_plan(request: Request, number: Number) -> HTMLResponse:
+    """Who would go where, who has approved it, and what has become of it."""
+    with transaction() as session:
+        waiting, at = matters(session), now(session)
+    return page(request, "plan.html", live=f"plan/{number}", now=at, waiting=waiting, **facts.of_plan(number))
 
 
 @router.get("/rolls")

@@ -1,48 +1,21 @@
-"""Reports: what a page shows, in one file that needs nothing else and can be kept, as HTML or as JSON."""
+"""Reports: what a page shows, in one HTML file that needs nothing else and can be kept."""
 
 from drover.console import facts
 from drover.console.rendering import ENVIRONMENT
-from drover.views import documents, estimates, queries, timeline
-from drover.views.serializers import iso
-from models.base import Document
+from drover.operations import Reported
 
 
-def job_as_html(job_id: int) -> str:
-    """One page about a job.
+def page(kind: Reported, number: int) -> str:
+    """One page about a job or a drain.
 
     Raises:
-        PreconditionFailed: there is no such job. Likewise of the next.
+        NotThere: there is none of this number.
     """
-    return _page("job_body.html", title=f"Job {job_id}", **facts.of_job(job_id))
+    shown = facts.of_job(number) if kind == "job" else facts.of_drain(number)
+    template = ENVIRONMENT.get_template("report.html")
+    return template.render(body=f"{kind}_body.html", title=f"{kind.capitalize()} {number}", in_report=True, **shown)
 
 
-def drain_as_html(drain_id: int) -> str:
-    """One page about a drain."""
-    return _page("drain_body.html", title=f"Drain {drain_id}", **facts.of_drain(drain_id))
-
-
-def job_as_json(job_id: int) -> Document:
-    """The job's document, its events, its parts over time, and what was expected of it."""
-    shot = queries.snapshot(job_id)
-    expected = estimates.of_job(shot.job)
-    return {
-        **documents.job(job_id),
-        "at": iso(shot.at),
-        "estimate_s": None if expected is None else round(expected.total_s, 1),
-        "parts": [
-            {"part": bar.part.value, "started_at": iso(bar.begun), "finished_at": iso(bar.ended)}
-            for bar in timeline.line(shot.job, shot.at).bars
-        ],
-        "events": documents.explanation(job_id)["events"],
-    }
-
-
-def drain_as_json(drain_id: int) -> Document:
-    """The drain's document, and that of each of its jobs."""
-    drain = documents.drain(drain_id)
-    numbers = [guest["job"] for guest in drain["guests"] if guest["job"] is not None]
-    return {**drain, "jobs": [job_as_json(number) for number in numbers]}
-
-
-def _page(body: str, **shown: object) -> str:
-    return ENVIRONMENT.get_template("report.html").render(body=body, in_report=True, **shown)
+def named(kind: Reported, number: int) -> dict[str, str]:
+    """Headers with which a browser keeps it as a file: its styles are in it, which no page of the console permits."""
+    return {"Content-Disposition": f'attachment; filename="drover-{kind}-{number}.html"'}

@@ -183,11 +183,16 @@ def tick(ours: Settings) -> None:
         (at_hand.rolls, rolls.tick),
         (at_hand.notices, notices.tick),
         (at_hand.deliveries, webhooks.tick),
+        (at_hand.changed_keys, _follow_renewed_keys),
         (_is_time(), _look_for_twins),
     ]
     errors = [error for wanted, part in parts if wanted and (error := _tried(part, ours))]
     if errors:
         raise errors[0]
+
+
+def _follow_renewed_keys(_: Settings) -> None:
+    host_keys.follow_renewed()
 
 
 def _is_time() -> bool:
@@ -256,6 +261,7 @@ def _kinds_of_work(republish_after: timedelta) -> Select[*tuple[Any, ...]]:
         "rolls": exists().where(roll_reconciler.unfinished()),
         "notices": exists().where(unanswered()),
         "deliveries": exists().where(webhooks.due()),
+        "changed_keys": exists().where(Host.public_key != Host.trusted_key),
     }
     return select(*(truth.label(name) for name, truth in what.items()))
 
@@ -326,11 +332,10 @@ def _keys_are_known(session: Session, job: Job) -> bool:
     if job.plan is None or job.plan.source_key is not None:
         return True
     try:
-        keys = host_keys.of_both(session, job.source, job.destination)
+        added = host_keys.of_plan(session, job.source, job.destination)
     except PreconditionFailed as error:
         job.wait_reason = str(error)
         return False
-    added = {"source_key": keys[job.source], "destination_key": keys[job.destination]}
     job.plan, job.wait_reason = job.plan.model_copy(update=added), None
     return True
 

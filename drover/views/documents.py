@@ -1,5 +1,6 @@
 """Each JSON document as a whole, read from the database: what the commands print with `--json`."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import func, select
@@ -13,11 +14,15 @@ from models.documents import MigrationOptions
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, unfinished
+from models.kept_images import KeptImage
 from models.plan import Inspection
 from workflows import hosts as host_rows
 from workflows import not_there
 from workflows import policies as policy_rows
+from workflows.drain.headroom import Headroom
+from workflows.guest_scan import Finding
 from workflows.host_rpc import alive
+from workflows.kept_images import Purged
 from workflows.selectors import Selector
 
 ALL = Selector()
@@ -67,6 +72,25 @@ def inspected(guest: Guest, inspection: Inspection) -> Document:
     found = serializers.inspection_document(inspection)
     decided = policy_rows.by_policies(policy_rows.of(guest))
     return {**row, "movable": not found["refusals"], "policies": decided, "inspection": found}
+
+
+def qemus(host: str, findings: Sequence[Finding]) -> Document:
+    """The QEMUs of a host: what each is, whether it can be moved, and what it would be called."""
+    return {
+        "host": host,
+        "qemus": [
+            one.qemu.model_dump(mode="json")
+            | {
+                "launcher": one.qemu.launcher.public(),
+                "guest": one.guest,
+                "movable": not one.reasons,
+                "reasons": list(one.reasons),
+                "adoptable_as": one.name,
+                "not_adoptable": one.unnamed,
+            }
+            for one in findings
+        ],
+    }
 
 
 def policies() -> list[Document]:
@@ -166,3 +190,35 @@ def roll(roll_id: int) -> Document:
         NotThere: there is none.
     """
     return roll_views.document(roll_views.snapshot(roll_id))
+
+
+def images(found: Sequence[KeptImage]) -> Document:
+    """Images that guests left behind."""
+    return {"images": list(map(serializers.kept_image, found)), "takes_bytes": _takes_bytes(found)}
+
+
+def purged(done: Purged, *, dry_run: bool) -> Document:
+    """What a purge deletes, and what stays."""
+    return {
+        "dry_run": dry_run,
+        "deleted": list(map(serializers.kept_image, done.deleted)),
+        "stay": list(map(serializers.kept_image, done.stay)),
+        "gives_bytes": _takes_bytes(done.deleted),
+        "silent": list(done.silent),
+    }
+
+
+def _takes_bytes(found: Sequence[KeptImage]) -> int:
+    return sum(image.takes_bytes or 0 for image in found)
+
+
+def headroom(found: Headroom) -> Document:
+    """Whether a host could be emptied."""
+    return {
+        "host": found.host,
+        "ok": found.ok,
+        "guests": found.guests,
+        "total_s": round(found.total_s, 1),
+        "obstacles": list(found.obstacles),
+        "skipped": [{"guest": guest, "reason": serializers.public(why)} for guest, why in sorted(found.left.items())],
+    }

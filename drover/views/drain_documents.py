@@ -1,10 +1,11 @@
 """The JSON documents of drains. docs/reference/cli.md has their fields: only add, never rename or drop one."""
 
+from drover.views import plans
 from drover.views.drain_queries import DrainShot, Row
 from drover.views.queries import delivery
 from drover.views.serializers import delivery_document, iso, public, timing_document
 from models.base import Document
-from models.drain import GuestState
+from models.drain import Drain, GuestState
 from workflows import policies
 from workflows.drain.planner import Forecast
 
@@ -52,8 +53,17 @@ def drain_document(shot: DrainShot) -> Document:
         "options": drain.options.public(),
         **timing_document(drain),
         "recurrence": drain.recurrence and drain.recurrence.public(),
+        "plan": _plan_document(drain) if drain.follows_plan else None,
         "webhook": delivery_document(delivery(drain_id=drain.id)),
     }
+
+
+def _plan_document(drain: Drain) -> Document | None:
+    """The plan that it follows, and who has approved it."""
+    plan = plans.followed_by(drain.id)
+    if plan is None:
+        return None
+    return {**plans.summary(plan), "approved_by": [one.by for one in plan.approvals]}
 
 
 def drain_summary(shot: DrainShot) -> Document:

@@ -38,6 +38,7 @@ def verdict(shot: DrainShot) -> str:
 
 
 EFFECTS = {
+    "release": "the RAM of all its moves follows their disks, and the guests are moved",
     "pause": "no other move begins; those under way go on",
     "resume": "it goes on with the guests that are left",
     "cancel": "moves under way are rolled back; guests that have moved stay",
@@ -52,4 +53,6 @@ POSSIBLE = {
 
 def commands(drain: Drain) -> list[Command]:
     """What an operator may do about a drain now."""
-    return [Command(f"drover drain {action} {drain.id}", EFFECTS[action]) for action in POSSIBLE.get(drain.state, ())]
+    actions = POSSIBLE.get(drain.state, ())
+    actions = ("release", *actions) if drain.hold and not drain.state.ended else actions
+    return [Command(f"drover drain {action} {drain.id}", EFFECTS[action]) for action in actions]

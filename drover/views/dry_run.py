@@ -1,10 +1,17 @@
-"""The JSON document of `drover migrate --dry-run`: docs/reference/cli.md has its fields, only add."""
+"""The JSON documents of `drover migrate --dry-run` and `drover roll --dry-run`: docs/reference/cli.md has their fields,
+only add.
+"""
 
-from drover.views import serializers
+from drover.views import drain_documents, serializers
 from models.base import Document
+from models.database import transaction
+from models.drain import DrainKind
 from workflows import guests, policies
+from workflows.drain import planner
 from workflows.migration import preflight
-from workflows.submissions import MigrationSubmission
+from workflows.roll import commands as rolls
+from workflows.roll.commands import RollRequest
+from workflows.submissions import MigrationSubmission, RollSubmission
 
 DISK_FIELDS = {
     "index",
@@ -47,3 +54,19 @@ def migration(asked: MigrationSubmission) -> Document:
         "warnings": preflight.warnings(planned, options),
         "checks": [check.json_object() for check in looked_at],
     }
+
+
+def roll(asked: RollSubmission) -> Document:
+    """Each host as if it alone were out, which holds as long as one at a time is and all guests come home.
+
+    Raises:
+        PreconditionFailed: it would be refused.
+    """
+    request = RollRequest.of(asked)
+    with transaction() as session:
+        rolls.check(session, request)
+    forecasts = [
+        planner.forecast(DrainKind.DRAIN, host, request.where, options=request.options, tried=True)
+        for host in request.hosts
+    ]
+    return {"dry_run": True, "drains": list(map(drain_documents.forecast_document, forecasts))}

@@ -9,10 +9,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
 from drover.settings import Settings
-from drover.views import drain_sentences, rolls, sentences
+from drover.views import drain_sentences, plans, rolls, sentences
 from drover.views.queries import PUBLIC
 from drover.views.sentences import Command
 from drover.views.serializers import iso, public
+from models import kept_images
 from models.base import Document
 from models.drain import Drain, DrainState
 from models.guest import Guest
@@ -23,14 +24,19 @@ from models.webhook import Delivery, DeliveryState
 from workflows import capacity
 from workflows.host_rpc import alive
 
+MOST_PLANS = 100
+
 
 class Want(enum.StrEnum):
     """What a person is wanted for."""
 
     DECISION = "decide"  # a job that needs an operator
     RELEASE = "release"  # a job that is held and in sync
+    APPROVAL = "approve"  # of a plan
+    APPLICATION = "apply"  # of a plan that has the approvals that it needs
+    WAY_HOME = "check"  # a guest that was not well after its move
     RESUMPTION = "resume"  # of a drain or a roll that is paused, or a drain that has left guests
-    GUEST = "guest"  # its QEMU has ended
+    GUEST = "guest"  # its QEMU has ended, or it runs twice
     HOST = "host"  # silent, or with another key than before
     MESSAGE = "webhook"  # a webhook that did not arrive
 
@@ -60,7 +66,8 @@ class Item:
 
 def items(session: Session, ours: Settings) -> list[Item]:
     """All of them, the oldest first."""
-    found = [*_decisions(session), *_releases(session), *_drains(session), *_rolls(session)]
+    found = [*_decisions(session), *_releases(session), *_plans(session), *_checks(session)]
+    found += [*_drains(session), *_rolls(session)]
     found += [*_hosts(session, ours), *_keys(session), *_guests(session), *_messages(session)]
     return sorted(found, key=lambda item: item.since)
 
@@ -90,6 +97,33 @@ def _releases(session: Session) -> Iterator[Item]:
             page=f"/jobs/{job.id}",
             sentence=f"its disks are kept in sync on {job.destination} until the job is released",
             commands=tuple(sentences.commands(job)),
+        )
+
+
+def _plans(session: Session) -> Iterator[Item]:
+    for shot in plans.newest(session, everything=False, limit=MOST_PLANS):
+        assert shot.row is not None
+        yield Item(
+            want=Want.APPROVAL if shot.lacks_approval else Want.APPLICATION,
+            since=shot.row.submitted_at,
+            about=f"{shot.host}: plan {shot.row.id}",
+            page=f"/plans/{shot.row.id}",
+            sentence=f"{plans.headline(shot)}; {plans.standing(shot)}",
+            commands=tuple(plans.commands(shot)),
+        )
+
+
+def _checks(session: Session) -> Iterator[Item]:
+    query = select(Job).options(*PUBLIC).where(Job.state == JobState.DONE, kept_images.last_way_back())
+    for job in session.scalars(query):
+        yield Item(
+            want=Want.WAY_HOME,
+            since=job.finished_at or job.created_at,
+            about=f"{job.guest}: job {job.id}",
+            page=f"/jobs/{job.id}",
+            sentence=f"after its move to {job.destination} {sentences.not_well(job)}; its old images are kept on "
+            f"{job.source} until it has gone back, or is to stay",
+            commands=tuple(sentences.ways_out(job)),
         )
 
 
@@ -148,6 +182,15 @@ def _keys(session: Session) -> Iterator[Item]:
 
 
 def _guests(session: Session) -> Iterator[Item]:
+    for guest in session.scalars(select(Guest).where(Guest.twin.is_not(None))):
+        yield Item(
+            want=Want.GUEST,
+            since=guest.moved_at or guest.adopted_at,
+            about=guest.name,
+            page=f"/hosts/{guest.host}",
+            sentence=f"it runs twice: {guest.twin}. End one of the two before both write to its data",
+            commands=(Command(f"drover guest show {guest.name}", "asks its host what it is now"),),
+        )
     for guest in session.scalars(select(Guest).where(Guest.gone_at.is_not(None))):
         yield Item(
             want=Want.GUEST,

@@ -9,7 +9,7 @@ from sqlalchemy.orm import defer, joinedload, selectinload
 
 from drover.errors import PreconditionFailed
 from drover.views import remaining
-from models import refusal
+from models import kept_images, refusal
 from models.database import transaction
 from models.guest import Guest
 from models.job import Event, Job, unfinished
@@ -68,6 +68,12 @@ def snapshot(job_id: int) -> Snapshot:
     if row is None:
         raise not_there.job(job_id)
     return _shot(row)
+
+
+def may_go_home(job_id: int) -> bool:
+    """The guest of this job was not well after it, still is where it went, and its old images are kept."""
+    with transaction() as session:
+        return bool(session.scalar(select(Job.id).where(Job.id == job_id, kept_images.last_way_back())))
 
 
 def with_conditions() -> Select[Job, datetime, float, float, bool]:

@@ -1,4 +1,4 @@
-"""What is shown of a job or a drain, from its JSON document: the other way round than `serializers`.
+"""What is shown of a job, a drain, a roll or a plan, from its JSON document: the other way round than `serializers`.
 
 Who has a document alone, as from the HTTP API, shows it in the same words as who has its rows. The rows that are made
 here belong to no database; they have what the document has.
@@ -7,11 +7,23 @@ here belong to no database; they have what the document has.
 from datetime import datetime, timedelta
 
 from drover.views.drain_queries import DrainShot, Row
+from drover.views.plans import PlanShot
 from drover.views.queries import Snapshot
+from drover.views.rolls import HostRow, RollShot
 from models.base import Document
 from models.documents import AllowedHosts, Downtime, Estimate, Health, MigrationOptions, Proof, RamProgress
-from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
+from models.drain import (
+    Drain,
+    DrainGuest,
+    DrainKind,
+    DrainState,
+    GuestState,
+    PlanApproval,
+    SubmittedPlan,
+)
 from models.job import Disk, Event, Job, JobState, Side, Step, StepState
+from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
+from workflows.drain.plan_file import PlanFile
 
 
 def job_shot(document: Document) -> Snapshot:
@@ -50,6 +62,31 @@ def drain_shot(document: Document) -> DrainShot:
     )
     rows = [_row(guest) for guest in document["guests"]]
     return DrainShot(drain, rows, _read_at(document), document["max_outgoing"])
+
+
+def roll_shot(document: Document) -> RollShot:
+    """From the document of a roll."""
+    created_at, finished_at = (_moment(document[name]) for name in ("created_at", "finished_at"))
+    roll = Roll(
+        **{name: document[name] for name in ("id", "max_unavailable", "error")},
+        state=RollState(document["state"]),
+        created_at=created_at,
+        finished_at=finished_at,
+    )
+    at = finished_at or created_at  # nothing that is shown of a document needs a later one
+    assert at is not None
+    return RollShot(roll, list(map(_host_row, document["hosts"])), document["wait_reason"], at)
+
+
+def plan_shot(document: Document) -> PlanShot:
+    """From the document of a plan."""
+    row = None
+    if document["id"] is not None:
+        names = ("id", "digest", "submitted_by", "withdrawn_by", "applied_by")
+        row = SubmittedPlan(**{name: document[name] for name in names}, drain_id=document["drain"])
+        row.submitted_at = datetime.fromisoformat(document["submitted_at"])
+    approvals = tuple(PlanApproval(by=one["by"], at=_moment(one["at"])) for one in document["approvals"])
+    return PlanShot(PlanFile.of(document), row, approvals, document["approvals_wanted"])
 
 
 def estimate(document: Document | None) -> Estimate | None:
@@ -113,3 +150,17 @@ def _row(document: Document) -> Row:
     state = document["job_state"]
     job = None if state is None else Job(state=JobState(state), wait_reason=document["reason"])
     return Row(guest, job, document["bytes_total"], document["bytes_copied"], document["eta_s"])
+
+
+def _host_row(document: Document) -> HostRow:
+    names = ("host", "reason", "error")
+    host = RollHost(
+        **{name: document[name] for name in names},
+        state=RollHostState(document["state"]),
+        since=_moment(document["since"]),
+        drain_id=document["drain"],
+        return_id=document["return"],
+    )
+    run = document["hook_run"]
+    ended = run and HookRun(ended_at=_moment(run["ended_at"]), exit_code=run["exit_code"])
+    return HostRow(host, None, ended, None)

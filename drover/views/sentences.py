@@ -156,6 +156,35 @@ def commands(job: Job) -> list[Command]:
     return found
 
 
+def looked_at(job: Job) -> list[tuple[str, str]]:
+    """What was found about the guest after its switchover: (what, sentence)."""
+    found = []
+    if job.health is not None and job.health.finished:
+        found.append(("the guest was looked at", health(job.health)))
+    if job.proof is not None:
+        found += [("both sides' images", proof(job.proof)), *(("", place) for place in places(job.proof))]
+    return found
+
+
+def not_well(job: Job) -> str:
+    """What its check, or the comparison of its images, had against a guest that has moved."""
+    if job.health is not None and job.health.problems:
+        return f"it was {health(job.health)}"
+    if job.proof is not None and job.proof.finished:
+        return f"its images were compared: {proof(job.proof)}"
+    return "nobody has proven that its images are equal"
+
+
+def ways_out(job: Job) -> list[Command]:
+    """What may be done about such a guest, while its old images are kept."""
+    return [
+        Command(
+            f"drover migrate {job.guest} --back", f"it goes home to {job.source}: only what it has written is sent"
+        ),
+        Command(f"drover image purge --job {job.id} --last-way-back", "it stays, and its old images are deleted"),
+    ]
+
+
 def price(told: Document) -> str:
     """For how long a guest would stand still if its move was completed now, from the document of that."""
     left, total, rate_now = size(told["ram_left_bytes"]), size(told["ram_bytes"]), rate(told["bytes_per_s"])

@@ -12,6 +12,7 @@ from models.drain import Drain
 from models.guest import Guest
 from models.host import Host
 from models.job import DOWNTIME_PHASES, Disk, Event, Job, Side, Step
+from models.kept_images import KeptImage
 from models.plan import Inspection
 from models.webhook import Delivery
 
@@ -246,6 +247,34 @@ def host_state(host: Host) -> Document:
     return {"name": host.name, "state": host.state.value}
 
 
+def host_own(host: Host) -> Document:
+    """What a host has of its own, see `drover host set`."""
+    hours = host.bandwidth_hours
+    return {
+        "name": host.name,
+        "bandwidth_bytes_per_s": host.bandwidth_bytes_per_s,
+        "bandwidth_hours": hours.json_object()["hours"] if hours is not None else [],
+        "retention_s": host.retention.total_seconds() if host.retention is not None else None,
+        "labels": host.labels,
+    }
+
+
+def kept_image(image: KeptImage) -> Document:
+    """One that a guest left behind."""
+    return {
+        "job": image.job_id,
+        "disk": image.index,
+        "guest": image.guest,
+        "host": image.host,
+        "path": image.path,
+        "takes_bytes": image.takes_bytes,
+        "since": iso(image.since),
+        "until": iso(image.until),
+        "last_way_back": image.last_way_back,
+        "copy": image.copy,
+    }
+
+
 def guest_document(guest: Guest, job_id: int | None) -> Document:
     """One guest, and the job that holds it."""
     return {
@@ -268,6 +297,7 @@ def guest_document(guest: Guest, job_id: int | None) -> Document:
         "labels": guest.labels,
         "never_drain": guest.never_drain,
         "never_drain_until": iso(guest.never_drain_until),
+        "stays": guest.stays(datetime.now(UTC)),
     }
 
 

@@ -5,6 +5,7 @@
 
 import enum
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from importlib.resources import files
 
 from sqlalchemy import Connection, text
@@ -40,12 +41,15 @@ def renew(connection: Connection) -> None:
         connection.commit()
 
 
-def script(members: Mapping[Purpose, Iterable[str]], passwords: Mapping[str, str]) -> str:
+def script(
+    members: Mapping[Purpose, Iterable[str]], passwords: Mapping[str, str], until: datetime | None = None
+) -> str:
     """What a superuser runs to have these roles with their rights, in SQL; doing it twice does no harm.
 
     Args:
         members: the roles that log in, by purpose; hosts are named as their workers are.
         passwords: new ones, as Postgres stores them, by role.
+        until: when these end; None: never.
 
     Raises:
         PreconditionFailed: a role cannot be called that.
@@ -56,7 +60,10 @@ def script(members: Mapping[Purpose, Iterable[str]], passwords: Mapping[str, str
     if missing := set(passwords) - {name for name, _ in roles}:
         raise PreconditionFailed(f"{', '.join(sorted(missing))} is none of the roles that are named here")
     enrolled = [f"SELECT pg_temp.enrol('{name}', '{purpose.group}');" for name, purpose in roles]
-    changed = [f"ALTER ROLE \"{name}\" PASSWORD '{verifier}';" for name, verifier in passwords.items()]
+    ends = "infinity" if until is None else until.isoformat()
+    changed = [
+        f"ALTER ROLE \"{name}\" PASSWORD '{verifier}' VALID UNTIL '{ends}';" for name, verifier in passwords.items()
+    ]
     parts = ["BEGIN;", "SET LOCAL client_min_messages = warning;", _text("roles"), *enrolled, *changed]
     return "\n".join([*parts, _rights(list(Purpose)), "COMMIT;"])
 

@@ -103,9 +103,9 @@ def test_nobody_gets_in_without_a_password_of_its_own(server: Server) -> None:
 
 
 @contextmanager
-def application(monkeypatch: pytest.MonkeyPatch, server: Server, user: str) -> "Iterator[Celery]":
+def application(monkeypatch: pytest.MonkeyPatch, server: Server, user: str, **more: str) -> "Iterator[Celery]":
     """Celery as a process of that user has it."""
-    point_at(monkeypatch, DROVER_BROKER_URL=server.url(user), DROVER_DATABASE_URL="postgresql+psycopg://x@x/x")
+    point_at(monkeypatch, DROVER_BROKER_URL=server.url(user), DROVER_DATABASE_URL="postgresql+psycopg://x@x/x", **more)
     if user.startswith("hv"):
         monkeypatch.setenv("DROVER_HOST", user)
     settings.cache_clear()
@@ -175,3 +175,24 @@ def test_users_that_would_be_more_than_one_thing_are_refused(tmp_path: Path, wor
     assert refused.exit_code == 2
     assert why in refused.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_runs_takes_up_a_renewed_password(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, file = server.password("hv1"), server.folder / "hv1.redis"
+    monkeypatch.setattr(Server, "url", lambda self, user: f"redis+socket://{user}@{self.socket}")
+    with application(monkeypatch, server, "hv1", DROVER_BROKER_PASSWORD_FILE=str(file)) as app:
+        channel: Any = app.connection_for_write().channel()
+        assert channel.client.ping()
+        for change in ("--renew", "--settle"):
+            server.write(change, "hv1")
+            with server.login("acl") as loader:
+                _say(loader, "ACL LOAD")
+            channel.client.connection_pool.disconnect()  # its connection is lost
+            assert channel.client.ping()
+        with server.login("hv1", first) as former, pytest.raises(redis.exceptions.AuthenticationError):
+            former.ping()
+        file.unlink()
+        channel.client.connection_pool.disconnect()
+        with pytest.raises(redis.exceptions.ConnectionError, match="the password for Redis cannot be read"):
+            channel.client.ping()
+        channel.connection.client.close()

@@ -1,6 +1,7 @@
 """`drover doctor` finds what would be in the way of a job, and names what mends it."""
 
 import json
+import os
 import shutil
 import socket
 import tempfile
@@ -11,22 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from drover.broker.app import CONTROL_QUEUE, UNROUTED_QUEUE
 from drover.settings import StreamSecurity, settings
 from lab import fleet, services
 from lab.directory import Lab
-from models.database import transaction
+from models.access import Scope
+from models.database import autocommitting, transaction
 from models.documents import HostFacts
 from models.host import Host
-from tests import brokers
+from tests import brokers, documents, factories
 from tests.certificates import Authority
 from tests.cli.support import drover, forget_caches
 from workers.launcher import systemd, units
 from workers.qemu import program
 from workers.qemu.known_bugs import Severity, known_bugs
-from workers.trust import host_key
+from workers.trust import attestation, host_key
+from workflows import access, receivers
 
 Found = list[dict[str, Any]]
 LOADED = {"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled", "KillMode": "process"}
@@ -196,3 +199,50 @@ def test_messages_that_nobody_takes_and_a_redis_that_drops_some_are_told(control
     assert CONTROL_QUEUE in one(found, "queues", "sent without a queue")["fix"]
     assert one(found, "queues", "100 messages wait in drover.control")["status"] == "warning"
     assert "noeviction" in one(found, "redis", "allkeys-lru")["fix"]
+
+
+def test_an_old_host_key_and_one_that_a_policy_lists_although_it_was_renewed_are_told(
+    hypervisor: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = hypervisor / "policy.toml"
+    monkeypatch.setenv("DROVER_POLICY", str(policy))
+    settings.cache_clear()
+    ours = settings()
+    host_key.public(ours)
+    old = time.time() - timedelta(days=400).total_seconds()
+    os.utime(ours.directory / host_key.NAME, (old, old))
+    assert "--renew" in one(examined(code=1), "host-key", "the key of hv1 was made on")["fix"]
+    assert drover("host", "key", "--renew").exit_code == 0
+    assert not [each for each in examined(code=1) if each["name"] == "host-key"]
+    there = ours.model_copy(update={"host": "hv2", "directory": hypervisor / "hv2"})
+    policy.write_text(f'[hosts]\nhv2 = "{host_key.public(there)}"\n')
+    host_key.renew(there)
+    attestation.proven(attestation.attested(documents.inspection(), there), settings())
+    assert one(examined(code=1), "policy", "lists the former key of hv2")["fix"] == f"list {host_key.public(there)}"
+
+
+def test_what_expires_on_a_control_node_is_told_with_the_command_that_renews_it(
+    control: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("drover.cli.checks.control.ENVIRONMENT", tmp_path / "environment")
+    monkeypatch.setenv("DROVER_WEBHOOK_KEY", "n" * 32)
+    monkeypatch.setenv("DROVER_WEBHOOK_KEY_FORMER", factories.WEBHOOK_KEY)
+    (tmp_path / "hv1.redis").write_text("new\nformer\n")
+    factories.receiver()
+    access.add("ada", Scope.OPERATE, timedelta(days=9, hours=1))
+    with autocommitting() as connection:
+        connection.execute(text("CREATE ROLE expiring LOGIN PASSWORD 'x' VALID UNTIL '2020-01-01'"))
+        connection.execute(text("CREATE ROLE drover_of_a_test NOLOGIN"))
+        connection.execute(text("GRANT drover_of_a_test TO expiring"))
+    try:
+        found = examined(code=1)
+    finally:
+        with autocommitting() as connection:
+            connection.execute(text("DROP ROLE expiring; DROP ROLE drover_of_a_test"))
+    assert "--settle hv1" in one(found, "broker-password", "two passwords of hv1 count")["fix"]
+    assert "drover token revoke" in one(found, "tokens", "of ada expires in 9 days")["fix"]
+    assert "--password expiring" in one(found, "database-password", "expired at 2020-01-01")["fix"]
+    assert f"rotate {factories.LOOPBACK}" in one(found, "webhooks", "DROVER_WEBHOOK_KEY_FORMER has made")["fix"]
+    settings.cache_clear()
+    receivers.rotate([factories.LOOPBACK], timedelta(0), settings())
+    assert "unset it" in one(examined(code=0), "webhooks", "no secret that counts was made with")["fix"]

@@ -62,7 +62,7 @@ def test_the_list_of_commands_is_the_documented_one() -> None:
         " drain/submit drain/list drain/show drain/watch drain/pause drain/set drain/release drain/resume drain/cancel"
     )
     expected += " drain/report drain/overrule"
-    expected += " plan/drain plan/return plan/show plan/approve plan/apply"
+    expected += " plan/drain plan/return plan/show plan/list plan/submit plan/approve plan/withdraw plan/apply"
     expected += " roll/submit roll/list roll/show roll/watch roll/pause roll/resume roll/cancel"
     expected += " return reconcile gc"
     assert {"/".join(words) for words in every_command()} == set(expected.split())

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import yaml
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
-from drover.cli import plan_file as commands
+from drover.cli import backend
 from drover.cli.exit_codes import ExitCode
 from drover.settings import settings
 from models.database import transaction
 from models.documents import HostFacts
-from models.drain import Drain, DrainGuest
+from models.drain import Drain, DrainGuest, SubmittedPlan
 from models.guest import Guest
 from tests import factories
 from tests.cli.support import document, drover
@@ -53,7 +53,7 @@ def test_a_plan_says_who_goes_where_why_and_how_long_it_takes(plan: Path) -> Non
     assert (move["guest"], move["source"], move["to"]) == ("web", "hv1", "hv2")
     assert move["why"] == "it has the most memory left"
     assert move["estimate_s"] > 0
-    assert content["made_by"] == commands.user()
+    assert content["made_by"] == backend.user()
     shown = drover("plan", "show", str(plan)).stdout
     assert "approved by nobody" in shown
     assert document("drain", "list", "--all") == {"drains": []}
@@ -94,14 +94,14 @@ def test_four_eyes_want_the_approval_of_another_user_than_the_one_who_applies_th
     assert "needs 1 approval" in refused("plan", "apply", str(plan))
     document("plan", "approve", str(plan))
     assert "has 0" in refused("plan", "apply", str(plan)), "one's own approval does not count"
-    monkeypatch.setattr(commands, "user", lambda: "alice")
+    monkeypatch.setattr(backend, "user", lambda: "alice")
     assert [one["by"] for one in document("plan", "approve", str(plan))["approvals"]][-1] == "alice"
 
 
 def test_an_edited_plan_needs_another_approval(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     four_eyes()
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "user", lambda: "alice")
+        patch.setattr(backend, "user", lambda: "alice")
         document("plan", "approve", str(plan))
     edit(plan, skip=True)
     assert "an edited plan is another one" in refused("plan", "apply", str(plan))
@@ -112,10 +112,62 @@ def test_an_edited_plan_needs_another_approval(plan: Path, monkeypatch: pytest.M
 def test_words_for_people_may_be_edited_without_another_approval(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     four_eyes()
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "user", lambda: "alice")
+        patch.setattr(backend, "user", lambda: "alice")
         document("plan", "approve", str(plan))
     edit(plan, why="Bob wants it there")
     document("plan", "apply", str(plan))
+
+
+def test_a_submitted_plan_is_approved_and_applied_by_its_number_and_keeps_it(
+    plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    four_eyes()
+    number = str(document("plan", "submit", str(plan))["id"])
+    assert document("plan", "submit", str(plan))["id"] == int(number)
+    assert "needs 1 approval" in refused("plan", "apply", number)
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "user", lambda: "alice")
+        assert "approved by alice" in drover("plan", "approve", number).stdout
+    [row] = document("plan", "list")["plans"]
+    assert (row["id"], row["state"], row["approved"], row["approvals_wanted"]) == (int(number), "waiting", 1, 1)
+    drain = document("plan", "apply", number)["id"]
+    assert document("plan", "apply", str(plan))["id"] == drain, "by its file it is the same"
+    assert document("plan", "list") == {"plans": []}
+    told = drover("drain", "show", str(drain)).stdout
+    assert f"it follows plan {number}: approved by alice, applied by {backend.user()}" in told
+    shown = document("plan", "show", number)
+    assert (shown["state"], shown["drain"], shown["applied_by"]) == ("applied", drain, backend.user())
+    assert f"plan {number} was applied" in refused("plan", "approve", number)
+    assert f"it is drain {drain}" in refused("plan", "withdraw", number)
+
+
+def test_a_plan_that_is_refused_when_it_is_applied_from_its_file_does_not_stand_in_the_inbox(plan: Path) -> None:
+    four_eyes()
+    assert "needs 1 approval" in refused("plan", "apply", str(plan))
+    assert document("plan", "list", "--all") == {"plans": []}
+
+
+def test_a_withdrawn_plan_is_applied_by_nobody_and_submitted_again_needs_other_approvals(plan: Path) -> None:
+    number = str(document("plan", "submit", str(plan))["id"])
+    document("plan", "approve", number)
+    document("plan", "withdraw", number)
+    for action in ("approve", "apply"):
+        assert f"was withdrawn by {backend.user()}" in refused("plan", action, number)
+    again = document("plan", "submit", str(plan))
+    assert (str(again["id"]), again["state"], again["approvals"]) == (number, "waiting", [])
+
+
+def test_a_plan_that_a_version_before_has_applied_answers_its_drain(plan: Path) -> None:
+    number = document("plan", "submit", str(plan))["id"]
+    drain = document("plan", "apply", str(plan))["id"]
+    with transaction() as session:
+        session.execute(delete(SubmittedPlan).where(SubmittedPlan.id == number))
+    assert document("plan", "apply", str(plan))["id"] == drain
+
+
+def test_what_is_no_number_of_a_plan_is_told() -> None:
+    for action in ("show", "approve", "apply", "withdraw"):
+        assert "there is no plan 77: see `drover plan list --all`" in refused("plan", action, "77")
 
 
 def test_a_dry_run_says_which_guests_are_no_longer_as_the_plan_says(plan: Path) -> None:
@@ -138,6 +190,8 @@ def test_a_dry_run_says_which_guests_are_no_longer_as_the_plan_says(plan: Path) 
         ({"skip": "perhaps"}, "moves.0.skip"),
         ({"to": "../etc"}, "moves.0.to"),
         ({"estimate_s": -1.0}, "moves.0.estimate_s"),
+        ({"estimate_s": float("inf")}, "moves.0.estimate_s"),
+        ({"uuid": "a\0b"}, "moves.0.uuid"),
     ],
 )
 def test_a_mistake_in_an_edited_plan_is_named_before_anything_is_changed(

@@ -28,6 +28,7 @@ from models.job import Job, JobState, record_event
 from tests import consoles, factories
 from tests.cli.support import NONCE, drover
 from tests.factories import GB
+from workflows.drain import plans
 
 PAGES = ("/", "/hosts/hv1", "/jobs", "/jobs?all=1", "/drains", "/rolls", "/inbox", "/history")
 INLINE = r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:|https?://"
@@ -41,8 +42,12 @@ def console(database: None) -> Iterator[httpx.Client]:
 
 def test_every_page_answers_without_anything_inline_or_from_elsewhere(console: httpx.Client) -> None:
     made = consoles.fleet()
-    jobs = (made.moved, made.copying, made.held, made.stuck)
-    for path in (*PAGES, f"/drains/{made.drain}", f"/rolls/{made.roll}", *(f"/jobs/{number}" for number in jobs)):
+    jobs = (made.moved, made.copying, made.held, made.stuck, made.unwell)
+    for path in (
+        *PAGES,
+        *(f"/{kind}s/{getattr(made, kind)}" for kind in ("drain", "roll", "plan")),
+        *(f"/jobs/{number}" for number in jobs),
+    ):
         answer = console.get(path)
         assert answer.status_code == 200, path
         policy = answer.headers["Content-Security-Policy"]
@@ -161,6 +166,7 @@ def test_the_inbox_has_all_that_waits_for_a_person_the_oldest_first_with_command
     made = consoles.fleet()
     with transaction() as session:
         session.execute(update(Guest).where(Guest.name == "web20").values(gone_at=now(session)))
+        session.execute(update(Guest).where(Guest.name == "web19").values(twin="pid 7 on hv2 has its UUID"))
         session.execute(update(Host).where(Host.name == "hv2").values(trusted_key="another"))
         items = inbox.items(session, settings())
     assert [item.since for item in items] == sorted(item.since for item in items)
@@ -171,6 +177,9 @@ def test_the_inbox_has_all_that_waits_for_a_person_the_oldest_first_with_command
         ("host", "hv4"),
         ("host", "hv2"),
         ("guest", "web20"),
+        ("guest", "web19"),
+        ("approve", f"hv3: plan {made.plan}"),
+        ("check", f"web09: job {made.unwell}"),
         ("resume", f"roll {made.roll}"),
     }
     shown = console.get("/inbox").text
@@ -179,6 +188,8 @@ def test_the_inbox_has_all_that_waits_for_a_person_the_oldest_first_with_command
         "drover reconcile web11",
         f"drover job resolve {made.stuck} --owner source",
         f"drover roll resume {made.roll}",
+        f"drover plan approve {made.plan}",
+        "drover migrate web09 --back",
     ):
         assert command in shown
     assert "drover host trust hv2" in shown
@@ -279,6 +290,53 @@ def test_a_report_is_one_page_that_fetches_nothing_and_has_all_of_the_page(datab
         assert said in told
 
 
+def test_a_page_has_its_report_as_a_file_to_be_kept(console: httpx.Client) -> None:
+    made = consoles.fleet()
+    for path, name in (
+        (f"/jobs/{made.unwell}", f"job-{made.unwell}"),
+        (f"/drains/{made.drain}", f"drain-{made.drain}"),
+    ):
+        assert f'href="{path}/report.html"' in console.get(path).text
+        for root in ("", "/api/v1"):
+            kept = console.get(f"{root}{path}/report.html")
+            assert kept.headers["Content-Disposition"] == f'attachment; filename="drover-{name}.html"'
+            assert "<style>" in kept.text
+    assert "its agent does not answer any more" in console.get(f"/jobs/{made.unwell}/report.html").text
+
+
+def test_the_page_of_a_guest_that_was_not_well_says_how_it_goes_home_until_it_has(console: httpx.Client) -> None:
+    made = consoles.fleet()
+    assert "drover migrate web09 --back" in console.get(f"/jobs/{made.unwell}").text
+    with transaction() as session:
+        session.execute(update(Guest).where(Guest.name == "web09").values(host="hv2"))
+    assert "drover migrate web09 --back" not in console.get(f"/jobs/{made.unwell}").text
+
+
+def test_a_plan_shows_who_goes_where_what_differs_by_now_and_what_became_of_it(console: httpx.Client) -> None:
+    made = consoles.fleet()
+    with transaction() as session:
+        session.execute(update(Guest).where(Guest.name == "web10").values(memory_bytes=2 * GB))
+    shown = console.get(f"/plans/{made.plan}").text
+    for said in (
+        "web10",
+        "it has the most memory left",
+        "its memory_bytes is",
+        "approved by nobody",
+        "submitted by ada",
+    ):
+        assert said in shown
+    plans.approve(made.plan, "grace")
+    drain = plans.apply_submitted(made.plan, "ada").id
+    applied = console.get(f"/plans/{made.plan}").text
+    assert f'href="/drains/{drain}"' in applied
+    assert "drover plan" not in applied, "nothing is left to do"
+    followed = console.get(f"/drains/{drain}").text
+    assert f'href="/plans/{made.plan}"' in followed
+    assert "approved by grace" in followed
+    assert "applied by ada" in followed
+    assert console.get("/plans/999999").status_code == 404
+
+
 def test_a_report_as_json_has_the_document_with_story_parts_and_estimate(database: None) -> None:
     made = consoles.fleet()
     job = json.loads(drover("job", "report", str(made.moved), "--json").stdout)
@@ -302,6 +360,11 @@ def test_the_api_answers_with_the_documents_of_the_command_line(console: httpx.C
         "/drains": ("drain", "list"),
         "/rolls": ("roll", "list"),
         f"/rolls/{made.roll}": ("roll", "show", str(made.roll)),
+        f"/jobs/{made.moved}/report": ("job", "report", str(made.moved)),
+        "/plans": ("plan", "list"),
+        f"/plans/{made.plan}": ("plan", "show", str(made.plan)),
+        "/images": ("image", "list"),
+        "/headroom?selector=host=hv1": ("host", "headroom", "--selector", "host=hv1"),
     }
     for path, words in same.items():
         answer = console.get(f"/api/v1{path}")
@@ -315,7 +378,7 @@ def test_the_api_answers_with_the_documents_of_the_command_line(console: httpx.C
 def without_time(document: Any) -> Any:
     """What grows while one looks is left out."""
     if isinstance(document, dict):
-        return {name: without_time(value) for name, value in document.items() if name not in {"total_s", "eta_s"}}
+        return {name: without_time(value) for name, value in document.items() if name not in {"total_s", "eta_s", "at"}}
     return [without_time(each) for each in document] if isinstance(document, list) else document
 
 

@@ -15,12 +15,14 @@ from drover.console.access import LIMITER
 from models.access import ApiToken, Scope
 from models.database import transaction
 from models.documents import RamProgress
+from models.drain import Drain
 from models.host import Host, HostState
 from models.job import Event, Job, JobState
 from models.roll import Roll, RollState
 from tests import consoles, factories
 from tests.cli.support import document, drover
 from workflows import access
+from workflows.drain import plans
 
 MIGRATION = {"guest": "web", "to": "b"}
 
@@ -112,6 +114,20 @@ def test_a_token_that_is_revoked_or_has_ended_is_refused_also_to_read(api: httpx
         session.execute(update(ApiToken).values(ends_at=None))
     access.revoke(made.id)
     assert api.get("/hosts", headers=headers).status_code == 401
+
+
+def test_what_was_begun_with_a_token_goes_on_when_that_is_renewed(api: httpx.Client) -> None:
+    former, text = access.add("ada", Scope.OPERATE, timedelta(days=1))
+    headers = {"Authorization": f"Bearer {text}"}
+    job, drained = factories.job("web", "b", state=JobState.RUNNING, hold=True), consoles.fleet().drain
+    assert api.post(f"/drains/{drained}/pause", headers=headers).status_code == 200
+    renewed = token(user="ada")
+    access.revoke(former.id)
+    assert api.post(f"/jobs/{job}/release", headers=headers).status_code == 401
+    assert api.post(f"/jobs/{job}/release", headers=renewed).json()["id"] == job
+    assert api.post(f"/drains/{drained}/resume", headers=renewed).json()["state"] == "running"
+    with transaction() as session:
+        assert session.get_one(Job, job).state is JobState.RUNNING
 
 
 def test_nothing_can_be_changed_where_actions_are_not_switched_on(database: None) -> None:
@@ -292,6 +308,40 @@ def test_who_owns_a_guest_is_decided_by_those_who_may_approve(site: httpx.Client
     assert "belongs to <b>a</b>" in site.get(path, headers={"X-User": "grace"}).text
     assert site.post(path, headers={"X-User": "grace"}).status_code == 303
     assert site.post(f"/jobs/{number}/resolve", headers={"X-User": "grace"}).status_code == 409
+
+
+def test_a_plan_is_approved_by_a_button_of_who_may_and_applied_by_somebody_else(site: httpx.Client) -> None:
+    factories.limits(plan_approvals=1)
+    number = plans.submit(consoles.planned("web", "a", "b"), "ada")
+    path, ada, grace = f"/plans/{number}", {"X-User": "ada"}, {"X-User": "grace"}
+    for page in ("/inbox", path):
+        assert f'href="{path}/approve"' not in site.get(page, headers=ada).text
+        assert f'href="{path}/approve"' in site.get(page, headers=grace).text
+    assert site.post(f"{path}/approve", headers=ada).status_code == 403
+    assert "another one applies it" in site.get(f"{path}/approve", headers=grace).text
+    assert site.post(f"{path}/approve", headers=grace).headers["Location"] == path
+    assert "approved by grace" in site.get(path, headers=ada).text
+    assert "needs 1 approval of another than grace" in site.post(f"{path}/apply", headers=grace).text
+    assert f'href="{path}/apply"' in site.get("/inbox", headers=ada).text
+    applied = site.post(f"{path}/apply", headers=ada)
+    with transaction() as session:
+        drain = session.scalars(select(Drain)).one()
+        assert drain.follows_plan
+    assert applied.headers["Location"] == f"/drains/{drain.id}"
+    assert "approved by grace" in site.get(f"/drains/{drain.id}", headers=ada).text
+    assert 'href="/plans/' not in site.get("/inbox", headers=ada).text
+
+
+def test_only_who_may_approve_gives_up_the_last_way_back_or_approves_a_plan_by_the_api(api: httpx.Client) -> None:
+    number, operator = plans.submit(consoles.planned("web", "a", "b"), "ada"), token(Scope.OPERATE)
+    everything = {"everything": True, "last_way_back": True}
+    assert "needs `approve`" in refused(api.post("/images/purge", json=everything, headers=operator), 403)
+    assert api.post("/images/purge", json=everything, headers=token(Scope.APPROVE)).status_code == 200
+    assert "name either some" in refused(api.post("/images/purge", json={}, headers=operator), 409)
+    assert "needs `approve`" in refused(api.post(f"/plans/{number}/approve", headers=operator), 403)
+    edited = consoles.planned("web", "a", "nowhere").json_object()
+    assert "no host 'nowhere'" in refused(api.post("/plans", json=edited, headers=operator), 404)
+    assert "tu" in refused(api.post("/plans", json=edited | {"tu": 1}, headers=operator), 400)
 
 
 def test_who_looks_is_believed_only_behind_a_proxy(database: None) -> None:

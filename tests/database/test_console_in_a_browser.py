@@ -26,6 +26,7 @@ PAGES = (
         "/drains",
         "/drains/{drain}",
         "/rolls/{roll}",
+        "/plans/{plan}",
     ),
     *("/inbox", "/history", "/jobs/999999"),
 )

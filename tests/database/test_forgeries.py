@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.forgeries import FORGERIES, Forgery, Stage
+from tests.forgeries import FORGERIES, Forgery
+from tests.stage import Stage
 
 pytestmark = pytest.mark.usefixtures("database")
 

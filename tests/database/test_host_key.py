@@ -1,11 +1,12 @@
 """The key pair of a host: what is sealed for one host is read by that one alone, and a changed key is not trusted."""
 
+import time
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from drover.errors import PreconditionFailed
+from drover.errors import Fatal, PreconditionFailed
 from drover.settings import Settings, StreamSecurity
 from models.database import transaction
 from models.documents import HostFacts
@@ -14,6 +15,8 @@ from models.job import Job
 from tests import factories
 from workers.trust import host_key
 from workflows import host_keys
+
+DAY_S = 24 * 3600
 
 
 def _host(folder: Path) -> Settings:
@@ -99,3 +102,68 @@ def test_two_submissions_at_once_do_not_wait_for_each_other(hosts: None) -> None
             inserting.add(Job(guest="g1", source="one", destination="two", error="", steps=[], disks=[]))
             inserting.flush()
             inserting.rollback()
+
+
+def test_what_was_sealed_for_a_former_key_is_read_and_what_is_sealed_by_it_is_believed(tmp_path: Path) -> None:
+    here, there = _host(tmp_path / "here"), _host(tmp_path / "there")
+    mine, theirs = host_key.public(here), host_key.public(there)
+    sealed = host_key.seal(there, mine, {"for": "here"}, by=theirs)
+    for each in (here, there, there):
+        host_key.renew(each)
+    assert host_key.public(here) != mine
+    assert host_key.unseal(here, theirs, sealed, by=mine) == {"for": "here"}
+    again = host_key.seal(there, mine, {"anew": 1}, by=theirs)
+    assert host_key.unseal(here, theirs, again, by=mine) == {"anew": 1}
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "here").iterdir()} == {0o600}
+
+
+def test_a_former_key_is_forgotten_once_no_move_can_have_been_planned_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = _host(tmp_path)
+    former, begun_at = host_key.public(ours), time.time()
+    host_key.renew(ours)
+    monkeypatch.setattr("workers.trust.host_key.time.time", lambda: begun_at + 90 * DAY_S)
+    host_key.drop_former(ours, oldest_move=begun_at + 29 * DAY_S)
+    assert former in host_key.all_public(ours)
+    host_key.drop_former(ours, oldest_move=begun_at + 31 * DAY_S)
+    assert host_key.all_public(ours) == {host_key.public(ours)}
+    with pytest.raises(Fatal, match="does not have the key any more with which this move was planned"):
+        host_key.seal(ours, former, {}, by=former)
+    [told] = host_key.successions(ours)  # what it has signed is told all the same
+    assert (told.former, told.key) == (former, host_key.public(ours))
+
+
+@pytest.mark.usefixtures("hosts")
+def test_a_key_that_the_former_one_has_signed_counts_without_an_operator(tmp_path: Path) -> None:
+    ours = factories.offline(host="two", directory=tmp_path)
+    first = host_key.public(ours)
+    _change("two", public_key=first, trusted_key=first)
+    for _ in range(2):
+        host_key.renew(ours)
+    shown = HostFacts(streams=StreamSecurity.ENCRYPTED, successions=host_key.successions(ours))
+    _change("two", public_key=host_key.public(ours), facts=shown)
+    host_keys.follow_renewed()
+    with transaction() as session:
+        assert session.get_one(Host, "two").trusted_key == host_key.public(ours)
+        plan = host_keys.of_plan(session, "one", "two")
+    assert (plan["destination_key"], len(plan["successions"])) == (host_key.public(ours), 2)
+
+
+@pytest.mark.usefixtures("hosts")
+def test_a_key_that_another_hosts_key_has_signed_does_not_count(tmp_path: Path) -> None:
+    two, other = (factories.offline(host=name, directory=tmp_path / name) for name in ("two", "mallory"))
+    first = host_key.public(two)
+    _change("two", public_key=first, trusted_key=first)
+    real, stolen = host_key.renew(two), host_key.renew(other)
+    forgeries = (
+        stolen.model_copy(update={"host": "two", "former": first}),
+        real.model_copy(update={"key": host_key.public(other)}),
+        real.model_copy(update={"host": "one", "key": host_key.public(other)}),
+        stolen.model_copy(update={"signature": "no base64", "host": "two", "former": first}),
+    )
+    for forged in forgeries:
+        _change("two", public_key=forged.key, facts=HostFacts(successions=(forged,)))
+        host_keys.follow_renewed()
+        with pytest.raises(PreconditionFailed, match="two shows another key than before"):
+            _keys()

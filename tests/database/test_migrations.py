@@ -16,7 +16,7 @@ from models.budget import Budget
 from models.controller import Controller
 from models.database import engine, transaction
 from models.documents import Hook, HostFacts, MigrationOptions, Notice
-from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState, PlanApproval
+from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState, PlanApproval, SubmittedPlan
 from models.guest import Guest
 from models.host import Host, HostRequest, HostState
 from models.job import Attempt, Disk, Job, JobState, Step, StepState, record_event
@@ -31,7 +31,17 @@ pytestmark = pytest.mark.usefixtures("database")
 
 REVISIONS = [revision.revision for revision in ScriptDirectory.from_config(migrations.config()).walk_revisions()]
 NEW = {"drain", "drain_guest", "delivery", "refused_submission", "webhook_receiver", "webhook_secret", "storage"} | {
-    *("storage_mapping", "roll", "roll_host", "hook_run", "plan_approval", "api_token", "budget", "controller"),
+    *(
+        "storage_mapping",
+        "roll",
+        "roll_host",
+        "hook_run",
+        "plan_approval",
+        "submitted_plan",
+        "api_token",
+        "budget",
+        "controller",
+    ),
     *("console_user", "move_policy", "guest_notice"),
 }
 """Tables that earlier revisions do not have."""
@@ -129,6 +139,7 @@ def _rows_in_every_table() -> None:
         session.flush()
         session.add(Budget(name="fleet", bytes_per_s=1))
         session.add(PlanApproval(digest="d", by="alice", at=datetime.now(UTC)))
+        session.add(SubmittedPlan(digest="d", document={}, submitted_by="ada", submitted_at=datetime.now(UTC)))
         session.add(HookRun(roll_id=roll.id, host="one"))
     for table in Base.metadata.sorted_tables:
         assert _keys(table), f"{table.name} is empty: add a row above"

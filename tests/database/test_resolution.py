@@ -116,7 +116,7 @@ def test_a_person_goes_on_without_a_proof_that_failed_and_the_images_stay_but_re
             step.state = StepState.DONE
         row.steps[place].state = StepState.FAILED
     certain = Verdict(reconcile.Owner.DESTINATION, "it runs there")
-    assert not operator_actions.by_what_was_seen(load(waiting), Look(waiting, "web", {}, certain))
+    assert not operator_actions.by_what_was_seen(load(waiting), Look(waiting, "web", {}, certain), "test")
 
     operator_actions.resolve(waiting, Side.DESTINATION, fenced=None)
     row = load(waiting)

@@ -26,7 +26,7 @@ from models.access import Scope
 from models.database import transaction
 from models.host import Host
 from models.job import Event, Job, JobState
-from tests import factories
+from tests import factories, roles
 from tests.cli.support import drover
 from workers import registration
 from workflows import access, budgets, fleet_limits, leader_election
@@ -178,7 +178,7 @@ def test_roles_can_be_made_again_while_others_work(moving: int, database_lab: La
 
 
 def test_a_role_has_the_purpose_that_was_named_last(moving: int, database_lab: Lab) -> None:
-    _run(database_lab, rights.script({Purpose.READER: ["two"]}, {}))
+    roles.run(database_lab, rights.script({Purpose.READER: ["two"]}, {}))
     with _as("two"):
         assert _denied("UPDATE job SET error = 'x'")
 
@@ -191,42 +191,47 @@ def test_a_role_that_has_another_use_is_refused(name: str) -> None:
 
 def test_the_owner_of_the_tables_is_not_made_anything_less(moving: int, database_lab: Lab) -> None:
     with pytest.raises(psycopg.errors.RaiseException, match="the role drover is a superuser's, or owns tables"):
-        _run(database_lab, rights.script({Purpose.CONTROLLER: ["drover"]}, {}))
+        roles.run(database_lab, rights.script({Purpose.CONTROLLER: ["drover"]}, {}))
 
 
 def test_a_new_password_is_shown_once_and_is_not_in_the_script(moving: int, database_lab: Lab) -> None:
     made = drover("db", "roles", "--host", "one", "--password", "one")
     [password] = re.findall(r"the password of one is (\S+)", made.stderr)
     assert password not in made.stdout
-    _run(database_lab, made.stdout)
-    with _asked_for_passwords(database_lab, "one"):
+    roles.run(database_lab, made.stdout)
+    with roles.asked_for_passwords(database_lab, "one"):
         login = f"host={database_lab.postgres} dbname=drover user=one"
         psycopg.connect(login, password=password).close()
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
             psycopg.connect(login, password="another")  # pragma: allowlist secret
 
 
+def test_a_new_password_is_written_above_the_former_one_and_ends_when_it_is_to(
+    moving: int, database_lab: Lab, tmp_path: Path
+) -> None:
+    words = ("db", "roles", "--host", "one", "--password", "one", "--into", str(tmp_path))
+    for more in ((), ("--expires", "90d")):
+        made = drover(*words, *more)
+        roles.run(database_lab, made.stdout)
+    file = tmp_path / "one.postgres"
+    new, former = file.read_text().split()
+    assert (file.stat().st_mode & 0o777, new in made.output, f"the first line of {file}" in made.stderr) == (
+        *(0o600, False, True),
+    )
+    with roles.asked_for_passwords(database_lab, "one"):
+        login = f"host={database_lab.postgres} dbname=drover user=one"
+        psycopg.connect(login, password=new).close()
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(login, password=former)
+    with transaction() as session:
+        left = session.scalar(text("SELECT rolvaliduntil - now() FROM pg_roles WHERE rolname = 'one'"))
+    assert timedelta(days=89) < left <= timedelta(days=90)
+
+
 def test_a_password_is_for_a_role_that_is_named(moving: int) -> None:
     refused = drover("db", "roles", "--host", "one", "--password", "two")
     assert refused.exit_code == 2
     assert "two is none of the roles that are named here" in refused.stderr
-
-
-def _run(lab: Lab, script: str) -> None:
-    with psycopg.connect(f"host={lab.postgres} user=drover dbname=drover", autocommit=True) as connection:
-        connection.execute(script.encode())
-
-
-@contextmanager
-def _asked_for_passwords(lab: Lab, role: str) -> Iterator[None]:
-    """Postgres asks this role for its password."""
-    file = lab.postgres / "data/pg_hba.conf"
-    before = file.read_text()
-    for now in (f"local all {role} scram-sha-256\n{before}", before):
-        file.write_text(now)
-        _run(lab, "SELECT pg_reload_conf()")
-        if now != before:
-            yield
 
 
 @pytest.mark.usefixtures("_granted")

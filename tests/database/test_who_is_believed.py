@@ -1,6 +1,8 @@
 """Whose descriptions of guests a host follows, and what it takes over from a version that signed nothing."""
 
 import json
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from tests.cli.support import drover
 from workers import registration
 from workers.step import JobDirectory
 from workers.trust import attestation, held_plan, host_key, known_hosts
-from workers.trust.own_file import edited
+from workers.trust.own_file import content, edited
 
 KEY = "A" * 43 + "="
 
@@ -33,8 +35,7 @@ def key(of: Settings) -> str:
 
 
 def believed(by: Settings) -> dict[str, str]:
-    with edited(by.directory / known_hosts.NAME) as keys:
-        return dict(keys)
+    return {host: entry["key"] for host, entry in content(by.directory / known_hosts.NAME).items()}
 
 
 def test_a_key_is_believed_when_it_is_first_seen_and_then_no_other(tmp_path: Path) -> None:
@@ -79,6 +80,61 @@ def test_only_listed_hosts_are_believed_where_the_policy_lists_some(tmp_path: Pa
         attestation.proven(said_by(host(tmp_path, "one", installed=2)), here)
 
 
+def test_a_renewed_key_is_believed_and_the_former_one_counts_for_what_was_signed_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = host(tmp_path, "two"), host(tmp_path, "one")
+    before = said_by(there)
+    attestation.proven(before, here)
+    host_key.renew(there)
+    assert attestation.proven(said_by(there), here).host == "one"
+    assert believed(here) == {"one": key(there)}
+    attestation.proven(before, here)  # a move that waits for its turn
+    assert attestation.proven(before, there, of="one").host == "one"
+    later = time.time() + 31 * 24 * 3600
+    monkeypatch.setattr("workers.trust.known_hosts.time.time", lambda: later)
+    with pytest.raises(PreconditionFailed, match="has another key"):
+        attestation.proven(before, here)
+
+
+def test_a_key_that_an_earlier_version_has_written_down_counts(tmp_path: Path) -> None:
+    here, there = host(tmp_path, "two"), host(tmp_path, "one")
+    with edited(here.directory / known_hosts.NAME) as entries:
+        entries["one"] = key(there)
+    assert attestation.proven(said_by(there), here).host == "one"
+    with pytest.raises(PreconditionFailed, match="has another key"):
+        attestation.proven(said_by(host(tmp_path, "one", installed=2)), here)
+
+
+def test_a_former_key_does_not_come_back_and_does_not_count_once_a_key_was_told(tmp_path: Path) -> None:
+    here, there = host(tmp_path, "two"), host(tmp_path, "one")
+    before = said_by(there)
+    attestation.proven(before, here)
+    thief = host(tmp_path, "one", installed=2)
+    shutil.copytree(there.directory, thief.directory)
+    host_key.renew(there)
+    attestation.proven(said_by(there), here)
+    host_key.renew(thief)
+    with pytest.raises(PreconditionFailed, match="has another key"):
+        attestation.proven(said_by(thief), here)
+    known_hosts.trust("one", key(there), here)
+    with pytest.raises(PreconditionFailed, match="has another key"):
+        attestation.proven(before, here)
+
+
+def test_a_policy_that_lists_a_former_key_lets_the_one_in_that_it_has_signed(tmp_path: Path) -> None:
+    here, one = host(tmp_path, "two"), host(tmp_path, "one")
+    here.policy.write_text(f'[hosts]\none = "{key(one)}"\n')
+    before = said_by(one)
+    host_key.renew(one)
+    for said in (before, said_by(one), before):
+        assert attestation.proven(said, here).host == "one"
+    assert known_hosts.renewed(here) == {"one": key(one)}
+    here.policy.write_text(f'[hosts]\none = "{key(host(tmp_path, "one", installed=2))}"\n')
+    with pytest.raises(PreconditionFailed, match=r"another key than the one that .* lists"):
+        attestation.proven(before, here)
+
+
 def test_nobody_else_speaks_in_a_hosts_own_name(tmp_path: Path) -> None:
     with pytest.raises(PreconditionFailed, match="signed in the name of one, but with another key"):
         attestation.proven(said_by(host(tmp_path, "one", installed=2)), host(tmp_path, "one"))
@@ -101,6 +157,8 @@ def test_the_keys_of_hosts_are_shown_and_believed_by_commands(tmp_path: Path, mo
     assert json.loads(told.stdout) == {"name": "one", "key": KEY, "former": None}
     assert believed(settings()) == {"one": KEY}
     assert drover("host", "trust", "one", "--key", "x").exit_code == 2
+    renewed = json.loads(drover("host", "key", "--renew", "--json").stdout)
+    assert renewed == {"name": "two", "key": host_key.public(settings()), "former": json.loads(shown.stdout)["key"]}
     settings.cache_clear()
 
 

@@ -30,6 +30,7 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs/how-to/deploy.md"
+ROTATION = ROOT / "docs/how-to/tls-and-keys.md"
 UNITS = ROOT / "deploy" / "systemd"
 BLOCK = re.compile(r"<!-- (\w+): (.*?) -->\n```sh\n(.*?)```", re.DOTALL)
 SETTINGS = "set -a; . /etc/drover/environment; set +a; "
@@ -44,9 +45,9 @@ class Fleet:
     machines: dict[str, Machine]
     services: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
-    def follow(self, kind: str, only: str = "") -> None:
+    def follow(self, kind: str, only: str = "", page: Path = GUIDE) -> None:
         """Run the guide's blocks of a kind, in their order; `only` is a word that the chosen ones contain."""
-        for found, where, script in BLOCK.findall(GUIDE.read_text()):
+        for found, where, script in BLOCK.findall(page.read_text()):
             if found == kind and only in script:
                 for name in where.split(", "):
                     self.run(name, script)
@@ -189,6 +190,28 @@ def test_the_guide_moves_a_guest_by_tls_and_its_backup_can_be_restored(fleet: Fl
     fleet.drover("job", "cancel", str(job))
     shown = ("job", "show", str(job), "--json")
     until("the move is rolled back", lambda: json.loads(fleet.drover(*shown))["state"] == "rolled_back", every_s=0.5)
+
+
+def _cut_connections(fleet: Fleet, name: str) -> None:
+    """Of a worker to Postgres and Redis."""
+    cut = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{name}'"
+    fleet.run("control", f'su postgres -c "psql --quiet --output=/dev/null --port=5433" <<END\n{cut}\nEND')
+    fleet.run(name, "ss --kill --tcp dst control dport = :6380")
+
+
+def test_the_page_about_rotation_is_followed_while_a_guest_moves(fleet: Fleet, guest: Path) -> None:
+    [found] = json.loads(fleet.drover("guest", "list", "--json"))["guests"]
+    to = "hv1" if found["host"] == "hv2" else "hv2"
+    job = json.loads(fleet.drover("migrate", "web", "--to", to, "--hold", "--json"))["id"]
+    shown = ("job", "show", str(job), "--json")
+    until("it is in sync", lambda: "hold" in str(json.loads(fleet.drover(*shown))["wait_reason"]), every_s=0.5)
+    fleet.follow("run", page=ROTATION)
+    _hand_over(fleet, "hv1")
+    fleet.follow("settle", page=ROTATION)
+    _cut_connections(fleet, "hv1")
+    fleet.drover("job", "release", str(job))
+    until("the guest has moved", lambda: json.loads(fleet.drover(*shown))["state"] == "done", every_s=0.5)
+    assert "former one" in fleet.machines["hv1"].run(SETTINGS + "/opt/drover/bin/drover doctor").stdout
 
 
 def _redis(fleet: Fleet, name: str, *words: str) -> str:

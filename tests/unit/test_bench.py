@@ -1,8 +1,13 @@
 """What `make bench` makes of what it has measured; the measuring itself needs an hour and is no test."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from bench.figures import Figure
+from bench.measuring import Cpu
 from bench.observer import latency_ms
 from bench.statements import Transaction
 
@@ -39,3 +44,11 @@ def test_the_record_of_a_copy_is_told_from_other_statements() -> None:
     progress = "WITH noted AS (UPDATE job SET progress_at=$1), told AS (UPDATE disk SET bytes_copied=$2) SELECT hold"
     assert Transaction(0.0, "worker", [progress]).is_progress
     assert not Transaction(0.0, "worker", ["UPDATE job SET NBD server=$1"]).is_progress
+
+
+def test_the_cpu_of_each_side_is_told_apart_also_of_what_has_ended(tmp_path: Path) -> None:
+    burn = "import time\nwhile time.process_time() < 0.5: pass"
+    with Cpu(tmp_path / "source") as source, Cpu(tmp_path / "destination") as destination:
+        subprocess.run([sys.executable, "-c", burn, f"{tmp_path}/source/streams.json"], check=True)
+    assert 0.2 < source.used_s <= 0.6
+    assert destination.used_s == 0

@@ -58,6 +58,23 @@ def test_a_value_out_of_range_is_one_sentence_that_names_the_variable_and_what_i
 
 
 @pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("DATABASE", "postgresql+psycopg://drover:hunter2@control/drover"),
+        ("DATABASE", "postgresql+psycopg://drover@/drover?host=control&password=hunter2"),
+        ("BROKER", "redis://hv1:hunter2@control"),
+        ("BROKER", "sentinel://hv1:hunter2@a;sentinel://hv1:hunter2@b"),
+    ],
+)
+def test_a_password_stands_in_the_url_or_in_a_file(name: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"DROVER_{name}_PASSWORD_FILE", "/etc/drover/password")
+    assert problems() == []
+    monkeypatch.setenv(f"DROVER_{name}_URL", url)
+    [told] = problems()
+    assert told == f"DROVER_{name}_PASSWORD_FILE is set, and DROVER_{name}_URL has a password: take it out of the URL"
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "postgresql+psycopg://drover@/drover?host=/run/postgresql",

@@ -8,9 +8,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,10 @@ from drover.settings import PortRange
 from lab.fleet import free_port
 from models.streams import StreamAccess
 from tests import factories
+from tests.certificates import Authority
 from tests.helpers import until
 from workers.streams import client, credentials, handshake, supervisor
-from workers.streams.credentials import Credentials
+from workers.streams.credentials import CredentialFiles, Credentials
 from workers.streams.parameters import ClientParameters, ServerParameters
 
 MIB = 1 << 20
@@ -53,8 +55,14 @@ class Ends:
 
 @pytest.fixture(params=["encrypted", "plain"])
 def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ends]:
-    pair, secret = credentials.make(), credentials.make_secret()
-    encrypted = request.param == "encrypted"
+    pair = credentials.make()
+    with _running(tmp_path, *((pair.server, pair.client) if request.param == "encrypted" else (None, None))) as made:
+        yield made
+
+
+@contextmanager
+def _running(tmp_path: Path, of_server: handshake.Mine, of_client: handshake.Mine) -> Iterator[Ends]:
+    secret = credentials.make_secret()
     with ExitStack() as stack:
         behind = stack.enter_context(closing(_listen(tmp_path / "there-nbd.sock")))
         near = {name: stack.enter_context(closing(_listen(tmp_path / f"here-{name}.sock"))) for name in ("nbd", "ram")}
@@ -63,13 +71,13 @@ def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ends]:
         server = ServerParameters(
             sockets={name: str(tmp_path / f"there-{name}.sock") for name in ("nbd", "ram")},
             secret=secret,
-            credentials=pair.server if encrypted else None,
+            credentials=of_server,
             listening=tcp.fileno(),
         )
         told = ClientParameters(
             sockets={},
             secret=secret,
-            credentials=pair.client if encrypted else None,
+            credentials=of_client,
             address=LOCAL,
             port=tcp.getsockname()[1],
             guest_pid=1,
@@ -190,6 +198,50 @@ def test_the_right_peer_gets_through_whatever_strangers_do(
         with pytest.raises(TimeoutError):
             ends.behind.accept()  # none of the others got so far
     assert all(process.poll() is None for process in ends.processes)
+
+
+def _issued(by: Authority, folder: Path, host: str, peer: str, **how: Any) -> CredentialFiles:
+    return CredentialFiles(**{what: str(path) for what, path in by.issue(folder, host, **how).items()}, peer_name=peer)
+
+
+def _get_through(ends: Ends) -> None:
+    with ends.connect() as near, ends.accept() as far:
+        near.sendall(b"mine")
+        assert far.recv(10) == b"mine"
+
+
+def test_certificates_that_are_renewed_count_from_the_next_connection_on_and_open_ones_go_on(tmp_path: Path) -> None:
+    first, second = Authority("first"), Authority("second")
+    there, here = _issued(first, tmp_path, "hv2", "hv1"), _issued(first, tmp_path, "hv1", "hv2")
+    with _running(tmp_path, there, here) as ends, ends.connect() as open_one, ends.accept() as other_end:
+        open_one.sendall(b"begins")
+        assert other_end.recv(10) == b"begins"
+        _issued(second, tmp_path, "hv2", "hv1")
+        for files in (there, here):
+            Path(files.authority).write_text(first.pem_of_root() + second.pem_of_root())
+        _get_through(ends)
+        Path(there.authority).write_text(second.pem_of_root())  # from now on the source's former one is refused
+        _issued(second, tmp_path, "hv1", "hv2")  # which trusts the second authority alone
+        _get_through(ends)
+        with client.open_stream(ends.told, "nbd", client.context_of(ends.told)), ends.accept():
+            pass  # both ends show what stands in the files now
+        open_one.sendall(b"goes on")
+        assert other_end.recv(10) == b"goes on"
+
+
+def test_while_new_certificates_are_not_all_there_the_former_ones_count(tmp_path: Path) -> None:
+    by = Authority("root")
+    there, here = _issued(by, tmp_path, "hv2", "hv1"), _issued(by, tmp_path, "hv1", "hv2")
+    with _running(tmp_path, there, here) as ends:
+        _get_through(ends)
+        new = tmp_path / "new"
+        new.mkdir()
+        by.issue(new, "hv2")
+        (new / "hv2.certificate").replace(there.certificate)  # its key is the former one's
+        Path(here.key).unlink()
+        _get_through(ends)
+    for end in ("server", "client"):
+        assert (tmp_path / f"{end}.log").read_text().count("the former ones count") == 1
 
 
 def test_the_right_certificate_without_the_secret_is_turned_away(ends: Ends) -> None:

@@ -51,7 +51,13 @@ def open_stream(told: ClientParameters, stream: str, context: ssl.SSLContext | N
 
 def context_of(told: ClientParameters) -> ssl.SSLContext | None:
     """None for plain text."""
-    return credentials.client_context(told.credentials) if told.credentials else None
+    shown = shown_by(told)
+    return shown.context() if shown else None
+
+
+def shown_by(told: ClientParameters) -> credentials.Shown | None:
+    """None for plain text."""
+    return credentials.Shown(credentials.client_context, told.credentials) if told.credentials else None
 
 
 class Client:
@@ -59,7 +65,7 @@ class Client:
 
     def __init__(self, told: ClientParameters) -> None:
         self.told = told
-        self.context = context_of(told)
+        self.shown = shown_by(told)
         self.listening = {number: (name, socket.socket(fileno=number)) for name, number in told.listening.items()}
 
     def run(self) -> None:
@@ -95,7 +101,7 @@ class Client:
 
     def _connect(self, stream: str, near: socket.socket) -> socket.socket:
         try:
-            far = open_stream(self.told, stream, self.context)
+            far = open_stream(self.told, stream, self.shown.context() if self.shown else None)
         except (OSError, DroverError) as error:
             if stream not in SILENT:
                 handshake.write(near, reason(error).encode() + b"\n", time.monotonic() + CONNECT_S)

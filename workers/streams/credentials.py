@@ -1,12 +1,18 @@
-"""Credentials of one start of a job's stream server: made for it, valid for nothing else, gone with it."""
+"""Credentials of one start of a job's stream server: made for it, valid for nothing else, gone with it. Or files of an
+operator's, who may put new ones there at any time.
+"""
 
 import datetime
+import logging
 import os
 import secrets
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 LIFETIME = datetime.timedelta(days=3650)
 """They end with the process that holds them, and a copy may be held for as long as an operator likes."""
@@ -23,6 +29,35 @@ class Credentials:
     """The only certificate that is trusted, or the authority's."""
     peer_name: str | None = None
     """The name that the peer's certificate must bear; None: `peer` is its very certificate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CredentialFiles:
+    """Where an operator keeps what one end proves itself with. Paths of PEM files."""
+
+    certificate: str
+    key: str
+    authority: str
+    peer_name: str
+    """The name that the peer's certificate must bear."""
+
+    def read(self) -> Credentials:
+        """What stands in them now.
+
+        Raises:
+            OSError: one cannot be read.
+        """
+        certificate, key, authority = (Path(path).read_text() for path in self._paths)
+        return Credentials(certificate=certificate, key=key, peer=authority, peer_name=self.peer_name)
+
+    def stamp(self) -> tuple[tuple[int, int], ...]:
+        """Differs once one of them was replaced or written. Errors as for `read`."""
+        seen = (Path(path).stat() for path in self._paths)
+        return tuple((each.st_ino, each.st_mtime_ns) for each in seen)
+
+    @property
+    def _paths(self) -> tuple[str, str, str]:
+        return self.certificate, self.key, self.authority
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +105,33 @@ def _certificate(name: str) -> tuple[str, str]:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return certificate.public_bytes(serialization.Encoding.PEM).decode(), private.decode()
+
+
+class Shown:
+    """What one end shows in each new connection. Files that were renewed count from the next one on; open ones go on.
+
+    As long as new files do not go together, because not all are there yet, the former ones count.
+    """
+
+    def __init__(self, side: Callable[[Credentials], ssl.SSLContext], mine: Credentials | CredentialFiles) -> None:
+        self.side, self.mine = side, mine
+        self.seen = mine.stamp() if isinstance(mine, CredentialFiles) else ()
+        self.made = side(mine.read() if isinstance(mine, CredentialFiles) else mine)
+
+    def context(self) -> ssl.SSLContext:
+        """For a connection that begins now."""
+        if isinstance(self.mine, CredentialFiles):
+            try:
+                self._look(self.mine)
+            except (OSError, ValueError) as error:
+                log.warning("new certificates cannot be used, the former ones count: %s", error)
+        return self.made
+
+    def _look(self, files: CredentialFiles) -> None:
+        stamp = files.stamp()
+        if stamp != self.seen:
+            self.seen = stamp  # what cannot be used is told once
+            self.made = self.side(files.read())
 
 
 def server_context(mine: Credentials) -> ssl.SSLContext:

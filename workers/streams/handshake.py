@@ -12,9 +12,10 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from drover.errors import DroverError
-from workers.streams.credentials import Credentials
+from workers.streams.credentials import CredentialFiles, Credentials
 
 Answer = TypeVar("Answer")
+Mine = Credentials | CredentialFiles | None
 TAKEN_WITHIN_S = 1.0
 LONGEST_LINE = 512
 ACCEPTED = b"ok\n"
@@ -49,9 +50,7 @@ def _ready(connection: socket.socket, event: int, deadline: float) -> None:
         raise TimeoutError("it does not answer")
 
 
-def wrap(
-    raw: socket.socket, context: ssl.SSLContext | None, mine: Credentials | None, *, server: bool
-) -> socket.socket:
+def wrap(raw: socket.socket, context: ssl.SSLContext | None, mine: Mine, *, server: bool) -> socket.socket:
     """The same connection, with TLS on it unless both hosts are set to plain text. Nothing is sent yet."""
     raw.setblocking(False)
     if context is None or mine is None:
@@ -60,7 +59,7 @@ def wrap(
     return context.wrap_socket(raw, server_side=server, do_handshake_on_connect=False, server_hostname=name)
 
 
-def prove(connection: socket.socket, mine: Credentials | None, deadline: float, *, server: bool) -> None:
+def prove(connection: socket.socket, mine: Mine, deadline: float, *, server: bool) -> None:
     """Both ends show certificates that the other trusts.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from workers.images.manifest import write_durably
-from workers.streams.credentials import Credentials
+from workers.streams.credentials import CredentialFiles, Credentials
 
 NBD, RAM, SWITCHOVER, FILES, PROOF = "nbd", "ram", "switchover", "files", "proof"
 STREAMS = (NBD, RAM, SWITCHOVER, FILES, PROOF)
@@ -20,7 +20,7 @@ class Parameters:
     """{stream: path of a Unix socket on this host}."""
     secret: str
     """What the client says first."""
-    credentials: Credentials | None
+    credentials: Credentials | CredentialFiles | None
     """None: plain text, by the setting of both hosts."""
 
     def save(self, path: Path) -> None:
@@ -31,8 +31,9 @@ class Parameters:
     def load(cls, path: Path) -> Self:
         """Read it."""
         told: dict[str, Any] = json.loads(path.read_text())
-        credentials = told.pop("credentials")
-        return cls(credentials=Credentials(**credentials) if credentials else None, **told)
+        mine = told.pop("credentials")
+        kind = CredentialFiles if mine and "authority" in mine else Credentials
+        return cls(credentials=kind(**mine) if mine else None, **told)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ class Server:
     def __init__(self, told: ServerParameters) -> None:
         self.told = told
         self.listening = socket.socket(fileno=told.listening)
-        self.context = credentials.server_context(told.credentials) if told.credentials else None
+        self.shown = credentials.Shown(credentials.server_context, told.credentials) if told.credentials else None
         self.proving: dict[int, socket.socket] = {}
         """{a number: connection}, the oldest first."""
         self.lock = threading.Lock()
@@ -47,7 +47,8 @@ class Server:
                 continue
             number += 1
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            far = handshake.wrap(raw, self.context, self.told.credentials, server=True)
+            context = self.shown.context() if self.shown else None
+            far = handshake.wrap(raw, context, self.told.credentials, server=True)
             self._make_room()
             with self.lock:
                 self.proving[number] = far

@@ -13,11 +13,12 @@ from models.job import Side
 from models.streams import StreamAccess, StreamCredentials
 from workers import files
 from workers.images import way_back
+from workers.images.manifest import write_durably
 from workers.process import processes
 from workers.process.processes import Process
 from workers.step import Context
 from workers.streams import client, credentials, local
-from workers.streams.credentials import Credentials
+from workers.streams.credentials import CredentialFiles, Credentials
 from workers.streams.handshake import Refused, hang_up
 from workers.streams.parameters import NBD, STREAMS, ClientParameters, ServerParameters
 from workers.trust import host_key, known_hosts
@@ -66,7 +67,7 @@ async def serve(ctx: Context, nonce: str) -> None:
             bitmap=way.bitmap if way is not None else None,
             credentials=StreamCredentials(**vars(theirs)) if theirs is not None else None,
         )
-        sealed = host_key.seal(ctx.settings, _peer_key(ctx), access.json_object())
+        sealed = host_key.seal(ctx.settings, _peer_key(ctx), access.json_object(), by=_own_key(ctx))
         ctx.note(
             nbd_server=NbdServer(nonce=nonce, address=address, port=port, streams=ctx.settings.streams, sealed=sealed)
         )
@@ -76,28 +77,46 @@ async def serve(ctx: Context, nonce: str) -> None:
         _spawn(ctx, "server", [listening.fileno()])
 
 
-def _credentials(ctx: Context) -> tuple[Credentials | None, Credentials | None]:
+def _credentials(ctx: Context) -> tuple[Credentials | CredentialFiles | None, Credentials | None]:
     """The server's, and what of them the source cannot have by itself."""
     if ctx.settings.streams is StreamSecurity.PLAIN:
         return None, None
     if ctx.settings.streams is StreamSecurity.CERTIFICATES:
-        return of_operator(ctx.settings, ctx.job.source), None
+        return _readable(files_of_operator(ctx.settings, ctx.job.source), ctx.settings), None
     pair = credentials.make()
     return pair.server, pair.client
 
 
-def of_operator(ours: Settings, peer: str) -> Credentials:
-    """Those that the settings name.
+def files_of_operator(ours: Settings, peer: str) -> CredentialFiles:
+    """Those that the settings name."""
+    named = (ours.tls_certificate, ours.tls_key, ours.tls_authority)
+    certificate, key, authority = (str(path.absolute()) for path in named if path is not None)
+    return CredentialFiles(certificate=certificate, key=key, authority=authority, peer_name=peer)
+
+
+def _readable(files: CredentialFiles, ours: Settings) -> CredentialFiles:
+    """They may be in the middle of being renewed.
 
     Raises:
-        Fatal: a file cannot be read.
+        Transient: one cannot be read now.
     """
-    paths = (ours.tls_certificate, ours.tls_key, ours.tls_authority)
     try:
-        certificate, key, authority = (path.read_text() for path in paths if path is not None)
+        files.read()
+    except OSError as error:
+        raise Transient(f"a certificate of {ours.host} cannot be read: {error}") from error
+    return files
+
+
+def of_operator(ours: Settings, peer: str) -> Credentials:
+    """What stands in these files now.
+
+    Raises:
+        Fatal: one cannot be read.
+    """
+    try:
+        return files_of_operator(ours, peer).read()
     except OSError as error:
         raise Fatal(f"a certificate of {ours.host} cannot be read: {error}") from error
-    return Credentials(certificate=certificate, key=key, peer=authority, peer_name=peer)
 
 
 def bind(ours: Settings, wanted: int | None = None) -> socket.socket:
@@ -140,7 +159,10 @@ async def connect(ctx: Context) -> None:
     listening[NBD] = _listen_for_guest(ctx.directory.guest_socket)
     try:
         numbers = {stream: unix.fileno() for stream, unix in listening.items()}
-        _parameters(ctx, numbers).save(ctx.directory.streams)
+        told = _parameters(ctx, numbers)
+        if isinstance(told.credentials, CredentialFiles):
+            _readable(told.credentials, ctx.settings)
+        told.save(ctx.directory.streams)
         _spawn(ctx, "client", list(numbers.values()))
     finally:
         for unix in listening.values():
@@ -190,9 +212,11 @@ def begun_with(ctx: Context) -> str | None:
 
 def _parameters(ctx: Context, listening: dict[str, int]) -> ClientParameters:
     access = _access(ctx)
-    given = Credentials(**access.credentials.json_object()) if access.credentials is not None else None
+    given: Credentials | CredentialFiles | None = None
+    if access.credentials is not None:
+        given = Credentials(**access.credentials.json_object())
     if ctx.served_at.streams is StreamSecurity.CERTIFICATES:
-        given = of_operator(ctx.settings, ctx.job.destination)
+        given = files_of_operator(ctx.settings, ctx.job.destination)
     return ClientParameters(
         sockets={stream: str(ctx.directory.socket(stream)) for stream in STREAMS},
         secret=access.secret,
@@ -215,7 +239,8 @@ def _access(ctx: Context) -> StreamAccess:
             f"{ctx.job.destination}: both hosts need the same"
         )
     try:
-        access = StreamAccess.read(host_key.unseal(ctx.settings, _peer_key(ctx), served.sealed))
+        opened = host_key.unseal(ctx.settings, _peer_key(ctx), served.sealed, by=_own_key(ctx))
+        access = StreamAccess.read(opened)
     except (host_key.NotFromThatHost, UnreadableDocument) as error:
         raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: {error}") from error
     if access.job != ctx.job.id:
@@ -223,8 +248,14 @@ def _access(ctx: Context) -> StreamAccess:
     return access
 
 
+def _own_key(ctx: Context) -> str | None:
+    """By which key the other host knows this one, for this job."""
+    plan = ctx.job.plan
+    return None if plan is None else plan.source_key if ctx.claim.side is Side.SOURCE else plan.destination_key
+
+
 def _peer_key(ctx: Context) -> str:
-    """From the row, as far as this host believes that host by it.
+    """From the row, as far as this host believes that host by it. What it believed once it believes to the job's end.
 
     Raises:
         Fatal: it knows that host by another key.
@@ -233,12 +264,16 @@ def _peer_key(ctx: Context) -> str:
     plan, job = ctx.job.plan, ctx.job
     at_source = ctx.claim.side is Side.SOURCE
     key = None if plan is None else plan.destination_key if at_source else plan.source_key
-    if key is None:
+    if plan is None or key is None:
         raise Transient("the keys of the two hosts are not on record yet: the controller adds them")
+    believed = ctx.directory.peer_key
+    if believed.exists() and believed.read_text() == key:
+        return key
     try:
-        known_hosts.refuse_unknown(job.destination if at_source else job.source, key, ctx.settings)
+        known_hosts.refuse_unknown(job.destination if at_source else job.source, key, ctx.settings, plan.successions)
     except PreconditionFailed as error:
         raise Fatal(f"the streams of job {job.id} are not trusted, nothing was sent: {error}") from error
+    write_durably(believed, key)
     return key
 
 

@@ -18,14 +18,15 @@ PURPOSE = b"drover: description of a guest, 1\n"
 def attested(seen: Inspection, ours: Settings) -> Inspection:
     """The description with this host's signature."""
     told = Statement(host=ours.host, guest_root=str(ours.guest_root), machine=machine(), inspection=seen)
-    statement = json.dumps(told.json_object())
+    statement, key = json.dumps(told.json_object()), host_key.public(ours)
     return seen.model_copy(
         update={
             "attestation": Attestation(
                 host=ours.host,
-                public_key=host_key.public(ours),
+                public_key=key,
                 statement=statement,
-                signature=host_key.sign(ours, PURPOSE + statement.encode()),
+                signature=host_key.sign(ours, PURPOSE + statement.encode(), by=key),
+                successions=host_key.successions(ours),
             )
         }
     )
@@ -52,7 +53,7 @@ def proven(said: Inspection, ours: Settings, *, of: str | None = None) -> Statem
         raise PreconditionFailed(
             f"the description of the guest is signed by {statement.host}, which is not {of or host}"
         )
-    known_hosts.refuse_unknown(host, attestation.public_key, ours)
+    known_hosts.refuse_unknown(host, attestation.public_key, ours, attestation.successions)
     if said.model_copy(update={"attestation": None}) != statement.inspection:
         raise PreconditionFailed(f"the description of the guest was changed after {host} had signed it")
     return statement

@@ -10,7 +10,7 @@ from drover.errors import Fatal, PreconditionFailed
 from drover.settings import Settings
 from models.contracts import Json
 from models.job import Job, Side
-from models.plan import DestinationPlan, Plan
+from models.plan import DestinationPlan, Inspection, Plan, PlannedFile
 from models.preflight import refusals
 from workers.document_file import DocumentFile
 from workers.preflight import derivation
@@ -23,6 +23,11 @@ UNTOUCHED = "nothing was done on this host"
 def held(folder: Path) -> Plan | None:
     """What this host holds for the job with this folder."""
     return DocumentFile(folder / NAME, Plan).read()
+
+
+def oldest(jobs: Path) -> float | None:
+    """Since when the oldest of the jobs with folders in this one is under way here, in seconds since 1970."""
+    return min((path.stat().st_mtime for path in jobs.glob(f"*/{NAME}")), default=None)
 
 
 def followed(folder: Path, job: Job, side: Side, ours: Settings) -> Plan:
@@ -78,8 +83,17 @@ def _of_source(job: Job, row: Plan, ours: Settings) -> Plan:
         )
         for disk in seen.disks
     )
-    planned = row.destination.model_copy(update={"disks": disks})
+    planned = row.destination.model_copy(update={"disks": disks, "files": _files_of_source(job, row, seen, ours)})
     return row.model_copy(update={"source": seen, "destination": planned})
+
+
+def _files_of_source(job: Job, row: Plan, seen: Inspection, ours: Settings) -> tuple[PlannedFile, ...]:
+    """What is read here and sent: the guest's own files, whatever the row names."""
+    if len(row.destination.files) != len(seen.files):
+        raise Fatal(_differs(job, ours, "the files"))
+    theirs = ({"source_path": file.path, "size_bytes": file.size_bytes, "secret": file.secret} for file in seen.files)
+    both = zip(row.destination.files, theirs, strict=True)
+    return tuple(planned.model_copy(update=file) for planned, file in both)
 
 
 def _of_destination(job: Job, row: Plan, ours: Settings) -> Plan:

@@ -2,21 +2,30 @@
 
 One Ed25519 seed. The public half stands in the host's row, see `workflows.host_keys`. What one host seals for another
 only that one can open, and it knows from whom it is (libsodium's `Box`, the keys turned into X25519).
+
+A key is renewed while moves go on: the former one signs the new one, and is kept for moves that were planned with it.
 """
 
 import json
 import os
+import time
 from base64 import b64decode, b64encode
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from nacl.exceptions import CryptoError
 from nacl.public import Box
 from nacl.signing import SigningKey, VerifyKey
 
-from drover.errors import DroverError
+from drover.errors import DroverError, Fatal
 from drover.settings import Settings
+from models.contracts import Part
+from models.succession import Succession, signed
 from workers import files
+from workers.images.manifest import write_durably
+from workers.trust.own_file import content, edited
 
 
 class NotFromThatHost(DroverError):
@@ -24,6 +33,23 @@ class NotFromThatHost(DroverError):
 
 
 NAME = "host.key"
+FORMER = "former_keys.json"
+"""{public half: a `FormerKey`}"""
+KEPT = timedelta(days=30)
+"""A move that was planned with a former key may begin so long after the change."""
+SHOWN = 8
+"""Changes that a host tells of: one that has missed more of them has to be told the key."""
+
+
+class FormerKey(Part):
+    """A key that this host had before."""
+
+    seed: str | None
+    """None: it is forgotten."""
+    until: float
+    """When it was renewed, in seconds since 1970."""
+    succession: Succession
+    """What it has signed."""
 
 
 def exists(ours: Settings) -> bool:
@@ -36,27 +62,77 @@ def public(ours: Settings) -> str:
     return _text(bytes(_key(ours).verify_key))
 
 
-def seal(ours: Settings, for_key: str, document: dict[str, Any]) -> str:
-    """What only the host with this public key can read."""
-    return _text(_box(ours, for_key).encrypt(json.dumps(document).encode()))
+def renew(ours: Settings) -> Succession:
+    """Have another key from now on, which the present one signs."""
+    with FileLock(ours.directory / f"{NAME}.lock", mode=0o600):
+        key, following = _key(ours), SigningKey.generate()
+        was, now = (_text(bytes(each.verify_key)) for each in (key, following))
+        signature = _text(key.sign(signed(ours.host, was, now)).signature)
+        succession = Succession(host=ours.host, former=was, key=now, signature=signature)
+        with edited(ours.directory / FORMER) as former:  # first: whatever happens now, the key is not lost
+            kept = FormerKey(seed=_text(bytes(key)), until=time.time(), succession=succession)
+            former[was] = kept.json_object()
+        write_durably(ours.directory / NAME, _text(bytes(following)))
+    return succession
 
 
-def unseal(ours: Settings, from_key: str, sealed: str) -> dict[str, Any]:
-    """What the host with this public key sealed for this one.
+def successions(ours: Settings) -> tuple[Succession, ...]:
+    """How this host came to its present key, if it had others before: the newest few changes."""
+    told = sorted(_former(ours).values(), key=lambda each: each.until)
+    return tuple(each.succession for each in told[-SHOWN:])
+
+
+def all_public(ours: Settings) -> set[str]:
+    """The public halves of the present key, and of former ones that are kept."""
+    return {public(ours), *(key for key, each in _former(ours).items() if each.seed)}
+
+
+def drop_former(ours: Settings, oldest_move: float | None) -> None:
+    """Forget the former keys that nothing can need: no move that was planned with one is under way, or may begin.
+
+    Args:
+        ours: settings.
+        oldest_move: since when the oldest move is under way here, in seconds since 1970; None: there is none.
+    """
+    needed_since = min(time.time(), oldest_move or float("inf")) - KEPT.total_seconds()
+    useless = {key: each for key, each in _former(ours).items() if each.seed and each.until < needed_since}
+    if useless:
+        with edited(ours.directory / FORMER) as former:
+            former |= {key: each.model_copy(update={"seed": None}).json_object() for key, each in useless.items()}
+
+
+def seal(ours: Settings, for_key: str, document: dict[str, Any], *, by: str | None = None) -> str:
+    """What only the host with this public key can read.
+
+    Args:
+        ours: settings.
+        for_key: public half of the other's.
+        document: what it is to read.
+        by: public half of the key of ours by which it knows this host; None: the present one.
+
+    Raises:
+        Fatal: this host does not have that key any more.
+    """
+    return _text(_box(ours, by, for_key).encrypt(json.dumps(document).encode()))
+
+
+def unseal(ours: Settings, from_key: str, sealed: str, *, by: str | None = None) -> dict[str, Any]:
+    """What the host with this public key sealed for this one; `by` as for `seal`.
 
     Raises:
         NotFromThatHost: it did not, or it was changed on its way.
+        Fatal: this host does not have that key any more.
     """
     try:
-        document: dict[str, Any] = json.loads(_box(ours, from_key).decrypt(b64decode(sealed)))
+        document: dict[str, Any] = json.loads(_box(ours, by, from_key).decrypt(b64decode(sealed)))
     except (CryptoError, ValueError) as error:
         raise NotFromThatHost("what was sealed for this host is not from the host that it should be from") from error
     return document
 
 
-def sign(ours: Settings, message: bytes) -> str:
-    """The signature of this host."""
-    return _text(_key(ours).sign(message).signature)
+def sign(ours: Settings, message: bytes, *, by: str | None = None) -> str:
+    """The signature of this host; `by` and errors as for `seal`."""
+    return _text(_own(ours, by).sign(message).signature)
 
 
 def verify(from_key: str, message: bytes, signature: str) -> None:
@@ -71,8 +147,24 @@ def verify(from_key: str, message: bytes, signature: str) -> None:
         raise NotFromThatHost("the signature is not of the host that it should be of") from error
 
 
-def _box(ours: Settings, other: str) -> Box:
-    return Box(_key(ours).to_curve25519_private_key(), VerifyKey(b64decode(other)).to_curve25519_public_key())
+def _box(ours: Settings, mine: str | None, other: str) -> Box:
+    their_half = VerifyKey(b64decode(other)).to_curve25519_public_key()
+    return Box(_own(ours, mine).to_curve25519_private_key(), their_half)
+
+
+def _own(ours: Settings, wanted: str | None) -> SigningKey:
+    """The present key, or a former one that is kept, by its public half."""
+    present = _key(ours)
+    if wanted in {None, _text(bytes(present.verify_key))}:
+        return present
+    kept = _former(ours).get(str(wanted))
+    if kept is None or kept.seed is None:
+        raise Fatal(f"{ours.host} does not have the key any more with which this move was planned: submit it anew")
+    return SigningKey(b64decode(kept.seed))
+
+
+def _former(ours: Settings) -> dict[str, FormerKey]:
+    return {key: FormerKey.model_validate(each) for key, each in content(ours.directory / FORMER).items()}
 
 
 def _key(ours: Settings) -> SigningKey:

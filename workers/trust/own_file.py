@@ -11,13 +11,19 @@ from filelock import FileLock
 from workers.images.manifest import write_durably
 
 
+def content(path: Path) -> dict[str, Any]:
+    """What stands in the file now; nothing where there is none."""
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return known
+
+
 @contextmanager
 def edited(path: Path) -> Iterator[dict[str, Any]]:
     """The file's content, for this process alone; what is changed in it is written at the end, unless it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock"), mode=0o600):
-        content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        before = json.dumps(content)
-        yield content
-        if json.dumps(content) != before:
-            write_durably(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+        known = content(path)
+        before = json.dumps(known)
+        yield known
+        if json.dumps(known) != before:
+            write_durably(path, json.dumps(known, indent=1, sort_keys=True) + "\n")

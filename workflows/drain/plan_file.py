@@ -1,39 +1,40 @@
 """A drain's plan as a file: who goes where, in which order, why, how long it takes, and what is left.
 
-It is made by a forecast, reviewed and edited by people (skip, another target, another order), approved, and applied.
-A drain that follows a plan moves nobody else and sends nobody elsewhere: right before its turn each guest is compared
-with what the plan says of it, and one that differs is left, with the difference as its reason.
+It is made by a forecast, reviewed and edited by people (skip, another target, another order), submitted, approved and
+applied, see `plans`. A drain that follows a plan moves nobody else and sends nobody elsewhere: right before its turn
+each guest is compared with what the plan says of it, and one that differs is left, with the difference as its reason.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from drover import words
 from drover.errors import PreconditionFailed, UnreadableDocument
 from drover.names import GuestName, HostName
-from models import decision_log, fleet
 from models.base import now
 from models.contracts import Many, Part, Versioned
 from models.database import transaction
 from models.documents import MigrationOptions, PlannedGuest
-from models.drain import Drain, DrainGuest, DrainKind, GuestState, PlanApproval
+from models.drain import DrainKind
 from models.guest import Guest
 from workflows import policies
-from workflows.drain import commands
 from workflows.drain.commands import DrainRequest
-from workflows.drain.planner import Forecast, Targets, known
-from workflows.migration.jobs import wake
+from workflows.drain.planner import Forecast, Targets
 from workflows.submissions import DrainSubmission
 
 LARGEST = 1 << 24
 """Bytes of a file that is read."""
+LONGEST_S = 10**9
+Words = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=10_000)]
+"""The database takes no NUL."""
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False)]
 
 
 class Strict(Part):
@@ -50,16 +51,16 @@ class Move(Strict):
     to: HostName
     skip: bool = False
     """Leave it where it is."""
-    estimate_s: float = Field(ge=0)
-    begins_at: str | None = None
+    estimate_s: Seconds
+    begins_at: Words | None = None
     """When, by estimate. For people, as the next."""
-    why: str = ""
+    why: Words = ""
     """Why there."""
     cpus: int
     memory_bytes: int
     disk_bytes: int
-    uuid: str | None = None
-    policies: dict[str, str] = {}  # noqa: RUF012 - pydantic copies it
+    uuid: Words | None = None
+    policies: dict[Words, Words] = {}  # noqa: RUF012 - pydantic copies it
     """{option: value and policy}: what policies decide about its move, see `workflows.policies`."""
 
     @property
@@ -80,7 +81,7 @@ class Left(Strict):
     """A guest that stays."""
 
     guest: GuestName
-    why: str
+    why: Words
 
 
 class PlanFile(Versioned):
@@ -88,10 +89,11 @@ class PlanFile(Versioned):
 
     model_config = ConfigDict(extra="forbid")
 
+    version: Annotated[int, Field(ge=1, le=1)] = 1
     kind: str = Field(pattern="^(drain|return)$")
-    made_at: str
-    made_by: str
-    total_s: float
+    made_at: Words
+    made_by: Words
+    total_s: Seconds
     request: dict[str, Any]
     """What was asked for, as `DrainSubmission` has it."""
     moves: Many[Move] = ()
@@ -118,6 +120,15 @@ class PlanFile(Versioned):
             PreconditionFailed: `request` is not understood.
         """
         return DrainRequest.of(DrainKind(self.kind), DrainSubmission.read(self.request))
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
+        """The plan in a document that has more than it.
+
+        Raises:
+            UnreadableDocument: it has none, or one of a later version.
+        """
+        return cls.read({name: value for name, value in document.items() if name in cls.model_fields})
 
     def targets(self) -> Targets:
         """Where each guest may go, and nobody else may."""
@@ -190,99 +201,6 @@ def read(text: str, name: str) -> PlanFile:
     except (UnreadableDocument, PreconditionFailed) as error:
         raise PreconditionFailed(f"{name} is no plan that can be used: {error}") from error
     return plan
-
-
-def approve(plan: PlanFile, by: str) -> PlanApproval:
-    """Record that a user approves exactly this plan; an edited one needs another approval.
-
-    Raises:
-        PreconditionFailed: a host or guest in it is unknown.
-    """
-    with transaction() as session:
-        _check_names(session, plan)
-        found = session.get(PlanApproval, (plan.digest, by))
-        if found is None:
-            found = PlanApproval(digest=plan.digest, by=by, at=now(session))
-            session.add(found)
-            decision_log.add(session, f"{by} approves the plan {plan.digest[:12]} of {plan.drain_request().host}")
-    return found
-
-
-def approvals(plan: PlanFile) -> list[PlanApproval]:
-    """Those of exactly this plan."""
-    with transaction() as session:
-        return _approvals(session, plan)
-
-
-def _approvals(session: Session, plan: PlanFile) -> list[PlanApproval]:
-    mine = select(PlanApproval).where(PlanApproval.digest == plan.digest)
-    return list(session.scalars(mine.order_by(PlanApproval.at)))
-
-
-def apply(plan: PlanFile, by: str) -> Drain:
-    """Queue a drain that follows the plan. Applied again, the same plan answers its first drain.
-
-    Raises:
-        PreconditionFailed: it is not approved as the fleet wants it, or a host or guest in it is unknown.
-    """
-    request, key = plan.drain_request(), f"plan-{plan.digest[:32]}"
-    with transaction() as session:
-        earlier = session.scalar(select(Drain).where(Drain.idempotency_key == key))
-        if earlier is not None:
-            return earlier
-        check(session, plan, by)
-        drain = commands.queue(session, request, key=key)
-        drain.follows_plan = True
-        drain.guests = _rows(session, plan)
-        decision_log.add(session, f"{by} applies the plan {plan.digest[:12]}", drain=drain.id)
-        wake(session)
-        return drain
-
-
-def check(session: Session, plan: PlanFile, by: str) -> None:
-    """Refuse a plan that may not be applied.
-
-    Raises:
-        PreconditionFailed: see `apply`.
-    """
-    _check_names(session, plan)
-    wanted = fleet.limits(session).plan_approvals
-    others = [one.by for one in _approvals(session, plan) if one.by != by]
-    if len(others) < wanted:
-        raise PreconditionFailed(
-            f"the plan {plan.digest[:12]} needs {wanted} approvals of others than {by}, who applies it, and has "
-            f"{len(others)}: `drover plan approve FILE`, by another user; an edited plan is another one"
-        )
-
-
-def _check_names(session: Session, plan: PlanFile) -> None:
-    known(session, [plan.drain_request().host, *(move.to for move in plan.moves)])
-    there = set(session.scalars(select(Guest.name)))
-    if missing := sorted({move.guest for move in plan.going} - there):
-        raise PreconditionFailed(f"there is no guest {missing[0]!r} (any more): take it out of the plan, or `skip` it")
-
-
-def _rows(session: Session, plan: PlanFile) -> list[DrainGuest]:
-    rows = [
-        DrainGuest(
-            guest=move.guest,
-            source=move.source,
-            destination=move.to,
-            estimate_s=move.estimate_s,
-            planned=None if move.skip else move.planned,
-            state=GuestState.SKIPPED if move.skip else GuestState.WAITING,
-            reason="the plan says so" if move.skip else None,
-        )
-        for move in plan.moves
-    ]
-    host = plan.drain_request().host
-    rows += [
-        DrainGuest(guest=one.guest, source=host, state=GuestState.SKIPPED, reason=f"left by the plan: {one.why}")
-        for one in plan.left
-    ]
-    for turn, row in enumerate(rows, start=1):
-        row.position = turn
-    return rows
 
 
 class Differs(PreconditionFailed):

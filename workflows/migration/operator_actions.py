@@ -54,7 +54,7 @@ def _unchanged_since(session: Session, looked_at: Job) -> Job:
     return job
 
 
-def by_what_was_seen(job: Job, looked: reconcile.Look, by: str = "reconciliation") -> bool:
+def by_what_was_seen(job: Job, looked: reconcile.Look, by: str) -> bool:
     """Go on with a job that needs an operator if both hosts' answers leave no doubt who owns the guest."""
     sides = {reconcile.Owner.SOURCE: Side.SOURCE, reconcile.Owner.DESTINATION: Side.DESTINATION}
     if job.state is not JobState.NEEDS_OPERATOR or looked.verdict.owner not in sides or any(map(_unproven, job.steps)):

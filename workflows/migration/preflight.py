@@ -1,6 +1,7 @@
 """What must be true before a job exists: both hosts are asked, and the answers are the job's plan. Changes nothing."""
 
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import select
 
@@ -159,15 +160,14 @@ def planned_at(
         source=inspection,
         destination=answer,
         layout=layout,
-        source_key=keys[guest.host],
-        destination_key=keys[destination],
+        **keys,
     )
 
 
-def _keys(source: str, destination: str) -> dict[str, str]:
+def _keys(source: str, destination: str) -> dict[str, Any]:
     """By which each of the two knows the other; both must protect their streams in the same way."""
     with transaction() as session:
-        return host_keys.of_both(session, source, destination)
+        return host_keys.of_plan(session, source, destination)
 
 
 def _no_other_job(guest: str) -> None:

@@ -2,9 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from drover.words import count
 from models.base import Document
+
+EXPIRES_SOON = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,16 @@ def warning(name: str, found: str, fix: str | None = None) -> Check:
 def problem(name: str, found: str, fix: str | None = None) -> Check:
     """A job will fail, or wait, because of it."""
     return Check(name, "problem", found, fix)
+
+
+def valid_until(name: str, what: str, ends: datetime, fix: str) -> Check:
+    """Something that ends, as it is now."""
+    left = ends - datetime.now(UTC)
+    if left < timedelta(0):
+        return problem(name, f"{what} expired at {ends.astimezone(UTC):%Y-%m-%d %H:%M} UTC", fix)
+    if left < EXPIRES_SOON:
+        return warning(name, f"{what} expires in {count(left.days, 'day')}", fix)
+    return ok(name, f"{what} is valid until {ends.astimezone(UTC):%Y-%m-%d}")
 
 
 def looked(name: str, look: Callable[[], Iterable[Check]]) -> Iterator[Check]:

@@ -1,10 +1,14 @@
 """A control node: what controllers need, and how Postgres and Redis are set up for them."""
 
+import os
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 
 from sqlalchemy import select, text
 
-from drover.cli.checks.check import Check, ok, problem, warning
+from drover.cli.checks.check import Check, ok, problem, valid_until, warning
+from drover.cli.checks.host import ENVIRONMENT
 from drover.errors import PreconditionFailed
 from drover.extras import require
 from drover.settings import Settings
@@ -20,6 +24,8 @@ def needs(ours: Settings, *, broker: bool) -> Iterator[Check]:
         yield libraries("controller-libraries")
     yield from _connections()
     yield from _webhooks(ours)
+    yield from _tokens()
+    yield from _passwords_of_redis()
     if broker:
         yield from _redis()
 
@@ -50,6 +56,46 @@ def _webhooks(ours: Settings) -> Iterator[Check]:
     if receivers and not ours.webhook_key:
         fix = "set it to what made the receivers' secrets, docs/reference/settings.md"
         yield problem("webhooks", "there are receivers, but DROVER_WEBHOOK_KEY is not set: none is told", fix)
+    for receiver in receivers:
+        for secret in receiver.secrets:
+            if secret.ends_at is not None and secret.ends_at > datetime.now(UTC):
+                until = f"{secret.ends_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+                yield ok("webhooks", f"messages to {receiver.name} are signed with its former secret too until {until}")
+    yield from _former_key(ours)
+
+
+def _former_key(ours: Settings) -> Iterator[Check]:
+    """DROVER_WEBHOOK_KEY_FORMER, as long as it is set."""
+    from workflows import receivers
+
+    if not ours.webhook_key_former:
+        return
+    if names := receivers.with_former_key(ours):
+        fix = f"`drover webhook rotate {' '.join(names)}`, and wait until the overlap is over"
+        yield warning("webhooks", "there are secrets that DROVER_WEBHOOK_KEY_FORMER has made", fix)
+    else:
+        found = "no secret that counts was made with DROVER_WEBHOOK_KEY_FORMER"
+        yield warning("webhooks", found, "unset it, and restart the controllers")
+
+
+def _tokens() -> Iterator[Check]:
+    """Those of the API that end soon, or ended without being revoked."""
+    from workflows import access
+
+    for token in access.listed():
+        if token.ends_at is not None and token.revoked_at is None:
+            another = f"`drover token add {token.user} --scope {token.scope}`"
+            fix = f"{another}, use that, then `drover token revoke {token.id}`"
+            found = valid_until("tokens", f"token {token.id} of {token.user}", token.ends_at, fix)
+            yield replace(found, status="warning") if found.status == "problem" else found  # no move needs it
+
+
+def _passwords_of_redis() -> Iterator[Check]:
+    """Users whose former password still counts, as `drover broker acl` has left them here."""
+    for path in sorted(ENVIRONMENT.parent.glob("*.redis")):
+        if os.access(path, os.R_OK) and len(path.read_text().split()) > 1:
+            fix = f"once its service has the new one: `drover broker acl` with `--settle {path.stem}`, then `ACL LOAD`"
+            yield warning("broker-password", f"two passwords of {path.stem} count for Redis", fix)
 
 
 def _redis() -> Iterator[Check]:

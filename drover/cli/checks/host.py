@@ -5,6 +5,7 @@ import shutil
 import socket
 import stat
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from drover.settings import Settings, StreamSecurity
 from drover.words import count
 
 PROGRAMS = ("qemu-system-x86_64", "qemu-img", "qemu-storage-daemon")
+OLD_KEY = timedelta(days=365)
 ENVIRONMENT = Path("/etc/drover/environment")
 """Where docs/how-to/deploy.md keeps settings and credentials."""
 
@@ -37,6 +39,7 @@ def everything(ours: Settings) -> Iterator[Check]:
     yield from looked("ports", lambda: [_ports(ours)])
     yield from looked("rooms", lambda: _rooms(ours))
     yield from looked("streams", lambda: _streams(ours))
+    yield from looked("host-key", lambda: _key(ours))
     yield from looked("permissions", lambda: _permissions(ours))
 
 
@@ -150,6 +153,24 @@ def _certificates(ours: Settings) -> Iterator[Check]:
         yield problem("streams", why, fix)
 
 
+def _key(ours: Settings) -> Iterator[Check]:
+    """How old this host's key is, and whose listed keys are former ones."""
+    from workers.trust import host_key, known_hosts
+
+    if not host_key.exists(ours):
+        return
+    made = datetime.fromtimestamp((ours.directory / host_key.NAME).stat().st_mtime, UTC)
+    found = f"the key of {ours.host} was made on {made:%Y-%m-%d}"
+    if kept := len(host_key.all_public(ours)) - 1:
+        found += f"; {count(kept, 'former one')} still serves moves that were planned with it"
+    if datetime.now(UTC) - made > OLD_KEY:
+        yield warning("host-key", found, "`drover host key --renew`; moves go on")
+    else:
+        yield ok("host-key", found)
+    for host, key in known_hosts.renewed(ours).items():
+        yield warning("policy", f"{ours.policy} lists the former key of {host}", f"list {key}")
+
+
 def _permissions(ours: Settings) -> Iterator[Check]:
     """Who this process is, and who can read what is secret."""
     from workers.trust import host_key
@@ -157,7 +178,8 @@ def _permissions(ours: Settings) -> Iterator[Check]:
     if os.geteuid():
         found = "this user is not root, whom other users' QEMUs obey"
         yield warning("permissions", found, "run the worker, and this, as root")
-    for path in (ours.directory / host_key.NAME, ENVIRONMENT):
+    passwords = filter(None, (ours.database_password_file, ours.broker_password_file))
+    for path in (ours.directory / host_key.NAME, ENVIRONMENT, *passwords):
         if path.exists() and path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
             yield problem("permissions", f"{path} is secret, and others may read or write it", f"`chmod 0600 {path}`")
     if ours.directory.exists() and ours.directory.stat().st_mode & 0o022:

@@ -3,20 +3,18 @@
 import os
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from drover.cli.checks.check import Check, ok, problem, warning
+from drover.cli.checks.check import Check, ok, problem, valid_until, warning
 from drover.cli.errors import fault
 from drover.settings import Settings
-from drover.words import count
 
 WRITTEN_BY_WORKERS = (("job", "wait_reason"), ("guest", "launcher"), ("host", "qemus"), ("storage", "free_bytes"))
 """Columns that a worker writes; among them the newest that it is permitted to."""
 CLOCKS_NEAR = timedelta(seconds=1)
-EXPIRES_SOON = timedelta(days=30)
 MANY_MESSAGES = 100
 
 
@@ -106,6 +104,30 @@ def role(ours: Settings) -> Iterator[Check]:
         yield warning("database-role", found, fix)
     else:
         yield ok("database-role", "it permits what is needed")
+    yield from _passwords_of(ours)
+
+
+ROLES = """
+    SELECT DISTINCT role.rolname, role.rolvaliduntil FROM pg_roles AS role
+    LEFT JOIN pg_auth_members AS membership ON membership.member = role.oid
+    LEFT JOIN pg_roles AS purpose ON purpose.oid = membership.roleid
+    WHERE role.rolvaliduntil < 'infinity'
+    AND (role.rolname = current_user OR :all AND purpose.rolname LIKE 'drover\\_%')
+    ORDER BY role.rolname
+"""
+
+
+def _passwords_of(ours: Settings) -> Iterator[Check]:
+    """How long passwords for Postgres count: this role's, on a control node those of all."""
+    from sqlalchemy import text
+
+    from models.database import transaction
+
+    with transaction() as session:
+        found = session.execute(text(ROLES), {"all": not ours.host}).all()
+    for name, ends in found:
+        fix = f"`drover db roles` with `--password {name}`, docs/how-to/tls-and-keys.md; moves go on"
+        yield valid_until("database-password", f"the password of {name} for Postgres", ends, fix)
 
 
 def queues(ours: Settings) -> Iterator[Check]:
@@ -160,10 +182,5 @@ def certificate(name: str, path: Path) -> Check:
         ends = min(one.not_valid_after_utc for one in x509.load_pem_x509_certificates(path.read_bytes()))
     except (OSError, ValueError) as error:
         return problem(name, f"{path} cannot be read ({error})", "put the certificate there, readable by this user")
-    left = ends - datetime.now(UTC)
-    fix = "make a new one and restart the service, docs/how-to/deploy.md; guests and moves go on"
-    if left < timedelta(0):
-        return problem(name, f"{path} expired at {ends:%Y-%m-%d %H:%M} UTC", fix)
-    if left < EXPIRES_SOON:
-        return warning(name, f"{path} expires in {count(left.days, 'day')}", fix)
-    return ok(name, f"{path} is valid until {ends:%Y-%m-%d}")
+    fix = "put a new one there, docs/how-to/tls-and-keys.md: it counts from the next connection on, moves go on"
+    return valid_until(name, str(path), ends, fix)

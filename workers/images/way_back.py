@@ -117,11 +117,12 @@ def _of_this_job(ctx: Context) -> WayBack | None:
 
 def _may_be_kept(ctx: Context) -> bool:
     """The source has recorded what this copy lacks, and images are kept here at all."""
+    if ctx.held is None or not all(ctx.directory.manifest.owns(Path(disk.destination_path)) for disk in ctx.held.disks):
+        return False  # nothing was made, or it went back to images that are put back
     with transaction() as session:
         recorded = session.scalar(select(exists().where(Event.job_id == ctx.job.id, Event.action == COPY_RECORDED)))
         kept_for = retention_of(session, ctx.settings.host, ctx.job.options.retention_s)
-    made = all(ctx.directory.manifest.owns(Path(disk.destination_path)) for disk in ctx.disks)
-    return bool(recorded and kept_for) and made
+    return bool(recorded and kept_for)
 
 
 def _as_they_are(ctx: Context) -> WayBack:

@@ -150,6 +150,8 @@ class Fault(ABC):
     """It kills the guest's own QEMU."""
     may_pause_guest = False
     """Nobody could keep the guest going: its QEMU is frozen or killed, or the hosts cannot talk."""
+    longest_pause_s = 2.0
+    """For how long the guest may stand still otherwise."""
     first, last = 0.0, 100.0
     """Between these positions (see `points.Point.position`) there may be somebody to do it to."""
 

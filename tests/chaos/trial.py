@@ -34,8 +34,8 @@ from workflows.migration import jobs
 from workflows.submit_options import SubmitOptions
 
 ENDS_WITHIN_S = 420.0
-LONGEST_PAUSE_S = {"live": 2.0, "paused": 15.0}
-"""By how RAM is moved; a QEMU that cannot do it live without KVM sends all of it, faults included, in the pause."""
+LONGEST_WITH_RAM_S = 15.0
+"""A QEMU that cannot move RAM live without KVM sends all of it, faults included, in the pause."""
 HEARD_WITHIN_S = 20.0
 ADVICE = re.compile(r"`drover (job (?:retry|resolve) [^`]*)`")
 FILES_OF_A_FORMER_HOST = {"console.log"}
@@ -249,7 +249,7 @@ class _Trial:
         self.outcome.problems += witness.overlaps()
         self.outcome.pause_ms = round(1000 * witness.longest_pause_s(), 1)
         assert job.plan is not None
-        longest = LONGEST_PAUSE_S[job.plan.destination.ram]
+        longest = LONGEST_WITH_RAM_S if job.plan.destination.ram == "paused" else fault.longest_pause_s
         if witness.longest_pause_s() > longest and not fault.may_pause_guest:
             self.problem(f"the guest stood still for {self.outcome.pause_ms:g} ms")
         self._nothing_lost(home, alive)

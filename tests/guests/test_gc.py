@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import os
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,7 +15,6 @@ import pytest
 from sqlalchemy import delete, func, update
 
 from drover.settings import Settings
-from lab import fleet
 from lab.directory import Lab
 from models.database import transaction
 from models.documents import HostFacts
@@ -26,6 +23,7 @@ from models.host import Host
 from models.host_rpc import CollectOrphans
 from models.job import Disk, Job, JobState, Side, Step, StepState
 from tests import factories, helpers
+from tests.cli.support import drover
 from tests.helpers import MIB, Moves, until
 from workers import orphans
 from workers.images import manifest, records
@@ -61,15 +59,10 @@ def resident(lab: Lab) -> Iterator[str]:
         yield name
 
 
-def drover(moves: Moves, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [fleet._program("drover"), *words]
-    return subprocess.run(command, env=os.environ | moves.lab.environment, capture_output=True, text=True, timeout=120)
-
-
-def gc(moves: Moves, *words: str) -> Answer:
-    done = drover(moves, "gc", "--json", *words)
-    assert done.returncode in {0, 1}, done.stderr
-    answer = Answer(done.returncode, json.loads(done.stdout))
+def gc(*words: str) -> Answer:
+    done = drover("gc", "--json", *words)
+    assert done.exit_code in {0, 1}, done.stderr
+    answer = Answer(done.exit_code, json.loads(done.stdout))
     left = [find for find in answer.document["finds"] if not find["removed"]]
     assert answer.code == int(bool(left) and "--dry-run" not in words), done.stdout + done.stderr
     return answer
@@ -115,7 +108,7 @@ def abandoned(moves: Moves, guest: str, workers_end: Any) -> Job:
     workers_end()
     force(job.id, JobState.NEEDS_OPERATOR)
     helpers.start_workers(moves.lab, but_for=_killed)
-    assert not gc(moves).of(job.id), "it waits for an operator: nothing of it is garbage"
+    assert not gc().of(job.id), "it waits for an operator: nothing of it is garbage"
     force(job.id, JobState.ROLLED_BACK)
     return moves.job(job.id)
 
@@ -156,7 +149,7 @@ def test_all_that_an_rolled_back_job_left_on_both_hosts_is_found_and_removed(mov
     image, socket_path = Path(job.disks[0].destination_path), Path(job.plan.destination.qmp)
     mirrors = block_names(moves, guest)
     for _ in range(2):  # the first changed nothing
-        seen = gc(moves, "--dry-run")
+        seen = gc("--dry-run")
         assert seen.document["dry_run"]
         assert set(seen.of(job.id)) - WAITS == ALL
         assert all(find["kept"] is None and not find["removed"] for find in seen.of(job.id).values())
@@ -164,15 +157,15 @@ def test_all_that_an_rolled_back_job_left_on_both_hosts_is_found_and_removed(mov
         assert qemu.alive
         assert image.exists()
         assert mirrors == block_names(moves, guest) == {f"drover-{job.id}-0"}
-    assert {host for host, _ in gc(moves, "--host", "host-a", "--dry-run").of(job.id)} == {"host-a"}
-    done = gc(moves).of(job.id)
+    assert {host for host, _ in gc("--host", "host-a", "--dry-run").of(job.id)} == {"host-a"}
+    done = gc().of(job.id)
     assert set(done) - WAITS == ALL
     assert all(find["removed"] for find in done.values())
     moves.nothing_left(job)
     assert not image.exists()
     assert not socket_path.exists()
     assert not block_names(moves, guest)
-    assert not gc(moves).of(job.id), "it was all gone"
+    assert not gc().of(job.id), "it was all gone"
     moves.intact(guest, "host-a")
     moves.done(moves.move(guest, "host-b"))
     moves.intact(guest, "host-b")
@@ -185,7 +178,7 @@ def test_a_waiting_qemu_that_cannot_be_asked_stays_and_with_it_its_image(
     job = abandoned(moves, guest, workers_end)
     qemu = process_of(moves, job, "incoming")
     qemu.signal(signal.SIGSTOP)
-    kept = gc(moves).of(job.id)
+    kept = gc().of(job.id)
     assert {key for key, find in kept.items() if find["kept"]} == {
         ("host-b", "qemu"), ("host-b", "image"), ("host-b", "directory")
     }  # fmt: skip
@@ -194,7 +187,7 @@ def test_a_waiting_qemu_that_cannot_be_asked_stays_and_with_it_its_image(
     assert qemu.alive
     assert Path(job.disks[0].destination_path).exists()
     qemu.signal(signal.SIGCONT)
-    gc(moves)
+    gc()
     moves.nothing_left(job)
     assert qemu.wait(0)
     moves.intact(guest, "host-a")
@@ -206,17 +199,17 @@ def test_a_waiting_qemu_that_was_let_run_or_is_marked_so_stays(moves: Moves, res
     qemu = process_of(moves, job, "incoming")
     marker = moves.directory(job, "host-b") / "may-run-here"
     marker.write_bytes(b"may run\n")
-    find = gc(moves, "--host", "host-b").of(job.id)["host-b", "qemu"]
+    find = gc("--host", "host-b").of(job.id)["host-b", "qemu"]
     assert "may run in it" in find["kept"]
     assert qemu.alive
     assert marker.exists()
     marker.unlink()
     again = another_job(guest)
-    kept = gc(moves, "--host", "host-b").of(job.id)
+    kept = gc("--host", "host-b").of(job.id)
     assert "being moved by another job" in kept["host-b", "qemu"]["kept"]
     assert qemu.alive
     force(again, JobState.ROLLED_BACK)
-    gc(moves)
+    gc()
     moves.nothing_left(job)
 
 
@@ -235,7 +228,7 @@ def test_a_living_job_is_not_touched_while_it_runs(moves: Moves) -> None:
     job = copying(moves, guest, bandwidth_bytes_per_s=4 * MIB)
     asked = 0
     while not moves.job(job.id).state.settled:
-        assert not gc(moves).of(job.id)
+        assert not gc().of(job.id)
         asked += 1
     assert asked > 1
     moves.done(moves.job(job.id))
@@ -248,9 +241,9 @@ def test_the_qemu_of_a_moved_guest_is_never_touched(moves: Moves) -> None:
     job = moves.move(guest, "host-b")
     moves.done(job)
     qemu = process_of(moves, job, "incoming")
-    assert not gc(moves).of(job.id)
+    assert not gc().of(job.id)
     with leftovers(moves, job, "host-b") as nbd_server:
-        done = gc(moves).of(job.id)
+        done = gc().of(job.id)
         assert {key: find["removed"] for key, find in done.items()} == {
             ("host-b", "process"): True, ("host-b", "directory"): True
         }  # fmt: skip
@@ -267,14 +260,14 @@ def test_the_qemu_of_a_moved_guest_is_not_touched_even_if_the_database_says_roll
     qemu = process_of(moves, job, "incoming")
     with leftovers(moves, job, "host-b"):
         force(job.id, JobState.ROLLED_BACK)
-        kept = gc(moves).of(job.id)
+        kept = gc().of(job.id)
         assert "it is running" in kept["host-b", "qemu"]["kept"]
         assert "lives on this host now" in kept["host-b", "image"]["kept"]
         assert "still in use by: incoming" in kept["host-b", "directory"]["kept"]
         assert qemu.alive
         force(job.id, JobState.DONE)
-        gc(moves)
-    assert not gc(moves).of(job.id)
+        gc()
+    assert not gc().of(job.id)
     moves.intact(guest, "host-b")
 
 
@@ -298,16 +291,16 @@ def test_what_belongs_to_a_job_that_the_database_does_not_know_is_told_and_stays
     switch = processes.spawn(f"{directory}/switch-3", ["sleep", "600"], directory / "switch-3.log")
     try:
         for words in ((), ("--dry-run",)):
-            kept = gc(moves, *words)
+            kept = gc(*words)
             assert {find["what"] for find in kept.of(UNKNOWN).values()} >= {f"directory {directory}"}
             assert all("--unknown-jobs" in find["kept"] for find in kept.of(UNKNOWN).values())
         assert nbd_server.alive
         assert directory.exists()
-        assert "resumes it by itself" in str(gc(moves, "--unknown-jobs").document["finds"])
+        assert "resumes it by itself" in str(gc("--unknown-jobs").document["finds"])
         assert nbd_server.wait(0)
         assert switch.alive
         switch.kill()
-        assert gc(moves, "--unknown-jobs").of(UNKNOWN)["host-a", "directory"]["removed"]
+        assert gc("--unknown-jobs").of(UNKNOWN)["host-a", "directory"]["removed"]
         assert not directory.exists()
     finally:
         nbd_server.kill()
@@ -319,14 +312,14 @@ def test_the_images_of_an_unknown_job_stay_for_they_may_be_a_guests(moves: Moves
     image = moves.lab.host("host-a").guests / "whose" / "disk0.qcow2"
     manifest.Manifest(directory / "created.json").claim(image)
     try:
-        [find] = gc(moves, "--unknown-jobs").of(UNKNOWN).values()
+        [find] = gc("--unknown-jobs").of(UNKNOWN).values()
         assert str(image) in find["kept"]
         assert image.exists()
     finally:
         image.unlink()
     told = f"host-a: directory {directory}, job {UNKNOWN}: the database has no such job; would be removed\n"
-    assert drover(moves, "gc", "--unknown-jobs", "--dry-run").stdout == told
-    assert gc(moves, "--unknown-jobs").code == 0
+    assert drover("gc", "--unknown-jobs", "--dry-run").stdout == told
+    assert gc("--unknown-jobs").code == 0
     assert not directory.exists()
 
 
@@ -334,7 +327,7 @@ def test_a_guest_whose_monitor_is_taken_is_told_and_nothing_else_happens(moves: 
     guest = resident
     with closing(socket.socket(socket.AF_UNIX)) as other:
         other.connect(_row(guest).qmp)
-        answer = gc(moves, "--host", "host-a")
+        answer = gc("--host", "host-a")
     assert any(guest in note["note"] for note in answer.document["notes"])
 
 
@@ -343,7 +336,7 @@ def test_only_jobs_that_are_done_or_rolled_back_have_ended_for_gc(moves: Moves, 
     job = copying(moves, guest)
     jobs.cancel(job.id)
     while not moves.job(job.id).state.settled:
-        gc(moves)
+        gc()
     moves.nothing_left(moves.ended(job.id))
     assert moves.job(job.id).state is JobState.ROLLED_BACK
 

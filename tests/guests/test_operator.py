@@ -1,10 +1,8 @@
 """A job that needs an operator has one sentence with the commands to choose from; and they work."""
 
 import asyncio
-import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from lab.guest.spec import DiskSpec
 from models.database import transaction
 from models.host import Host
 from models.job import Job, JobState, Side
+from tests.cli.support import drover
 from tests.helpers import MIB, Moves, start_workers, until
 from workers.executor import ROLLBACK_ATTEMPTS
 from workers.process import processes
@@ -45,10 +44,9 @@ def _silent_since_long(host: str) -> None:
         row.heartbeat_at = row.heartbeat_at.replace(year=2020)
 
 
-def _cli(moves: Moves, *words: str) -> str:
-    command = [fleet._program("drover"), *words]
-    done = subprocess.run(command, env=os.environ | moves.lab.environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def _cli(*words: str) -> str:
+    done = drover(*words)
+    assert done.exit_code == 0, done.stderr
     return done.stdout
 
 
@@ -79,7 +77,7 @@ def test_a_destination_that_is_gone_for_good_is_fenced_and_the_guest_stays_at_th
         operator_actions.resolve(job.id, Side.SOURCE, None)
     for process in moves.processes_of(job, "host-b"):
         process.kill()  # the host is off
-    _cli(moves, *command.split()[1:])
+    _cli(*command.split()[1:])
     assert moves.ended(job.id).state is JobState.ROLLED_BACK
     moves.intact(guest, "host-a")
 
@@ -142,7 +140,7 @@ def test_a_destination_that_died_right_after_the_switch_is_fenced_and_the_source
     assert "what it did on host-b since is lost then" in (asked.error or "")
     command = f"drover job resolve {job.id} --owner source --fenced host-b"
     assert (asked.error or "").count(f"`{command}`") == 1
-    _cli(moves, *command.split()[1:])
+    _cli(*command.split()[1:])
     assert moves.ended(job.id).state is JobState.ROLLED_BACK
     moves.intact(guest, "host-a")
 
@@ -160,7 +158,7 @@ def test_reconcile_says_where_the_guest_of_an_unfinished_job_runs(moves: Moves) 
     assert there.runstate == "inmigrate"
     # while a step holds the monitor of the source's QEMU nobody else can ask it
     assert looked.verdict.owner in {reconcile.Owner.SOURCE, reconcile.Owner.UNKNOWN}
-    assert guest in _cli(moves, "reconcile", guest)
+    assert guest in _cli("reconcile", guest)
     jobs.cancel(job.id)
     moves.ended(job.id)
 
@@ -192,11 +190,11 @@ def test_a_guest_that_somebody_let_run_at_the_source_after_its_move_is_reported_
     asked = moves.ended(job.id)
     assert asked.state is JobState.NEEDS_OPERATOR
     assert "runs on host-a although it was handed over to host-b" in (asked.error or "")
-    assert "both" in _cli(moves, "reconcile", guest)
+    assert "both" in _cli("reconcile", guest)
     with pytest.raises(PreconditionFailed, match="stop that QEMU first"):
         operator_actions.resolve(job.id, Side.DESTINATION, None)
     _order(moves, guest, "stop")
-    assert "it goes on: the destination owns the guest" in _cli(moves, "reconcile", guest)
+    assert "it goes on: the destination owns the guest" in _cli("reconcile", guest)
     moves.done(moves.ended(job.id))
     assert guests.known_guest(guest).host == "host-b"
 
@@ -228,7 +226,7 @@ def test_a_guest_whose_qemu_died_right_after_the_switch_is_started_cold_by_hand_
     assert "start it cold from the images on host-b" in (asked.error or "")
     command = f"drover job resolve {job.id} --owner destination"
     assert f"`{command}`" in (asked.error or "")
-    _cli(moves, *command.split()[1:])
+    _cli(*command.split()[1:])
     ended = moves.ended(job.id)
     moves.done(ended)
     moves.nothing_left(ended)
@@ -273,4 +271,4 @@ def test_an_rollback_that_fails_for_good_asks_for_an_operator_and_goes_on_by_ret
 def _follow_advice(moves: Moves, asked: Job, word: str) -> None:
     command = f"drover job {word} {asked.id}"
     assert (asked.error or "").count(f"`{command}`") == 1, asked.error
-    _cli(moves, *command.split()[1:])
+    _cli(*command.split()[1:])

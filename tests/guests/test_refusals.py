@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from models.host import Host
 from models.host_rpc import PlanDestination
 from models.job import Job
 from tests import factories
+from tests.cli.support import drover
 from tests.helpers import MIB, Moves
 from workers.process import processes
 from workers.qemu.monitor import connect
@@ -48,27 +48,26 @@ def _traces(moves: Moves) -> tuple[int, list[Path]]:
     return count, sorted(moves.lab.host("host-b").guests.rglob("*"))
 
 
-def refused(moves: Moves, guest: str, to: str) -> str:
+def refused(guest: str, to: str) -> str:
     """The sentence; also seen by a user of the command line, with exit code 2."""
     with pytest.raises(PreconditionFailed) as refusal:
         jobs.submit(guest, to)
-    command = [fleet._program("drover"), "migrate", guest, "--to", to, "--wait"]
-    done = subprocess.run(command, env=os.environ | moves.lab.environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
+    done = drover("migrate", guest, "--to", to, "--wait")
+    assert done.exit_code == 2, done.stderr
     assert done.stderr.startswith("error: ")
     return str(refusal.value)
 
 
 @pytest.mark.usefixtures("nothing_changes")
 def test_an_unknown_guest(moves: Moves) -> None:
-    assert "drover guest adopt nobody" in refused(moves, "nobody", "host-b")
+    assert "drover guest adopt nobody" in refused("nobody", "host-b")
 
 
 @pytest.mark.usefixtures("nothing_changes")
 def test_an_unknown_host_and_the_host_it_is_on(moves: Moves) -> None:
     guest = moves.boot()
-    assert "did you mean host-b or host-a? see `drover host list`" in refused(moves, guest, "host-x")
-    assert "is on host-a already" in refused(moves, guest, "host-a")
+    assert "did you mean host-b or host-a? see `drover host list`" in refused(guest, "host-x")
+    assert "is on host-a already" in refused(guest, "host-a")
 
 
 def test_an_image_that_exists_already_is_named_and_left_alone(moves: Moves) -> None:
@@ -76,7 +75,7 @@ def test_an_image_that_exists_already_is_named_and_left_alone(moves: Moves) -> N
     image = moves.lab.host("host-b").guests / guest / "disk0.qcow2"
     image.parent.mkdir()
     image.write_text("precious")
-    assert f"{image} exists already" in refused(moves, guest, "host-b")
+    assert f"{image} exists already" in refused(guest, "host-b")
     assert image.read_text() == "precious"
 
 
@@ -85,20 +84,20 @@ def test_an_image_that_was_moved_away_under_the_running_guest(moves: Moves) -> N
     guest = moves.boot()
     image = moves.lab.host("host-a").guests / guest / "disk0.qcow2"
     image.rename(image.with_name("moved.qcow2"))
-    assert f"has it open; `mv {image.with_name('moved.qcow2')} {image}`" in refused(moves, guest, "host-b")
+    assert f"has it open; `mv {image.with_name('moved.qcow2')} {image}`" in refused(guest, "host-b")
 
 
 @pytest.mark.usefixtures("nothing_changes")
 def test_no_room_for_the_disks(moves: Moves) -> None:
-    guest = moves.boot(DiskSpec(size_bytes=64 * MIB), DiskSpec(size_bytes=16_000_000 * MIB))
-    assert "make room for" in refused(moves, guest, "host-b")
+    guest = moves.boot(DiskSpec(size_bytes=64 * MIB), DiskSpec(size_bytes=16_000_000 * MIB, format="raw"))
+    assert "make room for" in refused(guest, "host-b")
 
 
 @pytest.mark.usefixtures("nothing_changes")
 def test_a_guest_whose_qemu_is_gone(moves: Moves) -> None:
     guest = moves.boot()
     moves.power_off(guest)
-    assert "no monitor answers at" in refused(moves, guest, "host-b")
+    assert "no monitor answers at" in refused(guest, "host-b")
 
 
 @pytest.mark.usefixtures("nothing_changes")
@@ -110,7 +109,7 @@ def test_a_guest_that_is_paused(moves: Moves) -> None:
             await monitor.execute("stop")
 
     asyncio.run(pause())
-    assert "the guest is paused" in refused(moves, guest, "host-b")
+    assert "the guest is paused" in refused(guest, "host-b")
 
 
 def test_a_guest_moves_by_its_free_monitor_while_another_client_holds_the_one_that_is_on_record(moves: Moves) -> None:
@@ -130,7 +129,7 @@ def test_a_monitor_that_another_client_holds(moves: Moves) -> None:
         for client, monitor in ((first, qmp), (second, qmp.with_name("watch.sock"))):
             client.connect(str(monitor))
             client.recv(4096)
-        assert f"is held by process {os.getpid()} (" in refused(moves, guest, "host-b")
+        assert f"is held by process {os.getpid()} (" in refused(guest, "host-b")
 
 
 @pytest.mark.usefixtures("nothing_changes")
@@ -145,14 +144,14 @@ def test_a_qemu_that_the_destination_does_not_have(moves: Moves) -> None:
     with policy(moves.lab, qemu=json.dumps([str(program)])):
         guests.boot(moves.lab, spec, "host-a")
         program.unlink()
-        assert f"there is no {name} here; install it" in refused(moves, guest, "host-b")
+        assert f"there is no {name} here; install it" in refused(guest, "host-b")
 
 
 @pytest.mark.usefixtures("nothing_changes")
 def test_a_guest_that_is_run_by_a_program_which_its_hosts_policy_does_not_list(moves: Moves) -> None:
     guest = moves.boot()
     with policy(moves.lab, qemu='["/usr/bin/another"]'):
-        said = refused(moves, guest, "host-b")
+        said = refused(guest, "host-b")
     assert f"which {moves.lab.policy} on host-a does not list under `qemu`" in said
 
 
@@ -188,7 +187,7 @@ def test_a_host_that_is_not_heard_of(moves: Moves) -> None:
             session.get_one(Host, "host-b").heartbeat_at = session.get_one(Host, "host-b").heartbeat_at.replace(
                 year=2020
             )
-        assert "drover worker --host host-b" in refused(moves, guest, "host-b")
+        assert "drover worker --host host-b" in refused(guest, "host-b")
     finally:
         worker.signal(signal.SIGCONT)
 
@@ -196,6 +195,6 @@ def test_a_host_that_is_not_heard_of(moves: Moves) -> None:
 def test_a_guest_that_is_being_moved_already(moves: Moves) -> None:
     guest = moves.boot(fill_mib=32)
     job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=8 * MIB)
-    assert f"is being moved already by job {job.id}" in refused(moves, guest, "host-b")
+    assert f"is being moved already by job {job.id}" in refused(guest, "host-b")
     jobs.cancel(job.id)
     moves.ended(job.id)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 NAME = "drover-guardian"
 """In /proc/PID/comm; its command line is that of the switchover process."""
-LOOK_S = 1.0
+LOOK_S = 0.5
 SILENT_LOOKS = 5
 """After this many looks without a beat the switchover process counts as frozen. A live worker ends it earlier."""
 TRIES_S, AGAIN_S = 60.0, 0.2

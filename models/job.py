@@ -304,7 +304,7 @@ class Disk(Base):
     """What the guest had written since it left the image that this copy began with; None: that was empty."""
     ready_at: Mapped[datetime | None]
     retired_path: Mapped[str | None] = mapped_column(Text)
-    """Where the source's image was set aside after the move."""
+    """Where the source's image was set aside after the move, or the copy of one that was rolled back."""
     retired_until: Mapped[datetime | None]
     retired_bytes: Mapped[int | None] = mapped_column(BigInteger)
     """What it takes there; null: it was not looked at."""

@@ -12,7 +12,7 @@ from drover.errors import PreconditionFailed
 from models import kept_images
 from models.database import transaction
 from models.documents import MigrationOptions
-from models.job import Direction, Disk, Job, JobState, Side, record_event
+from models.job import Direction, Disk, Event, Job, JobState, Side, record_event
 from models.job_folder import ClosedImages
 from models.way_back import COPY_RECORDED
 from tests import factories
@@ -134,6 +134,9 @@ def test_an_image_with_more_than_the_disk_in_it_is_deleted(tmp_path: Path) -> No
     os.truncate(ctx.disks[0].destination_path, 4096)
     ended(ctx)
     assert not kept_at(ctx).exists()
+    with transaction() as session:
+        [told] = session.query(Event).where(Event.action == "way_back")
+    assert "its copy on two is deleted all the same" in told.sentence
 
 
 def test_a_copy_is_deleted_by_the_host_that_has_it_once_its_time_is_over(tmp_path: Path) -> None:

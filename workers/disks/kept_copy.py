@@ -60,14 +60,8 @@ async def keep(ctx: Context, monitor: Monitor) -> None:
     """The mirrors are about to be ended, wherever they are. May be done again, also once they are gone."""
     if ctx.job.nbd_server is None:
         return
-    name, disks = _name(ctx), await written.disks(monitor)
-    begun = bool(disks) and all(name in disk.bitmaps for disk in disks.values())  # else it went by changes
-    recorded = begun and all(name in disk.never_smaller for disk in disks.values())
-    if begun and not recorded and await _was_complete(ctx, monitor):
-        async with mirrors.unblocked(ctx, monitor):
-            await _narrow(ctx, monitor, disks)
-        await block.cut(monitor, mirrors.names(ctx))  # else QEMU, and the guest, would wait for what is on its way
-        recorded = await _recorded(ctx, monitor, name)
+    async with mirrors.unblocked(ctx, monitor):
+        recorded = await _recorded(ctx, monitor)
     if recorded:
         sentence = (
             f"its copy on {ctx.job.destination} was complete: what it writes from now on is recorded, and a later move "
@@ -75,8 +69,30 @@ async def keep(ctx: Context, monitor: Monitor) -> None:
         )
         await asyncio.to_thread(ctx.tell, COPY_RECORDED, sentence)
         return
-    for disk in disks.values():
-        await written.forget(monitor, disk.node, name)
+    for disk in (await written.disks(monitor)).values():
+        await written.forget(monitor, disk.node, _name(ctx))
+
+
+async def _recorded(ctx: Context, monitor: Monitor) -> bool:
+    """All that this copy lacks is in bitmaps that are evidence."""
+    name, disks = _name(ctx), await written.disks(monitor)
+    if not disks or not all(name in disk.bitmaps for disk in disks.values()):
+        return False  # it went by changes
+    if await _watched(monitor, name):
+        return True  # by a worker that died
+    if not await _was_complete(ctx, monitor):
+        return False
+    await _narrow(ctx, monitor, disks)
+    await block.cut(monitor, mirrors.names(ctx))  # else QEMU, and the guest, would wait for what is on its way
+    try:
+        await written.watch_size(monitor, name, {disk.node: disk.virtual_size_bytes for disk in ctx.source.disks})
+    except CommandRefused as error:
+        log.warning("its copy is not kept: %s", error)
+    return await _watched(monitor, name)
+
+
+async def _watched(monitor: Monitor, name: str) -> bool:
+    return all(name in disk.never_smaller for disk in (await written.disks(monitor)).values())
 
 
 async def _was_complete(ctx: Context, monitor: Monitor) -> bool:
@@ -111,15 +127,6 @@ async def narrow(monitor: Monitor, mirror: str, disk: Disk, name: str) -> None:
             return
         await monitor.execute("block-job-resume", device=mirror)
         await asyncio.sleep(CATCHES_UP_S)
-
-
-async def _recorded(ctx: Context, monitor: Monitor, name: str) -> bool:
-    sizes = {disk.node: disk.virtual_size_bytes for disk in ctx.source.disks}
-    try:
-        await written.watch_size(monitor, name, sizes)
-    except CommandRefused as error:
-        log.warning("its copy is not kept: %s", error)
-    return all(name in disk.never_smaller for disk in (await written.disks(monitor)).values())
 
 
 def _name(ctx: Context) -> str:

@@ -183,7 +183,7 @@ def set_more_aside(ctx: Context, paths: Iterable[Path]) -> None:
         if not keeps:
             files.unlink(path)
             continue
-        kept_as = f"{path}.drover-{ctx.job.id}"
+        kept_as = beside(path, ctx.job.id)
         with _records:
             records.retired_more(ctx.settings, ctx.job.id).add({kept_as: records.mark(there)})
         files.rename(path, Path(kept_as).name)
@@ -194,7 +194,12 @@ def aside(ctx: Context, disk: PlannedDisk) -> str:
     rules = policy.of(ctx.settings)
     if leaving.is_device(disk, rules):
         return leaving.aside(Path(disk.source_path), ctx.job.id, rules)
-    return f"{disk.source_path}.drover-{ctx.job.id}"
+    return beside(disk.source_path, ctx.job.id)
+
+
+def beside(path: Path | str, job_id: int) -> str:
+    """Where a file is put that a job sets aside."""
+    return f"{path}.drover-{job_id}"
 
 
 def taken(status: os.stat_result) -> int:
@@ -223,10 +228,6 @@ def _written_down(ctx: Context, disk: PlannedDisk) -> os.stat_result | None:
             f"`drover job retry {ctx.job.id}`"
         )
     return there
-
-
-def _retired_path(disk: Disk) -> str:
-    return f"{disk.source_path}.drover-{disk.job_id}"
 
 
 def delete_expired(settings: Settings) -> None:
@@ -357,7 +358,7 @@ def adopt(settings: Settings) -> None:
             ).all()
         images = defaultdict[int, list[Path]](list)
         for disk in rows:
-            if disk.retired_path == _retired_path(disk):
+            if disk.retired_path == beside(disk.source_path, disk.job_id):
                 try:
                     images[disk.job_id].append(files.below(settings.guest_root, disk.retired_path))
                 except UnsafePath as error:

@@ -89,7 +89,12 @@ def _more_than_a_disk(image: Path, image_format: str, size_bytes: int) -> str | 
 
 def keep_copy(ctx: Context) -> None:
     """The move is rolled back. Its images are set aside where they are of use for the next one. May be done again."""
-    way = _of_this_job(ctx) or _complete_copy(ctx)
+    way = _of_this_job(ctx)
+    if way is None and _may_be_kept(ctx):
+        try:
+            way = _as_they_are(ctx)
+        except (OSError, DroverError) as error:
+            ctx.tell("way_back", f"its copy on {ctx.job.destination} is deleted all the same: {error}")
     if way is None:
         return
     _write(ctx.settings, way)
@@ -110,47 +115,39 @@ def _of_this_job(ctx: Context) -> WayBack | None:
     return next((way for way in _known(ctx.settings) if way.job == ctx.job.id), None)
 
 
-def _complete_copy(ctx: Context) -> WayBack | None:
-    """What the images of this job are, if nothing but what the source has recorded is missing in them.
+def _may_be_kept(ctx: Context) -> bool:
+    """The source has recorded what this copy lacks, and images are kept here at all."""
+    if ctx.held is None or not all(ctx.directory.manifest.owns(Path(disk.destination_path)) for disk in ctx.held.disks):
+        return False  # nothing was made, or it went back to images that are put back
+    with transaction() as session:
+        recorded = session.scalar(select(exists().where(Event.job_id == ctx.job.id, Event.action == COPY_RECORDED)))
+        kept_for = retention_of(session, ctx.settings.host, ctx.job.options.retention_s)
+    return bool(recorded and kept_for)
 
-    The NBD server must have closed them: one that was killed may take anything along that it had acknowledged.
+
+def _as_they_are(ctx: Context) -> WayBack:
+    """The images of this job. Nothing but what the source has recorded is missing in them, if the NBD server has closed
+    them: one that was killed may have taken anything along that it had acknowledged.
+
+    Raises:
+        OSError, DroverError: they are nothing to build upon.
     """
-    bitmap = _bitmap_of_copy(ctx)
-    if bitmap is None or not all(ctx.directory.manifest.owns(Path(disk.destination_path)) for disk in ctx.disks):
-        return None
-    try:
-        images = tuple(_as_it_is(ctx, disk) for disk in ctx.disks)
-    except (OSError, DroverError) as error:
-        log.info("the copy is not kept: %s", error)
-        return None
+    closed = ctx.directory.closed_images.read()
+    if closed is None:
+        raise PreconditionFailed("its NBD server ended before it had closed the images")
+    images = tuple(_as_it_is(ctx, disk) for disk in ctx.disks)
+    bitmap = written.name(ctx.job.id, closed.nonce)
     return WayBack(guest=ctx.job.guest, job=ctx.job.id, bitmap=bitmap, images=images)
 
 
-def _bitmap_of_copy(ctx: Context) -> str | None:
-    """The source's, of what this copy lacks; None: there is none, or nothing is to be kept here."""
-    closed = ctx.directory.closed_images.read()
-    if closed is None:
-        return None
-    with transaction() as session:
-        recorded = exists().where(Event.job_id == ctx.job.id, Event.action == COPY_RECORDED)
-        wanted = retention_of(session, ctx.settings.host, ctx.job.options.retention_s)
-        if not wanted or not session.scalar(select(recorded)):
-            return None
-    return written.name(ctx.job.id, closed.nonce)
-
-
 def _as_it_is(ctx: Context, disk: PlannedDisk) -> FormerImage:
-    path = Path(disk.destination_path)
-    kept_at = path.with_name(f"{path.name}.drover-{ctx.job.id}")
-    seen = evidence.of(path)
-    why = "it is no file" if seen is None else "it is encrypted" if disk.key_secret is not None else None
-    why = why or ("its place is taken" if files.status(kept_at) is not None else None)
-    why = why or _more_than_a_disk(path, disk.format, disk.virtual_size_bytes)
-    if why is not None or seen is None:
-        raise PreconditionFailed(f"{path}: {why}")
+    path, kept_at = Path(disk.destination_path), retention.beside(disk.destination_path, ctx.job.id)
+    seen, why = evidence.of(path), _more_than_a_disk(path, disk.format, disk.virtual_size_bytes)
+    if seen is None or why is not None or files.status(Path(kept_at)) is not None:
+        raise PreconditionFailed(f"{path}: {why or 'it is no file, or its place beside it is taken'}")
     return FormerImage(
         path=disk.destination_path,
-        kept_at=str(kept_at),
+        kept_at=kept_at,
         format=disk.format,
         virtual_size_bytes=disk.virtual_size_bytes,
         chain=disk.chain,

@@ -29,7 +29,7 @@ NAMED = 5
 class CompareImagesDestination(StepHandler):
     """A process waits for questions about the guest's images here."""
 
-    name, side = "compare_images", Side.DESTINATION
+    name, side, attempts = "compare_images", Side.DESTINATION, 10
 
     async def abandon(self, ctx: Context) -> bool:
         return False

@@ -17,7 +17,7 @@ from drover.console import api, buttons, pages
 from drover.console.access import Denied
 from drover.console.failures import CODES, PREFIX
 from drover.console.rendering import page
-from drover.errors import NotThere, PreconditionFailed, Unavailable
+from drover.errors import NotThere, PreconditionFailed, Unavailable, UnreadableDocument
 from drover.settings import Settings
 
 HEADERS = {
@@ -84,6 +84,7 @@ def make(*hosts: str, actions: bool = False, people_by: str | None = None, ours:
     made.add_middleware(Hardened)
     made.add_exception_handler(PreconditionFailed, _refused)
     made.add_exception_handler(RequestValidationError, _bad_request)
+    made.add_exception_handler(UnreadableDocument, _unreadable)
     made.add_exception_handler(HTTPException, _http_error)
     made.add_exception_handler(SQLAlchemyError, _away)
     made.add_exception_handler(BrokerUnreachable, _broker_away)
@@ -123,6 +124,11 @@ def _bad_request(request: Request, error: Exception) -> Response:
     named = ".".join(map(str, of_body[0]["loc"][1:]))
     sentence = f"{named}: {of_body[0]['msg']}" if named else "the body is not understood: a JSON object is wanted"
     return _told(request, 400, "Not understood", sentence)
+
+
+def _unreadable(request: Request, error: Exception) -> Response:
+    """A document within the body is of a later version."""
+    return _told(request, 400, "Not understood", str(error))
 
 
 def _http_error(request: Request, error: Exception) -> Response:

@@ -374,6 +374,14 @@ def test_a_token_that_makes_no_sense_is_refused(database: None, words: list[str]
     assert said in result.stderr
 
 
+def test_a_document_of_a_later_version_within_a_body_is_refused(api: httpx.Client) -> None:
+    consoles.fleet()
+    hours = [{"window": {"start": "01:00", "end": "02:00", "timezone": "UTC", "version": 99}, "bytes_per_s": 10**8}]
+    answer = api.post("/hosts/hv1/set", json={"bandwidth_hours": {"hours": hours}}, headers=token())
+    assert answer.status_code == 400
+    assert "the document Window was written in version 99 by a newer Drover" in answer.json()["error"]["message"]
+
+
 def test_every_action_is_described_as_it_answers(api: httpx.Client, tmp_path: Path) -> None:
     """Properties, tried by schemathesis: no error of the server, and only answers that are described."""
     consoles.fleet()

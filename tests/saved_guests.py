@@ -103,8 +103,8 @@ def _kind(spec: GuestSpec) -> str:
 
 
 def _save(spec: GuestSpec) -> bool:
-    """Whether this one is of use. On a busy machine a kernel may take its clock for one that is many times as slow: from
-    then on it does everything too often, and so would all guests that begin as this one.
+    """Whether this one is of use. On a busy machine a kernel may take its clock for one that is many times as slow:
+    from then on it does everything too often, and so would all guests that begin as this one.
     """
     shutil.rmtree(spec.directory, ignore_errors=True)
     spec.directory.mkdir()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -67,10 +68,11 @@ class Move:
 
 
 @pytest.fixture
-def move(tmp_path: Path) -> Iterator[Move]:
-    made = Move(tmp_path)
-    yield made
-    made.end()
+def move() -> Iterator[Move]:
+    with TemporaryDirectory(prefix="dk", dir="/tmp") as folder:  # a short one: Unix sockets lie in it
+        made = Move(Path(folder))
+        yield made
+        made.end()
 
 
 def reaches(ctx: Context) -> bool:

@@ -120,7 +120,7 @@ def test_a_guest_moves_on_while_all_credentials_are_renewed(moves: Moves, kept: 
     with roles.asked_for_passwords(lab, *SERVICES):
         _renew_passwords_of_postgres(lab, kept)  # those that count so far were never asked for
         guest = moves.boot(fill_mib=16)
-        job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=3 * MIB)
+        job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=MIB // 4)
         until("the copy runs", lambda: moves.step_is(job.id, "await_sync", "running"))
 
         keys = _renew_host_keys(lab)

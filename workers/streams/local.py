@@ -10,7 +10,11 @@ def listen(path: Path) -> socket.socket:
     """Listen there, in place of whatever listened before."""
     path.unlink(missing_ok=True)
     unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    unix.bind(str(path))
-    path.chmod(0o600)
-    unix.listen(BACKLOG)
+    try:
+        unix.bind(str(path))
+        path.chmod(0o600)
+        unix.listen(BACKLOG)
+    except OSError:
+        unix.close()
+        raise
     return unix

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import StringConstraints
 
@@ -135,7 +135,7 @@ def report_of(kind: Reported, number: Number) -> Document:
 @router.get("/{kind}s/{number}/report.html", responses=NOT_FOUND | A_PAGE, response_model=None)
 def page_of_report(kind: Reported, number: Number) -> Response:
     """The same as one HTML page, to be kept."""
-    return HTMLResponse(report.page(kind, number), headers=report.named(kind, number))
+    return report.file(kind, number)
 
 
 @router.get("/drains", responses=REFUSED)

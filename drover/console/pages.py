@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 
 from drover.console import access, facts, live, report
 from drover.console.rendering import page
-from drover.operations import Reported
 from drover.settings import settings
 from drover.views import (
     drain_queries,
@@ -125,17 +124,13 @@ def show_job(request: Request, job_id: Number) -> HTMLResponse:
 @router.get("/jobs/{number}/report.html")
 def report_of_job(number: Number) -> Response:
     """One file about a move, to be kept."""
-    return _kept("job", number)
+    return report.file("job", number)
 
 
 @router.get("/drains/{number}/report.html")
 def report_of_drain(number: Number) -> Response:
     """Likewise about a drain."""
-    return _kept("drain", number)
-
-
-def _kept(kind: Reported, number: int) -> Response:
-    return HTMLResponse(report.page(kind, number), headers=report.named(kind, number))
+    return report.file("drain", number)
 
 
 @router.get("/drains")

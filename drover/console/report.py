@@ -1,5 +1,7 @@
 """Reports: what a page shows, in one HTML file that needs nothing else and can be kept."""
 
+from fastapi.responses import HTMLResponse
+
 from drover.console import facts
 from drover.console.rendering import ENVIRONMENT
 from drover.operations import Reported
@@ -16,6 +18,10 @@ def page(kind: Reported, number: int) -> str:
     return template.render(body=f"{kind}_body.html", title=f"{kind.capitalize()} {number}", in_report=True, **shown)
 
 
-def named(kind: Reported, number: int) -> dict[str, str]:
-    """Headers with which a browser keeps it as a file: its styles are in it, which no page of the console permits."""
-    return {"Content-Disposition": f'attachment; filename="drover-{kind}-{number}.html"'}
+def file(kind: Reported, number: int) -> HTMLResponse:
+    """The page, which a browser keeps as a file: its styles are in it, which no page of the console permits.
+
+    Errors as for `page`.
+    """
+    named = {"Content-Disposition": f'attachment; filename="drover-{kind}-{number}.html"'}
+    return HTMLResponse(page(kind, number), headers=named)

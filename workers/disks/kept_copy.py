@@ -78,7 +78,7 @@ async def _recorded(ctx: Context, monitor: Monitor) -> bool:
     name, disks = _name(ctx), await written.disks(monitor)
     if not disks or not all(name in disk.bitmaps for disk in disks.values()):
         return False  # it went by changes
-    if await _watched(monitor, name):
+    if _watched(disks, name):
         return True  # by a worker that died
     if not await _was_complete(ctx, monitor):
         return False
@@ -88,11 +88,11 @@ async def _recorded(ctx: Context, monitor: Monitor) -> bool:
         await written.watch_size(monitor, name, {disk.node: disk.virtual_size_bytes for disk in ctx.source.disks})
     except CommandRefused as error:
         log.warning("its copy is not kept: %s", error)
-    return await _watched(monitor, name)
+    return _watched(await written.disks(monitor), name)
 
 
-async def _watched(monitor: Monitor, name: str) -> bool:
-    return all(name in disk.never_smaller for disk in (await written.disks(monitor)).values())
+def _watched(disks: Mapping[int, Disk], name: str) -> bool:
+    return all(name in disk.never_smaller for disk in disks.values())
 
 
 async def _was_complete(ctx: Context, monitor: Monitor) -> bool:

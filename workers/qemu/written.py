@@ -110,8 +110,7 @@ async def add(monitor: Monitor, disk: Disk, name: str) -> None:
 async def forget(monitor: Monitor, node: str, name: str) -> None:
     """Nothing is known by this name any more. If nothing is, nothing happens."""
     for bitmap in (name, of_size(name)):
-        with suppress(CommandRefused):  # there is none
-            await monitor.execute("block-dirty-bitmap-remove", node=node, name=bitmap)
+        await _remove(monitor, node, bitmap)
 
 
 async def narrow(monitor: Monitor, disk: Disk, name: str, over_there: Callable[[], Awaitable[bool]]) -> bool:
@@ -121,7 +120,7 @@ async def narrow(monitor: Monitor, disk: Disk, name: str, over_there: Callable[[
     them is either known to whoever answers or in the new bitmap, which is merged before anything is lost.
     """
     node, grain = disk.node, granularity(disk.size_bytes)
-    await _drop_since(monitor, node)  # of a worker that died
+    await _remove(monitor, node, SINCE)  # of a worker that died
     adding = {"node": node, "name": SINCE, "granularity": grain, "persistent": False}
     await monitor.execute("transaction", actions=[{"type": "block-dirty-bitmap-add", "data": adding}])
     try:
@@ -134,13 +133,13 @@ async def narrow(monitor: Monitor, disk: Disk, name: str, over_there: Callable[[
             ]
             await monitor.execute("transaction", actions=actions)
     finally:
-        await _drop_since(monitor, node)
+        await _remove(monitor, node, SINCE)
     return narrowed
 
 
-async def _drop_since(monitor: Monitor, node: str) -> None:
+async def _remove(monitor: Monitor, node: str, bitmap: str) -> None:
     with suppress(CommandRefused):  # there is none
-        await monitor.execute("block-dirty-bitmap-remove", node=node, name=SINCE)
+        await monitor.execute("block-dirty-bitmap-remove", node=node, name=bitmap)
 
 
 async def watch_size(monitor: Monitor, name: str, sizes: Mapping[str, int], *, runs: bool = True) -> None:

@@ -301,6 +301,8 @@ class Pace(Versioned):
     """What the guest wrote anew where it had been copied before, likewise: it has to be copied again."""
     limit_per_s: int = 0
     """What all its mirrors may take together now; 0: no limit."""
+    copied_under_per_s: int = 0
+    """Likewise while there was a limit: it is lifted for the last stretch. 0: there was none."""
     slowed_per_s: int = 0
     """What the guest may write to each disk meanwhile; 0: as much as it may at other times."""
 

@@ -7,7 +7,7 @@ assumption, which is shown.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from statistics import median
+from statistics import median, median_low
 from typing import Any
 
 from sqlalchemy import func, select, type_coerce
@@ -36,10 +36,10 @@ NEWEST_OF_GUEST = 5
 """How many of a guest's own moves say what it is like."""
 SEEN_WITHIN_S = 3.0
 """That its disks are in sync is seen within this time; a job that waits longer was held."""
-BUSY_PER_S = 64e3
-"""A guest that writes this much is never seen without a write on its way. A limited mirror of its disks does not get
-ready before the limit is lifted, see `workers.disks.mirrors.Bandwidth`: that is done some seconds after its end was
-near.
+BUSY_PART = 0.04
+"""A guest that writes this part of the limit is never seen without a write on its way (QEMU 10.0: with 3 % its mirror
+got ready, with 5 % it did not). A limited mirror of its disks does not get ready before the limit is lifted, see
+`workers.disks.mirrors.Bandwidth`: that is done some seconds after its end was near.
 """
 LAST_STRETCH_S = 4.0
 """How many."""
@@ -80,6 +80,11 @@ class Way(Move):
         """Likewise what it changes of its RAM."""
         return (self.activity.dirty_per_s or 0.0) if self.activity is not None else 0.0
 
+    @property
+    def changes_ram(self) -> bool:
+        """Its pause is longer than that of a guest that rests: there is always something left to send."""
+        return self.dirty_per_s > 0
+
 
 ANY = Way(source="", destination="")
 """Nothing is known of it."""
@@ -91,8 +96,8 @@ class Habits:
 
     sent_bytes: float
     """Of its RAM, pages that it had changed meanwhile counted again."""
-    downtime_ms: float | None
-    """None: no switchover has said it."""
+    downtimes_ms: Sequence[float]
+    """Of those whose switchover said it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +111,8 @@ class Speed:
     """What part of its RAM a guest that rests sends: pages of zeroes hardly count."""
     fixed_s: float = 5.0
     """Of each move, whatever its size."""
-    downtime_ms: float | None = None
-    """Of a guest that was never moved; None: nobody was."""
+    downtimes_ms: Mapping[bool, float] = field(default_factory=dict)
+    """{whether it changes its RAM: that of a guest that was never moved}, where such guests were moved."""
     moves: int = 0
     """How many moves these figures are from; 0: they are assumed."""
     pairs: Mapping[tuple[str, str], float] = field(default_factory=dict)
@@ -154,8 +159,9 @@ class MoveSpeed:
 
     @property
     def last_stretch_s(self) -> float:
-        """How much longer a limited copy takes of a disk that is written all the time, see `BUSY_PER_S`."""
-        return LAST_STRETCH_S if self.limit_per_s and self.way.written_per_s >= BUSY_PER_S else 0.0
+        """How much longer a limited copy takes of a disk that is written all the time, see `BUSY_PART`."""
+        busy = self.way.written_per_s >= BUSY_PART * self.limit_per_s
+        return LAST_STRETCH_S if self.limit_per_s and busy else 0.0
 
     @property
     def _habits(self) -> Habits | None:
@@ -185,9 +191,14 @@ class MoveSpeed:
 
     @property
     def pause_ms(self) -> float | None:
-        """How long the guest will stand still: as the last times, or as others did; None: not known."""
-        own = self._habits
-        return self.speed.downtime_ms if own is None or own.downtime_ms is None else own.downtime_ms
+        """How long the guest will stand still: as the last times, or as others like it did; None: not known.
+
+        Those of others count as one of its own, for a single one says little: a busy machine lengthens it.
+        """
+        known = list(self._habits.downtimes_ms) if self._habits is not None else []
+        others = self.speed.downtimes_ms
+        alike = others.get(self.way.changes_ram, others.get(not self.way.changes_ram))
+        return _typical_ms(known if alike is None else [*known, alike])
 
     @property
     def never(self) -> str | None:
@@ -256,8 +267,7 @@ class _Moved:
     pair: tuple[str, str]
     weight: float
     limit_per_s: int
-    """Its share at the end of the copy, as its worker recorded it; of an earlier version what would be its limit now.
-    """
+    """Its share while it was copied, as its worker recorded it; of an earlier version what would be its limit now."""
     copied_bytes: int
     copy_s: float
     only_changes: bool
@@ -315,7 +325,7 @@ def speed(session: Session) -> Speed:
         ram_bytes_per_s=ram,
         sent_part=sum(one.weight * one.once_bytes(ram) for one in moves) / total if total else 1.0,
         fixed_s=max(median(one.fixed_s(ram) for one in moves), 0.0),
-        downtime_ms=_typical_ms(moves),
+        downtimes_ms=_downtimes_ms(moves),
         moves=len(rows),
         pairs={pair: rate for pair in {one.pair for one in moves} if (rate := _link(moves, pair))},
         guests={guest: _habits(guest, moves) for guest in {one.guest for one in moves}},
@@ -346,12 +356,26 @@ def _rate(measured: Iterable[tuple[float, int, float]]) -> float | None:
 
 def _habits(guest: str, moves: Sequence[_Moved]) -> Habits:
     own = [one for one in moves if one.guest == guest][:NEWEST_OF_GUEST]
-    return Habits(sent_bytes=median(one.sent_bytes for one in own), downtime_ms=_typical_ms(own))
+    return Habits(
+        sent_bytes=median(one.sent_bytes for one in own),
+        downtimes_ms=[one.downtime_ms for one in own if one.downtime_ms is not None],
+    )
 
 
-def _typical_ms(moves: Iterable[_Moved]) -> float | None:
-    known = [one.downtime_ms for one in moves if one.downtime_ms is not None]
-    return median(known) if known else None
+def _downtimes_ms(moves: Sequence[_Moved]) -> dict[bool, float]:
+    found = {}
+    for changes in (False, True):
+        typical = _typical_ms(
+            [one.downtime_ms for one in moves if one.downtime_ms is not None and (one.dirty_per_s > 0) is changes]
+        )
+        if typical is not None:
+            found[changes] = typical
+    return found
+
+
+def _typical_ms(known: Sequence[float]) -> float | None:
+    """The lower median: what disturbs a switchover makes it longer, never shorter."""
+    return median_low(known) if known else None
 
 
 def _moved(row: Any, newest: datetime, budget: int) -> _Moved:
@@ -364,7 +388,7 @@ def _moved(row: Any, newest: datetime, budget: int) -> _Moved:
         guest=row.guest,
         pair=(row.source, row.destination),
         weight=0.5 ** (max((newest - row.finished_at).total_seconds(), 0.0) / HALF_LIFE_S),
-        limit_per_s=_count(row.pace, "limit_per_s") or row.options.bandwidth_bytes_per_s or budget,
+        limit_per_s=_limit(row.pace, row.options.bandwidth_bytes_per_s or budget),
         copied_bytes=planned or int(row.disk_bytes),
         copy_s=copy_s,
         only_changes=row.ways_back > 0,
@@ -428,6 +452,12 @@ def _count(document: object, *names: str) -> int:
     """The first of these numbers that is there; one malformed record must not break every estimate."""
     told = [document.get(name) for name in names] if isinstance(document, dict) else []
     return next((one for one in told if isinstance(one, int)), 0)
+
+
+def _limit(pace: object, otherwise: int) -> int:
+    """Under which the disks were copied, in bytes per second, if it was recorded; 0: none."""
+    recorded = isinstance(pace, dict) and "copied_under_per_s" in pace
+    return _count(pace, "copied_under_per_s") if recorded else _count(pace, "limit_per_s") or otherwise
 
 
 def _seconds(end: Any, begin: Any) -> float:

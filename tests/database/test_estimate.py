@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from models.activity import Activity
 from models.database import transaction
 from models.documents import Downtime, MigrationOptions, Pace, RamProgress
-from models.fleet import Limits
+from models.fleet import FleetLimits, Limits
 from models.job import Job, JobState, Side, StepState
 from tests.factories import GB, guest, host, job
 from workflows import estimate
@@ -114,7 +114,18 @@ def test_a_move_that_shared_a_budget_with_others_says_nothing_about_the_link_onc
     moved(0)
     moved(1, copy_s=2500)
     with transaction() as session:
-        session.query(Job).where(Job.guest == "g1").one().pace = Pace(limit_per_s=4 * MB)
+        session.query(Job).where(Job.guest == "g1").one().pace = Pace(copied_under_per_s=4 * MB)
+    with transaction() as session:
+        assert estimate.speed(session).disk_bytes_per_s == pytest.approx(GB / 10)
+
+
+def test_a_move_that_had_no_limit_says_how_fast_the_link_is_also_while_there_is_a_budget() -> None:
+    for name in ("one", "two"):
+        host(name)
+    moved(0)
+    with transaction() as session:
+        session.query(Job).where(Job.guest == "g0").one().pace = Pace()
+        session.get_one(FleetLimits, True).bandwidth_bytes_per_s = 12 * MB
     with transaction() as session:
         assert estimate.speed(session).disk_bytes_per_s == pytest.approx(GB / 10)
 
@@ -126,7 +137,7 @@ def test_a_short_copy_under_a_limit_says_nothing_about_the_link_although_it_was_
     moved(1, copy_s=10)
     with transaction() as session:
         short = session.query(Job).where(Job.guest == "g1").one()
-        short.pace, short.disks[0].bytes_total = Pace(limit_per_s=12 * MB), 40 * MB
+        short.pace, short.disks[0].bytes_total = Pace(copied_under_per_s=12 * MB), 40 * MB
     with transaction() as session:
         assert estimate.speed(session).disk_bytes_per_s == pytest.approx(GB / 10, rel=1e-6)
 
@@ -154,7 +165,20 @@ def test_a_guest_is_expected_to_be_as_it_was_the_last_times() -> None:
         found = estimate.speed(session)
     assert found.of(of_guest("g0")).ram_bytes(SIZE) == GB // 10
     assert found.of(of_guest("another")).ram_bytes(SIZE) == pytest.approx(3.1 * GB / 3)
-    assert [found.of(of_guest(guest)).pause_ms for guest in ("g0", "g1", "another")] == [20, 80, 60]
+    assert [found.of(of_guest(guest)).pause_ms for guest in ("g0", "another")] == [20, 60]
+
+
+def test_a_pause_is_expected_as_the_last_times_and_as_that_of_guests_alike_as_long_as_there_were_few() -> None:
+    habits = {
+        "once": Habits(sent_bytes=GB, downtimes_ms=[90]),
+        "often": Habits(sent_bytes=GB, downtimes_ms=[80, 400, 90]),
+    }
+    known = Speed(guests=habits, downtimes_ms={False: 20, True: 50})
+    busy = Activity(seconds=1, dirty_per_s=5.0 * MB)
+    expected = {name: known.of(of_guest(name, activity=busy)).pause_ms for name in ("once", "often", "another")}
+    assert expected == {"once": 50, "often": 80, "another": 50}
+    assert known.of(of_guest("another")).pause_ms == 20
+    assert Speed(downtimes_ms={True: 50}).of().pause_ms == 50, "better than nothing"
     assert Speed().of().pause_ms is None
 
 
@@ -163,6 +187,8 @@ def test_a_limit_counts_the_data_and_a_guest_that_writes_all_the_time_keeps_the_
     assert Speed().of(limited).disks_s(SIZE) == pytest.approx(100)
     writes = of_guest("web", asked_bytes_per_s=10 * MB, activity=Activity(seconds=1, written_per_s=2.0 * MB))
     assert Speed().of(writes).disks_s(SIZE) == pytest.approx(125 + estimate.LAST_STRETCH_S)
+    little = of_guest("web", asked_bytes_per_s=10 * MB, activity=Activity(seconds=1, written_per_s=0.2 * MB))
+    assert Speed().of(little).last_stretch_s == 0
     unlimited = of_guest("web", activity=Activity(seconds=1, written_per_s=2.0 * MB))
     assert Speed().of(unlimited).disks_s(SIZE) == pytest.approx(10)
 
@@ -170,7 +196,7 @@ def test_a_limit_counts_the_data_and_a_guest_that_writes_all_the_time_keeps_the_
 def test_ram_that_changes_is_sent_again_unless_the_guests_own_moves_say_how_much_that_is() -> None:
     busy = Activity(seconds=1, dirty_per_s=50.0 * MB)
     assert Speed().of(of_guest("web", activity=busy)).ram_s(SIZE) == pytest.approx(20)
-    known = Speed(guests={"web": Habits(sent_bytes=3 * GB, downtime_ms=None)})
+    known = Speed(guests={"web": Habits(sent_bytes=3 * GB, downtimes_ms=[])})
     assert known.of(of_guest("web", activity=busy)).ram_s(SIZE) == pytest.approx(30)
 
 

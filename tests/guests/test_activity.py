@@ -40,5 +40,4 @@ def test_what_a_guest_writes_and_changes_is_seen_and_a_move_tells_what_it_was_ex
     expected = job.estimate
     assert expected is not None
     assert expected.limit_bytes_per_s == 64 * MIB
-    assert expected.last_stretch_s > 0, "it writes all the time"
     assert expected.never is None

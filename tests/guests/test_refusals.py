@@ -22,7 +22,7 @@ from models.host_rpc import PlanDestination
 from models.job import Job
 from tests import factories
 from tests.cli.support import drover
-from tests.helpers import MIB, Moves
+from tests.helpers import MIB, Moves, next_heartbeat
 from workers.process import processes
 from workers.qemu.monitor import connect
 from workers.trust import attestation
@@ -190,6 +190,7 @@ def test_a_host_that_is_not_heard_of(moves: Moves) -> None:
         assert "drover worker --host host-b" in refused(guest, "host-b")
     finally:
         worker.signal(signal.SIGCONT)
+        next_heartbeat("host-b")
 
 
 def test_a_guest_that_is_being_moved_already(moves: Moves) -> None:

@@ -174,6 +174,8 @@ class Bandwidth:
         self.given: dict[str, int] = {}
         self.limit_per_s = 0
         """What they may take together now, in bytes per second; 0: no limit."""
+        self.copied_under_per_s = 0
+        """The last such limit that there was."""
         self.near_since: dict[str, float] = {}
 
     async def share(self, states: Mapping[str, Mirror]) -> None:
@@ -184,6 +186,7 @@ class Bandwidth:
         due = {mine: self._rate(mine, mirror, each) for mine, mirror in states.items() if not mirror.concluded}
         copying = [rate for mine, rate in due.items() if not states[mine].ready]
         self.limit_per_s = sum(copying) if all(copying) else 0
+        self.copied_under_per_s = self.limit_per_s or self.copied_under_per_s
         changed = {mine: rate for mine, rate in due.items() if self.given.get(mine) != rate}
         await block.set_speeds(self.monitor, changed)
         self.given |= changed

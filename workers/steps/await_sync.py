@@ -137,7 +137,12 @@ class _Watch:
         self.ctx.announce(100 * sum(mirror.copied_bytes for mirror in states.values()) // max(total, 1))
         found = self.meter.pace(states, self.bandwidth.limit_per_s)
         await self.slowdown.look(states)
-        self.ctx.job.pace = found.model_copy(update={"slowed_per_s": self.slowdown.per_s})
+        self.ctx.job.pace = found.model_copy(
+            update={
+                "slowed_per_s": self.slowdown.per_s,
+                "copied_under_per_s": self.bandwidth.copied_under_per_s,
+            }
+        )
         await self.bandwidth.share(states)
         await asyncio.to_thread(mirrors.record, self.ctx, states, self.seen, dict(self.bandwidth.given))
 

@@ -152,6 +152,10 @@ class Fault(ABC):
     """Nobody could keep the guest going: its QEMU is frozen or killed, or the hosts cannot talk."""
     longest_pause_s = 2.0
     """For how long the guest may stand still otherwise."""
+    longest_pause_alone_s = 2.0
+    """Likewise while another fault holds the source's worker up: the guardian looks for longer before it counts the
+    switchover process as frozen."""
+    holds_up_source_worker = False
     first, last = 0.0, 100.0
     """Between these positions (see `points.Point.position`) there may be somebody to do it to."""
 
@@ -169,9 +173,12 @@ class Kill(Fault):
 
     lasts_s = 1.0
 
-    def __init__(self, name: str, role: Role, life: Life = ALWAYS, *, guest: bool = False) -> None:
+    def __init__(
+        self, name: str, role: Role, life: Life = ALWAYS, *, guest: bool = False, source_worker: bool = False
+    ) -> None:
         self.name, self.role, (self.first, self.last) = name, role, life
         self.may_lose_guest = self.may_pause_guest = guest
+        self.holds_up_source_worker = source_worker
 
     def strike(self, move: RunningMove) -> bool:
         victims = self.role(move)
@@ -191,9 +198,20 @@ class Kill(Fault):
 class Freeze(Fault):
     """SIGSTOP, and SIGCONT after a while."""
 
-    def __init__(self, name: str, role: Role, lasts_s: float, life: Life = ALWAYS, *, guest: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        role: Role,
+        lasts_s: float,
+        life: Life = ALWAYS,
+        *,
+        guest: bool = False,
+        source_worker: bool = False,
+        pause_alone_s: float = Fault.longest_pause_alone_s,
+    ) -> None:
         self.name, self.role, self.lasts_s, (self.first, self.last) = name, role, lasts_s, life
         self.may_pause_guest = guest
+        self.holds_up_source_worker, self.longest_pause_alone_s = source_worker, pause_alone_s
 
     def strike(self, move: RunningMove) -> bool:
         move.frozen += self.role(move)
@@ -307,12 +325,14 @@ class CutLink(Fault):
 
 FOR_GOOD = float("inf")
 FAULTS: tuple[Fault, ...] = (
-    Kill("source worker killed", worker(SOURCE)),
+    Kill("source worker killed", worker(SOURCE), source_worker=True),
     Kill("destination worker killed", worker(DESTINATION)),
-    Kill("both workers killed", both_workers),
+    Kill("both workers killed", both_workers, source_worker=True),
     Kill("controller killed", controller),
     Kill("source switch killed", switch(SOURCE), OF_SOURCE_SWITCH),
-    Kill("source worker and switchover process killed", worker_and_switch(SOURCE), OF_SOURCE_SWITCH),
+    Kill(
+        "source worker and switchover process killed", worker_and_switch(SOURCE), OF_SOURCE_SWITCH, source_worker=True
+    ),
     Kill("destination switch killed", switch(DESTINATION), OF_DESTINATION_SWITCH),
     Kill("NBD server killed", nbd_server, OF_NBD_SERVER),
     Kill("incoming QEMU killed", incoming_qemu, OF_INCOMING_QEMU, guest=True),
@@ -324,8 +344,8 @@ FAULTS: tuple[Fault, ...] = (
     Freeze("Postgres frozen for 10 s", postgres, 10.0),
     CutLink("link cut for 5 s", 5.0),
     CutLink("link cut for good", FOR_GOOD),
-    Freeze("worker frozen until its lease ran out", worker_of_the_step, FROZEN_S),
-    Freeze("source switch frozen for 5 s", switch(SOURCE), 5.0, OF_SOURCE_SWITCH),
+    Freeze("worker frozen until its lease ran out", worker_of_the_step, FROZEN_S, source_worker=True),
+    Freeze("source switch frozen for 5 s", switch(SOURCE), 5.0, OF_SOURCE_SWITCH, pause_alone_s=4.0),
     Freeze("destination switch frozen for 5 s", switch(DESTINATION), 5.0, OF_DESTINATION_SWITCH),
     Freeze("NBD server frozen for 5 s", nbd_server, 5.0, OF_NBD_SERVER),
     Freeze("incoming QEMU frozen for 5 s", incoming_qemu, 5.0, OF_INCOMING_QEMU, guest=True),

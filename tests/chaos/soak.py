@@ -57,8 +57,8 @@ class Several(Fault):
         self.lasts_s = max((fault.lasts_s for _, fault in timed if fault.lasts_s == FOR_GOOD), default=0.0)
         self.may_lose_guest = any(fault.may_lose_guest for _, fault in timed)
         self.may_pause_guest = any(fault.may_pause_guest for _, fault in timed)
-        if "source switch frozen" in self.name and ("source worker" in self.name or "both workers" in self.name):
-            self.longest_pause_s = 4.0  # the guardian looks for longer than a worker before it counts it as frozen
+        if any(fault.holds_up_source_worker for _, fault in timed):
+            self.longest_pause_s = max(fault.longest_pause_alone_s for _, fault in timed)
 
     def strike(self, move: RunningMove) -> bool:
         agenda = sched.scheduler()

@@ -4,7 +4,6 @@ Names are made from the job's id, so that a later worker finds what an earlier o
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 from drover.errors import Transient
 from workers.qemu import drives
-from workers.qemu.monitor import CommandRefused, Monitor
+from workers.qemu.monitor import Monitor
 
 Sync = Literal["full", "top", "none"]
 
@@ -201,31 +200,25 @@ async def cut(monitor: Monitor, names: Sequence[str]) -> None:
     link until TCP gives up, and the guest's disks wait as well (bdrv_graph_wrlock, 10.0.2).
     """
     for name in names:
-        with contextlib.suppress(CommandRefused):  # it has none
-            await monitor.yank(**{"type": "block-node", "node-name": name})
+        await monitor.yank(**{"type": "block-node", "node-name": name})
 
 
 async def drop_mirrors(monitor: Monitor, names: Sequence[str]) -> None:
     """End mirrors without making their sides equal, and dismiss them. If it does not exist, nothing happens."""
     await cut(monitor, names)
     for name in names:
-        await _tolerant(monitor, "block-job-cancel", device=name, force=True)
+        await monitor.execute_if_there("block-job-cancel", device=name, force=True)
         deadline = time.monotonic() + 30
         while (state := (await mirrors(monitor, [name])).get(name)) is not None:
             if state.concluded:
-                await _tolerant(monitor, "job-dismiss", id=name)
+                await monitor.execute_if_there("job-dismiss", id=name)
             if time.monotonic() > deadline:
                 raise Transient(f"mirror {name} does not end")
             await asyncio.sleep(0.02)
-        await _tolerant(monitor, "blockdev-del", node_name=name)
+        await monitor.execute_if_there("blockdev-del", node_name=name)
     for name, (node, _) in (await _bitmaps(monitor)).items():
         if name in names:
-            await _tolerant(monitor, "block-dirty-bitmap-remove", node=node, name=name)
-
-
-async def _tolerant(monitor: Monitor, command: str, **arguments: Any) -> None:
-    with contextlib.suppress(CommandRefused):  # what it would take away is not there
-        await monitor.execute(command, **arguments)
+            await monitor.execute_if_there("block-dirty-bitmap-remove", node=node, name=name)
 
 
 async def set_speeds(monitor: Monitor, rates: Mapping[str, int]) -> None:
@@ -235,7 +228,7 @@ async def set_speeds(monitor: Monitor, rates: Mapping[str, int]) -> None:
 
 async def resume_mirror(monitor: Monitor, name: str) -> None:
     """Resume a mirror that stopped with an error; only what is missing is sent."""
-    await _tolerant(monitor, "job-resume", id=name)
+    await monitor.execute_if_there("job-resume", id=name)
 
 
 async def end_mirrors(monitor: Monitor, names: Sequence[str], timeout_s: float, check: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from drover.errors import DroverError, Transient
 from workers.qemu import block
-from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost, peer
+from workers.qemu.monitor import Monitor, MonitorLost, peer
 
 MIB = 1 << 20
 MEETING_S = 5.0
@@ -140,12 +140,9 @@ async def cancel(monitor: Monitor, nodes: list[str], *, paused_by_us: bool) -> N
         Transient: the guest still stands because of the migration.
     """
     try:
-        await monitor.execute("migrate_cancel", timeout_s=0.5)
-    except CommandRefused:
-        pass  # there is nothing to cancel: it completed, failed or never began
+        await monitor.execute_if_there("migrate_cancel", timeout_s=0.5)
     except MonitorLost:
-        with contextlib.suppress(CommandRefused):  # RAM is not being sent
-            await monitor.yank(type="migration")
+        await monitor.yank(type="migration")
         await block.cut(monitor, nodes)
     await _as_before(monitor, STOPPED_BY_MIGRATION | (STANDS_STILL if paused_by_us else set()))
 
@@ -160,15 +157,9 @@ async def _as_before(monitor: Monitor, ours: set[str], timeout_s: float = 15.0) 
         if over and runstate not in ours:
             return
         if over:
-            await _continue(monitor)
+            await monitor.execute_if_there("cont")  # refused until the run state has followed
         await asyncio.sleep(0.005)
     raise Transient(f"the guest does not go on at the source: {status}/{runstate}")
-
-
-async def _continue(monitor: Monitor) -> None:
-    # "Migration is not finalized yet": the runstate follows the status a moment later
-    with contextlib.suppress(CommandRefused):
-        await monitor.execute("cont")
 
 
 def event_time(event: Any) -> float:

@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,11 @@ class Monitor:
         self._guard()
         return await self._run(command, arguments, timeout_s)
 
+    async def execute_if_there(self, command: str, **arguments: Any) -> None:
+        """`execute` for a command about something that may not be there: QEMU refuses it then, and nothing happens."""
+        with suppress(CommandRefused):
+            await self.execute(command, **arguments)
+
     async def execute_each(self, command: str, arguments: Iterable[Mapping[str, Any]]) -> None:
         """Run a command once with each of these, in this order, but send all of them before the first is answered.
 
@@ -97,9 +102,12 @@ class Monitor:
         await self._run("getfd", {"fdname": name}, COMMAND_TIMEOUT_S)
 
     async def yank(self, **instance: str) -> None:
-        """Cut a connection that blocks QEMU's main loop; out of band, so it works when nothing else does."""
+        """Cut a connection that blocks QEMU's main loop, if there is one; out of band, so it works when nothing else
+        does.
+        """
         self._guard()
-        await self._run("yank", {"instances": [instance]}, timeout_s=2.0, oob=True)
+        with suppress(CommandRefused):
+            await self._run("yank", {"instances": [instance]}, timeout_s=2.0, oob=True)
 
     async def hmp(self, line: str) -> str:
         """What the human monitor prints for a line that changes nothing."""

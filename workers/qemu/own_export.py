@@ -5,7 +5,6 @@ open file, so that it needs no access to our folders, whatever user it runs as.
 """
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,7 +53,8 @@ async def freeze(monitor: Monitor, index: int, node: str, bitmaps: Sequence[str]
 
     A transaction waits for all requests that are on their way, so what they write is in the bitmap.
     """
-    await _thaw(monitor, index, node)
+    await _remove(monitor, frozen(index))
+    await monitor.execute_if_there("block-dirty-bitmap-remove", node=node, name=frozen(index))
     copy = {"node": node, "name": frozen(index)}
     actions = [
         {"type": "block-dirty-bitmap-add", "data": {**copy, "granularity": granularity, "disabled": True}},
@@ -67,12 +67,6 @@ async def freeze(monitor: Monitor, index: int, node: str, bitmaps: Sequence[str]
     await monitor.execute(
         "block-export-add", type="nbd", id=frozen(index), node_name=node, name=frozen(index), bitmaps=[frozen(index)]
     )
-
-
-async def _thaw(monitor: Monitor, index: int, node: str) -> None:
-    await _remove(monitor, frozen(index))
-    with contextlib.suppress(CommandRefused):  # there is none
-        await monitor.execute("block-dirty-bitmap-remove", node=node, name=frozen(index))
 
 
 async def end(monitor: Monitor, mine: Path) -> None:
@@ -88,15 +82,13 @@ async def end(monitor: Monitor, mine: Path) -> None:
                 await monitor.execute("block-dirty-bitmap-remove", node=node["node-name"], name=bitmap["name"])
     left = await monitor.query("query-block-exports")
     if not any(export["type"] == "nbd" for export in left):  # else the server is another's
-        with contextlib.suppress(CommandRefused):  # it was never started
-            await monitor.execute("nbd-server-stop")
+        await monitor.execute_if_there("nbd-server-stop")
     mine.unlink()
 
 
 async def _remove(monitor: Monitor, export: str) -> None:
     """Gone is an export only when its last request has ended."""
-    with contextlib.suppress(CommandRefused):  # there is none
-        await monitor.execute("block-export-del", id=export, mode="hard")
+    await monitor.execute_if_there("block-export-del", id=export, mode="hard")
     async with asyncio.timeout(30):
         while any(found["id"] == export for found in await monitor.query("query-block-exports")):
             await asyncio.sleep(0.01)

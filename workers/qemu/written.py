@@ -6,14 +6,13 @@ until then the images are written by the NBD server, which is another process. T
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from models.plan import SourceDisk
 from workers.qemu.bitmaps import WRITTEN, misses_nothing, never_smaller, of_size
 from workers.qemu.disks import source_disks
-from workers.qemu.monitor import CommandRefused, Monitor
+from workers.qemu.monitor import Monitor
 
 FINEST = 1 << 12
 """Bytes that one bit stands for, at least: what a guest changes is mostly pages of its file systems."""
@@ -110,7 +109,7 @@ async def add(monitor: Monitor, disk: Disk, name: str) -> None:
 async def forget(monitor: Monitor, node: str, name: str) -> None:
     """Nothing is known by this name any more. If nothing is, nothing happens."""
     for bitmap in (name, of_size(name)):
-        await _remove(monitor, node, bitmap)
+        await monitor.execute_if_there("block-dirty-bitmap-remove", node=node, name=bitmap)
 
 
 async def narrow(monitor: Monitor, disk: Disk, name: str, over_there: Callable[[], Awaitable[bool]]) -> bool:
@@ -120,7 +119,7 @@ async def narrow(monitor: Monitor, disk: Disk, name: str, over_there: Callable[[
     them is either known to whoever answers or in the new bitmap, which is merged before anything is lost.
     """
     node, grain = disk.node, granularity(disk.size_bytes)
-    await _remove(monitor, node, SINCE)  # of a worker that died
+    await monitor.execute_if_there("block-dirty-bitmap-remove", node=node, name=SINCE)  # of a worker that died
     adding = {"node": node, "name": SINCE, "granularity": grain, "persistent": False}
     await monitor.execute("transaction", actions=[{"type": "block-dirty-bitmap-add", "data": adding}])
     try:
@@ -133,13 +132,8 @@ async def narrow(monitor: Monitor, disk: Disk, name: str, over_there: Callable[[
             ]
             await monitor.execute("transaction", actions=actions)
     finally:
-        await _remove(monitor, node, SINCE)
+        await monitor.execute_if_there("block-dirty-bitmap-remove", node=node, name=SINCE)
     return narrowed
-
-
-async def _remove(monitor: Monitor, node: str, bitmap: str) -> None:
-    with suppress(CommandRefused):  # there is none
-        await monitor.execute("block-dirty-bitmap-remove", node=node, name=bitmap)
 
 
 async def watch_size(monitor: Monitor, name: str, sizes: Mapping[str, int], *, runs: bool = True) -> None:
@@ -160,7 +154,7 @@ async def watch_size(monitor: Monitor, name: str, sizes: Mapping[str, int], *, r
 
 async def _watch_size(monitor: Monitor, name: str, disk: Disk, grain: int, *, runs: bool) -> None:
     bitmap: dict[str, Any] = {"name": name, "granularity": grain, "persistent": False}
-    await _drop_blank(monitor)  # of a worker that died
+    await monitor.execute_if_there("blockdev-del", node_name=BLANK)  # of a worker that died
     await monitor.execute("blockdev-add", driver="null-co", node_name=BLANK, size=disk.size_bytes)
     try:
         if not runs:
@@ -177,12 +171,7 @@ async def _watch_size(monitor: Monitor, name: str, disk: Disk, grain: int, *, ru
         ]
         await monitor.execute("transaction", actions=actions)
     finally:
-        await _drop_blank(monitor)
-
-
-async def _drop_blank(monitor: Monitor) -> None:
-    with suppress(CommandRefused):  # there is none
-        await monitor.execute("blockdev-del", node_name=BLANK)
+        await monitor.execute_if_there("blockdev-del", node_name=BLANK)
 
 
 def granularity(size_bytes: int) -> int:

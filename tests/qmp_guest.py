@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.preflight import Check
+from workers.qemu import qom
 from workers.qemu.topology import hot_plugged, normalise_qtree, normalise_ramblocks
 
 QEMU = "/usr/bin/qemu-system-x86_64"
@@ -63,9 +64,8 @@ class Guest:
         return Path(f"/proc/{self.process.pid}/cmdline").read_text().split("\0")
 
     def hot_plugged(self) -> list[Check]:
-        named = self("qom-list", path="/machine/peripheral")
-        anonymous = self("qom-list", path="/machine/peripheral-anon")
-        return hot_plugged(named, anonymous, self.argv())
+        named, anonymous = (qom.named(self("qom-list", path=path)) for path in (qom.PERIPHERAL, qom.ANONYMOUS))
+        return hot_plugged(named.keys(), len(anonymous), self.argv())
 
     def close(self) -> None:
         self.process.kill()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.qmp_guest import QEMU, Guest, Start, guests, image
-from workers.qemu import plugged
+from workers.qemu import plugged, qom
 from workers.qemu.command_line import destination_command_line
 from workers.qemu.monitor import connect
 from workers.qemu.refusals import command_line_refusals
@@ -44,8 +44,8 @@ def now(folder: Path, argv: list[str]) -> list[str]:
 def moved(guest: Guest, here: Path, there: Path, start: Start) -> tuple[Guest, list[str]]:
     """The incoming QEMU of another host, which is the same machine; and the command line that it was derived from."""
     argv = now(here, [word for word in guest.argv() if word])
-    named, anonymous = (guest("qom-list", path=f"/machine/{where}") for where in ("peripheral", "peripheral-anon"))
-    assert hot_plugged(named, anonymous, argv) == []
+    named, anonymous = (qom.named(guest("qom-list", path=path)) for path in (qom.PERIPHERAL, qom.ANONYMOUS))
+    assert hot_plugged(named.keys(), len(anonymous), argv) == []
     assert command_line_refusals(argv, source_root=str(here)) == []
     machine = guest("qom-get", path="/machine", property="type").removesuffix("-machine")
     if not there.exists():

@@ -27,7 +27,17 @@ from workers.preflight.live_command_line import LiveCommandLine
 from workers.process import accounts, execution, processes, sockets, taps, tpm, vcpus
 from workers.process.processes import Process
 from workers.process.taps import HandedOver
-from workers.qemu import block, cpu, inline_secrets, known_bugs, plugged, present_media, process_state, topology
+from workers.qemu import (
+    block,
+    cpu,
+    inline_secrets,
+    known_bugs,
+    plugged,
+    present_media,
+    process_state,
+    qom,
+    topology,
+)
 from workers.qemu.disks import (
     ReadOnlyImage,
     disk_refusals,
@@ -39,7 +49,7 @@ from workers.qemu.disks import (
     source_disks,
     unnamed_images,
 )
-from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost
+from workers.qemu.monitor import Monitor, MonitorLost
 from workers.qemu.options import parse_command_line
 from workers.qemu.present_media import Drive
 from workers.qemu.refusals import command_line_refusals
@@ -338,19 +348,12 @@ async def _blockers(monitor: Monitor, argv: list[str]) -> list[Check]:
     offered = {entry["capability"] for entry in await monitor.query("query-migrate-capabilities")}
     missing = [name for name in CAPABILITIES if name not in offered]
     found += [checks.machine.QEMU_TOO_OLD.found(f"this QEMU is too old: it has no {name}") for name in missing]
-    children = [await _children(monitor, where) for where in ("/machine/peripheral", "/machine/peripheral-anon")]
+    named, anonymous = await qom.children(monitor, qom.PERIPHERAL), await qom.children(monitor, qom.ANONYMOUS)
     cpus = len(await monitor.query("query-cpus-fast"))
-    return found + topology.hot_plugged(children[0], children[1], argv) + topology.unplugged_cpus(cpus, argv)
+    return found + topology.hot_plugged(named.keys(), len(anonymous), argv) + topology.unplugged_cpus(cpus, argv)
 
 
 def _blocked(reason: str) -> Check:
     a_disk = "a disk can be attached by virtio-blk or virtio-scsi"
     remedy = f"{RESTART}: {a_disk}" if reason.endswith("/nvme") else None
     return checks.machine.BLOCKED_BY_QEMU.found(f"QEMU reports: {reason}", remedy=remedy)
-
-
-async def _children(monitor: Monitor, path: str) -> list[dict[str, Any]]:
-    try:
-        return list(await monitor.query("qom-list", path=path))
-    except CommandRefused:
-        return []  # no such container: no such devices

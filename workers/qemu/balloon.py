@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from workers.qemu.monitor import CommandRefused, Monitor
+from workers.qemu import qom
+from workers.qemu.monitor import Monitor
 
-CONTAINERS = ("/machine/peripheral", "/machine/peripheral-anon")
 INTERVAL = "guest-stats-polling-interval"
 
 
@@ -21,11 +21,10 @@ async def set_intervals(monitor: Monitor, wanted: Mapping[str, int]) -> None:
 
 
 async def _balloons(monitor: Monitor) -> list[str]:
-    found = []
-    for container in CONTAINERS:
-        try:
-            children = await monitor.query("qom-list", path=container)
-        except CommandRefused:  # no such container: no such devices
-            continue
-        found += [f"{container}/{child['name']}" for child in children if "<virtio-balloon" in child["type"]]
-    return found
+    devices = {path: await qom.children(monitor, path) for path in (qom.PERIPHERAL, qom.ANONYMOUS)}
+    return [
+        f"{path}/{name}"
+        for path, found in devices.items()
+        for name, kind in found.items()
+        if kind.startswith("virtio-balloon")
+    ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from drover.errors import Transient
-from workers.qemu import drives
+from workers.qemu import drives, qom
 from workers.qemu.monitor import Monitor
 
 Sync = Literal["full", "top", "none"]
@@ -258,11 +258,7 @@ async def end_mirrors(monitor: Monitor, names: Sequence[str], timeout_s: float, 
 
 async def device_names(monitor: Monitor) -> list[str]:
     """The guest's devices as QOM names them; hot-plug changes this list."""
-    names = []
-    for container in ("/machine/peripheral", "/machine/peripheral-anon"):
-        children = await monitor.query("qom-list", path=container)
-        names += [child["name"] for child in children if child["type"].startswith("child<")]
-    return sorted(names)
+    return sorted([*await qom.children(monitor, qom.PERIPHERAL), *await qom.children(monitor, qom.ANONYMOUS)])
 
 
 @dataclass(frozen=True, kw_only=True)

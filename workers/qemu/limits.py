@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from models.slowed import SlowedDrive
-from workers.qemu import drives
+from workers.qemu import drives, qom
 from workers.qemu.monitor import Monitor
 
 ASIDE = "drover-"
@@ -145,8 +145,7 @@ def _rates(limits: Limits) -> Limits:
 
 
 async def _groups(monitor: Monitor) -> list[str]:
-    children = await monitor.query("qom-list", path="/objects")
-    return [child["name"] for child in children if child["type"] == "child<throttle-group>"]
+    return [name for name, kind in (await qom.children(monitor, qom.OBJECTS)).items() if kind == "throttle-group"]
 
 
 async def _of_group(monitor: Monitor, name: str) -> Limits:

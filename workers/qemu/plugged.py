@@ -13,14 +13,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from workers.qemu import boot_cpus, descriptors
+from workers.qemu import boot_cpus, descriptors, qom
 from workers.qemu.command_line import device_ids, makes_device
 from workers.qemu.json_text import flat, spelled
 from workers.qemu.monitor import CommandRefused, Monitor
 from workers.qemu.options import Option, parse_command_line, write_options
+from workers.qemu.qom import ANONYMOUS, PERIPHERAL
 
-PERIPHERAL = "/machine/peripheral"
-ANONYMOUS = "/machine/peripheral-anon"
 UNATTACHED = "/machine/unattached/"
 """Where QEMU puts the devices that it makes by itself, the CPUs of `-smp` among them."""
 OBJECTS = frozenset({"memdev", "iothread", "rng"})
@@ -81,11 +80,7 @@ class _Guest:
 
     async def look(self) -> None:
         """Which devices came and went."""
-        try:
-            children = await self.monitor.query("qom-list", path=PERIPHERAL)
-        except CommandRefused:  # it never had one
-            children = []
-        self.types = {child["name"]: child["type"][6:-1] for child in children if child["type"].startswith("child<")}
+        self.types = await qom.children(self.monitor, PERIPHERAL)
         named = device_ids(self.argv)
         self.plugged, self.gone = self.types.keys() - named, named - self.types.keys()
 
@@ -110,7 +105,7 @@ class _Guest:
         """
         places = [place for place, option in enumerate(self.options) if _is_nameless(option)]
         places += [place for place, option in enumerate(self.options) if makes_device(option)]
-        if len(await self._children(ANONYMOUS)) != len(places):
+        if len(await qom.children(self.monitor, ANONYMOUS)) != len(places):
             return None
         paths = (f"{ANONYMOUS}/device[{number}]" for number in range(len(places)))
         return {place: await self._at(self.options[place], path) for place, path in zip(places, paths, strict=True)}
@@ -120,7 +115,7 @@ class _Guest:
         address = await self._address(path)
         if not makes_device(option):
             return [option if address is None else _with_address(option, address)]
-        name, driver = await self._of(path, "drive"), await self._of(path, "type")
+        name, driver = await qom.value(self.monitor, path, "drive"), await qom.value(self.monitor, path, "type")
         kept = tuple((key, value) for key, value in option.pairs() if key not in {"if", "index", "id"})
         drive = Option(word=option.word, value=write_options((*kept, ("if", "none"), ("id", name))))
         device = Option(word="-device", value=f"{driver},drive={name}")
@@ -128,33 +123,21 @@ class _Guest:
 
     async def _address(self, path: str) -> str | None:
         """Of a PCI device that has none on its command line."""
-        value = await self._of(path, "addr")
-        is_pci = await self._of(path, "romfile") is not None
+        value = await qom.value(self.monitor, path, "addr")
+        is_pci = await qom.value(self.monitor, path, "romfile") is not None
         return f"{value >> 3:x}.{value & 7:x}" if is_pci and isinstance(value, int) else None
-
-    async def _of(self, path: str, key: str) -> Any:
-        with suppress(CommandRefused):  # it has no such property
-            return await self.monitor.query("qom-get", path=path, property=key)
-        return None
-
-    async def _children(self, path: str) -> list[str]:
-        with suppress(CommandRefused):  # it never had one
-            found = await self.monitor.query("qom-list", path=path)
-            return [child["name"] for child in found if child["type"].startswith("child<")]
-        return []
 
     async def _there(self) -> dict[str, set[str]]:
         """The ids of what may have gone, by the option that makes it."""
         nodes = await self.monitor.query("query-named-block-nodes", flat=True)
         drives = await self.monitor.query("query-block")
-        objects = await self.monitor.query("qom-list", path="/objects")
         chardevs = await self.monitor.query("query-chardev")
         return {
             "device": set(self.types),
             "netdev": {name for name, _, _ in await self._networks()},
             "blockdev": {node["node-name"] for node in nodes},
             "drive": {entry["device"] for entry in drives},
-            "object": {child["name"] for child in objects},
+            "object": set(await qom.children(self.monitor, qom.OBJECTS)),
             "chardev": {entry["label"] for entry in chardevs},
         }
 
@@ -203,10 +186,7 @@ class _Guest:
         return [*behind, "-device", json.dumps({"driver": driver, "id": name, **properties})]
 
     async def _get(self, name: str, key: str) -> Any:
-        try:
-            return await self.monitor.query("qom-get", path=f"{PERIPHERAL}/{name}", property=key)
-        except CommandRefused:
-            return None
+        return await qom.value(self.monitor, f"{PERIPHERAL}/{name}", key)
 
     async def _properties(self, name: str) -> dict[str, Any]:
         """Those that are not by default, and its place."""
@@ -309,8 +289,7 @@ class _Guest:
         """A memory back end, an I/O thread, or where random numbers come from."""
         if ("object", name) in self.known:
             return []
-        children = await self.monitor.query("qom-list", path="/objects")
-        kind = next((child["type"][6:-1] for child in children if child["name"] == name), "")
+        kind = (await qom.children(self.monitor, qom.OBJECTS)).get(name, "")
         if not kind.startswith(("memory-backend-", "iothread", "rng-random", "rng-builtin")):
             return []
         offered = {each["name"] for each in await self.monitor.query("qom-list", path=f"/objects/{name}")}

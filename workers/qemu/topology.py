@@ -7,7 +7,7 @@ and `x-query-ramblock` are reduced to what must be equal and compared before any
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from models.preflight import Check
@@ -205,14 +205,13 @@ def unplugged_cpus(present: int, argv: Sequence[str]) -> list[Check]:
     return [checks.machine.HOT_PLUGGED.found(seen, remedy="start the guest anew with the CPUs that it has now")]
 
 
-def hot_plugged(peripheral: Sequence[Reply], peripheral_anon: Sequence[Reply], argv: Sequence[str]) -> list[Check]:
-    """Devices that came or went since the start, which the command line would not rebuild.
+def hot_plugged(present: Set[str], anonymous: int, argv: Sequence[str]) -> list[Check]:
+    """Devices that came or went since the start, which the command line would not rebuild: by the ids of those that
+    have one, and by how many have none.
 
-    Takes the replies of `qom-list` for /machine/peripheral and /machine/peripheral-anon. QEMU never
-    notices an extra device at the destination, so one that was unplugged counts as well.
+    QEMU never notices an extra device at the destination, so one that was unplugged counts as well.
     """
-    present, named = _children(peripheral), device_ids(argv)
-    anonymous, expected = len(_children(peripheral_anon)), anonymous_devices(argv)
+    named, expected = device_ids(argv), anonymous_devices(argv)
     plugged = {name: f"device {name} was plugged in while the guest ran" for name in sorted(present - named)}
     unplugged = {name: f"device {name} was unplugged while the guest ran" for name in sorted(named - present)}
     found = [checks.machine.HOT_PLUGGED.found(seen, remedy="unplug it") for seen in plugged.values()]
@@ -223,7 +222,3 @@ def hot_plugged(peripheral: Sequence[Reply], peripheral_anon: Sequence[Reply], a
             checks.machine.HOT_PLUGGED.found(seen, remedy="start the guest anew with the devices that it has now")
         )
     return found
-
-
-def _children(reply: Sequence[Reply]) -> set[str]:
-    return {child["name"] for child in reply if str(child["type"]).startswith("child<")}

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 STOPPING = threading.Event()
 """Set when the worker is stopping: running steps hand their claims back."""
 
+Announce = Callable[[int], None]
 BACK_OFF = (timedelta(seconds=1), timedelta(seconds=5), timedelta(seconds=20))
 POLL_S = 0.25
 ROLLBACK_ATTEMPTS = 8
@@ -44,11 +45,19 @@ class Cancelled(StepError):
     """The job's cancellation was requested."""
 
 
-def run(step: StepHandler, claim: Claim, settings: Settings, announce: object = None) -> None:
+class ChainStops(Ignore):
+    """The chain must not go on, and somebody else is in charge of that."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+
+def run(step: StepHandler, claim: Claim, settings: Settings, announce: Announce = lambda percent: None) -> None:
     """Do or roll back a claimed step and record the outcome.
 
     Raises:
-        Ignore: the chain must not go on, and somebody else is in charge of that.
+        ChainStops: the step is not done, and did not fail for good.
         StepError: the step failed for good; Flower shows it.
     """
     job = claim.job
@@ -63,56 +72,42 @@ def run(step: StepHandler, claim: Claim, settings: Settings, announce: object = 
         _run(step, claim, settings, announce, span)
 
 
-def _run(step: StepHandler, claim: Claim, settings: Settings, announce: object, span: tracing.Span) -> None:
+def _run(step: StepHandler, claim: Claim, settings: Settings, announce: Announce, span: tracing.Span) -> None:
     log.info("begins (try %d)", claim.attempt)
     begun = time.monotonic()
+    outcome = Outcome.FAILED
     try:
         _carry_through(step, claim, settings, announce)
+        outcome = Outcome.DONE
     except BaseException as error:
-        outcome = _outcome(error)
+        if isinstance(error, ChainStops):
+            outcome = error.outcome
         span.failed(str(error.__cause__ or error))
         raise
-    else:
-        outcome = Outcome.DONE
     finally:
         seconds = round(time.monotonic() - begun, 3)
         span.set(outcome=outcome.value)
         log.info("ends: %s after %g s", outcome, seconds, extra={"outcome": outcome.value, "seconds": seconds})
 
 
-def _outcome(error: BaseException) -> Outcome:
-    """What follows for a step that is not done."""
-    if not isinstance(error, Ignore):
-        return Outcome.FAILED
-    match error.__cause__:
-        case LeaseLost():
-            return Outcome.LEASE_LOST
-        case HandedBack():
-            return Outcome.HANDED_BACK
-        case Cancelled():
-            return Outcome.CANCELLED
-        case Committed():
-            return Outcome.COMMITTED
-        case SQLAlchemyError():
-            return Outcome.NOT_RECORDED
-    return Outcome.RETRY
-
-
-def _carry_through(step: StepHandler, claim: Claim, settings: Settings, announce: object) -> None:
+def _carry_through(step: StepHandler, claim: Claim, settings: Settings, announce: Announce) -> None:
     try:
         _refuse_a_forged_name(claim.job)
-        ctx = Context(claim=claim, settings=settings)
-        if callable(announce):
-            ctx.announce = announce
+        ctx = Context(claim=claim, settings=settings, announce=announce)
         asyncio.run(_under_lease(step, ctx))
         claims.finish(claim)
-    except (LeaseLost, HandedBack) as error:
-        _let_go(claim, error)
-        raise Ignore from error
+    except HandedBack as error:
+        _stops(error)
+        with _recording():
+            claims.hand_back(claim)
+        raise ChainStops(Outcome.HANDED_BACK) from error
+    except LeaseLost as error:
+        _stops(error)
+        raise ChainStops(Outcome.LEASE_LOST) from error
     except Exception as error:
-        if passing(error):
-            _let_go(claim, error)
-            raise Ignore from error
+        if passing(error):  # the lease runs out
+            _stops(error)
+            raise ChainStops(Outcome.NOT_RECORDED) from error
         _failed(step, claim, error)
 
 
@@ -131,12 +126,8 @@ def _refuse_a_forged_name(job: Job) -> None:
         ) from None
 
 
-def _let_go(claim: Claim, error: Exception) -> None:
-    """Stop without an outcome: where the claim cannot be handed back, its lease runs out."""
+def _stops(error: Exception) -> None:
     log.warning("stops, another claim goes on with the step: %s", error)
-    if isinstance(error, HandedBack):
-        with _unless_away(claim):
-            claims.hand_back(claim)
 
 
 def _failed(step: StepHandler, claim: Claim, error: Exception) -> None:
@@ -144,33 +135,32 @@ def _failed(step: StepHandler, claim: Claim, error: Exception) -> None:
         log.warning("does not succeed: %s", error, exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
     else:
         log.error("fails by an unexpected error", exc_info=error)
-    try:
-        with _unless_away(claim):
-            _settle(step, claim, error)
-    except LeaseLost as lost:
-        raise Ignore from lost
+    with _recording():
+        _settle(step, claim, error)
 
 
 @contextmanager
-def _unless_away(claim: Claim) -> Iterator[None]:
+def _recording() -> Iterator[None]:
     """Where the outcome cannot be written the lease runs out, and the step is looked at again."""
     try:
         yield
+    except LeaseLost as lost:
+        raise ChainStops(Outcome.LEASE_LOST) from lost
     except SQLAlchemyError as error:
         if not passing(error):
             raise
         log.warning("the outcome of the step could not be written to Postgres; the step is looked at again: %s", error)
-        raise Ignore from error
+        raise ChainStops(Outcome.NOT_RECORDED) from error
 
 
 def _settle(step: StepHandler, claim: Claim, error: Exception) -> None:
     text = str(error) if isinstance(error, DroverError) else f"{type(error).__name__}: {error}"
     if isinstance(error, Cancelled):
         claims.give_up(claim, text)
-        raise Ignore from error
+        raise ChainStops(Outcome.CANCELLED) from error
     if isinstance(error, Committed):
         claims.go_forward(claim, text)
-        raise Ignore from error
+        raise ChainStops(Outcome.COMMITTED) from error
     if isinstance(error, NeverRan):
         claims.go_back(claim, text)
         raise error
@@ -186,21 +176,17 @@ def _settle(step: StepHandler, claim: Claim, error: Exception) -> None:
         raise error
     wait = getattr(error, "retry_in", None) or BACK_OFF[min(tries, len(BACK_OFF)) - 1]
     claims.retry(claim, text, wait, restart)
-    raise Ignore from error
+    raise ChainStops(Outcome.RETRY) from error
 
 
 async def _under_lease(step: StepHandler, ctx: Context) -> None:
     with _renewing(ctx):
-        await _watched(step, ctx)
-
-
-async def _watched(step: StepHandler, ctx: Context) -> None:
-    work = asyncio.create_task(_bring_about(step, ctx))
-    watch = asyncio.create_task(_watch(step, ctx))
-    done, running = await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*done, *running, return_exceptions=True)
+        work = asyncio.create_task(_bring_about(step, ctx))
+        watch = asyncio.create_task(_watch(step, ctx))
+        done, running = await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*done, *running, return_exceptions=True)
     for task in sorted(done, key=lambda task: task is watch):
         task.result()
 

@@ -85,12 +85,12 @@ def test_the_process_that_sends_obeys_what_changed_and_allows_a_pause_only_once_
             told.append(arguments)
 
     terms = tmp_path / "terms"
-    order = SourceParameters(
+    parameters = SourceParameters(
         qmp="/q", ram="/r", switchover="/s", images=[], journal="/j", mirrors=[], nodes=[], live=True,
         max_downtime_ms=300, bandwidth_bytes_per_s=MB, deadline_s=1.0, devices=[], terms_file=str(terms),
     )  # fmt: skip
     made = object.__new__(Source)
-    made.order, made.guest, made.may_switch = order, Guest(), False  # type: ignore[assignment]
+    made.parameters, made.guest, made.may_switch = parameters, Guest(), False  # type: ignore[assignment]
     made.terms = Terms(bandwidth_bytes_per_s=MB, max_downtime_ms=300)
     asyncio.run(made.obey())
     for rate, pause_ms in ((MB, 300), (2 * MB, 300), (0, 900), (0, 900)):

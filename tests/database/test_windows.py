@@ -47,7 +47,7 @@ def source(folder: Path, closes_at: float | None) -> Source:
         max_downtime_ms=1, bandwidth_bytes_per_s=0, deadline_s=1.0, devices=[], closes_at=closes_at,
     )  # fmt: skip
     made = object.__new__(Source)
-    made.order, made.journal = parameters, Journal(folder / "j")
+    made.parameters, made.journal = parameters, Journal(folder / "j")
     return made
 
 

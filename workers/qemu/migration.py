@@ -8,6 +8,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ async def resume(monitor: Monitor) -> float:
         return event_time(await events.get())
 
 
-async def cancel(monitor: Monitor, nodes: list[str], *, paused_by_us: bool) -> None:
+async def cancel(monitor: Monitor, nodes: Sequence[str], *, paused_by_us: bool) -> None:
     """End the RAM migration and make sure that the guest goes on here as before, whatever blocks the main loop.
 
     Only for the side that owns the guest. One that its owner paused, or that stopped by itself, stays so. A frozen

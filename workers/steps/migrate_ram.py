@@ -8,6 +8,7 @@ nothing but the two hosts may matter. So this step ends when the switchover proc
 
 import asyncio
 import time
+from contextlib import closing
 
 from sqlalchemy import select
 
@@ -26,13 +27,14 @@ from workers.hooks import Point
 from workers.launcher import inhibitor
 from workers.media import listing
 from workers.process import processes
-from workers.qemu import block, migration, written
+from workers.qemu import block, written
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
 from workers.streams.parameters import RAM, SWITCHOVER
 from workers.switchover import supervisor, timing
 from workers.switchover.journal import Journal, JournalState
 from workers.switchover.parameters import DestinationParameters, SourceParameters, Terms
+from workers.switchover.source import go_on_here
 from workflows import windows
 from workflows.migration.chain import BeginAnew, Restart
 
@@ -75,7 +77,7 @@ class MigrateRamDestination(StepHandler):
     async def _start_switch(self, ctx: Context) -> None:
         attempt = ctx.claim.token
         exported = nbd_server.images(ctx, ctx.served_at.nonce)
-        order = DestinationParameters(
+        parameters = DestinationParameters(
             qmp=ctx.destination.qmp,
             images=[image.path for image in exported],
             journal=str(ctx.directory.switch_journal(self.side, attempt)),
@@ -86,7 +88,7 @@ class MigrateRamDestination(StepHandler):
             nodes=[node for image in exported for node in image.nodes],
             marker=str(ctx.directory.marker),
         )
-        supervisor.start(ctx, attempt, order)
+        supervisor.start(ctx, attempt, parameters)
         await supervisor.wait_for(ctx, attempt, "listening", timeout_s=15)
         ctx.note(switchover=Switchover(attempt=attempt))
 
@@ -107,7 +109,7 @@ class MigrateRamSource(StepHandler):
     async def do(self, ctx: Context) -> None:
         if supervisor.committed(ctx) is None:
             await self._attempt(ctx)
-        self._record_commit(ctx)
+        ctx.note(committed_at=ctx.job.committed_at or ctx.claim.now())
 
     async def _attempt(self, ctx: Context) -> None:
         if ctx.job.switchover is None:  # the former worker died right after it had called the attempt off
@@ -198,7 +200,7 @@ class MigrateRamSource(StepHandler):
         """The source owns the guest: make sure that it goes on there, and have RAM, or all, tried again."""
         kept = told.last("kept")
         mirrored = await self._take_back(ctx)
-        # Without `switch` the destination starts a new process even if no source connected to this one.
+        # Without `switchover` the destination starts a new process even if no source connected to this one.
         ctx.note(cutover_begun_at=None, switchover=None)
         if kept is not None and kept.get("window_closed"):
             self._wait_for_the_next_window(ctx)
@@ -213,16 +215,12 @@ class MigrateRamSource(StepHandler):
         Returns whether the mirrors are still in sync: they end with the pause, and one that had to be cut off with
         `yank` never recovers.
         """
+        path = ctx.directory.switch_journal(self.side, supervisor.attempts(ctx)[-1])
         async with ctx.guest() as monitor:
-            attempt = supervisor.attempts(ctx)[-1]
-            paused = supervisor.journal_state(ctx, attempt).paused_guest
-            Journal(ctx.directory.switch_journal(self.side, attempt)).write("keeping")
-            await migration.cancel(monitor, mirrors.names(ctx), paused_by_us=paused)
+            with closing(Journal(path)) as journal:
+                await go_on_here(monitor, journal, mirrors.names(ctx))
             states = await block.mirrors(monitor, mirrors.names(ctx))
         return mirrors.all_in_sync(ctx, states)
-
-    def _record_commit(self, ctx: Context) -> None:
-        ctx.note(committed_at=ctx.job.committed_at or ctx.claim.now())
 
     async def abandon(self, ctx: Context) -> bool:
         """After the switchover process is dead its journal is final: if it holds `run`, the job goes forward."""
@@ -266,7 +264,7 @@ def _died_after_ending_mirrors(ctx: Context, told: JournalState) -> bool:
     holds the complete guest. Where the guest went on at the source before it died, what the destination holds is the
     guest of an earlier moment, whose later writes are in the source's images alone.
     """
-    return told.last("continuing") is not None and not told.went_on and not ctx.source_alive
+    return told.left_to_destination and not ctx.source_alive
 
 
 class _Progress:

@@ -1,4 +1,4 @@
-"""`python -m workers.switchover source|destination ORDER`: one side of one attempt, in a process of its own."""
+"""`python -m workers.switchover source|destination PARAMETERS`: one side of one attempt, in a process of its own."""
 
 import asyncio
 import logging
@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from drover import logs
-from workers.switchover import destination, guardian, journal, parameters, source
-from workers.switchover.parameters import DestinationParameters, Parameters, SourceParameters
+from workers.switchover import destination, guardian, journal, source
+from workers.switchover.parameters import DestinationParameters, Parameters, SourceParameters, comes
 
 log = logging.getLogger("workers.switchover")
 
@@ -19,20 +19,20 @@ PATIENCE_S = 60.0
 def main() -> None:
     """Carry out the attempt and end. Nothing is logged between STOP and RESUME, unless DEBUG is asked for."""
     logs.configure_as_told()
-    side, order = sys.argv[1], Path(sys.argv[2])
-    if not parameters.comes(order, PATIENCE_S):
+    side, path = sys.argv[1], Path(sys.argv[2])
+    if not comes(path, PATIENCE_S):
         log.info("ends: no parameters came within %g s", PATIENCE_S)
         return
     log.info("begins as the %s's switchover process", side, extra={"pid": os.getpid()})
-    told: Parameters
+    parameters: Parameters
     if side == "source":
-        told = SourceParameters.load(order)
-        guardian.begin(told)
-        asyncio.run(source.hand_over(told))
+        parameters = SourceParameters.load(path)
+        guardian.begin(parameters)
+        asyncio.run(source.hand_over(parameters))
     else:
-        told = DestinationParameters.load(order)
-        asyncio.run(destination.serve(told))
-    _say_the_end(Path(told.journal))
+        parameters = DestinationParameters.load(path)
+        asyncio.run(destination.serve(parameters))
+    _say_the_end(Path(parameters.journal))
 
 
 def _say_the_end(path: Path) -> None:

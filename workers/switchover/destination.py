@@ -28,15 +28,17 @@ SILENCE_S = 10.0
 class Destination:
     """Answers the source's questions, one method each."""
 
-    def __init__(self, order: DestinationParameters, journal: Journal, guest: Monitor, nbd_server: Monitor) -> None:
-        self.order = order
+    def __init__(
+        self, parameters: DestinationParameters, journal: Journal, guest: Monitor, nbd_server: Monitor
+    ) -> None:
+        self.parameters = parameters
         self.journal = journal
         self.guest = guest
         self.nbd_server = nbd_server
         self.heard_at = time.monotonic()
         self.finished = asyncio.Event()
         self.told_to_run = False
-        self.marker = files.private(Path(order.marker), os.O_RDWR)
+        self.marker = files.private(Path(parameters.marker), os.O_RDWR)
         os.pwrite(self.marker, b"-" * len(SET_CONTENT), 0)  # the block exists: marking it later is one short write
         os.fsync(self.marker)
 
@@ -89,12 +91,12 @@ class Destination:
 
     async def fsync(self) -> dict[str, Any]:
         """Write the images out while the guest still runs, so that less is left for the pause."""
-        await asyncio.to_thread(manifest.fsync, self.order.images)
+        await asyncio.to_thread(manifest.fsync, self.parameters.images)
         return {}
 
     async def release(self) -> dict[str, Any]:
         """Take the exports and their nodes away: QEMU can then lock the images itself."""
-        await block.withdraw(self.nbd_server, self.order.exports, self.order.nodes)
+        await block.withdraw(self.nbd_server, self.parameters.exports, self.parameters.nodes)
         self.journal.write("released")
         return {}
 
@@ -116,24 +118,24 @@ class Destination:
         return {"resumed_at": resumed_at, "phases": phases}
 
 
-async def serve(order: DestinationParameters) -> None:
+async def serve(parameters: DestinationParameters) -> None:
     """Receive the guest, or end without touching it if the source goes away first."""
-    journal = Journal(Path(order.journal))
+    journal = Journal(Path(parameters.journal))
     journal.write("started", pid=os.getpid())
     try:
-        await _serve(order, journal)
+        await _serve(parameters, journal)
     except DroverError as error:
         journal.write("closed", reason=str(error))
 
 
-async def _serve(order: DestinationParameters, journal: Journal) -> None:
+async def _serve(parameters: DestinationParameters, journal: Journal) -> None:
     async with AsyncExitStack() as stack:
-        guest = await stack.enter_async_context(connect(order.qmp))
-        nbd_server = await stack.enter_async_context(connect(order.nbd_server_qmp))
+        guest = await stack.enter_async_context(connect(parameters.qmp))
+        nbd_server = await stack.enter_async_context(connect(parameters.nbd_server_qmp))
         await migration.prepare_incoming(guest)
-        destination = Destination(order, journal, guest, nbd_server)
-        ram = stack.enter_context(channel.listen(order.ram))
-        with channel.listen(order.switchover) as listener:
+        destination = Destination(parameters, journal, guest, nbd_server)
+        ram = stack.enter_context(channel.listen(parameters.ram))
+        with channel.listen(parameters.switchover) as listener:
             journal.write("listening")
             connection = await channel.accept(listener, ACCEPT_TIMEOUT_S)
             journal.write("connected")

@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 from drover.errors import DroverError
-from workers.qemu import migration
 from workers.qemu.monitor import connect
 from workers.switchover import journal
 from workers.switchover.journal import Journal, JournalState
 from workers.switchover.parameters import SourceParameters
+from workers.switchover.source import go_on_here
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ TRIES_S, AGAIN_S = 60.0, 0.2
 """A monitor that gives no answer is asked again for this long, at this interval."""
 
 
-def begin(order: SourceParameters) -> None:
+def begin(parameters: SourceParameters) -> None:
     """Have a guardian watch this very process from now on. To be called before it has threads or an event loop."""
     guarded = os.pidfd_open(os.getpid())
     if os.fork():
@@ -40,20 +40,20 @@ def begin(order: SourceParameters) -> None:
     try:
         os.setsid()
         Path("/proc/self/comm").write_text(NAME)
-        guard(order, guarded)
+        guard(parameters, guarded)
     except BaseException:
         log.exception("the guardian failed")
     finally:
         os._exit(0)  # the files and exit handlers of the switchover process are not the guardian's
 
 
-def guard(order: SourceParameters, guarded: int) -> None:
+def guard(parameters: SourceParameters, guarded: int) -> None:
     """Wait until the process of this descriptor is dead; if it may have left the guest paused, resume it here."""
-    path = Path(order.journal)
+    path = Path(parameters.journal)
     _outlive(guarded, path)
     if may_be_left_paused(journal.read(path)):
         log.warning("the switchover process is dead and may have left the guest paused: resuming it at the source")
-        asyncio.run(_let_go_on(order))
+        asyncio.run(_let_go_on(parameters))
 
 
 def may_be_left_paused(told: JournalState) -> bool:
@@ -74,12 +74,12 @@ def _outlive(guarded: int, path: Path) -> None:
             signal.pidfd_send_signal(guarded, signal.SIGKILL)
 
 
-async def _let_go_on(order: SourceParameters) -> None:
+async def _let_go_on(parameters: SourceParameters) -> None:
     """Cancel the attempt as the switchover process itself would have done."""
-    own = Journal(Path(order.journal))
+    own = Journal(Path(parameters.journal))
     deadline = time.monotonic() + TRIES_S
     async with own.beating():
-        while (failed := await _call_off(order, own)) is not None:
+        while (failed := await _call_off(parameters, own)) is not None:
             if _is_gone(failed) or time.monotonic() > deadline:
                 own.write(
                     "lost", reason=f"the source's switchover process died and its guardian could not help: {failed}"
@@ -88,13 +88,11 @@ async def _let_go_on(order: SourceParameters) -> None:
             await asyncio.sleep(AGAIN_S)
 
 
-async def _call_off(order: SourceParameters, own: Journal) -> Exception | None:
+async def _call_off(parameters: SourceParameters, own: Journal) -> Exception | None:
     """Try it once; returns what failed."""
-    paused_by_us = journal.read(Path(order.journal)).paused_guest
     try:
-        async with connect(order.qmp) as guest:
-            own.write("keeping")
-            await migration.cancel(guest, order.nodes, paused_by_us=paused_by_us)
+        async with connect(parameters.qmp) as guest:
+            await go_on_here(guest, own, parameters.nodes)
             own.write("kept", reason="the source's switchover process died and its guardian resumed the guest")
     except (DroverError, OSError) as error:  # TimeoutError is an OSError
         return error

@@ -19,7 +19,7 @@ class Journal:
     """Append-only JSON lines. One `write` call a line, so that a line is there whole or not at all."""
 
     def __init__(self, path: Path) -> None:
-        self._beat = beat_path(path)
+        self._path, self._beat = path, beat_path(path)
         self.progress: dict[str, Any] = {}
         """How far the work is; written with the next beat."""
         self._descriptor = files.private(path, os.O_WRONLY | os.O_APPEND)
@@ -28,6 +28,14 @@ class Journal:
         """The line survives the death of this process, but not that of the host, whose QEMU would die as well."""
         line = json.dumps({"event": event, "at": time.time(), **data})
         os.write(self._descriptor, line.encode() + b"\n")
+
+    def state(self) -> "JournalState":
+        """What is in it so far."""
+        return read(self._path)
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        os.close(self._descriptor)
 
     @asynccontextmanager
     async def beating(self) -> AsyncIterator[None]:
@@ -75,6 +83,11 @@ class JournalState:
     def went_on(self) -> bool:
         """The guest was resumed, or about to be resumed, at the source: what the destination holds is out of date."""
         return self.last("keeping") is not None or self.last("kept") is not None
+
+    @property
+    def left_to_destination(self) -> bool:
+        """The mirrors were ended for good and the guest did not go on here since: only the destination may have it."""
+        return self.last("continuing") is not None and not self.went_on
 
     @property
     def ended(self) -> bool:

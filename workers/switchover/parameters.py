@@ -92,15 +92,15 @@ class Terms:
         )
 
 
-def comes(order: Path, patience_s: float) -> bool:
+def comes(path: Path, patience_s: float) -> bool:
     """Wait until the parameters exist; False: they did not come in time. A write to the FIFO starts the wait anew."""
     deadline = time.monotonic() + patience_s
     with suppress(FileExistsError):
-        os.mkfifo(_fifo(order), 0o600)
-    with _open(_fifo(order), os.O_RDWR) as fifo:  # opened for writing as well: so it never reads end-of-file
+        os.mkfifo(_fifo(path), 0o600)
+    with _open(_fifo(path), os.O_RDWR) as fifo:  # opened for writing as well: so it never reads end-of-file
         poll = select.poll()
         poll.register(fifo, select.POLLIN)
-        while not order.exists():
+        while not path.exists():
             if time.monotonic() > deadline:
                 return False
             if poll.poll(1000 * min(LOOK_S, patience_s)):
@@ -109,9 +109,9 @@ def comes(order: Path, patience_s: float) -> bool:
     return True
 
 
-def wake(order: Path) -> None:
+def wake(path: Path) -> None:
     """Wake the process that waits for these parameters, if there is one."""
-    with suppress(OSError), _open(_fifo(order), os.O_WRONLY) as fifo:  # else no process waits
+    with suppress(OSError), _open(_fifo(path), os.O_WRONLY) as fifo:  # else no process waits
         fifo.write(b"!")
 
 
@@ -119,8 +119,8 @@ def _open(fifo: Path, how: int) -> FileIO:
     return FileIO(os.open(fifo, how | os.O_NONBLOCK), "r+")
 
 
-def _fifo(order: Path) -> Path:
-    return order.with_suffix(".bell")
+def _fifo(path: Path) -> Path:
+    return path.with_suffix(".bell")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +21,7 @@ from workers.qemu import balloon, bitmaps, block, limits, migration
 from workers.qemu.monitor import Monitor, connect
 from workers.switchover import channel
 from workers.switchover.channel import Channel, PeerLost
-from workers.switchover.journal import Journal, read
+from workers.switchover.journal import Journal
 from workers.switchover.parameters import SourceParameters, Terms
 from workers.switchover.timing import Timer, uptime
 
@@ -56,8 +57,8 @@ class GivenUp(CalledOff):
 class Source:
     """One attempt at handing the guest over."""
 
-    def __init__(self, order: SourceParameters, journal: Journal, guest: Monitor, line: Channel) -> None:
-        self.order = order
+    def __init__(self, parameters: SourceParameters, journal: Journal, guest: Monitor, line: Channel) -> None:
+        self.parameters = parameters
         self.journal = journal
         self.guest = guest
         self.line = line
@@ -67,7 +68,9 @@ class Source:
         self.events = guest.listen("MIGRATION", "MIGRATION_PASS", "STOP", "SHUTDOWN", "BLOCK_JOB_ERROR")
         self.passes = 0
         self.report_at = 0.0
-        self.terms = Terms(bandwidth_bytes_per_s=order.bandwidth_bytes_per_s, max_downtime_ms=order.max_downtime_ms)
+        self.terms = Terms(
+            bandwidth_bytes_per_s=parameters.bandwidth_bytes_per_s, max_downtime_ms=parameters.max_downtime_ms
+        )
         self.may_switch = False
         self.stopped_at = 0.0
         self.pre_switchover_at = 0.0
@@ -117,11 +120,11 @@ class Source:
         await self.check_guest({"running"})
         carried = await bitmaps.read(self.guest)
         more = [bitmaps.CAPABILITY] if carried else []
-        more += ["auto-converge"] if self.order.slow_cpu else []
+        more += ["auto-converge"] if self.parameters.slow_cpu else []
         await migration.set_capabilities(self.guest, "events", "return-path", "pause-before-switchover", *more)
         await self.guest.execute(
             "migrate-set-parameters",
-            max_bandwidth=self.order.bandwidth_bytes_per_s or UNLIMITED,
+            max_bandwidth=self.parameters.bandwidth_bytes_per_s or UNLIMITED,
             downtime_limit=EARLY_LIMIT_MS,
         )
         if carried:
@@ -132,7 +135,7 @@ class Source:
 
     async def carry(self) -> None:
         """What is in no device's state and may have changed since the start, as it is now."""
-        found = await limits.read(self.guest, self.order.slowed)
+        found = await limits.read(self.guest, self.parameters.slowed)
         if found["groups"] or found["drives"]:
             await self.ask("limit", limits=found)
         if asked := await balloon.intervals(self.guest):
@@ -154,27 +157,27 @@ class Source:
 
     async def check_mirrors(self) -> None:
         """All mirrors are ready and none of them stopped with an error."""
-        states = await block.mirrors(self.guest, self.order.mirrors)
-        for name in self.order.mirrors:
+        states = await block.mirrors(self.guest, self.parameters.mirrors)
+        for name in self.parameters.mirrors:
             if name not in states or not states[name].in_sync:
                 raise CalledOff(f"mirror {name} is not in sync")
 
     async def write_out(self) -> None:
         """fsync on both sides: only what the guest writes meanwhile is left for the pause."""
-        here = asyncio.to_thread(manifest.fsync, self.order.images)
+        here = asyncio.to_thread(manifest.fsync, self.parameters.images)
         await asyncio.gather(here, self.ask("fsync", 60))
 
     async def send_ram(self) -> None:
         """Precopy until what is left fits the allowed downtime; ends with the guest paused."""
-        stream = await channel.call(self.order.ram)
-        if not self.order.live:
+        stream = await channel.call(self.parameters.ram)
+        if not self.parameters.live:
             self.journal.write("pausing")
             await self.guest.execute("stop")
         self.journal.write("migrating", offset=self.clock_offset)
         with stream:
-            await migration.send(self.guest, stream, channel.meeting(self.order.ram))
+            await migration.send(self.guest, stream, channel.meeting(self.parameters.ram))
         await self.check_devices()
-        deadline = time.monotonic() + self.order.deadline_s
+        deadline = time.monotonic() + self.parameters.deadline_s
         writing: asyncio.Task[None] | None = None
         while await self.precopy_goes_on():
             self.check_window(RESERVE_S)
@@ -183,12 +186,12 @@ class Source:
             if writing is not None and writing.done():
                 writing.result()
             if time.monotonic() > deadline:
-                raise CalledOff(f"the RAM did not converge within {self.order.deadline_s:g} s")
+                raise CalledOff(f"the RAM did not converge within {self.parameters.deadline_s:g} s")
         self.check_window(RESERVE_S)
 
     def check_window(self, reserve_s: float) -> None:
         """No switchover outside of the job's window."""
-        if self.order.closes_at is not None and uptime() > self.order.closes_at - reserve_s:
+        if self.parameters.closes_at is not None and uptime() > self.parameters.closes_at - reserve_s:
             raise WindowClosed("its window closed before the switchover")
 
     async def write_out_and_allow_switch(self) -> None:
@@ -200,7 +203,7 @@ class Source:
     async def check_devices(self) -> None:
         """QEMU refuses hot-plug from `migrate` on, so what is there now is what will be sent."""
         present = await block.device_names(self.guest)
-        if present != self.order.devices:
+        if present != self.parameters.devices:
             raise CalledOff("a device was plugged or unplugged since the preflight")
 
     async def precopy_goes_on(self) -> bool:
@@ -218,7 +221,7 @@ class Source:
 
     async def obey(self) -> None:
         """Go on by what the worker says that holds now."""
-        now, former = Terms.load(self.order.terms_file) or self.terms, self.terms
+        now, former = Terms.load(self.parameters.terms_file) or self.terms, self.terms
         self.terms, changed = now, dict[str, int]()
         if now.give_up:
             raise GivenUp(now.give_up)
@@ -237,7 +240,7 @@ class Source:
             status = event["data"]["status"]
         else:
             self.check_event(event)
-            if event["event"] == "STOP" and self.order.live:
+            if event["event"] == "STOP" and self.parameters.live:
                 await self.check_guest({"running", *migration.STOPPED_BY_MIGRATION})
             return False
         if status in migration.GONE | {"failing", "cancelling"}:
@@ -282,9 +285,9 @@ class Source:
         """The guest is paused: both sides of every mirror become equal and stay so."""
         self.drain_events()
         with self.timed("mirror_end"):
-            await block.end_mirrors(self.guest, self.order.mirrors, SLOW_S, self.check_peer)
+            await block.end_mirrors(self.guest, self.parameters.mirrors, SLOW_S, self.check_peer)
         with self.timed("nbd_close"):
-            await self.guest.execute_each("blockdev-del", ({"node_name": node} for node in self.order.nodes))
+            await self.guest.execute_each("blockdev-del", ({"node_name": node} for node in self.parameters.nodes))
 
     def drain_events(self) -> None:
         """STOP may be queued behind the event that ended the wait."""
@@ -338,7 +341,7 @@ class Source:
         The guest runs over there already. Without this it cannot come back by what has changed.
         """
         with contextlib.suppress(DroverError, OSError):
-            left = await asyncio.to_thread(lambda: {path: evidence.of(Path(path)) for path in self.order.images})
+            left = await asyncio.to_thread(lambda: {path: evidence.of(Path(path)) for path in self.parameters.images})
             self.journal.write("left", images={path: asdict(seen) for path, seen in left.items() if seen is not None})
 
     def timed(self, phase: str) -> Timer:
@@ -346,23 +349,23 @@ class Source:
         return Timer(self.phases, phase)
 
 
-async def hand_over(order: SourceParameters) -> None:
+async def hand_over(parameters: SourceParameters) -> None:
     """Run one attempt to its end and write into the journal who owns the guest: `resumed`, `kept` or `lost`."""
-    journal = Journal(Path(order.journal))
+    journal = Journal(Path(parameters.journal))
     journal.write("started", pid=os.getpid())
     try:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(journal.beating())
-            guest = await stack.enter_async_context(connect(order.qmp))
-            await _attempt(order, journal, guest)
+            guest = await stack.enter_async_context(connect(parameters.qmp))
+            await _attempt(parameters, journal, guest)
     except (DroverError, OSError) as error:  # the monitor is gone: the worker looks at what became of QEMU
         journal.write("lost", reason=str(error))
 
 
-async def _attempt(order: SourceParameters, journal: Journal, guest: Monitor) -> None:
+async def _attempt(parameters: SourceParameters, journal: Journal, guest: Monitor) -> None:
     try:
-        line = Channel(await channel.call(order.switchover))
-        source = Source(order, journal, guest, line)
+        line = Channel(await channel.call(parameters.switchover))
+        source = Source(parameters, journal, guest, line)
         pinging = asyncio.create_task(source.keep_pinging())
         try:
             await source.hand_over()
@@ -370,15 +373,24 @@ async def _attempt(order: SourceParameters, journal: Journal, guest: Monitor) ->
             pinging.cancel()
             line.close()
     except (DroverError, OSError, TimeoutError) as error:
-        await _keep(order, journal, guest, error)
+        await _keep(parameters, journal, guest, error)
 
 
-async def _keep(order: SourceParameters, journal: Journal, guest: Monitor, error: Exception) -> None:
+async def _keep(parameters: SourceParameters, journal: Journal, guest: Monitor, error: Exception) -> None:
     """Called off: the guest goes on here, unless the destination may have been told to run it."""
-    if read(Path(order.journal)).committed:
+    if journal.state().committed:
         journal.write("lost", reason=f"no answer from the destination after run: {error}")
         return
-    journal.write("keeping")  # before the guest goes on: from here on what the destination holds is out of date
-    await migration.cancel(guest, order.nodes, paused_by_us=read(Path(order.journal)).paused_guest)
+    await go_on_here(guest, journal, parameters.nodes)
     why = {"window_closed": isinstance(error, WindowClosed), "given_up": isinstance(error, GivenUp)}
     journal.write("kept", reason=str(error), **why)
+
+
+async def go_on_here(guest: Monitor, journal: Journal, nodes: Sequence[str]) -> None:
+    """Call the attempt off and resume the guest here. No other process acts on it, and nobody has told the destination
+    to run it.
+
+    Written down before it goes on: from then on what the destination holds is out of date.
+    """
+    journal.write("keeping")
+    await migration.cancel(guest, nodes, paused_by_us=journal.state().paused_guest)

@@ -17,9 +17,9 @@ from workers import files
 from workers.process import processes
 from workers.process.processes import Process
 from workers.step import Context
-from workers.switchover import journal, parameters
+from workers.switchover import journal
 from workers.switchover.journal import JournalState
-from workers.switchover.parameters import Parameters
+from workers.switchover.parameters import Parameters, wake
 
 POLL_S = 0.01
 SHORT_POLL_S = 0.002
@@ -64,7 +64,7 @@ def committed(ctx: Context) -> JournalState | None:
 def let_go(ctx: Context) -> bool:
     """Whether the source's own journals allow that the guest is the destination's. To be called on the source."""
     told = (journal_state(ctx, attempt) for attempt in attempts(ctx))
-    return any(one.committed or (one.last("continuing") is not None and not one.went_on) for one in told)
+    return any(one.committed or one.left_to_destination for one in told)
 
 
 def prepare(ctx: Context) -> None:
@@ -78,7 +78,7 @@ def prepare(ctx: Context) -> None:
     if (number := _prepared(ctx)) is None:
         _spawn(ctx)
     else:
-        parameters.wake(ctx.directory.parameters_file(ctx.claim.side, number))
+        wake(ctx.directory.parameters_file(ctx.claim.side, number))
 
 
 def _prepared(ctx: Context) -> int | None:
@@ -89,15 +89,15 @@ def _prepared(ctx: Context) -> int | None:
 
 def _spawn(ctx: Context) -> int:
     number, role = ctx.claim.token, f"{ROLE}{ctx.claim.token}"
-    order = ctx.directory.parameters_file(ctx.claim.side, number)
-    argv = [sys.executable, "-m", "workers.switchover", str(ctx.claim.side), str(order)]
+    path = ctx.directory.parameters_file(ctx.claim.side, number)
+    argv = [sys.executable, "-m", "workers.switchover", str(ctx.claim.side), str(path)]
     processes.spawn(
         ctx.directory.mark(role), argv, ctx.directory.log(role), environment=logs.handed_on(step="switchover")
     )
     return number
 
 
-def start(ctx: Context, attempt: int, order: Parameters) -> None:
+def start(ctx: Context, attempt: int, parameters: Parameters) -> None:
     """Have the switchover process of this side begin: the prepared one, or one that is started now.
 
     The journal is made before the parameters. So a worker that takes over meanwhile finds the attempt, and neither
@@ -106,9 +106,9 @@ def start(ctx: Context, attempt: int, order: Parameters) -> None:
     number = _prepared(ctx)
     if number is None:
         number = _spawn(ctx)
-    TypeAdapter(type(order)).validate_json(json.dumps(asdict(order)), strict=True)
+    TypeAdapter(type(parameters)).validate_json(json.dumps(asdict(parameters)), strict=True)
     os.close(files.private(ctx.directory.switch_journal(ctx.claim.side, attempt), os.O_WRONLY))
-    order.save(ctx.directory.parameters_file(ctx.claim.side, number))
+    parameters.save(ctx.directory.parameters_file(ctx.claim.side, number))
 
 
 async def wait_for(ctx: Context, attempt: int, event: str, timeout_s: float) -> None:

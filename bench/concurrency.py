@@ -15,7 +15,7 @@ from models.drain import DrainKind
 from models.job import Step, StepState
 from workers.process import processes
 from workflows.drain import commands
-from workflows.drain.commands import DrainRequest
+from workflows.drain.planner import DrainRequest
 
 JOBS, FILL_MIB, BUDGET = 32, 32, 16 * MIB  # so slow that all copies overlap
 SAMPLE_S = 0.5

@@ -13,7 +13,7 @@ from models.documents import RamProgress
 from models.drain import DrainKind
 from models.job import Job
 from workflows.drain import commands
-from workflows.drain.commands import DrainRequest
+from workflows.drain.planner import DrainRequest
 
 GUESTS, DISK_MIB, FILL_MIB, BUDGET = 4, 1024, 384, 64 * MIB
 LIMITS = {"bandwidth": str(BUDGET), "max-outgoing": "4", "max-incoming": "4"}

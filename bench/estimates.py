@@ -22,14 +22,14 @@ from drover.views.remaining import copy_s
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec
 from models.database import transaction
-from models.documents import AllowedHosts, MigrationOptions
+from models.documents import MigrationOptions
 from models.drain import Drain, DrainKind
 from models.fleet import FleetLimits
 from models.job import JobState
 from workflows import guests as records
 from workflows import hosts
 from workflows.drain import commands, planner
-from workflows.drain.commands import DrainRequest
+from workflows.drain.planner import DrainRequest
 from workflows.migration import jobs, preflight
 from workflows.submit_options import SubmitOptions
 from workflows.timetable import way_of
@@ -175,7 +175,7 @@ def _alone(kind: Kind, guest: Guest, to: str) -> Record:
 def _drained(kind: Kind, guests: list[Guest], to: str) -> list[Record]:
     source = guests[0].host
     with _budget():
-        plan = planner.forecast(DrainKind.DRAIN, source, AllowedHosts(), tried=True)
+        plan = planner.forecast(DrainRequest(kind=DrainKind.DRAIN, host=source), tried=True)
         made = [
             Record(
                 kind=kind.name,

@@ -24,8 +24,8 @@ from models.job import Side
 from workflows import guest_scan, guests, host_keys, hosts, kept_images
 from workflows.descriptions import GuestDescription, HostDescription
 from workflows.drain import commands, headroom, notices, plan_file, planner, plans
-from workflows.drain.commands import DrainRequest
 from workflows.drain.plan_file import PlanFile
+from workflows.drain.planner import DrainRequest
 from workflows.kept_images import Which
 from workflows.migration import completion, jobs, operator_actions
 from workflows.migration.jobs import Changes
@@ -175,10 +175,7 @@ class ByDatabase:
         return {"job": reports.job, "drain": reports.drain}[kind](number)
 
     def draft_plan(self, kind: DrainKind, asked: DrainSubmission) -> Document:
-        request = DrainRequest.of(kind, asked)
-        where, terms, options = request.where, request.terms, request.options
-        selector = Selector.read(request.selector)
-        forecast = planner.forecast(kind, request.host, where, terms, options, selector=selector, tried=True)
+        forecast = planner.forecast(DrainRequest.of(kind, asked), tried=True)
         made = plan_file.made(forecast, asked, self.user)
         return {"plan": made.json_object(), "forecast": drain_documents.forecast_document(forecast)}
 

@@ -14,7 +14,7 @@ from models.contracts import shown
 from models.drain import DrainKind
 from workflows import guests
 from workflows.drain import commands, dispatcher
-from workflows.drain.commands import DrainRequest
+from workflows.drain.planner import DrainRequest
 from workflows.migration import jobs
 from workflows.submissions import Cancellation, DrainMove, DrainSubmission, MigrationSubmission, key_of, named_only
 

@@ -21,7 +21,7 @@ from lab import fleet, services
 from lab.directory import SHORT_PATHS, Lab
 from migrations import upgrade
 from models.database import transaction
-from models.documents import AllowedHosts, HostFacts
+from models.documents import HostFacts
 from models.drain import DrainKind
 from models.guest import Guest
 from models.host import Host
@@ -29,7 +29,7 @@ from models.job import Job, JobState
 from workers.process import processes
 from workflows import fleet_limits
 from workflows.drain import commands, planner
-from workflows.drain.commands import DrainRequest
+from workflows.drain.planner import DrainRequest
 
 GUESTS_PER_HOST, HOSTS_PER_PROCESS = 10, 50
 WINDOW_S = 60.0
@@ -131,7 +131,7 @@ def _await_beats(hosts: int, timeout_s: float = 120.0) -> None:
 
 def _drained(lab: Lab, hosts: int) -> Load:
     begun = time.monotonic()
-    planner.forecast(DrainKind.DRAIN, host_name(0), AllowedHosts())
+    planner.forecast(DrainRequest(kind=DrainKind.DRAIN, host=host_name(0)))
     planning_s = time.monotonic() - begun
     for number in range(max(hosts // 10, 1)):
         commands.submit(DrainRequest(kind=DrainKind.DRAIN, host=host_name(number)))

@@ -8,6 +8,7 @@ from models.database import transaction
 from models.drain import DrainKind
 from workflows import guests, policies
 from workflows.drain import planner
+from workflows.drain.planner import DrainRequest
 from workflows.migration import preflight
 from workflows.roll import commands as rolls
 from workflows.roll.commands import RollRequest
@@ -66,7 +67,9 @@ def roll(asked: RollSubmission) -> Document:
     with transaction() as session:
         rolls.check(session, request)
     forecasts = [
-        planner.forecast(DrainKind.DRAIN, host, request.where, options=request.options, tried=True)
+        planner.forecast(
+            DrainRequest(kind=DrainKind.DRAIN, host=host, where=request.where, options=request.options), tried=True
+        )
         for host in request.hosts
     ]
     return {"dry_run": True, "drains": list(map(drain_documents.forecast_document, forecasts))}

@@ -16,7 +16,7 @@ from tests.cli.support import document, drover, end_job, insert_job
 from tests.documents import inspection
 from workflows import guests
 from workflows.drain import commands, planner
-from workflows.drain.commands import DrainRequest
+from workflows.drain.planner import DrainRequest
 from workflows.migration import jobs, preflight
 
 UNFINISHED = [state for state in JobState if state not in {JobState.DONE, JobState.ROLLED_BACK}]

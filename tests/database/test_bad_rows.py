@@ -16,7 +16,7 @@ from tests.documents import NOWHERE
 from tests.factories import guest, host, job, limits, load
 from workflows import isolation
 from workflows.drain import commands
-from workflows.drain.commands import DrainRequest
+from workflows.drain.planner import DrainRequest
 from workflows.migration import admission
 
 pytestmark = pytest.mark.usefixtures("database")

@@ -22,7 +22,7 @@ from models.transitions import JobEvent
 from tests.factories import GB, guest, happens, host, job, load
 from workflows import hosts
 from workflows.drain import commands, job_sync, reconciler
-from workflows.drain.commands import DrainRequest
+from workflows.drain.planner import DrainRequest
 from workflows.migration.jobs import Changes
 from workflows.submissions import DrainSubmission
 from workflows.submit_options import SubmitOptions

@@ -20,7 +20,7 @@ from tests.factories import guest, host
 from workers import host_rpc as answers
 from workflows import host_rpc as questions
 from workflows.drain import commands, dispatcher, reconciler
-from workflows.drain.commands import DrainRequest
+from workflows.drain.planner import DrainRequest
 from workflows.migration import preflight
 
 pytestmark = pytest.mark.usefixtures("database")

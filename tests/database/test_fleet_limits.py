@@ -16,7 +16,7 @@ from drover.settings import FORMER_VARIABLES, settings
 from drover.views import drain_queries
 from models import fleet
 from models.database import engine, transaction
-from models.documents import AllowedHosts, HostFacts, MigrationOptions
+from models.documents import HostFacts, MigrationOptions
 from models.drain import DrainKind
 from models.fleet import FleetLimits, Limits
 from models.host import Host
@@ -27,6 +27,7 @@ from workers.disks import mirrors
 from workers.qemu.block import Mirror
 from workflows import fleet_limits
 from workflows.drain import commands, planner
+from workflows.drain.planner import DrainRequest
 from workflows.migration import preflight
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -187,10 +188,10 @@ def test_a_forecast_and_a_list_of_drains_read_the_row_and_not_the_commands_envir
     host("two")
     for number in range(4):
         guest(f"g{number}", "one")
-    slow = planner.forecast(DrainKind.DRAIN, "one", AllowedHosts()).total_s
+    slow = planner.forecast(DrainRequest(kind=DrainKind.DRAIN, host="one")).total_s
     fleet_limits.change({"max_outgoing": 4, "max_incoming": 4})
-    assert planner.forecast(DrainKind.DRAIN, "one", AllowedHosts()).total_s == pytest.approx(slow / 2)
-    number = commands.submit(commands.DrainRequest(kind=DrainKind.DRAIN, host="one")).id
+    assert planner.forecast(DrainRequest(kind=DrainKind.DRAIN, host="one")).total_s == pytest.approx(slow / 2)
+    number = commands.submit(DrainRequest(kind=DrainKind.DRAIN, host="one")).id
     assert drain_queries.snapshot(number).max_outgoing == 4
 
 

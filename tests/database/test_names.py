@@ -22,7 +22,7 @@ from workers import executor, registration
 from workers.steps import STEPS
 from workflows import guests
 from workflows.drain import commands
-from workflows.drain.commands import DrainRequest
+from workflows.drain.planner import DrainRequest
 from workflows.migration import claims
 from workflows.submissions import DrainMove, DrainSubmission, MigrationSubmission
 

@@ -36,6 +36,7 @@ from tests.factories import guest, happens, host, job
 from workflows import receivers, tasks
 from workflows.addresses import is_public
 from workflows.drain import commands
+from workflows.drain.planner import DrainRequest
 from workflows.migration import jobs
 from workflows.submit_options import SubmitOptions
 
@@ -330,7 +331,7 @@ def test_a_move_whose_webhook_is_not_allowed_is_refused_in_one_sentence() -> Non
 def test_a_drain_whose_webhook_is_not_allowed_is_refused_in_one_sentence() -> None:
     hosts_and_a_guest()
     with pytest.raises(PreconditionFailed) as refused:
-        commands.submitted_or_forecast(commands.DrainRequest(kind=DrainKind.DRAIN, host="one", terms=EVIL), None)
+        commands.submitted_or_forecast(DrainRequest(kind=DrainKind.DRAIN, host="one", terms=EVIL), None)
     assert str(refused.value) == REFUSED
 
 

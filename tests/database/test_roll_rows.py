@@ -35,8 +35,7 @@ from tests.factories import GB, guest, host, job, ours
 from workflows import capacity, hosts
 from workflows.drain import commands as drains
 from workflows.drain import reconciler as drain_reconciler
-from workflows.drain.commands import DrainRequest
-from workflows.drain.planner import guests_of
+from workflows.drain.planner import DrainRequest, guests_of
 from workflows.roll import commands, hooks, reconciler
 from workflows.roll.commands import RollRequest
 

@@ -14,7 +14,7 @@ from models.host import Host, HostState
 from tests import factories
 from workflows import fleet_limits, guests
 from workflows.drain import commands, reconciler
-from workflows.drain.commands import DrainRequest
+from workflows.drain.planner import DrainRequest
 from workflows.guests import NeverDrain
 from workflows.selectors import Selector, relabelled, shown
 from workflows.submissions import DrainSubmission

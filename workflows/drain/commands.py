@@ -4,7 +4,6 @@ Each writes rows and wakes the controller.
 """
 
 import logging
-from dataclasses import dataclass, field
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
@@ -13,52 +12,19 @@ from sqlalchemy.orm import Session
 from drover.errors import PreconditionFailed
 from models import decision_log, refusal
 from models.database import NO_KEY_UPDATE, transaction
-from models.documents import AllowedHosts, MigrationOptions, Recurrence
 from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.host import Host, HostState
 from models.job import Job, unfinished
 from models.roll import taken_out_by
 from workflows import not_there, receivers
 from workflows.drain import planner
-from workflows.drain.planner import Forecast, guests_of, known
+from workflows.drain.planner import DrainRequest, Forecast, guests_of, known
 from workflows.migration import claims, jobs
 from workflows.migration.jobs import Changes, wake
 from workflows.selectors import Selector
-from workflows.submissions import DrainSubmission, is_text
-from workflows.submit_options import SubmitOptions
+from workflows.submissions import is_text
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrainRequest:
-    """What is asked of a drain."""
-
-    kind: DrainKind
-    host: str
-    where: AllowedHosts = field(default_factory=AllowedHosts)
-    options: MigrationOptions = field(default_factory=MigrationOptions)
-    terms: SubmitOptions = field(default_factory=SubmitOptions)
-    recurrence: Recurrence | None = None
-    selector: str | None = None
-    """See `Drain.selector`."""
-
-    @classmethod
-    def of(cls, kind: DrainKind, submission: DrainSubmission) -> "DrainRequest":
-        """What a submission means.
-
-        Raises:
-            PreconditionFailed: a time, window, zone or repetition is not understood.
-        """
-        return cls(
-            kind=kind,
-            host=submission.host,
-            where=submission.allowed_hosts(),
-            options=submission.options(),
-            terms=submission.submit_options(),
-            recurrence=submission.recurrence(),
-            selector=submission.selected(),
-        )
 
 
 def submit(request: DrainRequest, *, forecast: Forecast | None = None, idempotency_key: str | None = None) -> Drain:
@@ -97,9 +63,7 @@ def submitted_or_forecast(
         return earlier, None
     try:
         receivers.check(request.terms.webhook)
-        where, terms, options = request.where, request.terms, request.options
-        selector = Selector.read(request.selector)
-        return None, planner.forecast(request.kind, request.host, where, terms, options, selector=selector, tried=tried)
+        return None, planner.forecast(request, tried=tried)
     except PreconditionFailed:  # the conflict may be with this very drain, submitted at the same moment
         if earlier := _submitted(request, idempotency_key):
             return earlier, None

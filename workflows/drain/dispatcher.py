@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import and_, func, or_, select
@@ -16,11 +17,11 @@ from models.documents import MigrationOptions
 from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.guest import Guest
 from models.job import Job, JobState, unfinished
-from workflows import capacity, estimate, isolation, policies, schedule
+from workflows import capacity, estimate, isolation, policies
 from workflows.drain import job_sync, notices, plan_file
 from workflows.drain.placement import Candidate, Placement
 from workflows.drain.plan_file import Differs
-from workflows.drain.planner import candidate, keep, placed
+from workflows.drain.planner import candidate, keep, outside_window, placed
 from workflows.host_rpc import ANSWER_TIMEOUT_S
 from workflows.migration import jobs
 from workflows.schedule import Wait
@@ -47,7 +48,8 @@ def choose(session: Session, drain: Drain, ours: Settings) -> list[str]:
     waits |= notices.vetoes({name: ways[name] for name in theirs}, last, at)
     candidates = _candidates(drain, guests, ways, promised, waiting.keys() - waits.keys())
     made = placed(session, drain.kind, drain.host, drain.allowed_hosts, candidates)
-    waits |= _early(session, drain, [one for one in made.placements if one.candidate.name in waiting])
+    asked = [one for one in made.placements if one.candidate.name in waiting]
+    waits |= outside_window(asked, estimate.speed(session), at, SubmitOptions.of(drain))
     due = _with_slots(session, [one for one in made.placements if one.candidate.name not in waits], waiting, ours)
     for name in due:
         waiting[name].reason = notices.ask_first(session, waiting[name], ways, last, at)
@@ -59,17 +61,6 @@ def choose(session: Session, drain: Drain, ours: Settings) -> list[str]:
     for name, wait in waits.items():
         _wait_or_leave(waiting[name], wait)
     return chosen
-
-
-def _early(session: Session, drain: Drain, placements: Iterable[Placement]) -> dict[str, Wait]:
-    """Guests whose move could not end within the window if it began now; disks that are copied ahead may always be."""
-    speed, at = estimate.speed(session), now(session)
-
-    def takes_s(one: Placement) -> float:
-        return speed.of(way_of(one)).needs_s(one.candidate.size, seeded=drain.seed)
-
-    waits = {one.candidate.name: schedule.obstacle(at, takes_s(one), window=drain.window) for one in placements}
-    return {name: wait for name, wait in waits.items() if wait is not None and (wait.for_good or not drain.seed)}
 
 
 def _with_slots(
@@ -172,14 +163,7 @@ def submit(drain_id: int, guest: str) -> None:
         row = session.get_one(DrainGuest, (drain_id, guest))
     if drain.state is not DrainState.RUNNING or row.state is not GuestState.WAITING or row.destination is None:
         return
-    terms = SubmitOptions(
-        priority=drain.priority,
-        not_before=drain.not_before,
-        window=drain.window,
-        hold=drain.hold,
-        seed=drain.seed,
-    )
-
+    terms = replace(SubmitOptions.of(drain), webhook=None)  # that is told of the drain's end
     about = {"drain": drain_id, "guest": guest}
 
     def still_wanted(session: Session, job: Job) -> None:

@@ -14,6 +14,7 @@ from models.host import Host
 from models.job import Job, JobState
 from workflows import estimate, hosts, leader_election, policies, schedule, timetable
 from workflows.drain import commands, planner
+from workflows.drain.planner import DrainRequest
 from workflows.host_rpc import known_host
 from workflows.selectors import Selector
 from workflows.submit_options import SubmitOptions
@@ -45,7 +46,7 @@ def ok_to_drain(host: str, window: Window | None = None) -> Headroom:
         PreconditionFailed: the host is unknown or silent.
     """
     known_host(host)
-    made = planner.forecast(DrainKind.DRAIN, host, AllowedHosts(), SubmitOptions(window=window))
+    made = planner.forecast(DrainRequest(kind=DrainKind.DRAIN, host=host, terms=SubmitOptions(window=window)))
     with transaction() as session:
         obstacles = _obstacles(session, host) + _too_long(session, made.total_s, window)
     return Headroom(

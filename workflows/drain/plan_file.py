@@ -25,8 +25,7 @@ from models.documents import MigrationOptions, PlannedGuest
 from models.drain import DrainKind
 from models.guest import Guest
 from workflows import policies
-from workflows.drain.commands import DrainRequest
-from workflows.drain.planner import Forecast, Targets
+from workflows.drain.planner import DrainRequest, Forecast, Targets
 from workflows.submissions import DrainSubmission
 
 LARGEST = 1 << 24

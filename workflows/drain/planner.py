@@ -14,7 +14,7 @@ from drover.settings import settings
 from models import fleet
 from models.base import now
 from models.database import transaction
-from models.documents import AllowedHosts, MigrationOptions, Window
+from models.documents import AllowedHosts, MigrationOptions, Recurrence, Window
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host
@@ -26,7 +26,9 @@ from workflows.capacity import Size
 from workflows.drain.placement import Candidate, DrainPlan, Placement, Resident, plan
 from workflows.estimate import Speed
 from workflows.migration import preflight
+from workflows.schedule import Wait
 from workflows.selectors import Selector
+from workflows.submissions import DrainSubmission
 from workflows.submit_options import SubmitOptions
 from workflows.timetable import Open, Times, timetable, way_of
 
@@ -37,6 +39,37 @@ Targets = Mapping[str, str]
 """{guest: the only host that it may go to}: by a plan, in the order of the moves."""
 ASKED_AT_ONCE = 8
 """Guests and hosts that are asked at the same time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrainRequest:
+    """What is asked of a drain."""
+
+    kind: DrainKind
+    host: str
+    where: AllowedHosts = field(default_factory=AllowedHosts)
+    options: MigrationOptions = field(default_factory=MigrationOptions)
+    terms: SubmitOptions = field(default_factory=SubmitOptions)
+    recurrence: Recurrence | None = None
+    selector: str | None = None
+    """See `Drain.selector`."""
+
+    @classmethod
+    def of(cls, kind: DrainKind, submission: DrainSubmission) -> "DrainRequest":
+        """What a submission means.
+
+        Raises:
+            PreconditionFailed: a time, window, zone or repetition is not understood.
+        """
+        return cls(
+            kind=kind,
+            host=submission.host,
+            where=submission.allowed_hosts(),
+            options=submission.options(),
+            terms=submission.submit_options(),
+            recurrence=submission.recurrence(),
+            selector=submission.selected(),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,47 +137,39 @@ class Forecast:
         return None if begins_s is None else self.begins_at + timedelta(seconds=begins_s)
 
 
-def forecast(
-    kind: DrainKind,
-    host: str,
-    where: AllowedHosts,
-    terms: SubmitOptions | None = None,
-    options: MigrationOptions | None = None,
-    *,
-    selector: Selector = EVERYBODY,
-    targets: Targets | None = None,
-    tried: bool = False,
-) -> Forecast:
+def forecast(request: DrainRequest, *, targets: Targets | None = None, tried: bool = False) -> Forecast:
     """Plan all guests of a drain at once, after having asked every guest's host and every destination.
 
-    With targets only those guests are moved, each to its target or nowhere.
+    With targets just those guests are moved, whatever its selector, each to its target or nowhere.
 
     On request a destination also starts each guest's QEMU for a moment.
 
     Changes nothing but the recorded sizes of the guests.
 
     Raises:
-        PreconditionFailed: a host is unknown.
+        PreconditionFailed: a host is unknown, or the selector is not understood.
     """
+    terms, selector = request.terms, Selector.read(request.selector if targets is None else None)
     with transaction() as session:
-        known(session, [host, *where.to, *where.exclude])
-        meant = (guest for guest in guests_of(session, kind, host, selector))
+        known(session, [request.host, *request.where.to, *request.where.exclude])
+        meant = guests_of(session, request.kind, request.host, selector)
         guests = {guest.name: guest for guest in meant if targets is None or guest.name in targets}
-        kept = keep(kind, guests.values(), now(session))
+        kept = keep(request.kind, guests.values(), now(session))
         rules = policies.all_of(session)
-    how = {name: policies.decided(guest, options or MigrationOptions(), rules) for name, guest in guests.items()}
+    how = {name: policies.decided(guest, request.options, rules) for name, guest in guests.items()}
     survey = _Survey(guests, tried, how, immovable=kept, targets=targets)
-    made = _surveyed(kind, host, where, survey)
+    made = _surveyed(request, survey)
     with transaction() as session:
         speed, at, limits = estimate.speed(session), now(session), fleet.limits(session)
-    terms = terms or SubmitOptions()
     begins = max(at, terms.not_before or at)
     window = None if terms.seed else terms.window
     hours = None if window is None else Open(window=window, now=begins)
-    made = _without(made, survey.immovable, _too_long(made, speed, terms, at))
+    waits = outside_window(made.placements, speed, at, terms)
+    never = {name: wait.why for name, wait in waits.items() if wait.for_good}
+    made = _without(made, survey.immovable, never)
     return Forecast(
-        kind=kind,
-        host=host,
+        kind=request.kind,
+        host=request.host,
         sources={guest.name: guest.host for guest in guests.values()},
         plan=made,
         speed=speed,
@@ -155,10 +180,10 @@ def forecast(
     )
 
 
-def _surveyed(kind: DrainKind, host: str, where: AllowedHosts, survey: "_Survey") -> DrainPlan:
+def _surveyed(request: DrainRequest, survey: "_Survey") -> DrainPlan:
     """Ask every guest's host, then destinations until no answer changes who goes where."""
     survey.ask_guests()
-    while survey.ask_destinations(made := _placed(kind, host, where, survey)):
+    while survey.ask_destinations(made := _placed(request, survey)):
         pass
     return made
 
@@ -169,14 +194,17 @@ def _without(made: DrainPlan, immovable: Mapping[str, str], never: Mapping[str, 
     return DrainPlan(placements=placements, left={**immovable, **made.left, **never})
 
 
-def _too_long(made: DrainPlan, speed: Speed, terms: SubmitOptions, at: datetime) -> dict[str, str]:
-    """Guests whose move fits into no window."""
+def outside_window(
+    placements: Iterable[Placement], speed: Speed, at: datetime, terms: SubmitOptions
+) -> dict[str, Wait]:
+    """Guests whose move could not end within the window if it began now; disks that are copied ahead may always be."""
 
-    def takes_s(one: Placement) -> float:
-        return speed.of(way_of(one)).needs_s(one.candidate.size, seeded=terms.seed)
+    def wait(one: Placement) -> Wait | None:
+        takes_s = speed.of(way_of(one)).needs_s(one.candidate.size, seeded=terms.seed)
+        return schedule.obstacle(at, takes_s, window=terms.window)
 
-    waits = {one.candidate.name: schedule.obstacle(at, takes_s(one), window=terms.window) for one in made.placements}
-    return {name: wait.why for name, wait in waits.items() if wait is not None and wait.for_good}
+    waits = {one.candidate.name: found for one in placements if (found := wait(one)) is not None}
+    return {name: found for name, found in waits.items() if found.for_good or not terms.seed}
 
 
 @dataclass
@@ -240,10 +268,11 @@ def _refused(ask: Callable[[Asked], None], about: Iterable[Asked]) -> dict[Asked
         return {one: said for one, said in zip(asked, pool.map(why, asked), strict=True) if said}
 
 
-def _placed(kind: DrainKind, host: str, where: AllowedHosts, survey: _Survey) -> DrainPlan:
+def _placed(request: DrainRequest, survey: _Survey) -> DrainPlan:
     with transaction() as session:
         rows = session.scalars(select(Guest).where(Guest.name.in_(list(survey.inspections)))).all()
-        return placed(session, kind, host, where, [survey.candidate(guest) for guest in rows])
+        candidates = [survey.candidate(guest) for guest in rows]
+        return placed(session, request.kind, request.host, request.where, candidates)
 
 
 def placed(

@@ -99,8 +99,7 @@ def try_out(plan: PlanFile, by: str) -> Forecast:
     request = plan.drain_request()
     with transaction() as session:
         check(session, plan, by)
-    where, terms, options = request.where, request.terms, request.options
-    return planner.forecast(request.kind, request.host, where, terms, options, targets=plan.targets(), tried=True)
+    return planner.forecast(request, targets=plan.targets(), tried=True)
 
 
 def check(session: Session, plan: PlanFile, by: str) -> None:

@@ -5,8 +5,9 @@ of its own, because hosts are asked then; a lost message is sent again.
 """
 
 import logging
+from dataclasses import replace
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from drover import words
@@ -25,6 +26,7 @@ from workflows.drain.commands import cancel_moves
 from workflows.drain.planner import guests_of
 from workflows.isolation import PAUSES, alone, forget_trouble
 from workflows.selectors import Selector
+from workflows.submit_options import SubmitOptions
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +75,12 @@ def advance(session: Session, drain: Drain, ours: Settings) -> list[str]:
 
 def _begin(session: Session, drain: Drain) -> bool:
     """Begin a drain whose time has come, unless another drain of its host is under way."""
-    other = session.scalar(select(Drain.id).where(Drain.host == drain.host, Drain.state.in_(UNDER_WAY)))
-    early = schedule.obstacle(
-        session.scalars(select(func.now())).one(), 0, not_before=drain.not_before, window=drain.window
-    )
+    other = commands.under_way(session, drain.host)
+    early = schedule.obstacle(now(session), 0, not_before=drain.not_before, window=drain.window)
     if early is not None and not drain.seed:
         drain.wait_reason = early.why
     elif other is not None:
-        drain.wait_reason = f"drain {other} of {drain.host} is under way"
+        drain.wait_reason = f"drain {other.id} of {drain.host} is under way"
     elif held := commands.held(session, drain):
         drain.wait_reason = held
     else:
@@ -141,21 +141,9 @@ def _queue_next(session: Session, drain: Drain, repeated: Recurrence) -> None:
     queued = select(Drain).where(Drain.host == drain.host, Drain.kind == drain.kind, Drain.state == DrainState.QUEUED)
     if any(other.recurrence == repeated for other in session.scalars(queued)):
         return
-    wishes = (
-        "kind",
-        "host",
-        "allowed_hosts",
-        "selector",
-        "options",
-        "priority",
-        "window",
-        "recurrence",
-        "hold",
-        "seed",
-        "webhook",
-    )
-    again = {name: getattr(drain, name) for name in wishes}
-    session.add(Drain(not_before=schedule.following(repeated, now(session)), **again))
+    terms = replace(SubmitOptions.of(drain), not_before=schedule.following(repeated, now(session)))
+    wishes = ("kind", "host", "allowed_hosts", "selector", "options", "recurrence")
+    session.add(Drain(**vars(terms), **{name: getattr(drain, name) for name in wishes}))
 
 
 def _is_busy(session: Session, drain: Drain) -> bool:

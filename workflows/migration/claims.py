@@ -232,15 +232,17 @@ def fail(claim: Claim, error: str) -> None:
     with _released(claim, StepEvent.FAIL, Outcome.FAILED, error) as (session, job, step):
         if claim.direction is Direction.ROLLBACK or job.committed_at is not None:
             again = f"once that is mended, `drover job retry {job.id}`"
-            _ask_operator(session, job, f"{step.name} on {step.host} failed: {error}; {again}", claim)
+            ask_operator(
+                session, job, f"{step.name} on {step.host} failed: {error}; {again}", actor=Actor.WORKER, by=claim.owner
+            )
         else:
-            _roll_back(session, job, f"{step.name} failed: {error}", claim)
+            begin_rollback(session, job, f"{step.name} failed: {error}", actor=Actor.WORKER, by=claim.owner)
 
 
 def give_up(claim: Claim, why: str) -> None:
     """The step was stopped on request: the job is rolled back."""
     with _released(claim, StepEvent.FAIL, Outcome.CANCELLED, why) as (session, job, _):
-        _roll_back(session, job, why, claim)
+        begin_rollback(session, job, why, actor=Actor.WORKER, by=claim.owner)
 
 
 def go_forward(claim: Claim, why: str) -> None:
@@ -258,27 +260,19 @@ def go_back(claim: Claim, why: str) -> None:
     """Going forward is impossible and the destination never ran the guest: the source goes on with it."""
     with _released(claim, StepEvent.FAIL, Outcome.FAILED, why) as (session, job, _):
         job.committed_at, job.kept_by_source = None, True
-        _roll_back(session, job, why, claim)
+        begin_rollback(session, job, why, actor=Actor.WORKER, by=claim.owner)
 
 
 def stop_for_operator(claim: Claim, error: str) -> None:
     """It is unknown who owns the guest: leave everything as it is and ask an operator."""
     with _released(claim, StepEvent.FAIL, Outcome.FAILED, error) as (session, job, _):
-        _ask_operator(session, job, error, claim)
+        ask_operator(session, job, error, actor=Actor.WORKER, by=claim.owner)
 
 
 def hand_back(claim: Claim) -> None:
     """The worker stops: release the claim, so that another one can take the step over at once."""
     with _released(claim, StepEvent.HAND_BACK, Outcome.HANDED_BACK) as (_, _job, step):
         step.attempts -= 1
-
-
-def _ask_operator(session: Session, job: Job, error: str, claim: Claim) -> None:
-    ask_operator(session, job, error, actor=Actor.WORKER, by=claim.owner)
-
-
-def _roll_back(session: Session, job: Job, why: str, claim: Claim) -> None:
-    begin_rollback(session, job, why, actor=Actor.WORKER, by=claim.owner)
 
 
 def ask_operator(session: Session, job: Job, error: str, *, actor: Actor, by: str) -> None:

@@ -88,19 +88,15 @@ class Look:
 
 
 def look(job: Job) -> Look:
-    """Ask both hosts."""
-    seen = {Side.SOURCE: _seen(job, job.source, Side.SOURCE)}
-    seen[Side.DESTINATION] = _seen(job, job.destination, Side.DESTINATION)
-    if job.fenced == job.source:
-        seen[Side.SOURCE] = Observation(alive=False)
-    if job.fenced == job.destination:
-        seen[Side.DESTINATION] = Observation(alive=False)
+    """Ask both hosts, but for one that is fenced: nothing runs there."""
+    hosts = {Side.SOURCE: job.source, Side.DESTINATION: job.destination}
+    seen = {side: _seen(job, host, side) for side, host in hosts.items()}
     return Look(job.id, job.guest, seen, verdict(seen[Side.SOURCE], seen[Side.DESTINATION]))
 
 
 def _seen(job: Job, host: str, side: Side) -> Observation | None:
     if job.fenced == host:
-        return None
+        return Observation(alive=False)
     try:
         known_host(host)
         return ask(host, Observe(job_id=job.id, side=side))
@@ -108,7 +104,7 @@ def _seen(job: Job, host: str, side: Side) -> Observation | None:
         return None
 
 
-def unfinished_jobs(guest: str | None = None) -> list[Job]:
+def unfinished_jobs(guest: str | None) -> list[Job]:
     """The jobs that have not ended well with their steps, of one guest or of all."""
     with transaction() as session:
         jobs = session.query(Job).options(selectinload(Job.steps)).where(unfinished()).order_by(Job.id)

@@ -19,8 +19,7 @@ from models.host import Host, HostState
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
 from workflows import capacity
 from workflows.drain import commands as drains
-from workflows.drain.commands import DrainRequest
-from workflows.drain.planner import guests_of
+from workflows.drain.planner import DrainRequest, guests_of
 from workflows.roll import health, hooks
 
 LOOKED_AT = (RollState.RUNNING, RollState.CANCELLING)

@@ -7,8 +7,8 @@ in the memory of the controller that leads: another one tries at once.
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from kombu.exceptions import OperationalError as BrokerUnreachable
@@ -70,20 +70,20 @@ class Pauses:
 PAUSES = Pauses()
 
 
-@contextmanager
-def alone(what: str, table: Row, row_id: int) -> Iterator[None]:
-    """Catch exceptions of this block that concern only its row. Transactions are opened within it.
+def each(what: str, table: Row, ids: Iterable[int], do: Callable[[int], None]) -> None:
+    """Do it with each row that is not set aside now, in a transaction of its own; one that raises is set aside.
 
     Raises:
         Exception: what concerns every row, because the database or the broker is unreachable.
     """
-    with _about(table, row_id):
-        try:
-            yield
-        except Exception as error:
-            set_aside(what, table, row_id, error)
-        else:
-            PAUSES.succeeded(what, row_id)
+    for row_id in PAUSES.due(what, ids):
+        with _about(table, row_id):
+            try:
+                do(row_id)
+            except Exception as error:
+                set_aside(what, table, row_id, error)
+            else:
+                PAUSES.succeeded(what, row_id)
 
 
 def _about(table: Row, row_id: int) -> AbstractContextManager[None]:

@@ -36,7 +36,6 @@ from workflows import host_keys, isolation, leader_election, outages, twins
 from workflows.drain import reconciler as drains
 from workflows.drain.notices import unanswered
 from workflows.host_rpc import alive
-from workflows.isolation import PAUSES, alone
 from workflows.migration import admission, claims
 from workflows.migration.admission import admit
 from workflows.migration.chain import remaining_chain
@@ -216,11 +215,13 @@ def _tried(part: Callable[[Settings], None], ours: Settings) -> Exception | None
 def _expire_overdue(ours: Settings) -> None:
     with transaction() as session:
         ids = session.scalars(select(Step.job_id).where(Step.state.in_(CLAIMED), claims.overdue()).distinct()).all()
-    for job_id in PAUSES.due("take its claim away", sorted(ids)):
-        with alone("take its claim away", Job, job_id), transaction() as session:
-            mine = claims.overdue() & (Step.job_id == job_id)
-            why = "its worker did not renew the lease in time"
-            claims.expire(session, mine, why, actor=Actor.CONTROLLER, by=ME, wait=False)
+    isolation.each("take its claim away", Job, sorted(ids), _expire)
+
+
+def _expire(job_id: int) -> None:
+    mine, why = claims.overdue() & (Step.job_id == job_id), "its worker did not renew the lease in time"
+    with transaction() as session:
+        claims.expire(session, mine, why, actor=Actor.CONTROLLER, by=ME, wait=False)
 
 
 def _delete_old_questions(ours: Settings) -> None:
@@ -229,9 +230,7 @@ def _delete_old_questions(ours: Settings) -> None:
 
 
 def _go_on_with_all_returned(ours: Settings) -> None:
-    for job_id in PAUSES.due("go on", _waiting_for_a_host(ours)):
-        with alone("go on", Job, job_id), transaction() as session:
-            go_on_with_returned(session, job_id)
+    isolation.each("go on", Job, _waiting_for_a_host(ours), go_on_with_returned)
 
 
 def _admit(ours: Settings) -> None:
@@ -291,13 +290,16 @@ def _advance_all(ours: Settings) -> None:
     with transaction() as session:
         due = sorted(set(session.scalars(_due(ours.republish_after))))
     fault = _broker_fault() if due else None  # asked with no transaction open: with a frozen Redis it takes seconds
-    for job_id in PAUSES.due("advance", due):
-        with alone("advance", Job, job_id), transaction() as session:
-            job = claims.lock(session, job_id, wait=False)
-            if job is not None:
-                with logs.about(guest=job.guest, **logs.trace_of(job.traceparent)):
-                    advance(session, job, ours, fault)
-                isolation.forget_trouble(job)
+    isolation.each("advance", Job, due, lambda job_id: _advance(job_id, ours, fault))
+
+
+def _advance(job_id: int, ours: Settings, broker_fault: str | None) -> None:
+    with transaction() as session:
+        job = claims.lock(session, job_id, wait=False)
+        if job is not None:
+            with logs.about(guest=job.guest, **logs.trace_of(job.traceparent)):
+                advance(session, job, ours, broker_fault)
+            isolation.forget_trouble(job)
 
 
 def _broker_fault() -> str | None:
@@ -378,14 +380,15 @@ def _waiting_for_a_host(ours: Settings) -> list[int]:
         return list(session.scalars(waiting))
 
 
-def go_on_with_returned(session: Session, job_id: int) -> None:
+def go_on_with_returned(job_id: int) -> None:
     """Resume a job that stopped only because a host was silent, once it is back: each step looks before it acts."""
-    job = claims.lock(session, job_id, wait=False)
-    if job is None or job.state is not JobState.NEEDS_OPERATOR:
-        return
-    if not any(step.state is StepState.FAILED for step in job.steps):  # it may have failed since it was found
-        why = f"{job.source} and {job.destination} both send heartbeats again"
-        go_on(session, job, why, actor=Actor.CONTROLLER, by=ME)
+    with transaction() as session:
+        job = claims.lock(session, job_id, wait=False)
+        if job is None or job.state is not JobState.NEEDS_OPERATOR:
+            return
+        if not any(step.state is StepState.FAILED for step in job.steps):  # it may have failed since it was found
+            why = f"{job.source} and {job.destination} both send heartbeats again"
+            go_on(session, job, why, actor=Actor.CONTROLLER, by=ME)
 
 
 def _choices(job: Job, silent: str, owner: Side) -> str:

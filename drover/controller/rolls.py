@@ -12,21 +12,17 @@ from drover.settings import Settings
 from models.database import transaction
 from models.roll import Roll
 from workers.process.processes import MARK
-from workflows.isolation import PAUSES, alone, forget_trouble
+from workflows import isolation
 from workflows.roll import reconciler
 
 log = logging.getLogger(__name__)
-
-TRIED = "carry the roll on"
 
 
 def tick(ours: Settings) -> None:
     """Look at every roll that goes on, once."""
     with transaction() as session:
         ids = session.scalars(select(Roll.id).where(reconciler.unfinished()).order_by(Roll.id)).all()
-    for roll_id in PAUSES.due(TRIED, ids):
-        with alone(TRIED, Roll, roll_id):
-            _carry_on(roll_id, ours)
+    isolation.each("carry the roll on", Roll, ids, lambda roll_id: _carry_on(roll_id, ours))
 
 
 def _carry_on(roll_id: int, ours: Settings) -> None:
@@ -34,7 +30,7 @@ def _carry_on(roll_id: int, ours: Settings) -> None:
         roll = session.get(Roll, roll_id, with_for_update={"skip_locked": True})
         asked = reconciler.advance(session, roll, ours) if roll is not None else []
         if roll is not None:
-            forget_trouble(roll)
+            isolation.forget_trouble(roll)
     for run_id in asked:  # after the commit: its process must find the row
         start_hook(run_id)
 

@@ -13,12 +13,10 @@ from drover.settings import Settings
 from models.base import now
 from models.database import transaction
 from models.job import Job, JobState, record_event
-from workflows import windows
-from workflows.isolation import PAUSES, alone
+from workflows import isolation, windows
 from workflows.migration import claims, jobs
 
 ME = "controller"
-TRIED = "close its window"
 
 
 def open_ended() -> ColumnElement[bool]:
@@ -31,11 +29,14 @@ def tick(ours: Settings) -> None:
     """Look at each of them."""
     with transaction() as session:
         ids = list(session.scalars(select(Job.id).where(open_ended())))
-    for job_id in PAUSES.due(TRIED, sorted(ids)):
-        with alone(TRIED, Job, job_id), transaction() as session:
-            job = claims.lock(session, job_id, wait=False)
-            if job is not None:
-                close(session, job, now(session))
+    isolation.each("close its window", Job, sorted(ids), _close)
+
+
+def _close(job_id: int) -> None:
+    with transaction() as session:
+        job = claims.lock(session, job_id, wait=False)
+        if job is not None:
+            close(session, job, now(session))
 
 
 def close(session: Session, job: Job, at: datetime) -> None:

@@ -255,8 +255,7 @@ class Life(RuleBasedStateMachine):
         for name in HOSTS.values():
             self._heard_of(name, HERE)
         for job_id in loop._waiting_for_a_host(ours()):
-            with transaction() as session:
-                loop.go_on_with_returned(session, job_id)
+            loop.go_on_with_returned(job_id)
 
     # what operators do
 

@@ -20,11 +20,10 @@ from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, Gu
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Job, JobState
-from workflows import schedule
+from workflows import isolation, schedule
 from workflows.drain import commands, dispatcher, job_sync
 from workflows.drain.commands import cancel_moves
 from workflows.drain.planner import guests_of
-from workflows.isolation import PAUSES, alone, forget_trouble
 from workflows.selectors import Selector
 from workflows.submit_options import SubmitOptions
 
@@ -35,9 +34,7 @@ def tick(ours: Settings) -> None:
     """Look at every drain that has not ended, once."""
     with transaction() as session:
         ids = session.scalars(select(Drain.id).where(unfinished()).order_by(Drain.priority.desc(), Drain.id)).all()
-    for drain_id in PAUSES.due("carry on", ids):
-        with alone("carry on", Drain, drain_id):
-            _carry_on(drain_id, ours)
+    isolation.each("carry on", Drain, ids, lambda drain_id: _carry_on(drain_id, ours))
 
 
 def _carry_on(drain_id: int, ours: Settings) -> None:
@@ -45,7 +42,7 @@ def _carry_on(drain_id: int, ours: Settings) -> None:
         drain = session.get(Drain, drain_id, with_for_update={"skip_locked": True})
         chosen = advance(session, drain, ours) if drain is not None else []
         if drain is not None:
-            forget_trouble(drain)
+            isolation.forget_trouble(drain)
     for guest in chosen:  # after the commit: the task must find the row
         log.info("dispatches the submission of a move", extra={"guest": guest})
         app.send_task("drover.drain.move", kwargs={"drain_id": drain_id, "guest": guest}, queue=CONTROL_QUEUE)

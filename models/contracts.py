@@ -26,6 +26,11 @@ Many = Annotated[tuple[Item, ...], Strict(False)]
 """A list in JSON. The items are as strict as the rest."""
 
 
+def of_dataclass(kind: type) -> BeforeValidator:
+    """Reads one of `models.plain` from its JSON object: within strict documents pydantic takes an instance alone."""
+    return BeforeValidator(lambda told: kind(**told) if isinstance(told, dict) else told)
+
+
 class Part(BaseModel):
     """A part of a document. It is immutable, and a quoted number is refused where a number is wanted."""
 

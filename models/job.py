@@ -7,7 +7,6 @@ of a claim, which take theirs from there. Names of steps are stored by value: ne
 import enum
 import logging
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Identity, Index, String, Text, func, text
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
@@ -345,6 +344,7 @@ class Event(Base):
     action: Mapped[str] = mapped_column(String(64))
     sentence: Mapped[str] = mapped_column(Text)
     data: Mapped[Document | None]
+    """Never written. Workers of earlier versions name it when they insert an event."""
 
 
 def unfinished() -> ColumnElement[bool]:
@@ -352,11 +352,9 @@ def unfinished() -> ColumnElement[bool]:
     return Job.state.not_in(FINISHED)
 
 
-def record_event(
-    session: Session, job_id: int, *, by: str, action: str, sentence: str, data: dict[str, Any] | None = None
-) -> None:
+def record_event(session: Session, job_id: int, *, by: str, action: str, sentence: str) -> None:
     """Add an event to the job, and a line to the log."""
-    session.add(Event(job_id=job_id, by=by, action=action, sentence=sentence, data=data))
+    session.add(Event(job_id=job_id, by=by, action=action, sentence=sentence))
     job = session.identity_map.get(identity_key(Job, job_id))  # no query: the caller has loaded it
     about = {"guest": job.guest, "drain": job.drain_id, **logs.trace_of(job.traceparent)} if job is not None else {}
     serious = action in {JobState.NEEDS_OPERATOR, "warning"}

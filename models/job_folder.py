@@ -2,14 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, Strict
+from pydantic import Field, Strict
 
-from models.contracts import Versioned
-from models.slowed import SlowedDrive
-
-
-def _slowed(told: object) -> object:
-    return SlowedDrive(**told) if isinstance(told, dict) else told
+from models.contracts import Versioned, of_dataclass
+from models.plain import SlowedDrive
 
 
 class SlowedWrites(Versioned):
@@ -17,7 +13,7 @@ class SlowedWrites(Versioned):
 
     per_s: int = 0
     """To each disk, in bytes per second; 0: it was never slowed."""
-    drives: dict[str, Annotated[SlowedDrive, BeforeValidator(_slowed)]] = Field(default_factory=dict)
+    drives: dict[str, Annotated[SlowedDrive, of_dataclass(SlowedDrive)]] = Field(default_factory=dict)
     """{drive: its limits}; empty: it writes as it likes while the job is held in sync."""
 
 

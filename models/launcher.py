@@ -7,8 +7,6 @@ from pydantic import Field, Strict
 
 from models.contracts import Many, Part, Versioned
 
-UNIT = r"^[A-Za-z0-9:_.\\@-]{1,255}$"
-"""Names of units, see systemd.unit(5)."""
 MOST = 2**63 - 1
 
 Bytes = Annotated[int, Field(ge=0, le=MOST)]

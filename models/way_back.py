@@ -2,18 +2,12 @@
 
 from typing import Annotated
 
-from pydantic import BeforeValidator
-
-from models.contracts import Many, Part, Versioned
-from models.evidence import Evidence
+from models.contracts import Many, Part, Versioned, of_dataclass
+from models.plain import Evidence
 from models.plan import BackingImage
 
 COPY_RECORDED = "copy_recorded"
 """Action of the event by which the source says that it knows all that a copy lacks which is rolled back."""
-
-
-def _evidence(told: object) -> object:
-    return Evidence(**told) if isinstance(told, dict) else told
 
 
 class FormerImage(Part):
@@ -26,7 +20,7 @@ class FormerImage(Part):
     virtual_size_bytes: int
     chain: Many[BackingImage] = ()
     """The backing files that it lies on."""
-    evidence: Annotated[Evidence, BeforeValidator(_evidence)]
+    evidence: Annotated[Evidence, of_dataclass(Evidence)]
     """As nobody but the guest's QEMU had it any more."""
 
 

@@ -204,14 +204,14 @@ class Submission(Message):
         said = self.model_fields_set & DECIDED_BY_POLICIES
         return frozenset(name for name in said if getattr(self, name) is not None)
 
-    def submit_options(self, now: datetime | None = None) -> SubmitOptions:
+    def submit_options(self) -> SubmitOptions:
         """When it may begin and go on, and which address gets the webhook.
 
         Raises:
             PreconditionFailed: a time, window or zone is not understood, or has passed.
         """
         window = _named("window", schedule.window, self.window, self.timezone) if self.window else None
-        not_before = self._not_before(now or datetime.now(UTC))
+        not_before = self._not_before(datetime.now(UTC))
         if self.seed_now and not (window or not_before):
             raise PreconditionFailed("seed_now needs a time for the rest: add `window` or `at`")
         return SubmitOptions(

@@ -117,8 +117,8 @@ def _start_hands(lab: Lab, first: int, last: int) -> None:
     )
 
 
-def _await_beats(hosts: int, timeout_s: float = 120.0) -> None:
-    deadline = time.monotonic() + timeout_s
+def _await_beats(hosts: int) -> None:
+    deadline = time.monotonic() + 120
     lately = Host.heartbeat_at > func.clock_timestamp() - text("interval '15 seconds'")
     while True:
         with transaction() as session:

@@ -10,8 +10,8 @@ import pytest
 
 from drover.errors import Fatal
 from models.database import transaction
-from models.evidence import Evidence
 from models.job import Direction, Event, Job, Side
+from models.plain import Evidence
 from models.way_back import FormerImage, WayBack
 from tests import factories
 from tests.helpers import until

@@ -7,7 +7,7 @@ import pytest
 
 from drover.errors import UnreadableDocument
 from models.job_folder import RecordedNodes, SlowedWrites
-from models.slowed import SlowedDrive
+from models.plain import SlowedDrive
 from workers.document_file import DocumentFile
 from workers.step import JobDirectory
 

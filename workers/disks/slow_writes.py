@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from drover import words
 from models.documents import Measure, Pace
 from models.job_folder import SlowedWrites
-from models.slowed import SlowedDrive
+from models.plain import SlowedDrive
 from workers.convergence import ACTIONS, STUCK_S
 from workers.disks import mirrors
 from workers.qemu import limits

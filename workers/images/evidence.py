@@ -8,7 +8,7 @@ import os
 import stat
 from pathlib import Path
 
-from models.evidence import Evidence
+from models.plain import Evidence
 from workers import files
 
 SAMPLES = 64

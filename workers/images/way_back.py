@@ -22,9 +22,9 @@ from drover.errors import DroverError, PreconditionFailed, Transient, Unreadable
 from drover.settings import Settings
 from models import kept_images
 from models.database import transaction
-from models.evidence import Evidence
 from models.fleet import retention_of
 from models.job import Disk, Event, Job
+from models.plain import Evidence
 from models.plan import PlannedDisk, SourceDisk
 from models.way_back import COPY_RECORDED, FormerImage, WayBack
 from workers import files

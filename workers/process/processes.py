@@ -352,9 +352,9 @@ def _is_open(descriptor: Path, wanted: os.stat_result) -> bool:
         return False
 
 
-def log_tail(log: Path, lines: int = 3) -> str:
-    """The end of a log, for an error message."""
+def log_tail(log: Path) -> str:
+    """Its last three lines, for an error message."""
     try:
-        return " / ".join(log.read_text(errors="replace").strip().splitlines()[-lines:])
+        return " / ".join(log.read_text(errors="replace").strip().splitlines()[-3:])
     except OSError:
         return ""

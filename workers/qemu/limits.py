@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from models.slowed import SlowedDrive
+from models.plain import SlowedDrive
 from workers.qemu import drives, qom
 from workers.qemu.monitor import Monitor
 

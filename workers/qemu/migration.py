@@ -18,6 +18,7 @@ from workers.qemu.monitor import Monitor, MonitorLost, peer
 
 MIB = 1 << 20
 MEETING_S = 5.0
+GOES_ON_S = 15.0
 GONE = {"none", "cancelled", "failed"}
 STOPPED_BY_MIGRATION = {"postmigrate", "finish-migrate"}
 STANDS_STILL = {"paused", "prelaunch"}
@@ -148,9 +149,9 @@ async def cancel(monitor: Monitor, nodes: Sequence[str], *, paused_by_us: bool) 
     await _as_before(monitor, STOPPED_BY_MIGRATION | (STANDS_STILL if paused_by_us else set()))
 
 
-async def _as_before(monitor: Monitor, ours: set[str], timeout_s: float = 15.0) -> None:
+async def _as_before(monitor: Monitor, ours: set[str]) -> None:
     """Until the guest is in none of our own run states; QEMU itself restores the earlier one."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + GOES_ON_S
     while time.monotonic() < deadline:
         status = (await monitor.query("query-migrate")).get("status", "none")
         runstate = (await monitor.query("query-status"))["status"]

@@ -78,7 +78,7 @@ def command_line_refusals(
 
 
 def refused_options(
-    argv: Sequence[str], *, source_root: str, images: Collection[str] = (), descriptors: Collection[int] = ()
+    argv: Sequence[str], *, source_root: str, images: Collection[str], descriptors: Collection[int]
 ) -> dict[Option, list[Check]]:
     """The options that cannot be rebuilt on another host, each with the reasons.
 

@@ -2,10 +2,10 @@
 
 from drover.errors import Fatal
 from models.database import transaction
-from models.evidence import Evidence
 from models.guest import Guest
 from models.job import Side
 from models.launcher import Launcher
+from models.plain import Evidence
 from workers import hooks
 from workers.disks import nbd_server
 from workers.guest import run_files

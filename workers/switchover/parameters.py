@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from drover.errors import UnreadableDocument
-from models.slowed import SlowedDrive
+from models.plain import SlowedDrive
 from workers.images.manifest import write_durably
 
 LOOK_S = 1.0

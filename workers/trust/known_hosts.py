@@ -26,7 +26,7 @@ class Known(Part):
     """{a key: until when it counts, in seconds since 1970}; each was signed by the one before, `key` by the last."""
 
 
-def refuse_unknown(host: str, key: str, ours: Settings, successions: Iterable[Succession] = ()) -> None:
+def refuse_unknown(host: str, key: str, ours: Settings, successions: Iterable[Succession]) -> None:
     """Believe a key of this host, or refuse it. Ask only after a signature by it was found right.
 
     Raises:

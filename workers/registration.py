@@ -12,8 +12,8 @@ import subprocess
 import threading
 import uuid
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
@@ -70,22 +70,24 @@ warnings.filterwarnings("ignore", category=SecurityWarning)  # as root, since QE
 @celeryd_init.connect
 def take_host_from_queue(conf: Any = None, options: dict[str, Any] | None = None, **_: Any) -> None:
     """Take the host's name from `-Q drover.HOST` when the environment does not give it."""
-    queues = (options or {}).get("queues") or ""
-    names = queues.split(",") if isinstance(queues, str) else list(queues)
-    hosts = [name.removeprefix("drover.") for name in names if name != CONTROL_QUEUE]
+    asked = (options or {}).get("queues") or ""
+    queues = asked.split(",") if isinstance(asked, str) else list(asked)
+    hosts = [queue.removeprefix("drover.") for queue in queues if queue != CONTROL_QUEUE]
     if len(hosts) == 1 and hosts[0] and not settings().host:
         os.environ["DROVER_HOST"] = hosts[0]
         settings.cache_clear()
-        _refuse_a_wrong_name(hosts[0])
+        with _ending_the_start():
+            names.check(hosts[0], "a host")
         conf.update(configuration())
     logs.configure(settings().host or "control")
-    if hosts != [settings().host] and CONTROL_QUEUE not in names:
+    if hosts != [settings().host] and CONTROL_QUEUE not in queues:
         raise SystemExit(
-            f"this worker is for host {settings().host!r} but was started to serve {names}: "
+            f"this worker is for host {settings().host!r} but was started to serve {queues}: "
             "start it with `drover worker --host HOST`"
         )
-    if CONTROL_QUEUE in names:
-        _require_controllers_extra()
+    if CONTROL_QUEUE in queues:
+        with _ending_the_start():
+            require("controller", "a controller")
         for module in CONTROL_MODULES:
             app.loader.import_task_module(module)
     if settings().host:
@@ -94,17 +96,11 @@ def take_host_from_queue(conf: Any = None, options: dict[str, Any] | None = None
         patiently(lambda: join(settings()), log.warning)
 
 
-def _refuse_a_wrong_name(host: str) -> None:
-    """Celery would log what a handler of its signals raises, and go on."""
+@contextmanager
+def _ending_the_start() -> Iterator[None]:
+    """A refusal ends the process: Celery would log what a handler of its signals raises, and go on."""
     try:
-        names.check(host, "a host")
-    except PreconditionFailed as error:
-        raise SystemExit(str(error)) from None
-
-
-def _require_controllers_extra() -> None:
-    try:
-        require("controller", "a controller")
+        yield
     except PreconditionFailed as error:
         raise SystemExit(str(error)) from None
 
@@ -131,7 +127,8 @@ def join(ours: Settings) -> None:
 
     The lock proves that the former worker is dead, so its claims need not run out first.
     """
-    _refuse_a_taken_name(ours)
+    if sentence := taken(ours):
+        raise SystemExit(sentence)
     if not host_key.exists(ours):
         upgrade.take_over(ours)
     register(ours)
@@ -148,14 +145,10 @@ def join(ours: Settings) -> None:
         )
 
 
-def _refuse_a_taken_name(ours: Settings) -> None:
-    """The lock holds on one machine only: two with one name would overwrite each other and share a queue."""
-    if sentence := taken(ours):
-        raise SystemExit(sentence)
-
-
 def taken(ours: Settings) -> str | None:
-    """Which other machine serves this host's name now, and what to do."""
+    """Which other machine serves this host's name now, and what to do: the two would overwrite each other's row and
+    share a queue, and the lock holds on one machine only.
+    """
     fresh = Host.heartbeat_at > func.clock_timestamp() - ours.host_timeout
     with transaction() as session:
         there = session.scalar(select(Host).where(Host.name == ours.host, fresh))

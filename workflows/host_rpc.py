@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import cast
 
 from kombu.exceptions import OperationalError
-from sqlalchemy import ColumnElement, Select, func, insert, select
+from sqlalchemy import ColumnElement, func, insert, select
 
 from drover import tracing
 from drover.broker.app import app, host_queue
@@ -60,11 +60,12 @@ def ask(host: str, question: Question[Answer]) -> Answer:
             .returning(HostRequest.id)
         )
         request_id = connection.execute(asked).scalar_one()
+        answer = select(HostRequest.state, HostRequest.reply).where(HostRequest.id == request_id)
         _send(request_id, host, question.kind)
         deadline = time.monotonic() + ANSWER_TIMEOUT_S
         while time.monotonic() < deadline:
             _until_answered(request_id, wait)
-            request = connection.execute(_request(request_id)).one()
+            request = connection.execute(answer).one()
             if request.state is RequestState.ANSWERED and request.reply is not None:
                 return _read(question, request.reply, host)
             if request.state in {RequestState.REFUSED, RequestState.FAILED}:
@@ -100,7 +101,3 @@ def _until_answered(request_id: int, wait: Callable[[float], list[str]]) -> None
     look_at = time.monotonic() + LOOK_S
     while (left := look_at - time.monotonic()) > 0 and str(request_id) not in wait(left):
         pass
-
-
-def _request(request_id: int) -> Select[RequestState, Json | None]:
-    return select(HostRequest.state, HostRequest.reply).where(HostRequest.id == request_id)

@@ -183,16 +183,17 @@ class Bandwidth:
         what the rate allows in a tenth of a second at once (10.0.2).
         """
         each = await asyncio.to_thread(share, self.ctx)
-        due = {mine: self._rate(mine, mirror, each) for mine, mirror in states.items() if not mirror.concluded}
+        due = {
+            mine: 0 if self._overdue(mine, mirror, each) else each
+            for mine, mirror in states.items()
+            if not mirror.concluded
+        }
         copying = [rate for mine, rate in due.items() if not states[mine].ready]
         self.limit_per_s = sum(copying) if all(copying) else 0
         self.copied_under_per_s = self.limit_per_s or self.copied_under_per_s
         changed = {mine: rate for mine, rate in due.items() if self.given.get(mine) != rate}
         await block.set_speeds(self.monitor, changed)
         self.given |= changed
-
-    def _rate(self, mine: str, mirror: Mirror, each: int) -> int:
-        return 0 if self._overdue(mine, mirror, each) else each
 
     def _overdue(self, mine: str, mirror: Mirror, each: int) -> bool:
         near = 0 < mirror.total_bytes <= mirror.copied_bytes + LAST_STRETCH_S * each

@@ -24,12 +24,8 @@ async def finds(settings: Settings) -> tuple[list[tuple[Find, Job | None]], list
     mirrors, notes = await _mirrors(settings)
     left = [*_processes(settings), *mirrors, *_files(settings), *_retired(settings)]
     jobs = _jobs({find.job_id for find in left})  # looked up last: a job is written down before it leaves anything
-    ended = ((find, jobs[find.job_id]) for find in left if _is_over(jobs[find.job_id]))
-    return [(find, job) for find, job in ended if find.applies(job)], notes
-
-
-def _is_over(job: Job | None) -> bool:
-    return job is None or job.state.finished
+    found = ((find, jobs[find.job_id]) for find in left)
+    return [(find, job) for find, job in found if (job is None or job.state.finished) and find.applies(job)], notes
 
 
 def _jobs(ids: set[int]) -> dict[int, Job | None]:

@@ -81,11 +81,7 @@ async def start_mirrors(monitor: Monitor, disks: Mapping[str, str], *, shallow: 
     crawled. 8.2.0 to 8.2.2 may even hang (B8 of `known_bugs`).
     """
     for name, device in disks.items():
-        await _start_mirror(monitor, name, device, _sync(name, shallow))
-
-
-def _sync(name: str, shallow: Collection[str]) -> Sync:
-    return "top" if name in shallow else "full"
+        await _start_mirror(monitor, name, device, "top" if name in shallow else "full")
 
 
 async def start_without_missing_a_write(monitor: Monitor, name: str, device: str) -> bool:

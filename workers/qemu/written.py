@@ -68,17 +68,17 @@ async def disks(monitor: Monitor) -> dict[int, Disk]:
 
 
 def _disk(disk: SourceDisk, bitmaps: Sequence[Mapping[str, Any]]) -> Disk:
-    found = {bitmap["name"]: _bitmap(bitmap) for bitmap in bitmaps if misses_nothing(bitmap)}
+    found = {
+        bitmap["name"]: Bitmap(granularity=bitmap["granularity"], count=bitmap["count"])
+        for bitmap in bitmaps
+        if misses_nothing(bitmap)
+    }
     return Disk(
         node=disk.node,
         size_bytes=disk.virtual_size_bytes,
         bitmaps=found,
         never_smaller=frozenset(name for name in found if never_smaller(name, bitmaps)),
     )
-
-
-def _bitmap(shown: Mapping[str, Any]) -> Bitmap:
-    return Bitmap(granularity=shown["granularity"], count=shown["count"])
 
 
 async def record(monitor: Monitor, name: str) -> dict[int, str]:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
@@ -44,7 +44,8 @@ def choose(session: Session, drain: Drain, ours: Settings) -> list[str]:
     ways, at = _ways(session, drain, guests), now(session)
     last = notices.newest(session, drain, ways)
     theirs = {name: guest for name, guest in guests.items() if name in waiting}
-    waits = _obstacles(session, waiting, ours) | _kept(drain, theirs, at)
+    waits = _obstacles(session, waiting, ours)
+    waits |= {name: Wait(why=why, for_good=True) for name, why in keep(drain.kind, theirs.values(), at).items()}
     waits |= notices.vetoes({name: ways[name] for name in theirs}, last, at)
     candidates = _candidates(drain, guests, ways, promised, waiting.keys() - waits.keys())
     made = placed(session, drain.kind, drain.host, drain.allowed_hosts, candidates)
@@ -128,10 +129,6 @@ def _guests(session: Session, names: set[str]) -> dict[str, Guest]:
 def _ways(session: Session, drain: Drain, guests: Mapping[str, Guest]) -> dict[str, MigrationOptions]:
     rules = policies.all_of(session)
     return {name: policies.decided(guest, drain.options, rules) for name, guest in guests.items()}
-
-
-def _kept(drain: Drain, guests: Mapping[str, Guest], at: datetime) -> dict[str, Wait]:
-    return {name: Wait(why=why, for_good=True) for name, why in keep(drain.kind, guests.values(), at).items()}
 
 
 def _candidates(

@@ -1,6 +1,6 @@
 """What has become of the guests of a drain: read from their jobs, and from where they live."""
 
-from sqlalchemy import exists, func, or_, select
+from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session
 
 from drover.settings import Settings
@@ -20,7 +20,8 @@ def follow(session: Session, drain: Drain, ours: Settings) -> None:
     """
     rooms = capacity.rooms(session, ours)
     for row in drain.guests:
-        job = session.get(Job, _newest_job(session, row) or 0)
+        newest = select(Job).where(Job.drain_id == row.drain_id, Job.guest == row.guest).order_by(Job.id.desc())
+        job = session.scalars(newest.limit(1)).one_or_none()
         if row.state is GuestState.WAITING and job is not None and job.id != row.job_id:
             row.job_id, row.destination = job.id, job.destination
             row.move(GuestState.MOVING)
@@ -29,10 +30,6 @@ def follow(session: Session, drain: Drain, ours: Settings) -> None:
             _follow_job(session, row, job, rooms[job.destination].closed_because)
         elif row.state is not GuestState.MOVED and _is_away(session, drain, row):
             row.move(GuestState.MOVED, "somebody else moved it, or it was forgotten")
-
-
-def _newest_job(session: Session, row: DrainGuest) -> int | None:
-    return session.scalar(select(func.max(Job.id)).where(Job.drain_id == row.drain_id, Job.guest == row.guest))
 
 
 def _is_away(session: Session, drain: Drain, row: DrainGuest) -> bool:

@@ -4,7 +4,7 @@
 their state by it alone: `Job.apply`, `Step.apply`, `Drain.move`, `DrainGuest.move`, and the statements by which a claim
 is won and ended (`workflows.migration.claim_statements`), which take their states from `WAYS`.
 
-States are stored by value: never rename or reuse one. `docs/explanation/architecture.md` shows these tables.
+States are stored by value: never rename or reuse one. `docs/explanation/states.md` shows these tables.
 """
 
 import enum

@@ -12,7 +12,7 @@ WHOLE = {
 }
 """{file name: what makes its text}."""
 PARTS = {
-    "explanation/architecture.md": transitions.page,
+    "explanation/states.md": transitions.page,
     "explanation/security.md": security.page,
 }
 """{file name: what makes the parts in it anew that are not written by hand}."""

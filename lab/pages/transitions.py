@@ -1,4 +1,4 @@
-"""The tables of states, as the page about the architecture shows them."""
+"""The tables of states, as `docs/explanation/states.md` shows them."""
 
 from typing import Any
 

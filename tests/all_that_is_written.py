@@ -17,7 +17,7 @@ from workers.disks import mirrors
 from workers.images import retention
 from workers.qemu.block import Mirror
 from workers.step import Context
-from workers.steps.migrate_ram import MigrateRamSource, _Progress
+from workers.steps.migrate_ram import _Progress
 from workers.trust import held_plan
 from workflows import receivers
 from workflows.migration import claims, jobs
@@ -37,7 +37,7 @@ def carry_through(ours: Settings, job_id: int) -> None:
         if (claim.name, claim.side) == ("await_sync", Side.SOURCE):
             mirrors.record(ctx, {mirrors.name(job_id, 0): IN_SYNC}, {}, {})
         if (claim.name, claim.side) == ("migrate_ram", Side.SOURCE):
-            MigrateRamSource()._record_commit(ctx)
+            ctx.note(committed_at=ctx.claim.now())
             _Progress(ctx, 1)._record({"total": 1, "remaining": 0})
         if (claim.name, claim.side) == ("cleanup", Side.SOURCE):
             retention.set_aside(ctx)

@@ -12,8 +12,8 @@ from models.plan import Plan
 from tests import factories
 from tests.documents import destination_plan, inspection
 from workers import files
+from workers.files import write_durably
 from workers.guest.run_marker import SET_CONTENT
-from workers.images.manifest import write_durably
 from workers.step import Context
 from workers.steps import STEPS
 from workers.trust import held_plan

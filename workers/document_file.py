@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from models.contracts import Versioned
-from workers.images.manifest import write_durably
+from workers.files import write_durably
 
 Document = TypeVar("Document", bound=Versioned)
 

@@ -239,3 +239,24 @@ def private_folder(path: Path) -> None:
         if not part.is_dir():
             with suppress(FileExistsError):
                 part.mkdir(PRIVATE_FOLDER)
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replace a small file of the worker's own so that after a crash either the old or the new content is there."""
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)  # of a process that died; it may be an earlier version's, which others can read
+    with os.fdopen(private(draft, os.O_WRONLY | os.O_EXCL), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames and new files in a folder survive a crash of the host."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

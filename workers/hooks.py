@@ -24,7 +24,7 @@ from drover.errors import Fatal, StepError, Transient
 from models.hook import HookCall, HookDisk
 from models.job import Direction
 from workers import files, programs
-from workers.images.manifest import write_durably
+from workers.files import write_durably
 from workers.step import Context
 from workers.trust import policy
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 def replace(path: Path, text: str) -> None:
     """In one piece; owner and mode stay, a new file is for its owner alone."""
-    from workers.images.manifest import write_durably
+    from workers.files import write_durably
 
     former = path.stat() if path.exists() else None
     write_durably(path, text)

@@ -25,7 +25,7 @@ from models.job import Disk, Job, JobState, Side, Step, StepState
 from tests import factories, helpers
 from tests.cli.support import drover
 from tests.helpers import MIB, Moves, until
-from workers import orphans
+from workers import files, orphans
 from workers.images import manifest, records
 from workers.orphans import discovery
 from workers.orphans.naming import mirror_names
@@ -277,7 +277,7 @@ def leftovers(moves: Moves, job: Job, host: str) -> Iterator[Process]:
     directory = moves.directory(job, host)
     image = Path(job.disks[0].destination_path)
     record = {"files": {str(image): image.stat().st_ino}, "folders": {str(image.parent): None}}
-    manifest.write_durably(directory / "created.json", json.dumps(record))
+    files.write_durably(directory / "created.json", json.dumps(record))
     nbd_server = processes.spawn(f"{directory}/exporter", ["sleep", "600"], directory / "exporter.log")
     try:
         yield nbd_server

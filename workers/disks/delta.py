@@ -21,7 +21,7 @@ from drover.errors import DroverError, Fatal
 from models.job import record_event
 from workers.disks import mirrors
 from workers.disks.pace import RateLimiter
-from workers.images.manifest import write_durably
+from workers.files import write_durably
 from workers.qemu import block, known_bugs, limits, nbd, own_export, written
 from workers.qemu.bitmaps import of_size
 from workers.qemu.monitor import Monitor

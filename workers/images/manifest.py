@@ -232,12 +232,12 @@ class Manifest:
         record = self._read()
         record["files"] |= made
         record["folders"] |= dict.fromkeys(folders)
-        write_durably(self.path, json.dumps(record))
+        files.write_durably(self.path, json.dumps(record))
 
     def _forget(self, file: Path) -> None:
         record = self._read()
         record["files"].pop(str(file), None)
-        write_durably(self.path, json.dumps(record))
+        files.write_durably(self.path, json.dumps(record))
 
 
 def in_the_way(file: Path, jobs: Path) -> str:
@@ -255,24 +255,3 @@ def in_the_way(file: Path, jobs: Path) -> str:
         pids = ", ".join(str(user.pid) for user in users)
         return f"{file} exists already and is in use (pid {pids}), leave it: name another host"
     return f"{file} exists already: if no guest needs it, move it away"
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Replace a small file of the worker's own so that after a crash either the old or the new content is there."""
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)  # of a process that died; it may be an earlier version's, which others can read
-    with os.fdopen(files.private(draft, os.O_WRONLY | os.O_EXCL), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and new files in a folder survive a crash of the host."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from drover.settings import Settings
 from workers import files
-from workers.images.manifest import write_durably
+from workers.files import write_durably
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from models.plan import PlannedDisk, SourceDisk
 from models.way_back import COPY_RECORDED, FormerImage, WayBack
 from workers import files
 from workers.document_file import DocumentFile
+from workers.files import write_durably
 from workers.images import evidence, manifest, records, retention
-from workers.images.manifest import write_durably
 from workers.qemu import written
 from workers.step import Context, JobDirectory
 

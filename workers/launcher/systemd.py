@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drover.errors import Transient
-from workers.images.manifest import sync_folder
+from workers.files import sync_folder
 from workers.process.environment import handed_on
 
 BOOTED = Path("/run/systemd/system")

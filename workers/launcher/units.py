@@ -18,7 +18,7 @@ from models.launch_file import LaunchFile
 from models.launcher import Launcher, LauncherKind, Limits
 from models.preflight import Check
 from workers import files
-from workers.images.manifest import write_durably
+from workers.files import write_durably
 from workers.launcher import inhibitor, run, systemd
 from workers.launcher.found import OURS
 from workers.preflight import checks

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from workers.images.manifest import write_durably
+from workers.files import write_durably
 
 
 @dataclass(frozen=True, kw_only=True)

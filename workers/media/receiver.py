@@ -18,7 +18,8 @@ from typing import BinaryIO
 
 from drover.errors import DroverError, Fatal
 from workers import files
-from workers.images.manifest import Manifest, sync_folder
+from workers.files import sync_folder
+from workers.images.manifest import Manifest
 from workers.media import digests
 from workers.media.parameters import Incoming, ReceiverParameters
 from workers.media.protocol import BEAT_S, BUSY, FROM, LONGEST_LINE, PIECE, PIECE_BYTES, THERE, WAIT

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from drover.errors import DroverError, Fatal
-from workers.images.manifest import write_durably
+from workers.files import write_durably
 from workers.proof.digests import segment
 from workers.proof.protocol import LONGEST_LINE, Answer, Question
 from workers.qemu import nbd, own_export, written

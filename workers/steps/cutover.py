@@ -14,10 +14,11 @@ from models.database import transaction
 from models.documents import Downtime, RamProgress, renamed
 from models.guest import Guest
 from models.job import Side
+from workers import files
 from workers.disks import nbd_server
 from workers.guest import given_back, incoming_qemu, size_watch
 from workers.guest.run_marker import SET_CONTENT
-from workers.images import manifest, retention
+from workers.images import retention
 from workers.launcher import units
 from workers.process import processes
 from workers.process.processes import Process
@@ -116,7 +117,7 @@ class CutoverDestination(StepHandler):
         await self._release_images(ctx)
         await migration.loaded(monitor)
         ctx.guard()
-        manifest.write_durably(ctx.directory.marker, SET_CONTENT.decode())
+        files.write_durably(ctx.directory.marker, SET_CONTENT.decode())
         await migration.resume(monitor)
 
     async def _release_images(self, ctx: Context) -> None:

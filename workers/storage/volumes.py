@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from drover.errors import Fatal, PreconditionFailed
-from workers.files import UnsafePath
-from workers.images.manifest import write_durably
+from workers.files import UnsafePath, write_durably
 from workers.storage import devices, drivers
 from workers.trust.policy import HostPolicy
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from workers.images.manifest import write_durably
+from workers.files import write_durably
 from workers.streams.credentials import CredentialFiles, Credentials
 
 NBD, RAM, SWITCHOVER, FILES, PROOF = "nbd", "ram", "switchover", "files", "proof"

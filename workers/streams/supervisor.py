@@ -12,8 +12,8 @@ from models.documents import NbdServer
 from models.job import Side
 from models.streams import StreamAccess, StreamCredentials
 from workers import files
+from workers.files import write_durably
 from workers.images import way_back
-from workers.images.manifest import write_durably
 from workers.process import processes
 from workers.process.processes import Process
 from workers.step import Context

@@ -18,7 +18,7 @@ from typing import Self
 
 from drover.errors import UnreadableDocument
 from models.plain import SlowedDrive
-from workers.images.manifest import write_durably
+from workers.files import write_durably
 
 LOOK_S = 1.0
 """The writer of the parameters may have died before it wrote to the FIFO."""

@@ -24,7 +24,7 @@ from drover.settings import Settings
 from models.contracts import Part
 from models.succession import Succession, signed
 from workers import files
-from workers.images.manifest import write_durably
+from workers.files import write_durably
 from workers.trust.own_file import content, edited
 
 

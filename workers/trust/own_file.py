@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from workers.images.manifest import write_durably
+from workers.files import write_durably
 
 
 def content(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from drover.operations import (
     SubmittedDrain,
     Wanted,
 )
-from drover.views import documents, drain_documents, drain_queries, dry_run, queries, reconciled, reports, serializers
+from drover.views import documents, drain_documents, drain_queries, dry_run, queries, reconciled, serializers
 from drover.views import plans as plan_views
 from drover.views import rolls as roll_views
 from drover.views.drain_queries import DrainShot
@@ -172,7 +172,7 @@ class ByDatabase:
         return documents.drain(number)
 
     def report(self, kind: Reported, number: int) -> Document:
-        return {"job": reports.job, "drain": reports.drain}[kind](number)
+        return {"job": documents.report_of_job, "drain": documents.report_of_drain}[kind](number)
 
     def draft_plan(self, kind: DrainKind, asked: DrainSubmission) -> Document:
         forecast = planner.forecast(DrainRequest.of(kind, asked), tried=True)

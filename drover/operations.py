@@ -90,7 +90,7 @@ class Operations(Protocol):
         """Submit a job."""
 
     def on_job(self, number: int, action: JobAction) -> Document:
-        """Do this to a job."""
+        """Cancel, release or retry a job."""
 
     def change_job(self, number: int, changes: Changes) -> Document:
         """Change how a job is done."""
@@ -123,7 +123,7 @@ class Operations(Protocol):
         """Submit a drain or return."""
 
     def on_drain(self, number: int, action: DrainAction) -> Document:
-        """Do this to a drain."""
+        """Pause, resume, release or cancel a drain."""
 
     def change_drain(self, number: int, changes: Changes) -> Document:
         """Change how a drain is done."""
@@ -141,22 +141,22 @@ class Operations(Protocol):
         """A plan, who has approved it, and what is no longer as it says."""
 
     def try_plan(self, plan: PlanFile) -> Document:
-        """What it would do: every guest and target in it is asked, and nothing is changed."""
+        """What a plan would do: every guest and target in it is asked, and nothing is changed."""
 
     def submit_plan(self, plan: PlanFile) -> Document:
-        """Put it where others approve it."""
+        """Submit a plan, so that others can approve it."""
 
     def apply_plan(self, plan: PlanFile) -> Document:
-        """Begin its drain."""
+        """Begin the drain that a plan describes."""
 
     def plans(self, *, everything: bool, limit: int) -> list[Document]:
-        """Those that were submitted, the newest first."""
+        """Submitted plans, the newest first."""
 
     def plan(self, number: int) -> Document:
-        """One that was submitted."""
+        """A submitted plan."""
 
     def on_plan(self, number: int, action: PlanAction) -> Document:
-        """Do this to a plan; applied, it answers the drain."""
+        """Approve, apply or withdraw a plan; applied, it answers the drain."""
 
     def rolls(self, *, everything: bool, limit: int) -> list[Document]:
         """Rolls, the newest first."""
@@ -174,7 +174,7 @@ class Operations(Protocol):
         """Begin a roll."""
 
     def on_roll(self, number: int, action: RollAction) -> Document:
-        """Do this to a roll."""
+        """Pause, resume or cancel a roll."""
 
     def images(self, which: Which, selector: str | None) -> Document:
         """Images that guests left behind."""

@@ -19,7 +19,7 @@ from models.job import Disk, Job, JobState
 
 @dataclass(frozen=True, kw_only=True)
 class KeptImage:
-    """One of them."""
+    """An image that a host still has."""
 
     job_id: int
     """Which moved the guest away, or was rolled back."""

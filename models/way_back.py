@@ -11,7 +11,7 @@ COPY_RECORDED = "copy_recorded"
 
 
 class FormerImage(Part):
-    """One of them."""
+    """One of these images."""
 
     path: str
     """Where it was in use."""

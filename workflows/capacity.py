@@ -44,7 +44,7 @@ class Size:
 
     @classmethod
     def of(cls, guest: Guest) -> "Size":
-        """As last looked at."""
+        """A guest's, as its host saw it last."""
         return cls(
             cpus=guest.cpus,
             memory_bytes=guest.memory_bytes,

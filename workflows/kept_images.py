@@ -29,7 +29,7 @@ class Which:
 
     @property
     def all(self) -> bool:
-        """Nothing is named."""
+        """Every image is meant: nothing narrows it down."""
         return self == Which()
 
 

@@ -33,7 +33,7 @@ IN_FORCE = or_(ReceiverSecret.ends_at.is_(None), ReceiverSecret.ends_at > func.c
 
 @dataclass(frozen=True)
 class Allowed:
-    """What became of `allow`."""
+    """A receiver that was allowed, and what its owner is given."""
 
     receiver: Receiver
     secret: str | None

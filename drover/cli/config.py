@@ -1,5 +1,7 @@
 """`drover config`: the settings of this machine."""
 
+import os
+
 import typer
 
 from drover.cli.options import AsJson, examples
@@ -26,6 +28,23 @@ def check(as_json: AsJson = False) -> None:
 @app.command(epilog=examples("drover config show", "drover config show --json"))
 def show(as_json: AsJson = False) -> None:
     """Show the settings in effect and where they come from; passwords are left out."""
-    from drover.cli import config_view
+    from drover.cli import output
+    from drover.settings import variables
 
-    config_view.show(as_json=as_json)
+    rows = [_row(variable, field.default, field.is_required()) for variable, (_, field) in variables().items()]
+    if as_json:
+        output.emit({"settings": rows})
+        return
+    output.table(("VARIABLE", "VALUE", "FROM"), [(row["variable"], row["value"], row["from"]) for row in rows])
+    output.note("limits of the whole fleet: `drover fleet show`; what each setting means: docs/reference/settings.md")
+
+
+def _row(variable: str, default: object, required: bool) -> dict[str, str | None]:
+    from drover.settings import amount, masked
+
+    told = os.environ.get(variable)
+    if told:
+        return {"variable": variable, "value": masked(variable, told), "from": "environment"}
+    if required:
+        return {"variable": variable, "value": None, "from": "not set"}
+    return {"variable": variable, "value": amount(default), "from": "default"}

@@ -6,8 +6,9 @@ from datetime import timedelta
 from sqlalchemy import func, select
 
 from drover.settings import settings
-from drover.views import drain_documents, drain_queries, queries, serializers
+from drover.views import drain_documents, drain_queries, estimates, queries, serializers, timeline
 from drover.views import rolls as roll_views
+from drover.views.serializers import iso
 from models.base import Document
 from models.database import transaction
 from models.documents import MigrationOptions
@@ -159,6 +160,37 @@ def explanation(job_id: int) -> Document:
     events = [serializers.event_document(event) for event in queries.events(job_id)]
     told = {name: getattr(of, name) for name in names}
     return {**told, "wait_reason": serializers.public(of.wait_reason), "events": events}
+
+
+def report_of_job(job_id: int) -> Document:
+    """What is kept of a job: its document, its events, its parts over time, and what was expected of it.
+
+    Raises:
+        NotThere: there is no such job. Likewise of the next.
+    """
+    shot = queries.snapshot(job_id)
+    expected = estimates.of_job(shot.job)
+    return {
+        **job(job_id),
+        "at": iso(shot.at),
+        "estimate_s": None if expected is None else round(expected.total_s, 1),
+        "parts": [
+            {
+                "part": bar.part.value,
+                "started_at": serializers.iso(bar.begun),
+                "finished_at": serializers.iso(bar.ended),
+            }
+            for bar in timeline.line(shot.job, shot.at).bars
+        ],
+        "events": explanation(job_id)["events"],
+    }
+
+
+def report_of_drain(drain_id: int) -> Document:
+    """The drain's document, and the report of each of its jobs."""
+    found = drain(drain_id)
+    numbers = [guest["job"] for guest in found["guests"] if guest["job"] is not None]
+    return {**found, "jobs": list(map(report_of_job, numbers))}
 
 
 def drains(

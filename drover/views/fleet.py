@@ -68,7 +68,7 @@ class Resident:
 
 @dataclass(kw_only=True)
 class Room:
-    """One host."""
+    """A host as the page of the fleet shows it."""
 
     name: str
     state: HostState

@@ -43,7 +43,7 @@ class Want(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One matter."""
+    """Something that wants a person."""
 
     want: Want
     since: datetime

@@ -236,7 +236,7 @@ class _Copier:
                 self.sent[index] = self.sent.get(index, 0) + extent.length
 
     def record(self) -> None:
-        """How far it is."""
+        """Write down how far the copies are, and prolong the lease."""
         for disk in self.ctx.job.disks:
             if disk.bytes_copied < self.sent.get(disk.index, 0):
                 disk.bytes_copied, self.ctx.job.progress_at = self.sent[disk.index], self.ctx.claim.now()

@@ -27,7 +27,7 @@ _asked: dict[str, float] = {}
 
 
 def look(ours: Settings) -> None:
-    """Report all of it."""
+    """Write down which QEMUs run here, and in which run state the guests are that no job moves."""
     with transaction() as session:
         begun = session.scalars(select(func.clock_timestamp())).one()
     found = {processes.identity(qemu.process): qemu for qemu in qemus.running(ours)}
@@ -46,7 +46,7 @@ def look(ours: Settings) -> None:
 
 
 def _runstate(guest: Guest, qemu: Qemu) -> str | None:
-    """None: as it was."""
+    """None: it is asked later, and nothing is changed."""
     if qemu.stopped:
         return "paused"
     process = guest.process or ""

@@ -18,7 +18,7 @@ FAILED = ("failed_rd_operations", "failed_wr_operations", "failed_flush_operatio
 
 @dataclass(kw_only=True)
 class Seen:
-    """What it said."""
+    """What was seen of a guest during the watch."""
 
     runstate: str = "unknown"
     reads: int = 0

@@ -33,7 +33,7 @@ class ImageRecord:
         write_durably(self.path, json.dumps(self.read() | images))
 
     def forget(self, image: Path) -> None:
-        """It is gone."""
+        """Take out an image that is not there any more."""
         left = {name: inode for name, inode in self.read().items() if name != str(image)}
         if left:
             write_durably(self.path, json.dumps(left))

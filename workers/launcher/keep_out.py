@@ -21,7 +21,7 @@ NOTE = "README"
 
 
 class KeepOut(Part):
-    """One such folder."""
+    """A folder in the place of an image that has left."""
 
     inode: int
     job: int

@@ -26,7 +26,7 @@ class Incoming:
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiverParameters:
-    """All of them."""
+    """What it is told."""
 
     job: int
     listening: int

@@ -23,7 +23,7 @@ class Gone(Transient):
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """How files are sent."""
+    """How files are sent, and who is told how far that is."""
 
     socket: Path
     """Where this host's end of the streams listens."""

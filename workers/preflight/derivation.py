@@ -263,7 +263,7 @@ def _link(link: Link, relocate: Relocate) -> Link:
 
 
 def _meant(link: Link) -> str:
-    """Where it leads."""
+    """The path that it leads to."""
     return os.path.normpath(Path(link.path).parent / link.target)
 
 

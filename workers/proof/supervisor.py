@@ -19,12 +19,12 @@ ROLE = "proof"
 
 
 def running(ctx: Context) -> Process | None:
-    """It, if it lives."""
+    """The process that answers for this job here, if it lives."""
     return processes.one(ctx.directory.mark(ROLE))
 
 
 async def start(ctx: Context) -> None:
-    """Start it anew."""
+    """End a former one, and start it."""
     await stop(ctx)
     recorded = ctx.directory.recorded_nodes.read()
     with local.listen(ctx.directory.socket(PROOF)) as listening:

@@ -46,7 +46,7 @@ class _Seen:
 
 
 def look(ours: Settings) -> None:
-    """Report all of it."""
+    """Write down what the storages have left and what this host's guests take."""
     with transaction() as session:
         guests = session.scalars(select(Guest).where(Guest.host == ours.host)).all()
     seen = {guest.name: found for guest in guests if (found := _seen(guest)) is not None}

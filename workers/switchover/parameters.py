@@ -29,7 +29,7 @@ VERSION = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """What both sides need."""
+    """What the processes of both sides are told."""
 
     qmp: str
     ram: str
@@ -125,7 +125,7 @@ def _fifo(path: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceParameters(Parameters):
-    """For the source."""
+    """What the source's is told besides."""
 
     mirrors: list[str]
     """Ids of the mirrors' block jobs."""
@@ -158,7 +158,7 @@ class SourceParameters(Parameters):
 
 @dataclass(frozen=True, kw_only=True)
 class DestinationParameters(Parameters):
-    """For the destination."""
+    """What the destination's is told besides."""
 
     nbd_server_qmp: str
     exports: list[str]

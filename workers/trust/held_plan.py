@@ -47,7 +47,7 @@ def begin(folder: Path, plan: Plan, side: Side) -> None:
 
 
 def hold(folder: Path, plan: Plan) -> None:
-    """Write it down."""
+    """Replace the plan that is held in this folder."""
     DocumentFile(folder / NAME, Plan).write(plan)
 
 

@@ -84,7 +84,7 @@ class Left(Strict):
 
 
 class PlanFile(Versioned):
-    """The file."""
+    """A plan of a drain or return, as people read, edit and apply it."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -17,7 +17,7 @@ OLDEST: Version = (7, 2, 0)
 
 
 def found(ours: Settings) -> Iterator[Check]:
-    """Each version once."""
+    """KVM, and the version and known bugs of each QEMU on this host."""
     kvm = _opens(KVM)
     yield _kvm(there=kvm)
     programs = sorted({path.resolve() for path in policy.of(ours).qemus()})

@@ -52,7 +52,7 @@ def limits(ours: Settings) -> Iterator[Check]:
 
 
 def broker() -> Check:
-    """It answers."""
+    """Whether the broker answers."""
     from drover.broker import health
 
     try:
@@ -131,7 +131,7 @@ def _passwords_of(ours: Settings) -> Iterator[Check]:
 
 
 def queues(ours: Settings) -> Iterator[Check]:
-    """Messages are taken."""
+    """Whether the messages of this host's queues are taken."""
     from drover.broker import health
     from drover.broker.app import CONTROL_QUEUE, UNROUTED_QUEUE, host_queue
 

@@ -28,7 +28,7 @@ def of_hypervisor() -> Iterator[Check]:
 
 
 def of_control_node() -> Iterator[Check]:
-    """The controller's."""
+    """The unit of the controller."""
     if systemd.booted():
         yield from _service(CONTROLLER, systemd.properties(CONTROLLER, ASKED))
     else:

@@ -34,6 +34,7 @@ from workers.process.processes import Process
 from workers.qemu import monitor
 from workers.storage.volumes import Volumes
 from workers.trust import held_plan
+from workflows.migration.chain import ONCE_COMMITTED
 from workflows.migration.claims import Claim, fenced, note
 
 Known = TypeVar("Known")
@@ -350,8 +351,8 @@ class StepHandler(ABC):
         """Bring the effect about. May be called again after dying half-way."""
 
     async def abandon(self, ctx: Context) -> bool:
-        """Cancellation was asked for: may the step be stopped? False once the job can only go forward."""
-        return True
+        """Cancellation was asked for: may the step be stopped? Not once the job can only go forward."""
+        return self.name not in ONCE_COMMITTED
 
     async def rollback(self, ctx: Context) -> None:  # noqa: B027 - some steps leave nothing to roll back
         """Take the effect away, however little of it there is."""

@@ -1,12 +1,15 @@
 """From where a step may begin anew is part of the workflow, beside the order of its links."""
 
 import ast
+import asyncio
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from models.job import Side, Step
 from models.transitions import IllegalTransition
+from workers.step import Context
 from workers.steps import STEPS
 from workflows.migration import chain
 from workflows.migration.chain import RESTARTS, Restart, StepName
@@ -31,6 +34,16 @@ def test_the_steps_begin_anew_from_where_the_workflow_lets_them_and_from_nowhere
     for (name, _), targets in RESTARTS.items():
         allowed[name] |= targets
     assert _raised() == allowed
+
+
+def test_a_cancellation_stops_no_step_that_is_left_once_the_destination_owns_the_guest() -> None:
+    by_its_journal = chain.StepName.MIGRATE_RAM
+    stopped = {name for name, side in STEPS if name != by_its_journal and _may_be_stopped(name, side)}
+    assert stopped == {name for name, _ in STEPS} - chain.ONCE_COMMITTED - {by_its_journal}
+
+
+def _may_be_stopped(name: str, side: Side) -> bool:
+    return asyncio.run(STEPS[name, side].abandon(cast("Context", None)))
 
 
 def test_every_link_of_the_chain_has_its_step() -> None:

@@ -11,9 +11,6 @@ class AfterSwitchoverDestination(StepHandler):
 
     name, side, attempts = "after_switchover", Side.DESTINATION, 10
 
-    async def abandon(self, ctx: Context) -> bool:
-        return False
-
     async def verify(self, ctx: Context) -> bool:
         return hooks.finished(ctx, Point.AFTER_SWITCHOVER)
 

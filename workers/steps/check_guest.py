@@ -22,9 +22,6 @@ class CheckGuest(StepHandler):
 
     name, side, attempts = "check_guest", Side.DESTINATION, 5
 
-    async def abandon(self, ctx: Context) -> bool:
-        return False
-
     async def verify(self, ctx: Context) -> bool:
         return ctx.job.health is not None and ctx.job.health.finished
 

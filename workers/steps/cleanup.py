@@ -27,9 +27,6 @@ class CleanupSource(StepHandler):
 
     name, side, attempts = "cleanup", Side.SOURCE, 10
 
-    async def abandon(self, ctx: Context) -> bool:
-        return False
-
     async def verify(self, ctx: Context) -> bool:
         return not ctx.source_alive and retention.complete(ctx) and not ctx.directory.path.exists()
 
@@ -109,9 +106,6 @@ class CleanupDestination(StepHandler):
     """NBD server, switchover process and the job's directory are gone; the images belong to the guest now."""
 
     name, side, attempts = "cleanup", Side.DESTINATION, 10
-
-    async def abandon(self, ctx: Context) -> bool:
-        return False
 
     async def verify(self, ctx: Context) -> bool:
         return nbd_server.running(ctx) is None and not ctx.directory.path.exists()

@@ -31,9 +31,6 @@ class CompareImagesDestination(StepHandler):
 
     name, side, attempts = "compare_images", Side.DESTINATION, 10
 
-    async def abandon(self, ctx: Context) -> bool:
-        return False
-
     async def verify(self, ctx: Context) -> bool:
         if not ctx.job.options.verify:
             return True
@@ -54,9 +51,6 @@ class CompareImagesSource(StepHandler):
 
     name, side, attempts = "compare_images", Side.SOURCE, 8
     """About two minutes of a link that is cut."""
-
-    async def abandon(self, ctx: Context) -> bool:
-        return False
 
     async def verify(self, ctx: Context) -> bool:
         if not ctx.job.options.verify:

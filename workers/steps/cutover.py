@@ -36,9 +36,6 @@ class CutoverSource(StepHandler):
 
     name, side = "cutover", Side.SOURCE
 
-    async def abandon(self, ctx: Context) -> bool:
-        return False
-
     async def verify(self, ctx: Context) -> bool:
         return ctx.job.downtime is not None and await self._stands_still(ctx)
 
@@ -77,9 +74,6 @@ class CutoverDestination(StepHandler):
     """The guest runs on the destination and the guest's record names that host."""
 
     name, side = "cutover", Side.DESTINATION
-
-    async def abandon(self, ctx: Context) -> bool:
-        return False
 
     async def verify(self, ctx: Context) -> bool:
         with transaction() as session:

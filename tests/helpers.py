@@ -10,6 +10,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
+
 from drover.errors import PreconditionFailed
 from lab import fleet, guests
 from lab.directory import Lab
@@ -17,7 +19,7 @@ from lab.guest.spec import DiskSpec, GuestSpec
 from models.database import transaction
 from models.documents import MigrationOptions
 from models.host import Host
-from models.job import Event, Job, JobState
+from models.job import Event, Job, JobState, Step
 from tests import saved_guests
 from workers.process import processes
 from workers.process.processes import Process
@@ -116,10 +118,17 @@ class Moves:
     def ended(self, job_id: int, timeout_s: float = 120.0) -> Job:
         """The job once it has ended."""
         try:
-            until(f"job {job_id} ends", lambda: self.job(job_id).state.settled, timeout_s, every_s=0.05)
+            until(f"job {job_id} ends", lambda: self._settled(job_id), timeout_s, every_s=0.1)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.events(job_id)}") from error
         return self.job(job_id)
+
+    def _settled(self, job_id: int) -> bool:
+        """By its state alone: this is asked for during most of the suite's time."""
+        with transaction() as session:
+            state = session.scalar(select(Job.state).where(Job.id == job_id))
+        assert state is not None, f"there is no job {job_id}"
+        return state.settled
 
     def job(self, job_id: int) -> Job:
         """The job as it is now, with steps and disks."""
@@ -152,7 +161,9 @@ class Moves:
 
     def step_is(self, job_id: int, name: str, state: str) -> bool:
         """Whether a step of this name is in this state now."""
-        return any(step.name == name and step.state == state for step in self.job(job_id).steps)
+        with transaction() as session:
+            states = session.scalars(select(Step.state).where(Step.job_id == job_id, Step.name == name))
+            return state in states.all()
 
     def processes_of(self, job: Job, host: str) -> list[Process]:
         """What the job has running on a host."""

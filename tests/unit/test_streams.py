@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -166,6 +168,19 @@ def _hang_up(ends: Ends, _: ExitStack) -> None:
         socket.create_connection((LOCAL, ends.told.port)).close()
 
 
+def _reset_at_once(ends: Ends, _: ExitStack) -> None:
+    """Before the server looks at them, with and without something said."""
+    server = ends.processes[0]
+    _get_through(ends)  # it listens
+    server.send_signal(signal.SIGSTOP)
+    for said in (b"", b"GET / HTTP/1.0\r\n\r\n"):
+        stranger = socket.create_connection((LOCAL, ends.told.port))
+        stranger.sendall(said)
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stranger.close()
+    server.send_signal(signal.SIGCONT)
+
+
 def _say_nothing(ends: Ends, stack: ExitStack) -> None:
     for _n in range(500):
         stack.enter_context(socket.create_connection((LOCAL, ends.told.port)))
@@ -185,7 +200,9 @@ def _hold_another_jobs_credentials(ends: Ends, _: ExitStack) -> None:
         client.open_stream(stranger, "nbd", client.context_of(stranger))
 
 
-@pytest.mark.parametrize("stranger", [_hang_up, _say_nothing, _talk_nonsense, _hold_another_jobs_credentials])
+@pytest.mark.parametrize(
+    "stranger", [_hang_up, _reset_at_once, _say_nothing, _talk_nonsense, _hold_another_jobs_credentials]
+)
 def test_the_right_peer_gets_through_whatever_strangers_do(
     ends: Ends, stranger: Callable[[Ends, ExitStack], None]
 ) -> None:

@@ -76,8 +76,9 @@ class Client:
         while True:
             for number, _ in poll.poll():
                 stream, listening = self.listening[number]
-                near, _ = listening.accept()
-                threading.Thread(target=self._serve, args=(stream, near), daemon=True).start()
+                near = handshake.accepted(listening)
+                if near is not None:
+                    threading.Thread(target=self._serve, args=(stream, near), daemon=True).start()
 
     def _serve(self, stream: str, near: socket.socket) -> None:
         far = None

@@ -1,6 +1,7 @@
 """How both ends prove themselves, within a time that counts for all of it: TLS, then one line each way."""
 
 import fcntl
+import logging
 import select
 import socket
 import ssl
@@ -14,11 +15,14 @@ from typing import Any, TypeVar
 from drover.errors import DroverError
 from workers.streams.credentials import CredentialFiles, Credentials
 
+log = logging.getLogger(__name__)
+
 Answer = TypeVar("Answer")
 Mine = Credentials | CredentialFiles | None
 TAKEN_WITHIN_S = 1.0
 LONGEST_LINE = 512
 ACCEPTED = b"ok\n"
+FULL_S = 0.01
 
 
 class Refused(DroverError):
@@ -48,6 +52,16 @@ def _ready(connection: socket.socket, event: int, deadline: float) -> None:
     poll.register(connection.fileno(), event)
     if not poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
         raise TimeoutError("it does not answer")
+
+
+def accepted(listening: socket.socket) -> socket.socket | None:
+    """Whoever connects next; None: it hung up before it was its turn, or no descriptor is free just now."""
+    try:
+        return listening.accept()[0]
+    except OSError as error:
+        log.debug("nobody could be let in: %s", error)
+        time.sleep(FULL_S)
+        return None
 
 
 def wrap(raw: socket.socket, context: ssl.SSLContext | None, mine: Mine, *, server: bool) -> socket.socket:

@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 PROVE_S = 3.0
 """The right peer needs milliseconds, on a busy host some tenths of a second."""
 PROVING_AT_ONCE = 256
-FULL_S = 0.01
 
 
 class Server:
@@ -39,20 +38,25 @@ class Server:
         """Never returns."""
         number = 0
         while True:
+            raw = handshake.accepted(self.listening)
+            if raw is None:
+                continue
             try:
-                raw, _ = self.listening.accept()
-            except OSError as error:  # it hung up before it was its turn, or no descriptor is free just now
-                log.debug("nobody could be let in: %s", error)
-                time.sleep(FULL_S)
+                far = self._wrapped(raw)
+            except OSError as error:  # it has hung up since, which Python's TLS looks for
+                log.debug("somebody has hung up: %s", error)
+                raw.close()
                 continue
             number += 1
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            context = self.shown.context() if self.shown else None
-            far = handshake.wrap(raw, context, self.told.credentials, server=True)
             self._make_room()
             with self.lock:
                 self.proving[number] = far
             threading.Thread(target=self._serve, args=(number, far), daemon=True).start()
+
+    def _wrapped(self, raw: socket.socket) -> socket.socket:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        context = self.shown.context() if self.shown else None
+        return handshake.wrap(raw, context, self.told.credentials, server=True)
 
     def _make_room(self) -> None:
         with self.lock:

@@ -8,10 +8,12 @@ import json
 import logging
 from collections.abc import Sequence
 
+from pydantic import Field, ValidationError
 from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session, SessionTransaction
 
 from drover import logs
+from models.contracts import Part
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +46,21 @@ def write(session: Session) -> None:
         log.log(level, "%s", sentence, extra=fields)
 
 
+class Said(Part):
+    """What a command sends. Whoever may log in to the database can send anything by that name."""
+
+    level: int = Field(ge=logging.DEBUG, le=logging.CRITICAL)
+    sentence: str = Field(max_length=LONGEST)
+    fields: dict[str, str | int | float | bool]
+
+
 def write_notified(payloads: Sequence[str]) -> None:
     """Log the sentences that commands sent; called in the controller that leads."""
-    for payload in payloads:
-        if payload:
-            told = json.loads(payload)
-            log.log(told["level"], "%s", told["sentence"], extra=told["fields"])
+    for payload in filter(None, payloads):
+        try:
+            told = Said.model_validate_json(payload)
+        except ValidationError:
+            log.debug("a notification was left alone that no command sends")
+            continue
+        known = {name: value for name, value in told.fields.items() if name in logs.FIELDS}
+        log.log(told.level, "%s", told.sentence, extra=known)

@@ -5,7 +5,9 @@ code and a real Postgres.
 """
 
 import asyncio
+import base64
 import json
+import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,9 +18,11 @@ from typing import Any
 
 from sqlalchemy import func, text, update
 
+from drover.broker import envelope
+from drover.broker.app import CONTROL_QUEUE
 from drover.controller import notices
 from drover.errors import DroverError, UnreadableDocument
-from models import preflight
+from models import decision_log, preflight
 from models.database import transaction
 from models.documents import Hook, NbdServer, Notice
 from models.drain import Drain, DrainKind, DrainState
@@ -32,9 +36,10 @@ from models.plan import DiskLayout, FileKind, Layout, NeededFile, Plan, PlannedF
 from models.storage import Storage
 from models.streams import StreamAccess
 from models.succession import Succession, signed
-from tests import documents, factories
+from tests import brokers, documents, factories
 from tests.helpers import until
 from tests.stage import CLEANUP, CUTOVER, MIRROR, PRECIOUS, PREPARE, SENDS_FILES, SENDS_RAM, START, Stage
+from workers import files
 from workers.guest.run_marker import SET_CONTENT
 from workers.launcher import given_away
 from workers.preflight import derivation, inspection
@@ -534,6 +539,40 @@ def _moved_step(stage: Stage) -> str:
     return "done"
 
 
+def _message(queue: str, task: str, *, headers: brokers.Json | None = None, **embedded: Any) -> str:
+    """What becomes of it in the queue's process before Celery sees it."""
+    message = brokers.envelope(queue, task, {"job_id": 1})
+    arguments, named, parts = json.loads(base64.b64decode(message["body"]))
+    body = base64.b64encode(json.dumps([arguments, named, parts | embedded]).encode()).decode()
+    forged = message | {"headers": message["headers"] | (headers or {}), "body": body}
+    return envelope.fault(json.dumps(forged).encode(), chained=queue != CONTROL_QUEUE) or "is taken"
+
+
+def _sent_on() -> brokers.Json:
+    return {"task": "drover.step.cleanup", "args": [], "kwargs": {"job_id": 1}, "options": {"queue": "drover.two"}}
+
+
+def _notification(_: Stage) -> str:
+    """By any role: Postgres asks nobody who notifies whom."""
+    forged = ["garbage", "[]", '{"level": 20}', '{"level": "x", "sentence": "s", "fields": {}}']
+    forged += ['{"level": 20, "sentence": "s", "fields": {"message": "x", "exc_info": "x"}}']
+    decision_log.write_notified(forged)
+    return "the controller goes on"
+
+
+def _pipe_for_an_image(stage: Stage) -> str:
+    """As a guest's own user may put it there: opened like a file it would never be."""
+    image = stage.root("one", "web", "more.raw")
+    os.mkfifo(image)
+    try:
+        os.close(files.opened(image, os.O_RDONLY))
+    except DroverError as error:
+        return str(error)
+    finally:
+        image.unlink()
+    return "opened"
+
+
 FORGERIES: tuple[Forgery, ...] = (
     Forgery(
         "`host_request`: a guest whose program is the attacker's, unsigned",
@@ -779,4 +818,26 @@ FORGERIES: tuple[Forgery, ...] = (
         "is signed by one, which is not two",
         _moved_step,
     ),
+    Forgery(
+        "message `drover.job.cancel`, by a submitter: with a task that the controller is to send to a host (`chain`)",
+        "tasks to be sent afterwards",
+        lambda _: _message(CONTROL_QUEUE, "drover.job.cancel", chain=[_sent_on()]),
+    ),
+    Forgery(
+        "the same with `callbacks`",
+        "tasks to be sent afterwards",
+        lambda _: _message(CONTROL_QUEUE, "drover.job.cancel", callbacks=[_sent_on()]),
+    ),
+    Forgery(
+        "the same with a task of Celery's own that sends what it is given (`celery.group`)",
+        "its task is 'celery.group'",
+        lambda _: _message(CONTROL_QUEUE, "celery.group"),
+    ),
+    Forgery(
+        "message `drover.host.answer`, by another host: thousands for the year 2099, to be kept in memory (`eta`)",
+        "its eta is",
+        lambda _: _message("drover.two", "drover.host.answer", headers={"eta": "2099-01-01T00:00:00+00:00"}),
+    ),
+    Forgery("notification `drover_said`, by any role: what is no sentence of a command", "goes on", _notification),
+    Forgery("a pipe in the place of the guest's image, by the guest's own user", "is a pipe", _pipe_for_an_image),
 )

@@ -19,6 +19,8 @@ from drover.errors import Fatal
 MOST_LINKS = 40
 """In one path, as for the kernel."""
 SEARCH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+AT_ONCE = os.O_NONBLOCK
+"""A pipe in the place of a file would keep whoever opens it waiting for its other end, without end."""
 PRIVATE, PRIVATE_FOLDER, GUESTS_FOLDER = 0o600, 0o700, 0o755
 
 
@@ -112,19 +114,31 @@ def _target(descriptor: int) -> str | None:
 
 
 def opened(path: Path, flags: int, *, make_folders: bool = False) -> int:
-    """A descriptor of a file; one that is made is its owner's alone from the first instant.
+    """A descriptor of a file or block device; one that is made is its owner's alone from the first instant.
 
     Raises:
-        UnsafePath: it is a symbolic link, or somebody else's link is on the way.
+        UnsafePath: it is a symbolic link or no file, or somebody else's link is on the way.
         OSError: as for `os.open`.
     """
     with folder(path.parent, make=make_folders) as parent:
         try:
-            return os.open(path.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE, dir_fd=parent)
+            descriptor = os.open(path.name, flags | AT_ONCE | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE, dir_fd=parent)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise UnsafePath(f"{path} is a symbolic link: it is not followed") from error
+            if error.errno == errno.ENXIO:
+                raise UnsafePath(_no_file(path)) from error
             raise
+    mode = os.fstat(descriptor).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        os.close(descriptor)
+        raise UnsafePath(_no_file(path))
+    os.set_blocking(descriptor, not flags & AT_ONCE)
+    return descriptor
+
+
+def _no_file(path: Path) -> str:
+    return f"{path} is a pipe, a socket or the like where a file should be: it is not opened, nothing was touched"
 
 
 def target(path: Path) -> str | None:

@@ -19,13 +19,20 @@ DEEPEST = 50
 EXCERPT = 200
 
 
-def fault(raw: bytes) -> str | None:
-    """Why this is no message for a worker, or None if it is one."""
+def fault(raw: bytes, *, chained: bool = True) -> str | None:
+    """Why this is no message for a process of Drover, or None if it is one.
+
+    Args:
+        raw: what was taken from a queue.
+        chained: it may have more tasks to be sent once it is done. Who takes it sends them, so that whoever put it
+            there reaches the queues that this process reaches.
+    """
     if len(raw) > LONGEST:
         return f"it has {len(raw)} bytes, more than {LONGEST}"
     try:
         message = _read(raw)
-        return _wrong(message, ENVELOPE) or _wrong(message["properties"], PROPERTIES) or _of_task(message)
+        wrong = _wrong(message, ENVELOPE) or _wrong(message["properties"], PROPERTIES)
+        return wrong or _wrong(message["headers"], HEADERS) or _of_body(message, chained=chained)
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         return f"it cannot be read: {type(error).__name__}: {error}"
 
@@ -54,19 +61,20 @@ def _check(value: Any) -> None:
     json.dumps(value, ensure_ascii=False).encode()
 
 
-def _of_task(message: Mapping[str, Any]) -> str | None:
-    return _wrong(message["headers"], HEADERS) or _of_body(message)
-
-
-def _of_body(message: Mapping[str, Any]) -> str | None:
+def _of_body(message: Mapping[str, Any], *, chained: bool) -> str | None:
     body = message["body"]
     if message["properties"].get("body_encoding") == "base64":
         body = base64.b64decode(body, validate=True).decode()
     match _read(body.encode()):
         case [list(), dict(), dict() as embedded]:
-            return _wrong(embedded, EMBEDDED)
+            return _wrong(embedded, EMBEDDED) or _not_sent_on(embedded, () if chained else ("chain",))
         case _:
             return "its body is not [arguments, named arguments, embedded]"
+
+
+def _not_sent_on(embedded: Mapping[str, Any], more: tuple[str, ...]) -> str | None:
+    found = next((name for name in (*NEVER_SENT_ON, *more) if embedded.get(name)), None)
+    return None if found is None else f"it has tasks to be sent afterwards ({found}), which nobody sends from here"
 
 
 Fits = Callable[[Any], bool]
@@ -131,10 +139,12 @@ PROPERTIES: Mapping[str, Fits] = {
 }
 TEXTS = ("root_id", "parent_id", "group", "shadow", "argsrepr", "kwargsrepr", "origin", "lang", "meth", "compression")
 HEADERS: Mapping[str, Fits] = {
-    "task": _name,
+    "task": lambda value: (
+        _name(value) and value.startswith("drover.")
+    ),  # those of Celery's own send what they are given
     "id": _name,
     **dict.fromkeys(TEXTS, _or_none(_is(str))),
-    "eta": _or_none(lambda value: isinstance(value, str) and _moment(value)),
+    "eta": lambda value: value is None,  # it would wait in the memory of who takes it; a submission has `at`
     "expires": _or_none(_moment),
     "retries": _or_none(_is(int)),
     "timelimit": _or_none(_limits),
@@ -147,6 +157,8 @@ HEADERS: Mapping[str, Fits] = {
     "delivery_info": _or_none(_is(dict)),
     "redelivered": _or_none(_is(bool)),
 }
+NEVER_SENT_ON = ("callbacks", "errbacks", "chord")
+"""Nothing of Drover uses these."""
 EMBEDDED: Mapping[str, Fits] = {
     "callbacks": _or_none(_signatures),
     "errbacks": _or_none(_signatures),

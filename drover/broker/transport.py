@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 
 from drover import passwords
 from drover.broker import envelope
+from drover.broker.app import CONTROL_QUEUE
 from drover.settings import settings
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Client(Redis):
         if command_name != "BRPOP" or not answer:
             return answer
         queue, raw = (part if isinstance(part, bytes) else str(part).encode() for part in answer)
-        why = envelope.fault(raw)
+        why = envelope.fault(raw, chained=queue != CONTROL_QUEUE.encode())
         if why is None:
             return answer
         log.error("dropped a message from %s: %s: %s", queue.decode(errors="replace"), why, envelope.excerpt(raw))

@@ -72,7 +72,8 @@ def garbage(queue: str, task: str) -> list[str | bytes]:
         json.dumps(valid | {"headers": {"deep": json.loads("[" * 500 + "]" * 500)} | valid["headers"]}),
         *with_wrong_values(valid),
         *with_wrong_bodies(valid),
-        json.dumps(brokers.envelope(queue, "no.such.task")),
+        json.dumps(brokers.envelope(queue, "drover.no.such.task")),
+        json.dumps(brokers.envelope(queue, "celery.backend_cleanup")),
         json.dumps(brokers.envelope(queue, task, {"nobody": "knows"})),
         json.dumps(brokers.envelope(queue, task, {"request_id": 2**70})),
         json.dumps(brokers.envelope(queue, task, {"request_id": {"a": [None]}})),
@@ -84,6 +85,10 @@ def test_an_envelope_that_is_dropped_is_never_a_valid_one() -> None:
     assert envelope.fault(json.dumps(valid).encode()) is None
     why = envelope.fault(json.dumps(valid | {"headers": valid["headers"] | {"timelimit": "x"}}).encode())
     assert why == "its timelimit is 'x'"
+    chain = [[], {"request_id": 1}, {"chain": [{"task": "drover.step.cleanup"}], "callbacks": []}]
+    chained = json.dumps(valid | {"body": base64.b64encode(json.dumps(chain).encode()).decode()}).encode()
+    assert envelope.fault(chained) is None
+    assert "(chain)" in str(envelope.fault(chained, chained=False))
     said = envelope.excerpt(b"\x1b[31m" + b"x" * 100_000)
     assert said.isprintable()
     assert len(said) < 300

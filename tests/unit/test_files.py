@@ -1,6 +1,7 @@
 """What somebody else puts into a guest's folder leads Drover nowhere; what Drover makes is its own from the start."""
 
 import os
+import socket
 import stat
 import threading
 from collections.abc import Iterator
@@ -80,6 +81,24 @@ def test_a_link_at_the_place_of_an_image_is_not_taken_for_it(tmp_path: Path) -> 
     assert not made.owns(image)
     with pytest.raises(UnsafePath, match="is a symbolic link: it is not followed"):
         manifest.create(image, "raw", 1 << 20, {})
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR])
+def test_a_pipe_or_socket_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path, flags: int) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        for name in ("pipe", "socket"):
+            with pytest.raises(UnsafePath, match="where a file should be: it is not opened"):
+                files.opened(tmp_path / name, flags)
+
+
+def test_a_file_is_opened_as_whoever_opens_it_wants_to_wait(tmp_path: Path) -> None:
+    (tmp_path / "disk").touch()
+    for flags in (0, os.O_NONBLOCK):
+        descriptor = files.opened(tmp_path / "disk", os.O_RDONLY | flags)
+        assert os.get_blocking(descriptor) is not bool(flags)
+        os.close(descriptor)
 
 
 def test_links_in_a_circle_end(tmp_path: Path) -> None:

@@ -80,10 +80,12 @@ def _unlink_socket(path: Path) -> None:
 
 
 def _unlink_pidfile(path: Path) -> None:
-    descriptor = files.opened(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-        text = os.read(descriptor, LONGEST_PID).strip() if regular else b""
+        descriptor = files.opened(path, os.O_RDONLY)
+    except files.UnsafePath:
+        return  # it is somebody else's, and stays
+    try:
+        text = os.read(descriptor, LONGEST_PID).strip()
     finally:
         os.close(descriptor)
     if text.isdigit() and processes.process(int(text)) is None:

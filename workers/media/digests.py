@@ -100,7 +100,7 @@ def opened(path: Path) -> Iterator[tuple[int, os.stat_result]]:
         Fatal: it is none.
         OSError: it cannot be read.
     """
-    descriptor = files.opened(path, os.O_RDONLY | os.O_NONBLOCK)
+    descriptor = files.opened(path, os.O_RDONLY)
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):

@@ -35,7 +35,7 @@ SHORTEST_KEY = 32
 """Whoever reads the database can try keys out: a word of a person would be found."""
 
 LEVELS = "`, `".join(Level)
-EVERYBODY, WORKER, CONTROLLER, CONSOLE = "everybody", "worker", "controller", "console"
+EVERYBODY, WORKER, CONTROLLER, CONSOLE, FLOWER = "everybody", "worker", "controller", "console", "flower"
 
 API_URL, API_TOKEN = "DROVER_API_URL", "DROVER_API_TOKEN"  # nosec B105 # names of variables
 
@@ -466,6 +466,12 @@ class Settings(BaseSettings):
         "",
         read_by=CONTROLLER,
         about="Signs messages also as Drover 0.1 did (`X-Drover-Signature`); unset it when no receiver looks at that.",
+    )
+    flower_password_file: Path | None = _variable(
+        "FLOWER_PASSWORD_FILE",
+        None,
+        read_by=FLOWER,
+        about="File that says who may look at Flower: `USER:PASSWORD`, one a line, read for each request.",
     )
     metrics_address: Annotated[str, AfterValidator(_metrics_address)] = _variable(
         "METRICS_ADDRESS",

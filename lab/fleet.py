@@ -28,7 +28,6 @@ from workers.process.processes import Process
 from workers.trust.policy import FIRMWARE
 
 START_TIMEOUT_S, STOP_TIMEOUT_S = 60.0, 30.0
-FLOWER_COLUMNS = "name,args,kwargs,state,received,runtime,worker"
 """`args` is the guest and its hosts, `kwargs` job, link, host and progress; with `received` the newest come first."""
 
 
@@ -158,16 +157,9 @@ def free_port() -> int:
 def start_flower(lab: Lab) -> Process:
     """Flower, on a free port of 127.0.0.1."""
     port = _free_port(lab.flower_port_file)
-    argv = [_program("celery"), "-A", "drover.broker.app", "flower", "--address=127.0.0.1", f"--port={port}"]
     return processes.spawn(
         lab.mark("flower"),
-        [
-            *argv,
-            f"--tasks_columns={FLOWER_COLUMNS}",
-            "--read_only=True",
-            "--persistent=True",
-            f"--db={lab.path}/flower",
-        ],
+        [_program("drover"), "flower", "--listen", f"127.0.0.1:{port}", "--events", f"{lab.path}/flower"],
         lab.logs / "flower.log",
         environment=os.environ | lab.environment_of(services.FLOWER) | {"DROVER_HOST": services.FLOWER},
     )

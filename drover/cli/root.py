@@ -60,7 +60,11 @@ class Root(LazyGroup):
         "webhook": Lazy(
             "drover.cli.webhooks:app", "Who may be told by webhooks, each with a secret of its own.", RUNNING
         ),
-        "token": Lazy("drover.cli.tokens:app", "Who may use the HTTP API, each with tokens of their own.", RUNNING),
+        "token": Lazy(
+            "drover.cli.tokens:app",
+            "Who may use the HTTP API and submit by task name, each with tokens of their own.",
+            RUNNING,
+        ),
         "config": Lazy("drover.cli.config:app", "Settings of this machine: show them and check them.", RUNNING),
         "doctor": Lazy(
             "drover.cli.doctor:app", "Look at this machine: all that a job will need, and how to mend it.", RUNNING
@@ -81,6 +85,9 @@ class Root(LazyGroup):
             "drover.cli.services:console_app",
             "Show the fleet, moves, drains and what waits for a person in a browser.",
             RUNNING,
+        ),
+        "flower": Lazy(
+            "drover.cli.services:flower_app", "Show what the workers do in a browser: Celery's Flower.", RUNNING
         ),
     }
 

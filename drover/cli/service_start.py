@@ -3,14 +3,17 @@
 import logging
 import os
 import sys
+from pathlib import Path
 
 from kombu.exceptions import OperationalError as BrokerUnreachable
 from redis.exceptions import RedisError
 from sqlalchemy import func, select
 
+from drover import listening, passwords
 from drover.broker import health
 from drover.cli import output
 from drover.cli.errors import broker_refuses
+from drover.errors import PreconditionFailed
 from drover.settings import settings
 from models.database import patiently, transaction
 from models.host import Host
@@ -61,6 +64,54 @@ def serve_console(address: str, *, behind_proxy: bool, actions: bool, people_by:
     else:
         output.note(f"the console answers at http://{address}/")
     serving.serve(address, behind_proxy=behind_proxy, actions=actions, people_by=people_by)
+
+
+OF_FLOWER = "FLOWER_BASIC_AUTH"
+"""Flower's own variable for who may look."""
+
+
+def serve_flower(address: str, events: Path | None, *, as_json: bool) -> None:
+    """Serve Flower until this process is told to stop.
+
+    Raises:
+        PreconditionFailed: nothing can or should listen at that address.
+    """
+    from drover.broker import flower
+
+    settings.cache_clear()
+    _check_flower(address)
+    _check_broker()
+    if as_json:
+        output.emit({"pid": os.getpid(), "url": f"http://{address}/"})
+        sys.stdout.flush()
+    else:
+        output.note(f"Flower answers at http://{address}/")
+    flower.serve(address, events)
+
+
+def _check_flower(address: str) -> None:
+    file, named = settings().flower_password_file, os.environ.get(OF_FLOWER)
+    if file is not None and named:
+        raise PreconditionFailed(
+            f"DROVER_FLOWER_PASSWORD_FILE and {OF_FLOWER} both say who may look: unset {OF_FLOWER}"
+        )
+    if file is not None:
+        _check_readable(file)
+    listening.check(address, "no Flower can be served", "--listen", "5555")
+    if not (file or named or listening.only_here(listening.split(address)[0])):
+        raise PreconditionFailed(
+            f"{address} can be reached from elsewhere, and Flower would ask nobody who they are: set "
+            "DROVER_FLOWER_PASSWORD_FILE to a file with USER:PASSWORD, or listen at 127.0.0.1:5555"
+        )
+
+
+def _check_readable(file: Path) -> None:
+    try:
+        listed = passwords.listed(file)
+    except OSError as error:
+        raise PreconditionFailed(f"DROVER_FLOWER_PASSWORD_FILE cannot be read: {error}") from error
+    if not all(":" in one.strip(":") for one in listed):
+        raise PreconditionFailed(f"DROVER_FLOWER_PASSWORD_FILE is {file}: USER:PASSWORD is wanted, one a line")
 
 
 def _check_database() -> None:

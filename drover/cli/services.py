@@ -1,6 +1,9 @@
-"""`drover worker` and `drover controller`: the standard Celery worker, with the right options; `drover console`."""
+"""`drover worker` and `drover controller`: the standard Celery worker, with the right options. And what shows pages:
+`drover console`, `drover flower`.
+"""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,6 +30,7 @@ LogFormat = Annotated[
 worker_app = typer.Typer(add_completion=False)
 controller_app = typer.Typer(add_completion=False)
 console_app = typer.Typer(add_completion=False)
+flower_app = typer.Typer(add_completion=False)
 
 
 @worker_app.command(epilog=examples("drover worker --host hv1", "DROVER_HOST=hv1 drover worker"))
@@ -130,6 +134,29 @@ def console(
         raise typer.BadParameter("--people-by needs --behind-proxy and --actions: anybody else could set that header")
     _choose_logs("console", log_level, log_format)
     serve_console(listen, behind_proxy=behind_proxy, actions=actions, people_by=people_by, as_json=as_json)
+
+
+@flower_app.command(
+    epilog=examples("drover flower", "drover flower --listen 10.0.0.5:5555 --events /var/lib/drover-flower/events")
+)
+def flower(
+    listen: Annotated[str, typer.Option(metavar="ADDRESS:PORT", help="Answer browsers there.")] = "127.0.0.1:5555",
+    events: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep what it has seen there.", show_default="lost when it ends"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the workers do in a browser, with Celery's Flower, which can change nothing.
+
+    DROVER_FLOWER_PASSWORD_FILE names the file that says who may look; without it, it answers this machine alone.
+    """
+    from drover.cli.service_start import serve_flower
+    from drover.extras import require
+
+    require("flower", "Flower")
+    os.environ.setdefault("DROVER_HOST", "flower")
+    serve_flower(listen, events, as_json=as_json)
 
 
 def _choose_logs(host: str, level: logs.Level, form: logs.Format) -> None:

@@ -47,7 +47,7 @@ def test_groups_have_help(group: str) -> None:
 
 
 def test_the_list_of_commands_is_the_documented_one() -> None:
-    expected = "migrate worker controller console db/upgrade db/roles broker/acl fleet/show fleet/set"
+    expected = "migrate worker controller console flower db/upgrade db/roles broker/acl fleet/show fleet/set"
     expected += " budget/set budget/list budget/remove policy/set policy/list policy/show policy/remove"
     expected += " storage/list storage/set storage/map storage/unmap image/list image/purge"
     expected += " host/list host/set host/key host/trust host/cordon host/uncordon"

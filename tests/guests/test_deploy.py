@@ -44,12 +44,19 @@ class Fleet:
     machines: dict[str, Machine]
     services: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
-    def follow(self, kind: str, only: str = "") -> None:
-        """Run the guide's blocks of a kind, in their order; `only` is a word that the chosen ones contain."""
-        for found, where, script in BLOCK.findall(GUIDE.read_text()):
-            if found == kind and only in script:
-                for name in where.split(", "):
-                    self.run(name, script)
+    def follow(self, kind: str, only: str = "", page: Path = GUIDE) -> str:
+        """Run a page's blocks of a kind, in their order; `only` is a word that the chosen ones contain.
+
+        Returns what they print.
+        """
+        chosen = [
+            (name, script)
+            for found, where, script in BLOCK.findall(page.read_text())
+            if found == kind and only in script
+            for name in where.split(", ")
+        ]
+        assert chosen, f"{page} has no block {kind} with {only!r}"
+        return "".join(self.run(name, script) for name, script in chosen)
 
     def run(self, name: str, script: str) -> str:
         done = self.machines[name].run(script, cwd=ROOT)
@@ -65,10 +72,7 @@ class Fleet:
         for line in units.split("; "):
             name, *services = line.split()
             for service in services:
-                command = f"set -a; {_environment(service)} exec {_start(service)}"
-                argv = self.machines[name].argv("sh", "-c", command)
-                with (self.machines[name].folder / f"{service}.log").open("ab") as log:
-                    self.services.append(subprocess.Popen(argv, stdout=log, stderr=log))
+                self.start(name, service, f"{_environment(service)} exec {_start(service)}")
         try:
             until("both hypervisors are known", lambda: self.drover("host", "list").count("alive") == 2, 90, every_s=1)
         except AssertionError as error:
@@ -76,6 +80,12 @@ class Fleet:
             said = [f"{log.parent.name} {log.stem}: {processes.log_tail(log)}" for log in logs]
             raise AssertionError("\n".join([str(error), *said])) from error
         assert all(service.poll() is None for service in self.services)
+
+    def start(self, name: str, service: str, command: str) -> None:
+        """A command that runs on a machine until all services are stopped."""
+        argv = self.machines[name].argv("sh", "-c", f"set -a; {command}")
+        with (self.machines[name].folder / f"{service}.log").open("ab") as log:
+            self.services.append(subprocess.Popen(argv, stdout=log, stderr=log))
 
     def stop_services(self) -> None:
         for service in self.services:
@@ -166,18 +176,23 @@ def guest(fleet: Fleet) -> Path:
     return folder
 
 
+def _goes_on(fleet: Fleet, guest: Path, host: str) -> None:
+    """The guest writes on that host, and all that it wrote before is there."""
+    console = fleet.machines[host].path(str(guest)) / "console.log"
+    seen = console.stat().st_size
+    until(f"the guest goes on at {host}", lambda: console.stat().st_size > seen)
+    fleet.run(host, "pkill --signal STOP qemu-system")
+    try:
+        consoles = [fleet.machines[name].path(str(guest)) / "console.log" for name in ("hv1", "hv2")]
+        report = verify([ImageRef(console.with_name("disk0.raw"), "raw", "vda")], consoles)
+    finally:
+        fleet.run(host, "pkill --signal CONT qemu-system")
+    assert report.ok, report.problems
+
+
 def test_the_guide_moves_a_guest_by_tls_and_its_backup_can_be_restored(fleet: Fleet, guest: Path) -> None:
     fleet.follow("run", "drover migrate web")
-    here = [fleet.machines[name].path(str(guest)) for name in ("hv1", "hv2")]
-    console = here[1] / "console.log"
-    seen = console.stat().st_size
-    until("the guest goes on at hv2", lambda: console.stat().st_size > seen)
-    fleet.run("hv2", "pkill --signal STOP qemu-system")
-    try:
-        report = verify([ImageRef(here[1] / "disk0.raw", "raw", "vda")], [folder / "console.log" for folder in here])
-    finally:
-        fleet.run("hv2", "pkill --signal CONT qemu-system")
-    assert report.ok, report.problems
+    _goes_on(fleet, guest, "hv2")
 
     fleet.follow("run", "pg_dump")
     fleet.stop_services()
@@ -191,10 +206,10 @@ def test_the_guide_moves_a_guest_by_tls_and_its_backup_can_be_restored(fleet: Fl
     until("the move is rolled back", lambda: json.loads(fleet.drover(*shown))["state"] == "rolled_back", every_s=0.5)
 
 
-def _redis(fleet: Fleet, name: str, *words: str) -> str:
-    password = fleet.machines["control"].path("/etc/drover") / f"{name}.redis"
+def _redis(fleet: Fleet, name: str, *words: str, password: str = "") -> str:
+    present = (fleet.machines["control"].path("/etc/drover") / f"{name}.redis").read_text().split()[0]
     certificate = "--cacert /etc/drover/ca.crt --cert /etc/drover/host.crt --key /etc/drover/host.key"
-    login = f"--user {name} --pass {password.read_text().split()[0]} --no-auth-warning"
+    login = f"--user {name} --pass {password or present} --no-auth-warning"
     return fleet.run(name, f"redis-cli --tls -h control -p 6380 {certificate} {login} {shlex.join(words)} 2>&1")
 
 
@@ -261,6 +276,30 @@ def test_nobody_gets_in_without_a_certificate_or_with_anothers_name(fleet: Fleet
     )
     assert as_other.returncode != 0
     assert "certificate authentication failed" in as_other.stdout
+
+
+FLOWER = "http://127.0.0.1:5555"
+
+
+def test_flower_shows_nothing_without_a_password_and_has_none_in_its_arguments_or_environment(fleet: Fleet) -> None:
+    control = fleet.machines["control"]
+    answered = "curl --silent --output /dev/null --write-out %{http_code} "
+    until("Flower answers", lambda: control.run(answered + FLOWER).stdout == "401")
+    kept = control.path("/etc/drover")
+    assert control.run(f"{answered} --user operator:guessed {FLOWER}").stdout == "401"
+    known = (kept / "flower.users").read_text().strip()
+    (kept / "flower.users").write_text(f"{known}\nada:another\n")
+    for who in (known, "ada:another"):
+        assert control.run(f"{answered} --user {who} {FLOWER}/workers").stdout == "200", "read for each request"
+    assert "drover.unrouted" in control.run(f"curl --silent --user {known} {FLOWER}/api/queues/length").stdout
+    secrets = [word.partition(":")[2] or word for file in ("*.redis", "flower.users") for path in kept.glob(file)
+               for word in path.read_text().split()]  # fmt: skip
+    [pid] = control.run("pgrep --full '[d]rover flower'").stdout.split()
+    told = control.run(f"cat /proc/{pid}/cmdline /proc/{pid}/environ | tr '\\0' '\\n'").stdout
+    assert "DROVER_FLOWER_PASSWORD_FILE" in told
+    assert not [secret for secret in secrets if secret in told]
+    open_to_all = control.run("find /etc/drover -perm /004 -type f").stdout.split()
+    assert not [name for name in open_to_all if any(secret in control.path(name).read_text() for secret in secrets)]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine")

@@ -180,7 +180,6 @@ def test_compose_publishes_only_flower_and_prometheus_and_on_loopback() -> None:
     text = COMPOSE.read_text()
     published = ['["127.0.0.1:${FLOWER_PORT:-5555}:5555"]', '["127.0.0.1:${PROMETHEUS_PORT:-9090}:9090"]']
     assert re.findall(r"ports: *(.*)", text) == published
-    assert "--read_only=True" in text
 
 
 def test_compose_describes_the_whole_fleet() -> None:

@@ -1,4 +1,8 @@
-"""What encrypted streams cost: the same guest moved with `DROVER_STREAMS` encrypted and plain, by turns."""
+"""What encrypted streams cost: the same guest moved with `DROVER_STREAMS` encrypted and plain, by turns.
+
+The guest is idle, so that the CPU of both sides is that of the move and not the guest's own, which grows with the time
+that a move takes.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -7,7 +11,7 @@ from dataclasses import dataclass, field
 from bench.figures import Figure, median
 from bench.guests import booted
 from bench.measuring import Cpu
-from bench.moves import LIGHT, MIB, turns
+from bench.moves import IDLE, MIB, line, turns
 from drover.settings import StreamSecurity
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec
@@ -33,9 +37,10 @@ class Taken:
 def measure(laboratory: Callable[[dict[str, str]], AbstractContextManager[Lab]], runs: int) -> list[Figure]:
     """Ratios of the medians, encrypted to plain."""
     taken = {way: Taken() for way in (StreamSecurity.PLAIN, StreamSecurity.ENCRYPTED)}
-    for way in turns(ROUNDS, *taken):
+    for number, way in enumerate(turns(ROUNDS, *taken)):
+        share = (runs + number // len(taken)) // ROUNDS
         with laboratory({"DROVER_STREAMS": way}) as lab:
-            _move(lab, taken[StreamSecurity(way)], max(runs // ROUNDS, 1))
+            _move(lab, StreamSecurity(way), taken[StreamSecurity(way)], max(share, 1))
     plain, encrypted = taken.values()
     return [
         Figure(
@@ -57,15 +62,17 @@ def measure(laboratory: Callable[[dict[str, str]], AbstractContextManager[Lab]],
     ]
 
 
-def _move(lab: Lab, times: Taken, runs: int) -> None:
+def _move(lab: Lab, way: StreamSecurity, times: Taken, runs: int) -> None:
     disk = DiskSpec(size_bytes=(FILL_MIB + 64) * MIB, format="raw")
-    with booted(lab, "streams", disks=(disk,), fill_mib=FILL_MIB, **LIGHT) as guest:
+    with booted(lab, "streams", disks=(disk,), fill_mib=FILL_MIB, **IDLE) as guest:
         for _ in range(runs):
             source, destination = (lab.host(name).folder for name in ("host-a", "host-b"))
             if guest.host == "host-b":
                 source, destination = destination, source
             with Cpu(source) as there, Cpu(destination) as here:
                 move = guest.move("drover")
+            cpu = f"CPU {there.used_s:.2f} and {here.used_s:.2f} s"
+            print(f"  {way}: {line(move)}, {cpu}", flush=True)
             times.source_cpu_s.append(there.used_s)
             times.destination_cpu_s.append(here.used_s)
             times.total_s.append(move.total_s)

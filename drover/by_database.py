@@ -1,5 +1,7 @@
 """`Operations` in this process, with database and broker."""
 
+from functools import partial
+
 from drover.operations import (
     DrainAction,
     HostAction,
@@ -16,12 +18,13 @@ from drover.views import rolls as roll_views
 from drover.views.drain_queries import DrainShot
 from drover.views.queries import Snapshot
 from drover.views.rolls import RollShot
+from models.access import Action
 from models.base import Document
 from models.database import transaction
 from models.documents import Window
 from models.drain import DrainKind
 from models.job import Side
-from workflows import guest_scan, guests, host_keys, hosts, kept_images
+from workflows import guest_scan, guests, host_keys, hosts, kept_images, permissions
 from workflows.descriptions import GuestDescription, HostDescription
 from workflows.drain import commands, headroom, notices, plan_file, planner, plans
 from workflows.drain.plan_file import PlanFile
@@ -29,6 +32,7 @@ from workflows.drain.planner import DrainRequest
 from workflows.kept_images import Which
 from workflows.migration import completion, jobs, operator_actions
 from workflows.migration.jobs import Changes
+from workflows.permissions import Person
 from workflows.roll import commands as rolls
 from workflows.roll.commands import RollRequest
 from workflows.selectors import Selector
@@ -39,12 +43,12 @@ class ByDatabase:
     """In this process, with database and broker.
 
     Args:
-        by: who asks, as events name them.
-        user: who that is, for what one person does and another must not.
+        person: who asks; what they may not do is refused.
     """
 
-    def __init__(self, by: str = "command line", user: str = "") -> None:
-        self.by, self.user = by, user
+    def __init__(self, person: Person) -> None:
+        self.person = person
+        self.by, self.user = person.by, person.name
 
     def hosts(self, selector: str | None) -> list[Document]:
         return documents.hosts(Selector.read(selector))
@@ -82,25 +86,31 @@ class ByDatabase:
         return documents.explanation(number)
 
     def try_migration(self, asked: MigrationSubmission) -> Document:
+        permissions.check_move(self.person, asked.guest, guests.destination(asked))
         return dry_run.migration(asked)
 
     def migrate(self, asked: MigrationSubmission) -> Document:
+        to = guests.destination(asked)
+        permissions.check_move(self.person, asked.guest, to)
         job = jobs.submit(
             asked.guest,
-            guests.destination(asked),
+            to,
             options=asked.options(),
             terms=asked.submit_options(),
+            still_wanted=partial(permissions.check_new_job, self.person),
             idempotency_key=asked.idempotency_key,
             by=self.by,
         )
         return documents.job(job.id)
 
     def on_job(self, number: int, action: JobAction) -> Document:
+        permissions.check_job(self.person, Action.CANCEL if action == "cancel" else Action.SUBMIT, number)
         act = {"cancel": jobs.cancel, "release": jobs.release, "retry": jobs.retry}[action]
         act(number, by=self.by)
         return documents.job(number)
 
     def change_job(self, number: int, changes: Changes) -> Document:
+        permissions.check_job(self.person, Action.SUBMIT, number)
         jobs.change(number, changes, by=self.by)
         return documents.job(number)
 
@@ -121,6 +131,7 @@ class ByDatabase:
         }
 
     def complete_now(self, number: int, pause_s: float) -> Document:
+        permissions.check_job(self.person, Action.SUBMIT, number)
         completion.complete_now(number, pause_s, by=self.by)
         return documents.job(number)
 
@@ -143,6 +154,7 @@ class ByDatabase:
 
     def try_drain(self, kind: DrainKind, asked: DrainSubmission) -> Document:
         request, key = DrainRequest.of(kind, asked), asked.idempotency_key
+        permissions.check_new_drain(self.person, request)
         earlier, forecast = commands.submitted_or_forecast(request, key, tried=True)
         if earlier is not None:
             return documents.drain(earlier.id)
@@ -151,12 +163,14 @@ class ByDatabase:
 
     def submit_drain(self, kind: DrainKind, asked: DrainSubmission) -> SubmittedDrain:
         request, key = DrainRequest.of(kind, asked), asked.idempotency_key
+        permissions.check_new_drain(self.person, request)
         earlier, forecast = commands.submitted_or_forecast(request, key)
-        drain = earlier or commands.submit(request, forecast=forecast, idempotency_key=key)
+        drain = earlier or commands.submit(request, forecast=forecast, idempotency_key=key, by=self.by)
         planned = None if forecast is None else drain_documents.forecast_document(forecast)
         return SubmittedDrain(documents.drain(drain.id), planned)
 
     def on_drain(self, number: int, action: DrainAction) -> Document:
+        permissions.check_drain(self.person, Action.CANCEL if action == "cancel" else Action.DRAIN, number)
         if action == "release":
             commands.release(number, by=self.by)
         else:
@@ -164,6 +178,7 @@ class ByDatabase:
         return documents.drain(number)
 
     def change_drain(self, number: int, changes: Changes) -> Document:
+        permissions.check_drain(self.person, Action.DRAIN, number)
         commands.change(number, changes, by=self.by)
         return documents.drain(number)
 

@@ -4,6 +4,8 @@ DroverError
 ├── Unreachable          a service did not answer: look what came of it
 ├── PreconditionFailed   nothing was touched: report it to the caller (exit code 2)
 │   ├── NotThere         there is nothing of that number or name
+│   ├── NotProven        nobody knows who asks
+│   ├── NotPermitted     who asks may not do that
 │   ├── Unavailable      no answer came: the same request may succeed later
 │   └── HostRefused      a host that was asked refused, or failed to look
 ├── StepError            a step did not bring its effect about
@@ -35,6 +37,14 @@ class PreconditionFailed(DroverError):
 
 class NotThere(PreconditionFailed):
     """There is nothing of that number or name."""
+
+
+class NotProven(PreconditionFailed):
+    """Who asks has not proven who that is."""
+
+
+class NotPermitted(PreconditionFailed):
+    """Who asks may not do that."""
 
 
 class Unavailable(PreconditionFailed):

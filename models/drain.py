@@ -49,6 +49,8 @@ class Drain(Base):
     host: Mapped[str] = mapped_column(ForeignKey("host.name"))
     state: Mapped[DrainState] = mapped_column(by_value(DrainState), default=DrainState.QUEUED)
     idempotency_key: Mapped[str | None] = mapped_column(String(128), unique=True)
+    submitted_by: Mapped[str | None] = mapped_column(String(64))
+    """As events name them; null: by an earlier version, or refused."""
     allowed_hosts: Mapped[AllowedHosts] = mapped_column(Typed(AllowedHosts), default=AllowedHosts)
     selector: Mapped[str | None] = mapped_column(Text)
     """Only guests that it selects by their labels are moved, see `workflows.selectors`; null: all."""

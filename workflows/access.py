@@ -3,14 +3,17 @@
 import hashlib
 import re
 import secrets
+from collections.abc import Callable
 from datetime import timedelta
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 
 from drover.errors import PreconditionFailed
 from models import decision_log
-from models.access import ApiToken, ConsoleUser, Scope
+from models.access import ApiToken, Bounds, ConsoleUser, Scope
 from models.database import transaction
+from workflows import signatures
+from workflows.selectors import Selector
 
 PREFIX = "drover_"
 """Scanners that look for secrets know a token by it."""
@@ -28,23 +31,33 @@ def check_user(user: str) -> None:
         raise PreconditionFailed(f"a user cannot be called {user[:80]!r}: a user's name has {ALLOWED}")
 
 
-def add(user: str, scope: Scope, lifetime: timedelta | None) -> tuple[ApiToken, str]:
+NOT_BOUND = Bounds()
+
+
+def add(user: str, scope: Scope, lifetime: timedelta | None, bounds: Bounds = NOT_BOUND) -> tuple[ApiToken, str]:
     """Make a token for a user; returns it, and the text that is known to nobody else.
 
     Raises:
-        PreconditionFailed: the user's name or the lifetime is not allowed.
+        PreconditionFailed: the user's name, the lifetime or a bound is not allowed.
     """
     check_user(user)
+    Selector.read(bounds.selector)
+    if bounds.any and scope is not Scope.OPERATE:
+        raise PreconditionFailed(
+            f"a token that is bound ({bounds}) may `operate`, no less and no more: add it with --scope operate"
+        )
     if lifetime is not None and lifetime <= timedelta(0):
         raise PreconditionFailed("a token that has ended already is of no use: give it some time, like 90d")
     text = PREFIX + secrets.token_urlsafe(32)
-    token = ApiToken(user=user, scope=scope, digest=_digest(text))
+    token = ApiToken(user=user, scope=scope, digest=_digest(text), bounds=bounds)
+    token.submission_key = signatures.public_half(text)
     token.ends_at = None if lifetime is None else func.clock_timestamp() + lifetime
     with transaction() as session:
         session.add(token)
         session.flush()
         session.refresh(token)
-        decision_log.add(session, f"an operator made token {token.id} for {user}, who may {scope}")
+        bound = f" ({bounds})" if bounds.any else ""
+        decision_log.add(session, f"an operator made token {token.id} for {user}, who may {scope}{bound}")
     return token, text
 
 
@@ -72,10 +85,22 @@ def revoke(number: int) -> ApiToken:
 
 def holder(text: str) -> ApiToken | None:
     """The valid token with this text."""
+    return _used(ApiToken.digest == _digest(text))
+
+
+def signer(signature: signatures.Signature, message: bytes) -> ApiToken | None:
+    """The valid token that this message was signed with."""
+    return _used(ApiToken.id == signature.token, lambda token: signature.is_of(token.submission_key, message))
+
+
+def _used(which: ColumnElement[bool], proven: Callable[[ApiToken], bool] = lambda token: True) -> ApiToken | None:
+    """That token, if it is valid and was proven; it is noted that it was used."""
     now = func.clock_timestamp()
     valid = (ApiToken.revoked_at.is_(None), ApiToken.ends_at.is_(None) | (ApiToken.ends_at > now))
     with transaction() as session:
-        token = session.scalar(select(ApiToken).where(ApiToken.digest == _digest(text), *valid))
+        token = session.scalar(select(ApiToken).where(which, *valid))
+        if token is not None and not proven(token):
+            return None
         if token is not None:
             stale = ApiToken.used_at.is_(None) | (ApiToken.used_at < now - timedelta(minutes=1))
             session.execute(update(ApiToken).where(ApiToken.id == token.id, stale).values(used_at=now))

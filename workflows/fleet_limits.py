@@ -70,8 +70,15 @@ def named(text: str) -> str:
     return names[text]
 
 
+def is_switch(name: str) -> bool:
+    """Whether it is yes or no, and no amount."""
+    return Limits.model_fields[name].annotation is bool
+
+
 def reach(name: str) -> str:
     """The range of a limit, in words."""
+    if is_switch(name):
+        return "yes or no"
     ends = {end: getattr(mark, end) for mark in _marks(name) for end in ("ge", "le") if hasattr(mark, end)}
     least, most = (_amount(name, ends[end]) for end in ("ge", "le"))
     if name == "bandwidth_bytes_per_s":

@@ -63,6 +63,10 @@ class Selector:
         """Whether something with these labels is meant."""
         return all(term.matches(labels) for term in self.terms)
 
+    def includes(self, other: "Selector") -> bool:
+        """Whatever the other means this one means as well: the other has all its terms."""
+        return set(self.terms) <= set(other.terms)
+
     def condition(self, labels: Any) -> ColumnElement[bool]:
         """The same as part of a statement, for a column of labels."""
         return and_(true(), *(term.condition(labels) for term in self.terms))

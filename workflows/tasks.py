@@ -1,21 +1,25 @@
 """Celery tasks of the control queue. Others send them by name: `drover.job.submit`, `drover.drain.submit` and so on.
 
 The sender need not import Drover. Any content may arrive. What is wrong is refused in one sentence that names the
-field, and kept under the submission's idempotency key; what has no key that can be used is logged and dropped.
+field, and kept under the submission's idempotency key; what has no key that can be used is logged and dropped. Who may
+send what is said in `workflows.permissions`.
 """
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from drover.broker.app import app
-from drover.errors import DroverError, PreconditionFailed
+from drover.errors import DroverError, NotPermitted, NotProven, PreconditionFailed
+from models.access import Action
 from models.contracts import shown
 from models.drain import DrainKind
-from workflows import guests
+from workflows import guests, permissions
 from workflows.drain import commands, dispatcher
 from workflows.drain.planner import DrainRequest
 from workflows.migration import jobs
+from workflows.permissions import Person
 from workflows.submissions import Cancellation, DrainMove, DrainSubmission, MigrationSubmission, key_of, named_only
 
 log = logging.getLogger(__name__)
@@ -30,15 +34,32 @@ def submit(*unnamed: Any, **said: Any) -> None:
     """
     if (key := _key("drover.job.submit", said)) is None:
         return
+    by = "drover.job.submit"
     try:
-        asked = MigrationSubmission.read(named_only(unnamed, said))
+        person, arguments = permissions.submitter("drover.job.submit", said)
+        by = person.by
+        asked = MigrationSubmission.read(named_only(unnamed, arguments))
         options, terms = asked.options(), asked.submit_options()
         there = guests.destination(asked)
-        jobs.submit(asked.guest, there, options=options, terms=terms, idempotency_key=key, by="drover.job.submit")
+        permissions.check_move(person, asked.guest, there)
+        jobs.submit(
+            asked.guest,
+            there,
+            options=options,
+            terms=terms,
+            still_wanted=partial(permissions.check_new_job, person),
+            idempotency_key=key,
+            by=by,
+        )
     except DroverError as error:
         log.warning("the submission %r was refused, nothing was changed: %s", key, error)
-        guest, to, webhook = (said.get(name) for name in ("guest", "to", "webhook"))
-        jobs.record_refusal(guest, to, key, str(error), by="drover.job.submit", webhook=webhook)
+        guest, to = said.get("guest"), said.get("to")
+        jobs.record_refusal(guest, to, key, str(error), by=by, webhook=_told(said, error))
+
+
+def _told(said: dict[str, Any], refusal: DroverError) -> Any:
+    """The address that is told of a refusal; nobody is because of a message that anybody may have sent."""
+    return None if isinstance(refusal, NotProven) else said.get("webhook")
 
 
 def _key(task: str, said: dict[str, Any]) -> str | None:
@@ -49,11 +70,22 @@ def _key(task: str, said: dict[str, Any]) -> str | None:
 
 @app.task(name="drover.job.cancel", ignore_result=True)
 def cancel(*unnamed: Any, **said: Any) -> None:
-    """Request a job's cancellation; `said` is a `Cancellation`."""
+    """Request a job's cancellation; `said` is a `Cancellation`. One that is not permitted is in the job's story."""
     try:
-        jobs.cancel(Cancellation.read(named_only(unnamed, said)).job_id, by="drover.job.cancel")
+        person, arguments = permissions.submitter("drover.job.cancel", said)
+        number = Cancellation.read(named_only(unnamed, arguments)).job_id
+        _cancel(person, number)
     except PreconditionFailed as error:
         log.warning("the job is not cancelled, it goes on: %s", error)
+
+
+def _cancel(person: Person, number: int) -> None:
+    try:
+        permissions.check_job(person, Action.CANCEL, number)
+    except NotPermitted as error:
+        jobs.record_refused_cancellation(number, str(error), by=person.by)
+        raise
+    jobs.cancel(number, by=person.by)
 
 
 @app.task(name="drover.drain.submit", ignore_result=True)
@@ -73,13 +105,15 @@ def _submit(kind: DrainKind, task: str, unnamed: Sequence[Any], said: dict[str, 
     if (key := _key(task, said)) is None:
         return
     try:
-        request = DrainRequest.of(kind, DrainSubmission.read(named_only(unnamed, said)))
+        person, arguments = permissions.submitter(task, said)
+        request = DrainRequest.of(kind, DrainSubmission.read(named_only(unnamed, arguments)))
+        permissions.check_new_drain(person, request)
         earlier, forecast = commands.submitted_or_forecast(request, key)
         if earlier is None:
-            commands.submit(request, forecast=forecast, idempotency_key=key)
+            commands.submit(request, forecast=forecast, idempotency_key=key, by=person.by)
     except DroverError as error:
         log.warning("the submission %r was refused, nothing was changed: %s", key, error)
-        commands.record_refusal(kind, said.get("host"), key, str(error), said.get("webhook"))
+        commands.record_refusal(kind, said.get("host"), key, str(error), _told(said, error))
 
 
 @app.task(name="drover.drain.move", ignore_result=True)

@@ -26,8 +26,9 @@ def operations() -> "Operations":
     if by_api():
         return api()
     from drover.by_database import ByDatabase
+    from workflows import permissions
 
-    return ByDatabase(user=user())
+    return ByDatabase(permissions.operator(user()))
 
 
 def api() -> "ByApi":

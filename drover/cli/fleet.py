@@ -28,8 +28,9 @@ def change(
         list[str],
         typer.Argument(
             metavar="LIMIT=VALUE...",
-            help="max-outgoing, max-incoming, max-moves, max-held, stalled-after, host-patience, bandwidth, retention. "
-            "Durations like 90s, 10m, 24h, 7d; a bandwidth like 100M/s, 0 for no limit.",
+            help="max-outgoing, max-incoming, max-moves, max-held, stalled-after, host-patience, bandwidth, retention, "
+            "plan-approvals, signed-submissions. Durations like 90s, 10m, 24h, 7d; a bandwidth like 100M/s, 0 for no "
+            "limit; yes or no.",
             show_default=False,
         ),
     ],
@@ -45,6 +46,7 @@ def change(
 
 
 def _read(text: str) -> tuple[str, object]:
+    from models.fleet import Limits
     from workflows import fleet_limits
 
     spelled, equals, value = text.partition("=")
@@ -53,6 +55,8 @@ def _read(text: str) -> tuple[str, object]:
     name = fleet_limits.named(spelled)
     if name == "bandwidth_bytes_per_s":
         return name, rate(value)
-    if name.startswith("max_"):
+    if fleet_limits.is_switch(name):
+        return name, {"yes": True, "no": False}.get(value, value)
+    if isinstance(Limits.model_fields[name].default, int):
         return name, value
     return name, duration(value)

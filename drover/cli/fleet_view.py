@@ -61,6 +61,8 @@ def document(limits: Limits) -> Document:
 
 def shown(name: str, value: object) -> str:
     """One limit for people."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, timedelta):
         return f"{amount(value)} s"
     if isinstance(value, BandwidthHours):

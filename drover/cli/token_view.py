@@ -15,7 +15,8 @@ def made(token: ApiToken, text: str, *, as_json: bool) -> None:
         output.emit({**_document(token), "token": text})
         return
     ends = f" until {token.ends_at:%Y-%m-%d %H:%M %Z}" if token.ends_at else ""
-    output.say(f"token {token.id}: {token.user} may {token.scope}{ends}")
+    bound = f", bound to {token.bounds}" if token.bounds.any else ""
+    output.say(f"token {token.id}: {token.user} may {token.scope}{bound}{ends}")
     output.say(f"shown only now: {text}")
 
 
@@ -28,13 +29,13 @@ def listed(tokens: Sequence[ApiToken], people: Sequence[ConsoleUser], *, as_json
     if not rows:
         output.note("no token yet: nobody can change anything by the API, `drover token add USER` makes one")
     output.table(
-        ("ID", "USER", "SCOPE", "VALID", "MADE", "UNTIL", "LAST USED"),
+        ("ID", "USER", "SCOPE", "BOUND TO", "VALID", "MADE", "UNTIL", "LAST USED"),
         [
             [
-                *(row["id"], row["user"], row["scope"], "yes" if row["valid"] else "no"),
+                *(token.id, token.user, token.scope, str(token.bounds), "yes" if row["valid"] else "no"),
                 *(row["made_at"], row["revoked_at"] or row["ends_at"], row["used_at"]),
             ]
-            for row in rows
+            for token, row in zip(tokens, rows, strict=True)
         ],
     )
     for one in people:
@@ -55,6 +56,10 @@ def _document(token: ApiToken) -> Document:
         "id": token.id,
         "user": token.user,
         "scope": token.scope.value,
+        "only": list(token.bounds.actions),
+        "hosts": list(token.bounds.hosts),
+        "selector": token.bounds.selector,
+        "signs_submissions": token.submission_key is not None,
         "valid": not ended,
         "made_at": iso(token.made_at),
         "ends_at": iso(token.ends_at),

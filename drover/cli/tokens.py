@@ -1,20 +1,28 @@
-"""`drover token`: who may use the API and the console, and for what."""
+"""`drover token`: who may use the API and the console and submit by task name, and for what."""
 
 from typing import Annotated, Literal
 
 import typer
 
-from drover.cli.options import AsJson, duration, examples
+from drover.cli.options import AsJson, Selected, duration, examples
 
-app = typer.Typer(no_args_is_help=True, help="Who may use the HTTP API, each with tokens of their own.")
+app = typer.Typer(
+    no_args_is_help=True, help="Who may use the HTTP API and submit by task name, each with tokens of their own."
+)
 
 
 @app.callback()
 def group() -> None:
-    """Who may use the HTTP API, each with tokens of their own."""
+    """Who may use the HTTP API and submit by task name, each with tokens of their own."""
 
 
-@app.command(epilog=examples("drover token add ada --scope operate --expires 90d", "drover token add grafana --json"))
+@app.command(
+    epilog=examples(
+        "drover token add ada --scope operate --expires 90d",
+        "drover token add grafana --json",
+        "drover token add nightly --scope operate --only drain --host hv1 --host hv2 --selector tier=web",
+    )
+)
 def add(
     user: Annotated[
         str, typer.Argument(metavar="USER", help="Whose it is; events of jobs name this user.", show_default=False)
@@ -29,14 +37,40 @@ def add(
         str | None,
         typer.Option(metavar="TIME", help="It ends after this time, like 90d.", show_default="until it is revoked"),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="submit|cancel|drain",
+            help="It is for this alone, besides looking; may be repeated. submit: moves; cancel: moves and drains; "
+            "drain: drains and returns.",
+            show_default="all that its scope permits",
+        ),
+    ] = None,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST", help="Guests leave and reach these hosts alone; may be repeated.", show_default="all"
+        ),
+    ] = None,
+    selector: Selected = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a token for a user. It is shown only now; what is stored cannot be turned into it."""
+    """Make a token for a user. It is shown only now; what is stored cannot be turned into it.
+
+    With it a program works by the API, and signs submissions by task name. One that is bound by `--only`, `--host` or
+    `--selector` does nothing but move such guests.
+    """
+    from drover import names
     from drover.cli import token_view
-    from models.access import Scope
+    from models.access import Action, Bounds, Scope
     from workflows import access
 
-    token, text = access.add(user, Scope(scope), duration(expires) if expires is not None else None)
+    for name in host or ():
+        names.check(name, "a host")
+    if strange := set(only or ()) - set(Action):
+        raise typer.BadParameter(f"--only is {', '.join(Action)}, not {', '.join(sorted(strange))}")
+    bounds = Bounds(actions=tuple(map(Action, only or ())), hosts=tuple(host or ()), selector=selector)
+    token, text = access.add(user, Scope(scope), duration(expires) if expires is not None else None, bounds)
     token_view.made(token, text, as_json=as_json)
 
 

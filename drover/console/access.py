@@ -1,7 +1,6 @@
 """Who asks, and what they may do."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -13,7 +12,8 @@ from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 
 from models.access import Scope
-from workflows import access
+from workflows import access, permissions
+from workflows.permissions import Person
 
 BEARER = HTTPBearer(auto_error=False, description="A token of `drover token add`.")
 ASKED = {"WWW-Authenticate": "Bearer"}
@@ -25,16 +25,6 @@ class Denied(HTTPException):
 
 class NotSignedIn(Exception):
     """Nobody knows who asks; they may sign in."""
-
-
-@dataclass(frozen=True)
-class Person:
-    """Somebody who is known."""
-
-    name: str
-    scope: Scope
-    by: str
-    """As events of jobs name them."""
 
 
 async def by_token(request: Request) -> Person | None:
@@ -52,20 +42,31 @@ async def by_token(request: Request) -> Person | None:
     if token is None:
         not_too_often(request.client.host if request.client else "", GUESSES)
         raise Denied(401, "the token is not valid: `drover token list` says which are", ASKED)
-    return Person(token.user, token.scope, f"{token.user} (API)")
+    return Person.of(token, "API")
 
 
-def permitted(scope: Scope) -> Callable[[Person | None], Person]:
-    """A dependency: somebody who may do this.
+def known(person: Annotated[Person | None, Depends(by_token)]) -> Person:
+    """A dependency: somebody who has a token.
 
     Raises:
-        Denied: nobody is named, or may not.
+        Denied: nobody is named, or does too much.
+    """
+    if person is None:
+        raise Denied(401, "a token is needed: `drover token add USER`", ASKED)
+    not_too_often(person.name)
+    return person
+
+
+def permitted(scope: Scope) -> Callable[[Person], Person]:
+    """A dependency: somebody who may do this, whatever it is about.
+
+    Raises:
+        Denied: nobody is named, or does too much.
+        NotPermitted: they may not.
     """
 
-    def check(person: Annotated[Person | None, Depends(by_token)]) -> Person:
-        if person is None:
-            raise Denied(401, "a token is needed: `drover token add USER`", ASKED)
-        allow(person, scope)
+    def check(person: Annotated[Person, Depends(known)]) -> Person:
+        permissions.judge(person, scope)
         return person
 
     return check
@@ -75,10 +76,10 @@ def allow(person: Person, scope: Scope) -> None:
     """Let somebody do what needs this scope.
 
     Raises:
-        Denied: they may not, or do too much.
+        Denied: they do too much.
+        NotPermitted: they may not.
     """
-    if not person.scope.includes(scope):
-        raise Denied(403, f"{person.name} may {person.scope} only, and this needs `{scope}`")
+    permissions.judge(person, scope)
     not_too_often(person.name)
 
 
@@ -134,6 +135,8 @@ def not_too_often(who: str, rate: RateLimitItem = ACTIONS) -> None:
 Known = Depends(by_token)
 Described = Security(BEARER)
 """For OpenAPI: a token is needed."""
+Judged = Annotated[Person, Depends(known)]
+"""Somebody of whom `permissions` is asked with what it is about."""
 Reader = Annotated[Person, Depends(permitted(Scope.READ))]
 Operator = Annotated[Person, Depends(permitted(Scope.OPERATE))]
 Approver = Annotated[Person, Depends(permitted(Scope.APPROVE))]

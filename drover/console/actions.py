@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path
 from pydantic import ConfigDict, Field
 
 from drover.by_database import ByDatabase
-from drover.console.access import Approver, Described, Operator, Person, Reader, allow
+from drover.console.access import Approver, Described, Judged, Operator, Reader, allow
 from drover.console.api import MOST_S, Hours
 from drover.console.failures import ALWAYS, PREFIX, Failure
 from drover.errors import PreconditionFailed
@@ -26,6 +26,7 @@ from workflows.drain.plan_file import PlanFile
 from workflows.kept_images import Which
 from workflows.migration import completion
 from workflows.migration.jobs import Changes
+from workflows.permissions import Person
 from workflows.submissions import DrainSubmission, MigrationSubmission, RollSubmission
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 ANSWERS: dict[int | str, dict[str, Any]] = {
     **ALWAYS,
     403: {"model": Failure, "description": "It may not do that."},
+    413: {"model": Failure, "description": "The body is larger than any that means something."},
     429: {"model": Failure, "description": "Too often: wait as long as Retry-After says."},
     404: {"model": Failure, "description": "There is no such number or name."},
     409: {"model": Failure, "description": "Refused, nothing was changed; the sentence says why and what to do."},
@@ -131,7 +133,7 @@ class Question(Part):
 
 def asked_by(person: Person) -> ByDatabase:
     """What is done in the name of somebody."""
-    return ByDatabase(person.by, person.name)
+    return ByDatabase(person)
 
 
 @router.get("/guests/{name}")
@@ -141,13 +143,13 @@ def guest(name: Name, person: Reader) -> Document:
 
 
 @router.post("/migrations", status_code=201)
-def migrate(asked: MigrationSubmission, person: Operator) -> Document:
+def migrate(asked: MigrationSubmission, person: Judged) -> Document:
     """As `drover migrate`. With an idempotency key that was used before: the earlier job."""
     return asked_by(person).migrate(_meant(asked))
 
 
 @router.post("/migrations/dry-run")
-def try_migration(asked: MigrationSubmission, person: Operator) -> Document:
+def try_migration(asked: MigrationSubmission, person: Judged) -> Document:
     """As `drover migrate --dry-run`: both hosts are asked, and nothing is changed."""
     return asked_by(person).try_migration(_meant(asked))
 
@@ -159,13 +161,13 @@ def price(number: Number, person: Reader) -> Document:
 
 
 @router.post("/jobs/{number}/complete-now")
-def complete_now(number: Number, wanted: Pause, person: Operator) -> Document:
+def complete_now(number: Number, wanted: Pause, person: Judged) -> Document:
     """As `drover job complete-now --pause`."""
     return asked_by(person).complete_now(number, wanted.pause_s)
 
 
 @router.post("/jobs/{number}/set")
-def change(number: Number, wanted: Change, person: Operator) -> Document:
+def change(number: Number, wanted: Change, person: Judged) -> Document:
     """As `drover job set`."""
     return asked_by(person).change_job(number, wanted.changes())
 
@@ -177,31 +179,31 @@ def resolve(number: Number, decided: Decision, person: Approver) -> Document:
 
 
 @router.post("/jobs/{number}/{action}")
-def act_on_job(number: Number, action: JobAction, person: Operator) -> Document:
+def act_on_job(number: Number, action: JobAction, person: Judged) -> Document:
     """As `drover job cancel`, `release` and `retry`."""
     return asked_by(person).on_job(number, action)
 
 
 @router.post("/drains", status_code=201)
-def drain(asked: DrainSubmission, person: Operator) -> Document:
+def drain(asked: DrainSubmission, person: Judged) -> Document:
     """As `drover drain submit`; `forecast` has who goes where, or is null where there was such a drain already."""
     return _submitted(DrainKind.DRAIN, asked, person)
 
 
 @router.post("/returns", status_code=201)
-def bring_home(asked: DrainSubmission, person: Operator) -> Document:
+def bring_home(asked: DrainSubmission, person: Judged) -> Document:
     """As `drover return`."""
     return _submitted(DrainKind.RETURN, asked, person)
 
 
 @router.post("/drains/dry-run")
-def try_drain(asked: DrainSubmission, person: Operator) -> Document:
+def try_drain(asked: DrainSubmission, person: Judged) -> Document:
     """As `drover drain --dry-run`: all hosts are asked, and nothing is changed."""
     return asked_by(person).try_drain(DrainKind.DRAIN, asked)
 
 
 @router.post("/returns/dry-run")
-def try_return(asked: DrainSubmission, person: Operator) -> Document:
+def try_return(asked: DrainSubmission, person: Judged) -> Document:
     """As `drover return --dry-run`."""
     return asked_by(person).try_drain(DrainKind.RETURN, asked)
 
@@ -261,13 +263,13 @@ def overrule(number: Number, name: Name, person: Operator) -> Document:
 
 
 @router.post("/drains/{number}/set")
-def change_drain(number: Number, wanted: Change, person: Operator) -> Document:
+def change_drain(number: Number, wanted: Change, person: Judged) -> Document:
     """As `drover drain set`."""
     return asked_by(person).change_drain(number, wanted.changes())
 
 
 @router.post("/drains/{number}/{action}")
-def act_on_drain(number: Number, action: DrainAction, person: Operator) -> Document:
+def act_on_drain(number: Number, action: DrainAction, person: Judged) -> Document:
     """As `drover drain pause`, `resume`, `release` and `cancel`."""
     return on_drain(number, action, person)
 

@@ -23,7 +23,7 @@ from drover.views import documents, inbox
 from models.base import Document
 from models.database import transaction
 from models.documents import Window
-from workflows import schedule
+from workflows import permissions, schedule
 from workflows.kept_images import Which as Images
 
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Failure, "description": "There is no such number."}}
@@ -37,7 +37,7 @@ Everything = Annotated[bool, Query(alias="all", description="Those that have end
 Limit = Annotated[int, Query(ge=1, le=1000, description="The newest of them.")]
 Labels = Annotated[Text | None, Query(description="As for `--selector`: KEY=VALUE, KEY=A|B, KEY!=VALUE, KEY, !KEY.")]
 MOST_S = timedelta(days=36500).total_seconds()
-ASKED = ByDatabase()
+ASKED = ByDatabase(permissions.operator())
 
 
 def _hours(

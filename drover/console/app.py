@@ -17,7 +17,7 @@ from drover.console import api, buttons, pages
 from drover.console.access import Denied
 from drover.console.failures import CODES, PREFIX
 from drover.console.rendering import page
-from drover.errors import NotThere, PreconditionFailed, Unavailable, UnreadableDocument
+from drover.errors import NotPermitted, NotThere, PreconditionFailed, Unavailable, UnreadableDocument
 from drover.settings import Settings
 
 HEADERS = {
@@ -30,6 +30,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+CLOSE = {"Connection": "close"}
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -52,6 +53,30 @@ class Hardened:
             await send(message)
 
         await self.app(scope, receive, sending)
+
+
+MOST_BYTES = 2 << 20
+"""Of a request's body, which is read before anybody asks whose it is; a plan of thousands of guests has less."""
+
+
+class Bounded:
+    """Refuses a body that is larger than any that means something."""
+
+    def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        taken = 0
+
+        async def receiving() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > MOST_BYTES:
+                raise Denied(413, f"the body has more than {MOST_BYTES} bytes, nothing was changed", CLOSE)
+            return message
+
+        await self.app(scope, receiving, send)
 
 
 def make(*hosts: str, actions: bool = False, people_by: str | None = None, ours: Settings | None = None) -> FastAPI:
@@ -80,6 +105,7 @@ def make(*hosts: str, actions: bool = False, people_by: str | None = None, ours:
     if ours is not None and signs_in:
         _have_people_sign_in(made, ours)
     made.mount("/static", StaticFiles(packages=[("drover.console", "static")]), name="static")
+    made.add_middleware(Bounded)
     made.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     made.add_middleware(Hardened)
     made.add_exception_handler(PreconditionFailed, _refused)
@@ -108,6 +134,8 @@ def _told(request: Request, status: int, title: str, sentence: str, **more: obje
 
 
 def _refused(request: Request, error: Exception) -> Response:
+    if isinstance(error, NotPermitted):
+        return _told(request, 403, "Refused", str(error))
     if isinstance(error, NotThere):
         return _told(request, 404, "Not found", str(error))
     if isinstance(error, Unavailable) or isinstance(error.__cause__, BrokerUnreachable):

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from drover.console import actions
-from drover.console.access import Person, allow, from_this_site, visitor
+from drover.console.access import allow, from_this_site, visitor
 from drover.console.choices import EFFECTS, needed
 from drover.console.pages import matters
 from drover.console.rendering import page
@@ -21,6 +21,7 @@ from drover.views import drain_queries, drain_sentences, plans, queries, rolls, 
 from drover.views.sentences import Command
 from models.database import transaction
 from models.job import Side
+from workflows.permissions import Person
 
 router = APIRouter(include_in_schema=False)
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]

@@ -3,8 +3,8 @@
 import re
 from urllib.parse import urlencode
 
-from drover.console.access import Person
 from models.access import Scope
+from workflows.permissions import Person
 
 COMMAND = re.compile(
     r"drover (job|drain|roll|plan) ([\w-]+) (\d+)(?: --owner (source|destination))?(?: --fenced (\S+))?"

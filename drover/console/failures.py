@@ -29,6 +29,7 @@ CODES = {
     404: "not_found",
     405: "not_allowed",
     409: "refused",
+    413: "too_large",
     429: "too_many",
     503: "unavailable",
 }

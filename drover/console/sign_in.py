@@ -17,11 +17,12 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from joserfc.errors import JoseError
 from starlette.middleware.sessions import SessionMiddleware
 
-from drover.console.access import Denied, NotSignedIn, Person, from_this_site, not_too_often
+from drover.console.access import Denied, NotSignedIn, from_this_site, not_too_often
 from drover.console.rendering import page
 from drover.settings import Settings
 from models.access import Scope
 from workflows import access
+from workflows.permissions import Person
 
 LASTS = timedelta(hours=8)
 COOKIE = "__Host-drover"

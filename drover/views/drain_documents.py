@@ -46,6 +46,7 @@ def drain_document(shot: DrainShot) -> Document:
     return {
         **drain_summary(shot),
         "guests": [_guest_document(row) for row in shot.rows],
+        "submitted_by": drain.submitted_by,
         "selector": drain.selector,
         "to": list(drain.allowed_hosts.to),
         "exclude": list(drain.allowed_hosts.exclude),

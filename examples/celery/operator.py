@@ -6,15 +6,21 @@ Nothing of Drover is imported. The outcome is asked for on the command line, whi
 import json
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from celery import Celery
 
+Arguments = dict[str, Any]
 ENDED = {"done", "incomplete", "cancelled"}
 UNKNOWN = 2
 """Exit code while nothing is on record under the key: the message is on its way, or was lost."""
+
+
+def unsigned(task: str, arguments: Arguments) -> Arguments:
+    """The arguments as they are."""
+    return arguments
 
 
 class DrainFailed(Exception):
@@ -32,8 +38,10 @@ class DrainHostOperator:
     poll_s: float = 10.0
     send_again_s: float = 60.0
     """A message may be lost; sending it again under the same key does no harm."""
-    wishes: dict[str, Any] = field(default_factory=dict)
+    wishes: Arguments = field(default_factory=dict)
     """Further arguments of the task: `window`, `timezone`, `priority`, `webhook`, `to`, `exclude` and so on."""
+    sign: Callable[[str, Arguments], Arguments] = unsigned
+    """With a token: `partial(signing.signed, token=3, secret="drover_...")`."""
 
     def execute(self, context: dict[str, str]) -> dict[str, Any]:
         """`context` has a `run_id`, as Airflow gives it. Answers the drain's JSON document."""
@@ -61,5 +69,5 @@ class DrainHostOperator:
     def _send(self, key: str) -> float:
         scheduler = Celery(broker=self.broker)
         arguments = {"host": self.host, "idempotency_key": key, **self.wishes}
-        scheduler.send_task(self.task, kwargs=arguments, queue="drover.control")
+        scheduler.send_task(self.task, kwargs=self.sign(self.task, arguments), queue="drover.control")
         return time.monotonic()

@@ -52,7 +52,8 @@ def _submissions() -> Iterator[str]:
     yield (
         "Sent as named arguments of a task to the queue `drover.control`; the command line uses the same types. A "
         "field that is missing, unknown, or of a wrong type or range is refused in one sentence that names it. The "
-        "refusal is kept under `idempotency_key`. What has no key that can be used is logged and dropped.\n"
+        "refusal is kept under `idempotency_key`. What has no key that can be used is logged and dropped. Who sends a "
+        "task may add `signature`, see [cli.md](cli.md#who-may-submit).\n"
     )
     for kind in SUBMISSIONS:
         yield from _section(kind, values=True)

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import func, select, update
 
 from drover.console.access import LIMITER
-from models.access import ApiToken, Scope
+from models.access import Action, ApiToken, Bounds, Scope
 from models.database import transaction
 from models.documents import RamProgress
 from models.drain import Drain
@@ -103,6 +104,29 @@ def test_each_scope_may_do_what_it_says_and_no_more(api: httpx.Client) -> None:
     assert api.post(f"/jobs/{number}/retry", headers=approver).status_code == 200
 
 
+def test_a_token_that_is_bound_does_what_it_is_for_and_nothing_else(api: httpx.Client) -> None:
+    number = held()
+
+    def bound(**bounds: Any) -> dict[str, str]:
+        return {"Authorization": f"Bearer {access.add('night', Scope.OPERATE, None, Bounds(**bounds))[1]}"}
+
+    here, there, ends = bound(hosts=("a", "b")), bound(hosts=("a", "c")), bound(actions=(Action.CANCEL,))
+    for path, said in (("release", {}), ("set", {"priority": 5}), ("cancel", {})):
+        assert "is about b as well" in refused(api.post(f"/jobs/{number}/{path}", json=said, headers=there), 403)
+    assert "is about b as well" in refused(api.post("/migrations", json=MIGRATION, headers=there), 403)
+    assert "is about b as well" in refused(api.post("/migrations/dry-run", json=MIGRATION, headers=there), 403)
+    for path in ("drains", "drains/dry-run"):
+        assert "name theirs (`to`)" in refused(api.post(f"/{path}", json={"host": "a"}, headers=there), 403)
+    for path in ("hosts/a/cordon", "guests/web/forget", f"jobs/{number}/retry"):
+        assert "the token of night is" in refused(api.post(f"/{path}", headers=there), 403)
+    roll = {"hosts": ["a"], "hook": "upgrade"}
+    assert "this needs one that is not" in refused(api.post("/rolls", json=roll, headers=here), 403)
+    assert "is for cancel, and this is `submit`" in refused(api.post(f"/jobs/{number}/release", headers=ends), 403)
+    assert api.get("/jobs", headers=there).status_code == 200
+    assert api.post(f"/jobs/{number}/release", headers=here).status_code == 200
+    assert api.post(f"/jobs/{number}/cancel", headers=ends).status_code == 200
+
+
 def test_a_token_that_is_revoked_or_has_ended_is_refused_also_to_read(api: httpx.Client) -> None:
     made, text = access.add("ada", Scope.READ, timedelta(days=1))
     headers = {"Authorization": f"Bearer {text}"}
@@ -135,6 +159,27 @@ def test_nothing_can_be_changed_where_actions_are_not_switched_on(database: None
     with consoles.serving() as address:
         answer = httpx.post(f"{address}/api/v1/hosts/a/cordon", headers=token(Scope.APPROVE))
     assert "without --actions" in refused(answer, 404)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_body_without_end_is_refused_whoever_sends_it_before_all_of_it_has_come(
+    api: httpx.Client, told: bool
+) -> None:
+    sent = 0
+
+    def body() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(256):
+            sent += 1 << 20
+            yield b" " * (1 << 20)
+
+    headers = {"Content-Length": str(256 << 20)} if told else {}
+    try:
+        answer = api.post("/migrations", content=body(), headers=headers)
+        assert "more than 2097152 bytes" in refused(answer, 413)
+    except httpx.TransportError:
+        pass  # it was hung up on
+    assert sent < 128 << 20
 
 
 def test_what_cannot_be_done_is_refused_in_the_words_of_the_command(api: httpx.Client) -> None:
@@ -363,9 +408,32 @@ def test_a_token_is_shown_once_and_stored_nowhere(database: None) -> None:
     assert not document("token", "list")["tokens"][0]["valid"]
 
 
+def test_a_list_of_tokens_says_what_each_is_bound_to(database: None) -> None:
+    made = drover(
+        "token",
+        "add",
+        "night",
+        *("--scope", "operate", "--only", "drain"),
+        *("--host", "a", "--host", "b"),
+        *("--selector", "tier=web"),
+    )
+    assert "night may operate, bound to drain alone; the hosts a, b; guests with tier=web" in made.output
+    (row,) = document("token", "list")["tokens"]
+    assert (row["only"], row["hosts"], row["selector"], row["signs_submissions"]) == (
+        ["drain"],
+        ["a", "b"],
+        "tier=web",
+        True,
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [(["add", "a b"], "cannot be called 'a b'"), (["add", "ada", "--expires", "0"], "has ended already"),
+     (["add", "ada", "--scope", "operate", "--only", "roll"], "--only is submit, cancel, drain, not roll"),
+     (["add", "ada", "--only", "drain"], "may `operate`, no less and no more"),
+     (["add", "ada", "--scope", "operate", "--host", "../x"], "cannot be called"),
+     (["add", "ada", "--scope", "operate", "--selector", "=x"], "is not understood"),
      (["revoke", "7"], "there is no token 7")],
 )  # fmt: skip
 def test_a_token_that_makes_no_sense_is_refused(database: None, words: list[str], said: str) -> None:

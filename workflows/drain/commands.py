@@ -27,7 +27,13 @@ from workflows.submissions import is_text
 log = logging.getLogger(__name__)
 
 
-def submit(request: DrainRequest, *, forecast: Forecast | None = None, idempotency_key: str | None = None) -> Drain:
+def submit(
+    request: DrainRequest,
+    *,
+    forecast: Forecast | None = None,
+    idempotency_key: str | None = None,
+    by: str = "command line",
+) -> Drain:
     """Queue a drain; the controller begins it when its time has come.
 
     With an idempotency key that was used before, returns the earlier drain. Without a key, returns the one that does
@@ -40,7 +46,7 @@ def submit(request: DrainRequest, *, forecast: Forecast | None = None, idempoten
         with transaction() as session:
             earlier = _same(session, idempotency_key, request)
             if earlier is None:
-                earlier = queue(session, request, forecast, idempotency_key)
+                earlier = queue(session, request, forecast, idempotency_key, by)
                 wake(session)
             return earlier
     except (IntegrityError, PreconditionFailed) as error:  # another came first, perhaps with this key
@@ -105,7 +111,13 @@ def _does_so(drain: Drain, request: DrainRequest) -> bool:
     return drain.selector == request.selector
 
 
-def queue(session: Session, request: DrainRequest, forecast: Forecast | None = None, key: str | None = None) -> Drain:
+def queue(
+    session: Session,
+    request: DrainRequest,
+    forecast: Forecast | None = None,
+    key: str | None = None,
+    by: str = "command line",
+) -> Drain:
     """Insert the row of a drain.
 
     Raises:
@@ -130,6 +142,7 @@ def queue(session: Session, request: DrainRequest, forecast: Forecast | None = N
         kind=request.kind,
         host=request.host,
         idempotency_key=key,
+        submitted_by=by,
         allowed_hosts=request.where,
         selector=request.selector,
         options=request.options,
@@ -141,7 +154,7 @@ def queue(session: Session, request: DrainRequest, forecast: Forecast | None = N
     if key is not None:
         refusal.forget(session, "drain", key)
     session.flush()
-    decision_log.add(session, f"a {drain.kind} of {drain.host} was submitted", drain=drain.id)
+    decision_log.add(session, f"a {drain.kind} of {drain.host} was submitted by {by}", drain=drain.id)
     return drain
 
 

@@ -182,6 +182,7 @@ def submit(drain_id: int, guest: str) -> None:
             drain_id=drain_id,
             still_wanted=still_wanted,
             by=f"drain {drain_id}",
+            because=f"drain {drain_id} was submitted by {drain.submitted_by}" if drain.submitted_by else "",
         )
     except PreconditionFailed as error:
         log.info("does not go to %s: %s", row.destination, error, extra=about)

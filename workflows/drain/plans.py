@@ -181,7 +181,7 @@ def _apply(session: Session, row: SubmittedPlan, by: str) -> Drain:
         return session.get_one(Drain, row.drain_id)
     plan = PlanFile.read(row.document)
     check(session, plan, by)
-    drain = commands.queue(session, plan.drain_request(), key=_key(plan))
+    drain = commands.queue(session, plan.drain_request(), key=_key(plan), by=by)
     drain.follows_plan = True
     drain.guests = _rows(plan)
     row.drain_id, row.applied_by = drain.id, by

@@ -139,7 +139,7 @@ def _queue_next(session: Session, drain: Drain, repeated: Recurrence) -> None:
     if any(other.recurrence == repeated for other in session.scalars(queued)):
         return
     terms = replace(SubmitOptions.of(drain), not_before=schedule.following(repeated, now(session)))
-    wishes = ("kind", "host", "allowed_hosts", "selector", "options", "recurrence")
+    wishes = ("kind", "host", "submitted_by", "allowed_hosts", "selector", "options", "recurrence")
     session.add(Drain(**vars(terms), **{name: getattr(drain, name) for name in wishes}))
 
 

@@ -47,6 +47,7 @@ def submit(
     still_wanted: Callable[[Session, Job], None] = lambda session, job: None,
     idempotency_key: str | None = None,
     by: str = "command line",
+    because: str = "",
 ) -> Job:
     """Check that the guest can be moved, and queue the job. What the options leave out policies decide.
 
@@ -63,7 +64,7 @@ def submit(
             asked, wanted = options or MigrationOptions(), terms or SubmitOptions()
             job, row, planned = _checked(guest, destination, asked, wanted, drained=drain_id is not None)
             job.drain_id, job.idempotency_key, job.traceparent = drain_id, idempotency_key, span.traceparent
-            inserted = _insert(job, row, planned, by, still_wanted)
+            inserted = _insert(job, row, planned, by, because, still_wanted)
             span.set(job=inserted.id, source=inserted.source)
             return inserted
     except PreconditionFailed:  # the conflict may be with this very job, submitted at the same moment
@@ -119,7 +120,9 @@ def _disk(planned: PlannedDisk) -> Disk:
     )
 
 
-def _insert(job: Job, guest: Guest, planned: Plan, by: str, still_wanted: Callable[[Session, Job], None]) -> Job:
+def _insert(
+    job: Job, guest: Guest, planned: Plan, by: str, because: str, still_wanted: Callable[[Session, Job], None]
+) -> Job:
     try:
         with transaction() as session:
             still_wanted(session, job)
@@ -128,13 +131,9 @@ def _insert(job: Job, guest: Guest, planned: Plan, by: str, still_wanted: Callab
                 refusal.forget(session, "job", job.idempotency_key)
             session.add(job)
             session.flush()
-            record_event(
-                session,
-                job.id,
-                by=by,
-                action="submitted",
-                sentence=f"{job.guest} is to move from {job.source} to {job.destination}",
-            )
+            wanted = f"{job.guest} is to move from {job.source} to {job.destination}"
+            sentence = f"{wanted}; {because}" if because else wanted
+            record_event(session, job.id, by=by, action="submitted", sentence=sentence)
             for warning in preflight.warnings(planned, job.options):
                 record_event(session, job.id, by=by, action="warning", sentence=warning)
             wake(session)
@@ -181,6 +180,12 @@ def record_refusal(
     except IntegrityError as error:  # the same key at the same moment
         log.warning("the refusal of the submission %r cannot be kept, nothing was changed: %s", idempotency_key, error)
         return None
+
+
+def record_refused_cancellation(job_id: int, why: str, by: str) -> None:
+    """Say in the story of a job who wanted to cancel it and may not. The sender waits for no answer."""
+    with transaction() as session:
+        record_event(session, job_id, by=by, action="refused", sentence=f"it is not cancelled: {why}")
 
 
 def _free(session: Session, key: str) -> bool:

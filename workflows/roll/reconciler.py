@@ -91,7 +91,7 @@ def _draining(session: Session, row: RollHost, _: Settings) -> None:
     roll = row.roll
     if row.drain_id is None:
         wanted = DrainRequest(kind=DrainKind.DRAIN, host=row.host, where=roll.allowed_hosts, options=roll.options)
-        row.drain_id = drains.queue(session, wanted).id
+        row.drain_id = drains.queue(session, wanted, by=f"roll {row.roll_id}").id
     drain = session.get_one(Drain, row.drain_id)
     if not _is_done(drain):
         row.reason = _moves(drain)
@@ -136,7 +136,7 @@ def _returning(session: Session, row: RollHost, _: Settings) -> None:
         return
     if row.return_id is None:
         wanted = DrainRequest(kind=DrainKind.RETURN, host=row.host, options=row.roll.options)
-        row.return_id = drains.queue(session, wanted).id
+        row.return_id = drains.queue(session, wanted, by=f"roll {row.roll_id}").id
     drain = session.get_one(Drain, row.return_id)
     if _is_done(drain):
         row.move(RollHostState.DONE)

@@ -1,0 +1,302 @@
+"""Submissions by task name that a token has signed: what it permits, and what is forged, changed and sent again."""
+
+import base64
+import runpy
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from models.access import Action, ApiToken, Bounds, Scope
+from models.database import transaction
+from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
+from models.guest import Guest
+from models.job import Event, Job, JobState
+from models.plan import Plan
+from models.webhook import Delivery
+from tests import factories
+from tests.documents import plan
+from tests.factories import guest, host
+from workflows import access, tasks
+from workflows.drain import planner
+from workflows.migration import preflight
+
+pytestmark = pytest.mark.usefixtures("database")
+
+SIGNED: Callable[..., dict[str, Any]] = runpy.run_path(str(Path(__file__).parents[2] / "examples/celery/signing.py"))[
+    "signed"
+]
+SUBMIT, CANCEL, DRAIN, RETURN = (
+    "drover.job.submit", "drover.job.cancel", "drover.drain.submit", "drover.drain.return",
+)  # fmt: skip
+MOVE = {"guest": "web", "to": "two", "idempotency_key": "k"}
+EMPTY = {"host": "one", "idempotency_key": "k"}
+
+
+@pytest.fixture(autouse=True)
+def fleet(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three hosts; the fleet wants signatures."""
+    monkeypatch.setattr(preflight, "plan", lambda *_: plan())
+    monkeypatch.setattr(planner._Survey, "ask_guests", lambda self: None)
+    for name in ("one", "two", "three"):
+        host(name)
+    guest("web", "one", labels={"tier": "web"})
+    factories.limits(signed_submissions=True)
+
+
+class Token:
+    """One of ada's."""
+
+    def __init__(self, scope: Scope = Scope.OPERATE, lifetime: timedelta | None = None, **bounds: Any) -> None:
+        made, self.secret = access.add("ada", scope, lifetime, Bounds(**bounds))
+        self.number = made.id
+
+    def signed(self, task: str, said: dict[str, Any]) -> dict[str, Any]:
+        return SIGNED(task, said, token=self.number, secret=self.secret)
+
+
+def job(key: str = "k") -> Job:
+    with transaction() as session:
+        return session.scalars(select(Job).where(Job.idempotency_key == key)).one()
+
+
+def drain(key: str = "k") -> Drain:
+    with transaction() as session:
+        return session.scalars(select(Drain).where(Drain.idempotency_key == key)).one()
+
+
+def story(number: int) -> list[tuple[str, str]]:
+    """Who did what, and what is said of it."""
+    with transaction() as session:
+        rows = session.scalars(select(Event).where(Event.job_id == number).order_by(Event.id)).all()
+    return [(row.by, f"{row.action}: {row.sentence}") for row in rows]
+
+
+def test_the_story_of_a_job_says_who_has_signed_its_submission() -> None:
+    token = Token()
+    sent = token.signed(SUBMIT, MOVE)
+    assert token.secret not in str(sent)
+    tasks.submit(**sent)
+    assert not job().refused
+    assert story(job().id)[0] == ("ada (message)", "submitted: web is to move from one to two")
+    tasks.cancel(**token.signed(CANCEL, {"job_id": job().id}))
+    assert ("ada (message)", "cancel: cancellation requested by ada (message)") in story(job().id)
+    assert access.listed()[0].used_at is not None
+
+
+def test_a_drain_and_the_story_of_each_of_its_moves_say_who_has_signed_it() -> None:
+    tasks.submit_drain(**Token().signed(DRAIN, EMPTY))
+    assert (drain().state, drain().submitted_by) == (DrainState.QUEUED, "ada (message)")
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_what_nobody_has_signed_is_taken_only_where_the_operator_lets_it(wanted: bool) -> None:
+    factories.limits(signed_submissions=wanted)
+    factories.receiver()
+    tasks.submit(**MOVE, webhook="http://127.0.0.1:1/")
+    tasks.submit_drain(**EMPTY, webhook="http://127.0.0.1:1/")
+    assert job().refused is wanted
+    assert drain().refused is wanted
+    assert story(job().id)[0][0] == SUBMIT
+    if wanted:
+        assert "it is not signed" in str(job().error)
+        assert "it is not signed" in str(drain().error)
+        with transaction() as session:
+            assert session.scalars(select(Delivery)).all() == [], "anybody could have messages sent"
+    tasks.cancel(job_id=job().id)
+    assert job().cancel_requested is not wanted
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        ({"scope": Scope.READ}, "ada may read only, and this needs `operate`"),
+        ({"actions": (Action.CANCEL, Action.DRAIN)}, "the token of ada is for cancel, drain, and this is `submit`"),
+        ({"hosts": ("one", "three")}, "is for the hosts one, three, and this is about two as well"),
+        ({"hosts": ("two",)}, "is for the hosts two, and this is about one as well"),
+        ({"selector": "tier=db"}, "is for guests with tier=db, which this one has not"),
+        ({"selector": "tier=web,!pinned,rack"}, "which this one has not"),
+    ],
+)
+def test_a_move_that_its_token_does_not_permit_is_refused_on_record(token: dict[str, Any], said: str) -> None:
+    tasks.submit(**Token(**token).signed(SUBMIT, MOVE))
+    assert job().refused
+    assert said in str(job().error)
+    assert story(job().id) == [("ada (message)", f"refused: {job().error}")]
+
+
+@pytest.mark.parametrize(
+    "token", [{}, {"actions": (Action.SUBMIT,)}, {"hosts": ("one", "two")}, {"selector": "tier=web|db,!pinned"}]
+)
+def test_a_move_that_its_token_permits_is_taken(token: dict[str, Any]) -> None:
+    tasks.submit(**Token(**token).signed(SUBMIT, MOVE))
+    assert not job().refused
+
+
+@pytest.mark.parametrize(
+    ("token", "more", "said"),
+    [
+        ({"scope": Scope.READ}, {}, "ada may read only"),
+        ({"actions": (Action.SUBMIT,)}, {}, "is for submit, and this is `drain`"),
+        ({"hosts": ("two", "three")}, {"to": ["two"]}, "this is about one as well"),
+        ({"hosts": ("one", "two")}, {}, "its guests may go to any host: name theirs (`to`)"),
+        ({"hosts": ("one", "two")}, {"to": ["two", "three"]}, "this is about three as well"),
+        ({"selector": "tier=web"}, {}, "have `selector` say so, with all its terms"),
+        ({"selector": "tier=web"}, {"selector": "tier=web|db"}, "have `selector` say so"),
+    ],
+)
+def test_a_drain_that_its_token_does_not_permit_is_refused_on_record(
+    token: dict[str, Any], more: dict[str, Any], said: str
+) -> None:
+    tasks.submit_drain(**Token(**token).signed(DRAIN, EMPTY | more))
+    assert drain().refused
+    assert said in str(drain().error)
+
+
+@pytest.mark.parametrize(
+    ("token", "more"),
+    [
+        ({"hosts": ("one", "two")}, {"to": ["two"]}),
+        ({"selector": "tier=web"}, {"selector": "!pinned,tier=web"}),
+        ({"actions": (Action.DRAIN,)}, {}),
+    ],
+)
+def test_a_drain_that_its_token_permits_is_taken(token: dict[str, Any], more: dict[str, Any]) -> None:
+    tasks.submit_drain(**Token(**token).signed(DRAIN, EMPTY | more))
+    assert not drain().refused
+
+
+def test_guests_are_brought_home_only_from_hosts_that_the_token_is_for_and_only_now() -> None:
+    home = {"host": "two", "idempotency_key": "k"}
+    tasks.submit_return(**Token(hosts=("two", "three")).signed(RETURN, home | {"every": "0 22 * * 6"}))
+    assert "submit it when it is due" in str(drain().error)
+    with transaction() as session:
+        away = Drain(kind=DrainKind.DRAIN, host="two", state=DrainState.DONE)
+        away.guests = [DrainGuest(guest="web", source="two", position=1, state=GuestState.MOVED)]
+        session.add(away)
+    tasks.submit_return(**Token(hosts=("two", "three")).signed(RETURN, home))
+    assert "this is about one as well" in str(drain().error)
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        ({"scope": Scope.READ}, "ada may read only"),
+        ({"actions": (Action.SUBMIT,)}, "is for submit, and this is `cancel`"),
+        ({"hosts": ("one",)}, "this is about two as well"),
+        ({"selector": "tier=db"}, "which this one has not"),
+    ],
+)
+def test_a_cancellation_that_its_token_does_not_permit_is_in_the_story_of_the_job(
+    token: dict[str, Any], said: str
+) -> None:
+    number = factories.job("web", "two", state=JobState.RUNNING)
+    tasks.cancel(**Token(**token).signed(CANCEL, {"job_id": number}))
+    [(by, sentence)] = story(number)
+    assert by == "ada (message)"
+    assert sentence.startswith("refused: it is not cancelled: ")
+    assert said in sentence
+    with transaction() as session:
+        assert not session.get_one(Job, number).cancel_requested
+
+
+def _changed(name: str, value: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda sent: sent | {name: value}
+
+
+def _signature_with(name: str, value: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda sent: sent | {"signature": sent["signature"] | {name: value}}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_changed("to", "three"), "the signature does not hold"),
+        (_changed("priority", 1), "the signature does not hold"),
+        (_changed("hold", True), "the signature does not hold"),
+        (_signature_with("token", 4711), "the signature does not hold"),
+        (_signature_with("at", int(time.time()) + 60), "the signature does not hold"),
+        (_signature_with("at", 0), "a signature counts for 60 minutes: sign it anew"),
+        (_signature_with("at", int(time.time()) + 4000), "a signature counts for 60 minutes"),
+        (_signature_with("ed25519", base64.b64encode(bytes(64)).decode()), "the signature does not hold"),
+        (_signature_with("ed25519", "é" * 88), "the signature does not hold"),
+        (_signature_with("ed25519", ""), "signature is an object with token, at and ed25519"),
+        (_signature_with("more", 1), "signature is an object"),
+        (_changed("signature", None), "signature is an object"),
+        (_changed("signature", "drover_secret"), "signature is an object"),
+    ],
+)
+def test_what_was_changed_on_its_way_is_refused_on_record_also_where_no_signature_is_needed(
+    change: Callable[[dict[str, Any]], dict[str, Any]], said: str
+) -> None:
+    factories.limits(signed_submissions=False)
+    tasks.submit(**change(Token().signed(SUBMIT, MOVE)))
+    with transaction() as session:
+        job = session.scalars(select(Job)).one()
+    assert job.refused
+    assert said in str(job.error)
+
+
+def test_a_signature_is_for_one_task_and_for_all_of_its_arguments() -> None:
+    tasks.submit_return(**Token().signed(DRAIN, EMPTY))
+    assert "the signature does not hold" in str(drain().error)
+    tasks.submit("web", **Token().signed(SUBMIT, MOVE))
+    assert "an argument has no name" in str(job().error)
+    tasks.submit(**{**Token().signed(SUBMIT, MOVE), "at": timedelta(1)})
+    assert "is no plain JSON" in str(job().error)
+
+
+def test_who_reads_the_database_or_has_another_token_can_sign_nothing_as_somebody_else() -> None:
+    ada, eve = Token(), Token()
+    with transaction() as session:
+        row = session.get_one(ApiToken, ada.number)
+    for known in (eve.secret, row.digest.hex(), row.digest.decode("latin1"), (row.submission_key or b"").hex()):
+        tasks.submit(**SIGNED(SUBMIT, MOVE, token=ada.number, secret=known))
+        assert "the signature does not hold" in str(job().error)
+
+
+def test_a_message_that_is_sent_again_changes_nothing_and_one_that_is_kept_for_later_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    token, now = Token(), time.time()
+    sent = token.signed(SUBMIT, MOVE)
+    for _ in range(3):
+        tasks.submit(**sent)
+    with transaction() as session:
+        assert session.scalar(select(func.count(Job.id))) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now - 3700)
+        kept = token.signed(SUBMIT, MOVE | {"idempotency_key": "kept"})
+    tasks.submit(**kept)
+    assert "sign it anew and send it again" in str(job("kept").error)
+
+
+@pytest.mark.parametrize("how", ["revoked", "ended", "of an earlier version"])
+def test_a_token_that_does_not_count_signs_nothing(how: str) -> None:
+    token = Token(lifetime=timedelta(days=1))
+    if how == "revoked":
+        access.revoke(token.number)
+    with transaction() as session:
+        if how == "ended":
+            session.execute(update(ApiToken).values(ends_at=func.clock_timestamp()))
+        if how == "of an earlier version":
+            session.execute(update(ApiToken).values(submission_key=None))
+    tasks.submit(**token.signed(SUBMIT, MOVE))
+    assert f"token {token.number} is not valid, is of an earlier version" in str(job().error)
+
+
+def test_what_a_token_is_bound_to_is_looked_at_again_once_the_hosts_have_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def relabelled(*_: Any) -> Plan:
+        with transaction() as session:
+            session.execute(update(Guest).values(labels={"tier": "db"}))
+        return plan()
+
+    monkeypatch.setattr(preflight, "plan", relabelled)
+    tasks.submit(**Token(selector="tier=web").signed(SUBMIT, MOVE))
+    assert "which this one has not" in str(job().error)

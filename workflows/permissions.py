@@ -1,0 +1,195 @@
+"""Who asks, and whether they may. The HTTP API and submissions by task name ask `judge`, and nothing else decides."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from drover.errors import NotPermitted, NotProven
+from models import fleet
+from models.access import Action, ApiToken, Bounds, Scope
+from models.database import transaction
+from models.documents import AllowedHosts
+from models.drain import Drain, DrainKind
+from models.guest import Guest
+from models.job import Job
+from workflows import access, not_there
+from workflows.drain.planner import DrainRequest, guests_of
+from workflows.selectors import Selector
+from workflows.signatures import FIELD, Signature
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who is known."""
+
+    name: str
+    scope: Scope
+    by: str
+    """As events of jobs name them."""
+    bounds: Bounds = access.NOT_BOUND
+
+    @classmethod
+    def of(cls, token: ApiToken, way: str) -> "Person":
+        """Who holds a token; `way` is how they ask."""
+        return cls(token.user, token.scope, f"{token.user} ({way})", token.bounds)
+
+
+def operator(name: str = "") -> Person:
+    """Whoever enters commands on a machine that has the database: nothing is denied them here."""
+    return Person(name, Scope.APPROVE, "command line")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What somebody wants to do, as far as it decides whether they may."""
+
+    action: Action
+    hosts: frozenset[str]
+    """That guests leave or reach."""
+    guests: Selector | Mapping[str, str]
+    """Those that are selected so; or the labels of the one."""
+    elsewhere: str = ""
+    """Why guests may come from, or get to, hosts that nobody has named; empty: they do not."""
+
+
+def judge(person: Person, scope: Scope, asked: Asked | None = None) -> None:
+    """Refuse what somebody may not do. What is not said in `asked` needs a token without bounds.
+
+    Raises:
+        NotPermitted: they may not; the sentence says why.
+    """
+    if not person.scope.includes(scope):
+        raise NotPermitted(f"{person.name} may {person.scope} only, and this needs `{scope}`")
+    bounds = person.bounds
+    if scope is Scope.READ or not bounds.any:
+        return
+    if asked is None:
+        raise NotPermitted(f"the token of {person.name} is bound ({bounds}): this needs one that is not")
+    if bounds.actions and asked.action not in bounds.actions:
+        raise NotPermitted(
+            f"the token of {person.name} is for {', '.join(bounds.actions)}, and this is `{asked.action}`"
+        )
+    if bounds.hosts:
+        _judge_hosts(person, asked)
+    if bounds.selector and not _within(Selector.read(bounds.selector), asked.guests):
+        raise NotPermitted(_other_guests(person, asked.guests))
+
+
+def _judge_hosts(person: Person, asked: Asked) -> None:
+    ours = f"the token of {person.name} is for the hosts {', '.join(person.bounds.hosts)}"
+    if strange := sorted(asked.hosts - set(person.bounds.hosts)):
+        raise NotPermitted(f"{ours}, and this is about {', '.join(strange)} as well")
+    if asked.elsewhere:
+        raise NotPermitted(f"{ours}, and {asked.elsewhere}")
+
+
+def _within(wanted: Selector, guests: Selector | Mapping[str, str]) -> bool:
+    return wanted.includes(guests) if isinstance(guests, Selector) else wanted.matches(guests)
+
+
+def _other_guests(person: Person, guests: Selector | Mapping[str, str]) -> str:
+    ours = f"the token of {person.name} is for guests with {person.bounds.selector}"
+    if isinstance(guests, Selector):
+        return f"{ours}, and this is about others as well: have `selector` say so, with all its terms"
+    return f"{ours}, which this one has not"
+
+
+def check_move(person: Person, guest: str, to: str) -> None:
+    """Refuse a move before any host is asked.
+
+    Raises:
+        NotPermitted: see `judge`.
+        NotThere: there is no such guest.
+    """
+    with transaction() as session:
+        row = session.get(Guest, guest)
+        if row is None:
+            raise not_there.guest(session, guest)
+        judge(person, Scope.OPERATE, _move(session, Action.SUBMIT, guest, row.host, to))
+
+
+def check_new_job(person: Person, session: Session, job: Job) -> None:
+    """Refuse a job in the transaction that inserts it: the guest may have moved since `check_move`."""
+    judge(person, Scope.OPERATE, _move(session, Action.SUBMIT, job.guest, job.source, job.destination))
+
+
+def check_job(person: Person, action: Action, number: int) -> None:
+    """Refuse to change a job. Errors as for `check_move`."""
+    with transaction() as session:
+        job = session.get(Job, number)
+        if job is None:
+            raise not_there.job(number)
+        judge(person, Scope.OPERATE, _move(session, action, job.guest, job.source, job.destination))
+
+
+def _move(session: Session, action: Action, guest: str, source: str, to: str) -> Asked:
+    row = session.get(Guest, guest)
+    return Asked(action=action, hosts=frozenset({source, to}), guests=row.labels if row is not None else {})
+
+
+def check_new_drain(person: Person, request: DrainRequest) -> None:
+    """Refuse a drain or return before any host is asked. Errors as for `check_move`."""
+    later = bool(request.terms.not_before or request.terms.window or request.recurrence)
+    with transaction() as session:
+        asked = _drain(session, Action.DRAIN, request.kind, request.host, request.where, request.selector, later=later)
+        judge(person, Scope.OPERATE, asked)
+
+
+def check_drain(person: Person, action: Action, number: int) -> None:
+    """Refuse to change a drain. Errors as for `check_move`."""
+    with transaction() as session:
+        drain = session.get(Drain, number)
+        if drain is None:
+            raise not_there.drain(number)
+        judge(
+            person,
+            Scope.OPERATE,
+            _drain(session, action, drain.kind, drain.host, drain.allowed_hosts, drain.selector, later=False),
+        )
+
+
+def _drain(
+    session: Session,
+    action: Action,
+    kind: DrainKind,
+    host: str,
+    where: AllowedHosts,
+    selector: str | None,
+    *,
+    later: bool,
+) -> Asked:
+    selected = Selector.read(selector)
+    if kind is DrainKind.DRAIN:
+        elsewhere = "" if where.to else "its guests may go to any host: name theirs (`to`)"
+        hosts = {host, *where.to}
+    else:
+        elsewhere = "nobody knows yet where guests of a later return will come from: submit it when it is due" * later
+        hosts = {host, *(guest.host for guest in guests_of(session, kind, host, selected))}
+    return Asked(action=action, hosts=frozenset(hosts), guests=selected, elsewhere=elsewhere)
+
+
+def submitter(task: str, said: Mapping[str, Any]) -> tuple[Person, dict[str, Any]]:
+    """Who sends a submission by task name, and its arguments without the signature.
+
+    Raises:
+        NotProven: nobody has signed it and the fleet wants that, or the signature does not hold.
+    """
+    signature = Signature.of(said)
+    arguments = {name: value for name, value in said.items() if name != FIELD}
+    if signature is None:
+        with transaction() as session:
+            wanted = fleet.limits(session).signed_submissions
+        if wanted:
+            raise NotProven(
+                "it is not signed, and this fleet takes signed submissions alone: see docs/reference/cli.md"
+            )
+        return Person(task, Scope.OPERATE, task), arguments
+    token = access.signer(signature, signature.message(task, said))
+    if token is None:
+        raise NotProven(
+            f"the signature does not hold: token {signature.token} is not valid, is of an earlier version, or signed "
+            "something else; `drover token list` says which can sign"
+        )
+    return Person.of(token, "message"), arguments

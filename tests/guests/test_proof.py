@@ -129,7 +129,6 @@ async def _compared(pair: Pair, disk: int, meanwhile: Callable[[], None], nodes:
             ours=ours,
             theirs=Peer(reader=reader, writer=writer),
             limiter=RateLimiter(),
-            bytes_per_s=0,
             told=once,
         ).run()
         writer.write_eof()

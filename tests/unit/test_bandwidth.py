@@ -1,6 +1,7 @@
 """The rate of each mirror: set in QEMU when it changes, and lifted only for one that would never end."""
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from tests.helpers import MIB
 from workers.disks import mirrors
 from workers.disks.mirrors import Bandwidth
+from workers.disks.pace import RateLimiter
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import Monitor
 
@@ -71,3 +73,24 @@ def test_a_mirror_that_does_not_end_its_last_stretch_in_time_is_not_limited_any_
 ) -> None:
     monkeypatch.setattr(mirrors, "PATIENCE_WITH_LAST_STRETCH_S", 0.0)
     assert after(told, 0, 985, 985) == [RATE, 0]
+
+
+def test_what_waits_under_a_limit_goes_on_when_that_is_lifted() -> None:
+    async def several() -> None:
+        limiter = RateLimiter(1)
+        waiting = [asyncio.create_task(limiter.keep(MIB)) for _ in range(3)]
+        await asyncio.wait(waiting, timeout=0.01)
+        limiter.bytes_per_s = 0
+        async with asyncio.timeout(60):
+            await asyncio.gather(*waiting)
+
+    asyncio.run(several())
+
+
+def test_several_who_wait_keep_to_one_rate_together() -> None:
+    async def several() -> float:
+        begun, limiter = time.monotonic(), RateLimiter(MIB)
+        await asyncio.gather(*(limiter.keep(MIB // 10) for _ in range(4)))
+        return time.monotonic() - begun
+
+    assert asyncio.run(several()) > 0.39

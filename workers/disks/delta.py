@@ -174,15 +174,15 @@ async def withdraw(ctx: Context, monitor: Monitor) -> None:
 
 @asynccontextmanager
 async def _recorded(ctx: Context, disks: Sequence[Changed]) -> AsyncIterator["_Copier"]:
-    """What sends them, whose progress is on record and whose rate is the job's share."""
+    """What sends them, one after the other, whose progress is on record and whose rate is the job's."""
     await asyncio.to_thread(_note, ctx, disks)
-    copier = _Copier(ctx, await asyncio.to_thread(mirrors.share, ctx))
+    copier = _Copier(ctx, await asyncio.to_thread(mirrors.budget, ctx))
 
     async def keep_recording() -> None:
         while True:
             await asyncio.to_thread(copier.record)
             await asyncio.sleep(RECORD_S)
-            copier.bytes_per_s = await asyncio.to_thread(mirrors.share, ctx)
+            copier.limiter.bytes_per_s = await asyncio.to_thread(mirrors.budget, ctx)
 
     recording = asyncio.create_task(keep_recording())
     try:
@@ -198,10 +198,8 @@ class _Copier:
 
     def __init__(self, ctx: Context, bytes_per_s: int) -> None:
         self.ctx = ctx
-        self.bytes_per_s = bytes_per_s
-        """0: no limit."""
+        self.limiter = RateLimiter(bytes_per_s)
         self.sent: dict[int, int] = {}
-        self.limiter = RateLimiter()
 
     async def send(self, here: Path, disk: Changed) -> None:
         """From the guest's QEMU to the destination, until all of it is on the disk over there.
@@ -231,7 +229,7 @@ class _Copier:
                 if data == bytes(extent.length):
                     await target.zeroes(extent.offset, extent.length)
                 else:
-                    await self.limiter.keep(extent.length, self.bytes_per_s)
+                    await self.limiter.keep(extent.length)
                     await target.write(extent.offset, data)
                 self.sent[index] = self.sent.get(index, 0) + extent.length
 

@@ -11,20 +11,36 @@ from workers.qemu.block import Mirror
 
 OVER_S = 10.0
 """Rates are means over this time: a single second of a limited mirror says little."""
+OBEYED_WITHIN_S = 0.5
+"""So long somebody may wait by a rate that does not hold any more."""
+SAVED_S = 0.1
+"""So much of the rate may be made up for after a while without work."""
 
 
 class RateLimiter:
-    """Keeps work to a rate, which may change at any time."""
+    """Keeps work to a rate, which may be changed at any time: who waits then waits as long as the new one asks for."""
 
-    def __init__(self) -> None:
-        self.free_at = time.monotonic()
+    def __init__(self, bytes_per_s: int = 0) -> None:
+        self.bytes_per_s = bytes_per_s
+        """0: no limit."""
+        self._owed = 0.0
+        self._paid_at = time.monotonic()
+        self._turn = asyncio.Lock()
 
-    async def keep(self, done: int, rate: int) -> None:
-        """Wait until so many bytes may have been done, at so many bytes per second; 0: no limit."""
+    async def keep(self, done: int) -> None:
+        """Wait until so many bytes more may have been done. Several who wait are let through one after the other."""
+        async with self._turn:
+            self._pay()
+            self._owed += done
+            while self.bytes_per_s and self._owed > 0:
+                await asyncio.sleep(min(self._owed / self.bytes_per_s, OBEYED_WITHIN_S))
+                self._pay()
+
+    def _pay(self) -> None:
         now = time.monotonic()
-        self.free_at = max(self.free_at, now - 0.1) + (done / rate if rate else 0.0)
-        if self.free_at > now:
-            await asyncio.sleep(self.free_at - now)
+        paid, saved = (now - self._paid_at) * self.bytes_per_s, SAVED_S * self.bytes_per_s
+        self._owed = max(self._owed - paid, -saved) if self.bytes_per_s else 0.0
+        self._paid_at = now
 
 
 @dataclass

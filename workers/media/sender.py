@@ -92,7 +92,8 @@ async def _content(file: PlannedFile, begin: int, writer: asyncio.StreamWriter, 
             async with asyncio.timeout(protocol.SILENCE_S):
                 await writer.drain()
             await way.copied(offset + len(piece))
-            await limiter.keep(len(piece), await way.rate())
+            limiter.bytes_per_s = await way.rate()
+            await limiter.keep(len(piece))
     writer.write(PIECE.pack(0, 0))
     await writer.drain()
 

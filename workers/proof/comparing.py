@@ -80,7 +80,6 @@ class Comparison:
     ours: Export
     theirs: Peer
     limiter: RateLimiter
-    bytes_per_s: int
     told: Told
     suspects: Pieces = field(default_factory=list)
     """What differed when it was compared."""
@@ -107,7 +106,7 @@ class Comparison:
         mine, answer = await asyncio.gather(segment(self.ours, offset, length, block), self.theirs.ask(asked))
         if len(answer.digests) != len(mine.digests):
             raise Fatal("the destination answered something else than it was asked")
-        await self.limiter.keep(mine.read_bytes, self.bytes_per_s)
+        await self.limiter.keep(mine.read_bytes)
         both = enumerate(zip(mine.digests, answer.digests, strict=True))
         places = [offset + number * block for number, (here, there) in both if here != there]
         return [(place, min(block, offset + length - place)) for place in places]

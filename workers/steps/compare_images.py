@@ -99,7 +99,6 @@ async def _compared(ctx: Context) -> tuple[DiskProof, ...]:
                 ours=ours[disk.index],
                 theirs=peer,
                 limiter=record.limiter,
-                bytes_per_s=ctx.job.options.verify_bytes_per_s,
                 told=record.told,
             )
             record.done.append(await comparison.run())
@@ -110,7 +109,7 @@ class _Record:
     """The disks that were compared, and how far the present one is."""
 
     def __init__(self, ctx: Context) -> None:
-        self.ctx, self.limiter = ctx, RateLimiter()
+        self.ctx, self.limiter = ctx, RateLimiter(ctx.job.options.verify_bytes_per_s)
         self.done = list[DiskProof]()
 
     async def told(self, now: DiskProof) -> None:

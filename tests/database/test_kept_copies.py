@@ -75,11 +75,13 @@ def test_a_complete_copy_is_kept_at_the_destination_for_the_next_move_there(tmp_
 
     bitmap = written.name(ctx.job.id, NONCE)
     disks = [disk.model_copy(update={"written": {bitmap: 4096, "of another": 0}}) for disk in inspection().disks]
-    choice = way_back.expected(ctx.settings, "web", disks, ctx.disks)
+    choice = way_back.expected(ctx.settings, "web", inspection(disks=tuple(disks)), ctx.disks)
     assert choice.way is not None
     assert (choice.way.job, choice.way.bitmap, choice.changed_bytes) == (ctx.job.id, bitmap, 4096)
-    unknown = way_back.expected(ctx.settings, "web", inspection().disks, ctx.disks)
-    assert "what has changed since then is not known" in str(unknown.why)
+    unknown = way_back.expected(ctx.settings, "web", inspection(), ctx.disks)
+    assert "what has changed since then is not known: its QEMU was started anew" in str(unknown.why)
+    unknown = way_back.expected(ctx.settings, "web", inspection(qemu_version=(9, 2, 1)), ctx.disks)
+    assert "its QEMU (9.2.1) may have missed that a disk was made smaller" in str(unknown.why)
 
 
 def test_of_two_that_fit_the_one_is_taken_that_lacks_less(tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_of_two_that_fit_the_one_is_taken_that_lacks_less(tmp_path: Path) -> Non
         known = {known.job: known.bitmap for known in way_back._known(ctx.settings)}
         counts = {known[less]: 4096, known[more]: 8192}
         disks = [disk.model_copy(update={"written": counts}) for disk in inspection().disks]
-        chosen = way_back.expected(ctx.settings, "web", disks, ctx.disks).way
+        chosen = way_back.expected(ctx.settings, "web", inspection(disks=tuple(disks)), ctx.disks).way
         assert chosen is not None
         assert chosen.job == less
 

@@ -25,7 +25,7 @@ from models.database import transaction
 from models.fleet import retention_of
 from models.job import Disk, Event, Job
 from models.plain import Evidence
-from models.plan import PlannedDisk, SourceDisk
+from models.plan import Inspection, PlannedDisk
 from models.way_back import COPY_RECORDED, FormerImage, WayBack
 from workers import files
 from workers.document_file import DocumentFile
@@ -175,23 +175,30 @@ def _known(settings: Settings) -> Iterator[WayBack]:
             yield WayBack.read(json.loads(path.read_text()))
 
 
-def expected(settings: Settings, guest: str, disks: Sequence[SourceDisk], planned: Sequence[PlannedDisk]) -> Choice:
+def expected(settings: Settings, guest: str, source: Inspection, planned: Sequence[PlannedDisk]) -> Choice:
     """What there is by all that is written down, if nobody has touched the images since."""
-    known = [way for way in _known(settings) if way.guest == guest]
+    known, disks = [way for way in _known(settings) if way.guest == guest], source.disks
     if not known or not disks:
         return Choice()
     recorded = frozenset.intersection(*(frozenset(disk.written) for disk in disks))
     ways = [(way, _differences(way, planned)) for way in known if way.bitmap in recorded]
     if not ways:
-        return Choice(
-            why="what has changed since then is not known: its QEMU was started anew, it has been elsewhere "
-            "meanwhile, or a disk of it is new or was made smaller meanwhile"
-        )
+        return Choice(why=f"what has changed since then is not known: {_why_unknown(source.qemu_version)}")
     fit = [(sum(disk.written[way.bitmap] for disk in disks), way) for way, why in ways if not why]
     if not fit:
         return Choice(why=ways[0][1])
     changed, way = min(fit, key=lambda found: found[0])
     return Choice(way=way, changed_bytes=changed)
+
+
+def _why_unknown(version: tuple[int, int, int]) -> str:
+    if version < written.TELLS_SIZES_SINCE:
+        shown = ".".join(map(str, version))
+        return f"its QEMU ({shown}) may have missed that a disk was made smaller; 10.0 and later do not"
+    return (
+        "its QEMU was started anew, it has been elsewhere meanwhile, or a disk of it is new or was made smaller "
+        "meanwhile"
+    )
 
 
 def _differences(way: WayBack, planned: Sequence[PlannedDisk]) -> str:
@@ -227,7 +234,7 @@ def chosen(ctx: Context) -> Choice:
         return Choice(way=way)
     if any(ctx.directory.owns(Path(disk.destination_path)) for disk in ctx.disks):
         return Choice()  # a worker that died has begun with empty images
-    choice = expected(ctx.settings, ctx.job.guest, ctx.source.disks, ctx.disks)
+    choice = expected(ctx.settings, ctx.job.guest, ctx.source, ctx.disks)
     if choice.way is None:
         return choice
     if len(_rows(choice.way)) != len(choice.way.images):

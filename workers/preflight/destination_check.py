@@ -55,7 +55,7 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     needed, against = await asyncio.to_thread(destination.looked_up, plan.files, settings, rules, question.guest)
     plan = plan.model_copy(update={"files": needed})
     problems += against + _programs() + _memory(source.memory_bytes)
-    choice = await asyncio.to_thread(way_back.expected, settings, question.guest, source.disks, plan.disks)
+    choice = await asyncio.to_thread(way_back.expected, settings, question.guest, source, plan.disks)
     found = {"way_back": choice.way and choice.way.job, "way_back_bytes": choice.changed_bytes}
     plan = plan.model_copy(update={**found, "no_way_back": choice.why})
     problems += _images(plan, settings, rules, question)

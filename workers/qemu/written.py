@@ -18,6 +18,8 @@ FINEST = 1 << 12
 """Bytes that one bit stands for, at least: what a guest changes is mostly pages of its file systems."""
 BLANK, SECTOR = "drover-blank", 512
 SINCE = "drover-since"
+TELLS_SIZES_SINCE = (10, 0, 0)
+"""An earlier QEMU cannot take what `watch_size` makes before its guest comes."""
 MOST_BITS = 1 << 24
 """2 MiB of memory for one disk. The bits of a larger one stand for more."""
 

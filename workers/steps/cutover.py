@@ -16,7 +16,7 @@ from models.guest import Guest
 from models.job import Side
 from workers import files
 from workers.disks import nbd_server
-from workers.guest import given_back, incoming_qemu, size_watch
+from workers.guest import given_back, incoming_qemu
 from workers.guest.run_marker import SET_CONTENT
 from workers.images import retention
 from workers.launcher import units
@@ -85,7 +85,6 @@ class CutoverDestination(StepHandler):
         try:
             async with ctx.guest() as monitor:
                 await self._let_run(ctx, monitor)
-                await size_watch.begin(ctx, monitor, runs=True)
                 qemu = processes.process(monitor.pid)
         except MonitorLost as error:
             if incoming_qemu.running(ctx) is not None:

@@ -69,7 +69,7 @@ class MigrateRamDestination(StepHandler):
         async with ctx.guest() as monitor:
             nodes = await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
             ctx.directory.recorded_nodes.write(RecordedNodes(nodes=nodes))
-            await size_watch.begin(ctx, monitor, runs=False)
+            await size_watch.begin(ctx, monitor, nodes)
         await streams.serve(ctx, ctx.served_at.nonce)
         await hooks.run(ctx, Point.BEFORE_SWITCHOVER)
         await self._start_switch(ctx)

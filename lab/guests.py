@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,10 +69,12 @@ def make_directory(lab: Lab, spec: GuestSpec, host: str) -> None:
     spec.directory.mkdir(parents=True)
 
 
-def start(lab: Lab, spec: GuestSpec, host: str, *more: str) -> Process:
-    """Run the guest's QEMU, with these words more on its command line."""
+def start(lab: Lab, spec: GuestSpec, host: str, *more: str, by: Sequence[str] = ()) -> Process:
+    """Run the guest's QEMU, with these words more on its command line, which is handed to the program `by` if there is
+    one.
+    """
     _record(lab, spec)
-    argv = [*network.inside(lab, lab.host(host)), *command_line(spec, boot_files(default_cache())), *more]
+    argv = [*network.inside(lab, lab.host(host)), *by, *command_line(spec, boot_files(default_cache())), *more]
     return processes.spawn(lab.mark(f"guest-{spec.name}"), argv, log_of(lab, spec))
 
 

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -45,8 +46,8 @@ def share_folder() -> None:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
-def boot(lab: Lab, spec: GuestSpec, host: str) -> Process:
-    """As `lab.guests.boot`, from the saved state of a guest of the same kind.
+def boot(lab: Lab, spec: GuestSpec, host: str, *, by: Sequence[str] = ()) -> Process:
+    """As `lab.guests.boot`, from the saved state of a guest of the same kind; `by` is a program that starts it.
 
     Its qcow2 images have preallocated metadata: QEMU charges their holes to the limit of a copy's bandwidth, so that a
     small disk takes a while.
@@ -56,7 +57,7 @@ def boot(lab: Lab, spec: GuestSpec, host: str) -> Process:
     guests.make_directory(lab, spec, host)
     _copy([saved / spec.console.name, *_images(replace(spec, directory=saved))], spec.directory)
     heard = spec.console.stat().st_size
-    started = guests.start(lab, spec, host, "-incoming", f"exec:cat {saved / STATE}")
+    started = guests.start(lab, spec, host, "-incoming", f"exec:cat {saved / STATE}", by=by)
     asyncio.run(_go_on(spec, started, guests.log_of(lab, spec)))
     guests.adopt_when_it_writes(lab, spec, host, started, heard)
     return started

@@ -115,7 +115,8 @@ def incoming_qemu(move: RunningMove) -> list[Process]:
 
 
 def source_qemu(move: RunningMove) -> list[Process]:
-    return processes.find(move.source_mark)
+    """Not what has started it, or was started by that meanwhile: all of them carry its mark."""
+    return [found for found in processes.find(move.source_mark) if _name(found).startswith("qemu-system")]
 
 
 def postgres(move: RunningMove) -> list[Process]:
@@ -148,6 +149,8 @@ class Fault(ABC):
     """After so long `heal` is called; infinite: only when the job has ended."""
     may_lose_guest = False
     """It kills the guest's own QEMU."""
+    kills_guest = False
+    """It kills the QEMU that the guest runs in at the source."""
     may_pause_guest = False
     """Nobody could keep the guest going: its QEMU is frozen or killed, or the hosts cannot talk."""
     longest_pause_s = 2.0
@@ -179,6 +182,7 @@ class Kill(Fault):
         self.name, self.role, (self.first, self.last) = name, role, life
         self.may_lose_guest = self.may_pause_guest = guest
         self.holds_up_source_worker = source_worker
+        self.kills_guest = role is source_qemu
 
     def strike(self, move: RunningMove) -> bool:
         victims = self.role(move)

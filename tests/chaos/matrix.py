@@ -27,8 +27,9 @@ def cells() -> list[Cell]:
 
 
 def applies(row: int, column: int) -> bool:
-    """Whether the fault could have a target."""
-    return FAULTS[column].first <= POINTS[row].position <= FAULTS[column].last
+    """Whether the fault could have a target. A guest whose launcher starts it anew is not lost by its QEMU's death."""
+    point, fault = POINTS[row], FAULTS[column]
+    return fault.first <= point.position <= fault.last and not (point.launched and fault.kills_guest)
 
 
 def chosen() -> list[Cell]:

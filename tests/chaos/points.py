@@ -27,6 +27,8 @@ BUILDS_ON_FORMER_IMAGES = {("prepare_dest_image", Side.DESTINATION), ("mirror_di
 """The links that do something else when the guest goes back by what has changed."""
 BUILDS_ON_A_COPY = {("mirror_disks", Side.SOURCE)}
 """The links in which a move by what has changed differs by where that is recorded: in a QEMU that never moved."""
+LAUNCHER_MATTERS = {("migrate_ram", Side.SOURCE), ("cleanup", Side.SOURCE)}
+"""The links before and after which it is told to keep still, and in which the guest's former QEMU ends."""
 HOOKS = {
     (HookPoint.BEFORE_COPY, Side.DESTINATION): "prepare_dest_image",
     (HookPoint.BEFORE_SWITCHOVER, Side.SOURCE): "await_sync",
@@ -76,6 +78,8 @@ class Point(ABC):
     """The guest goes back to images that it left behind at the destination, by what has changed."""
     goes_again = False
     """A move there was rolled back once its disks were in sync, and this one sends what has changed since."""
+    launched = False
+    """The guest is started again by a shell whenever its QEMU has ended at the source."""
 
     @abstractmethod
     def armed(self, stage: Stage, durations: Durations) -> AbstractContextManager[Meet]:
@@ -135,6 +139,7 @@ class Middle(Point):
     share: float = 0.5
     goes_back: bool = False
     goes_again: bool = False
+    launched: bool = False
 
     @property
     def side(self) -> Side:
@@ -146,8 +151,12 @@ class Middle(Point):
 
     @property
     def name(self) -> str:
-        how = ", by changes" if self.goes_back else ", by changes after a rollback" if self.goes_again else ""
-        return f"during {_title(self.seq)}{how}"
+        kinds = {
+            ", by changes": self.goes_back,
+            ", by changes after a rollback": self.goes_again,
+            ", in the loop of a shell": self.launched,
+        }
+        return f"during {_title(self.seq)}" + "".join(how for how, is_so in kinds.items() if is_so)
 
     @property
     def position(self) -> float:
@@ -277,6 +286,8 @@ def _points() -> Iterator[Point]:
             yield Middle(seq, goes_back=True)
         if LINKS[seq - 1] in BUILDS_ON_A_COPY:
             yield Middle(seq, goes_again=True)
+        if LINKS[seq - 1] in LAUNCHER_MATTERS:
+            yield Middle(seq, launched=True)
         if LINKS[seq - 1] == SWITCH:
             yield from map(Line, JOURNAL_LINES)
     yield from (InHook(point, side) for point, side in HOOKS)

@@ -31,7 +31,9 @@ is the boundary at which all earlier links are done and the link's worker is abo
 half of the time that the link takes when nothing goes wrong; "switch" are lines of the source's switch journal (the
 guest stands still from `pre-switchover` on, and `run` is the point of no return). Moves in the rows of `compare_images`
 are to be proven (`--verify`); "by changes" is a move back to images that the guest left behind, or to the copy of a
-move that was rolled back; in the rows of hooks a program of the host's administrator runs when the fault strikes.
+move that was rolled back; "in the loop of a shell" is a guest that a shell at its source starts again whenever its
+QEMU has ended, unless a program of the administrator's tells it to keep still (`launcher` in the policy); in the rows
+of hooks a program of the host's administrator runs when the fault strikes.
 
 | word | meaning |
 | --- | --- |
@@ -46,8 +48,9 @@ move that was rolled back; in the rows of hooks a program of the host's administ
 Checked in every cell: at no instant two copies ran (events of both QEMUs); no acknowledged write is missing or torn
 and one guest went on counting; it stood still for at most 2 s unless its own QEMU, or the link, was struck; the record
 says where the guest is, its steps agree with it, its events end with its state; `drover gc --dry-run` finds nothing,
-and no process, directory or file of the job is left; no worker or controller ended but by the fault. Each move has a
-webhook, whose receiver never ends its answer.
+and no process, directory or file of the job is left; no worker or controller ended but by the fault; the shell that
+starts a guest has started no second one, keeps still after the guest has left, and does not where it stays. Each move
+has a webhook, whose receiver never ends its answer.
 """
 
 

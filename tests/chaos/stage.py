@@ -9,6 +9,7 @@ import psycopg
 from lab import fleet, network, services
 from lab.directory import Lab
 from tests import factories, labs, standby
+from tests.chaos import launcher
 from tests.slow_receiver import slow_receiver
 from tests.standby import LabWithStandby
 from workers.process import processes
@@ -101,6 +102,7 @@ def raised(*, with_standby: bool = False) -> Iterator[Stage]:
         labs.temporary(settings=labs.BRISK | more, limits=limits, namespaces=True, prefix="dc", kind=kind) as lab,
         slow_receiver() as webhook,
     ):
+        launcher.let_be_told(lab)
         if isinstance(lab, LabWithStandby):
             standby.start(lab)
         factories.receiver()

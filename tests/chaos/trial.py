@@ -22,7 +22,8 @@ from models.documents import MigrationOptions
 from models.guest import Guest
 from models.job import Disk, Event, Job, JobState, Step, StepState
 from tests import saved_guests
-from tests.chaos.faults import FOR_GOOD, Fault, RunningMove
+from tests.chaos import launcher
+from tests.chaos.faults import FOR_GOOD, Fault, RunningMove, incoming_qemu, source_qemu
 from tests.chaos.points import Durations, Middle, Missed, Point
 from tests.chaos.stage import DESTINATION, SOURCE, Stage
 from tests.chaos.witness import Witness
@@ -139,7 +140,7 @@ class _Trial:
     def folder(self, host: str) -> Path:
         return self.stage.lab.host(host).guests / self.guest
 
-    def boot(self, host: str = SOURCE) -> None:
+    def boot(self, host: str = SOURCE, *, launched: bool = False) -> None:
         spec = GuestSpec(
             name=self.guest,
             directory=self.folder(host),
@@ -150,7 +151,8 @@ class _Trial:
             dirty_rate=self.recipe.dirty_rate,
             fill_mib=self.recipe.fill_mib,
         )
-        saved_guests.boot(self.stage.lab, spec, host)
+        by = launcher.words(self.stage.lab, spec) if launched else ()
+        saved_guests.boot(self.stage.lab, spec, host, by=by)
 
     def come_from_destination(self) -> None:
         """The guest has left its images there."""
@@ -179,7 +181,7 @@ class _Trial:
         elif point.goes_again:
             self.have_a_copy_at_destination()
         else:
-            self.boot()
+            self.boot(launched=point.launched)
         sockets = {host: self.folder(host) / "watch.sock" for host in (SOURCE, DESTINATION)}
         with Witness(sockets) as witness:
             struck = self.move(point, fault, durations)
@@ -190,6 +192,8 @@ class _Trial:
             if job.state is JobState.NEEDS_OPERATOR:
                 job = self.ask_operator(job)
             self.check(job, fault, witness)
+            if point.launched:
+                self._launcher_is_as_told(self._home(job))
 
     def move(self, point: Point, fault: Fault, durations: Durations) -> bool:
         with point.armed(self.stage, durations) as meet:
@@ -259,13 +263,22 @@ class _Trial:
         if job.state is not JobState.NEEDS_OPERATOR:
             self._nothing_left(job, home)
 
+    def _launcher_is_as_told(self, home: str) -> None:
+        """It starts nothing where the guest does not live, and may again where it stays."""
+        still = launcher.kept_still(self.stage.lab, self.guest).exists()
+        if still != (home == DESTINATION):
+            self.problem(f"the guest lives on {home}, and its launcher is {'' if still else 'not '}kept still")
+        time.sleep(launcher.PERIODS_S)  # so that nothing happens there is no event to await
+        if home == DESTINATION and (second := source_qemu(self.running_move)):
+            self.problem(f"its launcher has started a second guest: {second}")
+
     def _home(self, job: Job) -> str:
         """Where the job's record says that the guest, or what is left of it, is."""
         return DESTINATION if job.state is JobState.DONE else SOURCE
 
     def _qemu_alive(self, home: str) -> bool:
-        at_destination = f"{self.running_move.directory(DESTINATION)}/incoming"
-        return bool(processes.find(at_destination if home == DESTINATION else self.running_move.source_mark))
+        find = incoming_qemu if home == DESTINATION else source_qemu
+        return bool(find(self.running_move))
 
     def _goes_on(self, home: str, witness: Witness) -> None:
         until(f"the guest runs on {home}", lambda: witness.running_on() == home, HEARD_WITHIN_S)
@@ -345,6 +358,7 @@ class _Trial:
     def clear_away(self) -> None:
         """The guest is powered off, the stage is whole again, and a job that never ended is ended."""
         self.make_whole()
+        launcher.kept_still(self.stage.lab, self.guest).touch()
         for process in _qemus_of(f"/{self.guest}/"):
             process.kill()
         with suppress(Exception):

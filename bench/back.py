@@ -1,7 +1,6 @@
 """A guest with a full disk of 8 GiB goes back to where it came from after it has changed 100 MB of it."""
 
 import asyncio
-import subprocess
 from pathlib import Path
 
 from bench.figures import Figure
@@ -60,18 +59,13 @@ def measure(lab: Lab) -> list[Figure]:
 def _moved(guest: Guest) -> tuple[Job, int]:
     """To the other host; what its former host has sent meanwhile, in bytes."""
     source, to = guest.host, "host-b" if guest.host == "host-a" else "host-a"
-    before = _sent_bytes(guest.lab, source)
+    former = guest.lab.host(source)
+    before = network.sent_bytes(guest.lab, former)
     job = ended_job(jobs.submit(guest.spec.name, to).id)
-    sent = _sent_bytes(guest.lab, source) - before
+    sent = network.sent_bytes(guest.lab, former) - before
     guest.moved_to(to, images_stay=True)
     print(f"  job {job.id} took {_took_s(job):.2f} s, {sent / 1e6:.1f} MB", flush=True)
     return job, sent
-
-
-def _sent_bytes(lab: Lab, host: str) -> int:
-    counter = f"/sys/class/net/{network.INTERFACE}/statistics/tx_bytes"
-    told = subprocess.run([*network.inside(lab, lab.host(host)), "cat", counter], capture_output=True, check=True)
-    return int(told.stdout)
 
 
 def _took_s(job: Job) -> float:

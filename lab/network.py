@@ -46,6 +46,13 @@ def mend(lab: Lab, host: LabHost) -> None:
     _ip("-n", namespace(lab, BRIDGE), "link", "set", host.name, "up")
 
 
+def sent_bytes(lab: Lab, host: LabHost) -> int:
+    """What the host has sent to the others so far."""
+    counter = f"/sys/class/net/{INTERFACE}/statistics/tx_bytes"
+    told = subprocess.run([*inside(lab, host), "cat", counter], capture_output=True, check=True)
+    return int(told.stdout)
+
+
 def delete(lab: Lab) -> None:
     """Remove the namespaces, and with them all that is in them."""
     if not lab.network_file.exists():

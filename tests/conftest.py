@@ -27,9 +27,12 @@ def pytest_configure(config: pytest.Config) -> None:
     saved_guests.share_folder()
 
 
+ROUND_TRIPS = 2
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What takes long is done a few times, or as often as is asked for."""
-    parser.addoption("--round-trips", type=int, default=2, help="of the guest in tests/guests/test_way_back.py")
+    parser.addoption("--round-trips", type=int, default=ROUND_TRIPS, help="of the guest in test_way_back.py")
 
 
 @pytest.fixture(scope="session")
@@ -99,9 +102,12 @@ def _settings_are_read_anew() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
-    """Two hosts with their workers and a controller; `drover` in this process is pointed at them."""
-    with labs.temporary() as made:
+def lab(round_trips: int) -> Iterator[Lab]:
+    """Two hosts with their workers and a controller; `drover` in this process is pointed at them.
+
+    For many round trips they have a network of their own, which can be cut, and counts what crosses it.
+    """
+    with labs.temporary(namespaces=round_trips > ROUND_TRIPS) as made:
         yield made
 
 

@@ -110,7 +110,7 @@ class Moves:
         return self.ended(self.submit(guest, to, **options).id)
 
     def hurry(self, job_id: int) -> None:
-        """Only what has begun was to take a while: steps that begin from now on have no limit of bandwidth."""
+        """What has begun was to take a while: from now on there is no limit of bandwidth."""
         with transaction() as session:
             job = session.get_one(Job, job_id)
             job.options = MigrationOptions(max_downtime_ms=job.options.max_downtime_ms)

@@ -4,13 +4,15 @@ import asyncio
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from drover import words
-from lab import fleet
+from lab import fleet, network
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec
 from models.job import Job
@@ -26,14 +28,18 @@ OTHER = {"host-a": "host-b", "host-b": "host-a"}
 
 @pytest.fixture(scope="module")
 def away(lab: Lab, round_trips: int) -> Iterator[tuple[Moves, str]]:
-    """A guest with a qcow2 and a raw disk that has been moved to host-b: the more rounds, the more it writes."""
     made = Moves(lab)
-    disks = (DiskSpec(size_bytes=64 * MIB), DiskSpec(size_bytes=64 * MIB, format="raw"))
-    guest = made.boot(*disks, write_rate=min(20 * round_trips, 200))
-    made.done(made.move(guest, "host-b"))
-    made.intact(guest, "host-b")
-    yield made, guest
+    yield made, _sent_away(made, round_trips)
     made.end()
+
+
+def _sent_away(moves: Moves, round_trips: int) -> str:
+    """A guest with a qcow2 and a raw disk that has been moved to host-b: the more rounds, the more it writes."""
+    disks = (DiskSpec(size_bytes=64 * MIB), DiskSpec(size_bytes=64 * MIB, format="raw"))
+    guest = moves.boot(*disks, write_rate=min(20 * round_trips, 200))
+    moves.done(moves.move(guest, "host-b"))
+    moves.intact(guest, "host-b")
+    return guest
 
 
 def move_back(moves: Moves, guest: str, **options: Any) -> Job:
@@ -111,52 +117,6 @@ def test_a_way_back_that_was_called_off_is_open_as_before(away: tuple[Moves, str
     assert sent(move_back(moves, guest))
 
 
-def _nothing(moves: Moves, job: Job) -> None: ...
-
-
-def _source_worker(moves: Moves, job: Job) -> None:
-    _kill_worker(moves, job.source)
-
-
-def _destination_worker(moves: Moves, job: Job) -> None:
-    _kill_worker(moves, job.destination)
-
-
-def _kill_worker(moves: Moves, host: str) -> None:
-    for process in processes.find(moves.lab.mark(f"worker-{host}")):
-        process.kill()
-    fleet.start_worker(moves.lab, moves.lab.host(host))
-
-
-def _nbd_server(moves: Moves, job: Job) -> None:
-    for process in processes.find(f"{moves.directory(job, job.destination)}/exporter"):
-        process.kill()
-
-
-def _streams(moves: Moves, job: Job) -> None:
-    for process in processes.find(f"{moves.directory(job, job.source)}/streams"):
-        process.kill()
-
-
-FAULTS = (_source_worker, _nbd_server, _destination_worker, _streams, _nothing)
-
-
-def test_no_write_is_lost_whatever_dies_as_what_changed_is_sent(away: tuple[Moves, str], round_trips: int) -> None:
-    moves, guest = away
-    chance = random.Random(round_trips)
-    for number in range(2 * round_trips):
-        time.sleep(chance.uniform(0, 0.1 * round_trips))  # it writes meanwhile: the more rounds, the more
-        fault = FAULTS[number % len(FAULTS)]
-        job = moves.submit(guest, OTHER[host_of(guest)], bandwidth_bytes_per_s=chance.choice((64, 256)) << 10)
-        _sends(moves, job)
-        fault(moves, job)
-        moves.hurry(job.id)
-        done = moves.ended(job.id)
-        moves.done(done)
-        assert sent(done), moves.events(job.id)
-        moves.intact(guest, job.destination)
-
-
 def test_a_guest_whose_disks_are_offered_to_somebody_else_is_copied_onto_its_images(away: tuple[Moves, str]) -> None:
     moves, guest = away
     _somebody(moves, guest, "nbd-server-start", addr=_theirs(moves, guest))
@@ -201,3 +161,88 @@ def test_a_drained_host_gets_its_guest_back_with_what_it_has_written_since(away:
     [row] = [row for row in returned["guests"] if row["guest"] == guest]
     assert sent(moves.job(row["job"]))
     moves.intact(guest, here)
+
+
+def _nothing(moves: Moves, job: Job) -> None: ...
+
+
+def _source_worker(moves: Moves, job: Job) -> None:
+    _kill_worker(moves, job.source)
+
+
+def _destination_worker(moves: Moves, job: Job) -> None:
+    _kill_worker(moves, job.destination)
+
+
+def _kill_worker(moves: Moves, host: str) -> None:
+    for process in processes.find(moves.lab.mark(f"worker-{host}")):
+        process.kill()
+    fleet.start_worker(moves.lab, moves.lab.host(host))
+
+
+def _nbd_server(moves: Moves, job: Job) -> None:
+    for process in processes.find(f"{moves.directory(job, job.destination)}/exporter"):
+        process.kill()
+
+
+def _streams(moves: Moves, job: Job) -> None:
+    for process in processes.find(f"{moves.directory(job, job.source)}/streams"):
+        process.kill()
+
+
+def _link(moves: Moves, job: Job) -> None:
+    network.cut(moves.lab, moves.lab.host(job.source))
+    time.sleep(CUT_S)
+    network.mend(moves.lab, moves.lab.host(job.source))
+
+
+FAULTS = (_source_worker, _nbd_server, _destination_worker, _streams, _nothing)
+CUT_S = 3.0
+LONGEST_S = 2.0
+"""So long the guest writes before each of many moves, and the fault lets wait for itself, at most."""
+MOVES_OF_A_GUEST = 20
+"""Then another one takes its place: all that a guest has ever said is read after each move."""
+
+
+@dataclass
+class Seen:
+    """Of many moves."""
+
+    faults: Counter[str] = field(default_factory=Counter)
+    changed_bytes: int = 0
+    crossed_bytes: int = 0
+    """Between the hosts, but for the RAM."""
+
+    def add(self, fault: str, job: Job, crossed_bytes: int) -> None:
+        self.faults[fault] += 1
+        self.changed_bytes += sum(sent(job)) + sum(disk.bytes_rewritten for disk in job.disks)
+        self.crossed_bytes += crossed_bytes - (job.ram.transferred if job.ram is not None else 0)
+
+
+def test_no_write_is_lost_whatever_dies_as_what_changed_is_sent(away: tuple[Moves, str], round_trips: int) -> None:
+    """The last one here: where many round trips are asked for, it ends the guest of the others."""
+    moves, guest = away
+    seed, seen = time.time_ns(), Seen()
+    print("seed", seed)
+    chance, longest_s = random.Random(seed), min(0.1 * round_trips, LONGEST_S)
+    has_network = moves.lab.network_file.exists()
+    faults = (*FAULTS, _link) if has_network else FAULTS
+    for number in range(2 * round_trips):
+        if number and number % MOVES_OF_A_GUEST == 0:
+            moves.power_off(guest)
+            guest = _sent_away(moves, round_trips)
+        time.sleep(chance.uniform(0, longest_s))  # it writes meanwhile
+        fault = chance.choice(faults)
+        job = moves.submit(guest, OTHER[host_of(guest)], bandwidth_bytes_per_s=chance.choice((64, 256)) << 10)
+        before = network.sent_bytes(moves.lab, moves.lab.host(job.source)) if has_network else 0
+        _sends(moves, job)
+        time.sleep(chance.uniform(0, longest_s))
+        fault(moves, job)
+        moves.hurry(job.id)
+        done = moves.ended(job.id)
+        moves.done(done)
+        assert sent(done), moves.events(job.id)
+        moves.intact(guest, job.destination)
+        crossed = network.sent_bytes(moves.lab, moves.lab.host(job.source)) - before if has_network else 0
+        seen.add(fault.__name__, done, crossed)
+        print(number + 1, seen, flush=True)

@@ -142,7 +142,7 @@ async def _one(ctx: Context, point: Point, hook: Hook) -> None:
         timeout_s=policy.of(ctx.settings).file.hook_s,
     )
     took = time.monotonic() - begun
-    told = f"{point} on {ctx.settings.host}: {hook.path} {ended.how} after {took:.1f} s"
+    told = f"{point} on {ctx.settings.host}: {hook.path} took {took:.1f} s and {ended.how}"
     ctx.tell("hook" if ended.ok else "warning", told)
     if not ended.ok and not hook.warns:
         raise _error(ctx, point, told)

@@ -9,7 +9,7 @@ from sqlalchemy import false, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from drover import names
-from drover.errors import PreconditionFailed
+from drover.errors import HostRefused, PreconditionFailed
 from models import decision_log
 from models.activity import Activity
 from models.database import transaction
@@ -218,13 +218,28 @@ def inspect(guest: Guest, how: MigrationOptions | None = None) -> Inspection:
     """Ask its host what it is now, and what is against moving it so."""
     known_host(guest.host)
     wanted = how or MigrationOptions()
-    inspection = ask(guest.host, Inspect(qmp=guest.qmp, chain=wanted.chain, hooks=wanted.hooks))
+    try:
+        inspection = ask(guest.host, Inspect(qmp=guest.qmp, chain=wanted.chain, hooks=wanted.hooks))
+    except HostRefused as error:
+        if guest.gone_at is None or error.checks:
+            raise
+        raise PreconditionFailed(
+            f"{guest.name} does not run: its QEMU on {guest.host} has ended. {if_gone(guest.name)}"
+        ) from error
     found = _found(inspection)
     if found != {column: getattr(guest, column) for column in found}:
         still_there = (Guest.name == guest.name) & (Guest.host == guest.host) & (Guest.qmp == guest.qmp)
         with transaction() as session:
             session.execute(update(Guest).where(still_there).values(found))
     return inspection
+
+
+def if_gone(name: str) -> str:
+    """What to do about a guest whose QEMU has ended."""
+    return (
+        f"Start it as it was started before, or with `drover guest start {name}` if it was moved there; or "
+        f"`drover guest forget {name}`"
+    )
 
 
 def refuse_second_name(guest: Guest, inspection: Inspection) -> None:

@@ -6,7 +6,7 @@ from drover.cli.backend import operations
 from models.base import Document
 from models.guest import Life
 from models.launcher import Launcher
-from workflows import selectors
+from workflows import guests, selectors
 
 
 def adopted(guest: Document, *, as_json: bool) -> None:
@@ -51,9 +51,7 @@ def listed(selector: str | None, *, as_json: bool) -> None:
         if row["state"] == Life.TWICE:
             output.note(f"{row['name']} runs twice: {row['twin']}. End one of the two before both write to its data")
         if row["state"] == Life.GONE:
-            output.note(
-                f"{row['name']} is gone since {row['gone_at']}: start it again, or `drover guest forget {row['name']}`"
-            )
+            output.note(f"{row['name']} is gone since {row['gone_at']}. {guests.if_gone(row['name'])}")
 
 
 def show(name: str, *, as_json: bool) -> None:

@@ -118,7 +118,7 @@ def test_before_the_point_of_no_return_a_failure_ends_the_move_and_a_warning_doe
     hook(folder, "before-copy.d/10-a.warn", "echo lost its way; exit 3")
     failing = hook(folder, "before-copy.d/20-b", "echo no bridge; exit 1")
     never = hook(folder, "before-copy.d/30-c", "touch $0.ran")
-    with pytest.raises(Fatal, match=r"20-b failed \(status 1\): no bridge"):
+    with pytest.raises(Fatal, match=r"20-b took .* s and failed \(status 1\): no bridge"):
         run(ctx, Point.BEFORE_COPY)
     assert not never.with_name("30-c.ran").exists()
     assert [action for action, _ in events(ctx.job.id)] == ["warning", "warning"]

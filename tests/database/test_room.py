@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func
 
-from drover.errors import PreconditionFailed
+from drover.errors import HostRefused, PreconditionFailed
 from drover.settings import Settings
 from models.database import transaction
 from models.guest import Guest
+from models.host_rpc import Inspect
 from models.plan import PlannedDisk
 from models.storage import Storage, counted_bytes, is_low
 from tests import factories
@@ -22,6 +24,7 @@ from workers.process import processes
 from workers.process.processes import Process
 from workers.storage import places, room, watch
 from workers.trust import policy
+from workflows import guests
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -129,6 +132,18 @@ def test_a_guest_whose_process_has_ended_is_gone(ours: Settings, writer: Process
     assert seen("web").allocated_bytes == GB
     watch.look(ours)
     assert seen("web").gone_at == first
+
+
+def test_who_asks_for_a_guest_that_is_gone_is_told_what_to_do(ours: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(host: str, question: Inspect) -> None:
+        raise HostRefused("no monitor answers", host=host)
+
+    monkeypatch.setattr(guests, "ask", refuses)
+    factories.guest("web", "one", gone_at=func.now())
+    with pytest.raises(
+        PreconditionFailed, match=r"web does not run: its QEMU on one has ended.*drover guest start web"
+    ):
+        guests.inspect(guests.known_guest("web"))
 
 
 def test_of_a_process_of_another_namespace_nothing_is_said(ours: Settings, writer: Process) -> None:

@@ -394,11 +394,11 @@ class HostFacts(Versioned):
     qemu: str | None = None
     """First line of `--version`."""
     machine: str | None = None
-    """Equal for workers that reach each other by loopback addresses, see `workers.registration.machine`."""
+    """Equal for workers that reach each other by loopback addresses, see `workers.process.machine`."""
     concurrency: int | None = None
     """Steps that its worker runs at the same time."""
     machine_id: str | None = None
-    """See `workers.registration.machine_id`."""
+    """Likewise, `machine_id`."""
     streams: Streams | None = None
     """How it protects the streams of moves; None: a worker of Drover 0.1."""
     successions: Many[Succession] = ()

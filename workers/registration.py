@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
 from typing import Any, TextIO
 
 from celery.exceptions import SecurityWarning
@@ -37,7 +36,7 @@ from workers.executor import STOPPING
 from workers.guest import liveness
 from workers.images import retention
 from workers.launcher import given_away
-from workers.process.machine import boot, machine
+from workers.process.machine import machine, machine_id, memory_bytes
 from workers.qemu import program
 from workers.step import JobDirectory
 from workers.storage import places, watch
@@ -197,21 +196,6 @@ def facts(ours: Settings) -> HostFacts:
         streams=ours.streams,
         successions=host_key.successions(ours),
     )
-
-
-def machine_id() -> str:
-    """Identifies a boot of an installation: clones of a disk share the latter, containers of a machine the former."""
-    installed = Path("/etc/machine-id")
-    number = installed.read_text().strip() if installed.exists() else ""
-    return f"{number}/{boot()}"
-
-
-def memory_bytes(what: str) -> int:
-    """A line of /proc/meminfo: `MemTotal`, `MemAvailable`."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith(f"{what}:"):
-            return int(line.split()[1]) * 1024
-    raise LookupError(what)
 
 
 def disk_bytes(ours: Settings) -> int:

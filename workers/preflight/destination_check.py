@@ -15,7 +15,7 @@ from models import preflight
 from models.host_rpc import PlanDestination
 from models.plan import DestinationPlan, Inspection, PlannedDisk, Statement
 from models.preflight import Check, Verdict
-from workers import files, hooks, registration
+from workers import files, hooks
 from workers.files import UnsafePath
 from workers.guest import run_files
 from workers.guest.qmp_ready import listens
@@ -24,7 +24,7 @@ from workers.launcher import keep_out, units
 from workers.media import destination
 from workers.preflight import checks, derivation, trial
 from workers.process import processes
-from workers.process.machine import machine
+from workers.process.machine import machine, memory_bytes
 from workers.process.processes import Process
 from workers.qemu import cpu, permissions, ports
 from workers.step import JobDirectory
@@ -105,7 +105,7 @@ def _programs() -> list[Check]:
 
 
 def _memory(needed: int) -> list[Check]:
-    free = registration.memory_bytes("MemAvailable") - room.RESERVE_BYTES
+    free = memory_bytes("MemAvailable") - room.RESERVE_BYTES
     if needed <= free:
         return []
     missing = words.size(needed - max(free, 0))

@@ -15,8 +15,9 @@ from drover.errors import Fatal
 from models.documents import DiskProof, Range
 from tests.helpers import MIB, until
 from tests.qmp_guest import QEMU, Guest, guests, image
+from workers.disks import pace
 from workers.disks.pace import RateLimiter
-from workers.proof import answering, comparing
+from workers.proof import answering
 from workers.proof.answering import Parameters
 from workers.proof.comparing import Comparison, Peer, joined
 from workers.qemu import nbd, written
@@ -172,7 +173,7 @@ def test_data_that_became_a_hole_is_found(pair: Pair) -> None:
 def test_what_the_guest_writes_while_its_disk_is_compared_is_no_difference(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparing, "RECORD_S", 0)  # between any two segments
+    monkeypatch.setattr(pace, "RECORD_S", 0)  # between any two segments
     places = iter(range(1, 13))
     found = pair.compared(1, meanwhile=lambda: pair.write(1, f"write -P 8 {next(places) * 4 % 48 + 1}M 100k"))
     assert found.bytes_different == 0
@@ -184,7 +185,7 @@ def test_what_the_guest_writes_while_its_disk_is_compared_is_no_difference(
 def test_a_disk_that_is_plugged_in_anew_is_compared_with_its_own_former_image(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    monkeypatch.setattr(comparing, "RECORD_S", 0)
+    monkeypatch.setattr(pace, "RECORD_S", 0)
     pair.write(1, "write -P 9 2M 8k")
     if when == "before":
         pair.replug(0)

@@ -20,7 +20,7 @@ from drover import words
 from drover.errors import DroverError, Fatal
 from models.job import record_event
 from workers.disks import mirrors
-from workers.disks.pace import RateLimiter
+from workers.disks.pace import RECORD_S, RateLimiter
 from workers.files import write_durably
 from workers.qemu import block, known_bugs, limits, nbd, own_export, written
 from workers.qemu.bitmaps import of_size
@@ -37,7 +37,6 @@ CONNECTIONS = 8
 """More than the first: small changes that lie apart cost a round trip each."""
 SHARE_BYTES = 1 << 20
 """So much for each of these."""
-RECORD_S = 1.0
 QEMU_END = "delta.sock"
 
 

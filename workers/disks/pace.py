@@ -17,6 +17,24 @@ SAVED_S = 0.1
 """So much of the rate may be made up for after a while without work."""
 
 
+RECORD_S = 1.0
+"""What is shown of a job under way is written to the database at most this often."""
+
+
+class Recording:
+    """Whether it is time to write down once more how far something is."""
+
+    def __init__(self) -> None:
+        self.next_at = 0.0
+
+    def due(self) -> bool:
+        """It is; then not again for a second."""
+        if time.monotonic() < self.next_at:
+            return False
+        self.next_at = time.monotonic() + RECORD_S
+        return True
+
+
 class RateLimiter:
     """Keeps work to a rate, which may be changed at any time: who waits then waits as long as the new one asks for."""
 

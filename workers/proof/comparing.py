@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from itertools import groupby
 
 from drover.errors import Fatal, Transient
 from models.documents import DiskProof, Range
-from workers.disks.pace import RateLimiter
+from workers.disks.pace import RateLimiter, Recording
 from workers.proof import protocol
 from workers.proof.digests import segment
 from workers.proof.protocol import BLOCK_BYTES, LONGEST_LINE, PIECE_BYTES, SEGMENT_BYTES, Answer, Question
@@ -19,7 +18,6 @@ from workers.switchover.channel import PeerLost, call
 
 NAMED = 1000
 """Of the places that differ so many are named."""
-RECORD_S = 1.0
 
 Told = Callable[[DiskProof], Awaitable[None]]
 """Told once a second how far a disk is."""
@@ -84,7 +82,7 @@ class Comparison:
     suspects: Pieces = field(default_factory=list)
     """What differed when it was compared."""
     compared: int = 0
-    _next_at: float = 0.0
+    _recording: Recording = field(default_factory=Recording)
 
     async def run(self) -> DiskProof:
         """From its first byte to its last. Errors as for `Peer.ask`, and `NbdLost`."""
@@ -126,8 +124,7 @@ class Comparison:
         return left
 
     async def _tell(self) -> None:
-        if time.monotonic() >= self._next_at:
-            self._next_at = time.monotonic() + RECORD_S
+        if self._recording.due():
             await self.told(DiskProof(index=self.index, bytes_total=self.size_bytes, bytes_compared=self.compared))
 
     def _outcome(self, different: Pieces) -> DiskProof:

@@ -27,8 +27,6 @@ from workflows.migration.chain import BeginAnew, Restart
 POLL_S = 1.2
 """QEMU reports most changes by events; each poll takes time of the main loop from the guest's own requests."""
 EVENTS = ("BLOCK_JOB_READY", "BLOCK_JOB_ERROR", "BLOCK_JOB_COMPLETED", "STOP", "RESUME")
-RECORD_S = 1.0
-"""Progress is written to the database at most this often."""
 HEAL_S = 60.0
 """How long a mirror that stopped with an error is resumed repeatedly before the copy is begun anew.
 
@@ -71,7 +69,7 @@ class _Watch:
 
     def __init__(self, ctx: Context, monitor: Monitor) -> None:
         self.ctx, self.monitor = ctx, monitor
-        self.record_at = 0.0
+        self.recording = pace.Recording()
         self.heal_until: float | None = None
         self.moved_at, self.moved_bytes = time.monotonic(), -1
         self.room = _Room()
@@ -130,9 +128,8 @@ class _Watch:
         self.remark = remark
 
     async def record_progress(self, states: dict[str, Mirror], *, at_once: bool) -> None:
-        if not at_once and time.monotonic() < self.record_at:
+        if not self.recording.due() and not at_once:
             return
-        self.record_at = time.monotonic() + RECORD_S
         total = sum(mirror.total_bytes for mirror in states.values())
         self.ctx.announce(100 * sum(mirror.copied_bytes for mirror in states.values()) // max(total, 1))
         found = self.meter.pace(states, self.bandwidth.limit_per_s)

@@ -5,12 +5,12 @@ The destination looks what is missing there and is ready to take it; the source 
 
 import asyncio
 import secrets
-import time
 
 from drover.errors import Fatal
 from models.documents import FileCopy
 from models.job import Side
 from workers.disks import mirrors
+from workers.disks.pace import Recording
 from workers.media import placing, sender
 from workers.media.sender import Gone, Way
 from workers.preflight import live_command_line
@@ -19,8 +19,6 @@ from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
 from workers.streams.parameters import FILES
 from workflows.migration.chain import BeginAnew, Restart
-
-RECORD_S = 1.0
 
 
 class CopyFilesDestination(StepHandler):
@@ -81,7 +79,7 @@ class _Progress:
 
     def __init__(self, ctx: Context, before: int) -> None:
         self.ctx, self.before = ctx, before
-        self.next_at, self.allowed = 0.0, 0
+        self.recording, self.allowed = Recording(), 0
 
     def way(self) -> Way:
         return Way(
@@ -107,8 +105,7 @@ class _Progress:
         await asyncio.to_thread(self._remark, "another move is copying the same file there: it is waited for")
 
     async def copied(self, of_this: int) -> None:
-        if time.monotonic() >= self.next_at:
-            self.next_at = time.monotonic() + RECORD_S
+        if self.recording.due():
             await asyncio.to_thread(self._record, self.before + of_this)
 
     def _remark(self, text: str) -> None:

@@ -21,6 +21,7 @@ from models.job_folder import RecordedNodes
 from workers import hooks
 from workers.convergence import ACTIONS, Escalation
 from workers.disks import mirrors, nbd_server, slow_writes
+from workers.disks.pace import Recording
 from workers.guest import given_back, incoming_qemu, readiness, size_watch
 from workers.health import agent
 from workers.hooks import Point
@@ -38,7 +39,6 @@ from workers.switchover.source import go_on_here
 from workflows import windows
 from workflows.migration.chain import BeginAnew, Restart
 
-RECORD_S = 1.0
 DEADLINE_S = 1800.0
 """RAM that has not converged by then is given up; auto-converge slows the guest down long before."""
 
@@ -273,7 +273,7 @@ class _Progress:
     """
 
     def __init__(self, ctx: Context, attempt: int) -> None:
-        self.ctx, self.next_at = ctx, 0.0
+        self.ctx, self.recording = ctx, Recording()
         allowed = ctx.job.options
         self.escalation = Escalation(
             ctx.job.guest,
@@ -286,9 +286,8 @@ class _Progress:
         self.terms_file = ctx.directory.terms_file(Side.SOURCE, attempt)
 
     def write(self, ram: dict[str, int]) -> None:
-        if not ram or time.monotonic() < self.next_at:
+        if not ram or not self.recording.due():
             return
-        self.next_at = time.monotonic() + RECORD_S
         self.ctx.announce(100 * (ram["total"] - ram["remaining"]) // max(ram["total"], 1))
         asyncio.get_running_loop().run_in_executor(None, self._record, ram)
 

@@ -20,6 +20,7 @@ from drover.errors import PreconditionFailed
 from drover.settings import settings
 from drover.views import fleet, history, inbox, rolls, timeline
 from drover.views.drain_queries import snapshot
+from lab.fleet import free_port
 from models.base import now
 from models.database import forget, transaction
 from models.guest import Guest
@@ -260,10 +261,11 @@ def test_a_page_says_that_the_database_does_not_answer_until_it_does(console: ht
 
 
 def test_it_listens_beyond_this_machine_only_behind_a_proxy() -> None:
+    port = free_port()
     with pytest.raises(PreconditionFailed, match="--behind-proxy"):
-        serving.check("0.0.0.0:9465", behind_proxy=False)
-    serving.check("0.0.0.0:0".replace(":0", ":19465"), behind_proxy=True)
-    serving.check("127.0.0.1:19465", behind_proxy=False)
+        serving.check(f"0.0.0.0:{port}", behind_proxy=False)
+    serving.check(f"0.0.0.0:{port}", behind_proxy=True)
+    serving.check(f"127.0.0.1:{port}", behind_proxy=False)
 
 
 def test_the_command_refuses_an_address_that_is_none_before_it_starts() -> None:

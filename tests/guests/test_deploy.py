@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,7 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs/how-to/deploy.md"
+ROTATION = ROOT / "docs/how-to/tls-and-keys.md"
 UNITS = ROOT / "deploy" / "systemd"
 BLOCK = re.compile(r"<!-- (\w+): (.*?) -->\n```sh\n(.*?)```", re.DOTALL)
 SETTINGS = "set -a; . /etc/drover/environment; set +a; "
@@ -43,6 +45,8 @@ class Fleet:
 
     machines: dict[str, Machine]
     services: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    left_consoles: list[Path] = field(default_factory=list)
+    """What the guest wrote on each host that it has left, in their order."""
 
     def follow(self, kind: str, only: str = "", page: Path = GUIDE) -> str:
         """Run a page's blocks of a kind, in their order; `only` is a word that the chosen ones contain.
@@ -177,22 +181,31 @@ def guest(fleet: Fleet) -> Path:
 
 
 def _goes_on(fleet: Fleet, guest: Path, host: str) -> None:
-    """The guest writes on that host, and all that it wrote before is there."""
+    """The guest writes on that host, which it has just come to, and all that it wrote before is there."""
+    [left] = {"hv1", "hv2"} - {host}
+    put_away = f"{guest}/console.{len(fleet.left_consoles)}"
+    fleet.run(left, f"mv {guest}/console.log {put_away}")
+    fleet.left_consoles.append(fleet.machines[left].path(put_away))
     console = fleet.machines[host].path(str(guest)) / "console.log"
     seen = console.stat().st_size
     until(f"the guest goes on at {host}", lambda: console.stat().st_size > seen)
     fleet.run(host, "pkill --signal STOP qemu-system")
     try:
-        consoles = [fleet.machines[name].path(str(guest)) / "console.log" for name in ("hv1", "hv2")]
-        report = verify([ImageRef(console.with_name("disk0.raw"), "raw", "vda")], consoles)
+        report = verify([ImageRef(console.with_name("disk0.raw"), "raw", "vda")], [*fleet.left_consoles, console])
     finally:
         fleet.run(host, "pkill --signal CONT qemu-system")
     assert report.ok, report.problems
 
 
+def _moved_by_the_guide(fleet: Fleet, guest: Path) -> None:
+    """Once, by whichever test comes first."""
+    if not fleet.left_consoles:
+        fleet.follow("run", "drover migrate web")
+        _goes_on(fleet, guest, "hv2")
+
+
 def test_the_guide_moves_a_guest_by_tls_and_its_backup_can_be_restored(fleet: Fleet, guest: Path) -> None:
-    fleet.follow("run", "drover migrate web")
-    _goes_on(fleet, guest, "hv2")
+    _moved_by_the_guide(fleet, guest)
 
     fleet.follow("run", "pg_dump")
     fleet.stop_services()
@@ -300,6 +313,104 @@ def test_flower_shows_nothing_without_a_password_and_has_none_in_its_arguments_o
     assert not [secret for secret in secrets if secret in told]
     open_to_all = control.run("find /etc/drover -perm /004 -type f").stdout.split()
     assert not [name for name in open_to_all if any(secret in control.path(name).read_text() for secret in secrets)]
+
+
+def _serial(fleet: Fleet, certificate: str) -> int:
+    return int(fleet.run("hv1", f"openssl x509 -noout -serial -in {certificate}").strip().partition("=")[2], 16)
+
+
+def _copy(fleet: Fleet, *names: str) -> None:
+    """From control to hv1, by hand."""
+    control, hv1 = (fleet.machines[name].path("/etc/drover") for name in ("control", "hv1"))
+    for name in names:
+        shutil.copy(control / name, hv1 / name.replace("hv1.crt", "host.crt").replace("hv1.key", "host.key"))
+
+
+def _as_owner(fleet: Fleet, statement: str) -> str:
+    words = f"psql --port=5433 --tuples-only --no-align --command={shlex.quote(statement)}"
+    return fleet.run("control", shlex.join(["su", "postgres", "-c", words]))
+
+
+def _asked_for_a_password(fleet: Fleet) -> None:
+    """Hv1's role has a password from now on."""
+    fleet.follow("password", page=ROTATION)
+    fleet.follow("count", page=ROTATION)
+    _copy(fleet, "hv1.postgres")
+    fleet.run("control", "sed -i '1i hostssl drover hv1 all scram-sha-256' /etc/postgresql/*/drover/pg_hba.conf")
+    _as_owner(fleet, "SELECT pg_reload_conf()")
+    fleet.run("hv1", "echo DROVER_DATABASE_PASSWORD_FILE=/etc/drover/hv1.postgres >>/etc/drover/environment")
+
+
+def _cut_off(fleet: Fleet) -> None:
+    """Hv1 has to connect to Postgres anew."""
+    _as_owner(fleet, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'hv1'")
+
+
+def _host_of_the_guest(fleet: Fleet) -> str:
+    [web] = json.loads(fleet.drover("guest", "list", "--json"))["guests"]
+    return str(web["host"])
+
+
+def _token(fleet: Fleet) -> str:
+    return fleet.follow("token", page=ROTATION).split()[-1]
+
+
+def _by_the_api(fleet: Fleet, token: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    given = f"DROVER_API_URL=http://127.0.0.1:9465 DROVER_API_TOKEN={token}"
+    return fleet.machines["control"].run(f"{given} /opt/drover/bin/drover {shlex.join(words)}")
+
+
+def test_every_credential_is_renewed_by_the_commands_of_its_page_while_a_guest_moves(fleet: Fleet, guest: Path) -> None:
+    fleet.stop_services()
+    _asked_for_a_password(fleet)
+    fleet.start_services()
+    fleet.start("control", "drover-console", ". /etc/drover/environment; exec /opt/drover/bin/drover console --actions")
+    former_token = _token(fleet)
+    _moved_by_the_guide(fleet, guest)
+    here = _host_of_the_guest(fleet)
+    there = {"hv1": "hv2", "hv2": "hv1"}[here]
+    job = str(json.loads(fleet.drover("migrate", "web", "--to", there, "--hold", "--json"))["id"])
+
+    def shown() -> dict[str, Any]:
+        return dict(json.loads(fleet.drover("job", "show", job, "--json")))
+
+    until("the disk is kept in sync", lambda: all(disk["ready_at"] for disk in shown()["disks"]), every_s=0.5)
+    keys = [fleet.run(name, SETTINGS + "/opt/drover/bin/drover host key") for name in ("hv1", "hv2")]
+    passwords = [
+        (fleet.machines["hv1"].path("/etc/drover") / name).read_text() for name in ("hv1.redis", "hv1.postgres")
+    ]
+    serial = _serial(fleet, "/etc/drover/host.crt")
+
+    fleet.follow("run", "host key --renew", ROTATION)
+    fleet.follow("run", "broker acl", ROTATION)
+    _copy(fleet, "hv1.redis")
+    fleet.follow("settle", page=ROTATION)
+    fleet.follow("password", page=ROTATION)
+    _copy(fleet, "hv1.postgres")
+    _cut_off(fleet)  # the former password counts still
+    fleet.follow("count", page=ROTATION)
+    fleet.follow("run", "openssl req", ROTATION)
+    _copy(fleet, "hv1.crt", "hv1.key")
+    token = _token(fleet)
+    assert _by_the_api(fleet, token, "job", "set", job, "--priority", "7").returncode == 0
+    fleet.follow("revoke", page=ROTATION)
+    _cut_off(fleet)
+
+    assert "the token is not valid" in _by_the_api(fleet, former_token, "job", "show", job).stderr
+    assert _serial(fleet, "/etc/drover/host.crt") != serial
+    seen = "SELECT client_serial FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'hv1'"
+    until(
+        "hv1 shows its new certificate", lambda: str(_serial(fleet, "/etc/drover/host.crt")) in _as_owner(fleet, seen)
+    )
+    assert keys != [fleet.run(name, SETTINGS + "/opt/drover/bin/drover host key") for name in ("hv1", "hv2")]
+    assert "WRONGPASS" in _redis(fleet, "hv1", "PING", password=passwords[0].split()[0])
+    assert shown()["state"] == "running"
+
+    assert _by_the_api(fleet, token, "job", "release", job).returncode == 0
+    until("the guest has moved", lambda: shown()["state"] == "done", 120, every_s=0.5)
+    _goes_on(fleet, guest, there)
+    fleet.drover("migrate", "web", "--to", here, "--wait")  # by the new credentials from its beginning
+    _goes_on(fleet, guest, here)
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine")

@@ -1,5 +1,6 @@
 """Documents as hosts would write them, of the least that a guest can be."""
 
+from pathlib import Path
 from typing import Any
 
 from models.documents import Window
@@ -30,25 +31,37 @@ def inspection(**fields: Any) -> Inspection:
     return Inspection(**common | fields)
 
 
+def planned_disk(**fields: Any) -> PlannedDisk:
+    """Where that disk would be made elsewhere."""
+    common: dict[str, Any] = {
+        "index": 0,
+        "device": "d",
+        "format": "raw",
+        "source_path": "/s",
+        "destination_path": "/d",
+        "virtual_size_bytes": 10**10,
+        "create_options": {},
+        "discard": "unmap",
+    }
+    return PlannedDisk(**common | fields)
+
+
+def planned_volume(path: Path, size_bytes: int, storage: str) -> PlannedDisk:
+    """As a volume that a storage makes."""
+    return planned_disk(
+        destination_path=str(path), destination_device=True, volume_of=storage, virtual_size_bytes=size_bytes
+    )
+
+
 def destination_plan(**fields: Any) -> DestinationPlan:
     """How that guest would run elsewhere."""
-    disk = PlannedDisk(
-        index=0,
-        device="d",
-        format="raw",
-        source_path="/s",
-        destination_path="/d",
-        virtual_size_bytes=10**10,
-        create_options={},
-        discard="unmap",
-    )
     common: dict[str, Any] = {
         "argv": ("qemu",),
         "qmp": "/qmp",
         "qemu": "/qemu",
         "qemu_version": (10, 0, 2),
         "ram": "live",
-        "disks": (disk,),
+        "disks": (planned_disk(),),
     }
     return DestinationPlan(**common | fields)
 

@@ -18,12 +18,13 @@ from lab.guest.spec import DiskSpec
 from models.database import transaction
 from models.documents import MigrationOptions
 from models.job import Job, JobState
-from models.plan import DiskLayout, Layout
+from models.plan import DiskLayout, Layout, SourceDisk
 from models.storage import Storage
-from tests import factories
+from tests import documents, factories
 from tests.helpers import MIB, Moves, until
 from tests.loops import detach_all, loop_device, need_loops, write_hook
-from workers.storage import devices
+from workers.storage import devices, making
+from workers.storage.targets import Targets
 from workers.storage.volumes import Volumes
 from workers.trust import policy
 from workers.trust.policy import HostPolicy
@@ -152,6 +153,32 @@ def test_a_hook_that_fails_says_why(hook: HostPolicy, tmp_path: Path) -> None:
     (tmp_path / "files" / "web").touch()
     with pytest.raises(Fatal, match="create web 1048576 failed"):
         Volumes(tmp_path / "7" / "devices.json").make(tmp_path / "volumes" / "web", MIB, "vol", hook)
+
+
+def test_all_disks_of_a_guest_must_fit_into_a_storage_together(hook: HostPolicy, tmp_path: Path) -> None:
+    (tmp_path / "room").write_text(str(10 * MIB))
+    volumes = (tmp_path / "volumes" / name for name in ("a", "b"))
+    disks = [documents.planned_volume(volume, 6 * MIB, "vol") for volume in volumes]
+    assert making.device_problems(disks[:1], factories.offline(), hook, Layout()) == []
+    [problem] = making.device_problems(disks, factories.offline(), hook, Layout())
+    assert "the storage vol has 10.5 MB free and the guest's disks need 12.6 MB there" in problem
+
+
+@pytest.mark.parametrize("root", ["/srv", "/"])
+def test_a_volume_keeps_its_name_in_whichever_group_it_goes(root: str, tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text('[storages.new]\ndriver = "lvm"\nplace = "vg1"\n')
+    rules = policy.of(factories.offline(host="one", policy=file))
+    disk = SourceDisk.model_construct(index=0, path="/dev/vg0/web-disk0", block_device=True, format="raw")
+    disk = disk.model_copy(update={"create_options": {}, "bitmaps": (), "key_secret": None})
+    targets = Targets(
+        relative=lambda path: str(Path(path).relative_to(root)),
+        root=Path(root),
+        folder=Path(root, "web"),
+        layout=Layout(storage="new"),
+        rules=rules,
+    )
+    assert targets.of(disk, on_chain=False).path == "/dev/vg1/web-disk0"
 
 
 # Real guests: one for all of these, which lives on host-a until the last

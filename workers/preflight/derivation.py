@@ -6,6 +6,7 @@ A question to this host and the start of the guest's QEMU both ask here, so that
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain as chained
@@ -309,6 +310,10 @@ def _disk_faults(disks: tuple[PlannedDisk, ...], rules: HostPolicy) -> list[Chec
             found.append(
                 checks.disks.IMAGE_KIND.found(seen, remedy="move the guest with `--format qcow2` or `--format raw`")
             )
+    for path, number in Counter(disk.destination_path for disk in disks).items():
+        if number > 1:
+            seen = f"{number} disks of the guest would become {path}"
+            found.append(checks.disks.LAYOUT.found(seen, remedy="name another place for each with `--disk N=PATH`"))
     if [disk.index for disk in disks] != list(range(len(disks))):
         seen = "its disks are not numbered from 0 on, which no plan of Drover does"
         found.append(

@@ -47,6 +47,10 @@ class VolumeDriver(ABC):
     def room(self) -> tuple[int, int] | None:
         """(all bytes, free bytes); None: not known."""
 
+    def takes(self, size_bytes: int) -> int:
+        """What a volume of this size takes of the room."""
+        return size_bytes
+
 
 class Lvm(VolumeDriver):
     """Logical volumes by `lvcreate`, of a group, or thin ones of a pool in it."""
@@ -74,13 +78,18 @@ class Lvm(VolumeDriver):
         _run("lvrename", "--quiet", self.group, volume, new)
 
     def room(self) -> tuple[int, int] | None:
-        units = ("--noheadings", "--nosuffix", "--units", "b", "--separator", " ")
         if self.pool:
-            told = _run("lvs", *units, "-o", "lv_size,data_percent", f"{self.group}/{self.pool}").split()
-            total = int(told[0])
-            return total, int(total * (100 - float(told[1])) / 100)
-        total, free = map(int, _run("vgs", *units, "-o", "vg_size,vg_free", self.group).split())
-        return total, free
+            size, percent = _told("lvs", "lv_size,data_percent", f"{self.group}/{self.pool}")
+            return int(size), int(int(size) * (100 - float(percent)) / 100)
+        total, free = _told("vgs", "vg_size,vg_free", self.group)
+        return int(total), int(free)
+
+    def takes(self, size_bytes: int) -> int:
+        """Whole extents; a thin volume takes what is written to it."""
+        if self.pool:
+            return size_bytes
+        [extent] = map(int, _told("vgs", "vg_extent_size", self.group))
+        return -(-size_bytes // extent) * extent
 
 
 class Hook(VolumeDriver):
@@ -160,6 +169,12 @@ def volume_name(relative: str) -> str:
     if not NAMED.fullmatch(name):
         raise PreconditionFailed(f"no volume can be called like {relative!r}: name its path")
     return name
+
+
+def _told(program: str, columns: str, of: str) -> list[str]:
+    """What `vgs` or `lvs` says, in bytes."""
+    units = ("--noheadings", "--nosuffix", "--units", "b", "--separator", " ")
+    return _run(program, *units, "-o", columns, of).split()
 
 
 def _run(*argv: str) -> str:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from drover import words
@@ -35,7 +35,8 @@ def place(path: str, ours: Settings, rules: HostPolicy) -> Path:
 def device_problems(disks: Sequence[PlannedDisk], ours: Settings, rules: HostPolicy, layout: Layout) -> list[str]:
     """What is in the way of the block devices among these disks: sentences."""
     devices_of_it = [disk for disk in disks if disk.destination_device]
-    return [problem for disk in devices_of_it if (problem := _problem(disk, ours, rules, layout))]
+    found = [problem for disk in devices_of_it if (problem := _problem(disk, ours, rules, layout))]
+    return found or list(_without_room(devices_of_it, rules))
 
 
 def _problem(disk: PlannedDisk, ours: Settings, rules: HostPolicy, layout: Layout) -> str | None:
@@ -46,14 +47,22 @@ def _problem(disk: PlannedDisk, ours: Settings, rules: HostPolicy, layout: Layou
         return devices.unfit(path, needed_bytes(disk), layout.overwrite)
     if os.path.lexists(path):
         return f"{path} exists already: if nobody needs what is on it, name it as `--overwrite-device {path}`"
-    try:
-        room = drivers.driver(disk.volume_of, rules).room()
-    except (Fatal, PreconditionFailed) as error:
-        return str(error)
-    if room is not None and room[1] < (needed := needed_bytes(disk)):
-        short = f"the storage {disk.volume_of} has {words.size(room[1])} free and {path} needs {words.size(needed)}"
-        return f"{short}: make room there, or name another storage with --storage"
     return None
+
+
+def _without_room(disks: Sequence[PlannedDisk], rules: HostPolicy) -> Iterator[str]:
+    """Storages that do not hold all the volumes that are to be made in them."""
+    for name in dict.fromkeys(disk.volume_of for disk in disks if disk.volume_of is not None):
+        try:
+            driver = drivers.driver(name, rules)
+            needed = sum(driver.takes(needed_bytes(disk)) for disk in disks if disk.volume_of == name)
+            room = driver.room()
+        except (Fatal, PreconditionFailed) as error:
+            yield str(error)
+            continue
+        if room is not None and room[1] < needed:
+            short = f"the storage {name} has {words.size(room[1])} free and the guest's disks need {words.size(needed)}"
+            yield f"{short} there: make room, or name another storage with --storage"
 
 
 def _job_of(path: Path, ours: Settings) -> int | None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,13 +103,18 @@ class Targets:
 
     def _in_storage(self, disk: SourceDisk, name: str) -> tuple[str, str | None]:
         storage = drivers.known(name, self.rules)
-        try:
-            relative = self.relative(disk.path)
-        except ValueError:
-            relative = _name(disk.path)
         if storage.driver == "folder":
-            return str(Path(storage.place, relative)), None
-        return str(drivers.driver(name, self.rules).path(drivers.volume_name(relative))), name
+            return str(Path(storage.place, self._below(disk))), None
+        # A volume that goes from group to group, and back, keeps its name.
+        called = Path(disk.path).name if disk.path.startswith("/dev/") else self._below(disk)
+        return str(drivers.driver(name, self.rules).path(drivers.volume_name(called))), name
+
+    def _below(self, disk: SourceDisk) -> str:
+        """Where it lies below the guest root, or what it is called."""
+        if not disk.path.startswith("/dev/"):
+            with suppress(ValueError):
+                return self.relative(disk.path)
+        return _name(disk.path)
 
 
 def changes(disks: Iterable[PlannedDisk]) -> Iterator[str]:

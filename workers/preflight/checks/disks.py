@@ -117,7 +117,7 @@ TARGET_DEVICE = Kind(
 NO_LVM = Kind(name="no-lvm", what="a destination without lvcreate for its volumes", side="destination", live=True)
 LAYOUT = Kind(
     name="layout",
-    what="storages that the destination does not have",
+    what="storages that the destination does not have, and several disks that would become one image",
     side="destination",
     live=True,
 )

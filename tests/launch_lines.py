@@ -100,6 +100,8 @@ class Line(_Part):
     """It is refused before anything begins, with a sentence that this regular expression matches. None: it moves."""
     options: MigrationOptions = MigrationOptions()
     """Of its moves."""
+    needs: tuple[str, ...] = ()
+    """It is tried only where these are: paths, and programs by their names."""
     warned: str | None = None
     """The plan of its first move warns of something that this regular expression matches."""
     moves: int = 2
@@ -117,6 +119,10 @@ class Line(_Part):
     """Before it is adopted."""
     between: tuple[Live, ...] = ()
     """Before its last move."""
+
+    def lacks(self) -> list[str]:
+        """What of its needs is not on this machine."""
+        return [name for name in self.needs if shutil.which(name) is None and not Path(name).exists()]
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:

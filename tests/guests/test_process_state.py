@@ -21,8 +21,8 @@ def start() -> Iterator[Start]:
 
 
 SILENT = ["-vnc :1", "-vnc unix:/x,password=off", "-vnc :1,password=on,password-secret=s", "-device virtio-net"]
-SILENT += ["-spice port=1,disable-ticketing=on", "-spice port=1,password-secret=s"]
-TOLD = {"-spice port=1": "display", "-device i6300esb": "action"}
+SILENT += ["-spice port=1,disable-ticketing=on", "-spice port=1,disable-ticketing", "-spice port=1,password-secret=s"]
+TOLD = {"-spice port=1": "display", "-spice port=1,disable-ticketing=off": "display", "-device i6300esb": "action"}
 TOLD |= {f"-vnc :1,{said}": "display" for said in ("password=on", "password")}
 
 

@@ -161,6 +161,7 @@ def test_a_port_that_is_taken_is_named_and_a_free_one_is_not() -> None:
         (["-chardev", "socket,id=c,host=0.0.0.0,port=4001,server=on"], [4001]),
         (["-netdev", "user,id=n,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:5353-:53"], [2222, 5353]),
         (["-spice", "port=5930,addr=127.0.0.1"], [5930]),
+        (["-spice", "port=0,tls-port=5931"], [5931]),
         (["-display", "vnc=127.0.0.1:21"], [5921]),
         (["-display", "none"], []),
         (["-s"], [1234]),
@@ -181,3 +182,24 @@ def test_the_ports_at_which_a_guest_listens_are_known_from_its_command_line(
     words: list[str], numbers: list[int]
 ) -> None:
     assert [port.number for port in ports.ports(["qemu", *words])] == numbers
+
+
+@pytest.mark.parametrize(
+    ("words", "numbers"),
+    [
+        (["-serial", "tcp:127.0.0.1:4555"], [4555]),
+        (["-serial", "telnet:localhost:4555,server=on"], []),
+        (["-serial", "tcp:127.0.0.1:4555,reconnect-ms=500"], []),
+        (["-serial", "tcp:192.0.2.1:4555"], []),
+        (["-gdb", "tcp:127.0.0.1:1234"], []),
+        (["-chardev", "socket,id=c,host=127.0.0.1,port=4555"], [4555]),
+        (["-chardev", '{"backend":"x","id":"c"}'], []),
+        (["-netdev", "socket,id=n,connect=127.0.0.1:4556"], [4556]),
+        (["-netdev", "stream,id=n,addr.type=inet,addr.host=::1,addr.port=4557"], [4557]),
+        (["-netdev", "stream,id=n,server=on,addr.type=inet,addr.host=::1,addr.port=4557"], []),
+    ],
+)
+def test_the_programs_of_its_host_that_a_guest_connects_to_are_known_from_its_command_line(
+    words: list[str], numbers: list[int]
+) -> None:
+    assert [port.number for port in ports.connected(["qemu", *words])] == numbers

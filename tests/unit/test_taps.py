@@ -19,7 +19,7 @@ from models.preflight import refusals
 from tests import factories
 from tests.helpers import until
 from workers.preflight import checks
-from workers.process import exec_qemu, execution, processes, taps
+from workers.process import exec_qemu, execution, networks, processes, taps
 from workers.process.processes import Process
 from workers.qemu import descriptors
 from workers.qemu.permissions import violations
@@ -199,7 +199,7 @@ def test_a_macvtap_is_known_by_the_number_of_its_interface(monkeypatch: pytest.M
         "flags": ["UP"],
         "linkinfo": {"info_kind": "macvtap", "info_data": {"mode": "bridge"}},
     }
-    monkeypatch.setattr(taps, "_links", lambda: {"macvtap0": link})
+    monkeypatch.setattr(taps, "links", lambda: {"macvtap0": link})
     monkeypatch.setattr(taps, "_opened", lambda process, number: "/dev/tap9")
     me = processes.process(os.getpid())
     assert me is not None
@@ -263,3 +263,63 @@ def test_qemu_starts_no_script_for_a_tap_by_descriptor() -> None:
     rules = HostPolicy(Policy(programs=()), factories.offline())
     assert violations(["qemu", "-netdev", "tap,id=n,fd=30"], rules, set()) == []
     assert violations(["qemu", "-netdev", "tap,id=n"], rules, set()) != []
+
+
+def missing(*words: str, user: str = "root") -> str:
+    """What is said of these networks after the interfaces were made."""
+    return "; ".join(refusals(networks.missing(["qemu", *words], user)))
+
+
+def test_a_tap_by_name_that_is_not_there_is_named_and_one_that_is_there_is_not(there: Any) -> None:
+    def said() -> tuple[str, str, str]:
+        line = ["-netdev", "tap,id=n,ifname=t0,script=no,downscript=no"]
+        before = missing(*line)
+        ip("tuntap", "add", "t0", "mode", "tap", "user", "nobody")
+        ip("link", "set", "t0", "up")
+        return before, missing(*line), missing(*line, user="daemon")
+
+    before, after, of_another = there(said)
+    assert "there is no tap of that name here; make it there (`ip tuntap add dev t0 mode tap`)" in before
+    assert after == ""
+    assert "does not belong to daemon" in of_another
+
+
+def test_a_tap_by_name_that_qemu_could_not_open_is_told_beforehand(there: Any) -> None:
+    def said() -> tuple[str, str, str]:
+        ip("tuntap", "add", "t0", "mode", "tap")
+        queues = missing("-nic", "tap,ifname=t0,script=no,queues=2")
+        no_tap = missing("-nic", "tap,ifname=br0,script=no")
+        with holding(AS_ROOT):
+            return queues, no_tap, missing("-nic", "tap,ifname=vnet7,script=no,queues=2")
+
+    queues, no_tap, in_use = there(said)
+    assert "has a single queue" in queues
+    assert "tap multi_queue`" in queues
+    assert "is no tap" in no_tap
+    assert "is in use" in in_use
+
+
+def test_a_bridge_and_the_programs_of_networks_are_looked_for(there: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setattr(networks, "ACCESS", tmp_path / "bridge.conf")
+    monkeypatch.setattr(networks, "HELPERS", ("/bin/true", "/none"))
+    assert "there is no bridge br1 here" in there(lambda: missing("-nic", "bridge,br=br1"))
+    assert "does not allow the bridge br0" in there(lambda: missing("-netdev", "bridge,id=n"))
+    networks.ACCESS.write_text("# ours\nallow br0\n")
+    assert there(lambda: missing("-netdev", '{"type":"bridge","id":"n","br":"br0"}')) == ""
+    assert "there is no program /none here" in there(lambda: missing("-netdev", "tap,id=n,helper=/none"))
+    assert "there is no program /none here" in there(lambda: missing("-netdev", "tap,id=n,ifname=t9,script=/none"))
+    assert there(lambda: missing("-netdev", "tap,id=n,ifname=t9,script=/bin/true")) == ""
+
+
+def test_what_names_no_interface_of_the_host_is_not_looked_for(there: Any) -> None:
+    assert there(lambda: missing("-netdev", "tap,id=n,fd=30", "-nic", "user", "-net", "nic")) == ""
+
+
+def test_vhost_that_is_not_there_is_warned_of_and_refused_where_the_guest_insists(monkeypatch: Any) -> None:
+    monkeypatch.setattr(networks, "_has_vhost", lambda: False)
+    line = ["qemu", "-netdev", "tap,id=n,ifname=t0,script=/bin/true,vhost=on"]
+    [check] = networks.warnings(line)
+    assert "there is no /dev/vhost-net there" in check.seen
+    assert networks.missing(line, "root") == []
+    insists = [*line[:-1], f"{line[-1]},vhostforce=on"]
+    assert "no /dev/vhost-net here" in "; ".join(refusals(networks.missing(insists, "root")))

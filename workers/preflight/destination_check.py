@@ -23,7 +23,7 @@ from workers.images import links, manifest, way_back
 from workers.launcher import keep_out, units
 from workers.media import destination
 from workers.preflight import checks, derivation, trial
-from workers.process import processes
+from workers.process import accounts, networks, processes
 from workers.process.machine import machine, memory_bytes
 from workers.process.processes import Process
 from workers.qemu import cpu, permissions, ports
@@ -63,13 +63,15 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     problems += _same_memory(plan, source)
     problems += [] if problems else derivation.in_the_way(plan)
     problems += _ports(plan.argv) + _wanted(question, rules) + _certificates(settings, told)
+    problems += await asyncio.to_thread(networks.missing, plan.argv, _user(source))
     missing = cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
     problems += [checks.machine.CPU.found(sentence) for sentence in missing]
     if question.tried and not problems:
         problems += await trial.tried(source, plan, settings)
     if problems:
         raise _refused(cannot, source, problems, settings)
-    warned = [*plan.checks, *await asyncio.to_thread(units.limits_left, source.launcher)]
+    warned = [*plan.checks, *networks.warnings(plan.argv)]
+    warned += await asyncio.to_thread(units.limits_left, source.launcher)
     told_of = {"warnings": preflight.warnings(warned), "checks": checks.completed("destination", warned)}
     return plan.model_copy(update=told_of)
 
@@ -172,9 +174,19 @@ def _same_memory(plan: DestinationPlan, source: Inspection) -> list[Check]:
     return [checks.machine.SAME_MEMORY.of(str(path)) for path in both]
 
 
+def _user(source: Inspection) -> str:
+    """As whom its QEMU would be started here."""
+    there = source.started_as
+    return there.user if there is not None and os.geteuid() == 0 else accounts.user_name(os.geteuid())
+
+
 def _ports(argv: Sequence[str]) -> list[Check]:
     found = ((port, ports.taken(port)) for port in ports.ports(argv))
-    return [checks.network.PORT_TAKEN.found(f"{port.option.text}: {why}") for port, why in found if why]
+    silent = (port for port in ports.connected(argv) if ports.taken(port) is None)
+    return [checks.network.PORT_TAKEN.found(f"{port.option.text}: {why}") for port, why in found if why] + [
+        checks.network.NOBODY_LISTENS.found(f"{port.option.text}: nothing listens at {port.host}:{port.number} here")
+        for port in silent
+    ]
 
 
 def _address(address: str, source_machine: str) -> list[Check]:

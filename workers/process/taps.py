@@ -59,11 +59,11 @@ def handed_over(process: Process, argv: Sequence[str]) -> HandedOver:
     named = list(descriptors.taps(argv))
     if not named:
         return NOTHING
-    links, vhost, refusals = _links(), [], []
+    present, vhost, refusals = links(), [], []
     found: list[Tap | OtherTap] = []
     for tap in named:
         try:
-            found.append(_tap(process, tap.queues, links))
+            found.append(_tap(process, tap.queues, present))
             vhost += [_vhost_net(process, number) for number in tap.vhost]
         except LookupError as error:
             refusals.append(checks.network.TAP.found(f"{tap.option.text}: {error.args[0]}"))
@@ -83,10 +83,10 @@ def _tap(process: Process, numbers: Sequence[int], links: Mapping[str, Link]) ->
     link = links.get(name)
     if link is None:
         raise LookupError(f"its tap {name} is in another network namespace than this worker")
-    if _kind(link) == "macvtap":
+    if kind(link) == "macvtap":
         return _other(link, numbers, f"its macvtap {name} is on {link.get('link')}")
     bridge = link.get("master")
-    if bridge is None or _kind(links.get(bridge, {})) != "bridge":
+    if bridge is None or kind(links.get(bridge, {})) != "bridge":
         where = f"a port of {bridge}, which is no Linux bridge" if bridge else "no port of a bridge"
         return _other(link, numbers, f"its tap {name} is {where}")
     if _vlans(name) not in ([], UNTAGGED):
@@ -107,7 +107,7 @@ def _tap(process: Process, numbers: Sequence[int], links: Mapping[str, Link]) ->
 
 def _other(link: Link, numbers: Sequence[int], why: str) -> OtherTap:
     told = link["linkinfo"]["info_data"]
-    macvtap = _kind(link) == "macvtap"
+    macvtap = kind(link) == "macvtap"
     return OtherTap(
         name=link["ifname"],
         kind="macvtap" if macvtap else "tap",
@@ -150,7 +150,8 @@ def _opened(process: Process, number: int) -> str:
         raise LookupError(f"descriptor {number} cannot be looked at ({error.strerror})") from error
 
 
-def _links() -> dict[str, Link]:
+def links() -> dict[str, Link]:
+    """The interfaces of this host, by name."""
     return {link["ifname"]: link for link in _told(["ip", "-json", "-details", "link", "show"])}
 
 
@@ -167,7 +168,8 @@ def _told(argv: list[str]) -> list[Any]:
     return []
 
 
-def _kind(link: Link) -> str:
+def kind(link: Link) -> str:
+    """`bridge`, `tun`, `macvtap` and the like; empty for real ones."""
     return str(link.get("linkinfo", {}).get("info_kind", ""))
 
 
@@ -181,14 +183,14 @@ def impossible(wanted: Execution | None, rules: HostPolicy) -> list[Check]:
                 "this worker is no root and cannot open taps", remedy="run the worker as root"
             )
         ]
-    links = _links()
+    present = links()
     devices = (TUN, *([VHOST_NET] if wanted.vhost_net else []))
     missing = [device for device in devices if not Path(device).is_char_device()]
     found = [
         checks.network.NO_BRIDGE.found(f"there is no {device} here", remedy="load its module") for device in missing
     ]
     for bridge in sorted({tap.bridge for tap in wanted.taps}):
-        if _kind(links.get(bridge, {})) != "bridge":
+        if kind(present.get(bridge, {})) != "bridge":
             found.append(
                 checks.network.NO_BRIDGE.found(f"its network is the bridge {bridge}, which does not exist here")
             )
@@ -216,9 +218,9 @@ def _without_program(others: Sequence[OtherTap], rules: HostPolicy) -> list[Chec
 def warnings(wanted: Execution | None) -> list[Check]:
     """What such taps would lack here."""
     taps = wanted.taps if wanted is not None else ()
-    links = _links() if taps else {}
+    present = links() if taps else {}
     return [
         checks.network.SMALLER_BRIDGE.found(f"its tap has an MTU of {tap.mtu}, and {tap.bridge} one of {there} here")
         for tap in taps
-        if (there := links.get(tap.bridge, {}).get("mtu", tap.mtu)) < tap.mtu
+        if (there := present.get(tap.bridge, {}).get("mtu", tap.mtu)) < tap.mtu
     ]

@@ -61,6 +61,8 @@ def _of(option: Option) -> Iterator[Named]:
         yield Named(_PLAIN[option.name], option.value)
     if option.name == "object":
         yield from _of_object(option)
+    if option.name == "spice" and (folder := option.get("x509-dir")):
+        yield Named(FileKind.SECRET, folder, folder=True)
     kinds = _KEYS.get(option.name, {})
     for key, value in option.leaves() if kinds else ():
         if key in kinds:

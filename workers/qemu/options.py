@@ -136,6 +136,10 @@ class Option:
         given = (self.get(key) or "" for key in ("readonly", "read-only"))
         return self.get("media") == "cdrom" or any(value.lower() in TRUE for value in given)
 
+    def is_on(self, key: str) -> bool:
+        """A switch, as `key=on` or, in the older form, as `key` alone."""
+        return (self.get(key) or "").lower() in TRUE or (None, key) in self.pairs()
+
     @property
     def listens(self) -> bool:
         """It is a server, as QEMU reads it: the last word counts; `server` is `server=on`, `noserver` the opposite."""

@@ -76,7 +76,7 @@ PATH_KEYS = words_of(
     "x509-cert-file x509-key-file x509-cacert-file x509-dh-key-file"
 )
 """Keys whose value is a path however it begins; elsewhere a path begins with a slash."""
-READ_BY_OPTION = words_of("kernel initrd shim dtb bios L smbios fw_cfg device spice acpitable option-rom")
+READ_BY_OPTION = words_of("kernel initrd shim dtb bios L smbios fw_cfg device acpitable option-rom")
 READ_BY_OBJECT = ("secret", "tls-creds", "rng-random", "authz-")
 READ_KEYS = words_of("romfile firmware kernel initrd shim dtb splash events rendernode")
 LOOKED_UP = words_of("bios romfile firmware")

@@ -1,4 +1,7 @@
-"""The ports at which a guest's QEMU would listen: one that is taken keeps it from starting."""
+"""The ports at which a guest's QEMU would listen, and those of its own host that it would connect to.
+
+One that is taken keeps it from starting, and so does one where nothing listens.
+"""
 
 import errno
 import re
@@ -11,6 +14,7 @@ from workers.qemu.options import CHANNELS_AND_GDB, NETWORKS, TRUE, Option, parse
 FIRST_VNC = 5900
 DEBUGGER = 1234
 """`-s`."""
+LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+|localhost|::1")
 _FORWARD = re.compile(r"(tcp|udp)?:([^:]*):(\d+)-")
 _CHANNEL = re.compile(r"(?:mon:)?(?:tcp|telnet|websocket):([^:,]*):(\d+)")
 _DISPLAY = re.compile(r"([^:,]*):(\d+)")
@@ -32,6 +36,29 @@ def ports(argv: Sequence[str]) -> Iterator[Port]:
     for option in parse_command_line(argv):
         if option.get("to") is None:
             yield from _KINDS.get(option.name, _none)(option)
+
+
+def connected(argv: Sequence[str]) -> Iterator[Port]:
+    """Those at an address of the loopback that it connects to, once: with `reconnect` it tries again later."""
+    for option in parse_command_line(argv):
+        for host, number in _peers(option):
+            again = any((option.get(key) or "0") != "0" for key in ("reconnect", "reconnect-ms"))
+            if LOOPBACK.fullmatch(host) and number.isdigit() and not again:
+                yield Port(option, host, int(number))
+
+
+def _peers(option: Option) -> Iterator[tuple[str, str]]:
+    if option.listens:
+        return
+    said = option.dotted()
+    if option.name == "chardev" and option.driver == "socket":
+        yield said.get("host", ""), said.get("port", "")
+    elif option.name in CHANNELS_AND_GDB - {"gdb"} and (found := _CHANNEL.match(option.value or "")):
+        yield found[1], found[2]
+    elif option.name in NETWORKS and option.driver == "stream":
+        yield said.get("addr.host", ""), said.get("addr.port", "")
+    elif option.name in NETWORKS and (peer := _DISPLAY.fullmatch(said.get("connect", ""))):
+        yield peer[1], peer[2]
 
 
 def taken(port: Port) -> str | None:
@@ -92,7 +119,8 @@ def _debugger(option: Option) -> Iterator[Port]:
 
 
 def _spice(option: Option) -> Iterator[Port]:
-    yield from _at(option, option.get("addr") or "", option.get("port"))
+    for key in ("port", "tls-port"):
+        yield from _at(option, option.get("addr") or "", option.get(key))
 
 
 def _forwarded(option: Option) -> Iterator[Port]:

@@ -10,7 +10,7 @@ from typing import Any
 from models.preflight import Check
 from workers.preflight import checks
 from workers.qemu.monitor import CommandRefused, Monitor
-from workers.qemu.options import MONITORS, TRUE, Option, parse_command_line
+from workers.qemu.options import MONITORS, Option, parse_command_line
 
 WATCHDOGS = frozenset({"i6300esb", "ib700", "diag288"})
 
@@ -37,7 +37,8 @@ async def exports(monitor: Monitor) -> list[Check]:
 
 def _has_password_from_a_monitor(option: Option) -> bool:
     said: dict[str, Any] = dict(option.leaves())
+    if option.name not in {"vnc", "spice"} or {"password-secret"} & said.keys():
+        return False
     if option.name == "vnc":
-        wanted = said.get("password", "").lower() in TRUE or (None, "password") in option.pairs()
-        return wanted and "password-secret" not in said
-    return option.name == "spice" and not {"disable-ticketing", "password-secret", "password"} & said.keys()
+        return option.is_on("password")
+    return "password" not in said and not option.is_on("disable-ticketing")

@@ -54,6 +54,7 @@ _OF_TAPS = words_of("fd fds vhostfd vhostfds")
 _DESCRIPTORS = _OF_TAPS | words_of("sock_fd")
 REMOTE = words_of("nbd nfs rbd http https ftp ftps ssh iscsi gluster sheepdog nvme vvfat fat")
 """Drivers of images that are no files of the host."""
+_LOCAL_DISPLAYS = words_of("gtk sdl curses cocoa spice-app")
 _PATH_KEYS = {
     "drive": ("file", "filename"),
     "blockdev": ("filename",),
@@ -152,6 +153,11 @@ def _refused_port(option: Option) -> Iterator[Check]:
         yield checks.ties.HOST_PORT.of(option.text)
 
 
+def _refused_display(option: Option) -> Iterator[Check]:
+    if option.name in _LOCAL_DISPLAYS or (option.name == "display" and option.driver in _LOCAL_DISPLAYS):
+        yield checks.process.LOCAL_DISPLAY.of(option.text)
+
+
 def _host_files(option: Option) -> Iterator[tuple[str, bool]]:
     """(path, whether it is written) for every host file the option names. Memory may be where it is on every host."""
     if option.name == "mem-path" and (option.value or "").startswith(MEMORY_FOLDERS):
@@ -180,4 +186,4 @@ def _refused_path(option: Option, source_root: str, images: Collection[str]) -> 
             yield checks.files.OUTSIDE_ROOT.found(f"{option.text}: {path} is written but lies outside {source_root}")
 
 
-_LOOKS = (_refused_option, _refused_device, _refused_disk, _refused_port)
+_LOOKS = (_refused_option, _refused_device, _refused_disk, _refused_port, _refused_display)

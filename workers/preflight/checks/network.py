@@ -24,6 +24,23 @@ NO_TAP_PROGRAM = Kind(
     side="destination",
     live=True,
 )
+NO_NETWORK = Kind(
+    name="no-network",
+    what="a tap or bridge by name (`ifname=`, `br=`) that the destination does not have or that is in use there, and "
+    "programs that would join the guest to its network (`script=`, `helper=`)",
+    remedy="create it there",
+    side="destination",
+    live=True,
+)
+NO_VHOST = Kind(
+    name="no-vhost",
+    what="`vhost=on` and a destination without /dev/vhost-net",
+    why="there is no /dev/vhost-net there, so QEMU carries each packet itself, which is slower",
+    remedy="load the module vhost_net there",
+    side="destination",
+    verdict=Verdict.WARN,
+    live=True,
+)
 SMALLER_BRIDGE = Kind(
     name="smaller-bridge",
     what="a tap by descriptor whose MTU is larger than that of its bridge at the destination",
@@ -37,6 +54,14 @@ PORT_TAKEN = Kind(
     what="ports of the host that the guest's QEMU listens at, and that are in use at the destination",
     side="destination",
     remedy="end what listens there, or give the guest another port",
+    live=True,
+)
+NOBODY_LISTENS = Kind(
+    name="nobody-listens",
+    what="programs of its own host that the guest's QEMU connects to when it starts (`tcp:127.0.0.1:PORT`) and that do "
+    "not run at the destination",
+    side="destination",
+    remedy="start there what is to listen, or give the option `reconnect-ms=`",
     live=True,
 )
 ADDRESS = Kind(

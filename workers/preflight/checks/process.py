@@ -91,6 +91,12 @@ NO_LIMITS = Kind(
     verdict=Verdict.WARN,
     live=True,
 )
+LOCAL_DISPLAY = Kind(
+    name="local-display",
+    what="a display in a window or a terminal of the host (`-display gtk`, `sdl`, `curses`)",
+    why="its display is a window or a terminal of whoever started it, and at the destination nobody has one",
+    remedy="restart the guest with `-display none`, or with `-vnc`",
+)
 DISPLAY_PASSWORD = Kind(
     name="display-password",
     what="a password of VNC or SPICE that was set by a monitor",

@@ -123,6 +123,16 @@ def test_what_a_configuration_file_says_stands_on_the_command_line() -> None:
         config_file.options_of("nonsense")
 
 
+@pytest.mark.parametrize(
+    ("words", "card"), [([], True), (["-nodefaults"], False), (["-nic", "none"], False), (["-S"], True)]
+)
+def test_a_network_in_a_file_leaves_the_card_that_qemu_makes_by_default(words: list[str], card: bool) -> None:
+    argv = ["qemu", "-readconfig", "/x", *words]
+    merged = config_file.merged(argv, lambda name: '[netdev "n"]\ntype = "user"\n')
+    assert (merged[-4:] == ["-net", "nic", "-net", "user"]) is card
+    assert "-net" not in config_file.merged(argv, lambda name: '[machine]\ntype = "q35"\n')
+
+
 def test_links_below_the_guest_root_are_followed_and_made_again(tmp_path: Path) -> None:
     here, there = tmp_path / "a", tmp_path / "b"
     (here / "web/v1").mkdir(parents=True)

@@ -1,12 +1,13 @@
 """What a file for `-readconfig` says, as the options that stand for it on a command line.
 
-QEMU keeps both in the same lists (`qemu_parse_config_group` in system/vl.c), so the machine is the same.
+QEMU keeps both in the same lists (`qemu_parse_config_group` in system/vl.c), so the machine is the same, but for one
+thing: a network on the command line takes the place of the card that QEMU makes by default, one in a file does not.
 """
 
 import re
 from collections.abc import Callable, Sequence
 
-from workers.qemu.options import Option, Pairs, parse_command_line, write_options
+from workers.qemu.options import NETWORKS, Option, Pairs, parse_command_line, write_options
 
 _GROUP = re.compile(r'\[\s*([\w-]+)(?:\s+"([^"]*)")?\s*\]')
 _PAIR = re.compile(r'([\w.-]+)\s*=\s*"([^"]*)"')
@@ -14,6 +15,7 @@ _CALLED = {"memory": "m", "smp-opts": "smp", "boot-opts": "boot"}
 """Groups that are called otherwise on the command line."""
 _FIRST = {"device": "driver", "chardev": "backend", "object": "qom-type", "netdev": "type", "machine": "type"}
 """The key of the word that a command line begins with."""
+DEFAULT_CARD = ["-net", "nic", "-net", "user"]
 
 
 class UnreadableConfig(ValueError):
@@ -30,13 +32,16 @@ def merged(argv: Sequence[str], read: Callable[[str], str]) -> list[str]:
     Raises:
         UnreadableConfig: a file is not understood.
     """
-    words = list(argv[:1])
-    for option in parse_command_line(argv):
+    written, words, of_files = parse_command_line(argv), list(argv[:1]), set[str]()
+    for option in written:
         if option.name == "readconfig" and option.value:
-            words += [word for said in options_of(read(option.value)) for word in said.words()]
+            found = options_of(read(option.value))
+            of_files |= {said.name for said in found}
+            words += [word for said in found for word in said.words()]
         else:
             words += option.words()
-    return words
+    has_default_card = not {option.name for option in written} & {*NETWORKS, "nodefaults"}
+    return words + DEFAULT_CARD if has_default_card and of_files & NETWORKS else words
 
 
 def options_of(text: str) -> list[Option]:

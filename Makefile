@@ -22,8 +22,8 @@ docs: setup ## Write the pages that show the code anew, build the site (build/si
 test: check ## Check, then run the whole suite, real guests included
 	.venv/bin/pytest -n auto
 
-test-guests: setup ## Move a guest of every launch line that we know there and back (root; about half an hour)
-	.venv/bin/pytest -m 'guests or all_lines' tests/guests/test_launch_lines.py
+test-guests: setup ## Move a guest of every launch line that we know there and back, and try LVM and vhost-net in a virtual machine (root; most of an hour)
+	.venv/bin/pytest -m 'guests or all_lines' tests/guests/test_launch_lines.py tests/guests/test_in_a_vm.py
 
 chaos: setup ## Run the whole crash matrix and write docs/explanation/crash-matrix.md (LANES=2 labs at a time; about two hours)
 	PYTHONPATH=. .venv/bin/python -m tests.chaos.matrix --lanes $(or $(LANES),2)

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from lab.guest.initramfs import DIRECTORY, FILE, PROGRAM, Entry, archive
 from lab.guest.modules import load_order
-from lab.guest.packages import Package, PackageError, busybox_package, kernel_packages, unpack
+from lab.guest.packages import Package, PackageError, kernel_packages, newest, unpack
 
 HERE = Path(__file__).parent
 SOURCES = tuple(HERE / name for name in ("writer.c", "init", "boot_files.py", "initramfs.py", "modules.py"))
@@ -84,7 +84,7 @@ def _entries(tree: Path, temporary: Path) -> list[Entry]:
     order = "".join(f"{name}.ko\n" for name in modules)
     return [
         *(Entry(name, DIRECTORY) for name in ("bin", "dev", "proc", "sys", "modules")),
-        Entry("bin/busybox", PROGRAM, _busybox(temporary)),
+        Entry("bin/busybox", PROGRAM, busybox(temporary)),
         Entry("init", PROGRAM, (HERE / "init").read_bytes()),
         Entry("writer", PROGRAM, _writer(temporary)),
         Entry("modules/order", FILE, order.encode()),
@@ -99,11 +99,12 @@ def _writer(temporary: Path) -> bytes:
     return program.read_bytes()
 
 
-def _busybox(temporary: Path) -> bytes:
+def busybox(temporary: Path) -> bytes:
+    """A static one, this machine's or from its package."""
     installed = Path("/bin/busybox")
     if installed.exists() and _is_static(installed.read_bytes()):
         return installed.read_bytes()
-    unpack(busybox_package(), temporary, temporary / "busybox")
+    unpack(newest("busybox-static"), temporary, temporary / "busybox")
     return next((temporary / "busybox").rglob("bin/busybox")).read_bytes()
 
 

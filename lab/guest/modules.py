@@ -3,7 +3,7 @@
 import lzma
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 WANTED = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod")
@@ -13,12 +13,12 @@ class MissingModuleError(RuntimeError):
     """The kernel package holds no such module and the kernel has it not built in."""
 
 
-def load_order(tree: Path) -> dict[str, bytes]:
+def load_order(tree: Path, wanted: Sequence[str] = WANTED) -> dict[str, bytes]:
     """The wanted modules and all they depend on, decompressed, dependencies first; built-in ones left out."""
     available = {_name(path): path for path in tree.rglob("*.ko*")}
     built_in = {_name(Path(line)) for line in (tree / "modules.builtin").read_text().splitlines()}
     ordered: dict[str, bytes] = {}
-    for name in WANTED:
+    for name in wanted:
         _add(name, available, built_in, ordered)
     return ordered
 

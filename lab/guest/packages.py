@@ -24,20 +24,20 @@ class Package:
 
 
 @cache
-def kernel_packages() -> tuple[Package, ...]:
+def kernel_packages(metas: tuple[str, ...] = META_PACKAGES) -> tuple[Package, ...]:
     """The newest kernel and its modules, which Ubuntu keeps in a package of their own.
 
     Asked of apt once in a process: each answer costs it seconds.
     """
-    for meta in META_PACKAGES:
+    for meta in metas:
         for image in _dependencies(meta, r"linux-image-\d\S*"):
             modules = _dependencies(image, r"linux-modules-\d\S*")
-            return tuple(Package(name, _version(name)) for name in (image, *modules))
-    raise PackageError(f"apt has none of {', '.join(META_PACKAGES)}: run 'apt-get update' as root")
+            return tuple(map(newest, (image, *modules)))
+    raise PackageError(f"apt has none of {', '.join(metas)}: run 'apt-get update' as root")
 
 
-def busybox_package() -> Package:
-    return Package("busybox-static", _version("busybox-static"))
+def newest(name: str) -> Package:
+    return Package(name, _version(name))
 
 
 def unpack(package: Package, debs: Path, into: Path) -> None:

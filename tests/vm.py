@@ -40,8 +40,7 @@ VOLUMES = '{thick = {driver = "lvm", place = "thick"}, thin = {driver = "lvm", p
 """Storages in the groups that `GROUPS` makes of its two disks."""
 GROUPS = """
 vgcreate --quiet thick /dev/vda && vgcreate --quiet thin /dev/vdb &&
-lvcreate --quiet --type thin-pool --size 600m --name pool thin && lvchange --quiet --errorwhenfull y thin/pool
-"""
+lvcreate --quiet --type thin-pool --size 600m --name pool thin && lvchange --quiet --errorwhenfull y thin/pool"""
 MEMORY_MIB = 2048
 MACHINE = "machine"
 INIT = """#!/bin/busybox sh

@@ -393,7 +393,7 @@ class Settings(BaseSettings):
         read_by=WORKER,
         ge=timedelta(0),
         le=timedelta(minutes=10),
-        about="For how long a guest that has arrived is watched before it counts as well, see docs/how-to/deploy.md.",
+        about="For how long a guest that has arrived is watched before it counts as well, see docs/how-to/checks.md.",
     )
     look: Seconds = _variable(
         "LOOK_S",
@@ -426,7 +426,8 @@ class Settings(BaseSettings):
         "",
         read_by=CONSOLE,
         about="OpenID Connect provider with which people sign in, see "
-        "[console.md](../how-to/console.md#people-sign-in); empty: they do not. The next five are needed with it.",
+        "[console-users.md](../how-to/console-users.md#they-sign-in); empty: they do not. The next five are needed "
+        "with it.",
     )
     oidc_client_id: str = _variable("OIDC_CLIENT_ID", "", read_by=CONSOLE, about="What the provider calls the console.")
     oidc_client_secret: str = _variable(

@@ -187,14 +187,14 @@ def hours(texts: Iterable[str], timezone: str, rate: Mapping[str, int]) -> Bandw
 
 
 def enough(bytes_per_s: int) -> int:
-    """A budget that a mirror can live with.
+    """A rate that a mirror can live with: a lower one is one whose unit was forgotten.
 
     Raises:
         PreconditionFailed: it is too low.
     """
     if 0 < bytes_per_s < SLOWEST_BYTES_PER_S:
         lowest = f"{SLOWEST_BYTES_PER_S} bytes/s"
-        raise PreconditionFailed(f"{bytes_per_s} bytes/s is too low for a budget: 0 (no limit), or at least {lowest}")
+        raise PreconditionFailed(f"{bytes_per_s} bytes/s is too low: 0 (no limit), or at least {lowest}")
     return bytes_per_s
 
 

@@ -39,6 +39,7 @@ def define(name: str, selector: str | None, priority: int, values: Mapping[str, 
     except ValidationError as error:
         raise PreconditionFailed(f"the policy {name} cannot be that: {first_fault(error)}") from error
     enough(options.bandwidth_bytes_per_s)
+    enough(options.verify_bytes_per_s)
     _check_notice(options.notice)
     made = MovePolicy(name=name, selector=selector or None, priority=priority, options=options)
     try:

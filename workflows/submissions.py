@@ -28,7 +28,7 @@ from models.documents import (
     MigrationOptions,
     Recurrence,
 )
-from models.fleet import LONGEST_RETENTION
+from models.fleet import LONGEST_RETENTION, SLOWEST_BYTES_PER_S
 from models.plan import Chain, Layout
 from models.storage import MOST_THIN_FACTOR
 from workflows import schedule
@@ -96,9 +96,14 @@ LADDER_SAYS = f"a list of {', '.join(Measure)}, each once, in the order in which
 A_YEAR_S = 366 * 86400.0
 SOME_SECONDS = "a number of seconds above 0, of a year at the most"
 MILLISECONDS = f"a whole number of milliseconds from 1 to {LARGEST}"
-BYTES_PER_S = f"a whole number of bytes per second from 0 to {2**63 - 1}"
+BYTES_PER_S = (
+    f"a whole number of bytes per second: 0, or from {SLOWEST_BYTES_PER_S} to {2**63 - 1} (100 MB/s are 100000000)"
+)
 DowntimeMs = Annotated[int, Field(ge=1, le=LARGEST, description=MILLISECONDS)]
-Rate = Annotated[int, Field(ge=0, le=2**63 - 1, description=BYTES_PER_S)]
+Rate = Annotated[
+    Literal[0] | Annotated[int, Field(ge=SLOWEST_BYTES_PER_S, le=2**63 - 1)], Field(description=BYTES_PER_S)
+]
+"""Less than what each mirror gets at least is a rate whose unit was forgotten."""
 
 
 class Message(Part):

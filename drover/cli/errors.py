@@ -3,7 +3,6 @@
 import ssl
 from dataclasses import dataclass
 
-import typer
 from kombu.exceptions import OperationalError as BrokerUnreachable
 from kombu.utils.url import maybe_sanitize_url
 from psycopg import errors as postgres
@@ -30,8 +29,6 @@ class Fault:
 
 def fault(error: Exception) -> Fault:
     """The fault behind an exception."""
-    if isinstance(error, typer.TyperException):
-        return Fault("usage", error.format_message(), ExitCode.REFUSED)
     if isinstance(error, BrokerUnreachable) or type(error).__module__ == "redis.exceptions":
         return _broker(error)
     if isinstance(error, PreconditionFailed):

@@ -50,9 +50,23 @@ class LazyGroup(TyperGroup):
         for name, lazy in self.table.items():
             self.add_command(Listed(name, lazy))
 
+    def get_params(self, ctx: Any) -> Any:
+        return _decided(super().get_params(ctx))
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command.of.load() if isinstance(command, Listed) else command, rest
+        if isinstance(command, Listed):
+            command = command.of.load()
+            _decided(command.get_params(ctx))
+        return name, command, rest
+
+
+def _decided(parameters: list[Any]) -> list[Any]:
+    """A flag that is not given is false. For Typer it is None, about which it asks pydantic: a quarter of the time."""
+    for one in parameters:
+        if one.type_descriptor.annotation is bool and one.default is None:
+            one.default = False
+    return parameters
 
 
 class ShortForSubmit(TyperGroup):

@@ -49,7 +49,7 @@ def rate(text: str) -> int:
     unit = (found["unit"] or "").lower()
     if not unit and not found["bytes"] and float(found["number"]):
         number = found["number"]
-        raise typer.BadParameter(f"{number} bytes/s? write {number}B/s, or {number}M/s for megabytes")
+        raise typer.BadParameter(f"{number} has no unit: write {number}M/s for megabytes per second, or {number}K/s")
     base = 1024 if unit.endswith("i") else 1000
     exponent = " kmgt".index(unit[0]) if unit else 0
     return int(float(found["number"]) * base**exponent)

@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, NoReturn, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, NoReturn
 
 import typer
 
@@ -15,13 +15,6 @@ from drover.cli.options import block
 from drover.escaping import escaped, escaped_lines
 
 MOVING, RUNNING = "Moving guests", "Running Drover"
-
-
-@runtime_checkable
-class Shown(Protocol):
-    """An error of usage that prints itself, with the usage line and a hint at --help."""
-
-    def show(self) -> None: ...
 
 
 class Root(LazyGroup):
@@ -178,18 +171,28 @@ def _report(error: Exception, *, as_json: bool, debug: bool) -> ExitCode:
     if debug:
         print(escaped_lines("".join(traceback.format_exception(error)).rstrip()), file=sys.stderr)
     if isinstance(error, typer.TyperException):
-        error.message = escaped(error.message)
-        code, message, exit_code = "usage", escaped(error.format_message()), ExitCode.REFUSED
-        error.show() if isinstance(error, Shown) else output.note(f"error: {message}")
+        code, message, exit_code = "usage", _misused(error), ExitCode.REFUSED
     else:
         from drover.cli.errors import fault
 
         found = fault(error)
         code, message, exit_code = found.code, found.message, found.exit_code
+    if message:
         output.note(f"error: {message}")
     if as_json:
         output.emit({"error": {"code": code, "message": message, **_checks(error)}})
     return exit_code
+
+
+def _misused(error: typer.TyperException) -> str:
+    """What is wrong with what was typed, as one sentence like all others; nothing where the help was shown instead."""
+    said, context, alike = error.format_message(), getattr(error, "ctx", None), getattr(error, "possibilities", None)
+    if alike:
+        said = f"{error.message}: did you mean {' or '.join(sorted(alike))}?"
+    said = said.removeprefix("Invalid value: ").rstrip(".").replace(". Did you", ": did you")
+    if said and context is not None:
+        said = f"{said}{'' if said.endswith('?') else ';'} see `{context.command_path} --help`"
+    return escaped(said[:1].lower() + said[1:])
 
 
 def _checks(error: Exception) -> dict[str, list[dict[str, object]]]:

@@ -27,7 +27,7 @@ from workflows.kept_images import Which
 from workflows.migration import completion
 from workflows.migration.jobs import Changes
 from workflows.permissions import Person
-from workflows.submissions import DrainSubmission, MigrationSubmission, RollSubmission
+from workflows.submissions import BYTES_PER_S, DrainSubmission, MigrationSubmission, Rate, RollSubmission
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Change(Part):
 
     model_config = ConfigDict(extra="forbid")
 
-    bandwidth_bytes_per_s: int | None = Field(None, ge=0, lt=1 << 63)
+    bandwidth_bytes_per_s: Rate | None = Field(None, description=BYTES_PER_S)
     max_downtime_ms: int | None = Field(None, ge=1, lt=1 << 31)
     priority: int | None = Field(None, gt=-(1 << 31), lt=1 << 31)
     window: str | None = Field(None, max_length=32, description="Like 22:00-04:00; an empty text is always.")

@@ -24,6 +24,8 @@ from models.webhook import Delivery
 from workflows.drain import plans
 
 POLL_S = 0.5
+TIME_TELLS_S = 10
+"""How old what time alone brings about may be: for how long a host has been silent, or nothing was copied."""
 AWAY = "The database does not answer: what is shown may be old."
 
 
@@ -31,6 +33,7 @@ class Page(enum.StrEnum):
     """What a browser may show."""
 
     FLEET = "fleet"
+    HOST = "host"
     JOB = "job"
     JOBS = "jobs"
     DRAIN = "drain"
@@ -113,13 +116,23 @@ def _fleet(session: Session, _: str) -> str:
     return fleet.version(session, settings())
 
 
+def _host(session: Session, _: str) -> str:
+    return _fleet(session, "") + _passed()
+
+
+def _passed() -> str:
+    """Changes now and then, because a reason to wait may have come about, or grown older, without any row changed."""
+    return f" {time.monotonic() // TIME_TELLS_S:.0f}"
+
+
 def _job(session: Session, number: str) -> str:
     of = int(number) if number.isdecimal() else 0
     progress = select(func.sum(Disk.bytes_copied)).where(Disk.job_id == of).scalar_subquery()
     steps = select(func.string_agg(Step.state, aggregate_order_by(literal(","), Step.seq))).where(Step.job_id == of)
     event = select(func.max(Event.id)).where(Event.job_id == of).scalar_subquery()
     what = (Job.state, Job.wait_reason, Job.progress_at, Job.cancel_requested, progress, steps.scalar_subquery(), event)
-    return str(session.execute(select(*what).where(Job.id == of)).one_or_none())
+    row = session.execute(select(*what).where(Job.id == of)).one_or_none()
+    return str(row) + ("" if row is None or row.state.finished else _passed())
 
 
 def _drain(session: Session, number: str) -> str:
@@ -134,7 +147,8 @@ def _drain(session: Session, number: str) -> str:
         .where(Job.drain_id == of)
     )
     what = (Drain.state, Drain.wait_reason, guests.scalar_subquery(), jobs.scalar_subquery())
-    return str(session.execute(select(*what).where(Drain.id == of)).one_or_none())
+    row = session.execute(select(*what).where(Drain.id == of)).one_or_none()
+    return str(row) + ("" if row is None or row.state.ended else _passed())
 
 
 def _jobs(session: Session, _: str) -> str:
@@ -142,7 +156,8 @@ def _jobs(session: Session, _: str) -> str:
     moved = select(func.sum(Disk.bytes_copied)).join(Job).where(unfinished()).scalar_subquery()
     rows = func.concat_ws(",", Job.id, Job.state, Job.wait_reason, Job.progress_at)
     under_way = select(func.md5(func.string_agg(rows, aggregate_order_by(literal(";"), Job.id)))).where(unfinished())
-    return str(session.execute(select(newest, moved, under_way.scalar_subquery())).one())
+    row = session.execute(select(newest, moved, under_way.scalar_subquery().label("under_way"))).one()
+    return str(row) + ("" if row.under_way is None else _passed())
 
 
 def _drains(session: Session, _: str) -> str:
@@ -198,6 +213,7 @@ def _history(session: Session, _: str) -> str:
 
 VERSION_OF: dict[Page, Version] = {
     Page.FLEET: _fleet,
+    Page.HOST: _host,
     Page.JOB: _job,
     Page.JOBS: _jobs,
     Page.DRAIN: _drain,

@@ -96,7 +96,8 @@ def show_host(request: Request, name: Annotated[str, Path(max_length=64)]) -> HT
         room = next((room for room in rooms if room.name == name), None)
         if room is None:
             raise not_there.host(session, name)
-    return page(request, "host.html", live="fleet", now=at, waiting=waiting, room=room)
+        why = queries.wait_reasons_of(session, [move.job_id for move in room.leaving + room.arriving])
+    return page(request, "host.html", live=f"host/{name}", now=at, waiting=waiting, room=room, why=why)
 
 
 @router.get("/jobs")

@@ -12,7 +12,8 @@ from markupsafe import Markup, escape
 from drover.console.choices import button
 from drover.escaping import escaped
 from drover.views.serializers import public
-from drover.words import rate, size, span
+from drover.words import count, rate, size, span
+from workflows.selectors import shown
 
 CODE = re.compile("`([^`]+)`")
 
@@ -83,4 +84,6 @@ ENVIRONMENT.filters |= {
     "button": button,
     "told": _told,
     "words": _words,
+    "labels": shown,
+    "count_of": count,
 }

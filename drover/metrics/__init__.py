@@ -3,7 +3,7 @@
 So it does not matter which controller is scraped or when it was started, and no figure is lost with a process.
 Counters never go backwards, not even over a restart: they count from the first job on, records of jobs are kept, and
 only what cannot change any more is counted. If records are ever pruned, their sums must be kept.
-The names, their meaning and what to do about them: docs/how-to/watching.md.
+The names, their meaning and what to do about them: docs/reference/metrics.md.
 """
 
 from collections.abc import Callable

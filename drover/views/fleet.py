@@ -1,7 +1,7 @@
 """The fleet as it is shown: a room per host, with what is used and promised there and which guests are in it."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -16,8 +16,9 @@ from models.host import Host, HostState
 from models.job import Job, JobState, unfinished
 from workflows import capacity
 from workflows.host_rpc import alive
+from workflows.selectors import shown
 
-CONDITIONS = ("silent", "cordoned", "maintenance", "with moves", "needs operator")
+CONDITIONS = ("silent", "cordoned", "in maintenance", "with moves", "waiting for an operator")
 """What rooms can be filtered by."""
 
 
@@ -48,7 +49,6 @@ class Move:
     destination: str
     state: JobState
     held: bool
-    wait_reason: str | None
 
     @property
     def needs_operator(self) -> bool:
@@ -62,6 +62,7 @@ class Resident:
 
     name: str
     move: Move | None
+    labels: Mapping[str, str] = field(default_factory=dict)
     gone_at: datetime | None = None
     """Since when its QEMU is seen to have ended."""
 
@@ -76,6 +77,7 @@ class Room:
     heartbeat_at: datetime
     memory: Use
     disk: Use
+    labels: Mapping[str, str] = field(default_factory=dict)
     guests: list[Resident] = field(default_factory=list)
     arriving: list[Move] = field(default_factory=list)
 
@@ -91,16 +93,17 @@ class Room:
         found = {
             "silent": not self.alive,
             "cordoned": self.state is HostState.CORDONED,
-            "maintenance": self.state is HostState.MAINTENANCE,
+            "in maintenance": self.state is HostState.MAINTENANCE,
             "with moves": bool(moves),
-            "needs operator": any(move.needs_operator for move in moves),
+            "waiting for an operator": any(move.needs_operator for move in moves),
         }
         return {name for name, holds in found.items() if holds}
 
     def mentions(self, text: str) -> bool:
-        """The name of the host or of a guest there, or on its way there, has this text in it."""
-        names = [self.name, *(guest.name for guest in self.guests), *(move.guest for move in self.arriving)]
-        return any(text.lower() in name.lower() for name in names)
+        """A name or a label, of the host or of a guest there or on its way there, has this text in it."""
+        words = [self.name, shown(self.labels), *(move.guest for move in self.arriving)]
+        words += [word for guest in self.guests for word in (guest.name, shown(guest.labels))]
+        return any(text.lower() in word.lower() for word in words)
 
 
 def rooms(session: Session, ours: Settings) -> list[Room]:
@@ -110,6 +113,7 @@ def rooms(session: Session, ours: Settings) -> list[Room]:
         Host.name,
         Host.state,
         Host.heartbeat_at,
+        Host.labels,
         Host.guest_memory_bytes,
         Host.guest_disk_bytes,
         alive(ours).label("alive"),
@@ -122,6 +126,7 @@ def rooms(session: Session, ours: Settings) -> list[Room]:
             state=row.state,
             alive=row.alive,
             heartbeat_at=row.heartbeat_at,
+            labels=row.labels,
             memory=Use(used=here.memory_bytes, promised=coming.memory_bytes, limit=row.guest_memory_bytes),
             disk=Use(
                 used=here.disk_bytes,
@@ -136,8 +141,9 @@ def rooms(session: Session, ours: Settings) -> list[Room]:
 
 def _settle(session: Session, rooms: dict[str, Room]) -> None:
     moves = {move.guest: move for move in moves_of(session)}
-    for name, host, gone_at in session.execute(select(Guest.name, Guest.host, Guest.gone_at).order_by(Guest.name)):
-        rooms[host].guests.append(Resident(name=name, move=moves.get(name), gone_at=gone_at))
+    living = select(Guest.name, Guest.host, Guest.gone_at, Guest.labels).order_by(Guest.name)
+    for name, host, gone_at, labels in session.execute(living):
+        rooms[host].guests.append(Resident(name=name, move=moves.get(name), labels=labels, gone_at=gone_at))
     at_home = {guest.name: room.name for room in rooms.values() for guest in room.guests}
     for move in moves.values():
         if at_home.get(move.guest) != move.destination:
@@ -146,7 +152,7 @@ def _settle(session: Session, rooms: dict[str, Room]) -> None:
 
 def moves_of(session: Session) -> list[Move]:
     """The jobs that have not ended, by number."""
-    columns = (Job.id, Job.guest, Job.source, Job.destination, Job.state, Job.hold, Job.seed, Job.wait_reason)
+    columns = (Job.id, Job.guest, Job.source, Job.destination, Job.state, Job.hold, Job.seed)
     return [
         Move(
             job_id=row.id,
@@ -155,7 +161,6 @@ def moves_of(session: Session) -> list[Move]:
             destination=row.destination,
             state=row.state,
             held=row.hold or row.seed,
-            wait_reason=row.wait_reason,
         )
         for row in session.execute(select(*columns).where(unfinished()).order_by(Job.id))
     ]

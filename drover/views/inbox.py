@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
 from drover.settings import Settings
-from drover.views import drain_sentences, plans, rolls, sentences
+from drover.views import drain_sentences, plans, queries, rolls, sentences
 from drover.views.queries import PUBLIC
 from drover.views.sentences import Command
 from drover.views.serializers import iso, public
@@ -21,7 +21,7 @@ from models.host import Host, HostState
 from models.job import Event, Job, JobState
 from models.roll import Roll, RollState
 from models.webhook import Delivery, DeliveryState
-from workflows import capacity
+from workflows import capacity, outages, wait_reasons
 from workflows.host_rpc import alive
 
 MOST_PLANS = 100
@@ -87,15 +87,16 @@ def _decisions(session: Session) -> Iterator[Item]:
 
 
 def _releases(session: Session) -> Iterator[Item]:
-    query = select(Job).options(*PUBLIC, selectinload(Job.disks))
-    for job in session.scalars(query.where(Job.state == JobState.RUNNING, Job.hold, capacity.parked())):
+    query = queries.with_conditions().options(selectinload(Job.steps), selectinload(Job.disks))
+    held = query.where(Job.state == JobState.RUNNING, Job.hold, capacity.parked())
+    for job in map(queries.completed, session.execute(held)):
         in_sync = max((disk.ready_at for disk in job.disks if disk.ready_at), default=job.created_at)
         yield Item(
             want=Want.RELEASE,
             since=in_sync,
             about=f"{job.guest}: job {job.id}",
             page=f"/jobs/{job.id}",
-            sentence=f"its disks are kept in sync on {job.destination} until the job is released",
+            sentence=job.wait_reason or "it is held in sync",
             commands=tuple(sentences.commands(job)),
         )
 
@@ -129,14 +130,16 @@ def _checks(session: Session) -> Iterator[Item]:
 
 def _drains(session: Session) -> Iterator[Item]:
     waiting = (DrainState.PAUSED, DrainState.INCOMPLETE)
+    controlled = bool(session.scalar(select(outages.attended())))
     for drain in session.scalars(select(Drain).where(Drain.state.in_(waiting))):
         paused = drain.state is DrainState.PAUSED
+        why = wait_reasons.of_drain(drain, {}, controlled=controlled)
         yield Item(
             want=Want.RESUMPTION,
             since=drain.finished_at or drain.started_at or drain.created_at,
             about=f"{drain.host}: {drain.kind} {drain.id}",
             page=f"/drains/{drain.id}",
-            sentence=(drain.wait_reason or "it is paused") if paused else (drain.error or "it has left guests"),
+            sentence=(why if paused else drain.error) or "it has left guests",
             commands=tuple(drain_sentences.commands(drain)),
         )
 

@@ -1,11 +1,12 @@
 """Queries for the display of jobs: one query each, without the columns that hold secrets."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
 from sqlalchemy import Select, func, select
-from sqlalchemy.orm import defer, joinedload, selectinload
+from sqlalchemy.orm import Session, defer, joinedload, selectinload
 
 from drover.errors import PreconditionFailed
 from drover.views import remaining
@@ -68,6 +69,12 @@ def snapshot(job_id: int) -> Snapshot:
     if row is None:
         raise not_there.job(job_id)
     return _shot(row)
+
+
+def wait_reasons_of(session: Session, numbers: Collection[int]) -> dict[int, str | None]:
+    """{job: why it waits}, all of it."""
+    query = with_conditions().options(selectinload(Job.steps), selectinload(Job.disks)).where(Job.id.in_(numbers))
+    return {job.id: job.wait_reason for job in map(completed, session.execute(query))}
 
 
 def may_go_home(job_id: int) -> bool:

@@ -5,6 +5,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Generic, TypeVar
 
 from sqlalchemy import select
@@ -55,7 +56,7 @@ class Line:
 
     bars: Sequence[Bar]
     paused_at: datetime | None = None
-    """When the guest stood still."""
+    """When the guest was paused for its switchover."""
 
 
 About = TypeVar("About")
@@ -80,11 +81,13 @@ class Timeline(Generic[About]):
 
 def line(job: Job, now: datetime) -> Line:
     """One job that has its steps and disks."""
+    return Line(bars=_bars(_starts(job), job.finished_at or now), paused_at=_stopped_at(job))
+
+
+def _stopped_at(job: Job) -> datetime | None:
+    """When QEMU paused the guest for the switchover."""
     stopped = job.downtime.stopped_at if job.downtime is not None else None
-    return Line(
-        bars=_bars(_starts(job), job.finished_at or now),
-        paused_at=datetime.fromtimestamp(stopped, UTC) if stopped is not None else None,
-    )
+    return datetime.fromtimestamp(stopped, UTC) if stopped is not None else None
 
 
 def _bars(begun: Iterable[tuple[Part, datetime | None]], until: datetime) -> list[Bar]:
@@ -103,17 +106,18 @@ def _starts(job: Job) -> Iterator[tuple[Part, datetime | None]]:
     yield Part.PREPARATION, job.started_at
     ready = [disk.ready_at for disk in job.disks]
     in_sync = max((at for at in ready if at is not None), default=None) if None not in ready else None
-    ram = _step(job, StepName.MIGRATE_RAM)
-    copying, sending, cutting = (
+    copying, sending, cleaning = (
         step.started_at if step is not None else None
-        for step in (_step(job, StepName.MIRROR_DISKS), ram, _step(job, StepName.CLEANUP))
+        for step in map(partial(_step, job), (StepName.MIRROR_DISKS, StepName.MIGRATE_RAM, StepName.CLEANUP))
     )
+    stopped = _stopped_at(job)
+    after = stopped if stopped is not None and job.committed_at is not None else cleaning
     turned = _turned_at(job)
     for part, at in (
         (Part.COPY, copying),
         (Part.IN_SYNC, in_sync),
         (Part.RAM, sending),
-        (Part.REST, cutting),
+        (Part.REST, after),
     ):
         yield part, at if at is None or turned is None or at < turned else None
     yield Part.ROLLBACK, turned

@@ -64,3 +64,22 @@ def test_a_name_that_is_alike_is_named(database: None, words: list[str], said: s
     told = drover(*words)
     assert told.exit_code == 2
     assert said in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("migrat web", "no such command 'migrat': did you mean 'migrate'? see `drover --help`"),
+        ("job shw 3", "no such command 'shw': did you mean 'show'? see `drover job --help`"),
+        ("job list --selctor a", "no such option: --selctor: did you mean --selector? see `drover job list --help`"),
+        ("migrate", "missing argument 'GUEST'; see `drover migrate --help`"),
+        ("migrate web --bandwidth 100", "has no unit: write 100M/s for megabytes per second, or 100K/s; see `drover"),
+        ("job set 3", "say what to change: --bandwidth, --max-downtime-ms, --window or --priority; see `drover"),
+    ],
+)
+def test_what_is_typed_wrong_is_one_sentence_like_every_other_error(words: str, said: str) -> None:
+    told = drover(*words.split())
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert told.stderr.startswith("error: ")
+    assert said in told.stderr
+    assert told.stderr.count("\n") == 1

@@ -82,7 +82,7 @@ def test_a_second_policy_of_equal_priority_is_refused_and_the_first_one_stays() 
         (["--hooks", "../etc"], "hooks: string should match pattern"),
         (["--hooks", "a\n"], "hooks: string should match pattern"),
         (["--selector", "a b", "--verify"], "is not understood"),
-        (["--bandwidth", "100"], "write 100B/s"),
+        (["--bandwidth", "100"], "write 100M/s"),
         (["--bandwidth", "1B/s"], "too low"),
     ],
 )

@@ -97,6 +97,11 @@ def test_the_fleet_is_filtered_by_text_and_by_state(console: httpx.Client) -> No
     assert rooms(console, condition="silent") == ["hv4"]
     assert rooms(console, condition="cordoned") == []
     assert rooms(console, q="hv") == ["hv1", "hv2", "hv3", "hv4"]
+    with transaction() as session:
+        session.get_one(Guest, "web02").labels = {"tier": "db"}
+        session.get_one(Host, "hv1").labels = {"rack": "r1"}
+    assert rooms(console, q="tier=db") == ["hv3"]
+    assert rooms(console, q="rack=r") == ["hv1"]
 
 
 def rooms(console: httpx.Client, **query: str) -> list[str]:
@@ -136,6 +141,8 @@ def test_a_drain_has_a_line_for_each_guest_and_expects_those_that_wait_one_after
     shown = timeline.of_drain(snapshot(consoles.fleet().drain))
     parts = {row.guest.guest: [str(bar.part) for bar in line.bars] for row, line, _ in shown.lines}
     assert parts["web04"] == ["preparation", "copy", "in sync", "RAM", "rest"]
+    moved = next(line for row, line, _ in shown.lines if row.guest.guest == "web04")
+    assert moved.bars[-2].ended == moved.paused_at, "RAM is sent until the guest is paused"
     assert parts["web08"][-1] == "copy"
     assert parts["web16"] == []
     expected = [span for _, _, span in shown.lines]

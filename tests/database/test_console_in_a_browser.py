@@ -115,7 +115,7 @@ def test_a_change_is_seen_within_a_second_or_so_and_what_is_typed_stays(site: Si
     expect(page.get_by_text("75 %")).to_be_visible(timeout=15_000)
     expect(page.get_by_text("three quarters are copied")).to_be_visible()
     page.goto(site.url("/"))
-    box = page.get_by_role("searchbox", name="Host or guest")
+    box = page.get_by_role("searchbox", name="Host, guest or label")
     box.press_sequentially("web11")
     expect(page.locator(".room")).to_have_count(2)
     assert page.url.endswith("q=web11&condition=")

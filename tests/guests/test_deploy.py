@@ -32,6 +32,7 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs/how-to/deploy.md"
 ROTATION = ROOT / "docs/how-to/tls-and-keys.md"
+BACKUP = GUIDE.with_name("backup.md")
 UNITS = ROOT / "deploy" / "systemd"
 BLOCK = re.compile(r"<!-- (\w+): (.*?) -->\n```sh\n(.*?)```", re.DOTALL)
 SETTINGS = "set -a; . /etc/drover/environment; set +a; "
@@ -207,9 +208,9 @@ def _moved_by_the_guide(fleet: Fleet, guest: Path) -> None:
 def test_the_guide_moves_a_guest_by_tls_and_its_backup_can_be_restored(fleet: Fleet, guest: Path) -> None:
     _moved_by_the_guide(fleet, guest)
 
-    fleet.follow("run", "pg_dump")
+    fleet.follow("run", "pg_dump", BACKUP)
     fleet.stop_services()
-    fleet.follow("restore")
+    fleet.follow("restore", page=BACKUP)
     fleet.start_services()
     assert re.search(r"web .*hv2", fleet.drover("guest", "list"))
 

@@ -48,7 +48,7 @@ from workflows.roll.commands import RollRequest
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules" / "moves.yml"
-WATCHING = DEPLOY.parent / "docs/how-to/watching.md"
+METRICS = DEPLOY.parent / "docs/reference/metrics.md"
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
@@ -367,7 +367,7 @@ def telling(fleet: Scrape, drain: Drain, database_lab: Lab) -> Iterator[Scrape]:
 
 
 def test_the_documentation_lists_all_that_is_told_and_nothing_else(telling: Scrape) -> None:
-    rows = re.findall(r"^\| (`drover_.*?) \| (\w+)(?:, `([\w ]+)`)? \|", WATCHING.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (`drover_.*?) \| (\w+)(?:, `([\w ]+)`)? \|", METRICS.read_text(), re.MULTILINE)
     listed = {
         name: (kind, frozenset(labels.split()))
         for names, kind, labels in rows
@@ -390,7 +390,7 @@ def test_what_every_controller_tells_is_not_added_up() -> None:
 
 
 def test_every_command_that_an_alert_names_exists() -> None:
-    alerts = WATCHING.read_text().partition("## Alerts")[2] + RULES.read_text()
+    alerts = METRICS.read_text().partition("## Alerts")[2] + RULES.read_text()
     named = re.findall(r"`drover ([a-z]+(?: [a-z]+)?)", alerts)
     known = {" ".join(words) for words in every_command()}
     assert len(named) > 5

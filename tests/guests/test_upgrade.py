@@ -1,4 +1,4 @@
-"""From the last version to this one with a move under way, in the order of docs/how-to/deploy.md.
+"""From the last version to this one with a move under way, in the order of docs/how-to/upgrade.md.
 
 What is Drover's is stopped, the database is upgraded, and this version is started. Guests, copies and helpers on the
 hosts go on meanwhile.

@@ -21,7 +21,7 @@ DOCS = ROOT / "docs"
 GUIDES = (ROOT / "README.md", *(DOCS / "how-to").iterdir(), *(DOCS / "tutorial").iterdir())
 BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
-QUOTING = ("how-to/when.md", "how-to/recovery.md")
+QUOTING = ("how-to/error-messages.md", "how-to/recovery.md")
 
 
 def build(docs: Path, site: Path) -> subprocess.CompletedProcess[str]:

@@ -25,7 +25,7 @@ from models.host import Host
 from models.job import Attempt, Disk, Job, Step, record_event
 from models.plan import Plan, PlannedDisk
 from models.transitions import Actor, Direction, JobEvent, JobState, StepEvent, StepState
-from workflows import not_there, policies, receivers, schedule
+from workflows import budgets, not_there, policies, receivers, schedule
 from workflows.guests import known_guest, lock_as_planned
 from workflows.migration import chain, claims, preflight
 from workflows.submissions import is_text
@@ -266,6 +266,9 @@ class Changes:
     max_downtime_ms: int | None = None
     priority: int | None = None
     window: Window | Literal["always"] | None = None
+
+    def __post_init__(self) -> None:
+        budgets.enough(self.bandwidth_bytes_per_s or 0)
 
     def apply(self, to: Job | Drain) -> None:
         """Write them down. The caller holds the row's lock."""

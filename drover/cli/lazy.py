@@ -57,6 +57,7 @@ class LazyGroup(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if isinstance(command, Listed):
             command = command.of.load()
+        if command is not None:
             _decided(command.get_params(ctx))
         return name, command, rest
 

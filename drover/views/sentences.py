@@ -59,9 +59,9 @@ def comparison(shot: Snapshot) -> list[tuple[str, str, str]]:
     return [
         ("copy of the disks", span(expected.copy_s), span(copying)),
         ("RAM", span(expected.ram_s), span(sending)),
-        ("the rest", span(expected.switch_s - expected.ram_s), span(rest)),
+        ("the rest, waits in sync included", span(expected.switch_s - expected.ram_s), span(rest)),
         ("in all", span(expected.total_s), span(shot.total_s)),
-        ("guest stands still", pause, downtime(job)),
+        ("downtime", pause, downtime(job)),
     ]
 
 

@@ -266,7 +266,7 @@ def _drain(at: datetime) -> list[int]:
 
 def _held(at: datetime) -> int:
     begun = at - timedelta(hours=3)
-    return copying("web06", "hv2", begun, 1.0, hold=True, wait_reason="it is held until `drover job release`")
+    return copying("web06", "hv2", begun, 1.0, hold=True)
 
 
 def _stuck(at: datetime) -> int:

@@ -63,9 +63,12 @@ class LazyGroup(TyperGroup):
 
 
 def _decided(parameters: list[Any]) -> list[Any]:
-    """A flag that is not given is false. For Typer it is None, about which it asks pydantic: a quarter of the time."""
+    """`--help` and its like, which no command gets, are false if not given.
+
+    For Typer they are None, about which it asks pydantic: a quarter of the time that a command's help takes.
+    """
     for one in parameters:
-        if one.type_descriptor.annotation is bool and one.default is None:
+        if one.type_descriptor.annotation is bool and one.default is None and not one.expose_value:
             one.default = False
     return parameters
 

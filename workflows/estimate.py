@@ -388,7 +388,7 @@ def _moved(row: Any, newest: datetime, budget: int) -> _Moved:
         guest=row.guest,
         pair=(row.source, row.destination),
         weight=0.5 ** (max((newest - row.finished_at).total_seconds(), 0.0) / HALF_LIFE_S),
-        limit_per_s=_limit(row.pace, row.options.bandwidth_bytes_per_s or budget),
+        limit_per_s=_limit(row.pace, row.options.bandwidth_bytes_per_s, budget),
         copied_bytes=planned or int(row.disk_bytes),
         copy_s=copy_s,
         only_changes=row.ways_back > 0,
@@ -454,10 +454,11 @@ def _count(document: object, *names: str) -> int:
     return next((one for one in told if isinstance(one, int)), 0)
 
 
-def _limit(pace: object, otherwise: int) -> int:
-    """Under which the disks were copied, in bytes per second, if it was recorded; 0: none."""
+def _limit(pace: object, asked: int, budget: int) -> int:
+    """Under which a move was made, in bytes per second; 0: none. That of a budget only if it was recorded."""
     recorded = isinstance(pace, dict) and "copied_under_per_s" in pace
-    return _count(pace, "copied_under_per_s") if recorded else _count(pace, "limit_per_s") or otherwise
+    otherwise = 0 if recorded else _count(pace, "limit_per_s") or budget
+    return _count(pace, "copied_under_per_s") or asked or otherwise
 
 
 def _seconds(end: Any, begin: Any) -> float:

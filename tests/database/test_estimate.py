@@ -119,6 +119,17 @@ def test_a_move_that_shared_a_budget_with_others_says_nothing_about_the_link_onc
         assert estimate.speed(session).disk_bytes_per_s == pytest.approx(GB / 10)
 
 
+def test_a_limit_that_was_asked_for_counts_for_the_ram_also_where_the_copy_was_over_at_once() -> None:
+    for name in ("one", "two"):
+        host(name)
+    moved(0)
+    moved(1, copy_s=0, limit=6 * MB, ram=GB // 10)
+    with transaction() as session:
+        session.query(Job).where(Job.guest == "g1").one().pace = Pace()
+    with transaction() as session:
+        assert estimate.speed(session).ram_bytes_per_s == pytest.approx(GB / 20)
+
+
 def test_a_move_that_had_no_limit_says_how_fast_the_link_is_also_while_there_is_a_budget() -> None:
     for name in ("one", "two"):
         host(name)

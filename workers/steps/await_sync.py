@@ -132,6 +132,7 @@ class _Watch:
             return
         total = sum(mirror.total_bytes for mirror in states.values())
         self.ctx.announce(100 * sum(mirror.copied_bytes for mirror in states.values()) // max(total, 1))
+        await self.bandwidth.share(states)
         found = self.meter.pace(states, self.bandwidth.limit_per_s)
         await self.slowdown.look(states)
         self.ctx.job.pace = found.model_copy(
@@ -140,7 +141,6 @@ class _Watch:
                 "copied_under_per_s": self.bandwidth.copied_under_per_s,
             }
         )
-        await self.bandwidth.share(states)
         await asyncio.to_thread(mirrors.record, self.ctx, states, self.seen, dict(self.bandwidth.given))
 
     async def give_up_on_silence(self, states: dict[str, Mirror]) -> None:

@@ -159,9 +159,8 @@ class MoveSpeed:
 
     @property
     def last_stretch_s(self) -> float:
-        """How much longer a limited copy takes of a disk that is written all the time, see `BUSY_PART`."""
-        busy = self.way.written_per_s >= BUSY_PART * self.limit_per_s
-        return LAST_STRETCH_S if self.limit_per_s and busy else 0.0
+        """How much longer its copy takes because its guest writes all the time."""
+        return last_stretch_s(self.limit_per_s, self.way)
 
     @property
     def _habits(self) -> Habits | None:
@@ -257,6 +256,11 @@ def copied_per_s(link_per_s: float, limit_per_s: float, way: Way) -> float:
     if not limit_per_s:
         return link_per_s
     return max(min(link_per_s, limit_per_s - way.written_per_s), SLOWEST_PART * limit_per_s)
+
+
+def last_stretch_s(limit_per_s: int, way: Way) -> float:
+    """How much longer a limited copy takes of a disk that is written all the time, see `BUSY_PART`."""
+    return LAST_STRETCH_S if limit_per_s and way.written_per_s >= BUSY_PART * limit_per_s else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 Moves that are under way together share the budgets, and one that would not end within the window waits for the next.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -12,7 +12,7 @@ from models.fleet import Limits
 from workflows import schedule
 from workflows.capacity import Slots
 from workflows.drain.placement import Placement
-from workflows.estimate import Speed, Way, copied_per_s, within
+from workflows.estimate import Speed, Way, copied_per_s, last_stretch_s, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +81,12 @@ def timetable(
                 break  # the limits let nothing begin: what waits has no time
             at_s += min(delays)
             continue
-        rates = _rates(under_way, speed)
+        shares = _shares(under_way, speed)
+        rates = [_rate(one, share, speed) for one, share in zip(under_way, shares, strict=True)]
         step_s = min(one.left / rate for one, rate in zip(under_way, rates, strict=True))
         at_s += step_s
-        for one, rate in zip(under_way, rates, strict=True):
-            one.advance(step_s * rate)
+        for one, rate, share in zip(under_way, rates, shares, strict=True):
+            one.advance(step_s * rate, share)
         for one in [one for one in under_way if not one.parts]:
             under_way.remove(one)
             found[one.placement.candidate.name] = Times(begins_s=one.begun_s, ends_s=at_s)
@@ -113,11 +114,15 @@ class _Going:
     def left(self) -> float:
         return self.parts[0][1]
 
-    def advance(self, done: float) -> None:
+    def advance(self, done: float, share_per_s: int) -> None:
+        """So much more is done, the last of it under this limit."""
         what, left = self.parts[0]
         self.parts[0] = (what, left - done)
-        if left - done <= ALMOST_NOTHING * max(left, 1.0):
-            self.parts.pop(0)
+        if left - done > ALMOST_NOTHING * max(left, 1.0):
+            return
+        self.parts.pop(0)
+        if what == "disks" and (more_s := last_stretch_s(share_per_s, self.way)):
+            self.parts.insert(0, ("time", more_s))
 
     @property
     def sends(self) -> bool:
@@ -153,19 +158,18 @@ def _begin(waiting: list[Placement], under_way: list[_Going], terms: _Terms, at_
 
 def _parts(placement: Placement, way: Way, speed: Speed) -> list[tuple[str, float]]:
     size, expected = placement.candidate.size, speed.of(way)
-    fixed_s = speed.fixed_s + expected.last_stretch_s
-    parts = [("disks", float(size.written_bytes)), ("ram", expected.ram_bytes(size)), ("time", fixed_s)]
+    parts = [("disks", float(size.written_bytes)), ("ram", expected.ram_bytes(size)), ("time", speed.fixed_s)]
     return [(what, amount) for what, amount in parts if amount > 0] or [("time", ALMOST_NOTHING)]
 
 
-def _rates(under_way: Iterable[_Going], speed: Speed) -> list[float]:
-    """At what each part goes on: seconds per second, or bytes per second."""
-    going = list(under_way)
-    shares = speed.budgets.shares({number: one.way for number, one in enumerate(going) if one.sends})
-    return [_rate(one, shares.get(number, 0), speed) for number, one in enumerate(going)]
+def _shares(under_way: Sequence[_Going], speed: Speed) -> list[int]:
+    """What each may send now, in bytes per second; 0: no limit, or it sends nothing."""
+    shares = speed.budgets.shares({number: one.way for number, one in enumerate(under_way) if one.sends})
+    return [shares.get(number, 0) for number in range(len(under_way))]
 
 
 def _rate(one: _Going, share: int, speed: Speed) -> float:
+    """How fast its present part goes on: seconds per second, or bytes per second."""
     what, _ = one.parts[0]
     if what == "time":
         return 1.0

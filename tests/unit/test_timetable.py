@@ -4,21 +4,22 @@ from datetime import UTC, datetime
 
 import pytest
 
+from models.activity import Activity
 from models.documents import Window
 from models.fleet import Limits
 from workflows.budgets import Budgets
 from workflows.capacity import Size
 from workflows.drain.placement import Candidate, Placement
-from workflows.estimate import Speed
+from workflows.estimate import LAST_STRETCH_S, Speed
 from workflows.timetable import Open, timetable, total_s
 
 MB = 10**6
 EVENING = datetime(2026, 11, 27, 21, tzinfo=UTC)
 
 
-def move(name: str, disk: int, source: str = "one") -> Placement:
+def move(name: str, disk: int, source: str = "one", activity: Activity | None = None) -> Placement:
     size = Size(cpus=1, memory_bytes=0, disk_bytes=disk)
-    return Placement(candidate=Candidate(name=name, source=source, size=size), destination="two")
+    return Placement(candidate=Candidate(name=name, source=source, size=size, activity=activity), destination="two")
 
 
 def limits(moves: int) -> Limits:
@@ -31,6 +32,16 @@ def test_moves_that_are_under_way_together_share_the_budget_of_their_host() -> N
     assert found["small"].ends_s == pytest.approx(20)
     assert found["large"].ends_s == pytest.approx(40), "once it is alone it has all of it"
     assert total_s([move("small", 100 * MB), move("large", 300 * MB)], speed, limits(1)) == pytest.approx(40)
+
+
+def test_the_last_stretch_of_a_guest_that_writes_is_longer_where_its_share_of_the_budget_is_small() -> None:
+    speed = Speed(fixed_s=0, budgets=Budgets(hosts={"one": 10 * MB}))
+    writes = Activity(seconds=1, written_per_s=0.03 * 10 * MB)
+    alone, together = (
+        timetable([move(name, 47 * MB, activity=writes) for name in names], speed, limits(2)) for names in ("a", "ab")
+    )
+    assert alone["a"].ends_s == pytest.approx(47 / 9.7)
+    assert together["a"].ends_s == together["b"].ends_s == pytest.approx(47 / 4.7 + LAST_STRETCH_S)
 
 
 def test_one_after_the_other_begins_as_soon_as_there_is_a_slot() -> None:

@@ -362,19 +362,22 @@ def _habits(guest: str, moves: Sequence[_Moved]) -> Habits:
     own = [one for one in moves if one.guest == guest][:NEWEST_OF_GUEST]
     return Habits(
         sent_bytes=median(one.sent_bytes for one in own),
-        downtimes_ms=[one.downtime_ms for one in own if one.downtime_ms is not None],
+        downtimes_ms=_told_ms(own),
     )
 
 
 def _downtimes_ms(moves: Sequence[_Moved]) -> dict[bool, float]:
     found = {}
     for changes in (False, True):
-        typical = _typical_ms(
-            [one.downtime_ms for one in moves if one.downtime_ms is not None and (one.dirty_per_s > 0) is changes]
-        )
+        typical = _typical_ms(_told_ms(one for one in moves if (one.dirty_per_s > 0) is changes))
         if typical is not None:
             found[changes] = typical
     return found
+
+
+def _told_ms(moves: Iterable[_Moved]) -> list[float]:
+    """Of those whose switchover said how long the guest stood still."""
+    return [one.downtime_ms for one in moves if one.downtime_ms is not None]
 
 
 def _typical_ms(known: Sequence[float]) -> float | None:

@@ -58,12 +58,16 @@ def serve_console(address: str, *, behind_proxy: bool, actions: bool, people_by:
     settings.cache_clear()
     serving.check(address, behind_proxy=behind_proxy, people_by=people_by)
     _check_database()
+    _say_where("the console", address, as_json=as_json)
+    serving.serve(address, behind_proxy=behind_proxy, actions=actions, people_by=people_by)
+
+
+def _say_where(what: str, address: str, *, as_json: bool) -> None:
     if as_json:
         output.emit({"pid": os.getpid(), "url": f"http://{address}/"})
         sys.stdout.flush()
     else:
-        output.note(f"the console answers at http://{address}/")
-    serving.serve(address, behind_proxy=behind_proxy, actions=actions, people_by=people_by)
+        output.note(f"{what} answers at http://{address}/")
 
 
 OF_FLOWER = "FLOWER_BASIC_AUTH"
@@ -81,11 +85,7 @@ def serve_flower(address: str, events: Path | None, *, as_json: bool) -> None:
     settings.cache_clear()
     _check_flower(address)
     _check_broker()
-    if as_json:
-        output.emit({"pid": os.getpid(), "url": f"http://{address}/"})
-        sys.stdout.flush()
-    else:
-        output.note(f"Flower answers at http://{address}/")
+    _say_where("Flower", address, as_json=as_json)
     flower.serve(address, events)
 
 

@@ -235,7 +235,7 @@ def _drain(at: datetime) -> list[int]:
         copying(names[1], "hv3", begun + timedelta(minutes=5), 0.62),
         copying(names[2], "hv2", begun + timedelta(minutes=7), 0.2),
     ]
-    waits = "2 moves leave hv1 already, 2 may at a time"
+    waits = "2 moves leave hv1 already, 2 may at a time: `drover fleet set max-outgoing=3` lets another begin"
     with transaction() as session:
         for position, name in enumerate(names):
             state = (

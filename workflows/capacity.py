@@ -32,6 +32,11 @@ TAKEN = (*AMOUNTS, "unwritten_bytes")
 CLOSED = {HostState.ACTIVE: None, HostState.CORDONED: "it is cordoned", HostState.MAINTENANCE: "it is in maintenance"}
 
 
+def one_more(limit: str, now: int) -> str:
+    """The command that lets one more begin than there are now."""
+    return f"`drover fleet set {limit}={now + 1}` lets another begin"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Size:
     """What a guest takes of its host."""
@@ -86,8 +91,18 @@ class Room:
     @property
     def closed_because(self) -> str | None:
         """Why it takes no guest at all; None if it does, or may again in a moment."""
-        why = self.closed or ("it is silent" if self.lost else None)
-        return why and f"{self.host} takes no guest: {why}"
+        return self.closed_by_operator or (self.silence if self.lost else None)
+
+    @property
+    def closed_by_operator(self) -> str | None:
+        """Why it takes no guest whoever is there; None if it does."""
+        opens = f"`drover host uncordon {self.host}` opens it"
+        return self.closed and f"{self.host} takes no guest: {self.closed} ({opens})"
+
+    @property
+    def silence(self) -> str:
+        """What is said of it while its worker sends no heartbeats."""
+        return f"{self.host} is silent (is its worker down?): start it there"
 
     def lacks(self, size: Size, thin_factor: float | None = None) -> str | None:
         """Which resource is short, as a sentence; None if the guest fits. The factor is that of this move alone."""
@@ -141,14 +156,14 @@ class Slots:
         leaving, arriving = self.outgoing.get(source, 0), self.incoming.get(destination, 0)
         limits = self.limits
         if leaving >= limits.max_outgoing:
-            already = count(leaving, "move leaves", "moves leave")
-            return f"{already} {source} already, {limits.max_outgoing} may at a time"
+            already = f"{count(leaving, 'move leaves', 'moves leave')} {source} already"
+            return f"{already}, {limits.max_outgoing} may at a time: {one_more('max-outgoing', leaving)}"
         if arriving >= limits.max_incoming:
-            already = count(arriving, "move goes", "moves go")
-            return f"{already} to {destination} already, {limits.max_incoming} may at a time"
+            already = f"{count(arriving, 'move goes', 'moves go')} to {destination} already"
+            return f"{already}, {limits.max_incoming} may at a time: {one_more('max-incoming', arriving)}"
         if self.overall >= limits.max_moves:
-            already = count(self.overall, "move is", "moves are")
-            return f"{already} under way already, {limits.max_moves} may be at a time"
+            already = f"{count(self.overall, 'move is', 'moves are')} under way already"
+            return f"{already}, {limits.max_moves} may be at a time: {one_more('max-moves', self.overall)}"
         return None
 
     def reserve(self, source: str, destination: str) -> None:

@@ -30,7 +30,7 @@ Row = type[Job] | type[Drain] | type[Roll]
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 REMEMBERED_S = 3600.0
 LONGEST_REASON = 500
-TROUBLE = "the controller could not go on with it and tries again: "
+TROUBLE = "the controller could not go on with it and tries again (its log has more): "
 """How the reason of a row that was set aside begins."""
 
 

@@ -6,6 +6,7 @@ Times are read in a named time zone, so that 22:00 stays 22:00 when the clocks c
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
@@ -75,6 +76,16 @@ class Wait:
     why: str
     for_good: bool = False
     """No window will ever be long enough."""
+    remedy: str = ""
+    """The command that changes it, with a place for what waits."""
+
+    def of(self, waits: Literal["job", "drain"], number: int) -> str:
+        """Why this job or drain waits, with that command."""
+        return f"{self.why}; {self.remedy.format(waits=waits, number=number)}" if self.remedy else self.why
+
+
+WITHDRAWN = "`drover {waits} cancel {number}` withdraws it"
+AT_ANY_TIME = "`drover {waits} set {number} --window ''` lets it cross at any time"
 
 
 def obstacle(
@@ -82,7 +93,7 @@ def obstacle(
 ) -> Wait | None:
     """Why what takes so many seconds may not begin now; None if it may."""
     if not_before is not None and now < not_before:
-        return Wait(why=f"it begins at {not_before.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
+        return Wait(why=f"it begins at {not_before.astimezone(UTC):%Y-%m-%d %H:%M} UTC", remedy=WITHDRAWN)
     if not window:
         return None
     allowed = Window.of(window)
@@ -93,13 +104,15 @@ def obstacle(
             why=f"it takes about {minutes(takes_s)} and its window {allowed} lasts {minutes(length)}: "
             "use a longer window, or have the disks copied ahead with --seed-now",
             for_good=True,
+            remedy=AT_ANY_TIME,
         )
     if now < opens:
-        return Wait(why=f"its window {allowed} opens at {opens:%Y-%m-%d %H:%M} UTC")
+        return Wait(why=f"its window {allowed} opens at {opens:%Y-%m-%d %H:%M} UTC", remedy=AT_ANY_TIME)
     if now + timedelta(seconds=takes_s) > closes:
         return Wait(
             why=f"it takes about {minutes(takes_s)} and would not end before its window {allowed} closes at "
-            f"{closes:%H:%M} UTC: it waits for the next one"
+            f"{closes:%H:%M} UTC: it waits for the next one",
+            remedy=AT_ANY_TIME,
         )
     return None
 

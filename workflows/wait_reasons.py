@@ -15,7 +15,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from drover import words
 from drover.settings import settings
-from models.drain import Drain, DrainState, GuestState
+from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.host import Host
 from models.job import Job, JobState, Step
 from models.roll import Roll, RollState
@@ -28,6 +28,9 @@ UNCLAIMED = timedelta(seconds=5)
 """A step that is due and was not taken up for this long says so."""
 
 UNATTENDED = "no controller is active: start `drover controller`"
+UNDECIDED = "the controller decides in a moment whether it may begin"
+OWN = 0.99
+"""A limit that is this part of what was asked for a move, or more, is that one: each disk has a whole number of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,7 @@ def of_job(job: Job, conditions: Conditions) -> str | None:
     at_work = next((step for step in job.steps if step.state in CLAIMED), None)
     reasons = (
         None if conditions.controlled or at_work is not None else UNATTENDED,
-        _decided(job),
+        job.wait_reason,
         _silent(job, at_work, conditions),
         at_work.error if at_work is not None else None,
         _held(job),
@@ -91,7 +94,7 @@ def of_job(job: Job, conditions: Conditions) -> str | None:
         _copying(job, at_work),
         _sending(job, at_work),
         _still(job, at_work, conditions),
-        "the controller decides in a moment whether it may begin" if job.state is JobState.QUEUED else None,
+        UNDECIDED if job.state is JobState.QUEUED else None,
     )
     told = [reason for reason in reasons if reason]
     return told[0] if told else None
@@ -106,16 +109,6 @@ def _silent(job: Job, at_work: Step | None, conditions: Conditions) -> str | Non
     if at_work is not None and conditions.silent(at_work.host) is None:
         return f"{told}; {at_work.name} on {at_work.host} goes on, what follows waits: {remedy}"
     return f"{told}: {remedy}"
-
-
-def _decided(job: Job) -> str | None:
-    """What a decision found out, with the command that changes it."""
-    why = job.wait_reason
-    if why is None or "`" in why:
-        return why
-    if job.window is not None and "its window" in why:
-        return f"{why}; `drover job set {job.id} --window ''` lets it cross at any time"
-    return f"{why}; `drover fleet set` changes that" if why.endswith("at a time") else why
 
 
 def _held(job: Job) -> str | None:
@@ -151,7 +144,7 @@ def _copying(job: Job, at_work: Step | None) -> str | None:
         slowed = f" (it is slowed to {words.rate(pace.slowed_per_s)} for each disk)" if pace.slowed_per_s else ""
         return _outrun(job, f"the guest writes {words.rate(pace.written_per_s)}{slowed}", pace.limit_per_s)
     eta = words.clock(left / (pace.copied_per_s - pace.written_per_s))
-    return f"limited to {words.rate(pace.limit_per_s)}, {eta} left" if pace.limit_per_s else None
+    return _limited(job, pace.limit_per_s, f"{eta} left") if pace.limit_per_s else None
 
 
 def _sending(job: Job, at_work: Step | None) -> str | None:
@@ -161,16 +154,24 @@ def _sending(job: Job, at_work: Step | None) -> str | None:
         return None
     if not ram.limit_per_s or not ram.bytes_per_s or not ram.remaining:
         return None
-    return f"limited to {words.rate(ram.limit_per_s)}, {words.clock(ram.remaining / ram.bytes_per_s)} of its RAM left"
+    return _limited(job, ram.limit_per_s, f"{words.clock(ram.remaining / ram.bytes_per_s)} of its RAM left")
+
+
+def _limited(job: Job, limit: int, left: str) -> str:
+    return f"limited to {words.rate(limit)}, {left}: {_lifts(job, limit)}"
+
+
+def _lifts(job: Job, limit: int) -> str:
+    """The command that changes a limit: the move's own, or that of a budget in which it takes part."""
+    asked = job.options.bandwidth_bytes_per_s
+    if asked and limit >= OWN * asked:
+        return f"`drover job set {job.id} --bandwidth 0` lifts it"
+    return f"`drover host set {job.source} --bandwidth` changes its host's budget, `drover budget list` has the others"
 
 
 def _outrun(job: Job, writes: str, limit: int) -> str:
     if limit:
-        return (
-            f"{writes} and the copy is limited to {words.rate(limit)}: "
-            f"`drover job set {job.id} --bandwidth 0` lifts what was asked for it, `drover host set {job.source} "
-            "--bandwidth` its host's"
-        )
+        return f"{writes} and the copy is limited to {words.rate(limit)}: {_lifts(job, limit)}"
     return (
         f"{writes}, faster than its disks can be copied: `drover job cancel {job.id}` ends the move, `--ladder "
         "slow-writes` of another one has the guest slowed meanwhile"
@@ -198,7 +199,7 @@ def of_drain(drain: Drain, jobs: Mapping[int, Job], *, controlled: bool) -> str 
     if drain.state is DrainState.PAUSED:
         return f"paused: `drover drain resume {drain.id}`"
     if drain.wait_reason or drain.state is DrainState.QUEUED:
-        return drain.wait_reason
+        return drain.wait_reason or UNDECIDED
     numbers = [row.job_id for row in drain.guests if row.state is GuestState.MOVING and row.job_id is not None]
     moving = [jobs[number] for number in numbers if number in jobs]
     held = [job for job in moving if _held(job)]
@@ -209,6 +210,24 @@ def of_drain(drain: Drain, jobs: Mapping[int, Job], *, controlled: bool) -> str 
     reasons = [f"{job.guest}: {job.wait_reason}" for job in moving]
     reasons += [f"{row.guest}: {row.reason}" for row in drain.guests if row.state is GuestState.WAITING and row.reason]
     return "; ".join(reasons[:3]) or None
+
+
+def of_guest(drain: Drain, row: DrainGuest, job: Job | None, *, controlled: bool) -> str | None:
+    """Why a guest of a drain waits, is left, or its move does not go on; None if it goes on, or has moved. No I/O.
+
+    The reason of its job is complete.
+    """
+    if row.state is GuestState.MOVING and job is not None and not job.state.settled:
+        return job.wait_reason
+    if row.state is not GuestState.WAITING or drain.state.ended:
+        return row.reason
+    if not controlled:
+        return UNATTENDED
+    if drain.state is DrainState.PAUSED:
+        return f"its drain is paused: `drover drain resume {drain.id}`"
+    if drain.state is DrainState.QUEUED:
+        return drain.wait_reason or UNDECIDED
+    return row.reason or ("its hosts are asked about it" if row.asked_at is not None else UNDECIDED)
 
 
 def of_roll(roll: Roll, *, controlled: bool) -> str | None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from models.documents import MigrationOptions, Window
 from workflows import schedule
+from workflows.schedule import Wait
 
 ROLLBACK: Literal["rollback"] = "rollback"
 
@@ -31,13 +32,14 @@ def is_closed(window: Window | None, at: datetime) -> bool:
     return left_s(window, at) == 0.0
 
 
-def closed(window: Window, at: datetime, options: MigrationOptions) -> str:
+def closed(window: Window, at: datetime, options: MigrationOptions) -> Wait:
     """What the job's event says when it closed before the switchover."""
     allowed = schedule.Window.of(window)
     if options.window_end == ROLLBACK:
-        return f"its window {allowed} closed before the switchover: it is rolled back, as --window-end asks"
+        return Wait(why=f"its window {allowed} closed before the switchover: it is rolled back, as --window-end asks")
     opens, _ = allowed.at_or_after(at)
-    return (
-        f"its window {allowed} closed before the switchover: its disks are kept in sync until it opens again, "
-        f"at {opens:%Y-%m-%d %H:%M} UTC"
+    return Wait(
+        why=f"its window {allowed} closed before the switchover: its disks are kept in sync until it opens again, "
+        f"at {opens:%Y-%m-%d %H:%M} UTC",
+        remedy=schedule.AT_ANY_TIME,
     )

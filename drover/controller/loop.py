@@ -428,7 +428,7 @@ def _publish(session: Session, job: Job, step: Step, broker_fault: str | None) -
             raise BrokerUnreachable(broker_fault)
         chain.apply_async(retry_policy={"max_retries": 0})
     except BrokerUnreachable as error:
-        why = f"{UNPUBLISHED}: {_plainly(error)}"
+        why = f"{UNPUBLISHED}: {_plainly(error)} (`drover doctor` says what to mend)"
         if not _unpublished(job):
             record_event(
                 session, job.id, by=ME, action="held_up", sentence=f"{step.name} waits, the guest runs on: {why}"

@@ -48,7 +48,7 @@ def close(session: Session, job: Job, at: datetime) -> None:
         return
     if job.state is not JobState.RUNNING or not windows.is_closed(job.window, at):
         return
-    why = windows.closed(job.window, at, job.options)
+    why = windows.closed(job.window, at, job.options).of("job", job.id)
     record_event(session, job.id, by=ME, action="window_closed", sentence=why)
     if job.options.window_end == windows.ROLLBACK:
         jobs.request_end(session, job, by="the end of its window")

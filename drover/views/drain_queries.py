@@ -42,9 +42,7 @@ class Row:
 
     @property
     def reason(self) -> str | None:
-        """Why it waits, is left, or its move does not go on."""
-        if self.guest.state is GuestState.MOVING and self.job is not None and not self.job.state.settled:
-            return self.job.wait_reason
+        """Why it waits, is left, or its move does not go on; see `workflows.wait_reasons`."""
         return self.guest.reason
 
     @property
@@ -150,6 +148,9 @@ def _read(query: Select[Drain, datetime]) -> list[DrainShot]:
         max_outgoing = fleet.limits(session).max_outgoing
         controlled = bool(session.scalar(select(outages.attended())))
         for drain, _ in drains:
+            for row in drain.guests:
+                why = wait_reasons.of_guest(drain, row, jobs.get(row.job_id or 0), controlled=controlled)
+                set_committed_value(row, "reason", why)
             set_committed_value(drain, "wait_reason", wait_reasons.of_drain(drain, jobs, controlled=controlled))
     return [
         DrainShot(drain, [Row.of(guest, jobs.get(guest.job_id or 0), at) for guest in drain.guests], at, max_outgoing)

@@ -49,7 +49,7 @@ def test_a_guest_that_cannot_be_moved_is_listed_with_the_reason(answers: dict[st
     [left] = drain("--dry-run", code=SOME_STAY)["skipped"]
     assert left["guest"] == "web"
     assert "hv2 cannot take web: no room" in left["reason"]
-    assert "gone takes no guest: it is silent" in left["reason"]
+    assert "gone is silent (is its worker down?): start it there" in left["reason"]
     answers["inspect"]["refusals"] = ["it has a floppy"]
     del answers["plan_destination"]  # whom its own host refuses no other is asked for
     assert drain("--dry-run", code=SOME_STAY)["skipped"] == [

@@ -56,7 +56,9 @@ def test_no_more_moves_leave_a_host_than_may() -> None:
     jobs = queued(2, to="two") + queued(2, to="three")
     admit(max_outgoing=3)
     assert running(jobs) == 3
-    assert load(jobs[3]).wait_reason == "3 moves leave one already, 3 may at a time"
+    assert load(jobs[3]).wait_reason == (
+        "3 moves leave one already, 3 may at a time: `drover fleet set max-outgoing=4` lets another begin"
+    )
 
 
 def test_no_more_moves_arrive_at_a_host_than_may() -> None:
@@ -230,8 +232,8 @@ def test_a_stalled_move_gives_its_slot_to_another_but_not_its_room() -> None:
 @pytest.mark.parametrize(
     ("state", "why"),
     [
-        (HostState.CORDONED, "two takes no guest: it is cordoned"),
-        (HostState.MAINTENANCE, "two takes no guest: it is in maintenance"),
+        (HostState.CORDONED, "it is cordoned"),
+        (HostState.MAINTENANCE, "it is in maintenance"),
     ],
 )
 def test_a_closed_host_takes_no_guest(state: HostState, why: str) -> None:
@@ -239,7 +241,7 @@ def test_a_closed_host_takes_no_guest(state: HostState, why: str) -> None:
     with transaction() as session:
         session.get_one(Host, "two").state = state
     admit()
-    assert load(waits).wait_reason == why
+    assert load(waits).wait_reason == f"two takes no guest: {why} (`drover host uncordon two` opens it)"
 
 
 def test_a_host_of_an_older_worker_that_says_nothing_of_its_room_is_not_limited() -> None:
@@ -335,7 +337,9 @@ def test_no_more_moves_of_a_host_are_held_than_its_worker_can_bear() -> None:
     free = queued(1, to="three")
     admit(max_held=2)
     assert running(held) == 2
-    assert load(held[2]).wait_reason == "2 moves are held in sync on one already, 2 may be at a time"
+    assert load(held[2]).wait_reason == (
+        "2 moves are held in sync on one already, 2 may be at a time: `drover fleet set max-held=3` lets another begin"
+    )
     assert running(free) == 1
 
 

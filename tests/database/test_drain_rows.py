@@ -107,7 +107,9 @@ def test_a_drain_cordons_its_host_and_sends_for_all_guests_that_have_a_slot_larg
     number = drain()
     assert advance(number, max_outgoing=2) == ["g3", "g2"]
     assert state_of("one") is HostState.CORDONED
-    assert reasons(number)["g1"] == "2 moves leave one already, 2 may at a time"
+    assert reasons(number)["g1"] == (
+        "2 moves leave one already, 2 may at a time: `drover fleet set max-outgoing=3` lets another begin"
+    )
     assert advance(number, max_outgoing=2) == [], "what was sent for is not sent for again"
 
 
@@ -276,7 +278,7 @@ def test_one_drain_at_a_time_has_a_host_to_itself() -> None:
     second = commands.submit(DrainRequest(kind=DrainKind.DRAIN, host="one"), idempotency_key="k").id
     jobs = submitted(first, *advance(first))
     assert advance(second) == []
-    assert shown(second).wait_reason == f"drain {first} of one is under way"
+    assert shown(second).wait_reason == (f"drain {first} of one is under way: `drover drain cancel {first}` ends it")
     for job_id in jobs.values():
         end(job_id, JobState.DONE)
     carry_through(first)

@@ -99,7 +99,9 @@ def test_a_redis_that_takes_no_messages_is_in_the_story_when_it_begins_and_when_
             loop._publish(session, found, found.steps[0], fault)
     told = [(action, sentence) for _, action, sentence in events()]
     assert [action for action, _ in told] == ["held_up", "goes_on"]
-    assert told[0][1].endswith("waits, the guest runs on: Redis takes no messages: OOM command not allowed")
+    assert told[0][1].endswith(
+        "waits, the guest runs on: Redis takes no messages: OOM command not allowed (`drover doctor` says what to mend)"
+    )
     assert len(published) == 2
 
 

@@ -49,7 +49,8 @@ def test_a_guest_that_fits_nowhere_is_left_and_told_why_host_by_host() -> None:
     )
     assert where(made) == {"web": "two"}
     assert made.left == {
-        "huge": "no host takes it: four takes no guest: it is silent; three takes no guest: it is cordoned; "
+        "huge": "no host takes it: four is silent (is its worker down?): start it there; three takes no guest: it is "
+        "cordoned (`drover host uncordon three` opens it); "
         "two has 8.0 GB of memory left for guests, 1.0 GB too little "
         "(move a guest away from it, or raise DROVER_GUEST_MEMORY_BYTES there)"
     }

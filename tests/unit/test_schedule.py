@@ -56,6 +56,7 @@ def test_nothing_begins_that_cannot_end_in_its_window(
     else:
         assert found is not None
         assert why in found.why
+        assert found.of("job", 13) == f"{found.why}; `drover job set 13 --window ''` lets it cross at any time"
         assert found.for_good is for_good
 
 
@@ -64,6 +65,7 @@ def test_nothing_begins_before_its_time() -> None:
     found = schedule.obstacle(utc("2026-11-24T20:59"), 1, not_before=at)
     assert found is not None
     assert found.why == "it begins at 2026-11-24 21:00 UTC"
+    assert found.of("drain", 7) == "it begins at 2026-11-24 21:00 UTC; `drover drain cancel 7` withdraws it"
     assert schedule.obstacle(at, 1, not_before=at) is None
 
 

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from drover import words
-from models.documents import Pace, RamProgress, Window
+from models.documents import MigrationOptions, Pace, RamProgress
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.job import Disk, Job, JobState, StepState
 from workers.disks import pace
 from workers.qemu.block import Mirror
 from workflows import wait_reasons
 from workflows.migration import chain
-from workflows.wait_reasons import Conditions
+from workflows.wait_reasons import UNATTENDED, UNDECIDED, Conditions
 
 NOW = datetime(2026, 3, 1, 22, tzinfo=UTC)
 MB = 10**6
@@ -28,7 +28,7 @@ def conditions(**changed: Any) -> Conditions:
 def job(at_work: str | None = "await_sync", **columns: Any) -> Job:
     """A job whose disk is being copied."""
     made = Job(id=13, guest="web", source="a", destination="b", state=JobState.RUNNING, hold=False, seed=False)
-    made.progress_at = NOW - timedelta(seconds=1)
+    made.progress_at, made.options = NOW - timedelta(seconds=1), MigrationOptions()
     made.steps = chain.steps("a", "b")
     made.disks = [Disk(index=0, bytes_total=1000 * MB, bytes_first=1000 * MB, bytes_copied=240 * MB)]
     for step in made.steps:
@@ -66,18 +66,11 @@ def test_a_held_move_that_is_rolled_back_is_not_called_held() -> None:
         assert "held" not in str(wait_reasons.of_job(in_sync(job(hold=True, **ending)), conditions()))
 
 
-def test_what_a_decision_found_out_is_told_with_the_command_that_changes_it() -> None:
-    hours = Window(start="22:00", end="23:00", timezone="UTC")
-    opens = job(window=hours, wait_reason="its window 22:00-23:00 UTC opens at 2026-01-01 22:00 UTC")
-    assert "`drover job set 13 --window ''`" in str(wait_reasons.of_job(opens, conditions()))
-    slots = job(wait_reason="2 moves leave a already, 2 may at a time")
-    assert str(wait_reasons.of_job(slots, conditions())).endswith("at a time; `drover fleet set` changes that")
-
-
 def test_ram_under_a_limit_says_how_long_it_takes() -> None:
     ram = RamProgress(limit_per_s=10**6, bytes_per_s=10**6, remaining=40 * 10**6)
     sending = job(at_work="migrate_ram", ram=ram)
-    assert wait_reasons.of_job(sending, conditions()) == "limited to 1.0 MB/s, 40 s of its RAM left"
+    told = wait_reasons.of_job(sending, conditions())
+    assert str(told).startswith("limited to 1.0 MB/s, 40 s of its RAM left: `drover host set a --bandwidth` changes")
 
 
 def test_a_dead_worker_of_the_destination_shows_while_the_source_copies_on() -> None:
@@ -98,13 +91,21 @@ def test_a_move_past_its_point_of_no_return_is_not_to_be_cancelled() -> None:
     assert told == "b is silent for 40 s (is its worker down?): start it there"
 
 
-def test_a_copy_under_a_limit_says_how_long_it_takes() -> None:
+def test_a_copy_under_a_limit_says_how_long_it_takes_and_which_command_lifts_that_limit() -> None:
     limited = job(pace=Pace(copied_per_s=4e6, limit_per_s=4_000_000))
-    assert wait_reasons.of_job(limited, conditions()) == "limited to 4.0 MB/s, 3:10 left"
+    assert wait_reasons.of_job(limited, conditions()) == (
+        "limited to 4.0 MB/s, 3:10 left: `drover host set a --bandwidth` changes its host's budget, `drover budget "
+        "list` has the others"
+    )
+    limited.options = MigrationOptions(bandwidth_bytes_per_s=4_000_001)
+    assert wait_reasons.of_job(limited, conditions()) == (
+        "limited to 4.0 MB/s, 3:10 left: `drover job set 13 --bandwidth 0` lifts it"
+    )
 
 
 def test_a_guest_that_writes_faster_than_the_limit_is_told_with_what_lifts_it() -> None:
-    outrun = job(pace=Pace(copied_per_s=12e6, written_per_s=14e6, limit_per_s=12_000_000))
+    asked = MigrationOptions(bandwidth_bytes_per_s=12_000_000)
+    outrun = job(pace=Pace(copied_per_s=12e6, written_per_s=14e6, limit_per_s=12_000_000), options=asked)
     told = wait_reasons.of_job(outrun, conditions()) or ""
     assert told.startswith(
         "the guest writes 14.0 MB/s and the copy is limited to 12.0 MB/s: `drover job set 13 --bandwidth"
@@ -153,6 +154,33 @@ def test_a_drain_says_why_it_begins_nothing() -> None:
     held = {13: in_sync(job(hold=True))}
     told = wait_reasons.of_drain(drain(DrainState.RUNNING, moving), held, controlled=True)
     assert told == "1 move is held in sync until `drover drain release 3`"
+
+
+def test_a_drain_and_its_guests_that_have_no_reason_yet_say_who_decides() -> None:
+    waits = DrainGuest(guest="web", state=GuestState.WAITING)
+    queued, running = drain(DrainState.QUEUED, waits), drain(DrainState.RUNNING, waits)
+    assert wait_reasons.of_drain(queued, {}, controlled=True) == UNDECIDED
+    assert wait_reasons.of_guest(queued, waits, None, controlled=True) == UNDECIDED
+    assert wait_reasons.of_guest(running, waits, None, controlled=True) == UNDECIDED
+    waits.asked_at = NOW
+    assert wait_reasons.of_guest(running, waits, None, controlled=True) == "its hosts are asked about it"
+
+
+def test_a_guest_of_a_drain_says_what_keeps_the_drain_and_else_what_keeps_its_job_or_itself() -> None:
+    waits = DrainGuest(guest="web", state=GuestState.WAITING, reason="b has no room")
+    told = {
+        state: wait_reasons.of_guest(drain(state, waits), waits, None, controlled=True)
+        for state in (DrainState.RUNNING, DrainState.PAUSED, DrainState.INCOMPLETE)
+    }
+    assert told == {
+        DrainState.RUNNING: "b has no room",
+        DrainState.PAUSED: "its drain is paused: `drover drain resume 3`",
+        DrainState.INCOMPLETE: "b has no room",
+    }
+    assert wait_reasons.of_guest(drain(DrainState.RUNNING), waits, None, controlled=False) == UNATTENDED
+    moves = DrainGuest(guest="db", state=GuestState.MOVING, reason="as it was when the controller looked last")
+    limited = job(wait_reason="as it is now")
+    assert wait_reasons.of_guest(drain(DrainState.PAUSED), moves, limited, controlled=True) == "as it is now"
 
 
 def test_bytes_are_counted_once_and_what_was_written_anew_apart() -> None:

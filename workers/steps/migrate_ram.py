@@ -143,7 +143,7 @@ class MigrateRamSource(StepHandler):
         job = ctx.job
         if job.window is None:
             return
-        why = windows.closed(job.window, ctx.claim.now(), job.options)
+        why = windows.closed(job.window, ctx.claim.now(), job.options).of("job", job.id)
         if job.options.window_end == windows.ROLLBACK:
             raise Fatal(why)
         ctx.note(seed=True, wait_reason=why)

@@ -76,9 +76,9 @@ def _with_slots(
         if row is None:
             slots.reserve(guest.source, placement.destination)
             continue
-        silent = f"{placement.destination} is silent" if rooms[placement.destination].silent else None
+        room = rooms[placement.destination]
         row.estimate_s = speed.of(way_of(placement)).move_s(guest.size)
-        row.reason = silent or slots.lacking(guest.source, placement.destination)
+        row.reason = (room.silence if room.silent else None) or slots.lacking(guest.source, placement.destination)
         if row.reason is None:
             slots.reserve(guest.source, placement.destination)
             row.destination = placement.destination
@@ -88,7 +88,7 @@ def _with_slots(
 
 def _wait_or_leave(row: DrainGuest, wait: Wait) -> None:
     """A guest without a destination is left only when nothing is under way that might make room for it."""
-    row.reason = wait.why
+    row.reason = wait.of("drain", row.drain_id)
     if wait.for_good:
         row.move(GuestState.SKIPPED, wait.why)
 
@@ -114,12 +114,16 @@ def _obstacles(session: Session, waiting: Mapping[str, DrainGuest], ours: Settin
     """What keeps guests from being moved, wherever to: their host is silent, or somebody else moves them."""
     rooms = {name: room for name, room in capacity.rooms(session, ours).items() if room.silent}
     silent = {
-        name: Wait(why=f"{row.source} is silent", for_good=rooms[row.source].lost)
+        name: Wait(why=rooms[row.source].silence, for_good=rooms[row.source].lost)
         for name, row in waiting.items()
         if row.source in rooms
     }
     others = session.scalars(select(Job).where(unfinished(), Job.guest.in_(list(waiting)))).all()
-    return silent | {job.guest: Wait(why=f"job {job.id} is moving it to {job.destination}") for job in others}
+    return silent | {job.guest: Wait(why=_moved_by(job)) for job in others}
+
+
+def _moved_by(job: Job) -> str:
+    return f"job {job.id} is moving it to {job.destination}: `drover job cancel {job.id}` ends that"
 
 
 def _guests(session: Session, names: set[str]) -> dict[str, Guest]:

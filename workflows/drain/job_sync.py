@@ -46,7 +46,7 @@ def _follow_job(session: Session, row: DrainGuest, job: Job, closed: str | None)
         row.refused_by = {**row.refused_by, job.destination: f"job {job.id} to {job.destination} failed: {job.error}"}
         row.move(GuestState.WAITING, f"another destination is looked for: job {job.id} failed: {job.error}")
     elif job.state is JobState.NEEDS_OPERATOR:
-        row.reason = f"job {job.id} needs an operator: {job.error}"
+        row.reason = f"job {job.id} needs an operator: {job.error} (`drover job explain {job.id}`)"
     elif job.state is JobState.QUEUED and closed is not None:
         _withdraw(session, job, closed)
     else:

@@ -165,7 +165,7 @@ def _obstacle(unit: Unit, room: Room, residents: Iterable[Resident]) -> str | No
     if room.closed_because:
         return room.closed_because
     if room.silent and not any(candidate.preferred == room.host for candidate in unit):
-        return f"{room.host} takes no guest: it is silent"  # what was planned for it waits for it
+        return room.silence  # what was planned for it waits for it
     for candidate in unit:
         if candidate.source == room.host:
             return f"it is on {room.host} already"

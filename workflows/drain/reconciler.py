@@ -75,9 +75,9 @@ def _begin(session: Session, drain: Drain) -> bool:
     other = commands.under_way(session, drain.host)
     early = schedule.obstacle(now(session), 0, not_before=drain.not_before, window=drain.window)
     if early is not None and not drain.seed:
-        drain.wait_reason = early.why
+        drain.wait_reason = early.of("drain", drain.id)
     elif other is not None:
-        drain.wait_reason = f"drain {other.id} of {drain.host} is under way"
+        drain.wait_reason = f"drain {other.id} of {drain.host} is under way: `drover drain cancel {other.id}` ends it"
     elif held := commands.held(session, drain):
         drain.wait_reason = held
     else:

@@ -136,16 +136,14 @@ def _too_early(job: Job, guest: Guest | None, size: Size, now: datetime, speed: 
     way = Way.of(guest, job.destination, job.options) if guest is not None else ANY
     takes_s = speed.of(way).needs_s(size, seeded=job.seed)
     wait = schedule.obstacle(now, takes_s, not_before=job.not_before, window=job.window)
-    return None if wait is None else wait.why
+    return None if wait is None else wait.of("job", job.id)
 
 
 def _obstacle(job: Job, size: Size, room: Room, slots: Slots) -> str | None:
     """Why a job may not begin now. A silent host does not count here: that reason is written later."""
-    if job.state is JobState.QUEUED:  # later it has its room already, and a cordon stops nothing that has begun
-        closed = room.closed and f"{room.host} takes no guest: {room.closed}"
-        if why := closed or room.lacks(size, job.options.thin_factor):
-            return why
-    return slots.lacking(job.source, job.destination)
+    begins = job.state is JobState.QUEUED  # later it has its room already, and a cordon stops nothing that has begun
+    no_room = begins and (room.closed_by_operator or room.lacks(size, job.options.thin_factor))
+    return no_room or slots.lacking(job.source, job.destination)
 
 
 def _too_many_held(job: Job, held: dict[str, int], limits: Limits) -> str | None:
@@ -153,5 +151,5 @@ def _too_many_held(job: Job, held: dict[str, int], limits: Limits) -> str | None
     now = held.get(job.source, 0)
     if job.state is not JobState.QUEUED or not job.held or now < limits.max_held:
         return None
-    already = words.count(now, "move is", "moves are")
-    return f"{already} held in sync on {job.source} already, {limits.max_held} may be at a time"
+    already = f"{words.count(now, 'move is', 'moves are')} held in sync on {job.source} already"
+    return f"{already}, {limits.max_held} may be at a time: {capacity.one_more('max-held', now)}"

@@ -28,9 +28,7 @@ def before(host: Host) -> HostBefore:
 
 def unavailable(room: Room) -> str | None:
     """Why a host is out already, whatever the cause; None if guests can run there."""
-    if room.silent:
-        return f"{room.host} is silent"
-    return f"{room.host} takes no guest: {room.closed}" if room.closed else None
+    return room.silence if room.silent else room.closed_by_operator
 
 
 def in_the_way(session: Session, name: str) -> str | None:

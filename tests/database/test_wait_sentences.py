@@ -1,0 +1,222 @@
+"""Whatever a job or a drain waits for, every view tells it by the same sentence, with the command that changes it."""
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from html import unescape
+
+import httpx
+import pytest
+from sqlalchemy import func, update
+
+from drover.console import live
+from drover.controller import loop
+from drover.settings import settings
+from drover.views import documents, drain_documents, drain_queries, drain_sentences, queries, sentences
+from models.database import transaction
+from models.documents import MigrationOptions, Pace, RamProgress, Window
+from models.drain import Drain, DrainKind
+from models.host import Host
+from models.job import Job, JobState, StepState
+from models.transitions import JobEvent
+from tests import consoles, factories
+from tests.factories import MB, happens
+from workers.convergence import Escalation
+from workflows import outages
+from workflows.drain import commands, reconciler
+from workflows.drain.planner import DrainRequest
+from workflows.migration import admission
+from workflows.submit_options import SubmitOptions
+
+GUESTS = ("db", "mail", "web")
+
+
+@pytest.fixture
+def console(database: None) -> Iterator[httpx.Client]:
+    """Two hosts with guests on the first, a controller that leads, and a console."""
+    for name in ("one", "two"):
+        factories.host(name)
+    for name in GUESTS:
+        factories.guest(name, on="one", memory_bytes=MB)
+    with transaction() as session:
+        outages.controller_looks(session, "controller")
+    with consoles.serving() as address, httpx.Client(base_url=address, timeout=60) as client:
+        yield client
+
+
+def tonight() -> Window:
+    """Hours that begin in two."""
+    begins = datetime.now(UTC) + timedelta(hours=2)
+    return Window(start=f"{begins:%H:%M}", end=f"{begins + timedelta(hours=1):%H:%M}", timezone="UTC")
+
+
+def copying(*, before: str = "await_sync", **columns: object) -> int:
+    """A job whose step of this name is at work."""
+    number = factories.job("web", "two", state=JobState.RUNNING, **columns)
+    with transaction() as session:
+        made = session.get_one(Job, number)
+        made.disks[0].bytes_first, made.disks[0].bytes_copied = made.disks[0].bytes_total, 9 * 10**9
+        for step in made.steps:
+            step.state = StepState.RUNNING if step.name == before else StepState.DONE
+            if step.state is StepState.RUNNING:
+                break
+    return number
+
+
+def without_a_slot() -> int:
+    factories.limits(max_outgoing=1)
+    factories.job("db", "two", state=JobState.RUNNING)
+    number = factories.job("web", "two")
+    admit()
+    return number
+
+
+def before_its_window() -> int:
+    number = factories.job("web", "two", window=tonight())
+    admit()
+    return number
+
+
+def admit() -> None:
+    with transaction() as session:
+        admission.admit(session, settings())
+
+
+def while_redis_is_full() -> int:
+    number = factories.job("web", "two")
+    with transaction() as session:
+        job = session.get_one(Job, number)
+        happens(session, job, JobEvent.BEGIN)
+        loop._publish(session, job, job.steps[0], "OOM command not allowed")
+    return number
+
+
+def outrun_by_the_guest() -> int:
+    pace = Pace(copied_per_s=5.0 * MB, written_per_s=6.0 * MB, limit_per_s=5 * MB)
+    return copying(pace=pace, options=MigrationOptions(bandwidth_bytes_per_s=5 * MB))
+
+
+def with_ram_that_changes_too_fast() -> int:
+    number = copying(before="migrate_ram")
+    escalation = Escalation("web", number, 300, 300, asked_s=600.0)
+    ram = RamProgress(total=8 * 10**9, remaining=10**9, bytes_per_s=10 * MB, expected_downtime_ms=900, passes=9)
+    for at_s in (0.0, 1000.0):
+        for passes in (3, 90):
+            list(escalation.look(ram.model_copy(update={"passes": passes}), at_s))
+    with transaction() as session:
+        session.get_one(Job, number).wait_reason = escalation.asks
+    return number
+
+
+def to_a_silent_host() -> int:
+    number = copying()
+    with transaction() as session:
+        heard = func.clock_timestamp() - timedelta(seconds=100)
+        session.execute(update(Host).where(Host.name == "two").values(heartbeat_at=heard))
+    return number
+
+
+@pytest.mark.parametrize(
+    ("staged", "says"),
+    [
+        (without_a_slot, r"1 move leaves one already, 1 may at a time: `drover fleet set max-outgoing=2`"),
+        (before_its_window, r"its window .* opens at .* UTC; `drover job set \d+ --window ''`"),
+        (while_redis_is_full, r"Redis takes no messages: OOM command not allowed \(`drover doctor`"),
+        (outrun_by_the_guest, r"the guest writes 6.0 MB/s and the copy is limited to 5.0 MB/s: `drover job set \d+"),
+        (with_ram_that_changes_too_fast, r"the RAM of web changes as fast .* `drover job set \d+ --max-downtime-ms"),
+        (to_a_silent_host, r"two is silent for 1:4\d .* start it there, or `drover job cancel \d+`"),
+    ],
+)
+def test_a_job_says_in_every_view_what_it_waits_for(
+    console: httpx.Client, staged: Callable[[], int], says: str
+) -> None:
+    number = staged()
+    shot = queries.snapshot(number)
+    [listed] = [one for one in documents.jobs(everything=False, guest="web", limit=9) if one["id"] == number]
+    told = {
+        "list": listed["wait_reason"],
+        "show": documents.job(number)["wait_reason"],
+        "explain": documents.explanation(number)["wait_reason"],
+        "watch": sentences.standing(shot.job),
+        "console": page(console, f"/jobs/{number}"),
+        "console's list": page(console, "/jobs"),
+    }
+    for view, sentence in told.items():
+        assert re.search(says, str(sentence)), (view, sentence)
+
+
+def test_an_outage_of_redis_that_a_job_outlived_is_in_its_story(console: httpx.Client) -> None:
+    number = while_redis_is_full()
+    told = documents.explanation(number)["events"], documents.report_of_job(number)["events"]
+    for events in told:
+        assert any("waits, the guest runs on: Redis takes no messages" in one["sentence"] for one in events)
+    assert "Redis takes no messages" in page(console, f"/jobs/{number}")
+
+
+def drained(**terms: object) -> int:
+    return commands.submit(DrainRequest(kind=DrainKind.DRAIN, host="one", terms=SubmitOptions(**terms))).id  # type: ignore[arg-type]
+
+
+def advanced(number: int) -> int:
+    with transaction() as session:
+        reconciler.advance(session, session.get_one(Drain, number, with_for_update=True), settings())
+    return number
+
+
+def drain_paused() -> int:
+    number = advanced(drained())
+    commands.pause(number)
+    return number
+
+
+def drain_without_a_slot() -> int:
+    factories.limits(max_outgoing=1)
+    factories.job("db", "two", state=JobState.RUNNING)
+    return advanced(drained())
+
+
+def drain_before_its_window() -> int:
+    return advanced(drained(window=tonight()))
+
+
+def drain_before_its_time() -> int:
+    return advanced(drained(not_before=datetime.now(UTC) + timedelta(hours=1)))
+
+
+@pytest.mark.parametrize(
+    ("staged", "says", "guest_says"),
+    [
+        (drain_paused, r"paused: `drover drain resume \d+`", r"its drain is paused: `drover drain resume \d+`"),
+        (drain_without_a_slot, *2 * [r"1 may at a time: `drover fleet set max-outgoing=2` lets another begin"]),
+        (drain_before_its_window, r"opens at .* UTC; `drover drain set \d+ --window ''`", None),
+        (drain_before_its_time, r"it begins at .* UTC; `drover drain cancel \d+` withdraws it", None),
+    ],
+)
+def test_a_drain_says_in_every_view_what_it_and_its_guests_wait_for(
+    console: httpx.Client, staged: Callable[[], int], says: str, guest_says: str | None
+) -> None:
+    number = staged()
+    shot = drain_queries.snapshot(number)
+    shown = drain_documents.drain_document(shot)
+    told = {
+        "list": documents.drains(everything=False, limit=9)[0]["wait_reason"],
+        "show": shown["wait_reason"],
+        "watch": drain_sentences.headline(shot),
+        "console": page(console, f"/drains/{number}"),
+        "console's list": page(console, "/drains"),
+    }
+    for view, sentence in told.items():
+        assert re.search(says, str(sentence)), (view, sentence)
+    if guest_says is None:
+        return
+    web = next(one for one in shown["guests"] if one["guest"] == "web")
+    assert re.search(guest_says, web["reason"])
+    assert re.search(guest_says, page(console, f"/drains/{number}"))
+
+
+def page(console: httpx.Client, path: str) -> str:
+    """A page's text, with commands as they are written in sentences."""
+    live.VERSIONS.known.clear()
+    answer = console.get(path)
+    assert answer.status_code == 200, path
+    return unescape(answer.text).replace("<code>", "`").replace("</code>", "`")

@@ -3,6 +3,8 @@
 import time
 from contextlib import ExitStack
 
+from sqlalchemy import select
+
 from bench.figures import Figure
 from bench.guests import booted, ended_job
 from bench.moves import MIB
@@ -48,9 +50,12 @@ def measure(lab: Lab) -> list[Figure]:
 
 def job_of(drain_id: int, guest: str) -> int:
     """The number of its job in a drain, once its turn has come."""
-    while True:
-        with transaction() as session:
-            job = session.query(Job).where(Job.drain_id == drain_id, Job.guest == guest).one_or_none()
-        if job is not None:
-            return job.id
+    while (number := job_by_now(drain_id, guest)) is None:
         time.sleep(0.1)
+    return number
+
+
+def job_by_now(drain_id: int, guest: str) -> int | None:
+    """The same; None: its turn has not come."""
+    with transaction() as session:
+        return session.scalar(select(Job.id).where(Job.drain_id == drain_id, Job.guest == guest))

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.drains import job_of
+from bench.drains import job_by_now
 from bench.figures import Figure
 from bench.guests import Guest, booted
 from bench.moves import HEAVY, IDLE, LIGHT, MIB
@@ -168,7 +168,7 @@ def _alone(kind: Kind, guest: Guest, to: str) -> Record:
     expected = preflight.estimated(row, to, options, SubmitOptions(), planned)
     record = Record(kind=kind.name, guest=name, dry_run_s=expected.total_s, dry_run_downtime_ms=expected.downtime_ms)
     job = jobs.submit(name, to, options=options)
-    _followed({job.id: record})
+    _followed([record], lambda _: job.id)
     return record
 
 
@@ -186,7 +186,7 @@ def _drained(kind: Kind, guests: list[Guest], to: str) -> list[Record]:
             for move in plan.plan.placements
         ]
         drain = commands.submit(DrainRequest(kind=DrainKind.DRAIN, host=source))
-        _followed({job_of(drain.id, record.guest): record for record in made})
+        _followed(made, lambda record: job_by_now(drain.id, record.guest))
         _until_ended(drain.id)
     hosts.uncordon(source)
     return made
@@ -212,17 +212,19 @@ def _limit(rate: int) -> None:
         session.get_one(FleetLimits, True).bandwidth_bytes_per_s = rate
 
 
-def _followed(made: dict[int, Record]) -> None:
-    """Look at the jobs until all have ended."""
-    going = dict(made)
+def _followed(made: Sequence[Record], job_of: Callable[[Record], int | None]) -> None:
+    """Look at each job as soon as there is one, until all have ended."""
+    going = list(made)
     while going:
         time.sleep(LOOK_S)
-        for number in list(going):
+        for record, number in [(record, job_of(record)) for record in going]:
+            if number is None:
+                continue
             shot = queries.snapshot(number)
-            _noted(going[number], shot)
+            _noted(record, shot)
             if shot.ended:
                 assert shot.job.state is JobState.DONE, f"job {number} is {shot.job.state}: {shot.job.error}"
-                del going[number]
+                going.remove(record)
 
 
 def _noted(record: Record, shot: Snapshot) -> None:
@@ -252,8 +254,19 @@ def figures(made: Sequence[Record]) -> list[Figure]:
     return [
         _share(made, "estimate-dry-run", "total time by the dry run", lambda one: one.dry_run_off, CLOSE),
         _share(made, "estimate-half", "total time by half of the copy", lambda one: one.half_off, CLOSER),
+        _looked_at(made),
         _share(made, "estimate-downtime", "downtime by the dry run", lambda one: one.downtime_off, PAUSE),
     ]
+
+
+def _looked_at(made: Sequence[Record]) -> Figure:
+    """The others were copied so quickly that no look fell between half of that and its end."""
+    seen = sum(one.half_s is not None for one in made)
+    return Figure(
+        name="estimate-looked-at",
+        what=f"moves of {len(made)} that were looked at between half of their copy and its end",
+        value=float(seen),
+    )
 
 
 def _share(

@@ -12,7 +12,7 @@ from models.fleet import Limits
 from workflows import schedule
 from workflows.capacity import Slots
 from workflows.drain.placement import Placement
-from workflows.estimate import Speed, Way, copied_per_s, last_stretch_s, within
+from workflows.estimate import Speed, Way, copied_per_s, last_stretch_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,4 +175,4 @@ def _rate(one: _Going, share: int, speed: Speed) -> float:
         return 1.0
     if what == "disks":
         return copied_per_s(speed.link_per_s(one.way), share, one.way)
-    return within(speed.ram_bytes_per_s, share)
+    return speed.ram_caught_up_per_s(one.way, share)

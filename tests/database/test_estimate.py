@@ -19,9 +19,13 @@ from workflows.drain.placement import Candidate, Placement
 from workflows.estimate import Habits, Speed, Way
 from workflows.timetable import total_s
 
-pytestmark = pytest.mark.usefixtures("database")
-
 BEGUN = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def hosts(database: None) -> None:
+    for name in ("one", "two"):
+        host(name)
 
 
 def of_guest(name: str, asked_bytes_per_s: int = 0, activity: Activity | None = None) -> Way:
@@ -52,15 +56,13 @@ def moved(
                 step.started_at, step.finished_at = sent - timedelta(seconds=20), sent
 
 
-def test_before_any_move_the_figures_are_assumed(database: None) -> None:
+def test_before_any_move_the_figures_are_assumed() -> None:
     with transaction() as session:
         assert estimate.speed(session).moves == 0
 
 
 @pytest.mark.parametrize("held_s", [0, 3600])
 def test_the_figures_are_those_of_the_last_moves_and_waiting_for_a_release_does_not_count(held_s: int) -> None:
-    for name in ("one", "two"):
-        host(name)
     for number in range(3):
         moved(number, held_s=held_s)
     with transaction() as session:
@@ -75,9 +77,7 @@ def test_the_figures_are_those_of_the_last_moves_and_waiting_for_a_release_does_
 
 
 @pytest.mark.parametrize("ram", [[], "much", {"total": "much"}])
-def test_one_odd_record_spoils_no_estimate(database: None, ram: object) -> None:
-    for name in ("one", "two"):
-        host(name)
+def test_one_odd_record_spoils_no_estimate(ram: object) -> None:
     for number in range(2):
         moved(number)
     with transaction() as session:
@@ -97,8 +97,6 @@ SIZE = Size(cpus=1, memory_bytes=GB, disk_bytes=10 * GB, allocated_bytes=GB)
 
 
 def test_a_throttled_move_says_nothing_about_the_link_and_its_limit_does_not_lengthen_what_others_take() -> None:
-    for name in ("one", "two"):
-        host(name)
     moved(0)
     moved(1, copy_s=1000, limit=10 * MB)
     with transaction() as session:
@@ -109,8 +107,6 @@ def test_a_throttled_move_says_nothing_about_the_link_and_its_limit_does_not_len
 
 
 def test_a_move_that_shared_a_budget_with_others_says_nothing_about_the_link_once_the_budget_is_gone() -> None:
-    for name in ("one", "two"):
-        host(name)
     moved(0)
     moved(1, copy_s=2500)
     with transaction() as session:
@@ -120,8 +116,6 @@ def test_a_move_that_shared_a_budget_with_others_says_nothing_about_the_link_onc
 
 
 def test_a_limit_that_was_asked_for_counts_for_the_ram_also_where_the_copy_was_over_at_once() -> None:
-    for name in ("one", "two"):
-        host(name)
     moved(0)
     moved(1, copy_s=0, limit=6 * MB, ram=GB // 10)
     with transaction() as session:
@@ -131,8 +125,6 @@ def test_a_limit_that_was_asked_for_counts_for_the_ram_also_where_the_copy_was_o
 
 
 def test_a_move_that_had_no_limit_says_how_fast_the_link_is_also_while_there_is_a_budget() -> None:
-    for name in ("one", "two"):
-        host(name)
     moved(0)
     with transaction() as session:
         session.query(Job).where(Job.guest == "g0").one().pace = Pace()
@@ -142,8 +134,6 @@ def test_a_move_that_had_no_limit_says_how_fast_the_link_is_also_while_there_is_
 
 
 def test_a_short_copy_under_a_limit_says_nothing_about_the_link_although_it_was_slower_than_that() -> None:
-    for name in ("one", "two"):
-        host(name)
     moved(0)
     moved(1, copy_s=10)
     with transaction() as session:
@@ -154,8 +144,6 @@ def test_a_short_copy_under_a_limit_says_nothing_about_the_link_although_it_was_
 
 
 def test_a_small_copy_whose_beginning_takes_most_of_its_time_hardly_counts_for_the_link() -> None:
-    for name in ("one", "two"):
-        host(name)
     moved(0)
     for number in (1, 2, 3):
         moved(number, copy_s=3)
@@ -167,8 +155,6 @@ def test_a_small_copy_whose_beginning_takes_most_of_its_time_hardly_counts_for_t
 
 
 def test_a_guest_is_expected_to_be_as_it_was_the_last_times() -> None:
-    for name in ("one", "two"):
-        host(name)
     moved(0, ram=GB // 10, ms=20)
     moved(1, ram=2 * GB, ms=80)
     moved(2, ram=GB, ms=60)
@@ -198,8 +184,8 @@ def test_a_limit_counts_the_data_and_a_guest_that_writes_all_the_time_keeps_the_
     assert Speed().of(limited).disks_s(SIZE) == pytest.approx(100)
     writes = of_guest("web", asked_bytes_per_s=10 * MB, activity=Activity(seconds=1, written_per_s=2.0 * MB))
     assert Speed().of(writes).disks_s(SIZE) == pytest.approx(125 + estimate.LAST_STRETCH_S)
-    little = of_guest("web", asked_bytes_per_s=10 * MB, activity=Activity(seconds=1, written_per_s=0.2 * MB))
-    assert Speed().of(little).last_stretch_s == 0
+    little = Activity(seconds=1, written_per_s=2.0 * MB, writes_per_s=2)
+    assert Speed().of(of_guest("web", 10 * MB, little)).last_stretch_s == pytest.approx(0.25), "large ones"
     unlimited = of_guest("web", activity=Activity(seconds=1, written_per_s=2.0 * MB))
     assert Speed().of(unlimited).disks_s(SIZE) == pytest.approx(10)
 

@@ -17,8 +17,8 @@ MB = 10**6
 EVENING = datetime(2026, 11, 27, 21, tzinfo=UTC)
 
 
-def move(name: str, disk: int, source: str = "one", activity: Activity | None = None) -> Placement:
-    size = Size(cpus=1, memory_bytes=0, disk_bytes=disk)
+def move(name: str, disk: int, source: str = "one", activity: Activity | None = None, memory: int = 0) -> Placement:
+    size = Size(cpus=1, memory_bytes=memory, disk_bytes=disk)
     return Placement(candidate=Candidate(name=name, source=source, size=size, activity=activity), destination="two")
 
 
@@ -36,12 +36,23 @@ def test_moves_that_are_under_way_together_share_the_budget_of_their_host() -> N
 
 def test_the_last_stretch_of_a_guest_that_writes_is_longer_where_its_share_of_the_budget_is_small() -> None:
     speed = Speed(fixed_s=0, budgets=Budgets(hosts={"one": 10 * MB}))
-    writes = Activity(seconds=1, written_per_s=0.03 * 10 * MB)
+    writes = Activity(seconds=1, written_per_s=0.3 * MB, writes_per_s=75)
     alone, together = (
         timetable([move(name, 47 * MB, activity=writes) for name in names], speed, limits(2)) for names in ("a", "ab")
     )
-    assert alone["a"].ends_s == pytest.approx(47 / 9.7)
+    assert alone["a"].ends_s == pytest.approx(47 / 9.7 + 1, rel=0.01), "half of its limit is dirtied again"
     assert together["a"].ends_s == together["b"].ends_s == pytest.approx(47 / 4.7 + LAST_STRETCH_S)
+
+
+def test_ram_that_changes_is_sent_again_and_more_of_it_where_its_share_of_the_budget_is_small() -> None:
+    speed = Speed(fixed_s=0, budgets=Budgets(hosts={"one": 10 * MB}))
+    changes = Activity(seconds=1, dirty_per_s=2.5 * MB)
+    alone, together = (
+        timetable([move(name, 0, activity=changes, memory=75 * MB) for name in names], speed, limits(2))
+        for names in ("a", "ab")
+    )
+    assert alone["a"].ends_s == pytest.approx(75 / 7.5)
+    assert together["a"].ends_s == together["b"].ends_s == pytest.approx(75 / 2.5)
 
 
 def test_one_after_the_other_begins_as_soon_as_there_is_a_slot() -> None:

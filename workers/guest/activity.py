@@ -20,20 +20,22 @@ async def seen(monitor: Monitor, memory_bytes: int, seconds: float) -> Activity 
     """Look for so long. None: for no time."""
     if not seconds:
         return None
-    begun, before = time.monotonic(), await _written(monitor)
+    begun, (bytes_before, writes_before) = time.monotonic(), await _written(monitor)
     sampling = await _sample(monitor, memory_bytes, seconds)
     await asyncio.sleep(seconds)
-    took, written = time.monotonic() - begun, await _written(monitor)
+    took, (written, writes) = time.monotonic() - begun, await _written(monitor)
     return Activity(
         seconds=round(took, 3),
-        written_per_s=round(max(written - before, 0) / took, 1),
+        written_per_s=round(max(written - bytes_before, 0) / took, 1),
+        writes_per_s=round(max(writes - writes_before, 0) / took, 1),
         dirty_per_s=await _dirty(monitor) if sampling else None,
     )
 
 
-async def _written(monitor: Monitor) -> int:
-    """Bytes that it has written since its QEMU was started."""
-    return sum(int(drive["stats"]["wr_bytes"]) for drive in await monitor.query("query-blockstats"))
+async def _written(monitor: Monitor) -> tuple[int, int]:
+    """Bytes that it has written since its QEMU was started, and in how many requests."""
+    stats = [drive["stats"] for drive in await monitor.query("query-blockstats")]
+    return sum(int(one["wr_bytes"]) for one in stats), sum(int(one["wr_operations"]) for one in stats)
 
 
 async def _sample(monitor: Monitor, memory_bytes: int, seconds: float) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from drover.errors import Transient
+from models.activity import GRANULARITY
 from workers.qemu import drives, qom
 from workers.qemu.monitor import Monitor
 
@@ -61,8 +62,6 @@ def _mirror(job: dict[str, Any], detail: dict[str, Any]) -> Mirror:
     )
 
 
-GRANULARITY = 1 << 16
-"""Bytes in which a mirror keeps its records: it never has two requests for one such piece on their way."""
 STANDING = frozenset({"paused", "standby"})
 """States of a mirror that has nothing on its way any more."""
 STANDS_S = 30.0

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from models.activity import GRANULARITY
 from models.preflight import Check
 from workers.preflight import checks
-from workers.qemu.block import GRANULARITY
 from workers.qemu.options import GUEST_TEXT, Option, parse_command_line, spelled_out
 
 Version = tuple[int, int, int]

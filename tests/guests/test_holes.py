@@ -195,3 +195,14 @@ def test_under_a_limit_only_what_it_has_let_through_is_data(
     earlier = mirrors.Passed(at=1.0, counted_bytes=10, data_bytes=10)
     found = counted(100, copied, 1000, earlier=earlier, limit_per_s=20, at=1.0 + seconds)
     assert found == (data if seconds > 1 or copied < 50 else 30, 100)
+
+
+def test_what_a_limited_mirror_counts_late_and_all_at_once_is_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrors, "LATE_BYTES", 0)
+    seen, told = mirrors.Passed(at=1.0), []
+    for at, copied in ((2.0, 0), (3.0, 0), (4.0, 60), (5.0, 60), (6.0, 900)):
+        data, _ = counted(100, copied, 1000, earlier=seen, limit_per_s=20, at=at)
+        seen = seen.then(at, copied, data, 20)
+        told.append(data)
+    assert told == [0, 0, 60, 60, 100]
+    assert mirrors.Passed(at=1.0).then(10**9, 0, 0, 20).spare_bytes == mirrors.BURST_BYTES, "one that stood still"

@@ -27,6 +27,8 @@ PATIENCE_WITH_LAST_STRETCH_S = 6.0
 
 LATE_BYTES = 1 << 20
 """A mirror counts what it sends in pieces of this size."""
+BURST_BYTES = 16 << 20
+"""And so much of it at once, after it has counted nothing for a while: all that it may have on its way."""
 
 PATIENCE_S = 5.0
 """A QEMU that gives no answer for this long may be waiting for its link to the NBD server."""
@@ -73,6 +75,22 @@ class Passed:
     counted_bytes: int = 0
     """By QEMU, data and holes."""
     data_bytes: int = 0
+    spare_bytes: int = 0
+    """What its limit has let through by then, and it has not counted yet."""
+
+    def let_through(self, limit_per_s: int, at: float) -> int:
+        """What its limit lets through until then."""
+        return self.spare_bytes + int(limit_per_s * (at - self.at)) if self.at else 0
+
+    def then(self, at: float, counted_bytes: int, data_bytes: int, limit_per_s: int) -> "Passed":
+        """At the next look."""
+        spare = self.let_through(limit_per_s, at) - (data_bytes - self.data_bytes)
+        return Passed(
+            at=at,
+            counted_bytes=counted_bytes,
+            data_bytes=data_bytes,
+            spare_bytes=min(max(spare, 0), BURST_BYTES),
+        )
 
 
 NOTHING_PASSED = Passed()
@@ -106,7 +124,7 @@ def without_holes(
     if mirror.copied_bytes < earlier.counted_bytes:
         earlier = NOTHING_PASSED  # it began anew
     if limit_per_s and earlier.at:
-        let_through = int(limit_per_s * (at - earlier.at)) + LATE_BYTES
+        let_through = earlier.let_through(limit_per_s, at) + LATE_BYTES
         data = earlier.data_bytes + min(passed - min(earlier.counted_bytes, size), let_through)
         data = max(data, passed - holes)
     data = min(max(data, earlier.data_bytes), allocated, passed)  # not less when the limit is lifted
@@ -221,7 +239,7 @@ def record(ctx: Context, states: Mapping[str, Mirror], seen: dict[str, Passed], 
             ctx.job.progress_at = ctx.claim.now()
         limit, before = limits.get(mine, 0), disk.delta_bytes or 0
         data, of = without_holes(ctx, disk.index, mirror, earlier=earlier, limit_per_s=limit, at=at)
-        seen[mine] = Passed(at=at, counted_bytes=mirror.copied_bytes, data_bytes=data)
+        seen[mine] = earlier.then(at, mirror.copied_bytes, data, limit)
         copied, total = before + data, before + of
         if mirror.total_bytes and (disk.bytes_first is None or copied < disk.bytes_copied):
             disk.bytes_first = total  # a copy begins, or begins anew

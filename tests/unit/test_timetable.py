@@ -10,7 +10,7 @@ from models.fleet import Limits
 from workflows.budgets import Budgets
 from workflows.capacity import Size
 from workflows.drain.placement import Candidate, Placement
-from workflows.estimate import LAST_STRETCH_S, Speed
+from workflows.estimate import LAST_STRETCH_S, Habits, Speed
 from workflows.timetable import Open, timetable, total_s
 
 MB = 10**6
@@ -75,3 +75,18 @@ def test_what_does_not_fit_into_a_night_waits_for_the_next_one() -> None:
 
 def test_what_the_limits_never_let_begin_has_no_time() -> None:
     assert timetable([move("web", MB)], Speed(), Limits.model_construct(max_outgoing=0)) == {}
+
+
+def test_three_guests_that_share_a_budget_are_expected_to_take_what_such_a_drain_took() -> None:
+    """By bench/results/estimates.csv: 27.3, 27.3 and 12.9 s, of which disks 13.6, 13.6 and 4.4 s."""
+    habits = Habits(sent_bytes=110 * MB, downtimes_ms=[])
+    speed = Speed(
+        disk_bytes_per_s=400 * MB,
+        ram_bytes_per_s=400 * MB,
+        fixed_s=4.5,
+        guests=dict.fromkeys("abc", habits),
+        budgets=Budgets(hosts={"one": 24 << 20}),
+    )
+    writes = Activity(seconds=1, written_per_s=200.0 * 4096, writes_per_s=200)
+    found = timetable([move(name, 84 * MB, activity=writes) for name in "abc"], speed, limits(2))
+    assert [found[name].takes_s for name in "abc"] == pytest.approx([27.3, 27.3, 12.9], rel=0.1)

@@ -3,9 +3,8 @@
 from pydantic import Field
 
 from models.contracts import Versioned
+from models.plain import GRANULARITY
 
-GRANULARITY = 1 << 16
-"""Bytes in which a mirror keeps its records: the least that one write of the guest has it send again."""
 SMALL_WRITE = 4096
 """Bytes of a write, where only the bytes of all of them are known."""
 

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+GRANULARITY = 1 << 16
+"""Bytes in which a mirror keeps its records: the least that one write of the guest has it send again."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:

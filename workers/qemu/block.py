@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from drover.errors import Transient
-from models.activity import GRANULARITY
+from models.plain import GRANULARITY
 from workers.qemu import drives, qom
 from workers.qemu.monitor import Monitor
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-from models.activity import GRANULARITY
+from models.plain import GRANULARITY
 from models.preflight import Check
 from workers.preflight import checks
 from workers.qemu.options import GUEST_TEXT, Option, parse_command_line, spelled_out

@@ -177,12 +177,16 @@ def hours(texts: Iterable[str], timezone: str, rate: Mapping[str, int]) -> Bandw
     """From `08:00-20:00=200M/s`; None if there are none. `rate` has what is behind each `=`, in bytes per second.
 
     Raises:
-        PreconditionFailed: hours are not understood, or the rate is too low.
+        PreconditionFailed: hours are not understood or never hold, or the rate is too low.
     """
-    made = []
+    made, taken = [], set[int]()
     for text in texts:
         window, _, wanted = text.partition("=")
         made.append(Hours(window=schedule.window(window, timezone), bytes_per_s=enough(rate[wanted])))
+        minutes = schedule.Window.of(made[-1].window).minutes
+        if minutes <= taken:
+            raise PreconditionFailed(f"{text} never holds: hours before it count, name it before them")
+        taken |= minutes
     return BandwidthHours(hours=tuple(made)) if made else None
 
 

@@ -65,9 +65,10 @@ def named(text: str) -> str:
         PreconditionFailed: there is none.
     """
     names = {spelled(name): name for name in Limits.model_fields}
-    if text not in names:
+    found = names.get(text.strip(), text.strip())
+    if found not in Limits.model_fields:  # JSON has their own names
         raise PreconditionFailed(f"there is no limit {text!r}: there are {', '.join(names)}")
-    return names[text]
+    return found
 
 
 def is_switch(name: str) -> bool:

@@ -14,6 +14,7 @@ from cronsim import CronSim, CronSimError
 from drover.errors import PreconditionFailed
 from models import documents
 
+MINUTES = 24 * 60
 CLOCK = re.compile(r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)")
 
 
@@ -56,6 +57,12 @@ class Window:
         days = (today + timedelta(days=number) for number in (-1, 0, 1, 2))
         found = ((self._utc(day, self.start), self._utc(self._last_day(day), self.end)) for day in days)
         return next((opens, closes) for opens, closes in found if closes > moment)
+
+    @property
+    def minutes(self) -> set[int]:
+        """Of the day, in which it is open."""
+        start, end = (60 * clock.hour + clock.minute for clock in (self.start, self.end))
+        return {minute % MINUTES for minute in range(start, end + MINUTES * (end < start))}
 
     def _last_day(self, day: date) -> date:
         return day + timedelta(days=1) if self.end < self.start else day

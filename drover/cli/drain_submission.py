@@ -57,6 +57,21 @@ def _try(kind: DrainKind, asked: DrainSubmission, *, as_json: bool) -> NoReturn:
 
 def print_forecast(forecast: Document) -> None:
     """Who would go where, and who would stay."""
+    if forecast["moves"]:
+        _print_moves(forecast)
+    elif not forecast["skipped"]:
+        output.say(_nothing(forecast))
+    for left in forecast["skipped"]:
+        output.say(f"{left['guest']} stays where it is and runs on: {left['reason']}")
+
+
+def _nothing(forecast: Document) -> str:
+    if DrainKind(forecast["kind"]) is DrainKind.RETURN:
+        return f"nothing would move: no such guest that was drained from {forecast['host']} is away"
+    return f"nothing would move: no such guest is on {forecast['host']}"
+
+
+def _print_moves(forecast: Document) -> None:
     output.table(
         ("GUEST", "FROM", "TO", "DISKS", "MEMORY", "TIME"),
         [
@@ -71,7 +86,8 @@ def print_forecast(forecast: Document) -> None:
     )
     moves, basis = len(forecast["moves"]), estimate.basis(forecast["estimated_from_moves"])
     going, takes = words.count(moves, "guest moves", "guests move"), words.span(forecast["total_s"])
-    output.say(f"{going} in about {takes}, {basis}")
+    waits = ", the wait for its window included" if forecast["nights"] else ""
+    output.say(f"{going} in about {takes}{waits}, {basis}")
     for night in forecast["nights"]:
         opens, done = (datetime.fromisoformat(night[name]) for name in ("opens", "done_at"))
         output.say(
@@ -81,5 +97,3 @@ def print_forecast(forecast: Document) -> None:
     for move in forecast["moves"]:
         if move["policies"]:
             output.say(f"{move['guest']}: {words.pairs(move['policies'])}")
-    for left in forecast["skipped"]:
-        output.say(f"{left['guest']} stays where it is and runs on: {left['reason']}")

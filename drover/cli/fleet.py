@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from drover.cli.options import AsJson, duration, examples, rate
+from drover.cli.options import AsJson, examples, lasting, rate
 
 app = typer.Typer(no_args_is_help=True, help="Limits of the whole fleet, changed while everything runs.")
 
@@ -40,7 +40,11 @@ def change(
     from drover.cli import fleet_view
     from workflows import fleet_limits
 
-    wanted = dict(_read(text) for text in limits)
+    wanted = dict[str, object]()
+    for name, value in map(_read, limits):
+        if name in wanted:
+            raise typer.BadParameter(f"{fleet_limits.spelled(name)} is given twice: leave one out")
+        wanted[name] = value
     before, after = fleet_limits.change(wanted)
     fleet_view.changed(before, after, as_json=as_json)
 
@@ -50,7 +54,7 @@ def _read(text: str) -> tuple[str, object]:
     from workflows import fleet_limits
 
     spelled, equals, value = text.partition("=")
-    if not equals:
+    if not equals or not value.strip():
         raise typer.BadParameter(f"{text!r} is no LIMIT=VALUE: write for example max-moves=12")
     name = fleet_limits.named(spelled)
     if name == "bandwidth_bytes_per_s":
@@ -59,4 +63,4 @@ def _read(text: str) -> tuple[str, object]:
         return name, {"yes": True, "no": False}.get(value, value)
     if isinstance(Limits.model_fields[name].default, int):
         return name, value
-    return name, duration(value)
+    return name, lasting(value)

@@ -13,8 +13,8 @@ from drover.cli.options import (
     Selected,
     Unlabel,
     by_hours,
-    duration,
     examples,
+    lasting,
     rate,
 )
 
@@ -84,8 +84,10 @@ def describe(
         own["bandwidth_bytes_per_s"] = rate(bandwidth) if bandwidth else None
     if bandwidth_at is not None:
         own["bandwidth_hours"] = by_hours(bandwidth_at, timezone)
+    elif timezone != "UTC":
+        raise typer.BadParameter("--timezone is that of --bandwidth-at: give both")
     if retention is not None:
-        own["retention_s"] = duration(retention).total_seconds() if retention else None
+        own["retention_s"] = lasting(retention).total_seconds() if retention else None
     host_view.described(operations().describe_host(host, HostDescription.read(own)), as_json=as_json)
 
 

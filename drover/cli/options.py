@@ -70,6 +70,13 @@ def duration(text: str) -> timedelta:
     raise typer.BadParameter(f"{text!r} is not a duration: write for example 90s, 10m, 24h or 7d")
 
 
+def lasting(text: str) -> timedelta:
+    """The same where seconds are hardly ever meant: but for 0 it has a unit."""
+    if text.strip("0. ") and text.strip().replace(".", "").isdecimal():
+        raise typer.BadParameter(f"{text} has no unit: write {text}h for hours, {text}d for days, or {text}s")
+    return duration(text)
+
+
 BandwidthAt = Annotated[
     list[str] | None,
     typer.Option(
@@ -218,7 +225,7 @@ Retention = Annotated[
     Any,
     typer.Option(
         metavar="TIME",
-        parser=duration,
+        parser=lasting,
         help="How long the images that the guest leaves behind are kept, like 7d.",
         show_default="as the host or the fleet",
     ),

@@ -80,7 +80,7 @@ def read(path: Path) -> PlanFile:
         with path.open() as file:
             text = file.read(plan_file.LARGEST)
     except (OSError, UnicodeDecodeError) as error:
-        raise PreconditionFailed(f"{path} cannot be read: {error}") from error
+        raise PreconditionFailed(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return plan_file.read(text, str(path))
 
 

@@ -112,13 +112,16 @@ def test_limits_are_shown_and_changed(database: None) -> None:
         ("max-outgoing=0", "max-outgoing cannot be 0: allowed is 1 to 1000"),
         ("max-movez=2", "there is no limit 'max-movez': there are max-outgoing,"),
         ("max-moves", "'max-moves' is no LIMIT=VALUE"),
+        ("max-moves=", "'max-moves=' is no LIMIT=VALUE"),
+        ("max-moves=2 max_moves=3", "max-moves is given twice"),
         ("retention=soon", "'soon' is not a duration"),
+        ("retention=24", "24 has no unit: write 24h for hours"),
         ("bandwidth=fast", "'fast' is not a rate"),
         ("signed-submissions=maybe", "signed-submissions cannot be maybe: allowed is yes or no"),
     ],
 )
 def test_a_wrong_limit_is_refused(database: None, words: str, said: str) -> None:
-    result = drover("fleet", "set", words)
+    result = drover("fleet", "set", *words.split())
     assert result.exit_code == 2
     assert said in result.stderr
 
@@ -133,5 +136,8 @@ def test_a_host_has_a_bandwidth_of_its_own_until_it_is_taken_back(database: None
         "hv1: bandwidth as the fleet, retention 604800 s, labels none\n"
     )
     assert document("fleet", "show")["hosts"] == [{"host": "hv1", "limit": "retention", "value": 604800.0}]
+    for words, said in ((("--retention", "24"), "24 has no unit"), (("--timezone", "Europe/Berlin"), "give both")):
+        refused = drover("host", "set", "hv1", *words)
+        assert (refused.exit_code, said in refused.stderr) == (2, True), refused.output
     unknown = drover("host", "set", "hv9", "--bandwidth", "10M/s")
     assert (unknown.exit_code, unknown.stdout) == (2, "")

@@ -44,6 +44,12 @@ def test_a_dry_run_says_who_would_go_where_and_changes_nothing() -> None:
     assert {row["state"] for row in document("host", "list")["hosts"]} == {"active"}
 
 
+def test_a_dry_run_by_which_nothing_moves_says_so_and_how_long_nothing_takes_it_does_not() -> None:
+    assert drover("drain", "hv2", "--dry-run").stdout == "nothing would move: no such guest is on hv2\n"
+    away = "nothing would move: no such guest that was drained from hv1 is away\n"
+    assert drover("return", "hv1", "--dry-run").stdout == away
+
+
 def test_a_guest_that_cannot_be_moved_is_listed_with_the_reason(answers: dict[str, Any]) -> None:
     answers["plan_destination"] = "hv2 cannot take web: no room"
     [left] = drain("--dry-run", code=SOME_STAY)["skipped"]
@@ -86,6 +92,8 @@ def test_the_short_form_and_the_long_one_are_the_same() -> None:
     [
         (["drain", "nowhere"], "there is no host 'nowhere'"),
         (["drain", "hv1", "--to", "nowhere"], "there is no host 'nowhere'"),
+        (["drain", "hv1", "--to", "hv1"], "no destination is left: each of hv1 is hv1 itself, or excluded"),
+        (["drain", "hv1", "--to", "hv2", "--exclude", "hv2"], "no destination is left: each of hv2 is"),
         (["return", "hv1"], "no guest that was drained from hv1 is away"),
         (["drain", "show", "4711"], "there is no drain 4711"),
         (["drain", "show", "--key", "k"], "no drain was submitted with the key 'k'"),

@@ -31,6 +31,14 @@ def test_a_host_that_can_be_emptied_says_how_long_it_takes() -> None:
     assert drover("host", "ok-to-drain", "hv2").stdout == "hv2 is empty\n"
 
 
+def test_the_wait_for_a_window_is_no_part_of_how_long_a_host_takes() -> None:
+    opens = datetime.now(UTC) + timedelta(hours=2)
+    window = f"{opens:%H:%M}-{opens + timedelta(hours=1):%H:%M}"
+    found = document("host", "ok-to-drain", "hv1", "--window", window)
+    assert found["ok"], found
+    assert found["total_s"] < 3600
+
+
 def test_what_stands_in_the_way_is_told_with_what_to_do(answers: dict[str, Any]) -> None:
     number = insert_job(JobState.NEEDS_OPERATOR)
     with transaction() as session:

@@ -164,3 +164,7 @@ def test_budgets_are_set_listed_and_removed_on_the_command_line() -> None:
     assert drover("budget", "remove", "uplink").exit_code == 0
     for wrong in ("08:00=1M/s", "08:00-20:00", "08:00-20:00=5", "08:00-20:00=1B/s"):
         assert drover("host", "set", "one", "--bandwidth-at", wrong).exit_code == 2, wrong
+    within = ("--bandwidth-at", "10:00-12:00=1G/s")
+    assert drover("host", "set", "one", *within, *by_hours).exit_code == 0
+    hidden = drover("host", "set", "one", *by_hours, *within)
+    assert (hidden.exit_code, "10:00-12:00=1G/s never holds" in hidden.stderr) == (2, True)

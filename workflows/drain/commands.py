@@ -18,7 +18,7 @@ from models.job import Job, unfinished
 from models.roll import taken_out_by
 from workflows import not_there, receivers
 from workflows.drain import planner
-from workflows.drain.planner import DrainRequest, Forecast, guests_of, known
+from workflows.drain.planner import DrainRequest, Forecast, guests_of
 from workflows.migration import claims, jobs
 from workflows.migration.jobs import Changes, wake
 from workflows.selectors import Selector
@@ -123,7 +123,7 @@ def queue(
     Raises:
         PreconditionFailed: a host is unknown, or there is nothing to bring home.
     """
-    known(session, [request.host, *request.where.to, *request.where.exclude])
+    planner.check_hosts(session, request)
     selector = Selector.read(request.selector)
     if (
         request.kind is DrainKind.RETURN

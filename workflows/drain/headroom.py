@@ -27,7 +27,7 @@ class Headroom:
     host: str
     guests: int
     total_s: float
-    """For those that can be moved."""
+    """For those that can be moved, without a wait for a window."""
     left: dict[str, str]
     """{guest that would stay: why}."""
     obstacles: tuple[str, ...] = ()
@@ -48,9 +48,10 @@ def ok_to_drain(host: str, window: Window | None = None) -> Headroom:
     known_host(host)
     made = planner.forecast(DrainRequest(kind=DrainKind.DRAIN, host=host, terms=SubmitOptions(window=window)))
     with transaction() as session:
-        obstacles = _obstacles(session, host) + _too_long(session, made.total_s, window)
+        total_s = timetable.total_s(made.plan.placements, made.speed, fleet.limits(session))
+        obstacles = _obstacles(session, host) + _too_long(session, total_s, window)
     return Headroom(
-        host=host, guests=len(made.sources), total_s=made.total_s, left=dict(made.plan.left), obstacles=tuple(obstacles)
+        host=host, guests=len(made.sources), total_s=total_s, left=dict(made.plan.left), obstacles=tuple(obstacles)
     )
 
 

@@ -151,7 +151,7 @@ def forecast(request: DrainRequest, *, targets: Targets | None = None, tried: bo
     """
     terms, selector = request.terms, Selector.read(request.selector if targets is None else None)
     with transaction() as session:
-        known(session, [request.host, *request.where.to, *request.where.exclude])
+        check_hosts(session, request)
         meant = guests_of(session, request.kind, request.host, selector)
         guests = {guest.name: guest for guest in meant if targets is None or guest.name in targets}
         kept = keep(request.kind, guests.values(), now(session))
@@ -355,6 +355,20 @@ def guests_of(session: Session, kind: DrainKind, host: str, selector: Selector =
     )
     query = select(Guest).where(Guest.name.in_(drained), Guest.host != host, wanted).order_by(Guest.name)
     return list(session.scalars(query))
+
+
+def check_hosts(session: Session, request: DrainRequest) -> None:
+    """Refuse unknown names of hosts, and a choice of destinations that leaves none.
+
+    Raises:
+        PreconditionFailed: one is unknown, or none is left.
+    """
+    where = request.where
+    known(session, [request.host, *where.to, *where.exclude])
+    if request.kind is DrainKind.DRAIN and where.to and not set(where.to) - set(where.exclude) - {request.host}:
+        raise PreconditionFailed(
+            f"no destination is left: each of {', '.join(where.to)} is {request.host} itself, or excluded"
+        )
 
 
 def known(session: Session, hosts: Iterable[str]) -> None:

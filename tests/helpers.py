@@ -28,6 +28,8 @@ from workflows.host_rpc import known_host
 from workflows.migration import jobs
 
 MIB = 1 << 20
+WRITES_PER_S = 20
+"""Of a guest for which nothing else is said, on each disk. Each costs a millisecond of a core under emulation."""
 _numbers = count(1)
 
 
@@ -94,7 +96,7 @@ class Moves:
             name=name,
             directory=self.lab.host(host).guests / name,
             disks=disks or (DiskSpec(size_bytes=64 * MIB),),
-            **{"window_mib": 4, "write_rate": 40, "dirty_mib": 8, "dirty_rate": 1} | load,
+            **{"window_mib": 4, "write_rate": WRITES_PER_S, "dirty_mib": 8, "dirty_rate": 1} | load,
         )
         self.names.append(name)
         until(f"{host} is served", lambda: is_served(host))

@@ -256,14 +256,14 @@ class _Trial:
         for number, medium in enumerate(await _media(monitor)):
             if not medium["inserted"]["ro"]:
                 await _write_patterns(monitor, medium, 0x11 + number)
-            kept[medium["qdev"]] = copy = self.lab.path / f"{self.name}-{number}.raw"
+            kept[_seen_as(medium)] = copy = self.lab.path / f"{self.name}-{number}.raw"
             async with _served(monitor, medium, self._socket) as url:
                 await asyncio.to_thread(_run, "qemu-img", "convert", "-f", "raw", "-O", "raw", url, str(copy))
         return kept
 
     def _compare(self, before: dict[str, Path]) -> None:
         async def same(monitor: Monitor) -> None:
-            media = {medium["qdev"]: medium for medium in await _media(monitor)}
+            media = {_seen_as(medium): medium for medium in await _media(monitor)}
             assert media.keys() == before.keys(), f"{self.line.name}: {sorted(before)} became {sorted(media)}"
             for device, copy in before.items():
                 async with _served(monitor, media[device], self._socket) as url:
@@ -348,6 +348,11 @@ async def _media(monitor: Monitor) -> list[dict[str, Any]]:
     return [one for one in found if "inserted" in one and "flash" not in one.get("device", "") + one.get("qdev", "")]
 
 
+def _seen_as(medium: dict[str, Any]) -> str:
+    """By its device, or where no device is on it by its drive."""
+    return str(medium.get("qdev") or medium["device"])
+
+
 async def _state(monitor: Monitor) -> dict[str, Any]:
     """What lives in the process alone and can be read."""
     nodes = await monitor.query("query-named-block-nodes", flat=True)
@@ -363,9 +368,10 @@ async def _state(monitor: Monitor) -> dict[str, Any]:
 async def _write_patterns(monitor: Monitor, medium: dict[str, Any], pattern: int) -> None:
     """By the guest's own QEMU, as if the guest had written it."""
     size = medium["inserted"]["image"]["virtual-size"]
+    target = f"-d {medium['qdev']}" if "qdev" in medium else medium["device"]
     for at in PATTERNS:
         if at + (64 << 10) <= size:
-            await monitor.hmp(f'qemu-io -d {medium["qdev"]} "write -P {pattern:#x} {at} 64k"')
+            await monitor.hmp(f'qemu-io {target} "write -P {pattern:#x} {at} 64k"')
 
 
 @asynccontextmanager

@@ -86,6 +86,13 @@ def test_what_belongs_to_the_last_start_is_left_behind() -> None:
         ("-device", "scsi-hd,serial=/hosts/a/1", "scsi-hd,serial=/hosts/a/1"),
         ("-smbios", "type=11,value=/hosts/a/1", "type=11,value=/hosts/a/1"),
         ("-device", '{"driver":"scsi-hd","lun":1}', '{"driver":"scsi-hd","lun":1}'),
+        ("-serial", "file:/dev/stdout", "file:/dev/null"),
+        ("-D", "/dev/stderr", "/dev/null"),
+        ("-serial", "unix:/hosts/a/s,server", "unix:/hosts/b/s,server,wait=off"),
+        ("-qmp", "tcp:127.0.0.1:4444,server,wait", "tcp:127.0.0.1:4444,server,wait=off"),
+        ("-chardev", "socket,id=c,path=/c,wait=on,server=on", "socket,id=c,path=/c,server=on,wait=off"),
+        ("-monitor", "telnet::4444,server,nowait", "telnet::4444,server,nowait"),
+        ("-chardev", "socket,id=c,path=/c", "socket,id=c,path=/c"),
     ],
 )
 def test_host_paths_move_below_the_other_root_and_guest_visible_text_stays(

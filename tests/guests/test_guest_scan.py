@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from drover.errors import PreconditionFailed
-from models.host_rpc import FindQemus, FoundMonitor, FoundQemu, FoundQemus
+from models.host_rpc import FindQemus, FoundMonitor, FoundQemu, FoundQemus, Inspect
 from models.job import JobState
 from models.launcher import Launcher, LauncherKind
 from tests import factories
 from tests.cli.support import drover
 from tests.helpers import until
-from workers.preflight import checks, qemu_scan
+from workers.preflight import checks, inspection, qemu_scan
 from workers.process import processes, qemus, sockets
 from workflows import guest_scan, guests
 
@@ -97,9 +97,22 @@ def test_a_qemu_that_gives_no_answer_or_is_at_work_does_not_hold_up_the_scan(
     hung = [replace(seen, stopped=False) for seen in qemus.running(factories.ours(host="hv1"))]
     monkeypatch.setattr(qemus, "running", lambda _: hung)
     assert [check.name for check in _scanned(pid).checks] == ["frozen"], "its main loop hangs"
+    monkeypatch.setattr(qemu_scan, "WITHIN_S", 0.0)
+    assert [check.name for check in _scanned(pid).checks] == ["not-asked"], "others took all the time"
+    with pytest.raises(PreconditionFailed, match=f"a signal has stopped QEMU .*`kill -CONT {pid}`"):
+        asyncio.run(inspection.inspect(Inspect(qmp=f"{folder}/qmp"), factories.ours(host="hv1")))
     number = factories.job("web", "hv2", state=JobState.RUNNING)
     at_work = _scanned(pid)
     assert (at_work.job, at_work.qmp, at_work.checks) == (number, None, ())
+
+
+@pytest.mark.guests
+def test_what_a_dry_run_tries_is_no_guest_that_runs_twice(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(processes.MARK, f"/var/lib/drover/{qemus.TRIALS}/12-abc/trial")
+    tried = start("-name", "web")
+    monkeypatch.delenv(processes.MARK)
+    guest = start("-name", "web")
+    assert {qemu.process.pid for qemu in qemus.running(factories.offline(host="hv1"))} & {tried, guest} == {guest}
 
 
 def _qemu(pid: int, name: str | None, **more: object) -> FoundQemu:

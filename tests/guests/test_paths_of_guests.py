@@ -52,9 +52,24 @@ def only(checks: Sequence[Check]) -> str:
         ("-object secret,id=s,file=k", "-object secret,id=s,file=/w/k"),
         ("-fw_cfg name=opt/x,file=f", "-fw_cfg name=opt/x,file=/w/f"),
         ("-append root=a/b -name web", "-append root=a/b -name web"),
+        ("-append {a/b -name {web}", "-append {a/b -name {web}"),
         ("-bios here.bin", "-bios /w/here.bin"),
         ("-bios bios-256k.bin", "-bios bios-256k.bin"),
         ("-device e1000,romfile=here.bin", "-device e1000,romfile=/w/here.bin"),
+        ("-device loader,file=k", "-device loader,file=/w/k"),
+        ("-netdev tap,id=n,script=./up,downscript=no", "-netdev tap,id=n,script=/w/./up,downscript=no"),
+        ("-option-rom here.bin", "-option-rom /w/here.bin"),
+        ("-smbios type=11,path=t", "-smbios type=11,path=/w/t"),
+        ("-acpitable data=a:b", "-acpitable data=/w/a:/w/b"),
+        ("-audiodev wav,id=a,path=o.wav", "-audiodev wav,id=a,path=/w/o.wav"),
+        ("-M q35,kernel=k", "-M q35,kernel=/w/k"),
+        (
+            '-object {"qom-type":"secret","id":"s","file":"k"}',
+            '-object {"qom-type": "secret", "id": "s", "file": "/w/k"}',
+        ),
+        ("-chardev socket,id=c,path=s,abstract=on", "-chardev socket,id=c,path=s,abstract=on"),
+        ("-drive file=/g//d.img", "-drive file=/w//g//d.img"),
+        ("-pidfile /g/./pid", "-pidfile /w//g/./pid"),
     ],
 )
 def test_a_relative_path_is_written_from_the_root(words: str, there: str) -> None:
@@ -71,6 +86,11 @@ def test_an_address_of_another_kind_is_no_relative_path(name: str) -> None:
     started = live_command_line.LiveCommandLine(argv=[], said=[], folder=Path("/g"))
     assert started.place(name) == name
     assert started.place("base.img") == "/g/base.img"
+
+
+def test_a_path_is_written_without_what_says_nothing() -> None:
+    started = live_command_line.LiveCommandLine(argv=[], said=[], folder=Path("/g"))
+    assert started.place("//g///a/./b.img") == "/g/a/b.img"
 
 
 def test_a_json_name_in_an_option_is_looked_into() -> None:

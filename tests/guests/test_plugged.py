@@ -1,7 +1,9 @@
 """What is plugged into a running guest, and out of it, is there at the destination: three times there and back."""
 
 import asyncio
+import json
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,21 @@ def test_what_was_plugged_in_is_there_at_the_destination_there_and_back_three_ti
     assert {str(words) for words in lines[1:]} == {str(lines[1])}  # it grows no more
     assert len(guest("query-cpus-fast")) == 2
     assert guest("query-memory-devices")[0]["data"]["size"] == 128 << 20
+
+
+def test_ports_that_lead_into_a_guest_are_those_that_there_are_now(tmp_path: Path, start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    said = f"tcp:127.0.0.1:{port}-:22"
+    networks = ["-netdev", json.dumps({"type": "user", "id": "n", "hostfwd": [{"str": said}]}), "-net", "user"]
+    here = tmp_path / "x"
+    guest = start([*line(here), *networks], here / "q")
+    argv = [word for word in guest.argv() if word]
+    assert now(here, argv) == argv
+    guest("human-monitor-command", command_line=f"hostfwd_remove n tcp:127.0.0.1:{port}")
+    assert said not in " ".join(now(here, argv))
+    guest("human-monitor-command", command_line=f"hostfwd_add n tcp:127.0.0.1:{port}-:80")
+    assert f'"hostfwd": [{{"str": "tcp:127.0.0.1:{port}-10.0.2.15:80"}}]' in " ".join(now(here, argv))
 
 
 def test_what_was_unplugged_is_not_there_and_all_else_stays_at_its_address(tmp_path: Path, start: Start) -> None:

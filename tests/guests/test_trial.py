@@ -12,6 +12,7 @@ from models.preflight import Check
 from tests import factories
 from workers.preflight import trial
 from workers.process import processes
+from workers.process.qemus import TRIALS
 from workers.qemu import ports
 from workers.qemu.trial_line import TrialLine, trial_line
 
@@ -74,7 +75,7 @@ def here(tmp_path: Path, *words: str, qtree: tuple[str, ...] | None = None) -> l
     argv = (QEMU, "-machine", "q35", "-nodefaults", *drive, *words, "-S", "-incoming", "defer")
     plan = DestinationPlan.model_construct(argv=argv, disks=(disk,), qmp="/nowhere/qmp", qemu_version=(10, 0, 2))
     found = asyncio.run(trial.tried(seen(tmp_path, argv, disk, qtree), plan, ours))
-    assert not list((tmp_path / trial.FOLDER).iterdir())
+    assert not list((tmp_path / TRIALS).iterdir())
     assert not processes.find_below(tmp_path)
     return found
 
@@ -102,7 +103,7 @@ def test_a_guest_that_starts_and_gets_its_machine_is_not_refused(tmp_path: Path)
 
 def test_of_several_trials_none_takes_away_what_another_has_made(tmp_path: Path) -> None:
     ours = factories.offline(host="two", directory=tmp_path)
-    left = tmp_path / trial.FOLDER / "of a worker that died"
+    left = tmp_path / TRIALS / "of a worker that died"
     left.mkdir(parents=True)
 
     async def two_at_once() -> None:
@@ -160,6 +161,7 @@ def test_a_port_that_is_taken_is_named_and_a_free_one_is_not() -> None:
         (["-serial", "tcp:other:4000"], []),
         (["-chardev", "socket,id=c,host=0.0.0.0,port=4001,server=on"], [4001]),
         (["-netdev", "user,id=n,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:5353-:53"], [2222, 5353]),
+        (["-netdev", '{"type":"user","id":"n","hostfwd":[{"str":"tcp::2222-:22"},{"str":"udp::53-:53"}]}'], [2222, 53]),
         (["-spice", "port=5930,addr=127.0.0.1"], [5930]),
         (["-spice", "port=0,tls-port=5931"], [5931]),
         (["-display", "vnc=127.0.0.1:21"], [5921]),
@@ -195,6 +197,7 @@ def test_the_ports_at_which_a_guest_listens_are_known_from_its_command_line(
         (["-chardev", "socket,id=c,host=127.0.0.1,port=4555"], [4555]),
         (["-chardev", '{"backend":"x","id":"c"}'], []),
         (["-netdev", "socket,id=n,connect=127.0.0.1:4556"], [4556]),
+        (["-netdev", "user,id=n,guestfwd=tcp:10.0.2.9:7-tcp:127.0.0.1:4558"], [4558]),
         (["-netdev", "stream,id=n,addr.type=inet,addr.host=::1,addr.port=4557"], [4557]),
         (["-netdev", "stream,id=n,server=on,addr.type=inet,addr.host=::1,addr.port=4557"], []),
     ],

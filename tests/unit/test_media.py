@@ -17,6 +17,7 @@ import pytest
 from drover.errors import Fatal
 from drover.settings import StreamSecurity
 from models.plan import FileKind, NeededFile, NeededFolder, PlannedFile
+from models.preflight import Verdict
 from tests import documents, factories
 from tests.qmp_guest import image
 from workers import files
@@ -27,6 +28,7 @@ from workers.media.receiver import Receiver
 from workers.media.sender import Gone, Way
 from workers.process import accounts
 from workers.process.processes import Process, process
+from workers.qemu.disks import ReadOnlyImage
 from workers.qemu.needed_files import named_files
 from workers.step import JobDirectory
 from workers.streams import local
@@ -532,6 +534,19 @@ def test_a_file_that_is_gone_or_a_folder_below_the_guest_root_is_told(hosts: Hos
     assert "gone.key" in against.sentence
     assert "put it back" in against.sentence
     assert {(folder.path, folder.mode) for folder in found.folders.values()} == {(str(root / "run"), 0o750)}
+
+
+def test_firmware_that_was_replaced_under_the_guest_is_warned_of_and_a_medium_refused(hosts: Hosts) -> None:
+    me = process(os.getpid())
+    assert me is not None
+    verdicts = {}
+    for kind in (FileKind.FIRMWARE, FileKind.MEDIUM):
+        path = hosts.folder / "two" / kind
+        path.write_bytes(b"new")  # this process has not opened it
+        image = ReadOnlyImage(kind=kind, qdev="x", path=str(path), format="raw")
+        found = listing.listed(["qemu"], me, (), (image,), (), hosts.ours, "keep")
+        verdicts[kind] = [(check.verdict, str(path) in found.files) for check in found.refusals]
+    assert verdicts == {FileKind.FIRMWARE: [(Verdict.WARN, True)], FileKind.MEDIUM: [(Verdict.REFUSE, False)]}
 
 
 def test_a_folder_is_known_with_its_mode_and_owner_and_made_so(hosts: Hosts) -> None:

@@ -7,6 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from tests.helpers import until
 from workers.process import processes
 
 MANY_THREADS = """
@@ -97,3 +100,21 @@ def test_a_host_of_which_nothing_is_known_may_have_been_booted_since() -> None:
     assert processes.booted_since("another-boot/1/2/3")
     assert processes.booted_since(None)
     assert processes.identified(processes.identity(me)) == me
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_a_process_with_mounts_of_its_own_sees_other_files_than_we_do(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder in (inside, outside):
+        folder.mkdir()
+    (outside / "disk").touch()
+    (tmp_path / "both").touch()
+    script = f"mount --bind {outside} {inside} && exec sleep 1000"
+    started = _spawn(tmp_path, "unshare", "-m", "sh", "-c", script)
+    try:
+        until("it has its mounts", lambda: processes.sees_otherwise(started, f"{inside}/disk"))
+        assert not processes.sees_otherwise(started, f"{outside}/disk")
+        assert not processes.sees_otherwise(started, f"{tmp_path}/both")
+        assert not processes.sees_otherwise(started, f"{tmp_path}/nothing")
+    finally:
+        started.kill()

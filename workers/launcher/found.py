@@ -59,8 +59,9 @@ def _container(qemu: Process) -> Launcher | None:
         return None
     if not inside:
         return None
-    name = _cgroup(qemu).rstrip("/").rpartition("/")[2] or "of its own"
-    return _stays(LauncherKind.CONTAINER, name, f"it runs in the container {name}, whose engine may start it again")
+    name = _cgroup(qemu).rstrip("/").rpartition("/")[2]
+    which = f"the container {name}" if name else "a container, with process numbers of its own"
+    return _stays(LauncherKind.CONTAINER, name or "unknown", f"it runs in {which}, whose engine may start it again")
 
 
 def _moved_here(qemu: Process) -> bool:

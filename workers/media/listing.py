@@ -40,6 +40,7 @@ class Listing:
     files: dict[str, NeededFile] = field(default_factory=dict)
     folders: dict[str, NeededFolder] = field(default_factory=dict)
     refusals: list[Check] = field(default_factory=list)
+    """And what to warn of."""
 
 
 def listed(
@@ -112,8 +113,11 @@ class _Search:
             return
         with suppress(OSError):
             if not processes.has_open(self.guest, Path(path).stat()):
-                self._against(f"the file {path} is not the one that the guest's QEMU (pid {self.guest.pid}) has open")
-                return
+                seen = f"the file {path} is not the one that the guest's QEMU (pid {self.guest.pid}) has open"
+                if kind is not FileKind.FIRMWARE:
+                    self._against(seen)
+                    return
+                self.found.refusals.append(checks.files.FIRMWARE_REPLACED.of(seen))
         self._add(kind, path, image_format, backing)
 
     def _file(self, named: Named) -> None:
@@ -132,7 +136,11 @@ class _Search:
         except FileNotFoundError:
             self._against(f"{path}, a {kind} of the guest, is not there any more")
         except (OSError, StepError) as error:
-            self._against(f"{path}, a {kind} of the guest, cannot be copied: {error}", remedy=None)
+            seen = f"{path}, a {kind} of the guest, cannot be copied: {error}"
+            if kind is FileKind.BACKING:
+                self.found.refusals.append(checks.disks.BACKING_FILE.found(seen))
+            else:
+                self._against(seen, remedy=None)
         else:
             self.found.files[path] = NeededFile(
                 kind=kind,

@@ -43,13 +43,21 @@ def missing(ctx: Context) -> tuple[int, ...]:
         raise Fatal(str(error)) from error
 
 
+def missing_folders(ctx: Context) -> list[PlannedFolder]:
+    """Those of the plan that are not there, and named pipes, where the policy lets guests write."""
+    rules = policy.of(ctx.settings)
+    return [
+        folder
+        for folder in ctx.destination.folders
+        if not os.path.lexists(folder.path) and rules.may_write(folder.path)
+    ]
+
+
 def make_folders(ctx: Context) -> None:
-    """Make those of the plan that are not there, and named pipes, where the policy lets guests write."""
+    """Make them."""
     rules, manifest = policy.of(ctx.settings), ctx.directory.files
-    for folder in ctx.destination.folders:
+    for folder in missing_folders(ctx):
         path = Path(folder.path)
-        if os.path.lexists(path) or not rules.may_write(folder.path):
-            continue
         ctx.guard()
         if not folder.pipe:
             manifest.made_folder(path)  # a pipe is worth nothing: it may stay

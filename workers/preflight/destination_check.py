@@ -22,7 +22,7 @@ from workers.guest.qmp_ready import listens
 from workers.images import links, manifest, way_back
 from workers.launcher import keep_out, units
 from workers.media import destination
-from workers.preflight import checks, derivation, trial
+from workers.preflight import checks, derivation, trial, writable
 from workers.process import accounts, networks, processes
 from workers.process.machine import machine, memory_bytes
 from workers.process.processes import Process
@@ -63,6 +63,7 @@ async def plan_destination(question: PlanDestination, settings: Settings) -> Des
     problems += _same_memory(plan, source)
     problems += [] if problems else derivation.in_the_way(plan)
     problems += _ports(plan.argv) + _wanted(question, rules) + _certificates(settings, told)
+    problems += await asyncio.to_thread(writable.missing, plan, source.started_as, rules, settings.guest_root)
     problems += await asyncio.to_thread(networks.missing, plan.argv, _user(source))
     missing = cpu.missing(source.topology.cpu, cpu.offered_here(plan.qemu, plan.argv))
     problems += [checks.machine.CPU.found(sentence) for sentence in missing]

@@ -24,7 +24,7 @@ from workers.media import listing
 from workers.preflight import checks, live_command_line, open_images
 from workers.preflight.checks.kind import RESTART
 from workers.preflight.live_command_line import LiveCommandLine
-from workers.process import accounts, execution, processes, sockets, taps, tpm, vcpus
+from workers.process import accounts, execution, processes, qemus, sockets, taps, tpm, vcpus
 from workers.process.processes import Process
 from workers.process.taps import HandedOver
 from workers.qemu import (
@@ -75,6 +75,9 @@ async def inspect(question: Inspect, settings: Settings) -> Inspection:
         async with monitors.connected(argv, question.qmp) as (qmp, monitor):
             return await _describe(monitor, question.model_copy(update={"qmp": qmp}), settings)
     except MonitorLost as error:
+        if owner is not None and (seen := qemus.qemu_of(owner.pid)) is not None and seen.stopped:
+            why = f"a signal has stopped QEMU (pid {owner.pid}): `kill -CONT {owner.pid}`"
+            raise PreconditionFailed(f"{settings.host}: {why}") from error
         others = await asyncio.to_thread(monitors.why_none, argv)
         raise PreconditionFailed(f"{settings.host}: {error}{f' ({others})' if others else ''}") from error
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from models.preflight import Check
 from workers.preflight import checks
-from workers.process import processes
+from workers.process import handed_channels, processes
 from workers.process.processes import Process
 from workers.qemu import config_file, paths
 from workers.qemu.config_file import UnreadableConfig
@@ -32,7 +32,7 @@ class LiveCommandLine:
     folder: Path | None = None
     """Where the relative paths of its start begin; None: nothing says so."""
     refusals: tuple[Check, ...] = ()
-    """Why it cannot be told to another host."""
+    """Why it cannot be told to another host, and what of it is not."""
 
     def place(self, name: str) -> str:
         """The path from the root of a file that QEMU calls by this name; an address of another kind stays as it is."""
@@ -51,15 +51,18 @@ def read(process: Process) -> LiveCommandLine:
     except (OSError, UnicodeError, UnreadableConfig) as error:
         refusals = (checks.process.READCONFIG.found(f"{checks.process.READCONFIG.why}: {error}"),)
         return LiveCommandLine(argv=_absolute(words, folder), said=words, folder=folder, refusals=refusals)
-    return LiveCommandLine(argv=_absolute(said, folder), said=said, folder=folder)
+    argv, ended = handed_channels.without_logs(handed_channels.by_name(process, _absolute(said, folder)))
+    return LiveCommandLine(argv=argv, said=said, folder=folder, refusals=tuple(ended))
 
 
 def _place(folder: Path | None, name: str) -> str:
     if not name.startswith("/"):
         name = name if folder is None else str(folder / name)
-    if not name.startswith("/") or ".." not in Path(name).parts:
+    if not name.startswith("/"):
         return name
-    return str(Path(name).parent.resolve() / Path(name).name)
+    if ".." in Path(name).parts:
+        return str(Path(name).parent.resolve() / Path(name).name)
+    return "/" + str(Path(name)).lstrip("/")
 
 
 def _is_utf8(word: bytes) -> bool:
@@ -90,14 +93,17 @@ def _seen_by(process: Process, name: str) -> Path:
 
 
 def _absolute(argv: Sequence[str], folder: Path | None) -> list[str]:
-    """Names that QEMU also looks for elsewhere are meant here only if they are here."""
+    """Names that QEMU also looks for elsewhere are meant here only if they are here, or in a folder of `-L`."""
+    searched = [
+        _place(folder, option.value) for option in parse_command_line(argv) if option.name == "L" and option.value
+    ]
 
     def place(name: str) -> str:
         return _place(folder, name)
 
     def place_if_here(name: str) -> str:
-        here = _place(folder, name)
-        return here if here.startswith("/") and Path(here).exists() else name
+        found = (_place(folder, name), *(f"{each}/{name}" for each in searched))
+        return next((here for here in found if here.startswith("/") and Path(here).exists()), name)
 
     return paths.changed(argv, place, searched=place_if_here)
 

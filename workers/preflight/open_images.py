@@ -14,6 +14,7 @@ from pathlib import Path
 from models.plan import SourceDisk
 from models.preflight import Check
 from workers.preflight import checks
+from workers.process import processes
 from workers.process.processes import Process
 from workers.qemu.options import TRUE, parse_command_line, spelled_out
 
@@ -36,7 +37,12 @@ def elsewhere(process: Process, disks: Sequence[SourceDisk], argv: Sequence[str]
     there = {disk.index: _file_at(disk.path) for disk in disks}
     astray = [path for identity, path in opened.items() if identity not in there.values() and not _named(path, argv)]
     missed = [disk for disk in disks if there[disk.index] not in opened]
-    return [_sentence(disk, process, there[disk.index], astray) for disk in missed]
+    return [
+        checks.process.OWN_ROOT.of(f"{disk.path}, the image of disk {disk.qdev} of QEMU (pid {process.pid})")
+        if processes.sees_otherwise(process, disk.path)
+        else _sentence(disk, process, there[disk.index], astray)
+        for disk in missed
+    ]
 
 
 def _named(path: str, argv: Sequence[str]) -> bool:

@@ -4,6 +4,7 @@ One that a job is at work with is not asked: a monitor has room for one client.
 """
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,18 +25,18 @@ from workers.process import accounts, processes, qemus, sockets
 from workers.process.qemus import Qemu
 
 ASKED_AT_ONCE = 4
-PATIENCE_S = 8.0
-"""One that gives no answer must not hold up the others, for the whole answer is waited for 30 s."""
+PATIENCE_S, WITHIN_S = 8.0, 20.0
+"""One that gives no answer must not hold up the others, nor many the whole answer, which is waited for 30 s."""
 
 
 async def find_qemus(_: FindQemus, ours: Settings) -> FoundQemus:
     """All QEMUs of this host, by their pids."""
     running, at_work = await asyncio.to_thread(lambda: (qemus.running(ours), _at_work()))
-    turn = asyncio.Semaphore(ASKED_AT_ONCE)
+    turn, until = asyncio.Semaphore(ASKED_AT_ONCE), time.monotonic() + WITHIN_S
 
     async def looked_at(qemu: Qemu) -> FoundQemu | None:
         async with turn:
-            return await _looked_at(qemu, at_work, ours)
+            return await _looked_at(qemu, at_work, ours, until)
 
     seen = await asyncio.gather(*map(looked_at, running))
     return FoundQemus(qemus=tuple(one for one in seen if one is not None))
@@ -48,12 +49,12 @@ def _at_work() -> Mapping[str | int, int]:
         return {key: number for number, process in rows for key in (number, process) if key is not None}
 
 
-async def _looked_at(qemu: Qemu, at_work: Mapping[str | int, int], ours: Settings) -> FoundQemu | None:
+async def _looked_at(qemu: Qemu, at_work: Mapping[str | int, int], ours: Settings, until: float) -> FoundQemu | None:
     """None: it has ended meanwhile."""
     with suppress(OSError):
         seen = await asyncio.to_thread(_by_the_kernel, qemu)
         job = at_work.get(seen.process, at_work.get(qemu.seen.job or 0))
-        return seen.model_copy(update={"job": job} if job is not None else await _asked(qemu, seen, ours))
+        return seen.model_copy(update={"job": job} if job is not None else await _asked(qemu, seen, ours, until))
     return None
 
 
@@ -79,7 +80,7 @@ def _monitor(listening: monitors.Listening) -> FoundMonitor:
     return FoundMonitor(address=listening.address, qmp=listening.control, held_by=str(holder) if holder else None)
 
 
-async def _asked(qemu: Qemu, seen: FoundQemu, ours: Settings) -> dict[str, object]:
+async def _asked(qemu: Qemu, seen: FoundQemu, ours: Settings, until: float) -> dict[str, object]:
     """What QEMU itself says, by a monitor that is free."""
     if qemu.stopped:
         return {
@@ -90,11 +91,16 @@ async def _asked(qemu: Qemu, seen: FoundQemu, ours: Settings) -> dict[str, objec
     free = next((monitor.address for monitor in seen.monitors if monitor.qmp and monitor.held_by is None), None)
     if free is None:
         return {"checks": (_without_monitor(seen.monitors),)}
+    if processes.sees_otherwise(qemu.process, free):
+        return {"checks": (checks.process.OWN_ROOT.of(f"its monitor {free}"),)}
+    patience_s = min(PATIENCE_S, until - time.monotonic())
+    if patience_s <= 0:
+        return {"checks": (checks.process.NOT_ASKED.found("there was no time left to ask it: others gave no answer"),)}
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             inspected = await inspection.inspect(Inspect(qmp=free), ours)
     except TimeoutError:
-        return {"checks": (checks.process.FROZEN.found(f"it gave no answer at {free} within {PATIENCE_S:g} s"),)}
+        return {"checks": (checks.process.FROZEN.found(f"it gave no answer at {free} within {patience_s:.0f} s"),)}
     except PreconditionFailed as error:
         return {"checks": (checks.process.FROZEN.found(str(error)),)}
     against = tuple(check for check in inspected.checks if check.verdict is Verdict.REFUSE)

@@ -19,11 +19,11 @@ from workers.guest.qmp_ready import monitor_ready
 from workers.images import manifest
 from workers.preflight import checks, inspection
 from workers.process import execution, processes, tpm
+from workers.process.qemus import TRIALS
 from workers.qemu import cpu, topology
 from workers.qemu.monitor import connect
 from workers.qemu.trial_line import TrialLine, trial_line
 
-FOLDER = "trials"
 UNDERSTOOD = re.compile(r"tls-creds-|^-acpitable$|^-smbios$|\bkeyid\b|\bbase64\b")
 """Options by which QEMU reads files that it must understand when it starts: keys, tables of ACPI and SMBIOS, secrets
 that are encrypted or encoded."""
@@ -104,7 +104,7 @@ def _differences(seen: Inspection, plan: DestinationPlan, there: Topology) -> li
 @asynccontextmanager
 async def _folder(ours: Settings) -> AsyncIterator[Path]:
     """The trial's own; what a worker that died has left of earlier ones goes. Several may be under way at once."""
-    trials, mine = ours.directory / FOLDER, f"{os.getpid()}-"
+    trials, mine = ours.directory / TRIALS, f"{os.getpid()}-"
     trials.mkdir(mode=0o700, exist_ok=True)
     for left in trials.iterdir():
         if not left.name.startswith(mine) and not processes.find_below(left):

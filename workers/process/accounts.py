@@ -19,6 +19,13 @@ def group_name(gid: int) -> str:
     return str(gid)
 
 
+def group_id(name: str) -> int | None:
+    """None: no group has that name here."""
+    with suppress(KeyError):
+        return grp.getgrnam(name).gr_gid
+    return None
+
+
 def ids(owner: str, group: str) -> tuple[int, int] | None:
     """Of this host's user and group of these names; None: it has them not."""
     try:

@@ -336,6 +336,18 @@ def has_open(process: Process, wanted: os.stat_result) -> bool:
     return _opens(process.pid, wanted)
 
 
+def sees_otherwise(process: Process, path: str) -> bool:
+    """What that process finds at this path is not what is there for us: it has a root, or mounts, of its own."""
+    try:
+        theirs = Path(f"/proc/{process.pid}/root{path}").stat()
+    except OSError:
+        return False  # nothing is there, or we may not look
+    try:
+        return not os.path.samestat(theirs, Path(path).stat())
+    except OSError:
+        return True
+
+
 def _opens(pid: int, wanted: os.stat_result) -> bool:
     with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
         return any(_is_open(descriptor, wanted) for descriptor in list(Path(f"/proc/{pid}/fd").iterdir()))

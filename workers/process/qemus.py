@@ -17,6 +17,9 @@ from workers.qemu.options import parse_command_line
 PROGRAM = re.compile(r"qemu-(system-.+|kvm)|kvm")
 LAB = "DROVER_LAB_DIR"
 _JOB = re.compile(r"/jobs/(\d+)/incoming$")
+TRIALS = "trials"
+"""Where dry runs try what a guest's next QEMU would be."""
+_TRIAL = re.compile(rf"/{TRIALS}/[^/]+/trial$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +53,9 @@ def _seen(process: Process, argv: tuple[str, ...], mark: str) -> SeenQemu:
 
 
 def running(ours: Settings) -> list[Qemu]:
-    """All of them, by their pids."""
+    """All of them, by their pids, but for those that dry runs try: no guest ever runs in such a one."""
     found = (qemu for pid in sorted(processes.pids()) if (qemu := qemu_of(pid)) is not None)
-    return [qemu for qemu in found if _is_of(qemu, ours)]
+    return [qemu for qemu in found if not _TRIAL.search(qemu.mark) and _is_of(qemu, ours)]
 
 
 def qemu_of(pid: int) -> Qemu | None:

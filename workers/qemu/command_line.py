@@ -17,10 +17,13 @@ from typing import Any
 
 from workers.qemu import json_text
 from workers.qemu.options import (
+    CHANNELS,
     DROPPED,
     GUEST_KEYS,
     GUEST_TEXT,
     PLAIN,
+    STANDARD_STREAMS,
+    TRUE,
     Option,
     leaf,
     parse_command_line,
@@ -51,7 +54,7 @@ def destination_command_line(
     """
     relocate = _relocation(source_root, destination_root, image_paths or {})
     options = [spelled_out(option) for option in parse_command_line(argv) if option.name not in DROPPED]
-    options = [_without_cache_drop(_relocated(option, relocate)) for option in options]
+    options = [_without_waiting(_without_cache_drop(_relocated(option, relocate))) for option in options]
     options = _pinned(options, machine_type)
     if not any(option.name == "msg" and "timestamp" in (option.value or "") for option in options):
         options.append(Option(word="-msg", value="timestamp=on"))
@@ -65,6 +68,8 @@ def _relocation(source_root: str, destination_root: str, image_paths: Mapping[st
 
     def relocate(text: str) -> str:
         bare = text.removeprefix("file:")
+        if bare in STANDARD_STREAMS:
+            return text.removesuffix(bare) + "/dev/null"  # nobody is there any more who reads them
         if bare in image_paths:
             return text.removesuffix(bare) + image_paths[bare]
         return begins.sub(lambda _: new_root, text) if root else text
@@ -123,6 +128,17 @@ def _without_cache_drop(option: Option) -> Option:
     if option.name == "drive":
         pairs = tuple((key, _keep_cache_in_json_name(value)) for key, value in pairs)
     return replace(option, value=write_options(pairs))
+
+
+def _without_waiting(option: Option) -> Option:
+    """A channel that listens does not wait for its first client, as it would by default: nothing else goes on then."""
+    if option.name not in CHANNELS | {"chardev"} or option.is_json() or not option.listens:
+        return option
+    said = [pair for pair in option.pairs() if pair[0] == "wait" or pair in {(None, "wait"), (None, "nowait")}]
+    if said and (said[-1] == (None, "nowait") or (said[-1][0] and said[-1][1] not in TRUE)):
+        return option
+    kept = tuple(pair for pair in option.pairs() if pair not in said)
+    return replace(option, value=write_options((*kept, ("wait", "off"))))
 
 
 def _file_nodes(option: Option) -> list[str]:

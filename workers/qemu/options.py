@@ -66,6 +66,9 @@ only there can `file.drop-cache` be given; `-set drive.ide0-hd0...` does not fin
 MEMORY_FOLDERS = ("/dev/hugepages", "/dev/shm")  # nosec B108 # noqa: S108 - guests' memory
 """Where a guest's memory may be on every host, and nothing else of it."""
 
+STANDARD_STREAMS = ("/dev/stdout", "/dev/stderr")
+"""Whoever started a guest reads them."""
+
 TRUE = frozenset({"on", "yes", "true", "y"})
 """As QEMU reads a switch (`qapi_bool_parse`)."""
 
@@ -89,7 +92,7 @@ class Option:
 
     def is_json(self) -> bool:
         """Its argument is one JSON object."""
-        return (self.value or "").startswith("{")
+        return (self.value or "").startswith("{") and self.name not in GUEST_TEXT | PLAIN
 
     def tree(self) -> dict[str, Any]:
         """The argument of a JSON option, as QEMU reads it."""
@@ -133,12 +136,23 @@ class Option:
     @property
     def read_only(self) -> bool:
         """Of a drive: the guest cannot write it."""
-        given = (self.get(key) or "" for key in ("readonly", "read-only"))
-        return self.get("media") == "cdrom" or any(value.lower() in TRUE for value in given)
+        return self.get("media") == "cdrom" or self.is_on("readonly") or self.is_on("read-only")
 
     def is_on(self, key: str) -> bool:
         """A switch, as `key=on` or, in the older form, as `key` alone."""
         return (self.get(key) or "").lower() in TRUE or (None, key) in self.pairs()
+
+    def texts(self, key: str) -> list[str]:
+        """All that is said under a key that may be there several times; in JSON that is a list of `{"str": ...}`."""
+        if not self.is_json():
+            return [value for name, value in self.pairs() if name == key]
+        given = self.tree().get(key)
+        return [str(each.get("str")) for each in given if isinstance(each, dict)] if isinstance(given, list) else []
+
+    @property
+    def forwarded_to(self) -> list[str]:
+        """Of a user network: what each of its `guestfwd=` leads to, as `-serial` takes it, or `cmd:PROGRAM`."""
+        return [text.partition("-")[2] for text in self.texts("guestfwd")]
 
     @property
     def listens(self) -> bool:
@@ -162,6 +176,8 @@ class Option:
             return
         for key, value in self.pairs():
             name = leaf(key) if key is not None else ("driver" if self.name == "blockdev" else "")
+            if name == "path" and self.is_on("abstract"):
+                continue  # a name of the kernel's, and no file
             if value.startswith("json:"):
                 yield from _tree_leaves(json_text.loads(value.removeprefix("json:")), "")
             else:

@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from workers.qemu import json_text
 from workers.qemu.options import (
     CHANNELS_AND_DISPLAYS,
+    NETWORKS,
     PLAIN,
     SHORTHANDS,
     Option,
@@ -25,27 +26,36 @@ _KEYS = {
     "drive": words_of("file filename"),
     "blockdev": words_of("filename"),
     "chardev": words_of("path logfile"),
-    "netdev": words_of("path"),
-    "nic": words_of("path"),
     "object": words_of("mem-path filename file dir path"),
+    "device": words_of("file"),
     "fw_cfg": words_of("file"),
-    "smbios": words_of("file"),
-    "acpitable": words_of("file data"),
+    "smbios": words_of("file path"),
     "trace": words_of("file events"),
     "run-with": words_of("chroot"),
+    "spice": words_of("x509-dir x509-key-file x509-cert-file x509-cacert-file x509-dh-key-file"),
+    **dict.fromkeys(("machine", "M"), words_of("kernel initrd shim dtb")),
+    **dict.fromkeys(NETWORKS, words_of("path script downscript helper")),
+    **dict.fromkeys(("audiodev", "audio"), words_of("path")),
 }
 """Of `-blockdev`, `file` is the name of a node."""
+_LISTS = words_of("file data")
+"""Keys of `-acpitable`: several paths with colons between them."""
 _IN_A_TREE = words_of("filename path logfile mem-path dir")
-_SEARCHED = words_of("bios romfile")
+_SEARCHED: Mapping[str, frozenset[str | None]] = {
+    "device": frozenset({"romfile"}),
+    "option-rom": frozenset({None, "romfile"}),
+    "boot": frozenset({"splash"}),
+    **dict.fromkeys(("machine", "M"), frozenset({"firmware"})),
+}
 """Names that QEMU also looks for in folders of its own, if nothing of that name is where it was started."""
 _CHANNEL = re.compile(r"((?:mon:)?(?:unix|file|pipe):)(.+)", re.DOTALL)
 _NO_FILE = re.compile(r"$|@|(?!file:)[a-z][a-z0-9+.-]*:")
-_PLAIN_PATH = re.compile(r"/(?!(.*/)?\.\.(/|$))", re.DOTALL)
-"""From the root, and not up again."""
+_PLAIN_PATH = re.compile(r"/(?!(.*/)?\.{0,2}(/|$))", re.DOTALL)
+"""From the root, not up again, and nothing in it that says nothing (`//`, `/./`)."""
 
 
 def changed(argv: Sequence[str], change: Change, *, searched: Change = str) -> list[str]:
-    """The command line with each path as `change` has it that is relative, or goes up again (`..`).
+    """The command line with each path as `change` has it that is relative, goes up again (`..`), or has `//` in it.
 
     Args:
         argv: the whole of it.
@@ -87,28 +97,37 @@ def _careful(change: Change) -> Change:
 
 def _edited(option: Option, change: Change) -> Option:
     value = option.value
-    if value is None:
+    if value is None or option.is_on("abstract"):
         return option
     if option.name in _WHOLE:
         return replace(option, value=change(value))
     if option.name in SHORTHANDS:
         return replace(option, value=_value(value, change))
     if option.is_json():
-        return replace(option, value=_json(value, _KEYS.get(option.name, frozenset()) & _IN_A_TREE, change))
+        return replace(option, value=_json(value, _KEYS.get(option.name, frozenset()), change))
     if option.name in CHANNELS_AND_DISPLAYS:
         return _pairs(option, lambda key, text: _channel(text, change) if key in {None, "vnc"} else text)
     keys = _KEYS.get(option.name, frozenset())
+    if option.name in NETWORKS:
+        keys -= {key for key, text in option.pairs() if key is not None and text == "no"}  # no script
+    if option.name == "acpitable":
+        return _pairs(option, lambda key, text: _list(text, change) if key in _LISTS else text)
     return _pairs(option, lambda key, text: _value(text, change) if key is not None and leaf(key) in keys else text)
 
 
+def _list(text: str, change: Change) -> str:
+    return ":".join(map(change, text.split(":")))
+
+
 def _edited_searched(option: Option, change: Change) -> Option:
-    if option.name in _SEARCHED and option.value:
-        return replace(option, value=change(option.value))
-    if option.name != "device" or option.value is None:
+    keys = _SEARCHED.get(option.name)
+    if option.value is None or (keys is None and option.name != "bios"):
         return option
+    if keys is None:
+        return replace(option, value=change(option.value))
     if option.is_json():
-        return replace(option, value=_json(option.value, _SEARCHED, change))
-    return _pairs(option, lambda key, text: change(text) if key in _SEARCHED else text)
+        return replace(option, value=_json(option.value, keys, change))
+    return _pairs(option, lambda key, text: change(text) if key in keys else text)
 
 
 def _pairs(option: Option, edit: Callable[[str | None, str], str]) -> Option:
@@ -126,13 +145,13 @@ def _value(text: str, change: Change) -> str:
     return _json(text, _IN_A_TREE, change, "json:") if text.startswith("json:") else change(text)
 
 
-def _json(text: str, keys: frozenset[str], change: Change, prefix: str = "") -> str:
+def _json(text: str, keys: Collection[str | None], change: Change, prefix: str = "") -> str:
     before = json_text.loads(text.removeprefix(prefix))
     after = _tree(before, keys, change)
     return text if after == before else prefix + json.dumps(after, ensure_ascii=False)
 
 
-def _tree(tree: Any, keys: frozenset[str], change: Change) -> Any:
+def _tree(tree: Any, keys: Collection[str | None], change: Change) -> Any:
     if isinstance(tree, list):
         return [_tree(part, keys, change) for part in tree]
     if not isinstance(tree, dict):

@@ -5,6 +5,7 @@ start, and a monitor that the network reaches: whoever has QEMU's monitor can ha
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -19,6 +20,7 @@ from workers.qemu.options import (
     PLAIN,
     TRUE,
     Option,
+    leaf,
     parse_command_line,
     words_of,
 )
@@ -145,10 +147,10 @@ def _programs(option: Option, rules: Rules) -> Iterator[str]:
     for key, value in option.leaves():
         if key in PROGRAM_KEYS and value not in {"", "no"} and not rules.may_start(value):
             yield f"{option.text}: it would start {value}, which its policy does not allow"
-        if key == "guestfwd" and "cmd:" in value:
-            yield f"{option.text}: it would start a program, which its policy does not allow"
         if key in FORBIDDEN_KEYS and option.name not in GUEST_TEXT:
             yield f"{option.text}: {FORBIDDEN_KEYS[key]}, which its policy does not allow"
+    if any(text.startswith("cmd:") for text in option.forwarded_to):
+        yield f"{option.text}: it would start a program, which its policy does not allow"
 
 
 def _paths(option: Option, rules: Rules) -> Iterator[str]:
@@ -212,10 +214,20 @@ def _images(option: Option, images: Collection[str]) -> Iterator[str]:
     """An image that is opened for writing is one that is made for this guest."""
     if option.name not in {"drive", "blockdev"} or _wholly_read_only(option):
         return
+    below = _backing_files(option)
     for key, value in option.leaves():
         path = value.removeprefix("file:")
-        if key in {"file", "filename"} and path.startswith("/") and path not in images:
+        if key in {"file", "filename"} and path.startswith("/") and path not in images and value not in below:
             yield f"{option.text}: {path} is none of the images that are moved with the guest"
+
+
+def _backing_files(option: Option) -> set[str]:
+    """What it names as backing files (`backing.file.filename`) and nowhere else: QEMU opens them to read."""
+    said = {key: value for key, value in option.dotted().items() if "backing" in key.split(".")[:-1]}
+    if any(leaf(key) in {"read-only", "readonly"} and value.lower() not in TRUE for key, value in said.items()):
+        return set()
+    everywhere = Counter(value for _, value in option.leaves())
+    return {value for value, number in Counter(said.values()).items() if everywhere[value] == number}
 
 
 def _monitors(options: Sequence[Option], rules: Rules) -> Iterator[str]:
@@ -276,6 +288,7 @@ def _connected(option: Option) -> Iterator[str]:
     if option.listens:
         return
     kind, said = option.driver, option.dotted()
+    yield from (text.removeprefix("unix:") for text in option.forwarded_to if text.startswith("unix:"))
     if option.name in NETWORKS and kind in {"stream", "dgram"}:
         yield from (said[key] for key in ("addr.path", "remote.path") if key in said)
     elif option.name == "chardev" and kind == "socket":

@@ -13,7 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from workers.qemu import boot_cpus, descriptors, qom
+from workers.qemu import boot_cpus, descriptors, forwards, qom
 from workers.qemu.command_line import device_ids, makes_device
 from workers.qemu.json_text import flat, spelled
 from workers.qemu.monitor import CommandRefused, Monitor
@@ -36,14 +36,13 @@ FILES = frozenset({"file", "host_device"})
 CPU_PLACE = ("socket-id", "die-id", "module-id", "cluster-id", "core-id", "thread-id")
 _NETWORK = re.compile(r"^(?: \\ )?(\S+): index=\d+,type=(\w+)(?:,(.*))?$")
 _LISTENING = re.compile(r"unix:(.+),server=on")
-_FORWARD = re.compile(r"^\s+(TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+(\S+)\s+(\d+)\s+(\S+)\s+(\d+)\s", re.MULTILINE)
 
 Words = list[str]
 
 
 async def as_it_is_now(monitor: Monitor, argv: Sequence[str]) -> Words:
     """The command line that makes the present machine; the given one where nothing came or went."""
-    argv = await _without_unplugged_cpus(monitor, argv)
+    argv = await forwards.as_they_are_now(monitor, await _without_unplugged_cpus(monitor, argv))
     guest = _Guest(monitor, argv)
     await guest.look()
     if not guest.plugged and not guest.gone:
@@ -242,7 +241,8 @@ class _Guest:
             return []
         for found, kind, said in await self._networks():
             if (found, kind) == (name, "user") and said.get("net") == "10.0.2.0" and said.get("restrict") == "off":
-                return ["-netdev", ",".join([f"user,id={name}", *await self._forwarded(name)])]
+                ports = (await forwards.shown(self.monitor)).get(name, [])
+                return ["-netdev", ",".join([f"user,id={name}", *(f"hostfwd={port.text}" for port in ports)])]
             if (found, kind) == (name, "tap") and {"ifname", "script", "downscript"} <= said.keys():
                 words = [f"tap,id={name}"] + [f"{key}={said[key]}" for key in ("ifname", "script", "downscript")]
                 return ["-netdev", ",".join([*words, *(["vhost=on"] if _vhost_nets(self.monitor.pid) else [])])]
@@ -261,16 +261,6 @@ class _Guest:
         vhost = [str(number) for number in _vhost_nets(self.monitor.pid) if number not in named][: len(queues)]
         words = ["tap", f"id={name}", f"fds={':'.join(queues)}", *([f"vhostfds={':'.join(vhost)}"] if vhost else [])]
         return ["-netdev", ",".join(words)]
-
-    async def _forwarded(self, name: str) -> list[str]:
-        text = (await self.monitor.hmp("info usernet")).replace("\r", "")
-        for part in re.split(r"^(?=Hub )", text, flags=re.MULTILINE):
-            if f"({name})" in part.partition("\n")[0]:
-                return [
-                    f"hostfwd={kind.lower()}:{_any(at)}:{port}-{_any(to)}:{there}"
-                    for kind, at, port, to, there in _FORWARD.findall(part)
-                ]
-        return []
 
     async def _chardev(self, name: str) -> Words:
         """A Unix socket that QEMU listens on, a terminal of its own, or nothing; others cannot be told."""
@@ -348,10 +338,6 @@ def _drive(name: str, tree: Mapping[str, Any]) -> str:
     """The same as `-drive`: the guest's device names it by that id."""
     pairs = {"if": "none", "id": name, **{key: spelled(value) for key, value in flat(tree) if key != "node-name"}}
     return ",".join(f"{key}={value.replace(',', ',,')}" for key, value in pairs.items())
-
-
-def _any(address: str) -> str:
-    return "" if address in {"*", "0.0.0.0"} else address  # noqa: S104 # nosec B104 # how QEMU shows "any"
 
 
 def _vhost_nets(pid: int) -> list[int]:

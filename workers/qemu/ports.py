@@ -59,6 +59,7 @@ def _peers(option: Option) -> Iterator[tuple[str, str]]:
         yield said.get("addr.host", ""), said.get("addr.port", "")
     elif option.name in NETWORKS and (peer := _DISPLAY.fullmatch(said.get("connect", ""))):
         yield peer[1], peer[2]
+    yield from ((found[1], found[2]) for text in option.forwarded_to if (found := _CHANNEL.match(text)))
 
 
 def taken(port: Port) -> str | None:
@@ -124,8 +125,8 @@ def _spice(option: Option) -> Iterator[Port]:
 
 
 def _forwarded(option: Option) -> Iterator[Port]:
-    for key, value in option.pairs():
-        if key == "hostfwd" and (found := _FORWARD.match(value)):
+    for value in option.texts("hostfwd"):
+        if found := _FORWARD.match(value):
             kind = socket.SOCK_DGRAM if found[1] == "udp" else socket.SOCK_STREAM
             yield Port(option, found[2], int(found[3]), kind)
 

@@ -11,7 +11,7 @@ from workers.qemu.options import (
     GUEST_TEXT,
     MEMORY_FOLDERS,
     NETWORKS,
-    TRUE,
+    STANDARD_STREAMS,
     Option,
     parse_command_line,
     spelled_out,
@@ -67,7 +67,8 @@ _WRITTEN = words_of("pidfile D mem-path")
 _READ = words_of("kernel initrd shim dtb L")
 _PROTOCOL = re.compile(r"(?!file:|json:)([a-z][a-z0-9+.-]*):")
 _CHANNEL = re.compile(r"(?:vnc=)?(?:mon:)?(?:unix|file|pipe):([^,]+)")
-_NO_ROOT_NEEDED = ("/dev/null", "/dev/stdout", "/dev/stderr", "/dev/fdset/")
+_OPEN_FILE = re.compile(r"/dev/(fdset|fd)/|/dev/stdin\b|/proc/(self|\d+)/fd/")
+_NO_ROOT_NEEDED = ("/dev/null", *STANDARD_STREAMS)
 
 
 def command_line_refusals(
@@ -127,7 +128,7 @@ def _refused_descriptor(option: Option, known: Collection[int]) -> Iterator[Chec
     for key, value in option.leaves():
         if key in _OF_TAPS and option.driver == "tap" and _all_known(value, known):
             continue
-        if key in _DESCRIPTORS or "/dev/fdset/" in value or (key == "type" and value == "fd"):
+        if key in _DESCRIPTORS or _OPEN_FILE.search(value) or (key == "type" and value == "fd"):
             yield checks.ties.DESCRIPTOR.of(option.text)
 
 
@@ -138,7 +139,7 @@ def _all_known(value: str, known: Collection[int]) -> bool:
 def _refused_disk(option: Option) -> Iterator[Check]:
     if option.name not in {"drive", "blockdev"}:
         return
-    if option.get("snapshot") in TRUE:
+    if option.is_on("snapshot"):
         yield checks.disks.TEMPORARY_FILES.of(option.text)
     for key, value in option.leaves():
         has_protocol = option.name == "drive" and key == "file" and _PROTOCOL.match(value)
@@ -178,7 +179,7 @@ def _host_files(option: Option) -> Iterator[tuple[str, bool]]:
 def _refused_path(option: Option, source_root: str, images: Collection[str]) -> Iterator[Check]:
     root = source_root.rstrip("/")
     for path, written in _host_files(option):
-        if path.startswith(("@", *_NO_ROOT_NEEDED)) or path in images:
+        if path.startswith(("@", *_NO_ROOT_NEEDED)) or _OPEN_FILE.match(path) or path in images:
             continue
         if not path.startswith("/"):
             yield checks.files.RELATIVE_PATH.found(f"{option.text}: {path} is relative to an unknown directory")

@@ -28,7 +28,7 @@ _RAMBLOCK = re.compile(r"\s*(?:(\S+)\s+)?(\d+ \w+)\s+0x[0-9a-f]+\s+0x([0-9a-f]+)
 """Name, page size, (offset), used and total length; some blocks have no name."""
 
 _VOLATILE = _FIRMWARE | _GEOMETRY
-_HOST_PATHS = ("chardev", "filename", "path", "logfile", "mem-path", "romfile")
+_HOST_PATHS = ("chardev", "filename", "path", "logfile", "mem-path")
 _MADE_UP = re.compile(r"#(block|net|chr|qdev)\d+")
 """A name that QEMU makes up for what has none: two digits of it are random (util/id.c). What it stands for follows
 from the command line's order, which is the same on both sides."""
@@ -96,6 +96,8 @@ def _property(content: str) -> str | None:
         return _status(content)
     if (name, value.partition(" ")[0]) == ("rombar", "-1"):
         return "rombar = 1"  # from 10.0 the default is "auto", which is what 1 was before
+    if name == "romfile" and value not in {'""', "<null>"}:
+        return "romfile = a file"  # relative at the source, say; its size is that of a memory block
     if name in _VOLATILE or (name in _HOST_PATHS and "/" in value):
         return None
     return f"{name} = {_value(value)}"

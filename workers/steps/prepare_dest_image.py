@@ -25,6 +25,8 @@ class PrepareDestImage(StepHandler):
     name, side = "prepare_dest_image", Side.DESTINATION
 
     async def verify(self, ctx: Context) -> bool:
+        if await asyncio.to_thread(placing.missing_folders, ctx):
+            return False  # all that a guest without a disk needs here
         looks = (
             asyncio.to_thread(making.is_claimed if disk.key_secret else making.is_made, ctx.directory, disk)
             for disk in ctx.plan.disks

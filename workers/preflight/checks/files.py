@@ -1,5 +1,6 @@
 """Paths and files that the guest needs besides its disks."""
 
+from models.preflight import Verdict
 from workers.preflight.checks.kind import Kind
 
 NOT_UTF8 = Kind(
@@ -30,11 +31,26 @@ NEEDED_FILE = Kind(
     remedy="put it back where it was",
     live=True,
 )
+FIRMWARE_REPLACED = Kind(
+    name="firmware-replaced",
+    what="firmware on pflash that was replaced since the guest was started, as by an upgrade of its package",
+    why="what the guest runs goes along in its RAM, and what is in the file counts from its next start on",
+    remedy="nothing, if both hosts have the same version of the package",
+    verdict=Verdict.WARN,
+    live=True,
+)
 UEFI_VARIABLES = Kind(
     name="uefi-variables",
     what="UEFI variables in a JSON file (`uefi-vars-x64,jsonfile=`)",
     why="QEMU writes this file only when the guest changes a variable: at the destination it would be empty until then",
     remedy="restart the guest with its variables on a pflash drive",
+)
+NO_FOLDER = Kind(
+    name="no-folder",
+    what="a folder outside of the guest root for logs or sockets that the destination does not have",
+    side="destination",
+    remedy="make it there, as it is on the guest's host",
+    live=True,
 )
 IN_THE_WAY = Kind(
     name="in-the-way",

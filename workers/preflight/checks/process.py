@@ -9,6 +9,12 @@ FROZEN = Kind(
     remedy="let it go on with `kill -CONT PID`, or look at its log",
     live=True,
 )
+NOT_ASKED = Kind(
+    name="not-asked",
+    what="a QEMU beside so many that give no answer that there was no time left for it (`guest scan`)",
+    remedy="scan again once those go on, or adopt it by its monitor (`drover guest adopt`)",
+    live=True,
+)
 NO_MONITOR = Kind(
     name="no-monitor",
     what="a QEMU without a QMP monitor that clients can connect to",
@@ -20,11 +26,25 @@ MONITOR_HELD = Kind(
     remedy="end that client, or restart the guest with one more `-qmp unix:PATH,server=on,wait=off`",
     live=True,
 )
+OWN_ROOT = Kind(
+    name="own-root",
+    what="a QEMU in a root or a mount namespace of its own (chroot, container), where its paths lead to other files",
+    why="it is in a root of its own, as in a container, where this path leads to another file than on the host",
+    remedy="restart the guest outside of it, or with paths that are the same inside and outside",
+    explains=frozenset({"image-astray", "image-lost", "needed-file", "outside-root"}),
+)
 MONITOR_STDIO = Kind(
     name="monitor-stdio",
     what="a monitor on stdio",
     why="whoever started the guest is behind this monitor, and nobody after the move",
     remedy="use a unix socket, if it is still needed then",
+    verdict=Verdict.WARN,
+)
+LOG_HANDED_OVER = Kind(
+    name="log-handed-over",
+    what="a console's log that another program opened for QEMU (`-add-fd`), as libvirt does with virtlogd",
+    why="whoever opened this log for QEMU gets nothing more of the console after the move",
+    remedy="read the console itself there, or start the guest with a log that QEMU opens by its name (`logfile=PATH`)",
     verdict=Verdict.WARN,
 )
 SOCKET = Kind(
@@ -59,6 +79,13 @@ NO_QEMU = Kind(
     what="a destination without the guest's QEMU, or with one that does not work",
     side="destination",
     remedy="install it",
+    live=True,
+)
+NOT_WRITABLE = Kind(
+    name="not-writable",
+    what="logs, sockets and memory that the user of the guest's QEMU may not make or write at the destination",
+    remedy="let that user write there; a folder that is missing is made like that of the guest's host: change that one",
+    side="destination",
     live=True,
 )
 QEMU_NOT_ALLOWED = Kind(

@@ -54,9 +54,14 @@ MOVED = (
     ),
     Supported(
         what="user networks, taps by name, bridges by helper",
-        how="made anew by the same options; a tap or bridge of that name must be there",
+        how="made anew by the same options, with the ports (`hostfwd`) of now; a tap or bridge of that name must "
+        "be there",
     ),
-    Supported(what="VNC, SPICE, serial consoles, guest agents", how="their sockets are made below the guest root"),
+    Supported(
+        what="VNC, SPICE, serial consoles, guest agents",
+        how="their sockets are made below the guest root, also those that were handed over (`-chardev socket,fd=`, as "
+        "libvirt does); none waits for its first client (`server` without `wait=off`)",
+    ),
 )
 """With the guest's RAM or disks, or made anew by its command line."""
 CARRIED = (

@@ -7,6 +7,7 @@ DESCRIPTOR = Kind(
     what="open files handed to QEMU (`-add-fd`, `fd=`), besides taps and macvtaps",
     why="an open file of this host cannot be handed over",
     remedy="give QEMU a path instead",
+    explains=frozenset({"image-astray", "image-lost", "image-not-named", "needed-file"}),
 )
 SHARED_FOLDER = Kind(
     name="shared-folder",

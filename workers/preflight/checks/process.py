@@ -12,7 +12,7 @@ FROZEN = Kind(
 NOT_ASKED = Kind(
     name="not-asked",
     what="a QEMU beside so many that give no answer that there was no time left for it (`guest scan`)",
-    remedy="scan again once those go on, or adopt it by its monitor (`drover guest adopt`)",
+    remedy="scan again once those go on, or adopt it by the name of its monitor",
     live=True,
 )
 NO_MONITOR = Kind(

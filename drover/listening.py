@@ -1,5 +1,6 @@
 """Where a service of ours listens: `ADDRESS:PORT`."""
 
+import os
 import socket
 from ipaddress import ip_address
 
@@ -13,6 +14,8 @@ def split(address: str) -> tuple[str, int]:
         ValueError: the port is none.
     """
     host, _, port = address.rpartition(":")
+    if not (port.isascii() and port.isdecimal()):
+        raise ValueError("it has no port")
     return (host[1:-1] if host.startswith("[") else host), int(port)
 
 
@@ -29,8 +32,9 @@ def check(address: str, cannot: str, setting: str, port_of_example: str) -> None
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         socket.create_server((host, port), family=family).close()
     except (ValueError, OSError) as error:
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
         raise PreconditionFailed(
-            f"{cannot} at {address!r} ({error}): set {setting} to ADDRESS:PORT, e.g. 127.0.0.1:{port_of_example} or "
+            f"{cannot} at {address!r} ({why}): set {setting} to ADDRESS:PORT, e.g. 127.0.0.1:{port_of_example} or "
             f"[::]:{port_of_example}, with an address of this machine and a free port"
         ) from error
 

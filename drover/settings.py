@@ -548,7 +548,7 @@ def amount(value: object) -> str:
     """A value as it is written in the environment."""
     if isinstance(value, timedelta):
         return f"{value.total_seconds():.3f}".rstrip("0").rstrip(".")
-    return str(value)
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def allowed(field: FieldInfo) -> str:
@@ -606,10 +606,7 @@ def _sentence(fault: ErrorDetails) -> str:
             f"this is not done by the API that {API_URL} names, and {variable} is not set: enter it on a control node"
         )
     if fault["type"] == "missing":
-        return (
-            f"{variable} is not set; in a lab run `eval $(drover lab env)`, "
-            "elsewhere see the README's section on a first set-up"
-        )
+        return f"{variable} is not set; in a lab run `eval $(drover lab env)`, elsewhere as docs/how-to/deploy.md says"
     _, field = variables()[variable]
     unit = (field.json_schema_extra or {}).get("unit") if isinstance(field.json_schema_extra, dict) else ""
     reach = allowed(field)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from rich import filesize
 
@@ -34,6 +34,11 @@ def span(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
+
+
+def moment(at: str | None) -> str:
+    """A time of a document, to the minute: `2026-11-28 05:57`; nothing if there is none."""
+    return f"{datetime.fromisoformat(at):%Y-%m-%d %H:%M}" if at else ""
 
 
 def pairs(told: Mapping[str, str]) -> str:

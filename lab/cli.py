@@ -45,10 +45,11 @@ def up(
     from lab import fleet
 
     lab = Lab((directory or default_directory()).absolute())
+    was_there = lab.exists
     try:
         fleet.up(lab, hosts, flower=flower, namespaces=namespaces)
     except BaseException:
-        if lab.exists and lab.postgres.exists():
+        if lab.exists and not was_there:
             print(f"the lab did not come up; its logs are in {lab.logs}, `drover lab down` removes it", file=sys.stderr)
         raise
     sentence = f"The lab is up in {lab.path}. Point drover at it: eval $(drover lab env)"
@@ -78,11 +79,15 @@ def env(directory: Directory = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def guest(
-    name: Annotated[str, typer.Argument(help="The guest's name.")],
+    name: Annotated[str, typer.Argument(metavar="GUEST", help="The guest's name.")],
     host: Annotated[str, typer.Option(help="The host it starts on, e.g. host-a.")],
     disk: Annotated[
         list[str],
-        typer.Option(help="SIZE[:qcow2|raw][:blockdev|drive][:virtio-blk|virtio-scsi]; may be repeated."),
+        typer.Option(
+            metavar="SIZE",
+            help="Like 64M, or 2G:raw:virtio-scsi: size, then of qcow2 or raw, blockdev or drive, virtio-blk or "
+            "virtio-scsi; may be repeated.",
+        ),
     ],
     write_rate: Annotated[int, typer.Option(help="Blocks of 4 KiB per second and disk; 0 is idle.")] = 200,
     dirty_mib: Annotated[int, typer.Option(help="Memory that it keeps dirtying, MiB.")] = 16,
@@ -117,7 +122,9 @@ def guest(
 
 @app.command()
 def verify(
-    name: Annotated[str, typer.Argument(help="The guest's name.")], directory: Directory = None, as_json: AsJson = False
+    name: Annotated[str, typer.Argument(metavar="GUEST", help="The guest's name.")],
+    directory: Directory = None,
+    as_json: AsJson = False,
 ) -> None:
     """Prove that no acknowledged write is missing or torn, and that one guest went on counting all the time."""
     from lab import fleet, guests
@@ -136,7 +143,7 @@ def verify(
 
 @app.command()
 def cut(
-    host: Annotated[str, typer.Argument(help="The host to cut off.")],
+    host: Annotated[str, typer.Argument(metavar="HOST", help="The host to cut off.")],
     mend: Annotated[bool, typer.Option("--mend", help="Join it again.")] = False,
     directory: Directory = None,
     as_json: AsJson = False,
@@ -153,7 +160,9 @@ def cut(
 
 @app.command()
 def reboot(
-    host: Annotated[str, typer.Argument(help="The host.")], directory: Directory = None, as_json: AsJson = False
+    host: Annotated[str, typer.Argument(metavar="HOST", help="The host.")],
+    directory: Directory = None,
+    as_json: AsJson = False,
 ) -> None:
     """End a host's worker and start it anew, which stands for a reboot: the hook `reboot` of `drover roll`."""
     from lab import fleet
@@ -168,7 +177,7 @@ def down(directory: Directory = None, as_json: AsJson = False) -> None:
     """End all of it and leave nothing behind, guests included."""
     from lab import fleet
 
-    lab = Lab((directory or default_directory()).absolute())
+    lab = _existing(directory)
     fleet.down(lab)
     _show({"directory": str(lab.path)}, f"{lab.path} is gone", as_json=as_json)
 

@@ -15,8 +15,10 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError
+from pydantic_core import ErrorDetails
 
 from drover.errors import UnreadableDocument
+from drover.names import ALLOWED, PATTERN
 
 Item = TypeVar("Item")
 Json = dict[str, Any]
@@ -100,8 +102,54 @@ def _version(document: Mapping[str, Any]) -> int:
 def first_fault(error: ValidationError) -> str:
     """Which field is wrong and why: one sentence, without a line break."""
     fault = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in fault["loc"]) or "the whole"
-    return f"{where}: {fault['msg'][:1].lower()}{fault['msg'][1:]}, not {shown(fault['input'])}"
+    return sentence(fault, ".".join(str(part) for part in fault["loc"]) or "the whole")
+
+
+def sentence(fault: ErrorDetails, where: str) -> str:
+    """What is wrong there."""
+    if fault["type"] in {"missing", "extra_forbidden"}:
+        return f"{where} is {'missing' if fault['type'] == 'missing' else 'unknown here'}"
+    return f"{where}: {wanted(fault)}, not {shown(fault['input'])}"
+
+
+_KINDS = {
+    "int": "a whole number",
+    **dict.fromkeys(("float", "decimal"), "a number"),
+    **dict.fromkeys(("list", "tuple", "set", "frozen"), "a list"),
+    **dict.fromkeys(("dict", "mapping", "model", "dataclass"), "an object"),
+    "bool": "true or false",
+    "string": "a text",
+}
+"""By the first word of an error's type."""
+_BOUNDS = {
+    "int_parsing_size": "a smaller number",
+    "finite_number": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+    "literal_error": "{expected}",
+    "enum": "{expected}",
+    "string_too_short": "{min_length} or more characters",
+    "string_too_long": "no more than {max_length} characters",
+    "too_short": "{min_length} or more",
+    "too_long": "no more than {max_length}",
+}
+
+
+_PATTERNS = {f"^{PATTERN}$": f"a name that has {ALLOWED}", r"^[^\x00]*$": "a text without NUL"}
+
+
+def wanted(fault: ErrorDetails) -> str:
+    """What would be right there; pydantic's own words are for programmers."""
+    more, kind = fault.get("ctx", {}), fault["type"]
+    more = {name: int(one) if isinstance(one, float) and one.is_integer() else one for name, one in more.items()}
+    if "error" in more:
+        return str(more["error"]).rstrip(".")
+    if "pattern" in more:
+        return f"{_PATTERNS.get(more['pattern'], 'a text that ' + more['pattern'] + ' matches')} is wanted"
+    form = _BOUNDS.get(kind) or _KINDS.get(kind.partition("_")[0])
+    return f"{form.format_map(more)} is wanted" if form else fault["msg"][:1].lower() + fault["msg"][1:]
 
 
 def shown(value: object) -> str:

@@ -12,7 +12,7 @@ from models.guest import Guest
 from models.host import Host
 from workflows import budgets, fleet_limits, guests, schedule
 from workflows.guests import NeverDrain
-from workflows.submissions import BYTES_PER_S, Message
+from workflows.submissions import BYTES_PER_S, WHOLE_NUMBER, Message
 
 LABELS = "a list of labels, each as KEY=VALUE or KEY"
 GROUP = "the name of a group; an empty text is none"
@@ -33,7 +33,7 @@ class Description(Message):
 class GuestDescription(Description):
     """What drains consider about a guest, as for `drover guest set`."""
 
-    priority: Annotated[int | None, Field(gt=-(1 << 31), lt=1 << 31, description="a whole number")] = None
+    priority: Annotated[int | None, Field(gt=-(1 << 31), lt=1 << 31, description=WHOLE_NUMBER)] = None
     affinity: Group = None
     anti_affinity: Group = None
     never_drain: Annotated[Words, Field(description="the reason as a text; an empty one ends it")] = None

@@ -64,6 +64,9 @@ def allow(text: str, inside: Sequence[str], ours: Settings) -> Allowed:
         return Allowed(wanted, _add_secret(session, name, ours), found)
 
 
+A_NETWORK = "10.0.0.0/8, which has nothing but zeroes after its first 8 bits"
+
+
 def spelled(text: str) -> str:
     """How a receiver is listed: a host's name in small letters, a network as `10.0.0.0/8`.
 
@@ -73,21 +76,20 @@ def spelled(text: str) -> str:
     name = text.lower()
     try:
         return str(ip_network(name))
-    except ValueError as error:
-        if "/" in name:
-            raise PreconditionFailed(f"{shown(text)} is no network: {error}") from None
-    if not is_host(name):
-        raise PreconditionFailed(
-            f"{shown(text)} is neither a host name nor a network: write for example hooks.example.org or 10.0.0.0/8"
-        )
+    except ValueError:
+        if not is_host(name):
+            raise PreconditionFailed(
+                f"{shown(text)} is neither a host name nor a network: write for example hooks.example.org, or "
+                f"{A_NETWORK}"
+            ) from None
     return name
 
 
 def _network(text: str) -> str:
     try:
         return str(ip_network(text))
-    except ValueError as error:
-        raise PreconditionFailed(f"{shown(text)} is no network: {error}") from None
+    except ValueError:
+        raise PreconditionFailed(f"{shown(text)} is no network: write for example {A_NETWORK}") from None
 
 
 def _is_network(name: str) -> bool:

@@ -8,10 +8,11 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
-from typing import Annotated, Any, Literal, ParamSpec, Self, TypeGuard, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, Self, TypeGuard, TypeVar, cast
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AnyHttpUrl, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic.config import JsonDict
 
 from drover.errors import PreconditionFailed
 from drover.names import ALLOWED, CONTROL, GuestName, HostName
@@ -95,15 +96,27 @@ NO_POSTCOPY = "postcopy is none: neither host could go on alone with a guest who
 LADDER_SAYS = f"a list of {', '.join(Measure)}, each once, in the order in which they are tried ({NO_POSTCOPY})"
 A_YEAR_S = 366 * 86400.0
 SOME_SECONDS = "a number of seconds above 0, of a year at the most"
+WHOLE_NUMBER = f"a whole number from {-LARGEST} to {LARGEST}"
 MILLISECONDS = f"a whole number of milliseconds from 1 to {LARGEST}"
 BYTES_PER_S = (
     f"a whole number of bytes per second: 0, or from {SLOWEST_BYTES_PER_S} to {2**63 - 1} (100 MB/s are 100000000)"
 )
 DowntimeMs = Annotated[int, Field(ge=1, le=LARGEST, description=MILLISECONDS)]
+
+
+def _quick_enough(rate: int) -> int:
+    """Less than what each mirror gets at least is a rate whose unit was forgotten."""
+    if 0 < rate < SLOWEST_BYTES_PER_S:
+        raise ValueError(f"{BYTES_PER_S} is wanted")
+    return rate
+
+
+RATES = {"anyOf": [{"const": 0}, {"minimum": SLOWEST_BYTES_PER_S}]}
 Rate = Annotated[
-    Literal[0] | Annotated[int, Field(ge=SLOWEST_BYTES_PER_S, le=2**63 - 1)], Field(description=BYTES_PER_S)
+    int,
+    Field(ge=0, le=2**63 - 1, description=BYTES_PER_S, json_schema_extra=cast("JsonDict", RATES)),
+    AfterValidator(_quick_enough),
 ]
-"""Less than what each mirror gets at least is a rate whose unit was forgotten."""
 
 
 class Message(Part):
@@ -169,7 +182,7 @@ class Submission(Message):
     """With `slow-writes` in the ladder: a guest may always write this to each disk."""
     chain: Chain = Field("keep", description="keep or flatten")
     """What becomes of backing files: the destination has them as well, or the images hold all by themselves."""
-    priority: int = Field(0, ge=-LARGEST, le=LARGEST, description=f"a whole number from {-LARGEST} to {LARGEST}")
+    priority: int = Field(0, ge=-LARGEST, le=LARGEST, description=WHOLE_NUMBER)
     """Moves of higher priority begin first."""
     at: Text | None = Field(None, description="a text like 22:00 or 2026-11-24T22:00")
     """Not before."""
@@ -264,7 +277,7 @@ class MigrationSubmission(Submission):
         if asked.back and asked.to is not None:
             raise PreconditionFailed("back is to where the guest came from: leave `to` out, or `back`")
         if not asked.back and asked.to is None:
-            raise PreconditionFailed(f"to is {HOST_NAME}, and missing; or `back` is true")
+            raise PreconditionFailed(f"to is missing: it is {HOST_NAME}; without it `back` is true")
         return asked
 
     def options(self) -> MigrationOptions:

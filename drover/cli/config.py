@@ -35,7 +35,7 @@ def show(as_json: AsJson = False) -> None:
     if as_json:
         output.emit({"settings": rows})
         return
-    output.table(("VARIABLE", "VALUE", "FROM"), [(row["variable"], row["value"], row["from"]) for row in rows])
+    output.table(("VARIABLE", "FROM", "VALUE"), [(row["variable"], row["from"], row["value"]) for row in rows])
     output.note("limits of the whole fleet: `drover fleet show`; what each setting means: docs/reference/settings.md")
 
 

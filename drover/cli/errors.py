@@ -12,9 +12,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 
 from drover.cli.exit_codes import ExitCode
 from drover.errors import DroverError, PreconditionFailed, Unreachable
-from drover.settings import settings
+from drover.settings import DATABASE_FORM, settings
 
-DATABASE_FORM = "postgresql+psycopg://USER@HOST/NAME"
+MEANWHILE = "Guests run on; jobs under way wait and go on by themselves"
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ def _broker(error: BaseException | None) -> Fault:
         return Fault(
             "unreachable",
             f"Redis at {url} takes no messages now ({_first_line(answer)}): it is full, loads or fails over; see its "
-            "`INFO memory` and `INFO replication`. Jobs under way wait and go on by themselves",
+            f"`INFO memory` and `INFO replication`. {MEANWHILE}",
         )
     return Fault(
         "unreachable",
         f"the broker at {url} cannot be reached: is Redis running, and is DROVER_BROKER_URL right? "
-        f"({_first_line(error)})",
+        f"({_first_line(error)}). {MEANWHILE}",
     )
 
 
@@ -97,6 +97,8 @@ def _database(error: SQLAlchemyError) -> Fault:
             f"the database does not permit that to this role ({_first_line(said)}): `drover db roles` gives each "
             "what it needs; the roles of hypervisors are for their workers alone"
         )
+    if isinstance(said, postgres.NumericValueOutOfRange):
+        return _refused("a number is larger than any that Drover can store; nothing was changed")
     if isinstance(said, postgres.LockNotAvailable):
         return Fault("failed", "another process is changing the schema now, nothing was changed: try again in a moment")
     if isinstance(said, (postgres.DeadlockDetected, postgres.SerializationFailure)):
@@ -106,7 +108,7 @@ def _database(error: SQLAlchemyError) -> Fault:
         return Fault(
             "unreachable",
             f"the database at {url} cannot be reached: is Postgres running, and is DROVER_DATABASE_URL right? "
-            f"({_first_line(said)})",
+            f"({_first_line(said)}). {MEANWHILE}",
         )
     return Fault("failed", f"the database refused: {_first_line(said or error)} (`drover --debug ...` shows where)")
 

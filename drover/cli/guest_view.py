@@ -44,14 +44,18 @@ def listed(selector: str | None, *, as_json: bool) -> None:
         output.note(f"no guest is selected by {selector!r}")
     elif not rows:
         output.note("no guest yet: `drover guest adopt NAME --host HOST --qmp SOCKET`")
-    names = ("name", "host", "state", "job_id", "adopted_at", "moved_at", "qmp")
-    titles = ("GUEST", "HOST", "STATE", "JOB", "ADOPTED", "MOVED", "QMP SOCKET", "LABELS")
-    output.table(titles, [[*(row[name] for name in names), selectors.shown(row["labels"])] for row in rows])
+    titles = ("GUEST", "HOST", "STATE", "JOB", "ADOPTED", "MOVED", "LABELS", "QMP SOCKET")
+    output.table(titles, map(_cells, rows))
     for row in rows:
         if row["state"] == Life.TWICE:
             output.note(f"{row['name']} runs twice: {row['twin']}. End one of the two before both write to its data")
         if row["state"] == Life.GONE:
             output.note(f"{row['name']} is gone since {row['gone_at']}. {guests.if_gone(row['name'])}")
+
+
+def _cells(row: Document) -> tuple[object, ...]:
+    times = (words.moment(row["adopted_at"]), words.moment(row["moved_at"]))
+    return (row["name"], row["host"], row["state"], row["job_id"], *times, selectors.shown(row["labels"]), row["qmp"])
 
 
 def show(name: str, *, as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """How hosts are shown, as text or as JSON."""
 
+import re
 from datetime import timedelta
 
 from drover import words
@@ -15,6 +16,9 @@ from workers.trust import host_key, known_hosts
 from workers.trust.policy import PUBLIC_KEY
 from workflows import selectors
 from workflows.fleet_limits import spelled
+
+VERSION = re.compile(r"^QEMU emulator version | \(.*\)$")
+"""What is around it in what QEMU says of itself."""
 
 
 def listed(selector: str | None, *, as_json: bool) -> None:
@@ -37,7 +41,7 @@ def listed(selector: str | None, *, as_json: bool) -> None:
                 row["guests"],
                 row["cpus"],
                 words.size(row["memory_bytes"] or 0),
-                row["qemu"],
+                VERSION.sub("", row["qemu"] or ""),
                 selectors.shown(row["labels"]),
             )
             for row in rows
@@ -47,7 +51,7 @@ def listed(selector: str | None, *, as_json: bool) -> None:
 
 def _states(row: Document) -> list[str]:
     wanted = [] if row["state"] == HostState.ACTIVE else [row["state"]]
-    return ["alive" if row["alive"] else f"silent since {row['heartbeat_at']}", *wanted]
+    return ["alive" if row["alive"] else f"silent since {words.moment(row['heartbeat_at'])}", *wanted]
 
 
 def report(host: Document, *, as_json: bool) -> None:

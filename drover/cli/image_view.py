@@ -1,7 +1,5 @@
 """How kept images are shown, as text or as JSON."""
 
-from datetime import datetime
-
 from drover import words
 from drover.cli import output
 from drover.words import count
@@ -25,8 +23,8 @@ def listed(found: Document, *, as_json: bool) -> None:
                 image["host"],
                 "a copy" if image["copy"] else "left behind",
                 "" if image["takes_bytes"] is None else words.size(image["takes_bytes"]),
-                _moment(image["since"]),
-                "it moved again" if image["last_way_back"] else _moment(image["until"]),
+                words.moment(image["since"]),
+                "it moved again" if image["last_way_back"] else words.moment(image["until"]),
                 image["path"],
             )
             for image in found["images"]
@@ -51,7 +49,3 @@ def purged(done: Document, *, as_json: bool) -> None:
             f"after job {image['job']} (`--last-way-back` deletes it all the same)"
         )
     output.say(f"{count(len(done['deleted']), 'image')}, {words.size(done['gives_bytes'])}")
-
-
-def _moment(text: str) -> str:
-    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M}"

@@ -25,7 +25,8 @@ def listed(wanted: Wanted, *, as_json: bool) -> None:
         return
     if not rows:
         everything = wanted.everything or wanted.since is not None
-        output.note("no job" if everything else "no job is under way (`--all` lists those that ended)")
+        none = f"no job of {wanted.guest}" if wanted.guest else "no job"
+        output.note(none if everything else f"{none} is under way (`--all` lists those that ended)")
     output.table(TITLES, map(_cells, rows))
 
 

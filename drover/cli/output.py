@@ -1,12 +1,13 @@
 """Output: results to stdout, everything else to stderr; with `--json` one document alone on stdout."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from itertools import accumulate
-from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from shutil import get_terminal_size
+from textwrap import fill, wrap
+from typing import TYPE_CHECKING, Any, TextIO
 
 from drover.escaping import escaped, json_text
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 10_000
 """A pipe has no width: all of a row is in one line there."""
 GAP = 2
+COMMAND, UNBROKEN = re.compile("`[^`]*`"), "\N{NO-BREAK SPACE}"
 BELOW: dict[str, Any] = {
     "initial_indent": "    ",
     "subsequent_indent": "    ",
@@ -49,12 +51,23 @@ def emit(document: dict[str, Any]) -> None:
 
 def say(sentence: str) -> None:
     """Print a result for people on stdout."""
-    print(escaped(sentence))
+    print(_wrapped(escaped(sentence), sys.stdout))
 
 
 def note(sentence: str) -> None:
     """Print a note for people on stderr; it is not part of the result."""
-    print(escaped(sentence), file=sys.stderr, flush=True)
+    print(_wrapped(escaped(sentence), sys.stderr), file=sys.stderr, flush=True)
+
+
+def _wrapped(sentence: str, stream: TextIO) -> str:
+    """A terminal would break words; what goes on in another line is set in. Commands stay whole, to be copied."""
+    if not stream.isatty():
+        return sentence
+    sentence = COMMAND.sub(lambda found: found[0].replace(" ", UNBROKEN), sentence)
+    margin = " " * (len(sentence) - len(sentence.lstrip()) + 2)
+    width = get_terminal_size().columns
+    told = fill(sentence, width, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False)
+    return told.replace(UNBROKEN, " ")
 
 
 def table(titles: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
@@ -71,28 +84,49 @@ def table(titles: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
 
 
 def lines(titles: Sequence[str], rows: Iterable[Iterable[object]], width: int) -> list[str]:
-    """The lines of a table. Columns for which a row has no room stand below it, each with its title."""
-    from rich.cells import cell_len
-
+    """The lines of a table. What has no room beside the rest of its row stands below it, with its title."""
     shown = [[cell(one).plain for one in row] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(titles, *shown, strict=True)]
-    ends = accumulate(widths, lambda end, more: end + GAP + more)
-    beside = max(1, sum(end <= width for end in ends))
-    made = [_beside(titles[:beside], widths)]
+    widths = _widths(list(zip(titles, *shown, strict=True)), width)
+    rooms = [*widths, *(0 for _ in titles[len(widths) :])]
+    made = [_beside(titles, widths)]
     for row in shown:
-        made.append(_beside(row[:beside], widths))
+        made.append(_beside(row, widths))
         below = [
-            f"{title.lower()} {one}" for title, one in zip(titles[beside:], row[beside:], strict=True) if one != "-"
+            f"{title.lower()} {one}"
+            for title, one, room in zip(titles, row, rooms, strict=True)
+            if one != "-" and _cells(one) > room
         ]
         made += wrap("; ".join(below), width, **BELOW)
     return made
 
 
-def _beside(row: Iterable[str], widths: Iterable[int]) -> str:
+def _widths(columns: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Of the columns that stand beside each other. The last of them may have cells that do not fit, if most do."""
+    first, *others = ([_cells(one) for one in column] for column in columns)
+    widths, room = [max(first)], width - max(first)
+    for title, *column in others:
+        room -= GAP
+        fitting = [one for one in column if one <= room]
+        if title > room or len(fitting) * 2 < len(column):
+            break
+        widths.append(max(title, *fitting) if fitting else title)
+        room -= widths[-1]
+        if len(fitting) < len(column):
+            break
+    return widths
+
+
+def _beside(row: Sequence[str], widths: Sequence[int]) -> str:
+    fitting = [one if _cells(one) <= room else "" for one, room in zip(row, widths, strict=False)]
+    padded = (one + " " * (room - _cells(one)) for one, room in zip(fitting, widths, strict=True))
+    return (" " * GAP).join(padded).rstrip()
+
+
+def _cells(text: str) -> int:
+    """How much room it takes."""
     from rich.cells import cell_len
 
-    padded = (one + " " * (width - cell_len(one)) for one, width in zip(row, widths, strict=False))
-    return (" " * GAP).join(padded).rstrip()
+    return cell_len(text)
 
 
 def cell(shown: object, style: str = "") -> "Text":

@@ -79,8 +79,10 @@ def read(path: Path) -> PlanFile:
     try:
         with path.open() as file:
             text = file.read(plan_file.LARGEST)
-    except (OSError, UnicodeDecodeError) as error:
-        raise PreconditionFailed(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise PreconditionFailed(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise PreconditionFailed(f"{path} cannot be read: it is no text in UTF-8") from error
     return plan_file.read(text, str(path))
 
 

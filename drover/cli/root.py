@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, cast
 
 import typer
 
@@ -13,6 +13,9 @@ from drover.cli.exit_codes import ExitCode
 from drover.cli.lazy import Lazy, LazyGroup
 from drover.cli.options import block
 from drover.escaping import escaped, escaped_lines
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MOVING, RUNNING = "Moving guests", "Running Drover"
 
@@ -186,6 +189,7 @@ def _report(error: Exception, *, as_json: bool, debug: bool) -> ExitCode:
 
 def _misused(error: typer.TyperException) -> str:
     """What is wrong with what was typed, as one sentence like all others; nothing where the help was shown instead."""
+    error.message = _not_allowed(error.__cause__) or error.message
     said, context, alike = error.format_message(), getattr(error, "ctx", None), getattr(error, "possibilities", None)
     if alike:
         said = f"{error.message}: did you mean {' or '.join(sorted(alike))}?"
@@ -193,6 +197,17 @@ def _misused(error: typer.TyperException) -> str:
     if said and context is not None:
         said = f"{said}{'' if said.endswith('?') else ';'} see `{context.command_path} --help`"
     return escaped(said[:1].lower() + said[1:])
+
+
+def _not_allowed(cause: BaseException | None) -> str:
+    """What Typer has asked pydantic about, in our words."""
+    if type(cause).__name__ != "ValidationError":
+        return ""
+    from models import contracts
+
+    [fault, *_] = cast("ValidationError", cause).errors(include_url=False)
+    allowed = contracts.wanted(fault)
+    return allowed if fault["type"] == "value_error" else f"{allowed}, not {contracts.shown(fault['input'])}"
 
 
 def _checks(error: Exception) -> dict[str, list[dict[str, object]]]:

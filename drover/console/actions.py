@@ -11,6 +11,7 @@ from drover.by_database import ByDatabase
 from drover.console.access import Approver, Described, Judged, Operator, Reader, allow
 from drover.console.api import MOST_S, Hours
 from drover.console.failures import ALWAYS, PREFIX, Failure
+from drover.console.parameters import Number
 from drover.errors import PreconditionFailed
 from drover.names import PATTERN
 from drover.operations import DrainAction, HostAction, JobAction, RollAction
@@ -40,7 +41,6 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     409: {"model": Failure, "description": "Refused, nothing was changed; the sentence says why and what to do."},
 }
 router = APIRouter(prefix=PREFIX, responses=ANSWERS, dependencies=[Described])
-Number = Annotated[int, Path(ge=1, lt=1 << 63)]
 Name = Annotated[str, Path(pattern=f"^{PATTERN}$")]
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import StringConstraints
@@ -17,6 +17,7 @@ from drover.by_database import ByDatabase
 from drover.console import live, report
 from drover.console.access import Known
 from drover.console.failures import ALWAYS, PREFIX, Failure
+from drover.console.parameters import Number
 from drover.operations import Reported, Wanted
 from drover.settings import settings
 from drover.views import documents, inbox
@@ -30,7 +31,6 @@ NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Failure, "descripti
 A_PAGE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/html": {}}}}
 REFUSED: dict[int | str, dict[str, Any]] = {409: {"model": Failure, "description": "The selector is not understood."}}
 router = APIRouter(prefix=PREFIX, responses=ALWAYS, dependencies=[Known])
-Number = Annotated[int, Path(ge=1, lt=1 << 63)]
 Text = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00]*$")]
 Key = Annotated[Text, Query(min_length=1, description="The idempotency key of a submission.")]
 Everything = Annotated[bool, Query(alias="all", description="Those that have ended as well.")]

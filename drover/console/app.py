@@ -19,6 +19,7 @@ from drover.console.failures import CODES, PREFIX
 from drover.console.rendering import page
 from drover.errors import NotPermitted, NotThere, PreconditionFailed, Unavailable, UnreadableDocument
 from drover.settings import Settings
+from models import contracts
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; object-src 'none'; frame-ancestors 'none'; "
@@ -124,6 +125,7 @@ def _have_people_sign_in(made: FastAPI, ours: Settings) -> None:
     made.state.signed_in = sign_in.signed_in
 
 
+NO_OBJECT = "the body is not understood: a JSON object is wanted"
 NOWHERE = "There is no such page, or not for this kind of request; without --actions nothing can be changed here."
 
 
@@ -145,13 +147,12 @@ def _refused(request: Request, error: Exception) -> Response:
 
 
 def _bad_request(request: Request, error: Exception) -> Response:
-    faults = error.errors() if isinstance(error, RequestValidationError) else []
-    of_body = [fault for fault in faults if fault["loc"][0] == "body"]
-    if not of_body:
-        return _told(request, 400, "Not understood", "A part of this address has a value that is not allowed.")
-    named = ".".join(map(str, of_body[0]["loc"][1:]))
-    sentence = f"{named}: {of_body[0]['msg']}" if named else "the body is not understood: a JSON object is wanted"
-    return _told(request, 400, "Not understood", sentence)
+    assert isinstance(error, RequestValidationError)
+    fault = next((one for one in error.errors() if one["loc"][0] == "body"), error.errors()[0])
+    where = ".".join(map(str, fault["loc"][1:]))
+    if fault["loc"][0] == "body" and (not where or fault["type"] == "json_invalid"):
+        return _told(request, 400, "Not understood", NO_OBJECT)
+    return _told(request, 400, "Not understood", contracts.sentence(fault, where))
 
 
 def _unreadable(request: Request, error: Exception) -> Response:
@@ -162,7 +163,7 @@ def _unreadable(request: Request, error: Exception) -> Response:
 def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     title = "Not found" if status == 404 else "Refused"
-    sentence = error.detail if isinstance(error, Denied) else NOWHERE
+    sentence = error.detail if isinstance(error, Denied) else NO_OBJECT if status == 400 else NOWHERE
     told = _told(request, status, title, sentence)
     told.headers.update(getattr(error, "headers", None) or {})
     return told

@@ -6,13 +6,14 @@ The reverse proxy says who they are; the job's events name them.
 from math import ceil
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from drover.console import actions
 from drover.console.access import allow, from_this_site, visitor
 from drover.console.choices import EFFECTS, needed
 from drover.console.pages import matters
+from drover.console.parameters import Number
 from drover.console.rendering import page
 from drover.errors import PreconditionFailed
 from drover.names import PATTERN
@@ -24,7 +25,6 @@ from models.job import Side
 from workflows.permissions import Person
 
 router = APIRouter(include_in_schema=False)
-Number = Annotated[int, Path(ge=1, lt=1 << 63)]
 Who = Annotated[Person, Depends(visitor)]
 Owner = Annotated[Literal["source", "destination"] | None, Query()]
 Pause = Annotated[float | None, Query(ge=0.001)]

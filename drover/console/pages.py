@@ -13,6 +13,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
 from drover.console import access, facts, live, report
+from drover.console.parameters import Number
 from drover.console.rendering import page
 from drover.settings import settings
 from drover.views import (
@@ -34,7 +35,6 @@ ROOMS_AT_ONCE = 100
 NEWEST = 200
 
 Item = TypeVar("Item")
-Number = Annotated[int, Path(ge=1, lt=1 << 63)]
 Text = Annotated[str, Query(max_length=128, pattern=r"^[^\x00]*$")]
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from drover.views.queries import completed, elapsed_s, with_conditions
 from drover.views.remaining import left_s
 from models import fleet, refusal
@@ -135,7 +135,7 @@ def id_of(idempotency_key: str) -> int:
     if found is None and why is not None:
         raise PreconditionFailed(f"the submission with the key {idempotency_key!r} was refused: {why}")
     if found is None:
-        raise PreconditionFailed(f"no drain was submitted with the key {idempotency_key!r}")
+        raise NotThere(f"no drain was submitted with the key {idempotency_key!r}")
     return found
 
 

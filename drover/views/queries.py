@@ -8,7 +8,7 @@ from typing import Any, cast
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, defer, joinedload, selectinload
 
-from drover.errors import PreconditionFailed
+from drover.errors import NotThere, PreconditionFailed
 from drover.views import remaining
 from models import kept_images, refusal
 from models.database import transaction
@@ -106,7 +106,7 @@ def id_of(idempotency_key: str) -> int:
     """The number of the job that was submitted with this key.
 
     Raises:
-        PreconditionFailed: there is none.
+        PreconditionFailed: there is none, or it was refused.
     """
     with transaction() as session:
         found = session.scalar(select(Job.id).where(Job.idempotency_key == idempotency_key))
@@ -114,7 +114,7 @@ def id_of(idempotency_key: str) -> int:
     if found is None and why is not None:
         raise PreconditionFailed(f"the submission with the key {idempotency_key!r} was refused: {why}")
     if found is None:
-        raise PreconditionFailed(f"no job was submitted with the key {idempotency_key!r}")
+        raise NotThere(f"no job was submitted with the key {idempotency_key!r}")
     return found
 
 

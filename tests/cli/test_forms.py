@@ -74,6 +74,13 @@ def test_a_name_that_is_alike_is_named(database: None, words: list[str], said: s
         ("job list --selctor a", "no such option: --selctor: did you mean --selector? see `drover job list --help`"),
         ("migrate", "missing argument 'GUEST'; see `drover migrate --help`"),
         ("migrate web --bandwidth 100", "has no unit: write 100M/s for megabytes per second, or 100K/s; see `drover"),
+        ("job show x", "invalid value for 'ID': a whole number is wanted, not 'x'; see `drover job show --help`"),
+        ("job list --limit 0", "invalid value for '--limit': 1 or more is wanted, not '0'; see `drover job list"),
+        ("job watch 3 --timeout -1", "invalid value for '--timeout': 0 or more is wanted, not '-1'; see `drover job"),
+        (
+            "job resolve 3 --owner both",
+            "invalid value for '--owner': 'both' is not one of 'source', 'destination'; see",
+        ),
         ("job set 3", "say what to change: --bandwidth, --max-downtime-ms, --window or --priority; see `drover"),
     ],
 )
@@ -83,3 +90,9 @@ def test_what_is_typed_wrong_is_one_sentence_like_every_other_error(words: str, 
     assert told.stderr.startswith("error: ")
     assert said in told.stderr
     assert told.stderr.count("\n") == 1
+
+
+def test_a_number_that_no_row_can_have_is_refused(database: None) -> None:
+    told = drover("job", "show", "9" * 30)
+    assert told.exit_code == 2
+    assert told.stderr == "error: a number is larger than any that Drover can store; nothing was changed\n"

@@ -79,8 +79,8 @@ def test_a_second_policy_of_equal_priority_is_refused_and_the_first_one_stays() 
     ("words", "said"),
     [
         ([], "a policy decides one or more of bandwidth, check"),
-        (["--hooks", "../etc"], "hooks: string should match pattern"),
-        (["--hooks", "a\n"], "hooks: string should match pattern"),
+        (["--hooks", "../etc"], "hooks: a name that has 1 to 63 letters"),
+        (["--hooks", "a\n"], "hooks: a name that has 1 to 63 letters"),
         (["--selector", "a b", "--verify"], "is not understood"),
         (["--bandwidth", "100"], "write 100M/s"),
         (["--bandwidth", "1B/s"], "too low"),

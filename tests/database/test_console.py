@@ -405,6 +405,12 @@ def test_the_api_says_what_is_wrong_as_json_and_changes_nothing(console: httpx.C
     ):
         answer = console.get(f"/api/v1{path}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), path
+    for path, said in (
+        ("/jobs/web", "number: a whole number is wanted, not 'web'"),
+        ("/jobs?limit=0", "limit: 1 or more is wanted, not '0'"),
+        ("/jobs?guest=%00", "guest: a text without NUL is wanted, not '\\x00'"),
+    ):
+        assert console.get(f"/api/v1{path}").json()["error"]["message"] == said
     assert console.post("/api/v1/jobs").json()["error"]["code"] == "not_allowed"
     described = console.get("/api/v1/openapi.json").json()
     assert "/api/v1/jobs/{number}" in described["paths"]

@@ -464,8 +464,8 @@ def test_no_secret_is_in_the_database_or_the_log(place: Place, caplog: pytest.Lo
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("10.0.0.1/8", "'10.0.0.1/8' is no network: 10.0.0.1/8 has host bits set"),
-        ("https://hooks.test/", "is no network"),
+        ("10.0.0.1/8", "'10.0.0.1/8' is neither a host name nor a network: write for example"),
+        ("https://hooks.test/", "is neither a host name nor a network"),
         ("hooks test", "'hooks test' is neither a host name nor a network: write for example hooks.example.org"),
         ("-hooks.test", "is neither a host name nor a network"),
         ("$(reboot)", "is neither a host name nor a network"),

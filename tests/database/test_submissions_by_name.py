@@ -44,7 +44,7 @@ def recorded(key: str) -> Job | None:
     [
         ({"to": 5}, "to is a name that has 1 to 63 letters"),
         ({"to": "tw\0o"}, "to is a name that has 1 to 63 letters"),
-        ({"to": None}, "to is a name that has 1 to 63 letters"),
+        ({"to": None}, "to is missing: it is a name that has 1 to 63 letters"),
         ({"max_downtime_ms": "x"}, "max_downtime_ms is a whole number"),
         ({"max_blackout_ms": "x"}, "max_downtime_ms is a whole number"),
         ({"max_blackout_ms": 5, "max_downtime_ms": 5}, "'max_blackout_ms' is unknown here"),

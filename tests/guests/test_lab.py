@@ -95,7 +95,8 @@ def test_a_second_lab_in_the_same_folder_is_refused(folder: Path) -> None:
 
 def test_a_folder_that_is_not_a_lab_is_never_deleted(folder: Path) -> None:
     (folder / "precious").touch()
-    drover(folder, "lab", "down")
+    refusal = drover(folder, "lab", "down", code=2)
+    assert "there is no lab in" in refusal["error"]["message"]
     assert (folder / "precious").exists()
     (folder / "precious").unlink()
     folder.rmdir()

@@ -143,7 +143,7 @@ def test_the_workers_own_folder_is_no_place_for_guests(tmp_path: Path) -> None:
     [
         ("", 0o666, "could be written by others"),
         ("folders = [", 0o644, "is no TOML"),
-        ("folder = []", 0o644, "folder: extra inputs are not permitted"),
+        ("folder = []", 0o644, "folder is unknown here"),
         ('folders = ["vm"]', 0o644, "an absolute path"),
         ('[hosts]\none = "x"', 0o644, "the public key of a host is wanted"),
     ],

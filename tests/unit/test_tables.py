@@ -1,6 +1,8 @@
 """Tables fit a terminal of 80 columns, and no word of them is broken."""
 
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 
 import pytest
 
@@ -54,6 +56,33 @@ def test_short_names_stay_in_one_line_and_a_pipe_has_one_for_each_row() -> None:
     assert len(output.lines(jobs, rows, output.PIPE_WIDTH)) == 1 + len(rows)
 
 
+def test_a_cell_that_is_longer_than_others_of_its_column_stands_below_alone() -> None:
+    rows = [("PORTS", "default", "49152-49215"), ("URL", "environment", "redis://a.very.long.name/0"), ("KEY", "", "")]
+    made = output.lines(("VARIABLE", "FROM", "VALUE"), rows, 40)
+    assert made == [
+        "VARIABLE  FROM         VALUE",
+        "PORTS     default      49152-49215",
+        "URL       environment",
+        "    value redis://a.very.long.name/0",
+        "KEY       -            -",
+    ]
+
+
 def test_what_has_no_room_beside_stands_below_with_its_title() -> None:
     made = output.lines(("JOB", "GUEST", "WAITS FOR"), [(7, "web", "a slot of hv2"), (8, "db", None)], 12)
     assert made == ["JOB  GUEST", "7    web", "    waits", "    for a", "    slot of", "    hv2", "8    db"]
+
+
+class Terminal(StringIO):
+    """What a process on a terminal prints to."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_sentence_breaks_no_word_of_it_on_a_terminal_and_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    printed = Terminal()
+    with redirect_stdout(printed):
+        output.say("  there is no guest 'webb': see `drover guest list`, or adopt it")
+    assert printed.getvalue() == "  there is no guest 'webb':\n    see `drover guest list`,\n    or adopt it\n"

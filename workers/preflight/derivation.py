@@ -34,6 +34,7 @@ from workers.preflight import checks
 from workers.process import execution, taps, tpm
 from workers.qemu import known_bugs, program
 from workers.qemu.command_line import destination_command_line
+from workers.qemu.disks import FORMATS
 from workers.qemu.image_options import Fit, fitted
 from workers.qemu.options import parse_command_line
 from workers.qemu.permissions import violations, written
@@ -44,7 +45,6 @@ from workers.trust.policy import HostPolicy
 
 Relocate = Callable[[str], str]
 """The same place below this host's guest root."""
-FORMATS = {"raw", "qcow2", "luks"}
 NO_QEMU = (0, 0, 0)
 
 

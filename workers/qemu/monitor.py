@@ -276,7 +276,8 @@ def _why_silent(address: str, error: BaseException) -> str:
 def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "timed out"
-    return str(error.__cause__ or error) or type(error).__name__
+    cause = error.__cause__ or error
+    return (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__
 
 
 async def _hang_up(client: QMPClient) -> None:

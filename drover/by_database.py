@@ -100,6 +100,7 @@ class ByDatabase:
             still_wanted=partial(permissions.check_new_job, self.person),
             idempotency_key=asked.idempotency_key,
             by=self.by,
+            token=self.person.token,
         )
         return documents.job(job.id)
 
@@ -165,7 +166,9 @@ class ByDatabase:
         request, key = DrainRequest.of(kind, asked), asked.idempotency_key
         permissions.check_new_drain(self.person, request)
         earlier, forecast = commands.submitted_or_forecast(request, key)
-        drain = earlier or commands.submit(request, forecast=forecast, idempotency_key=key, by=self.by)
+        drain = earlier or commands.submit(
+            request, forecast=forecast, idempotency_key=key, by=self.by, token=self.person.token
+        )
         planned = None if forecast is None else drain_documents.forecast_document(forecast)
         return SubmittedDrain(documents.drain(drain.id), planned)
 
@@ -173,8 +176,10 @@ class ByDatabase:
         permissions.check_drain(self.person, Action.CANCEL if action == "cancel" else Action.DRAIN, number)
         if action == "release":
             commands.release(number, by=self.by)
+        elif action == "resume":
+            commands.resume(number, token=self.person.token)
         else:
-            {"pause": commands.pause, "resume": commands.resume, "cancel": commands.cancel}[action](number)
+            {"pause": commands.pause, "cancel": commands.cancel}[action](number)
         return documents.drain(number)
 
     def change_drain(self, number: int, changes: Changes) -> Document:
@@ -207,7 +212,7 @@ class ByDatabase:
         return self.plan(plans.submit(plan, self.user))
 
     def apply_plan(self, plan: PlanFile) -> Document:
-        return documents.drain(plans.apply(plan, self.user).id)
+        return documents.drain(plans.apply(plan, self.user, self.person.token).id)
 
     def plans(self, *, everything: bool, limit: int) -> list[Document]:
         with transaction() as session:
@@ -219,7 +224,7 @@ class ByDatabase:
 
     def on_plan(self, number: int, action: PlanAction) -> Document:
         if action == "apply":
-            return documents.drain(plans.apply_submitted(number, self.user).id)
+            return documents.drain(plans.apply_submitted(number, self.user, self.person.token).id)
         {"approve": plans.approve, "withdraw": plans.withdraw}[action](number, self.user)
         return self.plan(number)
 

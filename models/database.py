@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+import models.access
 import models.controller
 import models.drain
 import models.fleet
@@ -87,6 +88,9 @@ NO_KEY_UPDATE = {"key_share": True}
 it: a job names two hosts, which deadlocks."""
 LONGEST_SILENCE_MS = 5000
 """Between two statements of one transaction; ours hold no more than a few rows for a few milliseconds."""
+LONGEST_WAIT_MS = LONGEST_SILENCE_MS + 3000
+"""For a lock. A hypervisor whose credentials were stolen can hold its own rows: whoever needs one fails, and goes on
+with others."""
 
 
 _engines: dict[tuple[str, Path | None, str | None, int], Engine] = {}
@@ -122,7 +126,7 @@ def _pool(ours: Settings) -> Engine:
             "keepalives_interval": 2,
             "keepalives_count": 3,
             "tcp_user_timeout": 10_000,
-            "options": f"-c idle_in_transaction_session_timeout={LONGEST_SILENCE_MS}",
+            "options": f"-c idle_in_transaction_session_timeout={LONGEST_SILENCE_MS} -c lock_timeout={LONGEST_WAIT_MS}",
             "client_encoding": "utf8",  # a database made in the C locale would return text as bytes
             "application_name": f"drover {ours.host or 'control'}",
         },

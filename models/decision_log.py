@@ -1,26 +1,21 @@
 """What was decided, in the log: a sentence is written once the transaction that decided it has committed.
 
-A command has no log. It sends its sentences by NOTIFY to the controller that leads, which logs them. So all that
-operators did is found in one place.
+A command has no log. Its sentences are rows until the controller that leads logs them. So all that operators did is
+found in one place, and nobody speaks there whom the database does not let write that table.
 """
 
-import json
 import logging
-from collections.abc import Sequence
 
-from pydantic import Field, ValidationError
-from sqlalchemy import event, func, select
+from sqlalchemy import delete, event, insert, text
 from sqlalchemy.orm import Session, SessionTransaction
 
 from drover import logs
-from models.contracts import Part
+from models.said import Said
 
 log = logging.getLogger(__name__)
 
 CHANNEL = "drover_said"
-"""Commands of earlier versions use this name as well."""
-LONGEST = 2000
-"""Postgres takes 8000 bytes in a notification."""
+"""Wakes the controller that leads. What a notification carries is not read: any role may send one."""
 _KEY = "decisions"
 
 
@@ -30,8 +25,9 @@ def add(session: Session, sentence: str, *, level: int = logging.INFO, **fields:
     if logs.configured():
         session.info.setdefault(_KEY, []).append((session.get_nested_transaction(), level, sentence, told))
         return
-    payload = json.dumps({"level": level, "sentence": sentence[:LONGEST], "fields": told}, default=str)
-    session.connection().execute(select(func.pg_notify(CHANNEL, payload)))  # past the session: nothing is flushed by it
+    row = insert(Said).values(level=level, sentence=sentence, fields=told)
+    session.connection().execute(row)  # past the session: nothing is flushed by it
+    session.connection().execute(text(f"NOTIFY {CHANNEL}"))
 
 
 @event.listens_for(Session, "after_soft_rollback")
@@ -46,21 +42,9 @@ def write(session: Session) -> None:
         log.log(level, "%s", sentence, extra=fields)
 
 
-class Said(Part):
-    """What a command sends. Whoever may log in to the database can send anything by that name."""
-
-    level: int = Field(ge=logging.DEBUG, le=logging.CRITICAL)
-    sentence: str = Field(max_length=LONGEST)
-    fields: dict[str, str | int | float | bool]
-
-
-def write_notified(payloads: Sequence[str]) -> None:
-    """Log the sentences that commands sent; called in the controller that leads."""
-    for payload in filter(None, payloads):
-        try:
-            told = Said.model_validate_json(payload)
-        except ValidationError:
-            log.debug("a notification was left alone that no command sends")
-            continue
-        known = {name: value for name, value in told.fields.items() if name in logs.FIELDS}
-        log.log(told.level, "%s", told.sentence, extra=known)
+def take_said(session: Session) -> None:
+    """Log what commands have said, once this session's transaction has committed; for the controller that leads."""
+    said = session.execute(delete(Said).returning(Said.id, Said.level, Said.sentence, Said.fields)).all()
+    for _, level, sentence, fields in sorted(said):
+        known = {name: value for name, value in fields.items() if name in logs.FIELDS}
+        add(session, sentence, level=level, **known)

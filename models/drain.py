@@ -51,6 +51,8 @@ class Drain(Base):
     idempotency_key: Mapped[str | None] = mapped_column(String(128), unique=True)
     submitted_by: Mapped[str | None] = mapped_column(String(64))
     """As events name them; null: by an earlier version, or refused."""
+    submitted_with: Mapped[int | None] = mapped_column(BigInteger)
+    """See `Job.submitted_with`; whoever resumes it lends theirs."""
     allowed_hosts: Mapped[AllowedHosts] = mapped_column(Typed(AllowedHosts), default=AllowedHosts)
     selector: Mapped[str | None] = mapped_column(Text)
     """Only guests that it selects by their labels are moved, see `workflows.selectors`; null: all."""

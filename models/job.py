@@ -118,6 +118,9 @@ class Job(Base):
     """The source owns the guest although it was handed over: the destination is dead, as proven or stated."""
     fenced: Mapped[str | None] = mapped_column(String(64))
     """The host that an operator declared off for good: it runs nothing and will not come back by itself."""
+    submitted_with: Mapped[int | None] = mapped_column(BigInteger)
+    """The number of the token; null: nobody has shown one, or it was replaced. What it permits counts until the job
+    begins."""
     drain_id: Mapped[int | None] = mapped_column(ForeignKey("drain.id"))
     """The drain on whose behalf the guest is moved."""
     priority: Mapped[int] = mapped_column(default=0, server_default="0")

@@ -7,6 +7,7 @@ code and a real Postgres.
 import asyncio
 import base64
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, text, update
+from sqlalchemy import func, select, text, update
 
 from drover.broker import envelope
 from drover.broker.app import CONTROL_QUEUE
@@ -554,10 +555,21 @@ def _sent_on() -> brokers.Json:
 
 def _notification(_: Stage) -> str:
     """By any role: Postgres asks nobody who notifies whom."""
-    forged = ["garbage", "[]", '{"level": 20}', '{"level": "x", "sentence": "s", "fields": {}}']
-    forged += ['{"level": 20, "sentence": "s", "fields": {"message": "x", "exc_info": "x"}}']
-    decision_log.write_notified(forged)
-    return "the controller goes on"
+    logged: list[str] = []
+
+    def keep(line: logging.LogRecord) -> bool:
+        logged.append(line.getMessage())
+        return True
+
+    payload = json.dumps({"level": logging.INFO, "sentence": "an operator trusts two", "fields": {}})
+    decision_log.log.addFilter(keep)
+    try:
+        with transaction() as session:
+            session.execute(select(func.pg_notify(decision_log.CHANNEL, payload)))
+            decision_log.take_said(session)
+    finally:
+        decision_log.log.removeFilter(keep)
+    return "; ".join(logged) or "nothing is logged"
 
 
 def _pipe_for_an_image(stage: Stage) -> str:
@@ -838,6 +850,6 @@ FORGERIES: tuple[Forgery, ...] = (
         "its eta is",
         lambda _: _message("drover.two", "drover.host.answer", headers={"eta": "2099-01-01T00:00:00+00:00"}),
     ),
-    Forgery("notification `drover_said`, by any role: what is no sentence of a command", "goes on", _notification),
+    Forgery("notification `drover_said`, by any role: with a sentence", "nothing is logged", _notification),
     Forgery("a pipe in the place of the guest's image, by the guest's own user", "is a pipe", _pipe_for_an_image),
 )

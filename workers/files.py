@@ -121,6 +121,7 @@ def opened(path: Path, flags: int, *, make_folders: bool = False) -> int:
         OSError: as for `os.open`.
     """
     with folder(path.parent, make=make_folders) as parent:
+        _look_first(path, parent)
         try:
             descriptor = os.open(path.name, flags | AT_ONCE | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE, dir_fd=parent)
         except OSError as error:
@@ -137,8 +138,16 @@ def opened(path: Path, flags: int, *, make_folders: bool = False) -> int:
     return descriptor
 
 
+def _look_first(path: Path, parent: int) -> None:
+    """To open some devices is enough to have an effect: a watchdog restarts the host."""
+    with suppress(FileNotFoundError):
+        mode = os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode) or stat.S_ISLNK(mode)):
+            raise UnsafePath(_no_file(path))
+
+
 def _no_file(path: Path) -> str:
-    return f"{path} is a pipe, a socket or the like where a file should be: it is not opened, nothing was touched"
+    return f"{path} is a pipe, a socket or a device where a file should be: it is not opened, nothing was touched"
 
 
 def target(path: Path) -> str | None:

@@ -14,6 +14,7 @@ One that ended well is not run again at that point. One that was running when it
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,7 +88,6 @@ def _in(folder: Path, root: Path) -> Iterator[Hook]:
     for path in sorted(folder.iterdir()):
         if path.is_file() and os.access(path, os.X_OK):
             _only_roots(path.resolve())
-            _only_roots(path.resolve().parent)
             yield _hook(path)
 
 
@@ -99,9 +99,12 @@ def _hook(path: Path) -> Hook:
 
 
 def _only_roots(path: Path) -> None:
-    status = path.stat()
-    if status.st_uid not in {0, os.geteuid()} or status.st_mode & 0o022:
-        raise Fatal(f"the hook's {path} could be changed by others than root: `chown root` it and `chmod go-w` it")
+    """Neither it nor a folder above it is for others to change, or to put something else in its place."""
+    for each in (path, *path.resolve().parents):
+        status = each.stat()
+        sticky = each != path and status.st_mode & stat.S_ISVTX  # as in /tmp, what is root's stays where it is
+        if status.st_uid not in {0, os.geteuid()} or (status.st_mode & 0o022 and not sticky):
+            raise Fatal(f"the hook's {each} could be changed by others than root: `chown root` it and `chmod go-w` it")
 
 
 async def run(ctx: Context, point: Point) -> None:

@@ -6,15 +6,18 @@ import grp
 import os
 import pwd
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from workers.process.environment import handed_on
 
 LINES = 3
 LONGEST_SAID = 500
+PIPE_BYTES = 1 << 16
+"""What fits into a pipe, pipe(7)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,10 @@ class Outcome:
         """It ended like that, for people."""
         if self.ok:
             return "ended well"
-        return f"failed ({'without a status' if self.status is None else f'status {self.status}'}): {self.said}"
+        if self.status is None:
+            return f"failed (without a status): {self.said}"
+        by = f"signal {-self.status}" if self.status < 0 else f"status {self.status}"
+        return f"failed ({by}): {self.said}"
 
 
 async def run(
@@ -51,32 +57,74 @@ async def run(
 
     It gets `workers.process.environment.handed_on`, what `environment` adds, and `told` on its standard input.
     """
-    try:
-        process = await asyncio.create_subprocess_exec(
-            str(program),
-            *arguments,
-            env={**handed_on(), **environment},
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-            cwd="/",
-            **_as(user),
-        )
-    except (OSError, KeyError) as error:
-        return Outcome(status=None, said=f"it could not be started: {error}")
-    try:
-        async with asyncio.timeout(timeout_s):
-            output, _ = await process.communicate(told)
-    except TimeoutError:
-        return Outcome(status=None, said=f"it took longer than {timeout_s:g} s and was ended")
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # nothing is left of it
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-    lines = output.decode(errors="replace").strip().splitlines()[-LINES:]
-    said = " / ".join(lines)[-LONGEST_SAID:] or "it said nothing"
-    return Outcome(status=process.returncode, said=said)
+    with _input(told) as stdin, _Output() as output:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                str(program),
+                *arguments,
+                env={**handed_on(), **environment},
+                stdin=stdin,
+                stdout=output.end,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+                cwd="/",
+                **_as(user),
+            )
+        except (OSError, KeyError) as error:
+            return Outcome(status=None, said=f"it could not be started: {error}")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await process.wait()
+        except TimeoutError:
+            return Outcome(status=None, said=f"it took longer than {timeout_s:g} s and was ended")
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # nothing is left of it
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        return Outcome(status=process.returncode, said=output.tail() or "it said nothing")
+
+
+@contextmanager
+def _input(told: bytes) -> Iterator[int]:
+    """A file in memory with that in it: whether it is read is the program's business."""
+    with os.fdopen(os.memfd_create("told"), "r+b", buffering=0) as file:
+        file.write(told)
+        file.seek(0)
+        yield file.fileno()
+
+
+class _Output:
+    """A pipe that is read all the time, and of which the last lines are kept.
+
+    It ends with the program. What that has left in the background may hold the pipe for as long as it likes.
+    """
+
+    def __enter__(self) -> Self:
+        self._begin, self.end = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._begin, False)
+        self._kept = b""
+        asyncio.get_running_loop().add_reader(self._begin, self._take)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.get_running_loop().remove_reader(self._begin)
+        os.close(self._begin)
+        os.close(self.end)
+
+    def _take(self) -> bool:
+        """What is there now; false: nothing."""
+        try:
+            said = os.read(self._begin, PIPE_BYTES)
+        except BlockingIOError:
+            return False
+        self._kept = (self._kept + said)[-LINES * LONGEST_SAID * 4 :]
+        return bool(said)
+
+    def tail(self) -> str:
+        """The end of it."""
+        self._take()  # no more fits into the pipe
+        lines = self._kept.decode(errors="replace").strip().splitlines()[-LINES:]
+        return " / ".join(lines)[-LONGEST_SAID:]
 
 
 def _as(user: str | None) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from drover.errors import PreconditionFailed
 from models import decision_log
 from models.access import ApiToken, Bounds, ConsoleUser, Scope
 from models.database import transaction
+from models.drain import Drain
+from models.job import Job
 from workflows import signatures
 from workflows.selectors import Selector
 
@@ -67,8 +69,8 @@ def listed() -> list[ApiToken]:
         return list(session.scalars(select(ApiToken).order_by(ApiToken.id)))
 
 
-def revoke(number: int) -> ApiToken:
-    """From now on it is refused.
+def revoke(number: int, *, keep_submitted: bool = False) -> ApiToken:
+    """From now on it is refused. What was submitted with it and has not begun is stopped, unless that is kept.
 
     Raises:
         PreconditionFailed: there is no such token.
@@ -77,9 +79,16 @@ def revoke(number: int) -> ApiToken:
         token = session.get(ApiToken, number, with_for_update=True)
         if token is None:
             raise PreconditionFailed(f"there is no token {number}: see `drover token list`")
-        if token.revoked_at is None:
-            token.revoked_at = func.clock_timestamp()
-            decision_log.add(session, f"an operator revoked token {number} of {token.user}")
+        if token.revoked_at is not None:
+            return token
+        if keep_submitted:
+            for submitted in (Job, Drain):
+                theirs = submitted.submitted_with == number
+                session.execute(update(submitted).where(theirs).values(submitted_with=None))
+        token.revoked_at = func.clock_timestamp()
+        becomes = "goes on" if keep_submitted else "does not begin any more"
+        what = f"an operator revoked token {number} of {token.user}; what was submitted with it {becomes}"
+        decision_log.add(session, what)
     return token
 
 
@@ -103,7 +112,8 @@ def _used(which: ColumnElement[bool], proven: Callable[[ApiToken], bool] = lambd
             return None
         if token is not None:
             stale = ApiToken.used_at.is_(None) | (ApiToken.used_at < now - timedelta(minutes=1))
-            session.execute(update(ApiToken).where(ApiToken.id == token.id, stale).values(used_at=now))
+            noted = select(ApiToken.id).where(ApiToken.id == token.id, stale).with_for_update(skip_locked=True)
+            session.execute(update(ApiToken).where(ApiToken.id.in_(noted)).values(used_at=now))
     return token
 
 

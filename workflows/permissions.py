@@ -1,6 +1,6 @@
 """Who asks, and whether they may. The HTTP API and submissions by task name ask `judge`, and nothing else decides."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,13 @@ class Person:
     by: str
     """As events of jobs name them."""
     bounds: Bounds = access.NOT_BOUND
+    token: int | None = None
+    """The one that they have shown."""
 
     @classmethod
     def of(cls, token: ApiToken, way: str) -> "Person":
         """Who holds a token; `way` is how they ask."""
-        return cls(token.user, token.scope, f"{token.user} ({way})", token.bounds)
+        return cls(token.user, token.scope, f"{token.user} ({way})", token.bounds, token.id)
 
 
 def operator(name: str = "") -> Person:
@@ -107,12 +109,13 @@ def check_move(person: Person, guest: str, to: str) -> None:
         row = session.get(Guest, guest)
         if row is None:
             raise not_there.guest(session, guest)
-        judge(person, Scope.OPERATE, _move(session, Action.SUBMIT, guest, row.host, to))
+        judge(person, Scope.OPERATE, _move(Action.SUBMIT, row, row.host, to))
 
 
 def check_new_job(person: Person, session: Session, job: Job) -> None:
     """Refuse a job in the transaction that inserts it: the guest may have moved since `check_move`."""
-    judge(person, Scope.OPERATE, _move(session, Action.SUBMIT, job.guest, job.source, job.destination))
+    guest = session.get(Guest, job.guest)
+    judge(person, Scope.OPERATE, _move(Action.SUBMIT, guest, job.source, job.destination))
 
 
 def check_job(person: Person, action: Action, number: int) -> None:
@@ -121,12 +124,11 @@ def check_job(person: Person, action: Action, number: int) -> None:
         job = session.get(Job, number)
         if job is None:
             raise not_there.job(number)
-        judge(person, Scope.OPERATE, _move(session, action, job.guest, job.source, job.destination))
+        judge(person, Scope.OPERATE, _move(action, session.get(Guest, job.guest), job.source, job.destination))
 
 
-def _move(session: Session, action: Action, guest: str, source: str, to: str) -> Asked:
-    row = session.get(Guest, guest)
-    return Asked(action=action, hosts=frozenset({source, to}), guests=row.labels if row is not None else {})
+def _move(action: Action, guest: Guest | None, *hosts: str) -> Asked:
+    return Asked(action=action, hosts=frozenset(hosts), guests=guest.labels if guest is not None else {})
 
 
 def check_new_drain(person: Person, request: DrainRequest) -> None:
@@ -143,11 +145,11 @@ def check_drain(person: Person, action: Action, number: int) -> None:
         drain = session.get(Drain, number)
         if drain is None:
             raise not_there.drain(number)
-        judge(
-            person,
-            Scope.OPERATE,
-            _drain(session, action, drain.kind, drain.host, drain.allowed_hosts, drain.selector, later=False),
-        )
+        judge(person, Scope.OPERATE, _row(session, action, drain))
+
+
+def _row(session: Session, action: Action, drain: Drain) -> Asked:
+    return _drain(session, action, drain.kind, drain.host, drain.allowed_hosts, drain.selector, later=False)
 
 
 def _drain(
@@ -168,6 +170,34 @@ def _drain(
         elsewhere = "nobody knows yet where guests of a later return will come from: submit it when it is due" * later
         hosts = {host, *(guest.host for guest in guests_of(session, kind, host, selected))}
     return Asked(action=action, hosts=frozenset(hosts), guests=selected, elsewhere=elsewhere)
+
+
+def withdrawn_from_move(session: Session, work: Job | Drain, guest: Guest | None, *hosts: str) -> str | None:
+    """Why a move that has not begun may not begin any more; None: it may.
+
+    It was permitted when it was submitted. Since then its token may have been revoked or bound, or the guest may have
+    got other labels. That a token has ended in its own time stops nothing that was submitted before.
+    """
+    drained = isinstance(work, Drain) or work.drain_id is not None
+    return _withdrawn(session, work, lambda: _move(Action.DRAIN if drained else Action.SUBMIT, guest, *hosts))
+
+
+def withdrawn_from_drain(session: Session, drain: Drain) -> str | None:
+    """The same of a drain or return as a whole."""
+    return _withdrawn(session, drain, lambda: _row(session, Action.DRAIN, drain))
+
+
+def _withdrawn(session: Session, work: Job | Drain, asked: Callable[[], Asked]) -> str | None:
+    token = session.get(ApiToken, work.submitted_with) if work.submitted_with is not None else None
+    if token is None:
+        return None
+    if token.revoked_at is not None:
+        return f"token {token.id} of {token.user}, with which it was submitted, was revoked before it began"
+    try:
+        judge(Person.of(token, ""), Scope.OPERATE, asked())
+    except NotPermitted as error:
+        return f"it may not begin any more: {error}"
+    return None
 
 
 def submitter(task: str, said: Mapping[str, Any]) -> tuple[Person, dict[str, Any]]:

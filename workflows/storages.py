@@ -1,17 +1,34 @@
 """What operators say of storages: how far they may be over-committed, and where their disks go."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, delete, select, tuple_
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
 from models import decision_log
 from models.database import transaction
+from models.host import Host
 from models.storage import MOST_THIN_FACTOR, Storage, StorageMapping
 from workflows import layouts
 from workflows.hosts import existing
 from workflows.migration.jobs import wake
+
+GONE_FOR = timedelta(days=1)
+"""After this time a storage that is not there any more is forgotten."""
+
+
+def gone() -> ColumnElement[bool]:
+    """Storages that their host does not report any more, while its worker runs."""
+    beat = select(Host.heartbeat_at).where(Host.name == Storage.host).scalar_subquery()
+    return Storage.seen_at < beat - GONE_FOR
+
+
+def forget_gone(session: Session) -> None:
+    """Delete their rows. A host may hold its own locked: these wait."""
+    free = select(Storage.host, Storage.name).where(gone()).with_for_update(skip_locked=True)
+    session.execute(delete(Storage).where(tuple_(Storage.host, Storage.name).in_(free)))
 
 
 def describe(host: str, name: str, thin_factor: float) -> Storage:

@@ -50,6 +50,7 @@ def submit(*unnamed: Any, **said: Any) -> None:
             still_wanted=partial(permissions.check_new_job, person),
             idempotency_key=key,
             by=by,
+            token=person.token,
         )
     except DroverError as error:
         log.warning("the submission %r was refused, nothing was changed: %s", key, error)
@@ -110,7 +111,7 @@ def _submit(kind: DrainKind, task: str, unnamed: Sequence[Any], said: dict[str, 
         permissions.check_new_drain(person, request)
         earlier, forecast = commands.submitted_or_forecast(request, key)
         if earlier is None:
-            commands.submit(request, forecast=forecast, idempotency_key=key, by=person.by)
+            commands.submit(request, forecast=forecast, idempotency_key=key, by=person.by, token=person.token)
     except DroverError as error:
         log.warning("the submission %r was refused, nothing was changed: %s", key, error)
         commands.record_refusal(kind, said.get("host"), key, str(error), _told(said, error))

@@ -100,7 +100,7 @@ def _database(error: SQLAlchemyError) -> Fault:
     if isinstance(said, postgres.NumericValueOutOfRange):
         return _refused("a number is larger than any that Drover can store; nothing was changed")
     if isinstance(said, postgres.LockNotAvailable):
-        return Fault("failed", "another process is changing the schema now, nothing was changed: try again in a moment")
+        return Fault("failed", "another process holds what this needs, nothing was changed: try again in a moment")
     if isinstance(said, (postgres.DeadlockDetected, postgres.SerializationFailure)):
         return Fault("failed", "other commands were in the way of this one, nothing was changed: try again")
     if isinstance(error, (OperationalError, InterfaceError)):

@@ -80,6 +80,10 @@ def _print(document: Document) -> None:
         output.say(f"  launched by {Launcher.read(document['launcher']).sentence}")
     if document["policies"]:
         output.say(f"  by policies its moves have {words.pairs(document['policies'])}")
+    if unwell := document.get("unwell"):
+        output.say(f"  {unwell['sentence']}:")
+        for command in unwell["commands"]:
+            output.say(f"    {command['text']}  ({command['effect']})")
     output.say("  can be moved" if document["movable"] else "  cannot be moved now:")
     for refusal in found["refusals"]:
         output.say(f"    - {refusal}")

@@ -103,13 +103,19 @@ def person(
         output.say(f"{name} may {scope} in the console")
 
 
-@app.command(epilog=examples("drover token revoke 3"))
+@app.command(epilog=examples("drover token revoke 3", "drover token revoke 3 --keep-submitted"))
 def revoke(
     number: Annotated[int, typer.Argument(metavar="ID", help="The token's number.", show_default=False)],
+    keep_submitted: Annotated[
+        bool, typer.Option("--keep-submitted", help="Moves and drains that were submitted with it go on.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Refuse a token from now on. To change one: add another, use that, then revoke the former."""
+    """Refuse a token from now on; moves that were submitted with it do not begin any more, those that have begun go on.
+
+    To change one: add another, use that, then revoke the former with `--keep-submitted`.
+    """
     from drover.cli import token_view
     from workflows import access
 
-    token_view.revoked(access.revoke(number), as_json=as_json)
+    token_view.revoked(access.revoke(number, keep_submitted=keep_submitted), as_json=as_json)

@@ -30,9 +30,10 @@ from models.database import away, listening, transaction, unpooled
 from models.fleet import FleetLimits
 from models.host import Host, HostRequest
 from models.job import Job, JobState, Side, Step, record_event
+from models.said import Said
 from models.transitions import CLAIMED, GOING_ON, Actor, StepState
 from workers.executor import STOPPING
-from workflows import host_keys, isolation, leader_election, outages, twins
+from workflows import host_keys, isolation, leader_election, outages, storages, twins
 from workflows.drain import reconciler as drains
 from workflows.drain.notices import unanswered
 from workflows.host_rpc import alive
@@ -146,7 +147,7 @@ def _act(ours: Settings, wait: Callable[[float], list[str]]) -> None:
                 raise
             _log(error, "a look of the controller failed")
             check_at = 0.0  # with the next look
-        decision_log.write_notified(wait(TICK_S))
+        wait(TICK_S)
 
 
 def _log(error: Exception, what: str) -> None:
@@ -172,8 +173,10 @@ def tick(ours: Settings) -> None:
     at_hand = _look(ours)
     due = at_hand.due or at_hand.overdue or at_hand.stopped or at_hand.waiting
     parts: list[tuple[bool, Callable[[Settings], None]]] = [
+        (at_hand.said, _log_what_commands_said),
         (at_hand.overdue, _expire_overdue),
         (at_hand.old_questions, _delete_old_questions),
+        (at_hand.gone_storages, _forget_gone_storages),
         (at_hand.stopped, _go_on_with_all_returned),
         (at_hand.in_windows, windows.tick),
         (at_hand.waiting, _admit),
@@ -188,6 +191,11 @@ def tick(ours: Settings) -> None:
     errors = [error for wanted, part in parts if wanted and (error := _tried(part, ours))]
     if errors:
         raise errors[0]
+
+
+def _log_what_commands_said(_: Settings) -> None:
+    with transaction() as session:
+        decision_log.take_said(session)
 
 
 def _follow_renewed_keys(_: Settings) -> None:
@@ -226,7 +234,13 @@ def _expire(job_id: int) -> None:
 
 def _delete_old_questions(ours: Settings) -> None:
     with transaction() as session:
-        session.execute(delete(HostRequest).where(_old()))
+        free = select(HostRequest.id).where(_old()).with_for_update(skip_locked=True)
+        session.execute(delete(HostRequest).where(HostRequest.id.in_(free)))
+
+
+def _forget_gone_storages(_: Settings) -> None:
+    with transaction() as session:
+        storages.forget_gone(session)
 
 
 def _go_on_with_all_returned(ours: Settings) -> None:
@@ -250,8 +264,10 @@ def _look(ours: Settings) -> Any:
 def _kinds_of_work(republish_after: timedelta) -> Select[*tuple[Any, ...]]:
     """Made once: to make this statement costs several times what Postgres needs to answer it."""
     what: dict[str, ColumnElement[bool]] = {
+        "said": exists().where(Said.id.is_not(None)),
         "overdue": exists().where(Step.state.in_(CLAIMED), claims.overdue()),
         "old_questions": exists().where(_old()),
+        "gone_storages": exists().where(storages.gone()),
         "stopped": exists().where(Job.state == JobState.NEEDS_OPERATOR),
         "waiting": exists().where(admission.waits()),
         "in_windows": exists().where(windows.open_ended()),

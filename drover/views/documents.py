@@ -6,7 +6,7 @@ from datetime import timedelta
 from sqlalchemy import func, select
 
 from drover.settings import settings
-from drover.views import drain_documents, drain_queries, estimates, queries, serializers, timeline
+from drover.views import drain_documents, drain_queries, estimates, queries, sentences, serializers, timeline
 from drover.views import rolls as roll_views
 from drover.views.serializers import iso
 from models.base import Document
@@ -70,9 +70,16 @@ def inspected(guest: Guest, inspection: Inspection) -> Document:
     with transaction() as session:
         job_id = session.scalar(select(Job.id).where(Job.guest == guest.name, unfinished()))
         row = serializers.guest_document(session.get(Guest, guest.name) or guest, job_id)
+        unwell = session.scalar(queries.unwell().where(Job.guest == guest.name))
     found = serializers.inspection_document(inspection)
     decided = policy_rows.by_policies(policy_rows.of(guest))
+    row["unwell"] = None if unwell is None else _unwell(unwell)
     return {**row, "movable": not found["refusals"], "policies": decided, "inspection": found}
+
+
+def _unwell(job: Job) -> Document:
+    commands = [command._asdict() for command in sentences.ways_out(job)]
+    return {"job": job.id, "sentence": sentences.after_its_move(job), "commands": commands}
 
 
 def qemus(host: str, findings: Sequence[Finding]) -> Document:

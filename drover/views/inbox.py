@@ -13,7 +13,6 @@ from drover.views import drain_sentences, plans, queries, rolls, sentences
 from drover.views.queries import PUBLIC
 from drover.views.sentences import Command
 from drover.views.serializers import iso, public
-from models import kept_images
 from models.base import Document
 from models.drain import Drain, DrainState
 from models.guest import Guest
@@ -115,15 +114,13 @@ def _plans(session: Session) -> Iterator[Item]:
 
 
 def _checks(session: Session) -> Iterator[Item]:
-    query = select(Job).options(*PUBLIC).where(Job.state == JobState.DONE, kept_images.last_way_back())
-    for job in session.scalars(query):
+    for job in session.scalars(queries.unwell()):
         yield Item(
             want=Want.WAY_HOME,
             since=job.finished_at or job.created_at,
             about=f"{job.guest}: job {job.id}",
             page=f"/jobs/{job.id}",
-            sentence=f"after its move to {job.destination} {sentences.not_well(job)}; its old images are kept on "
-            f"{job.source} until it has gone back, or is to stay",
+            sentence=sentences.after_its_move(job),
             commands=tuple(sentences.ways_out(job)),
         )
 

@@ -13,7 +13,7 @@ from drover.views import remaining
 from models import kept_images, refusal
 from models.database import transaction
 from models.guest import Guest
-from models.job import Event, Job, unfinished
+from models.job import Event, Job, JobState, unfinished
 from models.webhook import Delivery
 from workflows import not_there, outages, wait_reasons
 from workflows.selectors import Selector
@@ -81,6 +81,11 @@ def may_go_home(job_id: int) -> bool:
     """The guest of this job was not well after it, still is where it went, and its old images are kept."""
     with transaction() as session:
         return bool(session.scalar(select(Job.id).where(Job.id == job_id, kept_images.last_way_back())))
+
+
+def unwell() -> Select[Job]:
+    """Moves after which the guest was not well: it still is where it went, and its old images are kept."""
+    return select(Job).options(*PUBLIC).where(Job.state == JobState.DONE, kept_images.last_way_back())
 
 
 def with_conditions() -> Select[Job, datetime, float, float, bool]:

@@ -176,6 +176,14 @@ def not_well(job: Job) -> str:
     return "nobody has proven that its images are equal"
 
 
+def after_its_move(job: Job) -> str:
+    """The same, and that there is a way home."""
+    return (
+        f"after its move to {job.destination} {not_well(job)}; its old images are kept on {job.source} until it has "
+        "gone back, or is to stay"
+    )
+
+
 def ways_out(job: Job) -> list[Command]:
     """What may be done about such a guest, while its old images are kept."""
     return [

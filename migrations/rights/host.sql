@@ -12,7 +12,8 @@ GRANT UPDATE (state, epoch, token, nbd_server, switchover, cancel_requested, cut
 GRANT UPDATE (state, attempts, token, owner, lease_until, next_at, enqueued_at, started_at, finished_at, error)
     ON step TO drover_host;
 GRANT INSERT ON host, attempt, event, delivery, storage TO drover_host;
-GRANT UPDATE (host, name, driver, place, total_bytes, free_bytes, seen_at), DELETE ON storage TO drover_host;
+-- No right to UPDATE or DELETE a whole table: with one, a host could lock it and stop all others.
+GRANT UPDATE (host, name, driver, place, total_bytes, free_bytes, seen_at) ON storage TO drover_host;
 GRANT UPDATE (ended_at, outcome, error) ON attempt TO drover_host;
 GRANT UPDATE (bytes_total, bytes_copied, bytes_first, delta_bytes, ready_at, retired_path, retired_until, retired_bytes) ON disk TO drover_host;
 GRANT UPDATE (host, qmp, moved_at, process, allocated_bytes, gone_at, runstate, launcher) ON guest TO drover_host;

@@ -11,7 +11,10 @@ import typer
 
 from drover.cli import options
 from drover.errors import HostRefused
-from models.job import JobState
+from models.database import transaction
+from models.documents import Health
+from models.guest import Guest
+from models.job import Job, JobState
 from tests.cli.support import document, drover, end_job, insert_job
 from workers.preflight import checks
 
@@ -52,6 +55,19 @@ def test_showing_a_guest_keeps_its_command_line_secret(database: None, answers: 
     plain = drover("guest", "show", "web")
     assert "can be moved" in plain.stdout
     assert "hunter2" not in json.dumps(found) + plain.output
+
+
+def test_a_guest_whose_check_failed_is_shown_with_the_way_home(database: None, answers: dict[str, Any]) -> None:
+    assert document("guest", "show", "web")["unwell"] is None
+    with transaction() as session:
+        session.get_one(Guest, "web").host = "hv2"
+        moved = Job(guest="web", source="hv1", destination="hv2", state=JobState.DONE, way_back_needed=True)
+        moved.health = Health(finished=True, problems=("its agent does not answer any more",))
+        session.add(moved)
+    shown = drover("guest", "show", "web").stdout
+    assert "after its move to hv2 it was not well: its agent does not answer any more" in shown
+    assert "drover migrate web --back" in shown
+    assert document("guest", "show", "web")["unwell"]["job"] == moved.id
 
 
 def test_a_refusal_of_the_host_is_passed_on(database: None, answers: dict[str, Any]) -> None:

@@ -79,6 +79,38 @@ def test_what_others_than_root_could_change_is_not_run(folder: Path, what: str) 
         hooks.of(Point.BEFORE_COPY, folder, "web")
 
 
+def test_a_hook_whose_folder_others_could_exchange_is_not_run(folder: Path, tmp_path: Path) -> None:
+    theirs = hook(tmp_path / "theirs", "within/10-a")
+    (folder / "before-copy.d").mkdir(parents=True)
+    (folder / "before-copy.d" / "10-a").symlink_to(theirs)
+    assert hooks.of(Point.BEFORE_COPY, folder, "web")
+    (tmp_path / "theirs").chmod(0o777)
+    with pytest.raises(Fatal, match=r"theirs could be changed by others than root"):
+        hooks.of(Point.BEFORE_COPY, folder, "web")
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "said"),
+    [
+        ("setsid sleep 60 & echo begun", 0, "begun"),
+        ("setsid sleep 60 & exec sleep 60", None, "took longer than 2 s and was ended"),
+        ("exec cat /dev/zero", None, "took longer than 2 s and was ended"),
+        ("head -c 3000000 /dev/zero | tr '\\0' x; echo; echo end", 0, "x / end"),
+        ("kill -SEGV $$", -11, "it said nothing"),
+        ("exec <&-; echo ignores what it is told", 0, "ignores what it is told"),
+    ],
+)
+def test_a_program_ends_when_it_ends_whatever_it_leaves_behind_or_prints(
+    tmp_path: Path, script: str, status: int | None, said: str
+) -> None:
+    program = hook(tmp_path, "program", script)
+    ended = asyncio.run(programs.run(program, environment={}, told=b"x" * 200_000, timeout_s=2))
+    assert (ended.status, ended.said[-len(said) :]) == (status, said) if status is not None else said in ended.said
+    assert len(ended.said) <= programs.LONGEST_SAID
+    if status == -11:
+        assert "failed (signal 11)" in ended.how
+
+
 def test_a_fault_of_a_later_hook_is_told_before_anything_is_copied(ctx: Context, folder: Path) -> None:
     hook(folder, "after-cleanup.d/10-a").chmod(0o777)
     with pytest.raises(Fatal, match="after-cleanup"):

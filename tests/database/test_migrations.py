@@ -42,7 +42,7 @@ NEW = {"drain", "drain_guest", "delivery", "refused_submission", "webhook_receiv
         "budget",
         "controller",
     ),
-    *("console_user", "move_policy", "guest_notice"),
+    *("console_user", "move_policy", "guest_notice", "said"),
 }
 """Tables that earlier revisions do not have."""
 

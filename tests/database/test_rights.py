@@ -15,6 +15,9 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import ProgrammingError
 
 import migrations
+from drover import logs
+from drover.broker.app import app
+from drover.controller import loop
 from drover.errors import PreconditionFailed
 from drover.settings import settings
 from lab import services
@@ -22,14 +25,19 @@ from lab.directory import Lab
 from migrations import rights
 from migrations.rights import Purpose
 from models import database as connections
-from models.access import Scope
+from models.access import ApiToken, Scope
 from models.database import transaction
-from models.host import Host
+from models.documents import AllowedHosts
+from models.drain import Drain, DrainKind, DrainState
+from models.host import Host, HostRequest
 from models.job import Event, Job, JobState
+from models.storage import Storage
 from tests import factories, roles
 from tests.cli.support import drover
 from workers import registration
 from workflows import access, budgets, fleet_limits, leader_election
+from workflows.drain import commands
+from workflows.drain.planner import DrainRequest
 from workflows.migration import claims
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +109,8 @@ A_HOST = [
     "INSERT INTO host SELECT 'four', address, guest_root, incarnation, heartbeat_at, facts, state FROM host",
     "UPDATE fleet_limits SET max_moves = 0",
     "SELECT * FROM drain",
+    "INSERT INTO said (level, sentence, fields) VALUES (20, 'an operator trusts two', '{}')",
+    *(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE" for table in ("host", "job", "guest", "storage", "delivery")),
     "SELECT * FROM api_token",
     "SELECT * FROM webhook_secret",
     "SELECT pg_try_advisory_lock(1)",
@@ -112,6 +122,7 @@ A_READER = [
     "INSERT INTO console_user VALUES ('me', 'approve')",
     "UPDATE api_token SET scope = 'approve'",
     "UPDATE fleet_limits SET max_moves = 0",
+    "INSERT INTO said (level, sentence, fields) VALUES (20, 'an operator trusts two', '{}')",
     "SELECT * FROM webhook_secret",
     "SELECT pg_try_advisory_lock(1)",
 ]
@@ -146,6 +157,39 @@ def test_a_host_cannot_keep_controllers_from_leading(moving: int) -> None:
         assert leader_election.acquire(connection)
 
 
+def test_a_host_that_holds_its_rows_locked_does_not_keep_the_controller_from_the_others(
+    moving: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LONGEST_WAIT_MS", 300)
+    monkeypatch.setattr(app, "send_task", lambda *_, **__: None)
+    locking = "SELECT FROM host FOR UPDATE; SELECT FROM job FOR UPDATE; SELECT FROM step FOR UPDATE; "
+    locking += "SELECT FROM host_request FOR UPDATE; SELECT FROM storage WHERE host = 'one' FOR UPDATE"
+    with transaction() as session:
+        long_ago = func.clock_timestamp() - timedelta(days=9)
+        session.add(Storage(host="one", name="old", driver="filesystem", place="/old", seen_at=long_ago))
+        session.add(HostRequest(host="one", kind="observe", question={}, created_at=long_ago))
+    to = AllowedHosts(to=("two",))
+    numbers = [commands.submit(DrainRequest(kind=DrainKind.DRAIN, host=name, where=to)).id for name in ("one", "three")]
+    login = settings().database_url.replace("//drover@", "//one@").replace("+psycopg", "")
+    with psycopg.connect(login) as thief, _as(services.CONTROLLER):
+        thief.execute(locking)
+        loop.tick(settings())
+        with transaction() as session:
+            states = [session.get_one(Drain, number).state for number in numbers]
+    assert states == [DrainState.QUEUED, DrainState.RUNNING]
+
+
+def test_a_storage_that_a_host_does_not_report_any_more_is_forgotten(moving: int) -> None:
+    with transaction() as session:
+        for name, days in (("old", 2), ("new", 0)):
+            at = func.clock_timestamp() - timedelta(days=days)
+            session.add(Storage(host="one", name=name, driver="filesystem", place=f"/{name}", seen_at=at))
+    with _as(services.CONTROLLER):
+        loop.tick(settings())
+    with transaction() as session:
+        assert session.scalars(select(Storage.name)).all() == ["new"]
+
+
 def test_a_reader_sees_lists_and_whose_token_it_is(moving: int) -> None:
     _, token = access.add("ada", Scope.READ, None)
     with _as(services.READER):
@@ -157,6 +201,22 @@ def test_a_reader_sees_lists_and_whose_token_it_is(moving: int) -> None:
         refused = drover("job", "cancel", str(moving))
     assert refused.exit_code == 2
     assert "does not permit that to this role" in refused.stderr
+
+
+def test_a_reader_that_holds_tokens_locked_keeps_nobody_from_using_them(moving: int) -> None:
+    made, token = access.add("ada", Scope.READ, None)
+    login = settings().database_url.replace("//drover@", f"//{services.READER}@").replace("+psycopg", "")
+    with psycopg.connect(login) as thief:
+        thief.execute("SELECT FROM api_token FOR UPDATE")
+        holder = access.holder(token)
+        assert holder is not None
+        with transaction() as session:
+            assert session.get_one(ApiToken, made.id).used_at is None
+            session.execute(text("SET LOCAL lock_timeout = '1s'"))
+            session.get_one(Job, moving).submitted_with = made.id
+    access.holder(token)
+    with transaction() as session:
+        assert session.get_one(ApiToken, made.id).used_at is not None
 
 
 def test_an_upgrade_renews_the_rights_of_the_version_before(moving: int) -> None:
@@ -269,7 +329,10 @@ def test_a_worker_knows_its_share_of_what_moves_take_that_it_does_not_see(moving
         assert budgets.rate_of(job) == 9 * 10**7
 
 
-def test_a_worker_that_is_back_may_say_so_in_the_stories_of_its_moves(moving: int) -> None:
+def test_a_worker_that_is_back_may_say_so_in_the_stories_of_its_moves(
+    moving: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "configured", lambda: True)  # as a worker's is
     with transaction() as session:
         session.get_one(Host, "one").heartbeat_at = func.clock_timestamp() - timedelta(minutes=5)
         session.get_one(Job, moving).created_at = func.clock_timestamp() - timedelta(hours=1)

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from drover.by_database import ByDatabase
+from drover.settings import settings
 from models.access import Action, ApiToken, Bounds, Scope
 from models.database import transaction
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
@@ -21,9 +23,9 @@ from models.webhook import Delivery
 from tests import factories
 from tests.documents import plan
 from tests.factories import guest, host
-from workflows import access, tasks
-from workflows.drain import planner
-from workflows.migration import preflight
+from workflows import access, permissions, tasks
+from workflows.drain import commands, dispatcher, planner, reconciler
+from workflows.migration import admission, preflight
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -300,3 +302,107 @@ def test_what_a_token_is_bound_to_is_looked_at_again_once_the_hosts_have_answere
     monkeypatch.setattr(preflight, "plan", relabelled)
     tasks.submit(**Token(selector="tier=web").signed(SUBMIT, MOVE))
     assert "which this one has not" in str(job().error)
+
+
+def _revoked(token: Token) -> None:
+    access.revoke(token.number)
+
+
+def _narrowed(token: Token) -> None:
+    with transaction() as session:
+        session.get_one(ApiToken, token.number).bounds = Bounds(hosts=("one",), selector="tier=web")
+
+
+def _relabelled(_: Token) -> None:
+    with transaction() as session:
+        session.get_one(Guest, "web").labels = {"tier": "db"}
+
+
+MEANWHILE = [(_revoked, "was revoked before it began"), (_narrowed, "this is about two as well"),
+             (_relabelled, "for guests with tier=web, which this one has not")]  # fmt: skip
+
+
+def admit() -> None:
+    with transaction() as session:
+        admission.admit(session, settings())
+
+
+def advance() -> list[str]:
+    with transaction() as session:
+        return reconciler.advance(session, session.get_one(Drain, drain().id, with_for_update=True), settings())
+
+
+@pytest.mark.parametrize(("change", "said"), MEANWHILE)
+def test_a_move_that_waits_does_not_begin_once_its_token_does_not_permit_it_any_more(
+    change: Callable[[Token], None], said: str
+) -> None:
+    token = Token(selector="tier=web")
+    tasks.submit(**token.signed(SUBMIT, MOVE))
+    change(token)
+    admit()
+    assert job().state is JobState.ROLLED_BACK
+    assert said in story(job().id)[-1][1]
+    assert job().started_at is None
+
+
+def test_a_move_begins_whose_token_was_replaced_by_another() -> None:
+    token = Token()
+    tasks.submit(**token.signed(SUBMIT, MOVE))
+    access.revoke(token.number, keep_submitted=True)
+    tasks.submit(**token.signed(SUBMIT, MOVE | {"idempotency_key": "later"}))
+    assert "is not valid" in str(job("later").error)
+    admit()
+    assert job().state is JobState.RUNNING
+
+
+@pytest.mark.parametrize(("change", "said"), MEANWHILE)
+def test_a_drain_begins_no_move_that_its_token_does_not_permit_any_more(
+    change: Callable[[Token], None], said: str
+) -> None:
+    token = Token(selector="tier=web")
+    tasks.submit_drain(**token.signed(DRAIN, EMPTY | {"selector": "tier=web", "to": ["two"]}))
+    assert advance() == ["web"]
+    change(token)
+    dispatcher.submit(drain().id, "web")
+    advance()
+    with transaction() as session:
+        assert session.scalars(select(Job)).all() == []
+        row = session.get_one(DrainGuest, (drain().id, "web"))
+    assert row.state is GuestState.SKIPPED
+    assert said in str(row.reason)
+
+
+def test_a_move_of_a_drain_that_waits_does_not_begin_once_the_token_of_the_drain_was_revoked() -> None:
+    token = Token()
+    tasks.submit_drain(**token.signed(DRAIN, EMPTY))
+    advance()
+    dispatcher.submit(drain().id, "web")
+    _revoked(token)
+    admit()
+    with transaction() as session:
+        [moved] = session.scalars(select(Job))
+    assert (moved.state, "was revoked before it began" in str(moved.error)) == (JobState.ROLLED_BACK, True)
+
+
+@pytest.mark.parametrize(("change", "said"), MEANWHILE[:2])
+def test_a_drain_that_waits_ends_once_its_token_does_not_permit_it_any_more(
+    change: Callable[[Token], None], said: str
+) -> None:
+    token = Token()
+    tasks.submit_drain(**token.signed(DRAIN, EMPTY | {"to": ["two"], "at": "2099-01-01T00:00Z"}))
+    change(token)
+    advance()
+    assert drain().state is DrainState.CANCELLED
+    assert said in str(drain().error)
+
+
+def test_whoever_resumes_a_drain_lends_the_token_for_what_is_left_of_it() -> None:
+    token = Token()
+    tasks.submit_drain(**token.signed(DRAIN, EMPTY))
+    advance()
+    commands.pause(drain().id)
+    _revoked(token)
+    ByDatabase(permissions.operator()).on_drain(drain().id, "resume")
+    advance()
+    with transaction() as session:
+        assert session.get_one(DrainGuest, (drain().id, "web")).state is GuestState.WAITING

@@ -4,8 +4,9 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -96,6 +97,14 @@ def test_an_agent_that_says_nothing_is_not_waited_for(tmp_path: Path) -> None:
         assert not asyncio.run(agent.answers(str(tmp_path / "qga"), 0.2))
 
 
+@pytest.mark.parametrize(
+    "said", [b"\xff[1]", b"\xff" + b"[" * 50_000, b'\xff{"return": "5"}', b"\xffnull", b"\xff\x00\xfe"]
+)
+def test_an_agent_that_says_something_else_has_not_answered(tmp_path: Path, said: bytes) -> None:
+    with answering(tmp_path / "qga", said):
+        assert not asyncio.run(agent.answers(str(tmp_path / "qga"), 0.3))
+
+
 class Page(BaseHTTPRequestHandler):
     """Well at `/well`, else not."""
 
@@ -125,6 +134,51 @@ def test_a_port_and_a_page_are_checked(page: str) -> None:
     assert failure(GuestCheck(http=f"http://{page}/well?a=1")) is None
     assert failure(GuestCheck(http=f"http://{page}/", deadline_s=0.5)) == f"http://{page}/: status 503"
     assert "127.0.0.1:1: " in str(failure(GuestCheck(tcp="127.0.0.1:1", deadline_s=0.5)))
+
+
+@contextmanager
+def saying(*lines: bytes) -> Iterator[str]:
+    """A guest that answers each connection with these, one after the other, and then says no more."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    peer, _ = listening.accept()
+                    with closing(peer), suppress(OSError):
+                        for line in lines:
+                            peer.sendall(line)
+                            time.sleep(0.05)
+                        peer.recv(1 << 16)
+                        peer.recv(1)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([b"x"] * 400, "no answer in time"),
+        ([b"y" * 100_000], "what it answers is no HTTP"),
+        ([b"SSH-2.0-x\r\n"], "what it answers is no HTTP"),
+        ([b"HTTP/1.1 503 no\r\n"], "status 503"),
+    ],
+)
+def test_a_guest_that_answers_slowly_at_length_or_nonsense_is_not_waited_for(lines: list[bytes], said: str) -> None:
+    begun = time.monotonic()
+    with saying(*lines) as there:
+        assert said in str(failure(GuestCheck(http=f"http://{there}/", deadline_s=1)))
+    assert time.monotonic() - begun < 10
+
+
+def test_why_a_page_was_not_got_is_said_as_it_is(page: str) -> None:
+    assert "SSL" in str(failure(GuestCheck(http=f"https://{page}/", deadline_s=0.5)))
+    with saying() as there:
+        assert "no answer in time" in str(failure(GuestCheck(http=f"http://{there}/", deadline_s=0.5)))
+    unknown = str(failure(GuestCheck(http="http://nowhere.invalid/", deadline_s=0.5)))
+    assert unknown.startswith("http://nowhere.invalid/: ")
+    assert "Errno" not in unknown
 
 
 def script(path: Path, text: str) -> Path:

@@ -16,7 +16,7 @@ from lab.guest.spec import DiskSpec, GuestSpec, create_images
 from models.launcher import Launcher, LauncherKind
 from tests.helpers import MIB, Moves, until
 from workers.launcher import found
-from workers.process import processes
+from workers.process import processes, qemus
 from workers.process.processes import Process
 from workflows import cold_start, guests
 from workflows.migration import preflight
@@ -83,6 +83,9 @@ def test_spans_are_read_as_systemd_shows_them(shown: str, microseconds: int | No
         ("0::/system.slice/web.service", "web.service"),
         ("1:name=systemd:/machine.slice/web.service/payload\n0::/", "web.service"),
         ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/web.service", "web.service"),
+        ("0::/system.slice/system-guest.slice/guest@web\\x2d1.service/payload", "guest@web\\x2d1.service"),
+        ("0::/system.slice/__web.service", "_web.service"),  # cg_escape() of systemd
+        ("0::/system.slice/_io.service", "io.service"),
         ("0::/user.slice/user-0.slice/session-3.scope", None),
         ("0::/machine.slice/machine-qemu-1-web.scope", None),
         ("0::/", None),
@@ -94,6 +97,28 @@ def test_the_unit_of_a_process_is_that_of_its_cgroup(
     paths = dict(line.split(":", 2)[1:] for line in lines.splitlines())
     monkeypatch.setattr(found, "_cgroup", lambda process: paths.get("name=systemd") or paths.get("", ""))
     assert found.unit_of(Process(1, 1)) == unit
+
+
+def test_a_unit_in_which_another_guest_runs_is_nobodys_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever of the two its main process is, and in whatever cgroup below the unit's (`DelegateSubgroup`)."""
+    started = [subprocess.Popen(["sleep", "100"]) for _ in range(2)]
+    mine, other = (processes.process(one.pid) for one in started)
+    assert mine is not None
+    assert other is not None
+    places = {mine.pid: "/system.slice/web.service/a", other.pid: "/system.slice/web.service/b"}
+    monkeypatch.setattr(found, "_cgroup", lambda process: places.get(process.pid, "/init.scope"))
+    monkeypatch.setattr(qemus, "qemu_of", lambda pid: pid in places or None)
+    try:
+        for main in (mine.pid, 0):
+            assert f"web.service runs other guests as well (pid {other.pid})" in str(
+                found._shared("web.service", main, mine)
+            )
+        places.pop(other.pid)
+        assert found._shared("web.service", mine.pid, mine) is None
+    finally:
+        for one in started:
+            one.kill()
+            one.wait()
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DataError
 
 from drover import logs
+from drover.controller import loop
+from drover.settings import settings
 from lab import services
 from lab.directory import Lab
 from models import decision_log
@@ -258,6 +260,23 @@ class TestWhatWasDecided:
             record_event(session, job, by="controller", action="released", sentence="not at all")
             raise ValueError
         assert [line.getMessage() for line in caplog.records if line.name == decision_log.__name__] == ["outside"]
+
+    def test_is_a_row_of_a_command_until_the_controller_that_leads_logs_it(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        with monkeypatch.context() as command:
+            command.setattr(logs, "configured", lambda: False)
+            with suppress(ValueError), transaction() as session:
+                decision_log.add(session, "not at all")
+                raise ValueError
+            with transaction() as session:
+                decision_log.add(session, "an operator did it", drain=4)
+        monkeypatch.setattr(logs, "configured", lambda: True)
+        for _ in range(2):
+            loop._log_what_commands_said(settings())
+        [line] = [line for line in caplog.records if line.name == decision_log.__name__]
+        assert (line.getMessage(), line.drain) == ("an operator did it", 4)  # type: ignore[attr-defined]
 
     def test_an_error_of_the_database_shows_no_value_of_a_statement(self) -> None:
         with pytest.raises(DataError) as caught, transaction() as session:

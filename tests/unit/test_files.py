@@ -3,9 +3,11 @@
 import os
 import socket
 import stat
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from workers import files
 from workers.files import UnsafePath
 from workers.images import manifest
 from workers.images.manifest import Manifest
+from workers.preflight import live_command_line
 from workers.process import processes
 from workers.switchover.journal import Journal
 from workers.switchover.parameters import DestinationParameters
@@ -213,3 +216,42 @@ def test_a_folder_that_is_swapped_again_and_again_never_leads_out_of_it(tmp_path
         over.set()
         swapping.join()
     assert list(wrong.iterdir()) == []
+
+
+def test_a_device_that_works_by_being_opened_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, really = [], os.open
+
+    def noted(path: str, *how: int, **more: Any) -> int:
+        opened.append(path)
+        return really(path, *how, **more)
+
+    monkeypatch.setattr(os, "open", noted)
+    with pytest.raises(UnsafePath, match="/dev/null is a pipe, a socket or a device"):
+        files.opened(Path("/dev/null"), os.O_RDONLY)
+    assert "null" not in opened
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["pipe", "device", "secret", "theirs"])
+def test_a_file_for_readconfig_is_read_only_if_its_user_may_and_nothing_of_another_is_told(
+    tmp_path: Path, kind: str
+) -> None:
+    tmp_path.chmod(0o755)
+    config = tmp_path / "config"
+    if kind == "pipe":
+        os.mkfifo(config)
+    elif kind == "device":
+        config.symlink_to("/dev/null")
+    else:
+        config.write_text("root:hunter2\n")
+        config.chmod(0o600)
+        if kind == "theirs":
+            os.chown(config, SOMEBODY, SOMEBODY)
+    words = ["sh", "-c", "read x", "qemu", "-readconfig", str(config)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, user=SOMEBODY) as started:
+        qemu = processes.process(started.pid)
+        assert qemu is not None
+        [refusal] = live_command_line.read(qemu).refusals
+        started.communicate()
+    assert ("may read" in refusal.seen) is (kind != "theirs")
+    assert "hunter2" not in refusal.seen

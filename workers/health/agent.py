@@ -4,7 +4,11 @@ import asyncio
 import json
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 
+from pydantic import Field, ValidationError
+
+from models.contracts import Part
 from workers.qemu.command_line import listening_sockets
 from workers.qemu.options import parse_command_line
 
@@ -24,12 +28,18 @@ def socket_of(argv: Sequence[str]) -> str | None:
     return None
 
 
+class Synchronised(Part):
+    """An answer to `guest-sync-delimited`."""
+
+    number: int = Field(alias="return")
+
+
 async def answers(path: str, timeout_s: float) -> bool:
     """Whether it answers in time. One that somebody else talks to does not."""
     try:
         async with asyncio.timeout(timeout_s):
             return await _synchronised(path)
-    except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         return False
 
 
@@ -42,7 +52,14 @@ async def _synchronised(path: str) -> bool:
         writer.write(b"\xff" + json.dumps(question).encode() + b"\n")
         while True:
             await reader.readuntil(b"\xff")
-            if json.loads(await reader.readuntil(b"\n")).get("return") == number:
+            if _number(await reader.readuntil(b"\n")) == number:
                 return True
     finally:
         writer.close()
+
+
+def _number(line: bytes) -> int | None:
+    """Of an answer. Whoever runs inside of the guest writes what they like; None: it is no answer to ours."""
+    with suppress(ValidationError):
+        return Synchronised.model_validate_json(line).number
+    return None

@@ -145,7 +145,7 @@ def _info(path: Path, image_format: str) -> dict[str, Any]:
 def fsync(paths: Sequence[str]) -> None:
     """Write out what the host's page cache holds of these files."""
     for path in paths:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # whatever it is, it is not waited for
+        descriptor = files.opened(files.followed(Path(path)), os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 from drover.errors import Transient
 from models.launcher import Launcher, LauncherKind, Limits
 from workers.launcher import cgroups, systemd
-from workers.process import processes
+from workers.process import processes, qemus
 from workers.process.processes import Process
 
 SHELLS = {"ash", "bash", "busybox", "dash", "ksh", "sh", "zsh"}
@@ -73,11 +73,18 @@ def _moved_here(qemu: Process) -> bool:
 
 def unit_of(process: Process) -> str | None:
     """The service that a process belongs to, as systemd names its cgroup. Scopes start nothing again."""
+    place = _units_cgroup(process)
+    return place.rpartition("/")[2].removeprefix("_") if place else None  # before what the kernel has other uses for
+
+
+def _units_cgroup(process: Process) -> str | None:
+    """The cgroup of that unit, which may have others below it."""
     parts = _cgroup(process).split("/")
-    units = [part for part in parts if part.endswith(".service")]
+    units = [number for number, part in enumerate(parts) if part.endswith(".service")]
     if not units or any(part.endswith(".scope") for part in parts):
         return None
-    return units[-1] if units[0].startswith("user@") and len(units) > 1 else units[0]
+    own = units[-1] if parts[units[0]].startswith("user@") else units[0]
+    return "/".join(parts[: own + 1])
 
 
 def _cgroup(process: Process) -> str:
@@ -108,13 +115,12 @@ def _by_unit(unit: str, qemu: Process) -> Launcher:
 
 def _shared(unit: str, main: int, qemu: Process) -> str | None:
     """Why the unit is not this guest's alone."""
-    if main == qemu.pid:
-        return None
+    if others := [pid for pid in _members(qemu) if pid != qemu.pid and qemus.qemu_of(pid) is not None]:
+        return f"{unit} runs other guests as well (pid {others[0]})"
     between = list(_between(qemu, main))
-    if main and (between[-1:] != [main] or any(_name(Process(pid, 0)) not in SHELLS for pid in between)):
-        return f"it was started by pid {main} of {unit}, which may run more than this guest"
-    others = [pid for pid in _members(qemu) if pid != qemu.pid and "qemu" in _name(Process(pid, 0))]
-    return f"{unit} runs other guests as well (pid {others[0]})" if others else None
+    if main in {0, qemu.pid} or (between[-1:] == [main] and all(_name(Process(pid, 0)) in SHELLS for pid in between)):
+        return None
+    return f"it was started by pid {main} of {unit}, which may run more than this guest"
 
 
 def _between(qemu: Process, top: int) -> Iterator[int]:
@@ -128,16 +134,16 @@ def _between(qemu: Process, top: int) -> Iterator[int]:
 
 
 def _members(qemu: Process) -> list[int]:
-    """The processes of its cgroup."""
-    mine = _cgroup(qemu)
-    return [process.pid for process in processes.everybody() if _cgroup(process) == mine]
+    """The processes of its unit."""
+    mine = _units_cgroup(qemu)
+    return [process.pid for process in processes.everybody() if _units_cgroup(process) == mine]
 
 
 def above_in_its_unit(qemu: Process) -> list[Process]:
     """The scripts of its own unit that wait for its end."""
-    mine = _cgroup(qemu)
+    mine = _units_cgroup(qemu)
     found = (processes.process(pid) for pid in _between(qemu, 0))
-    return [process for process in found if process is not None and _cgroup(process) == mine]
+    return [process for process in found if process is not None and _units_cgroup(process) == mine]
 
 
 def _is_init(process: Process) -> bool:

@@ -4,6 +4,7 @@ What depends on the process is resolved: paths that are relative to its working 
 """
 
 import os
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -78,11 +79,26 @@ def _not_utf8(word: bytes) -> Check:
 
 def _config(process: Process, name: str) -> str:
     """The text of a configuration file, if it is the one that QEMU has read."""
-    path = _seen_by(process, name)
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_mtime > processes.started_at(process) + CLOCKS_DIFFER_S:
+    found = os.open(_seen_by(process, name), os.O_PATH | os.O_CLOEXEC)  # a pipe or a device is not opened
+    try:
+        there = os.fstat(found)
+        if not (stat.S_ISREG(there.st_mode) and _may_read(process, there)):
+            raise UnreadableConfig(f"{name} is no file that the user of the guest's QEMU may read")
+        if there.st_mtime > processes.started_at(process) + CLOCKS_DIFFER_S:
             raise UnreadableConfig(f"{name} was changed after the guest was started")
-        return file.read(CONFIG_LIMIT_BYTES).decode()
+        with Path(f"/proc/self/fd/{found}").open("rb") as file:
+            return file.read(CONFIG_LIMIT_BYTES).decode()
+    finally:
+        os.close(found)
+
+
+def _may_read(process: Process, there: os.stat_result) -> bool:
+    """What others keep to themselves is not read on behalf of the user that runs QEMU."""
+    user = Path(f"/proc/{process.pid}").stat()
+    if user.st_uid in {0, there.st_uid}:
+        return True
+    groups = {user.st_gid, *processes.groups(process)}
+    return bool(there.st_mode & (stat.S_IRGRP if there.st_gid in groups else stat.S_IROTH))
 
 
 def _seen_by(process: Process, name: str) -> Path:

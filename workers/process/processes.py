@@ -331,6 +331,12 @@ def started_at(process: Process) -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + process.started / os.sysconf("SC_CLK_TCK")
 
 
+def groups(process: Process) -> set[int]:
+    """Its supplementary groups."""
+    lines = Path(f"/proc/{process.pid}/status").read_text(errors="replace").splitlines()
+    return {int(word) for line in lines if line.startswith("Groups:") for word in line.split()[1:]}
+
+
 def has_open(process: Process, wanted: os.stat_result) -> bool:
     """Whether this process has that file open, as the kernel says."""
     return _opens(process.pid, wanted)

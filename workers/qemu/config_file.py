@@ -60,7 +60,7 @@ def options_of(text: str) -> list[Option]:
         elif (pair := _PAIR.fullmatch(line)) and groups:
             groups[-1][2].append((pair[1], pair[2]))
         else:
-            raise UnreadableConfig(f"its line {number} is not understood: {line}")
+            raise UnreadableConfig(f"its line {number} is not understood")
     return [_option(name, identifier, tuple(pairs)) for name, identifier, pairs in groups]
 
 

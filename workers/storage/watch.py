@@ -9,10 +9,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from drover import words
@@ -30,8 +29,6 @@ log = logging.getLogger(__name__)
 
 STEP_BYTES = 16 << 20
 """A guest's row is written anew once its images take so much more or less."""
-GONE_FOR = timedelta(days=1)
-"""After this time a storage that is not there any more is forgotten."""
 IN_MEMORY = ("/dev/shm/", "/dev/hugepages/", "/run/", "/tmp/qemu")  # noqa: S108 # nosec B108 # looked at, never written
 _low: set[str] = set()
 
@@ -104,13 +101,6 @@ def _report_storages(ours: Settings, found: list[Place]) -> None:
             row = {**vars(place), "seen_at": func.clock_timestamp()}
             statement = insert(Storage).values(host=ours.host, **row)
             session.execute(statement.on_conflict_do_update(index_elements=["host", "name"], set_=row))
-        session.execute(
-            delete(Storage).where(
-                Storage.host == ours.host,
-                Storage.name.not_in([place.name for place in found]),
-                Storage.seen_at < func.clock_timestamp() - GONE_FOR,
-            )
-        )
     for place in found:
         _say(place)
 

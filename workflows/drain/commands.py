@@ -33,6 +33,7 @@ def submit(
     forecast: Forecast | None = None,
     idempotency_key: str | None = None,
     by: str = "command line",
+    token: int | None = None,
 ) -> Drain:
     """Queue a drain; the controller begins it when its time has come.
 
@@ -46,7 +47,7 @@ def submit(
         with transaction() as session:
             earlier = _same(session, idempotency_key, request)
             if earlier is None:
-                earlier = queue(session, request, forecast, idempotency_key, by)
+                earlier = queue(session, request, forecast, idempotency_key, by, token)
                 wake(session)
             return earlier
     except (IntegrityError, PreconditionFailed) as error:  # another came first, perhaps with this key
@@ -117,6 +118,7 @@ def queue(
     forecast: Forecast | None = None,
     key: str | None = None,
     by: str = "command line",
+    token: int | None = None,
 ) -> Drain:
     """Insert the row of a drain.
 
@@ -143,6 +145,7 @@ def queue(
         host=request.host,
         idempotency_key=key,
         submitted_by=by,
+        submitted_with=token,
         allowed_hosts=request.where,
         selector=request.selector,
         options=request.options,
@@ -272,8 +275,8 @@ def release(drain_id: int, by: str = "command line") -> Drain:
         return drain
 
 
-def resume(drain_id: int) -> Drain:
-    """Go on after a pause, or try the guests again that an ended drain has skipped.
+def resume(drain_id: int, token: int | None = None) -> Drain:
+    """Go on after a pause, or try the guests again that an ended drain has skipped. With the token of whoever asks.
 
     Raises:
         PreconditionFailed: there is no such drain, or it neither pauses nor has left anything.
@@ -281,6 +284,7 @@ def resume(drain_id: int) -> Drain:
     with transaction() as session:
         drain = existing(session, drain_id)
         go_on(session, drain)
+        drain.submitted_with = token
         return drain
 
 

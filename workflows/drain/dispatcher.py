@@ -8,7 +8,7 @@ from datetime import timedelta
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from drover.errors import HostRefused, PreconditionFailed, Unavailable
+from drover.errors import HostRefused, NotPermitted, PreconditionFailed, Unavailable
 from drover.settings import Settings
 from models import fleet
 from models.base import now
@@ -17,7 +17,7 @@ from models.documents import MigrationOptions
 from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.guest import Guest
 from models.job import Job, JobState, unfinished
-from workflows import capacity, estimate, isolation, policies
+from workflows import capacity, estimate, isolation, permissions, policies
 from workflows.drain import job_sync, notices, plan_file
 from workflows.drain.placement import Candidate, Placement
 from workflows.drain.plan_file import Differs
@@ -46,6 +46,7 @@ def choose(session: Session, drain: Drain, ours: Settings) -> list[str]:
     theirs = {name: guest for name, guest in guests.items() if name in waiting}
     waits = _obstacles(session, waiting, ours)
     waits |= {name: Wait(why=why, for_good=True) for name, why in keep(drain.kind, theirs.values(), at).items()}
+    waits |= _withdrawn(session, drain, theirs)
     waits |= notices.vetoes({name: ways[name] for name in theirs}, last, at)
     candidates = _candidates(drain, guests, ways, promised, waiting.keys() - waits.keys())
     made = placed(session, drain.kind, drain.host, drain.allowed_hosts, candidates)
@@ -91,6 +92,15 @@ def _wait_or_leave(row: DrainGuest, wait: Wait) -> None:
     row.reason = wait.of("drain", row.drain_id)
     if wait.for_good:
         row.move(GuestState.SKIPPED, wait.why)
+
+
+def _withdrawn(session: Session, drain: Drain, guests: Mapping[str, Guest]) -> dict[str, Wait]:
+    """Those that the token with which the drain was submitted does not let go any more."""
+    found = {
+        name: permissions.withdrawn_from_move(session, drain, guest, drain.host, guest.host)
+        for name, guest in guests.items()
+    }
+    return {name: Wait(why=why, for_good=True) for name, why in found.items() if why is not None}
 
 
 def _promised(session: Session, drain: Drain) -> set[str]:
@@ -174,8 +184,11 @@ def submit(drain_id: int, guest: str) -> None:
         row = session.get_one(DrainGuest, (drain_id, guest))
         if row.state is not GuestState.WAITING:
             raise Unavailable(f"{guest} does not wait for its turn in drain {drain_id} any more")
+        there = session.get_one(Guest, guest)
+        if withdrawn := permissions.withdrawn_from_move(session, drain, there, job.source, job.destination):
+            raise NotPermitted(withdrawn)
         if row.planned is not None:
-            plan_file.compare(session.get_one(Guest, guest), row.planned, job.options)  # its host has just looked at it
+            plan_file.compare(there, row.planned, job.options)  # its host has just looked at it
 
     try:
         jobs.submit(
@@ -186,6 +199,7 @@ def submit(drain_id: int, guest: str) -> None:
             drain_id=drain_id,
             still_wanted=still_wanted,
             by=f"drain {drain_id}",
+            token=drain.submitted_with,
             because=f"drain {drain_id} was submitted by {drain.submitted_by}" if drain.submitted_by else "",
         )
     except PreconditionFailed as error:

@@ -69,17 +69,17 @@ def withdraw(number: int, by: str) -> None:
             decision_log.add(session, f"{by} withdraws the plan {number} of {_host(row)}, {row.digest[:12]}")
 
 
-def apply(plan: PlanFile, by: str) -> Drain:
+def apply(plan: PlanFile, by: str, token: int | None = None) -> Drain:
     """Queue a drain that follows a plan. Applied again, the same plan answers its first drain.
 
     Raises:
         PreconditionFailed: it is not approved as the fleet wants it, or a host or guest in it is unknown.
     """
     with transaction() as session:
-        return _apply(session, _submit(session, plan, by), by)
+        return _apply(session, _submit(session, plan, by), by, token)
 
 
-def apply_submitted(number: int, by: str) -> Drain:
+def apply_submitted(number: int, by: str, token: int | None = None) -> Drain:
     """The same with one that was submitted.
 
     Raises:
@@ -87,7 +87,7 @@ def apply_submitted(number: int, by: str) -> Drain:
     """
     with transaction() as session:
         row = existing(session, number)
-        return _apply(session, row if row.drain_id is not None else _waiting(session, number), by)
+        return _apply(session, row if row.drain_id is not None else _waiting(session, number), by, token)
 
 
 def try_out(plan: PlanFile, by: str) -> Forecast:
@@ -176,12 +176,12 @@ def _submit(session: Session, plan: PlanFile, by: str) -> SubmittedPlan:
     return row
 
 
-def _apply(session: Session, row: SubmittedPlan, by: str) -> Drain:
+def _apply(session: Session, row: SubmittedPlan, by: str, token: int | None) -> Drain:
     if row.drain_id is not None:
         return session.get_one(Drain, row.drain_id)
     plan = PlanFile.read(row.document)
     check(session, plan, by)
-    drain = commands.queue(session, plan.drain_request(), key=_key(plan), by=by)
+    drain = commands.queue(session, plan.drain_request(), key=_key(plan), by=by, token=token)
     drain.follows_plan = True
     drain.guests = _rows(plan)
     row.drain_id, row.applied_by = drain.id, by

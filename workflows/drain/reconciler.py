@@ -20,7 +20,7 @@ from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, Gu
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Job, JobState
-from workflows import isolation, schedule
+from workflows import isolation, permissions, schedule
 from workflows.drain import commands, dispatcher, job_sync
 from workflows.drain.commands import cancel_moves
 from workflows.drain.planner import guests_of
@@ -74,7 +74,10 @@ def _begin(session: Session, drain: Drain) -> bool:
     """Begin a drain whose time has come, unless another drain of its host is under way."""
     other = commands.under_way(session, drain.host)
     early = schedule.obstacle(now(session), 0, not_before=drain.not_before, window=drain.window)
-    if early is not None and not drain.seed:
+    if withdrawn := permissions.withdrawn_from_drain(session, drain):
+        drain.error = withdrawn
+        drain.move(session, DrainState.CANCELLED)
+    elif early is not None and not drain.seed:
         drain.wait_reason = early.of("drain", drain.id)
     elif other is not None:
         drain.wait_reason = f"drain {other.id} of {drain.host} is under way: `drover drain cancel {other.id}` ends it"
@@ -139,7 +142,7 @@ def _queue_next(session: Session, drain: Drain, repeated: Recurrence) -> None:
     if any(other.recurrence == repeated for other in session.scalars(queued)):
         return
     terms = replace(SubmitOptions.of(drain), not_before=schedule.following(repeated, now(session)))
-    wishes = ("kind", "host", "submitted_by", "allowed_hosts", "selector", "options", "recurrence")
+    wishes = ("kind", "host", "submitted_by", "submitted_with", "allowed_hosts", "selector", "options", "recurrence")
     session.add(Drain(**vars(terms), **{name: getattr(drain, name) for name in wishes}))
 
 

@@ -19,10 +19,11 @@ from models.fleet import Limits
 from models.guest import Guest
 from models.job import Job, JobState, record_event
 from models.transitions import Actor, JobEvent
-from workflows import capacity, estimate, schedule
+from workflows import capacity, estimate, permissions, schedule
 from workflows.capacity import Room, Size, Slots
 from workflows.estimate import ANY, Speed, Way
 from workflows.isolation import PAUSES
+from workflows.migration import claims
 
 ADMISSION_LOCK = 0x61646D6974  # "admit"
 ME = "controller"
@@ -54,6 +55,10 @@ def admit(session: Session, ours: Settings) -> dict[int, Exception]:
     for job, guest, now in found:
         job_id = job.id
         try:
+            if withdrawn := _withdrawn(session, job, guest):
+                with session.begin_nested():
+                    claims.begin_rollback(session, job, withdrawn, actor=Actor.CONTROLLER, by=ME)
+                continue
             size = Size.of(guest) if guest is not None else Size(cpus=0, memory_bytes=0, disk_bytes=0)
             why = _too_early(job, guest, size, now, speed) or _obstacle(job, size, rooms[job.destination], slots)
             why = why or _too_many_held(job, held, limits)
@@ -75,6 +80,13 @@ def admit(session: Session, ours: Settings) -> dict[int, Exception]:
             held[job.source] = held.get(job.source, 0) + job.held
             rooms[job.destination].reserve(size)
     return troubled
+
+
+def _withdrawn(session: Session, job: Job, guest: Guest | None) -> str | None:
+    """Why a job may not begin any more that was permitted when it was submitted."""
+    if job.state is not JobState.QUEUED:
+        return None
+    return permissions.withdrawn_from_move(session, job, guest, job.source, job.destination)
 
 
 def _decide(session: Session, job: Job, why: str | None, now: datetime) -> None:

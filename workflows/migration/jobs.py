@@ -47,6 +47,7 @@ def submit(
     still_wanted: Callable[[Session, Job], None] = lambda session, job: None,
     idempotency_key: str | None = None,
     by: str = "command line",
+    token: int | None = None,
     because: str = "",
 ) -> Job:
     """Check that the guest can be moved, and queue the job. What the options leave out policies decide.
@@ -63,7 +64,8 @@ def submit(
         with tracing.span("submit", guest=guest, destination=destination, drain=drain_id, by=by) as span:
             asked, wanted = options or MigrationOptions(), terms or SubmitOptions()
             job, row, planned = _checked(guest, destination, asked, wanted, drained=drain_id is not None)
-            job.drain_id, job.idempotency_key, job.traceparent = drain_id, idempotency_key, span.traceparent
+            job.drain_id, job.submitted_with = drain_id, token
+            job.idempotency_key, job.traceparent = idempotency_key, span.traceparent
             inserted = _insert(job, row, planned, by, because, still_wanted)
             span.set(job=inserted.id, source=inserted.source)
             return inserted

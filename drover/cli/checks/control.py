@@ -85,7 +85,7 @@ def _tokens() -> Iterator[Check]:
     for token in access.listed():
         if token.ends_at is not None and token.revoked_at is None:
             another = f"`drover token add {token.user} --scope {token.scope}`"
-            fix = f"{another}, use that, then `drover token revoke {token.id}`"
+            fix = f"{another}, use that, then `drover token revoke {token.id} --keep-submitted`"
             found = valid_until("tokens", f"token {token.id} of {token.user}", token.ends_at, fix)
             yield replace(found, status="warning") if found.status == "problem" else found  # no move needs it
 

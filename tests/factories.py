@@ -15,10 +15,11 @@ from models.documents import HostFacts
 from models.fleet import FleetLimits, Limits
 from models.guest import Guest
 from models.host import Host
-from models.job import Direction, Disk, Job, JobState
+from models.job import Direction, Disk, Job, JobState, Step, StepState
 from models.transitions import JOB, JobEvent
 from workflows import receivers
 from workflows.migration import chain, claims
+from workflows.migration.chain import StepName
 from workflows.migration.claims import Claim
 
 WEBHOOK_KEY = "what the tests make secrets of receivers with"
@@ -107,6 +108,13 @@ def job(name: str, to: str, **columns: Any) -> int:
         made = new_job(session, name, to, **columns)
         session.flush()
         return made.id
+
+
+def prepared(*jobs: int) -> None:
+    """Their images are prepared: what is copied comes next."""
+    with transaction() as session:
+        done = Step.job_id.in_(jobs), Step.name == StepName.PREPARE_DEST_IMAGE
+        session.execute(update(Step).where(*done).values(state=StepState.DONE))
 
 
 def happens(session: Session, to: Job, *events: JobEvent) -> None:

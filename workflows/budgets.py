@@ -128,7 +128,7 @@ MOVES = table(
     column("destination", String),
     column("asked_bytes_per_s", BigInteger),
 )
-"""Those that copy disks, or send RAM."""
+"""Those that copy files or disks, or send RAM; not yet one whose images are being prepared."""
 
 
 def current(session: Session) -> Budgets:

@@ -101,7 +101,9 @@ def moves(database: None) -> tuple[int, int]:
         factories.host(name)
     for name in ("g1", "g2"):
         factories.guest(name, on="one")
-    return factories.job("g1", "two", state=JobState.RUNNING), factories.job("g2", "three", state=JobState.RUNNING)
+    numbers = factories.job("g1", "two", state=JobState.RUNNING), factories.job("g2", "three", state=JobState.RUNNING)
+    factories.prepared(*numbers)
+    return numbers
 
 
 def _rates(numbers: tuple[int, int]) -> list[int]:
@@ -123,6 +125,17 @@ def test_a_budget_is_shared_by_disks_and_ram_and_not_by_moves_that_send_nothing(
             update(Job).where(Job.id == moves[1]).values(options=MigrationOptions(bandwidth_bytes_per_s=MB))
         )
     assert _rates(moves) == [99 * MB, MB]
+
+
+@pytest.mark.parametrize("state", [StepState.PENDING, StepState.RUNNING])
+def test_a_move_whose_images_are_being_prepared_or_wait_for_that_takes_no_share_from_others(
+    moves: tuple[int, int], state: StepState
+) -> None:
+    budgets.define("all", None, None, 100 * MB, None)
+    with transaction() as session:
+        preparing = Step.job_id == moves[1], Step.name == "prepare_dest_image"
+        session.execute(update(Step).where(*preparing).values(state=state))
+    assert _rates(moves) == [100 * MB, 50 * MB], "the second one asks for its own share"
 
 
 def test_a_change_of_any_budget_holds_at_the_next_look(moves: tuple[int, int]) -> None:

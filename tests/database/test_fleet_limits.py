@@ -22,7 +22,7 @@ from models.fleet import FleetLimits, Limits
 from models.host import Host
 from models.job import Job, JobState
 from tests import factories
-from tests.factories import GB, guest, host, job
+from tests.factories import GB, guest, host, job, prepared
 from workers.disks import mirrors
 from workers.qemu.block import Mirror
 from workflows import fleet_limits
@@ -110,7 +110,7 @@ def copying(count: int) -> None:
         host(name)
     for number in range(count):
         guest(f"g{number}", "one")
-        job(f"g{number}", "two", state=JobState.RUNNING)
+        prepared(job(f"g{number}", "two", state=JobState.RUNNING))
 
 
 def test_the_budget_is_shared_anew_at_the_next_look_of_a_copy_that_is_under_way() -> None:

@@ -319,6 +319,7 @@ def test_a_worker_may_write_how_far_its_copy_is(moving: int) -> None:
 
 def test_a_worker_knows_its_share_of_what_moves_take_that_it_does_not_see(moving: int) -> None:
     other = factories.job("db", "two", state=JobState.RUNNING)
+    factories.prepared(moving, other)
     fleet_limits.describe_host("three", {}, ["rack=r3"])
     budgets.define("all", None, None, 10**8, None)
     budgets.define("slow", "rack=r3", None, 10**7, None)

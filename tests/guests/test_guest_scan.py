@@ -107,6 +107,17 @@ def test_a_qemu_that_gives_no_answer_or_is_at_work_does_not_hold_up_the_scan(
 
 
 @pytest.mark.guests
+def test_a_name_that_is_no_utf8_can_be_told(folder: Path) -> None:
+    line = [b"qemu-system-x86_64", b"-M", b"none", b"-display", b"none", b"-name", b"x\xe4y"]
+    with subprocess.Popen(line, stdin=subprocess.DEVNULL, cwd=folder) as process:
+        until("it runs", lambda: qemus.qemu_of(process.pid))
+        qemu = qemus.qemu_of(process.pid)
+        process.kill()
+    assert qemu is not None
+    assert '"name":"x\\\\xe4y"' in qemu.seen.model_dump_json()
+
+
+@pytest.mark.guests
 def test_what_a_dry_run_tries_is_no_guest_that_runs_twice(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(processes.MARK, f"/var/lib/drover/{qemus.TRIALS}/12-abc/trial")
     tried = start("-name", "web")

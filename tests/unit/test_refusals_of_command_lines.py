@@ -49,6 +49,7 @@ def refused(*words: str, root: str = "/hosts/a") -> list[str]:
         (["-pidfile", "/hosts/ab/p"], "outside /hosts/a"),
         (["-device", "virtio-pmem-pci,memdev=m"], "QEMU sends nothing of its file"),
         (["-serial", "/dev/ttyS0"], "port of this host"),
+        (["-run-with", "user=vm,chroot=/hosts/a/empty"], "does not find the socket by which its disks are copied"),
     ],
 )
 def test_what_cannot_be_rebuilt_is_named_with_its_option(words: list[str], says: str) -> None:
@@ -71,8 +72,6 @@ def test_an_ordinary_guest_is_not_refused() -> None:
         "defer",
         "-runas",
         "x",
-        "-chroot",
-        "/y",
     ]
     words += ["-drive", "file=/hosts/a/i.qcow2,if=virtio", "-drive", "if=ide,media=cdrom", "-vnc", ":1"]
     words += ["-cdrom", "/srv/iso/x.iso", "-bios", "bios.bin", "-kernel", "/boot/vmlinuz", "-serial", "null"]

@@ -85,7 +85,8 @@ def _launch_of(process: Process) -> tuple[tuple[str, ...], str]:
         raise ProcessLookupError(process.pid)
     environment = folder.joinpath("environ").read_bytes().split(b"\0")
     marks = (word.partition(b"=")[2] for word in environment if word.startswith(f"{processes.MARK}=".encode()))
-    return tuple(map(os.fsdecode, argv)), os.fsdecode(next(marks, b""))
+    # what is no UTF-8 is shown as it is in checks: neither JSON nor Postgres takes what `os.fsdecode` makes of it
+    return tuple(word.decode(errors="backslashreplace") for word in argv), os.fsdecode(next(marks, b""))
 
 
 def _is_of(qemu: Qemu, ours: Settings) -> bool:

@@ -37,6 +37,13 @@ PASSTHROUGH = Kind(
     remedy="restart the guest without it, with an emulated or virtio device instead",
     explains=frozenset({"blocked-by-qemu"}),
 )
+CHROOT = Kind(
+    name="chroot",
+    what="a QEMU that has taken a folder as its root (`-run-with chroot=`)",
+    why="in that folder it does not find the socket by which its disks are copied",
+    remedy="restart the guest without it",
+    explains=frozenset({"image-lost"}),
+)
 KEYRING = Kind(
     name="keyring",
     what="secrets in the keyring of the host's kernel (`secret_keyring`)",

@@ -111,14 +111,9 @@ class _Output:
         os.close(self._begin)
         os.close(self.end)
 
-    def _take(self) -> bool:
-        """What is there now; false: nothing."""
-        try:
-            said = os.read(self._begin, PIPE_BYTES)
-        except BlockingIOError:
-            return False
-        self._kept = (self._kept + said)[-LINES * LONGEST_SAID * 4 :]
-        return bool(said)
+    def _take(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # there is nothing now
+            self._kept = (self._kept + os.read(self._begin, PIPE_BYTES))[-LINES * LONGEST_SAID * 4 :]
 
     def tail(self) -> str:
         """The end of it."""

@@ -156,10 +156,17 @@ def warnings(environ: Mapping[str, str], ours: Settings) -> list[str]:
 
 
 def _command(variable: str, value: str, host: str) -> str:
-    limit = FORMER_VARIABLES[variable]
+    limit, value = FORMER_VARIABLES[variable], value + _unit(variable)
     if host and limit in {"bandwidth", "retention"}:
         return f"`drover host set {host} --{limit} {value}`"
     return f"`drover fleet set {limit}={value}`"
+
+
+def _unit(variable: str) -> str:
+    """Variables have it in their names, commands in the value."""
+    if variable.endswith("_BYTES_PER_S"):
+        return "B/s"
+    return "s" if variable.endswith("_S") else ""
 
 
 def _in_force(variable: str, value: str, limits: Limits, host: Host | None) -> bool:

@@ -97,7 +97,7 @@ def raised(*, with_standby: bool = False) -> Iterator[Stage]:
     """A new lab for the time of a `with` block; this process is pointed at it."""
     kind = LabWithStandby if with_standby else Lab
     more = {"DROVER_WEBHOOK_KEY": factories.WEBHOOK_KEY}
-    limits = {"host-patience": f"{PATIENCE_S:g}"}
+    limits = {"host-patience": f"{PATIENCE_S:g}s"}
     with (
         labs.temporary(settings=labs.BRISK | more, limits=limits, namespaces=True, prefix="dc", kind=kind) as lab,
         slow_receiver() as webhook,

@@ -38,7 +38,7 @@ MEMORY = {"host-b": 1200, "host-c": 1200, "host-d": 250}
 SETTINGS = labs.BRISK | {
     "DROVER_WEBHOOK_KEY": factories.WEBHOOK_KEY,
 }
-LIMITS = {"host-patience": "20", "retention": "0"}
+LIMITS = {"host-patience": "20s", "retention": "0"}
 """A dead host is given up after 10 s instead of five minutes."""
 
 

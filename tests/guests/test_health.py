@@ -162,7 +162,7 @@ def saying(*lines: bytes) -> Iterator[str]:
         ([b"x"] * 400, "no answer in time"),
         ([b"y" * 100_000], "what it answers is no HTTP"),
         ([b"SSH-2.0-x\r\n"], "what it answers is no HTTP"),
-        ([b"HTTP/1.1 503 no\r\n"], "status 503"),
+        ([b"HTTP/1.1 503 no\r\n\r\n"], "status 503"),
     ],
 )
 def test_a_guest_that_answers_slowly_at_length_or_nonsense_is_not_waited_for(lines: list[bytes], said: str) -> None:

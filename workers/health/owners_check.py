@@ -1,13 +1,14 @@
 """The check of a guest's owner, which the host's policy holds: a program, a TCP port, or a page."""
 
 import asyncio
-import http
+import http.client
 import os
-import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from workers import programs
@@ -16,8 +17,6 @@ from workers.trust.policy import GuestCheck
 AGAIN_S = 1.0
 ONCE_S = 10.0
 """What one try may take; a program may take all of the time."""
-LONGEST_LINE = 1 << 12
-STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
 
 
 async def failure(check: GuestCheck, environment: Mapping[str, str]) -> str | None:
@@ -42,7 +41,7 @@ async def _tried(check: GuestCheck, environment: Mapping[str, str], left_s: floa
                 _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
                 writer.close()
                 return None
-            return await _page(str(check.http))
+            return await asyncio.to_thread(_page, str(check.http), min(left_s, ONCE_S))
     except OSError as error:
         return f"{check.tcp or check.http}: {_said(error)}"
 
@@ -56,23 +55,26 @@ def _said(error: OSError) -> str:
     return str(error) or "no answer in time"
 
 
-async def _page(url: str) -> str | None:
-    """Only the first line of the answer is read. The guest answers: it may take its time, and say anything."""
+def _page(url: str, timeout_s: float) -> str | None:
+    """The guest answers: it may say anything, and take its time, byte by byte."""
     parts = urlsplit(url)
-    secure = parts.scheme == "https"
-    reader, writer = await asyncio.open_connection(
-        parts.hostname, parts.port or (443 if secure else 80), ssl=secure or None, limit=LONGEST_LINE
-    )
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(str(parts.hostname), parts.port, timeout=timeout_s)
+    end = threading.Timer(timeout_s, _cut, [connection])
+    end.start()
     try:
-        asked = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
-        host = parts.netloc.rpartition("@")[2]
-        writer.write(f"GET {asked} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("ascii", "replace"))
-        line = await reader.readuntil(b"\n")
-    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        line = b""
-    finally:
-        writer.transport.abort()
-    status = STATUS.match(line)
-    if status is None:
+        connection.request("GET", f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}")
+        status = connection.getresponse().status
+    except http.client.HTTPException:
         return f"{url}: what it answers is no HTTP"
-    return None if int(status[1]) < http.HTTPStatus.BAD_REQUEST else f"{url}: status {int(status[1])}"
+    finally:
+        end.cancel()
+        connection.close()
+    return None if status < http.HTTPStatus.BAD_REQUEST else f"{url}: status {status}"
+
+
+def _cut(connection: http.client.HTTPConnection) -> None:
+    """Whoever waits for it waits no longer. The connection's own time limit is that of each read."""
+    if connection.sock is not None:
+        with suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)

@@ -20,7 +20,7 @@ from workflows.drain.planner import DrainRequest
 JOBS, FILL_MIB, BUDGET = 32, 32, 16 * MIB  # so slow that all copies overlap
 SAMPLE_S = 0.5
 SETTINGS = {"DROVER_CONCURRENCY": "64"}
-LIMITS = {"bandwidth": str(BUDGET), **{f"max-{name}": str(JOBS) for name in ("outgoing", "incoming", "moves")}}
+LIMITS = {"bandwidth": f"{BUDGET}B/s", **{f"max-{name}": str(JOBS) for name in ("outgoing", "incoming", "moves")}}
 
 
 def measure(lab: Lab) -> list[Figure]:

@@ -18,7 +18,7 @@ from workflows.drain import commands
 from workflows.drain.planner import DrainRequest
 
 GUESTS, DISK_MIB, FILL_MIB, BUDGET = 4, 1024, 384, 64 * MIB
-LIMITS = {"bandwidth": str(BUDGET), "max-outgoing": "4", "max-incoming": "4"}
+LIMITS = {"bandwidth": f"{BUDGET}B/s", "max-outgoing": "4", "max-incoming": "4"}
 
 
 def measure(lab: Lab) -> list[Figure]:

@@ -199,15 +199,15 @@ def test_a_forecast_and_a_list_of_drains_read_the_row_and_not_the_commands_envir
 def test_a_variable_that_became_a_limit_is_told_once_with_the_command_that_sets_it() -> None:
     host("one")
     environ = {"DROVER_MAX_MOVES": "40", "DROVER_RETENTION_S": "3600", "DROVER_MAX_HELD": "8"}
-    environ["DROVER_BANDWIDTH_BYTES_PER_S"] = "100000000"
+    environ |= {"DROVER_BANDWIDTH_BYTES_PER_S": "100000000"}
     told = fleet_limits.warnings(environ, factories.ours(host="one"))
     assert told == [
+        "DROVER_BANDWIDTH_BYTES_PER_S=100000000 is ignored: bandwidth is a limit of the fleet now; "
+        "`drover host set one --bandwidth 100000000B/s` sets it, then remove the variable",
         "DROVER_MAX_MOVES=40 is ignored: max-moves is a limit of the fleet now; "
         "`drover fleet set max-moves=40` sets it, then remove the variable",
         "DROVER_RETENTION_S=3600 is ignored: retention is a limit of the fleet now; "
         "`drover host set one --retention 3600s` sets it, then remove the variable",
-        "DROVER_BANDWIDTH_BYTES_PER_S=100000000 is ignored: bandwidth is a limit of the fleet now; "
-        "`drover host set one --bandwidth 100000000B/s` sets it, then remove the variable",
     ]
     assert (lasting("3600s"), rate("100000000B/s")) == (timedelta(hours=1), 100_000_000)  # and the commands take it
     fleet_limits.change({"max_moves": 40})

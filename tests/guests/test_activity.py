@@ -26,13 +26,13 @@ def seen(moves: Moves, guest: str, seconds: float) -> Activity | None:
 
 
 def test_what_a_guest_writes_and_changes_is_seen_and_a_move_tells_what_it_was_expected_to_take(moves: Moves) -> None:
-    guest = moves.boot(write_rate=100, dirty_mib=32, dirty_rate=16)
+    guest = moves.boot(write_rate=100, dirty_mib=32, dirty_rate=2)  # slower than any move of the lab has sent RAM
     assert seen(moves, guest, 0) is None
     found = seen(moves, guest, 1.0)
     assert found is not None
     assert 20_000 < found.written_per_s < 2 * 100 * 4096
     assert found.dirty_per_s is not None
-    assert 1 * MIB < found.dirty_per_s < 64 * MIB
+    assert MIB / 4 < found.dirty_per_s < 64 * MIB
     with transaction() as session:
         session.merge(known_guest(guest)).activity = found
     job = moves.move(guest, "host-b", bandwidth_bytes_per_s=64 * MIB)

@@ -109,7 +109,7 @@ def _check_readable(file: Path) -> None:
     try:
         listed = passwords.listed(file)
     except OSError as error:
-        raise PreconditionFailed(f"DROVER_FLOWER_PASSWORD_FILE cannot be read: {error.strerror}") from error
+        raise PreconditionFailed(f"DROVER_FLOWER_PASSWORD_FILE cannot be read: {error.strerror or error}") from error
     if not all(":" in one.strip(":") for one in listed):
         raise PreconditionFailed(f"DROVER_FLOWER_PASSWORD_FILE is {file}: USER:PASSWORD is wanted, one a line")
 

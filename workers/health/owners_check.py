@@ -49,7 +49,7 @@ async def _tried(check: GuestCheck, environment: Mapping[str, str], left_s: floa
 def _said(error: OSError) -> str:
     """As the system calls it: asyncio repeats the address, and what it tried."""
     if isinstance(error, (ssl.SSLError, socket.gaierror)):  # their numbers are no system's
-        return str(error.strerror)
+        return error.strerror or str(error)
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
     return str(error) or "no answer in time"

@@ -25,7 +25,7 @@ from workers.preflight import checks
 from workers.process import execution, processes, tpm
 from workers.process.environment import handed_on
 from workers.process.processes import MARK, Process
-from workers.qemu.options import parse_command_line
+from workers.qemu.options import command_words, parse_command_line
 from workers.step import Context
 from workers.trust import policy
 
@@ -244,7 +244,7 @@ def _launched(ctx: Context, argv: Sequence[str]) -> list[str]:
 def _without_incoming(argv: Sequence[str]) -> list[str]:
     """The same machine, which boots."""
     options = [option for option in parse_command_line(argv) if option.name not in {"S", "incoming"}]
-    return [argv[0], *(word for option in options for word in option.words())]
+    return [argv[0], *command_words(options)]
 
 
 def _policy(launcher: Launcher | None) -> str:

@@ -50,7 +50,7 @@ from workers.qemu.disks import (
     unnamed_images,
 )
 from workers.qemu.monitor import Monitor, MonitorLost
-from workers.qemu.options import parse_command_line
+from workers.qemu.options import command_words, parse_command_line
 from workers.qemu.present_media import Drive
 from workers.qemu.refusals import command_line_refusals
 from workers.storage import devices
@@ -276,7 +276,7 @@ async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> _Pres
     ]
     argv = _with_present_media(seen, drives(**replies), named, media)
     unused = present_media.unused_nodes(argv, nodes_in_use(replies["blockstats"]))
-    argv = [argv[0], *(word for option in parse_command_line(argv) if option not in unused for word in option.words())]
+    argv = [argv[0], *command_words(option for option in parse_command_line(argv) if option not in unused)]
     refusals += [checks.disks.UNUSED_NODE.of(option.text) for option in unused]
     refusals += unnamed_images([*named, *media], argv)
     refusals += keys_given_later(named, argv)

@@ -16,7 +16,7 @@ from pathlib import Path
 from models.plan import Companion, Execution, ExecutionOrder, PlannedTpm
 from models.preflight import Check
 from workers.preflight import checks
-from workers.process import accounts, exec_qemu, vcpus
+from workers.process import accounts, exec_qemu, processes, vcpus
 from workers.process.processes import Process
 from workers.process.taps import NOTHING, HandedOver
 from workers.qemu.options import parse_command_line
@@ -48,7 +48,7 @@ def read(
     """
     folder = Path(f"/proc/{process.pid}")
     with suppress(OSError, KeyError, ValueError):
-        status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line)
+        status = processes.status(process)
         uid, gid = (0, 0) if _changes_user(argv) else (int(status["Uid"].split()[1]), int(status["Gid"].split()[1]))
         cpus = os.sched_getaffinity(process.pid)
         return Execution(

@@ -4,16 +4,16 @@ libvirt hands over the sockets of its monitor and of agents (`-chardev socket,fd
 `/dev/fdset/N`, with virtlogd behind them), and the device of a vsock (`vhostfd=`).
 """
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from models.preflight import Check
 from workers.preflight import checks
+from workers.process import processes
 from workers.process.processes import Process
-from workers.qemu.options import Option, parse_command_line, write_options
+from workers.qemu.options import Option, command_words, parse_command_line, write_options
 
 FDSET = "/dev/fdset/"
 VHOST_VSOCK = "/dev/vhost-vsock"
@@ -22,7 +22,7 @@ VHOST_VSOCK = "/dev/vhost-vsock"
 def by_name(process: Process, argv: Sequence[str]) -> list[str]:
     """The command line with the paths of the Unix sockets that it listens at in place of their descriptors."""
     options = [_vsock(_socket(option, process), process) for option in parse_command_line(argv)]
-    return [*argv[:1], *(word for option in options for word in option.words())]
+    return [*argv[:1], *command_words(options)]
 
 
 def _socket(option: Option, process: Process) -> Option:
@@ -41,14 +41,12 @@ def _vsock(option: Option, process: Process) -> Option:
     number = option.get("vhostfd")
     if option.name != "device" or number is None or _opened(process, number) != VHOST_VSOCK:
         return option
-    if option.is_json():
-        return replace(option, value=json.dumps({key: it for key, it in option.tree().items() if key != "vhostfd"}))
-    return replace(option, value=write_options(tuple(pair for pair in option.pairs() if pair[0] != "vhostfd")))
+    return option.without("vhostfd")
 
 
 def _opened(process: Process, number: str) -> str:
     with suppress(OSError):
-        return str(Path(f"/proc/{process.pid}/fd/{number}").readlink())
+        return processes.opened(process, number)
     return ""
 
 
@@ -75,19 +73,15 @@ def without_logs(argv: Sequence[str]) -> tuple[list[str], list[Check]]:
         return list(argv), []
     named = [value for option in kept for _, value in option.leaves()]
     kept = [option for option in kept if option.name != "add-fd" or f"{FDSET}{option.get('set')}" in named]
-    return [*argv[:1], *(word for option in kept for word in option.words())], found
+    return [*argv[:1], *command_words(kept)], found
 
 
 def _unlogged(option: Option) -> Option:
     if option.name != "chardev":
         return option
     if option.driver == "file" and (option.get("path") or "").startswith(FDSET):
-        return replace(option, value=write_options(((None, "null"), *_kept(option, {"id", "mux"}))))
+        kept = (pair for pair in option.pairs() if pair[0] in {"id", "mux"})
+        return replace(option, value=write_options(((None, "null"), *kept)))
     if not (option.get("logfile") or "").startswith(FDSET):
         return option
-    said = {key for key, _ in option.pairs()} - {"logfile", "logappend"}
-    return replace(option, value=write_options(tuple(_kept(option, said))))
-
-
-def _kept(option: Option, keys: set[str] | set[str | None]) -> Iterator[tuple[str | None, str]]:
-    yield from ((key, value) for key, value in option.pairs() if key in keys)
+    return option.without("logfile", "logappend")

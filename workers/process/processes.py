@@ -333,8 +333,18 @@ def started_at(process: Process) -> float:
 
 def groups(process: Process) -> set[int]:
     """Its supplementary groups."""
+    return {int(number) for number in status(process)["Groups"].split()}
+
+
+def status(process: Process) -> dict[str, str]:
+    """What the kernel says of it, by name, proc_pid_status(5)."""
     lines = Path(f"/proc/{process.pid}/status").read_text(errors="replace").splitlines()
-    return {int(word) for line in lines if line.startswith("Groups:") for word in line.split()[1:]}
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+def opened(process: Process, descriptor: int | str) -> str:
+    """What is open there, as the kernel names it: a path, `socket:[NUMBER]`, or the like."""
+    return str(Path(f"/proc/{process.pid}/fd/{descriptor}").readlink())
 
 
 def has_open(process: Process, wanted: os.stat_result) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from models.plan import Execution, OtherTap, Tap
 from models.preflight import Check
 from workers.preflight import checks
+from workers.process import processes
 from workers.process.exec_qemu import TUN, VHOST_NET
 from workers.process.processes import Process
 from workers.qemu import descriptors
@@ -145,7 +146,7 @@ def _vhost_net(process: Process, number: int) -> int:
 
 def _opened(process: Process, number: int) -> str:
     try:
-        return str(Path(f"/proc/{process.pid}/fd/{number}").readlink())
+        return processes.opened(process, number)
     except OSError as error:
         raise LookupError(f"descriptor {number} cannot be looked at ({error.strerror})") from error
 

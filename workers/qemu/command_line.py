@@ -25,6 +25,7 @@ from workers.qemu.options import (
     STANDARD_STREAMS,
     TRUE,
     Option,
+    command_words,
     leaf,
     parse_command_line,
     spelled_out,
@@ -58,7 +59,7 @@ def destination_command_line(
     options = _pinned(options, machine_type)
     if not any(option.name == "msg" and "timestamp" in (option.value or "") for option in options):
         options.append(Option(word="-msg", value="timestamp=on"))
-    return [qemu, *(word for option in options for word in option.words()), *more, "-S", "-incoming", "defer"]
+    return [qemu, *command_words(options), *more, "-S", "-incoming", "defer"]
 
 
 def _relocation(source_root: str, destination_root: str, image_paths: Mapping[str, str]) -> Relocate:

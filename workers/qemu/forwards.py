@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from workers.qemu.monitor import Monitor
-from workers.qemu.options import NETWORKS, Option, parse_command_line, write_options
+from workers.qemu.options import NETWORKS, Option, command_words, parse_command_line, write_options
 
 _SHOWN = re.compile(r"^\s+(TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+(\S+)\s+(\d+)\s+(\S+)\s+(\d+)\s", re.MULTILINE)
 _NETWORK = re.compile(r"^Hub -?\d+ \((.*)\):$", re.MULTILINE)
@@ -50,7 +50,7 @@ async def as_they_are_now(monitor: Monitor, argv: Sequence[str]) -> list[str]:
     if not any(map(_is_user, options)):
         return list(argv)
     present = await shown(monitor)
-    return [*argv[:1], *(word for option in options for word in _as_now(option, options, present).words())]
+    return [*argv[:1], *command_words(_as_now(option, options, present) for option in options)]
 
 
 def _is_user(option: Option) -> bool:
@@ -80,5 +80,5 @@ def _name(option: Option, options: Sequence[Option], present: Mapping[str, list[
 def _with(option: Option, forwards: Sequence[str]) -> Option:
     if option.is_json():
         return replace(option, value=json.dumps({**option.tree(), "hostfwd": [{"str": text} for text in forwards]}))
-    kept = tuple(pair for pair in option.pairs() if pair[0] != "hostfwd")
-    return replace(option, value=write_options((*kept, *(("hostfwd", text) for text in forwards))))
+    others = option.without("hostfwd").pairs()
+    return replace(option, value=write_options((*others, *(("hostfwd", text) for text in forwards))))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workers.qemu.json_text import flat, loads, spelled
-from workers.qemu.options import Option, leaf, parse_command_line, words_of, write_options
+from workers.qemu.options import Option, command_words, leaf, parse_command_line, words_of, write_options
 
 OF_QCOW2 = words_of(
     "lazy-refcounts pass-discard-request pass-discard-snapshot pass-discard-other discard-no-unref overlap-check "
@@ -51,7 +51,7 @@ def fitted(argv: Sequence[str], images: Mapping[str, Fit]) -> list[str]:
             options[index] = _edited(options[index], place, fit, alone=_name(option) not in referred)
             if place == "" and (above := referred.get(_name(option))) is not None:
                 options[above] = _written(options[above], _with_format(_read(options[above]), "", fit, "driver"))
-    return [argv[0], *(word for option in options for word in option.words())]
+    return [argv[0], *command_words(options)]
 
 
 def _references(option: Option) -> Iterator[str]:

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from workers.qemu import json_text
 from workers.qemu.options import Option, parse_command_line, write_options
 
 MODE = 0o600
@@ -63,9 +62,7 @@ def _name(option: Option) -> str | None:
 
 
 def _in_file(option: Option, path: str) -> Option:
+    others = option.without("data")
     if option.is_json():
-        tree = {key: value for key, value in json_text.loads(option.value or "{}").items() if key != "data"}
-        return replace(option, value=json.dumps({**tree, "file": path}))
-    return replace(
-        option, value=write_options((*(pair for pair in option.pairs() if pair[0] != "data"), ("file", path)))
-    )
+        return replace(option, value=json.dumps({**others.tree(), "file": path}))
+    return replace(option, value=write_options((*others.pairs(), ("file", path))))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from models.plain import GRANULARITY
 from models.preflight import Check
 from workers.preflight import checks
-from workers.qemu.options import GUEST_TEXT, Option, parse_command_line, spelled_out
+from workers.qemu.options import GUEST_TEXT, Option, command_words, parse_command_line, spelled_out
 
 Version = tuple[int, int, int]
 Accel = Literal["tcg", "kvm"]
@@ -262,7 +262,7 @@ def _described(argv: Sequence[str]) -> str:
     without = {*GUEST_TEXT, "global"}
     options = [spelled_out(option) for option in parse_command_line(argv) if option.name not in without]
     implied = ["ide-hd" for option in options if _makes_ide_disk(option)]
-    return " ".join([*(word for option in options for word in option.words()), *implied])
+    return " ".join([*command_words(options), *implied])
 
 
 def _makes_ide_disk(option: Option) -> bool:

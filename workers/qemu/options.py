@@ -3,9 +3,10 @@
 Sets of option names stand here, each once, for all that look at command lines.
 """
 
+import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from workers.qemu import json_text
@@ -89,6 +90,13 @@ class Option:
     def words(self) -> list[str]:
         """As words of a command line."""
         return [part for part in (self.word or None, self.value) if part is not None]
+
+    def without(self, *keys: str) -> "Option":
+        """The same, with nothing under these top-level keys."""
+        if self.is_json():
+            tree = {key: value for key, value in self.tree().items() if key not in keys}
+            return replace(self, value=json.dumps(tree))
+        return replace(self, value=write_options(tuple(pair for pair in self.pairs() if pair[0] not in keys)))
 
     def is_json(self) -> bool:
         """Its argument is one JSON object."""
@@ -233,6 +241,11 @@ def parse_command_line(argv: Sequence[str]) -> tuple[Option, ...]:
         else:
             options.append(Option(word=word, value=next(rest, None)))
     return tuple(options)
+
+
+def command_words(options: Iterable[Option]) -> list[str]:
+    """All of them, as words of a command line."""
+    return [word for option in options for word in option.words()]
 
 
 def spelled_out(option: Option) -> Option:

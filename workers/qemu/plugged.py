@@ -17,7 +17,7 @@ from workers.qemu import boot_cpus, descriptors, forwards, qom
 from workers.qemu.command_line import device_ids, makes_device
 from workers.qemu.json_text import flat, spelled
 from workers.qemu.monitor import CommandRefused, Monitor
-from workers.qemu.options import Option, parse_command_line, write_options
+from workers.qemu.options import Option, command_words, parse_command_line, write_options
 from workers.qemu.qom import ANONYMOUS, PERIPHERAL
 
 UNATTACHED = "/machine/unattached/"
@@ -87,7 +87,7 @@ class _Guest:
         """The options without those of what is gone. The addresses of what stays do not depend on it any more."""
         nameless = await self._nameless() if self.gone else None
         if nameless is None:
-            return [word for option in self.options for word in option.words()]
+            return command_words(self.options)
         there = await self._there()
         words: Words = []
         for place, option in enumerate(self.options):

@@ -10,7 +10,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workers.qemu.image_options import FILES, OF_QCOW2, OF_RAW
-from workers.qemu.options import TRUE, Option, Pairs, parse_command_line, spelled_out, words_of, write_options
+from workers.qemu.options import (
+    TRUE,
+    Option,
+    Pairs,
+    command_words,
+    parse_command_line,
+    spelled_out,
+    words_of,
+    write_options,
+)
 
 FILTERS = words_of("throttle copy-on-read")
 OF_ANY_NODE = words_of("node-name read-only auto-read-only discard detect-zeroes cache force-share")
@@ -35,7 +44,7 @@ def as_it_is_now(argv: Sequence[str], drives: Sequence[Drive]) -> list[str]:
     for drive in drives:
         if not drive.device:
             options = _with_node(options, drive)
-    return [argv[0], *(word for option in options for word in option.words())]
+    return [argv[0], *command_words(options)]
 
 
 def _with_drives(options: list[Option], named: Sequence[Drive]) -> list[Option]:
@@ -146,10 +155,7 @@ def _of_file(key: str) -> bool:
 
 
 def _without_drive(device: Option) -> Option:
-    if device.is_json():
-        tree = device.tree()
-        return replace(device, value=json.dumps({key: value for key, value in tree.items() if key != "drive"}))
-    return replace(device, value=write_options(tuple(pair for pair in device.pairs() if pair[0] != "drive")))
+    return device.without("drive")
 
 
 def unused_nodes(argv: Sequence[str], used: Collection[str]) -> list[Option]:
@@ -172,7 +178,7 @@ def _is_unused(option: Option, options: Sequence[Option], used: Collection[str])
 def opened_read_only(argv: Sequence[str], paths: Collection[str]) -> list[str]:
     """The command line with these files opened for nothing but reading: QEMU may only do so by itself so far."""
     options = [_read_only(option, paths) for option in parse_command_line(argv)]
-    return [argv[0], *(word for option in options for word in option.words())]
+    return [argv[0], *command_words(options)]
 
 
 def _read_only(option: Option, paths: Collection[str]) -> Option:
@@ -204,7 +210,7 @@ def without_backing_files(argv: Sequence[str], paths: Collection[str]) -> list[s
     kept = [
         _alone(option, gone) for option in options if option.name != "blockdev" or option.get("node-name") not in gone
     ]
-    return [argv[0], *(word for option in kept for word in option.words())]
+    return [argv[0], *command_words(kept)]
 
 
 def _alone(option: Option, gone: Collection[str | None]) -> Option:

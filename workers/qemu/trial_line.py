@@ -18,6 +18,7 @@ from workers.qemu.options import (
     NETWORKS,
     SERIAL_PORTS,
     Option,
+    command_words,
     parse_command_line,
     words_of,
     write_options,
@@ -69,7 +70,7 @@ def trial_line(argv: Sequence[str], *, stand_ins: Mapping[str, str], folder: Pat
     qmp = str(folder / "qmp")
     monitor = Option(word="-qmp", value=f"unix:{write_options(((None, qmp),))},server=on,wait=off")
     added = (Option(word="-display", value="none"), monitor)
-    words = [word for option in (*options, *added) for word in option.words()]
+    words = command_words((*options, *added))
     return TrialLine([argv[0], *words], same_machine=not any(map(_has_queues, parse_command_line(argv))), qmp=qmp)
 
 

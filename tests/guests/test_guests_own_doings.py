@@ -32,6 +32,8 @@ RESET = "o /b 0xcf9 0x06"
 PANIC = "o /b 0x505 1"  # pvpanic
 SCSI = DiskSpec(size_bytes=64 * MIB, bus="virtio-scsi")
 PHASES = ["copy", "ram"]
+PATIENCE_S = 60.0
+"""For a QEMU that a busy machine lets answer late: 5 s were not enough while RAM was sent."""
 SHOTS = 5
 """How often a pause of some hundredths of a second is aimed at."""
 
@@ -43,24 +45,25 @@ def resident(lab: Lab) -> Iterator[str]:
         yield name
 
 
-def _ask(moves: Moves, guest: str, command: str, *, host: str = "host-a", **arguments: Any) -> Any:
+def _ask(
+    moves: Moves, guest: str, command: str, *, host: str = "host-a", ends_qemu: bool = False, **arguments: Any
+) -> Any:
     """By the owner, through a monitor of their own."""
 
     async def execute() -> Any:
-        async with connect(moves.lab.host(host).guests / guest / "watch.sock") as monitor:
-            return await monitor.execute(command, **arguments)
+        async with connect(moves.lab.host(host).guests / guest / "watch.sock", timeout_s=PATIENCE_S) as monitor:
+            with suppress(*[MonitorLost] if ends_qemu else []):  # QEMU may be gone before it answers
+                return await monitor.execute(command, **arguments)
 
     return asyncio.run(execute())
 
 
 def _write_port(moves: Moves, guest: str, line: str) -> None:
-    with suppress(MonitorLost):  # QEMU may be gone before it answers
-        _ask(moves, guest, "human-monitor-command", command_line=line)
+    _ask(moves, guest, "human-monitor-command", command_line=line, ends_qemu=True)
 
 
 def _quit(moves: Moves, guest: str) -> None:
-    with suppress(MonitorLost):  # likewise
-        _ask(moves, guest, "quit")
+    _ask(moves, guest, "quit", ends_qemu=True)
 
 
 def _runstate(moves: Moves, guest: str, host: str = "host-a") -> str:
@@ -73,7 +76,7 @@ def _said(moves: Moves, job: Job, event: str) -> bool:
 
 def _under_way(moves: Moves, guest: str, phase: str, *, guest_must_run: bool = True) -> Job:
     """A move that is in this phase for some seconds more."""
-    job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=(4 if phase == "copy" else 12) * MIB)
+    job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=(4 if phase == "copy" else 8) * MIB)
     if phase == "ram" and guest_must_run and job.plan is not None and job.plan.destination.ram == "paused":
         pytest.skip("with this QEMU the guest does nothing while its RAM is sent: it is paused")
     if phase == "copy":

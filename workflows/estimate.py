@@ -169,7 +169,7 @@ class MoveSpeed:
     @property
     def last_stretch_s(self) -> float:
         """How much longer its copy takes because its guest writes all the time."""
-        return last_stretch_s(self.limit_per_s, self.way)
+        return last_stretch_s(self.limit_per_s, self.way.dirtied_per_s)
 
     @property
     def _habits(self) -> Habits | None:
@@ -266,7 +266,7 @@ def copied_per_s(link_per_s: float, limit_per_s: float, way: Way) -> float:
     return max(min(link_per_s, limit_per_s - way.written_per_s), SLOWEST_PART * limit_per_s)
 
 
-def last_stretch_s(limit_per_s: int, way: Way) -> float:
+def last_stretch_s(limit_per_s: int, dirtied_per_s: float) -> float:
     """How much longer a limited copy takes of disks that are written all the time: each pass sends what was written
     during the one before, until nothing was, or the limit is lifted.
 
@@ -275,7 +275,7 @@ def last_stretch_s(limit_per_s: int, way: Way) -> float:
     """
     if not limit_per_s:
         return 0.0
-    part = way.dirtied_per_s / limit_per_s
+    part = dirtied_per_s / limit_per_s
     return min(part / (1 - part), LAST_STRETCH_S) if part < 1 else LAST_STRETCH_S
 
 

@@ -108,7 +108,7 @@ class _Going:
     way: Way
     begun_s: float
     parts: list[tuple[str, float]] = field(default_factory=list)
-    """(`time`, seconds), (`disks`, bytes), (`ram`, bytes)."""
+    """(`disks`, bytes), (`stretch`, seconds), (`ram`, bytes), (`time`, seconds)."""
 
     @property
     def left(self) -> float:
@@ -121,8 +121,8 @@ class _Going:
         if left - done > ALMOST_NOTHING * max(left, 1.0):
             return
         self.parts.pop(0)
-        if what == "disks" and (more_s := last_stretch_s(share_per_s, self.way)):
-            self.parts.insert(0, ("time", more_s))
+        if what == "disks" and (more_s := last_stretch_s(share_per_s, self.way.dirtied_per_s)):
+            self.parts.insert(0, ("stretch", more_s))
 
     @property
     def sends(self) -> bool:
@@ -171,8 +171,6 @@ def _shares(under_way: Sequence[_Going], speed: Speed) -> list[int]:
 def _rate(one: _Going, share: int, speed: Speed) -> float:
     """How fast its present part goes on: seconds per second, or bytes per second."""
     what, _ = one.parts[0]
-    if what == "time":
-        return 1.0
     if what == "disks":
         return copied_per_s(speed.link_per_s(one.way), share, one.way)
-    return speed.ram_caught_up_per_s(one.way, share)
+    return speed.ram_caught_up_per_s(one.way, share) if what == "ram" else 1.0

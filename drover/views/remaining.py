@@ -4,6 +4,7 @@ from datetime import datetime
 
 from models.documents import Estimate
 from models.job import Job, JobState, Side
+from workflows import estimate
 from workflows.migration.chain import StepName
 
 LEAST_S = 0.5
@@ -14,9 +15,9 @@ MEASURED_S = 3.0
 
 def left_s(job: Job, at: datetime) -> float | None:
     """Seconds until its end, once it goes on; None: it has ended, turns round, or nothing is known of it."""
-    expected = job.estimate
-    if expected is None or job.state not in {JobState.QUEUED, JobState.RUNNING}:
+    if job.estimate is None or job.state not in {JobState.QUEUED, JobState.RUNNING}:
         return None
+    expected = _by_the_limit_now(job, job.estimate)
     if job.started_at is None:
         return expected.total_s
     since = (at - job.started_at).total_seconds()
@@ -29,6 +30,30 @@ def left_s(job: Job, at: datetime) -> float | None:
         return _copy_left_s(job, expected, begun, at) + expected.ram_s + rest_s
     sending = job.ram is not None and job.ram.total > 0
     return (_ram_left_s(job, expected) if sending else expected.ram_s) + _rest_left_s(job, rest_s, at)
+
+
+def _by_the_limit_now(job: Job, expected: Estimate) -> Estimate:
+    """When it was submitted the budget was shared with fewer moves or more, or the job had another limit."""
+    limit = 0 if job.pace is None else job.pace.copied_under_per_s
+    if not limit or limit == expected.limit_bytes_per_s or job.plan is None:
+        return expected
+    activity, ram_s = job.plan.source.activity, _ram_s(expected, limit)
+    return expected.model_copy(
+        update={
+            "last_stretch_s": estimate.last_stretch_s(limit, 0.0 if activity is None else activity.dirtied_per_s),
+            "ram_s": ram_s,
+            "switch_s": expected.switch_s - expected.ram_s + ram_s,
+        }
+    )
+
+
+def _ram_s(expected: Estimate, limit_per_s: int) -> float:
+    if not expected.ram_s or not expected.ram_bytes:
+        return expected.ram_s
+    rate, former = expected.ram_bytes / expected.ram_s, expected.limit_bytes_per_s
+    if former and limit_per_s > former:
+        return expected.ram_bytes / min(rate * limit_per_s / former, max(rate, expected.link_bytes_per_s))
+    return expected.ram_bytes / min(rate, limit_per_s)
 
 
 def copied_since(job: Job) -> datetime | None:

@@ -14,6 +14,11 @@ def gist(sentence: str | None) -> str:
     return NUMBER.sub("#", sentence or "")
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line: those of a database go on with the statement."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def count(number: int, one: str, many: str | None = None) -> str:
     """`1 guest`, `2 guests`; `many` where an s at the end is not enough: `count(2, "move leaves", "moves leave")`."""
     return f"{number} {one if number == 1 else many or one + 's'}"

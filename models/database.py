@@ -24,7 +24,7 @@ import models.notice
 import models.roll
 import models.storage  # likewise
 import models.webhook  # noqa: F401 - tables refer to each other: with these all are known
-from drover import passwords
+from drover import passwords, words
 from drover.settings import Settings, settings
 from models import decision_log
 
@@ -66,7 +66,7 @@ def patiently(work: Callable[[], T], say: Callable[[str], None]) -> T:
             if not away(error) or _turned_away(error):
                 raise
             if not said:
-                say(f"Postgres does not answer yet ({next(iter(str(error).splitlines()), '')}): waiting for it")
+                say(f"Postgres does not answer yet ({words.first_line(error)}): waiting for it")
             said = True
             time.sleep(START_PAUSE_S)
 

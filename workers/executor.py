@@ -15,7 +15,7 @@ from datetime import timedelta
 from celery.exceptions import Ignore
 from sqlalchemy.exc import SQLAlchemyError
 
-from drover import logs, names, tracing
+from drover import logs, names, tracing, words
 from drover.errors import Committed, DroverError, LeaseLost, NeverRan, PreconditionFailed, StepError, Transient, Unknown
 from drover.settings import Settings
 from models.database import passing
@@ -105,8 +105,11 @@ def _carry_through(step: StepHandler, claim: Claim, settings: Settings, announce
         _stops(error)
         raise ChainStops(Outcome.LEASE_LOST) from error
     except Exception as error:
-        if passing(error):  # the lease runs out
-            _stops(error)
+        if passing(error):
+            log.warning(
+                "stops, Postgres cannot be used; once its lease has run out the step is begun again: %s",
+                words.first_line(error),
+            )
             raise ChainStops(Outcome.NOT_RECORDED) from error
         _failed(step, claim, error)
 
@@ -149,7 +152,10 @@ def _recording() -> Iterator[None]:
     except SQLAlchemyError as error:
         if not passing(error):
             raise
-        log.warning("the outcome of the step could not be written to Postgres; the step is looked at again: %s", error)
+        log.warning(
+            "the outcome of the step could not be written to Postgres; the step is looked at again: %s",
+            words.first_line(error),
+        )
         raise ChainStops(Outcome.NOT_RECORDED) from error
 
 
@@ -248,6 +254,9 @@ def _renew_until(over: threading.Event, ctx: Context) -> None:
         except SQLAlchemyError as error:  # the lease lasts a while longer; `check` ends it
             left_s = claim.deadline - time.monotonic()
             log.log(
-                level, "the lease could not be renewed; the step stops in %.0f s if that goes on: %s", left_s, error
+                level,
+                "the lease could not be renewed; the step stops in %.0f s if that goes on: %s",
+                left_s,
+                words.first_line(error),
             )
             level = logging.DEBUG  # an outage is one line

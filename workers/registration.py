@@ -232,7 +232,9 @@ def _repeat(name: str, what: Callable[[Settings], None], every_s: float) -> None
                 what(settings())
             except Exception as error:
                 if not said and (name == HEARTBEAT or not away(error)):
-                    log.warning("the %s is tried again every %g s, guests run on: %s", name, every_s, error)
+                    log.warning(
+                        "the %s is tried again every %g s, guests run on: %s", name, every_s, words.first_line(error)
+                    )
                 said = True
             else:
                 said = False

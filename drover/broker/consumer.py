@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from celery.worker.consumer import connection
 from celery.worker.consumer import consumer as celery
 from celery.worker.state import maybe_shutdown
 
@@ -23,16 +24,19 @@ OF_CELERY_6 = "on connection loss cancels all currently executed tasks"
 
 
 class Unsaid(logging.Filter):
-    """Drops Celery's lines about each attempt to reach the broker: one line of ours per outage is enough."""
+    """Drops Celery's lines about each attempt to reach the broker: one of ours when it is lost, and one when it is
+    found, are enough.
+    """
 
-    SAID = ("consumer: Cannot connect to", "%s (%r)", "Frequent restarts detected")
+    SAID = ("consumer: Cannot connect to", "Connected to", "%s (%r)", "Frequent restarts detected")
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is logged."""
         return not str(record.msg).startswith(self.SAID)
 
 
-logging.getLogger(celery.__name__).addFilter(Unsaid())
+for module in (celery, connection):
+    logging.getLogger(module.__name__).addFilter(Unsaid())
 logging.getLogger("py.warnings").addFilter(lambda record: OF_CELERY_6 not in record.getMessage())
 
 
@@ -42,11 +46,15 @@ class Consumer(celery.Consumer):
     connection_errors: tuple[type[Exception], ...]
     ready_at: float | None = None
     """When Redis was last found again; None during an outage."""
+    found_at: float | None = None
+    """Likewise, but an outage does not take it back: a Redis that is lost and found every second is one line."""
     away_said = False
 
     def on_ready(self) -> None:
         """Redis can be reached and takes writes."""
-        self.ready_at = time.monotonic()
+        if self.found_at is None or time.monotonic() > self.found_at + SETTLED_S:
+            log.info("takes messages from %s", self.connection.as_uri())
+        self.ready_at = self.found_at = time.monotonic()
         super().on_ready()
 
     def _away(self, error: BaseException) -> None:

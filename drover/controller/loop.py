@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import ColumnElement, Select, delete, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
-from drover import logs, metrics, webhooks
+from drover import logs, metrics, webhooks, words
 from drover.broker import health
 from drover.broker.app import CONTROL_QUEUE
 from drover.controller import notices, rolls, windows
@@ -155,8 +155,8 @@ def _log(error: Exception, what: str) -> None:
     if away(error) or isinstance(error, (BrokerUnreachable, RedisError, ConnectionError)):
         missing = "Postgres" if away(error) else "Redis"
         if missing not in _reported:
-            told = next(iter(str(error).splitlines()), "")
-            log.warning("%s, %s is unreachable; guests run on: %s: %s", what, missing, type(error).__name__, told)
+            told = f"{type(error).__name__}: {words.first_line(error)}"
+            log.warning("%s, %s is unreachable; guests run on: %s", what, missing, told)
         _reported.add(missing)
     else:
         log.error("%s", what, exc_info=error)

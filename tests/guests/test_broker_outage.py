@@ -44,6 +44,16 @@ def full(lab: Lab) -> Iterator[None]:
 
 
 @contextmanager
+def of_somebody_else(lab: Lab) -> Iterator[None]:
+    """Some other program keeps a value of its own where our queues are."""
+    queues = ("drover.host-a", "drover.host-b", "drover.control")
+    with brokers.connected(lab) as redis:
+        redis.mset(dict.fromkeys(queues, "x"))
+        yield
+        redis.delete(*queues)
+
+
+@contextmanager
 def gone(lab: Lab) -> Iterator[None]:
     for process in processes.find(lab.mark("redis")):
         process.kill()
@@ -67,7 +77,7 @@ def test_a_held_move_goes_on_over_every_kind_of_outage_and_is_released_afterward
     until("it is held in sync", lambda: all(disk.ready_at for disk in moves.job(held.id).disks))
     before, token = living(lab), moves.job(held.id).token
     assert len(before) == len(ROLES)
-    for outage in (replica, gone, full):
+    for outage in (replica, gone, full, of_somebody_else):
         sizes = {name: (lab.logs / name).stat().st_size for name in LOGS}
         with outage(lab):
             if outage is full:
@@ -78,6 +88,7 @@ def test_a_held_move_goes_on_over_every_kind_of_outage_and_is_released_afterward
         for name, lines in said_since(lab, sizes).items():
             # one for each thread that waits for Redis, and not one for each time it looks
             assert 1 <= len(lines) <= 3, (outage.__name__, name, lines)
+            assert sum("takes messages from" in line for line in _since(lab, name, sizes[name])) <= 2, (outage, name)
             assert not any("Unrecoverable" in line or "Traceback" in line for line in _since(lab, name, sizes[name]))
         until("the hosts answer again", lambda: all(answers(host) for host in ("host-a", "host-b")), 60)
         time.sleep(SETTLED_S + 1)  # what comes sooner belongs to the same outage

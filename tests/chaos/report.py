@@ -15,8 +15,6 @@ MATRIX = Path("docs/explanation/crash-matrix.md")
 SOAK = Path("docs/explanation/soak.md")
 
 WORDS = {
-    "done": "done",
-    "rolled_back": "rolled_back",
     "needs_operator": "**operator**",
     "absent": "-",
     "missed": "too short",
@@ -72,10 +70,14 @@ def line(outcome: Outcome) -> str:
 
 
 def _word(result: dict[str, Any]) -> str:
-    word = WORDS.get(result["state"], result["state"])
+    word = WORDS.get(result["state"], _shown(result["state"]))
     if result["lost"]:
         word = f"lost / {word}"
     return f"**!** {word}" if result["problems"] else word
+
+
+def _shown(state: str) -> str:
+    return state.replace("_", " ")
 
 
 def write(results: Iterable[dict[str, Any]], points: Sequence[Point], faults: Sequence[Fault]) -> None:
@@ -94,7 +96,7 @@ def write(results: Iterable[dict[str, Any]], points: Sequence[Point], faults: Se
 def _facts(struck: list[dict[str, Any]]) -> str:
     count = Counter(result["state"] for result in struck)
     unharmed = [result["pause_ms"] for result in struck if result["pause_ms"]]
-    words = ", ".join(f"{number} {state}" for state, number in count.most_common())
+    words = ", ".join(f"{number} {_shown(state)}" for state, number in count.most_common())
     bad = sum(bool(result["problems"]) for result in struck)
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, {_qemu()}, no KVM: {len(struck)} moves with a fault: {words}; "
@@ -119,15 +121,15 @@ def _shortened(result: dict[str, Any]) -> str:
     return f"{result['point']}, {result['fault']}: " + " ".join("GUEST" if w.startswith("t1") else w for w in words)
 
 
-def write_soak(outcomes: Sequence[Outcome], seed: int) -> None:
-    """The summary of a soak as a page."""
-    states = Counter(outcome.state + (", guest lost" if outcome.lost else "") for outcome in outcomes)
+def write_soak(outcomes: Sequence[Outcome], seed: int, took_s: float) -> None:
+    """The summary of a soak of so many seconds as a page."""
+    states = Counter(_shown(outcome.state) + (", guest lost" if outcome.lost else "") for outcome in outcomes)
     struck = Counter(name.rsplit(" at ", 1)[0] for outcome in outcomes for name in outcome.fault.split(", "))
     bad = [outcome for outcome in outcomes if outcome.problems]
     page = [
         SOAK_LEGEND,
         f"{datetime.now(UTC):%Y-%m-%d}, {_qemu()}, no KVM, seeds {seed} to {seed + len(outcomes) - 1}: "
-        f"{len(outcomes)} moves, {len(bad)} in which something did not hold.",
+        f"{len(outcomes)} moves in {took_s / 60:.0f} minutes, {len(bad)} in which something did not hold.",
         "",
         *_counts("outcome", "moves", states),
         "",

@@ -9,6 +9,7 @@ import random
 import sched
 import secrets
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,7 +102,7 @@ def main() -> None:
     options = _options()
     RESULTS.parent.mkdir(exist_ok=True)
     seeds = [options.only] if options.only else [options.seed + number for number in range(options.moves)]
-    outcomes = []
+    outcomes, begun = [], time.monotonic()
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress, RESULTS.open("w") as file:
         bar = progress.add_task("moves", total=len(seeds))
@@ -112,7 +113,7 @@ def main() -> None:
             progress.console.print(report.line(outcome), soft_wrap=True)
             progress.advance(bar)
     if not options.only:
-        report.write_soak(outcomes, options.seed)
+        report.write_soak(outcomes, options.seed, time.monotonic() - begun)
     sys.exit(1 if any(outcome.problems for outcome in outcomes) else 0)
 
 

@@ -6,7 +6,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from drover import listening
+from drover import listening, words
 from drover.errors import DroverError, NotThere, PreconditionFailed, Unreachable
 from drover.operations import (
     DrainAction,
@@ -259,8 +259,9 @@ class ByApi:
         try:
             return self._client.request(method, path, **said)
         except httpx.TransportError as error:
+            why = words.first_line(error)
             raise Unreachable(
-                f"the API at {self.address} cannot be reached ({error}): is `drover console` running, and is "
+                f"the API at {self.address} cannot be reached ({why}): is `drover console` running, and is "
                 "DROVER_API_URL right? Guests and moves go on"
             ) from error
 

@@ -3,6 +3,7 @@
 DroverError
 ├── Unreachable          a service did not answer: look what came of it
 ├── PreconditionFailed   nothing was touched: report it to the caller (exit code 2)
+│   ├── WrongField       a field of a submission is missing or wrong
 │   ├── NotThere         there is nothing of that number or name
 │   ├── NotProven        nobody knows who asks
 │   ├── NotPermitted     who asks may not do that
@@ -33,6 +34,20 @@ class Unreachable(DroverError):
 
 class PreconditionFailed(DroverError):
     """A request was refused before anything was changed; the text names what to do."""
+
+
+class WrongField(PreconditionFailed):
+    """A field of a submission is missing or wrong. Commands call it by its option.
+
+    Args:
+        field: its name, with which the sentence begins.
+        what: the rest of the sentence.
+    """
+
+    def __init__(self, field: str, what: str) -> None:
+        super().__init__(field + what)
+        self.field = field
+        self.what = what
 
 
 class NotThere(PreconditionFailed):

@@ -1,12 +1,13 @@
-"""Amounts for people, in sentences and tables: one and many, bytes, rates, durations. No I/O."""
+"""Amounts, options and errors for people, in sentences and tables. No I/O."""
 
 import re
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from rich import filesize
 
 NUMBER = re.compile(r"\d[\d:.]*")
+ERRNO = re.compile(r"\[Errno -?\d+\] |Error -?\d+ (?=connecting to)")
 
 
 def gist(sentence: str | None) -> str:
@@ -14,9 +15,17 @@ def gist(sentence: str | None) -> str:
     return NUMBER.sub("#", sentence or "")
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, in a line: those of a database go on with the statement."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def option(field: str) -> str:
+    """How the command line writes a field: `max-downtime-ms`, `bandwidth`."""
+    if field == "verify_bytes_per_s":
+        return "verify-rate"
+    return field.removesuffix("_bytes_per_s").removesuffix("_s").replace("_", "-")
+
+
+def first_line(error: BaseException | None) -> str:
+    """What an error says, in a line, without the system's number: those of a database go on with the statement."""
+    lines = (line.strip() for line in ERRNO.sub("", str(error)).splitlines())
+    return next(filter(None, lines), type(error).__name__)
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
@@ -46,9 +55,21 @@ def moment(at: str | None) -> str:
     return f"{datetime.fromisoformat(at):%Y-%m-%d %H:%M}" if at else ""
 
 
+def utc(at: datetime) -> str:
+    """A time in sentences, to the minute: `2026-11-28 05:57 UTC`."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
 def pairs(told: Mapping[str, str]) -> str:
     """`max-downtime-ms 50, verify yes`; `nothing` if there are none."""
     return ", ".join(f"{name} {value}" for name, value in told.items()) or "nothing"
+
+
+def about(seconds: float) -> str:
+    """How long something takes that is estimated: `40 s`, `12 min`, `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def clock(seconds: float) -> str:

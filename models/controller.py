@@ -1,11 +1,14 @@
-"""What the controller that leads leaves for the next one."""
+"""What the controller that leads leaves for the next one, and how it is woken."""
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import CheckConstraint, text
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models.base import Base
+
+WAKE_CHANNEL = "drover_wake"
+"""What comes by it makes the controller that leads look at once, so that it need not poll often."""
 
 
 class Controller(Base):
@@ -17,3 +20,8 @@ class Controller(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, default=1)
     looked_at: Mapped[datetime]
     """When the one that leads last looked at the jobs."""
+
+
+def wake(session: Session) -> None:
+    """Have the controller look at once when this transaction is committed."""
+    session.execute(text(f"NOTIFY {WAKE_CHANNEL}"))

@@ -22,7 +22,7 @@ import models.host
 import models.move_policy
 import models.notice
 import models.roll
-import models.storage  # likewise
+import models.storage
 import models.webhook  # noqa: F401 - tables refer to each other: with these all are known
 from drover import passwords, words
 from drover.settings import Settings, settings

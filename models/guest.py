@@ -1,11 +1,12 @@
 """Guests: running QEMUs that were adopted."""
 
 import enum
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sqlalchemy import BigInteger, ForeignKey, String, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
+from drover import words
 from models.activity import Activity
 from models.base import Base
 from models.columns import Typed
@@ -77,7 +78,7 @@ class Guest(Base):
         """Why no drain moves it at a time, as a sentence."""
         if self.never_drain is None or self.never_drain_until is None or self.never_drain_until <= at:
             return None
-        until = f"{self.never_drain_until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        until = words.utc(self.never_drain_until)
         ends = f"`drover guest set {self.name} --never-drain ''` ends that"
         return f"it is never drained until {until}: {self.never_drain} ({ends})"
 

@@ -103,8 +103,7 @@ def _image(row: Any) -> KeptImage:
 
 def any_of(session: Session, job_id: int) -> bool:
     """Whether an image is kept that this job has left."""
-    kept = exists().where(Disk.job_id == job_id, Disk.retired_until.is_not(None))
-    return bool(session.scalar(select(kept)))
+    return bool(session.scalar(select(exists().where(Disk.job_id == job_id, Disk.retired_until.is_not(None)))))
 
 
 @cache

@@ -15,7 +15,6 @@ from sqlalchemy.orm import Session, aliased
 
 from drover import words
 from drover.settings import Settings
-from drover.words import count
 from models import fleet, kept_images, storage
 from models.drain import UNDER_WAY, Drain, DrainGuest, GuestState
 from models.fleet import FleetLimits, Limits
@@ -114,7 +113,7 @@ class Room:
         if needed > left:
             return self._short(needed, left, "disk") + self._remedy(size, factor)
         if size.cpus > self.cpus:
-            left_cpus = count(round(max(self.cpus, 0)), "CPU")
+            left_cpus = words.count(round(max(self.cpus, 0)), "CPU")
             return f"{self.host} has {left_cpus} left for guests, {size.cpus} needed" + self._more_by("GUEST_CPUS")
         return None
 
@@ -156,13 +155,13 @@ class Slots:
         leaving, arriving = self.outgoing.get(source, 0), self.incoming.get(destination, 0)
         limits = self.limits
         if leaving >= limits.max_outgoing:
-            already = f"{count(leaving, 'move leaves', 'moves leave')} {source} already"
+            already = f"{words.count(leaving, 'move leaves', 'moves leave')} {source} already"
             return f"{already}, {limits.max_outgoing} may at a time: {one_more('max-outgoing', leaving)}"
         if arriving >= limits.max_incoming:
-            already = f"{count(arriving, 'move goes', 'moves go')} to {destination} already"
+            already = f"{words.count(arriving, 'move goes', 'moves go')} to {destination} already"
             return f"{already}, {limits.max_incoming} may at a time: {one_more('max-incoming', arriving)}"
         if self.overall >= limits.max_moves:
-            already = f"{count(self.overall, 'move is', 'moves are')} under way already"
+            already = f"{words.count(self.overall, 'move is', 'moves are')} under way already"
             return f"{already}, {limits.max_moves} may be at a time: {one_more('max-moves', self.overall)}"
         return None
 

@@ -8,16 +8,16 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from drover import words
 from drover.errors import PreconditionFailed
 from drover.settings import FORMER_VARIABLES, Settings, amount, former, settings
-from drover.words import count
 from models import fleet
 from models.budget import BandwidthHours
+from models.controller import wake
 from models.database import transaction
 from models.fleet import Bandwidth, FleetLimits, Limits, Retention
 from models.host import Host
 from workflows.hosts import existing
-from workflows.migration.jobs import wake
 from workflows.selectors import relabelled
 
 OF_ONE_HOST = {"bandwidth_bytes_per_s": Bandwidth, "bandwidth_hours": BandwidthHours, "retention": Retention}
@@ -50,12 +50,7 @@ def _checked(values: Mapping[str, Any]) -> Limits:
 
 def out_of_range(name: str, wanted: object) -> str:
     """Why a limit cannot be that, and what it can be."""
-    return f"{spelled(name)} cannot be {_amount(name, wanted)}: allowed is {reach(name)}"
-
-
-def spelled(name: str) -> str:
-    """How the command line writes a limit: `max-moves`, `bandwidth`."""
-    return name.removesuffix("_bytes_per_s").replace("_", "-")
+    return f"{words.option(name)} cannot be {_amount(name, wanted)}: allowed is {reach(name)}"
 
 
 def named(text: str) -> str:
@@ -64,7 +59,7 @@ def named(text: str) -> str:
     Raises:
         PreconditionFailed: there is none.
     """
-    names = {spelled(name): name for name in Limits.model_fields}
+    names = {words.option(name): name for name in Limits.model_fields}
     found = names.get(text.strip(), text.strip())
     if found not in Limits.model_fields:  # JSON has their own names
         raise PreconditionFailed(f"there is no limit {text!r}: there are {', '.join(names)}")
@@ -114,8 +109,8 @@ def _fits_the_hosts(session: Session, wanted: Limits) -> None:
 
 def _too_many_held(held: int, host: str, steps: int) -> str:
     return (
-        f"max-held is {held} and {host} runs {count(steps, 'step')} at a time (DROVER_CONCURRENCY): moves that are "
-        "held would leave no thread for others; make max-held less or DROVER_CONCURRENCY greater"
+        f"max-held is {held} and {host} runs {words.count(steps, 'step')} at a time (DROVER_CONCURRENCY): moves that "
+        "are held would leave no thread for others; make max-held less or DROVER_CONCURRENCY greater"
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import false, or_, select, text, update
+from sqlalchemy import exists, false, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from drover import names
@@ -74,6 +74,16 @@ def _allocated(inspection: Inspection) -> int | None:
     """Unknown where its host does not say it of each disk."""
     each = [disk.allocated_bytes for disk in inspection.disks if not disk.block_device]
     return None if None in each else sum(filter(None, each))
+
+
+def refuse_unknown(session: Session, name: str) -> None:
+    """Refuse a name that neither a guest nor a job has. A guest's jobs stay when it is forgotten.
+
+    Raises:
+        NotThere: nobody has it.
+    """
+    if session.get(Guest, name) is None and not session.scalar(select(exists().where(Job.guest == name))):
+        raise not_there.guest(session, name)
 
 
 def refuse_in_mid_job(session: Session, name: str) -> None:

@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError as BrokerUnreachable
 from redis.exceptions import RedisError
 from sqlalchemy import exc, select, update
 
-from drover import logs
+from drover import logs, words
 from drover.broker import health
 from drover.errors import DroverError
 from models.database import away, transaction
@@ -119,8 +119,7 @@ def show(table: Row, row_id: int, error: Exception) -> None:
 
 def reason(error: Exception) -> str:
     """What an operator reads on the row."""
-    said = str(error).replace("\0", "") or type(error).__name__
-    said = next((line.strip() for line in said.splitlines() if line.strip()), said)[:LONGEST_REASON]
+    said = words.first_line(error).replace("\0", "")[:LONGEST_REASON]
     return TROUBLE + (said if isinstance(error, DroverError) else f"{type(error).__name__}: {said}")
 
 

@@ -13,6 +13,7 @@ from models import decision_log, kept_images
 from models.database import transaction
 from models.host import Host
 from models.kept_images import KeptImage
+from workflows.guests import refuse_unknown
 from workflows.host_rpc import alive
 from workflows.hosts import existing, labels
 from workflows.selectors import Selector
@@ -55,7 +56,7 @@ def purge(which: Which, *, last_way_back: bool = False, dry_run: bool = False) -
     """Have hosts delete images before their time; those that may be needed still only where that is said.
 
     Raises:
-        PreconditionFailed: there is no such host.
+        PreconditionFailed: there is no such host or guest, or the job has left nothing.
     """
     with transaction() as session:
         images = _kept(session, which)
@@ -74,6 +75,8 @@ def purge(which: Which, *, last_way_back: bool = False, dry_run: bool = False) -
 def _kept(session: Session, which: Which) -> list[KeptImage]:
     if which.host is not None:
         existing(session, which.host)
+    if which.guest is not None:
+        refuse_unknown(session, which.guest)
     found = kept_images.kept(session, guest=which.guest, host=which.host, older_than=which.older_than)
     if which.job is not None and not any(image.job_id == which.job for image in found):
         raise PreconditionFailed(f"no image of job {which.job} is kept: see `drover image list`")

@@ -167,7 +167,8 @@ def _drain(
         elsewhere = "" if where.to else "its guests may go to any host: name theirs (`to`)"
         hosts = {host, *where.to}
     else:
-        elsewhere = "nobody knows yet where guests of a later return will come from: submit it when it is due" * later
+        unknown = "nobody knows yet where guests of a later return will come from: submit it when it is due"
+        elsewhere = unknown if later else ""
         hosts = {host, *(guest.host for guest in guests_of(session, kind, host, selected))}
     return Asked(action=action, hosts=frozenset(hosts), guests=selected, elsewhere=elsewhere)
 

@@ -44,7 +44,7 @@ def of(guest: Guest, asked: MigrationOptions | None = None, *, drained: bool = T
 
 def values(options: MigrationOptions, fields: Iterable[str]) -> dict[str, str]:
     """{option of the command line: value} of these fields."""
-    return {spelled(name): _shown(name, getattr(options, name)) for name in sorted(fields)}
+    return {words.option(name): shown(name, getattr(options, name)) for name in sorted(fields)}
 
 
 def by_policies(options: MigrationOptions, instead_of: MovePolicy | None = None) -> dict[str, str]:
@@ -64,18 +64,11 @@ def told(options: MigrationOptions) -> dict[str, str]:
 
 
 def _whose(options: MigrationOptions, whose: Mapping[str, str]) -> dict[str, str]:
-    return {spelled(name): f"{_shown(name, getattr(options, name))} {whose[name]}" for name in sorted(whose)}
+    return {words.option(name): f"{shown(name, getattr(options, name))} {whose[name]}" for name in sorted(whose)}
 
 
-def spelled(name: str) -> str:
-    """How the command line writes a field: `max-downtime-ms`, `bandwidth`."""
-    for ending in ("_bytes_per_s", "_s"):
-        if name.endswith(ending):
-            return ("verify-rate" if name.startswith("verify") else name.removesuffix(ending)).replace("_", "-")
-    return name.replace("_", "-")
-
-
-def _shown(name: str, value: object) -> str:
+def shown(name: str, value: object) -> str:
+    """A field's value for people."""
     if name.endswith("_bytes_per_s") and isinstance(value, int):
         return words.rate(value) if value else "no limit"
     if name == "ladder" and isinstance(value, tuple):

@@ -7,14 +7,14 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from drover import names
+from drover import names, words
 from drover.errors import PreconditionFailed
 from models import decision_log
 from models.contracts import first_fault
 from models.database import transaction
 from models.documents import DECIDED_BY_POLICIES, Hook, MigrationOptions, Notice
 from models.move_policy import MovePolicy
-from workflows import not_there, policies, receivers
+from workflows import not_there, receivers
 from workflows.budgets import enough
 from workflows.roll import hooks
 from workflows.selectors import Selector
@@ -32,7 +32,7 @@ def define(name: str, selector: str | None, priority: int, values: Mapping[str, 
     Selector.read(selector)
     if not values.keys() & DECIDED_BY_POLICIES or values.keys() - DECIDED_BY_POLICIES:
         raise PreconditionFailed(
-            f"a policy decides one or more of {', '.join(map(policies.spelled, sorted(DECIDED_BY_POLICIES)))}"
+            f"a policy decides one or more of {', '.join(map(words.option, sorted(DECIDED_BY_POLICIES)))}"
         )
     try:
         options = MigrationOptions().asking(**values)

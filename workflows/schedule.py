@@ -11,11 +11,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
+from drover import words
 from drover.errors import PreconditionFailed
 from models import documents
 
 MINUTES = 24 * 60
-CLOCK = re.compile(r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)")
+CLOCK = re.compile(documents.CLOCK)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def obstacle(
 ) -> Wait | None:
     """Why what takes so many seconds may not begin now; None if it may."""
     if not_before is not None and now < not_before:
-        return Wait(why=f"it begins at {not_before.astimezone(UTC):%Y-%m-%d %H:%M} UTC", remedy=WITHDRAWN)
+        return Wait(why=f"it begins at {words.utc(not_before)}", remedy=WITHDRAWN)
     if not window:
         return None
     allowed = Window.of(window)
@@ -108,27 +109,20 @@ def obstacle(
     length = (closes - opens).total_seconds()
     if takes_s > length:
         return Wait(
-            why=f"it takes about {minutes(takes_s)} and its window {allowed} lasts {minutes(length)}: "
+            why=f"it takes about {words.about(takes_s)} and its window {allowed} lasts {words.about(length)}: "
             "use a longer window, or have the disks copied ahead with --seed-now",
             for_good=True,
             remedy=AT_ANY_TIME,
         )
     if now < opens:
-        return Wait(why=f"its window {allowed} opens at {opens:%Y-%m-%d %H:%M} UTC", remedy=AT_ANY_TIME)
+        return Wait(why=f"its window {allowed} opens at {words.utc(opens)}", remedy=AT_ANY_TIME)
     if now + timedelta(seconds=takes_s) > closes:
         return Wait(
-            why=f"it takes about {minutes(takes_s)} and would not end before its window {allowed} closes at "
+            why=f"it takes about {words.about(takes_s)} and would not end before its window {allowed} closes at "
             f"{closes:%H:%M} UTC: it waits for the next one",
             remedy=AT_ANY_TIME,
         )
     return None
-
-
-def minutes(seconds: float) -> str:
-    """A duration for people: `40 s`, `12 min`, `2.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def moment(text: str, timezone: str, now: datetime) -> datetime:

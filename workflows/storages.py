@@ -8,12 +8,12 @@ from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
 from models import decision_log
+from models.controller import wake
 from models.database import transaction
 from models.host import Host
 from models.storage import MOST_THIN_FACTOR, Storage, StorageMapping
 from workflows import layouts
 from workflows.hosts import existing
-from workflows.migration.jobs import wake
 
 GONE_FOR = timedelta(days=1)
 """After this time a storage that is not there any more is forgotten."""

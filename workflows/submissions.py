@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, AnyHttpUrl, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.config import JsonDict
 
-from drover.errors import PreconditionFailed
+from drover.errors import PreconditionFailed, WrongField
 from drover.names import ALLOWED, CONTROL, GuestName, HostName
 from models.contracts import Many, Part, shown
 from models.documents import (
@@ -135,19 +135,19 @@ class Message(Part):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            raise PreconditionFailed(cls._sentence(error, fields)) from error
+            raise cls._refusal(error, fields) from error
 
     @classmethod
-    def _sentence(cls, error: ValidationError, fields: Mapping[str, Any]) -> str:
+    def _refusal(cls, error: ValidationError, fields: Mapping[str, Any]) -> PreconditionFailed:
         """What is wrong with the first field that is."""
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = str(fault["loc"][0])
         known = cls.model_fields.get(name)
         if known is None:
-            return f"{shown(name)} is unknown here; the fields are {', '.join(cls.model_fields)}"
+            return PreconditionFailed(f"{shown(name)} is unknown here; the fields are {', '.join(cls.model_fields)}")
         if name not in fields:
-            return f"{name} is missing: it is {known.description}"
-        return f"{name} is {known.description}, not {shown(fields[name])}"
+            return WrongField(name, f" is missing: it is {known.description}")
+        return WrongField(name, f" is {known.description}, not {shown(fields[name])}")
 
 
 class Submission(Message):
@@ -231,7 +231,7 @@ class Submission(Message):
         window = _named("window", schedule.window, self.window, self.timezone) if self.window else None
         not_before = self._not_before(datetime.now(UTC))
         if self.seed_now and not (window or not_before):
-            raise PreconditionFailed("seed_now needs a time for the rest: add `window` or `at`")
+            raise WrongField("seed_now", " needs a time for the rest: a window, or a time to begin at")
         return SubmitOptions(
             priority=self.priority,
             not_before=not_before,
@@ -275,9 +275,9 @@ class MigrationSubmission(Submission):
         """Validate it. Errors as for every message; and one of `to` and `back` is wanted."""
         asked = super().read(said)
         if asked.back and asked.to is not None:
-            raise PreconditionFailed("back is to where the guest came from: leave `to` out, or `back`")
+            raise WrongField("back", " is to where the guest came from: name no host besides, or leave it out")
         if not asked.back and asked.to is None:
-            raise PreconditionFailed(f"to is missing: it is {HOST_NAME}; without it `back` is true")
+            raise WrongField("to", f" is missing: it is {HOST_NAME}; without it `back` is true")
         return asked
 
     def options(self) -> MigrationOptions:
@@ -360,7 +360,7 @@ class RollSubmission(Message):
         """
         words = tuple(_named("hook", _words, self.hook))
         if not words:
-            raise PreconditionFailed("hook is the name of a hook, and empty: name a program")
+            raise WrongField("hook", " is the name of a hook, and empty: name a program")
         return words
 
 
@@ -425,4 +425,4 @@ def _named(field: str, understood: Callable[P, Meant], *said: P.args, **more: P.
     try:
         return understood(*said, **more)
     except PreconditionFailed as error:
-        raise PreconditionFailed(f"{field}: {error}") from error
+        raise WrongField(field, f": {error}") from error

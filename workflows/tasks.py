@@ -71,7 +71,7 @@ def _key(task: str, said: dict[str, Any]) -> str | None:
 
 @app.task(name="drover.job.cancel", ignore_result=True)
 def cancel(*unnamed: Any, **said: Any) -> None:
-    """Request a job's cancellation; `said` is a `Cancellation`. One that is not permitted is in the job's story."""
+    """Request a job's cancellation; `said` is a `Cancellation`. One that is not permitted is an event of the job."""
     try:
         person, arguments = permissions.submitter("drover.job.cancel", said)
         number = Cancellation.read(named_only(unnamed, arguments)).job_id

@@ -6,6 +6,7 @@ Pure; the clock is an argument, and always the database's.
 from datetime import datetime
 from typing import Literal
 
+from drover import words
 from models.documents import MigrationOptions, Window
 from workflows import schedule
 from workflows.schedule import Wait
@@ -40,6 +41,6 @@ def closed(window: Window, at: datetime, options: MigrationOptions) -> Wait:
     opens, _ = allowed.at_or_after(at)
     return Wait(
         why=f"its window {allowed} closed before the switchover: its disks are kept in sync until it opens again, "
-        f"at {opens:%Y-%m-%d %H:%M} UTC",
+        f"at {words.utc(opens)}",
         remedy=schedule.AT_ANY_TIME,
     )

@@ -10,10 +10,13 @@ from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermission
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
+from drover import words
 from drover.cli.exit_codes import ExitCode
-from drover.errors import DroverError, PreconditionFailed, Unreachable
+from drover.errors import DroverError, PreconditionFailed, Unreachable, WrongField
 from drover.settings import DATABASE_FORM, settings
 
+ARGUMENTS = {"guest": "GUEST", "host": "HOST", "hosts": "--host", "layout": "--disk, --storage or --format"}
+"""{field of a submission: what fills it}, where no option of its name does."""
 MEANWHILE = "Guests run on; jobs under way wait and go on by themselves"
 
 
@@ -31,6 +34,9 @@ def fault(error: Exception) -> Fault:
     """The fault behind an exception."""
     if isinstance(error, BrokerUnreachable) or type(error).__module__ == "redis.exceptions":
         return _broker(error)
+    if isinstance(error, WrongField):
+        typed = ARGUMENTS.get(error.field) or f"--{words.option(error.field)}"
+        return _refused(typed + error.what)
     if isinstance(error, PreconditionFailed):
         # Nothing was changed either way, but asking again later may help: that is no refusal.
         return _broker(error.__cause__) if isinstance(error.__cause__, BrokerUnreachable) else _refused(str(error))
@@ -42,7 +48,7 @@ def fault(error: Exception) -> Fault:
         return Fault("unreachable", str(error))
     if isinstance(error, DroverError):
         return Fault("failed", str(error))
-    return Fault("failed", f"{type(error).__name__}: {_first_line(error)} (`drover --debug ...` shows where)")
+    return Fault("failed", f"{type(error).__name__}: {words.first_line(error)} (`drover --debug ...` shows where)")
 
 
 def _refused(message: str) -> Fault:
@@ -71,18 +77,18 @@ def _broker(error: BaseException | None) -> Fault:
         return Fault(
             "unreachable",
             f"the broker at {url} refused this process, or was refused by it: check user, password and certificates "
-            f"in DROVER_BROKER_URL ({_first_line(error)})",
+            f"in DROVER_BROKER_URL ({words.first_line(error)})",
         )
     if answer := broker_answers(error):
         return Fault(
             "unreachable",
-            f"Redis at {url} takes no messages now ({_first_line(answer)}): it is full, loads or fails over; see its "
+            f"Redis at {url} takes no messages now ({words.first_line(answer)}): it is full, loads or fails over; see its "
             f"`INFO memory` and `INFO replication`. {MEANWHILE}",
         )
     return Fault(
         "unreachable",
         f"the broker at {url} cannot be reached: is Redis running, and is DROVER_BROKER_URL right? "
-        f"({_first_line(error)}). {MEANWHILE}",
+        f"({words.first_line(error)}). {MEANWHILE}",
     )
 
 
@@ -94,7 +100,7 @@ def _database(error: SQLAlchemyError) -> Fault:
         return Fault("schema", "the database lacks Drover's tables, or has old ones: run `drover db upgrade`")
     if isinstance(said, postgres.InsufficientPrivilege):
         return _refused(
-            f"the database does not permit that to this role ({_first_line(said)}): `drover db roles` gives each "
+            f"the database does not permit that to this role ({words.first_line(said)}): `drover db roles` gives each "
             "what it needs; the roles of hypervisors are for their workers alone"
         )
     if isinstance(said, postgres.NumericValueOutOfRange):
@@ -108,10 +114,6 @@ def _database(error: SQLAlchemyError) -> Fault:
         return Fault(
             "unreachable",
             f"the database at {url} cannot be reached: is Postgres running, and is DROVER_DATABASE_URL right? "
-            f"({_first_line(said)}). {MEANWHILE}",
+            f"({words.first_line(said)}). {MEANWHILE}",
         )
-    return Fault("failed", f"the database refused: {_first_line(said or error)} (`drover --debug ...` shows where)")
-
-
-def _first_line(error: BaseException | None) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return Fault("failed", f"the database refused: {words.first_line(said or error)} (`drover --debug ...` shows where)")

@@ -37,13 +37,14 @@ def change(
     as_json: AsJson = False,
 ) -> None:
     """Change limits. They take effect within seconds, also for moves under way."""
+    from drover import words
     from drover.cli import fleet_view
     from workflows import fleet_limits
 
     wanted = dict[str, object]()
     for name, value in map(_read, limits):
         if name in wanted:
-            raise typer.BadParameter(f"{fleet_limits.spelled(name)} is given twice: leave one out")
+            raise typer.BadParameter(f"{words.option(name)} is given twice: leave one out")
         wanted[name] = value
     before, after = fleet_limits.change(wanted)
     fleet_view.changed(before, after, as_json=as_json)

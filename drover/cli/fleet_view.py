@@ -14,7 +14,7 @@ from models.database import transaction
 from models.fleet import Limits
 from models.host import Host
 from workflows import schedule
-from workflows.fleet_limits import OF_ONE_HOST, reach, spelled
+from workflows.fleet_limits import OF_ONE_HOST, reach
 
 
 def show(*, as_json: bool) -> None:
@@ -33,11 +33,11 @@ def show(*, as_json: bool) -> None:
         return
     output.table(
         ("LIMIT", "VALUE", "ALLOWED"),
-        [(spelled(name), shown(name, getattr(limits, name)), reach(name)) for name in Limits.model_fields],
+        [(words.option(name), shown(name, getattr(limits, name)), reach(name)) for name in Limits.model_fields],
     )
     for row in own:
         name = str(row["limit"])
-        output.say(f"{row['host']} has its own {spelled(name)}: {shown(name, row['value'])}")
+        output.say(f"{row['host']} has its own {words.option(name)}: {shown(name, row['value'])}")
 
 
 def changed(before: Limits, after: Limits, *, as_json: bool) -> None:
@@ -48,7 +48,7 @@ def changed(before: Limits, after: Limits, *, as_json: bool) -> None:
     for name in Limits.model_fields:
         old, new = getattr(before, name), getattr(after, name)
         if old != new:
-            output.say(f"{spelled(name)} is {shown(name, new)} now (before: {shown(name, old)})")
+            output.say(f"{words.option(name)} is {shown(name, new)} now (before: {shown(name, old)})")
     if before == after:
         output.say("nothing changed: the limits have these values already")
 

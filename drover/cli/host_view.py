@@ -15,7 +15,6 @@ from models.host import HostState
 from workers.trust import host_key, known_hosts
 from workers.trust.policy import PUBLIC_KEY
 from workflows import selectors
-from workflows.fleet_limits import spelled
 
 VERSION = re.compile(r"^QEMU emulator version | \(.*\)$")
 """What is around it in what QEMU says of itself."""
@@ -115,7 +114,7 @@ def described(host: Document, *, as_json: bool) -> None:
         "retention": None if kept_for is None else timedelta(seconds=kept_for),
     }
     told = [
-        f"{spelled(name)} {'as the fleet' if value is None else shown(name, value)}"
+        f"{words.option(name)} {'as the fleet' if value is None else shown(name, value)}"
         for name, value in own.items()
         if value is not None or name != "bandwidth_hours"
     ]

@@ -134,16 +134,25 @@ def ladder(text: str) -> tuple[str, ...]:
     return measures
 
 
+FIELDS = {
+    "bandwidth": "bandwidth_bytes_per_s",
+    "verify_rate": "verify_bytes_per_s",
+    "slowest_writes": "slowest_writes_bytes_per_s",
+    "retention": "retention_s",
+    "watch": "watch_s",
+    "hook_timeout": "hook_timeout_s",
+    "back_within": "back_within_s",
+}
+"""{option: the field of a submission that it fills}, of those whose names differ."""
+
+
 def given(asked: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a submission that were typed, by its names. What was left out policies decide."""
-    named = {name: value for name, value in asked.items() if value is not None}
-    for option in ("bandwidth", "verify_rate", "slowest_writes"):
-        if option in named:
-            named[f"{option.removesuffix('_rate')}_bytes_per_s"] = named.pop(option)
-    for option in ("retention", "watch"):
-        if option in named:
-            named[f"{option}_s"] = named.pop(option).total_seconds()
-    return named
+    return {
+        FIELDS.get(name, name): value.total_seconds() if isinstance(value, timedelta) else value
+        for name, value in asked.items()
+        if value is not None
+    }
 
 
 def examples(*commands: str) -> str:

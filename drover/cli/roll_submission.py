@@ -10,6 +10,7 @@ from drover.cli.backend import operations
 from drover.cli.drain_submission import print_forecast
 from drover.cli.exit_codes import ExitCode
 from drover.cli.groups import Execution
+from drover.cli.options import given
 from drover.cli.watching import note_without_controller, watch_roll
 from drover.views import read_back, rolls
 from workflows.submissions import RollSubmission
@@ -21,7 +22,7 @@ def asked(typed: Mapping[str, Any]) -> RollSubmission:
     Raises:
         PreconditionFailed: one of them is wrong; one sentence names it.
     """
-    return RollSubmission.read({name: value for name, value in typed.items() if value is not None})
+    return RollSubmission.read(given(typed))
 
 
 def plan_and_submit(asked: RollSubmission, run: Execution) -> None:

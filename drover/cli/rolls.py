@@ -80,19 +80,7 @@ class Wanted:
 
     def fields(self) -> dict[str, Any]:
         """Those of a submission."""
-        return {
-            "hosts": self.host,
-            "selector": self.selector,
-            "hook": self.hook,
-            "hook_timeout_s": self.hook_timeout.total_seconds(),
-            "max_unavailable": self.max_unavailable,
-            "back_within_s": self.back_within.total_seconds(),
-            "to": self.to,
-            "exclude": self.exclude,
-            "max_downtime_ms": self.max_downtime_ms,
-            "bandwidth_bytes_per_s": self.bandwidth,
-            "webhook": self.webhook,
-        }
+        return {"hosts" if name == "host" else name: value for name, value in vars(self).items()}
 
 
 @app.callback()

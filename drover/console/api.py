@@ -27,7 +27,9 @@ from models.documents import Window
 from workflows import permissions, schedule
 from workflows.kept_images import Which as Images
 
-NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Failure, "description": "There is no such number."}}
+NOT_FOUND: dict[int | str, dict[str, Any]] = {
+    404: {"model": Failure, "description": "There is nothing of that number or name."}
+}
 A_PAGE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/html": {}}}}
 REFUSED: dict[int | str, dict[str, Any]] = {409: {"model": Failure, "description": "The selector is not understood."}}
 router = APIRouter(prefix=PREFIX, responses=ALWAYS, dependencies=[Known])
@@ -84,7 +86,7 @@ def _wanted(
 Which = Annotated[Wanted, Depends(_wanted)]
 
 
-@router.get("/jobs", responses=REFUSED)
+@router.get("/jobs", responses=NOT_FOUND | REFUSED)
 def jobs(wanted: Which) -> Document:
     """As `drover job list --json`."""
     return {"jobs": ASKED.jobs(wanted)}

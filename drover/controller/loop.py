@@ -26,6 +26,7 @@ from drover.controller import notices, rolls, windows
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, settings
 from models import decision_log, fleet
+from models.controller import WAKE_CHANNEL
 from models.database import away, listening, transaction, unpooled
 from models.fleet import FleetLimits
 from models.host import Host, HostRequest
@@ -40,7 +41,7 @@ from workflows.host_rpc import alive
 from workflows.migration import admission, claims
 from workflows.migration.admission import admit
 from workflows.migration.chain import remaining_chain
-from workflows.migration.jobs import WAKE_CHANNEL, go_on
+from workflows.migration.jobs import go_on
 from workflows.roll import reconciler as roll_reconciler
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from models.host import Host
 from models.job import Job, unfinished
 from models.kept_images import KeptImage
 from models.plan import Inspection
+from workflows import guests as guest_rows
 from workflows import hosts as host_rows
 from workflows import not_there
 from workflows import policies as policy_rows
@@ -145,8 +146,15 @@ def jobs(
     selector: Selector | None = None,
     since: timedelta | None = None,
 ) -> list[Document]:
-    """Jobs, newest first, see `queries.newest`."""
+    """Jobs, newest first, see `queries.newest`.
+
+    Raises:
+        NotThere: nobody has the name of this guest.
+    """
     shots = queries.newest(everything=everything, guest=guest, limit=limit, selector=selector, since=since)
+    if guest is not None and not shots:
+        with transaction() as session:
+            guest_rows.refuse_unknown(session, guest)
     return [serializers.job_summary(shot) for shot in shots]
 
 

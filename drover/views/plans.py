@@ -5,7 +5,6 @@ docs/reference/cli.md has the fields of documents: only add, never rename or dro
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -55,7 +54,7 @@ class PlanShot:
     @property
     def approved_by(self) -> str:
         """Who, and when."""
-        return ", ".join(f"{one.by} at {moment(one.at)}" for one in self.approvals) or "nobody"
+        return ", ".join(f"{one.by} at {words.utc(one.at)}" for one in self.approvals) or "nobody"
 
 
 def of(session: Session, plan: PlanFile, row: SubmittedPlan | None = None) -> PlanShot:
@@ -142,7 +141,7 @@ def standing(shot: PlanShot) -> str:
         return f"submitted by {row.submitted_by}, {approved}, applied by {row.applied_by}: it is drain {row.drain_id}"
     if shot.state == "withdrawn":
         return f"submitted by {row.submitted_by}, withdrawn by {row.withdrawn_by}"
-    return f"submitted by {row.submitted_by} at {moment(row.submitted_at)}; {approved}{_lacking(shot)}"
+    return f"submitted by {row.submitted_by} at {words.utc(row.submitted_at)}; {approved}{_lacking(shot)}"
 
 
 def _lacking(shot: PlanShot) -> str:
@@ -170,8 +169,3 @@ def commands(shot: PlanShot) -> list[Command]:
 def remark(move: Move, differences: Mapping[str, str]) -> str | None:
     """What is special about a move."""
     return "is skipped" if move.skip else differences.get(move.guest)
-
-
-def moment(at: datetime) -> str:
-    """For people."""
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

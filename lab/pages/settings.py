@@ -2,10 +2,24 @@
 
 from collections.abc import Iterable, Iterator
 
+from pydantic.fields import FieldInfo
+
+from drover import words
 from drover.cli.fleet_view import shown
-from drover.settings import FORMER_VARIABLES, OTHER_VARIABLES, allowed, amount, variables
+from drover.settings import (
+    CONSOLE,
+    CONTROLLER,
+    EVERYBODY,
+    FLOWER,
+    FORMER_VARIABLES,
+    OTHER_VARIABLES,
+    WORKER,
+    allowed,
+    amount,
+    variables,
+)
 from models.fleet import Limits
-from workflows.fleet_limits import OF_ONE_HOST, reach, spelled
+from workflows.fleet_limits import OF_ONE_HOST, reach
 
 
 def page() -> str:
@@ -21,6 +35,13 @@ Made by `make docs` from `drover/settings.py` and `models/fleet.py`: do not edit
 A process reads its settings from its environment when it starts. One that is missing or out of range stops the start
 with a sentence. `drover config check` lists what is wrong on a machine, `drover config show` what is in effect.
 """
+READERS = {
+    EVERYBODY: "Every process",
+    WORKER: "Workers",
+    CONTROLLER: "Controllers",
+    CONSOLE: "The console",
+    FLOWER: "Flower",
+}
 LIMITS = """
 ## Limits of the fleet
 
@@ -41,10 +62,12 @@ OTHERS = """
 
 
 def _lines() -> Iterator[str]:
-    yield INTRODUCTION
-    yield from _table(("variable", "unit", "default", "allowed", "read by", "what it is"), _variables())
+    yield INTRODUCTION.rstrip()
+    for reader, title in READERS.items():
+        yield f"\n## {title}\n"
+        yield from _table(("variable", "default", "what it is"), _variables(reader))
     yield LIMITS
-    yield from _table(("limit", "default", "allowed", "of one host", "what it is"), _limits())
+    yield from _table(("limit", "default", "what it is"), _limits())
     yield FORMER
     yield from _table(("variable", "limit"), ((f"`{name}`", f"`{limit}`") for name, limit in FORMER_VARIABLES.items()))
     yield OTHERS
@@ -53,8 +76,8 @@ def _lines() -> Iterator[str]:
 
 def _limits() -> Iterator[tuple[str, ...]]:
     for name, field in Limits.model_fields.items():
-        own = "yes" if name in OF_ONE_HOST else ""
-        yield f"`{spelled(name)}`", shown(name, field.default), reach(name), own, field.description or ""
+        own = " A host may have its own." if name in OF_ONE_HOST else ""
+        yield f"`{words.option(name)}`", shown(name, field.default), f"{field.description}{own}{_range(reach(name))}"
 
 
 def _table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
@@ -65,8 +88,21 @@ def _table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str
         yield "| " + " | ".join(row) + " |"
 
 
-def _variables() -> Iterator[tuple[str, ...]]:
+def _range(said: str) -> str:
+    return f" Allowed: {said}." if said else ""
+
+
+def _variables(reader: str) -> Iterator[tuple[str, ...]]:
     for name, (_, field) in variables().items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        default = "required" if field.is_required() else amount(field.default) or "empty"
-        yield f"`{name}`", str(extra["unit"]), default, allowed(field), str(extra["read_by"]), field.description or ""
+        if extra["read_by"] == reader:
+            unit = str(extra["unit"])
+            reached = f"{allowed(field)} {unit}".strip()
+            yield f"`{name}`", _default(field, unit), f"{field.description}{_range(reached)}"
+
+
+def _default(field: FieldInfo, unit: str) -> str:
+    if field.is_required():
+        return "required"
+    told = amount(field.default)
+    return f"{told} {unit}".strip() if told else "empty"

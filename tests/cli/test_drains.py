@@ -101,9 +101,9 @@ def test_the_short_form_and_the_long_one_are_the_same() -> None:
         (["drain", "hv1", "--window", "22:00-04:00", "--timezone", "Mars"], "there is no time zone 'Mars'"),
         (["drain", "hv1", "--at", "soon"], "is no time"),
         (["drain", "hv1", "--every", "day"], "is no repetition"),
-        (["drain", "hv1", "--seed-now"], "add `window` or `at`"),
-        (["drain", "hv1", "--webhook", "here"], "webhook is an address like https://HOST/PATH, not 'here'"),
-        (["migrate", "web", "--to", "hv2", "--seed-now"], "add `window` or `at`"),
+        (["drain", "hv1", "--seed-now"], "--seed-now needs a time for the rest: a window, or"),
+        (["drain", "hv1", "--webhook", "here"], "--webhook is an address like https://HOST/PATH, not 'here'"),
+        (["migrate", "web", "--to", "hv2", "--bandwidth", "9K/s"], "--bandwidth is a whole number of bytes"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence_before_anything_is_changed(words: list[str], said: str) -> None:

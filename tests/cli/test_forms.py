@@ -57,6 +57,9 @@ def test_jobs_of_the_last_days_are_listed_those_that_have_ended_too(database: No
     [
         (["migrate", "wbe", "--to", "hv2"], "there is no guest 'wbe': did you mean web? see `drover guest list`"),
         (["migrate", "zzz", "--to", "hv2"], "there is no guest 'zzz': see `drover guest list`"),
+        (["job", "list", "--guest", "wbe"], "there is no guest 'wbe': did you mean web?"),
+        (["image", "list", "--guest", "wbe"], "there is no guest 'wbe': did you mean web?"),
+        (["image", "list", "--host", "hv3"], "there is no host 'hv3': did you mean hv2 or hv1?"),
         (["host", "cordon", "hv3"], "there is no host 'hv3': did you mean hv2 or hv1? see `drover host list`"),
     ],
 )

@@ -71,7 +71,7 @@ def drain(key: str = "k") -> Drain:
         return session.scalars(select(Drain).where(Drain.idempotency_key == key)).one()
 
 
-def story(number: int) -> list[tuple[str, str]]:
+def events_of(number: int) -> list[tuple[str, str]]:
     """Who did what, and what is said of it."""
     with transaction() as session:
         rows = session.scalars(select(Event).where(Event.job_id == number).order_by(Event.id)).all()
@@ -84,9 +84,9 @@ def test_the_story_of_a_job_says_who_has_signed_its_submission() -> None:
     assert token.secret not in str(sent)
     tasks.submit(**sent)
     assert not job().refused
-    assert story(job().id)[0] == ("ada (message)", "submitted: web is to move from one to two")
+    assert events_of(job().id)[0] == ("ada (message)", "submitted: web is to move from one to two")
     tasks.cancel(**token.signed(CANCEL, {"job_id": job().id}))
-    assert ("ada (message)", "cancel: cancellation requested by ada (message)") in story(job().id)
+    assert ("ada (message)", "cancel: cancellation requested by ada (message)") in events_of(job().id)
     assert access.listed()[0].used_at is not None
 
 
@@ -103,7 +103,7 @@ def test_what_nobody_has_signed_is_taken_only_where_the_operator_lets_it(wanted:
     tasks.submit_drain(**EMPTY, webhook="http://127.0.0.1:1/")
     assert job().refused is wanted
     assert drain().refused is wanted
-    assert story(job().id)[0][0] == SUBMIT
+    assert events_of(job().id)[0][0] == SUBMIT
     if wanted:
         assert "it is not signed" in str(job().error)
         assert "it is not signed" in str(drain().error)
@@ -128,7 +128,7 @@ def test_a_move_that_its_token_does_not_permit_is_refused_on_record(token: dict[
     tasks.submit(**Token(**token).signed(SUBMIT, MOVE))
     assert job().refused
     assert said in str(job().error)
-    assert story(job().id) == [("ada (message)", f"refused: {job().error}")]
+    assert events_of(job().id) == [("ada (message)", f"refused: {job().error}")]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_a_cancellation_that_its_token_does_not_permit_is_in_the_story_of_the_jo
 ) -> None:
     number = factories.job("web", "two", state=JobState.RUNNING)
     tasks.cancel(**Token(**token).signed(CANCEL, {"job_id": number}))
-    [(by, sentence)] = story(number)
+    [(by, sentence)] = events_of(number)
     assert by == "ada (message)"
     assert sentence.startswith("refused: it is not cancelled: ")
     assert said in sentence
@@ -341,7 +341,7 @@ def test_a_move_that_waits_does_not_begin_once_its_token_does_not_permit_it_any_
     change(token)
     admit()
     assert job().state is JobState.ROLLED_BACK
-    assert said in story(job().id)[-1][1]
+    assert said in events_of(job().id)[-1][1]
     assert job().started_at is None
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
 from models import decision_log, refusal
+from models.controller import wake
 from models.database import NO_KEY_UPDATE, transaction
 from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.host import Host, HostState
@@ -20,7 +21,7 @@ from workflows import not_there, receivers
 from workflows.drain import planner
 from workflows.drain.planner import DrainRequest, Forecast, guests_of
 from workflows.migration import claims, jobs
-from workflows.migration.jobs import Changes, wake
+from workflows.migration.jobs import Changes
 from workflows.selectors import Selector
 from workflows.submissions import is_text
 

@@ -12,6 +12,7 @@ from drover.errors import HostRefused, NotPermitted, PreconditionFailed, Unavail
 from drover.settings import Settings
 from models import fleet
 from models.base import now
+from models.controller import wake
 from models.database import transaction
 from models.documents import MigrationOptions
 from models.drain import Drain, DrainGuest, DrainState, GuestState
@@ -222,7 +223,7 @@ def _refused(drain_id: int, guest: str, destination: str, error: PreconditionFai
         row.reason = str(error)
         if session.scalar(select(Job).where(unfinished(), Job.guest == guest).limit(1)) is None:
             _without_job(row, destination, error)
-        jobs.wake(session)
+        wake(session)
 
 
 def _without_job(row: DrainGuest, destination: str, error: PreconditionFailed) -> None:

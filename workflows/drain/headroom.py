@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from drover import words
 from models import fleet
 from models.base import now
 from models.database import transaction
@@ -96,6 +97,6 @@ def _too_long(session: Session, total_s: float, window: Window | None) -> list[s
     if total_s <= lasts_s:
         return []
     return [
-        f"all moves together take about {schedule.minutes(total_s)} and the window {allowed} lasts "
-        f"{schedule.minutes(lasts_s)}: some wait for the next one, or have the disks copied ahead with --seed-now"
+        f"all moves together take about {words.about(total_s)} and the window {allowed} lasts "
+        f"{words.about(lasts_s)}: some wait for the next one, or have the disks copied ahead with --seed-now"
     ]

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from drover.errors import PreconditionFailed
 from models import decision_log
 from models.base import now
+from models.controller import wake
 from models.database import transaction
 from models.documents import MigrationOptions, Notice
 from models.drain import Drain, DrainGuest, GuestState
@@ -23,7 +24,6 @@ from models.notice import Answer, GuestNotice
 from workflows import policies
 from workflows.drain import commands
 from workflows.guests import known_guest
-from workflows.migration.jobs import wake
 from workflows.schedule import Wait
 
 AGAIN = timedelta(seconds=60)

@@ -8,7 +8,6 @@ each guest is compared with what the plan says of it, and one that differs is le
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
 import yaml
@@ -142,10 +141,6 @@ class PlanFile(Versioned):
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _moment(at: datetime | None) -> str | None:
-    return None if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-
-
 def made(forecast: Forecast, submission: DrainSubmission, by: str) -> PlanFile:
     """The plan of a forecast."""
     with transaction() as session:
@@ -154,14 +149,14 @@ def made(forecast: Forecast, submission: DrainSubmission, by: str) -> PlanFile:
         guests = {guest.name: guest for guest in session.scalars(select(Guest).where(Guest.name.in_(names)))}
     moves = []
     for placement in forecast.plan.placements:
-        guest = guests[placement.candidate.name]
+        guest, begins_at = guests[placement.candidate.name], forecast.moves_at(placement)
         moves.append(
             Move(
                 guest=guest.name,
                 source=guest.host,
                 to=placement.destination,
                 estimate_s=round(forecast.move_s(placement), 1),
-                begins_at=_moment(forecast.moves_at(placement)),
+                begins_at=None if begins_at is None else words.utc(begins_at),
                 why=placement.why,
                 cpus=guest.cpus,
                 memory_bytes=guest.memory_bytes,

@@ -14,6 +14,7 @@ from drover import words
 from drover.errors import PreconditionFailed
 from models import decision_log, fleet
 from models.base import now
+from models.controller import wake
 from models.database import transaction
 from models.drain import Drain, DrainGuest, GuestState, PlanApproval, SubmittedPlan
 from models.guest import Guest
@@ -21,7 +22,6 @@ from workflows import not_there, policies
 from workflows.drain import commands, planner
 from workflows.drain.plan_file import PlanFile, difference
 from workflows.drain.planner import Forecast, known
-from workflows.migration.jobs import wake
 
 WAITING = SubmittedPlan.drain_id.is_(None) & SubmittedPlan.withdrawn_by.is_(None)
 """Neither applied nor withdrawn."""

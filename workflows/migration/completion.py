@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from drover import words
 from drover.errors import PreconditionFailed
 from models.base import now
+from models.controller import wake
 from models.database import transaction
 from models.job import Job, JobState, record_event
 from workflows import budgets, estimate, windows
@@ -93,5 +94,5 @@ def complete_now(job_id: int, pause_s: float, by: str = "command line") -> Job:
         record_event(session, job.id, by=by, action="changed", sentence=why)
         if job.hold:
             jobs.let_ram_follow(session, job, by)
-        jobs.wake(session)
+        wake(session)
     return job

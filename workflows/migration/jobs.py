@@ -9,14 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from drover import tracing
+from drover import tracing, words
 from drover.errors import PreconditionFailed
 from models import refusal
 from models.base import now
+from models.controller import wake
 from models.database import transaction
 from models.documents import MigrationOptions, Window
 from models.drain import Drain
@@ -32,9 +33,6 @@ from workflows.submissions import is_text
 from workflows.submit_options import SubmitOptions
 
 log = logging.getLogger(__name__)
-
-WAKE_CHANNEL = "drover_wake"
-"""Channel that wakes the controller, so that it need not poll often."""
 
 
 def submit(
@@ -185,7 +183,7 @@ def record_refusal(
 
 
 def record_refused_cancellation(job_id: int, why: str, by: str) -> None:
-    """Say in the story of a job who wanted to cancel it and may not. The sender waits for no answer."""
+    """Record an event of who wanted to cancel a job and may not. The sender waits for no answer."""
     with transaction() as session:
         record_event(session, job_id, by=by, action="refused", sentence=f"it is not cancelled: {why}")
 
@@ -282,10 +280,10 @@ class Changes:
             to.window = None if self.window == "always" else self.window
 
     def __str__(self) -> str:
-        told = vars(self)
+        told = {name: value for name, value in vars(self).items() if value is not None}
         if isinstance(self.window, Window):
-            told = told | {"window": schedule.Window.of(self.window)}
-        return ", ".join(f"{name} = {value}" for name, value in told.items() if value is not None)
+            told["window"] = schedule.Window.of(self.window)
+        return words.pairs({words.option(name): policies.shown(name, value) for name, value in told.items()})
 
 
 def change(job_id: int, changes: Changes, by: str = "command line") -> Job:
@@ -357,8 +355,3 @@ def existing(session: Session, job_id: int) -> Job:
     if job is None:
         raise not_there.job(job_id)
     return job
-
-
-def wake(session: Session) -> None:
-    """Have the controller look at once when this transaction is committed."""
-    session.execute(text(f"NOTIFY {WAKE_CHANNEL}"))

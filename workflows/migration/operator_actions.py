@@ -4,6 +4,7 @@ from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
 from models.base import now
+from models.controller import wake
 from models.database import transaction
 from models.guest import Guest
 from models.job import Job, JobState, Side, Step, StepState
@@ -11,7 +12,7 @@ from models.transitions import Actor, JobEvent, StepEvent
 from workflows import not_there
 from workflows.migration import chain, claims, reconcile
 from workflows.migration.chain import StepName
-from workflows.migration.jobs import existing, wake
+from workflows.migration.jobs import existing
 from workflows.migration.run_states import WENT_ON
 
 

@@ -11,10 +11,9 @@ from sqlalchemy.orm import selectinload
 
 from drover.errors import PreconditionFailed
 from models.database import transaction
-from models.guest import Guest
 from models.host_rpc import Observation, Observe
 from models.job import Job, Side, unfinished
-from workflows import not_there
+from workflows.guests import refuse_unknown
 from workflows.host_rpc import ask, known_host
 from workflows.migration.run_states import WENT_ON
 
@@ -107,14 +106,14 @@ def _seen(job: Job, host: str, side: Side) -> Observation | None:
 
 
 def unfinished_jobs(guest: str | None) -> list[Job]:
-    """The jobs that have not ended well with their steps, of one guest or of all.
+    """The jobs that have not ended, with their steps, of one guest or of all.
 
     Raises:
         NotThere: there is no such guest.
     """
     with transaction() as session:
         jobs = session.query(Job).options(selectinload(Job.steps)).where(unfinished()).order_by(Job.id)
-        found = list(jobs.where(Job.guest == guest) if guest else jobs)
-        if guest and not found and session.get(Guest, guest) is None:
-            raise not_there.guest(session, guest)
-    return found
+        if guest is not None:
+            refuse_unknown(session, guest)
+            jobs = jobs.where(Job.guest == guest)
+        return list(jobs)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from drover.errors import PreconditionFailed
 from models import decision_log
 from models.base import now
+from models.controller import wake
 from models.database import transaction
 from models.documents import AllowedHosts, Hook, MigrationOptions
 from models.drain import Drain, DrainState
@@ -18,7 +19,6 @@ from workflows import hosts, not_there, receivers
 from workflows.capacity import CLOSED
 from workflows.drain import commands as drains
 from workflows.drain.planner import known
-from workflows.migration.jobs import wake
 from workflows.roll import hooks
 from workflows.selectors import Selector
 from workflows.submissions import RollSubmission
@@ -70,10 +70,6 @@ class RollRequest:
             raise PreconditionFailed("no host is named: add `--host H`")
         if twice:
             raise PreconditionFailed(f"named more than once: {', '.join(twice)}")
-        if self.max_unavailable < 1:
-            raise PreconditionFailed("max_unavailable is 1 or more")
-        if self.back_within <= timedelta():
-            raise PreconditionFailed("a host needs some time to come back: `--back-within 30m`")
 
 
 def _meant(named: tuple[str, ...], selector: str | None) -> tuple[str, ...]:

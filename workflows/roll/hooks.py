@@ -16,10 +16,10 @@ from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from drover.words import clock
 from models.base import now
+from models.controller import wake
 from models.database import transaction
 from models.documents import Hook
 from models.roll import OUTPUT_KEPT, HookRun, Roll, RollHost
-from workflows.migration.jobs import wake
 
 BEAT_S = 5.0
 """How often the process of a hook says that it lives."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from drover.words import count
+from drover import words
 from models.base import Document
 
 EXPIRES_SOON = timedelta(days=30)
@@ -50,9 +50,9 @@ def valid_until(name: str, what: str, ends: datetime, fix: str) -> Check:
     """Something that ends, as it is now."""
     left = ends - datetime.now(UTC)
     if left < timedelta(0):
-        return problem(name, f"{what} expired at {ends.astimezone(UTC):%Y-%m-%d %H:%M} UTC", fix)
+        return problem(name, f"{what} expired at {words.utc(ends)}", fix)
     if left < EXPIRES_SOON:
-        return warning(name, f"{what} expires in {count(left.days, 'day')}", fix)
+        return warning(name, f"{what} expires in {words.count(left.days, 'day')}", fix)
     return ok(name, f"{what} is valid until {ends.astimezone(UTC):%Y-%m-%d}")
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import select, text
 
+from drover import words
 from drover.cli.checks.check import Check, ok, problem, valid_until, warning
 from drover.cli.checks.host import ENVIRONMENT
 from drover.errors import PreconditionFailed
@@ -59,7 +60,7 @@ def _webhooks(ours: Settings) -> Iterator[Check]:
     for receiver in receivers:
         for secret in receiver.secrets:
             if secret.ends_at is not None and secret.ends_at > datetime.now(UTC):
-                until = f"{secret.ends_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+                until = words.utc(secret.ends_at)
                 yield ok("webhooks", f"messages to {receiver.name} are signed with its former secret too until {until}")
     yield from _former_key(ours)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+CELL, CODE = re.compile("<td.*?</td>", re.DOTALL), re.compile("<code>[^<]*")
+SEAM = re.compile("(?<=[A-Za-z0-9][_/@,:])")
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)#\s]*)(#[^)\s]*)?\)")
 
 
@@ -26,6 +28,11 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         return f"{link[1]} (`{meant.relative_to(ROOT)}`)"
 
     return OUTSIDE.sub(named, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """The page with tables that fit narrow screens: a long name in a cell may be broken between its parts."""
+    return CELL.sub(lambda cell: CODE.sub(lambda code: SEAM.sub("<wbr>", code[0]), cell[0]), html)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ class LauncherKind(StrEnum):
     CONTAINER = "container"
     """The QEMU runs in a container, and the worker outside of it."""
     DROVER = "drover"
-    """A job moved it here, and nothing starts it again."""
+    """A job moved it here, or the lab made it, and nothing starts it again."""
     NOBODY = "nobody"
     """It was started by something that has ended."""
 
@@ -87,5 +87,5 @@ class Launcher(Versioned):
             case LauncherKind.CONTAINER:
                 return f"the container {self.name}"
             case LauncherKind.DROVER:
-                return "a move by Drover: nothing starts it again"
+                return "Drover: nothing starts it again"
         return "nothing that still runs: nothing starts it again"

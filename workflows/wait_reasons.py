@@ -135,7 +135,7 @@ def _not_taken_up(job: Job, conditions: Conditions) -> str | None:
 def _copying(job: Job, at_work: Step | None) -> str | None:
     """A copy under a limit, or one that the guest outruns."""
     pace = job.pace
-    if pace is None or at_work is None or at_work.name != StepName.AWAIT_SYNC:
+    if pace is None or not _does(job, at_work, StepName.AWAIT_SYNC):
         return None
     left = sum(disk.bytes_left for disk in job.disks if disk.ready_at is None)
     if not left or not pace.copied_per_s:
@@ -150,11 +150,15 @@ def _copying(job: Job, at_work: Step | None) -> str | None:
 def _sending(job: Job, at_work: Step | None) -> str | None:
     """RAM under a limit."""
     ram = job.ram
-    if ram is None or at_work is None or at_work.name != StepName.MIGRATE_RAM:
+    if ram is None or not _does(job, at_work, StepName.MIGRATE_RAM):
         return None
     if not ram.limit_per_s or not ram.bytes_per_s or not ram.remaining:
         return None
     return _limited(job, ram.limit_per_s, f"{words.clock(ram.remaining / ram.bytes_per_s)} of its RAM left")
+
+
+def _does(job: Job, at_work: Step | None, name: StepName) -> bool:
+    return job.state is JobState.RUNNING and at_work is not None and at_work.name == name
 
 
 def _limited(job: Job, limit: int, left: str) -> str:

@@ -82,8 +82,8 @@ def _broker(error: BaseException | None) -> Fault:
     if answer := broker_answers(error):
         return Fault(
             "unreachable",
-            f"Redis at {url} takes no messages now ({words.first_line(answer)}): it is full, loads or fails over; see its "
-            f"`INFO memory` and `INFO replication`. {MEANWHILE}",
+            f"Redis at {url} takes no messages now ({words.first_line(answer)}): it is full, loads or fails over; see "
+            f"its `INFO memory` and `INFO replication`. {MEANWHILE}",
         )
     return Fault(
         "unreachable",
@@ -116,4 +116,6 @@ def _database(error: SQLAlchemyError) -> Fault:
             f"the database at {url} cannot be reached: is Postgres running, and is DROVER_DATABASE_URL right? "
             f"({words.first_line(said)}). {MEANWHILE}",
         )
-    return Fault("failed", f"the database refused: {words.first_line(said or error)} (`drover --debug ...` shows where)")
+    return Fault(
+        "failed", f"the database refused: {words.first_line(said or error)} (`drover --debug ...` shows where)"
+    )

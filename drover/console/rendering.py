@@ -37,8 +37,14 @@ def _told(sentence: str | None) -> Markup:
     return Markup(CODE.sub(r"<code>\1</code>", safe))  # noqa: S704 # nosec B704 # it was escaped the line before
 
 
-def _clock(at: datetime | None) -> str:
-    return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+def _clock(at: datetime | None, after: datetime | None = None) -> str:
+    """The hour alone, if it is beside a time of the same day."""
+    if at is None:
+        return ""
+    at = at.astimezone(UTC)
+    if after is not None and at.date() == after.astimezone(UTC).date():
+        return f"{at:%H:%M:%S}"
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _ago(at: datetime | None, now: datetime) -> str:

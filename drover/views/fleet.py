@@ -62,6 +62,8 @@ class Resident:
 
     name: str
     move: Move | None
+    memory_bytes: int
+    disk_bytes: int
     labels: Mapping[str, str] = field(default_factory=dict)
     gone_at: datetime | None = None
     """Since when its QEMU is seen to have ended."""
@@ -141,9 +143,17 @@ def rooms(session: Session, ours: Settings) -> list[Room]:
 
 def _settle(session: Session, rooms: dict[str, Room]) -> None:
     moves = {move.guest: move for move in moves_of(session)}
-    living = select(Guest.name, Guest.host, Guest.gone_at, Guest.labels).order_by(Guest.name)
-    for name, host, gone_at, labels in session.execute(living):
-        rooms[host].guests.append(Resident(name=name, move=moves.get(name), labels=labels, gone_at=gone_at))
+    living = select(Guest.host, Guest.name, Guest.memory_bytes, Guest.disk_bytes, Guest.labels, Guest.gone_at)
+    for row in session.execute(living.order_by(Guest.name)):
+        resident = Resident(
+            name=row.name,
+            move=moves.get(row.name),
+            memory_bytes=row.memory_bytes,
+            disk_bytes=row.disk_bytes,
+            labels=row.labels,
+            gone_at=row.gone_at,
+        )
+        rooms[row.host].guests.append(resident)
     at_home = {guest.name: room.name for room in rooms.values() for guest in room.guests}
     for move in moves.values():
         if at_home.get(move.guest) != move.destination:

@@ -81,7 +81,7 @@ def verdict(shot: Snapshot) -> str:
         return f"done: {job.guest} lives on {job.destination}; {_figures(shot)}{unwell}"
     why = public(job.error) or "no reason was recorded"
     if job.state is JobState.ROLLED_BACK:
-        return f"rolled_back: {job.guest} stays on {job.source}; {why}"
+        return f"rolled back: {job.guest} stays on {job.source}; {why}"
     return f"needs an operator: {why} (`drover job explain {job.id}` shows what led to it)"
 
 

@@ -105,4 +105,6 @@ def _default(field: FieldInfo, unit: str) -> str:
     if field.is_required():
         return "required"
     told = amount(field.default)
-    return f"{told} {unit}".strip() if told else "empty"
+    if unit and told:
+        return f"{told} {unit}"
+    return f"`{told}`" if told else "empty"

@@ -285,7 +285,7 @@ def test_a_laptop_needs_no_database_and_is_told_what_the_api_does_not_do(api: Ap
     [
         ("drover.example.org", "write it as https://"),
         ("http://10.0.0.1:9465", "could read the token"),
-        ("http://127.0.0.1:1", "cannot be reached"),
+        ("http://127.0.0.1:1", "cannot be reached (Connection refused):"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_told_before_anything_is_sent(

@@ -185,7 +185,7 @@ def test_cancel_of_a_queued_job_says_that_it_is_rolled_back(database: None) -> N
 @pytest.mark.parametrize(
     ("ends", "code", "said"),
     [
-        (JobState.ROLLED_BACK, 3, "rolled_back: web stays on hv1"),
+        (JobState.ROLLED_BACK, 3, "rolled back: web stays on hv1"),
         (JobState.DONE, 0, "done: web lives on hv2"),
         (JobState.NEEDS_OPERATOR, 4, "needs an operator"),
     ],

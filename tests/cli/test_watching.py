@@ -25,7 +25,7 @@ from tests.cli.support import BEGUN, DROVER, drover, end_job, insert_job
     ("state", "code", "verdict"),
     [
         (JobState.DONE, 0, "done: web lives on hv2; 4.3 GB of disks in 12.5 s, guest paused for 43 ms"),
-        (JobState.ROLLED_BACK, 3, "rolled_back: web stays on hv1; no export named"),
+        (JobState.ROLLED_BACK, 3, "rolled back: web stays on hv1; no export named"),
         (JobState.NEEDS_OPERATOR, 4, "needs an operator: no export named"),
     ],
 )

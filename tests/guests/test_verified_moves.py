@@ -59,6 +59,7 @@ def test_what_a_flipped_byte_a_failed_check_and_a_failed_hook_do_to_a_move(moves
     moves.done(job)
     moves.intact(guest, "host-b")
     moves.nothing_left(job)
+    assert not any(disk.bytes_left for disk in job.disks), "a move that is done has copied all"
     assert job.proof is not None
     assert job.proof.finished
     assert job.proof.bytes_different == 0

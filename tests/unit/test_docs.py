@@ -40,6 +40,8 @@ def test_the_site_is_built_and_a_link_to_nowhere_ends_the_build(tmp_path: Path) 
     page = (tmp_path / "site/how-to/when.html").read_text()
     assert "What do I do when" in page
     assert not re.search(r"""(src|href)=["']https?://(?!127|www.mkdocs|squidfunk|[^"']*example)""", page)
+    settings = (tmp_path / "site/reference/settings.html").read_text()
+    assert "<td><code>DROVER_<wbr>LEASE_<wbr>TTL_<wbr>S</code></td>" in settings, "a narrow screen breaks it there"
     copied = shutil.copytree(DOCS, tmp_path / "docs")
     (copied / "how-to/drain.md").write_text(
         "# x\n\n[nowhere](../nothing.md) [no such part](../reference/cli.md#nothing)\n"

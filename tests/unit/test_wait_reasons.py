@@ -71,6 +71,8 @@ def test_ram_under_a_limit_says_how_long_it_takes() -> None:
     sending = job(at_work="migrate_ram", ram=ram)
     told = wait_reasons.of_job(sending, conditions())
     assert str(told).startswith("limited to 1.0 MB/s, 40 s of its RAM left: `drover host set a --bandwidth` changes")
+    turned = job(at_work="migrate_ram", ram=ram, state=JobState.ROLLING_BACK)
+    assert "limited" not in str(wait_reasons.of_job(turned, conditions())), "nothing is sent any more"
 
 
 def test_a_dead_worker_of_the_destination_shows_while_the_source_copies_on() -> None:

@@ -15,7 +15,7 @@ from models.documents import Downtime, RamProgress, renamed
 from models.guest import Guest
 from models.job import Side
 from workers import files
-from workers.disks import nbd_server
+from workers.disks import mirrors, nbd_server
 from workers.guest import given_back, incoming_qemu
 from workers.guest.run_marker import SET_CONTENT
 from workers.images import retention
@@ -51,6 +51,7 @@ class CutoverSource(StepHandler):
         resumed = renamed("blackout_ms", "downtime_ms", resumed)  # as a process of Drover 0.1 calls it
         learnt = {"ram": RamProgress.read(resumed["ram"])} if "ram" in resumed else {}
         downtime = Downtime.read({"ms": resumed.get("downtime_ms"), **resumed})
+        mirrors.record_equal(ctx)
         ctx.note(downtime=downtime, **learnt)
         trace.record(ctx.job.traceparent, resumed)
         log.info(

@@ -94,9 +94,12 @@ class Versioned(Part):
 
 
 def _version(document: Mapping[str, Any]) -> int:
-    """Version 0 had no such field; in an inspection of version 0 it is the list that makes up QEMU's version."""
+    """Version 0 had no such field; in an inspection of version 0 it is the list that makes up QEMU's version.
+
+    One below that is none: a body of the API may say anything, and there would be no end of upgrades.
+    """
     version = document.get("version")
-    return version if isinstance(version, int) else 0
+    return max(version, 0) if isinstance(version, int) else 0
 
 
 def first_fault(error: ValidationError) -> str:

@@ -196,6 +196,10 @@ def test_a_field_that_a_later_version_added_without_a_new_number_is_overlooked()
     assert NbdServer.read({"nonce": "n", "address": "a", "port": 1, "colour": "red"}).port == 1
 
 
+def test_a_version_far_below_the_first_keeps_nobody_busy() -> None:
+    assert AllowedHosts.read({"version": -(10**15), "to": ["hv2"]}) == AllowedHosts(to=("hv2",))
+
+
 def test_a_column_takes_nothing_but_its_document(moving: int) -> None:
     with pytest.raises(Exception, match="MigrationOptions is wanted, not NbdServer"), transaction() as session:
         session.get_one(Job, moving).options = NbdServer(nonce="n", address="a", port=1)  # type: ignore[assignment]

@@ -31,6 +31,10 @@ def tried(*words: str) -> TrialLine:
     ("words", "become"),
     [
         ("-drive file=/g/disk.qcow2,if=virtio,format=qcow2", "-drive file=/t/disk0,if=virtio,format=qcow2"),
+        (
+            "-drive file=/g/disk.qcow2,backing.file.locking=off,backing.file.filename=/g/base,if=virtio",
+            "-drive file=/t/disk0,if=virtio",
+        ),
         ("-blockdev driver=host_device,filename=/dev/vg/web", "-blockdev driver=file,filename=/t/disk1"),
         (
             '-blockdev {"driver":"qcow2","node-name":"n","file":{"driver":"file","filename":"/g/disk.qcow2"}}',
@@ -157,6 +161,7 @@ def test_a_port_that_is_taken_is_named_and_a_free_one_is_not() -> None:
         (["-vnc", "127.0.0.1:9,websocket=5799"], [5909, 5799]),
         (["-vnc", ":1,to=9"], []),
         (["-vnc", "unix:/x"], []),
+        (["-vnc", "127.0.0.1:5500,reverse=on"], []),
         (["-qmp", "tcp:127.0.0.1:4444,server,nowait"], [4444]),
         (["-serial", "tcp:other:4000"], []),
         (["-chardev", "socket,id=c,host=0.0.0.0,port=4001,server=on"], [4001]),
@@ -194,6 +199,8 @@ def test_the_ports_at_which_a_guest_listens_are_known_from_its_command_line(
         (["-serial", "tcp:127.0.0.1:4555,reconnect-ms=500"], []),
         (["-serial", "tcp:192.0.2.1:4555"], []),
         (["-gdb", "tcp:127.0.0.1:1234"], []),
+        (["-vnc", "127.0.0.1:5500,reverse=on"], [5500]),
+        (["-vnc", "127.0.0.1:5"], []),
         (["-chardev", "socket,id=c,host=127.0.0.1,port=4555"], [4555]),
         (["-chardev", '{"backend":"x","id":"c"}'], []),
         (["-netdev", "socket,id=n,connect=127.0.0.1:4556"], [4556]),

@@ -59,6 +59,8 @@ def _peers(option: Option) -> Iterator[tuple[str, str]]:
         yield said.get("addr.host", ""), said.get("addr.port", "")
     elif option.name in NETWORKS and (peer := _DISPLAY.fullmatch(said.get("connect", ""))):
         yield peer[1], peer[2]
+    elif option.is_on("reverse") and (viewer := _DISPLAY.match((option.value or "").removeprefix("vnc="))):
+        yield viewer[1], viewer[2]
     yield from ((found[1], found[2]) for text in option.forwarded_to if (found := _CHANNEL.match(text)))
 
 
@@ -132,6 +134,8 @@ def _forwarded(option: Option) -> Iterator[Port]:
 
 
 def _vnc(option: Option) -> Iterator[Port]:
+    if option.is_on("reverse"):
+        return
     if found := _DISPLAY.match((option.value or "").removeprefix("vnc=")):
         yield Port(option, found[1], FIRST_VNC + int(found[2]))
         yield from _at(option, found[1], option.get("websocket"))

@@ -104,6 +104,8 @@ def _harmless(option: Option, trial: _Trial) -> Option | None:
 
 def _harmless_pairs(option: Option, path: Callable[[str], str]) -> Iterator[tuple[str | None, str]]:
     for key, value in option.pairs():
+        if (key or "").startswith("backing."):
+            continue  # a stand-in holds all by itself
         if key in TAKEN_BEFOREHAND:
             yield key, TAKEN_BEFOREHAND[key]
         elif value.startswith("json:"):

@@ -1,4 +1,4 @@
-"""What a guest's QEMU could not make or write at its destination is known before the move."""
+"""What a guest's QEMU could not make, write or read at its destination is known before the move."""
 
 import os
 import tempfile
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.plan import DestinationPlan, PlannedFolder
+from models.plan import DestinationPlan, FileKind, PlannedFile, PlannedFolder
 from tests import factories
 from workers.preflight import writable
 from workers.process import execution
@@ -16,9 +16,15 @@ from workers.trust import policy
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="another user's QEMU needs root")
 
 
-def found(root: Path, *words: str, user: str = "root", folders: tuple[PlannedFolder, ...] = ()) -> list[str]:
+def found(
+    root: Path,
+    *words: str,
+    user: str = "root",
+    folders: tuple[PlannedFolder, ...] = (),
+    files: tuple[PlannedFile, ...] = (),
+) -> list[str]:
     rules = policy.of(factories.offline(host="two", guest_root=root, policy=Path("/nonexistent")))
-    plan = DestinationPlan.model_construct(argv=("qemu", *words), folders=folders)
+    plan = DestinationPlan.model_construct(argv=("qemu", *words), folders=folders, files=files, disks=())
     wanted = execution.plainly().model_copy(update={"user": user, "group": "nogroup", "groups": ()})
     return [check.name for check in writable.missing(plan, wanted, rules, root)]
 
@@ -63,3 +69,29 @@ def test_a_folder_that_will_be_made_counts_as_it_will_be(tmp_path: Path) -> None
         return found(tmp_path, "-pidfile", f"{tmp_path}/web/pid", user="nobody", folders=(folder,))
 
     assert (with_mode(0o755), with_mode(0o777)) == (["not-writable"], [])
+
+
+@as_root
+def test_a_file_that_its_user_may_not_read_is_named_whether_it_is_there_or_will_be_made(seen_by_all: Path) -> None:
+    def medium(place: Path, mode: int, *, there: bool) -> list[str]:
+        file = PlannedFile(
+            kind=FileKind.MEDIUM,
+            source_path="/cd.iso",
+            destination_path=str(place),
+            size_bytes=0,
+            digest="",
+            mode=mode,
+            owner="root",
+            group="root",
+            there=there,
+        )
+        return found(seen_by_all, user="nobody", files=(file,))
+
+    (seen_by_all / "cd.iso").touch(0o600)
+    assert medium(seen_by_all / "cd.iso", 0o644, there=True) == ["not-readable"]
+    (seen_by_all / "cd.iso").chmod(0o644)
+    assert medium(seen_by_all / "cd.iso", 0o600, there=True) == []
+    assert medium(seen_by_all / "new.iso", 0o600, there=False) == ["not-readable"]
+    assert medium(seen_by_all / "new.iso", 0o644, there=False) == []
+    (seen_by_all / "closed").mkdir(0o700)
+    assert medium(seen_by_all / "closed" / "new.iso", 0o644, there=False) == ["not-readable"]

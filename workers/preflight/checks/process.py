@@ -88,6 +88,14 @@ NOT_WRITABLE = Kind(
     side="destination",
     live=True,
 )
+NOT_READABLE = Kind(
+    name="not-readable",
+    what="media, firmware and other files that the user of the guest's QEMU may not read at the destination, and "
+    "folders of these or of its images that it may not enter",
+    remedy="let that user do so there; what is missing is made like that of the guest's host: change that one",
+    side="destination",
+    live=True,
+)
 QEMU_NOT_ALLOWED = Kind(
     name="qemu-not-allowed",
     what="a QEMU that the destination's policy does not list",

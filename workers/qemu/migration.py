@@ -35,11 +35,10 @@ async def set_capabilities(monitor: Monitor, *wanted: str) -> None:
     The preflight has refused a QEMU that lacks what the switchover needs. What another tool left switched on would
     change the stream, or forbid it: with `multifd` QEMU takes no connection of ours (10.0.2).
     """
-    offered = [entry["capability"] for entry in await monitor.query("query-migrate-capabilities")]
-    await monitor.execute(
-        "migrate-set-capabilities",
-        capabilities=[{"capability": name, "state": name in wanted} for name in offered],
-    )
+    present = {entry["capability"]: entry["state"] for entry in await monitor.query("query-migrate-capabilities")}
+    other = [{"capability": name, "state": not on} for name, on in present.items() if on is not (name in wanted)]
+    if other:  # `-compat deprecated-input=reject` refuses to hear of deprecated ones at all
+        await monitor.execute("migrate-set-capabilities", capabilities=other)
 
 
 async def prepare_incoming(monitor: Monitor, *more: str) -> None:

@@ -7,7 +7,7 @@ by the comparison of the two (`topology`), like all else. What cannot be describ
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
@@ -28,7 +28,7 @@ TIED = OBJECTS | {"drive", "netdev", "chardev", "name", "serial", "mac", "wwn", 
 """Properties without a default that make a device what it is."""
 DERIVED = frozenset({"cyls", "heads", "secs", "lcyls", "lheads", "lsecs", "romsize", "busnr", "hotplugged", "realized"})
 """Properties that the device finds out for itself."""
-OF_OBJECTS = ("size", "share", "mem-path", "filename")
+OF_OBJECTS = ("size", "share", "mem-path", "filename", "limits")
 """What has to be said of an object besides its kind and id, where it has it."""
 FORMATS = frozenset({"raw", "qcow2"})
 FILTERS = frozenset({"throttle", "copy-on-read"})
@@ -78,10 +78,11 @@ class _Guest:
         self.gone: set[str] = set()
 
     async def look(self) -> None:
-        """Which devices came and went."""
+        """Which devices came and went; under the id of one that went another may have come."""
         self.types = await qom.children(self.monitor, PERIPHERAL)
         named = device_ids(self.argv)
-        self.plugged, self.gone = self.types.keys() - named, named - self.types.keys()
+        anew = {name for name in named & self.types.keys() if await self._get(name, "hotplugged")}
+        self.plugged, self.gone = (self.types.keys() - named) | anew, (named - self.types.keys()) | anew
 
     async def kept(self) -> Words:
         """The options without those of what is gone. The addresses of what stays do not depend on it any more."""
@@ -132,7 +133,7 @@ class _Guest:
         drives = await self.monitor.query("query-block")
         chardevs = await self.monitor.query("query-chardev")
         return {
-            "device": set(self.types),
+            "device": set(self.types) - self.gone,
             "netdev": {name for name, _, _ in await self._networks()},
             "blockdev": {node["node-name"] for node in nodes},
             "drive": {entry["device"] for entry in drives},
@@ -167,22 +168,36 @@ class _Guest:
             name = parent
 
     async def described(self, name: str) -> Words:
-        """The options that make this device and what is behind it."""
+        """The options that make this device and what is behind it; none if that cannot be told."""
         driver = self.types[name]
         if driver.endswith("-cpu"):
             properties = await self._cpu(name)
         else:
             properties = await self._properties(name)
+        if driver == "usb-storage":
+            properties["drive"] = await self._stick(name)
         behind: Words = []
-        if "drive" in properties:
-            behind += await self._disk(properties["drive"])
-        if "netdev" in properties:
-            behind += await self._network(properties["netdev"])
-        if "chardev" in properties:
-            behind += await self._chardev(properties["chardev"])
-        for key in sorted(OBJECTS & properties.keys()):
-            behind += await self._object(properties[key])
+        for key, (kinds, tell) in self._parts().items():
+            part = properties.get(key)
+            if part is None or any((kind, part) in self.known for kind in kinds):
+                continue
+            words = await tell(part)
+            if not words:
+                return []
+            behind += words
         return [*behind, "-device", json.dumps({"driver": driver, "id": name, **properties})]
+
+    def _parts(self) -> dict[str, tuple[tuple[str, ...], Callable[[str], Awaitable[Words]]]]:
+        """{property: (options that make what it names, who tells of it)}."""
+        objects = dict.fromkeys(sorted(OBJECTS), (("object",), self._object))
+        networks, channels = (("netdev",), self._network), (("chardev",), self._chardev)
+        return {"drive": (("blockdev", "drive"), self._disk), "netdev": networks, "chardev": channels, **objects}
+
+    async def _stick(self, name: str) -> Any:
+        """The drive of a USB stick, which has handed it to the SCSI disk in it."""
+        drives = (str(entry.get("qdev")) for entry in await self.monitor.query("query-block"))
+        disk = next((path for path in drives if path.startswith(f"{PERIPHERAL}/{name}/")), "")
+        return await qom.value(self.monitor, disk, "drive")
 
     async def _get(self, name: str, key: str) -> Any:
         return await qom.value(self.monitor, f"{PERIPHERAL}/{name}", key)
@@ -213,18 +228,22 @@ class _Guest:
 
     async def _disk(self, drive: str) -> Words:
         """The node, or the drive, of this name."""
-        if ("blockdev", drive) in self.known or ("drive", drive) in self.known:
-            return []
         nodes = {node["node-name"]: node for node in await self.monitor.query("query-named-block-nodes", flat=True)}
         chains = {stats["node-name"]: stats for stats in await self.monitor.query("query-blockstats", query_nodes=True)}
         if drive in nodes:
             tree = _tree(drive, nodes, chains)
-            return ["-blockdev", json.dumps(tree)] if tree else []
+            return [*await self._groups(tree), "-blockdev", json.dumps(tree)] if tree else []
         for entry in await self.monitor.query("query-block"):
             if entry["device"] == drive and "inserted" in entry:
                 tree = _tree(entry["inserted"]["node-name"], nodes, chains)
-                return ["-drive", _drive(drive, tree)] if tree else []
+                return [*await self._groups(tree), "-drive", _drive(drive, tree)] if tree else []
         return []
+
+    async def _groups(self, tree: Mapping[str, Any]) -> Words:
+        """The throttle groups of a node and of those below it."""
+        groups = [str(value) for key, value in flat(tree) if key.rpartition(".")[2] == "throttle-group"]
+        new = [group for group in groups if ("object", group) not in self.known]
+        return [word for group in new for word in await self._object(group)]
 
     async def _networks(self) -> list[tuple[str, str, dict[str, str]]]:
         """(id, kind, what is said of it) of every network and NIC."""
@@ -237,8 +256,6 @@ class _Guest:
 
     async def _network(self, name: str) -> Words:
         """A user network or a tap; others cannot be told."""
-        if ("netdev", name) in self.known:
-            return []
         for found, kind, said in await self._networks():
             if (found, kind) == (name, "user") and said.get("net") == "10.0.2.0" and said.get("restrict") == "off":
                 ports = (await forwards.shown(self.monitor)).get(name, [])
@@ -264,8 +281,6 @@ class _Guest:
 
     async def _chardev(self, name: str) -> Words:
         """A Unix socket that QEMU listens on, a terminal of its own, or nothing; others cannot be told."""
-        if ("chardev", name) in self.known:
-            return []
         for entry in await self.monitor.query("query-chardev"):
             said = str(entry["filename"]).removeprefix("disconnected:")
             if entry["label"] == name and (found := _LISTENING.fullmatch(said)):
@@ -276,11 +291,9 @@ class _Guest:
         return []
 
     async def _object(self, name: str) -> Words:
-        """A memory back end, an I/O thread, or where random numbers come from."""
-        if ("object", name) in self.known:
-            return []
+        """A memory back end, an I/O thread, a throttle group, or where random numbers come from."""
         kind = (await qom.children(self.monitor, qom.OBJECTS)).get(name, "")
-        if not kind.startswith(("memory-backend-", "iothread", "rng-random", "rng-builtin")):
+        if not kind.startswith(("memory-backend-", "iothread", "throttle-group", "rng-random", "rng-builtin")):
             return []
         offered = {each["name"] for each in await self.monitor.query("qom-list", path=f"/objects/{name}")}
         found = {

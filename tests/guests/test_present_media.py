@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ import pytest
 
 from tests.qmp_guest import QEMU, Start, guests, image
 from workers.qemu.disks import drives
-from workers.qemu.present_media import Drive, as_it_is_now, opened_read_only, unused_nodes, without_backing_files
+from workers.qemu.present_media import (
+    Drive,
+    as_it_is_now,
+    opened_read_only,
+    unused_nodes,
+    without_backing_files,
+    without_left_backing,
+)
 
 
 @pytest.fixture
@@ -74,6 +82,38 @@ def test_changed_media_and_live_snapshots_are_on_the_next_command_line(line: Any
     empty = as_it_is_now(argv, drives(**guest.block()))
     last = start([*empty, "-S", "-incoming", "defer", "-qmp", f"unix:{tmp_path}/s,server=on,wait=off"], tmp_path / "s")
     assert _files(drives(**last.block())) == {f"{tmp_path}/disk.qcow2", f"{tmp_path}/over.qcow2"}
+
+
+CD = Drive(device="ide2-cd0", qdev="/machine/unattached/device[4]", path=None, format="raw")
+DISK = Drive(device="virtio0", qdev="v", path="/d", format="raw")
+SCSI = ["-device", "virtio-scsi", "-device", "scsi-hd,drive=x"]
+
+
+@pytest.mark.parametrize(
+    ("line", "cd", "added"),
+    [
+        ([], None, []),
+        ([], "/x.iso", ["-drive", "file=/x.iso,format=raw,index=2,media=cdrom"]),
+        (SCSI, None, ["-drive", "index=2,media=cdrom"]),
+        (["-cdrom", "/x.iso"], "/x.iso", []),
+        (["-cdrom", "/x.iso", *SCSI], "/x.iso", []),
+    ],
+)
+def test_the_cd_drive_that_qemu_makes_by_itself_is_written_out_where_it_would_be_lost(
+    line: list[str], cd: str | None, added: list[str]
+) -> None:
+    argv = ["qemu", "-drive", "file=/d,if=virtio,format=raw", *line]
+    assert as_it_is_now(argv, [DISK, replace(CD, path=cd)]) == [*argv, *added]
+
+
+def test_a_node_that_was_streamed_into_the_one_above_it_is_no_backing_file_any_more() -> None:
+    line = ["qemu", "-blockdev", "driver=qcow2,node-name=b,file=bf", "-blockdev"]
+    for node, alone in (
+        ("driver=qcow2,node-name=d,file=f,backing=b", "driver=qcow2,node-name=d,file=f"),
+        ('{"driver": "qcow2", "node-name": "d", "backing": "b"}', '{"driver": "qcow2", "node-name": "d"}'),
+        ("driver=qcow2,node-name=d,file=f,backing=kept", "driver=qcow2,node-name=d,file=f,backing=kept"),
+    ):
+        assert without_left_backing([*line, node], {"d", "f", "kept"}) == [*line, alone]
 
 
 NBD = "nbd:unix:/s:exportname=x"

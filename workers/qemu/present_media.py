@@ -22,6 +22,10 @@ from workers.qemu.options import (
 )
 
 FILTERS = words_of("throttle copy-on-read")
+DEFAULT_CDS = words_of("ide1-cd0 ide2-cd0")
+"""Names of the CD drive that QEMU makes by itself on pc and q35 (`default_drive` in system/vl.c)."""
+INSTEAD_OF_CD = words_of("ide-cd ide-hd scsi-cd scsi-hd")
+"""With one of these devices on its command line it makes none (`default_list` there)."""
 OF_ANY_NODE = words_of("node-name read-only auto-read-only discard detect-zeroes cache force-share")
 """What a node has whatever it is, and keeps when it becomes another one."""
 
@@ -39,12 +43,31 @@ class Drive:
 
 def as_it_is_now(argv: Sequence[str], drives: Sequence[Drive]) -> list[str]:
     """The command line; options whose medium has not changed stay as they are written."""
-    options = list(parse_command_line(argv))
-    options = _with_drives(options, [drive for drive in drives if drive.device])
+    named = [drive for drive in drives if drive.device]
+    options = _with_drives(_with_default_cd(list(parse_command_line(argv)), named), named)
     for drive in drives:
         if not drive.device:
             options = _with_node(options, drive)
     return [argv[0], *command_words(options)]
+
+
+def _with_default_cd(options: list[Option], named: Sequence[Drive]) -> list[Option]:
+    """With the CD drive that QEMU makes by itself, where something is in it, or where QEMU would not make it: since the
+    start a disk was plugged in that would have kept it from that.
+    """
+    place = next((at for at, drive in enumerate(named) if drive.device in DEFAULT_CDS), None)
+    if place is None or any(_is_a_cd(spelled_out(option)) for option in options):
+        return options
+    if named[place].path is None and not any(option.driver in INSTEAD_OF_CD for option in options):
+        return options
+    drives = [at for at, option in enumerate(options) if spelled_out(option).name == "drive"]
+    at = drives[place] if place < len(drives) else len(options)
+    return [*options[:at], Option(word="-drive", value="index=2,media=cdrom"), *options[at:]]
+
+
+def _is_a_cd(option: Option) -> bool:
+    """A drive of the command line that QEMU may call as it calls the one that it makes by itself."""
+    return option.name == "drive" and option.get("media") == "cdrom" and option.get("id") is None
 
 
 def _with_drives(options: list[Option], named: Sequence[Drive]) -> list[Option]:
@@ -156,6 +179,20 @@ def _of_file(key: str) -> bool:
 
 def _without_drive(device: Option) -> Option:
     return device.without("drive")
+
+
+def without_left_backing(argv: Sequence[str], used: Collection[str]) -> list[str]:
+    """The command line without nodes as backing files that are none any more: they were streamed into the image above.
+
+    That names by itself what it lies on now.
+    """
+    options = parse_command_line(argv)
+    gone = {option.get("node-name") for option in options if option.name == "blockdev"} - {*used}
+    kept = (
+        option.without("backing") if option.name == "blockdev" and option.get("backing") in gone else option
+        for option in options
+    )
+    return [argv[0], *command_words(kept)]
 
 
 def unused_nodes(argv: Sequence[str], used: Collection[str]) -> list[Option]:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.qmp_guest import IMAGES, QEMU, Start, guest_line, guests, image, make_images
 from workers.images import manifest
-from workers.qemu.disks import disk_refusals, keys_given_later, source_disks, unnamed_images
+from workers.qemu.disks import disk_checks, keys_given_later, source_disks, unnamed_images
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_every_writable_disk_is_found_and_can_be_mirrored_by_its_name(tmp_path: 
     guest = start([*guest_line(a), "-S"], a / "qmp")
     replies = guest.block()
     found = source_disks(**replies)
-    assert disk_refusals(**replies) == []
+    assert disk_checks(**replies) == []
     assert {disk.path: disk.format for disk in found} == {f"{a}/{name}": fmt for name, fmt in IMAGES.items()}
     assert [disk.index for disk in found] == list(range(len(IMAGES)))
     assert unnamed_images(found, guest.argv()) == []
@@ -47,8 +47,8 @@ def test_every_writable_disk_is_found_and_can_be_mirrored_by_its_name(tmp_path: 
     assert {job["status"] for job in guest("query-jobs")} == {"ready"}
     during = guest.block()
     assert source_disks(**during) == found  # seen through the mirrors' own filters
-    assert disk_refusals(**during) == []
-    assert len(disk_refusals(**during, block_jobs=guest("query-block-jobs"))) == len(found)
+    assert disk_checks(**during) == []
+    assert len(disk_checks(**during, block_jobs=guest("query-block-jobs"))) == len(found)
 
 
 @pytest.mark.guests
@@ -92,7 +92,7 @@ def test_an_encrypted_disk_tells_its_key_and_how_one_like_it_is_made(tmp_path: P
     assert (within.format, within.key_secret) == ("qcow2", "t")
     assert within.create_options["encrypt.format"] == "luks"
     assert within.create_options["encrypt.cipher-alg"] == "aes-256"
-    warned = disk_refusals(**guest.block())
+    warned = disk_checks(**guest.block())
     assert {(check.name, check.verdict) for check in warned} == {
         ("key-derived-again", "warn"),
         ("further-keys", "warn"),
@@ -151,6 +151,6 @@ def awkward_disk(kind: str, path: Path) -> list[str]:
 def test_a_disk_a_mirror_would_not_copy_faithfully_is_refused(kind: str, tmp_path: Path, start: Start) -> None:
     line = [QEMU, "-display", "none", "-M", "q35", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"]
     guest = start([*line, *awkward_disk(kind, image(tmp_path / "i", "qcow2"))], tmp_path / "q")
-    (check,) = disk_refusals(**guest.block())
+    (check,) = disk_checks(**guest.block())
     assert re.search(REFUSED[kind], check.sentence)
     assert str(tmp_path) in check.seen

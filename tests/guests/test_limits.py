@@ -14,7 +14,7 @@ from models.job_folder import SlowedWrites
 from tests.helpers import MIB
 from tests.qmp_guest import QEMU, Start, guests, image
 from workers.qemu import block, drives, limits
-from workers.qemu.disks import disk_refusals, source_disks
+from workers.qemu.disks import disk_checks, source_disks
 from workers.qemu.monitor import Monitor, connect
 
 pytestmark = pytest.mark.guests
@@ -82,7 +82,7 @@ def test_a_mirror_is_not_slowed_by_the_limits_of_its_guest_which_stay_as_they_ar
     argv = [*line(a), "-S"]
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q -P 7 1M 32M", str(a / "a")], check=True)
     guest = start(argv, a / "q")
-    assert disk_refusals(**guest.block()) == []
+    assert disk_checks(**guest.block()) == []
     disk = next(disk for disk in source_disks(**guest.block()) if disk.path == f"{a}/a")
     assert (disk.device, disk.node, disk.format) == ("top", "format", "qcow2")
     image(tmp_path / "copy", "qcow2", "64M")

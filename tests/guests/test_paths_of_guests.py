@@ -234,7 +234,7 @@ def test_a_qemu_is_described_as_if_all_its_paths_had_been_written_out(
 ) -> None:
     guest, process = started
     found = live_command_line.read(process)
-    assert (found.folder, found.refusals) == (tmp_path, ())
+    assert (found.folder, found.checks) == (tmp_path, ())
     line = " ".join(found.argv)
     assert f"-pidfile {tmp_path}/pid -drive id=d1,file={tmp_path}/disk.raw,format=raw,if=virtio" in line
     assert f"{tmp_path}/sub/it's.raw" in line
@@ -267,7 +267,7 @@ def test_a_configuration_file_that_was_changed_since_is_not_believed(
 ) -> None:
     _, process = started
     os.utime(tmp_path / "c.conf", (processes.started_at(process) + 60,) * 2)
-    said = only(live_command_line.read(process).refusals)
+    said = only(live_command_line.read(process).checks)
     assert "c.conf was changed after the guest was started; start the guest anew" in said
 
 
@@ -279,5 +279,5 @@ def test_a_name_that_is_no_utf8_is_refused_by_its_name() -> None:
         until("it runs", lambda: b"file=" in Path(f"/proc/{running.pid}/cmdline").read_bytes())
         found = live_command_line.read(process)
         running.kill()
-    said = only(found.refusals)
+    said = only(found.checks)
     assert said.startswith("file=/g\\xe4st.raw: a name that is no UTF-8 cannot be told to another host; rename it")

@@ -251,7 +251,7 @@ def test_a_file_for_readconfig_is_read_only_if_its_user_may_and_nothing_of_anoth
     with subprocess.Popen(words, stdin=subprocess.PIPE, user=SOMEBODY) as started:
         qemu = processes.process(started.pid)
         assert qemu is not None
-        [refusal] = live_command_line.read(qemu).refusals
+        [refusal] = live_command_line.read(qemu).checks
         started.communicate()
     assert ("may read" in refusal.seen) is (kind != "theirs")
     assert "hunter2" not in refusal.seen

@@ -38,11 +38,8 @@ def test_a_socket_that_a_launcher_opened_is_told_by_its_path(tmp_path: Path, wor
 @pytest.mark.parametrize(
     ("words", "left"),
     [
-        (
-            "-add-fd set=0,fd=30,opaque=log -chardev pty,id=c,logfile=/dev/fdset/0,logappend=on -S",
-            "-chardev pty,id=c -S",
-        ),
-        ("-add-fd set=3,fd=30 -chardev file,id=c,path=/dev/fdset/3,append=on", "-chardev null,id=c"),
+        ("-chardev pty,id=c,logfile=/dev/fdset/0,logappend=on -S", "-chardev pty,id=c -S"),
+        ("-chardev file,id=c,path=/dev/fdset/3,append=on", "-chardev null,id=c"),
     ],
 )
 def test_a_log_that_another_program_opened_ends_with_a_warning(words: str, left: str) -> None:
@@ -51,7 +48,7 @@ def test_a_log_that_another_program_opened_ends_with_a_warning(words: str, left:
     assert check.verdict is Verdict.WARN
 
 
-@pytest.mark.parametrize("words", ["-add-fd set=2,fd=9 -drive file=/dev/fdset/2", "-chardev file,id=c,path=/l"])
+@pytest.mark.parametrize("words", ["-drive file=/dev/fdset/2", "-chardev file,id=c,path=/l"])
 def test_other_open_files_are_left_to_the_other_checks(words: str) -> None:
     argv = ["qemu", *words.split()]
     assert handed_channels.without_logs(argv) == (argv, [])

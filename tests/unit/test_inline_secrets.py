@@ -34,7 +34,7 @@ def test_its_file_is_listed_as_a_secret_of_the_guests_own_user_without_its_conte
     assert me is not None
     argv = in_files(LINE, "/g/qmp.sock")
     found = listing.listed(argv, me, [], [], [], factories.offline(), "keep", contents(LINE))
-    assert found.refusals == []
+    assert found.checks == []
     file = found.files["/g/qmp.sock.key0.secret"]
     assert (file.kind, file.mode, file.size_bytes, file.secret) == (FileKind.SECRET, 0o600, len(SECRET), "key0")
     assert "hunter2" not in str(found)

@@ -530,7 +530,7 @@ def test_a_file_that_is_gone_or_a_folder_below_the_guest_root_is_told(hosts: Hos
     me = process(os.getpid())
     assert me is not None
     found = listing.listed(argv, me, (), (), (f"{root}/run/qmp",), hosts.ours, "keep")
-    [against] = found.refusals
+    [against] = found.checks
     assert "gone.key" in against.sentence
     assert "put it back" in against.sentence
     assert {(folder.path, folder.mode) for folder in found.folders.values()} == {(str(root / "run"), 0o750)}
@@ -545,7 +545,7 @@ def test_firmware_that_was_replaced_under_the_guest_is_warned_of_and_a_medium_re
         path.write_bytes(b"new")  # this process has not opened it
         image = ReadOnlyImage(kind=kind, qdev="x", path=str(path), format="raw")
         found = listing.listed(["qemu"], me, (), (image,), (), hosts.ours, "keep")
-        verdicts[kind] = [(check.verdict, str(path) in found.files) for check in found.refusals]
+        verdicts[kind] = [(check.verdict, str(path) in found.files) for check in found.checks]
     assert verdicts == {FileKind.FIRMWARE: [(Verdict.WARN, True)], FileKind.MEDIUM: [(Verdict.REFUSE, False)]}
 
 

@@ -18,6 +18,7 @@ def refused(*words: str, root: str = "/hosts/a") -> list[str]:
         (["-netdev", "tap,id=n,vhostfds=3:4"], "open file"),
         (["-netdev", '{"type":"stream","id":"n","addr":{"type":"fd","str":"3"}}'], "open file"),
         (["-add-fd", "fd=3,set=1"], "open file"),
+        (["-object", "memory-backend-file,id=m,mem-path=/g/m,size=1M,readonly=on"], "QEMU would write"),
         (["-drive", "file=/dev/fdset/1"], "open file"),
         (["-object", "secret,id=s,file=/dev/fd/63"], "open file"),
         (["-hda", "/proc/self/fd/9"], "open file"),

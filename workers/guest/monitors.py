@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from workers.process import sockets
+from workers.qemu.command_line import waits
 from workers.qemu.monitor import Monitor, MonitorLost, connect
 from workers.qemu.options import MONITORS, Option, parse_command_line
 
@@ -33,7 +34,7 @@ class Listening:
 def listening(argv: Sequence[str]) -> list[Listening]:
     """The monitors of a QEMU with this command line that clients can connect to, in its order."""
     options = parse_command_line(argv)
-    sockets_by_id = {option.get("id"): _of_chardev(option) for option in options if option.name == "chardev"}
+    sockets_by_id = {option.get("id"): _address(option) for option in options if option.name == "chardev"}
     found = [monitor for option in options for monitor in _monitors(option, sockets_by_id)]
     return list(dict.fromkeys(found))
 
@@ -42,7 +43,7 @@ def _monitors(option: Option, behind: dict[str | None, str | None]) -> Iterator[
     value = option.value or ""
     if option.name in MONITORS or value.startswith("mon:"):
         value = value.removeprefix("mon:")
-        address = behind.get(value.removeprefix("chardev:")) if value.startswith("chardev:") else _of_channel(option)
+        address = behind.get(value.removeprefix("chardev:")) if value.startswith("chardev:") else _address(option)
         if address is not None:
             yield Listening(address, option.name.startswith("qmp"))
     elif option.name == "mon":
@@ -51,19 +52,15 @@ def _monitors(option: Option, behind: dict[str | None, str | None]) -> Iterator[
             yield Listening(address, option.get("mode") == "control")
 
 
-def _of_channel(option: Option) -> str | None:
-    """`unix:PATH,server`, `tcp:HOST:PORT,server`."""
-    kind, _, rest = next(iter(option.pairs()), (None, ""))[1].removeprefix("mon:").partition(":")
+def _address(option: Option) -> str | None:
+    """Where a channel listens: `unix:PATH,server`, `tcp:HOST:PORT,server`, or a `-chardev socket`."""
     if not option.listens:
         return None
+    if option.name == "chardev":
+        path, host, port = option.get("path"), option.get("host") or "", option.get("port")
+        return path or (f"tcp:{_host(f'{host}:{port}')}" if port else None)
+    kind, _, rest = next(iter(option.pairs()), (None, ""))[1].removeprefix("mon:").partition(":")
     return rest if kind == "unix" else f"tcp:{_host(rest)}" if kind == "tcp" else None
-
-
-def _of_chardev(option: Option) -> str | None:
-    if option.driver != "socket" or not option.listens:
-        return None
-    path, host, port = option.get("path"), option.get("host") or "", option.get("port")
-    return path or (f"tcp:{_host(f'{host}:{port}')}" if port else None)
 
 
 def _host(address: str) -> str:
@@ -116,8 +113,18 @@ async def connected(argv: Sequence[str], wanted: str) -> AsyncIterator[tuple[str
 
 def why_none(argv: Sequence[str]) -> str:
     """Why no monitor of this QEMU can be used, for people."""
+    if waiting := list(_waiting(argv)):
+        return f"it may still be starting: nobody has connected to {', '.join(waiting)}, and QEMU waits for that"
     found = listening(argv)
     said = "; ".join(monitor.shown for monitor in found)
     if any(not monitor.control and sockets.holder(monitor.address) is None for monitor in found):
         return f"{said}. No QMP monitor can be added to a running QEMU, not by a human monitor either"
     return said
+
+
+def _waiting(argv: Sequence[str]) -> Iterator[str]:
+    """The channels that wait for their first client, and that nobody is connected to."""
+    for option in parse_command_line(argv):
+        address = _address(option) if waits(option) else None
+        if address is not None and sockets.holder(address) is None:
+            yield option.text

@@ -39,8 +39,8 @@ class Listing:
 
     files: dict[str, NeededFile] = field(default_factory=dict)
     folders: dict[str, NeededFolder] = field(default_factory=dict)
-    refusals: list[Check] = field(default_factory=list)
-    """And what to warn of."""
+    checks: list[Check] = field(default_factory=list)
+    """What speaks against a move, and what to warn of."""
 
 
 def listed(
@@ -74,7 +74,7 @@ class _Search:
     ) -> Listing:
         for disk in disks if chain == "keep" else ():
             if disk.chain and disk.key_secret:
-                self.found.refusals.append(
+                self.found.checks.append(
                     checks.disks.BACKING_FILE.found(f"{disk.path} is encrypted, and lies on {disk.chain[0].path}")
                 )
             self._chain(disk.path, disk.chain)
@@ -98,7 +98,7 @@ class _Search:
             backing = chain[level]
             below = chain[level + 1].path if level + 1 < len(chain) else None
             if not backing.path.startswith("/") or backing.format not in FORMATS:
-                self.found.refusals.append(
+                self.found.checks.append(
                     checks.disks.BACKING_FILE.found(f"{image} lies on {backing.path} ({backing.format})")
                 )
                 return
@@ -117,7 +117,7 @@ class _Search:
                 if kind is not FileKind.FIRMWARE:
                     self._against(seen)
                     return
-                self.found.refusals.append(checks.files.FIRMWARE_REPLACED.of(seen))
+                self.found.checks.append(checks.files.FIRMWARE_REPLACED.of(seen))
         self._add(kind, path, image_format, backing)
 
     def _file(self, named: Named) -> None:
@@ -138,7 +138,7 @@ class _Search:
         except (OSError, StepError) as error:
             seen = f"{path}, a {kind} of the guest, cannot be copied: {error}"
             if kind is FileKind.BACKING:
-                self.found.refusals.append(checks.disks.BACKING_FILE.found(seen))
+                self.found.checks.append(checks.disks.BACKING_FILE.found(seen))
             else:
                 self._against(seen, remedy=None)
         else:
@@ -169,7 +169,7 @@ class _Search:
         )
 
     def _against(self, seen: str, remedy: str | None = checks.files.NEEDED_FILE.remedy) -> None:
-        self.found.refusals.append(checks.files.NEEDED_FILE.found(seen, remedy=remedy or ""))
+        self.found.checks.append(checks.files.NEEDED_FILE.found(seen, remedy=remedy or ""))
 
     def _pipe(self, path: str) -> None:
         with suppress(OSError):

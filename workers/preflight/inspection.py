@@ -1,7 +1,9 @@
 """What a running guest is: everything its future host must know, read from QMP and /proc. Changes nothing."""
 
 import asyncio
+import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,8 +23,9 @@ from workers.guest import activity, monitors
 from workers.images import links
 from workers.launcher import found, inhibitor
 from workers.media import listing
-from workers.preflight import checks, live_command_line, open_images
+from workers.preflight import checks, handed_images, live_command_line, open_images
 from workers.preflight.checks.kind import RESTART
+from workers.preflight.handed_images import HandedImages
 from workers.preflight.live_command_line import LiveCommandLine
 from workers.process import accounts, execution, processes, qemus, sockets, taps, tpm, vcpus
 from workers.process.processes import Process
@@ -40,7 +43,7 @@ from workers.qemu import (
 )
 from workers.qemu.disks import (
     ReadOnlyImage,
-    disk_refusals,
+    disk_checks,
     drives,
     keys_given_later,
     named_data_files,
@@ -78,8 +81,14 @@ async def inspect(question: Inspect, settings: Settings) -> Inspection:
         if owner is not None and (seen := qemus.qemu_of(owner.pid)) is not None and seen.stopped:
             why = f"a signal has stopped QEMU (pid {owner.pid}): `kill -CONT {owner.pid}`"
             raise PreconditionFailed(f"{settings.host}: {why}") from error
-        others = await asyncio.to_thread(monitors.why_none, argv)
+        others = await asyncio.to_thread(lambda: monitors.why_none(argv or _meant(question.qmp, settings)))
         raise PreconditionFailed(f"{settings.host}: {error}{f' ({others})' if others else ''}") from error
+
+
+def _meant(qmp: str, settings: Settings) -> list[str]:
+    """The command line of the QEMU that is to listen there, and does not do so yet."""
+    lines = (_argv(qemu.process.pid) for qemu in qemus.running(settings))
+    return next((argv for argv in lines if any(one.address == qmp for one in monitors.listening(argv))), [])
 
 
 def _argv(pid: int) -> list[str]:
@@ -116,7 +125,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
     no_hooks = [checks.rules.NO_HOOKS.found(unhooked)] if unhooked else []
     forbidden = _forbidden(identity, settings)
     unproven = [checks.network.CERTIFICATE.found(why) for why in operator_certificates.own_faults(settings)]
-    against = [*forbidden, *no_hooks, *unproven, *present.refusals, *strange, *needed.refusals, *blockers, *stays]
+    against = [*forbidden, *no_hooks, *unproven, *present.checks, *strange, *needed.checks, *blockers, *stays]
     bugs = known_bugs.warnings(facts["qemu_version"], facts["accel"], identity.argv)
     told = checks.told_once([*against, *process_state.untold(identity.argv), *exports, *bugs])
     seen = Inspection(
@@ -193,10 +202,10 @@ class _Identity:
         """Its command line, which says the same on another host."""
         return self.started.argv
 
-    def saying(self, argv: list[str]) -> "_Identity":
-        """As if it had been started with another command line."""
-        handed = taps.handed_over(self.process, argv)
-        return replace(self, started=replace(self.started, argv=argv), handed=handed)
+    def saying(self, argv: list[str], images: HandedImages) -> "_Identity":
+        """As if it had been started with another command line, and had opened these images itself."""
+        started = replace(self.started, argv=handed_images.by_path(argv, images), handed=images)
+        return replace(self, started=started, handed=taps.handed_over(self.process, started.argv))
 
 
 async def _identified(monitor: Monitor, qmp: str, settings: Settings) -> tuple[_Identity, dict[str, bytes]]:
@@ -204,7 +213,9 @@ async def _identified(monitor: Monitor, qmp: str, settings: Settings) -> tuple[_
     identity = _process(monitor.pid)
     secrets = inline_secrets.contents(identity.argv)
     argv = inline_secrets.in_files(identity.argv, _place(identity, qmp, settings))
-    return identity.saying(await plugged.as_it_is_now(monitor, argv)), secrets
+    now = await plugged.as_it_is_now(monitor, argv)
+    images = handed_images.read(identity.process, await monitor.query("query-fdsets"))
+    return identity.saying(now, images), secrets
 
 
 def _process(pid: int) -> _Identity:
@@ -241,11 +252,10 @@ def _forbidden(identity: _Identity, settings: Settings) -> list[Check]:
 
 async def machine(monitor: Monitor) -> Topology:
     """The machine's CPU, devices and RAM in a form that can be compared across hosts."""
-    ramblocks = await monitor.query("x-query-ramblock")
     return Topology(
         cpu=await cpu.offered(monitor),
         qtree=topology.normalise_qtree(await monitor.hmp("info qtree")),
-        ramblocks=topology.normalise_ramblocks(ramblocks["human-readable-text"]),
+        ramblocks=topology.normalise_ramblocks(await monitor.hmp("info ramblock")),
     )
 
 
@@ -258,7 +268,7 @@ class _Present:
     disks: tuple[SourceDisk, ...]
     media: tuple[ReadOnlyImage, ...]
     """What cannot be written."""
-    refusals: list[Check]
+    checks: list[Check]
 
 
 async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> _Present:
@@ -269,39 +279,42 @@ async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> _Pres
     }
     called = source_disks(**replies)
     named = [_placed(disk, seen) for disk in called]
-    refusals = disk_refusals(**replies, block_jobs=await monitor.query("query-block-jobs"))
+    told = disk_checks(**replies, block_jobs=await monitor.query("query-block-jobs"))
     media = [
         replace(medium, path=seen.started.place(medium.path), chain=_placed_chain(medium.chain, seen))
         for medium in read_only_images(**replies)
     ]
     argv = _with_present_media(seen, drives(**replies), named, media)
-    unused = present_media.unused_nodes(argv, nodes_in_use(replies["blockstats"]))
+    used = nodes_in_use(replies["blockstats"])
+    argv = present_media.without_left_backing(argv, used)
+    unused = present_media.unused_nodes(argv, used)
     argv = [argv[0], *command_words(option for option in parse_command_line(argv) if option not in unused)]
-    refusals += [checks.disks.UNUSED_NODE.of(option.text) for option in unused]
-    refusals += unnamed_images([*named, *media], argv)
-    refusals += keys_given_later(named, argv)
-    refusals += named_data_files(named, argv)
-    found = tuple(_followed(disk, settings, refusals) for disk in named)
-    refusals += open_images.elsewhere(seen.process, found, argv) or open_images.lost(
-        seen.process, [disk.path for disk in called], seen.started.said
+    argv, without_path = handed_images.left(argv, seen.started.handed)
+    told += without_path
+    told += [checks.disks.UNUSED_NODE.of(option.text) for option in unused]
+    told += unnamed_images([*named, *media], argv)
+    told += keys_given_later(named, argv)
+    told += named_data_files(named, argv)
+    found = tuple(_followed(disk, seen.process, settings, told) for disk in named)
+    opened_by_name = [disk.path for disk in called if disk.path not in seen.started.handed.paths]
+    told += open_images.elsewhere(seen.process, found, argv) or open_images.lost(
+        seen.process, opened_by_name, seen.started.said
     )
     rules = policy.of(settings)
     elsewhere = {disk.path for disk in found if disk.block_device or rules.may_write(disk.path)}
     of_line = command_line_refusals(
         argv, source_root=str(settings.guest_root), images=elsewhere, descriptors=seen.handed.looked_at
     )
-    refusals += [*seen.started.refusals, *seen.handed.refusals]
-    refusals += [
-        check for check in of_line if check.name != checks.disks.REMOTE_IMAGE.name
-    ]  # the drives tell all of that
-    return _Present(argv, found, tuple(media), refusals)
+    told += [*seen.started.checks, *seen.handed.refusals]
+    told += [check for check in of_line if check.name != checks.disks.REMOTE_IMAGE.name]  # the drives tell all of that
+    return _Present(argv, found, tuple(media), told)
 
 
 def _placed(disk: SourceDisk, seen: _Identity) -> SourceDisk:
     """With full paths: QEMU has those below an image that it was given by a relative path relative as well."""
-    return disk.model_copy(
-        update={"path": seen.started.place(disk.path), "chain": _placed_chain(disk.chain, seen)},
-    )
+    place = seen.started.place
+    placed = {"path": place(disk.path), "chain": _placed_chain(disk.chain, seen)}
+    return disk.model_copy(update={**placed, "data_file": place(disk.data_file) if disk.data_file else None})
 
 
 def _placed_chain(chain: Sequence[BackingImage], seen: _Identity) -> tuple[BackingImage, ...]:
@@ -319,7 +332,7 @@ def _with_present_media(
     return present_media.opened_read_only(argv, only_read)
 
 
-def _followed(disk: SourceDisk, settings: Settings, refusals: list[Check]) -> SourceDisk:
+def _followed(disk: SourceDisk, qemu: Process, settings: Settings, told: list[Check]) -> SourceDisk:
     """The disk with the place of its very file. After the move that is renamed, through no link of anybody else's.
 
     A block device keeps the name that it has, and takes all of its room, whatever was written to it.
@@ -328,15 +341,27 @@ def _followed(disk: SourceDisk, settings: Settings, refusals: list[Check]) -> So
         return disk  # refused for that
     try:
         if devices.is_one(Path(disk.path)):
-            return disk.model_copy(update={"block_device": True, "allocated_bytes": disk.virtual_size_bytes})
+            device = {"block_device": True, "allocated_bytes": disk.virtual_size_bytes}
+            return disk.model_copy(update={**device, **_owned(Path(disk.path), qemu)})
         path, through = links.followed(disk.path, settings.guest_root)
         files.status(Path(path))
     except UnsafePath as error:
-        refusals.append(checks.disks.BEHIND_LINK.found(str(error)))
+        told.append(checks.disks.BEHIND_LINK.found(str(error)))
         return disk
-    owner, group, mode = execution.owner_of(Path(path)) or (None, None, None)
-    found = disk.model_copy(update={"owner": owner, "group": group, "mode": mode})
+    found = disk.model_copy(update=_owned(Path(path), qemu))
     return found.model_copy(update={"path": path, "named": disk.path, "links": tuple(through)}) if through else found
+
+
+def _owned(image: Path, qemu: Process) -> dict[str, str | int]:
+    """Owner, group and mode of an image. One that QEMU's user could not open by these is that user's at the
+    destination: it was handed over open, or has an access list.
+    """
+    with suppress(OSError):
+        there = image.stat()
+        of = there if processes.permitted(qemu, there, stat.S_IWOTH) else Path(f"/proc/{qemu.pid}").stat()
+        owner = {"owner": accounts.user_name(of.st_uid), "group": accounts.group_name(of.st_gid)}
+        return {**owner, "mode": there.st_mode & 0o777}
+    return {}
 
 
 async def _blockers(monitor: Monitor, argv: list[str]) -> list[Check]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from models.preflight import Check
 from workers.preflight import checks
+from workers.preflight.handed_images import NONE_HANDED, HandedImages
 from workers.process import handed_channels, processes
 from workers.process.processes import Process
 from workers.qemu import config_file, paths
@@ -32,11 +33,14 @@ class LiveCommandLine:
     """What was said in so many words; only what files say is put in."""
     folder: Path | None = None
     """Where the relative paths of its start begin; None: nothing says so."""
-    refusals: tuple[Check, ...] = ()
+    checks: tuple[Check, ...] = ()
     """Why it cannot be told to another host, and what of it is not."""
+    handed: HandedImages = NONE_HANDED
+    """Images that it did not open itself."""
 
     def place(self, name: str) -> str:
         """The path from the root of a file that QEMU calls by this name; an address of another kind stays as it is."""
+        name = self.handed.paths.get(name, name)
         return name if paths.is_no_file(name) else _place(self.folder, name)
 
 
@@ -44,16 +48,16 @@ def read(process: Process) -> LiveCommandLine:
     """The command line of a living QEMU, resolved."""
     raw = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[:-1]
     words = [word.decode(errors="backslashreplace") for word in raw]
-    if refusals := tuple(_not_utf8(word) for word in raw if not _is_utf8(word)):
-        return LiveCommandLine(argv=words, said=words, refusals=refusals)
+    if against := tuple(_not_utf8(word) for word in raw if not _is_utf8(word)):
+        return LiveCommandLine(argv=words, said=words, checks=against)
     folder = _folder(process, words)
     try:
         said = config_file.merged(words, lambda name: _config(process, _place(folder, name)))
     except (OSError, UnicodeError, UnreadableConfig) as error:
-        refusals = (checks.process.READCONFIG.found(f"{checks.process.READCONFIG.why}: {error}"),)
-        return LiveCommandLine(argv=_absolute(words, folder), said=words, folder=folder, refusals=refusals)
+        against = (checks.process.READCONFIG.found(f"{checks.process.READCONFIG.why}: {error}"),)
+        return LiveCommandLine(argv=_absolute(words, folder), said=words, folder=folder, checks=against)
     argv, ended = handed_channels.without_logs(handed_channels.by_name(process, _absolute(said, folder)))
-    return LiveCommandLine(argv=argv, said=said, folder=folder, refusals=tuple(ended))
+    return LiveCommandLine(argv=argv, said=said, folder=folder, checks=tuple(ended))
 
 
 def _place(folder: Path | None, name: str) -> str:
@@ -82,7 +86,7 @@ def _config(process: Process, name: str) -> str:
     found = os.open(_seen_by(process, name), os.O_PATH | os.O_CLOEXEC)  # a pipe or a device is not opened
     try:
         there = os.fstat(found)
-        if not (stat.S_ISREG(there.st_mode) and _may_read(process, there)):
+        if not (stat.S_ISREG(there.st_mode) and processes.permitted(process, there, stat.S_IROTH)):
             raise UnreadableConfig(f"{name} is no file that the user of the guest's QEMU may read")
         if there.st_mtime > processes.started_at(process) + CLOCKS_DIFFER_S:
             raise UnreadableConfig(f"{name} was changed after the guest was started")
@@ -90,15 +94,6 @@ def _config(process: Process, name: str) -> str:
             return file.read(CONFIG_LIMIT_BYTES).decode()
     finally:
         os.close(found)
-
-
-def _may_read(process: Process, there: os.stat_result) -> bool:
-    """What others keep to themselves is not read on behalf of the user that runs QEMU."""
-    user = Path(f"/proc/{process.pid}").stat()
-    if user.st_uid in {0, there.st_uid}:
-        return True
-    groups = {user.st_gid, *processes.groups(process)}
-    return bool(there.st_mode & (stat.S_IRGRP if there.st_gid in groups else stat.S_IROTH))
 
 
 def _seen_by(process: Process, name: str) -> Path:

@@ -193,11 +193,3 @@ def owner_here(wanted: Execution | None, owner: tuple[str, str] | None) -> tuple
         if (here := accounts.ids(user, group)) is not None:
             return here
     return None
-
-
-def owner_of(path: Path) -> tuple[str, str, int] | None:
-    """User and group of a file by their names, and its mode."""
-    with suppress(OSError):
-        status = path.stat()
-        return accounts.user_name(status.st_uid), accounts.group_name(status.st_gid), status.st_mode & 0o777
-    return None

@@ -69,10 +69,6 @@ def without_logs(argv: Sequence[str]) -> tuple[list[str], list[Check]]:
         kept.append(unlogged)
         if unlogged is not option:
             found.append(checks.process.LOG_HANDED_OVER.of(option.text))
-    if not found:
-        return list(argv), []
-    named = [value for option in kept for _, value in option.leaves()]
-    kept = [option for option in kept if option.name != "add-fd" or f"{FDSET}{option.get('set')}" in named]
     return [*argv[:1], *command_words(kept)], found
 
 

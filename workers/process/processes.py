@@ -336,6 +336,15 @@ def groups(process: Process) -> set[int]:
     return {int(number) for number in status(process)["Groups"].split()}
 
 
+def permitted(process: Process, there: os.stat_result, right: int) -> bool:
+    """Whether its user and groups let it do that to a file: `S_IROTH`, `S_IWOTH`. An access list is not looked at."""
+    user = Path(f"/proc/{process.pid}").stat()
+    if user.st_uid in {0, there.st_uid}:
+        return True
+    in_group = there.st_gid in {user.st_gid, *groups(process)}
+    return bool(there.st_mode & (right << 3 if in_group else right))
+
+
 def status(process: Process) -> dict[str, str]:
     """What the kernel says of it, by name, proc_pid_status(5)."""
     lines = Path(f"/proc/{process.pid}/status").read_text(errors="replace").splitlines()
@@ -345,6 +354,13 @@ def status(process: Process) -> dict[str, str]:
 def opened(process: Process, descriptor: int | str) -> str:
     """What is open there, as the kernel names it: a path, `socket:[NUMBER]`, or the like."""
     return str(Path(f"/proc/{process.pid}/fd/{descriptor}").readlink())
+
+
+def has_at(process: Process, descriptor: int, path: str) -> bool:
+    """What it has open there is the very file, or device, that lies at this path."""
+    with contextlib.suppress(OSError):
+        return _is_open(Path(f"/proc/{process.pid}/fd/{descriptor}"), Path(path).stat())
+    return False
 
 
 def has_open(process: Process, wanted: os.stat_result) -> bool:

@@ -55,7 +55,7 @@ def destination_command_line(
     """
     relocate = _relocation(source_root, destination_root, image_paths or {})
     options = [spelled_out(option) for option in parse_command_line(argv) if option.name not in DROPPED]
-    options = [_without_waiting(_without_cache_drop(_relocated(option, relocate))) for option in options]
+    options = [_without_waiting(_without_cache_drop(relocated(option, relocate))) for option in options]
     options = _pinned(options, machine_type)
     if not any(option.name == "msg" and "timestamp" in (option.value or "") for option in options):
         options.append(Option(word="-msg", value="timestamp=on"))
@@ -78,7 +78,8 @@ def _relocation(source_root: str, destination_root: str, image_paths: Mapping[st
     return relocate
 
 
-def _relocated(option: Option, relocate: Relocate) -> Option:
+def relocated(option: Option, relocate: Relocate) -> Option:
+    """An option with each path in it as `relocate` has it."""
     if option.value is None or option.name in GUEST_TEXT:
         return option
     if option.name in PLAIN:
@@ -131,14 +132,22 @@ def _without_cache_drop(option: Option) -> Option:
     return replace(option, value=write_options(pairs))
 
 
-def _without_waiting(option: Option) -> Option:
-    """A channel that listens does not wait for its first client, as it would by default: nothing else goes on then."""
+def waits(option: Option) -> bool:
+    """A channel that listens and waits for its first client, as it does by default: QEMU does nothing else then."""
     if option.name not in CHANNELS | {"chardev"} or option.is_json() or not option.listens:
+        return False
+    said = [pair for pair in option.pairs() if _of_waiting(pair)]
+    return not said or said[-1] == (None, "wait") or (said[-1][0] is not None and said[-1][1] in TRUE)
+
+
+def _of_waiting(pair: tuple[str | None, str]) -> bool:
+    return pair[0] == "wait" or pair in {(None, "wait"), (None, "nowait")}
+
+
+def _without_waiting(option: Option) -> Option:
+    if not waits(option):
         return option
-    said = [pair for pair in option.pairs() if pair[0] == "wait" or pair in {(None, "wait"), (None, "nowait")}]
-    if said and (said[-1] == (None, "nowait") or (said[-1][0] and said[-1][1] not in TRUE)):
-        return option
-    kept = tuple(pair for pair in option.pairs() if pair not in said)
+    kept = tuple(pair for pair in option.pairs() if not _of_waiting(pair))
     return replace(option, value=write_options((*kept, ("wait", "off"))))
 
 

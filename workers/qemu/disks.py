@@ -129,7 +129,7 @@ def source_disks(
 ) -> tuple[SourceDisk, ...]:
     """Every writable disk of the guest, from the replies of the commands of these names.
 
-    Call `disk_refusals` on the same replies: here nothing is refused.
+    Call `disk_checks` on the same replies: here nothing is refused.
     """
     writable = [medium for medium in _media(query_block, named_block_nodes, blockstats) if not _read_only(medium)]
     return tuple(_disk(index, medium) for index, medium in enumerate(writable))
@@ -277,7 +277,7 @@ def _header(medium: _Medium) -> dict[str, str]:
     return {key: spelled(value) for key, value in options.items() if value is not None}
 
 
-def disk_refusals(
+def disk_checks(
     *,
     query_block: Sequence[Reply],
     named_block_nodes: Sequence[Reply] = (),

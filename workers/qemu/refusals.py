@@ -107,6 +107,8 @@ def _refused_option(option: Option) -> Iterator[Check]:
         yield checks.machine.REAL_TPM.of(option.text)
     if option.name == "object" and option.kind in _TIED_OBJECTS:
         yield _TIED_OBJECTS[option.kind].of(option.text)
+    if option.name == "object" and option.kind == "memory-backend-file" and option.is_on("readonly"):
+        yield checks.machine.READ_ONLY_MEMORY.of(option.text)
     if option.name == "object" and option.kind.startswith(_ENCRYPTED_MEMORY):
         yield checks.machine.SEV.of(option.text)
 

@@ -2,7 +2,7 @@
 
 QEMU itself never notices an extra device, another MAC or a missing CPU flag at the destination,
 and a missing device only inside the downtime (seen on 7.2, 10.0 and 11.1). So both sides' `info qtree`
-and `x-query-ramblock` are reduced to what must be equal and compared before anything starts.
+and `info ramblock` are reduced to what must be equal and compared before anything starts.
 """
 
 import re
@@ -126,7 +126,7 @@ def _value(value: str) -> str:
 
 
 def normalise_ramblocks(text: str) -> tuple[str, ...]:
-    """`x-query-ramblock` without host addresses: name, page size, used and total length.
+    """`info ramblock` without host addresses: name, page size, used and total length.
 
     Sorted: the order depends on the order of registration, which migration does not care about.
     `Used` of the ACPI tables grows when the guest's firmware asks for them, so only the total

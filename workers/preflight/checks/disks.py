@@ -90,6 +90,14 @@ IMAGE_NOT_NAMED = Kind(
     what="an image that was changed while the guest ran",
     remedy="it was changed while the guest ran, so restart the guest on it first",
 )
+HANDED_IMAGE = Kind(
+    name="handed-image",
+    what="an image by descriptor (`add-fd`, `/dev/fdset/N`) that has no path on its host: deleted, in memory alone, or "
+    "in a mount namespace of its own",
+    remedy="copy it to an image with a path while the guest runs (`blockdev-mirror`, `job-complete`); eject a medium",
+    live=True,
+    explains=frozenset({"open-file", "image-not-named", "image-astray", "image-lost", "needed-file", "outside-root"}),
+)
 IMAGE_ASTRAY = Kind(
     name="image-astray",
     what="an image that was moved, replaced or deleted under the running guest",

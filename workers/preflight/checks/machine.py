@@ -72,6 +72,13 @@ SAME_MEMORY = Kind(
     remedy="restart the guest with a folder as `mem-path`, with memory-backend-memfd, or with a file below its host's "
     "guest root",
 )
+READ_ONLY_MEMORY = Kind(
+    name="read-only-memory",
+    what="memory in a file that is only read (`readonly=on`), as Kata has its image",
+    why="QEMU would write what it receives into this memory at the destination, and fails (seen with 10.0.2)",
+    remedy="restart the guest without it: attach the file as a read-only disk",
+    explains=frozenset({"does-not-start", "outside-root"}),
+)
 CXL = Kind(
     name="cxl-memory",
     what="memory on CXL (`cxl-type3`)",

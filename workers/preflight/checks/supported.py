@@ -34,6 +34,10 @@ MOVED = (
         how="mirrored to an image, or to a device that a storage of the destination makes or that an operator names",
     ),
     Supported(
+        what="images, media and block devices that were handed over open (`add-fd`, `/dev/fdset/N`), as Incus does",
+        how="by their paths. There QEMU opens them itself; an image becomes its user's where that could not open it",
+    ),
+    Supported(
         what="machine types q35, pc, microvm and virt; UEFI with and without Secure Boot",
         how="by the same machine type; the variables of UEFI are a disk like others",
     ),

@@ -4,7 +4,7 @@ from workers.preflight.checks.kind import Kind
 
 DESCRIPTOR = Kind(
     name="open-file",
-    what="open files handed to QEMU (`-add-fd`, `fd=`), besides taps and macvtaps",
+    what="open files handed to QEMU (`-add-fd`, `fd=`), besides images, taps and macvtaps",
     why="an open file of this host cannot be handed over",
     remedy="give QEMU a path instead",
     explains=frozenset({"image-astray", "image-lost", "image-not-named", "needed-file"}),

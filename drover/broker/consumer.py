@@ -53,6 +53,7 @@ class Consumer(celery.Consumer):
     def on_ready(self) -> None:
         """Redis can be reached and takes writes."""
         if self.found_at is None or time.monotonic() > self.found_at + SETTLED_S:
+            assert self.connection is not None  # it is ready
             log.info("takes messages from %s", self.connection.as_uri())
         self.ready_at = self.found_at = time.monotonic()
         super().on_ready()

@@ -220,11 +220,11 @@ def test_the_guide_moves_a_guest_by_tls_and_its_backup_can_be_restored(fleet: Fl
     until("the move is rolled back", lambda: json.loads(fleet.drover(*shown))["state"] == "rolled_back", every_s=0.5)
 
 
-def _redis(fleet: Fleet, name: str, *words: str, password: str = "") -> str:
+def _redis(fleet: Fleet, name: str, *words: str, password: str = "", on: str = "") -> str:
     present = (fleet.machines["control"].path("/etc/drover") / f"{name}.redis").read_text().split()[0]
     certificate = "--cacert /etc/drover/ca.crt --cert /etc/drover/host.crt --key /etc/drover/host.key"
     login = f"--user {name} --pass {password or present} --no-auth-warning"
-    return fleet.run(name, f"redis-cli --tls -h control -p 6380 {certificate} {login} {shlex.join(words)} 2>&1")
+    return fleet.run(on or name, f"redis-cli --tls -h control -p 6380 {certificate} {login} {shlex.join(words)} 2>&1")
 
 
 def test_a_hypervisor_gets_at_nobody_elses_messages_and_at_no_schema(fleet: Fleet) -> None:
@@ -239,6 +239,15 @@ def test_a_hypervisor_gets_at_nobody_elses_messages_and_at_no_schema(fleet: Flee
     )
     assert tried.returncode != 0
     assert "must be owner" in tried.stdout
+
+
+def _restart_redis(fleet: Fleet) -> None:
+    """As systemd would. What was killed stays a zombie there: the machine has no init."""
+    [start] = re.findall(r"^su redis .*$", GUIDE.read_text(), re.MULTILINE)
+    control = fleet.machines["control"]
+    control.run("pkill redis-server")
+    until("Redis has ended", lambda: not control.run("pgrep --runstates D,R,S redis-server").stdout)
+    fleet.run("control", start)
 
 
 def _postgres(fleet: Fleet, name: str, statement: str) -> str:
@@ -295,6 +304,12 @@ def test_nobody_gets_in_without_a_certificate_or_with_anothers_name(fleet: Fleet
 FLOWER = "http://127.0.0.1:5555"
 
 
+def _flower_sees_the_queues(fleet: Fleet) -> None:
+    [known, *_] = (fleet.machines["control"].path("/etc/drover") / "flower.users").read_text().split()
+    ask = f"curl --silent --user {known} {FLOWER}/api/queues/length"
+    until("Flower knows how many messages wait", lambda: "drover.unrouted" in fleet.run("control", f"{ask} || true"))
+
+
 def test_flower_shows_nothing_without_a_password_and_has_none_in_its_arguments_or_environment(fleet: Fleet) -> None:
     control = fleet.machines["control"]
     answered = "curl --silent --output /dev/null --write-out %{http_code} "
@@ -305,7 +320,7 @@ def test_flower_shows_nothing_without_a_password_and_has_none_in_its_arguments_o
     (kept / "flower.users").write_text(f"{known}\nada:another\n")
     for who in (known, "ada:another"):
         assert control.run(f"{answered} --user {who} {FLOWER}/workers").stdout == "200", "read for each request"
-    assert "drover.unrouted" in control.run(f"curl --silent --user {known} {FLOWER}/api/queues/length").stdout
+    _flower_sees_the_queues(fleet)
     secrets = [word.partition(":")[2] or word for file in ("*.redis", "flower.users") for path in kept.glob(file)
                for word in path.read_text().split()]  # fmt: skip
     [pid] = control.run("pgrep --full '[d]rover flower'").stdout.split()
@@ -316,8 +331,19 @@ def test_flower_shows_nothing_without_a_password_and_has_none_in_its_arguments_o
     assert not [name for name in open_to_all if any(secret in control.path(name).read_text() for secret in secrets)]
 
 
-def _serial(fleet: Fleet, certificate: str) -> int:
-    return int(fleet.run("hv1", f"openssl x509 -noout -serial -in {certificate}").strip().partition("=")[2], 16)
+def _serial(fleet: Fleet, certificate: str, on: str = "hv1") -> int:
+    return _number(fleet.run(on, f"openssl x509 -noout -serial -in {certificate}"))
+
+
+def _number(serial: str) -> int:
+    return int(serial.strip().partition("=")[2], 16)
+
+
+def _shown_by(fleet: Fleet, service: str) -> int:
+    """The certificate that hv1 is shown."""
+    login = "-CAfile /etc/drover/ca.crt -cert /etc/drover/host.crt -key /etc/drover/host.key"
+    shown = f"openssl s_client {service} {login} </dev/null 2>/dev/null | openssl x509 -noout -serial"
+    return _number(fleet.run("hv1", shown))
 
 
 def _copy(fleet: Fleet, *names: str) -> None:
@@ -380,6 +406,7 @@ def test_every_credential_is_renewed_by_the_commands_of_its_page_while_a_guest_m
     passwords = [
         (fleet.machines["hv1"].path("/etc/drover") / name).read_text() for name in ("hv1.redis", "hv1.postgres")
     ]
+    flower = (fleet.machines["control"].path("/etc/drover") / "flower.redis").read_text().strip()
     serial = _serial(fleet, "/etc/drover/host.crt")
 
     fleet.follow("run", "host key --renew", ROTATION)
@@ -392,6 +419,9 @@ def test_every_credential_is_renewed_by_the_commands_of_its_page_while_a_guest_m
     fleet.follow("count", page=ROTATION)
     fleet.follow("run", "openssl req", ROTATION)
     _copy(fleet, "hv1.crt", "hv1.key")
+    fleet.follow("flower", page=ROTATION)
+    fleet.follow("own", page=ROTATION)
+    _restart_redis(fleet)
     token = _token(fleet)
     assert _by_the_api(fleet, token, "job", "set", job, "--priority", "7").returncode == 0
     fleet.follow("revoke", page=ROTATION)
@@ -405,6 +435,14 @@ def test_every_credential_is_renewed_by_the_commands_of_its_page_while_a_guest_m
     )
     assert keys != [fleet.run(name, SETTINGS + "/opt/drover/bin/drover host key") for name in ("hv1", "hv2")]
     assert "WRONGPASS" in _redis(fleet, "hv1", "PING", password=passwords[0].split()[0])
+    assert "WRONGPASS" in _redis(fleet, "flower", "PING", on="control", password=flower)
+    assert "WRONGPASS" not in _redis(fleet, "flower", "PING", on="control")
+    _flower_sees_the_queues(fleet)
+    own = _serial(fleet, "/etc/drover/control.crt", on="control")
+    assert {
+        _shown_by(fleet, "-connect control:6380"),
+        _shown_by(fleet, "-starttls postgres -connect control:5433"),
+    } == {own}
     assert shown()["state"] == "running"
 
     assert _by_the_api(fleet, token, "job", "release", job).returncode == 0

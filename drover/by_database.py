@@ -241,10 +241,13 @@ class ByDatabase:
         return dry_run.roll(asked)
 
     def submit_roll(self, asked: RollSubmission) -> Document:
-        return documents.roll(rolls.submit(RollRequest.of(asked)).id)
+        return documents.roll(rolls.submit(RollRequest.of(asked), self.person.token).id)
 
     def on_roll(self, number: int, action: RollAction) -> Document:
-        {"pause": rolls.pause, "resume": rolls.resume, "cancel": rolls.cancel}[action](number)
+        if action == "resume":
+            rolls.resume(number, self.person.token)
+        else:
+            {"pause": rolls.pause, "cancel": rolls.cancel}[action](number)
         return documents.roll(number)
 
     def images(self, which: Which, selector: str | None) -> Document:

@@ -39,6 +39,8 @@ class Roll(Base):
     allowed_hosts: Mapped[AllowedHosts] = mapped_column(Typed(AllowedHosts), default=AllowedHosts)
     """Of its drains. Likewise the next."""
     options: Mapped[MigrationOptions] = mapped_column(Typed(MigrationOptions), default=MigrationOptions)
+    submitted_with: Mapped[int | None] = mapped_column(BigInteger)
+    """See `Job.submitted_with`; whoever resumes it lends theirs."""
     webhook: Mapped[str | None] = mapped_column(Text)
     """The address that gets a webhook whenever it, or one of its hosts, comes into another state."""
     wait_reason: Mapped[str | None] = mapped_column(Text)

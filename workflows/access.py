@@ -14,6 +14,7 @@ from models.access import ApiToken, Bounds, ConsoleUser, Scope
 from models.database import transaction
 from models.drain import Drain
 from models.job import Job
+from models.roll import Roll
 from workflows import signatures
 from workflows.selectors import Selector
 
@@ -82,7 +83,7 @@ def revoke(number: int, *, keep_submitted: bool = False) -> ApiToken:
         if token.revoked_at is not None:
             return token
         if keep_submitted:
-            for submitted in (Job, Drain):
+            for submitted in (Job, Drain, Roll):
                 theirs = submitted.submitted_with == number
                 session.execute(update(submitted).where(theirs).values(submitted_with=None))
         token.revoked_at = func.clock_timestamp()

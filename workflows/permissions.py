@@ -14,6 +14,7 @@ from models.documents import AllowedHosts
 from models.drain import Drain, DrainKind
 from models.guest import Guest
 from models.job import Job
+from models.roll import Roll
 from workflows import access, not_there
 from workflows.drain.planner import DrainRequest, guests_of
 from workflows.selectors import Selector
@@ -179,25 +180,35 @@ def withdrawn_from_move(session: Session, work: Job | Drain, guest: Guest | None
     It was permitted when it was submitted. Since then its token may have been revoked or bound, or the guest may have
     got other labels. That a token has ended in its own time stops nothing that was submitted before.
     """
-    drained = isinstance(work, Drain) or work.drain_id is not None
-    return _withdrawn(session, work, lambda: _move(Action.DRAIN if drained else Action.SUBMIT, guest, *hosts))
+    drain = work.id if isinstance(work, Drain) else work.drain_id
+    action = Action.SUBMIT if drain is None else Action.DRAIN
+    again = f"`drover drain resume {drain}` has it go on" if drain else "`drover migrate` submits it anew"
+    return _withdrawn(session, work, again, lambda: _move(action, guest, *hosts))
 
 
 def withdrawn_from_drain(session: Session, drain: Drain) -> str | None:
     """The same of a drain or return as a whole."""
-    return _withdrawn(session, drain, lambda: _row(session, Action.DRAIN, drain))
+    again = f"`drover {drain.kind} {drain.host}` submits it anew"
+    return _withdrawn(session, drain, again, lambda: _row(session, Action.DRAIN, drain))
 
 
-def _withdrawn(session: Session, work: Job | Drain, asked: Callable[[], Asked]) -> str | None:
+def withdrawn_from_roll(session: Session, roll: Roll) -> str | None:
+    """Why a roll, whose token must be without bounds, may begin nothing more; None: it may."""
+    again = f"`drover roll resume {roll.id}` has it go on, `drover roll cancel {roll.id}` ends it"
+    return _withdrawn(session, roll, again, lambda: None)
+
+
+def _withdrawn(session: Session, work: Job | Drain | Roll, again: str, asked: Callable[[], Asked | None]) -> str | None:
+    """`again` is the command of somebody who may."""
     token = session.get(ApiToken, work.submitted_with) if work.submitted_with is not None else None
     if token is None:
         return None
     if token.revoked_at is not None:
-        return f"token {token.id} of {token.user}, with which it was submitted, was revoked before it began"
+        return f"token {token.id} of {token.user}, with which it was submitted, was revoked: {again}"
     try:
         judge(Person.of(token, ""), Scope.OPERATE, asked())
     except NotPermitted as error:
-        return f"it may not begin any more: {error}"
+        return f"it may not begin any more: {error}: {again}"
     return None
 
 

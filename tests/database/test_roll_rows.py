@@ -1,6 +1,7 @@
 """A roll is carried on from rows alone: each call here could be in another process, without anything in memory."""
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from sqlalchemy import func, select, update
 from drover.errors import PreconditionFailed
 from drover.metrics import gauges
 from drover.settings import Settings
+from models.access import Scope
 from models.database import transaction
 from models.documents import Hook, HostFacts, SeenQemu, SeenQemus
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
@@ -32,7 +34,7 @@ from models.roll import HookRun, Roll, RollHost, RollState
 from models.webhook import Delivery
 from tests import factories
 from tests.factories import GB, guest, host, job, ours
-from workflows import capacity, hosts
+from workflows import access, capacity, hosts
 from workflows.drain import commands as drains
 from workflows.drain import reconciler as drain_reconciler
 from workflows.drain.planner import DrainRequest, guests_of
@@ -69,8 +71,8 @@ def node(tmp_path: Path) -> Settings:
     return ours(hooks=folder)
 
 
-def submit(*names: str, **how: Any) -> int:
-    return commands.submit(RollRequest(hosts=names or NAMES, hook=Hook(argv=(HOOK,)), **how)).id
+def submit(*names: str, token: int | None = None, **how: Any) -> int:
+    return commands.submit(RollRequest(hosts=names or NAMES, hook=Hook(argv=(HOOK,)), **how), token).id
 
 
 def advance(roll_id: int, node: Settings) -> list[int]:
@@ -248,6 +250,99 @@ def test_a_roll_is_done_when_every_host_is(node: Settings) -> None:
     assert shown(number).state is RollState.DONE
     with transaction() as session:
         assert session.get_one(Host, "two").state is HostState.ACTIVE, "without guests it is just opened"
+
+
+def _in_hook(number: int, node: Settings) -> None:
+    advance(number, node)
+    advance(number, node)
+    end_drain(row_of(number).drain_id)
+    looked("one")
+    advance(number, node)
+
+
+def _returning(number: int, node: Settings) -> None:
+    hooked(number, node)
+    started_anew("one")
+    advance(number, node)
+
+
+BEGUN: dict[str, Callable[[int, Settings], Any]] = {
+    "waiting": lambda *_: None,
+    "draining": advance,
+    "in_hook": _in_hook,
+    "returning": _returning,
+}
+"""How a roll comes to where it is about to begin something."""
+
+
+@pytest.mark.parametrize("state", BEGUN)
+def test_a_roll_begins_nothing_more_once_its_token_was_revoked_until_somebody_lends_theirs(
+    node: Settings, state: str
+) -> None:
+    token, _ = access.add("ada", Scope.OPERATE, None)
+    number = submit("one", token=token.id)
+    BEGUN[state](number, node)
+    access.revoke(token.id)
+    runs = advance(number, node)
+    roll = shown(number)
+    assert (roll.state, states(number), runs) == (RollState.PAUSED, {"one": state}, [])
+    assert (row_of(number).return_id, (row_of(number).drain_id is None)) == (None, state in {"waiting", "draining"})
+    assert f"token {token.id} of ada" in str(roll.error)
+    assert f"was revoked: `drover roll resume {number}`" in str(roll.error)
+    commands.resume(number)
+    runs = advance(number, node)
+    row = row_of(number)
+    begun = {"waiting": row.state != state, "draining": row.drain_id, "in_hook": runs, "returning": row.return_id}
+    assert shown(number).state is RollState.RUNNING
+    assert begun[state]
+
+
+@pytest.mark.parametrize(("begin", "kind"), [(advance, "drain"), (_returning, "return")])
+def test_a_drain_and_a_return_of_a_roll_that_wait_end_once_its_token_was_revoked_and_others_follow(
+    node: Settings, begin: Callable[[int, Settings], Any], kind: str
+) -> None:
+    token, _ = access.add("ada", Scope.OPERATE, None)
+    number = submit("one", token=token.id)
+    begin(number, node)
+    advance(number, node)
+    access.revoke(token.id)
+    first = _newest_drain()
+    with transaction() as session:
+        drain_reconciler.advance(session, session.get_one(Drain, first.id, with_for_update=True), node)
+    stopped = _newest_drain()
+    assert (stopped.id, stopped.kind.value, stopped.state) == (first.id, kind, DrainState.CANCELLED)
+    assert f"was revoked: `drover {kind} one` submits it anew" in str(stopped.error)
+    advance(number, node)
+    other, _ = access.add("bob", Scope.OPERATE, None)
+    commands.resume(number, other.id)
+    advance(number, node)
+    following = _newest_drain()
+    assert (following.id > first.id, following.submitted_with) == (True, other.id)
+
+
+def _newest_drain() -> Drain:
+    with transaction() as session:
+        return session.scalars(select(Drain).order_by(Drain.id.desc()).limit(1)).one()
+
+
+def test_a_drain_that_is_under_way_goes_on_by_the_token_of_who_resumes_its_roll(node: Settings) -> None:
+    token, _ = access.add("ada", Scope.OPERATE, None)
+    number = submit("one", token=token.id)
+    advance(number, node)
+    advance(number, node)
+    access.revoke(token.id)
+    advance(number, node)
+    assert _newest_drain().submitted_with == token.id
+    commands.resume(number)
+    assert (_newest_drain().submitted_with, shown(number).submitted_with) == (None, None)
+
+
+def test_a_roll_goes_on_whose_token_was_replaced_by_another(node: Settings) -> None:
+    token, _ = access.add("ada", Scope.OPERATE, None)
+    number = submit("one", token=token.id)
+    access.revoke(token.id, keep_submitted=True)
+    advance(number, node)
+    assert states(number) == {"one": "draining"}
 
 
 @pytest.mark.parametrize("ended", [DrainState.INCOMPLETE, DrainState.CANCELLED])

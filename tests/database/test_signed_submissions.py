@@ -35,6 +35,7 @@ SIGNED: Callable[..., dict[str, Any]] = runpy.run_path(str(Path(__file__).parent
 SUBMIT, CANCEL, DRAIN, RETURN = (
     "drover.job.submit", "drover.job.cancel", "drover.drain.submit", "drover.drain.return",
 )  # fmt: skip
+TASKS = {DRAIN: tasks.submit_drain, RETURN: tasks.submit_return}
 MOVE = {"guest": "web", "to": "two", "idempotency_key": "k"}
 EMPTY = {"host": "one", "idempotency_key": "k"}
 
@@ -318,7 +319,7 @@ def _relabelled(_: Token) -> None:
         session.get_one(Guest, "web").labels = {"tier": "db"}
 
 
-MEANWHILE = [(_revoked, "was revoked before it began"), (_narrowed, "this is about two as well"),
+MEANWHILE = [(_revoked, "was revoked: `drover "), (_narrowed, "this is about two as well"),
              (_relabelled, "for guests with tier=web, which this one has not")]  # fmt: skip
 
 
@@ -381,19 +382,28 @@ def test_a_move_of_a_drain_that_waits_does_not_begin_once_the_token_of_the_drain
     admit()
     with transaction() as session:
         [moved] = session.scalars(select(Job))
-    assert (moved.state, "was revoked before it began" in str(moved.error)) == (JobState.ROLLED_BACK, True)
+    assert (moved.state, "was revoked: `drover drain resume" in str(moved.error)) == (JobState.ROLLED_BACK, True)
 
 
+@pytest.mark.parametrize("task", [DRAIN, RETURN])
 @pytest.mark.parametrize(("change", "said"), MEANWHILE[:2])
-def test_a_drain_that_waits_ends_once_its_token_does_not_permit_it_any_more(
-    change: Callable[[Token], None], said: str
+def test_a_drain_or_return_that_waits_ends_once_its_token_does_not_permit_it_any_more(
+    change: Callable[[Token], None], said: str, task: str
 ) -> None:
     token = Token()
-    tasks.submit_drain(**token.signed(DRAIN, EMPTY | {"to": ["two"], "at": "2099-01-01T00:00Z"}))
+    guest("db", "two")
+    with transaction() as session:
+        gone = DrainGuest(guest="db", source="one", position=1, state=GuestState.MOVED)
+        session.add(Drain(kind=DrainKind.DRAIN, host="one", state=DrainState.DONE, guests=[gone]))
+    where: dict[str, Any] = {"to": ["two"]} if task == DRAIN else {}
+    TASKS[task](**token.signed(task, EMPTY | where | {"at": "2099-01-01T00:00Z"}))
+    advance()
+    assert drain().state is DrainState.QUEUED
     change(token)
     advance()
     assert drain().state is DrainState.CANCELLED
     assert said in str(drain().error)
+    assert f"`drover {drain().kind} one` submits it anew" in str(drain().error)
 
 
 def test_whoever_resumes_a_drain_lends_the_token_for_what_is_left_of_it() -> None:

@@ -107,7 +107,7 @@ def check(session: Session, request: RollRequest) -> None:
         raise PreconditionFailed(f"roll {number} has {other.host} already: `drover roll show {number}`")
 
 
-def submit(request: RollRequest) -> Roll:
+def submit(request: RollRequest, token: int | None = None) -> Roll:
     """Begin a roll; the controller carries it on.
 
     Raises:
@@ -120,6 +120,7 @@ def submit(request: RollRequest) -> Roll:
             hook=request.hook,
             back_within=request.back_within,
             allowed_hosts=request.where,
+            submitted_with=token,
             options=request.options,
             webhook=request.webhook,
             hosts=[RollHost(host=host, position=turn) for turn, host in enumerate(request.hosts, start=1)],
@@ -146,8 +147,9 @@ def pause(roll_id: int) -> Roll:
         return roll
 
 
-def resume(roll_id: int) -> Roll:
-    """Go on after a pause. What has failed is tried again: the guests that were left, the hook, the wait for a host.
+def resume(roll_id: int, token: int | None = None) -> Roll:
+    """Go on after a pause, with the token of whoever asks. What has failed is tried again: the guests that were left,
+    the hook, the wait for a host.
 
     Raises:
         PreconditionFailed: there is no such roll, it does not pause, or another drain of its host is in the way.
@@ -156,10 +158,10 @@ def resume(roll_id: int) -> Roll:
         roll = existing(session, roll_id)
         if roll.state is not RollState.PAUSED:
             raise PreconditionFailed(f"roll {roll_id} is {roll.state}: only one that is paused can be resumed")
+        roll.error, roll.submitted_with = None, token
         for row in roll.hosts:
-            if row.error is not None:
+            if not row.state.ended:
                 _try_again(session, row)
-        roll.error = None
         roll.move(session, RollState.RUNNING)
         wake(session)
         return roll
@@ -167,9 +169,9 @@ def resume(roll_id: int) -> Roll:
 
 def _try_again(session: Session, row: RollHost) -> None:
     if row.state is RollHostState.DRAINING:
-        row.drain_id = _taken_up_again(session, row.drain_id)
+        row.drain_id = _taken_up_again(session, row, row.drain_id)
     elif row.state is RollHostState.RETURNING:
-        row.return_id = _taken_up_again(session, row.return_id)
+        row.return_id = _taken_up_again(session, row, row.return_id)
     elif row.state is RollHostState.IN_HOOK:
         row.hook_run_id = _kept(session, row.hook_run_id)
     row.error, row.since = None, now(session)
@@ -181,12 +183,15 @@ def _kept(session: Session, run_id: int | None) -> int | None:
     return run.id if run is not None and hooks.failure(session, run) is None else None
 
 
-def _taken_up_again(session: Session, drain_id: int | None) -> int | None:
+def _taken_up_again(session: Session, row: RollHost, drain_id: int | None) -> int | None:
     """The drain's number if it can go on; a cancelled one is followed by another."""
     drain = session.get(Drain, drain_id, with_for_update=True) if drain_id is not None else None
-    if drain is not None and drain.state is DrainState.INCOMPLETE:
+    if drain is None or drain.state is DrainState.CANCELLED:
+        return None
+    drain.submitted_with = row.roll.submitted_with
+    if drain.state is DrainState.INCOMPLETE:
         drains.go_on(session, drain)
-    return None if drain is None or drain.state is DrainState.CANCELLED else drain.id
+    return drain.id
 
 
 def cancel(roll_id: int) -> Roll:

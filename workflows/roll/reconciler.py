@@ -17,7 +17,7 @@ from models.database import NO_KEY_UPDATE
 from models.drain import Drain, DrainKind, DrainState, GuestState
 from models.host import Host, HostState
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
-from workflows import capacity
+from workflows import capacity, permissions
 from workflows.drain import commands as drains
 from workflows.drain.planner import DrainRequest, guests_of
 from workflows.roll import health, hooks
@@ -42,14 +42,17 @@ def advance(session: Session, roll: Roll, ours: Settings) -> list[int]:
     if roll.state is not RollState.RUNNING:
         return []
     asked: list[int] = []
+    if withdrawn := permissions.withdrawn_from_roll(session, roll):
+        _pause(session, roll, withdrawn)
+        return asked
     for row in roll.hosts:
         try:
             asked += _further(session, row, ours)
         except (Failed, PreconditionFailed) as failure:
-            _pause(session, roll, row, str(failure))
+            _pause_at(session, row, str(failure))
             return asked
     if fault := _begin_next(session, roll, ours):
-        _pause(session, roll, *fault)
+        _pause_at(session, *fault)
     elif all(row.state.ended for row in roll.hosts):
         roll.move(session, RollState.DONE)
     else:
@@ -57,10 +60,14 @@ def advance(session: Session, roll: Roll, ours: Settings) -> list[int]:
     return asked
 
 
-def _pause(session: Session, roll: Roll, row: RollHost, why: str) -> None:
-    row.error = why
-    roll.error = f"{row.host}: {why}"
+def _pause(session: Session, roll: Roll, why: str) -> None:
+    roll.error = why
     roll.move(session, RollState.PAUSED)
+
+
+def _pause_at(session: Session, row: RollHost, why: str) -> None:
+    row.error = why
+    _pause(session, row.roll, f"{row.host}: {why}")
 
 
 def _what_goes_on(roll: Roll) -> str | None:
@@ -91,7 +98,7 @@ def _draining(session: Session, row: RollHost, _: Settings) -> None:
     roll = row.roll
     if row.drain_id is None:
         wanted = DrainRequest(kind=DrainKind.DRAIN, host=row.host, where=roll.allowed_hosts, options=roll.options)
-        row.drain_id = drains.queue(session, wanted, by=f"roll {row.roll_id}").id
+        row.drain_id = _queued(session, roll, wanted)
     drain = session.get_one(Drain, row.drain_id)
     if not _is_done(drain):
         row.reason = _moves(drain)
@@ -136,12 +143,16 @@ def _returning(session: Session, row: RollHost, _: Settings) -> None:
         return
     if row.return_id is None:
         wanted = DrainRequest(kind=DrainKind.RETURN, host=row.host, options=row.roll.options)
-        row.return_id = drains.queue(session, wanted, by=f"roll {row.roll_id}").id
+        row.return_id = _queued(session, row.roll, wanted)
     drain = session.get_one(Drain, row.return_id)
     if _is_done(drain):
         row.move(RollHostState.DONE)
     else:
         row.reason = _moves(drain)
+
+
+def _queued(session: Session, roll: Roll, wanted: DrainRequest) -> int:
+    return drains.queue(session, wanted, by=f"roll {roll.id}", token=roll.submitted_with).id
 
 
 def _is_done(drain: Drain) -> bool:

@@ -1,11 +1,13 @@
 """Columns of the database that hold documents."""
 
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import JSON, Dialect
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from drover.errors import UnreadableDocument
 from models.contracts import Json, Versioned
 
 Kept = TypeVar("Kept", bound=Versioned)
@@ -17,15 +19,20 @@ class Typed(TypeDecorator[Kept], Generic[Kept]):
     Args:
         kind: what the column holds.
         empty: the column is NOT NULL, and `{}` means no document.
+        otherwise: makes what counts in the place of a document that cannot be read. For what a host tells that decides
+            nothing by itself: its row is read together with those of others, which would be unreadable with it.
     """
 
     impl = JSON
     cache_ok = True
 
-    def __init__(self, kind: type[Kept], *, empty: bool = False) -> None:
+    def __init__(
+        self, kind: type[Kept], *, empty: bool = False, otherwise: Callable[[], Kept | None] | None = None
+    ) -> None:
         super().__init__(none_as_null=True)
         self.kind = kind
         self.empty = empty
+        self.otherwise = otherwise
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """JSONB where the database has it."""
@@ -46,7 +53,14 @@ class Typed(TypeDecorator[Kept], Generic[Kept]):
         Raises:
             UnreadableDocument: a later version wrote it, or it does not match its type.
         """
-        return None if value is None or (self.empty and not value) else self.kind.read(value)
+        if value is None or (self.empty and not value):
+            return None
+        try:
+            return self.kind.read(value)
+        except UnreadableDocument:
+            if self.otherwise is None:
+                raise
+            return self.otherwise()
 
     def coerce_compared_value(self, op: Any, value: Any) -> Any:
         """What is compared with a part of the document is plain JSON."""

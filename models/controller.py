@@ -2,9 +2,10 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, text
+from sqlalchemy import CheckConstraint
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from models import notifications
 from models.base import Base
 
 WAKE_CHANNEL = "drover_wake"
@@ -23,5 +24,5 @@ class Controller(Base):
 
 
 def wake(session: Session) -> None:
-    """Have the controller look at once when this transaction is committed."""
-    session.execute(text(f"NOTIFY {WAKE_CHANNEL}"))
+    """Have the controller look at once, when this transaction has committed."""
+    notifications.add(session, WAKE_CHANNEL)

@@ -26,7 +26,7 @@ import models.storage
 import models.webhook  # noqa: F401 - tables refer to each other: with these all are known
 from drover import passwords, words
 from drover.settings import Settings, settings
-from models import decision_log
+from models import decision_log, notifications
 
 T = TypeVar("T")
 
@@ -171,6 +171,7 @@ def transaction() -> Iterator[Session]:
         with session.begin():
             yield session
         decision_log.write(session)
+        notifications.send(session)
 
 
 @contextmanager

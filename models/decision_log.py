@@ -6,10 +6,11 @@ found in one place, and nobody speaks there whom the database does not let write
 
 import logging
 
-from sqlalchemy import delete, event, insert, text
+from sqlalchemy import delete, event, insert
 from sqlalchemy.orm import Session, SessionTransaction
 
 from drover import logs
+from models import notifications
 from models.said import Said
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def add(session: Session, sentence: str, *, level: int = logging.INFO, **fields:
         return
     row = insert(Said).values(level=level, sentence=sentence, fields=told)
     session.connection().execute(row)  # past the session: nothing is flushed by it
-    session.connection().execute(text(f"NOTIFY {CHANNEL}"))
+    notifications.add(session, CHANNEL)
 
 
 @event.listens_for(Session, "after_soft_rollback")

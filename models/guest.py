@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from drover import words
 from models.activity import Activity
 from models.base import Base
-from models.columns import Typed
+from models.columns import Typed, nothing
 from models.launcher import Launcher
 
 
@@ -40,7 +40,7 @@ class Guest(Base):
     """Its QEMU as last seen, see `workers.process.processes.identity`: equal for two names of one process."""
     uuid: Mapped[str | None] = mapped_column(String(36))
     """Its machine's, where one is set; it goes with the guest to its next host."""
-    launcher: Mapped[Launcher | None] = mapped_column(Typed(Launcher))
+    launcher: Mapped[Launcher | None] = mapped_column(Typed(Launcher, otherwise=nothing))
     """Who launched it, as last looked at; None before that."""
     adopted_at: Mapped[datetime] = mapped_column(server_default=func.now())
     moved_at: Mapped[datetime | None]

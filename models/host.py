@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import BigInteger, ForeignKey, Identity, Index, Interval, String, Text, func, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from models import notifications
 from models.base import Base, Document, by_value
 from models.budget import BandwidthHours
-from models.columns import Typed
+from models.columns import Typed, nothing
 from models.contracts import Versioned
 from models.documents import HostFacts, SeenQemus
 
@@ -32,7 +33,7 @@ class Host(Base):
     incarnation: Mapped[str] = mapped_column(String(64))
     """Changes with each start of the worker; claims of an older incarnation are void."""
     heartbeat_at: Mapped[datetime]
-    facts: Mapped[HostFacts] = mapped_column(Typed(HostFacts))
+    facts: Mapped[HostFacts] = mapped_column(Typed(HostFacts, otherwise=HostFacts))
     state: Mapped[HostState] = mapped_column(
         by_value(HostState), default=HostState.ACTIVE, server_default=HostState.ACTIVE.value
     )
@@ -47,7 +48,7 @@ class Host(Base):
     """What its worker shows, see `workers.trust.host_key`. Base64."""
     trusted_key: Mapped[str | None] = mapped_column(String(64))
     """What counts, see `workflows.host_keys`."""
-    qemus: Mapped[SeenQemus | None] = mapped_column(Typed(SeenQemus))
+    qemus: Mapped[SeenQemus | None] = mapped_column(Typed(SeenQemus, otherwise=nothing))
     """Those that its worker saw running when it last looked; null: it has not yet. Likewise the next."""
     qemus_at: Mapped[datetime | None]
     bandwidth_hours: Mapped[BandwidthHours | None] = mapped_column(Typed(BandwidthHours))
@@ -93,5 +94,5 @@ class HostRequest(Base):
 def reply(session: Session, request_id: int, state: RequestState, told: Versioned) -> None:
     """Store the answer to a question, and notify the process that waits for it."""
     answered = {"state": state, "reply": told.json_object(), "answered_at": func.clock_timestamp()}
-    heard = func.pg_notify(ANSWERED_CHANNEL, str(request_id))
-    session.execute(update(HostRequest).where(HostRequest.id == request_id).values(answered).returning(heard))
+    session.execute(update(HostRequest).where(HostRequest.id == request_id).values(answered))
+    notifications.add(session, ANSWERED_CHANNEL, str(request_id))

@@ -98,21 +98,21 @@ class Job(Base):
     """None while no attempt is under way."""
     file_copy: Mapped[FileCopy | None] = mapped_column(Typed(FileCopy))
     """None where nothing had to be copied but disks and RAM."""
-    health: Mapped[Health | None] = mapped_column(Typed(Health))
+    health: Mapped[Health | None] = mapped_column(Typed(Health, otherwise=nothing))
     """Of its guest after the switchover; None before."""
-    proof: Mapped[Proof | None] = mapped_column(Typed(Proof))
+    proof: Mapped[Proof | None] = mapped_column(Typed(Proof, otherwise=nothing))
     """None before its images are compared, or where that was not asked for."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     cutover_begun_at: Mapped[datetime | None]
     """Set before the source may pause, cleared when it is certain that the source kept the guest."""
     committed_at: Mapped[datetime | None]
     """The destination may have been told to run: the point of no return."""
-    downtime: Mapped[Downtime | None] = mapped_column(Typed(Downtime))
+    downtime: Mapped[Downtime | None] = mapped_column(Typed(Downtime, otherwise=nothing))
     """Of the switchover that succeeded."""
-    ram: Mapped[RamProgress | None] = mapped_column(Typed(RamProgress))
+    ram: Mapped[RamProgress | None] = mapped_column(Typed(RamProgress, otherwise=nothing))
     estimate: Mapped[Estimate | None] = mapped_column(Typed(Estimate))
     """As it was submitted; None of a job of Drover 0.1, or one that was refused."""
-    pace: Mapped[Pace | None] = mapped_column(Typed(Pace))
+    pace: Mapped[Pace | None] = mapped_column(Typed(Pace, otherwise=nothing))
     """Of its disks; None before the copy."""
     kept_by_source: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     """The source owns the guest although it was handed over: the destination is dead, as proven or stated."""

@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import IntegrityError
 
 from drover.broker import envelope
 from drover.broker.app import CONTROL_QUEUE
+from drover.by_database import ByDatabase
 from drover.controller import notices
 from drover.errors import DroverError, UnreadableDocument
-from models import decision_log, preflight
+from models import decision_log, notifications, preflight
+from models.controller import WAKE_CHANNEL
 from models.database import transaction
 from models.documents import Hook, NbdServer, Notice
 from models.drain import Drain, DrainKind, DrainState
@@ -45,12 +48,13 @@ from workers.guest.run_marker import SET_CONTENT
 from workers.launcher import given_away
 from workers.preflight import derivation, inspection
 from workers.preflight.live_command_line import LiveCommandLine
-from workers.process.processes import having_open, process, spawn
+from workers.process.processes import MARK, having_open, process, spawn
 from workers.step import Context, JobDirectory
 from workers.steps import STEPS
 from workers.streams import supervisor
 from workers.trust import attestation, host_key, known_hosts, policy
 from workflows.migration import claims
+from workflows.permissions import operator
 from workflows.roll import hooks
 
 
@@ -353,6 +357,22 @@ def _rolled_back_beneath_it(stage: Stage) -> str:
     return said
 
 
+def _called_like_ours(stage: Stage) -> str:
+    """As any user of the host may call a program of theirs."""
+    job = stage.job()
+    assert stage.step(job, PREPARE) == "done"
+    folder = JobDirectory.of(job, stage.destination).path
+    roles = ("exporter", "incoming", "switch-of-mine")
+    called = [subprocess.Popen(["sleep", "600"], env={MARK: f"{folder}/{role}"}) for role in roles]
+    try:
+        said = stage.step(job, PREPARE, Direction.ROLLBACK)
+    finally:
+        for one in called:
+            one.kill()
+            one.wait()
+    return "they are nobody's" if said == "done" else said
+
+
 def _ran_there(stage: Stage) -> tuple[int, Path]:
     """A job by which the guest ran at the destination, and is to go on at its source say the rows; its image there."""
     job = stage.job(kept_by_source=True)
@@ -572,6 +592,32 @@ def _notification(_: Stage) -> str:
     return "; ".join(logged) or "nothing is logged"
 
 
+def _never_notified(stage: Stage) -> str:
+    """As when the queue is full: Postgres takes no notification."""
+    with transaction() as session:
+        notifications.add(session, WAKE_CHANNEL, "x" * 8000)
+        session.get_one(Host, "one").address = "127.0.0.9"
+    with transaction() as session:
+        return "the change is made" if session.get_one(Host, "one").address == "127.0.0.9" else "it is lost"
+
+
+def _never_alive(stage: Stage) -> str:
+    """A time with which nobody could reckon, for whoever asks for all hosts."""
+    try:
+        with transaction() as session:
+            session.execute(text("UPDATE host SET heartbeat_at = 'infinity' WHERE name = 'one'"))
+    except IntegrityError as error:
+        return str(error)
+    return "it is written"
+
+
+def _not_understood(stage: Stage) -> str:
+    newer = "UPDATE host SET facts = '{\"version\": 99}', qemus = '[]' WHERE name = 'one'"
+    with transaction() as session:
+        session.execute(text(newer))
+    return f"{len(ByDatabase(operator()).hosts(None))} hosts are read"
+
+
 def _pipe_for_an_image(stage: Stage) -> str:
     """As a guest's own user may put it there: opened like a file it would never be."""
     image = stage.root("one", "web", "more.raw")
@@ -786,6 +832,11 @@ FORGERIES: tuple[Forgery, ...] = (
         _rolled_back_beneath_it,
     ),
     Forgery(
+        "programs of any local user's that are called like those of a job (`DROVER_PROCESS`)",
+        "they are nobody's",
+        _called_like_ours,
+    ),
+    Forgery(
         "`step`, `job`: the source is to go on, while the guest runs at the destination",
         "web runs on two",
         _given_back_as_it_runs,
@@ -850,6 +901,9 @@ FORGERIES: tuple[Forgery, ...] = (
         "its eta is",
         lambda _: _message("drover.two", "drover.host.answer", headers={"eta": "2099-01-01T00:00:00+00:00"}),
     ),
+    Forgery("notifications of any role, until Postgres takes no more", "the change is made", _never_notified),
+    Forgery("`host`: a time that no process can hold (`infinity`)", "violates check constraint", _never_alive),
+    Forgery("`host`: documents that nobody understands", "2 hosts are read", _not_understood),
     Forgery("notification `drover_said`, by any role: with a sentence", "nothing is logged", _notification),
     Forgery("a pipe in the place of the guest's image, by the guest's own user", "is a pipe", _pipe_for_an_image),
 )

@@ -30,6 +30,7 @@ from workers.document_file import DocumentFile
 from workers.guest import run_marker
 from workers.images.manifest import Manifest
 from workers.images.records import ImageRecord
+from workers.process import processes
 from workers.process.processes import Process
 from workers.qemu import monitor
 from workers.storage.volumes import Volumes
@@ -284,7 +285,9 @@ class Context:
             LeaseLost: the lease ran out, or a later claim on this job was seen on this host.
         """
         self.claim.check()
-        fence(self.directory.path / "fence", self.claim.token)
+        if not (seen := self.directory.path / "fence").exists():
+            processes.prove_names(self.directory.path)
+        fence(seen, self.claim.token)
         if self._proven is not None and self.held is None:
             held_plan.begin(self.directory.path, self._proven, self.claim.side)
 

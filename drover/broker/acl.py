@@ -10,12 +10,14 @@ from drover.broker.app import CONTROL_QUEUE, UNROUTED_QUEUE, host_queue, unacked
 
 EVENTS = "&/0.celeryev/*"
 """Channels of Celery's events, which Flower shows."""
-LOGGED_IN = "-@all +@connection -@admin -@dangerous"
+LOGGED_IN = "-@all +@connection -@admin -@dangerous -client|tracking"
+"""What others write is not told to anybody."""
 TAKING = (
     "+multi +exec +discard +watch +unwatch +brpop +rpop +rpush +lpush +llen +zadd +zrem +zrange +zrangebyscore "
-    "+hset +hget +hdel +set +get +del +evalsha +script|load"
+    "+hset +hget +hdel +set +get +del"
 )
-"""What kombu does to a queue whose messages it takes, and to its own record of those that it has taken."""
+"""What kombu does to a queue whose messages it takes, and to its own record of those that it has taken. No script: one
+that does not end stops Redis for everybody."""
 SENDING = "-@all +lpush +llen"
 """To a queue that others take messages from; kombu asks how long it is before it sends the first one."""
 BOUND = "(%W~_kombu.binding* -@all +sadd)"
@@ -81,7 +83,7 @@ def _flower(name: str, hosts: Sequence[str]) -> str:
     queues = " ".join(f"%R~{queue}" for queue in (CONTROL_QUEUE, UNROUTED_QUEUE, *map(host_queue, hosts)))
     own = " ".join(f"~{key}" for key in ("celeryev*", "*.reply.celery.pidbox", "_kombu.binding*", *unacked(name)))
     heard = "+subscribe +psubscribe +unsubscribe +punsubscribe"
-    bound = "+sadd +srem +smembers +exists +time +script|exists"
+    bound = "+sadd +srem +smembers +exists +time"
     return f"{queues} {own} {EVENTS} {LOGGED_IN} {TAKING} {heard} {bound} (&/0.celery.pidbox -@all +publish)"
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from kombu.transport import redis as transport
 from redis import CredentialProvider, Redis
 from redis.exceptions import ConnectionError as Unreachable
-from redis.exceptions import ResponseError
+from redis.exceptions import LockNotOwnedError, ResponseError
+from redis.lock import Lock
 
 from drover import passwords
 from drover.broker import envelope
@@ -26,8 +27,33 @@ AWAY = (*transport.Transport.connection_errors, ResponseError)
 again, to the present master."""
 
 
+class Unscripted(Lock):
+    """A lock that is given back without a script, which no user may run."""
+
+    def register_scripts(self) -> None:
+        """None."""
+
+    def do_release(self, expected_token: str) -> None:
+        """Delete the key if it is still ours.
+
+        Raises:
+            LockNotOwnedError: its time was over, and somebody else may have it.
+        """
+        with self.redis.pipeline() as pipe:
+            pipe.watch(self.name)
+            if pipe.get(self.name) != expected_token:
+                raise LockNotOwnedError("the lock is not ours any more")
+            pipe.multi()
+            pipe.delete(self.name)
+            pipe.execute()
+
+
 class Client(Redis):
     """Returns only messages that Celery can read."""
+
+    def lock(self, *arguments: Any, **named: Any) -> Any:
+        """As kombu takes it while it looks for messages that nobody acknowledged."""
+        return super().lock(*arguments, **named | {"lock_class": Unscripted})
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
         """A message that was popped and is not passed on is gone: it is not delivered again."""

@@ -1,6 +1,7 @@
 """Who asks, and what they may do."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -42,7 +43,9 @@ async def by_token(request: Request) -> Person | None:
     if token is None:
         not_too_often(request.client.host if request.client else "", GUESSES)
         raise Denied(401, "the token is not valid: `drover token list` says which are", ASKED)
-    return Person.of(token, "API")
+    person = Person.of(token, "API")
+    request.state.person = person
+    return person
 
 
 def known(person: Annotated[Person | None, Depends(by_token)]) -> Person:
@@ -132,7 +135,31 @@ def not_too_often(who: str, rate: RateLimitItem = ACTIONS) -> None:
         raise Denied(429, "too often: wait a minute", {"Retry-After": "60"})
 
 
+MOST_STREAMS = 100
+"""Of events, that one person, or one address of nobody who is known, may follow at a time: a connection each, and the
+console takes no more than `serving.MOST_CONNECTIONS` from all."""
+_followed: Counter[str] = Counter()
+
+
+async def following(request: Request) -> AsyncIterator[None]:
+    """A dependency: somebody follows one more stream of events, until they hang up.
+
+    Raises:
+        Denied: that would be too many.
+    """
+    person: Person | None = getattr(request.state, "person", None)
+    who = person.name if person is not None else request.client.host if request.client else ""
+    if _followed[who] >= MOST_STREAMS:
+        raise Denied(429, f"{MOST_STREAMS} streams of events are open already: close some", {"Retry-After": "60"})
+    _followed[who] += 1
+    try:
+        yield
+    finally:
+        _followed[who] -= 1
+
+
 Known = Depends(by_token)
+Follows = Depends(following)
 Described = Security(BEARER)
 """For OpenAPI: a token is needed."""
 Judged = Annotated[Person, Depends(known)]

@@ -15,7 +15,7 @@ from pydantic import StringConstraints
 
 from drover.by_database import ByDatabase
 from drover.console import live, report
-from drover.console.access import Known
+from drover.console.access import Follows, Known
 from drover.console.failures import ALWAYS, PREFIX, Failure
 from drover.console.parameters import Number
 from drover.operations import Reported, Wanted
@@ -121,7 +121,9 @@ def _known(number: Number) -> int:
     return number
 
 
-@router.get("/jobs/{number}/progress", response_class=EventSourceResponse, include_in_schema=False)
+@router.get(
+    "/jobs/{number}/progress", response_class=EventSourceResponse, include_in_schema=False, dependencies=[Follows]
+)
 async def progress(number: Annotated[int, Depends(_known)]) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events: `job` with the document of `/jobs/{number}` at once and after each change, until it ends."""
     async for told in live.job(number):

@@ -238,8 +238,8 @@ def history_as_csv(wanted: Wanted) -> Response:
     return Response(text.getvalue(), media_type="text/csv", headers=named)
 
 
-@router.get("/live/{kind}", response_class=EventSourceResponse)
-@router.get("/live/{kind}/{number}", response_class=EventSourceResponse)
+@router.get("/live/{kind}", response_class=EventSourceResponse, dependencies=[access.Follows])
+@router.get("/live/{kind}/{number}", response_class=EventSourceResponse, dependencies=[access.Follows])
 async def tell_changes(kind: live.Page, number: str = "") -> AsyncIterator[ServerSentEvent]:
     """Server-sent events for as long as the browser listens."""
     async for change in live.changes(kind, number):

@@ -47,6 +47,8 @@ from workflows.roll import reconciler as roll_reconciler
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+LEAST_S = 0.05
+"""Between two looks, however often it is woken: any role of the database may do that."""
 CHECK_S = 5.0
 """How often the controller that leads checks that it can publish."""
 FAILING_S = 3.0
@@ -148,6 +150,7 @@ def _act(ours: Settings, wait: Callable[[float], list[str]]) -> None:
                 raise
             _log(error, "a look of the controller failed")
             check_at = 0.0  # with the next look
+        STOPPING.wait(LEAST_S)
         wait(TICK_S)
 
 

@@ -64,7 +64,11 @@ def _say(client: "redis.Redis", command: str) -> Any:
     return client.execute_command(*command.split())  # type: ignore[no-untyped-call]
 
 
-EVERYBODY = ("FLUSHALL", "KEYS *", "CONFIG GET *", "CLIENT LIST", "ACL LIST", "SHUTDOWN")
+EVERYBODY = (
+    *("FLUSHALL", "KEYS *", "CONFIG GET *", "CLIENT LIST", "ACL LIST", "SHUTDOWN"),
+    *("EVAL return(1) 0", "EVALSHA x 0", "SCRIPT LOAD return(1)", "SCRIPT KILL", "FUNCTION LIST", "FCALL x 0"),
+    *("CLIENT PAUSE 100000", "CLIENT KILL TYPE normal", "CLIENT TRACKING on", "MONITOR"),
+)
 A_HOST = (
     *("LRANGE drover.hv2 0 -1", "BRPOP drover.hv2 1", "DEL drover.hv2", "SET drover.hv2 x", "RPOP drover.hv2"),
     *("LPUSH drover.control x", "LPUSH drover.unrouted x", "DEL unacked.hv2", "HGET unacked.hv2 x"),
@@ -134,6 +138,18 @@ def test_messages_go_from_whoever_may_send_them_to_whom_they_are_for(
         assert _taken(app, queue) == "drover.example"
     with server.login("acl") as client:
         assert _say(client, "ACL LOG") == []
+
+
+@pytest.mark.parametrize("user", ["hv1", "control"])
+def test_what_nobody_acknowledged_is_looked_for_without_a_script(
+    server: Server, monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    with application(monkeypatch, server, user) as app, app.connection_for_read() as connection:
+        channel: Any = connection.default_channel
+        channel.qos.restore_visible()
+    with server.login(user) as client, server.login("acl") as admin:
+        assert client.get(f"unacked_mutex.{user}") is None, "it was taken, and given back"
+        assert _say(admin, "ACL LOG") == []
 
 
 def test_a_host_that_takes_anothers_message_gets_none(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import httpx
 import pytest
 from sqlalchemy import func, select, update
 
+from drover.console import access as console_access
 from drover.console.access import LIMITER
 from models.access import Action, ApiToken, Bounds, Scope
 from models.database import transaction
@@ -22,6 +24,7 @@ from models.job import Event, Job, JobState
 from models.roll import Roll, RollState
 from tests import consoles, factories
 from tests.cli.support import document, drover
+from tests.helpers import until
 from workflows import access
 from workflows.drain import plans
 
@@ -249,6 +252,22 @@ def test_progress_is_told_until_the_job_ends(api: httpx.Client) -> None:
                         session.execute(update(Job).values(state=JobState.DONE, finished_at=func.now()))
     assert [event["state"] for event in events] == ["running", "done"]
     assert refused(api.get("/jobs/999999/progress"), 404)
+
+
+def test_who_follows_events_leaves_connections_to_others(api: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = held()
+    monkeypatch.setattr(console_access, "MOST_STREAMS", 2)
+    ada, eve = token(Scope.READ), token(Scope.READ, user="eve")
+
+    def follows(who: dict[str, str]) -> int:
+        with api.stream("GET", f"/jobs/{number}/progress", headers=who) as stream:
+            return stream.status_code
+
+    with ExitStack() as open_still:
+        for _ in range(2):
+            open_still.enter_context(api.stream("GET", f"/jobs/{number}/progress", headers=eve))
+        assert (follows(eve), follows(ada)) == (429, 200)
+    until("those that have ended do not count", lambda: follows(eve) == 200)
 
 
 def test_who_guesses_tokens_is_slowed_down(api: httpx.Client) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy import func, select, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 import migrations
 from drover import logs
@@ -148,6 +148,26 @@ def test_a_host_neither_sees_nor_changes_the_moves_of_others(moving: int) -> Non
         about_it = (f"{what} WHERE job_id = {other}" for what in ("UPDATE step SET attempts = 9", "SELECT FROM disk"))
         assert all(map(_denied, (f"UPDATE job SET state = 'done' WHERE id = {other}", *about_it)))
         assert _denied(f"INSERT INTO event (job_id, by, action, sentence) VALUES ({other}, 'one', 'x', 'x')")
+
+
+def test_a_host_writes_no_time_that_no_process_can_hold(moving: int) -> None:
+    may = text(
+        "SELECT table_name, column_name FROM information_schema.column_privileges"
+        " JOIN information_schema.columns USING (table_schema, table_name, column_name)"
+        " WHERE grantee = 'drover_host' AND privilege_type IN ('UPDATE', 'INSERT')"
+        " AND data_type = 'timestamp with time zone' AND table_schema = 'public'"
+    )
+    checked = text(
+        "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint WHERE conname ~ '_times$'"
+    )
+    with transaction() as session:
+        held = {str(row[0]): str(row[1]) for row in session.execute(checked)}
+        columns = session.execute(may).all()
+    assert columns
+    assert [(table, column) for table, column in columns if f"({column} >= " not in held.get(table, "")] == []
+    for never in ("infinity", "-infinity", "10000-01-01", "0044-03-15 BC"):
+        with _as("one"), pytest.raises(IntegrityError, match="ck_host_times"), transaction() as session:
+            session.execute(text(f"UPDATE host SET heartbeat_at = '{never}'"))
 
 
 def test_a_host_cannot_keep_controllers_from_leading(moving: int) -> None:

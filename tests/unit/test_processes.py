@@ -33,6 +33,21 @@ def test_a_process_is_found_again_by_its_mark_and_not_after_its_death(tmp_path: 
     assert processes.find(f"{tmp_path}/mark") == []
 
 
+def test_a_process_that_anybody_calls_like_one_of_a_job_is_none_of_its(tmp_path: Path) -> None:
+    processes.prove_names(tmp_path)
+    started = _spawn(tmp_path, "sleep", "1000")
+    called = ("mark", "switch-x", "switch-1/x/y", "x/../mark", "switch-" + "x" * 300, "x/" * 60_000, "mark\tguessed")
+    forged = [subprocess.Popen(["sleep", "1000"], env={processes.MARK: f"{tmp_path}/{name}"}) for name in called]
+    try:
+        assert processes.marked(tmp_path) == [("mark", started)]
+        assert processes.find(f"{tmp_path}/mark") == [started]
+    finally:
+        started.kill()
+        for one in forged:
+            one.kill()
+            one.wait()
+
+
 def test_a_process_is_found_also_while_it_becomes_another_program(tmp_path: Path) -> None:
     restless = tmp_path / "restless"  # as a wrapper script does once, all the time
     restless.write_text('#!/bin/sh\nexec "$0"\n')

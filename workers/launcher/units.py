@@ -24,7 +24,7 @@ from workers.launcher.found import OURS
 from workers.preflight import checks
 from workers.process import execution, processes, tpm
 from workers.process.environment import handed_on
-from workers.process.processes import MARK, Process
+from workers.process.processes import Process
 from workers.qemu.options import command_words, parse_command_line
 from workers.step import Context
 from workers.trust import policy
@@ -77,7 +77,7 @@ def start_incoming(ctx: Context, output: Path) -> Process:
         return processes.spawn(mark, _launched(ctx, argv), output)
     unit = of(ctx.job.guest)
     files.private_folder(output.parent)
-    write_durably(incoming, json.dumps(_launch(ctx, argv, output, {MARK: mark}).json_object()))
+    write_durably(incoming, json.dumps(_launch(ctx, argv, output, processes.named(mark)).json_object()))
     systemd.drop_in(unit, inhibitor.DROP_IN).unlink(missing_ok=True)  # it has left this host before, and comes back
     systemd.add(systemd.drop_in(unit, SETTINGS), _settings(ctx.source.launcher, restart="no"))
     systemd.ask("reset-failed", "--", unit)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import select
 import signal
 import stat
@@ -28,6 +29,11 @@ from workers.process.machine import boot
 logger = logging.getLogger(__name__)
 
 MARK = "DROVER_PROCESS"
+PROOF = "names"
+"""The file of a folder that has what follows the names of processes below it: any user can give a process a name, but
+cannot guess that."""
+LONGEST = 4096
+"""Characters of a name: as of a path."""
 NO_PROGRAM = 0x00200000 | 0x4
 """PF_KTHREAD and PF_EXITING in the flags of proc_pid_stat(5)."""
 EXEC_S, SETTING_UP_S = 1.0, 0.05
@@ -197,7 +203,7 @@ def spawn(
             stderr=output,
             start_new_session=True,
             pass_fds=pass_fds,
-            env={**handed_on(), **(environment or {}), MARK: mark},
+            env={**handed_on(), **(environment or {}), **named(mark)},
         )
     started = _start_time(child.pid)
     process = Process(child.pid, started if started is not None else -1)
@@ -205,6 +211,11 @@ def spawn(
     logger.info("started %s", Path(mark).name, extra={"pid": child.pid})
     threading.Thread(target=logs.carrying(_reap), args=(child, mark), name=f"reap {child.pid}", daemon=True).start()
     return process
+
+
+def named(mark: str) -> dict[str, str]:
+    """The environment by which a process has this name."""
+    return {MARK: f"{mark}{_proof(mark)}"}
 
 
 def _reap(child: "subprocess.Popen[bytes]", mark: str) -> None:
@@ -253,8 +264,25 @@ def _named(start: str) -> list[tuple[str, Process]]:
     for pid in pids():
         _, is_there, rest = (b"\0" + _environment(pid)).partition(b"\0" + wanted)
         if is_there and (alive := process(pid)) is not None:
-            found.append((start + rest.partition(b"\0")[0].decode(errors="replace"), alive))
+            name, tab, secret = (start + rest.partition(b"\0")[0].decode(errors="replace")).partition("\t")
+            if len(name) <= LONGEST and _proof(name) in {"", tab + secret}:
+                found.append((name, alive))
     return found
+
+
+def _proof(mark: str) -> str:
+    """Empty where there is none: outside of jobs, for a job that an earlier version began here, or after its end."""
+    there = next(folder for folder in Path(mark).parents if os.path.isdir(folder))  # noqa: PTH112 # whatever it is called
+    with contextlib.suppress(OSError):
+        return (there / PROOF).read_text()
+    return ""
+
+
+def prove_names(folder: Path) -> None:
+    """Have the processes that are started below this folder from now on told from those that others call so."""
+    with contextlib.suppress(FileExistsError):
+        os.write(file := files.private(folder / PROOF, os.O_WRONLY | os.O_EXCL), f"\t{secrets.token_hex(16)}".encode())
+        os.close(file)
 
 
 def _environment(pid: int) -> bytes:
@@ -301,7 +329,7 @@ def parent(child: Process) -> Process | None:
 def mark_of(process: Process) -> str | None:
     """The name under which it, or a process above it, was started by `spawn`."""
     _, is_there, rest = (b"\0" + _environment(process.pid)).partition(f"\0{MARK}=".encode())
-    return rest.partition(b"\0")[0].decode(errors="replace") if is_there else None
+    return rest.partition(b"\0")[0].partition(b"\t")[0].decode(errors="replace") if is_there else None
 
 
 def everybody() -> list[Process]:

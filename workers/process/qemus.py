@@ -16,7 +16,7 @@ from workers.qemu.options import parse_command_line
 
 PROGRAM = re.compile(r"qemu-(system-.+|kvm)|kvm")
 LAB = "DROVER_LAB_DIR"
-_JOB = re.compile(r"/jobs/(\d+)/incoming$")
+_JOB = re.compile(r"/jobs/([0-9]{1,18})/incoming$")
 TRIALS = "trials"
 """Where dry runs try what a guest's next QEMU would be."""
 _TRIAL = re.compile(rf"/{TRIALS}/[^/]+/trial$")
@@ -83,10 +83,8 @@ def _launch_of(process: Process) -> tuple[tuple[str, ...], str]:
     argv = folder.joinpath("cmdline").read_bytes().split(b"\0")[:-1]
     if not argv:
         raise ProcessLookupError(process.pid)
-    environment = folder.joinpath("environ").read_bytes().split(b"\0")
-    marks = (word.partition(b"=")[2] for word in environment if word.startswith(f"{processes.MARK}=".encode()))
     # what is no UTF-8 is shown as it is in checks: neither JSON nor Postgres takes what `os.fsdecode` makes of it
-    return tuple(word.decode(errors="backslashreplace") for word in argv), os.fsdecode(next(marks, b""))
+    return tuple(word.decode(errors="backslashreplace") for word in argv), processes.mark_of(process) or ""
 
 
 def _is_of(qemu: Qemu, ours: Settings) -> bool:

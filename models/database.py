@@ -126,7 +126,8 @@ def _pool(ours: Settings) -> Engine:
             "keepalives_interval": 2,
             "keepalives_count": 3,
             "tcp_user_timeout": 10_000,
-            "options": f"-c idle_in_transaction_session_timeout={LONGEST_SILENCE_MS} -c lock_timeout={LONGEST_WAIT_MS}",
+            "options": f"-c idle_in_transaction_session_timeout={LONGEST_SILENCE_MS} -c lock_timeout={LONGEST_WAIT_MS} "
+            "-c timezone=UTC",  # Python counts between moments of one zone by the wall: wrong as its clocks change
             "client_encoding": "utf8",  # a database made in the C locale would return text as bytes
             "application_name": f"drover {ours.host or 'control'}",
         },

@@ -1,6 +1,7 @@
 """When things may happen: a first moment, a nightly window, a repetition. Pure; the clock is an argument.
 
-Times are read in a named time zone, so that 22:00 stays 22:00 when the clocks change.
+Times are read in a named time zone, so that 22:00 stays 22:00 when the clocks change. A time that they skip is the
+moment at which they do, and one that comes twice is the first.
 """
 
 import re
@@ -57,7 +58,12 @@ class Window:
         today = moment.astimezone(self.zone).date()
         days = (today + timedelta(days=number) for number in (-1, 0, 1, 2))
         found = ((self._utc(day, self.start), self._utc(self._last_day(day), self.end)) for day in days)
-        return next((opens, closes) for opens, closes in found if closes > moment)
+        return next((opens, closes) for opens, closes in found if closes > max(moment, opens))
+
+    @property
+    def lasts_s(self) -> float:
+        """In a night in which the clocks do not change, in seconds."""
+        return 60.0 * len(self.minutes)
 
     @property
     def minutes(self) -> set[int]:
@@ -69,7 +75,11 @@ class Window:
         return day + timedelta(days=1) if self.end < self.start else day
 
     def _utc(self, day: date, clock: time) -> datetime:
-        return datetime.combine(day, clock, tzinfo=self.zone).astimezone(UTC)
+        shown = datetime.combine(day, clock)
+        at = min(shown.replace(tzinfo=self.zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+        while at.astimezone(self.zone).replace(tzinfo=None) < shown:
+            at += timedelta(minutes=1)  # the clocks skip it in this night
+        return at
 
 
 def window(text: str, timezone: str) -> documents.Window:
@@ -106,10 +116,9 @@ def obstacle(
         return None
     allowed = Window.of(window)
     opens, closes = allowed.at_or_after(now)
-    length = (closes - opens).total_seconds()
-    if takes_s > length:
+    if takes_s > max(allowed.lasts_s, (closes - opens).total_seconds()):
         return Wait(
-            why=f"it takes about {words.about(takes_s)} and its window {allowed} lasts {words.about(length)}: "
+            why=f"it takes about {words.about(takes_s)} and its window {allowed} lasts {words.about(allowed.lasts_s)}: "
             "use a longer window, or have the disks copied ahead with --seed-now",
             for_good=True,
             remedy=AT_ANY_TIME,

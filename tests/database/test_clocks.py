@@ -3,15 +3,15 @@
 import os
 import subprocess
 import sys
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import DateTime, text
 
 from drover.settings import settings
-from models.base import Base
-from models.database import transaction
+from models.base import Base, now
+from models.database import engine, transaction
 from models.job import Direction, JobState
 from tests.factories import guest, host, job, load
 from workflows.migration import claims
@@ -89,6 +89,23 @@ def moments() -> dict[str, datetime]:
         for told in session.scalars(text("SELECT max(body ->> 'at') FROM delivery")):
             found["delivery.body"] = datetime.fromisoformat(told)
     return found
+
+
+def test_what_is_counted_from_a_moment_is_right_as_the_clocks_of_the_server_change() -> None:
+    with transaction() as session:
+        session.execute(text("ALTER DATABASE drover SET timezone = 'Europe/Berlin'"))
+    engine().dispose()
+    try:
+        with transaction() as session:
+            assert now(session).utcoffset() == timedelta(0)
+            told = text("SELECT timestamptz '2026-10-25 00:59:50Z', timestamptz '2026-10-25 01:00:20Z'")
+            before, after = session.execute(told).one()
+    finally:
+        with transaction() as session:
+            session.execute(text("ALTER DATABASE drover RESET timezone"))
+    assert after - before == timedelta(seconds=30)
+    assert before + timedelta(seconds=30) == after
+    assert after.astimezone(UTC) == datetime(2026, 10, 25, 1, 0, 20, tzinfo=UTC)
 
 
 def test_a_step_that_is_taken_over_keeps_the_time_of_its_first_beginning() -> None:

@@ -34,6 +34,23 @@ def test_a_window_over_midnight_keeps_to_the_clock_on_the_wall(now: str, opens: 
 
 
 @pytest.mark.parametrize(
+    ("hours", "now", "opens", "closes"),
+    [
+        ("02:30-03:15", "2026-03-28T12:00", "2026-03-29T01:00", "2026-03-29T01:15"),
+        ("01:30-02:30", "2026-03-28T12:00", "2026-03-29T00:30", "2026-03-29T01:00"),
+        ("02:15-02:45", "2026-03-28T12:00", "2026-03-30T00:15", "2026-03-30T00:45"),
+        ("02:30-03:15", "2026-10-24T12:00", "2026-10-25T00:30", "2026-10-25T02:15"),
+        ("02:15-02:45", "2026-10-24T12:00", "2026-10-25T00:15", "2026-10-25T00:45"),
+        ("02:15-02:45", "2026-10-25T01:20", "2026-10-26T01:15", "2026-10-26T01:45"),
+    ],
+)
+def test_a_window_in_the_hour_that_is_missing_or_comes_twice_never_opens_outside_its_times(
+    hours: str, now: str, opens: str, closes: str
+) -> None:
+    assert Window.parse(hours, BERLIN).at_or_after(utc(now)) == (utc(opens), utc(closes))
+
+
+@pytest.mark.parametrize(
     ("now", "takes_s", "why", "for_good"),
     [
         ("2026-11-23T22:00", 3600, None, False),
@@ -58,6 +75,16 @@ def test_nothing_begins_that_cannot_end_in_its_window(
         assert why in found.why
         assert found.of("job", 13) == f"{found.why}; `drover job set 13 --window ''` lets it cross at any time"
         assert found.for_good is for_good
+
+
+@pytest.mark.parametrize("hours", ["02:15-02:45", "22:00-03:00"])
+def test_what_is_too_long_for_the_night_in_which_an_hour_is_missing_waits_for_the_next_one(hours: str) -> None:
+    window = schedule.window(hours, BERLIN)
+    takes_s = Window.of(window).lasts_s - 60
+    found = schedule.obstacle(utc("2026-03-28T23:00"), takes_s, window=window)
+    assert found is not None
+    assert not found.for_good, found.why
+    assert schedule.obstacle(Window.of(window).at_or_after(utc("2026-03-29T12:00"))[0], takes_s, window=window) is None
 
 
 def test_nothing_begins_before_its_time() -> None:

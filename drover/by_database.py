@@ -250,6 +250,10 @@ class ByDatabase:
             {"pause": rolls.pause, "cancel": rolls.cancel}[action](number)
         return documents.roll(number)
 
+    def change_roll(self, number: int, max_unavailable: int) -> Document:
+        rolls.change(number, max_unavailable, by=self.by)
+        return documents.roll(number)
+
     def images(self, which: Which, selector: str | None) -> Document:
         return documents.images(kept_images.listed(which, Selector.read(selector)))
 

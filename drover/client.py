@@ -203,6 +203,9 @@ class ByApi:
     def on_roll(self, number: int, action: RollAction) -> Document:
         return self._post(f"/rolls/{number}/{action}")
 
+    def change_roll(self, number: int, max_unavailable: int) -> Document:
+        return self._post(f"/rolls/{number}/set", {"max_unavailable": max_unavailable})
+
     def images(self, which: Which, selector: str | None) -> Document:
         return self._get("/images", **_which(which), selector=selector)
 

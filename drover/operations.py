@@ -176,6 +176,9 @@ class Operations(Protocol):
     def on_roll(self, number: int, action: RollAction) -> Document:
         """Pause, resume or cancel a roll."""
 
+    def change_roll(self, number: int, max_unavailable: int) -> Document:
+        """Change how many of its hosts may be out at a time."""
+
     def images(self, which: Which, selector: str | None) -> Document:
         """Images that guests left behind."""
 

@@ -28,6 +28,9 @@ Hosts = Annotated[
         show_default=False,
     ),
 ]
+MaxUnavailable = Annotated[
+    int, typer.Option(metavar="N", min=1, help="So many of these hosts may be out at a time, whatever the cause.")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +56,7 @@ class Wanted:
             show_default=False,
         ),
     ] = None
-    max_unavailable: Annotated[
-        int, typer.Option(metavar="N", min=1, help="So many of these hosts may be out at a time, whatever the cause.")
-    ] = 1
+    max_unavailable: MaxUnavailable = 1
     hook_timeout: Annotated[
         Any, typer.Option(metavar="TIME", parser=duration, help="The hook is ended after this time.")
     ] = "1h"
@@ -151,6 +152,15 @@ def resume(roll_id: RollId, as_json: AsJson = False) -> None:
     from drover.cli.backend import operations
 
     roll_view.report(operations().on_roll(roll_id, "resume"), as_json=as_json)
+
+
+@app.command("set", epilog=examples("drover roll set 3 --max-unavailable 2"))
+def change(roll_id: RollId, max_unavailable: MaxUnavailable, as_json: AsJson = False) -> None:
+    """Change how many of its hosts may be out at a time. Those that are out already go on."""
+    from drover.cli import roll_view
+    from drover.cli.backend import operations
+
+    roll_view.report(operations().change_roll(roll_id, max_unavailable), as_json=as_json)
 
 
 @app.command(epilog=examples("drover roll cancel 3", "drover roll cancel 3 --wait"))

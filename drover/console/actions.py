@@ -70,6 +70,14 @@ class Change(Part):
         )
 
 
+class RollChange(Part):
+    """What `drover roll set` changes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_unavailable: int = Field(ge=1, lt=1 << 31)
+
+
 class Pause(Part):
     """For how long a guest may stand still, as for `drover job complete-now --pause`."""
 
@@ -286,6 +294,12 @@ def roll(asked: RollSubmission, person: Operator) -> Document:
 def try_roll(asked: RollSubmission, person: Operator) -> Document:
     """As `drover roll --dry-run`: all hosts are asked, and nothing is changed."""
     return asked_by(person).try_roll(asked)
+
+
+@router.post("/rolls/{number}/set")
+def change_roll(number: Number, wanted: RollChange, person: Operator) -> Document:
+    """As `drover roll set`."""
+    return asked_by(person).change_roll(number, wanted.max_unavailable)
 
 
 @router.post("/rolls/{number}/{action}")

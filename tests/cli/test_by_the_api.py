@@ -76,6 +76,7 @@ REFUSED = (
     "guest set web --never-drain licence",
     "roll show 999999",
     "roll pause 999999",
+    "roll set 999999 --max-unavailable 2",
     "roll --host nowhere --hook upgrade",
     "plan show 999999",
     "plan approve 999999",
@@ -175,6 +176,7 @@ def test_what_is_changed_by_the_api_is_changed_and_its_events_name_the_user(api:
         "plan approve PLAN",
         "host trust hv2",
         "guest forget cache",
+        "roll set ROLL --max-unavailable 2",
         "roll cancel ROLL",
     ):
         done = api.by_http(command)
@@ -192,7 +194,8 @@ def test_what_is_changed_by_the_api_is_changed_and_its_events_name_the_user(api:
         assert host.bandwidth_hours is not None
         assert (guest.priority, guest.labels, guest.never_drain) == (7, {"tier": "web"}, "licence")
     assert [one["by"] for one in document("plan", "show", api.numbers["PLAN"])["approvals"]] == ["ada"]
-    assert document("roll", "show", api.numbers["ROLL"])["state"] == "cancelling"
+    roll = document("roll", "show", api.numbers["ROLL"])
+    assert (roll["state"], roll["max_unavailable"]) == ("cancelling", 2)
     assert api.by_http("host set hv1 --bandwidth 0 --retention 0").exit_code == 0
     assert api.by_http("host set hv1", "--retention", "").exit_code == 0
     with transaction() as session:

@@ -63,7 +63,7 @@ def test_the_list_of_commands_is_the_documented_one() -> None:
     )
     expected += " drain/report drain/overrule"
     expected += " plan/drain plan/return plan/show plan/list plan/submit plan/approve plan/withdraw plan/apply"
-    expected += " roll/submit roll/list roll/show roll/watch roll/pause roll/resume roll/cancel"
+    expected += " roll/submit roll/list roll/show roll/watch roll/pause roll/resume roll/set roll/cancel"
     expected += " return reconcile gc"
     assert {"/".join(words) for words in every_command()} == set(expected.split())
     told = (Path(__file__).parents[2] / "docs/reference/cli.md").read_text()

@@ -179,6 +179,24 @@ def test_a_host_is_drained_then_the_hook_runs_then_its_guests_come_home_and_the_
     assert shown(number).wait_reason is not None
 
 
+def test_a_host_that_waits_for_others_begins_once_more_may_be_out(node: Settings) -> None:
+    number = submit()
+    advance(number, node)
+    advance(number, node)
+    assert row_of(number, "two").reason == (
+        "it waits for one: no more than 1 host may be out at a time; "
+        f"`drover roll set {number} --max-unavailable 2` lets another be out"
+    )
+    commands.change(number, 2)
+    advance(number, node)
+    assert states(number) == {"one": "draining", "two": "draining", "three": "waiting"}
+    commands.cancel(number)
+    for _ in range(3):
+        advance(number, node)
+    with pytest.raises(PreconditionFailed, match="has ended"):
+        commands.change(number, 3)
+
+
 def test_each_step_of_a_roll_is_told_by_a_webhook_and_a_failure_with_its_reason(node: Settings) -> None:
     factories.receiver()
     number = submit("one", webhook="http://127.0.0.1:9/rolls")

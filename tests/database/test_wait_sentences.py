@@ -12,12 +12,13 @@ from sqlalchemy import func, update
 from drover.console import live
 from drover.controller import loop
 from drover.settings import settings
-from drover.views import documents, drain_documents, drain_queries, drain_sentences, queries, sentences
+from drover.views import documents, drain_documents, drain_queries, drain_sentences, queries, rolls, sentences
 from models.database import transaction
-from models.documents import MigrationOptions, Pace, RamProgress, Window
+from models.documents import Hook, MigrationOptions, Pace, RamProgress, Window
 from models.drain import Drain, DrainKind
-from models.host import Host
+from models.host import Host, HostState
 from models.job import Job, JobState, StepState
+from models.roll import Roll, RollHost
 from models.transitions import JobEvent
 from tests import consoles, factories
 from tests.factories import MB, happens
@@ -26,6 +27,8 @@ from workflows import outages
 from workflows.drain import commands, reconciler
 from workflows.drain.planner import DrainRequest
 from workflows.migration import admission
+from workflows.roll import commands as roll_commands
+from workflows.roll import reconciler as roll_reconciler
 from workflows.submit_options import SubmitOptions
 
 GUESTS = ("db", "mail", "web")
@@ -212,6 +215,32 @@ def test_a_drain_says_in_every_view_what_it_and_its_guests_wait_for(
     web = next(one for one in shown["guests"] if one["guest"] == "web")
     assert re.search(guest_says, web["reason"])
     assert re.search(guest_says, page(console, f"/drains/{number}"))
+
+
+def test_a_roll_says_in_every_view_what_a_host_waits_for(console: httpx.Client) -> None:
+    with transaction() as session:
+        session.get_one(Host, "one").state = HostState.CORDONED
+        roll = Roll(max_unavailable=1, hook=Hook(argv=("upgrade",)), back_within=timedelta(minutes=30))
+        roll.hosts = [RollHost(host="two", position=1), RollHost(host="one", position=2)]
+        session.add(roll)
+        session.flush()
+        roll_reconciler.advance(session, roll, settings())
+    says = rf"two: it waits for one: no more than 1 host .* `drover roll set {roll.id} --max-unavailable 2`"
+    shot = rolls.snapshot(roll.id)
+    told = {
+        "list": documents.rolls(everything=False, limit=9)[0]["wait_reason"],
+        "show": documents.roll(roll.id)["wait_reason"],
+        "watch": rolls.headline(shot),
+        "console": page(console, f"/rolls/{roll.id}"),
+        "console's list": page(console, "/rolls"),
+    }
+    for view, sentence in told.items():
+        assert re.search(says, str(sentence)), (view, sentence)
+    roll_commands.change(roll.id, 2)
+    with transaction() as session:
+        again = session.get_one(Roll, roll.id, with_for_update=True)
+        roll_reconciler.advance(session, again, settings())
+        assert again.error == "two: " + str(again.hosts[0].error), "its turn has come, and there is no such hook"
 
 
 def page(console: httpx.Client, path: str) -> str:

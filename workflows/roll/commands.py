@@ -201,13 +201,32 @@ def cancel(roll_id: int) -> Roll:
         PreconditionFailed: there is no such roll or it has ended.
     """
     with transaction() as session:
-        roll = existing(session, roll_id)
-        if roll.state.ended:
-            raise PreconditionFailed(f"roll {roll_id} has ended: it is {roll.state}")
+        roll = _unfinished(session, roll_id)
         if roll.state is not RollState.CANCELLING:
             roll.move(session, RollState.CANCELLING)
         wake(session)
         return roll
+
+
+def change(roll_id: int, max_unavailable: int, by: str = "command line") -> Roll:
+    """Change how many of its hosts may be out at a time. Those that are out already go on.
+
+    Raises:
+        PreconditionFailed: there is no such roll or it has ended.
+    """
+    with transaction() as session:
+        roll = _unfinished(session, roll_id)
+        roll.max_unavailable = max_unavailable
+        decision_log.add(session, f"max_unavailable is {max_unavailable} now, by {by}", roll=roll_id)
+        wake(session)
+        return roll
+
+
+def _unfinished(session: Session, roll_id: int) -> Roll:
+    roll = existing(session, roll_id)
+    if roll.state.ended:
+        raise PreconditionFailed(f"roll {roll_id} has ended: it is {roll.state}")
+    return roll
 
 
 def existing(session: Session, roll_id: int) -> Roll:

@@ -60,9 +60,9 @@ def obstacle(session: Session, row: RollHost, ours: Settings) -> str | None:
     """Why a host cannot have its guests back yet, as a sentence; None if it can."""
     host = session.get_one(Host, row.host)
     if capacity.rooms(session, ours)[row.host].silent:
-        return f"{row.host} is silent since {host.heartbeat_at:%H:%M:%S %Z}"
+        return f"{row.host} is silent since {host.heartbeat_at:%H:%M:%S %Z} (is its worker down?): start it there"
     if row.before is not None and host.incarnation == row.before.incarnation:
-        return f"the worker of {row.host} has not been started anew since its hook began"
+        return f"the worker of {row.host} has not been started anew since its hook began: restart it there"
     if host.trusted_key is not None and host.public_key != host.trusted_key:
         return f"{row.host} shows another key than before: if it was made anew, `drover host trust {row.host}`"
     return _qemu_fault(host, row.before) or _lacking(session, row.host)

@@ -184,7 +184,8 @@ def _begin_next(session: Session, roll: Roll, ours: Settings) -> tuple[RollHost,
             row.reason = away[row.host]
         elif len(out) >= roll.max_unavailable:
             most = count(roll.max_unavailable, "host")
-            row.reason = f"it waits for {', '.join(out)}: no more than {most} may be out at a time"
+            more = f"`drover roll set {roll.id} --max-unavailable {len(out) + 1}` lets another be out"
+            row.reason = f"it waits for {', '.join(out)}: no more than {most} may be out at a time; {more}"
         elif fault := _hook_fault(roll, ours):
             return row, fault
         else:

@@ -96,7 +96,8 @@ def refuse_in_mid_job(session: Session, name: str) -> None:
     else:
         remedy = f"wait for its end, or `drover job cancel {job.id}` first"
     raise PreconditionFailed(
-        f"job {job.id}, which moves {name} from {job.source} to {job.destination}, is {job.state}: {remedy}"
+        f"{name} is being moved already by job {job.id} from {job.source} to {job.destination}, which is {job.state}: "
+        f"{remedy}"
     )
 
 
@@ -140,7 +141,8 @@ def lock_as_planned(session: Session, planned_for: Guest, inspection: Inspection
     """Keep a guest from being adopted or forgotten until this transaction ends.
 
     Raises:
-        PreconditionFailed: either has happened since its hosts were asked; their answers are out of date.
+        PreconditionFailed: either has happened since its hosts were asked, so that their answers are out of date, or
+            another submission came first.
     """
     name, process = planned_for.name, inspection.process
     guest = session.get(Guest, name, with_for_update=True, populate_existing=True)
@@ -149,6 +151,7 @@ def lock_as_planned(session: Session, planned_for: Guest, inspection: Inspection
     same_process = process is None or guest.process == process  # a worker of an earlier version does not report it
     if (guest.host, guest.qmp) != (planned_for.host, planned_for.qmp) or not same_process:
         raise PreconditionFailed(f"{name} was adopted anew while its hosts were asked: try again")
+    refuse_in_mid_job(session, name)
 
 
 @dataclass(frozen=True, kw_only=True)

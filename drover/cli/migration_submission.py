@@ -81,7 +81,7 @@ def _say_way_back(told: Document) -> None:
             f"  only what it has written since job {told['way_back']} has left images of it there: {changed} by now"
         )
     elif told["no_way_back"] is not None:
-        output.say(f"  all of it, although there are images of it: {told['no_way_back']}")
+        output.say(f"  all of it, although images of it were left there: {told['no_way_back']}")
 
 
 def _kind(disk: Document) -> str:

@@ -44,11 +44,19 @@ def test_a_guest_is_not_adopted_in_mid_job(database: None, answers: dict[str, An
     number = insert_job(state)
     result = drover("guest", "adopt", "web", "--host", "hv2", "--qmp", "/run/other.sock")
     assert result.exit_code == 2
-    assert f"job {number}, which moves web from hv1 to hv2, is {state}" in result.stderr
+    assert f"web is being moved already by job {number} from hv1 to hv2, which is {state}: " in result.stderr
     advice = f"job explain {number}" if state is JobState.NEEDS_OPERATOR else f"job cancel {number}"
     assert advice in result.stderr
     assert (_web().host, _web().qmp) == ("hv1", "/run/web.sock")
     assert drover("guest", "forget", "web").exit_code == 2
+
+
+def test_of_two_moves_of_a_guest_that_were_planned_at_once_the_second_names_the_first(
+    database: None, answers: dict[str, Any]
+) -> None:
+    number = insert_job(JobState.QUEUED)
+    with transaction() as session, pytest.raises(PreconditionFailed, match=f"already by job {number} .* job cancel"):
+        guests.lock_as_planned(session, _web(), inspection())
 
 
 @pytest.mark.parametrize("state", [JobState.DONE, JobState.ROLLED_BACK])

@@ -236,6 +236,18 @@ def test_the_return_brings_home_what_was_drained_and_nothing_else() -> None:
         drain(DrainKind.RETURN)
 
 
+def test_a_return_leaves_alone_who_was_home_since_and_one_of_some_leaves_the_others_to_the_next() -> None:
+    carry_through(drain())
+    for to in ("one", "two"):
+        end(job("g1", to), JobState.DONE)
+    with transaction() as session:
+        session.get_one(Guest, "g2").labels = {"tier": "db"}
+    for expected, selector in (("g2", "tier=db"), ("g3", None)):
+        number = drain(DrainKind.RETURN, selector=selector)
+        carry_through(number)
+        assert states(number) == {expected: "moved"}
+
+
 def test_a_second_drain_of_a_host_answers_with_the_first() -> None:
     first = drain()
     assert drain() == first, "it is queued"

@@ -182,7 +182,7 @@ def test_an_image_that_somebody_has_written_to_is_not_begun_with(back: Context) 
 def test_an_image_that_is_not_kept_any_more_is_not_begun_with(back: Context) -> None:
     with transaction() as session:
         session.execute(update(Disk).values(retired_until=func.now()))
-    assert way_back.chosen(back).why == "its images are not kept here any more"
+    assert way_back.chosen(back).why == "they are not kept any more"
 
 
 @pytest.mark.parametrize(
@@ -221,13 +221,19 @@ def test_a_job_that_began_with_empty_images_goes_on_with_them(back: Context, tmp
     assert way_back.chosen(back) == Choice()
 
 
-def test_a_purged_image_is_no_way_back(back: Context) -> None:
+@pytest.mark.parametrize(("counted_on", "why"), [(None, None), (1, "they are not kept any more")])
+def test_a_purged_image_is_no_way_back_which_is_told_where_it_was_counted_on(
+    back: Context, tmp_path: Path, counted_on: int | None, why: str | None
+) -> None:
     image = image_of(back)
     with transaction() as session:
         session.execute(update(Disk).values(retired_until=func.now()))
     retention.delete_expired(back.settings)
     assert not image.exists()
-    assert way_back.chosen(back) == Choice()
+    plan = planned(tmp_path)
+    there = plan.destination.model_copy(update={"way_back": counted_on})
+    back.job.plan = plan.model_copy(update={"destination": there})
+    assert way_back.chosen(back) == Choice(why=why)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_a_guest_keeps_one_name_before_during_and_after_its_move(moves: Moves) -
     _found_by_a_scan(guest)
     submitted = _three_at_once(moves, guest, f"key-{guest}")
     [number] = set(submitted)
-    with pytest.raises(PreconditionFailed, match=rf"job {number}, which moves {guest}"):
+    with pytest.raises(PreconditionFailed, match=rf"{guest} is being moved already by job {number}"):
         _adopt_by_its_other_monitor(moves, guest, "host-a", guest)
     [there] = guest_scan.scan("host-a")
     assert (there.guest, there.qemu.job, there.qemu.qmp, there.name) == (guest, number, None, None)

@@ -35,6 +35,7 @@ from workers.qemu import written
 from workers.step import Context, JobDirectory
 
 log = logging.getLogger(__name__)
+GONE = "they are not kept any more"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,8 +197,8 @@ def _why_unknown(version: tuple[int, int, int]) -> str:
         shown = ".".join(map(str, version))
         return f"its QEMU ({shown}) may have missed that a disk was made smaller; 10.0 and later do not"
     return (
-        "its QEMU was started anew, it has been elsewhere meanwhile, or a disk of it is new or was made smaller "
-        "meanwhile"
+        "its QEMU was started anew, it has been elsewhere meanwhile, or a disk of it is new, lies on a snapshot or was "
+        "made smaller meanwhile"
     )
 
 
@@ -236,10 +237,9 @@ def chosen(ctx: Context) -> Choice:
         return Choice()  # a worker that died has begun with empty images
     choice = expected(ctx.settings, ctx.job.guest, ctx.source, ctx.disks)
     if choice.way is None:
-        return choice
-    if len(_rows(choice.way)) != len(choice.way.images):
-        return Choice(why="its images are not kept here any more")
-    return choice
+        counted_on = ctx.job.plan is not None and ctx.job.plan.destination.way_back is not None
+        return Choice(why=choice.why or (GONE if counted_on else None))
+    return choice if len(_rows(choice.way)) == len(choice.way.images) else Choice(why=GONE)
 
 
 def _touched(image: Path, then: Evidence) -> str | None:

@@ -68,9 +68,7 @@ async def _begin_images(ctx: Context, choice: Choice) -> None:
         ctx.tell("way_back", f"{ctx.job.destination} has images of it that job {choice.way.job} has left there")
         return
     if choice.why is not None:
-        ctx.tell(
-            "way_back", f"all of its disks is copied, although {ctx.job.destination} has images of it: {choice.why}"
-        )
+        ctx.tell("way_back", f"all of its disks is copied, although images of it were left there: {choice.why}")
     for disk in ctx.plan.disks:
         ctx.guard()
         await asyncio.to_thread(making.claim, ctx, disk)

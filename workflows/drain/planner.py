@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from sqlalchemy import func, select
+from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
@@ -15,10 +15,10 @@ from models import fleet
 from models.base import now
 from models.database import transaction
 from models.documents import AllowedHosts, MigrationOptions, Recurrence, Window
-from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
+from models.drain import Drain, DrainGuest, DrainKind, GuestState
 from models.guest import Guest
 from models.host import Host
-from models.job import Job
+from models.job import Job, JobState
 from models.plan import Inspection
 from models.transitions import BEGUN
 from workflows import capacity, estimate, not_there, policies, schedule
@@ -336,22 +336,18 @@ def keep(kind: DrainKind, guests: Iterable[Guest], at: datetime) -> dict[str, st
 
 
 def guests_of(session: Session, kind: DrainKind, host: str, selector: Selector = EVERYBODY) -> list[Guest]:
-    """Those to be moved: all that live on the host, or those that were drained from it and are not home again."""
+    """Those to be moved: all that live on the host, or those that left it by a drain and have not been home since."""
     wanted = selector.condition(Guest.labels)
     if kind is DrainKind.DRAIN:
         return list(session.scalars(select(Guest).where(Guest.host == host, wanted).order_by(Guest.name)))
-    returned = select(func.coalesce(func.max(Drain.id), 0)).where(
-        Drain.host == host, Drain.kind == DrainKind.RETURN, Drain.state == DrainState.DONE
+    there = or_(Job.source == host, Job.destination == host)
+    been_home = exists().where(
+        Job.guest == DrainGuest.guest, Job.id > DrainGuest.job_id, Job.state == JobState.DONE, there
     )
     drained = (
         select(DrainGuest.guest)
         .join(Drain)
-        .where(
-            Drain.host == host,
-            Drain.kind == DrainKind.DRAIN,
-            Drain.id > returned.scalar_subquery(),
-            DrainGuest.state == GuestState.MOVED,
-        )
+        .where(Drain.host == host, Drain.kind == DrainKind.DRAIN, DrainGuest.state == GuestState.MOVED, ~been_home)
     )
     query = select(Guest).where(Guest.name.in_(drained), Guest.host != host, wanted).order_by(Guest.name)
     return list(session.scalars(query))

@@ -137,8 +137,8 @@ def _insert(
             for warning in preflight.warnings(planned, job.options):
                 record_event(session, job.id, by=by, action="warning", sentence=warning)
             wake(session)
-    except IntegrityError as error:  # a concurrent submission with this key or guest came first
-        raise PreconditionFailed(f"{job.guest} is being moved already by another job") from error
+    except IntegrityError as error:
+        raise PreconditionFailed(f"another submission with the key {job.idempotency_key!r} came first") from error
     return job
 
 

@@ -3,21 +3,18 @@
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import select
-
 from drover.errors import HostRefused, PreconditionFailed
 from models.base import now
 from models.database import transaction
 from models.documents import Estimate, MigrationOptions
 from models.guest import Guest
 from models.host_rpc import PlanDestination
-from models.job import Job, unfinished
 from models.plan import Inspection, Plan
 from models.preflight import Check, Verdict, refusals
 from workflows import estimate, host_keys, layouts, schedule
 from workflows.capacity import Size
 from workflows.estimate import Way
-from workflows.guests import inspect, refuse_second_name
+from workflows.guests import inspect, refuse_in_mid_job, refuse_second_name
 from workflows.host_rpc import ask, known_host
 from workflows.hosts import takes_guests
 from workflows.submit_options import SubmitOptions
@@ -90,7 +87,8 @@ def movable(guest: Guest, options: MigrationOptions | None = None) -> Inspection
     Raises:
         PreconditionFailed: it cannot, wherever to.
     """
-    _no_other_job(guest.name)
+    with transaction() as session:
+        refuse_in_mid_job(session, guest.name)
     inspection = inspect(guest, options)
     refuse_second_name(guest, inspection)
     found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]
@@ -168,10 +166,3 @@ def _keys(source: str, destination: str) -> dict[str, Any]:
     """By which each of the two knows the other; both must protect their streams in the same way."""
     with transaction() as session:
         return host_keys.of_plan(session, source, destination)
-
-
-def _no_other_job(guest: str) -> None:
-    with transaction() as session:
-        job = session.scalar(select(Job).where(unfinished(), Job.guest == guest))
-    if job is not None:
-        raise PreconditionFailed(f"{guest} is being moved already by job {job.id}, which is {job.state}")

@@ -167,6 +167,7 @@ def stop(
     elif stopped:
         output.say(f"{name} is off")
     else:
-        output.note(f"{name} was asked to power off and still runs after {timeout:g} s: it may ignore that")
+        asked = f"{name} was asked to power off and still runs after {timeout:g} s"
+        output.note(f"{asked}: if it ignores that, power it off from within, or end its QEMU on its host")
     if not stopped:
         raise typer.Exit(ExitCode.STOPPED_WATCHING)

@@ -4,6 +4,7 @@ from datetime import datetime
 
 import pytest
 
+from drover.cli.exit_codes import ExitCode
 from models.database import transaction
 from models.job import Job, JobState, record_event
 from tests.cli.support import BEGUN, KEY, NONCE, document, drover, insert_job
@@ -58,7 +59,9 @@ def test_job_list(database: None) -> None:
     assert [row["id"] for row in document("job", "list")["jobs"]] == [running]
     assert [row["id"] for row in document("job", "list", "--all")["jobs"]] == [running, done]
     assert [row["id"] for row in document("job", "list", "--all", "--limit", "1")["jobs"]] == [running]
-    assert document("job", "list", "--all", "--guest", "other")["jobs"] == []
+    misspelt = drover("job", "list", "--all", "--guest", "wep")
+    assert misspelt.exit_code == ExitCode.REFUSED
+    assert "there is no guest 'wep': did you mean web?" in misspelt.stderr
     row = document("job", "list")["jobs"][0]
     assert (row["step"], row["bytes_total"], row["bytes_copied"]) == ("prepare_dest_image", 4 << 30, 2 << 30)
     assert "43 ms" in drover("job", "list", "--all").stdout

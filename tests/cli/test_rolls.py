@@ -78,7 +78,7 @@ def test_a_paused_roll_goes_on_when_it_is_resumed_and_a_cancelled_one_ends() -> 
         (["--host", "hv1", "--hook", "./u"], "'./u' is no name of a hook"),
         (["--host", "hv1", "--hook", "u 'x"], "cannot be split into words"),
         (["--host", "hv1", "--hook", ""], "hook is the name of a hook, and empty"),
-        (["--host", "hv1", "--hook", "u", "--hook-timeout", "0"], "hook_timeout_s is a number of seconds above 0"),
+        (["--host", "hv1", "--hook", "u", "--hook-timeout", "0"], "--hook-timeout is a number of seconds above 0"),
         (["--host", "hv1", "--hook", "u", "--to", "nowhere"], "there is no host 'nowhere'"),
         (["show", "4711"], "there is no roll 4711"),
         (["pause", "4711"], "there is no roll 4711"),

@@ -282,7 +282,7 @@ def test_what_is_changed_about_a_drain_holds_for_its_moves_too() -> None:
     commands.change(number, Changes(window="always"))
     assert shown(number).window is None
     assert shown(number).priority == 7
-    assert str(changed).endswith("priority = 7, window = 22:00-23:00 UTC")
+    assert str(changed).endswith("priority 7, window 22:00-23:00 UTC")
 
 
 def test_one_drain_at_a_time_has_a_host_to_itself() -> None:
@@ -405,7 +405,7 @@ def test_a_drain_that_repeats_queues_the_next_one_when_it_ends() -> None:
 
 
 def test_copying_ahead_of_nothing_is_refused() -> None:
-    with pytest.raises(PreconditionFailed, match="add `window` or `at`"):
+    with pytest.raises(PreconditionFailed, match="a window, or a time to begin at"):
         DrainSubmission.read({"host": "one", "seed_now": True}).submit_options()
 
 

@@ -20,7 +20,7 @@ docs: setup ## Write the pages that show the code anew, build the site (build/si
 	.venv/bin/python -m lab.site
 
 test: check ## Check, then run the whole suite, real guests included
-	.venv/bin/pytest -n auto
+	.venv/bin/pytest -n auto --durations=10
 
 test-guests: setup ## Move a guest of every launch line that we know there and back, and try LVM and vhost-net in a virtual machine (root; most of an hour)
 	.venv/bin/pytest -m 'guests or all_lines' tests/guests/test_launch_lines.py tests/guests/test_in_a_vm.py

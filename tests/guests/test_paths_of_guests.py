@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from drover.errors import PreconditionFailed
-from models.plan import Link
+from models.plan import Link, SourceDisk
 from models.preflight import Check
 from tests.helpers import until
 from tests.qmp_guest import QEMU, Guest, image
@@ -259,6 +259,24 @@ def test_a_qemu_is_described_as_if_all_its_paths_had_been_written_out(
     guest("drive-backup", device="d1", target=str(here), sync="full", format="raw", job_id="j")
     until("the copy is complete", lambda: not guest("query-block-jobs"))
     assert here.stat().st_size == 1 << 20
+
+
+@pytest.mark.parametrize(("also_written", "found"), [(False, 0), (True, 1)])
+def test_a_medium_that_qemu_has_open_to_read_is_where_it_was_unless_an_image_is_somewhere_else(
+    tmp_path: Path, also_written: bool, found: int
+) -> None:
+    medium, moved = image(tmp_path / "a.iso"), image(tmp_path / "moved.raw")
+    with medium.open("rb") as read, moved.open("r+b" if also_written else "rb") as other:
+        running = subprocess.Popen(["sleep", "1000"], pass_fds=[read.fileno(), other.fileno()])
+    try:
+        process = processes.process(running.pid)
+        assert process is not None
+        disk = SourceDisk.model_construct(index=0, path=str(medium), qdev="cd0")
+        assert len(open_images.elsewhere(process, [disk], [])) == found
+        assert open_images.lost(process, [str(medium)], ["qemu", "-drive", f"file={medium},if=none"]) == []
+    finally:
+        running.kill()
+        running.wait()
 
 
 @pytest.mark.guests

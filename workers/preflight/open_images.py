@@ -25,9 +25,12 @@ DELETED = " (deleted)"
 
 
 def elsewhere(process: Process, disks: Sequence[SourceDisk], argv: Sequence[str]) -> list[Check]:
-    """Why the images cannot be moved: one was moved, replaced or deleted under the guest."""
+    """Why the images cannot be moved: one was moved, replaced or deleted under the guest.
+
+    QEMU has a disk open for writing, but a medium that was put into a drive it may have open to read only.
+    """
     try:
-        opened = _open_for_writing(process)
+        written, opened = _open(process, writing=True), _open(process)
     except PermissionError:
         return [
             checks.disks.IMAGE_ASTRAY.found(
@@ -35,8 +38,8 @@ def elsewhere(process: Process, disks: Sequence[SourceDisk], argv: Sequence[str]
             )
         ]
     there = {disk.index: _file_at(disk.path) for disk in disks}
-    astray = [path for identity, path in opened.items() if identity not in there.values() and not _named(path, argv)]
-    missed = [disk for disk in disks if there[disk.index] not in opened]
+    astray = [path for identity, path in written.items() if identity not in there.values() and not _named(path, argv)]
+    missed = [disk for disk in disks if there[disk.index] not in (written if astray else opened)]
     return [
         checks.process.OWN_ROOT.of(f"{disk.path}, the image of disk {disk.qdev} of QEMU (pid {process.pid})")
         if processes.sees_otherwise(process, disk.path)
@@ -50,13 +53,14 @@ def _named(path: str, argv: Sequence[str]) -> bool:
     return path.startswith("/memfd:") or any(path in word for word in argv)
 
 
-def _open_for_writing(process: Process) -> dict[Identity, str]:
-    """Where the files and block devices lie that it has open for writing."""
+def _open(process: Process, *, writing: bool = False) -> dict[Identity, str]:
+    """Where the files and block devices lie that it has open."""
     found = {}
     for descriptor in list(Path(f"/proc/{process.pid}/fd").iterdir()):
         with suppress(FileNotFoundError):  # closed meanwhile
             identity = _identity(descriptor.stat())
-            if identity is not None and int(descriptor.name) > STDERR and descriptor.lstat().st_mode & stat.S_IWUSR:
+            wanted = not writing or descriptor.lstat().st_mode & stat.S_IWUSR
+            if identity is not None and int(descriptor.name) > STDERR and wanted:
                 found[identity] = str(descriptor.readlink())
     return found
 
@@ -101,7 +105,7 @@ def lost(process: Process, names: Sequence[str], argv: Sequence[str]) -> list[Ch
     opened_anew = _opened_anew(argv)
     try:
         view = Path(f"/proc/{process.pid}/root"), Path(f"/proc/{process.pid}/cwd").readlink()
-        opened = _open_for_writing(process)
+        opened = _open(process)
     except OSError:
         return []  # that it may not be looked at says `elsewhere`
     return [

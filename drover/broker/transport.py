@@ -89,6 +89,11 @@ class OurChannel:
     def _get_client(self) -> Any:
         return Client
 
+    def _get_queue_expire(self, args: Any) -> None:
+        """No queue expires: kombu would keep its binding by a script, which no user may run (5.7). Whoever made a queue
+        deletes it.
+        """
+
     def _connparams(self, asynchronous: bool = False) -> Any:
         above: Any = super()
         parameters, file = above._connparams(asynchronous), settings().broker_password_file

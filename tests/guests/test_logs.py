@@ -381,7 +381,7 @@ class TestARealMove:
         beats(3)
         for role in ROLES:
             more = [line for line in lines_of(talkative, role)[before[role] :] if line["level"] != "debug"]
-            during = [line["message"] for line in more if not line["message"].startswith(("leads", "Connected"))]
+            during = [line["message"] for line in more if not line["message"].startswith(("leads", "takes messages"))]
             assert 1 <= len(during) <= 2, (role, during)
             assert len(more) <= 4, (role, [line["message"] for line in more])
 

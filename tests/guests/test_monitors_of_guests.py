@@ -18,7 +18,7 @@ from tests.qmp_guest import QEMU, Guest
 from workers.guest import monitors
 from workers.guest.monitors import Listening
 from workers.preflight import inspection
-from workers.process import sockets
+from workers.process import qemus, sockets
 from workers.qemu.monitor import MonitorLost, connect
 from workers.qemu.permissions import violations
 
@@ -105,15 +105,20 @@ def test_a_monitor_that_is_held_is_told_by_its_holder_and_a_free_one_is_taken(
 
 
 @pytest.mark.guests
-def test_a_qemu_that_waits_for_the_client_of_a_serial_port_is_told_as_that(tmp_path: Path) -> None:
+def test_a_qemu_that_waits_for_the_client_of_a_serial_port_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(qemus.LAB, raising=False)  # whose worker sees its own guests alone
     serial, qmp = tmp_path / "serial", str(tmp_path / "qmp")
     line = [QEMU, "-display", "none", "-S", "-m", "32", "-chardev", f"socket,id=s,path={serial},server=on"]
     line += ["-serial", "chardev:s", "-qmp", f"unix:{qmp},server=on,wait=off"]
     with subprocess.Popen(line, stderr=subprocess.DEVNULL) as qemu:
-        until("its serial port listens", serial.exists)
-        with pytest.raises(PreconditionFailed, match=r"nobody has connected to -chardev socket,id=s,.* waits for that"):
-            asyncio.run(inspection.inspect(Inspect(qmp=qmp), factories.offline(directory=tmp_path)))
-        qemu.kill()
+        try:
+            until("its serial port listens", serial.exists)
+            with pytest.raises(PreconditionFailed, match=r"nobody has connected to -chardev socket,id=s,.* waits for"):
+                asyncio.run(inspection.inspect(Inspect(qmp=qmp), factories.offline(directory=tmp_path)))
+        finally:
+            qemu.kill()
 
 
 async def answers_soon(address: str) -> None:

@@ -156,6 +156,8 @@ async def following(request: Request) -> AsyncIterator[None]:
         yield
     finally:
         _followed[who] -= 1
+        if not _followed[who]:
+            del _followed[who]  # addresses come and go
 
 
 Known = Depends(by_token)

@@ -323,6 +323,8 @@ class Estimate(Versioned):
     """How many earlier moves it is from; 0: it is assumed."""
     last_stretch_s: float = 0.0
     """The part of `copy_s` after all was copied once: a guest that writes all the time keeps a limited mirror going."""
+    dirtied_per_s: float = 0.0
+    """What of its disks has to be sent again per second because of that, in bytes."""
     ram_bytes: int = 0
     """What is sent of the guest's RAM."""
     ram_s: float = 0.0

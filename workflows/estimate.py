@@ -230,6 +230,7 @@ class MoveSpeed:
             switch_s=round(self.switch_s(size), 1),
             copy_bytes=size.written_bytes,
             last_stretch_s=round(self.last_stretch_s, 1),
+            dirtied_per_s=round(self.way.dirtied_per_s, 1),
             ram_bytes=round(self.ram_bytes(size)),
             ram_s=round(self.ram_s(size), 1),
             link_bytes_per_s=round(self.link_per_s, 1),

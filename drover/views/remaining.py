@@ -35,12 +35,12 @@ def left_s(job: Job, at: datetime) -> float | None:
 def _by_the_limit_now(job: Job, expected: Estimate) -> Estimate:
     """When it was submitted the budget was shared with fewer moves or more, or the job had another limit."""
     limit = 0 if job.pace is None else job.pace.copied_under_per_s
-    if not limit or limit == expected.limit_bytes_per_s or job.plan is None:
+    if not limit or limit == expected.limit_bytes_per_s:
         return expected
-    activity, ram_s = job.plan.source.activity, _ram_s(expected, limit)
+    ram_s = _ram_s(expected, limit)
     return expected.model_copy(
         update={
-            "last_stretch_s": estimate.last_stretch_s(limit, 0.0 if activity is None else activity.dirtied_per_s),
+            "last_stretch_s": estimate.last_stretch_s(limit, expected.dirtied_per_s),
             "ram_s": ram_s,
             "switch_s": expected.switch_s - expected.ram_s + ram_s,
         }

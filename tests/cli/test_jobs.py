@@ -6,6 +6,7 @@ import pytest
 
 from drover.cli.exit_codes import ExitCode
 from models.database import transaction
+from models.documents import Estimate, Pace
 from models.job import Job, JobState, record_event
 from tests.cli.support import BEGUN, KEY, NONCE, document, drover, insert_job
 from workflows.migration import chain
@@ -65,6 +66,16 @@ def test_job_list(database: None) -> None:
     row = document("job", "list")["jobs"][0]
     assert (row["step"], row["bytes_total"], row["bytes_copied"]) == ("prepare_dest_image", 4 << 30, 2 << 30)
     assert "43 ms" in drover("job", "list", "--all").stdout
+
+
+def test_what_is_left_of_a_move_that_shares_a_budget_by_now_is_told(database: None) -> None:
+    alone = Estimate(
+        copy_s=100, switch_s=30, ram_s=20, ram_bytes=200, copy_bytes=1000, link_bytes_per_s=10, limit_bytes_per_s=10
+    )
+    pace = Pace(copied_per_s=5, limit_per_s=5, copied_under_per_s=5)
+    number = insert_job(JobState.RUNNING, estimate=alone, pace=pace, started_at=BEGUN)
+    assert document("job", "show", str(number))["eta_s"] > 0
+    assert [row["id"] for row in document("job", "list")["jobs"]] == [number]
 
 
 def test_job_explain(database: None) -> None:

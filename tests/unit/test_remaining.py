@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 
 from drover.views.remaining import copy_s, left_s
-from models.activity import Activity
 from models.documents import Estimate, Pace, RamProgress
 from models.job import Disk, Job, JobState, Side
-from models.plan import Inspection, Plan
 from workflows.estimate import LAST_STRETCH_S
 from workflows.migration import chain
 
@@ -50,11 +48,10 @@ def test_in_the_copy_its_own_rate_counts_and_not_what_was_expected() -> None:
     assert left_s(half, after(106)) == pytest.approx(99 + 20 + 5), "a second in which nothing was recorded"
 
 
-def sharing(limit_per_s: int, expected: Estimate, dirtied_per_s: float = 0.0) -> Job:
+def sharing(limit_per_s: int, expected: Estimate) -> Job:
     """At half of its copy at 5 bytes per second, under this limit."""
-    seen = Inspection.model_construct(activity=Activity(seconds=1, written_per_s=dirtied_per_s, writes_per_s=0))
     pace = Pace(copied_per_s=5, limit_per_s=limit_per_s, copied_under_per_s=limit_per_s)
-    made = copying(500, progress_at=after(105), pace=pace, plan=Plan.model_construct(source=seen))
+    made = copying(500, progress_at=after(105), pace=pace)
     made.estimate = expected
     return made
 
@@ -77,8 +74,8 @@ def test_ram_is_expected_at_the_limit_that_holds_now(expected_under: int, ram_s:
 
 
 def test_a_guest_that_writes_keeps_a_copy_going_longer_once_it_has_to_share_the_budget() -> None:
-    alone = EXPECTED.model_copy(update={"limit_bytes_per_s": 10})
-    assert left_s(sharing(5, alone, dirtied_per_s=6), after(105)) == pytest.approx(100 + LAST_STRETCH_S + 20 + 5)
+    alone = EXPECTED.model_copy(update={"limit_bytes_per_s": 10, "dirtied_per_s": 6.0})
+    assert left_s(sharing(5, alone), after(105)) == pytest.approx(100 + LAST_STRETCH_S + 20 + 5)
 
 
 def test_a_copy_that_has_just_begun_says_nothing_yet() -> None:

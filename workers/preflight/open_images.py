@@ -30,7 +30,7 @@ def elsewhere(process: Process, disks: Sequence[SourceDisk], argv: Sequence[str]
     QEMU has a disk open for writing, but a medium that was put into a drive it may have open to read only.
     """
     try:
-        written, opened = _open(process, writing=True), _open(process)
+        written, opened = _open(process)
     except PermissionError:
         return [
             checks.disks.IMAGE_ASTRAY.found(
@@ -53,16 +53,17 @@ def _named(path: str, argv: Sequence[str]) -> bool:
     return path.startswith("/memfd:") or any(path in word for word in argv)
 
 
-def _open(process: Process, *, writing: bool = False) -> dict[Identity, str]:
-    """Where the files and block devices lie that it has open."""
-    found = {}
+def _open(process: Process) -> tuple[dict[Identity, str], dict[Identity, str]]:
+    """Where the files and block devices lie that it has open for writing, and where all that it has open."""
+    written, found = dict[Identity, str](), dict[Identity, str]()
     for descriptor in list(Path(f"/proc/{process.pid}/fd").iterdir()):
         with suppress(FileNotFoundError):  # closed meanwhile
             identity = _identity(descriptor.stat())
-            wanted = not writing or descriptor.lstat().st_mode & stat.S_IWUSR
-            if identity is not None and int(descriptor.name) > STDERR and wanted:
+            if identity is not None and int(descriptor.name) > STDERR:
                 found[identity] = str(descriptor.readlink())
-    return found
+                if descriptor.lstat().st_mode & stat.S_IWUSR:
+                    written[identity] = found[identity]
+    return written, found
 
 
 def _identity(status: os.stat_result) -> Identity | None:
@@ -105,7 +106,7 @@ def lost(process: Process, names: Sequence[str], argv: Sequence[str]) -> list[Ch
     opened_anew = _opened_anew(argv)
     try:
         view = Path(f"/proc/{process.pid}/root"), Path(f"/proc/{process.pid}/cwd").readlink()
-        opened = _open(process)
+        _, opened = _open(process)
     except OSError:
         return []  # that it may not be looked at says `elsewhere`
     return [

@@ -71,7 +71,7 @@ def missing(plan: DestinationPlan, wanted: Execution | None, rules: HostPolicy, 
 
 def _closed(made: Sequence[str], plan: DestinationPlan, user: _User, rules: HostPolicy) -> Iterator[str]:
     """Those that its user may not make or write."""
-    here = {path: _judged(Path(path)) for path in made if _judged(Path(path)).exists()}
+    here = {path: judged for path in made if (judged := _judged(Path(path))).exists()}
     closed = user.kept_from(dict.fromkeys(here.values()), "w")
     yield from (path for path, judged in here.items() if str(judged) in closed)
     planned = {folder.path: folder for folder in plan.folders}

@@ -83,7 +83,7 @@ def _flower(name: str, hosts: Sequence[str]) -> str:
     queues = " ".join(f"%R~{queue}" for queue in (CONTROL_QUEUE, UNROUTED_QUEUE, *map(host_queue, hosts)))
     own = " ".join(f"~{key}" for key in ("celeryev*", "*.reply.celery.pidbox", "_kombu.binding*", *unacked(name)))
     heard = "+subscribe +psubscribe +unsubscribe +punsubscribe"
-    bound = "+sadd +srem +smembers +exists +time"
+    bound = "+sadd +srem +smembers +exists"
     return f"{queues} {own} {EVENTS} {LOGGED_IN} {TAKING} {heard} {bound} (&/0.celery.pidbox -@all +publish)"
 
 

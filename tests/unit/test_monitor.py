@@ -46,3 +46,19 @@ def test_an_event_that_slips_in_before_what_begins_a_connection_costs_nothing(wh
 def test_a_monitor_whose_connections_never_begin_is_lost(what: str, tmp_path: Path) -> None:
     with pytest.raises(MonitorLost, match="is QEMU running"):
         asyncio.run(_ask_one_whose_event_comes_before(what, tmp_path / "qmp", times=1000))
+
+
+async def _ask_one_that_dies_as_soon_as_it_has_greeted(path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(json.dumps(GREETING).encode() + b"\r\n")
+        command = json.loads(await reader.read(65536))
+        writer.write(json.dumps({"return": {}, "id": command.get("id")}).encode() + b"\r\n")
+        writer.close()
+
+    async with await asyncio.start_unix_server(serve, path), connect(path) as monitor:
+        await monitor.query("query-status")
+
+
+def test_the_monitor_of_a_qemu_that_dies_as_soon_as_it_has_greeted_is_lost(tmp_path: Path) -> None:
+    with pytest.raises(MonitorLost):
+        asyncio.run(_ask_one_that_dies_as_soon_as_it_has_greeted(tmp_path / "qmp"))

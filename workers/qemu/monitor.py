@@ -226,6 +226,9 @@ async def _negotiated(path: str) -> tuple[QMPClient, socket.socket]:
         except ConnectError as error:
             if attempt == NEGOTIATIONS or not isinstance(error.exc, GreetingError | NegotiationError):
                 raise
+        except AssertionError:  # qemu.qmp 0.0.5 asserts that a session which just began stands: QEMU died meanwhile
+            await _hang_up(client)
+            raise ConnectionResetError("it hung up as soon as it had greeted") from None
     return client, sock
 
 

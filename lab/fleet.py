@@ -28,7 +28,6 @@ from workers.process.processes import Process
 from workers.trust.policy import FIRMWARE
 
 START_TIMEOUT_S, STOP_TIMEOUT_S = 60.0, 30.0
-"""`args` is the guest and its hosts, `kwargs` job, link, host and progress; with `received` the newest come first."""
 
 
 def up(lab: Lab, hosts: int, *, flower: bool = True, namespaces: bool = False) -> None:

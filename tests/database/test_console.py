@@ -134,7 +134,10 @@ def test_the_page_of_a_job_tells_its_events_its_downtime_and_estimate(console: h
     for words in ("web04 lives on hv2", "paused for 48 ms", "device state", "the controller admits it", "4:00"):
         assert words in shown
     assert "drover job cancel" not in shown
-    assert f"drover job cancel {made.copying}" in console.get(f"/jobs/{made.copying}").text
+    under_way = console.get(f"/jobs/{made.copying}").text
+    assert f"drover job cancel {made.copying}" in under_way
+    assert "<dt>Took</dt>" in shown
+    assert "<dt>So far</dt>" in under_way
 
 
 def test_a_drain_has_a_line_for_each_guest_and_expects_those_that_wait_one_after_the_other(database: None) -> None:
@@ -162,6 +165,7 @@ def test_a_roll_has_a_line_for_each_host_with_what_was_done_when_and_what_it_wai
     page = console.get(f"/rolls/{number}").text
     for told in (
         "1 of 3 hosts",
+        "So far",
         "hv2 has no QEMU: install it",
         f"drover roll resume {number}",
         "6.12 is installed",

@@ -25,7 +25,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 def _existing(directory: Path | None) -> Lab:
     lab = Lab((directory or default_directory()).absolute())
     if not lab.exists:
-        raise PreconditionFailed(f"there is no lab in {lab.path}: start one with `drover lab up`")
+        raise PreconditionFailed(f"there is no lab in {lab.path}: start one with `{lab.command('up')}`")
     return lab
 
 
@@ -50,9 +50,12 @@ def up(
         fleet.up(lab, hosts, flower=flower, namespaces=namespaces)
     except BaseException:
         if lab.exists and not was_there:
-            print(f"the lab did not come up; its logs are in {lab.logs}, `drover lab down` removes it", file=sys.stderr)
+            print(
+                f"the lab did not come up; its logs are in {lab.logs}, `{lab.command('down')}` removes it",
+                file=sys.stderr,
+            )
         raise
-    sentence = f"The lab is up in {lab.path}. Point drover at it: eval $(drover lab env)"
+    sentence = f"The lab is up in {lab.path}. Point drover at it: eval $({lab.command('env')})"
     watched = {"metrics": metrics_url(lab)} | ({"flower": flower_url(lab)} if flower else {})
     sentence += "".join(f"\n{name.capitalize()}: {url}" for name, url in watched.items())
     document = {"directory": str(lab.path), "hosts": [host.name for host in lab.hosts], "environment": lab.environment}

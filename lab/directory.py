@@ -1,6 +1,7 @@
 """Where a lab keeps everything: one folder, with nothing of it anywhere else."""
 
 import os
+import shlex
 import string
 import tempfile
 from collections.abc import Mapping
@@ -51,6 +52,11 @@ class Lab:
     def exists(self) -> bool:
         """There is a lab here."""
         return (self.path / MARKER).exists()
+
+    def command(self, word: str) -> str:
+        """How a command of `drover lab` for this lab is typed."""
+        elsewhere = "" if self.path == default_directory() else f" --dir {shlex.quote(str(self.path))}"
+        return f"drover lab {word}{elsewhere}"
 
     @property
     def postgres(self) -> Path:

@@ -63,7 +63,7 @@ def _check(lab: Lab, hosts: int, *, flower: bool, namespaces: bool) -> None:
     if flower:
         require("flower", "a lab with Flower (leave it out with --no-flower)")
     if lab.exists:
-        raise PreconditionFailed(f"there is a lab in {lab.path} already: use it, or `drover lab down` first")
+        raise PreconditionFailed(f"there is a lab in {lab.path} already: use it, or `{lab.command('down')}` first")
     if lab.path.exists() and any(lab.path.iterdir()):
         raise PreconditionFailed(f"{lab.path} is not empty and not a lab: name another folder with --dir")
     if len(str(lab.path)) > LONGEST_PATH:

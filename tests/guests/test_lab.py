@@ -102,6 +102,14 @@ def test_a_folder_that_is_not_a_lab_is_never_deleted(folder: Path) -> None:
     folder.rmdir()
 
 
+def test_a_command_that_is_to_be_typed_names_the_folder_of_a_lab_that_lies_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DROVER_LAB_DIR", "/tmp/usual")
+    assert Lab(Path("/tmp/usual")).command("env") == "drover lab env"
+    assert Lab(Path("/tmp/own lab")).command("env") == "drover lab env --dir '/tmp/own lab'"
+
+
 def _may_make_namespaces() -> bool:
     """Root may, but in a container it mostly may not."""
     return (

@@ -73,7 +73,7 @@ def test_a_paused_roll_goes_on_when_it_is_resumed_and_a_cancelled_one_ends() -> 
     [
         (["--hook", "upgrade"], "name the hosts either by `--host H`"),
         (["--host", "hv1", "--hosts", "rack=r1", "--hook", "u"], "name the hosts either by `--host H`"),
-        (["--hosts", "rack=r9", "--hook", "u"], "no host is meant by 'rack=r9'"),
+        (["--hosts", "rack=r9", "--hook", "u"], "no host has the labels 'rack=r9'"),
         (["--host", "nowhere", "--hook", "u"], "there is no host 'nowhere'"),
         (["--host", "hv1", "--hook", "./u"], "'./u' is no name of a hook"),
         (["--host", "hv1", "--hook", "u 'x"], "cannot be split into words"),

@@ -194,7 +194,7 @@ def _sum(unit: Unit) -> Size:
 
 def _sentence(candidate: Candidate, obstacles: Mapping[str, str]) -> str:
     against = {host: why for host, why in obstacles.items() if host != candidate.source and why != BY_PLAN}
-    why = "; ".join(dict.fromkeys(against.values())) or "there is no other host"
+    why = "; ".join(dict.fromkeys(against.values())) or "there is no other host to choose from"
     if candidate.only is not None:
         return f"by the plan it goes to {candidate.only} or nowhere: {why}"
     return f"no host takes it: {why}"

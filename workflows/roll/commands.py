@@ -84,7 +84,10 @@ def _meant(named: tuple[str, ...], selector: str | None) -> tuple[str, ...]:
         wanted = Selector.read(selector).condition(hosts.labels())
         found = tuple(session.scalars(select(Host.name).where(wanted).order_by(Host.name)))
     if not found:
-        raise PreconditionFailed(f"no host is meant by {selector!r}: `drover host list` shows their labels")
+        raise PreconditionFailed(
+            f"no host has the labels {selector!r}: `drover host list` shows them; by their names hosts are given as "
+            "`--host H`"
+        )
     return found
 
 

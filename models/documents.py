@@ -380,6 +380,8 @@ class SeenQemu(Part):
     """Those that were given to its cards."""
     job: int | None = None
     """The job that has brought it here."""
+    user: str | None = None
+    """As whom it runs; null: a worker of an earlier version looked."""
 
 
 class SeenQemus(Versioned):

@@ -83,4 +83,5 @@ def _same(host: str, mine: SeenQemu, other: SeenQemu) -> str | None:
         what = f"its MAC {shared[0]}"
     else:
         return None
-    return f"pid {other.pid} on {host} has {what} as well"
+    whose = f", a process of {other.user}," if other.user else ""
+    return f"pid {other.pid} on {host}{whose} has {what} as well"

@@ -1,5 +1,6 @@
 """What is seen of guests: running, paused, gone, twice; without asking their QEMUs each time."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from models.host import Host
 from models.job import Job, JobState
 from tests import factories
 from workers.guest import liveness
-from workers.process import processes, qemus
+from workers.process import accounts, processes, qemus
 from workflows import twins
 
 WEB = SeenQemu(process="boot/1/10/1", pid=10, name="web", uuid="u-1", macs=("52:54:00:00:00:01",))
@@ -79,9 +80,9 @@ def twin_of(guest: str) -> str | None:
 @pytest.mark.parametrize(
     ("other", "why"),
     [
-        ({"uuid": "u-1"}, "its UUID u-1"),
-        ({"name": "web"}, "its name web"),
-        ({"macs": ("52:54:00:00:00:02", "52:54:00:00:00:01")}, "its MAC 52:54:00:00:00:01"),
+        ({"uuid": "u-1", "user": "ada"}, ", a process of ada, has its UUID u-1"),
+        ({"name": "web"}, " has its name web"),
+        ({"macs": ("52:54:00:00:00:02", "52:54:00:00:00:01")}, " has its MAC 52:54:00:00:00:01"),
     ],
 )
 def test_the_same_machine_on_another_host_is_an_alarm_until_it_is_gone(
@@ -89,7 +90,7 @@ def test_the_same_machine_on_another_host_is_an_alarm_until_it_is_gone(
 ) -> None:
     assert twin_of(web) is None
     seen("hv2", SeenQemu.model_validate({"process": "boot/1/20/1", "pid": 20, **other}))
-    assert twin_of(web) == twin_of(web) == f"pid 20 on hv2 has {why} as well"
+    assert twin_of(web) == twin_of(web) == f"pid 20 on hv2{why} as well"
     with transaction() as session:
         [_, trouble, *_] = gauges._of_guests(session, {"hv1": 1, "hv2": 1})
         assert [sample.labels for sample in trouble.samples] == [{"guest": web, "host": "hv1", "state": "twice"}]
@@ -150,7 +151,8 @@ def test_a_worker_sees_its_qemus_and_asks_one_seldom(
     with transaction() as session:
         host, guest = session.get_one(Host, "hv1"), session.get_one(Guest, "web")
         assert host.qemus is not None
-        assert [one.uuid for one in host.qemus.qemus if one.process == identity] == [WEB_UUID]
+        me = accounts.user_name(os.geteuid())
+        assert [(one.uuid, one.user) for one in host.qemus.qemus if one.process == identity] == [(WEB_UUID, me)]
         assert guest.runstate == "running"
     with socket.socket(socket.AF_UNIX) as holder:
         holder.connect(f"{tmp_path}/q")  # it is not asked again: the next look would have to wait for it

@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from sqlalchemy import select
 
@@ -21,7 +20,7 @@ from models.preflight import Check, Verdict
 from workers.guest import monitors
 from workers.launcher import found
 from workers.preflight import checks, inspection, live_command_line
-from workers.process import accounts, processes, qemus, sockets
+from workers.process import processes, qemus, sockets
 from workers.process.qemus import Qemu
 
 ASKED_AT_ONCE = 4
@@ -65,14 +64,10 @@ def _by_the_kernel(qemu: Qemu) -> FoundQemu:
         pid=process.pid,
         name=qemus.name_of(qemu.argv),
         uuid=qemus.uuid_of(qemu.argv),
-        user=_user(process.pid),
+        user=qemu.user,
         launcher=found.launcher_of(process),
         monitors=tuple(map(_monitor, monitors.listening(live_command_line.read(process).argv))),
     )
-
-
-def _user(pid: int) -> str:
-    return accounts.user_name(Path(f"/proc/{pid}").stat().st_uid)
 
 
 def _monitor(listening: monitors.Listening) -> FoundMonitor:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from drover.settings import Settings
 from models.documents import SeenQemu
-from workers.process import processes
+from workers.process import accounts, processes
 from workers.process.processes import Process
 from workers.qemu.options import parse_command_line
 
@@ -30,17 +30,19 @@ class Qemu:
     argv: tuple[str, ...]
     mark: str
     """The name under which a worker has started it; empty for others."""
+    user: str
+    """As whom it runs."""
     stopped: bool
     """By a signal: nothing of it runs."""
 
     @property
     def seen(self) -> SeenQemu:
         """What is reported of it."""
-        return _seen(self.process, self.argv, self.mark)
+        return _seen(self.process, self.argv, self.mark, self.user)
 
 
 @lru_cache(maxsize=1024)
-def _seen(process: Process, argv: tuple[str, ...], mark: str) -> SeenQemu:
+def _seen(process: Process, argv: tuple[str, ...], mark: str, user: str) -> SeenQemu:
     job = _JOB.search(mark)
     return SeenQemu(
         process=processes.identity(process),
@@ -49,6 +51,7 @@ def _seen(process: Process, argv: tuple[str, ...], mark: str) -> SeenQemu:
         uuid=uuid_of(argv),
         macs=macs_of(argv),
         job=int(job[1]) if job else None,
+        user=user,
     )
 
 
@@ -62,13 +65,14 @@ def qemu_of(pid: int) -> Qemu | None:
     """The QEMU with this pid; None if the process is none, or has ended."""
     with suppress(OSError):
         program = os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115 # of all processes again and again: a Path costs more
-        if not PROGRAM.fullmatch(program.rpartition("/")[2].removesuffix(" (deleted)")):
+        if not PROGRAM.fullmatch(program.rpartition("/")[2].removesuffix(processes.DELETED)):
             return None
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         process = processes.process(pid)
         if process is not None:
             argv, mark = _launch_of(process)
-            return Qemu(process=process, argv=argv, mark=mark, stopped=state in "Tt")
+            user = accounts.user_name(Path(f"/proc/{pid}").stat().st_uid)
+            return Qemu(process=process, argv=argv, mark=mark, user=user, stopped=state in "Tt")
     return None
 
 

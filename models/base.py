@@ -38,7 +38,10 @@ def now(session: Session) -> datetime:
 
 
 def by_value(states: type[enum.StrEnum]) -> Enum:
-    """Store an enum's values as text, so that adding a member needs no change of the column's type."""
+    """Store an enum's values as text, so that adding a member needs no change of the column's type.
+
+    Where hosts write the column a constraint has the members (revision 0043), and needs a revision for a new one.
+    """
     return Enum(
         states,
         native_enum=False,

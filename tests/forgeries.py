@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -601,11 +602,12 @@ def _never_notified(stage: Stage) -> str:
         return "the change is made" if session.get_one(Host, "one").address == "127.0.0.9" else "it is lost"
 
 
-def _never_alive(stage: Stage) -> str:
-    """A time with which nobody could reckon, for whoever asks for all hosts."""
+def _unreadable(statement: str, stage: Stage) -> str:
+    """With such a value nobody could read the row, nor those that are read together with it."""
+    stage.job()
     try:
         with transaction() as session:
-            session.execute(text("UPDATE host SET heartbeat_at = 'infinity' WHERE name = 'one'"))
+            session.execute(text(statement))
     except IntegrityError as error:
         return str(error)
     return "it is written"
@@ -902,7 +904,16 @@ FORGERIES: tuple[Forgery, ...] = (
         lambda _: _message("drover.two", "drover.host.answer", headers={"eta": "2099-01-01T00:00:00+00:00"}),
     ),
     Forgery("notifications of any role, until Postgres takes no more", "the change is made", _never_notified),
-    Forgery("`host`: a time that no process can hold (`infinity`)", "violates check constraint", _never_alive),
+    Forgery(
+        "`host`: a time that no process can hold (`infinity`)",
+        "violates check constraint",
+        partial(_unreadable, "UPDATE host SET heartbeat_at = 'infinity' WHERE name = 'one'"),
+    ),
+    Forgery(
+        "`job`: a state that no process knows",
+        "violates check constraint",
+        partial(_unreadable, "UPDATE job SET state = 'elsewhere'"),
+    ),
     Forgery("`host`: documents that nobody understands", "2 hosts are read", _not_understood),
     Forgery("notification `drover_said`, by any role: with a sentence", "nothing is logged", _notification),
     Forgery("a pipe in the place of the guest's image, by the guest's own user", "is a pipe", _pipe_for_an_image),

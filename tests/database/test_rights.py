@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import Enum, func, select, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 import migrations
@@ -26,6 +26,7 @@ from migrations import rights
 from migrations.rights import Purpose
 from models import database as connections
 from models.access import ApiToken, Scope
+from models.base import Base
 from models.database import transaction
 from models.documents import AllowedHosts
 from models.drain import Drain, DrainKind, DrainState
@@ -168,6 +169,28 @@ def test_a_host_writes_no_time_that_no_process_can_hold(moving: int) -> None:
     for never in ("infinity", "-infinity", "10000-01-01", "0044-03-15 BC"):
         with _as("one"), pytest.raises(IntegrityError, match="ck_host_times"), transaction() as session:
             session.execute(text(f"UPDATE host SET heartbeat_at = '{never}'"))
+
+
+def test_a_host_writes_no_state_that_nobody_knows(moving: int) -> None:
+    """It would keep everybody from reading what is read together with its row."""
+    may = text(
+        "SELECT table_name, column_name FROM information_schema.column_privileges"
+        " WHERE grantee = 'drover_host' AND privilege_type IN ('UPDATE', 'INSERT') AND table_schema = 'public'"
+    )
+    checked = text("SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'c'")
+    with transaction() as session:
+        written = {(str(table), str(column)) for table, column in session.execute(may)}
+        held = {str(name): set(re.findall(r"'(\w+)'", definition)) for name, definition in session.execute(checked)}
+    columns = [column for table in Base.metadata.sorted_tables for column in table.columns]
+    states = {
+        f"ck_{column.table.name}_{column.name}": set(column.type.enums)
+        for column in columns
+        if isinstance(column.type, Enum) and (column.table.name, column.name) in written
+    }
+    assert states
+    assert {name: held.get(name) for name in states} == states
+    with _as("one"), pytest.raises(IntegrityError, match="ck_job_state"), transaction() as session:
+        session.execute(text("UPDATE job SET state = 'elsewhere'"))
 
 
 def test_a_host_cannot_keep_controllers_from_leading(moving: int) -> None:

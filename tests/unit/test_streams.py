@@ -24,7 +24,7 @@ from models.streams import StreamAccess
 from tests import factories
 from tests.certificates import Authority
 from tests.helpers import until
-from workers.streams import client, credentials, handshake, supervisor
+from workers.streams import client, credentials, handshake, server, supervisor
 from workers.streams.credentials import CredentialFiles, Credentials
 from workers.streams.parameters import ClientParameters, ServerParameters
 
@@ -70,7 +70,7 @@ def _running(tmp_path: Path, of_server: handshake.Mine, of_client: handshake.Min
         near = {name: stack.enter_context(closing(_listen(tmp_path / f"here-{name}.sock"))) for name in ("nbd", "ram")}
         (tmp_path / "here-nbd.sock").chmod(0o666)
         tcp = stack.enter_context(socket.create_server((LOCAL, 0)))
-        server = ServerParameters(
+        of_destination = ServerParameters(
             sockets={name: str(tmp_path / f"there-{name}.sock") for name in ("nbd", "ram")},
             secret=secret,
             credentials=of_server,
@@ -85,7 +85,7 @@ def _running(tmp_path: Path, of_server: handshake.Mine, of_client: handshake.Min
             guest_pid=1,
             listening={name: unix.fileno() for name, unix in near.items()},
         )
-        server.save(tmp_path / "server.json")
+        of_destination.save(tmp_path / "server.json")
         told.save(tmp_path / "client.json")
         made = Ends(tmp_path, told, behind, [])
         try:
@@ -225,6 +225,22 @@ def _get_through(ends: Ends) -> None:
     with ends.connect() as near, ends.accept() as far:
         near.sendall(b"mine")
         assert far.recv(10) == b"mine"
+
+
+def test_strangers_of_one_address_end_their_own_connections_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "PROVING_AT_ONCE", 3)
+    told = ServerParameters(sockets={}, secret="", credentials=None, listening=socket.socket().detach())
+    heard = server.Server(told)
+    with ExitStack() as stack, heard.listening:
+        pairs = [[stack.enter_context(end) for end in socket.socketpair()] for _ in range(3)]
+        for number, address in enumerate(("10.0.0.1", "10.0.0.2", "10.0.0.2")):
+            heard.proving[number] = address, pairs[number][0]
+            pairs[number][1].setblocking(False)
+        heard._make_room()
+        assert list(heard.proving) == [0, 2]
+        assert pairs[1][1].recv(1) == b"", "the oldest of the busiest address is hung up"
+        with pytest.raises(BlockingIOError):
+            pairs[0][1].recv(1)
 
 
 def test_certificates_that_are_renewed_count_from_the_next_connection_on_and_open_ones_go_on(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The destination's end: lets in who proves that it is the source of this very job, and connects it to a Unix socket.
 
-Strangers may connect as often as they like: so many are heard at a time, each for a moment, and when one more comes the
-oldest of them has had more time than the right peer needs.
+Strangers may connect as often as they like: so many are heard at a time, each for a moment. When one more comes, the
+oldest connection of the address that has most of them ends, so that strangers elsewhere end none of the right peer's.
 """
 
 import hmac
@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import time
+from collections import Counter
 
 from drover.errors import DroverError
 from workers.streams import credentials, handshake
@@ -30,8 +31,8 @@ class Server:
         self.told = told
         self.listening = socket.socket(fileno=told.listening)
         self.shown = credentials.Shown(credentials.server_context, told.credentials) if told.credentials else None
-        self.proving: dict[int, socket.socket] = {}
-        """{a number: connection}, the oldest first."""
+        self.proving: dict[int, tuple[str, socket.socket]] = {}
+        """{a number: (address of the other end, connection)}, the oldest first."""
         self.lock = threading.Lock()
 
     def run(self) -> None:
@@ -42,7 +43,7 @@ class Server:
             if raw is None:
                 continue
             try:
-                far = self._wrapped(raw)
+                address, far = raw.getpeername()[0], self._wrapped(raw)
             except OSError as error:  # it has hung up since, which Python's TLS looks for
                 log.debug("somebody has hung up: %s", error)
                 raw.close()
@@ -50,7 +51,7 @@ class Server:
             number += 1
             self._make_room()
             with self.lock:
-                self.proving[number] = far
+                self.proving[number] = address, far
             threading.Thread(target=self._serve, args=(number, far), daemon=True).start()
 
     def _wrapped(self, raw: socket.socket) -> socket.socket:
@@ -60,9 +61,12 @@ class Server:
 
     def _make_room(self) -> None:
         with self.lock:
-            oldest = self.proving.pop(next(iter(self.proving))) if len(self.proving) >= PROVING_AT_ONCE else None
-        if oldest is not None:
-            handshake.interrupt(oldest)
+            if len(self.proving) < PROVING_AT_ONCE:
+                return
+            [(busiest, _)] = Counter(address for address, _ in self.proving.values()).most_common(1)
+            oldest = next(number for number, (address, _) in self.proving.items() if address == busiest)
+            _, ended = self.proving.pop(oldest)
+        handshake.interrupt(ended)
 
     def _serve(self, number: int, far: socket.socket) -> None:
         near = None
@@ -105,5 +109,6 @@ class Server:
 
 def main(told: ServerParameters) -> None:
     """Serve until the process is ended."""
-    log.info("carries streams of its job, port %s", socket.socket(fileno=os.dup(told.listening)).getsockname()[1])
-    Server(told).run()
+    server = Server(told)
+    log.info("carries streams of its job, port %s", server.listening.getsockname()[1])
+    server.run()

@@ -19,6 +19,7 @@ from workers.qemu.monitor import Monitor, MonitorLost, peer
 MIB = 1 << 20
 MEETING_S = 5.0
 GOES_ON_S = 15.0
+RESUMES_WITHIN_S = 10.0
 GONE = {"none", "cancelled", "failed"}
 STOPPED_BY_MIGRATION = {"postmigrate", "finish-migrate"}
 STANDS_STILL = {"paused", "prelaunch"}
@@ -123,11 +124,18 @@ async def loaded(monitor: Monitor, timeout_s: float = 5.0) -> None:
 
 
 async def resume(monitor: Monitor) -> float:
-    """Resume the guest here; returns when it ran, by QEMU's own clock (seconds since 1970)."""
+    """Resume the guest here; returns when it ran, by QEMU's own clock (seconds since 1970).
+
+    Raises:
+        Transient: QEMU does not say that it runs.
+    """
     events = monitor.listen("RESUME")
     await monitor.execute("cont")
-    async with asyncio.timeout(10):
-        return event_time(await events.get())
+    try:
+        async with asyncio.timeout(RESUMES_WITHIN_S):
+            return event_time(await events.get())
+    except TimeoutError:
+        raise Transient(f"QEMU did not report within {RESUMES_WITHIN_S:g} s that the guest runs") from None
 
 
 async def cancel(monitor: Monitor, nodes: Sequence[str], *, paused_by_us: bool) -> None:

@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from qemu.qmp import (
     ExecuteError,
     Message,
     QMPClient,
-    QMPError,
     Runstate,
     StateError,
 )
@@ -57,12 +56,12 @@ class MonitorLost(Transient):
 class Monitor:
     """A connection to one monitor, made by `connect`."""
 
-    def __init__(self, client: QMPClient, pid: int, guard: Guard) -> None:
+    def __init__(self, client: QMPClient, pid: int, guard: Guard, *, takes_files: bool) -> None:
         self._client = client
         self._guard = guard
         self.pid = pid
         """The process that listens on the socket, as the kernel reports."""
-        self.takes_files = True
+        self.takes_files = takes_files
         """It is behind a Unix socket."""
 
     async def query(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S, **arguments: Any) -> Any:
@@ -98,7 +97,10 @@ class Monitor:
     async def give(self, name: str, descriptor: int) -> None:
         """Hand an open file over to QEMU under a name, `fd:NAME` to its commands. Errors as for `execute`."""
         self._guard()
-        self._client.send_fd_scm(descriptor)
+        try:
+            self._client.send_fd_scm(descriptor)
+        except (StateError, OSError) as error:
+            raise self._lost("getfd") from error
         await self._run("getfd", {"fdname": name}, COMMAND_TIMEOUT_S)
 
     async def yank(self, **instance: str) -> None:
@@ -126,7 +128,10 @@ class Monitor:
         except ExecuteError as error:
             raise CommandRefused(f"{command}: {error}") from error
         except (ExecInterruptedError, StateError, TimeoutError) as error:
-            raise MonitorLost(f"QEMU (pid {self.pid}) gave no answer to {command}") from error
+            raise self._lost(command) from error
+
+    def _lost(self, command: str) -> MonitorLost:
+        return MonitorLost(f"QEMU (pid {self.pid}) gave no answer to {command}")
 
 
 UNDERSCORED = frozenset({"block_set_io_throttle"})
@@ -153,18 +158,15 @@ async def connect(
     Raises:
         MonitorLost: no process listens, another client holds the monitor, or QEMU does not answer.
     """
-    try:
-        async with asyncio.timeout(timeout_s):
-            client, sock = await _negotiated(str(path))
-            pid = await _listener(sock, str(path))
-    except (OSError, ConnectError, TimeoutError, ValueError) as error:
-        raise MonitorLost(await asyncio.to_thread(_why_silent, str(path), error)) from error
-    try:
-        monitor = Monitor(client, pid, guard)
-        monitor.takes_files = sock.family == socket.AF_UNIX
-        yield monitor
-    finally:
-        await _hang_up(client)
+    async with AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout(timeout_s):
+                client, sock = await _negotiated(str(path))
+                stack.push_async_callback(_hang_up, client)
+                pid = await _listener(sock, str(path))
+        except (OSError, ConnectError, ValueError) as error:  # a time-out is an OSError
+            raise MonitorLost(await asyncio.to_thread(_why_silent, str(path), error)) from error
+        yield Monitor(client, pid, guard, takes_files=sock.family == socket.AF_UNIX)
 
 
 class _Client(QMPClient):
@@ -286,8 +288,6 @@ def _reason(error: BaseException) -> str:
 async def _hang_up(client: QMPClient) -> None:
     if client.runstate is Runstate.IDLE:
         return
-    try:
+    with suppress(Exception):  # whatever ended the connection earlier comes once more: its user got that error
         async with asyncio.timeout(2):
             await client.disconnect()
-    except (QMPError, OSError, EOFError, TimeoutError):
-        pass  # the connection was lost earlier, and its user got that error

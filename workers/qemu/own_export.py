@@ -6,14 +6,16 @@ open file, so that it needs no access to our folders, whatever user it runs as.
 
 import asyncio
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from drover.errors import Fatal
+from drover.errors import Fatal, Transient
 from workers.qemu.monitor import CommandRefused, Monitor
 
 PREFIX = "drover-own-"
 _SOCKET = "drover-own"
+GONE_WITHIN_S = 30.0
 
 
 def name(index: int) -> str:
@@ -87,8 +89,14 @@ async def end(monitor: Monitor, mine: Path) -> None:
 
 
 async def _remove(monitor: Monitor, export: str) -> None:
-    """Gone is an export only when its last request has ended."""
+    """Gone is an export only when its last request has ended.
+
+    Raises:
+        Transient: that takes too long.
+    """
     await monitor.execute_if_there("block-export-del", id=export, mode="hard")
-    async with asyncio.timeout(30):
-        while any(found["id"] == export for found in await monitor.query("query-block-exports")):
-            await asyncio.sleep(0.01)
+    deadline = time.monotonic() + GONE_WITHIN_S
+    while any(found["id"] == export for found in await monitor.query("query-block-exports")):
+        if time.monotonic() > deadline:
+            raise Transient(f"the guest's QEMU did not end its export {export} within {GONE_WITHIN_S:g} s")
+        await asyncio.sleep(0.01)

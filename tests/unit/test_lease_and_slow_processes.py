@@ -11,6 +11,7 @@ import pytest
 
 from drover.errors import Transient
 from drover.settings import Settings
+from models.documents import MigrationOptions
 from models.job import Direction, Job, Side
 from tests import factories
 from tests.helpers import until
@@ -18,6 +19,7 @@ from workers import executor
 from workers.process import processes
 from workers.process.processes import Process
 from workers.step import Context, StepHandler
+from workers.steps.migrate_ram import _Progress
 from workflows.migration import claims
 from workflows.migration.claims import Claim
 
@@ -93,3 +95,22 @@ def test_a_process_that_does_not_die_though_killed_is_tried_again_later(monkeypa
     assert this is not None
     with pytest.raises(Transient, match="does not end although it was killed"):
         asyncio.run(this.end_now())
+
+
+def test_nothing_of_an_attempt_to_send_ram_is_written_behind_its_end(claim: Claim, tmp_path: Path) -> None:
+    claim.job.guest, claim.job.options = "web", MigrationOptions()
+    written = list[dict[str, int]]()
+
+    class Slow(_Progress):
+        def _record(self, ram: dict[str, int]) -> None:
+            time.sleep(0.3)
+            written.append(ram)
+
+    async def attempt() -> None:
+        progress = Slow(Context(claim=claim, settings=factories.offline(directory=tmp_path)), 1)
+        progress.write({"total": 1, "remaining": 0})
+        assert not written, "the watch is held up by it"
+        await progress.written()
+        assert written
+
+    asyncio.run(attempt())

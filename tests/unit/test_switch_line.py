@@ -2,14 +2,18 @@
 
 import asyncio
 import socket
+import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from workers.qemu.monitor import CommandRefused
 from workers.streams import handshake
-from workers.switchover import channel
+from workers.switchover import channel, destination
 from workers.switchover.channel import Channel, PeerLost
+from workers.switchover.destination import Destination
 
 
 async def _echo(message: dict[str, Any]) -> dict[str, Any]:
@@ -70,3 +74,17 @@ def test_a_source_that_never_comes_is_not_waited_for_for_ever(tmp_path: Path) ->
 
     with pytest.raises(PeerLost, match=r"did not connect within 0.2 s"):
         asyncio.run(wait())
+
+
+def test_a_qemu_that_does_not_take_the_ram_ends_the_attempt_with_its_reason() -> None:
+    async def refuse() -> None:
+        raise CommandRefused("migrate-incoming: it does not")
+
+    async def attempt() -> None:
+        one, other = socket.socketpair()
+        told = SimpleNamespace(finished=asyncio.Event(), told_to_run=False, heard_at=time.monotonic())
+        with other:
+            await destination._until_finished(cast("Destination", told), Channel(one), asyncio.create_task(refuse()))
+
+    with pytest.raises(CommandRefused, match="it does not"):
+        asyncio.run(attempt())

@@ -7,11 +7,13 @@ nothing but the two hosts may matter. So this step ends when the switchover proc
 """
 
 import asyncio
+import logging
 import time
 from contextlib import closing
 
 from sqlalchemy import select
 
+from drover import words
 from drover.errors import Committed, Fatal, Unknown
 from models import fleet
 from models.database import transaction
@@ -38,6 +40,8 @@ from workers.switchover.parameters import DestinationParameters, SourceParameter
 from workers.switchover.source import go_on_here
 from workflows import windows
 from workflows.migration.chain import BeginAnew, Restart
+
+log = logging.getLogger(__name__)
 
 DEADLINE_S = 1800.0
 """RAM that has not converged by then is given up; auto-converge slows the guest down long before."""
@@ -122,7 +126,9 @@ class MigrateRamSource(StepHandler):
             await inhibitor.inhibit(ctx)
             await streams.connect(ctx)
             self._start(ctx, attempt)
-        told = await supervisor.watch(ctx, attempt, _Progress(ctx, attempt).write)
+        progress = _Progress(ctx, attempt)
+        told = await supervisor.watch(ctx, attempt, progress.write)
+        await progress.written()
         ctx.note(wait_reason=None)
         if not told.committed and not _died_after_ending_mirrors(ctx, told):
             _refuse_lost_journal(ctx, told)
@@ -284,12 +290,21 @@ class _Progress:
             measures=allowed.ladder,
         )
         self.terms_file = ctx.directory.terms_file(Side.SOURCE, attempt)
+        self.writing: asyncio.Task[None] | None = None
 
     def write(self, ram: dict[str, int]) -> None:
-        if not ram or not self.recording.due():
+        """Beside the watch, which a slow database must not hold up."""
+        busy = self.writing is not None and not self.writing.done()
+        if not ram or busy or not self.recording.due():
             return
         self.ctx.announce(100 * (ram["total"] - ram["remaining"]) // max(ram["total"], 1))
-        asyncio.get_running_loop().run_in_executor(None, self._record, ram)
+        self.writing = asyncio.create_task(asyncio.to_thread(self._record, ram))
+        self.writing.add_done_callback(_log_failure)
+
+    async def written(self) -> None:
+        """Nothing of this attempt is written any more: it would come behind what became of it."""
+        if self.writing is not None:
+            await asyncio.wait({self.writing})
 
     def _record(self, ram: dict[str, int]) -> None:
         job, escalation = self.ctx.job, self.escalation
@@ -309,6 +324,12 @@ class _Progress:
         self.escalation.obey(options.max_downtime_ms, _most_ms(options), at)
         for taken in self.escalation.look(ram, at):
             self.ctx.tell(ACTIONS[taken.measure], taken.sentence)
+
+
+def _log_failure(writing: "asyncio.Task[None]") -> None:
+    """Whatever it is, the RAM is sent on: without the database a lease runs out, and that ends the step."""
+    if not writing.cancelled() and (error := writing.exception()) is not None:
+        log.info("the progress of the RAM could not be recorded: %s", words.first_line(error))
 
 
 def _most_ms(options: MigrationOptions) -> int:

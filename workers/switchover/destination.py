@@ -141,19 +141,23 @@ async def _serve(parameters: DestinationParameters, journal: Journal) -> None:
             journal.write("connected")
         taking = asyncio.create_task(destination.take_ram(ram))
         try:
-            await _until_finished(destination, Channel(connection, destination.answer))
+            await _until_finished(destination, Channel(connection, destination.answer), taking)
         finally:
             taking.cancel()
         await guest.execute("announce-self", initial=50, max=550, rounds=5, step=100)
 
 
-async def _until_finished(destination: Destination, line: Channel) -> None:
-    """After `run`, finish also without the source; before that, its silence ends the attempt."""
+async def _until_finished(destination: Destination, line: Channel, taking: "asyncio.Task[None]") -> None:
+    """After `run`, finish also without the source; before that, its silence ends the attempt, as does a QEMU that does
+    not take the RAM.
+    """
     finished = asyncio.create_task(destination.finished.wait())
     closed = asyncio.create_task(line.closed.wait())
     try:
         while not finished.done():
             await asyncio.wait({finished, closed}, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
+            if taking.done() and not destination.told_to_run:
+                taking.result()
             silent = time.monotonic() - destination.heard_at > SILENCE_S
             if (closed.done() or silent) and not destination.told_to_run:
                 raise PeerLost("the source went away before it sent run")

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import grp
 import os
 import pwd
 import signal
@@ -127,5 +126,4 @@ def _as(user: str | None) -> dict[str, Any]:
     if user is None or user == pwd.getpwuid(os.geteuid()).pw_name:
         return {}
     found = pwd.getpwnam(user)
-    groups = [group.gr_gid for group in grp.getgrall() if user in group.gr_mem]
-    return {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": groups}
+    return {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": os.getgrouplist(user, found.pw_gid)}

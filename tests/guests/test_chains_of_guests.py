@@ -12,8 +12,8 @@ from drover.errors import PreconditionFailed
 from models.job import Job
 from tests.helpers import Moves, until
 from tests.qmp_guest import QEMU, image
-from workers.guest.qmp_ready import listens
 from workers.process import processes
+from workers.process.sockets import listens
 from workers.qemu.monitor import connect
 from workflows import guests
 from workflows.migration import preflight

@@ -14,8 +14,8 @@ from models.plan import SourceDisk
 from tests.helpers import MIB, until
 from tests.qmp_guest import QEMU, Start, guests, image
 from workers.disks import mirrors
-from workers.guest.qmp_ready import listens
 from workers.images import manifest
+from workers.process.sockets import listens
 from workers.qemu import block, target
 from workers.qemu.block import ExportedImage, Mirror
 from workers.qemu.disks import source_disks
@@ -69,7 +69,7 @@ def test_holes_cost_no_bandwidth_thin_images_stay_thin_and_thick_ones_thick(
         subprocess.run(["qemu-io", "-f", fmt, "-c", f"write -q -P 7 50M {DATA_MIB}M", str(path)], check=True)
         line += ["-drive", f"file={path},if=none,id=d-{kind},format={fmt}", "-device", f"virtio-blk-pci,drive=d-{kind}"]
     guest = start(line, tmp_path / "q")
-    disks = {Path(disk.path).stem: disk for disk in source_disks(**guest.block())}
+    disks = {Path(disk.path).stem: disk for disk in source_disks(guest.block())}
     assert {kind for kind, disk in disks.items() if "preallocation" in disk.create_options} == THICK
     took = asyncio.run(copied(tmp_path, disks, nbd_server))
     guest.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import MIB, until
-from workers.guest.qmp_ready import listens
+from workers.process.sockets import listens
 from workers.qemu import block
 from workers.qemu.block import Mirror
 from workers.qemu.monitor import connect

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers import MIB, until
 from tests.qmp_guest import image
-from workers.guest.qmp_ready import listens
+from workers.process.sockets import listens
 from workers.qemu import nbd
 from workers.qemu.monitor import connect
 from workers.qemu.nbd import ALLOCATION, NbdLost

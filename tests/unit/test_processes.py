@@ -1,5 +1,6 @@
 """Processes are known by pid, start time and mark, and are dead only when all of them is."""
 
+import ast
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from tests.helpers import until
 from workers.process import processes
 
+STARTS = {"subprocess.run", "subprocess.Popen", "asyncio.create_subprocess_exec"}
 MANY_THREADS = """
 import threading, time, socket, sys
 listening = socket.socket(socket.AF_UNIX); listening.bind(sys.argv[1]); listening.listen()
@@ -133,3 +135,15 @@ def test_a_process_with_mounts_of_its_own_sees_other_files_than_we_do(tmp_path: 
         assert not processes.sees_otherwise(started, f"{tmp_path}/nothing")
     finally:
         started.kill()
+
+
+def test_no_program_that_a_worker_starts_gets_the_workers_own_environment() -> None:
+    """It has the password of the database, and some of them run as a guest's user."""
+    calls = [
+        (path.name, call)
+        for path in (Path(__file__).parents[2] / "workers").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in STARTS
+    ]
+    assert {ast.unparse(call.func) for _, call in calls} == STARTS
+    assert [name for name, call in calls if "env" not in {keyword.arg for keyword in call.keywords}] == []

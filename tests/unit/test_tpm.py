@@ -14,9 +14,8 @@ from models.plan import DestinationPlan, Execution, Inspection, PlannedTpm, Tpm
 from models.preflight import refusals
 from tests import factories
 from tests.helpers import until
-from workers.guest import qmp_ready
 from workers.preflight import derivation
-from workers.process import execution, processes, tpm
+from workers.process import execution, processes, sockets, tpm
 from workers.trust.policy import HostPolicy, Policy
 
 with_swtpm = pytest.mark.skipif(shutil.which("swtpm") is None, reason="swtpm is not installed (lab/setup.sh does it)")
@@ -116,7 +115,7 @@ def test_it_is_started_beside_the_program_and_ends_with_it(tmp_path: Path) -> No
         child.kill()
     alive = processes.Process(emulator.pid, emulator.started)
     assert alive.wait(10)
-    assert not qmp_ready.listens(Path(plan.socket))
+    assert not sockets.listens(Path(plan.socket))
 
 
 @with_swtpm

@@ -1,7 +1,6 @@
 """Waiting for a program that was just started to listen on its monitor."""
 
 import asyncio
-import socket
 import time
 from pathlib import Path
 
@@ -11,12 +10,6 @@ from workers.process.processes import Process
 from workers.qemu.monitor import MonitorLost, connect
 
 START_TIMEOUT_S = 20.0
-
-
-def listens(path: Path) -> bool:
-    """A process listens on this Unix socket; a file whose process is gone refuses."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(str(path)) == 0
 
 
 async def monitor_ready(started: Process, socket_path: str | Path, log: Path) -> None:

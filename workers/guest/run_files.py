@@ -9,8 +9,8 @@ from pathlib import Path
 from drover.settings import Settings
 from workers import files
 from workers.files import UnsafePath
-from workers.guest.qmp_ready import listens
 from workers.process import processes
+from workers.process.sockets import listens
 from workers.qemu.options import MEMORY_FOLDERS
 from workers.qemu.permissions import Made
 
@@ -49,8 +49,7 @@ def left_over(made: Iterable[Made]) -> Iterator[Path]:
 
 def unlink_memory(made: Iterable[Made]) -> None:
     """Remove memory of a guest that does not run here any more from where it takes that of the host."""
-    for path in left_over(each for each in made if each.path.startswith(MEMORY_FOLDERS)):
-        files.unlink(path)
+    unlink_left_over(each for each in made if each.path.startswith(MEMORY_FOLDERS))
 
 
 def unlink_left_over(made: Iterable[Made]) -> None:
@@ -80,10 +79,7 @@ def _unlink_socket(path: Path) -> None:
 
 
 def _unlink_pidfile(path: Path) -> None:
-    try:
-        descriptor = files.opened(path, os.O_RDONLY)
-    except files.UnsafePath:
-        return  # it is somebody else's, and stays
+    descriptor = files.opened(path, os.O_RDONLY)
     try:
         text = os.read(descriptor, LONGEST_PID).strip()
     finally:

@@ -18,7 +18,6 @@ from models.preflight import Check, Verdict
 from workers import files, hooks
 from workers.files import UnsafePath
 from workers.guest import run_files
-from workers.guest.qmp_ready import listens
 from workers.images import links, manifest, way_back
 from workers.launcher import keep_out, units
 from workers.media import destination
@@ -26,6 +25,7 @@ from workers.preflight import checks, derivation, trial, writable
 from workers.process import accounts, networks, processes
 from workers.process.machine import machine, memory_bytes
 from workers.process.processes import Process
+from workers.process.sockets import listens
 from workers.qemu import cpu, permissions, ports
 from workers.step import JobDirectory
 from workers.storage import making, room

@@ -15,6 +15,7 @@ from models.preflight import Check
 from workers.media import destination
 from workers.preflight import checks
 from workers.process import accounts
+from workers.process.environment import handed_on
 from workers.qemu.permissions import written
 from workers.trust.policy import HostPolicy
 
@@ -36,8 +37,8 @@ class _User:
         script = f'for path; do test -{test} "$path" || printf "%s\\0" "$path"; done'
         groups = f"--groups={','.join(map(str, self.groups))}" if self.groups else "--clear-groups"
         as_user = ["setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", groups, "sh", "-c", script, "sh"]
-        done = subprocess.run([*as_user, *map(str, paths)], capture_output=True, text=True, check=True)
-        return set(done.stdout.split("\0"))
+        done = subprocess.run([*as_user, *map(str, paths)], env=handed_on(), capture_output=True, text=True, check=True)
+        return set(done.stdout.split("\0")) - {""}
 
     def may(self, made: PlannedFile | PlannedFolder, right: int, rules: HostPolicy) -> bool:
         """What is made like that of the guest's host."""
@@ -85,11 +86,11 @@ def _unreadable(plan: DestinationPlan, user: _User, rules: HostPolicy) -> Iterat
     """Its files, and the folders on the way to them and to its images, that its user may not read or enter."""
     there = [Path(file.destination_path) for file in plan.files if file.there]
     made = [file for file in plan.files if not file.there]
-    yield from sorted(user.kept_from(there, "r") - {""})
+    yield from sorted(user.kept_from(there, "r"))
     yield from (file.destination_path for file in made if not user.may(file, READ, rules))
     paths = [*(file.destination_path for file in made), *(disk.destination_path for disk in plan.disks)]
     above = {parent for path in paths for parent in Path(path).parents}
-    yield from sorted(user.kept_from((parent for parent in above if parent.is_dir()), "x") - {""})
+    yield from sorted(user.kept_from((parent for parent in above if parent.is_dir()), "x"))
     for folder in plan.folders:
         if Path(folder.path) in above and not Path(folder.path).exists() and not user.may(folder, ENTER, rules):
             yield folder.path

@@ -4,11 +4,14 @@ The kernel tells of a connection that it exists, but only by a search through al
 """
 
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from workers.process.environment import handed_on
 
 _UNIX = re.compile(r"u_str\s+(\S+)\s+\d+\s+\d+\s+(.*?)\s(\d+)\s+(?:.*?)\s(\d+)\s*(?:users:\((.*)\))?\s*")
 _TCP = re.compile(r"(\S+)\s+\d+\s+\d+\s+(\S+)\s+(\S+)\s*(?:users:\((.*)\))?\s*")
@@ -37,6 +40,12 @@ class _End:
     """What names both ends: the numbers of Unix sockets, the addresses of TCP."""
     path: str
     users: tuple[User, ...]
+
+
+def listens(path: str | Path) -> bool:
+    """A process listens on this Unix socket; a file whose process is gone refuses."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def holder(address: str) -> User | None:
@@ -94,7 +103,9 @@ def _users(text: str | None) -> tuple[User, ...]:
 def _told(options: str) -> list[str]:
     """The lines of `ss`; none where it is not installed."""
     try:
-        done = subprocess.run(["ss", options], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            ["ss", options], env=handed_on(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
     except (OSError, subprocess.SubprocessError):
         return []
     return done.stdout.splitlines()

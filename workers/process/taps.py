@@ -18,6 +18,7 @@ from models.plan import Execution, OtherTap, Tap
 from models.preflight import Check
 from workers.preflight import checks
 from workers.process import processes
+from workers.process.environment import handed_on
 from workers.process.exec_qemu import TUN, VHOST_NET
 from workers.process.processes import Process
 from workers.qemu import descriptors
@@ -164,7 +165,7 @@ def _vlans(name: str) -> list[Any]:
 def _told(argv: list[str]) -> list[Any]:
     """Nothing where there is no such program or it knows nothing."""
     with suppress(OSError, subprocess.SubprocessError, ValueError):
-        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        done = subprocess.run(argv, env=handed_on(), capture_output=True, text=True, check=True)
         return list(json.loads(done.stdout or "[]"))
     return []
 

@@ -18,11 +18,11 @@ from drover.settings import Settings
 from models.plan import Inspection, PlannedTpm, Tpm
 from models.preflight import Check
 from workers import files
-from workers.guest.qmp_ready import listens
 from workers.media import destination
 from workers.preflight import checks
 from workers.process import execution, processes, sockets
 from workers.process.processes import Process
+from workers.process.sockets import listens
 from workers.qemu import program
 from workers.qemu.options import Pairs, parse_command_line, parse_options, words_of, write_options
 from workers.qemu.permissions import Made

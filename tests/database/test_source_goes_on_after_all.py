@@ -37,7 +37,7 @@ def ran_on_its_image(ctx: Context) -> tuple[Path, Path]:
     image = Path(ctx.disks[0].destination_path)
     ctx.directory.manifest.claim(image)
     image.write_text("what it wrote here")
-    cold, _ = run.files_of("web", ctx.settings.directory)
+    cold = run.launch_file("web", ctx.settings.directory)
     files.private_folder(cold.parent)
     cold.write_text(json.dumps({"guest": "web"}))
     return image, cold
@@ -135,7 +135,7 @@ def cleared_away(ctx: Context) -> tuple[Path, Path, Path]:
 def test_the_source_gets_back_all_that_it_had_cleared_away(tmp_path: Path) -> None:
     ctx = given_back(tmp_path, (StepName.CUTOVER, Side.SOURCE))
     cleared_away(ctx)
-    cold, _ = run.files_of("web", ctx.settings.directory)
+    cold = run.launch_file("web", ctx.settings.directory)
     files.private_folder(cold.parent)
     done(ctx)
     done(ctx)

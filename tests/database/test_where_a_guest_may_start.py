@@ -40,7 +40,7 @@ def ours(database: None, tmp_path: Path) -> Settings:
 
 
 def launch_file(folder: Path, **more: Any) -> Path:
-    path, _ = run.files_of("web", folder)
+    path = run.launch_file("web", folder)
     files.private_folder(path.parent)
     started = {"argv": ["/bin/sh", "-c", f"echo >{folder}/started"], "log": f"{folder}/log", "environment": {}}
     path.write_text(json.dumps({"guest": "web", "job": 1, "qmp": f"{folder}/q", "host": "two"} | started | more))
@@ -53,7 +53,7 @@ def lives_on(host: str) -> None:
 
 
 def its_launch_file(ours: Settings) -> Path:
-    return run.files_of("web", ours.directory)[0]
+    return run.launch_file("web", ours.directory)
 
 
 def test_where_it_lives_it_is_started(ours: Settings) -> None:

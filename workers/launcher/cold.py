@@ -16,10 +16,9 @@ from models.host_rpc import LookForGuest, Sighting, StartGuest, StopGuest
 from models.launch_file import LaunchFile
 from workers.guest.qmp_ready import monitor_ready
 from workers.launcher import found, run, systemd, units, whereabouts
-from workers.process import processes, vcpus
+from workers.process import processes, qemus, vcpus
 from workers.process.processes import Process
 from workers.qemu.monitor import connect
-from workers.qemu.options import parse_command_line
 
 
 async def look(question: LookForGuest, settings: Settings) -> Sighting:
@@ -43,12 +42,8 @@ def _is(process: Process, guest: str, uuid: str | None) -> bool:
         return False
     if "qemu" not in Path(argv[0] if argv else "").name:
         return False
-    named = {option.name: option for option in parse_command_line(argv) if option.name in {"uuid", "name"}}
-    theirs = named["uuid"].value if "uuid" in named else None
-    if uuid and theirs:
-        return theirs.lower() == uuid.lower()
-    name = named.get("name")
-    return name is not None and guest in {name.get("guest"), next((v for k, v in name.pairs() if k is None), None)}
+    theirs = qemus.uuid_of(argv)
+    return theirs == uuid.lower() if uuid and theirs else qemus.name_of(argv) == guest
 
 
 async def start(question: StartGuest, settings: Settings) -> Sighting:
@@ -87,9 +82,9 @@ async def start(question: StartGuest, settings: Settings) -> Sighting:
 @contextmanager
 def _alone(guest: str, settings: Settings) -> Iterator[None]:
     """One start of this guest at a time, on this host."""
-    cold, _incoming = run.files_of(guest, settings.directory)
+    lock = run.launch_file(guest, settings.directory).with_suffix(".lock")
     try:
-        with FileLock(cold.with_suffix(".lock"), mode=0o600, blocking=False):
+        with FileLock(lock, mode=0o600, blocking=False):
             yield
     except Timeout:
         raise PreconditionFailed(f"{guest} is being started on {settings.host} already") from None
@@ -98,8 +93,7 @@ def _alone(guest: str, settings: Settings) -> Iterator[None]:
 def running(guest: str, settings: Settings) -> Process | None:
     """The guest's QEMU that its unit or its launch file has started here."""
     if units.available():
-        pid = int(systemd.properties(units.of(guest), ["MainPID"]).get("MainPID", "0"))
-        return processes.process(pid) if pid else None
+        return units.running(units.of(guest))
     return processes.one(_mark(guest, settings))
 
 
@@ -130,7 +124,7 @@ async def stop(question: StopGuest, settings: Settings) -> Sighting:
         raise PreconditionFailed(
             f"{guest} was not launched by Drover on {settings.host}: stop it as it was started, or power it off"
         )
-    if units.available() and systemd.properties(units.of(guest), ["MainPID"]).get("MainPID") == str(seen.pid):
+    if units.available() and systemd.main_pid(units.of(guest)) == seen.pid:
         await asyncio.to_thread(systemd.tell, "stop", "--no-block", "--", units.of(guest))
         return seen
     with suppress(StepError):

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 def look(ours: Settings) -> None:
     """Put aside what could start a guest here that lives elsewhere. A living QEMU is not touched."""
-    files = {path.stem: path for path in run.files_of("any", ours.directory)[0].parent.glob("*.json")}
+    files = {path.stem: path for path in run.launch_file("*", ours.directory).parent.glob("*.json")}
     if not files:
         return
     with transaction() as session:

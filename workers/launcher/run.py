@@ -2,15 +2,17 @@
 
 The incoming QEMU of a move, once, if one is asked for; else the guest, cold, by its launch file, once it is certain
 that it does not live elsewhere by now: an operator may have said so while this host was off. As long as nobody can say,
-it waits. Standard library alone but for that question.
+it waits. What it imports starts quickly, but for that question.
 """
 
 import json
 import os
-import socket
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
+
+from workers.process.sockets import listens
 
 NOT_HERE, RUNS_ALREADY = 78, 75
 """EX_CONFIG and EX_TEMPFAIL of sysexits.h."""
@@ -19,20 +21,29 @@ UNASKED, YES = "DROVER_START_UNASKED", {"1", "on", "t", "true", "y", "yes"}
 """A setting, see `drover.settings`; what that takes for yes."""
 
 
-def files_of(guest: str, directory: Path) -> tuple[Path, Path]:
-    """Where the launch file of a guest is, and what the next incoming QEMU is to be."""
-    folder = directory / "launch"
-    return folder / f"{guest}.json", folder / f"{guest}.incoming"
+def launch_file(guest: str, directory: Path) -> Path:
+    """By which a guest is started cold here."""
+    return directory / "launch" / f"{guest}.json"
+
+
+def incoming_file(guest: str, directory: Path) -> Path:
+    """What the next incoming QEMU of a guest is to be."""
+    return directory / "launch" / f"{guest}.incoming"
+
+
+def worker_folder() -> Path:
+    """Without the settings, which take longer to read."""
+    return Path(os.environ.get("DROVER_DIRECTORY", "/var/lib/drover"))
 
 
 def main(guest: str) -> None:
     """Never returns."""
-    cold, incoming = files_of(guest, Path(os.environ.get("DROVER_DIRECTORY", "/var/lib/drover")))
+    incoming = incoming_file(guest, worker_folder())
     try:
         launch = json.loads(incoming.read_text())
         incoming.unlink()  # whatever comes of it: a restart begins none anew
     except FileNotFoundError:
-        launch = _cold(guest, cold)
+        launch = _cold(guest, launch_file(guest, worker_folder()))
     log = os.open(launch["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -44,7 +55,7 @@ def _cold(guest: str, path: Path) -> dict[str, str]:
     if (there := _elsewhere(guest, launch.get("host", ""))) is not None:
         _refuse(NOT_HERE, f"{guest} lives on {there} now, not on this host")
     launch = _launch(guest, path)  # it may have been asked for long
-    if _listens(launch["qmp"]):
+    if listens(launch["qmp"]):
         _refuse(RUNS_ALREADY, f"{guest} runs already: a QEMU listens at {launch['qmp']}")
     return launch
 
@@ -75,12 +86,7 @@ def _elsewhere(guest: str, host: str) -> str | None:
         time.sleep(ASK_AGAIN_S)
 
 
-def _listens(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(path) == 0
-
-
-def _refuse(status: int, why: str) -> None:
+def _refuse(status: int, why: str) -> NoReturn:
     print(why, file=sys.stderr)
     sys.exit(status)
 

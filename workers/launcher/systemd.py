@@ -59,6 +59,11 @@ def properties(unit: str, names: Sequence[str]) -> dict[str, str]:
     return dict(line.split("=", 1) for line in told.stdout.splitlines() if "=" in line)
 
 
+def main_pid(unit: str) -> int:
+    """The pid of what runs in a unit; 0: nothing. Errors as for `ask`."""
+    return int(properties(unit, ["MainPID"]).get("MainPID", "0"))
+
+
 def drop_in(unit: str, name: str) -> Path:
     """Where a file lies that adds to a unit."""
     return UNITS / f"{unit}.d" / f"{name}.conf"

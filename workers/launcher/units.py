@@ -69,13 +69,12 @@ def start_incoming(ctx: Context, output: Path) -> Process:
         Transient: systemd did not start it.
     """
     mark, argv = ctx.directory.mark("incoming"), ctx.destination.argv
-    cold, incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
-    cold.unlink(missing_ok=True)  # it lives elsewhere: this host was fenced when it left
+    _cold(ctx).unlink(missing_ok=True)  # it lives elsewhere: this host was fenced when it left
     if ctx.destination.tpm is not None:
         tpm.prepare(ctx.destination.tpm)
     if not available():
         return processes.spawn(mark, _launched(ctx, argv), output)
-    unit = of(ctx.job.guest)
+    unit, incoming = of(ctx.job.guest), _incoming(ctx)
     files.private_folder(output.parent)
     write_durably(incoming, json.dumps(_launch(ctx, argv, output, processes.named(mark)).json_object()))
     systemd.drop_in(unit, inhibitor.DROP_IN).unlink(missing_ok=True)  # it has left this host before, and comes back
@@ -109,11 +108,16 @@ def main_process(unit: str, output: Path) -> Process:
     Raises:
         Fatal: it has ended already; the text holds the end of its log.
     """
-    pid = int(systemd.properties(unit, ["MainPID"]).get("MainPID", "0"))
-    started = processes.process(pid) if pid else None
+    started = running(unit)
     if started is None:
         raise Fatal(f"it ended at once: {processes.log_tail(output)}")
     return started
+
+
+def running(unit: str) -> Process | None:
+    """What runs in a unit."""
+    pid = systemd.main_pid(unit)
+    return processes.process(pid) if pid else None
 
 
 def settled(ctx: Context) -> bool:
@@ -131,9 +135,8 @@ def settle(ctx: Context) -> None:
     ctx.guard()
     if available():
         _restart_as_before(ctx)
-    cold, _incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
     launch = _launch(ctx, _without_incoming(ctx.destination.argv), ctx.directory.incoming_log(ctx.job.guest), {})
-    write_durably(cold, json.dumps(launch.json_object(), indent=1))
+    write_durably(_cold(ctx), json.dumps(launch.json_object(), indent=1))
 
 
 def _restart_as_before(ctx: Context) -> None:
@@ -146,8 +149,7 @@ def _restart_as_before(ctx: Context) -> None:
 
 def take_back(ctx: Context) -> None:
     """The move is rolled back: nothing of it is left here. The QEMU has ended."""
-    _cold, incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
-    incoming.unlink(missing_ok=True)
+    _incoming(ctx).unlink(missing_ok=True)
     settings = systemd.drop_in(of(ctx.job.guest), SETTINGS)
     if systemd.booted() and settings.exists():
         systemd.take_away(settings)
@@ -156,20 +158,26 @@ def take_back(ctx: Context) -> None:
 
 def leave(ctx: Context) -> None:
     """The guest cannot be started here any more: it has moved away, or did not stay. Its QEMU is ended next, or was."""
-    cold, _incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
-    if cold.exists():
+    if _cold(ctx).exists():
         ctx.guard()
-        cold.replace(_former(ctx))
+        _cold(ctx).replace(_former(ctx))
 
 
 def come_back(ctx: Context) -> None:
     """It goes on here after all: it may be started here as before. Errors as for `settle`."""
-    cold, _incoming = run.files_of(ctx.job.guest, ctx.settings.directory)
     if _former(ctx).exists():
         ctx.guard()
         if available():
             _restart_as_before(ctx)
-        _former(ctx).replace(cold)
+        _former(ctx).replace(_cold(ctx))
+
+
+def _cold(ctx: Context) -> Path:
+    return run.launch_file(ctx.job.guest, ctx.settings.directory)
+
+
+def _incoming(ctx: Context) -> Path:
+    return run.incoming_file(ctx.job.guest, ctx.settings.directory)
 
 
 def _former(ctx: Context) -> Path:
@@ -200,18 +208,14 @@ def take_away(guest: str) -> None:
 def launch_file(guest: str, settings: Settings) -> LaunchFile | None:
     """How a guest is started here; None: it does not live here, or was never moved."""
     names.check(guest, "a guest")
-    cold, _incoming = run.files_of(guest, settings.directory)
+    cold = run.launch_file(guest, settings.directory)
     return LaunchFile.read(json.loads(cold.read_text())) if cold.exists() else None
 
 
 def now(ctx: Context, qemu: Process | None) -> Launcher:
     """Who launched the guest here."""
     launcher = ctx.source.launcher or Launcher(kind=LauncherKind.NOBODY)
-    if (
-        qemu is None
-        or not available()
-        or systemd.properties(of(ctx.job.guest), ["MainPID"]).get("MainPID") != str(qemu.pid)
-    ):
+    if qemu is None or not available() or systemd.main_pid(of(ctx.job.guest)) != qemu.pid:
         return Launcher(kind=LauncherKind.DROVER)
     return Launcher(
         kind=LauncherKind.UNIT,

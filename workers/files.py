@@ -21,6 +21,8 @@ MOST_LINKS = 40
 SEARCH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 AT_ONCE = os.O_NONBLOCK
 """A pipe in the place of a file would keep whoever opens it waiting for its other end, without end."""
+BLOCK = 512
+"""Unit of `st_blocks`, stat(2)."""
 PRIVATE, PRIVATE_FOLDER, GUESTS_FOLDER = 0o600, 0o700, 0o755
 
 
@@ -209,6 +211,11 @@ def status(path: Path) -> os.stat_result | None:
     with suppress(FileNotFoundError, NotADirectoryError), folder(path.parent) as parent:
         return os.stat(path.name, dir_fd=parent, follow_symlinks=False)
     return None
+
+
+def taken_bytes(of: os.stat_result) -> int:
+    """What it takes of its file system; a block device takes nothing."""
+    return 0 if stat.S_ISBLK(of.st_mode) else of.st_blocks * BLOCK
 
 
 def unlink(path: Path) -> None:

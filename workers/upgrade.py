@@ -37,7 +37,7 @@ def _jobs(host: str) -> list[int]:
 
 
 def _hold(job_id: int, ours: Settings) -> None:
-    folder = JobDirectory(ours.directory / "jobs" / str(job_id)).path
+    folder = JobDirectory.of(job_id, ours).path
     with transaction() as session:
         plan = session.scalars(select(Job.plan).where(Job.id == job_id)).one()
     if plan is not None and held_plan.held(folder) is None:

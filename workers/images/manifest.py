@@ -69,7 +69,7 @@ def create(
     Raises:
         Fatal: qemu-img refused; the text has its message.
     """
-    argv = ["qemu-img", "create", "-q", "-f", image_format]
+    argv = ["create", "-q", "-f", image_format]
     for name, value in options.items():
         argv += ["-o", _option(name, value)]
     if key is not None:
@@ -98,26 +98,44 @@ def _run(argv: Sequence[str], path: Path, flags: int, *after: str) -> "subproces
     """qemu-img on the very file that is at `path` now, whatever is put there meanwhile."""
     descriptor = files.opened(path, flags)
     try:
-        return subprocess.run(
-            [*argv, f"/proc/self/fd/{descriptor}", *after],
-            env=handed_on(),
-            pass_fds=[descriptor],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return _qemu_img(*argv, f"/proc/self/fd/{descriptor}", *after, descriptor=descriptor)
     finally:
         os.close(descriptor)
 
 
+def _qemu_img(*argv: str, descriptor: int | None = None) -> "subprocess.CompletedProcess[str]":
+    """`descriptor` is handed on."""
+    handed = [] if descriptor is None else [descriptor]
+    return subprocess.run(
+        ["qemu-img", *argv], env=handed_on(), pass_fds=handed, capture_output=True, text=True, check=False
+    )
+
+
+def measured(image_format: str, size_bytes: int, cluster_size: str | None) -> int:
+    """Bytes of an image that holds all of a disk of this size.
+
+    Raises:
+        Fatal: qemu-img cannot tell.
+    """
+    options = [] if cluster_size is None else ["-o", f"cluster_size={cluster_size}"]
+    told = _qemu_img("measure", "--output=json", "-O", image_format, *options, "--size", str(size_bytes))
+    if told.returncode:
+        raise Fatal(f"qemu-img cannot measure an image of {size_bytes} bytes: {told.stderr.strip()}")
+    return int(json.loads(told.stdout)["fully-allocated"])
+
+
+def put_on(descriptor: int, backing: str, backing_format: str) -> str | None:
+    """Have the open qcow2 image name this backing file; why it could not be, if so."""
+    argv = ("rebase", "-u", "-f", "qcow2", "-F", backing_format, "-b", backing, f"/proc/self/fd/{descriptor}")
+    done = _qemu_img(*argv, descriptor=descriptor)
+    return done.stderr.strip() if done.returncode else None
+
+
 def only_a_disk(path: Path, image_format: str, size_bytes: int) -> bool:
     """Whether the image holds a guest's disk of this size, all of it, and nothing else: no snapshots, no bitmaps."""
-    told = _run(["qemu-img", "info", "-U", "--output=json", "-f", image_format], path, os.O_RDONLY)
-    if told.returncode:
-        return False
-    info = json.loads(told.stdout)
+    info = _info(path, image_format)
     specific = info.get("format-specific", {}).get("data", {})
-    if info["virtual-size"] != size_bytes:
+    if info.get("virtual-size") != size_bytes:
         return False  # `size=` lets a guest see only a part of it
     return not any([info.get("snapshots"), info.get("encrypted"), specific.get("bitmaps"), specific.get("data-file")])
 
@@ -136,7 +154,7 @@ def is_encrypted(path: Path, image_format: str) -> bool:
 def _info(path: Path, image_format: str) -> dict[str, Any]:
     """What `qemu-img` tells of it; nothing when there is no such image."""
     try:
-        told = _run(["qemu-img", "info", "-U", "--output=json", "-f", image_format], path, os.O_RDONLY)
+        told = _run(["info", "-U", "--output=json", "-f", image_format], path, os.O_RDONLY)
     except FileNotFoundError:
         return {}
     return dict(json.loads(told.stdout)) if told.returncode == 0 else {}
@@ -176,10 +194,12 @@ class Manifest:
         try:
             descriptor = files.opened(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, make_folders=True)
         except FileExistsError:
-            self._forget(file)
+            self.forget(file)
             raise PreconditionFailed(in_the_way(file, self.path.parents[1])) from None
-        self._record(made={str(file): os.fstat(descriptor).st_ino}, folders=[])
-        os.close(descriptor)
+        try:
+            self.put(file, os.fstat(descriptor).st_ino)
+        finally:
+            os.close(descriptor)
 
     def put(self, file: Path, inode: int) -> None:
         """A file of the job's is about to be there."""
@@ -195,7 +215,9 @@ class Manifest:
 
     def forget(self, file: Path) -> None:
         """It belongs to others, or is gone."""
-        self._forget(file)
+        record = self._read()
+        record["files"].pop(str(file), None)
+        files.write_durably(self.path, json.dumps(record))
 
     def owns(self, file: Path) -> bool:
         """Whether this job made the file that is at this path now."""
@@ -232,11 +254,6 @@ class Manifest:
         record = self._read()
         record["files"] |= made
         record["folders"] |= dict.fromkeys(folders)
-        files.write_durably(self.path, json.dumps(record))
-
-    def _forget(self, file: Path) -> None:
-        record = self._read()
-        record["files"].pop(str(file), None)
         files.write_durably(self.path, json.dumps(record))
 
 

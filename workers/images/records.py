@@ -50,6 +50,11 @@ def mark(status: os.stat_result) -> int:
     return -status.st_rdev if stat.S_ISBLK(status.st_mode) else status.st_ino
 
 
+def beside(path: Path | str, job_id: int) -> str:
+    """Where a file is put that a job sets aside."""
+    return f"{path}.drover-{job_id}"
+
+
 def retired_folder(settings: Settings) -> Path:
     """Where the records of retired images are."""
     return settings.directory / "retired"
@@ -62,7 +67,12 @@ def retired(settings: Settings, job_id: int) -> ImageRecord:
 
 def way_back(settings: Settings, job_id: int) -> Path:
     """What is known of these images, see `workers.images.way_back`."""
-    return settings.directory / "ways-back" / f"{int(job_id)}.json"
+    return ways_back(settings) / f"{int(job_id)}.json"
+
+
+def ways_back(settings: Settings) -> Path:
+    """Where that is known of all."""
+    return settings.directory / "ways-back"
 
 
 def retired_more(settings: Settings, job_id: int) -> ImageRecord:

@@ -9,7 +9,6 @@ QEMU has open, and later those that it set aside.
 import logging
 import os
 import shutil
-import stat
 import threading
 from collections import defaultdict
 from collections.abc import Iterable
@@ -37,8 +36,6 @@ from workers.trust import policy
 
 log = logging.getLogger(__name__)
 
-BLOCK = 512
-"""Unit of `st_blocks`, stat(2)."""
 _records = threading.Lock()
 """One thread at a time changes them: steps, the retirement beside the heartbeat, and `drover gc`."""
 
@@ -119,7 +116,7 @@ def set_aside(ctx: Context) -> None:
             disk.retired_path = names.get(disk.index)
             disk.retired_until = until
             if disk.index in found:
-                disk.retired_bytes = taken(found[disk.index])
+                disk.retired_bytes = files.taken_bytes(found[disk.index])
     for planned in ctx.disks:
         ctx.guard()
         if planned.index in found:
@@ -183,7 +180,7 @@ def set_more_aside(ctx: Context, paths: Iterable[Path]) -> None:
         if not keeps:
             files.unlink(path)
             continue
-        kept_as = beside(path, ctx.job.id)
+        kept_as = records.beside(path, ctx.job.id)
         with _records:
             records.retired_more(ctx.settings, ctx.job.id).add({kept_as: records.mark(there)})
         files.rename(path, Path(kept_as).name)
@@ -194,17 +191,7 @@ def aside(ctx: Context, disk: PlannedDisk) -> str:
     rules = policy.of(ctx.settings)
     if leaving.is_device(disk, rules):
         return leaving.aside(Path(disk.source_path), ctx.job.id, rules)
-    return beside(disk.source_path, ctx.job.id)
-
-
-def beside(path: Path | str, job_id: int) -> str:
-    """Where a file is put that a job sets aside."""
-    return f"{path}.drover-{job_id}"
-
-
-def taken(status: os.stat_result) -> int:
-    """Of the file system: a block device takes nothing."""
-    return 0 if stat.S_ISBLK(status.st_mode) else status.st_blocks * BLOCK
+    return records.beside(disk.source_path, ctx.job.id)
 
 
 def _rename(ctx: Context, disk: PlannedDisk, aside: str) -> None:
@@ -358,7 +345,7 @@ def adopt(settings: Settings) -> None:
             ).all()
         images = defaultdict[int, list[Path]](list)
         for disk in rows:
-            if disk.retired_path == beside(disk.source_path, disk.job_id):
+            if disk.retired_path == records.beside(disk.source_path, disk.job_id):
                 try:
                     images[disk.job_id].append(files.below(settings.guest_root, disk.retired_path))
                 except UnsafePath as error:

@@ -105,7 +105,7 @@ def keep_copy(ctx: Context) -> None:
             image = way.images[disk.index]
             there = files.status(Path(image.path)) or files.status(Path(image.kept_at))
             disk.retired_path, disk.retired_until = image.kept_at, ctx.claim.now() + kept_for
-            disk.retired_bytes = retention.taken(there) if there is not None else None
+            disk.retired_bytes = files.taken_bytes(there) if there is not None else None
     for image in way.images:
         ctx.guard()
         _set_aside(ctx, way, image)
@@ -142,7 +142,7 @@ def _as_they_are(ctx: Context) -> WayBack:
 
 
 def _as_it_is(ctx: Context, disk: PlannedDisk) -> FormerImage:
-    path, kept_at = Path(disk.destination_path), retention.beside(disk.destination_path, ctx.job.id)
+    path, kept_at = Path(disk.destination_path), records.beside(disk.destination_path, ctx.job.id)
     seen, why = evidence.of(path), _more_than_a_disk(path, disk.format, disk.virtual_size_bytes)
     if seen is None or why is not None or files.status(Path(kept_at)) is not None:
         raise PreconditionFailed(f"{path}: {why or 'it is no file, or its place beside it is taken'}")
@@ -171,7 +171,7 @@ def _write(settings: Settings, way: WayBack) -> None:
 
 
 def _known(settings: Settings) -> Iterator[WayBack]:
-    for path in sorted(records.way_back(settings, 0).parent.glob("*.json")):
+    for path in sorted(records.ways_back(settings).glob("*.json")):
         with suppress(OSError, ValueError, UnreadableDocument):  # it was purged meanwhile, or a later version wrote it
             yield WayBack.read(json.loads(path.read_text()))
 

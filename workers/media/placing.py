@@ -1,6 +1,5 @@
 """At the destination: taking the files of one job, and taking back what it brought, unless others use it by now."""
 
-import json
 import os
 import sys
 from contextlib import suppress
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from drover import logs
 from drover.errors import DroverError, Fatal
-from models.plan import Plan, PlannedFile, PlannedFolder
+from models.plan import PlannedFile, PlannedFolder
 from workers import files
 from workers.media.destination import Differs, is_there, owner
 from workers.media.listing import me
@@ -19,7 +18,7 @@ from workers.process.processes import Process
 from workers.step import Context, JobDirectory
 from workers.streams import local
 from workers.streams.parameters import FILES
-from workers.trust import policy
+from workers.trust import held_plan, policy
 
 ROLE = "files"
 
@@ -149,12 +148,10 @@ def used_by_others(path: Path, directory: JobDirectory) -> bool:
 
 
 def _planned_by_another(path: Path, directory: JobDirectory) -> bool:
-    for plan in directory.path.parent.glob("*/plan.json"):
-        if plan.parent == directory.path:
-            continue
+    for folder in directory.path.parent.glob("*"):
         with suppress(OSError, ValueError, DroverError):  # that job was cleaned up meanwhile
-            other = Plan.read(json.loads(plan.read_text())).destination
-            if any(file.destination_path == str(path) for file in other.files):
+            plan = held_plan.held(folder) if folder != directory.path else None
+            if plan is not None and any(file.destination_path == str(path) for file in plan.destination.files):
                 return True
     return False
 

@@ -19,11 +19,11 @@ from typing import BinaryIO
 from drover.errors import DroverError, Fatal
 from workers import files
 from workers.files import sync_folder
+from workers.images import manifest
 from workers.images.manifest import Manifest
 from workers.media import digests
 from workers.media.parameters import Incoming, ReceiverParameters
 from workers.media.protocol import BEAT_S, BUSY, FROM, LONGEST_LINE, PIECE, PIECE_BYTES, THERE, WAIT
-from workers.process.environment import handed_on
 
 log = logging.getLogger(__name__)
 
@@ -148,17 +148,8 @@ def _lies_on(file: Incoming, descriptor: int) -> None:
     """The image names its backing file by its place on this host."""
     if file.backing is None or file.backing_format is None:
         return
-    argv = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", file.backing_format, "-b", file.backing]
-    done = subprocess.run(
-        [*argv, f"/proc/self/fd/{descriptor}"],
-        env=handed_on(),
-        pass_fds=[descriptor],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise Fatal(f"qemu-img could not put {file.path} on {file.backing}: {done.stderr.strip()}")
+    if (why := manifest.put_on(descriptor, file.backing, file.backing_format)) is not None:
+        raise Fatal(f"qemu-img could not put {file.path} on {file.backing}: {why}")
 
 
 @contextmanager

@@ -65,11 +65,7 @@ def size_bytes(path: Path) -> int:
 def users(path: Path) -> str | None:
     """Who uses it, in words: whatever is mounted, mapped or opened. Errors as for `opened`."""
     device = real(path)
-    found = files.status(device)
-    number = found.st_rdev if found is not None else 0
-    entry = Path("/sys/dev/block", f"{os.major(number)}:{os.minor(number)}")
-    holders = sorted(holder.name for holder in (entry / "holders").glob("*"))
-    if holders:
+    if holders := sorted(holder.name for holder in (_in_sys(device) / "holders").glob("*")):
         return f"held by {', '.join(holders)}"
     if pids := [str(user.pid) for user in processes.having_open(device)]:
         return f"open in process {', '.join(pids)}"
@@ -84,10 +80,15 @@ def users(path: Path) -> str | None:
 
 def read_only(path: Path) -> bool:
     """The kernel lets nobody write to it."""
+    flag = _in_sys(path) / "ro"
+    return flag.exists() and flag.read_text().strip() == "1"
+
+
+def _in_sys(path: Path) -> Path:
+    """What the kernel tells of it, sysfs(5)."""
     found = status(path)
     number = found.st_rdev if found is not None else 0
-    flag = Path("/sys/dev/block", f"{os.major(number)}:{os.minor(number)}", "ro")
-    return flag.exists() and flag.read_text().strip() == "1"
+    return Path("/sys/dev/block", f"{os.major(number)}:{os.minor(number)}")
 
 
 def unfit(path: Path, size: int, overwritten: list[str] | tuple[str, ...]) -> str | None:

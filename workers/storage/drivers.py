@@ -6,7 +6,6 @@ Which storages there are says the host's own policy, see `workers.trust.policy.P
 import re
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 
 from drover.errors import Fatal, PreconditionFailed
@@ -178,22 +177,14 @@ def _told(program: str, columns: str, of: str) -> list[str]:
 
 
 def _run(*argv: str) -> str:
-    done = _done(argv)
-    if done.returncode:
-        raise Fatal(_reason(done))
-    return done.stdout
-
-
-def _done(argv: Sequence[str]) -> "subprocess.CompletedProcess[str]":
     try:
-        return subprocess.run(argv, env=handed_on(), capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+        done = subprocess.run(argv, env=handed_on(), capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     except FileNotFoundError as error:
         raise Fatal(f"there is no {argv[0]} on this host: install it") from error
     except OSError as error:
         raise Fatal(f"{argv[0]} cannot be run: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
         raise Fatal(f"{' '.join(argv)} did not end within {TIMEOUT_S} s") from error
-
-
-def _reason(done: "subprocess.CompletedProcess[str]") -> str:
-    return f"{' '.join(map(str, done.args))} failed: {done.stderr.strip() or f'exit code {done.returncode}'}"
+    if done.returncode:
+        raise Fatal(f"{' '.join(argv)} failed: {done.stderr.strip() or f'exit code {done.returncode}'}")
+    return done.stdout

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from drover.errors import Fatal
 from models.plan import PlannedDisk
-from workers.images.records import mark
+from workers.images.records import beside, mark
 from workers.storage import devices, drivers
 from workers.storage.drivers import VolumeDriver
 from workers.trust.policy import HostPolicy
@@ -24,7 +24,7 @@ def renamer(path: Path, rules: HostPolicy) -> VolumeDriver | None:
 
 def aside(path: Path, job_id: int, rules: HostPolicy) -> str:
     """Where the device is once it is set aside."""
-    return f"{path}.drover-{job_id}" if renamer(path, rules) is not None else str(path)
+    return beside(path, job_id) if renamer(path, rules) is not None else str(path)
 
 
 def set_aside(path: Path, name: str, rules: HostPolicy) -> None:

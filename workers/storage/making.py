@@ -1,9 +1,7 @@
 """Making a job's images and volumes at the destination, and what is in the way of that."""
 
-import json
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,9 +11,8 @@ from drover.settings import Settings
 from models.plan import DestinationPlan, Layout, PlannedDisk
 from workers import files
 from workers.files import UnsafePath
-from workers.images import manifest
+from workers.images import manifest, records
 from workers.images.manifest import Key
-from workers.process.environment import handed_on
 from workers.qemu import inline_secrets
 from workers.step import Context, JobDirectory
 from workers.storage import devices, drivers
@@ -80,19 +77,7 @@ def needed_bytes(disk: PlannedDisk) -> int:
     """What a block device must hold for this disk: all of it, and the tables of its format."""
     if disk.format == "raw":
         return disk.virtual_size_bytes
-    options = ",".join(f"{key}={value}" for key, value in disk.create_options.items() if key == "cluster_size")
-    words = ["-o", options] if options else []
-    size = str(disk.virtual_size_bytes)
-    told = subprocess.run(
-        ["qemu-img", "measure", "--output=json", "-O", disk.format, *words, "--size", size],
-        env=handed_on(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if told.returncode:
-        raise Fatal(f"qemu-img cannot measure an image of {size} bytes: {told.stderr.strip()}")
-    return int(json.loads(told.stdout)["fully-allocated"])
+    return manifest.measured(disk.format, disk.virtual_size_bytes, disk.create_options.get("cluster_size"))
 
 
 def programs(disks: Sequence[PlannedDisk], rules: HostPolicy) -> list[str]:
@@ -186,7 +171,7 @@ def set_aside_all(ctx: Context) -> list[Path]:
     kept = []
     for path in ctx.directory.manifest.files():
         ctx.guard()
-        aside = path.with_name(f"{path.name}.drover-{ctx.job.id}")
+        aside = Path(records.beside(path, ctx.job.id))
         files.move(path, aside.name)
         ctx.directory.manifest.forget(path)
         kept.append(aside)

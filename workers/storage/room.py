@@ -24,8 +24,6 @@ from workers.trust import held_plan
 
 RESERVE_BYTES = 256 << 20
 """Reserve that stays free on disks and in memory of a host."""
-BLOCK = 512
-"""Unit of `st_blocks`, stat(2)."""
 
 
 def check(
@@ -54,23 +52,16 @@ def check(
     Raises:
         PreconditionFailed: one has not; the text has the missing size.
     """
-    factor = thin_factor or _thin_factor(ours)
+    factor, grown = thin_factor or _thin_factor(ours), _grown(disks, allocated_bytes)
     needed: dict[int, int] = defaultdict(int)
     example: dict[int, Path] = {}
-    grown = _grown(disks, allocated_bytes)
-    for disk in disks:
-        if disk.destination_device:
-            continue
-        path = Path(disk.destination_path)
+    images = [(disk.destination_path, _counted(disk, factor, grown)) for disk in disks if not disk.destination_device]
+    missing = [file for file in needed_files if not os.path.lexists(file.destination_path)]
+    for name, size in (*images, *((file.destination_path, file.size_bytes) for file in missing)):
+        path = Path(name)
         device = manifest.existing_parent(path).stat().st_dev
-        needed[device] += _counted(disk, factor, grown)
-        example[device] = path
-    for file in needed_files:
-        path = Path(file.destination_path)
-        if not os.path.lexists(path):
-            device = manifest.existing_parent(path).stat().st_dev
-            needed[device] += file.size_bytes
-            example.setdefault(device, path)
+        needed[device] += size
+        example.setdefault(device, path)
     for device, size in needed.items():
         promised = _promised(device, factor, ours, but_for=job_id)
         folder = manifest.existing_parent(example[device])
@@ -140,7 +131,7 @@ def _arriving(ours: Settings) -> Iterator[tuple[int, PlannedDisk, int, int]]:
                 path = Path(disk.destination_path)
                 there = files.status(path) if directory.manifest.owns(path) else None
                 if there is not None:
-                    yield int(folder.name), disk, there.st_dev, there.st_blocks * BLOCK
+                    yield int(folder.name), disk, there.st_dev, files.taken_bytes(there)
 
 
 def arriving_images(ours: Settings) -> list[Path]:
@@ -152,8 +143,3 @@ def _thin_factor(ours: Settings) -> float:
     with transaction() as session:
         mine = (Storage.host == ours.host) & (Storage.name == GUESTS)
         return session.scalar(select(Storage.thin_factor).where(mine)) or THIN_FACTOR
-
-
-def taken(descriptor: int) -> int:
-    """Bytes that an open file takes of its file system."""
-    return os.fstat(descriptor).st_blocks * BLOCK

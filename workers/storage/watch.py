@@ -19,6 +19,7 @@ from drover.settings import Settings
 from models.database import transaction
 from models.guest import Guest
 from models.storage import Storage, is_low
+from workers import files
 from workers.process import processes
 from workers.process.processes import Process
 from workers.storage import room
@@ -78,7 +79,7 @@ def _images(process: Process) -> Iterator[tuple[Path, int]]:
             there, path = entry.stat(), entry.readlink()
             written = stat.S_ISREG(there.st_mode) and there.st_nlink and os.lstat(entry).st_mode & stat.S_IWUSR
             if written and not str(path).startswith(IN_MEMORY):
-                yield path, there.st_blocks * room.BLOCK
+                yield path, files.taken_bytes(there)
 
 
 def _report_guest(guest: Guest, seen: _Seen) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from models.preflight import Check
 from workers.qemu import qom
+from workers.qemu.disks import Replies
 from workers.qemu.topology import hot_plugged, normalise_qtree, normalise_ramblocks
 
 QEMU = "/usr/bin/qemu-system-x86_64"
@@ -53,12 +54,12 @@ class Guest:
     def ramblocks(self) -> tuple[str, ...]:
         return normalise_ramblocks(self("x-query-ramblock")["human-readable-text"])
 
-    def block(self) -> dict[str, Any]:
-        return {
-            "query_block": self("query-block"),
-            "named_block_nodes": self("query-named-block-nodes", flat=True),
-            "blockstats": self("query-blockstats"),
-        }
+    def block(self) -> Replies:
+        return Replies(
+            query_block=self("query-block"),
+            named_block_nodes=self("query-named-block-nodes", flat=True),
+            blockstats=self("query-blockstats"),
+        )
 
     def argv(self) -> list[str]:
         return Path(f"/proc/{self.process.pid}/cmdline").read_text().split("\0")

@@ -27,8 +27,8 @@ def test_every_writable_disk_is_found_and_can_be_mirrored_by_its_name(tmp_path: 
     make_images(a)
     guest = start([*guest_line(a), "-S"], a / "qmp")
     replies = guest.block()
-    found = source_disks(**replies)
-    assert disk_checks(**replies) == []
+    found = source_disks(replies)
+    assert disk_checks(replies) == []
     assert {disk.path: disk.format for disk in found} == {f"{a}/{name}": fmt for name, fmt in IMAGES.items()}
     assert [disk.index for disk in found] == list(range(len(IMAGES)))
     assert unnamed_images(found, guest.argv()) == []
@@ -46,9 +46,9 @@ def test_every_writable_disk_is_found_and_can_be_mirrored_by_its_name(tmp_path: 
     time.sleep(0.5)
     assert {job["status"] for job in guest("query-jobs")} == {"ready"}
     during = guest.block()
-    assert source_disks(**during) == found  # seen through the mirrors' own filters
-    assert disk_checks(**during) == []
-    assert len(disk_checks(**during, block_jobs=guest("query-block-jobs"))) == len(found)
+    assert source_disks(during) == found  # seen through the mirrors' own filters
+    assert disk_checks(during) == []
+    assert len(disk_checks(during, block_jobs=guest("query-block-jobs"))) == len(found)
 
 
 @pytest.mark.guests
@@ -57,7 +57,7 @@ def test_a_qcow2_header_is_read_back_as_create_options(tmp_path: Path, start: St
     path = image(tmp_path / "i", "qcow2", "8M", "-o", options)
     line = [QEMU, "-display", "none", "-M", "q35", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"]
     guest = start([*line, "-drive", f"file={path},if=virtio"], tmp_path / "q")
-    (disk,) = source_disks(**guest.block())
+    (disk,) = source_disks(guest.block())
     read = ",".join(f"{name}={value}" for name, value in disk.create_options.items())
     assert read == options.replace("128k", "131072")
     copy = image(tmp_path / "copy", "qcow2", str(disk.virtual_size_bytes), "-o", read)
@@ -67,7 +67,7 @@ def test_a_qcow2_header_is_read_back_as_create_options(tmp_path: Path, start: St
     ]
     assert info[0]["format-specific"] == info[1]["format-specific"]
     assert (disk.cluster_size_bytes, disk.virtual_size_bytes) == (131072, 8 << 20)
-    assert {node["node-name"]: node["drv"] for node in guest.block()["named_block_nodes"]}[disk.file_node] == "file"
+    assert {node["node-name"]: node["drv"] for node in guest.block().named_block_nodes}[disk.file_node] == "file"
 
 
 @pytest.mark.guests
@@ -85,14 +85,14 @@ def test_an_encrypted_disk_tells_its_key_and_how_one_like_it_is_made(tmp_path: P
     line += ["-drive", f"driver=luks,file.driver=file,file.filename={tmp_path}/a,key-secret=s,if=virtio"]
     line += ["-drive", f"file={tmp_path}/b,format=qcow2,encrypt.key-secret=t,if=virtio"]
     guest = start(line, tmp_path / "q")
-    raw, within = source_disks(**guest.block())
+    raw, within = source_disks(guest.block())
     assert (raw.format, raw.key_secret, raw.path) == ("luks", "s", f"{tmp_path}/a")
     assert raw.create_options["cipher-alg"] == "twofish-128"
     assert raw.allocated_bytes == raw.virtual_size_bytes == 1 << 20
     assert (within.format, within.key_secret) == ("qcow2", "t")
     assert within.create_options["encrypt.format"] == "luks"
     assert within.create_options["encrypt.cipher-alg"] == "aes-256"
-    warned = disk_checks(**guest.block())
+    warned = disk_checks(guest.block())
     assert {(check.name, check.verdict) for check in warned} == {
         ("key-derived-again", "warn"),
         ("further-keys", "warn"),
@@ -151,6 +151,6 @@ def awkward_disk(kind: str, path: Path) -> list[str]:
 def test_a_disk_a_mirror_would_not_copy_faithfully_is_refused(kind: str, tmp_path: Path, start: Start) -> None:
     line = [QEMU, "-display", "none", "-M", "q35", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"]
     guest = start([*line, *awkward_disk(kind, image(tmp_path / "i", "qcow2"))], tmp_path / "q")
-    (check,) = disk_checks(**guest.block())
+    (check,) = disk_checks(guest.block())
     assert re.search(REFUSED[kind], check.sentence)
     assert str(tmp_path) in check.seen

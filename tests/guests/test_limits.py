@@ -82,8 +82,8 @@ def test_a_mirror_is_not_slowed_by_the_limits_of_its_guest_which_stay_as_they_ar
     argv = [*line(a), "-S"]
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q -P 7 1M 32M", str(a / "a")], check=True)
     guest = start(argv, a / "q")
-    assert disk_checks(**guest.block()) == []
-    disk = next(disk for disk in source_disks(**guest.block()) if disk.path == f"{a}/a")
+    assert disk_checks(guest.block()) == []
+    disk = next(disk for disk in source_disks(guest.block()) if disk.path == f"{a}/a")
     assert (disk.device, disk.node, disk.format) == ("top", "format", "qcow2")
     image(tmp_path / "copy", "qcow2", "64M")
     guest("blockdev-add", driver="qcow2", node_name="m0", file={"driver": "file", "filename": str(tmp_path / "copy")})

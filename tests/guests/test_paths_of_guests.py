@@ -238,7 +238,7 @@ def test_a_qemu_is_described_as_if_all_its_paths_had_been_written_out(
     line = " ".join(found.argv)
     assert f"-pidfile {tmp_path}/pid -drive id=d1,file={tmp_path}/disk.raw,format=raw,if=virtio" in line
     assert f"{tmp_path}/sub/it's.raw" in line
-    disks = [disk.model_copy(update={"path": found.place(disk.path)}) for disk in source_disks(**guest.block())]
+    disks = [disk.model_copy(update={"path": found.place(disk.path)}) for disk in source_disks(guest.block())]
     assert unnamed_images(disks, found.argv) == []
     assert open_images.elsewhere(process, disks, found.argv) == []
     lost = open_images.lost(process, ["disk.raw", "sub/it's.raw"], found.said)

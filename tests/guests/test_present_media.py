@@ -64,9 +64,9 @@ def test_changed_media_and_live_snapshots_are_on_the_next_command_line(line: Any
     common = [QEMU, "-display", "none", "-M", "q35", "-S", "-nodefaults"]
     argv = [*common, *line(tmp_path)]
     guest = start([*argv, "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"], tmp_path / "q")
-    assert as_it_is_now(argv, drives(**guest.block())) == argv
-    cd = next(entry for entry in guest.block()["query_block"] if entry.get("removable"))
-    disk = next(entry for entry in guest.block()["query_block"] if "data.qcow2" in str(entry))
+    assert as_it_is_now(argv, drives(guest.block())) == argv
+    cd = next(entry for entry in guest.block().query_block if entry.get("removable"))
+    disk = next(entry for entry in guest.block().query_block if "data.qcow2" in str(entry))
     guest("blockdev-change-medium", id=cd["qdev"], filename=f"{tmp_path}/two.iso", format="raw")
     guest(
         "blockdev-snapshot-sync",
@@ -74,14 +74,14 @@ def test_changed_media_and_live_snapshots_are_on_the_next_command_line(line: Any
         snapshot_file=f"{tmp_path}/over.qcow2",
         snapshot_node_name="over",
     )
-    now = as_it_is_now(argv, drives(**guest.block()))
-    assert _files(drives(**guest.block())) == {f"{tmp_path}/{name}" for name in ("disk.qcow2", "two.iso", "over.qcow2")}
+    now = as_it_is_now(argv, drives(guest.block()))
+    assert _files(drives(guest.block())) == {f"{tmp_path}/{name}" for name in ("disk.qcow2", "two.iso", "over.qcow2")}
     again = start([*now, "-S", "-incoming", "defer", "-qmp", f"unix:{tmp_path}/r,server=on,wait=off"], tmp_path / "r")
-    assert _files(drives(**again.block())) == _files(drives(**guest.block()))
+    assert _files(drives(again.block())) == _files(drives(guest.block()))
     guest("eject", id=cd["qdev"], force=True)
-    empty = as_it_is_now(argv, drives(**guest.block()))
+    empty = as_it_is_now(argv, drives(guest.block()))
     last = start([*empty, "-S", "-incoming", "defer", "-qmp", f"unix:{tmp_path}/s,server=on,wait=off"], tmp_path / "s")
-    assert _files(drives(**last.block())) == {f"{tmp_path}/disk.qcow2", f"{tmp_path}/over.qcow2"}
+    assert _files(drives(last.block())) == {f"{tmp_path}/disk.qcow2", f"{tmp_path}/over.qcow2"}
 
 
 CD = Drive(device="ide2-cd0", qdev="/machine/unattached/device[4]", path=None, format="raw")

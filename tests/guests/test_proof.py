@@ -147,7 +147,7 @@ def test_equal_images_are_equal_to_the_last_byte_and_nothing_is_left_in_qemu(pai
     assert (found.bytes_compared, found.bytes_equal) == (SIZE_MIB * MIB, SIZE_MIB * MIB)
     assert (found.bytes_left_out, found.bytes_different, found.different) == (0, 0, ())
     assert pair.guest("query-block-exports") == []
-    bitmaps = {b["name"] for n in pair.guest.block()["named_block_nodes"] for b in n.get("dirty-bitmaps", ())}
+    bitmaps = {b["name"] for n in pair.guest.block().named_block_nodes for b in n.get("dirty-bitmaps", ())}
     assert bitmaps == {OURS}
 
 
@@ -199,7 +199,7 @@ def test_a_disk_that_is_plugged_in_anew_is_compared_with_its_own_former_image(
 @pytest.mark.guests
 def test_without_a_record_of_what_the_guest_wrote_there_is_no_proof(pair: Pair) -> None:
     pair.write(0, "write -P 9 2M 8k")
-    for node in {n["node-name"] for n in pair.guest.block()["named_block_nodes"] if n.get("dirty-bitmaps")}:
+    for node in {n["node-name"] for n in pair.guest.block().named_block_nodes if n.get("dirty-bitmaps")}:
         pair.guest("block-dirty-bitmap-remove", node=node, name=OURS)
     with pytest.raises(Fatal, match="not recorded any more"):
         pair.compared(0)

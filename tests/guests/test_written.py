@@ -51,7 +51,7 @@ def test_an_incoming_qemu_records_what_is_written_to_every_disk(tmp_path: Path, 
     disks = asyncio.run(recorded(tmp_path))
     assert len(disks) == 8
     assert all(disk.bitmaps == {OURS: Bitmap(granularity=FINEST, count=0)} for disk in disks.values())
-    assert not disk_checks(**guest.block()), "its next move must not be refused for it"
+    assert not disk_checks(guest.block()), "its next move must not be refused for it"
 
 
 @pytest.mark.guests
@@ -96,7 +96,7 @@ def test_a_disk_that_was_smaller_meanwhile_is_told_from_one_that_was_larger(tmp_
     after = asyncio.run(seen(tmp_path)).values()
     assert {disk.node for disk in after if OURS not in disk.never_smaller} == {other}
     assert {disk.bitmaps[OURS].count for disk in after} == {0}, "QEMU has not recorded it"
-    assert not disk_checks(**guest.block()), "its next move must not be refused for it"
+    assert not disk_checks(guest.block()), "its next move must not be refused for it"
 
 
 def test_the_memory_of_a_bitmap_is_bounded() -> None:

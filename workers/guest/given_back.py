@@ -5,7 +5,6 @@ the rows say, nothing of a guest that runs here is touched, and what it wrote he
 """
 
 from drover.errors import Fatal
-from models.job import record_event
 from workers.disks import ownership
 from workers.guest import incoming_qemu
 from workers.images import way_back
@@ -36,9 +35,8 @@ def keep_what_it_wrote(ctx: Context) -> None:
     _runs_not(ctx)
     kept = making.set_aside_all(ctx)
     way_back.give_up(ctx)
-    with ctx.record() as (session, job, _step):
-        sentence = f"what {job.guest} wrote on {job.destination} stays there: {', '.join(map(str, kept))}"
-        record_event(session, job.id, by=ctx.claim.owner, action="warning", sentence=sentence)
+    where = ", ".join(map(str, kept))
+    ctx.tell("warning", f"what {ctx.job.guest} wrote on {ctx.job.destination} stays there: {where}")
     ctx.guard()
     ctx.directory.marker.unlink()
 

@@ -95,9 +95,7 @@ def differences(ctx: Context, there: Topology) -> list[str]:
     """What the two machines do not have in common."""
     here = ctx.source.topology
     same = ctx.source.qemu_version == ctx.destination.qemu_version
-    parts = ((here.qtree, there.qtree), (here.ramblocks, there.ramblocks))
-    devices = [sentence for ours, theirs in parts for sentence in topology.differences(ours, theirs, same_version=same)]
-    return devices + cpu.missing(here.cpu, there.cpu)
+    return topology.differences_of(here, there, same_version=same) + cpu.missing(here.cpu, there.cpu)
 
 
 async def stop(ctx: Context) -> None:

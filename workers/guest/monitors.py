@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from workers.process import sockets
 from workers.qemu.command_line import waits
 from workers.qemu.monitor import Monitor, MonitorLost, connect
-from workers.qemu.options import MONITORS, Option, parse_command_line
+from workers.qemu.options import MONITORS, Option, escape, parse_command_line
 
 OURS = "drover-monitor"
 """The id of a monitor that was added for the next host, where the guest had none that can be reached there alike."""
@@ -71,8 +71,8 @@ def _host(address: str) -> str:
 
 def ours(path: str) -> list[str]:
     """What adds a QMP monitor of our own to a command line."""
-    escaped = path.replace(",", ",,")
-    return ["-chardev", f"socket,id={OURS},path={escaped},server=on,wait=off", "-mon", f"chardev={OURS},mode=control"]
+    socket = f"socket,id={OURS},path={escape(path)},server=on,wait=off"
+    return ["-chardev", socket, "-mon", f"chardev={OURS},mode=control"]
 
 
 def our_path(argv: Sequence[str]) -> str | None:

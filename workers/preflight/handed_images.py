@@ -9,12 +9,11 @@ from typing import Any
 
 from models.preflight import Check
 from workers.preflight import checks
-from workers.preflight.open_images import DELETED
 from workers.process import processes
 from workers.process.handed_channels import FDSET
-from workers.process.processes import Process
+from workers.process.processes import DELETED, Process
 from workers.qemu.command_line import relocated
-from workers.qemu.options import Option, command_words, parse_command_line, spelled_out
+from workers.qemu.options import IMAGES, Option, command_words, parse_command_line, spelled_out
 
 TAKEN_BACK = "its descriptors were taken back"
 
@@ -69,7 +68,7 @@ def left(argv: Sequence[str], images: HandedImages) -> tuple[list[str], list[Che
 
 
 def _is_image(option: Option) -> bool:
-    return spelled_out(option).name in {"drive", "blockdev"}
+    return spelled_out(option).name in IMAGES
 
 
 def _bare(text: str) -> str:

@@ -43,6 +43,7 @@ from workers.qemu import (
 )
 from workers.qemu.disks import (
     ReadOnlyImage,
+    Replies,
     disk_checks,
     drives,
     keys_given_later,
@@ -223,7 +224,7 @@ def _process(pid: int) -> _Identity:
     alive = processes.process(pid)
     if alive is None:
         raise PreconditionFailed(f"the process behind the socket (pid {pid}) has ended")
-    exe = str(Path(f"/proc/{pid}/exe").readlink()).removesuffix(" (deleted)")
+    exe = str(Path(f"/proc/{pid}/exe").readlink()).removesuffix(processes.DELETED)
     if "qemu-system" not in exe and "qemu-kvm" not in exe:
         raise PreconditionFailed(f"the process behind the socket is {exe}, not a QEMU")
     started = live_command_line.read(alive)
@@ -272,20 +273,16 @@ class _Present:
 
 
 async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> _Present:
-    replies = {
-        "query_block": await monitor.query("query-block"),
-        "named_block_nodes": await monitor.query("query-named-block-nodes"),
-        "blockstats": await monitor.query("query-blockstats"),
-    }
-    called = source_disks(**replies)
+    replies = await Replies.of(monitor)
+    called = source_disks(replies)
     named = [_placed(disk, seen) for disk in called]
-    told = disk_checks(**replies, block_jobs=await monitor.query("query-block-jobs"))
+    told = disk_checks(replies, await monitor.query("query-block-jobs"))
     media = [
         replace(medium, path=seen.started.place(medium.path), chain=_placed_chain(medium.chain, seen))
-        for medium in read_only_images(**replies)
+        for medium in read_only_images(replies)
     ]
-    argv = _with_present_media(seen, drives(**replies), named, media)
-    used = nodes_in_use(replies["blockstats"])
+    argv = _with_present_media(seen, drives(replies), named, media)
+    used = nodes_in_use(replies.blockstats)
     argv = present_media.without_left_backing(argv, used)
     unused = present_media.unused_nodes(argv, used)
     argv = [argv[0], *command_words(option for option in parse_command_line(argv) if option not in unused)]

@@ -15,13 +15,11 @@ from models.plan import SourceDisk
 from models.preflight import Check
 from workers.preflight import checks
 from workers.process import processes
-from workers.process.processes import Process
-from workers.qemu.options import TRUE, parse_command_line, spelled_out
+from workers.process.processes import DELETED, Process
+from workers.qemu.options import IMAGES, TRUE, parse_command_line, spelled_out
 
 Identity = tuple[int, int]
 STDERR = 2
-DELETED = " (deleted)"
-"""How the kernel marks a file without a name."""
 
 
 def elsewhere(process: Process, disks: Sequence[SourceDisk], argv: Sequence[str]) -> list[Check]:
@@ -122,7 +120,7 @@ def lost(process: Process, names: Sequence[str], argv: Sequence[str]) -> list[Ch
 def _opened_anew(argv: Sequence[str]) -> set[str]:
     """Values on the command line that name images which may become read-only by themselves."""
     options = [spelled_out(option) for option in parse_command_line(argv)]
-    said = [(option, list(option.leaves())) for option in options if option.name in {"drive", "blockdev"}]
+    said = [(option, list(option.leaves())) for option in options if option.name in IMAGES]
     default = {"drive": "on", "blockdev": "off"}
     return {
         value.removeprefix("file:")

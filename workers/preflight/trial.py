@@ -55,9 +55,10 @@ async def tried(seen: Inspection, plan: DestinationPlan, ours: Settings) -> list
 
 def can_be_tried(plan: DestinationPlan) -> bool:
     """There is a stand-in for each of its disks and files."""
-    if any(not file.there and file.kind is FileKind.KERNEL for file in plan.files) or (
-        not all(file.there for file in plan.files) and any(UNDERSTOOD.search(word) for word in plan.argv)
-    ):
+    missing = [file for file in plan.files if not file.there]
+    if any(file.kind is FileKind.KERNEL for file in missing):
+        return False
+    if missing and any(UNDERSTOOD.search(word) for word in plan.argv):
         return False
     return not any(KEYED in word for word in plan.argv)
 
@@ -93,9 +94,7 @@ async def _machine(line: TrialLine, folder: Path, emulator: PlannedTpm | None = 
 
 def _differences(seen: Inspection, plan: DestinationPlan, there: Topology) -> list[Check]:
     here = seen.topology
-    same = seen.qemu_version == plan.qemu_version
-    parts = ((here.qtree, there.qtree), (here.ramblocks, there.ramblocks))
-    devices = [sentence for ours, theirs in parts for sentence in topology.differences(ours, theirs, same_version=same)]
+    devices = topology.differences_of(here, there, same_version=seen.qemu_version == plan.qemu_version)
     return [checks.machine.OTHER_MACHINE.found(f"its machine would differ: {sentence}") for sentence in devices] + [
         checks.machine.CPU.found(sentence) for sentence in cpu.missing(here.cpu, there.cpu)
     ]

@@ -1,6 +1,5 @@
 """As whom a guest's QEMU runs and within which limits, read from its process; and whether that can be so here."""
 
-import grp
 import json
 import os
 import pwd
@@ -97,11 +96,12 @@ def impossible(wanted: Execution | None, rules: HostPolicy, what: str = "its QEM
         return []
     try:
         uid = pwd.getpwnam(wanted.user).pw_uid
-        missing = [name for name in (wanted.group, *wanted.groups) if not _is_group(name)]
     except KeyError:
         return [checks.process.NO_USER.found(f"{what} runs as the user {wanted.user}, who does not exist here")]
     found = [
-        checks.process.NO_USER.found(f"{what} runs in the group {name}, which does not exist here") for name in missing
+        checks.process.NO_USER.found(f"{what} runs in the group {name}, which does not exist here")
+        for name in (wanted.group, *wanted.groups)
+        if accounts.group_id(name) is None
     ]
     if not rules.may_be(uid, wanted.user):
         seen = f"{what} runs as the user {wanted.user}, whom {rules.name} here does not list under `users`"
@@ -130,13 +130,6 @@ def warnings(wanted: Execution | None) -> list[Check]:
 
 def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
-
-
-def _is_group(name: str) -> bool:
-    with suppress(KeyError):
-        grp.getgrnam(name)
-        return True
-    return False
 
 
 def descriptors(wanted: Execution | None) -> frozenset[int]:

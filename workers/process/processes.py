@@ -39,6 +39,8 @@ NO_PROGRAM = 0x00200000 | 0x4
 EXEC_S, SETTING_UP_S = 1.0, 0.05
 """How long `exec` is waited for (its file may lie on a slow disk), and the moment in it without an environment: 3 ms
 were too short where six processes wait for each core. Few programs are started without one."""
+DELETED = " (deleted)"
+"""How the kernel marks a file without a name."""
 KILLED_S = 10.0
 """A killed process that still exists after this time waits in the kernel, for instance for slow storage."""
 _ours: "dict[str, Process]" = {}

@@ -21,6 +21,7 @@ from workers.qemu.options import (
     DROPPED,
     GUEST_KEYS,
     GUEST_TEXT,
+    IMAGES,
     PLAIN,
     STANDARD_STREAMS,
     TRUE,
@@ -119,7 +120,7 @@ def _without_cache_drop(option: Option) -> Option:
     The NBD server that wrote the image and this QEMU share one host's page cache, so throwing it
     away at activation protects nothing and costs 26 ms of downtime (measured on 10.0.2).
     """
-    if option.name not in {"drive", "blockdev"} or option.value is None:
+    if option.name not in IMAGES or option.value is None:
         return option
     if option.is_json():
         return _edit_json(option, _keep_cache_in_tree)

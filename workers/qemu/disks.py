@@ -1,6 +1,5 @@
 """A guest's disks, read from QMP replies: what is needed to copy each, and why one cannot be copied."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,20 +12,19 @@ from workers.preflight import checks
 from workers.preflight.checks.kind import Kind
 from workers.qemu import inline_secrets
 from workers.qemu.bitmaps import is_theirs, misses_nothing, never_smaller
-from workers.qemu.json_text import flat, spelled
+from workers.qemu.json_text import flat, made_up, spelled
+from workers.qemu.monitor import Monitor
 from workers.qemu.needed_files import chain_of
-from workers.qemu.options import Option, parse_command_line
+from workers.qemu.options import FILES, FILTERS, IMAGES, Option, parse_command_line
 from workers.qemu.present_media import Drive
 from workers.qemu.refusals import REMOTE
 from workers.qemu.topology import Reply
 
-FILTERS = frozenset({"mirror_top", "throttle", "copy-on-read"})
-"""Nodes through which a disk is seen as it is."""
+VIEWS = FILTERS | {"mirror_top"}
+"""Nodes through which a disk is seen as it is, the filter of its mirror among them."""
 NOT_MIGRATED = frozenset({"parallels", "qcow", "vdi", "vhdx", "vmdk", "vpc"})
 """QEMU migrates no guest that has one of these open, be it to read (`migrate_add_blocker` in block/*.c, 10.0)."""
 FORMATS = {"raw", "qcow2", "luks"}
-FILES = {"file", "host_device"}
-"""Drivers of the node that a format is put on, or none: a device on the bare file sees raw data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +64,33 @@ class _Medium:
         return f"disk {self.device or self.qdev} ({self.path})"
 
 
-def _media(
-    query_block: Sequence[Reply], named_block_nodes: Sequence[Reply], blockstats: Sequence[Reply]
-) -> list[_Medium]:
+@dataclass(frozen=True, kw_only=True)
+class Replies:
+    """To the commands of these names."""
+
+    query_block: Sequence[Reply]
+    named_block_nodes: Sequence[Reply] = ()
+    blockstats: Sequence[Reply] = ()
+
+    @classmethod
+    async def of(cls, monitor: Monitor, **how: bool) -> "Replies":
+        """As QEMU answers now; `how` is for `query-named-block-nodes`."""
+        return cls(
+            query_block=await monitor.query("query-block"),
+            named_block_nodes=await monitor.query("query-named-block-nodes", **how),
+            blockstats=await monitor.query("query-blockstats"),
+        )
+
+
+def _media(replies: Replies) -> list[_Medium]:
     """`query-block` shows the topmost node; while a mirror runs that is its filter (`mirror_top`).
 
     Only `query-blockstats` shows what lies below a node (10.0 has no `children` elsewhere).
     """
-    nodes = {node["node-name"]: node for node in named_block_nodes}
-    below = {_drive(entry): entry for entry in blockstats}
+    nodes = {node["node-name"]: node for node in replies.named_block_nodes}
+    below = {_drive(entry): entry for entry in replies.blockstats}
     found = []
-    for entry in query_block:
+    for entry in replies.query_block:
         if "inserted" in entry:
             stats = below.get(_drive(entry), {})
             found.append(_medium(entry, nodes, stats))
@@ -91,7 +105,7 @@ def _drive(entry: Reply) -> tuple[str, str]:
 def _medium(entry: Reply, nodes: Mapping[str, Reply], stats: Reply) -> _Medium:
     inserted: Reply = entry["inserted"]
     top = inserted["node-name"]
-    while inserted["drv"] in FILTERS and stats.get("parent", {}).get("node-name") in nodes:
+    while inserted["drv"] in VIEWS and stats.get("parent", {}).get("node-name") in nodes:
         ours = inserted["drv"] == "mirror_top"
         stats = stats["parent"]
         inserted = nodes[stats["node-name"]]
@@ -121,17 +135,12 @@ def _path(inserted: Reply, lowest: Reply) -> str:
     return str(lowest["image"]["filename"]) if name.startswith("json:") else name
 
 
-def source_disks(
-    *,
-    query_block: Sequence[Reply],
-    named_block_nodes: Sequence[Reply] = (),
-    blockstats: Sequence[Reply] = (),
-) -> tuple[SourceDisk, ...]:
-    """Every writable disk of the guest, from the replies of the commands of these names.
+def source_disks(replies: Replies) -> tuple[SourceDisk, ...]:
+    """Every writable disk of the guest.
 
     Call `disk_checks` on the same replies: here nothing is refused.
     """
-    writable = [medium for medium in _media(query_block, named_block_nodes, blockstats) if not _read_only(medium)]
+    writable = [medium for medium in _media(replies) if not _read_only(medium)]
     return tuple(_disk(index, medium) for index, medium in enumerate(writable))
 
 
@@ -150,14 +159,8 @@ class ReadOnlyImage:
     chain: tuple[BackingImage, ...] = ()
 
 
-def read_only_images(
-    *,
-    query_block: Sequence[Reply],
-    named_block_nodes: Sequence[Reply] = (),
-    blockstats: Sequence[Reply] = (),
-) -> tuple[ReadOnlyImage, ...]:
-    """The media that are in the guest's drives now and cannot be written, from the replies of these commands."""
-    media = _media(query_block, named_block_nodes, blockstats)
+def read_only_images(replies: Replies) -> tuple[ReadOnlyImage, ...]:
+    """The media that are in the guest's drives now and cannot be written."""
     return tuple(
         ReadOnlyImage(
             kind=FileKind.FIRMWARE if "flash" in (medium.device or medium.qdev) else FileKind.MEDIUM,
@@ -166,21 +169,16 @@ def read_only_images(
             format=str(medium.image["format"]),
             chain=chain_of(medium.image),
         )
-        for medium in media
+        for medium in _media(replies)
         if _read_only(medium)
     )
 
 
-def drives(
-    *,
-    query_block: Sequence[Reply],
-    named_block_nodes: Sequence[Reply] = (),
-    blockstats: Sequence[Reply] = (),
-) -> tuple[Drive, ...]:
-    """All drives of the guest with what is in them now, from the replies of these commands, in their order."""
-    media = {(medium.device, medium.qdev): medium for medium in _media(query_block, named_block_nodes, blockstats)}
+def drives(replies: Replies) -> tuple[Drive, ...]:
+    """All drives of the guest with what is in them now, in QEMU's order."""
+    media = {(medium.device, medium.qdev): medium for medium in _media(replies)}
     found = []
-    for entry in query_block:
+    for entry in replies.query_block:
         medium = media.get(_drive(entry))
         image_format = "raw" if medium is None else str(medium.inserted["drv"])
         found.append(
@@ -233,8 +231,8 @@ def _key_secret(image: Reply) -> str | None:
     """QEMU tells it only in the made-up name of an encrypted image, which holds its options."""
     if not image.get("encrypted"):
         return None
-    options = json.loads(str(image["filename"]).removeprefix("json:"))
-    return next((str(value) for key, value in flat(options) if key in {"key-secret", "encrypt.key-secret"}), None)
+    options = flat(made_up(image["filename"]))
+    return next((str(value) for key, value in options if key in {"key-secret", "encrypt.key-secret"}), None)
 
 
 def _recorded(medium: _Medium) -> dict[str, int]:
@@ -277,18 +275,12 @@ def _header(medium: _Medium) -> dict[str, str]:
     return {key: spelled(value) for key, value in options.items() if value is not None}
 
 
-def disk_checks(
-    *,
-    query_block: Sequence[Reply],
-    named_block_nodes: Sequence[Reply] = (),
-    blockstats: Sequence[Reply] = (),
-    block_jobs: Sequence[Reply] = (),
-) -> list[Check]:
+def disk_checks(replies: Replies, block_jobs: Sequence[Reply] = ()) -> list[Check]:
     """Why these disks cannot be moved. An empty drive (an ejected CD) is fine.
 
     Give `block_jobs` (`query-block-jobs`) without the mirrors this move started itself.
     """
-    media = _media(query_block, named_block_nodes, blockstats)
+    media = _media(replies)
     found = [check for medium in media for check in _refused(medium)]
     found += [
         checks.disks.BLOCK_JOB.found(f"block job {job['device']} ({job['type']}) is running") for job in block_jobs
@@ -307,7 +299,7 @@ def _refused(medium: _Medium) -> Iterator[Check]:
     if medium.protocol in REMOTE:
         yield checks.disks.REMOTE_IMAGE.of(medium.shown)
         return
-    if driver in FORMATS and medium.protocol not in {*FILES, *FILTERS, "host_cdrom"}:
+    if driver in FORMATS and medium.protocol not in {*FILES, *VIEWS, "host_cdrom"}:
         yield checks.disks.IMAGE_FORMAT.found(f"{medium.shown}: a {medium.protocol} node is below")
         return
     for level in chain_of(medium.image):
@@ -344,16 +336,12 @@ def _bitmaps(medium: _Medium) -> list[Reply]:
 
 
 def _is_partial(image: Reply) -> bool:
-    name = str(image["filename"])
-    if image["format"] != "raw" or not name.startswith("json:"):
-        return False
-    options = json.loads(name.removeprefix("json:"))
-    return bool(options.get("offset"))
+    return image["format"] == "raw" and bool(made_up(image["filename"]).get("offset"))
 
 
 def keys_given_later(disks: Iterable[SourceDisk], argv: Sequence[str]) -> list[Check]:
     """Encrypted disks that QEMU could not open by this command line."""
-    options = [option for option in parse_command_line(argv) if option.name in {"drive", "blockdev"}]
+    options = [option for option in parse_command_line(argv) if option.name in IMAGES]
     named = {value for option in options for key, value in option.leaves() if key == "key-secret"}
     return [
         checks.disks.KEY_GIVEN_LATER.of(f"disk {disk.qdev} ({disk.path})")

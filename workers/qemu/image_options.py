@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workers.qemu.json_text import flat, loads, spelled
-from workers.qemu.options import Option, command_words, leaf, parse_command_line, words_of, write_options
+from workers.qemu.options import FILES, IMAGES, Option, command_words, leaf, parse_command_line, words_of, write_options
 
 OF_QCOW2 = words_of(
     "lazy-refcounts pass-discard-request pass-discard-snapshot pass-discard-other discard-no-unref overlap-check "
@@ -21,7 +21,6 @@ OF_FILE = words_of(
 )
 """Options of the node that holds the file, where it has no format above it."""
 OF_BOTH = words_of("discard cache auto-read-only read-only")
-FILES = words_of("file host_device")
 
 Node = dict[str, Any]
 """{dotted key: value}, in the order of the command line."""
@@ -42,7 +41,7 @@ def fitted(argv: Sequence[str], images: Mapping[str, Fit]) -> list[str]:
     options = list(parse_command_line(argv))
     referred = {reference: index for index, option in enumerate(options) for reference in _references(option)}
     for index, option in enumerate(options):
-        if option.name not in {"drive", "blockdev"}:
+        if option.name not in IMAGES:
             continue
         for path, fit in images.items():
             place = _place(_read(options[index]), path)
@@ -98,7 +97,7 @@ def _format_key(node: Node) -> str:
 def _with_format(node: Node, place: str, fit: Fit, key: str) -> Node:
     """The node at this place with the format's driver and options."""
     prefix = f"{place}." if place else ""
-    if key not in {leaf(name) for name in node if name == prefix + key} and f"{prefix}driver" in node:
+    if prefix + key not in node and f"{prefix}driver" in node:
         key = "driver"
     foreign = OF_RAW if fit.format != "raw" else OF_RAW | OF_QCOW2
     made = {

@@ -20,6 +20,13 @@ def loads(text: str) -> Any:
         return json.loads(_STRING.sub(_double_quoted, text))
 
 
+def made_up(name: object) -> dict[str, Any]:
+    """The options in the name that QEMU makes up for a node (`json:{...}`); nothing in a name of its own."""
+    text = str(name)
+    found: dict[str, Any] = json.loads(text.removeprefix("json:")) if text.startswith("json:") else {}
+    return found
+
+
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """What is in it, by dotted keys."""
     for key, value in tree.items():

@@ -226,9 +226,9 @@ def exporter_detect_zeroes(exporter_version: Version, image_format: str) -> Lite
     return "off" if image_format == "qcow2" and affects("B12", exporter_version) else "unmap"
 
 
-def known_bugs(qemu: Version, accel: Accel, *, severity: Severity | None = None) -> tuple[Bug, ...]:
-    """The bugs that this version has, of one severity or of all."""
-    return tuple(bug for bug in BUGS if bug.affects(qemu, accel) and severity in {None, bug.severity})
+def known_bugs(qemu: Version, accel: Accel) -> tuple[Bug, ...]:
+    """The bugs that this version has."""
+    return tuple(bug for bug in BUGS if bug.affects(qemu, accel))
 
 
 def warnings(

@@ -6,12 +6,12 @@ no mirror of the node below it ("Need a root block node", 10.0.2), and one of a 
 while disks are mirrored a group's limits are those of its drives: the guest is limited as before, the mirror is not.
 """
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from models.plain import SlowedDrive
 from workers.qemu import drives, qom
+from workers.qemu.json_text import made_up
 from workers.qemu.monitor import Monitor
 
 ASIDE = "drover-"
@@ -193,14 +193,12 @@ def _as_group(limits: Mapping[str, Any]) -> Limits:
 
 def _without_rates(limits: Mapping[str, Any]) -> Limits:
     """All limits lifted; the length of a burst has to stay."""
-    return {name: 0 for name in limits if not name.endswith("-length")} | {
-        name: 1 for name in limits if name.endswith("-length")
-    }
+    return {name: int(name.endswith("-length")) for name in limits}
 
 
 def _groups_of(chain: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """The groups of the throttle nodes among these: a node's made-up file name has its options."""
     for node in chain:
-        name = str(node["image"]["filename"])
-        if node["drv"] == "throttle" and name.startswith("json:"):
-            yield str(json.loads(name.removeprefix("json:"))["throttle-group"])
+        options = made_up(node["image"]["filename"])
+        if node["drv"] == "throttle" and options:
+            yield str(options["throttle-group"])

@@ -1,11 +1,11 @@
 """Which files of the host a QEMU needs besides its disks, by its command line and its block nodes."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from models.plan import BackingImage, FileKind
+from workers.qemu.json_text import made_up
 from workers.qemu.options import Option, parse_command_line
 from workers.qemu.topology import Reply
 
@@ -95,9 +95,7 @@ def chain_of(image: Reply) -> tuple[BackingImage, ...]:
 def file_of(image: Reply) -> str:
     """The file of an image. A node opened with unusual options shows `json:{...}` instead of a name."""
     name = str(image["filename"])
-    if not name.startswith("json:"):
-        return name
-    return _filename(json.loads(name.removeprefix("json:"))) or name
+    return _filename(made_up(name)) or name
 
 
 def _filename(tree: Any) -> str | None:

@@ -46,6 +46,11 @@ CHANNELS = MONITORS | SERIAL_PORTS
 """Options whose argument is a character device as `-serial` takes it."""
 CHANNELS_AND_GDB = CHANNELS | {"gdb"}
 CHANNELS_AND_DISPLAYS = CHANNELS_AND_GDB | words_of("vnc display")
+IMAGES = words_of("drive blockdev")
+FILES = words_of("file host_device")
+"""Drivers of the node that a format is put on, or none: a device on the bare file sees raw data."""
+FILTERS = words_of("throttle copy-on-read")
+"""Drivers of nodes through which a disk is seen as it is."""
 NETWORKS = words_of("netdev nic net")
 """Options that make a network of the host or a card of the guest."""
 

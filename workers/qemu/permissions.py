@@ -14,6 +14,7 @@ from workers.qemu.options import (
     CHANNELS_AND_GDB,
     GUEST_KEYS,
     GUEST_TEXT,
+    IMAGES,
     MEMORY_FOLDERS,
     MONITORS,
     NETWORKS,
@@ -199,7 +200,7 @@ def _only_read(option: Option, key: str) -> bool:
         return True
     if option.name == "object":
         return option.kind.startswith(READ_BY_OBJECT)
-    return option.name in {"drive", "blockdev"} and _wholly_read_only(option)
+    return option.name in IMAGES and _wholly_read_only(option)
 
 
 def _wholly_read_only(option: Option) -> bool:
@@ -212,7 +213,7 @@ def _wholly_read_only(option: Option) -> bool:
 
 def _images(option: Option, images: Collection[str]) -> Iterator[str]:
     """An image that is opened for writing is one that is made for this guest."""
-    if option.name not in {"drive", "blockdev"} or _wholly_read_only(option):
+    if option.name not in IMAGES or _wholly_read_only(option):
         return
     below = _backing_files(option)
     for key, value in option.leaves():

@@ -15,9 +15,9 @@ from typing import Any
 
 from workers.qemu import boot_cpus, descriptors, forwards, qom
 from workers.qemu.command_line import device_ids, makes_device
-from workers.qemu.json_text import flat, spelled
+from workers.qemu.json_text import flat, made_up, spelled
 from workers.qemu.monitor import CommandRefused, Monitor
-from workers.qemu.options import Option, command_words, parse_command_line, write_options
+from workers.qemu.options import FILES, FILTERS, Option, command_words, parse_command_line, write_options
 from workers.qemu.qom import ANONYMOUS, PERIPHERAL
 
 UNATTACHED = "/machine/unattached/"
@@ -31,8 +31,6 @@ DERIVED = frozenset({"cyls", "heads", "secs", "lcyls", "lheads", "lsecs", "romsi
 OF_OBJECTS = ("size", "share", "mem-path", "filename", "limits")
 """What has to be said of an object besides its kind and id, where it has it."""
 FORMATS = frozenset({"raw", "qcow2"})
-FILTERS = frozenset({"throttle", "copy-on-read"})
-FILES = frozenset({"file", "host_device"})
 CPU_PLACE = ("socket-id", "die-id", "module-id", "cluster-id", "core-id", "thread-id")
 _NETWORK = re.compile(r"^(?: \\ )?(\S+): index=\d+,type=(\w+)(?:,(.*))?$")
 _LISTENING = re.compile(r"unix:(.+),server=on")
@@ -341,8 +339,7 @@ def _tree(name: str, nodes: Mapping[str, Any], chains: Mapping[str, Any]) -> dic
     if driver not in FORMATS | FILTERS or below not in nodes:
         return {}
     if driver == "throttle":
-        said = str(node["image"]["filename"]).removeprefix("json:")
-        tree["throttle-group"] = json.loads(said)["throttle-group"]
+        tree["throttle-group"] = made_up(node["image"]["filename"])["throttle-group"]
     child = _tree(below, nodes, chains)
     return {**tree, "file": child} if child else {}
 
@@ -350,7 +347,7 @@ def _tree(name: str, nodes: Mapping[str, Any], chains: Mapping[str, Any]) -> dic
 def _drive(name: str, tree: Mapping[str, Any]) -> str:
     """The same as `-drive`: the guest's device names it by that id."""
     pairs = {"if": "none", "id": name, **{key: spelled(value) for key, value in flat(tree) if key != "node-name"}}
-    return ",".join(f"{key}={value.replace(',', ',,')}" for key, value in pairs.items())
+    return write_options(tuple(pairs.items()))
 
 
 def _vhost_nets(pid: int) -> list[int]:

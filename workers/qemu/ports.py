@@ -34,8 +34,8 @@ class Port:
 def ports(argv: Sequence[str]) -> Iterator[Port]:
     """All that are named by number in a command line; where QEMU may take the next free one (`to=`) none is."""
     for option in parse_command_line(argv):
-        if option.get("to") is None:
-            yield from _KINDS.get(option.name, _none)(option)
+        if option.name in _KINDS and option.get("to") is None:
+            yield from _KINDS[option.name](option)
 
 
 def connected(argv: Sequence[str]) -> Iterator[Port]:
@@ -83,10 +83,6 @@ def taken(port: Port) -> str | None:
                 if error.errno == errno.EADDRNOTAVAIL and port.host:
                     return f"{port.host} is no address of this host"
     return None
-
-
-def _none(_option: Option) -> Iterator[Port]:
-    yield from ()
 
 
 def _network(option: Option) -> Iterator[Port]:

@@ -9,8 +9,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workers.qemu.image_options import FILES, OF_QCOW2, OF_RAW
+from workers.qemu.image_options import OF_QCOW2, OF_RAW
 from workers.qemu.options import (
+    FILES,
+    FILTERS,
+    IMAGES,
     TRUE,
     Option,
     Pairs,
@@ -21,7 +24,6 @@ from workers.qemu.options import (
     write_options,
 )
 
-FILTERS = words_of("throttle copy-on-read")
 DEFAULT_CDS = words_of("ide1-cd0 ide2-cd0")
 """Names of the CD drive that QEMU makes by itself on pc and q35 (`default_drive` in system/vl.c)."""
 INSTEAD_OF_CD = words_of("ide-cd ide-hd scsi-cd scsi-hd")
@@ -123,7 +125,7 @@ def _with_node(options: list[Option], drive: Drive) -> list[Option]:
         return options
     if drive.path is None:
         gone = [nodes[node], *below]
-        return [_without_drive(one) if one is device else one for one in options if one not in gone]
+        return [one.without("drive") if one is device else one for one in options if one not in gone]
     made = _node(nodes[node], below, drive)
     return [made if one is nodes[node] else one for one in options if one not in below]
 
@@ -175,10 +177,6 @@ def _kept(tree: Mapping[str, Any], drivers: Collection[str]) -> dict[str, Any]:
 
 def _of_file(key: str) -> bool:
     return key in {"driver", "file", "filename", "backing"} or key.startswith(("file.", "backing."))
-
-
-def _without_drive(device: Option) -> Option:
-    return device.without("drive")
 
 
 def without_left_backing(argv: Sequence[str], used: Collection[str]) -> list[str]:
@@ -251,7 +249,7 @@ def without_backing_files(argv: Sequence[str], paths: Collection[str]) -> list[s
 
 
 def _alone(option: Option, gone: Collection[str | None]) -> Option:
-    if option.name not in {"blockdev", "drive"}:
+    if option.name not in IMAGES:
         return option
     if not option.is_json():
         pairs = option.pairs()

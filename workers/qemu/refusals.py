@@ -9,6 +9,7 @@ from workers.qemu.options import (
     CHANNELS_AND_DISPLAYS,
     DROPPED,
     GUEST_TEXT,
+    IMAGES,
     MEMORY_FOLDERS,
     NETWORKS,
     STANDARD_STREAMS,
@@ -141,7 +142,7 @@ def _all_known(value: str, known: Collection[int]) -> bool:
 
 
 def _refused_disk(option: Option) -> Iterator[Check]:
-    if option.name not in {"drive", "blockdev"}:
+    if option.name not in IMAGES:
         return
     if option.is_on("snapshot"):
         yield checks.disks.TEMPORARY_FILES.of(option.text)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
+from models.plan import Topology
 from models.preflight import Check
 from workers.preflight import checks
 from workers.qemu import boot_cpus
@@ -141,6 +142,12 @@ def _ramblock(name: str, page: str, used_hex: str, total_hex: str) -> str:
     used, total = int(used_hex, 16), int(total_hex, 16)
     length = f"{total} bytes" if name.startswith("/rom@") else f"{used} of {total} bytes"
     return f"{name}: pages of {page}, {length}"
+
+
+def differences_of(source: Topology, destination: Topology, *, same_version: bool) -> list[str]:
+    """Likewise of devices and memory of two machines."""
+    parts = ((source.qtree, destination.qtree), (source.ramblocks, destination.ramblocks))
+    return [sentence for here, there in parts for sentence in differences(here, there, same_version=same_version)]
 
 
 def differences(

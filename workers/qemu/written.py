@@ -11,7 +11,7 @@ from typing import Any
 
 from models.plan import SourceDisk
 from workers.qemu.bitmaps import WRITTEN, misses_nothing, never_smaller, of_size
-from workers.qemu.disks import source_disks
+from workers.qemu.disks import Replies, source_disks
 from workers.qemu.monitor import Monitor
 
 FINEST = 1 << 12
@@ -60,13 +60,9 @@ def job_of(name: str) -> int | None:
 
 async def disks(monitor: Monitor) -> dict[int, Disk]:
     """A guest's writable disks with their bitmaps, by the disk's index."""
-    replies = {
-        "query_block": await monitor.query("query-block"),
-        "named_block_nodes": await monitor.query("query-named-block-nodes", flat=True),
-        "blockstats": await monitor.query("query-blockstats"),
-    }
-    shown = {node["node-name"]: node.get("dirty-bitmaps", ()) for node in replies["named_block_nodes"]}
-    return {disk.index: _disk(disk, shown[disk.node]) for disk in source_disks(**replies)}
+    replies = await Replies.of(monitor, flat=True)
+    shown = {node["node-name"]: node.get("dirty-bitmaps", ()) for node in replies.named_block_nodes}
+    return {disk.index: _disk(disk, shown[disk.node]) for disk in source_disks(replies)}
 
 
 def _disk(disk: SourceDisk, bitmaps: Sequence[Mapping[str, Any]]) -> Disk:

@@ -34,9 +34,7 @@ class Answer:
 def main(options: Sequence[str]) -> int:
     """Print what was found; 1 if that is a known vulnerability."""
     pins = sorted({f"{found.name}=={found.version}" for found in distributions() if found.name != OURS})
-    if _asked(
-        pins[:1], options
-    ).unknown:  # one question first: a hundred that nobody answers take a quarter of a minute
+    if _asked(pins[:1], options).unknown:  # a hundred questions that nobody answers take a quarter of a minute
         print(f"advisories: nobody answers here, so {len(pins)} packages were not looked up; this is no failure")
         return 0
     answer = _asked(pins, options)

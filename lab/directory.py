@@ -95,7 +95,7 @@ class Lab:
 
     @property
     def flower_port_file(self) -> Path:
-        """The address where Flower listens."""
+        """Has the port of 127.0.0.1 where Flower listens."""
         return self.path / "flower.port"
 
     @property
@@ -105,7 +105,7 @@ class Lab:
 
     @property
     def metrics_port_file(self) -> Path:
-        """The address where the controller answers Prometheus."""
+        """Has the port where the controller answers Prometheus."""
         return self.path / "metrics.port"
 
     @property

@@ -18,7 +18,7 @@ from models.fleet import retention_of
 from models.way_back import COPY_RECORDED
 from workers.disks import mirrors
 from workers.qemu import block, written
-from workers.qemu.monitor import CommandRefused, Monitor, MonitorLost
+from workers.qemu.monitor import CommandRefused, Monitor
 from workers.qemu.written import Disk
 from workers.step import Context
 
@@ -111,7 +111,7 @@ async def _narrow(ctx: Context, monitor: Monitor, disks: Mapping[int, Disk]) -> 
     try:
         for index, disk in disks.items():
             await narrow(monitor, mirrors.name(ctx.job.id, index), disk, _name(ctx))
-    except (CommandRefused, MonitorLost, Transient) as error:
+    except (CommandRefused, Transient) as error:
         log.info("more than is missing will be sent: %s", error)
 
 

@@ -124,7 +124,7 @@ class _Record:
 
 
 def _sentence(found: Proof) -> str:
-    equal, left_out = (sum(getattr(disk, f"bytes_{name}") for disk in found.disks) for name in ("equal", "left_out"))
+    equal, left_out = (sum(disk.bytes_equal for disk in found.disks), sum(disk.bytes_left_out for disk in found.disks))
     return (
         f"both sides' images are equal, as digests of both hosts show: {size(equal)}; {size(left_out)} were left out "
         "because the guest has written them since its switchover"

@@ -29,9 +29,8 @@ class StartNbd(StepHandler):
         await _files_are_there(ctx)
         await _make_encrypted(ctx)
         supervisor.prepare(ctx)  # here it delays nothing; a quick copy ends before one started later would be ready
-        qemu = (
-            None if await incoming_qemu.waits(ctx) else await incoming_qemu.spawn(ctx)
-        )  # it starts while the NBD server does
+        waits = await incoming_qemu.waits(ctx)
+        qemu = None if waits else await incoming_qemu.spawn(ctx)  # it starts while the NBD server does
         if await self._serves(ctx):
             await streams.serve(ctx, ctx.served_at.nonce)
         else:

@@ -91,7 +91,6 @@ class Client:
         finally:
             if stream == NBD and far is not None:
                 handshake.drop(far)
-                far = None
             handshake.hang_up(near, far)
 
     def _check(self, near: socket.socket) -> None:

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
-from drover.errors import Fatal
+from drover.errors import Transient
 from drover.settings import Settings, StreamSecurity
 from models.plan import StreamCertificates
 from workers.streams import credentials, supervisor
@@ -23,7 +23,7 @@ def shown(ours: Settings) -> StreamCertificates | None:
         return None
     try:
         mine = supervisor.of_operator(ours, ours.host)
-    except Fatal:
+    except Transient:
         return None
     return StreamCertificates(certificate=mine.certificate, authority=mine.peer)
 
@@ -35,7 +35,7 @@ def own_faults(ours: Settings) -> Iterator[str]:
     try:
         mine = supervisor.of_operator(ours, ours.host)
         credentials.server_context(mine)
-    except Fatal as error:
+    except Transient as error:
         yield str(error)
         return
     except (OSError, ValueError) as error:

@@ -82,7 +82,8 @@ def _credentials(ctx: Context) -> tuple[Credentials | CredentialFiles | None, Cr
     if ctx.settings.streams is StreamSecurity.PLAIN:
         return None, None
     if ctx.settings.streams is StreamSecurity.CERTIFICATES:
-        return _readable(files_of_operator(ctx.settings, ctx.job.source), ctx.settings), None
+        of_operator(ctx.settings, ctx.job.source)  # they can be read, or else it is tried again
+        return files_of_operator(ctx.settings, ctx.job.source), None
     pair = credentials.make()
     return pair.server, pair.client
 
@@ -94,29 +95,16 @@ def files_of_operator(ours: Settings, peer: str) -> CredentialFiles:
     return CredentialFiles(certificate=certificate, key=key, authority=authority, peer_name=peer)
 
 
-def _readable(files: CredentialFiles, ours: Settings) -> CredentialFiles:
-    """They may be in the middle of being renewed.
-
-    Raises:
-        Transient: one cannot be read now.
-    """
-    try:
-        files.read()
-    except OSError as error:
-        raise Transient(f"a certificate of {ours.host} cannot be read: {error}") from error
-    return files
-
-
 def of_operator(ours: Settings, peer: str) -> Credentials:
-    """What stands in these files now.
+    """What stands in these files now. They may be in the middle of being renewed.
 
     Raises:
-        Fatal: one cannot be read.
+        Transient: one cannot be read.
     """
     try:
         return files_of_operator(ours, peer).read()
     except OSError as error:
-        raise Fatal(f"a certificate of {ours.host} cannot be read: {error}") from error
+        raise Transient(f"a certificate of {ours.host} cannot be read: {error}") from error
 
 
 def bind(ours: Settings, wanted: int | None = None) -> socket.socket:
@@ -161,7 +149,7 @@ async def connect(ctx: Context) -> None:
         numbers = {stream: unix.fileno() for stream, unix in listening.items()}
         told = _parameters(ctx, numbers)
         if isinstance(told.credentials, CredentialFiles):
-            _readable(told.credentials, ctx.settings)
+            of_operator(ctx.settings, ctx.job.destination)
         told.save(ctx.directory.streams)
         _spawn(ctx, "client", list(numbers.values()))
     finally:

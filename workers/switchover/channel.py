@@ -137,7 +137,7 @@ async def call(path: str) -> socket.socket:
         async with asyncio.timeout(CALL_S):
             await loop.sock_connect(unix, path)
             answer = await loop.sock_recv(unix, handshake.LONGEST_LINE)
-    except (OSError, TimeoutError) as error:
+    except OSError as error:  # a time-out is one, too
         unix.close()
         raise PeerLost(f"the destination's {Path(path).stem} cannot be reached: {str(error) or 'no answer'}") from error
     if answer != handshake.ACCEPTED:

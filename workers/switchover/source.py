@@ -372,7 +372,7 @@ async def _attempt(parameters: SourceParameters, journal: Journal, guest: Monito
         finally:
             pinging.cancel()
             line.close()
-    except (DroverError, OSError, TimeoutError) as error:
+    except (DroverError, OSError) as error:  # a time-out is one, too
         await _keep(parameters, journal, guest, error)
 
 

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from models.contracts import Many, Part, Versioned, of_dataclass
+from models.documents import Moment
 from models.plain import Evidence
 from models.plan import BackingImage
 
@@ -33,3 +34,5 @@ class WayBack(Versioned):
     bitmap: str
     """The name of these bitmaps, see `workers.qemu.written`."""
     images: Many[FormerImage]
+    kept_until: Moment | None = None
+    """Once a guest comes back to them: until when they would have been kept."""

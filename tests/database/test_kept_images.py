@@ -102,6 +102,45 @@ def test_the_last_way_back_is_an_image_like_others_once_the_guest_has_moved_agai
     assert not web.exists()
 
 
+@pytest.mark.parametrize("with_its_folder", [False, True])
+def test_an_image_that_somebody_has_deleted_is_listed_no_more(tmp_path: Path, with_its_folder: bool) -> None:
+    folder = tmp_path / "web"
+    folder.mkdir()
+    job, image = left_behind("web", folder, hours=1)
+    here = ours(folder).model_copy(update={"directory": tmp_path / "worker"})
+    records.retired(here, job).add({str(image): image.stat().st_ino})
+    retention.delete_expired(here)
+    assert len(document("image", "list", "--json")["images"]) == 1
+    image.unlink()
+    if with_its_folder:
+        shutil.rmtree(folder)
+    retention.delete_expired(here)
+    assert document("image", "list", "--json")["images"] == []
+    assert not records.retired(here, job).path.exists()
+
+
+def test_an_image_whose_file_system_is_not_mounted_is_kept(tmp_path: Path) -> None:
+    mount, aside = tmp_path / "mount", tmp_path / "aside"
+    (mount / "web").mkdir(parents=True)
+    _, image = left_behind("web", mount / "web", hours=1)
+    here = ours(tmp_path)
+    mount.rename(aside)
+    mount.mkdir()
+    retention.delete_expired(here)
+    mount.rmdir()
+    aside.rename(mount)
+    assert document("image", "list", "--json")["images"][0]["path"] == str(image)
+
+
+def test_an_image_of_a_move_that_has_not_ended_may_not_be_in_its_place_yet(tmp_path: Path) -> None:
+    job, image = left_behind("web", tmp_path, hours=1)
+    with transaction() as session:
+        session.execute(update(Job).where(Job.id == job).values(state=JobState.RUNNING))
+    image.unlink()
+    retention.delete_expired(ours(tmp_path))
+    assert len(document("image", "list", "--json")["images"]) == 1
+
+
 class Usage(NamedTuple):
     """As of `shutil.disk_usage`."""
 

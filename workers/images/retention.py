@@ -11,23 +11,23 @@ import os
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 
 from drover.errors import DroverError, Fatal
 from drover.settings import Settings
 from models import kept_images
 from models.database import transaction
 from models.fleet import retention_of
-from models.job import Disk, Job
+from models.job import Disk, Job, unfinished
 from models.kept_images import KeptImage
 from models.plan import PlannedDisk
 from models.storage import is_low
 from workers import files
 from workers.files import UnsafePath
-from workers.images import records
+from workers.images import manifest, records
 from workers.launcher import keep_out
 from workers.process import processes
 from workers.step import Context
@@ -218,16 +218,13 @@ def _written_down(ctx: Context, disk: PlannedDisk) -> os.stat_result | None:
 
 
 def delete_expired(settings: Settings) -> None:
-    """Delete what has been kept long enough on this host.
+    """Delete what has been kept long enough on this host. What somebody has deleted by hand is kept no more either.
 
     A file system may take minutes for a large image: no transaction is open meanwhile. Doing it twice does no harm.
     """
     adopt(settings)
-    with transaction() as session:
-        expired = session.scalars(
-            select(Disk).join(Job).where(kept_images.on_host() == settings.host, kept_images.expired())
-        ).all()
-    for disk in expired:
+    over = [disk for disk, expired in _kept_here(settings) if expired or _was_deleted(settings, disk)]
+    for disk in over:
         about = {"job": disk.job_id}
         path, record = Path(str(disk.retired_path)), records.retired(settings, disk.job_id)
         try:
@@ -241,20 +238,48 @@ def delete_expired(settings: Settings) -> None:
             log.warning("%s could not be deleted, it is tried again: %s", path, error, extra=about)
             continue
         with transaction() as session:
-            session.get_one(Disk, (disk.job_id, disk.index)).retired_until = None
+            row = session.get_one(Disk, (disk.job_id, disk.index))
+            if row.retired_until != disk.retired_until:  # a guest has come back to it, and was put back
+                continue
+            row.retired_until = None
         if there is not None and not ours:
             log.warning("%s stays for good: this host did not set it aside", path, extra=about)
             continue
         forget(settings, disk.job_id, path)
         records.way_back(settings, disk.job_id).unlink(missing_ok=True)
-        if stays:
-            log.info(
-                "%s stays: no storage made it. The guest left it behind, and it was kept long enough", path, extra=about
-            )
-            continue
-        log.info("deleted %s: it was kept long enough", path, extra=about)
-    for job_id in {disk.job_id for disk in expired}:
+        log.info("%s %s", path, _what_became(there is None, stays), extra=about)
+    for job_id in {disk.job_id for disk in over}:
         _delete_more(settings, job_id)
+
+
+def _what_became(was_gone: bool, stays: bool) -> str:
+    if was_gone:
+        return "is not there any more, somebody else has deleted it: its guest comes back there as a whole"
+    if stays:
+        return "stays: no storage made it. The guest left it behind, and it was kept long enough"
+    return "is deleted: it was kept long enough"
+
+
+def _kept_here(settings: Settings) -> Sequence[Row[Disk, bool]]:
+    """What this host keeps, and whether long enough; of jobs at work only that."""
+    mine = (kept_images.on_host() == settings.host) & Disk.retired_until.is_not(None)
+    expired = kept_images.expired()
+    with transaction() as session:
+        return session.execute(select(Disk, expired).join(Job).where(mine, expired | ~unfinished())).all()
+
+
+def _was_deleted(settings: Settings, disk: Disk) -> bool:
+    """By somebody else: it is not in its folder, or that is gone as well. Where a file system is not mounted nothing is
+    there, or an empty folder that the image was not in. A volume may only be switched off.
+    """
+    path = Path(str(disk.retired_path))
+    if records.retired(settings, disk.job_id).read().get(str(path), 0) < 0:
+        return False
+    try:
+        above = manifest.existing_parent(path)
+        return files.status(path) is None and (above == path.parent or any(above.iterdir()))
+    except (OSError, DroverError):
+        return False
 
 
 def _delete_more(settings: Settings, job_id: int) -> None:

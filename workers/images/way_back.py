@@ -13,7 +13,8 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import exists, select, update
@@ -239,7 +240,10 @@ def chosen(ctx: Context) -> Choice:
     if choice.way is None:
         counted_on = ctx.job.plan is not None and ctx.job.plan.destination.way_back is not None
         return Choice(why=choice.why or (GONE if counted_on else None))
-    return choice if len(_rows(choice.way)) == len(choice.way.images) else Choice(why=GONE)
+    kept = _kept_until(choice.way)
+    if len(kept) != len(choice.way.images):
+        return Choice(why=GONE)
+    return replace(choice, way=choice.way.model_copy(update={"kept_until": max(kept)}))
 
 
 def _touched(image: Path, then: Evidence) -> str | None:
@@ -249,10 +253,11 @@ def _touched(image: Path, then: Evidence) -> str | None:
         return f"it cannot be read: {error}"
 
 
-def _rows(way: WayBack) -> list[Disk]:
-    query = select(Disk).join(Job).where(Disk.job_id == way.job, Disk.retired_until.is_not(None))
+def _kept_until(way: WayBack) -> list[datetime]:
+    """Of each image that is still kept."""
+    query = select(Disk.retired_until).join(Job).where(Disk.job_id == way.job, Disk.retired_until.is_not(None))
     with transaction() as session:
-        return list(session.scalars(query.where(~kept_images.expired())))
+        return [until for until in session.scalars(query.where(~kept_images.expired())) if until is not None]
 
 
 def taken(directory: JobDirectory) -> WayBack | None:
@@ -291,11 +296,11 @@ def give_up(ctx: Context) -> None:
 
 
 def _keep(ctx: Context, way: WayBack, *, kept: bool) -> None:
-    """Say in the rows of the job that left them here whether they are kept."""
+    """Say in the rows of the job that left them here whether they are kept: as long as before at least."""
     with ctx.record() as (session, _job, _step):
-        left_by = session.get_one(Job, way.job)
+        left_by, now = session.get_one(Job, way.job), ctx.claim.now()
         kept_for = retention_of(session, ctx.settings.host, left_by.options.retention_s)
-        until = ctx.claim.now() + kept_for if kept else None
+        until = max(now + kept_for, way.kept_until or now) if kept else None
         mine = (Disk.job_id == way.job) & Disk.retired_path.is_not(None)
         session.execute(update(Disk).where(mine).values(retired_until=until))
 

@@ -1,17 +1,21 @@
 """Images that a guest left behind are its disks again only if nobody has touched them, and are put back if it stays."""
 
+import asyncio
 import os
 import subprocess
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 
 from drover.errors import Transient
 from models.database import transaction
 from models.guest import Guest
-from models.job import Disk, JobState
+from models.host import Host
+from models.job import Disk, Event, Job, JobState
 from models.plan import Plan
 from models.way_back import FormerImage, WayBack
 from tests import factories
@@ -20,6 +24,7 @@ from workers import files
 from workers.disks import delta
 from workers.images import evidence, manifest, records, retention, way_back
 from workers.images.way_back import Choice
+from workers.qemu import nbd
 from workers.qemu.nbd import Extent
 from workers.step import Context
 from workers.trust import held_plan
@@ -101,7 +106,7 @@ def back(database: None, tmp_path: Path) -> Context:
     seen = evidence.of(image)
     assert seen is not None
     with transaction() as session:
-        kept = {"retired_path": str(image), "retired_until": func.now() + func.make_interval(0, 0, 0, 1)}
+        kept = {"retired_path": str(image), "retired_until": func.now() + timedelta(days=1)}
         session.execute(update(Disk).values(kept))
         session.execute(update(Guest).values(host="two"))
     ours = factories.ours(host="one", directory=tmp_path / "worker", guest_root=tmp_path)
@@ -171,6 +176,44 @@ def test_an_image_is_put_back_with_what_was_written_to_it_if_the_guest_stays(
     assert retention.knows(back.settings, choice.way.job, image)
     found = way_back.chosen(back).way
     assert (found is not None) is changes_alone, "where all was sent the image is nothing to build upon"
+
+
+@pytest.mark.parametrize("kept_for", [timedelta(0), timedelta(hours=1), timedelta(days=9)])
+def test_an_image_that_is_put_back_is_kept_as_long_as_before_at_least(back: Context, kept_for: timedelta) -> None:
+    with transaction() as session:
+        before = session.scalars(select(Disk.retired_until).where(Disk.retired_until.is_not(None))).one()
+        session.get_one(Host, "one").retention = kept_for  # an operator has changed it meanwhile
+    choice = way_back.chosen(back)
+    assert choice.way is not None
+    way_back.take(back, choice.way)
+    way_back.put_back(back)
+    after = factories.load(choice.way.job).disks[0].retired_until
+    assert before is not None
+    assert after is not None
+    assert after == before if kept_for < timedelta(days=1) else after > before + timedelta(days=1)
+
+
+def test_changes_for_which_there_is_no_room_wait_for_it_and_say_so_once(
+    back: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delta, "TRY_AGAIN_S", 0.01)
+    copier, left = delta._Copier(back, 0), {"a": 2, "b": 5}
+
+    async def write(which: str) -> None:
+        left[which] -= 1
+        if left[which] >= 0:
+            raise nbd.NoRoom("full")
+
+    async def both() -> None:
+        await asyncio.gather(*(copier._once_there_is_room(0, partial(write, which)) for which in left))
+
+    asyncio.run(both())
+    with transaction() as session:
+        told = [event.sentence for event in session.query(Event).order_by(Event.id)]
+        assert session.get_one(Job, back.job.id).steps[0].error is None
+    held_up = f"one has no room left for {back.disks[0].destination_path}: make room there and the move goes on"
+    assert [sentence.partition(", or")[0] for sentence in told[-2:]] == [held_up, "the move goes on"]
+    assert told.count("the move goes on") == 1
 
 
 def test_an_image_that_somebody_has_written_to_is_not_begun_with(back: Context) -> None:

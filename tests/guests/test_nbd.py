@@ -1,6 +1,7 @@
 """The NBD client against a real storage daemon."""
 
 import asyncio
+import errno
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from tests.qmp_guest import image
 from workers.process.sockets import listens
 from workers.qemu import nbd
 from workers.qemu.monitor import connect
-from workers.qemu.nbd import ALLOCATION, NbdLost
+from workers.qemu.nbd import ALLOCATION, NbdLost, NoRoom
 
 BITMAP = "written"
 
@@ -42,6 +43,12 @@ async def _offer(path: Path) -> None:
         await monitor.execute(
             "block-export-add", type="nbd", id="x", node_name="d", name="disk", writable=True, bitmaps=[BITMAP]
         )
+        full = {"event": "none", "iotype": "write", "errno": errno.ENOSPC}
+        nothing = {"driver": "null-co", "size": MIB}
+        await monitor.execute(
+            "blockdev-add", driver="blkdebug", node_name="f", image=nothing, inject_error=[{**full, "once": True}]
+        )
+        await monitor.execute("block-export-add", type="nbd", id="f", node_name="f", name="full", writable=True)
 
 
 @pytest.mark.guests
@@ -72,6 +79,17 @@ def test_a_refused_request_does_not_end_the_connection(served: Path) -> None:
             with pytest.raises(NbdLost, match="reports error"):
                 await disk.read(64 * MIB, 512)
             assert await disk.read(0, 1) == b"\0"
+
+    asyncio.run(run())
+
+
+@pytest.mark.guests
+def test_a_server_without_room_is_told_from_others_and_may_be_asked_again(served: Path) -> None:
+    async def run() -> None:
+        async with nbd.connect(served, "full") as disk:
+            with pytest.raises(NoRoom):
+                await disk.write(0, b"abc")
+            await disk.write(0, b"abc")
 
     asyncio.run(run())
 

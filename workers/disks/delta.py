@@ -11,15 +11,17 @@ which it may do at any time, because the bitmap of the guest's writes is kept.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from drover import words
 from drover.errors import DroverError, Fatal
 from models.job import record_event
 from workers.disks import mirrors
+from workers.disks.held_up import Remarks, no_room
 from workers.disks.pace import RECORD_S, RateLimiter
 from workers.files import write_durably
 from workers.qemu import block, known_bugs, limits, nbd, own_export, written
@@ -38,6 +40,7 @@ CONNECTIONS = 8
 SHARE_BYTES = 1 << 20
 """So much for each of these."""
 QEMU_END = "delta.sock"
+TRY_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +201,7 @@ class _Copier:
     def __init__(self, ctx: Context, bytes_per_s: int) -> None:
         self.ctx = ctx
         self.limiter = RateLimiter(bytes_per_s)
+        self.remarks, self.lacking = Remarks(ctx), 0
         self.sent: dict[int, int] = {}
 
     async def send(self, here: Path, disk: Changed) -> None:
@@ -219,18 +223,34 @@ class _Copier:
                         group.create_task(self._carry(todo, source, target, disk.index))
             except BaseExceptionGroup as several:
                 raise several.exceptions[0] from several
-            await target.flush()
+            await self._once_there_is_room(disk.index, target.flush)
 
     async def _carry(self, todo: Iterator[Sequence[Extent]], source: Export, target: Export, index: int) -> None:
         for piece in todo:
             for extent in piece:
                 data = await source.read(extent.offset, extent.length)
                 if data == bytes(extent.length):
-                    await target.zeroes(extent.offset, extent.length)
+                    await self._once_there_is_room(index, partial(target.zeroes, extent.offset, extent.length))
                 else:
                     await self.limiter.keep(extent.length)
-                    await target.write(extent.offset, data)
+                    await self._once_there_is_room(index, partial(target.write, extent.offset, data))
                 self.sent[index] = self.sent.get(index, 0) + extent.length
+
+    async def _once_there_is_room(self, index: int, request: Callable[[], Awaitable[None]]) -> None:
+        """Where the destination's file system is full that is waited for, as `await_sync` does."""
+        path, waits = self.ctx.plan.disks[index].destination_path, False
+        while True:
+            try:
+                await request()
+                break
+            except nbd.NoRoom:
+                self.lacking += not waits
+                waits = True
+                await asyncio.to_thread(self.remarks.tell, no_room(self.ctx.job, [path]))
+                await asyncio.sleep(TRY_AGAIN_S)
+        self.lacking -= waits
+        if waits and not self.lacking:
+            await asyncio.to_thread(self.remarks.tell, None)
 
     def record(self) -> None:
         """Write down how far the copies are, and prolong the lease."""

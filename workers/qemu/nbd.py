@@ -5,6 +5,7 @@ package on PyPI, and is not there for every Python.
 """
 
 import asyncio
+import errno
 import struct
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -36,6 +37,10 @@ _LARGEST_PAYLOAD = 64 << 20
 
 class NbdLost(Transient):
     """The server hung up, gave no answer, or refused the request."""
+
+
+class NoRoom(NbdLost):
+    """The file system that the server writes to is full. The connection is as before."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,8 @@ class Export:
             code = _number(payload, 4) if kind & _ERROR else 0
         else:
             raise NbdLost("what answers is no NBD server")
+        if code == errno.ENOSPC and cookie == self._cookie:
+            raise NoRoom("the NBD server has no room left")
         if code or cookie != self._cookie:
             raise NbdLost(f"the NBD server reports error {code}")
         return bool(flags & _DONE), kind, payload

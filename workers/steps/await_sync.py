@@ -10,9 +10,9 @@ from datetime import timedelta
 from drover.errors import Fatal
 from models.database import transaction
 from models.fleet import limits
-from models.job import Side, record_event
+from models.job import Side
 from workers import hooks
-from workers.disks import mirrors, nbd_server, pace, slow_writes
+from workers.disks import held_up, mirrors, nbd_server, pace, slow_writes
 from workers.guest import readiness
 from workers.hooks import Point
 from workers.qemu import block
@@ -44,9 +44,9 @@ class AwaitSync(StepHandler):
     async def verify(self, ctx: Context) -> bool:
         async with ctx.guest() as monitor:
             in_sync = mirrors.all_in_sync(ctx, await block.mirrors(monitor, mirrors.names(ctx)))
-            held_up = await readiness.obstacle(ctx, monitor) is not None
+            obstacle = await readiness.obstacle(ctx, monitor)
         done = all(disk.ready_at for disk in ctx.job.disks) and hooks.finished(ctx, Point.BEFORE_SWITCHOVER)
-        return in_sync and not held_up and not ctx.job.held and done
+        return in_sync and obstacle is None and not ctx.job.held and done
 
     async def do(self, ctx: Context) -> None:
         if ctx.served_at.sealed is not None:  # else a copy goes on that Drover 0.1 began
@@ -77,7 +77,7 @@ class _Watch:
         self.meter = pace.Meter()
         self.slowdown = slow_writes.Slowdown(ctx, monitor)
         self.low = Low(ctx)
-        self.remark: str | None = None
+        self.remarks = held_up.Remarks(ctx)
         self.seen: dict[str, mirrors.Passed] = {}
 
     async def until_in_sync(self) -> None:
@@ -89,10 +89,10 @@ class _Watch:
             _raise_if_ended(self.ctx, states)
             ready = mirrors.all_in_sync(self.ctx, states) and not self.ctx.job.held
             caught_up = self.slowdown.caught_up(states, self.ctx.job.pace, ready=ready)
-            held_up = self.lacks_room(states) or await readiness.obstacle(self.ctx, self.monitor)
-            held_up = held_up or self.slowdown.behind()
-            await asyncio.to_thread(self.tell, held_up, await asyncio.to_thread(self.low.sentence))
-            in_sync = ready and caught_up and held_up is None
+            obstacle = self.lacks_room(states) or await readiness.obstacle(self.ctx, self.monitor)
+            obstacle = obstacle or self.slowdown.behind()
+            await asyncio.to_thread(self.remarks.tell, obstacle, await asyncio.to_thread(self.low.sentence))
+            in_sync = ready and caught_up and obstacle is None
             await self.record_progress(states, at_once=in_sync)
             if in_sync and all(disk.ready_at for disk in self.ctx.job.disks):
                 return
@@ -105,27 +105,9 @@ class _Watch:
                 pass
 
     def lacks_room(self, states: dict[str, Mirror]) -> str | None:
-        """What only an operator can change is waited for without a limit."""
         lacking, job = self.room.lacking(states), self.ctx.job
-        if not lacking:
-            return None
-        full = ", ".join(disk.destination_path for disk in job.disks if mirrors.name(job.id, disk.index) in lacking)
-        return (
-            f"{job.destination} has no room left for {full}: make room there and the move goes on, "
-            f"or end it with `drover job cancel {job.id}`"
-        )
-
-    def tell(self, held_up: str | None, low: str | None) -> None:
-        """Record an event when it begins and one when it is over; meanwhile it is the step's remark."""
-        remark = held_up or low
-        if remark == self.remark:
-            return
-        action = "held_up" if held_up else "warning" if low else "goes_on"
-        with self.ctx.record() as (session, job, step):
-            step.error = remark
-            sentence = remark or "the move goes on"
-            record_event(session, job.id, by=self.ctx.claim.owner, action=action, sentence=sentence)
-        self.remark = remark
+        full = [disk.destination_path for disk in job.disks if mirrors.name(job.id, disk.index) in lacking]
+        return held_up.no_room(job, full) if full else None
 
     async def record_progress(self, states: dict[str, Mirror], *, at_once: bool) -> None:
         if not self.recording.due() and not at_once:

@@ -19,6 +19,7 @@ from tests import factories
 from tests.cli.support import document, drover
 from tests.documents import inspection
 from tests.step_contexts import claimed, done
+from workers.disks import kept_copy
 from workers.images import manifest, retention, way_back
 from workers.qemu import written
 from workers.step import Context
@@ -185,6 +186,15 @@ def test_copies_give_way_to_a_move_that_lacks_room(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(manifest, "free_bytes", lambda _: 0)
     with pytest.raises(PreconditionFailed):
         prepare_dest_image._have_room(ctx)
+
+
+def test_what_goes_onto_images_that_were_left_there_is_no_copy_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = rolled_back(tmp_path)
+    for bitmap, kept in ((None, True), ("drover-written-1-0", False)):
+        monkeypatch.setattr(kept_copy, "begun_with", lambda _, bitmap=bitmap: bitmap)
+        assert kept_copy._would_be_kept(ctx) is kept
 
 
 def test_bitmaps_are_of_use_as_long_as_the_images_are_kept(tmp_path: Path) -> None:

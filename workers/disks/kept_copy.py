@@ -21,6 +21,7 @@ from workers.qemu import block, written
 from workers.qemu.monitor import CommandRefused, Monitor
 from workers.qemu.written import Disk
 from workers.step import Context
+from workers.streams.supervisor import begun_with
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,11 @@ async def begin(ctx: Context, monitor: Monitor, indices: Sequence[int]) -> None:
 
 
 def _would_be_kept(ctx: Context) -> bool:
-    """The destination keeps files that are not encrypted, and them for some time."""
+    """The destination keeps files that are not encrypted, and them for some time; what the guest had left there before
+    it keeps as that.
+    """
+    if begun_with(ctx) is not None:
+        return False
     with transaction() as session:
         kept_for = retention_of(session, ctx.job.destination, ctx.job.options.retention_s)
     return bool(kept_for) and not any(disk.destination_device or disk.key_secret for disk in ctx.disks)

@@ -73,8 +73,8 @@ class RequestState(enum.StrEnum):
 class HostRequest(Base):
     """A question that only a host itself can answer: what is this guest, could that one run here?
 
-    Only the collection of garbage changes anything on the host, and doing it twice does no harm. The row carries
-    question and answer, the broker only the row's id.
+    Only the collection of garbage, and starting or stopping a guest, change anything on the host; doing it twice does
+    no harm. The row carries question and answer, the broker only the row's id.
     """
 
     __tablename__ = "host_request"

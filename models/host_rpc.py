@@ -190,6 +190,8 @@ class LookForGuest(Question[Sighting]):
     guest: GuestName
     uuid: str | None = None
     """The machine's, where it has one."""
+    process: str | None = None
+    """As it was last known, see `Guest.process`."""
 
 
 class StartGuest(LookForGuest):

@@ -1,4 +1,4 @@
-"""Questions that only this host can answer. Answering changes nothing here, but for `collect_garbage`."""
+"""Questions that only this host can answer. Answering changes nothing here, but for those whose names say so."""
 
 import asyncio
 import logging

@@ -15,7 +15,7 @@ from models.activity import Activity
 from models.database import transaction
 from models.documents import MigrationOptions
 from models.guest import Guest
-from models.host_rpc import Inspect
+from models.host_rpc import Inspect, LookForGuest
 from models.job import Job, JobState, unfinished
 from models.launcher import Launcher
 from models.plan import Inspection
@@ -32,7 +32,7 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
 
     Raises:
         PreconditionFailed: no guest may have that name, the host is unknown, no monitor answers at that socket, a job
-            of the guest has not ended, or its QEMU is adopted under another name.
+            of the guest has not ended, its QEMU is adopted under another name, or the guest runs by another QEMU.
     """
     names.check(name, "a guest")
     known_host(host)
@@ -42,6 +42,7 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
     qmp = inspection.qmp  # another one of the same QEMU, where somebody holds this
     if inspection.runstate == "inmigrate":
         raise PreconditionFailed(f"the QEMU at {qmp} on {host} waits for a migration: adopt the guest where it runs")
+    _refuse_second_qemu(name, host, inspection)
     with transaction() as session:
         session.execute(text("SELECT pg_advisory_xact_lock(hashtext('drover guest adopt'))"))  # one after the other
         guest = session.get(Guest, name, with_for_update=True) or Guest(name=name)
@@ -117,6 +118,24 @@ def _refuse_second_name(session: Session, name: str, host: str, qmp: str, inspec
         else:
             what = f"the UUID {uuid} is that of {other.name} on {other.host} already"
         raise PreconditionFailed(f"{what}: if {name} is its new name, `drover guest forget {other.name}` first")
+
+
+def _refuse_second_qemu(name: str, host: str, inspection: Inspection) -> None:
+    """The guest's own may be alive still. Where its host does not say, whoever adopts it knows that."""
+    with transaction() as session:
+        guest = session.get(Guest, name)
+    if guest is None or guest.process in {None, inspection.process}:
+        return
+    try:
+        seen = ask(guest.host, LookForGuest(guest=name, uuid=guest.uuid, process=guest.process))
+    except PreconditionFailed:
+        return
+    if seen.process == guest.process:
+        raise PreconditionFailed(
+            f"{name} runs on {guest.host} already (pid {seen.pid}), and the QEMU at {inspection.qmp} on {host} is "
+            f"another one (pid {inspection.pid}): if that is another guest, adopt it by another name; if it is the "
+            "same, end one of the two first"
+        )
 
 
 def forget(name: str) -> Guest:
@@ -236,9 +255,8 @@ def inspect(guest: Guest, how: MigrationOptions | None = None) -> Inspection:
     except HostRefused as error:
         if guest.gone_at is None or error.checks:
             raise
-        raise PreconditionFailed(
-            f"{guest.name} does not run: its QEMU on {guest.host} has ended. {if_gone(guest.name)}"
-        ) from error
+        ended = f"{guest.name} does not run: its QEMU on {guest.host} has ended. {if_gone(guest.name)}"
+        raise HostRefused(ended, host=guest.host) from error
     found = _found(inspection)
     if found != {column: getattr(guest, column) for column in found}:
         still_there = (Guest.name == guest.name) & (Guest.host == guest.host) & (Guest.qmp == guest.qmp)

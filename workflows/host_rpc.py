@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import cast
 
 from kombu.exceptions import OperationalError
-from sqlalchemy import ColumnElement, func, insert, select
+from sqlalchemy import ColumnElement, Update, func, insert, select, update
 
 from drover import tracing
 from drover.broker.app import app, host_queue
@@ -73,7 +73,17 @@ def ask(host: str, question: Question[Answer]) -> Answer:
                 if why.later:
                     raise Unavailable(why.error)
                 raise HostRefused(why.error, host=host, failed=failed, checks=why.checks)
+        connection.execute(_withdrawal(request_id))
     raise Unavailable(f"host {host} did not answer within {ANSWER_TIMEOUT_S:g} s: is its worker busy?")
+
+
+def _withdrawal(request_id: int) -> Update:
+    """Nobody waits for the answer any more: a worker that comes to it later does not begin, for instance, to start a
+    guest.
+    """
+    mine = (HostRequest.id == request_id) & (HostRequest.state == RequestState.ASKED)
+    nobody = Refusal(error="nobody waits for the answer any more").json_object()
+    return update(HostRequest).where(mine).values(state=RequestState.FAILED, reply=nobody)
 
 
 def _read(question: Question[Answer], reply: Json, host: str) -> Answer:

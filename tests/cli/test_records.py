@@ -107,6 +107,7 @@ def test_another_qemu_at_the_same_socket_is_not_moved_by_the_old_plan(
 
     def start_anew() -> None:
         answers["inspect"] = answers["inspect"] | {"process": "boot/1/43/2000"}
+        answers["look_for_guest"] = {"launch_file": False}
         guests.adopt("web", "hv1", "/run/web.sock")
 
     _before_answer(monkeypatch, "plan_destination", start_anew)
@@ -143,6 +144,22 @@ def test_one_qemu_has_one_name(
     assert drover("guest", "adopt", "web", "--host", host, "--qmp", qmp).exit_code == 0, "its own name may be told anew"
     assert drover("guest", "forget", "web").exit_code == 0
     assert drover(*words).exit_code == 0
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_name_whose_guest_runs_is_not_given_to_another_qemu(
+    database: None, answers: dict[str, Any], lives: bool
+) -> None:
+    answers["inspect"]["process"] = "boot/1/42/1000"
+    assert drover("guest", "adopt", "web", "--host", "hv1", "--qmp", "/run/web.sock").exit_code == 0
+    answers["inspect"] |= {"process": "boot/1/43/2000", "pid": 43}
+    answers["look_for_guest"] = {"launch_file": False}
+    if lives:
+        answers["look_for_guest"] |= {"pid": 42, "process": "boot/1/42/1000"}
+    result = drover("guest", "adopt", "web", "--host", "hv2", "--qmp", "/run/db.sock")
+    assert result.exit_code == (2 if lives else 0)
+    assert ("web runs on hv1 already (pid 42), and the QEMU at /run/db.sock on hv2" in result.stderr) == lives
+    assert _web().host == ("hv1" if lives else "hv2")
 
 
 def test_guests_without_uuid_and_of_unknown_process_are_told_apart(database: None, answers: dict[str, Any]) -> None:

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,14 @@ from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from models.database import transaction
 from models.guest import Guest
-from models.host_rpc import StartGuest
+from models.host_rpc import LookForGuest, StartGuest, StopGuest
 from models.job import Job, JobState
 from tests import factories
 from tests.helpers import until
 from workers import files
 from workers.launcher import cold, given_away, run, whereabouts
+from workers.process import processes
+from workers.process.processes import Process
 
 NOWHERE = "postgresql+psycopg://drover@127.0.0.1:9/drover"
 
@@ -140,3 +144,59 @@ def test_while_a_job_moves_it_its_steps_see_to_that_unless_this_host_is_fenced(
     lives_on("three")
     given_away.look(ours)
     assert its_launch_file(ours).exists() == stays
+
+
+UUID, OTHER = "00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"
+
+
+@pytest.fixture
+def kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Process]]:
+    """Starts a program of this name, as some systems call QEMU."""
+    monkeypatch.delenv("DROVER_LAB_DIR", raising=False)
+    program, running = shutil.copy("/bin/sh", tmp_path / "kvm"), []
+
+    def begin(*words: str) -> Process:
+        running.append(subprocess.Popen([program, "-c", "read x", *words], stdin=subprocess.PIPE))
+        until("it is that", lambda: Path(f"/proc/{running[-1].pid}/exe").resolve() == program)
+        found = processes.process(running[-1].pid)
+        assert found is not None
+        return found
+
+    yield begin
+    for one in running:
+        one.kill()
+        one.communicate()
+
+
+@pytest.mark.parametrize(
+    ("words", "uuid", "is_web"),
+    [
+        (("-name", "guest=web"), None, True),
+        (("-name", "web,debug-threads=on"), UUID, True),
+        (("-name", "other", "-uuid", UUID), UUID.upper(), True),
+        (("-name", "web", "-uuid", OTHER), UUID, False),
+        (("-name", "other"), None, False),
+    ],
+)
+def test_a_qemu_is_the_guests_by_its_uuid_or_else_by_its_name(
+    ours: Settings, kvm: Callable[..., Process], words: tuple[str, ...], uuid: str | None, is_web: bool
+) -> None:
+    process = kvm(*words)
+    seen = asyncio.run(cold.look(LookForGuest(guest="web", uuid=uuid), ours))
+    assert seen.pid == (process.pid if is_web else None)
+
+
+def test_a_qemu_without_a_name_is_the_guests_if_it_was_last_known_by_that_process(
+    ours: Settings, kvm: Callable[..., Process]
+) -> None:
+    process = kvm("-m", "64")
+    known = LookForGuest(guest="web", process=processes.identity(process))
+    assert asyncio.run(cold.look(known, ours)).process == known.process
+
+
+def test_a_guest_whose_monitor_gives_no_answer_is_not_said_to_have_been_asked_to_power_off(
+    ours: Settings, kvm: Callable[..., Process]
+) -> None:
+    kvm("-name", "web")
+    with pytest.raises(PreconditionFailed, match="web was not asked to power off, and runs on: "):
+        asyncio.run(cold.stop(StopGuest(guest="web"), ours))

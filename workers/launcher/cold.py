@@ -5,13 +5,14 @@ What is started is the host's own launch file and nothing else: no row and no me
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from drover.errors import PreconditionFailed, StepError
 from drover.settings import Settings
+from models.documents import SeenQemu
 from models.host_rpc import LookForGuest, Sighting, StartGuest, StopGuest
 from models.launch_file import LaunchFile
 from workers.guest.qmp_ready import monitor_ready
@@ -23,27 +24,24 @@ from workers.qemu.monitor import connect
 
 async def look(question: LookForGuest, settings: Settings) -> Sighting:
     """Whether a QEMU of this guest is alive here."""
-    return await asyncio.to_thread(_seen, question.guest, question.uuid, settings)
+    return await asyncio.to_thread(_seen, question, settings)
 
 
-def _seen(guest: str, uuid: str | None, settings: Settings) -> Sighting:
-    qemu = next((process for process in processes.everybody() if _is(process, guest, uuid)), None)
-    launch = units.launch_file(guest, settings) is not None
-    if qemu is None:
-        return Sighting(launch_file=launch)
-    return Sighting(launch_file=launch, pid=qemu.pid, process=processes.identity(qemu))
+def _seen(question: LookForGuest, settings: Settings) -> Sighting:
+    launch = units.launch_file(question.guest, settings) is not None
+    for qemu in qemus.running(settings):
+        if _is(qemu.seen, question):
+            return Sighting(launch_file=launch, pid=qemu.process.pid, process=qemu.seen.process)
+    return Sighting(launch_file=launch)
 
 
-def _is(process: Process, guest: str, uuid: str | None) -> bool:
-    """A QEMU with the guest's UUID, or with its name where one of the two has no UUID."""
-    try:
-        argv = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-    except OSError:
-        return False
-    if "qemu" not in Path(argv[0] if argv else "").name:
-        return False
-    theirs = qemus.uuid_of(argv)
-    return theirs == uuid.lower() if uuid and theirs else qemus.name_of(argv) == guest
+def _is(qemu: SeenQemu, of: LookForGuest) -> bool:
+    """The process that it was known by, or one with its UUID, or with its name where one of the two has no UUID."""
+    if of.process == qemu.process:
+        return True
+    if of.uuid and qemu.uuid:
+        return qemu.uuid == of.uuid.lower()
+    return qemu.name == of.guest
 
 
 async def start(question: StartGuest, settings: Settings) -> Sighting:
@@ -63,7 +61,7 @@ async def start(question: StartGuest, settings: Settings) -> Sighting:
             )
         if (there := await asyncio.to_thread(whereabouts.elsewhere, guest, settings.host)) is not None:
             raise PreconditionFailed(f"{guest} lives on {there}, not on {settings.host}: nothing was started")
-        seen = _seen(guest, question.uuid, settings)
+        seen = _seen(question, settings)
         if seen.pid is not None:
             raise PreconditionFailed(f"{guest} runs on {settings.host} already (pid {seen.pid})")
         try:
@@ -114,10 +112,10 @@ async def stop(question: StopGuest, settings: Settings) -> Sighting:
     """Ask the guest to power off; does not wait until it has.
 
     Raises:
-        PreconditionFailed: it does not run here, or was not launched by Drover.
+        PreconditionFailed: it does not run here, was not launched by Drover, or cannot be asked.
     """
     guest = question.guest
-    seen, launch = _seen(guest, question.uuid, settings), units.launch_file(guest, settings)
+    seen, launch = _seen(question, settings), units.launch_file(guest, settings)
     if seen.pid is None:
         raise PreconditionFailed(f"{guest} does not run on {settings.host}")
     if launch is None:
@@ -127,7 +125,9 @@ async def stop(question: StopGuest, settings: Settings) -> Sighting:
     if units.available() and systemd.main_pid(units.of(guest)) == seen.pid:
         await asyncio.to_thread(systemd.tell, "stop", "--no-block", "--", units.of(guest))
         return seen
-    with suppress(StepError):
+    try:
         async with connect(launch.qmp) as monitor:
             await monitor.execute("system_powerdown")
+    except StepError as error:
+        raise PreconditionFailed(f"{guest} was not asked to power off, and runs on: {error}") from error
     return seen

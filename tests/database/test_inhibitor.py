@@ -8,8 +8,9 @@ import pytest
 from drover.errors import Fatal, Transient
 from drover.settings import settings
 from models.job import JobState
+from models.launcher import Launcher, LauncherKind
 from tests import factories
-from workers.launcher import inhibitor
+from workers.launcher import inhibitor, systemd
 from workers.step import Context
 
 
@@ -62,3 +63,29 @@ def test_a_program_that_the_policy_no_longer_names_is_asked_for(ctx: Context, tm
     with pytest.raises(Fatal, match=f"name it again in the policy there, then `drover job retry {ctx.job.id}`"):
         asyncio.run(inhibitor.lift(ctx))
     assert _record(ctx).exists()
+
+
+@pytest.mark.parametrize(
+    ("restart", "after"),
+    [
+        ("always", {"success", "exit-code", "signal"}),
+        ("on-failure", {"exit-code", "signal"}),
+        ("on-abort", {"signal"}),
+        ("on-success", {"success"}),
+        ("no", set()),
+        (None, set()),
+    ],
+)
+def test_a_unit_whose_guest_ended_meanwhile_is_started_if_systemd_would_have_done_that(
+    monkeypatch: pytest.MonkeyPatch, restart: str | None, after: set[str]
+) -> None:
+    launcher = Launcher(kind=LauncherKind.UNIT, name="web.service", restart=restart, wanted=False)
+    started = set()
+    for result in ("success", "exit-code", "signal"):
+        monkeypatch.setattr(systemd, "properties", lambda *_, result=result: {"Result": result})
+        if inhibitor._would_start_it("web.service", launcher, booted=False):
+            started.add(result)
+    assert started == after
+    assert not inhibitor._would_start_it("web.service", launcher, booted=True), "it is not started at boot"
+    wanted = launcher.model_copy(update={"wanted": True})
+    assert inhibitor._would_start_it("web.service", wanted, booted=True)

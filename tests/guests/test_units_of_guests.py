@@ -20,13 +20,15 @@ from lab.guest.command_line import command_line
 from lab.guest.spec import DiskSpec, GuestSpec
 from models.database import transaction
 from models.guest import Guest
-from models.job import Side, StepState
+from models.job import JobState, Side, StepState
 from models.launcher import LauncherKind
 from tests import booted
 from tests.booted import Booted
 from tests.helpers import MIB, Moves, until
 from tests.labs import BRISK
+from tests.step_contexts import Link
 from workflows import guests
+from workflows.migration import jobs
 from workflows.migration.chain import StepName
 
 pytestmark = [
@@ -158,6 +160,8 @@ def test_a_guest_that_systemd_keeps_alive_runs_once_wherever_it_lives(hosts_with
     assert (adopted.launcher.kind, adopted.launcher.name) == (LauncherKind.UNIT, "web.service")
     watching.start()
 
+    _called_off_while_workers_are_killed(hosts_with_systemd, moves)
+
     moves.done(moves.move("web", "host-b"))
 
     time.sleep(1.0)  # several times its RestartSec
@@ -201,21 +205,56 @@ EDGES = {
 """The links that do something about the guest's units."""
 
 
+UNDONE = {(StepName.START_NBD, Side.DESTINATION), (StepName.MIGRATE_RAM, Side.SOURCE)}
+"""Those of them that are begun, and rolled back, of a move that is called off while its RAM is sent."""
+
+
+def _called_off_while_workers_are_killed(hosts_with_systemd: HostsWithSystemd, moves: Moves) -> None:
+    """Its launcher keeps still, then the worker dies; each link is rolled back twice. After that it is as before."""
+    here, there = hosts_with_systemd.hosts["host-a"], hosts_with_systemd.hosts["host-b"]
+    job_id = moves.submit("web", "host-b", bandwidth_bytes_per_s=4 * MIB).id
+    until("its launcher keeps still", lambda: here.unit("web.service", "Restart") == "no", 120)
+    _kill_worker(here)
+    jobs.cancel(job_id)
+    killed = _ends_while_workers_are_killed(hosts_with_systemd, moves, job_id, UNDONE, StepState.ROLLING_BACK)
+    assert moves.job(job_id).state is JobState.ROLLED_BACK, moves.events(job_id)
+    assert killed, "all were over before their workers could be killed"
+    assert {name: here.unit("web.service", name) for name in ("Restart", "ActiveState")} == {
+        "Restart": "always",
+        "ActiveState": "active",
+    }
+    assert there.unit("drover-guest@web", "ActiveState") == "inactive"
+    hosts_with_systemd.writes("host-a")
+
+
 def _moved_while_workers_are_killed(hosts_with_systemd: HostsWithSystemd, moves: Moves) -> None:
     """Home to host-a; each of these links is begun twice, the second time by a worker that systemd has started."""
-    job_id, left = moves.submit("web", "host-a").id, set(EDGES)
+    job_id = moves.submit("web", "host-a").id
+    killed = _ends_while_workers_are_killed(hosts_with_systemd, moves, job_id, EDGES, StepState.RUNNING)
+    moves.done(moves.job(job_id))
+    assert killed, "all were over before their workers could be killed"
+
+
+def _ends_while_workers_are_killed(
+    hosts_with_systemd: HostsWithSystemd, moves: Moves, job_id: int, links: set[Link], state: StepState
+) -> int:
+    """The worker of each of these links is killed once in that state; of how many that succeeded."""
+    left = set(links)
 
     def ended() -> bool:
         job = moves.job(job_id)
         for step in job.steps:
-            if (step.name, step.side) in left and step.state is StepState.RUNNING:
+            if (step.name, step.side) in left and step.state is state:
                 left.remove((StepName(step.name), step.side))
-                hosts_with_systemd.hosts[step.host].done("systemctl kill --kill-whom=main -s KILL drover-worker")
+                _kill_worker(hosts_with_systemd.hosts[step.host])
         return job.state.settled
 
     until("the job ends", ended, 240, every_s=0.01)
-    moves.done(moves.job(job_id))
-    assert len(left) < len(EDGES), "all were over before their workers could be killed"
+    return len(links) - len(left)
+
+
+def _kill_worker(host: Booted) -> None:
+    host.done("systemctl kill --kill-whom=main -s KILL drover-worker")
 
 
 def _starts_nothing_once_it_was_fenced(hosts_with_systemd: HostsWithSystemd) -> None:

@@ -8,6 +8,7 @@ Other launchers are told by a program of the administrator's, if the policy name
 import asyncio
 import logging
 import signal
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 from drover.errors import Fatal, Transient
@@ -26,8 +27,18 @@ log = logging.getLogger(__name__)
 DROP_IN = "zz-drover-moved"
 """In the job's folder, an `Inhibition`: written before, read by whichever version of the worker lifts it."""
 PROGRAM_S = 30.0
-STARTS_ANEW = frozenset({"always"})
-"""Restart policies by which systemd would have started the guest again, however it ended."""
+ABORTED = frozenset({"signal", "core-dump"})
+ABNORMAL = ABORTED | {"timeout", "watchdog"}
+FAILED = ABNORMAL | {"exit-code"}
+STARTS_ANEW: Mapping[str, Set[str]] = {
+    "always": FAILED | {"success"},
+    "on-success": {"success"},
+    "on-failure": FAILED,
+    "on-abnormal": ABNORMAL,
+    "on-abort": ABORTED,
+    "on-watchdog": {"watchdog"},
+}
+"""After which `Result` of a unit systemd starts it again, by its `Restart` (systemd.service(5))."""
 
 
 def program(settings: Settings) -> Path | None:
@@ -122,10 +133,16 @@ def _unmask(ctx: Context, unit: str) -> None:
     launcher = ctx.source.launcher
     if launcher is None or launcher.name != unit or ctx.source_alive:
         return
-    booted = processes.booted_since(ctx.source.process)
-    if launcher.restart in STARTS_ANEW or (booted and launcher.wanted):
+    if _would_start_it(unit, launcher, booted=processes.booted_since(ctx.source.process)):
         log.info("%s is started: its guest ended during the move, which was rolled back", unit)
         systemd.tell("start", "--no-block", "--", unit)
+
+
+def _would_start_it(unit: str, launcher: Launcher, *, booted: bool) -> bool:
+    """At boot, or as its guest has ended."""
+    if booted:
+        return launcher.wanted
+    return systemd.properties(unit, ["Result"]).get("Result") in STARTS_ANEW.get(launcher.restart or "no", ())
 
 
 async def _tell(ctx: Context, what: str) -> None:

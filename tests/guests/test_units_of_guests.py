@@ -205,7 +205,7 @@ EDGES = {
 """The links that do something about the guest's units."""
 
 
-UNDONE = {(StepName.START_NBD, Side.DESTINATION), (StepName.MIGRATE_RAM, Side.SOURCE)}
+TAKEN_BACK = {(StepName.START_NBD, Side.DESTINATION), (StepName.MIGRATE_RAM, Side.SOURCE)}
 """Those of them that are begun, and rolled back, of a move that is called off while its RAM is sent."""
 
 
@@ -216,7 +216,7 @@ def _called_off_while_workers_are_killed(hosts_with_systemd: HostsWithSystemd, m
     until("its launcher keeps still", lambda: here.unit("web.service", "Restart") == "no", 120)
     _kill_worker(here)
     jobs.cancel(job_id)
-    killed = _ends_while_workers_are_killed(hosts_with_systemd, moves, job_id, UNDONE, StepState.ROLLING_BACK)
+    killed = _ends_while_workers_are_killed(hosts_with_systemd, moves, job_id, TAKEN_BACK, StepState.ROLLING_BACK)
     assert moves.job(job_id).state is JobState.ROLLED_BACK, moves.events(job_id)
     assert killed, "all were over before their workers could be killed"
     assert {name: here.unit("web.service", name) for name in ("Restart", "ActiveState")} == {

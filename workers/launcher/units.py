@@ -153,7 +153,7 @@ def take_back(ctx: Context) -> None:
     settings = systemd.drop_in(of(ctx.job.guest), SETTINGS)
     if systemd.booted() and settings.exists():
         systemd.take_away(settings)
-        systemd.ask("reset-failed", "--", of(ctx.job.guest))
+    _not_failed(of(ctx.job.guest))
 
 
 def leave(ctx: Context) -> None:
@@ -202,6 +202,12 @@ def take_away(guest: str) -> None:
     if systemd.booted() and any(path.exists() for path in added):
         systemd.ask("disable", "--quiet", "--", unit)
         systemd.take_away(*added)
+    _not_failed(unit)
+
+
+def _not_failed(unit: str) -> None:
+    """Its QEMU was ended, which is no failure. Nothing on disk says whether a worker that died has told systemd so."""
+    if systemd.booted():
         systemd.ask("reset-failed", "--", unit)
 
 

@@ -276,7 +276,7 @@ class ByDatabase:
         return documents.qemus(host, guest_scan.adopt(host, found) if adopt else found)
 
     def trust(self, host: str) -> Document:
-        return serializers.host_state(host_keys.trust(host))
+        return serializers.host_trusted(host_keys.trust(host))
 
     def reconcile(self, guest: str | None, *, dry_run: bool) -> Document:
         return reconciled.asked(guest, dry_run=dry_run, by=self.by)

@@ -1,7 +1,7 @@
 """The QEMUs of a host beside the records of guests: which are known, which could be adopted, and why others not."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import select
@@ -44,7 +44,7 @@ def scan(host: str) -> list[Finding]:
 
 
 def _findings(host: str, seen: Sequence[FoundQemu], known: Sequence[Guest]) -> Iterator[Finding]:
-    taken = {guest.name for guest in known}
+    taken = {guest.name: guest for guest in known}
     called = Counter(qemu.name for qemu in seen)
     for qemu in seen:
         guest = next((guest.name for guest in known if _is(guest, host, qemu)), None)
@@ -66,8 +66,12 @@ def _is(guest: Guest, host: str, qemu: FoundQemu) -> bool:
     return guest.host == host and guest.qmp in {monitor.address for monitor in qemu.monitors}
 
 
-def _unnamed(host: str, qemu: FoundQemu, taken: set[str], called: Counter[str | None]) -> str | None:
+def _unnamed(host: str, qemu: FoundQemu, taken: Mapping[str, Guest], called: Counter[str | None]) -> str | None:
     """Why nobody but an operator can say what to call it."""
+    same = taken.get(qemu.name or "")
+    if same is not None and same.uuid is not None and same.uuid == qemu.uuid and same.host != host:
+        adopts = f"`drover guest adopt {same.name} --host {host} --qmp {qemu.qmp}`"
+        return f"by its UUID it is {same.name}, which is on record on {same.host}: if it does not run there, {adopts}"
     remedy = f"`drover guest adopt NAME --host {host} --qmp {qemu.qmp}` gives it one"
     if qemu.name is None:
         return f"it was started without a name: {remedy}"

@@ -25,11 +25,20 @@ def pin(session: Session, host: Host) -> None:
         raise PreconditionFailed(f"{host.name} has no key yet: start a worker of this version there")
     if host.trusted_key is None:
         host.trusted_key = host.public_key
-    elif host.trusted_key != host.public_key and not _follow(session, host):
-        raise PreconditionFailed(
-            f"{host.name} shows another key than before: if its worker's folder was made anew, `drover host trust "
-            f"{host.name}`; if not, somebody else may be serving that name"
-        )
+    elif (another := unproven(host)) and not _follow(session, host):
+        raise PreconditionFailed(f"{another}: {remedy(host)}; if not, somebody else may be serving that name")
+
+
+def unproven(host: Host) -> str | None:
+    """What is wrong with the key that a host shows; None: it is the one that is trusted, or the first."""
+    if host.trusted_key in {None, host.public_key}:
+        return None
+    return f"{host.name} shows another key than before, {host.public_key}"
+
+
+def remedy(host: Host) -> str:
+    """How a person finds out whether it is that host's own."""
+    return f"if `drover host key` there shows the same, `drover host trust {host.name}`"
 
 
 def follow_renewed() -> None:

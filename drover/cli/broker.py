@@ -1,5 +1,6 @@
 """`drover broker`: who may do what in Redis."""
 
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -44,6 +45,9 @@ def acl(
     settle: Annotated[
         Names, typer.Option(metavar="NAME", help="Only the newest password of this user counts from now on.")
     ] = None,
+    remove: Annotated[
+        Names, typer.Option(metavar="NAME", help="Shut this user out, whom the former file has. Not named: refused.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The ACL file to write, in one piece.", show_default="stdout")
     ] = None,
@@ -67,6 +71,8 @@ def acl(
         for name in chosen:
             names.check(name, "a host" if purpose is Purpose.HOST else "a user")
     _check(everybody, [*(renew or ()), *(settle or ())])
+    if out is not None and out.exists():
+        _refuse_forgotten(out, {*everybody, *(remove or ())})
     known = {
         name: _passwords(passwords / f"{name}.redis", renew=name in (renew or ()), settle=name in (settle or ()))
         for name in everybody
@@ -88,6 +94,16 @@ def _check(everybody: list[str], changed: list[str]) -> None:
         raise PreconditionFailed(f"each user has one purpose and a name of its own: {', '.join(twice or ['default'])}")
     if strange := sorted(set(changed) - set(everybody)):
         raise PreconditionFailed(f"{', '.join(strange)} is none of the users that are named here")
+
+
+def _refuse_forgotten(former: Path, named: set[str]) -> None:
+    """Whoever is left out does not get in any more once Redis reads the file."""
+    there = set(re.findall(r"^user (\S+)", former.read_text(), re.MULTILINE)) - {"default"}
+    if forgotten := ", ".join(sorted(there - named)):
+        raise PreconditionFailed(
+            f"{former} has {forgotten} as well: name all users that there are to be, and whoever is to be shut out by "
+            "--remove NAME"
+        )
 
 
 def _passwords(path: Path, *, renew: bool, settle: bool) -> list[str]:

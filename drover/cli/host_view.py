@@ -61,6 +61,14 @@ def report(host: Document, *, as_json: bool) -> None:
         output.say(f"{host['name']} is {host['state']}")
 
 
+def vouched(host: Document, *, as_json: bool) -> None:
+    """Print by which key a host is trusted from now on."""
+    if as_json:
+        output.emit(host)
+    else:
+        output.say(f"{host['name']} is trusted by the key {host['key']} from now on")
+
+
 def key(*, renew: bool, as_json: bool) -> None:
     """Print the public key of this host, after it was renewed if so wanted."""
     ours = _hypervisor()

@@ -157,7 +157,8 @@ def trust(
     as_json: AsJson = False,
 ) -> None:
     """Take the key that a host shows now for its own. Needed when its worker's folder was made anew: moves from and to
-    it are refused until then. Make sure that it is that host. Hypervisors that know its former key need it with --key.
+    it are refused until then, with that key: make sure that `drover host key` there shows the same. Hypervisors that
+    know its former key need it with --key.
     """
     from drover.cli import host_view
     from drover.cli.backend import operations
@@ -165,7 +166,7 @@ def trust(
     if key is not None:
         host_view.trusted(host, key, as_json=as_json)
         return
-    host_view.report(operations().trust(host), as_json=as_json)
+    host_view.vouched(operations().trust(host), as_json=as_json)
 
 
 @app.command(epilog=examples("drover host uncordon hv2"))

@@ -20,7 +20,7 @@ from models.host import Host, HostState
 from models.job import Event, Job, JobState
 from models.roll import Roll, RollState
 from models.webhook import Delivery, DeliveryState
-from workflows import capacity, outages, wait_reasons
+from workflows import capacity, host_keys, outages, wait_reasons
 from workflows.host_rpc import alive
 
 MOST_PLANS = 100
@@ -176,7 +176,7 @@ def _keys(session: Session) -> Iterator[Item]:
             since=host.heartbeat_at,
             about=host.name,
             page=f"/hosts/{host.name}",
-            sentence="it shows another key than before: trust it only if its worker's folder was made anew",
+            sentence=f"{host_keys.unproven(host)}: trust it only if `drover host key` there shows the same",
             commands=(Command(f"drover host trust {host.name}", "takes the new key for its own"),),
         )
 

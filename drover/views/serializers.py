@@ -252,6 +252,11 @@ def host_state(host: Host) -> Document:
     return {"name": host.name, "state": host.state.value}
 
 
+def host_trusted(host: Host) -> Document:
+    """By which key a host is trusted."""
+    return host_state(host) | {"key": host.trusted_key}
+
+
 def host_own(host: Host) -> Document:
     """What a host has of its own, see `drover host set`."""
     hours = host.bandwidth_hours

@@ -4,6 +4,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM drover_host;
 -- Columns that decide what is run where (job.plan, the paths of disks) are only to be read.
 GRANT SELECT ON job, step, attempt, disk, event, guest, host, host_request, delivery, fleet_limits, storage,
     storage_mapping, budget TO drover_host;
+GRANT SELECT ON alembic_version TO drover_host; -- `drover doctor`
 -- What all moves share of the budgets each host computes from all moves: who sends from where to where, and what of it.
 GRANT SELECT ON host_budget, move_under_way TO drover_host;
 GRANT UPDATE (state, epoch, token, nbd_server, switchover, cancel_requested, cutover_begun_at, committed_at, downtime, ram,

@@ -193,6 +193,23 @@ def test_users_that_would_be_more_than_one_thing_are_refused(tmp_path: Path, wor
     assert list(tmp_path.iterdir()) == []
 
 
+def test_whoever_is_left_out_of_the_file_by_mistake_is_not_shut_out(server: Server) -> None:
+    file, fewer = server.folder / "acl", ("--host", "hv1", "--controller", "control", "--flower", "flower")
+    written, folder = file.read_text(), str(server.folder)
+    words = ("broker", "acl", *fewer, "--passwords", folder, "--out", str(file))
+    refused = drover(*words, "--renew", "hv1", "--remove", "hv2")
+    assert refused.exit_code == 2
+    assert "has billing as well: name all users" in refused.stderr
+    assert file.read_text() == written
+    assert len((server.folder / "hv1.redis").read_text().split()) == 1, "nothing was renewed"
+    assert drover(*words, "--remove", "hv2", "--remove", "billing").exit_code == 0
+    with server.login("hv2") as connected, server.login("acl") as loader:
+        assert connected.ping()
+        _say(loader, "ACL LOAD")
+        with pytest.raises(redis.ConnectionError):
+            connected.client_id()
+
+
 def test_a_process_that_runs_takes_up_a_renewed_password(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     first, file = server.password("hv1"), server.folder / "hv1.redis"
     monkeypatch.setattr(Server, "url", lambda self, user: f"redis+socket://{user}@{self.socket}")

@@ -158,7 +158,10 @@ def test_a_silent_worker_and_one_of_another_machine_are_told(hypervisor: Path) -
 def test_a_key_that_is_not_trusted_is_told(hypervisor: Path) -> None:
     with transaction() as session:
         session.execute(update(Host).where(Host.name == "hv1").values(trusted_key="another key"))
-    assert "drover host trust hv1" in one(examined(code=1), "hosts", "another key")["fix"]
+    found = one(examined(code=1), "hosts", "another key")
+    assert "drover host trust hv1" in found["fix"]
+    assert "hv1 shows another key than before, a key, so that" in found["message"]
+    assert drover("host", "trust", "hv1").stdout == "hv1 is trusted by the key a key from now on\n"
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def _keys() -> dict[str, str]:
 def test_a_key_counts_from_the_first_move_on_and_a_changed_one_only_once_an_operator_says_so() -> None:
     assert _keys() == {"one": "key of one", "two": "key of two"}
     _change("two", public_key="another")
-    with pytest.raises(PreconditionFailed, match=r"two shows another key than before: .*`drover host trust two`"):
+    with pytest.raises(PreconditionFailed, match=r"another key than before, another: .*`drover host trust two`"):
         _keys()
     host_keys.trust("two")
     assert _keys() == {"one": "key of one", "two": "another"}

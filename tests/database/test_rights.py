@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 import migrations
 from drover import logs
 from drover.broker.app import app
+from drover.cli.checks import services as doctors
 from drover.controller import loop
 from drover.errors import PreconditionFailed
 from drover.settings import settings
@@ -149,6 +150,12 @@ def test_a_host_neither_sees_nor_changes_the_moves_of_others(moving: int) -> Non
         about_it = (f"{what} WHERE job_id = {other}" for what in ("UPDATE step SET attempts = 9", "SELECT FROM disk"))
         assert all(map(_denied, (f"UPDATE job SET state = 'done' WHERE id = {other}", *about_it)))
         assert _denied(f"INSERT INTO event (job_id, by, action, sentence) VALUES ({other}, 'one', 'x', 'x')")
+
+
+@pytest.mark.parametrize("role", TRIED)
+def test_doctor_finds_the_schema_whatever_the_role(moving: int, role: str) -> None:
+    with _as(role):
+        assert doctors.database().sentence.startswith("it answers")
 
 
 def test_a_host_writes_no_time_that_no_process_can_hold(moving: int) -> None:

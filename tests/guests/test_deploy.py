@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -32,17 +33,24 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs/how-to/deploy.md"
 ROTATION = ROOT / "docs/how-to/tls-and-keys.md"
-BACKUP = GUIDE.with_name("backup.md")
+BACKUP, UPGRADE, ADD, STOLEN = (
+    GUIDE.with_name(f"{name}.md") for name in ("backup", "upgrade", "add-a-hypervisor", "stolen-credential")
+)
 UNITS = ROOT / "deploy" / "systemd"
-BLOCK = re.compile(r"<!-- (\w+): (.*?) -->\n```sh\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"<!-- (\w+): ([^\n]*) -->\n *```sh\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 SETTINGS = "set -a; . /etc/drover/environment; set +a; "
 PYTHON = Path(sys.executable).parent.parent
 """The environment in which Drover is installed here."""
 
 
+def blocks(page: Path = GUIDE) -> list[tuple[str, str, str]]:
+    """Of each block of a page: its kind, the machines that it is for, its script."""
+    return [(kind, where, dedent(script)) for kind, where, script in BLOCK.findall(page.read_text())]
+
+
 @dataclass
 class Fleet:
-    """The guide's three machines, and the services that were started on them."""
+    """The guide's three machines, a fourth one that may be added, and the services that were started on them."""
 
     machines: dict[str, Machine]
     services: list["subprocess.Popen[bytes]"] = field(default_factory=list)
@@ -56,7 +64,7 @@ class Fleet:
         """
         chosen = [
             (name, script)
-            for found, where, script in BLOCK.findall(page.read_text())
+            for found, where, script in blocks(page)
             if found == kind and only in script
             for name in where.split(", ")
         ]
@@ -73,11 +81,11 @@ class Fleet:
 
         As root, whatever `User` a unit names: the Python that the tests run with may be out of its reach.
         """
-        [(_, units, _)] = [block for block in BLOCK.findall(GUIDE.read_text()) if block[0] == "units"]
+        [(_, units, _)] = [block for block in blocks() if block[0] == "units"]
         for line in units.split("; "):
             name, *services = line.split()
             for service in services:
-                self.start(name, service, f"{_environment(service)} exec {_start(service)}")
+                self.start_unit(name, service)
         try:
             until("both hypervisors are known", lambda: self.drover("host", "list").count("alive") == 2, 90, every_s=1)
         except AssertionError as error:
@@ -85,6 +93,10 @@ class Fleet:
             said = [f"{log.parent.name} {log.stem}: {processes.log_tail(log)}" for log in logs]
             raise AssertionError("\n".join([str(error), *said])) from error
         assert all(service.poll() is None for service in self.services)
+
+    def start_unit(self, name: str, service: str) -> None:
+        """One of the units, on a machine."""
+        self.start(name, service, f"{_environment(service)} exec {_start(service)}")
 
     def start(self, name: str, service: str, command: str) -> None:
         """A command that runs on a machine until all services are stopped."""
@@ -120,14 +132,15 @@ def _environment(service: str) -> str:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """The guide followed up to the running services."""
-    with namespaces.machines(["control", "hv1", "hv2"], tmp_path_factory.mktemp("machines")) as made:
+    with namespaces.machines(["control", "hv1", "hv2", "hv3"], tmp_path_factory.mktemp("machines")) as made:
         fleet = Fleet({machine.name: machine for machine in made})
+        [folder] = re.findall(r"^install .* /etc/drover$", GUIDE.read_text(), re.MULTILINE)
         for name in fleet.machines:
-            fleet.run(name, f"ln -s {PYTHON} /opt/drover && install --directory --mode=0750 /etc/drover")
+            fleet.run(name, f"ln -s {PYTHON} /opt/drover && {folder}")
         fleet.run("control", "useradd --system --home-dir /nonexistent drover")
         fleet.run("control", "install --directory --mode=0700 /var/lib/drover-flower --owner=drover")
-        blocks = [block for block in BLOCK.findall(GUIDE.read_text()) if block[0] == "run"]
-        for _, where, script in blocks[: _position(blocks, "drover db upgrade") + 1]:
+        of_guide = [block for block in blocks() if block[0] == "run"]
+        for _, where, script in of_guide[: _position(of_guide, "drover db upgrade") + 1]:
             for name in where.split(", "):
                 _hand_over(fleet, name)
                 fleet.run(name, script)
@@ -138,8 +151,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             fleet.stop_services()
 
 
-def _position(blocks: list[tuple[str, str, str]], words: str) -> int:
-    return next(number for number, block in enumerate(blocks) if words in block[2])
+def _position(among: list[tuple[str, str, str]], words: str) -> int:
+    return next(number for number, block in enumerate(among) if words in block[2])
 
 
 def _hand_over(fleet: Fleet, name: str) -> None:
@@ -211,10 +224,12 @@ def test_the_guide_moves_a_guest_by_tls_and_its_backup_can_be_restored(fleet: Fl
     fleet.follow("run", "pg_dump", BACKUP)
     fleet.stop_services()
     fleet.follow("restore", page=BACKUP)
+    fleet.follow("upgrade", page=UPGRADE)
     fleet.start_services()
     assert re.search(r"web .*hv2", fleet.drover("guest", "list"))
 
     job = json.loads(fleet.drover("migrate", "web", "--to", "hv1", "--bandwidth", "1M", "--json"))["id"]
+    assert job > 10_000, "no job that was submitted after the backup had that number"
     fleet.drover("job", "cancel", str(job))
     shown = ("job", "show", str(job), "--json")
     until("the move is rolled back", lambda: json.loads(fleet.drover(*shown))["state"] == "rolled_back", every_s=0.5)
@@ -284,6 +299,13 @@ def test_a_worker_was_denied_nothing_it_needed(fleet: Fleet, guest: Path) -> Non
         assert "permission denied" not in log
         assert "NOPERM" not in log
         assert "no permissions" not in log  # as redis-py says it
+
+
+def test_hooks_and_checks_in_the_guides_folder_can_be_run_as_users_who_read_no_secret_there(fleet: Fleet) -> None:
+    as_nobody = "setpriv --reuid=nobody --regid=nogroup --clear-groups"
+    fleet.run("hv1", f"install --directory /etc/drover/hooks && {as_nobody} ls /etc/drover/hooks")
+    readable = fleet.run("hv1", f"for file in /etc/drover/*; do ! {as_nobody} test -r $file || basename $file; done")
+    assert not {"environment", "host.key", "hv1.redis"} & set(readable.split())
 
 
 def test_the_certificates_stand_the_strict_check_that_python_makes_from_3_13_on(fleet: Fleet) -> None:
@@ -450,6 +472,37 @@ def test_every_credential_is_renewed_by_the_commands_of_its_page_while_a_guest_m
     _goes_on(fleet, guest, there)
     fleet.drover("migrate", "web", "--to", here, "--wait")  # by the new credentials from its beginning
     _goes_on(fleet, guest, here)
+
+
+def test_a_stolen_hypervisor_is_shut_out_and_let_in_again_with_everything_new(fleet: Fleet) -> None:
+    fleet.run("hv1", "cd /etc/drover && cp host.crt stolen.crt && cp --preserve=mode host.key stolen.key")
+
+    fleet.follow("out", page=STOLEN)
+    logged_in = "SELECT rolcanlogin, (SELECT count(*) FROM pg_stat_activity WHERE usename = rolname) FROM pg_roles"
+    assert _as_owner(fleet, f"{logged_in} WHERE rolname = 'hv1'") == "f|0\n"
+    assert "WRONGPASS" in _redis(fleet, "hv1", "PING")
+    assert "PONG" in _redis(fleet, "hv2", "PING")
+
+    fleet.stop_services()
+    fleet.follow("run", "openssl req", ROTATION)
+    fleet.follow("back", page=STOLEN)
+    _copy(fleet, "hv1.redis", "hv1.postgres", "hv1.crt", "hv1.key")
+    stolen = "s/+psycopg//; s/host.crt/stolen.crt/; s/host.key/stolen.key/"
+    login = f'PGPASSWORD=guessed psql "$(echo "$DROVER_DATABASE_URL" | sed "{stolen}")" --command "SELECT 1" 2>&1'
+    assert "password authentication failed" in fleet.machines["hv1"].run(SETTINGS + login).stdout
+    fleet.start_services()
+
+
+def test_a_hypervisor_is_added_while_everything_runs(fleet: Fleet) -> None:
+    fleet.follow("add", page=ADD)
+    _hand_over(fleet, "hv3")
+    for kind, where, script in blocks():
+        if kind == "run" and "hv1" in where.split(", "):
+            fleet.run("hv3", script)
+    fleet.start_unit("hv3", "drover-worker")
+    until("hv3 is known", lambda: re.search("hv3 .*alive", fleet.drover("host", "list")), 90, every_s=1)
+    fleet.run("hv3", SETTINGS + "/opt/drover/bin/drover doctor")
+    assert "NOPERM" not in _redis(fleet, "hv1", "LLEN", "drover.hv3"), "the others may send it the next link of a chain"
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine")

@@ -197,9 +197,10 @@ def _in_environment(moves: Moves, text: str, host: str) -> str:
     """A line of an example, with this lab's host and files in the place of the example's."""
     folder = moves.lab.path / "etc"
     folder.mkdir(exist_ok=True)
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in moves.lab.environment.items()]
-    (folder / "environment").write_text("\n".join([*lines, f"export PATH={Path(sys.executable).parent}:$PATH\n"]))
-    replaced = {"/etc/drover": str(folder), "/var/log": str(folder), "hv17": host, "/opt/drover/bin/": ""}
+    lines = [f"{name}={shlex.quote(value)}\n" for name, value in moves.lab.environment.items()]  # as in the guide
+    (folder / "environment").write_text("".join(lines))
+    here = f"{Path(sys.executable).parent}/"
+    replaced = {"/etc/drover": str(folder), "/var/log": str(folder), "hv17": host, "/opt/drover/bin/": here}
     for old, new in replaced.items():
         text = text.replace(old, new)
     return text
@@ -222,7 +223,7 @@ def test_the_cron_line_and_the_systemd_unit_of_the_examples_do_what_they_say(mov
 
     unit = _Unit(strict=False, interpolation=None)
     unit.read(EXAMPLES / "systemd/drover-drain@.service")
-    environment = f". {unit['Service']['EnvironmentFile']} && "
+    environment = f"set -a; . {unit['Service']['EnvironmentFile']} && "
     _shell(_in_environment(moves, environment + unit["Service"]["ExecStart"].replace("%i", home), home))
     assert where(moves)[alone] != home
     for host in ("host-a", home):

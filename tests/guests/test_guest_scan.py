@@ -154,6 +154,22 @@ def host(monkeypatch: pytest.MonkeyPatch, database: None) -> None:
     monkeypatch.setattr(guest_scan, "ask", lambda _host, _question: seen)
 
 
+def test_a_guest_that_is_on_record_elsewhere_is_known_by_its_uuid(
+    monkeypatch: pytest.MonkeyPatch, database: None
+) -> None:
+    factories.host("hv1")
+    factories.host("hv2")
+    factories.guest("web", on="hv1", uuid="5d6f1f0e-7a3a-4f0c-9a4a-0000000000aa")
+    moved = _qemu(10, "web", uuid="5d6f1f0e-7a3a-4f0c-9a4a-0000000000aa")
+    monkeypatch.setattr(guest_scan, "ask", lambda _host, _question: FoundQemus(qemus=(moved,)))
+    [found] = guest_scan.scan("hv2")
+    assert (found.guest, found.name) == (None, None)
+    assert found.unnamed == (
+        "by its UUID it is web, which is on record on hv1: if it does not run there, "
+        "`drover guest adopt web --host hv2 --qmp /run/10`"
+    )
+
+
 @pytest.mark.usefixtures("host")
 def test_only_what_can_be_moved_and_has_a_name_of_its_own_is_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []

@@ -14,7 +14,7 @@ from models.host import Host, HostState
 from models.job import Job
 from models.roll import RollHost
 from models.transitions import BEGUN
-from workflows import capacity
+from workflows import capacity, host_keys
 from workflows.capacity import Room
 from workflows.drain.planner import candidate, guests_of, placed
 
@@ -63,8 +63,8 @@ def obstacle(session: Session, row: RollHost, ours: Settings) -> str | None:
         return f"{row.host} is silent since {host.heartbeat_at:%H:%M:%S %Z} (is its worker down?): start it there"
     if row.before is not None and host.incarnation == row.before.incarnation:
         return f"the worker of {row.host} has not been started anew since its hook began: restart it there"
-    if host.trusted_key is not None and host.public_key != host.trusted_key:
-        return f"{row.host} shows another key than before: if it was made anew, `drover host trust {row.host}`"
+    if another := host_keys.unproven(host):
+        return f"{another}: {host_keys.remedy(host)}"
     return _qemu_fault(host, row.before) or _lacking(session, row.host)
 
 

@@ -11,6 +11,7 @@ from models.database import transaction
 from models.host import Host, HostState
 from workers import registration
 from workers.trust import host_key
+from workflows import host_keys
 from workflows.host_rpc import alive
 
 
@@ -58,9 +59,8 @@ def of_fleet(ours: Settings) -> Iterator[Check]:
 
 def _kept_out(host: Host) -> Iterator[Check]:
     """Guests do not come to it."""
-    if host.trusted_key is not None and host.public_key != host.trusted_key:
-        fix = f"if its worker's folder was made anew, `drover host trust {host.name}`"
-        yield problem("hosts", f"{host.name} shows another key than before, so that no move begins", fix)
+    if another := host_keys.unproven(host):
+        yield problem("hosts", f"{another}, so that no move begins", host_keys.remedy(host))
     if host.state is not HostState.ACTIVE:
         yield ok("hosts", f"{host.name} takes no guests ({host.state}) until `drover host uncordon {host.name}`")
 

@@ -236,6 +236,24 @@ def test_the_return_brings_home_what_was_drained_and_nothing_else() -> None:
         drain(DrainKind.RETURN)
 
 
+def test_a_return_waits_for_its_host_while_that_is_silent_and_does_not_open_it() -> None:
+    carry_through(drain())
+    heartbeat("one", minutes_ago=10)
+    number = drain(DrainKind.RETURN)
+    advance(number)
+    assert shown(number).state is DrainState.QUEUED
+    assert "one is silent (is its worker down?): start it there" in str(shown(number).wait_reason)
+    assert state_of("one") is HostState.MAINTENANCE
+    heartbeat("one", minutes_ago=0)
+    carry_through(number)
+    assert set(states(number)) == {"g1", "g2", "g3"}
+
+
+def heartbeat(of: str, *, minutes_ago: int) -> None:
+    with transaction() as session:
+        session.get_one(Host, of).heartbeat_at = datetime.now(UTC) - timedelta(minutes=minutes_ago)
+
+
 def test_a_return_leaves_alone_who_was_home_since_and_one_of_some_leaves_the_others_to_the_next() -> None:
     carry_through(drain())
     for to in ("one", "two"):

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
+from drover.settings import settings
 from models import decision_log, refusal
 from models.controller import wake
 from models.database import NO_KEY_UPDATE, transaction
@@ -17,7 +18,7 @@ from models.drain import UNDER_WAY, Drain, DrainGuest, DrainKind, DrainState, Gu
 from models.host import Host, HostState
 from models.job import Job, unfinished
 from models.roll import taken_out_by
-from workflows import not_there, receivers
+from workflows import capacity, not_there, receivers
 from workflows.drain import planner
 from workflows.drain.planner import DrainRequest, Forecast, guests_of
 from workflows.migration import claims, jobs
@@ -152,8 +153,10 @@ def queue(
         options=request.options,
         **vars(terms),
         recurrence=request.recurrence,
-        guests=_planned(forecast, at_once=not (terms.not_before or terms.window)) if forecast is not None else [],
     )
+    if forecast is not None:
+        at_once = not (terms.not_before or terms.window or held(session, drain))
+        drain.guests = _planned(forecast, at_once=at_once)
     session.add(drain)
     if key is not None:
         refusal.forget(session, "drain", key)
@@ -312,7 +315,10 @@ def go_on(session: Session, drain: Drain) -> None:
 
 def held(session: Session, drain: Drain) -> str | None:
     """Why no guest may come home to the host of a return now; None if they may, and for a drain."""
-    return taken_out_by(session, drain.host) if drain.kind is DrainKind.RETURN else None
+    if drain.kind is not DrainKind.RETURN:
+        return None
+    room = capacity.rooms(session, settings())[drain.host]
+    return taken_out_by(session, drain.host) or (room.silence if room.silent else None)
 
 
 def begin(session: Session, drain: Drain) -> None:

@@ -41,6 +41,13 @@ def test_the_monitors_that_a_command_line_has_are_listed() -> None:
     ]
 
 
+def test_a_monitor_whose_socket_is_gone_is_told_as_that_and_another_one_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "b").touch()
+    line = ["qemu", *(word for name in "ab" for word in ("-qmp", f"unix:{tmp_path}/{name},server=on,wait=off"))]
+    assert monitors.free(line, f"{tmp_path}/a") == f"{tmp_path}/b"
+    assert f"nothing is at {tmp_path}/a any more: put it, or the folder" in monitors.why_none(line)
+
+
 class _Anything:
     name, options = "policy", ()
 

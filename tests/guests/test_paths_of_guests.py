@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from drover.errors import PreconditionFailed
-from models.plan import Link, SourceDisk
+from models.plan import Link
 from models.preflight import Check
+from tests import documents
 from tests.helpers import until
 from tests.qmp_guest import QEMU, Guest, image
 from workers.files import UnsafePath
@@ -271,9 +272,27 @@ def test_a_medium_that_qemu_has_open_to_read_is_where_it_was_unless_an_image_is_
     try:
         process = processes.process(running.pid)
         assert process is not None
-        disk = SourceDisk.model_construct(index=0, path=str(medium), qdev="cd0")
+        disk = documents.inspection().disks[0].model_copy(update={"path": str(medium)})
         assert len(open_images.elsewhere(process, [disk], [])) == found
         assert open_images.lost(process, [str(medium)], ["qemu", "-drive", f"file={medium},if=none"]) == []
+    finally:
+        running.kill()
+        running.wait()
+
+
+def test_a_data_file_that_is_not_where_it_was_is_told(tmp_path: Path) -> None:
+    top, data = image(tmp_path / "a.qcow2"), image(tmp_path / "a.raw")
+    with top.open("r+b") as first, data.open("r+b") as second:
+        running = subprocess.Popen(["sleep", "1000"], pass_fds=[first.fileno(), second.fileno()])
+    try:
+        process = processes.process(running.pid)
+        assert process is not None
+        disk = documents.inspection().disks[0].model_copy(update={"path": str(top), "data_file": str(data)})
+        assert open_images.elsewhere(process, [disk], []) == []
+        moved = data.rename(tmp_path / "b.raw")
+        said = only(open_images.elsewhere(process, [disk], []))
+        assert said.startswith(f"{data}, the data file of disk /q, is gone")
+        assert said.endswith(f"; `mv {moved} {data}`")
     finally:
         running.kill()
         running.wait()

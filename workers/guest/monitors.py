@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from workers.process import sockets
 from workers.qemu.command_line import waits
@@ -26,6 +27,8 @@ class Listening:
     @property
     def shown(self) -> str:
         """What it is, and who holds it."""
+        if not _is_there(self.address):
+            return f"nothing is at {self.address} any more: put it, or the folder that it lies in, back in its place"
         held = sockets.holder(self.address)
         kind = "" if self.control else ", a human monitor,"
         return f"{self.address}{kind} is {'free' if held is None else f'held by {held}'}"
@@ -84,11 +87,16 @@ def our_path(argv: Sequence[str]) -> str | None:
 
 
 def free(argv: Sequence[str], wanted: str) -> str:
-    """The monitor that was named, or if somebody holds it another one of the same QEMU that nobody holds."""
-    if sockets.holder(wanted) is None:
-        return wanted
-    others = (monitor.address for monitor in listening(argv) if monitor.control and monitor.address != wanted)
-    return next((address for address in others if sockets.holder(address) is None), wanted)
+    """The monitor that was named, or if somebody holds it, or it is gone, a free one of the same QEMU."""
+    others = (monitor.address for monitor in listening(argv) if monitor.control)
+    return next(
+        (address for address in (wanted, *others) if _is_there(address) and not sockets.holder(address)), wanted
+    )
+
+
+def _is_there(address: str) -> bool:
+    """A socket may be deleted, or its folder renamed, while QEMU listens at it."""
+    return address.startswith("tcp:") or Path(address).exists()
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from models.plan import BackingImage, Chain, FileKind, NeededFile, NeededFolder,
 from models.preflight import Check
 from workers import files
 from workers.media import digests
-from workers.preflight import checks
+from workers.preflight import checks, open_images
 from workers.process import accounts, processes
 from workers.process.processes import Process
 from workers.qemu import inline_secrets
@@ -30,6 +30,12 @@ TLS_FILES = (
     *("server-cert.pem", "server-key.pem", "client-cert.pem", "client-key.pem"),
 )
 """What QEMU reads in the folder of a `tls-creds-*`."""
+DELETED = {
+    FileKind.BACKING: "it was deleted: move the guest with `--chain flatten`",
+    FileKind.MEDIUM: "it was deleted: eject it, or unplug its disk",
+    FileKind.FIRMWARE: checks.files.NEEDED_FILE.remedy,
+}
+"""What to do about an image that has no name any more."""
 FOLDER_MODE, FILE_MODE = 0o2777, 0o777
 
 
@@ -67,11 +73,14 @@ class _Search:
         self.argv, self.guest, self.ours = argv, guest, ours
         self.secrets = secrets
         self.found = Listing()
+        self.images: list[str] = []
         self.until = time.monotonic() + PATIENCE_S
 
     def all(
         self, disks: Sequence[SourceDisk], media: Sequence[ReadOnlyImage], paths: Iterable[str | None], chain: Chain
     ) -> Listing:
+        self.images = [image.path for image in (*disks, *media)]
+        self.images += [level.path for chain in (image.chain for image in (*disks, *media)) for level in chain]
         for disk in disks if chain == "keep" else ():
             if disk.chain and disk.key_secret:
                 self.found.checks.append(
@@ -115,7 +124,7 @@ class _Search:
             if not processes.has_open(self.guest, Path(path).stat()):
                 seen = f"the file {path} is not the one that the guest's QEMU (pid {self.guest.pid}) has open"
                 if kind is not FileKind.FIRMWARE:
-                    self._against(seen)
+                    self._against(seen, remedy=self._put_back(kind, path))
                     return
                 self.found.checks.append(checks.files.FIRMWARE_REPLACED.of(seen))
         self._add(kind, path, image_format, backing)
@@ -134,7 +143,7 @@ class _Search:
             left = max(self.until - time.monotonic(), 0.0)
             digest = digests.of(real, form(kind, image_format, backing), self.ours.directory, left)
         except FileNotFoundError:
-            self._against(f"{path}, a {kind} of the guest, is not there any more")
+            self._against(f"{path}, a {kind} of the guest, is not there any more", remedy=self._put_back(kind, path))
         except (OSError, StepError) as error:
             seen = f"{path}, a {kind} of the guest, cannot be copied: {error}"
             if kind is FileKind.BACKING:
@@ -170,6 +179,12 @@ class _Search:
 
     def _against(self, seen: str, remedy: str | None = checks.files.NEEDED_FILE.remedy) -> None:
         self.found.checks.append(checks.files.NEEDED_FILE.found(seen, remedy=remedy or ""))
+
+    def _put_back(self, kind: FileKind, path: str) -> str:
+        """Only where QEMU has it open is it known where it is."""
+        if path not in self.images:
+            return checks.files.NEEDED_FILE.remedy
+        return open_images.put_back(self.guest, path, self.images, self.argv) or DELETED[kind]
 
     def _pipe(self, path: str) -> None:
         with suppress(OSError):

@@ -4,21 +4,20 @@ QEMU itself opens an image anew, by its name, when it hands the guest over: to r
 block/file-posix.c). Where it does not find it any more the move fails at its very end, with "Bad address" (10.0.2).
 """
 
-import os
-import shlex
+import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from models.plan import SourceDisk
 from models.preflight import Check
-from workers.preflight import checks
+from workers.preflight import astray, checks
+from workers.preflight.astray import Identity, file_at
 from workers.process import processes
 from workers.process.processes import DELETED, Process
 from workers.qemu.options import IMAGES, TRUE, parse_command_line, spelled_out
 
-Identity = tuple[int, int]
 STDERR = 2
 
 
@@ -35,20 +34,41 @@ def elsewhere(process: Process, disks: Sequence[SourceDisk], argv: Sequence[str]
                 f"this worker may not see what QEMU (pid {process.pid}) has open", remedy="run the worker as root"
             )
         ]
-    there = {disk.index: _file_at(disk.path) for disk in disks}
-    astray = [path for identity, path in written.items() if identity not in there.values() and not _named(path, argv)]
-    missed = [disk for disk in disks if there[disk.index] not in (written if astray else opened)]
+    places = {path: disk for disk in disks for path in (disk.path, disk.data_file) if path is not None}
+    away = _away(written, places, argv)
+    missed = [path for path in places if file_at(path) not in (written if away else opened)]
     return [
-        checks.process.OWN_ROOT.of(f"{disk.path}, the image of disk {disk.qdev} of QEMU (pid {process.pid})")
-        if processes.sees_otherwise(process, disk.path)
-        else _sentence(disk, process, there[disk.index], astray)
-        for disk in missed
+        checks.process.OWN_ROOT.of(f"{path}, the image of disk {places[path].qdev} of QEMU (pid {process.pid})")
+        if processes.sees_otherwise(process, path)
+        else _sentence(path, places[path], process, away)
+        for path in missed
     ]
 
 
-def _named(path: str, argv: Sequence[str]) -> bool:
-    """It is memory, or where the command line has it, such as a log."""
-    return path.startswith("/memfd:") or any(path in word for word in argv)
+def put_back(process: Process, path: str, known: Collection[str], argv: Sequence[str]) -> str | None:
+    """What brings a medium or backing file back to its path; None: it has no name any more.
+
+    `known`: the paths of all images of the guest.
+    """
+    with suppress(OSError):
+        _, opened = _open(process)
+        return astray.remedy(path, _away(opened, known, argv))
+    return None
+
+
+def _away(opened: Mapping[Identity, str], images: Collection[str], argv: Sequence[str]) -> dict[Identity, str]:
+    """What of this is not where an image is. Memory is none, nor what the command line has elsewhere, such as a log."""
+    there = {file_at(path) for path in images}
+    return {
+        file: path
+        for file, path in opened.items()
+        if file not in there and (path in images or not (path.startswith("/memfd:") or _is_named(path, argv)))
+    }
+
+
+def _is_named(path: str, argv: Sequence[str]) -> bool:
+    value = re.compile(rf"""(?:^|[=:,"']){re.escape(path.replace(",", ",,"))}(?:$|[,"'])""")
+    return any(value.search(word) for word in argv)
 
 
 def _open(process: Process) -> tuple[dict[Identity, str], dict[Identity, str]]:
@@ -56,7 +76,7 @@ def _open(process: Process) -> tuple[dict[Identity, str], dict[Identity, str]]:
     written, found = dict[Identity, str](), dict[Identity, str]()
     for descriptor in list(Path(f"/proc/{process.pid}/fd").iterdir()):
         with suppress(FileNotFoundError):  # closed meanwhile
-            identity = _identity(descriptor.stat())
+            identity = astray.identity(descriptor.stat())
             if identity is not None and int(descriptor.name) > STDERR:
                 found[identity] = str(descriptor.readlink())
                 if descriptor.lstat().st_mode & stat.S_IWUSR:
@@ -64,32 +84,16 @@ def _open(process: Process) -> tuple[dict[Identity, str], dict[Identity, str]]:
     return written, found
 
 
-def _identity(status: os.stat_result) -> Identity | None:
-    """What distinguishes a file or a block device; a device may have several names."""
-    if stat.S_ISBLK(status.st_mode):
-        return (-1, status.st_rdev)
-    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
-
-
-def _file_at(path: str) -> Identity | None:
-    with suppress(OSError):
-        return _identity(Path(path).stat())
-    return None
-
-
-def _sentence(disk: SourceDisk, process: Process, there: Identity | None, astray: Sequence[str]) -> Check:
-    what = "is gone" if there is None else "is another file by now"
-    aside = "" if there is None else f"move what is at {disk.path} away, then "
-    if len(astray) == 1 and not astray[0].endswith(DELETED):
-        remedy = f"{aside}`mv {shlex.quote(astray[0])} {shlex.quote(disk.path)}`"
-    elif all(path.endswith(DELETED) for path in astray):
+def _sentence(path: str, disk: SourceDisk, process: Process, away: Mapping[Identity, str]) -> Check:
+    what = "is gone" if file_at(path) is None else "is another file by now"
+    which = "image" if path == disk.path else "data file"
+    remedy = astray.remedy(path, away, disk.links if path == disk.path else ())
+    if remedy is None:
         remedy = (
-            f"it was deleted and is lost when the guest ends: {aside}`stop` the guest, `drive-backup` the disk to "
-            f"{disk.path}, and start the guest anew"
+            f"it was deleted and is lost when the guest ends: {astray.cleared(path)}`stop` the guest, "
+            f"`drive-backup` the disk to {disk.path}, and start the guest anew"
         )
-    else:
-        remedy = f"{aside}put it back, it is one of {', '.join(astray)}"
-    seen = f"{disk.path}, the image of disk {disk.qdev}, {what}, and QEMU (pid {process.pid}) has it open"
+    seen = f"{path}, the {which} of disk {disk.qdev}, {what}, and QEMU (pid {process.pid}) has it open"
     return checks.disks.IMAGE_ASTRAY.found(seen, remedy=remedy)
 
 
@@ -113,7 +117,7 @@ def lost(process: Process, names: Sequence[str], argv: Sequence[str]) -> list[Ch
             "handed over, for it has left the folder or the root that it was started in"
         )
         for name in names
-        if name in opened_anew and _file_at(_seen(name, *view)) not in opened
+        if name in opened_anew and file_at(_seen(name, *view)) not in opened
     ]
 
 

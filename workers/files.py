@@ -140,6 +140,17 @@ def opened(path: Path, flags: int, *, make_folders: bool = False) -> int:
     return descriptor
 
 
+def nameless(path: Path) -> int:
+    """A descriptor of a new file in a folder that has no name there: it is gone with its descriptor.
+
+    Raises:
+        UnsafePath: somebody else's link is on the way.
+        OSError: none can be made.
+    """
+    with folder(path) as parent:
+        return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, PRIVATE, dir_fd=parent)
+
+
 def _look_first(path: Path, parent: int) -> None:
     """To open some devices is enough to have an effect: a watchdog restarts the host."""
     with suppress(FileNotFoundError):

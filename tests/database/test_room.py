@@ -1,9 +1,11 @@
 """What a host says of its own room: file systems, what images take, which guests are gone."""
 
 import os
+import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,15 +16,15 @@ from drover.settings import Settings
 from models.database import transaction
 from models.guest import Guest
 from models.host_rpc import Inspect
-from models.plan import PlannedDisk
+from models.plan import Layout, PlannedDisk
 from models.storage import Storage, counted_bytes, is_low
-from tests import factories
+from tests import documents, factories
 from tests.factories import GB
 from tests.helpers import MIB, until
 from workers.images.manifest import free_bytes
 from workers.process import processes
 from workers.process.processes import Process
-from workers.storage import places, room, watch
+from workers.storage import drivers, making, places, room, watch
 from workers.trust import policy
 from workflows import guests
 
@@ -73,7 +75,69 @@ def test_a_thin_image_needs_no_room_for_its_virtual_size(ours: Settings, tmp_pat
     with pytest.raises(PreconditionFailed, match="make room for"):
         room.check([huge], ours, thin_factor=1)
     with pytest.raises(PreconditionFailed, match="make room for"):
-        room.check([huge], ours, allocated_bytes=2 * free)  # the guest wrote so much since the move was planned
+        room.check([huge], ours, grown_bytes=2 * free)  # the guest wrote so much since the move was planned
+
+
+def test_each_storage_is_over_committed_as_it_is_set(ours: Settings, tmp_path: Path) -> None:
+    for name, place, factor in (("guests", tmp_path, 1), ("bulk", tmp_path / "bulk", 1000)):
+        with transaction() as session:
+            session.add(Storage(host="one", name=name, driver="folder", place=str(place), thin_factor=factor))
+    virtual = 4 * free_bytes(tmp_path / "x")
+    room.check([disk(tmp_path / "bulk" / "a.qcow2", virtual, 5 * MIB)], ours)
+    with pytest.raises(PreconditionFailed, match="make room for"):
+        room.check([disk(tmp_path / "a.qcow2", virtual, 5 * MIB)], ours)
+    room.check([disk(tmp_path / "a.qcow2", virtual, 5 * MIB)], ours, thin_factor=1000)
+
+
+def test_a_thin_volume_counts_with_what_is_written_to_it(ours: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pool := ours.guest_root / "policy.toml").write_text('[storages.thin]\ndriver = "lvm"\nplace = "vg/pool"\n')
+    rules = policy.of(ours.model_copy(update={"policy": pool}))
+    monkeypatch.setattr(drivers.Lvm, "room", lambda _: (10 * GB, 8 * GB))
+    thin = documents.planned_volume(Path("/dev/vg/a"), 100 * GB, "thin").model_copy(update={"allocated_bytes": GB})
+
+    def problems(factor: float) -> list[str]:
+        return making.device_problems([thin], ours, rules, Layout(), room.thin_factors(ours, factor))
+
+    assert problems(20) == []
+    assert "8.0 GB free and the guest's disks need 100 GB" in problems(1)[0]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Folders on file systems of their own, by their options."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a file system")
+    with ExitStack() as stack:
+
+        def mounted(options: str) -> Path:
+            (folder := tmp_path / options).mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", options, "drover-test", str(folder)], check=True)
+            stack.callback(subprocess.run, ["umount", str(folder)], check=True)
+            return folder
+
+        yield mounted
+
+
+def test_where_no_file_can_be_made_is_known_before_with_the_reason(
+    small: Callable[[str], Path], tmp_path: Path
+) -> None:
+    def said(folder: Path, *, images: int = 1, virtual: int = GB) -> str:
+        disks = [disk(folder / f"{number}.raw", virtual, 0) for number in range(images)]
+        raw = [one.model_copy(update={"format": "raw"}) for one in disks]
+        return "; ".join(f"{seen}: {remedy}" for seen, remedy in making.impossible_files(raw, ()).items())
+
+    assert "read-only: mount it writable" in said(small("ro"))
+    few = small("nr_inodes=3")
+    assert said(few, images=2) == ""
+    assert "no inodes left" in said(few, images=3)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * MIB, limits[1]))
+    try:
+        assert "an image of 1.0 GB" in said(tmp_path)
+        assert said(tmp_path, virtual=64 * MIB) == ""
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.glob("*.raw"))
 
 
 def test_each_storage_is_reported_with_its_room(ours: Settings, tmp_path: Path) -> None:

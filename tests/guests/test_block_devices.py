@@ -159,8 +159,8 @@ def test_all_disks_of_a_guest_must_fit_into_a_storage_together(hook: HostPolicy,
     (tmp_path / "room").write_text(str(10 * MIB))
     volumes = (tmp_path / "volumes" / name for name in ("a", "b"))
     disks = [documents.planned_volume(volume, 6 * MIB, "vol") for volume in volumes]
-    assert making.device_problems(disks[:1], factories.offline(), hook, Layout()) == []
-    [problem] = making.device_problems(disks, factories.offline(), hook, Layout())
+    assert making.device_problems(disks[:1], factories.offline(), hook, Layout(), lambda _: 1) == []
+    [problem] = making.device_problems(disks, factories.offline(), hook, Layout(), lambda _: 1)
     assert "the storage vol has 10.5 MB free and the guest's disks need 12.6 MB there" in problem
 
 
@@ -169,16 +169,36 @@ def test_a_volume_keeps_its_name_in_whichever_group_it_goes(root: str, tmp_path:
     file = tmp_path / "policy.toml"
     file.write_text('[storages.new]\ndriver = "lvm"\nplace = "vg1"\n')
     rules = policy.of(factories.offline(host="one", policy=file))
-    disk = SourceDisk.model_construct(index=0, path="/dev/vg0/web-disk0", block_device=True, format="raw")
-    disk = disk.model_copy(update={"create_options": {}, "bitmaps": (), "key_secret": None})
-    targets = Targets(
+    disk = source_disk("/dev/vg0/web-disk0", block_device=True, format="raw")
+    assert targets(root, rules, Layout(storage="new")).of(disk, on_chain=False).path == "/dev/vg1/web-disk0"
+
+
+def test_on_backing_files_no_room_is_taken_ahead(tmp_path: Path) -> None:
+    rules = policy.of(factories.offline(host="one", policy=tmp_path / "none"))
+    full = source_disk("/srv/web.qcow2", format="qcow2", create_options={"preallocation": "falloc", "compat": "1.1"})
+    plain = targets("/srv", rules, Layout())
+    assert plain.of(full, on_chain=False).create_options == full.create_options
+    assert plain.of(full, on_chain=True).create_options == {"compat": "1.1"}
+    assert targets("/srv", rules, Layout(format="raw")).of(full, on_chain=False).create_options == {
+        "preallocation": "falloc"
+    }
+    with pytest.raises(PreconditionFailed, match="`--chain flatten`, or leave `--thick` out"):
+        targets("/srv", rules, Layout(thick=True)).of(full, on_chain=True)
+
+
+def source_disk(path: str, **fields: Any) -> SourceDisk:
+    disk = documents.inspection().disks[0]
+    return disk.model_copy(update={"path": path, **fields})
+
+
+def targets(root: str, rules: HostPolicy, layout: Layout) -> Targets:
+    return Targets(
         relative=lambda path: str(Path(path).relative_to(root)),
         root=Path(root),
         folder=Path(root, "web"),
-        layout=Layout(storage="new"),
+        layout=layout,
         rules=rules,
     )
-    assert targets.of(disk, on_chain=False).path == "/dev/vg1/web-disk0"
 
 
 # Real guests: one for all of these, which lives on host-a until the last

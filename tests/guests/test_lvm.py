@@ -82,15 +82,15 @@ def test_a_volume_below_another_or_in_use_is_not_overwritten(rules: HostPolicy) 
 
 def test_extents_that_are_missing_are_told_beforehand(rules: HostPolicy, tmp_path: Path) -> None:
     ours, thick, thin = factories.offline(), drivers.driver("thick", rules), drivers.driver("thin", rules)
-    assert (thick.takes(33 * MIB), thin.takes(33 * MIB)) == (36 * MIB, 33 * MIB)
+    assert (thick.takes(33 * MIB), thick.thin, thin.thin) == (36 * MIB, False, True)
     total, free = thick.room() or (0, 0)
     assert 480 * MIB < free <= total <= 512 * MIB
     assert thin.room() == (600 * MIB, 600 * MIB)
     half = free // 2 - MIB  # two of them fit by their bytes, and not by their extents
     disks = [documents.planned_volume(Path("/dev/thick/a"), half, "thick")]
-    assert making.device_problems(disks, ours, rules, Layout()) == []
+    assert making.device_problems(disks, ours, rules, Layout(), lambda _: 1) == []
     disks += [documents.planned_volume(Path("/dev/thick/b"), half, "thick")]
-    [problem] = making.device_problems(disks, ours, rules, Layout())
+    [problem] = making.device_problems(disks, ours, rules, Layout(), lambda _: 1)
     assert "the storage thick has" in problem
     thick.create("a", half)
     with pytest.raises(Fatal, match="insufficient free space"):

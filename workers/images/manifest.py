@@ -34,6 +34,11 @@ OPTIONS = {
 then made, emptied or read: `backing_file`, `data_file`."""
 
 
+OPENED = "/proc/self/fd/%d"
+ALONE = f'json:{{"driver":"qcow2","backing":null,"file":{{"driver":"file","filename":"{OPENED}"}}}}'
+"""An open file, and a qcow2 image in it without what it lies on."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Key:
     """What opens an encrypted image."""
@@ -94,11 +99,13 @@ def _option(name: str, value: str) -> str:
     return f"{name}={value}"
 
 
-def _run(argv: Sequence[str], path: Path, flags: int, *after: str) -> "subprocess.CompletedProcess[str]":
+def _run(
+    argv: Sequence[str], path: Path, flags: int, *after: str, named: str = OPENED
+) -> "subprocess.CompletedProcess[str]":
     """qemu-img on the very file that is at `path` now, whatever is put there meanwhile."""
     descriptor = files.opened(path, flags)
     try:
-        return _qemu_img(*argv, f"/proc/self/fd/{descriptor}", *after, descriptor=descriptor)
+        return _qemu_img(*argv, named % descriptor, *after, descriptor=descriptor)
     finally:
         os.close(descriptor)
 
@@ -138,6 +145,20 @@ def only_a_disk(path: Path, image_format: str, size_bytes: int) -> bool:
     if info.get("virtual-size") != size_bytes:
         return False  # `size=` lets a guest see only a part of it
     return not any([info.get("snapshots"), info.get("encrypted"), specific.get("bitmaps"), specific.get("data-file")])
+
+
+def data_bytes(path: Path, image_format: str) -> int | None:
+    """What a copy of an image takes that lies on nothing: one whose clusters are compressed takes more than itself.
+    None: that cannot be told, as of a block device or without its key.
+
+    Raises:
+        OSError, UnsafePath: it cannot be opened.
+    """
+    if image_format != "qcow2":
+        there = path.stat()
+        return None if stat.S_ISBLK(there.st_mode) else files.taken_bytes(there)
+    told = _run(["measure", "-U", "--output=json", "-O", "qcow2"], path, os.O_RDONLY, named=ALONE)
+    return int(json.loads(told.stdout)["required"]) if told.returncode == 0 else None
 
 
 def virtual_size(path: Path, image_format: str) -> int | None:

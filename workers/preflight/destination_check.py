@@ -120,7 +120,8 @@ def _images(plan: DestinationPlan, settings: Settings, rules: HostPolicy, questi
     disks = [disk for disk in plan.disks if not disk.destination_device]
     problems = [checks.disks.NO_LVM.found(why) for why in making.programs(plan.disks, rules)]
     if not problems:
-        devices = making.device_problems(plan.disks, settings, rules, question.layout)
+        factors = room.thin_factors(settings, question.thin_factor)
+        devices = making.device_problems(plan.disks, settings, rules, question.layout, factors)
         problems = [checks.disks.TARGET_DEVICE.found(why) for why in devices]
     places = (_place(disk, settings, rules) for disk in disks)
     problems += [checks.disks.IMAGE_EXISTS.found(why) for why in places if why]
@@ -129,11 +130,8 @@ def _images(plan: DestinationPlan, settings: Settings, rules: HostPolicy, questi
         room.check(made, settings, needed_files=plan.files, thin_factor=question.thin_factor, copies_give_way=True)
     except PreconditionFailed as error:
         problems.append(checks.disks.NO_ROOM.found(str(error)))
-    return problems + [
-        checks.disks.IMAGE_EXISTS.found(f"{parent} cannot be written by this worker", remedy="give it permission")
-        for parent in {manifest.existing_parent(Path(disk.destination_path)) for disk in disks}
-        if not os.access(parent, os.W_OK)
-    ]
+    impossible = making.impossible_files(disks, plan.files)
+    return problems + [checks.disks.IMAGE_EXISTS.found(seen, remedy=remedy) for seen, remedy in impossible.items()]
 
 
 def _place(disk: PlannedDisk, settings: Settings, rules: HostPolicy) -> str | None:

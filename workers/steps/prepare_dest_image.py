@@ -93,20 +93,28 @@ def _have_room(ctx: Context) -> None:
 
 
 def _lacks_room(ctx: Context) -> PreconditionFailed | None:
-    with transaction() as session:
-        guest = session.get(Guest, ctx.job.guest)
     try:
         room.check(
             ctx.plan.disks,
             ctx.settings,
             needed_files=ctx.destination.files,
             thin_factor=ctx.job.options.thin_factor,
-            allocated_bytes=guest.allocated_bytes if guest is not None else None,
+            grown_bytes=_grown(ctx),
             job_id=ctx.job.id,
         )
     except PreconditionFailed as error:
         return error
     return None
+
+
+def _grown(ctx: Context) -> int:
+    """What the guest has written since the move was planned."""
+    with transaction() as session:
+        guest = session.get(Guest, ctx.job.guest)
+    planned = [disk.allocated_bytes for disk in ctx.source.disks if not disk.block_device]
+    if guest is None or guest.allocated_bytes is None or None in planned:
+        return 0
+    return max(guest.allocated_bytes - sum(filter(None, planned)), 0)
 
 
 def _nobody_uses(ctx: Context) -> None:

@@ -21,6 +21,8 @@ class VolumeDriver(ABC):
 
     def __init__(self, name: str, storage: PolicyStorage) -> None:
         self.name, self.storage, self.renames = name, storage, storage.renames
+        self.thin = False
+        """Its volumes take what is written to them, not their size."""
 
     @abstractmethod
     def path(self, volume: str) -> Path:
@@ -57,6 +59,7 @@ class Lvm(VolumeDriver):
     def __init__(self, name: str, storage: PolicyStorage) -> None:
         super().__init__(name, storage)
         self.group, _, self.pool = storage.place.partition("/")
+        self.thin = bool(self.pool)
 
     def path(self, volume: str) -> Path:
         return Path("/dev", self.group, volume)
@@ -84,9 +87,7 @@ class Lvm(VolumeDriver):
         return int(total), int(free)
 
     def takes(self, size_bytes: int) -> int:
-        """Whole extents; a thin volume takes what is written to it."""
-        if self.pool:
-            return size_bytes
+        """Whole extents."""
         [extent] = map(int, _told("vgs", "vg_extent_size", self.group))
         return -(-size_bytes // extent) * extent
 

@@ -1,14 +1,17 @@
 """Making a job's images and volumes at the destination, and what is in the way of that."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from drover import words
 from drover.errors import Fatal, PreconditionFailed, UnreadableDocument
 from drover.settings import Settings
-from models.plan import DestinationPlan, Layout, PlannedDisk
+from models.plan import DestinationPlan, Layout, PlannedDisk, PlannedFile
+from models.storage import counted_bytes
 from workers import files
 from workers.files import UnsafePath
 from workers.images import manifest, records
@@ -16,8 +19,13 @@ from workers.images.manifest import Key
 from workers.qemu import inline_secrets
 from workers.step import Context, JobDirectory
 from workers.storage import devices, drivers
+from workers.storage.drivers import VolumeDriver
+from workers.storage.room import ThinFactors
 from workers.trust import policy
 from workers.trust.policy import HostPolicy
+
+NO_NAMELESS = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOSYS}
+"""A file system, or a kernel, that knows no files without names."""
 
 
 def place(path: str, ours: Settings, rules: HostPolicy) -> Path:
@@ -29,11 +37,13 @@ def place(path: str, ours: Settings, rules: HostPolicy) -> Path:
     return files.place(path, ours.guest_root, rules.folders)
 
 
-def device_problems(disks: Sequence[PlannedDisk], ours: Settings, rules: HostPolicy, layout: Layout) -> list[str]:
+def device_problems(
+    disks: Sequence[PlannedDisk], ours: Settings, rules: HostPolicy, layout: Layout, factors: ThinFactors
+) -> list[str]:
     """What is in the way of the block devices among these disks: sentences."""
     devices_of_it = [disk for disk in disks if disk.destination_device]
     found = [problem for disk in devices_of_it if (problem := _problem(disk, ours, rules, layout))]
-    return found or list(_without_room(devices_of_it, rules))
+    return found or list(_without_room(devices_of_it, rules, factors))
 
 
 def _problem(disk: PlannedDisk, ours: Settings, rules: HostPolicy, layout: Layout) -> str | None:
@@ -47,12 +57,12 @@ def _problem(disk: PlannedDisk, ours: Settings, rules: HostPolicy, layout: Layou
     return None
 
 
-def _without_room(disks: Sequence[PlannedDisk], rules: HostPolicy) -> Iterator[str]:
+def _without_room(disks: Sequence[PlannedDisk], rules: HostPolicy, factors: ThinFactors) -> Iterator[str]:
     """Storages that do not hold all the volumes that are to be made in them."""
     for name in dict.fromkeys(disk.volume_of for disk in disks if disk.volume_of is not None):
         try:
             driver = drivers.driver(name, rules)
-            needed = sum(driver.takes(needed_bytes(disk)) for disk in disks if disk.volume_of == name)
+            needed = sum(_takes(driver, disk, factors) for disk in disks if disk.volume_of == name)
             room = driver.room()
         except (Fatal, PreconditionFailed) as error:
             yield str(error)
@@ -60,6 +70,14 @@ def _without_room(disks: Sequence[PlannedDisk], rules: HostPolicy) -> Iterator[s
         if room is not None and room[1] < needed:
             short = f"the storage {name} has {words.size(room[1])} free and the guest's disks need {words.size(needed)}"
             yield f"{short} there: make room, or name another storage with --storage"
+
+
+def _takes(driver: VolumeDriver, disk: PlannedDisk, factors: ThinFactors) -> int:
+    """What its volume takes of the storage; a thin one only as much as is written to it."""
+    size = needed_bytes(disk)
+    if driver.thin:
+        return counted_bytes(size, disk.allocated_bytes, factors(disk.destination_path))
+    return driver.takes(size)
 
 
 def _job_of(path: Path, ours: Settings) -> int | None:
@@ -86,6 +104,49 @@ def programs(disks: Sequence[PlannedDisk], rules: HostPolicy) -> list[str]:
     if "lvm" in used and shutil.which("lvcreate") is None:
         return ["there is no lvcreate here: install it (Debian's lvm2 holds it)"]
     return []
+
+
+def impossible_files(disks: Sequence[PlannedDisk], needed: Sequence[PlannedFile]) -> dict[str, str]:
+    """Why not all of these images and files can be made, each with what to do. Tried with files without names, all at
+    once, which are gone afterwards: so it is found in whichever way the kernel counts.
+    """
+    wanted = [(Path(disk.destination_path), _begins_with(disk)) for disk in disks]
+    wanted += [(path, file.size_bytes) for file in needed if not os.path.lexists(path := Path(file.destination_path))]
+    found = dict[str, str]()
+    with ExitStack() as stack:
+        for path, size in wanted:
+            folder = manifest.existing_parent(path)
+            try:
+                number = files.nameless(folder)
+                stack.callback(os.close, number)
+                os.ftruncate(number, size)
+            except UnsafePath:
+                continue  # refused for that
+            except OSError as error:
+                if error.errno not in NO_NAMELESS or not os.access(folder, os.W_OK):
+                    found |= [_impossible(folder, size, error)]
+    return found
+
+
+def _begins_with(disk: PlannedDisk) -> int:
+    """How large its file is from the start, or will be at least."""
+    whole = disk.format != "qcow2" or "preallocation" in disk.create_options
+    return disk.virtual_size_bytes if whole else min(disk.allocated_bytes or 0, disk.virtual_size_bytes)
+
+
+def _impossible(folder: Path, size: int, error: OSError) -> tuple[str, str]:
+    elsewhere = "name another place with `--disk N=PATH` or `--storage NAME`"
+    match error.errno:
+        case errno.EROFS:
+            return f"{folder} is on a file system that is mounted read-only", f"mount it writable, or {elsewhere}"
+        case errno.ENOSPC:
+            return f"{folder} is on a file system that has no inodes left", f"delete files there, or {elsewhere}"
+        case errno.EDQUOT:
+            return f"in {folder} the quota of this worker's user is used up", f"raise it, or {elsewhere}"
+        case errno.EFBIG | errno.EINVAL:
+            larger = "larger than its file system, or this worker's limit (RLIMIT_FSIZE), lets a file be"
+            return f"an image of {words.size(size)} in {folder} would be {larger}", f"raise the limit, or {elsewhere}"
+    return f"this worker cannot make files in {folder} ({error.strerror})", "let it write there"
 
 
 def claim(ctx: Context, disk: PlannedDisk) -> None:

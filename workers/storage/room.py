@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from models import kept_images
 from models.database import transaction
 from models.kept_images import KeptImage
 from models.plan import PlannedDisk, PlannedFile
-from models.storage import GUESTS, THIN_FACTOR, Storage, counted_bytes
+from models.storage import THIN_FACTOR, Storage, counted_bytes, holding
 from workers import files
 from workers.files import UnsafePath
 from workers.images import manifest
@@ -24,6 +24,8 @@ from workers.trust import held_plan
 
 RESERVE_BYTES = 256 << 20
 """Reserve that stays free on disks and in memory of a host."""
+ThinFactors = Callable[[str], float]
+"""How far the storage that a path of this host lies in may be over-committed."""
 
 
 def check(
@@ -32,7 +34,7 @@ def check(
     *,
     needed_files: Sequence[PlannedFile] = (),
     thin_factor: float | None = None,
-    allocated_bytes: int | None = None,
+    grown_bytes: int = 0,
     job_id: int | None = None,
     copies_give_way: bool = False,
 ) -> None:
@@ -45,17 +47,18 @@ def check(
         ours: the settings.
         needed_files: what is copied besides; those that are there take no more room.
         thin_factor: of this move alone; None: as it is set for the storage.
-        allocated_bytes: what the images take at the source by now; None: what they took when the move was planned.
+        grown_bytes: what the guest has written since the move was planned.
         job_id: the job that brings them, which is not counted twice.
         copies_give_way: copies of moves that were rolled back are deleted once the room is needed.
 
     Raises:
         PreconditionFailed: one has not; the text has the missing size.
     """
-    factor, grown = thin_factor or _thin_factor(ours), _grown(disks, allocated_bytes)
+    factors = thin_factors(ours, thin_factor)
     needed: dict[int, int] = defaultdict(int)
     example: dict[int, Path] = {}
-    images = [(disk.destination_path, _counted(disk, factor, grown)) for disk in disks if not disk.destination_device]
+    files_of_disks = [disk for disk in disks if not disk.destination_device]
+    images = [(disk.destination_path, _counted(disk, factors, grown_bytes)) for disk in files_of_disks]
     missing = [file for file in needed_files if not os.path.lexists(file.destination_path)]
     for name, size in (*images, *((file.destination_path, file.size_bytes) for file in missing)):
         path = Path(name)
@@ -63,7 +66,7 @@ def check(
         needed[device] += size
         example.setdefault(device, path)
     for device, size in needed.items():
-        promised = _promised(device, factor, ours, but_for=job_id)
+        promised = _promised(device, factors, ours, but_for=job_id)
         folder = manifest.existing_parent(example[device])
         free = manifest.free_bytes(example[device]) - RESERVE_BYTES - promised
         free += _of_copies(folder, ours) if copies_give_way else 0
@@ -96,26 +99,18 @@ def _kept(folder: Path, ours: Settings) -> str:
     return f" (images that guests left behind take {words.size(size)} there: `drover image purge --host {ours.host}`)"
 
 
-def _grown(disks: Sequence[PlannedDisk], allocated_bytes: int | None) -> int:
-    """What the guest has written since the move was planned."""
-    planned = [disk.allocated_bytes for disk in disks]
-    if allocated_bytes is None or None in planned:
-        return 0
-    return max(allocated_bytes - sum(filter(None, planned)), 0)
-
-
-def _counted(disk: PlannedDisk, factor: float, grown: int = 0) -> int:
+def _counted(disk: PlannedDisk, factors: ThinFactors, grown: int = 0) -> int:
     """Nobody knows which of its disks the guest wrote to: each counts as if it were that one."""
     allocated = disk.allocated_bytes
     if allocated is not None and grown:
         allocated = max(allocated, min(allocated + grown, disk.virtual_size_bytes))
-    return counted_bytes(disk.virtual_size_bytes, allocated, factor)
+    return counted_bytes(disk.virtual_size_bytes, allocated, factors(disk.destination_path))
 
 
-def _promised(device: int, factor: float, ours: Settings, *, but_for: int | None) -> int:
+def _promised(device: int, factors: ThinFactors, ours: Settings, *, but_for: int | None) -> int:
     """What images of other jobs have still to be given on this file system."""
     return sum(
-        max(_counted(disk, factor) - taken, 0)
+        max(_counted(disk, factors) - taken, 0)
         for number, disk, there, taken in _arriving(ours)
         if there == device and number != but_for
     )
@@ -139,7 +134,15 @@ def arriving_images(ours: Settings) -> list[Path]:
     return [Path(disk.destination_path) for _, disk, _, _ in _arriving(ours)]
 
 
-def _thin_factor(ours: Settings) -> float:
+def thin_factors(ours: Settings, wanted: float | None) -> ThinFactors:
+    """As set for each storage of this host; `wanted` is that of a move alone."""
+    if wanted:
+        return lambda path: wanted
     with transaction() as session:
-        mine = (Storage.host == ours.host) & (Storage.name == GUESTS)
-        return session.scalar(select(Storage.thin_factor).where(mine)) or THIN_FACTOR
+        storages = session.scalars(select(Storage).where(Storage.host == ours.host)).all()
+
+    def factor(path: str) -> float:
+        there = holding(storages, path)
+        return THIN_FACTOR if there is None else there.thin_factor
+
+    return factor

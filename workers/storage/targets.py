@@ -67,13 +67,18 @@ class Targets:
             raise PreconditionFailed(
                 f"disk {disk.index} lies on backing files: `--chain flatten` makes it {image_format}"
             )
+        if on_chain and wanted.thick:
+            raise PreconditionFailed(
+                f"disk {disk.index} lies on backing files, and QEMU takes no room ahead for such an image: "
+                "`--chain flatten`, or leave `--thick` out"
+            )
         return Target(
             path=path,
             in_place=self._in_place(disk, path),
             device=device,
             volume_of=storage,
             format=image_format,
-            create_options=_create_options(disk, image_format, device=device, thick=wanted.thick),
+            create_options=_create_options(disk, image_format, thin=device or on_chain, thick=wanted.thick),
         )
 
     def _in_place(self, disk: SourceDisk, path: str) -> bool:
@@ -139,8 +144,10 @@ def _name(path: str) -> str:
     return path.removeprefix("/dev/") if path.startswith("/dev/") else Path(path).name
 
 
-def _create_options(disk: SourceDisk, image_format: str, *, device: bool, thick: bool | None) -> dict[str, str]:
-    options = dict(disk.create_options) if image_format == disk.format else {}
-    if thick is not None or device:
+def _create_options(disk: SourceDisk, image_format: str, *, thin: bool, thick: bool | None) -> dict[str, str]:
+    """`thin`: no room can be taken ahead, on a device and on backing files."""
+    kept = disk.create_options.keys() if image_format == disk.format else {"preallocation"}
+    options = {name: value for name, value in disk.create_options.items() if name in kept}
+    if thick is not None or thin:
         options.pop("preallocation", None)
-    return {**options, "preallocation": "falloc"} if thick and not device else options
+    return {**options, "preallocation": "falloc"} if thick and not thin else options

@@ -8,6 +8,7 @@ from pydantic import Field, Strict, field_validator
 from models.activity import Activity
 from models.contracts import Json, Many, Part, Versioned, nested
 from models.launcher import Launcher
+from models.plain import GRANULARITY
 from models.preflight import Check
 from models.succession import Succession
 
@@ -245,6 +246,8 @@ class ExecutionOrder(Execution, Versioned):
     beside: Companion | None = None
     opens_taps: str | None = None
     """The program that opens `other_taps`."""
+    devices: Many[str] = ()
+    """Block devices of its own, in folders of root's: they become its user's."""
 
 
 TpmFileBytes = Annotated[int, Field(ge=1, le=1 << 26)] | None
@@ -294,6 +297,12 @@ class SourceDisk(Part):
     virtual_size_bytes: int
     allocated_bytes: int | None = None
     """What the image takes of its storage now; None: a worker of an earlier version did not look."""
+    copied_bytes: int | None = None
+    """What a copy of it takes, where that is another number: nothing of it is compressed, and what backing files hold
+    that do not go along is in it.
+    """
+    laid_out: bool = False
+    """Most of its clusters have a place and no data (preallocation=metadata): QEMU takes them for data all the same."""
     cluster_size_bytes: int | None = None
     create_options: dict[str, str]
     """For `qemu-img create -o`, such as `cluster_size=65536`; empty for raw."""
@@ -350,6 +359,8 @@ class Inspection(Versioned):
     """When the process was started, in ticks since boot: with `pid` it names the process."""
     process: str | None = None
     """See `workers.process.processes.identity`; None: a worker of Drover 0.1 before revision 0006."""
+    job: int | None = None
+    """The job that has started it, which may have ended long ago; None: none has."""
     uuid: str | None = None
     """The machine's, where one is set."""
     certificates: StreamCertificates | None = None
@@ -420,7 +431,9 @@ class PlannedDisk(Part):
     """What is made again at the destination."""
     virtual_size_bytes: int
     allocated_bytes: int | None = None
-    """See `SourceDisk.allocated_bytes`."""
+    """What its copy takes of its storage, by what is known when it begins; None as for `SourceDisk`."""
+    piece_bytes: int = GRANULARITY
+    """What a mirror of all of it copies at once."""
     create_options: dict[str, str]
     discard: str
     """How the mirror's target treats discards, see `workers.qemu.known_bugs.mirror_discard`."""

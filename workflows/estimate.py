@@ -452,7 +452,7 @@ def _newest() -> Any:
             Job.finished_at,
             type_coerce(Job.ram, JSONB).label("ram"),
             type_coerce(Job.pace, JSONB).label("pace"),
-            type_coerce(Job.plan, JSONB)["source"]["disks"].label("planned"),
+            type_coerce(Job.plan, JSONB)["destination"]["disks"].label("planned"),
             type_coerce(Job.plan, JSONB)["source"]["activity"]["dirty_per_s"].as_float().label("dirty_per_s"),
             disks.c.bytes.label("disk_bytes"),
             disks.c.ways_back,

@@ -47,6 +47,8 @@ def adopt(name: str, host: str, qmp: str) -> tuple[Guest, Inspection]:
         session.execute(text("SELECT pg_advisory_xact_lock(hashtext('drover guest adopt'))"))  # one after the other
         guest = session.get(Guest, name, with_for_update=True) or Guest(name=name)
         refuse_in_mid_job(session, name)
+        if inspection.job is not None and (job := session.get(Job, inspection.job)) is not None:
+            refuse_in_mid_job(session, job.guest)  # it is what that guest will be, or is already and no row says so
         _refuse_second_name(session, name, host, qmp, inspection)
         guest.host, guest.qmp = host, qmp
         for column, value in _found(inspection).items():

@@ -51,6 +51,23 @@ def test_a_guest_is_not_adopted_in_mid_job(database: None, answers: dict[str, An
     assert drover("guest", "forget", "web").exit_code == 2
 
 
+@pytest.mark.parametrize("state", UNFINISHED)
+def test_what_a_job_has_started_is_not_adopted_under_another_name_in_mid_job(
+    database: None, answers: dict[str, Any], state: JobState
+) -> None:
+    number = insert_job(state)
+    answers["inspect"] = answers["inspect"] | {"job": number, "process": "boot/1/77/1"}
+    result = drover("guest", "adopt", "new", "--host", "hv2", "--qmp", "/run/new.sock")
+    assert result.exit_code == 2
+    assert f"web is being moved already by job {number} from hv1 to hv2" in result.stderr
+
+
+def test_what_a_job_has_started_is_adopted_once_that_has_ended(database: None, answers: dict[str, Any]) -> None:
+    number = insert_job(JobState.DONE)
+    answers["inspect"] = answers["inspect"] | {"job": number, "process": "boot/1/77/1"}
+    assert drover("guest", "adopt", "new", "--host", "hv2", "--qmp", "/run/new.sock").exit_code == 0
+
+
 def test_of_two_moves_of_a_guest_that_were_planned_at_once_the_second_names_the_first(
     database: None, answers: dict[str, Any]
 ) -> None:

@@ -99,7 +99,7 @@ def test_a_thin_volume_counts_with_what_is_written_to_it(ours: Settings, monkeyp
         return making.device_problems([thin], ours, rules, Layout(), room.thin_factors(ours, factor))
 
     assert problems(20) == []
-    assert "8.0 GB free and the guest's disks need 100 GB" in problems(1)[0]
+    assert "8.0 GB free and the guest's disks need 100.0 GB" in problems(1)[0]
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from models.plan import BackingImage, SourceDisk
 from tests.qmp_guest import IMAGES, QEMU, Start, guest_line, guests, image, make_images
 from workers.images import manifest
+from workers.preflight import inspection
 from workers.qemu.disks import disk_checks, keys_given_later, source_disks, unnamed_images
 
 
@@ -105,6 +107,28 @@ def test_an_encrypted_disk_tells_its_key_and_how_one_like_it_is_made(tmp_path: P
     without = [word.replace("encrypt.key-secret=t", "x=t") for word in guest.argv()]
     assert [check.name for check in keys_given_later((raw, within), without)] == ["key-given-later"]
     assert [check.name for check in keys_given_later((raw,), [*line[:7], *line[-4:]])] == ["key-given-later"]
+
+
+def test_a_copy_counts_without_compression_and_with_the_backing_files_that_do_not_go_along(tmp_path: Path) -> None:
+    image(plain := tmp_path / "plain", "raw", "64M")
+    subprocess.run(["qemu-io", "-f", "raw", "-c", "write -q -P 7 1M 16M", plain], check=True)
+    base, over = tmp_path / "base", tmp_path / "over"
+    subprocess.run(["qemu-img", "convert", "-c", "-O", "qcow2", plain, base], check=True)
+    image(over, "qcow2", "64M", "-F", "qcow2", "-b", str(base))
+    top = SourceDisk.model_construct(format="qcow2", path=str(over), virtual_size_bytes=64 << 20, data_file=None)
+    below = BackingImage(path=str(base), format="qcow2")
+    top = top.model_copy(update={"block_device": False, "allocated_bytes": 4096, "copied_bytes": None})
+    on_base = top.model_copy(update={"chain": (below,)})
+    assert base.stat().st_size < 1 << 20
+    assert 16 << 20 <= (manifest.data_bytes(base, "qcow2") or 0) < 17 << 20
+    assert 16 << 20 <= (inspection.measured(on_base, "flatten").copied_bytes or 0) < 18 << 20
+    assert (inspection.measured(on_base, "keep").copied_bytes or 0) < 1 << 20
+    thick = top.model_copy(update={"allocated_bytes": 64 << 20, "chain": ()})
+    assert inspection.measured(thick, "keep").copied_bytes == 64 << 20
+    image(empty := tmp_path / "empty", "qcow2", "64M", "-o", "preallocation=metadata,cluster_size=2M")
+    alone = top.model_copy(update={"chain": ()})
+    assert not inspection.measured(alone, "keep").laid_out
+    assert inspection.measured(alone.model_copy(update={"path": str(empty)}), "keep").laid_out
 
 
 REFUSED = {

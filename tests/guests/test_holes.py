@@ -137,6 +137,7 @@ def test_zeroes_are_left_to_the_other_side_unless_two_requests_may_meet_in_a_clu
     assert target_detect_zeroes((10, 0, 2), "qcow2", 65536) == "unmap"
     assert target_detect_zeroes((10, 0, 2), "qcow2", None) == "unmap"
     assert target_detect_zeroes((10, 0, 2), "qcow2", 2 * MIB) == "off"
+    assert target_detect_zeroes((10, 0, 2), "qcow2", 2 * MIB, 2 * MIB) == "unmap"
     assert target_detect_zeroes((11, 0, 2), "qcow2", 2 * MIB) == "unmap"
     assert target_detect_zeroes((7, 2, 22), "raw", None) == "unmap"
 
@@ -150,8 +151,8 @@ def test_which_qemu_counts_holes() -> None:
 
 def context(allocated: int | None) -> Any:
     """Of a disk of 1000 bytes."""
-    ours = SimpleNamespace(format="qcow2", allocated_bytes=allocated)
-    planned = SimpleNamespace(virtual_size_bytes=1000, discard="ignore")
+    ours = SimpleNamespace(format="qcow2")
+    planned = SimpleNamespace(virtual_size_bytes=1000, discard="ignore", allocated_bytes=allocated)
     return SimpleNamespace(source=SimpleNamespace(disks=[ours], qemu_version=(10, 0, 2)), disks=[planned])
 
 

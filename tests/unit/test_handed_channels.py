@@ -35,6 +35,19 @@ def test_a_socket_that_a_launcher_opened_is_told_by_its_path(tmp_path: Path, wor
     assert found == ["qemu", "-chardev", option.format(fd=number, path=path), "-m", "64"]
 
 
+def test_the_device_of_a_vsock_is_opened_by_its_qemu_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (device := tmp_path / "vhost-vsock").touch()
+    monkeypatch.setattr(handed_channels, "VHOST_VSOCK", str(device))
+    with device.open() as opened, subprocess.Popen(["sleep", "60"], pass_fds=[opened.fileno()]) as child:
+        process = processes.process(child.pid)
+        assert process is not None
+        until("it runs", lambda: b"sleep" in Path(f"/proc/{child.pid}/cmdline").read_bytes())
+        told = f"vhost-vsock-pci,guest-cid=3,vhostfd={opened.fileno()}"
+        found = handed_channels.by_name(process, ["qemu", "-device", told, "-device", "vhost-vsock-pci,vhostfd=1"])
+        child.kill()
+    assert found == ["qemu", "-device", "vhost-vsock-pci,guest-cid=3", "-device", "vhost-vsock-pci,vhostfd=1"]
+
+
 @pytest.mark.parametrize(
     ("words", "left"),
     [

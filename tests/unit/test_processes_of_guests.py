@@ -13,6 +13,7 @@ from models.plan import Execution, ExecutionOrder
 from models.preflight import refusals
 from tests import factories
 from tests.helpers import until
+from tests.loops import loop_device, need_loops
 from workers.process import exec_qemu, execution, processes
 from workers.process.processes import Process
 from workers.trust import policy
@@ -45,6 +46,15 @@ def running(argv: list[str]) -> Iterator[Process]:
 def test_a_process_is_started_as_another_one_was_and_is_read_back_as_that() -> None:
     with running(execution.launched(["/bin/sleep", "60"], WANTED)) as process:
         assert execution.read(process, ["qemu"]) == WANTED
+
+
+@as_root
+def test_a_block_device_of_its_own_becomes_its_users(tmp_path: Path) -> None:
+    need_loops()
+    with loop_device(tmp_path / "disk", 1 << 20) as device:
+        with running(execution.launched(["/bin/sleep", "60"], WANTED, devices=[str(device), str(tmp_path)])):
+            assert (device.owner(), tmp_path.owner()) == (WANTED.user, "root")
+        os.chown(device, 0, -1)
 
 
 def test_a_process_like_the_workers_own_needs_no_help() -> None:

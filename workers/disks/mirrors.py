@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from models.database import transaction
 from models.fleet import SLOWEST_BYTES_PER_S
 from models.job import Side, Step
+from models.plain import GRANULARITY
 from workers.disks import nbd_server
 from workers.qemu import block, known_bugs, target
 from workers.qemu.block import Mirror
@@ -50,20 +51,21 @@ def server(ctx: Context, index: int) -> dict[str, str]:
     return {"path": str(ctx.directory.guest_socket), "export": export}
 
 
-def detect_zeroes(ctx: Context, index: int) -> str:
+def detect_zeroes(ctx: Context, index: int, piece_bytes: int) -> str:
     """How the mirror of this disk treats zeroes."""
     disk = ctx.disks[index]
     cluster = disk.create_options.get("cluster_size", "")
     return known_bugs.target_detect_zeroes(
-        ctx.destination.qemu_version, disk.format, int(cluster) if cluster.isdigit() else None
+        ctx.destination.qemu_version, disk.format, int(cluster) if cluster.isdigit() else None, piece_bytes
     )
 
 
-async def connect(ctx: Context, monitor: Monitor, index: int, *, discard: str) -> None:
+async def connect(ctx: Context, monitor: Monitor, index: int, *, discard: str, piece_bytes: int = GRANULARITY) -> None:
     """Open the target of this disk's mirror; one to an earlier NBD server, or half begun, is dropped."""
     mine = name(ctx.job.id, index)
     await block.drop_mirrors(monitor, [mine])
-    await target.connect(monitor, mine, server(ctx, index), discard=discard, zeroes=detect_zeroes(ctx, index))
+    zeroes = detect_zeroes(ctx, index, piece_bytes)
+    await target.connect(monitor, mine, server(ctx, index), discard=discard, zeroes=zeroes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,7 @@ def without_holes(
     limit has let through is holes. Without a limit they are taken as spread evenly.
     """
     disk, size = ctx.disks[index], ctx.disks[index].virtual_size_bytes
-    allocated = ctx.source.disks[index].allocated_bytes
+    allocated = disk.allocated_bytes
     counts = known_bugs.mirror_counts_holes(ctx.source.qemu_version, ctx.source.disks[index].format, disk.discard)
     if allocated is None or not counts or mirror.total_bytes < size or not size:
         return mirror.copied_bytes, mirror.total_bytes

@@ -248,7 +248,9 @@ def _launch(ctx: Context, argv: Sequence[str], output: Path, more: dict[str, str
 
 def _launched(ctx: Context, argv: Sequence[str]) -> list[str]:
     opens_taps = policy.of(ctx.settings).file.taps
-    return execution.launched(argv, ctx.source.started_as, ctx.destination.tpm, opens_taps)
+    there = (disk for disk in ctx.disks if disk.destination_device)
+    own = [disk.destination_path for disk in there if disk.volume_of or disk.destination_path.startswith("/dev/")]
+    return execution.launched(argv, ctx.source.started_as, ctx.destination.tpm, opens_taps, own)
 
 
 def _without_incoming(argv: Sequence[str]) -> list[str]:

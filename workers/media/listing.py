@@ -79,8 +79,9 @@ class _Search:
     def all(
         self, disks: Sequence[SourceDisk], media: Sequence[ReadOnlyImage], paths: Iterable[str | None], chain: Chain
     ) -> Listing:
-        self.images = [image.path for image in (*disks, *media)]
-        self.images += [level.path for chain in (image.chain for image in (*disks, *media)) for level in chain]
+        images: list[SourceDisk | ReadOnlyImage] = [*disks, *media]
+        for image in images:
+            self.images += [image.path, *(level.path for level in image.chain)]
         for disk in disks if chain == "keep" else ():
             if disk.chain and disk.key_secret:
                 self.found.checks.append(

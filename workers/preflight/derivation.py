@@ -15,6 +15,7 @@ from pathlib import Path
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, StreamSecurity
 from models import preflight
+from models.plain import GRANULARITY
 from models.plan import (
     BackingImage,
     Chain,
@@ -221,12 +222,21 @@ def _disk(
         named=relocate(disk.named) if disk.named and target.in_place else None,
         links=tuple(_link(link, relocate) for link in disk.links) if target.in_place else (),
         virtual_size_bytes=disk.virtual_size_bytes,
-        allocated_bytes=disk.allocated_bytes,
+        allocated_bytes=disk.allocated_bytes if disk.copied_bytes is None else disk.copied_bytes,
+        piece_bytes=_piece_bytes(disk, target),
         create_options=target.create_options,
         discard=known_bugs.mirror_discard(version, disk.format),
         chain=chain,
         key_secret=disk.key_secret,
     )
+
+
+def _piece_bytes(disk: SourceDisk, target: Target) -> int:
+    """Zeroes are left out only in whole clusters, see `known_bugs.target_detect_zeroes`. A guest that writes a little
+    has more copied anew then, so it is for images alone that would else take all of their room.
+    """
+    large = disk.laid_out and target.format == "qcow2"
+    return max(disk.cluster_size_bytes or 0, GRANULARITY) if large else GRANULARITY
 
 
 def _elsewhere(seen: Inspection, disks: Sequence[PlannedDisk]) -> dict[str, str]:

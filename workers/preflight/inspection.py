@@ -15,12 +15,12 @@ from models import preflight
 from models.activity import Activity
 from models.host_rpc import Inspect
 from models.launcher import Launcher
-from models.plan import BackingImage, Inspection, SourceDisk, Topology
+from models.plan import BackingImage, Chain, Inspection, SourceDisk, Topology
 from models.preflight import Check
 from workers import files, hooks
 from workers.files import UnsafePath
 from workers.guest import activity, monitors
-from workers.images import links
+from workers.images import links, manifest
 from workers.launcher import found, inhibitor
 from workers.media import listing
 from workers.preflight import checks, handed_images, live_command_line, open_images
@@ -120,6 +120,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         question.chain,
         secrets,
     )
+    disks = await asyncio.gather(*(asyncio.to_thread(measured, disk, question.chain) for disk in present.disks))
     launcher = await asyncio.to_thread(_launcher, identity.process, settings)
     stays = [checks.process.LAUNCHER_STAYS.found(launcher.stays)] if launcher.stays else []
     unhooked = hooks.missing(policy.of(settings).hooks, question.hooks)
@@ -134,6 +135,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         pid=identity.process.pid,
         started=identity.process.started,
         process=processes.identity(identity.process),
+        job=qemus.job_of(identity.process),
         argv=tuple(present.argv),
         exe=identity.exe,
         pidfile=identity.pidfile,
@@ -142,7 +144,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         started_as=execution.read(identity.process, identity.argv, identity.handed, await vcpus.threads(monitor)),
         tpm=emulator,
         topology=layout,
-        disks=present.disks,
+        disks=tuple(disks),
         files=tuple(needed.files.values()),
         folders=tuple(needed.folders.values()),
         refusals=preflight.refusals(told),
@@ -347,6 +349,23 @@ def _followed(disk: SourceDisk, qemu: Process, settings: Settings, told: list[Ch
         return disk
     found = disk.model_copy(update=_owned(Path(path), qemu))
     return found.model_copy(update={"path": path, "named": disk.path, "links": tuple(through)}) if through else found
+
+
+def measured(disk: SourceDisk, chain: Chain) -> SourceDisk:
+    """The disk with what a copy of it takes, by what its QEMU has written down so far."""
+    if disk.format != "qcow2" or disk.block_device or disk.data_file is not None or disk.allocated_bytes is None:
+        return disk
+    below = [(level.path, level.format) for level in disk.chain] if chain == "flatten" else []
+    try:
+        each = [manifest.data_bytes(files.followed(Path(path)), of) for path, of in [(disk.path, "qcow2"), *below]]
+    except (OSError, UnsafePath):
+        return disk  # refused for that
+    if None in each:
+        return disk
+    copied = max(disk.allocated_bytes, min(sum(filter(None, each)), disk.virtual_size_bytes))
+    whole = not disk.chain and Path(disk.path).stat().st_size >= disk.virtual_size_bytes
+    laid_out = whole and disk.allocated_bytes <= disk.virtual_size_bytes // 2
+    return disk.model_copy(update={"copied_bytes": copied, "laid_out": laid_out})
 
 
 def _owned(image: Path, qemu: Process) -> dict[str, str | int]:

@@ -15,7 +15,7 @@ from models.preflight import Check
 from workers.preflight import astray, checks
 from workers.preflight.astray import Identity, file_at
 from workers.process import processes
-from workers.process.processes import DELETED, Process
+from workers.process.processes import Process
 from workers.qemu.options import IMAGES, TRUE, parse_command_line, spelled_out
 
 STDERR = 2

@@ -64,9 +64,17 @@ def apply(told: dict[str, Any]) -> None:
     if cpus := set(told.get("cpus", ())) & os.sched_getaffinity(0):
         _try("cpus", lambda: os.sched_setaffinity(0, cpus))
     if os.geteuid() == 0 and user.pw_uid != 0:
+        for device in told.get("devices", ()):
+            _try(device, partial(_give, device, user.pw_uid))
         os.setgroups([grp.getgrnam(name).gr_gid for name in told.get("groups", ())])
         os.setgid(group.gr_gid)
         os.setuid(user.pw_uid)
+
+
+def _give(device: str, uid: int) -> None:
+    """A storage makes it for root, and udev does so anew with each start of the host."""
+    if Path(device).is_block_device():
+        os.chown(device, uid, -1)
 
 
 def _start(beside: Mapping[str, Any], uid: int, gid: int) -> None:

@@ -7,7 +7,7 @@ import re
 import resource
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -141,15 +141,22 @@ def descriptors(wanted: Execution | None) -> frozenset[int]:
 
 
 def launched(
-    argv: Sequence[str], wanted: Execution | None, tpm: PlannedTpm | None = None, taps: Path | None = None
+    argv: Sequence[str],
+    wanted: Execution | None,
+    tpm: PlannedTpm | None = None,
+    taps: Path | None = None,
+    devices: Iterable[str] = (),
 ) -> list[str]:
-    """The command line that starts it like that here, with its TPM beside it; `taps` opens those of other kinds."""
+    """The command line that starts it like that here, with its TPM beside it; `taps` opens those of other kinds, and
+    the block devices become its user's.
+    """
     if wanted is None or not (tpm or _differs(wanted)):
         return list(argv)
     order = ExecutionOrder(
         **dict(wanted),
         beside=_emulator(tpm) if tpm is not None else None,
         opens_taps=str(taps) if taps is not None else None,
+        devices=tuple(devices),
     )
     return [sys.executable, "-I", "-S", exec_qemu.__file__, json.dumps(order.json_object()), *argv]
 

@@ -41,16 +41,25 @@ class Qemu:
         return _seen(self.process, self.argv, self.mark, self.user)
 
 
+def job_of(process: Process) -> int | None:
+    """The job whose worker has started this QEMU; None: nobody's has."""
+    return _job(processes.mark_of(process) or "")
+
+
+def _job(mark: str) -> int | None:
+    found = _JOB.search(mark)
+    return int(found[1]) if found else None
+
+
 @lru_cache(maxsize=1024)
 def _seen(process: Process, argv: tuple[str, ...], mark: str, user: str) -> SeenQemu:
-    job = _JOB.search(mark)
     return SeenQemu(
         process=processes.identity(process),
         pid=process.pid,
         name=name_of(argv),
         uuid=uuid_of(argv),
         macs=macs_of(argv),
-        job=int(job[1]) if job else None,
+        job=_job(mark),
         user=user,
     )
 

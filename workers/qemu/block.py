@@ -65,14 +65,17 @@ def _mirror(job: dict[str, Any], detail: dict[str, Any]) -> Mirror:
 STANDING = frozenset({"paused", "standby"})
 """States of a mirror that has nothing on its way any more."""
 STANDS_S = 30.0
+NO_PIECES: Mapping[str, int] = {}
 CRAWL = 1
 """Bytes per second of a mirror that hardly copies."""
 
 
-async def start_mirrors(monitor: Monitor, disks: Mapping[str, str], *, shallow: Collection[str] = ()) -> None:
+async def start_mirrors(
+    monitor: Monitor, disks: Mapping[str, str], *, shallow: Collection[str] = (), pieces: Mapping[str, int] = NO_PIECES
+) -> None:
     """Begin to copy disks to the targets of these names, {name: device}, and keep both sides equal from then on.
 
-    Of those that are `shallow` only what lies above their backing files is copied.
+    Of those that are `shallow` only what lies above their backing files is copied. `pieces` has what is copied at once.
 
     All of them crawl until `set_speeds` says otherwise. While a mirror is started QEMU waits for all that the others
     have on its way, up to 16 MiB each, and neither answers nor serves the guest's disks meanwhile. Three disks, 10.0.2:
@@ -80,7 +83,8 @@ async def start_mirrors(monitor: Monitor, disks: Mapping[str, str], *, shallow: 
     crawled. 8.2.0 to 8.2.2 may even hang (B8 of `known_bugs`).
     """
     for name, device in disks.items():
-        await _start_mirror(monitor, name, device, "top" if name in shallow else "full")
+        piece_bytes = pieces.get(name, GRANULARITY)
+        await _start_mirror(monitor, name, device, "top" if name in shallow else "full", piece_bytes)
 
 
 async def start_without_missing_a_write(monitor: Monitor, name: str, device: str) -> bool:
@@ -169,7 +173,7 @@ async def _bitmaps(monitor: Monitor) -> dict[str, tuple[str, int]]:
     }
 
 
-async def _start_mirror(monitor: Monitor, name: str, device: str, sync: Sync) -> None:
+async def _start_mirror(monitor: Monitor, name: str, device: str, sync: Sync, piece_bytes: int = GRANULARITY) -> None:
     """`auto-dismiss` false keeps the outcome for a later worker; `on-target-error` stop lets a break be healed
     without a new copy as long as it is the same NBD server, which its export name proves.
     """
@@ -183,7 +187,7 @@ async def _start_mirror(monitor: Monitor, name: str, device: str, sync: Sync) ->
         on_source_error="report",
         on_target_error="stop",
         auto_dismiss=False,
-        granularity=GRANULARITY,
+        granularity=piece_bytes,
         speed=CRAWL if sync != "none" else 0,
     )
 

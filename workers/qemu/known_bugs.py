@@ -207,14 +207,14 @@ def mirror_counts_holes(source_version: Version, source_format: str, discard: st
 
 
 def target_detect_zeroes(
-    exporter_version: Version, image_format: str, cluster_bytes: int | None
+    exporter_version: Version, image_format: str, cluster_bytes: int | None, piece_bytes: int = GRANULARITY
 ) -> Literal["off", "unmap"]:
     """`detect-zeroes` for the mirror's NBD node: zeroes are not sent.
 
-    B12 needs two requests for one qcow2 cluster at once. A mirror's are whole pieces of `GRANULARITY`, so that happens
-    only where a cluster is larger.
+    B12 needs two requests for one qcow2 cluster at once. A mirror's are whole pieces, so that happens only where a
+    cluster is larger.
     """
-    shared = image_format == "qcow2" and (cluster_bytes or GRANULARITY) > GRANULARITY
+    shared = image_format == "qcow2" and (cluster_bytes or 0) > piece_bytes
     return "off" if shared and affects("B12", exporter_version) else "unmap"
 
 

@@ -63,7 +63,8 @@ class MirrorDisks(StepHandler):
         devices = {mirrors.name(ctx.job.id, index): ctx.plan.disks[index].device for index in set(missing) - begun}
         if devices:
             above = {mirrors.name(ctx.job.id, index) for index in shallow - careful}
-            await block.start_mirrors(monitor, devices, shallow=above)
+            pieces = {mirrors.name(ctx.job.id, index): ctx.plan.disks[index].piece_bytes for index in missing}
+            await block.start_mirrors(monitor, devices, shallow=above, pieces=pieces)
             await self._spare_holes(ctx, monitor, set(missing) - shallow)
         await block.set_speeds(monitor, {mirrors.name(ctx.job.id, index): rate for index in missing})
 
@@ -83,13 +84,15 @@ class MirrorDisks(StepHandler):
         return False
 
     async def _connect(self, ctx: Context, monitor: Monitor, index: int) -> None:
-        await mirrors.connect(ctx, monitor, index, discard=ctx.plan.disks[index].discard)
+        disk = ctx.plan.disks[index]
+        await mirrors.connect(ctx, monitor, index, discard=disk.discard, piece_bytes=disk.piece_bytes)
 
     async def _spare_holes(self, ctx: Context, monitor: Monitor, begun: set[int]) -> None:
         if known_bugs.mirror_may_be_reopened(ctx.source.qemu_version):
             late = {mirrors.name(ctx.job.id, i): i for i in begun if ctx.plan.disks[i].discard == "ignore"}
             servers = {name: mirrors.server(ctx, index) for name, index in late.items()}
-            zeroes = {name: mirrors.detect_zeroes(ctx, index) for name, index in late.items()}
+            disks = ctx.plan.disks
+            zeroes = {name: mirrors.detect_zeroes(ctx, i, disks[i].piece_bytes) for name, i in late.items()}
             await target.spare_holes(monitor, servers, zeroes)
 
     async def rollback(self, ctx: Context) -> None:

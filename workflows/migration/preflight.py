@@ -39,6 +39,8 @@ def estimated(
         newest = session.get(Guest, guest.name) or guest  # its hosts were asked meanwhile, or somebody has forgotten it
         size, speed, at = Size.of(newest), estimate.speed(session), now(session)
         among_others = estimate.among(session, speed)
+    copied = sum(filter(None, (disk.allocated_bytes for disk in planned.destination.disks)))
+    size = replace(size, allocated_bytes=max(size.written_bytes, copied))
     if (changed := planned.destination.way_back_bytes) is not None:
         size = replace(size, disk_bytes=changed, allocated_bytes=changed)
     way = Way.of(newest, destination, options)

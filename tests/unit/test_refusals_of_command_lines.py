@@ -34,6 +34,7 @@ def refused(*words: str, root: str = "/hosts/a") -> list[str]:
         (["-drive", "file=/hosts/a/i,snapshot=on"], "temporary"),
         (["-drive", "file=/hosts/a/i,snapshot"], "temporary"),
         (["-loadvm", "x"], "internal snapshot"),
+        (["-icount", "shift=7,rr=record,rrfile=/hosts/a/r"], "the guest with it"),
         (["-drive", "file=/dev/vg/lv,format=raw"], "outside /hosts/a"),
         (["-blockdev", "driver=host_device,node-name=n,filename=/dev/sdb"], "outside /hosts/a"),
         (["-hda", "/dev/sdb"], "outside /hosts/a"),

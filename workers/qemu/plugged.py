@@ -24,7 +24,7 @@ UNATTACHED = "/machine/unattached/"
 """Where QEMU puts the devices that it makes by itself, the CPUs of `-smp` among them."""
 OBJECTS = frozenset({"memdev", "iothread", "rng"})
 """Properties that link to an object, which is named by the last part of its path."""
-TIED = OBJECTS | {"drive", "netdev", "chardev", "name", "serial", "mac", "wwn", "port_wwn"}
+TIED = OBJECTS | {"drive", "netdev", "chardev", "name", "serial", "mac", "wwn", "port_wwn", "port"}
 """Properties without a default that make a device what it is."""
 DERIVED = frozenset({"cyls", "heads", "secs", "lcyls", "lheads", "lsecs", "romsize", "busnr", "hotplugged", "realized"})
 """Properties that the device finds out for itself."""

@@ -104,6 +104,8 @@ def _refused_option(option: Option) -> Iterator[Check]:
         yield _REFUSED_OPTIONS[option.name].of(option.text)
     if option.name == "chroot" or (option.name == "run-with" and option.get("chroot")):
         yield checks.ties.CHROOT.of(option.text)
+    if option.name == "icount" and option.get("rr") in {"record", "replay"}:
+        yield checks.machine.RECORD_REPLAY.of(option.text)
     if option.name == "tpmdev" and option.driver != "emulator":
         yield checks.machine.REAL_TPM.of(option.text)
     if option.name == "object" and option.kind in _TIED_OBJECTS:

@@ -43,6 +43,12 @@ CRASHES_QEMU = Kind(
     why="QEMU crashes when it saves the state of this device (seen with 10.0.2), and the guest with it",
     remedy="restart the guest with `pci-serial` or `pci-serial-4x` instead",
 )
+RECORD_REPLAY = Kind(
+    name="record-replay",
+    what="a guest whose run is recorded or replayed (`-icount rr=record`)",
+    why="QEMU ends when it is to hand over a guest whose run it records (seen with 10.0.2), and the guest with it",
+    remedy="restart the guest without `rr=`",
+)
 LOADVM = Kind(
     name="loadvm",
     what="`-loadvm`",

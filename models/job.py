@@ -90,13 +90,16 @@ class Job(Base):
     """As asked for."""
     plan: Mapped[Plan | None] = mapped_column(Typed(Plan, empty=True), nullable=False, default=nothing)
     """What was found out before; None of a job that was refused. Never changed after the submission."""
-    nbd_server: Mapped[NbdServer | None] = mapped_column(Typed(NbdServer, empty=True), nullable=False, default=nothing)
-    """None before there is one."""
+    nbd_server: Mapped[NbdServer | None] = mapped_column(
+        Typed(NbdServer, empty=True), nullable=False, default=nothing, deferred=True
+    )
+    """None before there is one. Deferred, as the next two: a host writes them, its step alone reads them, and what
+    nobody can read must not keep others from reading the row."""
     switchover: Mapped[Switchover | None] = mapped_column(
-        Typed(Switchover, empty=True), nullable=False, default=nothing
+        Typed(Switchover, empty=True), nullable=False, default=nothing, deferred=True
     )
     """None while no attempt is under way."""
-    file_copy: Mapped[FileCopy | None] = mapped_column(Typed(FileCopy))
+    file_copy: Mapped[FileCopy | None] = mapped_column(Typed(FileCopy), deferred=True)
     """None where nothing had to be copied but disks and RAM."""
     health: Mapped[Health | None] = mapped_column(Typed(Health, otherwise=nothing))
     """Of its guest after the switchover; None before."""

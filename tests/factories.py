@@ -147,5 +147,5 @@ def load(job_id: int) -> Job:
     """The job as it is now."""
     with transaction() as session:
         found = session.get_one(Job, job_id)
-        _ = found.steps, found.disks
+        _ = found.steps, found.disks, found.nbd_server, found.switchover, found.file_copy
     return found

@@ -26,6 +26,7 @@ from drover.broker.app import CONTROL_QUEUE
 from drover.by_database import ByDatabase
 from drover.controller import notices
 from drover.errors import DroverError, UnreadableDocument
+from drover.operations import Wanted
 from models import decision_log, notifications, preflight
 from models.controller import WAKE_CHANNEL
 from models.database import transaction
@@ -614,10 +615,13 @@ def _unreadable(statement: str, stage: Stage) -> str:
 
 
 def _not_understood(stage: Stage) -> str:
-    newer = "UPDATE host SET facts = '{\"version\": 99}', qemus = '[]' WHERE name = 'one'"
+    stage.job()
+    newer = "'{\"version\": 99}'"
     with transaction() as session:
-        session.execute(text(newer))
-    return f"{len(ByDatabase(operator()).hosts(None))} hosts are read"
+        session.execute(text(f"UPDATE host SET facts = {newer}, qemus = '[]' WHERE name = 'one'"))
+        session.execute(text(f"UPDATE job SET nbd_server = {newer}, switchover = {newer}, file_copy = {newer}"))
+    read = ByDatabase(operator())
+    return f"{len(read.hosts(None))} hosts and {len(read.jobs(Wanted()))} job are read"
 
 
 def _pipe_for_an_image(stage: Stage) -> str:
@@ -914,7 +918,7 @@ FORGERIES: tuple[Forgery, ...] = (
         "violates check constraint",
         partial(_unreadable, "UPDATE job SET state = 'elsewhere'"),
     ),
-    Forgery("`host`: documents that nobody understands", "2 hosts are read", _not_understood),
+    Forgery("`host`, `job`: documents that nobody understands", "2 hosts and 1 job are read", _not_understood),
     Forgery("notification `drover_said`, by any role: with a sentence", "nothing is logged", _notification),
     Forgery("a pipe in the place of the guest's image, by the guest's own user", "is a pipe", _pipe_for_an_image),
 )

@@ -136,7 +136,7 @@ class Moves:
         """The job as it is now, with steps and disks."""
         with transaction() as session:
             job = session.get_one(Job, job_id)
-            _ = job.steps, job.disks
+            _ = job.steps, job.disks, job.nbd_server, job.file_copy
         return job
 
     def events(self, job_id: int) -> str:

@@ -35,7 +35,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.orm import aliased, defer, joinedload
+from sqlalchemy.orm import aliased, defer, joinedload, undefer
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
@@ -67,7 +67,8 @@ def _take(direction: Direction) -> Select[Job, Side, int, int, datetime]:
     wait for the job's row it has seen the other steps as they were before that, and may refuse what was due.
     """
     way = WAYS[direction]
-    job = select(Job).where(Job.id == JOB, Job.epoch == EPOCH, Job.state == way.job).with_for_update().cte("locked")
+    due = select(Job.__table__).where(Job.id == JOB, Job.epoch == EPOCH, Job.state == way.job)
+    job = due.with_for_update().cte("locked")
     won = (
         update(Step)
         .where(
@@ -100,7 +101,7 @@ def _take(direction: Direction) -> Select[Job, Side, int, int, datetime]:
     return (
         select(locked, won.c.side, won.c.attempts, won.c.token, won.c.at)
         .join(won, won.c.job_id == locked.id)
-        .options(joinedload(locked.disks))
+        .options(joinedload(locked.disks), *map(undefer, (locked.nbd_server, locked.switchover, locked.file_copy)))
         .add_cte(numbered, audited.cte("audited"))
     )
 

@@ -131,6 +131,7 @@ def test_another_machine_is_known_beforehand(tmp_path: Path) -> None:
     found = here(tmp_path, qtree=("main-system-bus", "main-system-bus/gone"))
     assert {check.name for check in found} == {"other-machine"}
     assert any("gone" in check.seen for check in found)
+    assert all("since its start" in check.remedy for check in found), "both have the same QEMU"
 
 
 @pytest.mark.parametrize(

@@ -214,5 +214,6 @@ def test_words_for_one_and_for_many_and_for_rates_and_times() -> None:
     assert (words.count(1, "guest"), words.count(2, "guest")) == ("1 guest", "2 guests")
     assert words.count(2, "move leaves", "moves leave") == "2 moves leave"
     assert [words.rate(n) for n in (100, 1_500, 12_300_000)] == ["100 bytes/s", "1.5 kB/s", "12.3 MB/s"]
-    assert [words.clock(n) for n in (40, 190, 7500)] == ["40 s", "3:10", "2:05:00"]
+    assert [words.clock(n) for n in (40, 190, 7500, 129_600)] == ["40 s", "3:10", "2:05:00", "36:00:00"]
+    assert [words.clock(86_400 * 7 + more) for more in (0, 40, 7500)] == ["7 d", "7 d 40 s", "7 d 2:05:00"]
     assert words.gist("limited to 12 MB/s, 3:10 left") == words.gist("limited to 12 MB/s, 0:40 left")

@@ -93,10 +93,12 @@ async def _machine(line: TrialLine, folder: Path, emulator: PlannedTpm | None = 
 
 
 def _differences(seen: Inspection, plan: DestinationPlan, there: Topology) -> list[Check]:
-    here = seen.topology
-    devices = topology.differences_of(here, there, same_version=seen.qemu_version == plan.qemu_version)
-    return [checks.machine.OTHER_MACHINE.found(f"its machine would differ: {sentence}") for sentence in devices] + [
-        checks.machine.CPU.found(sentence) for sentence in cpu.missing(here.cpu, there.cpu)
+    here, same = seen.topology, seen.qemu_version == plan.qemu_version
+    remedy = checks.machine.CHANGED_SINCE if same else None
+    devices = topology.differences_of(here, there, same_version=same)
+    return [
+        *(checks.machine.OTHER_MACHINE.found(f"its machine would differ: {one}", remedy=remedy) for one in devices),
+        *(checks.machine.CPU.found(sentence) for sentence in cpu.missing(here.cpu, there.cpu)),
     ]
 
 

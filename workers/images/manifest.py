@@ -37,6 +37,8 @@ then made, emptied or read: `backing_file`, `data_file`."""
 OPENED = "/proc/self/fd/%d"
 ALONE = f'json:{{"driver":"qcow2","backing":null,"file":{{"driver":"file","filename":"{OPENED}"}}}}'
 """An open file, and a qcow2 image in it without what it lies on."""
+MEASURED_WITHIN_S = 5.0
+"""qemu-img reads all tables of an image; whoever asks about a guest waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,21 +102,28 @@ def _option(name: str, value: str) -> str:
 
 
 def _run(
-    argv: Sequence[str], path: Path, flags: int, *after: str, named: str = OPENED
+    argv: Sequence[str], path: Path, flags: int, *after: str, named: str = OPENED, timeout_s: float | None = None
 ) -> "subprocess.CompletedProcess[str]":
     """qemu-img on the very file that is at `path` now, whatever is put there meanwhile."""
     descriptor = files.opened(path, flags)
     try:
-        return _qemu_img(*argv, named % descriptor, *after, descriptor=descriptor)
+        return _qemu_img(*argv, named % descriptor, *after, descriptor=descriptor, timeout_s=timeout_s)
     finally:
         os.close(descriptor)
 
 
-def _qemu_img(*argv: str, descriptor: int | None = None) -> "subprocess.CompletedProcess[str]":
+def _qemu_img(
+    *argv: str, descriptor: int | None = None, timeout_s: float | None = None
+) -> "subprocess.CompletedProcess[str]":
     """`descriptor` is handed on."""
-    handed = [] if descriptor is None else [descriptor]
     return subprocess.run(
-        ["qemu-img", *argv], env=handed_on(), pass_fds=handed, capture_output=True, text=True, check=False
+        ["qemu-img", *argv],
+        env=handed_on(),
+        pass_fds=[] if descriptor is None else [descriptor],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout_s,
     )
 
 
@@ -149,7 +158,7 @@ def only_a_disk(path: Path, image_format: str, size_bytes: int) -> bool:
 
 def data_bytes(path: Path, image_format: str) -> int | None:
     """What a copy of an image takes that lies on nothing: one whose clusters are compressed takes more than itself.
-    None: that cannot be told, as of a block device or without its key.
+    None: that cannot be told, as of a block device, without its key, or in time.
 
     Raises:
         OSError, UnsafePath: it cannot be opened.
@@ -157,7 +166,11 @@ def data_bytes(path: Path, image_format: str) -> int | None:
     if image_format != "qcow2":
         there = path.stat()
         return None if stat.S_ISBLK(there.st_mode) else files.taken_bytes(there)
-    told = _run(["measure", "-U", "--output=json", "-O", "qcow2"], path, os.O_RDONLY, named=ALONE)
+    measure = ["measure", "-U", "--output=json", "-O", "qcow2"]
+    try:
+        told = _run(measure, path, os.O_RDONLY, named=ALONE, timeout_s=MEASURED_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        return None
     return int(json.loads(told.stdout)["required"]) if told.returncode == 0 else None
 
 

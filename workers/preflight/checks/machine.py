@@ -117,7 +117,7 @@ OTHER_MACHINE = Kind(
     side="destination",
     remedy="let both hosts have the same QEMU, or restart the guest with what both have",
 )
-CHANGED_SINCE = "undo what was plugged in or unplugged since its start, or restart the guest as it is to be"
+CHANGED_SINCE = "unplug what was plugged in since its start, plug in what was unplugged, or restart the guest"
 """Where both hosts have the same QEMU, what differs came or went while the guest ran."""
 DOES_NOT_START = Kind(
     name="does-not-start",

@@ -2,11 +2,14 @@
 
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -58,6 +61,14 @@ def browsing() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+def tried(description: str, folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """The API is asked by schemathesis for all that its description at this URL permits, and more."""
+    program, told = str(Path(sys.executable).with_name("st")), str(Path(__file__).with_name("schemathesis.toml"))
+    command = [program, "--config-file", told, "run", description, "--no-color"]
+    command += ["--max-examples=10", "--request-timeout=30", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 @dataclass(frozen=True, kw_only=True)

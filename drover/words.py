@@ -76,8 +76,9 @@ def clock(seconds: float) -> str:
     """How long something still lasts, in whole seconds: `40 s`, `3:10`, `36:05:00`, `7 d`, `7 d 2:05:00`."""
     if seconds < 60:
         return f"{seconds:.0f} s"
-    days, rest = divmod(timedelta(seconds=round(seconds)), timedelta(days=1))
+    whole = timedelta(seconds=round(seconds))
+    days, rest = divmod(whole, timedelta(days=1))
     if days >= 2:
         return f"{days} d {clock(rest.total_seconds())}" if rest else f"{days} d"
-    hours, rest = divmod(timedelta(days=days) + rest, timedelta(hours=1))
+    hours, rest = divmod(whole, timedelta(hours=1))
     return f"{hours}:{str(rest)[2:]}" if hours else str(rest)[2:].lstrip("0")

@@ -59,6 +59,11 @@ DOWNTIME_PHASES = (
 """The parts of a downtime in their order; they add up to it."""
 
 
+OF_STEPS = "of steps"
+"""Columns of a job that its steps alone read, and hosts write: what nobody can read there must not keep others from
+reading the row, so they are loaded for a step's worker alone."""
+
+
 class Job(Base):
     """One migration somebody asked for."""
 
@@ -91,15 +96,14 @@ class Job(Base):
     plan: Mapped[Plan | None] = mapped_column(Typed(Plan, empty=True), nullable=False, default=nothing)
     """What was found out before; None of a job that was refused. Never changed after the submission."""
     nbd_server: Mapped[NbdServer | None] = mapped_column(
-        Typed(NbdServer, empty=True), nullable=False, default=nothing, deferred=True
+        Typed(NbdServer, empty=True), nullable=False, default=nothing, deferred_group=OF_STEPS
     )
-    """None before there is one. Deferred, as the next two: a host writes them, its step alone reads them, and what
-    nobody can read must not keep others from reading the row."""
+    """None before there is one."""
     switchover: Mapped[Switchover | None] = mapped_column(
-        Typed(Switchover, empty=True), nullable=False, default=nothing, deferred=True
+        Typed(Switchover, empty=True), nullable=False, default=nothing, deferred_group=OF_STEPS
     )
     """None while no attempt is under way."""
-    file_copy: Mapped[FileCopy | None] = mapped_column(Typed(FileCopy), deferred=True)
+    file_copy: Mapped[FileCopy | None] = mapped_column(Typed(FileCopy), deferred_group=OF_STEPS)
     """None where nothing had to be copied but disks and RAM."""
     health: Mapped[Health | None] = mapped_column(Typed(Health, otherwise=nothing))
     """Of its guest after the switchover; None before."""

@@ -355,14 +355,17 @@ def measured(disk: SourceDisk, chain: Chain) -> SourceDisk:
     """The disk with what a copy of it takes, by what its QEMU has written down so far."""
     if disk.format != "qcow2" or disk.block_device or disk.data_file is not None or disk.allocated_bytes is None:
         return disk
-    below = [(level.path, level.format) for level in disk.chain] if chain == "flatten" else []
+    below = [(image.path, image.format) for image in disk.chain] if chain == "flatten" else []
+    data = 0
     try:
-        each = [manifest.data_bytes(files.followed(Path(path)), of) for path, of in [(disk.path, "qcow2"), *below]]
+        for path, of in [(disk.path, "qcow2"), *below]:
+            level = manifest.data_bytes(files.followed(Path(path)), of)
+            if level is None:
+                return disk  # the others are not measured in vain
+            data += level
     except (OSError, UnsafePath):
         return disk  # refused for that
-    if None in each:
-        return disk
-    copied = max(disk.allocated_bytes, min(sum(filter(None, each)), disk.virtual_size_bytes))
+    copied = max(disk.allocated_bytes, min(data, disk.virtual_size_bytes))
     whole = not disk.chain and Path(disk.path).stat().st_size >= disk.virtual_size_bytes
     laid_out = whole and disk.allocated_bytes <= disk.virtual_size_bytes // 2
     return disk.model_copy(update={"copied_bytes": copied, "laid_out": laid_out})

@@ -35,12 +35,12 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.orm import aliased, defer, joinedload, undefer
+from sqlalchemy.orm import Load, aliased, defer, joinedload
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
 from models.documents import MigrationOptions
-from models.job import Attempt, Disk, Job, Outcome, Side, Step
+from models.job import OF_STEPS, Attempt, Disk, Job, Outcome, Side, Step
 from models.transitions import CLAIMED, WAYS, Direction
 
 JOB: BindParameter[int] = bindparam("of_job", type_=BigInteger)
@@ -101,7 +101,7 @@ def _take(direction: Direction) -> Select[Job, Side, int, int, datetime]:
     return (
         select(locked, won.c.side, won.c.attempts, won.c.token, won.c.at)
         .join(won, won.c.job_id == locked.id)
-        .options(joinedload(locked.disks), *map(undefer, (locked.nbd_server, locked.switchover, locked.file_copy)))
+        .options(joinedload(locked.disks), Load(locked).undefer_group(OF_STEPS))
         .add_cte(numbered, audited.cte("audited"))
     )
 

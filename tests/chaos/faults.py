@@ -36,6 +36,13 @@ class RunningMove:
     frozen: list[Process] = field(default_factory=list)
     came_by: int | None = None
     """The job that brought the guest to the source; None: it was booted there."""
+    held_up: bool = False
+    """After `run`, when only it may let the guest go on, the destination's switchover process was frozen."""
+
+    def journal_says(self, event: str) -> bool:
+        """Whether an event is in the journal of any of the source's switchover processes."""
+        journals = self.directory(SOURCE).glob("switch-source-*.jsonl")
+        return any(f'"{event}"'.encode() in journal.read_bytes() for journal in journals)
 
     def directory(self, host: str) -> Path:
         """The job's directory on a host."""
@@ -211,10 +218,11 @@ class Freeze(Fault):
         *,
         guest: bool = False,
         source_worker: bool = False,
+        resumes: bool = False,
         pause_alone_s: float = Fault.longest_pause_alone_s,
     ) -> None:
         self.name, self.role, self.lasts_s, (self.first, self.last) = name, role, lasts_s, life
-        self.may_pause_guest = guest
+        self.may_pause_guest, self.resumes = guest, resumes
         self.holds_up_source_worker, self.longest_pause_alone_s = source_worker, pause_alone_s
 
     def strike(self, move: RunningMove) -> bool:
@@ -224,6 +232,7 @@ class Freeze(Fault):
         return bool(move.frozen)
 
     def heal(self, move: RunningMove) -> None:
+        move.held_up = self.resumes and move.journal_says("run")
         for victim in move.frozen:
             victim.signal(signal.SIGCONT)
         move.frozen.clear()
@@ -350,7 +359,7 @@ FAULTS: tuple[Fault, ...] = (
     CutLink("link cut for good", FOR_GOOD),
     Freeze("worker frozen until its lease ran out", worker_of_the_step, FROZEN_S, source_worker=True),
     Freeze("source switch frozen for 5 s", switch(SOURCE), 5.0, OF_SOURCE_SWITCH, pause_alone_s=4.0),
-    Freeze("destination switch frozen for 5 s", switch(DESTINATION), 5.0, OF_DESTINATION_SWITCH),
+    Freeze("destination switch frozen for 5 s", switch(DESTINATION), 5.0, OF_DESTINATION_SWITCH, resumes=True),
     Freeze("NBD server frozen for 5 s", nbd_server, 5.0, OF_NBD_SERVER),
     Freeze("incoming QEMU frozen for 5 s", incoming_qemu, 5.0, OF_INCOMING_QEMU, guest=True),
     Freeze("source QEMU frozen for 5 s", source_qemu, 5.0, OF_SOURCE_QEMU, guest=True),

@@ -14,7 +14,7 @@ import psycopg
 
 from models.job import Side
 from tests.chaos.faults import RunningMove, worker_of_the_step
-from tests.chaos.stage import CLAIMS, SOURCE, Stage
+from tests.chaos.stage import CLAIMS, Stage
 from tests.helpers import until
 from workers.hooks import Point as HookPoint
 from workflows.migration.chain import LINKS, StepName
@@ -214,9 +214,9 @@ class Line(Point):
     @contextmanager
     def armed(self, stage: Stage, durations: Durations) -> Iterator[Meet]:
         def meet(move: RunningMove, strike: Callable[[], bool]) -> bool:
-            sign = f'"{self.event}"'.encode()
-            until("the switchover begins", lambda: _said(move, b'"started"'), REACHED_WITHIN_S)
-            until(f"the switchover says {self.event}", lambda: _said(move, sign), REACHED_WITHIN_S, every_s=0.0005)
+            until("the switchover begins", lambda: move.journal_says("started"), REACHED_WITHIN_S)
+            here = f"the switchover says {self.event}"
+            until(here, lambda: move.journal_says(self.event), REACHED_WITHIN_S, every_s=0.0005)
             return strike()
 
         yield meet
@@ -265,11 +265,6 @@ class InHook(Point):
             yield meet
         finally:
             held.unlink(missing_ok=True)
-
-
-def _said(move: RunningMove, sign: bytes) -> bool:
-    journals = move.directory(SOURCE).glob("switch-source-*.jsonl")
-    return any(sign in journal.read_bytes() for journal in journals)
 
 
 def _title(seq: int) -> str:

@@ -44,10 +44,11 @@ of hooks a program of the host's administrator runs when the fault strikes.
 | **!** | something below did not hold |
 
 Checked in every cell: at no instant two copies ran (events of both QEMUs); no acknowledged write is missing or torn
-and one guest went on counting; it stood still for at most 2 s unless its own QEMU, or the link, was struck; the record
-says where the guest is, its steps agree with it, its events end with its state; `drover gc --dry-run` finds nothing,
-and no process, directory or file of the job is left; no worker or controller ended but by the fault; the shell that
-starts a guest has started no second one, keeps still after the guest has left, and does not where it stays. Each move
+and one guest went on counting; it stood still for at most 2 s unless its own QEMU, or the link, was struck, and 7 s
+where after `run` the process that alone may let it go on was frozen for 5 s; the record says where the guest is, its
+steps agree with it, its events end with its state; `drover gc --dry-run` finds nothing, and no process, directory or
+file of the job is left; no worker or controller ended but by the fault; the shell that starts a guest has started no
+second one, keeps still after the guest has left, and does not where it stays. Each move
 has a webhook, whose receiver never ends its answer.
 """
 

@@ -254,6 +254,7 @@ class _Trial:
         self.outcome.pause_ms = round(1000 * witness.longest_pause_s(), 1)
         assert job.plan is not None
         longest = LONGEST_WITH_RAM_S if job.plan.destination.ram == "paused" else fault.longest_pause_s
+        longest += fault.lasts_s if self.running_move.held_up else 0
         if witness.longest_pause_s() > longest and not fault.may_pause_guest:
             self.problem(f"the guest stood still for {self.outcome.pause_ms:g} ms")
         self._nothing_lost(home, alive)

@@ -402,8 +402,7 @@ class Settings(BaseSettings):
         read_by=WORKER,
         ge=timedelta(0),
         le=timedelta(minutes=1),
-        about="For how long what a guest writes, and changes of its RAM, is looked at when its host describes it, so "
-        "that the time of a move can be told beforehand; 0: not at all.",
+        about="How long a host measures what a guest writes and changes of its RAM, to estimate a move; 0: not at all.",
     )
     republish_after: Seconds = _variable(
         "REPUBLISH_AFTER_S",

@@ -332,7 +332,7 @@ class Estimate(Versioned):
     downtime_ms: float | None = None
     """How long the guest stands still; None: not known, because nothing was moved yet."""
     never: str | None = None
-    """Why the move would not come to its end by itself, as a sentence; None: nothing speaks against it."""
+    """Why the move would not come to its end by itself, as a sentence; None: it would."""
 
     @property
     def total_s(self) -> float:

@@ -88,7 +88,7 @@ class Observe(Question[Observation]):
 
 
 class Orphan(Part):
-    """Something that belongs to no living job."""
+    """Something that belongs to no unfinished job."""
 
     kind: str
     what: str
@@ -100,7 +100,7 @@ class Orphan(Part):
 
 
 class Orphans(Versioned):
-    """All that belongs to no living job on a host."""
+    """All that belongs to no unfinished job on a host."""
 
     finds: Many[Orphan]
     notes: Many[str]
@@ -108,7 +108,7 @@ class Orphans(Versioned):
 
 
 class LookForOrphans(Question[Orphans]):
-    """What is on you that belongs to no living job?"""
+    """What is on you that belongs to no unfinished job?"""
 
     kind = "garbage"
     answer = Orphans

@@ -66,8 +66,7 @@ class Launcher(Versioned):
     started: int | None = None
     """Of a supervisor, see `Inspection.started`."""
     stays: str | None = None
-    """Why nobody can tell it to keep still: it may start the guest again. A sentence; null: it can be told, or there
-    is none."""
+    """Why it cannot be told not to start the guest again, as a sentence; null: it can be told, or there is none."""
     restart: str | None = Field(default=None, pattern=r"^[a-z-]{1,32}$")
     """Of a unit: `Restart=`."""
     restart_after_us: Bytes | None = None

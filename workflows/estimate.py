@@ -209,7 +209,7 @@ class MoveSpeed:
 
     @property
     def never(self) -> str | None:
-        """Why the move would not come to its end by itself, as a sentence; None: nothing speaks against it."""
+        """Why the move would not come to its end by itself, as a sentence; None: it would."""
         link = within(self.link_per_s, self.limit_per_s)
         if self.way.written_per_s >= link:
             return (

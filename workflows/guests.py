@@ -95,7 +95,7 @@ def refuse_in_mid_job(session: Session, name: str) -> None:
     if job is None:
         return
     if job.state is JobState.NEEDS_OPERATOR:
-        remedy = f"`drover job explain {job.id}` says what it needs, end it first"
+        remedy = f"`drover job explain {job.id}` says what to do: do that first"
     else:
         remedy = f"wait for its end, or `drover job cancel {job.id}` first"
     raise PreconditionFailed(

@@ -1,4 +1,4 @@
-"""Garbage: asking every host what no living job owns, and having it removed."""
+"""Garbage: asking every host what no unfinished job owns, and having it removed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -103,7 +103,7 @@ class Wait:
 
 
 WITHDRAWN = "`drover {waits} cancel {number}` withdraws it"
-AT_ANY_TIME = "`drover {waits} set {number} --window ''` lets it cross at any time"
+AT_ANY_TIME = "`drover {waits} set {number} --window ''` has it go on at any time"
 
 
 def obstacle(

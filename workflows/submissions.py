@@ -165,7 +165,7 @@ class Submission(Message):
     bandwidth_bytes_per_s: Rate = 0
     """0: the host's budget."""
     launcher_stays: bool = Field(False, description=FLAG)
-    """Move guests although a launcher that nobody can tell to keep still may start them again at the source."""
+    """Move guests although their launcher, which cannot be told not to, may start them again at the source."""
     verify: bool = Field(False, description=FLAG)
     """Compare both sides of each disk after the switchover, before the source's images are let go."""
     verify_bytes_per_s: Rate = VERIFY_BYTES_PER_S

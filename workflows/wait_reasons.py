@@ -1,8 +1,8 @@
 """Why a job or a drain does not go on, in one sentence with the command that changes it.
 
-What a decision found out stands in the row (`wait_reason`: no slot, no room, its window, no broker). What time alone
-brings about does not, because nobody may be there to write it: a silent host, a step that nobody takes up, a copy that
-the guest outruns. Whoever shows a job completes the sentence here, so it is the same everywhere.
+What a decision found out stands in the row (`wait_reason`: no slot, no room, its window, no broker); `admission`, the
+controller and `migrate_ram` write it. What time alone brings about does not, because nobody may be there to write it: a
+silent host, a step that nobody takes up, a copy that the guest outruns. Who shows a job completes the sentence here.
 """
 
 from collections.abc import Mapping

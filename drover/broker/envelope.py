@@ -74,7 +74,7 @@ def _of_body(message: Mapping[str, Any], *, chained: bool) -> str | None:
 
 def _not_sent_on(embedded: Mapping[str, Any], more: tuple[str, ...]) -> str | None:
     found = next((name for name in (*NEVER_SENT_ON, *more) if embedded.get(name)), None)
-    return None if found is None else f"it has tasks to be sent afterwards ({found}), which nobody sends from here"
+    return None if found is None else f"it has tasks to be sent afterwards ({found}), which are not sent from here"
 
 
 Fits = Callable[[Any], bool]

@@ -39,7 +39,7 @@ class Listed(list[str]):
         try:
             return iter(passwords.listed(self.file))
         except OSError as error:
-            log.warning("nobody may look at Flower, who may cannot be read: %s", error)
+            log.warning("Flower lets nobody in, for its users cannot be read: %s", error)
             return iter(())
 
 

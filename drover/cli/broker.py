@@ -46,7 +46,7 @@ def acl(
         Names, typer.Option(metavar="NAME", help="Only the newest password of this user counts from now on.")
     ] = None,
     remove: Annotated[
-        Names, typer.Option(metavar="NAME", help="Shut this user out, whom the former file has. Not named: refused.")
+        Names, typer.Option(metavar="NAME", help="Leave out this user of the former file: to forget one is refused.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The ACL file to write, in one piece.", show_default="stdout")

@@ -4,14 +4,14 @@ import typer
 
 from drover.cli.options import AsJson, examples
 
-app = typer.Typer(help="Look at this machine: all that a job will need, and how to mend it.")
+app = typer.Typer(help="Check this machine for all that a job needs; each fault with its fix.")
 
 
 @app.command(
     epilog=examples("drover doctor", "drover doctor --json | jq --raw-output '.checks[] | select(.fix) | .message'")
 )
 def doctor(as_json: AsJson = False) -> None:
-    """Look at this machine: all that a job will need, and how to mend it. Exit code 1 if something is wrong.
+    """Check this machine for all that a job needs; each fault with its fix. Exit code 1 if something is wrong.
 
     On a hypervisor: settings, database, broker, clock, folders, room, address, ports, policy, QEMU and its known bugs,
     keys, certificates, units. On a control node: what controllers need, and all hosts. Run it like the service: as the

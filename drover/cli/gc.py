@@ -27,7 +27,7 @@ def collect_garbage(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what no living job owns: processes, images, mirrors and directories of jobs that have ended.
+    """Remove what no unfinished job owns: processes, images, mirrors and directories of jobs that have ended.
 
     Never a guest. Exit code 1 if something is left.
     """

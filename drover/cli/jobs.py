@@ -170,7 +170,9 @@ def resolve(
     owner: Annotated[Literal["source", "destination"], typer.Option(help="The host that holds the guest.")],
     fenced: Annotated[
         str | None,
-        typer.Option(metavar="HOST", help="The other host, which you have made sure is off.", show_default=False),
+        typer.Option(
+            metavar="HOST", help="The other host, if you made sure that it is off for good.", show_default=False
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

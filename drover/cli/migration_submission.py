@@ -67,7 +67,7 @@ def plan(asked: MigrationSubmission, *, as_json: bool) -> None:
     if (expected := read_back.estimate(told["estimate"])) is not None:
         output.say(f"It takes {sentences.estimate(expected)}")
         if expected.never is not None:
-            output.note(f"warning: {told['guest']} may never cross: {expected.never}")
+            output.note(f"warning: {told['guest']} may never change hosts: {expected.never}")
     if decided := policies.told(MigrationOptions.model_validate(told["options"])):
         output.say(f"How: {words.pairs(decided)}")
     for warning in told["warnings"]:

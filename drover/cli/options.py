@@ -216,8 +216,8 @@ Ladder = Annotated[
         "--ladder",
         metavar="MEASURES",
         parser=ladder,
-        help="What is done, in this order, about a guest that changes its RAM, or writes to its disks, as fast as that "
-        "is sent: of slow-cpu, slow-writes, longer, ask, give-up; commas between them.",
+        help="What is done, in this order, if RAM changes or disks are written as fast as they are sent: of slow-cpu, "
+        "slow-writes, longer, ask, give-up; commas between them.",
         show_default="slow-cpu,longer,ask,give-up",
     ),
 ]

@@ -53,7 +53,7 @@ Check = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="The check in the destination's policy file that tells whether a guest is well which has none of its own.",
+        help="The check in the destination's policy file for guests that have none of their own.",
         show_default="that of `*`",
     ),
 ]

@@ -42,7 +42,7 @@ class Root(LazyGroup):
         ),
         "gc": Lazy(
             "drover.cli.gc:app",
-            "Remove what no living job owns: processes, images, mirrors and directories of jobs that have ended.",
+            "Remove what no unfinished job owns: processes, images, mirrors and directories of jobs that have ended.",
             MOVING,
         ),
         "job": Lazy("drover.cli.jobs:app", "Moves: their progress and their results.", MOVING),
@@ -63,7 +63,7 @@ class Root(LazyGroup):
         ),
         "config": Lazy("drover.cli.config:app", "Settings of this machine: show them and check them.", RUNNING),
         "doctor": Lazy(
-            "drover.cli.doctor:app", "Look at this machine: all that a job will need, and how to mend it.", RUNNING
+            "drover.cli.doctor:app", "Check this machine for all that a job needs; each fault with its fix.", RUNNING
         ),
         "broker": Lazy("drover.cli.broker:app", "Who may do what in Redis.", RUNNING),
         "db": Lazy("drover.cli.database:app", "The database's schema, and who may do what there.", RUNNING),

@@ -14,7 +14,7 @@ MEASURED_S = 3.0
 
 
 def left_s(job: Job, at: datetime) -> float | None:
-    """Seconds until its end, once it goes on; None: it has ended, turns round, or nothing is known of it."""
+    """Seconds until its end, once it goes on; None: it has ended, is rolled back, or nothing is known of it."""
     if job.estimate is None or job.state not in {JobState.QUEUED, JobState.RUNNING}:
         return None
     expected = _by_the_limit_now(job, job.estimate)

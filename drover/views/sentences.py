@@ -177,7 +177,7 @@ def not_well(job: Job) -> str:
 
 
 def after_its_move(job: Job) -> str:
-    """The same, and that there is a way home."""
+    """The same, and that it can go back."""
     return (
         f"after its move to {job.destination} {not_well(job)}; its old images are kept on {job.source} until it has "
         "gone back, or is to stay"
@@ -188,7 +188,7 @@ def ways_out(job: Job) -> list[Command]:
     """What may be done about such a guest, while its old images are kept."""
     return [
         Command(
-            f"drover migrate {job.guest} --back", f"it goes home to {job.source}: only what it has written is sent"
+            f"drover migrate {job.guest} --back", f"it goes back to {job.source}: only what it has written is sent"
         ),
         Command(f"drover image purge --job {job.id} --last-way-back", "it stays, and its old images are deleted"),
     ]

@@ -131,7 +131,7 @@ ROLLED = {StepState.FAILED, StepState.TO_ROLL_BACK, StepState.ROLLING_BACK, Step
 
 
 def _turned_at(job: Job) -> datetime | None:
-    """About when it turned round: a step's times are those of its rollback once that began."""
+    """About when its rollback began: a step's times are those of its rollback once that began."""
     if job.state not in {JobState.ROLLING_BACK, JobState.ROLLED_BACK}:
         return None
     return min((step.started_at for step in job.steps if step.state in ROLLED and step.started_at), default=None)

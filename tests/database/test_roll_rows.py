@@ -484,7 +484,7 @@ def test_a_host_is_not_handed_to_the_hook_before_its_worker_has_looked_for_other
         ({"incarnation": "new", "heartbeat_at": func.clock_timestamp() - timedelta(hours=1)}, "one is silent since"),
         ({"incarnation": "new", "facts": HostFacts()}, "one has no QEMU"),
         ({"incarnation": "new", "facts": HostFacts(qemu="QEMU emulator version 8.2.9")}, "with an older QEMU"),
-        ({"incarnation": "new", "guest_memory_bytes": GB // 2}, "web finds no place on one"),
+        ({"incarnation": "new", "guest_memory_bytes": GB // 2}, "web has no room on one"),
         ({"incarnation": "new", "public_key": "another"}, "shows another key than before"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`drover gc` removes what no living job owns, and nothing else: leftovers are made by killing workers for real."""
+"""`drover gc` removes what no unfinished job owns, and nothing else: leftovers are made by killing workers for real."""
 
 import asyncio
 import json

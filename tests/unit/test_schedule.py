@@ -73,7 +73,7 @@ def test_nothing_begins_that_cannot_end_in_its_window(
     else:
         assert found is not None
         assert why in found.why
-        assert found.of("job", 13) == f"{found.why}; `drover job set 13 --window ''` lets it cross at any time"
+        assert found.of("job", 13) == f"{found.why}; `drover job set 13 --window ''` has it go on at any time"
         assert found.for_good is for_good
 
 

@@ -1,7 +1,7 @@
 """Who launched a guest's QEMU: by its cgroup, its parent and its mark. Changes nothing.
 
 A unit counts as the guest's own if it runs this QEMU and nothing that could start another guest. Everything else that
-is alive above the QEMU may start it again, and nobody can tell it to keep still: that is for an operator to decide.
+is alive above the QEMU may start it again, and it cannot be told not to: that is for an operator to decide.
 """
 
 from collections.abc import Iterator, Mapping

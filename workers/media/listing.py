@@ -46,7 +46,7 @@ class Listing:
     files: dict[str, NeededFile] = field(default_factory=dict)
     folders: dict[str, NeededFolder] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
-    """What speaks against a move, and what to warn of."""
+    """What prevents a move, and what to warn of."""
 
 
 def listed(

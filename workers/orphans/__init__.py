@@ -26,7 +26,7 @@ BUDGET_S = 20.0
 
 
 async def look(question: LookForOrphans, settings: Settings) -> Orphans:
-    """What no living job owns here, and nothing removed."""
+    """What no unfinished job owns here, and nothing removed."""
     found, notes = await finds(settings)
     shown = [await _shown(find, job, question.unknown_jobs) for find, job in found]
     return Orphans(finds=tuple(shown), notes=tuple(notes))

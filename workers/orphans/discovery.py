@@ -20,7 +20,7 @@ from workers.step import JobDirectory
 
 
 async def finds(settings: Settings) -> tuple[list[tuple[Find, Job | None]], list[str]]:
-    """In the order in which they can be removed, each with its job; what living jobs own is left out."""
+    """In the order in which they can be removed, each with its job; what unfinished jobs own is left out."""
     mirrors, notes = await _mirrors(settings)
     left = [*_processes(settings), *mirrors, *_files(settings), *_retired(settings)]
     jobs = _jobs({find.job_id for find in left})  # looked up last: a job is written down before it leaves anything

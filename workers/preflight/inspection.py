@@ -185,7 +185,7 @@ async def _activity(monitor: Monitor, settings: Settings) -> Activity | None:
 
 
 def _launcher(qemu: Process, settings: Settings) -> Launcher:
-    """Who launched it. What an administrator's program can tell to keep still does not stay."""
+    """Who launched it. What an administrator's program can tell not to start the guest does not stay."""
     launcher = found.launcher_of(qemu)
     return launcher.model_copy(update={"stays": None}) if inhibitor.program(settings) else launcher
 

@@ -116,7 +116,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {CONNECT_S:g} s"
     if isinstance(error, ssl.SSLError):
-        return f"TLS does not come about: {error.reason or error}"
+        return f"TLS fails: {error.reason or error}"
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     return str(error) or type(error).__name__

@@ -230,9 +230,11 @@ def _access(ctx: Context) -> StreamAccess:
         opened = host_key.unseal(ctx.settings, _peer_key(ctx), served.sealed, by=_own_key(ctx))
         access = StreamAccess.read(opened)
     except (host_key.NotFromThatHost, UnreadableDocument) as error:
-        raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: {error}") from error
+        raise Fatal(f"the connection to {ctx.job.destination} is not trusted, nothing was sent: {error}") from error
     if access.job != ctx.job.id:
-        raise Fatal(f"the way to {ctx.job.destination} is not trusted, nothing was sent: it is of job {access.job}")
+        raise Fatal(
+            f"the connection to {ctx.job.destination} is not trusted, nothing was sent: it is that of job {access.job}"
+        )
     return access
 
 

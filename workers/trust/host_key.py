@@ -29,7 +29,7 @@ from workers.trust.own_file import content, edited
 
 
 class NotFromThatHost(DroverError):
-    """What was sealed or signed is not from the host that it should be from, or is not for this one."""
+    """What was sealed or signed is not by that host's key, or is not for this host."""
 
 
 NAME = "host.key"
@@ -126,7 +126,7 @@ def unseal(ours: Settings, from_key: str, sealed: str, *, by: str | None = None)
     try:
         document: dict[str, Any] = json.loads(_box(ours, by, from_key).decrypt(b64decode(sealed)))
     except (CryptoError, ValueError) as error:
-        raise NotFromThatHost("what was sealed for this host is not from the host that it should be from") from error
+        raise NotFromThatHost("what was sealed for this host was not sealed by the other host's key") from error
     return document
 
 
@@ -144,7 +144,7 @@ def verify(from_key: str, message: bytes, signature: str) -> None:
     try:
         VerifyKey(b64decode(from_key)).verify(message, b64decode(signature))
     except (CryptoError, ValueError) as error:
-        raise NotFromThatHost("the signature is not of the host that it should be of") from error
+        raise NotFromThatHost("the signature was not made by that host's key") from error
 
 
 def _box(ours: Settings, mine: str | None, other: str) -> Box:

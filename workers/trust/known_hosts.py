@@ -71,8 +71,8 @@ def _another_key(host: str, ours: Settings) -> str:
     if policy.of(ours).file.hosts is not None:
         return f"{host} has another key than the one that {ours.policy} on {ours.host} lists"
     return (
-        f"{host} has another key than the one that {ours.host} knows: somebody speaks in its name, unless its "
-        f"worker was installed anew; if so run `drover host trust {host} --key KEY` on {ours.host}"
+        f"{host} has another key than the one that {ours.host} knows: if its worker was installed anew, run "
+        f"`drover host trust {host} --key KEY` on {ours.host}; if not, another machine uses its name"
     )
 
 

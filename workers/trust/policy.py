@@ -146,7 +146,7 @@ class Policy(Part):
     """A program that opens macvtaps, and taps by descriptor that are no untagged ports of a Linux bridge, and hands
     over what it has opened, see `examples/taps`."""
     launcher: Place | None = None
-    """A program that tells launchers of guests other than systemd to keep still: `PROGRAM still GUEST` before the guest
+    """A program that tells launchers other than systemd not to start a guest: `PROGRAM still GUEST` before the guest
     may leave this host, `PROGRAM again GUEST` if it stays after all."""
     hooks: Place | None = None
     """The folder of programs that run at certain points of a move; without it `hooks` beside this file."""
@@ -218,7 +218,7 @@ class HostPolicy:
 
     @property
     def launcher(self) -> Path | None:
-        """What tells launchers other than systemd to keep still."""
+        """What tells launchers other than systemd not to start a guest."""
         return self.file.launcher
 
     @property

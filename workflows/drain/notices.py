@@ -141,9 +141,7 @@ def overrule(drain_id: int, guest: str, by: str) -> None:
             raise PreconditionFailed(f"{guest} does not wait for its turn in drain {drain_id}: it {state}")
         how = policies.decided(row_of_guest, drain.options, policies.all_of(session))
         if how.notice is None:
-            raise PreconditionFailed(
-                f"no policy has anybody asked before {guest} is moved: there is nothing to overrule"
-            )
+            raise PreconditionFailed(f"nobody is asked before {guest} is moved: there is nothing to overrule")
         said = {"answer": Answer.OVERRULED, "answered_at": now(session), "reason": by}
         where = {"source": row.source, "destination": row.destination or ""}
         overruled = GuestNotice(drain_id=drain_id, guest=guest, notice=how.notice, **where, **said)

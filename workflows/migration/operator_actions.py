@@ -82,9 +82,9 @@ def _can_go_on_at_source(job: Job, looked: reconcile.Look) -> None:
     cleared = any(step.name == StepName.CLEANUP and step.side is Side.SOURCE and step.started_at for step in job.steps)
     if cleared and not (here is not None and here.alive):
         raise PreconditionFailed(
-            f"{job.source} has cleared away after {job.guest}, whose QEMU there has ended: only {job.destination} can "
-            f"go on with it. `drover job explain {job.id}` says what is in the way. If {job.destination} is off for "
-            f"good: `drover job resolve {job.id} --owner source --fenced {job.destination}`"
+            f"{job.source} has removed what it had of {job.guest}, its QEMU there has ended: only {job.destination} "
+            f"can go on with it. `drover job explain {job.id}` says what is in the way. If {job.destination} is off "
+            f"for good: `drover job resolve {job.id} --owner source --fenced {job.destination}`"
         )
 
 

@@ -88,4 +88,4 @@ def _lacking(session: Session, name: str) -> str | None:
     away = guests_of(session, DrainKind.RETURN, name)
     candidates = [candidate(guest, preferred=name, refused_by={}) for guest in away]
     left = placed(session, DrainKind.RETURN, name, AllowedHosts(), candidates).left
-    return next((f"{guest} finds no place on {name}: {why}" for guest, why in sorted(left.items())), None)
+    return next((f"{guest} has no room on {name}: {why}" for guest, why in sorted(left.items())), None)

@@ -96,7 +96,7 @@ def failure(session: Session, run: HookRun) -> str | None:
     """Why it has not done its work, as a sentence; None if it has, or still works."""
     if is_lost(session, run):
         return (
-            f"whether its hook still works is not known: pid {run.pid} on {run.machine} has said nothing since "
+            f"whether its hook still works is not known: pid {run.pid} on {run.machine} has reported nothing since "
             f"{run.seen_at:%H:%M:%S %Z}; look there, and resume once it has ended"
         )
     if run.ended_at is None or run.exit_code == 0:

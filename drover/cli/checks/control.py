@@ -56,7 +56,7 @@ def _webhooks(ours: Settings) -> Iterator[Check]:
         receivers = session.scalars(select(Receiver)).all()
     if receivers and not ours.webhook_key:
         fix = "set it to what made the receivers' secrets, docs/reference/settings.md"
-        yield problem("webhooks", "there are receivers, but DROVER_WEBHOOK_KEY is not set: none is told", fix)
+        yield problem("webhooks", "there are receivers, but DROVER_WEBHOOK_KEY is not set: none gets a message", fix)
     for receiver in receivers:
         for secret in receiver.secrets:
             if secret.ends_at is not None and secret.ends_at > datetime.now(UTC):

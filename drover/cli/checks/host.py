@@ -119,7 +119,7 @@ def _rooms(ours: Settings) -> Iterator[Check]:
 
     for place in places.places(policy.of(ours), ()):
         if place.total_bytes is None or place.free_bytes is None:
-            fix = f"see why its driver ({place.driver}) fails: the worker's log has its words"
+            fix = f"see why its driver ({place.driver}) fails: the worker's log has what it printed"
             yield problem("rooms", f"the storage {place.name} cannot be asked for its room", fix)
             continue
         left = f"{size(place.free_bytes)} of {size(place.total_bytes)} left"
@@ -176,7 +176,7 @@ def _permissions(ours: Settings) -> Iterator[Check]:
     from workers.trust import host_key
 
     if os.geteuid():
-        found = "this user is not root, whom other users' QEMUs obey"
+        found = "this user is not root, so QEMUs of other users cannot be moved"
         yield warning("permissions", found, "run the worker, and this, as root")
     passwords = filter(None, (ours.database_password_file, ours.broker_password_file))
     for path in (ours.directory / host_key.NAME, ENVIRONMENT, *passwords):

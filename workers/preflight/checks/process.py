@@ -67,11 +67,11 @@ USER_NOT_ALLOWED = Kind(
 )
 LAUNCHER_STAYS = Kind(
     name="launcher-stays",
-    what="a launcher that may start the guest a second time and that nobody can tell to keep still: the loop of a "
-    "shell, a supervisor, a container",
-    remedy="end what started it so that the guest runs on without it, or name a program that tells it to keep still "
-    "(`launcher` in the policy of its host), or move the guest with --launcher-stays: then a folder takes the place of "
-    "its image before its QEMU is ended",
+    what="a launcher that may start the guest a second time and that cannot be told not to: the loop of a shell, a "
+    "supervisor, a container",
+    remedy="end what started it so that the guest runs on without it, or name a program that tells it not to start the "
+    "guest (`launcher` in the policy of its host), or move the guest with --launcher-stays: then a folder takes the "
+    "place of its image before its QEMU is ended",
     live=True,
 )
 NO_QEMU = Kind(

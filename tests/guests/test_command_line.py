@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from workers.qemu.command_line import anonymous_devices, destination_command_line, device_ids, listening_sockets
-from workers.qemu.options import FLAGS, Pairs, parse_options, write_options
+from workers.qemu.command_line import destination_command_line, device_ids, listening_sockets, nameless_devices
+from workers.qemu.options import FLAGS, Pairs, parse_command_line, parse_options, write_options
 
 
 def derive(*words: str, source: str = "/hosts/a", destination: str = "/hosts/b", **more: Any) -> list[str]:
@@ -179,7 +179,7 @@ def test_moving_back_gives_the_same_line_but_for_paths() -> None:
     assert again == [word.replace("/hosts/b", "/hosts/c") for word in there]
 
 
-def test_devices_are_counted_with_and_without_id() -> None:
+def test_devices_without_an_id_are_numbered_as_qemu_makes_them() -> None:
     argv = [
         "q",
         "-device",
@@ -193,7 +193,9 @@ def test_devices_are_counted_with_and_without_id() -> None:
     ]
     assert device_ids(argv) == {"one", "two"}
     assert device_ids(["q", "-debugcon", "file:/x"]) == {"debugcon"}
-    assert anonymous_devices([*argv, "-drive", "if=virtio,file=/x", "-drive", "if=none,id=n,file=/y"]) == 3
+    drives = ["-drive", "if=virtio,file=/x", "-drive", "if=none,id=n,file=/y"]
+    options = parse_command_line([argv[0], *argv[7:], *drives, *argv[1:7]])
+    assert [options[place].value for place in nameless_devices(options)] == ["c", "if=virtio,file=/x", '{"driver":"d"}']
 
 
 @pytest.mark.guests

@@ -144,6 +144,17 @@ def test_nodes_of_a_network_disk_become_those_of_the_file_that_it_was_copied_to(
     assert device == line[-2:]
 
 
+def test_a_device_without_an_id_is_known_by_its_number() -> None:
+    def node(name: str) -> list[str]:
+        return ["-blockdev", f"driver=raw,node-name={name},file.driver=file,file.filename=/g/{name}"]
+
+    devices = ["-device", '{"driver":"scsi-hd","drive":"a"}', "-device", "scsi-hd,drive=b"]
+    line = ["q", *node("a"), *node("b"), *devices, "-drive", "file=/g/c,if=virtio"]
+    there = [Drive(device="", qdev="/machine/peripheral-anon/device[2]", path="/g/new", format="qcow2")]
+    now = "driver=qcow2,file.driver=file,file.filename=/g/new,node-name=a"
+    assert as_it_is_now(line, there) == ["q", "-blockdev", now, *line[3:]]
+
+
 def test_nodes_that_nothing_is_on_any_more_are_known_with_those_below() -> None:
     def node(name: str, **more: str) -> list[str]:
         return ["-blockdev", json.dumps({"driver": "raw", "node-name": name, **more})]

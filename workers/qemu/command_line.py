@@ -226,14 +226,18 @@ def device_ids(argv: Sequence[str]) -> set[str]:
     return made | {identifier for identifier in found if identifier}
 
 
-def anonymous_devices(argv: Sequence[str]) -> int:
-    """How many children `/machine/peripheral-anon` has right after the start with this line.
+def nameless_devices(options: Sequence[Option]) -> list[int]:
+    """The places of the options that make `/machine/peripheral-anon/device[N]`, by N: `-device` without an id, and
+    `-drive if=virtio`, for which QEMU adds a virtio-blk.
 
-    `-device` without an id, and the virtio-blk that QEMU adds for `-drive if=virtio`.
+    It makes the devices of drives after others, and those in JSON at last (`qemu_create_cli_devices`, 10.0).
     """
-    options = parse_command_line(argv)
-    devices = sum(option.name == "device" and not option.get("id") for option in options)
-    return devices + sum(map(makes_device, options))
+    found = [place for place, option in enumerate(options) if makes_device(option) or _is_nameless(option)]
+    return sorted(found, key=lambda place: 2 if options[place].is_json() else makes_device(options[place]))
+
+
+def _is_nameless(option: Option) -> bool:
+    return option.name == "device" and not option.get("id")
 
 
 def makes_device(option: Option) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.qemu import boot_cpus, descriptors, forwards, qom
-from workers.qemu.command_line import device_ids, makes_device
+from workers.qemu.command_line import device_ids, makes_device, nameless_devices
 from workers.qemu.json_text import flat, made_up, spelled
 from workers.qemu.monitor import CommandRefused, Monitor
 from workers.qemu.options import FILES, FILTERS, Option, command_words, parse_command_line, write_options
@@ -83,26 +83,28 @@ class _Guest:
         self.plugged, self.gone = (self.types.keys() - named) | anew, (named - self.types.keys()) | anew
 
     async def kept(self) -> Words:
-        """The options without those of what is gone. The addresses of what stays do not depend on it any more."""
+        """The options without those of what is gone. The addresses of what stays do not depend on it any more, and
+        devices without ids keep their numbers (`nameless_devices`): those of drives stand at the end.
+        """
         nameless = await self._nameless() if self.gone else None
         if nameless is None:
             return command_words(self.options)
         there = await self._there()
-        words: Words = []
+        words, last = Words(), Words()
         for place, option in enumerate(self.options):
             if option.name in there and _id(option) is not None and _id(option) not in there[option.name]:
                 continue
-            pinned = nameless[place] if place in nameless else [await self._pinned(option)]
-            words += [word for each in pinned for word in each.words()]
-        return words
+            pinned, *its_device = nameless[place] if place in nameless else [await self._pinned(option)]
+            words += pinned.words()
+            last += command_words(its_device)
+        return words + last
 
     async def _nameless(self) -> dict[int, list[Option]] | None:
         """Devices without an id, and those of drives, at their addresses: {place of the option: options}.
 
-        QEMU makes those of drives after the others. None: one came or went, and nobody knows which.
+        None: one came or went, and nobody knows which.
         """
-        places = [place for place, option in enumerate(self.options) if _is_nameless(option)]
-        places += [place for place, option in enumerate(self.options) if makes_device(option)]
+        places = nameless_devices(self.options)
         if len(await qom.children(self.monitor, ANONYMOUS)) != len(places):
             return None
         paths = (f"{ANONYMOUS}/device[{number}]" for number in range(len(places)))
@@ -304,10 +306,6 @@ class _Guest:
 
 def _id(option: Option) -> str | None:
     return option.get("node-name") if option.name == "blockdev" else option.get("id")
-
-
-def _is_nameless(option: Option) -> bool:
-    return option.name == "device" and not option.get("id")
 
 
 def _with_address(option: Option, address: str) -> Option:

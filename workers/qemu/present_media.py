@@ -5,10 +5,13 @@ that of the command line; `-blockdev` by the device that uses its node.
 """
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from workers.qemu import qom
+from workers.qemu.command_line import nameless_devices
 from workers.qemu.image_options import OF_QCOW2, OF_RAW
 from workers.qemu.options import (
     FILES,
@@ -30,6 +33,9 @@ INSTEAD_OF_CD = words_of("ide-cd ide-hd scsi-cd scsi-hd")
 """With one of these devices on its command line it makes none (`default_list` there)."""
 OF_ANY_NODE = words_of("node-name read-only auto-read-only discard detect-zeroes cache force-share")
 """What a node has whatever it is, and keeps when it becomes another one."""
+
+
+_NAMELESS = re.compile(rf"{re.escape(qom.ANONYMOUS)}/device\[(\d+)\](?:/|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +121,7 @@ def _of_image(key: str, of_format: Collection[str]) -> bool:
 
 
 def _with_node(options: list[Option], drive: Drive) -> list[Option]:
-    device = next((option for option in options if option.name == "device" and _is(option, drive.qdev)), None)
+    device = _device(options, drive.qdev)
     node = device.get("drive") if device is not None else None
     nodes = {option.get("node-name"): option for option in options if option.name == "blockdev"}
     if device is None or node not in nodes or nodes[node].get("driver") in FILTERS:
@@ -130,9 +136,17 @@ def _with_node(options: list[Option], drive: Drive) -> list[Option]:
     return [made if one is nodes[node] else one for one in options if one not in below]
 
 
+def _device(options: Sequence[Option], qdev: str) -> Option | None:
+    """The option that makes it, also where it has no id."""
+    if (found := _NAMELESS.match(qdev)) is not None:
+        places, number = nameless_devices(options), int(found[1])
+        return options[places[number]] if number < len(places) else None
+    return next((option for option in options if option.name == "device" and _is(option, qdev)), None)
+
+
 def _is(device: Option, qdev: str) -> bool:
     name = device.get("id")
-    return bool(name) and (qdev == name or qdev.startswith(f"/machine/peripheral/{name}/"))
+    return bool(name) and (qdev == name or qdev.startswith(f"{qom.PERIPHERAL}/{name}/"))
 
 
 def _file(node: Option, nodes: Mapping[str | None, Option]) -> str | None:

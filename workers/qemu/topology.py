@@ -14,7 +14,8 @@ from models.plan import Topology
 from models.preflight import Check
 from workers.preflight import checks
 from workers.qemu import boot_cpus
-from workers.qemu.command_line import anonymous_devices, device_ids
+from workers.qemu.command_line import device_ids, nameless_devices
+from workers.qemu.options import parse_command_line
 
 Reply = Mapping[str, Any]
 
@@ -220,7 +221,7 @@ def hot_plugged(present: Set[str], anonymous: int, argv: Sequence[str]) -> list[
 
     QEMU never notices an extra device at the destination, so one that was unplugged counts as well.
     """
-    named, expected = device_ids(argv), anonymous_devices(argv)
+    named, expected = device_ids(argv), len(nameless_devices(parse_command_line(argv)))
     plugged = {name: f"device {name} was plugged in while the guest ran" for name in sorted(present - named)}
     unplugged = {name: f"device {name} was unplugged while the guest ran" for name in sorted(named - present)}
     found = [checks.machine.HOT_PLUGGED.found(seen, remedy="unplug it") for seen in plugged.values()]

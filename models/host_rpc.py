@@ -35,6 +35,8 @@ class Inspect(Question[Inspection]):
     """Flattened: backing files are not needed, and not looked at."""
     hooks: OptionalName = None
     """See `MigrationOptions.hooks`."""
+    moves: bool = False
+    """It is to be moved: what a copy of each disk takes is measured as well, which may last."""
 
 
 class PlanDestination(Question[DestinationPlan]):

@@ -249,11 +249,12 @@ def destination(asked: MigrationSubmission) -> str:
 
 
 def inspect(guest: Guest, how: MigrationOptions | None = None) -> Inspection:
-    """Ask its host what it is now, and what is against moving it so."""
+    """Ask its host what it is now, and what is against moving it; `how`: it is to be moved so."""
     known_host(guest.host)
     wanted = how or MigrationOptions()
+    question = Inspect(qmp=guest.qmp, chain=wanted.chain, hooks=wanted.hooks, moves=how is not None)
     try:
-        inspection = ask(guest.host, Inspect(qmp=guest.qmp, chain=wanted.chain, hooks=wanted.hooks))
+        inspection = ask(guest.host, question)
     except HostRefused as error:
         if guest.gone_at is None or error.checks:
             raise

@@ -13,6 +13,7 @@ from models.preflight import Check
 from tests import documents
 from tests.helpers import until
 from tests.qmp_guest import QEMU, Guest, image
+from workers import files
 from workers.files import UnsafePath
 from workers.images import links
 from workers.preflight import live_command_line, open_images
@@ -318,3 +319,20 @@ def test_a_name_that_is_no_utf8_is_refused_by_its_name() -> None:
         running.kill()
     said = only(found.checks)
     assert said.startswith("file=/g\\xe4st.raw: a name that is no UTF-8 cannot be told to another host; rename it")
+
+
+def test_two_images_of_a_guest_that_have_each_others_names_are_told(tmp_path: Path) -> None:
+    first, second = image(tmp_path / "a.raw"), image(tmp_path / "b.raw")
+    first.write_bytes(bytes(1 << 20))
+    disks = [
+        documents.inspection()
+        .disks[0]
+        .model_copy(update={"path": str(path), "allocated_bytes": files.taken_bytes(path.stat())})
+        for path in (first, second)
+    ]
+    assert list(open_images.swapped(disks)) == []
+    first.rename(tmp_path / "c.raw")
+    second.rename(first)
+    (tmp_path / "c.raw").rename(second)
+    said = [check.seen.partition(",")[0] for check in open_images.swapped(disks)]
+    assert said == [str(first), str(second)]

@@ -22,7 +22,7 @@ from models.host_rpc import PlanDestination
 from models.job import Job
 from tests import factories
 from tests.cli.support import drover
-from tests.helpers import MIB, Moves, next_heartbeat
+from tests.helpers import MIB, Moves, next_heartbeat, until
 from workers.process import processes
 from workers.qemu.monitor import connect
 from workers.trust import attestation
@@ -85,6 +85,19 @@ def test_an_image_that_was_moved_away_under_the_running_guest(moves: Moves) -> N
     image = moves.lab.host("host-a").guests / guest / "disk0.qcow2"
     image.rename(image.with_name("moved.qcow2"))
     assert f"has it open; `mv {image.with_name('moved.qcow2')} {image}`" in refused(guest, "host-b")
+
+
+def test_an_image_that_is_moved_away_while_it_is_copied_is_waited_for(moves: Moves) -> None:
+    guest = moves.boot(fill_mib=24)
+    image = moves.lab.host("host-a").guests / guest / "disk0.qcow2"
+    job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=8 * MIB)
+    until("the copy runs", lambda: moves.job(job.id).disks[0].bytes_copied > MIB)
+    moved = image.rename(image.with_name("moved.qcow2"))
+    until("the job says so", lambda: f"`mv {moved} {image}`; the move waits for that" in moves.events(job.id))
+    moved.rename(image)
+    moves.hurry(job.id)
+    moves.done(moves.ended(job.id))
+    moves.intact(guest, "host-b")
 
 
 @pytest.mark.usefixtures("nothing_changes")

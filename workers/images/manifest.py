@@ -37,8 +37,6 @@ then made, emptied or read: `backing_file`, `data_file`."""
 OPENED = "/proc/self/fd/%d"
 ALONE = f'json:{{"driver":"qcow2","backing":null,"file":{{"driver":"file","filename":"{OPENED}"}}}}'
 """An open file, and a qcow2 image in it without what it lies on."""
-MEASURED_WITHIN_S = 5.0
-"""qemu-img reads all tables of an image; whoever asks about a guest waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +154,9 @@ def only_a_disk(path: Path, image_format: str, size_bytes: int) -> bool:
     return not any([info.get("snapshots"), info.get("encrypted"), specific.get("bitmaps"), specific.get("data-file")])
 
 
-def data_bytes(path: Path, image_format: str) -> int | None:
+def data_bytes(path: Path, image_format: str, within_s: float) -> int | None:
     """What a copy of an image takes that lies on nothing: one whose clusters are compressed takes more than itself.
-    None: that cannot be told, as of a block device, without its key, or in time.
+    None: that cannot be told, as of a block device, without its key, or in time, for qemu-img reads all of its tables.
 
     Raises:
         OSError, UnsafePath: it cannot be opened.
@@ -168,7 +166,7 @@ def data_bytes(path: Path, image_format: str) -> int | None:
         return None if stat.S_ISBLK(there.st_mode) else files.taken_bytes(there)
     measure = ["measure", "-U", "--output=json", "-O", "qcow2"]
     try:
-        told = _run(measure, path, os.O_RDONLY, named=ALONE, timeout_s=MEASURED_WITHIN_S)
+        told = _run(measure, path, os.O_RDONLY, named=ALONE, timeout_s=within_s)
     except subprocess.TimeoutExpired:
         return None
     return int(json.loads(told.stdout)["required"]) if told.returncode == 0 else None

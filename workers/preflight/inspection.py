@@ -2,6 +2,7 @@
 
 import asyncio
 import stat
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -63,6 +64,8 @@ from workers.trust import attestation, policy
 
 CAPABILITIES = ("pause-before-switchover", "return-path", "events")
 """The switchover is not safe without these."""
+MEASURED_WITHIN_S = 5.0
+"""All disks together: whoever wants to move the guest waits for it."""
 NO_UUID = "00000000-0000-0000-0000-000000000000"
 """What `query-uuid` answers for a machine that was started without one."""
 
@@ -120,7 +123,9 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         question.chain,
         secrets,
     )
-    disks = await asyncio.gather(*(asyncio.to_thread(measured, disk, question.chain) for disk in present.disks))
+    until = time.monotonic() + MEASURED_WITHIN_S
+    measure = (asyncio.to_thread(measured, disk, question.chain, until) for disk in present.disks if question.moves)
+    disks = await asyncio.gather(*measure) or present.disks
     launcher = await asyncio.to_thread(_launcher, identity.process, settings)
     stays = [checks.process.LAUNCHER_STAYS.found(launcher.stays)] if launcher.stays else []
     unhooked = hooks.missing(policy.of(settings).hooks, question.hooks)
@@ -296,9 +301,10 @@ async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> _Pres
     told += named_data_files(named, argv)
     found = tuple(_followed(disk, seen.process, settings, told) for disk in named)
     opened_by_name = [disk.path for disk in called if disk.path not in seen.started.handed.paths]
-    told += open_images.elsewhere(seen.process, found, argv) or open_images.lost(
-        seen.process, opened_by_name, seen.started.said
-    )
+    told += open_images.elsewhere(seen.process, found, argv) or [
+        *open_images.swapped(found),
+        *open_images.lost(seen.process, opened_by_name, seen.started.said),
+    ]
     rules = policy.of(settings)
     elsewhere = {disk.path for disk in found if disk.block_device or rules.may_write(disk.path)}
     of_line = command_line_refusals(
@@ -351,15 +357,17 @@ def _followed(disk: SourceDisk, qemu: Process, settings: Settings, told: list[Ch
     return found.model_copy(update={"path": path, "named": disk.path, "links": tuple(through)}) if through else found
 
 
-def measured(disk: SourceDisk, chain: Chain) -> SourceDisk:
-    """The disk with what a copy of it takes, by what its QEMU has written down so far."""
+def measured(disk: SourceDisk, chain: Chain, until: float) -> SourceDisk:
+    """The disk with what a copy of it takes, by what its QEMU has written down so far; as it is if that lasts longer
+    than until then, by the monotonic clock.
+    """
     if disk.format != "qcow2" or disk.block_device or disk.data_file is not None or disk.allocated_bytes is None:
         return disk
     below = [(image.path, image.format) for image in disk.chain] if chain == "flatten" else []
     data = 0
     try:
         for path, of in [(disk.path, "qcow2"), *below]:
-            level = manifest.data_bytes(files.followed(Path(path)), of)
+            level = manifest.data_bytes(files.followed(Path(path)), of, max(until - time.monotonic(), 0))
             if level is None:
                 return disk  # the others are not measured in vain
             data += level

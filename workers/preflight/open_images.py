@@ -6,12 +6,13 @@ block/file-posix.c). Where it does not find it any more the move fails at its ve
 
 import re
 import stat
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from models.plan import SourceDisk
 from models.preflight import Check
+from workers import files
 from workers.preflight import astray, checks
 from workers.preflight.astray import Identity, file_at
 from workers.process import processes
@@ -43,6 +44,26 @@ def elsewhere(process: Process, disks: Sequence[SourceDisk], argv: Sequence[str]
         else _sentence(path, places[path], process, away)
         for path in missed
     ]
+
+
+def swapped(disks: Sequence[SourceDisk]) -> Iterator[Check]:
+    """Two images of one guest have each other's names: QEMU does not tell which it has open for which disk, but what
+    that takes, as it has just been asked.
+    """
+    there = [(disk, _taken(disk.path)) for disk in disks if not disk.block_device]
+    for disk, taken in there:
+        for other, taken_there in there:
+            if taken_there == disk.allocated_bytes not in {taken, other.allocated_bytes}:
+                seen = f"{disk.path}, the image of disk {disk.qdev}, is at {other.path} by now, as another one of its"
+                yield checks.disks.IMAGE_ASTRAY.found(
+                    f"{seen} images is at its place", remedy="give each its former name again"
+                )
+
+
+def _taken(path: str) -> int | None:
+    with suppress(OSError):
+        return files.taken_bytes(Path(path).stat())
+    return None
 
 
 def put_back(process: Process, path: str, known: Collection[str], argv: Sequence[str]) -> str | None:

@@ -162,6 +162,8 @@ class MigrateRamSource(StepHandler):
             status = (await monitor.query("query-status"))["status"]
         if status != "running":
             raise Fatal(f"{ctx.job.guest} is {status} since the move began: let it run, then move it again")
+        if (astray := await asyncio.to_thread(readiness.image_astray, ctx)) is not None:
+            raise BeginAnew(astray, Restart.SYNC)
         if bases := await asyncio.to_thread(listing.changed, ctx.source.files, ctx.settings):
             raise Fatal(f"{', '.join(bases)} was changed under {ctx.job.guest}, which lies on it, since the move began")
 

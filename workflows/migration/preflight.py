@@ -71,7 +71,7 @@ def _with_those_of(
 ) -> HostRefused:
     """What the destination has against it besides, so that all is known at once."""
     try:
-        planned_at(destination, guest, inspect(guest, options), options)
+        planned_at(destination, guest, inspect(guest, options or MigrationOptions()), options)
     except HostRefused as there:
         known = {check.name for check in refused.checks}
         more = [check for check in there.checks if check.name not in known]
@@ -91,7 +91,7 @@ def movable(guest: Guest, options: MigrationOptions | None = None) -> Inspection
     """
     with transaction() as session:
         refuse_in_mid_job(session, guest.name)
-    inspection = inspect(guest, options)
+    inspection = inspect(guest, options or MigrationOptions())
     refuse_second_name(guest, inspection)
     found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]
     accepted = {check.sentence for check in _accepted(inspection, options)}
@@ -150,11 +150,6 @@ def planned_at(
     if len(answer.files) < len(inspection.files):
         raise PreconditionFailed(
             f"the worker of {destination} is too old to take the files of {guest.name}: upgrade it"
-        )
-    if wanted.verify and answer.qmp.startswith("tcp:"):
-        raise PreconditionFailed(
-            f"{guest.name} cannot be verified: its monitor is reached by TCP, and QEMU takes no open file that way. "
-            "Give it a monitor at a Unix socket, or move it without `--verify`"
         )
     return Plan(
         source=inspection,

@@ -1,6 +1,6 @@
 """Where the disks of a guest go: what an operator wants of this move, then what is mapped for its storages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import select
 
@@ -25,14 +25,18 @@ def effective(source: str, destination: str, inspection: Inspection, wanted: Lay
         raise PreconditionFailed(f"the guest has no disk {unknown[0]}: it has {there}")
     with transaction() as session:
         at_source = session.scalars(select(Storage).where(Storage.host == source)).all()
-        at_destination = session.scalars(select(Storage).where(Storage.host == destination)).all()
+        rows = session.scalars(select(Storage).where(Storage.host == destination, Storage.driver != FILESYSTEM))
+        free = {row.name: row.free_bytes for row in rows if row.free_bytes is not None}
         ways = (StorageMapping.host == source) & (StorageMapping.destination == destination)
         mapped = {row.storage: row for row in session.scalars(select(StorageMapping).where(ways))}
     disks = []
     for disk in inspection.disks:
         own = _mapped(wanted.of(disk.index), disk, at_source, mapped)
         if own.storage is not None:
-            own = own.model_copy(update={"storage": _chosen(own.storage, at_destination, destination)})
+            name = _chosen(own.storage, free, destination)
+            own = own.model_copy(update={"storage": name})
+            takes = disk.virtual_size_bytes if disk.allocated_bytes is None else disk.allocated_bytes
+            free |= {name: free[name] - takes} if name in free else {}
         disks.append(own)
     plain = [DiskLayout(index=disk.index) for disk in disks]
     return Layout(disks=tuple(disks) if disks != plain else (), overwrite=wanted.overwrite)
@@ -55,14 +59,15 @@ def _mapped(
     )
 
 
-def _chosen(names: str, there: Sequence[Storage], destination: str) -> str:
-    """Of several names, by commas, or of any, the storage with the most room; a single name is the host's matter."""
+def _chosen(names: str, free: Mapping[str, int], destination: str) -> str:
+    """Of several names, by commas, or of any, the storage with the most room, beside the guest's other disks; a single
+    name is the host's matter.
+    """
     if names != ANY and "," not in names:
         return names
-    asked = {row.name for row in there} if names == ANY else {name.strip() for name in names.split(",")}
-    found = [row for row in there if row.name in asked and row.free_bytes is not None and row.driver != FILESYSTEM]
+    found = free.keys() if names == ANY else free.keys() & {name.strip() for name in names.split(",")}
     if not found:
         raise PreconditionFailed(
             f"{destination} reports none of the storages {names}: see `drover storage list`, or name a path"
         )
-    return max(found, key=lambda row: (row.free_bytes or 0, row.name)).name
+    return max(found, key=lambda name: (free[name], name))

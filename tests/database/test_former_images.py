@@ -211,7 +211,8 @@ def test_changes_for_which_there_is_no_room_wait_for_it_and_say_so_once(
     with transaction() as session:
         told = [event.sentence for event in session.query(Event).order_by(Event.id)]
         assert session.get_one(Job, back.job.id).steps[0].error is None
-    held_up = f"one has no room left for {back.disks[0].destination_path}: make room there and the move goes on"
+    path = back.disks[0].destination_path
+    held_up = f"one has no room left for {path}: make room there (or raise the quota) and the move goes on"
     assert [sentence.partition(", or")[0] for sentence in told[-2:]] == [held_up, "the move goes on"]
     assert told.count("the move goes on") == 1
 

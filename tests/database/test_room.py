@@ -4,7 +4,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from workers.process import processes
 from workers.process.processes import Process
 from workers.storage import drivers, making, places, room, watch
 from workers.trust import policy
-from workflows import guests
+from workflows import guests, layouts
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -89,6 +89,23 @@ def test_each_storage_is_over_committed_as_it_is_set(ours: Settings, tmp_path: P
     room.check([disk(tmp_path / "a.qcow2", virtual, 5 * MIB)], ours, thin_factor=1000)
 
 
+def test_disks_that_go_to_the_storage_with_the_most_room_leave_room_for_each_other(ours: Settings) -> None:
+    with transaction() as session:
+        for name, free in (("a", 100), ("b", 90), ("c", 50)):
+            session.add(Storage(host="one", name=name, driver="folder", place=f"/{name}", free_bytes=free * GB))
+    first, *_ = documents.inspection().disks
+    sizes = enumerate((60, 60, 20))
+    disks = tuple(first.model_copy(update={"index": n, "allocated_bytes": size * GB}) for n, size in sizes)
+
+    def chosen(names: str) -> list[str | None]:
+        layout = layouts.effective("two", "one", documents.inspection(disks=disks), Layout(storage=names))
+        return [disk.storage for disk in layout.disks]
+
+    assert chosen("any") == ["a", "b", "c"]
+    assert chosen("b,c") == ["b", "c", "b"]
+    assert chosen("elsewhere") == ["elsewhere"] * 3
+
+
 def test_a_thin_volume_counts_with_what_is_written_to_it(ours: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     (pool := ours.guest_root / "policy.toml").write_text('[storages.thin]\ndriver = "lvm"\nplace = "vg/pool"\n')
     rules = policy.of(ours.model_copy(update={"policy": pool}))
@@ -121,15 +138,19 @@ def small(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 def test_where_no_file_can_be_made_is_known_before_with_the_reason(
     small: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    def said(folder: Path, *, images: int = 1, virtual: int = GB) -> str:
+    def said(folder: Path, *, images: int = 1, virtual: int = GB, others: Sequence[Path] = ()) -> str:
         disks = [disk(folder / f"{number}.raw", virtual, 0) for number in range(images)]
         raw = [one.model_copy(update={"format": "raw"}) for one in disks]
-        return "; ".join(f"{seen}: {remedy}" for seen, remedy in making.impossible_files(raw, ()).items())
+        return "; ".join(
+            f"{seen}: {remedy}" for seen, remedy in making.impossible_files(raw, (), map(str, others)).items()
+        )
 
     assert "read-only: mount it writable" in said(small("ro"))
     few = small("nr_inodes=3")
     assert said(few, images=2) == ""
     assert "no inodes left" in said(few, images=3)
+    assert "no inodes left" in said(few, images=1, others=[few / "logs", few / "logs" / "log"])
+    assert said(few, images=1, others=[few, few / "qmp.sock"]) == ""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 * MIB, limits[1]))
     try:

@@ -7,10 +7,12 @@ from workers.step import Context
 
 
 def no_room(job: Job, paths: Iterable[str]) -> str:
-    """What only an operator can change, and what is waited for without a limit."""
+    """What only an operator can change, and what is waited for without a limit. By NBD a quota that is used up is no
+    room either (`system_errno_to_nbd_errno`).
+    """
     return (
-        f"{job.destination} has no room left for {', '.join(paths)}: make room there and the move goes on, "
-        f"or end it with `drover job cancel {job.id}`"
+        f"{job.destination} has no room left for {', '.join(paths)}: make room there (or raise the quota) and the move "
+        f"goes on, or end it with `drover job cancel {job.id}`"
     )
 
 

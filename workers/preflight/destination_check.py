@@ -5,7 +5,7 @@ import ipaddress
 import os
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from drover import words
@@ -130,8 +130,14 @@ def _images(plan: DestinationPlan, settings: Settings, rules: HostPolicy, questi
         room.check(made, settings, needed_files=plan.files, thin_factor=question.thin_factor, copies_give_way=True)
     except PreconditionFailed as error:
         problems.append(checks.disks.NO_ROOM.found(str(error)))
-    impossible = making.impossible_files(disks, plan.files)
+    impossible = making.impossible_files(disks, plan.files, _others(plan, settings.guest_root))
     return problems + [checks.disks.IMAGE_EXISTS.found(seen, remedy=remedy) for seen, remedy in impossible.items()]
+
+
+def _others(plan: DestinationPlan, root: Path) -> Iterator[str]:
+    """What takes an inode each besides images and files: folders, and what QEMU makes."""
+    yield from (folder.path for folder in plan.folders)
+    yield from (made.path for made in permissions.written(plan.argv) if Path(made.path).is_relative_to(root))
 
 
 def _place(disk: PlannedDisk, settings: Settings, rules: HostPolicy) -> str | None:

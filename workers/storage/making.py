@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -106,16 +106,20 @@ def programs(disks: Sequence[PlannedDisk], rules: HostPolicy) -> list[str]:
     return []
 
 
-def impossible_files(disks: Sequence[PlannedDisk], needed: Sequence[PlannedFile]) -> dict[str, str]:
-    """Why not all of these images and files can be made, each with what to do. Tried with files without names, all at
-    once, which are gone afterwards: so it is found in whichever way the kernel counts.
+def impossible_files(
+    disks: Sequence[PlannedDisk], needed: Sequence[PlannedFile], others: Iterable[str] = ()
+) -> dict[str, str]:
+    """Why not all of these images and files can be made, nor `others` (folders, sockets and logs), each with what to
+    do. Tried with files without names, all at once, which are gone afterwards: so it is found in whichever way the
+    kernel counts.
     """
-    wanted = [(Path(disk.destination_path), _begins_with(disk)) for disk in disks]
-    wanted += [(path, file.size_bytes) for file in needed if not os.path.lexists(path := Path(file.destination_path))]
+    wanted = {disk.destination_path: _begins_with(disk) for disk in disks}
+    more = {**dict.fromkeys(others, 0), **{file.destination_path: file.size_bytes for file in needed}}
+    wanted |= {path: size for path, size in more.items() if not os.path.lexists(path)}
     found = dict[str, str]()
     with ExitStack() as stack:
-        for path, size in wanted:
-            folder = manifest.existing_parent(path)
+        for path, size in wanted.items():
+            folder = manifest.existing_parent(Path(path))
             try:
                 number = files.nameless(folder)
                 stack.callback(os.close, number)

@@ -98,7 +98,7 @@ class Line(_Part):
     """Tried in every run of the tests; the others by `make test-guests`."""
     refused: str | None = None
     """It is refused before anything begins, with a sentence that this regular expression matches. None: it moves."""
-    options: MigrationOptions = MigrationOptions()
+    options: MigrationOptions = MigrationOptions(verify=True)
     """Of its moves."""
     needs: tuple[str, ...] = ()
     """It is tried only where these are: paths, and programs by their names."""

@@ -51,8 +51,8 @@ def span(seconds: float | None) -> str:
 
 
 def moment(at: str | None) -> str:
-    """A time of a document, to the minute: `2026-11-28 05:57`; nothing if there is none."""
-    return f"{datetime.fromisoformat(at):%Y-%m-%d %H:%M}" if at else ""
+    """A time of a document, to the minute: `2026-11-28 05:57 UTC`; nothing if there is none."""
+    return utc(datetime.fromisoformat(at)) if at else ""
 
 
 def utc(at: datetime) -> str:

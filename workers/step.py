@@ -286,7 +286,7 @@ class Context:
         """
         self.claim.check()
         if not (seen := self.directory.path / "fence").exists():
-            processes.prove_names(self.directory.path)
+            processes.make_names_secret(self.directory.path)
         fence(seen, self.claim.token)
         if self._proven is not None and self.held is None:
             held_plan.begin(self.directory.path, self._proven, self.claim.side)

@@ -50,7 +50,7 @@ def listed(selector: str | None, *, as_json: bool) -> None:
         if row["state"] == Life.TWICE:
             output.note(f"{row['name']} runs twice: {row['twin']}. End one of the two before both write to its data")
         if row["state"] == Life.GONE:
-            output.note(f"{row['name']} is gone since {row['gone_at']}. {guests.if_gone(row['name'])}")
+            output.note(f"{row['name']} is gone since {words.moment(row['gone_at'])}. {guests.if_gone(row['name'])}")
 
 
 def _cells(row: Document) -> tuple[object, ...]:

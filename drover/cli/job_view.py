@@ -60,7 +60,7 @@ def _print(shot: Snapshot, warnings: list[str]) -> None:
     for warning in warnings:
         output.note(f"warning: {warning}")
     output.say(
-        f"  asked for {serializers.iso(job.created_at)}, time {words.span(shot.total_s) or '-'}, "
+        f"  asked for {words.utc(job.created_at)}, time {words.span(shot.total_s) or '-'}, "
         f"guest paused for {downtime(job) or '-'}"
     )
     _print_how(job)
@@ -94,7 +94,7 @@ def _print(shot: Snapshot, warnings: list[str]) -> None:
 
 
 def _print_how(job: Job) -> None:
-    """By whose word it is moved so, and what was done because it did not converge."""
+    """What policies and options decided, and what was done because it did not converge."""
     if how := policies.told(job.options):
         output.say(f"  how: {words.pairs(how)}")
     for event in operations().explanation(job.id)["events"]:

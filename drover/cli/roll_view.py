@@ -22,8 +22,7 @@ def exit_code(shot: RollShot) -> ExitCode:
 def cells(row: HostRow) -> tuple[object, ...]:
     """One host as a line of the table."""
     host = row.host
-    since = f"{host.since.astimezone():%H:%M:%S}"
-    return host.host, host.state, since, host.drain_id, host.return_id, row.hook, row.remark
+    return host.host, host.state, words.utc(host.since), host.drain_id, host.return_id, row.hook, row.remark
 
 
 class RollLines:

@@ -22,7 +22,6 @@ from workflows.migration.chain import LINKS, StepName
 REACHED_WITHIN_S = 90.0
 SWITCH = ("migrate_ram", Side.SOURCE)
 """The link in which the guest changes its owner."""
-PROOF = "compare_images"
 BUILDS_ON_FORMER_IMAGES = {("prepare_dest_image", Side.DESTINATION), ("mirror_disks", Side.SOURCE)}
 """The links that do something else when the guest goes back by what has changed."""
 BUILDS_ON_A_COPY = {("mirror_disks", Side.SOURCE)}
@@ -123,7 +122,7 @@ class Boundary(Point):
 
 
 def _proves(seq: int) -> bool:
-    return LINKS[seq - 1][0] == PROOF
+    return LINKS[seq - 1][0] == StepName.COMPARE_IMAGES
 
 
 def _somebody_waits(connection: "psycopg.Connection[tuple[object, ...]]") -> bool:

@@ -36,7 +36,7 @@ def test_a_process_is_found_again_by_its_mark_and_not_after_its_death(tmp_path: 
 
 
 def test_a_process_that_anybody_calls_like_one_of_a_job_is_none_of_its(tmp_path: Path) -> None:
-    processes.prove_names(tmp_path)
+    processes.make_names_secret(tmp_path)
     started = _spawn(tmp_path, "sleep", "1000")
     called = ("mark", "switch-x", "switch-1/x/y", "x/../mark", "switch-" + "x" * 300, "x/" * 60_000, "mark\tguessed")
     forged = [subprocess.Popen(["sleep", "1000"], env={processes.MARK: f"{tmp_path}/{name}"}) for name in called]

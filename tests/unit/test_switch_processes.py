@@ -70,7 +70,7 @@ def slow_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def context(tmp_path: Path) -> Iterator[Context]:
     context = _context(tmp_path)
     context.directory.path.mkdir(parents=True)
-    processes.prove_names(context.directory.path)
+    processes.make_names_secret(context.directory.path)
     yield context
     for process in processes.find_below(context.directory.path):
         process.kill()

@@ -29,8 +29,8 @@ from workers.process.machine import boot
 logger = logging.getLogger(__name__)
 
 MARK = "DROVER_PROCESS"
-PROOF = "names"
-"""The file of a folder that has what follows the names of processes below it: any user can give a process a name, but
+NAMES = "names"
+"""The file of a folder whose text follows the name of each process below it: any user can give a process a name, but
 cannot guess that."""
 LONGEST = 4096
 """Characters of a name: as of a path."""
@@ -217,7 +217,7 @@ def spawn(
 
 def named(mark: str) -> dict[str, str]:
     """The environment by which a process has this name."""
-    return {MARK: f"{mark}{_proof(mark)}"}
+    return {MARK: f"{mark}{_secret(mark)}"}
 
 
 def _reap(child: "subprocess.Popen[bytes]", mark: str) -> None:
@@ -267,23 +267,23 @@ def _named(start: str) -> list[tuple[str, Process]]:
         _, is_there, rest = (b"\0" + _environment(pid)).partition(b"\0" + wanted)
         if is_there and (alive := process(pid)) is not None:
             name, tab, secret = (start + rest.partition(b"\0")[0].decode(errors="replace")).partition("\t")
-            if len(name) <= LONGEST and _proof(name) in {"", tab + secret}:
+            if len(name) <= LONGEST and _secret(name) in {"", tab + secret}:
                 found.append((name, alive))
     return found
 
 
-def _proof(mark: str) -> str:
+def _secret(mark: str) -> str:
     """Empty where there is none: outside of jobs, for a job that an earlier version began here, or after its end."""
     there = next(folder for folder in Path(mark).parents if os.path.isdir(folder))  # noqa: PTH112 # whatever it is called
     with contextlib.suppress(OSError):
-        return (there / PROOF).read_text()
+        return (there / NAMES).read_text()
     return ""
 
 
-def prove_names(folder: Path) -> None:
+def make_names_secret(folder: Path) -> None:
     """Have the processes that are started below this folder from now on told from those that others call so."""
     with contextlib.suppress(FileExistsError):
-        os.write(file := files.private(folder / PROOF, os.O_WRONLY | os.O_EXCL), f"\t{secrets.token_hex(16)}".encode())
+        os.write(file := files.private(folder / NAMES, os.O_WRONLY | os.O_EXCL), f"\t{secrets.token_hex(16)}".encode())
         os.close(file)
 
 

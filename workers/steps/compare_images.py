@@ -64,7 +64,7 @@ class CompareImagesSource(StepHandler):
             found = Proof(disks=await _compared(ctx), finished=True)
         except Transient as error:  # the process at the destination, or the way to it, may be gone
             if ctx.claim.attempt < self.attempts:
-                raise BeginAnew(str(error), Restart.PROOF) from error
+                raise BeginAnew(str(error), Restart.COMPARISON) from error
             _go_on_without(ctx, str(error))
             return
         unwell = ctx.job.health is not None and ctx.job.health.problems

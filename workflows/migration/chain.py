@@ -66,7 +66,7 @@ class Restart(enum.StrEnum):
     MIRRORS = StepName.MIRROR_DISKS.value  # the disks are copied anew, to the same one
     SYNC = StepName.AWAIT_SYNC.value  # the mirrors still work: the RAM is sent anew once they are in sync
     RAM = StepName.MIGRATE_RAM.value  # the RAM is sent anew, to a new QEMU
-    PROOF = StepName.COMPARE_IMAGES.value  # the images are compared anew, by a new process at the destination
+    COMPARISON = StepName.COMPARE_IMAGES.value  # the images are compared anew, by a new process at the destination
 
 
 RESTARTS: Mapping[Link, frozenset[Restart]] = {
@@ -76,7 +76,7 @@ RESTARTS: Mapping[Link, frozenset[Restart]] = {
     (StepName.AWAIT_SYNC, Side.SOURCE): frozenset({Restart.NBD_SERVER, Restart.MIRRORS}),
     (StepName.MIGRATE_RAM, Side.DESTINATION): frozenset({Restart.NBD_SERVER}),
     (StepName.MIGRATE_RAM, Side.SOURCE): frozenset({Restart.NBD_SERVER, Restart.SYNC, Restart.RAM}),
-    (StepName.COMPARE_IMAGES, Side.SOURCE): frozenset({Restart.PROOF}),
+    (StepName.COMPARE_IMAGES, Side.SOURCE): frozenset({Restart.COMPARISON}),
 }
 """Which link may begin anew from where."""
 

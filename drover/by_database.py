@@ -54,8 +54,8 @@ class ByDatabase:
         return documents.hosts(Selector.read(selector))
 
     def on_host(self, name: str, action: HostAction) -> Document:
-        host = hosts.cordon(name) if action == "cordon" else hosts.uncordon(name)
-        return serializers.host_state(host)
+        done = {"cordon": hosts.cordon, "uncordon": hosts.uncordon, "forget": hosts.forget}[action]
+        return serializers.host_state(done(name))
 
     def guests(self, selector: str | None) -> list[Document]:
         return documents.guests(Selector.read(selector))

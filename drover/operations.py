@@ -23,7 +23,7 @@ from workflows.submissions import DrainSubmission, MigrationSubmission, RollSubm
 
 JobAction = Literal["cancel", "release", "retry"]
 DrainAction = Literal["pause", "resume", "release", "cancel"]
-HostAction = Literal["cordon", "uncordon"]
+HostAction = Literal["cordon", "uncordon", "forget"]
 RollAction = Literal["pause", "resume", "cancel"]
 PlanAction = Literal["approve", "apply", "withdraw"]
 Reported = Literal["job", "drain"]
@@ -60,7 +60,7 @@ class Operations(Protocol):
         """All hosts, or those with these labels."""
 
     def on_host(self, name: str, action: HostAction) -> Document:
-        """Cordon a host, or let it take guests again."""
+        """Cordon a host, let it take guests again, or take it off the lists."""
 
     def guests(self, selector: str | None) -> list[Document]:
         """All guests, or those with these labels."""

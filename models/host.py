@@ -20,6 +20,7 @@ class HostState(enum.StrEnum):
     ACTIVE = "active"
     CORDONED = "cordoned"  # takes no guest; those that it has stay
     MAINTENANCE = "maintenance"  # a drain has emptied it; takes no guest
+    FORGOTTEN = "forgotten"  # out of service: not shown while its worker is silent; takes no guest
 
 
 class Host(Base):

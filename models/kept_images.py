@@ -59,7 +59,12 @@ def on_host() -> ColumnElement[str]:
 
 
 def kept(
-    session: Session, *, guest: str | None = None, host: str | None = None, older_than: timedelta | None = None
+    session: Session,
+    *,
+    guest: str | None = None,
+    host: str | None = None,
+    older_than: timedelta | None = None,
+    ending_within: timedelta | None = None,
 ) -> list[KeptImage]:
     """All of them, or those of one guest or host, the oldest first."""
     since = func.coalesce(Job.committed_at, Job.finished_at, Job.created_at)
@@ -67,6 +72,7 @@ def kept(
         *([Job.guest == guest] if guest is not None else []),
         *([on_host() == host] if host is not None else []),
         *([since < func.now() - older_than] if older_than is not None else []),
+        *([Disk.retired_until < func.now() + ending_within] if ending_within is not None else []),
     ]
     query = (
         select(

@@ -23,12 +23,17 @@ from models.host import Host, HostState
 from models.job import Disk, Job, JobState
 from models.storage import Storage
 from models.transitions import BEGUN, FINISHED, GOING_ON
-from workflows.host_rpc import alive
+from workflows.host_rpc import alive, listed
 
 UNLIMITED = float("inf")
 AMOUNTS = ("cpus", "memory_bytes", "disk_bytes")
 TAKEN = (*AMOUNTS, "unwritten_bytes")
-CLOSED = {HostState.ACTIVE: None, HostState.CORDONED: "it is cordoned", HostState.MAINTENANCE: "it is in maintenance"}
+CLOSED = {
+    HostState.ACTIVE: None,
+    HostState.CORDONED: "it is cordoned",
+    HostState.MAINTENANCE: "it is in maintenance",
+    HostState.FORGOTTEN: "it was forgotten",
+}
 
 
 def one_more(limit: str, now: int) -> str:
@@ -196,7 +201,7 @@ def rooms(session: Session, ours: Settings, *, planning: Collection[str] | None 
     )
     query = query.outerjoin(taken, taken.c.host == Host.name)
     query = query.outerjoin(Storage, (Storage.host == Host.name) & (Storage.name == storage.GUESTS))
-    return {row.name: _room(row) for row in session.execute(query)}
+    return {row.name: _room(row) for row in session.execute(query.where(listed(ours)))}
 
 
 @dataclass(frozen=True, kw_only=True)

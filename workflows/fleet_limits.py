@@ -17,6 +17,7 @@ from models.controller import wake
 from models.database import transaction
 from models.fleet import Bandwidth, FleetLimits, Limits, Retention
 from models.host import Host
+from workflows.host_rpc import listed
 from workflows.hosts import existing
 from workflows.selectors import relabelled
 
@@ -101,7 +102,7 @@ def _fits_the_hosts(session: Session, wanted: Limits) -> None:
             f"host-patience cannot be {_amount('host_patience', wanted.host_patience)}: a host counts as silent after "
             f"{amount(settings().host_timeout)} s (four times DROVER_HEARTBEAT_S) and must be waited for longer"
         )
-    for host in session.scalars(select(Host).order_by(Host.name)):
+    for host in session.scalars(select(Host).where(listed(settings())).order_by(Host.name)):
         steps = host.facts.concurrency
         if steps is not None and wanted.max_held >= steps:
             raise PreconditionFailed(_too_many_held(wanted.max_held, host.name, steps))

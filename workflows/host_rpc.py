@@ -14,7 +14,7 @@ from drover.escaping import escaped
 from drover.settings import Settings, settings
 from models.contracts import Json
 from models.database import autocommitting, listening, transaction
-from models.host import ANSWERED_CHANNEL, Host, HostRequest, RequestState
+from models.host import ANSWERED_CHANNEL, Host, HostRequest, HostState, RequestState
 from models.host_rpc import Answer, Question, Refusal
 from workflows import not_there
 
@@ -29,7 +29,8 @@ def known_host(name: str) -> Host:
         PreconditionFailed: there is none, or it is silent.
     """
     with transaction() as session:
-        found = session.execute(select(Host, alive(settings())).where(Host.name == name)).one_or_none()
+        there = (Host.name == name, listed(settings()))
+        found = session.execute(select(Host, alive(settings())).where(*there)).one_or_none()
         if found is None:
             raise not_there.host(session, name)
     host, is_alive = found
@@ -44,6 +45,11 @@ def known_host(name: str) -> Host:
 def alive(ours: Settings) -> ColumnElement[bool]:
     """Hosts whose worker sent a heartbeat lately."""
     return Host.heartbeat_at > func.clock_timestamp() - ours.host_timeout
+
+
+def listed(ours: Settings) -> ColumnElement[bool]:
+    """Hosts that there are: one that was forgotten is there again once its worker is."""
+    return (Host.state != HostState.FORGOTTEN) | alive(ours)
 
 
 def ask(host: str, question: Question[Answer]) -> Answer:

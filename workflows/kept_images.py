@@ -15,7 +15,7 @@ from models.host import Host
 from models.kept_images import KeptImage
 from workflows.guests import refuse_unknown
 from workflows.host_rpc import alive
-from workflows.hosts import existing, labels
+from workflows.hosts import existing, selected
 from workflows.selectors import Selector
 
 
@@ -48,7 +48,7 @@ class Purged:
 def listed(which: Which, selector: Selector) -> list[KeptImage]:
     """Those that are kept on the hosts that are selected, the oldest first. Errors as for `purge`."""
     with transaction() as session:
-        meant = set(session.scalars(select(Host.name).where(selector.condition(labels()))))
+        meant = set(session.scalars(select(Host.name).where(selected(selector))))
         return [image for image in _kept(session, which) if image.host in meant]
 
 

@@ -16,7 +16,12 @@ AT_MOST, ALIKE = 3, 0.6
 
 
 def host(session: Session, name: str) -> NotThere:
-    """No worker has registered under this name."""
+    """No worker has registered under this name, or the host was forgotten."""
+    if session.get(Host, name) is not None:
+        return NotThere(
+            f"there is no host {name!r} any more, it was forgotten: once its worker starts there it is listed again, "
+            f"and `drover host uncordon {name}` lets it take guests"
+        )
     return NotThere(f"there is no host {name!r}: {_did_you_mean(session, Host.name, name)}see `drover host list`")
 
 

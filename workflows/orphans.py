@@ -10,7 +10,7 @@ from drover.settings import settings
 from models.database import transaction
 from models.host import Host
 from models.host_rpc import CollectOrphans, LookForOrphans, Orphan
-from workflows.host_rpc import alive, ask, known_host
+from workflows.host_rpc import alive, ask, known_host, listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,8 @@ def hosts(name: str | None = None) -> tuple[list[str], list[str]]:
     if name is not None:
         return [known_host(name).name], []
     with transaction() as session:
-        rows = session.execute(select(Host.name, alive(settings())).order_by(Host.name)).all()
+        there = select(Host.name, alive(settings())).where(listed(settings()))
+        rows = session.execute(there.order_by(Host.name)).all()
     return [host for host, is_alive in rows if is_alive], [host for host, is_alive in rows if not is_alive]
 
 

@@ -26,7 +26,11 @@ class Names:
     """Of one row of its answer: the name, and what is shown beside it."""
 
 
-HOSTS = Names("SELECT name, address FROM host ORDER BY name", "hosts", lambda row: (row["name"], row["address"]))
+HOSTS = Names(
+    "SELECT name, address FROM host WHERE state <> 'forgotten' ORDER BY name",
+    "hosts",
+    lambda row: (row["name"], row["address"]),
+)
 GUESTS = Names("SELECT name, host FROM guest ORDER BY name", "guests", lambda row: (row["name"], row["host"]))
 RECEIVERS = Names("SELECT name, array_to_string(within, ' ') FROM webhook_receiver ORDER BY name")
 JOBS = Names(

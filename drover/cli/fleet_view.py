@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from drover import words
 from drover.cli import output
-from drover.settings import amount
+from drover.settings import amount, settings
 from models import fleet
 from models.base import Document
 from models.budget import BandwidthHours
@@ -15,13 +15,14 @@ from models.fleet import Limits
 from models.host import Host
 from workflows import schedule
 from workflows.fleet_limits import OF_ONE_HOST, reach
+from workflows.host_rpc import listed
 
 
 def show(*, as_json: bool) -> None:
     """Print all limits, with their ranges, and what hosts have of their own."""
     with transaction() as session:
         limits = fleet.limits(session)
-        hosts = session.scalars(select(Host).order_by(Host.name)).all()
+        hosts = session.scalars(select(Host).where(listed(settings())).order_by(Host.name)).all()
     own = [
         {"host": host.name, "limit": name, "value": getattr(host, name)}
         for host in hosts

@@ -18,6 +18,11 @@ from workflows import selectors
 
 VERSION = re.compile(r"^QEMU emulator version | \(.*\)$")
 """What is around it in what QEMU says of itself."""
+MEANS = {
+    HostState.FORGOTTEN: ": it is listed no more, nor are images that guests left there. If its worker starts again it "
+    "is listed again, and takes no guest until `drover host uncordon`"
+}
+"""What a state has for people besides its name."""
 
 
 def listed(selector: str | None, *, as_json: bool) -> None:
@@ -58,7 +63,7 @@ def report(host: Document, *, as_json: bool) -> None:
     if as_json:
         output.emit(host)
     else:
-        output.say(f"{host['name']} is {host['state']}")
+        output.say(f"{host['name']} is {host['state']}{MEANS.get(host['state'], '')}")
 
 
 def vouched(host: Document, *, as_json: bool) -> None:

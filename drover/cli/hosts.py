@@ -178,6 +178,19 @@ def uncordon(host: HostName, as_json: AsJson = False) -> None:
     host_view.report(operations().on_host(host, "uncordon"), as_json=as_json)
 
 
+@app.command(epilog=examples("drover host forget hv2"))
+def forget(host: HostName, as_json: AsJson = False) -> None:
+    """Take a host that is gone for good off all lists. Refused while its worker is heard, or guests or work are on it.
+
+    Nothing is changed on the host. If its worker starts again it is listed again, and takes no guest until
+    `drover host uncordon`.
+    """
+    from drover.cli import host_view
+    from drover.cli.backend import operations
+
+    host_view.report(operations().on_host(host, "forget"), as_json=as_json)
+
+
 @app.command("key", epilog=examples("drover host key", "drover host key --json | jq --raw-output .key"))
 def show_key(
     renew: Annotated[

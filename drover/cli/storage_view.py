@@ -15,7 +15,7 @@ from workflows.selectors import Selector
 
 def listed(selector: str | None, *, as_json: bool) -> None:
     """Print a line for each storage."""
-    meant = select(Host.name).where(Selector.read(selector).condition(hosts.labels()))
+    meant = select(Host.name).where(hosts.selected(Selector.read(selector)))
     with transaction() as session:
         rows = session.scalars(
             select(Storage).where(Storage.host.in_(meant)).order_by(Storage.host, Storage.name)

@@ -383,7 +383,7 @@ def purge(wanted: Purge, person: Operator) -> Document:
 
 @router.post("/hosts/{name}/{action}")
 def act_on_host(name: Name, action: HostAction, person: Operator) -> Document:
-    """As `drover host cordon` and `uncordon`."""
+    """As `drover host cordon`, `uncordon` and `forget`."""
     asked_by(person).on_host(name, action)
     log.info("%s: %s %s", person.by, action, name)
     return documents.host(name)

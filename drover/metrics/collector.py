@@ -20,6 +20,7 @@ from drover.metrics.counters import Ended
 from drover.settings import Settings
 from models.database import transaction
 from models.host import Host
+from workflows.host_rpc import listed
 
 PATIENCE_S = 4.0
 """For Postgres, and then for Redis: Prometheus gives up after 10 s, and needs to get before then which is silent."""
@@ -86,10 +87,10 @@ class Fleet(Collector):
     def _ask_database(self) -> list[Metric]:
         with transaction() as session:
             now = session.scalars(select(func.clock_timestamp())).one()
-            self.hosts = session.scalars(select(Host.name)).all()
+            self.hosts = session.scalars(select(Host.name).where(listed(self.ours))).all()
             return [
                 *gauges.of_hosts(session, now, self.ours),
-                *gauges.of_jobs(session, now),
+                *gauges.of_jobs(session, now, self.ours),
                 *gauges.of_drains(session, now),
                 *gauges.of_rolls(session),
                 *self.ended.metrics(session, now),

@@ -19,6 +19,7 @@ from models.roll import Roll, RollHostState, RollState
 from models.storage import Storage
 from models.transitions import BEGUN, GOING_ON
 from workflows import capacity
+from workflows.host_rpc import listed
 
 ROOM = ("total_bytes", "free_bytes")
 SEEN_LATELY = timedelta(minutes=5)
@@ -27,7 +28,7 @@ SEEN_LATELY = timedelta(minutes=5)
 
 def of_hosts(session: Session, now: datetime, ours: Settings) -> Iterator[Metric]:
     """Whether they are there, and what is on them."""
-    hosts = session.scalars(select(Host)).all()
+    hosts = session.scalars(select(Host).where(listed(ours))).all()
     ages = {host.name: (now - host.heartbeat_at).total_seconds() for host in hosts}
     yield labelled("drover_host_heartbeat_age_seconds", "Since the last heartbeat of its worker", ["host"], ages)
     up = {name: int(age < ours.host_timeout.total_seconds()) for name, age in ages.items()}
@@ -85,7 +86,7 @@ def _of_storages(session: Session, now: datetime) -> Iterator[Metric]:
     yield labelled("drover_storage_low", "1: it will be full soon", labels, low)
 
 
-def of_jobs(session: Session, now: datetime) -> Iterator[Metric]:
+def of_jobs(session: Session, now: datetime, ours: Settings) -> Iterator[Metric]:
     """Those that have not ended. Only a few of them have begun, so these have series of their own."""
     jobs = {state.value: 0 for state in JobState if not state.finished}
     counts = select(Job.state, func.count()).where(unfinished()).group_by(Job.state)
@@ -109,7 +110,7 @@ def of_jobs(session: Session, now: datetime) -> Iterator[Metric]:
     yield labelled("drover_job_moved_bytes", "Of its disks and its RAM so far", ["job_id", "guest"], moved)
     left = {(job.id, job.guest): seconds for job in started if (seconds := left_s(job, now)) is not None}
     yield labelled("drover_job_left_seconds", "Until its end once it goes on, by estimate", ["job_id", "guest"], left)
-    due = dict.fromkeys(session.scalars(select(Host.name)), 0.0)
+    due = dict.fromkeys(session.scalars(select(Host.name).where(listed(ours))), 0.0)
     for job in started:
         step = job.next_step
         if step is not None and step.next_at <= now:

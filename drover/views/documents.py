@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 
 from drover.settings import settings
 from drover.views import drain_documents, drain_queries, estimates, queries, sentences, serializers, timeline
@@ -32,8 +32,12 @@ ALL = Selector()
 
 def hosts(selector: Selector = ALL) -> list[Document]:
     """All hosts, or those that are selected, by name."""
+    return _hosts(host_rows.selected(selector))
+
+
+def _hosts(meant: ColumnElement[bool]) -> list[Document]:
     guests = select(func.count()).where(Guest.host == Host.name).scalar_subquery()
-    query = select(Host, alive(settings()), guests).where(selector.condition(host_rows.labels())).order_by(Host.name)
+    query = select(Host, alive(settings()), guests).where(meant).order_by(Host.name)
     with transaction() as session:
         return [
             serializers.host_document(host, is_alive=is_alive, guests=count)
@@ -42,14 +46,13 @@ def hosts(selector: Selector = ALL) -> list[Document]:
 
 
 def host(name: str) -> Document:
-    """One host.
+    """One host, also if it was forgotten.
 
     Raises:
         NotThere: there is none.
     """
-    for found in hosts():
-        if found["name"] == name:
-            return found
+    if found := _hosts(Host.name == name):
+        return found[0]
     with transaction() as session:
         raise not_there.host(session, name)
 

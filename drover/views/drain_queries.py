@@ -119,7 +119,7 @@ def newest(
     elif not everything:
         query = query.where(Drain.state.not_in([DrainState.DONE, DrainState.CANCELLED]))
     if selector is not None:
-        query = query.where(Drain.host.in_(select(Host.name).where(selector.condition(hosts.labels()))))
+        query = query.where(Drain.host.in_(select(Host.name).where(hosts.selected(selector))))
     return _read(query)
 
 

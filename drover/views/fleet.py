@@ -138,7 +138,7 @@ def rooms(session: Session, ours: Settings) -> list[Room]:
             ),
         )
     _settle(session, found)
-    return list(found.values())
+    return [room for room in found.values() if room.alive or room.state is not HostState.FORGOTTEN]
 
 
 def _settle(session: Session, rooms: dict[str, Room]) -> None:

@@ -1,29 +1,36 @@
 """All that waits for a person, each with the exact commands."""
 
 import enum
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
+from drover import words
 from drover.settings import Settings
 from drover.views import drain_sentences, plans, queries, rolls, sentences
 from drover.views.queries import PUBLIC
 from drover.views.sentences import Command
 from drover.views.serializers import iso, public
+from models import kept_images
 from models.base import Document
 from models.drain import Drain, DrainState
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Event, Job, JobState
+from models.kept_images import KeptImage
 from models.roll import Roll, RollState
 from models.webhook import Delivery, DeliveryState
 from workflows import capacity, host_keys, outages, wait_reasons
-from workflows.host_rpc import alive
+from workflows.host_rpc import alive, listed
 
 MOST_PLANS = 100
+SOON = timedelta(hours=2)
+"""Before images that guests left behind are deleted."""
+MOST_NAMES = 5
 
 
 class Want(enum.StrEnum):
@@ -37,6 +44,7 @@ class Want(enum.StrEnum):
     RESUMPTION = "resume"  # of a drain or a roll that is paused, or a drain that has left guests
     GUEST = "guest"  # its QEMU has ended, or it runs twice
     HOST = "host"  # silent, or with another key than before
+    IMAGES = "images"  # those of guests that can go back by them soon no more
     MESSAGE = "webhook"  # a webhook that did not arrive
 
 
@@ -67,7 +75,13 @@ def items(session: Session, ours: Settings) -> list[Item]:
     """All of them, the oldest first."""
     found = [*_decisions(session), *_releases(session), *_plans(session), *_checks(session)]
     found += [*_drains(session), *_rolls(session)]
-    found += [*_hosts(session, ours), *_keys(session), *_guests(session), *_messages(session)]
+    found += [
+        *_images(session, ours),
+        *_hosts(session, ours),
+        *_keys(session, ours),
+        *_guests(session),
+        *_messages(session),
+    ]
     return sorted(found, key=lambda item: item.since)
 
 
@@ -153,8 +167,31 @@ def _rolls(session: Session) -> Iterator[Item]:
         )
 
 
+def _images(session: Session, ours: Settings) -> Iterator[Item]:
+    """One for each host, for a drain leaves many at the same time."""
+    ending = defaultdict[str, list[KeptImage]](list)
+    for image in kept_images.kept(session, ending_within=SOON):
+        if not (image.last_way_back or image.copy):
+            ending[image.host].append(image)
+    for host in session.scalars(select(Host.name).where(Host.name.in_(ending), listed(ours))):
+        guests, first = sorted({image.guest for image in ending[host]}), min(image.until for image in ending[host])
+        more = f" and {len(guests) - MOST_NAMES} more" if len(guests) > MOST_NAMES else ""
+        yield Item(
+            want=Want.IMAGES,
+            since=first - SOON,
+            about=host,
+            page=f"/hosts/{host}",
+            sentence=f"images that guests left there ({', '.join(guests[:MOST_NAMES])}{more}) are deleted from "
+            f"{words.utc(first)} on: to go back after that all has to be copied",
+            commands=(
+                Command(f"drover image list --host {host}", "says which, and when"),
+                Command(f"drover migrate {guests[0]} --back", "takes a guest back before that"),
+            ),
+        )
+
+
 def _hosts(session: Session, ours: Settings) -> Iterator[Item]:
-    silent = (~alive(ours), Host.state != HostState.MAINTENANCE)
+    silent = (~alive(ours), Host.state.not_in((HostState.MAINTENANCE, HostState.FORGOTTEN)))
     for host in session.scalars(select(Host).where(*silent)):
         yield Item(
             want=Want.HOST,
@@ -164,12 +201,13 @@ def _hosts(session: Session, ours: Settings) -> Iterator[Item]:
             sentence="its worker is silent: its guests go on, but no move of them does",
             commands=(
                 Command("systemctl status drover-worker", f"on {host.name}, says whether its worker runs and why not"),
+                Command(f"drover host forget {host.name}", "takes it off the lists, if it is gone for good"),
             ),
         )
 
 
-def _keys(session: Session) -> Iterator[Item]:
-    query = select(Host).where(Host.trusted_key.is_not(None), Host.public_key != Host.trusted_key)
+def _keys(session: Session, ours: Settings) -> Iterator[Item]:
+    query = select(Host).where(Host.trusted_key.is_not(None), Host.public_key != Host.trusted_key, listed(ours))
     for host in session.scalars(query):
         yield Item(
             want=Want.HOST,

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import update
 
 from drover.settings import Settings
+from drover.views import inbox
 from models.database import transaction
 from models.guest import Guest
 from models.job import Disk, Job, JobState
@@ -62,6 +63,15 @@ def test_kept_images_are_listed_oldest_first_with_the_room_that_they_give(tmp_pa
     assert [image["guest"] for image in document("image", "list", "--older-than", "3h", "--json")["images"]] == ["db"]
     assert document("image", "list", "--host", "two", "--json")["images"] == []
     assert "together 3.1 MB" in drover("image", "list").stdout
+
+
+def test_hosts_stand_in_the_inbox_before_they_delete_images_by_which_guests_could_go_back(tmp_path: Path) -> None:
+    for guest, hours, needed in (("web", 23, False), ("db", 23, False), ("new", 1, False), ("unwell", 23, True)):
+        left_behind(guest, tmp_path, hours=hours, needed=needed)
+    with transaction() as session:
+        found = [item for item in inbox.items(session, ours(tmp_path)) if item.want is inbox.Want.IMAGES]
+    assert [(item.about, "(db, web) are deleted from " in item.sentence) for item in found] == [("one", True)]
+    assert [command[0] for command in found[0].commands] == ["drover image list --host one", "drover migrate db --back"]
 
 
 def test_purged_images_are_deleted_by_their_host_and_no_others(tmp_path: Path) -> None:

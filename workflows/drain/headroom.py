@@ -59,7 +59,7 @@ def ok_to_drain(host: str, window: Window | None = None) -> Headroom:
 def of_all(selector: Selector, window: Window | None) -> list[Headroom]:
     """Each host alone, if the others stay as they are; by what is on record, without asking anybody."""
     with transaction() as session:
-        meant = select(Host.name).where(selector.condition(hosts.labels())).order_by(Host.name)
+        meant = select(Host.name).where(hosts.selected(selector)).order_by(Host.name)
         return [_by_rows(session, name, window) for name in session.scalars(meant)]
 
 

@@ -25,6 +25,7 @@ from workflows import capacity, estimate, not_there, policies, schedule
 from workflows.capacity import Size
 from workflows.drain.placement import Candidate, DrainPlan, Placement, Resident, plan
 from workflows.estimate import Speed
+from workflows.host_rpc import listed
 from workflows.migration import preflight
 from workflows.schedule import Wait
 from workflows.selectors import Selector
@@ -373,7 +374,7 @@ def known(session: Session, hosts: Iterable[str]) -> None:
     Raises:
         PreconditionFailed: one is unknown.
     """
-    names = set(session.scalars(select(Host.name)))
+    names = set(session.scalars(select(Host.name).where(listed(settings()))))
     for host in hosts:
         if host not in names:
             raise not_there.host(session, host)

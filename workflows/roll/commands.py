@@ -81,7 +81,7 @@ def _meant(named: tuple[str, ...], selector: str | None) -> tuple[str, ...]:
     if selector is None:
         return named
     with transaction() as session:
-        wanted = Selector.read(selector).condition(hosts.labels())
+        wanted = hosts.selected(Selector.read(selector))
         found = tuple(session.scalars(select(Host.name).where(wanted).order_by(Host.name)))
     if not found:
         raise PreconditionFailed(

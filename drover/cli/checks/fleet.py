@@ -12,7 +12,7 @@ from models.host import Host, HostState
 from workers import registration
 from workers.trust import host_key
 from workflows import host_keys
-from workflows.host_rpc import alive
+from workflows.host_rpc import alive, listed
 
 
 def of_host(ours: Settings) -> Iterator[Check]:
@@ -39,7 +39,7 @@ def of_host(ours: Settings) -> Iterator[Check]:
 def of_fleet(ours: Settings) -> Iterator[Check]:
     """All hosts are alive, trusted, and protect their streams alike."""
     with transaction() as session:
-        hosts = session.scalars(select(Host).order_by(Host.name)).all()
+        hosts = session.scalars(select(Host).where(listed(ours)).order_by(Host.name)).all()
         living = set(session.scalars(select(Host.name).where(alive(ours))))
     silent = [host.name for host in hosts if host.name not in living and host.state is not HostState.MAINTENANCE]
     if not hosts:

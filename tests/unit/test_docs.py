@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import dropwhile, groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from lab import man
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-GUIDES = (ROOT / "README.md", *(DOCS / "how-to").iterdir(), *(DOCS / "tutorial").iterdir())
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")))
 BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
+NAMED = re.compile(r"`(?:/opt/drover/bin/)?drover ([^`]+)`")
+"""In a sentence, whose reader fills in what stands in capitals."""
+SUBMISSION = ["submission"]
+"""What the signature of one begins with, see docs/reference/cli.md: no command."""
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
 QUOTING = ("how-to/error-messages.md", "how-to/recovery.md")
 
@@ -65,15 +70,20 @@ def test_every_link_between_files_of_the_repository_leads_somewhere() -> None:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The words of each `drover` command in a page."""
+    """The words of each `drover` command in a page's blocks."""
     for block in BLOCK.findall(page.read_text()):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            while words and "=" in words[0]:
-                words.pop(0)  # a variable for this command
-            if words[:1] == ["drover"]:
-                ends = [n for n, word in enumerate(words) if n > 1 and re.match(r"[|&>]", word)]
-                yield words[1 : min(ends, default=len(words))]
+        for line in block.replace("\\\n", " ").replace("docker compose exec controller ", "").splitlines():
+            yield from in_line(line)
+
+
+def in_line(line: str) -> Iterator[list[str]]:
+    """Likewise of a line for the shell: alone, after another one, in a pipe, in `$( )`."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    for between, words in groupby(lexer, lambda word: bool(re.fullmatch(r"[();<>|&]+", word))):
+        called = list(dropwhile(lambda word: "=" in word, words))  # variables for this command
+        if not between and called and Path(called[0]).name == "drover":
+            yield called[1:]
 
 
 def taken(command: Any, name: str, words: list[str], parent: Any = None) -> None:
@@ -88,16 +98,50 @@ def taken(command: Any, name: str, words: list[str], parent: Any = None) -> None
         taken(below, name, rest, context)
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
-def test_the_command_line_takes_every_command_of_a_guide(page: Path) -> None:
+def unknown(words: list[str]) -> str | None:
+    """What of a command, as a sentence names it, there is not: a command or an option."""
+    command: Any = typer.main.get_command(app)
+    context = None
+    while hasattr(command, "commands") and words and re.match(r"[a-z0-9]", words[0]):
+        context = command.make_context("drover", [], parent=context, resilient_parsing=True)
+        if words[0] not in command.commands and "submit" in command.commands:
+            break
+        _, command, rest = command.resolve_command(context, words)
+        if command is None:
+            return words[0]
+        words = rest
+    short = getattr(command, "commands", {}).get("submit", command)  # as `drover.cli.lazy.ShortForSubmit` has it
+    options = {option for one in (*command.params, *short.params) for option in (*one.opts, *one.secondary_opts)} | {
+        "--help"
+    }
+    return next((word for word in words if re.match(r"--[a-z]", word) and word.split("=")[0] not in options), None)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_command_line_takes_every_command_of_a_page(page: Path) -> None:
     for words in commands(page):
-        taken(typer.main.get_command(app), "drover", words)
+        if any(word.startswith("$") for word in words):  # what stands there is known when the page is followed
+            assert unknown(words) is None, words
+        else:
+            taken(typer.main.get_command(app), "drover", words)
+
+
+def test_every_command_that_a_page_or_a_message_names_is_one_with_such_options() -> None:
+    text = said() + "".join(re.sub("```.*?```", "", page.read_text(), flags=re.DOTALL) for page in PAGES)
+    filled_in = {re.sub(r"\{[^}]*\}+", "X", words).replace("\\|", "|") for words in NAMED.findall(text)}
+    named = [words.split() for words in filled_in if not words.startswith("X ")]
+    assert len(named) > 300
+    assert [(words, wrong) for words in named if words != SUBMISSION and (wrong := unknown(words))] == []
 
 
 def test_a_command_that_is_none_would_be_found() -> None:
     for words in (["job", "display", "7"], ["drain", "pause", "4", "--hold"], ["job", "show", "seven"]):
         with pytest.raises(typer.TyperException):
             taken(typer.main.get_command(app), "drover", words)
+    assert unknown(["job", "display", "7"]) == "display"
+    assert unknown(["drain", "hv1", "--nowhere"]) == "--nowhere"
+    line = "eval $(drover lab env) && X=1 /opt/drover/bin/drover job list | grep drover >jobs"
+    assert list(in_line(line)) == [["lab", "env"], ["job", "list"]]
 
 
 def said() -> str:
